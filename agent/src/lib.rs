@@ -1,0 +1,1 @@
+//! Muster's agent. See `docs/design.md` for how its rooms fit together.

@@ -1,0 +1,81 @@
+//! Paths, headers and errors of the HTTP API.
+
+use serde::{Deserialize, Serialize};
+
+use crate::ids::{Generation, MachineName, Sha256};
+
+pub const FLEET: &str = "/v1/fleet";
+pub const ENROL: &str = "/v1/enrol";
+pub const CHECKIN: &str = "/v1/checkin";
+pub const REPORTS: &str = "/v1/reports";
+pub const CACHE: &str = "/cache";
+pub const OPERATOR_SESSION: &str = "/v1/operator/session";
+pub const OPERATOR_MACHINES: &str = "/v1/operator/machines";
+
+/// The header with the machine's signature over the body, in hexadecimal.
+pub const MACHINE_SIGNATURE: &str = "muster-signature";
+/// The header with an operator's [`crate::operator::RequestSignature`], in JSON.
+pub const OPERATOR_SIGNATURE: &str = "muster-operator";
+
+/// The longest that a long poll may wait, in seconds, on either side.
+pub const MAX_POLL_SECONDS: u64 = 600;
+
+/// `1.root.json`, `2.root.json` …: public, since everybody must be able to follow the chain.
+pub fn root_path(version: u64) -> String {
+    format!("/v1/root/{version}.root.json")
+}
+/// The folder of a machine's TUF repository; roots are served there as well.
+pub fn tuf_path(machine: &MachineName) -> String {
+    format!("/v1/machines/{machine}/tuf")
+}
+/// The target's path inside its repository.
+pub fn target_name(machine: &MachineName) -> String {
+    format!("{machine}/generation.json")
+}
+/// Where the target is fetched, with its hash before the file's name (consistent snapshots, TUF 6.2).
+pub fn target_path(machine: &MachineName, hash: &Sha256) -> String {
+    format!("{}/targets/{machine}/{hash}.generation.json", tuf_path(machine))
+}
+/// Waits until the latest generation is another one than `have`, or `wait` seconds have gone.
+pub fn poll_path(machine: &MachineName, have: Option<Generation>, wait: u64) -> String {
+    format!("/v1/machines/{machine}/poll?have={}&wait={wait}", have.map_or(0, Generation::get))
+}
+pub fn operator_machine(machine: &MachineName) -> String {
+    format!("{OPERATOR_MACHINES}/{machine}")
+}
+
+/// The body of every answer that is not a success.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Problem {
+    pub code: ProblemCode,
+    /// One sentence that says what is wrong and what to do.
+    pub message: String,
+}
+
+/// What a program may decide by.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum ProblemCode {
+    Malformed,
+    TooLarge,
+    /// No bearer, an expired one, or one of somebody else.
+    Unauthorised,
+    BadSignature,
+    UnknownMachine,
+    /// The machine or the operator was revoked.
+    Revoked,
+    TokenUnknown,
+    TokenUsed,
+    TokenExpired,
+    /// A number was used with another body, or is not higher than the last.
+    Sequence,
+    /// Somebody else was faster; read again and repeat.
+    Conflict,
+    WrongClass,
+    NotFound,
+    Busy,
+    StorageFull,
+    Internal,
+    #[serde(other)]
+    Other,
+}

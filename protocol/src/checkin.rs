@@ -1,0 +1,134 @@
+//! `POST /v1/checkin`: a machine says who it is, what it runs and holds, and gets a bearer for its GETs.
+
+use serde::{Deserialize, Serialize};
+
+use crate::clock::UnixMillis;
+use crate::ids::{Generation, MachineName, Sha256, StorePath};
+use crate::machine::{Class, System};
+use crate::report::Attack;
+
+/// How long a bearer is good, in seconds.
+pub const BEARER_SECONDS: u64 = 3600;
+/// The largest check-in, in bytes.
+pub const MAX_CHECKIN_BYTES: usize = 64 * 1024;
+
+/// The body, signed by the machine in `Context::CheckIn`; the signature travels in a header.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct CheckIn {
+    /// The fleet (SHA-256 of `1.root.json`), so that a check-in for one fleet is worth nothing in another.
+    pub audience: Sha256,
+    pub machine: MachineName,
+    pub class: Class,
+    pub system: System,
+    /// Changes at each boot.
+    pub boot_id: String,
+    /// Made durable before it is sent; the controller wants it higher than the last.
+    pub seq: u64,
+    /// The machine's wall clock; recorded and warned of, never a reason to refuse.
+    pub clock: UnixMillis,
+    /// The agent's version.
+    pub agent: String,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub runs: Option<Runs>,
+    #[serde(default)]
+    pub holds: Holds,
+    pub phase: Phase,
+    /// The generation that `phase` speaks of.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub phase_generation: Option<Generation>,
+    /// What the machine waits for, or what is wrong, in one sentence.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub note: Option<String>,
+    /// The last answer that was refused, until one is accepted.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub refused: Option<Attack>,
+}
+
+/// The system that a machine runs, as it finds it by looking.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Runs {
+    /// What /run/current-system points to.
+    pub running: StorePath,
+    /// What the system profile points to.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub profile: Option<StorePath>,
+    /// The confirmed generation that this is, if it is one.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub generation: Option<Generation>,
+}
+
+/// The versions of trusted metadata that a machine holds; 0 for none.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct Holds {
+    pub root: u64,
+    pub timestamp: u64,
+    pub snapshot: u64,
+    pub targets: u64,
+}
+
+/// Where a machine stands, in the words of the switch transaction.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Phase {
+    Idle,
+    Verified,
+    Fetching,
+    Building,
+    Checked,
+    Activating,
+    Probing,
+    Confirmed,
+    RollingBack,
+    RolledBack,
+    Failed,
+    Deferred,
+    AwaitingReboot,
+    NeedsHuman,
+    #[serde(other)]
+    Unknown,
+}
+
+impl Phase {
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Idle => "idle",
+            Self::Verified => "verified",
+            Self::Fetching => "fetching",
+            Self::Building => "building",
+            Self::Checked => "checked",
+            Self::Activating => "activating",
+            Self::Probing => "probing",
+            Self::Confirmed => "confirmed",
+            Self::RollingBack => "rolling back",
+            Self::RolledBack => "rolled back",
+            Self::Failed => "failed",
+            Self::Deferred => "deferred",
+            Self::AwaitingReboot => "awaiting reboot",
+            Self::NeedsHuman => "needs human",
+            Self::Unknown => "unknown",
+        }
+    }
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct CheckInReply {
+    /// For `authorization: Bearer …`, and as the password of HTTP Basic for the cache.
+    pub bearer: String,
+    /// Seconds from now.
+    pub bearer_expires_in: u64,
+    /// The latest published generation: a hint when to refresh, nothing to be trusted.
+    #[serde(default)]
+    pub generation: Option<Generation>,
+    /// How long a long poll may wait, in seconds; the machine keeps it within bounds of its own.
+    pub poll_seconds: u64,
+    /// The number of the last event that is stored.
+    pub reports_through: u64,
+}
+
+/// The reply of the long poll: the latest generation, again only a hint.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct PollReply {
+    #[serde(default)]
+    pub generation: Option<Generation>,
+}

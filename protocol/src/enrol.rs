@@ -1,0 +1,257 @@
+//! Enrolment: a one-time token, and the request that proves to hold it without showing it.
+
+use base64::Engine as _;
+use base64::engine::general_purpose::URL_SAFE_NO_PAD;
+use hmac::{Hmac, KeyInit as _, Mac as _};
+use serde::{Deserialize, Serialize};
+use subtle::ConstantTimeEq as _;
+use zeroize::{Zeroize, ZeroizeOnDrop};
+
+use crate::ids::{Generation, MachineName, Sha256};
+use crate::keys::{Context, KeyError, PublicKey, SecretKey, Signature};
+use crate::machine::{Class, System};
+use crate::random::{self, RandomError};
+
+/// The largest enrolment request, in bytes.
+pub const MAX_ENROL_BYTES: usize = 16 * 1024;
+const PREFIX: &str = "muster1.";
+
+#[derive(Debug, thiserror::Error)]
+pub enum EnrolError {
+    #[error("this is no Muster token: it must begin with '{PREFIX}' and be copied whole")]
+    NotAToken,
+    #[error("the token's code does not fit the request: it is another machine's token, or it was changed")]
+    BadCode,
+    #[error(transparent)]
+    Key(#[from] KeyError),
+    #[error(transparent)]
+    Random(#[from] RandomError),
+}
+
+/// What an operator hands to a new machine, as one line of text. Good once and for one machine.
+#[derive(Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Token {
+    /// The controller, `https://…` (or `http://` on loopback).
+    pub url: String,
+    pub machine: MachineName,
+    pub class: Class,
+    /// SHA-256 of `1.root.json`: the fleet's name.
+    pub fleet: Sha256,
+    /// SHA-256 of the root metadata that the machine must get; no trust on first use.
+    pub root: Sha256,
+    /// The version of that root.
+    pub root_version: u64,
+    /// The lowest generation to accept.
+    pub lowest_generation: Generation,
+    /// Unix seconds.
+    pub expires: i64,
+    pub secret: Secret,
+    /// The only certificate authority to believe the controller by, DER in base64; without it the public ones.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub tls_ca: Option<String>,
+}
+
+/// The token's 32 random bytes. They never travel to the controller in any form but through HMAC.
+#[derive(Clone, PartialEq, Eq, Zeroize, ZeroizeOnDrop, Serialize, Deserialize)]
+#[serde(try_from = "String", into = "String")]
+pub struct Secret([u8; 32]);
+
+impl Secret {
+    pub fn generate() -> Result<Self, RandomError> {
+        Ok(Self(random::bytes()?))
+    }
+    /// What the controller stores to check an enrolment with.
+    pub fn check_key(&self) -> Sha256 {
+        mac(&self.0, b"muster-enrolment-key-v1", &[])
+    }
+    /// The public name of the token.
+    pub fn token_id(&self) -> Sha256 {
+        mac(&self.0, b"muster-token-id-v1", &[])
+    }
+}
+impl TryFrom<String> for Secret {
+    type Error = crate::ids::IdError;
+    fn try_from(text: String) -> Result<Self, Self::Error> {
+        text.parse::<Sha256>().map(|bytes| Self(*bytes.as_bytes()))
+    }
+}
+impl From<Secret> for String {
+    fn from(secret: Secret) -> String {
+        crate::ids::to_hex(&secret.0)
+    }
+}
+impl std::fmt::Debug for Token {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "Token for {}", self.machine)
+    }
+}
+
+impl Token {
+    /// The one line that is copied to the machine.
+    pub fn encode(&self) -> Result<String, serde_json::Error> {
+        Ok(format!("{PREFIX}{}", URL_SAFE_NO_PAD.encode(serde_json::to_vec(self)?)))
+    }
+    pub fn decode(text: &str) -> Result<Self, EnrolError> {
+        let body = text.trim().strip_prefix(PREFIX).ok_or(EnrolError::NotAToken)?;
+        let json = URL_SAFE_NO_PAD.decode(body).map_err(|_| EnrolError::NotAToken)?;
+        serde_json::from_slice(&json).map_err(|_| EnrolError::NotAToken)
+    }
+}
+
+fn mac(key: &[u8; 32], label: &[u8], parts: &[&[u8]]) -> Sha256 {
+    // HMAC takes a key of any length, so this cannot fail; the empty key keeps the compiler content.
+    let mut mac =
+        Hmac::<sha2::Sha256>::new_from_slice(key).unwrap_or_else(|_| Hmac::new(&Default::default()));
+    mac.update(label);
+    for part in parts {
+        mac.update(&(part.len() as u64).to_be_bytes());
+        mac.update(part);
+    }
+    Sha256::from_bytes(mac.finalize().into_bytes().into())
+}
+
+/// The body of `POST /v1/enrol`.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct EnrolRequest {
+    pub token: Sha256,
+    pub machine: MachineName,
+    pub class: Class,
+    pub system: System,
+    pub root: Sha256,
+    /// The machine's own key, made on it.
+    pub key: PublicKey,
+    /// Its age recipient (`age1…`), made on it.
+    pub age: String,
+    pub agent: String,
+    /// HMAC over all the above, with [`Secret::check_key`].
+    pub code: Sha256,
+    /// All the above, signed by `key`: whoever enrols a key holds it.
+    pub signature: Signature,
+}
+
+/// Everything that an enrolling machine says of itself.
+#[derive(Debug, Clone)]
+pub struct Enrolling {
+    pub system: System,
+    pub age: String,
+    pub agent: String,
+}
+
+impl EnrolRequest {
+    /// What the machine sends, once it has checked the root against the token.
+    pub fn make(token: &Token, key: &SecretKey, machine: Enrolling) -> Self {
+        let mut request = Self {
+            token: token.secret.token_id(),
+            machine: token.machine.clone(),
+            class: token.class,
+            system: machine.system,
+            root: token.root,
+            key: key.public(),
+            age: machine.age,
+            agent: machine.agent,
+            code: Sha256::from_bytes([0; 32]),
+            signature: Signature::from_bytes([0; 64]),
+        };
+        let message = request.message();
+        request.code = mac(token.secret.check_key().as_bytes(), b"muster-enrolment-code-v1", &[&message]);
+        request.signature = key.sign(Context::Enrolment, &message);
+        request
+    }
+
+    /// Whether the sender holds the token and the key.
+    pub fn verify(&self, check_key: &Sha256) -> Result<(), EnrolError> {
+        let message = self.message();
+        let wanted = mac(check_key.as_bytes(), b"muster-enrolment-code-v1", &[&message]);
+        if !bool::from(wanted.as_bytes().ct_eq(self.code.as_bytes())) {
+            return Err(EnrolError::BadCode);
+        }
+        Ok(self.key.verify(Context::Enrolment, &message, &self.signature)?)
+    }
+
+    /// Every field that is authenticated, each with its length before it.
+    fn message(&self) -> Vec<u8> {
+        let parts: [&[u8]; 8] = [
+            self.token.as_bytes(),
+            self.machine.as_str().as_bytes(),
+            self.class.as_str().as_bytes(),
+            self.system.as_str().as_bytes(),
+            self.root.as_bytes(),
+            self.key.as_bytes(),
+            self.age.as_bytes(),
+            self.agent.as_bytes(),
+        ];
+        parts.iter().flat_map(|part| [&(part.len() as u64).to_be_bytes()[..], part].concat()).collect()
+    }
+}
+
+/// The reply to an enrolment.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct EnrolReply {
+    pub machine: MachineName,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn token() -> Token {
+        Token {
+            url: "http://127.0.0.1:8443".into(),
+            machine: "stibnite".parse().unwrap(),
+            class: Class::Darwin,
+            fleet: Sha256::of(b"fleet"),
+            root: Sha256::of(b"root"),
+            root_version: 1,
+            lowest_generation: Generation::FIRST,
+            expires: 2_000_000_000,
+            secret: Secret::generate().unwrap(),
+            tls_ca: None,
+        }
+    }
+    fn request(token: &Token) -> EnrolRequest {
+        let enrolling = Enrolling {
+            system: "aarch64-darwin".parse().unwrap(),
+            age: "age1example".into(),
+            agent: "0.1.0".into(),
+        };
+        EnrolRequest::make(token, &SecretKey::generate().unwrap(), enrolling)
+    }
+
+    #[test]
+    fn a_token_survives_being_copied() {
+        let token = token();
+        let line = token.encode().unwrap();
+        assert_eq!(Token::decode(&format!("  {line}\n")).unwrap(), token);
+        assert!(Token::decode(&line[..line.len() - 5]).is_err());
+        assert!(Token::decode("hello").is_err());
+    }
+
+    #[test]
+    fn the_secret_never_travels() {
+        let token = token();
+        let sent = serde_json::to_string(&request(&token)).unwrap();
+        assert!(!sent.contains(&String::from(token.secret.clone())));
+        assert!(!sent.contains(&token.secret.check_key().hex()));
+    }
+
+    #[test]
+    fn every_changed_field_is_noticed() {
+        let token = token();
+        let key = token.secret.check_key();
+        let good = request(&token);
+        assert!(good.verify(&key).is_ok());
+        let other = SecretKey::generate().unwrap().public();
+        for bad in [
+            EnrolRequest { machine: "blackphos".parse().unwrap(), ..good.clone() },
+            EnrolRequest { class: Class::Nixos, ..good.clone() },
+            EnrolRequest { system: "x86_64-darwin".parse().unwrap(), ..good.clone() },
+            EnrolRequest { root: Sha256::of(b"another"), ..good.clone() },
+            EnrolRequest { age: "age1mine".into(), ..good.clone() },
+            EnrolRequest { agent: "9".into(), ..good.clone() },
+            EnrolRequest { key: other, ..good.clone() },
+        ] {
+            assert!(bad.verify(&key).is_err(), "{bad:?}");
+        }
+        assert!(good.verify(&Secret::generate().unwrap().check_key()).is_err());
+    }
+}

@@ -1,0 +1,271 @@
+//! Ed25519 keys, their files and their signatures.
+//!
+//! A key file is PKCS#8 in PEM, as `openssl genpkey -algorithm ed25519` writes it; with a passphrase it is the encrypted
+//! form (RFC 5958 with PBES2 and scrypt, RFC 7914), which OpenSSL reads as well.
+
+use std::fmt;
+use std::str::FromStr;
+
+use ed25519_dalek::Signer as _;
+use ed25519_dalek::pkcs8::spki::der::pem::LineEnding;
+use ed25519_dalek::pkcs8::{DecodePrivateKey as _, EncodePrivateKey as _};
+use serde::{Deserialize, Serialize};
+use zeroize::Zeroizing;
+
+use crate::ids::{from_hex, to_hex};
+use crate::random::{self, RandomError};
+
+#[derive(Debug, thiserror::Error)]
+pub enum KeyError {
+    #[error("this is no ed25519 public key of 64 hexadecimal digits")]
+    NotAPublicKey,
+    #[error("this public key is weak: anybody can forge its signatures")]
+    Weak,
+    #[error("this is no signature of 128 hexadecimal digits")]
+    NotASignature,
+    #[error("the signature does not fit the key and the message")]
+    BadSignature,
+    #[error("this is no private key file (PKCS#8 in PEM, beginning with -----BEGIN)")]
+    NotAPrivateKey,
+    #[error("this private key file is encrypted: give its passphrase")]
+    PassphraseNeeded,
+    #[error("the passphrase does not open this private key file")]
+    WrongPassphrase,
+    #[error("the private key cannot be written: {0}")]
+    Encode(String),
+    #[error(transparent)]
+    Random(#[from] RandomError),
+}
+
+/// What a signature is for. The context stands before the message, so that no signature serves a second purpose.
+/// TUF metadata is signed raw, as its specification wants; it always begins with `{`, and no context does.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Context {
+    Enrolment,
+    CheckIn,
+    Reports,
+    OperatorRequest,
+}
+
+impl Context {
+    fn prefix(self) -> &'static [u8] {
+        match self {
+            Self::Enrolment => b"muster-enrolment-v1\0",
+            Self::CheckIn => b"muster-check-in-v1\0",
+            Self::Reports => b"muster-reports-v1\0",
+            Self::OperatorRequest => b"muster-operator-request-v1\0",
+        }
+    }
+    fn message(self, body: &[u8]) -> Vec<u8> {
+        [self.prefix(), body].concat()
+    }
+}
+
+/// An ed25519 public key that is not weak, written as 64 hexadecimal digits.
+#[derive(Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(try_from = "String", into = "String")]
+pub struct PublicKey(ed25519_dalek::VerifyingKey);
+
+impl PublicKey {
+    pub fn from_bytes(bytes: &[u8; 32]) -> Result<Self, KeyError> {
+        let key = ed25519_dalek::VerifyingKey::from_bytes(bytes).map_err(|_| KeyError::NotAPublicKey)?;
+        if key.is_weak() { Err(KeyError::Weak) } else { Ok(Self(key)) }
+    }
+    pub fn as_bytes(&self) -> &[u8; 32] {
+        self.0.as_bytes()
+    }
+    pub fn hex(&self) -> String {
+        to_hex(self.as_bytes())
+    }
+    /// The first twelve digits, for people to compare.
+    pub fn short(&self) -> String {
+        to_hex(&self.as_bytes()[..6])
+    }
+    /// Checks a signature made in `context`.
+    pub fn verify(&self, context: Context, body: &[u8], signature: &Signature) -> Result<(), KeyError> {
+        self.verify_raw(&context.message(body), signature)
+    }
+    /// Checks a signature over exactly these bytes, as TUF wants it (`verify_strict`).
+    pub fn verify_raw(&self, message: &[u8], signature: &Signature) -> Result<(), KeyError> {
+        let signature = ed25519_dalek::Signature::from_bytes(&signature.0);
+        self.0.verify_strict(message, &signature).map_err(|_| KeyError::BadSignature)
+    }
+}
+impl FromStr for PublicKey {
+    type Err = KeyError;
+    fn from_str(text: &str) -> Result<Self, KeyError> {
+        Self::from_bytes(&from_hex::<32>(text).ok_or(KeyError::NotAPublicKey)?)
+    }
+}
+impl TryFrom<String> for PublicKey {
+    type Error = KeyError;
+    fn try_from(text: String) -> Result<Self, KeyError> {
+        text.parse()
+    }
+}
+impl From<PublicKey> for String {
+    fn from(key: PublicKey) -> String {
+        key.hex()
+    }
+}
+impl fmt::Display for PublicKey {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.hex())
+    }
+}
+impl fmt::Debug for PublicKey {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.hex())
+    }
+}
+
+/// An ed25519 signature, written as 128 hexadecimal digits.
+#[derive(Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(try_from = "String", into = "String")]
+pub struct Signature([u8; 64]);
+
+impl Signature {
+    pub fn from_bytes(bytes: [u8; 64]) -> Self {
+        Self(bytes)
+    }
+    pub fn as_bytes(&self) -> &[u8; 64] {
+        &self.0
+    }
+    pub fn hex(&self) -> String {
+        to_hex(&self.0)
+    }
+}
+impl FromStr for Signature {
+    type Err = KeyError;
+    fn from_str(text: &str) -> Result<Self, KeyError> {
+        from_hex::<64>(text).map(Self).ok_or(KeyError::NotASignature)
+    }
+}
+impl TryFrom<String> for Signature {
+    type Error = KeyError;
+    fn try_from(text: String) -> Result<Self, KeyError> {
+        text.parse()
+    }
+}
+impl From<Signature> for String {
+    fn from(signature: Signature) -> String {
+        signature.hex()
+    }
+}
+impl fmt::Debug for Signature {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.hex())
+    }
+}
+
+/// An ed25519 private key. Wiped from memory when dropped; never printed.
+#[derive(Clone)]
+pub struct SecretKey(ed25519_dalek::SigningKey);
+
+impl SecretKey {
+    pub fn generate() -> Result<Self, KeyError> {
+        let seed = Zeroizing::new(random::bytes::<32>()?);
+        Ok(Self(ed25519_dalek::SigningKey::from_bytes(&seed)))
+    }
+    pub fn public(&self) -> PublicKey {
+        PublicKey(self.0.verifying_key())
+    }
+    pub fn sign(&self, context: Context, body: &[u8]) -> Signature {
+        self.sign_raw(&context.message(body))
+    }
+    /// Signs exactly these bytes, as TUF wants it.
+    pub fn sign_raw(&self, message: &[u8]) -> Signature {
+        Signature(self.0.sign(message).to_bytes())
+    }
+    /// The text of a key file without a passphrase.
+    pub fn to_pem(&self) -> Result<Zeroizing<String>, KeyError> {
+        self.0.to_pkcs8_pem(LineEnding::LF).map_err(|error| KeyError::Encode(error.to_string()))
+    }
+    /// Reads a key file that has no passphrase.
+    pub fn from_pem(text: &str) -> Result<Self, KeyError> {
+        if is_encrypted(text) {
+            return Err(KeyError::PassphraseNeeded);
+        }
+        ed25519_dalek::SigningKey::from_pkcs8_pem(text).map(Self).map_err(|_| KeyError::NotAPrivateKey)
+    }
+    /// The text of a key file that only `passphrase` opens.
+    #[cfg(feature = "passphrase")]
+    pub fn to_encrypted_pem(&self, passphrase: &str) -> Result<Zeroizing<String>, KeyError> {
+        let encode = |error: &dyn fmt::Display| KeyError::Encode(error.to_string());
+        let plain = self.0.to_pkcs8_der().map_err(|error| encode(&error))?;
+        let info = pkcs8::PrivateKeyInfoRef::try_from(plain.as_bytes()).map_err(|error| encode(&error))?;
+        let encrypted = info.encrypt(passphrase).map_err(|error| encode(&error))?;
+        encrypted.to_pem("ENCRYPTED PRIVATE KEY", LineEnding::LF).map_err(|error| encode(&error))
+    }
+    /// Reads a key file, with a passphrase or without.
+    #[cfg(feature = "passphrase")]
+    pub fn from_encrypted_pem(text: &str, passphrase: &str) -> Result<Self, KeyError> {
+        if !is_encrypted(text) {
+            return Self::from_pem(text);
+        }
+        let (_, document) =
+            pkcs8::SecretDocument::from_pem(text.trim()).map_err(|_| KeyError::NotAPrivateKey)?;
+        let encrypted = pkcs8::EncryptedPrivateKeyInfoRef::try_from(document.as_bytes())
+            .map_err(|_| KeyError::NotAPrivateKey)?;
+        let plain = encrypted.decrypt(passphrase).map_err(|_| KeyError::WrongPassphrase)?;
+        ed25519_dalek::SigningKey::from_pkcs8_der(plain.as_bytes())
+            .map(Self)
+            .map_err(|_| KeyError::NotAPrivateKey)
+    }
+}
+impl fmt::Debug for SecretKey {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "SecretKey of {}", self.public().short())
+    }
+}
+
+/// Whether a key file asks for a passphrase.
+pub fn is_encrypted(pem: &str) -> bool {
+    pem.trim_start().starts_with("-----BEGIN ENCRYPTED PRIVATE KEY-----")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_key_survives_its_file() {
+        let key = SecretKey::generate().unwrap();
+        let again = SecretKey::from_pem(&key.to_pem().unwrap()).unwrap();
+        assert_eq!(key.public(), again.public());
+    }
+
+    #[test]
+    #[cfg(feature = "passphrase")]
+    fn an_encrypted_key_opens_with_its_passphrase_only() {
+        let key = SecretKey::generate().unwrap();
+        let text = key.to_encrypted_pem("a good one").unwrap();
+        assert!(text.starts_with("-----BEGIN ENCRYPTED PRIVATE KEY-----"));
+        assert_eq!(SecretKey::from_encrypted_pem(&text, "a good one").unwrap().public(), key.public());
+        assert!(matches!(SecretKey::from_encrypted_pem(&text, "a bad one"), Err(KeyError::WrongPassphrase)));
+        assert!(matches!(SecretKey::from_pem(&text), Err(KeyError::PassphraseNeeded)));
+    }
+
+    #[test]
+    fn a_signature_serves_one_context_only() {
+        let key = SecretKey::generate().unwrap();
+        let signature = key.sign(Context::CheckIn, b"body");
+        assert!(key.public().verify(Context::CheckIn, b"body", &signature).is_ok());
+        assert!(key.public().verify(Context::Reports, b"body", &signature).is_err());
+        assert!(key.public().verify(Context::CheckIn, b"b0dy", &signature).is_err());
+    }
+
+    #[test]
+    fn the_identity_point_is_no_key() {
+        let mut identity = [0; 32];
+        identity[0] = 1;
+        assert!(matches!(PublicKey::from_bytes(&identity), Err(KeyError::Weak)));
+    }
+
+    #[test]
+    fn a_printed_key_tells_nothing_secret() {
+        let key = SecretKey::generate().unwrap();
+        let secret = to_hex(key.0.as_bytes());
+        assert!(!format!("{key:?}").contains(&secret[..16]));
+    }
+}

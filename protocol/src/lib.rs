@@ -1,0 +1,16 @@
+//! What Muster's agent and controller must agree on.
+//!
+//! Everything here is pure: no file, no socket, no clock but the [`clock::Clock`] that the caller hands in.
+
+pub mod api;
+pub mod checkin;
+pub mod clock;
+pub mod enrol;
+pub mod ids;
+pub mod keys;
+pub mod machine;
+pub mod operator;
+pub mod random;
+pub mod report;
+pub mod target;
+pub mod tuf;

@@ -1,0 +1,239 @@
+//! The operators' API: how a request is signed, and what travels.
+
+use std::collections::BTreeSet;
+
+use serde::{Deserialize, Serialize};
+
+use crate::checkin::{Holds, Phase, Runs};
+use crate::clock::UnixMillis;
+use crate::ids::{Generation, MachineName, Sha256, StorePath, Tag};
+use crate::keys::{Context, KeyError, PublicKey, SecretKey, Signature};
+use crate::machine::{Class, System};
+use crate::report::{Attack, Event};
+
+/// How far an operator's clock may be from the controller's, in seconds.
+pub const REQUEST_WINDOW_SECONDS: i64 = 300;
+/// The largest body of an operator's request, in bytes (the cache has its own limits).
+pub const MAX_REQUEST_BYTES: usize = 1024 * 1024;
+/// How long an operator's bearer for the cache is good, in seconds.
+pub const SESSION_SECONDS: u64 = 3600;
+
+/// What an operator's key signs, one request at a time. Sent as the header `muster-operator`, in JSON.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct RequestSignature {
+    pub key: PublicKey,
+    /// Unix seconds of the operator's clock.
+    pub at: i64,
+    /// 16 random bytes in hexadecimal; never twice.
+    pub nonce: String,
+    pub signature: Signature,
+}
+
+/// The request that is signed.
+#[derive(Debug, Clone, Copy)]
+pub struct Request<'a> {
+    /// The fleet (SHA-256 of `1.root.json`).
+    pub audience: &'a Sha256,
+    pub method: &'a str,
+    /// Path and query, as sent.
+    pub path: &'a str,
+    pub body: &'a [u8],
+}
+
+impl RequestSignature {
+    pub fn make(key: &SecretKey, request: Request<'_>, at: i64, nonce: [u8; 16]) -> Self {
+        let nonce = crate::ids::to_hex(&nonce);
+        let signature = key.sign(Context::OperatorRequest, &message(request, at, &nonce));
+        Self { key: key.public(), at, nonce, signature }
+    }
+    /// Whether `key` signed exactly this request. Time, nonce and standing of the key are the caller's to check.
+    pub fn verify(&self, request: Request<'_>) -> Result<(), KeyError> {
+        self.key.verify(Context::OperatorRequest, &message(request, self.at, &self.nonce), &self.signature)
+    }
+}
+
+fn message(request: Request<'_>, at: i64, nonce: &str) -> Vec<u8> {
+    format!(
+        "{}\n{}\n{}\n{at}\n{nonce}\n{}\n",
+        request.audience,
+        request.method,
+        request.path,
+        Sha256::of(request.body)
+    )
+    .into_bytes()
+}
+
+/// `POST /v1/operator/session`: a bearer for `nix copy`, which can only do HTTP Basic.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct Session {
+    pub bearer: String,
+    pub expires_in: u64,
+}
+
+/// `POST /v1/operator/machines`: a new machine, or a new token for one.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct AddMachine {
+    pub machine: MachineName,
+    pub class: Class,
+    pub system: System,
+    #[serde(default)]
+    pub tags: BTreeSet<Tag>,
+    /// Public name of the token, and what to check an enrolment with; not its secret.
+    pub token: Sha256,
+    pub check_key: Sha256,
+    /// Unix seconds.
+    pub expires: i64,
+    /// Whether a machine that is enrolled already may be replaced: its key ends when the token is used.
+    #[serde(default)]
+    pub replace: bool,
+}
+
+/// `POST /v1/operator/machines/NAME/generations`: one signed generation, as the bytes that were signed.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Publication {
+    pub generation: Generation,
+    /// `N.targets.json`, `N.snapshot.json` and `generation.json`, each a text of JSON.
+    pub targets: String,
+    pub snapshot: String,
+    pub target: String,
+}
+
+/// Where a machine is in its life.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Standing {
+    /// A token was made; nobody has used it.
+    Invited,
+    Enrolled,
+    Revoked,
+}
+
+/// How a machine fares, decided once, by the controller, from what it was told and when.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Condition {
+    Invited,
+    Revoked,
+    /// Enrolled, and nothing was ever published for it.
+    NoGeneration,
+    /// It runs and has confirmed the latest generation.
+    UpToDate,
+    /// As `UpToDate`, with units that failed.
+    Degraded,
+    /// A generation waits for it, or it works on one.
+    Updating,
+    /// It tried the latest generation and runs its old system.
+    RolledBack,
+    /// It could not even try the latest generation.
+    Failed,
+    NeedsHuman,
+    /// It refused what it was given; see `refused`.
+    UnderAttack,
+    /// Nothing was heard of it for some time. It joins when it is back.
+    Offline,
+}
+
+impl Condition {
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Invited => "invited",
+            Self::Revoked => "revoked",
+            Self::NoGeneration => "no generation",
+            Self::UpToDate => "up to date",
+            Self::Degraded => "degraded",
+            Self::Updating => "updating",
+            Self::RolledBack => "rolled back",
+            Self::Failed => "failed",
+            Self::NeedsHuman => "needs human",
+            Self::UnderAttack => "under attack",
+            Self::Offline => "offline",
+        }
+    }
+    /// Whether the machine will not move on by itself: `update --watch` ends with it.
+    pub fn is_bad(self) -> bool {
+        matches!(self, Self::RolledBack | Self::Failed | Self::NeedsHuman | Self::UnderAttack | Self::Revoked)
+    }
+}
+
+/// `GET /v1/operator/machines` and `…/NAME`.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct MachineView {
+    pub machine: MachineName,
+    pub class: Class,
+    pub system: System,
+    pub tags: BTreeSet<Tag>,
+    pub standing: Standing,
+    pub condition: Condition,
+    /// The latest published generation.
+    pub published: Option<Published>,
+    pub runs: Option<Runs>,
+    pub phase: Option<Phase>,
+    pub phase_generation: Option<Generation>,
+    pub note: Option<String>,
+    pub refused: Option<Attack>,
+    /// More than one holder of this machine's key was seen.
+    pub clone_alarm: bool,
+    pub holds: Holds,
+    pub agent: Option<String>,
+    pub age: Option<String>,
+    pub key: Option<PublicKey>,
+    pub enrolled_at: Option<UnixMillis>,
+    pub last_seen: Option<UnixMillis>,
+    /// The machine's clock minus the controller's at the last check-in, in milliseconds.
+    pub clock_skew_ms: Option<i64>,
+}
+
+/// The signed facts of one generation, for showing and comparing.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Published {
+    pub generation: Generation,
+    pub derivation: StorePath,
+    pub output: StorePath,
+    pub message: Option<String>,
+    pub at: UnixMillis,
+    /// The operator's key that sent it.
+    pub by: PublicKey,
+    /// When the operators' signature ends, in Unix seconds.
+    pub expires: i64,
+}
+
+/// `GET /v1/operator/machines/NAME/history`, the newest generation first.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct HistoryEntry {
+    pub published: Published,
+    /// Everything that the machine told of it, the oldest first.
+    pub events: Vec<Event>,
+}
+
+/// `GET /v1/fleet`: what anybody may know, and a new CLI needs.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct FleetView {
+    pub fleet: Sha256,
+    pub root_version: u64,
+    pub root: Sha256,
+    pub version: String,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_signed_request_cannot_be_bent() {
+        let key = SecretKey::generate().unwrap();
+        let (fleet, other) = (Sha256::of(b"one"), Sha256::of(b"two"));
+        let request = Request { audience: &fleet, method: "POST", path: "/v1/x?a=1", body: b"{}" };
+        let signed = RequestSignature::make(&key, request, 1_700_000_000, [7; 16]);
+        assert!(signed.verify(request).is_ok());
+        for bent in [
+            Request { audience: &other, ..request },
+            Request { method: "DELETE", ..request },
+            Request { path: "/v1/x?a=2", ..request },
+            Request { body: b"{ }", ..request },
+        ] {
+            assert!(signed.verify(bent).is_err(), "{bent:?}");
+        }
+        assert!(RequestSignature { at: 1, ..signed.clone() }.verify(request).is_err());
+        assert!(RequestSignature { nonce: "00".into(), ..signed }.verify(request).is_err());
+    }
+}

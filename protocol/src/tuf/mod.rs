@@ -1,0 +1,1 @@
+//! The Update Framework: metadata, canonical JSON, the verifying client and the signing side.
