@@ -8,7 +8,7 @@ use std::str::FromStr;
 
 use ed25519_dalek::Signer as _;
 use ed25519_dalek::pkcs8::spki::der::pem::LineEnding;
-use ed25519_dalek::pkcs8::{DecodePrivateKey as _, EncodePrivateKey as _};
+use ed25519_dalek::pkcs8::{DecodePrivateKey as _, EncodePrivateKey as _, KeypairBytes};
 use serde::{Deserialize, Serialize};
 use zeroize::Zeroizing;
 
@@ -177,9 +177,13 @@ impl SecretKey {
     pub fn sign_raw(&self, message: &[u8]) -> Signature {
         Signature(self.0.sign(message).to_bytes())
     }
+    /// Without the public key, which OpenSSL does not read inside a private one (RFC 5958, version 2).
+    fn pkcs8(&self) -> KeypairBytes {
+        KeypairBytes { secret_key: self.0.to_bytes(), public_key: None }
+    }
     /// The text of a key file without a passphrase.
     pub fn to_pem(&self) -> Result<Zeroizing<String>, KeyError> {
-        self.0.to_pkcs8_pem(LineEnding::LF).map_err(|error| KeyError::Encode(error.to_string()))
+        self.pkcs8().to_pkcs8_pem(LineEnding::LF).map_err(|error| KeyError::Encode(error.to_string()))
     }
     /// Reads a key file that has no passphrase.
     pub fn from_pem(text: &str) -> Result<Self, KeyError> {
@@ -191,11 +195,8 @@ impl SecretKey {
     /// The text of a key file that only `passphrase` opens.
     #[cfg(feature = "passphrase")]
     pub fn to_encrypted_pem(&self, passphrase: &str) -> Result<Zeroizing<String>, KeyError> {
-        let encode = |error: &dyn fmt::Display| KeyError::Encode(error.to_string());
-        let plain = self.0.to_pkcs8_der().map_err(|error| encode(&error))?;
-        let info = pkcs8::PrivateKeyInfoRef::try_from(plain.as_bytes()).map_err(|error| encode(&error))?;
-        let encrypted = info.encrypt(passphrase).map_err(|error| encode(&error))?;
-        encrypted.to_pem("ENCRYPTED PRIVATE KEY", LineEnding::LF).map_err(|error| encode(&error))
+        let plain = self.pkcs8().to_pkcs8_der().map_err(|error| KeyError::Encode(error.to_string()))?;
+        encrypt_pkcs8(plain.as_bytes(), passphrase)
     }
     /// Reads a key file, with a passphrase or without.
     #[cfg(feature = "passphrase")]
@@ -222,6 +223,15 @@ impl fmt::Debug for SecretKey {
 /// Whether a key file asks for a passphrase.
 pub fn is_encrypted(pem: &str) -> bool {
     pem.trim_start().starts_with("-----BEGIN ENCRYPTED PRIVATE KEY-----")
+}
+
+/// The text of an encrypted key file for any private key in PKCS#8 DER, not of ed25519 alone.
+#[cfg(feature = "passphrase")]
+pub fn encrypt_pkcs8(der: &[u8], passphrase: &str) -> Result<Zeroizing<String>, KeyError> {
+    let encode = |error: &dyn fmt::Display| KeyError::Encode(error.to_string());
+    let info = pkcs8::PrivateKeyInfoRef::try_from(der).map_err(|error| encode(&error))?;
+    let encrypted = info.encrypt(passphrase).map_err(|error| encode(&error))?;
+    encrypted.to_pem("ENCRYPTED PRIVATE KEY", LineEnding::LF).map_err(|error| encode(&error))
 }
 
 #[cfg(test)]
