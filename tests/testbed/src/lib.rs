@@ -10,3 +10,4 @@ pub mod machine;
 pub mod programs;
 pub mod root;
 pub mod stand_in;
+pub mod thief;

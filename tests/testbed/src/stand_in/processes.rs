@@ -44,16 +44,19 @@ pub fn members(session: i32, invocation: Option<&str>) -> Vec<i32> {
         .collect()
 }
 
-/// The processes, this one excepted, whose program or arguments lie in `folder`, or that work in it.
+/// The processes, this one excepted, that belong to a folder: by their program, their arguments, where they work, or
+/// the environment that they were started with.
 pub fn of_folder(folder: &Path) -> Vec<i32> {
     let own = rustix::process::getpid().as_raw_nonzero().get();
-    let text = folder.to_string_lossy().into_owned();
+    let text = format!("{}/", folder.display());
     every_process()
         .filter(|pid| {
             let place = |what: &str| std::fs::read_link(format!("/proc/{pid}/{what}"));
             let inside = ["exe", "cwd"].iter().any(|what| place(what).is_ok_and(|at| at.starts_with(folder)));
-            let named = std::fs::read(format!("/proc/{pid}/cmdline"))
-                .is_ok_and(|line| String::from_utf8_lossy(&line).contains(&text));
+            let named = ["cmdline", "environ"].iter().any(|what| {
+                std::fs::read(format!("/proc/{pid}/{what}"))
+                    .is_ok_and(|line| String::from_utf8_lossy(&line).contains(&text))
+            });
             *pid != own && (inside || named) && is_alive(*pid)
         })
         .collect()
