@@ -3,4 +3,9 @@
 
 pub mod cli;
 pub mod flake;
+pub mod fleet;
+pub mod http;
 pub mod server;
+pub mod server_config;
+pub mod signer;
+pub mod store;

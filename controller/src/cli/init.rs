@@ -215,7 +215,10 @@ impl Made {
             rows.push(("keys/ca-key.pem", "offline, beside it; it renews the controller's certificate"));
         }
         rows.push(("keys/operator.pem", "with you, the operator; it signs what machines run"));
-        rows.push(("muster.toml", "with every operator, with the root.json and ca.pem beside it; nothing secret"));
+        rows.push((
+            "muster.toml",
+            "with every operator, with the root.json and ca.pem beside it; nothing secret",
+        ));
         rows.push(("controller/", "on the controller; nothing in it can make a machine run anything"));
         let width = rows.iter().map(|(name, _)| at(name).len()).max().unwrap_or_default();
         for (name, words) in rows {
