@@ -8,7 +8,7 @@ use muster_protocol::machine::Class;
 use muster_protocol::operator::Publication;
 use muster_protocol::report::Attack;
 use muster_protocol::target::{Action, Target};
-use muster_protocol::tuf::client::{Answer, Next, Scope, Stored, Update};
+use muster_protocol::tuf::client::{Answer, Next, Save, Scope, Stored, Update};
 use muster_protocol::tuf::repository::{
     RootSpec, Signer, key_id, sign_generation, sign_root, sign_timestamp,
 };
@@ -196,17 +196,20 @@ impl Machine {
             });
             self.fetched.push(fetch.file);
             if let Some(save) = update.feed(answer.map_or(Answer::Absent, Answer::Found))? {
-                let bytes = Some(save.bytes);
-                match save.file {
-                    "root.json" => self.stored.root = bytes.unwrap(),
-                    "timestamp.json" => self.stored.timestamp = bytes,
-                    "snapshot.json" => self.stored.snapshot = bytes,
-                    "targets.json" => self.stored.targets = bytes,
-                    other => panic!("'{other}' is no file of the top-level roles"),
-                }
+                self.save(save);
             }
         }
         Ok(())
+    }
+
+    pub fn save(&mut self, save: Save) {
+        match save.file {
+            "root.json" => self.stored.root = save.bytes,
+            "timestamp.json" => self.stored.timestamp = Some(save.bytes),
+            "snapshot.json" => self.stored.snapshot = Some(save.bytes),
+            "targets.json" => self.stored.targets = Some(save.bytes),
+            other => panic!("'{other}' is no file of the top-level roles"),
+        }
     }
 
     /// The generation that a refresh ends on.

@@ -148,7 +148,7 @@ fn a_delegation_in_a_machines_targets() {
     targets_that_say(
         |signed| {
             signed["delegations"] =
-                crate::delegations::delegating(&delegate, "helper", json!({ "paths": ["*"] }))
+                crate::delegations::delegating(&delegate, "helper", json!({ "paths": ["*"] }));
         },
         Attack::Malformed,
     );

@@ -1,5 +1,5 @@
 //! The trust core against a repository that an attacker serves: one test an attack, named after it.
-#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::needless_pass_by_value)]
 
 mod delegations;
 mod fleet;

@@ -115,8 +115,7 @@ fn a_role_signed_by_the_key_of_another_role() {
 fn a_document_of_one_kind_where_another_belongs() {
     // One key holds every role, so the signature alone does not tell.
     let one = key();
-    let fleet =
-        Fleet { operators: vec![one.clone()], online: one.clone(), root: vec![one.clone()], ..Fleet::new() };
+    let fleet = Fleet { operators: vec![one.clone()], online: one.clone(), root: vec![one], ..Fleet::new() };
     let served = Served::generation(&fleet, "cinnabar", 1);
     for (place, document) in [
         ("timestamp.json", "1.snapshot.json"),

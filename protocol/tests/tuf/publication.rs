@@ -84,7 +84,7 @@ fn under_another_number() {
     let mut publication = changed(&fleet, "targets", |signed| signed["version"] = 4.into());
     publication.snapshot =
         String::from_utf8(resigned(publication.snapshot.as_bytes(), &[&fleet.operators[0]], |signed| {
-            signed["meta"]["targets.json"]["version"] = 4.into()
+            signed["meta"]["targets.json"]["version"] = 4.into();
         }))
         .unwrap();
     assert!(check(&fleet, &publication).is_err());
