@@ -145,6 +145,11 @@ impl Server {
         self.address
     }
 
+    /// How many machines wait in a long poll.
+    pub fn waiting_machines(&self) -> usize {
+        self.app.wakers.len()
+    }
+
     /// Ends long polls at once, lets other requests end, and closes the database.
     pub async fn stop(self) -> Result<(), ServerError> {
         self.stopping.send_replace(true);
