@@ -8,7 +8,7 @@ use std::str::FromStr;
 
 use ed25519_dalek::Signer as _;
 use ed25519_dalek::pkcs8::spki::der::pem::LineEnding;
-use ed25519_dalek::pkcs8::{DecodePrivateKey as _, EncodePrivateKey as _};
+use ed25519_dalek::pkcs8::{DecodePrivateKey as _, EncodePrivateKey as _, KeypairBytes};
 use serde::{Deserialize, Serialize};
 use zeroize::Zeroizing;
 
@@ -177,9 +177,13 @@ impl SecretKey {
     pub fn sign_raw(&self, message: &[u8]) -> Signature {
         Signature(self.0.sign(message).to_bytes())
     }
+    /// Without the public key, which OpenSSL does not read inside a private one (RFC 5958, version 2).
+    fn pkcs8(&self) -> KeypairBytes {
+        KeypairBytes { secret_key: self.0.to_bytes(), public_key: None }
+    }
     /// The text of a key file without a passphrase.
     pub fn to_pem(&self) -> Result<Zeroizing<String>, KeyError> {
-        self.0.to_pkcs8_pem(LineEnding::LF).map_err(|error| KeyError::Encode(error.to_string()))
+        self.pkcs8().to_pkcs8_pem(LineEnding::LF).map_err(|error| KeyError::Encode(error.to_string()))
     }
     /// Reads a key file that has no passphrase.
     pub fn from_pem(text: &str) -> Result<Self, KeyError> {
@@ -191,7 +195,7 @@ impl SecretKey {
     /// The text of a key file that only `passphrase` opens.
     #[cfg(feature = "passphrase")]
     pub fn to_encrypted_pem(&self, passphrase: &str) -> Result<Zeroizing<String>, KeyError> {
-        let plain = self.0.to_pkcs8_der().map_err(|error| KeyError::Encode(error.to_string()))?;
+        let plain = self.pkcs8().to_pkcs8_der().map_err(|error| KeyError::Encode(error.to_string()))?;
         encrypt_pkcs8(plain.as_bytes(), passphrase)
     }
     /// Reads a key file, with a passphrase or without.

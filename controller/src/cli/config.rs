@@ -1,0 +1,91 @@
+//! The operator's configuration, `muster.toml`.
+
+use std::path::{Path, PathBuf};
+
+use anyhow::{Context as _, Result, anyhow};
+use muster_protocol::ids::Sha256;
+use serde::{Deserialize, Serialize};
+
+use super::error::WithHint as _;
+
+/// As it stands in the file; paths are relative to the file's folder.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct File {
+    /// Where the controller answers.
+    pub url: String,
+    /// SHA-256 of `1.root.json`: the fleet's name.
+    pub fleet: Sha256,
+    /// The root metadata that this operator trusts.
+    pub root: PathBuf,
+    /// This operator's private key.
+    pub operator_key: PathBuf,
+    /// The only certificate authority to believe the controller by; without it the public ones.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub tls_ca: Option<PathBuf>,
+    /// The flake that `muster update` reads without `--flake`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub flake: Option<String>,
+    /// How long a signed generation may be withheld before machines and operators call it a freeze.
+    #[serde(default = "default_days")]
+    pub signature_days: u32,
+}
+
+fn default_days() -> u32 {
+    90
+}
+
+/// Read, checked, and with absolute paths.
+#[derive(Debug, Clone)]
+pub struct Config {
+    pub file: File,
+    folder: PathBuf,
+}
+
+impl Config {
+    pub fn load(path: Option<PathBuf>) -> Result<Self> {
+        let path = match path {
+            Some(path) => path,
+            None => default_folder()?.join("muster.toml"),
+        };
+        let text = match std::fs::read_to_string(&path) {
+            Ok(text) => text,
+            Err(error) => {
+                return Err(error)
+                    .with_context(|| format!("cannot read the operator's configuration {}", path.display()))
+                    .hint("make a fleet with `muster init`, or name its muster.toml with --config");
+            }
+        };
+        let file: File = toml::from_str(&text)
+            .with_context(|| format!("{} is no configuration of an operator", path.display()))
+            .hint("compare it with the muster.toml that `muster init --dir SOME-FOLDER` writes")?;
+        if file.signature_days == 0 {
+            return Err(anyhow!("{}: signature_days is 0", path.display()))
+                .hint("write how many days a signed generation stays good, 90 for example");
+        }
+        let folder = path.parent().map_or_else(PathBuf::new, Path::to_owned);
+        Ok(Self { file, folder })
+    }
+
+    pub fn path(&self, relative: &Path) -> PathBuf {
+        self.folder.join(relative)
+    }
+
+    /// The trusted root's bytes, once they are known to be this fleet's.
+    pub fn root(&self) -> Result<Vec<u8>> {
+        let path = self.path(&self.file.root);
+        std::fs::read(&path)
+            .with_context(|| format!("cannot read the trusted root {}", path.display()))
+            .hint("bring root.json back from the folder that `muster init` made")
+    }
+}
+
+/// `muster` in the user's configuration folder (XDG Base Directory Specification).
+pub fn default_folder() -> Result<PathBuf> {
+    let xdg = std::env::var_os("XDG_CONFIG_HOME").map(PathBuf::from).filter(|path| path.is_absolute());
+    let home = || std::env::var_os("HOME").map(|home| PathBuf::from(home).join(".config"));
+    xdg.or_else(home)
+        .map(|folder| folder.join("muster"))
+        .ok_or_else(|| anyhow!("neither XDG_CONFIG_HOME nor HOME is set"))
+        .hint("name the configuration with --config, or the folder with `muster init --dir`")
+}

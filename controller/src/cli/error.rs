@@ -1,0 +1,72 @@
+//! Errors as people read them: the chain of causes, and in the last line what to do.
+
+use std::fmt;
+
+/// What to do about an error. It rides in the chain and is printed last.
+#[derive(Debug, Clone)]
+pub struct Hint(pub String);
+
+impl fmt::Display for Hint {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.0)
+    }
+}
+
+/// Adds a hint to an error.
+pub trait WithHint<T> {
+    fn hint(self, text: impl Into<String>) -> anyhow::Result<T>;
+}
+
+impl<T, E: Into<anyhow::Error>> WithHint<T> for Result<T, E> {
+    fn hint(self, text: impl Into<String>) -> anyhow::Result<T> {
+        self.map_err(|error| error.into().context(Hint(text.into())))
+    }
+}
+
+/// The error in one paragraph, and its hint on a line of its own.
+pub fn render(error: &anyhow::Error) -> String {
+    let hint = error.downcast_ref::<Hint>().map(|hint| hint.0.as_str());
+    let mut causes: Vec<String> = Vec::new();
+    for cause in error.chain().map(ToString::to_string) {
+        // A library often repeats its source in its own words.
+        let repeated = causes.last().is_some_and(|last| last.contains(&cause));
+        if Some(cause.as_str()) != hint && !repeated {
+            causes.push(cause);
+        }
+    }
+    let mut text = format!("error: {}", causes.join(": "));
+    if let Some(hint) = hint {
+        text.push_str("\nhint: ");
+        text.push_str(hint);
+    }
+    text
+}
+
+pub fn print(error: &anyhow::Error) {
+    eprintln!("{}", render(error));
+}
+
+#[cfg(test)]
+mod tests {
+    use anyhow::{Context as _, anyhow};
+
+    use super::*;
+
+    #[test]
+    fn the_hint_comes_last_and_once() {
+        let error: anyhow::Result<()> =
+            Err(anyhow!("connection refused")).context("cannot reach the controller");
+        let error = error.hint("start it with `muster serve`").unwrap_err().context("nothing was published");
+        assert_eq!(
+            render(&error),
+            "error: nothing was published: cannot reach the controller: connection refused\n\
+             hint: start it with `muster serve`"
+        );
+    }
+
+    #[test]
+    fn a_cause_that_its_wrapper_repeats_is_told_once() {
+        let error = anyhow!("inner").context("outer: inner");
+        assert_eq!(render(&error), "error: outer: inner");
+    }
+}

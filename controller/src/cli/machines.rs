@@ -1,0 +1,225 @@
+//! `muster machines`: who belongs to the fleet.
+
+use std::collections::BTreeSet;
+use std::path::PathBuf;
+
+use anyhow::{Result, anyhow};
+use base64::Engine as _;
+use clap::{Args, Subcommand};
+use muster_protocol::api::{OPERATOR_MACHINES, operator_machine};
+use muster_protocol::clock::Clock as _;
+use muster_protocol::enrol::{Secret, Token};
+use muster_protocol::ids::{Generation, MachineName, Sha256, Tag};
+use muster_protocol::machine::{Class, System};
+use muster_protocol::operator::{AddMachine, MachineView};
+use muster_protocol::tuf::metadata::Root;
+
+use super::api::Api;
+use super::config::Config;
+use super::error::WithHint as _;
+use super::table;
+use super::tls;
+
+#[derive(Debug, Subcommand)]
+pub enum Machines {
+    /// Add a machine and print the one-time token that enrols it
+    Add(Add),
+    /// List the machines that the controller knows
+    List {
+        /// Print JSON instead of a table
+        #[arg(long)]
+        json: bool,
+    },
+    /// Show all that is known of one machine
+    Show {
+        machine: MachineName,
+        #[arg(long)]
+        json: bool,
+    },
+    /// End a machine's access at once; what it runs stays as it is
+    Revoke { machine: MachineName },
+}
+
+#[derive(Debug, Args)]
+pub struct Add {
+    machine: MachineName,
+    /// nixos or darwin
+    #[arg(long)]
+    class: Class,
+    /// The Nix system that it builds, aarch64-darwin for example [default: x86_64-linux or aarch64-darwin, by class]
+    #[arg(long)]
+    system: Option<System>,
+    /// A tag, to update it as @TAG; may be repeated
+    #[arg(long = "tag", value_name = "TAG")]
+    tags: Vec<Tag>,
+    /// How long the token is good, in hours
+    #[arg(long, default_value_t = 24, value_parser = clap::value_parser!(u32).range(1..=8760))]
+    hours: u32,
+    /// The machine is enrolled already and its key shall end when the new token is used
+    #[arg(long)]
+    replace: bool,
+}
+
+impl Machines {
+    pub async fn run(self, config: Option<PathBuf>) -> Result<()> {
+        let config = Config::load(config)?;
+        let api = Api::open(&config)?;
+        match self {
+            Self::Add(add) => add.run(&config, &api).await,
+            Self::List { json } => list(&api, json).await,
+            Self::Show { machine, json } => {
+                let view: MachineView = api.get(&operator_machine(&machine)).await?;
+                if json { print_json(&view) } else { show(&view, api.clock.unix_ms()) }
+            }
+            Self::Revoke { machine } => {
+                let path = format!("{}/revoke", operator_machine(&machine));
+                let _: MachineView = api.post(&path, &()).await?;
+                println!(
+                    "{machine} is revoked: the controller answers it no more. Its system stays as it is."
+                );
+                Ok(())
+            }
+        }
+    }
+}
+
+impl Add {
+    async fn run(self, config: &Config, api: &Api) -> Result<()> {
+        let system = match (self.system.clone(), self.class) {
+            (Some(system), _) => system,
+            (None, Class::Nixos) => "x86_64-linux".parse()?,
+            (None, Class::Darwin) => "aarch64-darwin".parse()?,
+        };
+        if system.class() != self.class {
+            return Err(anyhow!("a {} machine does not build {system}", self.class))
+                .hint(format!("write --system …-{}", self.class.kernel()));
+        }
+        let fleet = api.fleet().await?;
+        let root = config.root()?;
+        if Sha256::of(&root) != fleet.root {
+            return Err(anyhow!(
+                "the controller's root is version {} and not the one that {} trusts",
+                fleet.root_version,
+                config.path(&config.file.root).display()
+            ))
+            .hint("get the new root.json from whoever rotated the keys, and compare its SHA-256 with them");
+        }
+        let version = Root::parse_self_signed(&root)?.version();
+        let lowest = self.lowest_generation(api).await?;
+        let tls_ca = match &config.file.tls_ca {
+            None => None,
+            Some(path) => {
+                let der = tls::certificate_der(&std::fs::read(config.path(path))?)?;
+                Some(base64::engine::general_purpose::STANDARD.encode(der))
+            }
+        };
+        let expires = api.clock.unix_seconds() + i64::from(self.hours) * 3600;
+        let secret = Secret::generate()?;
+        let request = AddMachine {
+            machine: self.machine.clone(),
+            class: self.class,
+            system,
+            tags: self.tags.iter().cloned().collect::<BTreeSet<_>>(),
+            token: secret.token_id(),
+            check_key: secret.check_key(),
+            expires,
+            replace: self.replace,
+        };
+        let token = Token {
+            url: config.file.url.clone(),
+            machine: self.machine,
+            class: self.class,
+            fleet: fleet.fleet,
+            root: fleet.root,
+            root_version: version,
+            lowest_generation: lowest,
+            expires,
+            secret,
+            tls_ca,
+        };
+        let _: MachineView = api.post(OPERATOR_MACHINES, &request).await?;
+        eprintln!(
+            "{} may enrol within {} with this token, once. On the machine, as root, paste it into:\n  \
+             muster-agent enroll -",
+            token.machine,
+            table::span(i64::from(self.hours) * 3600)
+        );
+        println!("{}", token.encode()?);
+        Ok(())
+    }
+
+    /// A machine that is replaced never goes back behind what was published for it.
+    async fn lowest_generation(&self, api: &Api) -> Result<Generation> {
+        let machines: Vec<MachineView> = api.get(OPERATOR_MACHINES).await?;
+        let known = machines.into_iter().find(|view| view.machine == self.machine);
+        Ok(known
+            .and_then(|view| view.published)
+            .map_or(Generation::FIRST, |published| published.target.generation))
+    }
+}
+
+async fn list(api: &Api, json: bool) -> Result<()> {
+    let machines: Vec<MachineView> = api.get(OPERATOR_MACHINES).await?;
+    if json {
+        return print_json(&machines);
+    }
+    if machines.is_empty() {
+        println!("No machines yet. Add one with `muster machines add NAME --class nixos|darwin`.");
+        return Ok(());
+    }
+    let mut rows = table::table(["MACHINE", "CLASS", "SYSTEM", "TAGS", "CONDITION"]);
+    for view in &machines {
+        rows.add_row([
+            view.machine.as_str().into(),
+            view.class.as_str().into(),
+            view.system.as_str().into(),
+            tags(view).into(),
+            table::condition_cell(view.condition),
+        ]);
+    }
+    println!("{rows}");
+    Ok(())
+}
+
+fn tags(view: &MachineView) -> String {
+    view.tags.iter().map(Tag::as_str).collect::<Vec<_>>().join(", ")
+}
+
+fn show(view: &MachineView, now: i64) -> Result<()> {
+    let mut rows = table::table(["MACHINE", view.machine.as_str()]);
+    let mut row = |name: &str, value: Option<String>| {
+        if let Some(value) = value.filter(|value| !value.is_empty()) {
+            rows.add_row([name.to_owned(), value]);
+        }
+    };
+    row("condition", Some(view.condition.as_str().to_owned()));
+    row("class", Some(view.class.to_string()));
+    row("system", Some(view.system.to_string()));
+    row("tags", Some(tags(view)));
+    row("runs", view.runs.as_ref().map(|runs| runs.running.to_string()));
+    row("generation", view.runs.as_ref().and_then(|runs| runs.generation).map(|n| n.to_string()));
+    row(
+        "published",
+        view.published.as_ref().map(|published| {
+            format!("generation {}, {}", published.target.generation, published.target.output)
+        }),
+    );
+    row("signature ends", view.published.as_ref().map(|published| table::date(published.expires * 1000)));
+    row("phase", view.phase.map(|phase| phase.as_str().to_owned()));
+    row("note", view.note.clone());
+    row("refused", view.refused.map(|attack| attack.as_str().to_owned()));
+    row("clone alarm", view.clone_alarm.then(|| "somebody else holds this machine's key".to_owned()));
+    row("last seen", view.last_seen.map(|then| table::ago(then, now)));
+    row("enrolled", view.enrolled_at.map(table::date));
+    row("clock", view.clock_skew_ms.map(|ms| format!("{:+.1} s", ms as f64 / 1000.0)));
+    row("agent", view.agent.clone());
+    row("key", view.key.map(|key| key.hex()));
+    row("age", view.age.clone());
+    println!("{rows}");
+    Ok(())
+}
+
+pub fn print_json(value: &impl serde::Serialize) -> Result<()> {
+    println!("{}", serde_json::to_string_pretty(value)?);
+    Ok(())
+}

@@ -1,0 +1,68 @@
+//! The command line, one file a verb.
+
+pub mod api;
+mod config;
+pub mod error;
+mod history;
+mod init;
+mod keyfile;
+mod machines;
+mod serve;
+mod status;
+mod table;
+mod tls;
+mod update;
+mod watch;
+
+use std::path::PathBuf;
+use std::process::ExitCode;
+
+use anyhow::{Context as _, Result};
+use clap::{Parser, Subcommand};
+
+/// Signed updates for fleets of Macs and NixOS hosts, pulled by the machines.
+#[derive(Debug, Parser)]
+#[command(name = "muster", version, max_term_width = 100)]
+pub struct Arguments {
+    /// The operator's configuration, as `muster init` made it [default: muster/muster.toml in $XDG_CONFIG_HOME]
+    #[arg(long, global = true, env = "MUSTER_CONFIG", value_name = "FILE")]
+    config: Option<PathBuf>,
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    /// Make the keys, the first root and the configuration of a new fleet
+    Init(init::Init),
+    /// Run the controller
+    Serve(serve::Serve),
+    /// Add, list, show and revoke machines
+    #[command(subcommand)]
+    Machines(machines::Machines),
+    /// Sign and publish the flake's systems to machines
+    Update(update::Update),
+    /// Show how the fleet fares
+    Status(status::Status),
+    /// Show a machine's generations and what became of them
+    History(history::History),
+}
+
+/// Runs one command; the exit code is its verdict, an error is a failure to reach one.
+pub fn run(arguments: Arguments) -> Result<ExitCode> {
+    let runtime = tokio::runtime::Builder::new_multi_thread()
+        .enable_all()
+        .build()
+        .context("cannot start the runtime")?;
+    let config = arguments.config;
+    runtime.block_on(async {
+        match arguments.command {
+            Command::Init(init) => init.run().map(|()| ExitCode::SUCCESS),
+            Command::Serve(serve) => serve.run(config).await.map(|()| ExitCode::SUCCESS),
+            Command::Machines(machines) => machines.run(config).await.map(|()| ExitCode::SUCCESS),
+            Command::Update(update) => update.run(config).await,
+            Command::Status(status) => status.run(config).await.map(|()| ExitCode::SUCCESS),
+            Command::History(history) => history.run(config).await.map(|()| ExitCode::SUCCESS),
+        }
+    })
+}

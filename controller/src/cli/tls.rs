@@ -1,0 +1,88 @@
+//! TLS: the certificate that `muster init` makes, and whom the command line believes.
+
+use std::sync::Arc;
+
+use anyhow::{Context as _, Result};
+use rcgen::{
+    BasicConstraints, CertificateParams, DnType, ExtendedKeyUsagePurpose, IsCa, Issuer, KeyPair,
+    KeyUsagePurpose,
+};
+use rustls::pki_types::CertificateDer;
+use rustls::pki_types::pem::PemObject as _;
+
+/// A certificate authority of the fleet's own and a server certificate by it, all in PEM.
+pub struct Made {
+    pub ca: String,
+    /// PKCS#8 DER, to be encrypted like the root key.
+    pub ca_key: zeroize::Zeroizing<Vec<u8>>,
+    pub server: String,
+    pub server_key: zeroize::Zeroizing<String>,
+}
+
+/// Makes them for one host name or address. Validity is rcgen's default (to the year 4096): whoever holds the
+/// controller holds its key, and what machines run does not hang on TLS but on signatures.
+pub fn make(host: &str) -> Result<Made> {
+    let ca_key = KeyPair::generate().context("cannot make the key of the certificate authority")?;
+    let mut ca = CertificateParams::default();
+    ca.is_ca = IsCa::Ca(BasicConstraints::Constrained(0));
+    ca.key_usages = vec![KeyUsagePurpose::KeyCertSign, KeyUsagePurpose::CrlSign];
+    ca.distinguished_name.push(DnType::CommonName, "Muster fleet CA");
+    let ca_certificate = ca.self_signed(&ca_key).context("cannot sign the certificate authority")?;
+
+    let server_key = KeyPair::generate().context("cannot make the server's TLS key")?;
+    let mut server = CertificateParams::new([host.to_owned()])
+        .with_context(|| format!("'{host}' is no name for a certificate"))?;
+    server.distinguished_name.push(DnType::CommonName, host);
+    server.extended_key_usages = vec![ExtendedKeyUsagePurpose::ServerAuth];
+    let ca_der = zeroize::Zeroizing::new(ca_key.serialize_der());
+    let server_certificate = server
+        .signed_by(&server_key, &Issuer::new(ca, ca_key))
+        .context("cannot sign the server's certificate")?;
+    Ok(Made {
+        ca: ca_certificate.pem(),
+        ca_key: ca_der,
+        server: server_certificate.pem(),
+        server_key: zeroize::Zeroizing::new(server_key.serialize_pem()),
+    })
+}
+
+/// The first certificate of a PEM file, as DER.
+pub fn certificate_der(pem: &[u8]) -> Result<Vec<u8>> {
+    let certificate = CertificateDer::from_pem_slice(pem).context("there is no certificate in PEM in it")?;
+    Ok(certificate.as_ref().to_vec())
+}
+
+/// Believes one authority, or the public ones.
+pub fn client_config(ca_der: Option<Vec<u8>>) -> Result<rustls::ClientConfig> {
+    let mut roots = rustls::RootCertStore::empty();
+    match ca_der {
+        Some(der) => roots.add(CertificateDer::from(der)).context("the certificate authority is unusable")?,
+        None => roots.extend(webpki_roots::TLS_SERVER_ROOTS.iter().cloned()),
+    }
+    let provider = Arc::new(rustls::crypto::ring::default_provider());
+    Ok(rustls::ClientConfig::builder_with_provider(provider)
+        .with_safe_default_protocol_versions()
+        .context("TLS cannot be set up")?
+        .with_root_certificates(roots)
+        .with_no_client_auth())
+}
+
+/// A private key in PKCS#8, without a passphrase.
+pub fn plain_pem(der: &[u8]) -> Result<zeroize::Zeroizing<String>> {
+    let key = KeyPair::try_from(der).context("the key cannot be read back")?;
+    Ok(zeroize::Zeroizing::new(key.serialize_pem()))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_made_certificate_is_by_the_made_authority() {
+        let made = make("muster.example").unwrap();
+        assert!(client_config(Some(certificate_der(made.ca.as_bytes()).unwrap())).is_ok());
+        assert!(certificate_der(made.server.as_bytes()).is_ok());
+        assert!(plain_pem(&made.ca_key).unwrap().starts_with("-----BEGIN PRIVATE KEY-----"));
+        assert!(certificate_der(b"hello").is_err());
+    }
+}

@@ -1,0 +1,100 @@
+//! Following an update until every machine has settled.
+
+use std::collections::BTreeMap;
+use std::process::ExitCode;
+use std::time::Duration;
+
+use anyhow::Result;
+use muster_protocol::api::OPERATOR_MACHINES;
+use muster_protocol::clock::Clock as _;
+use muster_protocol::ids::{Generation, MachineName};
+use muster_protocol::operator::{Condition, MachineView};
+use serde::Deserialize;
+
+use super::api::Api;
+use super::status;
+
+/// The exit code where machines had not settled when the limit was reached.
+const UNSETTLED: u8 = 3;
+const WAIT_SECONDS: u64 = 30;
+
+#[derive(Debug, Deserialize)]
+struct Changes {
+    cursor: u64,
+}
+
+/// The number of the last change that the controller knows of.
+pub async fn cursor(api: &Api) -> Result<u64> {
+    changes(api, 0, 0).await
+}
+
+async fn changes(api: &Api, after: u64, wait: u64) -> Result<u64> {
+    let path = format!("/v1/operator/changes?after={after}&wait={wait}");
+    let changes: Changes = api.get_waiting(&path, Duration::from_secs(wait)).await?;
+    Ok(changes.cursor)
+}
+
+/// How a followed machine stands to its generation. Pure.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Settled {
+    Good,
+    Bad,
+    /// It joins when it is back; nobody waits for it.
+    Later,
+    NotYet,
+}
+
+fn settled(view: &MachineView, generation: Generation) -> Settled {
+    let superseded =
+        view.published.as_ref().is_some_and(|published| published.target.generation > generation);
+    match view.condition {
+        _ if superseded => Settled::Later,
+        Condition::UpToDate | Condition::Degraded => Settled::Good,
+        Condition::Offline | Condition::Invited => Settled::Later,
+        condition if condition.is_bad() => Settled::Bad,
+        _ => Settled::NotYet,
+    }
+}
+
+/// Prints each change of a followed machine; the exit code says whether all came well.
+pub async fn follow(
+    api: &Api,
+    followed: &[(MachineName, Generation)],
+    mut after: u64,
+    limit: Duration,
+) -> Result<ExitCode> {
+    let end = api.clock.awake() + limit;
+    let mut told: BTreeMap<MachineName, String> = BTreeMap::new();
+    loop {
+        let machines: Vec<MachineView> = api.get(OPERATOR_MACHINES).await?;
+        let views: Vec<(&MachineView, Settled)> = followed
+            .iter()
+            .filter_map(|(name, generation)| {
+                let view = machines.iter().find(|view| &view.machine == name)?;
+                Some((view, settled(view, *generation)))
+            })
+            .collect();
+        for (view, _) in &views {
+            let note = status::note(view);
+            let separator = if note.is_empty() { "" } else { ": " };
+            let line = format!("{}  {}{separator}{note}", view.machine, view.condition.as_str());
+            if told.get(&view.machine) != Some(&line) {
+                println!("{line}");
+                told.insert(view.machine.clone(), line);
+            }
+        }
+        let any = |wanted: Settled| views.iter().any(|(_, settled)| *settled == wanted);
+        if !any(Settled::NotYet) {
+            if any(Settled::Later) {
+                println!("Machines that are offline or not yet enrolled take it when they come.");
+            }
+            return Ok(if any(Settled::Bad) { ExitCode::FAILURE } else { ExitCode::SUCCESS });
+        }
+        let left = end.saturating_sub(api.clock.awake());
+        if left.is_zero() {
+            eprintln!("Not every machine has settled within {} s; see `muster status`.", limit.as_secs());
+            return Ok(ExitCode::from(UNSETTLED));
+        }
+        after = changes(api, after, WAIT_SECONDS.min(left.as_secs().max(1))).await?;
+    }
+}

@@ -1,0 +1,117 @@
+//! How a machine fares: one pure function of what is known of it and the time, used by everybody who asks.
+
+use muster_protocol::checkin::{CheckIn, Phase};
+use muster_protocol::clock::UnixMillis;
+use muster_protocol::operator::{Condition, MachineView, Published, Standing};
+use muster_protocol::report::EventKind;
+use muster_protocol::target::Action;
+
+use crate::store::Machine;
+
+/// After how long without a word a machine counts as offline.
+fn silence_ms(poll_seconds: u64) -> i64 {
+    i64::try_from(poll_seconds)
+        .unwrap_or(i64::MAX / 4000)
+        .saturating_mul(3)
+        .saturating_add(120)
+        .saturating_mul(1000)
+}
+
+/// Decides a machine's condition. What is not known is never healthy.
+pub fn condition(machine: &Machine, poll_seconds: u64, now: UnixMillis) -> Condition {
+    match machine.standing() {
+        Standing::Invited => return Condition::Invited,
+        Standing::Revoked => return Condition::Revoked,
+        Standing::Enrolled => {}
+    }
+    let silent = |seen: UnixMillis| now.saturating_sub(seen) > silence_ms(poll_seconds);
+    if machine.seen_at.is_none_or(silent) {
+        return Condition::Offline;
+    }
+    let observed = machine.observed.as_ref();
+    if machine.clone_alarm_at.is_some() || observed.is_some_and(|told| told.refused.is_some()) {
+        return Condition::UnderAttack;
+    }
+    match (&machine.published, observed) {
+        (None, _) => Condition::NoGeneration,
+        (Some(_), None) => Condition::Updating,
+        (Some(published), Some(observed)) => progress(machine, published, observed),
+    }
+}
+
+/// Where a machine stands on the way to its latest generation.
+fn progress(machine: &Machine, published: &Published, observed: &CheckIn) -> Condition {
+    let latest = published.target.generation;
+    let outcome = machine.outcome.as_ref().filter(|outcome| outcome.generation == latest).map(|o| &o.kind);
+    let phase = (observed.phase_generation == Some(latest)).then_some(observed.phase);
+    if observed.phase == Phase::NeedsHuman {
+        return Condition::NeedsHuman;
+    }
+    let degraded = matches!(outcome, Some(EventKind::Confirmed { degraded, .. }) if !degraded.is_empty());
+    let healthy = if degraded { Condition::Degraded } else { Condition::UpToDate };
+    if confirmed(published, observed) {
+        return healthy;
+    }
+    match phase {
+        Some(Phase::RolledBack) => Condition::RolledBack,
+        Some(Phase::Failed) => Condition::Failed,
+        // It was confirmed once and runs something else now: somebody changed it, and it stays so.
+        Some(Phase::Confirmed) => match outcome {
+            Some(EventKind::Confirmed { .. }) => Condition::NeedsHuman,
+            _ => Condition::Updating,
+        },
+        // It rests: what it told last is how it ended.
+        Some(Phase::Idle | Phase::Unknown) | None => match outcome {
+            Some(EventKind::RolledBack { .. }) => Condition::RolledBack,
+            Some(EventKind::Failed { .. }) => Condition::Failed,
+            Some(EventKind::NeedsHuman { .. }) => Condition::NeedsHuman,
+            // An event may come before the check-in that shows it.
+            _ => Condition::Updating,
+        },
+        Some(_) => Condition::Updating,
+    }
+}
+
+/// Whether the machine says that it has confirmed the latest generation, and is seen to run it.
+fn confirmed(published: &Published, observed: &CheckIn) -> bool {
+    let latest = published.target.generation;
+    let by_phase = observed.phase == Phase::Confirmed && observed.phase_generation == Some(latest);
+    // Nothing is to run after a dry activation.
+    if published.target.action == Action::DryActivate && by_phase {
+        return true;
+    }
+    observed.runs.as_ref().is_some_and(|runs| {
+        runs.running == published.target.output && (runs.generation == Some(latest) || by_phase)
+    })
+}
+
+/// What operators are shown of a machine.
+pub fn view(machine: Machine, poll_seconds: u64, now: UnixMillis) -> MachineView {
+    let (condition, standing) = (condition(&machine, poll_seconds, now), machine.standing());
+    let observed = machine.observed;
+    MachineView {
+        machine: machine.name,
+        class: machine.class,
+        system: machine.system,
+        tags: machine.tags,
+        standing,
+        condition,
+        published: machine.published,
+        phase: observed.as_ref().map(|told| told.phase),
+        phase_generation: observed.as_ref().and_then(|told| told.phase_generation),
+        note: observed.as_ref().and_then(|told| told.note.clone()),
+        refused: observed.as_ref().and_then(|told| told.refused),
+        clone_alarm: machine.clone_alarm_at.is_some(),
+        holds: observed.as_ref().map(|told| told.holds).unwrap_or_default(),
+        runs: observed.and_then(|told| told.runs),
+        agent: machine.agent,
+        age: machine.age,
+        key: machine.key,
+        enrolled_at: machine.enrolled_at,
+        last_seen: machine.seen_at,
+        clock_skew_ms: machine.clock_skew_ms,
+    }
+}
+
+#[cfg(test)]
+mod tests;

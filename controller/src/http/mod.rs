@@ -1,0 +1,155 @@
+//! The controller's HTTP API: routes, and what all of them share.
+
+mod auth;
+mod body;
+mod cache;
+pub mod connection;
+mod machine_api;
+mod narinfo;
+mod operator_api;
+mod problem;
+mod public;
+mod publish;
+pub mod roots;
+mod tuf_files;
+mod wakers;
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use axum::Router;
+use axum::body::Body;
+use axum::extract::{Request, State};
+use axum::http::{HeaderMap, StatusCode, header};
+use axum::middleware::{self, Next};
+use axum::response::{IntoResponse as _, Response};
+use axum::routing::{get, post};
+use muster_protocol::api::{self, ProblemCode};
+use muster_protocol::clock::{Clock, UnixMillis};
+use muster_protocol::operator::MAX_REQUEST_BYTES;
+use tokio::sync::watch;
+
+use crate::server_config::Limits;
+use crate::signer::OnlineSigner;
+use crate::store::blobs::Blobs;
+use crate::store::{Cursor, Store};
+
+use problem::{Refused, refuse};
+use roots::Roots;
+use wakers::Wakers;
+
+/// How long a small body may take to arrive.
+const BODY_WAIT: Duration = Duration::from_secs(30);
+
+/// What every request sees.
+pub struct App {
+    pub store: Store,
+    pub blobs: Blobs,
+    pub roots: Roots,
+    pub signer: OnlineSigner,
+    pub clock: Arc<dyn Clock>,
+    pub limits: Limits,
+    pub wakers: Wakers,
+    /// The fleet's cursor, as far as this process moved it.
+    pub cursor: watch::Sender<Cursor>,
+    /// True once the server stops: long polls end.
+    pub stopping: watch::Receiver<bool>,
+}
+
+pub type Shared = Arc<App>;
+
+impl App {
+    fn now(&self) -> UnixMillis {
+        self.clock.unix_ms()
+    }
+    fn now_s(&self) -> i64 {
+        self.clock.unix_seconds()
+    }
+    /// Ends when the server is told to stop.
+    async fn stopped(&self) {
+        let _ = self.stopping.clone().wait_for(|stopping| *stopping).await;
+    }
+    /// Tells the operators who wait that something changed.
+    fn changed(&self, cursor: Cursor) {
+        self.cursor.send_if_modified(|held| {
+            let newer = cursor > *held;
+            *held = cursor.max(*held);
+            newer
+        });
+    }
+}
+
+pub fn router(app: Shared) -> Router {
+    let machines = api::OPERATOR_MACHINES;
+    Router::new()
+        .route(api::FLEET, get(public::fleet))
+        .route("/v1/root/{file}", get(public::root))
+        .route(api::ENROL, post(machine_api::enrol))
+        .route(api::CHECKIN, post(machine_api::check_in))
+        .route(api::REPORTS, post(machine_api::reports))
+        .route("/v1/machines/{name}/poll", get(machine_api::poll))
+        .route("/v1/machines/{name}/tuf/{file}", get(tuf_files::metadata))
+        .route("/v1/machines/{name}/tuf/targets/{of}/{file}", get(tuf_files::target))
+        .route("/cache/nix-cache-info", get(cache::info))
+        .route("/cache/{file}", get(cache::get_narinfo).put(cache::put_narinfo))
+        .route("/cache/nar/{file}", get(cache::get_nar).put(cache::put_nar))
+        .route(api::OPERATOR_SESSION, post(operator_api::session))
+        .route("/v1/operator/changes", get(operator_api::changes))
+        .route(machines, get(operator_api::machines).post(operator_api::add))
+        .route(&format!("{machines}/{{name}}"), get(operator_api::machine))
+        .route(&format!("{machines}/{{name}}/revoke"), post(operator_api::revoke))
+        .route(&format!("{machines}/{{name}}/generations"), post(publish::publish))
+        .route(&format!("{machines}/{{name}}/history"), get(operator_api::history))
+        .fallback(nothing_here)
+        .method_not_allowed_fallback(other_method)
+        .layer(middleware::from_fn_with_state(app.clone(), outermost))
+        .with_state(app)
+}
+
+async fn nothing_here() -> Refused {
+    Refused::not_found(
+        "there is nothing at this address: see that the controller and this program are of one version",
+    )
+}
+
+async fn other_method() -> Refused {
+    let message =
+        "this address does not take this method: see that the controller and this program are of one version";
+    refuse(StatusCode::METHOD_NOT_ALLOWED, ProblemCode::NotFound, message)
+}
+
+/// Logs each request, and gives every refusal the one form, those of the framework too.
+async fn outermost(State(app): State<Shared>, request: Request, next: Next) -> Response {
+    let (method, path, began) =
+        (request.method().clone(), request.uri().path().to_owned(), app.clock.awake());
+    let response = next.run(request).await;
+    let (status, ms) = (response.status().as_u16(), (app.clock.awake() - began).as_millis());
+    tracing::debug!(%method, path, status, ms, "answered");
+    if !response.status().is_client_error() && !response.status().is_server_error() {
+        return response;
+    }
+    let kind = response.headers().get(header::CONTENT_TYPE);
+    if kind.is_some_and(|kind| kind.as_bytes().starts_with(b"application/json")) {
+        return response;
+    }
+    in_one_form(response).await
+}
+
+async fn in_one_form(response: Response) -> Response {
+    let status = response.status();
+    let text = match axum::body::to_bytes(response.into_body(), 4096).await {
+        Ok(bytes) if !bytes.is_empty() => String::from_utf8_lossy(&bytes).into_owned(),
+        _ => format!("the controller refuses this request ({status})"),
+    };
+    refuse(status, ProblemCode::Malformed, text).into_response()
+}
+
+/// The whole body of a small request.
+async fn small_body(headers: &HeaderMap, body: Body, limit: usize) -> Result<axum::body::Bytes, Refused> {
+    body::whole(headers, body, limit, BODY_WAIT).await
+}
+
+/// The whole body of an operator's request.
+async fn operator_body(headers: &HeaderMap, body: Body) -> Result<axum::body::Bytes, Refused> {
+    small_body(headers, body, MAX_REQUEST_BYTES).await
+}

@@ -1,0 +1,130 @@
+//! What operators ask, each request signed by one of them.
+
+use std::time::Duration;
+
+use axum::Json;
+use axum::extract::{Path, Query, State};
+use axum::http::StatusCode;
+use muster_protocol::api::{MAX_POLL_SECONDS, ProblemCode};
+use muster_protocol::ids::MachineName;
+use muster_protocol::operator::{AddMachine, HistoryEntry, MachineView, SESSION_SECONDS, Session};
+use serde::{Deserialize, Serialize};
+
+use super::auth::Signed;
+use super::body;
+use super::machine_api::machine_name;
+use super::problem::{Refused, refuse};
+use super::{App, Shared};
+use crate::fleet;
+use crate::store::Refusal;
+
+/// How many generations a history shows unless asked, and at most.
+const HISTORY: u32 = 20;
+const MAX_HISTORY: u32 = 200;
+
+pub async fn session(State(app): State<Shared>, signed: Signed) -> Result<Json<Session>, Refused> {
+    let bearer = app.store.open_session(&signed.deed(), app.now_s()).await?;
+    Ok(Json(Session { bearer, expires_in: SESSION_SECONDS }))
+}
+
+pub async fn machines(State(app): State<Shared>, _: Signed) -> Result<Json<Vec<MachineView>>, Refused> {
+    let now = app.now();
+    let machines = app.store.machines().await?;
+    Ok(Json(machines.into_iter().map(|machine| fleet::view(machine, app.limits.poll_seconds, now)).collect()))
+}
+
+pub async fn machine(
+    State(app): State<Shared>,
+    Path(name): Path<String>,
+    _: Signed,
+) -> Result<Json<MachineView>, Refused> {
+    view(&app, &machine_name(&name)?).await
+}
+
+pub async fn add(State(app): State<Shared>, signed: Signed) -> Result<Json<MachineView>, Refused> {
+    let new: AddMachine = body::json("a new machine", &signed.body)?;
+    if new.system.class() != new.class {
+        let message =
+            format!("a {} machine does not build {}: correct the class or the system", new.class, new.system);
+        return Err(refuse(StatusCode::UNPROCESSABLE_ENTITY, ProblemCode::WrongClass, message));
+    }
+    if new.expires <= app.now_s() {
+        let message = "the token would have expired already: see that your clock is right and make another";
+        return Err(refuse(StatusCode::UNPROCESSABLE_ENTITY, ProblemCode::TokenExpired, message));
+    }
+    let cursor = app.store.add_machine(&new, &signed.deed()).await?;
+    tracing::info!(machine = %new.machine, operator = signed.key.short(), "a token was made");
+    app.changed(cursor);
+    view(&app, &new.machine).await
+}
+
+pub async fn revoke(
+    State(app): State<Shared>,
+    Path(name): Path<String>,
+    signed: Signed,
+) -> Result<Json<MachineView>, Refused> {
+    let machine = machine_name(&name)?;
+    let cursor = app.store.revoke(&machine, &signed.deed()).await?;
+    tracing::info!(%machine, operator = signed.key.short(), "revoked");
+    app.wakers.wake(&machine);
+    app.changed(cursor);
+    view(&app, &machine).await
+}
+
+#[derive(Deserialize)]
+pub struct Limit {
+    limit: Option<u32>,
+}
+
+pub async fn history(
+    State(app): State<Shared>,
+    Path(name): Path<String>,
+    Query(Limit { limit }): Query<Limit>,
+    _: Signed,
+) -> Result<Json<Vec<HistoryEntry>>, Refused> {
+    let machine = machine_name(&name)?;
+    known(&app, &machine).await?;
+    let limit = limit.unwrap_or(HISTORY).min(MAX_HISTORY);
+    Ok(Json(app.store.history(&machine, limit).await?))
+}
+
+#[derive(Deserialize)]
+pub struct Changes {
+    #[serde(default)]
+    after: u64,
+    #[serde(default)]
+    wait: u64,
+}
+
+#[derive(Serialize)]
+pub struct Cursor {
+    cursor: u64,
+}
+
+/// Waits until anything that any machine did was stored, or an operator changed something.
+pub async fn changes(
+    State(app): State<Shared>,
+    Query(changes): Query<Changes>,
+    _: Signed,
+) -> Result<Json<Cursor>, Refused> {
+    let mut cursor = app.cursor.subscribe();
+    let wait = Duration::from_secs(changes.wait.min(MAX_POLL_SECONDS));
+    tokio::select! {
+        // Another one, not a higher one: a restored database may stand behind what the operator saw.
+        _ = cursor.wait_for(|cursor| *cursor != changes.after) => {}
+        () = tokio::time::sleep(wait) => {}
+        () = app.stopped() => {}
+    }
+    let cursor = *cursor.borrow();
+    Ok(Json(Cursor { cursor }))
+}
+
+pub async fn known(app: &App, name: &MachineName) -> Result<crate::store::Machine, Refused> {
+    let machine = app.store.machine(name).await?;
+    machine.ok_or_else(|| Refusal::Unknown(name.clone()).into())
+}
+
+pub async fn view(app: &App, name: &MachineName) -> Result<Json<MachineView>, Refused> {
+    let machine = known(app, name).await?;
+    Ok(Json(fleet::view(machine, app.limits.poll_seconds, app.now())))
+}

@@ -1,0 +1,149 @@
+//! Every refusal is one sentence in JSON with a code that programs may decide by.
+
+use axum::Json;
+use axum::http::{HeaderValue, StatusCode, header};
+use axum::response::{IntoResponse, Response};
+use muster_protocol::api::{Problem, ProblemCode};
+use muster_protocol::report::Attack;
+use muster_protocol::tuf::TufError;
+
+use crate::store::{CheckInRefusal, EnrolRefusal, PublishRefusal, Refusal, ReportRefusal, StoreError};
+
+/// An answer that is not a success.
+#[derive(Debug)]
+pub struct Refused {
+    pub status: StatusCode,
+    pub code: ProblemCode,
+    pub message: String,
+}
+
+pub fn refuse(status: StatusCode, code: ProblemCode, message: impl Into<String>) -> Refused {
+    Refused { status, code, message: message.into() }
+}
+
+impl Refused {
+    pub fn malformed(message: impl Into<String>) -> Self {
+        refuse(StatusCode::BAD_REQUEST, ProblemCode::Malformed, message)
+    }
+    pub fn not_found(message: impl Into<String>) -> Self {
+        refuse(StatusCode::NOT_FOUND, ProblemCode::NotFound, message)
+    }
+    pub fn unauthorised(message: impl Into<String>) -> Self {
+        refuse(StatusCode::UNAUTHORIZED, ProblemCode::Unauthorised, message)
+    }
+    pub fn too_large(limit: u64) -> Self {
+        let message = format!("this is larger than the {limit} bytes that the controller takes here");
+        refuse(StatusCode::PAYLOAD_TOO_LARGE, ProblemCode::TooLarge, message)
+    }
+}
+
+impl IntoResponse for Refused {
+    fn into_response(self) -> Response {
+        if self.status.is_server_error() {
+            tracing::error!(status = self.status.as_u16(), "{}", self.message);
+        } else {
+            tracing::debug!(status = self.status.as_u16(), "{}", self.message);
+        }
+        let (status, problem) = (self.status, Problem { code: self.code, message: self.message });
+        let mut response = (status, Json(problem)).into_response();
+        let headers = response.headers_mut();
+        if status == StatusCode::UNAUTHORIZED {
+            // Nix's curl sends the password of its netrc only where HTTP Basic is asked for (RFC 7617).
+            headers.insert(header::WWW_AUTHENTICATE, HeaderValue::from_static("Basic realm=\"muster\""));
+        }
+        if status == StatusCode::SERVICE_UNAVAILABLE {
+            headers.insert(header::RETRY_AFTER, HeaderValue::from_static("5"));
+        }
+        response
+    }
+}
+
+impl From<StoreError> for Refused {
+    fn from(error: StoreError) -> Self {
+        let (status, code) = match error {
+            StoreError::Full => (StatusCode::INSUFFICIENT_STORAGE, ProblemCode::StorageFull),
+            StoreError::Busy => (StatusCode::SERVICE_UNAVAILABLE, ProblemCode::Busy),
+            _ => (StatusCode::INTERNAL_SERVER_ERROR, ProblemCode::Internal),
+        };
+        refuse(status, code, error.to_string())
+    }
+}
+
+impl From<EnrolRefusal> for Refused {
+    fn from(error: EnrolRefusal) -> Self {
+        let (status, code) = match error {
+            EnrolRefusal::Store(error) => return error.into(),
+            EnrolRefusal::TokenUnknown => (StatusCode::NOT_FOUND, ProblemCode::TokenUnknown),
+            EnrolRefusal::TokenUsed(_) => (StatusCode::GONE, ProblemCode::TokenUsed),
+            EnrolRefusal::TokenExpired(_) => (StatusCode::GONE, ProblemCode::TokenExpired),
+            EnrolRefusal::BadCode(_) => (StatusCode::FORBIDDEN, ProblemCode::BadSignature),
+            EnrolRefusal::OtherMachine { .. } => (StatusCode::FORBIDDEN, ProblemCode::Unauthorised),
+            EnrolRefusal::WrongClass { .. } => (StatusCode::FORBIDDEN, ProblemCode::WrongClass),
+            EnrolRefusal::KeyTaken => (StatusCode::CONFLICT, ProblemCode::Conflict),
+            EnrolRefusal::Revoked(_) => (StatusCode::FORBIDDEN, ProblemCode::Revoked),
+        };
+        refuse(status, code, error.to_string())
+    }
+}
+
+impl From<CheckInRefusal> for Refused {
+    fn from(error: CheckInRefusal) -> Self {
+        let (status, code) = match error {
+            CheckInRefusal::Store(error) => return error.into(),
+            CheckInRefusal::NotEnrolled(_) => (StatusCode::FORBIDDEN, ProblemCode::Revoked),
+            CheckInRefusal::Sequence { .. } => (StatusCode::CONFLICT, ProblemCode::Sequence),
+            CheckInRefusal::OutOfRange(_) => (StatusCode::BAD_REQUEST, ProblemCode::Malformed),
+        };
+        refuse(status, code, error.to_string())
+    }
+}
+
+impl From<ReportRefusal> for Refused {
+    fn from(error: ReportRefusal) -> Self {
+        let (status, code) = match error {
+            ReportRefusal::Store(error) => return error.into(),
+            ReportRefusal::NotEnrolled(_) => (StatusCode::FORBIDDEN, ProblemCode::Revoked),
+            ReportRefusal::Gap { .. } => (StatusCode::CONFLICT, ProblemCode::Sequence),
+        };
+        refuse(status, code, error.to_string())
+    }
+}
+
+impl From<Refusal> for Refused {
+    fn from(error: Refusal) -> Self {
+        let (status, code) = match error {
+            Refusal::Store(error) => return error.into(),
+            Refusal::Unknown(_) => (StatusCode::NOT_FOUND, ProblemCode::UnknownMachine),
+            Refusal::Enrolled(_) | Refusal::TokenTaken => (StatusCode::CONFLICT, ProblemCode::Conflict),
+        };
+        refuse(status, code, error.to_string())
+    }
+}
+
+impl From<PublishRefusal> for Refused {
+    fn from(error: PublishRefusal) -> Self {
+        let (status, code) = match error {
+            PublishRefusal::Store(error) => return error.into(),
+            PublishRefusal::Unknown(_) => (StatusCode::NOT_FOUND, ProblemCode::UnknownMachine),
+            PublishRefusal::Revoked(_) => (StatusCode::FORBIDDEN, ProblemCode::Revoked),
+            PublishRefusal::NotNext { .. } | PublishRefusal::Changed(_) => {
+                (StatusCode::CONFLICT, ProblemCode::Conflict)
+            }
+            PublishRefusal::Sign(_) => (StatusCode::INTERNAL_SERVER_ERROR, ProblemCode::Internal),
+        };
+        refuse(status, code, error.to_string())
+    }
+}
+
+/// A publication that no machine would accept.
+pub fn unacceptable(error: &TufError) -> Refused {
+    let code = match error.attack() {
+        Some(Attack::ForgedSignature) => ProblemCode::BadSignature,
+        Some(Attack::WrongClass) => ProblemCode::WrongClass,
+        Some(Attack::EndlessData) => ProblemCode::TooLarge,
+        _ => ProblemCode::Malformed,
+    };
+    let message =
+        format!("the machine would refuse this generation: {error}; sign it anew with `muster update`");
+    refuse(StatusCode::UNPROCESSABLE_ENTITY, code, message)
+}

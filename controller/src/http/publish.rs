@@ -1,0 +1,54 @@
+//! Publishing a generation: checked as the machine will check it, then stored with its timestamp.
+
+use axum::Json;
+use axum::extract::{Path, State};
+use axum::http::StatusCode;
+use muster_protocol::api::ProblemCode;
+use muster_protocol::machine::can_take;
+use muster_protocol::operator::{MachineView, Publication, Standing};
+use muster_protocol::tuf::repository::check_publication;
+
+use super::auth::Signed;
+use super::machine_api::machine_name;
+use super::operator_api::{known, view};
+use super::problem::{Refused, refuse, unacceptable};
+use super::{Shared, body};
+use crate::store::{NewGeneration, PublishRefusal};
+
+pub async fn publish(
+    State(app): State<Shared>,
+    Path(name): Path<String>,
+    signed: Signed,
+) -> Result<Json<MachineView>, Refused> {
+    let name = machine_name(&name)?;
+    let publication: Publication = body::json("a signed generation", &signed.body)?;
+    let machine = known(&app, &name).await?;
+    if machine.standing() == Standing::Revoked {
+        return Err(PublishRefusal::Revoked(name).into());
+    }
+    let now = app.now_s();
+    let checked = check_publication(app.roots.current().newest(), &name, machine.class, &publication, now)
+        .map_err(|error| unacceptable(&error))?;
+    // Invariant I6 holds for the CPU too, which the signed metadata does not know.
+    can_take((machine.class, &machine.system), checked.target.class, &checked.target.system).map_err(
+        |error| {
+            let message = format!("{name} cannot take this generation: {error}");
+            refuse(StatusCode::UNPROCESSABLE_ENTITY, ProblemCode::WrongClass, message)
+        },
+    )?;
+    let new = NewGeneration {
+        machine: &name,
+        class: machine.class,
+        system: &machine.system,
+        publication: &publication,
+        target_sha256: &checked.target_sha256,
+        expires: checked.targets_expires,
+    };
+    let sign = |last, snapshot: &[u8]| app.signer.timestamp(&name, snapshot, last, now);
+    if let Some(cursor) = app.store.publish(new, &signed.deed(), sign).await? {
+        tracing::info!(machine = %name, generation = publication.generation.get(), operator = signed.key.short(), "published");
+        app.wakers.wake(&name);
+        app.changed(cursor);
+    }
+    view(&app, &name).await
+}

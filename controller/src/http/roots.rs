@@ -1,0 +1,145 @@
+//! The fleet's chain of roots: a folder of `1.root.json`, `2.root.json` …, read again when it changes.
+
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, PoisonError, RwLock};
+use std::time::SystemTime;
+
+use axum::body::Bytes;
+use muster_protocol::ids::Sha256;
+use muster_protocol::keys::PublicKey;
+use muster_protocol::tuf::TufError;
+use muster_protocol::tuf::metadata::{Role, Root};
+
+/// The largest root that is read, in bytes.
+const MAX_ROOT_BYTES: u64 = 1024 * 1024;
+
+#[derive(Debug, thiserror::Error)]
+pub enum RootsError {
+    #[error("cannot read {0}: {1}")]
+    Read(PathBuf, std::io::Error),
+    #[error("{0} has more than {MAX_ROOT_BYTES} bytes, so it is no root")]
+    TooLarge(PathBuf),
+    #[error("{0} is no root that machines would follow: {1}")]
+    Bad(PathBuf, TufError),
+    #[error("{0} holds no 1.root.json: `muster init` makes it")]
+    Empty(PathBuf),
+    #[error(
+        "the key {0} of online_key is not the one that the newest root names for timestamps: bring back that key, or have the root holders sign a root with this one"
+    )]
+    OnlineKey(String),
+}
+
+/// The chain as it stands in the folder, verified from its first root on.
+pub struct Chain {
+    files: Vec<Bytes>,
+    newest: Root,
+    changed: Option<SystemTime>,
+}
+
+impl Chain {
+    /// The fleet: SHA-256 of `1.root.json`.
+    pub fn fleet(&self) -> Sha256 {
+        Sha256::of(self.files.first().map_or(&[], |file| &file[..]))
+    }
+    pub fn newest(&self) -> &Root {
+        &self.newest
+    }
+    /// The bytes of `N.root.json`.
+    pub fn file(&self, version: u64) -> Option<&Bytes> {
+        let index = usize::try_from(version.checked_sub(1)?).ok()?;
+        self.files.get(index)
+    }
+    pub fn newest_file(&self) -> &[u8] {
+        self.files.last().map_or(&[], |file| &file[..])
+    }
+    pub fn knows(&self, root: &Sha256) -> bool {
+        self.files.iter().any(|file| Sha256::of(file) == *root)
+    }
+    pub fn is_operator(&self, key: &PublicKey) -> bool {
+        self.newest.keys_of(Role::Targets).contains(key)
+    }
+
+    fn read(folder: &Path) -> Result<Self, RootsError> {
+        let changed = modified(folder);
+        let first = folder.join("1.root.json");
+        let bytes = read(&first)?.ok_or_else(|| RootsError::Empty(folder.to_owned()))?;
+        let mut newest = Root::parse_self_signed(&bytes).map_err(|error| RootsError::Bad(first, error))?;
+        let mut files = vec![Bytes::from(bytes)];
+        loop {
+            let path = folder.join(format!("{}.root.json", files.len() + 1));
+            let Some(bytes) = read(&path)? else { break };
+            newest = newest.successor(&bytes).map_err(|error| RootsError::Bad(path, error))?;
+            files.push(bytes.into());
+        }
+        Ok(Self { files, newest, changed })
+    }
+}
+
+fn read(path: &Path) -> Result<Option<Vec<u8>>, RootsError> {
+    match std::fs::metadata(path) {
+        Ok(meta) if meta.len() > MAX_ROOT_BYTES => return Err(RootsError::TooLarge(path.to_owned())),
+        _ => {}
+    }
+    match std::fs::read(path) {
+        Ok(bytes) => Ok(Some(bytes)),
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(None),
+        Err(error) => Err(RootsError::Read(path.to_owned(), error)),
+    }
+}
+
+fn modified(folder: &Path) -> Option<SystemTime> {
+    std::fs::metadata(folder).and_then(|meta| meta.modified()).ok()
+}
+
+/// The folder, and what was last read of it.
+pub struct Roots {
+    folder: PathBuf,
+    chain: RwLock<Arc<Chain>>,
+    /// The last complaint, so that it is logged once.
+    complaint: RwLock<String>,
+}
+
+impl Roots {
+    /// Refuses a chain whose newest root gives the online key no role.
+    pub fn open(folder: &Path, online: &PublicKey) -> Result<Self, RootsError> {
+        let chain = Chain::read(folder)?;
+        if !chain.newest.keys_of(Role::Timestamp).contains(online) {
+            return Err(RootsError::OnlineKey(online.short()));
+        }
+        Ok(Self {
+            folder: folder.to_owned(),
+            chain: RwLock::new(Arc::new(chain)),
+            complaint: RwLock::default(),
+        })
+    }
+
+    /// The chain of now. A folder that cannot be read leaves the last good one in force.
+    pub fn current(&self) -> Arc<Chain> {
+        let held = self.chain.read().unwrap_or_else(PoisonError::into_inner).clone();
+        let changed = modified(&self.folder);
+        if changed.is_some() && changed == held.changed {
+            return held;
+        }
+        match Chain::read(&self.folder) {
+            Ok(chain) if chain.fleet() == held.fleet() => {
+                let chain = Arc::new(chain);
+                if chain.files.len() != held.files.len() {
+                    tracing::info!(version = chain.newest.version(), "a new root is in force");
+                }
+                *self.chain.write().unwrap_or_else(PoisonError::into_inner) = chain.clone();
+                chain
+            }
+            Ok(_) => self.complain(held, "its 1.root.json is of another fleet".into()),
+            Err(error) => self.complain(held, error.to_string()),
+        }
+    }
+
+    fn complain(&self, held: Arc<Chain>, complaint: String) -> Arc<Chain> {
+        let mut last = self.complaint.write().unwrap_or_else(PoisonError::into_inner);
+        if *last != complaint {
+            tracing::warn!("{}: {complaint}; the last good roots stay in force", self.folder.display());
+            *last = complaint;
+        }
+        held
+    }
+}

@@ -1,0 +1,69 @@
+//! A machine's TUF repository, read by that machine and by operators.
+
+use axum::extract::{Path, State};
+use axum::http::HeaderMap;
+use axum::response::Response;
+use muster_protocol::ids::{Generation, MachineName, Sha256};
+
+use super::Shared;
+use super::machine_api::machine_name;
+use super::problem::Refused;
+use super::public::{json_file, numbered, root_file};
+use crate::store::Files;
+
+pub async fn metadata(
+    State(app): State<Shared>,
+    Path((name, file)): Path<(String, String)>,
+    headers: HeaderMap,
+) -> Result<Response, Refused> {
+    let machine = machine_name(&name)?;
+    app.may_read(&headers, &machine).await?;
+    if file == "timestamp.json" {
+        return timestamp(&app, &machine).await;
+    }
+    if numbered(&file, "root").is_some() {
+        return root_file(&app, &file);
+    }
+    let version = |role| numbered(&file, role).and_then(|number| Generation::new(number).ok());
+    let which = match (version("targets"), version("snapshot")) {
+        (Some(number), _) => Files::Targets(number),
+        (_, Some(number)) => Files::Snapshot(number),
+        _ => return Err(Refused::not_found(format!("a TUF repository has no file {file}"))),
+    };
+    stored(&app, &machine, which).await
+}
+
+pub async fn target(
+    State(app): State<Shared>,
+    Path((name, of, file)): Path<(String, String, String)>,
+    headers: HeaderMap,
+) -> Result<Response, Refused> {
+    let machine = machine_name(&name)?;
+    app.may_read(&headers, &machine).await?;
+    let hash = file.strip_suffix(".generation.json").and_then(|hash| hash.parse::<Sha256>().ok());
+    match hash {
+        Some(hash) if of == machine.as_str() => stored(&app, &machine, Files::Target(hash)).await,
+        _ => Err(Refused::not_found(format!("targets are named targets/{machine}/HASH.generation.json"))),
+    }
+}
+
+async fn stored(app: &Shared, machine: &MachineName, which: Files) -> Result<Response, Refused> {
+    let bytes = app.store.file(machine, which).await?;
+    bytes.map(json_file).ok_or_else(|| Refused::not_found(format!("{machine} has no such file")))
+}
+
+/// Signed anew when less than half of its life is left.
+async fn timestamp(app: &Shared, machine: &MachineName) -> Result<Response, Refused> {
+    let now = app.now_s();
+    let timestamp = app
+        .store
+        .timestamp(
+            machine,
+            |held| app.signer.is_good(held, now),
+            |last, snapshot| app.signer.timestamp(machine, snapshot, last, now),
+        )
+        .await?;
+    let timestamp =
+        timestamp.ok_or_else(|| Refused::not_found(format!("nothing was published for {machine} yet")))?;
+    Ok(json_file(timestamp.bytes))
+}

@@ -1,0 +1,219 @@
+//! The controller's life: what it opens, in which order, and how it stops.
+
+use std::fs::{File, TryLockError};
+use std::future::Future;
+use std::net::SocketAddr;
+use std::os::unix::fs::DirBuilderExt as _;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::Duration;
+
+use axum_server::Handle;
+use axum_server::tls_rustls::{RustlsAcceptor, RustlsConfig};
+use muster_protocol::clock::{Clock, SystemClock};
+use rustls::pki_types::pem::PemObject as _;
+use rustls::pki_types::{CertificateDer, PrivateKeyDer};
+use tokio::sync::watch;
+use tokio::task::JoinHandle;
+
+use crate::http::connection::Gate;
+use crate::http::roots::{Roots, RootsError};
+use crate::http::{App, router};
+use crate::server_config::{ConfigError, ServerConfig, TlsFiles};
+use crate::signer::OnlineSigner;
+use crate::store::blobs::{BlobError, Blobs};
+use crate::store::{Store, StoreError};
+
+/// How long a client may take to send the head of a request.
+const HEAD_WAIT: Duration = Duration::from_secs(30);
+/// How large the head of a request may be.
+const MAX_HEAD_BYTES: usize = 64 * 1024;
+/// How long requests that run may go on after the order to stop.
+const GRACE: Duration = Duration::from_secs(10);
+/// How often what has ended by itself is forgotten.
+const SWEEP: Duration = Duration::from_secs(600);
+
+/// Why the controller does not start, or stopped.
+#[derive(Debug, thiserror::Error)]
+pub enum ServerError {
+    #[error(transparent)]
+    Config(#[from] ConfigError),
+    #[error(transparent)]
+    Roots(#[from] RootsError),
+    #[error(transparent)]
+    Store(#[from] StoreError),
+    #[error(transparent)]
+    Blobs(#[from] BlobError),
+    #[error("cannot use the data folder {0}: {1}")]
+    Data(PathBuf, std::io::Error),
+    #[error(
+        "another controller uses the data folder {0}: stop it, or name another folder as data in controller.toml"
+    )]
+    Locked(PathBuf),
+    #[error("cannot listen on {0}: {1}; write another address or port as listen in controller.toml")]
+    Listen(SocketAddr, std::io::Error),
+    #[error("the certificate {0} cannot be used: {1}")]
+    Certificate(PathBuf, String),
+    #[error("the server ended: {0}")]
+    Serve(std::io::Error),
+}
+
+/// Serves until `shutdown` is done.
+pub async fn run(config: &Path, shutdown: impl Future<Output = ()>) -> Result<(), ServerError> {
+    let server = Server::start(ServerConfig::load(config)?).await?;
+    tokio::pin!(shutdown);
+    let mut server = server;
+    tokio::select! {
+        () = &mut shutdown => {
+            tracing::info!("stopping");
+            server.stop().await
+        }
+        ended = &mut server.serving => ended_early(ended),
+    }
+}
+
+fn ended_early(ended: Result<std::io::Result<()>, tokio::task::JoinError>) -> Result<(), ServerError> {
+    match ended {
+        Ok(Ok(())) => Err(ServerError::Serve(std::io::Error::other("nobody asked for it"))),
+        Ok(Err(error)) => Err(ServerError::Serve(error)),
+        Err(error) => Err(ServerError::Serve(std::io::Error::other(error))),
+    }
+}
+
+/// A controller that answers.
+pub struct Server {
+    address: SocketAddr,
+    app: Arc<App>,
+    handle: Handle<SocketAddr>,
+    stopping: watch::Sender<bool>,
+    serving: JoinHandle<std::io::Result<()>>,
+    sweeping: JoinHandle<()>,
+    /// Held as long as the controller lives, so that no second one uses the folder.
+    _lock: File,
+}
+
+impl Server {
+    pub async fn start(config: ServerConfig) -> Result<Self, ServerError> {
+        Self::start_at(config, Arc::new(SystemClock::new())).await
+    }
+
+    /// Starts with a clock of the caller's.
+    pub async fn start_at(config: ServerConfig, clock: Arc<dyn Clock>) -> Result<Self, ServerError> {
+        let lock = open_data(&config.data)?;
+        let roots = Roots::open(&config.root, &config.online_key.public())?;
+        let tls = config.tls.as_ref().map(tls).transpose()?;
+        let store = Store::open(&config.data, &roots.current().fleet()).await?;
+        let blobs = Blobs::open(&config.data.join("blobs"))?;
+        store.sweep(clock.unix_seconds()).await?;
+        let (stopping, stops) = watch::channel(false);
+        let app = Arc::new(App {
+            cursor: watch::Sender::new(store.cursor().await?),
+            store,
+            blobs,
+            roots,
+            signer: OnlineSigner::new(config.online_key.clone(), config.limits.timestamp_seconds()),
+            clock,
+            wakers: Default::default(),
+            stopping: stops,
+            limits: config.limits.clone(),
+        });
+
+        let listen = |error| ServerError::Listen(config.listen, error);
+        let listener = std::net::TcpListener::bind(config.listen).map_err(listen)?;
+        let address = listener.local_addr().map_err(listen)?;
+        let handle = Handle::new();
+        let gate = Gate::new(config.limits.connections, config.limits.idle());
+        let (server, service) =
+            (http1(listener, handle.clone()).map_err(listen)?, router(app.clone()).into_make_service());
+        let serving = match tls {
+            None => tokio::spawn(server.acceptor(gate).serve(service)),
+            Some(tls) => {
+                tokio::spawn(server.acceptor(RustlsAcceptor::new(tls).acceptor(gate)).serve(service))
+            }
+        };
+        let sweeping = tokio::spawn(sweep(app.clone()));
+        tracing::info!(
+            fleet = app.roots.current().fleet().short(),
+            url = config.url,
+            "listening on {address}"
+        );
+        Ok(Self { address, app, handle, stopping, serving, sweeping, _lock: lock })
+    }
+
+    /// Where it listens, its port known.
+    pub fn address(&self) -> SocketAddr {
+        self.address
+    }
+
+    /// How many machines wait in a long poll.
+    pub fn waiting_machines(&self) -> usize {
+        self.app.wakers.len()
+    }
+
+    /// Ends long polls at once, lets other requests end, and closes the database.
+    pub async fn stop(self) -> Result<(), ServerError> {
+        self.stopping.send_replace(true);
+        self.handle.graceful_shutdown(Some(GRACE));
+        let ended = self.serving.await;
+        self.sweeping.abort();
+        self.app.store.close().await;
+        match ended {
+            Ok(Ok(())) => Ok(()),
+            other => ended_early(other),
+        }
+    }
+}
+
+/// A server for HTTP/1 whose clients may not dawdle over the head of a request.
+fn http1(
+    listener: std::net::TcpListener,
+    handle: Handle<SocketAddr>,
+) -> std::io::Result<axum_server::Server<SocketAddr>> {
+    let mut server = axum_server::from_tcp(listener)?
+        .http1_only()
+        .handle(handle)
+        .accept_error_handler(|peer, error| tracing::debug!(?peer, "a connection was not made: {error}"));
+    server.http_builder().http1().header_read_timeout(HEAD_WAIT).max_buf_size(MAX_HEAD_BYTES);
+    Ok(server)
+}
+
+/// Forgets ended bearers and nonces, for as long as the server lives.
+async fn sweep(app: Arc<App>) {
+    loop {
+        tokio::time::sleep(SWEEP).await;
+        if let Err(error) = app.store.sweep(app.clock.unix_seconds()).await {
+            tracing::warn!("old bearers could not be removed: {error}");
+        }
+    }
+}
+
+/// The folder, ours alone.
+fn open_data(folder: &Path) -> Result<File, ServerError> {
+    let failed = |error| ServerError::Data(folder.to_owned(), error);
+    std::fs::DirBuilder::new().recursive(true).mode(0o700).create(folder).map_err(failed)?;
+    let lock =
+        File::options().create(true).write(true).truncate(false).open(folder.join("lock")).map_err(failed)?;
+    match lock.try_lock() {
+        Ok(()) => Ok(lock),
+        Err(TryLockError::WouldBlock) => Err(ServerError::Locked(folder.to_owned())),
+        Err(TryLockError::Error(error)) => Err(failed(error)),
+    }
+}
+
+fn tls(files: &TlsFiles) -> Result<RustlsConfig, ServerError> {
+    let wrong = |error: &dyn std::fmt::Display| {
+        ServerError::Certificate(files.certificate.clone(), error.to_string())
+    };
+    let chain = CertificateDer::pem_file_iter(&files.certificate)
+        .and_then(|certificates| certificates.collect::<Result<Vec<_>, _>>())
+        .map_err(|error| wrong(&error))?;
+    let key = PrivateKeyDer::from_pem_file(&files.key)
+        .map_err(|error| wrong(&format_args!("its key {}: {error}", files.key.display())))?;
+    let provider = Arc::new(rustls::crypto::ring::default_provider());
+    let mut config = rustls::ServerConfig::builder_with_provider(provider)
+        .with_safe_default_protocol_versions()
+        .and_then(|builder| builder.with_no_client_auth().with_single_cert(chain, key))
+        .map_err(|error| wrong(&error))?;
+    config.alpn_protocols = vec![b"http/1.1".to_vec()];
+    Ok(RustlsConfig::from_config(Arc::new(config)))
+}

@@ -1,0 +1,309 @@
+//! The server's configuration, `controller.toml`: read once, checked, and passed as a value.
+
+use std::net::SocketAddr;
+use std::os::unix::fs::PermissionsExt as _;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use muster_protocol::api::MAX_POLL_SECONDS;
+use muster_protocol::keys::{KeyError, SecretKey, is_encrypted};
+use serde::Deserialize;
+
+/// What is wrong with the configuration, and what to write instead.
+#[derive(Debug, thiserror::Error)]
+pub enum ConfigError {
+    #[error("cannot read {file}: {error}; name the file that `muster init` wrote with --config")]
+    Read { file: PathBuf, error: std::io::Error },
+    #[error("{file} is not a controller's configuration: {error}")]
+    Format { file: PathBuf, error: Box<toml::de::Error> },
+    #[error("{file}: {key} {problem}")]
+    Value { file: PathBuf, key: &'static str, problem: String },
+}
+
+/// Checked, with every path absolute or relative to the working directory.
+#[derive(Debug, Clone)]
+pub struct ServerConfig {
+    pub listen: SocketAddr,
+    /// Where machines and operators reach this controller.
+    pub url: String,
+    /// `muster.db` and the folder `blobs`.
+    pub data: PathBuf,
+    /// The folder of `1.root.json`, `2.root.json` ….
+    pub root: PathBuf,
+    /// Signs timestamps, and can do nothing else.
+    pub online_key: SecretKey,
+    pub tls: Option<TlsFiles>,
+    pub limits: Limits,
+}
+
+#[derive(Debug, Clone)]
+pub struct TlsFiles {
+    pub certificate: PathBuf,
+    pub key: PathBuf,
+}
+
+/// What one client may take of the server. The defaults suit a fleet of some thousand machines.
+#[derive(Debug, Clone, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct Limits {
+    /// The largest archive that the cache takes, in bytes.
+    pub nar_bytes: u64,
+    /// How long a body that comes, or an answer that goes, may stand still, in seconds.
+    pub idle_seconds: u64,
+    /// How many connections may be open at once.
+    pub connections: usize,
+    /// How long machines are told to wait in a long poll, in seconds.
+    pub poll_seconds: u64,
+    /// How long a timestamp is good, in hours; it is signed anew after half of it.
+    pub timestamp_hours: u32,
+}
+
+impl Default for Limits {
+    fn default() -> Self {
+        Self {
+            nar_bytes: 4 * 1024 * 1024 * 1024,
+            idle_seconds: 60,
+            connections: 10_000,
+            poll_seconds: 55,
+            timestamp_hours: 24,
+        }
+    }
+}
+
+impl Limits {
+    pub fn idle(&self) -> Duration {
+        Duration::from_secs(self.idle_seconds)
+    }
+    /// The life of a timestamp, in seconds.
+    pub fn timestamp_seconds(&self) -> i64 {
+        i64::from(self.timestamp_hours) * 3600
+    }
+}
+
+/// As it stands in the file.
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct File {
+    listen: String,
+    url: String,
+    data: PathBuf,
+    root: PathBuf,
+    online_key: PathBuf,
+    tls: Option<TlsTable>,
+    #[serde(default)]
+    limits: Limits,
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct TlsTable {
+    certificate: PathBuf,
+    key: PathBuf,
+}
+
+impl ServerConfig {
+    pub fn load(path: &Path) -> Result<Self, ConfigError> {
+        let text = std::fs::read_to_string(path)
+            .map_err(|error| ConfigError::Read { file: path.to_owned(), error })?;
+        let file: File = toml::from_str(&text)
+            .map_err(|error| ConfigError::Format { file: path.to_owned(), error: Box::new(error) })?;
+        let folder = path.parent().unwrap_or(Path::new("")).to_owned();
+        Check { path, folder }.check(file)
+    }
+}
+
+struct Check<'a> {
+    path: &'a Path,
+    folder: PathBuf,
+}
+
+impl Check<'_> {
+    fn check(&self, file: File) -> Result<ServerConfig, ConfigError> {
+        let listen: SocketAddr = file.listen.parse().map_err(|_| {
+            let problem = format!(
+                "is '{}': write an address and a port, \"127.0.0.1:8443\" or \"[::]:8443\"",
+                file.listen
+            );
+            self.wrong("listen", problem)
+        })?;
+        self.check_url(&file.url)?;
+        if file.tls.is_none() && !listen.ip().is_loopback() {
+            let problem = format!(
+                "is missing, and listen = \"{listen}\" is open to others: write [tls] with certificate and key, \
+                 or listen on 127.0.0.1"
+            );
+            return Err(self.wrong("tls", problem));
+        }
+        let root = self.folder.join(file.root);
+        if !root.is_dir() {
+            let problem = format!("names {}, which is no folder; it must hold 1.root.json", root.display());
+            return Err(self.wrong("root", problem));
+        }
+        self.check_limits(&file.limits)?;
+        let tls = file.tls.map(|tls| self.tls(&tls)).transpose()?;
+        Ok(ServerConfig {
+            listen,
+            url: file.url,
+            data: self.folder.join(file.data),
+            root,
+            online_key: self.online_key(&self.folder.join(file.online_key))?,
+            tls,
+            limits: file.limits,
+        })
+    }
+
+    fn check_url(&self, url: &str) -> Result<(), ConfigError> {
+        let rest = url.strip_prefix("https://").or_else(|| url.strip_prefix("http://"));
+        match rest {
+            Some(rest) if !rest.is_empty() && !rest.starts_with('/') => Ok(()),
+            _ => Err(self.wrong("url", format!("is '{url}': write https://HOST:PORT, as machines reach it"))),
+        }
+    }
+
+    fn check_limits(&self, limits: &Limits) -> Result<(), ConfigError> {
+        for (key, good, problem) in [
+            ("limits.nar_bytes", limits.nar_bytes > 0, "must be at least 1"),
+            ("limits.idle_seconds", (1..=3600).contains(&limits.idle_seconds), "must be from 1 to 3600"),
+            ("limits.connections", limits.connections > 0, "must be at least 1"),
+            (
+                "limits.poll_seconds",
+                (1..=MAX_POLL_SECONDS).contains(&limits.poll_seconds),
+                "must be from 1 to 600",
+            ),
+            (
+                "limits.timestamp_hours",
+                (1..=8760).contains(&limits.timestamp_hours),
+                "must be from 1 to 8760",
+            ),
+        ] {
+            if !good {
+                return Err(self.wrong(key, problem.into()));
+            }
+        }
+        Ok(())
+    }
+
+    fn tls(&self, table: &TlsTable) -> Result<TlsFiles, ConfigError> {
+        let files =
+            TlsFiles { certificate: self.folder.join(&table.certificate), key: self.folder.join(&table.key) };
+        self.private_file("tls.key", &files.key)?;
+        Ok(files)
+    }
+
+    fn online_key(&self, path: &Path) -> Result<SecretKey, ConfigError> {
+        self.private_file("online_key", path)?;
+        let text = std::fs::read_to_string(path).map(zeroize::Zeroizing::new).map_err(|error| {
+            self.wrong("online_key", format!("names {}, which cannot be read: {error}", path.display()))
+        })?;
+        if is_encrypted(&text) {
+            let problem = format!(
+                "names {}, which wants a passphrase; the server starts alone, so write the key without one",
+                path.display()
+            );
+            return Err(self.wrong("online_key", problem));
+        }
+        SecretKey::from_pem(&text)
+            .map_err(|error: KeyError| self.wrong("online_key", format!("names {}: {error}", path.display())))
+    }
+
+    /// A private key that others may read is no private key.
+    fn private_file(&self, key: &'static str, path: &Path) -> Result<(), ConfigError> {
+        let meta = std::fs::metadata(path).map_err(|error| {
+            self.wrong(key, format!("names {}, which cannot be read: {error}", path.display()))
+        })?;
+        let mode = meta.permissions().mode() & 0o777;
+        if mode & 0o077 != 0 {
+            let path = path.display();
+            let problem =
+                format!("names {path}, which others may read (mode {mode:04o}): run `chmod 600 {path}`");
+            return Err(self.wrong(key, problem));
+        }
+        Ok(())
+    }
+
+    fn wrong(&self, key: &'static str, problem: String) -> ConfigError {
+        ConfigError::Value { file: self.path.to_owned(), key, problem }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    struct Folder(tempfile::TempDir);
+
+    impl Folder {
+        fn new() -> Self {
+            let dir = tempfile::tempdir().unwrap();
+            std::fs::create_dir(dir.path().join("root")).unwrap();
+            let key = SecretKey::generate().unwrap();
+            std::fs::write(dir.path().join("online.pem"), key.to_pem().unwrap().as_bytes()).unwrap();
+            let folder = Self(dir);
+            folder.mode("online.pem", 0o600);
+            folder
+        }
+        fn mode(&self, name: &str, mode: u32) {
+            let path = self.0.path().join(name);
+            std::fs::set_permissions(path, std::fs::Permissions::from_mode(mode)).unwrap();
+        }
+        fn load(&self, text: &str) -> Result<ServerConfig, ConfigError> {
+            let path = self.0.path().join("controller.toml");
+            std::fs::write(&path, text).unwrap();
+            ServerConfig::load(&path)
+        }
+    }
+
+    const GOOD: &str = r#"
+        listen = "127.0.0.1:8443"
+        url = "http://127.0.0.1:8443"
+        data = "data"
+        root = "root"
+        online_key = "online.pem"
+    "#;
+
+    #[test]
+    fn a_good_file_is_read_with_paths_relative_to_it() {
+        let folder = Folder::new();
+        let config = folder.load(GOOD).unwrap();
+        assert_eq!(config.data, folder.0.path().join("data"));
+        assert_eq!(config.limits.poll_seconds, 55);
+    }
+
+    #[test]
+    fn every_wrong_value_names_its_key_and_what_to_write() {
+        let folder = Folder::new();
+        for (from, to, want) in [
+            ("127.0.0.1:8443\"\n        url", "here\"\n        url", "listen is 'here'"),
+            ("listen = \"127.0.0.1:8443\"", "listen = \"0.0.0.0:8443\"", "tls is missing"),
+            ("url = \"http://127.0.0.1:8443\"", "url = \"muster\"", "url is 'muster'"),
+            ("root = \"root\"", "root = \"nowhere\"", "root names"),
+            ("online_key = \"online.pem\"", "online_key = \"none.pem\"", "online_key names"),
+            ("data = \"data\"", "dada = \"data\"", "dada"),
+            ("data = \"data\"", "", "data"),
+            (
+                "root = \"root\"",
+                "root = \"root\"\nlimits = {poll_seconds = 0}",
+                "limits.poll_seconds must be",
+            ),
+        ] {
+            let error = folder.load(&GOOD.replacen(from, to, 1)).unwrap_err().to_string();
+            assert!(error.contains(want), "{error}");
+        }
+    }
+
+    #[test]
+    fn a_key_that_others_may_read_is_refused_with_the_chmod() {
+        let folder = Folder::new();
+        folder.mode("online.pem", 0o640);
+        let error = folder.load(GOOD).unwrap_err().to_string();
+        assert!(error.contains("chmod 600") && error.contains("0640"), "{error}");
+    }
+
+    #[test]
+    fn an_encrypted_online_key_is_refused() {
+        let folder = Folder::new();
+        let text = SecretKey::generate().unwrap().to_encrypted_pem("secret").unwrap();
+        std::fs::write(folder.0.path().join("online.pem"), text.as_bytes()).unwrap();
+        assert!(folder.load(GOOD).unwrap_err().to_string().contains("passphrase"));
+    }
+}

@@ -1,0 +1,63 @@
+//! The online key. It signs timestamps and nothing else; no operator's or root key is ever here.
+
+use muster_protocol::ids::MachineName;
+use muster_protocol::keys::SecretKey;
+use muster_protocol::tuf::TufError;
+use muster_protocol::tuf::repository::sign_timestamp;
+
+use crate::store::Timestamp;
+
+#[derive(Debug, Clone)]
+pub struct OnlineSigner {
+    key: SecretKey,
+    /// How long a timestamp is good, in seconds.
+    life: i64,
+}
+
+impl OnlineSigner {
+    pub fn new(key: SecretKey, life: i64) -> Self {
+        Self { key, life }
+    }
+
+    /// A timestamp over a snapshot. Its version is the time, so that a restored backup bricks nobody; it is always
+    /// higher than the last one.
+    pub fn timestamp(
+        &self,
+        machine: &MachineName,
+        snapshot: &[u8],
+        last: u64,
+        now_s: i64,
+    ) -> Result<Timestamp, TufError> {
+        let version = u64::try_from(now_s).unwrap_or(0).max(last.saturating_add(1));
+        let expires = now_s.saturating_add(self.life);
+        let bytes = sign_timestamp(machine, snapshot, version, expires, &self.key)?;
+        Ok(Timestamp { bytes, version, expires, key: self.key.public() })
+    }
+
+    /// Whether a timestamp is this key's and has half its life before it.
+    pub fn is_good(&self, timestamp: &Timestamp, now_s: i64) -> bool {
+        let left = timestamp.expires.saturating_sub(now_s);
+        timestamp.key == self.key.public() && left >= self.life / 2
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const NOW: i64 = 1_800_000_000;
+
+    fn timestamp(version: u64, expires: i64, key: &SecretKey) -> Timestamp {
+        Timestamp { bytes: vec![], version, expires, key: key.public() }
+    }
+
+    #[test]
+    fn a_timestamp_is_renewed_after_half_its_life_or_under_a_new_key() {
+        let key = SecretKey::generate().unwrap();
+        let signer = OnlineSigner::new(key.clone(), 1000);
+        assert!(signer.is_good(&timestamp(1, NOW + 1000, &key), NOW));
+        assert!(signer.is_good(&timestamp(1, NOW + 500, &key), NOW));
+        assert!(!signer.is_good(&timestamp(1, NOW + 499, &key), NOW));
+        assert!(!signer.is_good(&timestamp(1, NOW + 1000, &SecretKey::generate().unwrap()), NOW));
+    }
+}

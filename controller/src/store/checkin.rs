@@ -1,0 +1,155 @@
+//! Check-ins: the sequence rule, what the machine said of itself, and its bearer, in one transaction.
+
+use muster_protocol::checkin::{BEARER_SECONDS, CheckIn, CheckInReply};
+use muster_protocol::clock::UnixMillis;
+use muster_protocol::ids::{MachineName, Sha256, to_hex};
+use muster_protocol::keys::{PublicKey, Signature};
+use muster_protocol::random;
+
+use super::machines::in_range;
+use super::{Cursor, Store, StoreError, Tx, access, changed, generation, sha256, signed, unsigned};
+
+/// A check-in whose signature is good.
+#[derive(Debug, Clone, Copy)]
+pub struct Seen<'a> {
+    pub checkin: &'a CheckIn,
+    /// The bytes that were signed.
+    pub body: &'a [u8],
+    pub key: &'a PublicKey,
+    pub signature: &'a Signature,
+    pub now: UnixMillis,
+    pub poll_seconds: u64,
+}
+
+/// What the machine is told.
+#[derive(Debug)]
+pub struct Answer {
+    pub reply: CheckInReply,
+    /// Where the fleet's changes stand, unless this was a repetition.
+    pub cursor: Option<Cursor>,
+}
+
+#[derive(Debug, thiserror::Error)]
+pub enum CheckInRefusal {
+    /// Its key was replaced or revoked while it asked.
+    #[error("machine {0} is not enrolled with this key: enrol it with a token of `muster machines add {0}`")]
+    NotEnrolled(MachineName),
+    #[error(
+        "check-in {seq} of {machine} is not newer than {last}: somebody else holds this machine's key, or its state was brought back from a backup; enrol it anew with a token of `muster machines add {machine} --replace`"
+    )]
+    Sequence { machine: MachineName, seq: u64, last: u64, cursor: Cursor },
+    #[error("the sequence number {0} is out of range: enrol the machine anew")]
+    OutOfRange(u64),
+    #[error(transparent)]
+    Store(#[from] StoreError),
+}
+impl From<sqlx::Error> for CheckInRefusal {
+    fn from(error: sqlx::Error) -> Self {
+        Self::Store(error.into())
+    }
+}
+
+#[derive(sqlx::FromRow)]
+struct Row {
+    seq: i64,
+    body_sha256: Option<Vec<u8>>,
+    bearer_salt: Option<Vec<u8>>,
+    reply: Option<String>,
+    reports_through: i64,
+    published: Option<i64>,
+}
+
+impl Store {
+    pub async fn check_in(&self, seen: Seen<'_>) -> Result<Answer, CheckInRefusal> {
+        let (checkin, now) = (seen.checkin, seen.now);
+        if !in_range(checkin.seq) {
+            return Err(CheckInRefusal::OutOfRange(checkin.seq));
+        }
+        let mut tx = self.sql.begin().await?;
+        let row: Option<Row> = sqlx::query_as(
+            "SELECT seq, body_sha256, bearer_salt, reply, reports_through, published
+             FROM machines WHERE name = $1 AND key = $2 AND revoked_at IS NULL",
+        )
+        .bind(checkin.machine.as_str())
+        .bind(seen.key.as_bytes().as_slice())
+        .fetch_optional(&mut *tx)
+        .await?;
+        let row = row.ok_or_else(|| CheckInRefusal::NotEnrolled(checkin.machine.clone()))?;
+        let last = unsigned(row.seq);
+        if checkin.seq <= last {
+            let body = Sha256::of(seen.body);
+            if checkin.seq == last && row.body_sha256.as_deref() == Some(body.as_bytes().as_slice()) {
+                return Ok(Answer { reply: repeated(&row, seen.signature)?, cursor: None });
+            }
+            let cursor = alarm(&mut tx, checkin, now).await?;
+            tx.commit().await?;
+            let (machine, seq) = (checkin.machine.clone(), checkin.seq);
+            return Err(CheckInRefusal::Sequence { machine, seq, last, cursor });
+        }
+        let salt = random::bytes::<32>().map_err(StoreError::from)?;
+        let mut reply = CheckInReply {
+            bearer: String::new(),
+            bearer_expires_in: BEARER_SECONDS,
+            generation: row.published.map(generation).transpose()?,
+            poll_seconds: seen.poll_seconds,
+            reports_through: unsigned(row.reports_through),
+        };
+        remember(&mut tx, seen, &salt, &reply).await?;
+        reply.bearer = bearer(&salt, seen.signature);
+        access::grant(&mut tx, &checkin.machine, &reply.bearer, now.div_euclid(1000)).await?;
+        let cursor = changed(&mut tx, &checkin.machine).await?;
+        tx.commit().await?;
+        Ok(Answer { reply, cursor: Some(cursor) })
+    }
+}
+
+async fn remember(
+    tx: &mut Tx,
+    seen: Seen<'_>,
+    salt: &[u8; 32],
+    reply: &CheckInReply,
+) -> Result<(), StoreError> {
+    let reply = serde_json::to_string(reply).map_err(|_| StoreError::Damaged("a reply"))?;
+    sqlx::query(
+        "UPDATE machines SET seq = $2, body_sha256 = $3, bearer_salt = $4, reply = $5, observed = $6,
+             seen_at = $7, clock_skew_ms = $8, agent = $9
+         WHERE name = $1",
+    )
+    .bind(seen.checkin.machine.as_str())
+    .bind(signed(seen.checkin.seq))
+    .bind(Sha256::of(seen.body).as_bytes().as_slice())
+    .bind(salt.as_slice())
+    .bind(reply)
+    .bind(String::from_utf8_lossy(seen.body))
+    .bind(seen.now)
+    .bind(seen.checkin.clock.saturating_sub(seen.now))
+    .bind(&seen.checkin.agent)
+    .execute(&mut **tx)
+    .await?;
+    Ok(())
+}
+
+async fn alarm(tx: &mut Tx, checkin: &CheckIn, now: UnixMillis) -> Result<Cursor, StoreError> {
+    sqlx::query("UPDATE machines SET clone_alarm_at = coalesce(clone_alarm_at, $2) WHERE name = $1")
+        .bind(checkin.machine.as_str())
+        .bind(now)
+        .execute(&mut **tx)
+        .await?;
+    changed(tx, &checkin.machine).await
+}
+
+/// The reply of the last check-in, as it was; its bearer comes from the salt and the signature again.
+fn repeated(row: &Row, signature: &Signature) -> Result<CheckInReply, StoreError> {
+    let damaged = || StoreError::Damaged("a cached reply");
+    let salt = sha256(row.bearer_salt.as_deref().ok_or_else(damaged)?)?;
+    let mut reply: CheckInReply =
+        serde_json::from_str(row.reply.as_deref().ok_or_else(damaged)?).map_err(|_| damaged())?;
+    reply.bearer = bearer(salt.as_bytes(), signature);
+    Ok(reply)
+}
+
+/// A bearer that the store can give again to whoever repeats the request, and that nobody can read from the store:
+/// it hangs on a random salt, kept here, and on the signature of the request, which is not.
+fn bearer(salt: &[u8; 32], signature: &Signature) -> String {
+    to_hex(Sha256::of(&[b"muster-bearer-v1\0".as_slice(), salt, signature.as_bytes()].concat()).as_bytes())
+}

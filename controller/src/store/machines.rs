@@ -1,0 +1,312 @@
+//! The machines as the operators see them: adding, revoking, reading.
+
+use std::collections::BTreeSet;
+
+use muster_protocol::checkin::CheckIn;
+use muster_protocol::clock::UnixMillis;
+use muster_protocol::ids::{Generation, MachineName, Tag};
+use muster_protocol::keys::PublicKey;
+use muster_protocol::machine::{Class, System};
+use muster_protocol::operator::{AddMachine, Published, Standing};
+use muster_protocol::report::EventKind;
+use muster_protocol::target::Target;
+use serde::{Deserialize, Serialize};
+
+use super::{Cursor, Deed, Store, StoreError, audit, changed, public_key, signed};
+
+/// Everything that is known of one machine.
+#[derive(Debug, Clone)]
+pub struct Machine {
+    pub name: MachineName,
+    pub class: Class,
+    pub system: System,
+    pub tags: BTreeSet<Tag>,
+    pub key: Option<PublicKey>,
+    pub age: Option<String>,
+    pub agent: Option<String>,
+    pub enrolled_at: Option<UnixMillis>,
+    pub revoked_at: Option<UnixMillis>,
+    pub seen_at: Option<UnixMillis>,
+    pub clock_skew_ms: Option<i64>,
+    pub clone_alarm_at: Option<UnixMillis>,
+    /// Its last check-in.
+    pub observed: Option<CheckIn>,
+    /// How the last generation that it told of ended.
+    pub outcome: Option<Outcome>,
+    pub published: Option<Published>,
+}
+
+impl Machine {
+    pub fn standing(&self) -> Standing {
+        match (self.revoked_at, self.key) {
+            (Some(_), _) => Standing::Revoked,
+            (None, Some(_)) => Standing::Enrolled,
+            (None, None) => Standing::Invited,
+        }
+    }
+}
+
+/// The last event that decided on a generation.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Outcome {
+    pub generation: Generation,
+    #[serde(flatten)]
+    pub kind: EventKind,
+}
+
+/// Why an operator's wish about a machine cannot be met.
+#[derive(Debug, thiserror::Error)]
+pub enum Refusal {
+    #[error("there is no machine {0}: add it with `muster machines add {0}`")]
+    Unknown(MachineName),
+    #[error("{0} is enrolled already: repeat with --replace if its key shall end when the new token is used")]
+    Enrolled(MachineName),
+    #[error("this token was made before: make a new one")]
+    TokenTaken,
+    #[error(transparent)]
+    Store(#[from] StoreError),
+}
+impl From<sqlx::Error> for Refusal {
+    fn from(error: sqlx::Error) -> Self {
+        Self::Store(error.into())
+    }
+}
+
+#[derive(sqlx::FromRow)]
+struct Row {
+    name: String,
+    class: String,
+    system: String,
+    tags: String,
+    key: Option<Vec<u8>>,
+    age: Option<String>,
+    agent: Option<String>,
+    enrolled_at: Option<i64>,
+    revoked_at: Option<i64>,
+    seen_at: Option<i64>,
+    clock_skew_ms: Option<i64>,
+    clone_alarm_at: Option<i64>,
+    observed: Option<String>,
+    outcome: Option<String>,
+    target: Option<Vec<u8>>,
+    expires: Option<i64>,
+    published_at: Option<i64>,
+    published_by: Option<Vec<u8>>,
+}
+
+impl Row {
+    fn machine(self) -> Result<Machine, StoreError> {
+        let damaged = || StoreError::Damaged("a machine");
+        let published = match (self.target, self.expires, self.published_at, self.published_by) {
+            (Some(target), Some(expires), Some(at), Some(by)) => Some(published(&target, expires, at, &by)?),
+            _ => None,
+        };
+        // What a machine once said may be of another version; then it is unknown, and unknown is not healthy.
+        let told = |text: Option<String>| text.and_then(|text| serde_json::from_str(&text).ok());
+        Ok(Machine {
+            name: self.name.parse().map_err(|_| damaged())?,
+            class: self.class.parse().map_err(|_| damaged())?,
+            system: self.system.parse().map_err(|_| damaged())?,
+            tags: serde_json::from_str(&self.tags).map_err(|_| damaged())?,
+            key: self.key.as_deref().map(public_key).transpose()?,
+            age: self.age,
+            agent: self.agent,
+            enrolled_at: self.enrolled_at,
+            revoked_at: self.revoked_at,
+            seen_at: self.seen_at,
+            clock_skew_ms: self.clock_skew_ms,
+            clone_alarm_at: self.clone_alarm_at,
+            observed: told(self.observed),
+            outcome: self.outcome.and_then(|text| serde_json::from_str(&text).ok()),
+            published,
+        })
+    }
+}
+
+pub(super) fn published(
+    target: &[u8],
+    expires: i64,
+    at: UnixMillis,
+    by: &[u8],
+) -> Result<Published, StoreError> {
+    let target: Target = serde_json::from_slice(target).map_err(|_| StoreError::Damaged("a target"))?;
+    Ok(Published { target, at, by: public_key(by)?, expires })
+}
+
+macro_rules! select {
+    ($tail:literal) => {
+        concat!(
+            "SELECT m.name, m.class, m.system, m.tags, m.key, m.age, m.agent, m.enrolled_at, m.revoked_at,
+                    m.seen_at, m.clock_skew_ms, m.clone_alarm_at, m.observed, m.outcome,
+                    g.target, g.expires, g.published_at, g.published_by
+             FROM machines m
+             LEFT JOIN generations g ON g.machine = m.name AND g.generation = m.published ",
+            $tail
+        )
+    };
+}
+
+impl Store {
+    pub async fn machine(&self, name: &MachineName) -> Result<Option<Machine>, StoreError> {
+        let row: Option<Row> = sqlx::query_as(select!("WHERE m.name = $1"))
+            .bind(name.as_str())
+            .fetch_optional(self.sql.read())
+            .await?;
+        row.map(Row::machine).transpose()
+    }
+
+    /// All of them, by name.
+    pub async fn machines(&self) -> Result<Vec<Machine>, StoreError> {
+        let rows: Vec<Row> = sqlx::query_as(select!("ORDER BY m.name")).fetch_all(self.sql.read()).await?;
+        rows.into_iter().map(Row::machine).collect()
+    }
+
+    /// A new machine, or a new token for one; an earlier token that nobody used ends.
+    pub async fn add_machine(&self, new: &AddMachine, deed: &Deed<'_>) -> Result<Cursor, Refusal> {
+        let name = new.machine.as_str();
+        let mut tx = self.sql.begin().await?;
+        let taken: bool = sqlx::query_scalar("SELECT EXISTS (SELECT 1 FROM tokens WHERE id = $1)")
+            .bind(new.token.as_bytes().as_slice())
+            .fetch_one(&mut *tx)
+            .await?;
+        if taken {
+            return Err(Refusal::TokenTaken);
+        }
+        let known: Option<(Option<Vec<u8>>, Option<i64>)> =
+            sqlx::query_as("SELECT key, revoked_at FROM machines WHERE name = $1")
+                .bind(name)
+                .fetch_optional(&mut *tx)
+                .await?;
+        let tags = serde_json::to_string(&new.tags).map_err(|_| StoreError::Damaged("tags"))?;
+        match known {
+            Some((Some(_), None)) if !new.replace => return Err(Refusal::Enrolled(new.machine.clone())),
+            // The old machine stays what it is until the token is used.
+            Some((Some(_), None)) => {
+                sqlx::query("UPDATE machines SET tags = $2 WHERE name = $1")
+                    .bind(name)
+                    .bind(&tags)
+                    .execute(&mut *tx)
+                    .await?;
+            }
+            Some(_) => {
+                sqlx::query(
+                    "UPDATE machines SET class = $2, system = $3, tags = $4, key = NULL, revoked_at = NULL
+                     WHERE name = $1",
+                )
+                .bind(name)
+                .bind(new.class.as_str())
+                .bind(new.system.as_str())
+                .bind(&tags)
+                .execute(&mut *tx)
+                .await?;
+            }
+            None => {
+                sqlx::query(
+                    "INSERT INTO machines (name, class, system, tags, added_at) VALUES ($1, $2, $3, $4, $5)",
+                )
+                .bind(name)
+                .bind(new.class.as_str())
+                .bind(new.system.as_str())
+                .bind(&tags)
+                .bind(deed.at)
+                .execute(&mut *tx)
+                .await?;
+            }
+        }
+        sqlx::query("DELETE FROM tokens WHERE machine = $1 AND used_at IS NULL")
+            .bind(name)
+            .execute(&mut *tx)
+            .await?;
+        sqlx::query(
+            "INSERT INTO tokens (id, machine, class, check_key, expires, made_at)
+             VALUES ($1, $2, $3, $4, $5, $6)",
+        )
+        .bind(new.token.as_bytes().as_slice())
+        .bind(name)
+        .bind(new.class.as_str())
+        .bind(new.check_key.as_bytes().as_slice())
+        .bind(new.expires)
+        .bind(deed.at)
+        .execute(&mut *tx)
+        .await?;
+        let detail = if new.replace { "a token that replaces it" } else { "a token" };
+        audit(&mut tx, deed, "machine-added", Some(&new.machine), detail).await?;
+        let cursor = changed(&mut tx, &new.machine).await?;
+        tx.commit().await?;
+        Ok(cursor)
+    }
+
+    /// Ends a machine's access: its key, its bearers, and any token that was made for it.
+    pub async fn revoke(&self, name: &MachineName, deed: &Deed<'_>) -> Result<Cursor, Refusal> {
+        let mut tx = self.sql.begin().await?;
+        let done = sqlx::query("UPDATE machines SET revoked_at = coalesce(revoked_at, $2) WHERE name = $1")
+            .bind(name.as_str())
+            .bind(deed.at)
+            .execute(&mut *tx)
+            .await?;
+        if done.rows_affected() == 0 {
+            return Err(Refusal::Unknown(name.clone()));
+        }
+        for query in [
+            "DELETE FROM bearers WHERE machine = $1",
+            "DELETE FROM tokens WHERE machine = $1 AND used_at IS NULL",
+        ] {
+            sqlx::query(query).bind(name.as_str()).execute(&mut *tx).await?;
+        }
+        audit(&mut tx, deed, "machine-revoked", Some(name), "").await?;
+        let cursor = changed(&mut tx, name).await?;
+        tx.commit().await?;
+        Ok(cursor)
+    }
+
+    /// Notes that a machine is there, at most every half minute.
+    pub async fn seen(&self, name: &MachineName, now: UnixMillis) -> Result<(), StoreError> {
+        const APART_MS: i64 = 30_000;
+        let stale: bool = sqlx::query_scalar(
+            "SELECT EXISTS (SELECT 1 FROM machines WHERE name = $1 AND coalesce(seen_at, 0) < $2)",
+        )
+        .bind(name.as_str())
+        .bind(now.saturating_sub(APART_MS))
+        .fetch_one(self.sql.read())
+        .await?;
+        if stale {
+            let mut tx = self.sql.begin().await?;
+            sqlx::query("UPDATE machines SET seen_at = $2 WHERE name = $1")
+                .bind(name.as_str())
+                .bind(now)
+                .execute(&mut *tx)
+                .await?;
+            tx.commit().await?;
+        }
+        Ok(())
+    }
+
+    /// The latest published generation of a machine.
+    pub async fn latest(&self, name: &MachineName) -> Result<Option<Generation>, StoreError> {
+        let number: Option<Option<i64>> =
+            sqlx::query_scalar("SELECT published FROM machines WHERE name = $1")
+                .bind(name.as_str())
+                .fetch_optional(self.sql.read())
+                .await?;
+        number.flatten().map(super::generation).transpose()
+    }
+}
+
+impl Outcome {
+    /// The outcome that an event tells, if it decides on a generation.
+    pub(super) fn of(generation: Option<Generation>, kind: &EventKind) -> Option<Self> {
+        let decides = matches!(
+            kind,
+            EventKind::Confirmed { .. }
+                | EventKind::RolledBack { .. }
+                | EventKind::Failed { .. }
+                | EventKind::NeedsHuman { .. }
+        );
+        Some(Self { generation: generation.filter(|_| decides)?, kind: kind.clone() })
+    }
+}
+
+/// Sequence numbers and counters beyond this are nobody's honest ones.
+pub(super) fn in_range(number: u64) -> bool {
+    signed(number) < i64::MAX
+}

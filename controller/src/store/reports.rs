@@ -1,0 +1,154 @@
+//! Events of machines: each stored once and in order (I7), as the bytes that came.
+
+use std::collections::BTreeMap;
+
+use muster_protocol::clock::UnixMillis;
+use muster_protocol::ids::{Generation, MachineName};
+use muster_protocol::keys::PublicKey;
+use muster_protocol::report::{Event, EventKind};
+
+use super::machines::{Outcome, in_range};
+use super::{Cursor, Store, StoreError, changed, signed, unsigned};
+
+/// The most events of one generation that the history shows: the newest.
+const SHOWN: i64 = 1000;
+
+/// One event of a batch.
+#[derive(Debug, Clone)]
+pub struct NewEvent {
+    pub seq: u64,
+    pub generation: Option<Generation>,
+    /// JSON, as it came.
+    pub raw: String,
+}
+
+#[derive(Debug, thiserror::Error)]
+pub enum ReportRefusal {
+    #[error("machine {0} is not enrolled with this key: enrol it with a token of `muster machines add {0}`")]
+    NotEnrolled(MachineName),
+    #[error(
+        "the events of {machine} go on with {found}, and {wanted} is missing: send them from {wanted} on"
+    )]
+    Gap { machine: MachineName, wanted: u64, found: u64 },
+    #[error(transparent)]
+    Store(#[from] StoreError),
+}
+impl From<sqlx::Error> for ReportRefusal {
+    fn from(error: sqlx::Error) -> Self {
+        Self::Store(error.into())
+    }
+}
+
+/// What became of a batch.
+#[derive(Debug, Clone, Copy)]
+pub struct Stored {
+    pub through: u64,
+    /// Where the fleet's changes stand, unless nothing was new.
+    pub cursor: Option<Cursor>,
+}
+
+impl Store {
+    /// Stores what is new of a batch. Numbers below `oldest` that never came are gone for good.
+    pub async fn report(
+        &self,
+        machine: &MachineName,
+        key: &PublicKey,
+        oldest: u64,
+        events: &[NewEvent],
+        now: UnixMillis,
+    ) -> Result<Stored, ReportRefusal> {
+        let mut tx = self.sql.begin().await?;
+        let row: Option<(i64, i64)> = sqlx::query_as(
+            "SELECT enrolment, reports_through FROM machines
+             WHERE name = $1 AND key = $2 AND revoked_at IS NULL",
+        )
+        .bind(machine.as_str())
+        .bind(key.as_bytes().as_slice())
+        .fetch_optional(&mut *tx)
+        .await?;
+        let (enrolment, through) = row.ok_or_else(|| ReportRefusal::NotEnrolled(machine.clone()))?;
+        let mut through = unsigned(through);
+        let before = through;
+        if in_range(oldest) && oldest > 0 {
+            through = through.max(oldest - 1);
+        }
+        let mut outcome = None;
+        for event in events.iter().filter(|event| event.seq > before) {
+            if event.seq != through.saturating_add(1) {
+                let wanted = through.saturating_add(1);
+                return Err(ReportRefusal::Gap { machine: machine.clone(), wanted, found: event.seq });
+            }
+            sqlx::query(
+                "INSERT INTO events (machine, enrolment, seq, generation, received_at, event)
+                 VALUES ($1, $2, $3, $4, $5, $6)",
+            )
+            .bind(machine.as_str())
+            .bind(enrolment)
+            .bind(signed(event.seq))
+            .bind(event.generation.map(|generation| signed(generation.get())))
+            .bind(now)
+            .bind(&event.raw)
+            .execute(&mut *tx)
+            .await?;
+            through = event.seq;
+            outcome = Outcome::of(event.generation, &kind(&event.raw)).or(outcome);
+        }
+        if through == before {
+            return Ok(Stored { through, cursor: None });
+        }
+        let outcome = match outcome {
+            Some(outcome) => {
+                Some(serde_json::to_string(&outcome).map_err(|_| StoreError::Damaged("an outcome"))?)
+            }
+            None => None,
+        };
+        sqlx::query(
+            "UPDATE machines SET reports_through = $2, outcome = coalesce($3, outcome), seen_at = $4
+             WHERE name = $1",
+        )
+        .bind(machine.as_str())
+        .bind(signed(through))
+        .bind(outcome)
+        .bind(now)
+        .execute(&mut *tx)
+        .await?;
+        let cursor = changed(&mut tx, machine).await?;
+        tx.commit().await?;
+        Ok(Stored { through, cursor: Some(cursor) })
+    }
+
+    /// The events of some generations of a machine, the oldest first.
+    pub(super) async fn events(
+        &self,
+        machine: &MachineName,
+        generations: &[Generation],
+    ) -> Result<BTreeMap<Generation, Vec<Event>>, StoreError> {
+        let mut all = BTreeMap::new();
+        for &generation in generations {
+            let rows: Vec<(i64, i64, String)> = sqlx::query_as(
+                "SELECT seq, received_at, event FROM events WHERE machine = $1 AND generation = $2
+                 ORDER BY enrolment DESC, seq DESC LIMIT $3",
+            )
+            .bind(machine.as_str())
+            .bind(signed(generation.get()))
+            .bind(SHOWN)
+            .fetch_all(self.sql.read())
+            .await?;
+            let events = rows.into_iter().rev().map(|(seq, received_at, raw)| {
+                serde_json::from_str(&raw).unwrap_or(Event {
+                    seq: unsigned(seq),
+                    at: received_at,
+                    generation: Some(generation),
+                    kind: EventKind::Unknown,
+                })
+            });
+            all.insert(generation, events.collect());
+        }
+        Ok(all)
+    }
+}
+
+/// An event of another version that this one cannot read is unknown, and no reason to refuse the batch.
+fn kind(raw: &str) -> EventKind {
+    serde_json::from_str::<Event>(raw).map_or(EventKind::Unknown, |event| event.kind)
+}

@@ -1,0 +1,68 @@
+//! Where the programs under test are, and Nix's.
+
+use std::env;
+use std::path::{Path, PathBuf};
+
+use anyhow::{Context as _, Result};
+
+/// The folder with `muster`, `muster-agent` and `muster-machine`: `MUSTER_BIN_DIR`, or the folder of this build.
+pub fn folder() -> Result<PathBuf> {
+    if let Some(folder) = env::var_os("MUSTER_BIN_DIR") {
+        return Ok(PathBuf::from(folder));
+    }
+    let own = env::current_exe().context("this program cannot find itself")?;
+    let folder = own.parent().context("a program lies in a folder")?;
+    // Tests lie in `deps`, below the programs.
+    Ok(if folder.ends_with("deps") { folder.parent().unwrap_or(folder) } else { folder }.to_path_buf())
+}
+
+/// One of them, with what to do where it is missing.
+pub fn find(name: &str) -> Result<PathBuf> {
+    let program = folder()?.join(name);
+    anyhow::ensure!(
+        program.is_file(),
+        "there is no {}: run `cargo build --workspace --features muster-agent/stand-in` first, or set MUSTER_BIN_DIR",
+        program.display()
+    );
+    Ok(program)
+}
+
+/// A program of the host, by `PATH`.
+pub fn of_the_host(name: &str) -> Option<PathBuf> {
+    let nix = ["/run/current-system/sw/bin", "/nix/var/nix/profiles/default/bin"];
+    env::var_os("PATH")
+        .iter()
+        .flat_map(env::split_paths)
+        .chain(nix.iter().map(PathBuf::from))
+        .map(|folder| folder.join(name))
+        .find(|file| file.is_file())
+}
+
+/// A shell without shared libraries, to be `/bin/sh` in the sandbox of a machine's own store.
+pub fn static_shell() -> Option<PathBuf> {
+    env::var_os("MUSTER_BUSYBOX")
+        .map(PathBuf::from)
+        .into_iter()
+        .chain(["/bin/busybox", "/usr/bin/busybox"].map(PathBuf::from))
+        .find(|file| file.is_file())
+}
+
+/// The Nix name of this host.
+pub fn host_system() -> String {
+    let kernel = if cfg!(target_os = "macos") { "darwin" } else { "linux" };
+    format!("{}-{kernel}", env::consts::ARCH)
+}
+
+/// Settings of every Nix process of the tests: no cache but the fleet's, nothing of the machine's own configuration needed.
+pub fn nix_config(more: &str) -> String {
+    format!(
+        "experimental-features = nix-command flakes\nsubstituters =\nbuild-users-group =\nwarn-dirty = false\n\
+         flake-registry =\n{more}"
+    )
+}
+
+/// Joins a folder and a program's name if the file is there.
+pub fn in_folder(folder: &Path, name: &str) -> Option<PathBuf> {
+    let file = folder.join(name);
+    file.is_file().then_some(file)
+}

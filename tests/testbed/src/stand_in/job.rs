@@ -1,0 +1,97 @@
+//! What systemd calls a service and launchd a job, as far as both are stood in for.
+
+use std::collections::BTreeMap;
+use std::path::PathBuf;
+
+use serde::{Deserialize, Serialize};
+
+/// launchd's own path (`launchd.plist(5)`); a machine's `bin` is put before it.
+pub const LAUNCHD_PATH: &str = "/usr/bin:/bin:/usr/sbin:/sbin";
+/// systemd's path for services of the system (`systemd.exec(5)`); a machine's `bin` is put before it.
+pub const SYSTEMD_PATH: &str = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Manager {
+    Launchd,
+    Systemd,
+}
+
+impl Manager {
+    pub fn path(self) -> &'static str {
+        match self {
+            Self::Launchd => LAUNCHD_PATH,
+            Self::Systemd => SYSTEMD_PATH,
+        }
+    }
+}
+
+/// When a job that ended is started again.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Restart {
+    Never,
+    Always,
+    OnFailure,
+}
+
+/// What ends together with the job's first process.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Together {
+    /// Nothing (`AbandonProcessGroup`, `KillMode=process`).
+    Nothing,
+    /// Its process group, as launchd does it.
+    Group,
+    /// Everything that it started, as a cgroup does it.
+    Everything,
+}
+
+/// A job as its plist or unit describes it.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Job {
+    /// The label, or the name of the unit.
+    pub name: String,
+    pub manager: Manager,
+    /// The plist or unit file; a transient unit has none.
+    pub source: Option<PathBuf>,
+    /// The program first. Looked for in the machine, then on the host.
+    pub arguments: Vec<String>,
+    pub environment: BTreeMap<String, String>,
+    pub folder: Option<PathBuf>,
+    pub stdout: Option<PathBuf>,
+    pub stderr: Option<PathBuf>,
+    /// Whether it runs as soon as it is loaded.
+    pub start: bool,
+    pub restart: Restart,
+    /// launchd: the least time between two starts. systemd: the time between an end and the next start. In milliseconds.
+    pub pause_ms: u64,
+    /// How long it may take to end before it is killed, in milliseconds.
+    pub patience_ms: u64,
+    pub together: Together,
+    /// Forgotten as soon as it ends (`--collect`).
+    pub collect: bool,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub enum State {
+    /// Loaded, and not running.
+    Waiting,
+    Running,
+    /// It ended badly and is not started again by itself.
+    Failed,
+}
+
+/// How a job fares.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Status {
+    pub job: Job,
+    pub state: State,
+    pub pid: Option<i32>,
+    pub runs: u64,
+    /// The exit code, or minus the number of the signal.
+    pub last_exit: Option<i32>,
+}
+
+impl Status {
+    pub fn new(job: Job) -> Self {
+        Self { job, state: State::Waiting, pid: None, runs: 0, last_exit: None }
+    }
+}

@@ -1,0 +1,133 @@
+//! Whoever stole the controller's address: stands between machines and controller, and answers as it likes.
+
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+use anyhow::Result;
+use axum::body::Bytes;
+use axum::extract::{Request, State};
+use axum::http::{HeaderMap, Method, StatusCode};
+use axum::response::{IntoResponse, Response};
+
+/// One answer on its way to the machine.
+#[derive(Debug, Clone)]
+pub struct Answer {
+    pub method: String,
+    pub path: String,
+    pub status: u16,
+    pub body: Vec<u8>,
+}
+
+type Rule = Box<dyn FnMut(&mut Answer) + Send>;
+
+/// Runs until it is dropped.
+pub struct Thief {
+    pub url: String,
+    shared: Arc<Shared>,
+    _runtime: tokio::runtime::Runtime,
+}
+
+struct Shared {
+    upstream: Mutex<String>,
+    rule: Mutex<Option<Rule>>,
+    seen: Mutex<Vec<Answer>>,
+    client: reqwest::Client,
+}
+
+/// The limits of one request and one answer.
+const PATIENCE: Duration = Duration::from_secs(120);
+const MAX_BODY: usize = 64 * 1024 * 1024;
+
+impl Thief {
+    /// Listens on a port of its own and passes everything on to `upstream` (`http://ADDRESS`), once it is told it.
+    pub fn start() -> Result<Self> {
+        let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build()?;
+        #[allow(clippy::disallowed_methods)]
+        let client = reqwest::Client::builder().timeout(PATIENCE).no_proxy().build()?;
+        let shared = Arc::new(Shared {
+            upstream: Mutex::default(),
+            rule: Mutex::new(None),
+            seen: Mutex::default(),
+            client,
+        });
+        let listener = runtime.block_on(tokio::net::TcpListener::bind("127.0.0.1:0"))?;
+        let url = format!("http://{}", listener.local_addr()?);
+        let router = axum::Router::new().fallback(pass).with_state(Arc::clone(&shared));
+        runtime.spawn(async move {
+            let _ = axum::serve(listener, router).await;
+        });
+        Ok(Self { url, shared, _runtime: runtime })
+    }
+
+    pub fn passes_on_to(&self, upstream: &str) {
+        *lock(&self.shared.upstream) = upstream.to_owned();
+    }
+
+    /// From now on every answer goes through `rule`.
+    pub fn bend(&self, rule: impl FnMut(&mut Answer) + Send + 'static) {
+        *lock(&self.shared.rule) = Some(Box::new(rule));
+    }
+
+    /// Back to honesty.
+    pub fn behave(&self) {
+        *lock(&self.shared.rule) = None;
+    }
+
+    /// Everything that was passed on honestly so far, with the machine's paths.
+    pub fn seen(&self) -> Vec<Answer> {
+        lock(&self.shared.seen).clone()
+    }
+
+    pub fn forget(&self) {
+        lock(&self.shared.seen).clear();
+    }
+}
+
+fn lock<T>(mutex: &Mutex<T>) -> std::sync::MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+async fn pass(State(shared): State<Arc<Shared>>, request: Request) -> Response {
+    let (parts, body) = request.into_parts();
+    let Ok(body) = axum::body::to_bytes(body, MAX_BODY).await else {
+        return StatusCode::PAYLOAD_TOO_LARGE.into_response();
+    };
+    let path = parts.uri.path_and_query().map_or("/".into(), ToString::to_string);
+    match ask(&shared, &parts.method, &path, &parts.headers, body).await {
+        Ok((headers, mut answer)) => {
+            lock(&shared.seen).push(answer.clone());
+            if let Some(rule) = lock(&shared.rule).as_mut() {
+                rule(&mut answer);
+            }
+            let status = StatusCode::from_u16(answer.status).unwrap_or(StatusCode::BAD_GATEWAY);
+            let mut response = (status, answer.body).into_response();
+            for name in ["content-type", "www-authenticate", "retry-after"] {
+                if let Some(value) = headers.get(name) {
+                    response.headers_mut().insert(name, value.clone());
+                }
+            }
+            response
+        }
+        Err(error) => (StatusCode::BAD_GATEWAY, error.to_string()).into_response(),
+    }
+}
+
+async fn ask(
+    shared: &Shared,
+    method: &Method,
+    path: &str,
+    headers: &HeaderMap,
+    body: Bytes,
+) -> reqwest::Result<(HeaderMap, Answer)> {
+    let upstream = lock(&shared.upstream).clone();
+    let mut request = shared.client.request(method.clone(), format!("{upstream}{path}")).body(body);
+    for (name, value) in headers {
+        if !["host", "connection", "content-length", "transfer-encoding", "expect"].contains(&name.as_str()) {
+            request = request.header(name, value);
+        }
+    }
+    let response = request.send().await?;
+    let (status, headers) = (response.status().as_u16(), response.headers().clone());
+    let body = response.bytes().await?.to_vec();
+    Ok((headers, Answer { method: method.to_string(), path: path.to_owned(), status, body }))
+}

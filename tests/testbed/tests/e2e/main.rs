@@ -1,0 +1,12 @@
+//! The main job end to end: real Nix, real signatures, real HTTP, a real database, real files.
+//!
+//! Operator and machines never share a Nix store: what a machine builds came through the cache.
+
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
+
+mod agent_updates;
+mod bad_input;
+mod common;
+mod faults;
+mod generations;
+mod stolen;

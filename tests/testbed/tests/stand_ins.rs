@@ -1,0 +1,400 @@
+//! The example systems on the stand-ins, with no Muster in between: they must behave as the real ones do before
+//! anything that runs on them proves anything.
+
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
+
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::process::{Command, Output};
+use std::time::Duration;
+
+use muster_protocol::clock::{Clock as _, SystemClock};
+use muster_protocol::ids::StorePath;
+use muster_protocol::machine::Class;
+use muster_testbed::fixture::{Fixture, Listed, attribute};
+use muster_testbed::machine::{AGENT_LABEL, AGENT_UNIT, Machine, Plan, finish};
+use muster_testbed::programs;
+
+/// A machine with its first system, whose agent is a script that sleeps, and the flake that it comes from.
+struct Bench {
+    machine: Machine,
+    listed: Listed,
+    fixture: Fixture,
+    _folder: tempfile::TempDir,
+}
+
+impl Drop for Bench {
+    fn drop(&mut self) {
+        let _ = self.machine.stop(true);
+    }
+}
+
+impl Bench {
+    fn new(class: Class) -> Self {
+        let folder = tempfile::Builder::new().prefix("muster-stand-ins.").tempdir().unwrap();
+        let system = match class {
+            Class::Nixos => programs::host_system().replace("darwin", "linux"),
+            Class::Darwin => "aarch64-darwin".to_owned(),
+        };
+        let place = folder.path().join("machine");
+        let mut listed = Listed::new("tester", &system).unwrap();
+        let plan = Plan::new(class, listed.system.clone(), sleeper(folder.path()));
+        if !plan.own_store {
+            fs::create_dir_all(&place).unwrap();
+            listed.root = Some(fs::canonicalize(&place).unwrap());
+        }
+        let fixture = Fixture::make(&folder.path().join("flake"), std::slice::from_ref(&listed)).unwrap();
+        let machine = Machine::make(&place, &plan).unwrap();
+        machine.install(&fixture.factory("tester").unwrap(), &fixture.store()).unwrap();
+        machine.start().unwrap();
+        Self { machine, listed, fixture, _folder: folder }
+    }
+
+    /// Builds what the flake says now, on the machine.
+    fn build(&self) -> StorePath {
+        let derivation = self.fixture.derivation(&attribute(&self.listed)).unwrap();
+        let to = format!("local?root={}", self.machine.root.folder().display());
+        let shell = programs::static_shell().unwrap();
+        let config = format!(
+            "sandbox-paths = /bin/sh={}\nextra-platforms = {}\n",
+            shell.display(),
+            self.listed.system
+        );
+        let nix = |program: &str| {
+            let mut command = self.fixture.nix(program);
+            command.env("NIX_CONFIG", programs::nix_config(&config)).env_remove("NIX_REMOTE");
+            command
+        };
+        finish(nix("nix").args(["copy", "--derivation", "--no-check-sigs", "--from"]).args([
+            &self.fixture.store(),
+            "--to",
+            &to,
+            derivation.as_str(),
+        ]))
+        .unwrap();
+        let built =
+            finish(nix("nix-store").env("NIX_REMOTE", &to).args(["--realise", derivation.as_str()])).unwrap();
+        built.trim().parse().unwrap()
+    }
+
+    fn command(&self, system: &StorePath, script: &str) -> Command {
+        let mut command = Command::new(self.machine.physical(system).join(script));
+        command.env("PATH", format!("{}:/usr/bin:/bin", self.machine.root.at("/bin").display()));
+        command
+    }
+
+    fn switch(&self, system: &StorePath, action: &str) -> Output {
+        self.command(system, "bin/switch-to-configuration").arg(action).output().unwrap()
+    }
+
+    fn activate(&self, system: &StorePath) -> Output {
+        self.command(system, "activate").output().unwrap()
+    }
+
+    fn tool(&self, name: &str, arguments: &[&str]) -> Output {
+        Command::new(self.machine.root.at("/bin").join(name)).args(arguments).output().unwrap()
+    }
+
+    fn healthy(&self) -> bool {
+        let check = self.tool("in-machine", &["/run/current-system/sw/bin/greeter-health"]);
+        check.status.success()
+    }
+
+    fn agent_pid(&self) -> Option<i32> {
+        let (tool, arguments, key) = match self.machine.class() {
+            Class::Nixos => ("systemctl", vec!["show", AGENT_UNIT], "MainPID="),
+            Class::Darwin => ("launchctl", vec!["print", "system/org.muster.agent"], "pid = "),
+        };
+        let text = String::from_utf8(self.tool(tool, &arguments).stdout).unwrap();
+        let pid = text.lines().find_map(|line| line.trim().strip_prefix(key)?.parse().ok());
+        pid.filter(|pid| *pid != 0)
+    }
+}
+
+fn sleeper(folder: &Path) -> PathBuf {
+    use std::os::unix::fs::PermissionsExt as _;
+    let file = folder.join("agent");
+    fs::write(&file, "#!/bin/sh\nwhile :; do sleep 1000; done\n").unwrap();
+    fs::set_permissions(&file, fs::Permissions::from_mode(0o755)).unwrap();
+    file
+}
+
+#[track_caller]
+fn eventually(what: &str, mut condition: impl FnMut() -> bool) {
+    let clock = SystemClock::new();
+    while !condition() {
+        assert!(clock.awake() < Duration::from_secs(20), "{what} did not come about");
+        std::thread::sleep(Duration::from_millis(10));
+    }
+}
+
+fn said(output: &Output) -> String {
+    format!("{}: {}", output.status, String::from_utf8_lossy(&output.stderr))
+}
+
+#[test]
+fn a_nixos_switch_changes_boot_loader_system_and_units() {
+    let bench = Bench::new(Class::Nixos);
+    eventually("the first system's service", || bench.healthy());
+    let agent = bench.agent_pid();
+    assert!(agent.is_some());
+
+    bench.fixture.say("greeting", "it's the second").unwrap();
+    let second = bench.build();
+    let dry = bench.switch(&second, "dry-activate");
+    assert!(dry.status.success(), "{}", said(&dry));
+    assert!(said(&dry).contains("would start the following units: greeter.service"));
+    assert_ne!(bench.machine.running().unwrap(), second);
+
+    let switch = bench.switch(&second, "switch");
+    assert!(switch.status.success(), "{}", said(&switch));
+    assert_eq!(bench.machine.running().unwrap(), second);
+    assert_eq!(bench.machine.greeting().unwrap(), "it's the second");
+    let entry = fs::read_to_string(bench.machine.root.at("/boot/entry")).unwrap();
+    assert_eq!(entry, format!("default {second}\n"));
+    eventually("the second system's service", || bench.healthy());
+    assert_eq!(bench.agent_pid(), agent, "a switch leaves the agent alone");
+}
+
+#[test]
+fn a_nixos_switch_tells_its_failures_apart_by_exit_code() {
+    let bench = Bench::new(Class::Nixos);
+    let factory = bench.machine.running().unwrap();
+    for (step, exit, flips) in
+        [("pre-switch-check", 1, false), ("bootloader", 1, false), ("units", 4, true), ("activate", 2, true)]
+    {
+        bench.fixture.say("fail-at", step).unwrap();
+        let system = bench.build();
+        let before = bench.machine.running();
+        let switch = bench.switch(&system, "switch");
+        assert_eq!(switch.status.code(), Some(exit), "{step}: {}", said(&switch));
+        assert_eq!(bench.machine.running() == Some(system), flips, "{step}");
+        assert!(flips || bench.machine.running() == before);
+    }
+    let lock = fs::File::options()
+        .create(true)
+        .append(true)
+        .open(bench.machine.root.at("/run/nixos/switch-to-configuration.lock"))
+        .unwrap();
+    rustix::fs::flock(&lock, rustix::fs::FlockOperation::LockExclusive).unwrap();
+    assert_eq!(bench.switch(&factory, "switch").status.code(), Some(11));
+    drop(lock);
+    let undone = bench.switch(&factory, "switch");
+    assert!(undone.status.success(), "{}", said(&undone));
+    assert_eq!(bench.machine.running().unwrap(), factory);
+
+    bench.fixture.unsay("fail-at").unwrap();
+    bench.fixture.say("init", "systemd 3").unwrap();
+    assert_eq!(bench.switch(&bench.build(), "switch").status.code(), Some(100));
+    assert_eq!(bench.machine.running().unwrap(), factory);
+}
+
+#[test]
+fn a_switch_lets_go_of_its_lock_though_its_services_live_on() {
+    let bench = Bench::new(Class::Nixos);
+    bench.fixture.say("greeting", "second").unwrap();
+    let second = bench.build();
+    assert!(bench.switch(&second, "switch").status.success());
+    assert!(bench.switch(&second, "switch").status.success());
+}
+
+#[test]
+fn a_mac_flips_its_current_system_last() {
+    let bench = Bench::new(Class::Darwin);
+    eventually("the first system's service", || bench.healthy());
+    let factory = bench.machine.running().unwrap();
+    bench.fixture.say("greeting", "second").unwrap();
+    bench.fixture.say("fail-at", "homebrew").unwrap();
+    bench.fixture.say("fail-exit", "7").unwrap();
+    let failing = bench.build();
+    let failed = bench.activate(&failing);
+    assert_eq!(failed.status.code(), Some(7), "{}", said(&failed));
+    assert_eq!(bench.machine.greeting().unwrap(), "second", "etc was done before homebrew");
+    assert_eq!(bench.machine.running().unwrap(), factory, "and /run/current-system was not");
+
+    bench.fixture.unsay("fail-at").unwrap();
+    let second = bench.build();
+    let done = bench.activate(&second);
+    assert!(done.status.success(), "{}", said(&done));
+    assert_eq!(bench.machine.running().unwrap(), second);
+    eventually("the second system's service", || bench.healthy());
+}
+
+#[test]
+fn a_macs_activation_forgets_its_environment_before_the_first_line() {
+    let bench = Bench::new(Class::Darwin);
+    bench.fixture.say("greeting", "second").unwrap();
+    let second = bench.build();
+    // `darwin-rebuild check` really activates, for that reason.
+    let checked = bench.command(&second, "activate").env("checkActivation", "1").output().unwrap();
+    assert!(checked.status.success(), "{}", said(&checked));
+    assert_eq!(bench.machine.running().unwrap(), second);
+
+    bench.fixture.say("greeting", "third").unwrap();
+    let third = bench.build();
+    let script = bench.machine.physical(&third).join("activate");
+    let checked = Command::new("/bin/sh").arg(script).env("checkActivation", "1").output().unwrap();
+    assert!(checked.status.success() && said(&checked).contains("ok"), "{}", said(&checked));
+    assert_eq!(
+        bench.machine.running().unwrap(),
+        second,
+        "the interpreter, run by hand, keeps the environment"
+    );
+}
+
+#[test]
+fn a_mac_refuses_foreign_files_in_etc() {
+    let bench = Bench::new(Class::Darwin);
+    let factory = bench.machine.running().unwrap();
+    let file = bench.machine.root.at("/etc/minerals");
+    fs::write(&file, "mine").unwrap();
+    let refused = bench.activate(&bench.build());
+    assert_eq!(refused.status.code(), Some(2));
+    assert!(said(&refused).contains("/etc/minerals"));
+    assert_eq!(bench.machine.running().unwrap(), factory);
+    assert_eq!(fs::read_to_string(file).unwrap(), "mine");
+}
+
+#[test]
+fn a_changed_agent_plist_really_reloads_the_agent() {
+    let bench = Bench::new(Class::Darwin);
+    let agent = bench.agent_pid().unwrap();
+    let plist = fs::read_to_string(bench.machine.agent_job()).unwrap();
+    bench.fixture.say("agent-job", plist.trim_end()).unwrap();
+    assert!(bench.activate(&bench.build()).status.success());
+    assert_eq!(bench.agent_pid(), Some(agent), "an unchanged plist reloads nothing");
+
+    let changed =
+        plist.replace("<key>RUST_LOG", "<key>CONFIG</key>\n\t\t<string>hash</string>\n\t\t<key>RUST_LOG");
+    assert_ne!(plist, changed);
+    bench.fixture.say("agent-job", changed.trim_end()).unwrap();
+    let done = bench.activate(&bench.build());
+    assert!(said(&done).contains(&format!("reloading service {AGENT_LABEL}")), "{}", said(&done));
+    eventually("a new agent", || bench.agent_pid().is_some_and(|pid| pid != agent));
+
+    bench.fixture.unsay("agent-job").unwrap();
+    let done = bench.activate(&bench.build());
+    assert!(said(&done).contains(&format!("removing service {AGENT_LABEL}")), "{}", said(&done));
+    assert_eq!(bench.agent_pid(), None);
+}
+
+#[test]
+fn launchd_ends_a_jobs_process_group_and_not_what_has_its_own() {
+    let bench = Bench::new(Class::Darwin);
+    let file = bench.machine.root.at("/tmp/job.plist");
+    let marks = bench.machine.root.at("/tmp");
+    let script = format!(
+        "sleep 1000 & echo $! > {0}/child; {1}/bin/own-session sh -c 'echo $$ > {0}/grandchild; exec sleep 1000' & wait",
+        marks.display(),
+        bench.machine.root.folder().display()
+    );
+    let mut job = plist::Dictionary::new();
+    job.insert("Label".into(), "org.example.job".into());
+    job.insert(
+        "ProgramArguments".into(),
+        plist::Value::Array(vec!["/bin/sh".into(), "-c".into(), script.into()]),
+    );
+    job.insert("RunAtLoad".into(), true.into());
+    job.insert("ExitTimeOut".into(), 2.into());
+    plist::Value::Dictionary(job).to_file_xml(&file).unwrap();
+    let path = file.to_str().unwrap();
+    assert!(bench.tool("launchctl", &["bootstrap", "system", path]).status.success());
+    assert_eq!(bench.tool("launchctl", &["bootstrap", "system", path]).status.code(), Some(5));
+    let pid = |name: &str| {
+        fs::read_to_string(marks.join(name)).ok().and_then(|text| text.trim().parse::<i32>().ok())
+    };
+    eventually("both children", || pid("child").is_some() && pid("grandchild").is_some());
+    assert!(bench.tool("launchctl", &["bootout", "system/org.example.job"]).status.success());
+    let alive = |name: &str| muster_testbed::stand_in::processes::is_alive(pid(name).unwrap());
+    eventually("the end of the child", || !alive("child"));
+    assert!(alive("grandchild"), "a session of its own survives");
+    assert_eq!(bench.tool("launchctl", &["bootout", "system/org.example.job"]).status.code(), Some(3));
+    assert_eq!(bench.tool("launchctl", &["print", "system/org.example.job"]).status.code(), Some(113));
+}
+
+#[test]
+fn a_transient_unit_outlives_who_asked_and_its_name_is_taken_meanwhile() {
+    let bench = Bench::new(Class::Nixos);
+    let run = |arguments: &[&str]| bench.tool("systemd-run", arguments);
+    let options = ["--unit=once", "--collect", "--no-ask-password", "--service-type=exec", "-E", "WORD=x"];
+    let place = bench.machine.root.at("/tmp/word");
+    let script = format!("echo \"$WORD $HOME $INVOCATION_ID\" > {}; exec sleep 1000", place.display());
+    let command = ["/bin/sh", "-c", &script];
+    let first = run(&[&options[..], &command[..]].concat());
+    assert!(first.status.success(), "{}", said(&first));
+    eventually("the unit's word", || fs::read_to_string(&place).is_ok_and(|text| text.ends_with('\n')));
+    let word = fs::read_to_string(&place).unwrap();
+    let (start, invocation) = word.trim().rsplit_once(' ').unwrap();
+    assert_eq!((start, invocation.len()), ("x ", 32), "it has the variables it was given and no others");
+    let second = run(&[&options[..], &command[..]].concat());
+    assert_eq!(second.status.code(), Some(1));
+    assert!(said(&second).contains("already loaded"));
+    assert!(bench.tool("systemctl", &["stop", "once"]).status.success());
+    assert!(run(&[&options[..], &["/bin/true"]].concat()).status.success());
+    eventually("the unit is collected", || {
+        !bench.tool("systemctl", &["is-active", "--quiet", "once"]).status.success()
+    });
+}
+
+#[test]
+fn a_stopped_service_takes_everything_that_it_started_with_it() {
+    let bench = Bench::new(Class::Nixos);
+    let place = bench.machine.root.at("/tmp/far");
+    let script = format!(
+        "{}/bin/own-session sh -c 'echo $$ > {}; exec sleep 1000' & wait",
+        bench.machine.root.folder().display(),
+        place.display()
+    );
+    let unit = bench.tool("systemd-run", &["--unit=deep", "/bin/sh", "-c", &script]);
+    assert!(unit.status.success());
+    let far = || fs::read_to_string(&place).ok().and_then(|text| text.trim().parse::<i32>().ok());
+    eventually("the far child", || far().is_some());
+    assert!(bench.tool("systemctl", &["stop", "deep"]).status.success());
+    assert!(!muster_testbed::stand_in::processes::is_alive(far().unwrap()));
+}
+
+#[test]
+fn failed_units_are_listed_and_a_test_may_add_its_own() {
+    let bench = Bench::new(Class::Nixos);
+    assert!(bench.tool("systemd-run", &["--unit=bad", "/bin/false"]).status.success());
+    let list = || {
+        let output =
+            bench.tool("systemctl", &["list-units", "--state=failed", "--plain", "--no-legend", "--full"]);
+        String::from_utf8(output.stdout).unwrap()
+    };
+    eventually("the failed unit", || list().contains("bad.service loaded failed failed"));
+    fs::write(bench.machine.root.at("/run/stand-in-failed"), "backup.service\n").unwrap();
+    assert!(list().contains("backup.service loaded failed failed"));
+    assert!(!list().contains("greeter"));
+}
+
+#[test]
+fn a_killed_agent_is_started_again_and_a_reboot_changes_the_boot_id() {
+    for class in [Class::Nixos, Class::Darwin] {
+        let bench = Bench::new(class);
+        let boot_id =
+            || fs::read_to_string(bench.machine.root.at("/proc/sys/kernel/random/boot_id")).unwrap();
+        let (first, agent) = (boot_id(), bench.agent_pid().unwrap());
+        muster_testbed::stand_in::processes::signal(agent, rustix::process::Signal::KILL);
+        eventually("a new agent", || bench.agent_pid().is_some_and(|pid| pid != agent));
+        let running = bench.machine.running();
+        bench.machine.stop(true).unwrap();
+        assert!(!bench.machine.is_on());
+        assert!(muster_testbed::stand_in::processes::of_folder(bench.machine.root.folder()).is_empty());
+        bench.machine.start().unwrap();
+        assert_ne!(boot_id(), first);
+        assert_eq!(bench.machine.running(), running);
+        eventually("the agent", || bench.agent_pid().is_some());
+    }
+}
+
+#[test]
+fn an_example_system_refuses_to_touch_a_real_machine() {
+    let bench = Bench::new(Class::Nixos);
+    let system = bench.machine.running().unwrap();
+    fs::remove_file(bench.machine.root.at("/stand-in-machine")).unwrap();
+    let switch = bench.switch(&system, "switch");
+    assert_eq!(switch.status.code(), Some(1));
+    assert!(said(&switch).contains("example system"), "{}", said(&switch));
+    fs::write(bench.machine.root.at("/stand-in-machine"), "").unwrap();
+}
