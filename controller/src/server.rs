@@ -150,6 +150,11 @@ impl Server {
         self.app.wakers.len()
     }
 
+    /// How many operators wait for changes.
+    pub fn waiting_operators(&self) -> usize {
+        self.app.cursor.receiver_count()
+    }
+
     /// Ends long polls at once, lets other requests end, and closes the database.
     pub async fn stop(self) -> Result<(), ServerError> {
         self.stopping.send_replace(true);
