@@ -191,11 +191,8 @@ impl SecretKey {
     /// The text of a key file that only `passphrase` opens.
     #[cfg(feature = "passphrase")]
     pub fn to_encrypted_pem(&self, passphrase: &str) -> Result<Zeroizing<String>, KeyError> {
-        let encode = |error: &dyn fmt::Display| KeyError::Encode(error.to_string());
-        let plain = self.0.to_pkcs8_der().map_err(|error| encode(&error))?;
-        let info = pkcs8::PrivateKeyInfoRef::try_from(plain.as_bytes()).map_err(|error| encode(&error))?;
-        let encrypted = info.encrypt(passphrase).map_err(|error| encode(&error))?;
-        encrypted.to_pem("ENCRYPTED PRIVATE KEY", LineEnding::LF).map_err(|error| encode(&error))
+        let plain = self.0.to_pkcs8_der().map_err(|error| KeyError::Encode(error.to_string()))?;
+        encrypt_pkcs8(plain.as_bytes(), passphrase)
     }
     /// Reads a key file, with a passphrase or without.
     #[cfg(feature = "passphrase")]
@@ -222,6 +219,15 @@ impl fmt::Debug for SecretKey {
 /// Whether a key file asks for a passphrase.
 pub fn is_encrypted(pem: &str) -> bool {
     pem.trim_start().starts_with("-----BEGIN ENCRYPTED PRIVATE KEY-----")
+}
+
+/// The text of an encrypted key file for any private key in PKCS#8 DER, not of ed25519 alone.
+#[cfg(feature = "passphrase")]
+pub fn encrypt_pkcs8(der: &[u8], passphrase: &str) -> Result<Zeroizing<String>, KeyError> {
+    let encode = |error: &dyn fmt::Display| KeyError::Encode(error.to_string());
+    let info = pkcs8::PrivateKeyInfoRef::try_from(der).map_err(|error| encode(&error))?;
+    let encrypted = info.encrypt(passphrase).map_err(|error| encode(&error))?;
+    encrypted.to_pem("ENCRYPTED PRIVATE KEY", LineEnding::LF).map_err(|error| encode(&error))
 }
 
 #[cfg(test)]

@@ -6,10 +6,11 @@ use serde::{Deserialize, Serialize};
 
 use crate::checkin::{Holds, Phase, Runs};
 use crate::clock::UnixMillis;
-use crate::ids::{Generation, MachineName, Sha256, StorePath, Tag};
+use crate::ids::{Generation, MachineName, Sha256, Tag};
 use crate::keys::{Context, KeyError, PublicKey, SecretKey, Signature};
 use crate::machine::{Class, System};
 use crate::report::{Attack, Event};
+use crate::target::Target;
 
 /// How far an operator's clock may be from the controller's, in seconds.
 pub const REQUEST_WINDOW_SECONDS: i64 = 300;
@@ -183,13 +184,11 @@ pub struct MachineView {
     pub clock_skew_ms: Option<i64>,
 }
 
-/// The signed facts of one generation, for showing and comparing.
+/// One published generation, for showing and comparing.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Published {
-    pub generation: Generation,
-    pub derivation: StorePath,
-    pub output: StorePath,
-    pub message: Option<String>,
+    /// What was signed.
+    pub target: Target,
     pub at: UnixMillis,
     /// The operator's key that sent it.
     pub by: PublicKey,

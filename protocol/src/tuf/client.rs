@@ -1,0 +1,469 @@
+//! The client workflow of TUF 5.3 to 5.6, without I/O and told the time.
+//!
+//! The caller fetches what [`Update::next`] names, hands it to [`Update::feed`], and makes durable what that gives back
+//! before it goes on. With a [`Scope`] nothing of another machine is ever given back, not even a timestamp.
+
+use std::collections::BTreeMap;
+
+use serde::Deserialize;
+
+use super::TufError;
+use super::delegation::{Delegation, Search, quoted};
+use super::metadata::{Body, Hashes, Header, Listed, Pin, Role, Root, Snapshot, Targets, Timestamp, open};
+use crate::api;
+use crate::checkin::Holds;
+use crate::ids::{Generation, MachineName, Sha256};
+use crate::machine::Class;
+use crate::target::MAX_TARGET_BYTES;
+
+/// How many new roots one refresh follows (5.3.3); the next refresh goes on from there.
+pub const MAX_ROOTS: u32 = 256;
+const MAX_ROOT_BYTES: u64 = 512 * 1024;
+const MAX_TIMESTAMP_BYTES: u64 = 16 * 1024;
+const MAX_SNAPSHOT_BYTES: u64 = 2 * 1024 * 1024;
+const MAX_TARGETS_BYTES: u64 = 5 * 1024 * 1024;
+/// The limit of a machine's own snapshot and targets, which name one file each.
+const MAX_SCOPED_BYTES: u64 = 64 * 1024;
+
+/// The metadata that is held, as the bytes that were received.
+#[derive(Debug, Clone, Default)]
+pub struct Stored {
+    pub root: Vec<u8>,
+    pub timestamp: Option<Vec<u8>>,
+    pub snapshot: Option<Vec<u8>>,
+    pub targets: Option<Vec<u8>>,
+}
+
+/// Whose repository this is, and the lowest generation to accept.
+#[derive(Debug, Clone)]
+pub struct Scope {
+    pub machine: MachineName,
+    pub class: Class,
+    pub lowest: Generation,
+}
+
+/// What to do next.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Next {
+    Fetch(Fetch),
+    Done,
+}
+
+/// A file of the repository. Read at most `max_bytes` and one more: the one more tells endless data.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Fetch {
+    pub file: String,
+    pub max_bytes: u64,
+}
+
+#[derive(Debug, Clone, Copy)]
+pub enum Answer<'a> {
+    Found(&'a [u8]),
+    Absent,
+}
+
+/// Verified metadata, to be made durable under this name before going on.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Save {
+    pub file: &'static str,
+    pub bytes: Vec<u8>,
+}
+
+/// The signed length and hash of a target.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct TargetFile {
+    pub length: u64,
+    pub sha256: Sha256,
+}
+
+/// Whether these are the signed bytes of a target (5.7.2).
+pub fn check_target_bytes(file: &TargetFile, bytes: &[u8]) -> Result<(), TufError> {
+    let hashes = Hashes { sha256: Some(file.sha256), sha512: None };
+    Listed { length: file.length, hashes, custom: None }.require_bytes("the target", bytes)
+}
+
+enum Stage {
+    Root,
+    Timestamp,
+    Snapshot(Pin),
+    Targets(Pin),
+    Delegated(Search, Delegation, Pin),
+    Done,
+    /// Something was refused: nothing more is asked for, and nothing given out.
+    Refused,
+}
+
+/// One refresh, from the stored metadata to the current.
+pub struct Update {
+    now: i64,
+    scope: Option<Scope>,
+    /// The lowest generation to accept.
+    floor: u64,
+    stored: Stored,
+    stage: Stage,
+    root: Root,
+    new_roots: u32,
+    timestamp: Option<Timestamp>,
+    snapshot: Option<Snapshot>,
+    targets: Option<Targets>,
+    /// What searches through delegations found, by path.
+    found: BTreeMap<String, Listed>,
+}
+
+impl Update {
+    /// Begins from the stored metadata at a fixed time, in Unix seconds (5.1, 5.2). The root must be sound; other
+    /// stored files that are not count as missing.
+    pub fn start(stored: &Stored, scope: Option<Scope>, now_unix_s: i64) -> Result<Self, TufError> {
+        let mut update = Self {
+            now: now_unix_s,
+            floor: scope.as_ref().map_or(0, |scope| scope.floor(stored)),
+            scope,
+            stored: stored.clone(),
+            stage: Stage::Root,
+            root: Root::parse_self_signed(&stored.root)?,
+            new_roots: 0,
+            timestamp: None,
+            snapshot: None,
+            targets: None,
+            found: BTreeMap::new(),
+        };
+        update.load();
+        Ok(update)
+    }
+
+    /// What to fetch now; the same until it is fed.
+    #[allow(clippy::should_implement_trait)]
+    pub fn next(&mut self) -> Next {
+        self.wanted().map_or(Next::Done, Next::Fetch)
+    }
+
+    fn wanted(&self) -> Option<Fetch> {
+        let limit = |open: u64| if self.scope.is_some() { MAX_SCOPED_BYTES } else { open };
+        let pinned = |pin: &Pin, file: &str, max: u64| Fetch {
+            file: self.root.versioned(pin.version, file),
+            max_bytes: pin.length.map_or(max, |length| length.min(max)),
+        };
+        Some(match &self.stage {
+            Stage::Root => {
+                let file = format!("{}.{}", self.root.version().saturating_add(1), Role::Root.file());
+                Fetch { file, max_bytes: MAX_ROOT_BYTES }
+            }
+            Stage::Timestamp => {
+                Fetch { file: Role::Timestamp.file().to_owned(), max_bytes: MAX_TIMESTAMP_BYTES }
+            }
+            Stage::Snapshot(pin) => pinned(pin, Role::Snapshot.file(), limit(MAX_SNAPSHOT_BYTES)),
+            Stage::Targets(pin) => pinned(pin, Role::Targets.file(), limit(MAX_TARGETS_BYTES)),
+            Stage::Delegated(_, role, pin) => pinned(pin, &file_of(&quoted(&role.name)), MAX_TARGETS_BYTES),
+            Stage::Done | Stage::Refused => return None,
+        })
+    }
+
+    /// Takes the answer to [`Update::next`]. After an error this refresh is over; what was saved before it stands.
+    pub fn feed(&mut self, answer: Answer<'_>) -> Result<Option<Save>, TufError> {
+        let Fetch { file, max_bytes } = self.wanted().ok_or(TufError::NotAsked)?;
+        let stage = std::mem::replace(&mut self.stage, Stage::Refused);
+        let bytes = match (answer, &stage) {
+            (Answer::Found(bytes), _) if bytes.len() as u64 > max_bytes => {
+                return Err(TufError::TooLong { what: file, max: max_bytes });
+            }
+            (Answer::Found(bytes), _) => bytes,
+            // 5.3.3: no newer root is the usual end of the chain.
+            (Answer::Absent, Stage::Root) => return self.finish_roots().map(|()| None),
+            // A machine for which nothing was published yet holds nothing, and is served nothing.
+            (Answer::Absent, Stage::Timestamp) if self.scope.is_some() && self.stored.timestamp.is_none() => {
+                self.stage = Stage::Done;
+                return Ok(None);
+            }
+            (Answer::Absent, _) => return Err(TufError::Missing { what: file }),
+        };
+        let saved = match stage {
+            Stage::Root => self.take_root(bytes).map(|()| Some(Role::Root))?,
+            Stage::Timestamp => self.take_timestamp(bytes)?.then_some(Role::Timestamp),
+            Stage::Snapshot(pin) => self.take_snapshot(&pin, bytes).map(|()| Some(Role::Snapshot))?,
+            Stage::Targets(pin) => self.take_targets(&pin, bytes).map(|()| Some(Role::Targets))?,
+            Stage::Delegated(search, role, pin) => {
+                self.take_delegated(search, &role, &pin, bytes).map(|()| None)?
+            }
+            Stage::Done | Stage::Refused => None,
+        };
+        Ok(saved.map(|role| Save { file: role.file(), bytes: bytes.to_vec() }))
+    }
+
+    /// 5.3.3 to 5.3.9. A root that has expired is followed all the same: the next one may be fresh.
+    fn take_root(&mut self, bytes: &[u8]) -> Result<(), TufError> {
+        if self.new_roots == MAX_ROOTS {
+            return Err(TufError::TooManyRoots(MAX_ROOTS));
+        }
+        self.root = self.root.successor(bytes)?;
+        self.new_roots += 1;
+        self.stage = Stage::Root;
+        Ok(())
+    }
+
+    /// 5.3.10 and 5.3.11.
+    fn finish_roots(&mut self) -> Result<(), TufError> {
+        self.root.header().require_fresh(Role::Root.file(), self.now)?;
+        self.load();
+        self.stage = Stage::Timestamp;
+        Ok(())
+    }
+
+    /// Reads what is stored as floors against rollback; what has expired still is one.
+    ///
+    /// 5.3.11: when the stored timestamp or snapshot is no longer signed as the root wants it, their keys were rotated
+    /// and both are dropped, so that versions which a thief counted up can be taken back.
+    fn load(&mut self) {
+        let timestamp = self.stored.timestamp.as_deref().map(|bytes| self.open(bytes));
+        let snapshot = self.stored.snapshot.as_deref().map(|bytes| self.open(bytes));
+        let targets = self.stored.targets.as_deref().map(|bytes| self.open(bytes));
+        let rotated = matches!(timestamp, Some(Err(TufError::Signatures { .. })))
+            || matches!(snapshot, Some(Err(TufError::Signatures { .. })));
+        self.timestamp = timestamp.and_then(Result::ok).filter(|_| !rotated);
+        self.snapshot = snapshot.and_then(Result::ok).filter(|_| !rotated);
+        self.targets = targets.and_then(Result::ok);
+    }
+
+    /// Reads metadata of a top-level role that is signed as the root wants it, and for this machine.
+    fn open<B: Body>(&self, bytes: &[u8]) -> Result<B, TufError> {
+        let what = B::ROLE.file();
+        let body: B = open(what, self.root.authority(B::ROLE), bytes)?;
+        if let Some(scope) = &self.scope {
+            scope.require_machine(what, body.header())?;
+        }
+        Ok(body)
+    }
+
+    /// 5.4. Says whether it is a new one.
+    fn take_timestamp(&mut self, bytes: &[u8]) -> Result<bool, TufError> {
+        let what = Role::Timestamp.file();
+        let mut new: Timestamp = self.open(bytes)?;
+        let mut is_new = true;
+        if let Some(held) = self.timestamp.take() {
+            require_no_lower(what, new.header().version, held.header().version)?;
+            if new.header().version == held.header().version {
+                // 5.4.3.1: nothing new. The held one goes on to serve, whatever else the other says.
+                (new, is_new) = (held, false);
+            } else {
+                // 5.4.3.2
+                require_no_lower("the pinned snapshot", new.snapshot.version, held.snapshot.version)?;
+            }
+        }
+        if let Some(held) = &self.snapshot {
+            require_no_lower("the pinned snapshot", new.snapshot.version, held.header().version)?;
+        }
+        new.header().require_fresh(what, self.now)?;
+        let pin = new.snapshot.clone();
+        self.timestamp = Some(new);
+        match self.stored_serves(&pin, self.snapshot.as_ref(), self.stored.snapshot.as_deref()) {
+            Some(targets) => self.go_to_targets(targets.targets.clone()),
+            None => self.stage = Stage::Snapshot(pin),
+        }
+        Ok(is_new)
+    }
+
+    /// 5.5.
+    fn take_snapshot(&mut self, pin: &Pin, bytes: &[u8]) -> Result<(), TufError> {
+        let what = Role::Snapshot.file();
+        pin.require_bytes(what, bytes)?;
+        let new: Snapshot = self.open(bytes)?;
+        pin.require_version(what, new.header().version)?;
+        // 5.5.5: no role goes away or back.
+        for (file, held) in self.snapshot.iter().flat_map(|held| &held.meta) {
+            require_no_lower(file, new.meta.get(file).map_or(0, |pin| pin.version), held.version)?;
+        }
+        require_no_lower("the generation", new.targets.version, self.floor)?;
+        new.header().require_fresh(what, self.now)?;
+        let pin = new.targets.clone();
+        self.snapshot = Some(new);
+        self.go_to_targets(pin);
+        Ok(())
+    }
+
+    fn go_to_targets(&mut self, pin: Pin) {
+        let serves =
+            self.stored_serves(&pin, self.targets.as_ref(), self.stored.targets.as_deref()).is_some();
+        self.stage = if serves { Stage::Done } else { Stage::Targets(pin) };
+    }
+
+    /// Stored metadata saves a fetch if it is the pinned one, to the byte where a hash is pinned, and fresh.
+    fn stored_serves<'a, B: Body>(
+        &self,
+        pin: &Pin,
+        held: Option<&'a B>,
+        bytes: Option<&[u8]>,
+    ) -> Option<&'a B> {
+        let (held, what) = (held?, B::ROLE.file());
+        pin.require_bytes(what, bytes?).ok()?;
+        pin.require_version(what, held.header().version).ok()?;
+        held.header().require_fresh(what, self.now).ok()?;
+        Some(held)
+    }
+
+    /// 5.6.
+    fn take_targets(&mut self, pin: &Pin, bytes: &[u8]) -> Result<(), TufError> {
+        let what = Role::Targets.file();
+        pin.require_bytes(what, bytes)?;
+        let new: Targets = self.open(bytes)?;
+        pin.require_version(what, new.header().version)?;
+        if let Some(scope) = &self.scope {
+            scope.require_target(&new)?;
+        }
+        require_no_lower("the generation", new.header().version, self.floor)?;
+        new.header().require_fresh(what, self.now)?;
+        self.targets = Some(new);
+        self.stage = Stage::Done;
+        Ok(())
+    }
+
+    /// Looks for a target through the delegations (5.6.7); go on with [`Update::next`], then ask [`Update::target`].
+    pub fn find(&mut self, path: &str) -> Result<(), TufError> {
+        match (&self.stage, &self.targets) {
+            (Stage::Done, Some(targets)) if self.listed(path).is_none() => {
+                let search = Search::start(path, targets);
+                self.visit_next(search)
+            }
+            _ => Ok(()),
+        }
+    }
+
+    fn visit_next(&mut self, mut search: Search) -> Result<(), TufError> {
+        self.stage = Stage::Refused;
+        self.stage = match search.next()? {
+            None => Stage::Done,
+            Some(role) => {
+                let pin = self.snapshot.as_ref().and_then(|snapshot| snapshot.meta.get(&file_of(&role.name)));
+                let pin = pin.cloned().ok_or_else(|| TufError::Missing { what: file_of(&role.name) })?;
+                Stage::Delegated(search, role, pin)
+            }
+        };
+        Ok(())
+    }
+
+    fn take_delegated(
+        &mut self,
+        mut search: Search,
+        role: &Delegation,
+        pin: &Pin,
+        bytes: &[u8],
+    ) -> Result<(), TufError> {
+        let what = file_of(&role.name);
+        pin.require_bytes(&what, bytes)?;
+        let targets: Targets = open(&what, &role.authority, bytes)?;
+        pin.require_version(&what, targets.header().version)?;
+        targets.header().require_fresh(&what, self.now)?;
+        if let Some(listed) = targets.targets.get(&search.path) {
+            self.found.insert(search.path, listed.clone());
+            self.stage = Stage::Done;
+            return Ok(());
+        }
+        search.descend(&targets);
+        self.visit_next(search)
+    }
+
+    /// What the verified metadata says of this target, once the refresh is done.
+    pub fn listed(&self, path: &str) -> Option<&Listed> {
+        let Stage::Done = self.stage else { return None };
+        self.targets.as_ref()?.targets.get(path).or_else(|| self.found.get(path))
+    }
+
+    /// Length and hash of this target, once the refresh is done.
+    pub fn target(&self, path: &str) -> Option<TargetFile> {
+        let listed = self.listed(path)?;
+        Some(TargetFile { length: listed.length, sha256: listed.hashes.sha256? })
+    }
+
+    /// The version of the verified targets, once the refresh is done: the generation. None: nothing is published yet.
+    pub fn targets_version(&self) -> Option<u64> {
+        let Stage::Done = self.stage else { return None };
+        self.targets.as_ref().map(|targets| targets.header().version)
+    }
+
+    /// The name under which a target is served (6.2).
+    pub fn target_name(&self, path: &str, hash: &str) -> String {
+        match path.rsplit_once('/') {
+            _ if !self.root.consistent_snapshot => path.to_owned(),
+            Some((folder, file)) => format!("{folder}/{hash}.{file}"),
+            None => format!("{hash}.{path}"),
+        }
+    }
+
+    /// The versions that are held now.
+    pub fn holds(&self) -> Holds {
+        fn version<B: Body>(held: Option<&B>) -> u64 {
+            held.map_or(0, |held| held.header().version)
+        }
+        Holds {
+            root: self.root.version(),
+            timestamp: version(self.timestamp.as_ref()),
+            snapshot: version(self.snapshot.as_ref()),
+            targets: version(self.targets.as_ref()),
+        }
+    }
+}
+
+impl Scope {
+    /// Metadata of a machine says whose it is.
+    pub(super) fn require_machine(&self, what: &str, header: &Header) -> Result<(), TufError> {
+        if header.machine.as_deref() == Some(self.machine.as_str()) {
+            return Ok(());
+        }
+        let (what, wanted, found) = (what.to_owned(), self.machine.clone(), header.machine.clone());
+        Err(TufError::ForeignMachine { what, wanted, found })
+    }
+
+    /// A machine's targets list its one target and nothing else, and say whose it is, and which.
+    pub(super) fn require_target<'a>(&self, targets: &'a Targets) -> Result<&'a Listed, TufError> {
+        #[derive(Deserialize)]
+        struct Custom {
+            machine: String,
+            class: String,
+            generation: u64,
+        }
+        let what = Role::Targets.file();
+        let path = api::target_name(&self.machine);
+        let listed = match targets.targets.get(&path) {
+            Some(listed) if targets.targets.len() == 1 && targets.delegations.is_empty() => listed,
+            Some(_) => return Err(TufError::malformed(what, format!("it lists more than {path}"))),
+            None => return Err(TufError::malformed(what, format!("it does not list {path}"))),
+        };
+        let custom = listed
+            .custom
+            .as_ref()
+            .ok_or_else(|| TufError::malformed(what, "its target says not whose it is"))?;
+        let custom = Custom::deserialize(custom).map_err(|why| TufError::malformed(what, why))?;
+        if custom.machine != self.machine.as_str() {
+            let (what, wanted) = (path, self.machine.clone());
+            return Err(TufError::ForeignMachine { what, wanted, found: Some(custom.machine) });
+        }
+        if custom.class != self.class.as_str() {
+            return Err(TufError::WrongClass { wanted: self.class, found: custom.class });
+        }
+        if custom.generation != targets.header().version {
+            let why =
+                format!("generation {} stands in version {}", custom.generation, targets.header().version);
+            return Err(TufError::NotThePinned { what: path, why });
+        }
+        if listed.hashes.sha256.is_none() {
+            return Err(TufError::malformed(what, "its target has no sha256"));
+        }
+        if listed.length > MAX_TARGET_BYTES {
+            return Err(TufError::TooLong { what: path, max: MAX_TARGET_BYTES });
+        }
+        Ok(listed)
+    }
+
+    /// No rotation of keys lowers the generation: what was held once is the floor, whoever may sign today.
+    fn floor(&self, stored: &Stored) -> u64 {
+        let held = stored.targets.as_deref().and_then(|bytes| Header::unverified(Role::Targets, bytes).ok());
+        let held = held.filter(|header| self.require_machine(Role::Targets.file(), header).is_ok());
+        held.map_or(0, |header| header.version).max(self.lowest.get())
+    }
+}
+
+fn require_no_lower(what: &str, found: u64, held: u64) -> Result<(), TufError> {
+    if found < held { Err(TufError::Rollback { what: what.to_owned(), found, held }) } else { Ok(()) }
+}
+
+fn file_of(role: &str) -> String {
+    format!("{role}.json")
+}
