@@ -2,9 +2,12 @@
 pub mod client;
 pub mod config;
 pub mod durable;
+pub mod enroll;
 pub mod identity;
 pub mod local;
 pub mod nix;
 pub mod outbox;
 pub mod trust;
 pub mod platform;
+pub mod core;
+pub mod journal;

@@ -53,7 +53,9 @@ impl Layout {
     /// The store path that a link's text means, whether it was written by name or by where the files lie.
     pub fn logical(&self, text: &Path) -> Option<StorePath> {
         let text = match &self.store_root {
-            Some(root) => text.strip_prefix(root).map_or_else(|_| text.to_owned(), |rest| Path::new("/").join(rest)),
+            Some(root) => {
+                text.strip_prefix(root).map_or_else(|_| text.to_owned(), |rest| Path::new("/").join(rest))
+            }
             None => text.to_owned(),
         };
         text.to_str()?.parse().ok()
