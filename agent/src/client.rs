@@ -10,6 +10,7 @@ use muster_protocol::checkin::{CheckIn, CheckInReply, PollReply};
 use muster_protocol::enrol::{EnrolReply, EnrolRequest};
 use muster_protocol::ids::{Generation, MachineName};
 use muster_protocol::keys::{Context, SecretKey};
+use muster_protocol::operator::FleetView;
 use muster_protocol::report::{Accepted, Batch};
 use reqwest::{Method, RequestBuilder, Response, StatusCode};
 use serde::de::DeserializeOwned;
@@ -162,6 +163,16 @@ impl Client {
         }
     }
 
+    /// Asks the controller for its name, as nobody in particular. Gives its clock in Unix seconds, where it says it.
+    pub async fn probe(&self) -> Result<(FleetView, Option<i64>), ClientError> {
+        let response = self.http.get(format!("{}{}", self.url, api::FLEET)).send().await;
+        let response = response.map_err(|error| self.unreachable(error))?;
+        let date = response.headers().get("date").and_then(|date| date.to_str().ok());
+        let clock = date.and_then(|date| jiff::fmt::rfc2822::parse(date).ok());
+        let body = self.body(response, api::FLEET, MAX_REPLY_BYTES).await?;
+        Ok((parse(api::FLEET, &body)?, clock.map(|clock| clock.timestamp().as_second())))
+    }
+
     /// Uses `bearer` from here on, in this process and in every Nix process.
     pub fn set_bearer(&self, bearer: &str) -> Result<(), ClientError> {
         // It becomes part of a header and of a netrc line: a blank in it would say something else there.
@@ -215,13 +226,13 @@ impl Client {
         }
     }
 
-    /// Sends a request; a body of more than `max` bytes is an error as soon as it is.
     async fn answer(&self, request: RequestBuilder, path: &str, max: u64) -> Result<Vec<u8>, ClientError> {
-        let unreachable = |error: reqwest::Error| ClientError::Unreachable {
-            url: self.url.clone(),
-            detail: chain(&error.without_url()),
-        };
-        let mut response = request.send().await.map_err(unreachable)?;
+        let response = request.send().await.map_err(|error| self.unreachable(error))?;
+        self.body(response, path, max).await
+    }
+
+    /// Reads an answer; a body of more than `max` bytes is an error as soon as it is.
+    async fn body(&self, mut response: Response, path: &str, max: u64) -> Result<Vec<u8>, ClientError> {
         let status = response.status();
         let retry_after = retry_after(&response);
         let limit = if status.is_success() { max } else { MAX_REPLY_BYTES };
@@ -229,7 +240,7 @@ impl Client {
             return Err(ClientError::TooLarge { path: path.to_owned(), limit });
         }
         let mut body = Vec::new();
-        while let Some(chunk) = response.chunk().await.map_err(unreachable)? {
+        while let Some(chunk) = response.chunk().await.map_err(|error| self.unreachable(error))? {
             if (body.len() + chunk.len()) as u64 > limit {
                 return Err(ClientError::TooLarge { path: path.to_owned(), limit });
             }
@@ -240,6 +251,10 @@ impl Client {
         }
         let problem = serde_json::from_slice(&body).ok();
         Err(ClientError::Refused { status: status.as_u16(), problem, retry_after })
+    }
+
+    fn unreachable(&self, error: reqwest::Error) -> ClientError {
+        ClientError::Unreachable { url: self.url.clone(), detail: chain(&error.without_url()) }
     }
 }
 

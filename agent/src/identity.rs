@@ -4,7 +4,6 @@ use std::io;
 use std::path::{Path, PathBuf};
 
 use bech32::{Bech32, Hrp};
-use muster_protocol::api;
 use muster_protocol::ids::{Generation, MachineName, Sha256};
 use muster_protocol::keys::{KeyError, SecretKey};
 use muster_protocol::machine::{Class, System};
@@ -88,10 +87,7 @@ impl Enrolment {
 impl Identity {
     /// Who this machine is, or `None` where it was never enrolled.
     pub fn load(config: &Config) -> Result<Option<Self>, IdentityError> {
-        let path = config.state(ENROLMENT);
-        let Some(bytes) = read(&path)? else { return Ok(None) };
-        let enrolment: Enrolment = serde_json::from_slice(&bytes)
-            .map_err(|error| IdentityError::Damaged { path: path.clone(), detail: error.to_string() })?;
+        let Some(enrolment) = Self::enrolment(&config.state_dir)? else { return Ok(None) };
         let keys = Keys::load(&config.state_dir)?;
         // A stand-in may change its system between runs of the demo; a real machine never does.
         let system = config.stand_in.as_ref().map_or(enrolment.system, |stand_in| stand_in.system.clone());
@@ -110,25 +106,29 @@ impl Identity {
         }))
     }
 
-    /// Makes this machine enrolled: the certificate's file first, `enrolment.json` last.
-    pub fn save(config: &Config, enrolment: &Enrolment) -> Result<(), IdentityError> {
+    /// The enrolment that `folder` holds.
+    pub fn enrolment(folder: &Path) -> Result<Option<Enrolment>, IdentityError> {
+        let path = folder.join(ENROLMENT);
+        let Some(bytes) = read(&path)? else { return Ok(None) };
+        serde_json::from_slice(&bytes)
+            .map(Some)
+            .map_err(|error| IdentityError::Damaged { path, detail: error.to_string() })
+    }
+
+    /// Stores an enrolment in `folder`: the certificate's file first, `enrolment.json` last.
+    pub fn save(folder: &Path, enrolment: &Enrolment) -> Result<(), IdentityError> {
         let write = |name: &str, contents: &[u8], mode| {
-            let path = config.state(name);
+            let path = folder.join(name);
             durable::write(&path, contents, mode).map_err(|source| IdentityError::Write { path, source })
         };
         if let Some(ca) = &enrolment.tls_ca {
             write(CA_FILE, pem_of(ca).as_bytes(), 0o644)?;
         }
         let json = serde_json::to_vec_pretty(enrolment).map_err(|error| IdentityError::Damaged {
-            path: config.state(ENROLMENT),
+            path: folder.join(ENROLMENT),
             detail: error.to_string(),
         })?;
         write(ENROLMENT, &json, 0o600)
-    }
-
-    /// `/v1/machines/NAME/tuf`
-    pub fn tuf_path(&self) -> String {
-        api::tuf_path(&self.machine)
     }
 }
 
@@ -186,11 +186,13 @@ impl Keys {
         Ok(Self { machine, age })
     }
 
-    /// Forgets keys of an earlier enrolment: a replaced machine is a new one.
-    pub fn remove(folder: &Path) -> Result<(), IdentityError> {
-        for name in [ENROLMENT, MACHINE_KEY, AGE_KEY, CA_FILE] {
-            let path = folder.join(name);
-            durable::remove(&path).map_err(|source| IdentityError::Write { path, source })?;
+    /// Puts the keys in `from` in force in `to`.
+    pub fn install(from: &Path, to: &Path) -> Result<(), IdentityError> {
+        for name in [MACHINE_KEY, AGE_KEY] {
+            let path = from.join(name);
+            let key = read(&path)?.map(Zeroizing::new).ok_or(IdentityError::KeyMissing(path))?;
+            let path = to.join(name);
+            durable::write(&path, &key, 0o600).map_err(|source| IdentityError::Write { path, source })?;
         }
         Ok(())
     }
@@ -264,7 +266,7 @@ mod tests {
         assert!(Identity::load(&config).unwrap().is_none());
         let keys = Keys::load_or_make(folder.path()).unwrap();
         assert!(Identity::load(&config).unwrap().is_none());
-        Identity::save(&config, &enrolment()).unwrap();
+        Identity::save(folder.path(), &enrolment()).unwrap();
         let identity = Identity::load(&config).unwrap().unwrap();
         assert_eq!(identity.key.public(), keys.machine.public());
         assert_eq!(identity.age, keys.recipient().unwrap());

@@ -11,3 +11,6 @@ pub mod trust;
 pub mod platform;
 pub mod core;
 pub mod journal;
+pub mod doctor;
+pub mod logs;
+pub mod status;

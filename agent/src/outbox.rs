@@ -14,6 +14,8 @@ use muster_protocol::report::{Batch, Event, EventKind, MAX_BATCH_BYTES, MAX_BATC
 
 use crate::durable;
 
+/// The folder of the queue in the state folder.
+pub const FOLDER: &str = "outbox";
 /// From here on every event is logged with a warning. None is ever dropped: a report that is lost is worse than
 /// 64 MiB, which are some hundred thousand events.
 const WARN_BYTES: u64 = 64 * 1024 * 1024;
@@ -136,6 +138,12 @@ impl Outbox {
             self.done.push(newest);
         }
         self.forget(newest)
+    }
+
+    /// How many events wait in `folder`, without opening it as the agent does.
+    pub fn count(folder: &Path) -> usize {
+        let files = fs::read_dir(folder).into_iter().flatten().flatten();
+        files.filter(|file| matches!(entry(&file.file_name().to_string_lossy()), Entry::Waiting(_))).count()
     }
 
     /// How many events wait.

@@ -14,8 +14,6 @@ use super::NixError;
 
 /// How much of the output is kept, from its end.
 const TAIL_BYTES: usize = 16 * 1024;
-/// The most that a query may answer.
-const MAX_STDOUT: usize = 1024 * 1024;
 /// The longest line that is logged.
 const MAX_LOG_LINE: usize = 1024;
 /// Nix ends its builders itself when it is asked to; afterwards the group is killed.
@@ -28,7 +26,6 @@ pub const RESERVE_BYTES: u64 = 128 * 1024 * 1024;
 /// What a process left.
 pub struct Finished {
     pub status: ExitStatus,
-    pub stdout: String,
     /// The end of what it wrote to stderr.
     pub stderr: String,
 }
@@ -43,14 +40,14 @@ pub struct Limits {
 /// Runs `command` to its end. Dropping the future ends it.
 pub async fn run(mut command: Command, what: &str, limits: &Limits) -> Result<Finished, NixError> {
     let program = command.as_std().get_program().to_string_lossy().into_owned();
-    command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped()).process_group(0);
+    command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::piped()).process_group(0);
     let mut child = command.spawn().map_err(|source| NixError::Run { program: program.clone(), source })?;
-    let (stdout, stderr) = (child.stdout.take(), child.stderr.take());
+    let stderr = child.stderr.take();
     let mut group = Group { child: Some(child) };
     let work = async {
-        let (stdout, stderr) = tokio::join!(collect(stdout), follow(stderr));
+        let stderr = follow(stderr).await;
         let status = group.wait().await.map_err(|source| NixError::Run { program, source })?;
-        Ok(Finished { status, stdout: stdout?, stderr })
+        Ok(Finished { status, stderr })
     };
     tokio::select! {
         finished = tokio::time::timeout(limits.time, work) => {
@@ -76,20 +73,6 @@ async fn watch(disk: Option<&Path>) -> u64 {
 pub fn free_bytes(folder: &Path) -> io::Result<u64> {
     let stat = rustix::fs::statvfs(folder)?;
     Ok(stat.f_bavail.saturating_mul(stat.f_frsize))
-}
-
-/// All of a short answer.
-async fn collect(stream: Option<impl AsyncRead + Unpin>) -> Result<String, NixError> {
-    let mut answer = Vec::new();
-    if let Some(stream) = stream {
-        let read = stream.take(MAX_STDOUT as u64 + 1).read_to_end(&mut answer).await;
-        read.map_err(|source| NixError::Run { program: "nix".into(), source })?;
-    }
-    if answer.len() > MAX_STDOUT {
-        let message = format!("its answer is longer than {MAX_STDOUT} bytes");
-        return Err(NixError::Failed { what: "Nix".into(), message });
-    }
-    Ok(String::from_utf8_lossy(&answer).into_owned())
 }
 
 /// The end of a long output; each line goes to the log as it comes.
@@ -152,7 +135,7 @@ pub fn run_sync(
     use std::os::unix::process::CommandExt as _;
     let program = command.get_program().to_string_lossy().into_owned();
     let failed = |source| NixError::Run { program: program.clone(), source };
-    command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped()).process_group(0);
+    command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::piped()).process_group(0);
     let mut child = command.spawn().map_err(failed)?;
     let readers = (child.stdout.take().map(read_in_thread), child.stderr.take().map(read_in_thread));
     let clock = SystemClock::new();
