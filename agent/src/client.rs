@@ -100,6 +100,7 @@ pub struct Client {
     netrc: PathBuf,
     ca_file: Option<PathBuf>,
     bearer: Arc<Mutex<Option<String>>>,
+    limit: Duration,
 }
 
 impl Client {
@@ -119,7 +120,6 @@ impl Client {
         let http = reqwest::Client::builder()
             .tls_backend_preconfigured(tls(tls_ca)?)
             .connect_timeout(CONNECT_TIMEOUT)
-            .timeout(REQUEST_TIMEOUT)
             // A bearer goes to the controller that enrolment named, by no detour.
             .redirect(reqwest::redirect::Policy::none())
             .no_proxy()
@@ -127,7 +127,13 @@ impl Client {
             .user_agent(concat!("muster-agent/", env!("CARGO_PKG_VERSION")))
             .build()
             .map_err(|error| ClientError::Setup(chain(&error)))?;
-        Ok(Self { http, url, machine: None, netrc: PathBuf::new(), ca_file: None, bearer: Arc::default() })
+        Ok(Self { http, url, machine: None, netrc: PathBuf::new(), ca_file: None, bearer: Arc::default(), limit: REQUEST_TIMEOUT })
+    }
+
+    /// The same client with another limit for everything but the long poll.
+    #[must_use]
+    pub fn with_limit(self, limit: Duration) -> Self {
+        Self { limit, ..self }
     }
 
     /// Sends a check-in; its reply's bearer is used from here on.
@@ -165,8 +171,8 @@ impl Client {
 
     /// Asks the controller for its name, as nobody in particular. Gives its clock in Unix seconds, where it says it.
     pub async fn probe(&self) -> Result<(FleetView, Option<i64>), ClientError> {
-        let response = self.http.get(format!("{}{}", self.url, api::FLEET)).send().await;
-        let response = response.map_err(|error| self.unreachable(error))?;
+        let request = self.http.get(format!("{}{}", self.url, api::FLEET)).timeout(self.limit);
+        let response = request.send().await.map_err(|error| self.unreachable(error))?;
         let date = response.headers().get("date").and_then(|date| date.to_str().ok());
         let clock = date.and_then(|date| jiff::fmt::rfc2822::parse(date).ok());
         let body = self.body(response, api::FLEET, MAX_REPLY_BYTES).await?;
@@ -218,7 +224,7 @@ impl Client {
     }
 
     fn request(&self, method: Method, path: &str) -> RequestBuilder {
-        let request = self.http.request(method, format!("{}{path}", self.url));
+        let request = self.http.request(method, format!("{}{path}", self.url)).timeout(self.limit);
         let bearer = self.bearer.lock().unwrap_or_else(PoisonError::into_inner).clone();
         match bearer {
             Some(bearer) => request.bearer_auth(bearer),

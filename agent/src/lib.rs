@@ -14,3 +14,6 @@ pub mod journal;
 pub mod doctor;
 pub mod logs;
 pub mod status;
+pub mod activator;
+pub mod probes;
+pub mod runner;

@@ -274,3 +274,6 @@ fn tail(text: String) -> String {
         _ => text,
     }
 }
+
+#[cfg(test)]
+mod tests;
