@@ -114,6 +114,12 @@ fn waits(step: &Step) -> bool {
 }
 
 fn begin(observed: &Observed<'_>, journal: &Journal, wanted: Option<&Target>) -> Step {
+    // An activation whose transaction was lost comes to its end first; unconfirmed, that is OLD.
+    if let Some(lost) = observed.activation.filter(|record| !record.phase.is_final())
+        && (lost.phase != Phase::AwaitingReboot || lost.boot != observed.boot)
+    {
+        return watch(observed);
+    }
     if observed.rollback_asked
         && let Some(previous) = &journal.previous
     {
@@ -475,6 +481,21 @@ mod tests {
         // After the reboot the activator looks what came up.
         observed.boot = "another";
         assert_eq!(next(&observed, &Journal::default(), None), Step::RestartActivator);
+    }
+
+    #[test]
+    fn an_activation_whose_transaction_was_lost_comes_to_its_end_before_another_begins() {
+        for phase in Phase::ALL {
+            let record = activation(1, phase);
+            let mut observed = observed();
+            observed.activation = Some(&record);
+            let over = phase.is_final() || phase == Phase::AwaitingReboot;
+            for (alive, waiting) in [(true, Step::Watch), (false, Step::RestartActivator)] {
+                observed.activator_alive = alive;
+                let step = next(&observed, &Journal::default(), Some(&target(2, Class::Nixos)));
+                assert_eq!(step, if over { Step::Begin } else { waiting }, "{phase:?}");
+            }
+        }
     }
 
     #[test]
