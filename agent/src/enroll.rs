@@ -155,7 +155,8 @@ pub fn finish(config: &Config) -> Result<(), EnrollError> {
         let state = &config.state_dir;
         let old = Identity::enrolment(state).ok().flatten();
         // What the old machine held is no floor for another one; the same machine keeps its floors.
-        if old.as_ref().is_none_or(|old| (old.fleet, &old.machine) != (new.fleet, &new.machine)) {
+        let another = old.as_ref().is_none_or(|old| (old.fleet, &old.machine) != (new.fleet, &new.machine));
+        if another {
             for name in OF_THE_OLD_MACHINE {
                 remove(&state.join(name)).map_err(disk(&state.join(name)))?;
             }
@@ -168,8 +169,7 @@ pub fn finish(config: &Config) -> Result<(), EnrollError> {
             durable::write(&root, &bytes.unwrap_or_default(), 0o600).map_err(disk(&root))?;
         }
         Keys::install(&folder, state)?;
-        let newly = old.is_none_or(|old| old.enrolled_at != new.enrolled_at);
-        if newly {
+        if another || old.is_none_or(|old| old.enrolled_at != new.enrolled_at) {
             let mut outbox = Outbox::open(&state.join(outbox::FOLDER))?;
             outbox.push(
                 new.enrolled_at,

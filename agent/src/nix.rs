@@ -245,7 +245,7 @@ impl Nix {
         let file = self.layout.physical(path);
         // A store that was never used has no folder yet; it will lie on the disk of the first one above it.
         let disk = file.ancestors().skip(1).find(|folder| folder.is_dir());
-        Limits { time: self.limit, disk: disk.map(Path::to_path_buf) }
+        Limits { time: self.limit, disk: disk.map(|folder| (folder.to_path_buf(), RESERVE_BYTES)) }
     }
 
     fn through_cache(&self, command: &mut Command, access: &CacheAccess, certificates: Option<&Path>) {

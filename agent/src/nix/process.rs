@@ -33,8 +33,8 @@ pub struct Finished {
 /// Limits of one process.
 pub struct Limits {
     pub time: Duration,
-    /// A folder of the disk whose free space is watched.
-    pub disk: Option<PathBuf>,
+    /// A folder of the disk whose free space is watched, and how much must stay free.
+    pub disk: Option<(PathBuf, u64)>,
 }
 
 /// Runs `command` to its end. Dropping the future ends it.
@@ -53,17 +53,17 @@ pub async fn run(mut command: Command, what: &str, limits: &Limits) -> Result<Fi
         finished = tokio::time::timeout(limits.time, work) => {
             finished.unwrap_or_else(|_| Err(NixError::TimedOut { what: what.to_owned(), limit: limits.time }))
         }
-        free = watch(limits.disk.as_deref()) => Err(NixError::NoSpace(free)),
+        reserve = watch(limits.disk.as_ref()) => Err(NixError::NoSpace(reserve)),
     }
 }
 
-/// Ends with the free space when it falls below the reserve.
-async fn watch(disk: Option<&Path>) -> u64 {
+/// Ends when less than the reserve is free.
+async fn watch(disk: Option<&(PathBuf, u64)>) -> u64 {
     loop {
-        if let Some(free) = disk.and_then(|disk| free_bytes(disk).ok())
-            && free < RESERVE_BYTES
+        if let Some((folder, reserve)) = disk
+            && free_bytes(folder).is_ok_and(|free| free < *reserve)
         {
-            return free;
+            return *reserve;
         }
         tokio::time::sleep(SPACE_INTERVAL).await;
     }
@@ -167,4 +167,73 @@ fn read_in_thread(stream: impl io::Read + Send + 'static) -> std::thread::JoinHa
         let _ = io::copy(&mut stream, &mut io::sink());
         String::from_utf8_lossy(&start).into_owned()
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn sh(script: &str) -> Command {
+        let mut command = Command::new("/bin/sh");
+        command.args(["-c", script]);
+        command
+    }
+    fn limits(time: Duration) -> Limits {
+        Limits { time, disk: None }
+    }
+
+    #[tokio::test]
+    async fn the_end_of_a_long_output_is_kept_and_nothing_more() {
+        let script = "i=0; while [ $i -lt 20000 ]; do echo line $i >&2; i=$((i+1)); done; exit 3";
+        let finished = run(sh(script), "it", &limits(Duration::from_secs(60))).await.unwrap();
+        assert_eq!(finished.status.code(), Some(3));
+        assert!(finished.stderr.ends_with("line 19999\n") && finished.stderr.len() <= TAIL_BYTES);
+    }
+
+    #[tokio::test]
+    async fn what_takes_too_long_is_ended_with_its_whole_group() {
+        let folder = tempfile::tempdir().unwrap();
+        let file = folder.path().join("pid");
+        let script = format!("sleep 1000 & echo $! > {}; wait", file.display());
+        let error = run(sh(&script), "waiting", &limits(Duration::from_millis(300))).await.err().unwrap();
+        assert!(matches!(error, NixError::TimedOut { .. }), "{error}");
+        let child: i32 = std::fs::read_to_string(&file).unwrap().trim().parse().unwrap();
+        let child = Pid::from_raw(child).unwrap();
+        // The orphan is reaped by init; until then it is a zombie, which is dead as well.
+        let alive = || {
+            rustix::process::test_kill_process(child).is_ok()
+                && !std::fs::read_to_string(format!("/proc/{}/stat", child.as_raw_nonzero()))
+                    .is_ok_and(|stat| stat.contains(") Z "))
+        };
+        tokio::time::timeout(Duration::from_secs(20), async {
+            while alive() {
+                tokio::time::sleep(Duration::from_millis(5)).await;
+            }
+        })
+        .await
+        .unwrap();
+    }
+
+    #[tokio::test]
+    async fn a_disk_that_runs_full_ends_it() {
+        let disk = Some((PathBuf::from("/"), u64::MAX));
+        let limits = Limits { time: Duration::from_secs(60), disk };
+        let error = run(sh("sleep 1000"), "it", &limits).await.err().unwrap();
+        assert!(matches!(error, NixError::NoSpace(_)), "{error}");
+    }
+
+    #[test]
+    fn a_short_command_gives_all_that_it_wrote_and_is_ended_at_its_limit() {
+        let command = |script: &str| {
+            let mut command = std::process::Command::new("/bin/sh");
+            command.args(["-c", script]);
+            command
+        };
+        let script = "echo out; echo err >&2; head -c 300000 /dev/zero; exit 4";
+        let (status, text) = run_sync(command(script), "it", Duration::from_secs(60)).unwrap();
+        assert_eq!(status.code(), Some(4));
+        assert!(text.starts_with("out\n") && text.ends_with("err\n") && text.len() < 2 * TAIL_BYTES);
+        let late = run_sync(command("sleep 1000"), "waiting", Duration::from_millis(50));
+        assert!(matches!(late, Err(NixError::TimedOut { .. })));
+    }
 }

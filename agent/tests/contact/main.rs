@@ -4,5 +4,6 @@
 mod client;
 mod controller;
 mod enroll;
+mod nix;
 
 mod trust;
