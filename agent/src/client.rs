@@ -127,7 +127,15 @@ impl Client {
             .user_agent(concat!("muster-agent/", env!("CARGO_PKG_VERSION")))
             .build()
             .map_err(|error| ClientError::Setup(chain(&error)))?;
-        Ok(Self { http, url, machine: None, netrc: PathBuf::new(), ca_file: None, bearer: Arc::default(), limit: REQUEST_TIMEOUT })
+        Ok(Self {
+            http,
+            url,
+            machine: None,
+            netrc: PathBuf::new(),
+            ca_file: None,
+            bearer: Arc::default(),
+            limit: REQUEST_TIMEOUT,
+        })
     }
 
     /// The same client with another limit for everything but the long poll.

@@ -17,3 +17,4 @@ pub mod status;
 pub mod activator;
 pub mod probes;
 pub mod runner;
+pub mod cli;

@@ -135,7 +135,7 @@ pub fn run_sync(
     use std::os::unix::process::CommandExt as _;
     let program = command.get_program().to_string_lossy().into_owned();
     let failed = |source| NixError::Run { program: program.clone(), source };
-    command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::piped()).process_group(0);
+    command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped()).process_group(0);
     let mut child = command.spawn().map_err(failed)?;
     let readers = (child.stdout.take().map(read_in_thread), child.stderr.take().map(read_in_thread));
     let clock = SystemClock::new();

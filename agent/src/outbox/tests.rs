@@ -89,7 +89,7 @@ fn a_push_that_a_crash_cut_short_never_was() {
     push(&mut outbox, 1);
     for text in ["", "{\"seq\":2,\"at\":1,\"ki"] {
         fs::write(folder.path().join("2.json.new"), text).unwrap();
-        let mut again = open(folder.path());
+        let again = open(folder.path());
         assert_eq!(waiting(&again), [(1, event(1))]);
         assert_eq!(files(folder.path()), ["1.json"]);
         assert_eq!(again.last(), 1);
@@ -121,11 +121,8 @@ fn an_event_that_the_disk_lost_keeps_its_number_and_holds_nothing_up() {
 fn a_batch_keeps_to_its_bounds_and_the_rest_follows() {
     let folder = tempfile::tempdir().unwrap();
     let mut outbox = open(folder.path());
-    let long = || EventKind::Failed {
-        step: Step::Build,
-        detail: "\u{1}".repeat(MAX_LOG_TAIL),
-        quarantined: true,
-    };
+    let long =
+        || EventKind::Failed { step: Step::Build, detail: "\u{1}".repeat(MAX_LOG_TAIL), quarantined: true };
     for _ in 0..60 {
         outbox.push(1, None, long()).unwrap();
     }

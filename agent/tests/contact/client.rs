@@ -1,7 +1,7 @@
 //! Every wait has a limit, every answer a size.
 
-use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use axum::body::{Body, Bytes};
@@ -151,9 +151,16 @@ async fn retry_after_and_the_problem_reach_the_caller() {
 #[tokio::test]
 async fn an_expired_bearer_asks_for_a_new_check_in() {
     let (_state, controller, _fleet, client) = enrolled().await;
-    controller.answer(&api::poll_path(&"cinnabar".parse().unwrap(), None, 1).replace("?have=0&wait=1", ""), |_| {
-        problem(StatusCode::UNAUTHORIZED, ProblemCode::Unauthorised, "the bearer has expired: check in again")
-    });
+    controller.answer(
+        &api::poll_path(&"cinnabar".parse().unwrap(), None, 1).replace("?have=0&wait=1", ""),
+        |_| {
+            problem(
+                StatusCode::UNAUTHORIZED,
+                ProblemCode::Unauthorised,
+                "the bearer has expired: check in again",
+            )
+        },
+    );
     let error = client.poll(None, 1).await.unwrap_err();
     assert!(error.needs_new_bearer() && !error.is_unreachable());
 }
@@ -183,7 +190,8 @@ async fn a_controller_that_is_down_is_unreachable() {
 
 #[test]
 fn only_loopback_may_do_without_tls() {
-    for good in ["http://127.0.0.1:8443", "http://[::1]:8443/", "http://localhost", "https://muster.example/"] {
+    for good in ["http://127.0.0.1:8443", "http://[::1]:8443/", "http://localhost", "https://muster.example/"]
+    {
         let client = Client::anonymous(good, None).unwrap();
         assert!(!client.url().ends_with('/'), "{good}");
     }

@@ -7,7 +7,7 @@ use std::sync::{Arc, Mutex};
 use axum::Router;
 use axum::body::{Body, Bytes};
 use axum::extract::{Request, State};
-use axum::http::{Method, StatusCode, header};
+use axum::http::{StatusCode, header};
 use axum::response::{IntoResponse as _, Response};
 use muster_agent::config::Config;
 use muster_agent::identity::{Enrolment, Identity, Keys};
@@ -28,7 +28,6 @@ pub const BEARER: &str = "the-bearer";
 /// A request as it came in.
 #[derive(Debug, Clone)]
 pub struct Seen {
-    pub method: Method,
     pub path: String,
     pub headers: axum::http::HeaderMap,
     pub body: Bytes,
@@ -112,7 +111,7 @@ async fn serve(State(inner): State<Arc<Mutex<Inner>>>, request: Request) -> Resp
     let (parts, body) = request.into_parts();
     let path = parts.uri.path_and_query().map(ToString::to_string).unwrap_or_default();
     let body = axum::body::to_bytes(body, 4 << 20).await.unwrap();
-    let seen = Seen { method: parts.method, path, headers: parts.headers, body };
+    let seen = Seen { path, headers: parts.headers, body };
     let mut inner = inner.lock().unwrap();
     inner.seen.push(seen.clone());
     let plain = seen.path.split('?').next().unwrap();
@@ -145,7 +144,11 @@ impl Inner {
             return problem(StatusCode::FORBIDDEN, ProblemCode::BadSignature, "the code does not fit");
         }
         if self.enrolled.is_some_and(|key| key != request.key) {
-            return problem(StatusCode::GONE, ProblemCode::TokenUsed, "the token was used already: make another");
+            return problem(
+                StatusCode::GONE,
+                ProblemCode::TokenUsed,
+                "the token was used already: make another",
+            );
         }
         self.enrolled = Some(request.key);
         if self.lose_replies > 0 {
@@ -171,14 +174,7 @@ impl Fleet {
     pub fn new() -> Self {
         let [operator, online, root_key] = [(); 3].map(|()| SecretKey::generate().unwrap());
         let root = root_of(1, &root_key, &operator, &online, NOW + 365 * DAY);
-        Self {
-            machine: "cinnabar".parse().unwrap(),
-            class: Class::Nixos,
-            operator,
-            online,
-            root_key,
-            root,
-        }
+        Self { machine: "cinnabar".parse().unwrap(), class: Class::Nixos, operator, online, root_key, root }
     }
 
     pub fn target(&self, generation: u64) -> Target {

@@ -97,7 +97,8 @@ async fn an_unchanged_generation_costs_two_requests() {
     let (machine, mut trust) = Machine::holding(1).await;
     let before = machine.controller.seen().len();
     trust.refresh(&machine.client, NOW).await.unwrap();
-    let asked: Vec<_> = machine.controller.seen().split_off(before).into_iter().map(|seen| seen.path).collect();
+    let asked: Vec<_> =
+        machine.controller.seen().split_off(before).into_iter().map(|seen| seen.path).collect();
     assert_eq!(asked, [machine.path("2.root.json"), machine.path("timestamp.json")]);
 }
 
@@ -117,7 +118,12 @@ async fn i2_a_generation_below_the_tokens_is_refused_by_a_machine_that_holds_non
     let error = trust.refresh(&machine.client, NOW).await.unwrap_err();
     assert_eq!(error.attack(), Some(Attack::Rollback), "{error}");
     assert_eq!(trust.held(), None);
-    assert!(machine.files().keys().all(|name| !name.ends_with("targets.json") && !name.ends_with("generation.json")));
+    assert!(
+        machine
+            .files()
+            .keys()
+            .all(|name| !name.ends_with("targets.json") && !name.ends_with("generation.json"))
+    );
 }
 
 #[tokio::test]
@@ -149,8 +155,13 @@ async fn i1_another_machines_generation_is_refused_before_anything_is_stored() {
     let target = Target { machine: "stibnite".parse().unwrap(), ..machine.fleet.target(9) };
     let foreign = sign_generation(&target, NOW + DAY, &[&machine.fleet.operator]).unwrap();
     machine.controller.publish(&machine.fleet, &foreign);
-    let timestamp =
-        sign_timestamp(&target.machine, foreign.snapshot.as_bytes(), 1 << 40, NOW + DAY, &machine.fleet.online);
+    let timestamp = sign_timestamp(
+        &target.machine,
+        foreign.snapshot.as_bytes(),
+        1 << 40,
+        NOW + DAY,
+        &machine.fleet.online,
+    );
     machine.controller.put(&machine.path("timestamp.json"), timestamp.unwrap());
     machine.refuses(&mut trust, Some(Attack::ForeignMachine), NOW).await;
 }
@@ -193,9 +204,8 @@ async fn i1_a_changed_target_is_refused_and_the_old_one_stays() {
 #[tokio::test]
 async fn endless_metadata_and_an_endless_target_are_refused() {
     let endless = |_: &super::controller::Seen| {
-        let chunks = futures_util::stream::repeat_with(|| {
-            Ok::<_, std::io::Error>(Bytes::from_static(&[b' '; 4096]))
-        });
+        let chunks =
+            futures_util::stream::repeat_with(|| Ok::<_, std::io::Error>(Bytes::from_static(&[b' '; 4096])));
         Body::from_stream(chunks).into_response()
     };
     let (machine, mut trust) = Machine::holding(1).await;
@@ -228,7 +238,11 @@ async fn i6_a_signed_target_of_another_class_or_system_is_not_kept() {
     assert_eq!(error.attack(), Some(Attack::WrongClass), "{error}");
     assert_eq!(machine.open().held().unwrap().generation.get(), 1);
 
-    let mac = Target { class: muster_protocol::machine::Class::Darwin, generation: Generation::new(3).unwrap(), ..target };
+    let mac = Target {
+        class: muster_protocol::machine::Class::Darwin,
+        generation: Generation::new(3).unwrap(),
+        ..target
+    };
     let mac = Target { system: "aarch64-darwin".parse().unwrap(), ..mac };
     let publication = sign_generation(&mac, NOW + DAY, &[&machine.fleet.operator]).unwrap();
     machine.controller.publish(&machine.fleet, &publication);
@@ -248,8 +262,7 @@ async fn withheld_metadata_is_no_attack_but_no_success_either() {
 async fn a_new_root_is_followed_and_kept() {
     let (machine, mut trust) = Machine::holding(1).await;
     let operator = SecretKey::generate().unwrap();
-    let root =
-        root_of(2, &machine.fleet.root_key, &operator, &machine.fleet.online, NOW + 100 * DAY);
+    let root = root_of(2, &machine.fleet.root_key, &operator, &machine.fleet.online, NOW + 100 * DAY);
     machine.controller.put(&machine.path("2.root.json"), root.clone());
     let fleet = Fleet { operator, ..machine.fleet };
     machine.controller.publish(&fleet, &fleet.publication(2));
