@@ -6,9 +6,7 @@ use muster_testbed::fleet::{Fleet, both};
 use muster_testbed::stand_in::processes;
 use rustix::process::Signal;
 
-use crate::common::{
-    assert_agrees_with_itself, assert_events_in_order, assert_runs_published, only_outcome,
-};
+use crate::common::{assert_agrees_with_itself, assert_events_in_order, assert_runs_published, only_outcome};
 
 /// The step of an activation that is slow, by class.
 const MIDDLE: [(&str, &str); 2] = [("cinnabar", "activate"), ("stibnite", "launchd")];
