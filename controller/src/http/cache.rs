@@ -86,7 +86,8 @@ pub async fn put_nar(
     let nar = NarFile::parse(&file).ok_or_else(|| {
         unfit(format!("'{file}' is no archive's name: it must be HASH.nar with its compression's ending"))
     })?;
-    let mut incoming = Incoming::new(&headers, body, app.limits.nar_bytes, app.limits.idle())?;
+    let mut incoming = Incoming::new(&headers, body, app.limits.nar_bytes, app.limits.idle())
+        .map_err(|(refused, _)| refused)?;
     let mut upload = app.blobs.upload(&nar.key()).await?;
     let mut hasher = sha2::Sha256::new();
     let received = loop {

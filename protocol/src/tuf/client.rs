@@ -22,8 +22,8 @@ const MAX_ROOT_BYTES: u64 = 512 * 1024;
 const MAX_TIMESTAMP_BYTES: u64 = 16 * 1024;
 const MAX_SNAPSHOT_BYTES: u64 = 2 * 1024 * 1024;
 const MAX_TARGETS_BYTES: u64 = 5 * 1024 * 1024;
-/// The limit of a machine's own snapshot and targets, which name one file each.
-const MAX_SCOPED_BYTES: u64 = 64 * 1024;
+/// The limit of everything in a machine's own repository, whose snapshot and targets name one file each.
+const MAX_SCOPED_BYTES: u64 = 128 * 1024;
 
 /// The metadata that is held, as the bytes that were received.
 #[derive(Debug, Clone, Default)]
@@ -32,6 +32,13 @@ pub struct Stored {
     pub timestamp: Option<Vec<u8>>,
     pub snapshot: Option<Vec<u8>>,
     pub targets: Option<Vec<u8>>,
+}
+
+impl Stored {
+    /// Whether nothing but a root was ever stored.
+    fn is_fresh(&self) -> bool {
+        self.timestamp.is_none() && self.snapshot.is_none() && self.targets.is_none()
+    }
 }
 
 /// Whose repository this is, and the lowest generation to accept.
@@ -138,7 +145,7 @@ impl Update {
     }
 
     fn wanted(&self) -> Option<Fetch> {
-        let limit = |open: u64| if self.scope.is_some() { MAX_SCOPED_BYTES } else { open };
+        let limit = |open: u64| if self.scope.is_some() { open.min(MAX_SCOPED_BYTES) } else { open };
         let pinned = |pin: &Pin, file: &str, max: u64| Fetch {
             file: self.root.versioned(pin.version, file),
             max_bytes: pin.length.map_or(max, |length| length.min(max)),
@@ -146,7 +153,7 @@ impl Update {
         Some(match &self.stage {
             Stage::Root => {
                 let file = format!("{}.{}", self.root.version().saturating_add(1), Role::Root.file());
-                Fetch { file, max_bytes: MAX_ROOT_BYTES }
+                Fetch { file, max_bytes: limit(MAX_ROOT_BYTES) }
             }
             Stage::Timestamp => {
                 Fetch { file: Role::Timestamp.file().to_owned(), max_bytes: MAX_TIMESTAMP_BYTES }
@@ -170,7 +177,7 @@ impl Update {
             // 5.3.3: no newer root is the usual end of the chain.
             (Answer::Absent, Stage::Root) => return self.finish_roots().map(|()| None),
             // A machine for which nothing was published yet holds nothing, and is served nothing.
-            (Answer::Absent, Stage::Timestamp) if self.scope.is_some() && self.stored.timestamp.is_none() => {
+            (Answer::Absent, Stage::Timestamp) if self.scope.is_some() && self.stored.is_fresh() => {
                 self.stage = Stage::Done;
                 return Ok(None);
             }
@@ -220,7 +227,9 @@ impl Update {
             || matches!(snapshot, Some(Err(TufError::Signatures { .. })));
         self.timestamp = timestamp.and_then(Result::ok).filter(|_| !rotated);
         self.snapshot = snapshot.and_then(Result::ok).filter(|_| !rotated);
-        self.targets = targets.and_then(Result::ok);
+        self.targets = targets
+            .and_then(Result::ok)
+            .filter(|targets| self.scope.as_ref().is_none_or(|scope| scope.require_target(targets).is_ok()));
     }
 
     /// Reads metadata of a top-level role that is signed as the root wants it, and for this machine.
@@ -228,7 +237,7 @@ impl Update {
         let what = B::ROLE.file();
         let body: B = open(what, self.root.authority(B::ROLE), bytes)?;
         if let Some(scope) = &self.scope {
-            scope.require_machine(what, body.header())?;
+            body.header().require_machine(what, &scope.machine)?;
         }
         Ok(body)
     }
@@ -238,11 +247,11 @@ impl Update {
         let what = Role::Timestamp.file();
         let mut new: Timestamp = self.open(bytes)?;
         let mut is_new = true;
-        if let Some(held) = self.timestamp.take() {
+        if let Some(held) = &self.timestamp {
             require_no_lower(what, new.header().version, held.header().version)?;
             if new.header().version == held.header().version {
                 // 5.4.3.1: nothing new. The held one goes on to serve, whatever else the other says.
-                (new, is_new) = (held, false);
+                (new, is_new) = (held.clone(), false);
             } else {
                 // 5.4.3.2
                 require_no_lower("the pinned snapshot", new.snapshot.version, held.snapshot.version)?;
@@ -253,11 +262,12 @@ impl Update {
         }
         new.header().require_fresh(what, self.now)?;
         let pin = new.snapshot.clone();
+        let snapshot = self.stored_serves(&pin, self.snapshot.as_ref(), self.stored.snapshot.as_deref());
+        self.stage = match snapshot {
+            Some(snapshot) => self.targets_stage(&snapshot.targets)?,
+            None => Stage::Snapshot(pin),
+        };
         self.timestamp = Some(new);
-        match self.stored_serves(&pin, self.snapshot.as_ref(), self.stored.snapshot.as_deref()) {
-            Some(targets) => self.go_to_targets(targets.targets.clone()),
-            None => self.stage = Stage::Snapshot(pin),
-        }
         Ok(is_new)
     }
 
@@ -271,18 +281,16 @@ impl Update {
         for (file, held) in self.snapshot.iter().flat_map(|held| &held.meta) {
             require_no_lower(file, new.meta.get(file).map_or(0, |pin| pin.version), held.version)?;
         }
-        require_no_lower("the generation", new.targets.version, self.floor)?;
         new.header().require_fresh(what, self.now)?;
-        let pin = new.targets.clone();
+        self.stage = self.targets_stage(&new.targets)?;
         self.snapshot = Some(new);
-        self.go_to_targets(pin);
         Ok(())
     }
 
-    fn go_to_targets(&mut self, pin: Pin) {
-        let serves =
-            self.stored_serves(&pin, self.targets.as_ref(), self.stored.targets.as_deref()).is_some();
-        self.stage = if serves { Stage::Done } else { Stage::Targets(pin) };
+    fn targets_stage(&self, pin: &Pin) -> Result<Stage, TufError> {
+        require_no_lower("the generation", pin.version, self.floor)?;
+        let held = self.stored_serves(pin, self.targets.as_ref(), self.stored.targets.as_deref());
+        Ok(if held.is_some() { Stage::Done } else { Stage::Targets(pin.clone()) })
     }
 
     /// Stored metadata saves a fetch if it is the pinned one, to the byte where a hash is pinned, and fresh.
@@ -308,7 +316,6 @@ impl Update {
         if let Some(scope) = &self.scope {
             scope.require_target(&new)?;
         }
-        require_no_lower("the generation", new.header().version, self.floor)?;
         new.header().require_fresh(what, self.now)?;
         self.targets = Some(new);
         self.stage = Stage::Done;
@@ -402,15 +409,6 @@ impl Update {
 }
 
 impl Scope {
-    /// Metadata of a machine says whose it is.
-    pub(super) fn require_machine(&self, what: &str, header: &Header) -> Result<(), TufError> {
-        if header.machine.as_deref() == Some(self.machine.as_str()) {
-            return Ok(());
-        }
-        let (what, wanted, found) = (what.to_owned(), self.machine.clone(), header.machine.clone());
-        Err(TufError::ForeignMachine { what, wanted, found })
-    }
-
     /// A machine's targets list its one target and nothing else, and say whose it is, and which.
     pub(super) fn require_target<'a>(&self, targets: &'a Targets) -> Result<&'a Listed, TufError> {
         #[derive(Deserialize)]
@@ -455,7 +453,7 @@ impl Scope {
     /// No rotation of keys lowers the generation: what was held once is the floor, whoever may sign today.
     fn floor(&self, stored: &Stored) -> u64 {
         let held = stored.targets.as_deref().and_then(|bytes| Header::unverified(Role::Targets, bytes).ok());
-        let held = held.filter(|header| self.require_machine(Role::Targets.file(), header).is_ok());
+        let held = held.filter(|header| header.machine.as_deref() == Some(self.machine.as_str()));
         held.map_or(0, |header| header.version).max(self.lowest.get())
     }
 }

@@ -10,7 +10,7 @@ use sha2::Digest as _;
 use super::delegation::Delegation;
 use super::keyring::{Authority, KeyRing, RawKey, RawRole};
 use super::{TufError, canonical};
-use crate::ids::{Sha256, from_hex};
+use crate::ids::{MachineName, Sha256, from_hex};
 use crate::keys::PublicKey;
 
 /// The signed field that names the machine that metadata is for.
@@ -128,6 +128,14 @@ impl Header {
     /// What metadata says of itself, whoever wrote it.
     pub(super) fn unverified(role: Role, bytes: &[u8]) -> Result<Self, TufError> {
         Self::parse(role.file(), role, &Envelope::parse(role.file(), bytes)?.signed)
+    }
+    /// A machine's metadata says whose it is.
+    pub(super) fn require_machine(&self, what: &str, machine: &MachineName) -> Result<(), TufError> {
+        if self.machine.as_deref() == Some(machine.as_str()) {
+            return Ok(());
+        }
+        let (what, wanted, found) = (what.to_owned(), machine.clone(), self.machine.clone());
+        Err(TufError::ForeignMachine { what, wanted, found })
     }
     /// Refuses what has expired at the time of the refresh: a frozen repository (5.3.10, 5.4.4, 5.5.6, 5.6.5).
     pub(super) fn require_fresh(&self, what: &str, now: i64) -> Result<(), TufError> {
@@ -279,6 +287,9 @@ struct RawPin {
 
 impl Pin {
     fn parse(what: &str, raw: &RawPin) -> Result<Self, TufError> {
+        if raw.version == 0 {
+            return Err(TufError::malformed(what, "versions begin at 1"));
+        }
         let hashes = raw.hashes.as_ref().map(|hashes| Hashes::parse(what, hashes)).transpose()?;
         Ok(Self { version: raw.version, length: raw.length, hashes: hashes.unwrap_or_default() })
     }
@@ -302,6 +313,7 @@ impl Pin {
 }
 
 /// That a snapshot is current.
+#[derive(Clone)]
 pub(super) struct Timestamp {
     header: Header,
     pub(super) snapshot: Pin,

@@ -23,7 +23,7 @@ pub enum TufError {
     Malformed { what: String, why: String },
     #[error("{what} carries {found} good signatures of the {threshold} that it needs")]
     Signatures { what: String, found: usize, threshold: u32 },
-    #[error("{what} has expired {expires}: it must be signed anew")]
+    #[error("{what} expired at {expires}: it must be signed anew")]
     Expired { what: String, expires: jiff::Timestamp },
     #[error("{what} is version {found}; {held} was seen before, so it is an old one played again")]
     Rollback { what: String, found: u64, held: u64 },
@@ -55,7 +55,7 @@ impl TufError {
     /// Which attack it would have been to believe this; none where plain trouble looks the same.
     pub fn attack(&self) -> Option<Attack> {
         match self {
-            Self::Malformed { .. } | Self::Key(_) => Some(Attack::Malformed),
+            Self::Malformed { .. } => Some(Attack::Malformed),
             Self::Signatures { .. } => Some(Attack::ForgedSignature),
             Self::Expired { .. } => Some(Attack::Freeze),
             Self::Rollback { .. } => Some(Attack::Rollback),
@@ -70,10 +70,16 @@ impl TufError {
                 TargetError::Machine(_) => Attack::WrongClass,
                 _ => Attack::Malformed,
             }),
-            Self::Missing { .. } | Self::TooManyRoots(_) | Self::NotAsked | Self::RootSpec(_) => None,
+            Self::Missing { .. }
+            | Self::TooManyRoots(_)
+            | Self::NotAsked
+            | Self::RootSpec(_)
+            | Self::Key(_) => None,
         }
     }
 
+    // By value, so that errors of all kinds are handed in as they are.
+    #[allow(clippy::needless_pass_by_value)]
     fn malformed(what: impl Into<String>, why: impl ToString) -> Self {
         Self::Malformed { what: what.into(), why: why.to_string() }
     }

@@ -6,7 +6,7 @@ use serde_json::{Map, Value, json};
 
 use super::client::Scope;
 use super::keyring::MAX_KEYS;
-use super::metadata::{Body as _, MACHINE_FIELD, Role, Root, Snapshot, Targets, open};
+use super::metadata::{Body as _, Header, MACHINE_FIELD, Role, Root, Snapshot, Targets, open};
 use super::{TufError, canonical};
 use crate::api;
 use crate::ids::{Generation, MachineName, Sha256};
@@ -111,7 +111,8 @@ pub fn sign_timestamp(
     expires: i64,
     signer: &dyn Signer,
 ) -> Result<Vec<u8>, TufError> {
-    let pinned = super::metadata::Header::unverified(Role::Snapshot, snapshot)?;
+    let pinned = Header::unverified(Role::Snapshot, snapshot)?;
+    pinned.require_machine(Role::Snapshot.file(), machine)?;
     let mut timestamp = header(Role::Timestamp, version, expires, Some(machine))?;
     timestamp.insert("meta".into(), pin(Role::Snapshot, pinned.version, snapshot));
     Ok(seal(timestamp, &[signer])?.into_bytes())
@@ -140,7 +141,7 @@ pub fn check_publication(
 
     let snapshot: Snapshot =
         open(snapshot_file, root.authority(Role::Snapshot), publication.snapshot.as_bytes())?;
-    scope.require_machine(snapshot_file, snapshot.header())?;
+    snapshot.header().require_machine(snapshot_file, machine)?;
     snapshot.header().require_fresh(snapshot_file, now)?;
     if snapshot.header().version != generation.get() || snapshot.meta.len() != 1 {
         return Err(TufError::malformed(snapshot_file, "it must pin targets.json alone, as this generation"));
@@ -148,7 +149,7 @@ pub fn check_publication(
 
     snapshot.targets.require_bytes(targets_file, publication.targets.as_bytes())?;
     let targets: Targets = open(targets_file, root.authority(Role::Targets), publication.targets.as_bytes())?;
-    scope.require_machine(targets_file, targets.header())?;
+    targets.header().require_machine(targets_file, machine)?;
     targets.header().require_fresh(targets_file, now)?;
     snapshot.targets.require_version(targets_file, targets.header().version)?;
     if targets.header().version != generation.get() {

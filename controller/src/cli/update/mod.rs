@@ -87,7 +87,7 @@ impl Update {
         progress.finish_and_clear();
 
         for plan in &planned {
-            tell(plan);
+            tell(plan, self.force);
         }
         let wanted: Vec<&Planned> =
             planned.iter().filter(|plan| self.force || plan.difference != Difference::Same).collect();
@@ -168,10 +168,11 @@ impl Update {
     }
 }
 
-fn tell(plan: &Planned) {
+fn tell(plan: &Planned, force: bool) {
     let Planned { target, difference } = plan;
     let what = match difference {
         Difference::First => "its first generation".to_owned(),
+        Difference::Same if force => "unchanged, and signed anew".to_owned(),
         Difference::Same => "unchanged".to_owned(),
         Difference::Terms => "the same system, with other checks or terms".to_owned(),
         Difference::System(None) => {
@@ -183,7 +184,7 @@ fn tell(plan: &Planned) {
         Difference::System(Some(_)) => "a new system".to_owned(),
     };
     match difference {
-        Difference::Same => println!("{} ({}): {what}", target.machine, target.class),
+        Difference::Same if !force => println!("{} ({}): {what}", target.machine, target.class),
         _ => println!(
             "{} ({}) generation {}: {what}\n    {}",
             target.machine, target.class, target.generation, target.output

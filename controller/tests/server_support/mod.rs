@@ -1,0 +1,383 @@
+//! A fleet with a controller that really listens, and what operators and machines send to it.
+#![allow(dead_code)]
+
+use std::collections::BTreeSet;
+use std::os::unix::fs::PermissionsExt as _;
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicI64, AtomicU64, Ordering};
+use std::time::Duration;
+
+use muster::server::Server;
+use muster::server_config::ServerConfig;
+use muster_protocol::api::{self, Problem, ProblemCode};
+use muster_protocol::checkin::{CheckIn, CheckInReply, Holds, Phase};
+use muster_protocol::clock::Clock;
+use muster_protocol::enrol::{EnrolRequest, Enrolling, Secret, Token};
+use muster_protocol::ids::{Generation, MachineName, Sha256};
+use muster_protocol::keys::{Context, SecretKey};
+use muster_protocol::machine::{Class, System};
+use muster_protocol::operator::{AddMachine, MachineView, Publication, Request, RequestSignature, Session};
+use muster_protocol::report::{Batch, Event, EventKind};
+use muster_protocol::target::{Action, Target};
+use muster_protocol::tuf::repository::{RootSpec, sign_generation, sign_root};
+use reqwest::{Method, StatusCode};
+use serde::de::DeserializeOwned;
+use sqlx::{Connection as _, Row as _};
+
+/// No wait in a test may take longer.
+pub const LIMIT: Duration = Duration::from_secs(30);
+pub const START_S: i64 = 1_800_000_000;
+
+/// A clock that the test moves.
+#[derive(Debug)]
+pub struct HandClock(AtomicI64);
+
+impl HandClock {
+    pub fn forward(&self, seconds: i64) {
+        self.0.fetch_add(seconds * 1000, Ordering::SeqCst);
+    }
+}
+impl Clock for HandClock {
+    fn unix_ms(&self) -> i64 {
+        self.0.load(Ordering::SeqCst)
+    }
+    fn awake(&self) -> Duration {
+        Duration::from_millis(self.unix_ms().try_into().unwrap())
+    }
+}
+
+pub struct Fleet {
+    pub dir: tempfile::TempDir,
+    pub clock: Arc<HandClock>,
+    pub root_key: SecretKey,
+    pub operator: SecretKey,
+    pub online: SecretKey,
+    pub root: Vec<u8>,
+    pub server: Option<Server>,
+    pub http: reqwest::Client,
+    base: String,
+    nonce: AtomicU64,
+}
+
+impl Fleet {
+    pub async fn start() -> Self {
+        Self::start_with("").await
+    }
+
+    /// Starts with more lines in `controller.toml`.
+    pub async fn start_with(more: &str) -> Self {
+        let _ = rustls::crypto::ring::default_provider().install_default();
+        let key = || SecretKey::generate().unwrap();
+        let (root_key, operator, online) = (key(), key(), key());
+        let dir = tempfile::tempdir().unwrap();
+        let root = make_root(1, &root_key, &[&operator], &online);
+        std::fs::create_dir(dir.path().join("root")).unwrap();
+        std::fs::write(dir.path().join("root/1.root.json"), &root).unwrap();
+        let pem = dir.path().join("online.pem");
+        std::fs::write(&pem, online.to_pem().unwrap().as_bytes()).unwrap();
+        std::fs::set_permissions(&pem, std::fs::Permissions::from_mode(0o600)).unwrap();
+        let config = format!(
+            "listen = \"127.0.0.1:0\"\nurl = \"http://127.0.0.1:1\"\ndata = \"data\"\nroot = \"root\"\n\
+             online_key = \"online.pem\"\n{more}"
+        );
+        std::fs::write(dir.path().join("controller.toml"), config).unwrap();
+        let mut fleet = Self {
+            dir,
+            clock: Arc::new(HandClock(AtomicI64::new(START_S * 1000))),
+            root_key,
+            operator,
+            online,
+            root,
+            server: None,
+            http: reqwest::Client::builder().no_proxy().timeout(LIMIT).build().unwrap(),
+            base: String::new(),
+            nonce: AtomicU64::new(0),
+        };
+        fleet.up().await;
+        fleet
+    }
+
+    pub async fn up(&mut self) {
+        let config = ServerConfig::load(&self.config_file()).unwrap();
+        let server = Server::start_at(config, self.clock.clone()).await.unwrap();
+        self.base = format!("http://{}", server.address());
+        self.server = Some(server);
+    }
+
+    pub async fn down(&mut self) {
+        self.server.take().unwrap().stop().await.unwrap();
+    }
+
+    pub fn config_file(&self) -> PathBuf {
+        self.dir.path().join("controller.toml")
+    }
+    pub fn address(&self) -> std::net::SocketAddr {
+        self.server.as_ref().unwrap().address()
+    }
+    pub fn url(&self, path: &str) -> String {
+        format!("{}{path}", self.base)
+    }
+    pub fn fleet_id(&self) -> Sha256 {
+        Sha256::of(&self.root)
+    }
+    pub fn now_s(&self) -> i64 {
+        self.clock.unix_seconds()
+    }
+
+    /// A signature header of `key` for a request, made now.
+    pub fn signature(&self, key: &SecretKey, method: &Method, path: &str, body: &[u8]) -> RequestSignature {
+        let fleet = self.fleet_id();
+        let request = Request { audience: &fleet, method: method.as_str(), path, body };
+        let mut nonce = [0; 16];
+        nonce[..8].copy_from_slice(&self.nonce.fetch_add(1, Ordering::SeqCst).to_be_bytes());
+        RequestSignature::make(key, request, self.now_s(), nonce)
+    }
+
+    pub async fn send_signed(
+        &self,
+        method: Method,
+        path: &str,
+        body: Vec<u8>,
+        signature: &RequestSignature,
+    ) -> Answer {
+        let header = serde_json::to_string(signature).unwrap();
+        let request = self.http.request(method, self.url(path)).header(api::OPERATOR_SIGNATURE, header);
+        Answer::of(request.body(body)).await
+    }
+    /// A request that the operator signs.
+    pub async fn operate(&self, method: Method, path: &str, body: Vec<u8>) -> Answer {
+        let signature = self.signature(&self.operator, &method, path, &body);
+        self.send_signed(method, path, body, &signature).await
+    }
+    pub async fn view(&self, machine: &str) -> MachineView {
+        self.operate(Method::GET, &format!("{}/{machine}", api::OPERATOR_MACHINES), vec![]).await.good()
+    }
+    pub async fn session(&self) -> String {
+        let session: Session = self.operate(Method::POST, api::OPERATOR_SESSION, vec![]).await.good();
+        session.bearer
+    }
+
+    pub fn token(&self, machine: &str, class: Class) -> Token {
+        Token {
+            url: self.base.clone(),
+            machine: machine.parse().unwrap(),
+            class,
+            fleet: self.fleet_id(),
+            root: self.fleet_id(),
+            root_version: 1,
+            lowest_generation: Generation::FIRST,
+            expires: self.now_s() + 3600,
+            secret: Secret::generate().unwrap(),
+            tls_ca: None,
+        }
+    }
+    pub async fn add(&self, token: &Token, replace: bool) -> Answer {
+        let add = AddMachine {
+            machine: token.machine.clone(),
+            class: token.class,
+            system: system(token.class),
+            tags: BTreeSet::from(["lab".parse().unwrap()]),
+            token: token.secret.token_id(),
+            check_key: token.secret.check_key(),
+            expires: token.expires,
+            replace,
+        };
+        self.operate(Method::POST, api::OPERATOR_MACHINES, serde_json::to_vec(&add).unwrap()).await
+    }
+    pub async fn invited(&self, machine: &str, class: Class) -> Token {
+        let token = self.token(machine, class);
+        self.add(&token, false).await.good::<MachineView>();
+        token
+    }
+    pub async fn post(&self, path: &str, body: &impl serde::Serialize) -> Answer {
+        Answer::of(self.http.post(self.url(path)).body(serde_json::to_vec(body).unwrap())).await
+    }
+    pub async fn enrolled(&self, machine: &str, class: Class) -> Machine {
+        let token = self.invited(machine, class).await;
+        let key = SecretKey::generate().unwrap();
+        let answer = self.post(api::ENROL, &enrol_request(&token, &key)).await;
+        assert_eq!(answer.status, StatusCode::OK, "{}", answer.text);
+        Machine { name: token.machine, class, key, seq: 0, fleet: self.fleet_id() }
+    }
+    pub async fn get(&self, path: &str, bearer: &str) -> Answer {
+        Answer::of(self.http.get(self.url(path)).bearer_auth(bearer)).await
+    }
+    pub async fn publish(&self, machine: &MachineName, publication: &Publication) -> Answer {
+        let path = format!("{}/generations", api::operator_machine(machine));
+        self.operate(Method::POST, &path, serde_json::to_vec(publication).unwrap()).await
+    }
+    /// The next generation of a machine, signed by the operator.
+    pub fn generation(&self, machine: &str, class: Class, number: u64) -> Publication {
+        self.generation_by(&self.operator, &target(machine, class, number))
+    }
+    pub fn generation_by(&self, key: &SecretKey, target: &Target) -> Publication {
+        sign_generation(target, self.now_s() + 90 * 86_400, &[key]).unwrap()
+    }
+    pub async fn send(&self, path: &str, signature: String, body: Vec<u8>) -> Answer {
+        let request = self.http.post(self.url(path)).header(api::MACHINE_SIGNATURE, signature);
+        Answer::of(request.body(body)).await
+    }
+    /// Asks the database directly.
+    pub async fn sql(&self, query: &'static str) -> String {
+        let options =
+            sqlx::sqlite::SqliteConnectOptions::new().filename(self.dir.path().join("data/muster.db"));
+        let mut connection = sqlx::SqliteConnection::connect_with(&options).await.unwrap();
+        let row = sqlx::query(query).fetch_one(&mut connection).await.unwrap();
+        row.try_get::<String, _>(0).or_else(|_| row.try_get::<i64, _>(0).map(|n| n.to_string())).unwrap()
+    }
+    pub async fn try_sql(&self, query: &'static str) -> Result<(), sqlx::Error> {
+        let options =
+            sqlx::sqlite::SqliteConnectOptions::new().filename(self.dir.path().join("data/muster.db"));
+        let mut connection = sqlx::SqliteConnection::connect_with(&options).await?;
+        sqlx::query(query).execute(&mut connection).await.map(drop)
+    }
+    /// Every byte under the data folder.
+    pub fn data_bytes(&self) -> Vec<u8> {
+        let files =
+            std::fs::read_dir(self.dir.path().join("data")).unwrap().map(|entry| entry.unwrap().path());
+        files.filter(|path| path.is_file()).flat_map(|path| std::fs::read(path).unwrap()).collect()
+    }
+}
+
+pub fn make_root(
+    version: u64,
+    root_key: &SecretKey,
+    operators: &[&SecretKey],
+    online: &SecretKey,
+) -> Vec<u8> {
+    let spec = RootSpec {
+        version,
+        expires: START_S + 365 * 86_400,
+        root: (vec![root_key.public()], 1),
+        operators: (operators.iter().map(|key| key.public()).collect(), 1),
+        online: vec![online.public()],
+    };
+    sign_root(&spec, &[root_key]).unwrap()
+}
+
+pub fn system(class: Class) -> System {
+    match class {
+        Class::Nixos => "x86_64-linux".parse().unwrap(),
+        Class::Darwin => "aarch64-darwin".parse().unwrap(),
+    }
+}
+
+pub fn target(machine: &str, class: Class, number: u64) -> Target {
+    Target {
+        machine: machine.parse().unwrap(),
+        class,
+        generation: Generation::new(number).unwrap(),
+        system: system(class),
+        derivation: "/nix/store/0c0bm0n2hg4kd2x7q2g5p1l1c4cx8kpl-system.drv".parse().unwrap(),
+        output: "/nix/store/1c0bm0n2hg4kd2x7q2g5p1l1c4cx8kpl-system".parse().unwrap(),
+        action: Action::Switch,
+        deadline_seconds: 300,
+        checks: vec![],
+        trusted_nix_keys: vec![],
+        message: None,
+    }
+}
+
+pub fn enrol_request(token: &Token, key: &SecretKey) -> EnrolRequest {
+    let enrolling =
+        Enrolling { system: system(token.class), age: "age1example".into(), agent: "0.1.0".into() };
+    EnrolRequest::make(token, key, enrolling)
+}
+
+/// An enrolled machine.
+#[derive(Clone)]
+pub struct Machine {
+    pub name: MachineName,
+    pub class: Class,
+    pub key: SecretKey,
+    pub seq: u64,
+    pub fleet: Sha256,
+}
+
+impl Machine {
+    pub fn checkin(&self, fleet: &Fleet, seq: u64) -> CheckIn {
+        CheckIn {
+            audience: self.fleet,
+            machine: self.name.clone(),
+            class: self.class,
+            system: system(self.class),
+            boot_id: "boot".into(),
+            seq,
+            clock: fleet.clock.unix_ms(),
+            agent: "0.1.0".into(),
+            runs: None,
+            holds: Holds::default(),
+            phase: Phase::Idle,
+            phase_generation: None,
+            note: None,
+            refused: None,
+        }
+    }
+    pub async fn send_checkin(&self, fleet: &Fleet, checkin: &CheckIn) -> Answer {
+        let body = serde_json::to_vec(checkin).unwrap();
+        fleet.send(api::CHECKIN, self.key.sign(Context::CheckIn, &body).hex(), body).await
+    }
+    /// Checks in with the next number.
+    pub async fn check_in(&mut self, fleet: &Fleet) -> CheckInReply {
+        self.seq += 1;
+        self.send_checkin(fleet, &self.checkin(fleet, self.seq)).await.good()
+    }
+    pub async fn bearer(&mut self, fleet: &Fleet) -> String {
+        self.check_in(fleet).await.bearer
+    }
+    pub async fn send_raw_batch(&self, fleet: &Fleet, body: String) -> Answer {
+        let signature = self.key.sign(Context::Reports, body.as_bytes()).hex();
+        fleet.send(api::REPORTS, signature, body.into_bytes()).await
+    }
+    pub async fn report(&self, fleet: &Fleet, oldest: u64, events: Vec<Event>) -> Answer {
+        let batch = Batch { machine: self.name.clone(), oldest, events };
+        self.send_raw_batch(fleet, serde_json::to_string(&batch).unwrap()).await
+    }
+    pub fn tuf(&self, file: &str) -> String {
+        format!("{}/{file}", api::tuf_path(&self.name))
+    }
+}
+
+pub fn event(seq: u64, generation: Option<u64>, kind: EventKind) -> Event {
+    Event { seq, at: 1, generation: generation.map(|number| Generation::new(number).unwrap()), kind }
+}
+
+/// What came back.
+#[derive(Debug)]
+pub struct Answer {
+    pub status: StatusCode,
+    pub headers: reqwest::header::HeaderMap,
+    pub text: String,
+}
+
+impl Answer {
+    pub async fn of(request: reqwest::RequestBuilder) -> Self {
+        let response = request.send().await.unwrap();
+        let (status, headers) = (response.status(), response.headers().clone());
+        Self { status, headers, text: String::from_utf8_lossy(&response.bytes().await.unwrap()).into_owned() }
+    }
+    /// A success, read.
+    #[track_caller]
+    pub fn good<T: DeserializeOwned>(self) -> T {
+        assert_eq!(self.status, StatusCode::OK, "{}", self.text);
+        serde_json::from_str(&self.text).unwrap()
+    }
+    /// A refusal of this kind; gives its sentence.
+    #[track_caller]
+    pub fn refused(self, status: u16, code: ProblemCode) -> String {
+        let problem: Problem = serde_json::from_str(&self.text).expect("every refusal is a Problem in JSON");
+        assert_eq!((self.status.as_u16(), problem.code), (status, code), "{}", problem.message);
+        problem.message
+    }
+}
+
+/// Looks again and again until it is so.
+pub async fn until(what: &str, mut so: impl FnMut() -> bool) {
+    let look = async {
+        while !so() {
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+    };
+    tokio::time::timeout(LIMIT, look).await.unwrap_or_else(|_| panic!("it never came about: {what}"));
+}

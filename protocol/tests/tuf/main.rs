@@ -1,0 +1,14 @@
+//! The trust core against a repository that an attacker serves: one test an attack, named after it.
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::needless_pass_by_value)]
+
+mod delegations;
+mod fleet;
+mod foreign;
+mod forged;
+mod freeze;
+mod limits;
+mod mix_and_match;
+mod publication;
+mod rollback;
+mod roots;
+mod workflow;
