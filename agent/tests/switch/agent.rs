@@ -15,12 +15,11 @@ use super::machine::{HOLD, Machine};
 const WHOLE: [&str; 6] = ["verified", "fetched", "built", "activating", "activated", "confirmed"];
 const UNDONE: [&str; 6] = ["verified", "fetched", "built", "activating", "activated", "rolled-back"];
 
-/// A machine, its controller, and the agent between them. The controller has a thread of its own.
+/// A machine, its controller, and the agent between them.
 struct Bed {
     machine: Machine,
     controller: Controller,
     agent: Option<Child>,
-    _runtime: tokio::runtime::Runtime,
 }
 
 impl Drop for Bed {
@@ -32,14 +31,12 @@ impl Drop for Bed {
 impl Bed {
     /// With OLD installed by hand, enrolled, and the agent running.
     fn new(class: Class) -> Self {
-        let runtime =
-            tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build().unwrap();
-        let controller = runtime.block_on(Controller::start());
+        let controller = Controller::start();
         let machine = Machine::new(class);
         let old = machine.system("old", "");
         machine.install(&old);
         controller.enrol(&machine);
-        let mut bed = Self { machine, controller, agent: None, _runtime: runtime };
+        let mut bed = Self { machine, controller, agent: None };
         bed.start_agent();
         bed
     }

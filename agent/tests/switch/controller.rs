@@ -48,9 +48,23 @@ pub struct Controller {
 }
 
 impl Controller {
-    pub async fn start() -> Self {
-        let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
-        let url = format!("http://{}", listener.local_addr().unwrap());
+    /// Starts one on a thread of its own, which ends with the test.
+    pub fn start() -> Self {
+        let (sender, receiver) = std::sync::mpsc::channel();
+        std::thread::spawn(move || {
+            let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+            runtime.block_on(async move {
+                let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+                let controller = Self::at(format!("http://{}", listener.local_addr().unwrap()));
+                let app = Router::new().fallback(serve).with_state(controller.clone());
+                sender.send(controller).unwrap();
+                axum::serve(listener, app).await.unwrap();
+            });
+        });
+        receiver.recv().unwrap()
+    }
+
+    fn at(url: String) -> Self {
         let [operator, online, root_key] = [(); 3].map(|()| SecretKey::generate().unwrap());
         let spec = RootSpec {
             version: 1,
@@ -60,7 +74,7 @@ impl Controller {
             online: vec![online.public()],
         };
         let root = sign_root(&spec, &[&root_key]).unwrap();
-        let controller = Self {
+        Self {
             inner: Arc::default(),
             published: Arc::default(),
             operator: Arc::new(operator),
@@ -68,10 +82,7 @@ impl Controller {
             root: Arc::new(root),
             machine: "m".parse().unwrap(),
             url,
-        };
-        let app = Router::new().fallback(serve).with_state(controller.clone());
-        tokio::spawn(async move { axum::serve(listener, app).await });
-        controller
+        }
     }
 
     /// Makes `machine` one of this fleet.
