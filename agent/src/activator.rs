@@ -88,11 +88,7 @@ fn activate(config: &Config) -> Result<(), ActivatorError> {
 
 /// The first record of a transaction and whether nothing was done yet. Where the record was lost in the middle, it is
 /// made up from what the transaction and the machine say.
-fn from_transaction(
-    transaction: &Transaction,
-    layout: &Layout,
-    boot: &str,
-) -> Option<(Activation, bool)> {
+fn from_transaction(transaction: &Transaction, layout: &Layout, boot: &str) -> Option<(Activation, bool)> {
     let new_runs = layout.running().as_ref() == Some(transaction.output());
     let (phase, reason, detail) = match &transaction.state {
         State::Activating => (Phase::Recorded, None, String::new()),
@@ -128,14 +124,16 @@ fn from_transaction(
 pub fn is_alive(state_dir: &Path) -> bool {
     let Ok(file) = File::open(state_dir.join(LOCK)) else { return false };
     // A shared lock, so that two that look do not see each other; it goes with the file at once.
-    matches!(rustix::fs::flock(&file, FlockOperation::NonBlockingLockShared), Err(rustix::io::Errno::WOULDBLOCK))
+    matches!(
+        rustix::fs::flock(&file, FlockOperation::NonBlockingLockShared),
+        Err(rustix::io::Errno::WOULDBLOCK)
+    )
 }
 
 fn lock(state_dir: &Path) -> Result<Option<File>, ActivatorError> {
     let path = state_dir.join(LOCK);
     let failed = |source| ActivatorError::Lock { path: path.clone(), source };
-    let file =
-        File::options().create(true).truncate(false).write(true).open(&path).map_err(failed)?;
+    let file = File::options().create(true).truncate(false).write(true).open(&path).map_err(failed)?;
     let clock = SystemClock::new();
     loop {
         match rustix::fs::flock(&file, FlockOperation::NonBlockingLockExclusive) {

@@ -75,7 +75,9 @@ async fn once(check: &HealthCheck, platform: &Arc<dyn Platform>) -> Result<(), S
 }
 
 fn run_command(words: &[String], limit: Duration, layout: &Layout) -> Result<(), String> {
-    let Some((program, arguments)) = words.split_first() else { return Err("the command is empty".to_owned()) };
+    let Some((program, arguments)) = words.split_first() else {
+        return Err("the command is empty".to_owned());
+    };
     let mut command = Command::new(program);
     command.args(arguments).env("PATH", layout.search_path()).current_dir("/");
     let finished = process::run(&mut command, limit, &layout.state(""))

@@ -160,8 +160,7 @@ impl Shared {
     }
 
     fn controller(&self) -> Controller {
-        let reached_since_activation =
-            matches!((self.reached.get(), self.probing_since.get()), (Some(sent), Some(since)) if sent >= since);
+        let reached_since_activation = matches!((self.reached.get(), self.probing_since.get()), (Some(sent), Some(since)) if sent >= since);
         Controller { answers: self.answers.get(), reached_since_activation }
     }
 
@@ -242,7 +241,9 @@ impl Shared {
         if let Some(open) = ledger.transaction() {
             let (generation, state) = (open.generation(), open.state.name());
             if !matches!(open.state, State::NeedsHuman { .. } | State::Deferred { .. }) {
-                return Err(format!("generation {generation} is {state} just now: try again when that is over"));
+                return Err(format!(
+                    "generation {generation} is {state} just now: try again when that is over"
+                ));
             }
         }
         match &ledger.journal().previous {
@@ -251,9 +252,11 @@ impl Shared {
                 self.work.notify_one();
                 Ok(format!("going back to {previous}; follow it with 'muster-agent status'"))
             }
-            None => Err("this machine knows no system before the one that it runs: publish an older one with \
+            None => {
+                Err("this machine knows no system before the one that it runs: publish an older one with \
                          'muster update'"
-                .to_owned()),
+                    .to_owned())
+            }
         }
     }
 }

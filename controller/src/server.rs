@@ -101,6 +101,7 @@ impl Server {
     pub async fn start_at(config: ServerConfig, clock: Arc<dyn Clock>) -> Result<Self, ServerError> {
         let lock = open_data(&config.data)?;
         let roots = Roots::open(&config.root, &config.online_key.public())?;
+        warn_of_end(&roots, clock.unix_seconds());
         let tls = config.tls.as_ref().map(tls).transpose()?;
         let store = Store::open(&config.data, &roots.current().fleet()).await?;
         let blobs = Blobs::open(&config.data.join("blobs"))?;
@@ -192,6 +193,14 @@ async fn sweep(app: Arc<App>) {
         if let Err(error) = app.store.sweep(app.clock.unix_seconds()).await {
             tracing::warn!("old bearers could not be removed: {error}");
         }
+    }
+}
+
+/// Once the root has ended, machines take nothing new.
+fn warn_of_end(roots: &Roots, now_s: i64) {
+    let days = roots.current().newest().expires().saturating_sub(now_s).div_euclid(86_400);
+    if days < 60 {
+        tracing::warn!(days, "the root ends soon: have the root holders sign the next one");
     }
 }
 

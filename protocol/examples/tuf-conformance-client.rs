@@ -124,7 +124,7 @@ impl<'a> Client<'a> {
             return Ok(());
         }
         let sha256 = listed.hashes.sha256.map(|hash| hash.hex());
-        let hash = sha256.or(listed.hashes.sha512.map(|hash| to_hex(&hash))).ok_or("it has no hash")?;
+        let hash = sha256.or(listed.hashes.sha512.map(|hash| to_hex(&hash.0))).ok_or("it has no hash")?;
         let file = self.update.target_name(name, &hash);
         let bytes = self.get(&self.arguments.target_base_url, &file, listed.length)?;
         let bytes = bytes.ok_or_else(|| format!("'{file}' is missing"))?;

@@ -416,6 +416,10 @@ impl Journal {
             }
             _ => {}
         }
+        // Whichever other end it came to is no reason to try it again.
+        if !matches!(transaction.state, State::RolledBack { reason: Reason::ControllerUnreachable, .. }) {
+            self.unreachable = None;
+        }
         if let (true, Some(derivation)) = (quarantines, transaction.derivation())
             && self.quarantined(derivation).is_none()
         {
@@ -544,6 +548,25 @@ pub(crate) mod tests {
             journal.settle(&undone, None, 5);
             assert_eq!(journal.may_retry(undone.generation()), !last, "attempt {attempt}");
             assert_eq!(journal.quarantine.len(), usize::from(last));
+        }
+    }
+
+    #[test]
+    fn a_generation_that_was_tried_again_and_came_to_another_end_is_not_begun_once_more() {
+        let ends = [
+            State::Confirmed { degraded: vec![] },
+            rolled_back(Reason::HealthCheckFailed),
+            rolled_back(Reason::Interrupted),
+            State::Failed { step: Step::Build, detail: "x".into(), quarantined: false },
+        ];
+        for end in ends {
+            let mut journal = Journal::default();
+            journal.settle(&transaction(2, rolled_back(Reason::ControllerUnreachable)), None, 5);
+            let mut again = transaction(2, end);
+            again.id = "again".into();
+            assert!(journal.may_retry(again.generation()));
+            journal.settle(&again, None, 6);
+            assert!(!journal.may_retry(again.generation()), "{}", again.state.name());
         }
     }
 

@@ -161,9 +161,8 @@ impl Contact<'_> {
     }
 
     fn must_refresh(&self) -> bool {
-        let new = self.hint.is_some()
-            && self.hint != self.shared.holds_generation()
-            && self.hint != self.followed;
+        let new =
+            self.hint.is_some() && self.hint != self.shared.holds_generation() && self.hint != self.followed;
         let old = self.refreshed.is_none_or(|at| self.now().saturating_sub(at) >= REFRESH_INTERVAL);
         new || old || self.shared.check_now.get()
     }

@@ -59,8 +59,7 @@ impl Ledger {
         let transaction = match files.transaction()? {
             Found::Whole(transaction) => Some(transaction),
             Found::Nothing | Found::Damaged(_) => {
-                let transaction =
-                    files.activation()?.whole().and_then(|record| regained(&record, held, now));
+                let transaction = files.activation()?.whole().and_then(|record| regained(&record, held, now));
                 if let Some(transaction) = &transaction {
                     files.write_transaction(transaction)?;
                 }

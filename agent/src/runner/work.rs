@@ -210,10 +210,12 @@ impl Work<'_> {
         let Some(target) = self.wanted() else { return Ok(()) };
         let identity = &self.shared.identity;
         // The verifying core asks this too; whoever activates looks once more (I1, I6).
-        let fits =
-            target.require_for(&identity.machine, identity.class, &identity.system, target.generation);
+        let fits = target.require_for(&identity.machine, identity.class, &identity.system, target.generation);
         tracing::info!(generation = %target.generation, output = %target.output, "a new generation is verified");
-        self.open(Transaction::signed(id()?, target, self.shared.clock.unix_ms()), vec![EventKind::Verified])?;
+        self.open(
+            Transaction::signed(id()?, target, self.shared.clock.unix_ms()),
+            vec![EventKind::Verified],
+        )?;
         match fits {
             Ok(()) => Ok(()),
             Err(error) => self.fail(Ended::Verify, error.to_string(), true, vec![]),
@@ -257,7 +259,9 @@ impl Work<'_> {
         let Some(target) = self.target() else { return Ok(()) };
         let started = self.shared.clock.awake();
         let fetched = self.nix.fetch(&target.derivation, &self.client.cache()).await;
-        self.finished(Ended::Fetch, fetched, |()| (Input::Fetched, EventKind::Fetched { ms: self.since(started) }))
+        self.finished(Ended::Fetch, fetched, |()| {
+            (Input::Fetched, EventKind::Fetched { ms: self.since(started) })
+        })
     }
 
     async fn build(&mut self) -> Result<(), WorkError> {
@@ -348,12 +352,8 @@ impl Work<'_> {
     }
 
     async fn restart_activator(&mut self) -> Result<(), WorkError> {
-        let generation = self
-            .shared
-            .ledger
-            .borrow()
-            .transaction()
-            .map_or(Generation::FIRST, Transaction::generation);
+        let generation =
+            self.shared.ledger.borrow().transaction().map_or(Generation::FIRST, Transaction::generation);
         self.shared.changed();
         self.ask(move |platform| platform.start_activator(generation)).await?;
         self.started = Some(self.shared.clock.awake());
@@ -385,13 +385,8 @@ impl Work<'_> {
             self.shared.probing_since.set(Some(self.shared.clock.awake()));
             self.shared.changed();
         }
-        let checks = self
-            .shared
-            .ledger
-            .borrow()
-            .transaction()
-            .map(|open| open.checks().to_vec())
-            .unwrap_or_default();
+        let checks =
+            self.shared.ledger.borrow().transaction().map(|open| open.checks().to_vec()).unwrap_or_default();
         let asked = async {
             tokio::join!(
                 probes::run(&checks, &self.shared.platform),

@@ -132,12 +132,9 @@ pub async fn put_narinfo(
         return Err(unfit(format!("{file} speaks of another path, {}", info.path)));
     }
     require_nar(&app, &info).await?;
-    if let Some(held) = held(&app, &name).await? {
-        if !held.same_content(&info) {
-            let message =
-                format!("{} is stored with another content, and store paths never change", info.path);
-            return Err(refuse(StatusCode::CONFLICT, ProblemCode::Conflict, message));
-        }
+    if held(&app, &name).await?.is_some_and(|held| !held.same_content(&info)) {
+        let message = format!("{} is stored with another content, and store paths never change", info.path);
+        return Err(refuse(StatusCode::CONFLICT, ProblemCode::Conflict, message));
     }
     app.blobs.write(&name, bytes).await?;
     Ok(StatusCode::CREATED)

@@ -18,21 +18,15 @@ pub fn encode(value: &Value) -> Result<Vec<u8>, NotAnInteger> {
 
 fn write(out: &mut Vec<u8>, value: &Value) -> Result<(), NotAnInteger> {
     match value {
-        Value::Null => out.extend_from_slice(b"null"),
-        Value::Bool(true) => out.extend_from_slice(b"true"),
-        Value::Bool(false) => out.extend_from_slice(b"false"),
+        Value::Null | Value::Bool(_) => out.extend(value.to_string().bytes()),
         // A float is refused, and so is what a parser turns into one: 1.0, 1e3, -0, 2^64.
-        Value::Number(number) if number.is_u64() || number.is_i64() => {
-            out.extend_from_slice(number.to_string().as_bytes());
-        }
+        Value::Number(number) if number.is_u64() || number.is_i64() => out.extend(number.to_string().bytes()),
         Value::Number(_) => return Err(NotAnInteger),
         Value::String(text) => write_text(out, text),
         Value::Array(items) => {
             out.push(b'[');
             for (n, item) in items.iter().enumerate() {
-                if n > 0 {
-                    out.push(b',');
-                }
+                out.extend((n > 0).then_some(b','));
                 write(out, item)?;
             }
             out.push(b']');
@@ -40,12 +34,10 @@ fn write(out: &mut Vec<u8>, value: &Value) -> Result<(), NotAnInteger> {
         Value::Object(fields) => {
             // Sorted here, since a feature of serde_json may keep the order of the file.
             let mut fields: Vec<_> = fields.iter().collect();
-            fields.sort_unstable_by(|a, b| a.0.cmp(b.0));
+            fields.sort_unstable_by_key(|(name, _)| *name);
             out.push(b'{');
             for (n, (name, value)) in fields.into_iter().enumerate() {
-                if n > 0 {
-                    out.push(b',');
-                }
+                out.extend((n > 0).then_some(b','));
                 write_text(out, name);
                 out.push(b':');
                 write(out, value)?;
@@ -59,9 +51,7 @@ fn write(out: &mut Vec<u8>, value: &Value) -> Result<(), NotAnInteger> {
 fn write_text(out: &mut Vec<u8>, text: &str) {
     out.push(b'"');
     for byte in text.bytes() {
-        if byte == b'"' || byte == b'\\' {
-            out.push(b'\\');
-        }
+        out.extend((byte == b'"' || byte == b'\\').then_some(b'\\'));
         out.push(byte);
     }
     out.push(b'"');

@@ -5,16 +5,12 @@
 
 use std::collections::BTreeMap;
 
-use serde::Deserialize;
-
 use super::TufError;
-use super::delegation::{Delegation, Search, quoted};
-use super::metadata::{Body, Hashes, Header, Listed, Pin, Role, Root, Snapshot, Targets, Timestamp, open};
-use crate::api;
+use super::delegation::{Delegation, Search};
+use super::metadata::{Body, Hashes, Listed, Pin, Role, Root, Signed, Snapshot, Targets, Timestamp};
+pub use super::scope::Scope;
 use crate::checkin::Holds;
-use crate::ids::{Generation, MachineName, Sha256};
-use crate::machine::Class;
-use crate::target::MAX_TARGET_BYTES;
+use crate::ids::Sha256;
 
 /// How many new roots one refresh follows (5.3.3); the next refresh goes on from there.
 pub const MAX_ROOTS: u32 = 256;
@@ -39,14 +35,6 @@ impl Stored {
     fn is_fresh(&self) -> bool {
         self.timestamp.is_none() && self.snapshot.is_none() && self.targets.is_none()
     }
-}
-
-/// Whose repository this is, and the lowest generation to accept.
-#[derive(Debug, Clone)]
-pub struct Scope {
-    pub machine: MachineName,
-    pub class: Class,
-    pub lowest: Generation,
 }
 
 /// What to do next.
@@ -110,9 +98,9 @@ pub struct Update {
     stage: Stage,
     root: Root,
     new_roots: u32,
-    timestamp: Option<Timestamp>,
-    snapshot: Option<Snapshot>,
-    targets: Option<Targets>,
+    timestamp: Option<Signed<Timestamp>>,
+    snapshot: Option<Signed<Snapshot>>,
+    targets: Option<Signed<Targets>>,
     /// What searches through delegations found, by path.
     found: BTreeMap<String, Listed>,
 }
@@ -141,33 +129,30 @@ impl Update {
     /// What to fetch now; the same until it is fed.
     #[allow(clippy::should_implement_trait)]
     pub fn next(&mut self) -> Next {
-        self.wanted().map_or(Next::Done, Next::Fetch)
-    }
-
-    fn wanted(&self) -> Option<Fetch> {
         let limit = |open: u64| if self.scope.is_some() { open.min(MAX_SCOPED_BYTES) } else { open };
-        let pinned = |pin: &Pin, file: &str, max: u64| Fetch {
-            file: self.root.versioned(pin.version, file),
-            max_bytes: pin.length.map_or(max, |length| length.min(max)),
+        let plain = |file: String, max: u64| Fetch { file, max_bytes: limit(max) };
+        let pinned = |pin: &Pin, file: &str, max: u64| {
+            let max_bytes = pin.length.map_or(limit(max), |length| length.min(limit(max)));
+            // 6.2
+            let prefix =
+                if self.root.consistent_snapshot() { format!("{}.", pin.version) } else { String::new() };
+            Fetch { file: prefix + file, max_bytes }
         };
-        Some(match &self.stage {
+        Next::Fetch(match &self.stage {
             Stage::Root => {
-                let file = format!("{}.{}", self.root.version().saturating_add(1), Role::Root.file());
-                Fetch { file, max_bytes: limit(MAX_ROOT_BYTES) }
+                plain(format!("{}.root.json", self.root.version().saturating_add(1)), MAX_ROOT_BYTES)
             }
-            Stage::Timestamp => {
-                Fetch { file: Role::Timestamp.file().to_owned(), max_bytes: MAX_TIMESTAMP_BYTES }
-            }
-            Stage::Snapshot(pin) => pinned(pin, Role::Snapshot.file(), limit(MAX_SNAPSHOT_BYTES)),
-            Stage::Targets(pin) => pinned(pin, Role::Targets.file(), limit(MAX_TARGETS_BYTES)),
-            Stage::Delegated(_, role, pin) => pinned(pin, &file_of(&quoted(&role.name)), MAX_TARGETS_BYTES),
-            Stage::Done | Stage::Refused => return None,
+            Stage::Timestamp => plain(Role::Timestamp.file().to_owned(), MAX_TIMESTAMP_BYTES),
+            Stage::Snapshot(pin) => pinned(pin, Role::Snapshot.file(), MAX_SNAPSHOT_BYTES),
+            Stage::Targets(pin) => pinned(pin, Role::Targets.file(), MAX_TARGETS_BYTES),
+            Stage::Delegated(_, role, pin) => pinned(pin, &role.url_file(), MAX_TARGETS_BYTES),
+            Stage::Done | Stage::Refused => return Next::Done,
         })
     }
 
     /// Takes the answer to [`Update::next`]. After an error this refresh is over; what was saved before it stands.
     pub fn feed(&mut self, answer: Answer<'_>) -> Result<Option<Save>, TufError> {
-        let Fetch { file, max_bytes } = self.wanted().ok_or(TufError::NotAsked)?;
+        let Next::Fetch(Fetch { file, max_bytes }) = self.next() else { return Err(TufError::NotAsked) };
         let stage = std::mem::replace(&mut self.stage, Stage::Refused);
         let bytes = match (answer, &stage) {
             (Answer::Found(bytes), _) if bytes.len() as u64 > max_bytes => {
@@ -209,7 +194,7 @@ impl Update {
 
     /// 5.3.10 and 5.3.11.
     fn finish_roots(&mut self) -> Result<(), TufError> {
-        self.root.header().require_fresh(Role::Root.file(), self.now)?;
+        self.root.require_fresh(self.now)?;
         self.load();
         self.stage = Stage::Timestamp;
         Ok(())
@@ -227,96 +212,77 @@ impl Update {
             || matches!(snapshot, Some(Err(TufError::Signatures { .. })));
         self.timestamp = timestamp.and_then(Result::ok).filter(|_| !rotated);
         self.snapshot = snapshot.and_then(Result::ok).filter(|_| !rotated);
-        self.targets = targets
-            .and_then(Result::ok)
-            .filter(|targets| self.scope.as_ref().is_none_or(|scope| scope.require_target(targets).is_ok()));
+        self.targets = targets.and_then(Result::ok);
     }
 
     /// Reads metadata of a top-level role that is signed as the root wants it, and for this machine.
-    fn open<B: Body>(&self, bytes: &[u8]) -> Result<B, TufError> {
+    fn open<B: Body>(&self, bytes: &[u8]) -> Result<Signed<B>, TufError> {
+        let signed: Signed<B> = Signed::open(B::ROLE.file(), self.root.authority(B::ROLE), bytes)?;
+        self.scope.as_ref().map_or(Ok(()), |scope| signed.require_machine(&scope.machine))?;
+        Ok(signed)
+    }
+
+    fn open_pinned<B: Body>(&self, pin: &Pin, bytes: &[u8]) -> Result<Signed<B>, TufError> {
         let what = B::ROLE.file();
-        let body: B = open(what, self.root.authority(B::ROLE), bytes)?;
-        if let Some(scope) = &self.scope {
-            body.header().require_machine(what, &scope.machine)?;
-        }
-        Ok(body)
+        pin.require_bytes(what, bytes)?;
+        let signed = self.open(bytes)?;
+        pin.require_version(what, &signed)?;
+        signed.require_fresh(what, self.now)?;
+        Ok(signed)
     }
 
     /// 5.4. Says whether it is a new one.
     fn take_timestamp(&mut self, bytes: &[u8]) -> Result<bool, TufError> {
         let what = Role::Timestamp.file();
-        let mut new: Timestamp = self.open(bytes)?;
+        let mut new: Signed<Timestamp> = self.open(bytes)?;
         let mut is_new = true;
         if let Some(held) = &self.timestamp {
-            require_no_lower(what, new.header().version, held.header().version)?;
-            if new.header().version == held.header().version {
+            require_no_lower(what, new.version(), held.version())?;
+            if new.version() == held.version() {
                 // 5.4.3.1: nothing new. The held one goes on to serve, whatever else the other says.
                 (new, is_new) = (held.clone(), false);
-            } else {
-                // 5.4.3.2
-                require_no_lower("the pinned snapshot", new.snapshot.version, held.snapshot.version)?;
             }
         }
-        if let Some(held) = &self.snapshot {
-            require_no_lower("the pinned snapshot", new.snapshot.version, held.header().version)?;
-        }
-        new.header().require_fresh(what, self.now)?;
-        let pin = new.snapshot.clone();
-        let snapshot = self.stored_serves(&pin, self.snapshot.as_ref(), self.stored.snapshot.as_deref());
-        self.stage = match snapshot {
-            Some(snapshot) => self.targets_stage(&snapshot.targets)?,
-            None => Stage::Snapshot(pin),
-        };
+        // 5.4.3.2, and the same against the snapshot itself.
+        let pinned = self.timestamp.as_ref().map_or(0, |held| held.body.meta.snapshot.version.get());
+        let held = self.snapshot.as_ref().map_or(0, Signed::version).max(pinned);
+        let pin = new.body.meta.snapshot.clone();
+        require_no_lower("the pinned snapshot", pin.version.get(), held)?;
+        new.require_fresh(what, self.now)?;
         self.timestamp = Some(new);
+        // The stored snapshot saves a fetch if it passes for the pinned one.
+        let stored = self.stored.snapshot.clone();
+        if !stored.is_some_and(|bytes| self.take_snapshot(&pin, &bytes).is_ok()) {
+            self.stage = Stage::Snapshot(pin);
+        }
         Ok(is_new)
     }
 
     /// 5.5.
     fn take_snapshot(&mut self, pin: &Pin, bytes: &[u8]) -> Result<(), TufError> {
-        let what = Role::Snapshot.file();
-        pin.require_bytes(what, bytes)?;
-        let new: Snapshot = self.open(bytes)?;
-        pin.require_version(what, new.header().version)?;
-        // 5.5.5: no role goes away or back.
-        for (file, held) in self.snapshot.iter().flat_map(|held| &held.meta) {
-            require_no_lower(file, new.meta.get(file).map_or(0, |pin| pin.version), held.version)?;
+        let new: Signed<Snapshot> = self.open_pinned(pin, bytes)?;
+        let targets = new.body.meta.targets.clone();
+        // 5.5.5: no role goes back, and none away.
+        if let Some(held) = self.snapshot.as_ref().map(|held| &held.body.meta) {
+            require_no_lower(Role::Targets.file(), targets.version.get(), held.targets.version.get())?;
+            for (file, held) in &held.delegated {
+                let found = new.body.meta.delegated.get(file).map_or(0, |pin| pin.version.get());
+                require_no_lower(file, found, held.version.get())?;
+            }
         }
-        new.header().require_fresh(what, self.now)?;
-        self.stage = self.targets_stage(&new.targets)?;
+        require_no_lower("the generation", targets.version.get(), self.floor)?;
         self.snapshot = Some(new);
+        let stored = self.stored.targets.clone();
+        if !stored.is_some_and(|bytes| self.take_targets(&targets, &bytes).is_ok()) {
+            self.stage = Stage::Targets(targets);
+        }
         Ok(())
-    }
-
-    fn targets_stage(&self, pin: &Pin) -> Result<Stage, TufError> {
-        require_no_lower("the generation", pin.version, self.floor)?;
-        let held = self.stored_serves(pin, self.targets.as_ref(), self.stored.targets.as_deref());
-        Ok(if held.is_some() { Stage::Done } else { Stage::Targets(pin.clone()) })
-    }
-
-    /// Stored metadata saves a fetch if it is the pinned one, to the byte where a hash is pinned, and fresh.
-    fn stored_serves<'a, B: Body>(
-        &self,
-        pin: &Pin,
-        held: Option<&'a B>,
-        bytes: Option<&[u8]>,
-    ) -> Option<&'a B> {
-        let (held, what) = (held?, B::ROLE.file());
-        pin.require_bytes(what, bytes?).ok()?;
-        pin.require_version(what, held.header().version).ok()?;
-        held.header().require_fresh(what, self.now).ok()?;
-        Some(held)
     }
 
     /// 5.6.
     fn take_targets(&mut self, pin: &Pin, bytes: &[u8]) -> Result<(), TufError> {
-        let what = Role::Targets.file();
-        pin.require_bytes(what, bytes)?;
-        let new: Targets = self.open(bytes)?;
-        pin.require_version(what, new.header().version)?;
-        if let Some(scope) = &self.scope {
-            scope.require_target(&new)?;
-        }
-        new.header().require_fresh(what, self.now)?;
+        let new: Signed<Targets> = self.open_pinned(pin, bytes)?;
+        self.scope.as_ref().map_or(Ok(()), |scope| scope.require_target(&new).map(|_| ()))?;
         self.targets = Some(new);
         self.stage = Stage::Done;
         Ok(())
@@ -326,7 +292,7 @@ impl Update {
     pub fn find(&mut self, path: &str) -> Result<(), TufError> {
         match (&self.stage, &self.targets) {
             (Stage::Done, Some(targets)) if self.listed(path).is_none() => {
-                let search = Search::start(path, targets);
+                let search = Search::start(path, &targets.body);
                 self.visit_next(search)
             }
             _ => Ok(()),
@@ -338,8 +304,9 @@ impl Update {
         self.stage = match search.next()? {
             None => Stage::Done,
             Some(role) => {
-                let pin = self.snapshot.as_ref().and_then(|snapshot| snapshot.meta.get(&file_of(&role.name)));
-                let pin = pin.cloned().ok_or_else(|| TufError::Missing { what: file_of(&role.name) })?;
+                let pins = self.snapshot.as_ref().map(|snapshot| &snapshot.body.meta.delegated);
+                let pin = pins.and_then(|pins| pins.get(&role.file())).cloned();
+                let pin = pin.ok_or_else(|| TufError::Missing { what: role.file() })?;
                 Stage::Delegated(search, role, pin)
             }
         };
@@ -353,24 +320,24 @@ impl Update {
         pin: &Pin,
         bytes: &[u8],
     ) -> Result<(), TufError> {
-        let what = file_of(&role.name);
+        let what = role.file();
         pin.require_bytes(&what, bytes)?;
-        let targets: Targets = open(&what, &role.authority, bytes)?;
-        pin.require_version(&what, targets.header().version)?;
-        targets.header().require_fresh(&what, self.now)?;
-        if let Some(listed) = targets.targets.get(&search.path) {
+        let targets: Signed<Targets> = Signed::open(&what, &role.authority, bytes)?;
+        pin.require_version(&what, &targets)?;
+        targets.require_fresh(&what, self.now)?;
+        if let Some(listed) = targets.body.targets.get(&search.path) {
             self.found.insert(search.path, listed.clone());
             self.stage = Stage::Done;
             return Ok(());
         }
-        search.descend(&targets);
+        search.descend(&targets.body);
         self.visit_next(search)
     }
 
     /// What the verified metadata says of this target, once the refresh is done.
     pub fn listed(&self, path: &str) -> Option<&Listed> {
         let Stage::Done = self.stage else { return None };
-        self.targets.as_ref()?.targets.get(path).or_else(|| self.found.get(path))
+        self.targets.as_ref()?.body.targets.get(path).or_else(|| self.found.get(path))
     }
 
     /// Length and hash of this target, once the refresh is done.
@@ -382,13 +349,13 @@ impl Update {
     /// The version of the verified targets, once the refresh is done: the generation. None: nothing is published yet.
     pub fn targets_version(&self) -> Option<u64> {
         let Stage::Done = self.stage else { return None };
-        self.targets.as_ref().map(|targets| targets.header().version)
+        self.targets.as_ref().map(Signed::version)
     }
 
     /// The name under which a target is served (6.2).
     pub fn target_name(&self, path: &str, hash: &str) -> String {
         match path.rsplit_once('/') {
-            _ if !self.root.consistent_snapshot => path.to_owned(),
+            _ if !self.root.consistent_snapshot() => path.to_owned(),
             Some((folder, file)) => format!("{folder}/{hash}.{file}"),
             None => format!("{hash}.{path}"),
         }
@@ -396,72 +363,15 @@ impl Update {
 
     /// The versions that are held now.
     pub fn holds(&self) -> Holds {
-        fn version<B: Body>(held: Option<&B>) -> u64 {
-            held.map_or(0, |held| held.header().version)
-        }
         Holds {
             root: self.root.version(),
-            timestamp: version(self.timestamp.as_ref()),
-            snapshot: version(self.snapshot.as_ref()),
-            targets: version(self.targets.as_ref()),
+            timestamp: self.timestamp.as_ref().map_or(0, Signed::version),
+            snapshot: self.snapshot.as_ref().map_or(0, Signed::version),
+            targets: self.targets.as_ref().map_or(0, Signed::version),
         }
-    }
-}
-
-impl Scope {
-    /// A machine's targets list its one target and nothing else, and say whose it is, and which.
-    pub(super) fn require_target<'a>(&self, targets: &'a Targets) -> Result<&'a Listed, TufError> {
-        #[derive(Deserialize)]
-        struct Custom {
-            machine: String,
-            class: String,
-            generation: u64,
-        }
-        let what = Role::Targets.file();
-        let path = api::target_name(&self.machine);
-        let listed = match targets.targets.get(&path) {
-            Some(listed) if targets.targets.len() == 1 && targets.delegations.is_empty() => listed,
-            Some(_) => return Err(TufError::malformed(what, format!("it lists more than {path}"))),
-            None => return Err(TufError::malformed(what, format!("it does not list {path}"))),
-        };
-        let custom = listed
-            .custom
-            .as_ref()
-            .ok_or_else(|| TufError::malformed(what, "its target says not whose it is"))?;
-        let custom = Custom::deserialize(custom).map_err(|why| TufError::malformed(what, why))?;
-        if custom.machine != self.machine.as_str() {
-            let (what, wanted) = (path, self.machine.clone());
-            return Err(TufError::ForeignMachine { what, wanted, found: Some(custom.machine) });
-        }
-        if custom.class != self.class.as_str() {
-            return Err(TufError::WrongClass { wanted: self.class, found: custom.class });
-        }
-        if custom.generation != targets.header().version {
-            let why =
-                format!("generation {} stands in version {}", custom.generation, targets.header().version);
-            return Err(TufError::NotThePinned { what: path, why });
-        }
-        if listed.hashes.sha256.is_none() {
-            return Err(TufError::malformed(what, "its target has no sha256"));
-        }
-        if listed.length > MAX_TARGET_BYTES {
-            return Err(TufError::TooLong { what: path, max: MAX_TARGET_BYTES });
-        }
-        Ok(listed)
-    }
-
-    /// No rotation of keys lowers the generation: what was held once is the floor, whoever may sign today.
-    fn floor(&self, stored: &Stored) -> u64 {
-        let held = stored.targets.as_deref().and_then(|bytes| Header::unverified(Role::Targets, bytes).ok());
-        let held = held.filter(|header| header.machine.as_deref() == Some(self.machine.as_str()));
-        held.map_or(0, |header| header.version).max(self.lowest.get())
     }
 }
 
 fn require_no_lower(what: &str, found: u64, held: u64) -> Result<(), TufError> {
     if found < held { Err(TufError::Rollback { what: what.to_owned(), found, held }) } else { Ok(()) }
-}
-
-fn file_of(role: &str) -> String {
-    format!("{role}.json")
 }

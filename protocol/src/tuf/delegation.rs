@@ -4,16 +4,20 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use serde::Deserialize;
-use serde_json::Value;
 
 use super::TufError;
-use super::keyring::{Authority, KeyRing, RawKey, RawRole};
+use super::keyring::{Authority, Key, RawRole};
 use super::metadata::{Role, Targets};
 use crate::ids::Sha256;
 
 /// The most delegated roles that one document may name, and that one search may visit.
 const MAX_DELEGATIONS: usize = 1024;
-pub(super) const MAX_VISITS: usize = 32;
+const MAX_VISITS: usize = 32;
+
+/// The roles that a document delegates to, in their order.
+#[derive(Clone, Deserialize)]
+#[serde(try_from = "RawDelegations")]
+pub(super) struct Delegations(Vec<Delegation>);
 
 /// One role that another trusts for some paths.
 #[derive(Clone)]
@@ -21,75 +25,67 @@ pub(super) struct Delegation {
     pub(super) name: String,
     pub(super) authority: Authority,
     terminating: bool,
-    paths: Paths,
+    /// Either these or those.
+    paths: Option<Vec<String>>,
+    path_hash_prefixes: Option<Vec<String>>,
 }
 
-#[derive(Clone)]
-enum Paths {
-    Patterns(Vec<String>),
-    HashPrefixes(Vec<String>),
+#[derive(Deserialize)]
+struct RawDelegations {
+    keys: BTreeMap<String, Key>,
+    // Without `roles` they are succinct roles (TAP 15), which are refused.
+    roles: Vec<RawDelegation>,
+}
+
+#[derive(Deserialize)]
+struct RawDelegation {
+    name: String,
+    #[serde(flatten)]
+    role: RawRole,
+    #[serde(default)]
+    terminating: bool,
+    paths: Option<Vec<String>>,
+    path_hash_prefixes: Option<Vec<String>>,
+}
+
+impl TryFrom<RawDelegations> for Delegations {
+    type Error = String;
+    fn try_from(raw: RawDelegations) -> Result<Self, String> {
+        if raw.roles.len() > MAX_DELEGATIONS {
+            return Err(format!("it delegates to more than {MAX_DELEGATIONS} roles"));
+        }
+        let mut taken: BTreeSet<String> = Role::ALL.iter().map(Role::to_string).collect();
+        taken.insert(String::new());
+        let mut delegations = Vec::new();
+        for RawDelegation { name, role, terminating, paths, path_hash_prefixes } in raw.roles {
+            if !taken.insert(name.clone()) {
+                return Err(format!("it delegates to '{name}', a name that is reserved or taken"));
+            }
+            if paths.is_some() == path_hash_prefixes.is_some() {
+                return Err(format!("'{name}' needs either paths or path_hash_prefixes"));
+            }
+            let authority = Authority::new(&raw.keys, role)?;
+            delegations.push(Delegation { name, authority, terminating, paths, path_hash_prefixes });
+        }
+        Ok(Self(delegations))
+    }
 }
 
 impl Delegation {
-    pub(super) fn parse_all(what: &str, value: &Value) -> Result<Vec<Self>, TufError> {
-        #[derive(Deserialize)]
-        struct Raw {
-            keys: BTreeMap<String, RawKey>,
-            // Without `roles` it would be succinct roles (TAP 15), which nobody here uses.
-            roles: Vec<RawDelegation>,
-        }
-        #[derive(Deserialize)]
-        struct RawDelegation {
-            name: String,
-            #[serde(flatten)]
-            role: RawRole,
-            #[serde(default)]
-            terminating: bool,
-            paths: Option<Vec<String>>,
-            path_hash_prefixes: Option<Vec<String>>,
-        }
-        let raw = Raw::deserialize(value).map_err(|why| TufError::malformed(what, why))?;
-        if raw.roles.len() > MAX_DELEGATIONS {
-            return Err(TufError::malformed(
-                what,
-                format!("it delegates to more than {MAX_DELEGATIONS} roles"),
-            ));
-        }
-        let ring = KeyRing::parse(what, &raw.keys)?;
-        let mut delegations: Vec<Self> = Vec::new();
-        for role in raw.roles {
-            let reserved = Role::ALL.iter().any(|reserved| reserved.as_str() == role.name);
-            if reserved || role.name.is_empty() {
-                return Err(TufError::malformed(
-                    what,
-                    format!("it delegates to the reserved name '{}'", role.name),
-                ));
-            }
-            if delegations.iter().any(|other| other.name == role.name) {
-                return Err(TufError::malformed(what, format!("it delegates twice to '{}'", role.name)));
-            }
-            let paths = match (role.paths, role.path_hash_prefixes) {
-                (Some(patterns), None) => Paths::Patterns(patterns),
-                (None, Some(prefixes)) => Paths::HashPrefixes(prefixes),
-                _ => {
-                    let why = format!("'{}' needs either paths or path_hash_prefixes", role.name);
-                    return Err(TufError::malformed(what, why));
-                }
-            };
-            let authority = ring.authority(what, &role.role)?;
-            delegations.push(Self { name: role.name, authority, terminating: role.terminating, paths });
-        }
-        Ok(delegations)
+    fn covers(&self, path: &str) -> bool {
+        let hash = Sha256::of(path.as_bytes()).hex();
+        self.paths.iter().flatten().any(|pattern| path_matches(pattern, path))
+            || self.path_hash_prefixes.iter().flatten().any(|prefix| hash.starts_with(prefix.as_str()))
     }
 
-    fn covers(&self, path: &str) -> bool {
-        match &self.paths {
-            Paths::Patterns(patterns) => patterns.iter().any(|pattern| path_matches(pattern, path)),
-            Paths::HashPrefixes(prefixes) => {
-                let hash = Sha256::of(path.as_bytes()).hex();
-                prefixes.iter().any(|prefix| hash.starts_with(prefix.as_str()))
-            }
-        }
+    /// The role's file in the words of the snapshot.
+    pub(super) fn file(&self) -> String {
+        format!("{}.json", self.name)
+    }
+
+    /// The same as one segment of a URL.
+    pub(super) fn url_file(&self) -> String {
+        format!("{}.json", quoted(&self.name))
     }
 }
 
@@ -141,7 +137,8 @@ impl Search {
     /// Puts what `targets` delegates for this path before all that waits; a terminating delegation ends the rest.
     pub(super) fn descend(&mut self, targets: &Targets) {
         let mut below = Vec::new();
-        for delegation in targets.delegations.iter().filter(|delegation| delegation.covers(&self.path)) {
+        let all = targets.delegations.iter().flat_map(|delegations| &delegations.0);
+        for delegation in all.filter(|delegation| delegation.covers(&self.path)) {
             below.push(delegation.clone());
             if delegation.terminating {
                 self.waiting.clear();
@@ -154,20 +151,19 @@ impl Search {
     /// The next role that was not visited yet; its metadata is verified by the one that delegated to it on this way.
     pub(super) fn next(&mut self) -> Result<Option<Delegation>, TufError> {
         while let Some(delegation) = self.waiting.pop() {
-            if !self.visited.insert(delegation.name.clone()) {
-                continue;
+            if self.visited.insert(delegation.name.clone()) {
+                if self.visited.len() > MAX_VISITS {
+                    return Err(TufError::TooManyDelegations { path: self.path.clone(), max: MAX_VISITS });
+                }
+                return Ok(Some(delegation));
             }
-            if self.visited.len() > MAX_VISITS {
-                return Err(TufError::TooManyDelegations { path: self.path.clone(), max: MAX_VISITS });
-            }
-            return Ok(Some(delegation));
         }
         Ok(None)
     }
 }
 
-/// A role's name as one segment of a URL and of a file's name.
-pub(super) fn quoted(name: &str) -> String {
+/// A role's name as one segment of a URL.
+fn quoted(name: &str) -> String {
     use std::fmt::Write as _;
     name.bytes().fold(String::new(), |mut text, byte| {
         if byte.is_ascii_alphanumeric() || b"_.-~".contains(&byte) {

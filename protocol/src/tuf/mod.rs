@@ -8,7 +8,10 @@ pub mod client;
 mod delegation;
 mod keyring;
 pub mod metadata;
+#[cfg(feature = "conformance")]
+mod p256;
 pub mod repository;
+mod scope;
 
 use crate::ids::MachineName;
 use crate::keys::KeyError;
@@ -78,9 +81,11 @@ impl TufError {
         }
     }
 
-    // By value, so that errors of all kinds are handed in as they are.
-    #[allow(clippy::needless_pass_by_value)]
-    fn malformed(what: impl Into<String>, why: impl ToString) -> Self {
-        Self::Malformed { what: what.into(), why: why.to_string() }
+    fn malformed(what: &str, why: impl std::fmt::Display) -> Self {
+        Self::Malformed { what: what.to_owned(), why: why.to_string() }
+    }
+
+    fn not_the_pinned(what: &str, why: impl Into<String>) -> Self {
+        Self::NotThePinned { what: what.to_owned(), why: why.into() }
     }
 }

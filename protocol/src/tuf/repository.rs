@@ -4,9 +4,9 @@ use std::collections::BTreeMap;
 
 use serde_json::{Map, Value, json};
 
-use super::client::Scope;
 use super::keyring::MAX_KEYS;
-use super::metadata::{Body as _, Header, MACHINE_FIELD, Role, Root, Snapshot, Targets, open};
+use super::metadata::{MACHINE_FIELD, Role, Root, Signed, Snapshot, Targets};
+use super::scope::Scope;
 use super::{TufError, canonical};
 use crate::api;
 use crate::ids::{Generation, MachineName, Sha256};
@@ -111,10 +111,10 @@ pub fn sign_timestamp(
     expires: i64,
     signer: &dyn Signer,
 ) -> Result<Vec<u8>, TufError> {
-    let pinned = Header::unverified(Role::Snapshot, snapshot)?;
-    pinned.require_machine(Role::Snapshot.file(), machine)?;
+    let pinned = Signed::<Snapshot>::unverified(snapshot)?;
+    pinned.require_machine(machine)?;
     let mut timestamp = header(Role::Timestamp, version, expires, Some(machine))?;
-    timestamp.insert("meta".into(), pin(Role::Snapshot, pinned.version, snapshot));
+    timestamp.insert("meta".into(), pin(Role::Snapshot, pinned.version(), snapshot));
     Ok(seal(timestamp, &[signer])?.into_bytes())
 }
 
@@ -139,27 +139,28 @@ pub fn check_publication(
     let generation = publication.generation;
     let (snapshot_file, targets_file) = (Role::Snapshot.file(), Role::Targets.file());
 
-    let snapshot: Snapshot =
-        open(snapshot_file, root.authority(Role::Snapshot), publication.snapshot.as_bytes())?;
-    snapshot.header().require_machine(snapshot_file, machine)?;
-    snapshot.header().require_fresh(snapshot_file, now)?;
-    if snapshot.header().version != generation.get() || snapshot.meta.len() != 1 {
+    let authority = root.authority(Role::Snapshot);
+    let snapshot: Signed<Snapshot> = Signed::open(snapshot_file, authority, publication.snapshot.as_bytes())?;
+    snapshot.require_machine(machine)?;
+    snapshot.require_fresh(snapshot_file, now)?;
+    if snapshot.version() != generation.get() || !snapshot.body.meta.delegated.is_empty() {
         return Err(TufError::malformed(snapshot_file, "it must pin targets.json alone, as this generation"));
     }
 
-    snapshot.targets.require_bytes(targets_file, publication.targets.as_bytes())?;
-    let targets: Targets = open(targets_file, root.authority(Role::Targets), publication.targets.as_bytes())?;
-    targets.header().require_machine(targets_file, machine)?;
-    targets.header().require_fresh(targets_file, now)?;
-    snapshot.targets.require_version(targets_file, targets.header().version)?;
-    if targets.header().version != generation.get() {
+    let (authority, pin) = (root.authority(Role::Targets), &snapshot.body.meta.targets);
+    pin.require_bytes(targets_file, publication.targets.as_bytes())?;
+    let targets: Signed<Targets> = Signed::open(targets_file, authority, publication.targets.as_bytes())?;
+    targets.require_machine(machine)?;
+    targets.require_fresh(targets_file, now)?;
+    pin.require_version(targets_file, &targets)?;
+    if targets.version() != generation.get() {
         return Err(TufError::malformed(targets_file, "its version is not the generation's number"));
     }
 
     scope.require_target(&targets)?.require_bytes("the target", publication.target.as_bytes())?;
     let target = Target::parse(publication.target.as_bytes())?;
     target.require_for(machine, class, &target.system, generation)?;
-    let expires = targets.header().expires.min(snapshot.header().expires).as_second();
+    let expires = targets.header.expires.min(snapshot.header.expires).as_second();
     let target_sha256 = Sha256::of(publication.target.as_bytes());
     Ok(CheckedPublication { target, target_sha256, targets_expires: expires })
 }

@@ -137,7 +137,7 @@ fn a_delegation_to_a_reserved_name() {
         let mut tree = Tree::one(json!({ "paths": ["*/*"] }));
         tree.delegations["roles"][0]["name"] = name.into();
         let error = tree.refuses(&tree.serve());
-        assert!(error.to_string().contains("reserved name"), "{error}");
+        assert!(error.to_string().contains("a name that is reserved"), "{error}");
     }
 }
 

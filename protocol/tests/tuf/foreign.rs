@@ -102,7 +102,7 @@ fn a_target_under_another_machines_name() {
         },
         Attack::Malformed,
     );
-    assert!(why.ends_with("it does not list cinnabar/generation.json"), "{why}");
+    assert!(why.ends_with("it must list cinnabar/generation.json and nothing else"), "{why}");
 }
 
 #[test]

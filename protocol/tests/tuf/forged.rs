@@ -139,7 +139,7 @@ fn a_threshold_of_zero() {
         let machine = machine_with_root(&fleet, |signed| signed["roles"][role]["threshold"] = 0.into());
         let error = machine.start().err().unwrap();
         assert!(matches!(error, TufError::Malformed { .. }), "{error}");
-        assert!(error.to_string().contains("threshold 0"), "{error}");
+        assert!(error.to_string().contains("integer `0`, expected a nonzero"), "{error}");
     }
 }
 
@@ -272,8 +272,6 @@ fn a_well_signed_timestamp_that_says_too_little_or_nonsense() {
         ("meta", json!({ "snapshot.json": {} })),
         ("meta", json!({ "snapshot.json": { "version": 0 } })),
         ("meta", json!({ "snapshot.json": { "version": 1, "length": -1 } })),
-        ("meta", json!({ "snapshot.json": { "version": 1, "hashes": {} } })),
-        ("meta", json!({ "snapshot.json": { "version": 1, "hashes": { "md5": "00" } } })),
         ("meta", json!({ "snapshot.json": { "version": 1, "hashes": { "sha256": "00" } } })),
         ("x-muster-machine", json!(7)),
     ] {
@@ -291,7 +289,9 @@ fn a_snapshot_without_targets_and_targets_without_a_hash() {
     let fleet = Fleet::new();
     let mut served = Served::generation(&fleet, "cinnabar", 1);
     served.forge("1.snapshot.json", &[&fleet.operators[0]], |signed| signed["meta"] = json!({}));
-    served.stamp(&fleet, "cinnabar", 1, 1001);
+    served.forge("timestamp.json", &[&fleet.online], |signed| {
+        signed["meta"]["snapshot.json"] = json!({ "version": 1 });
+    });
     assert_eq!(Machine::enrolled(&fleet, "cinnabar").refuses(&served, Attack::Malformed).1, ["timestamp"]);
 
     // A hash of another known kind serves TUF, but a machine wants SHA-256.

@@ -144,3 +144,16 @@ fn other_bytes_than_the_signed_target() {
         assert_eq!(check_target_bytes(&file, bytes).unwrap_err().attack(), Some(attack));
     }
 }
+
+#[test]
+fn a_pin_whose_hashes_nobody_here_can_check() {
+    let fleet = Fleet::new();
+    for hashes in [json!({}), json!({ "md5": "00" })] {
+        let mut served = Served::generation(&fleet, "cinnabar", 1);
+        served.forge("timestamp.json", &[&fleet.online], |signed| {
+            signed["meta"]["snapshot.json"] = json!({ "version": 1, "hashes": hashes });
+        });
+        let (_, stored) = Machine::enrolled(&fleet, "cinnabar").refuses(&served, Attack::MixAndMatch);
+        assert_eq!(stored, ["timestamp"]);
+    }
+}
