@@ -1,0 +1,60 @@
+# The modules in packaging/, evaluated against a stand-in for nixpkgs' lib with the few functions that they use: no
+# nixpkgs is needed, and a misspelt option or attribute is found. Prints what the tests compare.
+let
+  lib = {
+    mkEnableOption = description: { inherit description; };
+    mkOption = option: option;
+    mkIf = condition: value: if condition then value else { };
+    optional = condition: value: if condition then [ value ] else [ ];
+    types = {
+      package = "package";
+      path = "path";
+      port = "port";
+      str = "str";
+      nullOr = type: type;
+      submodule = options: options;
+      ints.between = low: high: "int";
+    };
+  };
+  pkgs.formats.toml = _: {
+    type = "toml";
+    generate = name: value: "/nix/store/00000000000000000000000000000000-${name}";
+  };
+  package = "/nix/store/11111111111111111111111111111111-muster";
+  config = {
+    nix.package = "/nix/store/22222222222222222222222222222222-nix";
+    services.muster-agent = {
+      enable = true;
+      inherit package;
+      settings.state_dir = "/var/lib/muster";
+      configFile = shared.config.services.muster-agent.configFile;
+    };
+    services.muster-controller = {
+      enable = true;
+      inherit package;
+      folder = "/var/lib/muster-controller";
+      openPort = 8443;
+    };
+  };
+  load = file: import file { inherit config lib pkgs; };
+  shared = load ../../packaging/options.nix;
+  nixos = load ../../packaging/systemd/agent.nix;
+  controller = load ../../packaging/systemd/controller.nix;
+  darwin = load ../../packaging/launchd/agent.nix;
+  options = builtins.attrNames shared.options.services.muster-agent;
+in
+{
+  inherit options;
+  etc = shared.config.environment.etc;
+  agent = nixos.config.systemd.services.muster-agent;
+  controller = controller.config.systemd.services.muster-controller;
+  firewall = controller.config.networking.firewall.allowedTCPPorts;
+  daemon = darwin.config.launchd.daemons.muster-agent.serviceConfig;
+  shares = map (module: module.imports) [
+    nixos
+    darwin
+  ] == [
+    [ ../../packaging/options.nix ]
+    [ ../../packaging/options.nix ]
+  ];
+}
