@@ -135,7 +135,13 @@ fn check(command: &str) -> HealthCheck {
 
 #[test]
 fn generations_are_built_switched_confirmed_and_told() {
-    let bed = Bed::new(Class::Nixos);
+    for class in Class::ALL {
+        follows_two_generations(class);
+    }
+}
+
+fn follows_two_generations(class: Class) {
+    let bed = Bed::new(class);
     let first = bed.publish(1, "");
     bed.assert_confirmed(&first);
     let second = bed.publish(2, ": another");
@@ -238,12 +244,8 @@ fn i4_a_generation_that_cuts_the_network_is_undone_and_tried_again_when_the_cont
 
 #[test]
 fn i3_the_agent_is_killed_wherever_it_stands_and_the_report_arrives_once() {
-    for (place, class) in [
-        ("building", Class::Nixos),
-        ("activating", Class::Nixos),
-        ("probing", Class::Nixos),
-        ("confirming", Class::Nixos),
-    ] {
+    let places = ["building", "activating", "probing", "confirming"];
+    for (class, place) in Class::ALL.into_iter().flat_map(|class| places.map(|place| (class, place))) {
         let mut bed = Bed::new(class);
         let mark = bed.machine.file("mark");
         let in_build = if place == "building" { "/bin/busybox sleep 1" } else { "" };
@@ -269,7 +271,7 @@ fn i3_the_agent_is_killed_wherever_it_stands_and_the_report_arrives_once() {
         bed.machine.let_go();
         bed.assert_confirmed(&target);
         let told = bed.controller.told(1);
-        assert_eq!(told, WHOLE, "killed while {place}");
+        assert_eq!(told, WHOLE, "killed while {place} on {class}");
     }
 }
 
