@@ -210,7 +210,8 @@ impl Nix {
         command.arg("--version");
         let (status, text) = process::run_sync(command, "asking Nix for its version", SHORT_LIMIT)?;
         if status.success() {
-            return Ok(text.trim().to_owned());
+            // Warnings about the configuration may stand round it.
+            return Ok(text.lines().find(|line| line.starts_with("nix")).unwrap_or(&text).trim().to_owned());
         }
         Err(NixError::Failed { what: "Nix does not run".into(), message: message(&text, status) })
     }

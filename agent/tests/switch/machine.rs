@@ -43,7 +43,7 @@ impl Drop for Machine {
         }
         // Whatever still runs out of this folder ends with it.
         for pid in self.processes() {
-            let _ = Command::new("kill").args(["-9", &pid.to_string()]).status();
+            end(pid);
         }
     }
 }
@@ -269,3 +269,9 @@ impl Machine {
 
 /// What holds an activation until the test lets it go.
 pub const HOLD: &str = "while test -e $R/hold; do sleep 0.01; done";
+
+/// Ends a process, if it is still there.
+pub fn end(pid: u32) {
+    let mut kill = Command::new("kill");
+    let _ = kill.args(["-9", &pid.to_string()]).stderr(Stdio::null()).status();
+}
