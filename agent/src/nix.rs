@@ -126,6 +126,7 @@ impl Nix {
             .args(["--realise", target.derivation.as_str(), "--add-root"])
             .arg(root_link)
             .arg("--indirect");
+        tracing::info!(generation = %target.generation, derivation = %target.derivation, "building");
         let finished = process::run(command, "building", &self.limits(&target.derivation)).await?;
         if !finished.status.success() {
             return Err(NixError::Build {
