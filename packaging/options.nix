@@ -1,53 +1,50 @@
-# The options of the agent's modules, the same on NixOS and on nix-darwin.
-{
-  config,
-  lib,
-  pkgs,
-  ...
-}:
+# The options of the agent, the same for NixOS and nix-darwin, and the file that they become.
+{ lib, config, pkgs, ... }:
 let
   cfg = config.services.muster-agent;
-  toml = pkgs.formats.toml { };
 in
 {
   options.services.muster-agent = {
-    enable = lib.mkEnableOption "Muster's agent, which keeps this machine on the system that its operators signed";
+    enable = lib.mkEnableOption "the Muster agent, which keeps this machine on the system that its operators signed";
 
     package = lib.mkOption {
       type = lib.types.package;
-      description = "The package with `bin/muster-agent`; `packages.SYSTEM.muster-agent` of Muster's flake.";
+      default = pkgs.muster-agent;
+      defaultText = lib.literalExpression "pkgs.muster-agent";
+      description = "The package that has `bin/muster-agent`.";
     };
 
-    settings = lib.mkOption {
-      type = lib.types.submodule {
-        freeformType = toml.type;
-        options.state_dir = lib.mkOption {
-          type = lib.types.str;
-          default = "/var/lib/muster";
-          description = "Where the agent keeps its keys, what it has verified, and what it has not told yet.";
-        };
-        options.poll_seconds = lib.mkOption {
-          type = lib.types.ints.between 1 600;
-          default = 55;
-          description = "How long one poll waits at the controller, in seconds.";
-        };
-      };
-      default = { };
-      description = "The contents of `agent.toml`.";
-    };
-
-    configFile = lib.mkOption {
+    stateDir = lib.mkOption {
       type = lib.types.path;
-      internal = true;
-      readOnly = true;
-      description = "The finished `agent.toml`. Its path is in the service, so that a changed setting is a changed service.";
+      default = "/var/lib/muster";
+      description = "Where the agent keeps its keys, metadata and journal; owned by root, mode 0700.";
+    };
+
+    pollSeconds = lib.mkOption {
+      type = lib.types.ints.between 5 600;
+      default = 55;
+      description = "How long one long poll waits at the controller, in seconds.";
+    };
+
+    buildSeconds = lib.mkOption {
+      type = lib.types.ints.between 60 604800;
+      default = 86400;
+      description = "The longest that fetching and building one generation may take, in seconds.";
+    };
+
+    log = lib.mkOption {
+      type = lib.types.str;
+      default = "info";
+      description = "What the agent logs, in the syntax of tracing's EnvFilter.";
     };
   };
 
   config = lib.mkIf cfg.enable {
-    services.muster-agent.configFile = toml.generate "agent.toml" cfg.settings;
-    # For `muster-agent status` and the other commands, which look there.
-    environment.etc."muster/agent.toml".source = cfg.configFile;
+    environment.etc."muster/agent.toml".text = ''
+      state_dir = ${builtins.toJSON cfg.stateDir}
+      poll_seconds = ${toString cfg.pollSeconds}
+      build_seconds = ${toString cfg.buildSeconds}
+    '';
     environment.systemPackages = [ cfg.package ];
   };
 }

@@ -1,5 +1,5 @@
 # What tests/demo, tests/run and tests/bench share: words, tools, and ending what was started.
-# shellcheck shell=bash
+# shellcheck shell=bash disable=SC2034
 
 repository=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd -P)
 # Downloads survive between runs, outside the repository.

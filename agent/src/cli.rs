@@ -100,8 +100,8 @@ async fn dispatch(cli: &Cli, config: &Config) -> Result<ExitCode> {
         Verb::Enroll { token, replace } => enroll_here(config, token, *replace).await?,
         Verb::Run => return run(config).await,
         Verb::Status { json } => show_status(config, *json).await?,
-        Verb::CheckNow => println!("{}", running(local::check_now(&config.state_dir).await)?),
-        Verb::Rollback => println!("{}", running(local::rollback(&config.state_dir).await)?),
+        Verb::CheckNow => println!("{}", running(config, local::check_now(&config.state_dir).await)?),
+        Verb::Rollback => println!("{}", running(config, local::rollback(&config.state_dir).await)?),
         Verb::Doctor => return Ok(doctor::run(config).await),
         Verb::Activate => {}
     }
@@ -196,12 +196,16 @@ async fn show_status(config: &Config, json: bool) -> Result<()> {
 }
 
 /// What to do where the agent does not run.
-fn running(answer: Result<String, LocalError>) -> Result<String> {
+fn running(config: &Config, answer: Result<String, LocalError>) -> Result<String> {
     let start = match std::env::consts::OS {
         "macos" => "sudo launchctl kickstart system/org.muster.agent",
         _ => "systemctl start muster-agent",
     };
     match answer {
+        // The agent opens its socket only once it knows who it is.
+        Err(LocalError::NotRunning) if Identity::load(config)?.is_none() => {
+            bail!("this machine is not enrolled: run muster-agent enroll TOKEN")
+        }
         Err(error @ LocalError::NotRunning) => bail!("{error}: start it with '{start}'"),
         answer => Ok(answer?),
     }

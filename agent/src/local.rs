@@ -124,6 +124,14 @@ impl Drop for Listener {
 ///
 /// The caller holds the agent's lock, so a socket that is there already was left by a crash.
 pub fn listen(state_dir: &Path, commands: mpsc::Sender<Command>) -> Result<Listener, LocalError> {
+    listen_within(state_dir, commands, READ_LIMIT)
+}
+
+fn listen_within(
+    state_dir: &Path,
+    commands: mpsc::Sender<Command>,
+    patience: Duration,
+) -> Result<Listener, LocalError> {
     let path = state_dir.join(SOCKET);
     let failed = |source| LocalError::Socket { path: path.clone(), source };
     match std::fs::remove_file(&path) {
@@ -133,11 +141,11 @@ pub fn listen(state_dir: &Path, commands: mpsc::Sender<Command>) -> Result<Liste
     // The folder is root's alone (0700), so nobody comes in between these two.
     let socket = UnixListener::bind(&path).map_err(failed)?;
     std::fs::set_permissions(&path, std::fs::Permissions::from_mode(0o600)).map_err(failed)?;
-    let task = tokio::spawn(accept(socket, commands));
+    let task = tokio::spawn(accept(socket, commands, patience));
     Ok(Listener { path, task })
 }
 
-async fn accept(socket: UnixListener, commands: mpsc::Sender<Command>) {
+async fn accept(socket: UnixListener, commands: mpsc::Sender<Command>, patience: Duration) {
     let room = Arc::new(Semaphore::new(MAX_CONNECTIONS));
     loop {
         let Ok(place) = Arc::clone(&room).acquire_owned().await else { return };
@@ -145,7 +153,7 @@ async fn accept(socket: UnixListener, commands: mpsc::Sender<Command>) {
             Ok((stream, _)) => {
                 let commands = commands.clone();
                 tokio::spawn(async move {
-                    if let Err(error) = serve(stream, &commands).await {
+                    if let Err(error) = serve(stream, &commands, patience).await {
                         tracing::debug!(%error, "a request on the local socket ended early");
                     }
                     drop(place);
@@ -159,8 +167,12 @@ async fn accept(socket: UnixListener, commands: mpsc::Sender<Command>) {
     }
 }
 
-async fn serve(mut stream: UnixStream, commands: &mpsc::Sender<Command>) -> io::Result<()> {
-    let read = timeout(READ_LIMIT, read_line(&mut stream, MAX_REQUEST_BYTES));
+async fn serve(
+    mut stream: UnixStream,
+    commands: &mpsc::Sender<Command>,
+    patience: Duration,
+) -> io::Result<()> {
+    let read = timeout(patience, read_line(&mut stream, MAX_REQUEST_BYTES));
     let reply = match read.await {
         Ok(Ok(line)) => match serde_json::from_slice(&line) {
             Ok(request) => answer(request, commands).await,
@@ -173,7 +185,7 @@ async fn serve(mut stream: UnixStream, commands: &mpsc::Sender<Command>) -> io::
     };
     let mut line = serde_json::to_vec(&reply)?;
     line.push(b'\n');
-    timeout(READ_LIMIT, stream.write_all(&line)).await?
+    timeout(patience, stream.write_all(&line)).await?
 }
 
 async fn answer(request: Request, commands: &mpsc::Sender<Command>) -> Reply {
@@ -263,3 +275,6 @@ async fn ask(state_dir: &Path, request: Request) -> Result<Reply, LocalError> {
     };
     timeout(limit, asked).await.map_err(|_| LocalError::Slow(limit))?
 }
+
+#[cfg(test)]
+mod tests;

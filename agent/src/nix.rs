@@ -126,6 +126,7 @@ impl Nix {
             .args(["--realise", target.derivation.as_str(), "--add-root"])
             .arg(root_link)
             .arg("--indirect");
+        tracing::info!(generation = %target.generation, derivation = %target.derivation, "building");
         let finished = process::run(command, "building", &self.limits(&target.derivation)).await?;
         if !finished.status.success() {
             return Err(NixError::Build {
@@ -210,7 +211,8 @@ impl Nix {
         command.arg("--version");
         let (status, text) = process::run_sync(command, "asking Nix for its version", SHORT_LIMIT)?;
         if status.success() {
-            return Ok(text.trim().to_owned());
+            // Warnings about the configuration may stand round it.
+            return Ok(text.lines().find(|line| line.starts_with("nix")).unwrap_or(&text).trim().to_owned());
         }
         Err(NixError::Failed { what: "Nix does not run".into(), message: message(&text, status) })
     }

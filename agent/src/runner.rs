@@ -73,12 +73,10 @@ fn prepare(config: &Config, identity: &Identity) -> Result<(Shared, Client, Trus
     let running = platform.layout().running();
     let held = trust.held();
     let now = clock.unix_ms();
+    let sequence_file = config.state(SEQUENCE);
+    let sequence = sequence(durable::read(&sequence_file, 64)?, clock.unix_seconds());
     let mut ledger = Ledger::open(&config.state_dir, held.as_ref(), running.as_ref(), now)?;
     ledger.tell(None, EventKind::AgentStarted { agent: AGENT.to_owned(), boot_id: boot.clone() }, now)?;
-    let sequence_file = config.state(SEQUENCE);
-    let sequence = durable::read(&sequence_file, 64)?
-        .and_then(|bytes| String::from_utf8_lossy(&bytes).trim().parse().ok())
-        .unwrap_or(0);
     let shared = Shared {
         config: config.clone(),
         identity: identity.clone(),
@@ -104,6 +102,13 @@ fn prepare(config: &Config, identity: &Identity) -> Result<(Shared, Client, Trus
         work: Notify::new(),
     };
     Ok((shared, client, trust))
+}
+
+/// The number of the last check-in. A damaged file is replaced by the seconds since 1970, which no count has reached.
+fn sequence(stored: Option<Vec<u8>>, unix_seconds: i64) -> u64 {
+    let Some(bytes) = stored else { return 0 };
+    let number = String::from_utf8_lossy(&bytes).trim().parse().ok();
+    number.unwrap_or_else(|| u64::try_from(unix_seconds).unwrap_or(0))
 }
 
 /// A number that another machine does not draw. Without random bytes all machines wait alike, which is no reason to stop.
@@ -278,5 +283,20 @@ async fn serve(shared: &Shared, mut commands: mpsc::Receiver<Command>) {
             }
             Command::Rollback(to) => reply(to, shared.ask_rollback()),
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn check_ins_are_counted_on_from_the_stored_number_and_never_from_a_damaged_one() {
+        assert_eq!(sequence(None, 1_800_000_000), 0);
+        assert_eq!(sequence(Some(b"41\n".to_vec()), 1_800_000_000), 41);
+        for damaged in [&b""[..], b"x", b"-1", b"\xff"] {
+            assert_eq!(sequence(Some(damaged.to_vec()), 1_800_000_000), 1_800_000_000);
+        }
+        assert_eq!(sequence(Some(Vec::new()), -5), 0);
     }
 }

@@ -1,34 +1,36 @@
 # darwinModules.muster-agent
-{
-  config,
-  lib,
-  ...
-}:
+{ lib, config, ... }:
 let
   cfg = config.services.muster-agent;
-  # At boot /nix may not be mounted yet. A semicolon, since not every nix-darwin escapes `&&` for the plist.
-  command = "/bin/wait4path /nix/store; exec ${cfg.package}/bin/muster-agent --config ${cfg.configFile} run";
+  # nix-darwin reloads a daemon only when its plist changes, so whatever the agent reads once is hashed into it.
+  settings = builtins.hashString "sha256" config.environment.etc."muster/agent.toml".text;
 in
 {
   imports = [ ../options.nix ];
 
   config = lib.mkIf cfg.enable {
-    # nix-darwin reloads a daemon when its plist changed, and by nothing else. Package and configuration are in it by
-    # their store paths, so whatever changes in either changes it.
     launchd.daemons.muster-agent.serviceConfig = {
-      # The agent looks for its own job by this label.
       Label = "org.muster.agent";
+      # At boot /nix may not be mounted yet.
       ProgramArguments = [
         "/bin/sh"
         "-c"
-        command
+        ''/bin/wait4path /nix/store && exec "$@"''
+        "muster-agent"
+        (lib.getExe' cfg.package "muster-agent")
+        "run"
       ];
+      EnvironmentVariables = {
+        MUSTER_LOG = cfg.log;
+        MUSTER_SETTINGS = settings;
+        PATH = "/run/current-system/sw/bin:/nix/var/nix/profiles/default/bin:/usr/bin:/bin:/usr/sbin:/sbin";
+      };
       RunAtLoad = true;
       KeepAlive = true;
       ThrottleInterval = 10;
-      ExitTimeOut = 30;
-      # Unloading the agent in the middle of a switch must not end what the switch has started.
+      # Unloading a job ends its process group; the agent ends its own children itself.
       AbandonProcessGroup = true;
+      ProcessType = "Background";
       StandardOutPath = "/var/log/muster-agent.log";
       StandardErrorPath = "/var/log/muster-agent.log";
     };

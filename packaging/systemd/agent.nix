@@ -1,9 +1,5 @@
 # nixosModules.muster-agent
-{
-  config,
-  lib,
-  ...
-}:
+{ lib, config, ... }:
 let
   cfg = config.services.muster-agent;
 in
@@ -12,27 +8,26 @@ in
 
   config = lib.mkIf cfg.enable {
     systemd.services.muster-agent = {
-      description = "Muster's agent";
+      description = "Muster agent";
       wantedBy = [ "multi-user.target" ];
-      after = [ "network.target" ];
-      # The switch that brings a new agent is run by the old one: the activator starts the new one at its end.
+      wants = [ "network-online.target" ];
+      after = [
+        "network-online.target"
+        "nix-daemon.socket"
+      ];
+      # A switch that restarts the agent would end the agent in the middle of that switch. The activator, which is a
+      # unit of its own, starts the new one at the end.
       restartIfChanged = false;
       stopIfChanged = false;
-      # An agent that cannot start today may be able to tomorrow; nobody else would start it.
-      unitConfig.StartLimitIntervalSec = 0;
+      # Enrolment comes first; until then there is nothing to run, and nothing has failed.
+      unitConfig.ConditionPathExists = "${cfg.stateDir}/enrolment.json";
       path = [ config.nix.package ];
-      # No sandbox of systemd's: it builds into the store, sets the system profile and starts transient units.
+      environment.MUSTER_LOG = cfg.log;
       serviceConfig = {
-        Type = "exec";
-        ExecStart = "${cfg.package}/bin/muster-agent --config ${cfg.configFile} run";
+        ExecStart = "${lib.getExe' cfg.package "muster-agent"} run";
         Restart = "always";
         RestartSec = 5;
-        TimeoutStopSec = 30;
-        StateDirectory = lib.mkIf (cfg.settings.state_dir == "/var/lib/muster") "muster";
-        StateDirectoryMode = "0700";
-        # When memory runs out, what is built goes first.
         OOMScoreAdjust = -500;
-        OOMPolicy = "continue";
       };
     };
   };

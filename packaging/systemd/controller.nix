@@ -1,93 +1,79 @@
 # nixosModules.muster-controller
-{
-  config,
-  lib,
-  ...
-}:
+{ lib, config, pkgs, ... }:
 let
   cfg = config.services.muster-controller;
 in
 {
   options.services.muster-controller = {
-    enable = lib.mkEnableOption "Muster's controller";
+    enable = lib.mkEnableOption "the Muster controller";
 
     package = lib.mkOption {
       type = lib.types.package;
-      description = "The package with `bin/muster`; `packages.SYSTEM.muster` of Muster's flake.";
+      default = pkgs.muster;
+      defaultText = lib.literalExpression "pkgs.muster";
+      description = "The package that has `bin/muster`.";
     };
 
-    folder = lib.mkOption {
+    configFile = lib.mkOption {
       type = lib.types.str;
-      default = "/var/lib/muster-controller";
+      default = "/var/lib/muster-controller/controller.toml";
       description = ''
-        The folder `controller` that `muster init` made, brought here and owned by the user `muster`: `controller.toml`,
-        the online key, the roots, and all that is stored. No operator's or root key belongs here.
+        The controller.toml that `muster init` made. Its folder holds the online key, so it is no path of the flake and
+        never in the Nix store: copy it to the host once.
       '';
     };
 
-    openPort = lib.mkOption {
+    openFirewall = lib.mkOption {
       type = lib.types.nullOr lib.types.port;
       default = null;
-      description = "The port of `listen` in `controller.toml`, to be opened in the firewall.";
+      example = 8443;
+      description = "The port to open, the one of `listen` in controller.toml.";
     };
   };
 
   config = lib.mkIf cfg.enable {
     environment.systemPackages = [ cfg.package ];
-    networking.firewall.allowedTCPPorts = lib.optional (cfg.openPort != null) cfg.openPort;
-    users.users.muster = {
+    networking.firewall.allowedTCPPorts = lib.optional (cfg.openFirewall != null) cfg.openFirewall;
+    users.users.muster-controller = {
       isSystemUser = true;
-      group = "muster";
-      home = cfg.folder;
+      group = "muster-controller";
+      home = "/var/lib/muster-controller";
     };
-    users.groups.muster = { };
-    systemd.tmpfiles.rules = [ "d ${cfg.folder} 0700 muster muster -" ];
+    users.groups.muster-controller = { };
     systemd.services.muster-controller = {
-      description = "Muster's controller";
+      description = "Muster controller";
       wantedBy = [ "multi-user.target" ];
-      after = [ "network.target" ];
-      unitConfig = {
-        StartLimitIntervalSec = 0;
-        # Before `muster init` there is nothing to serve.
-        ConditionPathExists = "${cfg.folder}/controller.toml";
-      };
+      wants = [ "network-online.target" ];
+      after = [ "network-online.target" ];
       serviceConfig = {
-        Type = "exec";
-        ExecStart = "${cfg.package}/bin/muster serve --config ${cfg.folder}/controller.toml";
-        Restart = "always";
-        RestartSec = 5;
-        User = "muster";
-        Group = "muster";
+        ExecStart = "${lib.getExe' cfg.package "muster"} serve --config ${lib.escapeShellArg cfg.configFile}";
+        User = "muster-controller";
+        Group = "muster-controller";
+        StateDirectory = "muster-controller";
+        StateDirectoryMode = "0700";
         UMask = "0077";
+        Restart = "on-failure";
+        RestartSec = 5;
         LimitNOFILE = 65536;
-        # Low ports are for those who ask for them in `listen`.
-        AmbientCapabilities = "CAP_NET_BIND_SERVICE";
-        CapabilityBoundingSet = "CAP_NET_BIND_SERVICE";
-        LockPersonality = true;
-        MemoryDenyWriteExecute = true;
+        AmbientCapabilities = [ "CAP_NET_BIND_SERVICE" ];
+        CapabilityBoundingSet = [ "CAP_NET_BIND_SERVICE" ];
         NoNewPrivileges = true;
         PrivateDevices = true;
         PrivateTmp = true;
-        ProtectClock = true;
-        ProtectControlGroups = true;
         ProtectHome = true;
-        ProtectHostname = true;
-        ProtectKernelLogs = true;
+        ProtectSystem = "strict";
         ProtectKernelModules = true;
         ProtectKernelTunables = true;
-        ProtectProc = "invisible";
-        ProtectSystem = "strict";
-        ReadWritePaths = [ cfg.folder ];
+        ProtectControlGroups = true;
         RestrictAddressFamilies = [
           "AF_INET"
           "AF_INET6"
           "AF_UNIX"
         ];
         RestrictNamespaces = true;
-        RestrictRealtime = true;
-        RestrictSUIDSGID = true;
+        LockPersonality = true;
+        MemoryDenyWriteExecute = true;
         SystemCallArchitectures = "native";
-        SystemCallFilter = [ "@system-service" ];
       };
     };
   };

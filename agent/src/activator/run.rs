@@ -8,6 +8,7 @@ use muster_protocol::report::Reason;
 use muster_protocol::target::Action;
 
 use super::{ActivatorError, undo_action};
+use crate::core::backoff::look;
 use crate::core::records::{Activation, ActivationPhase as Phase, GivenVerdict};
 use crate::core::resume::{Resume, resume};
 use crate::journal::Files;
@@ -15,8 +16,7 @@ use crate::nix::Nix;
 use crate::platform::process::{self, Finished};
 use crate::platform::{Outcome, Platform};
 
-/// The bounds of the pause between two looks for the verdict.
-const SHORTEST_PAUSE: Duration = Duration::from_millis(2);
+/// The longest pause between two looks for the verdict.
 const LONGEST_PAUSE: Duration = Duration::from_millis(200);
 /// The pause before a lock that somebody else holds is tried again.
 const LOCKED_PAUSE: Duration = Duration::from_millis(500);
@@ -149,7 +149,7 @@ impl Activator {
 
     /// Waits for the agent's verdict; at the deadline its absence is one.
     fn await_verdict(&mut self, deadline: Duration) -> Result<(), ActivatorError> {
-        let mut pause = SHORTEST_PAUSE;
+        let began = self.clock.awake();
         let mut unwritten = self.record.phase != Phase::Activated;
         loop {
             if unwritten {
@@ -166,7 +166,8 @@ impl Activator {
                 Some(GivenVerdict::Waiting { missing }) => missing,
                 None => Reason::Deadline,
             };
-            let left = deadline.saturating_sub(self.clock.awake());
+            let now = self.clock.awake();
+            let left = deadline.saturating_sub(now);
             if left.is_zero() {
                 let what = match missing {
                     Reason::ControllerUnreachable => "the controller was not reached",
@@ -175,8 +176,7 @@ impl Activator {
                 let detail = format!("{what} within {} s", self.record.deadline_seconds);
                 return self.undo(missing, detail);
             }
-            std::thread::sleep(pause.min(left));
-            pause = (pause * 2).min(LONGEST_PAUSE);
+            std::thread::sleep(look(now.saturating_sub(began), LONGEST_PAUSE).min(left));
         }
     }
 

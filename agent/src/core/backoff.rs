@@ -39,6 +39,12 @@ impl Backoff {
     }
 }
 
+/// The pause before the next look at something that was waited for since `waited`: a sixteenth of that, so that what
+/// comes soon is seen at once and what takes long costs nothing.
+pub fn look(waited: Duration, longest: Duration) -> Duration {
+    (waited / 16).clamp(Duration::from_millis(1).min(longest), longest)
+}
+
 /// A part of `whole` between nothing and all of it, by the low 16 bits of `random`.
 pub fn part(whole: Duration, random: u64) -> Duration {
     let share = u32::try_from(random & 0xffff).unwrap_or(0);
@@ -85,6 +91,14 @@ mod tests {
         }
         // Asking for nothing does not turn the wait off.
         assert!(Backoff::default().failed(0, Some(Duration::ZERO)) >= FIRST / 2);
+    }
+
+    #[test]
+    fn a_look_is_never_late_by_more_than_a_sixteenth() {
+        let longest = Duration::from_millis(200);
+        assert_eq!(look(Duration::ZERO, longest), Duration::from_millis(1));
+        assert_eq!(look(Duration::from_millis(160), longest), Duration::from_millis(10));
+        assert_eq!(look(Duration::from_secs(60), longest), longest);
     }
 
     #[test]

@@ -105,8 +105,12 @@ impl Platform for Darwin {
         if !text.contains(CHECK_VARIABLE) {
             return Ok(Preflight::Passed);
         }
-        let mut command = self.as_root(new);
-        command.env(CHECK_VARIABLE, "1");
+        // Newer scripts begin with `env -i`, which would wipe the variable away and really activate: the interpreter
+        // of the script's first line is run by hand.
+        let Some(interpreter) = interpreter(&text) else { return Ok(Preflight::Passed) };
+        let mut command = Command::new(interpreter);
+        command.arg(&script).env_clear().env("HOME", "/var/root").env("USER", "root");
+        command.env("PATH", self.layout.search_path()).env(CHECK_VARIABLE, "1").current_dir("/");
         let finished = finish(&self.layout, command, CHECK_LIMIT)?;
         if finished.exit == 0 {
             return Ok(Preflight::Passed);
@@ -192,6 +196,11 @@ impl Platform for Darwin {
             }
         }
     }
+}
+
+/// What runs a script: the last word of `#!/usr/bin/env -i /nix/store/…/bash`, or of a plain `#!/bin/sh`.
+fn interpreter(text: &str) -> Option<&str> {
+    text.lines().next()?.strip_prefix("#!")?.split_whitespace().last().filter(|word| word.starts_with('/'))
 }
 
 /// What a person has to do before this activation can succeed, in words that say where.

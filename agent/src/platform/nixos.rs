@@ -11,7 +11,7 @@ use super::process::Finished;
 use super::{Layout, Outcome, Platform, PlatformError, Preflight, ask, finish, run, stand_in_boot_id};
 
 const AGENT_UNIT: &str = "muster-agent.service";
-const BOOT_ID: &str = "/proc/sys/kernel/random/boot_id";
+pub(super) const BOOT_ID: &str = "/proc/sys/kernel/random/boot_id";
 /// The limit of a system's own checks.
 const CHECK_LIMIT: Duration = Duration::from_secs(300);
 

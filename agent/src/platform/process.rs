@@ -9,14 +9,14 @@ use std::path::Path;
 use std::process::{Child, Command, ExitStatus, Stdio};
 use std::time::Duration;
 
+use crate::core::backoff::look;
 use muster_protocol::clock::{Clock as _, SystemClock};
 use muster_protocol::report::MAX_LOG_TAIL;
 use rustix::process::{Pid, Signal, getpid, getsid, kill_process, kill_process_group};
 
 /// How long a process has to end by itself after it was asked to.
 const GRACE: Duration = Duration::from_secs(2);
-/// The bounds of the pause between two looks at a child.
-const SHORTEST_PAUSE: Duration = Duration::from_millis(1);
+/// The longest pause between two looks at a child.
 const LONGEST_PAUSE: Duration = Duration::from_millis(50);
 
 /// How a program ended.
@@ -36,18 +36,20 @@ pub struct Finished {
 /// watcher is killed does not die of writing, and a daemon that it leaves behind holds nothing up.
 pub fn run(command: &mut Command, limit: Duration, scratch: &Path) -> io::Result<Finished> {
     let clock = SystemClock::new();
-    let mut output = nameless(scratch)?;
-    let mut child = command
-        .stdin(Stdio::null())
-        .stdout(output.try_clone()?)
-        .stderr(output.try_clone()?)
-        .process_group(0)
-        .spawn()?;
+    // On a full disk a program is run without its words being kept: an undo must not depend on them.
+    let mut output = nameless(scratch).ok();
+    let end_of = || match &output {
+        Some(file) => file.try_clone().map(Stdio::from),
+        None => Ok(Stdio::null()),
+    };
+    command.stdin(Stdio::null()).stdout(end_of()?).stderr(end_of()?);
+    let mut child = command.process_group(0).spawn()?;
     let (status, timed_out) = match wait(&mut child, &clock, limit)? {
         Some(status) => (status, false),
         None => (end(&mut child, &clock)?, true),
     };
-    Ok(Finished { exit: exit_code(status), output: tail(&mut output)?, timed_out })
+    let output = output.as_mut().and_then(|file| tail(file).ok()).unwrap_or_default();
+    Ok(Finished { exit: exit_code(status), output, timed_out })
 }
 
 fn exit_code(status: ExitStatus) -> i32 {
@@ -72,18 +74,18 @@ fn tail(file: &mut File) -> io::Result<String> {
 
 /// The status of `child`, or `None` when it still runs at the end of `limit`.
 fn wait(child: &mut Child, clock: &SystemClock, limit: Duration) -> io::Result<Option<ExitStatus>> {
-    let end = clock.awake().saturating_add(limit);
-    let mut pause = SHORTEST_PAUSE;
+    let began = clock.awake();
+    let end = began.saturating_add(limit);
     loop {
         if let Some(status) = child.try_wait()? {
             return Ok(Some(status));
         }
-        let left = end.saturating_sub(clock.awake());
+        let now = clock.awake();
+        let left = end.saturating_sub(now);
         if left.is_zero() {
             return Ok(None);
         }
-        std::thread::sleep(pause.min(left));
-        pause = (pause * 2).min(LONGEST_PAUSE);
+        std::thread::sleep(look(now.saturating_sub(began), LONGEST_PAUSE).min(left));
     }
 }
 
@@ -240,6 +242,12 @@ mod tests {
         let killed = run(&mut sh("kill -9 $$"), Duration::from_secs(60), folder.path()).unwrap();
         assert_eq!(killed.exit, 137);
         assert_eq!(std::fs::read_dir(folder.path()).unwrap().count(), 0, "no output is left behind");
+    }
+
+    #[test]
+    fn where_no_output_can_be_kept_the_program_runs_all_the_same() {
+        let finished = run(&mut sh("echo x; exit 5"), Duration::from_secs(60), Path::new("/no/such/folder"));
+        assert_eq!(finished.unwrap(), Finished { exit: 5, output: String::new(), timed_out: false });
     }
 
     #[test]

@@ -14,7 +14,7 @@ use super::ledger::{LedgerError, Seen};
 use super::{Shared, number, roots};
 use crate::activator;
 use crate::client::Client;
-use crate::core::backoff::Backoff;
+use crate::core::backoff::{Backoff, look};
 use crate::core::plan::{self, Observed, Probed, Step};
 use crate::core::records::{
     Activation, ActivationPhase, Confirmation, GivenVerdict, Old, Quarantined, Transaction,
@@ -25,8 +25,7 @@ use crate::nix::{Nix, NixError};
 use crate::platform::{Platform, PlatformError, Preflight};
 use crate::probes;
 
-/// The bounds of the pause between two looks at the activator's record, while there is an activator.
-const SHORTEST_LOOK: Duration = Duration::from_millis(3);
+/// The longest pause between two looks at the activator's record, while there is an activator.
 const LONGEST_LOOK: Duration = Duration::from_millis(200);
 /// How long an activator that was started may take until it holds its lock.
 const START_LIMIT: Duration = Duration::from_secs(5);
@@ -65,7 +64,8 @@ struct Work<'a> {
     started: Option<Duration>,
     /// When the transaction was opened by this process, in time awake.
     began: Option<Duration>,
-    look: Duration,
+    /// Since when the activator's record is looked at, in time awake.
+    watched: Option<Duration>,
     /// What a person was asked for, told once.
     asked_for: BTreeSet<String>,
 }
@@ -80,7 +80,7 @@ pub async fn run(shared: &Shared, client: &Client) {
         probed: None,
         started: None,
         began: None,
-        look: SHORTEST_LOOK,
+        watched: None,
         asked_for: BTreeSet::new(),
     };
     loop {
@@ -116,13 +116,14 @@ impl Work<'_> {
                 Ok(())
             }
             Step::Watch => {
-                self.wait(Some(self.look)).await;
-                self.look = (self.look * 2).min(LONGEST_LOOK);
+                let now = self.shared.clock.awake();
+                let since = *self.watched.get_or_insert(now);
+                self.wait(Some(look(now.saturating_sub(since), LONGEST_LOOK))).await;
                 Ok(())
             }
             step => {
                 self.not_before = None;
-                self.look = SHORTEST_LOOK;
+                self.watched = None;
                 self.take(step).await?;
                 self.backoff.succeeded();
                 self.shared.set_problem(None);

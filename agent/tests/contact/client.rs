@@ -9,6 +9,7 @@ use axum::http::{StatusCode, header};
 use axum::response::IntoResponse as _;
 use futures_util::stream;
 use muster_agent::client::{Client, ClientError};
+use muster_agent::identity::pem_of;
 use muster_protocol::api::{self, ProblemCode};
 use muster_protocol::checkin::{CheckIn, CheckInReply, Holds, Phase};
 use muster_protocol::ids::Sha256;
@@ -209,4 +210,18 @@ fn only_loopback_may_do_without_tls() {
     }
     let error = Client::anonymous("https://muster.example", Some("no certificate")).unwrap_err();
     assert!(error.to_string().contains("make a new token"), "{error}");
+}
+
+#[tokio::test]
+async fn a_pinned_controller_is_believed_by_the_tokens_authority_alone() {
+    let (controller, ca) = Controller::start_tls().await;
+    controller.put("/v1/x", "x");
+    let good = Client::anonymous(&controller.url, Some(&pem_of(&ca))).unwrap();
+    assert_eq!(good.get("/v1/x", 10).await.unwrap().unwrap(), b"x");
+    let (_, other) = Controller::start_tls().await;
+    for ca in [Some(pem_of(&other)), None] {
+        let error =
+            Client::anonymous(&controller.url, ca.as_deref()).unwrap().get("/v1/x", 10).await.unwrap_err();
+        assert!(error.is_unreachable() && error.to_string().contains("certificate"), "{error}");
+    }
 }

@@ -61,6 +61,39 @@ impl Controller {
         Self { inner, url }
     }
 
+    /// The same over TLS, with a certificate for 127.0.0.1 by an authority of its own. Gives the authority, as a token
+    /// carries it: DER in base64.
+    pub async fn start_tls() -> (Self, String) {
+        use rustls::pki_types::PrivateKeyDer;
+        let inner = Arc::new(Mutex::new(Inner::default()));
+        let (ca_key, server_key) = (rcgen::KeyPair::generate().unwrap(), rcgen::KeyPair::generate().unwrap());
+        let mut ca = rcgen::CertificateParams::default();
+        ca.is_ca = rcgen::IsCa::Ca(rcgen::BasicConstraints::Constrained(0));
+        ca.distinguished_name.push(rcgen::DnType::CommonName, "a fleet's authority");
+        let authority = ca.self_signed(&ca_key).unwrap();
+        let server = rcgen::CertificateParams::new(["127.0.0.1".to_owned()]).unwrap();
+        let server = server.signed_by(&server_key, &rcgen::Issuer::new(ca, ca_key)).unwrap();
+        let provider = Arc::new(rustls::crypto::ring::default_provider());
+        let config = rustls::ServerConfig::builder_with_provider(provider)
+            .with_safe_default_protocol_versions()
+            .unwrap()
+            .with_no_client_auth()
+            .with_single_cert(
+                vec![server.der().clone()],
+                PrivateKeyDer::try_from(server_key.serialize_der()).unwrap(),
+            )
+            .unwrap();
+        let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+        listener.set_nonblocking(true).unwrap();
+        let url = format!("https://{}", listener.local_addr().unwrap());
+        let app = Router::new().fallback(serve).with_state(Arc::clone(&inner));
+        let config = axum_server::tls_rustls::RustlsConfig::from_config(Arc::new(config));
+        let server = axum_server::from_tcp_rustls(listener, config).unwrap();
+        tokio::spawn(server.serve(app.into_make_service()));
+        let base64 = authority.pem().lines().filter(|line| !line.starts_with('-')).collect();
+        (Self { inner, url }, base64)
+    }
+
     /// Serves these bytes at this path.
     pub fn put(&self, path: &str, bytes: impl Into<Vec<u8>>) {
         self.inner.lock().unwrap().files.insert(path.to_owned(), bytes.into());
@@ -195,6 +228,10 @@ impl Fleet {
     }
     /// An enrolled machine of this fleet.
     pub fn enrol(&self, state: &Path, url: &str) -> (Config, Identity) {
+        self.enrol_pinned(state, url, None)
+    }
+    /// The same with a certificate authority from its token.
+    pub fn enrol_pinned(&self, state: &Path, url: &str, tls_ca: Option<String>) -> (Config, Identity) {
         let mut config = Config::parse("", "/nowhere/agent.toml".into()).unwrap();
         config.state_dir = state.to_path_buf();
         std::fs::create_dir_all(state.join("tuf")).unwrap();
@@ -208,7 +245,7 @@ impl Fleet {
             fleet: Sha256::of(&self.root),
             url: url.to_owned(),
             lowest_generation: Generation::FIRST,
-            tls_ca: None,
+            tls_ca,
             enrolled_at: NOW * 1000,
         };
         Identity::save(state, &enrolment).unwrap();

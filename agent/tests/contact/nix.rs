@@ -4,7 +4,9 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::time::Duration;
 
+use muster_agent::client::Client;
 use muster_agent::config::{Config, StandIn};
+use muster_agent::identity::pem_of;
 use muster_agent::nix::{CacheAccess, Nix, NixError};
 use muster_agent::platform::Layout;
 use muster_protocol::ids::{Sha256, StorePath, nix_base32};
@@ -12,7 +14,7 @@ use muster_protocol::machine::Class;
 use muster_protocol::report::Attack;
 use muster_protocol::target::Target;
 
-use super::controller::{BEARER, Controller};
+use super::controller::{BEARER, Controller, Fleet};
 
 /// `base64(muster:the-bearer)`
 const BASIC: &str = "Basic bXVzdGVyOnRoZS1iZWFyZXI=";
@@ -30,8 +32,10 @@ struct Bed {
 
 impl Bed {
     async fn new() -> Self {
+        Self::with(Controller::start().await)
+    }
+    fn with(controller: Controller) -> Self {
         let folder = tempfile::tempdir().unwrap();
-        let controller = Controller::start().await;
         let root = folder.path().join("machine");
         let mut config = Config::parse("", "/nowhere/agent.toml".into()).unwrap();
         config.state_dir = folder.path().join("state");
@@ -304,6 +308,33 @@ fn replace_output(bed: &Bed, target: &Target, content: &str) {
     // The format of `nix-store --load-db`: path, hash, size, deriver, and no references.
     std::fs::write(&registration, format!("{output}\n{hash}\n{size}\n\n0\n")).unwrap();
     bed.operator("sh", &["-c", &format!("nix-store --load-db < {}", registration.display())]);
+}
+
+/// The token's authority is enough for Nix: for the derivation, and for outputs, which may come from others as well.
+#[tokio::test]
+async fn the_cache_is_read_over_tls_by_the_pinned_authority_alone() {
+    let (controller, ca) = Controller::start_tls().await;
+    let mut bed = Bed::with(controller);
+    let fleet = Fleet::new();
+    let (_, identity) = fleet.enrol_pinned(&bed.config.state_dir, &bed.controller.url, Some(ca));
+    let client = Client::new(&identity, &bed.config.state_dir).unwrap();
+    client.set_bearer(BEARER).unwrap();
+    bed.access = client.cache();
+    let mut target = bed.evaluate("x86_64-linux", "echo built > $out");
+    target.trusted_nix_keys = vec!["builder-1:AAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAA=".into()];
+    bed.serve();
+    let (_, other) = Controller::start_tls().await;
+    let pinned = bed.access.ca_file.clone().unwrap();
+    let good = std::fs::read(&pinned).unwrap();
+    std::fs::write(&pinned, pem_of(&other)).unwrap();
+    let error = bed.nix().fetch(&target.derivation, &bed.access).await.unwrap_err();
+    assert!(matches!(error, NixError::Fetch { .. }), "{error}");
+    std::fs::write(&pinned, good).unwrap();
+    bed.nix().fetch(&target.derivation, &bed.access).await.unwrap();
+    bed.nix().realise(&target, &bed.access, &bed.link()).await.unwrap();
+    let asked = bed.controller.seen();
+    let output = format!("/cache/{}.narinfo", target.output.hash_part());
+    assert!(asked.iter().any(|seen| seen.path == output), "the cache was asked for the output too");
 }
 
 #[tokio::test]

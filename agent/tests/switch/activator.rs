@@ -8,7 +8,7 @@ use muster_protocol::machine::Class;
 use muster_protocol::report::Reason;
 use muster_protocol::target::Action;
 
-use super::machine::{HOLD, Machine};
+use super::machine::{HOLD, Machine, end};
 
 /// A machine on OLD, and NEW in its store.
 fn bed(class: Class, body: &str) -> (Machine, StorePath, StorePath) {
@@ -163,7 +163,7 @@ fn boot_waits_for_the_reboot_and_test_and_dry_activate_leave_the_profile() {
     machine.transaction(&new, Action::Boot, 60);
     machine.activate().wait().unwrap();
     assert_eq!(machine.phase(), Some(Phase::AwaitingReboot));
-    assert_eq!(machine.layout.profile_target(), Some(new.clone()));
+    assert_eq!(machine.layout.profile_target(), Some(new));
     assert_eq!(machine.layout.running(), Some(old));
 
     let (machine, old, new) = bed(Class::Nixos, "");
@@ -281,7 +281,7 @@ fn killed_in(phase: Phase, class: Class) -> (Machine, StorePath, StorePath) {
         _ => {
             kill(&mut activator);
             for pid in machine.processes() {
-                let _ = std::process::Command::new("kill").args(["-9", &pid.to_string()]).status();
+                end(pid);
             }
             let mut record = machine.record().unwrap();
             record.phase = phase;
@@ -343,7 +343,7 @@ fn i3_after_a_power_cut_in_the_middle_the_machine_ends_on_what_it_booted_or_on_o
             for boots_new in [false, true] {
                 let (machine, old, new) = killed_in(phase, class);
                 for pid in machine.processes() {
-                    let _ = std::process::Command::new("kill").args(["-9", &pid.to_string()]).status();
+                    end(pid);
                 }
                 machine.until("quiet", || machine.processes().is_empty().then_some(()));
                 machine.reboot();

@@ -10,7 +10,7 @@ use muster_protocol::report::{EventKind, Reason, Step};
 use muster_protocol::target::{Action, HealthCheck, Probe, Target};
 
 use super::controller::Controller;
-use super::machine::{HOLD, Machine};
+use super::machine::{HOLD, Machine, end};
 
 const WHOLE: [&str; 6] = ["verified", "fetched", "built", "activating", "activated", "confirmed"];
 const UNDONE: [&str; 6] = ["verified", "fetched", "built", "activating", "activated", "rolled-back"];
@@ -59,6 +59,12 @@ impl Bed {
     fn target_built_by(&self, number: u64, body: &str, in_build: &str) -> Target {
         let template = self.machine.file(&format!("template-{number}"));
         self.machine.activation_script(&template, body);
+        self.evaluate(number, in_build)
+    }
+
+    /// The target of the script that lies in the folder of this number.
+    fn evaluate(&self, number: u64, in_build: &str) -> Target {
+        let template = self.machine.file(&format!("template-{number}"));
         let (script, place) = match self.machine.class {
             Class::Nixos => ("bin/switch-to-configuration", "bin/switch-to-configuration"),
             Class::Darwin => ("activate", "activate"),
@@ -135,7 +141,13 @@ fn check(command: &str) -> HealthCheck {
 
 #[test]
 fn generations_are_built_switched_confirmed_and_told() {
-    let bed = Bed::new(Class::Nixos);
+    for class in Class::ALL {
+        follows_two_generations(class);
+    }
+}
+
+fn follows_two_generations(class: Class) {
+    let bed = Bed::new(class);
     let first = bed.publish(1, "");
     bed.assert_confirmed(&first);
     let second = bed.publish(2, ": another");
@@ -168,7 +180,7 @@ fn i4_i5_a_generation_that_fails_its_check_is_undone_once_and_quarantined() {
     assert!(detail.contains("no ssh"), "{detail}");
     bed.machine.assert_on(&first.output);
     // The same derivation under a higher number is refused; another one is taken.
-    let mut again = bad.clone();
+    let mut again = bad;
     again.generation = Generation::new(3).unwrap();
     bed.controller.publish(&again);
     let EventKind::Failed { step: Step::Verify, detail, .. } = bed.until_told(3, "failed") else {
@@ -238,12 +250,8 @@ fn i4_a_generation_that_cuts_the_network_is_undone_and_tried_again_when_the_cont
 
 #[test]
 fn i3_the_agent_is_killed_wherever_it_stands_and_the_report_arrives_once() {
-    for (place, class) in [
-        ("building", Class::Nixos),
-        ("activating", Class::Nixos),
-        ("probing", Class::Nixos),
-        ("confirming", Class::Nixos),
-    ] {
+    let places = ["building", "activating", "probing", "confirming"];
+    for (class, place) in Class::ALL.into_iter().flat_map(|class| places.map(|place| (class, place))) {
         let mut bed = Bed::new(class);
         let mark = bed.machine.file("mark");
         let in_build = if place == "building" { "/bin/busybox sleep 1" } else { "" };
@@ -269,7 +277,7 @@ fn i3_the_agent_is_killed_wherever_it_stands_and_the_report_arrives_once() {
         bed.machine.let_go();
         bed.assert_confirmed(&target);
         let told = bed.controller.told(1);
-        assert_eq!(told, WHOLE, "killed while {place}");
+        assert_eq!(told, WHOLE, "killed while {place} on {class}");
     }
 }
 
@@ -283,11 +291,9 @@ fn i3_an_activator_that_is_killed_is_started_again_by_the_agent() {
     bed.machine.until("its script", || bed.machine.runs().iter().any(|run| run.contains("-2")).then_some(()));
     for pid in bed.machine.processes() {
         let words = std::fs::read(format!("/proc/{pid}/cmdline")).unwrap_or_default();
-        if String::from_utf8_lossy(&words).ends_with("activate\0") && words.starts_with(b"/") {
-            let words = String::from_utf8_lossy(&words).into_owned();
-            if words.contains("muster-agent") {
-                std::process::Command::new("kill").args(["-9", &pid.to_string()]).status().unwrap();
-            }
+        let words = String::from_utf8_lossy(&words).into_owned();
+        if words.contains("muster-agent") && words.ends_with("\0activate\0") {
+            end(pid);
         }
     }
     let undone = bed.until_told(2, "rolled-back");
@@ -382,4 +388,38 @@ fn an_activation_that_nobody_remembers_comes_to_its_end_and_the_machine_agrees_w
     bed.machine.assert_on(&old);
     let first = bed.publish(1, "");
     bed.assert_confirmed(&first);
+}
+
+#[test]
+fn files_in_the_way_of_a_mac_need_a_person_and_are_looked_for_again_when_asked() {
+    let bed = Bed::new(Class::Darwin);
+    let old = bed.machine.layout.running().unwrap();
+    std::fs::create_dir_all(bed.machine.file("etc")).unwrap();
+    std::fs::write(bed.machine.file("etc/zshrc"), "").unwrap();
+    let check = "test -e $R/etc/zshrc && { echo 'error: Unexpected files in /etc, aborting activation'; \
+        echo '  /etc/zshrc'; exit 2; }; true";
+    bed.machine.activation_script(&bed.machine.file("template-1"), "");
+    // The check comes before everything else, in a preflight as in the activation.
+    let script = bed.machine.file("template-1/activate");
+    let text = std::fs::read_to_string(&script).unwrap().replacen(
+        "[ \"$checkActivation\"",
+        &format!("{check}\n[ \"$checkActivation\""),
+        1,
+    );
+    std::fs::write(&script, text).unwrap();
+    let target = bed.evaluate(1, "");
+    bed.controller.publish(&target);
+    let EventKind::NeedsHuman { detail } = bed.until_told(1, "needs-human") else {
+        panic!("a person is needed");
+    };
+    assert!(detail.contains("/etc/zshrc"), "{detail}");
+    bed.until_phase(Phase::NeedsHuman);
+    bed.machine.assert_on(&old);
+    let asked = || assert!(bed.machine.spawn(&["check-now"]).wait().unwrap().success());
+    asked();
+    std::fs::remove_file(bed.machine.file("etc/zshrc")).unwrap();
+    asked();
+    bed.assert_confirmed(&target);
+    let told = bed.controller.told(1);
+    assert_eq!(told.iter().filter(|event| **event == "needs-human").count(), 1, "{told:?}");
 }

@@ -17,8 +17,13 @@ use muster_protocol::ids::{Generation, StorePath};
 use muster_protocol::machine::Class;
 use muster_protocol::target::{Action, Target};
 
-pub const NIX_CONFIG: &str = "substituters =\nsandbox = false\nbuild-users-group =\n\
-    sandbox-paths = /bin/sh=/bin/busybox /bin/busybox=/bin/busybox\n";
+/// A Mac's derivations are built here too, by a Nix that is told that it runs on one.
+fn nix_config(system: &str) -> String {
+    format!(
+        "substituters =\nsandbox = false\nbuild-users-group =\nsystem = {system}\n\
+         sandbox-paths = /bin/sh=/bin/busybox /bin/busybox=/bin/busybox\n"
+    )
+}
 /// The longest that anything here may take.
 const LIMIT: Duration = Duration::from_secs(60);
 
@@ -38,18 +43,13 @@ impl Drop for Machine {
         }
         // Whatever still runs out of this folder ends with it.
         for pid in self.processes() {
-            let _ = Command::new("kill").args(["-9", &pid.to_string()]).status();
+            end(pid);
         }
     }
 }
 
 impl Machine {
     pub fn new(class: Class) -> Self {
-        Self::with("", class)
-    }
-
-    /// `more` is added to the configuration file.
-    pub fn with(more: &str, class: Class) -> Self {
         let folder = tempfile::tempdir().unwrap();
         let root = folder.path();
         let source = root.join("agent.toml");
@@ -58,9 +58,10 @@ impl Machine {
             Class::Darwin => "aarch64-darwin",
         };
         let text = format!(
-            "state_dir = '{0}/state'\n{more}\n[stand_in]\nroot = '{0}'\nstore = 'local?root={0}'\n\
-             path = '{0}/programs'\nsystem = '{system}'\nnix_config = '''\n{NIX_CONFIG}'''\n",
-            root.display()
+            "state_dir = '{0}/state'\n[stand_in]\nroot = '{0}'\nstore = 'local?root={0}'\n\
+             path = '{0}/programs'\nsystem = '{system}'\nnix_config = '''\n{1}'''\n",
+            root.display(),
+            nix_config(system)
         );
         std::fs::write(&source, text).unwrap();
         for name in ["state", "programs", "run", "Library/LaunchDaemons"] {
@@ -143,7 +144,8 @@ impl Machine {
     pub fn nix(&self, program: &str, arguments: &[&str]) -> String {
         let mut command = Command::new(program);
         command.args(arguments).env("NIX_REMOTE", format!("local?root={}", self.root().display()));
-        command.env("NIX_CONFIG", NIX_CONFIG).env("HOME", self.root());
+        let nix_config = &self.config.stand_in.as_ref().unwrap().nix_config;
+        command.env("NIX_CONFIG", nix_config).env("HOME", self.root());
         let output = command.output().expect("these tests need Nix: apt-get install nix-bin busybox-static");
         assert!(output.status.success(), "{program}: {}", String::from_utf8_lossy(&output.stderr));
         String::from_utf8(output.stdout).unwrap().trim().to_owned()
@@ -267,3 +269,9 @@ impl Machine {
 
 /// What holds an activation until the test lets it go.
 pub const HOLD: &str = "while test -e $R/hold; do sleep 0.01; done";
+
+/// Ends a process, if it is still there.
+pub fn end(pid: u32) {
+    let mut kill = Command::new("kill");
+    let _ = kill.args(["-9", &pid.to_string()]).stderr(Stdio::null()).status();
+}

@@ -252,7 +252,7 @@ impl Update {
         self.timestamp = Some(new);
         // The stored snapshot saves a fetch if it passes for the pinned one.
         let stored = self.stored.snapshot.clone();
-        if !stored.is_some_and(|bytes| self.take_snapshot(&pin, &bytes).is_ok()) {
+        if stored.is_none_or(|bytes| self.take_snapshot(&pin, &bytes).is_err()) {
             self.stage = Stage::Snapshot(pin);
         }
         Ok(is_new)
@@ -273,7 +273,7 @@ impl Update {
         require_no_lower("the generation", targets.version.get(), self.floor)?;
         self.snapshot = Some(new);
         let stored = self.stored.targets.clone();
-        if !stored.is_some_and(|bytes| self.take_targets(&targets, &bytes).is_ok()) {
+        if stored.is_none_or(|bytes| self.take_targets(&targets, &bytes).is_err()) {
             self.stage = Stage::Targets(targets);
         }
         Ok(())
