@@ -19,8 +19,8 @@ in
       # unit of its own, starts the new one at the end.
       restartIfChanged = false;
       stopIfChanged = false;
-      # Enrolment comes first; until then there is nothing to run, and nothing has failed.
-      unitConfig.ConditionPathExists = "${cfg.stateDir}/enrolment.json";
+      # The activator restarts an agent whose unit has changed, and a changed setting is to change it.
+      restartTriggers = [ config.environment.etc."muster/agent.toml".text ];
       path = [ config.nix.package ];
       environment.MUSTER_LOG = cfg.log;
       serviceConfig = {

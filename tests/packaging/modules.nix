@@ -4,6 +4,9 @@ let
   lib = {
     mkEnableOption = description: { inherit description; };
     mkOption = option: option;
+    literalExpression = text: text;
+    getExe' = package: name: "${package}/bin/${name}";
+    escapeShellArg = text: text;
     mkIf = condition: value: if condition then value else { };
     optional = condition: value: if condition then [ value ] else [ ];
     types = {
@@ -16,24 +19,24 @@ let
       ints.between = low: high: "int";
     };
   };
-  pkgs.formats.toml = _: {
-    type = "toml";
-    generate = name: value: "/nix/store/00000000000000000000000000000000-${name}";
-  };
+  pkgs = { };
   package = "/nix/store/11111111111111111111111111111111-muster";
   config = {
     nix.package = "/nix/store/22222222222222222222222222222222-nix";
+    environment = shared.config.environment;
     services.muster-agent = {
       enable = true;
       inherit package;
-      settings.state_dir = "/var/lib/muster";
-      configFile = shared.config.services.muster-agent.configFile;
+      stateDir = "/var/lib/muster";
+      pollSeconds = 55;
+      buildSeconds = 86400;
+      log = "info";
     };
     services.muster-controller = {
       enable = true;
       inherit package;
-      folder = "/var/lib/muster-controller";
-      openPort = 8443;
+      configFile = "/var/lib/muster-controller/controller.toml";
+      openFirewall = 8443;
     };
   };
   load = file: import file { inherit config lib pkgs; };
@@ -45,7 +48,7 @@ let
 in
 {
   inherit options;
-  etc = shared.config.environment.etc;
+  settings = shared.config.environment.etc."muster/agent.toml".text;
   agent = nixos.config.systemd.services.muster-agent;
   controller = controller.config.systemd.services.muster-controller;
   firewall = controller.config.networking.firewall.allowedTCPPorts;

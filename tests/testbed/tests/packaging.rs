@@ -57,24 +57,20 @@ fn assert_same_service(unit: &BTreeMap<String, String>, module: &Value) {
             assert_eq!(unit.get(key), Some(&written(value)), "{key}");
         }
     }
-    for (key, value) in module["unitConfig"].as_object().unwrap() {
-        if key != "ConditionPathExists" {
-            assert_eq!(unit.get(key), Some(&written(value)), "{key}");
-        }
+    for (key, module) in [("WantedBy", &module["wantedBy"]), ("After", &module["after"])] {
+        assert_eq!(unit[key], written(module), "{key}");
     }
-    assert_eq!(unit["WantedBy"], written(&module["wantedBy"]));
-    assert_eq!(unit["After"], written(&module["after"]));
+    let program = |line: &str| line.split(' ').skip(1).collect::<Vec<_>>().join(" ");
+    let wanted = module["serviceConfig"]["ExecStart"].as_str().unwrap();
+    assert_eq!(program(&unit["ExecStart"]), program(wanted));
 }
 
 #[test]
-fn the_agents_unit_survives_the_switch_that_changes_it_with_module_and_without() {
-    let (agent, modules) = (unit("muster-agent.service"), modules());
-    assert_same_service(&agent, &modules["agent"]);
-    for (file, module) in [("X-RestartIfChanged", "restartIfChanged"), ("X-StopIfChanged", "stopIfChanged")] {
-        assert_eq!(agent[file], "false");
-        assert_eq!(modules["agent"][module], Value::Bool(false));
-    }
-    assert!(modules["agent"]["serviceConfig"]["ExecStart"].as_str().unwrap().ends_with(" run"));
+fn the_agents_unit_is_the_modules_and_a_switch_leaves_it_alone() {
+    let agent = &modules()["agent"];
+    assert_same_service(&unit("muster-agent.service"), agent);
+    assert_eq!(agent["restartIfChanged"], false);
+    assert_eq!(agent["stopIfChanged"], false);
 }
 
 #[test]
@@ -88,31 +84,43 @@ fn the_controllers_unit_is_the_modules() {
 fn the_agents_plist_is_the_modules_and_has_what_launchd_needs() {
     let path = repository().join("packaging/launchd/org.muster.agent.plist");
     let file: Value = plist::from_file(&path).unwrap();
-    let mut module = modules()["daemon"].clone();
-    for (key, value) in file.as_object().unwrap() {
-        if key != "ProgramArguments" {
-            assert_eq!(module.get(key), Some(value), "{key}");
+    let module = modules()["daemon"].clone();
+    let keys = |plist: &Value| plist.as_object().unwrap().keys().cloned().collect::<Vec<_>>();
+    assert_eq!(keys(&file), keys(&module));
+    for key in keys(&file) {
+        if !["ProgramArguments", "EnvironmentVariables"].contains(&key.as_str()) {
+            assert_eq!(file[&key], module[&key], "{key}");
         }
     }
-    assert_eq!(module.as_object().unwrap().len(), file.as_object().unwrap().len());
-    for plist in [file, module.take()] {
+    for plist in [file, module] {
         assert_eq!(plist["Label"], "org.muster.agent");
         assert_eq!(plist["KeepAlive"], true);
         assert_eq!(plist["AbandonProcessGroup"], true, "unloading the agent must not end its switch");
-        let command = plist["ProgramArguments"][2].as_str().unwrap();
-        assert!(command.starts_with("/bin/wait4path /nix/store; exec /nix/"), "{command}");
-        assert!(command.ends_with(" run"), "{command}");
+        let words: Vec<&str> =
+            plist["ProgramArguments"].as_array().unwrap().iter().filter_map(Value::as_str).collect();
+        assert!(words[2].starts_with("/bin/wait4path /nix/store && exec "), "{words:?}");
+        assert_eq!(words.last(), Some(&"run"));
+        assert!(
+            plist["EnvironmentVariables"]["PATH"]
+                .as_str()
+                .unwrap()
+                .contains("/nix/var/nix/profiles/default/bin")
+        );
     }
-    // The stand-in for launchd, which is stricter than the real one, loads it.
-    let loaded = muster_testbed::stand_in::plists::read(&path).unwrap();
+    // The stand-in for launchd, which looks at owner and mode as the real one does, loads it where it is to be copied.
+    let installed = tempfile::NamedTempFile::new().unwrap();
+    std::fs::write(installed.path(), std::fs::read(&path).unwrap()).unwrap();
+    let loaded = muster_testbed::stand_in::plists::read(installed.path()).unwrap();
     assert!(loaded.job.start && !loaded.disabled);
 }
 
 #[test]
 fn a_changed_setting_is_a_changed_service_on_both_classes() {
     let modules = modules();
-    let config = modules["etc"]["muster/agent.toml"]["source"].as_str().unwrap();
-    assert!(modules["agent"]["serviceConfig"]["ExecStart"].as_str().unwrap().contains(config));
-    assert!(modules["daemon"]["ProgramArguments"][2].as_str().unwrap().contains(config));
+    let settings = modules["settings"].as_str().unwrap();
+    assert!(settings.contains("state_dir = \"/var/lib/muster\"") && settings.contains("poll_seconds = 55"));
+    assert_eq!(modules["agent"]["restartTriggers"], serde_json::json!([settings]));
+    let hash = muster_protocol::ids::Sha256::of(settings.as_bytes()).hex();
+    assert_eq!(modules["daemon"]["EnvironmentVariables"]["MUSTER_SETTINGS"], hash);
     assert_eq!(modules["shares"], true, "both modules have the same options");
 }
