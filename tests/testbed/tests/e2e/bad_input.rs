@@ -8,6 +8,8 @@ use muster_protocol::operator::{Condition, Standing};
 use muster_testbed::fleet::{Fleet, Wishes, both, said};
 use muster_testbed::thief::Thief;
 
+use crate::common::told;
+
 /// Refused, in few lines, with all of these words, and with no trace of a program's insides.
 #[track_caller]
 fn assert_refused(output: &Output, words: &[&str]) {
@@ -144,8 +146,8 @@ fn a_build_that_fails_is_reported_with_its_own_words_and_changes_nothing() {
     for ((name, _), before) in both().iter().zip(&before) {
         fleet.settled(name, 1, Condition::Failed).unwrap();
         assert_eq!(&fleet.machine(name).running(), before);
-        let told = format!("{:?}", fleet.events(name, 1).unwrap());
-        assert!(told.contains("Build") && told.contains("behaviour/build-exit"), "{told}");
+        let words = format!("{:?}", told(&fleet, name, 1));
+        assert!(words.contains("Build") && words.contains("behaviour/build-exit"), "{words}");
     }
 }
 

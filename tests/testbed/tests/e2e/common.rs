@@ -28,25 +28,39 @@ pub fn assert_agrees_with_itself(fleet: &Fleet, name: &str) {
     assert_eq!(machine.running(), machine.profile(), "{name}: running system and profile agree");
 }
 
+/// Everything that the machine tells of a generation, once it has ended and nothing is left to tell.
+#[track_caller]
+pub fn told(fleet: &Fleet, name: &str, generation: u64) -> Vec<EventKind> {
+    let events = || fleet.events(name, generation).unwrap();
+    fleet
+        .until(name, "its last word", |_| has_told_everything(fleet, name) && events().iter().any(is_outcome))
+        .unwrap();
+    events()
+}
+
 /// How a generation ended: exactly one event says so, however often the agent was killed (I3, I7).
 #[track_caller]
 pub fn only_outcome(fleet: &Fleet, name: &str, generation: u64) -> EventKind {
-    let outcomes: Vec<EventKind> = fleet
-        .events(name, generation)
-        .unwrap()
-        .into_iter()
-        .filter(|kind| {
-            matches!(
-                kind,
-                EventKind::Confirmed { .. }
-                    | EventKind::RolledBack { .. }
-                    | EventKind::Failed { .. }
-                    | EventKind::NeedsHuman { .. }
-            )
-        })
-        .collect();
+    let outcomes: Vec<EventKind> = told(fleet, name, generation).into_iter().filter(is_outcome).collect();
     assert_eq!(outcomes.len(), 1, "{name}, generation {generation}: {outcomes:#?}\n{}", fleet.logs(name));
     outcomes.into_iter().next().unwrap()
+}
+
+fn is_outcome(kind: &EventKind) -> bool {
+    matches!(
+        kind,
+        EventKind::Confirmed { .. }
+            | EventKind::RolledBack { .. }
+            | EventKind::Failed { .. }
+            | EventKind::NeedsHuman { .. }
+    )
+}
+
+/// Whether the agent runs and no report waits in it.
+fn has_told_everything(fleet: &Fleet, name: &str) -> bool {
+    let status = fleet.agent(name, &["status", "--json"]).unwrap();
+    let status: serde_json::Value = serde_json::from_slice(&status.stdout).unwrap_or_default();
+    status["agent_running"] == true && status["reports_waiting"] == 0
 }
 
 /// Every event of the machine arrived once and in order (I7).

@@ -6,7 +6,9 @@ use muster_testbed::fleet::{Fleet, both};
 use muster_testbed::stand_in::processes;
 use rustix::process::Signal;
 
-use crate::common::{assert_agrees_with_itself, assert_events_in_order, assert_runs_published, only_outcome};
+use crate::common::{
+    assert_agrees_with_itself, assert_events_in_order, assert_runs_published, only_outcome, told,
+};
 
 /// The step of an activation that is slow, by class.
 const MIDDLE: [(&str, &str); 2] = [("cinnabar", "activate"), ("stibnite", "launchd")];
@@ -179,8 +181,8 @@ fn reports_wait_while_the_controller_is_down() {
     for (name, _) in both() {
         fleet.settled(name, 1, Condition::UpToDate).unwrap();
         assert!(matches!(only_outcome(&fleet, name, 1), EventKind::Confirmed { .. }));
-        let told = fleet.events(name, 1).unwrap();
-        assert!(told.iter().any(|kind| matches!(kind, EventKind::Activated { exit: 0, .. })), "{told:?}");
+        let events = told(&fleet, name, 1);
+        assert!(events.iter().any(|kind| matches!(kind, EventKind::Activated { exit: 0, .. })), "{events:?}");
         assert_events_in_order(&fleet, name);
     }
 }
@@ -208,13 +210,13 @@ fn a_system_that_was_undone_for_want_of_a_controller_is_tried_again_when_it_answ
     for (name, _) in both() {
         fleet.settled(name, 1, Condition::UpToDate).unwrap();
         assert_runs_published(&fleet, name);
-        let told = fleet.events(name, 1).unwrap();
+        let events = told(&fleet, name, 1);
         assert!(
-            told.iter().any(|kind| matches!(
+            events.iter().any(|kind| matches!(
                 kind,
                 EventKind::RolledBack { reason: Reason::ControllerUnreachable, quarantined: false, .. }
             )),
-            "{told:?}"
+            "{events:?}"
         );
         assert_events_in_order(&fleet, name);
     }

@@ -4,7 +4,7 @@ use muster_protocol::operator::Condition;
 use muster_protocol::report::{EventKind, Reason};
 use muster_testbed::fleet::{Fleet, Wishes, both};
 
-use crate::common::{assert_events_in_order, assert_runs_published, has_words, only_outcome};
+use crate::common::{assert_events_in_order, assert_runs_published, has_words, only_outcome, told};
 
 #[test]
 fn three_generations_reach_both_classes_and_the_unhealthy_one_is_undone_and_quarantined() {
@@ -64,7 +64,7 @@ fn three_generations_reach_both_classes_and_the_unhealthy_one_is_undone_and_quar
         fleet.until(name, "another agent", |_| !fleet.agent_pids(name).is_empty()).unwrap();
         let seen = fleet.view(name).unwrap().last_seen;
         fleet.wait(name, "a check-in of the new agent", |view| view.last_seen > seen).unwrap();
-        let tried = fleet.events(name, 3).unwrap();
+        let tried = told(&fleet, name, 3);
         let activations = tried.iter().filter(|kind| matches!(kind, EventKind::Activating { .. })).count();
         assert_eq!(activations, 1, "{name}: {tried:#?}");
     }

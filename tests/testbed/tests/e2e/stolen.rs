@@ -14,7 +14,7 @@ use muster_testbed::fleet::{Fleet, Wishes, both};
 use muster_testbed::machine::finish;
 use muster_testbed::thief::{Answer, Thief};
 
-use crate::common::{assert_agrees_with_itself, assert_runs_published, sql};
+use crate::common::{assert_agrees_with_itself, assert_runs_published, sql, told};
 
 /// A fleet whose every word goes through the thief; both machines run generation 1.
 struct Stolen {
@@ -451,6 +451,6 @@ fn a_withheld_update_is_all_that_a_thief_can_do_and_it_ends_with_the_theft() {
     assert_eq!(stolen.fleet.view("cinnabar").unwrap().condition, Condition::Updating);
     stolen.thief.behave();
     stolen.recovers();
-    let told = stolen.fleet.events("cinnabar", 2).unwrap();
-    assert!(told.iter().any(|kind| matches!(kind, EventKind::Confirmed { .. })), "{told:?}");
+    let events = told(&stolen.fleet, "cinnabar", 2);
+    assert!(events.iter().any(|kind| matches!(kind, EventKind::Confirmed { .. })), "{events:?}");
 }
