@@ -1,1 +1,21 @@
 //! Muster's agent. See `docs/design.md` for how its rooms fit together.
+
+pub mod activator;
+pub mod cli;
+pub mod client;
+pub mod config;
+pub mod core;
+pub mod doctor;
+pub mod durable;
+pub mod enroll;
+pub mod identity;
+pub mod journal;
+pub mod local;
+pub mod logs;
+pub mod nix;
+pub mod outbox;
+pub mod platform;
+pub mod probes;
+pub mod runner;
+pub mod status;
+pub mod trust;

@@ -1,1 +1,7 @@
-fn main() {}
+//! The program of Muster on each machine.
+
+use std::process::ExitCode;
+
+fn main() -> ExitCode {
+    muster_agent::cli::main()
+}

@@ -24,7 +24,7 @@ use crate::signer::OnlineSigner;
 use crate::store::blobs::{BlobError, Blobs};
 use crate::store::{Store, StoreError};
 
-/// How long a client may take to send the head of a request.
+/// How long a client may at most take to send the head of a request.
 const HEAD_WAIT: Duration = Duration::from_secs(30);
 /// How large the head of a request may be.
 const MAX_HEAD_BYTES: usize = 64 * 1024;
@@ -101,6 +101,7 @@ impl Server {
     pub async fn start_at(config: ServerConfig, clock: Arc<dyn Clock>) -> Result<Self, ServerError> {
         let lock = open_data(&config.data)?;
         let roots = Roots::open(&config.root, &config.online_key.public())?;
+        warn_of_end(&roots, clock.unix_seconds());
         let tls = config.tls.as_ref().map(tls).transpose()?;
         let store = Store::open(&config.data, &roots.current().fleet()).await?;
         let blobs = Blobs::open(&config.data.join("blobs"))?;
@@ -123,8 +124,10 @@ impl Server {
         let address = listener.local_addr().map_err(listen)?;
         let handle = Handle::new();
         let gate = Gate::new(config.limits.connections, config.limits.idle());
-        let (server, service) =
-            (http1(listener, handle.clone()).map_err(listen)?, router(app.clone()).into_make_service());
+        let (server, service) = (
+            http1(listener, handle.clone(), config.limits.idle()).map_err(listen)?,
+            router(app.clone()).into_make_service(),
+        );
         let serving = match tls {
             None => tokio::spawn(server.acceptor(gate).serve(service)),
             Some(tls) => {
@@ -150,6 +153,11 @@ impl Server {
         self.app.wakers.len()
     }
 
+    /// How many operators wait for changes.
+    pub fn waiting_operators(&self) -> usize {
+        self.app.cursor.receiver_count()
+    }
+
     /// Ends long polls at once, lets other requests end, and closes the database.
     pub async fn stop(self) -> Result<(), ServerError> {
         self.stopping.send_replace(true);
@@ -168,12 +176,13 @@ impl Server {
 fn http1(
     listener: std::net::TcpListener,
     handle: Handle<SocketAddr>,
+    idle: Duration,
 ) -> std::io::Result<axum_server::Server<SocketAddr>> {
     let mut server = axum_server::from_tcp(listener)?
         .http1_only()
         .handle(handle)
         .accept_error_handler(|peer, error| tracing::debug!(?peer, "a connection was not made: {error}"));
-    server.http_builder().http1().header_read_timeout(HEAD_WAIT).max_buf_size(MAX_HEAD_BYTES);
+    server.http_builder().http1().header_read_timeout(idle.min(HEAD_WAIT)).max_buf_size(MAX_HEAD_BYTES);
     Ok(server)
 }
 
@@ -184,6 +193,14 @@ async fn sweep(app: Arc<App>) {
         if let Err(error) = app.store.sweep(app.clock.unix_seconds()).await {
             tracing::warn!("old bearers could not be removed: {error}");
         }
+    }
+}
+
+/// Once the root has ended, machines take nothing new.
+fn warn_of_end(roots: &Roots, now_s: i64) {
+    let days = roots.current().newest().expires().saturating_sub(now_s).div_euclid(86_400);
+    if days < 60 {
+        tracing::warn!(days, "the root ends soon: have the root holders sign the next one");
     }
 }
 

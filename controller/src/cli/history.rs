@@ -45,8 +45,8 @@ impl History {
                 table::date(entry.published.at),
                 entry.published.by.short(),
                 target.output.name().to_owned(),
-                outcome(&entry.events),
-                target.message.clone().unwrap_or_default(),
+                table::harmless(&outcome(&entry.events)),
+                table::harmless(target.message.as_deref().unwrap_or_default()),
             ]);
         }
         println!("{rows}");

@@ -189,7 +189,7 @@ fn show(view: &MachineView, now: i64) -> Result<()> {
     let mut rows = table::table(["MACHINE", view.machine.as_str()]);
     let mut row = |name: &str, value: Option<String>| {
         if let Some(value) = value.filter(|value| !value.is_empty()) {
-            rows.add_row([name.to_owned(), value]);
+            rows.add_row([name.to_owned(), table::harmless(&value)]);
         }
     };
     row("condition", Some(view.condition.as_str().to_owned()));

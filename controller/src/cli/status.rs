@@ -71,8 +71,18 @@ pub fn note(view: &MachineView) -> String {
         let of = generation.map_or_else(String::new, |generation| format!(" {generation}"));
         parts.push(format!("{}{of}", phase.as_str()));
     }
-    parts.extend(view.note.clone());
+    parts.extend(view.note.as_deref().map(first_line));
     parts.join("; ")
+}
+
+/// A note may be as long as a log; the table has room for its beginning. `machines show` has all of it.
+fn first_line(note: &str) -> String {
+    const SHOWN: usize = 160;
+    let line = table::harmless(note.lines().next().unwrap_or_default());
+    match line.char_indices().nth(SHOWN) {
+        Some((end, _)) => format!("{}…", &line[..end]),
+        None => line,
+    }
 }
 
 fn counts(machines: &[MachineView]) -> String {

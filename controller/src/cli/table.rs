@@ -51,9 +51,19 @@ pub fn date(unix_ms: i64) -> String {
     }
 }
 
+/// Text from a machine, without what a terminal would obey (escape sequences and other control characters).
+pub fn harmless(text: &str) -> String {
+    text.chars().map(|c| if c.is_control() && c != '\n' { '\u{fffd}' } else { c }).collect()
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_machine_cannot_write_on_the_operators_terminal() {
+        assert_eq!(harmless("ok\u{1b}[2Jmore\r\n"), "ok\u{fffd}[2Jmore\u{fffd}\n");
+    }
 
     #[test]
     fn times_are_told_in_the_unit_that_fits() {

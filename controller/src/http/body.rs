@@ -10,6 +10,9 @@ use serde::de::DeserializeOwned;
 
 use super::problem::{Refused, refuse};
 
+/// How much of a body that is refused is read all the same, in bytes.
+const MOST_DRAINED: usize = 8 * 1024 * 1024;
+
 /// A body that comes in pieces.
 pub struct Incoming {
     stream: BodyDataStream,
@@ -20,11 +23,11 @@ pub struct Incoming {
 
 impl Incoming {
     /// Refuses what is announced as too large before a byte of it is read.
-    pub fn new(headers: &HeaderMap, body: Body, limit: u64, idle: Duration) -> Result<Self, Refused> {
+    pub fn new(headers: &HeaderMap, body: Body, limit: u64, idle: Duration) -> Result<Self, (Refused, Body)> {
         let announced =
             headers.get(header::CONTENT_LENGTH).and_then(|v| v.to_str().ok()?.parse::<u64>().ok());
         if announced.is_some_and(|length| length > limit) {
-            return Err(Refused::too_large(limit));
+            return Err((Refused::too_large(limit), body));
         }
         Ok(Self { stream: body.into_data_stream(), left: limit, limit, idle })
     }
@@ -46,9 +49,12 @@ impl Incoming {
 
 /// The whole body, which must arrive within `wait`.
 pub async fn whole(headers: &HeaderMap, body: Body, limit: usize, wait: Duration) -> Result<Bytes, Refused> {
-    let mut incoming = Incoming::new(headers, body, limit as u64, wait)?;
     let read = async {
         let mut bytes = Vec::new();
+        let mut incoming = match Incoming::new(headers, body, limit as u64, wait) {
+            Ok(incoming) => incoming,
+            Err((refused, rest)) => return Err(after_draining(headers, rest, refused).await),
+        };
         while let Some(piece) = incoming.next().await? {
             bytes.extend_from_slice(&piece);
         }
@@ -58,6 +64,22 @@ pub async fn whole(headers: &HeaderMap, body: Body, limit: usize, wait: Duration
         let message = format!("the body did not arrive within {} s: repeat the request", wait.as_secs());
         Err(refuse(StatusCode::REQUEST_TIMEOUT, ProblemCode::Other, message))
     })
+}
+
+/// Reads on a little before the refusal is sent: a client that is still writing when the connection closes may never
+/// see the answer. One that waits for `100 Continue` has written nothing yet.
+async fn after_draining(headers: &HeaderMap, rest: Body, refused: Refused) -> Refused {
+    if !headers.contains_key(header::EXPECT) {
+        let mut stream = rest.into_data_stream();
+        let mut left = MOST_DRAINED;
+        while let Some(Ok(piece)) = stream.next().await {
+            left = left.saturating_sub(piece.len());
+            if left == 0 {
+                break;
+            }
+        }
+    }
+    refused
 }
 
 /// Reads a document, or says in one sentence what is wrong with it.

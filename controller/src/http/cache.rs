@@ -86,7 +86,8 @@ pub async fn put_nar(
     let nar = NarFile::parse(&file).ok_or_else(|| {
         unfit(format!("'{file}' is no archive's name: it must be HASH.nar with its compression's ending"))
     })?;
-    let mut incoming = Incoming::new(&headers, body, app.limits.nar_bytes, app.limits.idle())?;
+    let mut incoming = Incoming::new(&headers, body, app.limits.nar_bytes, app.limits.idle())
+        .map_err(|(refused, _)| refused)?;
     let mut upload = app.blobs.upload(&nar.key()).await?;
     let mut hasher = sha2::Sha256::new();
     let received = loop {
@@ -131,12 +132,9 @@ pub async fn put_narinfo(
         return Err(unfit(format!("{file} speaks of another path, {}", info.path)));
     }
     require_nar(&app, &info).await?;
-    if let Some(held) = held(&app, &name).await? {
-        if !held.same_content(&info) {
-            let message =
-                format!("{} is stored with another content, and store paths never change", info.path);
-            return Err(refuse(StatusCode::CONFLICT, ProblemCode::Conflict, message));
-        }
+    if held(&app, &name).await?.is_some_and(|held| !held.same_content(&info)) {
+        let message = format!("{} is stored with another content, and store paths never change", info.path);
+        return Err(refuse(StatusCode::CONFLICT, ProblemCode::Conflict, message));
     }
     app.blobs.write(&name, bytes).await?;
     Ok(StatusCode::CREATED)

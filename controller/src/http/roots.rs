@@ -59,6 +59,10 @@ impl Chain {
         self.newest.keys_of(Role::Targets).contains(key)
     }
 
+    fn may_sign_timestamps(&self, key: &PublicKey) -> bool {
+        self.newest.keys_of(Role::Timestamp).contains(key)
+    }
+
     fn read(folder: &Path) -> Result<Self, RootsError> {
         let changed = modified(folder);
         let first = folder.join("1.root.json");
@@ -94,6 +98,7 @@ fn modified(folder: &Path) -> Option<SystemTime> {
 /// The folder, and what was last read of it.
 pub struct Roots {
     folder: PathBuf,
+    online: PublicKey,
     chain: RwLock<Arc<Chain>>,
     /// The last complaint, so that it is logged once.
     complaint: RwLock<String>,
@@ -103,11 +108,12 @@ impl Roots {
     /// Refuses a chain whose newest root gives the online key no role.
     pub fn open(folder: &Path, online: &PublicKey) -> Result<Self, RootsError> {
         let chain = Chain::read(folder)?;
-        if !chain.newest.keys_of(Role::Timestamp).contains(online) {
+        if !chain.may_sign_timestamps(online) {
             return Err(RootsError::OnlineKey(online.short()));
         }
         Ok(Self {
             folder: folder.to_owned(),
+            online: *online,
             chain: RwLock::new(Arc::new(chain)),
             complaint: RwLock::default(),
         })
@@ -125,6 +131,10 @@ impl Roots {
                 let chain = Arc::new(chain);
                 if chain.files.len() != held.files.len() {
                     tracing::info!(version = chain.newest.version(), "a new root is in force");
+                }
+                if !chain.may_sign_timestamps(&self.online) {
+                    // The root decides on operators all the same; machines take nothing new until this is mended.
+                    tracing::error!("{}", RootsError::OnlineKey(self.online.short()));
                 }
                 *self.chain.write().unwrap_or_else(PoisonError::into_inner) = chain.clone();
                 chain

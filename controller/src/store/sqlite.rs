@@ -14,6 +14,8 @@ const READERS: u32 = 4;
 /// How long anybody waits for a lock or for a connection.
 const WAIT: Duration = Duration::from_secs(10);
 
+const BEGIN: &str = "BEGIN IMMEDIATE";
+
 #[derive(Debug, Clone)]
 pub struct Sqlite {
     writer: SqlitePool,
@@ -39,8 +41,17 @@ impl Sqlite {
     }
 
     /// A transaction that holds the write lock from its beginning.
+    ///
+    /// A full disk makes SQLite roll back by itself, which sqlx does not see: it believes that the transaction goes on,
+    /// and the connection would refuse every later one. Such a connection is given up for a new one.
     pub async fn begin(&self) -> Result<Tx, StoreError> {
-        Ok(self.writer.begin_with("BEGIN IMMEDIATE").await?)
+        match self.writer.begin_with(BEGIN).await {
+            Err(sqlx::Error::InvalidSavePointStatement) => {
+                self.writer.acquire().await?.close().await?;
+                Ok(self.writer.begin_with(BEGIN).await?)
+            }
+            begun => Ok(begun?),
+        }
     }
 
     pub fn read(&self) -> &SqlitePool {

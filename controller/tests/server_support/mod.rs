@@ -5,7 +5,7 @@ use std::collections::BTreeSet;
 use std::os::unix::fs::PermissionsExt as _;
 use std::path::PathBuf;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicI64, AtomicU8, Ordering};
+use std::sync::atomic::{AtomicI64, AtomicU64, Ordering};
 use std::time::Duration;
 
 use muster::server::Server;
@@ -23,6 +23,7 @@ use muster_protocol::target::{Action, Target};
 use muster_protocol::tuf::repository::{RootSpec, sign_generation, sign_root};
 use reqwest::{Method, StatusCode};
 use serde::de::DeserializeOwned;
+use sqlx::{Connection as _, Row as _};
 
 /// No wait in a test may take longer.
 pub const LIMIT: Duration = Duration::from_secs(30);
@@ -56,7 +57,7 @@ pub struct Fleet {
     pub server: Option<Server>,
     pub http: reqwest::Client,
     base: String,
-    nonce: AtomicU8,
+    nonce: AtomicU64,
 }
 
 impl Fleet {
@@ -91,7 +92,7 @@ impl Fleet {
             server: None,
             http: reqwest::Client::builder().no_proxy().timeout(LIMIT).build().unwrap(),
             base: String::new(),
-            nonce: AtomicU8::new(0),
+            nonce: AtomicU64::new(0),
         };
         fleet.up().await;
         fleet
@@ -129,8 +130,7 @@ impl Fleet {
         let fleet = self.fleet_id();
         let request = Request { audience: &fleet, method: method.as_str(), path, body };
         let mut nonce = [0; 16];
-        nonce[0] = self.nonce.fetch_add(1, Ordering::SeqCst);
-        nonce[1..9].copy_from_slice(&self.clock.unix_ms().to_be_bytes());
+        nonce[..8].copy_from_slice(&self.nonce.fetch_add(1, Ordering::SeqCst).to_be_bytes());
         RequestSignature::make(key, request, self.now_s(), nonce)
     }
 
@@ -219,14 +219,24 @@ impl Fleet {
         Answer::of(request.body(body)).await
     }
     /// Asks the database directly.
-    pub fn sql(&self, query: &str) -> String {
-        let out = std::process::Command::new("sqlite3")
-            .arg(self.dir.path().join("data/muster.db"))
-            .arg(query)
-            .output()
-            .expect("sqlite3 is installed");
-        assert!(out.status.success(), "{}", String::from_utf8_lossy(&out.stderr));
-        String::from_utf8(out.stdout).unwrap().trim().to_owned()
+    pub async fn sql(&self, query: &'static str) -> String {
+        let options =
+            sqlx::sqlite::SqliteConnectOptions::new().filename(self.dir.path().join("data/muster.db"));
+        let mut connection = sqlx::SqliteConnection::connect_with(&options).await.unwrap();
+        let row = sqlx::query(query).fetch_one(&mut connection).await.unwrap();
+        row.try_get::<String, _>(0).or_else(|_| row.try_get::<i64, _>(0).map(|n| n.to_string())).unwrap()
+    }
+    pub async fn try_sql(&self, query: &'static str) -> Result<(), sqlx::Error> {
+        let options =
+            sqlx::sqlite::SqliteConnectOptions::new().filename(self.dir.path().join("data/muster.db"));
+        let mut connection = sqlx::SqliteConnection::connect_with(&options).await?;
+        sqlx::query(query).execute(&mut connection).await.map(drop)
+    }
+    /// Every byte under the data folder.
+    pub fn data_bytes(&self) -> Vec<u8> {
+        let files =
+            std::fs::read_dir(self.dir.path().join("data")).unwrap().map(|entry| entry.unwrap().path());
+        files.filter(|path| path.is_file()).flat_map(|path| std::fs::read(path).unwrap()).collect()
     }
 }
 

@@ -46,7 +46,10 @@ pub struct Wishes {
 
 /// `cinnabar` of class nixos and `stibnite` of class darwin.
 pub fn both() -> Vec<(&'static str, String)> {
-    vec![("cinnabar", programs::host_system().replace("darwin", "linux")), ("stibnite", "aarch64-darwin".into())]
+    vec![
+        ("cinnabar", programs::host_system().replace("darwin", "linux")),
+        ("stibnite", "aarch64-darwin".into()),
+    ]
 }
 
 /// A port that was free a moment ago.
@@ -151,7 +154,10 @@ impl Fleet {
     pub fn start_controller(&mut self) -> Result<()> {
         ensure!(self.server.is_none(), "the controller runs already");
         let config = self.controller_folder().join("controller.toml");
-        let log = fs::OpenOptions::new().create(true).append(true).open(self.folder.path().join("controller.log"))?;
+        let log = fs::OpenOptions::new()
+            .create(true)
+            .append(true)
+            .open(self.folder.path().join("controller.log"))?;
         let child = Command::new(programs::find("muster")?)
             .args(["serve", "--config"])
             .arg(config)
@@ -203,8 +209,8 @@ impl Fleet {
     pub fn invite(&self, name: &str) -> Result<String> {
         let machine = self.listed.iter().find(|machine| machine.name == name).context("no such machine")?;
         let (class, system) = (machine.class(), &machine.system);
-        let token = self
-            .must(&["machines", "add", name, "--class", class.as_str(), "--system", system.as_str()])?;
+        let token =
+            self.must(&["machines", "add", name, "--class", class.as_str(), "--system", system.as_str()])?;
         let token = token.trim().to_owned();
         ensure!(!token.contains(char::is_whitespace), "machines add prints more than the token: {token}");
         Ok(token)

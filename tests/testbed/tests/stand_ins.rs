@@ -372,8 +372,7 @@ fn failed_units_are_listed_and_a_test_may_add_its_own() {
 fn a_killed_agent_is_started_again_and_a_reboot_changes_the_boot_id() {
     for class in [Class::Nixos, Class::Darwin] {
         let bench = Bench::new(class);
-        let boot_id =
-            || fs::read_to_string(bench.machine.root.at("/proc/sys/kernel/random/boot_id")).unwrap();
+        let boot_id = || fs::read_to_string(bench.machine.root.at("/proc-boot-id")).unwrap();
         let (first, agent) = (boot_id(), bench.agent_pid().unwrap());
         muster_testbed::stand_in::processes::signal(agent, rustix::process::Signal::KILL);
         eventually("a new agent", || bench.agent_pid().is_some_and(|pid| pid != agent));

@@ -48,6 +48,8 @@ enum Verb {
         #[arg(long)]
         from: String,
     },
+    /// Print a port of loopback that is free
+    FreePort,
     /// Turn it on
     Start { folder: PathBuf },
     /// Turn it off, and end everything that runs out of its folder
@@ -119,6 +121,7 @@ fn make(arguments: Arguments) -> Result<u8> {
         Verb::Install { folder, derivation, from } => {
             println!("{}", Machine::open(&folder)?.install(&derivation, &from)?);
         }
+        Verb::FreePort => println!("{}", muster_testbed::fleet::free_port()?),
         Verb::Start { folder } => Machine::open(&folder)?.start()?,
         Verb::Stop { folder, power_failure } => Machine::open(&folder)?.stop(power_failure)?,
     }

@@ -27,6 +27,8 @@ use crate::root::{MARK, Root};
 
 /// Where the process id of `init` is written.
 pub const PID: &str = "/run/stand-in.pid";
+/// The id of the boot.
+pub const BOOT_ID: &str = "/proc-boot-id";
 /// How long a command may take to say what it wants.
 const REQUEST_LIMIT: Duration = Duration::from_secs(10);
 
@@ -164,11 +166,10 @@ fn boot(root: &Root) -> Result<()> {
         Err(error) if error.kind() != std::io::ErrorKind::NotFound => return Err(error.into()),
         _ => fs::create_dir_all(&run)?,
     }
-    let boot_id = root.at("/proc/sys/kernel/random/boot_id");
-    fs::create_dir_all(boot_id.parent().unwrap_or(root.folder()))?;
+    // What the agent reads where a real machine has /proc or sysctl.
     let random = muster_protocol::ids::to_hex(&muster_protocol::random::bytes::<16>()?);
     let parts = [&random[..8], &random[8..12], &random[12..16], &random[16..20], &random[20..]];
-    fs::write(&boot_id, format!("{}\n", parts.join("-")))?;
+    fs::write(root.at(BOOT_ID), format!("{}\n", parts.join("-")))?;
     if let Some(system) = boot_system(root) {
         symlink(&system, root.at("/run/current-system"))?;
         if manager(root) == Manager::Systemd {

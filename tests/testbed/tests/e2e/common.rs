@@ -6,11 +6,9 @@ use muster_testbed::fleet::Fleet;
 /// The locked input's source in the machine's store.
 pub fn has_words(fleet: &Fleet, machine: &str) -> bool {
     let store = fleet.machine(machine).root.at("/nix/store");
-    std::fs::read_dir(store)
-        .into_iter()
-        .flatten()
-        .flatten()
-        .any(|entry| entry.file_name().to_string_lossy().ends_with("-source") && entry.path().join("minerals").exists())
+    std::fs::read_dir(store).into_iter().flatten().flatten().any(|entry| {
+        entry.file_name().to_string_lossy().ends_with("-source") && entry.path().join("minerals").exists()
+    })
 }
 
 /// Profile, running system and what was signed are one.
@@ -60,4 +58,17 @@ pub fn assert_events_in_order(fleet: &Fleet, name: &str) {
         let numbers: Vec<u64> = entry.events.iter().map(|event| event.seq).collect();
         assert!(numbers.windows(2).all(|pair| pair[0] < pair[1]), "{name}: {numbers:?}");
     }
+}
+
+/// Changes the controller's database behind its back.
+pub fn sql(database: &std::path::Path, statement: &str) -> sqlx::Result<u64> {
+    use sqlx::{AssertSqlSafe, Connection as _, Executor as _, SqliteConnection};
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+    let url = format!("sqlite://{}", database.display());
+    runtime.block_on(async {
+        let mut connection = SqliteConnection::connect(&url).await?;
+        let done = connection.execute(AssertSqlSafe(statement.to_owned())).await?;
+        connection.close().await?;
+        Ok(done.rows_affected())
+    })
 }

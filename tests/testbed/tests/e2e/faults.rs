@@ -6,9 +6,7 @@ use muster_testbed::fleet::{Fleet, both};
 use muster_testbed::stand_in::processes;
 use rustix::process::Signal;
 
-use crate::common::{
-    assert_agrees_with_itself, assert_events_in_order, assert_runs_published, only_outcome,
-};
+use crate::common::{assert_agrees_with_itself, assert_events_in_order, assert_runs_published, only_outcome};
 
 /// The step of an activation that is slow, by class.
 const MIDDLE: [(&str, &str); 2] = [("cinnabar", "activate"), ("stibnite", "launchd")];
@@ -200,8 +198,10 @@ fn a_system_that_was_undone_for_want_of_a_controller_is_tried_again_when_it_answ
         fleet.until(name, "its build", |_| !fleet.pids(name, &["--realise"]).is_empty()).unwrap();
     }
     fleet.stop_controller().unwrap();
-    for (((name, _), output), before) in both().iter().zip(&outputs).zip(&before) {
+    for ((name, _), output) in both().iter().zip(&outputs) {
         fleet.until(name, "the new system", |machine| machine.running().as_ref() == Some(output)).unwrap();
+    }
+    for ((name, _), before) in both().iter().zip(&before) {
         fleet.until(name, "the undo", |machine| &machine.running() == before).unwrap();
     }
     fleet.start_controller().unwrap();

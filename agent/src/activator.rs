@@ -1,0 +1,156 @@
+//! The activator: `muster-agent activate`, a process of its own that switches, waits to be confirmed, and goes back
+//! by itself when nobody confirms. It needs no network, no agent and no controller.
+//!
+//! `transaction.json` tells it what to do; `activation.json` is its own record, written before each step, and
+//! `confirmation.json` is the agent's verdict. [`crate::core::resume`] says how it goes on after a kill or a reboot.
+
+mod run;
+
+use std::fs::File;
+use std::io;
+use std::path::{Path, PathBuf};
+use std::process::ExitCode;
+use std::time::Duration;
+
+use muster_protocol::clock::{Clock as _, SystemClock};
+use muster_protocol::target::Action;
+use rustix::fs::FlockOperation;
+
+use crate::config::Config;
+use crate::core::records::{Activation, ActivationPhase as Phase, Transaction, Unknown, VERSION};
+use crate::core::state::State;
+use crate::journal::{Files, JournalError};
+use crate::nix::Nix;
+use crate::platform::{self, Layout, PlatformError};
+use run::Activator;
+
+const LOCK: &str = "activator.lock";
+/// How long the lock is tried: whoever only looks at it holds it for a moment.
+const LOCK_LIMIT: Duration = Duration::from_secs(2);
+const LOCK_PAUSE: Duration = Duration::from_millis(5);
+
+#[derive(Debug, thiserror::Error)]
+pub enum ActivatorError {
+    #[error(transparent)]
+    Journal(#[from] JournalError),
+    #[error(transparent)]
+    Platform(#[from] PlatformError),
+    #[error("{} cannot be locked: {source}; muster-agent must run as root", path.display())]
+    Lock { path: PathBuf, source: io::Error },
+}
+
+/// The activator's whole life. Another exit code than 0 is for people: the agent reads the record.
+pub fn main_for(config: &Config) -> ExitCode {
+    match activate(config) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            tracing::error!("the activation stops here: {error}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn activate(config: &Config) -> Result<(), ActivatorError> {
+    let Some(_lock) = lock(&config.state_dir)? else {
+        tracing::info!("another activator works already");
+        return Ok(());
+    };
+    // In a session of its own all that the activation starts can be found, and ended when it hangs.
+    let _ = rustix::process::setsid();
+    let files = Files::new(&config.state_dir);
+    let transaction = files.transaction()?.whole();
+    let record = files.activation()?.whole();
+    let Some(class) =
+        record.as_ref().map(|record| record.class).or(transaction.as_ref().map(Transaction::class))
+    else {
+        tracing::info!("there is nothing to activate");
+        return Ok(());
+    };
+    let platform = platform::open(config, class)?;
+    let nix = Nix::new(config, platform.layout());
+    let boot = platform.boot_id()?;
+    let (record, fresh) = match (record, transaction) {
+        // A record that is not at its end comes first, whatever the transaction says by now.
+        (Some(record), _) if !record.phase.is_final() => (record, false),
+        (Some(record), Some(transaction)) if record.transaction == transaction.id => (record, false),
+        (_, Some(transaction)) => match from_transaction(&transaction, platform.layout(), &boot) {
+            Some((record, fresh)) => (record, fresh),
+            None => {
+                tracing::info!("the transaction is {}: nothing to activate", transaction.state.name());
+                return Ok(());
+            }
+        },
+        (Some(_), None) | (None, None) => return Ok(()),
+    };
+    let mut activator = Activator { files, platform, nix, clock: SystemClock::new(), record, boot };
+    if fresh { activator.begin() } else { activator.resume() }
+}
+
+/// The first record of a transaction and whether nothing was done yet. Where the record was lost in the middle, it is
+/// made up from what the transaction and the machine say.
+fn from_transaction(transaction: &Transaction, layout: &Layout, boot: &str) -> Option<(Activation, bool)> {
+    let new_runs = layout.running().as_ref() == Some(transaction.output());
+    let (phase, reason, detail) = match &transaction.state {
+        State::Activating => (Phase::Recorded, None, String::new()),
+        State::Probing => (Phase::Activated, None, String::new()),
+        State::AwaitingReboot if new_runs => (Phase::Activated, None, String::new()),
+        State::AwaitingReboot => (Phase::AwaitingReboot, None, String::new()),
+        State::RollingBack { reason, detail } => (Phase::Undoing, Some(*reason), detail.clone()),
+        _ => return None,
+    };
+    let record = Activation {
+        version: VERSION,
+        transaction: transaction.id.clone(),
+        class: transaction.class(),
+        action: transaction.action(),
+        new: transaction.output().clone(),
+        old: transaction.old.clone().unwrap_or_default(),
+        deadline_seconds: transaction.deadline_seconds(),
+        boot: boot.to_owned(),
+        phase,
+        starts: 0,
+        exit: None,
+        ms: 0,
+        reason,
+        detail,
+        undo_exit: None,
+        degraded: Vec::new(),
+        unknown: Unknown::new(),
+    };
+    Some((record, phase == Phase::Recorded))
+}
+
+/// Whether an activator holds its lock.
+pub fn is_alive(state_dir: &Path) -> bool {
+    let Ok(file) = File::open(state_dir.join(LOCK)) else { return false };
+    // A shared lock, so that two that look do not see each other; it goes with the file at once.
+    matches!(
+        rustix::fs::flock(&file, FlockOperation::NonBlockingLockShared),
+        Err(rustix::io::Errno::WOULDBLOCK)
+    )
+}
+
+fn lock(state_dir: &Path) -> Result<Option<File>, ActivatorError> {
+    let path = state_dir.join(LOCK);
+    let failed = |source| ActivatorError::Lock { path: path.clone(), source };
+    let file = File::options().create(true).truncate(false).write(true).open(&path).map_err(failed)?;
+    let clock = SystemClock::new();
+    loop {
+        match rustix::fs::flock(&file, FlockOperation::NonBlockingLockExclusive) {
+            Ok(()) => return Ok(Some(file)),
+            Err(rustix::io::Errno::WOULDBLOCK) if clock.awake() >= LOCK_LIMIT => return Ok(None),
+            Err(rustix::io::Errno::WOULDBLOCK) => std::thread::sleep(LOCK_PAUSE),
+            Err(error) => return Err(failed(error.into())),
+        }
+    }
+}
+
+/// The action that takes `record` back, or `None` where a switch-to-configuration is not needed.
+fn undo_action(record: &Activation, new_runs: bool) -> Option<Action> {
+    match record.action {
+        Action::DryActivate => None,
+        // A system that was only to be booted, and was, has to be switched away from.
+        Action::Boot if new_runs => Some(Action::Switch),
+        action => Some(action),
+    }
+}

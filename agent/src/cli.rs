@@ -1,0 +1,233 @@
+//! The command line.
+
+use std::fs::File;
+use std::io::{IsTerminal as _, Read as _};
+use std::path::{Path, PathBuf};
+use std::process::ExitCode;
+use std::time::Duration;
+
+use anyhow::{Context as _, Result, bail};
+use clap::{Parser, Subcommand};
+use muster_protocol::clock::{Clock as _, SystemClock};
+use rustix::fs::FlockOperation;
+use tokio::signal::unix::{SignalKind, signal};
+use tokio::sync::mpsc;
+
+use crate::config::Config;
+use crate::identity::Identity;
+use crate::local::LocalError;
+use crate::{activator, doctor, enroll, local, logs, runner, status};
+
+const LOCK: &str = "agent.lock";
+/// How often an agent that is not enrolled looks whether it is.
+const ENROLMENT_PAUSE: Duration = Duration::from_secs(5);
+/// A token has some hundred bytes; with a certificate a few thousand.
+const MAX_TOKEN_BYTES: u64 = 64 * 1024;
+/// How many local requests wait for the runner.
+const COMMANDS: usize = 16;
+
+/// Keeps this machine on the system that its operators signed.
+#[derive(Parser)]
+#[command(name = "muster-agent", version, max_term_width = 100)]
+struct Cli {
+    /// Configuration file [default: /etc/muster/agent.toml, if there is one]
+    #[arg(long, global = true, value_name = "FILE")]
+    config: Option<PathBuf>,
+    #[command(subcommand)]
+    verb: Verb,
+}
+
+#[derive(Subcommand)]
+enum Verb {
+    /// Make this machine a member of a fleet, with a token from `muster machines add`
+    #[command(alias = "enrol")]
+    Enroll {
+        /// The token, or - to read it from standard input
+        token: String,
+        /// Replace the enrolment that this machine has
+        #[arg(long)]
+        replace: bool,
+    },
+    /// Run the agent; systemd or launchd does this
+    Run,
+    /// Show what this machine runs and waits for
+    Status {
+        /// As JSON
+        #[arg(long)]
+        json: bool,
+    },
+    /// Ask the controller now instead of at the next poll
+    CheckNow,
+    /// Go back to the system that ran before this one
+    Rollback,
+    /// Look for what may keep the agent from its work, and say what to do
+    Doctor,
+    /// Switch to another system; the agent starts this as a process of its own
+    #[command(hide = true)]
+    Activate,
+}
+
+/// The whole program.
+pub fn main() -> ExitCode {
+    let cli = Cli::parse();
+    match start(&cli) {
+        Ok(code) => code,
+        Err(error) => {
+            eprintln!("muster-agent: {error:#}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn start(cli: &Cli) -> Result<ExitCode> {
+    let config = Config::load(cli.config.as_deref())?;
+    if let Verb::Activate = cli.verb {
+        logs::start();
+        return Ok(activator::main_for(&config));
+    }
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()
+        .context("the agent's runtime cannot be started")?;
+    let code = runtime.block_on(dispatch(cli, &config));
+    // A reader of the local socket or of Nix may still wait; nobody needs its answer any more.
+    runtime.shutdown_timeout(Duration::from_secs(1));
+    code
+}
+
+async fn dispatch(cli: &Cli, config: &Config) -> Result<ExitCode> {
+    match &cli.verb {
+        Verb::Enroll { token, replace } => enroll_here(config, token, *replace).await?,
+        Verb::Run => return run(config).await,
+        Verb::Status { json } => show_status(config, *json).await?,
+        Verb::CheckNow => println!("{}", running(config, local::check_now(&config.state_dir).await)?),
+        Verb::Rollback => println!("{}", running(config, local::rollback(&config.state_dir).await)?),
+        Verb::Doctor => return Ok(doctor::run(config).await),
+        Verb::Activate => {}
+    }
+    Ok(ExitCode::SUCCESS)
+}
+
+async fn enroll_here(config: &Config, token: &str, replace: bool) -> Result<()> {
+    require_root(config)?;
+    logs::start();
+    let token = if token == "-" { token_from_stdin()? } else { token.to_owned() };
+    enroll::prepare_state(&config.state_dir)?;
+    // A running agent would go on as the old machine.
+    let lock = if replace { Some(lock(&config.state_dir)?) } else { None };
+    let enrolled = enroll::enroll(config, &token, replace, SystemClock::new().unix_ms()).await?;
+    drop(lock);
+    println!("This machine is {} ({}) at {}.", enrolled.machine, enrolled.class, enrolled.url);
+    println!("Secrets for it are encrypted to {}.", enrolled.age);
+    println!("The agent does the rest: see it with 'muster-agent status'.");
+    Ok(())
+}
+
+fn token_from_stdin() -> Result<String> {
+    let mut stdin = std::io::stdin();
+    if stdin.is_terminal() {
+        eprintln!("Paste the token, then press Enter and Ctrl-D:");
+    }
+    let mut token = String::new();
+    stdin.by_ref().take(MAX_TOKEN_BYTES).read_to_string(&mut token).context("the token cannot be read")?;
+    Ok(token)
+}
+
+async fn run(config: &Config) -> Result<ExitCode> {
+    require_root(config)?;
+    logs::start();
+    enroll::prepare_state(&config.state_dir)?;
+    let _lock = lock(&config.state_dir)?;
+    let (mut terminate, mut interrupt) = (signal(SignalKind::terminate())?, signal(SignalKind::interrupt())?);
+    tokio::select! {
+        result = work(config) => result.map(|()| ExitCode::SUCCESS),
+        _ = terminate.recv() => Ok(ExitCode::SUCCESS),
+        _ = interrupt.recv() => Ok(ExitCode::SUCCESS),
+    }
+}
+
+async fn work(config: &Config) -> Result<()> {
+    let identity = enrolled(config).await;
+    let (sender, commands) = mpsc::channel(COMMANDS);
+    // The machine is kept on its system all the same where the socket cannot be had.
+    let _listener = match local::listen(&config.state_dir, sender) {
+        Ok(listener) => Some(listener),
+        Err(error) => {
+            tracing::error!(%error, "status, check-now and rollback are not to be had");
+            None
+        }
+    };
+    runner::run(config.clone(), identity, commands).await;
+    Ok(())
+}
+
+/// Waits until this machine is enrolled, so that a supervisor need not start the agent again and again until then.
+async fn enrolled(config: &Config) -> Identity {
+    let mut said = String::new();
+    loop {
+        let now = match enroll::finish(config) {
+            Ok(()) => match Identity::load(config) {
+                Ok(Some(identity)) => return identity,
+                Ok(None) => "this machine is not enrolled yet: run muster-agent enroll TOKEN".to_owned(),
+                Err(error) => error.to_string(),
+            },
+            Err(error) => error.to_string(),
+        };
+        if now != said {
+            tracing::warn!("{now}");
+            said = now;
+        }
+        tokio::time::sleep(ENROLMENT_PAUSE).await;
+    }
+}
+
+async fn show_status(config: &Config, json: bool) -> Result<()> {
+    let status = match local::status(&config.state_dir).await {
+        Ok(status) => status,
+        Err(LocalError::NotRunning) => status::from_files(config)?,
+        Err(error) => return Err(error.into()),
+    };
+    if json {
+        println!("{}", serde_json::to_string_pretty(&status)?);
+    } else {
+        print!("{}", status::text(&status, SystemClock::new().unix_ms()));
+    }
+    Ok(())
+}
+
+/// What to do where the agent does not run.
+fn running(config: &Config, answer: Result<String, LocalError>) -> Result<String> {
+    let start = match std::env::consts::OS {
+        "macos" => "sudo launchctl kickstart system/org.muster.agent",
+        _ => "systemctl start muster-agent",
+    };
+    match answer {
+        // The agent opens its socket only once it knows who it is.
+        Err(LocalError::NotRunning) if Identity::load(config)?.is_none() => {
+            bail!("this machine is not enrolled: run muster-agent enroll TOKEN")
+        }
+        Err(error @ LocalError::NotRunning) => bail!("{error}: start it with '{start}'"),
+        answer => Ok(answer?),
+    }
+}
+
+fn require_root(config: &Config) -> Result<()> {
+    if config.stand_in.is_none() && !rustix::process::geteuid().is_root() {
+        bail!("only root may do this: run it with sudo");
+    }
+    Ok(())
+}
+
+/// Holds the state folder for one agent as long as the file is open.
+fn lock(state_dir: &Path) -> Result<File> {
+    let path = state_dir.join(LOCK);
+    let file = File::options().create(true).truncate(false).write(true).open(&path);
+    let file = file.with_context(|| format!("{} cannot be opened", path.display()))?;
+    match rustix::fs::flock(&file, FlockOperation::NonBlockingLockExclusive) {
+        Ok(()) => Ok(file),
+        Err(rustix::io::Errno::WOULDBLOCK) => {
+            bail!("another muster-agent works in {}: stop it first", state_dir.display())
+        }
+        Err(error) => Err(error).with_context(|| format!("{} cannot be locked", path.display())),
+    }
+}

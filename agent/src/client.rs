@@ -1,0 +1,363 @@
+//! The one HTTP client: every wait has a limit, every answer a size.
+
+use std::io;
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+use muster_protocol::api::{self, Problem, ProblemCode};
+use muster_protocol::checkin::{CheckIn, CheckInReply, PollReply};
+use muster_protocol::enrol::{EnrolReply, EnrolRequest};
+use muster_protocol::ids::{Generation, MachineName};
+use muster_protocol::keys::{Context, SecretKey};
+use muster_protocol::operator::FleetView;
+use muster_protocol::report::{Accepted, Batch};
+use reqwest::{Method, RequestBuilder, Response, StatusCode};
+use serde::de::DeserializeOwned;
+
+use crate::durable;
+use crate::identity::Identity;
+use crate::nix::CacheAccess;
+
+const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
+/// From the first byte sent to the last one read.
+const REQUEST_TIMEOUT: Duration = Duration::from_secs(30);
+/// What a long poll gets on top of the wait that it asks for.
+const POLL_GRACE: Duration = Duration::from_secs(15);
+/// The largest reply in JSON, and the largest problem.
+const MAX_REPLY_BYTES: u64 = 64 * 1024;
+/// A controller may not send its machines to sleep for longer.
+const MAX_RETRY_AFTER: Duration = Duration::from_secs(3600);
+
+#[derive(Debug, thiserror::Error)]
+pub enum ClientError {
+    #[error(
+        "the controller at {url} cannot be reached ({detail}): check that it runs and that this machine is online"
+    )]
+    Unreachable { url: String, detail: String },
+    #[error("{}", refusal(*status, problem.as_ref()))]
+    Refused { status: u16, problem: Option<Problem>, retry_after: Option<Duration> },
+    #[error(
+        "the controller's answer to {path} is longer than the {limit} bytes that it may have; it was thrown away"
+    )]
+    TooLarge { path: String, limit: u64 },
+    #[error(
+        "the controller's answer to {path} is not understood ({detail}): is a proxy or another program in its place?"
+    )]
+    Malformed { path: String, detail: String },
+    #[error("'{url}' is no address of a controller: {detail}")]
+    Address { url: String, detail: &'static str },
+    #[error("the certificate that the token pins is not usable ({0}): make a new token")]
+    Certificate(String),
+    #[error("no HTTP client can be made: {0}")]
+    Setup(String),
+    #[error("{} cannot be written: {source}; free some space", path.display())]
+    Netrc { path: PathBuf, source: io::Error },
+}
+
+fn refusal(status: u16, problem: Option<&Problem>) -> String {
+    match problem {
+        Some(problem) => format!("the controller refused it ({status}): {}", problem.message),
+        None => format!("the controller answered with status {status} and no reason"),
+    }
+}
+
+impl ClientError {
+    /// Whether nobody answered, or only something in between that speaks for nobody.
+    pub fn is_unreachable(&self) -> bool {
+        match self {
+            Self::Unreachable { .. } => true,
+            Self::Refused { status, .. } => matches!(status, 502..=504),
+            _ => false,
+        }
+    }
+    /// How long the controller asks to be left alone.
+    pub fn retry_after(&self) -> Option<Duration> {
+        match self {
+            Self::Refused { retry_after, .. } => *retry_after,
+            _ => None,
+        }
+    }
+    /// Whether a new check-in may help.
+    pub fn needs_new_bearer(&self) -> bool {
+        matches!(self, Self::Refused { status: 401, .. })
+    }
+    /// What the controller calls it.
+    pub fn code(&self) -> Option<ProblemCode> {
+        match self {
+            Self::Refused { problem: Some(problem), .. } => Some(problem.code),
+            _ => None,
+        }
+    }
+}
+
+/// Speaks to one controller, as one machine or as nobody yet.
+#[derive(Clone)]
+pub struct Client {
+    http: reqwest::Client,
+    url: String,
+    machine: Option<(MachineName, SecretKey)>,
+    netrc: PathBuf,
+    ca_file: Option<PathBuf>,
+    bearer: Arc<Mutex<Option<String>>>,
+    limit: Duration,
+}
+
+impl Client {
+    /// The client of an enrolled machine. `state_dir` is where Nix finds its netrc.
+    pub fn new(identity: &Identity, state_dir: &Path) -> Result<Self, ClientError> {
+        Ok(Self {
+            machine: Some((identity.machine.clone(), identity.key.clone())),
+            ca_file: identity.ca_file.clone(),
+            netrc: state_dir.join("netrc"),
+            ..Self::anonymous(&identity.url, identity.tls_ca.as_deref())?
+        })
+    }
+
+    /// A client that has only an address yet. `tls_ca` is in PEM.
+    pub fn anonymous(url: &str, tls_ca: Option<&str>) -> Result<Self, ClientError> {
+        let url = check_url(url)?;
+        let http = reqwest::Client::builder()
+            .tls_backend_preconfigured(tls(tls_ca)?)
+            .connect_timeout(CONNECT_TIMEOUT)
+            // A bearer goes to the controller that enrolment named, by no detour.
+            .redirect(reqwest::redirect::Policy::none())
+            .no_proxy()
+            .pool_max_idle_per_host(1)
+            .user_agent(concat!("muster-agent/", env!("CARGO_PKG_VERSION")))
+            .build()
+            .map_err(|error| ClientError::Setup(chain(&error)))?;
+        Ok(Self {
+            http,
+            url,
+            machine: None,
+            netrc: PathBuf::new(),
+            ca_file: None,
+            bearer: Arc::default(),
+            limit: REQUEST_TIMEOUT,
+        })
+    }
+
+    /// The same client with another limit for everything but the long poll.
+    #[must_use]
+    pub fn with_limit(self, limit: Duration) -> Self {
+        Self { limit, ..self }
+    }
+
+    /// Sends a check-in; its reply's bearer is used from here on.
+    pub async fn check_in(&self, check_in: &CheckIn) -> Result<CheckInReply, ClientError> {
+        let reply: CheckInReply = self.signed(api::CHECKIN, Context::CheckIn, check_in).await?;
+        self.set_bearer(&reply.bearer)?;
+        Ok(reply)
+    }
+
+    pub async fn report(&self, batch: &Batch) -> Result<Accepted, ClientError> {
+        self.signed(api::REPORTS, Context::Reports, batch).await
+    }
+
+    pub async fn enrol(&self, request: &EnrolRequest) -> Result<EnrolReply, ClientError> {
+        let sent = self.request(Method::POST, api::ENROL).json(request);
+        parse(api::ENROL, &self.answer(sent, api::ENROL, MAX_REPLY_BYTES).await?)
+    }
+
+    /// Waits until the latest generation is another one than `have`, at most `wait` seconds.
+    pub async fn poll(&self, have: Option<Generation>, wait: u64) -> Result<PollReply, ClientError> {
+        let Some((machine, _)) = &self.machine else { return Err(nobody()) };
+        let path = api::poll_path(machine, have, wait);
+        let sent = self.request(Method::GET, &path).timeout(Duration::from_secs(wait) + POLL_GRACE);
+        parse(&path, &self.answer(sent, &path, MAX_REPLY_BYTES).await?)
+    }
+
+    /// The bytes at `path`, at most `max` of them; `None` where there is nothing.
+    pub async fn get(&self, path: &str, max: u64) -> Result<Option<Vec<u8>>, ClientError> {
+        match self.answer(self.request(Method::GET, path), path, max).await {
+            Ok(bytes) => Ok(Some(bytes)),
+            Err(ClientError::Refused { status: 404, .. }) => Ok(None),
+            Err(error) => Err(error),
+        }
+    }
+
+    /// Asks the controller for its name, as nobody in particular. Gives its clock in Unix seconds, where it says it.
+    pub async fn probe(&self) -> Result<(FleetView, Option<i64>), ClientError> {
+        let request = self.http.get(format!("{}{}", self.url, api::FLEET)).timeout(self.limit);
+        let response = request.send().await.map_err(|error| self.unreachable(error))?;
+        let date = response.headers().get("date").and_then(|date| date.to_str().ok());
+        let clock = date.and_then(|date| jiff::fmt::rfc2822::parse(date).ok());
+        let body = self.body(response, api::FLEET, MAX_REPLY_BYTES).await?;
+        Ok((parse(api::FLEET, &body)?, clock.map(|clock| clock.timestamp().as_second())))
+    }
+
+    /// Uses `bearer` from here on, in this process and in every Nix process.
+    pub fn set_bearer(&self, bearer: &str) -> Result<(), ClientError> {
+        // It becomes part of a header and of a netrc line: a blank in it would say something else there.
+        if bearer.is_empty() || !bearer.bytes().all(|b| b.is_ascii_graphic()) {
+            let detail = "the bearer has characters that none may have".to_owned();
+            return Err(ClientError::Malformed { path: api::CHECKIN.into(), detail });
+        }
+        *self.bearer.lock().unwrap_or_else(PoisonError::into_inner) = Some(bearer.to_owned());
+        let host = host(&self.url);
+        let line = format!("machine {host} login muster password {bearer}\n");
+        durable::write(&self.netrc, line.as_bytes(), 0o600)
+            .map_err(|source| ClientError::Netrc { path: self.netrc.clone(), source })
+    }
+
+    /// What Nix needs to read the controller's cache.
+    pub fn cache(&self) -> CacheAccess {
+        CacheAccess {
+            url: format!("{}{}", self.url, api::CACHE),
+            netrc: self.netrc.clone(),
+            ca_file: self.ca_file.clone(),
+        }
+    }
+
+    pub fn url(&self) -> &str {
+        &self.url
+    }
+
+    async fn signed<T: DeserializeOwned>(
+        &self,
+        path: &str,
+        context: Context,
+        body: &impl serde::Serialize,
+    ) -> Result<T, ClientError> {
+        let Some((_, key)) = &self.machine else { return Err(nobody()) };
+        let body = serde_json::to_vec(body).map_err(|error| ClientError::Setup(error.to_string()))?;
+        let signature = key.sign(context, &body).hex();
+        let sent = self
+            .request(Method::POST, path)
+            .header(api::MACHINE_SIGNATURE, signature)
+            .header("content-type", "application/json")
+            .body(body);
+        parse(path, &self.answer(sent, path, MAX_REPLY_BYTES).await?)
+    }
+
+    fn request(&self, method: Method, path: &str) -> RequestBuilder {
+        let request = self.http.request(method, format!("{}{path}", self.url)).timeout(self.limit);
+        let bearer = self.bearer.lock().unwrap_or_else(PoisonError::into_inner).clone();
+        match bearer {
+            Some(bearer) => request.bearer_auth(bearer),
+            None => request,
+        }
+    }
+
+    async fn answer(&self, request: RequestBuilder, path: &str, max: u64) -> Result<Vec<u8>, ClientError> {
+        let response = request.send().await.map_err(|error| self.unreachable(error))?;
+        self.body(response, path, max).await
+    }
+
+    /// Reads an answer; a body of more than `max` bytes is an error as soon as it is.
+    async fn body(&self, mut response: Response, path: &str, max: u64) -> Result<Vec<u8>, ClientError> {
+        let status = response.status();
+        let retry_after = retry_after(&response);
+        let limit = if status.is_success() { max } else { MAX_REPLY_BYTES };
+        if response.content_length().is_some_and(|length| length > limit) {
+            return Err(ClientError::TooLarge { path: path.to_owned(), limit });
+        }
+        let mut body = Vec::new();
+        while let Some(chunk) = response.chunk().await.map_err(|error| self.unreachable(error))? {
+            if (body.len() + chunk.len()) as u64 > limit {
+                return Err(ClientError::TooLarge { path: path.to_owned(), limit });
+            }
+            body.extend_from_slice(&chunk);
+        }
+        if status == StatusCode::OK {
+            return Ok(body);
+        }
+        let problem = serde_json::from_slice(&body).ok();
+        Err(ClientError::Refused { status: status.as_u16(), problem, retry_after })
+    }
+
+    fn unreachable(&self, error: reqwest::Error) -> ClientError {
+        ClientError::Unreachable { url: self.url.clone(), detail: chain(&error.without_url()) }
+    }
+}
+
+impl std::fmt::Debug for Client {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "Client of {}", self.url)
+    }
+}
+
+fn nobody() -> ClientError {
+    ClientError::Setup("this machine is not enrolled; run muster-agent enroll TOKEN".into())
+}
+
+fn parse<T: DeserializeOwned>(path: &str, body: &[u8]) -> Result<T, ClientError> {
+    serde_json::from_slice(body)
+        .map_err(|error| ClientError::Malformed { path: path.to_owned(), detail: error.to_string() })
+}
+
+/// Whole seconds only: the other form, a date, would be read with a clock that may be wrong by hours.
+fn retry_after(response: &Response) -> Option<Duration> {
+    let seconds = response.headers().get("retry-after")?.to_str().ok()?.trim().parse().ok()?;
+    Some(Duration::from_secs(seconds).min(MAX_RETRY_AFTER))
+}
+
+/// An address without a slash at the end: `https://`, or `http://` on loopback.
+fn check_url(url: &str) -> Result<String, ClientError> {
+    let wrong = |detail| ClientError::Address { url: url.to_owned(), detail };
+    let parsed =
+        reqwest::Url::parse(url).map_err(|_| wrong("it must be a URL such as https://muster.example"))?;
+    if !parsed.username().is_empty() || parsed.password().is_some() {
+        return Err(wrong("it must not carry a name or a password"));
+    }
+    if parsed.query().is_some() || parsed.fragment().is_some() {
+        return Err(wrong("it must end with its path"));
+    }
+    match parsed.scheme() {
+        "https" if parsed.host_str().is_some_and(|host| !host.is_empty()) => {}
+        "http" if is_loopback(&parsed) => {}
+        "http" => return Err(wrong("http:// is for loopback only; use https://")),
+        _ => return Err(wrong("it must begin with https://")),
+    }
+    Ok(url.trim().trim_end_matches('/').to_owned())
+}
+
+fn is_loopback(url: &reqwest::Url) -> bool {
+    let host = url.host_str().unwrap_or_default().trim_start_matches('[').trim_end_matches(']');
+    host == "localhost" || host.parse::<std::net::IpAddr>().is_ok_and(|address| address.is_loopback())
+}
+
+/// The host as curl, and so Nix, compares it with a netrc's.
+fn host(url: &str) -> String {
+    let url = reqwest::Url::parse(url).ok();
+    let host = url.as_ref().and_then(reqwest::Url::host_str).unwrap_or_default();
+    host.trim_start_matches('[').trim_end_matches(']').to_owned()
+}
+
+/// TLS with ring, believing the pinned certificate alone or else the public authorities.
+fn tls(tls_ca: Option<&str>) -> Result<rustls::ClientConfig, ClientError> {
+    use rustls::pki_types::CertificateDer;
+    use rustls::pki_types::pem::PemObject as _;
+
+    let mut roots = rustls::RootCertStore::empty();
+    match tls_ca {
+        Some(pem) => {
+            let bad = |error: &dyn std::fmt::Display| ClientError::Certificate(error.to_string());
+            let certificate = CertificateDer::from_pem_slice(pem.as_bytes()).map_err(|error| bad(&error))?;
+            roots.add(certificate).map_err(|error| bad(&error))?;
+        }
+        None => roots.extend(webpki_roots::TLS_SERVER_ROOTS.iter().cloned()),
+    }
+    let config =
+        rustls::ClientConfig::builder_with_provider(Arc::new(rustls::crypto::ring::default_provider()))
+            .with_safe_default_protocol_versions()
+            .map_err(|error| ClientError::Setup(error.to_string()))?
+            .with_root_certificates(roots)
+            .with_no_client_auth();
+    Ok(config)
+}
+
+/// An error with its causes, since reqwest's own text says only that something failed.
+fn chain(error: &dyn std::error::Error) -> String {
+    let mut text = error.to_string();
+    let mut source = error.source();
+    while let Some(cause) = source {
+        let cause_text = cause.to_string();
+        if !text.contains(&cause_text) {
+            text = format!("{text}: {cause_text}");
+        }
+        source = cause.source();
+    }
+    text
+}

@@ -1,0 +1,204 @@
+//! `/etc/muster/agent.toml`: read once at the start, checked, and passed as a value.
+
+use std::io;
+use std::path::{Path, PathBuf};
+
+use muster_protocol::api::MAX_POLL_SECONDS;
+use muster_protocol::machine::System;
+use serde::Deserialize;
+
+use crate::durable;
+
+/// Where the configuration lies unless `--config` says otherwise. It need not exist.
+pub const DEFAULT_CONFIG: &str = "/etc/muster/agent.toml";
+const MAX_CONFIG_BYTES: u64 = 64 * 1024;
+/// Bounds of `build_seconds`: a minute to a week.
+const BUILD_SECONDS: std::ops::RangeInclusive<u64> = 60..=604_800;
+
+/// The agent's settings.
+#[derive(Debug, Clone)]
+pub struct Config {
+    /// Everything that the agent keeps; owned by root, mode 0700.
+    pub state_dir: PathBuf,
+    /// How long one long poll waits.
+    pub poll_seconds: u64,
+    /// The longest that fetching and building one generation may take.
+    pub build_seconds: u64,
+    /// A machine that lives in a folder. Only builds with the feature `stand-in` read it.
+    pub stand_in: Option<StandIn>,
+    /// The file that this was read from, whether it exists or not; the activator is started with it.
+    pub source: PathBuf,
+}
+
+/// A machine in a folder, for the demo and the tests.
+#[derive(Debug, Clone, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct StandIn {
+    /// Stands before `/run`, `/etc`, `/nix/var`, `/Library` and so on.
+    pub root: PathBuf,
+    /// `NIX_REMOTE` of every Nix process; without it the host's own store is used.
+    #[serde(default)]
+    pub store: Option<String>,
+    /// The folder that comes first in `PATH`.
+    pub path: PathBuf,
+    pub system: System,
+    /// `NIX_CONFIG` of every Nix process.
+    #[serde(default)]
+    pub nix_config: String,
+}
+
+#[derive(Debug, thiserror::Error)]
+pub enum ConfigError {
+    #[error("{} cannot be read: {source}", path.display())]
+    Read { path: PathBuf, source: io::Error },
+    #[error("there is no configuration file {}: give the path of one after --config", .0.display())]
+    Missing(PathBuf),
+    #[error("{} is not understood{}: {detail}", path.display(), line.map(|n| format!(" in line {n}")).unwrap_or_default())]
+    Format { path: PathBuf, line: Option<usize>, detail: String },
+    #[error("{}: {key} is {value}; write a number from {low} to {high}", path.display())]
+    Range { path: PathBuf, key: &'static str, value: u64, low: u64, high: u64 },
+    #[error("{}: state_dir is '{}'; write an absolute path", path.display(), value.display())]
+    RelativeState { path: PathBuf, value: PathBuf },
+    #[error(
+        "{}: [stand_in] is for tests, and this muster-agent was built without the feature 'stand-in': remove that part",
+        .0.display()
+    )]
+    StandIn(PathBuf),
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct File {
+    #[serde(default = "default_state_dir")]
+    state_dir: PathBuf,
+    #[serde(default = "default_poll")]
+    poll_seconds: u64,
+    #[serde(default = "default_build")]
+    build_seconds: u64,
+    #[serde(default)]
+    stand_in: Option<StandIn>,
+}
+
+fn default_state_dir() -> PathBuf {
+    "/var/lib/muster".into()
+}
+fn default_poll() -> u64 {
+    55
+}
+fn default_build() -> u64 {
+    86_400
+}
+
+impl Config {
+    /// Reads `explicit`, which must exist, or [`DEFAULT_CONFIG`], which need not.
+    pub fn load(explicit: Option<&Path>) -> Result<Self, ConfigError> {
+        let path = explicit.unwrap_or(Path::new(DEFAULT_CONFIG)).to_path_buf();
+        let bytes = durable::read(&path, MAX_CONFIG_BYTES)
+            .map_err(|source| ConfigError::Read { path: path.clone(), source })?;
+        match bytes {
+            Some(bytes) => {
+                let path = std::path::absolute(&path).unwrap_or(path);
+                Self::parse(&String::from_utf8_lossy(&bytes), path)
+            }
+            None if explicit.is_some() => Err(ConfigError::Missing(path)),
+            None => Self::parse("", path),
+        }
+    }
+
+    /// Checks the text of a configuration file that lies at `source`.
+    pub fn parse(text: &str, source: PathBuf) -> Result<Self, ConfigError> {
+        let file: File = toml::from_str(text).map_err(|error| ConfigError::Format {
+            path: source.clone(),
+            line: error.span().map(|span| 1 + text[..span.start].matches('\n').count()),
+            detail: error.message().replace('`', "'"),
+        })?;
+        let config = Self {
+            state_dir: file.state_dir,
+            poll_seconds: file.poll_seconds,
+            build_seconds: file.build_seconds,
+            stand_in: file.stand_in,
+            source,
+        };
+        config.check()?;
+        Ok(config)
+    }
+
+    fn check(&self) -> Result<(), ConfigError> {
+        let path = self.source.clone();
+        if self.stand_in.is_some() && !cfg!(feature = "stand-in") {
+            return Err(ConfigError::StandIn(path));
+        }
+        if !self.state_dir.is_absolute() {
+            return Err(ConfigError::RelativeState { path, value: self.state_dir.clone() });
+        }
+        for (key, value, range) in [
+            ("poll_seconds", self.poll_seconds, 1..=MAX_POLL_SECONDS),
+            ("build_seconds", self.build_seconds, BUILD_SECONDS),
+        ] {
+            if !range.contains(&value) {
+                return Err(ConfigError::Range { path, key, value, low: *range.start(), high: *range.end() });
+            }
+        }
+        Ok(())
+    }
+
+    /// A file or folder of the agent's state.
+    pub fn state(&self, name: &str) -> PathBuf {
+        self.state_dir.join(name)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn parse(text: &str) -> Result<Config, ConfigError> {
+        Config::parse(text, "/etc/muster/agent.toml".into())
+    }
+
+    #[test]
+    fn an_empty_file_gives_the_defaults() {
+        let config = parse("").unwrap();
+        assert_eq!(config.state_dir, Path::new("/var/lib/muster"));
+        assert_eq!((config.poll_seconds, config.build_seconds), (55, 86_400));
+        assert!(config.stand_in.is_none());
+    }
+
+    #[test]
+    fn an_unknown_key_is_refused_with_its_name_and_line() {
+        let error = parse("poll_seconds = 5\npol_seconds = 6\n").unwrap_err().to_string();
+        assert!(error.contains("'pol_seconds'") && error.contains("line 2"), "{error}");
+        let error = parse("[stand_in]\nroot='/r'\npath='/p'\nsystem='aarch64-darwin'\nroots='/x'\n");
+        assert!(error.unwrap_err().to_string().contains("'roots'"));
+    }
+
+    #[test]
+    fn values_out_of_bounds_are_refused_with_the_bounds() {
+        let error = parse("poll_seconds = 0").unwrap_err().to_string();
+        assert!(error.contains("from 1 to 600"), "{error}");
+        assert!(parse("poll_seconds = 601").is_err());
+        assert!(parse("build_seconds = 3").is_err());
+        assert!(parse("state_dir = 'here'").unwrap_err().to_string().contains("absolute"));
+    }
+
+    #[test]
+    fn a_stand_in_is_read_only_by_builds_that_are_made_for_it() {
+        let read = parse(
+            "[stand_in]\nroot = '/tmp/m1'\npath = '/bin'\nsystem = 'aarch64-darwin'\nstore = 'local?root=/tmp/m1'",
+        );
+        if cfg!(feature = "stand-in") {
+            assert_eq!(read.unwrap().stand_in.unwrap().store.unwrap(), "local?root=/tmp/m1");
+        } else {
+            assert!(read.unwrap_err().to_string().contains("without the feature 'stand-in'"));
+        }
+    }
+
+    #[test]
+    fn a_file_that_was_asked_for_must_exist() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("agent.toml");
+        assert!(matches!(Config::load(Some(&path)), Err(ConfigError::Missing(_))));
+        std::fs::write(&path, "poll_seconds = 7").unwrap();
+        assert_eq!(Config::load(Some(&path)).unwrap().poll_seconds, 7);
+    }
+}

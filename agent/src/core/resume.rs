@@ -1,0 +1,169 @@
+//! What an activator does when it finds the record of one that was killed, or that a reboot ended.
+//!
+//! | phase | same boot | after a reboot |
+//! | --- | --- | --- |
+//! | recorded, profile-set | begin again: nothing ran yet | NEW runs: wait; otherwise begin again |
+//! | activating | nixos: undo, it stopped half way; darwin: NEW runs: wait (the link comes last), otherwise undo | NEW runs: wait; otherwise undo |
+//! | activated | wait | NEW runs: wait; otherwise undo |
+//! | awaiting-reboot | stay | NEW runs: wait; otherwise undo |
+//! | undoing | undo | undo |
+//! | confirmed, undone, undo-failed, finished | nothing | nothing |
+//!
+//! A verdict to undo comes before all of this, and one to confirm counts where the table says wait. Each wait has a fresh
+//! deadline; so one that was taken up [`MAX_STARTS`] times is undone. A trial run that was interrupted is run again.
+
+use muster_protocol::machine::Class;
+use muster_protocol::report::Reason;
+use muster_protocol::target::Action;
+
+use super::records::{Activation, ActivationPhase as Phase, GivenVerdict};
+
+/// How often an activator takes up the same record before it gives the new system up.
+pub const MAX_STARTS: u32 = 5;
+
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Resume {
+    /// From the start.
+    Begin,
+    /// NEW runs; wait for the verdict with a fresh deadline.
+    Wait,
+    /// Nothing to do before the next reboot.
+    Stay,
+    Undo {
+        reason: Reason,
+        detail: String,
+    },
+    /// All is done.
+    Nothing,
+}
+
+/// Decides as the table above. `new_runs` and `boot` are observed now; `given` is the agent's verdict on this record.
+pub fn resume(found: &Activation, new_runs: bool, boot: &str, given: Option<&GivenVerdict>) -> Resume {
+    let rebooted = found.boot != boot;
+    let undo = |reason, detail: &str| Resume::Undo { reason, detail: detail.to_owned() };
+    if found.phase.is_final() {
+        return Resume::Nothing;
+    }
+    if found.phase == Phase::Undoing {
+        return undo(found.reason.unwrap_or(Reason::Interrupted), &found.detail);
+    }
+    if found.action == Action::DryActivate {
+        return Resume::Begin;
+    }
+    if let Some(GivenVerdict::Undo { reason, detail }) = given {
+        return undo(*reason, detail);
+    }
+    if found.phase == Phase::AwaitingReboot && !rebooted {
+        return Resume::Stay;
+    }
+    if found.starts >= MAX_STARTS {
+        return undo(Reason::Interrupted, "the activation was interrupted again and again");
+    }
+    match found.phase {
+        _ if rebooted && new_runs => Resume::Wait,
+        Phase::Recorded | Phase::ProfileSet => Resume::Begin,
+        Phase::Activating if rebooted => {
+            undo(Reason::Interrupted, "the machine stopped during the activation")
+        }
+        Phase::Activating if found.class == Class::Darwin && new_runs => Resume::Wait,
+        Phase::Activating => undo(Reason::Interrupted, "the activation was killed half way"),
+        Phase::Activated if !rebooted => Resume::Wait,
+        Phase::Activated => undo(Reason::NotRunning, "after a reboot the machine runs another system"),
+        Phase::AwaitingReboot => undo(Reason::NotRunning, "the reboot did not bring the new system up"),
+        Phase::Undoing | Phase::Confirmed | Phase::Undone | Phase::UndoFailed | Phase::Finished => {
+            Resume::Nothing
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::records::tests::path;
+    use super::super::records::{Old, Unknown};
+    use super::*;
+
+    fn found(phase: Phase, class: Class) -> Activation {
+        Activation {
+            version: 1,
+            transaction: "t".into(),
+            class,
+            action: Action::Switch,
+            new: path("new"),
+            old: Old { running: Some(path("old")), profile: Some(path("old")) },
+            deadline_seconds: 60,
+            boot: "first".into(),
+            phase,
+            starts: 1,
+            exit: None,
+            ms: 0,
+            reason: None,
+            detail: String::new(),
+            undo_exit: None,
+            degraded: vec![],
+            unknown: Unknown::new(),
+        }
+    }
+
+    /// One letter a decision: Begin, Wait, Stay, Undo, Nothing.
+    fn letter(resume: &Resume) -> char {
+        match resume {
+            Resume::Begin => 'B',
+            Resume::Wait => 'W',
+            Resume::Stay => 'S',
+            Resume::Undo { .. } => 'U',
+            Resume::Nothing => 'N',
+        }
+    }
+
+    /// Columns: same boot and OLD runs, same boot and NEW runs, rebooted and OLD runs, rebooted and NEW runs.
+    const TABLE: [(Phase, &str, &str); 10] = [
+        (Phase::Recorded, "BBBW", "BBBW"),
+        (Phase::ProfileSet, "BBBW", "BBBW"),
+        (Phase::Activating, "UUUW", "UWUW"),
+        (Phase::Activated, "WWUW", "WWUW"),
+        (Phase::AwaitingReboot, "SSUW", "SSUW"),
+        (Phase::Undoing, "UUUU", "UUUU"),
+        (Phase::Confirmed, "NNNN", "NNNN"),
+        (Phase::Undone, "NNNN", "NNNN"),
+        (Phase::UndoFailed, "NNNN", "NNNN"),
+        (Phase::Finished, "NNNN", "NNNN"),
+    ];
+
+    fn row(phase: Phase, class: Class, given: Option<&GivenVerdict>, starts: u32) -> String {
+        [("first", false), ("first", true), ("second", false), ("second", true)]
+            .map(|(boot, new_runs)| {
+                letter(&resume(&Activation { starts, ..found(phase, class) }, new_runs, boot, given))
+            })
+            .iter()
+            .collect()
+    }
+
+    #[test]
+    fn every_phase_of_both_classes_is_resumed_as_the_table_says() {
+        assert!(TABLE.iter().map(|(phase, ..)| *phase).eq(Phase::ALL));
+        for (phase, nixos, darwin) in TABLE {
+            assert_eq!(row(phase, Class::Nixos, None, 1), nixos, "{phase:?} on nixos");
+            assert_eq!(row(phase, Class::Darwin, None, 1), darwin, "{phase:?} on darwin");
+        }
+    }
+
+    #[test]
+    fn a_verdict_to_undo_comes_first_and_nothing_is_taken_up_for_ever() {
+        let undo = GivenVerdict::Undo { reason: Reason::HealthCheckFailed, detail: "ssh".into() };
+        for (phase, nixos, _) in TABLE {
+            let expected = if phase.is_final() { "NNNN" } else { "UUUU" };
+            assert_eq!(row(phase, Class::Nixos, Some(&undo), 1), expected, "{phase:?}");
+            let tired: String = nixos.chars().map(|c| if c == 'B' || c == 'W' { 'U' } else { c }).collect();
+            assert_eq!(row(phase, Class::Nixos, None, MAX_STARTS), tired, "{phase:?}");
+        }
+    }
+
+    #[test]
+    fn an_undo_goes_on_with_its_own_reason() {
+        let mut record = found(Phase::Undoing, Class::Darwin);
+        (record.reason, record.detail) = (Some(Reason::Deadline), "too late".into());
+        let confirm = GivenVerdict::Confirm { degraded: vec![] };
+        let expected = Resume::Undo { reason: Reason::Deadline, detail: "too late".into() };
+        assert_eq!(resume(&record, true, "first", Some(&confirm)), expected);
+    }
+}

@@ -1,0 +1,294 @@
+//! `muster-agent doctor`: looks at everything that may keep the agent from its work, and says what to do.
+
+use std::fs;
+use std::os::unix::fs::MetadataExt as _;
+use std::path::Path;
+use std::process::ExitCode;
+
+use muster_protocol::clock::{Clock as _, SystemClock};
+use serde::Deserialize;
+
+use crate::client::Client;
+use crate::config::Config;
+use crate::durable;
+use crate::identity::Identity;
+use crate::local::{self, LocalError};
+use crate::nix::{Nix, RESERVE_BYTES, free_bytes};
+use crate::outbox::{self, Outbox};
+use crate::platform::Layout;
+use crate::status::profile;
+use crate::trust;
+
+/// A clock that is off by more makes metadata look expired, or not yet valid to TLS.
+const MAX_SKEW_SECONDS: i64 = 120;
+/// Below this a build is likely to fill the disk.
+const COMFORT_BYTES: u64 = 8 * RESERVE_BYTES;
+const MAX_METADATA_BYTES: u64 = 64 * 1024;
+
+/// What was found.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Health {
+    Good,
+    /// It works, but not for ever or not as it should.
+    Doubtful,
+    Bad,
+}
+
+/// One finding, with what to do unless it is good.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Finding {
+    pub about: &'static str,
+    pub health: Health,
+    pub words: String,
+    pub remedy: Option<String>,
+}
+
+fn good(about: &'static str, words: impl Into<String>) -> Finding {
+    Finding { about, health: Health::Good, words: words.into(), remedy: None }
+}
+fn doubtful(about: &'static str, words: impl Into<String>, remedy: impl Into<String>) -> Finding {
+    Finding { about, health: Health::Doubtful, words: words.into(), remedy: Some(remedy.into()) }
+}
+fn bad(about: &'static str, words: impl Into<String>, remedy: impl Into<String>) -> Finding {
+    Finding { about, health: Health::Bad, words: words.into(), remedy: Some(remedy.into()) }
+}
+
+/// Prints every finding. The exit code is a failure when one is bad.
+pub async fn run(config: &Config) -> ExitCode {
+    let findings = examine(config).await;
+    for finding in &findings {
+        let mark = match finding.health {
+            Health::Good => "ok  ",
+            Health::Doubtful => "warn",
+            Health::Bad => "BAD ",
+        };
+        println!("{mark} {:<11} {}", finding.about, finding.words);
+        if let Some(remedy) = &finding.remedy {
+            println!("                 -> {remedy}");
+        }
+    }
+    let worst = findings.iter().any(|finding| finding.health == Health::Bad);
+    if worst { ExitCode::FAILURE } else { ExitCode::SUCCESS }
+}
+
+/// Looks at everything; changes nothing.
+pub async fn examine(config: &Config) -> Vec<Finding> {
+    let now = SystemClock::new().unix_seconds();
+    let mut findings = vec![state_folder(&config.state_dir)];
+    let identity = match Identity::load(config) {
+        Ok(Some(identity)) => {
+            let words = format!("as {} ({}, {})", identity.machine, identity.class, identity.system);
+            findings.push(good("enrolment", words));
+            identity
+        }
+        Ok(None) => {
+            let remedy = "run 'muster-agent enroll TOKEN' with a token from 'muster machines add'";
+            findings.push(bad("enrolment", "this machine is not enrolled", remedy));
+            return findings;
+        }
+        Err(error) => {
+            findings.push(bad("enrolment", error.to_string(), "enrol again with a new token and --replace"));
+            return findings;
+        }
+    };
+    findings.push(agent(config).await);
+    findings.extend(controller(&identity, config, now).await);
+    findings.push(metadata(config, now));
+    let layout = Layout::new(config, identity.class);
+    findings.push(nix(config, &layout));
+    findings.push(disk("state disk", &config.state_dir));
+    findings.push(disk("store disk", &layout.system("/nix")));
+    findings.push(leftovers(config));
+    findings.push(systems(&layout));
+    findings.push(reports(config));
+    findings
+}
+
+fn state_folder(folder: &Path) -> Finding {
+    let about = "state";
+    match fs::metadata(folder) {
+        Err(error) => {
+            let remedy = "run this as root; 'muster-agent enroll' makes the folder";
+            bad(about, format!("{} cannot be looked at: {error}", folder.display()), remedy)
+        }
+        Ok(data) if data.uid() != rustix::process::geteuid().as_raw() => {
+            let words = format!("{} belongs to user {}", folder.display(), data.uid());
+            bad(about, words, format!("chown root {}", folder.display()))
+        }
+        Ok(data) if data.mode() & 0o077 != 0 => {
+            let words = format!("{} is open to others (mode {:o})", folder.display(), data.mode() & 0o777);
+            bad(about, words, format!("chmod 700 {}", folder.display()))
+        }
+        Ok(_) => good(about, format!("{} is root's alone", folder.display())),
+    }
+}
+
+async fn agent(config: &Config) -> Finding {
+    let about = "agent";
+    match local::status(&config.state_dir).await {
+        Ok(status) if status.agent == env!("CARGO_PKG_VERSION") => good(about, "it runs"),
+        Ok(status) => {
+            let words = format!("version {} runs, this is {}", status.agent, env!("CARGO_PKG_VERSION"));
+            doubtful(about, words, "restart it when no switch is under way")
+        }
+        Err(error @ LocalError::NotRunning) => {
+            let remedy = match std::env::consts::OS {
+                "macos" => {
+                    "'sudo launchctl bootstrap system /Library/LaunchDaemons/org.muster.agent.plist', then look at its log"
+                }
+                _ => "'systemctl start muster-agent', then 'journalctl -u muster-agent'",
+            };
+            bad(about, error.to_string(), remedy)
+        }
+        Err(error) => doubtful(about, error.to_string(), "look at the agent's log"),
+    }
+}
+
+async fn controller(identity: &Identity, config: &Config, now: i64) -> Vec<Finding> {
+    let about = "controller";
+    let client = match Client::new(identity, &config.state_dir) {
+        Ok(client) => client,
+        Err(error) => {
+            return vec![bad(about, error.to_string(), "enrol again with a new token and --replace")];
+        }
+    };
+    let (fleet, clock) = match client.probe().await {
+        Ok(answer) => answer,
+        Err(error) => {
+            let remedy =
+                format!("check this machine's network, and that the controller runs: curl {}", client.url());
+            return vec![bad(about, error.to_string(), remedy)];
+        }
+    };
+    if fleet.fleet != identity.fleet {
+        let words = format!("{} serves another fleet ({})", client.url(), fleet.fleet.short());
+        return vec![bad(about, words, "check the address; enrol again if the fleet was made anew")];
+    }
+    let mut findings = vec![good(about, format!("{} answers (version {})", client.url(), fleet.version))];
+    let skew = clock.map_or(0, |clock| now - clock);
+    findings.push(if skew.abs() > MAX_SKEW_SECONDS {
+        let words = format!(
+            "this machine's is {} s {} the controller's",
+            skew.abs(),
+            if skew > 0 { "before" } else { "behind" }
+        );
+        doubtful("clock", words, "set the clock (timedatectl, or System Settings on a Mac)")
+    } else {
+        good("clock", format!("within {MAX_SKEW_SECONDS} s of the controller's"))
+    });
+    findings
+}
+
+/// The part of metadata that says how long it is good.
+#[derive(Deserialize)]
+struct Dated {
+    signed: Expires,
+}
+#[derive(Deserialize)]
+struct Expires {
+    expires: jiff::Timestamp,
+}
+
+fn metadata(config: &Config, now: i64) -> Finding {
+    let about = "metadata";
+    let mut earliest: Option<(&str, jiff::Timestamp)> = None;
+    for name in ["root.json", "timestamp.json", "snapshot.json", "targets.json"] {
+        let bytes = durable::read(&config.state(trust::FOLDER).join(name), MAX_METADATA_BYTES);
+        let dated = bytes.ok().flatten().and_then(|bytes| serde_json::from_slice::<Dated>(&bytes).ok());
+        match dated {
+            Some(dated) if earliest.is_none_or(|(_, at)| dated.signed.expires < at) => {
+                earliest = Some((name, dated.signed.expires));
+            }
+            Some(_) => {}
+            None if name == "root.json" => {
+                return bad(
+                    about,
+                    "the pinned root is missing",
+                    "enrol again with a new token and --replace",
+                );
+            }
+            None => {}
+        }
+    }
+    match earliest {
+        Some((name, at)) if at.as_second() <= now => {
+            let remedy = match name {
+                "timestamp.json" => {
+                    "the agent gets a new one at its next check; see whether it reaches the controller"
+                }
+                "root.json" => "an operator must sign a new root and give it to the controller",
+                _ => "an operator must publish again: muster update",
+            };
+            doubtful(about, format!("{name} has expired {at}: nothing new is taken"), remedy)
+        }
+        Some((name, at)) => good(about, format!("fresh; {name} is the first to expire, {at}")),
+        None => bad(about, "there is none", "enrol again with a new token and --replace"),
+    }
+}
+
+fn nix(config: &Config, layout: &Layout) -> Finding {
+    let nix = Nix::new(config, layout);
+    match nix.find("nix").and_then(|path| Ok((path, nix.version()?))) {
+        Ok((path, version)) => good("nix", format!("{version} at {}", path.display())),
+        Err(error) => {
+            bad("nix", error.to_string(), "install Nix, or put it at /nix/var/nix/profiles/default/bin")
+        }
+    }
+}
+
+fn disk(about: &'static str, folder: &Path) -> Finding {
+    let there = folder.ancestors().find(|folder| folder.is_dir()).unwrap_or(Path::new("/"));
+    match free_bytes(there) {
+        Ok(free) if free < RESERVE_BYTES => {
+            let words = format!("{} MiB are free at {}", free >> 20, there.display());
+            bad(about, words, "free some space, for example with nix-collect-garbage -d")
+        }
+        Ok(free) if free < COMFORT_BYTES => {
+            let words = format!("only {} MiB are free at {}", free >> 20, there.display());
+            doubtful(about, words, "free some space, for example with nix-collect-garbage")
+        }
+        Ok(free) => good(about, format!("{} MiB are free at {}", free >> 20, there.display())),
+        Err(error) => doubtful(about, format!("{}: {error}", there.display()), "look at this disk"),
+    }
+}
+
+fn leftovers(config: &Config) -> Finding {
+    let about = "switch";
+    let open = config.state("transaction.json").exists();
+    let socket = config.state(local::SOCKET).exists();
+    match (open, socket) {
+        (false, _) => good(about, "no switch is under way"),
+        (true, true) => good(about, "a switch is under way"),
+        (true, false) => bad(
+            about,
+            "a switch was begun and the agent does not run",
+            "start the agent: it finishes or undoes it",
+        ),
+    }
+}
+
+fn systems(layout: &Layout) -> Finding {
+    let about = "system";
+    let running = fs::read_link(layout.current_system()).ok().and_then(|text| layout.logical(&text));
+    match (running, profile(layout)) {
+        (Some(running), Some(profile)) if running == profile => good(about, format!("{running} runs")),
+        (Some(running), Some(profile)) => {
+            let words = format!("{running} runs, and the profile is {profile}");
+            doubtful(about, words, "reboot, or publish again: the profile is what runs after a reboot")
+        }
+        (None, _) => {
+            bad(about, "/run/current-system points to no system", "activate the system by hand once")
+        }
+        (_, None) => bad(about, "there is no system profile", "publish a generation with the action switch"),
+    }
+}
+
+fn reports(config: &Config) -> Finding {
+    match Outbox::count(&config.state(outbox::FOLDER)) {
+        0 => good("reports", "the controller has them all"),
+        few @ 1..=100 => good("reports", format!("{few} wait for the controller")),
+        many => {
+            doubtful("reports", format!("{many} wait"), "see why the controller does not take them: its log")
+        }
+    }
+}

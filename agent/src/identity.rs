@@ -1,0 +1,332 @@
+//! Who this machine is: what enrolment left on disk. The private keys never leave it.
+
+use std::io;
+use std::path::{Path, PathBuf};
+
+use bech32::{Bech32, Hrp};
+use muster_protocol::ids::{Generation, MachineName, Sha256};
+use muster_protocol::keys::{KeyError, SecretKey};
+use muster_protocol::machine::{Class, System};
+use muster_protocol::random::{self, RandomError};
+use serde::{Deserialize, Serialize};
+use x25519_dalek::StaticSecret;
+use zeroize::Zeroizing;
+
+use crate::config::Config;
+use crate::durable;
+
+const ENROLMENT: &str = "enrolment.json";
+const MACHINE_KEY: &str = "machine.pem";
+const AGE_KEY: &str = "age.txt";
+/// The certificate that the token pins, for Nix (`ssl-cert-file`).
+const CA_FILE: &str = "ca.pem";
+const MAX_FILE_BYTES: u64 = 64 * 1024;
+/// The version of `enrolment.json` that this agent writes. Later versions only add fields.
+const VERSION: u32 = 1;
+
+#[derive(Debug, thiserror::Error)]
+pub enum IdentityError {
+    #[error("{} cannot be read: {source}; muster-agent needs to run as root", path.display())]
+    Read { path: PathBuf, source: io::Error },
+    #[error("{} cannot be written: {source}; free some space, or run muster-agent as root", path.display())]
+    Write { path: PathBuf, source: io::Error },
+    #[error("{} is damaged ({detail}): enrol this machine again with a new token and --replace", path.display())]
+    Damaged { path: PathBuf, detail: String },
+    #[error("{} is missing though this machine is enrolled: enrol it again with a new token and --replace", .0.display())]
+    KeyMissing(PathBuf),
+    #[error(transparent)]
+    Key(#[from] KeyError),
+    #[error(transparent)]
+    Random(#[from] RandomError),
+}
+
+/// An enrolled machine.
+#[derive(Debug, Clone)]
+pub struct Identity {
+    pub machine: MachineName,
+    pub class: Class,
+    pub system: System,
+    /// SHA-256 of `1.root.json`.
+    pub fleet: Sha256,
+    /// The controller, without a slash at the end.
+    pub url: String,
+    /// The lowest generation to accept.
+    pub lowest: Generation,
+    pub key: SecretKey,
+    /// The recipient of this machine's secrets, `age1…`.
+    pub age: String,
+    /// The only authority to believe the controller by, in PEM; without it the public ones.
+    pub tls_ca: Option<String>,
+    /// The file of `tls_ca`.
+    pub ca_file: Option<PathBuf>,
+}
+
+/// `enrolment.json`. It is written last, so a machine that has it has everything else too.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct Enrolment {
+    pub version: u32,
+    pub machine: MachineName,
+    pub class: Class,
+    pub system: System,
+    pub fleet: Sha256,
+    pub url: String,
+    pub lowest_generation: Generation,
+    /// DER in base64, as the token has it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub tls_ca: Option<String>,
+    /// Unix milliseconds.
+    pub enrolled_at: i64,
+}
+
+impl Enrolment {
+    pub fn version() -> u32 {
+        VERSION
+    }
+}
+
+impl Identity {
+    /// Who this machine is, or `None` where it was never enrolled.
+    pub fn load(config: &Config) -> Result<Option<Self>, IdentityError> {
+        let Some(enrolment) = Self::enrolment(&config.state_dir)? else { return Ok(None) };
+        let keys = Keys::load(&config.state_dir)?;
+        // A stand-in may change its system between runs of the demo; a real machine never does.
+        let system = config.stand_in.as_ref().map_or(enrolment.system, |stand_in| stand_in.system.clone());
+        let tls_ca = enrolment.tls_ca.as_deref().map(pem_of);
+        Ok(Some(Self {
+            machine: enrolment.machine,
+            class: enrolment.class,
+            system,
+            fleet: enrolment.fleet,
+            url: enrolment.url.trim_end_matches('/').to_owned(),
+            lowest: enrolment.lowest_generation,
+            age: keys.recipient()?,
+            key: keys.machine,
+            ca_file: tls_ca.is_some().then(|| config.state(CA_FILE)),
+            tls_ca,
+        }))
+    }
+
+    /// The enrolment that `folder` holds.
+    pub fn enrolment(folder: &Path) -> Result<Option<Enrolment>, IdentityError> {
+        let path = folder.join(ENROLMENT);
+        let Some(bytes) = read(&path)? else { return Ok(None) };
+        serde_json::from_slice(&bytes)
+            .map(Some)
+            .map_err(|error| IdentityError::Damaged { path, detail: error.to_string() })
+    }
+
+    /// Stores an enrolment in `folder`: the certificate's file first, `enrolment.json` last.
+    pub fn save(folder: &Path, enrolment: &Enrolment) -> Result<(), IdentityError> {
+        let write = |name: &str, contents: &[u8], mode| {
+            let path = folder.join(name);
+            durable::write(&path, contents, mode).map_err(|source| IdentityError::Write { path, source })
+        };
+        if let Some(ca) = &enrolment.tls_ca {
+            write(CA_FILE, pem_of(ca).as_bytes(), 0o644)?;
+        }
+        let json = serde_json::to_vec_pretty(enrolment).map_err(|error| IdentityError::Damaged {
+            path: folder.join(ENROLMENT),
+            detail: error.to_string(),
+        })?;
+        write(ENROLMENT, &json, 0o600)
+    }
+}
+
+/// A certificate in PEM from its DER in base64.
+pub fn pem_of(base64: &str) -> String {
+    let mut pem = String::from("-----BEGIN CERTIFICATE-----\n");
+    let mut column = 0;
+    for character in base64.chars().filter(|c| !c.is_whitespace()) {
+        pem.push(character);
+        column += 1;
+        if column % 64 == 0 {
+            pem.push('\n');
+        }
+    }
+    if !pem.ends_with('\n') {
+        pem.push('\n');
+    }
+    pem.push_str("-----END CERTIFICATE-----\n");
+    pem
+}
+
+/// The two private keys of a machine.
+pub struct Keys {
+    pub machine: SecretKey,
+    age: StaticSecret,
+}
+
+impl Keys {
+    /// The keys in `folder`; those that are missing are made and stored before this returns, so that an enrolment
+    /// whose reply was lost can be repeated with the same keys.
+    pub fn load_or_make(folder: &Path) -> Result<Self, IdentityError> {
+        let machine = folder.join(MACHINE_KEY);
+        if read(&machine)?.is_none() {
+            write_secret(&machine, &SecretKey::generate()?.to_pem()?)?;
+        }
+        let age = folder.join(AGE_KEY);
+        if read(&age)?.is_none() {
+            let secret = StaticSecret::from(*Zeroizing::new(random::bytes::<32>()?));
+            write_secret(&age, &age_file(&secret)?)?;
+        }
+        Self::load(folder)
+    }
+
+    fn load(folder: &Path) -> Result<Self, IdentityError> {
+        let text = |path: &Path| -> Result<Zeroizing<String>, IdentityError> {
+            let bytes = read(path)?.ok_or_else(|| IdentityError::KeyMissing(path.to_path_buf()))?;
+            Ok(Zeroizing::new(String::from_utf8(bytes).unwrap_or_default()))
+        };
+        let path = folder.join(MACHINE_KEY);
+        let machine = SecretKey::from_pem(&text(&path)?)
+            .map_err(|error| IdentityError::Damaged { path, detail: error.to_string() })?;
+        let path = folder.join(AGE_KEY);
+        let age = parse_age(&text(&path)?)
+            .ok_or_else(|| IdentityError::Damaged { path, detail: "it holds no age key".into() })?;
+        Ok(Self { machine, age })
+    }
+
+    /// Puts the keys in `from` in force in `to`.
+    pub fn install(from: &Path, to: &Path) -> Result<(), IdentityError> {
+        for name in [MACHINE_KEY, AGE_KEY] {
+            let path = from.join(name);
+            let key = read(&path)?.map(Zeroizing::new).ok_or(IdentityError::KeyMissing(path))?;
+            let path = to.join(name);
+            durable::write(&path, &key, 0o600).map_err(|source| IdentityError::Write { path, source })?;
+        }
+        Ok(())
+    }
+
+    /// What secrets for this machine are encrypted to.
+    pub fn recipient(&self) -> Result<String, IdentityError> {
+        recipient(&self.age)
+    }
+}
+
+fn read(path: &Path) -> Result<Option<Vec<u8>>, IdentityError> {
+    durable::read(path, MAX_FILE_BYTES)
+        .map_err(|source| IdentityError::Read { path: path.to_path_buf(), source })
+}
+
+fn write_secret(path: &Path, text: &str) -> Result<(), IdentityError> {
+    durable::write(path, text.as_bytes(), 0o600)
+        .map_err(|source| IdentityError::Write { path: path.to_path_buf(), source })
+}
+
+fn recipient(secret: &StaticSecret) -> Result<String, IdentityError> {
+    let public = x25519_dalek::PublicKey::from(secret);
+    bech32::encode::<Bech32>(Hrp::parse_unchecked("age"), public.as_bytes())
+        .map_err(|error| KeyError::Encode(error.to_string()).into())
+}
+
+/// What `age-keygen` writes.
+fn age_file(secret: &StaticSecret) -> Result<Zeroizing<String>, IdentityError> {
+    let key = bech32::encode_upper::<Bech32>(Hrp::parse_unchecked("age-secret-key-"), secret.as_bytes())
+        .map(Zeroizing::new)
+        .map_err(|error| IdentityError::Key(KeyError::Encode(error.to_string())))?;
+    Ok(Zeroizing::new(format!("# public key: {}\n{}\n", recipient(secret)?, *key)))
+}
+
+fn parse_age(text: &str) -> Option<StaticSecret> {
+    let line = text.lines().map(str::trim).find(|line| !line.is_empty() && !line.starts_with('#'))?;
+    let (hrp, bytes) = bech32::decode(line).ok()?;
+    let bytes: Zeroizing<[u8; 32]> = Zeroizing::new(Zeroizing::new(bytes).as_slice().try_into().ok()?);
+    (hrp.to_lowercase() == "age-secret-key-").then(|| StaticSecret::from(*bytes))
+}
+
+#[cfg(test)]
+mod tests {
+    use std::os::unix::fs::PermissionsExt as _;
+
+    use super::*;
+
+    fn config(folder: &Path) -> Config {
+        let mut config = Config::parse("", "/nowhere/agent.toml".into()).unwrap();
+        config.state_dir = folder.to_path_buf();
+        config
+    }
+    fn enrolment() -> Enrolment {
+        Enrolment {
+            version: 1,
+            machine: "cinnabar".parse().unwrap(),
+            class: Class::Nixos,
+            system: "x86_64-linux".parse().unwrap(),
+            fleet: Sha256::of(b"fleet"),
+            url: "http://127.0.0.1:8443/".into(),
+            lowest_generation: Generation::FIRST,
+            tls_ca: None,
+            enrolled_at: 1,
+        }
+    }
+
+    #[test]
+    fn a_machine_is_enrolled_only_once_everything_is_there() {
+        let folder = tempfile::tempdir().unwrap();
+        let config = config(folder.path());
+        assert!(Identity::load(&config).unwrap().is_none());
+        let keys = Keys::load_or_make(folder.path()).unwrap();
+        assert!(Identity::load(&config).unwrap().is_none());
+        Identity::save(folder.path(), &enrolment()).unwrap();
+        let identity = Identity::load(&config).unwrap().unwrap();
+        assert_eq!(identity.key.public(), keys.machine.public());
+        assert_eq!(identity.age, keys.recipient().unwrap());
+        assert_eq!(identity.url, "http://127.0.0.1:8443");
+        std::fs::remove_file(folder.path().join("machine.pem")).unwrap();
+        assert!(matches!(Identity::load(&config), Err(IdentityError::KeyMissing(_))));
+    }
+
+    #[test]
+    fn keys_are_made_once_and_for_root_alone() {
+        let folder = tempfile::tempdir().unwrap();
+        let first = Keys::load_or_make(folder.path()).unwrap();
+        let again = Keys::load_or_make(folder.path()).unwrap();
+        assert_eq!(first.machine.public(), again.machine.public());
+        assert_eq!(first.recipient().unwrap(), again.recipient().unwrap());
+        for name in ["machine.pem", "age.txt"] {
+            let mode = std::fs::metadata(folder.path().join(name)).unwrap().permissions().mode();
+            assert_eq!(mode & 0o777, 0o600, "{name}");
+        }
+    }
+
+    /// A key made by age-keygen 1.1.1, with the recipient that it printed.
+    #[test]
+    fn age_keys_are_those_of_age() {
+        let folder = tempfile::tempdir().unwrap();
+        Keys::load_or_make(folder.path()).unwrap();
+        let text = std::fs::read_to_string(folder.path().join("age.txt")).unwrap();
+        assert!(text.lines().nth(1).unwrap().starts_with("AGE-SECRET-KEY-1"), "{text}");
+        let secret =
+            parse_age("AGE-SECRET-KEY-1QPF2SQ062UDCWC2FCLQUKPPPT5QWW5A5KQYF8TEUE7A8EG8KZZ4SQVZ5F9").unwrap();
+        assert_eq!(
+            recipient(&secret).unwrap(),
+            "age1npsd7vudzd3sxvtlf0all7slplcxmme43tkasahkwsqcgn6saydqj9sepa"
+        );
+    }
+
+    #[test]
+    fn a_damaged_enrolment_says_what_to_do() {
+        let folder = tempfile::tempdir().unwrap();
+        let config = config(folder.path());
+        std::fs::write(folder.path().join("enrolment.json"), "{").unwrap();
+        assert!(Identity::load(&config).unwrap_err().to_string().contains("--replace"));
+    }
+
+    #[test]
+    fn an_enrolment_of_a_later_release_still_loads() {
+        let folder = tempfile::tempdir().unwrap();
+        let config = config(folder.path());
+        Keys::load_or_make(folder.path()).unwrap();
+        let mut later = serde_json::to_value(enrolment()).unwrap();
+        later["version"] = 2.into();
+        later["a field of the future"] = true.into();
+        std::fs::write(folder.path().join("enrolment.json"), later.to_string()).unwrap();
+        assert!(Identity::load(&config).unwrap().is_some());
+    }
+
+    #[test]
+    fn a_certificate_in_base64_becomes_pem_of_64_columns() {
+        let pem = pem_of(&"A".repeat(130));
+        assert_eq!(pem.lines().map(str::len).max(), Some(64.max("-----BEGIN CERTIFICATE-----".len())));
+        assert!(pem.ends_with("AA\n-----END CERTIFICATE-----\n"), "{pem}");
+    }
+}

@@ -1,0 +1,280 @@
+//! The local socket: `status`, `check-now` and `rollback` for whoever is root on this machine, one request a connection.
+
+use std::io;
+use std::os::unix::fs::PermissionsExt as _;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::Duration;
+
+use muster_protocol::checkin::{Holds, Phase, Runs};
+use muster_protocol::clock::UnixMillis;
+use muster_protocol::ids::{Generation, MachineName, Sha256};
+use muster_protocol::machine::{Class, System};
+use muster_protocol::report::Attack;
+use serde::{Deserialize, Serialize};
+use tokio::io::{AsyncRead, AsyncReadExt as _, AsyncWriteExt as _};
+use tokio::net::{UnixListener, UnixStream};
+use tokio::sync::{Semaphore, mpsc, oneshot};
+use tokio::task::JoinHandle;
+use tokio::time::timeout;
+
+/// The socket's name in the state folder.
+pub const SOCKET: &str = "agent.sock";
+const MAX_REQUEST_BYTES: u64 = 4 * 1024;
+const MAX_REPLY_BYTES: u64 = 256 * 1024;
+/// How long a client may take to say what it wants.
+const READ_LIMIT: Duration = Duration::from_secs(5);
+/// How long the agent may take to answer. An undo is started within it, not finished.
+const ANSWER_LIMIT: Duration = Duration::from_secs(30);
+const MAX_CONNECTIONS: usize = 8;
+/// The pause after the system refused a connection (too many open files, say).
+const ACCEPT_PAUSE: Duration = Duration::from_secs(1);
+
+/// What the runner is asked for; it answers through the channel inside.
+#[derive(Debug)]
+pub enum Command {
+    Status(oneshot::Sender<Status>),
+    /// Ask the controller now.
+    CheckNow,
+    /// Go back to the system before this one. The answer is one sentence: what was started, or why not.
+    Rollback(oneshot::Sender<Result<String, String>>),
+}
+
+/// How this machine stands, for `muster-agent status [--json]`. Fields are only ever added.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Status {
+    /// Whether the agent itself answered; otherwise this is what its files say.
+    pub agent_running: bool,
+    pub agent: String,
+    pub machine: MachineName,
+    pub class: Class,
+    pub system: System,
+    pub controller: String,
+    pub fleet: Sha256,
+    pub phase: Phase,
+    /// The generation that `phase` speaks of.
+    #[serde(default)]
+    pub phase_generation: Option<Generation>,
+    /// What the machine waits for, or what is wrong, in one sentence.
+    #[serde(default)]
+    pub note: Option<String>,
+    /// The newest verified generation.
+    #[serde(default)]
+    pub verified: Option<Generation>,
+    #[serde(default)]
+    pub runs: Option<Runs>,
+    #[serde(default)]
+    pub holds: Holds,
+    /// The last answer that was refused, until one is accepted.
+    #[serde(default)]
+    pub refused: Option<Attack>,
+    /// When the controller last answered.
+    #[serde(default)]
+    pub last_contact: Option<UnixMillis>,
+    /// Events that the controller has not stored yet.
+    pub reports_waiting: usize,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(tag = "request", rename_all = "kebab-case")]
+enum Request {
+    Status,
+    CheckNow,
+    Rollback,
+}
+
+#[derive(Debug, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+enum Reply {
+    Status(Box<Status>),
+    Done(String),
+    Error(String),
+}
+
+#[derive(Debug, thiserror::Error)]
+pub enum LocalError {
+    #[error("the agent does not run on this machine")]
+    NotRunning,
+    #[error("only root may speak to the agent: run this with sudo")]
+    NotAllowed,
+    #[error("the socket {} cannot be used: {source}", path.display())]
+    Socket { path: PathBuf, source: io::Error },
+    #[error("the agent gave no answer within {} s: look at its log", .0.as_secs())]
+    Slow(Duration),
+    #[error("the agent's answer is not understood ({0}): restart it, it may be of another version")]
+    Malformed(String),
+    #[error("{0}")]
+    Refused(String),
+}
+
+/// The listening socket. It is removed when this is dropped.
+pub struct Listener {
+    path: PathBuf,
+    task: JoinHandle<()>,
+}
+
+impl Drop for Listener {
+    fn drop(&mut self) {
+        self.task.abort();
+        let _ = std::fs::remove_file(&self.path);
+    }
+}
+
+/// Listens at `STATE/agent.sock` (mode 0600) and passes what is asked to the runner.
+///
+/// The caller holds the agent's lock, so a socket that is there already was left by a crash.
+pub fn listen(state_dir: &Path, commands: mpsc::Sender<Command>) -> Result<Listener, LocalError> {
+    listen_within(state_dir, commands, READ_LIMIT)
+}
+
+fn listen_within(
+    state_dir: &Path,
+    commands: mpsc::Sender<Command>,
+    patience: Duration,
+) -> Result<Listener, LocalError> {
+    let path = state_dir.join(SOCKET);
+    let failed = |source| LocalError::Socket { path: path.clone(), source };
+    match std::fs::remove_file(&path) {
+        Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(failed(error)),
+        _ => {}
+    }
+    // The folder is root's alone (0700), so nobody comes in between these two.
+    let socket = UnixListener::bind(&path).map_err(failed)?;
+    std::fs::set_permissions(&path, std::fs::Permissions::from_mode(0o600)).map_err(failed)?;
+    let task = tokio::spawn(accept(socket, commands, patience));
+    Ok(Listener { path, task })
+}
+
+async fn accept(socket: UnixListener, commands: mpsc::Sender<Command>, patience: Duration) {
+    let room = Arc::new(Semaphore::new(MAX_CONNECTIONS));
+    loop {
+        let Ok(place) = Arc::clone(&room).acquire_owned().await else { return };
+        match socket.accept().await {
+            Ok((stream, _)) => {
+                let commands = commands.clone();
+                tokio::spawn(async move {
+                    if let Err(error) = serve(stream, &commands, patience).await {
+                        tracing::debug!(%error, "a request on the local socket ended early");
+                    }
+                    drop(place);
+                });
+            }
+            Err(error) => {
+                tracing::warn!(%error, "the local socket takes no connection");
+                tokio::time::sleep(ACCEPT_PAUSE).await;
+            }
+        }
+    }
+}
+
+async fn serve(
+    mut stream: UnixStream,
+    commands: &mpsc::Sender<Command>,
+    patience: Duration,
+) -> io::Result<()> {
+    let read = timeout(patience, read_line(&mut stream, MAX_REQUEST_BYTES));
+    let reply = match read.await {
+        Ok(Ok(line)) => match serde_json::from_slice(&line) {
+            Ok(request) => answer(request, commands).await,
+            Err(_) => {
+                Reply::Error("the request is not understood: use muster-agent of the same version".into())
+            }
+        },
+        Ok(Err(error)) => return Err(error),
+        Err(_) => return Err(io::ErrorKind::TimedOut.into()),
+    };
+    let mut line = serde_json::to_vec(&reply)?;
+    line.push(b'\n');
+    timeout(patience, stream.write_all(&line)).await?
+}
+
+async fn answer(request: Request, commands: &mpsc::Sender<Command>) -> Reply {
+    let busy = || Reply::Error("the agent is busy and gave no answer: try again".to_owned());
+    let asked = async {
+        match request {
+            Request::Status => {
+                let (sender, receiver) = oneshot::channel();
+                commands.send(Command::Status(sender)).await.ok()?;
+                receiver.await.ok().map(|status| Reply::Status(Box::new(status)))
+            }
+            Request::CheckNow => {
+                commands.send(Command::CheckNow).await.ok()?;
+                Some(Reply::Done("the agent asks the controller now".into()))
+            }
+            Request::Rollback => {
+                let (sender, receiver) = oneshot::channel();
+                commands.send(Command::Rollback(sender)).await.ok()?;
+                receiver.await.ok().map(|result| result.map_or_else(Reply::Error, Reply::Done))
+            }
+        }
+    };
+    timeout(ANSWER_LIMIT, asked).await.ok().flatten().unwrap_or_else(busy)
+}
+
+/// One line without its end; longer ones are an error.
+async fn read_line(stream: &mut (impl AsyncRead + Unpin), limit: u64) -> io::Result<Vec<u8>> {
+    let mut line = Vec::new();
+    let mut stream = stream.take(limit);
+    let mut buffer = [0; 1024];
+    loop {
+        let read = stream.read(&mut buffer).await?;
+        if let Some(end) = buffer[..read].iter().position(|byte| *byte == b'\n') {
+            line.extend_from_slice(&buffer[..end]);
+            return Ok(line);
+        }
+        if read == 0 {
+            return Err(io::Error::new(io::ErrorKind::InvalidData, "the line is too long or has no end"));
+        }
+        line.extend_from_slice(&buffer[..read]);
+    }
+}
+
+/// The status as the running agent tells it.
+pub async fn status(state_dir: &Path) -> Result<Status, LocalError> {
+    match ask(state_dir, Request::Status).await? {
+        Reply::Status(status) => Ok(*status),
+        Reply::Error(sentence) => Err(LocalError::Refused(sentence)),
+        Reply::Done(other) => Err(LocalError::Malformed(other)),
+    }
+}
+
+/// Makes the running agent ask the controller now.
+pub async fn check_now(state_dir: &Path) -> Result<String, LocalError> {
+    done(ask(state_dir, Request::CheckNow).await?)
+}
+
+/// Makes the running agent go back to the system before this one.
+pub async fn rollback(state_dir: &Path) -> Result<String, LocalError> {
+    done(ask(state_dir, Request::Rollback).await?)
+}
+
+fn done(reply: Reply) -> Result<String, LocalError> {
+    match reply {
+        Reply::Done(sentence) => Ok(sentence),
+        Reply::Error(sentence) => Err(LocalError::Refused(sentence)),
+        Reply::Status(_) => Err(LocalError::Malformed("a status".into())),
+    }
+}
+
+async fn ask(state_dir: &Path, request: Request) -> Result<Reply, LocalError> {
+    let path = state_dir.join(SOCKET);
+    let failed = |source: io::Error| match source.kind() {
+        io::ErrorKind::NotFound | io::ErrorKind::ConnectionRefused => LocalError::NotRunning,
+        io::ErrorKind::PermissionDenied => LocalError::NotAllowed,
+        _ => LocalError::Socket { path: path.clone(), source },
+    };
+    let limit = ANSWER_LIMIT + READ_LIMIT;
+    let asked = async {
+        let mut stream = UnixStream::connect(&path).await.map_err(failed)?;
+        let mut line =
+            serde_json::to_vec(&request).map_err(|error| LocalError::Malformed(error.to_string()))?;
+        line.push(b'\n');
+        stream.write_all(&line).await.map_err(failed)?;
+        let line = read_line(&mut stream, MAX_REPLY_BYTES).await.map_err(failed)?;
+        serde_json::from_slice(&line).map_err(|error| LocalError::Malformed(error.to_string()))
+    };
+    timeout(limit, asked).await.map_err(|_| LocalError::Slow(limit))?
+}
+
+#[cfg(test)]
+mod tests;

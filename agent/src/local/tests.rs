@@ -1,0 +1,124 @@
+use super::*;
+
+fn a_status() -> Status {
+    Status {
+        agent_running: true,
+        agent: "0.1.0".into(),
+        machine: "cinnabar".parse().unwrap(),
+        class: Class::Nixos,
+        system: "x86_64-linux".parse().unwrap(),
+        controller: "https://muster.example".into(),
+        fleet: Sha256::of(b"fleet"),
+        phase: Phase::Confirmed,
+        phase_generation: Some(Generation::FIRST),
+        note: Some("n".repeat(10_000)),
+        verified: None,
+        runs: None,
+        holds: Holds::default(),
+        refused: None,
+        last_contact: Some(1),
+        reports_waiting: 3,
+    }
+}
+
+/// A runner that answers everything; it lives as long as the listener.
+fn runner(folder: &Path) -> Listener {
+    runner_with(folder, READ_LIMIT)
+}
+fn runner_with(folder: &Path, patience: Duration) -> Listener {
+    let (sender, mut commands) = mpsc::channel(4);
+    tokio::spawn(async move {
+        while let Some(command) = commands.recv().await {
+            match command {
+                Command::Status(reply) => drop(reply.send(a_status())),
+                Command::CheckNow => {}
+                Command::Rollback(reply) => drop(reply.send(Err("there is nothing to go back to".into()))),
+            }
+        }
+    });
+    listen_within(folder, sender, patience).unwrap()
+}
+
+/// Sends these bytes and reads what comes back.
+async fn raw(folder: &Path, bytes: &[u8]) -> String {
+    let mut stream = UnixStream::connect(folder.join(SOCKET)).await.unwrap();
+    let _ = stream.write_all(bytes).await;
+    let _ = stream.shutdown().await;
+    let mut reply = String::new();
+    let _ = stream.read_to_string(&mut reply).await;
+    reply
+}
+
+#[tokio::test]
+async fn each_request_reaches_the_runner_and_its_answer_comes_back() {
+    let folder = tempfile::tempdir().unwrap();
+    let _listener = runner(folder.path());
+    assert_eq!(status(folder.path()).await.unwrap(), a_status());
+    assert!(check_now(folder.path()).await.unwrap().contains("now"));
+    let error = rollback(folder.path()).await.unwrap_err();
+    assert_eq!(error.to_string(), "there is nothing to go back to");
+}
+
+#[tokio::test]
+async fn the_socket_is_roots_alone_and_goes_with_the_agent() {
+    let folder = tempfile::tempdir().unwrap();
+    std::fs::write(folder.path().join(SOCKET), "left by a crash").unwrap();
+    let listener = runner(folder.path());
+    let mode = std::fs::metadata(folder.path().join(SOCKET)).unwrap().permissions().mode();
+    assert_eq!(mode & 0o777, 0o600);
+    drop(listener);
+    assert!(matches!(status(folder.path()).await, Err(LocalError::NotRunning)));
+    assert!(!folder.path().join(SOCKET).exists());
+}
+
+#[tokio::test]
+async fn a_socket_that_a_crash_left_counts_as_no_agent() {
+    let folder = tempfile::tempdir().unwrap();
+    drop(UnixListener::bind(folder.path().join(SOCKET)).unwrap());
+    assert!(folder.path().join(SOCKET).exists());
+    assert!(matches!(check_now(folder.path()).await, Err(LocalError::NotRunning)));
+}
+
+#[tokio::test]
+async fn nonsense_on_the_socket_harms_nothing() {
+    let folder = tempfile::tempdir().unwrap();
+    let _listener = runner(folder.path());
+    for nonsense in [&b"\n"[..], b"{}\n", b"{\"request\":\"format-the-disk\"}\n", b"\xff\xfe\n"] {
+        assert!(raw(folder.path(), nonsense).await.contains("not understood"));
+    }
+    for nonsense in [&b""[..], b"no end", &[b'x'; 100_000]] {
+        assert_eq!(raw(folder.path(), nonsense).await, "");
+    }
+    assert_eq!(status(folder.path()).await.unwrap(), a_status());
+}
+
+#[tokio::test]
+async fn a_runner_that_is_gone_gives_a_sentence() {
+    let folder = tempfile::tempdir().unwrap();
+    let (sender, commands) = mpsc::channel(1);
+    let _listener = listen(folder.path(), sender).unwrap();
+    drop(commands);
+    assert!(status(folder.path()).await.unwrap_err().to_string().contains("try again"));
+}
+
+#[tokio::test]
+async fn clients_that_say_nothing_are_sent_away_and_others_get_their_turn() {
+    let folder = tempfile::tempdir().unwrap();
+    let _listener = runner_with(folder.path(), Duration::from_millis(50));
+    let mut silent = Vec::new();
+    for _ in 0..2 * MAX_CONNECTIONS {
+        silent.push(UnixStream::connect(folder.path().join(SOCKET)).await.unwrap());
+    }
+    assert_eq!(status(folder.path()).await.unwrap(), a_status());
+    let mut nothing = String::new();
+    assert_eq!(silent[0].read_to_string(&mut nothing).await.unwrap(), 0);
+}
+
+#[test]
+fn a_status_of_a_later_release_still_parses() {
+    let mut later = serde_json::to_value(a_status()).unwrap();
+    later["a field of the future"] = true.into();
+    later["phase"] = "teleporting".into();
+    let status: Status = serde_json::from_value(later).unwrap();
+    assert_eq!(status.phase, Phase::Unknown);
+}

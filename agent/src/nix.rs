@@ -1,0 +1,320 @@
+//! Everything that Nix is asked for.
+
+mod derivation;
+mod error;
+mod process;
+
+use std::ffi::OsString;
+use std::io;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use muster_protocol::ids::StorePath;
+use muster_protocol::machine::{Class, can_take};
+use muster_protocol::target::Target;
+use tokio::process::Command;
+
+use crate::config::Config;
+use crate::durable;
+use crate::platform::Layout;
+use derivation::Derivation;
+pub use error::NixError;
+use error::{message, tail};
+use process::Limits;
+pub use process::{RESERVE_BYTES, free_bytes};
+
+/// Longer `.drv` files are not read; the longest of nixpkgs have some hundred KiB.
+const MAX_DERIVATION_BYTES: u64 = 16 * 1024 * 1024;
+/// The limit of a question to Nix, and of setting the profile.
+const SHORT_LIMIT: Duration = Duration::from_secs(300);
+/// Where systems keep the public authorities, for caches beside ours.
+const PUBLIC_CERTIFICATES: [&str; 4] = [
+    "/etc/ssl/certs/ca-certificates.crt",
+    "/etc/ssl/certs/ca-bundle.crt",
+    "/nix/var/nix/profiles/default/etc/ssl/certs/ca-bundle.crt",
+    "/etc/ssl/cert.pem",
+];
+const MAX_CERTIFICATES_BYTES: u64 = 8 * 1024 * 1024;
+
+/// How Nix reaches the controller's cache.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct CacheAccess {
+    /// `https://…/cache`
+    pub url: String,
+    /// Holds the bearer; renewed with it, and read by Nix at each transfer.
+    pub netrc: PathBuf,
+    /// The only certificate to believe the cache by.
+    pub ca_file: Option<PathBuf>,
+}
+
+/// Runs Nix with an environment of its own: nothing of the caller's leaks in but `PATH`.
+#[derive(Debug, Clone)]
+pub struct Nix {
+    layout: Layout,
+    path: OsString,
+    home: PathBuf,
+    remote: Option<String>,
+    config: Option<String>,
+    limit: Duration,
+}
+
+impl Nix {
+    pub fn new(config: &Config, layout: &Layout) -> Self {
+        let stand_in = config.stand_in.as_ref();
+        let home = match layout.class() {
+            Class::Darwin => "/var/root",
+            Class::Nixos => "/root",
+        };
+        Self {
+            path: layout.search_path(),
+            home: layout.system(home),
+            remote: stand_in.and_then(|stand_in| stand_in.store.clone()),
+            config: stand_in.map(|stand_in| stand_in.nix_config.clone()).filter(|text| !text.is_empty()),
+            limit: Duration::from_secs(config.build_seconds),
+            layout: layout.clone(),
+        }
+    }
+
+    /// Brings a derivation and everything that it names into the store, and proves that Nix holds it for whole.
+    pub async fn fetch(&self, derivation: &StorePath, access: &CacheAccess) -> Result<(), NixError> {
+        // The root comes first, so that no garbage collection gets in between; Nix ignores it until the path is valid.
+        self.keep(derivation)?;
+        if self.valid(derivation).await? {
+            return Ok(());
+        }
+        let mut command = self.command("nix")?;
+        command.args(["--extra-experimental-features", "nix-command", "copy", "--derivation"]);
+        command.args(["--from", &access.url]);
+        // Derivations and sources are named by their content and need no key: so no key is believed here.
+        command.args(["--option", "require-sigs", "true", "--option", "trusted-public-keys", ""]);
+        self.through_cache(&mut command, access, access.ca_file.as_deref());
+        command.arg(derivation.as_str());
+        let finished = process::run(command, "fetching the derivation", &self.limits(derivation)).await?;
+        if !finished.status.success() {
+            let message = message(&finished.stderr, finished.status);
+            return Err(NixError::Fetch { derivation: derivation.clone(), message });
+        }
+        // A file that Nix refused may lie in the store's folder all the same; only its database tells.
+        if self.valid(derivation).await? { Ok(()) } else { Err(NixError::NotValid(derivation.clone())) }
+    }
+
+    /// Builds the target's derivation, keeps the result from garbage collection by `root_link`, and compares it with
+    /// what was signed, before building and after.
+    ///
+    /// Outputs come from the machine's own substituters under the keys of its own nix.conf, as for everything else that
+    /// it builds. The controller's cache is asked only when the signed target names keys, and they are added for this
+    /// one build. Signatures are required whatever nix.conf says, so nothing unsigned comes in by either way.
+    pub async fn realise(
+        &self,
+        target: &Target,
+        access: &CacheAccess,
+        root_link: &Path,
+    ) -> Result<StorePath, NixError> {
+        self.inspect(target).await?;
+        if let Some(folder) = root_link.parent() {
+            std::fs::create_dir_all(folder).map_err(|source| Self::root_error(root_link, &source))?;
+        }
+        let mut command = self.command("nix-store")?;
+        command.args(["--option", "require-sigs", "true"]);
+        if !target.trusted_nix_keys.is_empty() {
+            command.args(["--option", "extra-trusted-public-keys", &target.trusted_nix_keys.join(" ")]);
+            command.args(["--option", "extra-substituters", &access.url]);
+            let bundle = self.bundle(access)?;
+            self.through_cache(&mut command, access, bundle.as_deref());
+        }
+        command
+            .args(["--realise", target.derivation.as_str(), "--add-root"])
+            .arg(root_link)
+            .arg("--indirect");
+        tracing::info!(generation = %target.generation, derivation = %target.derivation, "building");
+        let finished = process::run(command, "building", &self.limits(&target.derivation)).await?;
+        if !finished.status.success() {
+            return Err(NixError::Build {
+                derivation: target.derivation.clone(),
+                message: message(&finished.stderr, finished.status),
+                log: tail(&finished.stderr),
+                // Nix ends with 100 and more when a build itself failed, and with 1 when something was in its way.
+                permanent: finished.status.code().is_some_and(|code| code >= 100),
+            });
+        }
+        let built = std::fs::read_link(root_link).map_err(|source| Self::root_error(root_link, &source))?;
+        match self.layout.logical(&built) {
+            Some(path) if path == target.output => Ok(path),
+            _ => Err(NixError::WrongOutput {
+                derivation: target.derivation.clone(),
+                wanted: target.output.clone(),
+                found: built.display().to_string(),
+            }),
+        }
+    }
+
+    /// Refuses a derivation of another platform (I6) or another output before anything is built.
+    async fn inspect(&self, target: &Target) -> Result<(), NixError> {
+        let path = &target.derivation;
+        if !self.valid(path).await? {
+            return Err(NixError::NotValid(path.clone()));
+        }
+        let unreadable = |detail: String| NixError::Derivation { path: path.clone(), detail };
+        let bytes = durable::read(&self.layout.physical(path), MAX_DERIVATION_BYTES)
+            .map_err(|error| unreadable(error.to_string()))?
+            .ok_or_else(|| unreadable("its file is not there".into()))?;
+        let derivation = Derivation::parse(&String::from_utf8_lossy(&bytes))
+            .map_err(|detail| unreadable(detail.to_owned()))?;
+        let platform = |source| NixError::Platform { derivation: path.clone(), source };
+        let system = derivation.platform.parse().map_err(platform)?;
+        can_take((target.class, &target.system), self.layout.class(), &system).map_err(platform)?;
+        if !derivation.outputs.iter().any(|output| output == target.output.as_str()) {
+            return Err(NixError::WrongOutput {
+                derivation: path.clone(),
+                wanted: target.output.clone(),
+                found: derivation.outputs.join(" "),
+            });
+        }
+        Ok(())
+    }
+
+    /// Makes `path` the system profile. Used by the activator, which has no runtime.
+    pub fn set_profile(&self, path: &StorePath) -> Result<(), NixError> {
+        let profile = self.layout.profile();
+        if let Some(folder) = profile.parent() {
+            std::fs::create_dir_all(folder).map_err(|source| Self::root_error(&profile, &source))?;
+        }
+        let mut command = self.sync_command("nix-env")?;
+        command.arg("-p").arg(&profile).args(["--set", path.as_str()]);
+        let (status, stderr) = process::run_sync(command, "setting the system profile", SHORT_LIMIT)?;
+        if status.success() {
+            return Ok(());
+        }
+        let what = format!("the system profile cannot be set to {path}");
+        Err(NixError::Failed { what, message: message(&stderr, status) })
+    }
+
+    /// Whether Nix holds this path for whole. That a file is there proves nothing.
+    pub fn is_valid(&self, path: &StorePath) -> Result<bool, NixError> {
+        let mut command = self.sync_command("nix-store")?;
+        command.args(["--check-validity", path.as_str()]);
+        let (status, stderr) = process::run_sync(command, "asking Nix for a path", SHORT_LIMIT)?;
+        validity(path, status, &stderr)
+    }
+
+    async fn valid(&self, path: &StorePath) -> Result<bool, NixError> {
+        let mut command = self.command("nix-store")?;
+        command.args(["--check-validity", path.as_str()]);
+        let limits = Limits { time: SHORT_LIMIT, disk: None };
+        let finished = process::run(command, "asking Nix for a path", &limits).await?;
+        validity(path, finished.status, &finished.stderr)
+    }
+
+    /// What `nix --version` says.
+    pub fn version(&self) -> Result<String, NixError> {
+        let mut command = self.sync_command("nix-store")?;
+        command.arg("--version");
+        let (status, text) = process::run_sync(command, "asking Nix for its version", SHORT_LIMIT)?;
+        if status.success() {
+            // Warnings about the configuration may stand round it.
+            return Ok(text.lines().find(|line| line.starts_with("nix")).unwrap_or(&text).trim().to_owned());
+        }
+        Err(NixError::Failed { what: "Nix does not run".into(), message: message(&text, status) })
+    }
+
+    /// Where Nix's program lies.
+    pub fn find(&self, program: &str) -> Result<PathBuf, NixError> {
+        std::env::split_paths(&self.path)
+            .map(|folder| folder.join(program))
+            .find(|file| file.is_file())
+            .ok_or_else(|| NixError::NotFound {
+                program: program.to_owned(),
+                searched: self.path.to_string_lossy().into_owned(),
+            })
+    }
+
+    /// Keeps the derivation from garbage collection until another one takes its place.
+    fn keep(&self, derivation: &StorePath) -> Result<(), NixError> {
+        let folder = self.layout.gcroots();
+        let (link, temporary) = (folder.join("derivation"), folder.join("derivation.new"));
+        let linked = std::fs::create_dir_all(&folder)
+            .and_then(|()| durable::remove(&temporary))
+            .and_then(|()| std::os::unix::fs::symlink(derivation.as_str(), &temporary))
+            .and_then(|()| std::fs::rename(&temporary, &link));
+        linked.map_err(|source| Self::root_error(&link, &source))
+    }
+
+    fn root_error(link: &Path, source: &io::Error) -> NixError {
+        NixError::Failed { what: format!("{} cannot be made", link.display()), message: source.to_string() }
+    }
+
+    fn limits(&self, path: &StorePath) -> Limits {
+        let file = self.layout.physical(path);
+        // A store that was never used has no folder yet; it will lie on the disk of the first one above it.
+        let disk = file.ancestors().skip(1).find(|folder| folder.is_dir());
+        Limits { time: self.limit, disk: disk.map(|folder| (folder.to_path_buf(), RESERVE_BYTES)) }
+    }
+
+    fn through_cache(&self, command: &mut Command, access: &CacheAccess, certificates: Option<&Path>) {
+        command.arg("--option").arg("netrc-file").arg(&access.netrc);
+        // What the cache did not have a minute ago it may have now.
+        command.args([
+            "--option",
+            "narinfo-cache-negative-ttl",
+            "0",
+            "--option",
+            "narinfo-cache-positive-ttl",
+            "0",
+        ]);
+        if let Some(certificates) = certificates {
+            // The option ssl-cert-file is younger than Nix 2.8; the variable works everywhere.
+            command.env("NIX_SSL_CERT_FILE", certificates);
+        }
+    }
+
+    /// The pinned certificate and the public ones in one file, since Nix takes one file for all its substituters.
+    fn bundle(&self, access: &CacheAccess) -> Result<Option<PathBuf>, NixError> {
+        let Some(ca) = &access.ca_file else { return Ok(None) };
+        let bundle = self.layout.state("ca-bundle.pem");
+        let made = durable::read(ca, MAX_CERTIFICATES_BYTES).and_then(|ca| {
+            let mut pem = ca.ok_or_else(|| io::Error::from(io::ErrorKind::NotFound))?;
+            for public in PUBLIC_CERTIFICATES {
+                if let Some(public) = durable::read(Path::new(public), MAX_CERTIFICATES_BYTES)? {
+                    pem.extend_from_slice(&public);
+                    break;
+                }
+            }
+            durable::write(&bundle, &pem, 0o644)
+        });
+        made.map_err(|source| Self::root_error(&bundle, &source))?;
+        Ok(Some(bundle))
+    }
+
+    fn command(&self, program: &str) -> Result<Command, NixError> {
+        let mut command = Command::from(self.sync_command(program)?);
+        command.kill_on_drop(false);
+        Ok(command)
+    }
+
+    fn sync_command(&self, program: &str) -> Result<std::process::Command, NixError> {
+        let mut command = std::process::Command::new(self.find(program)?);
+        command.env_clear().env("PATH", &self.path).env("HOME", &self.home).env("LC_ALL", "C");
+        command.env("USER", "root").current_dir("/");
+        if let Some(remote) = &self.remote {
+            command.env("NIX_REMOTE", remote);
+        }
+        if let Some(config) = &self.config {
+            command.env("NIX_CONFIG", config);
+        }
+        Ok(command)
+    }
+}
+
+fn validity(path: &StorePath, status: std::process::ExitStatus, output: &str) -> Result<bool, NixError> {
+    if status.success() {
+        return Ok(true);
+    }
+    // Any other failure says nothing of the path.
+    if output.contains("is not valid") {
+        return Ok(false);
+    }
+    Err(NixError::Failed {
+        what: format!("Nix does not say whether {path} is valid"),
+        message: message(output, status),
+    })
+}

@@ -1,0 +1,126 @@
+//! What can go wrong with Nix, and its own words cut to what matters.
+
+use std::io;
+use std::process::ExitStatus;
+use std::time::Duration;
+
+use muster_protocol::ids::StorePath;
+use muster_protocol::machine::MachineError;
+use muster_protocol::report::{Attack, MAX_LOG_TAIL};
+
+/// The longest message of Nix that a sentence carries.
+const MAX_MESSAGE: usize = 600;
+
+#[derive(Debug, thiserror::Error)]
+pub enum NixError {
+    #[error("there is no {program} on this machine (looked in {searched}): install Nix")]
+    NotFound { program: String, searched: String },
+    #[error("{program} cannot be run: {source}")]
+    Run { program: String, source: io::Error },
+    #[error("{what} took longer than {} s and was ended", limit.as_secs())]
+    TimedOut { what: String, limit: Duration },
+    #[error("the disk of the Nix store has less than {} MiB left: free some space, for example with nix-collect-garbage", .0 / 1024 / 1024)]
+    NoSpace(u64),
+    #[error("{derivation} cannot be fetched from the controller's cache: {message}")]
+    Fetch { derivation: StorePath, message: String },
+    #[error("Nix refuses {0}: what the cache gave is not what its name says")]
+    NotValid(StorePath),
+    #[error("{path} is no derivation that can be read: {detail}")]
+    Derivation { path: StorePath, detail: String },
+    #[error("{derivation}: {source}")]
+    Platform { derivation: StorePath, source: MachineError },
+    #[error("{derivation} makes {found}, but {wanted} was signed; nothing was activated")]
+    WrongOutput { derivation: StorePath, wanted: StorePath, found: String },
+    /// `log` is the end of the build's output.
+    #[error("{derivation} cannot be built: {message}")]
+    Build { derivation: StorePath, message: String, log: String, permanent: bool },
+    #[error("{what}: {message}")]
+    Failed { what: String, message: String },
+}
+
+impl NixError {
+    /// What it would have been, had it been believed.
+    pub fn attack(&self) -> Option<Attack> {
+        match self {
+            Self::WrongOutput { .. } => Some(Attack::WrongOutput),
+            Self::Platform { .. } => Some(Attack::WrongClass),
+            _ => None,
+        }
+    }
+    /// Whether the same derivation would fail in the same way again.
+    pub fn is_permanent(&self) -> bool {
+        match self {
+            Self::WrongOutput { .. } | Self::Platform { .. } | Self::Derivation { .. } => true,
+            Self::Build { permanent, .. } => *permanent,
+            _ => false,
+        }
+    }
+    /// For a report: the end of the build's output where there is one, else the sentence.
+    pub fn detail(&self) -> String {
+        match self {
+            Self::Build { log, .. } if !log.is_empty() => log.clone(),
+            other => other.to_string(),
+        }
+    }
+}
+
+/// Nix's error in one line: from the first `error:` on, without colours and without advice about flags.
+pub fn message(output: &str, status: ExitStatus) -> String {
+    let plain = without_colours(output);
+    let lines: Vec<&str> = plain.lines().map(str::trim).filter(|line| !line.is_empty()).collect();
+    let first =
+        lines.iter().position(|line| line.starts_with("error:")).unwrap_or(lines.len().saturating_sub(3));
+    let useful = lines[first..].iter().filter(|line| !line.starts_with("(use '--"));
+    let mut text = useful.copied().collect::<Vec<_>>().join(" ");
+    if let Some(rest) = text.strip_prefix("error: ") {
+        text = rest.to_owned();
+    }
+    if text.len() > MAX_MESSAGE {
+        text.truncate(text.floor_char_boundary(MAX_MESSAGE));
+        text.push('…');
+    }
+    if text.is_empty() { format!("it ended with {status} and said nothing") } else { text }
+}
+
+/// The end of an output, as much as a report carries.
+pub fn tail(output: &str) -> String {
+    let plain = without_colours(output);
+    plain[plain.ceil_char_boundary(plain.len().saturating_sub(MAX_LOG_TAIL))..].to_owned()
+}
+
+/// Removes ANSI escape sequences (`ESC [ … letter`).
+fn without_colours(text: &str) -> String {
+    let mut plain = String::with_capacity(text.len());
+    let mut rest = text.chars();
+    while let Some(character) = rest.next() {
+        if character != '\u{1b}' {
+            plain.push(character);
+        } else if rest.next() == Some('[') {
+            let _ = rest.find(char::is_ascii_alphabetic);
+        }
+    }
+    plain
+}
+
+#[cfg(test)]
+mod tests {
+    use std::os::unix::process::ExitStatusExt as _;
+
+    use super::*;
+
+    #[test]
+    fn nixs_message_is_cut_to_what_matters() {
+        let output = "these derivations will be built:\n  /nix/store/x.drv\n\u{1b}[31;1merror:\u{1b}[0m builder for \
+            '/nix/store/x.drv' failed with exit code 1;\n       last 1 log lines:\n       > no\n(use '--show-trace' to see)\n";
+        let text = message(output, ExitStatus::from_raw(256));
+        assert_eq!(text, "builder for '/nix/store/x.drv' failed with exit code 1; last 1 log lines: > no");
+        assert!(message(&format!("error: {}", "é".repeat(5000)), ExitStatus::from_raw(256)).len() < 700);
+        assert!(message("", ExitStatus::from_raw(256)).contains("said nothing"));
+    }
+
+    #[test]
+    fn the_end_of_an_output_fits_a_report() {
+        let log = tail(&"é\n".repeat(10_000));
+        assert!(log.len() <= MAX_LOG_TAIL && log.len() > MAX_LOG_TAIL - 4);
+    }
+}

@@ -1,0 +1,239 @@
+//! Runs one Nix process with limits on time, memory and disk, and ends its whole group when it is not wanted any more.
+
+use std::io::{self, Read as _};
+use std::path::{Path, PathBuf};
+use std::process::{ExitStatus, Stdio};
+use std::time::Duration;
+
+use muster_protocol::clock::{Clock as _, SystemClock};
+use rustix::process::{Pid, Signal, kill_process_group};
+use tokio::io::{AsyncRead, AsyncReadExt as _};
+use tokio::process::{Child, Command};
+
+use super::NixError;
+
+/// How much of the output is kept, from its end.
+const TAIL_BYTES: usize = 16 * 1024;
+/// The longest line that is logged.
+const MAX_LOG_LINE: usize = 1024;
+/// Nix ends its builders itself when it is asked to; afterwards the group is killed.
+const GRACE: Duration = Duration::from_secs(10);
+/// How often the free space is looked at.
+const SPACE_INTERVAL: Duration = Duration::from_secs(2);
+/// Below this a fetch or a build is ended, so that the agent and the machine can still write.
+pub const RESERVE_BYTES: u64 = 128 * 1024 * 1024;
+
+/// What a process left.
+pub struct Finished {
+    pub status: ExitStatus,
+    /// The end of what it wrote to stderr.
+    pub stderr: String,
+}
+
+/// Limits of one process.
+pub struct Limits {
+    pub time: Duration,
+    /// A folder of the disk whose free space is watched, and how much must stay free.
+    pub disk: Option<(PathBuf, u64)>,
+}
+
+/// Runs `command` to its end. Dropping the future ends it.
+pub async fn run(mut command: Command, what: &str, limits: &Limits) -> Result<Finished, NixError> {
+    let program = command.as_std().get_program().to_string_lossy().into_owned();
+    command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::piped()).process_group(0);
+    let mut child = command.spawn().map_err(|source| NixError::Run { program: program.clone(), source })?;
+    let stderr = child.stderr.take();
+    let mut group = Group { child: Some(child) };
+    let work = async {
+        let stderr = follow(stderr).await;
+        let status = group.wait().await.map_err(|source| NixError::Run { program, source })?;
+        Ok(Finished { status, stderr })
+    };
+    tokio::select! {
+        finished = tokio::time::timeout(limits.time, work) => {
+            finished.unwrap_or_else(|_| Err(NixError::TimedOut { what: what.to_owned(), limit: limits.time }))
+        }
+        reserve = watch(limits.disk.as_ref()) => Err(NixError::NoSpace(reserve)),
+    }
+}
+
+/// Ends when less than the reserve is free.
+async fn watch(disk: Option<&(PathBuf, u64)>) -> u64 {
+    loop {
+        if let Some((folder, reserve)) = disk
+            && free_bytes(folder).is_ok_and(|free| free < *reserve)
+        {
+            return *reserve;
+        }
+        tokio::time::sleep(SPACE_INTERVAL).await;
+    }
+}
+
+/// What an unprivileged process could still write below `folder`.
+pub fn free_bytes(folder: &Path) -> io::Result<u64> {
+    let stat = rustix::fs::statvfs(folder)?;
+    Ok(stat.f_bavail.saturating_mul(stat.f_frsize))
+}
+
+/// The end of a long output; each line goes to the log as it comes.
+async fn follow(stream: Option<impl AsyncRead + Unpin>) -> String {
+    let Some(mut stream) = stream else { return String::new() };
+    let (mut tail, mut line, mut buffer) = (Vec::new(), Vec::new(), [0; 4096]);
+    while let Ok(read @ 1..) = stream.read(&mut buffer).await {
+        for &byte in &buffer[..read] {
+            if byte == b'\n' {
+                tracing::debug!(target: "muster_agent::nix", "{}", String::from_utf8_lossy(&line));
+                line.clear();
+            } else if line.len() < MAX_LOG_LINE {
+                line.push(byte);
+            }
+        }
+        tail.extend_from_slice(&buffer[..read]);
+        if tail.len() > 2 * TAIL_BYTES {
+            tail.drain(..tail.len() - TAIL_BYTES);
+        }
+    }
+    String::from_utf8_lossy(&tail[tail.len().saturating_sub(TAIL_BYTES)..]).into_owned()
+}
+
+/// A child that leads its own process group; when dropped before its end the whole group is ended.
+struct Group {
+    child: Option<Child>,
+}
+
+impl Group {
+    async fn wait(&mut self) -> io::Result<ExitStatus> {
+        let Some(child) = &mut self.child else { return Err(io::Error::other("it was waited for twice")) };
+        let status = child.wait().await?;
+        self.child = None;
+        Ok(status)
+    }
+}
+
+impl Drop for Group {
+    fn drop(&mut self) {
+        let Some(mut child) = self.child.take() else { return };
+        let Some(group) = child.id().and_then(|id| Pid::from_raw(i32::try_from(id).ok()?)) else { return };
+        let _ = kill_process_group(group, Signal::TERM);
+        let Ok(runtime) = tokio::runtime::Handle::try_current() else {
+            let _ = kill_process_group(group, Signal::KILL);
+            return;
+        };
+        runtime.spawn(async move {
+            let _ = tokio::time::timeout(GRACE, child.wait()).await;
+            let _ = kill_process_group(group, Signal::KILL);
+        });
+    }
+}
+
+/// Runs a short command without a runtime and returns its status and everything that it wrote (stdout, then stderr).
+pub fn run_sync(
+    mut command: std::process::Command,
+    what: &str,
+    limit: Duration,
+) -> Result<(ExitStatus, String), NixError> {
+    use std::os::unix::process::CommandExt as _;
+    let program = command.get_program().to_string_lossy().into_owned();
+    let failed = |source| NixError::Run { program: program.clone(), source };
+    command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped()).process_group(0);
+    let mut child = command.spawn().map_err(failed)?;
+    let readers = (child.stdout.take().map(read_in_thread), child.stderr.take().map(read_in_thread));
+    let clock = SystemClock::new();
+    let status = loop {
+        if let Some(status) = child.try_wait().map_err(failed)? {
+            break status;
+        }
+        if clock.awake() > limit {
+            if let Some(group) = i32::try_from(child.id()).ok().and_then(Pid::from_raw) {
+                let _ = kill_process_group(group, Signal::KILL);
+            }
+            let _ = child.wait();
+            return Err(NixError::TimedOut { what: what.to_owned(), limit });
+        }
+        std::thread::sleep(Duration::from_millis(2));
+    };
+    let text = |reader: Option<std::thread::JoinHandle<String>>| {
+        reader.and_then(|reader| reader.join().ok()).unwrap_or_default()
+    };
+    Ok((status, text(readers.0) + &text(readers.1)))
+}
+
+fn read_in_thread(stream: impl io::Read + Send + 'static) -> std::thread::JoinHandle<String> {
+    std::thread::spawn(move || {
+        let mut start = Vec::new();
+        let mut stream = stream;
+        let _ = io::Read::take(&mut stream, TAIL_BYTES as u64).read_to_end(&mut start);
+        // A full pipe would stop the process, so the rest is read as well.
+        let _ = io::copy(&mut stream, &mut io::sink());
+        String::from_utf8_lossy(&start).into_owned()
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn sh(script: &str) -> Command {
+        let mut command = Command::new("/bin/sh");
+        command.args(["-c", script]);
+        command
+    }
+    fn limits(time: Duration) -> Limits {
+        Limits { time, disk: None }
+    }
+
+    #[tokio::test]
+    async fn the_end_of_a_long_output_is_kept_and_nothing_more() {
+        let script = "i=0; while [ $i -lt 20000 ]; do echo line $i >&2; i=$((i+1)); done; exit 3";
+        let finished = run(sh(script), "it", &limits(Duration::from_secs(60))).await.unwrap();
+        assert_eq!(finished.status.code(), Some(3));
+        assert!(finished.stderr.ends_with("line 19999\n") && finished.stderr.len() <= TAIL_BYTES);
+    }
+
+    #[tokio::test]
+    async fn what_takes_too_long_is_ended_with_its_whole_group() {
+        let folder = tempfile::tempdir().unwrap();
+        let file = folder.path().join("pid");
+        let script = format!("sleep 1000 & echo $! > {}; wait", file.display());
+        let error = run(sh(&script), "waiting", &limits(Duration::from_millis(300))).await.err().unwrap();
+        assert!(matches!(error, NixError::TimedOut { .. }), "{error}");
+        let child: i32 = std::fs::read_to_string(&file).unwrap().trim().parse().unwrap();
+        let child = Pid::from_raw(child).unwrap();
+        // The orphan is reaped by init; until then it is a zombie, which is dead as well.
+        let alive = || {
+            rustix::process::test_kill_process(child).is_ok()
+                && !std::fs::read_to_string(format!("/proc/{}/stat", child.as_raw_nonzero()))
+                    .is_ok_and(|stat| stat.contains(") Z "))
+        };
+        tokio::time::timeout(Duration::from_secs(20), async {
+            while alive() {
+                tokio::time::sleep(Duration::from_millis(5)).await;
+            }
+        })
+        .await
+        .unwrap();
+    }
+
+    #[tokio::test]
+    async fn a_disk_that_runs_full_ends_it() {
+        let disk = Some((PathBuf::from("/"), u64::MAX));
+        let limits = Limits { time: Duration::from_secs(60), disk };
+        let error = run(sh("sleep 1000"), "it", &limits).await.err().unwrap();
+        assert!(matches!(error, NixError::NoSpace(_)), "{error}");
+    }
+
+    #[test]
+    fn a_short_command_gives_all_that_it_wrote_and_is_ended_at_its_limit() {
+        let command = |script: &str| {
+            let mut command = std::process::Command::new("/bin/sh");
+            command.args(["-c", script]);
+            command
+        };
+        let script = "echo out; echo err >&2; head -c 300000 /dev/zero; exit 4";
+        let (status, text) = run_sync(command(script), "it", Duration::from_secs(60)).unwrap();
+        assert_eq!(status.code(), Some(4));
+        assert!(text.starts_with("out\n") && text.ends_with("err\n") && text.len() < 2 * TAIL_BYTES);
+        let late = run_sync(command("sleep 1000"), "waiting", Duration::from_millis(50));
+        assert!(matches!(late, Err(NixError::TimedOut { .. })));
+    }
+}

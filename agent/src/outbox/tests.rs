@@ -1,0 +1,211 @@
+use muster_protocol::report::{Attack, Reason, Step};
+
+use super::*;
+
+fn machine() -> MachineName {
+    "cinnabar".parse().unwrap()
+}
+fn open(folder: &Path) -> Outbox {
+    Outbox::open(folder).unwrap()
+}
+/// An event that can be told from others.
+fn event(n: u64) -> EventKind {
+    EventKind::Fetched { ms: n }
+}
+fn push(outbox: &mut Outbox, n: u64) -> u64 {
+    outbox.push(1000, None, event(n)).unwrap()
+}
+/// What waits, as number and content.
+fn waiting(outbox: &Outbox) -> Vec<(u64, EventKind)> {
+    let events = outbox.batch(&machine()).map(|batch| batch.events).unwrap_or_default();
+    events.into_iter().map(|event| (event.seq, event.kind)).collect()
+}
+fn files(folder: &Path) -> Vec<String> {
+    let mut names: Vec<_> =
+        fs::read_dir(folder).unwrap().map(|f| f.unwrap().file_name().into_string().unwrap()).collect();
+    names.sort();
+    names
+}
+
+#[test]
+fn i7_events_wait_in_order_until_they_are_accepted() {
+    let folder = tempfile::tempdir().unwrap();
+    let mut outbox = open(folder.path());
+    assert!(outbox.batch(&machine()).is_none());
+    for n in 1..=12 {
+        assert_eq!(push(&mut outbox, n), n);
+    }
+    let again = open(folder.path());
+    assert_eq!(waiting(&again), (1..=12).map(|n| (n, event(n))).collect::<Vec<_>>());
+    outbox.accepted(7).unwrap();
+    let again = open(folder.path());
+    let batch = again.batch(&machine()).unwrap();
+    assert_eq!((batch.oldest, batch.events.len()), (8, 5));
+    // A reply that comes a second time, or late, changes nothing.
+    outbox.accepted(7).unwrap();
+    outbox.accepted(3).unwrap();
+    assert_eq!(outbox.len(), 5);
+}
+
+#[test]
+fn i7_no_number_is_used_twice_though_the_queue_is_empty_and_the_agent_restarts() {
+    let folder = tempfile::tempdir().unwrap();
+    let mut number = 0;
+    for round in 1..=5 {
+        let mut outbox = open(folder.path());
+        for _ in 0..round {
+            number += 1;
+            assert_eq!(push(&mut outbox, number), number);
+        }
+        outbox.accepted(number).unwrap();
+        assert!(outbox.is_empty());
+        assert_eq!(files(folder.path()), [format!("{number}.done")], "nothing piles up");
+    }
+}
+
+/// Every state that a crash in [`Outbox::accepted`] can leave: the marker is made first, then files go one by one.
+#[test]
+fn i7_a_crash_while_events_are_forgotten_repeats_none_and_loses_none() {
+    for removed in 0..=3u64 {
+        let folder = tempfile::tempdir().unwrap();
+        let mut outbox = open(folder.path());
+        for n in 1..=4 {
+            push(&mut outbox, n);
+        }
+        fs::rename(folder.path().join("4.json"), folder.path().join("4.done")).unwrap();
+        for n in 1..=removed {
+            fs::remove_file(folder.path().join(format!("{n}.json"))).unwrap();
+        }
+        let mut outbox = open(folder.path());
+        assert!(outbox.is_empty(), "after {removed} files");
+        assert_eq!(push(&mut outbox, 5), 5);
+    }
+}
+
+#[test]
+fn a_push_that_a_crash_cut_short_never_was() {
+    let folder = tempfile::tempdir().unwrap();
+    let mut outbox = open(folder.path());
+    push(&mut outbox, 1);
+    for text in ["", "{\"seq\":2,\"at\":1,\"ki"] {
+        fs::write(folder.path().join("2.json.new"), text).unwrap();
+        let again = open(folder.path());
+        assert_eq!(waiting(&again), [(1, event(1))]);
+        assert_eq!(files(folder.path()), ["1.json"]);
+        assert_eq!(again.last(), 1);
+        assert_eq!(again.bytes(), outbox.bytes());
+        drop(again);
+        outbox = open(folder.path());
+    }
+    assert_eq!(push(&mut outbox, 2), 2);
+}
+
+#[test]
+fn an_event_that_the_disk_lost_keeps_its_number_and_holds_nothing_up() {
+    let folder = tempfile::tempdir().unwrap();
+    let mut outbox = open(folder.path());
+    for n in 1..=3 {
+        push(&mut outbox, n);
+    }
+    let whole = fs::read(folder.path().join("2.json")).unwrap();
+    for cut in 0..whole.len() {
+        fs::write(folder.path().join("2.json"), &whole[..cut]).unwrap();
+        let again = open(folder.path());
+        assert_eq!(waiting(&again), [(1, event(1)), (2, EventKind::Unknown), (3, event(3))], "cut at {cut}");
+        let sent = serde_json::to_vec(&again.batch(&machine())).unwrap();
+        assert_eq!(serde_json::from_slice::<Batch>(&sent).unwrap().events.len(), 3);
+    }
+}
+
+#[test]
+fn a_batch_keeps_to_its_bounds_and_the_rest_follows() {
+    let folder = tempfile::tempdir().unwrap();
+    let mut outbox = open(folder.path());
+    let long =
+        || EventKind::Failed { step: Step::Build, detail: "\u{1}".repeat(MAX_LOG_TAIL), quarantined: true };
+    for _ in 0..60 {
+        outbox.push(1, None, long()).unwrap();
+    }
+    for n in 61..=400 {
+        push(&mut outbox, n);
+    }
+    let mut next = 1;
+    while let Some(batch) = outbox.batch(&machine()) {
+        assert_eq!(batch.oldest, next);
+        assert!(batch.events.len() <= MAX_BATCH_EVENTS);
+        assert!(serde_json::to_vec(&batch).unwrap().len() <= MAX_BATCH_BYTES);
+        for event in &batch.events {
+            assert_eq!(event.seq, next);
+            next += 1;
+        }
+        outbox.accepted(next - 1).unwrap();
+    }
+    assert_eq!(next, 401);
+}
+
+#[test]
+fn texts_are_cut_to_what_a_report_carries() {
+    let folder = tempfile::tempdir().unwrap();
+    let mut outbox = open(folder.path());
+    let running = "/nix/store/1c0bm0n2hg4kd2x7q2g5p1l1c4cx8kpl-x".parse().unwrap();
+    let long = format!("{}the end", "é".repeat(100_000));
+    let reason = Reason::Deadline;
+    for kind in [
+        EventKind::NeedsHuman { detail: long.clone() },
+        EventKind::Refused { attack: Attack::Freeze, detail: long.clone() },
+        EventKind::RolledBack { running, reason, detail: long.clone(), quarantined: false },
+    ] {
+        outbox.push(1, None, kind).unwrap();
+    }
+    let degraded = vec![long; 1000];
+    let running = "/nix/store/1c0bm0n2hg4kd2x7q2g5p1l1c4cx8kpl-x".parse().unwrap();
+    outbox.push(1, None, EventKind::Confirmed { running, ms: 1, degraded }).unwrap();
+    let batch = outbox.batch(&machine()).unwrap();
+    assert_eq!(batch.events.len(), 4);
+    let text = serde_json::to_string(&batch).unwrap();
+    assert!(text.len() < 6 * MAX_LOG_TAIL && text.matches("the end").count() == 3, "{}", text.len());
+}
+
+#[test]
+fn what_a_full_disk_refuses_does_not_count() {
+    let folder = tempfile::tempdir().unwrap();
+    let mut outbox = open(folder.path());
+    push(&mut outbox, 1);
+    // A folder in the place of the temporary file stops the write as a full disk does.
+    fs::create_dir(folder.path().join("2.json.new")).unwrap();
+    assert!(outbox.push(1, None, event(2)).is_err());
+    assert_eq!((outbox.last(), outbox.len()), (1, 1));
+    fs::remove_dir(folder.path().join("2.json.new")).unwrap();
+    assert_eq!(push(&mut outbox, 2), 2);
+}
+
+#[test]
+fn a_controller_that_knows_more_makes_the_count_go_on_after_it() {
+    let folder = tempfile::tempdir().unwrap();
+    let mut outbox = open(folder.path());
+    outbox.accepted(41).unwrap();
+    assert_eq!(open(folder.path()).last(), 41);
+    assert_eq!(push(&mut outbox, 1), 42);
+    push(&mut outbox, 2);
+    outbox.accepted(500).unwrap();
+    assert_eq!(waiting(&outbox), [(501, event(1)), (502, event(2))]);
+    assert_eq!(waiting(&open(folder.path())), waiting(&outbox));
+}
+
+#[test]
+fn a_crash_while_numbers_are_moved_keeps_the_order() {
+    for moved in 0..=3u64 {
+        let folder = tempfile::tempdir().unwrap();
+        let mut outbox = open(folder.path());
+        for n in 1..=3 {
+            push(&mut outbox, n);
+        }
+        for n in 1..=moved {
+            let (old, new) = (format!("{n}.json"), format!("{}.json", 500 + n));
+            fs::rename(folder.path().join(old), folder.path().join(new)).unwrap();
+        }
+        let mut outbox = open(folder.path());
+        outbox.accepted(500).unwrap();
+        assert_eq!(waiting(&outbox), [(501, event(1)), (502, event(2)), (503, event(3))], "{moved} moved");
+    }
+}

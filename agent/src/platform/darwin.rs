@@ -1,0 +1,375 @@
+//! macOS: launchd and nix-darwin's `activate`.
+
+use std::collections::BTreeMap;
+use std::os::unix::fs::MetadataExt as _;
+use std::path::PathBuf;
+use std::process::Command;
+use std::time::Duration;
+
+use muster_protocol::ids::{Generation, StorePath};
+use muster_protocol::target::Action;
+use serde::Serialize;
+
+use super::process::Finished;
+use super::{Layout, Outcome, Platform, PlatformError, Preflight, ask, finish, run, stand_in_boot_id};
+use crate::durable;
+
+const ACTIVATOR_LABEL: &str = "org.muster.activator";
+const AGENT_LABEL: &str = "org.muster.agent";
+const AGENT_PLIST: &str = "/Library/LaunchDaemons/org.muster.agent.plist";
+/// The limit of a system's own checks.
+const CHECK_LIMIT: Duration = Duration::from_secs(300);
+/// What newer closures write into an `activate-user` that is not to be run any more.
+const DEPRECATED: &str = "# nix-darwin: deprecated";
+/// A script with this word stops after its checks when it is asked to; an older one would really activate.
+const CHECK_VARIABLE: &str = "checkActivation";
+
+pub struct Darwin {
+    layout: Layout,
+    activator: Vec<String>,
+}
+
+/// A one-shot launchd job.
+#[derive(Serialize)]
+#[serde(rename_all = "PascalCase")]
+struct Job<'a> {
+    label: &'a str,
+    program_arguments: &'a [String],
+    environment_variables: BTreeMap<&'a str, String>,
+    run_at_load: bool,
+    /// Without it, unloading the job would kill the activation's children.
+    abandon_process_group: bool,
+    standard_out_path: String,
+    standard_error_path: String,
+}
+
+impl Darwin {
+    /// `activator` is the program to start, with its arguments.
+    pub fn new(layout: Layout, activator: Vec<String>) -> Self {
+        Self { layout, activator }
+    }
+
+    /// Newer scripts begin with `env -i`; older ones want these three.
+    fn as_root(&self, system: &StorePath) -> Command {
+        let mut command = Command::new(self.script(system));
+        command.env_clear().env("HOME", "/var/root").env("USER", "root");
+        command.env("PATH", self.layout.search_path()).current_dir("/");
+        command
+    }
+
+    /// The script of closures before 25.05 that has to run as the primary user, if this is one.
+    fn user_script(&self, system: &StorePath) -> Option<PathBuf> {
+        let script = self.layout.physical(system).join("activate-user");
+        let text = std::fs::read_to_string(&script).ok()?;
+        (!text.lines().any(|line| line.trim() == DEPRECATED)).then_some(script)
+    }
+
+    /// Runs it as whoever is logged in; `None` where nobody is.
+    fn activate_user(&self, script: PathBuf, limit: Duration) -> Result<Option<Finished>, PlatformError> {
+        let console = self.layout.system("/dev/console");
+        let owner = std::fs::metadata(&console).map(|console| console.uid()).unwrap_or_default();
+        if owner == 0 {
+            return Ok(None);
+        }
+        let owner = owner.to_string();
+        let name = ask(&self.layout, "id", &["-un", &owner])?;
+        let mut command = Command::new("launchctl");
+        command.args(["asuser", &owner, "sudo", "--user", name.trim(), "--set-home", "--"]).arg(script);
+        command.env("PATH", self.layout.search_path()).current_dir("/");
+        finish(&self.layout, command, limit).map(Some)
+    }
+}
+
+impl Platform for Darwin {
+    fn layout(&self) -> &Layout {
+        &self.layout
+    }
+
+    fn boot_id(&self) -> Result<String, PlatformError> {
+        if let Some(id) = stand_in_boot_id(&self.layout) {
+            return Ok(id);
+        }
+        ask(&self.layout, "sysctl", &["-n", "kern.bootsessionuuid"]).map(|text| text.trim().to_owned())
+    }
+
+    /// launchd does not tell a job that failed from one that ended: the health checks say what must run.
+    fn failed_units(&self) -> Result<Vec<String>, PlatformError> {
+        Ok(Vec::new())
+    }
+
+    fn preflight(&self, new: &StorePath) -> Result<Preflight, PlatformError> {
+        let script = self.script(new);
+        let Ok(text) = std::fs::read_to_string(&script) else {
+            return Ok(Preflight::Failed(format!("{new} is no nix-darwin system: it has no activate")));
+        };
+        if !text.contains(CHECK_VARIABLE) {
+            return Ok(Preflight::Passed);
+        }
+        // Newer scripts begin with `env -i`, which would wipe the variable away and really activate: the interpreter
+        // of the script's first line is run by hand.
+        let Some(interpreter) = interpreter(&text) else { return Ok(Preflight::Passed) };
+        let mut command = Command::new(interpreter);
+        command.arg(&script).env_clear().env("HOME", "/var/root").env("USER", "root");
+        command.env("PATH", self.layout.search_path()).env(CHECK_VARIABLE, "1").current_dir("/");
+        let finished = finish(&self.layout, command, CHECK_LIMIT)?;
+        if finished.exit == 0 {
+            return Ok(Preflight::Passed);
+        }
+        let output = finished.output.trim().to_owned();
+        Ok(match self.needs_human(finished.exit, &output) {
+            Some(words) => Preflight::NeedsHuman(words),
+            None => Preflight::Failed(format!("{new} refused in its checks ({}): {output}", finished.exit)),
+        })
+    }
+
+    /// A job of its own, from a plist that nix-darwin does not manage: unloading the agent's leaves it alone.
+    fn start_activator(&self, _generation: Generation) -> Result<(), PlatformError> {
+        let log = self.layout.state("activator.log").to_string_lossy().into_owned();
+        let path = self.layout.search_path().to_string_lossy().into_owned();
+        let job = Job {
+            label: ACTIVATOR_LABEL,
+            program_arguments: &self.activator,
+            environment_variables: BTreeMap::from([("PATH", path)]),
+            run_at_load: true,
+            abandon_process_group: true,
+            standard_out_path: log.clone(),
+            standard_error_path: log,
+        };
+        let mut xml = Vec::new();
+        plist::to_writer_xml(&mut xml, &job).map_err(|error| PlatformError::Other(error.to_string()))?;
+        let file = self.layout.state("activator.plist");
+        durable::write(&file, &xml, 0o644)
+            .map_err(|source| PlatformError::Write { path: file.clone(), source })?;
+        // Left by an earlier activation; usually there is none.
+        let _ = run(&self.layout, "launchctl", &["bootout", &format!("system/{ACTIVATOR_LABEL}")]);
+        ask(&self.layout, "launchctl", &["bootstrap", "system", &file.to_string_lossy()]).map(drop)
+    }
+
+    fn activate(
+        &self,
+        system: &StorePath,
+        action: Action,
+        limit: Duration,
+    ) -> Result<Finished, PlatformError> {
+        if action != Action::Switch {
+            let words = format!("a Mac knows the action switch alone, not {}", action.as_str());
+            return Err(PlatformError::Other(words));
+        }
+        if let Some(script) = self.user_script(system) {
+            match self.activate_user(script, limit)? {
+                Some(finished) if finished.exit != 0 || finished.timed_out => return Ok(finished),
+                Some(_) => {}
+                None => tracing::warn!("nobody is logged in: {system} is activated without its user's part"),
+            }
+        }
+        finish(&self.layout, self.as_root(system), limit)
+    }
+
+    fn outcome(&self, exit: i32) -> Outcome {
+        if exit == 0 { Outcome::Done } else { Outcome::Failed }
+    }
+
+    fn script(&self, system: &StorePath) -> PathBuf {
+        self.layout.physical(system).join("activate")
+    }
+
+    fn needs_human(&self, exit: i32, output: &str) -> Option<String> {
+        needs_human(exit, output)
+    }
+
+    /// An agent that the activation booted out is not always loaded again.
+    fn ensure_agent(&self, _from: Option<&StorePath>, _to: &StorePath) {
+        let service = format!("system/{AGENT_LABEL}");
+        if run(&self.layout, "launchctl", &["print", &service]).is_ok_and(|printed| printed.exit == 0) {
+            return;
+        }
+        let plist = self.layout.system(AGENT_PLIST);
+        if !plist.is_file() {
+            tracing::warn!("{} is not there: the agent is not started again", plist.display());
+            return;
+        }
+        for arguments in
+            [&["bootstrap", "system", &plist.to_string_lossy()][..], &["kickstart", service.as_str()]]
+        {
+            if let Err(error) = ask(&self.layout, "launchctl", arguments) {
+                tracing::warn!(%error, "the agent's job cannot be loaded");
+            }
+        }
+    }
+}
+
+/// What runs a script: the last word of `#!/usr/bin/env -i /nix/store/…/bash`, or of a plain `#!/bin/sh`.
+fn interpreter(text: &str) -> Option<&str> {
+    text.lines().next()?.strip_prefix("#!")?.split_whitespace().last().filter(|word| word.starts_with('/'))
+}
+
+/// What a person has to do before this activation can succeed, in words that say where.
+fn needs_human(exit: i32, output: &str) -> Option<String> {
+    let lower = output.to_lowercase();
+    if exit == 2 || lower.contains("unexpected files in /etc") {
+        let paths: Vec<&str> = output
+            .split_whitespace()
+            .filter(|word| word.starts_with("/etc/"))
+            .map(|word| word.trim_end_matches([',', '.', ':', ';']))
+            .collect();
+        if !paths.is_empty() {
+            return Some(format!(
+                "files that nix-darwin did not make are in its way, and Muster never moves them: rename {} to \
+                 …before-nix-darwin, then run muster-agent check-now",
+                paths.join(", ")
+            ));
+        }
+    }
+    for (words, pane) in [("app management", "App Management"), ("full disk access", "Full Disk Access")] {
+        if lower.contains(words) {
+            return Some(format!(
+                "macOS does not allow it: open System Settings > Privacy & Security > {pane}, switch muster-agent on, \
+                 then run muster-agent check-now"
+            ));
+        }
+    }
+    let no_session = lower.contains("could not find domain for")
+        || lower.contains("domain does not support specified action")
+        || lower.contains("bootstrap failed: 125");
+    no_session.then(|| {
+        "a user's launch agent cannot be loaded while nobody is logged in: log in at the Mac's screen, then run \
+         muster-agent check-now"
+            .to_owned()
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use std::path::Path;
+
+    use muster_protocol::machine::Class;
+
+    use super::super::tests::{layout, script};
+    use super::*;
+
+    fn darwin(root: &Path) -> Darwin {
+        let activator = ["/bin/muster-agent", "activate"];
+        Darwin::new(layout(root, Class::Darwin), activator.map(str::to_owned).to_vec())
+    }
+
+    fn system() -> StorePath {
+        "/nix/store/0c0bm0n2hg4kd2x7q2g5p1l1c4cx8kpl-darwin-system".parse().unwrap()
+    }
+
+    fn asked(root: &Path) -> Vec<String> {
+        let text = std::fs::read_to_string(root.join("programs/launchctl.asked")).unwrap_or_default();
+        text.lines().map(str::to_owned).collect()
+    }
+
+    #[test]
+    fn the_activator_is_a_one_shot_job_from_a_plist_outside_launch_daemons() {
+        use std::os::unix::fs::PermissionsExt as _;
+        let folder = tempfile::tempdir().unwrap();
+        script(&folder.path().join("programs/launchctl"), "echo \"$@\" >> $0.asked; test $1 != bootout");
+        darwin(folder.path()).start_activator(Generation::FIRST).unwrap();
+        let file = folder.path().join("state/activator.plist");
+        let plist: plist::Dictionary = plist::from_file(&file).unwrap();
+        assert_eq!(plist["Label"].as_string(), Some("org.muster.activator"));
+        assert_eq!(plist["ProgramArguments"].as_array().unwrap().len(), 2);
+        assert_eq!(plist["AbandonProcessGroup"].as_boolean(), Some(true));
+        assert_eq!(plist["RunAtLoad"].as_boolean(), Some(true));
+        assert!(!plist.contains_key("KeepAlive"));
+        assert!(plist["EnvironmentVariables"].as_dictionary().unwrap().contains_key("PATH"));
+        assert_eq!(std::fs::metadata(&file).unwrap().permissions().mode() & 0o777, 0o644);
+        let expected = [
+            "bootout system/org.muster.activator".to_owned(),
+            format!("bootstrap system {}", file.display()),
+        ];
+        assert_eq!(asked(folder.path()), expected);
+    }
+
+    #[test]
+    fn the_checks_run_only_in_a_script_that_knows_to_stop_after_them() {
+        let folder = tempfile::tempdir().unwrap();
+        let darwin = darwin(folder.path());
+        assert!(matches!(darwin.preflight(&system()).unwrap(), Preflight::Failed(_)));
+        let touched = folder.path().join("touched");
+        script(&darwin.script(&system()), &format!("touch {}", touched.display()));
+        assert_eq!(darwin.preflight(&system()).unwrap(), Preflight::Passed);
+        assert!(!touched.exists(), "an older script really activates");
+        let text = "test \"$checkActivation\" = 1 && exit 0; exit 9";
+        script(&darwin.script(&system()), text);
+        assert_eq!(darwin.preflight(&system()).unwrap(), Preflight::Passed);
+        let text = "# checkActivation\necho 'error: Unexpected files in /etc, aborting activation' >&2\n\
+            echo '  /etc/nix/nix.conf'\necho '  /etc/zshrc'\nexit 2";
+        script(&darwin.script(&system()), text);
+        let Preflight::NeedsHuman(words) = darwin.preflight(&system()).unwrap() else {
+            panic!("a person has to look at the files");
+        };
+        assert!(words.contains("/etc/nix/nix.conf, /etc/zshrc"), "{words}");
+        script(&darwin.script(&system()), "# checkActivation\necho 'error: bad build users'; exit 1");
+        assert!(matches!(darwin.preflight(&system()).unwrap(), Preflight::Failed(words)
+            if words.contains("bad build users")));
+    }
+
+    #[test]
+    fn what_macos_does_not_allow_is_told_with_the_place_to_allow_it() {
+        let output = "error: permission denied when trying to update apps, aborting activation\n\
+            The terminal needs App Management permission";
+        assert!(needs_human(1, output).unwrap().contains("Privacy & Security > App Management"));
+        assert!(needs_human(1, "users need Full Disk Access").unwrap().contains("Full Disk Access"));
+        assert!(needs_human(1, "Bootstrap failed: 125: Domain does not support").unwrap().contains("log in"));
+        assert_eq!(needs_human(1, "error: something else"), None);
+        assert_eq!(needs_human(2, "no paths here"), None);
+    }
+
+    #[test]
+    fn activation_runs_as_root_with_the_environment_that_older_scripts_want() {
+        let folder = tempfile::tempdir().unwrap();
+        let darwin = darwin(folder.path());
+        script(&darwin.script(&system()), "env | sort | cut -d= -f1; echo $HOME $USER; exit 3");
+        let finished = darwin.activate(&system(), Action::Switch, SHORT).unwrap();
+        assert_eq!(finished.exit, 3);
+        assert!(finished.output.contains("/var/root root"), "{}", finished.output);
+        for name in finished.output.lines().take_while(|line| !line.starts_with('/')) {
+            assert!(["HOME", "PATH", "USER", "PWD", "SHLVL", "OLDPWD", "_"].contains(&name), "{name}");
+        }
+        assert!(darwin.activate(&system(), Action::Boot, SHORT).is_err());
+    }
+
+    const SHORT: Duration = Duration::from_secs(60);
+
+    #[test]
+    fn the_users_part_of_an_older_closure_runs_as_the_one_at_the_screen() {
+        let folder = tempfile::tempdir().unwrap();
+        let darwin = darwin(folder.path());
+        script(&folder.path().join("programs/launchctl"), "echo \"$@\" >> $0.asked");
+        script(&darwin.script(&system()), "exit 0");
+        let user = darwin.layout.physical(&system()).join("activate-user");
+        script(&user, "# nix-darwin: deprecated\nexit 1");
+        let console = folder.path().join("dev/console");
+        std::fs::create_dir_all(console.parent().unwrap()).unwrap();
+        std::fs::write(&console, "").unwrap();
+        std::os::unix::fs::chown(&console, Some(1), None).unwrap();
+        assert_eq!(darwin.activate(&system(), Action::Switch, SHORT).unwrap().exit, 0);
+        assert!(asked(folder.path()).is_empty());
+        script(&user, "exit 0");
+        assert_eq!(darwin.activate(&system(), Action::Switch, SHORT).unwrap().exit, 0);
+        let asked = asked(folder.path());
+        assert!(asked[0].starts_with("asuser 1 sudo --user daemon --set-home -- "), "{asked:?}");
+        assert!(asked[0].ends_with("activate-user"));
+    }
+
+    #[test]
+    fn an_agent_that_was_booted_out_is_loaded_again() {
+        let folder = tempfile::tempdir().unwrap();
+        let darwin = darwin(folder.path());
+        let plist = folder.path().join("Library/LaunchDaemons/org.muster.agent.plist");
+        script(&folder.path().join("programs/launchctl"), "echo \"$@\" >> $0.asked");
+        darwin.ensure_agent(None, &system());
+        assert_eq!(asked(folder.path()), ["print system/org.muster.agent"]);
+        script(&folder.path().join("programs/launchctl"), "echo \"$@\" >> $0.asked; test $1 != print");
+        darwin.ensure_agent(None, &system());
+        assert_eq!(asked(folder.path()).len(), 2, "without a plist there is nothing to load");
+        script(&plist, "");
+        darwin.ensure_agent(None, &system());
+        let last = &asked(folder.path())[3..];
+        assert_eq!(last[0], format!("bootstrap system {}", plist.display()));
+        assert_eq!(last[1], "kickstart system/org.muster.agent");
+    }
+}

@@ -1,0 +1,304 @@
+//! Runs a program to its end, or to a limit and then ends everything that it started.
+
+use std::collections::BTreeSet;
+use std::fs::{File, OpenOptions};
+use std::io::{self, Read as _, Seek as _, SeekFrom};
+use std::os::unix::fs::OpenOptionsExt as _;
+use std::os::unix::process::{CommandExt as _, ExitStatusExt as _};
+use std::path::Path;
+use std::process::{Child, Command, ExitStatus, Stdio};
+use std::time::Duration;
+
+use crate::core::backoff::look;
+use muster_protocol::clock::{Clock as _, SystemClock};
+use muster_protocol::report::MAX_LOG_TAIL;
+use rustix::process::{Pid, Signal, getpid, getsid, kill_process, kill_process_group};
+
+/// How long a process has to end by itself after it was asked to.
+const GRACE: Duration = Duration::from_secs(2);
+/// The longest pause between two looks at a child.
+const LONGEST_PAUSE: Duration = Duration::from_millis(50);
+
+/// How a program ended.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Finished {
+    /// Its exit code, or 128 and the number of the signal that ended it.
+    pub exit: i32,
+    /// The end of what it wrote.
+    pub output: String,
+    /// Whether it was ended at the limit.
+    pub timed_out: bool,
+}
+
+/// Runs `command` in a process group of its own. `scratch` is a folder for its output.
+///
+/// The output goes to a file without a name rather than through a pipe: it outlives this process, so a program whose
+/// watcher is killed does not die of writing, and a daemon that it leaves behind holds nothing up.
+pub fn run(command: &mut Command, limit: Duration, scratch: &Path) -> io::Result<Finished> {
+    let clock = SystemClock::new();
+    // On a full disk a program is run without its words being kept: an undo must not depend on them.
+    let mut output = nameless(scratch).ok();
+    let end_of = || match &output {
+        Some(file) => file.try_clone().map(Stdio::from),
+        None => Ok(Stdio::null()),
+    };
+    command.stdin(Stdio::null()).stdout(end_of()?).stderr(end_of()?);
+    let mut child = command.process_group(0).spawn()?;
+    let (status, timed_out) = match wait(&mut child, &clock, limit)? {
+        Some(status) => (status, false),
+        None => (end(&mut child, &clock)?, true),
+    };
+    let output = output.as_mut().and_then(|file| tail(file).ok()).unwrap_or_default();
+    Ok(Finished { exit: exit_code(status), output, timed_out })
+}
+
+fn exit_code(status: ExitStatus) -> i32 {
+    status.code().unwrap_or_else(|| 128 + status.signal().unwrap_or_default())
+}
+
+fn nameless(scratch: &Path) -> io::Result<File> {
+    let number = u64::from_le_bytes(muster_protocol::random::bytes().map_err(io::Error::other)?);
+    let path = scratch.join(format!(".output-{number:016x}"));
+    let file = OpenOptions::new().read(true).append(true).create_new(true).mode(0o600).open(&path)?;
+    std::fs::remove_file(&path)?;
+    Ok(file)
+}
+
+fn tail(file: &mut File) -> io::Result<String> {
+    let length = file.metadata()?.len();
+    file.seek(SeekFrom::Start(length.saturating_sub(MAX_LOG_TAIL as u64)))?;
+    let mut bytes = Vec::new();
+    file.take(MAX_LOG_TAIL as u64).read_to_end(&mut bytes)?;
+    Ok(String::from_utf8_lossy(&bytes).into_owned())
+}
+
+/// The status of `child`, or `None` when it still runs at the end of `limit`.
+fn wait(child: &mut Child, clock: &SystemClock, limit: Duration) -> io::Result<Option<ExitStatus>> {
+    let began = clock.awake();
+    let end = began.saturating_add(limit);
+    loop {
+        if let Some(status) = child.try_wait()? {
+            return Ok(Some(status));
+        }
+        let now = clock.awake();
+        let left = end.saturating_sub(now);
+        if left.is_zero() {
+            return Ok(None);
+        }
+        std::thread::sleep(look(now.saturating_sub(began), LONGEST_PAUSE).min(left));
+    }
+}
+
+/// Ends a child and all that it started, the hard way after [`GRACE`].
+fn end(child: &mut Child, clock: &SystemClock) -> io::Result<ExitStatus> {
+    let family = family(&table()?, i32::try_from(child.id()).unwrap_or(i32::MAX));
+    signal(&family, Signal::TERM);
+    let ended = wait(child, clock, GRACE)?;
+    signal(&family, Signal::KILL);
+    match ended {
+        Some(status) => Ok(status),
+        None => child.wait(),
+    }
+}
+
+/// Ends every process that was started as `script` by an activator that is gone, with all that it started.
+pub fn end_leftovers(script: &Path) -> io::Result<()> {
+    let table = table()?;
+    let wanted = script.to_string_lossy();
+    let own = getpid().as_raw_nonzero().get();
+    for process in table.iter().filter(|process| process.pid != own) {
+        if process.words.split('\0').any(|word| word == wanted) {
+            tracing::warn!(pid = process.pid, "ending an activation that was left behind: {wanted}");
+            signal(&family(&table, process.pid), Signal::KILL);
+        }
+    }
+    Ok(())
+}
+
+fn signal(family: &Family, signal: Signal) {
+    for group in &family.groups {
+        if let Some(group) = Pid::from_raw(*group) {
+            let _ = kill_process_group(group, signal);
+        }
+    }
+    for pid in &family.members {
+        if let Some(pid) = Pid::from_raw(*pid) {
+            let _ = kill_process(pid, signal);
+        }
+    }
+}
+
+/// One line of the process table. `words` are the program and its arguments, divided by zero bytes.
+#[derive(Debug, Clone, PartialEq, Eq)]
+struct Process {
+    pid: i32,
+    parent: i32,
+    group: i32,
+    session: Option<i32>,
+    words: String,
+}
+
+#[derive(Debug, Default, PartialEq, Eq)]
+struct Family {
+    groups: BTreeSet<i32>,
+    members: BTreeSet<i32>,
+}
+
+/// A process with its group, its descendants and their groups; and, when this process leads a session of its own, what
+/// remains in that session: a child whose parent has ended already is found there.
+fn family(table: &[Process], first: i32) -> Family {
+    let own = getpid().as_raw_nonzero().get();
+    let own_group = table.iter().find(|process| process.pid == own).map(|process| process.group);
+    let session = getsid(None).ok().map(|id| id.as_raw_nonzero().get()).filter(|id| *id == own);
+    let mut family = Family { groups: BTreeSet::from([first]), members: BTreeSet::from([first]) };
+    loop {
+        let before = family.members.len();
+        for process in table.iter().filter(|process| process.pid != own && process.pid > 1) {
+            if family.members.contains(&process.parent)
+                || family.groups.contains(&process.group)
+                || (session.is_some() && process.session == session)
+            {
+                family.members.insert(process.pid);
+                if Some(process.group) != own_group && process.group > 1 {
+                    family.groups.insert(process.group);
+                }
+            }
+        }
+        if family.members.len() == before {
+            return family;
+        }
+    }
+}
+
+/// All processes: from /proc where there is one, else from `ps`, which knows no sessions.
+fn table() -> io::Result<Vec<Process>> {
+    if cfg!(target_os = "linux") { from_proc() } else { from_ps() }
+}
+
+fn from_proc() -> io::Result<Vec<Process>> {
+    let mut table = Vec::new();
+    for entry in std::fs::read_dir("/proc")? {
+        let folder = entry?.path();
+        // A process that ends while it is looked at is no error.
+        let Ok(stat) = std::fs::read_to_string(folder.join("stat")) else { continue };
+        let Some(mut process) = parse_stat(&stat) else { continue };
+        process.words = std::fs::read(folder.join("cmdline"))
+            .map(|bytes| String::from_utf8_lossy(&bytes).into_owned())
+            .unwrap_or_default();
+        table.push(process);
+    }
+    Ok(table)
+}
+
+/// `PID (NAME) STATE PARENT GROUP SESSION …`; the name may hold blanks and brackets itself.
+fn parse_stat(stat: &str) -> Option<Process> {
+    let (head, rest) = stat.rsplit_once(") ")?;
+    let mut fields = rest.split(' ').skip(1).map(str::parse::<i32>);
+    Some(Process {
+        pid: head.split(' ').next()?.parse().ok()?,
+        parent: fields.next()?.ok()?,
+        group: fields.next()?.ok()?,
+        session: Some(fields.next()?.ok()?),
+        words: String::new(),
+    })
+}
+
+fn from_ps() -> io::Result<Vec<Process>> {
+    let output = Command::new("ps").args(["-A", "-ww", "-o", "pid=,ppid=,pgid=,args="]).output()?;
+    Ok(String::from_utf8_lossy(&output.stdout).lines().filter_map(parse_ps).collect())
+}
+
+fn parse_ps(line: &str) -> Option<Process> {
+    let mut fields = line.split_whitespace();
+    let mut number = || fields.next()?.parse().ok();
+    let (pid, parent, group) = (number()?, number()?, number()?);
+    Some(Process { pid, parent, group, session: None, words: fields.collect::<Vec<_>>().join("\0") })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn sh(text: &str) -> Command {
+        let mut command = Command::new("/bin/sh");
+        command.args(["-c", text]);
+        command
+    }
+
+    fn lives(pid: i32) -> bool {
+        let state = std::fs::read_to_string(format!("/proc/{pid}/stat")).unwrap_or_default();
+        !state.is_empty() && !state.contains(") Z ")
+    }
+
+    #[test]
+    fn the_exit_code_and_the_end_of_the_output_are_kept() {
+        let folder = tempfile::tempdir().unwrap();
+        let text = "echo out; echo err >&2; exit 7";
+        let finished = run(&mut sh(text), Duration::from_secs(60), folder.path()).unwrap();
+        let expected = Finished { exit: 7, output: "out\nerr\n".into(), timed_out: false };
+        assert_eq!(finished, expected);
+        let long = run(&mut sh("seq 100000"), Duration::from_secs(60), folder.path()).unwrap();
+        assert!(long.output.len() <= MAX_LOG_TAIL && long.output.ends_with("100000\n"));
+        let killed = run(&mut sh("kill -9 $$"), Duration::from_secs(60), folder.path()).unwrap();
+        assert_eq!(killed.exit, 137);
+        assert_eq!(std::fs::read_dir(folder.path()).unwrap().count(), 0, "no output is left behind");
+    }
+
+    #[test]
+    fn where_no_output_can_be_kept_the_program_runs_all_the_same() {
+        let finished = run(&mut sh("echo x; exit 5"), Duration::from_secs(60), Path::new("/no/such/folder"));
+        assert_eq!(finished.unwrap(), Finished { exit: 5, output: String::new(), timed_out: false });
+    }
+
+    #[test]
+    fn a_daemon_that_is_left_behind_holds_nothing_up() {
+        let folder = tempfile::tempdir().unwrap();
+        let finished = run(&mut sh("sleep 300 & echo $!"), Duration::from_secs(60), folder.path()).unwrap();
+        assert!(!finished.timed_out);
+        kill_process(Pid::from_raw(finished.output.trim().parse().unwrap()).unwrap(), Signal::KILL).unwrap();
+    }
+
+    #[test]
+    fn at_the_limit_the_whole_family_is_ended_even_what_ignores_the_request() {
+        let folder = tempfile::tempdir().unwrap();
+        let text = "trap '' TERM; setsid sleep 300 & echo $!; sleep 301 & echo $!; wait";
+        let finished = run(&mut sh(text), Duration::from_millis(300), folder.path()).unwrap();
+        assert!(finished.timed_out);
+        let children: Vec<i32> = finished.output.lines().map(|line| line.parse().unwrap()).collect();
+        assert_eq!(children.len(), 2);
+        while children.iter().any(|pid| lives(*pid)) {
+            std::thread::yield_now();
+        }
+    }
+
+    #[test]
+    fn what_an_activator_left_behind_is_found_by_its_program_and_ended() {
+        let folder = tempfile::tempdir().unwrap();
+        let script = folder.path().join("activate");
+        std::fs::write(&script, "sleep 302 & wait").unwrap();
+        let mut left = Command::new("/bin/sh").arg(&script).process_group(0).spawn().unwrap();
+        let pid = i32::try_from(left.id()).unwrap();
+        let child = loop {
+            if let Some(child) = table().unwrap().into_iter().find(|process| process.parent == pid) {
+                break child.pid;
+            }
+        };
+        end_leftovers(&folder.path().join("another")).unwrap();
+        assert!(left.try_wait().unwrap().is_none());
+        end_leftovers(&script).unwrap();
+        assert!(!left.wait().unwrap().success());
+        while lives(child) {
+            std::thread::yield_now();
+        }
+    }
+
+    #[test]
+    fn both_forms_of_the_process_table_are_read() {
+        let process = parse_stat("12 (a b) c)) S 1 12 11 0 -1 4194304 99").unwrap();
+        assert_eq!((process.pid, process.parent, process.group, process.session), (12, 1, 12, Some(11)));
+        let process = parse_ps("  412     1   412 /bin/sh /nix/store/x/activate").unwrap();
+        assert_eq!((process.pid, process.parent, process.group, process.session), (412, 1, 412, None));
+        assert_eq!(process.words, "/bin/sh\0/nix/store/x/activate");
+        assert!(parse_stat("garbage").is_none() && parse_ps("garbage").is_none());
+    }
+}

@@ -1,0 +1,302 @@
+//! `muster-agent run`: two activities on one thread that never wait for one another.
+//!
+//! [`contact`] speaks to the controller: check-ins, reports, the long poll, the trusted metadata. [`work`] brings the
+//! machine to what was verified. They share what is known in [`Shared`] and wake each other; between two polls nothing
+//! wakes up at all.
+//!
+//! The agent never exits by itself, least of all while an activation runs: on a Mac `KeepAlive` would start the OLD
+//! program in the middle of it. It does end at once when its supervisor asks, since launchd holds a whole activation up
+//! for a job that does not end. Everything is durable, so the agent that is started next takes up what it finds: a
+//! running activator is watched, a dead one is started again, a finished one is settled.
+
+mod contact;
+mod ledger;
+mod roots;
+mod work;
+
+use std::cell::{Cell, RefCell};
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::Duration;
+
+use muster_protocol::checkin::{CheckIn, Holds, Phase, Runs};
+use muster_protocol::clock::{Clock as _, SystemClock, UnixMillis};
+use muster_protocol::ids::Generation;
+use muster_protocol::random;
+use muster_protocol::report::{Attack, EventKind};
+use muster_protocol::target::Target;
+use tokio::sync::{Notify, mpsc, oneshot};
+
+use crate::client::Client;
+use crate::config::Config;
+use crate::core::backoff::Backoff;
+use crate::core::plan::Controller;
+use crate::core::state::State;
+use crate::durable;
+use crate::identity::Identity;
+use crate::local::{Command, Status};
+use crate::platform::{self, Platform};
+use crate::trust::Trust;
+use ledger::Ledger;
+
+const AGENT: &str = env!("CARGO_PKG_VERSION");
+const SEQUENCE: &str = "checkin-seq";
+
+/// Runs until it is dropped. Whatever goes wrong is logged, told to the controller, and tried again.
+pub async fn run(config: Config, identity: Identity, commands: mpsc::Receiver<Command>) {
+    let mut backoff = Backoff::default();
+    let (shared, client, trust) = loop {
+        match prepare(&config, &identity) {
+            Ok(prepared) => break prepared,
+            Err(error) => {
+                tracing::error!("the agent cannot begin: {error}");
+                tokio::time::sleep(backoff.failed(number(), None)).await;
+            }
+        }
+    };
+    tracing::info!(machine = %identity.machine, class = %identity.class, "muster-agent {AGENT} keeps this machine");
+    tokio::join!(
+        contact::run(&shared, &client, trust),
+        work::run(&shared, &client),
+        serve(&shared, commands)
+    );
+}
+
+type Boxed = Box<dyn std::error::Error>;
+
+fn prepare(config: &Config, identity: &Identity) -> Result<(Shared, Client, Trust), Boxed> {
+    let clock = SystemClock::new();
+    let trust = Trust::open(config, identity)?;
+    let client = Client::new(identity, &config.state_dir)?;
+    let platform: Arc<dyn Platform> = Arc::from(platform::open(config, identity.class)?);
+    let boot = platform.boot_id()?;
+    let running = platform.layout().running();
+    let held = trust.held();
+    let now = clock.unix_ms();
+    let sequence_file = config.state(SEQUENCE);
+    let sequence = sequence(durable::read(&sequence_file, 64)?, clock.unix_seconds());
+    let mut ledger = Ledger::open(&config.state_dir, held.as_ref(), running.as_ref(), now)?;
+    ledger.tell(None, EventKind::AgentStarted { agent: AGENT.to_owned(), boot_id: boot.clone() }, now)?;
+    let shared = Shared {
+        config: config.clone(),
+        identity: identity.clone(),
+        platform,
+        clock,
+        boot,
+        ledger: RefCell::new(ledger),
+        wanted: RefCell::new(held),
+        holds: Cell::new(trust.holds()),
+        refused: Cell::new(None),
+        problem: RefCell::new(None),
+        answers: Cell::new(false),
+        reached: Cell::new(None),
+        probing_since: Cell::new(None),
+        last_contact: Cell::new(None),
+        rollback_asked: Cell::new(false),
+        check_now: Cell::new(false),
+        try_now: Cell::new(false),
+        sequence: Cell::new(sequence),
+        sequence_file,
+        to_say: Cell::new(true),
+        say: Notify::new(),
+        work: Notify::new(),
+    };
+    Ok((shared, client, trust))
+}
+
+/// The number of the last check-in. A damaged file is replaced by the seconds since 1970, which no count has reached.
+fn sequence(stored: Option<Vec<u8>>, unix_seconds: i64) -> u64 {
+    let Some(bytes) = stored else { return 0 };
+    let number = String::from_utf8_lossy(&bytes).trim().parse().ok();
+    number.unwrap_or_else(|| u64::try_from(unix_seconds).unwrap_or(0))
+}
+
+/// A number that another machine does not draw. Without random bytes all machines wait alike, which is no reason to stop.
+fn number() -> u64 {
+    random::bytes().map(u64::from_le_bytes).unwrap_or(u64::MAX / 2)
+}
+
+/// What both activities know. Nothing is borrowed across an await.
+struct Shared {
+    config: Config,
+    identity: Identity,
+    platform: Arc<dyn Platform>,
+    clock: SystemClock,
+    boot: String,
+    ledger: RefCell<Ledger>,
+    /// The newest verified target.
+    wanted: RefCell<Option<Target>>,
+    holds: Cell<Holds>,
+    refused: Cell<Option<Attack>>,
+    /// What keeps the work from going on, in one sentence.
+    problem: RefCell<Option<String>>,
+    answers: Cell<bool>,
+    /// When the last check-in that was answered was sent, in time awake.
+    reached: Cell<Option<Duration>>,
+    /// When the new system was seen to run, in time awake.
+    probing_since: Cell<Option<Duration>>,
+    last_contact: Cell<Option<UnixMillis>>,
+    rollback_asked: Cell<bool>,
+    /// A person asked: the contact asks the controller, the work tries again what it put off.
+    check_now: Cell<bool>,
+    try_now: Cell<bool>,
+    sequence: Cell<u64>,
+    sequence_file: PathBuf,
+    /// Whether something has changed that the controller does not know.
+    to_say: Cell<bool>,
+    /// Wakes the contact.
+    say: Notify,
+    /// Wakes the work.
+    work: Notify,
+}
+
+impl Shared {
+    /// Something that a check-in tells has changed.
+    fn changed(&self) {
+        self.to_say.set(true);
+        self.say.notify_one();
+    }
+
+    fn set_problem(&self, problem: Option<String>) {
+        if *self.problem.borrow() != problem {
+            *self.problem.borrow_mut() = problem;
+            self.changed();
+        }
+    }
+
+    fn controller(&self) -> Controller {
+        let reached_since_activation = matches!((self.reached.get(), self.probing_since.get()), (Some(sent), Some(since)) if sent >= since);
+        Controller { answers: self.answers.get(), reached_since_activation }
+    }
+
+    /// Phase, the generation that it speaks of, and a sentence.
+    fn standing(&self) -> (Phase, Option<Generation>, Option<String>) {
+        let ledger = self.ledger.borrow();
+        let problem = self.problem.borrow().clone();
+        match (ledger.transaction(), &ledger.journal().last) {
+            (Some(open), _) => {
+                let note = problem.or_else(|| open.state.note().map(str::to_owned));
+                (open.state.phase(), Some(open.generation()), note)
+            }
+            (None, Some(last)) => (last.phase, Some(last.generation), problem.or_else(|| last.note.clone())),
+            (None, None) => (Phase::Idle, None, problem),
+        }
+    }
+
+    fn runs(&self) -> Option<Runs> {
+        let layout = self.platform.layout();
+        let running = layout.running()?;
+        let ledger = self.ledger.borrow();
+        let confirmed = ledger.journal().confirmed.as_ref().filter(|known| known.output == running);
+        Some(Runs {
+            profile: layout.profile_target(),
+            generation: confirmed.map(|known| known.generation),
+            running,
+        })
+    }
+
+    /// A check-in under the next number, which is durable before this returns.
+    fn check_in(&self) -> std::io::Result<CheckIn> {
+        let seq = self.sequence.get() + 1;
+        durable::write(&self.sequence_file, seq.to_string().as_bytes(), 0o600)?;
+        self.sequence.set(seq);
+        let (phase, phase_generation, note) = self.standing();
+        Ok(CheckIn {
+            audience: self.identity.fleet,
+            machine: self.identity.machine.clone(),
+            class: self.identity.class,
+            system: self.identity.system.clone(),
+            boot_id: self.boot.clone(),
+            seq,
+            clock: self.clock.unix_ms(),
+            agent: AGENT.to_owned(),
+            runs: self.runs(),
+            holds: self.holds.get(),
+            phase,
+            phase_generation,
+            note,
+            refused: self.refused.get(),
+        })
+    }
+
+    fn status(&self) -> Status {
+        let (phase, phase_generation, note) = self.standing();
+        Status {
+            agent_running: true,
+            agent: AGENT.to_owned(),
+            machine: self.identity.machine.clone(),
+            class: self.identity.class,
+            system: self.identity.system.clone(),
+            controller: self.identity.url.clone(),
+            fleet: self.identity.fleet,
+            phase,
+            phase_generation,
+            note,
+            verified: self.wanted.borrow().as_ref().map(|target| target.generation),
+            runs: self.runs(),
+            holds: self.holds.get(),
+            refused: self.refused.get(),
+            last_contact: self.last_contact.get(),
+            reports_waiting: self.ledger.borrow().outbox.len(),
+        }
+    }
+
+    fn ask_rollback(&self) -> Result<String, String> {
+        let ledger = self.ledger.borrow();
+        if let Some(open) = ledger.transaction() {
+            let (generation, state) = (open.generation(), open.state.name());
+            if !matches!(open.state, State::NeedsHuman { .. } | State::Deferred { .. }) {
+                return Err(format!(
+                    "generation {generation} is {state} just now: try again when that is over"
+                ));
+            }
+        }
+        match &ledger.journal().previous {
+            Some(previous) => {
+                self.rollback_asked.set(true);
+                self.work.notify_one();
+                Ok(format!("going back to {previous}; follow it with 'muster-agent status'"))
+            }
+            None => {
+                Err("this machine knows no system before the one that it runs: publish an older one with \
+                         'muster update'"
+                    .to_owned())
+            }
+        }
+    }
+}
+
+/// Answers what comes over the local socket.
+async fn serve(shared: &Shared, mut commands: mpsc::Receiver<Command>) {
+    // Whoever asked may have gone away: that is no error.
+    fn reply<T>(to: oneshot::Sender<T>, with: T) {
+        let _ = to.send(with);
+    }
+    while let Some(command) = commands.recv().await {
+        match command {
+            Command::Status(to) => reply(to, shared.status()),
+            Command::CheckNow => {
+                shared.check_now.set(true);
+                shared.try_now.set(true);
+                shared.changed();
+                shared.work.notify_one();
+            }
+            Command::Rollback(to) => reply(to, shared.ask_rollback()),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn check_ins_are_counted_on_from_the_stored_number_and_never_from_a_damaged_one() {
+        assert_eq!(sequence(None, 1_800_000_000), 0);
+        assert_eq!(sequence(Some(b"41\n".to_vec()), 1_800_000_000), 41);
+        for damaged in [&b""[..], b"x", b"-1", b"\xff"] {
+            assert_eq!(sequence(Some(damaged.to_vec()), 1_800_000_000), 1_800_000_000);
+        }
+        assert_eq!(sequence(Some(Vec::new()), -5), 0);
+    }
+}

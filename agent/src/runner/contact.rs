@@ -1,0 +1,263 @@
+//! Everything that is said to the controller and heard from it. It survives whatever the controller does.
+
+use std::pin::pin;
+use std::time::Duration;
+
+use muster_protocol::api::ProblemCode;
+use muster_protocol::clock::Clock as _;
+use muster_protocol::ids::Generation;
+use muster_protocol::report::{Attack, EventKind};
+
+use super::{Shared, number};
+use crate::client::{Client, ClientError};
+use crate::core::backoff::{Backoff, part};
+use crate::core::state::State;
+use crate::outbox::OutboxError;
+use crate::trust::{Trust, TrustError};
+
+/// After this long awake the metadata is refreshed though nothing new was hinted at: that is how an operator's signature
+/// that ran out, or a controller that withholds, is noticed.
+const REFRESH_INTERVAL: Duration = Duration::from_secs(6 * 3600);
+/// The longest wait while a generation waits only for the controller to be reached.
+const PROBING_PAUSE: Duration = Duration::from_secs(1);
+/// A poll that ends sooner than this and brings nothing counts as a failure, so that nobody spins.
+const TOO_SOON: Duration = Duration::from_millis(500);
+
+#[derive(Debug, thiserror::Error)]
+enum ContactError {
+    #[error(transparent)]
+    Client(#[from] ClientError),
+    #[error(transparent)]
+    Trust(#[from] TrustError),
+    #[error(transparent)]
+    Outbox(#[from] OutboxError),
+    #[error("the number of the next check-in cannot be kept: {0}; free some space")]
+    Sequence(#[from] std::io::Error),
+    #[error("the controller takes reports without storing them: look at its log")]
+    NothingStored,
+    #[error("the controller answers polls at once and has nothing new: look at its log")]
+    Spinning,
+}
+
+impl ContactError {
+    fn client(&self) -> Option<&ClientError> {
+        match self {
+            Self::Client(error) | Self::Trust(TrustError::Client(error)) => Some(error),
+            _ => None,
+        }
+    }
+}
+
+struct Contact<'a> {
+    shared: &'a Shared,
+    client: &'a Client,
+    trust: Trust,
+    /// When the bearer should be renewed, in time awake.
+    bearer_until: Option<Duration>,
+    /// The generation that the controller last spoke of; never trusted.
+    hint: Option<Generation>,
+    /// The hint that the last refresh followed.
+    followed: Option<Generation>,
+    refreshed: Option<Duration>,
+    poll_seconds: u64,
+}
+
+pub async fn run(shared: &Shared, client: &Client, trust: Trust) {
+    let mut contact = Contact {
+        shared,
+        client,
+        trust,
+        bearer_until: None,
+        hint: None,
+        followed: None,
+        refreshed: None,
+        poll_seconds: shared.config.poll_seconds,
+    };
+    let mut backoff = Backoff::default();
+    loop {
+        match contact.round().await {
+            Ok(()) => backoff.succeeded(),
+            Err(error) => {
+                let wait = contact.failed(&error, &mut backoff);
+                tokio::select! {
+                    () = tokio::time::sleep(wait) => {}
+                    () = shared.say.notified() => {}
+                }
+            }
+        }
+    }
+}
+
+impl Contact<'_> {
+    /// Says what there is to say, follows what was hinted at, and listens for one poll.
+    async fn round(&mut self) -> Result<(), ContactError> {
+        self.say().await?;
+        if self.must_refresh() {
+            self.refresh().await?;
+        }
+        // The work looks whether somebody else changed the machine meanwhile.
+        self.shared.work.notify_one();
+        let asked = self.now();
+        let have = self.hint.or(self.shared.holds_generation());
+        let client = self.client;
+        let mut poll = pin!(client.poll(have, self.poll_wait()));
+        loop {
+            tokio::select! {
+                reply = &mut poll => {
+                    let reply = reply?;
+                    self.answered();
+                    let new = reply.generation != have;
+                    self.hint = reply.generation;
+                    let soon = self.now().saturating_sub(asked) < TOO_SOON;
+                    return if soon && !new { Err(ContactError::Spinning) } else { Ok(()) };
+                }
+                () = self.shared.say.notified() => {
+                    self.say().await?;
+                    if self.must_refresh() {
+                        self.refresh().await?;
+                    }
+                }
+            }
+        }
+    }
+
+    /// A check-in if something changed or the bearer runs out, then all reports that wait.
+    async fn say(&mut self) -> Result<(), ContactError> {
+        let bearer_due = self.bearer_until.is_none_or(|until| self.now() >= until);
+        if self.shared.to_say.replace(false) || bearer_due {
+            let said = self.check_in().await;
+            if said.is_err() {
+                self.shared.to_say.set(true);
+            }
+            said?;
+        }
+        loop {
+            let batch = self.shared.ledger.borrow().outbox.batch(&self.shared.identity.machine);
+            let Some(batch) = batch else { return Ok(()) };
+            let accepted = self.client.report(&batch).await?;
+            self.answered();
+            if accepted.through < batch.oldest {
+                return Err(ContactError::NothingStored);
+            }
+            self.shared.ledger.borrow_mut().outbox.accepted(accepted.through)?;
+        }
+    }
+
+    async fn check_in(&mut self) -> Result<(), ContactError> {
+        let check_in = self.shared.check_in()?;
+        let sent = self.now();
+        let reply = self.client.check_in(&check_in).await?;
+        self.bearer_until = Some(sent + Duration::from_secs(reply.bearer_expires_in) * 3 / 4);
+        self.poll_seconds = reply.poll_seconds.min(self.shared.config.poll_seconds).max(1);
+        self.hint = reply.generation.or(self.hint);
+        self.shared.reached.set(Some(sent));
+        if self.shared.refused.get() == Some(Attack::Clone) {
+            self.shared.refused.set(None);
+        }
+        self.answered();
+        self.shared.ledger.borrow_mut().outbox.accepted(reply.reports_through)?;
+        self.shared.work.notify_one();
+        Ok(())
+    }
+
+    fn must_refresh(&self) -> bool {
+        let new =
+            self.hint.is_some() && self.hint != self.shared.holds_generation() && self.hint != self.followed;
+        let old = self.refreshed.is_none_or(|at| self.now().saturating_sub(at) >= REFRESH_INTERVAL);
+        new || old || self.shared.check_now.get()
+    }
+
+    async fn refresh(&mut self) -> Result<(), ContactError> {
+        let hint = self.hint;
+        let result = self.trust.refresh(self.client, self.shared.clock.unix_seconds()).await;
+        self.shared.check_now.set(false);
+        let target = match result {
+            Ok(target) => target,
+            Err(error) => {
+                if let Some(attack) = error.attack() {
+                    self.refuse(attack, &error.to_string());
+                }
+                return Err(error.into());
+            }
+        };
+        self.answered();
+        self.refreshed = Some(self.now());
+        self.followed = hint;
+        if self.shared.refused.replace(None).is_some() {
+            self.shared.changed();
+        }
+        if self.shared.holds.replace(self.trust.holds()) != self.trust.holds() {
+            self.shared.to_say.set(true);
+        }
+        if *self.shared.wanted.borrow() != target {
+            *self.shared.wanted.borrow_mut() = target;
+        }
+        self.shared.work.notify_one();
+        Ok(())
+    }
+
+    /// Tells an attack once, until something is accepted again or it is another one.
+    fn refuse(&self, attack: Attack, detail: &str) {
+        if self.shared.refused.replace(Some(attack)) == Some(attack) {
+            return;
+        }
+        tracing::error!("refused as {}: {detail}", attack.as_str());
+        let event = EventKind::Refused { attack, detail: detail.to_owned() };
+        let now = self.shared.clock.unix_ms();
+        if let Err(error) = self.shared.ledger.borrow_mut().tell(self.hint, event, now) {
+            tracing::error!(%error, "the refusal cannot be reported");
+        }
+        self.shared.changed();
+    }
+
+    /// Takes note of a failure and says how long to wait.
+    fn failed(&mut self, error: &ContactError, backoff: &mut Backoff) -> Duration {
+        let client = error.client();
+        if client.is_some_and(ClientError::is_unreachable) {
+            self.shared.answers.set(false);
+        }
+        if client.is_some_and(ClientError::needs_new_bearer) {
+            self.bearer_until = None;
+        }
+        if client.and_then(ClientError::code) == Some(ProblemCode::Sequence) {
+            self.refuse(Attack::Clone, &error.to_string());
+        }
+        let wait = backoff.failed(number(), client.and_then(ClientError::retry_after));
+        let wait = if self.probing() { wait.min(PROBING_PAUSE) } else { wait };
+        // The first failure of a series is news, the others are not.
+        if backoff.failures() == 1 {
+            tracing::warn!("{error}");
+        } else {
+            tracing::debug!(wait_ms = wait.as_millis(), "{error}");
+        }
+        wait
+    }
+
+    /// Whether a generation waits to be confirmed.
+    fn probing(&self) -> bool {
+        self.shared.ledger.borrow().transaction().is_some_and(|open| open.state == State::Probing)
+    }
+
+    fn answered(&self) {
+        self.shared.last_contact.set(Some(self.shared.clock.unix_ms()));
+        if !self.shared.answers.replace(true) {
+            self.shared.work.notify_one();
+        }
+    }
+
+    /// In seconds; machines that began together drift apart by up to a tenth.
+    fn poll_wait(&self) -> u64 {
+        let whole = Duration::from_secs(self.poll_seconds);
+        (whole - part(whole / 10, number())).as_secs().max(1)
+    }
+
+    fn now(&self) -> Duration {
+        self.shared.clock.awake()
+    }
+}
+
+impl Shared {
+    fn holds_generation(&self) -> Option<Generation> {
+        self.wanted.borrow().as_ref().map(|target| target.generation)
+    }
+}

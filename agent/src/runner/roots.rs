@@ -1,0 +1,91 @@
+//! Links in Nix's own folder of roots, so that no garbage collection takes a system that may still be needed.
+
+use std::io;
+use std::os::unix::fs::symlink;
+use std::path::PathBuf;
+
+use muster_protocol::ids::StorePath;
+
+use crate::durable;
+use crate::platform::Layout;
+
+/// What is being built or tried.
+pub const NEW: &str = "new";
+/// What an undo goes back to.
+const OLD: &str = "old";
+/// The confirmed system, and the one before it.
+const CURRENT: &str = "current";
+const PREVIOUS: &str = "previous";
+
+/// Where `nix-store --add-root` puts the link of what it builds.
+pub fn new_link(layout: &Layout) -> PathBuf {
+    layout.gcroots().join(NEW)
+}
+
+/// Before an activation: both systems stay.
+pub fn hold(layout: &Layout, new: &StorePath, old: Option<&StorePath>) -> io::Result<()> {
+    link(layout, NEW, new)?;
+    old.map_or(Ok(()), |old| link(layout, OLD, old))
+}
+
+/// After a confirmation: the new system and the one before it stay.
+pub fn confirm(layout: &Layout, new: &StorePath, previous: Option<&StorePath>) -> io::Result<()> {
+    link(layout, CURRENT, new)?;
+    if let Some(previous) = previous.filter(|previous| *previous != new) {
+        link(layout, PREVIOUS, previous)?;
+    }
+    release(layout)
+}
+
+/// After an undo: what was tried may go.
+pub fn release(layout: &Layout) -> io::Result<()> {
+    durable::remove(&layout.gcroots().join(NEW))?;
+    durable::remove(&layout.gcroots().join(OLD))
+}
+
+fn link(layout: &Layout, name: &str, path: &StorePath) -> io::Result<()> {
+    let folder = layout.gcroots();
+    std::fs::create_dir_all(&folder)?;
+    let (link, temporary) = (folder.join(name), folder.join(format!("{name}.link")));
+    durable::remove(&temporary)?;
+    symlink(path.as_str(), &temporary)?;
+    std::fs::rename(temporary, link)
+}
+
+#[cfg(test)]
+mod tests {
+    use muster_protocol::machine::Class;
+
+    use super::*;
+    use crate::core::records::tests::path;
+    use crate::platform::tests::layout;
+
+    #[test]
+    fn old_and_new_are_rooted_until_it_is_decided_and_the_previous_one_after() {
+        let folder = tempfile::tempdir().unwrap();
+        let layout = layout(folder.path(), Class::Nixos);
+        let rooted = || {
+            let mut found: Vec<String> = std::fs::read_dir(layout.gcroots())
+                .unwrap()
+                .map(|entry| {
+                    let entry = entry.unwrap();
+                    let target = std::fs::read_link(entry.path()).unwrap();
+                    let base = target.to_string_lossy().rsplit_once('-').unwrap().1.to_owned();
+                    format!("{}={base}", entry.file_name().to_string_lossy())
+                })
+                .collect();
+            found.sort();
+            found.join(" ")
+        };
+        hold(&layout, &path("b"), Some(&path("a"))).unwrap();
+        assert_eq!(rooted(), "new=b old=a");
+        confirm(&layout, &path("b"), Some(&path("a"))).unwrap();
+        assert_eq!(rooted(), "current=b previous=a");
+        hold(&layout, &path("c"), Some(&path("b"))).unwrap();
+        assert_eq!(rooted(), "current=b new=c old=b previous=a");
+        release(&layout).unwrap();
+        assert_eq!(rooted(), "current=b previous=a");
+        confirm(&layout, &path("b"), Some(&path("b"))).unwrap();
+        assert_eq!(rooted(), "current=b previous=a");
+    }
+}

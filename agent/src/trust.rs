@@ -1,0 +1,185 @@
+//! Refreshes the trusted metadata: drives the verifying core over stored files and the controller.
+//!
+//! Nothing is stored that is not verified, and nothing is used that is not stored. What is refused leaves the machine
+//! on the generation that it holds.
+
+use std::io;
+use std::path::{Path, PathBuf};
+
+use muster_protocol::api;
+use muster_protocol::checkin::Holds;
+use muster_protocol::ids::{Generation, MachineName, Sha256};
+use muster_protocol::machine::{Class, System};
+use muster_protocol::report::Attack;
+use muster_protocol::target::{MAX_TARGET_BYTES, Target};
+use muster_protocol::tuf::TufError;
+use muster_protocol::tuf::client::{Answer, Next, Scope, Stored, TargetFile, Update, check_target_bytes};
+
+use crate::client::{Client, ClientError};
+use crate::config::Config;
+use crate::durable;
+use crate::identity::Identity;
+
+/// The folder of the metadata in the state folder.
+pub const FOLDER: &str = "tuf";
+pub const ROOT: &str = "root.json";
+const TARGET: &str = "generation.json";
+/// Stored files were verified when they were written; a longer one was not written by the agent.
+const MAX_STORED_BYTES: u64 = 5 * 1024 * 1024;
+
+#[derive(Debug, thiserror::Error)]
+pub enum TrustError {
+    #[error(transparent)]
+    Client(#[from] ClientError),
+    #[error("the controller's answer was refused: {0}")]
+    Refused(#[from] TufError),
+    #[error("{} cannot be read: {source}; muster-agent needs to run as root", path.display())]
+    Read { path: PathBuf, source: io::Error },
+    #[error("{} cannot be written: {source}; free some space there", path.display())]
+    Write { path: PathBuf, source: io::Error },
+    #[error("the pinned root {} is missing or damaged ({detail}): enrol this machine again with a new token and --replace", path.display())]
+    NoRoot { path: PathBuf, detail: String },
+}
+
+impl TrustError {
+    /// What the refused answer would have been, had it been believed.
+    pub fn attack(&self) -> Option<Attack> {
+        match self {
+            Self::Client(ClientError::TooLarge { .. }) => Some(Attack::EndlessData),
+            Self::Refused(error) => error.attack(),
+            Self::Client(_) | Self::Read { .. } | Self::Write { .. } | Self::NoRoot { .. } => None,
+        }
+    }
+}
+
+/// The trusted metadata of this machine, and the target that it names.
+pub struct Trust {
+    folder: PathBuf,
+    machine: MachineName,
+    class: Class,
+    system: System,
+    lowest: Generation,
+    stored: Stored,
+    /// The newest verified target, and the hash of its bytes.
+    held: Option<(Target, Sha256)>,
+    holds: Holds,
+}
+
+impl Trust {
+    /// Reads what earlier refreshes stored.
+    pub fn open(config: &Config, identity: &Identity) -> Result<Self, TrustError> {
+        let folder = config.state(FOLDER);
+        let read = |name: &str| read(&folder.join(name));
+        let stored = Stored {
+            root: read(ROOT)?.unwrap_or_default(),
+            timestamp: read("timestamp.json")?,
+            snapshot: read("snapshot.json")?,
+            targets: read("targets.json")?,
+        };
+        let target = read(TARGET)?;
+        let mut trust = Self {
+            machine: identity.machine.clone(),
+            class: identity.class,
+            system: identity.system.clone(),
+            lowest: identity.lowest,
+            folder,
+            stored,
+            held: None,
+            holds: Holds::default(),
+        };
+        // The time decides nothing here: what has expired is still what is held.
+        trust.holds = trust.update(0)?.holds();
+        trust.held = target.and_then(|bytes| match trust.usable(&bytes, None) {
+            Ok(target) => Some((target, Sha256::of(&bytes))),
+            Err(error) => {
+                tracing::warn!(%error, "the stored target is not usable; it is fetched again");
+                None
+            }
+        });
+        Ok(trust)
+    }
+
+    /// Fetches, verifies and stores what is new at `now` (Unix seconds). Gives the verified target, or `None` where
+    /// nothing was published yet.
+    pub async fn refresh(&mut self, client: &Client, now: i64) -> Result<Option<Target>, TrustError> {
+        let mut update = self.update(now)?;
+        let base = api::tuf_path(&self.machine);
+        while let Next::Fetch(fetch) = update.next() {
+            let answer = client.get(&format!("{base}/{}", fetch.file), fetch.max_bytes).await?;
+            let answer = answer.as_deref().map_or(Answer::Absent, Answer::Found);
+            if let Some(save) = update.feed(answer)? {
+                self.write(save.file, &save.bytes)?;
+                match save.file {
+                    "timestamp.json" => self.stored.timestamp = Some(save.bytes),
+                    "snapshot.json" => self.stored.snapshot = Some(save.bytes),
+                    "targets.json" => self.stored.targets = Some(save.bytes),
+                    _ => self.stored.root = save.bytes,
+                }
+                self.holds = update.holds();
+            }
+        }
+        self.holds = update.holds();
+        let Some(generation) = update.targets_version() else { return Ok(None) };
+        let name = api::target_name(&self.machine);
+        let missing = || TufError::Missing { what: name.clone() };
+        let file = update.target(&name).ok_or_else(missing)?;
+        if self.held.as_ref().is_none_or(|(_, hash)| *hash != file.sha256) {
+            self.take_target(client, &file, generation).await?;
+        }
+        Ok(self.held())
+    }
+
+    async fn take_target(
+        &mut self,
+        client: &Client,
+        file: &TargetFile,
+        generation: u64,
+    ) -> Result<(), TrustError> {
+        let path = api::target_path(&self.machine, &file.sha256);
+        let max = file.length.min(MAX_TARGET_BYTES);
+        let bytes = client.get(&path, max).await?.ok_or_else(|| TufError::Missing { what: path.clone() })?;
+        check_target_bytes(file, &bytes)?;
+        let target = self.usable(&bytes, Some(generation))?;
+        self.write(TARGET, &bytes)?;
+        self.held = Some((target, file.sha256));
+        Ok(())
+    }
+
+    /// The target in these bytes, if it is for this machine, and of this generation (I1, I6).
+    fn usable(&self, bytes: &[u8], generation: Option<u64>) -> Result<Target, TufError> {
+        let target = Target::parse(bytes)?;
+        let generation = match generation {
+            Some(number) => Generation::new(number)
+                .map_err(|why| TufError::Malformed { what: "targets.json".into(), why: why.to_string() })?,
+            None => target.generation,
+        };
+        target.require_for(&self.machine, self.class, &self.system, generation)?;
+        Ok(target)
+    }
+
+    fn update(&self, now: i64) -> Result<Update, TrustError> {
+        let (machine, class, lowest) = (self.machine.clone(), self.class, self.lowest);
+        Update::start(&self.stored, Some(Scope { machine, class, lowest }), now)
+            .map_err(|error| TrustError::NoRoot { path: self.folder.join(ROOT), detail: error.to_string() })
+    }
+
+    fn write(&self, name: &str, bytes: &[u8]) -> Result<(), TrustError> {
+        let path = self.folder.join(name);
+        durable::write(&path, bytes, 0o600).map_err(|source| TrustError::Write { path, source })
+    }
+
+    /// The newest verified target.
+    pub fn held(&self) -> Option<Target> {
+        self.held.as_ref().map(|(target, _)| target.clone())
+    }
+
+    /// The versions of the metadata that is held.
+    pub fn holds(&self) -> Holds {
+        self.holds
+    }
+}
+
+fn read(path: &Path) -> Result<Option<Vec<u8>>, TrustError> {
+    durable::read(path, MAX_STORED_BYTES)
+        .map_err(|source| TrustError::Read { path: path.to_path_buf(), source })
+}

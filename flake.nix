@@ -1,0 +1,87 @@
+{
+  description = "Muster: signed updates for fleets of Macs and NixOS hosts, pulled by the machines";
+
+  inputs.nixpkgs.url = "github:NixOS/nixpkgs/nixpkgs-unstable";
+
+  outputs =
+    { self, nixpkgs }:
+    let
+      inherit (nixpkgs) lib;
+      systems = [
+        "x86_64-linux"
+        "aarch64-linux"
+        "aarch64-darwin"
+      ];
+      each = make: lib.genAttrs systems (system: make nixpkgs.legacyPackages.${system});
+
+      # The program of one crate. Its tests want Nix itself and run by tests/run, not in the sandbox.
+      program =
+        pkgs: name: crate: description:
+        pkgs.rustPlatform.buildRustPackage {
+          pname = name;
+          version = (lib.importTOML ./Cargo.toml).workspace.package.version;
+          src = lib.fileset.toSource {
+            root = ./.;
+            fileset = lib.fileset.unions [
+              ./Cargo.toml
+              ./Cargo.lock
+              ./protocol
+              ./agent
+              ./controller
+              ./tests/testbed
+            ];
+          };
+          cargoLock.lockFile = ./Cargo.lock;
+          cargoBuildFlags = [
+            "--package"
+            crate
+          ];
+          doCheck = false;
+          meta = {
+            inherit description;
+            mainProgram = name;
+            license = [
+              lib.licenses.mit
+              lib.licenses.asl20
+            ];
+          };
+        };
+      packagesOf = pkgs: rec {
+        muster = program pkgs "muster" "muster" "Muster's server and the operators' command line";
+        muster-agent = program pkgs "muster-agent" "muster-agent" "The agent on each machine of a Muster fleet";
+        default = muster;
+      };
+
+      # A module, with this flake's package as its default.
+      withPackage =
+        module: service: name:
+        { pkgs, ... }:
+        {
+          imports = [ module ];
+          services.${service}.package = lib.mkDefault self.packages.${pkgs.stdenv.hostPlatform.system}.${name};
+        };
+    in
+    {
+      packages = each packagesOf;
+
+      nixosModules = {
+        muster-agent = withPackage ./packaging/systemd/agent.nix "muster-agent" "muster-agent";
+        muster-controller = withPackage ./packaging/systemd/controller.nix "muster-controller" "muster";
+      };
+      darwinModules.muster-agent = withPackage ./packaging/launchd/agent.nix "muster-agent" "muster-agent";
+
+      devShells = each (pkgs: {
+        default = pkgs.mkShell {
+          packages = [
+            pkgs.cargo
+            pkgs.clippy
+            pkgs.rustfmt
+            pkgs.cargo-deny
+            pkgs.libplist
+          ];
+        };
+      });
+
+      checks = each (pkgs: removeAttrs (packagesOf pkgs) [ "default" ]);
+    };
+}

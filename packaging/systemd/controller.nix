@@ -1,0 +1,80 @@
+# nixosModules.muster-controller
+{ lib, config, pkgs, ... }:
+let
+  cfg = config.services.muster-controller;
+in
+{
+  options.services.muster-controller = {
+    enable = lib.mkEnableOption "the Muster controller";
+
+    package = lib.mkOption {
+      type = lib.types.package;
+      default = pkgs.muster;
+      defaultText = lib.literalExpression "pkgs.muster";
+      description = "The package that has `bin/muster`.";
+    };
+
+    configFile = lib.mkOption {
+      type = lib.types.str;
+      default = "/var/lib/muster-controller/controller.toml";
+      description = ''
+        The controller.toml that `muster init` made. Its folder holds the online key, so it is no path of the flake and
+        never in the Nix store: copy it to the host once.
+      '';
+    };
+
+    openFirewall = lib.mkOption {
+      type = lib.types.nullOr lib.types.port;
+      default = null;
+      example = 8443;
+      description = "The port to open, the one of `listen` in controller.toml.";
+    };
+  };
+
+  config = lib.mkIf cfg.enable {
+    environment.systemPackages = [ cfg.package ];
+    networking.firewall.allowedTCPPorts = lib.optional (cfg.openFirewall != null) cfg.openFirewall;
+    users.users.muster-controller = {
+      isSystemUser = true;
+      group = "muster-controller";
+      home = "/var/lib/muster-controller";
+    };
+    users.groups.muster-controller = { };
+    systemd.services.muster-controller = {
+      description = "Muster controller";
+      wantedBy = [ "multi-user.target" ];
+      wants = [ "network-online.target" ];
+      after = [ "network-online.target" ];
+      serviceConfig = {
+        ExecStart = "${lib.getExe' cfg.package "muster"} serve --config ${lib.escapeShellArg cfg.configFile}";
+        User = "muster-controller";
+        Group = "muster-controller";
+        StateDirectory = "muster-controller";
+        StateDirectoryMode = "0700";
+        UMask = "0077";
+        Restart = "on-failure";
+        RestartSec = 5;
+        LimitNOFILE = 65536;
+        AmbientCapabilities = [ "CAP_NET_BIND_SERVICE" ];
+        CapabilityBoundingSet = [ "CAP_NET_BIND_SERVICE" ];
+        NoNewPrivileges = true;
+        PrivateDevices = true;
+        PrivateTmp = true;
+        ProtectHome = true;
+        ProtectSystem = "strict";
+        ProtectKernelModules = true;
+        ProtectKernelTunables = true;
+        ProtectControlGroups = true;
+        RestrictAddressFamilies = [
+          "AF_INET"
+          "AF_INET6"
+          "AF_UNIX"
+        ];
+        RestrictNamespaces = true;
+        LockPersonality = true;
+        MemoryDenyWriteExecute = true;
+        SystemCallArchitectures = "native";
+      };
+    };
+  };
+}

@@ -1,0 +1,167 @@
+# What tests/demo, tests/run and tests/bench share: words, tools, and ending what was started.
+# shellcheck shell=bash disable=SC2034
+
+repository=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd -P)
+# Downloads survive between runs, outside the repository.
+cache=${XDG_CACHE_HOME:-$HOME/.cache}/muster-tests
+target=${CARGO_TARGET_DIR:-$repository/target}
+
+# Where people are told things; --json moves it away from stdout.
+words=1
+say() { printf '%s\n' "$*" >&"$words"; }
+if [ -t 1 ] && [ -z "${NO_COLOR:-}" ]; then
+  bold=$'\e[1m' dim=$'\e[2m' green=$'\e[32m' red=$'\e[31m' blue=$'\e[34m' plain=$'\e[0m'
+else
+  bold='' dim='' green='' red='' blue='' plain=''
+fi
+die() {
+  printf '%s%s%s\n' "$red" "$*" "$plain" >&2
+  exit 1
+}
+
+has() { command -v "$1" > /dev/null 2>&1; }
+
+# On Debian as root, installs packages whose program is missing; elsewhere says what is needed.
+apt_updated=
+debian_install() {
+  local package
+  for package in "$@"; do
+    if ! has apt-get; then
+      die "This needs $package, and there is no apt-get to get it with: install it and run this again."
+    fi
+    if [ "$(id -u)" != 0 ]; then
+      die "This needs the package $package: run \`sudo apt-get install --no-install-recommends $package\`, then this again."
+    fi
+    say "${dim}installing $package${plain}"
+    if [ -z "$apt_updated" ]; then
+      apt-get update -qq > /dev/null || die "apt-get update failed: see that this machine reaches its Debian mirror."
+      apt_updated=yes
+    fi
+    DEBIAN_FRONTEND=noninteractive apt-get install -qq -y --no-install-recommends "$package" > /dev/null ||
+      die "apt-get cannot install $package."
+  done
+}
+
+need_rust() {
+  has cargo || [ ! -x "$HOME/.cargo/bin/cargo" ] || PATH=$HOME/.cargo/bin:$PATH
+  has cargo || die "This needs Rust: install it from https://rustup.rs, then run this again."
+  has cc || [ "$(uname)" = Darwin ] || debian_install gcc libc6-dev
+}
+
+need_nix() {
+  local folder
+  for folder in /run/current-system/sw/bin /nix/var/nix/profiles/default/bin "$HOME/.nix-profile/bin"; do
+    has nix || [ ! -x "$folder/nix" ] || PATH=$PATH:$folder
+  done
+  if ! has nix; then
+    case $(uname) in
+      Darwin) die "This needs Nix, and cannot install it on a Mac by itself: see https://nixos.org/download, then run this again." ;;
+      Linux) debian_install nix-bin ;;
+      *) die "This needs Nix, which $(uname) does not have." ;;
+    esac
+  fi
+  [ "$(uname)" = Linux ] || return 0
+  need_static_shell
+}
+
+is_static() { ! LC_ALL=C ldd "$1" > /dev/null 2>&1; }
+
+# A machine in a folder builds in a sandbox of its own store; its /bin/sh is one file without libraries.
+need_static_shell() {
+  local found
+  for found in "${MUSTER_BUSYBOX:-}" /bin/busybox "$cache/busybox/bin/busybox"; do
+    if [ -x "$found" ] && is_static "$found"; then
+      export MUSTER_BUSYBOX=$found
+      return
+    fi
+  done
+  if has apt-get && [ ! -e /bin/busybox ]; then
+    debian_install busybox-static
+    export MUSTER_BUSYBOX=/bin/busybox
+  elif has apt-get; then
+    # The host has a busybox with shared libraries, which is left alone.
+    mkdir -p "$cache/busybox"
+    (cd "$cache/busybox" && apt-get download -qq busybox-static && dpkg-deb -x busybox-static_*.deb .) > /dev/null ||
+      die "A static busybox cannot be downloaded: name one in MUSTER_BUSYBOX."
+    export MUSTER_BUSYBOX=$cache/busybox/bin/busybox
+  else
+    say "${dim}building a static busybox with Nix${plain}"
+    found=$(nix --extra-experimental-features 'nix-command flakes' build --no-link --json nixpkgs#pkgsStatic.busybox |
+      sed -n 's|.*"out":"\([^"]*\)".*|\1/bin/busybox|p')
+    [ -x "$found" ] || die "This needs a static busybox: name one in MUSTER_BUSYBOX."
+    export MUSTER_BUSYBOX=$found
+  fi
+}
+
+# Builds the programs; `profile` is dev or release.
+build_programs() {
+  local profile=${1:-dev} arguments=(--workspace --features muster-agent/stand-in)
+  [ "$profile" = dev ] || arguments+=(--profile "$profile")
+  say "${dim}cargo build ${arguments[*]}${plain}"
+  (cd "$repository" && cargo build "${arguments[@]}" >&2) || die "The build failed; its message is above."
+  case $profile in
+    dev) bin=$target/debug ;;
+    *) bin=$target/$profile ;;
+  esac
+}
+
+# The Nix name of this host's architecture.
+host_cpu() { uname -m | sed 's/arm64/aarch64/'; }
+
+free_port() {
+  # The kernel's own choice, by way of a listener that ends at once.
+  "$bin/muster-machine" free-port
+}
+
+# The operator's Nix: a store of its own, and nothing of the home folder. Takes the folder of the demo.
+operator_nix() {
+  mkdir -p "$1/operator"
+  export HOME=$1/operator XDG_CACHE_HOME=$1/operator/cache XDG_CONFIG_HOME=$1/operator/config
+  export NIX_REMOTE="local?root=$1/operator"
+  export NIX_CONFIG="experimental-features = nix-command flakes
+substituters =
+build-users-group =
+flake-registry ="
+}
+
+# Copies the example flake into a folder, for the machines given as NAME=SYSTEM, and locks it.
+copy_flake() {
+  local work=$1 entry name root
+  shift
+  cp -R "$repository/tests/fixtures/fleet" "$work/flake"
+  chmod -R u+w "$work/flake"
+  mv "$work/flake/words" "$work/words"
+  sed "s|path:./words|path:$work/words|" "$work/flake/flake.nix" > "$work/flake.nix"
+  mv "$work/flake.nix" "$work/flake/flake.nix"
+  {
+    echo '{'
+    for entry in "$@"; do
+      name=${entry%%=*} root=
+      [ "$(uname)" = Linux ] || root=$work/$name
+      echo "  $name = { system = \"${entry#*=}\"; root = \"$root\"; };"
+    done
+    echo '}'
+  } > "$work/flake/machines.nix"
+  nix flake lock "$work/flake" 2> "$work/lock.log" || die "Nix cannot lock the example flake: $(cat "$work/lock.log")"
+}
+
+# Waits until a command succeeds, for so many seconds.
+wait_for() {
+  local what=$1 seconds=$2 end=$((SECONDS + $2))
+  shift 2
+  until "$@" > /dev/null 2>&1; do
+    [ "$SECONDS" -lt "$end" ] || die "$what did not come about within $seconds seconds."
+    sleep 0.1
+  done
+}
+
+# Asks a process to end, waits, and makes it.
+end_process() {
+  local pid=$1 tries=0
+  kill "$pid" 2> /dev/null || return 0
+  while kill -0 "$pid" 2> /dev/null; do
+    tries=$((tries + 1))
+    [ "$tries" -lt 100 ] || kill -9 "$pid" 2> /dev/null || true
+    sleep 0.1
+  done
+}
