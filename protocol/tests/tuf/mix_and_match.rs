@@ -144,6 +144,9 @@ fn other_bytes_than_the_signed_target() {
     ] {
         assert_eq!(check_target_bytes(&file, bytes).unwrap_err().attack(), Some(attack));
     }
+    // The right hash under a wrong length.
+    let longer = TargetFile { length: signed.len() as u64 + 1, ..file };
+    assert_eq!(check_target_bytes(&longer, signed).unwrap_err().attack(), Some(Attack::MixAndMatch));
 }
 
 #[test]
