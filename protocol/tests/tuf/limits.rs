@@ -90,12 +90,16 @@ fn the_declared_length_of_metadata() {
 #[test]
 fn a_target_longer_than_any_machine_reads() {
     let fleet = Fleet::new();
-    let mut served = Served::generation(&fleet, "cinnabar", 1);
-    served.forge("1.targets.json", &[&fleet.operators[0]], |signed| {
-        signed["targets"]["cinnabar/generation.json"]["length"] = (64 * 1024 + 1).into();
-    });
-    served.pin_again(&fleet, "cinnabar", 1);
-    Machine::enrolled(&fleet, "cinnabar").refuses(&served, Attack::EndlessData);
+    let with = |length: u64| {
+        let mut served = Served::generation(&fleet, "cinnabar", 1);
+        served.forge("1.targets.json", &[&fleet.operators[0]], |signed| {
+            signed["targets"]["cinnabar/generation.json"]["length"] = length.into();
+        });
+        served.pin_again(&fleet, "cinnabar", 1);
+        served
+    };
+    assert_eq!(Machine::enrolled(&fleet, "cinnabar").generation(&with(64 * 1024)), 1);
+    Machine::enrolled(&fleet, "cinnabar").refuses(&with(64 * 1024 + 1), Attack::EndlessData);
 }
 
 #[test]
