@@ -32,6 +32,7 @@
             ];
           };
           cargoLock.lockFile = ./Cargo.lock;
+          buildType = "dist";
           cargoBuildFlags = [
             "--package"
             crate

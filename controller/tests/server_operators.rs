@@ -6,6 +6,7 @@ mod server_support;
 use std::sync::Arc;
 
 use muster_protocol::api::{self, ProblemCode};
+use muster_protocol::checkin::CheckInReply;
 use muster_protocol::ids::{Generation, Sha256};
 use muster_protocol::keys::SecretKey;
 use muster_protocol::machine::Class;
@@ -188,6 +189,20 @@ async fn only_the_next_generation_is_taken_and_a_repeated_one_is_no_second() {
     fleet.publish(&machine.name, &numbered(1)).await.refused(409, ProblemCode::Conflict);
     assert_eq!(fleet.sql("SELECT count(*) FROM generations").await, "1");
     assert_eq!(fleet.sql("SELECT count(*) FROM audit WHERE action = 'generation-published'").await, "1");
+}
+
+#[tokio::test]
+async fn a_restored_controller_goes_on_above_what_a_machine_holds() {
+    let fleet = Fleet::start().await;
+    let machine = fleet.enrolled("cinnabar", Class::Nixos).await;
+    let mut checkin = machine.checkin(&fleet, 7);
+    checkin.holds.targets = 5;
+    machine.send_checkin(&fleet, &checkin).await.good::<CheckInReply>();
+    assert_eq!(fleet.view("cinnabar").await.next_generation().get(), 6);
+    let numbered = |number| fleet.generation("cinnabar", Class::Nixos, number);
+    fleet.publish(&machine.name, &numbered(1)).await.refused(409, ProblemCode::Conflict);
+    let view: MachineView = fleet.publish(&machine.name, &numbered(6)).await.good();
+    assert_eq!(view.published.unwrap().target.generation.get(), 6);
 }
 
 #[tokio::test]

@@ -184,6 +184,20 @@ pub struct MachineView {
     pub clock_skew_ms: Option<i64>,
 }
 
+impl MachineView {
+    pub fn next_generation(&self) -> Generation {
+        next_generation(self.published.as_ref().map(|published| published.target.generation), &self.holds)
+    }
+}
+
+/// The number of the next generation: above what was published, and above what the machine says that it holds. After a
+/// controller was restored from a backup the machine knows numbers that the controller does not, and would refuse to
+/// go back.
+pub fn next_generation(published: Option<Generation>, holds: &Holds) -> Generation {
+    let held = Generation::new(holds.targets).ok();
+    published.max(held).map_or(Generation::FIRST, Generation::next)
+}
+
 /// One published generation, for showing and comparing.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Published {

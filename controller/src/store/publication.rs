@@ -1,9 +1,10 @@
 //! Published generations, the files of a machine's TUF repository, and its history.
 
+use muster_protocol::checkin::{CheckIn, Holds};
 use muster_protocol::ids::{Generation, MachineName, Sha256};
 use muster_protocol::keys::PublicKey;
 use muster_protocol::machine::{Class, System};
-use muster_protocol::operator::{HistoryEntry, Publication, Published};
+use muster_protocol::operator::{HistoryEntry, Publication, Published, next_generation};
 use muster_protocol::tuf::TufError;
 
 use super::machines::published;
@@ -71,6 +72,15 @@ struct Stands {
     revoked_at: Option<i64>,
     published: Option<i64>,
     timestamp_version: i64,
+    observed: Option<String>,
+}
+
+impl Stands {
+    /// What the machine said in its last check-in that it holds.
+    fn holds(&self) -> Holds {
+        let told: Option<CheckIn> = self.observed.as_deref().and_then(|text| serde_json::from_str(text).ok());
+        told.map(|told| told.holds).unwrap_or_default()
+    }
 }
 
 impl Store {
@@ -85,7 +95,7 @@ impl Store {
         let name = new.machine;
         let mut tx = self.sql.begin().await?;
         let stands: Option<Stands> = sqlx::query_as(
-            "SELECT class, system, revoked_at, published, timestamp_version FROM machines WHERE name = $1",
+            "SELECT class, system, revoked_at, published, timestamp_version, observed FROM machines WHERE name = $1",
         )
         .bind(name.as_str())
         .fetch_optional(&mut *tx)
@@ -102,7 +112,7 @@ impl Store {
         if latest == Some(offered) && is_stored(&mut tx, new).await? {
             return Ok(None);
         }
-        let next = latest.map_or(Generation::FIRST, Generation::next);
+        let next = next_generation(latest, &stands.holds());
         if offered != next {
             return Err(PublishRefusal::NotNext { machine: name.clone(), offered, next });
         }

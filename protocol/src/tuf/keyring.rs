@@ -11,7 +11,7 @@ use crate::ids::from_hex;
 use crate::keys::{PublicKey, Signature};
 
 /// The most keys that one document, or one role of it, may name.
-pub(super) const MAX_KEYS: usize = 256;
+const MAX_KEYS: usize = 256;
 
 /// A public key of a document. Fields of it that are not known here still count for the signature over the document.
 #[derive(Clone, Deserialize)]

@@ -281,3 +281,14 @@ fn too_many_delegations_in_one_document() {
     let tree = with(1025);
     assert!(tree.refuses(&tree.serve()).to_string().contains("more than 1024 roles"));
 }
+
+#[test]
+fn what_the_top_level_lists_is_not_searched_for_below() {
+    let tree = Tree::one(json!({ "paths": ["*", "*/*"] }));
+    let served = tree.serve();
+    let (machine, update) = tree.search(&served, "any/generation.json");
+    let listed = update.unwrap().target("any/generation.json").unwrap();
+    let publication = tree.fleet.publication(&target("any", 1));
+    assert_eq!(listed.sha256, Sha256::of(publication.target.as_bytes()));
+    assert_eq!(machine.fetched.last().unwrap(), "1.targets.json");
+}

@@ -168,3 +168,23 @@ fn a_document_nested_without_end() {
     served.put("timestamp.json", deep.as_bytes());
     Machine::enrolled(&fleet, "cinnabar").refuses(&served, Attack::Malformed);
 }
+
+#[test]
+fn without_a_scope_and_a_declared_length_the_limits_are_those_of_other_clients() {
+    let fleet = Fleet::new();
+    let mut served = Served::generation(&fleet, "any", 1);
+    served.forge("1.snapshot.json", &[&fleet.operators[0]], |signed| {
+        signed["meta"]["targets.json"] = json!({ "version": 1 });
+    });
+    served.forge("timestamp.json", &[&fleet.online], |signed| {
+        signed["meta"]["snapshot.json"] = json!({ "version": 1 });
+    });
+    let mut update = Machine::unscoped(&fleet).start().unwrap();
+    let mut limits = Vec::new();
+    while let Next::Fetch(fetch) = update.next() {
+        limits.push(fetch.max_bytes);
+        let bytes = served.files.get(&fetch.file);
+        update.feed(bytes.map_or(Answer::Absent, |bytes| Answer::Found(bytes))).unwrap();
+    }
+    assert_eq!(limits, [512 << 10, 16 << 10, 2 << 20, 5 << 20]);
+}

@@ -1,9 +1,10 @@
 //! Pieces of different repositories put together.
 
-use muster_protocol::ids::Sha256;
+use muster_protocol::ids::{Sha256, to_hex};
 use muster_protocol::report::Attack;
 use muster_protocol::tuf::client::{TargetFile, check_target_bytes};
 use serde_json::json;
+use sha2::{Digest as _, Sha512};
 
 use crate::fleet::*;
 
@@ -143,6 +144,9 @@ fn other_bytes_than_the_signed_target() {
     ] {
         assert_eq!(check_target_bytes(&file, bytes).unwrap_err().attack(), Some(attack));
     }
+    // The right hash under a wrong length.
+    let longer = TargetFile { length: signed.len() as u64 + 1, ..file };
+    assert_eq!(check_target_bytes(&longer, signed).unwrap_err().attack(), Some(Attack::MixAndMatch));
 }
 
 #[test]
@@ -155,5 +159,23 @@ fn a_pin_whose_hashes_nobody_here_can_check() {
         });
         let (_, stored) = Machine::enrolled(&fleet, "cinnabar").refuses(&served, Attack::MixAndMatch);
         assert_eq!(stored, ["timestamp"]);
+    }
+}
+
+#[test]
+fn another_snapshot_than_the_one_pinned_by_sha512_alone() {
+    let fleet = Fleet::new();
+    let mut served = Served::generation(&fleet, "cinnabar", 1);
+    let hash = to_hex(&Sha512::digest(&served.files["1.snapshot.json"]));
+    for (hash, good) in [(hash, true), ("00".repeat(64), false)] {
+        served.forge("timestamp.json", &[&fleet.online], |signed| {
+            signed["meta"]["snapshot.json"] = json!({ "version": 1, "hashes": { "sha512": hash } });
+        });
+        let mut machine = Machine::enrolled(&fleet, "cinnabar");
+        if good {
+            assert_eq!(machine.generation(&served), 1);
+        } else {
+            machine.refuses(&served, Attack::MixAndMatch);
+        }
     }
 }

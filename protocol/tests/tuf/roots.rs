@@ -174,3 +174,16 @@ fn no_root_is_signed_that_no_client_could_use() {
     assert!(sign_root(&spec, &signers(&fleet.operators)).is_err(), "signed by others");
     assert!(sign_root(&spec, &signers(&fleet.root)).is_ok());
 }
+
+#[test]
+fn a_key_that_goes_by_two_ids_is_told_once() {
+    let fleet = Fleet::new();
+    let root = resigned(&fleet.root_json(), &[&fleet.root[0]], |signed| {
+        let id = signed["roles"]["targets"]["keyids"][0].as_str().unwrap().to_owned();
+        let same = signed["keys"][&id].clone();
+        signed["keys"]["another-id"] = same;
+        signed["roles"]["targets"]["keyids"].as_array_mut().unwrap().push("another-id".into());
+    });
+    let root = Root::parse_self_signed(&root).unwrap();
+    assert_eq!(root.keys_of(Role::Targets), [fleet.operators[0].public()]);
+}

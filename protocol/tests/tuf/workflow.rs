@@ -238,3 +238,20 @@ fn two_of_three_operators_are_enough_and_one_is_not() {
         }
     }
 }
+
+#[test]
+fn without_consistent_snapshots_names_carry_no_versions_and_hashes() {
+    let fleet = Fleet::new();
+    let mut machine = Machine::unscoped(&fleet);
+    machine.stored.root = resigned(&machine.stored.root, &[&fleet.root[0]], |signed| {
+        signed["consistent_snapshot"] = false.into();
+    });
+    let mut served = Served::generation(&fleet, "any", 1);
+    for file in ["snapshot.json", "targets.json"] {
+        let bytes = served.files.remove(&format!("1.{file}")).unwrap();
+        served.put(file, &bytes);
+    }
+    let update = machine.refresh(&served).unwrap();
+    assert_eq!(update.targets_version(), Some(1));
+    assert_eq!(update.target_name("a/b", "HASH"), "a/b");
+}

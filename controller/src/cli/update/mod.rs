@@ -142,7 +142,7 @@ impl Update {
         let target = Target {
             machine: view.machine.clone(),
             class: view.class,
-            generation: last.map_or(Generation::FIRST, |target| target.generation.next()),
+            generation: view.next_generation(),
             system: evaluated.system.clone(),
             derivation: evaluated.derivation.clone(),
             output: evaluated.output.clone(),
