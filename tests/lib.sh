@@ -113,6 +113,10 @@ free_port() {
   "$bin/muster-machine" free-port
 }
 
+# Where machines can have no Nix store of their own (a Mac, a container without namespaces) they use the host's, and the
+# flake names their folders.
+own_stores() { "$bin/muster-machine" can-sandbox; }
+
 # The operator's Nix: a store of its own, and nothing of the home folder. Takes the folder of the demo.
 operator_nix() {
   mkdir -p "$1/operator"
@@ -137,7 +141,7 @@ copy_flake() {
     echo '{'
     for entry in "$@"; do
       name=${entry%%=*} root=
-      [ "$(uname)" = Linux ] || root=$work/$name
+      own_stores || root=$work/$name
       echo "  $name = { system = \"${entry#*=}\"; root = \"$root\"; };"
     done
     echo '}'

@@ -48,6 +48,9 @@ impl Fixture {
         let fixture = Self { folder };
         copy(&source(), &fixture.flake())?;
         fs::rename(fixture.flake().join("words"), fixture.words())?;
+        // No other fleet has these words, so that no store can have them by chance.
+        let own = muster_protocol::ids::to_hex(&muster_protocol::random::bytes::<16>()?);
+        fs::write(fixture.words().join("own"), format!("{own}\n"))?;
         let flake = fixture.flake().join("flake.nix");
         let text = fs::read_to_string(&flake)?;
         // Nix before 2.26 wants an absolute path here.

@@ -1,7 +1,8 @@
 //! Where the programs under test are, and Nix's.
 
 use std::env;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
+use std::process::{Command, Stdio};
 
 use anyhow::{Context as _, Result};
 
@@ -47,6 +48,14 @@ pub fn static_shell() -> Option<PathBuf> {
         .find(|file| file.is_file())
 }
 
+/// Whether Nix can build in a store of its own, which it does in namespaces. Containers and Macs have none to give.
+pub fn can_sandbox() -> bool {
+    let mut unshare = Command::new("unshare");
+    unshare.args(["--user", "--map-root-user", "--mount", "--pid", "--fork", "true"]);
+    let quiet = unshare.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null());
+    cfg!(target_os = "linux") && quiet.status().is_ok_and(|status| status.success())
+}
+
 /// The Nix name of this host.
 pub fn host_system() -> String {
     let kernel = if cfg!(target_os = "macos") { "darwin" } else { "linux" };
@@ -59,10 +68,4 @@ pub fn nix_config(more: &str) -> String {
         "experimental-features = nix-command flakes\nsubstituters =\nbuild-users-group =\nwarn-dirty = false\n\
          flake-registry =\n{more}"
     )
-}
-
-/// Joins a folder and a program's name if the file is there.
-pub fn in_folder(folder: &Path, name: &str) -> Option<PathBuf> {
-    let file = folder.join(name);
-    file.is_file().then_some(file)
 }

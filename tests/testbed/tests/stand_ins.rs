@@ -53,27 +53,27 @@ impl Bench {
     /// Builds what the flake says now, on the machine.
     fn build(&self) -> StorePath {
         let derivation = self.fixture.derivation(&attribute(&self.listed)).unwrap();
-        let to = format!("local?root={}", self.machine.root.folder().display());
-        let shell = programs::static_shell().unwrap();
-        let config = format!(
-            "sandbox-paths = /bin/sh={}\nextra-platforms = {}\n",
-            shell.display(),
-            self.listed.system
-        );
+        let own = self.machine.store_folder() != Path::new("/nix/store");
+        let sandbox = match programs::static_shell() {
+            Some(shell) if own => format!("sandbox-paths = /bin/sh={}", shell.display()),
+            _ => "sandbox = false".into(),
+        };
+        let config = format!("{sandbox}\nextra-platforms = {}\n", self.listed.system);
         let nix = |program: &str| {
             let mut command = self.fixture.nix(program);
             command.env("NIX_CONFIG", programs::nix_config(&config)).env_remove("NIX_REMOTE");
+            if own {
+                command.env("NIX_REMOTE", format!("local?root={}", self.machine.root.folder().display()));
+            }
             command
         };
-        finish(nix("nix").args(["copy", "--derivation", "--no-check-sigs", "--from"]).args([
-            &self.fixture.store(),
-            "--to",
-            &to,
-            derivation.as_str(),
-        ]))
+        finish(
+            nix("nix")
+                .args(["copy", "--derivation", "--no-check-sigs", "--from"])
+                .args([&self.fixture.store(), derivation.as_str()]),
+        )
         .unwrap();
-        let built =
-            finish(nix("nix-store").env("NIX_REMOTE", &to).args(["--realise", derivation.as_str()])).unwrap();
+        let built = finish(nix("nix-store").args(["--realise", derivation.as_str()])).unwrap();
         built.trim().parse().unwrap()
     }
 

@@ -50,6 +50,8 @@ enum Verb {
     },
     /// Print a port of loopback that is free
     FreePort,
+    /// Say by the exit code whether machines can have Nix stores of their own here
+    CanSandbox,
     /// Turn it on
     Start { folder: PathBuf },
     /// Turn it off, and end everything that runs out of its folder
@@ -121,6 +123,7 @@ fn make(arguments: Arguments) -> Result<u8> {
         Verb::Install { folder, derivation, from } => {
             println!("{}", Machine::open(&folder)?.install(&derivation, &from)?);
         }
+        Verb::CanSandbox => return Ok(u8::from(!programs::can_sandbox())),
         Verb::FreePort => println!("{}", muster_testbed::fleet::free_port()?),
         Verb::Start { folder } => Machine::open(&folder)?.start()?,
         Verb::Stop { folder, power_failure } => Machine::open(&folder)?.stop(power_failure)?,

@@ -3,12 +3,13 @@
 use muster_protocol::report::EventKind;
 use muster_testbed::fleet::Fleet;
 
-/// The locked input's source in the machine's store.
-pub fn has_words(fleet: &Fleet, machine: &str) -> bool {
-    let store = fleet.machine(machine).root.at("/nix/store");
-    std::fs::read_dir(store).into_iter().flatten().flatten().any(|entry| {
-        entry.file_name().to_string_lossy().ends_with("-source") && entry.path().join("minerals").exists()
-    })
+/// Whether the source of the flake's locked input is in the machine's store.
+pub fn has_words(fleet: &Fleet, machine: &str, own: &str) -> bool {
+    std::fs::read_dir(fleet.machine(machine).store_folder())
+        .into_iter()
+        .flatten()
+        .flatten()
+        .any(|entry| std::fs::read_to_string(entry.path().join("own")).is_ok_and(|words| words == own))
 }
 
 /// Profile, running system and what was signed are one.

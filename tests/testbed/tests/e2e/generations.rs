@@ -10,11 +10,15 @@ use crate::common::{assert_events_in_order, assert_runs_published, has_words, on
 fn three_generations_reach_both_classes_and_the_unhealthy_one_is_undone_and_quarantined() {
     let fleet = Fleet::start(&both()).unwrap();
     let names = ["cinnabar", "stibnite"];
+    let words = std::fs::read_to_string(fleet.fixture.words().join("own")).unwrap();
     for name in names {
         let view = fleet.view(name).unwrap();
         assert_eq!(view.condition, Condition::NoGeneration);
         assert_eq!(fleet.machine(name).greeting().unwrap(), "fresh from the installer");
-        assert!(!has_words(&fleet, name), "{name} knows the locked input before anything was published");
+        assert!(
+            !has_words(&fleet, name, &words),
+            "{name} knows the locked input before anything was published"
+        );
     }
 
     fleet.fixture.say("greeting", "one").unwrap();
@@ -25,7 +29,7 @@ fn three_generations_reach_both_classes_and_the_unhealthy_one_is_undone_and_quar
         fleet.settled(name, 1, Condition::UpToDate).unwrap();
         assert_runs_published(&fleet, name);
         assert_eq!(fleet.machine(name).greeting().unwrap(), "one");
-        assert!(has_words(&fleet, name));
+        assert!(has_words(&fleet, name, &words));
     }
 
     fleet.fixture.say("greeting", "two").unwrap();
