@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use muster_protocol::ids::StorePath;
 
-use super::nix::{NixError, nix};
+use super::nix::{NixError, nix_with};
 
 /// How long one push may take; a closure of sources is at most a few gigabytes.
 const PUSH_LIMIT: Duration = Duration::from_secs(6 * 3600);
@@ -39,7 +39,6 @@ pub async fn push(derivations: &[StorePath], cache: &Cache<'_>) -> Result<(), Pu
     netrc.flush().map_err(PushError::Netrc)?;
     let netrc_path = netrc.path().to_string_lossy().into_owned();
     let store = format!("{}{}?compression=zstd", cache.url, muster_protocol::api::CACHE);
-    let ca = cache.ca.map(|path| path.to_string_lossy().into_owned());
 
     for paths in derivations.chunks(PATHS_AT_ONCE) {
         let mut arguments =
@@ -48,11 +47,8 @@ pub async fn push(derivations: &[StorePath], cache: &Cache<'_>) -> Result<(), Pu
         for setting in ["narinfo-cache-negative-ttl", "narinfo-cache-positive-ttl"] {
             arguments.extend(["--option", setting, "0"]);
         }
-        if let Some(ca) = &ca {
-            arguments.extend(["--option", "ssl-cert-file", ca]);
-        }
         arguments.extend(paths.iter().map(StorePath::as_str));
-        nix(&arguments, PUSH_LIMIT).await.map_err(PushError::Copy)?;
+        nix_with(&arguments, cache.ca, PUSH_LIMIT).await.map_err(PushError::Copy)?;
     }
     Ok(())
 }
