@@ -88,7 +88,7 @@ pub enum Step {
 pub fn next(observed: &Observed<'_>, journal: &Journal, wanted: Option<&Target>) -> Step {
     let step = match observed.transaction {
         None => begin(observed, journal, wanted),
-        Some(transaction) => go_on(observed, transaction, wanted),
+        Some(transaction) => go_on(observed, journal, transaction, wanted),
     };
     match observed.not_before {
         Some(time) if time > observed.now && waits(&step) => Step::Wait(time),
@@ -138,8 +138,17 @@ fn begin(observed: &Observed<'_>, journal: &Journal, wanted: Option<&Target>) ->
     }
 }
 
-fn go_on(observed: &Observed<'_>, transaction: &Transaction, wanted: Option<&Target>) -> Step {
-    let newer = wanted.is_some_and(|target| target.generation > transaction.generation());
+fn go_on(
+    observed: &Observed<'_>,
+    journal: &Journal,
+    transaction: &Transaction,
+    wanted: Option<&Target>,
+) -> Step {
+    // A generation that came to its end takes nobody's place: a local rollback may be from the one before it.
+    let newer = wanted.is_some_and(|target| {
+        target.generation > transaction.generation()
+            && journal.tried.is_none_or(|tried| target.generation > tried)
+    });
     if newer && transaction.state.is_before_activation() {
         return Step::Supersede;
     }

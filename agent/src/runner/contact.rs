@@ -78,10 +78,16 @@ pub async fn run(shared: &Shared, client: &Client, trust: Trust) {
         match contact.round().await {
             Ok(()) => backoff.succeeded(),
             Err(error) => {
+                let before = backoff;
                 let wait = contact.failed(&error, &mut backoff);
+                // Frequent tries before a confirmation are no sign that the controller is gone for longer.
+                if contact.probing() && before.failures() > 0 {
+                    backoff = before;
+                }
                 tokio::select! {
                     () = tokio::time::sleep(wait) => {}
-                    () = shared.say.notified() => {}
+                    // Nor is a try out of turn.
+                    () = shared.say.notified() => if before.failures() > 0 { backoff = before },
                 }
             }
         }

@@ -224,7 +224,10 @@ impl Fleet {
     pub fn timestamp(&self, snapshot: &str, expires: i64) -> Vec<u8> {
         static VERSION: std::sync::atomic::AtomicU64 = std::sync::atomic::AtomicU64::new(1);
         let version = VERSION.fetch_add(1, std::sync::atomic::Ordering::Relaxed);
-        sign_timestamp(&self.machine, snapshot.as_bytes(), version, expires, &self.online).unwrap()
+        // Of whichever machine the snapshot is: the online key serves them all.
+        let parsed: serde_json::Value = serde_json::from_str(snapshot).unwrap();
+        let machine = parsed["signed"]["x-muster-machine"].as_str().unwrap().parse().unwrap();
+        sign_timestamp(&machine, snapshot.as_bytes(), version, expires, &self.online).unwrap()
     }
     /// An enrolled machine of this fleet.
     pub fn enrol(&self, state: &Path, url: &str) -> (Config, Identity) {

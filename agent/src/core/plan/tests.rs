@@ -97,6 +97,17 @@ fn a_rollback_goes_to_what_ran_before_and_only_where_that_is_known() {
 }
 
 #[test]
+fn a_local_rollback_goes_on_below_a_generation_that_was_undone() {
+    // Generation 3 was tried and undone, 2 runs, and somebody goes back from it.
+    let known = Known { generation: generation(2), output: path("system-2"), derivation: None, at: 1 };
+    let back = Transaction::rollback("r".into(), &known, path("system-1"), Class::Nixos, 2);
+    let mut observed = observed();
+    observed.transaction = Some(&back);
+    assert_eq!(next(&observed, &tried(3), Some(&target(3, Class::Nixos))), Step::Preflight);
+    assert_eq!(next(&observed, &tried(3), Some(&target(4, Class::Nixos))), Step::Supersede);
+}
+
+#[test]
 fn a_newer_generation_takes_the_place_of_one_that_changed_nothing_yet() {
     let states = [
         (State::Verified, Step::Fetch),
