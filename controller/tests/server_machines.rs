@@ -7,15 +7,15 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use muster_protocol::api::{self, ProblemCode};
-use muster_protocol::checkin::{CheckIn, CheckInReply, PollReply};
+use muster_protocol::checkin::{CheckIn, CheckInReply, Phase, PollReply};
 use muster_protocol::enrol::EnrolReply;
 use muster_protocol::ids::{Generation, Sha256};
 use muster_protocol::keys::{Context, SecretKey};
 use muster_protocol::machine::Class;
 use muster_protocol::operator::{Condition, HistoryEntry, MachineView, Standing};
-use muster_protocol::report::{Accepted, EventKind};
+use muster_protocol::report::{Accepted, EventKind, Reason};
 use reqwest::{Method, StatusCode};
-use server_support::{Fleet, enrol_request, event, until};
+use server_support::{Fleet, enrol_request, event, target, until};
 
 fn key() -> SecretKey {
     SecretKey::generate().unwrap()
@@ -387,4 +387,31 @@ async fn a_machine_that_is_silent_is_offline_and_a_poll_is_a_word() {
     assert_eq!(fleet.view("cinnabar").await.condition, Condition::NoGeneration);
     fleet.clock.forward(100);
     assert_eq!(fleet.view("cinnabar").await.condition, Condition::Offline);
+}
+
+#[tokio::test]
+async fn a_local_rollback_below_the_latest_generation_leaves_its_outcome_known() {
+    let fleet = Fleet::start().await;
+    let mut machine = fleet.enrolled("cinnabar", Class::Nixos).await;
+    for number in 1..=2 {
+        let publication = fleet.generation("cinnabar", Class::Nixos, number);
+        fleet.publish(&machine.name, &publication).await.good::<MachineView>();
+    }
+    let running = target("cinnabar", Class::Nixos, 1).output;
+    let undone = |reason| EventKind::RolledBack {
+        running: running.clone(),
+        reason,
+        detail: String::new(),
+        quarantined: true,
+    };
+    let events = vec![
+        event(1, Some(2), undone(Reason::HealthCheckFailed)),
+        event(2, Some(1), undone(Reason::Operator)),
+    ];
+    machine.report(&fleet, 1, events).await.good::<Accepted>();
+    machine.seq += 1;
+    let mut checkin = machine.checkin(&fleet, machine.seq);
+    (checkin.phase, checkin.phase_generation) = (Phase::RolledBack, Some(Generation::FIRST));
+    machine.send_checkin(&fleet, &checkin).await.good::<CheckInReply>();
+    assert_eq!(fleet.view("cinnabar").await.condition, Condition::RolledBack);
 }

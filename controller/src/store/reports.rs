@@ -58,21 +58,21 @@ impl Store {
         now: UnixMillis,
     ) -> Result<Stored, ReportRefusal> {
         let mut tx = self.sql.begin().await?;
-        let row: Option<(i64, i64)> = sqlx::query_as(
-            "SELECT enrolment, reports_through FROM machines
+        let row: Option<(i64, i64, Option<String>)> = sqlx::query_as(
+            "SELECT enrolment, reports_through, outcome FROM machines
              WHERE name = $1 AND key = $2 AND revoked_at IS NULL",
         )
         .bind(machine.as_str())
         .bind(key.as_bytes().as_slice())
         .fetch_optional(&mut *tx)
         .await?;
-        let (enrolment, through) = row.ok_or_else(|| ReportRefusal::NotEnrolled(machine.clone()))?;
+        let (enrolment, through, held) = row.ok_or_else(|| ReportRefusal::NotEnrolled(machine.clone()))?;
         let mut through = unsigned(through);
         let before = through;
         if in_range(oldest) && oldest > 0 {
             through = through.max(oldest - 1);
         }
-        let mut outcome = None;
+        let mut outcome: Option<Outcome> = held.and_then(|text| serde_json::from_str(&text).ok());
         for event in events.iter().filter(|event| event.seq > before) {
             if event.seq != through.saturating_add(1) {
                 let wanted = through.saturating_add(1);
@@ -91,7 +91,10 @@ impl Store {
             .execute(&mut *tx)
             .await?;
             through = event.seq;
-            outcome = Outcome::of(event.generation, &kind(&event.raw)).or(outcome);
+            // A local rollback tells of an older generation; what became of the newest stays known.
+            let told = Outcome::of(event.generation, &kind(&event.raw));
+            let stays = outcome.as_ref().map(|held| held.generation);
+            outcome = told.filter(|told| stays.is_none_or(|held| told.generation >= held)).or(outcome);
         }
         if through == before {
             return Ok(Stored { through, cursor: None });
@@ -103,7 +106,7 @@ impl Store {
             None => None,
         };
         sqlx::query(
-            "UPDATE machines SET reports_through = $2, outcome = coalesce($3, outcome), seen_at = $4
+            "UPDATE machines SET reports_through = $2, outcome = $3, seen_at = $4
              WHERE name = $1",
         )
         .bind(machine.as_str())
