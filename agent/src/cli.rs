@@ -73,7 +73,7 @@ pub fn main() -> ExitCode {
     match start(&cli) {
         Ok(code) => code,
         Err(error) => {
-            eprintln!("muster-agent: {error:#}");
+            eprintln!("muster-agent: {}", told_once(&error));
             ExitCode::FAILURE
         }
     }
@@ -229,5 +229,29 @@ fn lock(state_dir: &Path) -> Result<File> {
             bail!("another muster-agent works in {}: stop it first", state_dir.display())
         }
         Err(error) => Err(error).with_context(|| format!("{} cannot be locked", path.display())),
+    }
+}
+
+/// The chain of causes, without those that an error above already tells in its own words.
+fn told_once(error: &anyhow::Error) -> String {
+    let mut causes: Vec<String> = Vec::new();
+    for cause in error.chain().map(ToString::to_string) {
+        if !causes.iter().any(|told| told.contains(&cause)) {
+            causes.push(cause);
+        }
+    }
+    causes.join(": ")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_cause_that_its_error_tells_is_not_told_again() {
+        let full = std::io::Error::from_raw_os_error(28);
+        let words = format!("state cannot be written: {full}; free some space");
+        let error = anyhow::Error::new(full).context(words.clone()).context("not enrolled");
+        assert_eq!(told_once(&error), format!("not enrolled: {words}"));
     }
 }
