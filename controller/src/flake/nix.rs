@@ -163,4 +163,11 @@ mod tests {
         let missing = run("no-such-program-of-nix", &[], EVALUATION_LIMIT).await.unwrap_err();
         assert_eq!(missing.to_string(), "there is no `no-such-program-of-nix` on PATH");
     }
+
+    #[tokio::test]
+    async fn the_fleets_authority_reaches_nix_in_the_way_that_every_version_reads() {
+        let ca = Path::new("/fleet/ca.pem");
+        let told = run_with("printenv", &["NIX_SSL_CERT_FILE"], Some(ca), EVALUATION_LIMIT).await.unwrap();
+        assert_eq!(told, b"/fleet/ca.pem\n");
+    }
 }
