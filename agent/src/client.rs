@@ -306,16 +306,11 @@ fn check_url(url: &str) -> Result<String, ClientError> {
     }
     match parsed.scheme() {
         "https" if parsed.host_str().is_some_and(|host| !host.is_empty()) => {}
-        "http" if is_loopback(&parsed) => {}
+        "http" if parsed.host_str().is_some_and(api::is_loopback) => {}
         "http" => return Err(wrong("http:// is for loopback only; use https://")),
         _ => return Err(wrong("it must begin with https://")),
     }
     Ok(url.trim().trim_end_matches('/').to_owned())
-}
-
-fn is_loopback(url: &reqwest::Url) -> bool {
-    let host = url.host_str().unwrap_or_default().trim_start_matches('[').trim_end_matches(']');
-    host == "localhost" || host.parse::<std::net::IpAddr>().is_ok_and(|address| address.is_loopback())
 }
 
 /// The host as curl, and so Nix, compares it with a netrc's.

@@ -11,6 +11,7 @@ pub const REPORTS: &str = "/v1/reports";
 pub const CACHE: &str = "/cache";
 pub const OPERATOR_SESSION: &str = "/v1/operator/session";
 pub const OPERATOR_MACHINES: &str = "/v1/operator/machines";
+pub const OPERATOR_CHANGES: &str = "/v1/operator/changes";
 
 /// The header with the machine's signature over the body, in hexadecimal.
 pub const MACHINE_SIGNATURE: &str = "muster-signature";
@@ -42,6 +43,12 @@ pub fn poll_path(machine: &MachineName, have: Option<Generation>, wait: u64) -> 
 }
 pub fn operator_machine(machine: &MachineName) -> String {
     format!("{OPERATOR_MACHINES}/{machine}")
+}
+
+/// Whether a URL's host is this very machine, the only one that plain HTTP may go to. Takes IPv6 addresses in brackets too.
+pub fn is_loopback(host: &str) -> bool {
+    let bare = host.trim_start_matches('[').trim_end_matches(']');
+    bare == "localhost" || bare.parse::<std::net::IpAddr>().is_ok_and(|address| address.is_loopback())
 }
 
 /// The body of every answer that is not a success.

@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use anyhow::{Context as _, Result, anyhow};
-use muster_protocol::api::{FLEET, OPERATOR_SIGNATURE, Problem, ProblemCode};
+use muster_protocol::api::{FLEET, OPERATOR_SIGNATURE, Problem, ProblemCode, is_loopback};
 use muster_protocol::clock::{Clock as _, SystemClock};
 use muster_protocol::ids::Sha256;
 use muster_protocol::keys::SecretKey;
@@ -152,21 +152,13 @@ pub fn parse_url(text: &str) -> Result<Url> {
     let url = Url::parse(text)
         .with_context(|| format!("'{text}' is no URL"))
         .hint("write it as https://HOST:PORT")?;
-    let loopback = match url.host() {
-        Some(reqwest_host) => is_loopback(&reqwest_host.to_string()),
-        None => false,
-    };
+    let loopback = url.host_str().is_some_and(is_loopback);
     match url.scheme() {
         "https" if url.has_host() => Ok(url),
         "http" if loopback => Ok(url),
         _ => Err(anyhow!("'{text}' is neither https nor on this machine"))
             .hint("write it as https://HOST:PORT; http is for 127.0.0.1, [::1] and localhost alone"),
     }
-}
-
-pub fn is_loopback(host: &str) -> bool {
-    let bare = host.trim_start_matches('[').trim_end_matches(']');
-    bare == "localhost" || bare.parse::<std::net::IpAddr>().is_ok_and(|address| address.is_loopback())
 }
 
 #[cfg(test)]

@@ -5,7 +5,7 @@ use std::process::ExitCode;
 use std::time::Duration;
 
 use anyhow::Result;
-use muster_protocol::api::OPERATOR_MACHINES;
+use muster_protocol::api::{OPERATOR_CHANGES, OPERATOR_MACHINES};
 use muster_protocol::clock::Clock as _;
 use muster_protocol::ids::{Generation, MachineName};
 use muster_protocol::operator::{Condition, MachineView};
@@ -29,7 +29,7 @@ pub async fn cursor(api: &Api) -> Result<u64> {
 }
 
 async fn changes(api: &Api, after: u64, wait: u64) -> Result<u64> {
-    let path = format!("/v1/operator/changes?after={after}&wait={wait}");
+    let path = format!("{OPERATOR_CHANGES}?after={after}&wait={wait}");
     let changes: Changes = api.get_waiting(&path, Duration::from_secs(wait)).await?;
     Ok(changes.cursor)
 }

@@ -94,7 +94,7 @@ pub fn router(app: Shared) -> Router {
         .route("/cache/{file}", get(cache::get_narinfo).put(cache::put_narinfo))
         .route("/cache/nar/{file}", get(cache::get_nar).put(cache::put_nar))
         .route(api::OPERATOR_SESSION, post(operator_api::session))
-        .route("/v1/operator/changes", get(operator_api::changes))
+        .route(api::OPERATOR_CHANGES, get(operator_api::changes))
         .route(machines, get(operator_api::machines).post(operator_api::add))
         .route(&format!("{machines}/{{name}}"), get(operator_api::machine))
         .route(&format!("{machines}/{{name}}/revoke"), post(operator_api::revoke))

@@ -15,7 +15,7 @@ use indicatif::{ProgressBar, ProgressStyle};
 use muster_protocol::api::{OPERATOR_MACHINES, OPERATOR_SESSION, operator_machine};
 use muster_protocol::clock::Clock as _;
 use muster_protocol::ids::{Generation, MachineName};
-use muster_protocol::machine::can_take;
+use muster_protocol::machine::{System, can_take};
 use muster_protocol::operator::{MachineView, Session};
 use muster_protocol::target::Target;
 use muster_protocol::tuf::repository::sign_generation;
@@ -66,6 +66,8 @@ pub struct Update {
 /// One machine's next generation, not yet signed.
 struct Planned {
     target: Target,
+    /// What the machine builds, by the controller's record.
+    system: System,
     difference: Difference,
 }
 
@@ -107,7 +109,7 @@ impl Update {
         let targets: Vec<&Target> = wanted.iter().map(|plan| &plan.target).collect();
         push_closures(&config, &api, &targets).await?;
         let before = watch::cursor(&api).await?;
-        publish(&config, &api, &targets).await?;
+        publish(&config, &api, &wanted).await?;
         if !self.watch {
             println!("Follow with `muster status`.");
             return Ok(ExitCode::SUCCESS);
@@ -164,12 +166,12 @@ impl Update {
                 *packages = Some(difference::packages(&old, &new));
             }
         }
-        Ok(Planned { target, difference })
+        Ok(Planned { target, system: view.system.clone(), difference })
     }
 }
 
 fn tell(plan: &Planned, force: bool) {
-    let Planned { target, difference } = plan;
+    let Planned { target, difference, .. } = plan;
     let what = match difference {
         Difference::First => "its first generation".to_owned(),
         Difference::Same if force => "unchanged, and signed anew".to_owned(),
@@ -230,11 +232,11 @@ async fn push_closures(config: &Config, api: &Api, targets: &[&Target]) -> Resul
 }
 
 /// Signs and publishes one machine after the other; each is whole by itself.
-async fn publish(config: &Config, api: &Api, targets: &[&Target]) -> Result<()> {
+async fn publish(config: &Config, api: &Api, planned: &[&Planned]) -> Result<()> {
     let expires = api.clock.unix_seconds() + i64::from(config.file.signature_days) * DAY;
-    for (done, target) in targets.iter().enumerate() {
-        // The last of the three times that I6 is asked on this side: what is signed is what was checked.
-        can_take((target.class, &target.system), target.class, &target.system)?;
+    for (done, Planned { target, system, .. }) in planned.iter().enumerate() {
+        // I6 once more, between the target as it is signed and the machine: what was planned is what was checked.
+        can_take((target.class, system), target.class, &target.system)?;
         let publication = sign_generation(target, expires, &[api.key()])?;
         let path = format!("{}/generations", operator_machine(&target.machine));
         let published: Result<MachineView> = api.post(&path, &publication).await;
@@ -243,7 +245,7 @@ async fn publish(config: &Config, api: &Api, targets: &[&Target]) -> Result<()> 
                 "generation {} for {} was not published ({done} of {} were, before it)",
                 target.generation,
                 target.machine,
-                targets.len()
+                planned.len()
             )
         })?;
         println!("signed and published generation {} for {}", target.generation, target.machine);
