@@ -12,7 +12,7 @@ use std::time::Duration;
 use crate::core::backoff::look;
 use muster_protocol::clock::{Clock as _, SystemClock};
 use muster_protocol::report::MAX_LOG_TAIL;
-use rustix::process::{Pid, Signal, getpid, getsid, kill_process, kill_process_group};
+use rustix::process::{Pid, Signal, getpid, kill_process, kill_process_group};
 
 /// How long a process has to end by itself after it was asked to.
 const GRACE: Duration = Duration::from_secs(2);
@@ -91,7 +91,7 @@ fn wait(child: &mut Child, clock: &SystemClock, limit: Duration) -> io::Result<O
 
 /// Ends a child and all that it started, the hard way after [`GRACE`].
 fn end(child: &mut Child, clock: &SystemClock) -> io::Result<ExitStatus> {
-    let family = family(&table()?, i32::try_from(child.id()).unwrap_or(i32::MAX));
+    let family = family(&table()?, own(), i32::try_from(child.id()).unwrap_or(i32::MAX));
     signal(&family, Signal::TERM);
     let ended = wait(child, clock, GRACE)?;
     signal(&family, Signal::KILL);
@@ -105,11 +105,11 @@ fn end(child: &mut Child, clock: &SystemClock) -> io::Result<ExitStatus> {
 pub fn end_leftovers(script: &Path) -> io::Result<()> {
     let table = table()?;
     let wanted = script.to_string_lossy();
-    let own = getpid().as_raw_nonzero().get();
+    let own = own();
     for process in table.iter().filter(|process| process.pid != own) {
         if process.words.split('\0').any(|word| word == wanted) {
             tracing::warn!(pid = process.pid, "ending an activation that was left behind: {wanted}");
-            signal(&family(&table, process.pid), Signal::KILL);
+            signal(&family(&table, own, process.pid), Signal::KILL);
         }
     }
     Ok(())
@@ -126,6 +126,10 @@ fn signal(family: &Family, signal: Signal) {
             let _ = kill_process(pid, signal);
         }
     }
+}
+
+fn own() -> i32 {
+    getpid().as_raw_nonzero().get()
 }
 
 /// One line of the process table. `words` are the program and its arguments, divided by zero bytes.
@@ -146,10 +150,13 @@ struct Family {
 
 /// A process with its group, its descendants and their groups; and, when this process leads a session of its own, what
 /// remains in that session: a child whose parent has ended already is found there.
-fn family(table: &[Process], first: i32) -> Family {
-    let own = getpid().as_raw_nonzero().get();
-    let own_group = table.iter().find(|process| process.pid == own).map(|process| process.group);
-    let session = getsid(None).ok().map(|id| id.as_raw_nonzero().get()).filter(|id| *id == own);
+///
+/// Group and session of this process come from the table: in a process namespace (a container) both are 0 where their
+/// leader is outside it, a number that `getsid` of rustix does not survive.
+fn family(table: &[Process], own: i32, first: i32) -> Family {
+    let this = table.iter().find(|process| process.pid == own);
+    let own_group = this.map(|process| process.group);
+    let session = this.and_then(|process| process.session).filter(|id| *id == own);
     let mut family = Family { groups: BTreeSet::from([first]), members: BTreeSet::from([first]) };
     loop {
         let before = family.members.len();
@@ -290,6 +297,26 @@ mod tests {
         while lives(child) {
             std::thread::yield_now();
         }
+    }
+
+    #[test]
+    fn where_the_session_is_led_from_outside_the_namespace_a_family_is_found_and_nobody_else() {
+        let process =
+            |pid, parent, group, session| Process { pid, parent, group, session, words: String::new() };
+        // This process (7) and a stranger (8) are in a group and session whose leader is outside; 21 lost its parent.
+        let outside = [
+            process(7, 0, 0, Some(0)),
+            process(8, 0, 0, Some(0)),
+            process(20, 7, 20, Some(0)),
+            process(21, 1, 20, Some(0)),
+            process(22, 20, 22, Some(22)),
+        ];
+        let expected = Family { groups: BTreeSet::from([20, 22]), members: BTreeSet::from([20, 21, 22]) };
+        assert_eq!(family(&outside, 7, 20), expected);
+        // Leading a session of its own, it ends what remains in it as well.
+        let leading = [process(7, 1, 7, Some(7)), process(20, 7, 20, Some(7)), process(30, 1, 30, Some(7))];
+        let expected = Family { groups: BTreeSet::from([20, 30]), members: BTreeSet::from([20, 30]) };
+        assert_eq!(family(&leading, 7, 20), expected);
     }
 
     #[test]
