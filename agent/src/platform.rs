@@ -285,12 +285,13 @@ pub(crate) mod tests {
         layout
     }
 
-    /// A shell script at `path`, executable.
+    /// A shell script at `path`, executable. A child writes it: were it open for writing here, a program that another
+    /// test starts at that moment would inherit it, and running the script would fail with ETXTBSY (execve(2)).
     pub(crate) fn script(path: &Path, text: &str) {
-        use std::os::unix::fs::PermissionsExt as _;
         std::fs::create_dir_all(path.parent().unwrap()).unwrap();
-        std::fs::write(path, format!("#!/bin/sh\n{text}\n")).unwrap();
-        std::fs::set_permissions(path, std::fs::Permissions::from_mode(0o755)).unwrap();
+        let write = "printf '#!/bin/sh\\n%s\\n' \"$1\" > \"$0\" && chmod 755 \"$0\"";
+        let status = std::process::Command::new("/bin/sh").arg("-c").arg(write).arg(path).arg(text).status();
+        assert!(status.unwrap().success());
     }
 
     #[test]

@@ -1,6 +1,5 @@
 //! A machine in a folder.
 
-use std::os::unix::fs::PermissionsExt as _;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::time::Duration;
@@ -103,10 +102,13 @@ impl Machine {
         );
     }
 
+    /// Written by a child: what is open for writing here may be inherited by another test's program, and cannot be run
+    /// until that one lets go of it (ETXTBSY, execve(2)).
     fn script(&self, path: &Path, text: &str) {
         std::fs::create_dir_all(path.parent().unwrap()).unwrap();
-        std::fs::write(path, format!("#!/bin/sh\n{text}\n")).unwrap();
-        std::fs::set_permissions(path, std::fs::Permissions::from_mode(0o755)).unwrap();
+        let write = "printf '#!/bin/sh\\n%s\\n' \"$1\" > \"$0\" && chmod 755 \"$0\"";
+        let status = Command::new("/bin/sh").arg("-c").arg(write).arg(path).arg(text).status();
+        assert!(status.unwrap().success());
     }
 
     /// A system in this machine's store. `body` runs in its activation, with $R the machine's root and $A the action.
