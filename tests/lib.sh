@@ -51,7 +51,7 @@ need_rust() {
 # A program that cargo installs, of this very version, under the cache folder.
 cargo_tool() {
   PATH=$cache/cargo/bin:$PATH
-  case $("$1" "${3:---version}" 2> /dev/null) in
+  case $("$1" --version 2> /dev/null) in
     *"$2"*) ;;
     *)
       say "${dim}installing $1 $2${plain}"

@@ -12,4 +12,5 @@ mod mix_and_match;
 mod publication;
 mod rollback;
 mod roots;
+mod size;
 mod workflow;
