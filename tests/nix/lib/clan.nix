@@ -18,6 +18,8 @@ let
       ...
     }:
     {
+      # The key that the machine made itself.
+      sops.age.keyFile = "/var/lib/muster/age.key";
       imports =
         if _class == "darwin" then
           [
@@ -32,7 +34,10 @@ let
             "sops.nix"
             "vars"
           ]
-          ++ [ ./nixos-in-clan.nix ];
+          ++ [
+            ./nixos-in-clan.nix
+            (t.sops-nix + "/modules/sops")
+          ];
     };
   clan-core = {
     inherit clanLib;
@@ -67,7 +72,8 @@ let
     modules = [
       clan-core.modules.clan.default
       {
-        inherit self directory machines;
+        inherit self machines;
+        directory = toString directory;
         meta.name = "fleet";
         inventory = inventory // {
           instances = lib.mapAttrs (

@@ -43,21 +43,18 @@ let
         system ? "x86_64-linux",
         specialArgs ? { },
       }:
-      let
-        evaluated = lib.evalModules {
-          class = "nixos";
-          inherit specialArgs;
-          modules = [
-            ./nixos.nix
-            {
-              _module.args.pkgs = lib.mkForce (t.pkgs system);
-              nixpkgs.hostPlatform = system;
-            }
-          ]
-          ++ modules;
-        };
-      in
-      evaluated // { system = t.checked evaluated.config; };
+      lib.evalModules {
+        class = "nixos";
+        inherit specialArgs;
+        modules = [
+          ./nixos.nix
+          {
+            _module.args.pkgs = lib.mkForce (t.pkgs system);
+            nixpkgs.hostPlatform = system;
+          }
+        ]
+        ++ modules;
+      };
 
     # A configuration whose assertions hold; as NixOS and nix-darwin do it when they build.
     checked =
@@ -95,11 +92,17 @@ let
             name: _: { imports = [ (modules.${name} or { }) ]; }
           ) (import ./machines.nix);
         };
-        configurations = it: it.nixosConfigurations // it.darwinConfigurations;
+        # As it is built: with assertions that hold.
+        configurations =
+          it:
+          lib.mapAttrs (_: one: one // { config = t.checked one.config; }) (
+            it.nixosConfigurations // it.darwinConfigurations
+          );
       in
       {
         ours = configurations (t.fleet fleet);
         clans = configurations (t.clan fleet);
+        clanExports = (t.clan fleet).exports;
       };
 
     # The parts of a configuration that goldens show.
@@ -108,6 +111,51 @@ let
     checkedPlist =
       files: name:
       files."${name}.plist".text or (throw "there is no ${name}.plist, but ${toString (lib.attrNames files)}");
+    # Units without what they do not say.
+    unit =
+      configuration: name:
+      lib.filterAttrs (
+        _: value:
+        !(lib.elem value [
+          null
+          [ ]
+          { }
+          ""
+        ])
+      ) (removeAttrs configuration.config.systemd.services.${name} [ "enable" "restartIfChanged" "stopIfChanged" ]);
+    # What a generator is, without what is the same for all of them. Clan's and ours have the same names.
+    generators =
+      tree:
+      lib.mapAttrs (_: generator: {
+        inherit (generator)
+          share
+          dependencies
+          script
+          ;
+        runtimeInputs = map (package: package.name) generator.runtimeInputs;
+        prompts = lib.mapAttrs (_: prompt: {
+          inherit (prompt)
+            type
+            persist
+            description
+            ;
+        }) generator.prompts;
+        files = lib.mapAttrs (
+          _: file:
+          {
+            inherit (file)
+              secret
+              deploy
+              owner
+              group
+              mode
+              neededFor
+              restartUnits
+              ;
+          }
+          // lib.optionalAttrs file.secret { inherit (file) path; }
+        ) generator.files;
+      }) tree;
     etc = configuration: name: configuration.config.environment.etc.${name}.text;
 
     # A fleet of Muster's own library, and the same inventory in a Clan: { nixosConfigurations, darwinConfigurations }.

@@ -1,11 +1,19 @@
-# Where Clan's own modules want options of NixOS and of its inputs that ours do not: accepted as they come.
+# What Clan's own modules and sops-nix want of NixOS beyond what ours do.
 { lib, ... }:
+let
+  raw = lib.mkOption {
+    type = lib.types.raw;
+    default = false;
+    description = "As in NixOS.";
+  };
+in
 {
   options = {
-    sops = lib.mkOption {
-      type = lib.types.submodule { freeformType = lib.types.attrsOf lib.types.anything; };
+    systemd.sysusers.enable = raw;
+    boot.initrd = lib.mkOption {
+      type = lib.types.attrsOf lib.types.anything;
       default = { };
-      description = "Stands for sops-nix on NixOS.";
+      description = "As in NixOS.";
     };
   };
 }
