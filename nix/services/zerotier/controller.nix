@@ -31,6 +31,7 @@ let
     inherit pkgs;
     package = pkgs.zerotierone;
     machine = machine.name;
+    unit = "zerotierone.service";
   };
   network = {
     name = instanceName;

@@ -85,6 +85,7 @@ let
         inherit pkgs;
         package = pkgs.zerotierone;
         machine = machine.name;
+        unit = if class == "nixos" then "zerotierone.service" else "org.nixos.zerotierone";
       };
     in
     {
@@ -140,6 +141,10 @@ in
     categories = [ "Network" ];
     readme = builtins.readFile ./README.md;
     exports.out = [ "peer" ];
+    constraints.roles.controller = {
+      minMachines = 1;
+      maxMachines = 1;
+    };
   };
 
   roles.peer = {

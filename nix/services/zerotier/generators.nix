@@ -4,12 +4,13 @@
   pkgs,
   package,
   machine,
+  unit,
 }:
 {
   identity = {
     "zerotier-identity-${machine}" = {
       share = true;
-      files.identity-secret.restartUnits = [ "zerotierone.service" ];
+      files.identity-secret.restartUnits = [ unit ];
       runtimeInputs = [ package ];
       script = ''
         zerotier-idtool generate "$out"/identity-secret

@@ -61,7 +61,7 @@ take_networks() {
   done < "$networks"
   # Networks that somebody joined by hand stay.
   while read -r network; do
-    grep -q "^$network\( \|\$\)" "$networks" || rm -f "$home/networks.d/$network.conf" "$home/networks.d/$network.local.conf"
+    grep -Eq "^$network( |\$)" "$networks" || rm -f "$home/networks.d/$network.conf" "$home/networks.d/$network.local.conf"
   done < "$ours"
   cut -d ' ' -f 1 "$networks" > "$ours.new"
   put "$ours"

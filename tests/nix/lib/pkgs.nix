@@ -89,5 +89,14 @@ lib.genAttrs [
       generate = name: value: written name (builtins.toJSON value);
     };
   };
-  callPackage = file: _: package (baseNameOf (toString file));
+  # Also where a file gives several packages (nix-darwin's tools).
+  callPackage =
+    file: _:
+    package (baseNameOf (toString file))
+    // lib.genAttrs [
+      "darwin-option"
+      "darwin-rebuild"
+      "darwin-version"
+    ] package;
+  darwin-uninstaller = package "darwin-uninstaller";
 }
