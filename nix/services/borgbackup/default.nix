@@ -33,7 +33,7 @@ let
         else
           lib.head
             (config.muster.networks.${its.network}.hosts.${server}
-              or (throw "borgbackup ${instanceName}: ${machine.name} does not know ${server} in the network ${its.network}. Both must be in it, and their variables generated.")
+              or (throw "instances.${instanceName}: ${machine.name} does not know ${server} in the network ${its.network}. Both must be in it, and their variables generated.")
             ).addresses;
     in
     lib.mapAttrs (
@@ -267,7 +267,7 @@ in
           );
           warnings = map (
             client:
-            "borgbackup ${instanceName}: ${client} has no key yet, so it cannot back up here. ${vars.generate} for ${client} makes it."
+            "instances.${instanceName}: ${client} has no key yet, so it cannot back up here. ${vars.generate} for ${client} makes it."
           ) (lib.subtractLists ready clients);
         };
     };

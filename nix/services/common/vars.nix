@@ -19,6 +19,7 @@ let
       generator
     else
       generator // { files = lib.mapAttrs (_: file: removeAttrs file [ "restartUnits" ]) generator.files; };
+  trimmed = text: lib.removeSuffix " " (lib.removeSuffix "\n" text);
 in
 rec {
   inherit machine;
@@ -33,8 +34,8 @@ rec {
 
   file = generator: name: generators.${generator}.files.${name};
 
-  # A public value of this machine, without the newline at its end.
-  value = generator: name: lib.removeSuffix "\n" (file generator name).value;
+  # A public value of this machine, without the white space that programs leave at the end.
+  value = generator: name: trimmed (file generator name).value;
 
   # The same of any machine, or of all (`machine = null`); null where it was not generated.
   public =
@@ -47,7 +48,7 @@ rec {
       folder = if machine == null then "shared" else "per-machine/${machine}";
       path = "${toString directory}/vars/${folder}/${generator}/${file}/value";
     in
-    if builtins.pathExists path then lib.removeSuffix "\n" (builtins.readFile path) else null;
+    if builtins.pathExists path then trimmed (builtins.readFile path) else null;
 
   # What changes when a secret does, without telling anything of it: the hash of its encrypted form.
   fingerprint =

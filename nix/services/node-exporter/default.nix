@@ -15,8 +15,8 @@ let
     config:
     let
       ipv6 = import ../common/ipv6.nix;
-      network = config.muster.networks.${settings.network} or (throw "node-exporter ${instanceName}: ${machine.name} is in no network ${settings.network}. Networks are instances of zerotier or wireguard.");
-      host = network.hosts.${machine.name} or (throw "node-exporter ${instanceName}: ${machine.name} has no address in ${settings.network} yet. Generate its variables.");
+      network = config.muster.networks.${settings.network} or (throw "instances.${instanceName}: ${machine.name} is in no network ${settings.network}. Networks are instances of zerotier or wireguard.");
+      host = network.hosts.${machine.name} or (throw "instances.${instanceName}: ${machine.name} has no address in ${settings.network} yet. Generate its variables.");
     in
     ipv6.bracketed (if settings.network == null then settings.listenAddress else lib.head host.addresses);
 

@@ -18,7 +18,7 @@ let
     if lib.hasAttrByPath path pkgs then
       lib.getAttrFromPath path pkgs
     else
-      throw "packages ${instanceName}: nixpkgs has no ${name} for ${machine.name} (${pkgs.stdenv.hostPlatform.system}).";
+      throw "instances.${instanceName}: nixpkgs has no ${name} for ${machine.name} (${pkgs.stdenv.hostPlatform.system}).";
   install =
     own: instance@{ settings, ... }:
     { pkgs, ... }:

@@ -59,10 +59,12 @@ let
           publicKey = key;
         };
       }) (lib.filterAttrs (_: key: key != null) keys);
-      warnings = lib.mapAttrsToList (
-        machine: _:
-        "sshd ${instanceName}: ${machine} has no host key yet, so this machine does not know it. ${vars.generate} for ${machine} makes it."
-      ) (lib.filterAttrs (_: key: key == null) keys);
+      warnings =
+        let
+          missing = lib.attrNames (lib.filterAttrs (_: key: key == null) keys);
+        in
+        lib.optional (missing != [ ])
+          "instances.${instanceName}: this machine does not know ${lib.concatStringsSep ", " missing}, which have no host key yet. ${vars.generate} makes them.";
     };
 
   keysFor = settings: {

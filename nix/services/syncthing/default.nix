@@ -82,13 +82,13 @@ let
             if own.extraDevices ? ${device} then
               device
             else
-              throw "syncthing ${instanceName}: ${machine.name} shares ${folder} with ${device}, which is none of its extraDevices."
+              throw "instances.${instanceName}: ${machine.name} shares ${folder} with ${device}, which is none of its extraDevices."
           ) value.extraDevices;
       }) own.folders;
       id = idOf machine.name;
       warnings = map (
         name:
-        "syncthing ${instanceName}: ${name} has no id yet, so it is left out. ${vars.generate} for ${name} makes it."
+        "instances.${instanceName}: ${name} has no id yet, so it is left out. ${vars.generate} for ${name} makes it."
       ) (lib.subtractLists ready (lib.attrNames peers));
     };
 in
@@ -238,6 +238,14 @@ in
             (vars.declare (generators pkgs (if user == null then "root" else user)))
             {
               inherit (fleet) warnings;
+              assertions = [
+                {
+                  assertion = user != null;
+                  message = "instances.${instanceName}: whose folders are these on ${machine.name}? Set its system.primaryUser.";
+                }
+              ];
+            }
+            (lib.mkIf (user != null) {
               environment.systemPackages = [ pkgs.syncthing ];
               # An agent of the person whose folders these are: macOS asks them for access to their folders.
               launchd.user.agents.syncthing = {
@@ -264,7 +272,7 @@ in
                   };
                 };
               };
-            }
+            })
           ];
         };
     };

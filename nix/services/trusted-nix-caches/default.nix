@@ -53,7 +53,7 @@ in
         {
           nix.settings = lib.mkIf config.nix.enable (caches instance);
           warnings = lib.optional (!config.nix.enable) ''
-            trusted-nix-caches ${instanceName}: nix.enable is off on ${machine.name}, so somebody else owns nix.conf and the caches are not trusted there. With Determinate Nix, put substituters and trusted-public-keys into /etc/nix/nix.custom.conf.
+            instances.${instanceName}: nix.enable is off on ${machine.name}, so somebody else owns nix.conf and the caches are not trusted there. With Determinate Nix, put substituters and trusted-public-keys into /etc/nix/nix.custom.conf.
           '';
         };
     };

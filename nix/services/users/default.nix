@@ -9,7 +9,7 @@ let
     if settings.shell == null || lib.hasPrefix "/" settings.shell then
       settings.shell
     else
-      pkgs.${settings.shell} or (throw "users ${instanceName}: nixpkgs has no shell ${settings.shell}.");
+      pkgs.${settings.shell} or (throw "instances.${instanceName}: nixpkgs has no shell ${settings.shell}.");
 
   generators = pkgs: settings: user: {
     "user-password-${user}" = {
@@ -160,7 +160,7 @@ in
                 shell = if settings.shell == null then "/bin/zsh" else shellOf instance pkgs;
                 uid =
                   if settings.uid == null then
-                    throw "users ${instanceName}: a Mac wants a number for ${user}. Set its settings.uid (${machine.name} may have 501 already: 502 or above)."
+                    throw "instances.${instanceName}: a Mac wants a number for ${user}. Set its settings.uid (${machine.name} may have 501 already: 502 or above)."
                   else
                     settings.uid;
               };

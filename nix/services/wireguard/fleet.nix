@@ -40,13 +40,13 @@ let
       if controllers ? ${named} then
         named
       else
-        throw "wireguard ${instanceName}: ${peer} has the controller ${named}, which has no such role. Controllers are: ${lib.concatStringsSep ", " only}."
+        throw "instances.${instanceName}: ${peer} has the controller ${named}, which has no such role. Controllers are: ${lib.concatStringsSep ", " only}."
     else if lib.length only == 1 then
       lib.head only
     else if only == [ ] then
-      throw "wireguard ${instanceName}: there is no machine in the role controller, so nobody can be reached."
+      throw "instances.${instanceName}: there is no machine in the role controller, so nobody can be reached."
     else
-      throw "wireguard ${instanceName}: ${peer} does not say which controller routes for it. Set its settings.controller to one of: ${lib.concatStringsSep ", " only}.";
+      throw "instances.${instanceName}: ${peer} does not say which controller routes for it. Set its settings.controller to one of: ${lib.concatStringsSep ", " only}.";
 in
 rec {
   inherit
@@ -95,16 +95,16 @@ rec {
   warningsFor =
     self:
     lib.optional (!ready)
-      "wireguard ${instanceName}: the network has no prefix yet. ${vars.generate} makes it; until then there is no interface."
+      "instances.${instanceName}: the network has no prefix yet. ${vars.generate} makes it; until then there is no interface."
     ++ map (
       machine:
-      "wireguard ${instanceName}: ${machine} has no key yet, so it is left out. ${vars.generate} for ${machine} makes it."
+      "instances.${instanceName}: ${machine} has no key yet, so it is left out. ${vars.generate} for ${machine} makes it."
     ) (lib.filter (machine: !lib.elem machine known && (machine == self || controllers ? ${self})) machines);
 
   assertionsFor = self: [
     {
       assertion = !(controllers ? ${self} && peers ? ${self});
-      message = "wireguard ${instanceName}: ${self} is in both roles. A machine is a controller or a peer.";
+      message = "instances.${instanceName}: ${self} is in both roles. A machine is a controller or a peer.";
     }
     {
       assertion = builtins.match "[a-zA-Z0-9_=+.-]{1,15}" instanceName != null;

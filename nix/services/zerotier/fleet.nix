@@ -13,7 +13,7 @@ let
     if lib.length (lib.attrNames controllers) == 1 then
       lib.head (lib.attrNames controllers)
     else
-      throw "zerotier ${instanceName} wants exactly one machine in the role controller, and has ${toString (lib.length (lib.attrNames controllers))}.";
+      throw "instances.${instanceName} wants exactly one machine in the role controller, and has ${toString (lib.length (lib.attrNames controllers))}.";
   settings = controllers.${controller}.settings;
   members = lib.unique (
     lib.concatMap (role: lib.attrNames role.machines) (lib.attrValues roles)
@@ -58,16 +58,16 @@ in
 
   warnings =
     lib.optional (network == null)
-      "zerotier ${instanceName}: the network has no id yet. ${vars.generate} for ${controller} makes it; until then nobody joins."
+      "instances.${instanceName}: the network has no id yet. ${vars.generate} for ${controller} makes it; until then nobody joins."
     ++ map (
       machine:
-      "zerotier ${instanceName}: ${machine} has no identity yet, so it is no member. ${vars.generate} for ${machine} makes it."
+      "instances.${instanceName}: ${machine} has no identity yet, so it is no member. ${vars.generate} for ${machine} makes it."
     ) (lib.filter (name: nodes.${name} == null && (name == machine || controller == machine)) members);
 
   assertions = [
     {
       assertion = network == null || addresses.isNetwork network;
-      message = "zerotier ${instanceName}: '${toString network}' is no network id of 16 hexadecimal digits.";
+      message = "instances.${instanceName}: '${toString network}' is no network id of 16 hexadecimal digits.";
     }
     {
       # The first ten digits of a network's id are its controller's node.
@@ -75,7 +75,7 @@ in
         network == null
         || nodes.${controller} == null
         || lib.hasPrefix nodes.${controller} network;
-      message = "zerotier ${instanceName}: network ${toString network} does not belong to ${controller}, whose node is ${toString nodes.${controller}}. Put the machine that made the network into the role controller, or generate zerotier-network-${instanceName} anew.";
+      message = "instances.${instanceName}: network ${toString network} does not belong to ${controller}, whose node is ${toString nodes.${controller}}. Put the machine that made the network into the role controller, or generate zerotier-network-${instanceName} anew.";
     }
   ];
 }

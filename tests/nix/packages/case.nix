@@ -13,13 +13,13 @@ let
       "ripgrep"
       "nested.tool"
     ];
-    nixosPackages = [ "htop" ];
+    nixosPackages = [ "cowsay" ];
     darwinPackages = [ "fish" ];
   };
   ours = [
     "ripgrep"
     "nested-tool"
-    "htop"
+    "cowsay"
     "fish"
   ];
   packages =

@@ -16,14 +16,16 @@ let
       modules.blackphos.system.primaryUser = "alice";
     };
   fleet = fleetWith { uid = 502; };
+  # nix-darwin also manages those who build.
+  people = one: t.lib.filter (name: !t.lib.hasInfix "nixbld" name) one.config.users.knownUsers;
   mac = one: {
-    inherit (one.config.users) knownUsers;
+    knownUsers = people one;
     alice = removeAttrs one.config.users.users.alice [ "openssh" ] // {
       keys = one.config.users.users.alice.openssh.authorizedKeys.keys;
     };
   };
   owner = one: {
-    inherit (one.config.users) knownUsers;
+    knownUsers = people one;
     inherit (one.config.users.users.alice.openssh.authorizedKeys) keys;
   };
   host = one: one.config.users.users.alice;
