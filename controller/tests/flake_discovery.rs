@@ -1,5 +1,6 @@
 //! `muster machines list --flake` on flakes of each kind, with a real Nix and no controller.
 
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output};

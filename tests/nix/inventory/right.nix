@@ -1,4 +1,4 @@
-# What right inventories come to. Prints { checked; failures = [ … ]; }; without nixpkgs' lib, what needs none.
+# What right inventories come to; without nixpkgs' lib, what needs none.
 {
   lib ? null,
 }:
@@ -370,6 +370,8 @@ let
   cases = pure // (if lib == null then { } else withLib);
 in
 {
+  # Whether each is so.
+  cases = builtins.mapAttrs (_: case: case.found == case.wanted) cases;
   checked = length (attrNames cases);
   failures = concatMap (
     name:

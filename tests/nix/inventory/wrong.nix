@@ -1,5 +1,4 @@
-# Every wrong inventory in wrong/ against what is to be said about it. Prints { checked; failures = [ … ]; }; without
-# nixpkgs' lib, those alone that need none.
+# Every wrong inventory in wrong/ against what is to be said about it; without nixpkgs' lib, those alone that need none.
 {
   lib ? null,
 }:
@@ -64,6 +63,13 @@ let
   };
 in
 {
+  # Whether each says what it should.
+  cases = builtins.listToAttrs (
+    map (case: {
+      name = "wrong: ${case.name}";
+      value = said case == case.says;
+    }) cases
+  );
   checked = length cases + 1;
   failures =
     (if good == [ ] then [ ] else [ "the right fleet: ${toJSON good}" ])
