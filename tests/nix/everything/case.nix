@@ -100,6 +100,6 @@ in
         lib.attrNames machines
       );
     "services may be there twice" =
-      force twice.ours.stibnite && force twice.clans.blackphos && lib.elem "zerotier-controller-zt2" (units twice.ours.cinnabar);
+      force twice.ours.stibnite && force twice.clans.blackphos && lib.isString twice.ours.cinnabar.config.services.zerotierone.package.name && lib.elem "zerotier-controller-zt2" (units twice.ours.cinnabar);
   };
 }

@@ -66,7 +66,6 @@ lib.genAttrs [
   "wireguard-go"
   "wireguard-tools"
   "xkcdpass"
-  "zerotierone"
   "dnsutils"
   "tcpdump"
   "gitMinimal"
@@ -74,6 +73,13 @@ lib.genAttrs [
 ] package
 // {
   inherit lib;
+  # As in nixpkgs, the controller comes only if it is asked for.
+  zerotierone = lib.makeOverridable (
+    {
+      enableUnfree ? false,
+    }:
+    package (if enableUnfree then "zerotierone-with-controller" else "zerotierone")
+  ) { };
   stdenv = {
     hostPlatform = lib.systems.elaborate system;
     buildPlatform = lib.systems.elaborate system;
