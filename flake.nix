@@ -61,8 +61,24 @@
           imports = [ module ];
           services.${service}.package = lib.mkDefault self.packages.${pkgs.stdenv.hostPlatform.system}.${name};
         };
+
+      # A machine of a fleet without the agent would take one update, its last.
+      agentIn = module: [
+        module
+        { services.muster-agent.enable = lib.mkDefault true; }
+      ];
+      library = import ./nix {
+        baseModules = {
+          nixos = agentIn self.nixosModules.muster-agent;
+          darwin = agentIn self.darwinModules.muster-agent;
+        };
+        fallback = { inherit nixpkgs; };
+      };
     in
     {
+      lib = { inherit (library) mkFleet; };
+      templates = import ./nix/templates;
+
       packages = each packagesOf;
 
       nixosModules = {

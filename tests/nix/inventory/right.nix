@@ -201,6 +201,21 @@ let
       found = attrNames (of fleet.good).clan.modules;
       wanted = attrNames services;
     };
+    "the template is a fleet of both classes" =
+      let
+        template = ../../../nix/templates/fleet;
+        it = make {
+          inventory = template + "/inventory.nix";
+          machinesDir = template + "/machines";
+        };
+      in
+      {
+        found = builtins.mapAttrs (_: machine: machine.class) it.muster.inventory.machines;
+        wanted = {
+          laptop = "darwin";
+          server = "nixos";
+        };
+      };
     "an empty inventory is a fleet without machines" = {
       found = (of { }).muster.machines;
       wanted = { };
