@@ -61,8 +61,24 @@
           imports = [ module ];
           services.${service}.package = lib.mkDefault self.packages.${pkgs.stdenv.hostPlatform.system}.${name};
         };
+
+      # A machine of a fleet without the agent would take one update, its last.
+      agentIn = module: [
+        module
+        { services.muster-agent.enable = lib.mkDefault true; }
+      ];
+      library = import ./nix {
+        baseModules = {
+          nixos = agentIn self.nixosModules.muster-agent;
+          darwin = agentIn self.darwinModules.muster-agent;
+        };
+        fallback = { inherit nixpkgs; };
+      };
     in
     {
+      lib = { inherit (library) mkFleet; };
+      templates = import ./nix/templates;
+
       packages = each packagesOf;
 
       nixosModules = {
@@ -72,7 +88,7 @@
       darwinModules.muster-agent = withPackage ./packaging/launchd/agent.nix "muster-agent" "muster-agent";
 
       # Services for both classes; in a Clan flake: instances.I.module = { input = "muster"; name = "zerotier"; }.
-      clan.modules = (import ./nix { }).services;
+      clan.modules = library.services;
 
       apps = each (
         pkgs:

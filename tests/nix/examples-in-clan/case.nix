@@ -20,6 +20,41 @@ let
       instances = lib.mapAttrs (_: instance: { module = { }; } // instance) inventory.instances;
     };
   };
+  # The agent as docs/flakes.md gives it to a Clan's machines, by Clan's own importer.
+  nixpkgs = {
+    inherit lib;
+    legacyPackages = lib.genAttrs [ "x86_64-linux" "aarch64-linux" "aarch64-darwin" ] (
+      system: t.pkgs system // { rustPlatform.buildRustPackage = { pname, ... }: (t.pkgs system).${pname}; }
+    );
+  };
+  muster = (import (t.repository + "/flake.nix")).outputs {
+    inherit nixpkgs;
+    self = muster // {
+      outPath = t.repository;
+    };
+  };
+  importing = tag: module: {
+    module = {
+      input = null;
+      name = "importer";
+    };
+    roles.default.tags.${tag} = { };
+    roles.default.extraModules = [
+      module
+      { services.muster-agent.enable = true; }
+    ];
+  };
+  withAgent = t.clan {
+    inherit directory machines;
+    clanServices.importer = t.clan-core + "/clanServices/importer";
+    inventory = {
+      machines = lib.mapAttrs (_: machine: { inherit (machine) machineClass tags; }) inventory.machines;
+      instances = {
+        agent-on-hosts = importing "nixos" muster.nixosModules.muster-agent;
+        agent-on-macs = importing "darwin" muster.darwinModules.muster-agent;
+      };
+    };
+  };
   macs = it: it.darwinConfigurations;
   plists = one: lib.mapAttrs (_: file: file.text) (
     lib.filterAttrs (name: _: lib.hasInfix "zerotier" name || lib.hasInfix "node-exporter" name) one.config.environment.launchDaemons
@@ -29,6 +64,9 @@ let
 in
 {
   holds = {
+    "Clan's importer gives every machine the agent" =
+      withAgent.nixosConfigurations.cinnabar.config.systemd.services ? muster-agent
+      && lib.all (mac: mac.config.launchd.daemons ? muster-agent) (lib.attrValues (macs withAgent));
     "both have the same machines" =
       lib.attrNames (macs clans) == lib.attrNames (macs ours)
       && lib.attrNames clans.nixosConfigurations == lib.attrNames ours.nixosConfigurations;

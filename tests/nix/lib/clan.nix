@@ -5,6 +5,8 @@ t:
   inventory,
   directory,
   machines ? { },
+  # Services of Clan's own, for instances with `module.input = null`.
+  clanServices ? { },
 }:
 let
   inherit (t) lib;
@@ -43,7 +45,7 @@ let
   clan-core = {
     inherit clanLib;
     clan = {
-      modules = { };
+      modules = clanServices;
       deprecatedModules = [ ];
       templates = { };
     };
