@@ -170,7 +170,7 @@ const LIBRARY: &str = r#"(import ./nix { }).mkFleet {
     modules.sshd = { };
     nixpkgs = throw "a list of machines needs no nixpkgs";
     nix-darwin = { };
-    machines = { tin = { }; iron = { }; };
+    machines = builtins.mapAttrs (_: _: { }) (import ./inventory.nix).machines;
     inventory = import ./inventory.nix;
 }"#;
 
@@ -181,7 +181,16 @@ fn a_fleet_of_our_library_is_listed_without_nixpkgs() {
         "inventory.nix",
         r#"{
             machines.tin = { system = "x86_64-linux"; tags = [ "servers" ]; };
-            machines.iron = { machineClass = "darwin"; system = "aarch64-darwin"; muster.deadlineSeconds = 60; };
+            machines.iron = { machineClass = "darwin"; system = "aarch64-darwin"; };
+            # Every fact that the library lets through is one that the command line reads.
+            machines.lead = { system = "x86_64-linux"; muster = {
+                deadlineSeconds = 60;
+                action = "boot";
+                trustedNixKeys = [ "builder-1:AAAA" ];
+                checks.ssh = { tcp = "127.0.0.1:22"; timeoutSeconds = 5; tries = 3; };
+                checks.web.http = "http://127.0.0.1/";
+                checks.data.command = [ "/bin/true" ];
+            }; };
             tags.lab = [ "iron" ];
             instances.sshd = {
                 module = { input = "self"; name = "sshd"; };
