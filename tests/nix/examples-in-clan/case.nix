@@ -1,5 +1,5 @@
 # The inventory of examples/minerals in a real Clan: what a machine gets there is what it gets from mkFleet.
-# needs: clan-core sops-nix
+# needs: clan-core
 t:
 let
   inherit (t) lib;

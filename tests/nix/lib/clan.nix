@@ -12,6 +12,7 @@ let
   inherit (t) lib;
   root = t.clan-core;
   clanLib = import (root + "/lib") { inherit lib; };
+  sops = module: if t.sops-nix == null then ./sops.nix else t.sops-nix + module;
   core =
     {
       _class,
@@ -27,7 +28,7 @@ let
           [
             (root + "/nixosModules/clanCore")
             (root + "/darwinModules/hosts.nix")
-            (t.sops-nix + "/modules/nix-darwin")
+            (sops "/modules/nix-darwin")
           ]
         else
           map (name: root + "/nixosModules/clanCore/${name}") [
@@ -38,7 +39,7 @@ let
           ]
           ++ [
             ./nixos-in-clan.nix
-            (t.sops-nix + "/modules/sops")
+            (sops "/modules/sops")
           ];
     };
   clan-core = {

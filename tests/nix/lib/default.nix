@@ -158,6 +158,9 @@ let
       }) tree;
     etc = configuration: name: configuration.config.environment.etc.${name}.text;
 
+    # What is to hold, or is expected (below `clan/`), only where there is a Clan to hold it in.
+    inClan = lib.optionalAttrs (t.clan-core != null);
+
     # A fleet of Muster's own library, and the same inventory in a Clan: { nixosConfigurations, darwinConfigurations }.
     fleet = import ./fleet.nix t;
     clan = import ./clan.nix t;

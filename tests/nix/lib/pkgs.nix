@@ -32,6 +32,12 @@ lib.genAttrs [
   "bashInteractive"
   "borgbackup"
   "cacert"
+  "cargo"
+  "cargo-deny"
+  "clippy"
+  "libplist"
+  "rustfmt"
+  "shellcheck"
   "coreutils"
   "cowsay"
   "curl"
@@ -60,7 +66,6 @@ lib.genAttrs [
   "wireguard-go"
   "wireguard-tools"
   "xkcdpass"
-  "zerotierone"
   "dnsutils"
   "tcpdump"
   "gitMinimal"
@@ -68,6 +73,13 @@ lib.genAttrs [
 ] package
 // {
   inherit lib;
+  # As in nixpkgs, the controller comes only if it is asked for.
+  zerotierone = lib.makeOverridable (
+    {
+      enableUnfree ? false,
+    }:
+    package (if enableUnfree then "zerotierone-with-controller" else "zerotierone")
+  ) { };
   stdenv = {
     hostPlatform = lib.systems.elaborate system;
     buildPlatform = lib.systems.elaborate system;
@@ -89,6 +101,8 @@ lib.genAttrs [
     written name text;
   buildEnv = { name, ... }: package name;
   symlinkJoin = { name, ... }: package name;
+  mkShell = { packages, ... }: package "shell" // { inherit packages; };
+  rustPlatform.buildRustPackage = attributes: package attributes.pname // attributes;
   formats = {
     json = _: {
       type = lib.types.attrsOf lib.types.anything;

@@ -1,5 +1,4 @@
 # zerotier: a controller and peers of both classes, from the variables alone.
-# needs: clan-core sops-nix
 t:
 let
   fleetWith =
@@ -37,21 +36,10 @@ in
     "cinnabar.json" = host fleet.ours.cinnabar;
     "cinnabar-generators.json" = t.generators fleet.ours.cinnabar.config.muster.vars.generators;
     "electrum.json" = host fleet.ours.electrum;
-    "exports.json" = fleet.clanExports;
-  };
+  }
+  // t.inClan { "clan/exports.json" = fleet.clanExports; };
 
   holds = {
-    "a Mac in a Clan runs the same daemon" = plist fleet.clans.stibnite == plist fleet.ours.stibnite;
-    "a host in a Clan has the same units" = host fleet.clans.cinnabar == host fleet.ours.cinnabar;
-    "Clan has the same generators, without restartUnits on a Mac" =
-      let
-        clans = t.generators fleet.clans.stibnite.config.clan.core.vars.generators;
-        ours = t.generators fleet.ours.stibnite.config.muster.vars.generators;
-        without = t.lib.mapAttrs (
-          _: it: it // { files = t.lib.mapAttrs (_: file: removeAttrs file [ "restartUnits" ]) it.files; }
-        );
-      in
-      without clans == without ours;
     "another permission changes the plist" =
       plist (fleetWith { allowDNS = true; }).ours.stibnite != plist (fleetWith { }).ours.stibnite;
     "nothing else does" = plist (fleetWith { }).ours.stibnite == plist (fleetWith { }).ours.stibnite;
@@ -63,6 +51,19 @@ in
         network = "e3c5b0d3ebc0ffee";
       in
       addresses.rfc4193 network node == "fde3:c5b0:d3eb:c0ff:ee99:939f:5b01:ee54";
+  }
+  // t.inClan {
+    "a Mac in a Clan runs the same daemon" = plist fleet.clans.stibnite == plist fleet.ours.stibnite;
+    "a host in a Clan has the same units" = host fleet.clans.cinnabar == host fleet.ours.cinnabar;
+    "Clan has the same generators, without restartUnits on a Mac" =
+      let
+        clans = t.generators fleet.clans.stibnite.config.clan.core.vars.generators;
+        ours = t.generators fleet.ours.stibnite.config.muster.vars.generators;
+        without = t.lib.mapAttrs (
+          _: it: it // { files = t.lib.mapAttrs (_: file: removeAttrs file [ "restartUnits" ]) it.files; }
+        );
+      in
+      without clans == without ours;
   };
 
   refuses = {
