@@ -1,6 +1,6 @@
 //! `muster machines list --flake` on flakes of each kind, with a real Nix and no controller.
-
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
+
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output};
@@ -87,7 +87,7 @@ fn a_plain_flake_is_read_as_it_is() {
     let machines = flake.list(&[]);
     let told: Vec<_> = machines
         .iter()
-        .map(|m| json!([m["machine"], m["class"], m["system"], m["tags"], m["knownFrom"], m["notes"]]))
+        .map(|m| json!([m["machine"], m["class"], m["system"], m["tags"], m["known_from"], m["notes"]]))
         .collect();
     assert_eq!(
         told,
@@ -154,7 +154,7 @@ fn a_clan_inventory_is_read_in_each_shape_that_it_had() {
         ));
         let iron = flake.machine("iron");
         assert_eq!(iron["tags"], json!(["all", "darwin", "lab", "laptop"]), "{place}");
-        assert_eq!(iron["knownFrom"], json!(["darwinConfigurations", "clanInternals"]));
+        assert_eq!(iron["known_from"], json!(["darwinConfigurations", "clanInternals"]));
         assert_eq!(iron["description"], "A Mac");
         let new = flake.machine("new");
         assert_eq!(new["class"], "nixos");
@@ -202,7 +202,7 @@ fn a_fleet_of_our_library_is_listed_without_nixpkgs() {
     assert_eq!(iron["system"], "aarch64-darwin");
     assert_eq!(iron["tags"], json!(["all", "darwin", "lab"]));
     assert_eq!(iron["roles"], json!({"sshd": ["server"]}));
-    assert_eq!(iron["knownFrom"], json!(["darwinConfigurations", "muster.inventory", "muster.machines"]));
+    assert_eq!(iron["known_from"], json!(["darwinConfigurations", "muster.inventory", "muster.machines"]));
     assert_eq!(iron["notes"], json!([]));
     assert_eq!(flake.machine("tin")["tags"], json!(["all", "nixos", "servers"]));
 }
