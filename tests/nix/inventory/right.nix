@@ -363,6 +363,27 @@ let
         instances = [ "web" ];
       };
     };
+    "what is exported gets what its interface adds" = {
+      found =
+        (make {
+          inventory = fleet.good // {
+            instances = fleet.web { server.machines.tin.settings.port = 80; } // {
+              reader = {
+                module.input = "self";
+                roles.default.machines.tin = { };
+              };
+            };
+          };
+          exportInterfaces.peer.options.peer = {
+            port = lib.mkOption { type = lib.types.port; };
+            weight = lib.mkOption { default = 5; };
+          };
+        }).nixosConfigurations.tin.config.told.exports;
+      wanted."web:web:server:tin".peer = {
+        port = 80;
+        weight = 5;
+      };
+    };
     "extra modules come with the role alone" = {
       found = {
         tin = settings.nixosConfigurations.tin.config.told.extra;
