@@ -52,6 +52,8 @@ fn main() {
     rest(&put);
 }
 
+/// What happens, and how.
+type Happening<'a> = (Step, &'a [u8]);
 type Put<'a> = &'a dyn Fn(&str, &str, &[u8]);
 
 fn json_of(value: &impl Serialize) -> Vec<u8> {
@@ -127,13 +129,13 @@ fn metadata(put: Put<'_>) {
 /// Scripts of whole lives: each ends well, and on the way something is refused.
 fn lives(put: Put<'_>) {
     const END: u8 = 255;
-    let life = |steps: &[(Step, &[u8])]| -> Vec<u8> {
+    let life = |steps: &[Happening<'_>]| -> Vec<u8> {
         let code = |step: Step| Step::ALL.iter().position(|other| *other as u8 == step as u8).unwrap() as u8;
         steps.iter().flat_map(|(step, how)| [&[code(*step)], *how].concat()).collect()
     };
     use Step::*;
-    let (first, second): ((Step, &[u8]), (Step, &[u8])) = ((Publish, &[0, 10, 1]), (Publish, &[1, 20, 1]));
-    let refresh: (Step, &[u8]) = (Refresh, &[END]);
+    let (first, second): (Happening<'_>, Happening<'_>) = ((Publish, &[0, 10, 1]), (Publish, &[1, 20, 1]));
+    let refresh: Happening<'_> = (Refresh, &[END]);
     put("tuf_refresh", "two-generations", &life(&[first, refresh, second, refresh]));
     put(
         "tuf_refresh",

@@ -217,7 +217,7 @@ fn alter(signed: &mut Value, change: u8, value: u8, now: i64) {
             let expires = jiff::Timestamp::from_second(now + i64::from(value.cast_signed()));
             drop(fields.insert("expires".into(), expires.unwrap().to_string().into()));
         }
-        4 | 5 | 6 => {
+        4..=6 => {
             let pins = fields.get_mut("meta").and_then(Value::as_object_mut);
             for pin in pins.into_iter().flat_map(|pins| pins.values_mut()) {
                 match change % 16 {

@@ -1,5 +1,7 @@
 //! Every committed input of every fuzz target, with a plain compiler: what crashed once must not crash again.
 
+#![allow(clippy::unwrap_used, clippy::panic)]
+
 use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 
