@@ -1,5 +1,7 @@
 //! A fleet whose keys and times are always the same, so that inputs mean the same in every run.
 
+use std::sync::LazyLock;
+
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 use muster_protocol::ids::{Generation, MachineName};
@@ -27,8 +29,18 @@ pub const ONLINE: u8 = 4;
 pub const STRANGER: u8 = 6;
 pub const MACHINE: u8 = 7;
 
-/// A private key that everybody can know: PKCS#8 round a seed of this one byte.
+/// Made once: an input should cost what the parsers cost.
+static KEYS: LazyLock<[SecretKey; 8]> =
+    LazyLock::new(|| std::array::from_fn(|holder| make_key(holder as u8)));
+static FIRST_ROOT: LazyLock<Vec<u8>> =
+    LazyLock::new(|| sign_root(&root_spec(), &[&key(ROOT)]).expect("a root"));
+
 pub fn key(holder: u8) -> SecretKey {
+    KEYS[usize::from(holder)].clone()
+}
+
+/// A private key that everybody can know: PKCS#8 round a seed of this one byte.
+fn make_key(holder: u8) -> SecretKey {
     let mut der = b"\x30\x2e\x02\x01\x00\x30\x05\x06\x03\x2b\x65\x70\x04\x22\x04\x20".to_vec();
     der.extend([holder + 1; 32]);
     let pem = format!("-----BEGIN PRIVATE KEY-----\n{}\n-----END PRIVATE KEY-----\n", STANDARD.encode(der));
@@ -55,7 +67,7 @@ pub fn root_spec() -> RootSpec {
 }
 
 pub fn root() -> Vec<u8> {
-    sign_root(&root_spec(), &[&key(ROOT)]).expect("a root")
+    FIRST_ROOT.clone()
 }
 
 pub fn name(text: &str) -> MachineName {
