@@ -1,5 +1,7 @@
 //! That what was saved is still there after the power went: the order in which the kernel is asked.
 
+#![allow(clippy::unwrap_used, clippy::expect_used)]
+
 use std::path::Path;
 
 use muster_agent::durable;
