@@ -97,18 +97,14 @@ impl Bed {
             deadline_seconds: 30,
             checks: vec![],
             trusted_nix_keys: vec![],
+            policy: muster_protocol::policy::Policy::default(),
             message: None,
         }
     }
 
     fn until_told(&self, generation: u64, event: &str) -> EventKind {
-        self.machine.until(&format!("{event} of generation {generation}"), || {
-            self.controller.told(generation).contains(&event).then_some(())
-        });
-        let events = self.controller.events();
-        let last =
-            events.iter().rev().find(|event| event.generation.map(Generation::get) == Some(generation));
-        last.unwrap().kind.clone()
+        self.machine
+            .until(&format!("{event} of generation {generation}"), || self.controller.last(generation, event))
     }
 
     fn until_phase(&self, phase: Phase) {

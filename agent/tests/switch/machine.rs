@@ -175,6 +175,7 @@ impl Machine {
             deadline_seconds,
             checks: vec![],
             trusted_nix_keys: vec![],
+            policy: muster_protocol::policy::Policy::default(),
             message: None,
         };
         let mut transaction = Transaction::signed("t".into(), target, 1);
