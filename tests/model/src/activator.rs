@@ -1,69 +1,42 @@
-//! The activator's steps, as `activator.rs` and `activator/run.rs` of the agent take them. What it does with a record that
-//! it finds is `core::resume` as it ships.
+//! The activator: `core::activate` says the steps, as it ships; here they are done to the machine, and a kill or a power cut
+//! comes between any two of them, or in the middle of a system's own script.
 
-use muster_agent::core::records::{
-    Activation, ActivationPhase as Phase, GivenVerdict, Transaction, Unknown, VERSION,
-};
-use muster_agent::core::resume::{Resume, resume};
+use std::time::Duration;
+
+use muster_agent::core::activate::{Act, Course, Done, Outcome, Ran, Sight};
+use muster_agent::core::records::{Activation, ActivationPhase as Phase, GivenVerdict, Transaction};
 use muster_agent::core::state::State;
 use muster_protocol::machine::Class;
-use muster_protocol::report::Reason;
 use muster_protocol::target::Action;
 
-use crate::scene::{Behaviour, Break, Scene, System, number};
-use crate::world::{Activator, Script, Step, World};
+use crate::scene::{Behaviour, Break, Scene, System, number, path};
+use crate::world::{Activator, Script, World};
 
 /// The last stage of a script; after it the script has ended.
 const LAST: u8 = 2;
+/// Behind every deadline.
+const LATE: Duration = Duration::from_secs(100_000);
 
-/// Its supervisor starts it; a second one finds the lock taken and ends.
-pub fn start(world: &mut World) {
+/// Its supervisor starts it; a second one finds the lock taken and ends. The next boot starts it as well, until it ends.
+pub fn start(world: &mut World, scene: &Scene) {
+    world.job = !scene.breaks(Break::NoRestart);
+    world.disk.boot_job = !scene.breaks(Break::NoStartAtBoot);
     if world.activator.is_none() {
-        world.activator = Some(Activator { record: None, step: Step::Look });
+        world.activator = Some(Activator { course: None, script: None });
     }
+}
+
+/// Its supervisor starts it again: it was killed, or the machine has booted.
+pub fn restart(world: &World) -> Option<World> {
+    if world.activator.is_some() || !world.job {
+        return None;
+    }
+    Some(World { activator: Some(Activator { course: None, script: None }), ..world.clone() })
 }
 
 /// One change further; `None` where it waits.
 pub fn step(world: &World, scene: &Scene) -> Option<World> {
-    let mut next = world.clone();
-    let step = next.activator.as_ref()?.step;
-    match step {
-        Step::Look => look(&mut next, scene),
-        Step::Begin => {
-            record(&mut next)?.starts += 1;
-            write(&mut next, Phase::Recorded, Step::SetProfile);
-        }
-        Step::SetProfile => {
-            let new = number(&record(&mut next)?.new);
-            next.disk.profile = new;
-            go(&mut next, Step::RecordProfile);
-        }
-        Step::RecordProfile => write(&mut next, Phase::ProfileSet, Step::RecordActivating),
-        Step::RecordActivating => {
-            let script = Script { system: number(&record(&mut next)?.new), stage: 0 };
-            write(&mut next, Phase::Activating, Step::Activate(script));
-        }
-        Step::Activate(script) => return activate(next, scene, script),
-        Step::RecordActivated => {
-            record(&mut next)?.exit = Some(0);
-            write(&mut next, Phase::Activated, Step::EnsureAgent);
-        }
-        Step::EnsureAgent => ensure(&mut next, scene, Step::Wait),
-        Step::Wait => return wait(next),
-        Step::Confirm => write(&mut next, Phase::Confirmed, Step::EnsureAfterConfirm),
-        Step::EnsureAfterConfirm | Step::EnsureAfterUndo => ensure(&mut next, scene, Step::End),
-        Step::RecordReboot => {
-            record(&mut next)?.exit = Some(100);
-            write(&mut next, Phase::AwaitingReboot, Step::End);
-        }
-        Step::RecordUndoing => write(&mut next, Phase::Undoing, Step::UndoProfile),
-        Step::UndoProfile => undo_profile(&mut next, scene),
-        Step::Undo(script) => undo(&mut next, scene, script),
-        Step::RecordUndone => write(&mut next, Phase::Undone, Step::EnsureAfterUndo),
-        Step::RecordUndoFailed => write(&mut next, Phase::UndoFailed, Step::EnsureAfterUndo),
-        Step::End => next.activator = None,
-    }
-    Some(next)
+    further(world, scene, Duration::ZERO)
 }
 
 /// The deadline passes, however late: NEW's activation is ended, or the wait for a verdict.
@@ -71,14 +44,31 @@ pub fn deadline(world: &World, scene: &Scene) -> Option<World> {
     if scene.breaks(Break::NoDeadline) {
         return None;
     }
+    let activator = world.activator.as_ref()?;
+    match activator.script {
+        Some(script) if scene.behaviour(script.system) == Behaviour::Hangs => {
+            let mut next = world.clone();
+            done(&mut next, scene, Done::Ran(Ran { timed_out: true, ..ran(Outcome::Failed, 143) }));
+            Some(next)
+        }
+        Some(_) => None,
+        None => {
+            let course = activator.course.as_ref()?;
+            let waits = matches!(course.clone().next(&sight(world, scene).as_sight(Duration::ZERO)), Act::Pause(_));
+            if waits { further(world, scene, LATE) } else { None }
+        }
+    }
+}
+
+/// The disk does not take the record.
+pub fn full_disk(world: &World, scene: &Scene) -> Option<World> {
     let mut next = world.clone();
-    let missing = match (next.activator.as_ref()?.step, verdict(world)) {
-        (Step::Wait, Some(GivenVerdict::Waiting { missing })) => missing,
-        (Step::Wait, None) => Reason::Deadline,
-        (Step::Activate(script), _) if scene.behaviour(script.system) == Behaviour::Hangs => Reason::Deadline,
-        _ => return None,
-    };
-    begin_undo(&mut next, missing);
+    let eyes = sight(world, scene);
+    let course = next.activator.as_mut()?.course.as_mut()?;
+    if course.next(&eyes.as_sight(Duration::ZERO)) != Act::Write {
+        return None;
+    }
+    done(&mut next, scene, Done::Failed("no space".into()));
     Some(next)
 }
 
@@ -86,51 +76,94 @@ pub fn deadline(world: &World, scene: &Scene) -> Option<World> {
 pub fn leftover(world: &World, scene: &Scene) -> Option<World> {
     let mut next = world.clone();
     let script = next.leftover?;
-    next.leftover = match stage(&mut next, scene, script) {
-        Ran::On => Some(Script { stage: script.stage + 1, ..script }),
-        Ran::Hangs => return None,
-        Ran::Ended | Ran::Failed | Ran::NeedsReboot => None,
+    next.leftover = match stage(&mut next, scene, script, Action::Switch) {
+        Stage::On => Some(Script { stage: script.stage + 1, ..script }),
+        Stage::Hangs => return None,
+        Stage::Ended(_) => None,
     };
     Some(next)
 }
 
-fn record(world: &mut World) -> Option<&mut Activation> {
-    world.activator.as_mut()?.record.as_mut()
+/// What an activator sees.
+struct Eyes {
+    running: Option<muster_protocol::ids::StorePath>,
+    profile: Option<muster_protocol::ids::StorePath>,
+    verdict: Option<GivenVerdict>,
 }
 
-fn go(world: &mut World, step: Step) {
+impl Eyes {
+    fn as_sight(&self, now: Duration) -> Sight<'_> {
+        Sight {
+            running: self.running.as_ref(),
+            profile: self.profile.as_ref(),
+            verdict: self.verdict.as_ref(),
+            now,
+        }
+    }
+}
+
+fn sight(world: &World, scene: &Scene) -> Eyes {
+    let record = world.activator.as_ref().and_then(|activator| activator.course.as_ref());
+    let id = record.map(|course| course.record.transaction.clone());
+    let id = id.or_else(|| world.disk.activation.as_ref().map(|record| record.transaction.clone()));
+    let given = world.disk.confirmation.as_ref().filter(|given| Some(&given.transaction) == id.as_ref());
+    let _ = scene;
+    Eyes {
+        running: path(world.running),
+        profile: path(world.disk.profile),
+        verdict: given.map(|given| given.verdict.clone()),
+    }
+}
+
+fn done(world: &mut World, scene: &Scene, what: Done) {
+    let eyes = sight(world, scene);
     if let Some(activator) = &mut world.activator {
-        activator.step = step;
+        activator.script = None;
+        if let Some(course) = &mut activator.course {
+            course.done(what, &eyes.as_sight(Duration::ZERO));
+        }
     }
 }
 
-fn write(world: &mut World, phase: Phase, step: Step) {
-    let boot = world.boot_name();
-    if let Some(record) = record(world) {
-        (record.phase, record.boot) = (phase, boot);
-        world.disk.activation = world.activator.as_ref().and_then(|activator| activator.record.clone());
+fn further(world: &World, scene: &Scene, now: Duration) -> Option<World> {
+    let mut next = world.clone();
+    let activator = next.activator.as_mut()?;
+    if activator.course.is_none() {
+        look(&mut next, scene);
+        return Some(next);
     }
-    go(world, step);
-}
-
-fn begin_undo(world: &mut World, reason: Reason) {
-    if let Some(record) = record(world) {
-        record.reason = Some(reason);
+    if let Some(script) = activator.script {
+        return run(next, scene, script);
     }
-    go(world, Step::RecordUndoing);
-}
-
-fn ensure(world: &mut World, scene: &Scene, step: Step) {
-    if !scene.breaks(Break::LeaveAgentOut) {
-        world.loaded = true;
+    let eyes = sight(world, scene);
+    let course = activator.course.as_mut()?;
+    let act = course.next(&eyes.as_sight(now));
+    match act {
+        Act::Write => {
+            next.disk.activation = Some(course.record.clone());
+            done(&mut next, scene, Done::Well);
+        }
+        Act::AskOthers => done(&mut next, scene, Done::Others(None)),
+        Act::SetProfile(system) => {
+            next.disk.profile = number(&system);
+            done(&mut next, scene, Done::Well);
+        }
+        Act::Run { system, .. } => activator.script = Some(Script { system: number(&system), stage: 0 }),
+        Act::EnsureAgent { .. } => {
+            next.loaded |= !scene.breaks(Break::LeaveAgentOut);
+            done(&mut next, scene, Done::Well);
+        }
+        // A pause of one that waits for a verdict changes nothing; one between two tries passes.
+        Act::Pause(_) => {
+            let before = course.clone();
+            course.done(Done::Well, &eyes.as_sight(Duration::ZERO));
+            if *course == before {
+                return None;
+            }
+        }
+        Act::End => (next.activator, next.job, next.disk.boot_job) = (None, false, false),
     }
-    go(world, step);
-}
-
-fn verdict(world: &World) -> Option<GivenVerdict> {
-    let record = world.activator.as_ref()?.record.as_ref()?;
-    let found = world.disk.confirmation.as_ref()?;
-    (found.transaction == record.transaction).then(|| found.verdict.clone())
+    Some(next)
 }
 
 /// Which record it goes by, and what it does with it.
@@ -141,178 +174,129 @@ fn look(world: &mut World, scene: &Scene) {
         (Some(found), Some(open)) if found.transaction == open.id => (found, false),
         (_, Some(open)) => match from_transaction(world, &open) {
             Some(made) => made,
-            None => return world.activator = None,
+            None => return gone(world),
         },
-        _ => return world.activator = None,
+        _ => return gone(world),
+    };
+    let boot = world.boot_name();
+    let eyes = sight(world, scene);
+    let course = if fresh {
+        Course::begin(found, &boot, Duration::ZERO)
+    } else {
+        world.leftover = None;
+        let mut found = found;
+        if scene.breaks(Break::TrustHalfActivation)
+            && found.phase == Phase::Activating
+            && world.running == number(&found.new)
+        {
+            found.phase = Phase::Activated;
+        }
+        Course::resume(found, &boot, &eyes.as_sight(Duration::ZERO))
     };
     if let Some(activator) = &mut world.activator {
-        activator.record = Some(found.clone());
-    }
-    if fresh {
-        return go(world, Step::Begin);
-    }
-    world.leftover = None;
-    let new_runs = world.running == number(&found.new);
-    let given = verdict(world);
-    let mut decision = resume(&found, new_runs, &world.boot_name(), given.as_ref());
-    if scene.breaks(Break::TrustHalfActivation) && found.phase == Phase::Activating && new_runs {
-        decision = Resume::Wait;
-    }
-    match decision {
-        Resume::Begin => go(world, Step::Begin),
-        Resume::Wait => {
-            if let Some(record) = record(world) {
-                record.starts += 1;
-            }
-            write(world, Phase::Activated, Step::Wait);
+        let mut course = course;
+        if scene.breaks(Break::UndoToProfile) {
+            course.record.old.running = course.record.old.profile.clone();
         }
-        Resume::Undo { reason, .. } => begin_undo(world, reason),
-        Resume::Stay | Resume::Nothing => world.activator = None,
+        activator.course = Some(course);
     }
+}
+
+fn gone(world: &mut World) {
+    (world.activator, world.job, world.disk.boot_job) = (None, false, false);
 }
 
 fn from_transaction(world: &World, open: &Transaction) -> Option<(Activation, bool)> {
-    let new_runs = world.running == number(open.output());
-    let (phase, reason) = match &open.state {
-        State::Activating => (Phase::Recorded, None),
-        State::Probing => (Phase::Activated, None),
-        State::AwaitingReboot if new_runs => (Phase::Activated, None),
-        State::AwaitingReboot => (Phase::AwaitingReboot, None),
-        State::RollingBack { reason, .. } => (Phase::Undoing, Some(*reason)),
+    let running = path(world.running);
+    let new_runs = running.as_ref() == Some(open.output());
+    let mut record = Activation::new(open, &world.boot_name());
+    match &open.state {
+        State::Activating if new_runs && record.old.running != running => record.phase = Phase::Activating,
+        State::Activating => {}
+        State::Probing => record.phase = Phase::Activated,
+        State::AwaitingReboot if new_runs => record.phase = Phase::Activated,
+        State::AwaitingReboot => record.phase = Phase::AwaitingReboot,
+        State::RollingBack { reason, .. } => {
+            record.phase = Phase::Undoing;
+            record.reason = Some(*reason);
+        }
         _ => return None,
-    };
-    let record = Activation {
-        version: VERSION,
-        transaction: open.id.clone(),
-        class: open.class(),
-        action: open.action(),
-        new: open.output().clone(),
-        old: open.old.clone().unwrap_or_default(),
-        deadline_seconds: open.deadline_seconds(),
-        boot: world.boot_name(),
-        phase,
-        starts: 0,
-        exit: None,
-        ms: 0,
-        reason,
-        detail: String::new(),
-        undo_exit: None,
-        degraded: Vec::new(),
-        unknown: Unknown::new(),
-    };
-    Some((record, phase == Phase::Recorded))
+    }
+    let fresh = record.phase == Phase::Recorded;
+    Some((record, fresh))
 }
 
-enum Ran {
+fn ran(outcome: Outcome, exit: i32) -> Ran {
+    Ran { exit, output: String::new(), timed_out: false, outcome, person: None }
+}
+
+enum Stage {
     On,
-    Ended,
-    Failed,
     Hangs,
-    NeedsReboot,
+    Ended(Outcome),
+}
+
+fn run(mut world: World, scene: &Scene, script: Script) -> Option<World> {
+    let course = world.activator.as_ref()?.course.as_ref()?;
+    let action = course.record.action;
+    let undoes = script.system != number(&course.record.new);
+    let action = if undoes && world.running == number(&course.record.new) { Action::Switch } else { action };
+    if undoes && scene.old_fails {
+        done(&mut world, scene, Done::Ran(ran(Outcome::Failed, 1)));
+        return Some(world);
+    }
+    match stage(&mut world, scene, script, action) {
+        Stage::Hangs => return None,
+        Stage::On => {
+            world.activator.as_mut()?.script = Some(Script { stage: script.stage + 1, ..script });
+        }
+        Stage::Ended(outcome) => {
+            let exit = i32::from(outcome != Outcome::Done);
+            done(&mut world, scene, Done::Ran(ran(outcome, exit)));
+        }
+    }
+    Some(world)
 }
 
 /// One stage of a system's activation. NixOS: boot loader, the link, units. A Mac: daemons out, daemons in, the link.
-fn stage(world: &mut World, scene: &Scene, script: Script) -> Ran {
+fn stage(world: &mut World, scene: &Scene, script: Script, action: Action) -> Stage {
     let behaviour = scene.behaviour(script.system);
     match (scene.class, script.stage) {
+        (_, 0) if behaviour == Behaviour::Refuses => return Stage::Ended(Outcome::Refused),
         (Class::Nixos, 0) => {
             world.disk.entry = script.system;
+            // `boot` writes the boot loader and nothing else.
+            if action == Action::Boot {
+                return Stage::Ended(Outcome::Done);
+            }
             if behaviour == Behaviour::NeedsReboot && world.running != script.system {
-                return Ran::NeedsReboot;
+                return Stage::Ended(Outcome::RebootNeeded);
             }
         }
         (Class::Nixos, 1) => world.running = script.system,
         (Class::Darwin, 0) => {
-            if behaviour == Behaviour::ReloadsAgent || scene.behaviour(world.running) == Behaviour::ReloadsAgent {
+            let reloads = |system: System| {
+                matches!(scene.behaviour(system), Behaviour::ReloadsAgent | Behaviour::LosesAgent)
+            };
+            if reloads(script.system) || reloads(world.daemons) {
                 (world.agent, world.loaded) = (None, false);
             }
         }
-        (Class::Darwin, 1) => match behaviour {
-            Behaviour::Hangs => return Ran::Hangs,
-            Behaviour::ActivationFails => {
-                world.daemons = script.system;
-                return Ran::Failed;
+        (Class::Darwin, LAST..) => world.running = script.system,
+        (Class::Darwin, _) | (Class::Nixos, _) => {
+            if behaviour == Behaviour::Hangs {
+                return Stage::Hangs;
             }
-            _ => world.daemons = script.system,
-        },
-        (Class::Darwin, _) => world.running = script.system,
-        (Class::Nixos, _) => match behaviour {
-            Behaviour::Hangs => return Ran::Hangs,
-            Behaviour::ActivationFails => {
-                world.daemons = script.system;
-                return Ran::Failed;
+            world.daemons = script.system;
+            if behaviour == Behaviour::ActivationFails {
+                return Stage::Ended(Outcome::ScriptFailed);
             }
-            _ => world.daemons = script.system,
-        },
+            // nix-darwin loads it again, as a rule.
+            world.loaded |= behaviour != Behaviour::LosesAgent;
+        }
     }
     if scene.behaviour(world.daemons) == Behaviour::BreaksAgent {
         world.agent = None;
     }
-    if script.stage >= LAST { Ran::Ended } else { Ran::On }
-}
-
-fn activate(mut world: World, scene: &Scene, script: Script) -> Option<World> {
-    let action = record(&mut world)?.action;
-    let ran = stage(&mut world, scene, script);
-    let step = match ran {
-        Ran::Hangs => return None,
-        Ran::NeedsReboot => Step::RecordReboot,
-        // `boot` writes the boot loader and nothing else.
-        _ if action == Action::Boot => Step::RecordReboot,
-        Ran::On => Step::Activate(Script { stage: script.stage + 1, ..script }),
-        Ran::Ended => Step::RecordActivated,
-        Ran::Failed => {
-            record(&mut world)?.exit = Some(2);
-            begin_undo(&mut world, Reason::ActivationFailed);
-            return Some(world);
-        }
-    };
-    go(&mut world, step);
-    Some(world)
-}
-
-fn wait(mut world: World) -> Option<World> {
-    match verdict(&world)? {
-        GivenVerdict::Confirm { .. } => go(&mut world, Step::Confirm),
-        GivenVerdict::Undo { reason, .. } => begin_undo(&mut world, reason),
-        GivenVerdict::Waiting { .. } => return None,
-    }
-    Some(world)
-}
-
-fn old(world: &mut World, scene: &Scene) -> Option<System> {
-    let old = record(world)?.old.clone();
-    let system = if scene.breaks(Break::UndoToProfile) {
-        old.profile.as_ref().or(old.running.as_ref())
-    } else {
-        old.system()
-    };
-    system.map(number)
-}
-
-fn undo_profile(world: &mut World, scene: &Scene) {
-    match old(world, scene) {
-        Some(system) => {
-            world.disk.profile = system;
-            go(world, Step::Undo(Script { system, stage: 0 }));
-        }
-        None => go(world, Step::RecordUndoFailed),
-    }
-}
-
-fn undo(world: &mut World, scene: &Scene, script: Script) {
-    let boot_alone = record(world).is_some_and(|record| record.action == Action::Boot)
-        && record(world).map(|record| number(&record.new)) != Some(world.running);
-    if scene.old_fails {
-        return go(world, Step::RecordUndoFailed);
-    }
-    match stage(world, scene, script) {
-        _ if boot_alone => go(world, Step::RecordUndone),
-        Ran::On => go(world, Step::Undo(Script { stage: script.stage + 1, ..script })),
-        // Success is believed only by looking.
-        Ran::Ended if world.running == script.system && world.disk.profile == script.system => {
-            go(world, Step::RecordUndone);
-        }
-        _ => go(world, Step::RecordUndoFailed),
-    }
+    if script.stage >= LAST { Stage::Ended(Outcome::Done) } else { Stage::On }
 }

@@ -1,18 +1,16 @@
-//! The agent: `core::plan::next` as it ships, and each step that it names taken apart into what a crash comes between.
-//!
-//! This follows `runner/work.rs` and `runner/ledger.rs` of the agent.
+//! The agent: `core::plan` says what is next and `core::book` what is written for it, both as they ship; a crash comes
+//! between any two of those writes. This follows `runner/work.rs` of the agent.
 
-use std::collections::VecDeque;
+use std::time::Duration;
 
+use muster_agent::core::book::{Book, Document, Seen, Write};
 use muster_agent::core::health::CheckResult;
 use muster_agent::core::plan::{self, Controller, Observed, Probed, Step};
-use muster_agent::core::records::{
-    Confirmation, GivenVerdict, Journal, Old, Telling, Transaction, Unreachable,
-};
+use muster_agent::core::policy::{Circumstances, Rules};
+use muster_agent::core::records::{GivenVerdict, Journal, Old, Settled, Transaction};
 use muster_agent::core::state::{Input, State};
-use muster_protocol::ids::Generation;
+use muster_protocol::policy::Policy;
 use muster_protocol::report::{EventKind, Step as Ended};
-use std::time::Duration;
 
 use crate::activator;
 use crate::scene::{Behaviour, Break, Scene, number, path};
@@ -21,49 +19,46 @@ use crate::world::{Agent, Effect, World, is_own_fault};
 /// Takes the agent one change further. `None` where it has nothing to do before something else happens.
 pub fn step(world: &World, scene: &Scene) -> Option<World> {
     let agent = world.agent.as_ref()?;
-    if agent.todo.is_empty() {
-        let step = plan(world, scene);
-        if matches!(step, Step::Idle | Step::Wait(_) | Step::Watch) {
-            return None;
-        }
-        let mut next = world.clone();
-        return take(&mut next, scene, step).then_some(next);
-    }
     let mut next = world.clone();
-    let effect = next.agent.as_mut()?.todo.pop_front()?;
-    apply(&mut next, scene, effect);
+    if let Some(effect) = next.agent.as_mut()?.todo.pop_front() {
+        apply(&mut next, scene, effect);
+        return Some(next);
+    }
+    let step = plan(world, agent, scene);
+    match step {
+        Step::Idle | Step::Wait(_) | Step::Watch => None,
+        step => take(&mut next, scene, step).then_some(next),
+    }
+}
+
+/// The disk takes no write just now: what a step still had to do is not done, and the plan looks again.
+pub fn full_disk(world: &World) -> Option<World> {
+    let mut next = world.clone();
+    let agent = next.agent.as_mut()?;
+    if !matches!(agent.todo.front(), Some(Effect::Write(write)) if !matches!(write, Write::Clear(_))) {
+        return None;
+    }
+    agent.todo.clear();
     Some(next)
 }
 
 /// What the next agent does first: it pushes what was written down and not pushed.
 pub fn start(world: &mut World, scene: &Scene) {
-    let written = world.disk.transaction.iter().flat_map(|transaction| &transaction.telling);
-    let last = world.disk.told.len() as u64;
-    let untold: Vec<Telling> = world
-        .disk
-        .journal
-        .telling
-        .iter()
-        .chain(written)
-        .filter(|telling| telling.seq > last || scene.breaks(Break::TellTwice))
-        .cloned()
-        .collect();
-    let todo = untold.iter().map(|_| Effect::Push).collect();
-    world.agent = Some(Agent { untold, todo, ..Agent::default() });
+    let told = if scene.breaks(Break::TellTwice) { 0 } else { world.disk.told.len() as u64 };
+    let book = Book::new(world.disk.journal.clone(), world.disk.transaction.clone(), told);
+    let todo = book.flush().into_iter().map(Effect::Write).collect();
+    world.agent = Some(Agent { book, todo, ..Agent::default() });
 }
 
-fn plan(world: &World, scene: &Scene) -> Step {
-    let Some(agent) = &world.agent else { return Step::Idle };
+fn plan(world: &World, agent: &Agent, scene: &Scene) -> Step {
     let running = path(world.running);
     let boot = world.boot_name();
+    let outcome = |well| if well { Ok(()) } else { Err("ill".to_owned()) };
     let probed = agent.probed.map(|well| Probed {
-        checks: vec![CheckResult {
-            name: "it".into(),
-            outcome: if well { Ok(()) } else { Err("ill".into()) },
-        }],
+        checks: vec![CheckResult { name: "it".into(), outcome: outcome(well) }],
         failed_after: Vec::new(),
     });
-    let mut journal = world.disk.journal.clone();
+    let mut journal = agent.book.journal().clone();
     if scene.breaks(Break::ForgetTried) {
         journal.tried = None;
     }
@@ -72,16 +67,28 @@ fn plan(world: &World, scene: &Scene) -> Step {
     }
     let wanted = world.disk.held.and_then(|held| scene.target(held));
     let reached = agent.reached || scene.breaks(Break::ConfirmUnreached);
+    let (rules, circumstances) =
+        (Rules::new(&Policy::default(), &Policy::default()), Circumstances::default());
     let observed = Observed {
-        transaction: world.disk.transaction.as_ref(),
+        transaction: agent.book.transaction(),
         activation: world.disk.activation.as_ref(),
         activator_alive: world.activator.is_some(),
         given: world.disk.confirmation.as_ref(),
         running: running.as_ref(),
         boot: &boot,
         probed: probed.as_ref(),
-        controller: Controller { answers: agent.answers, reached_since_activation: reached && agent.probing },
+        controller: Controller {
+            answers: agent.answers,
+            reached_since_activation: reached && agent.probing,
+        },
         rollback_asked: agent.rollback_asked,
+        asked: false,
+        console: None,
+        rules: &rules,
+        circumstances: Some(&circumstances),
+        due: None,
+        blockers: None,
+        at: 0,
         not_before: None,
         now: Duration::ZERO,
     };
@@ -90,27 +97,33 @@ fn plan(world: &World, scene: &Scene) -> Step {
 
 /// Whether the step changed anything.
 fn take(world: &mut World, scene: &Scene, step: Step) -> bool {
+    let wanted = || world.disk.held.and_then(|held| scene.target(held));
     match step {
-        Step::Idle | Step::Wait(_) | Step::Watch => return false,
         Step::Begin => {
-            let Some(target) = world.disk.held.and_then(|held| scene.target(held)) else { return false };
+            let Some(target) = wanted() else { return false };
             let transaction = Transaction::signed(id(world), target, 0);
-            open(world, scene, transaction, vec![EventKind::Verified]);
+            open(world, |book| book.begin(transaction, vec![EventKind::Verified], 0));
         }
         Step::Refuse(entry) => {
-            let Some(target) = world.disk.held.and_then(|held| scene.target(held)) else { return false };
+            let Some(target) = wanted() else { return false };
             let transaction = Transaction::signed(id(world), target, 0);
-            refuse(world, scene, transaction, &entry.detail);
-        }
-        Step::BeginRollback(previous) => {
-            let Some(known) = world.disk.journal.confirmed.clone() else { return false };
-            let transaction = Transaction::rollback(id(world), &known, previous, scene.class, 0);
-            open(world, scene, transaction, vec![]);
-            if let Some(agent) = &mut world.agent {
-                agent.rollback_asked = false;
+            let failed = Input::Failed { step: Ended::Verify, detail: entry.detail, quarantined: true };
+            if scene.breaks(Break::RefuseInTwoSteps) {
+                open(world, |book| book.begin(transaction, vec![], 0));
+            } else {
+                let running = path(world.running);
+                let seen = Seen { running: running.as_ref(), now: 0, ms: 0 };
+                open(world, |book| book.begin_and_end(transaction, vec![], failed, &seen).unwrap_or_default());
             }
         }
-        Step::Supersede => clear(world),
+        Step::BeginRollback(previous) => {
+            let Some(agent) = &mut world.agent else { return false };
+            agent.rollback_asked = false;
+            let Some(known) = agent.book.journal().confirmed.clone() else { return true };
+            let transaction = Transaction::rollback(id(world), &known, previous, scene.class, 0);
+            open(world, |book| book.begin(transaction, vec![], 0));
+        }
+        Step::Supersede => write(world, scene, |book| book.supersede()),
         Step::Fetch => {
             if !reachable(world, scene) {
                 return false;
@@ -123,13 +136,12 @@ fn take(world: &mut World, scene: &Scene, step: Step) -> bool {
         Step::RestartActivator => todo(world, [Effect::StartActivator]),
         Step::Enter(input) => enter(world, scene, input),
         Step::Probe => probe(world, scene),
-        Step::Give(verdict) => {
-            let transaction = world.disk.transaction.as_ref().map(|open| open.id.clone());
-            let transaction = transaction.unwrap_or_default();
-            todo(world, [Effect::WriteConfirmation(Confirmation { transaction, verdict })]);
+        Step::Give(verdict) => write(world, scene, |book| book.give(verdict)),
+        Step::Settle => {
+            let running = path(world.running);
+            let settled = Settled { running: running.as_ref(), at: 0, console: None };
+            write(world, scene, |book| book.settle(settled));
         }
-        Step::Settle => settle(world),
-        #[allow(unreachable_patterns)]
         other => world.violate(format!("the model does not know the step {other:?}")),
     }
     true
@@ -147,86 +159,53 @@ fn todo(world: &mut World, effects: impl IntoIterator<Item = Effect>) {
     }
 }
 
-/// What is not there is not removed.
-fn clear(world: &mut World) {
-    let there = [
-        (Effect::RemoveConfirmation, world.disk.confirmation.is_some()),
-        (Effect::RemoveActivation, world.disk.activation.is_some()),
-        (Effect::RemoveTransaction, world.disk.transaction.is_some()),
-    ];
-    todo(world, there.into_iter().filter(|(_, there)| *there).map(|(effect, _)| effect));
-}
-
-fn numbered(world: &World, generation: Generation, events: Vec<EventKind>) -> Vec<Telling> {
-    let first = world.disk.told.len() as u64 + 1;
-    (first..)
-        .zip(events)
-        .map(|(seq, event)| Telling { seq, at: 0, generation: Some(generation), event })
-        .collect()
-}
-
-fn store(world: &mut World, scene: &Scene, transaction: Transaction) {
-    let pushes: VecDeque<Effect> = transaction.telling.iter().map(|_| Effect::Push).collect();
-    let write = Effect::WriteTransaction(Box::new(transaction.clone()));
+fn write(world: &mut World, scene: &Scene, writes: impl FnOnce(&Book) -> Vec<Write>) {
+    let Some(agent) = &world.agent else { return };
+    let mut writes = writes(&agent.book);
+    // What is not there is not removed.
+    writes.retain(|write| match write {
+        Write::Clear(Document::Activation) => world.disk.activation.is_some(),
+        Write::Clear(Document::Confirmation) => world.disk.confirmation.is_some(),
+        Write::Clear(Document::Transaction) => world.disk.transaction.is_some(),
+        _ => true,
+    });
     if scene.breaks(Break::TellUnwritten) {
         // The events go out first, and only then is it written down what they belong to.
-        if let Some(agent) = &mut world.agent {
-            agent.untold = transaction.telling;
-        }
-        todo(world, pushes.into_iter().chain([write]));
-    } else {
-        todo(world, [write].into_iter().chain(pushes));
+        writes.sort_by_key(|write| !matches!(write, Write::Push(_)));
     }
+    todo(world, writes.into_iter().map(Effect::Write));
 }
 
-fn open(world: &mut World, scene: &Scene, mut transaction: Transaction, events: Vec<EventKind>) {
+fn open(world: &mut World, writes: impl FnOnce(&Book) -> Vec<Write>) {
     if let Some(agent) = &mut world.agent {
         (agent.probed, agent.probing) = (None, false);
+        let writes = writes(&agent.book);
+        agent.todo.extend(writes.into_iter().map(Effect::Write));
     }
-    transaction.telling = numbered(world, transaction.generation(), events);
-    clear(world);
-    store(world, scene, transaction);
-}
-
-/// Opened and ended in one document: a crash finds no transaction that could go on.
-fn refuse(world: &mut World, scene: &Scene, mut transaction: Transaction, detail: &str) {
-    if scene.breaks(Break::RefuseInTwoSteps) {
-        return open(world, scene, transaction, vec![]);
-    }
-    let detail = format!("failed before: {detail}");
-    let failed = Input::Failed { step: Ended::Verify, detail, quarantined: true };
-    match transaction.state.clone().after(failed) {
-        Ok(state) => transaction.state = state,
-        Err(impossible) => world.violate(impossible.to_string()),
-    }
-    let event = transaction.final_event(&world.disk.journal, path(world.running).as_ref(), 0);
-    open(world, scene, transaction, event.into_iter().collect());
 }
 
 fn advance(
     world: &mut World,
     scene: &Scene,
     input: Input,
-    mut events: Vec<EventKind>,
+    events: Vec<EventKind>,
     change: impl FnOnce(&mut Transaction),
 ) {
-    let Some(mut transaction) = world.disk.transaction.clone() else {
-        return world.violate("a step was taken without a transaction");
-    };
-    match transaction.state.clone().after(input) {
-        Ok(state) => transaction.state = state,
-        Err(impossible) => return world.violate(impossible.to_string()),
+    let running = path(world.running);
+    let seen = Seen { running: running.as_ref(), now: 0, ms: 0 };
+    let Some(agent) = &world.agent else { return };
+    match agent.book.advance(input, events, &seen, change) {
+        Ok(writes) => write(world, scene, |_| writes),
+        Err(impossible) => world.violate(impossible.to_string()),
     }
-    change(&mut transaction);
-    if transaction.state.is_final() {
-        events.extend(transaction.final_event(&world.disk.journal, path(world.running).as_ref(), 0));
-    }
-    transaction.telling = numbered(world, transaction.generation(), events);
-    store(world, scene, transaction);
+}
+
+fn transaction(world: &World) -> Option<&Transaction> {
+    world.agent.as_ref()?.book.transaction()
 }
 
 fn build(world: &mut World, scene: &Scene) {
-    let Some(output) = world.disk.transaction.as_ref().map(|open| open.output().clone()) else { return };
+    let Some(output) = transaction(world).map(|open| open.output().clone()) else { return };
     if scene.behaviour(number(&output)) == Behaviour::BuildFails {
         let failed = Input::Failed { step: Ended::Build, detail: "it".into(), quarantined: true };
         return advance(world, scene, failed, vec![], |_| ());
@@ -235,40 +214,15 @@ fn build(world: &mut World, scene: &Scene) {
 }
 
 fn start_activator(world: &mut World, scene: &Scene) {
-    let Some(open) = world.disk.transaction.clone() else { return };
+    let Some(new) = transaction(world).map(|open| open.output().clone()) else { return };
     let old = Old { running: path(world.running), profile: path(world.disk.profile) };
-    let new = open.output().clone();
     let event = EventKind::Activating { old: path(world.running).unwrap_or_else(|| new.clone()), new };
     advance(world, scene, Input::Started, vec![event], |transaction| transaction.old = Some(old));
     todo(world, [Effect::StartActivator]);
 }
 
-/// I2 and I5, where an activation is about to begin.
-fn begun(world: &mut World, generation: u8, system: u8) {
-    if generation < world.seen.highest {
-        let highest = world.seen.highest;
-        world.violate(format!("I2: generation {generation} is activated after {highest}"));
-    }
-    world.seen.highest = world.seen.highest.max(generation);
-    if world.seen.failed.contains(&system) {
-        world.violate(format!("I5: system {system} failed and is activated again"));
-    }
-    let Some(times) = world.seen.begun.get_mut(usize::from(generation)) else { return };
-    *times += 1;
-    let times = *times;
-    let unreachable = world
-        .disk
-        .journal
-        .unreachable
-        .filter(|entry: &Unreachable| entry.generation.get() == u64::from(generation))
-        .map_or(0, |entry| entry.undone);
-    if u32::from(times) > 1 + unreachable {
-        world.violate(format!("I5: generation {generation} is activated again, which nothing asked for"));
-    }
-}
-
 fn enter(world: &mut World, scene: &Scene, input: Input) {
-    let activating = world.disk.transaction.as_ref().is_some_and(|open| open.state == State::Activating);
+    let activating = transaction(world).is_some_and(|open| open.state == State::Activating);
     let exit = world.disk.activation.as_ref().and_then(|record| record.exit).filter(|_| activating);
     let events = exit.map(|exit| EventKind::Activated { exit, ms: 0 }).into_iter().collect();
     if matches!(input, Input::Activated | Input::Rebooted)
@@ -288,64 +242,77 @@ fn probe(world: &mut World, scene: &Scene) {
     agent.probed = Some(well);
 }
 
-fn settle(world: &mut World) {
-    let Some(transaction) = world.disk.transaction.clone() else { return };
-    let mut journal: Journal = world.disk.journal.clone();
-    journal.settle(&transaction, path(world.running).as_ref(), 0);
-    todo(world, [Effect::WriteJournal(Box::new(journal))]);
-    clear(world);
-}
-
 fn apply(world: &mut World, scene: &Scene, effect: Effect) {
-    match effect {
-        Effect::RemoveConfirmation => world.disk.confirmation = None,
-        Effect::RemoveActivation => world.disk.activation = None,
-        Effect::RemoveTransaction => {
+    let write = match effect {
+        Effect::StartActivator => return activator::start(world, scene),
+        Effect::Write(write) => write,
+    };
+    match &write {
+        Write::Clear(Document::Confirmation) => world.disk.confirmation = None,
+        Write::Clear(Document::Activation) => world.disk.activation = None,
+        Write::Clear(Document::Transaction) => {
             world.disk.transaction = None;
             if let Some(agent) = &mut world.agent {
                 (agent.probed, agent.probing) = (None, false);
             }
         }
-        Effect::WriteTransaction(transaction) => {
-            note_failure(world, scene, &transaction);
-            let before = world.disk.transaction.as_ref().map(|open| &open.state);
-            if transaction.state == State::Activating && before != Some(&State::Activating) {
-                world.seen.old = world.running;
-                if !transaction.is_rollback() {
-                    let generation = u8::try_from(transaction.generation().get()).unwrap_or(u8::MAX);
-                    begun(world, generation, number(transaction.output()));
-                }
-            }
-            if let Some(agent) = &mut world.agent
-                && !scene.breaks(Break::TellUnwritten)
-            {
-                agent.untold.clone_from(&transaction.telling);
-            }
-            world.disk.transaction = Some(*transaction);
+        Write::Transaction(transaction) => {
+            note_failure(world, scene, transaction);
+            note_begin(world, transaction);
+            world.disk.transaction = Some((**transaction).clone());
         }
-        Effect::WriteJournal(journal) => {
+        Write::Journal(journal) => {
             if journal.tried < world.disk.journal.tried {
                 world.violate("I2: the highest generation that was tried became lower");
             }
-            world.disk.journal = *journal;
+            world.disk.journal = Journal::clone(journal);
         }
-        Effect::WriteConfirmation(confirmation) => {
+        Write::Confirmation(confirmation) => {
             if matches!(confirmation.verdict, GivenVerdict::Confirm { .. }) {
                 judge(world, scene);
             }
-            world.disk.confirmation = Some(confirmation);
+            world.disk.confirmation = Some((**confirmation).clone());
         }
-        Effect::Push => {
-            let Some(agent) = &mut world.agent else { return };
-            if agent.untold.is_empty() {
-                return;
-            }
-            let telling = agent.untold.remove(0);
+        Write::Push(telling) => {
             let owner = world.disk.transaction.as_ref().map_or_else(String::new, |open| open.id.clone());
             let owner = if scene.breaks(Break::TellUnwritten) { String::new() } else { owner };
+            if telling.seq != world.disk.told.len() as u64 + 1 && !scene.breaks(Break::TellTwice) {
+                world.violate(format!("I7: an event gets the number {} out of turn", telling.seq));
+            }
             world.push(&owner, &telling.event);
         }
-        Effect::StartActivator => activator::start(world),
+    }
+    if let Some(agent) = &mut world.agent {
+        agent.book.apply(&write);
+    }
+}
+
+/// I2 and I5, where an activation is about to begin.
+fn note_begin(world: &mut World, transaction: &Transaction) {
+    let before = world.disk.transaction.as_ref().map(|open| &open.state);
+    if transaction.state != State::Activating || before == Some(&State::Activating) {
+        return;
+    }
+    let system = number(transaction.output());
+    (world.seen.old, world.seen.new) = (world.running, system);
+    if transaction.is_rollback() {
+        return;
+    }
+    let generation = u8::try_from(transaction.generation().get()).unwrap_or(u8::MAX);
+    if generation < world.seen.highest {
+        let highest = world.seen.highest;
+        world.violate(format!("I2: generation {generation} is activated after {highest}"));
+    }
+    world.seen.highest = world.seen.highest.max(generation);
+    if world.seen.failed.contains(&system) {
+        world.violate(format!("I5: system {system} failed and is activated again"));
+    }
+    let Some(times) = world.seen.begun.get_mut(usize::from(generation)) else { return };
+    *times += 1;
+    let times = u32::from(*times);
+    let again = world.disk.journal.again.filter(|again| again.generation.get() == u64::from(generation));
+    if times > 1 + again.map_or(0, |again| again.undone) {
+        world.violate(format!("I5: generation {generation} is activated again, which nothing asked for"));
     }
 }
 
@@ -358,23 +325,21 @@ fn judge(world: &mut World, scene: &Scene) {
 }
 
 fn note_failure(world: &mut World, scene: &Scene, transaction: &Transaction) {
-    let own_fault = match &transaction.state {
-        State::RolledBack { reason, .. } | State::UndoFailed { reason, .. } => {
-            !transaction.is_rollback() && is_own_fault(*reason)
+    let system = match &transaction.state {
+        State::RolledBack { reason, .. } | State::UndoFailed { reason, .. }
+            if !transaction.is_rollback() && is_own_fault(*reason) =>
+        {
+            number(transaction.output())
         }
-        State::Failed { quarantined, .. } => *quarantined,
-        _ => false,
+        State::Failed { quarantined: true, .. } => number(transaction.output()),
+        // What somebody went back from by hand counts as failed, too.
+        State::Confirmed { .. } if transaction.is_rollback() => {
+            scene.system(u8::try_from(transaction.generation().get()).unwrap_or(0))
+        }
+        _ => return,
     };
-    let system = number(transaction.output());
-    if own_fault && !world.seen.failed.contains(&system) {
+    if !world.seen.failed.contains(&system) {
         world.seen.failed.push(system);
-    }
-    // What somebody went back from by hand counts as failed, too.
-    if let (State::Confirmed { .. }, true) = (&transaction.state, transaction.is_rollback()) {
-        let from = scene.system(u8::try_from(transaction.generation().get()).unwrap_or(0));
-        if !world.seen.failed.contains(&from) {
-            world.seen.failed.push(from);
-        }
     }
 }
 

@@ -3,7 +3,7 @@
 use crate::activator;
 use crate::agent::{self, reachable};
 use crate::scene::{Behaviour, Break, Scene};
-use crate::world::{Activator, Step, World};
+use crate::world::{Activator, World};
 
 /// Everything that can happen next.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -12,6 +12,7 @@ pub enum Action {
     AgentStep,
     AgentStarts,
     ActivatorStep,
+    ActivatorRestarts,
     Deadline,
     LeftoverStep,
     Contact,
@@ -22,16 +23,19 @@ pub enum Action {
     KillAgent,
     KillActivator,
     KillBoth,
+    AgentDiskFull,
+    ActivatorDiskFull,
     Reboot,
     NetworkGoes,
     AskRollback,
 }
 
 impl Action {
-    pub const ALL: [Self; 15] = [
+    pub const ALL: [Self; 18] = [
         Self::AgentStep,
         Self::AgentStarts,
         Self::ActivatorStep,
+        Self::ActivatorRestarts,
         Self::Deadline,
         Self::LeftoverStep,
         Self::Contact,
@@ -41,6 +45,8 @@ impl Action {
         Self::KillAgent,
         Self::KillActivator,
         Self::KillBoth,
+        Self::AgentDiskFull,
+        Self::ActivatorDiskFull,
         Self::Reboot,
         Self::NetworkGoes,
         Self::AskRollback,
@@ -53,6 +59,7 @@ impl Action {
             Self::AgentStep
                 | Self::AgentStarts
                 | Self::ActivatorStep
+                | Self::ActivatorRestarts
                 | Self::Deadline
                 | Self::LeftoverStep
                 | Self::Contact
@@ -70,6 +77,7 @@ pub fn after(world: &World, scene: &Scene, action: Action) -> Option<World> {
     match action {
         Action::AgentStep => agent::step(world, scene),
         Action::ActivatorStep => activator::step(world, scene),
+        Action::ActivatorRestarts => activator::restart(world),
         Action::Deadline => deadline(world, scene),
         Action::LeftoverStep => activator::leftover(world, scene),
         Action::AgentStarts => agent_starts(world, scene),
@@ -97,6 +105,14 @@ pub fn after(world: &World, scene: &Scene, action: Action) -> Option<World> {
                 },
             )
         }
+        Action::AgentDiskFull => {
+            let next = agent::full_disk(world)?;
+            spend(&next, |next| &mut next.budget.faults, |_| ())
+        }
+        Action::ActivatorDiskFull => {
+            let next = activator::full_disk(world, scene)?;
+            spend(&next, |next| &mut next.budget.faults, |_| ())
+        }
         Action::Reboot => spend(world, |next| &mut next.budget.faults, |next| reboot(next, scene)),
         Action::NetworkGoes => {
             if !world.network {
@@ -107,7 +123,7 @@ pub fn after(world: &World, scene: &Scene, action: Action) -> Option<World> {
         Action::AskRollback => {
             world.agent.as_ref().filter(|agent| !agent.rollback_asked)?;
             world.disk.journal.previous.as_ref()?;
-            if world.disk.transaction.is_some() {
+            if world.disk.transaction.is_some() || world.agent.as_ref().is_some_and(|agent| !agent.todo.is_empty()) {
                 return None;
             }
             spend(
@@ -126,7 +142,7 @@ pub fn after(world: &World, scene: &Scene, action: Action) -> Option<World> {
 /// Where agent and controller could still confirm in time, a deadline that passes first is a fault like any other.
 fn deadline(world: &World, scene: &Scene) -> Option<World> {
     let mut next = activator::deadline(world, scene)?;
-    let hangs = matches!(world.activator, Some(Activator { step: Step::Activate(_), .. }));
+    let hangs = matches!(world.activator, Some(Activator { script: Some(_), .. }));
     if !hangs && reachable(world, scene) && agent_can_run(world, scene) {
         next.budget.faults = next.budget.faults.checked_sub(1)?;
     }
@@ -160,14 +176,13 @@ fn agent_starts(world: &World, scene: &Scene) -> Option<World> {
 
 /// The script lives on; the next activator ends it.
 fn kill_activator(world: &mut World) {
-    if let Some(Activator { step: Step::Activate(script) | Step::Undo(script), .. }) = world.activator {
-        world.leftover = Some(script);
-    }
+    world.leftover = world.activator.as_ref().and_then(|activator| activator.script).or(world.leftover);
     world.activator = None;
 }
 
 fn reboot(world: &mut World, scene: &Scene) {
     (world.agent, world.activator, world.leftover, world.loaded) = (None, None, None, true);
+    world.job = world.disk.boot_job;
     world.boot += 1;
     // NixOS boots its boot loader's entry; a Mac activates its profile at boot.
     world.running = match scene.class {
@@ -227,7 +242,16 @@ fn known(mut next: World, scene: &Scene) -> World {
     }
     if scene.breaks(Break::AcceptOlder) && next.published > 1 && next.disk.held == Some(next.published) {
         next.disk.held = Some(next.published - 1);
-        next.disk.journal.tried = None;
+        forget_tried(&mut next);
     }
     next
+}
+
+fn forget_tried(world: &mut World) {
+    world.disk.journal.tried = None;
+    if let Some(agent) = &mut world.agent {
+        let told = world.disk.told.len() as u64;
+        let journal = world.disk.journal.clone();
+        agent.book = muster_agent::core::book::Book::new(journal, world.disk.transaction.clone(), told);
+    }
 }

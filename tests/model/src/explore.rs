@@ -1,7 +1,7 @@
 //! Breadth first through everything that can happen, so that the first trace that breaks a property is a shortest one.
 
 use std::collections::HashMap;
-use std::hash::{DefaultHasher, Hasher as _};
+use std::hash::{DefaultHasher, Hash as _, Hasher as _};
 
 use crate::environment::{Action, after};
 use crate::properties;
@@ -123,11 +123,10 @@ fn trace(from: &[(u32, Action)], mut place: u32) -> Vec<Action> {
 
 /// 128 bits of what a state is: with millions of states no two fall together by chance.
 fn fingerprint(world: &World) -> u128 {
-    let text = serde_json::to_vec(world).unwrap_or_default();
     let half = |salt: u8| {
         let mut hasher = DefaultHasher::new();
         hasher.write_u8(salt);
-        hasher.write(&text);
+        world.hash(&mut hasher);
         u128::from(hasher.finish())
     };
     half(1) << 64 | half(2)

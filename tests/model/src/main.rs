@@ -106,15 +106,18 @@ fn caught(guard: Break, arguments: &Arguments) -> Option<(Scene, Counterexample)
         Break::AcceptOlder => (Class::Nixos, vec![switch(B::Good), switch(B::Good)]),
         Break::TrustHalfActivation => (Class::Nixos, vec![switch(B::Good)]),
         Break::ConfirmUnreached => (Class::Darwin, vec![switch(B::CutsNetwork)]),
-        Break::UndoToProfile => (Class::Nixos, vec![switch(B::ActivationFails), switch(B::ActivationFails)]),
+        Break::UndoToProfile => (Class::Nixos, vec![switch(B::ActivationFails)]),
         Break::NoDeadline => (Class::Nixos, vec![switch(B::BreaksAgent)]),
-        Break::LeaveAgentOut => (Class::Darwin, vec![switch(B::ReloadsAgent)]),
+        Break::LeaveAgentOut => (Class::Darwin, vec![switch(B::LosesAgent)]),
+        Break::NoRestart | Break::NoStartAtBoot => (Class::Darwin, vec![switch(B::BreaksAgent)]),
         Break::TellTwice | Break::TellUnwritten | Break::ForgetReports => {
             (Class::Darwin, vec![switch(B::BuildFails)])
         }
     };
     let budget = Budget { faults: 1, rollbacks: 0 };
-    let scene = Scene { class, published, budget, reports: true, old_fails: false, broken: Some(guard) };
+    let foreign_profile = guard == Break::UndoToProfile;
+    let scene =
+        Scene { class, published, budget, reports: true, foreign_profile, old_fails: false, broken: Some(guard) };
     explore(&scene, arguments.limit).broken.map(|counterexample| (scene, counterexample))
 }
 
@@ -128,6 +131,7 @@ fn scenes(arguments: &Arguments) -> Vec<Scene> {
         published,
         budget,
         reports: false,
+        foreign_profile: false,
         old_fails: false,
         broken: None,
     };
@@ -136,6 +140,7 @@ fn scenes(arguments: &Arguments) -> Vec<Scene> {
         for pair in [
             [B::Good, B::Good],
             [B::ActivationFails, B::SameAgain],
+            [B::Refuses, B::SameAgain],
             [B::Ill, B::SameAgain],
             [B::BuildFails, B::SameAgain],
             [B::Hangs, B::Good],
@@ -151,9 +156,11 @@ fn scenes(arguments: &Arguments) -> Vec<Scene> {
             reports: true,
             ..scene(class, vec![switch(B::BuildFails), switch(B::SameAgain)])
         });
+        scenes.push(Scene { foreign_profile: true, ..scene(class, vec![switch(B::ActivationFails)]) });
         scenes.push(Scene { old_fails: true, ..scene(class, vec![switch(B::Ill)]) });
     }
     scenes.push(scene(Class::Darwin, vec![switch(B::ReloadsAgent), switch(B::Ill)]));
+    scenes.push(scene(Class::Darwin, vec![switch(B::LosesAgent), switch(B::Good)]));
     scenes.push(scene(Class::Nixos, vec![boot(B::Good), switch(B::Good)]));
     scenes.push(scene(Class::Nixos, vec![boot(B::Ill)]));
     scenes.push(scene(Class::Nixos, vec![switch(B::NeedsReboot), switch(B::Good)]));

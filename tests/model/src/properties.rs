@@ -41,7 +41,9 @@ fn is_end(kind: &str) -> bool {
 
 /// I3: where nothing is under way, profile, boot entry, link and daemons are of one system, and it is OLD or NEW.
 fn settled_well(world: &World, scene: &Scene) -> Option<String> {
-    if !is_at_rest(world) || gave_up(world) {
+    // Before the first activation the machine is as somebody else left it.
+    let untouched = world.seen.highest == 0;
+    if !is_at_rest(world) || gave_up(world) || untouched {
         return None;
     }
     let on = world.running;
@@ -52,8 +54,11 @@ fn settled_well(world: &World, scene: &Scene) -> Option<String> {
             "I3: at rest it runs system {on} with the daemons of {daemons}, and profile {profile} and boot entry {entry}"
         ));
     }
+    if on != world.seen.old && on != world.seen.new {
+        return Some(format!("I3: at rest it runs system {on}, which is neither OLD nor NEW"));
+    }
     let bad = scene.behaviour(on);
-    if matches!(bad, Behaviour::BreaksAgent | Behaviour::CutsNetwork | Behaviour::Ill | Behaviour::Hangs) {
+    if matches!(bad, Behaviour::BreaksAgent | Behaviour::CutsNetwork | Behaviour::Ill) {
         return Some(format!("I4: at rest it runs a system that is {bad:?}"));
     }
     None
@@ -63,7 +68,7 @@ fn settled_well(world: &World, scene: &Scene) -> Option<String> {
 fn is_at_rest(world: &World) -> bool {
     let before = world.disk.transaction.as_ref().is_none_or(|open| open.state.is_before_activation());
     let over = world.disk.activation.as_ref().is_none_or(|record| record.phase.is_final());
-    before && over && world.activator.is_none() && world.leftover.is_none()
+    before && over && world.activator.is_none() && world.leftover.is_none() && !world.job
 }
 
 /// Neither NEW nor OLD could be activated: only a person can help.
@@ -94,7 +99,7 @@ pub fn machine_is_safe(world: &World) -> bool {
 pub fn all_is_told(world: &World, scene: &Scene) -> bool {
     let told = world.disk.told.len();
     let open = world.disk.transaction.is_some();
-    let quiet = world.agent.as_ref().is_some_and(|agent| agent.todo.is_empty() && agent.untold.is_empty());
+    let quiet = world.agent.as_ref().is_some_and(|agent| agent.todo.is_empty());
     quiet
         && (!open || awaits_reboot(world))
         && (!scene.reports || (world.disk.stored, world.disk.acknowledged) == (told, told))

@@ -3,18 +3,24 @@
 use muster_protocol::ids::{Generation, StorePath};
 use muster_protocol::machine::Class;
 use muster_protocol::target::{Action, Target};
-use serde::Serialize;
 
 /// A system by its number; 0 is what the machine had before anything was published.
 pub type System = u8;
 
+/// What somebody set as the profile who is not Muster.
+pub const FOREIGN: System = 4;
+
 /// How a published generation behaves on the machine.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Behaviour {
     Good,
     /// Good, and it changes the agent's own job, so that its activation ends the agent.
     ReloadsAgent,
+    /// The same, and the activation does not load it again (a Mac).
+    LosesAgent,
     BuildFails,
+    /// Its own checks refuse before anything is changed.
+    Refuses,
     /// Its activation ends with an error, half way.
     ActivationFails,
     /// Its activation never ends.
@@ -31,14 +37,14 @@ pub enum Behaviour {
     SameAgain,
 }
 
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Published {
     pub behaviour: Behaviour,
     pub action: Action,
 }
 
 /// A guard that is taken out, to see that the properties notice.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, clap::ValueEnum)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
 pub enum Break {
     /// Begin whatever was tried already.
     ForgetTried,
@@ -58,6 +64,10 @@ pub enum Break {
     NoDeadline,
     /// Leave an agent alone that was not loaded again.
     LeaveAgentOut,
+    /// Start no activator again that was killed.
+    NoRestart,
+    /// Start no activator at boot.
+    NoStartAtBoot,
     /// Push again what was written down before a crash, pushed or not.
     TellTwice,
     /// Push an event without writing it down first.
@@ -67,7 +77,7 @@ pub enum Break {
 }
 
 /// How much may go wrong in one run, whatever and whenever.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub struct Budget {
     /// Kills, reboots, outages and lost replies, all together.
     pub faults: u8,
@@ -81,6 +91,8 @@ pub struct Scene {
     pub budget: Budget,
     /// Whether the way of each report is followed. What the agent decides does not depend on it, so most scenes leave it out.
     pub reports: bool,
+    /// Somebody set another profile than what runs, before all this.
+    pub foreign_profile: bool,
     /// OLD cannot be activated again.
     pub old_fails: bool,
     pub broken: Option<Break>,
@@ -97,8 +109,9 @@ impl Scene {
             })
             .collect();
         let old = if self.old_fails { ", OLD cannot come back" } else { "" };
+        let foreign = if self.foreign_profile { ", with a profile that does not run" } else { "" };
         let reports = if self.reports { ", with its reports" } else { "" };
-        format!("{}: {}{old}{reports}", self.class, published.join(", then "))
+        format!("{}: {}{old}{foreign}{reports}", self.class, published.join(", then "))
     }
 
     pub fn breaks(&self, guard: Break) -> bool {
@@ -136,6 +149,7 @@ impl Scene {
             deadline_seconds: 60,
             checks: Vec::new(),
             trusted_nix_keys: Vec::new(),
+            policy: muster_protocol::policy::Policy::default(),
             message: None,
         })
     }

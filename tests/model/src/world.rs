@@ -2,14 +2,15 @@
 
 use std::collections::VecDeque;
 
-use muster_agent::core::records::{Activation, Confirmation, Journal, Telling, Transaction};
+use muster_agent::core::activate::Course;
+use muster_agent::core::book::{Book, Write};
+use muster_agent::core::records::{Activation, Confirmation, Journal, Transaction};
 use muster_protocol::report::{EventKind, Reason};
-use serde::Serialize;
 
 use crate::scene::{Budget, Scene, System};
 
 /// One moment.
-#[derive(Debug, Clone, Serialize)]
+#[derive(Debug, Clone, Hash)]
 pub struct World {
     pub disk: Disk,
     /// `/run/current-system`.
@@ -21,6 +22,8 @@ pub struct World {
     /// Whether the supervisor has the agent's job.
     pub loaded: bool,
     pub activator: Option<Activator>,
+    /// Whether the supervisor has the activator's job, and so starts it again when it is killed.
+    pub job: bool,
     /// A script that runs on though its activator was killed.
     pub leftover: Option<Script>,
     pub network: bool,
@@ -31,12 +34,14 @@ pub struct World {
 }
 
 /// What a power cut leaves.
-#[derive(Debug, Clone, Serialize)]
+#[derive(Debug, Clone, Hash)]
 pub struct Disk {
     pub transaction: Option<Transaction>,
     pub activation: Option<Activation>,
     pub confirmation: Option<Confirmation>,
     pub journal: Journal,
+    /// Whether the activator's job is one that the next boot starts.
+    pub boot_job: bool,
     /// The newest verified generation (the trusted metadata).
     pub held: Option<u8>,
     pub profile: System,
@@ -52,18 +57,18 @@ pub struct Disk {
 }
 
 /// An event as far as the properties look at it.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub struct Told {
     pub transaction: String,
     pub kind: String,
 }
 
 /// The agent's memory.
-#[derive(Debug, Clone, Default, Serialize)]
+#[derive(Debug, Clone, Default, Hash)]
 pub struct Agent {
+    pub book: Book,
     /// What is still to be done of a step that was begun.
     pub todo: VecDeque<Effect>,
-    pub untold: Vec<Telling>,
     /// Whether its checks have ended, and how.
     pub probed: Option<bool>,
     pub probing: bool,
@@ -73,57 +78,28 @@ pub struct Agent {
 }
 
 /// One change of the disk, or the start of another process. A crash comes between any two.
-#[derive(Debug, Clone, Serialize)]
+#[derive(Debug, Clone, Hash)]
 pub enum Effect {
-    RemoveConfirmation,
-    RemoveActivation,
-    RemoveTransaction,
-    WriteTransaction(Box<Transaction>),
-    WriteJournal(Box<Journal>),
-    WriteConfirmation(Confirmation),
-    Push,
+    Write(Write),
     StartActivator,
 }
 
-#[derive(Debug, Clone, Serialize)]
+#[derive(Debug, Clone, Hash)]
 pub struct Activator {
-    pub record: Option<Activation>,
-    pub step: Step,
-}
-
-/// The next thing that an activator does.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
-pub enum Step {
-    Look,
-    Begin,
-    SetProfile,
-    RecordProfile,
-    RecordActivating,
-    Activate(Script),
-    RecordActivated,
-    EnsureAgent,
-    Wait,
-    Confirm,
-    EnsureAfterConfirm,
-    RecordReboot,
-    RecordUndoing,
-    UndoProfile,
-    Undo(Script),
-    RecordUndone,
-    RecordUndoFailed,
-    EnsureAfterUndo,
-    End,
+    /// `None` until it has looked.
+    pub course: Option<Course>,
+    pub script: Option<Script>,
 }
 
 /// A system's activation under way.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub struct Script {
     pub system: System,
     pub stage: u8,
 }
 
 /// What nobody on the machine keeps, and the properties need.
-#[derive(Debug, Clone, Default, Serialize)]
+#[derive(Debug, Clone, Default, Hash)]
 pub struct Seen {
     /// The highest generation that an activation was started for.
     pub highest: u8,
@@ -131,22 +107,25 @@ pub struct Seen {
     pub failed: Vec<System>,
     /// How often the activation of one generation was begun.
     pub begun: Vec<u8>,
-    /// The system that the machine was on before the open transaction.
+    /// What the machine may be on when all is at rest: what ran before the last activation, and what it brought.
     pub old: System,
+    pub new: System,
     pub violation: Option<String>,
 }
 
 impl World {
     pub fn new(scene: &Scene) -> Self {
+        let profile = if scene.foreign_profile { crate::scene::FOREIGN } else { 0 };
         Self {
             disk: Disk {
                 transaction: None,
                 activation: None,
                 confirmation: None,
                 journal: Journal::default(),
+                boot_job: false,
                 held: None,
-                profile: 0,
-                entry: 0,
+                profile,
+                entry: profile,
                 told: Vec::new(),
                 acknowledged: 0,
                 stored: 0,
@@ -158,6 +137,7 @@ impl World {
             agent: Some(Agent::default()),
             loaded: true,
             activator: None,
+            job: false,
             leftover: None,
             network: true,
             published: 0,
@@ -194,5 +174,8 @@ pub fn kind(event: &EventKind) -> String {
 
 /// Whether a generation that was undone for this reason is at fault itself.
 pub fn is_own_fault(reason: Reason) -> bool {
-    !matches!(reason, Reason::Interrupted | Reason::ControllerUnreachable | Reason::Operator)
+    matches!(
+        reason,
+        Reason::ActivationFailed | Reason::HealthCheckFailed | Reason::NotRunning | Reason::Deadline
+    )
 }
