@@ -68,6 +68,10 @@ fn activate(config: &Config) -> Result<(), ActivatorError> {
     let platform = platform::open(config, class)?;
     let nix = Nix::new(config, platform.layout());
     let boot = platform.boot_id()?;
+    let about = transaction.as_ref().map(|open| {
+        let machine = open.target().map(|target| target.machine.to_string());
+        (machine, open.generation().get())
+    });
     let (record, fresh) = match (record, transaction) {
         // A record that is not at its end comes first, whatever the transaction says by now.
         (Some(record), _) if !record.phase.is_final() => (record, false),
@@ -81,6 +85,18 @@ fn activate(config: &Config) -> Result<(), ActivatorError> {
         },
         (Some(_), None) | (None, None) => return Ok(()),
     };
+    // The journal finds the lines of agent and activator by the same fields.
+    let span = tracing::info_span!(
+        "activator",
+        machine = tracing::field::Empty,
+        generation = tracing::field::Empty,
+        transaction = record.transaction
+    );
+    if let Some((machine, generation)) = about {
+        span.record("machine", machine.as_deref().unwrap_or_default());
+        span.record("generation", generation);
+    }
+    let _entered = span.entered();
     let activator = Activator { files, platform, nix, clock: SystemClock::new(), boot };
     if fresh { activator.begin(record) } else { activator.resume(record) }
 }

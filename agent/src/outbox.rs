@@ -251,7 +251,7 @@ fn shortened(kind: EventKind) -> EventKind {
         K::HookFailed { hook, detail } => K::HookFailed { hook: tail(hook), detail: tail(detail) },
         K::Rebooting { why } => K::Rebooting { why: tail(why) },
         K::Progress(mut progress) => {
-            progress.at = progress.at.map(tail);
+            progress.current = progress.current.map(tail);
             K::Progress(progress)
         }
         K::Summary(mut summary) => {

@@ -151,7 +151,7 @@ pub struct Progress {
     pub bytes_expected: u64,
     /// What is worked on, the name of a derivation for example.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub at: Option<String>,
+    pub current: Option<String>,
 }
 
 /// Durations in milliseconds of time awake; a step that was not taken has none.
@@ -266,6 +266,67 @@ mod tests {
         let event: Event =
             serde_json::from_str(r#"{"seq":9,"at":1,"kind":"teleported","to":"mars"}"#).unwrap();
         assert_eq!(event.kind, EventKind::Unknown);
+    }
+
+    /// An event and its kind share one object: a field of the one must not be a field of the other.
+    #[test]
+    fn every_kind_of_event_comes_back_as_it_was_sent() {
+        let path: StorePath = "/nix/store/1c0bm0n2hg4kd2x7q2g5p1l1c4cx8kpl-system".parse().unwrap();
+        let progress = Progress {
+            step: Step::Build,
+            built: 1,
+            to_build: 2,
+            building: 3,
+            copied: 4,
+            to_copy: 5,
+            bytes: 6,
+            bytes_expected: 7,
+            current: Some("bash".into()),
+        };
+        let closure =
+            ClosureChange { changed: vec!["a 1 -> 2".into()], bytes: -5, ..ClosureChange::default() };
+        let ms = Some(3);
+        let summary = Summary {
+            fetch_ms: ms,
+            build_ms: ms,
+            preflight_ms: ms,
+            activation_ms: ms,
+            probe_ms: ms,
+            undo_ms: ms,
+            total_ms: ms,
+            closure: Some(closure),
+        };
+        let (running, detail) = (path.clone(), "why".to_owned());
+        for kind in [
+            EventKind::Enrolled { agent: "1".into() },
+            EventKind::AgentStarted { agent: "1".into(), boot_id: "b".into() },
+            EventKind::Verified,
+            EventKind::Fetched { ms: 1 },
+            EventKind::Built { output: path.clone(), ms: 1 },
+            EventKind::Activating { old: path.clone(), new: path.clone() },
+            EventKind::Activated { exit: 4, ms: 1 },
+            EventKind::Confirmed { running: path.clone(), ms: 1, degraded: vec!["x.service".into()] },
+            EventKind::RolledBack {
+                running,
+                reason: Reason::NeedsHuman,
+                detail: detail.clone(),
+                quarantined: true,
+            },
+            EventKind::Failed { step: Step::Compare, detail: detail.clone(), quarantined: false },
+            EventKind::NeedsHuman { detail: detail.clone() },
+            EventKind::Refused { attack: Attack::Clone, detail: detail.clone() },
+            EventKind::Drift { running: path.clone(), expected: path },
+            EventKind::Deferred { why: "w".into(), until: Some(9) },
+            EventKind::Progress(progress),
+            EventKind::Summary(Box::new(summary)),
+            EventKind::HookFailed { hook: "h".into(), detail },
+            EventKind::Rebooting { why: "w".into() },
+            EventKind::Unknown,
+        ] {
+            let event = Event { seq: 3, at: 5, generation: Some(Generation::FIRST), kind };
+            let text = serde_json::to_string(&event).unwrap();
+            assert_eq!(serde_json::from_str::<Event>(&text).unwrap(), event, "{text}");
+        }
     }
 
     #[test]

@@ -70,7 +70,7 @@ impl Tracker {
             to_copy: 0,
             bytes: 0,
             bytes_expected: 0,
-            at: None,
+            current: None,
         };
         Self { activities: HashMap::new(), progress }
     }
@@ -110,7 +110,7 @@ impl Tracker {
         let path = line.fields.first().and_then(|field| field.as_str());
         let builds = path.filter(|_| line.kind == BUILD).map(name);
         if let (COPY_PATH | BUILD | SUBSTITUTE, Some(path)) = (line.kind, path) {
-            self.progress.at = Some(name(path));
+            self.progress.current = Some(name(path));
         }
         self.activities.insert(line.id, Activity { kind: line.kind, builds, ..Activity::default() });
     }
@@ -177,7 +177,7 @@ pub fn words(progress: &Progress) -> String {
     if progress.to_copy > 0 {
         words.push_str(&format!(", {} of {} copied", progress.copied, progress.to_copy));
     }
-    if let Some(at) = &progress.at {
+    if let Some(at) = &progress.current {
         words.push_str(&format!(" (now {at})"));
     }
     words

@@ -130,6 +130,10 @@ impl Controller {
         self.inner.lock().unwrap().cut = cut;
         self.published.notify_waiters();
     }
+    /// Ends the polls that wait, with nothing new.
+    pub fn wake(&self) {
+        self.published.notify_waiters();
+    }
     pub fn lose_replies(&self, count: u32) {
         self.inner.lock().unwrap().lose_replies = count;
     }
