@@ -14,6 +14,8 @@ use crate::world::{Activator, Script, World};
 
 /// The last stage of a script; after it the script has ended.
 const LAST: u8 = 2;
+/// Before the deadline, and late enough for a note of the time.
+const SOON: Duration = Duration::from_secs(10);
 /// Behind every deadline.
 const LATE: Duration = Duration::from_secs(100_000);
 
@@ -48,13 +50,13 @@ pub fn deadline(world: &World, scene: &Scene) -> Option<World> {
     match activator.script {
         Some(script) if scene.behaviour(script.system) == Behaviour::Hangs => {
             let mut next = world.clone();
-            done(&mut next, scene, Done::Ran(Ran { timed_out: true, ..ran(Outcome::Failed, 143) }));
+            done(&mut next, Done::Ran(Ran { timed_out: true, ..ran(Outcome::Failed, 143) }));
             Some(next)
         }
         Some(_) => None,
         None => {
             let course = activator.course.as_ref()?;
-            let waits = matches!(course.clone().next(&sight(world, scene).as_sight(Duration::ZERO)), Act::Pause(_));
+            let waits = matches!(course.clone().next(&sight(world).as_sight(Duration::ZERO)), Act::Pause(_));
             if waits { further(world, scene, LATE) } else { None }
         }
     }
@@ -63,12 +65,12 @@ pub fn deadline(world: &World, scene: &Scene) -> Option<World> {
 /// The disk does not take the record.
 pub fn full_disk(world: &World, scene: &Scene) -> Option<World> {
     let mut next = world.clone();
-    let eyes = sight(world, scene);
+    let eyes = sight(world);
     let course = next.activator.as_mut()?.course.as_mut()?;
     if course.next(&eyes.as_sight(Duration::ZERO)) != Act::Write {
         return None;
     }
-    done(&mut next, scene, Done::Failed("no space".into()));
+    done(&mut next, Done::Failed("no space".into()));
     Some(next)
 }
 
@@ -102,12 +104,11 @@ impl Eyes {
     }
 }
 
-fn sight(world: &World, scene: &Scene) -> Eyes {
+fn sight(world: &World) -> Eyes {
     let record = world.activator.as_ref().and_then(|activator| activator.course.as_ref());
     let id = record.map(|course| course.record.transaction.clone());
     let id = id.or_else(|| world.disk.activation.as_ref().map(|record| record.transaction.clone()));
     let given = world.disk.confirmation.as_ref().filter(|given| Some(&given.transaction) == id.as_ref());
-    let _ = scene;
     Eyes {
         running: path(world.running),
         profile: path(world.disk.profile),
@@ -115,8 +116,8 @@ fn sight(world: &World, scene: &Scene) -> Eyes {
     }
 }
 
-fn done(world: &mut World, scene: &Scene, what: Done) {
-    let eyes = sight(world, scene);
+fn done(world: &mut World, what: Done) {
+    let eyes = sight(world);
     if let Some(activator) = &mut world.activator {
         activator.script = None;
         if let Some(course) = &mut activator.course {
@@ -135,30 +136,33 @@ fn further(world: &World, scene: &Scene, now: Duration) -> Option<World> {
     if let Some(script) = activator.script {
         return run(next, scene, script);
     }
-    let eyes = sight(world, scene);
+    let eyes = sight(world);
     let course = activator.course.as_mut()?;
     let act = course.next(&eyes.as_sight(now));
     match act {
         Act::Write => {
             next.disk.activation = Some(course.record.clone());
-            done(&mut next, scene, Done::Well);
+            done(&mut next, Done::Well);
         }
-        Act::AskOthers => done(&mut next, scene, Done::Others(None)),
+        Act::AskOthers => done(&mut next, Done::Others(None)),
         Act::SetProfile(system) => {
             next.disk.profile = number(&system);
-            done(&mut next, scene, Done::Well);
+            done(&mut next, Done::Well);
         }
         Act::Run { system, .. } => activator.script = Some(Script { system: number(&system), stage: 0 }),
         Act::EnsureAgent { .. } => {
             next.loaded |= !scene.breaks(Break::LeaveAgentOut);
-            done(&mut next, scene, Done::Well);
+            done(&mut next, Done::Well);
         }
         // A pause of one that waits for a verdict changes nothing; one between two tries passes.
         Act::Pause(_) => {
             let before = course.clone();
             course.done(Done::Well, &eyes.as_sight(Duration::ZERO));
             if *course == before {
-                return None;
+                // While it waits it notes from time to time how much of the deadline is gone.
+                let unwritten =
+                    next.disk.activation.as_ref().map(|found| found.phase) != Some(course.record.phase);
+                return if unwritten && now.is_zero() { further(world, scene, SOON) } else { None };
             }
         }
         Act::End => (next.activator, next.job, next.disk.boot_job) = (None, false, false),
@@ -179,7 +183,7 @@ fn look(world: &mut World, scene: &Scene) {
         _ => return gone(world),
     };
     let boot = world.boot_name();
-    let eyes = sight(world, scene);
+    let eyes = sight(world);
     let course = if fresh {
         Course::begin(found, &boot, Duration::ZERO)
     } else {
@@ -242,7 +246,7 @@ fn run(mut world: World, scene: &Scene, script: Script) -> Option<World> {
     let undoes = script.system != number(&course.record.new);
     let action = if undoes && world.running == number(&course.record.new) { Action::Switch } else { action };
     if undoes && scene.old_fails {
-        done(&mut world, scene, Done::Ran(ran(Outcome::Failed, 1)));
+        done(&mut world, Done::Ran(ran(Outcome::Failed, 1)));
         return Some(world);
     }
     match stage(&mut world, scene, script, action) {
@@ -252,7 +256,7 @@ fn run(mut world: World, scene: &Scene, script: Script) -> Option<World> {
         }
         Stage::Ended(outcome) => {
             let exit = i32::from(outcome != Outcome::Done);
-            done(&mut world, scene, Done::Ran(ran(outcome, exit)));
+            done(&mut world, Done::Ran(ran(outcome, exit)));
         }
     }
     Some(world)

@@ -77,10 +77,7 @@ fn plan(world: &World, agent: &Agent, scene: &Scene) -> Step {
         running: running.as_ref(),
         boot: &boot,
         probed: probed.as_ref(),
-        controller: Controller {
-            answers: agent.answers,
-            reached_since_activation: reached && agent.probing,
-        },
+        controller: Controller { answers: agent.answers, reached_since_activation: reached && agent.probing },
         rollback_asked: agent.rollback_asked,
         asked: false,
         console: None,
@@ -113,7 +110,9 @@ fn take(world: &mut World, scene: &Scene, step: Step) -> bool {
             } else {
                 let running = path(world.running);
                 let seen = Seen { running: running.as_ref(), now: 0, ms: 0 };
-                open(world, |book| book.begin_and_end(transaction, vec![], failed, &seen).unwrap_or_default());
+                open(world, |book| {
+                    book.begin_and_end(transaction, vec![], failed, &seen).unwrap_or_default()
+                });
             }
         }
         Step::BeginRollback(previous) => {

@@ -123,7 +123,9 @@ pub fn after(world: &World, scene: &Scene, action: Action) -> Option<World> {
         Action::AskRollback => {
             world.agent.as_ref().filter(|agent| !agent.rollback_asked)?;
             world.disk.journal.previous.as_ref()?;
-            if world.disk.transaction.is_some() || world.agent.as_ref().is_some_and(|agent| !agent.todo.is_empty()) {
+            if world.disk.transaction.is_some()
+                || world.agent.as_ref().is_some_and(|agent| !agent.todo.is_empty())
+            {
                 return None;
             }
             spend(

@@ -55,16 +55,26 @@ fn main() -> ExitCode {
         }
     }
     let seconds = clock.awake().as_secs();
-    println!("{states} states visited, up to {deepest} steps deep, in {seconds} s; {bad} explorations broke a property");
+    println!(
+        "{states} states visited, up to {deepest} steps deep, in {seconds} s; {bad} explorations broke a property"
+    );
     if cut > 0 {
-        println!("{cut} explorations were given up at {} states: what those lead to was not looked at", arguments.limit);
+        println!(
+            "{cut} explorations were given up at {} states: what those lead to was not looked at",
+            arguments.limit
+        );
     }
     println!("\nwith one guard taken out each time:");
     let mut missed = 0;
     for guard in Break::value_variants() {
         match caught(*guard, &arguments) {
             Some((scene, counterexample)) => {
-                println!("  caught  {guard:?}: {} ({}; {} steps)", counterexample.property, scene.name(), counterexample.trace.len());
+                println!(
+                    "  caught  {guard:?}: {} ({}; {} steps)",
+                    counterexample.property,
+                    scene.name(),
+                    counterexample.trace.len()
+                );
                 if arguments.traces {
                     print_trace(&counterexample);
                 }
@@ -75,7 +85,11 @@ fn main() -> ExitCode {
             }
         }
     }
-    println!("{} broken cores, {} caught", Break::value_variants().len(), Break::value_variants().len() - missed);
+    println!(
+        "{} broken cores, {} caught",
+        Break::value_variants().len(),
+        Break::value_variants().len() - missed
+    );
     if bad == 0 && missed == 0 { ExitCode::SUCCESS } else { ExitCode::FAILURE }
 }
 
@@ -85,7 +99,10 @@ fn print(name: &str, found: &Found) {
         (None, true) => "holds",
         (None, false) => "cut off",
     };
-    println!("{end:8}{name}: {} states, {} steps between them, depth {}", found.states, found.steps, found.depth);
+    println!(
+        "{end:8}{name}: {} states, {} steps between them, depth {}",
+        found.states, found.steps, found.depth
+    );
 }
 
 fn print_trace(counterexample: &Counterexample) {
@@ -116,8 +133,15 @@ fn caught(guard: Break, arguments: &Arguments) -> Option<(Scene, Counterexample)
     };
     let budget = Budget { faults: 1, rollbacks: 0 };
     let foreign_profile = guard == Break::UndoToProfile;
-    let scene =
-        Scene { class, published, budget, reports: true, foreign_profile, old_fails: false, broken: Some(guard) };
+    let scene = Scene {
+        class,
+        published,
+        budget,
+        reports: true,
+        foreign_profile,
+        old_fails: false,
+        broken: Some(guard),
+    };
     explore(&scene, arguments.limit).broken.map(|counterexample| (scene, counterexample))
 }
 
@@ -152,11 +176,12 @@ fn scenes(arguments: &Arguments) -> Vec<Scene> {
         let once = Budget { rollbacks: 1, ..budget };
         scenes.push(Scene { budget: once, ..scene(class, vec![switch(B::Good)]) });
         scenes.push(Scene { reports: true, ..scene(class, vec![switch(B::Good)]) });
-        scenes.push(Scene {
-            reports: true,
-            ..scene(class, vec![switch(B::BuildFails), switch(B::SameAgain)])
-        });
-        scenes.push(Scene { foreign_profile: true, ..scene(class, vec![switch(B::ActivationFails)]) });
+        scenes
+            .push(Scene { reports: true, ..scene(class, vec![switch(B::BuildFails), switch(B::SameAgain)]) });
+        // A reboot would bring up what somebody else set, which is nobody's OLD or NEW.
+        let none = Budget { faults: 0, rollbacks: 0 };
+        let foreign = scene(class, vec![switch(B::ActivationFails)]);
+        scenes.push(Scene { foreign_profile: true, budget: none, ..foreign });
         scenes.push(Scene { old_fails: true, ..scene(class, vec![switch(B::Ill)]) });
     }
     scenes.push(scene(Class::Darwin, vec![switch(B::ReloadsAgent), switch(B::Ill)]));

@@ -14,7 +14,17 @@ pub fn violated(world: &World, scene: &Scene) -> Option<String> {
     if let Some(seen) = &world.seen.violation {
         return Some(seen.clone());
     }
-    told_once(world).or_else(|| settled_well(world, scene))
+    told_once(world).or_else(|| settled_well(world, scene)).or_else(|| undone_for_nothing(world, scene))
+}
+
+/// A generation that is well is not undone where nothing went wrong.
+fn undone_for_nothing(world: &World, scene: &Scene) -> Option<String> {
+    let well =
+        |behaviour| matches!(behaviour, Behaviour::Good | Behaviour::ReloadsAgent | Behaviour::LosesAgent);
+    let all_well = scene.published.iter().all(|published| well(published.behaviour));
+    let undone = world.disk.told.iter().any(|told| told.kind == "rolled-back Deadline");
+    (all_well && undone && world.budget.faults == scene.budget.faults)
+        .then(|| "a generation that is well was undone though nothing went wrong".to_owned())
 }
 
 /// I3 and I7: of one transaction each step is told once, and exactly one end.
@@ -81,8 +91,8 @@ fn gave_up(world: &World) -> bool {
 /// A generation that waits for a reboot has done its part.
 fn awaits_reboot(world: &World) -> bool {
     let record = world.disk.activation.as_ref();
-    let waits =
-        record.is_some_and(|record| record.phase == Phase::AwaitingReboot && record.boot == world.boot_name());
+    let waits = record
+        .is_some_and(|record| record.phase == Phase::AwaitingReboot && record.boot == world.boot_name());
     waits && world.activator.is_none()
 }
 

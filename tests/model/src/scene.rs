@@ -156,7 +156,10 @@ impl Scene {
 }
 
 fn text(system: System) -> String {
-    format!("/nix/store/{}-system", ["0", "1", "2", "3", "4"].get(usize::from(system)).unwrap_or(&"5").repeat(32))
+    format!(
+        "/nix/store/{}-system",
+        ["0", "1", "2", "3", "4"].get(usize::from(system)).unwrap_or(&"5").repeat(32)
+    )
 }
 
 /// The store path of a system.

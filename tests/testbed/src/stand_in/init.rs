@@ -202,12 +202,17 @@ pub fn manager(root: &Root) -> Manager {
 
 /// The daemons of the machine, as they lie in their folder.
 fn boot_jobs(root: &Root) -> Vec<Job> {
-    let (folder, ending) = match manager(root) {
-        Manager::Launchd => (root.at("/Library/LaunchDaemons"), "plist"),
-        Manager::Systemd => (root.at("/etc/systemd/system"), "service"),
+    let (folders, ending) = match manager(root) {
+        Manager::Launchd => (vec![root.at("/Library/LaunchDaemons")], "plist"),
+        // What programs made with systemd's own means, and a system's units.
+        Manager::Systemd => {
+            (vec![root.at("/etc/systemd/system.control"), root.at("/etc/systemd/system")], "service")
+        }
     };
-    let mut files: Vec<PathBuf> =
-        fs::read_dir(folder).into_iter().flatten().flatten().map(|f| f.path()).collect();
+    let mut files: Vec<PathBuf> = folders
+        .into_iter()
+        .flat_map(|folder| fs::read_dir(folder).into_iter().flatten().flatten().map(|file| file.path()))
+        .collect();
     files.sort();
     files
         .into_iter()
