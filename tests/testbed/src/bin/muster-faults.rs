@@ -33,7 +33,7 @@ enum Cell {
     /// Where the machine ended.
     Well(&'static str),
     Senseless(&'static str),
-    Bad(String),
+    Bad,
 }
 
 type Table = BTreeMap<(usize, usize, Class), Cell>;
@@ -107,7 +107,8 @@ fn work(queue: &Mutex<Vec<(usize, usize, Step, Fault)>>, table: &Mutex<Table>) {
         let mut taken = match taken {
             Ok(bench) => bench,
             Err(error) => {
-                classes().for_each(|class| lock(Cell::Bad(format!("{error:#}")), (row, column, class)));
+                eprintln!("no fleet can be made: {error:#}");
+                classes().for_each(|class| lock(Cell::Bad, (row, column, class)));
                 continue;
             }
         };
@@ -126,7 +127,7 @@ fn work(queue: &Mutex<Vec<(usize, usize, Step, Fault)>>, table: &Mutex<Table>) {
                         Err(error) => {
                             eprintln!("{class}, {}, {}: {error:#}\n", step.at, fault.name());
                             well = false;
-                            Cell::Bad(format!("{error:#}"))
+                            Cell::Bad
                         }
                     };
                     lock(cell, (row, column, class));
@@ -135,7 +136,7 @@ fn work(queue: &Mutex<Vec<(usize, usize, Step, Fault)>>, table: &Mutex<Table>) {
             }
             Err(error) => {
                 eprintln!("{}, {}: afterwards: {error:#}\n", step.at, fault.name());
-                classes().for_each(|class| lock(Cell::Bad(format!("{error:#}")), (row, column, class)));
+                classes().for_each(|class| lock(Cell::Bad, (row, column, class)));
             }
         }
     }
@@ -170,7 +171,7 @@ fn print(table: &Table, left_out: usize, seconds: u64) -> bool {
                         *reasons.entry(why).or_default() += 1;
                         "n/a"
                     }
-                    Some(Cell::Bad(_)) => {
+                    Some(Cell::Bad) => {
                         bad += 1;
                         "WRONG"
                     }

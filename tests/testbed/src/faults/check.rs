@@ -101,6 +101,7 @@ pub fn check(fleet: &Fleet, name: &str, way: Way, old: &StorePath, generation: u
 
     ensure!(fleet.agent_pids(name).len() == 1, "I9: {} agents run", fleet.agent_pids(name).len());
     Ok(match ends.last() {
+        Some(EventKind::Confirmed { .. }) if way == Way::Dry => "OLD, tried",
         Some(EventKind::Confirmed { .. }) => "NEW",
         Some(EventKind::RolledBack { .. }) => "OLD",
         Some(EventKind::Failed { .. }) => "OLD, failed",

@@ -64,17 +64,17 @@ pub const STEPS: &[Step] = &[
     step("before activation.json activated", Way::Good, true),
     step("after activation.json activated", Way::Good, true),
     step("after transaction.json probing", Way::Good, true),
-    step("after confirmation.json confirm", Way::Good, true),
+    step("after confirmation.json confirm", Way::Good, false),
     step("before activation.json confirmed", Way::Good, true),
     step("after activation.json confirmed", Way::Good, true),
     step("after transaction.json confirmed", Way::Good, false),
     step("after journal.json", Way::Good, false),
     step("after transaction.json", Way::Good, false),
-    step("after confirmation.json undo", Way::Ill, true),
+    step("after confirmation.json undo", Way::Ill, false),
     step("after activation.json undoing", Way::Ill, true),
     step("before activation.json undone", Way::Ill, true),
     step("after activation.json undone", Way::Ill, true),
-    step("after transaction.json rolling-back", Way::Ill, true),
+    step("after transaction.json rolling-back", Way::Ill, false),
     step("after transaction.json rolled-back", Way::Ill, false),
     step("after activation.json undo-failed", Way::OldFails, true),
     step("after transaction.json undo-failed", Way::OldFails, false),
@@ -131,7 +131,9 @@ impl Fault {
     /// Why this makes no sense at a step, if it does not.
     pub fn senseless(self, step: &Step) -> Option<&'static str> {
         match self {
-            Self::KillActivator | Self::KillBoth if !step.activator => Some("no activator is at work"),
+            Self::KillActivator | Self::KillBoth if !step.activator => {
+                Some("no activator is at work, or it has gone on to a row of its own (activation.json)")
+            }
             _ => None,
         }
     }

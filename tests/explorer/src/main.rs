@@ -169,10 +169,11 @@ fn scenes(arguments: &Arguments) -> Vec<Scene> {
             [B::BuildFails, B::SameAgain],
             [B::Hangs, B::Good],
             [B::BreaksAgent, B::Good],
-            [B::CutsNetwork, B::Good],
         ] {
             scenes.push(scene(class, pair.map(switch).to_vec()));
         }
+        // By itself: it is tried again three times, and every newer generation could come at each moment of that.
+        scenes.push(scene(class, vec![switch(B::CutsNetwork)]));
         let once = Budget { rollbacks: 1, ..budget };
         scenes.push(Scene { budget: once, ..scene(class, vec![switch(B::Good)]) });
         scenes.push(Scene { reports: true, ..scene(class, vec![switch(B::Good)]) });

@@ -14,8 +14,8 @@ use crate::world::{Activator, Script, World};
 
 /// The last stage of a script; after it the script has ended.
 const LAST: u8 = 2;
-/// Before the deadline, and late enough for a note of the time.
-const SOON: Duration = Duration::from_secs(10);
+/// Before the deadline, and late enough for a note of the time: a sixteenth of a rollback's 300 seconds, or of 60.
+const SOON: Duration = Duration::from_secs(30);
 /// Behind every deadline.
 const LATE: Duration = Duration::from_secs(100_000);
 
@@ -63,7 +63,7 @@ pub fn deadline(world: &World, scene: &Scene) -> Option<World> {
 }
 
 /// The disk does not take the record.
-pub fn full_disk(world: &World, scene: &Scene) -> Option<World> {
+pub fn full_disk(world: &World) -> Option<World> {
     let mut next = world.clone();
     let eyes = sight(world);
     let course = next.activator.as_mut()?.course.as_mut()?;

@@ -110,7 +110,7 @@ pub fn after(world: &World, scene: &Scene, action: Action) -> Option<World> {
             spend(&next, |next| &mut next.budget.faults, |_| ())
         }
         Action::ActivatorDiskFull => {
-            let next = activator::full_disk(world, scene)?;
+            let next = activator::full_disk(world)?;
             spend(&next, |next| &mut next.budget.faults, |_| ())
         }
         Action::Reboot => spend(world, |next| &mut next.budget.faults, |next| reboot(next, scene)),
