@@ -1,5 +1,7 @@
 //! `muster-agent doctor`: looks at everything that may keep the agent from its work, and says what to do.
 
+mod machine;
+
 use std::fs;
 use std::os::unix::fs::MetadataExt as _;
 use std::path::Path;
@@ -101,6 +103,7 @@ pub async fn examine(config: &Config) -> Vec<Finding> {
     findings.push(leftovers(config));
     findings.push(systems(&layout));
     findings.push(reports(config));
+    findings.extend(machine::examine(config, identity.class, now.saturating_mul(1000)));
     findings
 }
 

@@ -191,6 +191,11 @@ pub fn listen_to_group(
     Ok(Some(listener))
 }
 
+/// Whether this machine has a group of this name, or why not.
+pub fn group_exists(name: &str) -> Result<(), String> {
+    group::id(name).map(drop)
+}
+
 fn shared_socket(config: &Config) -> PathBuf {
     let root = config.stand_in.as_ref().map_or(Path::new("/"), |stand_in| &stand_in.root);
     root.join(SHARED_FOLDER).join(SOCKET)

@@ -228,6 +228,16 @@ pub(crate) mod tests {
     }
 
     #[test]
+    fn failure_mode_17_the_profile_is_the_one_that_a_boot_goes_by() {
+        for class in Class::ALL {
+            let config = Config::parse("", PathBuf::from("/etc/muster/agent.toml")).unwrap();
+            let layout = Layout::new(&config, class);
+            assert_eq!(layout.profile(), Path::new("/nix/var/nix/profiles/system"));
+            assert_eq!(layout.current_system(), Path::new("/run/current-system"));
+        }
+    }
+
+    #[test]
     fn links_that_go_in_circles_or_elsewhere_are_no_system() {
         let folder = tempfile::tempdir().unwrap();
         let layout = layout(folder.path(), Class::Nixos);

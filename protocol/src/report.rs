@@ -341,7 +341,7 @@ mod tests {
     }
 
     #[test]
-    fn a_recorded_event_of_version_0_1_still_parses() {
+    fn failure_mode_26_a_recorded_event_of_version_0_1_still_parses() {
         let text = r#"{"seq":4,"at":1700000000000,"generation":3,"kind":"rolled-back",
             "running":"/nix/store/1c0bm0n2hg4kd2x7q2g5p1l1c4cx8kpl-system",
             "reason":"health-check-failed","detail":"ssh: refused","quarantined":true}"#;

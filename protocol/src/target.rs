@@ -266,7 +266,7 @@ mod tests {
     }
 
     #[test]
-    fn a_recorded_target_of_version_0_1_still_parses() {
+    fn failure_mode_26_a_recorded_target_of_version_0_1_still_parses() {
         let text = r#"{"machine":"stibnite","class":"darwin","generation":3,"system":"aarch64-darwin",
             "derivation":"/nix/store/0c0bm0n2hg4kd2x7q2g5p1l1c4cx8kpl-system.drv",
             "output":"/nix/store/1c0bm0n2hg4kd2x7q2g5p1l1c4cx8kpl-system",

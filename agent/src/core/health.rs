@@ -129,7 +129,7 @@ mod tests {
     }
 
     #[test]
-    fn a_machine_that_runs_nothing_known_is_not_confirmed() {
+    fn failure_mode_18_a_machine_that_runs_nothing_known_is_not_confirmed() {
         let new = path("new");
         let evidence = Evidence {
             new: &new,

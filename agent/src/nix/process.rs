@@ -265,7 +265,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn what_takes_too_long_is_ended_with_its_whole_group() {
+    async fn failure_mode_23_what_takes_too_long_is_ended_with_its_whole_group() {
         let folder = tempfile::tempdir().unwrap();
         let file = folder.path().join("pid");
         let script = format!("sleep 1000 & echo $! > {}; wait", file.display());
@@ -290,7 +290,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn a_disk_that_runs_full_ends_it() {
+    async fn failure_mode_10_a_disk_that_runs_full_ends_it() {
         let disk = Some((PathBuf::from("/"), u64::MAX));
         let limits = Limits { time: Duration::from_secs(60), disk };
         let error = run(sh("sleep 1000"), "it", &limits, &mut Plain).await.err().unwrap();

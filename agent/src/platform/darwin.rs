@@ -25,6 +25,9 @@ const AGENT_LABEL: &str = "org.muster.agent";
 pub const ACTIVATOR_PLIST: &str = "/Library/LaunchDaemons/org.muster.activator.plist";
 const MAX_PLIST_BYTES: u64 = 64 * 1024;
 const AGENT_PLIST: &str = "/Library/LaunchDaemons/org.muster.agent.plist";
+/// How often launchd is asked to load the agent, and the pause between two tries.
+const LOAD_TRIES: u32 = 10;
+const LOAD_PAUSE: Duration = Duration::from_millis(500);
 /// The limit of a system's own checks.
 const CHECK_LIMIT: Duration = Duration::from_secs(300);
 /// What newer closures write into an `activate-user` that is not to be run any more.
@@ -84,6 +87,11 @@ impl Darwin {
         Ok(xml)
     }
 
+    /// A Mac has no /proc.
+    fn boot_session(&self) -> Result<String, PlatformError> {
+        ask(&self.layout, "sysctl", &["-n", "kern.bootsessionuuid"]).map(|text| text.trim().to_owned())
+    }
+
     /// The program that macOS asks permissions of.
     fn program(&self) -> &str {
         self.activator.first().map_or("muster-agent", String::as_str)
@@ -125,7 +133,7 @@ impl Platform for Darwin {
         if let Some(id) = stand_in_boot_id(&self.layout) {
             return Ok(id);
         }
-        ask(&self.layout, "sysctl", &["-n", "kern.bootsessionuuid"]).map(|text| text.trim().to_owned())
+        self.boot_session()
     }
 
     /// launchd does not tell a job that failed from one that ended: the health checks say what must run.
@@ -221,23 +229,27 @@ impl Platform for Darwin {
     /// An agent that the activation booted out is not always loaded again, and one that is loaded does not always run.
     fn ensure_agent(&self, _from: Option<&StorePath>, _to: &StorePath) {
         let service = format!("system/{AGENT_LABEL}");
-        let loaded = run(&self.layout, "launchctl", &["print", &service]).is_ok_and(|p| p.exit == 0);
-        if !loaded {
+        for attempt in 1..=LOAD_TRIES {
+            if run(&self.layout, "launchctl", &["print", &service]).is_ok_and(|printed| printed.exit == 0) {
+                // Of one that runs this changes nothing.
+                if let Err(error) = ask(&self.layout, "launchctl", &["kickstart", &service]) {
+                    tracing::warn!(%error, "the agent's job cannot be started");
+                }
+                return;
+            }
             let plist = self.layout.system(AGENT_PLIST);
             if !plist.is_file() {
                 tracing::warn!("{} is not there: the agent is not started again", plist.display());
                 return;
             }
             let _ = run(&self.layout, "launchctl", &["enable", &service]);
+            // While launchd still ends the old one it takes no new one (error 37, or 5).
             if let Err(error) =
                 ask(&self.layout, "launchctl", &["bootstrap", "system", &plist.to_string_lossy()])
             {
-                tracing::warn!(%error, "the agent's job cannot be loaded");
+                tracing::warn!(%error, attempt, "the agent's job cannot be loaded yet");
+                std::thread::sleep(LOAD_PAUSE);
             }
-        }
-        // Of one that runs this changes nothing.
-        if let Err(error) = ask(&self.layout, "launchctl", &["kickstart", &service]) {
-            tracing::warn!(%error, "the agent's job cannot be started");
         }
     }
 
@@ -414,25 +426,67 @@ mod tests {
     }
 
     #[test]
-    fn an_agent_that_was_booted_out_is_loaded_again() {
+    fn failure_mode_15_an_agent_that_was_booted_out_is_loaded_again() {
         let folder = tempfile::tempdir().unwrap();
         let darwin = darwin(folder.path());
         let plist = folder.path().join("Library/LaunchDaemons/org.muster.agent.plist");
-        script(&folder.path().join("programs/launchctl"), "echo \"$@\" >> $0.asked");
-        darwin.ensure_agent(None, &system());
+        let launchctl = folder.path().join("programs/launchctl");
         let service = "system/org.muster.agent";
+        script(&launchctl, "echo \"$@\" >> $0.asked");
+        darwin.ensure_agent(None, &system());
         assert_eq!(asked(folder.path()), [format!("print {service}"), format!("kickstart {service}")]);
-        script(&folder.path().join("programs/launchctl"), "echo \"$@\" >> $0.asked; test $1 != print");
+        // It is not loaded, and without a plist it cannot be.
+        script(&launchctl, "echo \"$@\" >> $0.asked; test $1 != print");
         darwin.ensure_agent(None, &system());
-        assert_eq!(asked(folder.path()).len(), 3, "without a plist there is nothing to load");
+        assert_eq!(asked(folder.path()).len(), 3);
+        // launchd is still busy with ending the old one when it is asked first.
         script(&plist, "");
+        let text = "echo \"$@\" >> $0.asked; case $1 in print) test -e $0.loaded;; \
+            bootstrap) test -e $0.busy && touch $0.loaded || { touch $0.busy; exit 37; };; esac";
+        script(&launchctl, text);
         darwin.ensure_agent(None, &system());
+        let (load, enable) = (format!("bootstrap system {}", plist.display()), format!("enable {service}"));
         let expected = [
             format!("print {service}"),
-            format!("enable {service}"),
-            format!("bootstrap system {}", plist.display()),
+            enable.clone(),
+            load.clone(),
+            format!("print {service}"),
+            enable,
+            load,
+            format!("print {service}"),
             format!("kickstart {service}"),
         ];
         assert_eq!(asked(folder.path())[3..], expected);
+    }
+
+    #[test]
+    fn failure_mode_33_the_boot_of_a_mac_is_asked_of_sysctl() {
+        let folder = tempfile::tempdir().unwrap();
+        let darwin = darwin(folder.path());
+        let text = "test \"$2\" = kern.bootsessionuuid && echo 5D0D9F3A-0000-0000-0000-000000000001";
+        script(&folder.path().join("programs/sysctl"), text);
+        assert_eq!(darwin.boot_session().unwrap(), "5D0D9F3A-0000-0000-0000-000000000001");
+        script(&folder.path().join("programs/sysctl"), "exit 1");
+        assert!(darwin.boot_session().is_err());
+    }
+
+    #[test]
+    fn failure_mode_20_a_darwin_rebuild_or_its_script_is_somebody_else_at_work() {
+        let folder = tempfile::tempdir().unwrap();
+        let darwin = darwin(folder.path());
+        assert_eq!(darwin.busy().unwrap(), None);
+        for program in [folder.path().join("sw/bin/darwin-rebuild"), darwin.script(&system())] {
+            script(&program, "touch $0.runs; sleep 300 & wait");
+            // Not a child of this process's: it would be taken for its own.
+            let start = format!("setsid {} </dev/null >/dev/null 2>&1 & echo $!", program.display());
+            let started = Command::new("/bin/sh").arg("-c").arg(start).output().unwrap();
+            let pid: i32 = String::from_utf8_lossy(&started.stdout).trim().parse().unwrap();
+            while !PathBuf::from(format!("{}.runs", program.display())).exists() {
+                std::thread::yield_now();
+            }
+            let who = darwin.busy().unwrap();
+            process::end_leftovers(&program).unwrap();
+            assert!(who.is_some_and(|who| who.contains(&program.display().to_string())), "{pid}");
+        }
     }
 }

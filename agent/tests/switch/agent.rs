@@ -97,7 +97,8 @@ fn a_build_that_fails_is_told_with_the_end_of_its_log_and_changes_nothing() {
 
 /// Slow: the undo waits for the deadline.
 #[test]
-fn i4_a_generation_that_cuts_the_network_is_undone_and_tried_again_when_the_controller_answers() {
+fn failure_mode_4_i4_a_generation_that_cuts_the_network_is_undone_and_tried_again_when_the_controller_answers()
+ {
     let bed = Bed::new(Class::Nixos);
     let first = bed.publish(1, "");
     bed.assert_confirmed(&first);
@@ -123,7 +124,7 @@ fn i4_a_generation_that_cuts_the_network_is_undone_and_tried_again_when_the_cont
 }
 
 #[test]
-fn i3_the_agent_is_killed_wherever_it_stands_and_the_report_arrives_once() {
+fn failure_mode_3_i3_the_agent_is_killed_wherever_it_stands_and_the_report_arrives_once() {
     let places = ["building", "activating", "probing", "confirming"];
     for (class, place) in Class::ALL.into_iter().flat_map(|class| places.map(|place| (class, place))) {
         let mut bed = Bed::new(class);
@@ -153,6 +154,54 @@ fn i3_the_agent_is_killed_wherever_it_stands_and_the_report_arrives_once() {
         let told = bed.controller.told(1);
         assert_eq!(told, WHOLE, "killed while {place} on {class}");
     }
+}
+
+#[test]
+fn failure_mode_2_i9_an_agent_that_its_own_switch_ends_finishes_it_when_it_is_started_again() {
+    for class in Class::ALL {
+        let mut bed = Bed::new(class);
+        std::fs::write(bed.machine.file("agent-pid"), bed.agent_pid().to_string()).unwrap();
+        // As nix-darwin's `launchctl unload` and a unit that is restarted do, in the middle of the activation.
+        let target = bed.publish(1, "kill -9 $(cat $R/agent-pid)");
+        bed.machine.until_phase(ActivationPhase::Activated);
+        bed.kill_agent();
+        bed.start_agent();
+        bed.assert_confirmed(&target);
+        assert_eq!(bed.controller.told(1), WHOLE, "{class}");
+    }
+}
+
+#[test]
+fn failure_mode_13_after_a_re_publication_an_undo_goes_to_what_ran_and_not_one_back() {
+    let bed = Bed::new(Class::Nixos);
+    let first = bed.publish(1, "");
+    bed.assert_confirmed(&first);
+    let second = bed.publish(2, ": second");
+    bed.assert_confirmed(&second);
+    // The first system again; in the profile it has a number of its own, or shares its old one.
+    let mut again = first;
+    again.generation = Generation::new(3).unwrap();
+    bed.controller.publish(&again);
+    bed.assert_confirmed(&again);
+    let mut bad = bed.target(4, ": bad");
+    bad.checks = vec![check("exit 1")];
+    bed.controller.publish(&bad);
+    bed.until_told(4, "rolled-back");
+    bed.machine.assert_on(&again.output);
+}
+
+#[test]
+fn failure_mode_22_an_agent_whose_controller_is_away_at_its_start_stays_and_joins_when_it_is_back() {
+    let mut bed = Bed::new(Class::Darwin);
+    bed.kill_agent();
+    let target = bed.target(1, "");
+    bed.controller.cut(true);
+    bed.start_agent();
+    bed.machine.until("a try or two", || (bed.controller.refused() >= 3).then_some(()));
+    assert!(bed.agent_lives(), "a supervisor that starts it again and again helps nobody");
+    bed.controller.cut(false);
+    bed.controller.publish(&target);
+    bed.assert_confirmed(&target);
 }
 
 #[test]
@@ -265,7 +314,7 @@ fn an_activation_that_nobody_remembers_comes_to_its_end_and_the_machine_agrees_w
 }
 
 #[test]
-fn files_in_the_way_of_a_mac_need_a_person_and_are_looked_for_again_when_asked() {
+fn failure_mode_6_files_in_the_way_of_a_mac_need_a_person_and_are_looked_for_again_when_asked() {
     let bed = Bed::new(Class::Darwin);
     let old = bed.machine.layout.running().unwrap();
     std::fs::create_dir_all(bed.machine.file("etc")).unwrap();

@@ -44,6 +44,12 @@ impl Bed {
     pub fn start_agent(&mut self) {
         self.agent = Some(self.machine.spawn(&["run"]));
     }
+    pub fn agent_pid(&self) -> u32 {
+        self.agent.as_ref().unwrap().id()
+    }
+    pub fn agent_lives(&mut self) -> bool {
+        self.agent.as_mut().is_some_and(|agent| agent.try_wait().unwrap().is_none())
+    }
     pub fn kill_agent(&mut self) {
         if let Some(mut agent) = self.agent.take() {
             let _ = agent.kill();

@@ -31,6 +31,8 @@ struct Inner {
     events: Vec<Event>,
     check_ins: Vec<CheckIn>,
     cut: bool,
+    /// Requests that nobody answered.
+    refused: u32,
     /// Stores reports and cuts the connection instead of answering.
     lose_replies: u32,
     timestamp: u64,
@@ -134,6 +136,9 @@ impl Controller {
     pub fn wake(&self) {
         self.published.notify_waiters();
     }
+    pub fn refused(&self) -> u32 {
+        self.inner.lock().unwrap().refused
+    }
     pub fn lose_replies(&self, count: u32) {
         self.inner.lock().unwrap().lose_replies = count;
     }
@@ -202,6 +207,7 @@ async fn serve(State(controller): State<Controller>, request: Request) -> Respon
     }
     let mut inner = controller.inner.lock().unwrap();
     if inner.cut {
+        inner.refused += 1;
         return gone();
     }
     let json = |value: serde_json::Value| value.to_string().into_response();

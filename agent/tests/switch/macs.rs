@@ -1,5 +1,6 @@
 //! The traps of nix-darwin: permissions, sessions, older closures, sleep.
 
+use muster_agent::core::records::ActivationPhase;
 use muster_protocol::checkin::Phase;
 use muster_protocol::machine::Class;
 use muster_protocol::report::{EventKind, Reason};
@@ -110,4 +111,23 @@ fn failure_mode_7_a_cask_that_asks_for_a_password_is_ended_with_its_whole_sessio
         });
         (!hangs).then_some(())
     });
+}
+
+#[test]
+fn failure_mode_14_the_agent_does_not_exit_while_an_activation_runs_whatever_happens_to_it() {
+    let mut bed = Bed::new(Class::Darwin);
+    let pid = bed.agent_pid();
+    bed.machine.hold();
+    let target = bed.publish(1, super::machine::HOLD);
+    bed.machine.until_phase(ActivationPhase::Activating);
+    // KeepAlive would start OLD's program now. Neither an absent controller nor a state that it cannot read ends it.
+    bed.controller.cut(true);
+    std::fs::write(bed.machine.config.state("confirmation.json"), "{").unwrap();
+    std::fs::write(bed.machine.config.state("netrc"), [0xff; 10]).unwrap();
+    assert_ne!(bed.machine.ask(&["rollback"]).0, 0, "nor a person who asks for what cannot be now");
+    assert!(bed.agent_lives());
+    bed.controller.cut(false);
+    bed.machine.let_go();
+    bed.assert_confirmed(&target);
+    assert!(bed.agent_lives() && bed.agent_pid() == pid);
 }

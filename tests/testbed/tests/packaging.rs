@@ -138,6 +138,16 @@ fn the_agents_plist_is_the_modules_and_has_what_launchd_needs() {
 }
 
 #[test]
+fn failure_mode_16_the_agent_of_a_mac_waits_for_the_store_to_be_mounted() {
+    let path = repository().join("packaging/launchd/org.muster.agent.plist");
+    let file: Value = plist::from_file(&path).unwrap();
+    for plist in [file, modules()["daemon"].clone()] {
+        let command = plist["ProgramArguments"][2].as_str().unwrap();
+        assert_eq!(command, "/bin/wait4path /nix/store && exec \"$@\"");
+    }
+}
+
+#[test]
 fn a_changed_setting_is_a_changed_service_on_both_classes() {
     let modules = modules();
     let settings = modules["settings"].as_str().unwrap();

@@ -67,7 +67,7 @@ fn tried(number: u64) -> Journal {
 }
 
 #[test]
-fn i2_i5_only_a_higher_generation_begins() {
+fn failure_mode_21_i2_i5_only_a_higher_generation_begins() {
     let fresh = Journal::default();
     assert_eq!(next(&observed(), &fresh, None), Step::Idle);
     assert_eq!(next(&observed(), &fresh, Some(&target(1, Class::Nixos))), Step::Begin);
@@ -78,7 +78,7 @@ fn i2_i5_only_a_higher_generation_begins() {
 }
 
 #[test]
-fn i5_a_quarantined_derivation_is_refused_under_every_number() {
+fn failure_mode_19_i5_a_quarantined_derivation_is_refused_under_every_number() {
     let mut journal = Journal::default();
     journal.settle(&transaction(2, rolled_back(Reason::HealthCheckFailed)), Settled::default());
     let mut again = target(3, Class::Nixos);
