@@ -20,7 +20,7 @@ use crate::core::records::{Activation, ActivationPhase as Phase, Transaction};
 use crate::core::state::State;
 use crate::journal::{Files, JournalError};
 use crate::nix::Nix;
-use crate::platform::{self, Layout, PlatformError};
+use crate::platform::{self, Layout, Platform, PlatformError};
 use run::Activator;
 
 const LOCK: &str = "activator.lock";
@@ -66,6 +66,22 @@ fn activate(config: &Config) -> Result<(), ActivatorError> {
         return Ok(());
     };
     let platform = platform::open(config, class)?;
+    let done = work(config, files, platform, record, transaction);
+    // Only what is written down as over is over; one that waits for a reboot is to be started after it.
+    let record = Files::new(&config.state_dir).activation()?.whole();
+    if done.is_ok() && record.is_none_or(|record| record.phase.is_final()) {
+        platform::open(config, class)?.activator_ends();
+    }
+    done
+}
+
+fn work(
+    config: &Config,
+    files: Files,
+    platform: Box<dyn Platform>,
+    record: Option<Activation>,
+    transaction: Option<Transaction>,
+) -> Result<(), ActivatorError> {
     let nix = Nix::new(config, platform.layout());
     let boot = platform.boot_id()?;
     let about = transaction.as_ref().map(|open| {
@@ -97,6 +113,7 @@ fn activate(config: &Config) -> Result<(), ActivatorError> {
         span.record("generation", generation);
     }
     let _entered = span.entered();
+    platform.activator_begins();
     let activator = Activator { files, platform, nix, clock: SystemClock::new(), boot };
     if fresh { activator.begin(record) } else { activator.resume(record) }
 }

@@ -7,7 +7,7 @@ use serde::Serialize;
 use serde::de::DeserializeOwned;
 
 use crate::core::records::{Activation, Confirmation, Journal, Transaction};
-use crate::durable;
+use crate::{durable, stops};
 
 const TRANSACTION: &str = "transaction.json";
 const ACTIVATION: &str = "activation.json";
@@ -91,7 +91,9 @@ impl Files {
     /// That it is gone already is no error.
     fn clear(&self, name: &str) -> Result<(), JournalError> {
         let path = self.folder.join(name);
-        durable::remove(&path).map_err(|source| JournalError::Write { path, source })
+        let removed = durable::remove(&path).map_err(|source| JournalError::Write { path, source });
+        stops::reached(&self.folder, "after", name, b"");
+        removed
     }
 
     fn read<T: DeserializeOwned>(&self, name: &str) -> Result<Found<T>, JournalError> {
@@ -121,10 +123,16 @@ impl Files {
 
     fn write(&self, name: &str, document: &impl Serialize) -> Result<(), JournalError> {
         let path = self.folder.join(name);
-        let written = serde_json::to_vec_pretty(document)
-            .map_err(io::Error::from)
-            .and_then(|bytes| durable::write(&path, &bytes, 0o600));
-        written.map_err(|source| JournalError::Write { path, source })
+        let written = serde_json::to_vec_pretty(document).map_err(io::Error::from).and_then(|bytes| {
+            stops::reached(&self.folder, "before", name, &bytes);
+            durable::write(&path, &bytes, 0o600)?;
+            stops::reached(&self.folder, "after", name, &bytes);
+            Ok(())
+        });
+        written.map_err(|source| {
+            stops::failed(&self.folder);
+            JournalError::Write { path, source }
+        })
     }
 }
 

@@ -19,6 +19,7 @@ pub mod platform;
 pub mod probes;
 pub mod runner;
 pub mod status;
+mod stops;
 pub mod supervisor;
 pub mod trust;
 pub mod uninstall;

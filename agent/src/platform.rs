@@ -18,7 +18,7 @@ use muster_protocol::target::Action;
 use crate::config::Config;
 pub use crate::core::activate::Outcome;
 use crate::core::reboot::Due;
-pub use darwin::Darwin;
+pub use darwin::{ACTIVATOR_PLIST, Darwin};
 pub use layout::Layout;
 pub use nixos::Nixos;
 use process::Finished;
@@ -60,6 +60,11 @@ pub trait Platform: Send + Sync {
     fn preflight(&self, new: &StorePath) -> Result<Preflight, PlatformError>;
     /// Starts `muster-agent activate` where nothing that happens to the agent reaches it.
     fn start_activator(&self, generation: Generation) -> Result<(), PlatformError>;
+    /// Has the next boot start the activator as well, until [`Platform::activator_ends`]: the new system's agent may be the
+    /// very thing that does not work. Called by the activator itself, under its lock.
+    fn activator_begins(&self);
+    /// The switch is over.
+    fn activator_ends(&self);
     /// Runs the system's own activation to its end, or to `limit` and then ends all that it started.
     fn activate(
         &self,

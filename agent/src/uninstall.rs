@@ -9,8 +9,9 @@ use anyhow::{Context as _, Result, bail};
 use muster_protocol::machine::Class;
 
 use crate::config::Config;
+use crate::durable;
 use crate::identity::Identity;
-use crate::platform::{Layout, process};
+use crate::platform::{ACTIVATOR_PLIST, Layout, process};
 
 const LIMIT: Duration = Duration::from_secs(60);
 const UNIT: &str = "muster-agent.service";
@@ -65,6 +66,10 @@ pub fn stop(config: &Config) -> Result<()> {
         Class::Darwin => run(&layout, "launchctl", &["bootout", &format!("system/{LABEL}")])?,
     }
     fs::remove_file(&job).with_context(|| format!("{} cannot be removed", job.display()))?;
+    if layout.class() == Class::Darwin {
+        let activator = layout.system(ACTIVATOR_PLIST);
+        durable::remove(&activator).with_context(|| format!("{} cannot be removed", activator.display()))?;
+    }
     if layout.class() == Class::Nixos {
         run(&layout, "systemctl", &["daemon-reload"])?;
     }

@@ -116,6 +116,20 @@ impl Book {
         stored(writes, transaction)
     }
 
+    /// Opens a transaction that is over at once. Opened first and ended in a second document, a crash between the two would
+    /// leave one that goes on to be built and activated.
+    pub fn begin_and_end(
+        &self,
+        mut transaction: Transaction,
+        mut events: Vec<EventKind>,
+        input: Input,
+        seen: &Seen<'_>,
+    ) -> Result<Vec<Write>, BookError> {
+        transaction.state = transaction.state.after(input)?;
+        events.extend(transaction.final_event(&self.journal, seen.running, seen.ms));
+        Ok(self.begin(transaction, events, seen.now))
+    }
+
     /// Moves the transaction by `input` after `change` was made to it, with events that belong to the new state. A final
     /// state brings its own event.
     pub fn advance(

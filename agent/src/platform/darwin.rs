@@ -21,6 +21,9 @@ use crate::durable;
 
 const ACTIVATOR_LABEL: &str = "org.muster.activator";
 const AGENT_LABEL: &str = "org.muster.agent";
+/// nix-darwin removes what it made itself alone, so this one stays through every activation.
+pub const ACTIVATOR_PLIST: &str = "/Library/LaunchDaemons/org.muster.activator.plist";
+const MAX_PLIST_BYTES: u64 = 64 * 1024;
 const AGENT_PLIST: &str = "/Library/LaunchDaemons/org.muster.agent.plist";
 /// How often launchd is asked to load the agent, and the pause between two tries.
 const LOAD_TRIES: u32 = 10;
@@ -45,10 +48,18 @@ struct Job<'a> {
     program_arguments: &'a [String],
     environment_variables: BTreeMap<&'a str, String>,
     run_at_load: bool,
+    /// One that was killed, or that could not write, is started again; one that came to its end is not.
+    keep_alive: KeepAlive,
     /// Without it, unloading the job would kill the activation's children.
     abandon_process_group: bool,
     standard_out_path: String,
     standard_error_path: String,
+}
+
+#[derive(Serialize)]
+#[serde(rename_all = "PascalCase")]
+struct KeepAlive {
+    successful_exit: bool,
 }
 
 impl Darwin {
@@ -60,6 +71,25 @@ impl Darwin {
     /// A Mac has no /proc.
     fn boot_session(&self) -> Result<String, PlatformError> {
         ask(&self.layout, "sysctl", &["-n", "kern.bootsessionuuid"]).map(|text| text.trim().to_owned())
+    }
+
+    /// The activator's plist.
+    fn activator_job(&self) -> Result<Vec<u8>, PlatformError> {
+        let log = self.layout.state("activator.log").to_string_lossy().into_owned();
+        let path = self.layout.search_path().to_string_lossy().into_owned();
+        let job = Job {
+            label: ACTIVATOR_LABEL,
+            program_arguments: &self.activator,
+            environment_variables: BTreeMap::from([("PATH", path)]),
+            run_at_load: true,
+            keep_alive: KeepAlive { successful_exit: false },
+            abandon_process_group: true,
+            standard_out_path: log.clone(),
+            standard_error_path: log,
+        };
+        let mut xml = Vec::new();
+        plist::to_writer_xml(&mut xml, &job).map_err(|error| PlatformError::Other(error.to_string()))?;
+        Ok(xml)
     }
 
     /// The program that macOS asks permissions of.
@@ -138,19 +168,7 @@ impl Platform for Darwin {
 
     /// A job of its own, from a plist that nix-darwin does not manage: unloading the agent's leaves it alone.
     fn start_activator(&self, _generation: Generation) -> Result<(), PlatformError> {
-        let log = self.layout.state("activator.log").to_string_lossy().into_owned();
-        let path = self.layout.search_path().to_string_lossy().into_owned();
-        let job = Job {
-            label: ACTIVATOR_LABEL,
-            program_arguments: &self.activator,
-            environment_variables: BTreeMap::from([("PATH", path)]),
-            run_at_load: true,
-            abandon_process_group: true,
-            standard_out_path: log.clone(),
-            standard_error_path: log,
-        };
-        let mut xml = Vec::new();
-        plist::to_writer_xml(&mut xml, &job).map_err(|error| PlatformError::Other(error.to_string()))?;
+        let xml = self.activator_job()?;
         let file = self.layout.state("activator.plist");
         durable::write(&file, &xml, 0o644)
             .map_err(|source| PlatformError::Write { path: file.clone(), source })?;
@@ -158,6 +176,23 @@ impl Platform for Darwin {
         let _ = run(&self.layout, "launchctl", &["bootout", &format!("system/{ACTIVATOR_LABEL}")]);
         ask(&self.layout, "launchctl", &["bootstrap", "system", &file.to_string_lossy()]).map(drop)
     }
+
+    /// It stays there: macOS tells the user of each new one, and without a switch under way it ends at once.
+    fn activator_begins(&self) {
+        let file = self.layout.system(ACTIVATOR_PLIST);
+        let written = self.activator_job().and_then(|xml| {
+            if durable::read(&file, MAX_PLIST_BYTES).ok().flatten().as_ref() == Some(&xml) {
+                return Ok(());
+            }
+            durable::write(&file, &xml, 0o644)
+                .map_err(|source| PlatformError::Write { path: file.clone(), source })
+        });
+        if let Err(error) = written {
+            tracing::warn!(%error, "after a reboot in mid-switch nobody but the agent can undo this one");
+        }
+    }
+
+    fn activator_ends(&self) {}
 
     fn activate(
         &self,
@@ -310,7 +345,16 @@ mod tests {
         assert_eq!(plist["ProgramArguments"].as_array().unwrap().len(), 2);
         assert_eq!(plist["AbandonProcessGroup"].as_boolean(), Some(true));
         assert_eq!(plist["RunAtLoad"].as_boolean(), Some(true));
-        assert!(!plist.contains_key("KeepAlive"));
+        let again = plist["KeepAlive"].as_dictionary().unwrap();
+        assert_eq!(
+            again["SuccessfulExit"].as_boolean(),
+            Some(false),
+            "one that ended well is not started again"
+        );
+        let at_boot = folder.path().join("Library/LaunchDaemons/org.muster.activator.plist");
+        std::fs::create_dir_all(at_boot.parent().unwrap()).unwrap();
+        darwin(folder.path()).activator_begins();
+        assert_eq!(std::fs::read(at_boot).unwrap(), std::fs::read(&file).unwrap());
         assert!(plist["EnvironmentVariables"].as_dictionary().unwrap().contains_key("PATH"));
         assert_eq!(std::fs::metadata(&file).unwrap().permissions().mode() & 0o777, 0o644);
         let expected = [

@@ -1,6 +1,7 @@
 //! NixOS: systemd and `switch-to-configuration`.
 
 mod reboot;
+mod resurrect;
 
 use std::path::PathBuf;
 use std::process::Command;
@@ -88,13 +89,16 @@ impl Platform for Nixos {
         Ok(Preflight::Passed)
     }
 
-    /// A transient unit is outside the agent's cgroup: stopping the agent leaves it alone.
+    /// A transient unit is outside the agent's cgroup: stopping the agent leaves it alone. systemd starts it again when it
+    /// is killed: a system that breaks the agent is undone all the same.
     fn start_activator(&self, generation: Generation) -> Result<(), PlatformError> {
         let mut arguments = vec![
             format!("--unit=muster-activator-{generation}"),
             "--collect".to_owned(),
             "--no-ask-password".to_owned(),
             "--service-type=exec".to_owned(),
+            "--property=Restart=on-failure".to_owned(),
+            "--property=RestartSec=1".to_owned(),
             "--setenv=NIXOS_INSTALL_BOOTLOADER=0".to_owned(),
         ];
         if let Some(archive) = std::env::var_os("LOCALE_ARCHIVE") {
@@ -104,6 +108,18 @@ impl Platform for Nixos {
         arguments.extend(self.activator.iter().cloned());
         let arguments: Vec<&str> = arguments.iter().map(String::as_str).collect();
         ask(&self.layout, "systemd-run", &arguments).map(drop)
+    }
+
+    fn activator_begins(&self) {
+        if let Err(error) = resurrect::at_boot(&self.layout, &self.activator) {
+            tracing::warn!(%error, "after a reboot in mid-switch nobody but the agent can undo this one");
+        }
+    }
+
+    fn activator_ends(&self) {
+        if let Err(error) = resurrect::no_more(&self.layout) {
+            tracing::warn!(%error, "the activator's unit for the next boot cannot be removed");
+        }
     }
 
     fn activate(
@@ -218,7 +234,7 @@ mod tests {
         assert!(
             asked.starts_with(
                 "--unit=muster-activator-7 --collect --no-ask-password --service-type=exec \
-                 --setenv=NIXOS_INSTALL_BOOTLOADER=0"
+                 --property=Restart=on-failure --property=RestartSec=1 --setenv=NIXOS_INSTALL_BOOTLOADER=0"
             ),
             "{asked}"
         );

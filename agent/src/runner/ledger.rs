@@ -85,6 +85,16 @@ impl Ledger {
         self.perform(self.book.begin(transaction, events, now))
     }
 
+    pub fn begin_and_end(
+        &mut self,
+        transaction: Transaction,
+        events: Vec<EventKind>,
+        input: Input,
+        seen: &Seen<'_>,
+    ) -> Result<(), LedgerError> {
+        self.perform(self.book.begin_and_end(transaction, events, input, seen)?)
+    }
+
     pub fn advance(
         &mut self,
         input: Input,

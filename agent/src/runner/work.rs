@@ -235,13 +235,10 @@ impl Work<'_> {
         // The verifying core asks this too; whoever activates looks once more (I1, I6).
         let fits = target.require_for(&identity.machine, identity.class, &identity.system, target.generation);
         tracing::info!(output = %target.output, "generation {} is verified", target.generation);
-        self.open(
-            Transaction::signed(id()?, target, self.shared.clock.unix_ms()),
-            vec![EventKind::Verified],
-        )?;
+        let transaction = Transaction::signed(id()?, target, self.shared.clock.unix_ms());
         match fits {
-            Ok(()) => Ok(()),
-            Err(error) => self.fail(Ended::Verify, error.to_string(), true, vec![]),
+            Ok(()) => self.open(transaction, vec![EventKind::Verified]),
+            Err(error) => self.open_and_end(transaction, vec![EventKind::Verified], error.to_string()),
         }
     }
 
@@ -251,8 +248,22 @@ impl Work<'_> {
             "its derivation failed as generation {} ({}) and is not tried again: change the system and publish that",
             entry.generation, entry.detail
         );
-        self.open(Transaction::signed(id()?, target, self.shared.clock.unix_ms()), vec![])?;
-        self.fail(Ended::Verify, detail, true, vec![])
+        let transaction = Transaction::signed(id()?, target, self.shared.clock.unix_ms());
+        self.open_and_end(transaction, vec![], detail)
+    }
+
+    /// In one document: a crash must not find it open, and go on with it.
+    fn open_and_end(
+        &mut self,
+        transaction: Transaction,
+        events: Vec<EventKind>,
+        detail: String,
+    ) -> Result<(), WorkError> {
+        self.forget_the_last();
+        let running = self.shared.platform.layout().running();
+        let failed = Input::Failed { step: Ended::Verify, detail, quarantined: true };
+        let seen = Seen { running: running.as_ref(), now: self.shared.clock.unix_ms(), ms: 0 };
+        Ok(self.shared.ledger.borrow_mut().begin_and_end(transaction, events, failed, &seen)?)
     }
 
     fn begin_rollback(&mut self, previous: StorePath) -> Result<(), WorkError> {
@@ -273,11 +284,15 @@ impl Work<'_> {
     }
 
     fn open(&mut self, transaction: Transaction, events: Vec<EventKind>) -> Result<(), WorkError> {
+        self.forget_the_last();
+        let now = self.shared.clock.unix_ms();
+        Ok(self.shared.ledger.borrow_mut().begin(transaction, events, now)?)
+    }
+
+    fn forget_the_last(&mut self) {
         self.began = Some(self.shared.clock.awake());
         (self.started, self.probed, self.probing) = (None, None, None);
         self.shared.probing_since.set(None);
-        let now = self.shared.clock.unix_ms();
-        Ok(self.shared.ledger.borrow_mut().begin(transaction, events, now)?)
     }
 
     pub(super) fn defer(&mut self, deferral: Deferral) -> Result<(), WorkError> {
