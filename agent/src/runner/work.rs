@@ -20,7 +20,7 @@ use crate::core::backoff::{Backoff, look};
 use crate::core::plan::{self, Observed, Probed, Step};
 use crate::core::policy::{Circumstances, Deferral, Rules};
 use crate::core::records::{Quarantined, Transaction};
-use crate::core::state::Input;
+use crate::core::state::{Input, State};
 use crate::journal::JournalError;
 use crate::nix::{Nix, NixError};
 use crate::platform::{Platform, PlatformError};
@@ -71,6 +71,8 @@ pub(super) struct Work<'a> {
     pub units_seen: Option<Duration>,
     /// What a person was asked for, told once.
     pub asked_for: BTreeSet<String>,
+    /// The units that had failed when the new system was checked, and when that was, in time awake.
+    pub failed_before: Option<(Vec<String>, Duration)>,
 }
 
 pub async fn run(shared: &Shared, client: &Client) {
@@ -90,6 +92,7 @@ pub async fn run(shared: &Shared, client: &Client) {
         blockers: None,
         units_seen: None,
         asked_for: BTreeSet::new(),
+        failed_before: None,
     };
     loop {
         let span = shared.span();
@@ -149,9 +152,20 @@ impl Work<'_> {
                 self.take(step).await?;
                 self.backoff.succeeded();
                 self.shared.set_problem(None);
-                self.shared.changed();
+                self.told();
                 Ok(())
             }
+        }
+    }
+
+    /// A step was taken. Its end is what operators wait for, and a system that is probed needs the controller's answer.
+    fn told(&self) {
+        let ledger = self.shared.ledger.borrow();
+        let state = ledger.transaction().map(|open| &open.state);
+        if state.is_some_and(|state| state.is_final() || *state == State::Probing) {
+            self.shared.changed_now();
+        } else {
+            self.shared.changed();
         }
     }
 
