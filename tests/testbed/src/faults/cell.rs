@@ -175,7 +175,11 @@ impl Bench {
         let (name, generation) = (patient.name, patient.generation);
         self.until(name, "an end", || is_over(&self.fleet, name, generation))?;
         self.until(name, "its last word", || is_told(&self.fleet, name))?;
-        check(&self.fleet, name, way, &patient.old, generation)
+        check(&self.fleet, name, way, &patient.old, generation).with_context(|| {
+            let log = self.fleet.machine(name).root.at("/var/lib/muster/activator.log");
+            let activator = fs::read_to_string(log).unwrap_or_default();
+            format!("OLD is {}\n{}\n--- activator\n{activator}", patient.old, self.fleet.logs(name))
+        })
     }
 
     /// What the way needs before the generation comes.
