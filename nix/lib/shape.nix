@@ -218,15 +218,22 @@ let
       one = record {
         fields = {
           days =
-            place: value: strings place value ++ (if isList value then concatMap (oneOf weekdays place) (filter isString value) else [ ]);
+            place: value:
+            strings place value
+            ++ (if isList value then concatMap (oneOf weekdays place) (filter isString value) else [ ]);
           from = timeOfDay;
           to = timeOfDay;
           zone = optional string;
         };
       };
-      missing = place: value:
+      missing =
+        place: value:
         concatMap (
-          name: if isAttrs value && !(value ? ${name}) then bad place "a window has a time `from` and a time `to`; ${quote name} is missing." else [ ]
+          name:
+          if isAttrs value && !(value ? ${name}) then
+            bad place "a window has a time `from` and a time `to`; ${quote name} is missing."
+          else
+            [ ]
         ) [
           "from"
           "to"

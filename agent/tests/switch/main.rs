@@ -9,6 +9,7 @@ mod bed;
 mod controller;
 mod machine;
 mod macs;
+mod measure;
 mod nixos;
 mod policies;
 mod telling;
