@@ -24,6 +24,7 @@ use crate::core::state::{Input, State};
 use crate::journal::JournalError;
 use crate::nix::{Nix, NixError};
 use crate::platform::{Platform, PlatformError};
+use crate::supervisor;
 
 /// The longest pause between two looks at the activator's record, while there is an activator.
 const LONGEST_LOOK: Duration = Duration::from_millis(200);
@@ -357,7 +358,9 @@ impl Work<'_> {
         };
         ledger.advance(input, events, &Seen { running: running.as_ref(), now, ms }, timed)?;
         if let Some(open) = ledger.transaction() {
-            tracing::info!("generation {} is {}", open.generation(), open.state.name());
+            let words = format!("generation {} is {}", open.generation(), open.state.name());
+            tracing::info!("{words}");
+            supervisor::status(&words);
         }
         Ok(())
     }
@@ -384,8 +387,10 @@ impl Shared {
         let none = Policy::default();
         let own = &self.config.policy;
         match ledger.transaction() {
-            // Whoever goes back at the machine itself waits for no window.
-            Some(open) if open.is_rollback() => Rules { urgent: true, ..Rules::new(&none, own) },
+            // Whoever goes back at the machine itself waits for no window and asks no hook.
+            Some(open) if open.is_rollback() => {
+                Rules { urgent: true, before: Vec::new(), ..Rules::new(&none, own) }
+            }
             Some(open) => Rules::new(open.target().map_or(&none, |target| &target.policy), own),
             None => {
                 let known = ledger.journal().confirmed.as_ref().and_then(|known| known.target.as_ref());

@@ -9,7 +9,6 @@ mod bed;
 mod controller;
 mod machine;
 mod macs;
-mod measure;
 mod nixos;
 mod policies;
 mod telling;
