@@ -48,6 +48,8 @@ use ledger::Ledger;
 
 const AGENT: &str = env!("CARGO_PKG_VERSION");
 const SEQUENCE: &str = "checkin-seq";
+/// How many numbers of check-ins are reserved at once: an update has some ten.
+const RESERVED_NUMBERS: u64 = 63;
 /// How many failed units a check-in names.
 const MAX_DEGRADED: usize = 32;
 
@@ -85,7 +87,7 @@ fn prepare(config: &Config, identity: &Identity) -> Result<(Shared, Client, Trus
     let held = trust.held();
     let now = clock.unix_ms();
     let sequence_file = config.state(SEQUENCE);
-    let sequence = sequence(durable::read(&sequence_file, 64)?, clock.unix_seconds());
+    let reserved = sequence(durable::read(&sequence_file, 64)?, clock.unix_seconds());
     let mut ledger = Ledger::open(&config.state_dir, held.as_ref(), running.as_ref(), now)?;
     ledger.tell(None, EventKind::AgentStarted { agent: AGENT.to_owned(), boot_id: boot.clone() }, now)?;
     let shared = Shared {
@@ -109,9 +111,11 @@ fn prepare(config: &Config, identity: &Identity) -> Result<(Shared, Client, Trus
         rollback_asked: Cell::new(false),
         check_now: Cell::new(false),
         asked: Cell::new(false),
-        sequence: Cell::new(sequence),
+        sequence: Cell::new(reserved),
+        reserved: Cell::new(reserved),
         sequence_file,
         to_say: Cell::new(true),
+        hurry: Cell::new(true),
         say: Notify::new(),
         work: Notify::new(),
     };
@@ -159,10 +163,14 @@ struct Shared {
     /// A person asked: the contact asks the controller, the work tries again what it put off.
     check_now: Cell<bool>,
     asked: Cell<bool>,
+    /// The number of the last check-in, and up to which numbers are reserved on disk.
     sequence: Cell<u64>,
+    reserved: Cell<u64>,
     sequence_file: PathBuf,
     /// Whether something has changed that the controller does not know.
     to_say: Cell<bool>,
+    /// Whether that is told without waiting for more of it.
+    hurry: Cell<bool>,
     /// Wakes the contact.
     say: Notify,
     /// Wakes the work.
@@ -170,10 +178,16 @@ struct Shared {
 }
 
 impl Shared {
-    /// Something that a check-in tells has changed.
+    /// Something that a check-in tells has changed. It is told with what else changes within a moment.
     fn changed(&self) {
         self.to_say.set(true);
         self.say.notify_one();
+    }
+
+    /// The same, and somebody waits for it to be told.
+    fn changed_now(&self) {
+        self.hurry.set(true);
+        self.changed();
     }
 
     fn set_problem(&self, problem: Option<String>) {
@@ -254,10 +268,15 @@ impl Shared {
         })
     }
 
-    /// A check-in under the next number, which is durable before this returns.
+    /// A check-in under the next number. That no number is used twice is durable before this returns: the file holds the
+    /// highest that is reserved, and a new process goes on behind it.
     fn check_in(&self) -> std::io::Result<CheckIn> {
         let seq = self.sequence.get() + 1;
-        durable::write(&self.sequence_file, seq.to_string().as_bytes(), 0o600)?;
+        if seq > self.reserved.get() {
+            let reserved = seq + RESERVED_NUMBERS;
+            durable::write(&self.sequence_file, reserved.to_string().as_bytes(), 0o600)?;
+            self.reserved.set(reserved);
+        }
         self.sequence.set(seq);
         let (phase, phase_generation, note) = self.standing();
         Ok(CheckIn {
@@ -342,7 +361,7 @@ impl Shared {
 
     /// Something that the work rests on has changed.
     fn look_again(&self) {
-        self.changed();
+        self.changed_now();
         self.work.notify_one();
     }
 

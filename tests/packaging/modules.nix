@@ -46,6 +46,7 @@ let
       };
       checks.ssh.tcp = "127.0.0.1:22";
       log = "info";
+      stablePath = darwin.options.services.muster-agent.stablePath.default;
     };
     services.muster-controller = {
       enable = true;

@@ -68,6 +68,11 @@ impl Darwin {
         Self { layout, activator }
     }
 
+    /// A Mac has no /proc.
+    fn boot_session(&self) -> Result<String, PlatformError> {
+        ask(&self.layout, "sysctl", &["-n", "kern.bootsessionuuid"]).map(|text| text.trim().to_owned())
+    }
+
     /// The activator's plist.
     fn activator_job(&self) -> Result<Vec<u8>, PlatformError> {
         let log = self.layout.state("activator.log").to_string_lossy().into_owned();
@@ -85,11 +90,6 @@ impl Darwin {
         let mut xml = Vec::new();
         plist::to_writer_xml(&mut xml, &job).map_err(|error| PlatformError::Other(error.to_string()))?;
         Ok(xml)
-    }
-
-    /// A Mac has no /proc.
-    fn boot_session(&self) -> Result<String, PlatformError> {
-        ask(&self.layout, "sysctl", &["-n", "kern.bootsessionuuid"]).map(|text| text.trim().to_owned())
     }
 
     /// The program that macOS asks permissions of.

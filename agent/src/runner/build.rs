@@ -150,8 +150,13 @@ impl Work<'_> {
     pub(super) async fn preflight(&mut self) -> Result<(), WorkError> {
         let Some(new) = self.output() else { return Ok(()) };
         let started = self.shared.clock.awake();
-        let preflight = self.ask(move |platform| platform.preflight(&new)).await?;
-        match preflight {
+        // The service manager is asked at the same time: both take as long as a process does.
+        let (preflight, failed) = tokio::join!(
+            self.ask(move |platform| platform.preflight(&new)),
+            self.ask(|platform| platform.failed_units())
+        );
+        self.failed_before = failed.ok().map(|failed| (failed, started));
+        match preflight? {
             Preflight::Passed => {}
             Preflight::Failed(detail) => return self.fail(Ended::Preflight, detail, true, vec![]),
             Preflight::NeedsHuman(detail) => {

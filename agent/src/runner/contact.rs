@@ -20,6 +20,8 @@ use crate::trust::{Trust, TrustError};
 const REFRESH_INTERVAL: Duration = Duration::from_secs(6 * 3600);
 /// The longest wait while a generation waits only for the controller to be reached.
 const PROBING_PAUSE: Duration = Duration::from_secs(1);
+/// How long a change waits for others to be told with.
+const MOMENT: Duration = Duration::from_millis(100);
 /// A poll that ends sooner than this and brings nothing counts as a failure, so that nobody spins.
 const TOO_SOON: Duration = Duration::from_millis(500);
 
@@ -118,11 +120,25 @@ impl Contact<'_> {
                     return if soon && !new { Err(ContactError::Spinning) } else { Ok(()) };
                 }
                 () = self.shared.say.notified() => {
+                    self.gather().await;
                     self.say().await?;
                     if self.must_refresh() {
                         self.refresh().await?;
                     }
                 }
+            }
+        }
+    }
+
+    /// Waits a moment for what follows closely, unless somebody waits for what there is: the steps of a quick update are
+    /// told by one check-in.
+    async fn gather(&self) {
+        let moment = tokio::time::sleep(MOMENT);
+        tokio::pin!(moment);
+        while !self.shared.hurry.replace(false) {
+            tokio::select! {
+                () = &mut moment => return,
+                () = self.shared.say.notified() => {}
             }
         }
     }

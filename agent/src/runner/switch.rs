@@ -13,6 +13,8 @@ use crate::core::records::{Activation, ActivationPhase, GivenVerdict, Old, Settl
 use crate::core::state::{Input, State};
 use crate::probes;
 
+/// How old a list of failed units may be to count as what had failed before the switch.
+const FRESH: std::time::Duration = std::time::Duration::from_secs(5);
 /// The pause between two looks whether the activator has lost its patience while checks run.
 const PATIENCE_LOOK: std::time::Duration = std::time::Duration::from_millis(200);
 
@@ -20,13 +22,7 @@ impl Work<'_> {
     /// OLD, and what had failed before, are durable before anything is changed.
     pub(super) async fn start_activator(&mut self) -> Result<(), WorkError> {
         let Some(new) = self.output() else { return Ok(()) };
-        let failed_before = match self.ask(|platform| platform.failed_units()).await {
-            Ok(units) => units,
-            Err(error) => {
-                tracing::warn!(%error, "the units that fail already are not known");
-                Vec::new()
-            }
-        };
+        let failed_before = self.failed_before().await;
         let layout = self.shared.platform.layout();
         let old = Old { running: layout.running(), profile: layout.profile_target() };
         roots::hold(layout, &new, old.system()).map_err(WorkError::Roots)?;
@@ -38,6 +34,20 @@ impl Work<'_> {
             transaction.failed_before = failed_before;
         })?;
         self.restart_activator().await
+    }
+
+    /// As they were asked for during the checks, if that was just now.
+    async fn failed_before(&mut self) -> Vec<String> {
+        let now = self.shared.clock.awake();
+        if let Some((units, at)) = self.failed_before.take()
+            && now.saturating_sub(at) < FRESH
+        {
+            return units;
+        }
+        self.ask(|platform| platform.failed_units()).await.unwrap_or_else(|error| {
+            tracing::warn!(%error, "the units that fail already are not known");
+            Vec::new()
+        })
     }
 
     pub(super) async fn restart_activator(&mut self) -> Result<(), WorkError> {
@@ -93,7 +103,7 @@ impl Work<'_> {
         if self.shared.probing_since.get().is_none() {
             // This agent was started after the activation.
             self.shared.probing_since.set(Some(now));
-            self.shared.changed();
+            self.shared.changed_now();
         }
         self.probing = Some(now);
         let checks = self.checks();

@@ -20,10 +20,11 @@ use crate::core::backoff::{Backoff, look};
 use crate::core::plan::{self, Observed, Probed, Step};
 use crate::core::policy::{Circumstances, Deferral, Rules};
 use crate::core::records::{Quarantined, Transaction};
-use crate::core::state::Input;
+use crate::core::state::{Input, State};
 use crate::journal::JournalError;
 use crate::nix::{Nix, NixError};
 use crate::platform::{Platform, PlatformError};
+use crate::supervisor;
 
 /// The longest pause between two looks at the activator's record, while there is an activator.
 const LONGEST_LOOK: Duration = Duration::from_millis(200);
@@ -71,6 +72,8 @@ pub(super) struct Work<'a> {
     pub units_seen: Option<Duration>,
     /// What a person was asked for, told once.
     pub asked_for: BTreeSet<String>,
+    /// The units that had failed when the new system was checked, and when that was, in time awake.
+    pub failed_before: Option<(Vec<String>, Duration)>,
 }
 
 pub async fn run(shared: &Shared, client: &Client) {
@@ -90,6 +93,7 @@ pub async fn run(shared: &Shared, client: &Client) {
         blockers: None,
         units_seen: None,
         asked_for: BTreeSet::new(),
+        failed_before: None,
     };
     loop {
         let span = shared.span();
@@ -149,9 +153,20 @@ impl Work<'_> {
                 self.take(step).await?;
                 self.backoff.succeeded();
                 self.shared.set_problem(None);
-                self.shared.changed();
+                self.told();
                 Ok(())
             }
+        }
+    }
+
+    /// A step was taken. Its end is what operators wait for, and a system that is probed needs the controller's answer.
+    fn told(&self) {
+        let ledger = self.shared.ledger.borrow();
+        let state = ledger.transaction().map(|open| &open.state);
+        if state.is_some_and(|state| state.is_final() || *state == State::Probing) {
+            self.shared.changed_now();
+        } else {
+            self.shared.changed();
         }
     }
 
@@ -343,7 +358,9 @@ impl Work<'_> {
         };
         ledger.advance(input, events, &Seen { running: running.as_ref(), now, ms }, timed)?;
         if let Some(open) = ledger.transaction() {
-            tracing::info!("generation {} is {}", open.generation(), open.state.name());
+            let words = format!("generation {} is {}", open.generation(), open.state.name());
+            tracing::info!("{words}");
+            supervisor::status(&words);
         }
         Ok(())
     }
@@ -370,8 +387,10 @@ impl Shared {
         let none = Policy::default();
         let own = &self.config.policy;
         match ledger.transaction() {
-            // Whoever goes back at the machine itself waits for no window.
-            Some(open) if open.is_rollback() => Rules { urgent: true, ..Rules::new(&none, own) },
+            // Whoever goes back at the machine itself waits for no window and asks no hook.
+            Some(open) if open.is_rollback() => {
+                Rules { urgent: true, before: Vec::new(), ..Rules::new(&none, own) }
+            }
             Some(open) => Rules::new(open.target().map_or(&none, |target| &target.policy), own),
             None => {
                 let known = ledger.journal().confirmed.as_ref().and_then(|known| known.target.as_ref());

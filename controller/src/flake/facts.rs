@@ -14,6 +14,7 @@
 //! ```
 //!
 //! Beside `window` stands every other setting of [`muster_protocol::policy::written::InFlake`].
+//! A fleet of our library has `muster.inventory` beside it, and `muster.settings`, which is not read here.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -24,11 +25,15 @@ use muster_protocol::target::{Action, HealthCheck};
 use serde::Deserialize;
 use serde_json::{Map, Value};
 
+use super::inventory::Inventory;
+
 #[derive(Debug, Default, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Muster {
     #[serde(default)]
     pub machines: BTreeMap<MachineName, Machine>,
+    #[serde(default)]
+    pub inventory: Option<Inventory>,
 }
 
 #[derive(Debug, Clone, Default, PartialEq, Eq, Deserialize)]
