@@ -1,5 +1,7 @@
 //! `muster-agent doctor`: looks at everything that may keep the agent from its work, and says what to do.
 
+mod machine;
+
 use std::fs;
 use std::os::unix::fs::MetadataExt as _;
 use std::path::Path;
@@ -101,6 +103,7 @@ pub async fn examine(config: &Config) -> Vec<Finding> {
     findings.push(leftovers(config));
     findings.push(systems(&layout));
     findings.push(reports(config));
+    findings.extend(machine::examine(config, identity.class, now.saturating_mul(1000)));
     findings
 }
 
@@ -125,7 +128,7 @@ fn state_folder(folder: &Path) -> Finding {
 
 async fn agent(config: &Config) -> Finding {
     let about = "agent";
-    match local::status(&config.state_dir).await {
+    match local::status(config).await {
         Ok(status) if status.agent == env!("CARGO_PKG_VERSION") => good(about, "it runs"),
         Ok(status) => {
             let words = format!("version {} runs, this is {}", status.agent, env!("CARGO_PKG_VERSION"));

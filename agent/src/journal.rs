@@ -7,7 +7,7 @@ use serde::Serialize;
 use serde::de::DeserializeOwned;
 
 use crate::core::records::{Activation, Confirmation, Journal, Transaction};
-use crate::durable;
+use crate::{durable, stops};
 
 const TRANSACTION: &str = "transaction.json";
 const ACTIVATION: &str = "activation.json";
@@ -78,13 +78,22 @@ impl Files {
         self.write(JOURNAL, journal)
     }
 
-    /// Forgets a transaction. Its own file goes last: while it is there the rest is looked for.
-    pub fn clear(&self) -> Result<(), JournalError> {
-        for name in [CONFIRMATION, ACTIVATION, TRANSACTION] {
-            let path = self.folder.join(name);
-            durable::remove(&path).map_err(|source| JournalError::Write { path, source })?;
-        }
-        Ok(())
+    pub fn clear_transaction(&self) -> Result<(), JournalError> {
+        self.clear(TRANSACTION)
+    }
+    pub fn clear_activation(&self) -> Result<(), JournalError> {
+        self.clear(ACTIVATION)
+    }
+    pub fn clear_confirmation(&self) -> Result<(), JournalError> {
+        self.clear(CONFIRMATION)
+    }
+
+    /// That it is gone already is no error.
+    fn clear(&self, name: &str) -> Result<(), JournalError> {
+        let path = self.folder.join(name);
+        let removed = durable::remove(&path).map_err(|source| JournalError::Write { path, source });
+        stops::reached(&self.folder, "after", name, b"");
+        removed
     }
 
     fn read<T: DeserializeOwned>(&self, name: &str) -> Result<Found<T>, JournalError> {
@@ -114,10 +123,16 @@ impl Files {
 
     fn write(&self, name: &str, document: &impl Serialize) -> Result<(), JournalError> {
         let path = self.folder.join(name);
-        let written = serde_json::to_vec_pretty(document)
-            .map_err(io::Error::from)
-            .and_then(|bytes| durable::write(&path, &bytes, 0o600));
-        written.map_err(|source| JournalError::Write { path, source })
+        let written = serde_json::to_vec_pretty(document).map_err(io::Error::from).and_then(|bytes| {
+            stops::reached(&self.folder, "before", name, &bytes);
+            durable::write(&path, &bytes, 0o600)?;
+            stops::reached(&self.folder, "after", name, &bytes);
+            Ok(())
+        });
+        written.map_err(|source| {
+            stops::failed(&self.folder);
+            JournalError::Write { path, source }
+        })
     }
 }
 
@@ -135,9 +150,10 @@ mod tests {
         let written = transaction(4, State::Probing);
         files.write_transaction(&written).unwrap();
         assert_eq!(files.transaction().unwrap(), Found::Whole(written));
-        files.clear().unwrap();
-        assert_eq!(files.transaction().unwrap(), Found::Nothing);
-        files.clear().unwrap();
+        for _ in 0..2 {
+            files.clear_transaction().unwrap();
+            assert_eq!(files.transaction().unwrap(), Found::Nothing);
+        }
     }
 
     #[test]

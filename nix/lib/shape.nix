@@ -162,6 +162,8 @@ let
     "command"
     "http"
     "tcp"
+    "unit"
+    "label"
   ];
   check =
     place: value:
@@ -171,6 +173,8 @@ let
           command = strings;
           http = string;
           tcp = string;
+          unit = string;
+          label = string;
           timeoutSeconds = number 1 86400 "seconds";
           tries = number 1 1000 "tries";
         };
@@ -187,8 +191,102 @@ let
         [ ]
     );
 
+  bool =
+    place: value: if builtins.isBool value then [ ] else bad place "this is ${kind value}; write true or false.";
+
+  timeOfDay =
+    place: value:
+    if isString value && builtins.match "([01][0-9]|2[0-3]):[0-5][0-9]|24:00" value != null then
+      [ ]
+    else if isString value then
+      bad place "there is no time ${quote value}; write HH:MM, from 00:00 to 24:00."
+    else
+      bad place "this is ${kind value}; write a time such as \"22:00\".";
+
+  weekdays = [
+    "mon"
+    "tue"
+    "wed"
+    "thu"
+    "fri"
+    "sat"
+    "sun"
+  ];
+  window =
+    place: value:
+    let
+      one = record {
+        fields = {
+          days =
+            place: value:
+            strings place value
+            ++ (if isList value then concatMap (oneOf weekdays place) (filter isString value) else [ ]);
+          from = timeOfDay;
+          to = timeOfDay;
+          zone = optional string;
+        };
+      };
+      missing =
+        place: value:
+        concatMap (
+          name:
+          if isAttrs value && !(value ? ${name}) then
+            bad place "a window has a time `from` and a time `to`; ${quote name} is missing."
+          else
+            [ ]
+        ) [
+          "from"
+          "to"
+        ];
+      whole = place: value: one place value ++ missing place value;
+    in
+    if isList value then concatMap (whole place) value else whole place value;
+
+  hook =
+    place: value:
+    record {
+      fields = {
+        command = strings;
+        timeoutSeconds = optional (number 1 3600 "seconds");
+      };
+    } place value
+    ++ (if isAttrs value && !(value ? command) then bad place "a hook has a `command`." else [ ]);
+  hooks = eachNamed {
+    what = "hooks";
+    check = hook;
+    example = ''drain.command = [ "/run/current-system/sw/bin/drain" ]'';
+  };
+
+  # When and how a machine takes a generation; the meaning stands in docs/operators.md.
+  policy = {
+    inherit window;
+    urgent = bool;
+    reboot = oneOf [
+      "never"
+      "window"
+      "now"
+    ];
+    drift = oneOf [
+      "report"
+      "enforce"
+    ];
+    minimumBattery = number 0 100 "percent";
+    metered = oneOf [
+      "go"
+      "wait"
+    ];
+    minimumDiskMib = number 0 1073741824 "MiB";
+    minimumMemoryMib = number 0 1073741824 "MiB";
+    maxJobs = number 1 1024 "jobs";
+    cores = number 1 1024 "cores";
+    nice = number 0 19 "steps";
+    keepGenerations = number 2 10000 "generations";
+    before = hooks;
+    after = hooks;
+  };
+
   facts = record {
-    fields = {
+    fields = policy // {
       deadlineSeconds = optional (number 10 86400 "seconds");
       action = oneOf actions;
       checks = eachNamed {

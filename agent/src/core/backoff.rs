@@ -81,7 +81,7 @@ mod tests {
     }
 
     #[test]
-    fn retry_after_is_honoured_but_cannot_silence_a_machine() {
+    fn failure_mode_22_retry_after_is_honoured_but_cannot_silence_a_machine() {
         for random in RANDOMS {
             let asked = Duration::from_secs(120);
             let wait = Backoff::default().failed(random, Some(asked));

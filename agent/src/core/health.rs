@@ -4,7 +4,7 @@ use muster_protocol::ids::StorePath;
 use muster_protocol::report::Reason;
 
 /// What one health check found after all its tries.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub struct CheckResult {
     pub name: String,
     /// What was wrong, in the last try.
@@ -129,7 +129,7 @@ mod tests {
     }
 
     #[test]
-    fn a_machine_that_runs_nothing_known_is_not_confirmed() {
+    fn failure_mode_18_a_machine_that_runs_nothing_known_is_not_confirmed() {
         let new = path("new");
         let evidence = Evidence {
             new: &new,

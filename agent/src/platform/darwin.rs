@@ -1,7 +1,10 @@
 //! macOS: launchd and nix-darwin's `activate`.
 
+mod power;
+mod session;
+mod words;
+
 use std::collections::BTreeMap;
-use std::os::unix::fs::MetadataExt as _;
 use std::path::PathBuf;
 use std::process::Command;
 use std::time::Duration;
@@ -11,12 +14,20 @@ use muster_protocol::target::Action;
 use serde::Serialize;
 
 use super::process::Finished;
-use super::{Layout, Outcome, Platform, PlatformError, Preflight, ask, finish, run, stand_in_boot_id};
+use super::{
+    Awake, Layout, Outcome, Platform, PlatformError, Preflight, ask, finish, process, run, stand_in_boot_id,
+};
 use crate::durable;
 
 const ACTIVATOR_LABEL: &str = "org.muster.activator";
 const AGENT_LABEL: &str = "org.muster.agent";
+/// nix-darwin removes what it made itself alone, so this one stays through every activation.
+pub const ACTIVATOR_PLIST: &str = "/Library/LaunchDaemons/org.muster.activator.plist";
+const MAX_PLIST_BYTES: u64 = 64 * 1024;
 const AGENT_PLIST: &str = "/Library/LaunchDaemons/org.muster.agent.plist";
+/// How often launchd is asked to load the agent, and the pause between two tries.
+const LOAD_TRIES: u32 = 10;
+const LOAD_PAUSE: Duration = Duration::from_millis(500);
 /// The limit of a system's own checks.
 const CHECK_LIMIT: Duration = Duration::from_secs(300);
 /// What newer closures write into an `activate-user` that is not to be run any more.
@@ -37,16 +48,53 @@ struct Job<'a> {
     program_arguments: &'a [String],
     environment_variables: BTreeMap<&'a str, String>,
     run_at_load: bool,
+    /// One that was killed, or that could not write, is started again; one that came to its end is not.
+    keep_alive: KeepAlive,
     /// Without it, unloading the job would kill the activation's children.
     abandon_process_group: bool,
     standard_out_path: String,
     standard_error_path: String,
 }
 
+#[derive(Serialize)]
+#[serde(rename_all = "PascalCase")]
+struct KeepAlive {
+    successful_exit: bool,
+}
+
 impl Darwin {
     /// `activator` is the program to start, with its arguments.
     pub fn new(layout: Layout, activator: Vec<String>) -> Self {
         Self { layout, activator }
+    }
+
+    /// A Mac has no /proc.
+    fn boot_session(&self) -> Result<String, PlatformError> {
+        ask(&self.layout, "sysctl", &["-n", "kern.bootsessionuuid"]).map(|text| text.trim().to_owned())
+    }
+
+    /// The activator's plist.
+    fn activator_job(&self) -> Result<Vec<u8>, PlatformError> {
+        let log = self.layout.state("activator.log").to_string_lossy().into_owned();
+        let path = self.layout.search_path().to_string_lossy().into_owned();
+        let job = Job {
+            label: ACTIVATOR_LABEL,
+            program_arguments: &self.activator,
+            environment_variables: BTreeMap::from([("PATH", path)]),
+            run_at_load: true,
+            keep_alive: KeepAlive { successful_exit: false },
+            abandon_process_group: true,
+            standard_out_path: log.clone(),
+            standard_error_path: log,
+        };
+        let mut xml = Vec::new();
+        plist::to_writer_xml(&mut xml, &job).map_err(|error| PlatformError::Other(error.to_string()))?;
+        Ok(xml)
+    }
+
+    /// The program that macOS asks permissions of.
+    fn program(&self) -> &str {
+        self.activator.first().map_or("muster-agent", String::as_str)
     }
 
     /// Newer scripts begin with `env -i`; older ones want these three.
@@ -66,11 +114,7 @@ impl Darwin {
 
     /// Runs it as whoever is logged in; `None` where nobody is.
     fn activate_user(&self, script: PathBuf, limit: Duration) -> Result<Option<Finished>, PlatformError> {
-        let console = self.layout.system("/dev/console");
-        let owner = std::fs::metadata(&console).map(|console| console.uid()).unwrap_or_default();
-        if owner == 0 {
-            return Ok(None);
-        }
+        let Some(owner) = session::console(&self.layout) else { return Ok(None) };
         let owner = owner.to_string();
         let name = ask(&self.layout, "id", &["-un", &owner])?;
         let mut command = Command::new("launchctl");
@@ -89,7 +133,7 @@ impl Platform for Darwin {
         if let Some(id) = stand_in_boot_id(&self.layout) {
             return Ok(id);
         }
-        ask(&self.layout, "sysctl", &["-n", "kern.bootsessionuuid"]).map(|text| text.trim().to_owned())
+        self.boot_session()
     }
 
     /// launchd does not tell a job that failed from one that ended: the health checks say what must run.
@@ -124,19 +168,7 @@ impl Platform for Darwin {
 
     /// A job of its own, from a plist that nix-darwin does not manage: unloading the agent's leaves it alone.
     fn start_activator(&self, _generation: Generation) -> Result<(), PlatformError> {
-        let log = self.layout.state("activator.log").to_string_lossy().into_owned();
-        let path = self.layout.search_path().to_string_lossy().into_owned();
-        let job = Job {
-            label: ACTIVATOR_LABEL,
-            program_arguments: &self.activator,
-            environment_variables: BTreeMap::from([("PATH", path)]),
-            run_at_load: true,
-            abandon_process_group: true,
-            standard_out_path: log.clone(),
-            standard_error_path: log,
-        };
-        let mut xml = Vec::new();
-        plist::to_writer_xml(&mut xml, &job).map_err(|error| PlatformError::Other(error.to_string()))?;
+        let xml = self.activator_job()?;
         let file = self.layout.state("activator.plist");
         durable::write(&file, &xml, 0o644)
             .map_err(|source| PlatformError::Write { path: file.clone(), source })?;
@@ -144,6 +176,23 @@ impl Platform for Darwin {
         let _ = run(&self.layout, "launchctl", &["bootout", &format!("system/{ACTIVATOR_LABEL}")]);
         ask(&self.layout, "launchctl", &["bootstrap", "system", &file.to_string_lossy()]).map(drop)
     }
+
+    /// It stays there: macOS tells the user of each new one, and without a switch under way it ends at once.
+    fn activator_begins(&self) {
+        let file = self.layout.system(ACTIVATOR_PLIST);
+        let written = self.activator_job().and_then(|xml| {
+            if durable::read(&file, MAX_PLIST_BYTES).ok().flatten().as_ref() == Some(&xml) {
+                return Ok(());
+            }
+            durable::write(&file, &xml, 0o644)
+                .map_err(|source| PlatformError::Write { path: file.clone(), source })
+        });
+        if let Err(error) = written {
+            tracing::warn!(%error, "after a reboot in mid-switch nobody but the agent can undo this one");
+        }
+    }
+
+    fn activator_ends(&self) {}
 
     fn activate(
         &self,
@@ -174,68 +223,91 @@ impl Platform for Darwin {
     }
 
     fn needs_human(&self, exit: i32, output: &str) -> Option<String> {
-        needs_human(exit, output)
+        words::needs_human(exit, output, self.program())
     }
 
-    /// An agent that the activation booted out is not always loaded again.
+    /// An agent that the activation booted out is not always loaded again, and one that is loaded does not always run.
     fn ensure_agent(&self, _from: Option<&StorePath>, _to: &StorePath) {
         let service = format!("system/{AGENT_LABEL}");
-        if run(&self.layout, "launchctl", &["print", &service]).is_ok_and(|printed| printed.exit == 0) {
-            return;
-        }
-        let plist = self.layout.system(AGENT_PLIST);
-        if !plist.is_file() {
-            tracing::warn!("{} is not there: the agent is not started again", plist.display());
-            return;
-        }
-        for arguments in
-            [&["bootstrap", "system", &plist.to_string_lossy()][..], &["kickstart", service.as_str()]]
-        {
-            if let Err(error) = ask(&self.layout, "launchctl", arguments) {
-                tracing::warn!(%error, "the agent's job cannot be loaded");
+        for attempt in 1..=LOAD_TRIES {
+            if run(&self.layout, "launchctl", &["print", &service]).is_ok_and(|printed| printed.exit == 0) {
+                // Of one that runs this changes nothing.
+                if let Err(error) = ask(&self.layout, "launchctl", &["kickstart", &service]) {
+                    tracing::warn!(%error, "the agent's job cannot be started");
+                }
+                return;
+            }
+            let plist = self.layout.system(AGENT_PLIST);
+            if !plist.is_file() {
+                tracing::warn!("{} is not there: the agent is not started again", plist.display());
+                return;
+            }
+            let _ = run(&self.layout, "launchctl", &["enable", &service]);
+            // While launchd still ends the old one it takes no new one (error 37, or 5).
+            if let Err(error) =
+                ask(&self.layout, "launchctl", &["bootstrap", "system", &plist.to_string_lossy()])
+            {
+                tracing::warn!(%error, attempt, "the agent's job cannot be loaded yet");
+                std::thread::sleep(LOAD_PAUSE);
             }
         }
+    }
+
+    /// darwin-rebuild leaves no lock, so its process is looked for, and the script that it runs.
+    fn busy(&self) -> Result<Option<String>, PlatformError> {
+        let scripts = self.layout.store_prefix();
+        let root = self.layout.system("/");
+        process::find(|word| {
+            let path = std::path::Path::new(word);
+            let is = |name: &str| path.file_name().is_some_and(|found| found == name);
+            (is("activate") && path.starts_with(&scripts))
+                || (is("darwin-rebuild") && path.starts_with(&root))
+        })
+        .map_err(|source| PlatformError::Run { program: "ps".to_owned(), source })
+    }
+
+    fn keep_awake(&self) -> Option<Awake> {
+        power::keep_awake(&self.layout)
+    }
+
+    fn on_battery(&self) -> Option<u8> {
+        power::on_battery(&self.layout)
+    }
+
+    fn metered(&self) -> bool {
+        power::metered(&self.layout)
+    }
+
+    fn free_memory(&self) -> Option<u64> {
+        power::free_memory(&self.layout)
+    }
+
+    fn console(&self) -> Option<u32> {
+        session::console(&self.layout)
+    }
+
+    fn absent(&self, new: &StorePath) -> Option<String> {
+        session::absent(&self.layout, new)
+    }
+
+    fn reboot(&self) -> Result<(), PlatformError> {
+        Err(PlatformError::Other("Muster reboots no Mac".to_owned()))
+    }
+
+    /// A job that runs is well, and so is one that rests after a run that ended well.
+    fn service(&self, name: &str) -> Result<(), String> {
+        let target = if name.contains('/') { name.to_owned() } else { format!("system/{name}") };
+        let asked = run(&self.layout, "launchctl", &["print", &target]).map_err(|error| error.to_string())?;
+        if asked.exit != 0 {
+            return Err(format!("launchd knows no job {target}"));
+        }
+        words::job(&asked.output).map_err(|why| format!("{target} {why}"))
     }
 }
 
 /// What runs a script: the last word of `#!/usr/bin/env -i /nix/store/…/bash`, or of a plain `#!/bin/sh`.
 fn interpreter(text: &str) -> Option<&str> {
     text.lines().next()?.strip_prefix("#!")?.split_whitespace().last().filter(|word| word.starts_with('/'))
-}
-
-/// What a person has to do before this activation can succeed, in words that say where.
-fn needs_human(exit: i32, output: &str) -> Option<String> {
-    let lower = output.to_lowercase();
-    if exit == 2 || lower.contains("unexpected files in /etc") {
-        let paths: Vec<&str> = output
-            .split_whitespace()
-            .filter(|word| word.starts_with("/etc/"))
-            .map(|word| word.trim_end_matches([',', '.', ':', ';']))
-            .collect();
-        if !paths.is_empty() {
-            return Some(format!(
-                "files that nix-darwin did not make are in its way, and Muster never moves them: rename {} to \
-                 …before-nix-darwin, then run muster-agent check-now",
-                paths.join(", ")
-            ));
-        }
-    }
-    for (words, pane) in [("app management", "App Management"), ("full disk access", "Full Disk Access")] {
-        if lower.contains(words) {
-            return Some(format!(
-                "macOS does not allow it: open System Settings > Privacy & Security > {pane}, switch muster-agent on, \
-                 then run muster-agent check-now"
-            ));
-        }
-    }
-    let no_session = lower.contains("could not find domain for")
-        || lower.contains("domain does not support specified action")
-        || lower.contains("bootstrap failed: 125");
-    no_session.then(|| {
-        "a user's launch agent cannot be loaded while nobody is logged in: log in at the Mac's screen, then run \
-         muster-agent check-now"
-            .to_owned()
-    })
 }
 
 #[cfg(test)]
@@ -273,7 +345,16 @@ mod tests {
         assert_eq!(plist["ProgramArguments"].as_array().unwrap().len(), 2);
         assert_eq!(plist["AbandonProcessGroup"].as_boolean(), Some(true));
         assert_eq!(plist["RunAtLoad"].as_boolean(), Some(true));
-        assert!(!plist.contains_key("KeepAlive"));
+        let again = plist["KeepAlive"].as_dictionary().unwrap();
+        assert_eq!(
+            again["SuccessfulExit"].as_boolean(),
+            Some(false),
+            "one that ended well is not started again"
+        );
+        let at_boot = folder.path().join("Library/LaunchDaemons/org.muster.activator.plist");
+        std::fs::create_dir_all(at_boot.parent().unwrap()).unwrap();
+        darwin(folder.path()).activator_begins();
+        assert_eq!(std::fs::read(at_boot).unwrap(), std::fs::read(&file).unwrap());
         assert!(plist["EnvironmentVariables"].as_dictionary().unwrap().contains_key("PATH"));
         assert_eq!(std::fs::metadata(&file).unwrap().permissions().mode() & 0o777, 0o644);
         let expected = [
@@ -305,17 +386,6 @@ mod tests {
         script(&darwin.script(&system()), "# checkActivation\necho 'error: bad build users'; exit 1");
         assert!(matches!(darwin.preflight(&system()).unwrap(), Preflight::Failed(words)
             if words.contains("bad build users")));
-    }
-
-    #[test]
-    fn what_macos_does_not_allow_is_told_with_the_place_to_allow_it() {
-        let output = "error: permission denied when trying to update apps, aborting activation\n\
-            The terminal needs App Management permission";
-        assert!(needs_human(1, output).unwrap().contains("Privacy & Security > App Management"));
-        assert!(needs_human(1, "users need Full Disk Access").unwrap().contains("Full Disk Access"));
-        assert!(needs_human(1, "Bootstrap failed: 125: Domain does not support").unwrap().contains("log in"));
-        assert_eq!(needs_human(1, "error: something else"), None);
-        assert_eq!(needs_human(2, "no paths here"), None);
     }
 
     #[test]
@@ -356,20 +426,67 @@ mod tests {
     }
 
     #[test]
-    fn an_agent_that_was_booted_out_is_loaded_again() {
+    fn failure_mode_15_an_agent_that_was_booted_out_is_loaded_again() {
         let folder = tempfile::tempdir().unwrap();
         let darwin = darwin(folder.path());
         let plist = folder.path().join("Library/LaunchDaemons/org.muster.agent.plist");
-        script(&folder.path().join("programs/launchctl"), "echo \"$@\" >> $0.asked");
+        let launchctl = folder.path().join("programs/launchctl");
+        let service = "system/org.muster.agent";
+        script(&launchctl, "echo \"$@\" >> $0.asked");
         darwin.ensure_agent(None, &system());
-        assert_eq!(asked(folder.path()), ["print system/org.muster.agent"]);
-        script(&folder.path().join("programs/launchctl"), "echo \"$@\" >> $0.asked; test $1 != print");
+        assert_eq!(asked(folder.path()), [format!("print {service}"), format!("kickstart {service}")]);
+        // It is not loaded, and without a plist it cannot be.
+        script(&launchctl, "echo \"$@\" >> $0.asked; test $1 != print");
         darwin.ensure_agent(None, &system());
-        assert_eq!(asked(folder.path()).len(), 2, "without a plist there is nothing to load");
+        assert_eq!(asked(folder.path()).len(), 3);
+        // launchd is still busy with ending the old one when it is asked first.
         script(&plist, "");
+        let text = "echo \"$@\" >> $0.asked; case $1 in print) test -e $0.loaded;; \
+            bootstrap) test -e $0.busy && touch $0.loaded || { touch $0.busy; exit 37; };; esac";
+        script(&launchctl, text);
         darwin.ensure_agent(None, &system());
-        let last = &asked(folder.path())[3..];
-        assert_eq!(last[0], format!("bootstrap system {}", plist.display()));
-        assert_eq!(last[1], "kickstart system/org.muster.agent");
+        let (load, enable) = (format!("bootstrap system {}", plist.display()), format!("enable {service}"));
+        let expected = [
+            format!("print {service}"),
+            enable.clone(),
+            load.clone(),
+            format!("print {service}"),
+            enable,
+            load,
+            format!("print {service}"),
+            format!("kickstart {service}"),
+        ];
+        assert_eq!(asked(folder.path())[3..], expected);
+    }
+
+    #[test]
+    fn failure_mode_33_the_boot_of_a_mac_is_asked_of_sysctl() {
+        let folder = tempfile::tempdir().unwrap();
+        let darwin = darwin(folder.path());
+        let text = "test \"$2\" = kern.bootsessionuuid && echo 5D0D9F3A-0000-0000-0000-000000000001";
+        script(&folder.path().join("programs/sysctl"), text);
+        assert_eq!(darwin.boot_session().unwrap(), "5D0D9F3A-0000-0000-0000-000000000001");
+        script(&folder.path().join("programs/sysctl"), "exit 1");
+        assert!(darwin.boot_session().is_err());
+    }
+
+    #[test]
+    fn failure_mode_20_a_darwin_rebuild_or_its_script_is_somebody_else_at_work() {
+        let folder = tempfile::tempdir().unwrap();
+        let darwin = darwin(folder.path());
+        assert_eq!(darwin.busy().unwrap(), None);
+        for program in [folder.path().join("sw/bin/darwin-rebuild"), darwin.script(&system())] {
+            script(&program, "touch $0.runs; sleep 300 & wait");
+            // Not a child of this process's: it would be taken for its own.
+            let start = format!("setsid {} </dev/null >/dev/null 2>&1 & echo $!", program.display());
+            let started = Command::new("/bin/sh").arg("-c").arg(start).output().unwrap();
+            let pid: i32 = String::from_utf8_lossy(&started.stdout).trim().parse().unwrap();
+            while !PathBuf::from(format!("{}.runs", program.display())).exists() {
+                std::thread::yield_now();
+            }
+            let who = darwin.busy().unwrap();
+            process::end_leftovers(&program).unwrap();
+            assert!(who.is_some_and(|who| who.contains(&program.display().to_string())), "{pid}");
+        }
     }
 }

@@ -1,15 +1,21 @@
 //! NixOS: systemd and `switch-to-configuration`.
 
+mod reboot;
+mod resurrect;
+
 use std::path::PathBuf;
 use std::process::Command;
 use std::time::Duration;
 
-use muster_protocol::ids::{Generation, StorePath};
+use muster_protocol::ids::{Generation, StorePath, to_hex};
 use muster_protocol::target::Action;
 
 use super::process::Finished;
-use super::{Layout, Outcome, Platform, PlatformError, Preflight, ask, finish, run, stand_in_boot_id};
+use super::{Layout, Outcome, Platform, PlatformError, Preflight, ask, finish, linux, run, stand_in_boot_id};
+use crate::core::reboot::Due;
 
+/// What switch-to-configuration-ng locks while it works.
+const SWITCH_LOCK: &str = "/run/nixos/switch-to-configuration.lock";
 const AGENT_UNIT: &str = "muster-agent.service";
 pub(super) const BOOT_ID: &str = "/proc/sys/kernel/random/boot_id";
 /// The limit of a system's own checks.
@@ -83,13 +89,18 @@ impl Platform for Nixos {
         Ok(Preflight::Passed)
     }
 
-    /// A transient unit is outside the agent's cgroup: stopping the agent leaves it alone.
+    /// A transient unit is outside the agent's cgroup: stopping the agent leaves it alone. systemd starts it again when it
+    /// is killed: a system that breaks the agent is undone all the same.
     fn start_activator(&self, generation: Generation) -> Result<(), PlatformError> {
+        // One name a start: the unit of an earlier try of this generation may not be gone yet.
+        let start = muster_protocol::random::bytes::<4>().map(|bytes| to_hex(&bytes)).unwrap_or_default();
         let mut arguments = vec![
-            format!("--unit=muster-activator-{generation}"),
+            format!("--unit=muster-activator-{generation}-{start}"),
             "--collect".to_owned(),
             "--no-ask-password".to_owned(),
             "--service-type=exec".to_owned(),
+            "--property=Restart=on-failure".to_owned(),
+            "--property=RestartSec=1".to_owned(),
             "--setenv=NIXOS_INSTALL_BOOTLOADER=0".to_owned(),
         ];
         if let Some(archive) = std::env::var_os("LOCALE_ARCHIVE") {
@@ -99,6 +110,18 @@ impl Platform for Nixos {
         arguments.extend(self.activator.iter().cloned());
         let arguments: Vec<&str> = arguments.iter().map(String::as_str).collect();
         ask(&self.layout, "systemd-run", &arguments).map(drop)
+    }
+
+    fn activator_begins(&self) {
+        if let Err(error) = resurrect::at_boot(&self.layout, &self.activator) {
+            tracing::warn!(%error, "after a reboot in mid-switch nobody but the agent can undo this one");
+        }
+    }
+
+    fn activator_ends(&self) {
+        if let Err(error) = resurrect::no_more(&self.layout) {
+            tracing::warn!(%error, "the activator's unit for the next boot cannot be removed");
+        }
     }
 
     fn activate(
@@ -114,6 +137,8 @@ impl Platform for Nixos {
     fn outcome(&self, exit: i32) -> Outcome {
         match exit {
             0 => Outcome::Done,
+            1 => Outcome::Refused,
+            2 => Outcome::ScriptFailed,
             4 => Outcome::UnitsFailed,
             11 => Outcome::Locked,
             100 => Outcome::RebootNeeded,
@@ -136,6 +161,40 @@ impl Platform for Nixos {
             Ok(finished) => tracing::warn!("systemctl {verb} {AGENT_UNIT}: {}", finished.output.trim()),
             Err(error) => tracing::warn!(%error, "the agent's unit cannot be started"),
         }
+    }
+
+    fn busy(&self) -> Result<Option<String>, PlatformError> {
+        Ok(linux::holder(&self.layout.system(SWITCH_LOCK)))
+    }
+
+    fn on_battery(&self) -> Option<u8> {
+        linux::on_battery(&self.layout)
+    }
+
+    fn metered(&self) -> bool {
+        linux::metered(&self.layout)
+    }
+
+    fn free_memory(&self) -> Option<u64> {
+        linux::free_memory(&self.layout)
+    }
+
+    fn due(&self) -> Option<Due> {
+        reboot::due(&self.layout)
+    }
+
+    fn blockers(&self) -> Result<Vec<String>, PlatformError> {
+        reboot::blockers(&self.layout)
+    }
+
+    fn reboot(&self) -> Result<(), PlatformError> {
+        ask(&self.layout, "systemctl", &["reboot"]).map(drop)
+    }
+
+    fn service(&self, name: &str) -> Result<(), String> {
+        let asked =
+            run(&self.layout, "systemctl", &["is-active", "--", name]).map_err(|error| error.to_string())?;
+        if asked.exit == 0 { Ok(()) } else { Err(format!("{name} is {}", asked.output.trim())) }
     }
 }
 
@@ -174,10 +233,12 @@ mod tests {
         script(&folder.path().join("programs/systemd-run"), "echo \"$@\" > $0.asked");
         nixos(folder.path()).start_activator(Generation::new(7).unwrap()).unwrap();
         let asked = std::fs::read_to_string(folder.path().join("programs/systemd-run.asked")).unwrap();
+        let (name, asked) = asked.split_once(' ').unwrap();
+        assert!(name.starts_with("--unit=muster-activator-7-") && name.len() == 34, "{name}");
         assert!(
             asked.starts_with(
-                "--unit=muster-activator-7 --collect --no-ask-password --service-type=exec \
-                 --setenv=NIXOS_INSTALL_BOOTLOADER=0"
+                "--collect --no-ask-password --service-type=exec \
+                 --property=Restart=on-failure --property=RestartSec=1 --setenv=NIXOS_INSTALL_BOOTLOADER=0"
             ),
             "{asked}"
         );

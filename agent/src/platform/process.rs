@@ -10,10 +10,13 @@ use std::process::{Child, Command, ExitStatus, Stdio};
 use std::time::Duration;
 
 use crate::core::backoff::look;
+use crate::nix::free_bytes;
 use muster_protocol::clock::{Clock as _, SystemClock};
 use muster_protocol::report::MAX_LOG_TAIL;
 use rustix::process::{Pid, Signal, getpid, kill_process, kill_process_group};
 
+/// With less than this free no words are kept.
+const ROOM_FOR_WORDS: u64 = 1024 * 1024;
 /// How long a process has to end by itself after it was asked to.
 const GRACE: Duration = Duration::from_secs(2);
 /// The longest pause between two looks at a child.
@@ -57,6 +60,10 @@ fn exit_code(status: ExitStatus) -> i32 {
 }
 
 fn nameless(scratch: &Path) -> io::Result<File> {
+    // A file can be made on a full disk, but a script under `set -e` ends at the first word that it cannot say.
+    if free_bytes(scratch)? < ROOM_FOR_WORDS {
+        return Err(io::ErrorKind::StorageFull.into());
+    }
     let number = u64::from_le_bytes(muster_protocol::random::bytes().map_err(io::Error::other)?);
     let path = scratch.join(format!(".output-{number:016x}"));
     let file = OpenOptions::new().read(true).append(true).create_new(true).mode(0o600).open(&path)?;
@@ -113,6 +120,20 @@ pub fn end_leftovers(script: &Path) -> io::Result<()> {
         }
     }
     Ok(())
+}
+
+/// Another process of this computer that has such a word among its program and arguments, in words for people. What this
+/// process itself started is none.
+pub fn find(wanted: impl Fn(&str) -> bool) -> io::Result<Option<String>> {
+    let table = table()?;
+    let mine = family(&table, own(), own());
+    let other = table.iter().filter(|process| process.pid != own() && !mine.members.contains(&process.pid));
+    Ok(other
+        .filter_map(|process| {
+            let word = process.words.split('\0').find(|word| wanted(word))?;
+            Some(format!("{word} (process {})", process.pid))
+        })
+        .next())
 }
 
 fn signal(family: &Family, signal: Signal) {

@@ -8,11 +8,11 @@ use muster_protocol::clock::Clock as _;
 use muster_protocol::ids::Generation;
 use muster_protocol::report::{Attack, EventKind};
 
+use super::ledger::LedgerError;
 use super::{Shared, number};
 use crate::client::{Client, ClientError};
 use crate::core::backoff::{Backoff, part};
 use crate::core::state::State;
-use crate::outbox::OutboxError;
 use crate::trust::{Trust, TrustError};
 
 /// After this long awake the metadata is refreshed though nothing new was hinted at: that is how an operator's signature
@@ -20,6 +20,8 @@ use crate::trust::{Trust, TrustError};
 const REFRESH_INTERVAL: Duration = Duration::from_secs(6 * 3600);
 /// The longest wait while a generation waits only for the controller to be reached.
 const PROBING_PAUSE: Duration = Duration::from_secs(1);
+/// How long a change waits for others to be told with.
+const MOMENT: Duration = Duration::from_millis(100);
 /// A poll that ends sooner than this and brings nothing counts as a failure, so that nobody spins.
 const TOO_SOON: Duration = Duration::from_millis(500);
 
@@ -30,7 +32,7 @@ enum ContactError {
     #[error(transparent)]
     Trust(#[from] TrustError),
     #[error(transparent)]
-    Outbox(#[from] OutboxError),
+    Ledger(#[from] LedgerError),
     #[error("the number of the next check-in cannot be kept: {0}; free some space")]
     Sequence(#[from] std::io::Error),
     #[error("the controller takes reports without storing them: look at its log")]
@@ -118,11 +120,25 @@ impl Contact<'_> {
                     return if soon && !new { Err(ContactError::Spinning) } else { Ok(()) };
                 }
                 () = self.shared.say.notified() => {
+                    self.gather().await;
                     self.say().await?;
                     if self.must_refresh() {
                         self.refresh().await?;
                     }
                 }
+            }
+        }
+    }
+
+    /// Waits a moment for what follows closely, unless somebody waits for what there is: the steps of a quick update are
+    /// told by one check-in.
+    async fn gather(&self) {
+        let moment = tokio::time::sleep(MOMENT);
+        tokio::pin!(moment);
+        while !self.shared.hurry.replace(false) {
+            tokio::select! {
+                () = &mut moment => return,
+                () = self.shared.say.notified() => {}
             }
         }
     }
@@ -145,7 +161,7 @@ impl Contact<'_> {
             if accepted.through < batch.oldest {
                 return Err(ContactError::NothingStored);
             }
-            self.shared.ledger.borrow_mut().outbox.accepted(accepted.through)?;
+            self.shared.ledger.borrow_mut().accepted(accepted.through)?;
         }
     }
 
@@ -161,7 +177,7 @@ impl Contact<'_> {
             self.shared.refused.set(None);
         }
         self.answered();
-        self.shared.ledger.borrow_mut().outbox.accepted(reply.reports_through)?;
+        self.shared.ledger.borrow_mut().accepted(reply.reports_through)?;
         self.shared.work.notify_one();
         Ok(())
     }

@@ -44,6 +44,7 @@ fn check_in(fleet: &Fleet) -> CheckIn {
         phase_generation: None,
         note: None,
         refused: None,
+        health: muster_protocol::checkin::Health::default(),
     }
 }
 fn reply(bearer: &str) -> Vec<u8> {
@@ -119,7 +120,7 @@ async fn a_body_that_says_it_is_too_long_is_not_read_at_all() {
 
 /// Slow by nature: it waits for the limit of the client, set to a fifth of a second here.
 #[tokio::test]
-async fn a_body_that_never_ends_to_come_is_given_up() {
+async fn failure_mode_23_a_body_that_never_ends_to_come_is_given_up() {
     let (_state, controller, _fleet, client) = enrolled().await;
     let client = client.with_limit(Duration::from_millis(200));
     for path in ["/v1/slow", api::FLEET] {

@@ -94,6 +94,25 @@ async fn a_signed_generation_is_taken_and_survives_a_restart() {
 }
 
 #[tokio::test]
+async fn failure_mode_25_what_is_verified_and_kept_are_the_bytes_as_they_came() {
+    let machine = Machine::new().await;
+    let publication = machine.fleet.publication(1);
+    machine.controller.publish(&machine.fleet, &publication);
+    // The same document with another blank says the same, and is not what was signed.
+    let hash = Sha256::of(publication.target.as_bytes());
+    let path = api::target_path(&machine.fleet.machine, &hash);
+    machine.controller.put(&path, publication.target.replacen(':', ": ", 1).into_bytes());
+    let mut trust = machine.open();
+    assert!(trust.refresh(&machine.client, NOW).await.is_err());
+    machine.controller.put(&path, publication.target.clone().into_bytes());
+    trust.refresh(&machine.client, NOW).await.unwrap();
+    let kept = |name: &str| std::fs::read(machine.state.path().join("tuf").join(name)).unwrap();
+    assert_eq!(kept("generation.json"), publication.target.as_bytes());
+    assert_eq!(kept("targets.json"), publication.targets.as_bytes());
+    assert_eq!(kept("snapshot.json"), publication.snapshot.as_bytes());
+}
+
+#[tokio::test]
 async fn an_unchanged_generation_costs_two_requests() {
     let (machine, mut trust) = Machine::holding(1).await;
     let before = machine.controller.seen().len();
@@ -138,7 +157,7 @@ async fn an_old_timestamp_is_refused() {
 }
 
 #[tokio::test]
-async fn metadata_that_has_expired_breaks_nothing_and_is_called_a_freeze() {
+async fn failure_mode_36_metadata_that_has_expired_or_seems_so_breaks_nothing_and_is_called_a_freeze() {
     let (machine, mut trust) = Machine::holding(1).await;
     machine.refuses(&mut trust, Some(Attack::Freeze), NOW + 2 * DAY).await;
     // A fresh timestamp over an operator's signature that has expired.
@@ -148,6 +167,12 @@ async fn metadata_that_has_expired_breaks_nothing_and_is_called_a_freeze() {
     let error = trust.refresh(&machine.client, NOW + 40 * DAY).await.unwrap_err();
     assert_eq!(error.attack(), Some(Attack::Freeze), "{error}");
     assert_eq!(trust.held().unwrap().generation.get(), 1);
+    // It was the machine's clock that was wrong, by weeks or by years: set right, it goes on.
+    for wrong in [-50 * 365 * DAY, 50 * 365 * DAY] {
+        let _ = trust.refresh(&machine.client, NOW + wrong).await;
+        assert_eq!(trust.held().unwrap().generation.get(), 1, "{wrong}");
+        assert!(machine.open().refresh(&machine.client, NOW).await.unwrap().is_some(), "{wrong}");
+    }
 }
 
 #[tokio::test]

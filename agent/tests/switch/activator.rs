@@ -49,7 +49,7 @@ fn a_system_that_is_confirmed_stays() {
 }
 
 #[test]
-fn i3_a_verdict_to_undo_brings_old_back_by_olds_own_script() {
+fn failure_mode_12_i3_a_verdict_to_undo_brings_old_back_by_olds_own_script() {
     for class in Class::ALL {
         let (machine, old, new) = bed(class, "");
         machine.transaction(&new, Action::Switch, 60);
@@ -95,7 +95,7 @@ fn i4_without_an_agent_the_deadline_brings_old_back() {
 
 /// Slow: the shortest deadline is ten seconds.
 #[test]
-fn an_activation_that_hangs_is_ended_at_the_deadline_with_all_its_children() {
+fn failure_mode_9_an_activation_that_hangs_is_ended_at_the_deadline_with_all_its_children() {
     for class in Class::ALL {
         let body = "sleep 1000 & setsid sh -c \"trap '' TERM; sleep 1000; : $R\" & wait";
         let (machine, old, new) = bed(class, body);

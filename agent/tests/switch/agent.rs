@@ -1,143 +1,17 @@
 //! The whole agent: a controller publishes, the machine follows, whatever is killed meanwhile.
 
-use std::process::Child;
-
 use muster_agent::core::records::{ActivationPhase, GivenVerdict};
 use muster_protocol::checkin::Phase;
-use muster_protocol::ids::{Generation, StorePath};
+use muster_protocol::ids::Generation;
 use muster_protocol::machine::Class;
 use muster_protocol::report::{EventKind, Reason, Step};
-use muster_protocol::target::{Action, HealthCheck, Probe, Target};
+use muster_protocol::target::Action;
 
-use super::controller::Controller;
-use super::machine::{HOLD, Machine, end};
+use super::bed::{Bed, check};
+use super::machine::{HOLD, end};
 
 const WHOLE: [&str; 6] = ["verified", "fetched", "built", "activating", "activated", "confirmed"];
 const UNDONE: [&str; 6] = ["verified", "fetched", "built", "activating", "activated", "rolled-back"];
-
-/// A machine, its controller, and the agent between them.
-struct Bed {
-    machine: Machine,
-    controller: Controller,
-    agent: Option<Child>,
-}
-
-impl Drop for Bed {
-    fn drop(&mut self) {
-        self.kill_agent();
-    }
-}
-
-impl Bed {
-    /// With OLD installed by hand, enrolled, and the agent running.
-    fn new(class: Class) -> Self {
-        let controller = Controller::start();
-        let machine = Machine::new(class);
-        let old = machine.system("old", "");
-        machine.install(&old);
-        controller.enrol(&machine);
-        let mut bed = Self { machine, controller, agent: None };
-        bed.start_agent();
-        bed
-    }
-
-    fn start_agent(&mut self) {
-        self.agent = Some(self.machine.spawn(&["run"]));
-    }
-    fn kill_agent(&mut self) {
-        if let Some(mut agent) = self.agent.take() {
-            let _ = agent.kill();
-            agent.wait().unwrap();
-        }
-    }
-
-    /// A derivation whose output is a system that says `what`; `body` runs in its activation.
-    fn target(&self, number: u64, body: &str) -> Target {
-        self.target_built_by(number, body, "")
-    }
-
-    fn target_built_by(&self, number: u64, body: &str, in_build: &str) -> Target {
-        let template = self.machine.file(&format!("template-{number}"));
-        self.machine.activation_script(&template, body);
-        self.evaluate(number, in_build)
-    }
-
-    /// The target of the script that lies in the folder of this number.
-    fn evaluate(&self, number: u64, in_build: &str) -> Target {
-        let template = self.machine.file(&format!("template-{number}"));
-        let (script, place) = match self.machine.class {
-            Class::Nixos => ("bin/switch-to-configuration", "bin/switch-to-configuration"),
-            Class::Darwin => ("activate", "activate"),
-        };
-        let system = self.machine.config.stand_in.as_ref().unwrap().system.clone();
-        // The platform of the derivation must be one that this computer builds for.
-        let expression = format!(
-            r#"derivation {{ name = "system-{number}"; system = "{system}"; builder = "/bin/sh";
-                script = builtins.path {{ path = {}; name = "script"; }};
-                args = [ "-c" ''
-                  {in_build}
-                  /bin/busybox mkdir -p $out/bin
-                  /bin/busybox cp $script $out/{place}
-                '' ]; }}"#,
-            template.join(script).display()
-        );
-        let file = self.machine.file("system.nix");
-        std::fs::write(&file, expression).unwrap();
-        let derivation: StorePath =
-            self.machine.nix("nix-instantiate", &[file.to_str().unwrap()]).parse().unwrap();
-        let output = self.machine.nix("nix-store", &["--query", "--outputs", derivation.as_str()]);
-        Target {
-            machine: self.controller.machine.clone(),
-            class: self.machine.class,
-            generation: Generation::new(number).unwrap(),
-            system,
-            derivation,
-            output: output.parse().unwrap(),
-            action: Action::Switch,
-            deadline_seconds: 30,
-            checks: vec![],
-            trusted_nix_keys: vec![],
-            message: None,
-        }
-    }
-
-    fn until_told(&self, generation: u64, event: &str) -> EventKind {
-        self.machine.until(&format!("{event} of generation {generation}"), || {
-            self.controller.told(generation).contains(&event).then_some(())
-        });
-        let events = self.controller.events();
-        let last =
-            events.iter().rev().find(|event| event.generation.map(Generation::get) == Some(generation));
-        last.unwrap().kind.clone()
-    }
-
-    fn until_phase(&self, phase: Phase) {
-        self.machine.until(&format!("a check-in in {phase:?}"), || {
-            (self.controller.check_ins().last()?.phase == phase).then_some(())
-        });
-    }
-
-    fn publish(&self, number: u64, body: &str) -> Target {
-        let target = self.target(number, body);
-        self.controller.publish(&target);
-        target
-    }
-
-    /// Confirmed, and nothing is left of it.
-    fn assert_confirmed(&self, target: &Target) {
-        self.until_told(target.generation.get(), "confirmed");
-        self.machine.assert_on(&target.output);
-        self.until_phase(Phase::Confirmed);
-        self.machine.until("a settled transaction", || {
-            (!self.machine.config.state("transaction.json").exists()).then_some(())
-        });
-    }
-}
-
-fn check(command: &str) -> HealthCheck {
-    let command = ["sh", "-c", command].map(str::to_owned).to_vec();
-    HealthCheck { name: "check".into(), probe: Probe::Command { command }, timeout_seconds: 5, tries: 1 }
-}
 
 #[test]
 fn generations_are_built_switched_confirmed_and_told() {
@@ -223,7 +97,8 @@ fn a_build_that_fails_is_told_with_the_end_of_its_log_and_changes_nothing() {
 
 /// Slow: the undo waits for the deadline.
 #[test]
-fn i4_a_generation_that_cuts_the_network_is_undone_and_tried_again_when_the_controller_answers() {
+fn failure_mode_4_i4_a_generation_that_cuts_the_network_is_undone_and_tried_again_when_the_controller_answers()
+ {
     let bed = Bed::new(Class::Nixos);
     let first = bed.publish(1, "");
     bed.assert_confirmed(&first);
@@ -249,7 +124,7 @@ fn i4_a_generation_that_cuts_the_network_is_undone_and_tried_again_when_the_cont
 }
 
 #[test]
-fn i3_the_agent_is_killed_wherever_it_stands_and_the_report_arrives_once() {
+fn failure_mode_3_i3_the_agent_is_killed_wherever_it_stands_and_the_report_arrives_once() {
     let places = ["building", "activating", "probing", "confirming"];
     for (class, place) in Class::ALL.into_iter().flat_map(|class| places.map(|place| (class, place))) {
         let mut bed = Bed::new(class);
@@ -279,6 +154,54 @@ fn i3_the_agent_is_killed_wherever_it_stands_and_the_report_arrives_once() {
         let told = bed.controller.told(1);
         assert_eq!(told, WHOLE, "killed while {place} on {class}");
     }
+}
+
+#[test]
+fn failure_mode_2_i9_an_agent_that_its_own_switch_ends_finishes_it_when_it_is_started_again() {
+    for class in Class::ALL {
+        let mut bed = Bed::new(class);
+        std::fs::write(bed.machine.file("agent-pid"), bed.agent_pid().to_string()).unwrap();
+        // As nix-darwin's `launchctl unload` and a unit that is restarted do, in the middle of the activation.
+        let target = bed.publish(1, "kill -9 $(cat $R/agent-pid)");
+        bed.machine.until_phase(ActivationPhase::Activated);
+        bed.kill_agent();
+        bed.start_agent();
+        bed.assert_confirmed(&target);
+        assert_eq!(bed.controller.told(1), WHOLE, "{class}");
+    }
+}
+
+#[test]
+fn failure_mode_13_after_a_re_publication_an_undo_goes_to_what_ran_and_not_one_back() {
+    let bed = Bed::new(Class::Nixos);
+    let first = bed.publish(1, "");
+    bed.assert_confirmed(&first);
+    let second = bed.publish(2, ": second");
+    bed.assert_confirmed(&second);
+    // The first system again; in the profile it has a number of its own, or shares its old one.
+    let mut again = first;
+    again.generation = Generation::new(3).unwrap();
+    bed.controller.publish(&again);
+    bed.assert_confirmed(&again);
+    let mut bad = bed.target(4, ": bad");
+    bad.checks = vec![check("exit 1")];
+    bed.controller.publish(&bad);
+    bed.until_told(4, "rolled-back");
+    bed.machine.assert_on(&again.output);
+}
+
+#[test]
+fn failure_mode_22_an_agent_whose_controller_is_away_at_its_start_stays_and_joins_when_it_is_back() {
+    let mut bed = Bed::new(Class::Darwin);
+    bed.kill_agent();
+    let target = bed.target(1, "");
+    bed.controller.cut(true);
+    bed.start_agent();
+    bed.machine.until("a try or two", || (bed.controller.refused() >= 3).then_some(()));
+    assert!(bed.agent_lives(), "a supervisor that starts it again and again helps nobody");
+    bed.controller.cut(false);
+    bed.controller.publish(&target);
+    bed.assert_confirmed(&target);
 }
 
 #[test]
@@ -391,7 +314,7 @@ fn an_activation_that_nobody_remembers_comes_to_its_end_and_the_machine_agrees_w
 }
 
 #[test]
-fn files_in_the_way_of_a_mac_need_a_person_and_are_looked_for_again_when_asked() {
+fn failure_mode_6_files_in_the_way_of_a_mac_need_a_person_and_are_looked_for_again_when_asked() {
     let bed = Bed::new(Class::Darwin);
     let old = bed.machine.layout.running().unwrap();
     std::fs::create_dir_all(bed.machine.file("etc")).unwrap();

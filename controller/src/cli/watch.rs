@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use anyhow::Result;
 use muster_protocol::api::{OPERATOR_CHANGES, OPERATOR_MACHINES};
+use muster_protocol::checkin::Phase;
 use muster_protocol::clock::Clock as _;
 use muster_protocol::ids::{Generation, MachineName};
 use muster_protocol::operator::{Condition, MachineView};
@@ -52,8 +53,21 @@ fn settled(view: &MachineView, generation: Generation) -> Settled {
         Condition::UpToDate | Condition::Degraded => Settled::Good,
         Condition::Offline | Condition::Invited => Settled::Later,
         condition if condition.is_bad() => Settled::Bad,
+        Condition::Updating if waits(view, generation) => Settled::Later,
         _ => Settled::NotYet,
     }
+}
+
+/// Whether the machine waits for what may be hours away: its window, the end of a pause, a reboot.
+fn waits(view: &MachineView, generation: Generation) -> bool {
+    let health = &view.health;
+    let away = health.waits_until.is_some() || health.paused_until.is_some();
+    view.phase_generation == Some(generation)
+        && match view.phase {
+            Some(Phase::Deferred) => away,
+            Some(Phase::AwaitingReboot) => true,
+            _ => false,
+        }
 }
 
 /// Prints each change of a followed machine; the exit code says whether all came well.
@@ -86,7 +100,9 @@ pub async fn follow(
         let any = |wanted: Settled| views.iter().any(|(_, settled)| *settled == wanted);
         if !any(Settled::NotYet) {
             if any(Settled::Later) {
-                println!("Machines that are offline or not yet enrolled take it when they come.");
+                println!(
+                    "Machines that are offline, not yet enrolled, or wait for their window or a reboot take it later."
+                );
             }
             return Ok(if any(Settled::Bad) { ExitCode::FAILURE } else { ExitCode::SUCCESS });
         }
@@ -96,5 +112,39 @@ pub async fn follow(
             return Ok(ExitCode::from(UNSETTLED));
         }
         after = changes(api, after, WAIT_SECONDS.min(left.as_secs().max(1))).await?;
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn view(phase: &str, more: serde_json::Value) -> MachineView {
+        let mut view = serde_json::json!({
+            "machine": "cinnabar", "class": "nixos", "system": "x86_64-linux", "tags": [], "standing": "enrolled",
+            "condition": "updating", "published": null, "runs": null, "phase": phase, "phase_generation": 3,
+            "note": null, "refused": null, "clone_alarm": false,
+            "holds": { "root": 1, "timestamp": 1, "snapshot": 1, "targets": 3 }, "agent": null, "age": null,
+            "key": null, "enrolled_at": null, "last_seen": null, "clock_skew_ms": null,
+        });
+        view["health"] = more;
+        serde_json::from_value(view).unwrap()
+    }
+
+    #[test]
+    fn nobody_sits_and_waits_for_a_window_or_a_reboot() {
+        let generation = Generation::new(3).unwrap();
+        let nothing = serde_json::json!({});
+        let until = serde_json::json!({ "waits_until": 5 });
+        assert_eq!(settled(&view("deferred", until.clone()), generation), Settled::Later);
+        assert_eq!(
+            settled(&view("deferred", serde_json::json!({ "paused_until": 5 })), generation),
+            Settled::Later
+        );
+        // What ends by itself in a moment is waited for.
+        assert_eq!(settled(&view("deferred", nothing.clone()), generation), Settled::NotYet);
+        assert_eq!(settled(&view("awaiting-reboot", nothing.clone()), generation), Settled::Later);
+        assert_eq!(settled(&view("building", nothing), generation), Settled::NotYet);
+        assert_eq!(settled(&view("deferred", until), generation.next()), Settled::NotYet);
     }
 }

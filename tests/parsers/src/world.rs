@@ -8,6 +8,7 @@ use muster_protocol::ids::{Generation, MachineName};
 use muster_protocol::keys::SecretKey;
 use muster_protocol::machine::Class;
 use muster_protocol::operator::Publication;
+use muster_protocol::policy::Policy;
 use muster_protocol::target::{Action, Target};
 use muster_protocol::tuf::canonical;
 use muster_protocol::tuf::client::{Scope, Stored};
@@ -86,6 +87,7 @@ pub fn target(machine: &str, generation: u64) -> Target {
         deadline_seconds: 300,
         checks: vec![],
         trusted_nix_keys: vec![],
+        policy: Policy::default(),
         message: None,
     }
 }

@@ -332,7 +332,8 @@ impl Fleet {
     }
 }
 
-fn pids_with(machine: &Machine, words: &[&str]) -> Vec<i32> {
+/// The processes of a machine with these words in their command lines.
+pub fn pids_with(machine: &Machine, words: &[&str]) -> Vec<i32> {
     let fits = |pid: &i32| {
         let line = fs::read(format!("/proc/{pid}/cmdline")).unwrap_or_default();
         let line: Vec<&[u8]> = line.split(|byte| *byte == 0).collect();

@@ -4,6 +4,7 @@
 //! One program, `muster-machine`, makes machines and is every stand-in: hard-linked into `MACHINE/bin` under the names
 //! `init`, `launchctl`, `systemctl`, `systemd-run` and `in-machine`, it finds its machine by where it lies.
 
+pub mod faults;
 pub mod fixture;
 pub mod fleet;
 pub mod machine;

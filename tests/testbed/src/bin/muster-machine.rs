@@ -52,6 +52,8 @@ enum Verb {
     FreePort,
     /// Say by the exit code whether machines can have Nix stores of their own here
     CanSandbox,
+    /// Print what each activator of it spent on a CPU itself, in nanoseconds, until this is ended
+    Activators { folder: PathBuf },
     /// Turn it on
     Start { folder: PathBuf },
     /// Turn it off, and end everything that runs out of its folder
@@ -123,10 +125,41 @@ fn make(arguments: Arguments) -> Result<u8> {
         Verb::Install { folder, derivation, from } => {
             println!("{}", Machine::open(&folder)?.install(&derivation, &from)?);
         }
+        Verb::Activators { folder } => activators(&Machine::open(&folder)?),
         Verb::CanSandbox => return Ok(u8::from(!programs::can_sandbox())),
         Verb::FreePort => println!("{}", muster_testbed::fleet::free_port()?),
         Verb::Start { folder } => Machine::open(&folder)?.start()?,
         Verb::Stop { folder, power_failure } => Machine::open(&folder)?.stop(power_failure)?,
     }
     Ok(0)
+}
+
+/// Looks at each activator until it is gone; what it spent in its last moment is not seen.
+fn activators(machine: &Machine) -> ! {
+    use std::collections::BTreeMap;
+    use std::io::Write as _;
+    let config = machine.configuration().display().to_string();
+    let mut known: BTreeMap<i32, u64> = BTreeMap::new();
+    loop {
+        for pid in muster_testbed::fleet::pids_with(machine, &[&config, "activate"]) {
+            known.entry(pid).or_default();
+        }
+        for _ in 0..10 {
+            known.retain(|pid, spent| {
+                let threads = std::fs::read_dir(format!("/proc/{pid}/task")).into_iter().flatten().flatten();
+                let now: u64 = threads
+                    .filter_map(|thread| std::fs::read_to_string(thread.path().join("schedstat")).ok())
+                    .filter_map(|text| text.split(' ').next()?.parse::<u64>().ok())
+                    .sum();
+                if now == 0 {
+                    println!("{spent}");
+                    let _ = std::io::stdout().flush();
+                    return false;
+                }
+                *spent = now.max(*spent);
+                true
+            });
+            std::thread::sleep(std::time::Duration::from_millis(1));
+        }
+    }
 }

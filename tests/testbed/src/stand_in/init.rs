@@ -3,7 +3,7 @@
 //! It boots the machine (empties `/run`, gives it a boot id, makes `/run/current-system` from the boot entry or the
 //! profile, loads the daemons that lie in their folder) and does what the commands ask through its socket.
 //! Left out: users and sessions, dependencies and their order, timers, sockets, resource limits, and activation of
-//! a system at boot beyond that one link.
+//! a system at boot beyond that one link and, on NixOS, its units.
 
 use std::collections::HashMap;
 use std::fs;
@@ -174,7 +174,19 @@ fn boot(root: &Root) -> Result<()> {
         symlink(&system, root.at("/run/current-system"))?;
         if manager(root) == Manager::Systemd {
             symlink(&system, root.at("/run/booted-system"))?;
+            units_of(root, &system)?;
         }
+    }
+    Ok(())
+}
+
+/// NixOS has the units of the system that it boots, whatever a switch had left in `/etc`.
+fn units_of(root: &Root, system: &Path) -> Result<()> {
+    let folder = root.resolve(&system.join("etc/systemd/system"))?;
+    for unit in fs::read_dir(folder).into_iter().flatten().flatten() {
+        let place = root.at("/etc/systemd/system").join(unit.file_name());
+        let _ = fs::remove_file(&place);
+        fs::write(place, fs::read(unit.path())?)?;
     }
     Ok(())
 }
@@ -202,12 +214,17 @@ pub fn manager(root: &Root) -> Manager {
 
 /// The daemons of the machine, as they lie in their folder.
 fn boot_jobs(root: &Root) -> Vec<Job> {
-    let (folder, ending) = match manager(root) {
-        Manager::Launchd => (root.at("/Library/LaunchDaemons"), "plist"),
-        Manager::Systemd => (root.at("/etc/systemd/system"), "service"),
+    let (folders, ending) = match manager(root) {
+        Manager::Launchd => (vec![root.at("/Library/LaunchDaemons")], "plist"),
+        // What programs made with systemd's own means, and a system's units.
+        Manager::Systemd => {
+            (vec![root.at("/etc/systemd/system.control"), root.at("/etc/systemd/system")], "service")
+        }
     };
-    let mut files: Vec<PathBuf> =
-        fs::read_dir(folder).into_iter().flatten().flatten().map(|f| f.path()).collect();
+    let mut files: Vec<PathBuf> = folders
+        .into_iter()
+        .flat_map(|folder| fs::read_dir(folder).into_iter().flatten().flatten().map(|file| file.path()))
+        .collect();
     files.sort();
     files
         .into_iter()

@@ -1,0 +1,194 @@
+//! Explores what the agent's own decisions (`muster_agent::core`, the code that ships) lead to, together with a model of
+//! the activator's steps, under every interleaving of crashes, reboots, outages, late deadlines, newer generations and
+//! reports that are sent again. Then takes one guard after the other out, and shows that each is missed.
+
+#![allow(clippy::print_stdout)]
+
+mod activator;
+mod agent;
+mod environment;
+mod explore;
+mod properties;
+mod scene;
+mod world;
+
+use std::process::ExitCode;
+
+use clap::{Parser, ValueEnum as _};
+use muster_protocol::clock::{Clock as _, SystemClock};
+use muster_protocol::machine::Class;
+use muster_protocol::target::Action;
+
+use explore::{Counterexample, Found, explore};
+use scene::{Behaviour, Break, Budget, Published, Scene};
+
+#[derive(Parser)]
+#[command(about = "Explores every interleaving of the agent's decisions with crashes, reboots and outages")]
+struct Arguments {
+    /// How many faults may come together in one run, whichever and whenever
+    #[arg(long, default_value_t = 2)]
+    faults: u8,
+    /// Give an exploration up after so many states
+    #[arg(long, default_value_t = 3_000_000)]
+    limit: usize,
+    /// Show the shortest trace that each missing guard leads to
+    #[arg(long)]
+    traces: bool,
+    /// Only scenes with this in their names
+    #[arg(long)]
+    only: Option<String>,
+}
+
+fn main() -> ExitCode {
+    let arguments = Arguments::parse();
+    let clock = SystemClock::new();
+    let (mut states, mut deepest, mut bad, mut cut) = (0, 0, 0, 0);
+    let wanted = |scene: &Scene| arguments.only.as_ref().is_none_or(|part| scene.name().contains(part));
+    for scene in scenes(&arguments).iter().filter(|scene| wanted(scene)) {
+        let found = explore(scene, arguments.limit);
+        (states, deepest) = (states + found.states, deepest.max(found.depth));
+        bad += usize::from(found.broken.is_some());
+        cut += usize::from(!found.complete && found.broken.is_none());
+        print(&scene.name(), &found);
+        if let Some(counterexample) = &found.broken {
+            print_trace(counterexample);
+        }
+    }
+    let seconds = clock.awake().as_secs();
+    println!(
+        "{states} states visited, up to {deepest} steps deep, in {seconds} s; {bad} explorations broke a property"
+    );
+    if cut > 0 {
+        println!(
+            "{cut} explorations were given up at {} states: what those lead to was not looked at",
+            arguments.limit
+        );
+    }
+    println!("\nwith one guard taken out each time:");
+    let mut missed = 0;
+    for guard in Break::value_variants() {
+        match caught(*guard, &arguments) {
+            Some((scene, counterexample)) => {
+                println!(
+                    "  caught  {guard:?}: {} ({}; {} steps)",
+                    counterexample.property,
+                    scene.name(),
+                    counterexample.trace.len()
+                );
+                if arguments.traces {
+                    print_trace(&counterexample);
+                }
+            }
+            None => {
+                missed += 1;
+                println!("  MISSED  {guard:?}: every property holds without it");
+            }
+        }
+    }
+    println!(
+        "{} broken cores, {} caught",
+        Break::value_variants().len(),
+        Break::value_variants().len() - missed
+    );
+    if bad == 0 && missed == 0 { ExitCode::SUCCESS } else { ExitCode::FAILURE }
+}
+
+fn print(name: &str, found: &Found) {
+    let end = match (&found.broken, found.complete) {
+        (Some(_), _) => "BROKEN",
+        (None, true) => "holds",
+        (None, false) => "cut off",
+    };
+    println!(
+        "{end:8}{name}: {} states, {} steps between them, depth {}",
+        found.states, found.steps, found.depth
+    );
+}
+
+fn print_trace(counterexample: &Counterexample) {
+    println!("    {}", counterexample.property);
+    let words: Vec<String> = counterexample.trace.iter().map(|action| format!("{action:?}")).collect();
+    println!("    {}", words.join(" "));
+}
+
+/// A scene in which the properties notice that the guard is gone, with one fault.
+fn caught(guard: Break, arguments: &Arguments) -> Option<(Scene, Counterexample)> {
+    use Behaviour as B;
+    let switch = |behaviour| Published { behaviour, action: Action::Switch };
+    let (class, published) = match guard {
+        Break::ForgetTried => (Class::Nixos, vec![switch(B::Good)]),
+        Break::ForgetQuarantine | Break::RefuseInTwoSteps => {
+            (Class::Nixos, vec![switch(B::ActivationFails), switch(B::SameAgain)])
+        }
+        Break::AcceptOlder => (Class::Nixos, vec![switch(B::Good), switch(B::Good)]),
+        Break::TrustHalfActivation => (Class::Nixos, vec![switch(B::Good)]),
+        Break::ConfirmUnreached => (Class::Darwin, vec![switch(B::CutsNetwork)]),
+        Break::UndoToProfile => (Class::Nixos, vec![switch(B::ActivationFails)]),
+        Break::NoDeadline => (Class::Nixos, vec![switch(B::BreaksAgent)]),
+        Break::LeaveAgentOut => (Class::Darwin, vec![switch(B::LosesAgent)]),
+        Break::NoRestart | Break::NoStartAtBoot => (Class::Darwin, vec![switch(B::BreaksAgent)]),
+        Break::TellTwice | Break::TellUnwritten | Break::ForgetReports => {
+            (Class::Darwin, vec![switch(B::BuildFails)])
+        }
+    };
+    let budget = Budget { faults: 1, rollbacks: 0 };
+    let foreign_profile = guard == Break::UndoToProfile;
+    let scene = Scene {
+        class,
+        published,
+        budget,
+        reports: true,
+        foreign_profile,
+        old_fails: false,
+        broken: Some(guard),
+    };
+    explore(&scene, arguments.limit).broken.map(|counterexample| (scene, counterexample))
+}
+
+fn scenes(arguments: &Arguments) -> Vec<Scene> {
+    use Behaviour as B;
+    let budget = Budget { faults: arguments.faults, rollbacks: 0 };
+    let switch = |behaviour| Published { behaviour, action: Action::Switch };
+    let boot = |behaviour| Published { behaviour, action: Action::Boot };
+    let scene = |class, published: Vec<Published>| Scene {
+        class,
+        published,
+        budget,
+        reports: false,
+        foreign_profile: false,
+        old_fails: false,
+        broken: None,
+    };
+    let mut scenes = Vec::new();
+    for class in Class::ALL {
+        for pair in [
+            [B::Good, B::Good],
+            [B::ActivationFails, B::SameAgain],
+            [B::Refuses, B::SameAgain],
+            [B::Ill, B::SameAgain],
+            [B::BuildFails, B::SameAgain],
+            [B::Hangs, B::Good],
+            [B::BreaksAgent, B::Good],
+        ] {
+            scenes.push(scene(class, pair.map(switch).to_vec()));
+        }
+        // By itself: it is tried again three times, and every newer generation could come at each moment of that.
+        scenes.push(scene(class, vec![switch(B::CutsNetwork)]));
+        let once = Budget { rollbacks: 1, ..budget };
+        scenes.push(Scene { budget: once, ..scene(class, vec![switch(B::Good)]) });
+        scenes.push(Scene { reports: true, ..scene(class, vec![switch(B::Good)]) });
+        scenes
+            .push(Scene { reports: true, ..scene(class, vec![switch(B::BuildFails), switch(B::SameAgain)]) });
+        // A reboot would bring up what somebody else set, which is nobody's OLD or NEW.
+        let none = Budget { faults: 0, rollbacks: 0 };
+        let foreign = scene(class, vec![switch(B::ActivationFails)]);
+        scenes.push(Scene { foreign_profile: true, budget: none, ..foreign });
+        scenes.push(Scene { old_fails: true, ..scene(class, vec![switch(B::Ill)]) });
+    }
+    scenes.push(scene(Class::Darwin, vec![switch(B::ReloadsAgent), switch(B::Ill)]));
+    scenes.push(scene(Class::Darwin, vec![switch(B::LosesAgent), switch(B::Good)]));
+    scenes.push(scene(Class::Nixos, vec![boot(B::Good), switch(B::Good)]));
+    scenes.push(scene(Class::Nixos, vec![boot(B::Ill)]));
+    scenes.push(scene(Class::Nixos, vec![switch(B::NeedsReboot), switch(B::Good)]));
+    scenes
+}

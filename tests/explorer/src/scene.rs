@@ -1,0 +1,174 @@
+//! What one exploration is about: a machine's class, what operators publish for it, and how many faults there are.
+
+use muster_protocol::ids::{Generation, StorePath};
+use muster_protocol::machine::Class;
+use muster_protocol::target::{Action, Target};
+
+/// A system by its number; 0 is what the machine had before anything was published.
+pub type System = u8;
+
+/// What somebody set as the profile who is not Muster.
+pub const FOREIGN: System = 4;
+
+/// How a published generation behaves on the machine.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Behaviour {
+    Good,
+    /// Good, and it changes the agent's own job, so that its activation ends the agent.
+    ReloadsAgent,
+    /// The same, and the activation does not load it again (a Mac).
+    LosesAgent,
+    BuildFails,
+    /// Its own checks refuse before anything is changed.
+    Refuses,
+    /// Its activation ends with an error, half way.
+    ActivationFails,
+    /// Its activation never ends.
+    Hangs,
+    /// Its health check fails.
+    Ill,
+    /// No agent can run on it.
+    BreaksAgent,
+    /// The controller cannot be reached from it.
+    CutsNetwork,
+    /// Its activation wants a reboot first (NixOS).
+    NeedsReboot,
+    /// The very derivation of the generation before it, under a new number.
+    SameAgain,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Published {
+    pub behaviour: Behaviour,
+    pub action: Action,
+}
+
+/// A guard that is taken out, to see that the properties notice.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
+pub enum Break {
+    /// Begin whatever was tried already.
+    ForgetTried,
+    /// Try quarantined derivations again.
+    ForgetQuarantine,
+    /// Open the transaction of a generation that is refused, and end it later.
+    RefuseInTwoSteps,
+    /// Take an older generation for a newer one.
+    AcceptOlder,
+    /// Wait for a verdict on an activation that was killed half way.
+    TrustHalfActivation,
+    /// Confirm without having reached the controller.
+    ConfirmUnreached,
+    /// Go back to the profile instead of to what ran.
+    UndoToProfile,
+    /// Keep no deadline.
+    NoDeadline,
+    /// Leave an agent alone that was not loaded again.
+    LeaveAgentOut,
+    /// Start no activator again that was killed.
+    NoRestart,
+    /// Start no activator at boot.
+    NoStartAtBoot,
+    /// Push again what was written down before a crash, pushed or not.
+    TellTwice,
+    /// Push an event without writing it down first.
+    TellUnwritten,
+    /// Remove reports before the controller has stored them.
+    ForgetReports,
+}
+
+/// How much may go wrong in one run, whatever and whenever.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub struct Budget {
+    /// Kills, reboots, outages and lost replies, all together.
+    pub faults: u8,
+    pub rollbacks: u8,
+}
+
+#[derive(Debug, Clone)]
+pub struct Scene {
+    pub class: Class,
+    pub published: Vec<Published>,
+    pub budget: Budget,
+    /// Whether the way of each report is followed. What the agent decides does not depend on it, so most scenes leave it out.
+    pub reports: bool,
+    /// Somebody set another profile than what runs, before all this.
+    pub foreign_profile: bool,
+    /// OLD cannot be activated again.
+    pub old_fails: bool,
+    pub broken: Option<Break>,
+}
+
+impl Scene {
+    pub fn name(&self) -> String {
+        let published: Vec<String> = self
+            .published
+            .iter()
+            .map(|published| match published.action {
+                Action::Switch => format!("{:?}", published.behaviour),
+                action => format!("{:?} ({})", published.behaviour, action.as_str()),
+            })
+            .collect();
+        let old = if self.old_fails { ", OLD cannot come back" } else { "" };
+        let foreign = if self.foreign_profile { ", with a profile that does not run" } else { "" };
+        let reports = if self.reports { ", with its reports" } else { "" };
+        format!("{}: {}{old}{foreign}{reports}", self.class, published.join(", then "))
+    }
+
+    pub fn breaks(&self, guard: Break) -> bool {
+        self.broken == Some(guard)
+    }
+
+    /// The system of a generation.
+    pub fn system(&self, generation: u8) -> System {
+        match self.published.get(usize::from(generation).wrapping_sub(1)) {
+            Some(published) if published.behaviour == Behaviour::SameAgain => self.system(generation - 1),
+            _ => generation,
+        }
+    }
+
+    /// How a system behaves, by the generation that brought it first.
+    pub fn behaviour(&self, system: System) -> Behaviour {
+        let published = self.published.get(usize::from(system).wrapping_sub(1));
+        published.map_or(Behaviour::Good, |published| published.behaviour)
+    }
+
+    pub fn target(&self, generation: u8) -> Option<Target> {
+        let published = self.published.get(usize::from(generation).checked_sub(1)?)?;
+        let system = self.system(generation);
+        Some(Target {
+            machine: "m".parse().ok()?,
+            class: self.class,
+            generation: Generation::new(generation.into()).ok()?,
+            system: match self.class {
+                Class::Nixos => "x86_64-linux".parse().ok()?,
+                Class::Darwin => "aarch64-darwin".parse().ok()?,
+            },
+            derivation: format!("{}.drv", text(system)).parse().ok()?,
+            output: path(system)?,
+            action: published.action,
+            deadline_seconds: 60,
+            checks: Vec::new(),
+            trusted_nix_keys: Vec::new(),
+            policy: muster_protocol::policy::Policy::default(),
+            message: None,
+        })
+    }
+}
+
+fn text(system: System) -> String {
+    format!(
+        "/nix/store/{}-system",
+        ["0", "1", "2", "3", "4"].get(usize::from(system)).unwrap_or(&"5").repeat(32)
+    )
+}
+
+/// The store path of a system.
+pub fn path(system: System) -> Option<StorePath> {
+    text(system).parse().ok()
+}
+
+/// The system of a store path.
+pub fn number(path: &StorePath) -> System {
+    let digit = path.as_str().as_bytes().get("/nix/store/".len()).copied().unwrap_or(b'0');
+    digit - b'0'
+}

@@ -1,0 +1,114 @@
+//! What must hold when it is over.
+
+use std::fs;
+
+use anyhow::{Result, ensure};
+use muster_protocol::ids::StorePath;
+use muster_protocol::machine::Class;
+use muster_protocol::report::EventKind;
+use serde_json::Value;
+
+use super::steps::Way;
+use crate::fleet::Fleet;
+
+/// A document of the machine's state folder.
+pub fn document(fleet: &Fleet, name: &str, file: &str) -> Option<Value> {
+    let path = fleet.machine(name).root.at("/var/lib/muster").join(file);
+    serde_json::from_slice(&fs::read(path).ok()?).ok()
+}
+
+/// Whether the machine has come to an end with this generation, as its own files say.
+pub fn is_over(fleet: &Fleet, name: &str, generation: u64) -> bool {
+    let tried = document(fleet, name, "journal.json").and_then(|journal| journal["tried"].as_u64());
+    tried >= Some(generation) && document(fleet, name, "transaction.json").is_none()
+}
+
+/// Whether the agent answers, and nothing waits in it to be told.
+pub fn is_told(fleet: &Fleet, name: &str) -> bool {
+    let Ok(status) = fleet.agent(name, &["status", "--json"]) else { return false };
+    let status: Value = serde_json::from_slice(&status.stdout).unwrap_or_default();
+    status["agent_running"] == true && status["reports_waiting"] == 0
+}
+
+/// I1 to I5 and I9, and that the report arrived once.
+pub fn check(fleet: &Fleet, name: &str, way: Way, old: &StorePath, generation: u64) -> Result<&'static str> {
+    let machine = fleet.machine(name);
+    let view = fleet.view(name)?;
+    let published = view.published.as_ref().map(|published| published.target.clone());
+    let new = published.as_ref().map(|target| target.output.clone());
+    let running = machine.running();
+    let gave_up = way == Way::OldFails;
+
+    ensure!(
+        running.as_ref() == Some(old) || running == new,
+        "I1, I3: it runs {running:?}, neither OLD ({old}) nor what was signed ({new:?})"
+    );
+    let journal = document(fleet, name, "journal.json").unwrap_or_default();
+    ensure!(
+        journal["tried"].as_u64() == Some(generation),
+        "I2: it was taken to generation {generation} and remembers {}",
+        journal["tried"]
+    );
+    if !gave_up {
+        ensure!(
+            machine.profile() == running,
+            "I3: it runs {running:?} and would boot {:?}",
+            machine.profile()
+        );
+        if machine.class() == Class::Nixos {
+            let entry = fs::read_to_string(machine.root.at("/boot/entry"))?;
+            let boots = entry.trim().strip_prefix("default ").and_then(|path| path.parse().ok());
+            ensure!(boots == running, "I3: it runs {running:?} and its boot loader has {entry}");
+        }
+        let ill = matches!(way, Way::Ill | Way::BuildFails | Way::Dry);
+        ensure!(!ill || running.as_ref() == Some(old), "I4: a generation that is not well was left running");
+    }
+
+    let events = fleet.events(name, generation)?;
+    let ends: Vec<&EventKind> = events
+        .iter()
+        .filter(|event| match event {
+            EventKind::Confirmed { .. } | EventKind::RolledBack { .. } | EventKind::Failed { .. } => true,
+            EventKind::NeedsHuman { .. } => gave_up,
+            _ => false,
+        })
+        .collect();
+    let unreachable = |event: &&EventKind| {
+        matches!(
+            event,
+            EventKind::RolledBack { reason: muster_protocol::report::Reason::ControllerUnreachable, .. }
+        )
+    };
+    // An update that fell to an absent controller is told as such, and tried again when it answers.
+    let again = ends.iter().copied().filter(|event| unreachable(event)).count();
+    ensure!(
+        ends.len() == again + 1 || (again > 0 && ends.len() == again),
+        "told as ended {} times: {ends:#?}",
+        ends.len()
+    );
+    let begun = events.iter().filter(|event| matches!(event, EventKind::Activating { .. })).count();
+    ensure!(begun <= again + 1, "I5: it was activated {begun} times: {events:#?}");
+    for kind in ["verified", "fetched", "built"] {
+        let times = events.iter().filter(|event| is(event, kind)).count();
+        ensure!(times <= again + 1, "'{kind}' was told {times} times");
+    }
+    let mut numbers: Vec<u64> =
+        fleet.history(name)?.iter().flat_map(|entry| entry.events.iter().map(|event| event.seq)).collect();
+    let told = numbers.len();
+    numbers.sort_unstable();
+    numbers.dedup();
+    ensure!(numbers.len() == told, "I7: a report arrived twice");
+
+    ensure!(fleet.agent_pids(name).len() == 1, "I9: {} agents run", fleet.agent_pids(name).len());
+    Ok(match ends.last() {
+        Some(EventKind::Confirmed { .. }) if way == Way::Dry => "OLD, tried",
+        Some(EventKind::Confirmed { .. }) => "NEW",
+        Some(EventKind::RolledBack { .. }) => "OLD",
+        Some(EventKind::Failed { .. }) => "OLD, failed",
+        _ => "person",
+    })
+}
+
+fn is(event: &EventKind, kind: &str) -> bool {
+    serde_json::to_value(event).is_ok_and(|value| value["kind"] == kind)
+}

@@ -1,0 +1,140 @@
+//! The steps, and on which way an update comes by them.
+
+use muster_protocol::machine::Class;
+
+/// How the update goes that comes by a step.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Way {
+    /// It is confirmed.
+    Good,
+    /// Its health check fails, and it is undone.
+    Ill,
+    BuildFails,
+    /// The action `boot`, and the reboot that it waits for.
+    Boot,
+    /// The action `dry-activate`.
+    Dry,
+    /// It is ill, and OLD cannot be activated again.
+    OldFails,
+    /// A file in `/etc` that nix-darwin did not make; somebody moves it.
+    Foreign,
+    /// Somebody had paused the updates, and resumes them.
+    Paused,
+}
+
+/// One durable step.
+#[derive(Debug, Clone, Copy)]
+pub struct Step {
+    /// What `stop-at` says.
+    pub at: &'static str,
+    pub way: Way,
+    /// Whether an activator is at work there.
+    pub activator: bool,
+    /// Why one of the classes does not come by here.
+    pub never: Option<(Class, &'static str)>,
+}
+
+const fn step(at: &'static str, way: Way, activator: bool) -> Step {
+    Step { at, way, activator, never: None }
+}
+const fn nixos(at: &'static str, way: Way, activator: bool) -> Step {
+    let never = Some((Class::Darwin, "a Mac knows the action switch alone"));
+    Step { at, way, activator, never }
+}
+const fn darwin(at: &'static str, way: Way, activator: bool) -> Step {
+    let never = Some((Class::Nixos, "NixOS' activation asks no person"));
+    Step { at, way, activator, never }
+}
+
+/// Every state of a transaction (`TRANSITIONS` in `agent/src/core/state.rs`), every phase of an activator
+/// (`ActivationPhase::ALL`), every verdict, and the documents' removal; before and after the write where something was
+/// done to the machine in between. A test holds this list to those.
+pub const STEPS: &[Step] = &[
+    step("after transaction.json verified", Way::Good, false),
+    step("after transaction.json fetched", Way::Good, false),
+    step("after transaction.json built", Way::Good, false),
+    step("after transaction.json checked", Way::Good, false),
+    step("after transaction.json deferred", Way::Paused, false),
+    darwin("after transaction.json needs-human", Way::Foreign, false),
+    step("after transaction.json activating", Way::Good, false),
+    step("after activation.json recorded", Way::Good, true),
+    step("before activation.json profile-set", Way::Good, true),
+    step("after activation.json profile-set", Way::Good, true),
+    step("after activation.json activating", Way::Good, true),
+    step("before activation.json activated", Way::Good, true),
+    step("after activation.json activated", Way::Good, true),
+    step("after transaction.json probing", Way::Good, true),
+    step("after confirmation.json confirm", Way::Good, false),
+    step("before activation.json confirmed", Way::Good, true),
+    step("after activation.json confirmed", Way::Good, true),
+    step("after transaction.json confirmed", Way::Good, false),
+    step("after journal.json", Way::Good, false),
+    step("after transaction.json", Way::Good, false),
+    step("after confirmation.json undo", Way::Ill, false),
+    step("after activation.json undoing", Way::Ill, true),
+    step("before activation.json undone", Way::Ill, true),
+    step("after activation.json undone", Way::Ill, true),
+    step("after transaction.json rolling-back", Way::Ill, false),
+    step("after transaction.json rolled-back", Way::Ill, false),
+    step("after activation.json undo-failed", Way::OldFails, true),
+    step("after transaction.json undo-failed", Way::OldFails, false),
+    step("after transaction.json failed", Way::BuildFails, false),
+    nixos("after activation.json awaiting-reboot", Way::Boot, true),
+    nixos("after transaction.json awaiting-reboot", Way::Boot, false),
+    nixos("after activation.json finished", Way::Dry, true),
+    nixos("after transaction.json finished", Way::Dry, false),
+];
+
+/// Steps that no cell comes by, with the reason; printed with the table.
+pub const LEFT_OUT: &[(&str, &str)] = &[
+    (
+        "activation.json untouched",
+        "written only after somebody else has switched the machine for ten minutes",
+    ),
+    ("transaction.json unknown", "never written: it is how a state of a later version is read"),
+    ("activation.json unknown", "never written: it is how a phase of a later version is read"),
+    ("confirmation.json waiting", "an intermediate verdict, replaced while the controller is not reached"),
+];
+
+/// What is done to a machine that is stopped at a step.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Fault {
+    KillAgent,
+    KillActivator,
+    KillBoth,
+    DiskFull,
+    ControllerGone,
+    Reboot,
+}
+
+impl Fault {
+    pub const ALL: [Self; 6] = [
+        Self::KillAgent,
+        Self::KillActivator,
+        Self::KillBoth,
+        Self::DiskFull,
+        Self::ControllerGone,
+        Self::Reboot,
+    ];
+
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::KillAgent => "kill agent",
+            Self::KillActivator => "kill activator",
+            Self::KillBoth => "kill both",
+            Self::DiskFull => "disk full",
+            Self::ControllerGone => "controller gone",
+            Self::Reboot => "reboot",
+        }
+    }
+
+    /// Why this makes no sense at a step, if it does not.
+    pub fn senseless(self, step: &Step) -> Option<&'static str> {
+        match self {
+            Self::KillActivator | Self::KillBoth if !step.activator => {
+                Some("no activator is at work, or it has gone on to a row of its own (activation.json)")
+            }
+            _ => None,
+        }
+    }
+}
