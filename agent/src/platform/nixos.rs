@@ -7,7 +7,7 @@ use std::path::PathBuf;
 use std::process::Command;
 use std::time::Duration;
 
-use muster_protocol::ids::{Generation, StorePath};
+use muster_protocol::ids::{Generation, StorePath, to_hex};
 use muster_protocol::target::Action;
 
 use super::process::Finished;
@@ -92,8 +92,10 @@ impl Platform for Nixos {
     /// A transient unit is outside the agent's cgroup: stopping the agent leaves it alone. systemd starts it again when it
     /// is killed: a system that breaks the agent is undone all the same.
     fn start_activator(&self, generation: Generation) -> Result<(), PlatformError> {
+        // One name a start: the unit of an earlier try of this generation may not be gone yet.
+        let start = muster_protocol::random::bytes::<4>().map(|bytes| to_hex(&bytes)).unwrap_or_default();
         let mut arguments = vec![
-            format!("--unit=muster-activator-{generation}"),
+            format!("--unit=muster-activator-{generation}-{start}"),
             "--collect".to_owned(),
             "--no-ask-password".to_owned(),
             "--service-type=exec".to_owned(),
@@ -231,9 +233,11 @@ mod tests {
         script(&folder.path().join("programs/systemd-run"), "echo \"$@\" > $0.asked");
         nixos(folder.path()).start_activator(Generation::new(7).unwrap()).unwrap();
         let asked = std::fs::read_to_string(folder.path().join("programs/systemd-run.asked")).unwrap();
+        let (name, asked) = asked.split_once(' ').unwrap();
+        assert!(name.starts_with("--unit=muster-activator-7-") && name.len() == 34, "{name}");
         assert!(
             asked.starts_with(
-                "--unit=muster-activator-7 --collect --no-ask-password --service-type=exec \
+                "--collect --no-ask-password --service-type=exec \
                  --property=Restart=on-failure --property=RestartSec=1 --setenv=NIXOS_INSTALL_BOOTLOADER=0"
             ),
             "{asked}"

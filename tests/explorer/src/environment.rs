@@ -95,7 +95,8 @@ pub fn after(world: &World, scene: &Scene, action: Action) -> Option<World> {
             spend(world, |next| &mut next.budget.faults, kill_activator)
         }
         Action::KillBoth => {
-            (world.agent.as_ref()?, world.activator.as_ref()?);
+            world.agent.as_ref()?;
+            world.activator.as_ref()?;
             spend(
                 world,
                 |next| &mut next.budget.faults,

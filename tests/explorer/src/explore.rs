@@ -84,7 +84,8 @@ fn found(all: &Explored, depth: usize, complete: bool, broken: Option<Counterexa
 
 /// A state from which a good end cannot be reached.
 fn leads_nowhere(all: &Explored) -> Option<Counterexample> {
-    let goals: [(&str, &[bool], fn(Action) -> bool); 2] = [
+    type Goal<'a> = (&'a str, &'a [bool], fn(Action) -> bool);
+    let goals: [Goal<'_>; 2] = [
         ("I4: the machine alone comes to no end from here", &all.safe, Action::is_the_machines),
         ("I3, I7: it is never settled, told and stored from here", &all.told, Action::is_sure),
     ];

@@ -80,7 +80,7 @@ pub fn check(fleet: &Fleet, name: &str, way: Way, old: &StorePath, generation: u
         )
     };
     // An update that fell to an absent controller is told as such, and tried again when it answers.
-    let again = ends.iter().copied().filter(|event| unreachable(&event)).count();
+    let again = ends.iter().copied().filter(|event| unreachable(event)).count();
     ensure!(
         ends.len() == again + 1 || (again > 0 && ends.len() == again),
         "told as ended {} times: {ends:#?}",

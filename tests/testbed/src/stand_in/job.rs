@@ -31,6 +31,8 @@ pub enum Restart {
     Never,
     Always,
     OnFailure,
+    /// It was ended by a signal.
+    OnCrash,
 }
 
 /// What ends together with the job's first process.

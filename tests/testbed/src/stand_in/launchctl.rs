@@ -1,6 +1,8 @@
 //! `launchctl`, with the words and exit codes of macOS 13 as far as activation and the agent go by them.
 //!
-//! Verbs: bootstrap, bootout, kickstart, print, load, unload, list, managername, and the domain `system` alone.
+//! Verbs: bootstrap, bootout, kickstart, print, load, unload, list, managername, asuser, and the domain `system` alone.
+//! Left out: the domains of users and their sessions. `asuser` runs its command as whoever runs this, in no other session;
+//! for a user who is not at the screen (who does not own `/dev/console`) it fails as a Mac does.
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -83,8 +85,20 @@ pub fn run(root: &Root, arguments: &[String]) -> Result<u8> {
             println!("System");
             Ok(0)
         }
+        ["asuser", user, command @ ..] if !command.is_empty() => as_user(root, user, command),
         _ => Ok(usage()),
     }
+}
+
+fn as_user(root: &Root, user: &str, command: &[&str]) -> Result<u8> {
+    use std::os::unix::fs::MetadataExt as _;
+    use std::os::unix::process::CommandExt as _;
+    let console = fs::metadata(root.at("/dev/console")).map(|console| console.uid().to_string());
+    if console.as_deref().ok() != Some(user) {
+        eprintln!("Could not find domain for user {user}");
+        return Ok(125);
+    }
+    Err(std::process::Command::new(command[0]).args(&command[1..]).exec().into())
 }
 
 fn usage() -> u8 {

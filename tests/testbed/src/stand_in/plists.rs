@@ -1,7 +1,8 @@
 //! A launch daemon's plist.
 //!
-//! Left out: every key that is not read here, calendar and path triggers, sockets, users, resource limits, and
-//! `KeepAlive` conditions other than `SuccessfulExit`.
+//! Left out: every key that is not read here, path triggers, sockets, users, resource limits,
+//! `KeepAlive` conditions other than `SuccessfulExit` and `Crashed`, `StartInterval` and `StartCalendarInterval`
+//! (no job of nix-darwin's that the agent meets is begun by them).
 
 use std::fs;
 use std::os::unix::fs::MetadataExt as _;
@@ -60,6 +61,7 @@ fn parse(value: &Value, file: &Path) -> Result<Plist> {
         Some(Value::Boolean(true)) => Restart::Always,
         Some(Value::Dictionary(when)) => match when.get("SuccessfulExit").and_then(Value::as_boolean) {
             Some(false) => Restart::OnFailure,
+            None if when.get("Crashed").and_then(Value::as_boolean) == Some(true) => Restart::OnCrash,
             _ => Restart::Always,
         },
         _ => Restart::Never,

@@ -205,6 +205,7 @@ impl Life {
                         Restart::Never => false,
                         Restart::Always => true,
                         Restart::OnFailure => code != 0,
+                        Restart::OnCrash => code < 0,
                     });
                 }
                 order = inbox.recv() => {
@@ -306,6 +307,7 @@ impl Life {
             Restart::Never => false,
             Restart::Always => true,
             Restart::OnFailure => code != 0,
+            Restart::OnCrash => code < 0,
         };
         let failed = self.job.manager == Manager::Systemd && code != 0 && code != -15 && !restarts;
         self.set(|status| {
