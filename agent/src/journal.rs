@@ -1,6 +1,7 @@
 //! The files of the switch transaction: each is written whole or not at all, and each has one writer.
 
 use std::io;
+use std::os::unix::fs::MetadataExt as _;
 use std::path::{Path, PathBuf};
 
 use serde::Serialize;
@@ -42,6 +43,14 @@ impl<T> Found<T> {
     }
 }
 
+/// Which file a document is, without reading it: each write makes another one.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct FileId {
+    inode: u64,
+    seconds: i64,
+    nanoseconds: i64,
+}
+
 /// The documents in the state folder.
 #[derive(Debug, Clone)]
 pub struct Files {
@@ -78,8 +87,23 @@ impl Files {
         self.write(JOURNAL, journal)
     }
 
+    /// The file of the activator's record, if there is one.
+    pub fn activation_file(&self) -> Option<FileId> {
+        self.file(ACTIVATION)
+    }
+    /// The file of the verdict, if there is one.
+    pub fn confirmation_file(&self) -> Option<FileId> {
+        self.file(CONFIRMATION)
+    }
+
+    fn file(&self, name: &str) -> Option<FileId> {
+        let data = std::fs::metadata(self.folder.join(name)).ok()?;
+        Some(FileId { inode: data.ino(), seconds: data.mtime(), nanoseconds: data.mtime_nsec() })
+    }
+
     pub fn clear_transaction(&self) -> Result<(), JournalError> {
-        self.clear(TRANSACTION)
+        let path = self.folder.join(TRANSACTION);
+        durable::remove(&path).map_err(|source| JournalError::Write { path, source })
     }
     pub fn clear_activation(&self) -> Result<(), JournalError> {
         self.clear(ACTIVATION)

@@ -160,8 +160,8 @@ fn ask(layout: &Layout, program: &str, arguments: &[&str]) -> Result<String, Pla
 }
 
 fn run(layout: &Layout, program: &str, arguments: &[&str]) -> Result<Finished, PlatformError> {
-    let mut command = Command::new(program);
-    command.args(arguments).env("PATH", layout.search_path());
+    let mut command = layout.command(program);
+    command.args(arguments);
     finish(layout, command, SHORT)
 }
 

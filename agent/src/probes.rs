@@ -1,6 +1,5 @@
 //! The health checks of a target: they ask, and change nothing.
 
-use std::process::Command;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -99,9 +98,8 @@ pub fn run_with(
     let Some((program, arguments)) = words.split_first() else {
         return Err("the command is empty".to_owned());
     };
-    let mut command = Command::new(program);
-    command.args(arguments).env("PATH", layout.search_path()).current_dir("/");
-    command.envs(facts.iter().map(|(name, value)| (*name, value)));
+    let mut command = layout.command(program);
+    command.args(arguments).envs(facts.iter().map(|(name, value)| (*name, value)));
     let finished = process::run(&mut command, limit, &layout.state(""))
         .map_err(|error| format!("{program} cannot be run: {error}"))?;
     if finished.timed_out {

@@ -2,7 +2,6 @@
 
 use std::fs;
 use std::path::{Path, PathBuf};
-use std::process::Command;
 use std::time::Duration;
 
 use anyhow::{Context as _, Result, bail};
@@ -104,8 +103,8 @@ fn remove_folder(folder: &Path) -> Result<()> {
 }
 
 fn run(layout: &Layout, program: &str, arguments: &[&str]) -> Result<()> {
-    let mut command = Command::new(program);
-    command.args(arguments).env("PATH", layout.search_path());
+    let mut command = layout.command(program);
+    command.args(arguments);
     let finished = process::run(&mut command, LIMIT, &layout.state(""))
         .with_context(|| format!("{program} cannot be run"))?;
     if finished.exit != 0 {

@@ -9,7 +9,7 @@ use muster_protocol::target::Action;
 use super::ActivatorError;
 use crate::core::activate::{Act, Course, Done, Ran, Sight};
 use crate::core::records::{Activation, GivenVerdict};
-use crate::journal::Files;
+use crate::journal::{FileId, Files};
 use crate::nix::Nix;
 use crate::platform::Platform;
 use crate::platform::process;
@@ -38,18 +38,18 @@ impl Activator {
             }
         }
         let phase = record.phase;
-        let id = record.transaction.clone();
-        let course = self.seen(&id, |sight| Course::resume(record, &self.boot, sight));
+        let seen = self.look(&record.transaction);
+        let course = Course::resume(record, &self.boot, &seen.sight());
         tracing::info!(?phase, next = ?course.record.phase, "taking up an activation that was interrupted");
         self.follow(course)
     }
 
     fn follow(&self, mut course: Course) -> Result<(), ActivatorError> {
         let _awake = self.platform.keep_awake();
-        let id = course.record.transaction.clone();
         let mut unwritten = None;
+        let mut seen = self.look(&course.record.transaction);
         loop {
-            let act = self.seen(&id, |sight| course.next(sight));
+            let act = course.next(&seen.sight());
             let done = match act {
                 Act::End => return unwritten.map_or(Ok(()), Err),
                 Act::Write => match self.write(&course.record) {
@@ -66,7 +66,8 @@ impl Activator {
                 },
                 act => self.perform(act),
             };
-            self.seen(&id, |sight| course.done(done, sight));
+            seen = self.look_again(&course.record.transaction, seen);
+            course.done(done, &seen.sight());
         }
     }
 
@@ -115,20 +116,47 @@ impl Activator {
     }
 
     /// Looks at the machine and at the verdict on this very record.
-    fn seen<T>(&self, transaction: &str, look: impl FnOnce(&Sight<'_>) -> T) -> T {
+    fn look(&self, transaction: &str) -> Seen {
         let layout = self.platform.layout();
-        let (running, profile) = (layout.running(), layout.profile_target());
-        let verdict = self.verdict(transaction);
-        look(&Sight {
-            running: running.as_ref(),
-            profile: profile.as_ref(),
-            verdict: verdict.as_ref(),
+        let file = self.files.confirmation_file();
+        let verdict = file.as_ref().and_then(|_| self.files.confirmation().ok()?.whole());
+        Seen {
+            running: layout.running(),
+            profile: layout.profile_target(),
+            verdict: verdict.filter(|given| given.transaction == transaction).map(|given| given.verdict),
+            file,
             now: self.clock.awake(),
-        })
+        }
     }
 
-    fn verdict(&self, transaction: &str) -> Option<GivenVerdict> {
-        let found = self.files.confirmation().ok()?.whole()?;
-        (found.transaction == transaction).then_some(found.verdict)
+    /// The same; a verdict that is the file of before need not be read again.
+    fn look_again(&self, transaction: &str, before: Seen) -> Seen {
+        if self.files.confirmation_file() != before.file {
+            return self.look(transaction);
+        }
+        let layout = self.platform.layout();
+        let (running, profile) = (layout.running(), layout.profile_target());
+        Seen { running, profile, now: self.clock.awake(), ..before }
+    }
+}
+
+/// What was seen at one moment.
+struct Seen {
+    running: Option<StorePath>,
+    profile: Option<StorePath>,
+    verdict: Option<GivenVerdict>,
+    /// Which file the verdict is of.
+    file: Option<FileId>,
+    now: Duration,
+}
+
+impl Seen {
+    fn sight(&self) -> Sight<'_> {
+        Sight {
+            running: self.running.as_ref(),
+            profile: self.profile.as_ref(),
+            verdict: self.verdict.as_ref(),
+            now: self.now,
+        }
     }
 }

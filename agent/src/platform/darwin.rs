@@ -117,9 +117,8 @@ impl Darwin {
         let Some(owner) = session::console(&self.layout) else { return Ok(None) };
         let owner = owner.to_string();
         let name = ask(&self.layout, "id", &["-un", &owner])?;
-        let mut command = Command::new("launchctl");
+        let mut command = self.layout.command("launchctl");
         command.args(["asuser", &owner, "sudo", "--user", name.trim(), "--set-home", "--"]).arg(script);
-        command.env("PATH", self.layout.search_path()).current_dir("/");
         finish(&self.layout, command, limit).map(Some)
     }
 }

@@ -2,6 +2,7 @@
 
 use std::ffi::OsString;
 use std::path::{Path, PathBuf};
+use std::process::Command;
 
 use muster_protocol::ids::StorePath;
 use muster_protocol::machine::Class;
@@ -113,6 +114,24 @@ impl Layout {
     /// A file or folder of the agent's state.
     pub fn state(&self, name: &str) -> PathBuf {
         self.state.join(name)
+    }
+
+    /// A program of the machine, by its full path where it is found: a name would be looked for in the child, and so this
+    /// process copied for it (fork) in place of being lent (posix_spawn).
+    pub fn command(&self, program: &str) -> Command {
+        let path = self.search_path();
+        let found = match program.contains('/') {
+            true => None,
+            false => {
+                std::env::split_paths(&path).map(|folder| folder.join(program)).find(|file| file.is_file())
+            }
+        };
+        let mut command = match found {
+            Some(file) => Command::new(file),
+            None => Command::new(program),
+        };
+        command.env("PATH", path).current_dir("/");
+        command
     }
 
     /// PATH for every program that the agent starts: the stand-ins first, then what the agent was given, then where

@@ -56,7 +56,10 @@ impl Ledger {
         let transaction = match files.transaction()? {
             Found::Whole(transaction) => Some(transaction),
             Found::Nothing | Found::Damaged(_) => {
-                let transaction = files.activation()?.whole().and_then(|record| regained(&record, held, now));
+                // What the journal has taken in is over, whatever was cleared of it.
+                let record = files.activation()?.whole();
+                let record = record.filter(|record| journal.settled.as_ref() != Some(&record.transaction));
+                let transaction = record.and_then(|record| regained(&record, held, now));
                 if let Some(transaction) = &transaction {
                     files.write_transaction(transaction)?;
                 }
@@ -295,6 +298,24 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         Files::new(folder.path()).write_activation(&record).unwrap();
         assert!(Ledger::open(folder.path(), Some(&other), None, 1).unwrap().transaction().is_none());
+    }
+
+    #[test]
+    fn a_record_of_a_settled_transaction_is_not_regained() {
+        let folder = tempfile::tempdir().unwrap();
+        let held = target(5, Class::Nixos);
+        let over = Transaction::signed("t".into(), held.clone(), 1);
+        let record = Activation { phase: ActivationPhase::Activated, ..Activation::new(&over, "b") };
+        let files = Files::new(folder.path());
+        files.write_activation(&record).unwrap();
+        // The transaction was cleared for good; a power cut brought the activator's record back.
+        for (settled, regained) in [(Some("t"), false), (Some("other"), true), (None, true)] {
+            let journal = Journal { settled: settled.map(str::to_owned), ..Journal::default() };
+            files.write_journal(&journal).unwrap();
+            let _ = files.clear_transaction();
+            let ledger = Ledger::open(folder.path(), Some(&held), None, 1).unwrap();
+            assert_eq!(ledger.transaction().is_some(), regained, "{settled:?}");
+        }
     }
 
     #[test]

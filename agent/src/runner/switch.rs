@@ -13,6 +13,8 @@ use crate::core::records::{Activation, ActivationPhase, GivenVerdict, Old, Settl
 use crate::core::state::{Input, State};
 use crate::probes;
 
+/// How long the controller's answer is waited for beside the checks.
+const MOMENT: std::time::Duration = std::time::Duration::from_secs(1);
 /// How old a list of failed units may be to count as what had failed before the switch.
 const FRESH: std::time::Duration = std::time::Duration::from_secs(5);
 /// The pause between two looks whether the activator has lost its patience while checks run.
@@ -110,15 +112,27 @@ impl Work<'_> {
         let asked = async {
             tokio::join!(
                 probes::run(&checks, &self.shared.platform),
-                self.ask(|platform| platform.failed_units())
+                self.ask(|platform| platform.failed_units()),
+                self.reached()
             )
         };
-        let (checks, failed_after) = tokio::select! {
+        let (checks, failed_after, ()) = tokio::select! {
             asked = asked => asked,
             result = self.no_longer_activated() => return result,
         };
         self.probed = Some(Probed { checks, failed_after: failed_after? });
         Ok(())
+    }
+
+    /// Until the controller has answered the new system, for a moment: a verdict that waits for it alone is written down
+    /// only where it really is away.
+    async fn reached(&self) {
+        let wait = async {
+            while !self.shared.controller().reached_since_activation {
+                self.shared.work.notified().await;
+            }
+        };
+        let _ = tokio::time::timeout(MOMENT, wait).await;
     }
 
     async fn no_longer_activated(&self) -> Result<(), WorkError> {

@@ -21,7 +21,7 @@ use crate::core::plan::{self, Observed, Probed, Step};
 use crate::core::policy::{Circumstances, Deferral, Rules};
 use crate::core::records::{Quarantined, Transaction};
 use crate::core::state::{Input, State};
-use crate::journal::JournalError;
+use crate::journal::{FileId, Files, JournalError};
 use crate::nix::{Nix, NixError};
 use crate::platform::{Platform, PlatformError};
 use crate::supervisor;
@@ -114,6 +114,8 @@ impl Work<'_> {
             (self.asked, self.not_before) = (true, None);
             (self.circumstances, self.blockers) = (None, None);
         }
+        // Before the record is read: what is written behind that is another one.
+        let glance = self.glance();
         let step = self.plan()?;
         if !matches!(step, Step::Idle | Step::Wait(_) | Step::Watch) {
             tracing::debug!(?step, "next");
@@ -135,9 +137,7 @@ impl Work<'_> {
                 Ok(())
             }
             Step::Watch => {
-                let now = self.shared.clock.awake();
-                let since = *self.watched.get_or_insert(now);
-                self.wait(Some(look(now.saturating_sub(since), LONGEST_LOOK))).await;
+                self.watch(glance).await;
                 Ok(())
             }
             Step::Look(stage) => {
@@ -168,6 +168,26 @@ impl Work<'_> {
         } else {
             self.shared.changed();
         }
+    }
+
+    /// Until the activator's record is another one, the activator is gone, or somebody wakes the work. Each look costs two
+    /// system calls: planning all of it anew would cost a hundred times as much.
+    async fn watch(&mut self, seen: Glance) {
+        loop {
+            let now = self.shared.clock.awake();
+            let since = *self.watched.get_or_insert(now);
+            let pause = look(now.saturating_sub(since), LONGEST_LOOK);
+            let woken = tokio::time::timeout(pause, self.shared.work.notified()).await.is_ok();
+            let starting = self.started.is_some_and(|at| now.saturating_sub(at) < START_LIMIT);
+            let now = self.glance();
+            if woken || now != seen || !(now.alive || starting) {
+                return;
+            }
+        }
+    }
+
+    fn glance(&self) -> Glance {
+        Glance::at(&self.shared.ledger.borrow().files, &self.shared.config.state_dir)
     }
 
     /// Until the contact or a person wakes the work, or the time is over.
@@ -378,6 +398,19 @@ impl Work<'_> {
         let platform = Arc::clone(&self.shared.platform);
         let answer = tokio::task::spawn_blocking(move || question(platform.as_ref())).await;
         Ok(answer.map_err(|_| WorkError::Thread)??)
+    }
+}
+
+/// What can be seen of the activator without reading anything.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+struct Glance {
+    record: Option<FileId>,
+    alive: bool,
+}
+
+impl Glance {
+    fn at(files: &Files, state_dir: &std::path::Path) -> Self {
+        Self { record: files.activation_file(), alive: activator::is_alive(state_dir) }
     }
 }
 

@@ -8,14 +8,16 @@ use base64::Engine as _;
 use muster_fuzz::refresh::Step;
 use muster_fuzz::world::*;
 use muster_fuzz::{TARGETS, keys, machines, operators};
-use muster_protocol::checkin::{CheckIn, CheckInReply, Holds, Phase, PollReply, Runs};
+use muster_protocol::checkin::{CheckIn, CheckInReply, Health, Holds, Phase, PollReply, Runs};
 use muster_protocol::enrol::EnrolReply;
 use muster_protocol::ids::{Sha256, StorePath};
 use muster_protocol::machine::Class;
 use muster_protocol::operator::{
     AddMachine, Condition, FleetView, HistoryEntry, MachineView, Published, RequestSignature, Standing,
 };
-use muster_protocol::report::{Accepted, Attack, Batch, Event, EventKind, Reason, Step as Failing};
+use muster_protocol::report::{
+    Accepted, Attack, Batch, ClosureChange, Event, EventKind, Progress, Reason, Step as Failing, Summary,
+};
 use muster_protocol::target::{HealthCheck, Probe};
 use muster_protocol::tuf::repository::{RootSpec, sign_root};
 use serde::Serialize;
@@ -229,7 +231,13 @@ fn traffic(put: Put<'_>) {
         phase_generation: Some(generation),
         note: Some("waits".into()),
         refused: Some(Attack::Rollback),
-        health: Default::default(),
+        health: Health {
+            degraded: Some(vec!["web.service".into()]),
+            reboot: vec!["kernel".into()],
+            reboot_waits: Some("someone is logged in".into()),
+            waits_until: Some(NOW * 1000),
+            ..Health::default()
+        },
     };
     put("check_in", "check-in", &json_of(&check_in));
     let reply = CheckInReply {
@@ -262,6 +270,29 @@ fn traffic(put: Put<'_>) {
         EventKind::NeedsHuman { detail: "look".into() },
         EventKind::Refused { attack: Attack::ForeignMachine, detail: "realgar".into() },
         EventKind::Drift { running: old, expected: system },
+        EventKind::Deferred { why: "the window opens".into(), until: Some(NOW * 1000) },
+        EventKind::Progress(Progress {
+            step: Failing::Build,
+            built: 1,
+            to_build: 2,
+            building: 1,
+            copied: 3,
+            to_copy: 4,
+            bytes: 5,
+            bytes_expected: 6,
+            current: Some("hello-2.12".into()),
+        }),
+        EventKind::Summary(Box::new(Summary {
+            build_ms: Some(5),
+            closure: Some(ClosureChange {
+                changed: vec!["hello 2.10 -> 2.12".into()],
+                bytes: -5,
+                ..ClosureChange::default()
+            }),
+            ..Summary::default()
+        })),
+        EventKind::HookFailed { hook: "after".into(), detail: "no".into() },
+        EventKind::Rebooting { why: "kernel".into() },
     ];
     let numbered =
         |(n, kind)| Event { seq: n as u64 + 1, at: NOW * 1000, generation: Some(generation), kind };
@@ -298,6 +329,7 @@ fn traffic(put: Put<'_>) {
         phase_generation: Some(generation),
         note: None,
         refused: None,
+        health: check_in.health.clone(),
         clone_alarm: false,
         holds: check_in.holds,
         agent: Some("0.1.0".into()),
@@ -368,9 +400,24 @@ fn rest(put: Put<'_>) {
                 },
             } } }),
         ),
+        (
+            "muster-policies",
+            json!({ "machines": { "cinnabar": {
+                "window": { "days": ["sat", "sun"], "from": "22:00", "to": "05:00", "zone": "Europe/Berlin" },
+                "reboot": "window", "minimumBattery": 30, "maxJobs": 2, "nice": 10,
+            } } }),
+        ),
     ] {
         put("nix_json", name, printed.to_string().as_bytes());
     }
+    let far = [
+        r#"@nix {"action":"start","id":1,"level":0,"text":"","type":104}"#,
+        r#"@nix {"action":"result","fields":[0,2,1,0],"id":1,"type":105}"#,
+        r#"@nix {"action":"start","fields":["/nix/store/0c0bm0n2hg4kd2x7q2g5p1l1c4cx8kpl-x.drv","",1,1],"id":3,"level":3,"text":"","type":105}"#,
+        r#"@nix {"action":"result","fields":["a line"],"id":3,"type":101}"#,
+        r#"@nix {"action":"stop","id":3}"#,
+    ];
+    put("nix_json", "progress", far.join("\n").as_bytes());
 
     put("key_files", "plain", key(MACHINE).to_pem().unwrap().as_bytes());
     put("key_files", ENCRYPTED, key(MACHINE).to_encrypted_pem(keys::PASSPHRASE).unwrap().as_bytes());

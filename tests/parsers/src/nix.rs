@@ -7,11 +7,12 @@ use muster::flake::evaluate::{Facts, Metadata, system_in};
 use muster::flake::facts::Muster;
 use muster::flake::nix::shorten;
 use muster::http::readers::{NarFile, Narinfo};
+use muster_agent::core::progress::{Tracker, words};
 use muster_agent::nix::derivation::Derivation;
 use muster_agent::nix::{message, tail};
 use muster_protocol::ids::{StorePath, nix_base32};
 use muster_protocol::machine::System;
-use muster_protocol::report::MAX_LOG_TAIL;
+use muster_protocol::report::{MAX_LOG_TAIL, Step};
 
 /// A narinfo, and the name of an archive.
 pub fn narinfo(data: &[u8]) -> bool {
@@ -35,9 +36,19 @@ pub fn derivation(data: &[u8]) -> bool {
     true
 }
 
-/// Whatever a program of Nix prints: JSON of flakes and derivations, messages, logs.
+/// Whatever a program of Nix prints: JSON of flakes and derivations, messages, logs, how far it is.
 pub fn printed(data: &[u8]) -> bool {
     let text = String::from_utf8_lossy(data);
+    let mut tracker = Tracker::new(Step::Build);
+    let idle = tracker.progress().clone();
+    for line in text.lines() {
+        assert!(
+            tracker.line(line).is_none_or(|kept| kept.len() <= 2 * line.len()),
+            "more is kept than was said"
+        );
+    }
+    let far = *tracker.progress() != idle;
+    assert!(words(tracker.progress()).len() <= 200 + data.len());
     let _ = shorten(&text);
     assert!(message(&text, ExitStatus::from_raw(256)).len() < 2048);
     assert!(tail(&text).len() <= MAX_LOG_TAIL);
@@ -52,5 +63,5 @@ pub fn printed(data: &[u8]) -> bool {
     let system = system_in(&value).is_some_and(|system| system.parse::<System>().is_ok());
     let facts = serde_json::from_slice::<Facts>(data)
         .is_ok_and(|facts| facts.drv.parse::<StorePath>().is_ok() && facts.out.parse::<StorePath>().is_ok());
-    system | facts | muster.is_ok() | serde_json::from_slice::<Metadata>(data).is_ok()
+    far | system | facts | muster.is_ok() | serde_json::from_slice::<Metadata>(data).is_ok()
 }

@@ -1,7 +1,7 @@
 //! What a Mac tells of its battery, memory and network, and how it is kept awake. Read in the manuals of pmset(1),
 //! caffeinate(8), route(8) and ifconfig(8).
 
-use std::process::{Command, Stdio};
+use std::process::Stdio;
 
 use crate::platform::{Awake, Layout, ask};
 
@@ -9,8 +9,8 @@ use crate::platform::{Awake, Layout, ask};
 /// it by itself, too.
 pub fn keep_awake(layout: &Layout) -> Option<Awake> {
     let own = std::process::id().to_string();
-    let mut command = Command::new("caffeinate");
-    command.args(["-i", "-m", "-s", "-w", &own]).env("PATH", layout.search_path()).current_dir("/");
+    let mut command = layout.command("caffeinate");
+    command.args(["-i", "-m", "-s", "-w", &own]);
     command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null());
     match command.spawn() {
         Ok(program) => Some(Awake { program }),
