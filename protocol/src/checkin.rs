@@ -4,6 +4,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::clock::UnixMillis;
 use crate::ids::{Generation, MachineName, Sha256, StorePath};
+use crate::keys::PublicKey;
 use crate::machine::{Class, System};
 use crate::report::Attack;
 
@@ -42,6 +43,10 @@ pub struct CheckIn {
     /// The last answer that was refused, until one is accepted.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub refused: Option<Attack>,
+    /// The key that takes the place of the machine's from this check-in on. The body is signed by both, the second time
+    /// in `Context::KeyRotation`. Sent again it means the same, so that a lost reply locks nobody out.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub new_key: Option<PublicKey>,
 }
 
 /// The system that a machine runs, as it finds it by looking.
@@ -124,6 +129,9 @@ pub struct CheckInReply {
     pub poll_seconds: u64,
     /// The number of the last event that is stored.
     pub reports_through: u64,
+    /// An operator asks for a new key of this machine.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub rotate_key: bool,
 }
 
 /// The reply of the long poll: the latest generation, again only a hint.
