@@ -216,6 +216,7 @@ impl Shared {
             phase_generation,
             note,
             refused: self.refused.get(),
+            new_key: None,
         })
     }
 

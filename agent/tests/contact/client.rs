@@ -44,6 +44,7 @@ fn check_in(fleet: &Fleet) -> CheckIn {
         phase_generation: None,
         note: None,
         refused: None,
+        new_key: None,
     }
 }
 fn reply(bearer: &str) -> Vec<u8> {

@@ -88,6 +88,7 @@ fn word(kind: &EventKind) -> Option<String> {
         EventKind::Refused { attack, .. } => format!("refused: {}", attack.as_str()),
         EventKind::Enrolled { .. }
         | EventKind::AgentStarted { .. }
+        | EventKind::KeyRotated { .. }
         | EventKind::Drift { .. }
         | EventKind::Unknown => return None,
     })

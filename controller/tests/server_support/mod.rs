@@ -312,6 +312,7 @@ impl Machine {
             phase_generation: None,
             note: None,
             refused: None,
+            new_key: None,
         }
     }
     pub async fn send_checkin(&self, fleet: &Fleet, checkin: &CheckIn) -> Answer {
