@@ -3,7 +3,7 @@
 use muster_protocol::clock::UnixMillis;
 use muster_protocol::ids::MachineName;
 use muster_protocol::operator::AttackView;
-use muster_protocol::report::{Attack, Event};
+use muster_protocol::report::{Attack, Event, MAX_LOG_TAIL};
 
 use super::audit::{Act, log};
 use super::{Store, StoreError, Tx, generation, signed};
@@ -61,7 +61,7 @@ pub(super) async fn keep(
     )
     .bind(machine.as_str())
     .bind(kind)
-    .bind(detail)
+    .bind(&detail[..detail.floor_char_boundary(MAX_LOG_TAIL)])
     .bind(event.generation.map(|generation| signed(generation.get())))
     .bind(event.at)
     .bind(now)
