@@ -71,7 +71,8 @@ async fn the_cache_has_a_limit_of_its_own_for_each_machine() {
 #[tokio::test]
 async fn an_operator_has_a_limit_too() {
     let fleet = Fleet::start_with("[limits]\noperator_per_second = 1").await;
-    let (let_in, refused) = flood(async || fleet.operate(Method::GET, api::OPERATOR_MACHINES, vec![]).await).await;
+    let (let_in, refused) =
+        flood(async || fleet.operate(Method::GET, api::OPERATOR_MACHINES, vec![]).await).await;
     assert_eq!(let_in, 12);
     refused.refused(429, ProblemCode::TooMany);
     fleet.clock.forward(5);
@@ -257,7 +258,10 @@ async fn connections_that_prove_nothing_are_few_for_one_address_and_those_of_mac
         assert_eq!(&said, b"HTTP/1.1 200 OK");
         proven.push(stream);
     }
-    let idle = [TcpStream::connect(fleet.address()).await.unwrap(), TcpStream::connect(fleet.address()).await.unwrap()];
+    let idle = [
+        TcpStream::connect(fleet.address()).await.unwrap(),
+        TcpStream::connect(fleet.address()).await.unwrap(),
+    ];
     let mut third = TcpStream::connect(fleet.address()).await.unwrap();
     assert!(is_closed(&mut third).await.is_empty());
     drop(idle);
@@ -277,12 +281,20 @@ async fn every_body_has_a_limit_of_its_own() {
     let bearer = machine.bearer(&fleet).await;
     let operator = fleet.session().await;
     let x = |bytes: usize| vec![b'x'; bytes];
-    Answer::of(fleet.http.post(fleet.url(api::ENROL)).body(x(17 * 1024))).await.refused(413, ProblemCode::TooLarge);
+    Answer::of(fleet.http.post(fleet.url(api::ENROL)).body(x(17 * 1024)))
+        .await
+        .refused(413, ProblemCode::TooLarge);
     fleet.send(api::CHECKIN, signature.clone(), x(65 * 1024)).await.refused(413, ProblemCode::TooLarge);
     fleet.send(api::REPORTS, signature, x(1025 * 1024)).await.refused(413, ProblemCode::TooLarge);
-    fleet.operate(Method::POST, api::OPERATOR_MACHINES, x(1025 * 1024)).await.refused(413, ProblemCode::TooLarge);
+    fleet
+        .operate(Method::POST, api::OPERATOR_MACHINES, x(1025 * 1024))
+        .await
+        .refused(413, ProblemCode::TooLarge);
     // Without its hash announced a draft may not be large either; with it up to 32 MiB.
-    fleet.operate(Method::POST, api::OPERATOR_DRAFTS, x(1025 * 1024)).await.refused(413, ProblemCode::TooLarge);
+    fleet
+        .operate(Method::POST, api::OPERATOR_DRAFTS, x(1025 * 1024))
+        .await
+        .refused(413, ProblemCode::TooLarge);
     let announced = async |bytes: usize| {
         let body = x(bytes);
         let mut signature = fleet.signature(&fleet.operator, &Method::POST, api::OPERATOR_DRAFTS, &body);
@@ -292,7 +304,8 @@ async fn every_body_has_a_limit_of_its_own() {
     announced(2 * 1024 * 1024).await.refused(400, ProblemCode::Malformed);
     announced(33 * 1024 * 1024).await.refused(413, ProblemCode::TooLarge);
     // An upload by a machine is refused before its size matters.
-    let put = |who: &str, bytes| fleet.http.put(fleet.url("/cache/x.narinfo")).bearer_auth(who).body(x(bytes));
+    let put =
+        |who: &str, bytes| fleet.http.put(fleet.url("/cache/x.narinfo")).bearer_auth(who).body(x(bytes));
     Answer::of(put(&bearer, 10)).await.refused(403, ProblemCode::Unauthorised);
     let narinfo = format!("/cache/{}.narinfo", "1".repeat(32));
     let large = fleet.http.put(fleet.url(&narinfo)).bearer_auth(&operator).body(x(65 * 1024));

@@ -89,11 +89,8 @@ async fn a_database_of_version_0_1_keeps_its_machines_and_its_log_gets_a_chain()
     fleet.down().await;
     fleet.up().await;
     let page: Page = fleet.operate(Method::GET, api::OPERATOR_AUDIT, vec![]).await.good();
-    let told: Vec<(i64, &str, &str)> = page
-        .entries
-        .iter()
-        .map(|entry| (entry.at, entry.action.as_str(), entry.detail.as_str()))
-        .collect();
+    let told: Vec<(i64, &str, &str)> =
+        page.entries.iter().map(|entry| (entry.at, entry.action.as_str(), entry.detail.as_str())).collect();
     assert_eq!(
         told[..3],
         [(5, "machine-added", "a token"), (7, "session-opened", ""), (8, "generation-published", "1")]

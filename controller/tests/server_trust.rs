@@ -28,7 +28,13 @@ fn key() -> SecretKey {
 }
 
 /// A request that any key signs.
-async fn send_as(fleet: &Fleet, key: &SecretKey, method: Method, path: &str, body: &impl serde::Serialize) -> Answer {
+async fn send_as(
+    fleet: &Fleet,
+    key: &SecretKey,
+    method: Method,
+    path: &str,
+    body: &impl serde::Serialize,
+) -> Answer {
     let body = serde_json::to_vec(body).unwrap();
     let mut signature = fleet.signature(key, &method, path, &body);
     signature.body = Some(Sha256::of(&body));
@@ -70,7 +76,8 @@ fn draft(fleet: &Fleet, machines: &[&str], number: u64) -> Draft {
     let generations = machines.iter().map(|machine| DraftedGeneration {
         machine: machine.parse().unwrap(),
         class: Class::Nixos,
-        publication: draft_generation(&target(machine, Class::Nixos, number), fleet.now_s() + 90 * 86_400).unwrap(),
+        publication: draft_generation(&target(machine, Class::Nixos, number), fleet.now_s() + 90 * 86_400)
+            .unwrap(),
     });
     Draft {
         fleet: fleet.fleet_id(),
@@ -124,7 +131,12 @@ async fn a_generation_waits_as_a_draft_until_a_threshold_has_signed_it() {
     fleet.clock.forward(1);
     let message = keep(&fleet, &second, &late).await.refused(409, ProblemCode::Conflict);
     assert!(message.contains("the next generation of cinnabar is 2"), "{message}");
-    assert!(drafts(&fleet).await[0].void.as_deref().is_some_and(|why| why.contains("generation of cinnabar is 2")));
+    assert!(
+        drafts(&fleet).await[0]
+            .void
+            .as_deref()
+            .is_some_and(|why| why.contains("generation of cinnabar is 2"))
+    );
     let gone: Sha256 = fleet.operate(Method::POST, &format!("{path}/drop"), vec![]).await.good();
     assert_eq!(gone, view.id);
     assert!(drafts(&fleet).await.is_empty());
@@ -309,7 +321,10 @@ async fn a_request_whose_announced_body_is_another_is_refused() {
     let mut signature = fleet.signature(&fleet.operator, &Method::POST, &path, &good);
     signature.body = Some(Sha256::of(&good));
     let bent = RequestSignature { body: Some(Sha256::of(b"{}")), ..signature.clone() };
-    fleet.send_signed(Method::POST, &path, b"{}".to_vec(), &bent).await.refused(401, ProblemCode::BadSignature);
+    fleet
+        .send_signed(Method::POST, &path, b"{}".to_vec(), &bent)
+        .await
+        .refused(401, ProblemCode::BadSignature);
     fleet
         .send_signed(Method::POST, &path, b"{}".to_vec(), &signature)
         .await
@@ -526,12 +541,14 @@ async fn a_machine_that_cries_wolf_fills_neither_the_log_nor_the_table() {
     let fleet = Fleet::start_with("[limits]\nmachine_per_second = 0").await;
     let machine = fleet.enrolled("cinnabar", Class::Nixos).await;
     for batch in 0..4_u64 {
-        let wolf = |seq| event(seq, None, EventKind::Refused { attack: Attack::Freeze, detail: "x".repeat(9000) });
+        let wolf =
+            |seq| event(seq, None, EventKind::Refused { attack: Attack::Freeze, detail: "x".repeat(9000) });
         let events = (batch * 100 + 1..=batch * 100 + 100).map(wolf).collect::<Vec<_>>();
         machine.report(&fleet, batch * 100 + 1, events).await.good::<Accepted>();
     }
     for batch in 4..8_u64 {
-        let wolf = |seq| event(seq, None, EventKind::Refused { attack: Attack::Freeze, detail: String::new() });
+        let wolf =
+            |seq| event(seq, None, EventKind::Refused { attack: Attack::Freeze, detail: String::new() });
         let events = (batch * 100 + 1..=batch * 100 + 100).map(wolf).collect::<Vec<_>>();
         machine.report(&fleet, batch * 100 + 1, events).await.good::<Accepted>();
     }

@@ -133,7 +133,10 @@ impl Draft {
             Drafted::Generations { generations } => {
                 let names: std::collections::BTreeSet<&MachineName> =
                     generations.iter().map(|one| &one.machine).collect();
-                if generations.is_empty() || generations.len() > MAX_GENERATIONS || names.len() < generations.len() {
+                if generations.is_empty()
+                    || generations.len() > MAX_GENERATIONS
+                    || names.len() < generations.len()
+                {
                     return Err(DraftError::Count(generations.len()));
                 }
                 let checked = generations.iter().map(|one| {
@@ -163,8 +166,10 @@ impl Draft {
                 let mut signed = root.keys_of(Role::Targets);
                 for one in generations {
                     for document in [&one.publication.targets, &one.publication.snapshot] {
-                        signed = signed_by(document, &signed)
-                            .map_err(|source| DraftError::Generation { machine: one.machine.clone(), source })?;
+                        signed = signed_by(document, &signed).map_err(|source| DraftError::Generation {
+                            machine: one.machine.clone(),
+                            source,
+                        })?;
                     }
                 }
                 Ok(Progress::of(signed, root.threshold(Role::Targets)))
@@ -208,8 +213,7 @@ impl Draft {
                     }
                     let broken = |source| DraftError::Generation { machine: other.machine.clone(), source };
                     let (mine, theirs) = (&mut one.publication, &other.publication);
-                    mine.targets =
-                        merge_signatures(&mine.targets, &theirs.targets, &keys).map_err(broken)?;
+                    mine.targets = merge_signatures(&mine.targets, &theirs.targets, &keys).map_err(broken)?;
                     mine.snapshot =
                         merge_signatures(&mine.snapshot, &theirs.snapshot, &keys).map_err(broken)?;
                 }

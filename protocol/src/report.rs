@@ -202,8 +202,16 @@ mod tests {
         let attack: Attack = serde_json::from_str("\"time-travel\"").unwrap();
         assert_eq!(attack, Attack::Unknown);
         let first = [
-            "rollback", "freeze", "forged-signature", "foreign-machine", "endless-data", "mix-and-match",
-            "wrong-output", "wrong-class", "malformed", "clone",
+            "rollback",
+            "freeze",
+            "forged-signature",
+            "foreign-machine",
+            "endless-data",
+            "mix-and-match",
+            "wrong-output",
+            "wrong-class",
+            "malformed",
+            "clone",
         ];
         for attack in [Attack::AlteredArchive, Attack::Unknown, Attack::Clone, Attack::Freeze] {
             let told = serde_json::to_value(attack.in_check_in()).unwrap();

@@ -29,9 +29,8 @@ pub async fn answering<F: Future<Output = Response>>(
     ASKING
         .scope(asking, async {
             let response = answer.await;
-            let unproven = ASKING.with(|asking| {
-                asking.peer.clone().filter(|_| !asking.proved.load(Ordering::Relaxed))
-            });
+            let unproven =
+                ASKING.with(|asking| asking.peer.clone().filter(|_| !asking.proved.load(Ordering::Relaxed)));
             (response, unproven)
         })
         .await

@@ -167,7 +167,8 @@ mod tests {
     }
 
     async fn read(body: Body, idle: Duration) -> Result<usize, Refused> {
-        let mut incoming = Incoming::new(&HeaderMap::new(), body, 1 << 20, idle).map_err(|(refused, _)| refused)?;
+        let mut incoming =
+            Incoming::new(&HeaderMap::new(), body, 1 << 20, idle).map_err(|(refused, _)| refused)?;
         let mut all = 0;
         while let Some(piece) = incoming.next().await? {
             all += piece.len();

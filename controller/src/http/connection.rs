@@ -50,8 +50,7 @@ impl Gate {
 
     fn admit(&self, stream: TcpStream) -> io::Result<(Connection<TcpStream>, Arc<Peer>)> {
         let refused = |why| io::Error::new(io::ErrorKind::ConnectionRefused, why);
-        let permit =
-            self.free.clone().try_acquire_owned().map_err(|_| refused("too many connections"))?;
+        let permit = self.free.clone().try_acquire_owned().map_err(|_| refused("too many connections"))?;
         let address = stream.peer_addr()?.ip();
         let peer = Peer::admitted(address, self.unproven.clone(), self.bounds.unproven)
             .ok_or_else(|| refused("too many connections of one address that proved nothing"))?;
@@ -185,8 +184,7 @@ impl<T> Connection<T> {
     /// The peer makes us wait: an error once that has lasted for too long.
     fn wait<R>(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<R>> {
         let idle = self.idle;
-        let waiting =
-            self.waiting.get_or_insert_with(|| Waiting { until: Box::pin(sleep(idle)), taken: 0 });
+        let waiting = self.waiting.get_or_insert_with(|| Waiting { until: Box::pin(sleep(idle)), taken: 0 });
         match waiting.until.as_mut().poll(cx) {
             Poll::Ready(()) => Poll::Ready(Err(io::Error::new(
                 io::ErrorKind::TimedOut,

@@ -4,9 +4,7 @@ use axum::Json;
 use axum::extract::{Path, State};
 use axum::http::StatusCode;
 use muster_protocol::api::ProblemCode;
-use muster_protocol::draft::{
-    Checked, DRAFT_SECONDS, Draft, DraftError, DraftKind, DraftView, Drafted,
-};
+use muster_protocol::draft::{Checked, DRAFT_SECONDS, Draft, DraftError, DraftKind, DraftView, Drafted};
 use muster_protocol::ids::{MachineName, Sha256};
 use muster_protocol::machine::can_take;
 use muster_protocol::operator::Standing;
@@ -46,7 +44,9 @@ pub async fn keep(
         Ok::<_, DraftError>((draft, Some(checked)))
     })
     .await
-    .map_err(|_| refuse(StatusCode::INTERNAL_SERVER_ERROR, ProblemCode::Internal, "the check broke off: repeat"))?
+    .map_err(|_| {
+        refuse(StatusCode::INTERNAL_SERVER_ERROR, ProblemCode::Internal, "the check broke off: repeat")
+    })?
     .map_err(DraftRefusal::from)?;
     let Some(checked) = checked else {
         let message = "nobody of the current root has signed this draft: sign it with `muster sign`";
@@ -100,7 +100,8 @@ async fn view(app: &App, chain: &Chain, stored: &StoredDraft) -> Result<DraftVie
             (DraftKind::Generations, generations.iter().map(|one| one.machine.clone()).collect())
         }
     };
-    let mut gone = draft.check(&chain.fleet(), chain.newest(), app.now_s()).err().map(|error| error.to_string());
+    let mut gone =
+        draft.check(&chain.fleet(), chain.newest(), app.now_s()).err().map(|error| error.to_string());
     if let Drafted::Generations { generations } = &draft.what {
         for one in generations {
             if gone.is_none() {

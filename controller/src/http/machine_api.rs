@@ -55,7 +55,9 @@ pub async fn check_in(
     let body = small_body(&app, &headers, body, MAX_CHECKIN_BYTES).await?;
     let checkin: CheckIn = body::json("a check-in", &body)?;
     let (known, signature) = match checkin.new_key {
-        None => (signed_by_machine(&app, &checkin.machine, Context::CheckIn, &body, &signature).await?, signature),
+        None => {
+            (signed_by_machine(&app, &checkin.machine, Context::CheckIn, &body, &signature).await?, signature)
+        }
         Some(new) => signed_by_both(&app, &checkin.machine, &new, &headers, &body, &signature).await?,
     };
     let fleet = app.roots.current().fleet();

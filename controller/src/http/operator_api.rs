@@ -8,7 +8,9 @@ use axum::http::StatusCode;
 use muster_protocol::api::{MAX_POLL_SECONDS, ProblemCode};
 use muster_protocol::audit::{MAX_PAGE, Page};
 use muster_protocol::ids::MachineName;
-use muster_protocol::operator::{AddMachine, AttackView, HistoryEntry, MachineView, SESSION_SECONDS, Session};
+use muster_protocol::operator::{
+    AddMachine, AttackView, HistoryEntry, MachineView, SESSION_SECONDS, Session,
+};
 use serde::{Deserialize, Serialize};
 
 use super::auth::Signed;

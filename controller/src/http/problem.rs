@@ -9,7 +9,9 @@ use muster_protocol::api::{Problem, ProblemCode};
 use muster_protocol::report::Attack;
 use muster_protocol::tuf::TufError;
 
-use crate::store::{CheckInRefusal, DraftRefusal, EnrolRefusal, PublishRefusal, Refusal, ReportRefusal, StoreError};
+use crate::store::{
+    CheckInRefusal, DraftRefusal, EnrolRefusal, PublishRefusal, Refusal, ReportRefusal, StoreError,
+};
 
 /// An answer that is not a success.
 #[derive(Debug)]
@@ -40,7 +42,8 @@ impl Refused {
     pub fn too_many(who: &str, wait: Duration) -> Self {
         // A second at least, and rounded up: who comes too early waits again.
         let seconds = wait.as_secs() + 1;
-        let message = format!("{who} sends more requests than the controller takes: come again in {seconds} s");
+        let message =
+            format!("{who} sends more requests than the controller takes: come again in {seconds} s");
         let refused = refuse(StatusCode::TOO_MANY_REQUESTS, ProblemCode::TooMany, message);
         Self { retry_after: Some(seconds), ..refused }
     }

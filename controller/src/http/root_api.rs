@@ -48,7 +48,9 @@ pub async fn publish(
     remember(&app, &signed.key, &nonce, until).await?;
     let version = next.version();
     app.store
-        .log_root::<RootsError>(version, Some(&signed.deed()), app.now(), || app.roots.put(version, root.as_bytes()))
+        .log_root::<RootsError>(version, Some(&signed.deed()), app.now(), || {
+            app.roots.put(version, root.as_bytes())
+        })
         .await?;
     tracing::info!(version, by = signed.key.short(), "a new root was published");
     let online_key_named = app.signer().is_ok();

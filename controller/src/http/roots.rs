@@ -203,7 +203,8 @@ impl Roots {
         std::fs::File::open(&self.folder).and_then(|folder| folder.sync_all()).map_err(failed)?;
         // The folder's time may stand still between two changes: it is read again whatever it says.
         let chain = Chain::read(&self.folder)?;
-        *self.chain.write().unwrap_or_else(PoisonError::into_inner) = Arc::new(Chain { changed: None, ..chain });
+        *self.chain.write().unwrap_or_else(PoisonError::into_inner) =
+            Arc::new(Chain { changed: None, ..chain });
         Ok(())
     }
 

@@ -77,7 +77,9 @@ pub(super) async fn log(tx: &mut Tx, act: Act<'_>) -> Result<(), StoreError> {
 /// The newest entry, or what the first one is chained to.
 async fn last(tx: &mut Tx) -> Result<Seen, StoreError> {
     let newest: Option<(i64, Vec<u8>)> =
-        sqlx::query_as("SELECT id, hash FROM audit ORDER BY id DESC LIMIT 1").fetch_optional(&mut **tx).await?;
+        sqlx::query_as("SELECT id, hash FROM audit ORDER BY id DESC LIMIT 1")
+            .fetch_optional(&mut **tx)
+            .await?;
     if let Some((id, hash)) = newest {
         return Ok(Seen { id: unsigned(id), hash: sha256(&hash)? });
     }
@@ -111,14 +113,16 @@ impl Store {
         .bind(i64::from(limit.min(MAX_PAGE)))
         .fetch_all(self.sql.read())
         .await?;
-        let last: Option<i64> = sqlx::query_scalar("SELECT max(id) FROM audit").fetch_one(self.sql.read()).await?;
+        let last: Option<i64> =
+            sqlx::query_scalar("SELECT max(id) FROM audit").fetch_one(self.sql.read()).await?;
         let entries = rows.into_iter().map(Row::entry).collect::<Result<_, _>>()?;
         Ok(Page { entries, last: last.map_or(0, unsigned) })
     }
 
     /// The newest root that the log tells of.
     pub async fn logged_root(&self) -> Result<u64, StoreError> {
-        let version: i64 = sqlx::query_scalar("SELECT root_version FROM fleet").fetch_one(self.sql.read()).await?;
+        let version: i64 =
+            sqlx::query_scalar("SELECT root_version FROM fleet").fetch_one(self.sql.read()).await?;
         Ok(unsigned(version))
     }
 
@@ -156,7 +160,8 @@ impl Store {
             return Ok(());
         }
         let mut tx = self.sql.begin().await?;
-        let rows: Vec<(i64, Vec<u8>, String, Option<String>, String)> =
+        type Old = (i64, Vec<u8>, String, Option<String>, String);
+        let rows: Vec<Old> =
             sqlx::query_as("SELECT at, operator, action, machine, detail FROM audit_of_0_1 ORDER BY id")
                 .fetch_all(&mut *tx)
                 .await?;

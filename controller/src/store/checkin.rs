@@ -42,7 +42,9 @@ pub enum CheckInRefusal {
     Sequence { machine: MachineName, seq: u64, last: u64, cursor: Cursor },
     #[error("the sequence number {0} is out of range: enrol the machine anew")]
     OutOfRange(u64),
-    #[error("another machine has the key that {0} brings: remove next-machine.pem from its state and let it make another")]
+    #[error(
+        "another machine has the key that {0} brings: remove next-machine.pem from its state and let it make another"
+    )]
     KeyTaken(MachineName),
     #[error(transparent)]
     Store(#[from] StoreError),
@@ -142,22 +144,30 @@ async fn remember(
 }
 
 /// Puts the new key in the place of the old one; whoever got a bearer by the old one loses it.
-async fn rotate(tx: &mut Tx, checkin: &CheckIn, new: &PublicKey, now: UnixMillis) -> Result<(), CheckInRefusal> {
+async fn rotate(
+    tx: &mut Tx,
+    checkin: &CheckIn,
+    new: &PublicKey,
+    now: UnixMillis,
+) -> Result<(), CheckInRefusal> {
     let name = checkin.machine.as_str();
-    let taken: bool = sqlx::query_scalar("SELECT EXISTS (SELECT 1 FROM machines WHERE key = $1 AND name <> $2)")
-        .bind(new.as_bytes().as_slice())
-        .bind(name)
-        .fetch_one(&mut **tx)
-        .await?;
+    let taken: bool =
+        sqlx::query_scalar("SELECT EXISTS (SELECT 1 FROM machines WHERE key = $1 AND name <> $2)")
+            .bind(new.as_bytes().as_slice())
+            .bind(name)
+            .fetch_one(&mut **tx)
+            .await?;
     if taken {
         return Err(CheckInRefusal::KeyTaken(checkin.machine.clone()));
     }
-    sqlx::query("UPDATE machines SET key = $2, key_rotated_at = $3, key_rotation_asked_at = NULL WHERE name = $1")
-        .bind(name)
-        .bind(new.as_bytes().as_slice())
-        .bind(now)
-        .execute(&mut **tx)
-        .await?;
+    sqlx::query(
+        "UPDATE machines SET key = $2, key_rotated_at = $3, key_rotation_asked_at = NULL WHERE name = $1",
+    )
+    .bind(name)
+    .bind(new.as_bytes().as_slice())
+    .bind(now)
+    .execute(&mut **tx)
+    .await?;
     sqlx::query("DELETE FROM bearers WHERE machine = $1").bind(name).execute(&mut **tx).await?;
     let detail = format!("to key {}", new.short());
     log(tx, Act::by_itself(now, "key-rotated", &detail).on(&checkin.machine)).await?;
@@ -165,11 +175,12 @@ async fn rotate(tx: &mut Tx, checkin: &CheckIn, new: &PublicKey, now: UnixMillis
 }
 
 async fn alarm(tx: &mut Tx, checkin: &CheckIn, now: UnixMillis) -> Result<Cursor, StoreError> {
-    let raised = sqlx::query("UPDATE machines SET clone_alarm_at = $2 WHERE name = $1 AND clone_alarm_at IS NULL")
-        .bind(checkin.machine.as_str())
-        .bind(now)
-        .execute(&mut **tx)
-        .await?;
+    let raised =
+        sqlx::query("UPDATE machines SET clone_alarm_at = $2 WHERE name = $1 AND clone_alarm_at IS NULL")
+            .bind(checkin.machine.as_str())
+            .bind(now)
+            .execute(&mut **tx)
+            .await?;
     if raised.rows_affected() > 0 {
         let detail = format!("check-in {} came again, or too late", checkin.seq);
         log(tx, Act::by_itself(now, "clone-alarm", &detail).on(&checkin.machine)).await?;

@@ -44,7 +44,12 @@ fn kind(draft: &Draft) -> (DraftKind, &'static str) {
 
 impl Store {
     /// Keeps a draft, or adds its good signatures to the copy that is kept. Gives what is kept then.
-    pub async fn keep_draft(&self, draft: &Draft, root: &Root, deed: &Deed<'_>) -> Result<StoredDraft, DraftRefusal> {
+    pub async fn keep_draft(
+        &self,
+        draft: &Draft,
+        root: &Root,
+        deed: &Deed<'_>,
+    ) -> Result<StoredDraft, DraftRefusal> {
         let id = draft.id()?;
         let mut tx = self.sql.begin().await?;
         let held: Option<String> = sqlx::query_scalar("SELECT document FROM drafts WHERE id = $1")
@@ -99,7 +104,8 @@ impl Store {
     /// The draft whose id begins like this, if there is exactly one.
     pub async fn draft(&self, prefix: &str, now_s: i64) -> Result<StoredDraft, DraftRefusal> {
         let unknown = || DraftRefusal::Unknown(prefix.chars().take(64).collect());
-        let digits = (8..=64).contains(&prefix.len()) && prefix.bytes().all(|b| matches!(b, b'0'..=b'9' | b'a'..=b'f'));
+        let digits = (8..=64).contains(&prefix.len())
+            && prefix.bytes().all(|b| matches!(b, b'0'..=b'9' | b'a'..=b'f'));
         if !digits {
             return Err(unknown());
         }
@@ -111,7 +117,9 @@ impl Store {
         .fetch_all(self.sql.read())
         .await?;
         match <[_; 1]>::try_from(rows) {
-            Ok([(id, text)]) => Ok(StoredDraft { id: super::sha256(&id)?, draft: Draft::parse(text.as_bytes())? }),
+            Ok([(id, text)]) => {
+                Ok(StoredDraft { id: super::sha256(&id)?, draft: Draft::parse(text.as_bytes())? })
+            }
             Err(_) => Err(unknown()),
         }
     }

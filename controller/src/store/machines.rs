@@ -68,7 +68,9 @@ pub enum Refusal {
     Enrolled(MachineName),
     #[error("this token was made before: make a new one")]
     TokenTaken,
-    #[error("there is no machine {0}, or no clone alarm for it: `muster machines show {0}` tells how it stands")]
+    #[error(
+        "there is no machine {0}, or no clone alarm for it: `muster machines show {0}` tells how it stands"
+    )]
     NoAlarm(MachineName),
     #[error("there is no machine {0} that is enrolled: `muster machines list` shows them")]
     NotEnrolled(MachineName),
@@ -146,7 +148,8 @@ impl Row {
     }
 
     fn attack(&self) -> Result<Option<AttackView>, StoreError> {
-        let (Some(kind), Some(at), Some(received_at)) = (&self.attack, self.attack_at, self.attack_received_at)
+        let (Some(kind), Some(at), Some(received_at)) =
+            (&self.attack, self.attack_at, self.attack_received_at)
         else {
             return Ok(None);
         };

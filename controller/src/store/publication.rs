@@ -181,7 +181,8 @@ impl Store {
 
     /// The newest generations of a machine with all that it told of them.
     pub async fn history(&self, machine: &MachineName, limit: u32) -> Result<Vec<HistoryEntry>, StoreError> {
-        let rows: Vec<(Vec<u8>, i64, i64, Vec<u8>, String)> = sqlx::query_as(
+        type Row = (Vec<u8>, i64, i64, Vec<u8>, String);
+        let rows: Vec<Row> = sqlx::query_as(
             "SELECT target, expires, published_at, published_by, signers FROM generations WHERE machine = $1
              ORDER BY generation DESC LIMIT $2",
         )

@@ -67,7 +67,8 @@ impl Store {
         .bind(key.as_bytes().as_slice())
         .fetch_optional(&mut *tx)
         .await?;
-        let (enrolment, through, held, observed) = row.ok_or_else(|| ReportRefusal::NotEnrolled(machine.clone()))?;
+        let (enrolment, through, held, observed) =
+            row.ok_or_else(|| ReportRefusal::NotEnrolled(machine.clone()))?;
         let mut through = unsigned(through);
         let before = through;
         if in_range(oldest) && oldest > 0 {

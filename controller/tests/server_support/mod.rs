@@ -366,7 +366,11 @@ impl Answer {
     pub async fn of_or_none(request: reqwest::RequestBuilder) -> Option<Self> {
         let response = request.send().await.ok()?;
         let (status, headers) = (response.status(), response.headers().clone());
-        Some(Self { status, headers, text: String::from_utf8_lossy(&response.bytes().await.ok()?).into_owned() })
+        Some(Self {
+            status,
+            headers,
+            text: String::from_utf8_lossy(&response.bytes().await.ok()?).into_owned(),
+        })
     }
     /// A success, read.
     #[track_caller]

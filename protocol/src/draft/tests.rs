@@ -83,7 +83,9 @@ fn a_generation_counts_once_two_operators_have_signed_its_draft_and_the_machine_
     let fleet = Fleet::new();
     let name = "cinnabar".parse().unwrap();
     let empty = fleet.generations(&["cinnabar", "realgar"]);
-    assert!(matches!(fleet.check(&empty), Ok(Checked::Generations(checked)) if checked[0].target == target("cinnabar")));
+    assert!(
+        matches!(fleet.check(&empty), Ok(Checked::Generations(checked)) if checked[0].target == target("cinnabar"))
+    );
     assert_eq!(empty.progress(&fleet.root).unwrap(), Progress { signed: vec![], missing: 2 });
     let one = empty.sign(&fleet.operators[0]).unwrap();
     assert_eq!(one.progress(&fleet.root).unwrap().missing, 1);

@@ -1,8 +1,10 @@
-//! What will change, told before anything is signed. Pure.
+//! What will change, told before anything is signed.
 
 use std::collections::{BTreeMap, BTreeSet};
 
 use muster_protocol::target::Target;
+
+use crate::flake::evaluate;
 
 const SHOWN: usize = 12;
 
@@ -26,6 +28,36 @@ pub struct PackageChanges {
     pub changed: Vec<String>,
     pub added: Vec<String>,
     pub removed: Vec<String>,
+}
+
+impl Difference {
+    /// In one sentence, and the lines that belong under it.
+    pub fn words(&self) -> (&'static str, Vec<String>) {
+        match self {
+            Self::First => ("its first generation", vec![]),
+            Self::Same => ("unchanged", vec![]),
+            Self::Terms => ("the same system, with other checks or terms", vec![]),
+            Self::System(None) => {
+                ("a new system (the old one is not in this store, so its packages are not compared)", vec![])
+            }
+            Self::System(Some(changes)) if *changes == PackageChanges::default() => {
+                ("a new system with the same packages", vec![])
+            }
+            Self::System(Some(changes)) => ("a new system", changes.lines()),
+        }
+    }
+}
+
+/// Compares a new target with the last, packages too where both closures are in this store.
+pub async fn between(old: Option<&Target>, new: &Target) -> Difference {
+    let mut difference = terms(old, new);
+    if let (Difference::System(packages), Some(old)) = (&mut difference, old) {
+        let closures = tokio::join!(evaluate::closure(&old.derivation), evaluate::closure(&new.derivation));
+        if let (Some(old), Some(new)) = closures {
+            *packages = Some(self::packages(&old, &new));
+        }
+    }
+    difference
 }
 
 /// Compares the terms; whether packages differ is for [`packages`] to say.
