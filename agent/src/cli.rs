@@ -14,7 +14,7 @@ use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::mpsc;
 
 use crate::config::Config;
-use crate::identity::Identity;
+use crate::identity::{self, Identity};
 use crate::local::LocalError;
 use crate::{activator, doctor, enroll, local, logs, runner, status};
 
@@ -60,6 +60,8 @@ enum Verb {
     CheckNow,
     /// Go back to the system that ran before this one
     Rollback,
+    /// Take a new key; the old one ends once the controller has it
+    RotateKey,
     /// Look for what may keep the agent from its work, and say what to do
     Doctor,
     /// Switch to another system; the agent starts this as a process of its own
@@ -102,6 +104,7 @@ async fn dispatch(cli: &Cli, config: &Config) -> Result<ExitCode> {
         Verb::Status { json } => show_status(config, *json).await?,
         Verb::CheckNow => println!("{}", running(config, local::check_now(&config.state_dir).await)?),
         Verb::Rollback => println!("{}", running(config, local::rollback(&config.state_dir).await)?),
+        Verb::RotateKey => println!("{}", rotate_key(config).await?),
         Verb::Doctor => return Ok(doctor::run(config).await),
         Verb::Activate => {}
     }
@@ -193,6 +196,24 @@ async fn show_status(config: &Config, json: bool) -> Result<()> {
         print!("{}", status::text(&status, SystemClock::new().unix_ms()));
     }
     Ok(())
+}
+
+/// Through the running agent, or for the next one that runs.
+async fn rotate_key(config: &Config) -> Result<String> {
+    require_root(config)?;
+    match local::rotate_key(&config.state_dir).await {
+        Err(LocalError::NotRunning) => {}
+        answer => return Ok(answer?),
+    }
+    if Identity::load(config)?.is_none() {
+        bail!("this machine is not enrolled: run muster-agent enroll TOKEN");
+    }
+    let _lock = lock(&config.state_dir)?;
+    let key = identity::make_next_key(&config.state_dir)?;
+    Ok(format!(
+        "the agent does not run: the new key {} is made, and the agent shows it to the controller when it runs",
+        key.public().short()
+    ))
 }
 
 /// What to do where the agent does not run.

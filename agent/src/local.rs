@@ -38,6 +38,8 @@ pub enum Command {
     CheckNow,
     /// Go back to the system before this one. The answer is one sentence: what was started, or why not.
     Rollback(oneshot::Sender<Result<String, String>>),
+    /// Take a new key. The answer is one sentence.
+    RotateKey(oneshot::Sender<Result<String, String>>),
 }
 
 /// How this machine stands, for `muster-agent status [--json]`. Fields are only ever added.
@@ -81,6 +83,7 @@ enum Request {
     Status,
     CheckNow,
     Rollback,
+    RotateKey,
 }
 
 #[derive(Debug, Serialize, Deserialize)]
@@ -206,6 +209,11 @@ async fn answer(request: Request, commands: &mpsc::Sender<Command>) -> Reply {
                 commands.send(Command::Rollback(sender)).await.ok()?;
                 receiver.await.ok().map(|result| result.map_or_else(Reply::Error, Reply::Done))
             }
+            Request::RotateKey => {
+                let (sender, receiver) = oneshot::channel();
+                commands.send(Command::RotateKey(sender)).await.ok()?;
+                receiver.await.ok().map(|result| result.map_or_else(Reply::Error, Reply::Done))
+            }
         }
     };
     timeout(ANSWER_LIMIT, asked).await.ok().flatten().unwrap_or_else(busy)
@@ -246,6 +254,11 @@ pub async fn check_now(state_dir: &Path) -> Result<String, LocalError> {
 /// Makes the running agent go back to the system before this one.
 pub async fn rollback(state_dir: &Path) -> Result<String, LocalError> {
     done(ask(state_dir, Request::Rollback).await?)
+}
+
+/// Makes the running agent take a new key.
+pub async fn rotate_key(state_dir: &Path) -> Result<String, LocalError> {
+    done(ask(state_dir, Request::RotateKey).await?)
 }
 
 fn done(reply: Reply) -> Result<String, LocalError> {

@@ -263,6 +263,7 @@ fn shortened(kind: EventKind) -> EventKind {
         | K::Activating { .. }
         | K::Activated { .. }
         | K::Drift { .. }
+        | K::KeyRotated { .. }
         | K::Unknown => kind,
     }
 }

@@ -12,6 +12,7 @@
 mod contact;
 mod ledger;
 mod roots;
+mod rotation;
 mod work;
 
 use std::cell::{Cell, RefCell};
@@ -22,6 +23,7 @@ use std::time::Duration;
 use muster_protocol::checkin::{CheckIn, Holds, Phase, Runs};
 use muster_protocol::clock::{Clock as _, SystemClock, UnixMillis};
 use muster_protocol::ids::Generation;
+use muster_protocol::keys::SecretKey;
 use muster_protocol::random;
 use muster_protocol::report::{Attack, EventKind};
 use muster_protocol::target::Target;
@@ -33,7 +35,7 @@ use crate::core::backoff::Backoff;
 use crate::core::plan::Controller;
 use crate::core::state::State;
 use crate::durable;
-use crate::identity::Identity;
+use crate::identity::{self, Identity};
 use crate::local::{Command, Status};
 use crate::platform::{self, Platform};
 use crate::trust::Trust;
@@ -87,6 +89,9 @@ fn prepare(config: &Config, identity: &Identity) -> Result<(Shared, Client, Trus
         wanted: RefCell::new(held),
         holds: Cell::new(trust.holds()),
         refused: Cell::new(None),
+        altered: Cell::new(None),
+        next_key: RefCell::new(identity::next_key(&config.state_dir)?),
+        rotated: Cell::new(None),
         problem: RefCell::new(None),
         answers: Cell::new(false),
         reached: Cell::new(None),
@@ -127,7 +132,14 @@ struct Shared {
     /// The newest verified target.
     wanted: RefCell<Option<Target>>,
     holds: Cell<Holds>,
+    /// The last answer that was refused, until one is accepted.
     refused: Cell<Option<Attack>>,
+    /// The same for what Nix fetches and builds, until it gets what was signed.
+    altered: Cell<Option<Attack>>,
+    /// The key that waits to take the place of this machine's.
+    next_key: RefCell<Option<SecretKey>>,
+    /// When the last one did, in time awake.
+    rotated: Cell<Option<Duration>>,
     /// What keeps the work from going on, in one sentence.
     problem: RefCell<Option<String>>,
     answers: Cell<bool>,
@@ -201,6 +213,7 @@ impl Shared {
         durable::write(&self.sequence_file, seq.to_string().as_bytes(), 0o600)?;
         self.sequence.set(seq);
         let (phase, phase_generation, note) = self.standing();
+        let new_key = self.next_key.borrow().as_ref().map(SecretKey::public);
         Ok(CheckIn {
             audience: self.identity.fleet,
             machine: self.identity.machine.clone(),
@@ -215,8 +228,8 @@ impl Shared {
             phase,
             phase_generation,
             note,
-            refused: self.refused.get(),
-            new_key: None,
+            refused: self.refused.get().or(self.altered.get()).map(Attack::in_check_in),
+            new_key,
         })
     }
 
@@ -236,7 +249,7 @@ impl Shared {
             verified: self.wanted.borrow().as_ref().map(|target| target.generation),
             runs: self.runs(),
             holds: self.holds.get(),
-            refused: self.refused.get(),
+            refused: self.refused.get().or(self.altered.get()),
             last_contact: self.last_contact.get(),
             reports_waiting: self.ledger.borrow().outbox.len(),
         }
@@ -283,6 +296,7 @@ async fn serve(shared: &Shared, mut commands: mpsc::Receiver<Command>) {
                 shared.work.notify_one();
             }
             Command::Rollback(to) => reply(to, shared.ask_rollback()),
+            Command::RotateKey(to) => reply(to, shared.ask_rotation()),
         }
     }
 }

@@ -33,6 +33,7 @@ fn runner_with(folder: &Path, patience: Duration) -> Listener {
                 Command::Status(reply) => drop(reply.send(a_status())),
                 Command::CheckNow => {}
                 Command::Rollback(reply) => drop(reply.send(Err("there is nothing to go back to".into()))),
+                Command::RotateKey(reply) => drop(reply.send(Ok("the new key is made".into()))),
             }
         }
     });
@@ -57,6 +58,7 @@ async fn each_request_reaches_the_runner_and_its_answer_comes_back() {
     assert!(check_now(folder.path()).await.unwrap().contains("now"));
     let error = rollback(folder.path()).await.unwrap_err();
     assert_eq!(error.to_string(), "there is nothing to go back to");
+    assert_eq!(rotate_key(folder.path()).await.unwrap(), "the new key is made");
 }
 
 #[tokio::test]

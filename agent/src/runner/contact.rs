@@ -12,6 +12,7 @@ use super::{Shared, number};
 use crate::client::{Client, ClientError};
 use crate::core::backoff::{Backoff, part};
 use crate::core::state::State;
+use crate::identity::IdentityError;
 use crate::outbox::OutboxError;
 use crate::trust::{Trust, TrustError};
 
@@ -31,6 +32,8 @@ enum ContactError {
     Trust(#[from] TrustError),
     #[error(transparent)]
     Outbox(#[from] OutboxError),
+    #[error("the new key is the controller's already, and cannot be put in force here: {0}")]
+    Rotation(#[from] IdentityError),
     #[error("the number of the next check-in cannot be kept: {0}; free some space")]
     Sequence(#[from] std::io::Error),
     #[error("the controller takes reports without storing them: look at its log")]
@@ -152,7 +155,19 @@ impl Contact<'_> {
     async fn check_in(&mut self) -> Result<(), ContactError> {
         let check_in = self.shared.check_in()?;
         let sent = self.now();
-        let reply = self.client.check_in(&check_in).await?;
+        let next =
+            self.shared.next_key.borrow().clone().filter(|next| check_in.new_key == Some(next.public()));
+        let reply = match &next {
+            None => self.client.check_in(&check_in).await?,
+            Some(next) => {
+                let reply = self.client.check_in_with(&check_in, next).await?;
+                self.shared.rotated(self.client, next)?;
+                reply
+            }
+        };
+        if reply.rotate_key {
+            self.shared.rotation_wanted();
+        }
         self.bearer_until = Some(sent + Duration::from_secs(reply.bearer_expires_in) * 3 / 4);
         self.poll_seconds = reply.poll_seconds.min(self.shared.config.poll_seconds).max(1);
         self.hint = reply.generation.or(self.hint);

@@ -54,6 +54,7 @@ fn reply(bearer: &str) -> Vec<u8> {
         generation: None,
         poll_seconds: 55,
         reports_through: 0,
+        rotate_key: false,
     };
     serde_json::to_vec(&reply).unwrap()
 }

@@ -170,6 +170,7 @@ pub fn name(kind: &EventKind) -> &'static str {
         EventKind::Failed { .. } => "failed",
         EventKind::NeedsHuman { .. } => "needs-human",
         EventKind::Refused { .. } => "refused",
+        EventKind::KeyRotated { .. } => "key-rotated",
         EventKind::Drift { .. } => "drift",
         EventKind::Unknown => "unknown",
     }
@@ -200,6 +201,7 @@ async fn serve(State(controller): State<Controller>, request: Request) -> Respon
                 generation: inner.latest,
                 poll_seconds: 55,
                 reports_through: inner.events.last().map_or(0, |event| event.seq),
+                rotate_key: false,
             };
             json(serde_json::to_value(reply).unwrap())
         }
