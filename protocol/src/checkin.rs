@@ -139,4 +139,7 @@ pub struct CheckInReply {
 pub struct PollReply {
     #[serde(default)]
     pub generation: Option<Generation>,
+    /// The controller has something to say that only the reply of a check-in carries.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub check_in: bool,
 }

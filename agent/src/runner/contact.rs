@@ -62,6 +62,8 @@ struct Contact<'a> {
     /// The hint that the last refresh followed.
     followed: Option<Generation>,
     refreshed: Option<Duration>,
+    /// Whether the last poll asked for a check-in.
+    called: bool,
     poll_seconds: u64,
 }
 
@@ -74,6 +76,7 @@ pub async fn run(shared: &Shared, client: &Client, trust: Trust) {
         hint: None,
         followed: None,
         refreshed: None,
+        called: false,
         poll_seconds: shared.config.poll_seconds,
     };
     let mut backoff = Backoff::default();
@@ -118,7 +121,12 @@ impl Contact<'_> {
                     let new = reply.generation != have;
                     self.hint = reply.generation;
                     let soon = self.now().saturating_sub(asked) < TOO_SOON;
-                    return if soon && !new { Err(ContactError::Spinning) } else { Ok(()) };
+                    let called_before = std::mem::replace(&mut self.called, reply.check_in);
+                    if reply.check_in {
+                        self.shared.to_say.set(true);
+                    }
+                    let called = reply.check_in && !called_before;
+                    return if soon && !new && !called { Err(ContactError::Spinning) } else { Ok(()) };
                 }
                 () = self.shared.say.notified() => {
                     self.say().await?;

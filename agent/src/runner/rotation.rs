@@ -13,7 +13,7 @@ use crate::client::Client;
 use crate::identity::{self, IdentityError};
 
 /// A controller that asks for one key after the other is not followed.
-const APART: Duration = Duration::from_secs(600);
+const APART: Duration = Duration::from_secs(60);
 
 impl Shared {
     /// Makes the next key; the check-in that follows brings it.

@@ -207,7 +207,7 @@ async fn serve(State(controller): State<Controller>, request: Request) -> Respon
         }
         api::REPORTS => inner.report(&body),
         path if path.ends_with("/poll") => {
-            json(serde_json::to_value(PollReply { generation: inner.latest }).unwrap())
+            json(serde_json::to_value(PollReply { generation: inner.latest, check_in: false }).unwrap())
         }
         path => match inner.files.get(path) {
             Some(bytes) => bytes.clone().into_response(),

@@ -22,8 +22,10 @@ use super::tls;
 const MAX_ANSWER: usize = 64 * 1024 * 1024;
 const REQUEST_LIMIT: Duration = Duration::from_secs(60);
 const CONNECT_LIMIT: Duration = Duration::from_secs(10);
-/// How long all waits for a controller that asks for patience (`Retry-After`) may take together.
+/// How long all waits for a controller that asks for patience (`Retry-After`) may take together: one that takes too many
+/// requests will take them later, one that cannot serve perhaps not.
 const PATIENCE: Duration = Duration::from_secs(120);
+const SHORT_PATIENCE: Duration = Duration::from_secs(15);
 
 /// What the controller answered instead of a success.
 #[derive(Debug, thiserror::Error)]
@@ -46,8 +48,12 @@ pub struct Api {
 enum Answer {
     Good(Vec<u8>),
     Refused(anyhow::Error),
-    /// The controller asks to be asked again after this.
-    Later(Duration, anyhow::Error),
+    /// The controller asks to be asked again after a wait.
+    Later {
+        wait: Duration,
+        patience: Duration,
+        error: anyhow::Error,
+    },
 }
 
 impl Api {
@@ -137,13 +143,18 @@ impl Api {
         body: Vec<u8>,
         limit: Duration,
     ) -> Result<T> {
-        let until = self.clock.awake() + PATIENCE;
+        let began = self.clock.awake();
         let bytes = loop {
             match self.send_once(&method, path, &body, limit).await? {
                 Answer::Good(bytes) => break bytes,
                 Answer::Refused(error) => return Err(error),
-                Answer::Later(wait, error) if self.clock.awake() + wait > until => return Err(error),
-                Answer::Later(wait, _) => tokio::time::sleep(wait).await,
+                Answer::Later { wait, patience, error } => {
+                    if self.clock.awake() + wait > began + patience {
+                        return Err(error);
+                    }
+                    eprintln!("The controller asks for {} s of patience: {error}", wait.as_secs());
+                    tokio::time::sleep(wait).await;
+                }
             }
         };
         serde_json::from_slice(&bytes)
@@ -171,8 +182,11 @@ impl Api {
         let bytes = read(&mut answer, MAX_ANSWER).await?;
         Ok(match (status, wait) {
             (status, _) if status.is_success() => Answer::Good(bytes),
-            (StatusCode::TOO_MANY_REQUESTS | StatusCode::SERVICE_UNAVAILABLE, Some(wait)) => {
-                Answer::Later(wait, refused(status, &bytes))
+            (StatusCode::TOO_MANY_REQUESTS, Some(wait)) => {
+                Answer::Later { wait, patience: PATIENCE, error: refused(status, &bytes) }
+            }
+            (StatusCode::SERVICE_UNAVAILABLE, Some(wait)) => {
+                Answer::Later { wait, patience: SHORT_PATIENCE, error: refused(status, &bytes) }
             }
             _ => Answer::Refused(refused(status, &bytes)),
         })

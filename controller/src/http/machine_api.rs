@@ -186,9 +186,9 @@ pub async fn poll(
     })?;
     let mut last_look = false;
     loop {
-        let generation = app.store.latest(&machine).await?;
-        if last_look || generation.map_or(0, Generation::get) != poll.have {
-            return Ok(Json(PollReply { generation }));
+        let (generation, check_in) = app.store.news(&machine).await?;
+        if last_look || check_in || generation.map_or(0, Generation::get) != poll.have {
+            return Ok(Json(PollReply { generation, check_in }));
         }
         tokio::select! {
             () = listener.woken() => app.is_machine(&headers, &machine).await?,

@@ -367,14 +367,16 @@ impl Store {
         Ok(())
     }
 
-    /// The latest published generation of a machine.
-    pub async fn latest(&self, name: &MachineName) -> Result<Option<Generation>, StoreError> {
-        let number: Option<Option<i64>> =
-            sqlx::query_scalar("SELECT published FROM machines WHERE name = $1")
-                .bind(name.as_str())
-                .fetch_optional(self.sql.read())
-                .await?;
-        number.flatten().map(super::generation).transpose()
+    /// The latest published generation of a machine, and whether its next check-in is to be told something.
+    pub async fn news(&self, name: &MachineName) -> Result<(Option<Generation>, bool), StoreError> {
+        let row: Option<(Option<i64>, bool)> = sqlx::query_as(
+            "SELECT published, key_rotation_asked_at IS NOT NULL FROM machines WHERE name = $1",
+        )
+        .bind(name.as_str())
+        .fetch_optional(self.sql.read())
+        .await?;
+        let (number, check_in) = row.unwrap_or_default();
+        Ok((number.map(super::generation).transpose()?, check_in))
     }
 }
 

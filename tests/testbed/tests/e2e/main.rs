@@ -9,4 +9,5 @@ mod bad_input;
 mod common;
 mod faults;
 mod generations;
+mod operators;
 mod stolen;
