@@ -69,12 +69,16 @@ impl NixError {
 /// What Nix 2.8 to 2.31 say of an archive, or of what describes it, that is not what its name says. A transfer that broke
 /// off says something else, and is no attack.
 fn is_altered(message: &str) -> bool {
-    const WORDS: [&str; 8] = [
+    const WORDS: [&str; 10] = [
         "hash mismatch",
+        // Nix reads a derivation before it looks whether its address is its own.
+        "error parsing derivation",
         "lacks a valid signature",
         "lacks a signature by a trusted key",
         "is corrupt",
         "NAR info file",
+        // What a description named; the agent asks for nothing but store paths.
+        "is not in the Nix store",
         "bad archive",
         "input is not a Nix archive",
         "decompress",
@@ -144,6 +148,8 @@ mod tests {
             "cannot add path '/nix/store/x' because it lacks a valid signature",
             "failed to decompress the archive: truncated input",
             "bad archive: input doesn't look like a Nix archive",
+            "path '/etc/shadow' is not in the Nix store",
+            "error parsing derivation '/nix/store/x.drv': error: expected string 'Derive(['",
         ] {
             assert!(is_altered(altered), "{altered}");
         }

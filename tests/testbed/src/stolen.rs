@@ -26,8 +26,11 @@ pub struct Stolen {
 pub struct Untouched {
     pub running: Option<StorePath>,
     pub profile: Option<StorePath>,
-    /// The generation that is stored as verified: the files of targets, snapshot and target.
+    /// The generation that is stored as verified. (A snapshot that an operator signed may be newer than this: it is
+    /// kept before its targets are asked for, as TUF wants it.)
     pub generation: Vec<(String, Vec<u8>)>,
+    /// All that is stored of timestamp and snapshot, which an attack may make newer and never another machine's.
+    pub floor: String,
 }
 
 impl Stolen {
@@ -85,12 +88,15 @@ impl Stolen {
         let machine = self.fleet.machine(name);
         let tuf = self.state(name).join("tuf");
         let mut generation = Vec::new();
-        for file in ["snapshot.json", "targets.json", "generation.json"] {
+        for file in ["targets.json", "generation.json"] {
             if let Ok(bytes) = fs::read(tuf.join(file)) {
                 generation.push((file.to_owned(), bytes));
             }
         }
-        Ok(Untouched { running: machine.running(), profile: machine.profile(), generation })
+        let floor =
+            ["timestamp.json", "snapshot.json"].map(|file| fs::read(tuf.join(file)).unwrap_or_default());
+        let floor = String::from_utf8_lossy(&floor.concat()).into_owned();
+        Ok(Untouched { running: machine.running(), profile: machine.profile(), generation, floor })
     }
 }
 

@@ -5,11 +5,14 @@ use std::fs;
 use anyhow::{Context as _, Result, ensure};
 use muster_protocol::ids::StorePath;
 use muster_protocol::report::Attack;
+use muster_protocol::target::Target;
+use muster_protocol::tuf::repository::sign_generation;
 use muster_testbed::machine::finish;
 use muster_testbed::stolen::{NEIGHBOUR, VICTIM};
 use muster_testbed::thief::Answer;
 
 use crate::book::{Book, By};
+use crate::controller;
 use crate::siege::Siege;
 
 type Edit = Box<dyn Fn(&mut serde_json::Value) + Send>;
@@ -17,7 +20,8 @@ type Edit = Box<dyn Fn(&mut serde_json::Value) + Send>;
 pub fn run(siege: &mut Siege, book: &mut Book) -> Result<()> {
     targets(siege, book)?;
     archives(siege, book)?;
-    poisoned(siege, book)
+    poisoned(siege, book)?;
+    lie_of_an_operator(siege, book)
 }
 
 /// Bends the one target of the victim, which its genuine metadata names.
@@ -41,10 +45,14 @@ fn targets(siege: &mut Siege, book: &mut Book) -> Result<()> {
             *body = serde_json::to_vec(&value).unwrap_or_default();
         }
     };
-    siege.calm()?;
+    siege.part(&[Attack::MixAndMatch])?;
+    let known = siege.known()?;
     let other = neighbour.derivation.to_string();
     bend_target(siege, json(Box::new(move |target| target["derivation"] = other.as_str().into())));
-    let tried = siege.sees(&[Attack::MixAndMatch]);
+    siege.outlast_stamps()?;
+    siege.stolen.fleet.fixture.say("greeting", "four")?;
+    siege.stolen.fleet.update(&[VICTIM])?;
+    let tried = siege.sees(known, &[Attack::MixAndMatch]);
     book.attack(
         "a changed derivation",
         "the target names another derivation than was signed",
@@ -77,12 +85,13 @@ fn targets(siege: &mut Siege, book: &mut Book) -> Result<()> {
     let tried = siege.goes_on_refusing(Attack::MixAndMatch, file);
     book.attack("an older target", "generation 1's target under the newest metadata", By::Agent, tried);
 
+    let known = siege.known()?;
     bend_target(siege, |body| *body = vec![b' '; 8 * 1024 * 1024]);
-    let tried = siege.sees(&[Attack::EndlessData]);
+    let tried = siege.sees(known, &[Attack::EndlessData]);
     book.attack("an endless target", "megabytes where some hundred bytes are signed", By::Agent, tried);
 
     siege.stolen.thief.behave();
-    let number = siege.settles("three")?;
+    let number = siege.settles("four")?;
     book.control(&format!(
         "generation {number}, whose target was bent, is taken once it comes as it was signed"
     ));
@@ -98,8 +107,9 @@ fn lies(
 ) -> Result<()> {
     siege.stolen.fleet.fixture.say("greeting", name)?;
     siege.stolen.thief.bend(rule);
+    let known = siege.known()?;
     siege.stolen.fleet.update(&[VICTIM])?;
-    let tried = siege.sees(&[Attack::AlteredArchive]);
+    let tried = siege.sees(known, &[Attack::AlteredArchive]);
     book.attack(name, attempt, By::Nix, tried);
     siege.stolen.thief.behave();
     siege.settles(name)?;
@@ -225,5 +235,27 @@ fn poisoned(siege: &mut Siege, book: &mut Book) -> Result<()> {
     });
     book.attack(name, "a ready-made system in the cache, unsigned, that does nothing", By::Nix, tried);
     siege.stolen.thief.behave();
+    Ok(())
+}
+
+/// A stolen operator's key signs an output that the derivation does not make: what runs is what was built, or nothing.
+fn lie_of_an_operator(siege: &mut Siege, book: &mut Book) -> Result<()> {
+    let target = siege.view(VICTIM)?.published.context("something was published")?.target;
+    let older = siege.stolen.fleet.history(VICTIM)?.pop().context("generation 1")?.published.target;
+    let lie = Target { generation: target.generation.next(), output: older.output, ..target };
+    let known = siege.known()?;
+    let published =
+        controller::publish(siege, VICTIM, &sign_generation(&lie, siege.expires(), &[&siege.operator])?)?;
+    ensure!(published.is_good(), "{}", published.text());
+    let tried = siege.sees(known, &[Attack::WrongOutput]);
+    book.attack(
+        "a false output",
+        "an older system signed as what a newer derivation makes, by a stolen operator's key",
+        By::Agent,
+        tried,
+    );
+    siege.stolen.fleet.fixture.say("greeting", "after the lie")?;
+    siege.stolen.fleet.update(&[VICTIM])?;
+    siege.settles("after the lie")?;
     Ok(())
 }

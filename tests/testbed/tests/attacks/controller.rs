@@ -65,7 +65,7 @@ fn requests(siege: &Siege, book: &mut Book) -> Result<()> {
     Ok(())
 }
 
-fn publish(
+pub fn publish(
     siege: &Siege,
     machine: &str,
     publication: &Publication,

@@ -1,6 +1,6 @@
 //! What a thief may put in the place of metadata: replayed, frozen, forged, mixed, foreign, endless, broken.
 
-use anyhow::{Result, ensure};
+use anyhow::{Context as _, Result, ensure};
 use muster_protocol::clock::{Clock as _, SystemClock};
 use muster_protocol::ids::Generation;
 use muster_protocol::keys::SecretKey;
@@ -159,12 +159,11 @@ fn forged(siege: &Siege, book: &mut Book) -> Result<()> {
         tried,
     );
 
-    let doubled = edited(&f("3.snapshot.json"), |value| {
+    let doubled = edited(&siege.stamp(&f("3.snapshot.json"), DAY)?, |value| {
         let first = value["signatures"][0].clone();
         value["signatures"] = Value::Array(vec![first.clone(), first]);
     })?;
-    let files = laid([("timestamp.json", siege.stamp(&doubled, DAY)?), ("3.snapshot.json", doubled)]);
-    let tried = siege.refuses(&[Attack::Malformed], files);
+    let tried = siege.refuses(&[Attack::Malformed], laid([("timestamp.json", doubled)]));
     book.attack("a doubled signature", "the same key id twice", By::Agent, tried);
     Ok(())
 }
@@ -192,7 +191,7 @@ fn mixed(siege: &Siege, book: &mut Book) -> Result<()> {
 
 fn frozen_and_foreign(siege: &Siege, book: &mut Book) -> Result<()> {
     let f = |name: &str| siege.files[name].clone();
-    let stamp = siege.stamp(&f("2.snapshot.json"), -60)?;
+    let stamp = siege.stamp(&f("3.snapshot.json"), -60)?;
     let tried = siege.refuses(&[Attack::Freeze], laid([("timestamp.json", stamp)]));
     book.attack("a frozen timestamp", "one that has expired", By::Agent, tried);
 
@@ -213,23 +212,35 @@ fn frozen_and_foreign(siege: &Siege, book: &mut Book) -> Result<()> {
     };
     let (Some(stamp), Some(snapshot), Some(targets), Some(target)) = (
         last("/timestamp.json"),
-        last("/2.snapshot.json"),
-        last("/2.targets.json"),
+        last("/3.snapshot.json"),
+        last("/3.targets.json"),
         last(".generation.json"),
     ) else {
         anyhow::bail!("the neighbour's files went by");
     };
     let files = laid([
         ("timestamp.json", stamp),
-        ("2.snapshot.json", snapshot.clone()),
-        ("2.targets.json", targets),
+        ("3.snapshot.json", snapshot.clone()),
+        ("3.targets.json", targets),
         ("generation.json", target),
     ]);
     let tried = siege.refuses(&foreign, files);
     book.attack("another machine's metadata", "everything genuine, and the neighbour's", By::Agent, tried);
 
+    // A Mac's system under the host's name, signed by an operator whose key was stolen too.
+    let mac = siege.view(NEIGHBOUR)?.published.context("the neighbour has a generation")?.target;
+    let as_host = Target { machine: VICTIM.parse()?, generation: siege.withheld.generation, ..mac };
+    let signed = sign_generation(&as_host, siege.expires(), &[&siege.operator])?;
+    let tried = siege.refuses(&[Attack::WrongClass], lay(siege, &signed)?);
+    book.attack(
+        "another class",
+        "a Mac's system for a NixOS host, signed by a stolen operator's key",
+        By::Agent,
+        tried,
+    );
+
     let renamed = edited(&snapshot, |value| value["signed"]["x-muster-machine"] = VICTIM.into())?;
-    let files = laid([("timestamp.json", siege.stamp(&renamed, DAY)?), ("2.snapshot.json", renamed)]);
+    let files = laid([("timestamp.json", siege.stamp(&renamed, DAY)?), ("3.snapshot.json", renamed)]);
     let tried = siege.refuses(&[Attack::ForgedSignature], files);
     book.attack(
         "a renamed snapshot",
@@ -245,7 +256,9 @@ fn endless_and_broken(siege: &Siege, book: &mut Book) -> Result<()> {
     let endless = [Attack::EndlessData];
     let tried = siege.refuses(&endless, laid([("timestamp.json", vec![b'{'; ENDLESS])]));
     book.attack("an endless timestamp", "megabytes where a kilobyte is allowed", By::Agent, tried);
-    let stamp = siege.stamp(&f("3.snapshot.json"), DAY)?;
+    // One that the machine does not have yet, so that it asks for it.
+    let unseen = sign_generation(&wish(siege), siege.expires(), &[&siege.online])?.snapshot.into_bytes();
+    let stamp = siege.stamp(&unseen, DAY)?;
     let tried =
         siege.refuses(&endless, laid([("timestamp.json", stamp), ("3.snapshot.json", vec![b' '; ENDLESS])]));
     book.attack("an endless snapshot", "megabytes where some hundred bytes are pinned", By::Agent, tried);
@@ -327,7 +340,6 @@ fn deceived(siege: &Siege, book: &mut Book) -> Result<()> {
         })
     };
 
-    siege.calm()?;
     let trap = Thief::start()?;
     let url = trap.url.clone();
     let held = siege.files["held-timestamp.json"].clone();
@@ -349,7 +361,6 @@ fn deceived(siege: &Siege, book: &mut Book) -> Result<()> {
     });
     book.attack("a redirection", "metadata moved to another host, to catch the bearer", By::Agent, tried);
 
-    siege.calm()?;
     let netrc = siege.stolen.state(VICTIM).join("netrc");
     let held = siege.files["held-timestamp.json"].clone();
     thief.bend(move |answer: &mut Answer| {
@@ -374,7 +385,6 @@ fn deceived(siege: &Siege, book: &mut Book) -> Result<()> {
         tried,
     );
 
-    siege.calm()?;
     let held = siege.files["held-timestamp.json"].clone();
     thief.bend(move |answer: &mut Answer| {
         if answer.path.contains("/poll") || answer.path == muster_protocol::api::CHECKIN {

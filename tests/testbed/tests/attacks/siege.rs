@@ -51,7 +51,7 @@ pub fn run(book: &mut Book) -> Result<()> {
 }
 
 impl Siege {
-    /// Both machines run generation 2; generation 3 of the victim is published, and the thief keeps it back.
+    /// Both machines run generation 2, the neighbour 3; generation 3 of the victim is published, and kept back.
     fn lay() -> Result<Self> {
         let stolen = Stolen::new()?;
         let fleet = &stolen.fleet;
@@ -60,6 +60,9 @@ impl Siege {
         for (name, _) in both() {
             fleet.settled(name, 2, Condition::UpToDate)?;
         }
+        fleet.fixture.say("greeting", "the neighbour's")?;
+        fleet.update(&[NEIGHBOUR])?;
+        fleet.settled(NEIGHBOUR, 3, Condition::UpToDate)?;
         let keys = fleet.config_folder().join("keys");
         let (operator, root) = (key_in(&keys.join("operator.pem"))?, key_in(&keys.join("root.pem"))?);
         let online = stolen.online_key()?;
@@ -82,7 +85,7 @@ impl Siege {
         };
         let held = siege.file("timestamp.json")?;
         siege.files.insert("held-timestamp.json".into(), held);
-        siege.calm()?;
+        siege.bend(Laid::new());
         siege.stolen.fleet.fixture.say("greeting", "three")?;
         siege.stolen.fleet.update(&[VICTIM])?;
         for number in 1..=3 {
@@ -125,7 +128,9 @@ impl Siege {
                 return Ok(found);
             }
             if clock.awake() > PATIENCE {
-                bail!("{what} did not come about\n{}", self.stolen.fleet.logs(VICTIM));
+                let logs = self.stolen.fleet.logs(VICTIM);
+                let lines: Vec<&str> = logs.lines().collect();
+                bail!("{what} did not come about\n{}", lines[lines.len().saturating_sub(30)..].join("\n"));
             }
             std::thread::sleep(std::time::Duration::from_millis(20));
         }
@@ -137,6 +142,13 @@ impl Siege {
         let version = u64::try_from(now)?.max(self.stamps.get() + 1);
         self.stamps.set(version);
         Ok(sign_timestamp(&VICTIM.parse()?, snapshot, version, now + expires_in, &self.online)?)
+    }
+
+    /// Waits until the controller's next timestamp is newer than all that the stolen key signed.
+    pub fn outlast_stamps(&self) -> Result<()> {
+        let clock = SystemClock::new();
+        let last = i64::try_from(self.stamps.get())?;
+        self.until("a later second", || Ok((clock.unix_seconds() > last).then_some(())))
     }
 
     /// Puts these files in the place of the controller's, and keeps generation 3 back else.
@@ -154,37 +166,42 @@ impl Siege {
         });
     }
 
-    /// Nothing but the withheld generation: the machine sees what it has, and is content with it.
-    pub fn calm(&self) -> Result<()> {
-        self.bend(Laid::new());
-        self.stolen.ask(VICTIM)?;
-        self.until("calm", || {
-            let view = self.view(VICTIM)?;
-            if view.refused.is_none() && view.attack.is_none() {
-                return Ok(Some(()));
-            }
-            self.stolen.ask(VICTIM)?;
-            Ok(None)
-        })
+    /// How many attacks the victim told of so far.
+    pub fn known(&self) -> Result<usize> {
+        Ok(self.told(VICTIM)?.len())
     }
 
     /// Lays these files before the victim, and sees it refuse them as one of `attacks`, tell so, and stay what it is.
     pub fn refuses(&self, attacks: &[Attack], laid: Laid) -> Result<String> {
-        self.calm()?;
+        self.part(attacks)?;
+        let known = self.known()?;
         self.bend(laid);
-        self.sees_refused(attacks)
-    }
-
-    /// The same once the thief has done what he does.
-    fn sees_refused(&self, attacks: &[Attack]) -> Result<String> {
-        let words = self.sees(attacks)?;
+        let words = self.sees(known, attacks)?;
         self.require_untouched()?;
         Ok(words)
     }
 
-    /// The victim tells that it refuses one of `attacks`, and runs what it ran.
-    pub fn sees(&self, attacks: &[Attack]) -> Result<String> {
-        let known = self.told(VICTIM)?.len();
+    /// An agent tells an attack once, until it is another one: this is another one, where it would not tell `attacks`.
+    pub fn part(&self, attacks: &[Attack]) -> Result<()> {
+        if !self.view(VICTIM)?.refused.is_some_and(|refused| attacks.contains(&refused)) {
+            return Ok(());
+        }
+        let (other, stamp) = if attacks.contains(&Attack::Malformed) {
+            (Attack::Freeze, self.stamp(&self.files["3.snapshot.json"], -60)?)
+        } else {
+            (Attack::Malformed, b"not what was asked for".to_vec())
+        };
+        let known = self.known()?;
+        self.bend([("timestamp.json".to_owned(), stamp)].into());
+        self.stolen.ask(VICTIM)?;
+        self.until("another attack between two of one kind", || {
+            let told = self.told(VICTIM)?;
+            Ok((told.len() > known && told[0].attack == other).then_some(()))
+        })
+    }
+
+    /// The victim tells that it refuses one of `attacks`, after `known` others, and runs what it ran.
+    pub fn sees(&self, known: usize, attacks: &[Attack]) -> Result<String> {
         self.stolen.ask(VICTIM)?;
         let told = self.until("a refusal that is told", || {
             let told = self.told(VICTIM)?;
@@ -220,6 +237,11 @@ impl Siege {
             ensure!(now.running == before.running, "{name} runs something else: {:?}", now.running);
             ensure!(now.profile == before.profile, "{name} will boot something else: {:?}", now.profile);
             ensure!(now.generation == before.generation, "{name} holds another generation");
+            ensure!(!now.floor.contains(VICTIM) || name == VICTIM, "{name} keeps a file of {VICTIM}");
+            ensure!(
+                !now.floor.contains(NEIGHBOUR) || name == NEIGHBOUR,
+                "{name} keeps a file of {NEIGHBOUR}"
+            );
             ensure!(self.stolen.fleet.agent_pids(name).len() == 1, "{name} lost its agent");
         }
         Ok(())
@@ -250,6 +272,23 @@ impl Siege {
     /// The siege is over: both machines take an honest update.
     fn raise(mut self, book: &mut Book) -> Result<()> {
         self.stolen.thief.behave();
+        let words = self.stolen.fleet.must(&["history", VICTIM, "--attacks", "--limit", "200"])?;
+        let kinds = [
+            Attack::Rollback,
+            Attack::Freeze,
+            Attack::ForgedSignature,
+            Attack::ForeignMachine,
+            Attack::EndlessData,
+            Attack::MixAndMatch,
+            Attack::Malformed,
+            Attack::WrongClass,
+            Attack::WrongOutput,
+            Attack::AlteredArchive,
+            Attack::Clone,
+        ];
+        for kind in kinds {
+            ensure!(words.contains(kind.as_str()), "nobody reads of '{}' in: {words}", kind.as_str());
+        }
         self.stolen.fleet.fixture.say("greeting", "after the siege")?;
         self.stolen.fleet.update(&[])?;
         let number = self.settles("after the siege")?;

@@ -1,5 +1,6 @@
 //! Two operators of whom one is a thief, and a controller that lies to both.
 
+use std::cell::Cell;
 use std::fs;
 use std::path::PathBuf;
 use std::process::Output;
@@ -9,7 +10,7 @@ use muster_protocol::api;
 use muster_protocol::clock::{Clock as _, SystemClock};
 use muster_protocol::draft::DraftView;
 use muster_protocol::keys::SecretKey;
-use muster_protocol::operator::Condition;
+use muster_protocol::operator::{Condition, MachineView};
 use muster_protocol::report::Attack;
 use muster_protocol::target::Target;
 use muster_protocol::tuf::repository::{RootSpec, sign_generation, sign_root, sign_timestamp};
@@ -28,6 +29,7 @@ struct Pair {
     alice: SecretKey,
     bob: PathBuf,
     before: Untouched,
+    stamps: Cell<u64>,
 }
 
 pub fn run(book: &mut Book) -> Result<()> {
@@ -62,8 +64,8 @@ impl Pair {
             fs::copy(fleet.config_folder().join(file), folder.join(file))?;
         }
         let alice = key_in(&fleet.config_folder().join("keys/operator.pem"))?;
-        let mut pair =
-            Self { before: stolen.untouched(VICTIM)?, bob: folder.join("muster.toml"), alice, stolen };
+        let before = stolen.untouched(VICTIM)?;
+        let mut pair = Self { before, bob: folder.join("muster.toml"), alice, stolen, stamps: Cell::new(0) };
         // What one had signed before the threshold was two is signed by both.
         pair.together("at home", &mut Book::default())?;
         Ok(pair)
@@ -103,7 +105,9 @@ impl Pair {
 
     fn require_untouched(&self) -> Result<()> {
         let now = self.stolen.untouched(VICTIM)?;
-        ensure!(now == self.before, "the machine was touched: {:?}", now.running);
+        let touched = (now.running, now.profile, now.generation);
+        let before = (&self.before.running, &self.before.profile, &self.before.generation);
+        ensure!((&touched.0, &touched.1, &touched.2) == before, "the machine was touched: {:?}", touched.0);
         Ok(())
     }
 
@@ -121,9 +125,20 @@ impl Pair {
         let fleet = &self.stolen.fleet;
         let now = SystemClock::new().unix_seconds();
         let snapshot = publication.snapshot.clone().into_bytes();
-        let version = u64::try_from(now)? + 1;
+        let seen = fleet.view(VICTIM)?.holds.timestamp.max(self.stamps.get());
+        let version = u64::try_from(now)?.max(seen) + 1;
+        self.stamps.set(version);
         let stamp =
             sign_timestamp(&VICTIM.parse()?, &snapshot, version, now + DAY, &self.stolen.online_key()?)?;
+        // An attack like the one before is not told a second time: between two there is another one.
+        let timestamp = format!("/{VICTIM}/tuf/timestamp.json");
+        self.stolen.thief.bend(move |answer: &mut Answer| {
+            if answer.path.ends_with(&timestamp) {
+                (answer.status, answer.body) = (200, b"a page in between".to_vec());
+            }
+        });
+        self.stolen.ask(VICTIM)?;
+        fleet.wait(VICTIM, "the page's refusal", |view| told(view) == Some(Attack::Malformed))?;
         let number = publication.generation;
         let (targets, target) =
             (publication.targets.clone().into_bytes(), publication.target.clone().into_bytes());
@@ -139,13 +154,12 @@ impl Pair {
             (answer.status, answer.body) = (200, bytes.clone());
         });
         self.stolen.ask(VICTIM)?;
-        let view = fleet.wait(VICTIM, "a refusal", |view| view.attack.is_some())?;
+        let view =
+            fleet.wait(VICTIM, "a refusal", |view| told(view).is_some_and(|a| a != Attack::Malformed))?;
         let told = view.attack.context("it is told")?;
         ensure!(attacks.contains(&told.attack), "it was taken for {}: {}", told.attack.as_str(), told.detail);
         self.require_untouched()?;
         self.stolen.thief.behave();
-        self.stolen.ask(VICTIM)?;
-        fleet.wait(VICTIM, "calm", |view| view.refused.is_none())?;
         Ok(format!("status and history: {}", told.attack.as_str()))
     }
 
@@ -158,6 +172,10 @@ impl Pair {
         self.require_untouched()?;
         Ok(format!("'{}'", words[0]))
     }
+}
+
+fn told(view: &MachineView) -> Option<Attack> {
+    view.attack.as_ref().map(|told| told.attack)
 }
 
 /// One stolen operator's key where two are wanted.
@@ -194,7 +212,7 @@ fn alone(pair: &Pair, book: &mut Book) -> Result<()> {
     };
     let mut doubled = alone.clone();
     doubled.snapshot = twice(&doubled.snapshot)?;
-    let tried = pair.refuses(&doubled, &[Attack::ForgedSignature, Attack::Malformed]);
+    let tried = pair.refuses(&doubled, &[Attack::ForgedSignature]);
     book.attack("one signature counted twice", "an operator's signature under two key ids", By::Agent, tried);
 
     let both = sign_generation(&target, expires, &[&pair.alice, &pair.stolen.online_key()?])?;
@@ -371,7 +389,6 @@ fn log(pair: &mut Pair, book: &mut Book) -> Result<()> {
         }
         fleet.start_controller()
     };
-    let kept = fs::read(&database);
     let refused =
         |statement: &str| sql(&database, statement).err().map(|error| error.to_string()).unwrap_or_default();
     let words = refused("UPDATE audit SET operator = NULL") + &refused("DELETE FROM audit");
@@ -393,7 +410,6 @@ fn log(pair: &mut Pair, book: &mut Book) -> Result<()> {
         .run(&["audit"])
         .and_then(|out| pair.told_by_operator(&out, &["does not fit the one before it"]));
     book.attack("a log edited behind its guard", "the triggers dropped first", By::Operator, tried);
-    let _ = kept;
     Ok(())
 }
 
