@@ -103,7 +103,8 @@ fn a_stolen_folder_with_every_file_altered_makes_no_machine_run_anything() {
     let database = fleet.controller_folder().join("data/muster.db");
     let changed = sql(
         &database,
-        "INSERT INTO generations SELECT m.other, 2, g.targets, g.snapshot, g.target, g.target_sha256, g.expires, \
+        "INSERT INTO generations (machine, generation, targets, snapshot, target, target_sha256, expires, \
+         published_at, published_by) SELECT m.other, 2, g.targets, g.snapshot, g.target, g.target_sha256, g.expires, \
          g.published_at, g.published_by FROM generations g JOIN (SELECT 'cinnabar' AS name, 'stibnite' AS other \
          UNION SELECT 'stibnite', 'cinnabar') m ON g.machine = m.name WHERE g.generation = 1",
     )
