@@ -248,13 +248,13 @@ async fn no_root_is_taken_that_does_not_follow_or_arms_the_controller() {
     send(&fleet.root).await.refused(409, ProblemCode::Conflict);
     let foreign = make_root(2, &key(), &[&fleet.operator], &fleet.online);
     send(&foreign).await.refused(422, ProblemCode::BadSignature);
-    send(b"<html>").await.refused(422, ProblemCode::BadSignature);
+    send(b"<html>").await.refused(422, ProblemCode::Malformed);
     // I8: a key that lies on the controller signs nothing else than timestamps.
     let armed = next_root(&fleet, 2, |spec| spec.operators.0.push(spec.online[0]));
-    let message = send(&armed).await.refused(422, ProblemCode::BadSignature);
+    let message = send(&armed).await.refused(422, ProblemCode::Malformed);
     assert!(message.contains("a controller must hold no such key"), "{message}");
     let armed = next_root(&fleet, 2, |spec| spec.root.0.push(spec.online[0]));
-    send(&armed).await.refused(422, ProblemCode::BadSignature);
+    send(&armed).await.refused(422, ProblemCode::Malformed);
     // The limit of keys in a role.
     let many = (0..300).map(|_| key().public()).collect::<Vec<_>>();
     let spec = RootSpec {

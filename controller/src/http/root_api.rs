@@ -5,6 +5,7 @@ use axum::extract::State;
 use axum::http::StatusCode;
 use muster_protocol::api::ProblemCode;
 use muster_protocol::operator::{NewRoot, RootTaken};
+use muster_protocol::report::Attack;
 use muster_protocol::tuf::metadata::Role;
 
 use super::auth::{SignedBySomebody, remember};
@@ -21,8 +22,11 @@ impl From<RootsError> for Refused {
                 (StatusCode::INTERNAL_SERVER_ERROR, ProblemCode::Internal)
             }
             RootsError::TooLarge(_) => (StatusCode::PAYLOAD_TOO_LARGE, ProblemCode::TooLarge),
-            RootsError::Bad(..) | RootsError::OnlineKey(_) | RootsError::TooMuch(..) => {
+            RootsError::Bad(_, ref bad) if bad.attack() == Some(Attack::ForgedSignature) => {
                 (StatusCode::UNPROCESSABLE_ENTITY, ProblemCode::BadSignature)
+            }
+            RootsError::Bad(..) | RootsError::OnlineKey(_) | RootsError::TooMuch(..) => {
+                (StatusCode::UNPROCESSABLE_ENTITY, ProblemCode::Malformed)
             }
         };
         refuse(status, code, error.to_string())

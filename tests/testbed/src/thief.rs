@@ -18,6 +18,8 @@ pub struct Answer {
     pub body: Vec<u8>,
     /// Where a redirection leads.
     pub location: Option<String>,
+    /// Seconds for which the machine is asked to wait.
+    pub retry_after: Option<u64>,
 }
 
 /// One request as it came from the machine.
@@ -156,6 +158,9 @@ fn respond(headers: &HeaderMap, answer: Answer) -> Response {
     if let Some(location) = answer.location.and_then(|location| location.parse().ok()) {
         response.headers_mut().insert("location", location);
     }
+    if let Some(seconds) = answer.retry_after {
+        response.headers_mut().insert("retry-after", seconds.into());
+    }
     response
 }
 
@@ -176,5 +181,6 @@ async fn ask(
     let response = request.send().await?;
     let (status, headers) = (response.status().as_u16(), response.headers().clone());
     let body = response.bytes().await?.to_vec();
-    Ok((headers, Answer { method: method.to_string(), path: path.to_owned(), status, body, location: None }))
+    let (method, path) = (method.to_string(), path.to_owned());
+    Ok((headers, Answer { method, path, status, body, ..Answer::default() }))
 }

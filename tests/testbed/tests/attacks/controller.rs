@@ -197,13 +197,17 @@ fn roots_and_drafts(siege: &Siege, book: &mut Book) -> Result<()> {
         tried,
     );
     let armed = root(2, &[&siege.root], &[&siege.operator, &siege.online])?;
-    let tried = send(&siege.operator, &armed).and_then(|a| refused(siege, &a, 422, bad));
+    let tried = send(&siege.operator, &armed).and_then(|a| refused(siege, &a, 422, ProblemCode::Malformed));
     book.attack(
         "a root that arms the controller",
         "well signed, with the online key as an operator",
         By::Controller,
         tried,
     );
+    let first = std::fs::read(siege.stolen.fleet.controller_folder().join("root/1.root.json"))?;
+    let crowded = NewRoot { root: String::from_utf8(crate::metadata::crowded(&first, &siege.root)?)? };
+    let tried = send(&siege.operator, &crowded).and_then(|a| refused(siege, &a, 422, ProblemCode::Malformed));
+    book.attack("publishing a crowded root", "well signed, with 300 keys", By::Controller, tried);
     let tried = send(&siege.operator, &root(5, &[&siege.root], &[&siege.operator])?)
         .and_then(|a| refused(siege, &a, 409, ProblemCode::Conflict));
     book.attack("a skipped root", "version 5 after version 1", By::Controller, tried);

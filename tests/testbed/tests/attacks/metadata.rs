@@ -2,12 +2,12 @@
 
 use anyhow::{Context as _, Result, ensure};
 use muster_protocol::clock::{Clock as _, SystemClock};
-use muster_protocol::ids::Generation;
+use muster_protocol::ids::{Generation, Sha256};
 use muster_protocol::keys::SecretKey;
 use muster_protocol::operator::Publication;
 use muster_protocol::report::Attack;
 use muster_protocol::target::Target;
-use muster_protocol::tuf::repository::{RootSpec, sign_generation, sign_root, sign_timestamp};
+use muster_protocol::tuf::repository::{RootSpec, sign_generation, sign_root, sign_timestamp, signed_bytes};
 use muster_testbed::stolen::{NEIGHBOUR, VICTIM};
 use muster_testbed::thief::{Answer, Thief};
 use serde_json::Value;
@@ -293,6 +293,21 @@ fn root(siege: &Siege, version: u64, operators: &[&SecretKey], signers: &[&Secre
     Ok(sign_root(&spec, &signers)?)
 }
 
+/// A root with more keys than any may have, well signed.
+pub fn crowded(root: &[u8], signer: &SecretKey) -> Result<Vec<u8>> {
+    let mut value: Value = serde_json::from_slice(root)?;
+    value["signed"]["version"] = 2.into();
+    for _ in 0..300 {
+        let public = key()?.public().hex();
+        let entry =
+            serde_json::json!({ "keytype": "ed25519", "scheme": "ed25519", "keyval": { "public": public } });
+        value["signed"]["keys"][Sha256::of(public.as_bytes()).hex()] = entry;
+    }
+    let signature = signer.sign_raw(&signed_bytes(&value.to_string())?);
+    value["signatures"][0]["sig"] = signature.hex().into();
+    Ok(serde_json::to_vec(&value)?)
+}
+
 fn roots(siege: &Siege, book: &mut Book) -> Result<()> {
     let thief = key()?;
     let forged = [Attack::ForgedSignature];
@@ -314,6 +329,13 @@ fn roots(siege: &Siege, book: &mut Book) -> Result<()> {
     let tried =
         siege.refuses(&[Attack::Rollback, Attack::MixAndMatch], laid([("2.root.json", first.clone())]));
     book.attack("an older root", "root 1 under the name of root 2", By::Agent, tried);
+    let tried = siege.refuses(&[Attack::Malformed], laid([("2.root.json", crowded(&first, &siege.root)?)]));
+    book.attack(
+        "a crowded root",
+        "the next root with 300 keys, signed by the stolen root key",
+        By::Agent,
+        tried,
+    );
     let mut weak = [0_u8; 32];
     weak[0] = 1;
     let text =

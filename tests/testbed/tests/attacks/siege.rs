@@ -209,8 +209,10 @@ impl Siege {
             Ok((told.len() > known).then(|| told.into_iter().next()).flatten())
         })?;
         ensure!(attacks.contains(&told.attack), "it was taken for {}: {}", told.attack.as_str(), told.detail);
-        let view = self.view(VICTIM)?;
-        ensure!(view.condition == Condition::UnderAttack, "its condition is {}", view.condition.as_str());
+        // The event comes before the check-in that says what became of the generation.
+        self.until("the machine's word that it is under attack", || {
+            Ok((self.view(VICTIM)?.condition == Condition::UnderAttack).then_some(()))
+        })?;
         self.require_running()?;
         Ok(format!("status and history: {}", told.attack.as_str()))
     }

@@ -9,5 +9,6 @@ mod bad_input;
 mod common;
 mod faults;
 mod generations;
+mod limits;
 mod operators;
 mod stolen;
