@@ -8,6 +8,7 @@ use muster_protocol::api::OPERATOR_MACHINES;
 use muster_protocol::clock::Clock as _;
 use muster_protocol::ids::Generation;
 use muster_protocol::operator::{Condition, MachineView};
+use muster_protocol::report::Attack;
 
 use super::api::Api;
 use super::config::Config;
@@ -52,10 +53,8 @@ pub fn dangers(view: &MachineView, now: i64) -> Vec<(&'static str, String)> {
     } else if let Some(attack) = view.refused {
         dangers.push(("attack refused", attack.as_str().to_owned()));
     }
-    if view.attack.is_some() || view.refused.is_some() {
-        let words = "the machine is untouched and takes nothing from this controller; it ends by itself once what the \
-                     controller gives is sound again. Find out who holds the controller, or what is between";
-        dangers.push(("how it ends", words.to_owned()));
+    if let Some(attack) = view.attack.as_ref().map(|attack| attack.attack).or(view.refused) {
+        dangers.push(("how it ends", end_of(attack, view)));
     }
     if view.clone_alarm {
         let since =
@@ -69,6 +68,20 @@ pub fn dangers(view: &MachineView, now: i64) -> Vec<(&'static str, String)> {
         dangers.push(("how it ends", words));
     }
     dangers
+}
+
+/// What ends an attack, and what to look at.
+fn end_of(attack: Attack, view: &MachineView) -> String {
+    match attack {
+        Attack::AlteredArchive | Attack::WrongOutput | Attack::WrongClass | Attack::Unknown => format!(
+            "the machine is untouched, and waits for the next generation unless a later try comes through whole. Find \
+             out who changes what the cache gives, or who signed it so, then `muster update --force {}`",
+            view.machine
+        ),
+        _ => "the machine is untouched and takes nothing from this controller; it ends by itself once what the \
+              controller gives is sound again. Find out who holds the controller, or what is between"
+            .to_owned(),
+    }
 }
 
 /// The table, and one line that counts.
@@ -166,10 +179,8 @@ fn counts(machines: &[MachineView]) -> String {
 
 #[cfg(test)]
 mod tests {
-    use muster_protocol::operator::{AttackView, Standing};
-    use muster_protocol::report::Attack;
-
     use super::*;
+    use muster_protocol::operator::{AttackView, Standing};
 
     fn view(condition: Condition) -> MachineView {
         serde_json::from_value(serde_json::json!({
@@ -212,9 +223,12 @@ mod tests {
             .collect();
         let told = told.join("\n");
         assert!(told.contains("altered archive, 60 min ago: hash mismatch"), "{told}");
-        assert!(told.contains("ends by itself") && told.contains("machines acknowledge cinnabar"), "{told}");
+        assert!(told.contains("update --force cinnabar"), "{told}");
+        assert!(told.contains("machines acknowledge cinnabar"), "{told}");
         // An older controller tells the kind alone.
         attacked.attack = None;
         assert!(note(&attacked).contains("ATTACK REFUSED: wrong output"));
+        attacked.refused = Some(Attack::Rollback);
+        assert!(dangers(&attacked, 0).iter().any(|(_, words)| words.contains("ends by itself")));
     }
 }
