@@ -276,7 +276,7 @@ async fn push_closures(config: &Config, api: &Api, targets: &[&Target]) -> Resul
     Ok(())
 }
 
-fn spinner() -> ProgressBar {
+pub(super) fn spinner() -> ProgressBar {
     let spinner = ProgressBar::new_spinner();
     if let Ok(style) = ProgressStyle::with_template("{spinner} {msg} ({elapsed})") {
         spinner.set_style(style);

@@ -1,0 +1,169 @@
+# What a case is given. See ../README.md.
+{
+  nixpkgs-lib,
+  nix-darwin,
+  clan-core ? "",
+  sops-nix ? "",
+}:
+let
+  lib = import (nixpkgs-lib + "/lib");
+  repository = ../../..;
+  folder = text: if text == "" then null else /. + text;
+  t = {
+    inherit lib repository;
+    nix-darwin = folder nix-darwin;
+    clan-core = folder clan-core;
+    sops-nix = folder sops-nix;
+    pkgs = system: import ./pkgs.nix { inherit lib system; };
+
+    # A Mac's configuration, evaluated by the real nix-darwin.
+    darwin =
+      {
+        modules,
+        system ? "aarch64-darwin",
+        specialArgs ? { },
+      }:
+      import (t.nix-darwin + "/eval-config.nix") {
+        inherit lib specialArgs;
+        enableNixpkgsReleaseCheck = false;
+        modules = [
+          {
+            _module.args.pkgs = lib.mkForce (t.pkgs system);
+            nixpkgs.hostPlatform = system;
+            system.stateVersion = lib.mkDefault 6;
+          }
+        ]
+        ++ modules;
+      };
+
+    # A NixOS host's configuration, evaluated by a stub of NixOS's options: see ./nixos.nix.
+    nixos =
+      {
+        modules,
+        system ? "x86_64-linux",
+        specialArgs ? { },
+      }:
+      lib.evalModules {
+        class = "nixos";
+        inherit specialArgs;
+        modules = [
+          ./nixos.nix
+          {
+            _module.args.pkgs = lib.mkForce (t.pkgs system);
+            nixpkgs.hostPlatform = system;
+          }
+        ]
+        ++ modules;
+      };
+
+    # A configuration whose assertions hold; as NixOS and nix-darwin do it when they build.
+    checked =
+      config:
+      let
+        failed = map (it: it.message) (lib.filter (it: !it.assertion) config.assertions);
+      in
+      if failed == [ ] then config else throw (lib.concatStringsSep "\n" failed);
+
+    # One instance of one service, on the machines of ./machines.nix, in a fleet of ours and in a Clan. `more` has further
+    # instances, `modules` further modules of machines.
+    service =
+      {
+        name,
+        instance ? name,
+        roles,
+        more ? { },
+        modules ? { },
+        directory ? ./source,
+      }:
+      let
+        fleet = {
+          inventory = {
+            machines = import ./machines.nix;
+            instances = {
+              ${instance} = {
+                module = { inherit name; };
+                inherit roles;
+              };
+            }
+            // more;
+          };
+          inherit directory;
+          machines = lib.mapAttrs (
+            name: _: { imports = [ (modules.${name} or { }) ]; }
+          ) (import ./machines.nix);
+        };
+        # As it is built: with assertions that hold.
+        configurations =
+          it:
+          lib.mapAttrs (_: one: one // { config = t.checked one.config; }) (
+            it.nixosConfigurations // it.darwinConfigurations
+          );
+      in
+      {
+        ours = configurations (t.fleet fleet);
+        clans = configurations (t.clan fleet);
+        clanExports = (t.clan fleet).exports;
+      };
+
+    # The parts of a configuration that goldens show.
+    plist = configuration: name: t.checkedPlist configuration.config.environment.launchDaemons name;
+    userPlist = configuration: name: t.checkedPlist configuration.config.environment.userLaunchAgents name;
+    checkedPlist =
+      files: name:
+      files."${name}.plist".text or (throw "there is no ${name}.plist, but ${toString (lib.attrNames files)}");
+    # Units without what they do not say.
+    unit =
+      configuration: name:
+      lib.filterAttrs (
+        _: value:
+        !(lib.elem value [
+          null
+          [ ]
+          { }
+          ""
+        ])
+      ) (removeAttrs configuration.config.systemd.services.${name} [ "enable" "restartIfChanged" "stopIfChanged" ]);
+    # What a generator is, without what is the same for all of them. Clan's and ours have the same names.
+    generators =
+      tree:
+      lib.mapAttrs (_: generator: {
+        inherit (generator)
+          share
+          dependencies
+          script
+          ;
+        runtimeInputs = map (package: package.name) generator.runtimeInputs;
+        prompts = lib.mapAttrs (_: prompt: {
+          inherit (prompt)
+            type
+            persist
+            description
+            ;
+        }) generator.prompts;
+        files = lib.mapAttrs (
+          _: file:
+          {
+            inherit (file)
+              secret
+              deploy
+              owner
+              group
+              mode
+              neededFor
+              restartUnits
+              ;
+          }
+          // lib.optionalAttrs file.secret { inherit (file) path; }
+        ) generator.files;
+      }) tree;
+    etc = configuration: name: configuration.config.environment.etc.${name}.text;
+
+    # What is to hold, or is expected (below `clan/`), only where there is a Clan to hold it in.
+    inClan = lib.optionalAttrs (t.clan-core != null);
+
+    # A fleet of Muster's own library, and the same inventory in a Clan: { nixosConfigurations, darwinConfigurations }.
+    fleet = import ./fleet.nix t;
+    clan = import ./clan.nix t;
+  };
+in
+t

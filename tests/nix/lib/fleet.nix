@@ -1,0 +1,23 @@
+# lib.mkFleet with the parts that tests have: nix-darwin as it is, and NixOS as the stub of its options.
+t:
+{
+  inventory,
+  # The flake's source, with `vars/`.
+  directory,
+  machines ? { },
+}:
+let
+  muster = import (t.repository + "/nix") { };
+in
+muster.mkFleet {
+  inherit inventory machines;
+  self = {
+    outPath = directory;
+    inputs = { };
+  };
+  nixpkgs.lib = t.lib // {
+    nixosSystem = t.nixos;
+  };
+  nix-darwin.lib.darwinSystem = t.darwin;
+  inputs = { };
+}
