@@ -396,3 +396,23 @@ pub async fn until(what: &str, mut so: impl FnMut() -> bool) {
     };
     tokio::time::timeout(LIMIT, look).await.unwrap_or_else(|_| panic!("it never came about: {what}"));
 }
+
+/// A check-in that brings `new`, which is the machine's key once it is taken.
+pub async fn rotate(fleet: &Fleet, machine: &mut Machine, new: &SecretKey) -> Answer {
+    machine.seq += 1;
+    let checkin = CheckIn { new_key: Some(new.public()), ..machine.checkin(fleet, machine.seq) };
+    let body = serde_json::to_vec(&checkin).unwrap();
+    let by_old = machine.key.sign(Context::CheckIn, &body).hex();
+    let by_new = new.sign(Context::KeyRotation, &body).hex();
+    let answer = send_both(fleet, by_old, by_new, body).await;
+    if answer.status == StatusCode::OK {
+        machine.key = new.clone();
+    }
+    answer
+}
+
+/// A check-in under two signatures, whichever they are.
+pub async fn send_both(fleet: &Fleet, by_old: String, by_new: String, body: Vec<u8>) -> Answer {
+    let request = fleet.http.post(fleet.url(api::CHECKIN)).header(api::MACHINE_SIGNATURE, by_old);
+    Answer::of(request.header(api::MACHINE_NEW_SIGNATURE, by_new).body(body)).await
+}
