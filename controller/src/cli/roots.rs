@@ -85,6 +85,25 @@ impl Trusted {
     }
 }
 
+/// How long before a root's end it is told, in days.
+const END_DAYS: i64 = 90;
+
+/// What there is to say of a root that ends soon, or has ended.
+pub fn end_of(root: &Root, now_seconds: i64) -> Option<String> {
+    let (version, ends) = (root.version(), root.expires());
+    let day = table::date(ends * 1000);
+    match ends - now_seconds {
+        ..=0 => Some(format!(
+            "Root {version} ended on {day}: machines take nothing new until `muster keys renew`, with the root key."
+        )),
+        left if left < END_DAYS * 86_400 => Some(format!(
+            "Root {version} ends on {day}, in {}: `muster keys renew`, with the root key.",
+            table::span(left)
+        )),
+        _ => None,
+    }
+}
+
 /// `alice (3f2a…)`, or the digits alone. A name is a text of somebody's.
 pub fn named(names: &BTreeMap<String, String>, key: &PublicKey) -> String {
     match names.get(&key.hex()) {

@@ -13,6 +13,7 @@ use muster_protocol::report::Attack;
 use super::api::Api;
 use super::config::Config;
 use super::machines::print_json;
+use super::roots::{self, Trusted};
 use super::table;
 
 #[derive(Debug, Args)]
@@ -24,14 +25,29 @@ pub struct Status {
 
 impl Status {
     pub async fn run(self, config: Option<PathBuf>) -> Result<()> {
-        let api = Api::open(&Config::load(config)?)?;
+        let config = Config::load(config)?;
+        let api = Api::open(&config)?;
         let machines: Vec<MachineView> = api.get(OPERATOR_MACHINES).await?;
         if self.json {
             return print_json(&machines);
         }
         println!("{}", render(&machines, api.clock.unix_ms()));
+        if let Some(words) = root_end(&api, &config).await? {
+            println!("{words}");
+        }
         Ok(())
     }
+}
+
+/// That the root ends soon. The kept one says it; whether there is a newer one is asked only then.
+async fn root_end(api: &Api, config: &Config) -> Result<Option<String>> {
+    let now = api.clock.unix_seconds();
+    // Where root.json is not there, whatever needs it says so.
+    let ends = Trusted::load(config).is_ok_and(|trusted| roots::end_of(&trusted.root, now).is_some());
+    if !ends {
+        return Ok(None);
+    }
+    Ok(roots::end_of(&roots::follow(api, config).await?.root, now))
 }
 
 /// How many days before the end of a generation's signature it is told.

@@ -212,13 +212,9 @@ async fn list(config: &Config, json: bool) -> Result<()> {
     }
     println!("{rows}\n");
     let (version, ends) = (trusted.root.version(), trusted.root.expires());
-    let left = ends - api.clock.unix_seconds();
-    match left {
-        ..=0 => println!(
-            "Root {version} ended on {}: machines take nothing new until `muster keys renew`.",
-            table::date(ends * 1000)
-        ),
-        _ => println!("Root {version} is good until {} ({}).", table::date(ends * 1000), table::span(left)),
+    match roots::end_of(&trusted.root, api.clock.unix_seconds()) {
+        Some(words) => println!("{words}"),
+        None => println!("Root {version} is good until {}.", table::date(ends * 1000)),
     }
     Ok(())
 }

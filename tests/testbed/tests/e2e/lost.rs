@@ -99,7 +99,12 @@ fn an_expired_root_stops_machines_where_they_are_and_a_renewed_one_sets_them_goi
     let listed = fleet.must(&["keys", "list"]).unwrap();
     assert!(listed.contains("muster keys renew"), "{listed}");
 
+    fleet.must(&["keys", "renew", "--yes", "--days", "30"]).unwrap();
+    // It is told where one looks each day, before it happens again.
+    let status = fleet.must(&["status"]).unwrap();
+    assert!(status.contains("Root 3 ends on") && status.contains("muster keys renew"), "{status}");
     fleet.must(&["keys", "renew", "--yes"]).unwrap();
+    assert!(!fleet.must(&["status"]).unwrap().contains("muster keys renew"));
     let asked = fleet.agent("cinnabar", &["check-now"]).unwrap();
     assert!(asked.status.success());
     fleet.settled("cinnabar", 2, Condition::UpToDate).unwrap();
