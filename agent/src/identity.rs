@@ -265,7 +265,8 @@ fn age_file(secret: &StaticSecret) -> Result<Zeroizing<String>, IdentityError> {
     Ok(Zeroizing::new(format!("# public key: {}\n{}\n", recipient(secret)?, *key)))
 }
 
-fn parse_age(text: &str) -> Option<StaticSecret> {
+#[doc(hidden)]
+pub fn parse_age(text: &str) -> Option<StaticSecret> {
     let line = text.lines().map(str::trim).find(|line| !line.is_empty() && !line.starts_with('#'))?;
     let (hrp, bytes) = bech32::decode(line).ok()?;
     let bytes: Zeroizing<[u8; 32]> = Zeroizing::new(Zeroizing::new(bytes).as_slice().try_into().ok()?);

@@ -1,6 +1,7 @@
 //! Everything that Nix is asked for.
 
-mod derivation;
+#[doc(hidden)]
+pub mod derivation;
 mod error;
 mod process;
 
@@ -19,7 +20,8 @@ use crate::durable;
 use crate::platform::Layout;
 use derivation::Derivation;
 pub use error::NixError;
-use error::{message, tail};
+#[doc(hidden)]
+pub use error::{message, tail};
 use process::Limits;
 pub use process::{RESERVE_BYTES, free_bytes};
 

@@ -51,15 +51,19 @@ pub enum FlakeError {
     CannotTake { machine: MachineName, source: MachineError },
 }
 
+/// What `nix flake metadata` prints.
+#[doc(hidden)]
 #[derive(Deserialize)]
-struct Metadata {
-    url: String,
+pub struct Metadata {
+    pub url: String,
 }
 
+/// What [`SYSTEM_FACTS`] makes `nix eval` print.
+#[doc(hidden)]
 #[derive(Deserialize)]
-struct Facts {
-    drv: String,
-    out: String,
+pub struct Facts {
+    pub drv: String,
+    pub out: String,
 }
 
 /// Settings are for people to look at, and would need every service to be evaluated.
@@ -269,7 +273,8 @@ pub async fn describe(derivation: &StorePath) -> Result<Described, NixError> {
 
 /// The one derivation's `system` and outputs, whether it stands under the path, or, as in newer versions, under
 /// `derivations`, with the paths of outputs whole or without the store's folder.
-fn described_in(value: &serde_json::Value) -> Option<(&str, Vec<String>)> {
+#[doc(hidden)]
+pub fn described_in(value: &serde_json::Value) -> Option<(&str, Vec<String>)> {
     let derivations = value.get("derivations").unwrap_or(value).as_object()?;
     let derivation = derivations.values().find(|derivation| derivation.get("system").is_some())?;
     let outputs = derivation.get("outputs").and_then(serde_json::Value::as_object);

@@ -4,7 +4,8 @@ use super::*;
 use crate::ids::Generation;
 use crate::keys::SecretKey;
 use crate::target::Target;
-use crate::tuf::client::{Answer, Next, Scope, Stored, Update};
+use crate::tuf::client::Scope;
+use crate::tuf::client::{Stored, Update};
 use crate::tuf::repository::{
     RootSpec, check_publication, draft_generation, draft_root, root_names, sign_root, sign_timestamp,
 };
@@ -106,12 +107,12 @@ fn a_generation_counts_once_two_operators_have_signed_its_draft_and_the_machine_
         let scope = Scope { machine: name.clone(), class: Class::Nixos, lowest: Generation::FIRST };
         let stored = Stored { root: fleet.root_bytes.clone(), ..Stored::default() };
         let mut update = Update::start(&stored, Some(scope), NOW).unwrap();
-        while let Next::Fetch(fetch) = update.next() {
+        while let Some(fetch) = update.next() {
             let bytes = match fetch.file.as_str() {
-                "timestamp.json" => Answer::Found(&timestamp),
-                "1.snapshot.json" => Answer::Found(files.snapshot.as_bytes()),
-                "1.targets.json" => Answer::Found(files.targets.as_bytes()),
-                _ => Answer::Absent,
+                "timestamp.json" => Some(timestamp.as_slice()),
+                "1.snapshot.json" => Some(files.snapshot.as_bytes()),
+                "1.targets.json" => Some(files.targets.as_bytes()),
+                _ => None,
             };
             update.feed(bytes).unwrap();
         }
