@@ -170,11 +170,6 @@ impl Root {
         Ok(root)
     }
 
-    /// Reads a root that is still being signed; nothing may be believed by it.
-    pub fn draft(bytes: &[u8]) -> Result<Self, TufError> {
-        Signed::unverified(bytes).map(Self)
-    }
-
     /// Reads the next root: signed by a threshold of this one's keys and of its own (5.3.4), and one version on (5.3.5).
     pub fn successor(&self, bytes: &[u8]) -> Result<Self> {
         let what = Role::Root.file();

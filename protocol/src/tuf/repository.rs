@@ -360,6 +360,13 @@ pub fn merge_signatures(document: &str, copy: &str, keys: &[PublicKey]) -> Resul
     Ok(document.text())
 }
 
+impl Root {
+    /// Reads a root that is still being signed; nothing may be believed by it.
+    pub fn draft(bytes: &[u8]) -> Result<Self, TufError> {
+        Signed::unverified(bytes).map(Self)
+    }
+}
+
 /// What a document says, whoever signed it: the bytes that signatures are over.
 pub fn signed_bytes(document: &str) -> Result<Vec<u8>, TufError> {
     Document::parse(document)?.message()

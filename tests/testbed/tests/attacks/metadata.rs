@@ -73,6 +73,17 @@ fn replayed(siege: &Siege, book: &mut Book) -> Result<()> {
     let tried = siege.refuses(&[Attack::Rollback], laid([("timestamp.json", old)]));
     book.attack("an older timestamp", "a timestamp with a lower version than was seen", By::Agent, tried);
 
+    // What operators sign to whom the controller hid that there is a generation 2.
+    let hidden = Target { generation: Generation::new(2)?, ..siege.withheld.clone() };
+    let twin = sign_generation(&hidden, siege.expires(), &[&siege.operator])?;
+    let tried = siege.refuses(&[Attack::MixAndMatch], lay(siege, &twin)?);
+    book.attack(
+        "a second generation of one number",
+        "another generation 2, signed by operators to whom the first was hidden",
+        By::Agent,
+        tried,
+    );
+
     let stamp = siege.stamp(&f("1.snapshot.json"), DAY)?;
     let tried = siege.refuses(&[Attack::Rollback], laid([("timestamp.json", stamp)]));
     book.attack(
