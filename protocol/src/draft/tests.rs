@@ -128,7 +128,9 @@ fn one_operator_alone_never_reaches_the_threshold() {
     for _ in 0..3 {
         again = again.sign(&fleet.operators[1]).unwrap();
     }
-    assert_eq!(again.progress(&fleet.root).unwrap().missing, 1);
+    let progress = again.progress(&fleet.root).unwrap();
+    assert_eq!(progress, Progress { signed: vec![fleet.operators[1].public()], missing: 1 });
+    assert!(!progress.is_complete());
     let strangers = again.sign(&SecretKey::generate().unwrap()).unwrap().sign(&fleet.online).unwrap();
     assert_eq!(strangers.progress(&fleet.root).unwrap().missing, 1);
     // What strangers added does not stay.
@@ -170,6 +172,15 @@ fn a_draft_is_of_one_fleet_and_names_each_machine_once() {
         Err(DraftError::OtherFleet { .. })
     ));
     assert!(matches!(fleet.check(&fleet.generations(&[])), Err(DraftError::Count(0))));
+    // As many as there may be are looked into, and found to be another machine's; one more is too many.
+    let Drafted::Generations { generations } = &draft.what else { panic!() };
+    let many = |count: usize| {
+        let named =
+            |n| DraftedGeneration { machine: format!("m{n}").parse().unwrap(), ..generations[0].clone() };
+        fleet.draft(Drafted::Generations { generations: (0..count).map(named).collect() })
+    };
+    assert!(matches!(fleet.check(&many(10_000)), Err(DraftError::Generation { .. })));
+    assert!(matches!(fleet.check(&many(10_001)), Err(DraftError::Count(10_001))));
     let twice = fleet.generations(&["cinnabar", "cinnabar"]);
     assert!(matches!(fleet.check(&twice), Err(DraftError::Count(2))));
     assert!(matches!(
@@ -196,7 +207,11 @@ fn a_root_wants_a_threshold_of_its_old_and_of_its_new_holders() {
         draft = draft.sign(signer).unwrap();
     }
     assert_eq!(missing, [2, 2, 1, 1]);
-    assert!(draft.progress(&fleet.root).unwrap().is_complete());
+    let progress = draft.progress(&fleet.root).unwrap();
+    assert!(progress.is_complete());
+    let signers = [&fleet.roots[0], &fleet.roots[1], &newcomers[0], &newcomers[1]].map(SecretKey::public);
+    assert_eq!(progress.signed.len(), 4);
+    assert!(signers.iter().all(|key| progress.signed.contains(key)));
     assert!(matches!(fleet.check(&draft), Ok(Checked::Root(root)) if root.version() == 2));
     let Drafted::Root { root } = &draft.what else { panic!() };
     let next = fleet.root.successor(root.as_bytes()).unwrap();
@@ -205,6 +220,35 @@ fn a_root_wants_a_threshold_of_its_old_and_of_its_new_holders() {
         draft.check(&fleet.id(), &next, NOW),
         Err(DraftError::RootVersion { wanted: 3, found: 2 })
     ));
+}
+
+#[test]
+fn root_holders_sign_apart_and_are_brought_together_each_counted_once() {
+    let fleet = Fleet::new();
+    let operators: Vec<&SecretKey> = fleet.operators.iter().collect();
+    let [first, second] = &fleet.roots;
+    let spec = spec(2, &[first, second], &operators, &fleet.online);
+    let empty = fleet.draft(Drafted::Root { root: draft_root(&spec, &BTreeMap::new()).unwrap() });
+    let (one, other) = (empty.sign(first).unwrap(), empty.sign(second).unwrap());
+    // A holder of the old root and of the new one is one.
+    let expected = Progress { signed: vec![first.public()], missing: 1 };
+    assert_eq!(one.progress(&fleet.root).unwrap(), expected);
+    let stranger = other.sign(&SecretKey::generate().unwrap()).unwrap();
+    for both in [one.merge(&stranger, &fleet.root).unwrap(), stranger.merge(&one, &fleet.root).unwrap()] {
+        assert_eq!(both.id().unwrap(), empty.id().unwrap());
+        let progress = both.progress(&fleet.root).unwrap();
+        assert_eq!((progress.signed.len(), progress.missing), (2, 0));
+        let Drafted::Root { root } = &both.what else { panic!() };
+        assert_eq!(fleet.root.successor(root.as_bytes()).unwrap().version(), 2);
+        assert_eq!(root.matches("\"sig\"").count(), 2, "what the stranger added does not stay");
+    }
+    assert!(one.merge(&fleet.generations(&["cinnabar"]), &fleet.root).is_err());
+}
+
+#[test]
+fn the_bounds_of_a_draft_are_what_the_papers_say() {
+    assert_eq!(DRAFT_SECONDS, 1_209_600, "two weeks");
+    assert_eq!(MAX_DRAFT_BYTES, 33_554_432, "32 MiB");
 }
 
 #[test]
