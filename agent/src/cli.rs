@@ -15,7 +15,7 @@ use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::mpsc;
 
 use crate::config::Config;
-use crate::identity::Identity;
+use crate::identity::{self, Identity};
 use crate::local::LocalError;
 use crate::{activator, buildlog, doctor, enroll, local, logs, runner, status, supervisor, uninstall};
 
@@ -74,6 +74,8 @@ enum Verb {
         /// [default: the newest that has a log]
         generation: Option<u64>,
     },
+    /// Take a new key; the old one ends once the controller has it
+    RotateKey,
     /// Look for what may keep the agent from its work, and say what to do
     Doctor,
     /// Take the agent and its state off this machine; the system that runs stays as it is
@@ -139,6 +141,7 @@ async fn dispatch(cli: &Cli, config: &Config) -> Result<ExitCode> {
             };
             uninstall::remove(config)?;
         }
+        Verb::RotateKey => println!("{}", rotate_key(config).await?),
         Verb::Doctor => return Ok(doctor::run(config).await),
         Verb::Activate => {}
     }
@@ -276,6 +279,24 @@ fn agreed() -> Result<bool> {
     let mut answer = String::new();
     std::io::stdin().read_line(&mut answer)?;
     Ok(matches!(answer.trim(), "y" | "Y" | "yes"))
+}
+
+/// Through the running agent, or for the next one that runs.
+async fn rotate_key(config: &Config) -> Result<String> {
+    require_root(config)?;
+    match local::rotate_key(config).await {
+        Err(LocalError::NotRunning) => {}
+        answer => return Ok(answer?),
+    }
+    if Identity::load(config)?.is_none() {
+        bail!("this machine is not enrolled: run muster-agent enroll TOKEN");
+    }
+    let _lock = lock(&config.state_dir)?;
+    let key = identity::make_next_key(&config.state_dir)?;
+    Ok(format!(
+        "the agent does not run: the new key {} is made, and the agent shows it to the controller when it runs",
+        key.public().short()
+    ))
 }
 
 /// What to do where the agent does not run.

@@ -96,7 +96,7 @@ impl ClientError {
 pub struct Client {
     http: reqwest::Client,
     url: String,
-    machine: Option<(MachineName, SecretKey)>,
+    machine: Option<(MachineName, Arc<Mutex<SecretKey>>)>,
     netrc: PathBuf,
     ca_file: Option<PathBuf>,
     bearer: Arc<Mutex<Option<String>>>,
@@ -107,7 +107,7 @@ impl Client {
     /// The client of an enrolled machine. `state_dir` is where Nix finds its netrc.
     pub fn new(identity: &Identity, state_dir: &Path) -> Result<Self, ClientError> {
         Ok(Self {
-            machine: Some((identity.machine.clone(), identity.key.clone())),
+            machine: Some((identity.machine.clone(), Arc::new(Mutex::new(identity.key.clone())))),
             ca_file: identity.ca_file.clone(),
             netrc: state_dir.join("netrc"),
             ..Self::anonymous(&identity.url, identity.tls_ca.as_deref())?
@@ -146,13 +146,32 @@ impl Client {
 
     /// Sends a check-in; its reply's bearer is used from here on.
     pub async fn check_in(&self, check_in: &CheckIn) -> Result<CheckInReply, ClientError> {
-        let reply: CheckInReply = self.signed(api::CHECKIN, Context::CheckIn, check_in).await?;
+        let reply: CheckInReply = self.signed(api::CHECKIN, Context::CheckIn, check_in, None).await?;
         self.set_bearer(&reply.bearer)?;
         Ok(reply)
     }
 
+    /// Sends a check-in that brings a new key, signed by the old one and by it. Once this succeeds the controller has the
+    /// new one; see [`Client::use_key`].
+    pub async fn check_in_with(
+        &self,
+        check_in: &CheckIn,
+        next: &SecretKey,
+    ) -> Result<CheckInReply, ClientError> {
+        let reply: CheckInReply = self.signed(api::CHECKIN, Context::CheckIn, check_in, Some(next)).await?;
+        self.set_bearer(&reply.bearer)?;
+        Ok(reply)
+    }
+
+    /// Signs with this key from here on.
+    pub fn use_key(&self, key: &SecretKey) {
+        if let Some((_, held)) = &self.machine {
+            *held.lock().unwrap_or_else(PoisonError::into_inner) = key.clone();
+        }
+    }
+
     pub async fn report(&self, batch: &Batch) -> Result<Accepted, ClientError> {
-        self.signed(api::REPORTS, Context::Reports, batch).await
+        self.signed(api::REPORTS, Context::Reports, batch, None).await
     }
 
     pub async fn enrol(&self, request: &EnrolRequest) -> Result<EnrolReply, ClientError> {
@@ -213,15 +232,20 @@ impl Client {
         path: &str,
         context: Context,
         body: &impl serde::Serialize,
+        next: Option<&SecretKey>,
     ) -> Result<T, ClientError> {
         let Some((_, key)) = &self.machine else { return Err(nobody()) };
+        let key = key.lock().unwrap_or_else(PoisonError::into_inner).clone();
         let body = serde_json::to_vec(body).map_err(|error| ClientError::Setup(error.to_string()))?;
-        let signature = key.sign(context, &body).hex();
-        let sent = self
+        let mut sent = self
             .request(Method::POST, path)
-            .header(api::MACHINE_SIGNATURE, signature)
-            .header("content-type", "application/json")
-            .body(body);
+            .header(api::MACHINE_SIGNATURE, key.sign(context, &body).hex())
+            .header("content-type", "application/json");
+        if let Some(next) = next {
+            let by_next = next.sign(Context::KeyRotation, &body).hex();
+            sent = sent.header(api::MACHINE_NEW_SIGNATURE, by_next);
+        }
+        let sent = sent.body(body);
         parse(path, &self.answer(sent, path, MAX_REPLY_BYTES).await?)
     }
 

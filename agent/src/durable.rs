@@ -31,6 +31,12 @@ pub fn write(path: &Path, contents: &[u8], mode: u32) -> io::Result<()> {
     written
 }
 
+/// Puts the file `from` in the place of `to`, durably: afterwards there is one of the two, whole.
+pub fn replace(from: &Path, to: &Path) -> io::Result<()> {
+    fs::rename(from, to)?;
+    to.parent().map_or(Ok(()), sync_folder)
+}
+
 /// Removes a file durably; that it is gone already is no error.
 pub fn remove(path: &Path) -> io::Result<()> {
     match fs::remove_file(path) {

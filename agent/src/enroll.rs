@@ -17,7 +17,7 @@ use muster_protocol::tuf::metadata::Root;
 use crate::client::{Client, ClientError};
 use crate::config::Config;
 use crate::durable;
-use crate::identity::{Enrolment, Identity, IdentityError, Keys, pem_of};
+use crate::identity::{self, Enrolment, Identity, IdentityError, Keys, pem_of};
 use crate::outbox::{self, Outbox, OutboxError};
 use crate::trust;
 
@@ -168,6 +168,8 @@ pub fn finish(config: &Config) -> Result<(), EnrollError> {
             let bytes = durable::read(&folder.join(trust::ROOT), MAX_ROOT_BYTES).map_err(disk(&folder))?;
             durable::write(&root, &bytes.unwrap_or_default(), 0o600).map_err(disk(&root))?;
         }
+        // One that waited to take the old key's place would ask to take the new one's.
+        identity::forget_next_key(state)?;
         Keys::install(&folder, state)?;
         if another || old.is_none_or(|old| old.enrolled_at != new.enrolled_at) {
             let mut outbox = Outbox::open(&state.join(outbox::FOLDER))?;

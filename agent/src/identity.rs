@@ -17,6 +17,8 @@ use crate::durable;
 
 const ENROLMENT: &str = "enrolment.json";
 const MACHINE_KEY: &str = "machine.pem";
+/// The key that is to take its place, from before the controller hears of it until it is known to have taken it.
+const NEXT_KEY: &str = "next-machine.pem";
 const AGE_KEY: &str = "age.txt";
 /// The certificate that the token pins, for Nix (`ssl-cert-file`).
 const CA_FILE: &str = "ca.pem";
@@ -219,6 +221,42 @@ fn recipient(secret: &StaticSecret) -> Result<String, IdentityError> {
         .map_err(|error| KeyError::Encode(error.to_string()).into())
 }
 
+/// A machine's next key, while one waits to be taken by the controller.
+///
+/// It is durable before it is shown, and takes the old one's place only after the controller has said that it took it.
+/// As long as its file is there, every check-in brings it again, signed by both: whichever of the two the controller
+/// holds, such a check-in is good. So a crash at any instant leaves a machine that can check in.
+pub fn next_key(folder: &Path) -> Result<Option<SecretKey>, IdentityError> {
+    let path = folder.join(NEXT_KEY);
+    let Some(bytes) = read(&path)?.map(Zeroizing::new) else { return Ok(None) };
+    let text = std::str::from_utf8(&bytes).unwrap_or_default();
+    SecretKey::from_pem(text)
+        .map(Some)
+        .map_err(|error| IdentityError::Damaged { path, detail: error.to_string() })
+}
+
+/// The next key; made if there is none.
+pub fn make_next_key(folder: &Path) -> Result<SecretKey, IdentityError> {
+    if let Some(key) = next_key(folder)? {
+        return Ok(key);
+    }
+    let key = SecretKey::generate()?;
+    write_secret(&folder.join(NEXT_KEY), &key.to_pem()?)?;
+    Ok(key)
+}
+
+/// Puts the next key in force: the controller has it.
+pub fn take_next_key(folder: &Path) -> Result<(), IdentityError> {
+    let path = folder.join(MACHINE_KEY);
+    durable::replace(&folder.join(NEXT_KEY), &path).map_err(|source| IdentityError::Write { path, source })
+}
+
+/// Forgets a next key that belongs to an enrolment that is over.
+pub fn forget_next_key(folder: &Path) -> Result<(), IdentityError> {
+    let path = folder.join(NEXT_KEY);
+    durable::remove(&path).map_err(|source| IdentityError::Write { path, source })
+}
+
 /// What `age-keygen` writes.
 fn age_file(secret: &StaticSecret) -> Result<Zeroizing<String>, IdentityError> {
     let key = bech32::encode_upper::<Bech32>(Hrp::parse_unchecked("age-secret-key-"), secret.as_bytes())
@@ -287,6 +325,25 @@ mod tests {
             let mode = std::fs::metadata(folder.path().join(name)).unwrap().permissions().mode();
             assert_eq!(mode & 0o777, 0o600, "{name}");
         }
+    }
+
+    #[test]
+    fn the_next_key_is_durable_before_it_is_shown_and_takes_the_old_ones_place_whole() {
+        let folder = tempfile::tempdir().unwrap();
+        let old = Keys::load_or_make(folder.path()).unwrap();
+        assert!(next_key(folder.path()).unwrap().is_none());
+        let next = make_next_key(folder.path()).unwrap();
+        assert_eq!(make_next_key(folder.path()).unwrap().public(), next.public(), "it is made once");
+        assert_eq!(Keys::load(folder.path()).unwrap().machine.public(), old.machine.public());
+        let mode = std::fs::metadata(folder.path().join("next-machine.pem")).unwrap().permissions().mode();
+        assert_eq!(mode & 0o777, 0o600);
+        take_next_key(folder.path()).unwrap();
+        let now = Keys::load(folder.path()).unwrap();
+        assert_eq!(now.machine.public(), next.public());
+        assert_eq!(now.recipient().unwrap(), old.recipient().unwrap(), "its secrets stay readable");
+        assert!(next_key(folder.path()).unwrap().is_none());
+        assert!(take_next_key(folder.path()).is_err(), "there is none to take");
+        assert_eq!(Keys::load(folder.path()).unwrap().machine.public(), next.public());
     }
 
     /// A key made by age-keygen 1.1.1, with the recipient that it printed.

@@ -55,6 +55,8 @@ pub enum Command {
         by: Option<u32>,
         to: Answer,
     },
+    /// Take a new key. The answer is one sentence.
+    RotateKey(Answer),
 }
 
 type Answer = oneshot::Sender<Result<String, String>>;
@@ -110,6 +112,7 @@ enum Request {
         until: Option<UnixMillis>,
     },
     Resume,
+    RotateKey,
 }
 
 #[derive(Debug, Serialize, Deserialize)]
@@ -275,11 +278,12 @@ async fn answer(request: Request, by: Option<u32>, commands: &mpsc::Sender<Comma
                 commands.send(Command::CheckNow).await.ok()?;
                 Some(Reply::Done("the agent asks the controller now".into()))
             }
-            Request::Rollback | Request::Pause { .. } | Request::Resume => {
+            Request::Rollback | Request::Pause { .. } | Request::Resume | Request::RotateKey => {
                 let (to, receiver) = oneshot::channel();
                 let command = match request {
                     Request::Pause { until } => Command::Pause { until, by, to },
                     Request::Resume => Command::Resume { by, to },
+                    Request::RotateKey => Command::RotateKey(to),
                     _ => Command::Rollback(to),
                 };
                 commands.send(command).await.ok()?;
@@ -334,6 +338,11 @@ pub async fn pause(config: &Config, until: Option<UnixMillis>) -> Result<String,
 
 pub async fn resume(config: &Config) -> Result<String, LocalError> {
     done(ask(config, Request::Resume).await?)
+}
+
+/// Makes the running agent take a new key.
+pub async fn rotate_key(config: &Config) -> Result<String, LocalError> {
+    done(ask(config, Request::RotateKey).await?)
 }
 
 fn done(reply: Reply) -> Result<String, LocalError> {

@@ -277,6 +277,7 @@ fn shortened(kind: EventKind) -> EventKind {
         | K::Activating { .. }
         | K::Activated { .. }
         | K::Drift { .. }
+        | K::KeyRotated { .. }
         | K::Unknown => kind,
     }
 }

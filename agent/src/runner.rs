@@ -14,6 +14,7 @@ mod contact;
 mod ledger;
 mod rest;
 mod roots;
+mod rotation;
 mod switch;
 mod work;
 
@@ -25,6 +26,7 @@ use std::time::Duration;
 use muster_protocol::checkin::{CheckIn, Health, Holds, Phase, Runs};
 use muster_protocol::clock::{Clock as _, SystemClock, UnixMillis};
 use muster_protocol::ids::Generation;
+use muster_protocol::keys::SecretKey;
 use muster_protocol::random;
 use muster_protocol::report::{Attack, EventKind};
 use muster_protocol::target::Target;
@@ -39,7 +41,7 @@ use crate::core::policy::Pause;
 use crate::core::records::Transaction;
 use crate::core::state::State;
 use crate::durable;
-use crate::identity::Identity;
+use crate::identity::{self, Identity};
 use crate::local::{Command, Status};
 use crate::platform::{self, Platform};
 use crate::status;
@@ -100,6 +102,9 @@ fn prepare(config: &Config, identity: &Identity) -> Result<(Shared, Client, Trus
         wanted: RefCell::new(held),
         holds: Cell::new(trust.holds()),
         refused: Cell::new(None),
+        altered: Cell::new(None),
+        next_key: RefCell::new(identity::next_key(&config.state_dir)?),
+        rotated: Cell::new(None),
         problem: RefCell::new(None),
         progress: RefCell::new(None),
         degraded: RefCell::new(None),
@@ -145,7 +150,14 @@ struct Shared {
     /// The newest verified target.
     wanted: RefCell<Option<Target>>,
     holds: Cell<Holds>,
+    /// The last answer that was refused, until one is accepted.
     refused: Cell<Option<Attack>>,
+    /// The same for what Nix fetches and builds, until it gets what was signed.
+    altered: Cell<Option<Attack>>,
+    /// The key that waits to take the place of this machine's.
+    next_key: RefCell<Option<SecretKey>>,
+    /// When the last one did, in time awake.
+    rotated: Cell<Option<Duration>>,
     /// What keeps the work from going on, in one sentence.
     problem: RefCell<Option<String>>,
     /// How far the step is that is being taken, in words.
@@ -279,6 +291,7 @@ impl Shared {
         }
         self.sequence.set(seq);
         let (phase, phase_generation, note) = self.standing();
+        let new_key = self.next_key.borrow().as_ref().map(SecretKey::public);
         Ok(CheckIn {
             audience: self.identity.fleet,
             machine: self.identity.machine.clone(),
@@ -293,8 +306,9 @@ impl Shared {
             phase,
             phase_generation,
             note,
-            refused: self.refused.get(),
+            refused: self.refused.get().or(self.altered.get()).map(Attack::in_check_in),
             health: self.health(),
+            new_key,
         })
     }
 
@@ -314,7 +328,7 @@ impl Shared {
             verified: self.wanted.borrow().as_ref().map(|target| target.generation),
             runs: self.runs(),
             holds: self.holds.get(),
-            refused: self.refused.get(),
+            refused: self.refused.get().or(self.altered.get()),
             health: self.health(),
             next: self.next(),
             last_contact: self.last_contact.get(),
@@ -407,6 +421,7 @@ async fn serve(shared: &Shared, mut commands: mpsc::Receiver<Command>) {
             Command::Rollback(to) => reply(to, shared.ask_rollback()),
             Command::Pause { until, by, to } => reply(to, shared.pause(until, by)),
             Command::Resume { by, to } => reply(to, shared.resume(by)),
+            Command::RotateKey(to) => reply(to, shared.ask_rotation()),
         }
     }
 }

@@ -108,6 +108,9 @@ impl Trust {
         while let Some(fetch) = update.next() {
             let answer = client.get(&format!("{base}/{}", fetch.file), fetch.max_bytes).await?;
             if let Some(save) = update.feed(answer.as_deref())? {
+                if save.file == "targets.json" {
+                    self.require_same(&update)?;
+                }
                 self.write(save.file, &save.bytes)?;
                 match save.file {
                     "timestamp.json" => self.stored.timestamp = Some(save.bytes),
@@ -129,6 +132,18 @@ impl Trust {
             self.take_target(client, listed, hash, generation).await?;
         }
         Ok(self.held())
+    }
+
+    /// One number is one target (I2): operators to whom a generation was hidden sign another one under its number, and a
+    /// machine that took both could be sent to and fro between them.
+    fn require_same(&self, update: &Update) -> Result<(), TufError> {
+        let listed = update.listed(&api::target_name(&self.machine)).and_then(|listed| listed.hashes.sha256);
+        let other = |(target, hash): &&(Target, Sha256)| {
+            update.targets_version() == Some(target.generation.get()) && listed != Some(*hash)
+        };
+        let Some((target, _)) = self.held.as_ref().filter(other) else { return Ok(()) };
+        let why = format!("another target was seen as generation {}: sign the next one", target.generation);
+        Err(TufError::NotThePinned { what: "targets.json".into(), why })
     }
 
     async fn take_target(

@@ -16,11 +16,12 @@ use rustls::pki_types::{CertificateDer, PrivateKeyDer};
 use tokio::sync::watch;
 use tokio::task::JoinHandle;
 
-use crate::http::connection::Gate;
+use crate::http::connection::{Bounds, Gate};
+use crate::http::rates::Rates;
 use crate::http::roots::{Roots, RootsError};
-use crate::http::{App, router};
+use crate::http::{App, Memory, router};
 use crate::server_config::{ConfigError, ServerConfig, TlsFiles};
-use crate::signer::OnlineSigner;
+use crate::signer::{OnlineKey, OnlineSigner};
 use crate::store::blobs::{BlobError, Blobs};
 use crate::store::{Store, StoreError};
 
@@ -32,6 +33,10 @@ const MAX_HEAD_BYTES: usize = 64 * 1024;
 const GRACE: Duration = Duration::from_secs(10);
 /// How often what has ended by itself is forgotten.
 const SWEEP: Duration = Duration::from_secs(600);
+/// How often it is looked whether a root that nobody published here came into force.
+const LOOK: Duration = Duration::from_secs(10);
+/// Files that the controller needs beside its connections.
+const OTHER_FILES: u64 = 256;
 
 /// Why the controller does not start, or stopped.
 #[derive(Debug, thiserror::Error)]
@@ -106,24 +111,35 @@ impl Server {
         let store = Store::open(&config.data, &roots.current().fleet()).await?;
         let blobs = Blobs::open(&config.data.join("blobs"))?;
         store.sweep(clock.unix_seconds()).await?;
+        raise_file_limit(config.limits.connections);
         let (stopping, stops) = watch::channel(false);
         let app = Arc::new(App {
             cursor: watch::Sender::new(store.cursor().await?),
             store,
             blobs,
             roots,
-            signer: OnlineSigner::new(config.online_key.clone(), config.limits.timestamp_seconds()),
+            online: OnlineKey::new(
+                config.online_key_file.clone(),
+                OnlineSigner::new(config.online_key.clone(), config.limits.timestamp_seconds()),
+            ),
+            rates: Rates::new(&config.limits, clock.clone()),
+            memory: Memory::new(config.limits.body_memory_mib * 1024 * 1024),
             clock,
             wakers: Default::default(),
             stopping: stops,
             limits: config.limits.clone(),
         });
+        app.log_root().await?;
 
         let listen = |error| ServerError::Listen(config.listen, error);
         let listener = std::net::TcpListener::bind(config.listen).map_err(listen)?;
         let address = listener.local_addr().map_err(listen)?;
         let handle = Handle::new();
-        let gate = Gate::new(config.limits.connections, config.limits.idle());
+        let gate = Gate::new(Bounds {
+            connections: config.limits.connections,
+            unproven: config.limits.unproven_per_address,
+            idle: config.limits.idle(),
+        });
         let (server, service) = (
             http1(listener, handle.clone(), config.limits.idle()).map_err(listen)?,
             router(app.clone()).into_make_service(),
@@ -186,13 +202,40 @@ fn http1(
     Ok(server)
 }
 
-/// Forgets ended bearers and nonces, for as long as the server lives.
+/// Forgets what has ended, and looks for new roots, for as long as the server lives.
 async fn sweep(app: Arc<App>) {
+    let mut since = Duration::ZERO;
     loop {
-        tokio::time::sleep(SWEEP).await;
-        if let Err(error) = app.store.sweep(app.clock.unix_seconds()).await {
-            tracing::warn!("old bearers could not be removed: {error}");
+        tokio::time::sleep(LOOK).await;
+        since += LOOK;
+        if let Err(error) = app.log_root().await {
+            tracing::warn!("a new root could not be logged: {error}");
         }
+        if since >= SWEEP {
+            since = Duration::ZERO;
+            if let Err(error) = app.store.sweep(app.clock.unix_seconds()).await {
+                tracing::warn!("old bearers could not be removed: {error}");
+            }
+        }
+    }
+}
+
+/// As many files as connections want, if the system lets us have them.
+fn raise_file_limit(connections: usize) {
+    use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
+    let wanted = (connections as u64).saturating_add(OTHER_FILES);
+    let held = getrlimit(Resource::Nofile);
+    if held.current.is_none_or(|current| current >= wanted) {
+        return;
+    }
+    let most = held.maximum.map_or(wanted, |maximum| maximum.min(wanted));
+    let raised = setrlimit(Resource::Nofile, Rlimit { current: Some(most), maximum: held.maximum });
+    if raised.is_err() || most < wanted {
+        tracing::warn!(
+            wanted,
+            most,
+            "the system allows fewer open files than limits.connections wants: raise LimitNOFILE of the unit"
+        );
     }
 }
 

@@ -32,6 +32,8 @@ pub struct ServerConfig {
     pub root: PathBuf,
     /// Signs timestamps, and can do nothing else.
     pub online_key: SecretKey,
+    /// Where it lies.
+    pub online_key_file: PathBuf,
     pub tls: Option<TlsFiles>,
     pub limits: Limits,
 }
@@ -42,7 +44,7 @@ pub struct TlsFiles {
     pub key: PathBuf,
 }
 
-/// What one client may take of the server. The defaults suit a fleet of some thousand machines.
+/// What one client may take of the server. The defaults suit a fleet of ten thousand machines behind one address.
 #[derive(Debug, Clone, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct Limits {
@@ -56,6 +58,20 @@ pub struct Limits {
     pub poll_seconds: u64,
     /// How long a timestamp is good, in hours; it is signed anew after half of it.
     pub timestamp_hours: u32,
+    /// How many connections of one address may be open that proved nothing yet; those of machines and operators who
+    /// have are not counted.
+    pub unproven_per_address: usize,
+    /// How many requests a second one machine may send, 12 times as many at once; 0 for any number.
+    pub machine_per_second: u32,
+    /// The same for its requests to the cache.
+    pub cache_per_second: u32,
+    /// The same for one operator.
+    pub operator_per_second: u32,
+    /// The same for what one address sends that proves nothing, 100 times as many at once. Behind a proxy all have its
+    /// address.
+    pub address_per_second: u32,
+    /// How much memory bodies may take together while they arrive, in MiB.
+    pub body_memory_mib: usize,
 }
 
 impl Default for Limits {
@@ -63,9 +79,15 @@ impl Default for Limits {
         Self {
             nar_bytes: 4 * 1024 * 1024 * 1024,
             idle_seconds: 60,
-            connections: 10_000,
+            connections: 16_384,
             poll_seconds: 55,
             timestamp_hours: 24,
+            unproven_per_address: 4_000,
+            machine_per_second: 50,
+            cache_per_second: 1_000,
+            operator_per_second: 500,
+            address_per_second: 200,
+            body_memory_mib: 256,
         }
     }
 }
@@ -112,6 +134,11 @@ impl ServerConfig {
     }
 }
 
+/// Reads the online key from its file alone, as the server does while it runs.
+pub fn read_online_key(file: &Path) -> Result<SecretKey, ConfigError> {
+    Check { path: file, folder: PathBuf::new() }.online_key(file)
+}
+
 struct Check<'a> {
     path: &'a Path,
     folder: PathBuf,
@@ -141,12 +168,14 @@ impl Check<'_> {
         }
         self.check_limits(&file.limits)?;
         let tls = file.tls.map(|tls| self.tls(&tls)).transpose()?;
+        let online_key_file = self.folder.join(file.online_key);
         Ok(ServerConfig {
             listen,
             url: file.url,
             data: self.folder.join(file.data),
             root,
-            online_key: self.online_key(&self.folder.join(file.online_key))?,
+            online_key: self.online_key(&online_key_file)?,
+            online_key_file,
             tls,
             limits: file.limits,
         })
@@ -174,6 +203,13 @@ impl Check<'_> {
                 "limits.timestamp_hours",
                 (1..=8760).contains(&limits.timestamp_hours),
                 "must be from 1 to 8760",
+            ),
+            ("limits.unproven_per_address", limits.unproven_per_address > 0, "must be at least 1"),
+            // The largest draft must fit.
+            (
+                "limits.body_memory_mib",
+                (64..=65_536).contains(&limits.body_memory_mib),
+                "must be from 64 to 65536",
             ),
         ] {
             if !good {

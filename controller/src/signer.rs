@@ -1,10 +1,14 @@
 //! The online key. It signs timestamps and nothing else; no operator's or root key is ever here.
 
+use std::path::PathBuf;
+use std::sync::{Arc, PoisonError, RwLock};
+
 use muster_protocol::ids::MachineName;
-use muster_protocol::keys::SecretKey;
+use muster_protocol::keys::{PublicKey, SecretKey};
 use muster_protocol::tuf::TufError;
 use muster_protocol::tuf::repository::sign_timestamp;
 
+use crate::server_config::{ConfigError, read_online_key};
 use crate::store::Timestamp;
 
 #[derive(Debug, Clone)]
@@ -12,6 +16,41 @@ pub struct OnlineSigner {
     key: SecretKey,
     /// How long a timestamp is good, in seconds.
     life: i64,
+}
+
+/// The online key as its file has it; read again when a root no longer names the key that is held.
+#[derive(Debug)]
+pub struct OnlineKey {
+    file: PathBuf,
+    held: RwLock<Arc<OnlineSigner>>,
+}
+
+impl OnlineKey {
+    pub fn new(file: PathBuf, signer: OnlineSigner) -> Self {
+        Self { file, held: RwLock::new(Arc::new(signer)) }
+    }
+
+    /// The signer, if `named` says yes to its key, or to the one that lies in its file by now.
+    pub fn signer(&self, named: impl Fn(&PublicKey) -> bool) -> Option<Arc<OnlineSigner>> {
+        let held = self.held.read().unwrap_or_else(PoisonError::into_inner).clone();
+        if named(&held.key.public()) {
+            return Some(held);
+        }
+        match read_online_key(&self.file) {
+            Ok(key) if named(&key.public()) => {
+                tracing::info!(key = key.public().short(), "a new online key signs timestamps");
+                let signer = Arc::new(OnlineSigner::new(key, held.life));
+                *self.held.write().unwrap_or_else(PoisonError::into_inner) = signer.clone();
+                Some(signer)
+            }
+            Ok(_) => None,
+            Err(error) => {
+                let error: ConfigError = error;
+                tracing::warn!("{error}");
+                None
+            }
+        }
+    }
 }
 
 impl OnlineSigner {

@@ -3,8 +3,11 @@
 //! Every change of several rows is one transaction, and a check-in touches its own machine's rows alone.
 
 mod access;
+mod attacks;
+mod audit;
 pub mod blobs;
 mod checkin;
+mod drafts;
 mod enrolment;
 mod machines;
 mod publication;
@@ -18,7 +21,9 @@ use muster_protocol::ids::{Generation, MachineName, Sha256};
 use muster_protocol::keys::PublicKey;
 
 pub use access::Holder;
+pub use audit::Act;
 pub use checkin::{Answer, CheckInRefusal, Seen};
+pub use drafts::{DraftRefusal, StoredDraft};
 pub use enrolment::{EnrolRefusal, Known};
 pub use machines::{Machine, Outcome, Refusal};
 pub use publication::{Files, NewGeneration, PublishRefusal, Timestamp};
@@ -60,6 +65,7 @@ impl From<sqlx::Error> for StoreError {
 /// Who did what; written in the same transaction as the deed.
 #[derive(Debug, Clone)]
 pub struct Deed<'a> {
+    /// An operator's key, or a root key.
     pub operator: &'a PublicKey,
     pub at: UnixMillis,
 }
@@ -77,6 +83,7 @@ impl Store {
     pub async fn open(folder: &Path, fleet: &Sha256) -> Result<Self, StoreError> {
         let store = Self { sql: sqlite::Sqlite::open(&folder.join("muster.db")).await? };
         store.belongs_to(fleet).await?;
+        store.take_over_the_log_of_0_1().await?;
         Ok(store)
     }
 
@@ -104,10 +111,14 @@ impl Store {
         Ok(tx.commit().await?)
     }
 
-    /// Forgets what has ended by itself: bearers and nonces.
+    /// Forgets what has ended by itself: bearers, nonces and drafts.
     pub async fn sweep(&self, now_s: i64) -> Result<(), StoreError> {
         let mut tx = self.sql.begin().await?;
-        for query in ["DELETE FROM bearers WHERE expires <= $1", "DELETE FROM nonces WHERE expires < $1"] {
+        for query in [
+            "DELETE FROM bearers WHERE expires <= $1",
+            "DELETE FROM nonces WHERE expires < $1",
+            "DELETE FROM drafts WHERE ends <= $1",
+        ] {
             sqlx::query(query).bind(now_s).execute(&mut *tx).await?;
         }
         Ok(tx.commit().await?)
@@ -131,24 +142,6 @@ async fn changed(tx: &mut Tx, machine: &MachineName) -> Result<Cursor, StoreErro
         .fetch_one(&mut **tx)
         .await?;
     Ok(unsigned(id))
-}
-
-async fn audit(
-    tx: &mut Tx,
-    deed: &Deed<'_>,
-    action: &'static str,
-    machine: Option<&MachineName>,
-    detail: &str,
-) -> Result<(), StoreError> {
-    sqlx::query("INSERT INTO audit (at, operator, action, machine, detail) VALUES ($1, $2, $3, $4, $5)")
-        .bind(deed.at)
-        .bind(deed.operator.as_bytes().as_slice())
-        .bind(action)
-        .bind(machine.map(MachineName::as_str))
-        .bind(detail)
-        .execute(&mut **tx)
-        .await?;
-    Ok(())
 }
 
 fn unsigned(number: i64) -> u64 {

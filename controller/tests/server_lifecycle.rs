@@ -162,7 +162,8 @@ mod small_disk {
     }
 
     async fn inside() {
-        let fleet = Fleet::start().await;
+        // The disk is what is to give out, not the machine's tokens.
+        let fleet = Fleet::start_with("[limits]\nmachine_per_second = 0").await;
         let mut machine = fleet.enrolled("cinnabar", Class::Nixos).await;
         let operator = fleet.session().await;
         let put = async |nar: Vec<u8>| {

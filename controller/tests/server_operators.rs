@@ -347,13 +347,18 @@ async fn every_deed_is_in_the_audit_log_which_nobody_can_change() {
     fleet.operate(Method::POST, "/v1/operator/machines/cinnabar/revoke", vec![]).await.good::<MachineView>();
     assert_eq!(
         fleet.sql("SELECT group_concat(action) FROM audit").await,
-        "machine-added,session-opened,generation-published,machine-revoked"
+        "root-found,machine-added,enrolled,session-opened,generation-published,machine-revoked"
     );
     assert_eq!(
-        fleet.sql("SELECT lower(hex(operator)) FROM audit LIMIT 1").await,
+        fleet.sql("SELECT lower(hex(operator)) FROM audit WHERE action = 'machine-added'").await,
         fleet.operator.public().hex()
     );
-    for attempt in ["DELETE FROM audit", "UPDATE audit SET action = 'nothing'"] {
+    for attempt in [
+        "DELETE FROM audit",
+        "UPDATE audit SET action = 'nothing'",
+        "INSERT OR REPLACE INTO audit SELECT id, at, operator, 'nothing', machine, detail, hash FROM audit WHERE id = 2",
+        "INSERT INTO audit SELECT 99, at, operator, action, machine, detail, hash FROM audit WHERE id = 2",
+    ] {
         let error = fleet.try_sql(attempt).await.unwrap_err().to_string();
         assert!(error.contains("append-only"), "{error}");
     }

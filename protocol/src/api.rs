@@ -12,9 +12,14 @@ pub const CACHE: &str = "/cache";
 pub const OPERATOR_SESSION: &str = "/v1/operator/session";
 pub const OPERATOR_MACHINES: &str = "/v1/operator/machines";
 pub const OPERATOR_CHANGES: &str = "/v1/operator/changes";
+pub const OPERATOR_DRAFTS: &str = "/v1/operator/drafts";
+pub const OPERATOR_ROOT: &str = "/v1/operator/root";
+pub const OPERATOR_AUDIT: &str = "/v1/operator/audit";
 
 /// The header with the machine's signature over the body, in hexadecimal.
 pub const MACHINE_SIGNATURE: &str = "muster-signature";
+/// The header with the signature of the key that a check-in brings in place of the old one, in hexadecimal.
+pub const MACHINE_NEW_SIGNATURE: &str = "muster-new-signature";
 /// The header with an operator's [`crate::operator::RequestSignature`], in JSON.
 pub const OPERATOR_SIGNATURE: &str = "muster-operator";
 
@@ -81,6 +86,8 @@ pub enum ProblemCode {
     WrongClass,
     NotFound,
     Busy,
+    /// Too many requests; `Retry-After` says when to come again.
+    TooMany,
     StorageFull,
     Internal,
     #[serde(other)]

@@ -4,6 +4,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::clock::UnixMillis;
 use crate::ids::{Generation, MachineName, Sha256, StorePath};
+use crate::keys::PublicKey;
 use crate::machine::{Class, System};
 use crate::report::Attack;
 
@@ -44,6 +45,10 @@ pub struct CheckIn {
     pub refused: Option<Attack>,
     #[serde(default, skip_serializing_if = "Health::is_empty")]
     pub health: Health,
+    /// The key that takes the place of the machine's from this check-in on. The body is signed by both, the second time
+    /// in `Context::KeyRotation`. Sent again it means the same, so that a lost reply locks nobody out.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub new_key: Option<PublicKey>,
 }
 
 /// What a machine knows of itself beside its phase.
@@ -153,6 +158,9 @@ pub struct CheckInReply {
     pub poll_seconds: u64,
     /// The number of the last event that is stored.
     pub reports_through: u64,
+    /// An operator asks for a new key of this machine.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub rotate_key: bool,
 }
 
 /// The reply of the long poll: the latest generation, again only a hint.
@@ -160,4 +168,7 @@ pub struct CheckInReply {
 pub struct PollReply {
     #[serde(default)]
     pub generation: Option<Generation>,
+    /// The controller has something to say that only the reply of a check-in carries.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub check_in: bool,
 }

@@ -37,6 +37,9 @@ pub enum KeyError {
     Costly,
     #[error("the private key cannot be written: {0}")]
     Encode(String),
+    /// Whoever holds the key did not sign.
+    #[error("{0}")]
+    Signer(String),
     #[error(transparent)]
     Random(#[from] RandomError),
 }
@@ -49,6 +52,8 @@ pub enum Context {
     CheckIn,
     Reports,
     OperatorRequest,
+    /// A check-in, signed a second time by the key that shall take the place of the machine's.
+    KeyRotation,
 }
 
 impl Context {
@@ -58,6 +63,7 @@ impl Context {
             Self::CheckIn => b"muster-check-in-v1\0",
             Self::Reports => b"muster-reports-v1\0",
             Self::OperatorRequest => b"muster-operator-request-v1\0",
+            Self::KeyRotation => b"muster-key-rotation-v1\0",
         }
     }
     fn message(self, body: &[u8]) -> Vec<u8> {
@@ -66,7 +72,7 @@ impl Context {
 }
 
 /// An ed25519 public key that is not weak, written as 64 hexadecimal digits.
-#[derive(Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(try_from = "String", into = "String")]
 pub struct PublicKey(ed25519_dalek::VerifyingKey);
 
@@ -225,6 +231,27 @@ impl fmt::Debug for SecretKey {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "SecretKey of {}", self.public().short())
     }
+}
+
+/// Whoever can sign: a key in memory, or an agent that holds one.
+pub trait Signer: Send + Sync {
+    fn public(&self) -> PublicKey;
+    /// Signs exactly these bytes.
+    fn sign_raw(&self, message: &[u8]) -> Result<Signature, KeyError>;
+}
+
+impl Signer for SecretKey {
+    fn public(&self) -> PublicKey {
+        self.public()
+    }
+    fn sign_raw(&self, message: &[u8]) -> Result<Signature, KeyError> {
+        Ok(self.sign_raw(message))
+    }
+}
+
+/// Signs `body` in `context` with whatever holds the key.
+pub fn sign_in(signer: &dyn Signer, context: Context, body: &[u8]) -> Result<Signature, KeyError> {
+    signer.sign_raw(&context.message(body))
 }
 
 /// Whether a key file asks for a passphrase.

@@ -3,8 +3,10 @@
 //! Everything here is pure: no file, no socket, no clock but the [`clock::Clock`] that the caller hands in.
 
 pub mod api;
+pub mod audit;
 pub mod checkin;
 pub mod clock;
+pub mod draft;
 pub mod enrol;
 pub mod ids;
 pub mod keys;

@@ -7,7 +7,7 @@ use serde::{Deserialize, Serialize};
 use crate::checkin::{Health, Holds, Phase, Runs};
 use crate::clock::UnixMillis;
 use crate::ids::{Generation, MachineName, Sha256, Tag};
-use crate::keys::{Context, KeyError, PublicKey, SecretKey, Signature};
+use crate::keys::{Context, KeyError, PublicKey, SecretKey, Signature, Signer, sign_in};
 use crate::machine::{Class, System};
 use crate::report::{Attack, Event};
 use crate::target::Target;
@@ -28,6 +28,10 @@ pub struct RequestSignature {
     /// 16 random bytes in hexadecimal; never twice.
     pub nonce: String,
     pub signature: Signature,
+    /// SHA-256 of the body. With it the signature is checked before the body is read, and only then may the body be a
+    /// large one.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub body: Option<Sha256>,
 }
 
 /// The request that is signed.
@@ -42,26 +46,41 @@ pub struct Request<'a> {
 }
 
 impl RequestSignature {
+    /// Signs with a key in memory, and says nothing of the body before it is read.
     pub fn make(key: &SecretKey, request: Request<'_>, at: i64, nonce: [u8; 16]) -> Self {
         let nonce = crate::ids::to_hex(&nonce);
         let signature = key.sign(Context::OperatorRequest, &message(request, at, &nonce));
-        Self { key: key.public(), at, nonce, signature }
+        Self { key: key.public(), at, nonce, signature, body: None }
+    }
+    /// Signs with whatever holds the key.
+    pub fn make_with(
+        signer: &dyn Signer,
+        request: Request<'_>,
+        at: i64,
+        nonce: [u8; 16],
+    ) -> Result<Self, KeyError> {
+        let nonce = crate::ids::to_hex(&nonce);
+        let signature = sign_in(signer, Context::OperatorRequest, &message(request, at, &nonce))?;
+        Ok(Self { key: signer.public(), at, nonce, signature, body: Some(Sha256::of(request.body)) })
     }
     /// Whether `key` signed exactly this request. Time, nonce and standing of the key are the caller's to check.
     pub fn verify(&self, request: Request<'_>) -> Result<(), KeyError> {
-        self.key.verify(Context::OperatorRequest, &message(request, self.at, &self.nonce), &self.signature)
+        self.verify_announced(request, &Sha256::of(request.body))
+    }
+    /// The same where the body was not read yet, and only its hash is announced; the body of `request` is not looked at.
+    pub fn verify_announced(&self, request: Request<'_>, body: &Sha256) -> Result<(), KeyError> {
+        let message = message_of(request, self.at, &self.nonce, body);
+        self.key.verify(Context::OperatorRequest, &message, &self.signature)
     }
 }
 
 fn message(request: Request<'_>, at: i64, nonce: &str) -> Vec<u8> {
-    format!(
-        "{}\n{}\n{}\n{at}\n{nonce}\n{}\n",
-        request.audience,
-        request.method,
-        request.path,
-        Sha256::of(request.body)
-    )
-    .into_bytes()
+    message_of(request, at, nonce, &Sha256::of(request.body))
+}
+
+fn message_of(request: Request<'_>, at: i64, nonce: &str, body: &Sha256) -> Vec<u8> {
+    format!("{}\n{}\n{}\n{at}\n{nonce}\n{body}\n", request.audience, request.method, request.path)
+        .into_bytes()
 }
 
 /// `POST /v1/operator/session`: a bearer for `nix copy`, which can only do HTTP Basic.
@@ -172,14 +191,26 @@ pub struct MachineView {
     pub phase_generation: Option<Generation>,
     pub note: Option<String>,
     pub refused: Option<Attack>,
+    /// The attack that the machine refused and that has not ended, as far as it told of it.
+    #[serde(default)]
+    pub attack: Option<AttackView>,
     /// More than one holder of this machine's key was seen.
     pub clone_alarm: bool,
+    /// Since when.
+    #[serde(default)]
+    pub clone_alarm_at: Option<UnixMillis>,
     pub holds: Holds,
     #[serde(default)]
     pub health: Health,
     pub agent: Option<String>,
     pub age: Option<String>,
     pub key: Option<PublicKey>,
+    /// When this key took the place of an older one of the same machine; none where it is the one that enrolled.
+    #[serde(default)]
+    pub key_rotated_at: Option<UnixMillis>,
+    /// An operator asked for a new key, and the machine has not made it yet.
+    #[serde(default)]
+    pub key_rotation_asked: bool,
     pub enrolled_at: Option<UnixMillis>,
     pub last_seen: Option<UnixMillis>,
     /// The machine's clock minus the controller's at the last check-in, in milliseconds.
@@ -210,6 +241,56 @@ pub struct Published {
     pub by: PublicKey,
     /// When the operators' signature ends, in Unix seconds.
     pub expires: i64,
+    /// The operators' keys that signed it; the controller's word.
+    #[serde(default)]
+    pub signers: Vec<PublicKey>,
+}
+
+impl Published {
+    /// Whether its signatures still reach the threshold of these operators. If not, machines refuse it as forged until it
+    /// is signed anew.
+    pub fn is_signed_by(&self, operators: &[PublicKey], threshold: u32) -> bool {
+        // Before there were thresholds whoever sent it had signed it.
+        let by = std::slice::from_ref(&self.by);
+        let signers = if self.signers.is_empty() { by } else { &self.signers };
+        let good: BTreeSet<&[u8; 32]> =
+            signers.iter().filter(|key| operators.contains(key)).map(PublicKey::as_bytes).collect();
+        good.len() >= threshold as usize
+    }
+}
+
+/// An attack that a machine refused: `GET /v1/operator/machines/NAME/attacks`, the newest first.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct AttackView {
+    pub attack: Attack,
+    /// The machine's words.
+    #[serde(default)]
+    pub detail: String,
+    /// The generation that the controller had spoken of.
+    #[serde(default)]
+    pub generation: Option<Generation>,
+    /// By the machine's clock.
+    pub at: UnixMillis,
+    /// By the controller's clock, as the two below.
+    pub received_at: UnixMillis,
+    /// When the machine accepted something again.
+    #[serde(default)]
+    pub ended_at: Option<UnixMillis>,
+}
+
+/// `POST /v1/operator/root`: the next root, signed by a threshold of the keys before it and of its own.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct NewRoot {
+    /// `N.root.json`, a text of JSON.
+    pub root: String,
+}
+
+/// The answer to it.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct RootTaken {
+    pub version: u64,
+    /// Whether the controller holds a key that this root names for timestamps. Until it does machines take nothing new.
+    pub online_key_named: bool,
 }
 
 /// `GET /v1/operator/machines/NAME/history`, the newest generation first.
@@ -234,6 +315,27 @@ mod tests {
     use super::*;
 
     #[test]
+    fn a_published_generation_counts_while_a_threshold_of_todays_operators_has_signed_it() {
+        let [alice, bob, carol] = [(); 3].map(|()| SecretKey::generate().unwrap().public());
+        let target = r#"{"machine":"stibnite","class":"darwin","generation":1,"system":"aarch64-darwin",
+            "derivation":"/nix/store/0c0bm0n2hg4kd2x7q2g5p1l1c4cx8kpl-system.drv",
+            "output":"/nix/store/1c0bm0n2hg4kd2x7q2g5p1l1c4cx8kpl-system"}"#;
+        let target = Target::parse(target.as_bytes()).unwrap();
+        let signed = |signers: &[PublicKey]| Published {
+            target: target.clone(),
+            at: 0,
+            by: alice,
+            expires: 0,
+            signers: signers.to_vec(),
+        };
+        assert!(signed(&[alice, bob]).is_signed_by(&[alice, bob, carol], 2));
+        assert!(!signed(&[alice, bob]).is_signed_by(&[alice, carol], 2), "bob left");
+        assert!(!signed(&[alice, alice]).is_signed_by(&[alice, bob], 2), "one key counts once");
+        assert!(signed(&[]).is_signed_by(&[alice], 1), "published by version 0.1");
+        assert!(!signed(&[]).is_signed_by(&[bob], 1));
+    }
+
+    #[test]
     fn a_signed_request_cannot_be_bent() {
         let key = SecretKey::generate().unwrap();
         let (fleet, other) = (Sha256::of(b"one"), Sha256::of(b"two"));
@@ -250,5 +352,10 @@ mod tests {
         }
         assert!(RequestSignature { at: 1, ..signed.clone() }.verify(request).is_err());
         assert!(RequestSignature { nonce: "00".into(), ..signed }.verify(request).is_err());
+
+        let announced = RequestSignature::make_with(&key, request, 1, [7; 16]).unwrap();
+        assert!(announced.verify(request).is_ok());
+        assert!(announced.verify_announced(request, &Sha256::of(b"{}")).is_ok());
+        assert!(announced.verify_announced(request, &Sha256::of(b"{ }")).is_err());
     }
 }

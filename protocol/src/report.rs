@@ -4,6 +4,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::clock::UnixMillis;
 use crate::ids::{Generation, MachineName, StorePath};
+use crate::keys::PublicKey;
 
 /// The most events in one batch, and the largest batch in bytes.
 pub const MAX_BATCH_EVENTS: usize = 256;
@@ -98,6 +99,10 @@ pub enum EventKind {
         attack: Attack,
         #[serde(default)]
         detail: String,
+    },
+    /// The machine signs with a new key; the old one is worth nothing any more.
+    KeyRotated {
+        key: PublicKey,
     },
     /// Somebody else changed the running system.
     Drift {
@@ -238,6 +243,11 @@ pub enum Attack {
     WrongClass,
     Malformed,
     Clone,
+    /// A file of the cache is not what its name says, or lacks a signature that counts.
+    AlteredArchive,
+    /// A kind that this program does not know yet.
+    #[serde(other)]
+    Unknown,
 }
 
 impl Attack {
@@ -253,6 +263,16 @@ impl Attack {
             Self::WrongClass => "wrong class",
             Self::Malformed => "malformed metadata",
             Self::Clone => "clone",
+            Self::AlteredArchive => "altered archive",
+            Self::Unknown => "an attack of a kind that this version does not know",
+        }
+    }
+    /// As a check-in tells it: a controller of version 0.1 takes no check-in with a kind that came later. The event has
+    /// the kind itself.
+    pub fn in_check_in(self) -> Self {
+        match self {
+            Self::AlteredArchive | Self::Unknown => Self::WrongOutput,
+            known => known,
         }
     }
 }
@@ -326,6 +346,28 @@ mod tests {
             let event = Event { seq: 3, at: 5, generation: Some(Generation::FIRST), kind };
             let text = serde_json::to_string(&event).unwrap();
             assert_eq!(serde_json::from_str::<Event>(&text).unwrap(), event, "{text}");
+        }
+    }
+
+    #[test]
+    fn an_attack_of_the_future_parses_as_unknown_and_check_ins_tell_only_those_of_0_1() {
+        let attack: Attack = serde_json::from_str("\"time-travel\"").unwrap();
+        assert_eq!(attack, Attack::Unknown);
+        let first = [
+            "rollback",
+            "freeze",
+            "forged-signature",
+            "foreign-machine",
+            "endless-data",
+            "mix-and-match",
+            "wrong-output",
+            "wrong-class",
+            "malformed",
+            "clone",
+        ];
+        for attack in [Attack::AlteredArchive, Attack::Unknown, Attack::Clone, Attack::Freeze] {
+            let told = serde_json::to_value(attack.in_check_in()).unwrap();
+            assert!(first.contains(&told.as_str().unwrap()), "{told}");
         }
     }
 

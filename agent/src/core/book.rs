@@ -26,7 +26,13 @@ pub enum Write {
     /// Removes a document; that it is gone already is no error.
     Clear(Document),
     /// Appends to the outbox.
-    Push(Telling),
+    Push(Box<Telling>),
+}
+
+impl Write {
+    fn push(telling: Telling) -> Self {
+        Self::Push(Box::new(telling))
+    }
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -99,7 +105,7 @@ impl Book {
         untold.retain(|telling| telling.seq > self.told);
         untold.sort_by_key(|telling| telling.seq);
         untold.dedup_by_key(|telling| telling.seq);
-        untold.into_iter().map(Write::Push).collect()
+        untold.into_iter().map(Write::push).collect()
     }
 
     /// The outbox's numbers went on without this book.
@@ -181,7 +187,7 @@ impl Book {
     pub fn tell(&self, generation: Option<Generation>, event: EventKind, now: UnixMillis) -> Vec<Write> {
         let mut writes = self.flush();
         writes
-            .extend(numbered(self.next(&writes), generation, vec![event], now).into_iter().map(Write::Push));
+            .extend(numbered(self.next(&writes), generation, vec![event], now).into_iter().map(Write::push));
         writes
     }
 
@@ -253,7 +259,7 @@ impl Book {
             .iter()
             .filter(|t| t.seq >= self.next(&writes))
             .cloned()
-            .map(Write::Push)
+            .map(Write::push)
             .collect();
         writes.push(Write::Journal(Box::new(journal)));
         writes.extend(events);
@@ -280,7 +286,7 @@ fn numbered(
 }
 
 fn stored(mut writes: Vec<Write>, transaction: Transaction) -> Vec<Write> {
-    let events: Vec<Write> = transaction.telling.iter().cloned().map(Write::Push).collect();
+    let events: Vec<Write> = transaction.telling.iter().cloned().map(Write::push).collect();
     writes.push(Write::Transaction(Box::new(transaction)));
     writes.extend(events);
     writes

@@ -50,6 +50,7 @@ fn runner_with(folder: &Path, patience: Duration) -> Listener {
                 Command::Rollback(reply) => drop(reply.send(Err("there is nothing to go back to".into()))),
                 Command::Pause { until, by, to } => drop(to.send(Ok(format!("{until:?} by {by:?}")))),
                 Command::Resume { to, .. } => drop(to.send(Ok("resumed".into()))),
+                Command::RotateKey(reply) => drop(reply.send(Ok("the new key is made".into()))),
             }
         }
     });
@@ -74,6 +75,7 @@ async fn each_request_reaches_the_runner_and_its_answer_comes_back() {
     assert!(check_now(&config(folder.path())).await.unwrap().contains("now"));
     let error = rollback(&config(folder.path())).await.unwrap_err();
     assert_eq!(error.to_string(), "there is nothing to go back to");
+    assert_eq!(rotate_key(&config(folder.path())).await.unwrap(), "the new key is made");
 }
 
 #[tokio::test]

@@ -44,6 +44,8 @@ impl NixError {
         match self {
             Self::WrongOutput { .. } => Some(Attack::WrongOutput),
             Self::Platform { .. } => Some(Attack::WrongClass),
+            Self::NotValid(_) => Some(Attack::AlteredArchive),
+            Self::Fetch { message, .. } => is_altered(message).then_some(Attack::AlteredArchive),
             _ => None,
         }
     }
@@ -62,6 +64,26 @@ impl NixError {
             other => other.to_string(),
         }
     }
+}
+
+/// What Nix 2.8 to 2.31 say of an archive, or of what describes it, that is not what its name says. A transfer that broke
+/// off says something else, and is no attack.
+fn is_altered(message: &str) -> bool {
+    const WORDS: [&str; 10] = [
+        "hash mismatch",
+        // Nix reads a derivation before it looks whether its address is its own.
+        "error parsing derivation",
+        "lacks a valid signature",
+        "lacks a signature by a trusted key",
+        "is corrupt",
+        "NAR info file",
+        // What a description named; the agent asks for nothing but store paths.
+        "is not in the Nix store",
+        "bad archive",
+        "input is not a Nix archive",
+        "decompress",
+    ];
+    WORDS.iter().any(|words| message.contains(words)) && !message.contains("unable to download")
 }
 
 /// Nix's error in one line: from the first `error:` on, without colours and without advice about flags.
@@ -116,6 +138,28 @@ mod tests {
         assert_eq!(text, "builder for '/nix/store/x.drv' failed with exit code 1; last 1 log lines: > no");
         assert!(message(&format!("error: {}", "é".repeat(5000)), ExitStatus::from_raw(256)).len() < 700);
         assert!(message("", ExitStatus::from_raw(256)).contains("said nothing"));
+    }
+
+    #[test]
+    fn an_altered_archive_is_told_from_a_transfer_that_broke_off() {
+        for altered in [
+            "hash mismatch importing path '/nix/store/x'; specified: sha256:a got: sha256:b",
+            "NAR info file 'http://127.0.0.1:1/cache/x.narinfo' is corrupt",
+            "cannot add path '/nix/store/x' because it lacks a valid signature",
+            "failed to decompress the archive: truncated input",
+            "bad archive: input doesn't look like a Nix archive",
+            "path '/etc/shadow' is not in the Nix store",
+            "error parsing derivation '/nix/store/x.drv': error: expected string 'Derive(['",
+        ] {
+            assert!(is_altered(altered), "{altered}");
+        }
+        for trouble in [
+            "unable to download 'http://127.0.0.1:1/cache/nar/x.nar.zst': Transferred a partial file (18)",
+            "unable to download 'http://127.0.0.1:1/cache/x.narinfo': HTTP error 503",
+            "writing to file: No space left on device",
+        ] {
+            assert!(!is_altered(trouble), "{trouble}");
+        }
     }
 
     #[test]

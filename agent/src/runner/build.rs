@@ -127,22 +127,29 @@ impl Work<'_> {
     ) -> Result<(), WorkError> {
         let error = match result {
             Ok(value) => {
+                if self.shared.altered.replace(None).is_some() {
+                    self.shared.changed();
+                }
                 let (input, event, change) = well(value);
                 return self.advance(input, vec![event], change);
             }
             Err(error) => error,
         };
         let attack = error.attack();
-        let events = attack.map(|attack| EventKind::Refused { attack, detail: error.to_string() });
+        // Told once, however often it is tried again.
+        let new = attack.filter(|attack| self.shared.altered.replace(Some(*attack)) != Some(*attack));
+        let events = new.map(|attack| EventKind::Refused { attack, detail: error.to_string() });
         let tried = self.backoff.failures() + 1 >= TRIES
             && self.shared.answers.get()
             && !matches!(error, NixError::NoSpace(_));
         if error.is_permanent() || tried {
-            if let Some(attack) = attack {
-                self.shared.refused.set(Some(attack));
-            }
             tracing::error!("{error}");
             return self.fail(step, error.detail(), error.is_permanent(), events.into_iter().collect());
+        }
+        if let Some(event) = events {
+            let generation = self.target().map(|target| target.generation);
+            self.shared.ledger.borrow_mut().tell(generation, event, self.shared.clock.unix_ms())?;
+            self.shared.changed();
         }
         Err(error.into())
     }

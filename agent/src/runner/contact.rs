@@ -13,6 +13,7 @@ use super::{Shared, number};
 use crate::client::{Client, ClientError};
 use crate::core::backoff::{Backoff, part};
 use crate::core::state::State;
+use crate::identity::IdentityError;
 use crate::trust::{Trust, TrustError};
 
 /// After this long awake the metadata is refreshed though nothing new was hinted at: that is how an operator's signature
@@ -33,6 +34,8 @@ enum ContactError {
     Trust(#[from] TrustError),
     #[error(transparent)]
     Ledger(#[from] LedgerError),
+    #[error("the new key is the controller's already, and cannot be put in force here: {0}")]
+    Rotation(#[from] IdentityError),
     #[error("the number of the next check-in cannot be kept: {0}; free some space")]
     Sequence(#[from] std::io::Error),
     #[error("the controller takes reports without storing them: look at its log")]
@@ -61,6 +64,8 @@ struct Contact<'a> {
     /// The hint that the last refresh followed.
     followed: Option<Generation>,
     refreshed: Option<Duration>,
+    /// Whether the last poll asked for a check-in.
+    called: bool,
     poll_seconds: u64,
 }
 
@@ -73,6 +78,7 @@ pub async fn run(shared: &Shared, client: &Client, trust: Trust) {
         hint: None,
         followed: None,
         refreshed: None,
+        called: false,
         poll_seconds: shared.config.poll_seconds,
     };
     let mut backoff = Backoff::default();
@@ -117,7 +123,12 @@ impl Contact<'_> {
                     let new = reply.generation != have;
                     self.hint = reply.generation;
                     let soon = self.now().saturating_sub(asked) < TOO_SOON;
-                    return if soon && !new { Err(ContactError::Spinning) } else { Ok(()) };
+                    let called_before = std::mem::replace(&mut self.called, reply.check_in);
+                    if reply.check_in {
+                        self.shared.to_say.set(true);
+                    }
+                    let called = reply.check_in && !called_before;
+                    return if soon && !new && !called { Err(ContactError::Spinning) } else { Ok(()) };
                 }
                 () = self.shared.say.notified() => {
                     self.gather().await;
@@ -168,7 +179,19 @@ impl Contact<'_> {
     async fn check_in(&mut self) -> Result<(), ContactError> {
         let check_in = self.shared.check_in()?;
         let sent = self.now();
-        let reply = self.client.check_in(&check_in).await?;
+        let next =
+            self.shared.next_key.borrow().clone().filter(|next| check_in.new_key == Some(next.public()));
+        let reply = match &next {
+            None => self.client.check_in(&check_in).await?,
+            Some(next) => {
+                let reply = self.client.check_in_with(&check_in, next).await?;
+                self.shared.rotated(self.client, next)?;
+                reply
+            }
+        };
+        if reply.rotate_key {
+            self.shared.rotation_wanted();
+        }
         self.bearer_until = Some(sent + Duration::from_secs(reply.bearer_expires_in) * 3 / 4);
         self.poll_seconds = reply.poll_seconds.min(self.shared.config.poll_seconds).max(1);
         self.hint = reply.generation.or(self.hint);

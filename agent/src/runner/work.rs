@@ -328,6 +328,7 @@ impl Work<'_> {
         self.began = Some(self.shared.clock.awake());
         (self.started, self.probed, self.probing) = (None, None, None);
         self.shared.probing_since.set(None);
+        self.shared.altered.set(None);
     }
 
     pub(super) fn defer(&mut self, deferral: Deferral) -> Result<(), WorkError> {

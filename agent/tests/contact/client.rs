@@ -13,7 +13,7 @@ use muster_agent::identity::pem_of;
 use muster_protocol::api::{self, ProblemCode};
 use muster_protocol::checkin::{CheckIn, CheckInReply, Holds, Phase};
 use muster_protocol::ids::Sha256;
-use muster_protocol::keys::{Context, Signature};
+use muster_protocol::keys::{Context, SecretKey, Signature};
 use muster_protocol::machine::Class;
 use muster_protocol::report::Batch;
 
@@ -45,6 +45,7 @@ fn check_in(fleet: &Fleet) -> CheckIn {
         note: None,
         refused: None,
         health: muster_protocol::checkin::Health::default(),
+        new_key: None,
     }
 }
 fn reply(bearer: &str) -> Vec<u8> {
@@ -54,6 +55,7 @@ fn reply(bearer: &str) -> Vec<u8> {
         generation: None,
         poll_seconds: 55,
         reports_through: 0,
+        rotate_key: false,
     };
     serde_json::to_vec(&reply).unwrap()
 }
@@ -75,6 +77,38 @@ async fn a_check_in_is_signed_and_its_bearer_is_used_from_then_on() {
     assert_eq!(netrc, format!("machine 127.0.0.1 login muster password {BEARER}\n"));
     let mode = std::os::unix::fs::MetadataExt::mode(&std::fs::metadata(client.cache().netrc).unwrap());
     assert_eq!(mode & 0o777, 0o600);
+}
+
+#[tokio::test]
+async fn a_new_key_is_signed_by_the_old_one_and_by_itself_and_used_once_it_is_taken() {
+    let (state, controller, fleet, client) = enrolled().await;
+    let old = fleet.enrol(state.path(), &controller.url).1.key.public();
+    let next = SecretKey::generate().unwrap();
+    let check_in = CheckIn { new_key: Some(next.public()), ..check_in(&fleet) };
+    // A controller of 0.1 or a proxy answers with an error: the old key stays in use.
+    let tries = AtomicU64::new(0);
+    controller.answer(api::CHECKIN, move |_| match tries.fetch_add(1, Ordering::SeqCst) {
+        0 => problem(StatusCode::UNAUTHORIZED, ProblemCode::BadSignature, "no").into_response(),
+        _ => reply(BEARER).into_response(),
+    });
+    client.check_in_with(&check_in, &next).await.unwrap_err();
+    client.check_in_with(&check_in, &next).await.unwrap();
+    client.use_key(&next);
+    client.check_in(&check_in).await.unwrap();
+    let seen = controller.seen();
+    let of = |index: usize, header: &str| -> Option<Signature> {
+        seen[index].headers.get(header).map(|text| text.to_str().unwrap().parse().unwrap())
+    };
+    for index in [0, 1] {
+        let body = &seen[index].body;
+        old.verify(Context::CheckIn, body, &of(index, api::MACHINE_SIGNATURE).unwrap()).unwrap();
+        next.public()
+            .verify(Context::KeyRotation, body, &of(index, api::MACHINE_NEW_SIGNATURE).unwrap())
+            .unwrap();
+    }
+    let by_next = of(2, api::MACHINE_SIGNATURE).unwrap();
+    next.public().verify(Context::CheckIn, &seen[2].body, &by_next).unwrap();
+    assert_eq!(of(2, api::MACHINE_NEW_SIGNATURE), None);
 }
 
 #[tokio::test]

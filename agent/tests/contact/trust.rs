@@ -130,6 +130,35 @@ async fn i2_an_older_generation_is_refused() {
 }
 
 #[tokio::test]
+async fn i2_another_target_under_a_number_that_was_seen_is_refused() {
+    let (machine, mut trust) = Machine::holding(5).await;
+    let seen = trust.held();
+    // Operators to whom generation 5 was hidden sign another one under its number.
+    let other = Target { deadline_seconds: 17, ..machine.fleet.target(5) };
+    let other = sign_generation(&other, NOW + DAY, &[&machine.fleet.operator]).unwrap();
+    machine.controller.publish(&machine.fleet, &other);
+    let error = trust.refresh(&machine.client, NOW).await.unwrap_err();
+    assert_eq!(error.attack(), Some(Attack::MixAndMatch), "{error}");
+    assert!(error.to_string().contains("another target was seen as generation 5: sign the next one"));
+    machine.refuses(&mut trust, Some(Attack::MixAndMatch), NOW).await;
+    // Nor after a restart, nor by the way of what was seen first, which is still good.
+    let mut trust = machine.open();
+    machine.refuses(&mut trust, Some(Attack::MixAndMatch), NOW).await;
+    machine.controller.publish(&machine.fleet, &machine.fleet.publication(5));
+    assert_eq!(trust.refresh(&machine.client, NOW).await.unwrap(), seen);
+    machine.controller.publish(&machine.fleet, &other);
+    trust.refresh(&machine.client, NOW).await.unwrap_err();
+    // The same target signed for longer is no other one, and the next number ends it.
+    let longer = sign_generation(&machine.fleet.target(5), NOW + 60 * DAY, &[&machine.fleet.operator]);
+    machine.controller.publish(&machine.fleet, &longer.unwrap());
+    assert_eq!(trust.refresh(&machine.client, NOW).await.unwrap(), seen);
+    machine.controller.publish(&machine.fleet, &other);
+    trust.refresh(&machine.client, NOW).await.unwrap_err();
+    machine.controller.publish(&machine.fleet, &machine.fleet.publication(6));
+    assert_eq!(trust.refresh(&machine.client, NOW).await.unwrap().unwrap().generation.get(), 6);
+}
+
+#[tokio::test]
 async fn i2_a_generation_below_the_tokens_is_refused_by_a_machine_that_holds_none() {
     let machine = Machine::new().await;
     let identity = Identity { lowest: Generation::new(7).unwrap(), ..machine.identity.clone() };

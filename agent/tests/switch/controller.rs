@@ -186,6 +186,7 @@ pub fn name(kind: &EventKind) -> &'static str {
         EventKind::Failed { .. } => "failed",
         EventKind::NeedsHuman { .. } => "needs-human",
         EventKind::Refused { .. } => "refused",
+        EventKind::KeyRotated { .. } => "key-rotated",
         EventKind::Drift { .. } => "drift",
         EventKind::Deferred { .. } => "deferred",
         EventKind::Progress(_) => "progress",
@@ -222,12 +223,13 @@ async fn serve(State(controller): State<Controller>, request: Request) -> Respon
                 generation: inner.latest,
                 poll_seconds: 55,
                 reports_through: inner.events.last().map_or(0, |event| event.seq),
+                rotate_key: false,
             };
             json(serde_json::to_value(reply).unwrap())
         }
         api::REPORTS => inner.report(&body),
         path if path.ends_with("/poll") => {
-            json(serde_json::to_value(PollReply { generation: inner.latest }).unwrap())
+            json(serde_json::to_value(PollReply { generation: inner.latest, check_in: false }).unwrap())
         }
         path => match inner.files.get(path) {
             Some(bytes) => bytes.clone().into_response(),

@@ -1,12 +1,13 @@
 //! The operators' API as the command line calls it: every request signed, every answer bounded.
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::{Context as _, Result, anyhow};
 use muster_protocol::api::{FLEET, OPERATOR_SIGNATURE, Problem, ProblemCode, is_loopback};
 use muster_protocol::clock::{Clock as _, SystemClock};
 use muster_protocol::ids::Sha256;
-use muster_protocol::keys::SecretKey;
+use muster_protocol::keys::Signer;
 use muster_protocol::operator::{FleetView, Request, RequestSignature};
 use muster_protocol::random;
 use reqwest::{Method, StatusCode, Url};
@@ -15,12 +16,16 @@ use serde::de::DeserializeOwned;
 
 use super::config::Config;
 use super::error::WithHint as _;
-use super::{keyfile, tls};
+use super::tls;
 
 /// The largest answer that is read, in bytes: 10,000 machines at 2 KiB and room.
 const MAX_ANSWER: usize = 64 * 1024 * 1024;
 const REQUEST_LIMIT: Duration = Duration::from_secs(60);
 const CONNECT_LIMIT: Duration = Duration::from_secs(10);
+/// How long all waits for a controller that asks for patience (`Retry-After`) may take together: one that takes too many
+/// requests will take them later, one that cannot serve perhaps not.
+const PATIENCE: Duration = Duration::from_secs(120);
+const SHORT_PATIENCE: Duration = Duration::from_secs(15);
 
 /// What the controller answered instead of a success.
 #[derive(Debug, thiserror::Error)]
@@ -35,13 +40,30 @@ pub struct Api {
     http: reqwest::Client,
     url: Url,
     fleet: Sha256,
-    key: SecretKey,
+    key: Arc<dyn Signer>,
     pub clock: SystemClock,
+}
+
+/// How one request ended.
+enum Answer {
+    Good(Vec<u8>),
+    Refused(anyhow::Error),
+    /// The controller asks to be asked again after a wait.
+    Later {
+        wait: Duration,
+        patience: Duration,
+        error: anyhow::Error,
+    },
 }
 
 impl Api {
     /// Opens the operator's key; asks nothing of the network yet.
     pub fn open(config: &Config) -> Result<Self> {
+        Self::open_with(config, config.operator_key().open()?)
+    }
+
+    /// The same with a key that is open already.
+    pub fn open_with(config: &Config, key: Arc<dyn Signer>) -> Result<Self> {
         let url = parse_url(&config.file.url)?;
         let ca = match &config.file.tls_ca {
             None => None,
@@ -52,18 +74,11 @@ impl Api {
                 Some(tls::certificate_der(&pem).with_context(|| path.display().to_string())?)
             }
         };
-        let http = reqwest::Client::builder()
-            .tls_backend_preconfigured(tls::client_config(ca)?)
-            .connect_timeout(CONNECT_LIMIT)
-            .user_agent(concat!("muster/", env!("CARGO_PKG_VERSION")))
-            .build()
-            .context("cannot set up the HTTP client")?;
-        let key = keyfile::read(&config.path(&config.file.operator_key))?;
-        Ok(Self { http, url, fleet: config.file.fleet, key, clock: SystemClock::new() })
+        Ok(Self { http: client(ca)?, url, fleet: config.file.fleet, key, clock: SystemClock::new() })
     }
 
-    pub fn key(&self) -> &SecretKey {
-        &self.key
+    pub fn key(&self) -> &dyn Signer {
+        self.key.as_ref()
     }
     pub fn url(&self) -> &Url {
         &self.url
@@ -95,6 +110,24 @@ impl Api {
         Ok(view)
     }
 
+    /// A public file, at most `max` bytes of it; none where there is none.
+    pub async fn public_file(&self, path: &str, max: usize) -> Result<Option<Vec<u8>>> {
+        let url = self.url.join(path).with_context(|| format!("'{path}' is no path"))?;
+        let mut answer = self
+            .http
+            .get(url)
+            .timeout(REQUEST_LIMIT)
+            .send()
+            .await
+            .map_err(|error| self.unreachable(error))?;
+        let (status, bytes) = (answer.status(), read(&mut answer, max).await?);
+        match status {
+            StatusCode::NOT_FOUND => Ok(None),
+            status if status.is_success() => Ok(Some(bytes)),
+            status => Err(refused(status, &bytes)),
+        }
+    }
+
     async fn send<T: DeserializeOwned>(
         &self,
         method: Method,
@@ -102,42 +135,92 @@ impl Api {
         body: Vec<u8>,
         limit: Duration,
     ) -> Result<T> {
-        let request = Request { audience: &self.fleet, method: method.as_str(), path, body: &body };
-        let nonce = random::bytes::<16>()?;
-        let signature = RequestSignature::make(&self.key, request, self.clock.unix_seconds(), nonce);
-        let url = self.url.join(path).with_context(|| format!("'{path}' is no path"))?;
-        let answer = self
-            .http
-            .request(method, url)
-            .header(OPERATOR_SIGNATURE, serde_json::to_string(&signature)?)
-            .header("content-type", "application/json")
-            .timeout(limit)
-            .body(body)
-            .send()
-            .await;
-        let mut answer = match answer {
-            Ok(answer) => answer,
-            Err(error) => {
-                return Err(error.without_url())
-                    .with_context(|| format!("cannot reach the controller at {}", self.url))
-                    .hint("see that `muster serve` runs there and that url in muster.toml is right");
+        let began = self.clock.awake();
+        let bytes = loop {
+            match self.send_once(&method, path, &body, limit).await? {
+                Answer::Good(bytes) => break bytes,
+                Answer::Refused(error) => return Err(error),
+                Answer::Later { wait, patience, error } => {
+                    if self.clock.awake() + wait > began + patience {
+                        return Err(error);
+                    }
+                    eprintln!("The controller asks for {} s of patience: {error}", wait.as_secs());
+                    tokio::time::sleep(wait).await;
+                }
             }
         };
-        let status = answer.status();
-        let mut bytes = Vec::new();
-        while let Some(chunk) = answer.chunk().await.context("the controller's answer broke off")? {
-            if bytes.len() + chunk.len() > MAX_ANSWER {
-                return Err(anyhow!("the controller's answer has more than {MAX_ANSWER} bytes"));
-            }
-            bytes.extend_from_slice(&chunk);
-        }
-        if !status.is_success() {
-            return Err(refused(status, &bytes));
-        }
         serde_json::from_slice(&bytes)
             .with_context(|| format!("the answer of {} to {path} is not what this version reads", self.url))
             .hint("see that url in muster.toml names a Muster controller of this version or newer")
     }
+
+    /// Signs the request anew each time: none counts twice.
+    async fn send_once(&self, method: &Method, path: &str, body: &[u8], limit: Duration) -> Result<Answer> {
+        let request = Request { audience: &self.fleet, method: method.as_str(), path, body };
+        let nonce = random::bytes::<16>()?;
+        let signature = RequestSignature::make_with(self.key(), request, self.clock.unix_seconds(), nonce)?;
+        let url = self.url.join(path).with_context(|| format!("'{path}' is no path"))?;
+        let answer = self
+            .http
+            .request(method.clone(), url)
+            .header(OPERATOR_SIGNATURE, serde_json::to_string(&signature)?)
+            .header("content-type", "application/json")
+            .timeout(limit)
+            .body(body.to_vec())
+            .send()
+            .await;
+        let mut answer = answer.map_err(|error| self.unreachable(error))?;
+        let (status, wait) = (answer.status(), retry_after(&answer));
+        let bytes = read(&mut answer, MAX_ANSWER).await?;
+        Ok(match (status, wait) {
+            (status, _) if status.is_success() => Answer::Good(bytes),
+            (StatusCode::TOO_MANY_REQUESTS, Some(wait)) => {
+                Answer::Later { wait, patience: PATIENCE, error: refused(status, &bytes) }
+            }
+            (StatusCode::SERVICE_UNAVAILABLE, Some(wait)) => {
+                Answer::Later { wait, patience: SHORT_PATIENCE, error: refused(status, &bytes) }
+            }
+            _ => Answer::Refused(refused(status, &bytes)),
+        })
+    }
+
+    fn unreachable(&self, error: reqwest::Error) -> anyhow::Error {
+        anyhow::Error::new(error.without_url())
+            .context(format!("cannot reach the controller at {}", self.url))
+            .context(super::error::Hint(
+                "see that `muster serve` runs there and that url in muster.toml is right".to_owned(),
+            ))
+    }
+}
+
+fn client(ca: Option<Vec<u8>>) -> Result<reqwest::Client> {
+    reqwest::Client::builder()
+        .tls_backend_preconfigured(tls::client_config(ca)?)
+        .connect_timeout(CONNECT_LIMIT)
+        // A signed request goes to the controller that muster.toml names, by no detour.
+        .redirect(reqwest::redirect::Policy::none())
+        .user_agent(concat!("muster/", env!("CARGO_PKG_VERSION")))
+        .build()
+        .context("cannot set up the HTTP client")
+}
+
+/// Whole seconds, as the controller writes them.
+fn retry_after(answer: &reqwest::Response) -> Option<Duration> {
+    answer.headers().get("retry-after")?.to_str().ok()?.trim().parse().ok().map(Duration::from_secs)
+}
+
+/// The whole answer; more than `max` bytes of it are an error as soon as they come.
+async fn read(answer: &mut reqwest::Response, max: usize) -> Result<Vec<u8>> {
+    let mut bytes = Vec::new();
+    while let Some(chunk) = answer.chunk().await.context("the controller's answer broke off")? {
+        if bytes.len() + chunk.len() > max {
+            return Err(anyhow!("the controller's answer has more than {max} bytes")).hint(
+                "see that url in muster.toml names a Muster controller; nothing of the answer was kept",
+            );
+        }
+        bytes.extend_from_slice(&chunk);
+    }
+    Ok(bytes)
 }
 
 fn refused(status: StatusCode, body: &[u8]) -> anyhow::Error {
@@ -162,18 +245,4 @@ pub fn parse_url(text: &str) -> Result<Url> {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn http_is_for_this_machine_alone() {
-        for good in
-            ["https://muster.example:8443", "http://127.0.0.1:80", "http://[::1]:80", "http://localhost"]
-        {
-            assert!(parse_url(good).is_ok(), "{good}");
-        }
-        for bad in ["http://muster.example", "http://10.0.0.1", "ftp://127.0.0.1", "muster", "https://"] {
-            assert!(parse_url(bad).is_err(), "{bad}");
-        }
-    }
-}
+mod tests;

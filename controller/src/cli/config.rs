@@ -7,6 +7,7 @@ use muster_protocol::ids::Sha256;
 use serde::{Deserialize, Serialize};
 
 use super::error::WithHint as _;
+use super::signers::KeySource;
 
 /// As it stands in the file; paths are relative to the file's folder.
 #[derive(Debug, Clone, Serialize, Deserialize)]
@@ -18,8 +19,8 @@ pub struct File {
     pub fleet: Sha256,
     /// The root metadata that this operator trusts.
     pub root: PathBuf,
-    /// This operator's private key.
-    pub operator_key: PathBuf,
+    /// This operator's private key: a file, `ssh-agent`, or `ssh-agent:KEY`.
+    pub operator_key: String,
     /// The only certificate authority to believe the controller by; without it the public ones.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub tls_ca: Option<PathBuf>,
@@ -71,9 +72,25 @@ impl Config {
         self.folder.join(relative)
     }
 
-    /// The trusted root's bytes, once they are known to be this fleet's.
+    pub fn operator_key(&self) -> KeySource {
+        self.source(&self.file.operator_key)
+    }
+
+    /// A key as the configuration or an option names it; files are relative to the configuration.
+    pub fn source(&self, text: &str) -> KeySource {
+        // Every text is a source.
+        let source: KeySource = text.parse().unwrap_or(KeySource::Agent(None));
+        source.relative_to(&self.folder)
+    }
+
+    /// Where the trusted root lies.
+    pub fn root_path(&self) -> PathBuf {
+        self.path(&self.file.root)
+    }
+
+    /// The trusted root's bytes.
     pub fn root(&self) -> Result<Vec<u8>> {
-        let path = self.path(&self.file.root);
+        let path = self.root_path();
         std::fs::read(&path)
             .with_context(|| format!("cannot read the trusted root {}", path.display()))
             .hint("bring root.json back from the folder that `muster init` made")

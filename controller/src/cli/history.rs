@@ -6,7 +6,8 @@ use anyhow::Result;
 use clap::Args;
 use muster_protocol::api::operator_machine;
 use muster_protocol::ids::MachineName;
-use muster_protocol::operator::HistoryEntry;
+use muster_protocol::keys::PublicKey;
+use muster_protocol::operator::{AttackView, HistoryEntry, Published};
 use muster_protocol::report::{Event, EventKind, Progress, Step};
 
 use super::api::Api;
@@ -20,6 +21,9 @@ pub struct History {
     /// How many generations, the newest first
     #[arg(long, default_value_t = 20, value_parser = clap::value_parser!(u32).range(1..=1000))]
     limit: u32,
+    /// Only the attacks that the machine refused
+    #[arg(long)]
+    attacks: bool,
     /// Print JSON, with every event, instead of a table
     #[arg(long)]
     json: bool,
@@ -30,21 +34,53 @@ impl History {
         let api = Api::open(&Config::load(config)?)?;
         let path = format!("{}/history?limit={}", operator_machine(&self.machine), self.limit);
         let entries: Vec<HistoryEntry> = api.get(&path).await?;
+        let path = format!("{}/attacks?limit={}", operator_machine(&self.machine), self.limit);
+        let attacks: Vec<AttackView> = api.get(&path).await?;
         if self.json {
-            return print_json(&entries);
+            return if self.attacks { print_json(&attacks) } else { print_json(&entries) };
         }
+        if !self.attacks {
+            self.tell_generations(&entries);
+        }
+        if self.attacks && attacks.is_empty() {
+            println!("{} has told of no attack.", self.machine);
+        }
+        if !attacks.is_empty() {
+            self.tell_attacks(&attacks);
+        }
+        Ok(())
+    }
+
+    fn tell_attacks(&self, attacks: &[AttackView]) {
+        if !self.attacks {
+            println!("\nAttacks that {} refused:", self.machine);
+        }
+        let mut rows = table::table(["ATTACK", "TOLD", "ENDED", "GENERATION", "DETAIL"]);
+        for one in attacks {
+            rows.add_row([
+                table::danger_cell(one.attack.as_str(), one.ended_at.is_none()),
+                table::date(one.received_at).into(),
+                one.ended_at.map_or_else(|| "goes on".to_owned(), table::date).into(),
+                one.generation.map_or_else(|| "-".to_owned(), |generation| generation.to_string()).into(),
+                table::harmless(one.detail.lines().next().unwrap_or_default()).into(),
+            ]);
+        }
+        println!("{rows}");
+    }
+
+    fn tell_generations(&self, entries: &[HistoryEntry]) {
         if entries.is_empty() {
             println!("Nothing was published for {} yet. Do so with `muster update {0}`.", self.machine);
-            return Ok(());
+            return;
         }
         let mut rows =
             table::table(["GENERATION", "PUBLISHED", "BY", "SYSTEM", "OUTCOME", "CHANGES", "MESSAGE"]);
-        for entry in &entries {
+        for entry in entries {
             let target = &entry.published.target;
             rows.add_row([
                 target.generation.to_string(),
                 table::date(entry.published.at),
-                entry.published.by.short(),
+                by(&entry.published),
                 target.output.name().to_owned(),
                 table::harmless(&outcome(&entry.events)),
                 changes(&entry.events),
@@ -52,7 +88,14 @@ impl History {
             ]);
         }
         println!("{rows}");
-        Ok(())
+    }
+}
+
+/// Who signed it.
+fn by(published: &Published) -> String {
+    match published.signers.as_slice() {
+        [] => published.by.short(),
+        signers => signers.iter().map(PublicKey::short).collect::<Vec<_>>().join(", "),
     }
 }
 
@@ -96,6 +139,7 @@ fn word(kind: &EventKind) -> Option<String> {
         | EventKind::HookFailed { .. }
         | EventKind::Enrolled { .. }
         | EventKind::AgentStarted { .. }
+        | EventKind::KeyRotated { .. }
         | EventKind::Drift { .. }
         | EventKind::Unknown => return None,
     })

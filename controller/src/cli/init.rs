@@ -7,11 +7,12 @@ use anyhow::{Context as _, Result, anyhow};
 use clap::Args;
 use muster_protocol::clock::{Clock as _, SystemClock};
 use muster_protocol::ids::Sha256;
-use muster_protocol::keys::{self, SecretKey};
+use muster_protocol::keys::{self, PublicKey, SecretKey};
 use muster_protocol::tuf::repository::{RootSpec, sign_root};
 use zeroize::Zeroizing;
 
 use super::error::WithHint as _;
+use super::signers::KeySource;
 use super::{api, config, keyfile, tls};
 
 const DAY: i64 = 86_400;
@@ -32,6 +33,9 @@ pub struct Init {
     tls_certificate: Option<PathBuf>,
     #[arg(long, requires = "tls_certificate", value_name = "FILE")]
     tls_key: Option<PathBuf>,
+    /// A key that you have already: ssh-agent, ssh-agent:KEY, or a file [default: a new one in keys/operator.pem]
+    #[arg(long, value_name = "KEY")]
+    operator_key: Option<KeySource>,
     /// Read the new passphrase from this file instead of asking
     #[arg(long, value_name = "FILE", conflicts_with = "plain_keys")]
     passphrase_file: Option<PathBuf>,
@@ -84,15 +88,15 @@ impl Init {
         url: &reqwest::Url,
         passphrase: Option<&Zeroizing<String>>,
     ) -> Result<Made> {
-        let (root_key, operator_key, online_key) =
-            (SecretKey::generate()?, SecretKey::generate()?, SecretKey::generate()?);
+        let (root_key, online_key) = (SecretKey::generate()?, SecretKey::generate()?);
+        let operator = self.operator()?;
         let expires = SystemClock::new().unix_seconds() + i64::from(self.root_days) * DAY;
         let root = sign_root(
             &RootSpec {
                 version: 1,
                 expires,
                 root: (vec![root_key.public()], 1),
-                operators: (vec![operator_key.public()], 1),
+                operators: (vec![operator.public()], 1),
                 online: vec![online_key.public()],
             },
             &[&root_key],
@@ -107,17 +111,20 @@ impl Init {
             None => key.to_pem(),
         };
         keyfile::write_private(&folder.join("keys/root.pem"), &protect(&root_key)?)?;
-        keyfile::write_private(&folder.join("keys/operator.pem"), &protect(&operator_key)?)?;
+        if let Operator::New(key) = &operator {
+            keyfile::write_private(&folder.join("keys/operator.pem"), &protect(key)?)?;
+        }
         keyfile::write_private(&folder.join("controller/online.pem"), &online_key.to_pem()?)?;
         fs::write(folder.join("root.json"), &root)?;
         fs::write(folder.join("controller/root/1.root.json"), &root)?;
 
         let (tls, own_ca) = self.fill_tls(folder, url, passphrase)?;
+        let operator_key = operator.written();
         let operator = config::File {
             url: self.url.trim_end_matches('/').to_owned(),
             fleet,
             root: "root.json".into(),
-            operator_key: "keys/operator.pem".into(),
+            operator_key: operator_key.clone(),
             tls_ca: own_ca.then(|| "ca.pem".into()),
             flake: None,
             signature_days: 90,
@@ -132,7 +139,21 @@ impl Init {
             tls,
         };
         fs::write(folder.join("controller/controller.toml"), toml::to_string_pretty(&controller)?)?;
-        Ok(Made { fleet, own_ca })
+        Ok(Made { fleet, own_ca, operator_key })
+    }
+
+    fn operator(&self) -> Result<Operator> {
+        match &self.operator_key {
+            None => Ok(Operator::New(SecretKey::generate()?)),
+            Some(source) => {
+                let source = match source {
+                    // It is written into muster.toml, beside which relative paths count.
+                    KeySource::File(path) => KeySource::File(std::path::absolute(path)?),
+                    agent => agent.clone(),
+                };
+                Ok(Operator::Given(source.open()?.public(), source))
+            }
+        }
     }
 
     /// The server's certificate: given, made, or none on loopback.
@@ -200,9 +221,32 @@ struct TlsFile {
     key: PathBuf,
 }
 
+/// The operator's key, made here or made before.
+enum Operator {
+    New(SecretKey),
+    Given(PublicKey, KeySource),
+}
+
+impl Operator {
+    fn public(&self) -> PublicKey {
+        match self {
+            Self::New(key) => key.public(),
+            Self::Given(key, _) => *key,
+        }
+    }
+    /// As muster.toml has it.
+    fn written(&self) -> String {
+        match self {
+            Self::New(_) => "keys/operator.pem".to_owned(),
+            Self::Given(_, source) => source.to_string(),
+        }
+    }
+}
+
 struct Made {
     fleet: Sha256,
     own_ca: bool,
+    operator_key: String,
 }
 
 impl Made {
@@ -214,7 +258,10 @@ impl Made {
         if self.own_ca {
             rows.push(("keys/ca-key.pem", "offline, beside it; it renews the controller's certificate"));
         }
-        rows.push(("keys/operator.pem", "with you, the operator; it signs what machines run"));
+        let given = self.operator_key != "keys/operator.pem";
+        if !given {
+            rows.push(("keys/operator.pem", "with you, the operator; it signs what machines run"));
+        }
         rows.push((
             "muster.toml",
             "with every operator, with the root.json and ca.pem beside it; nothing secret",
@@ -223,6 +270,9 @@ impl Made {
         let width = rows.iter().map(|(name, _)| at(name).len()).max().unwrap_or_default();
         for (name, words) in rows {
             println!("  {:width$}  {words}", at(name));
+        }
+        if given {
+            println!("What machines run is signed with {}, which stays where it is.", self.operator_key);
         }
         if plain {
             println!("\nThe keys have no passphrase: good for tests, not for a fleet.");

@@ -1,13 +1,21 @@
 //! The command line, one file a verb.
 
 pub mod api;
+mod ask;
+mod audit;
 mod config;
+mod drafts;
 pub mod error;
 mod history;
 mod init;
 mod keyfile;
+mod keys;
 mod machines;
+mod roots;
 mod serve;
+mod sign;
+mod signers;
+mod ssh_agent;
 mod status;
 mod table;
 mod tls;
@@ -42,10 +50,20 @@ enum Command {
     Machines(machines::Machines),
     /// Sign and publish the flake's systems to machines
     Update(update::Update),
+    /// Add your signature to what another operator drafted, after looking at it
+    Sign(sign::Sign),
+    /// List, show, export, publish and drop what waits for signatures
+    #[command(subcommand)]
+    Drafts(drafts::Drafts),
+    /// List, add, remove and rotate the keys that the fleet trusts
+    #[command(subcommand)]
+    Keys(keys::Keys),
     /// Show how the fleet fares
     Status(status::Status),
     /// Show a machine's generations and what became of them
     History(history::History),
+    /// Show who did what and when, and check that nobody changed it since
+    Audit(audit::Audit),
 }
 
 /// Runs one command; the exit code is its verdict, an error is a failure to reach one.
@@ -63,6 +81,10 @@ pub fn run(arguments: Arguments) -> Result<ExitCode> {
             Command::Update(update) => update.run(config).await,
             Command::Status(status) => status.run(config).await.map(|()| ExitCode::SUCCESS),
             Command::History(history) => history.run(config).await.map(|()| ExitCode::SUCCESS),
+            Command::Sign(sign) => sign.run(config).await,
+            Command::Drafts(drafts) => drafts.run(config).await.map(|()| ExitCode::SUCCESS),
+            Command::Keys(keys) => keys.run(config).await.map(|()| ExitCode::SUCCESS),
+            Command::Audit(audit) => audit.run(config).await.map(|()| ExitCode::SUCCESS),
         }
     })
 }

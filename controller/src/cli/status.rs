@@ -8,10 +8,12 @@ use muster_protocol::api::OPERATOR_MACHINES;
 use muster_protocol::clock::{Clock as _, UnixMillis};
 use muster_protocol::ids::Generation;
 use muster_protocol::operator::{Condition, MachineView};
+use muster_protocol::report::Attack;
 
 use super::api::Api;
 use super::config::Config;
 use super::machines::print_json;
+use super::roots::{self, Trusted};
 use super::table;
 
 #[derive(Debug, Args)]
@@ -23,18 +25,84 @@ pub struct Status {
 
 impl Status {
     pub async fn run(self, config: Option<PathBuf>) -> Result<()> {
-        let api = Api::open(&Config::load(config)?)?;
+        let config = Config::load(config)?;
+        let api = Api::open(&config)?;
         let machines: Vec<MachineView> = api.get(OPERATOR_MACHINES).await?;
         if self.json {
             return print_json(&machines);
         }
         println!("{}", render(&machines, api.clock.unix_ms()));
+        if let Some(words) = root_end(&api, &config).await? {
+            println!("{words}");
+        }
         Ok(())
+    }
+}
+
+/// That the root ends soon. The kept one says it; whether there is a newer one is asked only then.
+async fn root_end(api: &Api, config: &Config) -> Result<Option<String>> {
+    let now = api.clock.unix_seconds();
+    // Where root.json is not there, whatever needs it says so.
+    let ends = Trusted::load(config).is_ok_and(|trusted| roots::end_of(&trusted.root, now).is_some());
+    if !ends {
+        return Ok(None);
+    }
+    Ok(roots::end_of(&roots::follow(api, config).await?.root, now))
+}
+
+/// How many days before the end of a generation's signature it is told.
+const SIGNATURE_DAYS: i64 = 14;
+
+/// Everything that looks like an attack, in words that need no colour: a name and what there is to know and to do.
+pub fn dangers(view: &MachineView, now: i64) -> Vec<(&'static str, String)> {
+    let mut dangers = Vec::new();
+    if let Some(attack) = &view.attack {
+        dangers.push((
+            "attack refused",
+            format!(
+                "{}, {}: {}",
+                attack.attack.as_str(),
+                table::ago(attack.received_at, now),
+                attack.detail.lines().next().unwrap_or_default()
+            ),
+        ));
+    } else if let Some(attack) = view.refused {
+        dangers.push(("attack refused", attack.as_str().to_owned()));
+    }
+    if let Some(attack) = view.attack.as_ref().map(|attack| attack.attack).or(view.refused) {
+        dangers.push(("how it ends", end_of(attack, view)));
+    }
+    if view.clone_alarm {
+        let since =
+            view.clone_alarm_at.map(|at| format!(", first seen {}", table::ago(at, now))).unwrap_or_default();
+        dangers.push(("clone alarm", format!("somebody else holds this machine's key{since}")));
+        let words = format!(
+            "enrol it anew with `muster machines add {0} --replace`, which ends the copy's access; if the machine was \
+             brought back from a backup, `muster machines acknowledge {0}`",
+            view.machine
+        );
+        dangers.push(("how it ends", words));
+    }
+    dangers
+}
+
+/// What ends an attack, and what to look at.
+fn end_of(attack: Attack, view: &MachineView) -> String {
+    match attack {
+        Attack::AlteredArchive | Attack::WrongOutput | Attack::WrongClass | Attack::Unknown => format!(
+            "the machine is untouched, and waits for the next generation unless a later try comes through whole. Find \
+             out who changes what the cache gives, or who signed it so, then `muster update --force {}`",
+            view.machine
+        ),
+        _ => "the machine is untouched and takes nothing from this controller; it ends by itself once what the \
+              controller gives is sound again. Find out who holds the controller, or what is between"
+            .to_owned(),
     }
 }
 
 /// The table, and one line that counts.
 pub fn render(machines: &[MachineView], now: i64) -> String {
+    use std::fmt::Write as _;
     if machines.is_empty() {
         return "No machines yet. Add one with `muster machines add NAME --class nixos|darwin`.".to_owned();
     }
@@ -50,10 +118,37 @@ pub fn render(machines: &[MachineView], now: i64) -> String {
             number(view.runs.as_ref().and_then(|runs| runs.generation)).into(),
             number(view.published.as_ref().map(|published| published.target.generation)).into(),
             view.last_seen.map_or_else(|| "never".to_owned(), |then| table::ago(then, now)).into(),
-            note(view).into(),
+            table::danger_cell(&with_end(view, now), !dangers(view, now).is_empty()),
         ]);
     }
-    format!("{rows}\n\n{}", counts(machines))
+    let mut text = format!("{rows}\n\n{}", counts(machines));
+    let attacked: Vec<&str> = machines
+        .iter()
+        .filter(|view| !dangers(view, now).is_empty())
+        .map(|view| view.machine.as_str())
+        .collect();
+    if let [one, ..] = attacked.as_slice() {
+        let _ =
+            write!(text, "\nUnder attack: {}. `muster machines show {one}` tells more.", attacked.join(", "));
+    }
+    text
+}
+
+/// The note, and that a signature ends soon.
+fn with_end(view: &MachineView, now: i64) -> String {
+    let mut note = note(view);
+    let left = view.published.as_ref().map(|published| published.expires.saturating_sub(now / 1000));
+    let words = match left {
+        Some(..=0) => "the signature has ended: `muster update --refresh`".to_owned(),
+        Some(left) if left < SIGNATURE_DAYS * 86_400 => {
+            format!("the signature ends in {}: `muster update --refresh`", table::span(left))
+        }
+        _ => return note,
+    };
+    if !note.is_empty() {
+        note.push_str("; ");
+    }
+    note + &words
 }
 
 /// What is wrong or waited for, in a few words.
@@ -62,8 +157,8 @@ pub fn note(view: &MachineView) -> String {
     if view.clone_alarm {
         parts.push("CLONE: somebody else holds this machine's key".to_owned());
     }
-    if let Some(attack) = view.refused {
-        parts.push(format!("refused: {}", attack.as_str()));
+    if let Some(attack) = view.attack.as_ref().map(|attack| attack.attack).or(view.refused) {
+        parts.push(format!("ATTACK REFUSED: {}", attack.as_str()));
     }
     if let (Condition::Updating, Some(phase), generation) =
         (view.condition, view.phase, view.phase_generation)
@@ -107,4 +202,60 @@ fn counts(machines: &[MachineView]) -> String {
     let parts: Vec<String> =
         counted.iter().map(|(condition, count)| format!("{count} {}", condition.as_str())).collect();
     format!("{} machines: {}", machines.len(), parts.join(", "))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use muster_protocol::operator::{AttackView, Standing};
+
+    fn view(condition: Condition) -> MachineView {
+        serde_json::from_value(serde_json::json!({
+            "machine": "cinnabar", "class": "nixos", "system": "x86_64-linux", "tags": [],
+            "standing": Standing::Enrolled, "condition": condition, "clone_alarm": false,
+            "holds": {"root": 1, "timestamp": 1, "snapshot": 1, "targets": 1},
+        }))
+        .unwrap()
+    }
+
+    #[test]
+    fn a_view_of_version_0_1_is_read_and_calm() {
+        let calm = view(Condition::UpToDate);
+        assert!(dangers(&calm, 0).is_empty());
+        let text = render(&[calm], 0);
+        assert!(!text.contains("attack") && !text.contains("ATTACK"), "{text}");
+    }
+
+    #[test]
+    fn an_attack_is_told_in_words_with_its_time_and_its_end() {
+        let mut attacked = view(Condition::UnderAttack);
+        attacked.refused = Some(Attack::WrongOutput);
+        attacked.attack = Some(AttackView {
+            attack: Attack::AlteredArchive,
+            detail: "hash mismatch\u{1b}[2J\nmore".into(),
+            generation: None,
+            at: 0,
+            received_at: 0,
+            ended_at: None,
+        });
+        attacked.clone_alarm = true;
+        attacked.clone_alarm_at = Some(60_000);
+        let text = render(std::slice::from_ref(&attacked), 3_600_000);
+        for words in ["under attack", "ATTACK REFUSED: altered archive", "CLONE", "Under attack: cinnabar"] {
+            assert!(text.contains(words), "{words}: {text}");
+        }
+        let told: Vec<String> = dangers(&attacked, 3_600_000)
+            .into_iter()
+            .map(|(name, words)| format!("{name}: {words}"))
+            .collect();
+        let told = told.join("\n");
+        assert!(told.contains("altered archive, 60 min ago: hash mismatch"), "{told}");
+        assert!(told.contains("update --force cinnabar"), "{told}");
+        assert!(told.contains("machines acknowledge cinnabar"), "{told}");
+        // An older controller tells the kind alone.
+        attacked.attack = None;
+        assert!(note(&attacked).contains("ATTACK REFUSED: wrong output"));
+        attacked.refused = Some(Attack::Rollback);
+        assert!(dangers(&attacked, 0).iter().any(|(_, words)| words.contains("ends by itself")));
+    }
 }

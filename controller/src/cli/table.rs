@@ -28,6 +28,12 @@ pub fn condition_cell(condition: Condition) -> Cell {
     }
 }
 
+/// A text that is red where there is danger. It must say so without the colour, too.
+pub fn danger_cell(text: &str, danger: bool) -> Cell {
+    let cell = Cell::new(text);
+    if danger { cell.fg(Color::Red) } else { cell }
+}
+
 /// `12 s ago`, in the largest unit that is at least one.
 pub fn ago(then_ms: i64, now_ms: i64) -> String {
     let seconds = now_ms.saturating_sub(then_ms).max(0) / 1000;

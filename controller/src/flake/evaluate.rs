@@ -174,10 +174,10 @@ impl Flake {
         let derivation = derivation.require_derivation().map_err(|error| shape(error.to_string()))?;
         let output = facts.out.parse().map_err(|error| shape(format!("{error}")))?;
         // The derivation itself is asked, not the attribute `system`, which a flake may set as it likes.
-        let found = derivation_system(&derivation).await.map_err(fail)?;
-        can_take((class, system), class, &found)
+        let found = describe(&derivation).await.map_err(fail)?;
+        can_take((class, system), class, &found.system)
             .map_err(|source| FlakeError::CannotTake { machine: machine.clone(), source })?;
-        Ok(Evaluated { class, system: found, derivation, output })
+        Ok(Evaluated { class, system: found.system, derivation, output })
     }
 
     fn require_described(&self, machine: &MachineName, class: Class) -> Result<(), FlakeError> {
@@ -248,8 +248,17 @@ pub fn attribute(machine: &MachineName, class: Class) -> String {
     }
 }
 
-/// The Nix system that the derivation names as its builder's.
-async fn derivation_system(derivation: &StorePath) -> Result<System, NixError> {
+/// What a derivation in this store says of itself.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Described {
+    /// The Nix system that it names as its builder's.
+    pub system: System,
+    /// Every path that it makes.
+    pub outputs: Vec<String>,
+}
+
+/// Asks a derivation that is in this store.
+pub async fn describe(derivation: &StorePath) -> Result<Described, NixError> {
     let path = derivation.as_str();
     let printed = match nix(&["derivation", "show", path], EVALUATION_LIMIT).await {
         // Before Nix 2.12 the command had another name.
@@ -258,17 +267,22 @@ async fn derivation_system(derivation: &StorePath) -> Result<System, NixError> {
     };
     let format = |reason: String| NixError::Format { program: "nix derivation show", reason };
     let value = serde_json::from_slice(&printed).map_err(|error| format(error.to_string()))?;
-    system_in(&value)
-        .ok_or_else(|| format("it names no system".to_owned()))?
-        .parse()
-        .map_err(|error| format(format!("{error}")))
+    let (system, outputs) = described_in(&value).ok_or_else(|| format("it names no system".to_owned()))?;
+    Ok(Described { system: system.parse().map_err(|error| format(format!("{error}")))?, outputs })
 }
 
-/// The one derivation's `system`, whether it stands under the path, or, as in newer versions, under `derivations`.
+/// The one derivation's `system` and outputs, whether it stands under the path, or, as in newer versions, under
+/// `derivations`, with the paths of outputs whole or without the store's folder.
 #[doc(hidden)]
-pub fn system_in(value: &serde_json::Value) -> Option<&str> {
+pub fn described_in(value: &serde_json::Value) -> Option<(&str, Vec<String>)> {
     let derivations = value.get("derivations").unwrap_or(value).as_object()?;
-    derivations.values().find_map(|derivation| derivation.get("system")?.as_str())
+    let derivation = derivations.values().find(|derivation| derivation.get("system").is_some())?;
+    let outputs = derivation.get("outputs").and_then(serde_json::Value::as_object);
+    let paths = outputs.into_iter().flat_map(|outputs| outputs.values()).filter_map(|output| {
+        let path = output.get("path")?.as_str()?;
+        Some(if path.starts_with('/') { path.to_owned() } else { format!("/nix/store/{path}") })
+    });
+    Some((derivation.get("system")?.as_str()?, paths.collect()))
 }
 
 /// The names and versions in a derivation's closure, or `None` where this store does not hold it.
@@ -287,11 +301,13 @@ mod tests {
 
     #[test]
     fn both_forms_of_a_shown_derivation_are_read() {
-        let old = serde_json::json!({"/nix/store/x.drv": {"system": "x86_64-linux", "new": 1}});
-        let new = serde_json::json!({"version": 4, "derivations": {"x.drv": {"system": "aarch64-darwin"}}});
-        assert_eq!(system_in(&old), Some("x86_64-linux"));
-        assert_eq!(system_in(&new), Some("aarch64-darwin"));
-        assert_eq!(system_in(&serde_json::json!([])), None);
+        let old = serde_json::json!({"/nix/store/x.drv": {
+            "system": "x86_64-linux", "new": 1, "outputs": {"out": {"path": "/nix/store/a-x"}}}});
+        let new = serde_json::json!({"version": 4, "derivations": {"x.drv": {
+            "system": "aarch64-darwin", "outputs": {"out": {"path": "a-x"}, "floating": {}}}}});
+        assert_eq!(described_in(&old), Some(("x86_64-linux", vec!["/nix/store/a-x".to_owned()])));
+        assert_eq!(described_in(&new), Some(("aarch64-darwin", vec!["/nix/store/a-x".to_owned()])));
+        assert_eq!(described_in(&serde_json::json!([])), None);
     }
 
     #[test]

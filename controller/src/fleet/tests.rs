@@ -41,6 +41,7 @@ fn told(phase: Phase, of: u64, running: char, confirmed: Option<u64>) -> CheckIn
         note: None,
         refused: None,
         health: muster_protocol::checkin::Health::default(),
+        new_key: None,
     }
 }
 fn machine(observed: Option<CheckIn>, outcome: Option<(u64, EventKind)>) -> Machine {
@@ -58,9 +59,12 @@ fn machine(observed: Option<CheckIn>, outcome: Option<(u64, EventKind)>) -> Mach
         seen_at: Some(NOW),
         clock_skew_ms: None,
         clone_alarm_at: None,
+        key_rotated_at: None,
+        key_rotation_asked_at: None,
+        attack: None,
         observed,
         outcome: outcome.map(|(number, kind)| Outcome { generation: generation(number), kind }),
-        published: Some(Published { target: target(), at: NOW, by: key, expires: i64::MAX }),
+        published: Some(Published { target: target(), at: NOW, by: key, expires: i64::MAX, signers: vec![] }),
     }
 }
 fn decide(machine: &Machine) -> Condition {

@@ -5,12 +5,16 @@ use axum::extract::{FromRequest, Request};
 use axum::http::{HeaderMap, StatusCode, header};
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
-use muster_protocol::api::{MACHINE_SIGNATURE, OPERATOR_SIGNATURE, ProblemCode};
+use muster_protocol::api::{
+    MACHINE_NEW_SIGNATURE, MACHINE_SIGNATURE, OPERATOR_DRAFTS, OPERATOR_SIGNATURE, ProblemCode,
+};
 use muster_protocol::clock::UnixMillis;
-use muster_protocol::ids::{MachineName, from_hex};
+use muster_protocol::draft::MAX_DRAFT_BYTES;
+use muster_protocol::ids::{MachineName, Sha256, from_hex};
 use muster_protocol::keys::{PublicKey, Signature};
-use muster_protocol::operator::{self, REQUEST_WINDOW_SECONDS, RequestSignature};
+use muster_protocol::operator::{self, MAX_REQUEST_BYTES, REQUEST_WINDOW_SECONDS, RequestSignature};
 
+use super::asking::proved;
 use super::problem::{Refused, refuse};
 use super::{App, Shared};
 use crate::store::{Deed, Holder};
@@ -42,23 +46,37 @@ impl App {
         };
         let holder = self.store.holder(&bearer, self.now_s()).await?.ok_or_else(ended)?;
         match &holder {
-            Holder::Operator(key) if !self.roots.current().is_operator(key) => Err(no_operator(key)),
-            _ => Ok(holder),
+            Holder::Operator(key) if !self.roots.current().is_operator(key) => return Err(no_operator(key)),
+            _ => proved(),
         }
+        Ok(holder)
+    }
+
+    /// The same for a file of the cache, of which machines ask many at once.
+    pub(super) async fn reads_cache(&self, headers: &HeaderMap) -> Result<(), Refused> {
+        match self.holder(headers).await? {
+            Holder::Machine(name) => self.rates.cache(&name).map_err(|wait| too_many(&name, wait)),
+            Holder::Operator(_) => Ok(()),
+        }
+    }
+
+    fn count(&self, machine: &MachineName) -> Result<(), Refused> {
+        self.rates.machine(machine).map_err(|wait| too_many(machine, wait))
     }
 
     /// Whether the bearer is this machine's own, or an operator's.
     pub(super) async fn may_read(&self, headers: &HeaderMap, machine: &MachineName) -> Result<(), Refused> {
         match self.holder(headers).await? {
             Holder::Machine(name) if name != *machine => Err(somebody_elses(machine)),
-            _ => Ok(()),
+            Holder::Machine(name) => self.count(&name),
+            Holder::Operator(_) => Ok(()),
         }
     }
 
     /// Whether the bearer is this machine's own.
     pub(super) async fn is_machine(&self, headers: &HeaderMap, machine: &MachineName) -> Result<(), Refused> {
         match self.holder(headers).await? {
-            Holder::Machine(name) if name == *machine => Ok(()),
+            Holder::Machine(name) if name == *machine => self.count(&name),
             _ => Err(somebody_elses(machine)),
         }
     }
@@ -72,6 +90,10 @@ impl App {
             }
         }
     }
+}
+
+fn too_many(machine: &MachineName, wait: std::time::Duration) -> Refused {
+    Refused::too_many(&format!("machine {machine}"), wait)
 }
 
 fn somebody_elses(machine: &MachineName) -> Refused {
@@ -89,11 +111,49 @@ fn no_operator(key: &PublicKey) -> Refused {
 
 /// The signature that a machine sent over its body.
 pub fn machine_signature(headers: &HeaderMap) -> Result<Signature, Refused> {
-    let value = headers.get(MACHINE_SIGNATURE).and_then(|value| value.to_str().ok());
+    signature_in(headers, MACHINE_SIGNATURE)
+}
+
+/// That of the key that a check-in brings.
+pub fn new_signature(headers: &HeaderMap) -> Result<Signature, Refused> {
+    signature_in(headers, MACHINE_NEW_SIGNATURE)
+}
+
+fn signature_in(headers: &HeaderMap, name: &'static str) -> Result<Signature, Refused> {
+    let value = headers.get(name).and_then(|value| value.to_str().ok());
     let value = value.ok_or_else(|| {
-        Refused::unauthorised(format!("this wants the machine's signature in the header {MACHINE_SIGNATURE}"))
+        Refused::unauthorised(format!("this wants the machine's signature in the header {name}"))
     })?;
-    value.parse().map_err(|error| Refused::malformed(format!("the header {MACHINE_SIGNATURE}: {error}")))
+    value.parse().map_err(|error| Refused::malformed(format!("the header {name}: {error}")))
+}
+
+/// What is known of a machine that says so.
+pub async fn known_machine(app: &App, machine: &MachineName) -> Result<crate::store::Known, Refused> {
+    app.store.machine_key(machine).await?.ok_or_else(|| {
+        let message = format!(
+            "machine {machine} is not enrolled here: enrol it with a token of `muster machines add {machine}`"
+        );
+        refuse(StatusCode::NOT_FOUND, ProblemCode::UnknownMachine, message)
+    })
+}
+
+pub fn not_by_its_key(machine: &MachineName) -> Refused {
+    let message = format!(
+        "the signature is not by the key of {machine}: if it was enrolled anew, this key has ended; see `muster-agent doctor`"
+    );
+    refuse(StatusCode::UNAUTHORIZED, ProblemCode::BadSignature, message)
+}
+
+/// Whether a machine that proved to hold its key may go on.
+pub fn admit(app: &App, machine: &MachineName, known: &crate::store::Known) -> Result<(), Refused> {
+    if known.revoked {
+        let message = format!(
+            "machine {machine} was revoked: an operator may add it anew with `muster machines add {machine}`"
+        );
+        return Err(refuse(StatusCode::FORBIDDEN, ProblemCode::Revoked, message));
+    }
+    proved();
+    app.count(machine)
 }
 
 /// The machine's key, once the body is known to be signed by it.
@@ -104,24 +164,9 @@ pub async fn signed_by_machine(
     body: &[u8],
     signature: &Signature,
 ) -> Result<crate::store::Known, Refused> {
-    let known = app.store.machine_key(machine).await?.ok_or_else(|| {
-        let message = format!(
-            "machine {machine} is not enrolled here: enrol it with a token of `muster machines add {machine}`"
-        );
-        refuse(StatusCode::NOT_FOUND, ProblemCode::UnknownMachine, message)
-    })?;
-    known.key.verify(context, body, signature).map_err(|_| {
-        let message = format!(
-            "the signature is not by the key of {machine}: if it was enrolled anew, this key has ended; see `muster-agent doctor`"
-        );
-        refuse(StatusCode::UNAUTHORIZED, ProblemCode::BadSignature, message)
-    })?;
-    if known.revoked {
-        let message = format!(
-            "machine {machine} was revoked: an operator may add it anew with `muster machines add {machine}`"
-        );
-        return Err(refuse(StatusCode::FORBIDDEN, ProblemCode::Revoked, message));
-    }
+    let known = known_machine(app, machine).await?;
+    known.key.verify(context, body, signature).map_err(|_| not_by_its_key(machine))?;
+    admit(app, machine, &known)?;
     Ok(known)
 }
 
@@ -142,31 +187,126 @@ impl FromRequest<Shared> for Signed {
     type Rejection = Refused;
 
     async fn from_request(request: Request, app: &Shared) -> Result<Self, Refused> {
+        signed_by(request, app, |key| app.roots.current().is_operator(key)).await
+    }
+}
+
+/// The same by an operator or by a holder of a root key, who may sign roots and nothing else.
+pub struct SignedByHolder(pub Signed);
+
+impl FromRequest<Shared> for SignedByHolder {
+    type Rejection = Refused;
+
+    async fn from_request(request: Request, app: &Shared) -> Result<Self, Refused> {
+        let holds = |key: &PublicKey| {
+            let chain = app.roots.current();
+            chain.is_operator(key) || chain.is_root_key(key)
+        };
+        signed_by(request, app, holds).await.map(Self)
+    }
+}
+
+/// A request that some key signed, whoever that is. The handler finds out, and then remembers the nonce.
+pub struct SignedBySomebody {
+    pub signed: Signed,
+    pub nonce: [u8; 16],
+    pub until: i64,
+}
+
+impl FromRequest<Shared> for SignedBySomebody {
+    type Rejection = Refused;
+
+    async fn from_request(request: Request, app: &Shared) -> Result<Self, Refused> {
         let (parts, body) = request.into_parts();
+        let claim = Claim::read(&parts, app)?;
+        let body = claim.body(&parts, body, app).await?;
+        let (nonce, until) = (claim.nonce, claim.until());
+        Ok(Self { signed: Signed { key: claim.signature.key, at: app.now(), body }, nonce, until })
+    }
+}
+
+async fn signed_by(
+    request: Request,
+    app: &Shared,
+    holds: impl Fn(&PublicKey) -> bool,
+) -> Result<Signed, Refused> {
+    let (parts, body) = request.into_parts();
+    let claim = Claim::read(&parts, app)?;
+    let key = claim.signature.key;
+    if !holds(&key) {
+        return Err(no_operator(&key));
+    }
+    let body = claim.body(&parts, body, app).await?;
+    remember(app, &key, &claim.nonce, claim.until()).await?;
+    Ok(Signed { key, at: app.now(), body })
+}
+
+/// Whoever signed is an operator, or holds a root key: the request counts, once.
+pub async fn remember(app: &App, key: &PublicKey, nonce: &[u8; 16], until: i64) -> Result<(), Refused> {
+    proved();
+    app.rates.operator(key).map_err(|wait| Refused::too_many(&format!("operator {}", key.short()), wait))?;
+    if !app.store.use_nonce(key, nonce, until).await? {
+        let message = "this very request was sent before: sign it anew to repeat it";
+        return Err(refuse(StatusCode::CONFLICT, ProblemCode::Sequence, message));
+    }
+    Ok(())
+}
+
+/// What a request says of who signed it.
+struct Claim {
+    signature: RequestSignature,
+    nonce: [u8; 16],
+    fleet: Sha256,
+}
+
+impl Claim {
+    fn read(parts: &axum::http::request::Parts, app: &App) -> Result<Self, Refused> {
         let signature = operator_signature(&parts.headers)?;
         let nonce: [u8; 16] = from_hex(&signature.nonce)
             .ok_or_else(|| Refused::malformed("the nonce of the signature must be 32 hexadecimal digits"))?;
         require_near(signature.at, app.now_s())?;
-        let chain = app.roots.current();
-        if !chain.is_operator(&signature.key) {
-            return Err(no_operator(&signature.key));
-        }
-        let body = super::operator_body(&parts.headers, body).await?;
-        let path = parts.uri.path_and_query().map_or("/", |path| path.as_str());
-        let fleet = chain.fleet();
-        let signed = operator::Request { audience: &fleet, method: parts.method.as_str(), path, body: &body };
-        signature.verify(signed).map_err(|_| {
-            let message = "the signature does not fit this request: see that muster.toml names this controller's url and fleet, with no proxy between that changes paths";
-            refuse(StatusCode::UNAUTHORIZED, ProblemCode::BadSignature, message)
-        })?;
-        // Kept a second longer than anybody would believe its time.
-        let until = signature.at.saturating_add(REQUEST_WINDOW_SECONDS + 1);
-        if !app.store.use_nonce(&signature.key, &nonce, until).await? {
-            let message = "this very request was sent before: sign it anew to repeat it";
-            return Err(refuse(StatusCode::CONFLICT, ProblemCode::Sequence, message));
-        }
-        Ok(Self { key: signature.key, at: app.now(), body })
+        Ok(Self { signature, nonce, fleet: app.roots.current().fleet() })
     }
+
+    /// Kept a second longer than anybody would believe its time.
+    fn until(&self) -> i64 {
+        self.signature.at.saturating_add(REQUEST_WINDOW_SECONDS + 1)
+    }
+
+    /// The body, once it is known to be what was signed. One whose hash is announced is read only after the signature
+    /// was found good, and only such a one may be large.
+    async fn body(
+        &self,
+        parts: &axum::http::request::Parts,
+        body: axum::body::Body,
+        app: &App,
+    ) -> Result<Bytes, Refused> {
+        let path = parts.uri.path_and_query().map_or("/", |path| path.as_str());
+        let request =
+            operator::Request { audience: &self.fleet, method: parts.method.as_str(), path, body: b"" };
+        let mut limit = MAX_REQUEST_BYTES;
+        if let Some(announced) = &self.signature.body {
+            self.signature.verify_announced(request, announced).map_err(|_| does_not_fit())?;
+            if parts.uri.path() == OPERATOR_DRAFTS {
+                limit = MAX_DRAFT_BYTES;
+            }
+        }
+        let body = super::body::whole(&parts.headers, body, limit, &app.memory).await?;
+        let found = Sha256::of(&body);
+        match &self.signature.body {
+            Some(announced) if *announced == found => Ok(body),
+            Some(_) => Err(does_not_fit()),
+            None => {
+                self.signature.verify_announced(request, &found).map_err(|_| does_not_fit())?;
+                Ok(body)
+            }
+        }
+    }
+}
+
+fn does_not_fit() -> Refused {
+    let message = "the signature does not fit this request: see that muster.toml names this controller's url and fleet, with no proxy between that changes paths";
+    refuse(StatusCode::UNAUTHORIZED, ProblemCode::BadSignature, message)
 }
 
 pub fn operator_signature(headers: &HeaderMap) -> Result<RequestSignature, Refused> {

@@ -1,5 +1,7 @@
-//! Request bodies: each with a limit of size, and none that stands still.
+//! Request bodies: each with a limit of size, none that stands still or crawls, and all of them together in bounded memory.
 
+use std::pin::Pin;
+use std::sync::Arc;
 use std::time::Duration;
 
 use axum::body::{Body, BodyDataStream, Bytes};
@@ -7,11 +9,40 @@ use axum::http::{HeaderMap, StatusCode, header};
 use futures_util::StreamExt as _;
 use muster_protocol::api::ProblemCode;
 use serde::de::DeserializeOwned;
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+use tokio::time::{Sleep, sleep};
 
 use super::problem::{Refused, refuse};
 
-/// How much of a body that is refused is read all the same, in bytes.
+/// How much of a body that is refused is read all the same, in bytes, and for how long.
 const MOST_DRAINED: usize = 8 * 1024 * 1024;
+const DRAIN_WAIT: Duration = Duration::from_secs(10);
+/// The least that a client must send, in bytes a second, over each stretch of time that it may stand still.
+const SLOWEST: u64 = 1024;
+/// How long a small body may take to arrive. A larger one gets a second more for each [`PACE`] bytes.
+const SMALL_WAIT: Duration = Duration::from_secs(30);
+const PACE: usize = 64 * 1024;
+
+/// The memory that all bodies together may take while they arrive.
+#[derive(Debug, Clone)]
+pub struct Memory(Arc<Semaphore>);
+
+/// What one permit of it stands for.
+const UNIT: usize = 1024;
+
+impl Memory {
+    pub fn new(bytes: usize) -> Self {
+        Self(Arc::new(Semaphore::new((bytes / UNIT).min(Semaphore::MAX_PERMITS))))
+    }
+
+    fn take(&self, bytes: usize) -> Result<OwnedSemaphorePermit, Refused> {
+        let units = u32::try_from(bytes.div_ceil(UNIT)).unwrap_or(u32::MAX);
+        self.0.clone().try_acquire_many_owned(units).map_err(|_| {
+            let message = "the controller takes in more than it has memory for: repeat in a moment";
+            refuse(StatusCode::SERVICE_UNAVAILABLE, ProblemCode::Busy, message)
+        })
+    }
+}
 
 /// A body that comes in pieces.
 pub struct Incoming {
@@ -19,6 +50,8 @@ pub struct Incoming {
     left: u64,
     limit: u64,
     idle: Duration,
+    stretch: Pin<Box<Sleep>>,
+    in_stretch: u64,
 }
 
 impl Incoming {
@@ -29,33 +62,58 @@ impl Incoming {
         if announced.is_some_and(|length| length > limit) {
             return Err((Refused::too_large(limit), body));
         }
-        Ok(Self { stream: body.into_data_stream(), left: limit, limit, idle })
+        let stretch = Box::pin(sleep(idle));
+        Ok(Self { stream: body.into_data_stream(), left: limit, limit, idle, stretch, in_stretch: 0 })
     }
 
     /// The next piece; none at the end.
     pub async fn next(&mut self) -> Result<Option<Bytes>, Refused> {
-        let piece = tokio::time::timeout(self.idle, self.stream.next()).await.map_err(|_| {
-            let message = format!("nothing came for {} s: repeat the request", self.idle.as_secs());
-            refuse(StatusCode::REQUEST_TIMEOUT, ProblemCode::Other, message)
-        })?;
+        let piece = loop {
+            tokio::select! {
+                biased;
+                piece = self.stream.next() => break piece,
+                () = &mut self.stretch => {
+                    if self.in_stretch < self.idle.as_secs().max(1) * SLOWEST {
+                        return Err(self.too_slow());
+                    }
+                    (self.stretch, self.in_stretch) = (Box::pin(sleep(self.idle)), 0);
+                }
+            }
+        };
         let Some(piece) = piece else { return Ok(None) };
         let piece =
             piece.map_err(|_| Refused::malformed("the body broke off before its end: repeat the request"))?;
+        self.in_stretch += piece.len() as u64;
         self.left =
             self.left.checked_sub(piece.len() as u64).ok_or_else(|| Refused::too_large(self.limit))?;
         Ok(Some(piece))
     }
+
+    fn too_slow(&self) -> Refused {
+        let message = format!(
+            "{} bytes came in {} s, which is too slow: repeat the request",
+            self.in_stretch,
+            self.idle.as_secs()
+        );
+        refuse(StatusCode::REQUEST_TIMEOUT, ProblemCode::Other, message)
+    }
 }
 
-/// The whole body, which must arrive within `wait`.
-pub async fn whole(headers: &HeaderMap, body: Body, limit: usize, wait: Duration) -> Result<Bytes, Refused> {
+/// The whole body, which must arrive within a time that its limit sets.
+pub async fn whole(headers: &HeaderMap, body: Body, limit: usize, memory: &Memory) -> Result<Bytes, Refused> {
+    let wait = SMALL_WAIT + Duration::from_secs((limit / PACE) as u64);
     let read = async {
-        let mut bytes = Vec::new();
+        let (mut bytes, mut held) = (Vec::new(), None::<OwnedSemaphorePermit>);
         let mut incoming = match Incoming::new(headers, body, limit as u64, wait) {
             Ok(incoming) => incoming,
             Err((refused, rest)) => return Err(after_draining(headers, rest, refused).await),
         };
         while let Some(piece) = incoming.next().await? {
+            let room = memory.take(piece.len())?;
+            match &mut held {
+                Some(held) => held.merge(room),
+                None => held = Some(room),
+            }
             bytes.extend_from_slice(&piece);
         }
         Ok(Bytes::from(bytes))
@@ -70,14 +128,17 @@ pub async fn whole(headers: &HeaderMap, body: Body, limit: usize, wait: Duration
 /// see the answer. One that waits for `100 Continue` has written nothing yet.
 async fn after_draining(headers: &HeaderMap, rest: Body, refused: Refused) -> Refused {
     if !headers.contains_key(header::EXPECT) {
-        let mut stream = rest.into_data_stream();
-        let mut left = MOST_DRAINED;
-        while let Some(Ok(piece)) = stream.next().await {
-            left = left.saturating_sub(piece.len());
-            if left == 0 {
-                break;
+        let drain = async {
+            let mut stream = rest.into_data_stream();
+            let mut left = MOST_DRAINED;
+            while let Some(Ok(piece)) = stream.next().await {
+                left = left.saturating_sub(piece.len());
+                if left == 0 {
+                    break;
+                }
             }
-        }
+        };
+        let _ = tokio::time::timeout(DRAIN_WAIT, drain).await;
     }
     refused
 }
@@ -92,4 +153,58 @@ pub fn json<T: DeserializeOwned>(what: &str, bytes: &[u8]) -> Result<T, Refused>
         };
         Refused::malformed(message)
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn drip(pieces: usize, size: usize, apart: Duration) -> Body {
+        Body::from_stream(futures_util::stream::unfold(0, move |n| async move {
+            tokio::time::sleep(apart).await;
+            (n < pieces).then(|| (Ok::<_, std::io::Error>(Bytes::from(vec![0; size])), n + 1))
+        }))
+    }
+
+    async fn read(body: Body, idle: Duration) -> Result<usize, Refused> {
+        let mut incoming =
+            Incoming::new(&HeaderMap::new(), body, 1 << 20, idle).map_err(|(refused, _)| refused)?;
+        let mut all = 0;
+        while let Some(piece) = incoming.next().await? {
+            all += piece.len();
+        }
+        Ok(all)
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_body_that_crawls_is_given_up_and_one_that_is_only_slow_is_not() {
+        let idle = Duration::from_secs(10);
+        let error = read(drip(10_000, 1, Duration::from_secs(1)), idle).await.unwrap_err();
+        assert_eq!(error.status, StatusCode::REQUEST_TIMEOUT);
+        let error = read(drip(1, 1, Duration::from_secs(60)), idle).await.unwrap_err();
+        assert_eq!(error.status, StatusCode::REQUEST_TIMEOUT);
+        assert_eq!(read(drip(100, 4096, Duration::from_secs(2)), idle).await.unwrap(), 100 * 4096);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_small_body_has_half_a_minute_however_it_comes() {
+        let memory = Memory::new(1 << 20);
+        let body = drip(1000, 100, Duration::from_millis(100));
+        let error = whole(&HeaderMap::new(), body, 60_000, &memory).await.unwrap_err();
+        assert!(matches!(error.status, StatusCode::REQUEST_TIMEOUT | StatusCode::PAYLOAD_TOO_LARGE));
+        let body = drip(4, 100, Duration::from_secs(1));
+        assert_eq!(whole(&HeaderMap::new(), body, 60_000, &memory).await.unwrap().len(), 400);
+    }
+
+    #[tokio::test]
+    async fn bodies_together_take_bounded_memory_and_give_it_back() {
+        let memory = Memory::new(64 * UNIT);
+        let large = || Body::from(vec![0; 60 * UNIT]);
+        assert!(whole(&HeaderMap::new(), large(), 1 << 20, &memory).await.is_ok());
+        let held = memory.take(10 * UNIT).unwrap();
+        let error = whole(&HeaderMap::new(), large(), 1 << 20, &memory).await.unwrap_err();
+        assert_eq!((error.status, error.code), (StatusCode::SERVICE_UNAVAILABLE, ProblemCode::Busy));
+        drop(held);
+        assert!(whole(&HeaderMap::new(), large(), 1 << 20, &memory).await.is_ok());
+    }
 }

@@ -32,7 +32,7 @@ fn unfit(message: impl Into<String>) -> Refused {
 
 /// What the cache is; Nix asks it before anything else.
 pub async fn info(State(app): State<Shared>, headers: HeaderMap) -> Result<Response, Refused> {
-    app.holder(&headers).await?;
+    app.reads_cache(&headers).await?;
     let text = "StoreDir: /nix/store\nWantMassQuery: 1\nPriority: 30\n";
     Ok(([(header::CONTENT_TYPE, "text/x-nix-cache-info")], text).into_response())
 }
@@ -42,7 +42,7 @@ pub async fn get_narinfo(
     Path(file): Path<String>,
     headers: HeaderMap,
 ) -> Result<Response, Refused> {
-    app.holder(&headers).await?;
+    app.reads_cache(&headers).await?;
     let name = narinfo_name(&file)?;
     let found = app.blobs.read(&name).await?;
     found.map(|found| sent(found, "text/x-nix-narinfo")).ok_or_else(|| not_cached(&file))
@@ -53,7 +53,7 @@ pub async fn get_nar(
     Path(file): Path<String>,
     headers: HeaderMap,
 ) -> Result<Response, Refused> {
-    app.holder(&headers).await?;
+    app.reads_cache(&headers).await?;
     let nar = NarFile::parse(&file).ok_or_else(|| not_cached(&file))?;
     let found = app.blobs.read(&nar.key()).await?;
     found.map(|found| sent(found, "application/x-nix-nar")).ok_or_else(|| not_cached(&file))
@@ -126,7 +126,7 @@ pub async fn put_narinfo(
 ) -> Result<StatusCode, Refused> {
     app.is_operator(&headers).await?;
     let name = narinfo_name(&file).map_err(|_| unfit(format!("'{file}' is no name that the cache takes")))?;
-    let bytes = super::small_body(&headers, body, MAX_NARINFO_BYTES).await?;
+    let bytes = super::small_body(&app, &headers, body, MAX_NARINFO_BYTES).await?;
     let info = Narinfo::parse(&bytes).map_err(|error| unfit(format!("{file} is no narinfo: {error}")))?;
     if name.strip_suffix(".narinfo") != Some(info.path.hash_part()) {
         return Err(unfit(format!("{file} speaks of another path, {}", info.path)));

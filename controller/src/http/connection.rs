@@ -1,73 +1,217 @@
-//! One connection: counted, and ended when its peer takes nothing of an answer for too long.
+//! One connection: counted, known by whether its peer proved who it is, and ended when the peer takes too little of an
+//! answer for too long.
 
+use std::collections::HashMap;
 use std::future::{Future, Ready, ready};
 use std::io;
+use std::net::IpAddr;
 use std::pin::Pin;
-use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::task::{Context, Poll};
 use std::time::Duration;
 
+use axum::http::Request;
 use axum_server::accept::Accept;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::TcpStream;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio::time::{Sleep, sleep};
+use tower::Service;
+
+use super::rates::Neighbourhood;
+
+/// The least that a peer must take of an answer, in bytes a second, once it makes the controller wait.
+const SLOWEST: u64 = 1024;
+
+/// What one address may hold at most.
+#[derive(Debug, Clone, Copy)]
+pub struct Bounds {
+    pub connections: usize,
+    /// Connections of one address that have proved nothing yet. Those of machines and operators who have are not counted.
+    pub unproven: usize,
+    /// How long an answer may stand still.
+    pub idle: Duration,
+}
 
 /// Lets in no more than so many connections at once.
 #[derive(Debug, Clone)]
 pub struct Gate {
     free: Arc<Semaphore>,
-    idle: Duration,
+    unproven: Arc<Mutex<HashMap<Neighbourhood, usize>>>,
+    bounds: Bounds,
 }
 
 impl Gate {
-    pub fn new(connections: usize, idle: Duration) -> Self {
-        Self { free: Arc::new(Semaphore::new(connections.min(Semaphore::MAX_PERMITS))), idle }
+    pub fn new(bounds: Bounds) -> Self {
+        let free = Arc::new(Semaphore::new(bounds.connections.min(Semaphore::MAX_PERMITS)));
+        Self { free, unproven: Arc::default(), bounds }
+    }
+
+    fn admit(&self, stream: TcpStream) -> io::Result<(Connection<TcpStream>, Arc<Peer>)> {
+        let refused = |why| io::Error::new(io::ErrorKind::ConnectionRefused, why);
+        let permit = self.free.clone().try_acquire_owned().map_err(|_| refused("too many connections"))?;
+        let address = stream.peer_addr()?.ip();
+        let peer = Peer::admitted(address, self.unproven.clone(), self.bounds.unproven)
+            .ok_or_else(|| refused("too many connections of one address that proved nothing"))?;
+        stream.set_nodelay(true)?;
+        let peer = Arc::new(peer);
+        Ok((Connection::new(stream, self.bounds.idle, Some((permit, peer.clone()))), peer))
     }
 }
 
 impl<S> Accept<TcpStream, S> for Gate {
     type Stream = Connection<TcpStream>;
-    type Service = S;
-    type Future = Ready<io::Result<(Self::Stream, S)>>;
+    type Service = OfPeer<S>;
+    type Future = Ready<io::Result<(Self::Stream, Self::Service)>>;
 
     fn accept(&self, stream: TcpStream, service: S) -> Self::Future {
-        let Ok(permit) = self.free.clone().try_acquire_owned() else {
-            return ready(Err(io::Error::new(io::ErrorKind::ConnectionRefused, "too many connections")));
-        };
-        ready(stream.set_nodelay(true).map(|()| (Connection::new(stream, self.idle, Some(permit)), service)))
+        ready(self.admit(stream).map(|(stream, peer)| (stream, OfPeer { service, peer })))
     }
 }
 
-/// A stream whose writes may not stand still.
+/// Who is at the other end.
+#[derive(Debug)]
+pub struct Peer {
+    pub address: IpAddr,
+    proven: AtomicBool,
+    counted: Arc<Mutex<HashMap<Neighbourhood, usize>>>,
+}
+
+impl Peer {
+    /// None where its address holds too many already.
+    fn admitted(
+        address: IpAddr,
+        counted: Arc<Mutex<HashMap<Neighbourhood, usize>>>,
+        most: usize,
+    ) -> Option<Self> {
+        {
+            let mut counts = counted.lock().unwrap_or_else(PoisonError::into_inner);
+            let count = counts.entry(Neighbourhood::of(address)).or_default();
+            if *count >= most {
+                return None;
+            }
+            *count += 1;
+        }
+        Some(Self { address, proven: AtomicBool::new(false), counted })
+    }
+
+    /// It is a machine or an operator: from here on its connection does not count against its address.
+    pub fn proved(&self) {
+        if !self.proven.swap(true, Ordering::Relaxed) {
+            self.uncount();
+        }
+    }
+
+    fn uncount(&self) {
+        let mut counts = self.counted.lock().unwrap_or_else(PoisonError::into_inner);
+        let key = Neighbourhood::of(self.address);
+        if let Some(count) = counts.get_mut(&key) {
+            *count = count.saturating_sub(1);
+            if *count == 0 {
+                counts.remove(&key);
+            }
+        }
+    }
+}
+
+impl Drop for Peer {
+    fn drop(&mut self) {
+        if !*self.proven.get_mut() {
+            self.uncount();
+        }
+    }
+}
+
+/// A service whose requests carry the [`Peer`] that sent them.
+#[derive(Debug, Clone)]
+pub struct OfPeer<S> {
+    service: S,
+    peer: Arc<Peer>,
+}
+
+impl<S: Service<Request<B>>, B> Service<Request<B>> for OfPeer<S> {
+    type Response = S::Response;
+    type Error = S::Error;
+    type Future = S::Future;
+
+    fn poll_ready(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), S::Error>> {
+        self.service.poll_ready(cx)
+    }
+    fn call(&mut self, mut request: Request<B>) -> S::Future {
+        request.extensions_mut().insert(self.peer.clone());
+        self.service.call(request)
+    }
+}
+
+/// A stream whose writes may not stand still, nor crawl.
 #[derive(Debug)]
 pub struct Connection<T> {
     stream: T,
     idle: Duration,
-    stalled: Option<Pin<Box<Sleep>>>,
-    _permit: Option<OwnedSemaphorePermit>,
+    /// Since the peer first made us wait with what is being written now.
+    waiting: Option<Waiting>,
+    _counted: Option<(OwnedSemaphorePermit, Arc<Peer>)>,
+}
+
+#[derive(Debug)]
+struct Waiting {
+    until: Pin<Box<Sleep>>,
+    taken: u64,
 }
 
 impl<T> Connection<T> {
-    fn new(stream: T, idle: Duration, permit: Option<OwnedSemaphorePermit>) -> Self {
-        Self { stream, idle, stalled: None, _permit: permit }
+    fn new(stream: T, idle: Duration, counted: Option<(OwnedSemaphorePermit, Arc<Peer>)>) -> Self {
+        Self { stream, idle, waiting: None, _counted: counted }
     }
 
-    /// Passes an outcome on, and turns one that waits for too long into an error.
-    fn guard<R>(&mut self, cx: &mut Context<'_>, outcome: Poll<io::Result<R>>) -> Poll<io::Result<R>> {
-        if outcome.is_ready() {
-            self.stalled = None;
-            return outcome;
+    /// What a peer must take within one `idle` that it makes us wait.
+    fn least(&self) -> u64 {
+        self.idle.as_secs().max(1) * SLOWEST
+    }
+
+    /// The peer took so much.
+    fn took(&mut self, bytes: usize) {
+        let least = self.least();
+        if let Some(waiting) = &mut self.waiting {
+            waiting.taken += bytes as u64;
+            if waiting.taken >= least {
+                self.waiting = None;
+            }
         }
+    }
+
+    /// The peer makes us wait: an error once that has lasted for too long.
+    fn wait<R>(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<R>> {
         let idle = self.idle;
-        let stalled = self.stalled.get_or_insert_with(|| Box::pin(sleep(idle)));
-        match stalled.as_mut().poll(cx) {
+        let waiting = self.waiting.get_or_insert_with(|| Waiting { until: Box::pin(sleep(idle)), taken: 0 });
+        match waiting.until.as_mut().poll(cx) {
             Poll::Ready(()) => Poll::Ready(Err(io::Error::new(
                 io::ErrorKind::TimedOut,
-                "the peer takes no more of the answer",
+                "the peer takes too little of the answer",
             ))),
             Poll::Pending => Poll::Pending,
         }
+    }
+
+    fn wrote(&mut self, cx: &mut Context<'_>, outcome: Poll<io::Result<usize>>) -> Poll<io::Result<usize>> {
+        match outcome {
+            Poll::Ready(Ok(bytes)) => {
+                self.took(bytes);
+                Poll::Ready(Ok(bytes))
+            }
+            Poll::Ready(error) => Poll::Ready(error),
+            Poll::Pending => self.wait(cx),
+        }
+    }
+
+    /// Once everything is written there is nothing to wait for.
+    fn flushed(&mut self, cx: &mut Context<'_>, outcome: Poll<io::Result<()>>) -> Poll<io::Result<()>> {
+        if outcome.is_ready() {
+            self.waiting = None;
+            return outcome;
+        }
+        self.wait(cx)
     }
 }
 
@@ -84,15 +228,15 @@ impl<T: AsyncRead + Unpin> AsyncRead for Connection<T> {
 impl<T: AsyncWrite + Unpin> AsyncWrite for Connection<T> {
     fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
         let outcome = Pin::new(&mut self.stream).poll_write(cx, buf);
-        self.guard(cx, outcome)
+        self.wrote(cx, outcome)
     }
     fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         let outcome = Pin::new(&mut self.stream).poll_flush(cx);
-        self.guard(cx, outcome)
+        self.flushed(cx, outcome)
     }
     fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         let outcome = Pin::new(&mut self.stream).poll_shutdown(cx);
-        self.guard(cx, outcome)
+        self.flushed(cx, outcome)
     }
     fn poll_write_vectored(
         mut self: Pin<&mut Self>,
@@ -100,7 +244,7 @@ impl<T: AsyncWrite + Unpin> AsyncWrite for Connection<T> {
         bufs: &[io::IoSlice<'_>],
     ) -> Poll<io::Result<usize>> {
         let outcome = Pin::new(&mut self.stream).poll_write_vectored(cx, bufs);
-        self.guard(cx, outcome)
+        self.wrote(cx, outcome)
     }
     fn is_write_vectored(&self) -> bool {
         self.stream.is_write_vectored()
@@ -128,5 +272,57 @@ mod tests {
         connection.write_all(&[0; 64]).await.unwrap();
         drop(connection);
         assert_eq!(reader.await.unwrap(), 8 + 64);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_peer_that_takes_an_answer_byte_by_byte_is_left_too() {
+        let (near, mut far) = tokio::io::duplex(64);
+        let mut connection = Connection::new(near, Duration::from_secs(10), None);
+        let crawl = tokio::spawn(async move {
+            let mut taken = 0_u64;
+            while far.read_u8().await.is_ok() {
+                taken += 1;
+                tokio::time::sleep(Duration::from_secs(1)).await;
+            }
+            taken
+        });
+        let error = connection.write_all(&vec![0; 100_000]).await.unwrap_err();
+        assert_eq!(error.kind(), io::ErrorKind::TimedOut);
+        drop(connection);
+        assert!(crawl.await.unwrap() < 200);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_slow_peer_that_takes_enough_is_served_to_the_end() {
+        let (near, mut far) = tokio::io::duplex(4096);
+        let mut connection = Connection::new(near, Duration::from_secs(10), None);
+        let reader = tokio::spawn(async move {
+            let (mut taken, mut piece) = (0, vec![0; 4096]);
+            while let Ok(bytes @ 1..) = far.read(&mut piece).await {
+                taken += bytes;
+                tokio::time::sleep(Duration::from_secs(2)).await;
+            }
+            taken
+        });
+        connection.write_all(&vec![0; 100_000]).await.unwrap();
+        connection.flush().await.unwrap();
+        drop(connection);
+        assert_eq!(reader.await.unwrap(), 100_000);
+    }
+
+    #[test]
+    fn only_peers_that_proved_nothing_count_against_their_address() {
+        let counts = Arc::default();
+        let from = |text: &str| Peer::admitted(text.parse().unwrap(), Arc::clone(&counts), 2);
+        let (first, second) = (from("192.0.2.1").unwrap(), from("192.0.2.1").unwrap());
+        assert!(from("192.0.2.1").is_none());
+        let other = from("192.0.2.2").unwrap();
+        first.proved();
+        first.proved();
+        let third = from("192.0.2.1").unwrap();
+        drop(first);
+        assert!(from("192.0.2.1").is_none(), "what was proved is not counted down twice");
+        drop((second, third, other));
+        assert!(counts.lock().unwrap().is_empty(), "nothing is kept of those who left");
     }
 }

@@ -10,15 +10,18 @@ use muster_protocol::api::{MAX_POLL_SECONDS, ProblemCode};
 use muster_protocol::checkin::{CheckIn, CheckInReply, MAX_CHECKIN_BYTES, PollReply};
 use muster_protocol::enrol::{EnrolReply, EnrolRequest, MAX_ENROL_BYTES};
 use muster_protocol::ids::{Generation, MachineName};
-use muster_protocol::keys::Context;
+use muster_protocol::keys::{Context, PublicKey, Signature};
 use muster_protocol::report::{Accepted, MAX_BATCH_BYTES, MAX_BATCH_EVENTS};
 use serde::Deserialize;
 use serde_json::value::RawValue;
 
-use super::auth::{machine_signature, signed_by_machine};
+use super::asking::proved;
+use super::auth::{
+    admit, known_machine, machine_signature, new_signature, not_by_its_key, signed_by_machine,
+};
 use super::problem::{Refused, refuse};
 use super::{Shared, body, small_body};
-use crate::store::{CheckInRefusal, NewEvent, Seen};
+use crate::store::{CheckInRefusal, Known, NewEvent, Seen};
 
 pub fn machine_name(text: &str) -> Result<MachineName, Refused> {
     text.parse().map_err(|error: muster_protocol::ids::IdError| Refused::malformed(error.to_string()))
@@ -29,13 +32,14 @@ pub async fn enrol(
     headers: HeaderMap,
     body: Body,
 ) -> Result<Json<EnrolReply>, Refused> {
-    let body = small_body(&headers, body, MAX_ENROL_BYTES).await?;
+    let body = small_body(&app, &headers, body, MAX_ENROL_BYTES).await?;
     let request: EnrolRequest = body::json("an enrolment", &body)?;
     if !app.roots.current().knows(&request.root) {
         let message = "the token names a root that this controller does not serve: use a token of this fleet, made with `muster machines add`";
         return Err(refuse(StatusCode::NOT_FOUND, ProblemCode::TokenUnknown, message));
     }
     let cursor = app.store.enrol(&request, app.now()).await?;
+    proved();
     tracing::info!(machine = %request.machine, key = request.key.short(), "enrolled");
     app.wakers.wake(&request.machine);
     app.changed(cursor);
@@ -48,9 +52,14 @@ pub async fn check_in(
     body: Body,
 ) -> Result<Json<CheckInReply>, Refused> {
     let signature = machine_signature(&headers)?;
-    let body = small_body(&headers, body, MAX_CHECKIN_BYTES).await?;
+    let body = small_body(&app, &headers, body, MAX_CHECKIN_BYTES).await?;
     let checkin: CheckIn = body::json("a check-in", &body)?;
-    let known = signed_by_machine(&app, &checkin.machine, Context::CheckIn, &body, &signature).await?;
+    let (known, signature) = match checkin.new_key {
+        None => {
+            (signed_by_machine(&app, &checkin.machine, Context::CheckIn, &body, &signature).await?, signature)
+        }
+        Some(new) => signed_by_both(&app, &checkin.machine, &new, &headers, &body, &signature).await?,
+    };
     let fleet = app.roots.current().fleet();
     if checkin.audience != fleet {
         let message = format!(
@@ -90,6 +99,26 @@ pub async fn check_in(
     }
 }
 
+/// A check-in that brings a new key is signed by the old one and by the new one. Once the new one is in force its own
+/// signature is enough: the machine did not hear that it is, and says it again.
+async fn signed_by_both(
+    app: &Shared,
+    machine: &MachineName,
+    new: &PublicKey,
+    headers: &HeaderMap,
+    body: &[u8],
+    by_old: &Signature,
+) -> Result<(Known, Signature), Refused> {
+    let by_new = new_signature(headers)?;
+    let known = known_machine(app, machine).await?;
+    new.verify(Context::KeyRotation, body, &by_new).map_err(|_| not_by_its_key(machine))?;
+    if known.key != *new {
+        known.key.verify(Context::CheckIn, body, by_old).map_err(|_| not_by_its_key(machine))?;
+    }
+    admit(app, machine, &known)?;
+    Ok((known, by_new))
+}
+
 /// A batch with each event as it came.
 #[derive(Deserialize)]
 pub struct RawBatch {
@@ -112,7 +141,7 @@ pub async fn reports(
     body: Body,
 ) -> Result<Json<Accepted>, Refused> {
     let signature = machine_signature(&headers)?;
-    let body = small_body(&headers, body, MAX_BATCH_BYTES).await?;
+    let body = small_body(&app, &headers, body, MAX_BATCH_BYTES).await?;
     let batch: RawBatch = body::json("a batch of events", &body)?;
     let known = signed_by_machine(&app, &batch.machine, Context::Reports, &body, &signature).await?;
     if batch.events.len() > MAX_BATCH_EVENTS {
@@ -152,12 +181,14 @@ pub async fn poll(
     app.store.seen(&machine, app.now()).await?;
     let timeout = tokio::time::sleep(Duration::from_secs(poll.wait.min(MAX_POLL_SECONDS)));
     tokio::pin!(timeout);
-    let mut listener = app.wakers.listen(&machine);
+    let mut listener = app.wakers.listen(&machine).ok_or_else(|| {
+        Refused::too_many(&format!("machine {machine}"), Duration::from_secs(app.limits.poll_seconds))
+    })?;
     let mut last_look = false;
     loop {
-        let generation = app.store.latest(&machine).await?;
-        if last_look || generation.map_or(0, Generation::get) != poll.have {
-            return Ok(Json(PollReply { generation }));
+        let (generation, check_in) = app.store.news(&machine).await?;
+        if last_look || check_in || generation.map_or(0, Generation::get) != poll.have {
+            return Ok(Json(PollReply { generation, check_in }));
         }
         tokio::select! {
             () = listener.woken() => app.is_machine(&headers, &machine).await?,

@@ -1,15 +1,19 @@
 //! The controller's HTTP API: routes, and what all of them share.
 
+mod asking;
 mod auth;
 mod body;
 mod cache;
 pub mod connection;
+mod draft_api;
 mod machine_api;
 mod narinfo;
 mod operator_api;
 mod problem;
 mod public;
 mod publish;
+pub mod rates;
+mod root_api;
 pub mod roots;
 mod tuf_files;
 mod wakers;
@@ -23,7 +27,6 @@ pub mod readers {
 }
 
 use std::sync::Arc;
-use std::time::Duration;
 
 use axum::Router;
 use axum::body::Body;
@@ -34,29 +37,30 @@ use axum::response::{IntoResponse as _, Response};
 use axum::routing::{get, post};
 use muster_protocol::api::{self, ProblemCode};
 use muster_protocol::clock::{Clock, UnixMillis};
-use muster_protocol::operator::MAX_REQUEST_BYTES;
 use tokio::sync::watch;
 
 use crate::server_config::Limits;
-use crate::signer::OnlineSigner;
+use crate::signer::{OnlineKey, OnlineSigner};
 use crate::store::blobs::Blobs;
-use crate::store::{Cursor, Store};
+use crate::store::{Cursor, Store, StoreError};
 
+pub use body::Memory;
 use problem::{Refused, refuse};
+use rates::{Neighbourhood, Rates};
 use roots::Roots;
 use wakers::Wakers;
-
-/// How long a small body may take to arrive.
-const BODY_WAIT: Duration = Duration::from_secs(30);
 
 /// What every request sees.
 pub struct App {
     pub store: Store,
     pub blobs: Blobs,
     pub roots: Roots,
-    pub signer: OnlineSigner,
+    pub online: OnlineKey,
     pub clock: Arc<dyn Clock>,
     pub limits: Limits,
+    pub rates: Rates,
+    /// What bodies may take while they arrive.
+    pub memory: Memory,
     pub wakers: Wakers,
     /// The fleet's cursor, as far as this process moved it.
     pub cursor: watch::Sender<Cursor>,
@@ -76,6 +80,22 @@ impl App {
     /// Ends when the server is told to stop.
     async fn stopped(&self) {
         let _ = self.stopping.clone().wait_for(|stopping| *stopping).await;
+    }
+    /// Who signs timestamps, if the newest root names its key. Where it does not, machines would call the timestamp forged.
+    fn signer(&self) -> Result<Arc<OnlineSigner>, Refused> {
+        let chain = self.roots.current();
+        self.online.signer(|key| chain.may_sign_timestamps(key)).ok_or_else(|| {
+            let message = "the newest root names another key for timestamps than this controller holds: put that key in the place of online_key in controller.toml, or have the root holders name this one";
+            refuse(StatusCode::SERVICE_UNAVAILABLE, ProblemCode::Busy, message)
+        })
+    }
+    /// Logs a root that came into force without being published here.
+    pub async fn log_root(&self) -> Result<(), StoreError> {
+        let version = self.roots.current().newest().version();
+        if self.store.logged_root().await? < version {
+            self.store.log_root::<StoreError>(version, None, self.now(), || Ok(())).await?;
+        }
+        Ok(())
     }
     /// Tells the operators who wait that something changed.
     fn changed(&self, cursor: Cursor) {
@@ -108,6 +128,14 @@ pub fn router(app: Shared) -> Router {
         .route(&format!("{machines}/{{name}}/revoke"), post(operator_api::revoke))
         .route(&format!("{machines}/{{name}}/generations"), post(publish::publish))
         .route(&format!("{machines}/{{name}}/history"), get(operator_api::history))
+        .route(&format!("{machines}/{{name}}/attacks"), get(operator_api::attacks))
+        .route(&format!("{machines}/{{name}}/acknowledge"), post(operator_api::acknowledge))
+        .route(&format!("{machines}/{{name}}/rotate-key"), post(operator_api::rotate_key))
+        .route(api::OPERATOR_AUDIT, get(operator_api::audit))
+        .route(api::OPERATOR_ROOT, post(root_api::publish))
+        .route(api::OPERATOR_DRAFTS, get(draft_api::list).post(draft_api::keep))
+        .route(&format!("{}/{{id}}", api::OPERATOR_DRAFTS), get(draft_api::show))
+        .route(&format!("{}/{{id}}/drop", api::OPERATOR_DRAFTS), post(draft_api::drop))
         .fallback(nothing_here)
         .method_not_allowed_fallback(other_method)
         .layer(middleware::from_fn_with_state(app.clone(), outermost))
@@ -126,13 +154,19 @@ async fn other_method() -> Refused {
     refuse(StatusCode::METHOD_NOT_ALLOWED, ProblemCode::NotFound, message)
 }
 
-/// Logs each request, and gives every refusal the one form, those of the framework too.
+/// Logs each request, charges those that prove nothing to their address, and gives every refusal the one form, those of
+/// the framework too.
 async fn outermost(State(app): State<Shared>, request: Request, next: Next) -> Response {
     let (method, path, began) =
         (request.method().clone(), request.uri().path().to_owned(), app.clock.awake());
-    let response = next.run(request).await;
+    let (response, unproven) = asking::answering(request, |request| next.run(request)).await;
     let (status, ms) = (response.status().as_u16(), (app.clock.awake() - began).as_millis());
     tracing::debug!(%method, path, status, ms, "answered");
+    if let Some(peer) = unproven
+        && let Err(wait) = app.rates.address(Neighbourhood::of(peer.address))
+    {
+        return Refused::too_many("this address", wait).into_response();
+    }
     if !response.status().is_client_error() && !response.status().is_server_error() {
         return response;
     }
@@ -153,11 +187,11 @@ async fn in_one_form(response: Response) -> Response {
 }
 
 /// The whole body of a small request.
-async fn small_body(headers: &HeaderMap, body: Body, limit: usize) -> Result<axum::body::Bytes, Refused> {
-    body::whole(headers, body, limit, BODY_WAIT).await
-}
-
-/// The whole body of an operator's request.
-async fn operator_body(headers: &HeaderMap, body: Body) -> Result<axum::body::Bytes, Refused> {
-    small_body(headers, body, MAX_REQUEST_BYTES).await
+async fn small_body(
+    app: &App,
+    headers: &HeaderMap,
+    body: Body,
+    limit: usize,
+) -> Result<axum::body::Bytes, Refused> {
+    body::whole(headers, body, limit, &app.memory).await
 }

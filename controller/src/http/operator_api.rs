@@ -6,8 +6,11 @@ use axum::Json;
 use axum::extract::{Path, Query, State};
 use axum::http::StatusCode;
 use muster_protocol::api::{MAX_POLL_SECONDS, ProblemCode};
+use muster_protocol::audit::{MAX_PAGE, Page};
 use muster_protocol::ids::MachineName;
-use muster_protocol::operator::{AddMachine, HistoryEntry, MachineView, SESSION_SECONDS, Session};
+use muster_protocol::operator::{
+    AddMachine, AttackView, HistoryEntry, MachineView, SESSION_SECONDS, Session,
+};
 use serde::{Deserialize, Serialize};
 
 use super::auth::Signed;
@@ -86,6 +89,61 @@ pub async fn history(
     known(&app, &machine).await?;
     let limit = limit.unwrap_or(HISTORY).min(MAX_HISTORY);
     Ok(Json(app.store.history(&machine, limit).await?))
+}
+
+/// The attacks that a machine refused, the newest first.
+pub async fn attacks(
+    State(app): State<Shared>,
+    Path(name): Path<String>,
+    Query(Limit { limit }): Query<Limit>,
+    _: Signed,
+) -> Result<Json<Vec<AttackView>>, Refused> {
+    let machine = machine_name(&name)?;
+    known(&app, &machine).await?;
+    Ok(Json(app.store.attacks(&machine, limit.unwrap_or(HISTORY).min(MAX_HISTORY)).await?))
+}
+
+/// Ends a clone alarm.
+pub async fn acknowledge(
+    State(app): State<Shared>,
+    Path(name): Path<String>,
+    signed: Signed,
+) -> Result<Json<MachineView>, Refused> {
+    let machine = machine_name(&name)?;
+    let cursor = app.store.acknowledge(&machine, &signed.deed()).await?;
+    tracing::info!(%machine, operator = signed.key.short(), "the clone alarm was ended");
+    app.changed(cursor);
+    view(&app, &machine).await
+}
+
+/// Asks a machine for a new key.
+pub async fn rotate_key(
+    State(app): State<Shared>,
+    Path(name): Path<String>,
+    signed: Signed,
+) -> Result<Json<MachineView>, Refused> {
+    let machine = machine_name(&name)?;
+    let cursor = app.store.ask_rotation(&machine, &signed.deed()).await?;
+    tracing::info!(%machine, operator = signed.key.short(), "a new key was asked for");
+    app.wakers.wake(&machine);
+    app.changed(cursor);
+    view(&app, &machine).await
+}
+
+#[derive(Deserialize)]
+pub struct Log {
+    #[serde(default)]
+    after: u64,
+    limit: Option<u32>,
+}
+
+/// The audit log, from an entry on.
+pub async fn audit(
+    State(app): State<Shared>,
+    Query(Log { after, limit }): Query<Log>,
+    _: Signed,
+) -> Result<Json<Page>, Refused> {
+    Ok(Json(app.store.audit(after, limit.unwrap_or(MAX_PAGE).min(MAX_PAGE)).await?))
 }
 
 #[derive(Deserialize)]

@@ -1,5 +1,7 @@
 //! Every refusal is one sentence in JSON with a code that programs may decide by.
 
+use std::time::Duration;
+
 use axum::Json;
 use axum::http::{HeaderValue, StatusCode, header};
 use axum::response::{IntoResponse, Response};
@@ -7,7 +9,9 @@ use muster_protocol::api::{Problem, ProblemCode};
 use muster_protocol::report::Attack;
 use muster_protocol::tuf::TufError;
 
-use crate::store::{CheckInRefusal, EnrolRefusal, PublishRefusal, Refusal, ReportRefusal, StoreError};
+use crate::store::{
+    CheckInRefusal, DraftRefusal, EnrolRefusal, PublishRefusal, Refusal, ReportRefusal, StoreError,
+};
 
 /// An answer that is not a success.
 #[derive(Debug)]
@@ -15,10 +19,13 @@ pub struct Refused {
     pub status: StatusCode,
     pub code: ProblemCode,
     pub message: String,
+    /// When to come again, in seconds.
+    retry_after: Option<u64>,
 }
 
 pub fn refuse(status: StatusCode, code: ProblemCode, message: impl Into<String>) -> Refused {
-    Refused { status, code, message: message.into() }
+    let retry_after = (status == StatusCode::SERVICE_UNAVAILABLE).then_some(5);
+    Refused { status, code, message: message.into(), retry_after }
 }
 
 impl Refused {
@@ -30,6 +37,15 @@ impl Refused {
     }
     pub fn unauthorised(message: impl Into<String>) -> Self {
         refuse(StatusCode::UNAUTHORIZED, ProblemCode::Unauthorised, message)
+    }
+    /// Too many requests; there is room for another after `wait`.
+    pub fn too_many(who: &str, wait: Duration) -> Self {
+        // A second at least, and rounded up: who comes too early waits again.
+        let seconds = wait.as_secs() + 1;
+        let message =
+            format!("{who} sends more requests than the controller takes: come again in {seconds} s");
+        let refused = refuse(StatusCode::TOO_MANY_REQUESTS, ProblemCode::TooMany, message);
+        Self { retry_after: Some(seconds), ..refused }
     }
     pub fn too_large(limit: u64) -> Self {
         let message = format!("this is larger than the {limit} bytes that the controller takes here");
@@ -44,15 +60,16 @@ impl IntoResponse for Refused {
         } else {
             tracing::debug!(status = self.status.as_u16(), "{}", self.message);
         }
-        let (status, problem) = (self.status, Problem { code: self.code, message: self.message });
+        let (status, retry_after) = (self.status, self.retry_after);
+        let problem = Problem { code: self.code, message: self.message };
         let mut response = (status, Json(problem)).into_response();
         let headers = response.headers_mut();
         if status == StatusCode::UNAUTHORIZED {
             // Nix's curl sends the password of its netrc only where HTTP Basic is asked for (RFC 7617).
             headers.insert(header::WWW_AUTHENTICATE, HeaderValue::from_static("Basic realm=\"muster\""));
         }
-        if status == StatusCode::SERVICE_UNAVAILABLE {
-            headers.insert(header::RETRY_AFTER, HeaderValue::from_static("5"));
+        if let Some(seconds) = retry_after {
+            headers.insert(header::RETRY_AFTER, seconds.into());
         }
         response
     }
@@ -93,6 +110,7 @@ impl From<CheckInRefusal> for Refused {
             CheckInRefusal::NotEnrolled(_) => (StatusCode::FORBIDDEN, ProblemCode::Revoked),
             CheckInRefusal::Sequence { .. } => (StatusCode::CONFLICT, ProblemCode::Sequence),
             CheckInRefusal::OutOfRange(_) => (StatusCode::BAD_REQUEST, ProblemCode::Malformed),
+            CheckInRefusal::KeyTaken(_) => (StatusCode::CONFLICT, ProblemCode::Conflict),
         };
         refuse(status, code, error.to_string())
     }
@@ -114,7 +132,21 @@ impl From<Refusal> for Refused {
         let (status, code) = match error {
             Refusal::Store(error) => return error.into(),
             Refusal::Unknown(_) => (StatusCode::NOT_FOUND, ProblemCode::UnknownMachine),
+            Refusal::NotEnrolled(_) => (StatusCode::NOT_FOUND, ProblemCode::UnknownMachine),
+            Refusal::NoAlarm(_) => (StatusCode::NOT_FOUND, ProblemCode::NotFound),
             Refusal::Enrolled(_) | Refusal::TokenTaken => (StatusCode::CONFLICT, ProblemCode::Conflict),
+        };
+        refuse(status, code, error.to_string())
+    }
+}
+
+impl From<DraftRefusal> for Refused {
+    fn from(error: DraftRefusal) -> Self {
+        let (status, code) = match error {
+            DraftRefusal::Store(error) => return error.into(),
+            DraftRefusal::Unknown(_) => (StatusCode::NOT_FOUND, ProblemCode::NotFound),
+            DraftRefusal::TooMany => (StatusCode::CONFLICT, ProblemCode::Conflict),
+            DraftRefusal::Draft(_) => (StatusCode::UNPROCESSABLE_ENTITY, ProblemCode::Malformed),
         };
         refuse(status, code, error.to_string())
     }

@@ -6,7 +6,8 @@ use axum::http::StatusCode;
 use muster_protocol::api::ProblemCode;
 use muster_protocol::machine::can_take;
 use muster_protocol::operator::{MachineView, Publication, Standing};
-use muster_protocol::tuf::repository::check_publication;
+use muster_protocol::tuf::metadata::Role;
+use muster_protocol::tuf::repository::{check_publication, signed_by};
 
 use super::auth::Signed;
 use super::machine_api::machine_name;
@@ -27,7 +28,10 @@ pub async fn publish(
         return Err(PublishRefusal::Revoked(name).into());
     }
     let now = app.now_s();
-    let checked = check_publication(app.roots.current().newest(), &name, machine.class, &publication, now)
+    let chain = app.roots.current();
+    let checked = check_publication(chain.newest(), &name, machine.class, &publication, now)
+        .map_err(|error| unacceptable(&error))?;
+    let signers = signed_by(&publication.targets, &chain.newest().keys_of(Role::Targets))
         .map_err(|error| unacceptable(&error))?;
     // Invariant I6 holds for the CPU too, which the signed metadata does not know.
     can_take((machine.class, &machine.system), checked.target.class, &checked.target.system).map_err(
@@ -43,8 +47,10 @@ pub async fn publish(
         publication: &publication,
         target_sha256: &checked.target_sha256,
         expires: checked.targets_expires,
+        signers: &signers,
     };
-    let sign = |last, snapshot: &[u8]| app.signer.timestamp(&name, snapshot, last, now);
+    let signer = app.signer()?;
+    let sign = |last, snapshot: &[u8]| signer.timestamp(&name, snapshot, last, now);
     if let Some(cursor) = app.store.publish(new, &signed.deed(), sign).await? {
         tracing::info!(machine = %name, generation = publication.generation.get(), operator = signed.key.short(), "published");
         app.wakers.wake(&name);

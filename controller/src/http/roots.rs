@@ -27,6 +27,21 @@ pub enum RootsError {
         "the key {0} of online_key is not the one that the newest root names for timestamps: bring back that key, or have the root holders sign a root with this one"
     )]
     OnlineKey(String),
+    #[error(
+        "the root lets the online key {0} sign what machines run, or roots: a controller must hold no such key; make another with `muster keys generate` and have the root holders name it instead"
+    )]
+    TooMuch(String),
+    #[error("the root cannot be kept in {0}: {1}; free some space, or let the controller write there")]
+    Write(PathBuf, std::io::Error),
+    #[error("root {found} does not follow: the newest here is {held}, so the next one is {}", .held + 1)]
+    NotNext { held: u64, found: u64 },
+    #[error(transparent)]
+    Store(#[from] crate::store::StoreError),
+}
+impl From<sqlx::Error> for RootsError {
+    fn from(error: sqlx::Error) -> Self {
+        Self::Store(error.into())
+    }
 }
 
 /// The chain as it stands in the folder, verified from its first root on.
@@ -59,7 +74,11 @@ impl Chain {
         self.newest.keys_of(Role::Targets).contains(key)
     }
 
-    fn may_sign_timestamps(&self, key: &PublicKey) -> bool {
+    pub fn is_root_key(&self, key: &PublicKey) -> bool {
+        self.newest.keys_of(Role::Root).contains(key)
+    }
+
+    pub fn may_sign_timestamps(&self, key: &PublicKey) -> bool {
         self.newest.keys_of(Role::Timestamp).contains(key)
     }
 
@@ -76,6 +95,15 @@ impl Chain {
             files.push(bytes.into());
         }
         Ok(Self { files, newest, changed })
+    }
+}
+
+/// I8: what a controller holds makes no machine run anything.
+fn require_harmless(root: &Root) -> Result<(), RootsError> {
+    let strong = [root.keys_of(Role::Targets), root.keys_of(Role::Root)].concat();
+    match root.keys_of(Role::Timestamp).into_iter().find(|online| strong.contains(online)) {
+        Some(online) => Err(RootsError::TooMuch(online.short())),
+        None => Ok(()),
     }
 }
 
@@ -98,7 +126,6 @@ fn modified(folder: &Path) -> Option<SystemTime> {
 /// The folder, and what was last read of it.
 pub struct Roots {
     folder: PathBuf,
-    online: PublicKey,
     chain: RwLock<Arc<Chain>>,
     /// The last complaint, so that it is logged once.
     complaint: RwLock<String>,
@@ -108,12 +135,12 @@ impl Roots {
     /// Refuses a chain whose newest root gives the online key no role.
     pub fn open(folder: &Path, online: &PublicKey) -> Result<Self, RootsError> {
         let chain = Chain::read(folder)?;
+        require_harmless(&chain.newest)?;
         if !chain.may_sign_timestamps(online) {
             return Err(RootsError::OnlineKey(online.short()));
         }
         Ok(Self {
             folder: folder.to_owned(),
-            online: *online,
             chain: RwLock::new(Arc::new(chain)),
             complaint: RwLock::default(),
         })
@@ -126,15 +153,15 @@ impl Roots {
         if changed.is_some() && changed == held.changed {
             return held;
         }
-        match Chain::read(&self.folder) {
+        let read = Chain::read(&self.folder).and_then(|chain| {
+            require_harmless(&chain.newest)?;
+            Ok(chain)
+        });
+        match read {
             Ok(chain) if chain.fleet() == held.fleet() => {
                 let chain = Arc::new(chain);
                 if chain.files.len() != held.files.len() {
                     tracing::info!(version = chain.newest.version(), "a new root is in force");
-                }
-                if !chain.may_sign_timestamps(&self.online) {
-                    // The root decides on operators all the same; machines take nothing new until this is mended.
-                    tracing::error!("{}", RootsError::OnlineKey(self.online.short()));
                 }
                 *self.chain.write().unwrap_or_else(PoisonError::into_inner) = chain.clone();
                 chain
@@ -142,6 +169,43 @@ impl Roots {
             Ok(_) => self.complain(held, "its 1.root.json is of another fleet".into()),
             Err(error) => self.complain(held, error.to_string()),
         }
+    }
+
+    /// Whether this is the next root; nothing is kept of it yet.
+    pub fn check_next(&self, bytes: &[u8]) -> Result<Root, RootsError> {
+        let chain = self.current();
+        let held = chain.newest.version();
+        let path = self.folder.join(format!("{}.root.json", held + 1));
+        let bad = |error| RootsError::Bad(path, error);
+        if bytes.len() as u64 > MAX_ROOT_BYTES {
+            return Err(RootsError::TooLarge(self.folder.join("root.json")));
+        }
+        let found = Root::draft(bytes).map_err(|error| RootsError::Bad("the root".into(), error))?.version();
+        if found != held + 1 {
+            return Err(RootsError::NotNext { held, found });
+        }
+        let next = chain.newest.successor(bytes).map_err(bad)?;
+        require_harmless(&next)?;
+        Ok(next)
+    }
+
+    /// Puts the next root into the folder, durably. Whoever looks at [`Roots::current`] afterwards sees it.
+    pub fn put(&self, version: u64, bytes: &[u8]) -> Result<(), RootsError> {
+        use std::io::Write as _;
+        let failed = |error: std::io::Error| RootsError::Write(self.folder.clone(), error);
+        let mut file = tempfile::NamedTempFile::new_in(&self.folder).map_err(failed)?;
+        file.write_all(bytes).and_then(|()| file.as_file().sync_all()).map_err(failed)?;
+        // Never over one that is there: somebody else may have been first.
+        let kept = file
+            .persist_noclobber(self.folder.join(format!("{version}.root.json")))
+            .map_err(|error| failed(error.error))?;
+        kept.set_permissions(std::os::unix::fs::PermissionsExt::from_mode(0o644)).map_err(failed)?;
+        std::fs::File::open(&self.folder).and_then(|folder| folder.sync_all()).map_err(failed)?;
+        // The folder's time may stand still between two changes: it is read again whatever it says.
+        let chain = Chain::read(&self.folder)?;
+        *self.chain.write().unwrap_or_else(PoisonError::into_inner) =
+            Arc::new(Chain { changed: None, ..chain });
+        Ok(())
     }
 
     fn complain(&self, held: Arc<Chain>, complaint: String) -> Arc<Chain> {

@@ -55,12 +55,13 @@ async fn stored(app: &Shared, machine: &MachineName, which: Files) -> Result<Res
 /// Signed anew when less than half of its life is left.
 async fn timestamp(app: &Shared, machine: &MachineName) -> Result<Response, Refused> {
     let now = app.now_s();
+    let signer = app.signer()?;
     let timestamp = app
         .store
         .timestamp(
             machine,
-            |held| app.signer.is_good(held, now),
-            |last, snapshot| app.signer.timestamp(machine, snapshot, last, now),
+            |held| signer.is_good(held, now),
+            |last, snapshot| signer.timestamp(machine, snapshot, last, now),
         )
         .await?;
     let timestamp =

@@ -8,17 +8,24 @@ use tokio::sync::watch;
 
 type Waiting = Mutex<HashMap<MachineName, watch::Sender<()>>>;
 
+/// How many polls of one machine may wait at once: an old one may linger when its machine changes networks.
+const MOST_POLLS: usize = 8;
+
 #[derive(Debug, Clone, Default)]
 pub struct Wakers {
     waiting: Arc<Waiting>,
 }
 
 impl Wakers {
-    /// Listens from now on: what happens after this call is not missed.
-    pub fn listen(&self, machine: &MachineName) -> Listener {
+    /// Listens from now on: what happens after this call is not missed. None where too many of this machine wait.
+    pub fn listen(&self, machine: &MachineName) -> Option<Listener> {
         let mut waiting = self.waiting.lock().unwrap_or_else(PoisonError::into_inner);
-        let receiver = waiting.entry(machine.clone()).or_default().subscribe();
-        Listener { machine: machine.clone(), receiver, waiting: self.waiting.clone() }
+        let sender = waiting.entry(machine.clone()).or_default();
+        if sender.receiver_count() >= MOST_POLLS {
+            return None;
+        }
+        let receiver = sender.subscribe();
+        Some(Listener { machine: machine.clone(), receiver, waiting: self.waiting.clone() })
     }
 
     /// Wakes every poll of this machine.
@@ -69,7 +76,8 @@ mod tests {
     async fn waking_reaches_every_poll_of_that_machine_and_no_other() {
         let wakers = Wakers::default();
         let (one, other) = ("cinnabar".parse().unwrap(), "stibnite".parse().unwrap());
-        let (mut a, mut b, mut c) = (wakers.listen(&one), wakers.listen(&one), wakers.listen(&other));
+        let listen = |name| wakers.listen(name).unwrap();
+        let (mut a, mut b, mut c) = (listen(&one), listen(&one), listen(&other));
         wakers.wake(&one);
         a.woken().await;
         b.woken().await;
@@ -83,8 +91,12 @@ mod tests {
         let wakers = Wakers::default();
         wakers.wake(&"nobody".parse().unwrap());
         assert!(wakers.is_empty());
-        let (a, b) =
-            (wakers.listen(&"cinnabar".parse().unwrap()), wakers.listen(&"cinnabar".parse().unwrap()));
+        let listen = || wakers.listen(&"cinnabar".parse().unwrap());
+        let (a, b) = (listen().unwrap(), listen().unwrap());
+        let more: Vec<_> = std::iter::from_fn(listen).collect();
+        assert_eq!(more.len(), MOST_POLLS - 2, "a machine has so many and no more");
+        assert!(wakers.listen(&"stibnite".parse().unwrap()).is_some(), "another one has its own");
+        drop(more);
         assert_eq!(wakers.len(), 1);
         drop(a);
         assert_eq!(wakers.len(), 1);

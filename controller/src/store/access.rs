@@ -6,7 +6,8 @@ use muster_protocol::keys::PublicKey;
 use muster_protocol::operator::SESSION_SECONDS;
 use muster_protocol::random;
 
-use super::{Deed, Store, StoreError, Tx, audit, public_key, signed};
+use super::audit::{Act, log};
+use super::{Deed, Store, StoreError, Tx, public_key, signed};
 
 /// How many bearers a machine may hold; the oldest end first.
 const MOST_BEARERS: i64 = 16;
@@ -29,7 +30,7 @@ impl Store {
             .bind(now_s.saturating_add(signed(SESSION_SECONDS)))
             .execute(&mut *tx)
             .await?;
-        audit(&mut tx, deed, "session-opened", None, "").await?;
+        log(&mut tx, Act::of(deed, "session-opened", "")).await?;
         tx.commit().await?;
         Ok(bearer)
     }

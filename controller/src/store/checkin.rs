@@ -6,8 +6,9 @@ use muster_protocol::ids::{MachineName, Sha256, to_hex};
 use muster_protocol::keys::{PublicKey, Signature};
 use muster_protocol::random;
 
+use super::audit::{Act, log};
 use super::machines::in_range;
-use super::{Cursor, Store, StoreError, Tx, access, changed, generation, sha256, signed, unsigned};
+use super::{Cursor, Store, StoreError, Tx, access, attacks, changed, generation, sha256, signed, unsigned};
 
 /// A check-in whose signature is good.
 #[derive(Debug, Clone, Copy)]
@@ -16,6 +17,7 @@ pub struct Seen<'a> {
     /// The bytes that were signed.
     pub body: &'a [u8],
     pub key: &'a PublicKey,
+    /// That of the newest key: the one that the check-in brings, where it brings one.
     pub signature: &'a Signature,
     pub now: UnixMillis,
     pub poll_seconds: u64,
@@ -40,6 +42,10 @@ pub enum CheckInRefusal {
     Sequence { machine: MachineName, seq: u64, last: u64, cursor: Cursor },
     #[error("the sequence number {0} is out of range: enrol the machine anew")]
     OutOfRange(u64),
+    #[error(
+        "another machine has the key that {0} brings: remove next-machine.pem from its state and let it make another"
+    )]
+    KeyTaken(MachineName),
     #[error(transparent)]
     Store(#[from] StoreError),
 }
@@ -57,6 +63,7 @@ struct Row {
     reply: Option<String>,
     reports_through: i64,
     published: Option<i64>,
+    key_rotation_asked_at: Option<i64>,
 }
 
 impl Store {
@@ -67,7 +74,7 @@ impl Store {
         }
         let mut tx = self.sql.begin().await?;
         let row: Option<Row> = sqlx::query_as(
-            "SELECT seq, body_sha256, bearer_salt, reply, reports_through, published
+            "SELECT seq, body_sha256, bearer_salt, reply, reports_through, published, key_rotation_asked_at
              FROM machines WHERE name = $1 AND key = $2 AND revoked_at IS NULL",
         )
         .bind(checkin.machine.as_str())
@@ -93,8 +100,15 @@ impl Store {
             generation: row.published.map(generation).transpose()?,
             poll_seconds: seen.poll_seconds,
             reports_through: unsigned(row.reports_through),
+            rotate_key: row.key_rotation_asked_at.is_some() && checkin.new_key.is_none(),
         };
         remember(&mut tx, seen, &salt, &reply).await?;
+        if let Some(new) = checkin.new_key.as_ref().filter(|new| *new != seen.key) {
+            rotate(&mut tx, checkin, new, now).await?;
+        }
+        if checkin.refused.is_none() {
+            attacks::end(&mut tx, &checkin.machine, now).await?;
+        }
         reply.bearer = bearer(&salt, seen.signature);
         access::grant(&mut tx, &checkin.machine, &reply.bearer, now.div_euclid(1000)).await?;
         let cursor = changed(&mut tx, &checkin.machine).await?;
@@ -129,12 +143,48 @@ async fn remember(
     Ok(())
 }
 
+/// Puts the new key in the place of the old one; whoever got a bearer by the old one loses it.
+async fn rotate(
+    tx: &mut Tx,
+    checkin: &CheckIn,
+    new: &PublicKey,
+    now: UnixMillis,
+) -> Result<(), CheckInRefusal> {
+    let name = checkin.machine.as_str();
+    let taken: bool =
+        sqlx::query_scalar("SELECT EXISTS (SELECT 1 FROM machines WHERE key = $1 AND name <> $2)")
+            .bind(new.as_bytes().as_slice())
+            .bind(name)
+            .fetch_one(&mut **tx)
+            .await?;
+    if taken {
+        return Err(CheckInRefusal::KeyTaken(checkin.machine.clone()));
+    }
+    sqlx::query(
+        "UPDATE machines SET key = $2, key_rotated_at = $3, key_rotation_asked_at = NULL WHERE name = $1",
+    )
+    .bind(name)
+    .bind(new.as_bytes().as_slice())
+    .bind(now)
+    .execute(&mut **tx)
+    .await?;
+    sqlx::query("DELETE FROM bearers WHERE machine = $1").bind(name).execute(&mut **tx).await?;
+    let detail = format!("to key {}", new.short());
+    log(tx, Act::by_itself(now, "key-rotated", &detail).on(&checkin.machine)).await?;
+    Ok(())
+}
+
 async fn alarm(tx: &mut Tx, checkin: &CheckIn, now: UnixMillis) -> Result<Cursor, StoreError> {
-    sqlx::query("UPDATE machines SET clone_alarm_at = coalesce(clone_alarm_at, $2) WHERE name = $1")
-        .bind(checkin.machine.as_str())
-        .bind(now)
-        .execute(&mut **tx)
-        .await?;
+    let raised =
+        sqlx::query("UPDATE machines SET clone_alarm_at = $2 WHERE name = $1 AND clone_alarm_at IS NULL")
+            .bind(checkin.machine.as_str())
+            .bind(now)
+            .execute(&mut **tx)
+            .await?;
+    if raised.rows_affected() > 0 {
+        let detail = format!("check-in {} came again, or too late", checkin.seq);
+        log(tx, Act::by_itself(now, "clone-alarm", &detail).on(&checkin.machine)).await?;
+    }
     changed(tx, &checkin.machine).await
 }
 

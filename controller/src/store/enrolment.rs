@@ -6,7 +6,8 @@ use muster_protocol::ids::MachineName;
 use muster_protocol::keys::PublicKey;
 use muster_protocol::machine::Class;
 
-use super::{Cursor, Store, StoreError, changed, sha256};
+use super::audit::{Act, log};
+use super::{Cursor, Store, StoreError, attacks, changed, sha256};
 
 /// Why a machine cannot enrol.
 #[derive(Debug, thiserror::Error)]
@@ -140,7 +141,8 @@ impl Store {
             "UPDATE machines SET class = $2, system = $3, key = $4, age = $5, agent = $6, enrolled_at = $7,
                  seen_at = $7, revoked_at = NULL, enrolment = enrolment + 1, seq = 0, body_sha256 = NULL,
                  bearer_salt = NULL, reply = NULL, observed = NULL, clock_skew_ms = NULL,
-                 clone_alarm_at = NULL, reports_through = 0, outcome = NULL
+                 clone_alarm_at = NULL, reports_through = 0, outcome = NULL, key_rotated_at = NULL,
+                 key_rotation_asked_at = NULL
              WHERE name = $1",
         )
         .bind(name)
@@ -153,6 +155,9 @@ impl Store {
         .execute(&mut *tx)
         .await?;
         sqlx::query("DELETE FROM bearers WHERE machine = $1").bind(name).execute(&mut *tx).await?;
+        attacks::end(&mut tx, &request.machine, now).await?;
+        let detail = format!("with key {}", request.key.short());
+        log(&mut tx, Act::by_itself(now, "enrolled", &detail).on(&request.machine)).await?;
         let cursor = changed(&mut tx, &request.machine).await?;
         tx.commit().await?;
         Ok(cursor)

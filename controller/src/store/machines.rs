@@ -7,12 +7,13 @@ use muster_protocol::clock::UnixMillis;
 use muster_protocol::ids::{Generation, MachineName, Tag};
 use muster_protocol::keys::PublicKey;
 use muster_protocol::machine::{Class, System};
-use muster_protocol::operator::{AddMachine, Published, Standing};
-use muster_protocol::report::EventKind;
+use muster_protocol::operator::{AddMachine, AttackView, Published, Standing};
+use muster_protocol::report::{Attack, EventKind};
 use muster_protocol::target::Target;
 use serde::{Deserialize, Serialize};
 
-use super::{Cursor, Deed, Store, StoreError, audit, changed, public_key, signed};
+use super::audit::{Act, log};
+use super::{Cursor, Deed, Store, StoreError, changed, public_key, signed};
 
 /// Everything that is known of one machine.
 #[derive(Debug, Clone)]
@@ -29,11 +30,15 @@ pub struct Machine {
     pub seen_at: Option<UnixMillis>,
     pub clock_skew_ms: Option<i64>,
     pub clone_alarm_at: Option<UnixMillis>,
+    pub key_rotated_at: Option<UnixMillis>,
+    pub key_rotation_asked_at: Option<UnixMillis>,
     /// Its last check-in.
     pub observed: Option<CheckIn>,
     /// How the last generation that it told of ended.
     pub outcome: Option<Outcome>,
     pub published: Option<Published>,
+    /// The newest attack that it told of and that has not ended.
+    pub attack: Option<AttackView>,
 }
 
 impl Machine {
@@ -63,6 +68,12 @@ pub enum Refusal {
     Enrolled(MachineName),
     #[error("this token was made before: make a new one")]
     TokenTaken,
+    #[error(
+        "there is no machine {0}, or no clone alarm for it: `muster machines show {0}` tells how it stands"
+    )]
+    NoAlarm(MachineName),
+    #[error("there is no machine {0} that is enrolled: `muster machines list` shows them")]
+    NotEnrolled(MachineName),
     #[error(transparent)]
     Store(#[from] StoreError),
 }
@@ -86,19 +97,30 @@ struct Row {
     seen_at: Option<i64>,
     clock_skew_ms: Option<i64>,
     clone_alarm_at: Option<i64>,
+    key_rotated_at: Option<i64>,
+    key_rotation_asked_at: Option<i64>,
     observed: Option<String>,
     outcome: Option<String>,
     target: Option<Vec<u8>>,
     expires: Option<i64>,
     published_at: Option<i64>,
     published_by: Option<Vec<u8>>,
+    signers: Option<String>,
+    attack: Option<String>,
+    attack_detail: Option<String>,
+    attack_generation: Option<i64>,
+    attack_at: Option<i64>,
+    attack_received_at: Option<i64>,
 }
 
 impl Row {
     fn machine(self) -> Result<Machine, StoreError> {
         let damaged = || StoreError::Damaged("a machine");
+        let attack = self.attack()?;
         let published = match (self.target, self.expires, self.published_at, self.published_by) {
-            (Some(target), Some(expires), Some(at), Some(by)) => Some(published(&target, expires, at, &by)?),
+            (Some(target), Some(expires), Some(at), Some(by)) => {
+                Some(published(&target, expires, at, &by, self.signers.as_deref().unwrap_or_default())?)
+            }
             _ => None,
         };
         // What a machine once said may be of another version; then it is unknown, and unknown is not healthy.
@@ -116,10 +138,29 @@ impl Row {
             seen_at: self.seen_at,
             clock_skew_ms: self.clock_skew_ms,
             clone_alarm_at: self.clone_alarm_at,
+            key_rotated_at: self.key_rotated_at,
+            key_rotation_asked_at: self.key_rotation_asked_at,
+            attack,
             observed: told(self.observed),
             outcome: self.outcome.and_then(|text| serde_json::from_str(&text).ok()),
             published,
         })
+    }
+
+    fn attack(&self) -> Result<Option<AttackView>, StoreError> {
+        let (Some(kind), Some(at), Some(received_at)) =
+            (&self.attack, self.attack_at, self.attack_received_at)
+        else {
+            return Ok(None);
+        };
+        Ok(Some(AttackView {
+            attack: serde_json::from_value(kind.as_str().into()).unwrap_or(Attack::Unknown),
+            detail: self.attack_detail.clone().unwrap_or_default(),
+            generation: self.attack_generation.map(super::generation).transpose()?,
+            at,
+            received_at,
+            ended_at: None,
+        }))
     }
 }
 
@@ -128,19 +169,26 @@ pub(super) fn published(
     expires: i64,
     at: UnixMillis,
     by: &[u8],
+    signers: &str,
 ) -> Result<Published, StoreError> {
     let target: Target = serde_json::from_slice(target).map_err(|_| StoreError::Damaged("a target"))?;
-    Ok(Published { target, at, by: public_key(by)?, expires })
+    let signers = serde_json::from_str(signers).unwrap_or_default();
+    Ok(Published { target, at, by: public_key(by)?, expires, signers })
 }
 
 macro_rules! select {
     ($tail:literal) => {
         concat!(
             "SELECT m.name, m.class, m.system, m.tags, m.key, m.age, m.agent, m.enrolled_at, m.revoked_at,
-                    m.seen_at, m.clock_skew_ms, m.clone_alarm_at, m.observed, m.outcome,
-                    g.target, g.expires, g.published_at, g.published_by
+                    m.seen_at, m.clock_skew_ms, m.clone_alarm_at, m.key_rotated_at, m.key_rotation_asked_at,
+                    m.observed, m.outcome,
+                    g.target, g.expires, g.published_at, g.published_by, g.signers,
+                    a.attack, a.detail AS attack_detail, a.generation AS attack_generation, a.at AS attack_at,
+                    a.received_at AS attack_received_at
              FROM machines m
-             LEFT JOIN generations g ON g.machine = m.name AND g.generation = m.published ",
+             LEFT JOIN generations g ON g.machine = m.name AND g.generation = m.published
+             LEFT JOIN attacks a ON a.id =
+                 (SELECT max(id) FROM attacks o WHERE o.machine = m.name AND o.ended_at IS NULL) ",
             $tail
         )
     };
@@ -230,7 +278,7 @@ impl Store {
         .execute(&mut *tx)
         .await?;
         let detail = if new.replace { "a token that replaces it" } else { "a token" };
-        audit(&mut tx, deed, "machine-added", Some(&new.machine), detail).await?;
+        log(&mut tx, Act::of(deed, "machine-added", detail).on(&new.machine)).await?;
         let cursor = changed(&mut tx, &new.machine).await?;
         tx.commit().await?;
         Ok(cursor)
@@ -253,7 +301,45 @@ impl Store {
         ] {
             sqlx::query(query).bind(name.as_str()).execute(&mut *tx).await?;
         }
-        audit(&mut tx, deed, "machine-revoked", Some(name), "").await?;
+        log(&mut tx, Act::of(deed, "machine-revoked", "").on(name)).await?;
+        let cursor = changed(&mut tx, name).await?;
+        tx.commit().await?;
+        Ok(cursor)
+    }
+
+    /// Ends the clone alarm: an operator knows what it was.
+    pub async fn acknowledge(&self, name: &MachineName, deed: &Deed<'_>) -> Result<Cursor, Refusal> {
+        let mut tx = self.sql.begin().await?;
+        let done = sqlx::query(
+            "UPDATE machines SET clone_alarm_at = NULL WHERE name = $1 AND clone_alarm_at IS NOT NULL",
+        )
+        .bind(name.as_str())
+        .execute(&mut *tx)
+        .await?;
+        if done.rows_affected() == 0 {
+            return Err(Refusal::NoAlarm(name.clone()));
+        }
+        log(&mut tx, Act::of(deed, "clone-alarm-ended", "").on(name)).await?;
+        let cursor = changed(&mut tx, name).await?;
+        tx.commit().await?;
+        Ok(cursor)
+    }
+
+    /// Asks a machine for a new key; its next check-in is told.
+    pub async fn ask_rotation(&self, name: &MachineName, deed: &Deed<'_>) -> Result<Cursor, Refusal> {
+        let mut tx = self.sql.begin().await?;
+        let done = sqlx::query(
+            "UPDATE machines SET key_rotation_asked_at = coalesce(key_rotation_asked_at, $2)
+             WHERE name = $1 AND key IS NOT NULL AND revoked_at IS NULL",
+        )
+        .bind(name.as_str())
+        .bind(deed.at)
+        .execute(&mut *tx)
+        .await?;
+        if done.rows_affected() == 0 {
+            return Err(Refusal::NotEnrolled(name.clone()));
+        }
+        log(&mut tx, Act::of(deed, "key-rotation-asked", "").on(name)).await?;
         let cursor = changed(&mut tx, name).await?;
         tx.commit().await?;
         Ok(cursor)
@@ -281,14 +367,16 @@ impl Store {
         Ok(())
     }
 
-    /// The latest published generation of a machine.
-    pub async fn latest(&self, name: &MachineName) -> Result<Option<Generation>, StoreError> {
-        let number: Option<Option<i64>> =
-            sqlx::query_scalar("SELECT published FROM machines WHERE name = $1")
-                .bind(name.as_str())
-                .fetch_optional(self.sql.read())
-                .await?;
-        number.flatten().map(super::generation).transpose()
+    /// The latest published generation of a machine, and whether its next check-in is to be told something.
+    pub async fn news(&self, name: &MachineName) -> Result<(Option<Generation>, bool), StoreError> {
+        let row: Option<(Option<i64>, bool)> = sqlx::query_as(
+            "SELECT published, key_rotation_asked_at IS NOT NULL FROM machines WHERE name = $1",
+        )
+        .bind(name.as_str())
+        .fetch_optional(self.sql.read())
+        .await?;
+        let (number, check_in) = row.unwrap_or_default();
+        Ok((number.map(super::generation).transpose()?, check_in))
     }
 }
 

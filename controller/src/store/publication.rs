@@ -7,8 +7,9 @@ use muster_protocol::machine::{Class, System};
 use muster_protocol::operator::{HistoryEntry, Publication, Published, next_generation};
 use muster_protocol::tuf::TufError;
 
+use super::audit::{Act, log};
 use super::machines::published;
-use super::{Cursor, Deed, Store, StoreError, Tx, audit, changed, generation, public_key, signed, unsigned};
+use super::{Cursor, Deed, Store, StoreError, Tx, changed, generation, public_key, signed, unsigned};
 
 /// A signed `timestamp.json`.
 #[derive(Debug, Clone)]
@@ -32,6 +33,8 @@ pub struct NewGeneration<'a> {
     pub target_sha256: &'a Sha256,
     /// When the operators' signature ends, in unix seconds.
     pub expires: i64,
+    /// The operators who signed it.
+    pub signers: &'a [PublicKey],
 }
 
 /// A stored file of a machine's repository.
@@ -124,7 +127,7 @@ impl Store {
             .bind(signed(offered.get()))
             .execute(&mut *tx)
             .await?;
-        audit(&mut tx, deed, "generation-published", Some(name), &offered.to_string()).await?;
+        log(&mut tx, Act::of(deed, "generation-published", &offered.to_string()).on(name)).await?;
         let cursor = changed(&mut tx, name).await?;
         tx.commit().await?;
         Ok(Some(cursor))
@@ -178,8 +181,9 @@ impl Store {
 
     /// The newest generations of a machine with all that it told of them.
     pub async fn history(&self, machine: &MachineName, limit: u32) -> Result<Vec<HistoryEntry>, StoreError> {
-        let rows: Vec<(Vec<u8>, i64, i64, Vec<u8>)> = sqlx::query_as(
-            "SELECT target, expires, published_at, published_by FROM generations WHERE machine = $1
+        type Row = (Vec<u8>, i64, i64, Vec<u8>, String);
+        let rows: Vec<Row> = sqlx::query_as(
+            "SELECT target, expires, published_at, published_by, signers FROM generations WHERE machine = $1
              ORDER BY generation DESC LIMIT $2",
         )
         .bind(machine.as_str())
@@ -188,7 +192,7 @@ impl Store {
         .await?;
         let entries: Vec<Published> = rows
             .iter()
-            .map(|(target, expires, at, by)| published(target, *expires, *at, by))
+            .map(|(target, expires, at, by, signers)| published(target, *expires, *at, by, signers))
             .collect::<Result<_, _>>()?;
         let numbers: Vec<Generation> = entries.iter().map(|entry| entry.target.generation).collect();
         let mut events = self.events(machine, &numbers).await?;
@@ -242,8 +246,8 @@ async fn insert(tx: &mut Tx, new: NewGeneration<'_>, deed: &Deed<'_>) -> Result<
     let publication = new.publication;
     sqlx::query(
         "INSERT INTO generations (machine, generation, targets, snapshot, target, target_sha256, expires,
-             published_at, published_by)
-         VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9)",
+             published_at, published_by, signers)
+         VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10)",
     )
     .bind(new.machine.as_str())
     .bind(signed(publication.generation.get()))
@@ -254,6 +258,7 @@ async fn insert(tx: &mut Tx, new: NewGeneration<'_>, deed: &Deed<'_>) -> Result<
     .bind(new.expires)
     .bind(deed.at)
     .bind(deed.operator.as_bytes().as_slice())
+    .bind(serde_json::to_string(new.signers).map_err(|_| StoreError::Damaged("signers"))?)
     .execute(&mut **tx)
     .await?;
     Ok(())

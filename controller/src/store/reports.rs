@@ -2,13 +2,14 @@
 
 use std::collections::BTreeMap;
 
+use muster_protocol::checkin::CheckIn;
 use muster_protocol::clock::UnixMillis;
 use muster_protocol::ids::{Generation, MachineName};
 use muster_protocol::keys::PublicKey;
 use muster_protocol::report::{Event, EventKind};
 
 use super::machines::{Outcome, in_range};
-use super::{Cursor, Store, StoreError, changed, signed, unsigned};
+use super::{Cursor, Store, StoreError, attacks, changed, signed, unsigned};
 
 /// The most events of one generation that the history shows: the newest.
 const SHOWN: i64 = 1000;
@@ -58,15 +59,16 @@ impl Store {
         now: UnixMillis,
     ) -> Result<Stored, ReportRefusal> {
         let mut tx = self.sql.begin().await?;
-        let row: Option<(i64, i64, Option<String>)> = sqlx::query_as(
-            "SELECT enrolment, reports_through, outcome FROM machines
+        let row: Option<(i64, i64, Option<String>, Option<String>)> = sqlx::query_as(
+            "SELECT enrolment, reports_through, outcome, observed FROM machines
              WHERE name = $1 AND key = $2 AND revoked_at IS NULL",
         )
         .bind(machine.as_str())
         .bind(key.as_bytes().as_slice())
         .fetch_optional(&mut *tx)
         .await?;
-        let (enrolment, through, held) = row.ok_or_else(|| ReportRefusal::NotEnrolled(machine.clone()))?;
+        let (enrolment, through, held, observed) =
+            row.ok_or_else(|| ReportRefusal::NotEnrolled(machine.clone()))?;
         let mut through = unsigned(through);
         let before = through;
         if in_range(oldest) && oldest > 0 {
@@ -91,8 +93,15 @@ impl Store {
             .execute(&mut *tx)
             .await?;
             through = event.seq;
+            let event_read = serde_json::from_str::<Event>(&event.raw).ok();
+            if let Some(told @ Event { kind: EventKind::Refused { attack, detail }, .. }) = &event_read {
+                let goes_on = observed.as_deref().is_some_and(still_refuses);
+                attacks::keep(&mut tx, machine, (*attack, detail), told, goes_on, now).await?;
+            }
+            // An event of another version that this one cannot read is unknown, and no reason to refuse the batch.
+            let kind = event_read.map_or(EventKind::Unknown, |event| event.kind);
             // A local rollback tells of an older generation; what became of the newest stays known.
-            let told = Outcome::of(event.generation, &kind(&event.raw));
+            let told = Outcome::of(event.generation, &kind);
             let stays = outcome.as_ref().map(|held| held.generation);
             outcome = told.filter(|told| stays.is_none_or(|held| told.generation >= held)).or(outcome);
         }
@@ -151,7 +160,7 @@ impl Store {
     }
 }
 
-/// An event of another version that this one cannot read is unknown, and no reason to refuse the batch.
-fn kind(raw: &str) -> EventKind {
-    serde_json::from_str::<Event>(raw).map_or(EventKind::Unknown, |event| event.kind)
+/// Whether the last check-in says that the attack goes on.
+fn still_refuses(check_in: &str) -> bool {
+    serde_json::from_str::<CheckIn>(check_in).is_ok_and(|told| told.refused.is_some())
 }

@@ -29,21 +29,25 @@ use sqlx::{Connection as _, Row as _};
 pub const LIMIT: Duration = Duration::from_secs(30);
 pub const START_S: i64 = 1_800_000_000;
 
-/// A clock that the test moves.
-#[derive(Debug)]
-pub struct HandClock(AtomicI64);
+/// A clock that the test moves. Set back, it is the wall's clock alone that goes back.
+#[derive(Debug, Default)]
+pub struct HandClock {
+    wall: AtomicI64,
+    awake: AtomicU64,
+}
 
 impl HandClock {
     pub fn forward(&self, seconds: i64) {
-        self.0.fetch_add(seconds * 1000, Ordering::SeqCst);
+        self.wall.fetch_add(seconds * 1000, Ordering::SeqCst);
+        self.awake.fetch_add(seconds.max(0).unsigned_abs() * 1000, Ordering::SeqCst);
     }
 }
 impl Clock for HandClock {
     fn unix_ms(&self) -> i64 {
-        self.0.load(Ordering::SeqCst)
+        START_S * 1000 + self.wall.load(Ordering::SeqCst)
     }
     fn awake(&self) -> Duration {
-        Duration::from_millis(self.unix_ms().try_into().unwrap())
+        Duration::from_millis(self.awake.load(Ordering::SeqCst))
     }
 }
 
@@ -84,7 +88,7 @@ impl Fleet {
         std::fs::write(dir.path().join("controller.toml"), config).unwrap();
         let mut fleet = Self {
             dir,
-            clock: Arc::new(HandClock(AtomicI64::new(START_S * 1000))),
+            clock: Arc::default(),
             root_key,
             operator,
             online,
@@ -314,6 +318,7 @@ impl Machine {
             note: None,
             refused: None,
             health: muster_protocol::checkin::Health::default(),
+            new_key: None,
         }
     }
     pub async fn send_checkin(&self, fleet: &Fleet, checkin: &CheckIn) -> Answer {
@@ -359,6 +364,16 @@ impl Answer {
         let (status, headers) = (response.status(), response.headers().clone());
         Self { status, headers, text: String::from_utf8_lossy(&response.bytes().await.unwrap()).into_owned() }
     }
+    /// The same where the connection may be refused.
+    pub async fn of_or_none(request: reqwest::RequestBuilder) -> Option<Self> {
+        let response = request.send().await.ok()?;
+        let (status, headers) = (response.status(), response.headers().clone());
+        Some(Self {
+            status,
+            headers,
+            text: String::from_utf8_lossy(&response.bytes().await.ok()?).into_owned(),
+        })
+    }
     /// A success, read.
     #[track_caller]
     pub fn good<T: DeserializeOwned>(self) -> T {
@@ -382,4 +397,24 @@ pub async fn until(what: &str, mut so: impl FnMut() -> bool) {
         }
     };
     tokio::time::timeout(LIMIT, look).await.unwrap_or_else(|_| panic!("it never came about: {what}"));
+}
+
+/// A check-in that brings `new`, which is the machine's key once it is taken.
+pub async fn rotate(fleet: &Fleet, machine: &mut Machine, new: &SecretKey) -> Answer {
+    machine.seq += 1;
+    let checkin = CheckIn { new_key: Some(new.public()), ..machine.checkin(fleet, machine.seq) };
+    let body = serde_json::to_vec(&checkin).unwrap();
+    let by_old = machine.key.sign(Context::CheckIn, &body).hex();
+    let by_new = new.sign(Context::KeyRotation, &body).hex();
+    let answer = send_both(fleet, by_old, by_new, body).await;
+    if answer.status == StatusCode::OK {
+        machine.key = new.clone();
+    }
+    answer
+}
+
+/// A check-in under two signatures, whichever they are.
+pub async fn send_both(fleet: &Fleet, by_old: String, by_new: String, body: Vec<u8>) -> Answer {
+    let request = fleet.http.post(fleet.url(api::CHECKIN)).header(api::MACHINE_SIGNATURE, by_old);
+    Answer::of(request.header(api::MACHINE_NEW_SIGNATURE, by_new).body(body)).await
 }

@@ -1,38 +1,28 @@
 //! The signing side: roots, a machine's generations, and timestamps; and what the server asks before it stores one.
+//!
+//! What needs the signatures of several is drafted unsigned, and each of them adds one ([`add_signature`]).
 
 use std::collections::BTreeMap;
 
+use serde::Deserialize;
 use serde_json::{Map, Value, json};
 
 use super::keyring::Key;
-use super::metadata::{MACHINE_FIELD, Role, Root, Signed, Snapshot, Targets};
+use super::metadata::{Body, MACHINE_FIELD, Role, Root, Signed, Snapshot, Targets};
 use super::scope::Scope;
 use super::{TufError, canonical};
 use crate::api;
-use crate::ids::{Generation, MachineName, Sha256};
-use crate::keys::{KeyError, PublicKey, SecretKey, Signature};
+use crate::ids::{Generation, MachineName, Sha256, from_hex};
+pub use crate::keys::Signer;
+use crate::keys::{PublicKey, Signature};
 use crate::machine::Class;
 use crate::operator::Publication;
 use crate::target::Target;
 
 /// The version of the specification that is written into metadata.
 const SPEC_VERSION: &str = "1.0.33";
-
-/// Whoever can sign: a key in memory, or an agent that holds one.
-pub trait Signer {
-    fn public(&self) -> PublicKey;
-    /// Signs exactly these bytes.
-    fn sign_raw(&self, message: &[u8]) -> Result<Signature, KeyError>;
-}
-
-impl Signer for SecretKey {
-    fn public(&self) -> PublicKey {
-        self.public()
-    }
-    fn sign_raw(&self, message: &[u8]) -> Result<Signature, KeyError> {
-        Ok(self.sign_raw(message))
-    }
-}
+/// The signed field of a root with names for its keys, for people alone: `{KEY: NAME}`, the key in hexadecimal.
+const NAMES_FIELD: &str = "x-muster-names";
 
 /// Which keys hold which role.
 #[derive(Debug, Clone)]
@@ -51,6 +41,14 @@ pub struct RootSpec {
 /// Makes and signs a root. It must be signed by a threshold of its own root keys; the next version also by a threshold
 /// of the keys before it, which [`Root::successor`] checks.
 pub fn sign_root(spec: &RootSpec, signers: &[&dyn Signer]) -> Result<Vec<u8>, TufError> {
+    let bytes = signed_by_all(&draft_root(spec, &BTreeMap::new())?, signers)?.into_bytes();
+    // What no client would read is not given out.
+    Root::parse_self_signed(&bytes)?;
+    Ok(bytes)
+}
+
+/// Makes a root that nobody has signed yet. `names` are for people, by key in hexadecimal.
+pub fn draft_root(spec: &RootSpec, names: &BTreeMap<String, String>) -> Result<String, TufError> {
     let mut keys = BTreeMap::new();
     let mut role = |holders: &[PublicKey], threshold: u32| {
         let ids: BTreeMap<String, PublicKey> = holders.iter().map(|key| (key_id(key), *key)).collect();
@@ -70,10 +68,18 @@ pub fn sign_root(spec: &RootSpec, signers: &[&dyn Signer]) -> Result<Vec<u8>, Tu
     signed.insert("consistent_snapshot".into(), true.into());
     signed.insert("keys".into(), keys.into_iter().collect());
     signed.insert("roles".into(), roles);
-    let bytes = seal(signed, signers)?.into_bytes();
-    // What no client would read is not given out.
-    Root::parse_self_signed(&bytes)?;
-    Ok(bytes)
+    if !names.is_empty() {
+        signed.insert(NAMES_FIELD.into(), json!(names));
+    }
+    let text = Document::unsigned(signed).text();
+    Root::draft(text.as_bytes())?;
+    Ok(text)
+}
+
+/// The names that a root gives its keys, by key in hexadecimal. They are signed with it, and for people alone.
+pub fn root_names(root: &[u8]) -> BTreeMap<String, String> {
+    let root: Value = serde_json::from_slice(root).unwrap_or_default();
+    BTreeMap::deserialize(&root["signed"][NAMES_FIELD]).unwrap_or_default()
 }
 
 /// Makes and signs a generation: the target, and the targets and snapshot metadata that list it.
@@ -82,6 +88,23 @@ pub fn sign_generation(
     expires: i64,
     signers: &[&dyn Signer],
 ) -> Result<Publication, TufError> {
+    let (text, targets) = unsigned_targets(target, expires)?;
+    let targets = signed_by_all(&targets, signers)?;
+    let meta = pin(Role::Targets, target.generation.get(), targets.as_bytes());
+    let snapshot = signed_by_all(&unsigned_snapshot(target, expires, meta)?, signers)?;
+    Ok(Publication { generation: target.generation, targets, snapshot, target: text })
+}
+
+/// Makes a generation that nobody has signed yet. Its snapshot pins targets by the version alone, since every signature
+/// that is added changes the bytes of targets; both want the same operators' threshold.
+pub fn draft_generation(target: &Target, expires: i64) -> Result<Publication, TufError> {
+    let (text, targets) = unsigned_targets(target, expires)?;
+    let meta = json!({ Role::Targets.file(): { "version": target.generation } });
+    let snapshot = unsigned_snapshot(target, expires, meta)?;
+    Ok(Publication { generation: target.generation, targets, snapshot, target: text })
+}
+
+fn unsigned_targets(target: &Target, expires: i64) -> Result<(String, String), TufError> {
     target.check()?;
     let (machine, generation) = (&target.machine, target.generation);
     let text = serde_json::to_string(target).map_err(|why| TufError::malformed("the target", why))?;
@@ -94,11 +117,13 @@ pub fn sign_generation(
             "custom": { "machine": machine, "class": target.class, "generation": generation },
         } }),
     );
-    let targets = seal(targets, signers)?;
-    let mut snapshot = header(Role::Snapshot, generation.get(), expires, Some(machine))?;
-    snapshot.insert("meta".into(), pin(Role::Targets, generation.get(), targets.as_bytes()));
-    let snapshot = seal(snapshot, signers)?;
-    Ok(Publication { generation, targets, snapshot, target: text })
+    Ok((text, Document::unsigned(targets).text()))
+}
+
+fn unsigned_snapshot(target: &Target, expires: i64, meta: Value) -> Result<String, TufError> {
+    let mut snapshot = header(Role::Snapshot, target.generation.get(), expires, Some(&target.machine))?;
+    snapshot.insert("meta".into(), meta);
+    Ok(Document::unsigned(snapshot).text())
 }
 
 /// Makes and signs a timestamp for these bytes of `N.snapshot.json`.
@@ -113,7 +138,7 @@ pub fn sign_timestamp(
     pinned.require_machine(machine)?;
     let mut timestamp = header(Role::Timestamp, version, expires, Some(machine))?;
     timestamp.insert("meta".into(), pin(Role::Snapshot, pinned.version(), snapshot));
-    Ok(seal(timestamp, &[signer])?.into_bytes())
+    Ok(signed_by_all(&Document::unsigned(timestamp).text(), &[signer])?.into_bytes())
 }
 
 /// A publication that a machine would accept.
@@ -133,21 +158,46 @@ pub fn check_publication(
     publication: &Publication,
     now: i64,
 ) -> Result<CheckedPublication, TufError> {
+    check(Some(root), machine, class, publication, now)
+}
+
+/// The same of a generation that too few have signed yet, or nobody: everything but the signatures.
+pub fn check_draft(
+    machine: &MachineName,
+    class: Class,
+    publication: &Publication,
+    now: i64,
+) -> Result<CheckedPublication, TufError> {
+    check(None, machine, class, publication, now)
+}
+
+fn check(
+    root: Option<&Root>,
+    machine: &MachineName,
+    class: Class,
+    publication: &Publication,
+    now: i64,
+) -> Result<CheckedPublication, TufError> {
+    fn open<B: Body>(root: Option<&Root>, text: &str) -> Result<Signed<B>, TufError> {
+        match root {
+            Some(root) => Signed::open(B::ROLE.file(), root.authority(B::ROLE), text.as_bytes()),
+            None => Signed::unverified(text.as_bytes()),
+        }
+    }
     let scope = Scope { machine: machine.clone(), class, lowest: Generation::FIRST };
     let generation = publication.generation;
     let (snapshot_file, targets_file) = (Role::Snapshot.file(), Role::Targets.file());
 
-    let authority = root.authority(Role::Snapshot);
-    let snapshot: Signed<Snapshot> = Signed::open(snapshot_file, authority, publication.snapshot.as_bytes())?;
+    let snapshot: Signed<Snapshot> = open(root, &publication.snapshot)?;
     snapshot.require_machine(machine)?;
     snapshot.require_fresh(snapshot_file, now)?;
     if snapshot.version() != generation.get() || !snapshot.body.meta.delegated.is_empty() {
         return Err(TufError::malformed(snapshot_file, "it must pin targets.json alone, as this generation"));
     }
 
-    let (authority, pin) = (root.authority(Role::Targets), &snapshot.body.meta.targets);
+    let pin = &snapshot.body.meta.targets;
     pin.require_bytes(targets_file, publication.targets.as_bytes())?;
-    let targets: Signed<Targets> = Signed::open(targets_file, authority, publication.targets.as_bytes())?;
+    let targets: Signed<Targets> = open(root, &publication.targets)?;
     targets.require_machine(machine)?;
     targets.require_fresh(targets_file, now)?;
     pin.require_version(targets_file, &targets)?;
@@ -220,14 +270,104 @@ fn pin(role: Role, version: u64, bytes: &[u8]) -> Value {
     json!({ role.file(): { "version": version, "length": bytes.len(), "hashes": hashes } })
 }
 
-fn seal(signed: Map<String, Value>, signers: &[&dyn Signer]) -> Result<String, TufError> {
-    let signed = Value::Object(signed);
-    let message = canonical::encode(&signed).map_err(|why| TufError::malformed("the metadata", why))?;
-    let mut signatures = BTreeMap::new();
-    for signer in signers {
-        signatures.insert(key_id(&signer.public()), signer.sign_raw(&message)?.hex());
+/// Metadata as a signer sees it: what is signed, and the signatures so far, by key id.
+struct Document {
+    signed: Value,
+    signatures: BTreeMap<String, String>,
+}
+
+impl Document {
+    fn unsigned(signed: Map<String, Value>) -> Self {
+        Self { signed: Value::Object(signed), signatures: BTreeMap::new() }
     }
-    let signatures: Vec<_> =
-        signatures.into_iter().map(|(keyid, sig)| json!({ "keyid": keyid, "sig": sig })).collect();
-    Ok(json!({ "signatures": signatures, "signed": signed }).to_string())
+
+    fn parse(text: &str) -> Result<Self, TufError> {
+        #[derive(Deserialize)]
+        struct Raw {
+            signed: Value,
+            signatures: Vec<Claim>,
+        }
+        #[derive(Deserialize)]
+        struct Claim {
+            keyid: String,
+            sig: String,
+        }
+        let malformed = |why: &dyn std::fmt::Display| TufError::malformed("the metadata", why);
+        let raw: Raw = serde_json::from_str(text).map_err(|why| malformed(&why))?;
+        let count = raw.signatures.len();
+        let signatures: BTreeMap<String, String> =
+            raw.signatures.into_iter().map(|claim| (claim.keyid, claim.sig)).collect();
+        if signatures.len() < count {
+            return Err(malformed(&"two signatures go by the same key id"));
+        }
+        Ok(Self { signed: raw.signed, signatures })
+    }
+
+    /// The bytes that are signed.
+    fn message(&self) -> Result<Vec<u8>, TufError> {
+        canonical::encode(&self.signed).map_err(|why| TufError::malformed("the metadata", why))
+    }
+
+    fn text(&self) -> String {
+        let claims = self.signatures.iter().map(|(keyid, sig)| json!({ "keyid": keyid, "sig": sig }));
+        json!({ "signatures": claims.collect::<Vec<_>>(), "signed": self.signed }).to_string()
+    }
+
+    fn is_signed_by(&self, message: &[u8], key: &PublicKey) -> bool {
+        let signature = self.signatures.get(&key_id(key)).and_then(|sig| from_hex::<64>(sig));
+        signature.is_some_and(|bytes| key.verify_raw(message, &Signature::from_bytes(bytes)).is_ok())
+    }
+}
+
+fn signed_by_all(document: &str, signers: &[&dyn Signer]) -> Result<String, TufError> {
+    signers.iter().try_fold(document.to_owned(), |text, signer| add_signature(&text, *signer))
+}
+
+/// The same document with one signature more, or with this signer's renewed.
+pub fn add_signature(document: &str, signer: &dyn Signer) -> Result<String, TufError> {
+    let mut document = Document::parse(document)?;
+    let signature = signer.sign_raw(&document.message()?)?;
+    document.signatures.insert(key_id(&signer.public()), signature.hex());
+    Ok(document.text())
+}
+
+/// Which of these keys have signed a document, in their order; whatever else stands among the signatures.
+pub fn signed_by(document: &str, keys: &[PublicKey]) -> Result<Vec<PublicKey>, TufError> {
+    let document = Document::parse(document)?;
+    let message = document.message()?;
+    let mut good: Vec<PublicKey> = Vec::new();
+    for key in keys {
+        if !good.contains(key) && document.is_signed_by(&message, key) {
+            good.push(*key);
+        }
+    }
+    Ok(good)
+}
+
+/// A document with its own signatures and those of another copy of it, as far as they are of these keys and good.
+pub fn merge_signatures(document: &str, copy: &str, keys: &[PublicKey]) -> Result<String, TufError> {
+    let (mut document, copy) = (Document::parse(document)?, Document::parse(copy)?);
+    let message = document.message()?;
+    super::require_pinned("the metadata", message == copy.message()?, "it says something else")?;
+    let mut signatures = BTreeMap::new();
+    for key in keys {
+        let source = [&document, &copy].into_iter().find(|source| source.is_signed_by(&message, key));
+        if let Some(signature) = source.and_then(|source| source.signatures.get(&key_id(key))) {
+            signatures.insert(key_id(key), signature.clone());
+        }
+    }
+    document.signatures = signatures;
+    Ok(document.text())
+}
+
+impl Root {
+    /// Reads a root that is still being signed; nothing may be believed by it.
+    pub fn draft(bytes: &[u8]) -> Result<Self, TufError> {
+        Signed::unverified(bytes).map(Self)
+    }
+}
+
+/// What a document says, whoever signed it: the bytes that signatures are over.
+pub fn signed_bytes(document: &str) -> Result<Vec<u8>, TufError> {
+    Document::parse(document)?.message()
 }

@@ -8,18 +8,21 @@ use base64::Engine as _;
 use muster_fuzz::refresh::Step;
 use muster_fuzz::world::*;
 use muster_fuzz::{TARGETS, keys, machines, operators};
+use muster_protocol::audit::{Entry, Page, hash, origin};
 use muster_protocol::checkin::{CheckIn, CheckInReply, Health, Holds, Phase, PollReply, Runs};
+use muster_protocol::draft::{DRAFT_SECONDS, Draft, DraftKind, DraftView, Drafted, DraftedGeneration};
 use muster_protocol::enrol::EnrolReply;
 use muster_protocol::ids::{Sha256, StorePath};
 use muster_protocol::machine::Class;
 use muster_protocol::operator::{
-    AddMachine, Condition, FleetView, HistoryEntry, MachineView, Published, RequestSignature, Standing,
+    AddMachine, AttackView, Condition, FleetView, HistoryEntry, MachineView, NewRoot, Published,
+    RequestSignature, RootTaken, Standing,
 };
 use muster_protocol::report::{
     Accepted, Attack, Batch, ClosureChange, Event, EventKind, Progress, Reason, Step as Failing, Summary,
 };
 use muster_protocol::target::{HealthCheck, Probe};
-use muster_protocol::tuf::repository::{RootSpec, sign_root};
+use muster_protocol::tuf::repository::{RootSpec, draft_generation, draft_root, sign_root};
 use serde::Serialize;
 use serde_json::{Value, json};
 
@@ -51,6 +54,7 @@ fn main() {
     metadata(&put);
     lives(&put);
     traffic(&put);
+    drafts(&put);
     rest(&put);
 }
 
@@ -238,17 +242,21 @@ fn traffic(put: Put<'_>) {
             waits_until: Some(NOW * 1000),
             ..Health::default()
         },
+        new_key: None,
     };
     put("check_in", "check-in", &json_of(&check_in));
+    let rotating = CheckIn { new_key: Some(key(STRANGER).public()), ..check_in.clone() };
+    put("check_in", "rotation", &json_of(&rotating));
     let reply = CheckInReply {
         bearer: "c".repeat(64),
         bearer_expires_in: 3600,
         generation: Some(generation),
         poll_seconds: 55,
         reports_through: 41,
+        rotate_key: false,
     };
     put("check_in", "reply", &json_of(&reply));
-    put("check_in", "poll", &json_of(&PollReply { generation: Some(generation) }));
+    put("check_in", "poll", &json_of(&PollReply { generation: Some(generation), check_in: false }));
     put("check_in", "problem", br#"{"code":"bad-signature","message":"the signature does not fit"}"#);
 
     let kinds = vec![
@@ -301,8 +309,14 @@ fn traffic(put: Put<'_>) {
     put("reports", "none", &json_of(&Batch { machine: name(OWN), oldest: 14, events: vec![] }));
     put("reports", "accepted", &json_of(&Accepted { through: 13 }));
 
-    let published =
-        Published { target: target(OWN, 3), at: NOW * 1000, by: key(OPERATOR).public(), expires: NOW + DAY };
+    let operator = key(OPERATOR).public();
+    let published = Published {
+        target: target(OWN, 3),
+        at: NOW * 1000,
+        by: operator,
+        expires: NOW + DAY,
+        signers: vec![operator],
+    };
     put("operator", "publication", &json_of(&publication(OWN, 3, &[key(OPERATOR)])));
     put("operator", "foreign-publication", &json_of(&publication(FOREIGN, 3, &[key(OPERATOR)])));
     let added = AddMachine {
@@ -316,6 +330,15 @@ fn traffic(put: Put<'_>) {
         replace: true,
     };
     put("operator", "add-machine", &json_of(&added));
+    let attack = AttackView {
+        attack: Attack::AlteredArchive,
+        detail: "hash mismatch".into(),
+        generation: Some(generation),
+        at: NOW * 1000,
+        received_at: NOW * 1000,
+        ended_at: None,
+    };
+    put("drafts", "attacks", &json_of(&vec![attack.clone()]));
     let view = MachineView {
         machine: name(OWN),
         class: Class::Nixos,
@@ -330,15 +353,18 @@ fn traffic(put: Put<'_>) {
         note: None,
         refused: None,
         health: check_in.health.clone(),
+        attack: Some(attack),
         clone_alarm: false,
+        clone_alarm_at: None,
         holds: check_in.holds,
         agent: Some("0.1.0".into()),
         age: Some("age1".into()),
         key: Some(key(MACHINE).public()),
+        key_rotated_at: None,
+        key_rotation_asked: false,
         enrolled_at: Some(NOW * 1000),
         last_seen: Some(NOW * 1000),
         clock_skew_ms: Some(-5),
-        health: Default::default(),
     };
     put("operator", "machine", &json_of(&view));
     put("operator", "machines", &json_of(&vec![view]));
@@ -349,6 +375,58 @@ fn traffic(put: Put<'_>) {
         "fleet",
         &json_of(&FleetView { fleet, root_version: 1, root: fleet, version: "0.1.0".into() }),
     );
+}
+
+fn drafts(put: Put<'_>) {
+    let fleet = Sha256::of(&root());
+    let draft = |what| Draft {
+        fleet,
+        made_at: NOW * 1000,
+        made_by: key(OPERATOR).public(),
+        ends: NOW + DRAFT_SECONDS,
+        what,
+    };
+    let generations = draft(Drafted::Generations {
+        generations: vec![DraftedGeneration {
+            machine: name(OWN),
+            class: Class::Nixos,
+            publication: draft_generation(&target(OWN, 3), NOW + 90 * DAY).unwrap(),
+        }],
+    });
+    put("drafts", "generations", &json_of(&generations));
+    put("drafts", "signed-generations", &json_of(&generations.sign(&key(OPERATOR)).unwrap()));
+    let names = [(key(OPERATOR).public().hex(), "alice".to_owned())].into();
+    let next = RootSpec { version: 2, ..root_spec() };
+    let next = draft(Drafted::Root { root: draft_root(&next, &names).unwrap() });
+    put("drafts", "root", &json_of(&next));
+    let next = next.sign(&key(ROOT)).unwrap();
+    put("drafts", "signed-root", &json_of(&next));
+    let Drafted::Root { root } = &next.what else { unreachable!() };
+    put("drafts", "new-root", &json_of(&NewRoot { root: root.clone() }));
+    put("drafts", "taken", &json_of(&RootTaken { version: 2, online_key_named: true }));
+    let view = DraftView {
+        id: generations.id().unwrap(),
+        kind: DraftKind::Generations,
+        made_at: NOW * 1000,
+        made_by: key(OPERATOR).public(),
+        ends: NOW + DRAFT_SECONDS,
+        machines: vec![name(OWN)],
+        signed: vec![key(OPERATOR).public()],
+        missing: 1,
+        void: Some("it was overtaken".into()),
+    };
+    put("drafts", "list", &json_of(&vec![view]));
+    let mut entry = Entry {
+        id: 1,
+        at: NOW * 1000,
+        by: Some(key(OPERATOR).public()),
+        action: "machine-added".into(),
+        machine: Some(name(OWN)),
+        detail: "nixos".into(),
+        hash: fleet,
+    };
+    entry.hash = hash(&origin(&fleet).hash, &entry);
+    put("drafts", "log", &json_of(&Page { entries: vec![entry], last: 1 }));
 }
 
 fn rest(put: Put<'_>) {

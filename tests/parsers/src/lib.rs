@@ -24,7 +24,7 @@ pub struct Target {
     pub run: fn(&[u8]) -> bool,
 }
 
-pub const TARGETS: [Target; 16] = [
+pub const TARGETS: [Target; 17] = [
     Target { name: "tuf_root", run: metadata::root },
     Target { name: "tuf_timestamp", run: metadata::timestamp },
     Target { name: "tuf_snapshot", run: metadata::snapshot },
@@ -36,6 +36,7 @@ pub const TARGETS: [Target; 16] = [
     Target { name: "check_in", run: machines::check_in },
     Target { name: "reports", run: machines::reports },
     Target { name: "operator", run: operators::requests },
+    Target { name: "drafts", run: operators::drafts },
     Target { name: "headers", run: operators::headers },
     Target { name: "narinfo", run: nix::narinfo },
     Target { name: "derivation", run: nix::derivation },

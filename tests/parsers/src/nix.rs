@@ -3,7 +3,7 @@
 use std::os::unix::process::ExitStatusExt as _;
 use std::process::ExitStatus;
 
-use muster::flake::evaluate::{Facts, Metadata, system_in};
+use muster::flake::evaluate::{Facts, Metadata, described_in};
 use muster::flake::facts::Muster;
 use muster::flake::nix::shorten;
 use muster::http::readers::{NarFile, Narinfo};
@@ -60,7 +60,7 @@ pub fn printed(data: &[u8]) -> bool {
         }
     }
     let value = serde_json::from_slice::<serde_json::Value>(data).unwrap_or_default();
-    let system = system_in(&value).is_some_and(|system| system.parse::<System>().is_ok());
+    let system = described_in(&value).is_some_and(|(system, _)| system.parse::<System>().is_ok());
     let facts = serde_json::from_slice::<Facts>(data)
         .is_ok_and(|facts| facts.drv.parse::<StorePath>().is_ok() && facts.out.parse::<StorePath>().is_ok());
     far | system | facts | muster.is_ok() | serde_json::from_slice::<Metadata>(data).is_ok()

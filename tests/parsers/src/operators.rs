@@ -4,9 +4,13 @@ use axum::http::{HeaderMap, HeaderName, HeaderValue};
 use muster::http::readers;
 use muster_agent::client::{netrc_line, retry_after};
 use muster_protocol::api::{MACHINE_SIGNATURE, OPERATOR_SIGNATURE, Problem};
+use muster_protocol::audit::Page;
+use muster_protocol::draft::{Draft, DraftView, Drafted, DraftedGeneration};
 use muster_protocol::ids::Sha256;
 use muster_protocol::machine::Class;
-use muster_protocol::operator::{AddMachine, FleetView, HistoryEntry, MachineView, Publication, Request};
+use muster_protocol::operator::{
+    AddMachine, AttackView, FleetView, HistoryEntry, MachineView, NewRoot, Publication, Request, RootTaken,
+};
 use muster_protocol::tuf::metadata::Root;
 use muster_protocol::tuf::repository::check_publication;
 
@@ -30,6 +34,33 @@ pub fn requests(data: &[u8]) -> bool {
         | crate::json::<Vec<HistoryEntry>>(data)
         | crate::json::<FleetView>(data)
         | crate::json::<Problem>(data)
+}
+
+/// What waits for signatures, as a controller hands it out or a mail brings it, new roots, and the log.
+pub fn drafts(data: &[u8]) -> bool {
+    if let Ok(draft) = Draft::parse(data) {
+        let (fleet, root) = (Sha256::of(&root()), Root::parse_self_signed(&root()).expect("a root"));
+        let sound = draft.check(&fleet, &root, NOW).is_ok();
+        let complete = draft.progress(&root).is_ok_and(|progress| progress.is_complete());
+        match &draft.what {
+            Drafted::Generations { generations } if sound && complete => {
+                for DraftedGeneration { machine, class, publication } in generations {
+                    check_publication(&root, machine, *class, publication, NOW)
+                        .expect("a sound draft with all signatures is a generation");
+                }
+            }
+            Drafted::Root { root: next } if sound && complete => {
+                root.successor(next.as_bytes()).expect("a sound draft with all signatures is the next root");
+            }
+            _ => {}
+        }
+    }
+    crate::json::<Draft>(data)
+        | crate::json::<Vec<DraftView>>(data)
+        | crate::json::<NewRoot>(data)
+        | crate::json::<RootTaken>(data)
+        | crate::json::<Vec<AttackView>>(data)
+        | crate::json::<Page>(data)
 }
 
 /// The request that the operator of this fleet signed once.

@@ -201,6 +201,11 @@ impl Fleet {
         Ok(self.server.as_mut().is_some_and(|child| matches!(child.try_wait(), Ok(None))))
     }
 
+    /// The process that serves.
+    pub fn controller_pid(&self) -> Result<u32> {
+        Ok(self.server.as_ref().context("the controller does not run")?.id())
+    }
+
     pub fn controller_log(&self) -> String {
         fs::read_to_string(self.folder.path().join("controller.log")).unwrap_or_default()
     }

@@ -4,6 +4,7 @@
 //! One program, `muster-machine`, makes machines and is every stand-in: hard-linked into `MACHINE/bin` under the names
 //! `init`, `launchctl`, `systemctl`, `systemd-run` and `in-machine`, it finds its machine by where it lies.
 
+pub mod caller;
 pub mod faults;
 pub mod fixture;
 pub mod fleet;
@@ -11,4 +12,5 @@ pub mod machine;
 pub mod programs;
 pub mod root;
 pub mod stand_in;
+pub mod stolen;
 pub mod thief;

@@ -10,15 +10,29 @@ use axum::http::{HeaderMap, Method, StatusCode};
 use axum::response::{IntoResponse, Response};
 
 /// One answer on its way to the machine.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, Default)]
 pub struct Answer {
     pub method: String,
     pub path: String,
     pub status: u16,
     pub body: Vec<u8>,
+    /// Where a redirection leads.
+    pub location: Option<String>,
+    /// Seconds for which the machine is asked to wait.
+    pub retry_after: Option<u64>,
+}
+
+/// One request as it came from the machine.
+#[derive(Debug, Clone)]
+pub struct Asked {
+    pub method: String,
+    pub path: String,
+    pub headers: HeaderMap,
+    pub body: Vec<u8>,
 }
 
 type Rule = Box<dyn FnMut(&mut Answer) + Send>;
+type Catch = Box<dyn FnMut(&Asked) -> Option<Answer> + Send>;
 
 /// Runs until it is dropped.
 pub struct Thief {
@@ -30,7 +44,9 @@ pub struct Thief {
 struct Shared {
     upstream: Mutex<String>,
     rule: Mutex<Option<Rule>>,
+    catch: Mutex<Option<Catch>>,
     seen: Mutex<Vec<Answer>>,
+    asked: Mutex<Vec<Asked>>,
     client: reqwest::Client,
 }
 
@@ -48,7 +64,9 @@ impl Thief {
         let shared = Arc::new(Shared {
             upstream: Mutex::default(),
             rule: Mutex::new(None),
+            catch: Mutex::new(None),
             seen: Mutex::default(),
+            asked: Mutex::default(),
             client,
         });
         let listener = runtime.block_on(tokio::net::TcpListener::bind("127.0.0.1:0"))?;
@@ -69,9 +87,20 @@ impl Thief {
         *lock(&self.shared.rule) = Some(Box::new(rule));
     }
 
+    /// From now on `catch` answers what it likes before the controller hears of it; what it leaves goes on as usual.
+    pub fn intercept(&self, catch: impl FnMut(&Asked) -> Option<Answer> + Send + 'static) {
+        *lock(&self.shared.catch) = Some(Box::new(catch));
+    }
+
     /// Back to honesty.
     pub fn behave(&self) {
         *lock(&self.shared.rule) = None;
+        *lock(&self.shared.catch) = None;
+    }
+
+    /// Every request so far, as it came.
+    pub fn asked(&self) -> Vec<Asked> {
+        lock(&self.shared.asked).clone()
     }
 
     /// Everything that was passed on honestly so far, with the machine's paths.
@@ -81,6 +110,7 @@ impl Thief {
 
     pub fn forget(&self) {
         lock(&self.shared.seen).clear();
+        lock(&self.shared.asked).clear();
     }
 }
 
@@ -94,23 +124,44 @@ async fn pass(State(shared): State<Arc<Shared>>, request: Request) -> Response {
         return StatusCode::PAYLOAD_TOO_LARGE.into_response();
     };
     let path = parts.uri.path_and_query().map_or("/".into(), ToString::to_string);
+    let asked = Asked {
+        method: parts.method.to_string(),
+        path: path.clone(),
+        headers: parts.headers.clone(),
+        body: body.to_vec(),
+    };
+    let caught = lock(&shared.catch).as_mut().and_then(|catch| catch(&asked));
+    lock(&shared.asked).push(asked);
+    if let Some(answer) = caught {
+        return respond(&HeaderMap::new(), answer);
+    }
     match ask(&shared, &parts.method, &path, &parts.headers, body).await {
         Ok((headers, mut answer)) => {
             lock(&shared.seen).push(answer.clone());
             if let Some(rule) = lock(&shared.rule).as_mut() {
                 rule(&mut answer);
             }
-            let status = StatusCode::from_u16(answer.status).unwrap_or(StatusCode::BAD_GATEWAY);
-            let mut response = (status, answer.body).into_response();
-            for name in ["content-type", "www-authenticate", "retry-after"] {
-                if let Some(value) = headers.get(name) {
-                    response.headers_mut().insert(name, value.clone());
-                }
-            }
-            response
+            respond(&headers, answer)
         }
         Err(error) => (StatusCode::BAD_GATEWAY, error.to_string()).into_response(),
     }
+}
+
+fn respond(headers: &HeaderMap, answer: Answer) -> Response {
+    let status = StatusCode::from_u16(answer.status).unwrap_or(StatusCode::BAD_GATEWAY);
+    let mut response = (status, answer.body).into_response();
+    for name in ["content-type", "www-authenticate", "retry-after"] {
+        if let Some(value) = headers.get(name) {
+            response.headers_mut().insert(name, value.clone());
+        }
+    }
+    if let Some(location) = answer.location.and_then(|location| location.parse().ok()) {
+        response.headers_mut().insert("location", location);
+    }
+    if let Some(seconds) = answer.retry_after {
+        response.headers_mut().insert("retry-after", seconds.into());
+    }
+    response
 }
 
 async fn ask(
@@ -130,5 +181,6 @@ async fn ask(
     let response = request.send().await?;
     let (status, headers) = (response.status().as_u16(), response.headers().clone());
     let body = response.bytes().await?.to_vec();
-    Ok((headers, Answer { method: method.to_string(), path: path.to_owned(), status, body }))
+    let (method, path) = (method.to_string(), path.to_owned());
+    Ok((headers, Answer { method, path, status, body, ..Answer::default() }))
 }

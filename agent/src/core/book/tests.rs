@@ -24,7 +24,7 @@ impl World {
                     self.outbox.last().map_or(0, |last| last.seq) + 1,
                     "no gap, no repetition"
                 );
-                self.outbox.push(telling.clone());
+                self.outbox.push((**telling).clone());
             }
             self.book.apply(write);
         }

@@ -14,13 +14,11 @@ use muster_protocol::enrol::{Secret, Token};
 use muster_protocol::ids::{Generation, MachineName, Sha256, Tag};
 use muster_protocol::machine::{Class, System};
 use muster_protocol::operator::{AddMachine, MachineView};
-use muster_protocol::tuf::metadata::Root;
 
 use super::api::Api;
 use super::config::Config;
 use super::error::WithHint as _;
-use super::table;
-use super::tls;
+use super::{roots, status, table, tls};
 
 #[derive(Debug, Subcommand)]
 pub enum Machines {
@@ -46,6 +44,10 @@ pub enum Machines {
     },
     /// End a machine's access at once; what it runs stays as it is
     Revoke { machine: MachineName },
+    /// Ask a machine for a new key; it makes one at its next contact, and the old one ends
+    RotateKey { machine: MachineName },
+    /// End a clone alarm, once you know what it was
+    Acknowledge { machine: MachineName },
 }
 
 #[derive(Debug, Args)]
@@ -82,6 +84,20 @@ impl Machines {
                 let view: MachineView = api.get(&operator_machine(&machine)).await?;
                 if json { print_json(&view) } else { show(&view, api.clock.unix_ms()) }
             }
+            Self::RotateKey { machine } => {
+                let path = format!("{}/rotate-key", operator_machine(&machine));
+                let _: MachineView = api.post(&path, &()).await?;
+                println!(
+                    "{machine} is asked for a new key. `muster machines show {machine}` tells when it has one."
+                );
+                Ok(())
+            }
+            Self::Acknowledge { machine } => {
+                let path = format!("{}/acknowledge", operator_machine(&machine));
+                let _: MachineView = api.post(&path, &()).await?;
+                println!("The clone alarm of {machine} is ended. It comes back if the copy does.");
+                Ok(())
+            }
             Self::Revoke { machine } => {
                 let path = format!("{}/revoke", operator_machine(&machine));
                 let _: MachineView = api.post(&path, &()).await?;
@@ -105,17 +121,8 @@ impl Add {
             return Err(anyhow!("a {} machine does not build {system}", self.class))
                 .hint(format!("write --system …-{}", self.class.kernel()));
         }
-        let fleet = api.fleet().await?;
-        let root = config.root()?;
-        if Sha256::of(&root) != fleet.root {
-            return Err(anyhow!(
-                "the controller's root is version {} and not the one that {} trusts",
-                fleet.root_version,
-                config.path(&config.file.root).display()
-            ))
-            .hint("get the new root.json from whoever rotated the keys, and compare its SHA-256 with them");
-        }
-        let version = Root::parse_self_signed(&root)?.version();
+        let trusted = roots::follow(api, config).await?;
+        trusted.require_operator(&api.key().public())?;
         let lowest = self.lowest_generation(api).await?;
         let tls_ca = match &config.file.tls_ca {
             None => None,
@@ -140,9 +147,9 @@ impl Add {
             url: config.file.url.clone(),
             machine: self.machine,
             class: self.class,
-            fleet: fleet.fleet,
-            root: fleet.root,
-            root_version: version,
+            fleet: config.file.fleet,
+            root: Sha256::of(&trusted.bytes),
+            root_version: trusted.root.version(),
             lowest_generation: lowest,
             expires,
             secret,
@@ -218,8 +225,13 @@ fn show(view: &MachineView, now: i64) -> Result<()> {
     row("signature ends", view.published.as_ref().map(|published| table::date(published.expires * 1000)));
     row("phase", view.phase.map(|phase| phase.as_str().to_owned()));
     row("note", view.note.clone());
-    row("refused", view.refused.map(|attack| attack.as_str().to_owned()));
-    row("clone alarm", view.clone_alarm.then(|| "somebody else holds this machine's key".to_owned()));
+    for (name, words) in status::dangers(view, now) {
+        row(name, Some(words));
+    }
+    if view.key_rotation_asked {
+        row("new key", Some("asked for, and not made yet".to_owned()));
+    }
+    row("key changed", view.key_rotated_at.map(table::date));
     row("last seen", view.last_seen.map(|then| table::ago(then, now)));
     row("enrolled", view.enrolled_at.map(table::date));
     row("clock", view.clock_skew_ms.map(|ms| format!("{:+.1} s", ms as f64 / 1000.0)));

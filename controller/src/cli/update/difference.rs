@@ -1,7 +1,9 @@
-//! What will change, told before anything is signed. Pure.
+//! What will change, told before anything is signed.
 
-use muster_protocol::packages::Changes;
+use muster_protocol::packages::{self, Changes};
 use muster_protocol::target::Target;
+
+use crate::flake::evaluate;
 
 const SHOWN: usize = 12;
 
@@ -20,7 +22,37 @@ pub enum Difference {
 /// Derivations that came, went, or have another version. `None` where the old closure is not in this store.
 pub type Packages = Option<Changes>;
 
-/// Compares the terms; whether packages differ is for [`muster_protocol::packages`] to say.
+impl Difference {
+    /// In one sentence, and the lines that belong under it.
+    pub fn words(&self) -> (&'static str, Vec<String>) {
+        match self {
+            Self::First => ("its first generation", vec![]),
+            Self::Same => ("unchanged", vec![]),
+            Self::Terms => ("the same system, with other checks or terms", vec![]),
+            Self::System(None) => {
+                ("a new system (the old one is not in this store, so its packages are not compared)", vec![])
+            }
+            Self::System(Some(changes)) if *changes == Changes::default() => {
+                ("a new system with the same packages", vec![])
+            }
+            Self::System(Some(changes)) => ("a new system", lines(changes)),
+        }
+    }
+}
+
+/// Compares a new target with the last, packages too where both closures are in this store.
+pub async fn between(old: Option<&Target>, new: &Target) -> Difference {
+    let mut difference = terms(old, new);
+    if let (Difference::System(packages), Some(old)) = (&mut difference, old) {
+        let closures = tokio::join!(evaluate::closure(&old.derivation), evaluate::closure(&new.derivation));
+        if let (Some(old), Some(new)) = closures {
+            *packages = Some(packages::changes(&old, &new));
+        }
+    }
+    difference
+}
+
+/// Compares the terms; whether packages differ is for [`packages`] to say.
 pub fn terms(old: Option<&Target>, new: &Target) -> Difference {
     let Some(old) = old else { return Difference::First };
     if old.derivation != new.derivation || old.output != new.output {
@@ -32,7 +64,7 @@ pub fn terms(old: Option<&Target>, new: &Target) -> Difference {
 }
 
 /// One line for each kind of change.
-pub fn lines(changes: &Changes) -> Vec<String> {
+fn lines(changes: &Changes) -> Vec<String> {
     let line = |word: &str, names: &[String]| {
         let more = names.len().saturating_sub(SHOWN);
         let tail = if more > 0 { format!(" and {more} more") } else { String::new() };

@@ -1,37 +1,38 @@
-//! `muster update`: evaluate, say what will change, push, sign, publish, follow.
+//! `muster update`: evaluate, say what will change, push, sign, publish or draft, follow.
 
-mod difference;
+pub mod difference;
+mod renewal;
 mod select;
+mod signing;
 
-use std::io::{IsTerminal as _, Write as _};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::time::Duration;
 
-use anyhow::{Context as _, Result, anyhow};
+use anyhow::{Context as _, Result};
 use clap::Args;
 use futures_util::{StreamExt as _, TryStreamExt as _};
 use indicatif::{ProgressBar, ProgressStyle};
-use muster_protocol::api::{OPERATOR_MACHINES, OPERATOR_SESSION, operator_machine};
+use muster_protocol::api::{OPERATOR_MACHINES, OPERATOR_SESSION};
 use muster_protocol::clock::Clock as _;
 use muster_protocol::ids::{Generation, MachineName};
-use muster_protocol::machine::{System, can_take};
+use muster_protocol::machine::System;
 use muster_protocol::operator::{MachineView, Session};
-use muster_protocol::packages;
 use muster_protocol::policy::Policy;
-use muster_protocol::target::Target;
-use muster_protocol::tuf::repository::sign_generation;
+use muster_protocol::target::{Action, HealthCheck, Target};
 
 use self::difference::Difference;
+use self::renewal::Renewal;
 use self::select::{SelectError, Selector};
+use self::signing::Signed;
 use super::api::Api;
 use super::config::Config;
 use super::error::WithHint as _;
-use super::watch;
-use crate::flake::evaluate::{self, Evaluated, Flake, FlakeError};
+use super::roots::{self, Trusted};
+use super::{ask, watch};
+use crate::flake::evaluate::{Evaluated, Flake, FlakeError};
 use crate::flake::push;
 
-const DAY: i64 = 86_400;
 const DEFAULT_DEADLINE: u32 = 300;
 
 #[derive(Debug, Args)]
@@ -51,6 +52,15 @@ pub struct Update {
     /// Publish also where nothing changed
     #[arg(long)]
     force: bool,
+    /// Change nothing: sign anew only what the flake says unchanged, and whose signature ends soon or counts no more
+    #[arg(long, conflicts_with = "force")]
+    refresh: bool,
+    /// How many days count as soon
+    #[arg(long, default_value_t = 30, value_name = "DAYS", value_parser = clap::value_parser!(u32).range(1..=36_500))]
+    refresh_days: u32,
+    /// Where more than one operator must sign: write the draft to this file too
+    #[arg(long, value_name = "FILE")]
+    draft_file: Option<PathBuf>,
     /// Follow until every machine has settled; machines that are offline join later and are not waited for
     #[arg(long)]
     watch: bool,
@@ -74,6 +84,28 @@ struct Planned {
     /// What the machine builds, by the controller's record.
     system: System,
     difference: Difference,
+    /// Why it wants to be signed anew though nothing changed.
+    renewal: Option<Renewal>,
+}
+
+/// What the flake says of a machine beside its system.
+pub struct Terms {
+    pub action: Action,
+    pub deadline_seconds: u32,
+    pub checks: Vec<HealthCheck>,
+    pub trusted_nix_keys: Vec<String>,
+    pub policy: Policy,
+}
+
+pub fn terms_of(flake: &Flake, machine: &MachineName) -> Result<Terms> {
+    let facts = flake.muster.machines.get(machine).cloned().unwrap_or_default();
+    Ok(Terms {
+        action: facts.action,
+        deadline_seconds: facts.deadline_seconds.unwrap_or(DEFAULT_DEADLINE),
+        checks: facts.health_checks(machine)?,
+        trusted_nix_keys: facts.trusted_nix_keys,
+        policy: facts.policy,
+    })
 }
 
 impl Update {
@@ -82,7 +114,8 @@ impl Update {
         let reference =
             self.flake.clone().or_else(|| config.file.flake.clone()).unwrap_or_else(|| ".".into());
         let api = Api::open(&config)?;
-        api.fleet().await?;
+        let trusted = roots::follow(&api, &config).await?;
+        trusted.require_operator(&api.key().public())?;
         let machines: Vec<MachineView> = api.get(OPERATOR_MACHINES).await?;
 
         let progress = spinner();
@@ -90,14 +123,13 @@ impl Update {
         let flake = Flake::open(&reference).await.map_err(with_flake_hint)?;
         let chosen = select::select(&self.machines, &machines, &flake.muster, |name| flake.describes(name))
             .map_err(with_select_hint)?;
-        let planned = self.plan(&flake, &chosen, &progress).await?;
+        let planned = self.plan(&flake, &chosen, &trusted, &progress).await?;
         progress.finish_and_clear();
 
         for plan in &planned {
-            tell(plan, self.force);
+            self.tell(plan);
         }
-        let wanted: Vec<&Planned> =
-            planned.iter().filter(|plan| self.force || plan.difference != Difference::Same).collect();
+        let wanted: Vec<&Planned> = planned.iter().filter(|plan| self.wants(plan)).collect();
         if wanted.is_empty() {
             println!("Nothing changed; nothing to sign.");
             return Ok(ExitCode::SUCCESS);
@@ -106,7 +138,12 @@ impl Update {
             println!("Nothing was signed: this was a dry run.");
             return Ok(ExitCode::SUCCESS);
         }
-        if !self.yes && !agreed(wanted.len())? {
+        let count = ask::count(u32::try_from(wanted.len()).unwrap_or(u32::MAX), "generation");
+        let (verb, threshold) = match trusted.operators().1 {
+            1 => ("Sign and publish", String::new()),
+            more => ("Sign", format!(" (the first signature of {more})")),
+        };
+        if !ask::agreed(&format!("{verb} {count}{threshold}?"), self.yes)? {
             println!("Nothing was signed.");
             return Ok(ExitCode::FAILURE);
         }
@@ -114,7 +151,14 @@ impl Update {
         let targets: Vec<&Target> = wanted.iter().map(|plan| &plan.target).collect();
         push_closures(&config, &api, &targets).await?;
         let before = watch::cursor(&api).await?;
-        publish(&config, &api, &wanted).await?;
+        if let Signed::Drafted =
+            signing::sign(&config, &api, &trusted, &wanted, self.draft_file.as_deref()).await?
+        {
+            if self.watch {
+                println!("There is nothing to follow until it is published: `muster status` shows it then.");
+            }
+            return Ok(ExitCode::SUCCESS);
+        }
         if !self.watch {
             println!("Follow with `muster status`.");
             return Ok(ExitCode::SUCCESS);
@@ -124,11 +168,47 @@ impl Update {
         watch::follow(&api, &followed, before, Duration::from_secs(self.watch_limit)).await
     }
 
+    /// Whether a generation is to be signed.
+    fn wants(&self, plan: &Planned) -> bool {
+        let renewed = plan.renewal.as_ref().is_some_and(|why| self.refresh || *why == Renewal::Signers);
+        match plan.difference {
+            Difference::Same => self.force || renewed,
+            _ => !self.refresh,
+        }
+    }
+
+    fn tell(&self, plan: &Planned) {
+        let Planned { target, difference, renewal, .. } = plan;
+        let (words, lines) = difference.words();
+        if !self.wants(plan) {
+            let why = match (difference, renewal) {
+                (Difference::Same, Some(why)) => format!("; {}: renew it with --refresh", why.words()),
+                (Difference::Same, None) => String::new(),
+                _ => ": left alone, since --refresh changes nothing".to_owned(),
+            };
+            println!("{} ({}): {words}{why}", target.machine, target.class);
+            return;
+        }
+        let anew = match (difference, renewal) {
+            (Difference::Same, Some(why)) => format!(", and signed anew: {}", why.words()),
+            (Difference::Same, None) => ", and signed anew".to_owned(),
+            _ => String::new(),
+        };
+        println!(
+            "{} ({}) generation {}: {words}{anew}\n    {}",
+            target.machine, target.class, target.generation, target.output
+        );
+        for line in lines {
+            println!("    {line}");
+        }
+    }
+
     /// Evaluates every chosen machine and compares it with what was published last.
     async fn plan(
         &self,
         flake: &Flake,
         chosen: &[&MachineView],
+        trusted: &Trusted,
         progress: &ProgressBar,
     ) -> Result<Vec<Planned>> {
         futures_util::stream::iter(chosen)
@@ -136,16 +216,22 @@ impl Update {
                 progress.set_message(format!("evaluating {}", view.machine));
                 let evaluated =
                     flake.evaluate(&view.machine, view.class, &view.system).await.map_err(with_flake_hint)?;
-                self.plan_one(flake, view, &evaluated).await
+                self.plan_one(flake, view, &evaluated, trusted).await
             })
             .buffered(usize::from(self.jobs))
             .try_collect()
             .await
     }
 
-    async fn plan_one(&self, flake: &Flake, view: &MachineView, evaluated: &Evaluated) -> Result<Planned> {
-        let facts = flake.muster.machines.get(&view.machine).cloned().unwrap_or_default();
-        let last = view.published.as_ref().map(|published| &published.target);
+    async fn plan_one(
+        &self,
+        flake: &Flake,
+        view: &MachineView,
+        evaluated: &Evaluated,
+        trusted: &Trusted,
+    ) -> Result<Planned> {
+        let terms = terms_of(flake, &view.machine)?;
+        let last = view.published.as_ref();
         let target = Target {
             machine: view.machine.clone(),
             class: view.class,
@@ -153,68 +239,33 @@ impl Update {
             system: evaluated.system.clone(),
             derivation: evaluated.derivation.clone(),
             output: evaluated.output.clone(),
-            action: facts.action,
-            deadline_seconds: facts.deadline_seconds.unwrap_or(DEFAULT_DEADLINE),
-            checks: facts.health_checks(&view.machine)?,
-            trusted_nix_keys: facts.trusted_nix_keys,
-            policy: Policy { urgent: self.urgent || facts.policy.urgent, ..facts.policy },
+            action: terms.action,
+            deadline_seconds: terms.deadline_seconds,
+            checks: terms.checks,
+            trusted_nix_keys: terms.trusted_nix_keys,
+            policy: Policy { urgent: self.urgent || terms.policy.urgent, ..terms.policy },
             message: self.message.clone(),
         };
         target
             .check()
             .with_context(|| format!("muster.machines.{} of {}", view.machine, flake.reference))
             .hint("correct it in the flake and run the command again")?;
-        let mut difference = difference::terms(last, &target);
-        if let (Difference::System(packages), Some(last)) = (&mut difference, last) {
-            let closures =
-                tokio::join!(evaluate::closure(&last.derivation), evaluate::closure(&target.derivation));
-            if let (Some(old), Some(new)) = closures {
-                *packages = Some(packages::changes(&old, &new));
-            }
-        }
-        Ok(Planned { target, system: view.system.clone(), difference })
+        let difference = difference::between(last.map(|last| &last.target), &target).await;
+        let now = muster_protocol::clock::SystemClock::new().unix_seconds();
+        let renewal =
+            last.and_then(|last| renewal::wanted(last, trusted.operators(), now, self.refresh_days));
+        Ok(Planned { target, system: view.system.clone(), difference, renewal })
     }
 }
 
-fn tell(plan: &Planned, force: bool) {
-    let Planned { target, difference, .. } = plan;
-    let what = match difference {
-        Difference::First => "its first generation".to_owned(),
-        Difference::Same if force => "unchanged, and signed anew".to_owned(),
-        Difference::Same => "unchanged".to_owned(),
-        Difference::Terms => "the same system, with other checks or terms".to_owned(),
-        Difference::System(None) => {
-            "a new system (the old one is not in this store, so its packages are not compared)".to_owned()
-        }
-        Difference::System(Some(changes)) if *changes == packages::Changes::default() => {
-            "a new system with the same packages".to_owned()
-        }
-        Difference::System(Some(_)) => "a new system".to_owned(),
-    };
-    match difference {
-        Difference::Same if !force => println!("{} ({}): {what}", target.machine, target.class),
-        _ => println!(
-            "{} ({}) generation {}: {what}\n    {}",
-            target.machine, target.class, target.generation, target.output
-        ),
+/// The controller's cache, as this operator may use it.
+pub fn cache<'a>(config: &'a Config, api: &'a Api, bearer: &'a str, ca: Option<&'a Path>) -> push::Cache<'a> {
+    push::Cache {
+        url: config.file.url.trim_end_matches('/'),
+        host: api.url().host_str().unwrap_or_default().trim_start_matches('[').trim_end_matches(']'),
+        bearer,
+        ca,
     }
-    if let Difference::System(Some(changes)) = difference {
-        for line in difference::lines(changes) {
-            println!("    {line}");
-        }
-    }
-}
-
-fn agreed(count: usize) -> Result<bool> {
-    if !std::io::stdin().is_terminal() {
-        return Err(anyhow!("nobody is here to agree to signing {count} generations"))
-            .hint("give --yes to sign without being asked, or --dry-run to only look");
-    }
-    print!("Sign and publish {count} generations? [y/N] ");
-    std::io::stdout().flush()?;
-    let mut answer = String::new();
-    std::io::stdin().read_line(&mut answer)?;
-    Ok(matches!(answer.trim(), "y" | "Y" | "yes"))
 }
 
 async fn push_closures(config: &Config, api: &Api, targets: &[&Target]) -> Result<()> {
@@ -222,40 +273,13 @@ async fn push_closures(config: &Config, api: &Api, targets: &[&Target]) -> Resul
     progress.set_message("pushing derivations to the controller's cache");
     let session: Session = api.post(OPERATOR_SESSION, &()).await?;
     let ca = config.file.tls_ca.as_ref().map(|path| config.path(path));
-    let cache = push::Cache {
-        url: config.file.url.trim_end_matches('/'),
-        host: api.url().host_str().unwrap_or_default().trim_start_matches('[').trim_end_matches(']'),
-        bearer: &session.bearer,
-        ca: ca.as_deref(),
-    };
+    let cache = cache(config, api, &session.bearer, ca.as_deref());
     let derivations: Vec<_> = targets.iter().map(|target| target.derivation.clone()).collect();
     push::push(&derivations, &cache)
         .await
         .context("nothing was signed")
         .hint("see that the controller runs and has room on its disk, then run the command again")?;
     progress.finish_and_clear();
-    Ok(())
-}
-
-/// Signs and publishes one machine after the other; each is whole by itself.
-async fn publish(config: &Config, api: &Api, planned: &[&Planned]) -> Result<()> {
-    let expires = api.clock.unix_seconds() + i64::from(config.file.signature_days) * DAY;
-    for (done, Planned { target, system, .. }) in planned.iter().enumerate() {
-        // I6 once more, between the target as it is signed and the machine: what was planned is what was checked.
-        can_take((target.class, system), target.class, &target.system)?;
-        let publication = sign_generation(target, expires, &[api.key()])?;
-        let path = format!("{}/generations", operator_machine(&target.machine));
-        let published: Result<MachineView> = api.post(&path, &publication).await;
-        published.with_context(|| {
-            format!(
-                "generation {} for {} was not published ({done} of {} were, before it)",
-                target.generation,
-                target.machine,
-                planned.len()
-            )
-        })?;
-        println!("signed and published generation {} for {}", target.generation, target.machine);
-    }
     Ok(())
 }
 
@@ -268,7 +292,7 @@ pub(super) fn spinner() -> ProgressBar {
     spinner
 }
 
-fn with_flake_hint(error: FlakeError) -> anyhow::Error {
+pub fn with_flake_hint(error: FlakeError) -> anyhow::Error {
     let hint = match &error {
         FlakeError::Lock { .. } => {
             "see that --flake names a flake, and that `nix flake metadata` reads it".to_owned()

@@ -5,6 +5,7 @@ use std::net::TcpStream;
 use std::process::Output;
 
 use muster_protocol::operator::{Condition, Standing};
+use muster_testbed::caller::{Caller, key_in};
 use muster_testbed::fleet::{Fleet, Wishes, both, said};
 use muster_testbed::thief::Thief;
 
@@ -181,36 +182,9 @@ fn an_upload_that_breaks_off_leaves_nothing() {
     assert!(fleet.controller_is_running().unwrap());
 }
 
-/// A bearer for the cache, asked for as the command line does.
 fn operators_bearer(fleet: &Fleet) -> String {
-    use muster_protocol::api::{OPERATOR_SESSION, OPERATOR_SIGNATURE};
-    use muster_protocol::clock::{Clock as _, SystemClock};
-    use muster_protocol::ids::Sha256;
-    use muster_protocol::keys::SecretKey;
-    use muster_protocol::operator::{Request, RequestSignature, Session};
-
-    let key = std::fs::read_to_string(fleet.config_folder().join("keys/operator.pem")).unwrap();
-    let key = SecretKey::from_pem(&key).unwrap();
-    let root = std::fs::read(fleet.controller_folder().join("root/1.root.json")).unwrap();
-    let audience = Sha256::of(&root);
-    let body = b"null";
-    let request = Request { audience: &audience, method: "POST", path: OPERATOR_SESSION, body };
-    let nonce = muster_protocol::random::bytes().unwrap();
-    let signed = RequestSignature::make(&key, request, SystemClock::new().unix_seconds(), nonce);
-    let mut stream = TcpStream::connect(&fleet.address).unwrap();
-    write!(
-        stream,
-        "POST {OPERATOR_SESSION} HTTP/1.1\r\nhost: {}\r\n{OPERATOR_SIGNATURE}: {}\r\ncontent-type: application/json\r\n\
-         content-length: {}\r\nconnection: close\r\n\r\nnull",
-        fleet.address,
-        serde_json::to_string(&signed).unwrap(),
-        body.len()
-    )
-    .unwrap();
-    let mut answer = String::new();
-    stream.read_to_string(&mut answer).unwrap();
-    let json = &answer[answer.find("\r\n\r\n").unwrap()..];
-    serde_json::from_str::<Session>(json.trim()).unwrap_or_else(|error| panic!("{error}: {answer}")).bearer
+    let caller = Caller::new(&fleet.address, &fleet.controller_folder().join("root/1.root.json")).unwrap();
+    caller.session(&key_in(&fleet.config_folder().join("keys/operator.pem")).unwrap()).unwrap()
 }
 
 #[test]

@@ -1,0 +1,28 @@
+//! Asking before something is signed.
+
+use std::io::{IsTerminal as _, Write as _};
+
+use anyhow::{Result, anyhow};
+
+use super::error::WithHint as _;
+
+/// Whether whoever sits at the terminal says yes. `yes` is the option that says so beforehand.
+pub fn agreed(question: &str, yes: bool) -> Result<bool> {
+    if yes {
+        return Ok(true);
+    }
+    if !std::io::stdin().is_terminal() {
+        return Err(anyhow!("nobody is here to answer: {question}"))
+            .hint("give --yes to sign without being asked");
+    }
+    print!("{question} [y/N] ");
+    std::io::stdout().flush()?;
+    let mut answer = String::new();
+    std::io::stdin().read_line(&mut answer)?;
+    Ok(matches!(answer.trim(), "y" | "Y" | "yes"))
+}
+
+/// `1 signature`, `2 signatures`.
+pub fn count(number: u32, what: &str) -> String {
+    format!("{number} {what}{}", if number == 1 { "" } else { "s" })
+}

@@ -1,0 +1,159 @@
+//! Drafts: kept, shown and dropped. A root holder who is no operator may see and sign drafts of roots.
+
+use axum::Json;
+use axum::extract::{Path, State};
+use axum::http::StatusCode;
+use muster_protocol::api::ProblemCode;
+use muster_protocol::draft::{Checked, DRAFT_SECONDS, Draft, DraftError, DraftKind, DraftView, Drafted};
+use muster_protocol::ids::{MachineName, Sha256};
+use muster_protocol::machine::can_take;
+use muster_protocol::operator::Standing;
+
+use super::auth::{Signed, SignedByHolder};
+use super::problem::{Refused, refuse};
+use super::roots::Chain;
+use super::{App, Shared, body};
+use crate::store::{DraftRefusal, StoredDraft};
+
+/// Whether this key may have to do with this draft.
+fn require_concerned(chain: &Chain, draft: &Draft, signed: &Signed) -> Result<(), Refused> {
+    if chain.is_operator(&signed.key) || matches!(draft.what, Drafted::Root { .. }) {
+        return Ok(());
+    }
+    let message = "a root key signs roots alone: generations are the operators' to sign";
+    Err(refuse(StatusCode::FORBIDDEN, ProblemCode::Unauthorised, message))
+}
+
+/// Keeps a draft that somebody signed, or adds the signatures of one that is kept already.
+pub async fn keep(
+    State(app): State<Shared>,
+    SignedByHolder(signed): SignedByHolder,
+) -> Result<Json<DraftView>, Refused> {
+    let mut draft: Draft = body::json("a draft", &signed.body)?;
+    let chain = app.roots.current();
+    require_concerned(&chain, &draft, &signed)?;
+    // What is not signed is not the sender's to choose.
+    let now = app.now_s();
+    (draft.made_at, draft.made_by, draft.ends) = (app.now(), signed.key, now.saturating_add(DRAFT_SECONDS));
+    // Thousands of signatures may want to be checked.
+    let (draft, checked) = tokio::task::spawn_blocking(move || {
+        let checked = draft.check(&chain.fleet(), chain.newest(), now)?;
+        if draft.progress(chain.newest())?.signed.is_empty() {
+            return Ok((draft, None));
+        }
+        Ok::<_, DraftError>((draft, Some(checked)))
+    })
+    .await
+    .map_err(|_| {
+        refuse(StatusCode::INTERNAL_SERVER_ERROR, ProblemCode::Internal, "the check broke off: repeat")
+    })?
+    .map_err(DraftRefusal::from)?;
+    let Some(checked) = checked else {
+        let message = "nobody of the current root has signed this draft: sign it with `muster sign`";
+        return Err(refuse(StatusCode::UNPROCESSABLE_ENTITY, ProblemCode::BadSignature, message));
+    };
+    if let Checked::Generations(targets) = &checked {
+        for checked in targets {
+            let target = &checked.target;
+            require_next(&app, target).await?;
+        }
+    }
+    let chain = app.roots.current();
+    let kept = app.store.keep_draft(&draft, chain.newest(), &signed.deed()).await?;
+    tracing::info!(draft = kept.id.short(), by = signed.key.short(), "a draft waits for signatures");
+    Ok(Json(view(&app, &chain, &kept).await?))
+}
+
+/// Whether the machine would take this next.
+async fn require_next(app: &App, target: &muster_protocol::target::Target) -> Result<(), Refused> {
+    if let Some(why) = void(app, &target.machine, target.generation.get()).await? {
+        let message = format!("{why}: make the draft anew with `muster update`");
+        return Err(refuse(StatusCode::CONFLICT, ProblemCode::Conflict, message));
+    }
+    let machine = super::operator_api::known(app, &target.machine).await?;
+    can_take((machine.class, &machine.system), target.class, &target.system).map_err(|error| {
+        let message = format!("{} cannot take this generation: {error}", target.machine);
+        refuse(StatusCode::UNPROCESSABLE_ENTITY, ProblemCode::WrongClass, message)
+    })
+}
+
+/// Why this generation can no longer be published, if so.
+async fn void(app: &App, machine: &MachineName, generation: u64) -> Result<Option<String>, Refused> {
+    let Some(known) = app.store.machine(machine).await? else {
+        return Ok(Some(format!("there is no machine {machine}")));
+    };
+    if known.standing() == Standing::Revoked {
+        return Ok(Some(format!("{machine} is revoked")));
+    }
+    let holds = known.observed.as_ref().map(|told| told.holds).unwrap_or_default();
+    let published = known.published.as_ref().map(|published| published.target.generation);
+    let next = muster_protocol::operator::next_generation(published, &holds);
+    Ok((next.get() != generation)
+        .then(|| format!("the next generation of {machine} is {next}, and this is generation {generation}")))
+}
+
+async fn view(app: &App, chain: &Chain, stored: &StoredDraft) -> Result<DraftView, Refused> {
+    let draft = &stored.draft;
+    let (kind, machines) = match &draft.what {
+        Drafted::Root { .. } => (DraftKind::Root, Vec::new()),
+        Drafted::Generations { generations } => {
+            (DraftKind::Generations, generations.iter().map(|one| one.machine.clone()).collect())
+        }
+    };
+    let mut gone =
+        draft.check(&chain.fleet(), chain.newest(), app.now_s()).err().map(|error| error.to_string());
+    if let Drafted::Generations { generations } = &draft.what {
+        for one in generations {
+            if gone.is_none() {
+                gone = void(app, &one.machine, one.publication.generation.get()).await?;
+            }
+        }
+    }
+    let progress = draft.progress(chain.newest()).map_err(DraftRefusal::from)?;
+    Ok(DraftView {
+        id: stored.id,
+        kind,
+        made_at: draft.made_at,
+        made_by: draft.made_by,
+        ends: draft.ends,
+        machines,
+        signed: progress.signed,
+        missing: progress.missing,
+        void: gone,
+    })
+}
+
+pub async fn list(
+    State(app): State<Shared>,
+    SignedByHolder(signed): SignedByHolder,
+) -> Result<Json<Vec<DraftView>>, Refused> {
+    let chain = app.roots.current();
+    let mut views = Vec::new();
+    for stored in app.store.drafts(app.now_s()).await? {
+        if require_concerned(&chain, &stored.draft, &signed).is_ok() {
+            views.push(view(&app, &chain, &stored).await?);
+        }
+    }
+    Ok(Json(views))
+}
+
+pub async fn show(
+    State(app): State<Shared>,
+    Path(id): Path<String>,
+    SignedByHolder(signed): SignedByHolder,
+) -> Result<Json<Draft>, Refused> {
+    let stored = app.store.draft(&id, app.now_s()).await?;
+    require_concerned(&app.roots.current(), &stored.draft, &signed)?;
+    Ok(Json(stored.draft))
+}
+
+pub async fn drop(
+    State(app): State<Shared>,
+    Path(id): Path<String>,
+    SignedByHolder(signed): SignedByHolder,
+) -> Result<Json<Sha256>, Refused> {
+    let stored = app.store.draft(&id, app.now_s()).await?;
+    require_concerned(&app.roots.current(), &stored.draft, &signed)?;
+    app.store.drop_draft(&stored.id, &signed.deed()).await?;
+    Ok(Json(stored.id))
+}

@@ -1,0 +1,180 @@
+//! What a machine says of its key and of attacks, over HTTP.
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
+
+mod server_support;
+
+use muster_protocol::api::{self, ProblemCode};
+use muster_protocol::checkin::{CheckIn, CheckInReply};
+use muster_protocol::keys::{Context, SecretKey};
+use muster_protocol::machine::Class;
+use muster_protocol::operator::{AttackView, Condition, MachineView};
+use muster_protocol::report::{Accepted, Attack, EventKind};
+use reqwest::{Method, StatusCode};
+use server_support::{Fleet, Machine, event, rotate, send_both};
+
+fn key() -> SecretKey {
+    SecretKey::generate().unwrap()
+}
+
+#[tokio::test]
+async fn a_machine_changes_its_key_by_a_check_in_that_old_and_new_sign_and_the_old_one_ends() {
+    let fleet = Fleet::start().await;
+    let mut machine = fleet.enrolled("cinnabar", Class::Nixos).await;
+    let old_bearer = machine.bearer(&fleet).await;
+    let path = format!("{}/rotate-key", api::operator_machine(&machine.name));
+    let view: MachineView = fleet.operate(Method::POST, &path, vec![]).await.good();
+    assert!(view.key_rotation_asked);
+    assert!(machine.check_in(&fleet).await.rotate_key);
+
+    let (old, new) = (machine.clone(), key());
+    let reply: CheckInReply = rotate(&fleet, &mut machine, &new).await.good();
+    assert!(!reply.rotate_key);
+    let view = fleet.view("cinnabar").await;
+    assert_eq!((view.key, view.key_rotated_at), (Some(new.public()), Some(fleet.now_s() * 1000)));
+    assert!(!view.key_rotation_asked);
+    // Whoever held a bearer by the old key holds nothing.
+    fleet.get("/cache/nix-cache-info", &old_bearer).await.refused(401, ProblemCode::Unauthorised);
+    assert_eq!(fleet.get("/cache/nix-cache-info", &reply.bearer).await.status, StatusCode::OK);
+    old.send_checkin(&fleet, &old.checkin(&fleet, 50)).await.refused(401, ProblemCode::BadSignature);
+    old.report(&fleet, 1, vec![]).await.refused(401, ProblemCode::BadSignature);
+    assert!(!machine.check_in(&fleet).await.rotate_key);
+    assert!(!fleet.view("cinnabar").await.clone_alarm);
+}
+
+#[tokio::test]
+async fn a_rotation_whose_reply_was_lost_is_said_again_and_locks_nobody_out() {
+    let fleet = Fleet::start().await;
+    let mut machine = fleet.enrolled("cinnabar", Class::Nixos).await;
+    let (old, new) = (machine.key.clone(), key());
+    let first: CheckInReply = rotate(&fleet, &mut machine, &new).await.good();
+    // The very same request: the same reply, with a bearer that works.
+    let checkin = CheckIn { new_key: Some(new.public()), ..machine.checkin(&fleet, machine.seq) };
+    let body = serde_json::to_vec(&checkin).unwrap();
+    let by_new = new.sign(Context::KeyRotation, &body).hex();
+    let again = send_both(&fleet, old.sign(Context::CheckIn, &body).hex(), by_new, body).await;
+    assert_eq!(again.good::<CheckInReply>().bearer, first.bearer);
+    assert_eq!(fleet.get("/cache/nix-cache-info", &first.bearer).await.status, StatusCode::OK);
+    // And under the next number, still signed by the old key, since the machine does not know.
+    let mut unaware = Machine { key: old, ..machine.clone() };
+    rotate(&fleet, &mut unaware, &new).await.good::<CheckInReply>();
+    assert_eq!(fleet.sql("SELECT count(*) FROM audit WHERE action = 'key-rotated'").await, "1");
+    machine.seq = unaware.seq;
+    machine.check_in(&fleet).await;
+}
+
+#[tokio::test]
+async fn nobody_brings_a_key_without_both_signatures() {
+    let fleet = Fleet::start().await;
+    let mut machine = fleet.enrolled("cinnabar", Class::Nixos).await;
+    let neighbour = fleet.enrolled("stibnite", Class::Darwin).await;
+    let (old, new, stranger) = (machine.key.clone(), key(), key());
+    machine.seq += 1;
+    let checkin = CheckIn { new_key: Some(new.public()), ..machine.checkin(&fleet, machine.seq) };
+    let body = serde_json::to_vec(&checkin).unwrap();
+    let by = |key: &SecretKey, context| key.sign(context, &body).hex();
+    let (rotation, check_in) = (Context::KeyRotation, Context::CheckIn);
+    for (what, first, second) in [
+        ("the new key alone, twice", by(&new, check_in), by(&new, rotation)),
+        ("a stranger for the new key", by(&old, check_in), by(&stranger, rotation)),
+        ("the old key for the new one", by(&old, check_in), by(&old, rotation)),
+        ("the new key in another context", by(&old, check_in), by(&new, check_in)),
+        ("a neighbour for the old key", by(&neighbour.key, check_in), by(&new, rotation)),
+    ] {
+        let answer = send_both(&fleet, first, second, body.clone()).await;
+        assert_eq!(answer.status, StatusCode::UNAUTHORIZED, "{what}: {}", answer.text);
+    }
+    fleet.send(api::CHECKIN, by(&old, check_in), body.clone()).await.refused(401, ProblemCode::Unauthorised);
+    assert_eq!(fleet.view("cinnabar").await.key, Some(old.public()));
+    // A neighbour's key, which its holder even signs with.
+    rotate(&fleet, &mut machine, &neighbour.key).await.refused(409, ProblemCode::Conflict);
+    assert_eq!(fleet.view("cinnabar").await.key, Some(old.public()));
+    // A revoked machine changes nothing.
+    fleet.operate(Method::POST, "/v1/operator/machines/cinnabar/revoke", vec![]).await.good::<MachineView>();
+    rotate(&fleet, &mut machine, &new).await.refused(403, ProblemCode::Revoked);
+}
+
+async fn attacks(fleet: &Fleet) -> Vec<AttackView> {
+    let path = format!("{}/cinnabar/attacks", api::OPERATOR_MACHINES);
+    fleet.operate(Method::GET, &path, vec![]).await.good()
+}
+
+#[tokio::test]
+async fn an_attack_is_shown_with_words_and_time_until_the_machine_accepts_something_again() {
+    let fleet = Fleet::start().await;
+    let mut machine = fleet.enrolled("cinnabar", Class::Nixos).await;
+    machine.check_in(&fleet).await;
+    assert!(attacks(&fleet).await.is_empty());
+
+    machine.seq += 1;
+    let refusing = CheckIn { refused: Some(Attack::Rollback), ..machine.checkin(&fleet, machine.seq) };
+    machine.send_checkin(&fleet, &refusing).await.good::<CheckInReply>();
+    let told = EventKind::Refused { attack: Attack::Rollback, detail: "snapshot.json is version 1".into() };
+    machine.report(&fleet, 1, vec![event(1, Some(2), told)]).await.good::<Accepted>();
+    let view = fleet.view("cinnabar").await;
+    assert_eq!(view.condition, Condition::UnderAttack);
+    let attack = view.attack.unwrap();
+    assert_eq!((attack.attack, attack.detail.as_str()), (Attack::Rollback, "snapshot.json is version 1"));
+    assert_eq!((attack.received_at, attack.ended_at), (fleet.now_s() * 1000, None));
+    assert_eq!(attack.generation.unwrap().get(), 2);
+
+    fleet.clock.forward(60);
+    machine.check_in(&fleet).await;
+    let view = fleet.view("cinnabar").await;
+    assert_eq!((view.condition, view.attack), (Condition::NoGeneration, None));
+    let past = attacks(&fleet).await;
+    assert_eq!(past.len(), 1);
+    assert_eq!(past[0].ended_at, Some(fleet.now_s() * 1000));
+}
+
+#[tokio::test]
+async fn an_attack_that_is_told_after_it_ended_is_no_alarm_and_kinds_of_the_future_are_kept() {
+    let fleet = Fleet::start().await;
+    let mut machine = fleet.enrolled("cinnabar", Class::Nixos).await;
+    machine.check_in(&fleet).await;
+    let body = r#"{"machine":"cinnabar","oldest":1,"events":[
+        {"seq":1,"at":5,"kind":"refused","attack":"freeze","detail":"late"},
+        {"seq":2,"at":6,"kind":"refused","attack":"time-travel","detail":"from 2040"}]}"#;
+    machine.send_raw_batch(&fleet, body.into()).await.good::<Accepted>();
+    let told = attacks(&fleet).await;
+    let kinds: Vec<(Attack, bool)> = told.iter().map(|one| (one.attack, one.ended_at.is_some())).collect();
+    assert_eq!(kinds, [(Attack::Unknown, true), (Attack::Freeze, true)]);
+    assert_eq!(fleet.view("cinnabar").await.condition, Condition::NoGeneration);
+}
+
+#[tokio::test]
+async fn a_machine_that_cries_wolf_fills_neither_the_log_nor_the_table() {
+    let fleet = Fleet::start_with("[limits]\nmachine_per_second = 0").await;
+    let machine = fleet.enrolled("cinnabar", Class::Nixos).await;
+    for batch in 0..4_u64 {
+        let wolf =
+            |seq| event(seq, None, EventKind::Refused { attack: Attack::Freeze, detail: "x".repeat(9000) });
+        let events = (batch * 100 + 1..=batch * 100 + 100).map(wolf).collect::<Vec<_>>();
+        machine.report(&fleet, batch * 100 + 1, events).await.good::<Accepted>();
+    }
+    for batch in 4..8_u64 {
+        let wolf =
+            |seq| event(seq, None, EventKind::Refused { attack: Attack::Freeze, detail: String::new() });
+        let events = (batch * 100 + 1..=batch * 100 + 100).map(wolf).collect::<Vec<_>>();
+        machine.report(&fleet, batch * 100 + 1, events).await.good::<Accepted>();
+    }
+    assert_eq!(fleet.sql("SELECT count(*) FROM attacks").await, "500");
+    assert_eq!(fleet.sql("SELECT max(length(detail)) FROM attacks").await, "4096");
+    assert_eq!(fleet.sql("SELECT count(*) FROM audit WHERE action = 'attack-refused'").await, "1");
+}
+
+#[tokio::test]
+async fn a_clone_alarm_ends_when_an_operator_says_so_and_comes_back_with_the_clone() {
+    let fleet = Fleet::start().await;
+    let mut machine = fleet.enrolled("cinnabar", Class::Nixos).await;
+    machine.check_in(&fleet).await;
+    let path = format!("{}/acknowledge", api::operator_machine(&machine.name));
+    fleet.operate(Method::POST, &path, vec![]).await.refused(404, ProblemCode::NotFound);
+    for copy in ["one", "two"] {
+        let other = CheckIn { boot_id: copy.into(), ..machine.checkin(&fleet, 1) };
+        machine.send_checkin(&fleet, &other).await.refused(409, ProblemCode::Sequence);
+        let view = fleet.view("cinnabar").await;
+        assert!(view.clone_alarm && view.clone_alarm_at.is_some());
+        let view: MachineView = fleet.operate(Method::POST, &path, vec![]).await.good();
+        assert!(!view.clone_alarm);
+    }
+}

@@ -1,0 +1,38 @@
+//! Every attack by name, tried against a running controller and running agents: real Nix, real signatures, real HTTP.
+//!
+//! Groups share a fleet, so that the whole takes minutes. After each attack both machines are looked at: what they run,
+//! what they will boot, and the generation that they hold must be what they were. Each group ends with a control: the
+//! honest update comes through, so that nothing was refused because nothing works.
+
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
+
+mod book;
+mod cache;
+mod controller;
+mod flood;
+mod identity;
+mod metadata;
+mod siege;
+mod signers;
+
+use std::process::ExitCode;
+
+use book::Book;
+
+fn main() -> ExitCode {
+    let mut book = Book::default();
+    type Group = fn(&mut Book) -> anyhow::Result<()>;
+    let groups: [(&str, Group); 2] = [("one fleet, besieged", siege::run), ("two operators", signers::run)];
+    // For whoever works on one group: the words that its name holds.
+    let only: Vec<String> = std::env::args().skip(1).filter(|word| !word.starts_with('-')).collect();
+    for (name, group) in groups {
+        if !only.iter().all(|word| name.contains(word.as_str())) {
+            continue;
+        }
+        if let Err(error) = group(&mut book) {
+            book.failed(&format!("{name}: {error:#}"));
+        }
+    }
+    book.print();
+    if book.is_good() { ExitCode::SUCCESS } else { ExitCode::FAILURE }
+}

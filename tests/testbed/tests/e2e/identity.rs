@@ -1,0 +1,141 @@
+//! A machine's key and its counted check-ins, across whatever ends an agent or swallows an answer.
+
+use std::sync::{Arc, Mutex};
+
+use muster_protocol::api;
+use muster_protocol::checkin::CheckIn;
+use muster_protocol::operator::{Condition, MachineView};
+use muster_testbed::fleet::said;
+use muster_testbed::stolen::{Stolen, VICTIM};
+use muster_testbed::thief::Answer;
+
+use crate::operators::log;
+
+/// Kills a machine's agent, and waits until its service manager has started another one.
+fn restart(stolen: &Stolen, name: &str) {
+    let fleet = &stolen.fleet;
+    let before = fleet.agent_pids(name);
+    fleet.kill_agent(name).unwrap();
+    fleet
+        .until(name, "another agent", |_| {
+            let now = fleet.agent_pids(name);
+            !now.is_empty() && now != before
+        })
+        .unwrap();
+}
+
+#[test]
+fn a_check_ins_number_is_on_the_disk_before_it_is_sent_and_never_used_again() {
+    let stolen = Stolen::new().unwrap();
+    let file = stolen.state(VICTIM).join("checkin-seq");
+    let sent: Arc<Mutex<Vec<(u64, u64)>>> = Arc::default();
+    let noted = Arc::clone(&sent);
+    stolen.thief.intercept(move |asked| {
+        let check_in: CheckIn = (asked.path == api::CHECKIN)
+            .then_some(())
+            .and_then(|()| serde_json::from_slice(&asked.body).ok())
+            .filter(|check_in: &CheckIn| check_in.machine.as_str() == VICTIM)?;
+        let stored = std::fs::read_to_string(&file).unwrap_or_default().trim().parse().unwrap_or(0);
+        noted.lock().unwrap().push((check_in.seq, stored));
+        None
+    });
+    // Every second answer is lost on its way: whether the controller has heard it, the machine cannot know.
+    let mut count = 0;
+    stolen.thief.bend(move |answer| {
+        count += usize::from(answer.path == api::CHECKIN);
+        if answer.path == api::CHECKIN && count % 2 == 1 {
+            (answer.status, answer.body) = (502, Vec::new());
+        }
+    });
+    for round in 1..=4 {
+        let before = sent.lock().unwrap().len();
+        stolen
+            .fleet
+            .until(VICTIM, "two more check-ins", |_| {
+                let _ = stolen.fleet.agent(VICTIM, &["check-now"]);
+                sent.lock().unwrap().len() >= before + 2
+            })
+            .unwrap();
+        if round % 2 == 0 {
+            restart(&stolen, VICTIM);
+        }
+    }
+    let sent = sent.lock().unwrap().clone();
+    for (seq, stored) in &sent {
+        assert!(stored >= seq, "{seq} was sent while the disk had {stored}");
+    }
+    assert!(sent.windows(2).all(|pair| pair[0].0 < pair[1].0), "{sent:?}");
+    stolen.thief.behave();
+    let last = stolen.fleet.view(VICTIM).unwrap().last_seen;
+    stolen.ask(VICTIM).unwrap();
+    let view = stolen.fleet.wait(VICTIM, "an answered check-in", |view| view.last_seen > last).unwrap();
+    assert!(!view.clone_alarm && view.attack.is_none(), "{view:?}");
+}
+
+#[test]
+fn a_machine_takes_a_new_key_whenever_its_agent_is_killed_meanwhile() {
+    let stolen = Stolen::new().unwrap();
+    let (fleet, thief, name) = (&stolen.fleet, &stolen.thief, "cinnabar");
+    let key = || fleet.view(name).unwrap().key.unwrap();
+    let next = stolen.state(name).join("next-machine.pem");
+    let restart = || restart(&stolen, name);
+    let rotates = |asked: &serde_json::Value| asked.get("new_key").is_some();
+    let brings = move |body: &[u8]| serde_json::from_slice(body).is_ok_and(|value| rotates(&value));
+    let answered = |status| Some(Answer { status, ..Answer::default() });
+
+    // Asked by the operator, with nobody in the way.
+    let first = key();
+    fleet.must(&["machines", "rotate-key", name]).unwrap();
+    let view = fleet.wait(name, "a new key", |view| view.key != Some(first)).unwrap();
+    assert!(!view.key_rotation_asked && view.key_rotated_at.is_some());
+    fleet.until(name, "the new key in force", |_| !next.exists()).unwrap();
+
+    // The new key is made and durable; the controller never hears of it. Killed there.
+    let second = key();
+    thief.intercept(move |asked| if brings(&asked.body) { answered(502) } else { None });
+    let said_so = fleet.agent(name, &["rotate-key"]).unwrap();
+    assert!(said_so.status.success(), "{}", said(&said_so));
+    fleet
+        .until(name, "a check-in with the new key", |_| thief.asked().iter().any(|asked| brings(&asked.body)))
+        .unwrap();
+    restart();
+    assert!(next.exists());
+    assert_eq!(key(), second);
+    thief.behave();
+    fleet.wait(name, "a new key", |view| view.key != Some(second)).unwrap();
+    fleet.until(name, "the new key in force", |_| !next.exists()).unwrap();
+
+    // The controller has the new key; the machine never hears of that. Killed there.
+    let third = key();
+    thief.forget();
+    thief.bend(|answer| {
+        if answer.path == muster_protocol::api::CHECKIN {
+            (answer.status, answer.body) = (502, Vec::new());
+        }
+    });
+    let said_so = fleet.agent(name, &["rotate-key"]).unwrap();
+    assert!(said_so.status.success(), "{}", said(&said_so));
+    fleet.wait(name, "the controller's new key", |view| view.key != Some(third)).unwrap();
+    assert!(next.exists(), "the machine does not know yet");
+    let fourth = key();
+    restart();
+    thief.behave();
+    fleet.until(name, "the new key in force", |_| !next.exists()).unwrap();
+    assert_eq!(key(), fourth);
+
+    // The agent is off: the key is made, and shown when it runs.
+    fleet.machine(name).stop(false).unwrap();
+    let said_so = fleet.agent(name, &["rotate-key"]).unwrap();
+    assert!(String::from_utf8_lossy(&said_so.stdout).contains("does not run"), "{}", said(&said_so));
+    assert_eq!(key(), fourth);
+    fleet.machine(name).start().unwrap();
+    fleet.wait(name, "a new key", |view| view.key != Some(fourth)).unwrap();
+
+    // After all that it is a machine as any other: no alarm, and updates come through.
+    fleet.fixture.say("greeting", "still here").unwrap();
+    fleet.update(&[name]).unwrap();
+    let view: MachineView = fleet.settled(name, 2, Condition::UpToDate).unwrap();
+    assert!(!view.clone_alarm && view.attack.is_none());
+    let rotated = log(fleet).into_iter().filter(|entry| entry.action == "key-rotated").count();
+    assert_eq!(rotated, 4);
+}
