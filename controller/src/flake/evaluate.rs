@@ -6,8 +6,11 @@ use muster_protocol::ids::{MachineName, StorePath};
 use muster_protocol::machine::{Class, MachineError, System, can_take};
 use serde::Deserialize;
 
+use super::discover::{Found, Outputs, discover};
 use super::facts::Muster;
+use super::inventory::{CLAN_OUTPUT, Inventory, OF_CLAN};
 use super::nix::{EVALUATION_LIMIT, NixError, nix, run};
+use super::systems::systems;
 
 /// A flake, locked once: everything is read from the same source, whatever happens to the folder meanwhile.
 #[derive(Debug)]
@@ -17,7 +20,10 @@ pub struct Flake {
     url: String,
     nixos: BTreeSet<String>,
     darwin: BTreeSet<String>,
+    /// What the flake says of its machines; their tags are those of every inventory.
     pub muster: Muster,
+    /// Every machine that the flake tells of, and from where.
+    pub found: Vec<Found>,
 }
 
 /// What one machine's system evaluates to.
@@ -56,6 +62,9 @@ struct Facts {
     out: String,
 }
 
+/// Settings are for people to look at, and would need every service to be evaluated.
+const OF_MUSTER: &str = r#"muster: builtins.removeAttrs muster [ "settings" ]"#;
+
 /// What counts as one system; the names keep clear of `outPath`, which Nix would print in place of the set.
 const SYSTEM_FACTS: &str = "s: { drv = s.drvPath; out = s.outPath; }";
 
@@ -73,20 +82,49 @@ impl Flake {
             nixos: BTreeSet::new(),
             darwin: BTreeSet::new(),
             muster: Muster::default(),
+            found: Vec::new(),
         };
         let names = |output| flake.optional(output, "builtins.attrNames");
-        let (nixos, darwin, muster) = tokio::try_join!(
+        let (nixos, darwin, muster, clan) = tokio::try_join!(
             names(Class::Nixos.flake_output()),
             names(Class::Darwin.flake_output()),
-            flake.optional("muster", "m: m"),
+            flake.optional("muster", OF_MUSTER),
+            flake.optional(CLAN_OUTPUT, OF_CLAN),
         )?;
+        let clan: Option<Inventory> = flake.parse(CLAN_OUTPUT, clan)?;
         let parsed = (
             flake.parse(Class::Nixos.flake_output(), nixos)?,
             flake.parse(Class::Darwin.flake_output(), darwin)?,
             flake.parse("muster", muster)?,
         );
         (flake.nixos, flake.darwin, flake.muster) = parsed;
+        flake.found = discover(&Outputs {
+            nixos: &flake.nixos,
+            darwin: &flake.darwin,
+            clan: clan.as_ref(),
+            muster: &flake.muster,
+        });
+        for (machine, tags) in clan.iter().chain(&flake.muster.inventory).flat_map(Inventory::usable_tags) {
+            flake.muster.machines.entry(machine).or_default().tags.extend(tags);
+        }
         Ok(flake)
+    }
+
+    /// Evaluates the systems of the machines whose inventory does not say them.
+    pub async fn find_systems(&mut self, jobs: usize) {
+        for class in Class::ALL {
+            let unknown = |found: &&mut Found| found.system.is_none() && found.output() == Some(class);
+            let names: Vec<String> =
+                self.found.iter_mut().filter(unknown).map(|found| found.machine.clone()).collect();
+            let mut told = systems(&self.url, class, &names, jobs).await;
+            for found in self.found.iter_mut().filter(unknown) {
+                match told.remove(&found.machine) {
+                    Some(Ok(system)) => found.set_system(system),
+                    Some(Err(reason)) => found.notes.push(format!("its system is not known: {reason}")),
+                    None => {}
+                }
+            }
+        }
     }
 
     fn names(&self, class: Class) -> &BTreeSet<String> {
@@ -182,6 +220,7 @@ impl Flake {
         })
     }
 
+    /// What an output says; where the flake has no such output, what stands for that.
     fn parse<T: Default + serde::de::DeserializeOwned>(
         &self,
         output: &str,

@@ -11,6 +11,8 @@
 //!   trustedNixKeys = [ ];
 //! };
 //! ```
+//!
+//! A fleet of our library has `muster.inventory` beside it, and `muster.settings`, which is not read here.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -18,11 +20,15 @@ use muster_protocol::ids::{MachineName, Tag};
 use muster_protocol::target::{Action, HealthCheck, Probe};
 use serde::Deserialize;
 
+use super::inventory::Inventory;
+
 #[derive(Debug, Default, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Muster {
     #[serde(default)]
     pub machines: BTreeMap<MachineName, Machine>,
+    #[serde(default)]
+    pub inventory: Option<Inventory>,
 }
 
 #[derive(Debug, Clone, Default, PartialEq, Eq, Deserialize)]

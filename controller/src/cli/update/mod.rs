@@ -253,7 +253,7 @@ async fn publish(config: &Config, api: &Api, planned: &[&Planned]) -> Result<()>
     Ok(())
 }
 
-fn spinner() -> ProgressBar {
+pub(super) fn spinner() -> ProgressBar {
     let spinner = ProgressBar::new_spinner();
     if let Ok(style) = ProgressStyle::with_template("{spinner} {msg} ({elapsed})") {
         spinner.set_style(style);

@@ -1,5 +1,7 @@
 //! `muster machines`: who belongs to the fleet.
 
+mod in_flake;
+
 use std::collections::BTreeSet;
 use std::path::PathBuf;
 
@@ -24,8 +26,14 @@ use super::tls;
 pub enum Machines {
     /// Add a machine and print the one-time token that enrols it
     Add(Add),
-    /// List the machines that the controller knows
+    /// List the machines that the controller knows, or with --flake those that a flake describes
     List {
+        /// List what this flake describes [default without REF: the current folder]; asks no controller
+        #[arg(long, value_name = "REF", num_args = 0..=1, default_missing_value = ".")]
+        flake: Option<String>,
+        /// Evaluate no machine for its system where the inventory does not say it
+        #[arg(long, requires = "flake")]
+        without_systems: bool,
         /// Print JSON instead of a table
         #[arg(long)]
         json: bool,
@@ -62,11 +70,14 @@ pub struct Add {
 
 impl Machines {
     pub async fn run(self, config: Option<PathBuf>) -> Result<()> {
+        if let Self::List { flake: Some(reference), without_systems, json } = &self {
+            return in_flake::list(reference, !without_systems, *json).await;
+        }
         let config = Config::load(config)?;
         let api = Api::open(&config)?;
         match self {
             Self::Add(add) => add.run(&config, &api).await,
-            Self::List { json } => list(&api, json).await,
+            Self::List { json, .. } => list(&api, json).await,
             Self::Show { machine, json } => {
                 let view: MachineView = api.get(&operator_machine(&machine)).await?;
                 if json { print_json(&view) } else { show(&view, api.clock.unix_ms()) }

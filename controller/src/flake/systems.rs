@@ -1,0 +1,98 @@
+//! The Nix systems of machines whose inventory does not say them. Only this much of a configuration is evaluated.
+
+use std::collections::BTreeMap;
+use std::time::Duration;
+
+use futures_util::{StreamExt as _, stream};
+use muster_protocol::machine::{Class, System};
+
+use super::nix::{NixError, nix};
+
+/// A system follows from a machine's modules, without its packages; an evaluation that takes this long hangs.
+const SYSTEM_LIMIT: Duration = Duration::from_secs(10 * 60);
+
+/// The system of one configuration: the platform that its modules say, that of the finished system, or that of its
+/// packages. What is an error is passed over, but for the last, so that there is one to tell.
+const SYSTEM_OF: &str = r#"
+configuration:
+let
+  platform = configuration.config.nixpkgs.hostPlatform or null;
+  first =
+    candidates:
+    let
+      tried = builtins.tryEval (builtins.head candidates);
+    in
+    if candidates == [ ] then
+      configuration.pkgs.stdenv.hostPlatform.system or null
+    else if builtins.isString tried.value then
+      tried.value
+    else
+      first (builtins.tail candidates);
+in
+first [
+  (platform.system or platform)
+  (configuration.config.nixpkgs.system or null)
+  (configuration.config.system.build.toplevel.system or null)
+  (configuration.system.system or null)
+]
+"#;
+
+/// Each machine's system, or why it is not known.
+pub type Systems = BTreeMap<String, Result<System, String>>;
+
+/// Evaluates the systems of these machines of one class, all in one Nix; if that fails, each by itself, so that one
+/// machine's mistake is told as that machine's.
+pub async fn systems(url: &str, class: Class, names: &[String], jobs: usize) -> Systems {
+    if names.is_empty() {
+        return Systems::new();
+    }
+    if let Ok(told) = ask(url, class, names).await {
+        return told;
+    }
+    let each = stream::iter(names).map(|name| async move {
+        let alone = std::slice::from_ref(name);
+        let told = ask(url, class, alone).await.map(|mut told| told.remove(name));
+        match told {
+            Ok(Some(system)) => (name.clone(), system),
+            Ok(None) => (name.clone(), Err("it says no system".to_owned())),
+            Err(error) => (name.clone(), Err(error.to_string())),
+        }
+    });
+    each.buffer_unordered(jobs.max(1)).collect().await
+}
+
+async fn ask(url: &str, class: Class, names: &[String]) -> Result<Systems, NixError> {
+    let installable = format!("{url}#{}", class.flake_output());
+    let wanted: Vec<String> = names.iter().map(|name| quoted(name)).collect();
+    let apply = format!(
+        "all: builtins.listToAttrs (map (name: {{ inherit name; value = ({SYSTEM_OF}) all.${{name}}; }}) [ {} ])",
+        wanted.join(" ")
+    );
+    let arguments = ["eval", "--json", "--no-write-lock-file", &installable, "--apply", &apply];
+    let printed = nix(&arguments, SYSTEM_LIMIT).await?;
+    let told: BTreeMap<String, Option<String>> = serde_json::from_slice(&printed)
+        .map_err(|error| NixError::Format { program: "nix", reason: error.to_string() })?;
+    Ok(told
+        .into_iter()
+        .map(|(name, system)| {
+            let system = system.ok_or_else(|| "it says no system".to_owned());
+            (name, system.and_then(|system| system.parse().map_err(|error| format!("{error}"))))
+        })
+        .collect())
+}
+
+/// A string of the Nix language.
+fn quoted(text: &str) -> String {
+    let escaped = text.replace('\\', "\\\\").replace('"', "\\\"").replace("${", "\\${");
+    format!("\"{escaped}\"")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn names_cannot_leave_their_quotes() {
+        assert_eq!(quoted(r#"a"b\c${d}"#), r#""a\"b\\c\${d}""#);
+    }
+}

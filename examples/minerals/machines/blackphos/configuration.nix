@@ -1,0 +1,4 @@
+{
+  system.primaryUser = "rachel";
+  system.stateVersion = 6;
+}

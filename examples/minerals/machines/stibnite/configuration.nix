@@ -1,0 +1,4 @@
+{
+  system.primaryUser = "carol";
+  system.stateVersion = 6;
+}

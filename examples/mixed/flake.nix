@@ -1,0 +1,20 @@
+{
+  description = "NixOS hosts with services, and Macs that take part in none";
+
+  inputs = {
+    nixpkgs.url = "github:NixOS/nixpkgs/nixpkgs-unstable";
+    nix-darwin.url = "github:nix-darwin/nix-darwin";
+    nix-darwin.inputs.nixpkgs.follows = "nixpkgs";
+    # Wherever you have Muster from.
+    muster.url = "git+https://git.example.org/muster";
+    muster.inputs.nixpkgs.follows = "nixpkgs";
+  };
+
+  outputs =
+    { self, muster, ... }:
+    muster.lib.mkFleet {
+      inherit self;
+      inventory = ./inventory.nix;
+      modules.quiet-hours = ./quiet-hours.nix;
+    };
+}

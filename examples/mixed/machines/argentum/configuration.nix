@@ -1,0 +1,4 @@
+{
+  system.primaryUser = "chris";
+  system.stateVersion = 6;
+}

@@ -1,0 +1,4 @@
+{
+  system.primaryUser = "janet";
+  system.stateVersion = 6;
+}

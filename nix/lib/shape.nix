@@ -1,0 +1,358 @@
+# What an inventory may say: which fields there are, and what each holds. Finds everything that is wrong in itself;
+# what is wrong in relation (an unknown machine, another class) is found by relations.nix.
+#
+# A check is a function `place: value: [ problem ]`; a problem is one sentence that begins with its place.
+{ text, names }:
+let
+  inherit (builtins)
+    any
+    attrNames
+    concatMap
+    elem
+    filter
+    isAttrs
+    isFunction
+    isInt
+    isList
+    isPath
+    isString
+    length
+    ;
+  inherit (text)
+    didYouMean
+    kind
+    listed
+    path
+    quote
+    ;
+
+  at = place: says: "${path place}: ${says}";
+  bad = place: says: [ (at place says) ];
+  fine = _: _: [ ];
+
+  # A set with these fields and no others. `said` explains fields that people may bring from elsewhere.
+  record =
+    {
+      fields,
+      said ? { },
+    }:
+    place: value:
+    if !isAttrs value then
+      bad place "this is ${kind value}; write a set with ${listed (attrNames fields)}."
+    else
+      concatMap (
+        name:
+        let
+          here = place ++ [ name ];
+        in
+        if fields ? ${name} then
+          fields.${name} here value.${name}
+        else if said ? ${name} then
+          bad here said.${name}
+        else
+          bad here "there is no such field.${didYouMean name (attrNames fields)} It may have ${listed (attrNames fields)}."
+      ) (attrNames value);
+
+  # A set whose names are the user's own.
+  eachNamed =
+    {
+      what,
+      check,
+      example,
+      name ? fine,
+    }:
+    place: value:
+    if !isAttrs value then
+      bad place "this is ${kind value}; write a set of ${what}, ${quote example} for example."
+    else
+      concatMap (
+        key:
+        let
+          here = place ++ [ key ];
+        in
+        name here key ++ check here value.${key}
+      ) (attrNames value);
+
+  named =
+    what: place: key:
+    if names.isName key then [ ] else bad place "this is no name for ${what}: a name is ${names.nameRule}.";
+
+  optional = check: place: value: if value == null then [ ] else check place value;
+
+  string =
+    place: value: if isString value then [ ] else bad place "this is ${kind value}; write a string.";
+
+  # No `name`, and nothing that begins or ends by a blank: what goes to other programs as it stands.
+  strings =
+    place: value:
+    if !isList value then
+      bad place "this is ${kind value}; write a list of strings, ${quote ''[ "a" "b" ]''}."
+    else
+      concatMap (
+        item: if isString item then [ ] else bad place "this list holds ${kind item}; it is to hold strings alone."
+      ) value;
+
+  oneOf =
+    known: place: value:
+    if isString value && elem value known then
+      [ ]
+    else if isString value then
+      bad place "there is no ${quote value}; write ${listed (map (word: ''"${word}"'') known)}.${didYouMean value known}"
+    else
+      bad place "this is ${kind value}; write ${listed (map (word: ''"${word}"'') known)}.";
+
+  number =
+    low: high: unit: place: value:
+    if !isInt value then
+      bad place "this is ${kind value}; write a whole number of ${unit}."
+    else if value < low || value > high then
+      bad place "${toString value} is outside ${toString low} to ${toString high} ${unit}."
+    else
+      [ ];
+
+  class =
+    place: value:
+    if isString value && !names.isClass value && elem value [ "macos" "mac" "osx" "macOS" ] then
+      bad place ''there is no ${quote value}; the class of a Mac is "darwin".''
+    else
+      oneOf names.classNames place value;
+
+  system =
+    place: value:
+    if names.isSystem value then
+      [ ]
+    else if isString value && builtins.match ".*-macos" value != null then
+      bad place ''there is no system ${quote value}; a Mac's is "aarch64-darwin".''
+    else if isString value then
+      bad place "there is no system ${quote value}; write ${
+        listed (concatMap (name: map (word: ''"${word}"'') names.classes.${name}.systems) names.classNames)
+      }."
+    else
+      bad place "this is ${kind value}; write a system such as \"x86_64-linux\" or \"aarch64-darwin\".";
+
+  tags =
+    place: value:
+    strings place value
+    ++ (
+      if !isList value then
+        [ ]
+      else
+        concatMap (
+          tag:
+          if isString tag && !names.isName tag then
+            bad place "${quote tag} is no tag: a tag is ${names.nameRule}."
+          else
+            [ ]
+        ) value
+    );
+
+  buildHost =
+    place: value:
+    if isString value && builtins.match ".*[@:].*" value != null then
+      bad place "${quote value} is an address; write the name of a machine of this inventory, without user or port."
+    else
+      string place value;
+
+  actions = [
+    "switch"
+    "boot"
+    "test"
+    "dry-activate"
+  ];
+  probes = [
+    "command"
+    "http"
+    "tcp"
+  ];
+  check =
+    place: value:
+    let
+      shape = record {
+        fields = {
+          command = strings;
+          http = string;
+          tcp = string;
+          timeoutSeconds = number 1 86400 "seconds";
+          tries = number 1 1000 "tries";
+        };
+      } place value;
+      given = filter (probe: isAttrs value && value ? ${probe}) probes;
+    in
+    shape
+    ++ (
+      if shape == [ ] && length given != 1 then
+        bad place "a check asks one thing; write exactly one of ${listed probes}${
+          if given == [ ] then "" else ", not ${listed given}"
+        }."
+      else
+        [ ]
+    );
+
+  facts = record {
+    fields = {
+      deadlineSeconds = optional (number 10 86400 "seconds");
+      action = oneOf actions;
+      checks = eachNamed {
+        what = "checks";
+        inherit check;
+        example = ''ssh.tcp = "127.0.0.1:22"'';
+      };
+      trustedNixKeys = strings;
+    };
+    said.tags = "tags stand one level higher, in the machine itself.";
+  };
+
+  machine = record {
+    fields = {
+      machineClass = class;
+      system = optional system;
+      inherit tags;
+      description = optional string;
+      deploy = record {
+        fields.buildHost = optional buildHost;
+        said.targetHost = "Muster's machines pull and need no address; take it out.";
+        said.forwardAgent = "Muster's machines pull and nobody logs in for an update; take it out.";
+      };
+      muster = facts;
+    };
+    said = {
+      class = "the field is called machineClass, as in Clan.";
+      name = "a machine's name is the attribute itself; take this out.";
+      modules = "modules stand in machines/NAME/configuration.nix, or in mkFleet's argument `machines`.";
+    };
+  };
+
+  # Settings become part of the serialised inventory, as in Clan; what a module computes belongs into the service.
+  plainData =
+    place: value:
+    if isFunction value then
+      bad place "this is a function; settings are plain data, and what depends on a machine stands in the service."
+    else if isPath value then
+      bad place "this is a path; write a string, since settings are plain data."
+    else if isList value then
+      concatMap (plainData place) value
+    else if isAttrs value && value ? outPath then
+      bad place "this is a package or a source; write its name as a string, since settings are plain data."
+    else if isAttrs value then
+      concatMap (name: plainData (place ++ [ name ]) value.${name}) (attrNames value)
+    else
+      [ ];
+  settings =
+    place: value:
+    if !isAttrs value then
+      bad place "this is ${kind value}; write a set of settings."
+    else if value ? imports then
+      bad (place ++ [ "imports" ]) "settings are plain data and import nothing."
+    else
+      plainData place value;
+
+  member = record { fields = { inherit settings; }; };
+  modules =
+    place: value:
+    if !isList value then
+      bad place "this is ${kind value}; write a list of modules, ${quote "[ ./web.nix ]"}."
+    else if any isString value then
+      bad place "a module is a path, a set or a function, not a string; write it without quotes, ${quote "./web.nix"}."
+    else
+      [ ];
+  role = record {
+    fields = {
+      machines =
+        place: value:
+        if isList value then
+          bad place "this is a list; write ${quote "machines.NAME = { }"} for each machine."
+        else
+          eachNamed {
+            what = "machines";
+            check = member;
+            example = "stibnite = { }";
+          } place value;
+      tags =
+        place: value:
+        if isList value then
+          strings place value
+        else
+          eachNamed {
+            what = "tags";
+            check = member;
+            example = "darwin = { }";
+          } place value;
+      inherit settings;
+      extraModules = modules;
+    };
+    said.perInstance = "this belongs into the service, not into the inventory.";
+  };
+
+  instance = record {
+    fields = {
+      module = record {
+        fields = {
+          input = optional string;
+          name = string;
+        };
+      };
+      roles = eachNamed {
+        what = "roles";
+        check = role;
+        example = ''default.tags.all = { }'';
+      };
+    };
+    said = {
+      settings = "settings stand in a role: ${quote "roles.ROLE.settings"}, or those of a machine or tag in it.";
+      machines = "machines stand in a role: ${quote "roles.ROLE.machines.NAME = { }"}.";
+      tags = "tags stand in a role: ${quote "roles.ROLE.tags.TAG = { }"}.";
+    };
+  };
+
+  fleetTags =
+    place: value:
+    if isFunction value then
+      [ ]
+    else
+      eachNamed {
+        what = "tags";
+        example = ''servers = [ "cinnabar" ]'';
+        name =
+          here: tag:
+          if elem tag names.ownTags then
+            bad here "every machine has the tags ${listed names.ownTags} by itself; choose another name."
+          else
+            named "a tag" here tag;
+        check = strings;
+      } place value;
+
+  fields = {
+    meta = record {
+      fields = {
+        name = string;
+        description = optional string;
+        domain = optional string;
+      };
+    };
+    machines = eachNamed {
+      what = "machines";
+      name = named "a machine";
+      check = machine;
+      example = ''stibnite.machineClass = "darwin"'';
+    };
+    tags = fleetTags;
+    instances = eachNamed {
+      what = "instances";
+      name = named "an instance";
+      check = instance;
+      example = ''sshd.roles.server.tags.nixos = { }'';
+    };
+  };
+in
+{
+  problems =
+    value:
+    if !isAttrs value then
+      [ "inventory: this is ${kind value}; write a set with ${listed (attrNames fields)}." ]
+    else
+      record {
+        inherit fields;
+        said.services = "Clan's older `services` are gone; write `instances`.";
+        said.modules = "services of your own are mkFleet's argument `modules`.";
+      } [ ] value;
+}

@@ -1,0 +1,4 @@
+{ _class, ... }:
+{
+  told.extra = _class;
+}
