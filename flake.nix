@@ -71,6 +71,34 @@
       };
       darwinModules.muster-agent = withPackage ./packaging/launchd/agent.nix "muster-agent" "muster-agent";
 
+      # Services for both classes; in a Clan flake: instances.I.module = { input = "muster"; name = "zerotier"; }.
+      clan.modules = (import ./nix { }).services;
+
+      apps = each (
+        pkgs:
+        let
+          packages = packagesOf pkgs;
+          app = program: description: {
+            type = "app";
+            inherit program;
+            meta = { inherit description; };
+          };
+        in
+        rec {
+          default = muster;
+          muster = app (lib.getExe packages.muster) "The server and the operators' command line";
+          muster-agent = app (lib.getExe packages.muster-agent) "The agent on each machine";
+        }
+        // lib.optionalAttrs pkgs.stdenv.hostPlatform.isDarwin {
+          # sudo nix run .#install -- --token FILE
+          install = app (toString (
+            pkgs.writeShellScript "muster-install" ''
+              exec /bin/sh ${./packaging/launchd}/install --binary ${lib.getExe packages.muster-agent} "$@"
+            ''
+          )) "A Mac's first installation";
+        }
+      );
+
       devShells = each (pkgs: {
         default = pkgs.mkShell {
           packages = [
@@ -78,11 +106,24 @@
             pkgs.clippy
             pkgs.rustfmt
             pkgs.cargo-deny
+            pkgs.jq
             pkgs.libplist
+            pkgs.python3
+            pkgs.shellcheck
           ];
         };
       });
 
-      checks = each (pkgs: removeAttrs (packagesOf pkgs) [ "default" ]);
+      checks = each (
+        pkgs:
+        removeAttrs (packagesOf pkgs) [ "default" ]
+        // lib.optionalAttrs pkgs.stdenv.hostPlatform.isLinux {
+          # tests/nix-modules does without NixOS's own modules, and this does not.
+          services-on-nixos = import ./tests/nix/lib/real-nixos.nix {
+            inherit pkgs nixpkgs;
+            muster = self;
+          };
+        }
+      );
     };
 }

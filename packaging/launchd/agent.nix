@@ -8,6 +8,15 @@ in
 {
   imports = [ ../options.nix ];
 
+  options.services.muster-agent.stablePath = lib.mkOption {
+    type = lib.types.str;
+    default = "/usr/local/bin/muster-agent";
+    description = ''
+      Where every generation's agent is copied to and runs from. macOS grants Full Disk Access and App Management to a
+      path, and packaging/launchd/install installs the first agent there.
+    '';
+  };
+
   config = lib.mkIf cfg.enable {
     launchd.daemons.muster-agent.serviceConfig = {
       Label = "org.muster.agent";
@@ -17,7 +26,10 @@ in
         "-c"
         ''/bin/wait4path /nix/store && exec "$@"''
         "muster-agent"
+        "/bin/sh"
+        "${./start}"
         (lib.getExe' cfg.package "muster-agent")
+        cfg.stablePath
         "run"
       ];
       EnvironmentVariables = {

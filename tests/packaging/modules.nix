@@ -31,6 +31,7 @@ let
       pollSeconds = 55;
       buildSeconds = 86400;
       log = "info";
+      stablePath = darwin.options.services.muster-agent.stablePath.default;
     };
     services.muster-controller = {
       enable = true;

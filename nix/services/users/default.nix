@@ -11,6 +11,13 @@ let
     else
       pkgs.${settings.shell} or (throw "instances.${instanceName}: nixpkgs has no shell ${settings.shell}.");
 
+  # Both classes refuse a login shell that is not set up for the system.
+  shellProgram =
+    settings:
+    lib.optionalAttrs (lib.elem settings.shell [ "fish" "zsh" ]) {
+      programs.${settings.shell}.enable = lib.mkDefault true;
+    };
+
   generators = pkgs: settings: user: {
     "user-password-${user}" = {
       inherit (settings) share;
@@ -122,6 +129,7 @@ in
         {
           imports = [ ../../modules/vars.nix ];
           config = lib.mkMerge [
+            (shellProgram settings)
             (lib.mkIf settings.password (vars.declare (generators pkgs settings user)))
             {
               users.users.${user} = {
@@ -149,6 +157,7 @@ in
         in
         {
           config = lib.mkMerge [
+            (shellProgram settings)
             { users.users.${user}.openssh.authorizedKeys.keys = settings.authorizedKeys; }
             (lib.mkIf (!primary) {
               users.knownUsers = [ user ];

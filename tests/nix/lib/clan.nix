@@ -19,7 +19,7 @@ let
     }:
     {
       # The key that the machine made itself.
-      sops.age.keyFile = "/var/lib/muster/age.key";
+      sops.age.keyFile = "/var/lib/muster/age.txt";
       imports =
         if _class == "darwin" then
           [

@@ -153,6 +153,8 @@ in
         )
       )) { };
     };
+    programs.fish.enable = flag;
+    programs.zsh.enable = flag;
     programs.ssh.knownHosts = option (types.attrsOf (
       types.submodule (
         { name, config, ... }:

@@ -32,6 +32,12 @@ lib.genAttrs [
   "bashInteractive"
   "borgbackup"
   "cacert"
+  "cargo"
+  "cargo-deny"
+  "clippy"
+  "libplist"
+  "rustfmt"
+  "shellcheck"
   "coreutils"
   "cowsay"
   "curl"
@@ -89,6 +95,8 @@ lib.genAttrs [
     written name text;
   buildEnv = { name, ... }: package name;
   symlinkJoin = { name, ... }: package name;
+  mkShell = { packages, ... }: package "shell" // { inherit packages; };
+  rustPlatform.buildRustPackage = attributes: package attributes.pname // attributes;
   formats = {
     json = _: {
       type = lib.types.attrsOf lib.types.anything;

@@ -40,6 +40,17 @@ in
   holds = {
     "a Mac in a Clan has the same account" = mac fleet.clans.stibnite == mac fleet.ours.stibnite;
     "a host in a Clan has the same account" = host fleet.clans.cinnabar == host fleet.ours.cinnabar;
+    "a shell of nixpkgs is set up on both classes" =
+      let
+        fishes = fleetWith {
+          uid = 502;
+          shell = "fish";
+        };
+      in
+      (host fishes.ours.cinnabar).shell.name == "fish"
+      && fishes.ours.cinnabar.config.programs.fish.enable
+      && (mac fishes.ours.stibnite).alice.shell.name == "fish"
+      && fishes.ours.stibnite.config.programs.fish.enable;
     "a host wants no number" = (host (fleetWith { }).ours.cinnabar).uid == null;
     "an account may go without a password" =
       (host (fleetWith { password = false; }).ours.cinnabar).hashedPasswordFile == null;

@@ -99,7 +99,8 @@ fn the_agents_plist_is_the_modules_and_has_what_launchd_needs() {
         let words: Vec<&str> =
             plist["ProgramArguments"].as_array().unwrap().iter().filter_map(Value::as_str).collect();
         assert!(words[2].starts_with("/bin/wait4path /nix/store && exec "), "{words:?}");
-        assert_eq!(words.last(), Some(&"run"));
+        // What a person granted is granted to this path, whichever generation's agent it is.
+        assert_eq!(words[words.len() - 2..], ["/usr/local/bin/muster-agent", "run"]);
         assert!(
             plist["EnvironmentVariables"]["PATH"]
                 .as_str()

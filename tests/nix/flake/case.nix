@@ -1,0 +1,67 @@
+# flake.nix, with the parts of nixpkgs that tests have: what it exports, and that its modules bring its own packages.
+t:
+let
+  inherit (t) lib;
+  nixpkgs = {
+    lib = lib // {
+      nixosSystem = t.nixos;
+    };
+    outPath = "/nixpkgs";
+    legacyPackages = lib.genAttrs [ "x86_64-linux" "aarch64-linux" "aarch64-darwin" ] t.pkgs;
+  };
+  self = (import (t.repository + "/flake.nix")).outputs { inherit self nixpkgs; };
+  names = lib.mapAttrs (_: lib.attrNames);
+  host = t.nixos {
+    modules = [
+      self.nixosModules.muster-agent
+      self.nixosModules.muster-controller
+      {
+        services.muster-agent.enable = true;
+        services.muster-controller.enable = true;
+      }
+    ];
+  };
+  mac = t.darwin {
+    modules = [
+      self.darwinModules.muster-agent
+      { services.muster-agent.enable = true; }
+    ];
+  };
+in
+{
+  expect = {
+    "outputs.json" = {
+      packages = names self.packages;
+      apps = lib.mapAttrs (_: lib.mapAttrs (_: app: app.meta.description)) self.apps;
+      checks = names self.checks;
+      devShells = names self.devShells;
+      nixosModules = lib.attrNames self.nixosModules;
+      darwinModules = lib.attrNames self.darwinModules;
+      services = lib.attrNames self.clan.modules;
+    };
+    "services.json" = lib.mapAttrs (
+      _: file:
+      let
+        service = import file {
+          inherit lib;
+          directory = "/";
+        };
+      in
+      {
+        inherit (service.manifest) name description;
+        roles = lib.mapAttrs (_: role: role.description) service.roles;
+      }
+    ) self.clan.modules;
+  };
+  holds = {
+    "the modules bring the flake's own packages" =
+      host.config.services.muster-agent.package == self.packages.x86_64-linux.muster-agent
+      && host.config.services.muster-controller.package == self.packages.x86_64-linux.muster
+      && mac.config.services.muster-agent.package == self.packages.aarch64-darwin.muster-agent;
+    "every service has a readme that says more than its name" = lib.all (
+      file: lib.stringLength (builtins.readFile (file + "/README.md")) > 500
+    ) (lib.attrValues self.clan.modules);
+    "apps run what the packages have" =
+      self.apps.x86_64-linux.default.program == lib.getExe self.packages.x86_64-linux.muster;
+  };
+}
