@@ -2,6 +2,7 @@
 //!
 //! Everything here is pure: no file, no socket, no clock but the [`clock::Clock`] that the caller hands in.
 
+pub mod age;
 pub mod api;
 pub mod checkin;
 pub mod clock;

@@ -9,7 +9,7 @@ mod keyfile;
 mod machines;
 mod serve;
 mod status;
-mod table;
+pub(crate) mod table;
 mod tls;
 mod update;
 mod watch;
