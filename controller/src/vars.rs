@@ -4,6 +4,7 @@
 
 pub mod age;
 pub mod change;
+pub mod check;
 pub mod flake;
 pub mod generators;
 pub mod keys;

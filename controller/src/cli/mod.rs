@@ -12,6 +12,7 @@ mod status;
 pub(crate) mod table;
 mod tls;
 mod update;
+mod vars;
 mod watch;
 
 use std::path::PathBuf;
@@ -40,6 +41,9 @@ enum Command {
     /// Add, list, show and revoke machines
     #[command(subcommand)]
     Machines(machines::Machines),
+    /// Variables and secrets: make, read, encrypt, check
+    #[command(subcommand)]
+    Vars(vars::Vars),
     /// Sign and publish the flake's systems to machines
     Update(update::Update),
     /// Show how the fleet fares
@@ -60,6 +64,7 @@ pub fn run(arguments: Arguments) -> Result<ExitCode> {
             Command::Init(init) => init.run().map(|()| ExitCode::SUCCESS),
             Command::Serve(serve) => serve.run(config).await.map(|()| ExitCode::SUCCESS),
             Command::Machines(machines) => machines.run(config).await.map(|()| ExitCode::SUCCESS),
+            Command::Vars(vars) => vars.run(config).await,
             Command::Update(update) => update.run(config).await,
             Command::Status(status) => status.run(config).await.map(|()| ExitCode::SUCCESS),
             Command::History(history) => history.run(config).await.map(|()| ExitCode::SUCCESS),

@@ -78,6 +78,16 @@ struct Clan {
     systems: Vec<String>,
 }
 
+/// The fleet's folder of a flake, without evaluating its machines.
+pub async fn root_of(reference: &str) -> Result<PathBuf, VarsFlakeError> {
+    let folder = folder::local(reference).await?;
+    // Where the fleet's folder is the flake's own, as in most, nothing needs to be evaluated.
+    if ["vars", "sops"].iter().any(|name| folder.join(name).is_dir()) {
+        return Ok(folder);
+    }
+    Ok(VarsFlake::open(reference).await?.root)
+}
+
 /// A flake in a folder, and what it declares.
 #[derive(Debug)]
 pub struct VarsFlake {

@@ -1,12 +1,12 @@
 //! Machines and operators that come, go or change their key, and what that does to every secret. Pure.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
 
 use muster_protocol::ids::MachineName;
 
 use super::change::{Change, Draft};
-use super::generators::Generators;
+use super::generators::{File, Generator, Generators};
 use super::keys::{Recipient, Recipients, key_file};
 use super::layout::{self, Kind};
 use super::names::MemberName;
@@ -43,35 +43,33 @@ pub struct Membership {
 /// What the links beside a secret are to be, by what the flake declares; links beside others stay, as far as they lead to
 /// somebody.
 pub struct Policy<'a> {
-    generators: &'a Generators,
+    /// By the folders of secrets.
+    declared: BTreeMap<PathBuf, (&'a Generator, &'a File)>,
     snapshot: &'a Snapshot,
     members: &'a Members,
 }
 
 impl<'a> Policy<'a> {
     pub fn new(generators: &'a Generators, snapshot: &'a Snapshot, members: &'a Members) -> Self {
-        Self { generators, snapshot, members }
+        let files = generators.all.values().flat_map(|generator| {
+            generator.secrets().map(move |(name, file)| (layout::file(&generator.id, name), (generator, file)))
+        });
+        Self { declared: files.collect(), snapshot, members }
     }
 
     /// Every secret that is there, with the links that it is to have.
     pub fn all(&self) -> Result<Vec<(&'a Path, &'a Secret, Links)>, RecipientsError> {
-        let mut declared = std::collections::BTreeMap::new();
-        for generator in self.generators.all.values() {
-            for (name, file) in generator.secrets() {
-                declared.insert(layout::file(&generator.id, name), (generator, file));
-            }
+        let secrets = self.snapshot.secrets.iter();
+        secrets.map(|(path, secret)| Ok((path.as_path(), secret, self.links(path)?))).collect()
+    }
+
+    /// The links that a secret in this folder is to have.
+    pub fn links(&self, path: &Path) -> Result<Links, RecipientsError> {
+        let secret = self.snapshot.secrets.get(path);
+        match self.declared.get(path) {
+            Some((generator, file)) => wanted_links(self.members, generator, file, secret),
+            None => Ok(secret.map(|secret| secret.living_links(self.members)).unwrap_or_default()),
         }
-        self.snapshot
-            .secrets
-            .iter()
-            .map(|(path, secret)| {
-                let links = match declared.get(path) {
-                    Some((generator, file)) => wanted_links(self.members, generator, file, Some(secret))?,
-                    None => secret.living_links(self.members),
-                };
-                Ok((path.as_path(), secret, links))
-            })
-            .collect()
     }
 
     /// What brings every secret that `concerned` says yes to where it should be.

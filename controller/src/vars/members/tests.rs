@@ -1,5 +1,3 @@
-use std::collections::BTreeMap;
-
 use super::super::generators::tests::generators;
 use super::super::recipients::tests::{key, members, secret};
 use super::*;
