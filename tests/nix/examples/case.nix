@@ -1,4 +1,5 @@
 # The fleets in examples/: roles, settings and daemons of every machine, as examples/README.md documents them.
+# needs: sops-nix
 t:
 let
   inherit (t) lib;
@@ -31,6 +32,7 @@ let
           outPath = t.repository + "/tests/nix/lib/source";
           inputs = { };
         };
+        sops-nix = t.sops-nix-flake;
         inventory = folder + "/inventory.nix";
         machinesDir = folder + "/machines";
         nixpkgs.lib = lib // {

@@ -14,6 +14,18 @@ let
     nix-darwin = folder nix-darwin;
     clan-core = folder clan-core;
     sops-nix = folder sops-nix;
+    # The flake of sops-nix, as far as mkFleet uses it; null where no checkout of it was given.
+    sops-nix-flake =
+      if t.sops-nix == null then
+        null
+      else
+        {
+          nixosModules.sops.imports = [
+            (t.sops-nix + "/modules/sops")
+            ./nixos-in-clan.nix
+          ];
+          darwinModules.sops = t.sops-nix + "/modules/nix-darwin";
+        };
     pkgs = system: import ./pkgs.nix { inherit lib system; };
 
     # A Mac's configuration, evaluated by the real nix-darwin.
@@ -108,6 +120,15 @@ let
     # The parts of a configuration that goldens show.
     plist = configuration: name: t.checkedPlist configuration.config.environment.launchDaemons name;
     userPlist = configuration: name: t.checkedPlist configuration.config.environment.userLaunchAgents name;
+    # A Clan on a Mac has no restartUnits, so its daemons lack what they add to those of services, which have hashes of
+    # their own.
+    withoutSecrets =
+      text:
+      lib.concatStrings (
+        lib.filter lib.isString (
+          builtins.split "[[:space:]]*<key>MUSTER_SECRETS</key>[[:space:]]*<string>[0-9a-f]*</string>" text
+        )
+      );
     checkedPlist =
       files: name:
       files."${name}.plist".text or (throw "there is no ${name}.plist, but ${toString (lib.attrNames files)}");

@@ -15,6 +15,7 @@ muster.mkFleet {
     outPath = directory;
     inputs = { };
   };
+  sops-nix = t.sops-nix-flake;
   nixpkgs.lib = t.lib // {
     nixosSystem = t.nixos;
   };

@@ -44,6 +44,7 @@ lib.genAttrs [
   "dnsmasq"
   "fish"
   "git"
+  "gnupg"
   "gnugrep"
   "gnused"
   "htop"

@@ -41,7 +41,7 @@ in
   };
 
   holds = {
-    "a Mac in a Clan runs the same daemon" = plist fleet.clans.stibnite == plist fleet.ours.stibnite;
+    "a Mac in a Clan runs the same daemon" = plist fleet.clans.stibnite == t.withoutSecrets (plist fleet.ours.stibnite);
     "a host in a Clan has the same units" = host fleet.clans.cinnabar == host fleet.ours.cinnabar;
     "Clan has the same generators, without restartUnits on a Mac" =
       let
