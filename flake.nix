@@ -1,10 +1,19 @@
 {
   description = "Muster: signed updates for fleets of Macs and NixOS hosts, pulled by the machines";
 
-  inputs.nixpkgs.url = "github:NixOS/nixpkgs/nixpkgs-unstable";
+  inputs = {
+    nixpkgs.url = "github:NixOS/nixpkgs/nixpkgs-unstable";
+    # Decrypts secrets on machines.
+    sops-nix.url = "github:Mic92/sops-nix";
+    sops-nix.inputs.nixpkgs.follows = "nixpkgs";
+  };
 
   outputs =
-    { self, nixpkgs }:
+    {
+      self,
+      nixpkgs,
+      sops-nix,
+    }:
     let
       inherit (nixpkgs) lib;
       systems = [
@@ -61,18 +70,38 @@
           imports = [ module ];
           services.${service}.package = lib.mkDefault self.packages.${pkgs.stdenv.hostPlatform.system}.${name};
         };
+
+      # A machine of a fleet without the agent would take one update, its last.
+      agentIn = module: [
+        module
+        { services.muster-agent.enable = lib.mkDefault true; }
+      ];
+      library = import ./nix {
+        baseModules = {
+          nixos = agentIn self.nixosModules.muster-agent ++ [ self.nixosModules.muster-secrets ];
+          darwin = agentIn self.darwinModules.muster-agent ++ [ self.darwinModules.muster-secrets ];
+        };
+        fallback = { inherit nixpkgs sops-nix; };
+      };
     in
     {
+      lib = { inherit (library) mkFleet; };
+      templates = import ./nix/templates;
+
       packages = each packagesOf;
 
       nixosModules = {
         muster-agent = withPackage ./packaging/systemd/agent.nix "muster-agent" "muster-agent";
         muster-controller = withPackage ./packaging/systemd/controller.nix "muster-controller" "muster";
+        muster-secrets = ./nix/modules/secrets-nixos.nix;
       };
-      darwinModules.muster-agent = withPackage ./packaging/launchd/agent.nix "muster-agent" "muster-agent";
+      darwinModules = {
+        muster-agent = withPackage ./packaging/launchd/agent.nix "muster-agent" "muster-agent";
+        muster-secrets = ./nix/modules/secrets-darwin.nix;
+      };
 
       # Services for both classes; in a Clan flake: instances.I.module = { input = "muster"; name = "zerotier"; }.
-      clan.modules = (import ./nix { }).services;
+      clan.modules = library.services;
 
       apps = each (
         pkgs:

@@ -1,6 +1,6 @@
 //! `muster machines list --flake` on flakes of each kind, with a real Nix and no controller.
-
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
+
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output};
@@ -87,7 +87,7 @@ fn a_plain_flake_is_read_as_it_is() {
     let machines = flake.list(&[]);
     let told: Vec<_> = machines
         .iter()
-        .map(|m| json!([m["machine"], m["class"], m["system"], m["tags"], m["knownFrom"], m["notes"]]))
+        .map(|m| json!([m["machine"], m["class"], m["system"], m["tags"], m["known_from"], m["notes"]]))
         .collect();
     assert_eq!(
         told,
@@ -154,7 +154,7 @@ fn a_clan_inventory_is_read_in_each_shape_that_it_had() {
         ));
         let iron = flake.machine("iron");
         assert_eq!(iron["tags"], json!(["all", "darwin", "lab", "laptop"]), "{place}");
-        assert_eq!(iron["knownFrom"], json!(["darwinConfigurations", "clanInternals"]));
+        assert_eq!(iron["known_from"], json!(["darwinConfigurations", "clanInternals"]));
         assert_eq!(iron["description"], "A Mac");
         let new = flake.machine("new");
         assert_eq!(new["class"], "nixos");
@@ -170,7 +170,7 @@ const LIBRARY: &str = r#"(import ./nix { }).mkFleet {
     modules.sshd = { };
     nixpkgs = throw "a list of machines needs no nixpkgs";
     nix-darwin = { };
-    machines = { tin = { }; iron = { }; };
+    machines = builtins.mapAttrs (_: _: { }) (import ./inventory.nix).machines;
     inventory = import ./inventory.nix;
 }"#;
 
@@ -181,7 +181,16 @@ fn a_fleet_of_our_library_is_listed_without_nixpkgs() {
         "inventory.nix",
         r#"{
             machines.tin = { system = "x86_64-linux"; tags = [ "servers" ]; };
-            machines.iron = { machineClass = "darwin"; system = "aarch64-darwin"; muster.deadlineSeconds = 60; };
+            machines.iron = { machineClass = "darwin"; system = "aarch64-darwin"; };
+            # Every fact that the library lets through is one that the command line reads.
+            machines.lead = { system = "x86_64-linux"; muster = {
+                deadlineSeconds = 60;
+                action = "boot";
+                trustedNixKeys = [ "builder-1:AAAA" ];
+                checks.ssh = { tcp = "127.0.0.1:22"; timeoutSeconds = 5; tries = 3; };
+                checks.web.http = "http://127.0.0.1/";
+                checks.data.command = [ "/bin/true" ];
+            }; };
             tags.lab = [ "iron" ];
             instances.sshd = {
                 module = { input = "self"; name = "sshd"; };
@@ -193,7 +202,7 @@ fn a_fleet_of_our_library_is_listed_without_nixpkgs() {
     assert_eq!(iron["system"], "aarch64-darwin");
     assert_eq!(iron["tags"], json!(["all", "darwin", "lab"]));
     assert_eq!(iron["roles"], json!({"sshd": ["server"]}));
-    assert_eq!(iron["knownFrom"], json!(["darwinConfigurations", "muster.inventory", "muster.machines"]));
+    assert_eq!(iron["known_from"], json!(["darwinConfigurations", "muster.inventory", "muster.machines"]));
     assert_eq!(iron["notes"], json!([]));
     assert_eq!(flake.machine("tin")["tags"], json!(["all", "nixos", "servers"]));
 }

@@ -15,7 +15,7 @@
   nixpkgs ? inputs.nixpkgs or fallback.nixpkgs,
   nix-darwin ? inputs.nix-darwin or inputs.darwin or null,
   # What decrypts the secrets of users and services on machines; needed where there are any.
-  sops-nix ? inputs.sops-nix or null,
+  sops-nix ? inputs.sops-nix or fallback.sops-nix or null,
   # Services of this flake by name, for `module.input = "self"`.
   modules ? { },
   # Modules of machines by name, in place of machines/NAME/configuration.nix.
@@ -67,13 +67,13 @@ let
         })
       ];
     };
-  secretsModules =
+  sopsModules =
     let
       of = output: if sops-nix == null then [ ] else [ sops-nix.${output}.sops ];
     in
     {
-      nixos = [ ../modules/secrets-nixos.nix ] ++ of "nixosModules";
-      darwin = [ ../modules/secrets-darwin.nix ] ++ of "darwinModules";
+      nixos = of "nixosModules";
+      darwin = of "darwinModules";
     };
   systemOf =
     machine:
@@ -89,7 +89,7 @@ let
       modules = [
         (base machine)
       ]
-      ++ secretsModules.${machine.class}
+      ++ sopsModules.${machine.class}
       ++ baseModules.${machine.class}
       ++ inspected.evaluated.modulesFor names.classes.${machine.class}.module machine.name
       ++ [ (inspected.machineModule machine.name) ];

@@ -82,7 +82,6 @@ let
   string =
     place: value: if isString value then [ ] else bad place "this is ${kind value}; write a string.";
 
-  # No `name`, and nothing that begins or ends by a blank: what goes to other programs as it stands.
   strings =
     place: value:
     if !isList value then

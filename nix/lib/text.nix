@@ -3,7 +3,6 @@ let
   inherit (builtins)
     concatStringsSep
     elemAt
-    filter
     foldl'
     genList
     head
@@ -18,7 +17,6 @@ let
     length
     stringLength
     substring
-    tail
     ;
 
   min = a: b: if a < b then a else b;
@@ -116,10 +114,4 @@ rec {
 
   # Each once, in the order in which they came first.
   unique = foldl' (seen: item: if builtins.elem item seen then seen else seen ++ [ item ]) [ ];
-
-  join = a: b: if a == [ ] then b else if b == [ ] then a else a ++ b;
-
-  rest = items: if items == [ ] then [ ] else tail items;
-
-  without = unwanted: filter (item: !(builtins.elem item unwanted));
 }

@@ -100,6 +100,7 @@ in
         };
         restarts = map (it: {
           inherit (it) name;
+          inherit (it.file) neededFor;
           units = it.file.restartUnits;
           fingerprint = fingerprint it.encrypted;
         }) (lib.filter (it: it.file.restartUnits != [ ]) generated);

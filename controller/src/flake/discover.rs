@@ -47,7 +47,6 @@ pub struct Outputs<'a> {
 
 /// One machine of the flake.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
-#[serde(rename_all = "camelCase")]
 pub struct Found {
     pub machine: String,
     pub class: Option<Class>,

@@ -19,7 +19,6 @@ let
       generator
     else
       generator // { files = lib.mapAttrs (_: file: removeAttrs file [ "restartUnits" ]) generator.files; };
-  trimmed = text: lib.removeSuffix " " (lib.removeSuffix "\n" text);
 in
 rec {
   inherit machine;
@@ -34,21 +33,8 @@ rec {
 
   file = generator: name: generators.${generator}.files.${name};
 
-  # A public value of this machine, without the white space that programs leave at the end.
-  value = generator: name: trimmed (file generator name).value;
-
-  # The same of any machine, or of all (`machine = null`); null where it was not generated.
-  public =
-    {
-      machine ? null,
-      generator,
-      file,
-    }:
-    let
-      folder = if machine == null then "shared" else "per-machine/${machine}";
-      path = "${toString directory}/vars/${folder}/${generator}/${file}/value";
-    in
-    if builtins.pathExists path then trimmed (builtins.readFile path) else null;
+  # Public values, of any machine.
+  public = import ./public.nix { inherit lib directory; };
 
   # What changes when a secret does, without telling anything of it.
   fingerprint =
@@ -60,5 +46,5 @@ rec {
     import ../../modules/fingerprint.nix path;
 
   # How values come about, for messages.
-  generate = if inClan then "`clan vars generate`" else "`muster vars generate`";
+  generate = if inClan then "`clan vars generate`" else "Generating the variables";
 }

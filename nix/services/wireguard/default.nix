@@ -141,17 +141,7 @@ let
     arguments:
     let
       fleet = fleetOf {
-        public =
-          {
-            machine ? null,
-            generator,
-            file,
-          }:
-          let
-            folder = if machine == null then "shared" else "per-machine/${machine}";
-            path = "${toString directory}/vars/${folder}/${generator}/${file}/value";
-          in
-          if builtins.pathExists path then lib.removeSuffix "\n" (builtins.readFile path) else null;
+        public = import ../common/public.nix { inherit lib directory; };
       } arguments;
     in
     arguments.mkExports {

@@ -1,5 +1,4 @@
-# What the controller says of the network and its members. nixpkgs builds zerotierone without the controller unless it is
-# asked to, because that part has a licence of its own.
+# What the controller says of the network and its members.
 {
   lib,
   instanceName,
@@ -50,12 +49,7 @@ in
   config = lib.mkMerge [
     (vars.declare (generators.network instanceName))
     {
-      services.zerotierone.package = lib.mkDefault (
-        if lib.functionArgs pkgs.zerotierone.override ? enableUnfree then
-          pkgs.zerotierone.override { enableUnfree = true; }
-        else
-          pkgs.zerotierone
-      );
+      muster.zerotier.controller = true;
       systemd.services."zerotier-controller-${instanceName}" = lib.mkIf (fleet.network != null) {
         description = "ZeroTier network ${instanceName} and its members";
         wantedBy = [ "multi-user.target" ];

@@ -113,21 +113,11 @@ let
   exportsOf =
     arguments:
     let
-      read =
-        {
-          generator,
-          file,
-          ...
-        }:
-        let
-          path = "${toString directory}/vars/shared/${generator}/${file}/value";
-        in
-        if builtins.pathExists path then lib.removeSuffix "\n" (builtins.readFile path) else null;
       fleet = import ./fleet.nix {
         inherit lib;
         inherit (arguments) instanceName roles;
         machine = arguments.machine.name;
-        vars.public = read;
+        vars.public = import ../common/public.nix { inherit lib directory; };
       };
       known = fleet.known.${arguments.machine.name} or { addresses = [ ]; };
     in

@@ -7,6 +7,12 @@
 }:
 let
   cfg = config.muster.zerotier;
+  # nixpkgs leaves the controller out unless it is asked, because that part has a licence of its own.
+  withController =
+    if lib.functionArgs pkgs.zerotierone.override ? enableUnfree then
+      pkgs.zerotierone.override { enableUnfree = true; }
+    else
+      pkgs.zerotierone;
   plan = import ./plan.nix { inherit lib pkgs cfg; };
 in
 {
@@ -15,6 +21,7 @@ in
   config = {
     services.zerotierone = {
       enable = true;
+      package = lib.mkIf cfg.controller (lib.mkDefault withController);
       inherit (cfg) port localConf;
       joinNetworks = lib.attrNames cfg.networks;
     };

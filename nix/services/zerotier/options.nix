@@ -15,6 +15,11 @@ in
       default = { };
       description = "The networks to join, by their ids, and what each may do here.";
     };
+    controller = mkOption {
+      type = types.bool;
+      default = false;
+      description = "Whether this machine is the controller of a network.";
+    };
     port = mkOption {
       type = types.port;
       default = 9993;

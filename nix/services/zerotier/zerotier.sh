@@ -22,9 +22,10 @@ put() {
   fi
 }
 
-# Secrets may be decrypted after daemons have started; the supervisor tries again where this gives up.
+# Secrets may be decrypted after daemons have started. The supervisor tries again where this gives up, which systemd wants
+# within 90 seconds.
 await_identity() {
-  left=${MUSTER_WAIT_SECONDS:-120}
+  left=${MUSTER_WAIT_SECONDS:-60}
   until [ -s "$identity" ]; do
     [ "$left" -gt 0 ] || die "$identity is not there. Generate this machine's variables, and see that it can decrypt them."
     left=$((left - 1))

@@ -1,5 +1,4 @@
 # All ten services at once, on every machine, in a fleet of ours and in a Clan; and each twice, where a fleet may.
-# needs: clan-core sops-nix
 t:
 let
   inherit (t) lib;
@@ -91,6 +90,12 @@ in
     "so do agents of a person" = lib.all (
       agent: agent.serviceConfig.EnvironmentVariables ? MUSTER_CONFIGURATION
     ) (lib.attrValues fleet.ours.stibnite.config.launchd.user.agents);
+    "services may be there twice" =
+      force twice.ours.stibnite
+      && lib.isString twice.ours.cinnabar.config.services.zerotierone.package.name
+      && lib.elem "zerotier-controller-zt2" (units twice.ours.cinnabar);
+  }
+  // t.inClan {
     "the same daemons run in a Clan" =
       let
         compared = lib.mapAttrs (
@@ -108,7 +113,6 @@ in
       lib.all (machine: lib.subtractLists fresh.clansGenerators.${machine} fresh.generators.${machine} == [ ]) (
         lib.attrNames machines
       );
-    "services may be there twice" =
-      force twice.ours.stibnite && force twice.clans.blackphos && lib.elem "zerotier-controller-zt2" (units twice.ours.cinnabar);
+    "services may be there twice in a Clan" = force twice.clans.blackphos;
   };
 }

@@ -1,5 +1,5 @@
 # The inventory of examples/minerals in a real Clan: what a machine gets there is what it gets from mkFleet.
-# needs: clan-core sops-nix
+# needs: clan-core
 t:
 let
   inherit (t) lib;
@@ -20,8 +20,44 @@ let
       instances = lib.mapAttrs (_: instance: { module = { }; } // instance) inventory.instances;
     };
   };
+  # The agent as docs/flakes.md gives it to a Clan's machines, by Clan's own importer.
+  nixpkgs = {
+    inherit lib;
+    legacyPackages = lib.genAttrs [ "x86_64-linux" "aarch64-linux" "aarch64-darwin" ] (
+      system: t.pkgs system // { rustPlatform.buildRustPackage = { pname, ... }: (t.pkgs system).${pname}; }
+    );
+  };
+  muster = (import (t.repository + "/flake.nix")).outputs {
+    inherit nixpkgs;
+    sops-nix = t.sops-nix-flake;
+    self = muster // {
+      outPath = t.repository;
+    };
+  };
+  importing = tag: module: {
+    module = {
+      input = null;
+      name = "importer";
+    };
+    roles.default.tags.${tag} = { };
+    roles.default.extraModules = [
+      module
+      { services.muster-agent.enable = true; }
+    ];
+  };
+  withAgent = t.clan {
+    inherit directory machines;
+    clanServices.importer = t.clan-core + "/clanServices/importer";
+    inventory = {
+      machines = lib.mapAttrs (_: machine: { inherit (machine) machineClass tags; }) inventory.machines;
+      instances = {
+        agent-on-hosts = importing "nixos" muster.nixosModules.muster-agent;
+        agent-on-macs = importing "darwin" muster.darwinModules.muster-agent;
+      };
+    };
+  };
   macs = it: it.darwinConfigurations;
-  plists = one: lib.mapAttrs (_: file: file.text) (
+  plists = one: lib.mapAttrs (_: file: t.withoutSecrets file.text) (
     lib.filterAttrs (name: _: lib.hasInfix "zerotier" name || lib.hasInfix "node-exporter" name) one.config.environment.launchDaemons
   );
   # In the order in which they come, since that shows the order in which settings were merged.
@@ -29,6 +65,9 @@ let
 in
 {
   holds = {
+    "Clan's importer gives every machine the agent" =
+      withAgent.nixosConfigurations.cinnabar.config.systemd.services ? muster-agent
+      && lib.all (mac: mac.config.launchd.daemons ? muster-agent) (lib.attrValues (macs withAgent));
     "both have the same machines" =
       lib.attrNames (macs clans) == lib.attrNames (macs ours)
       && lib.attrNames clans.nixosConfigurations == lib.attrNames ours.nixosConfigurations;

@@ -1,5 +1,4 @@
 # The fleets in examples/: roles, settings and daemons of every machine, as examples/README.md documents them.
-# needs: sops-nix
 t:
 let
   inherit (t) lib;
@@ -19,7 +18,21 @@ let
     }
     .${name}
   );
-  muster = import (t.repository + "/nix") { };
+  # Muster's flake, with packages that are names.
+  nixpkgs = {
+    inherit lib;
+    legacyPackages = lib.genAttrs [ "x86_64-linux" "aarch64-linux" "aarch64-darwin" ] (
+      system: t.pkgs system // { rustPlatform.buildRustPackage = { pname, ... }: (t.pkgs system).${pname}; }
+    );
+  };
+  flake = (import (t.repository + "/flake.nix")).outputs {
+    inherit nixpkgs;
+    sops-nix = t.sops-nix-flake;
+    self = flake // {
+      outPath = t.repository;
+    };
+  };
+  muster = flake.lib;
   fleet =
     name: more:
     let
@@ -32,7 +45,6 @@ let
           outPath = t.repository + "/tests/nix/lib/source";
           inputs = { };
         };
-        sops-nix = t.sops-nix-flake;
         inventory = folder + "/inventory.nix";
         machinesDir = folder + "/machines";
         nixpkgs.lib = lib // {
@@ -86,7 +98,13 @@ let
       ]
     ) (map (package: package.name or "?") one.config.environment.systemPackages);
   daemons = one: attrNames one.config.launchd.daemons;
-  plain = t.darwin { modules = [ { networking.hostName = "plain"; } ]; };
+  # A Mac of no fleet, with the agent alone.
+  plain = t.darwin {
+    modules = [
+      flake.darwinModules.muster-agent
+      { services.muster-agent.enable = true; }
+    ];
+  };
   newDaemons = one: lib.subtractLists (daemons plain) (daemons one);
   service = one: name: one.config.launchd.daemons.${name}.serviceConfig;
 in
@@ -113,6 +131,12 @@ in
     "the example flakes call mkFleet as it is called here" = lib.all (
       name: lib.hasInfix "muster.lib.mkFleet {\n      inherit self;\n      inventory = ./inventory.nix;" (readFile (t.repository + "/examples/${name}/flake.nix"))
     ) [ "minerals" "mixed" ];
+    "every machine has the agent, also Macs outside every role" = lib.all (one: one.config.services.muster-agent.enable) (
+      lib.attrValues everyone
+      ++ lib.attrValues mixed.darwinConfigurations
+      ++ lib.attrValues mixed.nixosConfigurations
+    );
+    "templates are there for nix flake init" = builtins.pathExists (flake.templates.default.path + "/flake.nix");
     "every machine of minerals is what it says" =
       mapAttrs (_: one: one.config.networking.hostName) everyone == {
         cinnabar = "cinnabar";
@@ -128,7 +152,7 @@ in
     "README.md tells each new daemon of a Mac" = lib.all (
       name: lib.any (lib.hasInfix "`org.nixos.${name}`") readme
     ) (newDaemons stibnite);
-    "Macs outside every role have the daemons of nix-darwin and no others" = lib.all (
+    "Macs outside every role have the daemons of nix-darwin, the agent, and no others" = lib.all (
       one: daemons one == daemons plain
     ) (lib.attrValues mixed.darwinConfigurations);
     "their own configuration is in them" = mixed.darwinConfigurations.rosegold.config.system.primaryUser == "janet";

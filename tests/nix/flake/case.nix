@@ -9,7 +9,37 @@ let
     outPath = "/nixpkgs";
     legacyPackages = lib.genAttrs [ "x86_64-linux" "aarch64-linux" "aarch64-darwin" ] t.pkgs;
   };
-  self = (import (t.repository + "/flake.nix")).outputs { inherit self nixpkgs; };
+  self = (import (t.repository + "/flake.nix")).outputs {
+    inherit self nixpkgs;
+    sops-nix = t.sops-nix-flake;
+  };
+  # The check that evaluates with NixOS itself, as far as it comes without it.
+  raw = lib.mkOption { type = lib.types.raw; };
+  onNixos = import (t.repository + "/tests/nix/lib/real-nixos.nix") {
+    pkgs = t.pkgs "x86_64-linux";
+    muster = self;
+    nixpkgs.lib = lib // {
+      nixosSystem =
+        { modules, specialArgs }:
+        t.nixos {
+          inherit specialArgs;
+          modules = modules ++ [
+            (
+              { config, ... }:
+              {
+                options = {
+                  boot.loader.grub.enable = raw;
+                  fileSystems = raw;
+                  nixpkgs.config = raw;
+                  system.stateVersion = raw;
+                };
+                config.system.build.toplevel.drvPath = builtins.deepSeq config.systemd.services "/nix/store/${config.networking.hostName}.drv";
+              }
+            )
+          ];
+        };
+    };
+  };
   names = lib.mapAttrs (_: lib.attrNames);
   host = t.nixos {
     modules = [
@@ -61,6 +91,8 @@ in
     "every service has a readme that says more than its name" = lib.all (
       file: lib.stringLength (builtins.readFile (file + "/README.md")) > 500
     ) (lib.attrValues self.clan.modules);
+    "the check on NixOS has both hosts with all services" =
+      onNixos.text == "/nix/store/cinnabar.drv\n/nix/store/electrum.drv\n";
     "apps run what the packages have" =
       self.apps.x86_64-linux.default.program == lib.getExe self.packages.x86_64-linux.muster;
   };

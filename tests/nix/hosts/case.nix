@@ -1,5 +1,4 @@
 # hosts: the fleet's names, from the inventory and from a network.
-# needs: clan-core sops-nix
 t:
 let
   fleetWith =
@@ -35,12 +34,14 @@ in
     "electrum.json" = fleet.ours.electrum.config.networking.hosts;
   };
   holds = {
-    "a Mac in a Clan runs the same daemon" = plist fleet.clans.stibnite == plist fleet.ours.stibnite;
-    "a host in a Clan has the same names" =
-      fleet.clans.cinnabar.config.networking.hosts == fleet.ours.cinnabar.config.networking.hosts;
     "a Mac that asks a server runs none" = !(asking.ours.stibnite.config.launchd.daemons ? hosts-hosts);
     "another address changes the daemon" =
       plist fleet.ours.stibnite
       != plist (fleetWith { entries.scanner = [ "192.0.2.10" ]; }).ours.stibnite;
+  }
+  // t.inClan {
+    "a Mac in a Clan runs the same daemon" = plist fleet.clans.stibnite == plist fleet.ours.stibnite;
+    "a host in a Clan has the same names" =
+      fleet.clans.cinnabar.config.networking.hosts == fleet.ours.cinnabar.config.networking.hosts;
   };
 }

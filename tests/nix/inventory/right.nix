@@ -50,6 +50,8 @@ let
     );
   of = inventory: make { inherit inventory; };
 
+  says = text: words: builtins.replaceStrings [ words ] [ "" ] text != text;
+
   computed = of (
     fleet.good
     // {
@@ -85,7 +87,49 @@ let
     }
   );
 
+  # docs/flakes.md shows what is said of this one.
+  shown =
+    let
+      minerals = import ../../../examples/minerals/inventory.nix;
+      machines = minerals.machines // {
+        stibnite = minerals.machines.stibnite // {
+          deploy.buildHost = "cinnabar";
+        };
+      };
+    in
+    (import ../../../nix/lib/inspect.nix {
+      inherit (muster) services;
+      self.outPath = ./.;
+      inputs = { };
+      lib = throw "nobody asks";
+      nix-darwin = { };
+      modules = services;
+      machines = builtins.mapAttrs (_: _: { }) machines;
+      machinesDir = ./.;
+      exportInterfaces = { };
+      inventory = {
+        inherit machines;
+        instances.sshd = {
+          module = {
+            input = "self";
+            name = "web";
+          };
+          roles.server.tags.laptop = { };
+        };
+      };
+    }).problems;
+
   pure = {
+    "docs/flakes.md says of a wrong inventory what is said" = {
+      found = builtins.filter (
+        problem: !(says (builtins.readFile ../../../docs/flakes.md) "\n- ${problem}\n")
+      ) shown;
+      wanted = [ ];
+    };
+    "there are two mistakes in it" = {
+      found = length shown;
+      wanted = 2;
+    };
     "a machine has its own tags, those of the inventory, its class and all" = {
       found = builtins.mapAttrs (_: machine: machine.tags) computed.muster.inventory.machines;
       wanted = {
@@ -201,6 +245,21 @@ let
       found = attrNames (of fleet.good).clan.modules;
       wanted = attrNames services;
     };
+    "the template is a fleet of both classes" =
+      let
+        template = ../../../nix/templates/fleet;
+        it = make {
+          inventory = template + "/inventory.nix";
+          machinesDir = template + "/machines";
+        };
+      in
+      {
+        found = builtins.mapAttrs (_: machine: machine.class) it.muster.inventory.machines;
+        wanted = {
+          laptop = "darwin";
+          server = "nixos";
+        };
+      };
     "an empty inventory is a fleet without machines" = {
       found = (of { }).muster.machines;
       wanted = { };
@@ -302,6 +361,27 @@ let
       wanted = {
         roles = [ "server" ];
         instances = [ "web" ];
+      };
+    };
+    "what is exported gets what its interface adds" = {
+      found =
+        (make {
+          inventory = fleet.good // {
+            instances = fleet.web { server.machines.tin.settings.port = 80; } // {
+              reader = {
+                module.input = "self";
+                roles.default.machines.tin = { };
+              };
+            };
+          };
+          exportInterfaces.peer.options.peer = {
+            port = lib.mkOption { type = lib.types.port; };
+            weight = lib.mkOption { default = 5; };
+          };
+        }).nixosConfigurations.tin.config.told.exports;
+      wanted."web:web:server:tin".peer = {
+        port = 80;
+        weight = 5;
       };
     };
     "extra modules come with the role alone" = {

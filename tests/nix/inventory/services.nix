@@ -67,6 +67,13 @@ in
         };
     };
 
+  # Reads what the others export.
+  reader =
+    _:
+    service "reader" {
+      roles.default.perInstance = { exports, ... }: { nixosModule.told = { inherit exports; }; };
+    };
+
   # Only for NixOS.
   tuner = _: service "tuner" { roles.default.perInstance = _: { nixosModule.told.tuned = true; }; };
 

@@ -5,11 +5,14 @@ t:
   inventory,
   directory,
   machines ? { },
+  # Services of Clan's own, for instances with `module.input = null`.
+  clanServices ? { },
 }:
 let
   inherit (t) lib;
   root = t.clan-core;
   clanLib = import (root + "/lib") { inherit lib; };
+  sops = module: if t.sops-nix == null then ./sops.nix else t.sops-nix + module;
   core =
     {
       _class,
@@ -25,7 +28,7 @@ let
           [
             (root + "/nixosModules/clanCore")
             (root + "/darwinModules/hosts.nix")
-            (t.sops-nix + "/modules/nix-darwin")
+            (sops "/modules/nix-darwin")
           ]
         else
           map (name: root + "/nixosModules/clanCore/${name}") [
@@ -36,13 +39,13 @@ let
           ]
           ++ [
             ./nixos-in-clan.nix
-            (t.sops-nix + "/modules/sops")
+            (sops "/modules/sops")
           ];
     };
   clan-core = {
     inherit clanLib;
     clan = {
-      modules = { };
+      modules = clanServices;
       deprecatedModules = [ ];
       templates = { };
     };

@@ -14,17 +14,27 @@ let
     nix-darwin = folder nix-darwin;
     clan-core = folder clan-core;
     sops-nix = folder sops-nix;
-    # The flake of sops-nix, as far as mkFleet uses it; null where no checkout of it was given.
+    # The flake of sops-nix, as far as mkFleet uses it.
     sops-nix-flake =
       if t.sops-nix == null then
-        null
+        {
+          nixosModules.sops = ./sops-nix.nix;
+          darwinModules.sops = ./sops-nix.nix;
+        }
       else
         {
-          nixosModules.sops.imports = [
-            (t.sops-nix + "/modules/sops")
-            ./nixos-in-clan.nix
-          ];
-          darwinModules.sops = t.sops-nix + "/modules/nix-darwin";
+          nixosModules.sops = {
+            imports = [
+              (t.sops-nix + "/modules/sops")
+              ./nixos-in-clan.nix
+            ];
+            # Nothing is copied into a store here, so nothing can be looked at there.
+            sops.validateSopsFiles = false;
+          };
+          darwinModules.sops = {
+            imports = [ (t.sops-nix + "/modules/nix-darwin") ];
+            sops.validateSopsFiles = false;
+          };
         };
     pkgs = system: import ./pkgs.nix { inherit lib system; };
 
@@ -178,6 +188,9 @@ let
         ) generator.files;
       }) tree;
     etc = configuration: name: configuration.config.environment.etc.${name}.text;
+
+    # What is to hold, or is expected (below `clan/`), only where there is a Clan to hold it in.
+    inClan = lib.optionalAttrs (t.clan-core != null);
 
     # A fleet of Muster's own library, and the same inventory in a Clan: { nixosConfigurations, darwinConfigurations }.
     fleet = import ./fleet.nix t;

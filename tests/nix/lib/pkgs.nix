@@ -67,7 +67,6 @@ lib.genAttrs [
   "wireguard-go"
   "wireguard-tools"
   "xkcdpass"
-  "zerotierone"
   "dnsutils"
   "tcpdump"
   "gitMinimal"
@@ -75,6 +74,13 @@ lib.genAttrs [
 ] package
 // {
   inherit lib;
+  # As in nixpkgs, the controller comes only if it is asked for.
+  zerotierone = lib.makeOverridable (
+    {
+      enableUnfree ? false,
+    }:
+    package (if enableUnfree then "zerotierone-with-controller" else "zerotierone")
+  ) { };
   stdenv = {
     hostPlatform = lib.systems.elaborate system;
     buildPlatform = lib.systems.elaborate system;
@@ -104,14 +110,18 @@ lib.genAttrs [
       generate = name: value: written name (builtins.toJSON value);
     };
   };
-  # Also where a file gives several packages (nix-darwin's tools).
+  # Also where a file gives several packages (nix-darwin's tools); one that writes a text is as it is.
   callPackage =
-    file: _:
-    package (baseNameOf (toString file))
-    // lib.genAttrs [
-      "darwin-option"
-      "darwin-rebuild"
-      "darwin-version"
-    ] package;
+    file: arguments:
+    if baseNameOf (toString file) == "manifest-for.nix" then
+      import file (lib.intersectAttrs (lib.functionArgs (import file)) { inherit lib; } // arguments)
+    else
+      package (baseNameOf (toString file))
+      // lib.genAttrs [
+        "darwin-option"
+        "darwin-rebuild"
+        "darwin-version"
+        "sops-install-secrets"
+      ] package;
   darwin-uninstaller = package "darwin-uninstaller";
 }

@@ -1,5 +1,4 @@
 # packages: the same names on both classes, and some of their own.
-# needs: clan-core sops-nix
 t:
 let
   fleetWith =
@@ -31,6 +30,8 @@ in
     "cinnabar.json" = packages fleet.ours.cinnabar;
   };
   holds = {
+  }
+  // t.inClan {
     "a Mac in a Clan has the same" = packages fleet.clans.stibnite == packages fleet.ours.stibnite;
     "a host in a Clan has the same" = packages fleet.clans.cinnabar == packages fleet.ours.cinnabar;
   };

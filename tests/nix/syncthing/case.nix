@@ -1,5 +1,4 @@
 # syncthing: the folders that machines of both classes name.
-# needs: clan-core sops-nix
 t:
 let
   macs = {
@@ -43,14 +42,16 @@ in
     };
   };
   holds = {
-    "a Mac in a Clan runs the same agent" = plist fleet.clans.stibnite == plist fleet.ours.stibnite;
-    "a host in a Clan is the same" =
-      fleet.clans.electrum.config.services.syncthing == fleet.ours.electrum.config.services.syncthing;
     "another folder changes the agent" =
       plist fleet.ours.stibnite
       != plist (fleetWith macs { folders.music.path = "~/Music"; }).ours.stibnite;
     "no daemon of root's touches a person's folders" =
       !(fleet.ours.stibnite.config.launchd.daemons ? syncthing);
+  }
+  // t.inClan {
+    "a Mac in a Clan runs the same agent" = plist fleet.clans.stibnite == plist fleet.ours.stibnite;
+    "a host in a Clan is the same" =
+      fleet.clans.electrum.config.services.syncthing == fleet.ours.electrum.config.services.syncthing;
   };
   refuses = {
     "a Mac without a primary user" = (fleetWith { } { }).ours.stibnite.config.launchd.user.agents;

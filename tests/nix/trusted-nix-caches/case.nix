@@ -1,5 +1,4 @@
 # trusted-nix-caches: nix.settings on both classes, unless somebody else owns nix.conf.
-# needs: clan-core sops-nix
 t:
 let
   fleetWith =
@@ -37,6 +36,8 @@ in
     "stibnite-without-nix.json" = determinate.ours.stibnite.config.warnings;
   };
   holds = {
+  }
+  // t.inClan {
     "a Mac in a Clan trusts the same" = settings fleet.clans.stibnite == settings fleet.ours.stibnite;
     "a host in a Clan trusts the same" = settings fleet.clans.cinnabar == settings fleet.ours.cinnabar;
   };

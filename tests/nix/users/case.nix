@@ -1,5 +1,4 @@
 # users: an account with a password on NixOS and without one on a Mac, where the owner's own is left alone.
-# needs: clan-core sops-nix
 t:
 let
   fleetWith =
@@ -38,8 +37,6 @@ in
     "cinnabar-generators.json" = t.generators fleet.ours.cinnabar.config.muster.vars.generators;
   };
   holds = {
-    "a Mac in a Clan has the same account" = mac fleet.clans.stibnite == mac fleet.ours.stibnite;
-    "a host in a Clan has the same account" = host fleet.clans.cinnabar == host fleet.ours.cinnabar;
     "a shell of nixpkgs is set up on both classes" =
       let
         fishes = fleetWith {
@@ -54,6 +51,10 @@ in
     "a host wants no number" = (host (fleetWith { }).ours.cinnabar).uid == null;
     "an account may go without a password" =
       (host (fleetWith { password = false; }).ours.cinnabar).hashedPasswordFile == null;
+  }
+  // t.inClan {
+    "a Mac in a Clan has the same account" = mac fleet.clans.stibnite == mac fleet.ours.stibnite;
+    "a host in a Clan has the same account" = host fleet.clans.cinnabar == host fleet.ours.cinnabar;
   };
   refuses."a Mac without a number" = mac (fleetWith { }).ours.stibnite;
 }

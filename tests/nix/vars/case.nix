@@ -1,5 +1,4 @@
 # nix/modules/vars.nix: generators without Clan, with Clan's names and layout; and the helper that picks whose they are.
-# needs: clan-core sops-nix
 t:
 let
   inherit (t) lib;

@@ -1,5 +1,4 @@
 # wireguard: two controllers that route for their peers, on both classes.
-# needs: clan-core sops-nix
 t:
 let
   fleetWith =
@@ -47,10 +46,6 @@ in
     "stibnite-generators.json" = t.generators fleet.ours.stibnite.config.muster.vars.generators;
   };
   holds = {
-    "a Mac in a Clan runs the same daemon" = plist fleet.clans.stibnite == t.withoutSecrets (plist fleet.ours.stibnite);
-    "a Mac in a Clan has the same configuration" =
-      t.etc fleet.clans.stibnite "wireguard/wg.conf" == t.etc fleet.ours.stibnite "wireguard/wg.conf";
-    "a host in a Clan has the same interface" = host fleet.clans.cinnabar == host fleet.ours.cinnabar;
     "a changed peer changes the daemon" =
       let
         moved = small {
@@ -83,6 +78,12 @@ in
           }).ours.stibnite
           "wireguard/wg.conf"
       );
+  }
+  // t.inClan {
+    "a Mac in a Clan runs the same daemon" = plist fleet.clans.stibnite == t.withoutSecrets (plist fleet.ours.stibnite);
+    "a Mac in a Clan has the same configuration" =
+      t.etc fleet.clans.stibnite "wireguard/wg.conf" == t.etc fleet.ours.stibnite "wireguard/wg.conf";
+    "a host in a Clan has the same interface" = host fleet.clans.cinnabar == host fleet.ours.cinnabar;
   };
   refuses = {
     "a peer that does not say who routes for it" = (fleetWith { controller = null; }).ours.stibnite.config.networking.wg-quick.interfaces;

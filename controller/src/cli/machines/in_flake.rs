@@ -49,7 +49,8 @@ fn print_table(machines: &[Found]) {
     println!("{rows}");
     for found in machines {
         for note in &found.notes {
-            eprintln!("note: {}: {}", table::harmless(&found.machine), table::harmless(note));
+            let note = table::harmless(note).replace('\n', " ");
+            eprintln!("note: {}: {note}", table::harmless(&found.machine));
         }
     }
 }

@@ -68,7 +68,7 @@ in
       };
     };
     says = [
-      "instances.web.module.name: this flake (mkFleet's argument `modules`) has no service `mail`. It has crowded, launcher, marker, nothing, pair, tuner, web."
+      "instances.web.module.name: this flake (mkFleet's argument `modules`) has no service `mail`. It has crowded, launcher, marker, nothing, pair, reader, tuner, web."
     ];
   };
   "an instance without roles" = {
