@@ -15,12 +15,13 @@ let
     clan-core = folder clan-core;
     sops-nix = folder sops-nix;
     # The flake of sops-nix, as far as mkFleet uses it.
+    sops-nix-stub = {
+      nixosModules.sops = ./sops-nix.nix;
+      darwinModules.sops = ./sops-nix.nix;
+    };
     sops-nix-flake =
       if t.sops-nix == null then
-        {
-          nixosModules.sops = ./sops-nix.nix;
-          darwinModules.sops = ./sops-nix.nix;
-        }
+        t.sops-nix-stub
       else
         {
           nixosModules.sops = {
