@@ -2,6 +2,20 @@
 { lib, config, pkgs, ... }:
 let
   cfg = config.services.muster-agent;
+  # TOML on one line. Its strings, numbers and truth values are written as JSON's.
+  toml =
+    value:
+    if builtins.isAttrs value then
+      "{ ${
+        builtins.concatStringsSep ", " (
+          map (name: "${builtins.toJSON name} = ${toml value.${name}}") (builtins.attrNames value)
+        )
+      } }"
+    else if builtins.isList value then
+      "[ ${builtins.concatStringsSep ", " (map toml value)} ]"
+    else
+      builtins.toJSON value;
+  unless = nothing: name: value: if value == nothing then "" else "${name} = ${toml value}\n";
 in
 {
   options.services.muster-agent = {
@@ -32,10 +46,37 @@ in
       description = "The longest that fetching and building one generation may take, in seconds.";
     };
 
+    group = lib.mkOption {
+      type = lib.types.nullOr lib.types.str;
+      default = null;
+      example = "wheel";
+      description = "Whose members may speak to the agent beside root: status, check-now, pause, resume, rollback.";
+    };
+
+    policy = lib.mkOption {
+      type = lib.types.attrs;
+      default = { };
+      example = lib.literalExpression ''
+        { window = { days = [ "sat" ]; from = "22:00"; to = "04:00"; }; minimum_battery = 50; }
+      '';
+      description = ''
+        When and how this machine takes generations, beside what operators sign for it; the stricter holds. The agent
+        refuses to start with a setting that it does not know.
+      '';
+    };
+
+    checks = lib.mkOption {
+      type = lib.types.attrs;
+      default = { };
+      example = lib.literalExpression "{ ssh = { tcp = \"127.0.0.1:22\"; }; }";
+      description = "Health checks of this machine, beside those that operators sign.";
+    };
+
     log = lib.mkOption {
       type = lib.types.str;
       default = "info";
-      description = "What the agent logs, in the syntax of tracing's EnvFilter.";
+      example = "info,muster_agent::nix=debug";
+      description = "What the agent logs: a level, and levels of its modules.";
     };
   };
 
@@ -44,7 +85,10 @@ in
       state_dir = ${builtins.toJSON cfg.stateDir}
       poll_seconds = ${toString cfg.pollSeconds}
       build_seconds = ${toString cfg.buildSeconds}
-    '';
+    ''
+    + unless null "group" cfg.group
+    + unless { } "policy" cfg.policy
+    + unless { } "checks" cfg.checks;
     environment.systemPackages = [ cfg.package ];
   };
 }

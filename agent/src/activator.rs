@@ -13,11 +13,10 @@ use std::process::ExitCode;
 use std::time::Duration;
 
 use muster_protocol::clock::{Clock as _, SystemClock};
-use muster_protocol::target::Action;
 use rustix::fs::FlockOperation;
 
 use crate::config::Config;
-use crate::core::records::{Activation, ActivationPhase as Phase, Transaction, Unknown, VERSION};
+use crate::core::records::{Activation, ActivationPhase as Phase, Transaction};
 use crate::core::state::State;
 use crate::journal::{Files, JournalError};
 use crate::nix::Nix;
@@ -69,6 +68,10 @@ fn activate(config: &Config) -> Result<(), ActivatorError> {
     let platform = platform::open(config, class)?;
     let nix = Nix::new(config, platform.layout());
     let boot = platform.boot_id()?;
+    let about = transaction.as_ref().map(|open| {
+        let machine = open.target().map(|target| target.machine.to_string());
+        (machine, open.generation().get())
+    });
     let (record, fresh) = match (record, transaction) {
         // A record that is not at its end comes first, whatever the transaction says by now.
         (Some(record), _) if !record.phase.is_final() => (record, false),
@@ -82,42 +85,44 @@ fn activate(config: &Config) -> Result<(), ActivatorError> {
         },
         (Some(_), None) | (None, None) => return Ok(()),
     };
-    let mut activator = Activator { files, platform, nix, clock: SystemClock::new(), record, boot };
-    if fresh { activator.begin() } else { activator.resume() }
+    // The journal finds the lines of agent and activator by the same fields.
+    let span = tracing::info_span!(
+        "activator",
+        machine = tracing::field::Empty,
+        generation = tracing::field::Empty,
+        transaction = record.transaction
+    );
+    if let Some((machine, generation)) = about {
+        span.record("machine", machine.as_deref().unwrap_or_default());
+        span.record("generation", generation);
+    }
+    let _entered = span.entered();
+    let activator = Activator { files, platform, nix, clock: SystemClock::new(), boot };
+    if fresh { activator.begin(record) } else { activator.resume(record) }
 }
 
 /// The first record of a transaction and whether nothing was done yet. Where the record was lost in the middle, it is
 /// made up from what the transaction and the machine say.
 fn from_transaction(transaction: &Transaction, layout: &Layout, boot: &str) -> Option<(Activation, bool)> {
     let new_runs = layout.running().as_ref() == Some(transaction.output());
-    let (phase, reason, detail) = match &transaction.state {
-        State::Activating => (Phase::Recorded, None, String::new()),
-        State::Probing => (Phase::Activated, None, String::new()),
-        State::AwaitingReboot if new_runs => (Phase::Activated, None, String::new()),
-        State::AwaitingReboot => (Phase::AwaitingReboot, None, String::new()),
-        State::RollingBack { reason, detail } => (Phase::Undoing, Some(*reason), detail.clone()),
+    let mut record = Activation::new(transaction, boot);
+    match &transaction.state {
+        // NEW runs, and nobody knows whether its activation came to its end.
+        State::Activating if new_runs && record.old.running != layout.running() => {
+            record.phase = Phase::Activating;
+        }
+        State::Activating => {}
+        State::Probing => record.phase = Phase::Activated,
+        State::AwaitingReboot if new_runs => record.phase = Phase::Activated,
+        State::AwaitingReboot => record.phase = Phase::AwaitingReboot,
+        State::RollingBack { reason, detail } => {
+            record.phase = Phase::Undoing;
+            (record.reason, record.detail) = (Some(*reason), detail.clone());
+        }
         _ => return None,
-    };
-    let record = Activation {
-        version: VERSION,
-        transaction: transaction.id.clone(),
-        class: transaction.class(),
-        action: transaction.action(),
-        new: transaction.output().clone(),
-        old: transaction.old.clone().unwrap_or_default(),
-        deadline_seconds: transaction.deadline_seconds(),
-        boot: boot.to_owned(),
-        phase,
-        starts: 0,
-        exit: None,
-        ms: 0,
-        reason,
-        detail,
-        undo_exit: None,
-        degraded: Vec::new(),
-        unknown: Unknown::new(),
-    };
-    Some((record, phase == Phase::Recorded))
+    }
+    let fresh = record.phase == Phase::Recorded;
+    Some((record, fresh))
 }
 
 /// Whether an activator holds its lock.
@@ -142,15 +147,5 @@ fn lock(state_dir: &Path) -> Result<Option<File>, ActivatorError> {
             Err(rustix::io::Errno::WOULDBLOCK) => std::thread::sleep(LOCK_PAUSE),
             Err(error) => return Err(failed(error.into())),
         }
-    }
-}
-
-/// The action that takes `record` back, or `None` where a switch-to-configuration is not needed.
-fn undo_action(record: &Activation, new_runs: bool) -> Option<Action> {
-    match record.action {
-        Action::DryActivate => None,
-        // A system that was only to be booted, and was, has to be switched away from.
-        Action::Boot if new_runs => Some(Action::Switch),
-        action => Some(action),
     }
 }

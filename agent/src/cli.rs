@@ -9,6 +9,7 @@ use std::time::Duration;
 use anyhow::{Context as _, Result, bail};
 use clap::{Parser, Subcommand};
 use muster_protocol::clock::{Clock as _, SystemClock};
+use muster_protocol::ids::Generation;
 use rustix::fs::FlockOperation;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::mpsc;
@@ -16,7 +17,7 @@ use tokio::sync::mpsc;
 use crate::config::Config;
 use crate::identity::Identity;
 use crate::local::LocalError;
-use crate::{activator, doctor, enroll, local, logs, runner, status};
+use crate::{activator, buildlog, doctor, enroll, local, logs, runner, status, supervisor, uninstall};
 
 const LOCK: &str = "agent.lock";
 /// How often an agent that is not enrolled looks whether it is.
@@ -58,10 +59,29 @@ enum Verb {
     },
     /// Ask the controller now instead of at the next poll
     CheckNow,
+    /// Begin nothing new for a while; what is under way is finished
+    Pause {
+        /// How long, for example 90m, 4h or 2d [default: until resume]
+        #[arg(long = "for", value_name = "TIME", value_parser = length)]
+        length: Option<Duration>,
+    },
+    /// End a pause
+    Resume,
     /// Go back to the system that ran before this one
     Rollback,
+    /// Print what fetching, building and activating a generation said
+    Logs {
+        /// [default: the newest that has a log]
+        generation: Option<u64>,
+    },
     /// Look for what may keep the agent from its work, and say what to do
     Doctor,
+    /// Take the agent and its state off this machine; the system that runs stays as it is
+    Uninstall {
+        /// Do not ask
+        #[arg(long)]
+        yes: bool,
+    },
     /// Switch to another system; the agent starts this as a process of its own
     #[command(hide = true)]
     Activate,
@@ -100,8 +120,25 @@ async fn dispatch(cli: &Cli, config: &Config) -> Result<ExitCode> {
         Verb::Enroll { token, replace } => enroll_here(config, token, *replace).await?,
         Verb::Run => return run(config).await,
         Verb::Status { json } => show_status(config, *json).await?,
-        Verb::CheckNow => println!("{}", running(config, local::check_now(&config.state_dir).await)?),
-        Verb::Rollback => println!("{}", running(config, local::rollback(&config.state_dir).await)?),
+        Verb::CheckNow => println!("{}", running(config, local::check_now(config).await)?),
+        Verb::Pause { length } => {
+            let until = length.map(|length| {
+                let length = i64::try_from(length.as_millis()).unwrap_or(i64::MAX);
+                SystemClock::new().unix_ms().saturating_add(length)
+            });
+            println!("{}", running(config, local::pause(config, until).await)?);
+        }
+        Verb::Resume => println!("{}", running(config, local::resume(config).await)?),
+        Verb::Rollback => println!("{}", running(config, local::rollback(config).await)?),
+        Verb::Logs { generation } => show_log(config, *generation)?,
+        Verb::Uninstall { yes } => {
+            require_root(config)?;
+            let _lock = match *yes || agreed()? {
+                true => uninstall::stop(config).and_then(|()| lock(&config.state_dir))?,
+                false => bail!("nothing was removed"),
+            };
+            uninstall::remove(config)?;
+        }
         Verb::Doctor => return Ok(doctor::run(config).await),
         Verb::Activate => {}
     }
@@ -139,8 +176,10 @@ async fn run(config: &Config) -> Result<ExitCode> {
     enroll::prepare_state(&config.state_dir)?;
     let _lock = lock(&config.state_dir)?;
     let (mut terminate, mut interrupt) = (signal(SignalKind::terminate())?, signal(SignalKind::interrupt())?);
+    supervisor::ready();
     tokio::select! {
         result = work(config) => result.map(|()| ExitCode::SUCCESS),
+        () = supervisor::watchdog() => Ok(ExitCode::SUCCESS),
         _ = terminate.recv() => Ok(ExitCode::SUCCESS),
         _ = interrupt.recv() => Ok(ExitCode::SUCCESS),
     }
@@ -150,14 +189,12 @@ async fn work(config: &Config) -> Result<()> {
     let identity = enrolled(config).await;
     let (sender, commands) = mpsc::channel(COMMANDS);
     // The machine is kept on its system all the same where the socket cannot be had.
-    let _listener = match local::listen(&config.state_dir, sender) {
-        Ok(listener) => Some(listener),
-        Err(error) => {
-            tracing::error!(%error, "status, check-now and rollback are not to be had");
-            None
-        }
-    };
+    let listeners = (local::listen(config, sender.clone()), local::listen_to_group(config, sender));
+    for error in [listeners.0.as_ref().err(), listeners.1.as_ref().err()].into_iter().flatten() {
+        tracing::error!("{error}; people at this machine cannot speak to the agent that way");
+    }
     runner::run(config.clone(), identity, commands).await;
+    drop(listeners);
     Ok(())
 }
 
@@ -175,6 +212,7 @@ async fn enrolled(config: &Config) -> Identity {
         };
         if now != said {
             tracing::warn!("{now}");
+            supervisor::status(&now);
             said = now;
         }
         tokio::time::sleep(ENROLMENT_PAUSE).await;
@@ -182,7 +220,7 @@ async fn enrolled(config: &Config) -> Identity {
 }
 
 async fn show_status(config: &Config, json: bool) -> Result<()> {
-    let status = match local::status(&config.state_dir).await {
+    let status = match local::status(config).await {
         Ok(status) => status,
         Err(LocalError::NotRunning) => status::from_files(config)?,
         Err(error) => return Err(error.into()),
@@ -193,6 +231,51 @@ async fn show_status(config: &Config, json: bool) -> Result<()> {
         print!("{}", status::text(&status, SystemClock::new().unix_ms()));
     }
     Ok(())
+}
+
+fn show_log(config: &Config, generation: Option<u64>) -> Result<()> {
+    let kept = buildlog::kept(&config.state_dir);
+    let generation = match generation {
+        Some(number) => Generation::new(number).context("generations begin at 1")?,
+        None => *kept.last().context("no generation has a log on this machine yet")?,
+    };
+    // Whoever reads only the beginning closes the pipe: that is no error.
+    let copied = buildlog::copy(&config.state_dir, generation, &mut std::io::stdout().lock());
+    match copied {
+        Ok(true) => Ok(()),
+        Err(error) if error.kind() == std::io::ErrorKind::BrokenPipe => Ok(()),
+        Err(error) => Err(error).context("the log cannot be read: run this with sudo"),
+        Ok(false) if kept.is_empty() => bail!("no generation has a log on this machine; run this with sudo"),
+        Ok(false) => {
+            let kept: Vec<String> = kept.iter().map(ToString::to_string).collect();
+            bail!("generation {generation} has no log on this machine; there are {}", kept.join(", "))
+        }
+    }
+}
+
+/// `90m`, `4h`, `2d`: minutes, hours or days, up to a year.
+fn length(text: &str) -> Result<Duration, String> {
+    const DAY: u64 = 24 * 60 * 60;
+    let wrong = || format!("'{text}' is no length of time: write one such as 90m, 4h or 2d");
+    let unit = match text.chars().last() {
+        Some('m') => 60,
+        Some('h') => 60 * 60,
+        Some('d') => DAY,
+        _ => return Err(wrong()),
+    };
+    let number: u64 = text[..text.len() - 1].parse().map_err(|_| wrong())?;
+    let seconds = number.checked_mul(unit).filter(|seconds| (1..=366 * DAY).contains(seconds));
+    seconds.map(Duration::from_secs).ok_or_else(wrong)
+}
+
+fn agreed() -> Result<bool> {
+    if !std::io::stdin().is_terminal() {
+        bail!("nobody is here to agree: give --yes to uninstall without being asked");
+    }
+    eprint!("Remove the agent, its keys and its state from this machine? [y/N] ");
+    let mut answer = String::new();
+    std::io::stdin().read_line(&mut answer)?;
+    Ok(matches!(answer.trim(), "y" | "Y" | "yes"))
 }
 
 /// What to do where the agent does not run.
@@ -246,6 +329,16 @@ fn told_once(error: &anyhow::Error) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn lengths_of_time_are_read_as_they_are_spoken() {
+        assert_eq!(length("90m"), Ok(Duration::from_secs(5400)));
+        assert_eq!(length("4h"), Ok(Duration::from_secs(14_400)));
+        assert_eq!(length("2d"), Ok(Duration::from_secs(172_800)));
+        for wrong in ["", "4", "h", "0h", "-1h", "4 h", "1.5h", "400d", "99999999999999999999h", "4ä"] {
+            assert!(length(wrong).unwrap_err().contains("such as 90m"), "{wrong}");
+        }
+    }
 
     #[test]
     fn a_cause_that_its_error_tells_is_not_told_again() {

@@ -1,10 +1,14 @@
 //! `/etc/muster/agent.toml`: read once at the start, checked, and passed as a value.
 
+use std::collections::BTreeMap;
 use std::io;
 use std::path::{Path, PathBuf};
 
 use muster_protocol::api::MAX_POLL_SECONDS;
 use muster_protocol::machine::System;
+use muster_protocol::policy::written::{CheckInFile, InFile};
+use muster_protocol::policy::{Policy, PolicyError};
+use muster_protocol::target::{HealthCheck, MAX_CHECKS};
 use serde::Deserialize;
 
 use crate::durable;
@@ -24,6 +28,12 @@ pub struct Config {
     pub poll_seconds: u64,
     /// The longest that fetching and building one generation may take.
     pub build_seconds: u64,
+    /// The members of this group may speak to the agent too.
+    pub group: Option<String>,
+    /// What the machine's owner says of when and how generations are taken.
+    pub policy: Policy,
+    /// Asked beside the checks that operators sign.
+    pub checks: Vec<HealthCheck>,
     /// A machine that lives in a folder. Only builds with the feature `stand-in` read it.
     pub stand_in: Option<StandIn>,
     /// The file that this was read from, whether it exists or not; the activator is started with it.
@@ -57,6 +67,14 @@ pub enum ConfigError {
     Format { path: PathBuf, line: Option<usize>, detail: String },
     #[error("{}: {key} is {value}; write a number from {low} to {high}", path.display())]
     Range { path: PathBuf, key: &'static str, value: u64, low: u64, high: u64 },
+    #[error("{}: in [policy], {reason}", path.display())]
+    Policy { path: PathBuf, reason: PolicyError },
+    #[error("{}: only operators make a generation urgent, by signing it so: remove 'urgent' from [policy]", .0.display())]
+    Urgent(PathBuf),
+    #[error("{}: [checks.{check}] {reason}", path.display())]
+    Check { path: PathBuf, check: String, reason: &'static str },
+    #[error("{}: group is '{group}'; write the name of a group of this machine", path.display())]
+    Group { path: PathBuf, group: String },
     #[error("{}: state_dir is '{}'; write an absolute path", path.display(), value.display())]
     RelativeState { path: PathBuf, value: PathBuf },
     #[error(
@@ -75,6 +93,12 @@ struct File {
     poll_seconds: u64,
     #[serde(default = "default_build")]
     build_seconds: u64,
+    #[serde(default)]
+    group: Option<String>,
+    #[serde(default)]
+    policy: InFile,
+    #[serde(default)]
+    checks: BTreeMap<String, CheckInFile>,
     #[serde(default)]
     stand_in: Option<StandIn>,
 }
@@ -116,6 +140,9 @@ impl Config {
             state_dir: file.state_dir,
             poll_seconds: file.poll_seconds,
             build_seconds: file.build_seconds,
+            group: file.group,
+            policy: file.policy.into(),
+            checks: checks(file.checks, &source)?,
             stand_in: file.stand_in,
             source,
         };
@@ -127,6 +154,13 @@ impl Config {
         let path = self.source.clone();
         if self.stand_in.is_some() && !cfg!(feature = "stand-in") {
             return Err(ConfigError::StandIn(path));
+        }
+        self.policy.check().map_err(|reason| ConfigError::Policy { path: path.clone(), reason })?;
+        if self.policy.urgent {
+            return Err(ConfigError::Urgent(path));
+        }
+        if let Some(group) = self.group.as_ref().filter(|group| !is_name(group)) {
+            return Err(ConfigError::Group { path, group: group.clone() });
         }
         if !self.state_dir.is_absolute() {
             return Err(ConfigError::RelativeState { path, value: self.state_dir.clone() });
@@ -146,6 +180,33 @@ impl Config {
     pub fn state(&self, name: &str) -> PathBuf {
         self.state_dir.join(name)
     }
+}
+
+/// A group's name goes to a program as an argument.
+fn is_name(text: &str) -> bool {
+    let plain = |b: u8| b.is_ascii_alphanumeric() || b"._-".contains(&b);
+    !text.is_empty() && text.len() <= 64 && !text.starts_with('-') && text.bytes().all(plain)
+}
+
+fn checks(written: BTreeMap<String, CheckInFile>, source: &Path) -> Result<Vec<HealthCheck>, ConfigError> {
+    let failed = |check: &str, reason| ConfigError::Check {
+        path: source.to_path_buf(),
+        check: check.to_owned(),
+        reason,
+    };
+    if written.len() > MAX_CHECKS {
+        return Err(failed("…", "are too many: 64 are the limit"));
+    }
+    let one = |(name, check): (String, CheckInFile)| {
+        let Some(check) = check.named(&name) else {
+            return Err(failed(&name, "must have exactly one of command, http, tcp, unit and label"));
+        };
+        // Which of units and labels this machine has is not known here; an agent that cannot ask one says so.
+        let class = check.probe.class().unwrap_or(muster_protocol::machine::Class::Nixos);
+        check.check(class).map_err(|_| failed(&name, "is empty, or has no tries or no time"))?;
+        Ok(check)
+    };
+    written.into_iter().map(one).collect()
 }
 
 #[cfg(test)]
@@ -170,6 +231,30 @@ mod tests {
         assert!(error.contains("'pol_seconds'") && error.contains("line 2"), "{error}");
         let error = parse("[stand_in]\nroot='/r'\npath='/p'\nsystem='aarch64-darwin'\nroots='/x'\n");
         assert!(error.unwrap_err().to_string().contains("'roots'"));
+    }
+
+    #[test]
+    fn policies_and_checks_of_the_machine_are_read_and_what_is_wrong_is_named() {
+        let config = parse(
+            "group = 'wheel'\n[policy]\nwindow = { from = '22:00', to = '04:00' }\nminimum_battery = 50\n\
+             [policy.before.drain]\ncommand = ['drain']\n[checks.ssh]\ntcp = '127.0.0.1:22'\n",
+        )
+        .unwrap();
+        assert_eq!(config.policy.windows.len(), 1);
+        assert_eq!((config.group.as_deref(), config.policy.minimum_battery), (Some("wheel"), Some(50)));
+        assert_eq!((config.checks[0].name.as_str(), config.policy.before[0].name.as_str()), ("ssh", "drain"));
+        for (text, part) in [
+            ("[policy]\nminimum_batery = 3", "'minimum_batery'"),
+            ("[policy]\nnice = 20", "nice is 20"),
+            ("[policy]\nurgent = true", "only operators"),
+            ("[policy]\nreboot = 'maybe'", "'maybe'"),
+            ("[checks.ssh]\ntcp = 'x:1'\nhttp = 'y'", "[checks.ssh] must have exactly one"),
+            ("[checks.ssh]\ntcp = ''", "[checks.ssh] is empty"),
+            ("group = '-x'", "'-x'"),
+        ] {
+            let error = parse(text).unwrap_err().to_string();
+            assert!(error.contains(part), "{text}: {error}");
+        }
     }
 
     #[test]

@@ -125,7 +125,7 @@ fn state_folder(folder: &Path) -> Finding {
 
 async fn agent(config: &Config) -> Finding {
     let about = "agent";
-    match local::status(&config.state_dir).await {
+    match local::status(config).await {
         Ok(status) if status.agent == env!("CARGO_PKG_VERSION") => good(about, "it runs"),
         Ok(status) => {
             let words = format!("version {} runs, this is {}", status.agent, env!("CARGO_PKG_VERSION"));

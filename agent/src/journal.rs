@@ -78,13 +78,20 @@ impl Files {
         self.write(JOURNAL, journal)
     }
 
-    /// Forgets a transaction. Its own file goes last: while it is there the rest is looked for.
-    pub fn clear(&self) -> Result<(), JournalError> {
-        for name in [CONFIRMATION, ACTIVATION, TRANSACTION] {
-            let path = self.folder.join(name);
-            durable::remove(&path).map_err(|source| JournalError::Write { path, source })?;
-        }
-        Ok(())
+    pub fn clear_transaction(&self) -> Result<(), JournalError> {
+        self.clear(TRANSACTION)
+    }
+    pub fn clear_activation(&self) -> Result<(), JournalError> {
+        self.clear(ACTIVATION)
+    }
+    pub fn clear_confirmation(&self) -> Result<(), JournalError> {
+        self.clear(CONFIRMATION)
+    }
+
+    /// That it is gone already is no error.
+    fn clear(&self, name: &str) -> Result<(), JournalError> {
+        let path = self.folder.join(name);
+        durable::remove(&path).map_err(|source| JournalError::Write { path, source })
     }
 
     fn read<T: DeserializeOwned>(&self, name: &str) -> Result<Found<T>, JournalError> {
@@ -135,9 +142,10 @@ mod tests {
         let written = transaction(4, State::Probing);
         files.write_transaction(&written).unwrap();
         assert_eq!(files.transaction().unwrap(), Found::Whole(written));
-        files.clear().unwrap();
-        assert_eq!(files.transaction().unwrap(), Found::Nothing);
-        files.clear().unwrap();
+        for _ in 0..2 {
+            files.clear_transaction().unwrap();
+            assert_eq!(files.transaction().unwrap(), Found::Nothing);
+        }
     }
 
     #[test]

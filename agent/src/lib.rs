@@ -1,6 +1,7 @@
 //! Muster's agent. See `docs/design.md` for how its rooms fit together.
 
 pub mod activator;
+pub mod buildlog;
 pub mod cli;
 pub mod client;
 pub mod config;
@@ -18,4 +19,6 @@ pub mod platform;
 pub mod probes;
 pub mod runner;
 pub mod status;
+pub mod supervisor;
 pub mod trust;
+pub mod uninstall;

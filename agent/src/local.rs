@@ -1,12 +1,15 @@
-//! The local socket: `status`, `check-now` and `rollback` for whoever is root on this machine, one request a connection.
+//! The local socket: `status`, `check-now`, `pause`, `resume` and `rollback` for whoever is root on this machine, one
+//! request a connection. Where the configuration names a group, a second socket is for its members.
+
+mod group;
 
 use std::io;
-use std::os::unix::fs::PermissionsExt as _;
+use std::os::unix::fs::{PermissionsExt as _, chown};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
-use muster_protocol::checkin::{Holds, Phase, Runs};
+use muster_protocol::checkin::{Health, Holds, Phase, Runs};
 use muster_protocol::clock::UnixMillis;
 use muster_protocol::ids::{Generation, MachineName, Sha256};
 use muster_protocol::machine::{Class, System};
@@ -18,8 +21,12 @@ use tokio::sync::{Semaphore, mpsc, oneshot};
 use tokio::task::JoinHandle;
 use tokio::time::timeout;
 
-/// The socket's name in the state folder.
+use crate::config::Config;
+
+/// The socket's name in the state folder, which is root's alone.
 pub const SOCKET: &str = "agent.sock";
+/// The folder of the socket that is for a group. It goes with each boot.
+const SHARED_FOLDER: &str = "var/run/muster";
 const MAX_REQUEST_BYTES: u64 = 4 * 1024;
 const MAX_REPLY_BYTES: u64 = 256 * 1024;
 /// How long a client may take to say what it wants.
@@ -37,8 +44,20 @@ pub enum Command {
     /// Ask the controller now.
     CheckNow,
     /// Go back to the system before this one. The answer is one sentence: what was started, or why not.
-    Rollback(oneshot::Sender<Result<String, String>>),
+    Rollback(Answer),
+    /// Begin nothing new until then, or until somebody resumes. `by` is the user id of whoever asks.
+    Pause {
+        until: Option<UnixMillis>,
+        by: Option<u32>,
+        to: Answer,
+    },
+    Resume {
+        by: Option<u32>,
+        to: Answer,
+    },
 }
+
+type Answer = oneshot::Sender<Result<String, String>>;
 
 /// How this machine stands, for `muster-agent status [--json]`. Fields are only ever added.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -68,6 +87,11 @@ pub struct Status {
     /// The last answer that was refused, until one is accepted.
     #[serde(default)]
     pub refused: Option<Attack>,
+    #[serde(default)]
+    pub health: Health,
+    /// What comes next, in one sentence.
+    #[serde(default)]
+    pub next: String,
     /// When the controller last answered.
     #[serde(default)]
     pub last_contact: Option<UnixMillis>,
@@ -81,6 +105,11 @@ enum Request {
     Status,
     CheckNow,
     Rollback,
+    Pause {
+        #[serde(default)]
+        until: Option<UnixMillis>,
+    },
+    Resume,
 }
 
 #[derive(Debug, Serialize, Deserialize)]
@@ -95,8 +124,12 @@ enum Reply {
 pub enum LocalError {
     #[error("the agent does not run on this machine")]
     NotRunning,
-    #[error("only root may speak to the agent: run this with sudo")]
+    #[error(
+        "only root may speak to the agent, and the members of the group that agent.toml names: run this with sudo"
+    )]
     NotAllowed,
+    #[error("the group '{group}' cannot speak to the agent: {reason}")]
+    Group { group: String, reason: String },
     #[error("the socket {} cannot be used: {source}", path.display())]
     Socket { path: PathBuf, source: io::Error },
     #[error("the agent gave no answer within {} s: look at its log", .0.as_secs())]
@@ -107,7 +140,7 @@ pub enum LocalError {
     Refused(String),
 }
 
-/// The listening socket. It is removed when this is dropped.
+/// A listening socket. It is removed when this is dropped.
 pub struct Listener {
     path: PathBuf,
     task: JoinHandle<()>,
@@ -123,8 +156,8 @@ impl Drop for Listener {
 /// Listens at `STATE/agent.sock` (mode 0600) and passes what is asked to the runner.
 ///
 /// The caller holds the agent's lock, so a socket that is there already was left by a crash.
-pub fn listen(state_dir: &Path, commands: mpsc::Sender<Command>) -> Result<Listener, LocalError> {
-    listen_within(state_dir, commands, READ_LIMIT)
+pub fn listen(config: &Config, commands: mpsc::Sender<Command>) -> Result<Listener, LocalError> {
+    listen_within(&config.state_dir, commands, READ_LIMIT)
 }
 
 fn listen_within(
@@ -132,15 +165,50 @@ fn listen_within(
     commands: mpsc::Sender<Command>,
     patience: Duration,
 ) -> Result<Listener, LocalError> {
-    let path = state_dir.join(SOCKET);
+    // The folder is root's alone (0700), so nobody comes in before the mode is set.
+    bind(state_dir.join(SOCKET), 0o600, commands, patience)
+}
+
+/// Listens for the members of the group that the configuration names, if it names one.
+pub fn listen_to_group(
+    config: &Config,
+    commands: mpsc::Sender<Command>,
+) -> Result<Option<Listener>, LocalError> {
+    let Some(group) = &config.group else { return Ok(None) };
+    let failed = |reason: String| LocalError::Group { group: group.clone(), reason };
+    let id = group::id(group).map_err(failed)?;
+    let path = shared_socket(config);
+    let folder = path.parent().unwrap_or(Path::new("/"));
+    let mode = |path: &Path, mode| std::fs::set_permissions(path, std::fs::Permissions::from_mode(mode));
+    let open = |source: io::Error| failed(format!("{}: {source}", folder.display()));
+    // Closed until everything in it is as it should be.
+    std::fs::create_dir_all(folder).and_then(|()| mode(folder, 0o700)).map_err(open)?;
+    let listener = bind(path.clone(), 0o660, commands, READ_LIMIT)?;
+    chown(&path, None, Some(id))
+        .and_then(|()| chown(folder, None, Some(id)))
+        .and_then(|()| mode(folder, 0o750))
+        .map_err(open)?;
+    Ok(Some(listener))
+}
+
+fn shared_socket(config: &Config) -> PathBuf {
+    let root = config.stand_in.as_ref().map_or(Path::new("/"), |stand_in| &stand_in.root);
+    root.join(SHARED_FOLDER).join(SOCKET)
+}
+
+fn bind(
+    path: PathBuf,
+    mode: u32,
+    commands: mpsc::Sender<Command>,
+    patience: Duration,
+) -> Result<Listener, LocalError> {
     let failed = |source| LocalError::Socket { path: path.clone(), source };
     match std::fs::remove_file(&path) {
         Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(failed(error)),
         _ => {}
     }
-    // The folder is root's alone (0700), so nobody comes in between these two.
     let socket = UnixListener::bind(&path).map_err(failed)?;
-    std::fs::set_permissions(&path, std::fs::Permissions::from_mode(0o600)).map_err(failed)?;
+    std::fs::set_permissions(&path, std::fs::Permissions::from_mode(mode)).map_err(failed)?;
     let task = tokio::spawn(accept(socket, commands, patience));
     Ok(Listener { path, task })
 }
@@ -172,10 +240,11 @@ async fn serve(
     commands: &mpsc::Sender<Command>,
     patience: Duration,
 ) -> io::Result<()> {
+    let by = stream.peer_cred().ok().map(|peer| peer.uid());
     let read = timeout(patience, read_line(&mut stream, MAX_REQUEST_BYTES));
     let reply = match read.await {
         Ok(Ok(line)) => match serde_json::from_slice(&line) {
-            Ok(request) => answer(request, commands).await,
+            Ok(request) => answer(request, by, commands).await,
             Err(_) => {
                 Reply::Error("the request is not understood: use muster-agent of the same version".into())
             }
@@ -188,7 +257,7 @@ async fn serve(
     timeout(patience, stream.write_all(&line)).await?
 }
 
-async fn answer(request: Request, commands: &mpsc::Sender<Command>) -> Reply {
+async fn answer(request: Request, by: Option<u32>, commands: &mpsc::Sender<Command>) -> Reply {
     let busy = || Reply::Error("the agent is busy and gave no answer: try again".to_owned());
     let asked = async {
         match request {
@@ -201,9 +270,14 @@ async fn answer(request: Request, commands: &mpsc::Sender<Command>) -> Reply {
                 commands.send(Command::CheckNow).await.ok()?;
                 Some(Reply::Done("the agent asks the controller now".into()))
             }
-            Request::Rollback => {
-                let (sender, receiver) = oneshot::channel();
-                commands.send(Command::Rollback(sender)).await.ok()?;
+            Request::Rollback | Request::Pause { .. } | Request::Resume => {
+                let (to, receiver) = oneshot::channel();
+                let command = match request {
+                    Request::Pause { until } => Command::Pause { until, by, to },
+                    Request::Resume => Command::Resume { by, to },
+                    _ => Command::Rollback(to),
+                };
+                commands.send(command).await.ok()?;
                 receiver.await.ok().map(|result| result.map_or_else(Reply::Error, Reply::Done))
             }
         }
@@ -230,8 +304,8 @@ async fn read_line(stream: &mut (impl AsyncRead + Unpin), limit: u64) -> io::Res
 }
 
 /// The status as the running agent tells it.
-pub async fn status(state_dir: &Path) -> Result<Status, LocalError> {
-    match ask(state_dir, Request::Status).await? {
+pub async fn status(config: &Config) -> Result<Status, LocalError> {
+    match ask(config, Request::Status).await? {
         Reply::Status(status) => Ok(*status),
         Reply::Error(sentence) => Err(LocalError::Refused(sentence)),
         Reply::Done(other) => Err(LocalError::Malformed(other)),
@@ -239,13 +313,22 @@ pub async fn status(state_dir: &Path) -> Result<Status, LocalError> {
 }
 
 /// Makes the running agent ask the controller now.
-pub async fn check_now(state_dir: &Path) -> Result<String, LocalError> {
-    done(ask(state_dir, Request::CheckNow).await?)
+pub async fn check_now(config: &Config) -> Result<String, LocalError> {
+    done(ask(config, Request::CheckNow).await?)
 }
 
 /// Makes the running agent go back to the system before this one.
-pub async fn rollback(state_dir: &Path) -> Result<String, LocalError> {
-    done(ask(state_dir, Request::Rollback).await?)
+pub async fn rollback(config: &Config) -> Result<String, LocalError> {
+    done(ask(config, Request::Rollback).await?)
+}
+
+/// Makes the running agent begin nothing new until then, or until it is resumed.
+pub async fn pause(config: &Config, until: Option<UnixMillis>) -> Result<String, LocalError> {
+    done(ask(config, Request::Pause { until }).await?)
+}
+
+pub async fn resume(config: &Config) -> Result<String, LocalError> {
+    done(ask(config, Request::Resume).await?)
 }
 
 fn done(reply: Reply) -> Result<String, LocalError> {
@@ -256,16 +339,26 @@ fn done(reply: Reply) -> Result<String, LocalError> {
     }
 }
 
-async fn ask(state_dir: &Path, request: Request) -> Result<Reply, LocalError> {
-    let path = state_dir.join(SOCKET);
+async fn ask(config: &Config, request: Request) -> Result<Reply, LocalError> {
+    let own = ask_at(&config.state_dir.join(SOCKET), request).await;
+    match own {
+        // Whoever is not root may be of the group.
+        Err(LocalError::NotAllowed) if config.group.is_some() => {
+            ask_at(&shared_socket(config), request).await
+        }
+        answer => answer,
+    }
+}
+
+async fn ask_at(path: &Path, request: Request) -> Result<Reply, LocalError> {
     let failed = |source: io::Error| match source.kind() {
         io::ErrorKind::NotFound | io::ErrorKind::ConnectionRefused => LocalError::NotRunning,
         io::ErrorKind::PermissionDenied => LocalError::NotAllowed,
-        _ => LocalError::Socket { path: path.clone(), source },
+        _ => LocalError::Socket { path: path.to_path_buf(), source },
     };
     let limit = ANSWER_LIMIT + READ_LIMIT;
     let asked = async {
-        let mut stream = UnixStream::connect(&path).await.map_err(failed)?;
+        let mut stream = UnixStream::connect(path).await.map_err(failed)?;
         let mut line =
             serde_json::to_vec(&request).map_err(|error| LocalError::Malformed(error.to_string()))?;
         line.push(b'\n');

@@ -1,8 +1,10 @@
 //! Everything that Nix is asked for.
 
+mod closure;
 mod derivation;
 mod error;
 mod process;
+mod profile;
 
 use std::ffi::OsString;
 use std::io;
@@ -21,7 +23,7 @@ use derivation::Derivation;
 pub use error::NixError;
 use error::{message, tail};
 use process::Limits;
-pub use process::{RESERVE_BYTES, free_bytes};
+pub use process::{Listener, Plain, RESERVE_BYTES, free_bytes};
 
 /// Longer `.drv` files are not read; the longest of nixpkgs have some hundred KiB.
 const MAX_DERIVATION_BYTES: u64 = 16 * 1024 * 1024;
@@ -45,6 +47,14 @@ pub struct CacheAccess {
     pub netrc: PathBuf,
     /// The only certificate to believe the cache by.
     pub ca_file: Option<PathBuf>,
+}
+
+/// What a build may take of the machine. Unset: what its nix.conf says.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct BuildLimits {
+    pub max_jobs: Option<u32>,
+    pub cores: Option<u32>,
+    pub nice: Option<u8>,
 }
 
 /// Runs Nix with an environment of its own: nothing of the caller's leaks in but `PATH`.
@@ -75,27 +85,34 @@ impl Nix {
         }
     }
 
-    /// Brings a derivation and everything that it names into the store, and proves that Nix holds it for whole.
-    pub async fn fetch(&self, derivation: &StorePath, access: &CacheAccess) -> Result<(), NixError> {
+    /// Brings a derivation and everything that it names into the store.
+    pub async fn fetch(
+        &self,
+        derivation: &StorePath,
+        access: &CacheAccess,
+        listener: &mut dyn Listener,
+    ) -> Result<(), NixError> {
         // The root comes first, so that no garbage collection gets in between; Nix ignores it until the path is valid.
         self.keep(derivation)?;
-        if self.valid(derivation).await? {
+        // A file that Nix refused may lie in the store's folder all the same; only its database tells. Where there is
+        // not even a file it need not be asked.
+        if self.layout.physical(derivation).exists() && self.valid(derivation).await? {
             return Ok(());
         }
         let mut command = self.command("nix")?;
         command.args(["--extra-experimental-features", "nix-command", "copy", "--derivation"]);
-        command.args(["--from", &access.url]);
+        command.args(["--log-format", "internal-json", "--from", &access.url]);
         // Derivations and sources are named by their content and need no key: so no key is believed here.
         command.args(["--option", "require-sigs", "true", "--option", "trusted-public-keys", ""]);
         self.through_cache(&mut command, access, access.ca_file.as_deref());
         command.arg(derivation.as_str());
-        let finished = process::run(command, "fetching the derivation", &self.limits(derivation)).await?;
-        if !finished.status.success() {
-            let message = message(&finished.stderr, finished.status);
-            return Err(NixError::Fetch { derivation: derivation.clone(), message });
+        let limits = self.limits(derivation);
+        let finished = process::run(command, "fetching the derivation", &limits, listener).await?;
+        if finished.status.success() {
+            return Ok(());
         }
-        // A file that Nix refused may lie in the store's folder all the same; only its database tells.
-        if self.valid(derivation).await? { Ok(()) } else { Err(NixError::NotValid(derivation.clone())) }
+        let message = message(&finished.stderr, finished.status);
+        Err(NixError::Fetch { derivation: derivation.clone(), message })
     }
 
     /// Builds the target's derivation, keeps the result from garbage collection by `root_link`, and compares it with
@@ -109,13 +126,15 @@ impl Nix {
         target: &Target,
         access: &CacheAccess,
         root_link: &Path,
+        limits: BuildLimits,
+        listener: &mut dyn Listener,
     ) -> Result<StorePath, NixError> {
-        self.inspect(target).await?;
+        self.inspect(target)?;
         if let Some(folder) = root_link.parent() {
             std::fs::create_dir_all(folder).map_err(|source| Self::root_error(root_link, &source))?;
         }
-        let mut command = self.command("nix-store")?;
-        command.args(["--option", "require-sigs", "true"]);
+        let mut command = self.limited("nix-store", limits)?;
+        command.args(["--log-format", "internal-json", "--option", "require-sigs", "true"]);
         if !target.trusted_nix_keys.is_empty() {
             command.args(["--option", "extra-trusted-public-keys", &target.trusted_nix_keys.join(" ")]);
             command.args(["--option", "extra-substituters", &access.url]);
@@ -127,7 +146,7 @@ impl Nix {
             .arg(root_link)
             .arg("--indirect");
         tracing::info!(generation = %target.generation, derivation = %target.derivation, "building");
-        let finished = process::run(command, "building", &self.limits(&target.derivation)).await?;
+        let finished = process::run(command, "building", &self.limits(&target.derivation), listener).await?;
         if !finished.status.success() {
             return Err(NixError::Build {
                 derivation: target.derivation.clone(),
@@ -148,18 +167,21 @@ impl Nix {
         }
     }
 
-    /// Refuses a derivation of another platform (I6) or another output before anything is built.
-    async fn inspect(&self, target: &Target) -> Result<(), NixError> {
+    /// Refuses a derivation that is not what its name says, of another platform (I6), or with another output, before
+    /// anything is built.
+    fn inspect(&self, target: &Target) -> Result<(), NixError> {
         let path = &target.derivation;
-        if !self.valid(path).await? {
-            return Err(NixError::NotValid(path.clone()));
-        }
         let unreadable = |detail: String| NixError::Derivation { path: path.clone(), detail };
         let bytes = durable::read(&self.layout.physical(path), MAX_DERIVATION_BYTES)
             .map_err(|error| unreadable(error.to_string()))?
-            .ok_or_else(|| unreadable("its file is not there".into()))?;
-        let derivation = Derivation::parse(&String::from_utf8_lossy(&bytes))
-            .map_err(|detail| unreadable(detail.to_owned()))?;
+            .ok_or_else(|| NixError::NotValid(path.clone()))?;
+        let text = String::from_utf8(bytes).map_err(|_| NixError::NotValid(path.clone()))?;
+        if text.starts_with("DrvWithVersion(") {
+            return Err(unreadable("it is of a kind that this muster-agent does not know".to_owned()));
+        }
+        // What cannot be read was not written by Nix, so its name is not a hash of it either.
+        let derivation = Derivation::parse(&text).ok().filter(|derivation| derivation.is_named(path, &text));
+        let derivation = derivation.ok_or_else(|| NixError::NotValid(path.clone()))?;
         let platform = |source| NixError::Platform { derivation: path.clone(), source };
         let system = derivation.platform.parse().map_err(platform)?;
         can_take((target.class, &target.system), self.layout.class(), &system).map_err(platform)?;
@@ -171,22 +193,6 @@ impl Nix {
             });
         }
         Ok(())
-    }
-
-    /// Makes `path` the system profile. Used by the activator, which has no runtime.
-    pub fn set_profile(&self, path: &StorePath) -> Result<(), NixError> {
-        let profile = self.layout.profile();
-        if let Some(folder) = profile.parent() {
-            std::fs::create_dir_all(folder).map_err(|source| Self::root_error(&profile, &source))?;
-        }
-        let mut command = self.sync_command("nix-env")?;
-        command.arg("-p").arg(&profile).args(["--set", path.as_str()]);
-        let (status, stderr) = process::run_sync(command, "setting the system profile", SHORT_LIMIT)?;
-        if status.success() {
-            return Ok(());
-        }
-        let what = format!("the system profile cannot be set to {path}");
-        Err(NixError::Failed { what, message: message(&stderr, status) })
     }
 
     /// Whether Nix holds this path for whole. That a file is there proves nothing.
@@ -201,7 +207,7 @@ impl Nix {
         let mut command = self.command("nix-store")?;
         command.args(["--check-validity", path.as_str()]);
         let limits = Limits { time: SHORT_LIMIT, disk: None };
-        let finished = process::run(command, "asking Nix for a path", &limits).await?;
+        let finished = process::run(command, "asking Nix for a path", &limits, &mut Plain).await?;
         validity(path, finished.status, &finished.stderr)
     }
 
@@ -288,6 +294,25 @@ impl Nix {
     fn command(&self, program: &str) -> Result<Command, NixError> {
         let mut command = Command::from(self.sync_command(program)?);
         command.kill_on_drop(false);
+        Ok(command)
+    }
+
+    /// A program that builds, within its limits.
+    fn limited(&self, program: &str, limits: BuildLimits) -> Result<Command, NixError> {
+        let mut command = match limits.nice.filter(|nice| *nice > 0) {
+            Some(nice) => {
+                let mut command = self.command("nice")?;
+                command.args(["-n", &nice.to_string()]).arg(self.find(program)?);
+                command
+            }
+            None => self.command(program)?,
+        };
+        if let Some(jobs) = limits.max_jobs {
+            command.args(["--option", "max-jobs", &jobs.to_string()]);
+        }
+        if let Some(cores) = limits.cores {
+            command.args(["--option", "cores", &cores.to_string()]);
+        }
         Ok(command)
     }
 

@@ -247,12 +247,26 @@ fn shortened(kind: EventKind) -> EventKind {
         K::Failed { step, detail, quarantined } => K::Failed { step, detail: tail(detail), quarantined },
         K::NeedsHuman { detail } => K::NeedsHuman { detail: tail(detail) },
         K::Refused { attack, detail } => K::Refused { attack, detail: tail(detail) },
+        K::Deferred { why, until } => K::Deferred { why: tail(why), until },
+        K::HookFailed { hook, detail } => K::HookFailed { hook: tail(hook), detail: tail(detail) },
+        K::Rebooting { why } => K::Rebooting { why: tail(why) },
+        K::Progress(mut progress) => {
+            progress.current = progress.current.map(tail);
+            K::Progress(progress)
+        }
+        K::Summary(mut summary) => {
+            if let Some(closure) = &mut summary.closure {
+                for names in [&mut closure.changed, &mut closure.added, &mut closure.removed] {
+                    cut(names);
+                }
+            }
+            K::Summary(summary)
+        }
         K::RolledBack { running, reason, detail, quarantined } => {
             K::RolledBack { running, reason, detail: tail(detail), quarantined }
         }
         K::Confirmed { running, ms, mut degraded } => {
-            degraded.truncate(MAX_NAMES);
-            degraded.iter_mut().for_each(|name| name.truncate(name.floor_char_boundary(MAX_NAME)));
+            cut(&mut degraded);
             K::Confirmed { running, ms, degraded }
         }
         K::Enrolled { .. }
@@ -265,6 +279,11 @@ fn shortened(kind: EventKind) -> EventKind {
         | K::Drift { .. }
         | K::Unknown => kind,
     }
+}
+
+fn cut(names: &mut Vec<String>) {
+    names.truncate(MAX_NAMES);
+    names.iter_mut().for_each(|name| name.truncate(name.floor_char_boundary(MAX_NAME)));
 }
 
 /// The last [`MAX_LOG_TAIL`] bytes.

@@ -1,12 +1,13 @@
 //! What differs between NixOS and macOS, behind one name; both are compiled and tested on every system.
 
 mod darwin;
+mod layout;
+mod linux;
 mod nixos;
 pub mod process;
 
-use std::ffi::OsString;
 use std::io;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::process::Command;
 use std::time::Duration;
 
@@ -15,7 +16,10 @@ use muster_protocol::machine::Class;
 use muster_protocol::target::Action;
 
 use crate::config::Config;
+pub use crate::core::activate::Outcome;
+use crate::core::reboot::Due;
 pub use darwin::Darwin;
+pub use layout::Layout;
 pub use nixos::Nixos;
 use process::Finished;
 
@@ -45,18 +49,6 @@ pub enum Preflight {
     Failed(String),
 }
 
-/// What the exit code of an activation means.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Outcome {
-    Done,
-    /// It is done, and some units failed, unrelated ones perhaps.
-    UnitsFailed,
-    RebootNeeded,
-    /// Somebody else activates just now.
-    Locked,
-    Failed,
-}
-
 /// What the agent and its activator ask of a system. Blocking: the runner asks from a thread of its own.
 pub trait Platform: Send + Sync {
     fn layout(&self) -> &Layout;
@@ -84,6 +76,49 @@ pub trait Platform: Send + Sync {
     }
     /// Makes sure that the agent's own job runs, as `to` defines it; `from` is the system before.
     fn ensure_agent(&self, from: Option<&StorePath>, to: &StorePath);
+    /// Who else switches this machine just now, if anybody.
+    fn busy(&self) -> Result<Option<String>, PlatformError>;
+    /// Keeps the machine from sleeping until the guard is dropped.
+    fn keep_awake(&self) -> Option<Awake> {
+        None
+    }
+    /// The charge in percent, while the machine runs on its battery.
+    fn on_battery(&self) -> Option<u8>;
+    /// Whether the network is paid for by use.
+    fn metered(&self) -> bool;
+    /// In bytes.
+    fn free_memory(&self) -> Option<u64>;
+    /// The user at the screen of a Mac, if there is one.
+    fn console(&self) -> Option<u32> {
+        None
+    }
+    /// Who has to log in before this system can be activated, if anybody.
+    fn absent(&self, _new: &StorePath) -> Option<String> {
+        None
+    }
+    /// What a reboot would bring.
+    fn due(&self) -> Option<Due> {
+        None
+    }
+    /// Who is logged in, and what inhibits a reboot, in words for people.
+    fn blockers(&self) -> Result<Vec<String>, PlatformError> {
+        Ok(Vec::new())
+    }
+    fn reboot(&self) -> Result<(), PlatformError>;
+    /// Whether a unit or a job of this name is well, or else what is wrong with it.
+    fn service(&self, name: &str) -> Result<(), String>;
+}
+
+/// Keeps a machine awake. Dropping it ends that.
+pub struct Awake {
+    program: std::process::Child,
+}
+
+impl Drop for Awake {
+    fn drop(&mut self) {
+        let _ = self.program.kill();
+        let _ = self.program.wait();
+    }
 }
 
 /// The platform of a machine of this class.
@@ -142,133 +177,10 @@ fn stand_in_boot_id(layout: &Layout) -> Option<String> {
     Some(text.trim().to_owned())
 }
 
-/// Where things lie on this machine, for the agent and for every program that it starts.
-///
-/// In production all prefixes are empty. A stand-in machine lives in a folder: /run, /etc, /nix/var and /Library are
-/// below it, and so are the files of its store if it has one of its own.
-#[derive(Debug, Clone)]
-pub struct Layout {
-    class: Class,
-    root: PathBuf,
-    store_root: Option<PathBuf>,
-    programs: Option<PathBuf>,
-    state: PathBuf,
-}
-
-impl Layout {
-    pub fn new(config: &Config, class: Class) -> Self {
-        let stand_in = config.stand_in.as_ref();
-        Self {
-            class,
-            root: stand_in.map_or_else(|| PathBuf::from("/"), |stand_in| stand_in.root.clone()),
-            store_root: stand_in.filter(|s| s.store.is_some()).map(|s| s.root.clone()),
-            programs: stand_in.map(|stand_in| stand_in.path.clone()),
-            state: config.state_dir.clone(),
-        }
-    }
-
-    pub fn class(&self) -> Class {
-        self.class
-    }
-
-    /// Whether this machine lives in a folder.
-    pub fn is_stand_in(&self) -> bool {
-        self.root != Path::new("/")
-    }
-
-    /// A place of the system, `/run/current-system` for example, where it lies on this machine.
-    pub fn system(&self, absolute: &str) -> PathBuf {
-        self.root.join(absolute.trim_start_matches('/'))
-    }
-
-    /// The files of a store path. Its name stays `/nix/store/…` wherever they lie.
-    pub fn physical(&self, path: &StorePath) -> PathBuf {
-        match &self.store_root {
-            Some(root) => root.join(path.as_str().trim_start_matches('/')),
-            None => PathBuf::from(path.as_str()),
-        }
-    }
-
-    /// The store path that a link's text means, whether it was written by name or by where the files lie.
-    pub fn logical(&self, text: &Path) -> Option<StorePath> {
-        let text = match &self.store_root {
-            Some(root) => {
-                text.strip_prefix(root).map_or_else(|_| text.to_owned(), |rest| Path::new("/").join(rest))
-            }
-            None => text.to_owned(),
-        };
-        text.to_str()?.parse().ok()
-    }
-
-    /// The one system profile: a private one is lost at reboot.
-    pub fn profile(&self) -> PathBuf {
-        self.system("/nix/var/nix/profiles/system")
-    }
-
-    pub fn current_system(&self) -> PathBuf {
-        self.system("/run/current-system")
-    }
-
-    /// What the machine runs, by looking.
-    pub fn running(&self) -> Option<StorePath> {
-        self.resolve(self.current_system())
-    }
-
-    /// What the system profile points to, by looking.
-    pub fn profile_target(&self) -> Option<StorePath> {
-        self.resolve(self.profile())
-    }
-
-    /// Follows links by their texts until one names a store path.
-    fn resolve(&self, mut link: PathBuf) -> Option<StorePath> {
-        for _ in 0..8 {
-            let text = std::fs::read_link(&link).ok()?;
-            if let Some(path) = self.logical(&text) {
-                return Some(path);
-            }
-            link = link.parent()?.join(text);
-        }
-        None
-    }
-
-    /// The folder of this agent's GC roots, inside Nix's own, so that a plain symlink there is a root.
-    pub fn gcroots(&self) -> PathBuf {
-        self.system("/nix/var/nix/gcroots/muster")
-    }
-
-    /// A file or folder of the agent's state.
-    pub fn state(&self, name: &str) -> PathBuf {
-        self.state.join(name)
-    }
-
-    /// PATH for every program that the agent starts: the stand-ins first, then what the agent was given, then where
-    /// Nix and the system's tools lie (launchd gives /usr/bin:/bin:/usr/sbin:/sbin alone).
-    pub fn search_path(&self) -> OsString {
-        let mut folders: Vec<PathBuf> = self.programs.iter().cloned().collect();
-        if let Some(given) = std::env::var_os("PATH") {
-            folders.extend(std::env::split_paths(&given));
-        }
-        for known in [
-            "/run/current-system/sw/bin",
-            "/nix/var/nix/profiles/default/bin",
-            "/usr/bin",
-            "/bin",
-            "/usr/sbin",
-            "/sbin",
-        ] {
-            let known = PathBuf::from(known);
-            if !folders.contains(&known) {
-                folders.push(known);
-            }
-        }
-        // A folder with a colon in its name cannot be in PATH at all.
-        std::env::join_paths(&folders).unwrap_or_else(|_| OsString::from("/usr/bin:/bin:/usr/sbin:/sbin"))
-    }
-}
-
 #[cfg(test)]
 pub(crate) mod tests {
     use std::os::unix::fs::symlink;
+    use std::path::Path;
 
     use super::*;
 

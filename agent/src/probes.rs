@@ -65,6 +65,17 @@ async fn once(check: &HealthCheck, platform: &Arc<dyn Platform>) -> Result<(), S
             let ran = tokio::task::spawn_blocking(move || run_command(&command, limit, platform.layout()));
             ran.await.unwrap_or_else(|_| Err("the check itself broke off; please report this".to_owned()))
         }
+        Probe::Unit { unit: name } | Probe::Label { label: name } => {
+            let (name, platform) = (name.clone(), Arc::clone(platform));
+            let asked = tokio::task::spawn_blocking(move || platform.service(&name));
+            match timeout(limit, asked).await {
+                Ok(answer) => answer
+                    .unwrap_or_else(|_| Err("the check itself broke off; please report this".to_owned())),
+                Err(_) => Err(late()),
+            }
+        }
+        // What cannot be asked is not known to be well.
+        Probe::Unknown => Err("this muster-agent does not know this kind of check: update it".to_owned()),
         Probe::Http { url } => timeout(limit, http(url, limit)).await.unwrap_or_else(|_| Err(late())),
         Probe::Tcp { address } => match timeout(limit, tokio::net::TcpStream::connect(address)).await {
             Ok(Ok(_)) => Ok(()),
@@ -75,11 +86,22 @@ async fn once(check: &HealthCheck, platform: &Arc<dyn Platform>) -> Result<(), S
 }
 
 fn run_command(words: &[String], limit: Duration, layout: &Layout) -> Result<(), String> {
+    run_with(words, &[], limit, layout)
+}
+
+/// Runs a program of the machine; what it said where it failed. `facts` are variables of its environment.
+pub fn run_with(
+    words: &[String],
+    facts: &[(&str, String)],
+    limit: Duration,
+    layout: &Layout,
+) -> Result<(), String> {
     let Some((program, arguments)) = words.split_first() else {
         return Err("the command is empty".to_owned());
     };
     let mut command = Command::new(program);
     command.args(arguments).env("PATH", layout.search_path()).current_dir("/");
+    command.envs(facts.iter().map(|(name, value)| (*name, value)));
     let finished = process::run(&mut command, limit, &layout.state(""))
         .map_err(|error| format!("{program} cannot be run: {error}"))?;
     if finished.timed_out {
@@ -159,7 +181,12 @@ mod tests {
             check("absent", url("absent"), 1),
             check("open", Probe::Tcp { address: address.to_string() }, 1),
             check("closed", Probe::Tcp { address: closed.to_string() }, 1),
+            check("runs", Probe::Unit { unit: "sshd.service".into() }, 1),
+            check("rests", Probe::Unit { unit: "x.service".into() }, 1),
+            check("new", Probe::Unknown, 1),
         ];
+        let systemctl = "test \"$1 $3\" = 'is-active sshd.service' && exit 0; echo failed; exit 3";
+        crate::platform::tests::script(&folder.path().join("programs/systemctl"), systemctl);
         let results = run(&checks, &platform(folder.path())).await;
         let words: Vec<(&str, &str)> = results
             .iter()
@@ -175,6 +202,9 @@ mod tests {
             ("absent", "answered 404"),
             ("open", ""),
             ("closed", "refused"),
+            ("runs", ""),
+            ("rests", "x.service is failed"),
+            ("new", "does not know"),
         ]) {
             assert_eq!(found.0, name);
             assert!(found.1.contains(part) && found.1.is_empty() == part.is_empty(), "{found:?}");

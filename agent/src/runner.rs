@@ -9,9 +9,12 @@
 //! for a job that does not end. Everything is durable, so the agent that is started next takes up what it finds: a
 //! running activator is watched, a dead one is started again, a finished one is settled.
 
+mod build;
 mod contact;
 mod ledger;
+mod rest;
 mod roots;
+mod switch;
 mod work;
 
 use std::cell::{Cell, RefCell};
@@ -19,28 +22,34 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
-use muster_protocol::checkin::{CheckIn, Holds, Phase, Runs};
+use muster_protocol::checkin::{CheckIn, Health, Holds, Phase, Runs};
 use muster_protocol::clock::{Clock as _, SystemClock, UnixMillis};
 use muster_protocol::ids::Generation;
 use muster_protocol::random;
 use muster_protocol::report::{Attack, EventKind};
 use muster_protocol::target::Target;
 use tokio::sync::{Notify, mpsc, oneshot};
+use tracing::{Instrument as _, Span, info_span};
 
 use crate::client::Client;
 use crate::config::Config;
 use crate::core::backoff::Backoff;
-use crate::core::plan::Controller;
+use crate::core::plan::{Controller, RebootNote};
+use crate::core::policy::Pause;
+use crate::core::records::Transaction;
 use crate::core::state::State;
 use crate::durable;
 use crate::identity::Identity;
 use crate::local::{Command, Status};
 use crate::platform::{self, Platform};
+use crate::status;
 use crate::trust::Trust;
 use ledger::Ledger;
 
 const AGENT: &str = env!("CARGO_PKG_VERSION");
 const SEQUENCE: &str = "checkin-seq";
+/// How many failed units a check-in names.
+const MAX_DEGRADED: usize = 32;
 
 /// Runs until it is dropped. Whatever goes wrong is logged, told to the controller, and tried again.
 pub async fn run(config: Config, identity: Identity, commands: mpsc::Receiver<Command>) {
@@ -55,10 +64,12 @@ pub async fn run(config: Config, identity: Identity, commands: mpsc::Receiver<Co
         }
     };
     tracing::info!(machine = %identity.machine, class = %identity.class, "muster-agent {AGENT} keeps this machine");
+    crate::supervisor::status("keeps this machine");
+    let machine = shared.machine_span();
     tokio::join!(
-        contact::run(&shared, &client, trust),
+        contact::run(&shared, &client, trust).instrument(machine.clone()),
         work::run(&shared, &client),
-        serve(&shared, commands)
+        serve(&shared, commands).instrument(machine)
     );
 }
 
@@ -88,13 +99,16 @@ fn prepare(config: &Config, identity: &Identity) -> Result<(Shared, Client, Trus
         holds: Cell::new(trust.holds()),
         refused: Cell::new(None),
         problem: RefCell::new(None),
+        progress: RefCell::new(None),
+        degraded: RefCell::new(None),
+        reboot: RefCell::new(None),
         answers: Cell::new(false),
         reached: Cell::new(None),
         probing_since: Cell::new(None),
         last_contact: Cell::new(None),
         rollback_asked: Cell::new(false),
         check_now: Cell::new(false),
-        try_now: Cell::new(false),
+        asked: Cell::new(false),
         sequence: Cell::new(sequence),
         sequence_file,
         to_say: Cell::new(true),
@@ -130,6 +144,11 @@ struct Shared {
     refused: Cell<Option<Attack>>,
     /// What keeps the work from going on, in one sentence.
     problem: RefCell<Option<String>>,
+    /// How far the step is that is being taken, in words.
+    progress: RefCell<Option<String>>,
+    /// Units that have failed, as they were last looked at, if they were.
+    degraded: RefCell<Option<Vec<String>>>,
+    reboot: RefCell<Option<RebootNote>>,
     answers: Cell<bool>,
     /// When the last check-in that was answered was sent, in time awake.
     reached: Cell<Option<Duration>>,
@@ -139,7 +158,7 @@ struct Shared {
     rollback_asked: Cell<bool>,
     /// A person asked: the contact asks the controller, the work tries again what it put off.
     check_now: Cell<bool>,
-    try_now: Cell<bool>,
+    asked: Cell<bool>,
     sequence: Cell<u64>,
     sequence_file: PathBuf,
     /// Whether something has changed that the controller does not know.
@@ -169,17 +188,57 @@ impl Shared {
         Controller { answers: self.answers.get(), reached_since_activation }
     }
 
+    /// Every line of the log says which machine it is of.
+    fn machine_span(&self) -> Span {
+        info_span!("agent", machine = %self.identity.machine)
+    }
+
+    /// And lines about a switch, of which generation and which attempt.
+    fn span(&self) -> Span {
+        let ledger = self.ledger.borrow();
+        let machine = &self.identity.machine;
+        match ledger.transaction() {
+            Some(open) => {
+                info_span!("switch", %machine, generation = %open.generation(), transaction = open.id)
+            }
+            None => info_span!("agent", %machine),
+        }
+    }
+
     /// Phase, the generation that it speaks of, and a sentence.
     fn standing(&self) -> (Phase, Option<Generation>, Option<String>) {
         let ledger = self.ledger.borrow();
         let problem = self.problem.borrow().clone();
         match (ledger.transaction(), &ledger.journal().last) {
             (Some(open), _) => {
-                let note = problem.or_else(|| open.state.note().map(str::to_owned));
+                let note = || open.state.note().map(str::to_owned);
+                let note = problem.or_else(|| self.progress.borrow().clone()).or_else(note);
                 (open.state.phase(), Some(open.generation()), note)
             }
             (None, Some(last)) => (last.phase, Some(last.generation), problem.or_else(|| last.note.clone())),
             (None, None) => (Phase::Idle, None, problem),
+        }
+    }
+
+    fn health(&self) -> Health {
+        let ledger = self.ledger.borrow();
+        let reboot = self.reboot.borrow();
+        let waits_until = ledger.transaction().and_then(|open| match &open.state {
+            State::Deferred { deferral, .. } => deferral.until,
+            _ => None,
+        });
+        let now = self.clock.unix_ms();
+        let pause = ledger.journal().pause.as_ref().filter(|pause| pause.holds(now));
+        Health {
+            degraded: self
+                .degraded
+                .borrow()
+                .as_ref()
+                .map(|units| units.iter().take(MAX_DEGRADED).cloned().collect()),
+            reboot: reboot.as_ref().map(|note| note.what.clone()).unwrap_or_default(),
+            reboot_waits: reboot.as_ref().map(|note| note.waits.clone()),
+            waits_until,
+            paused_until: pause.map(|pause| pause.until.unwrap_or(UnixMillis::MAX)),
         }
     }
 
@@ -216,6 +275,7 @@ impl Shared {
             phase_generation,
             note,
             refused: self.refused.get(),
+            health: self.health(),
         })
     }
 
@@ -236,16 +296,61 @@ impl Shared {
             runs: self.runs(),
             holds: self.holds.get(),
             refused: self.refused.get(),
+            health: self.health(),
+            next: self.next(),
             last_contact: self.last_contact.get(),
             reports_waiting: self.ledger.borrow().outbox.len(),
         }
+    }
+
+    /// What comes next, in one sentence.
+    fn next(&self) -> String {
+        let ledger = self.ledger.borrow();
+        let wanted = self.wanted.borrow();
+        status::next(
+            ledger.transaction().map(Transaction::generation),
+            ledger.transaction().map(|open| &open.state),
+            wanted.as_ref().map(|target| target.generation),
+            ledger.journal(),
+        )
+    }
+
+    fn pause(&self, until: Option<UnixMillis>, by: Option<u32>) -> Result<String, String> {
+        let since = self.clock.unix_ms();
+        let done = self.ledger.borrow_mut().pause(Some(Pause { until, since, by }));
+        done.map_err(|error| format!("updates are not paused: {error}"))?;
+        tracing::warn!(until, by, "updates are paused by somebody at this machine");
+        self.look_again();
+        let underway =
+            self.ledger.borrow().transaction().is_some_and(|open| !open.state.is_before_activation());
+        let rest = if underway { "; the switch under way is finished first" } else { "" };
+        let until = until.map_or_else(|| "until 'muster-agent resume'".to_owned(), status::until);
+        Ok(format!("updates are paused {until}{rest}"))
+    }
+
+    fn resume(&self, by: Option<u32>) -> Result<String, String> {
+        let paused = self.ledger.borrow().journal().pause.is_some();
+        if !paused {
+            return Ok("updates were not paused".to_owned());
+        }
+        let done = self.ledger.borrow_mut().pause(None);
+        done.map_err(|error| format!("updates are still paused: {error}"))?;
+        tracing::warn!(by, "updates are resumed by somebody at this machine");
+        self.look_again();
+        Ok("updates go on".to_owned())
+    }
+
+    /// Something that the work rests on has changed.
+    fn look_again(&self) {
+        self.changed();
+        self.work.notify_one();
     }
 
     fn ask_rollback(&self) -> Result<String, String> {
         let ledger = self.ledger.borrow();
         if let Some(open) = ledger.transaction() {
             let (generation, state) = (open.generation(), open.state.name());
-            if !matches!(open.state, State::NeedsHuman { .. } | State::Deferred { .. }) {
+            if !open.state.is_before_activation() {
                 return Err(format!(
                     "generation {generation} is {state} just now: try again when that is over"
                 ));
@@ -277,11 +382,12 @@ async fn serve(shared: &Shared, mut commands: mpsc::Receiver<Command>) {
             Command::Status(to) => reply(to, shared.status()),
             Command::CheckNow => {
                 shared.check_now.set(true);
-                shared.try_now.set(true);
-                shared.changed();
-                shared.work.notify_one();
+                shared.asked.set(true);
+                shared.look_again();
             }
             Command::Rollback(to) => reply(to, shared.ask_rollback()),
+            Command::Pause { until, by, to } => reply(to, shared.pause(until, by)),
+            Command::Resume { by, to } => reply(to, shared.resume(by)),
         }
     }
 }

@@ -3,10 +3,14 @@
 use std::fmt::Write as _;
 
 use anyhow::{Result, bail};
-use muster_protocol::checkin::{Phase, Runs};
+use muster_protocol::checkin::{Health, Phase, Runs};
 use muster_protocol::clock::UnixMillis;
+use muster_protocol::ids::Generation;
 
 use crate::config::Config;
+use crate::core::policy::Stage;
+use crate::core::records::{Cause, Journal, Transaction};
+use crate::core::state::State;
 use crate::identity::Identity;
 use crate::journal::Files;
 use crate::local::Status;
@@ -23,17 +27,29 @@ pub fn from_files(config: &Config) -> Result<Status> {
     let files = Files::new(&config.state_dir);
     let journal = files.journal()?.whole().unwrap_or_default();
     let transaction = files.transaction()?.whole();
-    let (phase, generation, note) = match (&transaction, journal.last) {
+    let (phase, generation, note) = match (&transaction, &journal.last) {
         (Some(open), _) => {
             (open.state.phase(), Some(open.generation()), open.state.note().map(str::to_owned))
         }
-        (None, Some(last)) => (last.phase, Some(last.generation), last.note),
+        (None, Some(last)) => (last.phase, Some(last.generation), last.note.clone()),
         (None, None) => (Phase::Idle, None, None),
     };
+    let held = trust.held().map(|target| target.generation);
+    let next = next(
+        transaction.as_ref().map(Transaction::generation),
+        transaction.as_ref().map(|open| &open.state),
+        held,
+        &journal,
+    );
+    let paused_until = journal.pause.as_ref().map(|pause| pause.until.unwrap_or(UnixMillis::MAX));
     let layout = Layout::new(config, identity.class);
     let link = |path| std::fs::read_link(path).ok().and_then(|text| layout.logical(&text));
     let runs = link(layout.current_system()).map(|running| Runs {
-        generation: journal.confirmed.filter(|known| known.output == running).map(|known| known.generation),
+        generation: journal
+            .confirmed
+            .as_ref()
+            .filter(|known| known.output == running)
+            .map(|known| known.generation),
         profile: profile(&layout),
         running,
     });
@@ -49,10 +65,12 @@ pub fn from_files(config: &Config) -> Result<Status> {
         phase,
         phase_generation: generation,
         note,
-        verified: trust.held().map(|target| target.generation),
+        verified: held,
         runs,
         holds: trust.holds(),
         refused: None,
+        health: Health { paused_until, ..Health::default() },
+        next,
         last_contact: None,
         reports_waiting: waiting,
     })
@@ -64,6 +82,65 @@ pub fn profile(layout: &Layout) -> Option<muster_protocol::ids::StorePath> {
     let step = std::fs::read_link(&profile).ok()?;
     let generation = profile.parent()?.join(&step);
     layout.logical(&std::fs::read_link(generation).unwrap_or(step))
+}
+
+/// What comes next, in one sentence.
+pub fn next(
+    open: Option<Generation>,
+    state: Option<&State>,
+    verified: Option<Generation>,
+    journal: &Journal,
+) -> String {
+    if let (Some(generation), Some(state)) = (open, state) {
+        return match state {
+            State::Verified => format!("generation {generation} is fetched"),
+            State::Fetched => format!("generation {generation} is built"),
+            State::Built | State::Checked => format!("generation {generation} is switched to"),
+            State::Deferred { stage, .. } => {
+                let what = match stage {
+                    Stage::Fetch => "fetched",
+                    Stage::Build => "built",
+                    Stage::Switch => "switched to",
+                };
+                format!("generation {generation} is {what} as soon as it may be; a newer one takes its place")
+            }
+            State::NeedsHuman { .. } => {
+                format!(
+                    "generation {generation} goes on when somebody did that and ran muster-agent check-now"
+                )
+            }
+            State::Activating | State::Probing => {
+                format!("generation {generation} is confirmed, or undone by its deadline")
+            }
+            State::AwaitingReboot => format!("generation {generation} runs after the next reboot"),
+            State::RollingBack { .. } => "the system before it is activated again".to_owned(),
+            _ => format!("the end of generation {generation} is written down"),
+        };
+    }
+    let Some(verified) = verified else { return "a first generation is waited for".to_owned() };
+    if journal.tried.is_none_or(|tried| verified > tried) {
+        return format!("generation {verified} is begun");
+    }
+    match journal.again.filter(|again| again.generation == verified).map(|again| again.cause) {
+        Some(Cause::Controller) => {
+            format!("generation {verified} is tried again when the controller answers")
+        }
+        Some(Cause::Person) => format!(
+            "generation {verified} is tried again when somebody did what it wants and ran muster-agent check-now"
+        ),
+        None => format!("a generation after {verified} is waited for"),
+    }
+}
+
+/// A moment in words, in the machine's own time zone.
+pub fn until(moment: UnixMillis) -> String {
+    match jiff::Timestamp::from_millisecond(moment) {
+        Ok(at) if moment < UnixMillis::MAX / 2 => {
+            let at = at.to_zoned_datetime(jiff::tz::TimeZone::system());
+            format!("until {}", at.strftime("%a %F %H:%M %Z"))
+        }
+        _ => "until 'muster-agent resume'".to_owned(),
+    }
 }
 
 /// Lines for people.
@@ -81,6 +158,21 @@ pub fn text(status: &Status, now: UnixMillis) -> String {
     if let Some(note) = &status.note {
         line("note", note);
     }
+    let health = &status.health;
+    if let Some(moment) = health.waits_until {
+        line("waits", &until(moment));
+    }
+    if let Some(moment) = health.paused_until {
+        line("paused", &until(moment));
+    }
+    if let Some(units) = health.degraded.as_ref().filter(|units| !units.is_empty()) {
+        line("degraded", &format!("{} failed", units.join(", ")));
+    }
+    if !health.reboot.is_empty() {
+        let waits = health.reboot_waits.as_deref().map(|why| format!(": {why}")).unwrap_or_default();
+        line("reboot", &format!("is due for {}{waits}", health.reboot.join(", ")));
+    }
+    line("next", &status.next);
     match &status.runs {
         Some(runs) => {
             let generation = runs.generation.map(|n| format!(" (generation {n})")).unwrap_or_default();

@@ -47,7 +47,9 @@ fn progress(machine: &Machine, published: &Published, observed: &CheckIn) -> Con
     if observed.phase == Phase::NeedsHuman {
         return Condition::NeedsHuman;
     }
-    let degraded = matches!(outcome, Some(EventKind::Confirmed { degraded, .. }) if !degraded.is_empty());
+    let told = matches!(outcome, Some(EventKind::Confirmed { degraded, .. }) if !degraded.is_empty());
+    // What the machine sees now is better than what it told at the switch.
+    let degraded = observed.health.degraded.as_ref().map_or(told, |units| !units.is_empty());
     let healthy = if degraded { Condition::Degraded } else { Condition::UpToDate };
     if confirmed(published, observed) {
         return healthy;
@@ -76,8 +78,8 @@ fn progress(machine: &Machine, published: &Published, observed: &CheckIn) -> Con
 fn confirmed(published: &Published, observed: &CheckIn) -> bool {
     let latest = published.target.generation;
     let by_phase = observed.phase == Phase::Confirmed && observed.phase_generation == Some(latest);
-    // Nothing is to run after a dry activation.
-    if published.target.action == Action::DryActivate && by_phase {
+    // Nothing is to run after a dry activation, nor after the reboot that ends a trial.
+    if matches!(published.target.action, Action::DryActivate | Action::Test) && by_phase {
         return true;
     }
     observed.runs.as_ref().is_some_and(|runs| {
@@ -103,6 +105,7 @@ pub fn view(machine: Machine, poll_seconds: u64, now: UnixMillis) -> MachineView
         refused: observed.as_ref().and_then(|told| told.refused),
         clone_alarm: machine.clone_alarm_at.is_some(),
         holds: observed.as_ref().map(|told| told.holds).unwrap_or_default(),
+        health: observed.as_ref().map(|told| told.health.clone()).unwrap_or_default(),
         runs: observed.and_then(|told| told.runs),
         agent: machine.agent,
         age: machine.age,

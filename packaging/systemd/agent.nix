@@ -24,7 +24,10 @@ in
       path = [ config.nix.package ];
       environment.MUSTER_LOG = cfg.log;
       serviceConfig = {
+        Type = "notify";
         ExecStart = "${lib.getExe' cfg.package "muster-agent"} run";
+        # The agent tells twice in this time that it lives.
+        WatchdogSec = 300;
         Restart = "always";
         RestartSec = 5;
         OOMScoreAdjust = -500;

@@ -42,6 +42,35 @@ pub struct CheckIn {
     /// The last answer that was refused, until one is accepted.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub refused: Option<Attack>,
+    #[serde(default, skip_serializing_if = "Health::is_empty")]
+    pub health: Health,
+}
+
+/// What a machine knows of itself beside its phase.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct Health {
+    /// Units that have failed, as they were last looked at; `None` where they were not.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub degraded: Option<Vec<String>>,
+    /// What a reboot would bring: `kernel`, `initrd`, `kernel-modules`.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub reboot: Vec<String>,
+    /// Why that reboot does not come yet.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub reboot_waits: Option<String>,
+    /// When the wait that `note` speaks of ends by itself.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub waits_until: Option<UnixMillis>,
+    /// Somebody at the machine paused its updates, until then or for good (the largest number).
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub paused_until: Option<UnixMillis>,
+}
+
+impl Health {
+    pub fn is_empty(&self) -> bool {
+        *self == Self::default()
+    }
 }
 
 /// The system that a machine runs, as it finds it by looking.
@@ -68,7 +97,7 @@ pub struct Holds {
 }
 
 /// Where a machine stands, in the words of the switch transaction.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum Phase {
     Idle,

@@ -244,14 +244,18 @@ pub fn from_hex<const N: usize>(text: &str) -> Option<[u8; N]> {
 
 /// A SHA-256 hash in Nix's base 32, as narinfo files and cache URLs write it (52 characters, last bits first).
 pub fn nix_base32(hash: &Sha256) -> String {
-    let bytes = hash.as_bytes();
-    (0..52usize)
+    nix_base32_of(hash.as_bytes())
+}
+
+/// The same of any bytes: Nix writes from the end, five bits a character.
+pub fn nix_base32_of(bytes: &[u8]) -> String {
+    (0..(bytes.len() * 8).div_ceil(5))
         .rev()
         .map(|n| {
             let bit = n * 5;
             let (byte, shift) = (bit / 8, bit % 8);
             let low = bytes[byte] >> shift;
-            let high = if shift > 3 && byte + 1 < 32 { bytes[byte + 1] << (8 - shift) } else { 0 };
+            let high = if shift > 3 && byte + 1 < bytes.len() { bytes[byte + 1] << (8 - shift) } else { 0 };
             char::from(NIX_BASE32[usize::from((low | high) & 31)])
         })
         .collect()

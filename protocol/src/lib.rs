@@ -11,6 +11,8 @@ pub mod ids;
 pub mod keys;
 pub mod machine;
 pub mod operator;
+pub mod packages;
+pub mod policy;
 pub mod random;
 pub mod report;
 pub mod target;

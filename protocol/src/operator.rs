@@ -4,7 +4,7 @@ use std::collections::BTreeSet;
 
 use serde::{Deserialize, Serialize};
 
-use crate::checkin::{Holds, Phase, Runs};
+use crate::checkin::{Health, Holds, Phase, Runs};
 use crate::clock::UnixMillis;
 use crate::ids::{Generation, MachineName, Sha256, Tag};
 use crate::keys::{Context, KeyError, PublicKey, SecretKey, Signature};
@@ -175,6 +175,8 @@ pub struct MachineView {
     /// More than one holder of this machine's key was seen.
     pub clone_alarm: bool,
     pub holds: Holds,
+    #[serde(default)]
+    pub health: Health,
     pub agent: Option<String>,
     pub age: Option<String>,
     pub key: Option<PublicKey>,

@@ -40,7 +40,7 @@ pub struct Event {
 }
 
 /// Durations are in milliseconds of time awake.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(tag = "kind", rename_all = "kebab-case")]
 pub enum EventKind {
     Enrolled {
@@ -104,13 +104,96 @@ pub enum EventKind {
         running: StorePath,
         expected: StorePath,
     },
+    /// It waits for a better time, at most until then where that is known.
+    Deferred {
+        why: String,
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        until: Option<UnixMillis>,
+    },
+    /// How far a fetch or a build is, now and then.
+    Progress(Progress),
+    /// How long each step took, and what the new system changes of the old one. Comes after the end.
+    Summary(Box<Summary>),
+    /// A hook after a switch failed; the switch stands as it is.
+    HookFailed {
+        hook: String,
+        #[serde(default)]
+        detail: String,
+    },
+    /// The machine reboots by itself, for what its system wants a reboot for.
+    Rebooting {
+        why: String,
+    },
     /// A kind that this program does not know yet; the stored bytes keep it whole.
     #[serde(other)]
     Unknown,
 }
 
+/// Counts of derivations and bytes; a count is 0 where Nix does not say it.
+#[derive(Debug, Clone, PartialEq, Eq, Hash, Serialize, Deserialize)]
+pub struct Progress {
+    pub step: Step,
+    /// Derivations that are built, that are to be built, and that are being built.
+    #[serde(default)]
+    pub built: u64,
+    #[serde(default)]
+    pub to_build: u64,
+    #[serde(default)]
+    pub building: u64,
+    /// Paths that are copied or downloaded, and that are to be.
+    #[serde(default)]
+    pub copied: u64,
+    #[serde(default)]
+    pub to_copy: u64,
+    #[serde(default)]
+    pub bytes: u64,
+    #[serde(default)]
+    pub bytes_expected: u64,
+    /// What is worked on, the name of a derivation for example.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub current: Option<String>,
+}
+
+/// Durations in milliseconds of time awake; a step that was not taken has none.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(default)]
+pub struct Summary {
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub fetch_ms: Option<u64>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub build_ms: Option<u64>,
+    /// The system's own checks, and the hooks before the switch.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub preflight_ms: Option<u64>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub activation_ms: Option<u64>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub probe_ms: Option<u64>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub undo_ms: Option<u64>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub total_ms: Option<u64>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub closure: Option<ClosureChange>,
+}
+
+/// What the new system's closure has that the old one's has not, by the names of packages.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(default)]
+pub struct ClosureChange {
+    /// `NAME OLD -> NEW`, the first of them.
+    pub changed: Vec<String>,
+    /// `NAME VERSION`
+    pub added: Vec<String>,
+    pub removed: Vec<String>,
+    /// How many more there are of all three.
+    pub more: u64,
+    /// Bytes that the new closure has more than the old one.
+    pub bytes: i64,
+}
+
 /// Why a generation was undone.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum Reason {
     ActivationFailed,
@@ -120,10 +203,15 @@ pub enum Reason {
     Deadline,
     Interrupted,
     Operator,
+    /// Something on the machine was in its way that only a person can clear.
+    NeedsHuman,
+    /// A reason of a later version.
+    #[serde(other)]
+    Unknown,
 }
 
 /// Where an update ended before activation.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum Step {
     Verify,
@@ -131,6 +219,9 @@ pub enum Step {
     Build,
     Compare,
     Preflight,
+    /// A step of a later version.
+    #[serde(other)]
+    Unknown,
 }
 
 /// What a refused answer would have been, had it been believed.
@@ -175,6 +266,78 @@ mod tests {
         let event: Event =
             serde_json::from_str(r#"{"seq":9,"at":1,"kind":"teleported","to":"mars"}"#).unwrap();
         assert_eq!(event.kind, EventKind::Unknown);
+    }
+
+    /// An event and its kind share one object: a field of the one must not be a field of the other.
+    #[test]
+    fn every_kind_of_event_comes_back_as_it_was_sent() {
+        let path: StorePath = "/nix/store/1c0bm0n2hg4kd2x7q2g5p1l1c4cx8kpl-system".parse().unwrap();
+        let progress = Progress {
+            step: Step::Build,
+            built: 1,
+            to_build: 2,
+            building: 3,
+            copied: 4,
+            to_copy: 5,
+            bytes: 6,
+            bytes_expected: 7,
+            current: Some("bash".into()),
+        };
+        let closure =
+            ClosureChange { changed: vec!["a 1 -> 2".into()], bytes: -5, ..ClosureChange::default() };
+        let ms = Some(3);
+        let summary = Summary {
+            fetch_ms: ms,
+            build_ms: ms,
+            preflight_ms: ms,
+            activation_ms: ms,
+            probe_ms: ms,
+            undo_ms: ms,
+            total_ms: ms,
+            closure: Some(closure),
+        };
+        let (running, detail) = (path.clone(), "why".to_owned());
+        for kind in [
+            EventKind::Enrolled { agent: "1".into() },
+            EventKind::AgentStarted { agent: "1".into(), boot_id: "b".into() },
+            EventKind::Verified,
+            EventKind::Fetched { ms: 1 },
+            EventKind::Built { output: path.clone(), ms: 1 },
+            EventKind::Activating { old: path.clone(), new: path.clone() },
+            EventKind::Activated { exit: 4, ms: 1 },
+            EventKind::Confirmed { running: path.clone(), ms: 1, degraded: vec!["x.service".into()] },
+            EventKind::RolledBack {
+                running,
+                reason: Reason::NeedsHuman,
+                detail: detail.clone(),
+                quarantined: true,
+            },
+            EventKind::Failed { step: Step::Compare, detail: detail.clone(), quarantined: false },
+            EventKind::NeedsHuman { detail: detail.clone() },
+            EventKind::Refused { attack: Attack::Clone, detail: detail.clone() },
+            EventKind::Drift { running: path.clone(), expected: path },
+            EventKind::Deferred { why: "w".into(), until: Some(9) },
+            EventKind::Progress(progress),
+            EventKind::Summary(Box::new(summary)),
+            EventKind::HookFailed { hook: "h".into(), detail },
+            EventKind::Rebooting { why: "w".into() },
+            EventKind::Unknown,
+        ] {
+            let event = Event { seq: 3, at: 5, generation: Some(Generation::FIRST), kind };
+            let text = serde_json::to_string(&event).unwrap();
+            assert_eq!(serde_json::from_str::<Event>(&text).unwrap(), event, "{text}");
+        }
+    }
+
+    #[test]
+    fn a_word_of_the_future_does_not_hide_what_is_known_of_an_event() {
+        let text =
+            r#"{"seq":9,"at":1,"kind":"failed","step":"weigh","detail":"too heavy","quarantined":true}"#;
+        let event: Event = serde_json::from_str(text).unwrap();
+        assert!(matches!(event.kind, EventKind::Failed { step: Step::Unknown, quarantined: true, .. }));
+        let text = r#"{"seq":9,"at":1,"kind":"progress","step":"build","built":3,"cosmic_rays":4}"#;
+        let event: Event = serde_json::from_str(text).unwrap();
+        assert!(matches!(event.kind, EventKind::Progress(Progress { built: 3, to_build: 0, .. })));
     }
 
     #[test]

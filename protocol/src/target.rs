@@ -4,6 +4,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::ids::{Generation, IdError, MachineName, StorePath};
 use crate::machine::{Class, MachineError, System, can_take};
+use crate::policy::{Policy, PolicyError};
 
 /// The largest `generation.json` that anybody reads, in bytes.
 pub const MAX_TARGET_BYTES: u64 = 64 * 1024;
@@ -15,7 +16,7 @@ pub const MAX_CHECKS: usize = 64;
 /// One signed target for one machine.
 ///
 /// Additive: a reader keeps to the fields that it knows and ignores others; a field is never removed.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Hash, Serialize, Deserialize)]
 pub struct Target {
     pub machine: MachineName,
     pub class: Class,
@@ -36,6 +37,9 @@ pub struct Target {
     /// Public Nix signing keys (`NAME:BASE64`) whose built outputs the machine may take instead of building.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub trusted_nix_keys: Vec<String>,
+    /// When and how the machine takes it.
+    #[serde(default, skip_serializing_if = "Policy::is_empty")]
+    pub policy: Policy,
     /// The operator's words on why, for the history.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub message: Option<String>,
@@ -46,7 +50,7 @@ fn default_deadline() -> u32 {
 }
 
 /// What to do with the system, in the words of `switch-to-configuration`. A Mac knows `switch` alone.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum Action {
     #[default]
@@ -68,7 +72,7 @@ impl Action {
 }
 
 /// A question whose answer decides whether a generation is confirmed.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Hash, Serialize, Deserialize)]
 pub struct HealthCheck {
     /// What people call it.
     pub name: String,
@@ -89,7 +93,7 @@ fn default_tries() -> u32 {
     3
 }
 
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(tag = "kind", rename_all = "kebab-case")]
 pub enum Probe {
     /// Exit code 0 is healthy. The first word is the program; no shell is asked.
@@ -98,6 +102,47 @@ pub enum Probe {
     Http { url: String },
     /// A connection that opens is healthy; `HOST:PORT`.
     Tcp { address: String },
+    /// A systemd unit that is active is healthy. NixOS alone.
+    Unit { unit: String },
+    /// A launchd job that runs, or whose last run ended well, is healthy. Macs alone.
+    Label { label: String },
+    /// A kind that this program does not know yet. What is not known is not healthy.
+    #[serde(other)]
+    Unknown,
+}
+
+impl Probe {
+    /// The class of machine that can be asked this, if not every one.
+    pub fn class(&self) -> Option<Class> {
+        match self {
+            Self::Unit { .. } => Some(Class::Nixos),
+            Self::Label { .. } => Some(Class::Darwin),
+            Self::Command { .. } | Self::Http { .. } | Self::Tcp { .. } | Self::Unknown => None,
+        }
+    }
+}
+
+impl HealthCheck {
+    /// What holds of every check on a machine of this class, whoever wrote it.
+    pub fn check(&self, class: Class) -> Result<(), TargetError> {
+        let empty = match &self.probe {
+            Probe::Command { command } => command.first().is_none_or(String::is_empty),
+            Probe::Http { url: text }
+            | Probe::Tcp { address: text }
+            | Probe::Unit { unit: text }
+            | Probe::Label { label: text } => text.is_empty(),
+            Probe::Unknown => false,
+        };
+        if empty || self.tries == 0 || self.timeout_seconds == 0 {
+            return Err(TargetError::EmptyCheck(self.name.clone()));
+        }
+        match self.probe.class() {
+            Some(other) if other != class => {
+                Err(TargetError::CheckOfOtherClass { check: self.name.clone(), class })
+            }
+            _ => Ok(()),
+        }
+    }
 }
 
 /// Why a target is not for this machine, or no target at all.
@@ -123,8 +168,14 @@ pub enum TargetError {
     TooManyChecks(usize),
     #[error("health check '{0}' is empty or has no tries")]
     EmptyCheck(String),
+    #[error(
+        "health check '{check}' cannot be asked of a {class} machine: units are NixOS's, labels are launchd's"
+    )]
+    CheckOfOtherClass { check: String, class: Class },
     #[error("a Mac knows the action switch alone, not {0}")]
     ActionOnDarwin(&'static str),
+    #[error(transparent)]
+    Policy(#[from] PolicyError),
 }
 
 impl Target {
@@ -151,16 +202,8 @@ impl Target {
         if self.checks.len() > MAX_CHECKS {
             return Err(TargetError::TooManyChecks(self.checks.len()));
         }
-        for check in &self.checks {
-            let empty = match &check.probe {
-                Probe::Command { command } => command.first().is_none_or(String::is_empty),
-                Probe::Http { url } => url.is_empty(),
-                Probe::Tcp { address } => address.is_empty(),
-            };
-            if empty || check.tries == 0 || check.timeout_seconds == 0 {
-                return Err(TargetError::EmptyCheck(check.name.clone()));
-            }
-        }
+        self.checks.iter().try_for_each(|check| check.check(self.class))?;
+        self.policy.check()?;
         if self.class == Class::Darwin && self.action != Action::Switch {
             return Err(TargetError::ActionOnDarwin(self.action.as_str()));
         }
@@ -202,8 +245,24 @@ mod tests {
             deadline_seconds: 300,
             checks: vec![],
             trusted_nix_keys: vec![],
+            policy: Policy::default(),
             message: None,
         }
+    }
+
+    fn unit() -> HealthCheck {
+        let probe = Probe::Unit { unit: "sshd.service".into() };
+        HealthCheck { name: "ssh".into(), probe, timeout_seconds: 1, tries: 1 }
+    }
+
+    #[test]
+    fn a_check_and_a_policy_of_the_future_do_not_keep_a_machine_from_its_target() {
+        let mut later = serde_json::to_value(target()).unwrap();
+        later["policy"] = serde_json::json!({ "moon": "full", "urgent": true });
+        later["checks"] = serde_json::json!([{ "name": "x", "kind": "grpc", "service": "y" }]);
+        let read = Target::parse(later.to_string().as_bytes()).unwrap();
+        assert!(read.policy.urgent);
+        assert_eq!(read.checks[0].probe, Probe::Unknown);
     }
 
     #[test]
@@ -238,6 +297,11 @@ mod tests {
             ("output is a derivation", Target { output: target().derivation, ..target() }),
             ("deadline too short", Target { deadline_seconds: 1, ..target() }),
             ("boot on a Mac", Target { action: Action::Boot, ..target() }),
+            ("a unit on a Mac", Target { checks: vec![unit()], ..target() }),
+            (
+                "a policy without sense",
+                Target { policy: Policy { nice: Some(20), ..Policy::default() }, ..target() },
+            ),
         ] {
             assert!(target.check().is_err(), "{what}");
         }

@@ -14,6 +14,7 @@ let
       path = "path";
       port = "port";
       str = "str";
+      attrs = "attrs";
       nullOr = type: type;
       submodule = options: options;
       ints.between = low: high: "int";
@@ -30,6 +31,20 @@ let
       stateDir = "/var/lib/muster";
       pollSeconds = 55;
       buildSeconds = 86400;
+      group = "wheel";
+      policy = {
+        window = {
+          days = [ "sat" ];
+          from = "22:00";
+          to = "04:00";
+        };
+        minimum_battery = 50;
+        before.drain.command = [
+          "/bin/drain"
+          "a \"b\""
+        ];
+      };
+      checks.ssh.tcp = "127.0.0.1:22";
       log = "info";
       stablePath = darwin.options.services.muster-agent.stablePath.default;
     };

@@ -4,7 +4,7 @@ use muster_protocol::ids::StorePath;
 use muster_protocol::report::Reason;
 
 /// What one health check found after all its tries.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub struct CheckResult {
     pub name: String,
     /// What was wrong, in the last try.

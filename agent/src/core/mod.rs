@@ -1,8 +1,15 @@
 //! The decisions of the agent: pure functions of what was observed, what is wanted and the time.
 
+pub mod activate;
 pub mod backoff;
+pub mod book;
 pub mod health;
 pub mod plan;
+pub mod policy;
+pub mod progress;
+pub mod prune;
+pub mod reboot;
 pub mod records;
 pub mod resume;
 pub mod state;
+pub mod window;

@@ -2,13 +2,18 @@
 
 use std::time::Duration;
 
+use muster_protocol::clock::UnixMillis;
 use muster_protocol::ids::StorePath;
+use muster_protocol::policy::{DriftPolicy, RebootPolicy};
 use muster_protocol::report::Reason;
 use muster_protocol::target::Target;
 
 use super::health::{self, CheckResult, Evidence, Verdict};
+use super::policy::{Circumstances, Deferral, Hold, LOOK_AGAIN, Rules, Stage, gate};
+use super::reboot::{self, Decision, Due};
 use super::records::{
-    Activation, ActivationPhase as Phase, Confirmation, GivenVerdict, Journal, Quarantined, Transaction,
+    Activation, ActivationPhase as Phase, Chance, Confirmation, GivenVerdict, Journal, Quarantined,
+    Transaction,
 };
 use super::state::{Input, State};
 
@@ -29,6 +34,20 @@ pub struct Observed<'a> {
     pub controller: Controller,
     /// Somebody at the machine asked for the system before this one.
     pub rollback_asked: bool,
+    /// Somebody at the machine said that it may be tried again.
+    pub asked: bool,
+    /// The user at the screen of a Mac, if there is one.
+    pub console: Option<u32>,
+    /// The policies of the open transaction, or else of the confirmed generation.
+    pub rules: &'a Rules,
+    /// What the machine is like, if that was looked at since the last step.
+    pub circumstances: Option<&'a Circumstances>,
+    /// What a reboot would bring, if anything.
+    pub due: Option<&'a Due>,
+    /// Who is logged in and what inhibits a reboot, if that was looked at lately.
+    pub blockers: Option<&'a [String]>,
+    /// The wall clock.
+    pub at: UnixMillis,
     /// No step is taken before this time awake: the last one failed, or the next one has its time.
     pub not_before: Option<Duration>,
     /// Time awake.
@@ -36,14 +55,14 @@ pub struct Observed<'a> {
 }
 
 /// What the health checks and the service manager said after the activation.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub struct Probed {
     pub checks: Vec<CheckResult>,
     pub failed_after: Vec<String>,
 }
 
 /// What is known of the controller.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Hash)]
 pub struct Controller {
     /// It answered the last request.
     pub answers: bool,
@@ -52,7 +71,7 @@ pub struct Controller {
 }
 
 /// The next thing to do. Those that change nothing end when something was observed anew.
-#[derive(Debug, Clone, PartialEq)]
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub enum Step {
     /// Until something changes.
     Idle,
@@ -66,6 +85,15 @@ pub enum Step {
     Refuse(Quarantined),
     /// Open a transaction back to this system.
     BeginRollback(StorePath),
+    /// Open a transaction for the confirmed target: somebody else changed the system.
+    Enforce(Box<Target>),
+    /// Look what the machine is like, for a step of this stage.
+    Look(Stage),
+    /// Put the next step off.
+    Defer(Deferral),
+    /// Look who is logged in and what inhibits a reboot.
+    LookForBlockers,
+    Reboot(Due),
     /// Forget a transaction that changed nothing: a newer generation takes its place.
     Supersede,
     Fetch,
@@ -109,6 +137,9 @@ fn waits(step: &Step) -> bool {
             | Step::RestartActivator
             | Step::Probe
             | Step::Settle
+            | Step::Enforce(_)
+            | Step::LookForBlockers
+            | Step::Reboot(_)
             | Step::Enter(Input::Retried)
     )
 }
@@ -125,17 +156,99 @@ fn begin(observed: &Observed<'_>, journal: &Journal, wanted: Option<&Target>) ->
     {
         return Step::BeginRollback(previous.clone());
     }
-    let Some(target) = wanted else { return Step::Idle };
-    // I2 and I5: only a higher number is new; the same one again only after it fell to an absent controller.
+    let Some(target) = wanted else { return rest(observed, journal) };
+    // I2 and I5: only a higher number is new; the same one again only after it fell to what has passed.
     let new = journal.tried.is_none_or(|tried| target.generation > tried);
-    let again = journal.may_retry(target.generation) && observed.controller.answers;
-    if !new && !again {
-        return Step::Idle;
+    let chance =
+        Chance { answers: observed.controller.answers, asked: observed.asked, console: observed.console };
+    if !new && !journal.may_retry(target.generation, chance) {
+        return rest(observed, journal);
     }
     match journal.quarantined(&target.derivation) {
         Some(entry) => Step::Refuse(entry.clone()),
         None => Step::Begin,
     }
+}
+
+/// Nothing new is wanted: the machine is brought back to what was confirmed, or rebooted, if its policies say so.
+fn rest(observed: &Observed<'_>, journal: &Journal) -> Step {
+    let drifted = journal.drift.as_ref().is_some_and(|drift| observed.running == Some(drift));
+    let confirmed = journal.confirmed.as_ref().and_then(|known| known.target.as_ref());
+    if let Some(target) = confirmed
+        && drifted
+        && observed.rules.drift == DriftPolicy::Enforce
+        && journal.left != journal.drift
+    {
+        return Step::Enforce(target.clone());
+    }
+    match observed.due {
+        Some(due) => reboot(observed, journal, due),
+        None => Step::Idle,
+    }
+}
+
+fn reboot(observed: &Observed<'_>, journal: &Journal, due: &Due) -> Step {
+    if observed.rules.reboot == RebootPolicy::Never {
+        return Step::Idle;
+    }
+    let Some(seen) = observed.circumstances else { return Step::Look(Stage::Switch) };
+    match reboot::decide(due, &view(observed, journal, seen)) {
+        Decision::Look => Step::LookForBlockers,
+        Decision::Reboot => Step::Reboot(due.clone()),
+        Decision::Wait { until, .. } => Step::Wait(again(observed, until)),
+    }
+}
+
+fn view<'a>(observed: &Observed<'a>, journal: &'a Journal, seen: &'a Circumstances) -> reboot::View<'a> {
+    reboot::View {
+        rules: observed.rules,
+        seen,
+        pause: journal.pause.as_ref(),
+        blockers: observed.blockers,
+        asked: journal.rebooted.as_ref(),
+        boot: observed.boot,
+        now: observed.at,
+    }
+}
+
+/// A reboot that is due, and why it does not come yet.
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+pub struct RebootNote {
+    pub what: Vec<String>,
+    pub waits: String,
+    pub until: Option<UnixMillis>,
+}
+
+/// What is to be told of reboots: `None` while that is not known, and what was told last still holds.
+pub fn reboot_note(observed: &Observed<'_>, journal: &Journal) -> Option<Option<RebootNote>> {
+    let awaited = observed.transaction.filter(|open| open.state == State::AwaitingReboot).map(awaited);
+    let Some(due) = awaited.as_ref().or(observed.due) else { return Some(None) };
+    let nothing = Circumstances::default();
+    let seen = match observed.circumstances {
+        Some(seen) => seen,
+        None if observed.rules.reboot == RebootPolicy::Never => &nothing,
+        None => return None,
+    };
+    match reboot::decide(due, &view(observed, journal, seen)) {
+        Decision::Look => None,
+        Decision::Reboot => Some(Some(RebootNote {
+            what: due.what.clone(),
+            waits: "the machine is about to reboot".to_owned(),
+            until: None,
+        })),
+        Decision::Wait { why, until } => Some(Some(RebootNote { what: due.what.clone(), waits: why, until })),
+    }
+}
+
+/// What a transaction that waits for a reboot waits for.
+fn awaited(transaction: &Transaction) -> Due {
+    Due { what: vec!["system".to_owned()], mark: transaction.output().as_str().to_owned() }
+}
+
+/// When something that is waited for is looked at again, in time awake: soon, and once more when it should be over.
+fn again(observed: &Observed<'_>, until: Option<UnixMillis>) -> Duration {
+    let left = until.and_then(|until| u64::try_from(until.saturating_sub(observed.at)).ok());
+    observed.now + left.map_or(LOOK_AGAIN, |left| Duration::from_millis(left).min(LOOK_AGAIN))
 }
 
 fn go_on(
@@ -149,19 +262,32 @@ fn go_on(
         target.generation > transaction.generation()
             && journal.tried.is_none_or(|tried| target.generation > tried)
     });
-    if newer && transaction.state.is_before_activation() {
+    let activation = observed.activation.filter(|record| record.transaction == transaction.id);
+    let before = transaction.state.is_before_activation();
+    if newer && before {
         return Step::Supersede;
     }
-    let activation = observed.activation.filter(|record| record.transaction == transaction.id);
+    // Somebody who asks for the system before this one has waited long enough.
+    if observed.rollback_asked && before && !transaction.is_rollback() && journal.previous.is_some() {
+        return Step::Supersede;
+    }
+    let held = |stage| held(observed, journal, transaction, stage);
     match &transaction.state {
-        State::Verified => Step::Fetch,
-        State::Fetched => Step::Build,
-        State::Built => Step::Preflight,
-        State::Checked => Step::StartActivator,
-        State::Deferred { .. } | State::NeedsHuman { .. } => Step::Enter(Input::Retried),
-        State::Activating => activating(observed, activation),
+        State::Verified => held(Stage::Fetch).unwrap_or(Step::Fetch),
+        State::Fetched => held(Stage::Build).unwrap_or(Step::Build),
+        State::Built => held(Stage::Switch).unwrap_or(Step::Preflight),
+        State::Checked => held(Stage::Switch).unwrap_or(Step::StartActivator),
+        State::Deferred { deferral, stage } => match held(*stage) {
+            Some(Step::Defer(now)) if same(&now, deferral) => Step::Wait(again(observed, now.until)),
+            Some(step) => step,
+            None => Step::Enter(Input::Retried),
+        },
+        State::NeedsHuman { .. } => Step::Enter(Input::Retried),
+        // A later version left it before anything was activated.
+        State::Unknown if activation.is_none() && !observed.activator_alive => Step::Supersede,
+        State::Activating | State::Unknown => activating(observed, activation),
         State::Probing => probing(observed, transaction, activation),
-        State::AwaitingReboot => awaiting_reboot(observed, activation, newer),
+        State::AwaitingReboot => awaiting_reboot(observed, journal, transaction, activation, newer),
         State::RollingBack { .. } => rolling_back(observed, activation),
         State::Confirmed { .. }
         | State::Finished { .. }
@@ -169,6 +295,19 @@ fn go_on(
         | State::UndoFailed { .. }
         | State::Failed { .. } => Step::Settle,
     }
+}
+
+/// What has to come before a step of this stage, if anything has.
+fn held(observed: &Observed<'_>, journal: &Journal, transaction: &Transaction, stage: Stage) -> Option<Step> {
+    let Some(seen) = observed.circumstances else { return Some(Step::Look(stage)) };
+    // Whoever goes back at the machine itself pauses for nobody.
+    let pause = journal.pause.as_ref().filter(|_| !transaction.is_rollback());
+    gate(stage, observed.rules, seen, pause, observed.at).map(Step::Defer)
+}
+
+/// Whether a deferral says nothing new. Numbers in its words change from look to look.
+fn same(now: &Deferral, before: &Deferral) -> bool {
+    now.hold == before.hold && now.until == before.until
 }
 
 fn watch(observed: &Observed<'_>) -> Step {
@@ -183,11 +322,18 @@ fn undo(activation: &Activation) -> Step {
 fn activating(observed: &Observed<'_>, activation: Option<&Activation>) -> Step {
     let Some(activation) = activation else { return watch(observed) };
     match activation.phase {
-        Phase::Recorded | Phase::ProfileSet | Phase::Activating => watch(observed),
+        Phase::Recorded | Phase::ProfileSet | Phase::Activating | Phase::Unknown => watch(observed),
+        Phase::Untouched => {
+            let deferral = Deferral::new(Hold::Busy, activation.detail.clone());
+            Step::Enter(Input::Untouched { deferral })
+        }
         Phase::Activated | Phase::Confirmed => Step::Enter(Input::Activated),
         Phase::AwaitingReboot => Step::Enter(Input::ActivatedToBoot),
         Phase::Undoing | Phase::Undone | Phase::UndoFailed => undo(activation),
-        Phase::Finished => Step::Enter(Input::Finished { exit: activation.exit.unwrap_or_default() }),
+        Phase::Finished => {
+            let (exit, detail) = (activation.exit.unwrap_or_default(), activation.detail.clone());
+            Step::Enter(Input::Finished { exit, detail })
+        }
     }
 }
 
@@ -225,7 +371,13 @@ fn probing(observed: &Observed<'_>, transaction: &Transaction, activation: Optio
     if given.is_some_and(|given| given.verdict == verdict) { Step::Watch } else { Step::Give(verdict) }
 }
 
-fn awaiting_reboot(observed: &Observed<'_>, activation: Option<&Activation>, newer: bool) -> Step {
+fn awaiting_reboot(
+    observed: &Observed<'_>,
+    journal: &Journal,
+    transaction: &Transaction,
+    activation: Option<&Activation>,
+    newer: bool,
+) -> Step {
     let Some(activation) = activation else { return watch(observed) };
     match activation.phase {
         Phase::Activated | Phase::Confirmed => Step::Enter(Input::Rebooted),
@@ -242,8 +394,13 @@ fn awaiting_reboot(observed: &Observed<'_>, activation: Option<&Activation>, new
             let detail = "a newer generation took its place before the reboot".to_owned();
             Step::Give(GivenVerdict::Undo { reason: Reason::Interrupted, detail })
         }
-        Phase::AwaitingReboot => Step::Idle,
-        Phase::Recorded | Phase::ProfileSet | Phase::Activating | Phase::Finished => watch(observed),
+        Phase::AwaitingReboot => reboot(observed, journal, &awaited(transaction)),
+        Phase::Recorded
+        | Phase::ProfileSet
+        | Phase::Activating
+        | Phase::Finished
+        | Phase::Untouched
+        | Phase::Unknown => watch(observed),
     }
 }
 

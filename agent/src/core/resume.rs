@@ -7,10 +7,12 @@
 //! | activated | wait | NEW runs: wait; otherwise undo |
 //! | awaiting-reboot | stay | NEW runs: wait; otherwise undo |
 //! | undoing | undo | undo |
-//! | confirmed, undone, undo-failed, finished | nothing | nothing |
+//! | unknown (of a later version) | undo | NEW runs: wait; otherwise undo |
+//! | confirmed, undone, undo-failed, finished, untouched | nothing | nothing |
 //!
-//! A verdict to undo comes before all of this, and one to confirm counts where the table says wait. Each wait has a fresh
-//! deadline; so one that was taken up [`MAX_STARTS`] times is undone. A trial run that was interrupted is run again.
+//! A verdict to undo comes before all of this, and one to confirm counts where the table says wait. The deadline goes on
+//! in the same boot and begins anew after a reboot; so one that was taken up [`MAX_STARTS`] times is undone. A trial run
+//! that was interrupted is run again.
 
 use muster_protocol::machine::Class;
 use muster_protocol::report::Reason;
@@ -25,7 +27,7 @@ pub const MAX_STARTS: u32 = 5;
 pub enum Resume {
     /// From the start.
     Begin,
-    /// NEW runs; wait for the verdict with a fresh deadline.
+    /// NEW runs; wait for the verdict.
     Wait,
     /// Nothing to do before the next reboot.
     Stay,
@@ -70,9 +72,13 @@ pub fn resume(found: &Activation, new_runs: bool, boot: &str, given: Option<&Giv
         Phase::Activated if !rebooted => Resume::Wait,
         Phase::Activated => undo(Reason::NotRunning, "after a reboot the machine runs another system"),
         Phase::AwaitingReboot => undo(Reason::NotRunning, "the reboot did not bring the new system up"),
-        Phase::Undoing | Phase::Confirmed | Phase::Undone | Phase::UndoFailed | Phase::Finished => {
-            Resume::Nothing
-        }
+        Phase::Unknown => undo(Reason::Interrupted, "a later version of muster-agent left it unfinished"),
+        Phase::Undoing
+        | Phase::Confirmed
+        | Phase::Undone
+        | Phase::UndoFailed
+        | Phase::Finished
+        | Phase::Untouched => Resume::Nothing,
     }
 }
 
@@ -99,6 +105,8 @@ mod tests {
             reason: None,
             detail: String::new(),
             undo_exit: None,
+            undo_ms: None,
+            spent_ms: 0,
             degraded: vec![],
             unknown: Unknown::new(),
         }
@@ -116,7 +124,7 @@ mod tests {
     }
 
     /// Columns: same boot and OLD runs, same boot and NEW runs, rebooted and OLD runs, rebooted and NEW runs.
-    const TABLE: [(Phase, &str, &str); 10] = [
+    const TABLE: [(Phase, &str, &str); 12] = [
         (Phase::Recorded, "BBBW", "BBBW"),
         (Phase::ProfileSet, "BBBW", "BBBW"),
         (Phase::Activating, "UUUW", "UWUW"),
@@ -127,6 +135,8 @@ mod tests {
         (Phase::Undone, "NNNN", "NNNN"),
         (Phase::UndoFailed, "NNNN", "NNNN"),
         (Phase::Finished, "NNNN", "NNNN"),
+        (Phase::Untouched, "NNNN", "NNNN"),
+        (Phase::Unknown, "UUUW", "UUUW"),
     ];
 
     fn row(phase: Phase, class: Class, given: Option<&GivenVerdict>, starts: u32) -> String {

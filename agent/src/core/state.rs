@@ -16,18 +16,32 @@
 //!
 //! built --blocked--> needs-human --retried--> built
 //! checked --blocked--> needs-human --failed--> failed
+//!
+//! verified --deferred--> deferred --retried--> verified
+//! fetched --deferred--> deferred --retried--> fetched
 //! built --deferred--> deferred --retried--> built
 //! checked --deferred--> deferred --failed--> failed
+//! deferred --deferred--> deferred
+//! activating --untouched--> deferred
+//!
+//! unknown --activated--> probing
+//! unknown --activated-to-boot--> awaiting-reboot
+//! unknown --undo--> rolling-back
+//! unknown --untouched--> deferred
+//! unknown --finished--> finished
 //! ```
 //!
-//! `idle` is the absence of a transaction. A test holds this drawing, [`TRANSITIONS`] and [`State::after`] together.
+//! `idle` is the absence of a transaction; `unknown` is a state that a later version wrote before this one took its place
+//! again. A test holds this drawing, [`TRANSITIONS`] and [`State::after`] together.
 
 use muster_protocol::checkin::Phase;
 use muster_protocol::report::{Reason, Step};
 use serde::{Deserialize, Serialize};
 
+use super::policy::{Deferral, Stage};
+
 /// Where a transaction stands. Stored by these names; later versions only add to them.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(tag = "state", rename_all = "kebab-case")]
 pub enum State {
     /// Metadata and target are verified.
@@ -38,9 +52,12 @@ pub enum State {
     Built,
     /// The system's own checks passed; nothing is changed yet.
     Checked,
-    /// It waits for a better time.
+    /// It waits for a better time to go on with `stage`.
     Deferred {
-        why: String,
+        #[serde(flatten)]
+        deferral: Deferral,
+        #[serde(default)]
+        stage: Stage,
     },
     /// It waits for a person; nothing is changed yet.
     NeedsHuman {
@@ -64,6 +81,9 @@ pub enum State {
     /// A trial run ended; it was to change nothing.
     Finished {
         exit: i32,
+        /// The end of what it said.
+        #[serde(default)]
+        detail: String,
     },
     RolledBack {
         reason: Reason,
@@ -80,10 +100,13 @@ pub enum State {
         detail: String,
         quarantined: bool,
     },
+    /// A state of a later version. The machine itself and the activator's record say the rest.
+    #[serde(other)]
+    Unknown,
 }
 
 /// What happened to a transaction.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub enum Input {
     Fetched,
     Built,
@@ -92,11 +115,15 @@ pub enum Input {
         detail: String,
     },
     Deferred {
-        why: String,
+        deferral: Deferral,
     },
     /// The reason to wait is gone, or may be.
     Retried,
     Started,
+    /// The activator gave up before it changed anything.
+    Untouched {
+        deferral: Deferral,
+    },
     Activated,
     ActivatedToBoot,
     Rebooted,
@@ -105,6 +132,7 @@ pub enum Input {
     },
     Finished {
         exit: i32,
+        detail: String,
     },
     Undo {
         reason: Reason,
@@ -146,9 +174,20 @@ pub const TRANSITIONS: &[(&str, &str, &str)] = &[
     ("built", "blocked", "needs-human"),
     ("checked", "blocked", "needs-human"),
     ("needs-human", "retried", "built"),
+    ("verified", "deferred", "deferred"),
+    ("fetched", "deferred", "deferred"),
     ("built", "deferred", "deferred"),
     ("checked", "deferred", "deferred"),
+    ("deferred", "deferred", "deferred"),
+    ("deferred", "retried", "verified"),
+    ("deferred", "retried", "fetched"),
     ("deferred", "retried", "built"),
+    ("activating", "untouched", "deferred"),
+    ("unknown", "activated", "probing"),
+    ("unknown", "activated-to-boot", "awaiting-reboot"),
+    ("unknown", "undo", "rolling-back"),
+    ("unknown", "untouched", "deferred"),
+    ("unknown", "finished", "finished"),
 ];
 
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -168,16 +207,29 @@ impl State {
         let next = match (self, input) {
             (S::Verified, Input::Fetched) => S::Fetched,
             (S::Fetched, Input::Built) => S::Built,
-            (S::NeedsHuman { .. } | S::Deferred { .. }, Input::Retried) => S::Built,
+            (S::NeedsHuman { .. }, Input::Retried) => S::Built,
+            (S::Deferred { stage, .. }, Input::Retried) => match stage {
+                Stage::Fetch => S::Verified,
+                Stage::Build => S::Fetched,
+                Stage::Switch => S::Built,
+            },
             (S::Built, Input::Passed) => S::Checked,
             (S::Built | S::Checked, Input::Blocked { detail }) => S::NeedsHuman { detail },
-            (S::Built | S::Checked, Input::Deferred { why }) => S::Deferred { why },
+            (S::Verified, Input::Deferred { deferral }) => S::Deferred { deferral, stage: Stage::Fetch },
+            (S::Fetched, Input::Deferred { deferral }) => S::Deferred { deferral, stage: Stage::Build },
+            (S::Built | S::Checked, Input::Deferred { deferral })
+            | (S::Activating | S::Unknown, Input::Untouched { deferral }) => {
+                S::Deferred { deferral, stage: Stage::Switch }
+            }
+            (S::Deferred { stage, .. }, Input::Deferred { deferral }) => S::Deferred { deferral, stage },
             (S::Checked, Input::Started) => S::Activating,
-            (S::Activating, Input::Activated) | (S::AwaitingReboot, Input::Rebooted) => S::Probing,
-            (S::Activating, Input::ActivatedToBoot) => S::AwaitingReboot,
-            (S::Activating, Input::Finished { exit }) => S::Finished { exit },
+            (S::Activating | S::Unknown, Input::Activated) | (S::AwaitingReboot, Input::Rebooted) => {
+                S::Probing
+            }
+            (S::Activating | S::Unknown, Input::ActivatedToBoot) => S::AwaitingReboot,
+            (S::Activating | S::Unknown, Input::Finished { exit, detail }) => S::Finished { exit, detail },
             (S::Probing, Input::Confirmed { degraded }) => S::Confirmed { degraded },
-            (S::Activating | S::Probing | S::AwaitingReboot, Input::Undo { reason, detail }) => {
+            (S::Activating | S::Probing | S::AwaitingReboot | S::Unknown, Input::Undo { reason, detail }) => {
                 S::RollingBack { reason, detail }
             }
             (S::RollingBack { reason, detail }, Input::Undone) => S::RolledBack { reason, detail },
@@ -234,6 +286,7 @@ impl State {
             Self::RolledBack { .. } => "rolled-back",
             Self::UndoFailed { .. } => "undo-failed",
             Self::Failed { .. } => "failed",
+            Self::Unknown => "unknown",
         }
     }
 
@@ -251,20 +304,23 @@ impl State {
             Self::RollingBack { .. } => Phase::RollingBack,
             Self::Confirmed { .. } => Phase::Confirmed,
             Self::Finished { .. } => Phase::Idle,
+            Self::RolledBack { reason: Reason::NeedsHuman, .. } => Phase::NeedsHuman,
             Self::RolledBack { .. } => Phase::RolledBack,
             Self::Failed { .. } => Phase::Failed,
+            Self::Unknown => Phase::Unknown,
         }
     }
 
     /// What it waits for or what went wrong, in words for people.
     pub fn note(&self) -> Option<&str> {
         match self {
-            Self::Deferred { why } => Some(why),
+            Self::Deferred { deferral, .. } => Some(&deferral.why),
             Self::NeedsHuman { detail }
             | Self::RollingBack { detail, .. }
             | Self::RolledBack { detail, .. }
             | Self::UndoFailed { detail, .. }
             | Self::Failed { detail, .. } => Some(detail),
+            Self::Finished { detail, .. } if !detail.is_empty() => Some(detail),
             _ => None,
         }
     }
@@ -284,6 +340,7 @@ impl Input {
             Self::Deferred { .. } => "deferred",
             Self::Retried => "retried",
             Self::Started => "started",
+            Self::Untouched { .. } => "untouched",
             Self::Activated => "activated",
             Self::ActivatedToBoot => "activated-to-boot",
             Self::Rebooted => "rebooted",
@@ -301,10 +358,15 @@ impl Input {
 mod tests {
     use std::collections::BTreeSet;
 
+    use super::super::policy::Hold;
     use super::*;
 
     fn words() -> (Reason, String) {
         (Reason::Deadline, "words".to_owned())
+    }
+
+    fn deferral() -> Deferral {
+        Deferral { hold: Hold::Window, why: "words".to_owned(), until: Some(7) }
     }
 
     fn states() -> Vec<State> {
@@ -314,17 +376,20 @@ mod tests {
             State::Fetched,
             State::Built,
             State::Checked,
-            State::Deferred { why: detail.clone() },
+            State::Deferred { deferral: deferral(), stage: Stage::Fetch },
+            State::Deferred { deferral: deferral(), stage: Stage::Build },
+            State::Deferred { deferral: deferral(), stage: Stage::Switch },
             State::NeedsHuman { detail: detail.clone() },
             State::Activating,
             State::Probing,
             State::AwaitingReboot,
             State::RollingBack { reason, detail: detail.clone() },
             State::Confirmed { degraded: vec![] },
-            State::Finished { exit: 0 },
+            State::Finished { exit: 0, detail: detail.clone() },
             State::RolledBack { reason, detail: detail.clone() },
             State::UndoFailed { reason, detail: detail.clone() },
             State::Failed { step: Step::Build, detail, quarantined: true },
+            State::Unknown,
         ]
     }
 
@@ -335,14 +400,15 @@ mod tests {
             Input::Built,
             Input::Passed,
             Input::Blocked { detail: detail.clone() },
-            Input::Deferred { why: detail.clone() },
+            Input::Deferred { deferral: deferral() },
             Input::Retried,
             Input::Started,
+            Input::Untouched { deferral: deferral() },
             Input::Activated,
             Input::ActivatedToBoot,
             Input::Rebooted,
             Input::Confirmed { degraded: vec![] },
-            Input::Finished { exit: 0 },
+            Input::Finished { exit: 0, detail: detail.clone() },
             Input::Undo { reason, detail: detail.clone() },
             Input::Undone,
             Input::UndoFailed { detail: detail.clone() },
@@ -403,6 +469,17 @@ mod tests {
             assert!(text.contains(&format!(r#""state":"{}""#, state.name())), "{text}");
             assert_eq!(serde_json::from_str::<State>(&text).unwrap(), state);
         }
+    }
+
+    #[test]
+    fn what_an_earlier_version_deferred_and_what_a_later_one_does_is_read() {
+        let earlier: State = serde_json::from_str(r#"{"state":"deferred","why":"battery"}"#).unwrap();
+        assert!(
+            matches!(&earlier, State::Deferred { deferral, stage: Stage::Switch } if deferral.why == "battery")
+        );
+        assert_eq!(earlier.after(Input::Retried).unwrap(), State::Built);
+        let later: State = serde_json::from_str(r#"{"state":"teleporting","to":"mars"}"#).unwrap();
+        assert_eq!(later, State::Unknown);
     }
 
     #[test]

@@ -16,9 +16,24 @@ fn a_status() -> Status {
         runs: None,
         holds: Holds::default(),
         refused: None,
+        health: Health::default(),
+        next: "a generation after 1 is waited for".into(),
         last_contact: Some(1),
         reports_waiting: 3,
     }
+}
+
+fn config(folder: &Path) -> Config {
+    let mut config = Config::parse("", folder.join("agent.toml")).unwrap();
+    config.state_dir = folder.to_path_buf();
+    config.stand_in = Some(crate::config::StandIn {
+        root: folder.to_path_buf(),
+        store: None,
+        path: folder.join("programs"),
+        system: "x86_64-linux".parse().unwrap(),
+        nix_config: String::new(),
+    });
+    config
 }
 
 /// A runner that answers everything; it lives as long as the listener.
@@ -33,6 +48,8 @@ fn runner_with(folder: &Path, patience: Duration) -> Listener {
                 Command::Status(reply) => drop(reply.send(a_status())),
                 Command::CheckNow => {}
                 Command::Rollback(reply) => drop(reply.send(Err("there is nothing to go back to".into()))),
+                Command::Pause { until, by, to } => drop(to.send(Ok(format!("{until:?} by {by:?}")))),
+                Command::Resume { to, .. } => drop(to.send(Ok("resumed".into()))),
             }
         }
     });
@@ -53,21 +70,52 @@ async fn raw(folder: &Path, bytes: &[u8]) -> String {
 async fn each_request_reaches_the_runner_and_its_answer_comes_back() {
     let folder = tempfile::tempdir().unwrap();
     let _listener = runner(folder.path());
-    assert_eq!(status(folder.path()).await.unwrap(), a_status());
-    assert!(check_now(folder.path()).await.unwrap().contains("now"));
-    let error = rollback(folder.path()).await.unwrap_err();
+    assert_eq!(status(&config(folder.path())).await.unwrap(), a_status());
+    assert!(check_now(&config(folder.path())).await.unwrap().contains("now"));
+    let error = rollback(&config(folder.path())).await.unwrap_err();
     assert_eq!(error.to_string(), "there is nothing to go back to");
 }
 
 #[tokio::test]
-async fn the_socket_is_roots_alone_and_goes_with_the_agent() {
+async fn a_pause_carries_its_end_and_who_asked_for_it() {
+    let folder = tempfile::tempdir().unwrap();
+    let _listener = runner(folder.path());
+    let own = rustix::process::geteuid().as_raw();
+    let config = config(folder.path());
+    assert_eq!(pause(&config, Some(7)).await.unwrap(), format!("Some(7) by Some({own})"));
+    assert_eq!(pause(&config, None).await.unwrap(), format!("None by Some({own})"));
+    assert_eq!(resume(&config).await.unwrap(), "resumed");
+}
+
+#[tokio::test]
+async fn failure_mode_37_a_group_gets_a_socket_of_its_own_only_where_it_is_named() {
+    use std::os::unix::fs::MetadataExt as _;
+    let folder = tempfile::tempdir().unwrap();
+    let mut config = config(folder.path());
+    let (sender, _commands) = mpsc::channel(1);
+    assert!(listen_to_group(&config, sender.clone()).unwrap().is_none());
+    config.group = Some("daemon".into());
+    let listener = listen_to_group(&config, sender.clone()).unwrap().unwrap();
+    let socket = shared_socket(&config);
+    for (path, mode) in [(socket.as_path(), 0o660), (socket.parent().unwrap(), 0o750)] {
+        let data = std::fs::metadata(path).unwrap();
+        assert_eq!((data.mode() & 0o777, data.gid()), (mode, 1), "{}", path.display());
+    }
+    drop(listener);
+    assert!(!socket.exists());
+    config.group = Some("no-such-group-here".into());
+    assert!(listen_to_group(&config, sender).err().unwrap().to_string().contains("no such group"));
+}
+
+#[tokio::test]
+async fn failure_mode_37_the_socket_is_roots_alone_and_goes_with_the_agent() {
     let folder = tempfile::tempdir().unwrap();
     std::fs::write(folder.path().join(SOCKET), "left by a crash").unwrap();
     let listener = runner(folder.path());
     let mode = std::fs::metadata(folder.path().join(SOCKET)).unwrap().permissions().mode();
     assert_eq!(mode & 0o777, 0o600);
     drop(listener);
-    assert!(matches!(status(folder.path()).await, Err(LocalError::NotRunning)));
+    assert!(matches!(status(&config(folder.path())).await, Err(LocalError::NotRunning)));
     assert!(!folder.path().join(SOCKET).exists());
 }
 
@@ -76,7 +124,7 @@ async fn a_socket_that_a_crash_left_counts_as_no_agent() {
     let folder = tempfile::tempdir().unwrap();
     drop(UnixListener::bind(folder.path().join(SOCKET)).unwrap());
     assert!(folder.path().join(SOCKET).exists());
-    assert!(matches!(check_now(folder.path()).await, Err(LocalError::NotRunning)));
+    assert!(matches!(check_now(&config(folder.path())).await, Err(LocalError::NotRunning)));
 }
 
 #[tokio::test]
@@ -89,16 +137,16 @@ async fn nonsense_on_the_socket_harms_nothing() {
     for nonsense in [&b""[..], b"no end", &[b'x'; 100_000]] {
         assert_eq!(raw(folder.path(), nonsense).await, "");
     }
-    assert_eq!(status(folder.path()).await.unwrap(), a_status());
+    assert_eq!(status(&config(folder.path())).await.unwrap(), a_status());
 }
 
 #[tokio::test]
 async fn a_runner_that_is_gone_gives_a_sentence() {
     let folder = tempfile::tempdir().unwrap();
     let (sender, commands) = mpsc::channel(1);
-    let _listener = listen(folder.path(), sender).unwrap();
+    let _listener = listen(&config(folder.path()), sender).unwrap();
     drop(commands);
-    assert!(status(folder.path()).await.unwrap_err().to_string().contains("try again"));
+    assert!(status(&config(folder.path())).await.unwrap_err().to_string().contains("try again"));
 }
 
 #[tokio::test]
@@ -109,7 +157,7 @@ async fn clients_that_say_nothing_are_sent_away_and_others_get_their_turn() {
     for _ in 0..2 * MAX_CONNECTIONS {
         silent.push(UnixStream::connect(folder.path().join(SOCKET)).await.unwrap());
     }
-    assert_eq!(status(folder.path()).await.unwrap(), a_status());
+    assert_eq!(status(&config(folder.path())).await.unwrap(), a_status());
     let mut nothing = String::new();
     assert_eq!(silent[0].read_to_string(&mut nothing).await.unwrap(), 0);
 }

@@ -1,10 +1,13 @@
-//! What the agent reads of a `.drv` file: its outputs and its platform.
+//! What the agent reads of a `.drv` file: its outputs, its platform, and whether it is what its name says.
 //!
 //! The file's format has been the same since Nix 1.0 (`Derive(outputs, inputs, sources, platform, …)`), while the JSON of
 //! `nix show-derivation` changed its name and its keys.
 
+use std::collections::BTreeSet;
 use std::iter::Peekable;
 use std::str::Chars;
+
+use muster_protocol::ids::{Sha256, StorePath, nix_base32_of};
 
 /// The part of a derivation that decides whether it may be built here.
 #[derive(Debug, PartialEq, Eq)]
@@ -12,6 +15,8 @@ pub struct Derivation {
     /// The paths of its outputs; empty texts where they are known only after building.
     pub outputs: Vec<String>,
     pub platform: String,
+    /// The derivations and sources that it is built from.
+    references: BTreeSet<String>,
 }
 
 /// A value of the ATerm format, as far as derivations use it.
@@ -27,16 +32,28 @@ const MAX_DEPTH: u32 = 8;
 impl Derivation {
     /// Reads the text of a `.drv` file, or says what is wrong with it.
     pub fn parse(text: &str) -> Result<Self, &'static str> {
-        let body = text.trim_end().strip_prefix("Derive").ok_or("it does not begin with 'Derive('")?;
+        let body = text.trim_end().strip_prefix("Derive(").ok_or("it does not begin with 'Derive('")?;
         let mut rest = body.chars().peekable();
-        let Term::Group(fields) = term(&mut rest, 0)? else { return Err("it has no fields") };
+        let mut field = |last| {
+            let field = term(&mut rest, 1);
+            match (last, rest.next()) {
+                (false, Some(',')) | (true, Some(')')) => field,
+                _ => Err("its fields are not those of a derivation"),
+            }
+        };
+        let (Term::Group(outputs), Term::Group(inputs), Term::Group(sources)) =
+            (field(false)?, field(false)?, field(false)?)
+        else {
+            return Err("its outputs or inputs are missing");
+        };
+        let Term::Text(platform) = field(false)? else { return Err("its platform is missing") };
+        // The builder, its arguments and its environment are for Nix.
+        field(false)?;
+        field(false)?;
+        field(true)?;
         if rest.next().is_some() {
             return Err("something stands behind its end");
         }
-        let mut fields = fields.into_iter();
-        let (Some(Term::Group(outputs)), Some(Term::Text(platform))) = (fields.next(), fields.nth(2)) else {
-            return Err("its outputs or its platform are missing");
-        };
         let path = |output| match output {
             Term::Group(output) => match output.into_iter().nth(1) {
                 Some(Term::Text(path)) => Ok(path),
@@ -45,7 +62,37 @@ impl Derivation {
             Term::Text(_) => Err("an output has no path"),
         };
         let outputs = outputs.into_iter().map(path).collect::<Result<_, _>>()?;
-        Ok(Self { outputs, platform })
+        let mut references = BTreeSet::new();
+        for input in inputs {
+            let Term::Group(input) = input else { return Err("an input is no group") };
+            match input.into_iter().next() {
+                Some(Term::Text(path)) => drop(references.insert(path)),
+                _ => return Err("an input has no path"),
+            }
+        }
+        for source in sources {
+            let Term::Text(path) = source else { return Err("a source has no path") };
+            references.insert(path);
+        }
+        Ok(Self { outputs, platform, references })
+    }
+
+    /// Whether `text`, of which this was read, is what the name of `path` is a hash of (`makeTextPath` of Nix's
+    /// `store-api.cc`). That the file lies in the store's folder proves nothing: Nix 2.8 leaves there what it refused.
+    pub fn is_named(&self, path: &StorePath, text: &str) -> bool {
+        let mut fingerprint = String::from("text");
+        for reference in &self.references {
+            fingerprint.push(':');
+            fingerprint.push_str(reference);
+        }
+        let content = Sha256::of(text.as_bytes()).hex();
+        fingerprint.push_str(&format!(":sha256:{content}:/nix/store:{}", path.name()));
+        // 20 bytes: what is longer is folded over them.
+        let mut short = [0; 20];
+        for (place, byte) in Sha256::of(fingerprint.as_bytes()).as_bytes().iter().enumerate() {
+            short[place % 20] ^= byte;
+        }
+        nix_base32_of(&short) == path.hash_part()
     }
 }
 
@@ -103,6 +150,17 @@ mod tests {
         let derivation = Derivation::parse(SIMPLE).unwrap();
         assert_eq!(derivation.outputs, ["/nix/store/1c0bm0n2hg4kd2x7q2g5p1l1c4cx8kpl-x"]);
         assert_eq!(derivation.platform, "x86_64-linux");
+    }
+
+    /// Made by Nix 2.8.0: `derivation { name = "x"; system = "s"; builder = "/b"; a = builtins.toFile "y" "z"; d = derivation { … }; }`.
+    #[test]
+    fn what_a_derivation_is_named_is_a_hash_of_all_of_it() {
+        let text = r#"Derive([("out","/nix/store/47ggni907b05yfv762zamphhwg3r9xad-x","","")],[("/nix/store/6f39dwv7cggmflac4j1b0z6scbf4sccj-dep.drv",["out"])],["/nix/store/hnh4k9f7ql2wcpblcngqcir7j21i9vi4-y"],"s","/b",[],[("a","/nix/store/hnh4k9f7ql2wcpblcngqcir7j21i9vi4-y"),("builder","/b"),("d","/nix/store/nim4n26h61b7sgklsf4zp102q69n07dd-dep"),("name","x"),("out","/nix/store/47ggni907b05yfv762zamphhwg3r9xad-x"),("system","s")])"#;
+        let path: StorePath = "/nix/store/mbsvbabnyvl1r10agmzkvjmdjmir6l45-x.drv".parse().unwrap();
+        let derivation = Derivation::parse(text).unwrap();
+        assert!(derivation.is_named(&path, text));
+        let changed = text.replace("/b", "/c");
+        assert!(!Derivation::parse(&changed).unwrap().is_named(&path, &changed));
     }
 
     #[test]

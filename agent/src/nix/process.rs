@@ -14,8 +14,9 @@ use super::NixError;
 
 /// How much of the output is kept, from its end.
 const TAIL_BYTES: usize = 16 * 1024;
-/// The longest line that is logged.
+/// The longest part of a line that is logged, and that is heard at all.
 const MAX_LOG_LINE: usize = 1024;
+const MAX_LINE: usize = 64 * 1024;
 /// Nix ends its builders itself when it is asked to; afterwards the group is killed.
 const GRACE: Duration = Duration::from_secs(10);
 /// How often the free space is looked at.
@@ -26,8 +27,23 @@ pub const RESERVE_BYTES: u64 = 128 * 1024 * 1024;
 /// What a process left.
 pub struct Finished {
     pub status: ExitStatus,
-    /// The end of what it wrote to stderr.
+    /// The end of what it wrote to stderr, as the listener gave it on.
     pub stderr: String,
+}
+
+/// Hears every line that a process writes to stderr.
+pub trait Listener {
+    /// Gives on what is worth keeping of it.
+    fn line(&mut self, line: &str) -> Option<String>;
+}
+
+/// Keeps every line as it is.
+pub struct Plain;
+
+impl Listener for Plain {
+    fn line(&mut self, line: &str) -> Option<String> {
+        Some(line.to_owned())
+    }
 }
 
 /// Limits of one process.
@@ -38,14 +54,19 @@ pub struct Limits {
 }
 
 /// Runs `command` to its end. Dropping the future ends it.
-pub async fn run(mut command: Command, what: &str, limits: &Limits) -> Result<Finished, NixError> {
+pub async fn run(
+    mut command: Command,
+    what: &str,
+    limits: &Limits,
+    listener: &mut dyn Listener,
+) -> Result<Finished, NixError> {
     let program = command.as_std().get_program().to_string_lossy().into_owned();
     command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::piped()).process_group(0);
     let mut child = command.spawn().map_err(|source| NixError::Run { program: program.clone(), source })?;
     let stderr = child.stderr.take();
     let mut group = Group { child: Some(child) };
     let work = async {
-        let stderr = follow(stderr).await;
+        let stderr = follow(stderr, listener).await;
         let status = group.wait().await.map_err(|source| NixError::Run { program, source })?;
         Ok(Finished { status, stderr })
     };
@@ -75,25 +96,66 @@ pub fn free_bytes(folder: &Path) -> io::Result<u64> {
     Ok(stat.f_bavail.saturating_mul(stat.f_frsize))
 }
 
-/// The end of a long output; each line goes to the log as it comes.
-async fn follow(stream: Option<impl AsyncRead + Unpin>) -> String {
+/// The end of a long output; each line goes to the listener, and what that gives on to the log, as it comes.
+async fn follow(stream: Option<impl AsyncRead + Unpin>, listener: &mut dyn Listener) -> String {
     let Some(mut stream) = stream else { return String::new() };
-    let (mut tail, mut line, mut buffer) = (Vec::new(), Vec::new(), [0; 4096]);
+    let (mut tail, mut line, mut buffer) = (String::new(), Vec::new(), [0; 4096]);
+    let mut hear = |line: &[u8]| {
+        let Some(text) = listener.line(&String::from_utf8_lossy(line)) else { return };
+        tracing::debug!(target: "muster_agent::nix", "{}", &text[..text.floor_char_boundary(MAX_LOG_LINE)]);
+        tail.push_str(&text);
+        tail.push('\n');
+        if tail.len() > 2 * TAIL_BYTES {
+            tail.drain(..tail.ceil_char_boundary(tail.len() - TAIL_BYTES));
+        }
+    };
     while let Ok(read @ 1..) = stream.read(&mut buffer).await {
-        for &byte in &buffer[..read] {
-            if byte == b'\n' {
-                tracing::debug!(target: "muster_agent::nix", "{}", String::from_utf8_lossy(&line));
+        for part in buffer[..read].split_inclusive(|byte| *byte == b'\n') {
+            let room = MAX_LINE.saturating_sub(line.len());
+            line.extend_from_slice(&part[..part.len().min(room)]);
+            if part.ends_with(b"\n") {
+                hear(line.strip_suffix(b"\n").unwrap_or(&line));
                 line.clear();
-            } else if line.len() < MAX_LOG_LINE {
-                line.push(byte);
             }
         }
-        tail.extend_from_slice(&buffer[..read]);
-        if tail.len() > 2 * TAIL_BYTES {
-            tail.drain(..tail.len() - TAIL_BYTES);
-        }
     }
-    String::from_utf8_lossy(&tail[tail.len().saturating_sub(TAIL_BYTES)..]).into_owned()
+    if !line.is_empty() {
+        hear(&line);
+    }
+    tail.split_off(tail.ceil_char_boundary(tail.len().saturating_sub(TAIL_BYTES)))
+}
+
+/// Runs a command to its end and gives each line of its stdout to `take`; its status and the end of its stderr.
+pub async fn lines(
+    mut command: Command,
+    what: &str,
+    limit: Duration,
+    mut take: impl FnMut(&str),
+) -> Result<Finished, NixError> {
+    let program = command.as_std().get_program().to_string_lossy().into_owned();
+    command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped()).process_group(0);
+    let mut child = command.spawn().map_err(|source| NixError::Run { program: program.clone(), source })?;
+    let (stdout, stderr) = (child.stdout.take(), child.stderr.take());
+    let mut group = Group { child: Some(child) };
+    let mut listener = Lines(&mut take);
+    let mut plain = Plain;
+    let work = async {
+        let (_, stderr) = tokio::join!(follow(stdout, &mut listener), follow(stderr, &mut plain));
+        let status = group.wait().await.map_err(|source| NixError::Run { program, source })?;
+        Ok(Finished { status, stderr })
+    };
+    let late = || NixError::TimedOut { what: what.to_owned(), limit };
+    tokio::time::timeout(limit, work).await.unwrap_or_else(|_| Err(late()))
+}
+
+/// Hands lines on and keeps none.
+struct Lines<'a, F: FnMut(&str)>(&'a mut F);
+
+impl<F: FnMut(&str)> Listener for Lines<'_, F> {
+    fn line(&mut self, line: &str) -> Option<String> {
+        (self.0)(line);
+        None
+    }
 }
 
 /// A child that leads its own process group; when dropped before its end the whole group is ended.
@@ -185,9 +247,21 @@ mod tests {
     #[tokio::test]
     async fn the_end_of_a_long_output_is_kept_and_nothing_more() {
         let script = "i=0; while [ $i -lt 20000 ]; do echo line $i >&2; i=$((i+1)); done; exit 3";
-        let finished = run(sh(script), "it", &limits(Duration::from_secs(60))).await.unwrap();
+        let finished = run(sh(script), "it", &limits(Duration::from_secs(60)), &mut Plain).await.unwrap();
         assert_eq!(finished.status.code(), Some(3));
         assert!(finished.stderr.ends_with("line 19999\n") && finished.stderr.len() <= TAIL_BYTES);
+    }
+
+    #[tokio::test]
+    async fn lines_of_any_length_and_without_an_end_are_heard_in_bounds() {
+        let script =
+            "printf 'one\\ntwo'; head -c 200000 /dev/zero | tr '\\0' x; printf '\\nlast'; echo err >&2";
+        let mut heard = Vec::new();
+        let finished =
+            lines(sh(script), "it", Duration::from_secs(60), |line| heard.push(line.to_owned())).await;
+        assert_eq!(finished.unwrap().stderr, "err\n");
+        assert_eq!((heard[0].as_str(), heard[2].as_str()), ("one", "last"));
+        assert!(heard[1].starts_with("twoxx") && heard[1].len() == MAX_LINE);
     }
 
     #[tokio::test]
@@ -195,7 +269,8 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         let file = folder.path().join("pid");
         let script = format!("sleep 1000 & echo $! > {}; wait", file.display());
-        let error = run(sh(&script), "waiting", &limits(Duration::from_millis(300))).await.err().unwrap();
+        let error =
+            run(sh(&script), "waiting", &limits(Duration::from_millis(300)), &mut Plain).await.err().unwrap();
         assert!(matches!(error, NixError::TimedOut { .. }), "{error}");
         let child: i32 = std::fs::read_to_string(&file).unwrap().trim().parse().unwrap();
         let child = Pid::from_raw(child).unwrap();
@@ -218,7 +293,7 @@ mod tests {
     async fn a_disk_that_runs_full_ends_it() {
         let disk = Some((PathBuf::from("/"), u64::MAX));
         let limits = Limits { time: Duration::from_secs(60), disk };
-        let error = run(sh("sleep 1000"), "it", &limits).await.err().unwrap();
+        let error = run(sh("sleep 1000"), "it", &limits, &mut Plain).await.err().unwrap();
         assert!(matches!(error, NixError::NoSpace(_)), "{error}");
     }
 

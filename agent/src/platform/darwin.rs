@@ -1,7 +1,10 @@
 //! macOS: launchd and nix-darwin's `activate`.
 
+mod power;
+mod session;
+mod words;
+
 use std::collections::BTreeMap;
-use std::os::unix::fs::MetadataExt as _;
 use std::path::PathBuf;
 use std::process::Command;
 use std::time::Duration;
@@ -11,7 +14,9 @@ use muster_protocol::target::Action;
 use serde::Serialize;
 
 use super::process::Finished;
-use super::{Layout, Outcome, Platform, PlatformError, Preflight, ask, finish, run, stand_in_boot_id};
+use super::{
+    Awake, Layout, Outcome, Platform, PlatformError, Preflight, ask, finish, process, run, stand_in_boot_id,
+};
 use crate::durable;
 
 const ACTIVATOR_LABEL: &str = "org.muster.activator";
@@ -49,6 +54,11 @@ impl Darwin {
         Self { layout, activator }
     }
 
+    /// The program that macOS asks permissions of.
+    fn program(&self) -> &str {
+        self.activator.first().map_or("muster-agent", String::as_str)
+    }
+
     /// Newer scripts begin with `env -i`; older ones want these three.
     fn as_root(&self, system: &StorePath) -> Command {
         let mut command = Command::new(self.script(system));
@@ -66,11 +76,7 @@ impl Darwin {
 
     /// Runs it as whoever is logged in; `None` where nobody is.
     fn activate_user(&self, script: PathBuf, limit: Duration) -> Result<Option<Finished>, PlatformError> {
-        let console = self.layout.system("/dev/console");
-        let owner = std::fs::metadata(&console).map(|console| console.uid()).unwrap_or_default();
-        if owner == 0 {
-            return Ok(None);
-        }
+        let Some(owner) = session::console(&self.layout) else { return Ok(None) };
         let owner = owner.to_string();
         let name = ask(&self.layout, "id", &["-un", &owner])?;
         let mut command = Command::new("launchctl");
@@ -174,68 +180,87 @@ impl Platform for Darwin {
     }
 
     fn needs_human(&self, exit: i32, output: &str) -> Option<String> {
-        needs_human(exit, output)
+        words::needs_human(exit, output, self.program())
     }
 
-    /// An agent that the activation booted out is not always loaded again.
+    /// An agent that the activation booted out is not always loaded again, and one that is loaded does not always run.
     fn ensure_agent(&self, _from: Option<&StorePath>, _to: &StorePath) {
         let service = format!("system/{AGENT_LABEL}");
-        if run(&self.layout, "launchctl", &["print", &service]).is_ok_and(|printed| printed.exit == 0) {
-            return;
-        }
-        let plist = self.layout.system(AGENT_PLIST);
-        if !plist.is_file() {
-            tracing::warn!("{} is not there: the agent is not started again", plist.display());
-            return;
-        }
-        for arguments in
-            [&["bootstrap", "system", &plist.to_string_lossy()][..], &["kickstart", service.as_str()]]
-        {
-            if let Err(error) = ask(&self.layout, "launchctl", arguments) {
+        let loaded = run(&self.layout, "launchctl", &["print", &service]).is_ok_and(|p| p.exit == 0);
+        if !loaded {
+            let plist = self.layout.system(AGENT_PLIST);
+            if !plist.is_file() {
+                tracing::warn!("{} is not there: the agent is not started again", plist.display());
+                return;
+            }
+            let _ = run(&self.layout, "launchctl", &["enable", &service]);
+            if let Err(error) =
+                ask(&self.layout, "launchctl", &["bootstrap", "system", &plist.to_string_lossy()])
+            {
                 tracing::warn!(%error, "the agent's job cannot be loaded");
             }
         }
+        // Of one that runs this changes nothing.
+        if let Err(error) = ask(&self.layout, "launchctl", &["kickstart", &service]) {
+            tracing::warn!(%error, "the agent's job cannot be started");
+        }
+    }
+
+    /// darwin-rebuild leaves no lock, so its process is looked for, and the script that it runs.
+    fn busy(&self) -> Result<Option<String>, PlatformError> {
+        let scripts = self.layout.store_prefix();
+        let root = self.layout.system("/");
+        process::find(|word| {
+            let path = std::path::Path::new(word);
+            let is = |name: &str| path.file_name().is_some_and(|found| found == name);
+            (is("activate") && path.starts_with(&scripts))
+                || (is("darwin-rebuild") && path.starts_with(&root))
+        })
+        .map_err(|source| PlatformError::Run { program: "ps".to_owned(), source })
+    }
+
+    fn keep_awake(&self) -> Option<Awake> {
+        power::keep_awake(&self.layout)
+    }
+
+    fn on_battery(&self) -> Option<u8> {
+        power::on_battery(&self.layout)
+    }
+
+    fn metered(&self) -> bool {
+        power::metered(&self.layout)
+    }
+
+    fn free_memory(&self) -> Option<u64> {
+        power::free_memory(&self.layout)
+    }
+
+    fn console(&self) -> Option<u32> {
+        session::console(&self.layout)
+    }
+
+    fn absent(&self, new: &StorePath) -> Option<String> {
+        session::absent(&self.layout, new)
+    }
+
+    fn reboot(&self) -> Result<(), PlatformError> {
+        Err(PlatformError::Other("Muster reboots no Mac".to_owned()))
+    }
+
+    /// A job that runs is well, and so is one that rests after a run that ended well.
+    fn service(&self, name: &str) -> Result<(), String> {
+        let target = if name.contains('/') { name.to_owned() } else { format!("system/{name}") };
+        let asked = run(&self.layout, "launchctl", &["print", &target]).map_err(|error| error.to_string())?;
+        if asked.exit != 0 {
+            return Err(format!("launchd knows no job {target}"));
+        }
+        words::job(&asked.output).map_err(|why| format!("{target} {why}"))
     }
 }
 
 /// What runs a script: the last word of `#!/usr/bin/env -i /nix/store/…/bash`, or of a plain `#!/bin/sh`.
 fn interpreter(text: &str) -> Option<&str> {
     text.lines().next()?.strip_prefix("#!")?.split_whitespace().last().filter(|word| word.starts_with('/'))
-}
-
-/// What a person has to do before this activation can succeed, in words that say where.
-fn needs_human(exit: i32, output: &str) -> Option<String> {
-    let lower = output.to_lowercase();
-    if exit == 2 || lower.contains("unexpected files in /etc") {
-        let paths: Vec<&str> = output
-            .split_whitespace()
-            .filter(|word| word.starts_with("/etc/"))
-            .map(|word| word.trim_end_matches([',', '.', ':', ';']))
-            .collect();
-        if !paths.is_empty() {
-            return Some(format!(
-                "files that nix-darwin did not make are in its way, and Muster never moves them: rename {} to \
-                 …before-nix-darwin, then run muster-agent check-now",
-                paths.join(", ")
-            ));
-        }
-    }
-    for (words, pane) in [("app management", "App Management"), ("full disk access", "Full Disk Access")] {
-        if lower.contains(words) {
-            return Some(format!(
-                "macOS does not allow it: open System Settings > Privacy & Security > {pane}, switch muster-agent on, \
-                 then run muster-agent check-now"
-            ));
-        }
-    }
-    let no_session = lower.contains("could not find domain for")
-        || lower.contains("domain does not support specified action")
-        || lower.contains("bootstrap failed: 125");
-    no_session.then(|| {
-        "a user's launch agent cannot be loaded while nobody is logged in: log in at the Mac's screen, then run \
-         muster-agent check-now"
-            .to_owned()
-    })
 }
 
 #[cfg(test)]
@@ -308,17 +333,6 @@ mod tests {
     }
 
     #[test]
-    fn what_macos_does_not_allow_is_told_with_the_place_to_allow_it() {
-        let output = "error: permission denied when trying to update apps, aborting activation\n\
-            The terminal needs App Management permission";
-        assert!(needs_human(1, output).unwrap().contains("Privacy & Security > App Management"));
-        assert!(needs_human(1, "users need Full Disk Access").unwrap().contains("Full Disk Access"));
-        assert!(needs_human(1, "Bootstrap failed: 125: Domain does not support").unwrap().contains("log in"));
-        assert_eq!(needs_human(1, "error: something else"), None);
-        assert_eq!(needs_human(2, "no paths here"), None);
-    }
-
-    #[test]
     fn activation_runs_as_root_with_the_environment_that_older_scripts_want() {
         let folder = tempfile::tempdir().unwrap();
         let darwin = darwin(folder.path());
@@ -362,14 +376,19 @@ mod tests {
         let plist = folder.path().join("Library/LaunchDaemons/org.muster.agent.plist");
         script(&folder.path().join("programs/launchctl"), "echo \"$@\" >> $0.asked");
         darwin.ensure_agent(None, &system());
-        assert_eq!(asked(folder.path()), ["print system/org.muster.agent"]);
+        let service = "system/org.muster.agent";
+        assert_eq!(asked(folder.path()), [format!("print {service}"), format!("kickstart {service}")]);
         script(&folder.path().join("programs/launchctl"), "echo \"$@\" >> $0.asked; test $1 != print");
         darwin.ensure_agent(None, &system());
-        assert_eq!(asked(folder.path()).len(), 2, "without a plist there is nothing to load");
+        assert_eq!(asked(folder.path()).len(), 3, "without a plist there is nothing to load");
         script(&plist, "");
         darwin.ensure_agent(None, &system());
-        let last = &asked(folder.path())[3..];
-        assert_eq!(last[0], format!("bootstrap system {}", plist.display()));
-        assert_eq!(last[1], "kickstart system/org.muster.agent");
+        let expected = [
+            format!("print {service}"),
+            format!("enable {service}"),
+            format!("bootstrap system {}", plist.display()),
+            format!("kickstart {service}"),
+        ];
+        assert_eq!(asked(folder.path())[3..], expected);
     }
 }

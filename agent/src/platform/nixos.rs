@@ -1,5 +1,7 @@
 //! NixOS: systemd and `switch-to-configuration`.
 
+mod reboot;
+
 use std::path::PathBuf;
 use std::process::Command;
 use std::time::Duration;
@@ -8,8 +10,11 @@ use muster_protocol::ids::{Generation, StorePath};
 use muster_protocol::target::Action;
 
 use super::process::Finished;
-use super::{Layout, Outcome, Platform, PlatformError, Preflight, ask, finish, run, stand_in_boot_id};
+use super::{Layout, Outcome, Platform, PlatformError, Preflight, ask, finish, linux, run, stand_in_boot_id};
+use crate::core::reboot::Due;
 
+/// What switch-to-configuration-ng locks while it works.
+const SWITCH_LOCK: &str = "/run/nixos/switch-to-configuration.lock";
 const AGENT_UNIT: &str = "muster-agent.service";
 pub(super) const BOOT_ID: &str = "/proc/sys/kernel/random/boot_id";
 /// The limit of a system's own checks.
@@ -114,6 +119,8 @@ impl Platform for Nixos {
     fn outcome(&self, exit: i32) -> Outcome {
         match exit {
             0 => Outcome::Done,
+            1 => Outcome::Refused,
+            2 => Outcome::ScriptFailed,
             4 => Outcome::UnitsFailed,
             11 => Outcome::Locked,
             100 => Outcome::RebootNeeded,
@@ -136,6 +143,40 @@ impl Platform for Nixos {
             Ok(finished) => tracing::warn!("systemctl {verb} {AGENT_UNIT}: {}", finished.output.trim()),
             Err(error) => tracing::warn!(%error, "the agent's unit cannot be started"),
         }
+    }
+
+    fn busy(&self) -> Result<Option<String>, PlatformError> {
+        Ok(linux::holder(&self.layout.system(SWITCH_LOCK)))
+    }
+
+    fn on_battery(&self) -> Option<u8> {
+        linux::on_battery(&self.layout)
+    }
+
+    fn metered(&self) -> bool {
+        linux::metered(&self.layout)
+    }
+
+    fn free_memory(&self) -> Option<u64> {
+        linux::free_memory(&self.layout)
+    }
+
+    fn due(&self) -> Option<Due> {
+        reboot::due(&self.layout)
+    }
+
+    fn blockers(&self) -> Result<Vec<String>, PlatformError> {
+        reboot::blockers(&self.layout)
+    }
+
+    fn reboot(&self) -> Result<(), PlatformError> {
+        ask(&self.layout, "systemctl", &["reboot"]).map(drop)
+    }
+
+    fn service(&self, name: &str) -> Result<(), String> {
+        let asked =
+            run(&self.layout, "systemctl", &["is-active", "--", name]).map_err(|error| error.to_string())?;
+        if asked.exit == 0 { Ok(()) } else { Err(format!("{name} is {}", asked.output.trim())) }
     }
 }
 

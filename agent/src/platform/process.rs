@@ -115,6 +115,20 @@ pub fn end_leftovers(script: &Path) -> io::Result<()> {
     Ok(())
 }
 
+/// Another process of this computer that has such a word among its program and arguments, in words for people. What this
+/// process itself started is none.
+pub fn find(wanted: impl Fn(&str) -> bool) -> io::Result<Option<String>> {
+    let table = table()?;
+    let mine = family(&table, own(), own());
+    let other = table.iter().filter(|process| process.pid != own() && !mine.members.contains(&process.pid));
+    Ok(other
+        .filter_map(|process| {
+            let word = process.words.split('\0').find(|word| wanted(word))?;
+            Some(format!("{word} (process {})", process.pid))
+        })
+        .next())
+}
+
 fn signal(family: &Family, signal: Signal) {
     for group in &family.groups {
         if let Some(group) = Pid::from_raw(*group) {

@@ -8,11 +8,11 @@ use muster_protocol::clock::Clock as _;
 use muster_protocol::ids::Generation;
 use muster_protocol::report::{Attack, EventKind};
 
+use super::ledger::LedgerError;
 use super::{Shared, number};
 use crate::client::{Client, ClientError};
 use crate::core::backoff::{Backoff, part};
 use crate::core::state::State;
-use crate::outbox::OutboxError;
 use crate::trust::{Trust, TrustError};
 
 /// After this long awake the metadata is refreshed though nothing new was hinted at: that is how an operator's signature
@@ -30,7 +30,7 @@ enum ContactError {
     #[error(transparent)]
     Trust(#[from] TrustError),
     #[error(transparent)]
-    Outbox(#[from] OutboxError),
+    Ledger(#[from] LedgerError),
     #[error("the number of the next check-in cannot be kept: {0}; free some space")]
     Sequence(#[from] std::io::Error),
     #[error("the controller takes reports without storing them: look at its log")]
@@ -145,7 +145,7 @@ impl Contact<'_> {
             if accepted.through < batch.oldest {
                 return Err(ContactError::NothingStored);
             }
-            self.shared.ledger.borrow_mut().outbox.accepted(accepted.through)?;
+            self.shared.ledger.borrow_mut().accepted(accepted.through)?;
         }
     }
 
@@ -161,7 +161,7 @@ impl Contact<'_> {
             self.shared.refused.set(None);
         }
         self.answered();
-        self.shared.ledger.borrow_mut().outbox.accepted(reply.reports_through)?;
+        self.shared.ledger.borrow_mut().accepted(reply.reports_through)?;
         self.shared.work.notify_one();
         Ok(())
     }

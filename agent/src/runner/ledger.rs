@@ -1,7 +1,4 @@
-//! What the runner knows durably: journal, transaction and outbox, changed together so that every event is told once.
-//!
-//! An event is written into the transaction (or the journal) with the number that the outbox will give it, and only then
-//! pushed. After a crash between the two, a number that the outbox has not reached yet tells what is still to be pushed.
+//! Does the writes of [`Book`], one after the other, and tells it of each that is done.
 
 use std::path::Path;
 
@@ -10,10 +7,15 @@ use muster_protocol::ids::{Generation, StorePath};
 use muster_protocol::report::EventKind;
 use muster_protocol::target::Target;
 
-use crate::core::records::{Activation, Journal, Last, Telling, Transaction};
-use crate::core::state::{Impossible, Input, State};
+use crate::core::book::{Book, BookError, Document, Write, rebuilt, regained};
+use crate::core::policy::Pause;
+use crate::core::reboot::Rebooted;
+use crate::core::records::{GivenVerdict, Journal, Settled, Transaction};
+use crate::core::state::Input;
 use crate::journal::{Files, Found, JournalError};
 use crate::outbox::{FOLDER, Outbox, OutboxError};
+
+pub use crate::core::book::Seen;
 
 #[derive(Debug, thiserror::Error)]
 pub enum LedgerError {
@@ -22,18 +24,13 @@ pub enum LedgerError {
     #[error(transparent)]
     Outbox(#[from] OutboxError),
     #[error(transparent)]
-    Impossible(#[from] Impossible),
-    #[error("there is no transaction; this is a mistake in muster-agent, please report it")]
-    NoTransaction,
+    Book(#[from] BookError),
 }
 
 pub struct Ledger {
     pub files: Files,
     pub outbox: Outbox,
-    journal: Journal,
-    transaction: Option<Transaction>,
-    /// Written down, not pushed yet.
-    untold: Vec<Telling>,
+    book: Book,
 }
 
 impl Ledger {
@@ -66,193 +63,110 @@ impl Ledger {
                 transaction
             }
         };
-        let mut ledger = Self { files, outbox, journal, transaction, untold: Vec::new() };
-        let written = ledger.transaction.iter().flat_map(|transaction| &transaction.telling);
-        ledger.untold = ledger
-            .journal
-            .telling
-            .iter()
-            .chain(written)
-            .filter(|telling| telling.seq > ledger.outbox.last())
-            .cloned()
-            .collect();
-        ledger.flush()?;
+        let book = Book::new(journal, transaction, outbox.last());
+        let mut ledger = Self { files, outbox, book };
+        ledger.perform(ledger.book.flush())?;
         Ok(ledger)
     }
 
     pub fn journal(&self) -> &Journal {
-        &self.journal
+        self.book.journal()
     }
     pub fn transaction(&self) -> Option<&Transaction> {
-        self.transaction.as_ref()
+        self.book.transaction()
     }
 
-    /// Opens a transaction.
     pub fn begin(
         &mut self,
-        mut transaction: Transaction,
+        transaction: Transaction,
         events: Vec<EventKind>,
         now: UnixMillis,
     ) -> Result<(), LedgerError> {
-        self.flush()?;
-        // Left over from an earlier transaction they would only be looked through.
-        self.files.clear()?;
-        transaction.telling = self.numbered(Some(transaction.generation()), events, now);
-        self.store(transaction)
+        self.perform(self.book.begin(transaction, events, now))
     }
 
-    /// Moves the transaction by `input` after `change` was made to it, with events that belong to the new state. A final
-    /// state brings its own event.
     pub fn advance(
         &mut self,
         input: Input,
-        mut events: Vec<EventKind>,
+        events: Vec<EventKind>,
         seen: &Seen<'_>,
         change: impl FnOnce(&mut Transaction),
     ) -> Result<(), LedgerError> {
-        self.flush()?;
-        let mut transaction = self.transaction.clone().ok_or(LedgerError::NoTransaction)?;
-        transaction.state = transaction.state.after(input)?;
-        change(&mut transaction);
-        if transaction.state.is_final() {
-            events.extend(transaction.final_event(&self.journal, seen.running, seen.ms));
-        }
-        transaction.telling = self.numbered(Some(transaction.generation()), events, seen.now);
-        self.store(transaction)
+        self.perform(self.book.advance(input, events, seen, change)?)
     }
 
-    /// Takes a transaction that is over into the journal, and forgets it.
-    pub fn settle(&mut self, running: Option<&StorePath>, now: UnixMillis) -> Result<(), LedgerError> {
-        self.flush()?;
-        let Some(transaction) = &self.transaction else { return Ok(()) };
-        let mut journal = self.journal.clone();
-        journal.settle(transaction, running, now);
-        self.files.write_journal(&journal)?;
-        self.journal = journal;
-        self.files.clear()?;
-        self.transaction = None;
-        Ok(())
+    pub fn settle(&mut self, seen: Settled<'_>) -> Result<(), LedgerError> {
+        self.perform(self.book.settle(seen))
     }
 
-    /// Forgets a transaction that changed nothing.
     pub fn supersede(&mut self) -> Result<(), LedgerError> {
-        self.flush()?;
-        if self.transaction.as_ref().is_some_and(|transaction| transaction.state.is_before_activation()) {
-            self.files.clear()?;
-            self.transaction = None;
-        }
-        Ok(())
+        self.perform(self.book.supersede())
     }
 
-    /// Tells an event that belongs to no transaction. A crash may lose it or, at worst, leave it to be told anew.
     pub fn tell(
         &mut self,
         generation: Option<Generation>,
-        kind: EventKind,
+        event: EventKind,
         now: UnixMillis,
     ) -> Result<(), LedgerError> {
-        self.flush()?;
-        self.outbox.push(now, generation, kind)?;
-        Ok(())
+        self.perform(self.book.tell(generation, event, now))
     }
 
-    /// Notes whether the machine runs what it was left on, and tells each change once.
+    pub fn give(&mut self, verdict: GivenVerdict) -> Result<(), LedgerError> {
+        self.perform(self.book.give(verdict))
+    }
+
+    /// Whether there was something new about what runs.
     pub fn drift(&mut self, running: &StorePath, now: UnixMillis) -> Result<bool, LedgerError> {
-        if self.transaction.is_some() {
-            return Ok(false);
+        let writes = self.book.drift(running, now);
+        let new = !writes.is_empty();
+        self.perform(writes)?;
+        Ok(new)
+    }
+
+    pub fn pause(&mut self, pause: Option<Pause>) -> Result<(), LedgerError> {
+        self.perform(self.book.pause(pause))
+    }
+
+    pub fn reboot(&mut self, rebooted: Rebooted, why: String, now: UnixMillis) -> Result<(), LedgerError> {
+        self.perform(self.book.reboot(rebooted, why, now))
+    }
+
+    pub fn not_rebooting(&mut self) -> Result<(), LedgerError> {
+        self.perform(self.book.not_rebooting())
+    }
+
+    /// The controller has everything through this number.
+    pub fn accepted(&mut self, through: u64) -> Result<(), LedgerError> {
+        // What is written down and not pushed must not be taken for what the controller has. Forgetting what it does have
+        // is what a full disk needs most, and waits for nothing.
+        let flushed = self.perform(self.book.flush());
+        if through > self.outbox.last() {
+            flushed?;
         }
-        let Some(expected) = self.journal.expected.clone() else { return Ok(false) };
-        let drift = (*running != expected).then(|| running.clone());
-        if drift == self.journal.drift {
-            return Ok(false);
-        }
-        self.flush()?;
-        let mut journal = self.journal.clone();
-        journal.telling = match &drift {
-            Some(running) => {
-                let event = EventKind::Drift { running: running.clone(), expected };
-                self.numbered(journal.confirmed.as_ref().map(|known| known.generation), vec![event], now)
+        self.outbox.accepted(through)?;
+        self.book.skip(self.outbox.last());
+        Ok(())
+    }
+
+    /// What fails, and everything behind it, was not done; the book says so.
+    fn perform(&mut self, writes: Vec<Write>) -> Result<(), LedgerError> {
+        for write in writes {
+            match &write {
+                Write::Journal(journal) => self.files.write_journal(journal)?,
+                Write::Transaction(transaction) => self.files.write_transaction(transaction)?,
+                Write::Confirmation(confirmation) => self.files.write_confirmation(confirmation)?,
+                Write::Clear(Document::Transaction) => self.files.clear_transaction()?,
+                Write::Clear(Document::Activation) => self.files.clear_activation()?,
+                Write::Clear(Document::Confirmation) => self.files.clear_confirmation()?,
+                Write::Push(told) => {
+                    self.outbox.push(told.at, told.generation, told.event.clone())?;
+                }
             }
-            None => Vec::new(),
-        };
-        journal.drift = drift;
-        self.files.write_journal(&journal)?;
-        self.untold.clone_from(&journal.telling);
-        self.journal = journal;
-        self.flush()?;
-        Ok(true)
-    }
-
-    fn numbered(
-        &self,
-        generation: Option<Generation>,
-        events: Vec<EventKind>,
-        at: UnixMillis,
-    ) -> Vec<Telling> {
-        (self.outbox.last() + 1..)
-            .zip(events)
-            .map(|(seq, event)| Telling { seq, at, generation, event })
-            .collect()
-    }
-
-    fn store(&mut self, transaction: Transaction) -> Result<(), LedgerError> {
-        self.files.write_transaction(&transaction)?;
-        self.untold.clone_from(&transaction.telling);
-        self.transaction = Some(transaction);
-        self.flush()
-    }
-
-    /// Pushes what is written down. Nothing else is pushed or written before this succeeds.
-    fn flush(&mut self) -> Result<(), LedgerError> {
-        while let Some(first) = self.untold.first() {
-            self.outbox.push(first.at, first.generation, first.event.clone())?;
-            self.untold.remove(0);
+            self.book.apply(&write);
         }
         Ok(())
     }
-}
-
-/// What was seen around a change of state.
-#[derive(Debug, Clone, Copy)]
-pub struct Seen<'a> {
-    pub running: Option<&'a StorePath>,
-    pub now: UnixMillis,
-    /// How long the transaction took until now, in milliseconds of time awake.
-    pub ms: u64,
-}
-
-/// A journal in the place of a damaged one. What is held was tried, so that a quarantine that is lost does no harm.
-fn rebuilt(held: Option<&Target>, running: Option<&StorePath>, at: UnixMillis) -> Journal {
-    let mut journal = Journal { expected: running.cloned(), ..Journal::default() };
-    let Some(held) = held else { return journal };
-    if Some(&held.output) == running {
-        let mut transaction = Transaction::signed("rebuilt".to_owned(), held.clone(), at);
-        transaction.state = State::Confirmed { degraded: Vec::new() };
-        journal.settle(&transaction, running, at);
-        journal.previous = None;
-        return journal;
-    }
-    let note = format!(
-        "journal.json was damaged, so nobody knows whether generation {} failed: publish it again under a new number",
-        held.generation
-    );
-    journal.tried = Some(held.generation);
-    journal.last = Some(Last {
-        generation: held.generation,
-        phase: muster_protocol::checkin::Phase::Failed,
-        note: Some(note),
-        at,
-    });
-    journal
-}
-
-/// The transaction of an activator's record, where its own file was lost.
-fn regained(record: &Activation, held: Option<&Target>, at: UnixMillis) -> Option<Transaction> {
-    let held = held.filter(|held| held.output == record.new)?;
-    let mut transaction = Transaction::signed(record.transaction.clone(), held.clone(), at);
-    transaction.state = State::Activating;
-    transaction.old = Some(record.old.clone());
-    Some(transaction)
 }
 
 #[cfg(test)]
@@ -261,10 +175,16 @@ mod tests {
     use muster_protocol::report::{Event, Reason};
 
     use super::*;
-    use crate::core::records::ActivationPhase;
+    use crate::core::records::Telling;
     use crate::core::records::tests::{path, target, transaction};
+    use crate::core::records::{Activation, ActivationPhase};
+    use crate::core::state::State;
 
     const SEEN: Seen<'static> = Seen { running: None, now: 2, ms: 3 };
+
+    fn on(running: &StorePath) -> Settled<'_> {
+        Settled { running: Some(running), at: 3, console: None }
+    }
 
     fn open(folder: &Path) -> Ledger {
         Ledger::open(folder, None, None, 1).unwrap()
@@ -283,7 +203,8 @@ mod tests {
         // As it is when the push never happened.
         let mut written = ledger.transaction().unwrap().clone();
         written.state = State::Fetched;
-        written.telling = ledger.numbered(None, vec![EventKind::Fetched { ms: 4 }], 2);
+        written.telling =
+            vec![Telling { seq: 2, at: 2, generation: None, event: EventKind::Fetched { ms: 4 } }];
         ledger.files.write_transaction(&written).unwrap();
         drop(ledger);
         for _ in 0..3 {
@@ -303,13 +224,13 @@ mod tests {
         let written = ledger.transaction().unwrap().clone();
         drop(ledger);
         let mut ledger = open(folder.path());
-        ledger.settle(Some(&path("old")), 3).unwrap();
+        ledger.settle(on(&path("old"))).unwrap();
         let journal = ledger.journal().clone();
         // Killed after the journal was written and before the transaction was cleared.
         ledger.files.write_transaction(&written).unwrap();
         drop(ledger);
         let mut ledger = open(folder.path());
-        ledger.settle(Some(&path("old")), 4).unwrap();
+        ledger.settle(on(&path("old"))).unwrap();
         assert_eq!(ledger.journal(), &journal);
         assert!(ledger.transaction().is_none());
         assert_eq!(events(&ledger).len(), 1);
@@ -322,7 +243,7 @@ mod tests {
         let mut ledger = open(folder.path());
         assert!(!ledger.drift(&path("x"), 1).unwrap(), "nothing is expected yet");
         ledger.begin(transaction(2, State::Confirmed { degraded: vec![] }), vec![], 1).unwrap();
-        ledger.settle(Some(&path("system-2")), 2).unwrap();
+        ledger.settle(on(&path("system-2"))).unwrap();
         for (running, told) in [("system-2", 0), ("x", 1), ("x", 1), ("y", 2), ("system-2", 2), ("x", 3)] {
             ledger.drift(&path(running), 3).unwrap();
             ledger.drift(&path(running), 3).unwrap();
@@ -351,25 +272,9 @@ mod tests {
     fn a_damaged_transaction_is_regained_from_the_activators_record() {
         let folder = tempfile::tempdir().unwrap();
         let held = target(5, Class::Nixos);
-        let record = Activation {
-            version: 1,
-            transaction: "t".into(),
-            class: Class::Nixos,
-            action: held.action,
-            new: held.output.clone(),
-            old: crate::core::records::Old { running: Some(path("old")), profile: None },
-            deadline_seconds: 60,
-            boot: "b".into(),
-            phase: ActivationPhase::Activated,
-            starts: 1,
-            exit: Some(0),
-            ms: 1,
-            reason: None,
-            detail: String::new(),
-            undo_exit: None,
-            degraded: vec![],
-            unknown: std::collections::BTreeMap::new(),
-        };
+        let mut lost = Transaction::signed("t".into(), held.clone(), 1);
+        lost.old = Some(crate::core::records::Old { running: Some(path("old")), profile: None });
+        let record = Activation { phase: ActivationPhase::Activated, ..Activation::new(&lost, "b") };
         Files::new(folder.path()).write_activation(&record).unwrap();
         std::fs::write(folder.path().join("transaction.json"), "damaged").unwrap();
         let ledger = Ledger::open(folder.path(), Some(&held), None, 1).unwrap();

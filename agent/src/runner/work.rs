@@ -6,37 +6,32 @@ use std::time::Duration;
 
 use muster_protocol::clock::Clock as _;
 use muster_protocol::ids::{Generation, StorePath, to_hex};
+use muster_protocol::policy::Policy;
 use muster_protocol::random::{self, RandomError};
 use muster_protocol::report::{EventKind, Step as Ended};
 use muster_protocol::target::Target;
+use tracing::Instrument as _;
 
 use super::ledger::{LedgerError, Seen};
-use super::{Shared, number, roots};
+use super::{Shared, number};
 use crate::activator;
 use crate::client::Client;
 use crate::core::backoff::{Backoff, look};
 use crate::core::plan::{self, Observed, Probed, Step};
-use crate::core::records::{
-    Activation, ActivationPhase, Confirmation, GivenVerdict, Old, Quarantined, Transaction,
-};
-use crate::core::state::{Input, State};
+use crate::core::policy::{Circumstances, Deferral, Rules};
+use crate::core::records::{Quarantined, Transaction};
+use crate::core::state::Input;
 use crate::journal::JournalError;
 use crate::nix::{Nix, NixError};
-use crate::platform::{Platform, PlatformError, Preflight};
-use crate::probes;
+use crate::platform::{Platform, PlatformError};
 
 /// The longest pause between two looks at the activator's record, while there is an activator.
 const LONGEST_LOOK: Duration = Duration::from_millis(200);
 /// How long an activator that was started may take until it holds its lock.
 const START_LIMIT: Duration = Duration::from_secs(5);
-/// How often a person's work is looked for without being told that it is done.
-const HUMAN_INTERVAL: Duration = Duration::from_secs(3600);
-/// How often a step before the activation is tried while the controller answers. An absent controller and a full disk
-/// are waited out.
-const TRIES: u32 = 8;
 
 #[derive(Debug, thiserror::Error)]
-enum WorkError {
+pub(super) enum WorkError {
     #[error(transparent)]
     Ledger(#[from] LedgerError),
     #[error(transparent)]
@@ -53,21 +48,29 @@ enum WorkError {
     Thread,
 }
 
-struct Work<'a> {
-    shared: &'a Shared,
-    client: &'a Client,
-    nix: Nix,
-    backoff: Backoff,
-    not_before: Option<Duration>,
-    probed: Option<Probed>,
+pub(super) struct Work<'a> {
+    pub shared: &'a Shared,
+    pub client: &'a Client,
+    pub nix: Nix,
+    pub backoff: Backoff,
+    pub not_before: Option<Duration>,
+    pub probed: Option<Probed>,
     /// When an activator was started last, in time awake.
-    started: Option<Duration>,
-    /// When the transaction was opened by this process, in time awake.
-    began: Option<Duration>,
+    pub started: Option<Duration>,
+    /// When the transaction was opened by this process, and when its checks began, in time awake.
+    pub began: Option<Duration>,
+    pub probing: Option<Duration>,
     /// Since when the activator's record is looked at, in time awake.
-    watched: Option<Duration>,
+    pub watched: Option<Duration>,
+    /// Somebody at the machine said that it may be tried again, and it was not yet.
+    pub asked: bool,
+    /// What was looked at for the next step.
+    pub circumstances: Option<Circumstances>,
+    pub blockers: Option<Vec<String>>,
+    /// When the service manager was last asked which units have failed, in time awake.
+    pub units_seen: Option<Duration>,
     /// What a person was asked for, told once.
-    asked_for: BTreeSet<String>,
+    pub asked_for: BTreeSet<String>,
 }
 
 pub async fn run(shared: &Shared, client: &Client) {
@@ -80,13 +83,19 @@ pub async fn run(shared: &Shared, client: &Client) {
         probed: None,
         started: None,
         began: None,
+        probing: None,
         watched: None,
+        asked: false,
+        circumstances: None,
+        blockers: None,
+        units_seen: None,
         asked_for: BTreeSet::new(),
     };
     loop {
-        if let Err(error) = work.turn().await {
+        let span = shared.span();
+        if let Err(error) = work.turn().instrument(span.clone()).await {
             let wait = work.backoff.failed(number(), None);
-            tracing::warn!(wait_ms = wait.as_millis(), "{error}");
+            span.in_scope(|| tracing::warn!(wait_ms = wait.as_millis(), "{error}"));
             work.not_before = Some(shared.clock.awake() + wait);
             shared.set_problem(Some(error.to_string()));
             // A step that the plan does not hold back must not spin either.
@@ -97,8 +106,9 @@ pub async fn run(shared: &Shared, client: &Client) {
 
 impl Work<'_> {
     async fn turn(&mut self) -> Result<(), WorkError> {
-        if self.shared.try_now.replace(false) {
-            self.not_before = None;
+        if self.shared.asked.replace(false) {
+            (self.asked, self.not_before) = (true, None);
+            (self.circumstances, self.blockers) = (None, None);
         }
         let step = self.plan()?;
         if !matches!(step, Step::Idle | Step::Wait(_) | Step::Watch) {
@@ -106,13 +116,18 @@ impl Work<'_> {
         }
         match step {
             Step::Idle => {
-                self.idle()?;
-                self.wait(None).await;
+                self.asked = false;
+                if !self.rest().await? {
+                    self.wait(None).await;
+                }
+                (self.circumstances, self.blockers) = (None, None);
                 Ok(())
             }
             Step::Wait(until) => {
+                self.asked = false;
                 let left = until.saturating_sub(self.shared.clock.awake());
                 self.wait(Some(left)).await;
+                (self.circumstances, self.blockers) = (None, None);
                 Ok(())
             }
             Step::Watch => {
@@ -121,9 +136,16 @@ impl Work<'_> {
                 self.wait(Some(look(now.saturating_sub(since), LONGEST_LOOK))).await;
                 Ok(())
             }
+            Step::Look(stage) => {
+                self.circumstances = Some(self.look(stage).await?);
+                Ok(())
+            }
+            Step::LookForBlockers => {
+                self.blockers = Some(self.ask(|platform| platform.blockers()).await?);
+                Ok(())
+            }
             step => {
-                self.not_before = None;
-                self.watched = None;
+                (self.not_before, self.watched, self.circumstances) = (None, None, None);
                 self.take(step).await?;
                 self.backoff.succeeded();
                 self.shared.set_problem(None);
@@ -152,6 +174,7 @@ impl Work<'_> {
         let starting = self.started.is_some_and(|at| now.saturating_sub(at) < START_LIMIT);
         let alive = activator::is_alive(&shared.config.state_dir);
         let wanted = shared.wanted.borrow();
+        let (rules, due) = (shared.rules(&ledger), shared.platform.due());
         let observed = Observed {
             transaction: ledger.transaction(),
             activation: activation.as_ref(),
@@ -162,35 +185,32 @@ impl Work<'_> {
             probed: self.probed.as_ref(),
             controller: shared.controller(),
             rollback_asked: shared.rollback_asked.get(),
+            asked: self.asked,
+            console: shared.platform.console(),
+            rules: &rules,
+            circumstances: self.circumstances.as_ref(),
+            due: due.as_ref(),
+            blockers: self.blockers.as_deref(),
+            at: shared.clock.unix_ms(),
             not_before: self.not_before,
             now,
         };
+        shared.note_reboot(plan::reboot_note(&observed, ledger.journal()));
         Ok(plan::next(&observed, ledger.journal(), wanted.as_ref()))
-    }
-
-    /// Looks whether somebody else changed the machine.
-    fn idle(&self) -> Result<(), WorkError> {
-        let running = self.shared.platform.layout().running();
-        let now = self.shared.clock.unix_ms();
-        if let Some(running) = running
-            && self.shared.ledger.borrow_mut().drift(&running, now)?
-        {
-            tracing::warn!(%running, "somebody else changed the running system, or changed it back");
-            self.shared.changed();
-        }
-        Ok(())
     }
 
     async fn take(&mut self, step: Step) -> Result<(), WorkError> {
         match step {
-            Step::Idle | Step::Wait(_) | Step::Watch => Ok(()),
+            Step::Idle | Step::Wait(_) | Step::Watch | Step::Look(_) | Step::LookForBlockers => Ok(()),
             Step::Begin => self.begin(),
             Step::Refuse(entry) => self.refuse(&entry),
             Step::BeginRollback(previous) => self.begin_rollback(previous),
+            Step::Enforce(target) => self.enforce(*target),
             Step::Supersede => {
-                tracing::info!("a newer generation takes the place of one that changed nothing yet");
+                tracing::info!("a transaction that changed nothing makes room for another");
                 Ok(self.shared.ledger.borrow_mut().supersede()?)
             }
+            Step::Defer(deferral) => self.defer(deferral),
             Step::Fetch => self.fetch().await,
             Step::Build => self.build().await,
             Step::Preflight => self.preflight().await,
@@ -199,7 +219,8 @@ impl Work<'_> {
             Step::Enter(input) => self.enter(input),
             Step::Probe => self.probe().await,
             Step::Give(verdict) => self.give(verdict),
-            Step::Settle => self.settle(),
+            Step::Settle => self.settle().await,
+            Step::Reboot(due) => self.reboot(due).await,
         }
     }
 
@@ -209,10 +230,11 @@ impl Work<'_> {
 
     fn begin(&mut self) -> Result<(), WorkError> {
         let Some(target) = self.wanted() else { return Ok(()) };
+        self.asked = false;
         let identity = &self.shared.identity;
         // The verifying core asks this too; whoever activates looks once more (I1, I6).
         let fits = target.require_for(&identity.machine, identity.class, &identity.system, target.generation);
-        tracing::info!(generation = %target.generation, output = %target.output, "a new generation is verified");
+        tracing::info!(output = %target.output, "generation {} is verified", target.generation);
         self.open(
             Transaction::signed(id()?, target, self.shared.clock.unix_ms()),
             vec![EventKind::Verified],
@@ -242,206 +264,43 @@ impl Work<'_> {
         self.open(Transaction::rollback(id()?, &known, previous, class, now), vec![])
     }
 
+    fn enforce(&mut self, target: Target) -> Result<(), WorkError> {
+        tracing::warn!(
+            "somebody else changed the system: generation {} is activated again",
+            target.generation
+        );
+        self.open(Transaction::enforce(id()?, target, self.shared.clock.unix_ms()), vec![])
+    }
+
     fn open(&mut self, transaction: Transaction, events: Vec<EventKind>) -> Result<(), WorkError> {
         self.began = Some(self.shared.clock.awake());
-        self.started = None;
-        self.probed = None;
+        (self.started, self.probed, self.probing) = (None, None, None);
         self.shared.probing_since.set(None);
         let now = self.shared.clock.unix_ms();
         Ok(self.shared.ledger.borrow_mut().begin(transaction, events, now)?)
     }
 
+    pub(super) fn defer(&mut self, deferral: Deferral) -> Result<(), WorkError> {
+        tracing::info!(until = deferral.until, "put off: {}", deferral.why);
+        let event = EventKind::Deferred { why: deferral.why.clone(), until: deferral.until };
+        self.advance(Input::Deferred { deferral }, vec![event], |_| ())
+    }
+
     /// The target of the open transaction. A rollback has none, and no step that needs one.
-    fn target(&self) -> Option<Target> {
+    pub(super) fn target(&self) -> Option<Target> {
         self.shared.ledger.borrow().transaction().and_then(Transaction::target).cloned()
     }
-
-    async fn fetch(&mut self) -> Result<(), WorkError> {
-        let Some(target) = self.target() else { return Ok(()) };
-        let started = self.shared.clock.awake();
-        let fetched = self.nix.fetch(&target.derivation, &self.client.cache()).await;
-        self.finished(Ended::Fetch, fetched, |()| {
-            (Input::Fetched, EventKind::Fetched { ms: self.since(started) })
-        })
-    }
-
-    async fn build(&mut self) -> Result<(), WorkError> {
-        let Some(target) = self.target() else { return Ok(()) };
-        let started = self.shared.clock.awake();
-        let link = roots::new_link(self.shared.platform.layout());
-        let built = self.nix.realise(&target, &self.client.cache(), &link).await;
-        let step = match &built {
-            Err(NixError::WrongOutput { .. }) => Ended::Compare,
-            _ => Ended::Build,
-        };
-        self.finished(step, built, |output| {
-            (Input::Built, EventKind::Built { output, ms: self.since(started) })
-        })
-    }
-
-    /// Goes on after a step of Nix, gives up, or tries it again later.
-    fn finished<T>(
-        &self,
-        step: Ended,
-        result: Result<T, NixError>,
-        well: impl FnOnce(T) -> (Input, EventKind),
-    ) -> Result<(), WorkError> {
-        let error = match result {
-            Ok(value) => {
-                let (input, event) = well(value);
-                return self.advance(input, vec![event], |_| ());
-            }
-            Err(error) => error,
-        };
-        let attack = error.attack();
-        let events = attack.map(|attack| EventKind::Refused { attack, detail: error.to_string() });
-        let tried = self.backoff.failures() + 1 >= TRIES
-            && self.shared.answers.get()
-            && !matches!(error, NixError::NoSpace(_));
-        if error.is_permanent() || tried {
-            if let Some(attack) = attack {
-                self.shared.refused.set(Some(attack));
-            }
-            tracing::error!("{error}");
-            return self.fail(step, error.detail(), error.is_permanent(), events.into_iter().collect());
-        }
-        Err(error.into())
-    }
-
-    async fn preflight(&mut self) -> Result<(), WorkError> {
-        let Some(new) = self.output() else { return Ok(()) };
-        match self.ask(move |platform| platform.preflight(&new)).await? {
-            Preflight::Passed => self.advance(Input::Passed, vec![], |_| ()),
-            Preflight::Failed(detail) => self.fail(Ended::Preflight, detail, true, vec![]),
-            Preflight::NeedsHuman(detail) => {
-                let told = !self.asked_for.insert(detail.clone());
-                let event = EventKind::NeedsHuman { detail: detail.clone() };
-                tracing::warn!("a person is needed: {detail}");
-                let events = if told { vec![] } else { vec![event] };
-                self.advance(Input::Blocked { detail }, events, |_| ())?;
-                self.not_before = Some(self.shared.clock.awake() + HUMAN_INTERVAL);
-                Ok(())
-            }
-        }
-    }
-
-    fn output(&self) -> Option<StorePath> {
+    pub(super) fn output(&self) -> Option<StorePath> {
         self.shared.ledger.borrow().transaction().map(|open| open.output().clone())
     }
-
-    /// OLD, and what had failed before, are durable before anything is changed.
-    async fn start_activator(&mut self) -> Result<(), WorkError> {
-        let Some(new) = self.output() else { return Ok(()) };
-        let failed_before = match self.ask(|platform| platform.failed_units()).await {
-            Ok(units) => units,
-            Err(error) => {
-                tracing::warn!(%error, "the units that fail already are not known");
-                Vec::new()
-            }
-        };
-        let layout = self.shared.platform.layout();
-        let old = Old { running: layout.running(), profile: layout.profile_target() };
-        roots::hold(layout, &new, old.system()).map_err(WorkError::Roots)?;
-        // The first system of a machine replaces none.
-        let before = old.system().unwrap_or(&new).clone();
-        let event = EventKind::Activating { old: before, new };
-        self.advance(Input::Started, vec![event], |transaction| {
-            transaction.old = Some(old);
-            transaction.failed_before = failed_before;
-        })?;
-        self.restart_activator().await
+    pub(super) fn generation(&self) -> Option<Generation> {
+        self.shared.ledger.borrow().transaction().map(Transaction::generation)
+    }
+    pub(super) fn rules(&self) -> Rules {
+        self.shared.rules(&self.shared.ledger.borrow())
     }
 
-    async fn restart_activator(&mut self) -> Result<(), WorkError> {
-        let generation =
-            self.shared.ledger.borrow().transaction().map_or(Generation::FIRST, Transaction::generation);
-        self.shared.changed();
-        self.ask(move |platform| platform.start_activator(generation)).await?;
-        self.started = Some(self.shared.clock.awake());
-        Ok(())
-    }
-
-    /// Takes over what the activator's record says.
-    fn enter(&mut self, input: Input) -> Result<(), WorkError> {
-        let record = self.shared.ledger.borrow().files.activation()?.whole();
-        let activating =
-            self.shared.ledger.borrow().transaction().is_some_and(|open| open.state == State::Activating);
-        let events = match record {
-            Some(Activation { exit: Some(exit), ms, .. }) if activating => {
-                vec![EventKind::Activated { exit, ms }]
-            }
-            _ => vec![],
-        };
-        if matches!(input, Input::Activated | Input::Rebooted) {
-            self.probed = None;
-            self.shared.probing_since.set(Some(self.shared.clock.awake()));
-        }
-        self.advance(input, events, |_| ())
-    }
-
-    /// Asks everything at once; stops when the activator has lost its patience meanwhile.
-    async fn probe(&mut self) -> Result<(), WorkError> {
-        if self.shared.probing_since.get().is_none() {
-            // This agent was started after the activation.
-            self.shared.probing_since.set(Some(self.shared.clock.awake()));
-            self.shared.changed();
-        }
-        let checks =
-            self.shared.ledger.borrow().transaction().map(|open| open.checks().to_vec()).unwrap_or_default();
-        let asked = async {
-            tokio::join!(
-                probes::run(&checks, &self.shared.platform),
-                self.ask(|platform| platform.failed_units())
-            )
-        };
-        let (checks, failed_after) = tokio::select! {
-            asked = asked => asked,
-            result = self.no_longer_activated() => return result,
-        };
-        self.probed = Some(Probed { checks, failed_after: failed_after? });
-        Ok(())
-    }
-
-    async fn no_longer_activated(&self) -> Result<(), WorkError> {
-        loop {
-            tokio::time::sleep(LONGEST_LOOK).await;
-            let record = self.shared.ledger.borrow().files.activation()?.whole();
-            if record.is_none_or(|record| record.phase != ActivationPhase::Activated) {
-                return Ok(());
-            }
-        }
-    }
-
-    fn give(&self, verdict: GivenVerdict) -> Result<(), WorkError> {
-        tracing::info!(?verdict, "the verdict on the new system");
-        let ledger = self.shared.ledger.borrow();
-        let Some(transaction) = ledger.transaction().map(|open| open.id.clone()) else { return Ok(()) };
-        Ok(ledger.files.write_confirmation(&Confirmation { transaction, verdict })?)
-    }
-
-    fn settle(&mut self) -> Result<(), WorkError> {
-        let layout = self.shared.platform.layout();
-        let transaction = self.shared.ledger.borrow().transaction().cloned();
-        let Some(transaction) = transaction else { return Ok(()) };
-        let rooted = match transaction.state {
-            State::Confirmed { .. } => {
-                let old = transaction.old.as_ref().and_then(Old::system);
-                roots::confirm(layout, transaction.output(), old)
-            }
-            _ => roots::release(layout),
-        };
-        rooted.map_err(WorkError::Roots)?;
-        let now = self.shared.clock.unix_ms();
-        self.shared.ledger.borrow_mut().settle(layout.running().as_ref(), now)?;
-        let (generation, state) = (transaction.generation(), transaction.state.name());
-        tracing::info!(%generation, "the transaction is over: {state}");
-        (self.probed, self.started, self.began) = (None, None, None);
-        self.asked_for.clear();
-        self.shared.probing_since.set(None);
-        Ok(())
-    }
-
-    fn fail(
+    pub(super) fn fail(
         &self,
         step: Ended,
         detail: String,
@@ -451,7 +310,7 @@ impl Work<'_> {
         self.advance(Input::Failed { step, detail, quarantined }, events, |_| ())
     }
 
-    fn advance(
+    pub(super) fn advance(
         &self,
         input: Input,
         events: Vec<EventKind>,
@@ -463,26 +322,47 @@ impl Work<'_> {
         // A restarted agent has only the wall clock to tell how long it took.
         let wall = ledger.transaction().map_or(0, |open| now.saturating_sub(open.began));
         let ms = self.began.map_or(u64::try_from(wall).unwrap_or(0), |began| self.since(began));
-        ledger.advance(input, events, &Seen { running: running.as_ref(), now, ms }, change)?;
+        let timed = |open: &mut Transaction| {
+            change(open);
+            open.took.total_ms = Some(ms);
+        };
+        ledger.advance(input, events, &Seen { running: running.as_ref(), now, ms }, timed)?;
         if let Some(open) = ledger.transaction() {
-            tracing::info!(generation = %open.generation(), "{}", open.state.name());
+            tracing::info!("generation {} is {}", open.generation(), open.state.name());
         }
         Ok(())
     }
 
-    fn since(&self, started: Duration) -> u64 {
+    pub(super) fn since(&self, started: Duration) -> u64 {
         let passed = self.shared.clock.awake().saturating_sub(started);
         u64::try_from(passed.as_millis()).unwrap_or(u64::MAX)
     }
 
     /// Asks the platform from a thread of its own: its answers take as long as systemd and launchd do.
-    async fn ask<T: Send + 'static>(
+    pub(super) async fn ask<T: Send + 'static>(
         &self,
         question: impl FnOnce(&dyn Platform) -> Result<T, PlatformError> + Send + 'static,
     ) -> Result<T, WorkError> {
         let platform = Arc::clone(&self.shared.platform);
         let answer = tokio::task::spawn_blocking(move || question(platform.as_ref())).await;
         Ok(answer.map_err(|_| WorkError::Thread)??)
+    }
+}
+
+impl Shared {
+    /// The policies that count now: of the open transaction, or else of the confirmed generation.
+    pub(super) fn rules(&self, ledger: &super::ledger::Ledger) -> Rules {
+        let none = Policy::default();
+        let own = &self.config.policy;
+        match ledger.transaction() {
+            // Whoever goes back at the machine itself waits for no window.
+            Some(open) if open.is_rollback() => Rules { urgent: true, ..Rules::new(&none, own) },
+            Some(open) => Rules::new(open.target().map_or(&none, |target| &target.policy), own),
+            None => {
+                let known = ledger.journal().confirmed.as_ref().and_then(|known| known.target.as_ref());
+                Rules::new(known.map_or(&none, |target| &target.policy), own)
+            }
+        }
     }
 }
 

@@ -44,6 +44,7 @@ fn check_in(fleet: &Fleet) -> CheckIn {
         phase_generation: None,
         note: None,
         refused: None,
+        health: muster_protocol::checkin::Health::default(),
     }
 }
 fn reply(bearer: &str) -> Vec<u8> {

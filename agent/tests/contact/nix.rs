@@ -7,7 +7,7 @@ use std::time::Duration;
 use muster_agent::client::Client;
 use muster_agent::config::{Config, StandIn};
 use muster_agent::identity::pem_of;
-use muster_agent::nix::{CacheAccess, Nix, NixError};
+use muster_agent::nix::{BuildLimits, CacheAccess, Nix, NixError, Plain};
 use muster_agent::platform::Layout;
 use muster_protocol::ids::{Sha256, StorePath, nix_base32};
 use muster_protocol::machine::Class;
@@ -150,9 +150,12 @@ async fn a_derivation_is_fetched_built_kept_and_made_the_profile() {
     bed.serve();
     let nix = bed.nix();
     assert!(!nix.is_valid(&target.derivation).unwrap());
-    nix.fetch(&target.derivation, &bed.access).await.unwrap();
+    nix.fetch(&target.derivation, &bed.access, &mut Plain).await.unwrap();
     assert!(nix.is_valid(&target.derivation).unwrap() && !nix.is_valid(&target.output).unwrap());
-    assert_eq!(nix.realise(&target, &bed.access, &bed.link()).await.unwrap(), target.output);
+    assert_eq!(
+        nix.realise(&target, &bed.access, &bed.link(), BuildLimits::default(), &mut Plain).await.unwrap(),
+        target.output
+    );
     assert_eq!(bed.built(&target), "built\n");
     nix.set_profile(&target.output).unwrap();
     let generation = std::fs::read_link(bed.layout.profile()).unwrap();
@@ -161,8 +164,8 @@ async fn a_derivation_is_fetched_built_kept_and_made_the_profile() {
 
     // All is in place, so the same again needs neither the cache nor a build.
     let seen = bed.controller.seen().len();
-    nix.fetch(&target.derivation, &bed.access).await.unwrap();
-    nix.realise(&target, &bed.access, &bed.link()).await.unwrap();
+    nix.fetch(&target.derivation, &bed.access, &mut Plain).await.unwrap();
+    nix.realise(&target, &bed.access, &bed.link(), BuildLimits::default(), &mut Plain).await.unwrap();
     assert_eq!(bed.controller.seen().len(), seen);
 
     // Nix's own view: both are protected from garbage collection, the derivation while it is worked on.
@@ -181,7 +184,7 @@ async fn the_cache_is_read_with_the_bearer_and_with_no_other() {
     let target = bed.evaluate("x86_64-linux", "echo built > $out");
     bed.serve();
     std::fs::write(&bed.access.netrc, "machine 127.0.0.1 login muster password old\n").unwrap();
-    let error = bed.nix().fetch(&target.derivation, &bed.access).await.unwrap_err();
+    let error = bed.nix().fetch(&target.derivation, &bed.access, &mut Plain).await.unwrap_err();
     assert!(matches!(&error, NixError::Fetch { .. }) && error.attack().is_none(), "{error}");
     assert!(!error.is_permanent(), "a new bearer may help");
 }
@@ -192,7 +195,7 @@ async fn i1_a_derivation_that_was_changed_in_the_cache_is_refused_though_its_fil
     let target = bed.evaluate("x86_64-linux", "echo built > $out");
     bed.forge(&target.derivation, "echo built", "echo owned");
     bed.serve();
-    let error = bed.nix().fetch(&target.derivation, &bed.access).await.unwrap_err();
+    let error = bed.nix().fetch(&target.derivation, &bed.access, &mut Plain).await.unwrap_err();
     assert!(matches!(&error, NixError::Fetch { .. } | NixError::NotValid(_)), "{error}");
     assert!(!bed.nix().is_valid(&target.derivation).unwrap());
     // Put there by hand it is no better: only Nix's database tells.
@@ -200,7 +203,11 @@ async fn i1_a_derivation_that_was_changed_in_the_cache_is_refused_though_its_fil
     let _ = std::fs::remove_file(&file);
     std::fs::create_dir_all(file.parent().unwrap()).unwrap();
     std::fs::write(&file, "Derive([(\"out\",\"x\",\"\",\"\")],[],[],\"x86_64-linux\")").unwrap();
-    let error = bed.nix().realise(&target, &bed.access, &bed.link()).await.unwrap_err();
+    let error = bed
+        .nix()
+        .realise(&target, &bed.access, &bed.link(), BuildLimits::default(), &mut Plain)
+        .await
+        .unwrap_err();
     assert!(matches!(error, NixError::NotValid(_)), "{error}");
 }
 
@@ -215,7 +222,7 @@ async fn i1_a_derivation_without_its_content_address_is_refused() {
         text.lines().filter(|line| !line.starts_with("CA:")).map(|line| format!("{line}\n")).collect();
     std::fs::write(info, text).unwrap();
     bed.serve();
-    let error = bed.nix().fetch(&target.derivation, &bed.access).await.unwrap_err();
+    let error = bed.nix().fetch(&target.derivation, &bed.access, &mut Plain).await.unwrap_err();
     assert!(matches!(error, NixError::Fetch { .. }), "{error}");
     assert!(!bed.nix().is_valid(&target.derivation).unwrap());
 }
@@ -225,10 +232,14 @@ async fn another_output_than_the_signed_one_is_refused_before_anything_is_built(
     let bed = Bed::new().await;
     let mut target = bed.evaluate("x86_64-linux", "echo built > $out");
     bed.serve();
-    bed.nix().fetch(&target.derivation, &bed.access).await.unwrap();
+    bed.nix().fetch(&target.derivation, &bed.access, &mut Plain).await.unwrap();
     let real = target.output.clone();
     target.output = "/nix/store/1c0bm0n2hg4kd2x7q2g5p1l1c4cx8kpl-system".parse().unwrap();
-    let error = bed.nix().realise(&target, &bed.access, &bed.link()).await.unwrap_err();
+    let error = bed
+        .nix()
+        .realise(&target, &bed.access, &bed.link(), BuildLimits::default(), &mut Plain)
+        .await
+        .unwrap_err();
     assert_eq!(error.attack(), Some(Attack::WrongOutput), "{error}");
     assert!(error.is_permanent());
     assert!(!bed.nix().is_valid(&real).unwrap() && !bed.link().exists());
@@ -240,8 +251,12 @@ async fn i6_a_derivation_for_another_platform_is_refused_before_anything_is_buil
         let bed = Bed::new().await;
         let target = bed.evaluate(system, "echo built > $out");
         bed.serve();
-        bed.nix().fetch(&target.derivation, &bed.access).await.unwrap();
-        let error = bed.nix().realise(&target, &bed.access, &bed.link()).await.unwrap_err();
+        bed.nix().fetch(&target.derivation, &bed.access, &mut Plain).await.unwrap();
+        let error = bed
+            .nix()
+            .realise(&target, &bed.access, &bed.link(), BuildLimits::default(), &mut Plain)
+            .await
+            .unwrap_err();
         assert!(matches!(error, NixError::Platform { .. }), "{system}: {error}");
         assert_eq!(error.attack(), Some(Attack::WrongClass));
     }
@@ -253,8 +268,12 @@ async fn a_build_that_fails_tells_the_end_of_its_output() {
     let script = "i=0; while [ $i -lt 3000 ]; do echo line $i; i=$((i+1)); done; echo it is broken; exit 7";
     let target = bed.evaluate("x86_64-linux", script);
     bed.serve();
-    bed.nix().fetch(&target.derivation, &bed.access).await.unwrap();
-    let error = bed.nix().realise(&target, &bed.access, &bed.link()).await.unwrap_err();
+    bed.nix().fetch(&target.derivation, &bed.access, &mut Plain).await.unwrap();
+    let error = bed
+        .nix()
+        .realise(&target, &bed.access, &bed.link(), BuildLimits::default(), &mut Plain)
+        .await
+        .unwrap_err();
     assert!(error.is_permanent() && error.attack().is_none(), "{error}");
     assert!(error.to_string().contains("exit code 7") && error.to_string().len() < 1000, "{error}");
     let detail = error.detail();
@@ -287,8 +306,11 @@ async fn outputs_come_from_the_cache_under_the_signed_keys_alone() {
             target.trusted_nix_keys = vec![std::fs::read_to_string(public).unwrap().trim().to_owned()];
         }
         bed.serve();
-        bed.nix().fetch(&target.derivation, &bed.access).await.unwrap();
-        bed.nix().realise(&target, &bed.access, &bed.link()).await.unwrap();
+        bed.nix().fetch(&target.derivation, &bed.access, &mut Plain).await.unwrap();
+        bed.nix()
+            .realise(&target, &bed.access, &bed.link(), BuildLimits::default(), &mut Plain)
+            .await
+            .unwrap();
         let wanted = if comes { "built away\n" } else { "built here\n" };
         assert_eq!(bed.built(&target), wanted, "signed: {signed}, named: {named}");
     }
@@ -327,11 +349,11 @@ async fn the_cache_is_read_over_tls_by_the_pinned_authority_alone() {
     let pinned = bed.access.ca_file.clone().unwrap();
     let good = std::fs::read(&pinned).unwrap();
     std::fs::write(&pinned, pem_of(&other)).unwrap();
-    let error = bed.nix().fetch(&target.derivation, &bed.access).await.unwrap_err();
+    let error = bed.nix().fetch(&target.derivation, &bed.access, &mut Plain).await.unwrap_err();
     assert!(matches!(error, NixError::Fetch { .. }), "{error}");
     std::fs::write(&pinned, good).unwrap();
-    bed.nix().fetch(&target.derivation, &bed.access).await.unwrap();
-    bed.nix().realise(&target, &bed.access, &bed.link()).await.unwrap();
+    bed.nix().fetch(&target.derivation, &bed.access, &mut Plain).await.unwrap();
+    bed.nix().realise(&target, &bed.access, &bed.link(), BuildLimits::default(), &mut Plain).await.unwrap();
     let asked = bed.controller.seen();
     let output = format!("/cache/{}.narinfo", target.output.hash_part());
     assert!(asked.iter().any(|seen| seen.path == output), "the cache was asked for the output too");
@@ -343,11 +365,12 @@ async fn a_build_that_is_not_wanted_any_more_is_ended() {
     let target = bed.evaluate("x86_64-linux", "while :; do :; done");
     bed.serve();
     let nix = bed.nix();
-    nix.fetch(&target.derivation, &bed.access).await.unwrap();
+    nix.fetch(&target.derivation, &bed.access, &mut Plain).await.unwrap();
     let link = bed.link();
     let works = || processes(link.to_str().unwrap());
+    let (mut plain, limits) = (Plain, BuildLimits::default());
     tokio::select! {
-        result = nix.realise(&target, &bed.access, &link) => panic!("it ended by itself: {result:?}"),
+        result = nix.realise(&target, &bed.access, &link, limits, &mut plain) => panic!("it ended by itself: {result:?}"),
         () = until(|| works() > 0) => {}
     }
     until(|| works() == 0).await;
@@ -358,9 +381,13 @@ async fn a_build_that_takes_too_long_is_ended() {
     let mut bed = Bed::new().await;
     let target = bed.evaluate("x86_64-linux", "while :; do :; done");
     bed.serve();
-    bed.nix().fetch(&target.derivation, &bed.access).await.unwrap();
+    bed.nix().fetch(&target.derivation, &bed.access, &mut Plain).await.unwrap();
     bed.config.build_seconds = 1;
-    let error = bed.nix().realise(&target, &bed.access, &bed.link()).await.unwrap_err();
+    let error = bed
+        .nix()
+        .realise(&target, &bed.access, &bed.link(), BuildLimits::default(), &mut Plain)
+        .await
+        .unwrap_err();
     assert!(matches!(error, NixError::TimedOut { .. }), "{error}");
     let link = bed.link();
     until(|| processes(link.to_str().unwrap()) == 0).await;

@@ -1,143 +1,17 @@
 //! The whole agent: a controller publishes, the machine follows, whatever is killed meanwhile.
 
-use std::process::Child;
-
 use muster_agent::core::records::{ActivationPhase, GivenVerdict};
 use muster_protocol::checkin::Phase;
-use muster_protocol::ids::{Generation, StorePath};
+use muster_protocol::ids::Generation;
 use muster_protocol::machine::Class;
 use muster_protocol::report::{EventKind, Reason, Step};
-use muster_protocol::target::{Action, HealthCheck, Probe, Target};
+use muster_protocol::target::Action;
 
-use super::controller::Controller;
-use super::machine::{HOLD, Machine, end};
+use super::bed::{Bed, check};
+use super::machine::{HOLD, end};
 
 const WHOLE: [&str; 6] = ["verified", "fetched", "built", "activating", "activated", "confirmed"];
 const UNDONE: [&str; 6] = ["verified", "fetched", "built", "activating", "activated", "rolled-back"];
-
-/// A machine, its controller, and the agent between them.
-struct Bed {
-    machine: Machine,
-    controller: Controller,
-    agent: Option<Child>,
-}
-
-impl Drop for Bed {
-    fn drop(&mut self) {
-        self.kill_agent();
-    }
-}
-
-impl Bed {
-    /// With OLD installed by hand, enrolled, and the agent running.
-    fn new(class: Class) -> Self {
-        let controller = Controller::start();
-        let machine = Machine::new(class);
-        let old = machine.system("old", "");
-        machine.install(&old);
-        controller.enrol(&machine);
-        let mut bed = Self { machine, controller, agent: None };
-        bed.start_agent();
-        bed
-    }
-
-    fn start_agent(&mut self) {
-        self.agent = Some(self.machine.spawn(&["run"]));
-    }
-    fn kill_agent(&mut self) {
-        if let Some(mut agent) = self.agent.take() {
-            let _ = agent.kill();
-            agent.wait().unwrap();
-        }
-    }
-
-    /// A derivation whose output is a system that says `what`; `body` runs in its activation.
-    fn target(&self, number: u64, body: &str) -> Target {
-        self.target_built_by(number, body, "")
-    }
-
-    fn target_built_by(&self, number: u64, body: &str, in_build: &str) -> Target {
-        let template = self.machine.file(&format!("template-{number}"));
-        self.machine.activation_script(&template, body);
-        self.evaluate(number, in_build)
-    }
-
-    /// The target of the script that lies in the folder of this number.
-    fn evaluate(&self, number: u64, in_build: &str) -> Target {
-        let template = self.machine.file(&format!("template-{number}"));
-        let (script, place) = match self.machine.class {
-            Class::Nixos => ("bin/switch-to-configuration", "bin/switch-to-configuration"),
-            Class::Darwin => ("activate", "activate"),
-        };
-        let system = self.machine.config.stand_in.as_ref().unwrap().system.clone();
-        // The platform of the derivation must be one that this computer builds for.
-        let expression = format!(
-            r#"derivation {{ name = "system-{number}"; system = "{system}"; builder = "/bin/sh";
-                script = builtins.path {{ path = {}; name = "script"; }};
-                args = [ "-c" ''
-                  {in_build}
-                  /bin/busybox mkdir -p $out/bin
-                  /bin/busybox cp $script $out/{place}
-                '' ]; }}"#,
-            template.join(script).display()
-        );
-        let file = self.machine.file("system.nix");
-        std::fs::write(&file, expression).unwrap();
-        let derivation: StorePath =
-            self.machine.nix("nix-instantiate", &[file.to_str().unwrap()]).parse().unwrap();
-        let output = self.machine.nix("nix-store", &["--query", "--outputs", derivation.as_str()]);
-        Target {
-            machine: self.controller.machine.clone(),
-            class: self.machine.class,
-            generation: Generation::new(number).unwrap(),
-            system,
-            derivation,
-            output: output.parse().unwrap(),
-            action: Action::Switch,
-            deadline_seconds: 30,
-            checks: vec![],
-            trusted_nix_keys: vec![],
-            message: None,
-        }
-    }
-
-    fn until_told(&self, generation: u64, event: &str) -> EventKind {
-        self.machine.until(&format!("{event} of generation {generation}"), || {
-            self.controller.told(generation).contains(&event).then_some(())
-        });
-        let events = self.controller.events();
-        let last =
-            events.iter().rev().find(|event| event.generation.map(Generation::get) == Some(generation));
-        last.unwrap().kind.clone()
-    }
-
-    fn until_phase(&self, phase: Phase) {
-        self.machine.until(&format!("a check-in in {phase:?}"), || {
-            (self.controller.check_ins().last()?.phase == phase).then_some(())
-        });
-    }
-
-    fn publish(&self, number: u64, body: &str) -> Target {
-        let target = self.target(number, body);
-        self.controller.publish(&target);
-        target
-    }
-
-    /// Confirmed, and nothing is left of it.
-    fn assert_confirmed(&self, target: &Target) {
-        self.until_told(target.generation.get(), "confirmed");
-        self.machine.assert_on(&target.output);
-        self.until_phase(Phase::Confirmed);
-        self.machine.until("a settled transaction", || {
-            (!self.machine.config.state("transaction.json").exists()).then_some(())
-        });
-    }
-}
-
-fn check(command: &str) -> HealthCheck {
-    let command = ["sh", "-c", command].map(str::to_owned).to_vec();
-    HealthCheck { name: "check".into(), probe: Probe::Command { command }, timeout_seconds: 5, tries: 1 }
-}
 
 #[test]
 fn generations_are_built_switched_confirmed_and_told() {

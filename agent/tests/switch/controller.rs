@@ -130,6 +130,10 @@ impl Controller {
         self.inner.lock().unwrap().cut = cut;
         self.published.notify_waiters();
     }
+    /// Ends the polls that wait, with nothing new.
+    pub fn wake(&self) {
+        self.published.notify_waiters();
+    }
     pub fn lose_replies(&self, count: u32) {
         self.inner.lock().unwrap().lose_replies = count;
     }
@@ -145,14 +149,21 @@ impl Controller {
         phases
     }
 
-    /// The events of a generation by name, without those of the agent's own life; I7: numbered without a gap.
+    /// The events of a generation by name, without what is told of its way and after its end; I7: numbered without a gap.
     pub fn told(&self, generation: u64) -> Vec<&'static str> {
         let events = self.events();
         for (place, event) in events.iter().enumerate() {
             assert_eq!(event.seq, place as u64 + 1, "every report arrives once and in order");
         }
         let of = events.iter().filter(|event| event.generation.map(Generation::get) == Some(generation));
-        of.map(|event| name(&event.kind)).collect()
+        of.map(|event| name(&event.kind)).filter(|name| !["progress", "summary"].contains(name)).collect()
+    }
+
+    /// The last event of a generation that has this name.
+    pub fn last(&self, generation: u64, wanted: &str) -> Option<EventKind> {
+        let events = self.events();
+        let of = events.into_iter().filter(|event| event.generation.map(Generation::get) == Some(generation));
+        of.map(|event| event.kind).rfind(|kind| name(kind) == wanted)
     }
 }
 
@@ -171,6 +182,11 @@ pub fn name(kind: &EventKind) -> &'static str {
         EventKind::NeedsHuman { .. } => "needs-human",
         EventKind::Refused { .. } => "refused",
         EventKind::Drift { .. } => "drift",
+        EventKind::Deferred { .. } => "deferred",
+        EventKind::Progress(_) => "progress",
+        EventKind::Summary(_) => "summary",
+        EventKind::HookFailed { .. } => "hook-failed",
+        EventKind::Rebooting { .. } => "rebooting",
         EventKind::Unknown => "unknown",
     }
 }

@@ -49,6 +49,11 @@ impl Drop for Machine {
 
 impl Machine {
     pub fn new(class: Class) -> Self {
+        Self::with(class, "")
+    }
+
+    /// A machine whose own file says this, too.
+    pub fn with(class: Class, settings: &str) -> Self {
         let folder = tempfile::tempdir().unwrap();
         let root = folder.path();
         let source = root.join("agent.toml");
@@ -57,10 +62,11 @@ impl Machine {
             Class::Darwin => "aarch64-darwin",
         };
         let text = format!(
-            "state_dir = '{0}/state'\n[stand_in]\nroot = '{0}'\nstore = 'local?root={0}'\n\
+            "state_dir = '{0}/state'\n{2}\n[stand_in]\nroot = '{0}'\nstore = 'local?root={0}'\n\
              path = '{0}/programs'\nsystem = '{system}'\nnix_config = '''\n{1}'''\n",
             root.display(),
-            nix_config(system)
+            nix_config(system),
+            settings.replace("ROOT", &root.display().to_string()),
         );
         std::fs::write(&source, text).unwrap();
         for name in ["state", "programs", "run", "Library/LaunchDaemons"] {
@@ -90,8 +96,14 @@ impl Machine {
         );
         program(
             "systemctl",
-            format!("case $1 in list-units) cat {root}/failed-units 2>/dev/null; true;; *) true;; esac"),
+            format!(
+                "case $1 in list-units) cat {root}/failed-units 2>/dev/null; true;; \
+                 reboot) echo reboot >> {root}/reboots;; *) true;; esac"
+            ),
         );
+        program("loginctl", format!("test $1 != list-sessions || cat {root}/sessions 2>/dev/null; true"));
+        program("systemd-inhibit", format!("cat {root}/inhibitors 2>/dev/null; true"));
+        program("caffeinate", format!("echo \"$@\" >> {root}/awake; exec sleep 1000"));
         program(
             "launchctl",
             format!(
@@ -175,6 +187,7 @@ impl Machine {
             deadline_seconds,
             checks: vec![],
             trusted_nix_keys: vec![],
+            policy: muster_protocol::policy::Policy::default(),
             message: None,
         };
         let mut transaction = Transaction::signed("t".into(), target, 1);
@@ -190,12 +203,28 @@ impl Machine {
     }
 
     pub fn spawn(&self, arguments: &[&str]) -> Child {
+        self.spawn_with(arguments, &[])
+    }
+
+    /// The same, with variables of a supervisor's.
+    pub fn spawn_with(&self, arguments: &[&str], variables: &[(&str, &Path)]) -> Child {
         let log = std::fs::File::options().create(true).append(true).open(self.root().join("log")).unwrap();
         let mut command = Command::new(env!("CARGO_BIN_EXE_muster-agent"));
         command.arg("--config").arg(&self.config.source).args(arguments);
         command.stdin(Stdio::null()).stdout(log.try_clone().unwrap()).stderr(log);
-        command.env("MUSTER_LOG", "debug").env_remove("JOURNAL_STREAM");
+        command.env("MUSTER_LOG", "debug").env_remove("JOURNAL_STREAM").env("TZ", "UTC");
+        command.envs(variables.iter().copied());
         command.spawn().unwrap()
+    }
+
+    /// Asks the agent's command line, and gives its exit code and its words.
+    pub fn ask(&self, arguments: &[&str]) -> (i32, String) {
+        let mut command = Command::new(env!("CARGO_BIN_EXE_muster-agent"));
+        command.arg("--config").arg(&self.config.source).args(arguments).env("TZ", "UTC");
+        let output = command.stdin(Stdio::null()).output().unwrap();
+        let words =
+            String::from_utf8_lossy(&output.stdout).into_owned() + &String::from_utf8_lossy(&output.stderr);
+        (output.status.code().unwrap_or(-1), words)
     }
 
     pub fn verdict(&self, verdict: GivenVerdict) {
@@ -252,6 +281,14 @@ impl Machine {
 
     pub fn reboot(&self) {
         std::fs::write(self.file("proc-boot-id"), "boot-2").unwrap();
+    }
+
+    /// Lets this user sit at the screen of the Mac, or nobody.
+    pub fn log_in(&self, user: Option<u32>) {
+        let console = self.file("dev/console");
+        std::fs::create_dir_all(console.parent().unwrap()).unwrap();
+        std::fs::write(&console, "").unwrap();
+        std::os::unix::fs::chown(&console, Some(user.unwrap_or(0)), None).unwrap();
     }
 
     /// Every process that has this machine's folder in its arguments.

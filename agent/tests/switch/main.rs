@@ -5,5 +5,10 @@
 
 mod activator;
 mod agent;
+mod bed;
 mod controller;
 mod machine;
+mod macs;
+mod nixos;
+mod policies;
+mod telling;

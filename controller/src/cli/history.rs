@@ -7,7 +7,7 @@ use clap::Args;
 use muster_protocol::api::operator_machine;
 use muster_protocol::ids::MachineName;
 use muster_protocol::operator::HistoryEntry;
-use muster_protocol::report::{Event, EventKind};
+use muster_protocol::report::{Event, EventKind, Progress, Step};
 
 use super::api::Api;
 use super::config::Config;
@@ -37,7 +37,8 @@ impl History {
             println!("Nothing was published for {} yet. Do so with `muster update {0}`.", self.machine);
             return Ok(());
         }
-        let mut rows = table::table(["GENERATION", "PUBLISHED", "BY", "SYSTEM", "OUTCOME", "MESSAGE"]);
+        let mut rows =
+            table::table(["GENERATION", "PUBLISHED", "BY", "SYSTEM", "OUTCOME", "CHANGES", "MESSAGE"]);
         for entry in &entries {
             let target = &entry.published.target;
             rows.add_row([
@@ -46,6 +47,7 @@ impl History {
                 entry.published.by.short(),
                 target.output.name().to_owned(),
                 table::harmless(&outcome(&entry.events)),
+                changes(&entry.events),
                 table::harmless(target.message.as_deref().unwrap_or_default()),
             ]);
         }
@@ -86,11 +88,44 @@ fn word(kind: &EventKind) -> Option<String> {
         }
         EventKind::NeedsHuman { detail } => format!("needs human: {detail}"),
         EventKind::Refused { attack, .. } => format!("refused: {}", attack.as_str()),
-        EventKind::Enrolled { .. }
+        EventKind::Deferred { why, .. } => format!("put off: {}", why.lines().next().unwrap_or_default()),
+        EventKind::Progress(progress) => progressed(progress),
+        EventKind::Rebooting { why } => format!("rebooting {why}"),
+        // These say nothing of how it ended.
+        EventKind::Summary(_)
+        | EventKind::HookFailed { .. }
+        | EventKind::Enrolled { .. }
         | EventKind::AgentStarted { .. }
         | EventKind::Drift { .. }
         | EventKind::Unknown => return None,
     })
+}
+
+fn progressed(progress: &Progress) -> String {
+    let step = if progress.step == Step::Fetch { "fetching" } else { "building" };
+    let count = |done: u64, all: u64, word: &str| (all > 0).then(|| format!(", {done} of {all} {word}"));
+    let counts = [
+        count(progress.built, progress.to_build, "built"),
+        count(progress.copied, progress.to_copy, "copied"),
+    ];
+    format!("{step}{}", counts.into_iter().flatten().collect::<String>())
+}
+
+/// What a generation changed of the one before it, in a few words.
+fn changes(events: &[Event]) -> String {
+    let summary = events.iter().rev().find_map(|event| match &event.kind {
+        EventKind::Summary(summary) => summary.closure.as_ref(),
+        _ => None,
+    });
+    let Some(closure) = summary else { return String::new() };
+    let count = |names: &[String], sign: &str| (!names.is_empty()).then(|| format!("{sign}{}", names.len()));
+    let counts = [count(&closure.changed, "~"), count(&closure.added, "+"), count(&closure.removed, "-")];
+    let mut words: Vec<String> = counts.into_iter().flatten().collect();
+    if closure.more > 0 {
+        words.push(format!("and {} more", closure.more));
+    }
+    words.push(format!("{:+.1} MiB", closure.bytes as f64 / 1024.0 / 1024.0));
+    words.join(" ")
 }
 
 #[cfg(test)]
@@ -116,5 +151,22 @@ mod tests {
         let events = [event(EventKind::Verified), event(undone), event(EventKind::Unknown)];
         assert_eq!(outcome(&events), "rolled back, quarantined: health check failed: web: status 500");
         assert_eq!(outcome(&[]), "not heard of yet");
+    }
+
+    #[test]
+    fn waiting_and_working_are_shown_and_what_comes_after_the_end_does_not_hide_it() {
+        let text = r#"{"seq":1,"at":1,"kind":"progress","step":"build","built":3,"to_build":40}"#;
+        let progress: Event = serde_json::from_str(text).unwrap();
+        assert_eq!(outcome(&[progress]), "building, 3 of 40 built");
+        let deferred = EventKind::Deferred { why: "outside its window\nmore".into(), until: Some(5) };
+        assert_eq!(outcome(&[event(deferred)]), "put off: outside its window");
+        let text = r#"{"seq":2,"at":1,"kind":"summary","build_ms":5,"closure":{"changed":["bash 5.1 -> 5.2"],
+            "added":["vim 9.1","motd"],"bytes":-2097152}}"#;
+        let summary: Event = serde_json::from_str(text).unwrap();
+        let failed = EventKind::HookFailed { hook: "tell".into(), detail: String::new() };
+        let events = [event(EventKind::Verified), summary, event(failed)];
+        assert_eq!(outcome(&events), "verified");
+        assert_eq!(changes(&events), "~1 +2 -2.0 MiB");
+        assert_eq!(changes(&[]), "");
     }
 }

@@ -5,7 +5,7 @@ use std::path::PathBuf;
 use anyhow::Result;
 use clap::Args;
 use muster_protocol::api::OPERATOR_MACHINES;
-use muster_protocol::clock::Clock as _;
+use muster_protocol::clock::{Clock as _, UnixMillis};
 use muster_protocol::ids::Generation;
 use muster_protocol::operator::{Condition, MachineView};
 
@@ -72,6 +72,17 @@ pub fn note(view: &MachineView) -> String {
         parts.push(format!("{}{of}", phase.as_str()));
     }
     parts.extend(view.note.as_deref().map(first_line));
+    if let Some(units) = view.health.degraded.as_ref().filter(|units| !units.is_empty()) {
+        parts.push(first_line(&format!("failed: {}", units.join(", "))));
+    }
+    if !view.health.reboot.is_empty() {
+        let waits = view.health.reboot_waits.as_deref().map(|why| format!(", {why}")).unwrap_or_default();
+        parts.push(first_line(&format!("reboot due for {}{waits}", view.health.reboot.join(", "))));
+    }
+    if let Some(until) = view.health.paused_until {
+        let until = if until == UnixMillis::MAX { "resumed".to_owned() } else { table::date(until) };
+        parts.push(format!("paused at the machine until {until}"));
+    }
     parts.join("; ")
 }
 

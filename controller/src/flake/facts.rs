@@ -9,16 +9,21 @@
 //!   checks.ssh = { tcp = "127.0.0.1:22"; timeoutSeconds = 5; tries = 3; };
 //!   checks.disk = { command = [ "/run/current-system/sw/bin/test" "-d" "/data" ]; };
 //!   trustedNixKeys = [ ];
+//!   window = { days = [ "sat" ]; from = "22:00"; to = "04:00"; };
 //! };
 //! ```
 //!
 //! A fleet of our library has `muster.inventory` beside it, and `muster.settings`, which is not read here.
+//! Beside `window` stands every other setting of [`muster_protocol::policy::written::InFlake`].
 
 use std::collections::{BTreeMap, BTreeSet};
 
 use muster_protocol::ids::{MachineName, Tag};
-use muster_protocol::target::{Action, HealthCheck, Probe};
+use muster_protocol::policy::Policy;
+use muster_protocol::policy::written::{CheckInFlake, InFlake};
+use muster_protocol::target::{Action, HealthCheck};
 use serde::Deserialize;
+use serde_json::{Map, Value};
 
 use super::inventory::Inventory;
 
@@ -32,27 +37,52 @@ pub struct Muster {
 }
 
 #[derive(Debug, Clone, Default, PartialEq, Eq, Deserialize)]
-#[serde(deny_unknown_fields, rename_all = "camelCase", default)]
+#[serde(try_from = "Map<String, Value>")]
 pub struct Machine {
     pub tags: BTreeSet<Tag>,
     pub deadline_seconds: Option<u32>,
     pub action: Action,
-    pub checks: BTreeMap<String, Check>,
+    pub checks: BTreeMap<String, CheckInFlake>,
     pub trusted_nix_keys: Vec<String>,
+    pub policy: Policy,
 }
 
-#[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
-#[serde(deny_unknown_fields, rename_all = "camelCase")]
-pub struct Check {
-    command: Option<Vec<String>>,
-    http: Option<String>,
-    tcp: Option<String>,
-    timeout_seconds: Option<u32>,
-    tries: Option<u32>,
+/// The settings that are no policy.
+#[derive(Debug, Clone, Default, Deserialize)]
+#[serde(rename_all = "camelCase", default)]
+struct Plain {
+    tags: BTreeSet<Tag>,
+    deadline_seconds: Option<u32>,
+    action: Action,
+    checks: BTreeMap<String, CheckInFlake>,
+    trusted_nix_keys: Vec<String>,
+}
+
+const PLAIN: [&str; 5] = ["tags", "deadlineSeconds", "action", "checks", "trustedNixKeys"];
+
+/// Everything stands side by side in a flake. What is not plain must be a policy, which refuses what it does not know.
+impl TryFrom<Map<String, Value>> for Machine {
+    type Error = serde_json::Error;
+    fn try_from(written: Map<String, Value>) -> Result<Self, Self::Error> {
+        let (plain, policy): (Map<_, _>, Map<_, _>) =
+            written.into_iter().partition(|(name, _)| PLAIN.contains(&name.as_str()));
+        let plain: Plain = serde_json::from_value(plain.into())?;
+        let policy: InFlake = serde_json::from_value(policy.into())?;
+        Ok(Self {
+            tags: plain.tags,
+            deadline_seconds: plain.deadline_seconds,
+            action: plain.action,
+            checks: plain.checks,
+            trusted_nix_keys: plain.trusted_nix_keys,
+            policy: policy.into(),
+        })
+    }
 }
 
 #[derive(Debug, PartialEq, Eq, thiserror::Error)]
-#[error("muster.machines.{machine}.checks.{check} must have exactly one of command, http and tcp")]
+#[error(
+    "muster.machines.{machine}.checks.{check} must have exactly one of command, http, tcp, unit and label"
+)]
 pub struct CheckError {
     pub machine: MachineName,
     pub check: String,
@@ -62,18 +92,10 @@ impl Machine {
     /// The checks as they are signed, in the order of their names.
     pub fn health_checks(&self, machine: &MachineName) -> Result<Vec<HealthCheck>, CheckError> {
         let made = self.checks.iter().map(|(name, check)| {
-            let probe = match (&check.command, &check.http, &check.tcp) {
-                (Some(command), None, None) => Probe::Command { command: command.clone() },
-                (None, Some(url), None) => Probe::Http { url: url.clone() },
-                (None, None, Some(address)) => Probe::Tcp { address: address.clone() },
-                _ => return Err(CheckError { machine: machine.clone(), check: name.clone() }),
-            };
-            Ok(HealthCheck {
-                name: name.clone(),
-                probe,
-                timeout_seconds: check.timeout_seconds.unwrap_or(10),
-                tries: check.tries.unwrap_or(3),
-            })
+            check
+                .clone()
+                .named(name)
+                .ok_or_else(|| CheckError { machine: machine.clone(), check: name.clone() })
         });
         made.collect()
     }
@@ -81,6 +103,9 @@ impl Machine {
 
 #[cfg(test)]
 mod tests {
+    use muster_protocol::policy::RebootPolicy;
+    use muster_protocol::target::Probe;
+
     use super::*;
 
     fn parse(text: &str) -> Result<Muster, serde_json::Error> {
@@ -106,6 +131,25 @@ mod tests {
         let name = "a".parse().unwrap();
         let error = muster.machines[&name].health_checks(&name).unwrap_err();
         assert!(error.to_string().contains("muster.machines.a.checks.x"));
+    }
+
+    #[test]
+    fn policies_stand_beside_the_other_settings() {
+        let text = r#"{"machines":{"a":{"tags":["x"],"window":{"from":"22:00","to":"04:00"},"reboot":"window",
+            "urgent":true,"before":{"drain":{"command":["drain"]}}}}}"#;
+        let muster = parse(text).unwrap();
+        let machine = muster.machines.values().next().unwrap();
+        assert_eq!((machine.tags.len(), machine.policy.windows.len()), (1, 1));
+        assert_eq!(machine.policy.reboot, Some(RebootPolicy::Window));
+        assert!(machine.policy.urgent && machine.policy.before[0].name == "drain");
+        for (text, name) in [
+            (r#"{"machines":{"a":{"reboot":"often"}}}"#, "often"),
+            (r#"{"machines":{"a":{"minBattery":3}}}"#, "minBattery"),
+            (r#"{"machines":{"a":{"checks":{"x":{"port":3}}}}}"#, "port"),
+        ] {
+            let error = parse(text).unwrap_err().to_string();
+            assert!(error.contains(name), "{error}");
+        }
     }
 
     #[test]

@@ -40,6 +40,7 @@ fn told(phase: Phase, of: u64, running: char, confirmed: Option<u64>) -> CheckIn
         phase_generation: Some(generation(of)),
         note: None,
         refused: None,
+        health: muster_protocol::checkin::Health::default(),
     }
 }
 fn machine(observed: Option<CheckIn>, outcome: Option<(u64, EventKind)>) -> Machine {

@@ -275,6 +275,7 @@ pub fn target(machine: &str, class: Class, number: u64) -> Target {
         deadline_seconds: 300,
         checks: vec![],
         trusted_nix_keys: vec![],
+        policy: muster_protocol::policy::Policy::default(),
         message: None,
     }
 }
@@ -312,6 +313,7 @@ impl Machine {
             phase_generation: None,
             note: None,
             refused: None,
+            health: muster_protocol::checkin::Health::default(),
         }
     }
     pub async fn send_checkin(&self, fleet: &Fleet, checkin: &CheckIn) -> Answer {

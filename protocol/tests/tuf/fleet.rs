@@ -91,6 +91,7 @@ pub fn target(machine: &str, generation: u64) -> Target {
         deadline_seconds: 300,
         checks: vec![],
         trusted_nix_keys: vec![],
+        policy: muster_protocol::policy::Policy::default(),
         message: Some(format!("generation {generation} of {machine}")),
     }
 }

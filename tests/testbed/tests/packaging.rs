@@ -74,6 +74,29 @@ fn the_agents_unit_is_the_modules_and_a_switch_leaves_it_alone() {
 }
 
 #[test]
+fn the_agent_tells_systemd_that_it_is_ready_and_lives() {
+    let unit = unit("muster-agent.service");
+    assert_eq!((unit["Type"].as_str(), unit["WatchdogSec"].as_str()), ("notify", "300"));
+}
+
+/// The agent's own reader of agent.toml is the judge of what the modules write into it.
+#[test]
+fn what_the_modules_write_is_a_configuration() {
+    let modules = modules();
+    let folder = tempfile::tempdir().unwrap();
+    let file = folder.path().join("agent.toml");
+    std::fs::write(&file, modules["settings"].as_str().unwrap()).unwrap();
+    let agent = programs::find("muster-agent").unwrap();
+    let asked = Command::new(&agent).arg("--config").arg(&file).arg("status").output().unwrap();
+    let words = String::from_utf8_lossy(&asked.stderr).into_owned();
+    assert!(words.contains("not enrolled"), "{words}");
+    let wrong = modules["settings"].as_str().unwrap().replace("minimum_battery", "minimum_batery");
+    std::fs::write(&file, wrong).unwrap();
+    let asked = Command::new(agent).arg("--config").arg(&file).arg("status").output().unwrap();
+    assert!(String::from_utf8_lossy(&asked.stderr).contains("minimum_batery"));
+}
+
+#[test]
 fn the_controllers_unit_is_the_modules() {
     let modules = modules();
     assert_same_service(&unit("muster-controller.service"), &modules["controller"]);

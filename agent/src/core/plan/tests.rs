@@ -1,31 +1,33 @@
 use muster_protocol::ids::Generation;
 use muster_protocol::machine::Class;
+use muster_protocol::policy::Policy;
 
 use super::*;
+use crate::core::policy::Pause;
+use crate::core::reboot::Rebooted;
 use crate::core::records::tests::{path, rolled_back, target, transaction};
-use crate::core::records::{Known, Old, Unknown, Unreachable};
+use crate::core::records::{Again, Cause, Known, Settled};
+use crate::core::window::Openness;
 
 fn activation(number: u64, phase: Phase) -> Activation {
-    Activation {
-        version: 1,
-        transaction: format!("t{number}"),
-        class: Class::Nixos,
-        action: muster_protocol::target::Action::Switch,
-        new: path(&format!("system-{number}")),
-        old: Old::default(),
-        deadline_seconds: 60,
-        boot: "boot".into(),
-        phase,
-        starts: 1,
-        exit: Some(0),
-        ms: 1,
-        reason: Some(Reason::Deadline),
-        detail: "late".into(),
-        undo_exit: None,
-        degraded: vec![],
-        unknown: Unknown::new(),
-    }
+    let mut record = Activation::new(&transaction(number, State::Activating), "boot");
+    (record.phase, record.exit, record.ms, record.starts) = (phase, Some(0), 1, 1);
+    (record.reason, record.detail) = (Some(Reason::Deadline), "late".into());
+    record
 }
+
+/// A machine on which nothing stands against anything.
+static WELL: Circumstances = Circumstances {
+    window: Openness::Open,
+    on_battery: None,
+    metered: false,
+    free_disk: None,
+    free_memory: None,
+    busy: None,
+    absent: None,
+};
+static RULES: std::sync::LazyLock<Rules> =
+    std::sync::LazyLock::new(|| Rules::new(&Policy::default(), &Policy::default()));
 
 fn observed<'a>() -> Observed<'a> {
     Observed {
@@ -38,6 +40,13 @@ fn observed<'a>() -> Observed<'a> {
         probed: None,
         controller: Controller { answers: true, reached_since_activation: true },
         rollback_asked: false,
+        asked: false,
+        console: None,
+        rules: &RULES,
+        circumstances: Some(&WELL),
+        due: None,
+        blockers: None,
+        at: 1_000,
         not_before: None,
         now: Duration::from_secs(100),
     }
@@ -45,6 +54,12 @@ fn observed<'a>() -> Observed<'a> {
 
 fn generation(number: u64) -> Generation {
     Generation::new(number).unwrap()
+}
+
+fn known(number: u64) -> Known {
+    let target = Some(Box::new(target(number, Class::Nixos)));
+    let output = path(&format!("system-{number}"));
+    Known { generation: generation(number), output, derivation: None, at: 1, target }
 }
 
 fn tried(number: u64) -> Journal {
@@ -65,7 +80,7 @@ fn i2_i5_only_a_higher_generation_begins() {
 #[test]
 fn i5_a_quarantined_derivation_is_refused_under_every_number() {
     let mut journal = Journal::default();
-    journal.settle(&transaction(2, rolled_back(Reason::HealthCheckFailed)), None, 1);
+    journal.settle(&transaction(2, rolled_back(Reason::HealthCheckFailed)), Settled::default());
     let mut again = target(3, Class::Nixos);
     again.derivation = path("system-2.drv");
     assert!(matches!(next(&observed(), &journal, Some(&again)), Step::Refuse(entry)
@@ -79,7 +94,8 @@ fn what_fell_to_an_absent_controller_is_tried_again_when_it_answers() {
         [(1, true, Step::Begin), (3, true, Step::Begin), (4, true, Step::Idle), (1, false, Step::Idle)]
     {
         let mut journal = tried(2);
-        journal.unreachable = Some(Unreachable { generation: generation(2), undone });
+        journal.again =
+            Some(Again { generation: generation(2), undone, cause: Cause::Controller, console: None });
         let mut observed = observed();
         observed.controller.answers = answers;
         assert_eq!(next(&observed, &journal, Some(&target(2, Class::Nixos))), expected, "{undone}");
@@ -99,7 +115,7 @@ fn a_rollback_goes_to_what_ran_before_and_only_where_that_is_known() {
 #[test]
 fn a_local_rollback_goes_on_below_a_generation_that_was_undone() {
     // Generation 3 was tried and undone, 2 runs, and somebody goes back from it.
-    let known = Known { generation: generation(2), output: path("system-2"), derivation: None, at: 1 };
+    let known = known(2);
     let back = Transaction::rollback("r".into(), &known, path("system-1"), Class::Nixos, 2);
     let mut observed = observed();
     observed.transaction = Some(&back);
@@ -115,7 +131,7 @@ fn a_newer_generation_takes_the_place_of_one_that_changed_nothing_yet() {
         (State::Built, Step::Preflight),
         (State::Checked, Step::StartActivator),
         (State::NeedsHuman { detail: "x".into() }, Step::Enter(Input::Retried)),
-        (State::Deferred { why: "x".into() }, Step::Enter(Input::Retried)),
+        (deferred(Hold::Window, Stage::Fetch), Step::Enter(Input::Retried)),
     ];
     for (state, expected) in states {
         let transaction = transaction(2, state);
@@ -131,13 +147,22 @@ fn a_newer_generation_takes_the_place_of_one_that_changed_nothing_yet() {
     }
 }
 
+fn deferred(hold: Hold, stage: Stage) -> State {
+    State::Deferred { deferral: Deferral::new(hold, "x"), stage }
+}
+
 /// Every state from the activation on × every phase of the activator × alive or dead: a step that moves on, and
 /// nothing is waited for that nobody does.
 #[test]
 fn i3_whatever_was_left_behind_there_is_a_step_that_leads_on() {
     let (reason, detail) = (Reason::Deadline, "late".to_owned());
-    let states =
-        [State::Activating, State::Probing, State::AwaitingReboot, State::RollingBack { reason, detail }];
+    let states = [
+        State::Activating,
+        State::Probing,
+        State::AwaitingReboot,
+        State::RollingBack { reason, detail },
+        State::Unknown,
+    ];
     for state in states {
         let transaction = transaction(2, state.clone());
         for phase in Phase::ALL.into_iter().map(Some).chain([None]) {
@@ -160,6 +185,9 @@ fn i3_whatever_was_left_behind_there_is_a_step_that_leads_on() {
                             state == State::AwaitingReboot && phase == Some(Phase::AwaitingReboot),
                             "{what}"
                         );
+                    }
+                    Step::Supersede => {
+                        assert!(state == State::Unknown && phase.is_none() && !alive, "{what}");
                     }
                     other => panic!("{what}: {other:?}"),
                 }
@@ -260,8 +288,185 @@ fn an_activation_whose_transaction_was_lost_comes_to_its_end_before_another_begi
 #[test]
 fn a_confirmed_generation_is_not_begun_again() {
     let mut journal = Journal::default();
-    journal.settle(&transaction(2, State::Confirmed { degraded: vec![] }), Some(&path("system-2")), 1);
+    let running = path("system-2");
+    let seen = Settled { running: Some(&running), at: 1, console: None };
+    journal.settle(&transaction(2, State::Confirmed { degraded: vec![] }), seen);
     let known: Known = journal.confirmed.clone().unwrap();
     assert_eq!(known.generation, generation(2));
     assert_eq!(next(&observed(), &journal, Some(&target(2, Class::Nixos))), Step::Idle);
+}
+
+#[test]
+fn each_step_before_the_activation_is_taken_only_when_nothing_stands_against_it() {
+    let closed = Circumstances {
+        window: Openness::Closed { why: "outside".into(), opens: Some(9_000) },
+        ..WELL.clone()
+    };
+    let full = Circumstances { free_disk: Some(0), ..WELL.clone() };
+    for (state, stage) in [
+        (State::Verified, Stage::Fetch),
+        (State::Fetched, Stage::Build),
+        (State::Built, Stage::Switch),
+        (State::Checked, Stage::Switch),
+    ] {
+        let transaction = transaction(2, state);
+        let step = |seen: Option<&Circumstances>| {
+            let mut observed = observed();
+            observed.transaction = Some(&transaction);
+            observed.circumstances = seen;
+            next(&observed, &tried(1), None)
+        };
+        assert_eq!(step(None), Step::Look(stage), "nothing is done unseen");
+        assert!(!matches!(step(Some(&WELL)), Step::Defer(_)), "{stage:?}");
+        assert!(matches!(step(Some(&full)), Step::Defer(Deferral { hold: Hold::Disk, .. })), "{stage:?}");
+        assert_eq!(matches!(step(Some(&closed)), Step::Defer(_)), stage == Stage::Switch, "{stage:?}");
+    }
+}
+
+#[test]
+fn what_was_put_off_is_looked_at_again_goes_on_as_soon_as_it_may_and_tells_a_new_reason_once() {
+    let closed = Circumstances {
+        window: Openness::Closed { why: "outside".into(), opens: Some(31_000) },
+        ..WELL.clone()
+    };
+    let busy = Circumstances { busy: Some("nixos-rebuild".into()), ..WELL.clone() };
+    let until = Some(31_000);
+    let deferral = Deferral { hold: Hold::Window, why: "outside, in other words".into(), until };
+    let transaction = transaction(2, State::Deferred { deferral, stage: Stage::Switch });
+    let step = |seen: Option<&Circumstances>| {
+        let mut observed = observed();
+        observed.transaction = Some(&transaction);
+        observed.circumstances = seen;
+        next(&observed, &tried(1), None)
+    };
+    assert_eq!(step(None), Step::Look(Stage::Switch));
+    // Thirty seconds are left by the wall clock.
+    assert_eq!(step(Some(&closed)), Step::Wait(Duration::from_secs(130)));
+    assert!(matches!(step(Some(&busy)), Step::Defer(Deferral { hold: Hold::Busy, .. })));
+    assert_eq!(step(Some(&WELL)), Step::Enter(Input::Retried));
+}
+
+#[test]
+fn a_pause_holds_everything_but_a_local_rollback() {
+    let pause = Pause { until: None, since: 0, by: Some(0) };
+    let journal = Journal { pause: Some(pause), ..tried(1) };
+    let signed = transaction(2, State::Verified);
+    let back = Transaction::rollback("r".into(), &known(1), path("system-0"), Class::Nixos, 2);
+    let mut observed = observed();
+    observed.transaction = Some(&signed);
+    assert!(matches!(next(&observed, &journal, None), Step::Defer(Deferral { hold: Hold::Paused, .. })));
+    observed.transaction = Some(&back);
+    assert_eq!(next(&observed, &journal, None), Step::Preflight);
+}
+
+#[test]
+fn whoever_asks_for_the_system_before_need_not_wait_for_what_waits() {
+    let waiting = transaction(3, deferred(Hold::Window, Stage::Switch));
+    let journal = Journal { previous: Some(path("old")), ..tried(2) };
+    let mut asked = observed();
+    asked.rollback_asked = true;
+    asked.transaction = Some(&waiting);
+    assert_eq!(next(&asked, &journal, None), Step::Supersede);
+    asked.transaction = None;
+    assert_eq!(next(&asked, &journal, None), Step::BeginRollback(path("old")));
+}
+
+#[test]
+fn what_a_person_was_in_the_way_of_is_tried_again_when_they_say_so_or_log_in() {
+    let mut journal = tried(2);
+    let target = target(2, Class::Nixos);
+    let step = |journal: &Journal, asked, console| {
+        let mut observed = observed();
+        (observed.asked, observed.console) = (asked, console);
+        next(&observed, journal, Some(&target))
+    };
+    for undone in [1, 3, 4] {
+        let cause = Cause::Person;
+        journal.again = Some(Again { generation: generation(2), undone, cause, console: Some(501) });
+        assert_eq!(step(&journal, false, Some(501)), Step::Idle, "the same one still sits there");
+        assert_eq!(step(&journal, false, None), Step::Idle);
+        assert_eq!(step(&journal, true, None), Step::Begin);
+        let by_login = if undone <= 3 { Step::Begin } else { Step::Idle };
+        assert_eq!(step(&journal, false, Some(502)), by_login);
+    }
+}
+
+#[test]
+fn drift_is_left_alone_or_undone_as_the_policy_says_and_never_fought_over() {
+    let (expected, other) = (path("system-2"), path("by-hand"));
+    let mut journal = Journal { expected: Some(expected), drift: Some(other.clone()), ..tried(2) };
+    journal.confirmed = Some(known(2));
+    let policy = Policy { drift: Some(DriftPolicy::Enforce), ..Policy::default() };
+    let enforce = Rules::new(&policy, &Policy::default());
+    let mut observed = observed();
+    observed.running = Some(&other);
+    assert_eq!(next(&observed, &journal, None), Step::Idle, "it is told, and left");
+    observed.rules = &enforce;
+    assert_eq!(next(&observed, &journal, None), Step::Enforce(Box::new(target(2, Class::Nixos))));
+    // A newer generation is the better answer.
+    assert_eq!(next(&observed, &journal, Some(&target(3, Class::Nixos))), Step::Begin);
+    journal.left = Some(other.clone());
+    assert_eq!(next(&observed, &journal, None), Step::Idle, "it was tried, and could not be done");
+    // Not told yet, so not undone yet.
+    (journal.left, journal.drift) = (None, None);
+    assert_eq!(next(&observed, &journal, None), Step::Idle);
+}
+
+#[test]
+fn a_reboot_that_is_due_comes_when_the_policy_lets_it_and_nobody_is_in_the_way() {
+    let due = Due { what: vec!["kernel".into()], mark: "k2".into() };
+    let policy = Policy { reboot: Some(RebootPolicy::Now), ..Policy::default() };
+    let now = Rules::new(&policy, &Policy::default());
+    let alice = ["alice is logged in".to_owned()];
+    let mut observed = observed();
+    observed.due = Some(&due);
+    assert_eq!(next(&observed, &tried(2), None), Step::Idle);
+    let note = reboot_note(&observed, &tried(2)).unwrap().unwrap();
+    assert!(note.waits.contains("people"), "{note:?}");
+    observed.rules = &now;
+    assert_eq!(next(&observed, &tried(2), None), Step::LookForBlockers);
+    observed.blockers = Some(&alice);
+    assert!(matches!(next(&observed, &tried(2), None), Step::Wait(_)));
+    assert_eq!(reboot_note(&observed, &tried(2)).unwrap().unwrap().waits, "alice is logged in");
+    observed.blockers = Some(&[]);
+    assert_eq!(next(&observed, &tried(2), None), Step::Reboot(due.clone()));
+    // A generation that waits to be tried comes first.
+    assert_eq!(next(&observed, &tried(2), Some(&target(3, Class::Nixos))), Step::Begin);
+    let mut journal = tried(2);
+    journal.rebooted = Some(Rebooted { mark: "k2".into(), boot: "boot".into() });
+    assert!(matches!(next(&observed, &journal, None), Step::Wait(_)), "it was asked for");
+}
+
+#[test]
+fn a_generation_that_waits_for_a_reboot_may_bring_it_about() {
+    let transaction = transaction(2, State::AwaitingReboot);
+    let record = activation(2, Phase::AwaitingReboot);
+    let policy = Policy { reboot: Some(RebootPolicy::Now), ..Policy::default() };
+    let now = Rules::new(&policy, &Policy::default());
+    let mut observed = observed();
+    observed.transaction = Some(&transaction);
+    observed.activation = Some(&record);
+    observed.activator_alive = false;
+    assert_eq!(next(&observed, &tried(1), None), Step::Idle);
+    observed.rules = &now;
+    observed.blockers = Some(&[]);
+    let mark = path("system-2").as_str().to_owned();
+    assert_eq!(next(&observed, &tried(1), None), Step::Reboot(Due { what: vec!["system".into()], mark }));
+}
+
+#[test]
+fn an_activator_that_gave_up_before_it_changed_anything_leaves_a_generation_that_waits() {
+    let transaction = transaction(2, State::Activating);
+    let record = activation(2, Phase::Untouched);
+    let mut observed = observed();
+    observed.transaction = Some(&transaction);
+    observed.activation = Some(&record);
+    for alive in [true, false] {
+        observed.activator_alive = alive;
+        let step = next(&observed, &tried(1), None);
+        assert!(
+            matches!(&step, Step::Enter(Input::Untouched { deferral }) if deferral.hold == Hold::Busy),
+            "{step:?}"
+        );
+    }
 }

@@ -1,4 +1,15 @@
+use muster_protocol::checkin::Phase;
+use muster_protocol::policy::Policy;
+
 use super::*;
+use crate::core::policy::{Hold, Stage};
+
+/// What is seen when a transaction ends on this system.
+fn on<'a>(running: Option<&'a StorePath>) -> Settled<'a> {
+    Settled { running, at: 5, console: None }
+}
+
+const ANSWERS: Chance = Chance { answers: true, asked: false, console: None };
 
 pub(crate) fn path(name: &str) -> StorePath {
     format!("/nix/store/0c0bm0n2hg4kd2x7q2g5p1l1c4cx8kpl-{name}").parse().unwrap()
@@ -19,6 +30,7 @@ pub(crate) fn target(number: u64, class: Class) -> Target {
         deadline_seconds: 60,
         checks: vec![],
         trusted_nix_keys: vec![],
+        policy: Policy::default(),
         message: None,
     }
 }
@@ -61,9 +73,9 @@ fn a_recorded_transaction_of_version_0_1_still_parses() {
 fn settling_twice_is_settling_once() {
     let mut journal = Journal::default();
     let undone = transaction(2, rolled_back(Reason::ControllerUnreachable));
-    journal.settle(&undone, Some(&path("old")), 5);
+    journal.settle(&undone, on(Some(&path("old"))));
     let once = journal.clone();
-    journal.settle(&undone, Some(&path("old")), 6);
+    journal.settle(&undone, on(Some(&path("old"))));
     assert_eq!(journal, once);
 }
 
@@ -77,11 +89,12 @@ fn i5_a_failed_derivation_is_quarantined_and_an_interrupted_one_is_not() {
         (Reason::Operator, true),
         (Reason::Interrupted, false),
         (Reason::ControllerUnreachable, false),
+        (Reason::NeedsHuman, false),
     ] {
         let mut journal = Journal::default();
         let undone = transaction(2, rolled_back(reason));
         let event = undone.final_event(&journal, Some(&path("old")), 1).unwrap();
-        journal.settle(&undone, Some(&path("old")), 5);
+        journal.settle(&undone, on(Some(&path("old"))));
         assert_eq!(journal.quarantined(&path("system-2.drv")).is_some(), quarantined, "{reason:?}");
         assert!(matches!(event, EventKind::RolledBack { quarantined: told, .. } if told == quarantined));
         assert_eq!(journal.tried.unwrap().get(), 2);
@@ -96,8 +109,8 @@ fn an_absent_controller_is_forgiven_three_times() {
         undone.id = format!("attempt {attempt}");
         let last = attempt == UNREACHABLE_RETRIES;
         assert_eq!(undone.quarantines(&journal), last, "attempt {attempt}");
-        journal.settle(&undone, None, 5);
-        assert_eq!(journal.may_retry(undone.generation()), !last, "attempt {attempt}");
+        journal.settle(&undone, on(None));
+        assert_eq!(journal.may_retry(undone.generation(), ANSWERS), !last, "attempt {attempt}");
         assert_eq!(journal.quarantine.len(), usize::from(last));
     }
 }
@@ -112,19 +125,19 @@ fn a_generation_that_was_tried_again_and_came_to_another_end_is_not_begun_once_m
     ];
     for end in ends {
         let mut journal = Journal::default();
-        journal.settle(&transaction(2, rolled_back(Reason::ControllerUnreachable)), None, 5);
+        journal.settle(&transaction(2, rolled_back(Reason::ControllerUnreachable)), on(None));
         let mut again = transaction(2, end);
         again.id = "again".into();
-        assert!(journal.may_retry(again.generation()));
-        journal.settle(&again, None, 6);
-        assert!(!journal.may_retry(again.generation()), "{}", again.state.name());
+        assert!(journal.may_retry(again.generation(), ANSWERS));
+        journal.settle(&again, on(None));
+        assert!(!journal.may_retry(again.generation(), ANSWERS), "{}", again.state.name());
     }
 }
 
 #[test]
 fn a_local_rollback_quarantines_what_it_left_and_says_who_did_it() {
     let mut journal = Journal::default();
-    journal.settle(&transaction(2, State::Confirmed { degraded: vec![] }), Some(&path("system-2")), 5);
+    journal.settle(&transaction(2, State::Confirmed { degraded: vec![] }), on(Some(&path("system-2"))));
     assert_eq!(journal.previous, Some(path("old")));
     let known = journal.confirmed.clone().unwrap();
     let mut back = Transaction::rollback("r".into(), &known, path("old"), Class::Nixos, 6);
@@ -132,7 +145,7 @@ fn a_local_rollback_quarantines_what_it_left_and_says_who_did_it() {
     back.state = State::Confirmed { degraded: vec![] };
     let event = back.final_event(&journal, Some(&path("old")), 1).unwrap();
     assert!(matches!(event, EventKind::RolledBack { reason: Reason::Operator, quarantined: true, .. }));
-    journal.settle(&back, Some(&path("old")), 7);
+    journal.settle(&back, on(Some(&path("old"))));
     assert!(journal.quarantined(&path("system-2.drv")).is_some());
     assert_eq!(journal.expected, Some(path("old")));
     assert_eq!((journal.confirmed, journal.previous), (None, None));
@@ -141,12 +154,98 @@ fn a_local_rollback_quarantines_what_it_left_and_says_who_did_it() {
 #[test]
 fn the_same_system_under_a_new_number_keeps_the_one_before_it() {
     let mut journal = Journal::default();
-    journal.settle(&transaction(2, State::Confirmed { degraded: vec![] }), Some(&path("system-2")), 5);
+    journal.settle(&transaction(2, State::Confirmed { degraded: vec![] }), on(Some(&path("system-2"))));
     let mut again = transaction(3, State::Confirmed { degraded: vec![] });
     let Origin::Signed { target } = &mut again.origin else { panic!("it is a signed one") };
     target.output = path("system-2");
     again.old = Some(Old { running: Some(path("system-2")), profile: None });
-    journal.settle(&again, Some(&path("system-2")), 6);
+    journal.settle(&again, on(Some(&path("system-2"))));
     assert_eq!(journal.previous, Some(path("old")));
     assert_eq!(journal.confirmed.unwrap().generation.get(), 3);
+}
+
+#[test]
+fn what_a_person_has_to_clear_is_told_as_such_and_may_come_again() {
+    let mut journal = Journal::default();
+    let undone = transaction(2, rolled_back(Reason::NeedsHuman));
+    journal.settle(&undone, Settled { console: Some(501), ..on(Some(&path("old"))) });
+    let last = journal.last.clone().unwrap();
+    assert_eq!((last.phase, last.note.as_deref()), (Phase::NeedsHuman, Some("why")));
+    let again = journal.again.unwrap();
+    assert_eq!((again.cause, again.undone, again.console), (Cause::Person, 1, Some(501)));
+    assert!(!journal.may_retry(undone.generation(), ANSWERS));
+    assert!(journal.may_retry(undone.generation(), Chance { asked: true, ..Chance::default() }));
+}
+
+#[test]
+fn a_system_that_was_brought_back_keeps_the_one_before_it_and_one_that_could_not_be_is_left() {
+    let mut journal = Journal::default();
+    journal.settle(&transaction(2, State::Confirmed { degraded: vec![] }), on(Some(&path("system-2"))));
+    journal.drift = Some(path("by-hand"));
+    let target = journal.confirmed.as_ref().unwrap().target.clone().unwrap();
+    let mut back = Transaction::enforce("e".into(), *target, 6);
+    back.old = Some(Old { running: Some(path("by-hand")), profile: None });
+    let mut failed = back.clone();
+    failed.state = rolled_back(Reason::HealthCheckFailed);
+    let mut left = journal.clone();
+    left.settle(&failed, on(Some(&path("by-hand"))));
+    assert_eq!((left.left, left.expected), (Some(path("by-hand")), Some(path("system-2"))));
+    assert!(left.quarantine.is_empty(), "it was good once");
+    back.state = State::Confirmed { degraded: vec![] };
+    journal.settle(&back, on(Some(&path("system-2"))));
+    assert_eq!((journal.left, journal.previous), (None, Some(path("old"))));
+    assert_eq!(journal.expected, Some(path("system-2")));
+}
+
+#[test]
+fn a_trial_run_is_told_by_its_exit_code_and_expects_nothing_new() {
+    for (exit, phase) in [(0, Phase::Confirmed), (3, Phase::Failed)] {
+        let mut journal = Journal { expected: Some(path("old")), ..Journal::default() };
+        let mut trial = transaction(2, State::Finished { exit, detail: "would stop x.service".into() });
+        let Origin::Signed { target } = &mut trial.origin else { panic!("it is a signed one") };
+        target.action = Action::DryActivate;
+        let event = trial.final_event(&journal, Some(&path("old")), 1).unwrap();
+        assert_eq!(matches!(event, EventKind::Confirmed { .. }), exit == 0);
+        assert_eq!(matches!(event, EventKind::Failed { quarantined: false, .. }), exit != 0);
+        journal.settle(&trial, on(Some(&path("old"))));
+        assert_eq!(journal.expected, Some(path("old")));
+        let last = journal.last.unwrap();
+        assert_eq!(last.note.as_deref(), Some("would stop x.service"));
+        assert_eq!(last.phase == Phase::Confirmed, phase == Phase::Confirmed, "{exit}");
+    }
+}
+
+#[test]
+fn the_quarantine_remembers_the_newest_and_not_for_ever() {
+    let mut journal = Journal::default();
+    for number in 1..=300 {
+        journal.settle(&transaction(number, rolled_back(Reason::Deadline)), on(None));
+    }
+    assert_eq!(journal.quarantine.len(), 256);
+    assert!(journal.quarantined(&path("system-300.drv")).is_some());
+}
+
+/// Failure mode 24: NEW's agent wrote these, OLD's agent took its place again. Both directions of every document.
+#[test]
+fn failure_mode_24_documents_of_an_earlier_and_of_a_later_version_are_read() {
+    let earlier = r#"{"version":1,"tried":3,"unreachable":{"generation":3,"undone":2},"quarantine":[],
+        "confirmed":{"generation":2,"output":"/nix/store/0c0bm0n2hg4kd2x7q2g5p1l1c4cx8kpl-s","at":1}}"#;
+    let journal: Journal = serde_json::from_str(earlier).unwrap();
+    assert!(journal.may_retry(Generation::new(3).unwrap(), ANSWERS));
+    assert_eq!(journal.confirmed.unwrap().target, None);
+    let later = r#"{"version":7,"id":"a","began":1,"state":{"state":"levitating","height":3},"enforcing":false,
+        "took":{"dance_ms":4},"origin":{"kind":"rollback","generation":3,"derivation":null,
+        "output":"/nix/store/0c0bm0n2hg4kd2x7q2g5p1l1c4cx8kpl-s","class":"nixos"}}"#;
+    let transaction: Transaction = serde_json::from_str(later).unwrap();
+    assert_eq!(transaction.state, State::Unknown);
+    let later = r#"{"version":7,"transaction":"a","class":"nixos","action":"switch","deadline_seconds":60,
+        "new":"/nix/store/0c0bm0n2hg4kd2x7q2g5p1l1c4cx8kpl-s","old":{"running":null,"profile":null},
+        "boot":"b","phase":"levitating","starts":1,"reason":"gravity","of the future":[1]}"#;
+    let record: Activation = serde_json::from_str(later).unwrap();
+    assert_eq!((record.phase, record.reason), (ActivationPhase::Unknown, Some(Reason::Unknown)));
+    let deferred = r#"{"state":"deferred","why":"w","hold":"eclipse","stage":"orbit","until":4}"#;
+    let state: State = serde_json::from_str(deferred).unwrap();
+    assert!(
+        matches!(state, State::Deferred { deferral, stage: Stage::Switch } if deferral.hold == Hold::Unknown)
+    );
 }

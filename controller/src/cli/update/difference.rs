@@ -1,7 +1,6 @@
 //! What will change, told before anything is signed. Pure.
 
-use std::collections::{BTreeMap, BTreeSet};
-
+use muster_protocol::packages::Changes;
 use muster_protocol::target::Target;
 
 const SHOWN: usize = 12;
@@ -19,16 +18,9 @@ pub enum Difference {
 }
 
 /// Derivations that came, went, or have another version. `None` where the old closure is not in this store.
-pub type Packages = Option<PackageChanges>;
+pub type Packages = Option<Changes>;
 
-#[derive(Debug, Default, PartialEq, Eq)]
-pub struct PackageChanges {
-    pub changed: Vec<String>,
-    pub added: Vec<String>,
-    pub removed: Vec<String>,
-}
-
-/// Compares the terms; whether packages differ is for [`packages`] to say.
+/// Compares the terms; whether packages differ is for [`muster_protocol::packages`] to say.
 pub fn terms(old: Option<&Target>, new: &Target) -> Difference {
     let Some(old) = old else { return Difference::First };
     if old.derivation != new.derivation || old.output != new.output {
@@ -39,62 +31,18 @@ pub fn terms(old: Option<&Target>, new: &Target) -> Difference {
     if same { Difference::Same } else { Difference::Terms }
 }
 
-/// Compares two closures by the names of their derivations.
-pub fn packages(old: &BTreeSet<String>, new: &BTreeSet<String>) -> PackageChanges {
-    let (gone, come) = (by_name(old.difference(new)), by_name(new.difference(old)));
-    let mut changes = PackageChanges::default();
-    for (name, versions) in &come {
-        match gone.get(name) {
-            Some(before) => {
-                changes.changed.push(format!("{name} {} -> {}", or_none(before), or_none(versions)));
-            }
-            None => changes.added.push(whole(name, versions)),
-        }
-    }
-    let removed = gone.iter().filter(|(name, _)| !come.contains_key(*name));
-    changes.removed.extend(removed.map(|(name, versions)| whole(name, versions)));
-    changes
-}
-
-/// `name-1.2` in its two parts: the version begins at the first dash that a digit follows (`builtins.parseDrvName`).
-fn split(package: &str) -> (&str, &str) {
-    let bytes = package.as_bytes();
-    let dash = (1..bytes.len()).find(|&at| bytes[at - 1] == b'-' && bytes[at].is_ascii_digit());
-    dash.map_or((package, ""), |at| (&package[..at - 1], &package[at..]))
-}
-
-fn by_name<'a>(packages: impl Iterator<Item = &'a String>) -> BTreeMap<&'a str, Vec<&'a str>> {
-    let mut names: BTreeMap<&str, Vec<&str>> = BTreeMap::new();
-    for (name, version) in packages.map(|package| split(package)) {
-        names.entry(name).or_default().push(version);
-    }
-    names
-}
-
-fn or_none(versions: &[&str]) -> String {
-    let named: Vec<&str> = versions.iter().copied().filter(|version| !version.is_empty()).collect();
-    if named.is_empty() { "(no version)".to_owned() } else { named.join(", ") }
-}
-
-fn whole(name: &str, versions: &[&str]) -> String {
-    let named: Vec<&str> = versions.iter().copied().filter(|version| !version.is_empty()).collect();
-    if named.is_empty() { name.to_owned() } else { format!("{name} {}", named.join(", ")) }
-}
-
-impl PackageChanges {
-    /// One line for each kind of change.
-    pub fn lines(&self) -> Vec<String> {
-        let line = |word: &str, names: &[String]| {
-            let more = names.len().saturating_sub(SHOWN);
-            let tail = if more > 0 { format!(" and {more} more") } else { String::new() };
-            format!("{word}: {}{tail}", names[..names.len() - more].join(", "))
-        };
-        [("changed", &self.changed), ("added", &self.added), ("removed", &self.removed)]
-            .into_iter()
-            .filter(|(_, names)| !names.is_empty())
-            .map(|(word, names)| line(word, names))
-            .collect()
-    }
+/// One line for each kind of change.
+pub fn lines(changes: &Changes) -> Vec<String> {
+    let line = |word: &str, names: &[String]| {
+        let more = names.len().saturating_sub(SHOWN);
+        let tail = if more > 0 { format!(" and {more} more") } else { String::new() };
+        format!("{word}: {}{tail}", names[..names.len() - more].join(", "))
+    };
+    [("changed", &changes.changed), ("added", &changes.added), ("removed", &changes.removed)]
+        .into_iter()
+        .filter(|(_, names)| !names.is_empty())
+        .map(|(word, names)| line(word, names))
+        .collect()
 }
 
 #[cfg(test)]
@@ -117,6 +65,7 @@ mod tests {
             deadline_seconds: 300,
             checks: vec![],
             trusted_nix_keys: vec![],
+            policy: muster_protocol::policy::Policy::default(),
             message: None,
         }
     }
@@ -130,20 +79,11 @@ mod tests {
     }
 
     #[test]
-    fn versions_additions_and_removals_are_told_apart() {
-        let set = |names: &[&str]| names.iter().map(|name| (*name).to_owned()).collect::<BTreeSet<_>>();
-        let changes =
-            packages(&set(&["bash-5.1", "etc", "nano-7.2"]), &set(&["bash-5.2", "etc", "vim-9.1", "motd"]));
-        assert_eq!(
-            changes.lines(),
-            ["changed: bash 5.1 -> 5.2", "added: motd, vim 9.1", "removed: nano 7.2"]
-        );
-    }
-
-    #[test]
-    fn names_are_split_as_nix_splits_them() {
-        assert_eq!(split("bash-5.2-p15"), ("bash", "5.2-p15"));
-        assert_eq!(split("hicolor-icon-theme-0.17"), ("hicolor-icon-theme", "0.17"));
-        assert_eq!(split("source"), ("source", ""));
+    fn each_kind_of_change_is_one_line_of_bounded_length() {
+        let many = (0..20).map(|n| format!("p{n}")).collect();
+        let changes = Changes { changed: vec!["bash 5.1 -> 5.2".into()], added: many, removed: vec![] };
+        let lines = lines(&changes);
+        assert_eq!(lines[0], "changed: bash 5.1 -> 5.2");
+        assert!(lines[1].ends_with("p11 and 8 more") && lines.len() == 2, "{lines:?}");
     }
 }

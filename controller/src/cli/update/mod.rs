@@ -17,10 +17,12 @@ use muster_protocol::clock::Clock as _;
 use muster_protocol::ids::{Generation, MachineName};
 use muster_protocol::machine::{System, can_take};
 use muster_protocol::operator::{MachineView, Session};
+use muster_protocol::packages;
+use muster_protocol::policy::Policy;
 use muster_protocol::target::Target;
 use muster_protocol::tuf::repository::sign_generation;
 
-use self::difference::{Difference, PackageChanges};
+use self::difference::Difference;
 use self::select::{SelectError, Selector};
 use super::api::Api;
 use super::config::Config;
@@ -55,6 +57,9 @@ pub struct Update {
     /// The longest that --watch follows, in seconds
     #[arg(long, default_value_t = 3600, value_name = "SECONDS")]
     watch_limit: u64,
+    /// Machines take it outside their windows and on battery, too; a pause at the machine still holds
+    #[arg(long)]
+    urgent: bool,
     /// Words for the history
     #[arg(long, short, value_name = "TEXT")]
     message: Option<String>,
@@ -152,6 +157,7 @@ impl Update {
             deadline_seconds: facts.deadline_seconds.unwrap_or(DEFAULT_DEADLINE),
             checks: facts.health_checks(&view.machine)?,
             trusted_nix_keys: facts.trusted_nix_keys,
+            policy: Policy { urgent: self.urgent || facts.policy.urgent, ..facts.policy },
             message: self.message.clone(),
         };
         target
@@ -163,7 +169,7 @@ impl Update {
             let closures =
                 tokio::join!(evaluate::closure(&last.derivation), evaluate::closure(&target.derivation));
             if let (Some(old), Some(new)) = closures {
-                *packages = Some(difference::packages(&old, &new));
+                *packages = Some(packages::changes(&old, &new));
             }
         }
         Ok(Planned { target, system: view.system.clone(), difference })
@@ -180,7 +186,7 @@ fn tell(plan: &Planned, force: bool) {
         Difference::System(None) => {
             "a new system (the old one is not in this store, so its packages are not compared)".to_owned()
         }
-        Difference::System(Some(changes)) if *changes == PackageChanges::default() => {
+        Difference::System(Some(changes)) if *changes == packages::Changes::default() => {
             "a new system with the same packages".to_owned()
         }
         Difference::System(Some(_)) => "a new system".to_owned(),
@@ -193,7 +199,7 @@ fn tell(plan: &Planned, force: bool) {
         ),
     }
     if let Difference::System(Some(changes)) = difference {
-        for line in changes.lines() {
+        for line in difference::lines(changes) {
             println!("    {line}");
         }
     }

@@ -129,6 +129,7 @@ mod tests {
             refused: None,
             clone_alarm: false,
             holds: Default::default(),
+            health: muster_protocol::checkin::Health::default(),
             agent: None,
             age: None,
             key: None,

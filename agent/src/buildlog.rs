@@ -1,0 +1,168 @@
+//! `STATE/logs/N.log`: what fetching, building and activating generation N said, for `muster-agent logs`.
+//!
+//! It stays on the machine: a log may hold what nobody else should read, and the end of it goes with the report of a
+//! failure. It is for people alone, so a full disk takes it away and nothing else.
+
+use std::fs::{self, File, OpenOptions};
+use std::io::{self, LineWriter, Read as _, Write as _};
+use std::os::unix::fs::OpenOptionsExt as _;
+use std::path::{Path, PathBuf};
+
+use muster_protocol::ids::Generation;
+
+/// The folder of the logs in the state folder.
+pub const FOLDER: &str = "logs";
+/// A log that grows beyond this is begun anew; the one before it is kept.
+const MAX_BYTES: u64 = 4 * 1024 * 1024;
+/// How many generations keep theirs.
+const KEPT: usize = 10;
+
+/// The log of one generation, open for more.
+pub struct BuildLog {
+    path: PathBuf,
+    /// `None` once the disk has refused it.
+    file: Option<LineWriter<File>>,
+    bytes: u64,
+}
+
+impl BuildLog {
+    /// Opens the log of a generation, behind what it holds already.
+    pub fn open(state_dir: &Path, generation: Generation) -> Self {
+        let folder = state_dir.join(FOLDER);
+        let path = folder.join(format!("{generation}.log"));
+        let file = fs::create_dir_all(&folder).and_then(|()| append(&path));
+        let bytes = fs::metadata(&path).map_or(0, |data| data.len());
+        if let Err(error) = &file {
+            tracing::warn!(%error, "the log of generation {generation} cannot be kept");
+        }
+        forget(&folder, generation);
+        Self { path, file: file.ok().map(LineWriter::new), bytes }
+    }
+
+    pub fn line(&mut self, line: &str) {
+        let Some(file) = &mut self.file else { return };
+        let written = file.write_all(line.as_bytes()).and_then(|()| file.write_all(b"\n"));
+        self.bytes += line.len() as u64 + 1;
+        let done = match written {
+            Ok(()) if self.bytes > MAX_BYTES => self.turn(),
+            written => written,
+        };
+        if let Err(error) = done {
+            tracing::warn!(%error, "{} is kept no further", self.path.display());
+            self.file = None;
+        }
+    }
+
+    fn turn(&mut self) -> io::Result<()> {
+        self.file = None;
+        fs::rename(&self.path, earlier(&self.path))?;
+        self.file = Some(LineWriter::new(append(&self.path)?));
+        self.bytes = 0;
+        Ok(())
+    }
+}
+
+fn append(path: &Path) -> io::Result<File> {
+    OpenOptions::new().create(true).append(true).mode(0o600).open(path)
+}
+
+fn earlier(path: &Path) -> PathBuf {
+    path.with_extension("log.1")
+}
+
+/// Removes the logs of all but the newest generations.
+fn forget(folder: &Path, newest: Generation) {
+    let mut numbers = held(folder);
+    numbers.retain(|number| *number != newest);
+    let over = numbers.len().saturating_sub(KEPT - 1);
+    for number in &numbers[..over] {
+        let path = folder.join(format!("{number}.log"));
+        let _ = fs::remove_file(earlier(&path));
+        let _ = fs::remove_file(path);
+    }
+}
+
+fn held(folder: &Path) -> Vec<Generation> {
+    let entries = fs::read_dir(folder).into_iter().flatten().flatten();
+    let number = |entry: fs::DirEntry| {
+        let name = entry.file_name().into_string().ok()?;
+        Generation::new(name.strip_suffix(".log")?.parse().ok()?).ok()
+    };
+    let mut numbers: Vec<Generation> = entries.filter_map(number).collect();
+    numbers.sort_unstable();
+    numbers
+}
+
+/// The generations whose logs are kept, the oldest first.
+pub fn kept(state_dir: &Path) -> Vec<Generation> {
+    held(&state_dir.join(FOLDER))
+}
+
+/// Copies all that is kept of a generation's log to `to`; false where nothing is.
+pub fn copy(state_dir: &Path, generation: Generation, to: &mut impl io::Write) -> io::Result<bool> {
+    let path = state_dir.join(FOLDER).join(format!("{generation}.log"));
+    let mut found = false;
+    for file in [earlier(&path), path] {
+        match File::open(&file) {
+            Ok(file) => {
+                io::copy(&mut file.take(2 * MAX_BYTES), to)?;
+                found = true;
+            }
+            Err(error) if error.kind() == io::ErrorKind::NotFound => {}
+            Err(error) => return Err(error),
+        }
+    }
+    Ok(found)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn number(n: u64) -> Generation {
+        Generation::new(n).unwrap()
+    }
+    fn read(folder: &Path, n: u64) -> Option<String> {
+        let mut bytes = Vec::new();
+        copy(folder, number(n), &mut bytes).unwrap().then(|| String::from_utf8(bytes).unwrap())
+    }
+
+    #[test]
+    fn all_that_was_said_of_a_generation_is_kept_across_restarts() {
+        let folder = tempfile::tempdir().unwrap();
+        assert_eq!(read(folder.path(), 3), None);
+        for line in ["one", "two"] {
+            BuildLog::open(folder.path(), number(3)).line(line);
+        }
+        assert_eq!(read(folder.path(), 3).unwrap(), "one\ntwo\n");
+    }
+
+    #[test]
+    fn a_log_without_an_end_keeps_its_newest_part_in_bounds() {
+        let folder = tempfile::tempdir().unwrap();
+        let mut log = BuildLog::open(folder.path(), number(1));
+        for n in 0..30_000 {
+            log.line(&format!("{n} {}", "x".repeat(400)));
+        }
+        drop(log);
+        let text = read(folder.path(), 1).unwrap();
+        assert!(text.len() as u64 <= 2 * MAX_BYTES + 1000 && text.trim_end().contains("\n29999 "));
+    }
+
+    #[test]
+    fn only_the_newest_generations_keep_theirs() {
+        let folder = tempfile::tempdir().unwrap();
+        for n in 1..=15 {
+            BuildLog::open(folder.path(), number(n)).line("x");
+        }
+        let numbers: Vec<u64> = kept(folder.path()).into_iter().map(Generation::get).collect();
+        assert_eq!(numbers, (6..=15).collect::<Vec<u64>>());
+    }
+
+    #[test]
+    fn a_disk_that_refuses_it_takes_the_log_and_nothing_else() {
+        let folder = tempfile::tempdir().unwrap();
+        fs::write(folder.path().join(FOLDER), "no folder").unwrap();
+        BuildLog::open(folder.path(), number(1)).line("x");
+    }
+}

@@ -1,0 +1,426 @@
+//! The steps of an activator, forwards and back: a machine that is told what it sees and what became of its last step, and
+//! says the next one. [`super::resume`] says where it begins after a kill or a reboot.
+//!
+//! Nothing here touches the world. Each [`Act`] happens whole, fails, or is cut short by the end of this process; what
+//! stays then is [`Course::record`] as it was last written, and the machine itself.
+
+mod undo;
+
+use std::time::Duration;
+
+use muster_protocol::ids::StorePath;
+use muster_protocol::report::Reason;
+use muster_protocol::target::Action;
+
+use super::backoff::look;
+use super::records::{Activation, ActivationPhase as Phase, GivenVerdict};
+use super::resume::{Resume, resume};
+use undo::Undo;
+
+/// The longest pause between two looks for the verdict.
+const LONGEST_LOOK: Duration = Duration::from_millis(200);
+/// How long somebody else's switch is waited for, and the pause before it is asked again.
+const OTHERS_LIMIT: Duration = Duration::from_secs(600);
+const OTHERS_PAUSE: Duration = Duration::from_millis(500);
+/// How often a result that the disk does not take is written again, and the pause between two tries.
+const WRITE_TRIES: u32 = 60;
+const WRITE_PAUSE: Duration = Duration::from_secs(1);
+/// How much of the deadline may go by unrecorded: a sixteenth, within these bounds.
+const SHORTEST_NOTE: Duration = Duration::from_secs(1);
+const LONGEST_NOTE: Duration = Duration::from_secs(60);
+
+/// One effect.
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+pub enum Act {
+    /// Write [`Course::record`] durably.
+    Write,
+    /// Ask who else switches this machine just now.
+    AskOthers,
+    SetProfile(StorePath),
+    /// Run the system's own activation to its end, or to the limit and then end all that it started.
+    Run {
+        system: StorePath,
+        action: Action,
+        limit: Duration,
+    },
+    /// Make sure that the agent's own job runs, as `to` defines it; `from` is the system before.
+    EnsureAgent {
+        from: Option<StorePath>,
+        to: StorePath,
+    },
+    Pause(Duration),
+    End,
+}
+
+/// What became of an [`Act`].
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+pub enum Done {
+    Well,
+    Failed(String),
+    /// Of [`Act::AskOthers`]: who it is, if anybody.
+    Others(Option<String>),
+    /// Of [`Act::Run`].
+    Ran(Ran),
+}
+
+/// How an activation ended.
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+pub struct Ran {
+    pub exit: i32,
+    /// The end of what it said.
+    pub output: String,
+    pub timed_out: bool,
+    pub outcome: Outcome,
+    /// What a person has to do first, if it asked for one.
+    pub person: Option<String>,
+}
+
+/// What the exit code of an activation means.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum Outcome {
+    Done,
+    /// It is done, and some units failed, unrelated ones perhaps.
+    UnitsFailed,
+    RebootNeeded,
+    /// Somebody else activates just now.
+    Locked,
+    /// Its checks or the boot loader refused; the running system was not touched.
+    Refused,
+    /// Its script failed; whatever comes behind was done all the same.
+    ScriptFailed,
+    Failed,
+}
+
+/// What is seen before each step and after it.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct Sight<'a> {
+    pub running: Option<&'a StorePath>,
+    pub profile: Option<&'a StorePath>,
+    /// The agent's verdict on this record.
+    pub verdict: Option<&'a GivenVerdict>,
+    /// Time awake, of this process.
+    pub now: Duration,
+}
+
+/// An activator. A kill loses everything but the record as it was written last.
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+pub struct Course {
+    pub record: Activation,
+    at: At,
+    /// Since when the deadline counts in this process, and what earlier ones used of it.
+    since: Duration,
+    spent: Duration,
+    /// How much of the deadline had gone by when that was last recorded.
+    noted: Duration,
+}
+
+/// The next step.
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+enum At {
+    Write(After),
+    /// Since when somebody else's switch is waited for.
+    Ask(Duration),
+    AskAgain(Duration),
+    SetProfile,
+    /// Since when NEW's activation runs, and was tried again.
+    Run(Duration),
+    RunAgain(Duration),
+    Ensure,
+    /// Since when the verdict is waited for.
+    Await(Duration),
+    UndoProfile(Undo),
+    UndoRun(Undo),
+    UndoAgain(Undo, Duration),
+    WriteAgain(After),
+    EnsureLast {
+        from: Option<StorePath>,
+        to: StorePath,
+    },
+    End,
+}
+
+/// What comes after the record is written.
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+enum After {
+    Recorded,
+    ProfileSet,
+    Activating,
+    Activated,
+    Noted(Duration),
+    /// Whether NEW's activation was begun.
+    Undoing(bool),
+    /// How often it was tried, and between which systems the agent's job is looked after then.
+    Finished(u32, Option<(Option<StorePath>, StorePath)>),
+}
+
+impl Course {
+    /// From the start: OLD is recorded and nothing was done.
+    pub fn begin(mut record: Activation, boot: &str, now: Duration) -> Self {
+        record.starts += 1;
+        record.phase = Phase::Recorded;
+        Self::at(record, boot, now, At::Write(After::Recorded))
+    }
+
+    /// Takes up the record of an activator that is gone.
+    pub fn resume(mut record: Activation, boot: &str, sight: &Sight<'_>) -> Self {
+        let (now, same_boot) = (sight.now, record.boot == boot);
+        match resume(&record, sight.running == Some(&record.new), boot, sight.verdict) {
+            Resume::Begin => Self::begin(record, boot, now),
+            Resume::Wait => {
+                record.starts += 1;
+                record.phase = Phase::Activated;
+                // A machine that has just come up gets the whole time again.
+                let spent = if same_boot { record.spent_ms } else { 0 };
+                let course = Self::at(record, boot, now, At::Write(After::Activated));
+                Self { spent: Duration::from_millis(spent), ..course }
+            }
+            Resume::Undo { reason, detail } => {
+                let begun = !matches!(record.phase, Phase::Recorded | Phase::ProfileSet);
+                let mut course = Self::at(record, boot, now, At::End);
+                course.undo(reason, detail, begun);
+                course
+            }
+            Resume::Stay | Resume::Nothing => Self::at(record, boot, now, At::End),
+        }
+    }
+
+    fn at(mut record: Activation, boot: &str, now: Duration, at: At) -> Self {
+        boot.clone_into(&mut record.boot);
+        Self { record, at, since: now, spent: Duration::ZERO, noted: Duration::ZERO }
+    }
+
+    /// Whether nothing is left to do.
+    pub fn is_over(&self) -> bool {
+        self.at == At::End
+    }
+
+    /// The next step.
+    pub fn next(&mut self, sight: &Sight<'_>) -> Act {
+        if let At::Await(since) = self.at {
+            self.judge(sight, since);
+        }
+        match &self.at {
+            At::Write(_) => {
+                self.noted = self.used(sight.now);
+                self.record.spent_ms = millis(self.noted);
+                Act::Write
+            }
+            At::Ask(_) => Act::AskOthers,
+            At::AskAgain(_) | At::RunAgain(_) => Act::Pause(OTHERS_PAUSE),
+            At::SetProfile => Act::SetProfile(self.record.new.clone()),
+            At::Run(_) => {
+                let (system, action) = (self.record.new.clone(), self.record.action);
+                Act::Run { system, action, limit: self.left(sight.now) }
+            }
+            At::Ensure => {
+                let (from, to) = (self.record.old.system().cloned(), self.record.new.clone());
+                Act::EnsureAgent { from, to }
+            }
+            At::Await(since) => {
+                let pause = look(sight.now.saturating_sub(*since), LONGEST_LOOK);
+                Act::Pause(pause.min(self.left(sight.now)))
+            }
+            At::UndoProfile(undo) => Act::SetProfile(undo.old.clone()),
+            At::UndoRun(undo) => self.run_old(undo),
+            At::UndoAgain(_, pause) => Act::Pause(*pause),
+            At::WriteAgain(_) => Act::Pause(WRITE_PAUSE),
+            At::EnsureLast { from, to } => Act::EnsureAgent { from: from.clone(), to: to.clone() },
+            At::End => Act::End,
+        }
+    }
+
+    /// Takes in what became of the step that [`Course::next`] said.
+    pub fn done(&mut self, done: Done, sight: &Sight<'_>) {
+        let at = std::mem::replace(&mut self.at, At::End);
+        match (at, done) {
+            (At::Write(after), done) => self.written(after, done, sight),
+            (At::Ask(since), Done::Others(Some(who))) => self.busy(&who, since, sight),
+            (At::Ask(_), _) => self.alone(sight),
+            (At::AskAgain(since), _) => self.at = At::Ask(since),
+            (At::SetProfile, Done::Failed(why)) => self.undo(Reason::ActivationFailed, why, false),
+            (At::SetProfile, _) => self.write(Phase::ProfileSet, After::ProfileSet),
+            (At::Run(since), Done::Ran(ran)) => self.ran(ran, since, sight.now),
+            (At::Run(_), Done::Failed(why)) => self.undo(Reason::ActivationFailed, why, true),
+            (At::RunAgain(since) | At::Run(since), _) => self.at = At::Run(since),
+            (At::Ensure, _) => self.at = At::Await(sight.now),
+            (At::Await(since), _) => self.at = At::Await(since),
+            (At::UndoProfile(undo), Done::Failed(why)) => self.undo_failed(undo, &why, sight),
+            (At::UndoProfile(undo), _) => self.profile_undone(undo, sight),
+            (At::UndoRun(undo), done) => self.old_ran(undo, done, sight),
+            (At::UndoAgain(undo, _), _) => self.try_old(undo, sight),
+            (At::WriteAgain(after), _) => self.at = At::Write(after),
+            (At::EnsureLast { .. } | At::End, _) => self.at = At::End,
+        }
+    }
+
+    fn written(&mut self, after: After, done: Done, sight: &Sight<'_>) {
+        let failed = match done {
+            Done::Failed(why) => Some(why),
+            _ => None,
+        };
+        match (after, failed) {
+            // What cannot be written down before it is done is not done.
+            (After::Recorded, Some(_)) => self.at = At::End,
+            (After::Recorded, None) => self.at = At::Ask(sight.now),
+            (After::ProfileSet | After::Activating, Some(why)) => {
+                self.undo(Reason::ActivationFailed, why, false);
+            }
+            (After::ProfileSet, None) => self.write(Phase::Activating, After::Activating),
+            (After::Activating, None) => self.at = At::Run(sight.now),
+            // Unwritten it stays unconfirmed, and the deadline takes it back.
+            (After::Activated, failed) => {
+                if failed.is_some() {
+                    self.noted = Duration::ZERO;
+                }
+                self.at = At::Ensure;
+            }
+            (After::Noted(since), _) => self.at = At::Await(since),
+            // What cannot be written is undone all the same.
+            (After::Undoing(begun), _) => self.choose(begun, sight),
+            (After::Finished(tries, then), Some(_)) if tries < WRITE_TRIES => {
+                self.at = At::WriteAgain(After::Finished(tries + 1, then));
+            }
+            // The next activator finds the earlier record, and looks at the machine.
+            (After::Finished(_, Some((from, to))), _) => self.at = At::EnsureLast { from, to },
+            (After::Finished(_, None), _) => self.at = At::End,
+        }
+    }
+
+    fn busy(&mut self, who: &str, since: Duration, sight: &Sight<'_>) {
+        if sight.now.saturating_sub(since) < OTHERS_LIMIT {
+            self.at = At::AskAgain(since);
+            return;
+        }
+        let limit = OTHERS_LIMIT.as_secs();
+        self.leave(&format!("somebody else switches this machine for more than {limit} s: {who}"), sight);
+    }
+
+    /// Nobody else switches: what was recorded as OLD must still be it.
+    fn alone(&mut self, sight: &Sight<'_>) {
+        let (old, new) = (&self.record.old, Some(&self.record.new));
+        let same_profile = sight.profile == old.profile.as_ref() || sight.profile == new;
+        if sight.running != old.running.as_ref() || !same_profile {
+            self.leave("somebody else switched this machine just now", sight);
+            return;
+        }
+        // The deadline counts from here.
+        (self.since, self.spent) = (sight.now, Duration::ZERO);
+        if sets_profile(self.record.action) {
+            self.at = At::SetProfile;
+        } else {
+            self.write(Phase::Activating, After::Activating);
+        }
+    }
+
+    /// Gives up before anything was changed; or, where an earlier activator had set the profile, undoes that.
+    fn leave(&mut self, why: &str, sight: &Sight<'_>) {
+        if sight.profile == Some(&self.record.new) && self.record.old.profile.as_ref() != sight.profile {
+            self.undo(Reason::Interrupted, why.to_owned(), false);
+            return;
+        }
+        why.clone_into(&mut self.record.detail);
+        self.write(Phase::Untouched, After::Finished(1, None));
+    }
+
+    fn ran(&mut self, ran: Ran, since: Duration, now: Duration) {
+        self.record.exit = Some(ran.exit);
+        self.record.ms = millis(now.saturating_sub(since));
+        if self.record.action == Action::DryActivate {
+            self.record.detail = ran.output.trim().to_owned();
+            self.write(Phase::Finished, After::Finished(1, None));
+            return;
+        }
+        if ran.timed_out {
+            let limit = self.record.deadline_seconds;
+            let words =
+                format!("the activation did not end within {limit} s and was ended: {}", ran.output.trim());
+            self.undo(Reason::Deadline, words, true);
+            return;
+        }
+        let boots = self.record.action == Action::Boot;
+        match ran.outcome {
+            Outcome::RebootNeeded => self.write(Phase::AwaitingReboot, After::Finished(1, None)),
+            Outcome::Done | Outcome::UnitsFailed if boots => {
+                self.write(Phase::AwaitingReboot, After::Finished(1, None));
+            }
+            Outcome::Done | Outcome::UnitsFailed => self.write(Phase::Activated, After::Activated),
+            Outcome::Locked if OTHERS_PAUSE < self.left(now) => self.at = At::RunAgain(since),
+            Outcome::Locked => {
+                let words = "somebody else's switch did not end before the deadline".to_owned();
+                self.undo(Reason::Interrupted, words, true);
+            }
+            Outcome::Refused | Outcome::ScriptFailed | Outcome::Failed => match ran.person {
+                // Not the generation's fault, so its derivation may come again.
+                Some(words) => self.undo(Reason::NeedsHuman, words, true),
+                None => self.undo(Reason::ActivationFailed, failure(&ran), true),
+            },
+        }
+    }
+
+    /// Looks for the agent's verdict; at the deadline its absence is one.
+    fn judge(&mut self, sight: &Sight<'_>, since: Duration) {
+        let missing = match sight.verdict {
+            Some(GivenVerdict::Confirm { degraded }) => {
+                self.record.degraded.clone_from(degraded);
+                let then = Some((None, self.record.new.clone()));
+                self.write(Phase::Confirmed, After::Finished(1, then));
+                return;
+            }
+            Some(GivenVerdict::Undo { reason, detail }) => {
+                self.undo(*reason, detail.clone(), true);
+                return;
+            }
+            Some(GivenVerdict::Waiting { missing }) => *missing,
+            None => Reason::Deadline,
+        };
+        if self.left(sight.now).is_zero() {
+            let what = match missing {
+                Reason::ControllerUnreachable => "the controller was not reached",
+                _ => "the agent did not confirm",
+            };
+            let words = format!("{what} within {} s", self.record.deadline_seconds);
+            self.undo(missing, words, true);
+            return;
+        }
+        let note = (self.deadline() / 16).clamp(SHORTEST_NOTE, LONGEST_NOTE);
+        if self.used(sight.now).saturating_sub(self.noted) >= note {
+            self.at = At::Write(After::Noted(since));
+        }
+    }
+
+    fn write(&mut self, phase: Phase, after: After) {
+        self.record.phase = phase;
+        self.at = At::Write(after);
+    }
+
+    fn deadline(&self) -> Duration {
+        Duration::from_secs(self.record.deadline_seconds.into())
+    }
+    fn used(&self, now: Duration) -> Duration {
+        self.spent + now.saturating_sub(self.since)
+    }
+    fn left(&self, now: Duration) -> Duration {
+        self.deadline().saturating_sub(self.used(now))
+    }
+}
+
+/// test and dry-activate leave the profile as it is.
+fn sets_profile(action: Action) -> bool {
+    matches!(action, Action::Switch | Action::Boot)
+}
+
+fn failure(ran: &Ran) -> String {
+    let what = match ran.outcome {
+        Outcome::Refused => "the system's own checks or its boot loader refused",
+        Outcome::ScriptFailed => "the system's activation script failed",
+        _ => "the activation failed",
+    };
+    format!("{what} (exit {}): {}", ran.exit, ran.output.trim())
+}
+
+fn millis(duration: Duration) -> u64 {
+    u64::try_from(duration.as_millis()).unwrap_or(u64::MAX)
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,425 @@
+use std::collections::VecDeque;
+
+use muster_protocol::machine::Class;
+
+use super::*;
+use crate::core::records::tests::{path, transaction};
+use crate::core::records::{Old, Transaction};
+use crate::core::state::State;
+
+/// A machine that does what an activator says, without a clock of its own.
+struct World {
+    running: Option<StorePath>,
+    profile: Option<StorePath>,
+    disk: Option<Activation>,
+    verdict: Option<GivenVerdict>,
+    now: Duration,
+    /// Who else switches, one answer a question.
+    others: VecDeque<Option<String>>,
+    /// How NEW's and OLD's activations end; the last answer stays.
+    new: VecDeque<(i32, Outcome)>,
+    old: VecDeque<(i32, Outcome)>,
+    /// What is done, in words.
+    did: Vec<String>,
+    full: bool,
+    timed_out: bool,
+}
+
+impl World {
+    fn new() -> Self {
+        Self {
+            running: Some(path("old")),
+            profile: Some(path("old")),
+            disk: None,
+            verdict: None,
+            now: Duration::ZERO,
+            others: VecDeque::new(),
+            new: VecDeque::from([(0, Outcome::Done)]),
+            old: VecDeque::from([(0, Outcome::Done)]),
+            did: Vec::new(),
+            full: false,
+            timed_out: false,
+        }
+    }
+
+    fn seen<T>(&self, look: impl FnOnce(&Sight<'_>) -> T) -> T {
+        look(&Sight {
+            running: self.running.as_ref(),
+            profile: self.profile.as_ref(),
+            verdict: self.verdict.as_ref(),
+            now: self.now,
+        })
+    }
+
+    fn perform(&mut self, act: &Act, record: &Activation) -> Done {
+        match act {
+            Act::Write if self.full => return Done::Failed("no space".into()),
+            Act::Write => {
+                self.did.push(format!("write {:?}", record.phase));
+                self.disk = Some(record.clone());
+            }
+            Act::AskOthers => return Done::Others(self.others.pop_front().flatten()),
+            Act::SetProfile(system) => {
+                self.did.push(format!("profile {}", system.name()));
+                self.profile = Some(system.clone());
+            }
+            Act::Run { system, action, .. } => {
+                self.did.push(format!("{} {}", action.as_str(), system.name()));
+                let answers = if system == &record.new { &mut self.new } else { &mut self.old };
+                let (exit, outcome) =
+                    if answers.len() > 1 { answers.pop_front().unwrap() } else { answers[0] };
+                let links = matches!(action, Action::Switch | Action::Test)
+                    && matches!(outcome, Outcome::Done | Outcome::UnitsFailed | Outcome::ScriptFailed);
+                if links {
+                    self.running = Some(system.clone());
+                }
+                let timed_out = self.timed_out && system == &record.new;
+                return Done::Ran(Ran { exit, output: "words".into(), timed_out, outcome, person: None });
+            }
+            Act::EnsureAgent { to, .. } => self.did.push(format!("agent of {}", to.name())),
+            Act::Pause(pause) => self.now += *pause,
+            Act::End => {}
+        }
+        Done::Well
+    }
+
+    /// Follows the course to its end, or until `stop` says so of the act that comes next.
+    fn follow(&mut self, mut course: Course, stop: impl Fn(&Self, &Act) -> bool) -> Course {
+        for _ in 0..200_000 {
+            let act = self.seen(|sight| course.next(sight));
+            if act == Act::End || stop(self, &act) {
+                return course;
+            }
+            let done = self.perform(&act, &course.record);
+            self.seen(|sight| course.done(done, sight));
+        }
+        panic!("it never ends: {:?}", self.did);
+    }
+
+    fn run(&mut self, action: Action) -> Activation {
+        let course = Course::begin(record(action), "boot", self.now);
+        self.follow(course, |_, _| false);
+        self.disk.clone().unwrap()
+    }
+}
+
+fn of(action: Action) -> Transaction {
+    let mut open = transaction(2, State::Activating);
+    let crate::core::records::Origin::Signed { target } = &mut open.origin else { panic!("signed") };
+    (target.action, target.class) = (action, Class::Nixos);
+    open
+}
+
+fn record(action: Action) -> Activation {
+    Activation::new(&of(action), "boot")
+}
+
+const CONFIRM: GivenVerdict = GivenVerdict::Confirm { degraded: Vec::new() };
+
+fn undo() -> GivenVerdict {
+    GivenVerdict::Undo { reason: Reason::HealthCheckFailed, detail: "ssh".into() }
+}
+
+#[test]
+fn a_switch_is_recorded_before_each_of_its_steps() {
+    let mut world = World::new();
+    world.verdict = Some(CONFIRM);
+    let record = world.run(Action::Switch);
+    assert_eq!(record.phase, Phase::Confirmed);
+    let expected = [
+        "write Recorded",
+        "profile system-2",
+        "write ProfileSet",
+        "write Activating",
+        "switch system-2",
+        "write Activated",
+        "agent of system-2",
+        "write Confirmed",
+        "agent of system-2",
+    ];
+    assert_eq!(world.did, expected);
+}
+
+#[test]
+fn failure_modes_12_and_13_an_undo_sets_old_by_name_and_runs_olds_own_script() {
+    let mut world = World::new();
+    world.verdict = Some(undo());
+    let record = world.run(Action::Switch);
+    assert_eq!((record.phase, record.reason), (Phase::Undone, Some(Reason::HealthCheckFailed)));
+    let back = &world.did[7..];
+    assert_eq!(back, ["write Undoing", "profile old", "switch old", "write Undone", "agent of old"]);
+    assert_eq!((world.running, world.profile), (Some(path("old")), Some(path("old"))));
+}
+
+#[test]
+fn failure_mode_29_the_deadline_counts_from_the_activation_and_in_time_awake() {
+    let mut world = World::new();
+    // What came before in this process counts for nothing.
+    world.now = Duration::from_secs(5000);
+    let record = world.run(Action::Switch);
+    assert_eq!((record.phase, record.reason), (Phase::Undone, Some(Reason::Deadline)));
+    let waited = world.now - Duration::from_secs(5000);
+    assert!(waited >= Duration::from_secs(60) && waited < Duration::from_secs(61), "{waited:?}");
+}
+
+#[test]
+fn i4_an_activator_that_is_killed_again_and_again_does_not_put_the_deadline_off() {
+    let mut world = World::new();
+    let mut course = Course::begin(record(Action::Switch), "boot", world.now);
+    let mut lived = Duration::ZERO;
+    for _ in 0..4 {
+        // Each lives for ten seconds, by a clock that begins anew.
+        let life = Duration::from_secs(10);
+        world.follow(course, |world, act| matches!(act, Act::Pause(_)) && world.now >= life);
+        lived += world.now;
+        world.now = Duration::ZERO;
+        let record = world.disk.clone().unwrap();
+        course = world.seen(|sight| Course::resume(record, "boot", sight));
+    }
+    world.follow(course, |_, _| false);
+    lived += world.now;
+    let record = world.disk.unwrap();
+    assert_eq!((record.phase, record.reason), (Phase::Undone, Some(Reason::Deadline)));
+    // What a kill loses is what was not recorded yet: less than a sixteenth of the deadline each time.
+    assert!(lived < Duration::from_secs(60 + 4 * 4), "{lived:?}");
+}
+
+#[test]
+fn a_machine_that_has_just_come_up_gets_the_whole_deadline() {
+    let mut found = record(Action::Switch);
+    (found.phase, found.spent_ms, found.starts) = (Phase::Activated, 59_000, 1);
+    let mut world = World::new();
+    (world.running, world.profile) = (Some(path("system-2")), Some(path("system-2")));
+    let course = world.seen(|sight| Course::resume(found, "the next boot", sight));
+    world.follow(course, |_, _| false);
+    assert!(world.now >= Duration::from_secs(60), "{:?}", world.now);
+    assert_eq!(world.disk.unwrap().boot, "the next boot");
+}
+
+#[test]
+fn failure_mode_20_somebody_elses_switch_is_waited_for_before_anything_is_changed() {
+    let mut world = World::new();
+    world.verdict = Some(CONFIRM);
+    world.others = (0..20).map(|_| Some("nixos-rebuild".to_owned())).collect();
+    assert_eq!(world.run(Action::Switch).phase, Phase::Confirmed);
+    assert!(world.now >= Duration::from_secs(10));
+    // For ever is too long; the deadline has not begun, and nothing was changed.
+    let mut world = World::new();
+    world.others = (0..100_000).map(|_| Some("nixos-rebuild".to_owned())).collect();
+    let record = world.run(Action::Switch);
+    assert_eq!(record.phase, Phase::Untouched);
+    assert!(record.detail.contains("nixos-rebuild"), "{}", record.detail);
+    assert_eq!(world.did, ["write Recorded", "write Untouched"]);
+}
+
+#[test]
+fn failure_mode_20_what_somebody_else_switched_to_meanwhile_is_not_undone() {
+    for (running, profile) in [("theirs", "theirs"), ("old", "theirs"), ("theirs", "old")] {
+        let mut world = World::new();
+        (world.running, world.profile) = (Some(path(running)), Some(path(profile)));
+        assert_eq!(world.run(Action::Switch).phase, Phase::Untouched);
+        assert_eq!((world.running, world.profile), (Some(path(running)), Some(path(profile))));
+    }
+    // Where an earlier activator had set the profile, that alone is taken back.
+    let mut world = World::new();
+    (world.running, world.profile) = (Some(path("theirs")), Some(path("system-2")));
+    let mut found = record(Action::Switch);
+    (found.phase, found.starts) = (Phase::ProfileSet, 1);
+    let course = world.seen(|sight| Course::resume(found, "boot", sight));
+    world.follow(course, |_, _| false);
+    assert_eq!(world.disk.unwrap().phase, Phase::Undone);
+    assert_eq!((world.running, world.profile), (Some(path("theirs")), Some(path("old"))));
+}
+
+#[test]
+fn what_cannot_be_written_down_first_is_not_done() {
+    let mut world = World::new();
+    world.full = true;
+    let course = Course::begin(record(Action::Switch), "boot", world.now);
+    world.follow(course, |_, _| false);
+    assert_eq!(world.did, Vec::<String>::new());
+    // Full from the moment on that the profile was set: the profile goes back, and OLD's script need not run.
+    let mut world = World::new();
+    let mut course = Course::begin(record(Action::Switch), "boot", world.now);
+    course = world.follow(course, |world, _| world.profile == Some(path("system-2")));
+    world.full = true;
+    world.follow(course, |_, _| false);
+    assert_eq!(world.profile, Some(path("old")));
+    assert!(!world.did.iter().any(|did| did.starts_with("switch")), "{:?}", world.did);
+}
+
+#[test]
+fn failure_mode_10_a_disk_that_is_full_keeps_nobody_from_going_back() {
+    let mut world = World::new();
+    let mut course = Course::begin(record(Action::Switch), "boot", world.now);
+    course = world.follow(course, |world, _| world.running == Some(path("system-2")));
+    world.full = true;
+    world.follow(course, |_, _| false);
+    assert_eq!((&world.running, &world.profile), (&Some(path("old")), &Some(path("old"))));
+    // The last record on disk is an earlier one: the next activator looks at the machine, and ends on OLD as well.
+    let record = world.disk.clone().unwrap();
+    assert_eq!(record.phase, Phase::Activating);
+    world.full = false;
+    let course = world.seen(|sight| Course::resume(record, "boot", sight));
+    world.follow(course, |_, _| false);
+    assert_eq!(world.disk.unwrap().phase, Phase::Undone);
+    assert_eq!((world.running, world.profile), (Some(path("old")), Some(path("old"))));
+}
+
+#[test]
+fn a_result_is_written_as_soon_as_the_disk_takes_it() {
+    let mut world = World::new();
+    world.verdict = Some(CONFIRM);
+    let mut course = Course::begin(record(Action::Switch), "boot", world.now);
+    course = world.follow(course, |world, act| *act == Act::Write && world.running == Some(path("system-2")));
+    world.full = true;
+    course = world.follow(course, |world, _| world.now >= Duration::from_secs(20));
+    world.full = false;
+    world.follow(course, |_, _| false);
+    assert_eq!(world.disk.unwrap().phase, Phase::Confirmed);
+}
+
+#[test]
+fn exit_codes_are_told_apart() {
+    for (exit, outcome, action, phase, words) in [
+        (0, Outcome::Done, Action::Switch, Phase::Confirmed, ""),
+        (4, Outcome::UnitsFailed, Action::Switch, Phase::Confirmed, ""),
+        (100, Outcome::RebootNeeded, Action::Switch, Phase::AwaitingReboot, ""),
+        (0, Outcome::Done, Action::Boot, Phase::AwaitingReboot, ""),
+        (0, Outcome::Done, Action::Test, Phase::Confirmed, ""),
+        (1, Outcome::Refused, Action::Switch, Phase::Undone, "checks or its boot loader refused (exit 1)"),
+        (2, Outcome::ScriptFailed, Action::Switch, Phase::Undone, "activation script failed (exit 2)"),
+        (9, Outcome::Failed, Action::Switch, Phase::Undone, "the activation failed (exit 9)"),
+        (3, Outcome::Failed, Action::DryActivate, Phase::Finished, "words"),
+    ] {
+        let mut world = World::new();
+        (world.verdict, world.new) = (Some(CONFIRM), VecDeque::from([(exit, outcome)]));
+        let record = world.run(action);
+        assert_eq!((record.phase, record.exit), (phase, Some(exit)), "{outcome:?} {action:?}");
+        assert!(record.detail.contains(words), "{}", record.detail);
+        let sets = world.did.contains(&"profile system-2".to_owned());
+        assert_eq!(sets, sets_profile(action));
+    }
+}
+
+#[test]
+fn a_lock_that_is_taken_in_between_is_waited_for_until_the_deadline() {
+    let mut world = World::new();
+    world.verdict = Some(CONFIRM);
+    world.new = VecDeque::from([(11, Outcome::Locked), (11, Outcome::Locked), (0, Outcome::Done)]);
+    assert_eq!(world.run(Action::Switch).phase, Phase::Confirmed);
+    let mut world = World::new();
+    world.new = VecDeque::from([(11, Outcome::Locked)]);
+    let record = world.run(Action::Switch);
+    assert_eq!((record.phase, record.reason), (Phase::Undone, Some(Reason::Interrupted)));
+}
+
+#[test]
+fn failure_mode_9_an_activation_that_hangs_is_undone() {
+    let mut world = World::new();
+    world.timed_out = true;
+    let record = world.run(Action::Switch);
+    assert_eq!((record.phase, record.reason), (Phase::Undone, Some(Reason::Deadline)));
+    assert!(record.detail.contains("did not end within 60 s"), "{}", record.detail);
+}
+
+#[test]
+fn old_is_tried_three_times_and_somebody_elses_switch_is_no_failure_of_it() {
+    let mut world = World::new();
+    world.verdict = Some(undo());
+    world.old = VecDeque::from([(2, Outcome::ScriptFailed), (11, Outcome::Locked), (0, Outcome::Done)]);
+    let record = world.run(Action::Switch);
+    assert_eq!((record.phase, record.undo_exit), (Phase::Undone, Some(0)));
+
+    let mut world = World::new();
+    world.verdict = Some(undo());
+    world.old = VecDeque::from([(2, Outcome::Failed)]);
+    let record = world.run(Action::Switch);
+    assert_eq!(record.phase, Phase::UndoFailed);
+    assert!(
+        record.detail.contains("ssh; going back to") && record.detail.contains("failed too"),
+        "{record:?}"
+    );
+    assert_eq!(world.did.iter().filter(|did| *did == "switch old").count(), 3);
+    assert_eq!(world.profile, Some(path("old")), "the next boot is OLD's");
+}
+
+#[test]
+fn failure_mode_18_an_undo_that_says_it_succeeded_and_changed_nothing_is_not_believed() {
+    let mut world = World::new();
+    world.verdict = Some(undo());
+    // It says that units failed, and does not link itself, as the script of a failed system's `current-system` does.
+    world.old = VecDeque::from([(0, Outcome::Refused)]);
+    assert_eq!(world.run(Action::Switch).phase, Phase::UndoFailed);
+    let mut world = World::new();
+    let course = Course::begin(record(Action::Switch), "boot", world.now);
+    world.verdict = Some(undo());
+    // Somebody else's profile stands there after the undo.
+    let mut course =
+        world.follow(course, |_, act| matches!(act, Act::Run { system, .. } if *system == path("old")));
+    for _ in 0..3 {
+        course =
+            world.follow(course, |_, act| matches!(act, Act::Run { system, .. } if *system == path("old")));
+        let act = world.seen(|sight| course.next(sight));
+        let done = world.perform(&act, &course.record);
+        world.profile = Some(path("theirs"));
+        world.seen(|sight| course.done(done, sight));
+    }
+    world.follow(course, |_, _| false);
+    assert!(world.disk.unwrap().detail.contains("the system profile points elsewhere"));
+}
+
+#[test]
+fn a_machine_without_an_earlier_system_has_nothing_to_go_back_to() {
+    let mut world = World::new();
+    (world.running, world.profile, world.verdict) = (None, None, Some(undo()));
+    let mut first = record(Action::Switch);
+    first.old = Old::default();
+    let course = Course::begin(first, "boot", world.now);
+    world.follow(course, |_, _| false);
+    let record = world.disk.unwrap();
+    assert_eq!(record.phase, Phase::UndoFailed);
+    assert!(record.detail.contains("no earlier system"), "{}", record.detail);
+}
+
+/// Every act of a whole switch and a whole undo × killed before it × the same boot or the next: whoever takes it up
+/// brings the machine to OLD or NEW, and profile and running system agree (I3).
+#[test]
+fn i3_killed_before_any_step_the_next_activator_ends_on_old_or_new() {
+    for verdict in [CONFIRM, undo()] {
+        let steps = {
+            let mut world = World::new();
+            world.verdict = Some(verdict.clone());
+            world.run(Action::Switch);
+            world.did.len() + 4
+        };
+        for kill in 0..steps {
+            for boot in ["boot", "the next boot"] {
+                let mut world = World::new();
+                world.verdict = Some(verdict.clone());
+                let mut course = Course::begin(record(Action::Switch), "boot", world.now);
+                for _ in 0..kill {
+                    let act = world.seen(|sight| course.next(sight));
+                    let done = world.perform(&act, &course.record);
+                    world.seen(|sight| course.done(done, sight));
+                }
+                if boot != "boot" {
+                    world.running = world.profile.clone();
+                }
+                let course = match world.disk.clone() {
+                    Some(found) => world.seen(|sight| Course::resume(found, boot, sight)),
+                    None => Course::begin(record(Action::Switch), boot, world.now),
+                };
+                world.follow(course, |_, _| false);
+                let what = format!("{verdict:?} killed before step {kill}, then {boot}: {:?}", world.did);
+                assert!(world.disk.as_ref().unwrap().phase.is_final(), "{what}");
+                assert_eq!(world.running, world.profile, "{what}");
+                let ends = [Some(path("old")), Some(path("system-2"))];
+                assert!(ends.contains(&world.running), "{what}");
+                if verdict == undo() {
+                    assert_eq!(world.running, Some(path("old")), "{what}");
+                }
+            }
+        }
+    }
+}

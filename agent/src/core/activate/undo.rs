@@ -1,0 +1,142 @@
+//! From NEW to OLD, by OLD's own script. Nothing stops it, and success is believed only by looking.
+
+use std::time::Duration;
+
+use muster_protocol::ids::StorePath;
+use muster_protocol::report::Reason;
+use muster_protocol::target::Action;
+
+use super::{Act, After, At, Course, Done, OTHERS_LIMIT, OTHERS_PAUSE, Outcome, Sight, millis, sets_profile};
+use crate::core::records::{Activation, ActivationPhase as Phase};
+
+/// How often OLD is tried, and the pause between two tries.
+const TRIES: u32 = 3;
+const PAUSE: Duration = Duration::from_secs(1);
+/// The least time that one run of OLD's activation gets.
+const LIMIT: Duration = Duration::from_secs(300);
+
+/// The way back.
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+pub(super) struct Undo {
+    pub old: StorePath,
+    /// What OLD's script is asked for; `None` where the running system was not touched and the profile alone goes back.
+    action: Option<Action>,
+    sets_profile: bool,
+    tries: u32,
+    since: Duration,
+}
+
+impl Course {
+    /// Goes back for this reason. `begun`: whether NEW's own activation may have done something.
+    pub(super) fn undo(&mut self, reason: Reason, detail: String, begun: bool) {
+        (self.record.reason, self.record.detail) = (Some(reason), detail);
+        self.write(Phase::Undoing, After::Undoing(begun));
+    }
+
+    /// What there is to undo.
+    pub(super) fn choose(&mut self, begun: bool, sight: &Sight<'_>) {
+        let new_runs = sight.running == Some(&self.record.new);
+        // A reboot may have brought up what was only set as the profile.
+        let action = if begun || new_runs { undo_action(&self.record, new_runs) } else { None };
+        let old = &self.record.old;
+        // A profile by itself goes back to what it was, be it what runs or not.
+        let old = if action.is_some() { old.system() } else { old.profile.as_ref().or(old.system()) };
+        let Some(old) = old.cloned() else {
+            self.add("there is no earlier system to go back to");
+            self.write(Phase::UndoFailed, After::Finished(1, None));
+            return;
+        };
+        let sets_profile = sets_profile(action.unwrap_or(self.record.action));
+        self.try_old(Undo { old, action, sets_profile, tries: 1, since: sight.now }, sight);
+    }
+
+    pub(super) fn try_old(&mut self, undo: Undo, sight: &Sight<'_>) {
+        // With OLD's script to run its profile is set again in any case: the script reads it.
+        let set = undo.sets_profile && (undo.action.is_some() || sight.profile != Some(&undo.old));
+        if set {
+            self.at = At::UndoProfile(undo);
+        } else {
+            self.profile_undone(undo, sight);
+        }
+    }
+
+    pub(super) fn profile_undone(&mut self, undo: Undo, sight: &Sight<'_>) {
+        if undo.action.is_some() {
+            self.at = At::UndoRun(undo);
+        } else {
+            self.look(undo, sight);
+        }
+    }
+
+    pub(super) fn run_old(&self, undo: &Undo) -> Act {
+        let action = undo.action.unwrap_or_default();
+        Act::Run { system: undo.old.clone(), action, limit: LIMIT.max(self.deadline()) }
+    }
+
+    pub(super) fn old_ran(&mut self, undo: Undo, done: Done, sight: &Sight<'_>) {
+        let ran = match done {
+            Done::Ran(ran) => ran,
+            Done::Failed(why) => return self.undo_failed(undo, &why, sight),
+            Done::Well | Done::Others(_) => return self.look(undo, sight),
+        };
+        self.record.undo_exit = Some(ran.exit);
+        match ran.outcome {
+            _ if ran.timed_out => {
+                let words = format!("its activation did not end and was ended: {}", ran.output.trim());
+                self.undo_failed(undo, &words, sight);
+            }
+            // Somebody else's switch is no failure of OLD: it is waited for.
+            Outcome::Locked if sight.now.saturating_sub(undo.since) < OTHERS_LIMIT => {
+                self.at = At::UndoAgain(undo, OTHERS_PAUSE);
+            }
+            Outcome::Done | Outcome::UnitsFailed => self.look(undo, sight),
+            _ => {
+                let words = format!("its activation ended with {}: {}", ran.exit, ran.output.trim());
+                self.undo_failed(undo, &words, sight);
+            }
+        }
+    }
+
+    fn look(&mut self, undo: Undo, sight: &Sight<'_>) {
+        let runs = sight.running == Some(&undo.old);
+        let profile = sight.profile == Some(&undo.old);
+        if undo.action.is_some_and(|action| action != Action::Boot) && !runs {
+            let words = "its activation said that it succeeded, but another system runs";
+            return self.undo_failed(undo, words, sight);
+        }
+        if undo.sets_profile && !profile {
+            return self.undo_failed(undo, "the system profile points elsewhere", sight);
+        }
+        self.record.undo_ms = Some(millis(sight.now.saturating_sub(undo.since)));
+        let then = Some((Some(self.record.new.clone()), undo.old));
+        self.write(Phase::Undone, After::Finished(1, then));
+    }
+
+    pub(super) fn undo_failed(&mut self, undo: Undo, why: &str, sight: &Sight<'_>) {
+        if undo.tries < TRIES {
+            self.at = At::UndoAgain(Undo { tries: undo.tries + 1, ..undo }, PAUSE);
+            return;
+        }
+        self.record.undo_ms = Some(millis(sight.now.saturating_sub(undo.since)));
+        self.add(&format!("going back to {} failed too: {why}", undo.old));
+        let then = Some((Some(self.record.new.clone()), undo.old));
+        self.write(Phase::UndoFailed, After::Finished(1, then));
+    }
+
+    fn add(&mut self, words: &str) {
+        if !self.record.detail.is_empty() {
+            self.record.detail.push_str("; ");
+        }
+        self.record.detail.push_str(words);
+    }
+}
+
+/// The action that takes `record` back, or `None` where no script is needed.
+fn undo_action(record: &Activation, new_runs: bool) -> Option<Action> {
+    match record.action {
+        Action::DryActivate => None,
+        // A system that was only to be booted, and was, has to be switched away from.
+        Action::Boot if new_runs => Some(Action::Switch),
+        action => Some(action),
+    }
+}

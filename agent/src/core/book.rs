@@ -1,0 +1,305 @@
+//! What the agent knows durably, and in which order it is written: journal, transaction and outbox, changed together so
+//! that every event is told once.
+//!
+//! Nothing here writes. Each change is a list of [`Write`]s, to be done one after the other; [`Book::apply`] takes in each
+//! that is done, so a crash or a full disk may stop the list anywhere. An event is written into the transaction (or the
+//! journal) with the number that the outbox will give it, and only then pushed: a number that the outbox has not
+//! reached tells what is still to be pushed.
+
+use muster_protocol::checkin::Phase;
+use muster_protocol::clock::UnixMillis;
+use muster_protocol::ids::{Generation, StorePath};
+use muster_protocol::report::EventKind;
+use muster_protocol::target::Target;
+
+use super::policy::Pause;
+use super::reboot::Rebooted;
+use super::records::{Activation, Confirmation, Journal, Last, Settled, Telling, Transaction};
+use super::state::{Impossible, Input, State};
+
+/// One durable change. It happens whole or not at all.
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+pub enum Write {
+    Journal(Box<Journal>),
+    Transaction(Box<Transaction>),
+    Confirmation(Box<Confirmation>),
+    /// Removes a document; that it is gone already is no error.
+    Clear(Document),
+    /// Appends to the outbox.
+    Push(Telling),
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum Document {
+    Transaction,
+    Activation,
+    Confirmation,
+}
+
+/// Forgets a transaction. Its own file goes last: while it is there the rest is looked for.
+const FORGET: [Write; 3] = [
+    Write::Clear(Document::Confirmation),
+    Write::Clear(Document::Activation),
+    Write::Clear(Document::Transaction),
+];
+
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum BookError {
+    #[error(transparent)]
+    Impossible(#[from] Impossible),
+    #[error("there is no transaction; this is a mistake in muster-agent, please report it")]
+    NoTransaction,
+}
+
+/// What was seen around a change of state.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct Seen<'a> {
+    pub running: Option<&'a StorePath>,
+    pub now: UnixMillis,
+    /// How long the transaction took until now, in milliseconds of time awake.
+    pub ms: u64,
+}
+
+#[derive(Debug, Clone, Default, PartialEq, Eq, Hash)]
+pub struct Book {
+    journal: Journal,
+    transaction: Option<Transaction>,
+    /// The highest number in the outbox.
+    told: u64,
+}
+
+impl Book {
+    /// From what was found on disk.
+    pub fn new(journal: Journal, transaction: Option<Transaction>, told: u64) -> Self {
+        Self { journal, transaction, told }
+    }
+
+    pub fn journal(&self) -> &Journal {
+        &self.journal
+    }
+    pub fn transaction(&self) -> Option<&Transaction> {
+        self.transaction.as_ref()
+    }
+
+    /// Takes in a change that is durable.
+    pub fn apply(&mut self, write: &Write) {
+        match write {
+            Write::Journal(journal) => self.journal = (**journal).clone(),
+            Write::Transaction(transaction) => self.transaction = Some((**transaction).clone()),
+            Write::Clear(Document::Transaction) => self.transaction = None,
+            Write::Push(telling) => self.told = self.told.max(telling.seq),
+            Write::Clear(_) | Write::Confirmation(_) => {}
+        }
+    }
+
+    /// What is written down and not pushed yet. Nothing else is pushed or written before it.
+    pub fn flush(&self) -> Vec<Write> {
+        let written = self.transaction.iter().flat_map(|transaction| &transaction.telling);
+        let mut untold: Vec<Telling> = self.journal.telling.iter().chain(written).cloned().collect();
+        untold.retain(|telling| telling.seq > self.told);
+        untold.sort_by_key(|telling| telling.seq);
+        untold.dedup_by_key(|telling| telling.seq);
+        untold.into_iter().map(Write::Push).collect()
+    }
+
+    /// The outbox's numbers went on without this book.
+    pub fn skip(&mut self, told: u64) {
+        self.told = told;
+    }
+
+    /// Opens a transaction.
+    pub fn begin(&self, mut transaction: Transaction, events: Vec<EventKind>, now: UnixMillis) -> Vec<Write> {
+        let mut writes = self.flush();
+        transaction.telling = numbered(self.next(&writes), Some(transaction.generation()), events, now);
+        // Left over from an earlier transaction they would only be looked through.
+        writes.extend(FORGET);
+        stored(writes, transaction)
+    }
+
+    /// Moves the transaction by `input` after `change` was made to it, with events that belong to the new state. A final
+    /// state brings its own event.
+    pub fn advance(
+        &self,
+        input: Input,
+        mut events: Vec<EventKind>,
+        seen: &Seen<'_>,
+        change: impl FnOnce(&mut Transaction),
+    ) -> Result<Vec<Write>, BookError> {
+        let mut writes = self.flush();
+        let mut transaction = self.transaction.clone().ok_or(BookError::NoTransaction)?;
+        transaction.state = transaction.state.after(input)?;
+        change(&mut transaction);
+        if transaction.state.is_final() {
+            events.extend(transaction.final_event(&self.journal, seen.running, seen.ms));
+        }
+        transaction.telling = numbered(self.next(&writes), Some(transaction.generation()), events, seen.now);
+        if transaction.state == State::Activating {
+            // What an earlier attempt of this transaction left is not of this one.
+            writes.extend([Write::Clear(Document::Confirmation), Write::Clear(Document::Activation)]);
+        }
+        Ok(stored(writes, transaction))
+    }
+
+    /// Takes a transaction that is over into the journal, and forgets it.
+    pub fn settle(&self, seen: Settled<'_>) -> Vec<Write> {
+        let mut writes = self.flush();
+        let Some(transaction) = &self.transaction else { return writes };
+        let mut journal = self.journal.clone();
+        journal.settle(transaction, seen);
+        writes.push(Write::Journal(Box::new(journal)));
+        writes.extend(FORGET);
+        writes
+    }
+
+    /// Forgets a transaction that changed nothing.
+    pub fn supersede(&self) -> Vec<Write> {
+        let mut writes = self.flush();
+        let untouched = self.transaction.as_ref().is_some_and(|transaction| {
+            transaction.state.is_before_activation() || transaction.state == State::Unknown
+        });
+        if untouched {
+            writes.extend(FORGET);
+        }
+        writes
+    }
+
+    /// Tells an event that belongs to no state. A crash may lose it or, at worst, leave it to be told anew.
+    pub fn tell(&self, generation: Option<Generation>, event: EventKind, now: UnixMillis) -> Vec<Write> {
+        let mut writes = self.flush();
+        writes
+            .extend(numbered(self.next(&writes), generation, vec![event], now).into_iter().map(Write::Push));
+        writes
+    }
+
+    /// Gives the activator a verdict on the open transaction.
+    pub fn give(&self, verdict: super::records::GivenVerdict) -> Vec<Write> {
+        let Some(transaction) = &self.transaction else { return Vec::new() };
+        let transaction = transaction.id.clone();
+        vec![Write::Confirmation(Box::new(Confirmation { transaction, verdict }))]
+    }
+
+    /// Notes whether the machine runs what it was left on, and tells each change once.
+    pub fn drift(&self, running: &StorePath, now: UnixMillis) -> Vec<Write> {
+        let Some(expected) = self.journal.expected.clone().filter(|_| self.transaction.is_none()) else {
+            return Vec::new();
+        };
+        let mut journal = self.journal.clone();
+        if self.journal.after_boot.as_ref() == Some(running) {
+            // A system that was only tried out ends with the boot: nobody else changed anything.
+            (journal.expected, journal.drift) = (Some(running.clone()), None);
+            (journal.after_boot, journal.telling) = (None, Vec::new());
+            return self.noted(journal);
+        }
+        let drift = (*running != expected).then(|| running.clone());
+        if drift == self.journal.drift {
+            return Vec::new();
+        }
+        if journal.left != drift {
+            journal.left = None;
+        }
+        let told = self.flush();
+        journal.telling = match &drift {
+            Some(running) => {
+                let event = EventKind::Drift { running: running.clone(), expected };
+                let generation = journal.confirmed.as_ref().map(|known| known.generation);
+                numbered(self.next(&told), generation, vec![event], now)
+            }
+            None => Vec::new(),
+        };
+        journal.drift = drift;
+        self.noted(journal)
+    }
+
+    /// Pauses updates, or resumes them.
+    pub fn pause(&self, pause: Option<Pause>) -> Vec<Write> {
+        if self.journal.pause == pause {
+            return Vec::new();
+        }
+        self.noted(Journal { pause, ..self.journal.clone() })
+    }
+
+    /// Notes a reboot before it is asked for, so that it is asked for once.
+    pub fn reboot(&self, rebooted: Rebooted, why: String, now: UnixMillis) -> Vec<Write> {
+        let generation = self.journal.confirmed.as_ref().map(|known| known.generation);
+        let generation = self.transaction.as_ref().map(Transaction::generation).or(generation);
+        let telling = numbered(self.next(&self.flush()), generation, vec![EventKind::Rebooting { why }], now);
+        self.noted(Journal { rebooted: Some(rebooted), telling, ..self.journal.clone() })
+    }
+
+    /// Notes that nobody took the request for a reboot.
+    pub fn not_rebooting(&self) -> Vec<Write> {
+        self.noted(Journal { rebooted: None, ..self.journal.clone() })
+    }
+
+    /// A journal with its events behind what was to be told before.
+    fn noted(&self, journal: Journal) -> Vec<Write> {
+        let mut writes = self.flush();
+        let events: Vec<Write> = journal
+            .telling
+            .iter()
+            .filter(|t| t.seq >= self.next(&writes))
+            .cloned()
+            .map(Write::Push)
+            .collect();
+        writes.push(Write::Journal(Box::new(journal)));
+        writes.extend(events);
+        writes
+    }
+
+    /// The number of the next event once `writes` are done.
+    fn next(&self, writes: &[Write]) -> u64 {
+        let pushed = writes.iter().filter_map(|write| match write {
+            Write::Push(telling) => Some(telling.seq),
+            _ => None,
+        });
+        pushed.max().unwrap_or(0).max(self.told) + 1
+    }
+}
+
+fn numbered(
+    first: u64,
+    generation: Option<Generation>,
+    events: Vec<EventKind>,
+    at: UnixMillis,
+) -> Vec<Telling> {
+    (first..).zip(events).map(|(seq, event)| Telling { seq, at, generation, event }).collect()
+}
+
+fn stored(mut writes: Vec<Write>, transaction: Transaction) -> Vec<Write> {
+    let events: Vec<Write> = transaction.telling.iter().cloned().map(Write::Push).collect();
+    writes.push(Write::Transaction(Box::new(transaction)));
+    writes.extend(events);
+    writes
+}
+
+/// A journal in the place of a damaged one. What is held was tried, so that a quarantine that is lost does no harm.
+pub fn rebuilt(held: Option<&Target>, running: Option<&StorePath>, at: UnixMillis) -> Journal {
+    let mut journal = Journal { expected: running.cloned(), ..Journal::default() };
+    let Some(held) = held else { return journal };
+    if Some(&held.output) == running {
+        let mut transaction = Transaction::signed("rebuilt".to_owned(), held.clone(), at);
+        transaction.state = State::Confirmed { degraded: Vec::new() };
+        journal.settle(&transaction, Settled { running, at, console: None });
+        journal.previous = None;
+        return journal;
+    }
+    let note = format!(
+        "journal.json was damaged, so nobody knows whether generation {} failed: publish it again under a new number",
+        held.generation
+    );
+    journal.tried = Some(held.generation);
+    journal.last = Some(Last { generation: held.generation, phase: Phase::Failed, note: Some(note), at });
+    journal
+}
+
+/// The transaction of an activator's record, where its own file was lost.
+pub fn regained(record: &Activation, held: Option<&Target>, at: UnixMillis) -> Option<Transaction> {
+    let held = held.filter(|held| held.output == record.new)?;
+    let mut transaction = Transaction::signed(record.transaction.clone(), held.clone(), at);
+    transaction.state = State::Activating;
+    transaction.old = Some(record.old.clone());
+    Some(transaction)
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,261 @@
+//! What the agent remembers.
+
+use muster_protocol::checkin::Phase;
+use muster_protocol::clock::UnixMillis;
+use muster_protocol::ids::{Generation, StorePath};
+use muster_protocol::report::Reason;
+use muster_protocol::target::{Action, Target};
+use serde::{Deserialize, Serialize};
+
+use super::{Old, Telling, Transaction, Unknown, VERSION};
+use crate::core::policy::Pause;
+use crate::core::reboot::Rebooted;
+use crate::core::state::State;
+
+/// How often a generation is tried again by itself that was undone for what may pass.
+pub const UNREACHABLE_RETRIES: u32 = 3;
+/// How many derivations are remembered that are not tried again.
+const MAX_QUARANTINE: usize = 256;
+
+/// `journal.json`: what stays when a transaction is over.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Hash, Serialize, Deserialize)]
+pub struct Journal {
+    #[serde(default)]
+    pub version: u32,
+    #[serde(default)]
+    pub confirmed: Option<Known>,
+    /// What ran before the confirmed generation.
+    #[serde(default)]
+    pub previous: Option<StorePath>,
+    /// The system that the machine was left on, by confirmation or by undo; another one is drift.
+    #[serde(default)]
+    pub expected: Option<StorePath>,
+    /// The highest generation that came to an end, whichever.
+    #[serde(default)]
+    pub tried: Option<Generation>,
+    #[serde(default)]
+    pub quarantine: Vec<Quarantined>,
+    /// The generation that may be tried again though it was undone. (Its first name, from when only an absent controller
+    /// was forgiven, is the one that earlier versions read.)
+    #[serde(default, rename = "unreachable")]
+    pub again: Option<Again>,
+    /// The id of the last transaction that this journal has taken in.
+    #[serde(default)]
+    pub settled: Option<String>,
+    #[serde(default)]
+    pub last: Option<Last>,
+    /// The drift that was reported.
+    #[serde(default)]
+    pub drift: Option<StorePath>,
+    /// The system that was to be replaced by the confirmed one and could not be: it is left until something changes.
+    #[serde(default)]
+    pub left: Option<StorePath>,
+    /// What the next boot brings in place of a system that is only tried out (action `test`).
+    #[serde(default)]
+    pub after_boot: Option<StorePath>,
+    #[serde(default)]
+    pub pause: Option<Pause>,
+    #[serde(default)]
+    pub rebooted: Option<Rebooted>,
+    #[serde(default)]
+    pub telling: Vec<Telling>,
+    #[serde(flatten)]
+    pub unknown: Unknown,
+}
+
+/// A confirmed generation.
+#[derive(Debug, Clone, PartialEq, Eq, Hash, Serialize, Deserialize)]
+pub struct Known {
+    pub generation: Generation,
+    pub output: StorePath,
+    #[serde(default)]
+    pub derivation: Option<StorePath>,
+    pub at: UnixMillis,
+    /// What was signed, to activate it again.
+    #[serde(default)]
+    pub target: Option<Box<Target>>,
+}
+
+/// A derivation that is not tried again.
+#[derive(Debug, Clone, PartialEq, Eq, Hash, Serialize, Deserialize)]
+pub struct Quarantined {
+    pub derivation: StorePath,
+    pub generation: Generation,
+    pub detail: String,
+    pub at: UnixMillis,
+}
+
+/// A generation that was undone for what may pass.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
+pub struct Again {
+    pub generation: Generation,
+    pub undone: u32,
+    #[serde(default)]
+    pub cause: Cause,
+    /// The user at the screen of the Mac when it was undone.
+    #[serde(default)]
+    pub console: Option<u32>,
+}
+
+/// What has to change before it is tried again.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Cause {
+    /// A person has to do something, and to say so or to log in.
+    Person,
+    /// The controller has to answer.
+    #[default]
+    #[serde(other)]
+    Controller,
+}
+
+/// What speaks for trying again.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Hash)]
+pub struct Chance {
+    /// The controller answered the last request.
+    pub answers: bool,
+    /// Somebody at the machine asked for it.
+    pub asked: bool,
+    /// The user at the screen of a Mac, if there is one.
+    pub console: Option<u32>,
+}
+
+/// What was seen when a transaction is taken in.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct Settled<'a> {
+    pub running: Option<&'a StorePath>,
+    pub at: UnixMillis,
+    pub console: Option<u32>,
+}
+
+/// How the last transaction ended, for check-ins and people.
+#[derive(Debug, Clone, PartialEq, Eq, Hash, Serialize, Deserialize)]
+pub struct Last {
+    pub generation: Generation,
+    pub phase: Phase,
+    #[serde(default)]
+    pub note: Option<String>,
+    pub at: UnixMillis,
+}
+
+impl Journal {
+    pub fn quarantined(&self, derivation: &StorePath) -> Option<&Quarantined> {
+        self.quarantine.iter().find(|entry| &entry.derivation == derivation)
+    }
+
+    pub fn is_settled(&self, transaction: &Transaction) -> bool {
+        self.settled.as_deref() == Some(&transaction.id)
+    }
+
+    /// How often this generation was undone for this cause.
+    pub(super) fn undone(&self, generation: Generation, cause: Cause) -> u32 {
+        let again = self.again.filter(|again| again.generation == generation && again.cause == cause);
+        again.map_or(0, |again| again.undone)
+    }
+
+    /// Whether this generation may be tried again now. Nobody is asked to say more often than a few times that all is
+    /// well; whoever does say so is believed.
+    pub fn may_retry(&self, generation: Generation, chance: Chance) -> bool {
+        let Some(again) = self.again.filter(|again| again.generation == generation) else { return false };
+        if self.tried != Some(generation) {
+            return false;
+        }
+        let few = again.undone <= UNREACHABLE_RETRIES;
+        match again.cause {
+            Cause::Controller => few && chance.answers,
+            Cause::Person => {
+                chance.asked || (few && chance.console.is_some() && chance.console != again.console)
+            }
+        }
+    }
+
+    /// Takes in a transaction that is over. Doing it twice is doing it once.
+    pub fn settle(&mut self, transaction: &Transaction, seen: Settled<'_>) {
+        if self.is_settled(transaction) {
+            return;
+        }
+        let (generation, at) = (transaction.generation(), seen.at);
+        self.condemn(transaction, at);
+        self.again = self.forgive(transaction, seen.console);
+        if matches!(transaction.state, State::Confirmed { .. }) {
+            self.confirm(transaction, at);
+        }
+        if transaction.enforcing {
+            let old = transaction.old.as_ref().and_then(Old::system);
+            let well = matches!(transaction.state, State::Confirmed { .. });
+            self.left = if well { None } else { old.cloned() };
+        }
+        // What came to its end before the activation changed nothing, and so expects nothing new; neither does a system
+        // that could not be brought back.
+        let changed = transaction.old.is_some() && !matches!(transaction.state, State::Finished { .. });
+        if changed && self.left.is_none() {
+            self.expected = seen.running.cloned();
+        }
+        self.tried = self.tried.max(Some(generation));
+        self.last = Some(Last {
+            generation,
+            phase: match &transaction.state {
+                State::Confirmed { .. } if transaction.is_rollback() => Phase::RolledBack,
+                State::Finished { exit: 0, .. } => Phase::Confirmed,
+                state => state.phase(),
+            },
+            note: transaction.state.note().map(str::to_owned),
+            at,
+        });
+        self.settled = Some(transaction.id.clone());
+        self.version = VERSION;
+    }
+
+    fn condemn(&mut self, transaction: &Transaction, at: UnixMillis) {
+        let Some(derivation) = transaction.derivation() else { return };
+        if !transaction.quarantines(self) || self.quarantined(derivation).is_some() {
+            return;
+        }
+        let detail = transaction.state.note().unwrap_or("undone at the machine").to_owned();
+        let generation = transaction.generation();
+        self.quarantine.push(Quarantined { derivation: derivation.clone(), generation, detail, at });
+        // The oldest go: operators have published some hundred others since.
+        let over = self.quarantine.len().saturating_sub(MAX_QUARANTINE);
+        self.quarantine.drain(..over);
+    }
+
+    /// Whether, and for what, the generation may be tried again. Whichever other end it came to is no reason to.
+    fn forgive(&self, transaction: &Transaction, console: Option<u32>) -> Option<Again> {
+        let State::RolledBack { reason, .. } = &transaction.state else { return None };
+        let cause = match reason {
+            Reason::ControllerUnreachable => Cause::Controller,
+            Reason::NeedsHuman => Cause::Person,
+            _ => return None,
+        };
+        if transaction.is_rollback() || transaction.enforcing {
+            return None;
+        }
+        let generation = transaction.generation();
+        Some(Again { generation, undone: self.undone(generation, cause) + 1, cause, console })
+    }
+
+    fn confirm(&mut self, transaction: &Transaction, at: UnixMillis) {
+        self.after_boot = None;
+        if transaction.is_rollback() {
+            (self.confirmed, self.previous) = (None, None);
+            return;
+        }
+        let output = transaction.output().clone();
+        let old = transaction.old.as_ref();
+        let before = old.and_then(Old::system);
+        // The same system under a new number keeps the one before it, and so does one that was only brought back.
+        if before != Some(&output) && !transaction.enforcing {
+            self.previous = before.cloned();
+        }
+        if transaction.action() == Action::Test {
+            self.after_boot = old.and_then(|old| old.profile.clone()).filter(|profile| *profile != output);
+        }
+        self.confirmed = Some(Known {
+            generation: transaction.generation(),
+            output,
+            derivation: transaction.derivation().cloned(),
+            at,
+            target: transaction.target().cloned().map(Box::new),
+        });
+    }
+}

@@ -1,0 +1,56 @@
+//! The one system profile. Used by the activator too, which has no runtime.
+
+use muster_protocol::ids::StorePath;
+
+use super::error::message;
+use super::{Nix, NixError, SHORT_LIMIT, process};
+use crate::core::prune::ProfileGeneration;
+
+impl Nix {
+    /// Makes `path` the system profile.
+    pub fn set_profile(&self, path: &StorePath) -> Result<(), NixError> {
+        let profile = self.layout.profile();
+        if let Some(folder) = profile.parent() {
+            std::fs::create_dir_all(folder).map_err(|source| Self::root_error(&profile, &source))?;
+        }
+        let mut command = self.sync_command("nix-env")?;
+        command.arg("-p").arg(&profile).args(["--set", path.as_str()]);
+        let (status, stderr) = process::run_sync(command, "setting the system profile", SHORT_LIMIT)?;
+        if status.success() {
+            return Ok(());
+        }
+        let what = format!("the system profile cannot be set to {path}");
+        Err(NixError::Failed { what, message: message(&stderr, status) })
+    }
+
+    /// Every generation of the system profile (`system-7-link`).
+    pub fn profile_generations(&self) -> Vec<ProfileGeneration> {
+        let profile = self.layout.profile();
+        let (Some(folder), Some(name)) = (profile.parent(), profile.file_name()) else { return Vec::new() };
+        let current = std::fs::read_link(&profile).unwrap_or_default();
+        let prefix = format!("{}-", name.to_string_lossy());
+        let entries = std::fs::read_dir(folder).into_iter().flatten().flatten();
+        let generation = |entry: std::fs::DirEntry| {
+            let file = entry.file_name();
+            let file = file.to_str()?;
+            let number = file.strip_prefix(&prefix)?.strip_suffix("-link")?.parse().ok()?;
+            let system = self.layout.logical(&std::fs::read_link(entry.path()).ok()?)?;
+            let is_current = current.file_name().is_some_and(|current| current == file);
+            Some(ProfileGeneration { number, system, is_current })
+        };
+        entries.filter_map(generation).collect()
+    }
+
+    /// Removes these generations of the system profile. Their systems stay until Nix collects garbage.
+    pub fn forget_generations(&self, numbers: &[u64]) -> Result<(), NixError> {
+        let mut command = self.sync_command("nix-env")?;
+        command.arg("-p").arg(self.layout.profile()).arg("--delete-generations");
+        command.args(numbers.iter().map(u64::to_string));
+        let (status, stderr) = process::run_sync(command, "removing old generations", SHORT_LIMIT)?;
+        if status.success() {
+            return Ok(());
+        }
+        let what = "old generations of the system profile cannot be removed".to_owned();
+        Err(NixError::Failed { what, message: message(&stderr, status) })
+    }
+}

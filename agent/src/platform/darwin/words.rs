@@ -1,0 +1,144 @@
+//! What nix-darwin and launchd say, in words that say what to do.
+
+/// What a person has to do before this activation can succeed. `program` is what macOS asks permissions of.
+pub fn needs_human(exit: i32, output: &str, program: &str) -> Option<String> {
+    let lower = output.to_lowercase();
+    if exit == 2 || lower.contains("unexpected files in /etc") {
+        let paths: Vec<&str> = output
+            .split_whitespace()
+            .filter(|word| word.starts_with("/etc/"))
+            .map(|word| word.trim_end_matches([',', '.', ':', ';']))
+            .collect();
+        if !paths.is_empty() && lower.contains("unexpected files in /etc") {
+            return Some(format!(
+                "files that nix-darwin did not make are in its way, and Muster never moves them: rename {} to \
+                 …before-nix-darwin, then run muster-agent check-now",
+                paths.join(", ")
+            ));
+        }
+    }
+    // Of what is denied to a program without a screen nix-darwin speaks as of SSH.
+    for (words, pane, what) in [
+        ("update apps", "App Management", "replace the applications in /Applications/Nix Apps"),
+        ("app management", "App Management", "replace the applications in /Applications/Nix Apps"),
+        ("full disk access", "Full Disk Access", "create or delete users"),
+        ("permissions to administrate", "Full Disk Access", "create or delete users"),
+    ] {
+        if lower.contains(words) {
+            return Some(format!(
+                "macOS does not let muster-agent {what}: open System Settings > Privacy & Security > {pane}, press +, \
+                 choose {program} (Cmd-Shift-G takes a path), switch it on, then run muster-agent check-now. A profile \
+                 of your MDM can grant it to a whole fleet"
+            ));
+        }
+    }
+    let no_session = lower.contains("could not find domain for")
+        || lower.contains("domain does not support specified action")
+        || lower.contains("bootstrap failed: 125");
+    if no_session {
+        return Some(
+            "a user's launch agent cannot be loaded while nobody is logged in: log in at the Mac's screen; it is tried \
+             again then"
+                .to_owned(),
+        );
+    }
+    // Every other check of nix-darwin's is about this Mac too, and says itself what to do.
+    let refused = lower.contains("aborting activation") && lower.contains("error:");
+    refused.then(|| format!("{}\nThen run muster-agent check-now", plain(output).trim()))
+}
+
+/// Without the colours.
+fn plain(text: &str) -> String {
+    let mut plain = String::with_capacity(text.len());
+    let mut rest = text.chars();
+    while let Some(character) = rest.next() {
+        if character != '\u{1b}' {
+            plain.push(character);
+        } else if rest.next() == Some('[') {
+            let _ = rest.find(char::is_ascii_alphabetic);
+        }
+    }
+    plain
+}
+
+/// Whether a job is well, from what `launchctl print` says of it.
+pub fn job(printed: &str) -> Result<(), String> {
+    let fact = |key: &str| {
+        let line = printed.lines().find_map(|line| line.trim().strip_prefix(key)?.trim().strip_prefix('='));
+        line.map(str::trim)
+    };
+    if fact("state") == Some("running") {
+        return Ok(());
+    }
+    match fact("last exit code") {
+        None | Some("(never exited)" | "0") => Ok(()),
+        Some(code) => Err(format!("does not run; it last ended with {code}")),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn told(exit: i32, output: &str) -> Option<String> {
+        needs_human(exit, output, "/usr/local/bin/muster-agent")
+    }
+
+    #[test]
+    fn failure_mode_5_what_macos_does_not_allow_is_told_with_the_place_and_the_program_to_allow_it() {
+        // What nix-darwin prints where a launch daemon without the grant runs its checks.
+        let apps = "\u{1b}[1;31merror: permission denied when trying to update apps over SSH, aborting activation\u{1b}[0m\n\
+            Apps could not be updated as `darwin-rebuild` requires Full Disk Access to work over SSH.\n";
+        let words = told(1, apps).unwrap();
+        for part in ["Privacy & Security > App Management", "/usr/local/bin/muster-agent", "check-now"] {
+            assert!(words.contains(part), "{words}");
+        }
+        let users = "error: users cannot be created over SSH without Full Disk Access, aborting activation\n";
+        assert!(told(1, users).unwrap().contains("Privacy & Security > Full Disk Access"));
+        assert!(told(1, "needs App Management permission").unwrap().contains("App Management"));
+        assert_eq!(told(1, "error: something else"), None);
+    }
+
+    #[test]
+    fn failure_mode_6_foreign_files_are_told_by_their_paths() {
+        let output = "error: Unexpected files in /etc, aborting activation\n\nThe following files have unrecognized \
+            content and would be overwritten:\n\n  /etc/nix/nix.conf\n  /etc/zshrc\n\nPlease check them.\n";
+        let words = told(2, output).unwrap();
+        assert!(words.contains("rename /etc/nix/nix.conf, /etc/zshrc to"), "{words}");
+        assert_eq!(told(2, "no paths here"), None);
+    }
+
+    #[test]
+    fn failure_mode_8_an_agent_without_a_session_is_told_as_such() {
+        for words in [
+            "Could not find domain for user gui/501",
+            "Bootstrap failed: 125: Domain does not support specified action",
+        ] {
+            assert!(told(1, words).unwrap().contains("log in at the Mac's screen"), "{words}");
+        }
+    }
+
+    #[test]
+    fn what_else_stops_an_activation_in_its_checks_is_for_a_person_too() {
+        let output = "\u{1b}[1;31merror: Using the homebrew module requires homebrew installed, aborting activation\u{1b}[0m\n\
+            See https://brew.sh.\n";
+        let words = told(2, output).unwrap();
+        assert!(
+            words.starts_with("error: Using the homebrew module") && words.contains("brew.sh"),
+            "{words}"
+        );
+    }
+
+    #[test]
+    fn a_job_that_runs_or_ended_well_is_well() {
+        let print = |state: &str, code: &str| {
+            format!(
+                "system/org.x = {{\n\tactive count = 1\n\tstate = {state}\n\n\tlast exit code = {code}\n}}\n"
+            )
+        };
+        assert_eq!(job(&print("running", "78")), Ok(()));
+        assert_eq!(job(&print("not running", "0")), Ok(()));
+        assert_eq!(job(&print("not running", "(never exited)")), Ok(()));
+        assert!(job(&print("spawn scheduled", "78: EX_CONFIG")).unwrap_err().contains("78: EX_CONFIG"));
+    }
+}

@@ -1,0 +1,141 @@
+//! Where things lie.
+
+use std::ffi::OsString;
+use std::path::{Path, PathBuf};
+
+use muster_protocol::ids::StorePath;
+use muster_protocol::machine::Class;
+
+use crate::config::Config;
+
+/// Where things lie on this machine, for the agent and for every program that it starts.
+///
+/// In production all prefixes are empty. A stand-in machine lives in a folder: /run, /etc, /nix/var and /Library are
+/// below it, and so are the files of its store if it has one of its own.
+#[derive(Debug, Clone)]
+pub struct Layout {
+    pub(super) class: Class,
+    pub(super) root: PathBuf,
+    pub(super) store_root: Option<PathBuf>,
+    pub(super) programs: Option<PathBuf>,
+    pub(super) state: PathBuf,
+}
+
+impl Layout {
+    pub fn new(config: &Config, class: Class) -> Self {
+        let stand_in = config.stand_in.as_ref();
+        Self {
+            class,
+            root: stand_in.map_or_else(|| PathBuf::from("/"), |stand_in| stand_in.root.clone()),
+            store_root: stand_in.filter(|s| s.store.is_some()).map(|s| s.root.clone()),
+            programs: stand_in.map(|stand_in| stand_in.path.clone()),
+            state: config.state_dir.clone(),
+        }
+    }
+
+    pub fn class(&self) -> Class {
+        self.class
+    }
+
+    /// Whether this machine lives in a folder.
+    pub fn is_stand_in(&self) -> bool {
+        self.root != Path::new("/")
+    }
+
+    /// A place of the system, `/run/current-system` for example, where it lies on this machine.
+    pub fn system(&self, absolute: &str) -> PathBuf {
+        self.root.join(absolute.trim_start_matches('/'))
+    }
+
+    /// The files of a store path. Its name stays `/nix/store/…` wherever they lie.
+    pub fn physical(&self, path: &StorePath) -> PathBuf {
+        match &self.store_root {
+            Some(root) => root.join(path.as_str().trim_start_matches('/')),
+            None => PathBuf::from(path.as_str()),
+        }
+    }
+
+    /// The folder in which the files of every store path lie.
+    pub fn store_prefix(&self) -> PathBuf {
+        match &self.store_root {
+            Some(root) => root.join("nix/store"),
+            None => PathBuf::from("/nix/store"),
+        }
+    }
+
+    /// The store path that a link's text means, whether it was written by name or by where the files lie.
+    pub fn logical(&self, text: &Path) -> Option<StorePath> {
+        let text = match &self.store_root {
+            Some(root) => {
+                text.strip_prefix(root).map_or_else(|_| text.to_owned(), |rest| Path::new("/").join(rest))
+            }
+            None => text.to_owned(),
+        };
+        text.to_str()?.parse().ok()
+    }
+
+    /// The one system profile: a private one is lost at reboot.
+    pub fn profile(&self) -> PathBuf {
+        self.system("/nix/var/nix/profiles/system")
+    }
+
+    pub fn current_system(&self) -> PathBuf {
+        self.system("/run/current-system")
+    }
+
+    /// What the machine runs, by looking.
+    pub fn running(&self) -> Option<StorePath> {
+        self.resolve(self.current_system())
+    }
+
+    /// What the system profile points to, by looking.
+    pub fn profile_target(&self) -> Option<StorePath> {
+        self.resolve(self.profile())
+    }
+
+    /// Follows links by their texts until one names a store path.
+    pub fn resolve(&self, mut link: PathBuf) -> Option<StorePath> {
+        for _ in 0..8 {
+            let text = std::fs::read_link(&link).ok()?;
+            if let Some(path) = self.logical(&text) {
+                return Some(path);
+            }
+            link = link.parent()?.join(text);
+        }
+        None
+    }
+
+    /// The folder of this agent's GC roots, inside Nix's own, so that a plain symlink there is a root.
+    pub fn gcroots(&self) -> PathBuf {
+        self.system("/nix/var/nix/gcroots/muster")
+    }
+
+    /// A file or folder of the agent's state.
+    pub fn state(&self, name: &str) -> PathBuf {
+        self.state.join(name)
+    }
+
+    /// PATH for every program that the agent starts: the stand-ins first, then what the agent was given, then where
+    /// Nix and the system's tools lie (launchd gives /usr/bin:/bin:/usr/sbin:/sbin alone).
+    pub fn search_path(&self) -> OsString {
+        let mut folders: Vec<PathBuf> = self.programs.iter().cloned().collect();
+        if let Some(given) = std::env::var_os("PATH") {
+            folders.extend(std::env::split_paths(&given));
+        }
+        for known in [
+            "/run/current-system/sw/bin",
+            "/nix/var/nix/profiles/default/bin",
+            "/usr/bin",
+            "/bin",
+            "/usr/sbin",
+            "/sbin",
+        ] {
+            let known = PathBuf::from(known);
+            if !folders.contains(&known) {
+                folders.push(known);
+            }
+        }
+        // A folder with a colon in its name cannot be in PATH at all.
+        std::env::join_paths(&folders).unwrap_or_else(|_| OsString::from("/usr/bin:/bin:/usr/sbin:/sbin"))
+    }
+}

@@ -1,0 +1,165 @@
+//! Whether NixOS wants a reboot, and what stands against one.
+
+use std::path::Path;
+
+use crate::core::reboot::Due;
+use crate::platform::{Layout, PlatformError, ask};
+
+/// What only a boot brings; the parts of a system that are compared.
+const PARTS: [&str; 3] = ["initrd", "kernel", "kernel-modules"];
+const BOOTED: &str = "/run/booted-system";
+
+/// The parts in which the profile differs from what was booted.
+pub fn due(layout: &Layout) -> Option<Due> {
+    let booted = layout.resolve(layout.system(BOOTED))?;
+    let profile = layout.profile_target()?;
+    let (booted, profile) = (layout.physical(&booted), layout.physical(&profile));
+    let part = |system: &Path, name: &str| std::fs::read_link(system.join(name)).ok();
+    let what: Vec<String> = PARTS
+        .into_iter()
+        .filter(|name| part(&booted, name) != part(&profile, name))
+        .map(str::to_owned)
+        .collect();
+    if what.is_empty() {
+        return None;
+    }
+    let texts = PARTS.map(|name| part(&profile, name).unwrap_or_default().to_string_lossy().into_owned());
+    Some(Due { what, mark: texts.join(" ") })
+}
+
+/// People who are logged in, and what inhibits a reboot.
+pub fn blockers(layout: &Layout) -> Result<Vec<String>, PlatformError> {
+    let sessions = ask(layout, "loginctl", &["list-sessions", "--no-legend", "--no-pager"])?;
+    let ids: Vec<&str> = sessions.lines().filter_map(|line| line.split_whitespace().next()).collect();
+    let mut blockers = Vec::new();
+    if !ids.is_empty() {
+        let facts = ["--property=Name", "--property=Class", "--property=State", "--property=TTY"];
+        let arguments = [&["show-session"][..], &ids, &facts].concat();
+        // One that has ended meanwhile is an error of loginctl's, beside what it says of the others.
+        blockers.extend(people(&super::super::run(layout, "loginctl", &arguments)?.output));
+    }
+    let arguments = ["--list", "--no-legend", "--no-pager"];
+    blockers.extend(inhibitors(&ask(layout, "systemd-inhibit", &arguments)?));
+    Ok(blockers)
+}
+
+/// Blocks of `KEY=VALUE`, one a session. Greeters, and what runs for users who are away, are no people.
+fn people(text: &str) -> Vec<String> {
+    let block = |block: &str| {
+        let fact = |key: &str| {
+            block.lines().find_map(|line| line.strip_prefix(key)?.strip_prefix('=')).unwrap_or_default()
+        };
+        let here = fact("Class") == "user" && fact("State") != "closing" && !fact("Name").is_empty();
+        here.then(|| match fact("TTY") {
+            "" => format!("{} is logged in", fact("Name")),
+            tty => format!("{} is logged in ({tty})", fact("Name")),
+        })
+    };
+    text.split("\n\n").filter_map(block).collect()
+}
+
+/// Lines of `WHO UID USER PID COMM WHAT WHY MODE`, in which WHO and WHY may have blanks: WHAT is the one word that is made
+/// of nothing but what can be inhibited.
+fn inhibitors(text: &str) -> Vec<String> {
+    const KINDS: [&str; 8] = [
+        "shutdown",
+        "sleep",
+        "idle",
+        "handle-power-key",
+        "handle-suspend-key",
+        "handle-hibernate-key",
+        "handle-lid-switch",
+        "handle-reboot-key",
+    ];
+    let line = |line: &str| {
+        let words: Vec<&str> = line.split_whitespace().collect();
+        let what = words.iter().position(|word| word.split(':').all(|kind| KINDS.contains(&kind)))?;
+        let blocks = words[what].split(':').any(|kind| kind == "shutdown") && words.last() == Some(&"block");
+        let (who, why) = (words.first()?, words.get(what + 1..words.len().saturating_sub(1))?.join(" "));
+        blocks.then(|| format!("{who} inhibits it: {why}"))
+    };
+    text.lines().filter_map(line).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use std::os::unix::fs::symlink;
+
+    use muster_protocol::machine::Class;
+
+    use super::super::super::tests::{layout, script};
+    use super::*;
+    use crate::core::records::tests::path;
+
+    fn system(layout: &Layout, name: &str, kernel: &str, initrd: &str) {
+        let folder = layout.physical(&path(name));
+        std::fs::create_dir_all(&folder).unwrap();
+        for (part, of) in [("kernel", kernel), ("initrd", initrd), ("kernel-modules", kernel)] {
+            symlink(format!("/nix/store/{of}/{part}"), folder.join(part)).unwrap();
+        }
+    }
+
+    #[test]
+    fn a_reboot_is_due_while_the_profile_has_another_kernel_initrd_or_modules_than_what_was_booted() {
+        let folder = tempfile::tempdir().unwrap();
+        let layout = layout(folder.path(), Class::Nixos);
+        system(&layout, "booted", "linux-6.1", "initrd-1");
+        system(&layout, "same", "linux-6.1", "initrd-1");
+        system(&layout, "initrd", "linux-6.1", "initrd-2");
+        system(&layout, "kernel", "linux-6.6", "initrd-2");
+        std::fs::create_dir_all(layout.profile().parent().unwrap()).unwrap();
+        std::fs::create_dir_all(layout.system("/run")).unwrap();
+        assert_eq!(due(&layout), None, "what was booted is not known");
+        symlink(path("booted").as_str(), layout.system(BOOTED)).unwrap();
+        let mut marks = Vec::new();
+        for (name, what) in
+            [("same", &[][..]), ("initrd", &["initrd"]), ("kernel", &["initrd", "kernel", "kernel-modules"])]
+        {
+            let _ = std::fs::remove_file(layout.profile());
+            symlink(path(name).as_str(), layout.profile()).unwrap();
+            let due = due(&layout);
+            assert_eq!(due.as_ref().map_or(&[][..], |due| &due.what), what, "{name}");
+            marks.extend(due.map(|due| due.mark));
+        }
+        assert_ne!(marks[0], marks[1]);
+    }
+
+    #[test]
+    fn people_block_a_reboot_and_greeters_and_the_machines_own_sessions_do_not() {
+        let text = "Name=alice\nClass=user\nState=active\nTTY=tty2\n\n\
+            Name=gdm\nClass=greeter\nState=online\nTTY=tty1\n\n\
+            Name=bob\nClass=user\nState=closing\nTTY=pts/1\n\n\
+            Name=carol\nClass=manager\nState=active\nTTY=\n\n\
+            Name=dora\nClass=user\nState=online\nTTY=\n";
+        assert_eq!(people(text), ["alice is logged in (tty2)", "dora is logged in"]);
+    }
+
+    #[test]
+    fn what_blocks_a_shutdown_blocks_a_reboot_and_what_only_delays_it_does_not() {
+        // As systemd 252 prints it.
+        let text = "\
+ModemManager   0 root 700 ModemManager   sleep                          ModemManager needs to reset devices delay
+Unattended Upg 0 root 801 unattended-upg shutdown                       Stop ongoing upgrades or perform upgrades before shutdown delay
+backup job     0 root 922 borg           shutdown:sleep                 A backup is under way block
+alice's player 9 al   950 mpv            idle                           Playing block
+";
+        assert_eq!(inhibitors(text), ["backup inhibits it: A backup is under way"]);
+        assert_eq!(inhibitors(""), Vec::<String>::new());
+    }
+
+    #[test]
+    fn sessions_and_inhibitors_are_asked_of_systemd() {
+        let folder = tempfile::tempdir().unwrap();
+        let layout = layout(folder.path(), Class::Nixos);
+        let programs = folder.path().join("programs");
+        script(&programs.join("systemd-inhibit"), "true");
+        script(&programs.join("loginctl"), "true");
+        assert_eq!(blockers(&layout).unwrap(), Vec::<String>::new());
+        let text = "case $1 in list-sessions) echo ' 4 1000 alice seat0 tty2'; echo ' 7 0 root -';; \
+            show-session) test \"$2 $3\" = '4 7' && printf 'Name=alice\\nClass=user\\nState=active\\n'; exit 1;; esac";
+        script(&programs.join("loginctl"), text);
+        assert_eq!(blockers(&layout).unwrap(), ["alice is logged in"]);
+        script(&programs.join("systemd-inhibit"), "echo 'Failed to connect to bus' >&2; exit 1");
+        assert!(blockers(&layout).unwrap_err().to_string().contains("Failed to connect"));
+    }
+}

@@ -1,0 +1,255 @@
+//! The steps before the switch: fetching, building, and what must hold before anything is changed.
+
+use std::time::Duration;
+
+use muster_protocol::clock::Clock as _;
+use muster_protocol::ids::Generation;
+use muster_protocol::policy::Hook;
+use muster_protocol::report::{EventKind, Step as Ended};
+use muster_protocol::target::HealthCheck;
+
+use super::work::{Work, WorkError};
+use super::{Shared, roots};
+use crate::buildlog::BuildLog;
+use crate::core::policy::{Circumstances, Deferral, Hold, Stage};
+use crate::core::progress::{Pace, Tracker, words};
+use crate::core::records::Transaction;
+use crate::core::state::Input;
+use crate::core::window;
+use crate::nix::{BuildLimits, Listener, NixError, free_bytes};
+use crate::platform::{Platform, Preflight};
+use crate::probes;
+
+/// How often a person's work is looked for without being told that it is done.
+const HUMAN_INTERVAL: Duration = Duration::from_secs(3600);
+/// The pause after a hook put a switch off.
+const HOOK_PAUSE: Duration = Duration::from_secs(300);
+/// How often a step before the activation is tried while the controller answers. An absent controller and a full disk
+/// are waited out.
+const TRIES: u32 = 8;
+
+/// Follows a process of Nix: keeps its words, and tells now and then how far it is.
+struct Follow<'a> {
+    shared: &'a Shared,
+    generation: Generation,
+    tracker: Tracker,
+    pace: Pace,
+    log: BuildLog,
+}
+
+impl<'a> Follow<'a> {
+    fn new(shared: &'a Shared, generation: Generation, step: Ended) -> Self {
+        let pace = Pace::new(shared.clock.awake());
+        let log = BuildLog::open(&shared.config.state_dir, generation);
+        Self { shared, generation, tracker: Tracker::new(step), pace, log }
+    }
+}
+
+impl Listener for Follow<'_> {
+    fn line(&mut self, line: &str) -> Option<String> {
+        let text = self.tracker.line(line);
+        if let Some(text) = &text {
+            self.log.line(text);
+        }
+        if self.pace.take(self.shared.clock.awake()) {
+            self.shared.progress(self.generation, self.tracker.progress().clone());
+        }
+        text
+    }
+}
+
+impl Drop for Follow<'_> {
+    fn drop(&mut self) {
+        self.shared.progress.borrow_mut().take();
+    }
+}
+
+impl Work<'_> {
+    /// What the machine is like, as far as this step and its policies ask.
+    pub(super) async fn look(&self, stage: Stage) -> Result<Circumstances, WorkError> {
+        let (rules, output) = (self.rules(), self.output());
+        let asks_network = rules.metered != muster_protocol::policy::MeteredPolicy::Go;
+        let zone = jiff::tz::TimeZone::system();
+        let openness = window::openness(&rules.windows, self.shared.clock.unix_ms(), &zone);
+        self.ask(move |platform| {
+            let switches = stage == Stage::Switch;
+            Ok(Circumstances {
+                window: openness,
+                on_battery: platform.on_battery(),
+                metered: asks_network && !switches && platform.metered(),
+                free_disk: free_bytes(&existing(&platform.layout().store_prefix())).ok(),
+                free_memory: platform.free_memory(),
+                busy: if switches { busy(platform) } else { None },
+                absent: output.filter(|_| switches).and_then(|new| platform.absent(&new)),
+            })
+        })
+        .await
+    }
+
+    pub(super) async fn fetch(&mut self) -> Result<(), WorkError> {
+        let Some(target) = self.target() else { return Ok(()) };
+        let started = self.shared.clock.awake();
+        let mut follow = Follow::new(self.shared, target.generation, Ended::Fetch);
+        let fetched = self.nix.fetch(&target.derivation, &self.client.cache(), &mut follow).await;
+        drop(follow);
+        let ms = self.since(started);
+        self.finished(Ended::Fetch, fetched, |()| {
+            (Input::Fetched, EventKind::Fetched { ms }, Box::new(move |open| open.took.fetch_ms = Some(ms)))
+        })
+    }
+
+    pub(super) async fn build(&mut self) -> Result<(), WorkError> {
+        let Some(target) = self.target() else { return Ok(()) };
+        let started = self.shared.clock.awake();
+        let rules = self.rules();
+        let limits = BuildLimits { max_jobs: rules.max_jobs, cores: rules.cores, nice: rules.nice };
+        let link = roots::new_link(self.shared.platform.layout());
+        let mut follow = Follow::new(self.shared, target.generation, Ended::Build);
+        let built = self.nix.realise(&target, &self.client.cache(), &link, limits, &mut follow).await;
+        drop(follow);
+        let step = match &built {
+            Err(NixError::WrongOutput { .. }) => Ended::Compare,
+            _ => Ended::Build,
+        };
+        let ms = self.since(started);
+        self.finished(step, built, |output| {
+            let timed: Change = Box::new(move |open| open.took.build_ms = Some(ms));
+            (Input::Built, EventKind::Built { output, ms }, timed)
+        })
+    }
+
+    /// Goes on after a step of Nix, gives up, or tries it again later.
+    fn finished<T>(
+        &self,
+        step: Ended,
+        result: Result<T, NixError>,
+        well: impl FnOnce(T) -> (Input, EventKind, Change),
+    ) -> Result<(), WorkError> {
+        let error = match result {
+            Ok(value) => {
+                let (input, event, change) = well(value);
+                return self.advance(input, vec![event], change);
+            }
+            Err(error) => error,
+        };
+        let attack = error.attack();
+        let events = attack.map(|attack| EventKind::Refused { attack, detail: error.to_string() });
+        let tried = self.backoff.failures() + 1 >= TRIES
+            && self.shared.answers.get()
+            && !matches!(error, NixError::NoSpace(_));
+        if error.is_permanent() || tried {
+            if let Some(attack) = attack {
+                self.shared.refused.set(Some(attack));
+            }
+            tracing::error!("{error}");
+            return self.fail(step, error.detail(), error.is_permanent(), events.into_iter().collect());
+        }
+        Err(error.into())
+    }
+
+    pub(super) async fn preflight(&mut self) -> Result<(), WorkError> {
+        let Some(new) = self.output() else { return Ok(()) };
+        let started = self.shared.clock.awake();
+        let preflight = self.ask(move |platform| platform.preflight(&new)).await?;
+        match preflight {
+            Preflight::Passed => {}
+            Preflight::Failed(detail) => return self.fail(Ended::Preflight, detail, true, vec![]),
+            Preflight::NeedsHuman(detail) => {
+                let told = !self.asked_for.insert(detail.clone());
+                let event = EventKind::NeedsHuman { detail: detail.clone() };
+                tracing::warn!("a person is needed: {detail}");
+                let events = if told { vec![] } else { vec![event] };
+                self.advance(Input::Blocked { detail }, events, |_| ())?;
+                self.not_before = Some(self.shared.clock.awake() + HUMAN_INTERVAL);
+                return Ok(());
+            }
+        }
+        if let Err((name, why)) = self.hooks(self.rules().before, "before", true).await {
+            self.not_before = Some(self.shared.clock.awake() + HOOK_PAUSE);
+            let why = format!("the hook '{name}' does not let it: {why}");
+            return self.defer(Deferral::new(Hold::Hook, why));
+        }
+        let ms = self.since(started);
+        self.advance(Input::Passed, vec![], |open| open.took.preflight_ms = Some(ms))
+    }
+
+    /// Runs hooks one after the other; the first that fails, unless all are to run, ends it with its name and its words.
+    pub(super) async fn hooks(
+        &self,
+        hooks: Vec<Hook>,
+        when: &'static str,
+        stop: bool,
+    ) -> Result<(), (String, String)> {
+        let mut result = Ok(());
+        for hook in hooks {
+            let facts = self.facts(when);
+            let layout = self.shared.platform.layout().clone();
+            let limit = Duration::from_secs(hook.timeout_seconds.into());
+            tracing::info!(hook = hook.name, "running a hook {when} the switch");
+            let command = hook.command;
+            let ran =
+                tokio::task::spawn_blocking(move || probes::run_with(&command, &facts, limit, &layout)).await;
+            if let Err(why) = ran.unwrap_or_else(|_| Err("its thread broke off".to_owned())) {
+                tracing::warn!(hook = hook.name, "the hook failed: {why}");
+                result = Err((hook.name, why));
+                if stop {
+                    break;
+                }
+            }
+        }
+        result
+    }
+
+    /// What a hook is told in its environment.
+    fn facts(&self, when: &'static str) -> Vec<(&'static str, String)> {
+        let ledger = self.shared.ledger.borrow();
+        let Some(open) = ledger.transaction() else { return Vec::new() };
+        let old = open.old.as_ref().and_then(|old| old.system()).map(ToString::to_string);
+        let running = self.shared.platform.layout().running().map(|running| running.to_string());
+        vec![
+            ("MUSTER_WHEN", when.to_owned()),
+            ("MUSTER_MACHINE", self.shared.identity.machine.to_string()),
+            ("MUSTER_GENERATION", open.generation().to_string()),
+            ("MUSTER_STATE", open.state.name().to_owned()),
+            ("MUSTER_OLD", old.or(running).unwrap_or_default()),
+            ("MUSTER_NEW", open.output().to_string()),
+        ]
+    }
+
+    /// The checks that were signed, and those of the machine's own file.
+    pub(super) fn checks(&self) -> Vec<HealthCheck> {
+        let ledger = self.shared.ledger.borrow();
+        let signed = ledger.transaction().map(|open| open.checks().to_vec()).unwrap_or_default();
+        // Somebody who goes back wants to be back, whatever is ill.
+        let own = ledger.transaction().filter(|open| !open.is_rollback()).map(|_| &self.shared.config.checks);
+        signed.into_iter().chain(own.into_iter().flatten().cloned()).collect()
+    }
+}
+
+type Change = Box<dyn FnOnce(&mut Transaction)>;
+
+fn busy(platform: &dyn Platform) -> Option<String> {
+    platform.busy().unwrap_or_else(|error| {
+        tracing::warn!(%error, "whether somebody else switches this machine is not known");
+        None
+    })
+}
+
+/// The folder itself, or the first above it that is there.
+fn existing(folder: &std::path::Path) -> std::path::PathBuf {
+    folder.ancestors().find(|folder| folder.is_dir()).unwrap_or(std::path::Path::new("/")).to_path_buf()
+}
+
+impl Shared {
+    /// Tells how far a step is, in a report, in the next check-in and to whoever asks here.
+    fn progress(&self, generation: Generation, progress: muster_protocol::report::Progress) {
+        *self.progress.borrow_mut() = Some(words(&progress));
+        let now = self.clock.unix_ms();
+        let event = EventKind::Progress(progress);
+        // A disk that refuses it has more to worry about; the step goes on.
+        if let Err(error) = self.ledger.borrow_mut().tell(Some(generation), event, now) {
+            tracing::debug!(%error, "progress is not told");
+        }
+        self.changed();
+    }
+}

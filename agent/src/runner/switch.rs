@@ -1,0 +1,221 @@
+//! The steps round the switch: the activator is started and watched, the new system probed, the end taken in.
+
+use muster_protocol::clock::Clock as _;
+use muster_protocol::ids::{Generation, StorePath};
+use muster_protocol::report::EventKind;
+
+use super::roots;
+use super::work::{Work, WorkError};
+use crate::buildlog::BuildLog;
+use crate::core::plan::Probed;
+use crate::core::prune::doomed;
+use crate::core::records::{Activation, ActivationPhase, GivenVerdict, Old, Settled, Transaction};
+use crate::core::state::{Input, State};
+use crate::probes;
+
+/// The pause between two looks whether the activator has lost its patience while checks run.
+const PATIENCE_LOOK: std::time::Duration = std::time::Duration::from_millis(200);
+
+impl Work<'_> {
+    /// OLD, and what had failed before, are durable before anything is changed.
+    pub(super) async fn start_activator(&mut self) -> Result<(), WorkError> {
+        let Some(new) = self.output() else { return Ok(()) };
+        let failed_before = match self.ask(|platform| platform.failed_units()).await {
+            Ok(units) => units,
+            Err(error) => {
+                tracing::warn!(%error, "the units that fail already are not known");
+                Vec::new()
+            }
+        };
+        let layout = self.shared.platform.layout();
+        let old = Old { running: layout.running(), profile: layout.profile_target() };
+        roots::hold(layout, &new, old.system()).map_err(WorkError::Roots)?;
+        // The first system of a machine replaces none.
+        let before = old.system().unwrap_or(&new).clone();
+        let event = EventKind::Activating { old: before, new };
+        self.advance(Input::Started, vec![event], |transaction| {
+            transaction.old = Some(old);
+            transaction.failed_before = failed_before;
+        })?;
+        self.restart_activator().await
+    }
+
+    pub(super) async fn restart_activator(&mut self) -> Result<(), WorkError> {
+        let generation = self.generation().unwrap_or(Generation::FIRST);
+        self.shared.changed();
+        self.ask(move |platform| platform.start_activator(generation)).await?;
+        self.started = Some(self.shared.clock.awake());
+        Ok(())
+    }
+
+    /// Takes over what the activator's record says.
+    pub(super) fn enter(&mut self, input: Input) -> Result<(), WorkError> {
+        let record = self.shared.ledger.borrow().files.activation()?.whole();
+        let activating =
+            self.shared.ledger.borrow().transaction().is_some_and(|open| open.state == State::Activating);
+        let mut events = match &record {
+            Some(Activation { exit: Some(exit), ms, .. }) if activating => {
+                vec![EventKind::Activated { exit: *exit, ms: *ms }]
+            }
+            _ => vec![],
+        };
+        if let Input::Untouched { deferral } = &input {
+            tracing::info!("put off: {}", deferral.why);
+            events.push(EventKind::Deferred { why: deferral.why.clone(), until: None });
+            // The activator that gave up is gone, and the next one is another.
+            self.started = None;
+        }
+        if matches!(input, Input::Activated | Input::Rebooted) {
+            self.probed = None;
+            self.shared.probing_since.set(Some(self.shared.clock.awake()));
+        }
+        if let Some(record) = record.as_ref().filter(|_| activating) {
+            self.note(record);
+        }
+        self.advance(input, events, |open| {
+            if let Some(record) = record {
+                open.took.activation_ms = record.exit.map(|_| record.ms).or(open.took.activation_ms);
+                open.took.undo_ms = record.undo_ms.or(open.took.undo_ms);
+            }
+        })
+    }
+
+    /// What the activation said goes behind what the build said.
+    fn note(&self, record: &Activation) {
+        let Some(generation) = self.generation().filter(|_| !record.detail.is_empty()) else { return };
+        let mut log = BuildLog::open(&self.shared.config.state_dir, generation);
+        record.detail.lines().for_each(|line| log.line(&format!("activation> {line}")));
+    }
+
+    /// Asks everything at once; stops when the activator has lost its patience meanwhile.
+    pub(super) async fn probe(&mut self) -> Result<(), WorkError> {
+        let now = self.shared.clock.awake();
+        if self.shared.probing_since.get().is_none() {
+            // This agent was started after the activation.
+            self.shared.probing_since.set(Some(now));
+            self.shared.changed();
+        }
+        self.probing = Some(now);
+        let checks = self.checks();
+        let asked = async {
+            tokio::join!(
+                probes::run(&checks, &self.shared.platform),
+                self.ask(|platform| platform.failed_units())
+            )
+        };
+        let (checks, failed_after) = tokio::select! {
+            asked = asked => asked,
+            result = self.no_longer_activated() => return result,
+        };
+        self.probed = Some(Probed { checks, failed_after: failed_after? });
+        Ok(())
+    }
+
+    async fn no_longer_activated(&self) -> Result<(), WorkError> {
+        loop {
+            tokio::time::sleep(PATIENCE_LOOK).await;
+            let record = self.shared.ledger.borrow().files.activation()?.whole();
+            if record.is_none_or(|record| record.phase != ActivationPhase::Activated) {
+                return Ok(());
+            }
+        }
+    }
+
+    pub(super) fn give(&self, verdict: GivenVerdict) -> Result<(), WorkError> {
+        tracing::info!(?verdict, "the verdict on the new system");
+        Ok(self.shared.ledger.borrow_mut().give(verdict)?)
+    }
+
+    /// Takes in a transaction that is over. What is told and tidied afterwards may fail: the end stands.
+    pub(super) async fn settle(&mut self) -> Result<(), WorkError> {
+        let transaction = self.shared.ledger.borrow().transaction().cloned();
+        let Some(transaction) = transaction else { return Ok(()) };
+        let old = transaction.old.as_ref().and_then(Old::system).cloned();
+        let confirmed = matches!(transaction.state, State::Confirmed { .. });
+        let (rules, tried) = (self.rules(), transaction.old.is_some());
+        if tried {
+            let _ = self.hooks(rules.after, "after", false).await.map_err(|hook| self.hook_failed(hook));
+        }
+        let layout = self.shared.platform.layout();
+        let rooted = match &transaction.state {
+            // A system that was only brought back keeps the one before it.
+            State::Confirmed { .. } if transaction.enforcing => {
+                roots::confirm(layout, transaction.output(), None)
+            }
+            State::Confirmed { .. } => roots::confirm(layout, transaction.output(), old.as_ref()),
+            _ => Ok(()),
+        };
+        rooted.map_err(WorkError::Roots)?;
+        if let State::Confirmed { degraded } = &transaction.state {
+            *self.shared.degraded.borrow_mut() = Some(degraded.clone());
+            self.units_seen = Some(self.shared.clock.awake());
+        }
+        let running = layout.running();
+        let settled = Settled {
+            running: running.as_ref(),
+            at: self.shared.clock.unix_ms(),
+            console: self.shared.platform.console(),
+        };
+        let probe_ms = self.probing.map(|began| self.since(began));
+        self.shared.ledger.borrow_mut().settle(settled)?;
+        self.shared.changed();
+        tracing::info!("generation {} is over: {}", transaction.generation(), transaction.state.name());
+        self.summarise(&transaction, old.as_ref(), probe_ms).await;
+        roots::release(layout).map_err(WorkError::Roots)?;
+        if let Some(keep) = rules.keep_generations.filter(|_| confirmed) {
+            self.prune(keep, &transaction, old.as_ref());
+        }
+        (self.probed, self.started, self.began, self.probing) = (None, None, None, None);
+        self.asked_for.clear();
+        self.shared.probing_since.set(None);
+        Ok(())
+    }
+
+    fn hook_failed(&self, (hook, detail): (String, String)) {
+        let event = EventKind::HookFailed { hook, detail };
+        self.tell(event);
+    }
+
+    fn tell(&self, event: EventKind) {
+        let (generation, now) = (self.generation(), self.shared.clock.unix_ms());
+        if let Err(error) = self.shared.ledger.borrow_mut().tell(generation, event, now) {
+            tracing::warn!(%error, "an event is not told");
+        }
+    }
+
+    /// How long it all took and what it changed. OLD and NEW are still kept from the garbage collector.
+    async fn summarise(&self, transaction: &Transaction, old: Option<&StorePath>, probe_ms: Option<u64>) {
+        if transaction.is_rollback() {
+            return;
+        }
+        let mut summary = transaction.took.clone();
+        summary.probe_ms = probe_ms;
+        if let Some(old) = old.filter(|old| *old != transaction.output()) {
+            match self.nix.closure_change(old, transaction.output()).await {
+                Ok(change) => summary.closure = Some(change),
+                Err(error) => tracing::warn!("what changed is not known: {error}"),
+            }
+        }
+        let (generation, now) = (transaction.generation(), self.shared.clock.unix_ms());
+        let event = EventKind::Summary(Box::new(summary));
+        if let Err(error) = self.shared.ledger.borrow_mut().tell(Some(generation), event, now) {
+            tracing::warn!(%error, "the summary is not told");
+        }
+    }
+
+    /// Old generations go only now that the new one is confirmed; OLD stays whatever its number.
+    fn prune(&self, keep: u32, transaction: &Transaction, old: Option<&StorePath>) {
+        let running = self.shared.platform.layout().running();
+        let previous = self.shared.ledger.borrow().journal().previous.clone();
+        let spared = [Some(transaction.output()), old, running.as_ref(), previous.as_ref()];
+        let spared: Vec<&StorePath> = spared.into_iter().flatten().collect();
+        let doomed = doomed(&self.nix.profile_generations(), keep, &spared);
+        if doomed.is_empty() {
+            return;
+        }
+        tracing::info!(?doomed, "removing old generations of the system profile");
+        if let Err(error) = self.nix.forget_generations(&doomed) {
+            tracing::warn!("{error}");
+        }
+    }
+}
