@@ -28,6 +28,7 @@ use muster_protocol::ids::Generation;
 use muster_protocol::random;
 use muster_protocol::report::{Attack, EventKind};
 use muster_protocol::target::Target;
+use muster_protocol::witness::AgeClaim;
 use tokio::sync::{Notify, mpsc, oneshot};
 use tracing::{Instrument as _, Span, info_span};
 
@@ -39,7 +40,7 @@ use crate::core::policy::Pause;
 use crate::core::records::Transaction;
 use crate::core::state::State;
 use crate::durable;
-use crate::identity::Identity;
+use crate::identity::{self, Identity};
 use crate::local::{Command, Status};
 use crate::platform::{self, Platform};
 use crate::status;
@@ -276,7 +277,15 @@ impl Shared {
             note,
             refused: self.refused.get(),
             health: self.health(),
+            age: self.age_claim(),
         })
+    }
+
+    /// A machine whose age key cannot be read says nothing of it; everything else goes on.
+    fn age_claim(&self) -> Option<AgeClaim> {
+        let identity = &self.identity;
+        let claim = identity::age_claim(&self.config.state_dir, &identity.fleet, &identity.machine);
+        claim.inspect_err(|error| tracing::warn!("{error}")).ok()
     }
 
     fn status(&self) -> Status {

@@ -6,6 +6,7 @@ use crate::clock::UnixMillis;
 use crate::ids::{Generation, MachineName, Sha256, StorePath};
 use crate::machine::{Class, System};
 use crate::report::Attack;
+use crate::witness::AgeClaim;
 
 /// How long a bearer is good, in seconds.
 pub const BEARER_SECONDS: u64 = 3600;
@@ -44,6 +45,9 @@ pub struct CheckIn {
     pub refused: Option<Attack>,
     #[serde(default, skip_serializing_if = "Health::is_empty")]
     pub health: Health,
+    /// What its secrets are to be encrypted to from now on. Agents of 0.1 said it at their enrolment alone.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub age: Option<AgeClaim>,
 }
 
 /// What a machine knows of itself beside its phase.

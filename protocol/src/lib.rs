@@ -17,3 +17,4 @@ pub mod random;
 pub mod report;
 pub mod target;
 pub mod tuf;
+pub mod witness;

@@ -179,6 +179,9 @@ pub struct MachineView {
     pub health: Health,
     pub agent: Option<String>,
     pub age: Option<String>,
+    /// The machine's proof that `age` is its own; see [`crate::witness`].
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub age_proof: Option<Sha256>,
     pub key: Option<PublicKey>,
     pub enrolled_at: Option<UnixMillis>,
     pub last_seen: Option<UnixMillis>,

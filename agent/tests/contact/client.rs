@@ -45,6 +45,7 @@ fn check_in(fleet: &Fleet) -> CheckIn {
         note: None,
         refused: None,
         health: muster_protocol::checkin::Health::default(),
+        age: None,
     }
 }
 fn reply(bearer: &str) -> Vec<u8> {

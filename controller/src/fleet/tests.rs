@@ -41,6 +41,7 @@ fn told(phase: Phase, of: u64, running: char, confirmed: Option<u64>) -> CheckIn
         note: None,
         refused: None,
         health: muster_protocol::checkin::Health::default(),
+        age: None,
     }
 }
 fn machine(observed: Option<CheckIn>, outcome: Option<(u64, EventKind)>) -> Machine {

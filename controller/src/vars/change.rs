@@ -7,19 +7,30 @@ use super::keys::Recipients;
 /// One change to the folder. Contents are public or encrypted, never in the clear.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Change {
-    Write { path: PathBuf, contents: Vec<u8> },
-    Link { path: PathBuf, target: PathBuf },
+    Write {
+        path: PathBuf,
+        contents: Vec<u8>,
+    },
+    Link {
+        path: PathBuf,
+        target: PathBuf,
+    },
     /// A file or a link; folders that become empty go too.
-    Remove { path: PathBuf },
-    RemoveTree { path: PathBuf },
+    Remove {
+        path: PathBuf,
+    },
+    RemoveTree {
+        path: PathBuf,
+    },
 }
 
 impl Change {
     pub fn path(&self) -> &Path {
         match self {
-            Self::Write { path, .. } | Self::Link { path, .. } | Self::Remove { path } | Self::RemoveTree { path } => {
-                path
-            }
+            Self::Write { path, .. }
+            | Self::Link { path, .. }
+            | Self::Remove { path }
+            | Self::RemoveTree { path } => path,
         }
     }
 }

@@ -53,7 +53,10 @@ pub fn check(generators: &Generators, chosen: &[&Generator], snapshot: &Snapshot
                 let path = folder.join(layout::VALUE);
                 found.push(Finding::wrong(
                     &generator.id,
-                    format!("{} is in the clear, and shall be secret: take it out of git, and make a new value", path.display()),
+                    format!(
+                        "{} is in the clear, and shall be secret: take it out of git, and make a new value",
+                        path.display()
+                    ),
                 ));
             }
             found.extend(of_access(&policy, snapshot, &folder));
@@ -62,10 +65,14 @@ pub fn check(generators: &Generators, chosen: &[&Generator], snapshot: &Snapshot
     for ((kind, name), keys) in &snapshot.members.keys {
         if let Err(error) = keys {
             let path = layout::key_file(*kind, name);
-            found.push(Finding::wrong(format!("{kind} {name}"), format!("{} cannot be used: {error}", path.display())));
+            found.push(Finding::wrong(
+                format!("{kind} {name}"),
+                format!("{} cannot be used: {error}", path.display()),
+            ));
         }
     }
-    let machines = chosen.iter().flat_map(|generator| generator.secrets()).flat_map(|(_, file)| &file.readers);
+    let machines =
+        chosen.iter().flat_map(|generator| generator.secrets()).flat_map(|(_, file)| &file.readers);
     let mut unknown: Vec<&MachineName> =
         machines.filter(|machine| !snapshot.members.has(&(Kind::Machine, machine.to_string()))).collect();
     unknown.sort();
@@ -132,7 +139,8 @@ fn of_access(policy: &Policy<'_>, snapshot: &Snapshot, folder: &Path) -> Vec<Fin
         }
     }
     if draft.rekeys.is_empty() && !draft.changes.is_empty() {
-        found.push(Finding::wrong(&about, "the links beside it are not as they should be: `muster vars fix`"));
+        found
+            .push(Finding::wrong(&about, "the links beside it are not as they should be: `muster vars fix`"));
     }
     found
 }
@@ -157,10 +165,14 @@ pub fn left_over(generators: &Generators, snapshot: &Snapshot) -> Vec<PathBuf> {
 /// Who reads a secret, by its links: for lists.
 pub fn readers(snapshot: &Snapshot, folder: &Path) -> Vec<String> {
     let links = snapshot.secrets.get(folder).map(|secret| secret.links.keys());
-    links.into_iter().flatten().map(|(kind, name): &Member| match kind {
-        Kind::Group => format!("@{name}"),
-        Kind::Machine | Kind::User => name.clone(),
-    }).collect()
+    links
+        .into_iter()
+        .flatten()
+        .map(|(kind, name): &Member| match kind {
+            Kind::Group => format!("@{name}"),
+            Kind::Machine | Kind::User => name.clone(),
+        })
+        .collect()
 }
 
 #[cfg(test)]
@@ -213,7 +225,8 @@ mod tests {
 
     #[test]
     fn a_secret_that_a_machine_shall_read_and_cannot_is_told() {
-        let text = r#"{"tin":{"generators":{"x":{"share":false,"files":{"a":{"secret":true,"deploy":true}}}}}}"#;
+        let text =
+            r#"{"tin":{"generators":{"x":{"share":false,"files":{"a":{"secret":true,"deploy":true}}}}}}"#;
         let generators = generators(text).unwrap();
         let joe = (Kind::User, "joe");
         let snapshot = Snapshot {

@@ -13,7 +13,7 @@ use serde::Deserialize;
 
 pub use self::folder::FolderError;
 pub use self::scripts::{Script, physical_store};
-use super::generators::{Declared, DeclarationError, Generators};
+use super::generators::{DeclarationError, Declared, Generators};
 use super::names::GeneratorId;
 use crate::flake::evaluate::{Flake, FlakeError};
 use crate::flake::nix::{EVALUATION_LIMIT, NixError, nix, run};
@@ -104,18 +104,13 @@ impl VarsFlake {
     pub async fn open(reference: &str) -> Result<Self, VarsFlakeError> {
         let flake = Flake::open(reference).await?;
         let folder = folder::local(reference).await?;
-        let system = run(
-            "nix-instantiate",
-            &["--eval", "--json", "-E", "builtins.currentSystem"],
-            EVALUATION_LIMIT,
-        );
-        let (system, clan) = tokio::try_join!(
-            async { system.await.map_err(VarsFlakeError::System) },
-            async {
+        let system =
+            run("nix-instantiate", &["--eval", "--json", "-E", "builtins.currentSystem"], EVALUATION_LIMIT);
+        let (system, clan) =
+            tokio::try_join!(async { system.await.map_err(VarsFlakeError::System) }, async {
                 let clan = flake.optional(crate::flake::inventory::CLAN_OUTPUT, OF_CLAN).await?;
                 Ok(flake.parse::<Clan>(crate::flake::inventory::CLAN_OUTPUT, clan)?)
-            }
-        )?;
+            })?;
         let system: String = serde_json::from_slice(&system).map_err(|error| {
             VarsFlakeError::System(NixError::Format { program: "nix-instantiate", reason: error.to_string() })
         })?;
@@ -153,7 +148,8 @@ impl VarsFlake {
         if self.is_clan {
             return vec![(self.clan_attribute(), classes.keys().cloned().collect())];
         }
-        let of = |class: Class| classes.iter().filter(move |(_, it)| **it == class).map(|(name, _)| name.clone());
+        let of =
+            |class: Class| classes.iter().filter(move |(_, it)| **it == class).map(|(name, _)| name.clone());
         let all = Class::ALL.map(|class| (class.flake_output().to_owned(), of(class).collect::<Vec<_>>()));
         all.into_iter().filter(|(_, names)| !names.is_empty()).collect()
     }
@@ -178,7 +174,11 @@ impl VarsFlake {
         Ok(all)
     }
 
-    async fn ask(&self, attribute: &str, names: &[String]) -> Result<BTreeMap<String, Declared>, VarsFlakeError> {
+    async fn ask(
+        &self,
+        attribute: &str,
+        names: &[String],
+    ) -> Result<BTreeMap<String, Declared>, VarsFlakeError> {
         let what = names.join(", ");
         let installable = format!("{}#{attribute}", self.flake.url());
         let apply = format!(

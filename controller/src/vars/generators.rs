@@ -265,7 +265,8 @@ pub(super) mod tests {
         let mac: MachineName = "mac".parse().unwrap();
         let ca = found.find(&mac, &"ca".parse().unwrap()).unwrap();
         assert_eq!(ca.machines.len(), 2);
-        let readers: Vec<&str> = ca.files[&"key".parse().unwrap()].readers.iter().map(MachineName::as_str).collect();
+        let readers: Vec<&str> =
+            ca.files[&"key".parse().unwrap()].readers.iter().map(MachineName::as_str).collect();
         assert_eq!(readers, ["mac"]);
         assert!(ca.files[&"pub".parse().unwrap()].readers.is_empty(), "what is public needs no reader");
         assert_eq!(ca.groups, BTreeSet::from(["admins".to_owned()]));
@@ -288,9 +289,11 @@ pub(super) mod tests {
 
     #[test]
     fn names_that_lead_elsewhere_and_other_stores_are_refused() {
-        let escape = r#"{"tin":{"generators":{"../x":{"share":false,"files":{"y":{"secret":true,"deploy":true}}}}}}"#;
+        let escape =
+            r#"{"tin":{"generators":{"../x":{"share":false,"files":{"y":{"secret":true,"deploy":true}}}}}}"#;
         assert!(generators(escape).unwrap_err().to_string().contains("'../x'"));
-        let file = r#"{"tin":{"generators":{"x":{"share":false,"files":{"a/b":{"secret":true,"deploy":true}}}}}}"#;
+        let file =
+            r#"{"tin":{"generators":{"x":{"share":false,"files":{"a/b":{"secret":true,"deploy":true}}}}}}"#;
         assert!(generators(file).unwrap_err().to_string().contains("'a/b'"));
         let store = r#"{"tin":{"store":"password-store","generators":{"x":{"share":false,"files":{}}}}}"#;
         assert!(generators(store).unwrap_err().to_string().contains("'password-store'"));

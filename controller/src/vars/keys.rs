@@ -44,7 +44,8 @@ impl Recipient {
     }
 
     pub fn pgp(fingerprint: &str) -> Option<Self> {
-        let good = (16..=64).contains(&fingerprint.len()) && fingerprint.bytes().all(|b| b.is_ascii_hexdigit());
+        let good =
+            (16..=64).contains(&fingerprint.len()) && fingerprint.bytes().all(|b| b.is_ascii_hexdigit());
         good.then(|| Self { key: fingerprint.to_owned(), kind: KeyKind::Pgp })
     }
 }
@@ -84,8 +85,7 @@ struct Entry {
 
 /// Reads `key.json`: one key (as Clan wrote it until 2024) or a list of them.
 pub fn parse_key_file(text: &[u8]) -> Result<Recipients, KeyFileError> {
-    let value: Value =
-        serde_json::from_slice(text).map_err(|error| KeyFileError::Json(error.to_string()))?;
+    let value: Value = serde_json::from_slice(text).map_err(|error| KeyFileError::Json(error.to_string()))?;
     let entries = match value {
         Value::Array(entries) => entries,
         entry @ Value::Object(_) => vec![entry],
@@ -111,7 +111,11 @@ pub fn key_file(keys: &Recipients) -> String {
     let entries: Vec<String> = keys
         .iter()
         .map(|key| {
-            format!("  {{\n    \"publickey\": {},\n    \"type\": \"{}\"\n  }}", json!(key.key), key.kind.as_str())
+            format!(
+                "  {{\n    \"publickey\": {},\n    \"type\": \"{}\"\n  }}",
+                json!(key.key),
+                key.kind.as_str()
+            )
         })
         .collect();
     format!("[\n{}\n]", entries.join(",\n"))
@@ -129,7 +133,8 @@ pub enum SopsFileError {
 
 /// To whom a sops file of format binary is encrypted, from what it says of itself.
 pub fn recipients_of(file: &[u8]) -> Result<Recipients, SopsFileError> {
-    let value: Value = serde_json::from_slice(file).map_err(|error| SopsFileError::Json(error.to_string()))?;
+    let value: Value =
+        serde_json::from_slice(file).map_err(|error| SopsFileError::Json(error.to_string()))?;
     let sops = value.get("sops").and_then(Value::as_object).ok_or(SopsFileError::NotSops)?;
     if !value.get("data").is_some_and(Value::is_string) || !sops.contains_key("mac") {
         return Err(SopsFileError::NotSops);
@@ -149,9 +154,14 @@ pub fn recipients_of(file: &[u8]) -> Result<Recipients, SopsFileError> {
 /// What sops reads with `--config`: one rule with these recipients.
 pub fn sops_config(recipients: &Recipients) -> String {
     let of = |kind| -> Vec<&str> {
-        recipients.iter().filter(|recipient| recipient.kind == kind).map(|recipient| recipient.key.as_str()).collect()
+        recipients
+            .iter()
+            .filter(|recipient| recipient.kind == kind)
+            .map(|recipient| recipient.key.as_str())
+            .collect()
     };
-    json!({ "creation_rules": [{ "key_groups": [{ "age": of(KeyKind::Age), "pgp": of(KeyKind::Pgp) }] }] }).to_string()
+    json!({ "creation_rules": [{ "key_groups": [{ "age": of(KeyKind::Age), "pgp": of(KeyKind::Pgp) }] }] })
+        .to_string()
 }
 
 #[cfg(test)]
@@ -183,7 +193,10 @@ mod tests {
             ("7", "neither"),
             ("[]", "no key"),
             (r#"[{"publickey":"age1x","type":"age"}]"#, "no public key"),
-            (r#"[{"publickey":"AGE-SECRET-KEY-1QPF2SQ062UDCWC2FCLQUKPPPT5QWW5A5KQYF8","type":"age"}]"#, "no public"),
+            (
+                r#"[{"publickey":"AGE-SECRET-KEY-1QPF2SQ062UDCWC2FCLQUKPPPT5QWW5A5KQYF8","type":"age"}]"#,
+                "no public",
+            ),
             (r#"[{"publickey":"k","type":"kms"}]"#, "age and pgp"),
             (r#"[{"key":"k"}]"#, "neither"),
         ] {

@@ -130,7 +130,10 @@ mod tests {
         );
         let shared = file(&id(None, "ca"), &"key".parse().unwrap());
         assert_eq!(link_target(&shared, Kind::User, "joerg"), Path::new("../../../../../sops/users/joerg"));
-        assert_eq!(link_target(&shared, Kind::Group, "admins"), Path::new("../../../../../sops/groups/admins"));
+        assert_eq!(
+            link_target(&shared, Kind::Group, "admins"),
+            Path::new("../../../../../sops/groups/admins")
+        );
         let group = member(Kind::Group, "admins");
         assert_eq!(link_target(&group, Kind::User, "joerg"), Path::new("../../../users/joerg"));
         let plain = Path::new("sops/secrets/token");

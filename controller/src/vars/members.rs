@@ -52,7 +52,9 @@ pub struct Policy<'a> {
 impl<'a> Policy<'a> {
     pub fn new(generators: &'a Generators, snapshot: &'a Snapshot, members: &'a Members) -> Self {
         let files = generators.all.values().flat_map(|generator| {
-            generator.secrets().map(move |(name, file)| (layout::file(&generator.id, name), (generator, file)))
+            generator
+                .secrets()
+                .map(move |(name, file)| (layout::file(&generator.id, name), (generator, file)))
         });
         Self { declared: files.collect(), snapshot, members }
     }
@@ -73,7 +75,10 @@ impl<'a> Policy<'a> {
     }
 
     /// What brings every secret that `concerned` says yes to where it should be.
-    pub fn settle(&self, concerned: impl Fn(&Path, &Secret, &Links) -> bool) -> Result<Draft, RecipientsError> {
+    pub fn settle(
+        &self,
+        concerned: impl Fn(&Path, &Secret, &Links) -> bool,
+    ) -> Result<Draft, RecipientsError> {
         let mut draft = Draft::default();
         for (path, secret, links) in self.all()? {
             if concerned(path, secret, &links) {
@@ -145,7 +150,10 @@ pub fn remove_machine(
     let linked = snapshot.secrets.values().any(|secret| secret.links.contains_key(&member));
     let mut members = snapshot.members.clone();
     if members.keys.remove(&member).is_none() && !linked {
-        return Err(MemberError::UnknownMachine(machine.to_owned(), listed(&snapshot.members, Kind::Machine)));
+        return Err(MemberError::UnknownMachine(
+            machine.to_owned(),
+            listed(&snapshot.members, Kind::Machine),
+        ));
     }
     let mut membership = leave(snapshot, generators, &member, &members)?;
     let clans = layout::clans_machine_key(machine);

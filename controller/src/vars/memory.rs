@@ -110,7 +110,10 @@ impl Drop for Memory {
     fn drop(&mut self) {
         let _ = remove_tree(&self.path);
         if let Some(device) = &self.device {
-            let _ = Command::new("/usr/bin/hdiutil").args(["detach", "-force", device]).stdout(Stdio::null()).status();
+            let _ = Command::new("/usr/bin/hdiutil")
+                .args(["detach", "-force", device])
+                .stdout(Stdio::null())
+                .status();
             let _ = fs::remove_dir(&self.path);
         }
     }

@@ -137,7 +137,8 @@ mod tests {
 
     #[test]
     fn a_circle_is_named() {
-        let fleet = fleet(&[("tin", "a", false, &["b"]), ("tin", "b", false, &["c"]), ("tin", "c", false, &["b"])]);
+        let fleet =
+            fleet(&[("tin", "a", false, &["b"]), ("tin", "b", false, &["c"]), ("tin", "c", false, &["b"])]);
         assert_eq!(
             Order::of(&fleet).unwrap_err().to_string(),
             "these generators depend on one another in a circle: b of tin → c of tin → b of tin; take one of the \

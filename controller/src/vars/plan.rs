@@ -17,7 +17,10 @@ pub enum State {
     Complete,
     Missing,
     /// Some files are there and others are not. Its script makes all of them anew.
-    Incomplete { has: Vec<VarName>, lacks: Vec<VarName> },
+    Incomplete {
+        has: Vec<VarName>,
+        lacks: Vec<VarName>,
+    },
     /// What the flake says that it depends on has changed.
     Outdated,
 }
@@ -28,7 +31,8 @@ pub fn state(snapshot: &Snapshot, generator: &Generator) -> State {
         snapshot.has(&layout::file(&generator.id, name), file.secret)
     };
     let (has, lacks): (Vec<_>, Vec<_>) = generator.files.iter().partition(there);
-    let names = |files: Vec<(&VarName, _)>| files.into_iter().map(|(name, _)| name.clone()).collect::<Vec<_>>();
+    let names =
+        |files: Vec<(&VarName, _)>| files.into_iter().map(|(name, _)| name.clone()).collect::<Vec<_>>();
     if has.is_empty() {
         State::Missing
     } else if !lacks.is_empty() {
@@ -209,14 +213,18 @@ mod tests {
             )
         };
         let lone = r#""lone":{"share":false,"validationHash":"v1","files":{"a":{"secret":true,"deploy":true},"b":{"secret":false,"deploy":true}}}"#;
-        let (ca, cert, bundle) = (one("ca", true, "[]"), one("cert", false, r#"["ca"]"#), one("bundle", false, r#"["cert"]"#));
+        let (ca, cert, bundle) =
+            (one("ca", true, "[]"), one("cert", false, r#"["ca"]"#), one("bundle", false, r#"["cert"]"#));
         generators(&format!(
             r#"{{"tin":{{"generators":{{{ca},{cert},{bundle},{lone}}}}},"lead":{{"generators":{{{ca},{cert}}}}}}}"#
         ))
         .unwrap()
     }
     fn with(secrets: &[&str]) -> Snapshot {
-        Snapshot { secrets: secrets.iter().map(|path| secret(path, &[], &[])).collect(), ..Snapshot::default() }
+        Snapshot {
+            secrets: secrets.iter().map(|path| secret(path, &[], &[])).collect(),
+            ..Snapshot::default()
+        }
     }
     fn made(snapshot: &Snapshot, wish: &Wish) -> Vec<String> {
         let generators = fleet();
@@ -298,7 +306,9 @@ mod tests {
         let mut snapshot = with(&ALL);
         let left = plan(&generators, &order, &snapshot, &wish(&[], &[], &[])).unwrap();
         assert!(left.make.is_empty());
-        assert!(matches!(&left.leave[..], [(_, State::Incomplete { has, lacks })] if has.len() == 1 && lacks.len() == 1));
+        assert!(
+            matches!(&left.leave[..], [(_, State::Incomplete { has, lacks })] if has.len() == 1 && lacks.len() == 1)
+        );
         snapshot.values.insert("vars/per-machine/tin/lone/b".into());
         for hash in [None, Some("v0")] {
             if let Some(hash) = hash {
@@ -328,7 +338,10 @@ mod tests {
     fn what_is_unknown_is_named_beside_what_is_known() {
         let generators = fleet();
         let told = |wish: &Wish| chosen(&generators, wish).unwrap_err().to_string();
-        assert_eq!(told(&wish(&["gold"], &[], &[])), "the flake has no machine gold with a system; it has lead, tin");
+        assert_eq!(
+            told(&wish(&["gold"], &[], &[])),
+            "the flake has no machine gold with a system; it has lead, tin"
+        );
         assert_eq!(
             told(&wish(&["lead"], &["lone"], &[])),
             "none of these machines declares a generator lone; they declare ca, cert"

@@ -37,7 +37,8 @@ impl Ended {
     }
     /// How it ended, for people.
     pub fn how(&self) -> String {
-        self.code.map_or_else(|| "was ended by a signal".to_owned(), |code| format!("ended with exit code {code}"))
+        self.code
+            .map_or_else(|| "was ended by a signal".to_owned(), |code| format!("ended with exit code {code}"))
     }
 }
 
@@ -63,7 +64,8 @@ pub async fn run(
             let _ = stdin.write_all(input).await;
             drop(stdin);
         };
-        let ((), output, words) = tokio::join!(feed, read_all(stdout, max_output), read_all(stderr, MAX_WORDS));
+        let ((), output, words) =
+            tokio::join!(feed, read_all(stdout, max_output), read_all(stderr, MAX_WORDS));
         let (output, words) = (output?, words?);
         if output.len() > max_output {
             return Ok(Err(ProgramError::TooMuch { name: name.clone(), limit: max_output }));
@@ -103,7 +105,10 @@ mod tests {
     #[tokio::test]
     async fn input_output_and_words_are_kept_apart() {
         let ended = run(shell("cat; echo words >&2; exit 3"), b"input", SOON, 100).await.unwrap();
-        assert_eq!((ended.code, &ended.output[..], ended.words.as_str()), (Some(3), &b"input"[..], "words\n"));
+        assert_eq!(
+            (ended.code, &ended.output[..], ended.words.as_str()),
+            (Some(3), &b"input"[..], "words\n")
+        );
         assert_eq!(ended.how(), "ended with exit code 3");
     }
 

@@ -86,7 +86,10 @@ impl Members {
 
     /// The groups that a machine or operator is in.
     pub fn groups_of<'a>(&'a self, member: &'a Member) -> impl Iterator<Item = &'a str> {
-        self.groups.iter().filter(move |(_, members)| members.contains(member)).map(|(group, _)| group.as_str())
+        self.groups
+            .iter()
+            .filter(move |(_, members)| members.contains(member))
+            .map(|(group, _)| group.as_str())
     }
 }
 
@@ -147,7 +150,10 @@ pub fn settle(
 ) -> Result<Draft, RecipientsError> {
     let Some(now) = snapshot.secrets.get(secret) else { return Ok(Draft::default()) };
     let mut draft = Draft { changes: relink(secret, now, wanted), rekeys: Vec::new() };
-    let damaged = |source: &SopsFileError| RecipientsError::Damaged { secret: secret.to_owned(), source: source.clone() };
+    let damaged = |source: &SopsFileError| RecipientsError::Damaged {
+        secret: secret.to_owned(),
+        source: source.clone(),
+    };
     let current = now.recipients.as_ref().map_err(damaged)?;
     let recipients = members.recipients(wanted)?;
     if recipients.is_empty() {
@@ -175,26 +181,32 @@ pub(super) mod tests {
         Recipient::age(&format!("age1{}", letter.repeat(12))).unwrap()
     }
     pub fn members(all: &[(Kind, &str, &str)]) -> Members {
-        let keys = all.iter().map(|(kind, name, letter)| {
-            ((*kind, (*name).to_owned()), Ok(Recipients::from([key(letter)])))
-        });
+        let keys = all
+            .iter()
+            .map(|(kind, name, letter)| ((*kind, (*name).to_owned()), Ok(Recipients::from([key(letter)]))));
         Members { keys: keys.collect(), groups: BTreeMap::new() }
     }
     /// A secret with the links of these members, encrypted to these keys.
     pub fn secret(folder: &str, links: &[(Kind, &str)], keys: &[&str]) -> (PathBuf, Secret) {
         let path = PathBuf::from(folder);
-        let links = links.iter().map(|(kind, name)| {
-            ((*kind, (*name).to_owned()), layout::link_target(&path, *kind, name))
-        });
-        let secret =
-            Secret { links: links.collect(), recipients: Ok(keys.iter().map(|letter| key(letter)).collect()) };
+        let links = links
+            .iter()
+            .map(|(kind, name)| ((*kind, (*name).to_owned()), layout::link_target(&path, *kind, name)));
+        let secret = Secret {
+            links: links.collect(),
+            recipients: Ok(keys.iter().map(|letter| key(letter)).collect()),
+        };
         (path, secret)
     }
 
     #[test]
     fn everybody_whom_links_and_groups_name_is_a_recipient() {
-        let mut all = members(&[(Kind::User, "joe", "a"), (Kind::User, "eve", "b"), (Kind::Machine, "tin", "c")]);
-        all.groups.insert("admins".into(), BTreeSet::from([(Kind::User, "eve".into()), (Kind::User, "gone".into())]));
+        let mut all =
+            members(&[(Kind::User, "joe", "a"), (Kind::User, "eve", "b"), (Kind::Machine, "tin", "c")]);
+        all.groups.insert(
+            "admins".into(),
+            BTreeSet::from([(Kind::User, "eve".into()), (Kind::User, "gone".into())]),
+        );
         let links = Links::from([
             (Kind::Machine, "tin".into()),
             (Kind::Group, "admins".into()),
@@ -208,20 +220,32 @@ pub(super) mod tests {
     #[test]
     fn a_secret_that_is_as_it_should_be_is_left_alone() {
         let all = members(&[(Kind::User, "joe", "a"), (Kind::Machine, "tin", "c")]);
-        let (path, it) = secret("vars/shared/x/y", &[(Kind::User, "joe"), (Kind::Machine, "tin")], &["a", "c"]);
+        let (path, it) =
+            secret("vars/shared/x/y", &[(Kind::User, "joe"), (Kind::Machine, "tin")], &["a", "c"]);
         let links = it.living_links(&all);
-        let snapshot = Snapshot { members: all.clone(), secrets: BTreeMap::from([(path.clone(), it)]), ..Default::default() };
+        let snapshot = Snapshot {
+            members: all.clone(),
+            secrets: BTreeMap::from([(path.clone(), it)]),
+            ..Default::default()
+        };
         assert!(settle(&snapshot, &all, &path, &links).unwrap().is_empty());
     }
 
     #[test]
     fn links_that_lead_nowhere_or_elsewhere_are_mended_and_keys_follow() {
         let all = members(&[(Kind::User, "joe", "a"), (Kind::Machine, "tin", "c")]);
-        let (path, mut it) =
-            secret("vars/shared/x/y", &[(Kind::User, "joe"), (Kind::User, "gone"), (Kind::Machine, "tin")], &["a", "b"]);
+        let (path, mut it) = secret(
+            "vars/shared/x/y",
+            &[(Kind::User, "joe"), (Kind::User, "gone"), (Kind::Machine, "tin")],
+            &["a", "b"],
+        );
         it.links.insert((Kind::Machine, "tin".into()), "../../mallory".into());
         let links = it.living_links(&all);
-        let snapshot = Snapshot { members: all.clone(), secrets: BTreeMap::from([(path.clone(), it)]), ..Default::default() };
+        let snapshot = Snapshot {
+            members: all.clone(),
+            secrets: BTreeMap::from([(path.clone(), it)]),
+            ..Default::default()
+        };
         let draft = settle(&snapshot, &all, &path, &links).unwrap();
         assert_eq!(
             draft.lines(),
@@ -237,13 +261,19 @@ pub(super) mod tests {
     fn a_secret_is_never_left_to_nobody_and_damage_is_told() {
         let all = members(&[(Kind::User, "joe", "a")]);
         let (path, mut it) = secret("vars/shared/x/y", &[(Kind::User, "joe")], &["a"]);
-        let snapshot =
-            |it: &Secret| Snapshot { members: all.clone(), secrets: BTreeMap::from([(path.clone(), it.clone())]), ..Default::default() };
+        let snapshot = |it: &Secret| Snapshot {
+            members: all.clone(),
+            secrets: BTreeMap::from([(path.clone(), it.clone())]),
+            ..Default::default()
+        };
         let error = settle(&snapshot(&it), &all, &path, &Links::new()).unwrap_err();
         assert_eq!(error, RecipientsError::Nobody(path.clone()));
         it.recipients = Err(SopsFileError::NotSops);
         let error = settle(&snapshot(&it), &all, &path, &it.living_links(&all)).unwrap_err();
-        assert!(error.to_string().starts_with("vars/shared/x/y/secret: it has no part that sops wrote;"), "{error}");
+        assert!(
+            error.to_string().starts_with("vars/shared/x/y/secret: it has no part that sops wrote;"),
+            "{error}"
+        );
         let mut broken = all.clone();
         broken.keys.insert((Kind::User, "joe".into()), Err(KeyFileError::Empty));
         let error = broken.recipients(&Links::from([(Kind::User, "joe".into())])).unwrap_err();

@@ -107,7 +107,8 @@ fn members(root: &Path) -> Result<Members, RepositoryError> {
     let mut members = Members::default();
     for kind in [Kind::Machine, Kind::User] {
         for folder in folders(root, &Path::new(SOPS).join(kind.folder()))? {
-            let (Some(text), Some(name)) = (optional(&root.join(&folder).join(KEY_FILE))?, name_of(&folder)) else {
+            let (Some(text), Some(name)) = (optional(&root.join(&folder).join(KEY_FILE))?, name_of(&folder))
+            else {
                 continue;
             };
             members.keys.insert((kind, name), parse_key_file(&text));
@@ -173,7 +174,11 @@ pub fn optional(path: &Path) -> Result<Option<Vec<u8>>, RepositoryError> {
     };
     let mut bytes = Vec::new();
     file.take(MAX_FILE + 1).read_to_end(&mut bytes).map_err(error)?;
-    if bytes.len() as u64 > MAX_FILE { Err(RepositoryError::TooLarge(path.to_owned())) } else { Ok(Some(bytes)) }
+    if bytes.len() as u64 > MAX_FILE {
+        Err(RepositoryError::TooLarge(path.to_owned()))
+    } else {
+        Ok(Some(bytes))
+    }
 }
 
 /// The public value in a folder.
@@ -212,7 +217,11 @@ mod tests {
         write(root, "sops/machines/tin/key.json", "{");
         fs::create_dir_all(root.join("sops/groups/admins/users")).unwrap();
         symlink("../../../users/joe", root.join("sops/groups/admins/users/joe")).unwrap();
-        write(root, "vars/shared/ca/key/secret", r#"{"data":"E","sops":{"mac":"m","age":[{"recipient":"age1x"}]}}"#);
+        write(
+            root,
+            "vars/shared/ca/key/secret",
+            r#"{"data":"E","sops":{"mac":"m","age":[{"recipient":"age1x"}]}}"#,
+        );
         fs::create_dir_all(root.join("vars/shared/ca/key/users")).unwrap();
         symlink("../../../../../sops/users/joe", root.join("vars/shared/ca/key/users/joe")).unwrap();
         write(root, "vars/shared/ca/.validation-hash", "abc");
@@ -239,6 +248,9 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         write(folder.path(), "vars/shared", "");
         let error = Snapshot::read(folder.path()).unwrap_err();
-        assert!(matches!(&error, RepositoryError::NotAFolder(path) if path.ends_with("vars/shared")), "{error}");
+        assert!(
+            matches!(&error, RepositoryError::NotAFolder(path) if path.ends_with("vars/shared")),
+            "{error}"
+        );
     }
 }

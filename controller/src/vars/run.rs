@@ -28,7 +28,9 @@ pub enum RunError {
     TooLong { generator: GeneratorId, limit: Duration },
     #[error("the script of {generator} wrote no file $out/{file}; it wrote {wrote}")]
     Missing { generator: GeneratorId, file: VarName, wrote: String },
-    #[error("the script of {generator} wrote $out/{file}, which is no plain file of at most {MAX_VALUE} bytes")]
+    #[error(
+        "the script of {generator} wrote $out/{file}, which is no plain file of at most {MAX_VALUE} bytes"
+    )]
     NotPlain { generator: GeneratorId, file: VarName },
     #[error("the folder for the script of {generator} cannot be used: {source}")]
     Folder { generator: GeneratorId, source: io::Error },

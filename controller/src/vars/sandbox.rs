@@ -12,7 +12,8 @@ use tokio::process::Command;
 use super::program::{self, ProgramError};
 
 /// What `--no-sandbox` gives up, for people.
-pub const WITHOUT: &str = "Scripts run without a sandbox: they can read your files and your keys, and use the network.";
+pub const WITHOUT: &str =
+    "Scripts run without a sandbox: they can read your files and your keys, and use the network.";
 
 #[derive(Debug, thiserror::Error)]
 pub enum SandboxError {
@@ -21,7 +22,9 @@ pub enum SandboxError {
          give --no-sandbox to let them run without"
     )]
     NoBubblewrap,
-    #[error("there is no /usr/bin/sandbox-exec: give --no-sandbox to let scripts run with all that you may do")]
+    #[error(
+        "there is no /usr/bin/sandbox-exec: give --no-sandbox to let scripts run with all that you may do"
+    )]
     NoSandboxExec,
     #[error(
         "no sandbox can be made here ({0}): let this user make namespaces, or give --no-sandbox to let scripts run without"
@@ -61,7 +64,11 @@ impl Sandbox {
     pub fn find() -> Result<Self, SandboxError> {
         if cfg!(target_os = "macos") {
             let program = PathBuf::from("/usr/bin/sandbox-exec");
-            return if program.exists() { Ok(Self::SandboxExec(program)) } else { Err(SandboxError::NoSandboxExec) };
+            return if program.exists() {
+                Ok(Self::SandboxExec(program))
+            } else {
+                Err(SandboxError::NoSandboxExec)
+            };
         }
         program::find("bwrap").map(Self::Bubblewrap).ok_or(SandboxError::NoBubblewrap)
     }
@@ -74,7 +81,9 @@ impl Sandbox {
         match ended.well() {
             true => Ok(()),
             // Nothing secret was given to it.
-            false => Err(SandboxError::Refused(ended.words.lines().last().unwrap_or(&ended.how()).trim().to_owned())),
+            false => Err(SandboxError::Refused(
+                ended.words.lines().last().unwrap_or(&ended.how()).trim().to_owned(),
+            )),
         }
     }
 
@@ -149,10 +158,17 @@ mod tests {
         let command = sandbox.run(&job(&script, Path::new("/dev/shm/m")));
         let line = words(&command).join(" ");
         assert!(line.contains("--unshare-all") && line.contains("--die-with-parent"), "{line}");
-        assert!(line.contains("--ro-bind /dev/shm/m/in /muster/in") && line.contains("--bind /dev/shm/m/out /muster/out"));
+        assert!(
+            line.contains("--ro-bind /dev/shm/m/in /muster/in")
+                && line.contains("--bind /dev/shm/m/out /muster/out")
+        );
         assert!(line.ends_with(&format!("-- /nix/store/x-bash/bin/bash -euo pipefail {script}")), "{line}");
-        let bound: Vec<&str> = line.match_indices("bind ").map(|(at, _)| line[at..].split(' ').nth(1).unwrap()).collect();
-        assert_eq!(bound, ["/nix/store", "/dev/shm/m/in", "/dev/shm/m/prompts", "/dev/shm/m/out", "/dev/shm/m/work"]);
+        let bound: Vec<&str> =
+            line.match_indices("bind ").map(|(at, _)| line[at..].split(' ').nth(1).unwrap()).collect();
+        assert_eq!(
+            bound,
+            ["/nix/store", "/dev/shm/m/in", "/dev/shm/m/prompts", "/dev/shm/m/out", "/dev/shm/m/work"]
+        );
         assert!(variables(&command).contains(&("out".into(), "/muster/out".into())));
     }
 
@@ -168,7 +184,8 @@ mod tests {
     #[test]
     fn on_a_mac_the_profile_denies_all_but_the_store_and_the_folders() {
         let script: StorePath = "/nix/store/0c0bm0n2hg4kd2x7q2g5p1l1c4cx8kpl-generator-x".parse().unwrap();
-        let command = Sandbox::SandboxExec("/usr/bin/sandbox-exec".into()).run(&job(&script, Path::new("/private/m")));
+        let command =
+            Sandbox::SandboxExec("/usr/bin/sandbox-exec".into()).run(&job(&script, Path::new("/private/m")));
         let words = words(&command);
         assert_eq!(words[0], "-p");
         let profile = &words[1];

@@ -109,7 +109,14 @@ impl Sops {
 
     pub async fn decrypt(&self, file: &Path, secret: &str) -> Result<SecretBytes, SopsError> {
         let mut command = Command::new(&self.program);
-        command.args(["--disable-version-check", "decrypt", "--input-type", "binary", "--output-type", "binary"]);
+        command.args([
+            "--disable-version-check",
+            "decrypt",
+            "--input-type",
+            "binary",
+            "--output-type",
+            "binary",
+        ]);
         command.arg(file);
         let ended = program::run(command, b"", LIMIT, MAX_VALUE).await?;
         if ended.well() { Ok(ended.output) } else { Err(decrypt_error(&ended, secret)) }
@@ -155,7 +162,9 @@ fn decrypt_error(ended: &Ended, secret: &str) -> SopsError {
     match ended.code {
         Some(code) if NO_KEY.contains(&code) => SopsError::NoKey(secret.to_owned()),
         Some(code) if ALTERED.contains(&code) => SopsError::Altered(secret.to_owned()),
-        _ => SopsError::Decrypt { secret: secret.to_owned(), how: ended.how(), words: in_short(&ended.words) },
+        _ => {
+            SopsError::Decrypt { secret: secret.to_owned(), how: ended.how(), words: in_short(&ended.words) }
+        }
     }
 }
 

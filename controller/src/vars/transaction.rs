@@ -218,9 +218,10 @@ fn apply(disk: &dyn Disk, root: &Path, journal: &Journal) -> Result<(), Transact
     let mut touched: BTreeSet<PathBuf> = BTreeSet::new();
     for step in &journal.steps {
         let path = match step {
-            Step::Write { path, .. } | Step::Link { path, .. } | Step::Remove { path } | Step::RemoveTree { path } => {
-                path
-            }
+            Step::Write { path, .. }
+            | Step::Link { path, .. }
+            | Step::Remove { path }
+            | Step::RemoveTree { path } => path,
         };
         let full = root.join(path);
         let unfinished = |source| TransactionError::Unfinished { path: full.clone(), source };

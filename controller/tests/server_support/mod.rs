@@ -314,6 +314,7 @@ impl Machine {
             note: None,
             refused: None,
             health: muster_protocol::checkin::Health::default(),
+            age: None,
         }
     }
     pub async fn send_checkin(&self, fleet: &Fleet, checkin: &CheckIn) -> Answer {

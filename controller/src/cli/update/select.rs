@@ -132,6 +132,7 @@ mod tests {
             health: muster_protocol::checkin::Health::default(),
             agent: None,
             age: None,
+            age_proof: None,
             key: None,
             enrolled_at: None,
             last_seen: None,

@@ -36,11 +36,12 @@ impl Answers {
         };
         file.take(16 * MAX_ANSWER as u64).read_to_end(&mut text)?;
         // What is wrong is told by its place alone: the words of the parser could quote an answer.
-        let all: BTreeMap<String, BTreeMap<String, String>> =
-            serde_json::from_slice(&text).map_err(|error| {
+        let all: BTreeMap<String, BTreeMap<String, String>> = serde_json::from_slice(&text)
+            .map_err(|error| {
                 let place = format!("line {}, column {}", error.line(), error.column());
                 anyhow!("{} holds no answers ({place})", path.display())
-            }).hint("write {\"GENERATOR\": {\"PROMPT\": \"text\"}}")?;
+            })
+            .hint("write {\"GENERATOR\": {\"PROMPT\": \"text\"}}")?;
         let all = all.into_iter().map(|(generator, answers)| {
             (generator, answers.into_iter().map(|(prompt, text)| (prompt, Zeroizing::new(text))).collect())
         });
@@ -145,7 +146,9 @@ impl Terminal {
         let before = tcgetattr(&self.0).context("the terminal cannot be asked for its settings")?;
         let mut quiet = before.clone();
         // Keys that would end this come as bytes, so that the echo is switched on again first.
-        quiet.local_modes.remove(LocalModes::ECHO | LocalModes::ECHONL | LocalModes::ICANON | LocalModes::ISIG);
+        quiet
+            .local_modes
+            .remove(LocalModes::ECHO | LocalModes::ECHONL | LocalModes::ICANON | LocalModes::ISIG);
         let restore = Restore { terminal: self.0.try_clone()?, before };
         tcsetattr(&self.0, OptionalActions::Flush, &quiet).context("the terminal shows what is typed")?;
         let answer = typed(&mut self.0, lines);
@@ -227,7 +230,8 @@ mod tests {
         let path = folder.path().join("answers");
         std::fs::write(&path, r#"{"x": {"p": "all"}, "tin/x": {"p": "tin"}}"#).unwrap();
         let answers = Answers::load(&path).unwrap();
-        let declared = r#"{"NAME":{"generators":{"x":{"share":false,"files":{"f":{"secret":true,"deploy":true}}}}}}"#;
+        let declared =
+            r#"{"NAME":{"generators":{"x":{"share":false,"files":{"f":{"secret":true,"deploy":true}}}}}}"#;
         for (machine, expected) in [("tin", "tin"), ("lead", "all")] {
             let text = declared.replace("NAME", machine);
             let declared: BTreeMap<muster_protocol::ids::MachineName, crate::vars::generators::Declared> =
@@ -238,7 +242,10 @@ mod tests {
             )
             .unwrap();
             let generator = all.all.values().next().unwrap();
-            assert_eq!(answers.get(generator, &"p".parse().unwrap()).unwrap().as_slice(), expected.as_bytes());
+            assert_eq!(
+                answers.get(generator, &"p".parse().unwrap()).unwrap().as_slice(),
+                expected.as_bytes()
+            );
             assert!(answers.get(generator, &"q".parse().unwrap()).is_none());
         }
     }

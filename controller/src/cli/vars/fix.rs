@@ -90,7 +90,8 @@ impl Fix {
 }
 
 fn question(draft: &Draft) -> String {
-    let gains: BTreeSet<&str> = draft.rekeys.iter().flat_map(|rekey| &rekey.gains).map(String::as_str).collect();
+    let gains: BTreeSet<&str> =
+        draft.rekeys.iter().flat_map(|rekey| &rekey.gains).map(String::as_str).collect();
     match gains.is_empty() {
         true => "Change this?".to_owned(),
         false => {

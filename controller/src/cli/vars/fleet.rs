@@ -156,7 +156,11 @@ pub fn tell_of_git(folder: &Folder) {
     if root.ancestors().any(|folder| folder.join(".git").exists()) {
         let here: PathBuf = std::env::current_dir().unwrap_or_default();
         let at = if here == root { String::new() } else { format!("-C {} ", root.display()) };
-        println!("Nix reads what git knows: `git {at}add {} {}`, then commit it.", layout::VARS, layout::SOPS);
+        println!(
+            "Nix reads what git knows: `git {at}add {} {}`, then commit it.",
+            layout::VARS,
+            layout::SOPS
+        );
     }
 }
 

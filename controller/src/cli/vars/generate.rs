@@ -104,9 +104,16 @@ impl Generate {
         let limit = Duration::from_secs(self.script_seconds);
         let changes = or_interrupted(async {
             let runner = Runner::new(sandbox, physical_store(), limit, self.script_output)?;
-            Making { held: &held, order: &order, sops: &sops, operator: &operator, runner, made: BTreeMap::new() }
-                .all(&plan, &scripts, prompts)
-                .await
+            Making {
+                held: &held,
+                order: &order,
+                sops: &sops,
+                operator: &operator,
+                runner,
+                made: BTreeMap::new(),
+            }
+            .all(&plan, &scripts, prompts)
+            .await
         })
         .await?;
         held.folder.commit(&changes)?;
@@ -205,7 +212,8 @@ async fn scripts(held: &Held, order: &Order, plan: &Plan) -> Result<BTreeMap<Gen
 
 /// Whether what is still to be made is something that this one needs.
 fn waits(order: &Order, plan: &Plan, id: &GeneratorId) -> bool {
-    let missing = |needs: &GeneratorId| plan.make.iter().any(|(other, why)| other == needs && *why != Why::Asked);
+    let missing =
+        |needs: &GeneratorId| plan.make.iter().any(|(other, why)| other == needs && *why != Why::Asked);
     order.needs(id).any(missing)
 }
 
@@ -279,7 +287,9 @@ impl Making<'_> {
         let progress = spinner();
         let mut changes = Vec::new();
         for (id, _) in &plan.make {
-            let (Some(generator), Some(script)) = (self.held.generators.all.get(id), scripts.get(id)) else { continue };
+            let (Some(generator), Some(script)) = (self.held.generators.all.get(id), scripts.get(id)) else {
+                continue;
+            };
             progress.set_message(format!("running the script of {id}"));
             let inputs = Inputs {
                 dependencies: self.dependencies(generator).await?,

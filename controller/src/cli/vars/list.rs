@@ -92,7 +92,10 @@ impl List {
         }
         print(&rows);
         for folder in left_over(&looked.generators, &looked.snapshot) {
-            eprintln!("note: {}: no machine declares it any more", table::harmless(&folder.display().to_string()));
+            eprintln!(
+                "note: {}: no machine declares it any more",
+                table::harmless(&folder.display().to_string())
+            );
         }
         Ok(())
     }

@@ -41,14 +41,16 @@ impl Set {
         let found = generator.and_then(|it| Some((it, it.files.get_key_value(&self.var.file)?)));
         let Some((generator, (name, file))) = found else {
             let declared = held.generators.of(&self.machine);
-            let known = declared.flat_map(|it| it.files.keys().map(move |file| format!("{}/{file}", it.id.name)));
+            let known =
+                declared.flat_map(|it| it.files.keys().map(move |file| format!("{}/{file}", it.id.name)));
             return Err(anyhow!("{} declares no {}; it declares {}", self.machine, self.var, words(known)))
                 .hint("declare it in the flake first");
         };
         let sops = Sops::find().await?;
         let operator = Operator::find(&held.snapshot)?;
         let what = layout::shown(&layout::file(&generator.id, name));
-        let value = if std::io::stdin().is_terminal() { ask::value(&what, file.secret)? } else { read(&what)? };
+        let value =
+            if std::io::stdin().is_terminal() { ask::value(&what, file.secret)? } else { read(&what)? };
         let changes = make::file(&held, &sops, &operator, (generator, name, file), &value).await?;
         held.folder.commit(&changes)?;
         println!("{what} has a new value:");

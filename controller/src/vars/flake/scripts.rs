@@ -87,7 +87,11 @@ in
 
 impl VarsFlake {
     /// Evaluates and builds a generator's script.
-    pub async fn script(&self, generators: &Generators, generator: &Generator) -> Result<Script, VarsFlakeError> {
+    pub async fn script(
+        &self,
+        generators: &Generators,
+        generator: &Generator,
+    ) -> Result<Script, VarsFlakeError> {
         let told = self.evaluate(generators, generator).await?;
         let drvs: Vec<&str> = told.script.drvs.iter().chain(&told.bash.drvs).map(String::as_str).collect();
         if !drvs.is_empty() {
@@ -107,7 +111,10 @@ impl VarsFlake {
         };
         // Of the machines that share one, one of this computer's class needs no other packages.
         let class = |machine: &MachineName| generators.machines.get(machine).copied().unwrap_or(Class::Nixos);
-        let here = self.system.parse().map_or(Class::Nixos, |system: muster_protocol::machine::System| system.class());
+        let here = self
+            .system
+            .parse()
+            .map_or(Class::Nixos, |system: muster_protocol::machine::System| system.class());
         let machine = generator.machines.iter().min_by_key(|machine| class(machine) != here);
         let Some(machine) = machine else {
             return Err(failed(NixError::Failed("no machine declares it".into())));

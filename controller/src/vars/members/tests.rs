@@ -74,11 +74,7 @@ fn a_removed_machine_loses_its_access() {
     let it = remove_machine(&snapshot, &generators, "lead", false).unwrap();
     assert_eq!(
         it.draft.lines(),
-        [
-            "D sops/machines/lead/",
-            "D vars/shared/ca/key/machines/lead",
-            "R vars/shared/ca/key/secret  -lead",
-        ]
+        ["D sops/machines/lead/", "D vars/shared/ca/key/machines/lead", "R vars/shared/ca/key/secret  -lead",]
     );
     assert_eq!(it.known_to_the_old, [PathBuf::from(SHARED)]);
     let unknown = remove_machine(&snapshot, &generators, "tin", false).unwrap_err().to_string();
@@ -96,7 +92,8 @@ fn an_operator_joins_and_leaves() {
     assert_eq!(unknown.to_string(), "there is no operator eve in sops/users; there is joe");
 
     snapshot.members.keys.insert((Kind::User, "eve".into()), Ok(Recipients::from([key("e")])));
-    let added = add_operator(&snapshot, &generators, &eve, &mine, |path| path.starts_with("vars/shared")).unwrap();
+    let added =
+        add_operator(&snapshot, &generators, &eve, &mine, |path| path.starts_with("vars/shared")).unwrap();
     assert_eq!(
         added.lines(),
         [
@@ -120,7 +117,10 @@ fn an_operator_joins_and_leaves() {
 fn a_group_carries_its_members() {
     let (generators, mut snapshot) = fleet();
     snapshot.members.keys.insert((Kind::User, "eve".into()), Ok(Recipients::from([key("e")])));
-    snapshot.members.groups.insert("admins".into(), BTreeSet::from([(Kind::User, "eve".into()), (Kind::User, "joe".into())]));
+    snapshot
+        .members
+        .groups
+        .insert("admins".into(), BTreeSet::from([(Kind::User, "eve".into()), (Kind::User, "joe".into())]));
     let (path, it) = secret(TOKEN, &[(Kind::Group, "admins")], &["e", "j"]);
     snapshot.secrets.insert(path, it);
     let left = remove_operator(&snapshot, &generators, &operator("eve")).unwrap();
@@ -129,7 +129,8 @@ fn a_group_carries_its_members() {
         ["D sops/groups/admins/users/eve", "R sops/secrets/token/secret  -eve", "D sops/users/eve/"]
     );
     let (again, group) = (Joining::New, operator("admins"));
-    let joined = register(&snapshot, &operator("bob"), &Recipients::from([key("b")]), again, Some(&group)).unwrap();
+    let joined =
+        register(&snapshot, &operator("bob"), &Recipients::from([key("b")]), again, Some(&group)).unwrap();
     assert_eq!(
         joined.lines(),
         ["L sops/groups/admins/users/bob -> ../../../users/bob", "A sops/users/bob/key.json"]

@@ -77,7 +77,10 @@ fn fleet() -> tempfile::TempDir {
 fn changes() -> Vec<Change> {
     vec![
         Change::Write { path: "sops/machines/tin/key.json".into(), contents: b"new".to_vec() },
-        Change::Write { path: "vars/per-machine/tin/openssh/key/secret".into(), contents: b"new secret".to_vec() },
+        Change::Write {
+            path: "vars/per-machine/tin/openssh/key/secret".into(),
+            contents: b"new secret".to_vec(),
+        },
         Change::Link { path: "vars/per-machine/tin/openssh/key/machines/tin".into(), target: "../x".into() },
         Change::Link { path: "vars/shared/ca/key/machines/tin".into(), target: "../tin".into() },
         Change::Remove { path: "vars/shared/ca/key/machines/gone".into() },
