@@ -309,6 +309,7 @@ impl Shared {
             next: self.next(),
             last_contact: self.last_contact.get(),
             reports_waiting: self.ledger.borrow().outbox.len(),
+            age: self.age_claim().map(|claim| claim.recipient),
         }
     }
 

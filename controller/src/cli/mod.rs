@@ -63,7 +63,7 @@ pub fn run(arguments: Arguments) -> Result<ExitCode> {
         match arguments.command {
             Command::Init(init) => init.run().map(|()| ExitCode::SUCCESS),
             Command::Serve(serve) => serve.run(config).await.map(|()| ExitCode::SUCCESS),
-            Command::Machines(machines) => machines.run(config).await.map(|()| ExitCode::SUCCESS),
+            Command::Machines(machines) => machines.run(config).await,
             Command::Vars(vars) => vars.run(config).await,
             Command::Update(update) => update.run(config).await,
             Command::Status(status) => status.run(config).await.map(|()| ExitCode::SUCCESS),

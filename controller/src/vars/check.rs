@@ -33,10 +33,10 @@ pub struct Finding {
 }
 
 impl Finding {
-    fn wrong(about: impl ToString, what: impl Into<String>) -> Self {
+    fn wrong(about: &impl ToString, what: impl Into<String>) -> Self {
         Self { weight: Weight::Wrong, about: about.to_string(), what: what.into() }
     }
-    fn note(about: impl ToString, what: impl Into<String>) -> Self {
+    fn note(about: &impl ToString, what: impl Into<String>) -> Self {
         Self { weight: Weight::Note, about: about.to_string(), what: what.into() }
     }
 }

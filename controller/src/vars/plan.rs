@@ -95,11 +95,8 @@ pub enum PlanError {
     UnknownMachine(MachineName, String),
     #[error("none of these machines declares a generator {0}; they declare {1}")]
     UnknownGenerator(VarName, String),
-    #[error(
-        "{generator} needs {needs}, of which there is {has} and not {lacks}: make that anew with --regenerate {}",
-        needs.name
-    )]
-    HalfThere { generator: GeneratorId, needs: GeneratorId, has: String, lacks: String },
+    #[error("{generator} needs {needs}, of which there is {there}: make that anew with --regenerate {again}")]
+    HalfThere { generator: String, needs: String, there: String, again: String },
 }
 
 pub fn plan(
@@ -149,10 +146,10 @@ pub fn plan(
         for needs in order.needs(id).filter(|needs| !why.contains_key(needs)) {
             if let Some(State::Incomplete { has, lacks }) = states.get(needs) {
                 return Err(PlanError::HalfThere {
-                    generator: (*id).clone(),
-                    needs: needs.clone(),
-                    has: words(has),
-                    lacks: words(lacks),
+                    generator: id.to_string(),
+                    needs: needs.to_string(),
+                    there: format!("{} and not {}", words(has), words(lacks)),
+                    again: needs.name.to_string(),
                 });
             }
         }

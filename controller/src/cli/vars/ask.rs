@@ -67,7 +67,7 @@ pub fn ask(
     generator: &Generator,
     name: &VarName,
     prompt: &Prompt,
-    before: Option<SecretBytes>,
+    before: Option<&SecretBytes>,
 ) -> Result<SecretBytes> {
     if let Some(answer) = answers.get(generator, name) {
         return Ok(answer);
@@ -92,7 +92,7 @@ pub fn ask(
     for _ in 0..TRIES {
         let answer = read(&mut terminal, &question)?;
         if answer.is_empty()
-            && let Some(before) = &before
+            && let Some(before) = before
         {
             return Ok(before.clone());
         }

@@ -239,7 +239,7 @@ async fn prompts(
             let answer = match before {
                 // What is made anew only because of another is not asked for again.
                 Some(before) if matches!(why, Why::MadeFrom(_)) => before,
-                before => ask::ask(answers, generator, name, prompt, before)?,
+                before => ask::ask(answers, generator, name, prompt, before.as_ref())?,
             };
             answered.insert(name.clone(), answer);
         }

@@ -2,7 +2,7 @@
 
 mod ask;
 mod check;
-mod fix;
+pub(super) mod fix;
 pub(super) mod fleet;
 mod generate;
 mod get;
