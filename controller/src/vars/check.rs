@@ -66,7 +66,7 @@ pub fn check(generators: &Generators, chosen: &[&Generator], snapshot: &Snapshot
         if let Err(error) = keys {
             let path = layout::key_file(*kind, name);
             found.push(Finding::wrong(
-                format!("{kind} {name}"),
+                &format!("{kind} {name}"),
                 format!("{} cannot be used: {error}", path.display()),
             ));
         }

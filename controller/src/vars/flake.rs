@@ -32,8 +32,8 @@ pub enum VarsFlakeError {
     Shape { what: String, reason: String },
     #[error("the script of {generator} cannot be evaluated for {system}: {source}")]
     Script { generator: GeneratorId, system: String, source: NixError },
-    #[error("the script of {generator} cannot be built: {source}")]
-    Build { generator: GeneratorId, source: NixError },
+    #[error("the scripts of generators, or the programs that they use, cannot be built: {0}")]
+    Build(NixError),
     #[error("Nix does not say which system it builds for: {0}")]
     System(NixError),
 }

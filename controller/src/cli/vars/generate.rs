@@ -188,25 +188,25 @@ fn reads(held: &Held, generator: &Generator, file: &File) -> String {
 /// wait for the next time.
 async fn scripts(held: &Held, order: &Order, plan: &Plan) -> Result<BTreeMap<GeneratorId, Script>> {
     let progress = spinner();
+    progress.set_message("preparing scripts");
+    let wanted: Vec<&Generator> =
+        plan.make.iter().filter_map(|(id, _)| held.generators.all.get(id)).collect();
+    let mut evaluated = held.flake.scripts(&held.generators, &wanted).await?;
+    progress.finish_and_clear();
     let mut scripts = BTreeMap::new();
     let mut waiting: BTreeSet<&GeneratorId> = BTreeSet::new();
     for (id, _) in &plan.make {
-        let Some(generator) = held.generators.all.get(id) else { continue };
-        if order.needs(id).any(|needs| waiting.contains(needs)) {
-            waiting.insert(id);
-            continue;
-        }
-        progress.set_message(format!("preparing the script of {id}"));
-        match held.flake.script(&held.generators, generator).await {
-            Ok(script) => drop(scripts.insert(id.clone(), script)),
-            Err(VarsFlakeError::Script { .. }) if waits(order, plan, id) => {
+        match evaluated.remove(id) {
+            Some(_) if order.needs(id).any(|needs| waiting.contains(needs)) => drop(waiting.insert(id)),
+            Some(Ok(script)) => drop(scripts.insert(id.clone(), script)),
+            Some(Err(VarsFlakeError::Script { .. })) if waits(order, plan, id) => {
                 eprintln!("{id} waits: its script says something of what is not there yet.");
                 waiting.insert(id);
             }
-            Err(error) => return Err(error.into()),
+            Some(Err(error)) => return Err(error.into()),
+            None => {}
         }
     }
-    progress.finish_and_clear();
     Ok(scripts)
 }
 
