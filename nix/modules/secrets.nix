@@ -18,6 +18,10 @@ let
     if inClan then toString config.clan.core.settings.directory else config.muster.vars.directory;
   machine = if inClan then config.clan.core.settings.machine.name else config.muster.vars.machine;
 
+  # Until `muster machines accept` takes it away, a Clan's machine has the key that Clan made for it, and reads its secrets
+  # where Clan puts them.
+  accepted = !inClan || !(builtins.pathExists "${directory}/sops/secrets/${machine}-age.key/secret");
+
   # Every secret that this machine may read and that was generated.
   files = lib.concatLists (
     lib.mapAttrsToList (
@@ -37,7 +41,7 @@ let
   );
   generated = lib.filter (it: builtins.pathExists it.encrypted) files;
   neededFor = phases: lib.filter (it: lib.elem it.file.neededFor phases) generated;
-  early = neededFor [ "activation" ];
+  early = if accepted then neededFor [ "activation" ] else [ ];
   late = neededFor [
     "users"
     "services"
@@ -116,8 +120,7 @@ in
       ];
     }
     (lib.optionalAttrs hasSopsNix {
-      # Over the default that Clan gives where it made the machine's key itself.
-      sops.age.keyFile = lib.mkOverride 900 cfg.keyFile;
+      sops.age.keyFile = lib.mkIf accepted (lib.mkOverride 900 cfg.keyFile);
     })
     (lib.optionalAttrs (hasSopsNix && !inClan) {
       sops.secrets = lib.listToAttrs (
@@ -137,7 +140,7 @@ in
     })
     (lib.optionalAttrs inClan {
       # In memory, and not where Clan's own tools would upload to a disk.
-      clan.core.vars.sops.secretUploadDirectory = lib.mkDefault "/run/muster";
+      clan.core.vars.sops.secretUploadDirectory = lib.mkIf accepted (lib.mkDefault "/run/muster");
     })
   ];
 }

@@ -89,9 +89,10 @@ let
       restartUnits = secret.restartUnits or null;
     }) it.config.sops.secrets;
 
-  # The same in a Clan, whose machine once had a key that Clan made.
+  # The same in a Clan; `old` still has the key that Clan made for it.
   inClan = t.clan {
     inventory.machines.tin.machineClass = "nixos";
+    inventory.machines.old.machineClass = "nixos";
     inventory.machines.iron.machineClass = "darwin";
     inventory.instances = { };
     directory = ./source;
@@ -107,6 +108,7 @@ let
         })
         {
           tin = "nixos";
+          old = "nixos";
           iron = "darwin";
         };
   };
@@ -163,8 +165,17 @@ in
       );
   }
   // t.inClan {
-    "the machine's own key takes the place of the one that Clan made" =
-      inClan.nixosConfigurations.tin.config.sops.age.keyFile == "/var/lib/muster/age.txt";
+    "an accepted machine of a Clan decrypts with its own key" =
+      inClan.nixosConfigurations.tin.config.sops.age.keyFile == "/var/lib/muster/age.txt"
+      && inClan.darwinConfigurations.iron.config.sops.age.keyFile == "/var/lib/muster/age.txt";
+    "one that is not accepted yet has everything as Clan has it" =
+      let
+        it = inClan.nixosConfigurations.old;
+      in
+      it.config.sops.age.keyFile == "/var/lib/sops-nix/key.txt"
+      && (manifest it).files == [ ]
+      && it.config.clan.core.vars.generators.token.files.early.path
+        == "/var/lib/sops-nix/activation/per-machine/old/token/early";
     "a Clan's paths are where the agent decrypts to" =
       inClan.nixosConfigurations.tin.config.clan.core.vars.generators.token.files.early.path
       == "/run/muster/activation/per-machine/tin/token/early";
