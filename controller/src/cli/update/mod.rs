@@ -81,6 +81,7 @@ impl Update {
         let config = Config::load(config)?;
         let reference =
             self.flake.clone().or_else(|| config.file.flake.clone()).unwrap_or_else(|| ".".into());
+        super::vars::fleet::refuse_pending(&reference)?;
         let api = Api::open(&config)?;
         api.fleet().await?;
         let machines: Vec<MachineView> = api.get(OPERATOR_MACHINES).await?;

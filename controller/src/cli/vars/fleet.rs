@@ -96,6 +96,18 @@ pub async fn rekeyed(folder: &Folder, sops: &Sops, draft: Draft) -> Result<Vec<C
     Ok(changes)
 }
 
+/// A change to secrets that is begun and not finished is not to be published. Only a flake's own folder is looked at, without
+/// asking Nix for it.
+pub fn refuse_pending(reference: &str) -> Result<()> {
+    let path = reference.split(['?', '#']).next().unwrap_or(reference);
+    let path = path.trim_start_matches("git+file://").trim_start_matches("path:");
+    match transaction::is_pending(path.as_ref()) {
+        true => Err(anyhow!("a change to the secrets in {path} was interrupted, and is half done"))
+            .hint("finish it with `muster vars fix`, then publish"),
+        false => Ok(()),
+    }
+}
+
 /// Who runs this: the keys, and the name in `sops/users`.
 pub struct Operator {
     pub name: String,
