@@ -4,6 +4,7 @@ use std::path::{Path, PathBuf};
 use std::process::Stdio;
 use std::time::Duration;
 
+use rustix::process::{Pid, Signal, kill_process_group};
 use tokio::io::AsyncWriteExt as _;
 use tokio::process::Command;
 
@@ -44,15 +45,48 @@ impl Ended {
 
 /// Runs `command` with `input` on its standard input.
 pub async fn run(
+    command: Command,
+    input: &[u8],
+    limit: Duration,
+    max_output: usize,
+) -> Result<Ended, ProgramError> {
+    run_as(command, input, limit, max_output, false).await
+}
+
+/// The same in a process group of its own, so that all that it starts ends with it. It can ask nothing at a terminal.
+pub async fn run_alone(
+    mut command: Command,
+    limit: Duration,
+    max_output: usize,
+) -> Result<Ended, ProgramError> {
+    command.process_group(0);
+    run_as(command, b"", limit, max_output, true).await
+}
+
+/// Ends a process group, unless its leader has come to its end and was waited for: then the number may be another's.
+struct Group(Option<Pid>);
+
+impl Drop for Group {
+    fn drop(&mut self) {
+        if let Some(leader) = self.0 {
+            let _ = kill_process_group(leader, Signal::KILL);
+        }
+    }
+}
+
+async fn run_as(
     mut command: Command,
     input: &[u8],
     limit: Duration,
     max_output: usize,
+    alone: bool,
 ) -> Result<Ended, ProgramError> {
     let name = shown(command.as_std().get_program().as_ref());
     let failed = |source| ProgramError::Run { name: name.clone(), source };
     command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped()).kill_on_drop(true);
     let mut child = command.spawn().map_err(failed)?;
+    let leader = child.id().filter(|_| alone).and_then(|id| Pid::from_raw(i32::try_from(id).ok()?));
+    let mut group = Group(leader);
     let (Some(mut stdin), Some(stdout), Some(stderr)) =
         (child.stdin.take(), child.stdout.take(), child.stderr.take())
     else {
@@ -71,6 +105,7 @@ pub async fn run(
             return Ok(Err(ProgramError::TooMuch { name: name.clone(), limit: max_output }));
         }
         let code = child.wait().await?.code();
+        group.0 = None;
         Ok(Ok(Ended { code, output, words: String::from_utf8_lossy(&words).into_owned() }))
     };
     tokio::time::timeout(limit, work)
@@ -116,6 +151,27 @@ mod tests {
     async fn a_program_that_ignores_its_input_is_no_error() {
         let ended = run(shell("exit 0"), &vec![7; 1_000_000], SOON, 100).await.unwrap();
         assert!(ended.well());
+    }
+
+    #[tokio::test]
+    async fn all_that_a_program_started_ends_with_it_at_the_limit() {
+        let folder = tempfile::tempdir().unwrap();
+        let script = format!("sleep 1000 & echo $! > {}/pid; wait", folder.path().display());
+        let limit = Duration::from_millis(500);
+        let error = run_alone(shell(&script), limit, 100).await.err().unwrap();
+        assert!(matches!(error, ProgramError::TooLong { .. }), "{error}");
+        let pid: i32 = std::fs::read_to_string(folder.path().join("pid")).unwrap().trim().parse().unwrap();
+        let gone = || {
+            let state = std::fs::read_to_string(format!("/proc/{pid}/stat")).unwrap_or_default();
+            state.is_empty() || state.contains(") Z ")
+        };
+        for _ in 0..1000 {
+            if gone() {
+                return;
+            }
+            tokio::time::sleep(Duration::from_millis(10)).await;
+        }
+        panic!("{pid} still runs");
     }
 
     #[tokio::test]

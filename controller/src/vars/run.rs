@@ -99,7 +99,7 @@ impl Runner {
             self.sandbox.probe(&job).await?;
         }
         self.probed = true;
-        let ended = match program::run(self.sandbox.run(&job), b"", self.limit, MAX_PRINTED).await {
+        let ended = match program::run_alone(self.sandbox.run(&job), self.limit, MAX_PRINTED).await {
             Err(ProgramError::TooLong { limit, .. }) => {
                 return Err(RunError::TooLong { generator: generator.id.clone(), limit });
             }
