@@ -48,6 +48,20 @@ need_rust() {
   has cc || [ "$(uname)" = Darwin ] || debian_install gcc libc6-dev
 }
 
+# A program that cargo installs, of this very version, under the cache folder.
+cargo_tool() {
+  PATH=$cache/cargo/bin:$PATH
+  case $("$1" --version 2> /dev/null) in
+    *"$2"*) ;;
+    *)
+      say "${dim}installing $1 $2${plain}"
+      # Not into this project's target folder, whose settings are others.
+      (cd "$HOME" && CARGO_TARGET_DIR=$cache/cargo/target cargo install --quiet --locked --root "$cache/cargo" "$1@$2" >&2) ||
+        die "cargo cannot install $1: its message is above."
+      ;;
+  esac
+}
+
 need_nix() {
   local folder
   for folder in /run/current-system/sw/bin /nix/var/nix/profiles/default/bin "$HOME/.nix-profile/bin"; do

@@ -189,14 +189,8 @@ impl Client {
 
     /// Uses `bearer` from here on, in this process and in every Nix process.
     pub fn set_bearer(&self, bearer: &str) -> Result<(), ClientError> {
-        // It becomes part of a header and of a netrc line: a blank in it would say something else there.
-        if bearer.is_empty() || !bearer.bytes().all(|b| b.is_ascii_graphic()) {
-            let detail = "the bearer has characters that none may have".to_owned();
-            return Err(ClientError::Malformed { path: api::CHECKIN.into(), detail });
-        }
+        let line = netrc_line(&self.url, bearer)?;
         *self.bearer.lock().unwrap_or_else(PoisonError::into_inner) = Some(bearer.to_owned());
-        let host = host(&self.url);
-        let line = format!("machine {host} login muster password {bearer}\n");
         durable::write(&self.netrc, line.as_bytes(), 0o600)
             .map_err(|source| ClientError::Netrc { path: self.netrc.clone(), source })
     }
@@ -248,7 +242,8 @@ impl Client {
     /// Reads an answer; a body of more than `max` bytes is an error as soon as it is.
     async fn body(&self, mut response: Response, path: &str, max: u64) -> Result<Vec<u8>, ClientError> {
         let status = response.status();
-        let retry_after = retry_after(&response);
+        let retry_after =
+            response.headers().get("retry-after").and_then(|value| retry_after(value.to_str().ok()?));
         let limit = if status.is_success() { max } else { MAX_REPLY_BYTES };
         if response.content_length().is_some_and(|length| length > limit) {
             return Err(ClientError::TooLarge { path: path.to_owned(), limit });
@@ -287,9 +282,21 @@ fn parse<T: DeserializeOwned>(path: &str, body: &[u8]) -> Result<T, ClientError>
         .map_err(|error| ClientError::Malformed { path: path.to_owned(), detail: error.to_string() })
 }
 
+/// What tells Nix the bearer.
+#[doc(hidden)]
+pub fn netrc_line(url: &str, bearer: &str) -> Result<String, ClientError> {
+    // It becomes part of a header and of a netrc line: a blank in it would say something else there.
+    if bearer.is_empty() || !bearer.bytes().all(|b| b.is_ascii_graphic()) {
+        let detail = "the bearer has characters that none may have".to_owned();
+        return Err(ClientError::Malformed { path: api::CHECKIN.into(), detail });
+    }
+    Ok(format!("machine {} login muster password {bearer}\n", host(url)))
+}
+
 /// Whole seconds only: the other form, a date, would be read with a clock that may be wrong by hours.
-fn retry_after(response: &Response) -> Option<Duration> {
-    let seconds = response.headers().get("retry-after")?.to_str().ok()?.trim().parse().ok()?;
+#[doc(hidden)]
+pub fn retry_after(value: &str) -> Option<Duration> {
+    let seconds = value.trim().parse().ok()?;
     Some(Duration::from_secs(seconds).min(MAX_RETRY_AFTER))
 }
 

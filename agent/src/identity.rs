@@ -249,6 +249,12 @@ fn write_secret(path: &Path, text: &str) -> Result<(), IdentityError> {
         .map_err(|source| IdentityError::Write { path: path.to_path_buf(), source })
 }
 
+/// The newest key in an age file.
+#[doc(hidden)]
+pub fn parse_age(text: &str) -> Option<AgeKey> {
+    keys_in(text).into_iter().next()
+}
+
 #[cfg(test)]
 mod tests {
     use std::os::unix::fs::PermissionsExt as _;

@@ -1,7 +1,8 @@
 //! Everything that Nix is asked for.
 
 mod closure;
-mod derivation;
+#[doc(hidden)]
+pub mod derivation;
 mod error;
 mod process;
 mod profile;
@@ -21,7 +22,8 @@ use crate::durable;
 use crate::platform::Layout;
 use derivation::Derivation;
 pub use error::NixError;
-use error::{message, tail};
+#[doc(hidden)]
+pub use error::{message, tail};
 use process::Limits;
 pub use process::{Listener, Plain, RESERVE_BYTES, free_bytes};
 

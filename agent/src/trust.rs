@@ -13,7 +13,8 @@ use muster_protocol::machine::{Class, System};
 use muster_protocol::report::Attack;
 use muster_protocol::target::{MAX_TARGET_BYTES, Target};
 use muster_protocol::tuf::TufError;
-use muster_protocol::tuf::client::{Answer, Next, Scope, Stored, TargetFile, Update, check_target_bytes};
+use muster_protocol::tuf::client::{Scope, Stored, Update};
+use muster_protocol::tuf::metadata::Listed;
 
 use crate::client::{Client, ClientError};
 use crate::config::Config;
@@ -104,10 +105,9 @@ impl Trust {
     pub async fn refresh(&mut self, client: &Client, now: i64) -> Result<Option<Target>, TrustError> {
         let mut update = self.update(now)?;
         let base = api::tuf_path(&self.machine);
-        while let Next::Fetch(fetch) = update.next() {
+        while let Some(fetch) = update.next() {
             let answer = client.get(&format!("{base}/{}", fetch.file), fetch.max_bytes).await?;
-            let answer = answer.as_deref().map_or(Answer::Absent, Answer::Found);
-            if let Some(save) = update.feed(answer)? {
+            if let Some(save) = update.feed(answer.as_deref())? {
                 self.write(save.file, &save.bytes)?;
                 match save.file {
                     "timestamp.json" => self.stored.timestamp = Some(save.bytes),
@@ -122,9 +122,11 @@ impl Trust {
         let Some(generation) = update.targets_version() else { return Ok(None) };
         let name = api::target_name(&self.machine);
         let missing = || TufError::Missing { what: name.clone() };
-        let file = update.target(&name).ok_or_else(missing)?;
-        if self.held.as_ref().is_none_or(|(_, hash)| *hash != file.sha256) {
-            self.take_target(client, &file, generation).await?;
+        let listed = update.listed(&name).ok_or_else(missing)?;
+        let hash = listed.hashes.sha256.ok_or_else(missing)?;
+        let fits = |(target, held): &(Target, Sha256)| *held == hash && target.generation.get() == generation;
+        if !self.held.as_ref().is_some_and(fits) {
+            self.take_target(client, listed, hash, generation).await?;
         }
         Ok(self.held())
     }
@@ -132,16 +134,17 @@ impl Trust {
     async fn take_target(
         &mut self,
         client: &Client,
-        file: &TargetFile,
+        listed: &Listed,
+        hash: Sha256,
         generation: u64,
     ) -> Result<(), TrustError> {
-        let path = api::target_path(&self.machine, &file.sha256);
-        let max = file.length.min(MAX_TARGET_BYTES);
+        let path = api::target_path(&self.machine, &hash);
+        let max = listed.length.min(MAX_TARGET_BYTES);
         let bytes = client.get(&path, max).await?.ok_or_else(|| TufError::Missing { what: path.clone() })?;
-        check_target_bytes(file, &bytes)?;
+        listed.require_bytes("the target", &bytes)?;
         let target = self.usable(&bytes, Some(generation))?;
         self.write(TARGET, &bytes)?;
-        self.held = Some((target, file.sha256));
+        self.held = Some((target, hash));
         Ok(())
     }
 

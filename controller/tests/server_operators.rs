@@ -12,7 +12,7 @@ use muster_protocol::keys::SecretKey;
 use muster_protocol::machine::Class;
 use muster_protocol::operator::{Condition, FleetView, HistoryEntry, MachineView, Publication};
 use muster_protocol::report::EventKind;
-use muster_protocol::tuf::client::{Answer as TufAnswer, Next, Scope, Stored, Update, check_target_bytes};
+use muster_protocol::tuf::client::{Scope, Stored, Update};
 use reqwest::{Method, StatusCode};
 use serde_json::Value;
 use server_support::{Answer, Fleet, LIMIT, Machine, event, make_root, system, target, until};
@@ -110,17 +110,18 @@ async fn refresh(fleet: &Fleet, machine: &Machine, bearer: &str) -> Result<(u64,
     let stored = Stored { root: fleet.root.clone(), timestamp: None, snapshot: None, targets: None };
     let scope = Scope { machine: machine.name.clone(), class: machine.class, lowest: Generation::FIRST };
     let mut update = Update::start(&stored, Some(scope), fleet.now_s()).map_err(|error| error.to_string())?;
-    while let Next::Fetch(fetch) = update.next() {
+    while let Some(fetch) = update.next() {
         let answer = fleet.get(&machine.tuf(&fetch.file), bearer).await;
         let answer = match answer.status {
-            StatusCode::OK => TufAnswer::Found(answer.text.as_bytes()),
-            _ => TufAnswer::Absent,
+            StatusCode::OK => Some(answer.text.as_bytes()),
+            _ => None,
         };
         update.feed(answer).map_err(|error| error.to_string())?;
     }
-    let file = update.target(&api::target_name(&machine.name)).ok_or("no target")?;
-    let bytes = fleet.get(&api::target_path(&machine.name, &file.sha256), bearer).await.text.into_bytes();
-    check_target_bytes(&file, &bytes).map_err(|error| error.to_string())?;
+    let file = update.listed(&api::target_name(&machine.name)).ok_or("no target")?;
+    let hash = file.hashes.sha256.ok_or("no hash")?;
+    let bytes = fleet.get(&api::target_path(&machine.name, &hash), bearer).await.text.into_bytes();
+    file.require_bytes("the target", &bytes).map_err(|error| error.to_string())?;
     Ok((update.targets_version().unwrap(), bytes))
 }
 

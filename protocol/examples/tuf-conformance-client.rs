@@ -3,6 +3,7 @@
 //! Its command line is the suite's: see CLIENT-CLI.md in theupdateframework/tuf-conformance.
 
 use std::error::Error;
+use std::fmt::Write as _;
 use std::io::Read as _;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
@@ -10,7 +11,7 @@ use std::time::Duration;
 
 use muster_protocol::clock::{Clock as _, SystemClock};
 use muster_protocol::ids::to_hex;
-use muster_protocol::tuf::client::{Answer, Next, Stored, Update};
+use muster_protocol::tuf::client::{Stored, Update};
 use muster_protocol::tuf::metadata::Role;
 
 type Outcome<T> = Result<T, Box<dyn Error>>;
@@ -102,14 +103,14 @@ impl<'a> Client<'a> {
 
     /// Does what the core asks for until it asks for no more.
     fn follow(&mut self) -> Outcome<()> {
-        while let Next::Fetch(fetch) = self.update.next() {
-            let bytes = self.get(&self.arguments.metadata_url, &fetch.file, fetch.max_bytes)?;
-            let saved = self.update.feed(bytes.as_deref().map_or(Answer::Absent, Answer::Found))?;
+        while let Some(fetch) = self.update.next() {
+            let bytes = self.get(&self.arguments.metadata_url, &quoted(&fetch.file), fetch.max_bytes)?;
+            let saved = self.update.feed(bytes.as_deref())?;
             if let Some(save) = saved {
                 write(&self.arguments.metadata_dir.join(save.file), &save.bytes)?;
             } else if let Some(bytes) = bytes.filter(|_| is_delegated(&fetch.file)) {
                 let file = fetch.file.split_once('.').map_or(fetch.file.as_str(), |(_, file)| file);
-                write(&self.arguments.metadata_dir.join(file), &bytes)?;
+                write(&self.arguments.metadata_dir.join(quoted(file)), &bytes)?;
             }
         }
         Ok(())
@@ -144,6 +145,18 @@ impl<'a> Client<'a> {
         answer.into_body().into_reader().take(max_bytes + 1).read_to_end(&mut bytes)?;
         Ok(Some(bytes))
     }
+}
+
+/// A file's name as one segment of a URL, and a harmless one of a path.
+fn quoted(name: &str) -> String {
+    name.bytes().fold(String::new(), |mut text, byte| {
+        if byte.is_ascii_alphanumeric() || b"_.-~".contains(&byte) {
+            text.push(char::from(byte));
+        } else {
+            let _ = write!(text, "%{byte:02X}");
+        }
+        text
+    })
 }
 
 /// Whether a fetched file is of a delegated role; the core gives out the top-level ones itself.

@@ -21,6 +21,8 @@ pub enum IdError {
     NotADerivation(String),
     #[error("'{0}' is no SHA-256 hash: it must be 64 lower-case hexadecimal digits")]
     Sha256(String),
+    #[error("'{0}' is no SHA-512 hash: it must be 128 lower-case hexadecimal digits")]
+    Sha512(String),
     #[error("0 is no generation: generations begin at 1")]
     Generation,
 }
@@ -178,6 +180,18 @@ impl fmt::Display for Sha256 {
 impl fmt::Debug for Sha256 {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(&self.hex())
+    }
+}
+
+/// A SHA-512 hash, written as 128 hexadecimal digits. Some TUF repositories use it; Muster's own do not.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize)]
+#[serde(try_from = "String")]
+pub struct Sha512(pub [u8; 64]);
+
+impl TryFrom<String> for Sha512 {
+    type Error = IdError;
+    fn try_from(text: String) -> Result<Self, IdError> {
+        from_hex(&text).map(Self).ok_or(IdError::Sha512(text))
     }
 }
 

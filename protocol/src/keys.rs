@@ -31,6 +31,10 @@ pub enum KeyError {
     PassphraseNeeded,
     #[error("the passphrase does not open this private key file")]
     WrongPassphrase,
+    #[error(
+        "opening this private key file would take more memory or time than any honest one: have it made anew"
+    )]
+    Costly,
     #[error("the private key cannot be written: {0}")]
     Encode(String),
     #[error(transparent)]
@@ -208,6 +212,9 @@ impl SecretKey {
             pkcs8::SecretDocument::from_pem(text.trim()).map_err(|_| KeyError::NotAPrivateKey)?;
         let encrypted = pkcs8::EncryptedPrivateKeyInfoRef::try_from(document.as_bytes())
             .map_err(|_| KeyError::NotAPrivateKey)?;
+        if !is_affordable(&encrypted.encryption_algorithm) {
+            return Err(KeyError::Costly);
+        }
         let plain = encrypted.decrypt(passphrase).map_err(|_| KeyError::WrongPassphrase)?;
         ed25519_dalek::SigningKey::from_pkcs8_der(plain.as_bytes())
             .map(Self)
@@ -223,6 +230,21 @@ impl fmt::Debug for SecretKey {
 /// Whether a key file asks for a passphrase.
 pub fn is_encrypted(pem: &str) -> bool {
     pem.trim_start().starts_with("-----BEGIN ENCRYPTED PRIVATE KEY-----")
+}
+
+/// What deriving the key may cost: scrypt 256 MiB at most, PBKDF2 ten million rounds. The file says how much it is, so
+/// whoever wrote it decides. OpenSSL's files and ours want 16 MiB.
+#[cfg(feature = "passphrase")]
+fn is_affordable(scheme: &pkcs8::pkcs5::EncryptionScheme) -> bool {
+    use pkcs8::pkcs5::pbes2::Kdf;
+    match scheme.pbes2().map(|scheme| &scheme.kdf) {
+        Some(Kdf::Scrypt(scrypt)) => {
+            let blocks = scrypt.cost_parameter.saturating_mul(scrypt.block_size.into());
+            blocks <= 1 << 21 && scrypt.parallelization <= 8
+        }
+        Some(Kdf::Pbkdf2(pbkdf2)) => pbkdf2.iteration_count <= 10_000_000,
+        _ => false,
+    }
 }
 
 /// The text of an encrypted key file for any private key in PKCS#8 DER, not of ed25519 alone.

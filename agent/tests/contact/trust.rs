@@ -15,6 +15,7 @@ use muster_protocol::ids::{Generation, Sha256};
 use muster_protocol::keys::SecretKey;
 use muster_protocol::report::Attack;
 use muster_protocol::target::Target;
+use muster_protocol::tuf::canonical;
 use muster_protocol::tuf::repository::{sign_generation, sign_timestamp};
 
 use super::controller::{Controller, DAY, Fleet, NOW, root_of};
@@ -296,4 +297,34 @@ async fn a_damaged_target_on_disk_is_fetched_again_and_a_damaged_root_says_what_
     std::fs::write(machine.state.path().join("tuf/root.json"), "{").unwrap();
     let error = Trust::open(&machine.config, &machine.identity).err().unwrap();
     assert!(error.to_string().contains("--replace"), "{error}");
+}
+
+#[tokio::test]
+async fn a_generation_that_lists_the_target_of_an_older_one_is_refused_though_its_bytes_are_held() {
+    let (machine, mut trust) = Machine::holding(1).await;
+    let (fleet, old) = (&machine.fleet, machine.fleet.publication(1));
+    let signed_again = |document: &str, change: &dyn Fn(&mut serde_json::Value)| {
+        let mut document: serde_json::Value = serde_json::from_str(document).unwrap();
+        change(&mut document["signed"]);
+        let message = canonical::encode(&document["signed"]).unwrap();
+        document["signatures"][0]["sig"] = fleet.operator.sign_raw(&message).hex().into();
+        document.to_string()
+    };
+    let mut publication = fleet.publication(2);
+    publication.targets = signed_again(&publication.targets, &|signed| {
+        let listed = &mut signed["targets"][api::target_name(&fleet.machine)];
+        listed["length"] = old.target.len().into();
+        listed["hashes"]["sha256"] = Sha256::of(old.target.as_bytes()).hex().into();
+    });
+    let targets = publication.targets.clone();
+    publication.snapshot = signed_again(&publication.snapshot, &|signed| {
+        let pin = &mut signed["meta"]["targets.json"];
+        pin["length"] = targets.len().into();
+        pin["hashes"]["sha256"] = Sha256::of(targets.as_bytes()).hex().into();
+    });
+    publication.target = old.target.clone();
+    machine.controller.publish(fleet, &publication);
+    let error = trust.refresh(&machine.client, NOW).await.unwrap_err();
+    assert_eq!(error.attack(), Some(Attack::MixAndMatch), "{error}");
+    assert_eq!(trust.held().unwrap().generation.get(), 1);
 }

@@ -51,15 +51,19 @@ pub enum FlakeError {
     CannotTake { machine: MachineName, source: MachineError },
 }
 
+/// What `nix flake metadata` prints.
+#[doc(hidden)]
 #[derive(Deserialize)]
-struct Metadata {
-    url: String,
+pub struct Metadata {
+    pub url: String,
 }
 
+/// What [`SYSTEM_FACTS`] makes `nix eval` print.
+#[doc(hidden)]
 #[derive(Deserialize)]
-struct Facts {
-    drv: String,
-    out: String,
+pub struct Facts {
+    pub drv: String,
+    pub out: String,
 }
 
 /// Settings are for people to look at, and would need every service to be evaluated.
@@ -266,7 +270,8 @@ async fn derivation_system(derivation: &StorePath) -> Result<System, NixError> {
 }
 
 /// The one derivation's `system`, whether it stands under the path, or, as in newer versions, under `derivations`.
-fn system_in(value: &serde_json::Value) -> Option<&str> {
+#[doc(hidden)]
+pub fn system_in(value: &serde_json::Value) -> Option<&str> {
     let derivations = value.get("derivations").unwrap_or(value).as_object()?;
     derivations.values().find_map(|derivation| derivation.get("system")?.as_str())
 }

@@ -16,7 +16,7 @@ use super::{App, Shared};
 use crate::store::{Deed, Holder};
 
 /// The bearer of `Authorization: Bearer …`, or the password of HTTP Basic.
-fn bearer(headers: &HeaderMap) -> Option<String> {
+pub fn bearer(headers: &HeaderMap) -> Option<String> {
     let value = headers.get(header::AUTHORIZATION)?.to_str().ok()?;
     let (scheme, rest) = value.split_once(' ')?;
     if scheme.eq_ignore_ascii_case("bearer") {
@@ -169,7 +169,7 @@ impl FromRequest<Shared> for Signed {
     }
 }
 
-fn operator_signature(headers: &HeaderMap) -> Result<RequestSignature, Refused> {
+pub fn operator_signature(headers: &HeaderMap) -> Result<RequestSignature, Refused> {
     let value = headers.get(OPERATOR_SIGNATURE).ok_or_else(|| {
         Refused::unauthorised(format!(
             "this wants an operator's signature in the header {OPERATOR_SIGNATURE}"

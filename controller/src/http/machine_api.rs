@@ -92,18 +92,18 @@ pub async fn check_in(
 
 /// A batch with each event as it came.
 #[derive(Deserialize)]
-struct RawBatch {
-    machine: MachineName,
-    oldest: u64,
-    events: Vec<Box<RawValue>>,
+pub struct RawBatch {
+    pub machine: MachineName,
+    pub oldest: u64,
+    pub events: Vec<Box<RawValue>>,
 }
 
 /// What must be known of every event, of whatever version.
 #[derive(Deserialize)]
-struct Numbered {
-    seq: u64,
+pub struct Numbered {
+    pub seq: u64,
     #[serde(default)]
-    generation: Option<Generation>,
+    pub generation: Option<Generation>,
 }
 
 pub async fn reports(

@@ -14,6 +14,14 @@ pub mod roots;
 mod tuf_files;
 mod wakers;
 
+/// The readers of what comes over the network that are not in the protocol, for the fuzz targets.
+#[doc(hidden)]
+pub mod readers {
+    pub use super::auth::{bearer, machine_signature, operator_signature};
+    pub use super::machine_api::{Numbered, RawBatch};
+    pub use super::narinfo::{NarFile, Narinfo};
+}
+
 use std::sync::Arc;
 use std::time::Duration;
 

@@ -2,7 +2,11 @@
 //!
 //! Strings stand as they were parsed: no Unicode normalisation (python-tuf does none), and only `"` and `\` escaped.
 
-use serde_json::Value;
+use std::collections::BTreeMap;
+use std::fmt;
+
+use serde::de::{DeserializeSeed, Deserializer, Error, MapAccess, SeqAccess, Visitor};
+use serde_json::{Map, Value};
 
 /// The only thing that JSON can say and canonical JSON cannot.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
@@ -11,50 +15,85 @@ pub struct NotAnInteger;
 
 /// The bytes that are signed for this value.
 pub fn encode(value: &Value) -> Result<Vec<u8>, NotAnInteger> {
-    let mut out = Vec::new();
-    write(&mut out, value)?;
-    Ok(out)
-}
-
-fn write(out: &mut Vec<u8>, value: &Value) -> Result<(), NotAnInteger> {
-    match value {
-        Value::Null | Value::Bool(_) => out.extend(value.to_string().bytes()),
+    Ok(match value {
+        Value::Null | Value::Bool(_) => value.to_string().into_bytes(),
         // A float is refused, and so is what a parser turns into one: 1.0, 1e3, -0, 2^64.
-        Value::Number(number) if number.is_u64() || number.is_i64() => out.extend(number.to_string().bytes()),
+        Value::Number(number) if number.is_u64() || number.is_i64() => number.to_string().into_bytes(),
         Value::Number(_) => return Err(NotAnInteger),
-        Value::String(text) => write_text(out, text),
+        Value::String(text) => quoted(text),
         Value::Array(items) => {
-            out.push(b'[');
-            for (n, item) in items.iter().enumerate() {
-                out.extend((n > 0).then_some(b','));
-                write(out, item)?;
-            }
-            out.push(b']');
+            let items = items.iter().map(encode).collect::<Result<Vec<_>, _>>()?;
+            [b"[", items.join(&b',').as_slice(), b"]"].concat()
         }
         Value::Object(fields) => {
             // Sorted here, since a feature of serde_json may keep the order of the file.
-            let mut fields: Vec<_> = fields.iter().collect();
-            fields.sort_unstable_by_key(|(name, _)| *name);
-            out.push(b'{');
-            for (n, (name, value)) in fields.into_iter().enumerate() {
-                out.extend((n > 0).then_some(b','));
-                write_text(out, name);
-                out.push(b':');
-                write(out, value)?;
-            }
-            out.push(b'}');
+            let fields: BTreeMap<_, _> = fields.iter().collect();
+            let field = |(name, value): (&String, _)| Ok([quoted(name), encode(value)?].join(&b':'));
+            let fields = fields.into_iter().map(field).collect::<Result<Vec<_>, _>>()?;
+            [b"{", fields.join(&b',').as_slice(), b"}"].concat()
         }
-    }
-    Ok(())
+    })
 }
 
-fn write_text(out: &mut Vec<u8>, text: &str) {
-    out.push(b'"');
-    for byte in text.bytes() {
-        out.extend((byte == b'"' || byte == b'\\').then_some(b'\\'));
-        out.push(byte);
+fn quoted(text: &str) -> Vec<u8> {
+    format!("\"{}\"", text.replace('\\', "\\\\").replace('"', "\\\"")).into_bytes()
+}
+
+/// Reads a value that says one thing to every reader. [`Value`] reads by itself what others read otherwise: of a name
+/// that stands twice in an object it takes the last, and features of serde_json give some names a meaning of their own.
+pub(super) fn strict<'de, D: Deserializer<'de>>(from: D) -> Result<Value, D::Error> {
+    Strict.deserialize(from)
+}
+
+#[derive(Clone, Copy)]
+struct Strict;
+
+impl<'de> DeserializeSeed<'de> for Strict {
+    type Value = Value;
+    fn deserialize<D: Deserializer<'de>>(self, from: D) -> Result<Value, D::Error> {
+        from.deserialize_any(self)
     }
-    out.push(b'"');
+}
+
+impl<'de> Visitor<'de> for Strict {
+    type Value = Value;
+    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("a value of canonical JSON")
+    }
+    fn visit_unit<E>(self) -> Result<Value, E> {
+        Ok(Value::Null)
+    }
+    fn visit_bool<E>(self, value: bool) -> Result<Value, E> {
+        Ok(value.into())
+    }
+    fn visit_u64<E>(self, number: u64) -> Result<Value, E> {
+        Ok(number.into())
+    }
+    fn visit_i64<E>(self, number: i64) -> Result<Value, E> {
+        Ok(number.into())
+    }
+    fn visit_f64<E: Error>(self, _: f64) -> Result<Value, E> {
+        Err(E::custom(NotAnInteger))
+    }
+    fn visit_str<E>(self, text: &str) -> Result<Value, E> {
+        Ok(text.into())
+    }
+    fn visit_seq<A: SeqAccess<'de>>(self, mut items: A) -> Result<Value, A::Error> {
+        let mut list = Vec::new();
+        while let Some(item) = items.next_element_seed(self)? {
+            list.push(item);
+        }
+        Ok(list.into())
+    }
+    fn visit_map<A: MapAccess<'de>>(self, mut fields: A) -> Result<Value, A::Error> {
+        let mut object = Map::new();
+        while let Some(name) = fields.next_key::<String>()? {
+            if object.insert(name.clone(), fields.next_value_seed(self)?).is_some() {
+                return Err(A::Error::custom(format_args!("'{name}' stands twice in one object")));
+            }
+        }
+        Ok(object.into())
+    }
 }
 
 #[cfg(test)]

@@ -5,12 +5,12 @@
 
 use std::collections::BTreeMap;
 
-use super::TufError;
 use super::delegation::{Delegation, Search};
-use super::metadata::{Body, Hashes, Listed, Pin, Role, Root, Signed, Snapshot, Targets, Timestamp};
+use super::keyring::Keys;
+use super::metadata::{Body, Listed, Pin, Role, Root, Signed, Snapshot, Targets, Timestamp};
 pub use super::scope::Scope;
+use super::{Result, TufError, require_no_lower};
 use crate::checkin::Holds;
-use crate::ids::Sha256;
 
 /// How many new roots one refresh follows (5.3.3); the next refresh goes on from there.
 pub const MAX_ROOTS: u32 = 256;
@@ -30,31 +30,12 @@ pub struct Stored {
     pub targets: Option<Vec<u8>>,
 }
 
-impl Stored {
-    /// Whether nothing but a root was ever stored.
-    fn is_fresh(&self) -> bool {
-        self.timestamp.is_none() && self.snapshot.is_none() && self.targets.is_none()
-    }
-}
-
-/// What to do next.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Next {
-    Fetch(Fetch),
-    Done,
-}
-
-/// A file of the repository. Read at most `max_bytes` and one more: the one more tells endless data.
+/// A file of the repository, one segment of a path: to be quoted as such where delegated roles are followed.
+/// Read at most `max_bytes` and one more: the one more tells endless data.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Fetch {
     pub file: String,
     pub max_bytes: u64,
-}
-
-#[derive(Debug, Clone, Copy)]
-pub enum Answer<'a> {
-    Found(&'a [u8]),
-    Absent,
 }
 
 /// Verified metadata, to be made durable under this name before going on.
@@ -64,25 +45,12 @@ pub struct Save {
     pub bytes: Vec<u8>,
 }
 
-/// The signed length and hash of a target.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct TargetFile {
-    pub length: u64,
-    pub sha256: Sha256,
-}
-
-/// Whether these are the signed bytes of a target (5.7.2).
-pub fn check_target_bytes(file: &TargetFile, bytes: &[u8]) -> Result<(), TufError> {
-    let hashes = Hashes { sha256: Some(file.sha256), sha512: None };
-    Listed { length: file.length, hashes, custom: None }.require_bytes("the target", bytes)
-}
-
 enum Stage {
     Root,
     Timestamp,
     Snapshot(Pin),
     Targets(Pin),
-    Delegated(Search, Delegation, Pin),
+    Delegated(Search, Keys, Delegation, Pin),
     Done,
     /// Something was refused: nothing more is asked for, and nothing given out.
     Refused,
@@ -92,8 +60,6 @@ enum Stage {
 pub struct Update {
     now: i64,
     scope: Option<Scope>,
-    /// The lowest generation to accept.
-    floor: u64,
     stored: Stored,
     stage: Stage,
     root: Root,
@@ -108,10 +74,9 @@ pub struct Update {
 impl Update {
     /// Begins from the stored metadata at a fixed time, in Unix seconds (5.1, 5.2). The root must be sound; other
     /// stored files that are not count as missing.
-    pub fn start(stored: &Stored, scope: Option<Scope>, now_unix_s: i64) -> Result<Self, TufError> {
+    pub fn start(stored: &Stored, scope: Option<Scope>, now_unix_s: i64) -> Result<Self> {
         let mut update = Self {
             now: now_unix_s,
-            floor: scope.as_ref().map_or(0, |scope| scope.floor(stored)),
             scope,
             stored: stored.clone(),
             stage: Stage::Root,
@@ -126,55 +91,54 @@ impl Update {
         Ok(update)
     }
 
-    /// What to fetch now; the same until it is fed.
+    /// What to fetch now, the same until it is fed; none at the end.
     #[allow(clippy::should_implement_trait)]
-    pub fn next(&mut self) -> Next {
-        let limit = |open: u64| if self.scope.is_some() { open.min(MAX_SCOPED_BYTES) } else { open };
-        let plain = |file: String, max: u64| Fetch { file, max_bytes: limit(max) };
-        let pinned = |pin: &Pin, file: &str, max: u64| {
-            let max_bytes = pin.length.map_or(limit(max), |length| length.min(limit(max)));
-            // 6.2
-            let prefix =
-                if self.root.consistent_snapshot() { format!("{}.", pin.version) } else { String::new() };
-            Fetch { file: prefix + file, max_bytes }
-        };
-        Next::Fetch(match &self.stage {
+    pub fn next(&mut self) -> Option<Fetch> {
+        let (file, pin, limit) = match &self.stage {
             Stage::Root => {
-                plain(format!("{}.root.json", self.root.version().saturating_add(1)), MAX_ROOT_BYTES)
+                (format!("{}.root.json", self.root.version().saturating_add(1)), None, MAX_ROOT_BYTES)
             }
-            Stage::Timestamp => plain(Role::Timestamp.file().to_owned(), MAX_TIMESTAMP_BYTES),
-            Stage::Snapshot(pin) => pinned(pin, Role::Snapshot.file(), MAX_SNAPSHOT_BYTES),
-            Stage::Targets(pin) => pinned(pin, Role::Targets.file(), MAX_TARGETS_BYTES),
-            Stage::Delegated(_, role, pin) => pinned(pin, &role.url_file(), MAX_TARGETS_BYTES),
-            Stage::Done | Stage::Refused => return Next::Done,
-        })
+            Stage::Timestamp => (Role::Timestamp.file().into(), None, MAX_TIMESTAMP_BYTES),
+            Stage::Snapshot(pin) => (Role::Snapshot.file().into(), Some(pin), MAX_SNAPSHOT_BYTES),
+            Stage::Targets(pin) => (Role::Targets.file().into(), Some(pin), MAX_TARGETS_BYTES),
+            Stage::Delegated(_, _, role, pin) => (role.file(), Some(pin), MAX_TARGETS_BYTES),
+            Stage::Done | Stage::Refused => return None,
+        };
+        let limit = if self.scope.is_some() { limit.min(MAX_SCOPED_BYTES) } else { limit };
+        let max_bytes = pin.and_then(|pin| pin.length).map_or(limit, |length| length.min(limit));
+        // 6.2
+        let versioned = pin.filter(|_| self.root.0.body.consistent_snapshot);
+        let file = versioned.map_or(file.clone(), |pin| format!("{}.{file}", pin.version));
+        Some(Fetch { file, max_bytes })
     }
 
-    /// Takes the answer to [`Update::next`]. After an error this refresh is over; what was saved before it stands.
-    pub fn feed(&mut self, answer: Answer<'_>) -> Result<Option<Save>, TufError> {
-        let Next::Fetch(Fetch { file, max_bytes }) = self.next() else { return Err(TufError::NotAsked) };
+    /// Takes the answer to [`Update::next`]: the file's bytes, or none where there is no such file. After an error this refresh is over; what was saved before it stands.
+    pub fn feed(&mut self, answer: Option<&[u8]>) -> Result<Option<Save>> {
+        let Some(Fetch { file, max_bytes }) = self.next() else { return Err(TufError::NotAsked) };
         let stage = std::mem::replace(&mut self.stage, Stage::Refused);
+        let nothing_held =
+            matches!(self.stored, Stored { timestamp: None, snapshot: None, targets: None, .. });
         let bytes = match (answer, &stage) {
-            (Answer::Found(bytes), _) if bytes.len() as u64 > max_bytes => {
+            (Some(bytes), _) if bytes.len() as u64 > max_bytes => {
                 return Err(TufError::TooLong { what: file, max: max_bytes });
             }
-            (Answer::Found(bytes), _) => bytes,
+            (Some(bytes), _) => bytes,
             // 5.3.3: no newer root is the usual end of the chain.
-            (Answer::Absent, Stage::Root) => return self.finish_roots().map(|()| None),
+            (None, Stage::Root) => return self.finish_roots().map(|()| None),
             // A machine for which nothing was published yet holds nothing, and is served nothing.
-            (Answer::Absent, Stage::Timestamp) if self.scope.is_some() && self.stored.is_fresh() => {
+            (None, Stage::Timestamp) if self.scope.is_some() && nothing_held => {
                 self.stage = Stage::Done;
                 return Ok(None);
             }
-            (Answer::Absent, _) => return Err(TufError::Missing { what: file }),
+            (None, _) => return Err(TufError::Missing { what: file }),
         };
         let saved = match stage {
             Stage::Root => self.take_root(bytes).map(|()| Some(Role::Root))?,
             Stage::Timestamp => self.take_timestamp(bytes)?.then_some(Role::Timestamp),
             Stage::Snapshot(pin) => self.take_snapshot(&pin, bytes).map(|()| Some(Role::Snapshot))?,
             Stage::Targets(pin) => self.take_targets(&pin, bytes).map(|()| Some(Role::Targets))?,
-            Stage::Delegated(search, role, pin) => {
-                self.take_delegated(search, &role, &pin, bytes).map(|()| None)?
+            Stage::Delegated(search, keys, role, pin) => {
+                self.take_delegated(search, (&keys, &role), &pin, bytes).map(|()| None)?
             }
             Stage::Done | Stage::Refused => None,
         };
@@ -182,7 +146,7 @@ impl Update {
     }
 
     /// 5.3.3 to 5.3.9. A root that has expired is followed all the same: the next one may be fresh.
-    fn take_root(&mut self, bytes: &[u8]) -> Result<(), TufError> {
+    fn take_root(&mut self, bytes: &[u8]) -> Result<()> {
         if self.new_roots == MAX_ROOTS {
             return Err(TufError::TooManyRoots(MAX_ROOTS));
         }
@@ -193,8 +157,8 @@ impl Update {
     }
 
     /// 5.3.10 and 5.3.11.
-    fn finish_roots(&mut self) -> Result<(), TufError> {
-        self.root.require_fresh(self.now)?;
+    fn finish_roots(&mut self) -> Result<()> {
+        self.root.0.require_fresh(Role::Root.file(), self.now)?;
         self.load();
         self.stage = Stage::Timestamp;
         Ok(())
@@ -216,23 +180,21 @@ impl Update {
     }
 
     /// Reads metadata of a top-level role that is signed as the root wants it, and for this machine.
-    fn open<B: Body>(&self, bytes: &[u8]) -> Result<Signed<B>, TufError> {
-        let signed: Signed<B> = Signed::open(B::ROLE.file(), self.root.authority(B::ROLE), bytes)?;
+    fn open<B: Body>(&self, bytes: &[u8]) -> Result<Signed<B>> {
+        self.mine(Signed::open(B::ROLE.file(), self.root.authority(B::ROLE), bytes)?)
+    }
+
+    fn open_pinned<B: Body>(&self, pin: &Pin, bytes: &[u8]) -> Result<Signed<B>> {
+        self.mine(pin.open(B::ROLE.file(), self.root.authority(B::ROLE), bytes, self.now)?)
+    }
+
+    fn mine<B: Body>(&self, signed: Signed<B>) -> Result<Signed<B>> {
         self.scope.as_ref().map_or(Ok(()), |scope| signed.require_machine(&scope.machine))?;
         Ok(signed)
     }
 
-    fn open_pinned<B: Body>(&self, pin: &Pin, bytes: &[u8]) -> Result<Signed<B>, TufError> {
-        let what = B::ROLE.file();
-        pin.require_bytes(what, bytes)?;
-        let signed = self.open(bytes)?;
-        pin.require_version(what, &signed)?;
-        signed.require_fresh(what, self.now)?;
-        Ok(signed)
-    }
-
     /// 5.4. Says whether it is a new one.
-    fn take_timestamp(&mut self, bytes: &[u8]) -> Result<bool, TufError> {
+    fn take_timestamp(&mut self, bytes: &[u8]) -> Result<bool> {
         let what = Role::Timestamp.file();
         let mut new: Signed<Timestamp> = self.open(bytes)?;
         let mut is_new = true;
@@ -259,7 +221,7 @@ impl Update {
     }
 
     /// 5.5.
-    fn take_snapshot(&mut self, pin: &Pin, bytes: &[u8]) -> Result<(), TufError> {
+    fn take_snapshot(&mut self, pin: &Pin, bytes: &[u8]) -> Result<()> {
         let new: Signed<Snapshot> = self.open_pinned(pin, bytes)?;
         let targets = new.body.meta.targets.clone();
         // 5.5.5: no role goes back, and none away.
@@ -270,7 +232,8 @@ impl Update {
                 require_no_lower(file, found, held.version.get())?;
             }
         }
-        require_no_lower("the generation", targets.version.get(), self.floor)?;
+        let floor = self.scope.as_ref().map_or(0, |scope| scope.floor(&self.stored));
+        require_no_lower("the generation", targets.version.get(), floor)?;
         self.snapshot = Some(new);
         let stored = self.stored.targets.clone();
         if stored.is_none_or(|bytes| self.take_targets(&targets, &bytes).is_err()) {
@@ -280,7 +243,7 @@ impl Update {
     }
 
     /// 5.6.
-    fn take_targets(&mut self, pin: &Pin, bytes: &[u8]) -> Result<(), TufError> {
+    fn take_targets(&mut self, pin: &Pin, bytes: &[u8]) -> Result<()> {
         let new: Signed<Targets> = self.open_pinned(pin, bytes)?;
         self.scope.as_ref().map_or(Ok(()), |scope| scope.require_target(&new).map(|_| ()))?;
         self.targets = Some(new);
@@ -288,26 +251,25 @@ impl Update {
         Ok(())
     }
 
-    /// Looks for a target through the delegations (5.6.7); go on with [`Update::next`], then ask [`Update::target`].
-    pub fn find(&mut self, path: &str) -> Result<(), TufError> {
+    /// Looks for a target through the delegations (5.6.7); go on with [`Update::next`], then ask [`Update::listed`].
+    pub fn find(&mut self, path: &str) -> Result<()> {
         match (&self.stage, &self.targets) {
             (Stage::Done, Some(targets)) if self.listed(path).is_none() => {
-                let search = Search::start(path, &targets.body);
-                self.visit_next(search)
+                self.visit_next(Search::start(path, &targets.body))
             }
             _ => Ok(()),
         }
     }
 
-    fn visit_next(&mut self, mut search: Search) -> Result<(), TufError> {
+    fn visit_next(&mut self, mut search: Search) -> Result<()> {
         self.stage = Stage::Refused;
         self.stage = match search.next()? {
             None => Stage::Done,
-            Some(role) => {
+            Some((keys, role)) => {
                 let pins = self.snapshot.as_ref().map(|snapshot| &snapshot.body.meta.delegated);
                 let pin = pins.and_then(|pins| pins.get(&role.file())).cloned();
                 let pin = pin.ok_or_else(|| TufError::Missing { what: role.file() })?;
-                Stage::Delegated(search, role, pin)
+                Stage::Delegated(search, keys, role, pin)
             }
         };
         Ok(())
@@ -316,15 +278,11 @@ impl Update {
     fn take_delegated(
         &mut self,
         mut search: Search,
-        role: &Delegation,
+        (keys, role): (&Keys, &Delegation),
         pin: &Pin,
         bytes: &[u8],
-    ) -> Result<(), TufError> {
-        let what = role.file();
-        pin.require_bytes(&what, bytes)?;
-        let targets: Signed<Targets> = Signed::open(&what, &role.authority, bytes)?;
-        pin.require_version(&what, &targets)?;
-        targets.require_fresh(&what, self.now)?;
+    ) -> Result<()> {
+        let targets: Signed<Targets> = pin.open(&role.file(), (keys, &role.holders), bytes, self.now)?;
         if let Some(listed) = targets.body.targets.get(&search.path) {
             self.found.insert(search.path, listed.clone());
             self.stage = Stage::Done;
@@ -340,12 +298,6 @@ impl Update {
         self.targets.as_ref()?.body.targets.get(path).or_else(|| self.found.get(path))
     }
 
-    /// Length and hash of this target, once the refresh is done.
-    pub fn target(&self, path: &str) -> Option<TargetFile> {
-        let listed = self.listed(path)?;
-        Some(TargetFile { length: listed.length, sha256: listed.hashes.sha256? })
-    }
-
     /// The version of the verified targets, once the refresh is done: the generation. None: nothing is published yet.
     pub fn targets_version(&self) -> Option<u64> {
         let Stage::Done = self.stage else { return None };
@@ -355,7 +307,7 @@ impl Update {
     /// The name under which a target is served (6.2).
     pub fn target_name(&self, path: &str, hash: &str) -> String {
         match path.rsplit_once('/') {
-            _ if !self.root.consistent_snapshot() => path.to_owned(),
+            _ if !self.root.0.body.consistent_snapshot => path.to_owned(),
             Some((folder, file)) => format!("{folder}/{hash}.{file}"),
             None => format!("{hash}.{path}"),
         }
@@ -370,8 +322,4 @@ impl Update {
             targets: self.targets.as_ref().map_or(0, Signed::version),
         }
     }
-}
-
-fn require_no_lower(what: &str, found: u64, held: u64) -> Result<(), TufError> {
-    if found < held { Err(TufError::Rollback { what: what.to_owned(), found, held }) } else { Ok(()) }
 }

@@ -2,15 +2,15 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::num::NonZeroU32;
+use std::sync::Arc;
 
 use serde::Deserialize;
 
-use super::TufError;
 use super::metadata::Envelope;
-use crate::ids::from_hex;
-use crate::keys::{PublicKey, Signature};
+use super::{Result, TufError};
+use crate::keys::PublicKey;
 
-/// The most keys that one document, or one role of it, may name.
+/// The most keys that one document may name.
 const MAX_KEYS: usize = 256;
 
 /// A public key of a document. Fields of it that are not known here still count for the signature over the document.
@@ -39,16 +39,14 @@ struct RawKeyVal {
 impl TryFrom<RawKey> for Key {
     type Error = String;
     fn try_from(raw: RawKey) -> Result<Self, String> {
+        let public = &raw.keyval.public;
         match (raw.keytype.as_str(), raw.scheme.as_str()) {
-            ("ed25519", "ed25519") => raw
-                .keyval
-                .public
-                .parse()
-                .map(Self::Ed25519)
-                .map_err(|why| format!("a key of it is none: {why}")),
+            ("ed25519", "ed25519") => {
+                public.parse().map(Self::Ed25519).map_err(|why| format!("a key of it is none: {why}"))
+            }
             #[cfg(feature = "conformance")]
             ("ecdsa" | "ecdsa-sha2-nistp256", "ecdsa-sha2-nistp256") => {
-                super::p256::Key::parse(&raw.keyval.public).map(Self::P256)
+                super::p256::Key::parse(public).map(Self::P256)
             }
             _ => Ok(Self::Unknown),
         }
@@ -56,73 +54,49 @@ impl TryFrom<RawKey> for Key {
 }
 
 impl Key {
-    fn signed(&self, message: &[u8], signature: &str) -> bool {
+    /// The bytes of the public key if it made this signature: they tell two keys apart, whatever ids they go by.
+    fn signed(&self, message: &[u8], signature: &str) -> Option<Vec<u8>> {
         match self {
-            Self::Ed25519(key) => from_hex::<64>(signature)
-                .is_some_and(|bytes| key.verify_raw(message, &Signature::from_bytes(bytes)).is_ok()),
+            Self::Ed25519(key) => {
+                let good = key.verify_raw(message, &signature.parse().ok()?).is_ok();
+                good.then(|| key.as_bytes().to_vec())
+            }
             #[cfg(feature = "conformance")]
-            Self::P256(key) => key.signed(message, signature),
-            Self::Unknown => false,
-        }
-    }
-
-    /// What makes two keys the same, whatever ids they go by.
-    fn identity(&self) -> Vec<u8> {
-        match self {
-            Self::Ed25519(key) => key.as_bytes().to_vec(),
-            #[cfg(feature = "conformance")]
-            Self::P256(key) => key.identity(),
-            Self::Unknown => vec![],
+            Self::P256(key) => key.signed(message, signature).then(|| key.identity()),
+            Self::Unknown => None,
         }
     }
 }
 
-/// A role's key ids and threshold, as the metadata writes them. A threshold of 0, which anybody reaches, is none.
-#[derive(Deserialize)]
-pub(super) struct RawRole {
-    keyids: Vec<String>,
-    threshold: NonZeroU32,
+/// The keys that a document names, by id.
+#[derive(Clone, Deserialize)]
+#[serde(try_from = "BTreeMap<String, Key>")]
+pub(super) struct Keys(pub(super) Arc<BTreeMap<String, Key>>);
+
+impl TryFrom<BTreeMap<String, Key>> for Keys {
+    type Error = String;
+    fn try_from(keys: BTreeMap<String, Key>) -> Result<Self, String> {
+        let few = keys.len() <= MAX_KEYS;
+        few.then(|| Self(keys.into())).ok_or_else(|| format!("it names more than {MAX_KEYS} keys"))
+    }
 }
 
-/// Who may sign for one role, and how many of them must.
-#[derive(Clone)]
-pub(super) struct Authority {
-    keys: BTreeMap<String, Key>,
+/// Who may sign for one role, and how many of them must. A threshold of 0, which anybody reaches, is none; one above
+/// the number of keys is sound, and never reached.
+#[derive(Clone, Deserialize)]
+pub(super) struct Holders {
+    pub(super) keyids: BTreeSet<String>,
     pub(super) threshold: NonZeroU32,
 }
 
-impl Authority {
-    /// A threshold above the number of keys is sound, and never reached.
-    pub(super) fn new(keys: &BTreeMap<String, Key>, role: RawRole) -> Result<Self, String> {
-        if keys.len() > MAX_KEYS || role.keyids.len() > MAX_KEYS {
-            return Err(format!("it names more than {MAX_KEYS} keys"));
-        }
-        let known = role.keyids.into_iter().filter_map(|id| keys.get(&id).cloned().map(|key| (id, key)));
-        Ok(Self { keys: known.collect(), threshold: role.threshold })
-    }
+/// Who may sign something: the keys that a document names, and which of them.
+pub(super) type Authority<'a> = (&'a Keys, &'a Holders);
 
-    /// Whether a threshold of distinct public keys signed; one key under two ids counts once.
-    pub(super) fn verify(&self, what: &str, envelope: &Envelope) -> Result<(), TufError> {
-        let mut good = BTreeSet::new();
-        for claim in &envelope.signatures {
-            let key = self.keys.get(&claim.keyid);
-            good.extend(key.filter(|key| key.signed(&envelope.message, &claim.sig)).map(Key::identity));
-        }
-        let threshold = self.threshold.get();
-        if good.len() >= threshold as usize {
-            return Ok(());
-        }
-        Err(TufError::Signatures { what: what.to_owned(), found: good.len(), threshold })
-    }
-
-    pub(super) fn ed25519_keys(&self) -> Vec<PublicKey> {
-        let mut keys = Vec::new();
-        for key in self.keys.values() {
-            match key {
-                Key::Ed25519(key) if !keys.contains(key) => keys.push(*key),
-                _ => {}
-            }
-        }
-        keys
-    }
+/// Whether a threshold of distinct public keys signed; one key under two ids counts once.
+pub(super) fn verify((keys, holders): Authority<'_>, what: &str, envelope: &Envelope) -> Result<()> {
+    let claims = envelope.signatures.iter().filter(|claim| holders.keyids.contains(&claim.keyid));
+    let good = claims.filter_map(|claim| keys.0.get(&claim.keyid)?.signed(&envelope.message, &claim.sig));
+    let (found, threshold) = (good.collect::<BTreeSet<_>>().len(), holders.threshold.get());
+    let (what, enough) = (what.to_owned(), found >= threshold as usize);
+    if enough { Ok(()) } else { Err(TufError::Signatures { what, found, threshold }) }
 }

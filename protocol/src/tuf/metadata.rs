@@ -1,7 +1,6 @@
 //! The four kinds of metadata, checked for form when they are parsed (TUF 4).
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::fmt;
 use std::num::NonZeroU64;
 
 use serde::Deserialize;
@@ -10,10 +9,9 @@ use serde_json::Value;
 use sha2::Digest as _;
 
 use super::delegation::Delegations;
-use super::keyring::{Authority, Key, RawRole};
-use super::{TufError, canonical};
-use crate::ids::{MachineName, Sha256, from_hex};
-use crate::keys::PublicKey;
+use super::keyring::{Authority, Holders, Keys, verify};
+use super::{Result, TufError, canonical, require_form, require_pinned};
+use crate::ids::{MachineName, Sha256, Sha512};
 
 /// The signed field that names the machine that metadata is for.
 pub const MACHINE_FIELD: &str = "x-muster-machine";
@@ -45,22 +43,18 @@ impl Role {
         }
     }
 }
-impl fmt::Display for Role {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(self.as_str())
-    }
-}
 
 /// A document as it was received: what is signed, the bytes that the signatures are over, and who claims to have signed.
 #[derive(Deserialize)]
 pub(super) struct Envelope {
+    #[serde(deserialize_with = "canonical::strict")]
     signed: Value,
     pub(super) signatures: Vec<Claim>,
     #[serde(skip)]
     pub(super) message: Vec<u8>,
 }
 
-/// Somebody's word that this key signed.
+/// That this key signed.
 #[derive(Deserialize)]
 pub(super) struct Claim {
     pub(super) keyid: String,
@@ -68,191 +62,134 @@ pub(super) struct Claim {
 }
 
 impl Envelope {
-    pub(super) fn parse(what: &str, bytes: &[u8]) -> Result<Self, TufError> {
+    pub(super) fn parse(what: &str, bytes: &[u8]) -> Result<Self> {
         let mut envelope: Self =
             serde_json::from_slice(bytes).map_err(|why| TufError::malformed(what, why))?;
-        if envelope.signatures.len() > MAX_SIGNATURES {
-            return Err(TufError::malformed(
-                what,
-                format!("it carries more than {MAX_SIGNATURES} signatures"),
-            ));
-        }
+        let (claims, max) = (&envelope.signatures, MAX_SIGNATURES);
+        require_form(what, claims.len() <= max, format_args!("it carries more than {max} signatures"))?;
         // 4.2: a key id stands at most once.
-        let ids: BTreeSet<_> = envelope.signatures.iter().map(|claim| &claim.keyid).collect();
-        if ids.len() < envelope.signatures.len() {
-            return Err(TufError::malformed(what, "two signatures go by the same key id"));
-        }
+        let ids: BTreeSet<_> = claims.iter().map(|claim| &claim.keyid).collect();
+        require_form(what, ids.len() == claims.len(), "two signatures go by the same key id")?;
         envelope.message =
             canonical::encode(&envelope.signed).map_err(|why| TufError::malformed(what, why))?;
         Ok(envelope)
     }
 
     /// What it says, whoever signed it.
-    fn read<B: Body>(&self, what: &str) -> Result<Signed<B>, TufError> {
-        let header = Header::deserialize(&self.signed).map_err(|why| TufError::malformed(what, why))?;
-        if header.kind != B::ROLE.as_str() {
-            return Err(TufError::malformed(what, format!("it says that it is '{}'", header.kind)));
-        }
+    fn read<B: Body>(&self, what: &str) -> Result<Signed<B>> {
+        let says = |field: &str| self.signed[field].as_str().unwrap_or_default();
+        let (kind, version) = (says("_type"), says("spec_version"));
+        require_form(what, kind == B::ROLE.as_str(), format_args!("it says that it is '{kind}'"))?;
         // 4.3: another major version may mean other things by the same words.
-        if header.spec_version.split('.').next() != Some("1") {
-            let why =
-                format!("it follows version '{}' of the specification; this is 1.0", header.spec_version);
-            return Err(TufError::malformed(what, why));
-        }
-        let body = B::deserialize(&self.signed).map_err(|why| TufError::malformed(what, why))?;
-        Ok(Signed { header, body })
+        let why = format_args!("it follows version '{version}' of the specification; this is 1.0");
+        require_form(what, version.split('.').next() == Some("1"), why)?;
+        let read = Signed::<B>::deserialize(&self.signed).map_err(|why| TufError::malformed(what, why))?;
+        read.body.check(what)?;
+        Ok(read)
     }
-}
-
-/// What every role says.
-#[derive(Clone, Deserialize)]
-pub(super) struct Header {
-    #[serde(rename = "_type")]
-    kind: String,
-    spec_version: String,
-    pub(super) version: NonZeroU64,
-    pub(super) expires: jiff::Timestamp,
-    #[serde(rename = "x-muster-machine")]
-    pub(super) machine: Option<String>,
 }
 
 /// What one role says.
 pub(super) trait Body: DeserializeOwned {
     const ROLE: Role;
+    fn check(&self, _: &str) -> Result<()> {
+        Ok(())
+    }
 }
 
-/// Metadata of one role.
-#[derive(Clone)]
+/// Metadata of one role: what every role says, and what this one does.
+#[derive(Clone, Deserialize)]
 pub(super) struct Signed<B> {
-    pub(super) header: Header,
+    version: NonZeroU64,
+    pub(super) expires: jiff::Timestamp,
+    #[serde(rename = "x-muster-machine")]
+    machine: Option<String>,
+    #[serde(flatten)]
     pub(super) body: B,
 }
 
 impl<B: Body> Signed<B> {
-    /// Reads metadata that a threshold of `authority` signed; nothing of it is looked at before that is sure.
-    pub(super) fn open(what: &str, authority: &Authority, bytes: &[u8]) -> Result<Self, TufError> {
+    /// Reads metadata that a threshold of these holders signed; nothing of it is looked at before that is sure.
+    pub(super) fn open(what: &str, authority: Authority<'_>, bytes: &[u8]) -> Result<Self> {
         let envelope = Envelope::parse(what, bytes)?;
-        authority.verify(what, &envelope)?;
+        verify(authority, what, &envelope)?;
         envelope.read(what)
     }
     /// Reads metadata that was verified before, or that somebody else will verify.
-    pub(super) fn unverified(bytes: &[u8]) -> Result<Self, TufError> {
+    pub(super) fn unverified(bytes: &[u8]) -> Result<Self> {
         Envelope::parse(B::ROLE.file(), bytes)?.read(B::ROLE.file())
     }
     pub(super) fn version(&self) -> u64 {
-        self.header.version.get()
+        self.version.get()
     }
     /// A machine's metadata says whose it is.
-    pub(super) fn require_machine(&self, machine: &MachineName) -> Result<(), TufError> {
-        if self.header.machine.as_deref() == Some(machine.as_str()) {
-            return Ok(());
-        }
-        let (what, wanted, found) = (B::ROLE.file().into(), machine.clone(), self.header.machine.clone());
-        Err(TufError::ForeignMachine { what, wanted, found })
+    pub(super) fn require_machine(&self, machine: &MachineName) -> Result<()> {
+        let (what, wanted, found) = (B::ROLE.file().into(), machine.clone(), self.machine.clone());
+        let own = found.as_deref() == Some(machine.as_str());
+        if own { Ok(()) } else { Err(TufError::ForeignMachine { what, wanted, found }) }
     }
     /// Refuses what has expired at the time of the refresh: a frozen repository (5.3.10, 5.4.4, 5.5.6, 5.6.5).
-    pub(super) fn require_fresh(&self, what: &str, now: i64) -> Result<(), TufError> {
-        if self.header.expires.as_second() > now {
-            return Ok(());
-        }
-        Err(TufError::Expired { what: what.to_owned(), expires: self.header.expires })
+    pub(super) fn require_fresh(&self, what: &str, now: i64) -> Result<()> {
+        let (what, expires) = (what.to_owned(), self.expires);
+        if expires.as_second() > now { Ok(()) } else { Err(TufError::Expired { what, expires }) }
     }
 }
 
 /// The fleet's anchor: which keys hold which role.
 #[derive(Clone)]
-pub struct Root(Signed<Holders>);
+pub struct Root(pub(super) Signed<RootBody>);
 
 #[derive(Clone, Deserialize)]
-#[serde(try_from = "RawHolders")]
-struct Holders {
-    /// In the order of [`Role::ALL`].
-    roles: [Authority; 4],
-    consistent_snapshot: bool,
-}
-
-#[derive(Deserialize)]
-struct RawHolders {
-    keys: BTreeMap<String, Key>,
-    roles: RawRoles,
+pub(super) struct RootBody {
+    keys: Keys,
+    roles: Roles,
+    /// Whether files carry versions and hashes in their names (6.2).
     #[serde(default)]
-    consistent_snapshot: bool,
+    pub(super) consistent_snapshot: bool,
 }
 
-#[derive(Deserialize)]
-struct RawRoles {
-    root: RawRole,
-    timestamp: RawRole,
-    snapshot: RawRole,
-    targets: RawRole,
+#[derive(Clone, Deserialize)]
+struct Roles {
+    root: Holders,
+    timestamp: Holders,
+    snapshot: Holders,
+    targets: Holders,
 }
 
-impl Body for Holders {
+impl Body for RootBody {
     const ROLE: Role = Role::Root;
-}
-
-impl TryFrom<RawHolders> for Holders {
-    type Error = String;
-    fn try_from(raw: RawHolders) -> Result<Self, String> {
-        let RawRoles { root, timestamp, snapshot, targets } = raw.roles;
-        let [root, timestamp, snapshot, targets] =
-            [root, timestamp, snapshot, targets].map(|role| Authority::new(&raw.keys, role));
-        let roles = [root?, timestamp?, snapshot?, targets?];
-        Ok(Self { roles, consistent_snapshot: raw.consistent_snapshot })
-    }
 }
 
 impl Root {
     /// Reads a root that a threshold of its own root keys signed.
-    pub fn parse_self_signed(bytes: &[u8]) -> Result<Self, TufError> {
+    pub fn parse_self_signed(bytes: &[u8]) -> Result<Self> {
         let what = Role::Root.file();
         let envelope = Envelope::parse(what, bytes)?;
         let root = Self(envelope.read(what)?);
-        root.authority(Role::Root).verify(what, &envelope)?;
+        verify(root.authority(Role::Root), what, &envelope)?;
         Ok(root)
     }
 
     /// Reads the next root: signed by a threshold of this one's keys and of its own (5.3.4), and one version on (5.3.5).
-    pub fn successor(&self, bytes: &[u8]) -> Result<Self, TufError> {
+    pub fn successor(&self, bytes: &[u8]) -> Result<Self> {
         let what = Role::Root.file();
-        self.authority(Role::Root).verify(what, &Envelope::parse(what, bytes)?)?;
+        verify(self.authority(Role::Root), what, &Envelope::parse(what, bytes)?)?;
         let next = Self::parse_self_signed(bytes)?;
-        if next.version() <= self.version() {
-            return Err(TufError::Rollback {
-                what: what.into(),
-                found: next.version(),
-                held: self.version(),
-            });
+        let (held, found) = (self.version(), next.version());
+        if found <= held {
+            return Err(TufError::Rollback { what: what.to_owned(), found, held });
         }
-        if next.version() - self.version() > 1 {
-            let why = format!("it is version {} and follows {}", next.version(), self.version());
-            return Err(TufError::NotThePinned { what: what.into(), why });
-        }
+        require_pinned(what, found - held == 1, format!("it is version {found} and follows {held}"))?;
         Ok(next)
     }
 
     pub fn version(&self) -> u64 {
         self.0.version()
     }
-    /// Unix seconds.
-    pub fn expires(&self) -> i64 {
-        self.0.header.expires.as_second()
-    }
-    pub fn threshold(&self, role: Role) -> u32 {
-        self.authority(role).threshold.get()
-    }
-    pub fn keys_of(&self, role: Role) -> Vec<PublicKey> {
-        self.authority(role).ed25519_keys()
-    }
-    pub(super) fn authority(&self, role: Role) -> &Authority {
-        &self.0.body.roles[role as usize]
-    }
-    pub(super) fn require_fresh(&self, now: i64) -> Result<(), TufError> {
-        self.0.require_fresh(Role::Root.file(), now)
-    }
-    /// Whether files carry versions and hashes in their names (6.2).
-    pub(super) fn consistent_snapshot(&self) -> bool {
-        self.0.body.consistent_snapshot
+    /// Who may sign for a role.
+    pub(super) fn authority(&self, role: Role) -> Authority<'_> {
+        let RootBody { keys, roles: Roles { root, timestamp, snapshot, targets }, .. } = &self.0.body;
+        (keys, [root, timestamp, snapshot, targets][role as usize])
     }
 }
 
@@ -261,18 +198,6 @@ impl Root {
 pub struct Hashes {
     pub sha256: Option<Sha256>,
     pub sha512: Option<Sha512>,
-}
-
-/// A SHA-512 hash, written as 128 hexadecimal digits.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize)]
-#[serde(try_from = "String")]
-pub struct Sha512(pub [u8; 64]);
-
-impl TryFrom<String> for Sha512 {
-    type Error = &'static str;
-    fn try_from(text: String) -> Result<Self, Self::Error> {
-        from_hex(&text).map(Self).ok_or("a SHA-512 hash has 128 lower-case hexadecimal digits")
-    }
 }
 
 impl Hashes {
@@ -293,23 +218,31 @@ pub(super) struct Pin {
 }
 
 impl Pin {
+    /// Reads the metadata that is pinned (5.5, 5.6).
+    pub(super) fn open<B: Body>(
+        &self,
+        what: &str,
+        authority: Authority<'_>,
+        bytes: &[u8],
+        now: i64,
+    ) -> Result<Signed<B>> {
+        self.require_bytes(what, bytes)?;
+        let signed = Signed::open(what, authority, bytes)?;
+        self.require_version(what, &signed)?;
+        signed.require_fresh(what, now)?;
+        Ok(signed)
+    }
     /// Whether these are the pinned bytes, before anything in them is believed (5.5.2, 5.6.2).
-    pub(super) fn require_bytes(&self, what: &str, bytes: &[u8]) -> Result<(), TufError> {
-        if self.length.is_some_and(|length| length != bytes.len() as u64) {
-            return Err(TufError::not_the_pinned(what, "its length differs"));
-        }
-        if self.hashes.as_ref().is_some_and(|hashes| !hashes.fit(bytes)) {
-            return Err(TufError::not_the_pinned(what, "its hash differs"));
-        }
-        Ok(())
+    pub(super) fn require_bytes(&self, what: &str, bytes: &[u8]) -> Result<()> {
+        let long = self.length.is_none_or(|length| length == bytes.len() as u64);
+        require_pinned(what, long, "its length differs")?;
+        require_pinned(what, self.hashes.as_ref().is_none_or(|hashes| hashes.fit(bytes)), "its hash differs")
     }
     /// Whether this is the pinned version (5.5.4, 5.6.4).
-    pub(super) fn require_version<B>(&self, what: &str, found: &Signed<B>) -> Result<(), TufError> {
-        if found.header.version == self.version {
-            return Ok(());
-        }
-        let why = format!("version {} is pinned, and it is version {}", self.version, found.header.version);
-        Err(TufError::not_the_pinned(what, why))
+    pub(super) fn require_version<B>(&self, what: &str, found: &Signed<B>) -> Result<()> {
+        let (pinned, found) = (self.version, found.version);
+        let why = format!("version {pinned} is pinned, and it is version {found}");
+        require_pinned(what, found == pinned, why)
     }
 }
 
@@ -352,6 +285,9 @@ pub(super) struct Targets {
 }
 impl Body for Targets {
     const ROLE: Role = Role::Targets;
+    fn check(&self, what: &str) -> Result<()> {
+        self.delegations.as_ref().map_or(Ok(()), |delegations| delegations.check(what))
+    }
 }
 
 /// What signed metadata says of one target file (4.5).
@@ -359,19 +295,17 @@ impl Body for Targets {
 pub struct Listed {
     pub length: u64,
     pub hashes: Hashes,
-    pub(super) custom: Option<Value>,
+    #[serde(default, deserialize_with = "canonical::strict")]
+    pub(super) custom: Value,
 }
 
 impl Listed {
     /// Whether these are the signed bytes (5.7.2).
-    pub fn require_bytes(&self, what: &str, bytes: &[u8]) -> Result<(), TufError> {
-        let length = bytes.len() as u64;
-        if length > self.length {
+    pub fn require_bytes(&self, what: &str, bytes: &[u8]) -> Result<()> {
+        if bytes.len() as u64 > self.length {
             return Err(TufError::TooLong { what: what.to_owned(), max: self.length });
         }
-        if length < self.length || !self.hashes.fit(bytes) {
-            return Err(TufError::not_the_pinned(what, "its length or hash differs"));
-        }
-        Ok(())
+        let signed = bytes.len() as u64 == self.length && self.hashes.fit(bytes);
+        require_pinned(what, signed, "its length or hash differs")
     }
 }

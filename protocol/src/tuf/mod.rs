@@ -19,6 +19,8 @@ use crate::machine::Class;
 use crate::report::Attack;
 use crate::target::TargetError;
 
+pub type Result<T, E = TufError> = std::result::Result<T, E>;
+
 /// Why metadata or a target is not believed. Nothing of what is refused is kept.
 #[derive(Debug, thiserror::Error)]
 pub enum TufError {
@@ -57,35 +59,38 @@ pub enum TufError {
 impl TufError {
     /// Which attack it would have been to believe this; none where plain trouble looks the same.
     pub fn attack(&self) -> Option<Attack> {
-        match self {
-            Self::Malformed { .. } => Some(Attack::Malformed),
-            Self::Signatures { .. } => Some(Attack::ForgedSignature),
-            Self::Expired { .. } => Some(Attack::Freeze),
-            Self::Rollback { .. } => Some(Attack::Rollback),
-            Self::NotThePinned { .. } => Some(Attack::MixAndMatch),
-            Self::TooLong { .. } | Self::TooManyDelegations { .. } => Some(Attack::EndlessData),
-            Self::ForeignMachine { .. } => Some(Attack::ForeignMachine),
-            Self::WrongClass { .. } => Some(Attack::WrongClass),
-            Self::Target(error) => Some(match error {
-                TargetError::OtherMachine { .. } => Attack::ForeignMachine,
-                TargetError::OtherGeneration { .. } => Attack::MixAndMatch,
-                TargetError::TooLarge(_) => Attack::EndlessData,
-                TargetError::Machine(_) => Attack::WrongClass,
-                _ => Attack::Malformed,
-            }),
-            Self::Missing { .. }
-            | Self::TooManyRoots(_)
-            | Self::NotAsked
-            | Self::RootSpec(_)
-            | Self::Key(_) => None,
-        }
+        use {Attack as A, TargetError as T};
+        Some(match self {
+            Self::Signatures { .. } => A::ForgedSignature,
+            Self::Expired { .. } => A::Freeze,
+            Self::Rollback { .. } => A::Rollback,
+            Self::NotThePinned { .. } | Self::Target(T::OtherGeneration { .. }) => A::MixAndMatch,
+            Self::TooLong { .. } | Self::TooManyDelegations { .. } => A::EndlessData,
+            Self::Target(T::TooLarge(_)) => A::EndlessData,
+            Self::ForeignMachine { .. } | Self::Target(T::OtherMachine { .. }) => A::ForeignMachine,
+            Self::WrongClass { .. } | Self::Target(T::Machine(_)) => A::WrongClass,
+            Self::Malformed { .. } | Self::Target(_) => A::Malformed,
+            Self::Missing { .. } | Self::TooManyRoots(_) | Self::NotAsked => return None,
+            Self::RootSpec(_) | Self::Key(_) => return None,
+        })
     }
 
     fn malformed(what: &str, why: impl std::fmt::Display) -> Self {
         Self::Malformed { what: what.to_owned(), why: why.to_string() }
     }
+}
 
-    fn not_the_pinned(what: &str, why: impl Into<String>) -> Self {
-        Self::NotThePinned { what: what.to_owned(), why: why.into() }
-    }
+/// Refuses a document for its form.
+fn require_form(what: &str, sound: bool, why: impl std::fmt::Display) -> Result<()> {
+    if sound { Ok(()) } else { Err(TufError::malformed(what, why)) }
+}
+
+/// Refuses a document that another one speaks of otherwise.
+fn require_pinned(what: &str, fits: bool, why: impl Into<String>) -> Result<()> {
+    if fits { Ok(()) } else { Err(TufError::NotThePinned { what: what.to_owned(), why: why.into() }) }
+}
+
+/// Refuses a version below one that was seen before.
+fn require_no_lower(what: &str, found: u64, held: u64) -> Result<()> {
+    if found < held { Err(TufError::Rollback { what: what.to_owned(), found, held }) } else { Ok(()) }
 }

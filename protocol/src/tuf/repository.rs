@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 
 use serde_json::{Map, Value, json};
 
+use super::keyring::Key;
 use super::metadata::{MACHINE_FIELD, Role, Root, Signed, Snapshot, Targets};
 use super::scope::Scope;
 use super::{TufError, canonical};
@@ -157,9 +158,32 @@ pub fn check_publication(
     scope.require_target(&targets)?.require_bytes("the target", publication.target.as_bytes())?;
     let target = Target::parse(publication.target.as_bytes())?;
     target.require_for(machine, class, &target.system, generation)?;
-    let expires = targets.header.expires.min(snapshot.header.expires).as_second();
+    let expires = targets.expires.min(snapshot.expires).as_second();
     let target_sha256 = Sha256::of(publication.target.as_bytes());
     Ok(CheckedPublication { target, target_sha256, targets_expires: expires })
+}
+
+/// What the signing side and the server ask of a root; no machine does.
+impl Root {
+    pub fn threshold(&self, role: Role) -> u32 {
+        self.authority(role).1.threshold.get()
+    }
+    /// Unix seconds.
+    pub fn expires(&self) -> i64 {
+        self.0.expires.as_second()
+    }
+    /// The distinct keys that hold a role.
+    pub fn keys_of(&self, role: Role) -> Vec<PublicKey> {
+        let (keys, holders) = self.authority(role);
+        let mut found = Vec::new();
+        for id in &holders.keyids {
+            match keys.0.get(id) {
+                Some(Key::Ed25519(key)) if !found.contains(key) => found.push(*key),
+                _ => {}
+            }
+        }
+        found
+    }
 }
 
 /// The id of a key: the hash of its canonical JSON.

@@ -2,9 +2,9 @@
 
 use serde::Deserialize;
 
-use super::TufError;
 use super::client::Stored;
 use super::metadata::{Listed, Role, Signed, Targets};
+use super::{Result, TufError, require_form, require_pinned};
 use crate::api;
 use crate::ids::{Generation, MachineName};
 use crate::machine::Class;
@@ -20,7 +20,7 @@ pub struct Scope {
 
 impl Scope {
     /// A machine's targets list its one target and nothing else, and say whose it is, and which.
-    pub(super) fn require_target<'a>(&self, targets: &'a Signed<Targets>) -> Result<&'a Listed, TufError> {
+    pub(super) fn require_target<'a>(&self, targets: &'a Signed<Targets>) -> Result<&'a Listed> {
         #[derive(Deserialize)]
         struct Custom {
             machine: String,
@@ -28,28 +28,23 @@ impl Scope {
             generation: u64,
         }
         let (what, path) = (Role::Targets.file(), api::target_name(&self.machine));
-        let Targets { targets: list, delegations: None } = &targets.body else {
-            return Err(TufError::malformed(what, "a machine's targets delegate to nobody"));
-        };
+        let list = &targets.body.targets;
+        require_form(what, targets.body.delegations.is_none(), "a machine's targets delegate to nobody")?;
         let Some(listed) = list.get(&path).filter(|_| list.len() == 1) else {
-            return Err(TufError::malformed(what, format!("it must list {path} and nothing else")));
+            return Err(TufError::malformed(what, format_args!("it must list {path} and nothing else")));
         };
-        let custom = listed.custom.as_ref().unwrap_or(&serde_json::Value::Null);
-        let custom = Custom::deserialize(custom).map_err(|why| TufError::malformed(what, why))?;
-        if custom.machine != self.machine.as_str() {
-            let (wanted, found) = (self.machine.clone(), Some(custom.machine));
+        let Custom { machine, class, generation } =
+            Custom::deserialize(&listed.custom).map_err(|why| TufError::malformed(what, why))?;
+        if machine != self.machine.as_str() {
+            let (wanted, found) = (self.machine.clone(), Some(machine));
             return Err(TufError::ForeignMachine { what: path, wanted, found });
         }
-        if custom.class != self.class.as_str() {
-            return Err(TufError::WrongClass { wanted: self.class, found: custom.class });
+        if class != self.class.as_str() {
+            return Err(TufError::WrongClass { wanted: self.class, found: class });
         }
-        if custom.generation != targets.version() {
-            let why = format!("generation {} stands in version {}", custom.generation, targets.version());
-            return Err(TufError::not_the_pinned(&path, why));
-        }
-        if listed.hashes.sha256.is_none() {
-            return Err(TufError::malformed(what, "its target has no sha256"));
-        }
+        let why = format!("generation {generation} stands in version {}", targets.version());
+        require_pinned(&path, generation == targets.version(), why)?;
+        require_form(what, listed.hashes.sha256.is_some(), "its target has no sha256")?;
         if listed.length > MAX_TARGET_BYTES {
             return Err(TufError::TooLong { what: path, max: MAX_TARGET_BYTES });
         }

@@ -82,7 +82,7 @@ impl Tree {
         (machine, result)
     }
     fn finds(&self, path: &str) -> bool {
-        self.search(&self.serve(), path).1.unwrap().target(path).is_some()
+        self.search(&self.serve(), path).1.unwrap().listed(path).is_some()
     }
     fn refuses(&self, served: &Served) -> TufError {
         self.search(served, PATH).1.err().expect("the search was believed")
@@ -94,7 +94,7 @@ fn a_target_is_found_where_a_role_may_list_it() {
     let tree = Tree::one(json!({ "paths": ["other/*", "releases/*"] }));
     let (machine, update) = tree.search(&tree.serve(), PATH);
     let update = update.unwrap();
-    assert_eq!(update.target(PATH).unwrap().sha256, Sha256::of(b"zip"));
+    assert_eq!(update.listed(PATH).unwrap().hashes.sha256, Some(Sha256::of(b"zip")));
     assert_eq!(machine.fetched.last().unwrap(), "1.helper.json");
     assert!(!tree.finds("releases/y.zip"));
 }
@@ -103,7 +103,7 @@ fn a_target_is_found_where_a_role_may_list_it() {
 fn a_role_is_not_asked_for_paths_that_it_may_not_list() {
     let tree = Tree::one(json!({ "paths": ["other/*"] }));
     let (machine, update) = tree.search(&tree.serve(), PATH);
-    assert!(update.unwrap().target(PATH).is_none());
+    assert!(update.unwrap().listed(PATH).is_none());
     assert_eq!(machine.fetched.last().unwrap(), "1.targets.json");
 }
 
@@ -287,8 +287,9 @@ fn what_the_top_level_lists_is_not_searched_for_below() {
     let tree = Tree::one(json!({ "paths": ["*", "*/*"] }));
     let served = tree.serve();
     let (machine, update) = tree.search(&served, "any/generation.json");
-    let listed = update.unwrap().target("any/generation.json").unwrap();
+    let update = update.unwrap();
+    let listed = update.listed("any/generation.json").unwrap();
     let publication = tree.fleet.publication(&target("any", 1));
-    assert_eq!(listed.sha256, Sha256::of(publication.target.as_bytes()));
+    assert_eq!(listed.hashes.sha256, Some(Sha256::of(publication.target.as_bytes())));
     assert_eq!(machine.fetched.last().unwrap(), "1.targets.json");
 }

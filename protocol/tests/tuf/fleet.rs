@@ -8,7 +8,7 @@ use muster_protocol::machine::Class;
 use muster_protocol::operator::Publication;
 use muster_protocol::report::Attack;
 use muster_protocol::target::{Action, Target};
-use muster_protocol::tuf::client::{Answer, Next, Save, Scope, Stored, Update};
+use muster_protocol::tuf::client::{Save, Scope, Stored, Update};
 use muster_protocol::tuf::repository::{
     RootSpec, Signer, key_id, sign_generation, sign_root, sign_timestamp,
 };
@@ -190,13 +190,13 @@ impl Machine {
     }
 
     pub fn follow(&mut self, update: &mut Update, served: &Served) -> Result<(), TufError> {
-        while let Next::Fetch(fetch) = update.next() {
+        while let Some(fetch) = update.next() {
             let answer = served.files.get(&fetch.file).map(|bytes| {
                 let read = bytes.len().min(usize::try_from(fetch.max_bytes).unwrap() + 1);
                 &bytes[..read]
             });
             self.fetched.push(fetch.file);
-            if let Some(save) = update.feed(answer.map_or(Answer::Absent, Answer::Found))? {
+            if let Some(save) = update.feed(answer)? {
                 self.save(save);
             }
         }

@@ -137,3 +137,47 @@ fn what_expired_on_disk_still_loads_and_a_fresh_repository_is_taken() {
     served.put("timestamp.json", &fresh.unwrap());
     assert_eq!(machine.generation(&served), 2);
 }
+
+#[test]
+fn a_clock_that_goes_back_lets_nothing_lower_in() {
+    let fleet = Fleet::new();
+    let mut machine = Machine::enrolled(&fleet, "cinnabar");
+    let old = Served::generation(&fleet, "cinnabar", 1);
+    let mut new = old.clone();
+    new.publish(&fleet, "cinnabar", 2, 2000);
+    machine.refresh(&new).unwrap();
+    // Two days on the old repository is expired anyway; back in time it would be fresh again.
+    for now in [NOW + 2 * DAY, NOW - 365 * DAY, 0, i64::MIN] {
+        machine.now = now;
+        let attack = machine.refresh(&old).err().and_then(|error| error.attack());
+        assert_eq!(attack, Some(Attack::Rollback), "at {now}");
+    }
+    machine.now = i64::MAX;
+    machine.refuses(&new, Attack::Freeze);
+    machine.now = NOW;
+    assert_eq!(machine.generation(&new), 2);
+}
+
+#[test]
+fn each_role_is_good_to_its_last_second_and_no_longer() {
+    let fleet = Fleet { expires: NOW + 4, ..Fleet::new() };
+    let mut served = Served::generation(&fleet, "cinnabar", 1);
+    let at = |second: i64| jiff::Timestamp::from_second(second).unwrap().to_string();
+    let operator = &fleet.operators[0];
+    served.forge("1.targets.json", &[operator], |signed| signed["expires"] = at(NOW + 1).into());
+    served.pin_again(&fleet, "cinnabar", 1);
+    served.forge("1.snapshot.json", &[operator], |signed| signed["expires"] = at(NOW + 2).into());
+    served.stamp(&fleet, "cinnabar", 1, 1001);
+    served.forge("timestamp.json", &[&fleet.online], |signed| signed["expires"] = at(NOW + 3).into());
+    for (later, expired) in [(1, "targets"), (2, "snapshot"), (3, "timestamp"), (4, "root")] {
+        let mut machine = Machine { now: NOW + later, ..Machine::enrolled(&fleet, "cinnabar") };
+        let (why, _) = machine.refuses(&served, Attack::Freeze);
+        assert!(why.starts_with(&format!("{expired}.json expired")), "{why}");
+    }
+    assert_eq!(Machine::enrolled(&fleet, "cinnabar").generation(&served), 1);
+    // A fraction of a second is not counted up.
+    served.forge("timestamp.json", &[&fleet.online], |signed| {
+        signed["expires"] = at(NOW).replace('Z', ".999Z").into();
+    });
+    Machine::enrolled(&fleet, "cinnabar").refuses(&served, Attack::Freeze);
+}

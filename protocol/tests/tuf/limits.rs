@@ -2,7 +2,7 @@
 
 use muster_protocol::report::Attack;
 use muster_protocol::tuf::TufError;
-use muster_protocol::tuf::client::{Answer, MAX_ROOTS, Next};
+use muster_protocol::tuf::client::MAX_ROOTS;
 use serde_json::json;
 
 use crate::fleet::*;
@@ -34,7 +34,7 @@ fn no_fetch_is_without_a_limit_and_pins_lower_it() {
     let served = Served::generation(&fleet, "cinnabar", 1);
     for machine in [Machine::enrolled(&fleet, "cinnabar"), Machine::unscoped(&fleet)] {
         let mut update = machine.start().unwrap();
-        while let Next::Fetch(fetch) = update.next() {
+        while let Some(fetch) = update.next() {
             let bytes = served.files.get(&fetch.file);
             match fetch.file.as_str() {
                 "1.snapshot.json" | "1.targets.json" => {
@@ -42,7 +42,7 @@ fn no_fetch_is_without_a_limit_and_pins_lower_it() {
                 }
                 _ => assert!(fetch.max_bytes <= 512 * 1024, "{fetch:?}"),
             }
-            update.feed(bytes.map_or(Answer::Absent, |bytes| Answer::Found(bytes))).unwrap();
+            update.feed(bytes.map(|bytes| &bytes[..])).unwrap();
         }
     }
 }
@@ -56,9 +56,9 @@ fn a_pin_that_allows_more_than_any_machine_reads() {
     });
     let machine = Machine::enrolled(&fleet, "cinnabar");
     let mut update = machine.start().unwrap();
-    update.feed(Answer::Absent).unwrap();
-    update.feed(Answer::Found(&served.files["timestamp.json"])).unwrap();
-    let Next::Fetch(fetch) = update.next() else { panic!("a snapshot is to come") };
+    update.feed(None).unwrap();
+    update.feed(Some(&served.files["timestamp.json"])).unwrap();
+    let Some(fetch) = update.next() else { panic!("a snapshot is to come") };
     assert_eq!(fetch.max_bytes, 128 * 1024);
 }
 
@@ -136,12 +136,6 @@ fn a_root_with_too_many_keys() {
     };
     assert!(with(256).start().is_ok());
     assert!(with(257).start().err().unwrap().to_string().contains("more than 256 keys"));
-
-    let mut machine = Machine::enrolled(&fleet, "cinnabar");
-    machine.stored.root = resigned(&machine.stored.root, &[&fleet.root[0]], |signed| {
-        signed["roles"]["targets"]["keyids"] = (0..257).map(|n| n.to_string()).collect();
-    });
-    assert!(machine.start().err().unwrap().to_string().contains("more than 256 keys"));
 }
 
 #[test]
@@ -185,10 +179,10 @@ fn without_a_scope_and_a_declared_length_the_limits_are_those_of_other_clients()
     });
     let mut update = Machine::unscoped(&fleet).start().unwrap();
     let mut limits = Vec::new();
-    while let Next::Fetch(fetch) = update.next() {
+    while let Some(fetch) = update.next() {
         limits.push(fetch.max_bytes);
         let bytes = served.files.get(&fetch.file);
-        update.feed(bytes.map_or(Answer::Absent, |bytes| Answer::Found(bytes))).unwrap();
+        update.feed(bytes.map(|bytes| &bytes[..])).unwrap();
     }
     assert_eq!(limits, [512 << 10, 16 << 10, 2 << 20, 5 << 20]);
 }

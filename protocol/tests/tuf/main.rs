@@ -1,6 +1,7 @@
 //! The trust core against a repository that an attacker serves: one test an attack, named after it.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::needless_pass_by_value)]
 
+mod ambiguous;
 mod delegations;
 mod fleet;
 mod foreign;
@@ -11,4 +12,5 @@ mod mix_and_match;
 mod publication;
 mod rollback;
 mod roots;
+mod size;
 mod workflow;

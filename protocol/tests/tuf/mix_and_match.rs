@@ -2,7 +2,7 @@
 
 use muster_protocol::ids::{Sha256, to_hex};
 use muster_protocol::report::Attack;
-use muster_protocol::tuf::client::{TargetFile, check_target_bytes};
+use muster_protocol::tuf::metadata::Listed;
 use serde_json::json;
 use sha2::{Digest as _, Sha512};
 
@@ -134,19 +134,22 @@ fn a_document_of_one_kind_where_another_belongs() {
 #[test]
 fn other_bytes_than_the_signed_target() {
     let signed = b"the signed bytes";
-    let file = TargetFile { length: signed.len() as u64, sha256: Sha256::of(signed) };
-    check_target_bytes(&file, signed).unwrap();
+    let listed = |length: usize| -> Listed {
+        let hashes = json!({ "sha256": Sha256::of(signed).hex() });
+        serde_json::from_value(json!({ "length": length, "hashes": hashes })).unwrap()
+    };
+    let require = |length, bytes| listed(length).require_bytes("the target", bytes);
+    require(signed.len(), signed).unwrap();
     for (bytes, attack) in [
         (b"the signed bytez".as_slice(), Attack::MixAndMatch),
         (b"the signed byte", Attack::MixAndMatch),
         (b"", Attack::MixAndMatch),
         (b"the signed bytes and more", Attack::EndlessData),
     ] {
-        assert_eq!(check_target_bytes(&file, bytes).unwrap_err().attack(), Some(attack));
+        assert_eq!(require(signed.len(), bytes).unwrap_err().attack(), Some(attack));
     }
     // The right hash under a wrong length.
-    let longer = TargetFile { length: signed.len() as u64 + 1, ..file };
-    assert_eq!(check_target_bytes(&longer, signed).unwrap_err().attack(), Some(Attack::MixAndMatch));
+    assert_eq!(require(signed.len() + 1, signed).unwrap_err().attack(), Some(Attack::MixAndMatch));
 }
 
 #[test]

@@ -54,7 +54,7 @@ fn a_signed_generation_passes_and_the_machine_takes_it() {
 
     let mut machine = Machine::enrolled(&fleet, "cinnabar");
     let update = machine.refresh(&Served::generation(&fleet, "cinnabar", 3)).unwrap();
-    assert_eq!(update.target("cinnabar/generation.json").unwrap().sha256, checked.target_sha256);
+    assert_eq!(update.listed("cinnabar/generation.json").unwrap().hashes.sha256, Some(checked.target_sha256));
 }
 
 #[test]

@@ -3,7 +3,7 @@
 use muster_protocol::checkin::Holds;
 use muster_protocol::report::Attack;
 use muster_protocol::tuf::TufError;
-use muster_protocol::tuf::client::{Answer, Fetch, Next, Stored, check_target_bytes};
+use muster_protocol::tuf::client::{Fetch, Stored};
 
 use crate::fleet::*;
 
@@ -21,10 +21,10 @@ fn generations_one_and_two_are_followed() {
     assert_eq!(update.holds(), Holds { root: 1, timestamp: 2000, snapshot: 2, targets: 2 });
 
     let publication = fleet.publication(&target("cinnabar", 2));
-    let file = update.target("cinnabar/generation.json").unwrap();
-    check_target_bytes(&file, publication.target.as_bytes()).unwrap();
+    let file = update.listed("cinnabar/generation.json").unwrap();
+    file.require_bytes("the target", publication.target.as_bytes()).unwrap();
     assert_eq!(update.target_name("cinnabar/generation.json", "HASH"), "cinnabar/HASH.generation.json");
-    assert!(update.target("stibnite/generation.json").is_none());
+    assert!(update.listed("stibnite/generation.json").is_none());
 }
 
 #[test]
@@ -59,7 +59,7 @@ fn nothing_is_published_for_a_new_machine_and_that_is_no_error() {
     let mut machine = Machine::enrolled(&fleet, "cinnabar");
     let update = machine.refresh(&Served::default()).unwrap();
     assert_eq!(update.targets_version(), None);
-    assert!(update.target("cinnabar/generation.json").is_none());
+    assert!(update.listed("cinnabar/generation.json").is_none());
 }
 
 #[test]
@@ -105,7 +105,7 @@ fn the_same_timestamp_again_is_nothing_new_and_fetches_nothing_more() {
     machine.refresh(&served).unwrap();
     let update = machine.refresh(&served).unwrap();
     assert_eq!(machine.fetched, ["2.root.json", "timestamp.json"]);
-    assert!(update.target("cinnabar/generation.json").is_some());
+    assert!(update.listed("cinnabar/generation.json").is_some());
     assert_eq!(update.targets_version(), Some(1));
 }
 
@@ -157,8 +157,8 @@ fn a_crash_after_any_save_ends_well() {
         let mut update = machine.start().unwrap();
         let mut done = 0;
         while done < saves {
-            let Next::Fetch(fetch) = update.next() else { panic!("there are four saves") };
-            let answer = served.files.get(&fetch.file).map_or(Answer::Absent, |bytes| Answer::Found(bytes));
+            let Some(fetch) = update.next() else { panic!("there are four saves") };
+            let answer = served.files.get(&fetch.file).map(|bytes| &bytes[..]);
             if let Some(save) = update.feed(answer).unwrap() {
                 machine.save(save);
                 done += 1;
@@ -198,11 +198,11 @@ fn after_a_refusal_nothing_more_is_asked_for_or_given_out() {
     machine.refresh(&served).unwrap();
 
     let mut update = machine.start().unwrap();
-    update.feed(Answer::Absent).unwrap();
-    assert!(update.feed(Answer::Found(b"forged")).is_err());
-    assert_eq!(update.next(), Next::Done);
-    assert!(matches!(update.feed(Answer::Found(b"forged")), Err(TufError::NotAsked)));
-    assert!(update.target("cinnabar/generation.json").is_none());
+    update.feed(None).unwrap();
+    assert!(update.feed(Some(b"forged")).is_err());
+    assert_eq!(update.next(), None);
+    assert!(matches!(update.feed(Some(b"forged")), Err(TufError::NotAsked)));
+    assert!(update.listed("cinnabar/generation.json").is_none());
     assert_eq!(update.targets_version(), None);
     // What is on disk is still what is held.
     assert_eq!(update.holds(), Holds { root: 1, timestamp: 1001, snapshot: 1, targets: 1 });
@@ -215,11 +215,11 @@ fn before_the_end_nothing_is_given_out() {
     let mut machine = Machine::enrolled(&fleet, "cinnabar");
     machine.refresh(&served).unwrap();
     let mut update = machine.start().unwrap();
-    assert!(update.target("cinnabar/generation.json").is_none());
+    assert!(update.listed("cinnabar/generation.json").is_none());
     assert_eq!(update.targets_version(), None);
     let first = update.next();
     assert_eq!(first, update.next(), "the same until it is fed");
-    assert!(matches!(first, Next::Fetch(Fetch { file, .. }) if file == "2.root.json"));
+    assert!(matches!(first, Some(Fetch { file, .. }) if file == "2.root.json"));
 }
 
 #[test]

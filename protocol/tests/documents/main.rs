@@ -1,0 +1,7 @@
+//! The small words that both sides agree on: names, hashes, keys, limits, targets.
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
+
+mod ids;
+mod keys;
+mod targets;
+mod words;

@@ -1,0 +1,138 @@
+//! Limits, and the words that people are shown.
+
+use muster_protocol::checkin::{Holds, MAX_CHECKIN_BYTES, Phase};
+use muster_protocol::enrol::{MAX_ENROL_BYTES, Secret, Token};
+use muster_protocol::ids::{Generation, Sha256};
+use muster_protocol::machine::{Class, MachineError, System, can_take};
+use muster_protocol::operator::{Condition, MAX_REQUEST_BYTES, next_generation};
+use muster_protocol::target::{Action, MAX_TARGET_BYTES};
+use serde_json::json;
+
+#[test]
+fn the_limits_are_those_of_the_documents() {
+    assert_eq!(MAX_ENROL_BYTES, 16_384);
+    assert_eq!(MAX_CHECKIN_BYTES, 65_536);
+    assert_eq!(MAX_TARGET_BYTES, 65_536);
+    assert_eq!(MAX_REQUEST_BYTES, 1_048_576);
+}
+
+/// What people read is what travels, with blanks.
+#[test]
+fn phases_and_conditions_are_told_as_they_are_written() {
+    for phase in [
+        Phase::Idle,
+        Phase::Verified,
+        Phase::Fetching,
+        Phase::Building,
+        Phase::Checked,
+        Phase::Activating,
+        Phase::Probing,
+        Phase::Confirmed,
+        Phase::RollingBack,
+        Phase::RolledBack,
+        Phase::Failed,
+        Phase::Deferred,
+        Phase::AwaitingReboot,
+        Phase::NeedsHuman,
+        Phase::Unknown,
+    ] {
+        assert_eq!(json!(phase), phase.as_str().replace(' ', "-"));
+    }
+    for action in [Action::Switch, Action::Boot, Action::Test, Action::DryActivate] {
+        assert_eq!(json!(action), action.as_str());
+    }
+    let bad = [
+        Condition::RolledBack,
+        Condition::Failed,
+        Condition::NeedsHuman,
+        Condition::UnderAttack,
+        Condition::Revoked,
+    ];
+    let other = [
+        Condition::Invited,
+        Condition::NoGeneration,
+        Condition::UpToDate,
+        Condition::Degraded,
+        Condition::Updating,
+        Condition::Offline,
+    ];
+    for condition in bad.iter().chain(&other) {
+        assert_eq!(json!(condition), condition.as_str().replace(' ', "-"));
+        assert_eq!(condition.is_bad(), bad.contains(condition), "{condition:?}");
+    }
+}
+
+#[test]
+fn a_generation_is_above_what_was_published_and_what_is_held() {
+    let held = |targets| Holds { targets, ..Holds::default() };
+    let published = |number| Generation::new(number).ok();
+    for (last, holds, next) in [(0, 0, 1), (5, 0, 6), (0, 5, 6), (5, 9, 10), (9, 5, 10)] {
+        assert_eq!(next_generation(published(last), &held(holds)).get(), next, "{last} {holds}");
+    }
+}
+
+#[test]
+fn classes_and_systems_are_read_as_they_are_written() {
+    for (class, word, kernel, output) in [
+        (Class::Nixos, "nixos", "linux", "nixosConfigurations"),
+        (Class::Darwin, "darwin", "darwin", "darwinConfigurations"),
+    ] {
+        assert_eq!((class.as_str(), class.to_string(), json!(class)), (word, word.into(), json!(word)));
+        assert_eq!((class.kernel(), class.flake_output()), (kernel, output));
+        assert_eq!(word.parse::<Class>().unwrap(), class);
+        let system: System = format!("aarch64-{kernel}").parse().unwrap();
+        assert_eq!(system.class(), class);
+        assert_eq!(
+            (system.as_str(), json!(system)),
+            (&*system.to_string(), json!(format!("aarch64-{kernel}")))
+        );
+    }
+    assert!("windows".parse::<Class>().is_err() && "".parse::<Class>().is_err());
+    for bad in ["x86-64-linux", "x86_64-linux-gnu", "x86.64-linux", "x86_64linux", "-darwin", "x86_64-"] {
+        assert!(bad.parse::<System>().is_err(), "{bad}");
+        assert!(serde_json::from_value::<System>(json!(bad)).is_err(), "{bad}");
+    }
+    assert!(format!("{}-linux", "a".repeat(26)).parse::<System>().is_ok());
+    assert!(format!("{}-linux", "a".repeat(27)).parse::<System>().is_err());
+}
+
+#[test]
+fn what_a_machine_cannot_take_is_told_by_what_is_wrong() {
+    let system = |text: &str| text.parse::<System>().unwrap();
+    let (linux, arm, mac) = (system("x86_64-linux"), system("aarch64-linux"), system("aarch64-darwin"));
+    let wrong = |machine, target| Err(MachineError::WrongClass { machine, target });
+    use Class::{Darwin, Nixos};
+    assert_eq!(can_take((Nixos, &linux), Darwin, &linux), wrong(Nixos, Darwin));
+    assert_eq!(can_take((Nixos, &linux), Nixos, &mac), wrong(Nixos, Darwin));
+    assert_eq!(can_take((Darwin, &mac), Darwin, &linux), wrong(Darwin, Nixos));
+    // i686 is what x86_64 runs too, and nothing else does.
+    let old = system("i686-linux");
+    assert_eq!(can_take((Nixos, &linux), Nixos, &old), Ok(()));
+    for (own, derivation) in [(&arm, &old), (&linux, &arm), (&old, &linux)] {
+        let error = MachineError::WrongSystem { machine: own.clone(), derivation: derivation.clone() };
+        assert_eq!(can_take((Nixos, own), Nixos, derivation), Err(error));
+    }
+}
+
+#[test]
+fn a_printed_token_names_its_machine_and_tells_nothing() {
+    let secret = "5a".repeat(32);
+    let token = Token {
+        url: "https://muster.example".into(),
+        machine: "cinnabar".parse().unwrap(),
+        class: Class::Nixos,
+        fleet: Sha256::of(b"fleet"),
+        root: Sha256::of(b"root"),
+        root_version: 1,
+        lowest_generation: Generation::FIRST,
+        expires: 1,
+        secret: Secret::try_from(secret.clone()).unwrap(),
+        tls_ca: None,
+    };
+    assert_eq!(format!("{token:?}"), "Token for cinnabar");
+    // Written into the token, it comes back whole; what is derived from it is something else each time.
+    assert_eq!(String::from(token.secret.clone()), secret);
+    let derived = [token.secret.check_key().hex(), token.secret.token_id().hex(), secret];
+    assert!(derived[0] != derived[1] && derived[1] != derived[2] && derived[0] != derived[2]);
+    assert!(Secret::try_from("5A".repeat(32)).is_err() && Secret::try_from("5a".to_owned()).is_err());
+}

@@ -1,0 +1,56 @@
+//! What Nix and its caches say.
+
+use std::os::unix::process::ExitStatusExt as _;
+use std::process::ExitStatus;
+
+use muster::flake::evaluate::{Facts, Metadata, system_in};
+use muster::flake::facts::Muster;
+use muster::flake::nix::shorten;
+use muster::http::readers::{NarFile, Narinfo};
+use muster_agent::nix::derivation::Derivation;
+use muster_agent::nix::{message, tail};
+use muster_protocol::ids::{StorePath, nix_base32};
+use muster_protocol::machine::System;
+use muster_protocol::report::MAX_LOG_TAIL;
+
+/// A narinfo, and the name of an archive.
+pub fn narinfo(data: &[u8]) -> bool {
+    let file = crate::text(data).and_then(NarFile::parse);
+    if let Some(file) = &file {
+        assert!(file.key().starts_with("nar/") && file.key().matches('/').count() == 1, "{}", file.key());
+        assert!(!file.key().contains("..") && file.hash().len() == 52);
+    }
+    let Ok(info) = Narinfo::parse(data) else { return file.is_some() };
+    assert!(info.same_content(&info));
+    assert!(info.file_size > 0 && info.nar_size > 0);
+    assert_eq!(info.path.hash_part().len(), 32);
+    assert!(!info.path.name().contains('/'));
+    true
+}
+
+pub fn derivation(data: &[u8]) -> bool {
+    let Ok(derivation) = Derivation::parse(&String::from_utf8_lossy(data)) else { return false };
+    let _ = derivation.platform.parse::<System>();
+    let _ = derivation.outputs.iter().filter_map(|path| path.parse::<StorePath>().ok()).count();
+    true
+}
+
+/// Whatever a program of Nix prints: JSON of flakes and derivations, messages, logs.
+pub fn printed(data: &[u8]) -> bool {
+    let text = String::from_utf8_lossy(data);
+    let _ = shorten(&text);
+    assert!(message(&text, ExitStatus::from_raw(256)).len() < 2048);
+    assert!(tail(&text).len() <= MAX_LOG_TAIL);
+    let _ = nix_base32(&muster_protocol::ids::Sha256::of(data));
+    let muster = serde_json::from_slice::<Muster>(data);
+    if let Ok(muster) = &muster {
+        for (name, machine) in &muster.machines {
+            let _ = machine.health_checks(name).map_err(|error| error.to_string());
+        }
+    }
+    let value = serde_json::from_slice::<serde_json::Value>(data).unwrap_or_default();
+    let system = system_in(&value).is_some_and(|system| system.parse::<System>().is_ok());
+    let facts = serde_json::from_slice::<Facts>(data)
+        .is_ok_and(|facts| facts.drv.parse::<StorePath>().is_ok() && facts.out.parse::<StorePath>().is_ok());
+    system | facts | muster.is_ok() | serde_json::from_slice::<Metadata>(data).is_ok()
+}

@@ -1,0 +1,78 @@
+//! What operators send, what the controller answers them, and the headers of both sides.
+
+use axum::http::{HeaderMap, HeaderName, HeaderValue};
+use muster::http::readers;
+use muster_agent::client::{netrc_line, retry_after};
+use muster_protocol::api::{MACHINE_SIGNATURE, OPERATOR_SIGNATURE, Problem};
+use muster_protocol::ids::Sha256;
+use muster_protocol::machine::Class;
+use muster_protocol::operator::{AddMachine, FleetView, HistoryEntry, MachineView, Publication, Request};
+use muster_protocol::tuf::metadata::Root;
+use muster_protocol::tuf::repository::check_publication;
+
+use crate::world::*;
+
+/// The bodies of requests, and the answers that the command line reads.
+pub fn requests(data: &[u8]) -> bool {
+    if let Ok(publication) = serde_json::from_slice::<Publication>(data) {
+        let root = Root::parse_self_signed(&root()).expect("a root");
+        if let Ok(checked) = check_publication(&root, &name(OWN), Class::Nixos, &publication, NOW) {
+            assert_eq!(checked.target.machine, name(OWN));
+            assert_eq!(checked.target.generation, publication.generation);
+            assert_eq!(checked.target_sha256, Sha256::of(publication.target.as_bytes()));
+            assert!(checked.targets_expires > NOW);
+        }
+    }
+    crate::json::<Publication>(data)
+        | crate::json::<AddMachine>(data)
+        | crate::json::<Vec<MachineView>>(data)
+        | crate::json::<MachineView>(data)
+        | crate::json::<Vec<HistoryEntry>>(data)
+        | crate::json::<FleetView>(data)
+        | crate::json::<Problem>(data)
+}
+
+/// The request that the operator of this fleet signed once.
+pub fn signed_request(audience: &Sha256) -> Request<'_> {
+    Request { audience, method: "POST", path: "/v1/operator/session", body: b"{}" }
+}
+
+/// The first byte says which header it is.
+pub fn headers(data: &[u8]) -> bool {
+    let Some((which, value)) = data.split_first() else { return false };
+    let header = |name: &'static str| {
+        let mut headers = HeaderMap::new();
+        headers.insert(HeaderName::from_static(name), HeaderValue::from_bytes(value).ok()?);
+        Some(headers)
+    };
+    match which {
+        b'a' => header("authorization").and_then(|headers| readers::bearer(&headers)).is_some(),
+        b'm' => header(MACHINE_SIGNATURE).is_some_and(|headers| readers::machine_signature(&headers).is_ok()),
+        b'o' => {
+            let read =
+                header(OPERATOR_SIGNATURE).and_then(|headers| readers::operator_signature(&headers).ok());
+            if let Some(signature) = &read {
+                let fleet = Sha256::of(&root());
+                let good = signature.verify(signed_request(&fleet)).is_ok();
+                let known = signature.nonce == "09".repeat(16) && signature.at == NOW;
+                assert!(
+                    !good || known && signature.key == key(OPERATOR).public(),
+                    "a request that nobody signed"
+                );
+            }
+            read.is_some()
+        }
+        b'b' => crate::text(value).is_some_and(|bearer| {
+            let line = netrc_line("https://muster.example:8443", bearer);
+            let words =
+                |line: &String| line.split_ascii_whitespace().count() == 6 && line.lines().count() == 1;
+            assert!(line.as_ref().is_ok_and(words) || line.is_err(), "a bearer says more than itself");
+            line.is_ok()
+        }),
+        b'r' => crate::text(value).and_then(retry_after).is_some_and(|wait| {
+            assert!(wait.as_secs() <= 3600);
+            true
+        }),
+        _ => false,
+    }
+}

@@ -1,0 +1,240 @@
+//! A machine's whole life: whatever is published, forged, dropped or played again, and whenever it crashes, it never
+//! goes back, takes nothing of another machine's, and saves nothing that was not verified.
+//!
+//! The input is a script: one byte says what happens, the next ones how.
+
+use std::collections::BTreeMap;
+
+use muster_protocol::tuf::client::Update;
+use muster_protocol::tuf::repository::{RootSpec, sign_root};
+use serde_json::{Value, json};
+
+use crate::oracle::Keeper;
+use crate::world::*;
+
+/// What may happen, in the order of the bytes that say it.
+#[derive(Debug, Clone, Copy)]
+pub enum Step {
+    /// GENERATION, TIMESTAMP, WHO: bits 0 to 1 the operators who sign, 2 another machine, 3 another online key.
+    Publish,
+    /// GENERATION, TIMESTAMP, WHO as before: a new timestamp for a snapshot that is served.
+    Stamp,
+    /// FILE, CHANGE, VALUE, KEYS: changes a served document and signs it anew.
+    Alter,
+    /// HOLDERS, THRESHOLDS, VERSION, KEYS: a new root.
+    Root,
+    /// FILE
+    Drop,
+    /// FILE, LENGTH, bytes
+    Raw,
+    /// QUARTERS of a day, signed
+    Time,
+    /// FILE, FILE: the first is served in the place of the second.
+    Swap,
+    /// SAVES before the machine crashes
+    Refresh,
+}
+
+impl Step {
+    pub const ALL: [Self; 9] = [
+        Self::Publish,
+        Self::Stamp,
+        Self::Alter,
+        Self::Root,
+        Self::Drop,
+        Self::Raw,
+        Self::Time,
+        Self::Swap,
+        Self::Refresh,
+    ];
+}
+
+/// The longest script: what comes after is not looked at, so that no input takes long.
+const MAX_STEPS: usize = 64;
+
+struct Script<'a>(&'a [u8]);
+
+impl<'a> Script<'a> {
+    fn byte(&mut self) -> Option<u8> {
+        let (first, rest) = self.0.split_first()?;
+        self.0 = rest;
+        Some(*first)
+    }
+    fn step(&mut self) -> Option<Step> {
+        self.byte().map(|byte| Step::ALL[usize::from(byte) % Step::ALL.len()])
+    }
+    fn take(&mut self, length: usize) -> &'a [u8] {
+        let (taken, rest) = self.0.split_at(length.min(self.0.len()));
+        self.0 = rest;
+        taken
+    }
+}
+
+struct World {
+    served: BTreeMap<String, Vec<u8>>,
+    keeper: Keeper,
+}
+
+/// Plays the script. Says whether a generation was reached at least once.
+pub fn run(data: &[u8]) -> bool {
+    let mut world = World { served: BTreeMap::new(), keeper: Keeper::new(enrolled(), NOW, true) };
+    let mut script = Script(data);
+    let mut reached = false;
+    for _ in 0..MAX_STEPS {
+        match world.step(&mut script) {
+            Some(done) => reached |= done,
+            None => break,
+        }
+    }
+    reached
+}
+
+impl World {
+    fn step(&mut self, script: &mut Script<'_>) -> Option<bool> {
+        match script.step()? {
+            Step::Publish => {
+                let (generation, version, who) =
+                    (u64::from(script.byte()?) + 1, script.byte()?, script.byte()?);
+                let machine = if who & 4 == 0 { OWN } else { FOREIGN };
+                let publication = publication(machine, generation, &chosen((who & 3) << OPERATOR));
+                self.put(&format!("{generation}.targets.json"), publication.targets.into_bytes());
+                self.put(&format!("{generation}.snapshot.json"), publication.snapshot.into_bytes());
+                self.stamp(generation, version, who);
+            }
+            Step::Stamp => {
+                let (generation, version, who) =
+                    (u64::from(script.byte()?) + 1, script.byte()?, script.byte()?);
+                self.stamp(generation, version, who);
+            }
+            Step::Alter => {
+                let (file, change) = (script.byte()?, script.byte()?);
+                let (value, keys) = (script.byte()?, script.byte()?);
+                let file = self.file(file)?;
+                let mut document: Value = serde_json::from_slice(&self.served[&file]).unwrap_or_default();
+                alter(&mut document["signed"], change, value, self.keeper.now);
+                self.put(&file, sealed(&document["signed"], &chosen(keys)));
+            }
+            Step::Root => {
+                let (holders, thresholds) = (script.byte()?, script.byte()?);
+                let (version, keys) = (u64::from(script.byte()?), script.byte()?);
+                let public = |mask: u8, first: u8| {
+                    chosen((mask & 3) << first).iter().map(|key| key.public()).collect::<Vec<_>>()
+                };
+                let spec = RootSpec {
+                    version,
+                    expires: self.keeper.now + i64::from(thresholds >> 4) * DAY,
+                    root: (public(holders, ROOT), u32::from(thresholds & 3)),
+                    operators: (public(holders >> 2, OPERATOR), u32::from(thresholds >> 2 & 3)),
+                    online: public(holders >> 4, ONLINE),
+                };
+                if let Ok(root) = sign_root(&spec, &signers(&chosen(keys))) {
+                    self.put(&format!("{version}.root.json"), root);
+                }
+            }
+            Step::Drop => {
+                let file = self.file(script.byte()?)?;
+                self.served.remove(&file);
+            }
+            Step::Raw => {
+                let (file, length) = (script.byte()?, script.byte()?);
+                let bytes = script.take(usize::from(length)).to_vec();
+                let file = self.file(file)?;
+                self.put(&file, bytes);
+            }
+            Step::Time => self.keeper.now += i64::from(script.byte()?.cast_signed()) * DAY / 4,
+            Step::Swap => {
+                let (from, to) = (self.file(script.byte()?)?, self.file(script.byte()?)?);
+                let bytes = self.served[&from].clone();
+                self.put(&to, bytes);
+            }
+            Step::Refresh => return Some(self.refresh(script.byte()?)),
+        }
+        Some(false)
+    }
+
+    fn put(&mut self, file: &str, bytes: Vec<u8>) {
+        self.served.insert(file.to_owned(), bytes);
+    }
+
+    /// One of the files that are served; the timestamp is put there by the first publication.
+    fn file(&self, number: u8) -> Option<String> {
+        let files: Vec<_> = self.served.keys().collect();
+        (!files.is_empty()).then(|| files[usize::from(number) % files.len()].clone())
+    }
+
+    fn stamp(&mut self, generation: u64, version: u8, who: u8) {
+        let Some(snapshot) = self.served.get(&format!("{generation}.snapshot.json")) else { return };
+        let machine = if who & 4 == 0 { OWN } else { FOREIGN };
+        let online = key(ONLINE + (who >> 3 & 1));
+        if let Some(timestamp) = timestamp(machine, snapshot, u64::from(version), &online) {
+            self.put("timestamp.json", timestamp);
+        }
+    }
+
+    /// One refresh, ended by a crash after so many saves. Says whether it came to its end with a generation.
+    fn refresh(&mut self, saves: u8) -> bool {
+        self.keeper.begin();
+        let mut update =
+            Update::start(&self.keeper.stored, Some(scope()), self.keeper.now).expect("a sound root");
+        let mut left = saves;
+        while let Some(fetch) = update.next() {
+            let most = usize::try_from(fetch.max_bytes).unwrap().saturating_add(1);
+            let answer = self.served.get(&fetch.file).map(|bytes| &bytes[..bytes.len().min(most)]);
+            match update.feed(answer) {
+                Ok(Some(save)) => {
+                    self.keeper.save(save);
+                    let Some(less) = left.checked_sub(1) else { return false };
+                    left = less;
+                }
+                Ok(None) => {}
+                Err(error) => {
+                    let _ = (error.to_string(), error.attack());
+                    assert!(update.next().is_none() && update.targets_version().is_none());
+                    return false;
+                }
+            }
+        }
+        let Some(generation) = update.targets_version() else { return false };
+        assert!(generation >= self.keeper.generation, "the generation went back");
+        let stored = crate::oracle::read(self.keeper.stored.targets.as_deref().expect("targets are stored"));
+        assert_eq!(crate::oracle::version(&stored), generation);
+        assert!(update.listed(&muster_protocol::api::target_name(&name(FOREIGN))).is_none());
+        assert!(update.listed(&muster_protocol::api::target_name(&name(OWN))).is_some());
+        true
+    }
+}
+
+/// What an attacker would like documents to say.
+fn alter(signed: &mut Value, change: u8, value: u8, now: i64) {
+    let number = Value::from(if value == 255 { u64::MAX } else { u64::from(value) });
+    let own = muster_protocol::api::target_name(&name(OWN));
+    let Value::Object(fields) = signed else { return };
+    match change % 16 {
+        0 => drop(fields.insert("version".into(), number)),
+        1 => drop(fields.remove("x-muster-machine")),
+        2 => drop(fields.insert("x-muster-machine".into(), FOREIGN.into())),
+        3 => {
+            let expires = jiff::Timestamp::from_second(now + i64::from(value.cast_signed()));
+            drop(fields.insert("expires".into(), expires.unwrap().to_string().into()));
+        }
+        4..=6 => {
+            let pins = fields.get_mut("meta").and_then(Value::as_object_mut);
+            for pin in pins.into_iter().flat_map(|pins| pins.values_mut()) {
+                match change % 16 {
+                    4 => pin["version"] = number.clone(),
+                    5 => pin["length"] = number.clone(),
+                    _ => *pin = json!({ "version": pin["version"].clone() }),
+                }
+            }
+        }
+        7 => drop(fields.insert("x-muster-machine".into(), OWN.into())),
+        8 => signed["targets"][own]["custom"]["generation"] = number,
+        9 => signed["targets"][own]["custom"]["machine"] = FOREIGN.into(),
+        10 => signed["targets"][format!("{value}")] = json!({ "length": 1, "hashes": {} }),
+        11 => signed["meta"][format!("{value}.json")] = json!({ "version": 1 }),
+        12 => signed["roles"]["targets"]["threshold"] = number,
+        13 => signed["spec_version"] = format!("{value}.0.0").into(),
+        14 => signed["delegations"] = json!({ "keys": {}, "roles": [] }),
+        _ => signed["note"] = json!({ "a": [value, null, "é\n\""] }),
+    }
+}

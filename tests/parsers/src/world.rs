@@ -1,0 +1,122 @@
+//! A fleet whose keys and times are always the same, so that inputs mean the same in every run.
+
+use std::sync::LazyLock;
+
+use base64::Engine as _;
+use base64::engine::general_purpose::STANDARD;
+use muster_protocol::ids::{Generation, MachineName};
+use muster_protocol::keys::SecretKey;
+use muster_protocol::machine::Class;
+use muster_protocol::operator::Publication;
+use muster_protocol::target::{Action, Target};
+use muster_protocol::tuf::canonical;
+use muster_protocol::tuf::client::{Scope, Stored};
+use muster_protocol::tuf::repository::{
+    RootSpec, Signer, key_id, sign_generation, sign_root, sign_timestamp,
+};
+use serde_json::{Value, json};
+
+/// Unix seconds.
+pub const NOW: i64 = 1_800_000_000;
+pub const DAY: i64 = 86_400;
+pub const OWN: &str = "cinnabar";
+pub const FOREIGN: &str = "realgar";
+
+/// Who holds a key, in the order of [`key`].
+pub const ROOT: u8 = 0;
+pub const OPERATOR: u8 = 2;
+pub const ONLINE: u8 = 4;
+pub const STRANGER: u8 = 6;
+pub const MACHINE: u8 = 7;
+
+/// Made once: an input should cost what the parsers cost.
+static KEYS: LazyLock<[SecretKey; 8]> =
+    LazyLock::new(|| std::array::from_fn(|holder| make_key(holder as u8)));
+static FIRST_ROOT: LazyLock<Vec<u8>> =
+    LazyLock::new(|| sign_root(&root_spec(), &[&key(ROOT)]).expect("a root"));
+
+pub fn key(holder: u8) -> SecretKey {
+    KEYS[usize::from(holder)].clone()
+}
+
+/// A private key that everybody can know: PKCS#8 round a seed of this one byte.
+fn make_key(holder: u8) -> SecretKey {
+    let mut der = b"\x30\x2e\x02\x01\x00\x30\x05\x06\x03\x2b\x65\x70\x04\x22\x04\x20".to_vec();
+    der.extend([holder + 1; 32]);
+    let pem = format!("-----BEGIN PRIVATE KEY-----\n{}\n-----END PRIVATE KEY-----\n", STANDARD.encode(der));
+    SecretKey::from_pem(&pem).expect("a seed in PKCS#8")
+}
+
+/// The keys whose bits are set.
+pub fn chosen(mask: u8) -> Vec<SecretKey> {
+    (0..8).filter(|bit| mask & (1 << bit) != 0).map(key).collect()
+}
+
+pub fn signers(keys: &[SecretKey]) -> Vec<&dyn Signer> {
+    keys.iter().map(|key| key as &dyn Signer).collect()
+}
+
+pub fn root_spec() -> RootSpec {
+    RootSpec {
+        version: 1,
+        expires: NOW + 365 * DAY,
+        root: (vec![key(ROOT).public()], 1),
+        operators: (vec![key(OPERATOR).public()], 1),
+        online: vec![key(ONLINE).public()],
+    }
+}
+
+pub fn root() -> Vec<u8> {
+    FIRST_ROOT.clone()
+}
+
+pub fn name(text: &str) -> MachineName {
+    text.parse().expect("a machine's name")
+}
+
+pub fn target(machine: &str, generation: u64) -> Target {
+    Target {
+        machine: name(machine),
+        class: Class::Nixos,
+        generation: Generation::new(generation).expect("a generation"),
+        system: "x86_64-linux".parse().expect("a system"),
+        derivation: "/nix/store/0c0bm0n2hg4kd2x7q2g5p1l1c4cx8kpl-system.drv".parse().expect("a path"),
+        output: "/nix/store/1c0bm0n2hg4kd2x7q2g5p1l1c4cx8kpl-system".parse().expect("a path"),
+        action: Action::Switch,
+        deadline_seconds: 300,
+        checks: vec![],
+        trusted_nix_keys: vec![],
+        policy: Default::default(),
+        message: None,
+    }
+}
+
+pub fn publication(machine: &str, generation: u64, operators: &[SecretKey]) -> Publication {
+    sign_generation(&target(machine, generation), NOW + 90 * DAY, &signers(operators)).expect("a generation")
+}
+
+pub fn timestamp(machine: &str, snapshot: &[u8], version: u64, online: &SecretKey) -> Option<Vec<u8>> {
+    sign_timestamp(&name(machine), snapshot, version, NOW + DAY, online).ok()
+}
+
+/// The rules of the machine that all this is for.
+pub fn scope() -> Scope {
+    Scope { machine: name(OWN), class: Class::Nixos, lowest: Generation::FIRST }
+}
+
+/// The disk of a machine that was just enrolled.
+pub fn enrolled() -> Stored {
+    Stored { root: root(), ..Stored::default() }
+}
+
+/// What is signed, with signatures of these keys; none for what has no canonical form.
+pub fn sealed(signed: &Value, keys: &[SecretKey]) -> Vec<u8> {
+    let claims = canonical::encode(signed).map_or_else(
+        |_| vec![],
+        |message| {
+            let claim = |key: &SecretKey| json!({ "keyid": key_id(&key.public()), "sig": key.sign_raw(&message).hex() });
+            keys.iter().map(claim).collect()
+        },
+    );
+    json!({ "signatures": claims, "signed": signed }).to_string().into_bytes()
+}
