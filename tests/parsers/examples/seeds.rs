@@ -229,6 +229,8 @@ fn traffic(put: Put<'_>) {
         phase_generation: Some(generation),
         note: Some("waits".into()),
         refused: Some(Attack::Rollback),
+        health: Default::default(),
+        age: None,
     };
     put("check_in", "check-in", &json_of(&check_in));
     let reply = CheckInReply {
@@ -305,6 +307,8 @@ fn traffic(put: Put<'_>) {
         enrolled_at: Some(NOW * 1000),
         last_seen: Some(NOW * 1000),
         clock_skew_ms: Some(-5),
+        health: Default::default(),
+        age_proof: None,
     };
     put("operator", "machine", &json_of(&view));
     put("operator", "machines", &json_of(&vec![view]));
