@@ -22,7 +22,7 @@ in_a_sandbox() {
   contains "$said" "user 1000"
   contains "$said" substituted
   lacks '^network|joe|SOPS|swordfish' <<< "$said"
-  same "$(sed -n 's/^declare -x \([A-Za-z_]*\).*/\1/p' <<< "$said" | LC_ALL=C sort | tr '\n' ' ')" "HOME LC_ALL OLDPWD PATH PWD SHLVL TMPDIR in out prompts "
+  same "$(sed -n 's/^declare -x \([A-Za-z_]*\).*/\1/p' <<< "$said" | LC_ALL=C sort | tr '\n' ' ')" "HOME LANG OLDPWD PATH PWD SHLVL TMPDIR in out prompts "
   extra wrong ''
   rm -r vars/per-machine/*/x
   git add -A

@@ -110,7 +110,7 @@ impl Sandbox {
         let work = at.join(WORK);
         command.env("PATH", "/no-such-path").env("HOME", &work).env("TMPDIR", &work);
         // Nothing of a locale's is in the store's sight.
-        command.env("LC_ALL", "C.UTF-8");
+        command.env("LANG", "C.UTF-8");
         command
     }
 }
@@ -178,7 +178,7 @@ mod tests {
         let command = Sandbox::None.run(&job(&script, Path::new("/dev/shm/m")));
         assert_eq!(command.as_std().get_program(), "/nix/store/x-bash/bin/bash");
         let names: Vec<String> = variables(&command).into_iter().map(|(name, _)| name).collect();
-        assert_eq!(names, ["HOME", "LC_ALL", "PATH", "TMPDIR", "in", "out", "prompts"]);
+        assert_eq!(names, ["HOME", "LANG", "PATH", "TMPDIR", "in", "out", "prompts"]);
     }
 
     #[test]
