@@ -279,6 +279,20 @@ pub fn add_operator(
     Ok(draft)
 }
 
+/// Takes out of a draft what nobody with these keys can do: the secrets that it leaves as they are.
+pub fn leave_to_others(snapshot: &Snapshot, mine: &Recipients, draft: &mut Draft) -> Vec<PathBuf> {
+    let readable: BTreeSet<PathBuf> = readable(snapshot, mine).into_iter().collect();
+    let left: Vec<PathBuf> = draft
+        .rekeys
+        .iter()
+        .map(|rekey| rekey.secret.clone())
+        .filter(|secret| !readable.contains(secret))
+        .collect();
+    draft.rekeys.retain(|rekey| !left.contains(&rekey.secret));
+    draft.changes.retain(|change| !left.iter().any(|secret| change.path().starts_with(secret)));
+    left
+}
+
 fn listed(members: &Members, kind: Kind) -> String {
     let names: Vec<&str> =
         members.keys.keys().filter(|member| member.0 == kind).map(|(_, name)| name.as_str()).collect();

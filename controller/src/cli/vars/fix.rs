@@ -57,6 +57,7 @@ impl Fix {
         let concerned = |path: &Path| everything || named.contains(path);
 
         let (snapshot, generators) = (&held.snapshot, &held.generators);
+        let mut left = Vec::new();
         let (draft, to_renew) = if let Some(operator) = &self.remove_user {
             let left = members::remove_operator(snapshot, generators, operator)?;
             (left.draft, left.known_to_the_old)
@@ -65,11 +66,24 @@ impl Fix {
             (members::add_operator(snapshot, generators, operator, &mine, concerned)?, Vec::new())
         } else {
             let policy = Policy::new(generators, snapshot, &snapshot.members);
-            (policy.settle(|path, _, _| concerned(path))?, Vec::new())
+            let mut draft = policy.settle(|path, _, _| concerned(path))?;
+            let mine = Operator::find(snapshot)?.keys;
+            left = members::leave_to_others(snapshot, &mine, &mut draft);
+            for secret in &left {
+                eprintln!(
+                    "{} is left as it is: you do not read it, so an operator who does has to run this.",
+                    crate::cli::table::harmless(&layout::shown(secret))
+                );
+            }
+            (draft, Vec::new())
         };
+        // Not all is as it should be where something is left to another operator.
+        let verdict = if left.is_empty() { ExitCode::SUCCESS } else { ExitCode::FAILURE };
         if draft.is_empty() {
-            println!("Every secret is encrypted to just whom it is for.");
-            return Ok(ExitCode::SUCCESS);
+            if left.is_empty() {
+                println!("Every secret is encrypted to just whom it is for.");
+            }
+            return Ok(verdict);
         }
         show(&draft);
         if self.dry_run {
@@ -85,7 +99,7 @@ impl Fix {
         println!("Done.");
         tell_to_renew(&to_renew);
         tell_of_git(&held.folder);
-        Ok(ExitCode::SUCCESS)
+        Ok(verdict)
     }
 }
 

@@ -114,6 +114,19 @@ fn an_operator_joins_and_leaves() {
 }
 
 #[test]
+fn what_an_operator_does_not_read_is_left_to_another() {
+    let (generators, mut snapshot) = fleet();
+    let (path, theirs) = secret(SHARED, &[(Kind::User, "joe"), (Kind::Machine, "lead")], &["x"]);
+    snapshot.secrets.insert(path.clone(), theirs);
+    let (own, outdated) = secret(OWN, &[(Kind::User, "joe")], &["j", "x"]);
+    snapshot.secrets.insert(own, outdated);
+    let policy = Policy::new(&generators, &snapshot, &snapshot.members);
+    let mut draft = policy.settle(|_, _, _| true).unwrap();
+    assert_eq!(leave_to_others(&snapshot, &Recipients::from([key("j")]), &mut draft), [path]);
+    assert_eq!(draft.lines(), [format!("R vars/per-machine/tin/own/key/secret  -{}", key("x"))]);
+}
+
+#[test]
 fn a_group_carries_its_members() {
     let (generators, mut snapshot) = fleet();
     snapshot.members.keys.insert((Kind::User, "eve".into()), Ok(Recipients::from([key("e")])));
