@@ -1,10 +1,19 @@
 {
   description = "Muster: signed updates for fleets of Macs and NixOS hosts, pulled by the machines";
 
-  inputs.nixpkgs.url = "github:NixOS/nixpkgs/nixpkgs-unstable";
+  inputs = {
+    nixpkgs.url = "github:NixOS/nixpkgs/nixpkgs-unstable";
+    # Decrypts secrets on machines.
+    sops-nix.url = "github:Mic92/sops-nix";
+    sops-nix.inputs.nixpkgs.follows = "nixpkgs";
+  };
 
   outputs =
-    { self, nixpkgs }:
+    {
+      self,
+      nixpkgs,
+      sops-nix,
+    }:
     let
       inherit (nixpkgs) lib;
       systems = [
@@ -69,10 +78,10 @@
       ];
       library = import ./nix {
         baseModules = {
-          nixos = agentIn self.nixosModules.muster-agent;
-          darwin = agentIn self.darwinModules.muster-agent;
+          nixos = agentIn self.nixosModules.muster-agent ++ [ self.nixosModules.muster-secrets ];
+          darwin = agentIn self.darwinModules.muster-agent ++ [ self.darwinModules.muster-secrets ];
         };
-        fallback = { inherit nixpkgs; };
+        fallback = { inherit nixpkgs sops-nix; };
       };
     in
     {
@@ -84,8 +93,12 @@
       nixosModules = {
         muster-agent = withPackage ./packaging/systemd/agent.nix "muster-agent" "muster-agent";
         muster-controller = withPackage ./packaging/systemd/controller.nix "muster-controller" "muster";
+        muster-secrets = ./nix/modules/secrets-nixos.nix;
       };
-      darwinModules.muster-agent = withPackage ./packaging/launchd/agent.nix "muster-agent" "muster-agent";
+      darwinModules = {
+        muster-agent = withPackage ./packaging/launchd/agent.nix "muster-agent" "muster-agent";
+        muster-secrets = ./nix/modules/secrets-darwin.nix;
+      };
 
       # Services for both classes; in a Clan flake: instances.I.module = { input = "muster"; name = "zerotier"; }.
       clan.modules = library.services;

@@ -5,7 +5,7 @@
     nixos = [ ];
     darwin = [ ];
   },
-  # Used by fleets that have no input of that name: { nixpkgs }.
+  # Used by fleets that have no input of that name: { nixpkgs, sops-nix }.
   fallback ? { },
 }:
 let

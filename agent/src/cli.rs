@@ -9,15 +9,18 @@ use std::time::Duration;
 use anyhow::{Context as _, Result, bail};
 use clap::{Parser, Subcommand};
 use muster_protocol::clock::{Clock as _, SystemClock};
-use muster_protocol::ids::Generation;
+use muster_protocol::ids::{Generation, StorePath};
 use rustix::fs::FlockOperation;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::mpsc;
 
 use crate::config::Config;
-use crate::identity::{self, Identity};
+use crate::identity::{self, Identity, Keys};
 use crate::local::LocalError;
-use crate::{activator, buildlog, doctor, enroll, local, logs, runner, status, supervisor, uninstall};
+use crate::platform::Layout;
+use crate::{
+    activator, buildlog, doctor, enroll, local, logs, runner, secrets, status, supervisor, uninstall,
+};
 
 const LOCK: &str = "agent.lock";
 /// How often an agent that is not enrolled looks whether it is.
@@ -76,6 +79,14 @@ enum Verb {
     },
     /// Take a new key; the old one ends once the controller has it
     RotateKey,
+    /// Make a new age key for this machine's secrets; the old one still reads what was encrypted before
+    RenewAgeKey,
+    /// Decrypt what a system needs before it is activated, as the agent does before a switch
+    Secrets {
+        /// [default: the running system]
+        #[arg(long, value_name = "STORE-PATH")]
+        system: Option<StorePath>,
+    },
     /// Look for what may keep the agent from its work, and say what to do
     Doctor,
     /// Take the agent and its state off this machine; the system that runs stays as it is
@@ -103,6 +114,7 @@ pub fn main() -> ExitCode {
 
 fn start(cli: &Cli) -> Result<ExitCode> {
     let config = Config::load(cli.config.as_deref())?;
+    secrets::forbid_core_dumps();
     if let Verb::Activate = cli.verb {
         logs::start();
         return Ok(activator::main_for(&config));
@@ -142,6 +154,8 @@ async fn dispatch(cli: &Cli, config: &Config) -> Result<ExitCode> {
             uninstall::remove(config)?;
         }
         Verb::RotateKey => println!("{}", rotate_key(config).await?),
+        Verb::RenewAgeKey => renew_age_key(config).await?,
+        Verb::Secrets { system } => install_secrets(config, system.as_ref())?,
         Verb::Doctor => return Ok(doctor::run(config).await),
         Verb::Activate => {}
     }
@@ -161,6 +175,30 @@ async fn enroll_here(config: &Config, token: &str, replace: bool) -> Result<()> 
     println!("Secrets for it are encrypted to {}.", enrolled.age);
     println!("The agent does the rest: see it with 'muster-agent status'.");
     Ok(())
+}
+
+async fn renew_age_key(config: &Config) -> Result<()> {
+    require_root(config)?;
+    let identity =
+        Identity::load(config)?.context("this machine is not enrolled: run muster-agent enroll TOKEN")?;
+    let recipient = Keys::renew_age(&config.state_dir)?;
+    println!("Secrets for {} are to be encrypted to {recipient} from now on.", identity.machine);
+    println!("An operator runs 'muster machines accept {}' and publishes it.", identity.machine);
+    // The next check-in tells it anyhow.
+    let _ = local::check_now(config).await;
+    Ok(())
+}
+
+/// At a start of the machine its system has not been activated by the agent, and its memory is empty.
+fn install_secrets(config: &Config, system: Option<&StorePath>) -> Result<()> {
+    require_root(config)?;
+    let Some(enrolment) = Identity::enrolment(&config.state_dir)? else {
+        eprintln!("this machine is not enrolled, and has no key that could decrypt anything");
+        return Ok(());
+    };
+    let layout = Layout::new(config, enrolment.class);
+    let system = system.cloned().or_else(|| layout.running()).context("no system runs here")?;
+    Ok(secrets::install(&layout, &system)?)
 }
 
 fn token_from_stdin() -> Result<String> {
@@ -195,6 +233,14 @@ async fn work(config: &Config) -> Result<()> {
     let listeners = (local::listen(config, sender.clone()), local::listen_to_group(config, sender));
     for error in [listeners.0.as_ref().err(), listeners.1.as_ref().err()].into_iter().flatten() {
         tracing::error!("{error}; people at this machine cannot speak to the agent that way");
+    }
+    // Where a start of the machine does not do it, the agent does.
+    if !activator::is_alive(&config.state_dir) {
+        let layout = Layout::new(config, identity.class);
+        let installed = layout.running().map(|system| secrets::install(&layout, &system));
+        if let Some(Err(error)) = installed {
+            tracing::error!("{error}");
+        }
     }
     runner::run(config.clone(), identity, commands).await;
     drop(listeners);

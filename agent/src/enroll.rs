@@ -17,7 +17,7 @@ use muster_protocol::tuf::metadata::Root;
 use crate::client::{Client, ClientError};
 use crate::config::Config;
 use crate::durable;
-use crate::identity::{self, Enrolment, Identity, IdentityError, Keys, pem_of};
+use crate::identity::{self, Enrolment, Identity, IdentityError, Keys, pem_of, save_witness};
 use crate::outbox::{self, Outbox, OutboxError};
 use crate::trust;
 
@@ -110,7 +110,8 @@ pub async fn enroll(
     let pending = config.state(PENDING).join(token.secret.token_id().short());
     make_folder(&pending)?;
     let keys = Keys::load_or_make(&pending)?;
-    let age = keys.recipient()?;
+    save_witness(&pending, &token.secret.witness())?;
+    let age = keys.recipient();
     let enrolling =
         Enrolling { system: system.clone(), age: age.clone(), agent: env!("CARGO_PKG_VERSION").into() };
     let request = EnrolRequest::make(&token, &keys.machine, enrolling);

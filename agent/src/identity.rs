@@ -3,13 +3,13 @@
 use std::io;
 use std::path::{Path, PathBuf};
 
-use bech32::{Bech32, Hrp};
+use muster_protocol::age::{AgeKey, keys_in};
 use muster_protocol::ids::{Generation, MachineName, Sha256};
 use muster_protocol::keys::{KeyError, SecretKey};
 use muster_protocol::machine::{Class, System};
-use muster_protocol::random::{self, RandomError};
+use muster_protocol::random::RandomError;
+use muster_protocol::witness::{AgeClaim, Witness};
 use serde::{Deserialize, Serialize};
-use x25519_dalek::StaticSecret;
 use zeroize::Zeroizing;
 
 use crate::config::Config;
@@ -19,7 +19,12 @@ const ENROLMENT: &str = "enrolment.json";
 const MACHINE_KEY: &str = "machine.pem";
 /// The key that is to take its place, from before the controller hears of it until it is known to have taken it.
 const NEXT_KEY: &str = "next-machine.pem";
-const AGE_KEY: &str = "age.txt";
+/// The newest key first; older ones still read what was encrypted before, so that going back is possible.
+pub const AGE_KEY: &str = "age.txt";
+/// What proves to the operator who made the token that the age key is this machine's.
+const WITNESS: &str = "witness";
+/// How many age keys are kept.
+const MAX_AGE_KEYS: usize = 8;
 /// The certificate that the token pins, for Nix (`ssl-cert-file`).
 const CA_FILE: &str = "ca.pem";
 const MAX_FILE_BYTES: u64 = 64 * 1024;
@@ -101,7 +106,7 @@ impl Identity {
             fleet: enrolment.fleet,
             url: enrolment.url.trim_end_matches('/').to_owned(),
             lowest: enrolment.lowest_generation,
-            age: keys.recipient()?,
+            age: keys.recipient(),
             key: keys.machine,
             ca_file: tls_ca.is_some().then(|| config.state(CA_FILE)),
             tls_ca,
@@ -155,7 +160,8 @@ pub fn pem_of(base64: &str) -> String {
 /// The two private keys of a machine.
 pub struct Keys {
     pub machine: SecretKey,
-    age: StaticSecret,
+    /// At least one, the newest first.
+    age: Vec<AgeKey>,
 }
 
 impl Keys {
@@ -168,8 +174,7 @@ impl Keys {
         }
         let age = folder.join(AGE_KEY);
         if read(&age)?.is_none() {
-            let secret = StaticSecret::from(*Zeroizing::new(random::bytes::<32>()?));
-            write_secret(&age, &age_file(&secret)?)?;
+            write_secret(&age, &AgeKey::generate()?.entry())?;
         }
         Self::load(folder)
     }
@@ -183,8 +188,10 @@ impl Keys {
         let machine = SecretKey::from_pem(&text(&path)?)
             .map_err(|error| IdentityError::Damaged { path, detail: error.to_string() })?;
         let path = folder.join(AGE_KEY);
-        let age = parse_age(&text(&path)?)
-            .ok_or_else(|| IdentityError::Damaged { path, detail: "it holds no age key".into() })?;
+        let age = keys_in(&text(&path)?);
+        if age.is_empty() {
+            return Err(IdentityError::Damaged { path, detail: "it holds no age key".into() });
+        }
         Ok(Self { machine, age })
     }
 
@@ -196,13 +203,42 @@ impl Keys {
             let path = to.join(name);
             durable::write(&path, &key, 0o600).map_err(|source| IdentityError::Write { path, source })?;
         }
-        Ok(())
+        // A folder of an earlier version has none; then the old one is of another token.
+        let witness = read(&from.join(WITNESS))?.map(Zeroizing::new).unwrap_or_default();
+        let path = to.join(WITNESS);
+        durable::write(&path, &witness, 0o600).map_err(|source| IdentityError::Write { path, source })
     }
 
     /// What secrets for this machine are encrypted to.
-    pub fn recipient(&self) -> Result<String, IdentityError> {
-        recipient(&self.age)
+    pub fn recipient(&self) -> String {
+        self.age.first().map(AgeKey::recipient).unwrap_or_default()
     }
+
+    /// Makes a new age key, for everything that is encrypted from now on; its recipient.
+    pub fn renew_age(folder: &Path) -> Result<String, IdentityError> {
+        let old = Self::load(folder)?;
+        let new = AgeKey::generate()?;
+        let mut text = Zeroizing::new(String::with_capacity(4096));
+        for key in std::iter::once(&new).chain(&old.age).take(MAX_AGE_KEYS) {
+            text.push_str(&key.entry());
+        }
+        write_secret(&folder.join(AGE_KEY), &text)?;
+        Ok(new.recipient())
+    }
+}
+
+/// Keeps what the token gives to prove this machine's age key with.
+pub fn save_witness(folder: &Path, witness: &Witness) -> Result<(), IdentityError> {
+    write_secret(&folder.join(WITNESS), &witness.to_text())
+}
+
+/// What this machine says of its age key: read anew each time, since somebody may have renewed it.
+pub fn age_claim(folder: &Path, fleet: &Sha256, machine: &MachineName) -> Result<AgeClaim, IdentityError> {
+    let recipient = Keys::load(folder)?.recipient();
+    let witness = read(&folder.join(WITNESS))?.map(Zeroizing::new);
+    let witness = witness.and_then(|text| Witness::parse(std::str::from_utf8(&text).ok()?).ok());
+    let proof = witness.map(|witness| witness.prove(fleet, machine, &recipient));
+    Ok(AgeClaim { recipient, proof })
 }
 
 fn read(path: &Path) -> Result<Option<Vec<u8>>, IdentityError> {
@@ -213,12 +249,6 @@ fn read(path: &Path) -> Result<Option<Vec<u8>>, IdentityError> {
 fn write_secret(path: &Path, text: &str) -> Result<(), IdentityError> {
     durable::write(path, text.as_bytes(), 0o600)
         .map_err(|source| IdentityError::Write { path: path.to_path_buf(), source })
-}
-
-fn recipient(secret: &StaticSecret) -> Result<String, IdentityError> {
-    let public = x25519_dalek::PublicKey::from(secret);
-    bech32::encode::<Bech32>(Hrp::parse_unchecked("age"), public.as_bytes())
-        .map_err(|error| KeyError::Encode(error.to_string()).into())
 }
 
 /// A machine's next key, while one waits to be taken by the controller.
@@ -257,20 +287,10 @@ pub fn forget_next_key(folder: &Path) -> Result<(), IdentityError> {
     durable::remove(&path).map_err(|source| IdentityError::Write { path, source })
 }
 
-/// What `age-keygen` writes.
-fn age_file(secret: &StaticSecret) -> Result<Zeroizing<String>, IdentityError> {
-    let key = bech32::encode_upper::<Bech32>(Hrp::parse_unchecked("age-secret-key-"), secret.as_bytes())
-        .map(Zeroizing::new)
-        .map_err(|error| IdentityError::Key(KeyError::Encode(error.to_string())))?;
-    Ok(Zeroizing::new(format!("# public key: {}\n{}\n", recipient(secret)?, *key)))
-}
-
+/// The newest key in an age file.
 #[doc(hidden)]
-pub fn parse_age(text: &str) -> Option<StaticSecret> {
-    let line = text.lines().map(str::trim).find(|line| !line.is_empty() && !line.starts_with('#'))?;
-    let (hrp, bytes) = bech32::decode(line).ok()?;
-    let bytes: Zeroizing<[u8; 32]> = Zeroizing::new(Zeroizing::new(bytes).as_slice().try_into().ok()?);
-    (hrp.to_lowercase() == "age-secret-key-").then(|| StaticSecret::from(*bytes))
+pub fn parse_age(text: &str) -> Option<AgeKey> {
+    keys_in(text).into_iter().next()
 }
 
 #[cfg(test)]
@@ -308,7 +328,7 @@ mod tests {
         Identity::save(folder.path(), &enrolment()).unwrap();
         let identity = Identity::load(&config).unwrap().unwrap();
         assert_eq!(identity.key.public(), keys.machine.public());
-        assert_eq!(identity.age, keys.recipient().unwrap());
+        assert_eq!(identity.age, keys.recipient());
         assert_eq!(identity.url, "http://127.0.0.1:8443");
         std::fs::remove_file(folder.path().join("machine.pem")).unwrap();
         assert!(matches!(Identity::load(&config), Err(IdentityError::KeyMissing(_))));
@@ -320,7 +340,7 @@ mod tests {
         let first = Keys::load_or_make(folder.path()).unwrap();
         let again = Keys::load_or_make(folder.path()).unwrap();
         assert_eq!(first.machine.public(), again.machine.public());
-        assert_eq!(first.recipient().unwrap(), again.recipient().unwrap());
+        assert_eq!(first.recipient(), again.recipient());
         for name in ["machine.pem", "age.txt"] {
             let mode = std::fs::metadata(folder.path().join(name)).unwrap().permissions().mode();
             assert_eq!(mode & 0o777, 0o600, "{name}");
@@ -340,25 +360,54 @@ mod tests {
         take_next_key(folder.path()).unwrap();
         let now = Keys::load(folder.path()).unwrap();
         assert_eq!(now.machine.public(), next.public());
-        assert_eq!(now.recipient().unwrap(), old.recipient().unwrap(), "its secrets stay readable");
+        assert_eq!(now.recipient(), old.recipient(), "its secrets stay readable");
         assert!(next_key(folder.path()).unwrap().is_none());
         assert!(take_next_key(folder.path()).is_err(), "there is none to take");
         assert_eq!(Keys::load(folder.path()).unwrap().machine.public(), next.public());
     }
 
-    /// A key made by age-keygen 1.1.1, with the recipient that it printed.
     #[test]
-    fn age_keys_are_those_of_age() {
+    fn an_age_key_is_a_file_of_ages() {
         let folder = tempfile::tempdir().unwrap();
         Keys::load_or_make(folder.path()).unwrap();
         let text = std::fs::read_to_string(folder.path().join("age.txt")).unwrap();
         assert!(text.lines().nth(1).unwrap().starts_with("AGE-SECRET-KEY-1"), "{text}");
-        let secret =
-            parse_age("AGE-SECRET-KEY-1QPF2SQ062UDCWC2FCLQUKPPPT5QWW5A5KQYF8TEUE7A8EG8KZZ4SQVZ5F9").unwrap();
-        assert_eq!(
-            recipient(&secret).unwrap(),
-            "age1npsd7vudzd3sxvtlf0all7slplcxmme43tkasahkwsqcgn6saydqj9sepa"
-        );
+        assert_eq!(keys_in(&text).len(), 1);
+    }
+
+    #[test]
+    fn a_renewed_key_comes_first_and_the_old_ones_still_read() {
+        let folder = tempfile::tempdir().unwrap();
+        let first = Keys::load_or_make(folder.path()).unwrap().recipient();
+        for _ in 0..20 {
+            let newest = Keys::renew_age(folder.path()).unwrap();
+            assert_eq!(Keys::load_or_make(folder.path()).unwrap().recipient(), newest);
+        }
+        let text = std::fs::read_to_string(folder.path().join("age.txt")).unwrap();
+        let known: Vec<String> = keys_in(&text).iter().map(AgeKey::recipient).collect();
+        assert_eq!(known.len(), MAX_AGE_KEYS);
+        assert!(!known.contains(&first));
+        let mode = std::fs::metadata(folder.path().join("age.txt")).unwrap().permissions().mode();
+        assert_eq!(mode & 0o777, 0o600);
+    }
+
+    #[test]
+    fn the_claim_is_of_the_newest_key_and_proved_with_what_the_token_gave() {
+        let (pending, state) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
+        let witness = muster_protocol::enrol::Secret::generate().unwrap().witness();
+        let (fleet, machine): (Sha256, MachineName) = (Sha256::of(b"fleet"), "tin".parse().unwrap());
+        Keys::load_or_make(pending.path()).unwrap();
+        save_witness(pending.path(), &witness).unwrap();
+        Keys::install(pending.path(), state.path()).unwrap();
+        let newest = Keys::renew_age(state.path()).unwrap();
+        let claim = age_claim(state.path(), &fleet, &machine).unwrap();
+        assert_eq!(claim.recipient, newest);
+        assert!(witness.verifies(&fleet, &machine, &claim));
+        // Enrolled by a version that kept none.
+        let old = tempfile::tempdir().unwrap();
+        Keys::load_or_make(old.path()).unwrap();
+        Keys::install(old.path(), state.path()).unwrap();
+        assert_eq!(age_claim(state.path(), &fleet, &machine).unwrap().proof, None);
     }
 
     #[test]

@@ -18,6 +18,7 @@ pub mod outbox;
 pub mod platform;
 pub mod probes;
 pub mod runner;
+pub mod secrets;
 pub mod status;
 mod stops;
 pub mod supervisor;

@@ -99,6 +99,9 @@ pub struct Status {
     pub last_contact: Option<UnixMillis>,
     /// Events that the controller has not stored yet.
     pub reports_waiting: usize,
+    /// What this machine's secrets are to be encrypted to.
+    #[serde(default)]
+    pub age: Option<String>,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]

@@ -30,6 +30,7 @@ use muster_protocol::keys::SecretKey;
 use muster_protocol::random;
 use muster_protocol::report::{Attack, EventKind};
 use muster_protocol::target::Target;
+use muster_protocol::witness::AgeClaim;
 use tokio::sync::{Notify, mpsc, oneshot};
 use tracing::{Instrument as _, Span, info_span};
 
@@ -309,7 +310,15 @@ impl Shared {
             refused: self.refused.get().or(self.altered.get()).map(Attack::in_check_in),
             health: self.health(),
             new_key,
+            age: self.age_claim(),
         })
+    }
+
+    /// A machine whose age key cannot be read says nothing of it; everything else goes on.
+    fn age_claim(&self) -> Option<AgeClaim> {
+        let identity = &self.identity;
+        let claim = identity::age_claim(&self.config.state_dir, &identity.fleet, &identity.machine);
+        claim.inspect_err(|error| tracing::warn!("{error}")).ok()
     }
 
     fn status(&self) -> Status {
@@ -333,6 +342,7 @@ impl Shared {
             next: self.next(),
             last_contact: self.last_contact.get(),
             reports_waiting: self.ledger.borrow().outbox.len(),
+            age: self.age_claim().map(|claim| claim.recipient),
         }
     }
 

@@ -73,6 +73,7 @@ pub fn from_files(config: &Config) -> Result<Status> {
         next,
         last_contact: None,
         reports_waiting: waiting,
+        age: Some(identity.age),
     })
 }
 
@@ -194,5 +195,8 @@ pub fn text(status: &Status, now: UnixMillis) -> String {
     };
     line("controller", &format!("{}{contact}", status.controller));
     line("reports", &format!("{} waiting", status.reports_waiting));
+    if let Some(age) = &status.age {
+        line("secrets", &format!("for {age}"));
+    }
     text
 }

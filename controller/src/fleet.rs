@@ -91,6 +91,7 @@ fn confirmed(published: &Published, observed: &CheckIn) -> bool {
 pub fn view(machine: Machine, poll_seconds: u64, now: UnixMillis) -> MachineView {
     let (condition, standing) = (condition(&machine, poll_seconds, now), machine.standing());
     let observed = machine.observed;
+    let claim = observed.as_ref().and_then(|told| told.age.clone());
     MachineView {
         machine: machine.name,
         class: machine.class,
@@ -109,9 +110,10 @@ pub fn view(machine: Machine, poll_seconds: u64, now: UnixMillis) -> MachineView
         clone_alarm_at: machine.clone_alarm_at,
         holds: observed.as_ref().map(|told| told.holds).unwrap_or_default(),
         health: observed.as_ref().map(|told| told.health.clone()).unwrap_or_default(),
-        runs: observed.and_then(|told| told.runs),
         agent: machine.agent,
-        age: machine.age,
+        age_proof: claim.as_ref().and_then(|claim| claim.proof),
+        age: claim.map(|claim| claim.recipient).or(machine.age),
+        runs: observed.and_then(|told| told.runs),
         key: machine.key,
         key_rotated_at: machine.key_rotated_at,
         key_rotation_asked: machine.key_rotation_asked_at.is_some(),

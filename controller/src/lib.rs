@@ -9,3 +9,4 @@ pub mod server;
 pub mod server_config;
 pub mod signer;
 pub mod store;
+pub mod vars;

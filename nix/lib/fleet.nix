@@ -14,6 +14,8 @@
   inputs ? self.inputs or { },
   nixpkgs ? inputs.nixpkgs or fallback.nixpkgs,
   nix-darwin ? inputs.nix-darwin or inputs.darwin or null,
+  # What decrypts the secrets of users and services on machines; needed where there are any.
+  sops-nix ? inputs.sops-nix or fallback.sops-nix or null,
   # Services of this flake by name, for `module.input = "self"`.
   modules ? { },
   # Modules of machines by name, in place of machines/NAME/configuration.nix.
@@ -65,6 +67,14 @@ let
         })
       ];
     };
+  sopsModules =
+    let
+      of = output: if sops-nix == null then [ ] else [ sops-nix.${output}.sops ];
+    in
+    {
+      nixos = of "nixosModules";
+      darwin = of "darwinModules";
+    };
   systemOf =
     machine:
     let
@@ -79,6 +89,7 @@ let
       modules = [
         (base machine)
       ]
+      ++ sopsModules.${machine.class}
       ++ baseModules.${machine.class}
       ++ inspected.evaluated.modulesFor names.classes.${machine.class}.module machine.name
       ++ [ (inspected.machineModule machine.name) ];

@@ -191,6 +191,22 @@ let
           default = "";
           description = "What generates the files, run by bash on the operator's computer.";
         };
+        finalScript = mkOption {
+          type = types.path;
+          readOnly = true;
+          internal = true;
+          # `pkgs` are those of the operator's computer when `muster vars generate` asks for this. `$in`, `$out` and
+          # `$prompts` are in the environment, and nothing else is.
+          default = pkgs.writeScript "generator-${lib.strings.sanitizeDerivationName name}" ''
+            set -euo pipefail
+            export PATH=${lib.makeBinPath (config.runtimeInputs ++ [ pkgs.coreutils ])}
+            ${lib.concatMapStrings (prompt: ''
+              cp "$prompts"/${lib.escapeShellArg prompt} "$out"/${lib.escapeShellArg prompt}
+            '') (lib.attrNames (lib.filterAttrs (_: prompt: prompt.persist) config.prompts))}
+            ${config.script}
+          '';
+          description = "The script with the programs that it finds.";
+        };
         validation = mkOption {
           type = types.nullOr types.raw;
           default = null;
@@ -227,6 +243,12 @@ in
       type = types.attrsOf types.str;
       description = "Where the machine has its secrets, by what they are needed for.";
     };
+    defaultGroups = mkOption {
+      type = types.listOf types.str;
+      default = [ ];
+      example = [ "operators" ];
+      description = "The groups in `sops/groups` that every new secret of this machine is encrypted to.";
+    };
     generators = mkOption {
       type = types.attrsOf (types.submodule generator);
       default = { };
@@ -236,7 +258,8 @@ in
 
   config.muster.vars.secretsDirectories = lib.mapAttrs (_: lib.mkDefault) {
     partitioning = "/run/partitioning-secrets";
-    activation = "/var/lib/muster/activation-secrets";
+    # In memory on NixOS; on a Mac the agent mounts a disk in memory there.
+    activation = "/run/muster/activation-secrets";
     users = "/run/secrets-for-users";
     services = "/run/secrets";
   };

@@ -7,6 +7,7 @@ use crate::ids::{Generation, MachineName, Sha256, StorePath};
 use crate::keys::PublicKey;
 use crate::machine::{Class, System};
 use crate::report::Attack;
+use crate::witness::AgeClaim;
 
 /// How long a bearer is good, in seconds.
 pub const BEARER_SECONDS: u64 = 3600;
@@ -49,6 +50,9 @@ pub struct CheckIn {
     /// in `Context::KeyRotation`. Sent again it means the same, so that a lost reply locks nobody out.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub new_key: Option<PublicKey>,
+    /// What its secrets are to be encrypted to from now on. Agents of 0.1 said it at their enrolment alone.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub age: Option<AgeClaim>,
 }
 
 /// What a machine knows of itself beside its phase.

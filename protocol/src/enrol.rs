@@ -11,6 +11,7 @@ use crate::ids::{Generation, MachineName, Sha256};
 use crate::keys::{Context, KeyError, PublicKey, SecretKey, Signature};
 use crate::machine::{Class, System};
 use crate::random::{self, RandomError};
+use crate::witness::Witness;
 
 /// The largest enrolment request, in bytes.
 pub const MAX_ENROL_BYTES: usize = 16 * 1024;
@@ -63,6 +64,10 @@ impl Secret {
     /// What the controller stores to check an enrolment with.
     pub fn check_key(&self) -> Sha256 {
         mac(&self.0, b"muster-enrolment-key-v1", &[])
+    }
+    /// What the operator keeps and the machine derives, so that the one believes the other's age key.
+    pub fn witness(&self) -> Witness {
+        Witness::new(*mac(&self.0, b"muster-witness-v1", &[]).as_bytes())
     }
     /// The public name of the token.
     pub fn token_id(&self) -> Sha256 {

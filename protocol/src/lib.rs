@@ -2,6 +2,7 @@
 //!
 //! Everything here is pure: no file, no socket, no clock but the [`clock::Clock`] that the caller hands in.
 
+pub mod age;
 pub mod api;
 pub mod audit;
 pub mod checkin;
@@ -18,3 +19,4 @@ pub mod random;
 pub mod report;
 pub mod target;
 pub mod tuf;
+pub mod witness;

@@ -204,6 +204,9 @@ pub struct MachineView {
     pub health: Health,
     pub agent: Option<String>,
     pub age: Option<String>,
+    /// The machine's proof that `age` is its own; see [`crate::witness`].
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub age_proof: Option<Sha256>,
     pub key: Option<PublicKey>,
     /// When this key took the place of an older one of the same machine; none where it is the one that enrolled.
     #[serde(default)]

@@ -13,6 +13,7 @@ use crate::journal::{FileId, Files};
 use crate::nix::Nix;
 use crate::platform::Platform;
 use crate::platform::process;
+use crate::secrets::{self, SecretsError};
 
 pub struct Activator {
     pub files: Files,
@@ -64,7 +65,7 @@ impl Activator {
                         Done::Failed(why)
                     }
                 },
-                act => self.perform(act),
+                act => self.perform(act, &course.record.new),
             };
             seen = self.look_again(&course.record.transaction, seen);
             course.done(done, &seen.sight());
@@ -76,7 +77,7 @@ impl Activator {
         Ok(self.files.write_activation(record)?)
     }
 
-    fn perform(&self, act: Act) -> Done {
+    fn perform(&self, act: Act, new: &StorePath) -> Done {
         match act {
             Act::AskOthers => Done::Others(self.platform.busy().unwrap_or_else(|error| {
                 tracing::warn!(%error, "whether somebody else switches this machine is not known");
@@ -86,7 +87,10 @@ impl Activator {
                 Ok(()) => Done::Well,
                 Err(error) => Done::Failed(error.to_string()),
             },
-            Act::Run { system, action, limit } => self.run(&system, action, limit),
+            Act::Run { system, action, limit } => match self.prepare(&system, action, new) {
+                Ok(()) => self.run(&system, action, limit),
+                Err(error) => Done::Failed(error.to_string()),
+            },
             Act::EnsureAgent { from, to } => {
                 self.platform.ensure_agent(from.as_ref(), &to);
                 Done::Well
@@ -96,6 +100,20 @@ impl Activator {
                 Done::Well
             }
             Act::Write | Act::End => Done::Well,
+        }
+    }
+
+    /// The secrets that a system needs before its activation. Going back must not depend on them.
+    fn prepare(&self, system: &StorePath, action: Action, new: &StorePath) -> Result<(), SecretsError> {
+        if action == Action::DryActivate {
+            return Ok(());
+        }
+        match secrets::install(self.platform.layout(), system) {
+            Err(error) if system != new => {
+                tracing::error!("the old system may lack its secrets: {error}");
+                Ok(())
+            }
+            installed => installed,
         }
     }
 

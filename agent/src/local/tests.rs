@@ -20,6 +20,7 @@ fn a_status() -> Status {
         next: "a generation after 1 is waited for".into(),
         last_contact: Some(1),
         reports_waiting: 3,
+        age: None,
     }
 }
 

@@ -17,8 +17,9 @@ use crate::core::records::Transaction;
 use crate::core::state::Input;
 use crate::core::window;
 use crate::nix::{BuildLimits, Listener, NixError, free_bytes};
-use crate::platform::{Platform, Preflight};
+use crate::platform::{Platform, PlatformError, Preflight};
 use crate::probes;
+use crate::secrets;
 
 /// How often a person's work is looked for without being told that it is done.
 const HUMAN_INTERVAL: Duration = Duration::from_secs(3600);
@@ -157,11 +158,13 @@ impl Work<'_> {
     pub(super) async fn preflight(&mut self) -> Result<(), WorkError> {
         let Some(new) = self.output() else { return Ok(()) };
         let started = self.shared.clock.awake();
+        let look = move |platform: &dyn Platform| match secrets::check(platform.layout(), &new) {
+            Ok(()) => platform.preflight(&new),
+            Err(error) if error.is_of_the_system() => Ok(Preflight::Failed(error.to_string())),
+            Err(error) => Err(PlatformError::Other(error.to_string())),
+        };
         // The service manager is asked at the same time: both take as long as a process does.
-        let (preflight, failed) = tokio::join!(
-            self.ask(move |platform| platform.preflight(&new)),
-            self.ask(|platform| platform.failed_units())
-        );
+        let (preflight, failed) = tokio::join!(self.ask(look), self.ask(|platform| platform.failed_units()));
         self.failed_before = failed.ok().map(|failed| (failed, started));
         match preflight? {
             Preflight::Passed => {}

@@ -46,6 +46,7 @@ fn check_in(fleet: &Fleet) -> CheckIn {
         refused: None,
         health: muster_protocol::checkin::Health::default(),
         new_key: None,
+        age: None,
     }
 }
 fn reply(bearer: &str) -> Vec<u8> {

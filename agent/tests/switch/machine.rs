@@ -165,6 +165,48 @@ impl Machine {
         String::from_utf8(output.stdout).unwrap().trim().to_owned()
     }
 
+    /// A program in this machine's store that stands for sops; its name in the store.
+    pub fn decrypts_with(&self, build: &Path, text: &str) -> String {
+        self.script(build, text);
+        self.nix("nix-store", &["--add", build.to_str().unwrap()])
+    }
+
+    /// What a Mac makes disks in memory with; on Linux nobody asks for it.
+    pub fn ram_disks(&self) {
+        for (name, says) in [("hdiutil", "echo /dev/disk9"), ("newfs_hfs", "true"), ("mount", "true")] {
+            self.script(&self.root().join("programs").join(name), says);
+        }
+    }
+
+    /// Takes a file out of a system, as a garbage collection that went wrong would.
+    pub fn forget(&self, system: &StorePath, file: &str) {
+        let path = self.layout.physical(system).join(file);
+        for folder in path.ancestors().skip(1).take(3) {
+            std::fs::set_permissions(folder, std::os::unix::fs::PermissionsExt::from_mode(0o755)).unwrap();
+        }
+        std::fs::remove_file(&path).unwrap();
+        std::fs::create_dir(&path).unwrap();
+    }
+
+    /// What an enrolment leaves.
+    pub fn enrolled(&self) {
+        let state = &self.config.state_dir;
+        let _ = std::fs::remove_file(state.join("age.txt"));
+        muster_agent::identity::Keys::load_or_make(state).unwrap();
+        let enrolment = muster_agent::identity::Enrolment {
+            version: 1,
+            machine: "m".parse().unwrap(),
+            class: self.class,
+            system: self.config.stand_in.as_ref().unwrap().system.clone(),
+            fleet: muster_protocol::ids::Sha256::of(b"fleet"),
+            url: "http://127.0.0.1:1".into(),
+            lowest_generation: Generation::FIRST,
+            tls_ca: None,
+            enrolled_at: 1,
+        };
+        muster_agent::identity::Identity::save(state, &enrolment).unwrap();
+    }
+
     /// Brings the machine to `system`, as whoever installed it did.
     pub fn install(&self, system: &StorePath) {
         std::fs::create_dir_all(self.layout.profile().parent().unwrap()).unwrap();

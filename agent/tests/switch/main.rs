@@ -11,4 +11,5 @@ mod machine;
 mod macs;
 mod nixos;
 mod policies;
+mod secrets;
 mod telling;

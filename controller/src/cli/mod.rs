@@ -17,9 +17,10 @@ mod sign;
 mod signers;
 mod ssh_agent;
 mod status;
-mod table;
+pub(crate) mod table;
 mod tls;
 mod update;
+mod vars;
 mod watch;
 
 use std::path::PathBuf;
@@ -48,6 +49,9 @@ enum Command {
     /// Add, list, show and revoke machines
     #[command(subcommand)]
     Machines(machines::Machines),
+    /// Variables and secrets: make, read, encrypt, check
+    #[command(subcommand)]
+    Vars(vars::Vars),
     /// Sign and publish the flake's systems to machines
     Update(update::Update),
     /// Add your signature to what another operator drafted, after looking at it
@@ -77,7 +81,8 @@ pub fn run(arguments: Arguments) -> Result<ExitCode> {
         match arguments.command {
             Command::Init(init) => init.run().map(|()| ExitCode::SUCCESS),
             Command::Serve(serve) => serve.run(config).await.map(|()| ExitCode::SUCCESS),
-            Command::Machines(machines) => machines.run(config).await.map(|()| ExitCode::SUCCESS),
+            Command::Machines(machines) => machines.run(config).await,
+            Command::Vars(vars) => vars.run(config).await,
             Command::Update(update) => update.run(config).await,
             Command::Status(status) => status.run(config).await.map(|()| ExitCode::SUCCESS),
             Command::History(history) => history.run(config).await.map(|()| ExitCode::SUCCESS),

@@ -114,6 +114,11 @@ impl Flake {
         Ok(flake)
     }
 
+    /// The flake as it was locked; read from nothing else, so that all that is said of it is of one moment.
+    pub(crate) fn url(&self) -> &str {
+        &self.url
+    }
+
     /// Evaluates the systems of the machines whose inventory does not say them.
     pub async fn find_systems(&mut self, jobs: usize) {
         for class in Class::ALL {
@@ -206,7 +211,7 @@ impl Flake {
     }
 
     /// An output that a flake need not have; `null` where it has not.
-    async fn optional(&self, output: &str, apply: &str) -> Result<serde_json::Value, FlakeError> {
+    pub(crate) async fn optional(&self, output: &str, apply: &str) -> Result<serde_json::Value, FlakeError> {
         let installable = format!("{}#{output}", self.url);
         let arguments = ["eval", "--json", "--no-write-lock-file", &installable, "--apply", apply];
         match nix(&arguments, EVALUATION_LIMIT).await {
@@ -225,7 +230,7 @@ impl Flake {
     }
 
     /// What an output says; where the flake has no such output, what stands for that.
-    fn parse<T: Default + serde::de::DeserializeOwned>(
+    pub(crate) fn parse<T: Default + serde::de::DeserializeOwned>(
         &self,
         output: &str,
         value: serde_json::Value,

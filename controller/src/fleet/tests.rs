@@ -42,6 +42,7 @@ fn told(phase: Phase, of: u64, running: char, confirmed: Option<u64>) -> CheckIn
         refused: None,
         health: muster_protocol::checkin::Health::default(),
         new_key: None,
+        age: None,
     }
 }
 fn machine(observed: Option<CheckIn>, outcome: Option<(u64, EventKind)>) -> Machine {

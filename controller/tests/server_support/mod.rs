@@ -319,6 +319,7 @@ impl Machine {
             refused: None,
             health: muster_protocol::checkin::Health::default(),
             new_key: None,
+            age: None,
         }
     }
     pub async fn send_checkin(&self, fleet: &Fleet, checkin: &CheckIn) -> Answer {

@@ -36,14 +36,14 @@ rec {
   # Public values, of any machine.
   public = import ./public.nix { inherit lib directory; };
 
-  # What changes when a secret does, without telling anything of it: the hash of its encrypted form.
+  # What changes when a secret does, without telling anything of it.
   fingerprint =
     generator: name:
     let
       folder = if generators.${generator}.share then "shared" else "per-machine/${machine}";
       path = "${toString directory}/vars/${folder}/${generator}/${name}/secret";
     in
-    if builtins.pathExists path then builtins.hashFile "sha256" path else null;
+    import ../../modules/fingerprint.nix path;
 
   # How values come about, for messages.
   generate = if inClan then "`clan vars generate`" else "Generating the variables";

@@ -29,6 +29,7 @@ let
   };
   muster = (import (t.repository + "/flake.nix")).outputs {
     inherit nixpkgs;
+    sops-nix = t.sops-nix-flake;
     self = muster // {
       outPath = t.repository;
     };
@@ -56,7 +57,7 @@ let
     };
   };
   macs = it: it.darwinConfigurations;
-  plists = one: lib.mapAttrs (_: file: file.text) (
+  plists = one: lib.mapAttrs (_: file: t.withoutSecrets file.text) (
     lib.filterAttrs (name: _: lib.hasInfix "zerotier" name || lib.hasInfix "node-exporter" name) one.config.environment.launchDaemons
   );
   # In the order in which they come, since that shows the order in which settings were merged.

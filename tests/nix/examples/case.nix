@@ -27,6 +27,8 @@ let
   };
   flake = (import (t.repository + "/flake.nix")).outputs {
     inherit nixpkgs;
+    # What sops-nix itself brings is no part of the examples.
+    sops-nix = t.sops-nix-stub;
     self = flake // {
       outPath = t.repository;
     };

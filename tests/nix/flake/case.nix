@@ -9,7 +9,10 @@ let
     outPath = "/nixpkgs";
     legacyPackages = lib.genAttrs [ "x86_64-linux" "aarch64-linux" "aarch64-darwin" ] t.pkgs;
   };
-  self = (import (t.repository + "/flake.nix")).outputs { inherit self nixpkgs; };
+  self = (import (t.repository + "/flake.nix")).outputs {
+    inherit self nixpkgs;
+    sops-nix = t.sops-nix-flake;
+  };
   # The check that evaluates with NixOS itself, as far as it comes without it.
   raw = lib.mkOption { type = lib.types.raw; };
   onNixos = import (t.repository + "/tests/nix/lib/real-nixos.nix") {

@@ -21,8 +21,8 @@ let
       ...
     }:
     {
-      # The key that the machine made itself.
-      sops.age.keyFile = "/var/lib/muster/age.txt";
+      # The key that the machine made itself, where nothing else says one.
+      sops.age.keyFile = lib.mkOverride 1400 "/var/lib/muster/age.txt";
       imports =
         if _class == "darwin" then
           [

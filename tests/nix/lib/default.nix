@@ -14,6 +14,29 @@ let
     nix-darwin = folder nix-darwin;
     clan-core = folder clan-core;
     sops-nix = folder sops-nix;
+    # The flake of sops-nix, as far as mkFleet uses it.
+    sops-nix-stub = {
+      nixosModules.sops = ./sops-nix.nix;
+      darwinModules.sops = ./sops-nix.nix;
+    };
+    sops-nix-flake =
+      if t.sops-nix == null then
+        t.sops-nix-stub
+      else
+        {
+          nixosModules.sops = {
+            imports = [
+              (t.sops-nix + "/modules/sops")
+              ./nixos-in-clan.nix
+            ];
+            # Nothing is copied into a store here, so nothing can be looked at there.
+            sops.validateSopsFiles = false;
+          };
+          darwinModules.sops = {
+            imports = [ (t.sops-nix + "/modules/nix-darwin") ];
+            sops.validateSopsFiles = false;
+          };
+        };
     pkgs = system: import ./pkgs.nix { inherit lib system; };
 
     # A Mac's configuration, evaluated by the real nix-darwin.
@@ -108,6 +131,15 @@ let
     # The parts of a configuration that goldens show.
     plist = configuration: name: t.checkedPlist configuration.config.environment.launchDaemons name;
     userPlist = configuration: name: t.checkedPlist configuration.config.environment.userLaunchAgents name;
+    # A Clan on a Mac has no restartUnits, so its daemons lack what they add to those of services, which have hashes of
+    # their own.
+    withoutSecrets =
+      text:
+      lib.concatStrings (
+        lib.filter lib.isString (
+          builtins.split "[[:space:]]*<key>MUSTER_SECRETS</key>[[:space:]]*<string>[0-9a-f]*</string>" text
+        )
+      );
     checkedPlist =
       files: name:
       files."${name}.plist".text or (throw "there is no ${name}.plist, but ${toString (lib.attrNames files)}");

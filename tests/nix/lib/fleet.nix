@@ -7,7 +7,12 @@ t:
   machines ? { },
 }:
 let
-  muster = import (t.repository + "/nix") { };
+  muster = import (t.repository + "/nix") {
+    baseModules = {
+      nixos = [ (t.repository + "/nix/modules/secrets-nixos.nix") ];
+      darwin = [ (t.repository + "/nix/modules/secrets-darwin.nix") ];
+    };
+  };
 in
 muster.mkFleet {
   inherit inventory machines;
@@ -15,6 +20,7 @@ muster.mkFleet {
     outPath = directory;
     inputs = { };
   };
+  sops-nix = t.sops-nix-flake;
   nixpkgs.lib = t.lib // {
     nixosSystem = t.nixos;
   };

@@ -44,6 +44,7 @@ lib.genAttrs [
   "dnsmasq"
   "fish"
   "git"
+  "gnupg"
   "gnugrep"
   "gnused"
   "htop"
@@ -109,14 +110,18 @@ lib.genAttrs [
       generate = name: value: written name (builtins.toJSON value);
     };
   };
-  # Also where a file gives several packages (nix-darwin's tools).
+  # Also where a file gives several packages (nix-darwin's tools); one that writes a text is as it is.
   callPackage =
-    file: _:
-    package (baseNameOf (toString file))
-    // lib.genAttrs [
-      "darwin-option"
-      "darwin-rebuild"
-      "darwin-version"
-    ] package;
+    file: arguments:
+    if baseNameOf (toString file) == "manifest-for.nix" then
+      import file (lib.intersectAttrs (lib.functionArgs (import file)) { inherit lib; } // arguments)
+    else
+      package (baseNameOf (toString file))
+      // lib.genAttrs [
+        "darwin-option"
+        "darwin-rebuild"
+        "darwin-version"
+        "sops-install-secrets"
+      ] package;
   darwin-uninstaller = package "darwin-uninstaller";
 }

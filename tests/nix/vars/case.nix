@@ -80,9 +80,14 @@ in
     "in a Clan on a Mac there is no restartUnits, which would throw" =
       (clans.declare generators).clan.core.vars.generators.borgbackup.files."borgbackup.repokey"
       == { neededFor = "activation"; };
-    "the fingerprint of a secret is of its encrypted form" =
+    "the fingerprint of a secret is of its encrypted value, and of nothing that tells who reads it" =
+      let
+        of = folder: import (t.repository + "/nix/modules/fingerprint.nix") (./fingerprint + "/${folder}");
+      in
+      of "secret" == of "with-another-reader" && of "secret" != of "with-another-value" && of "none" == null;
+    "services use that fingerprint" =
       helper.fingerprint "borgbackup" "borgbackup.ssh"
-      == builtins.hashFile "sha256" (
+      == import (t.repository + "/nix/modules/fingerprint.nix") (
         source + "/vars/per-machine/cinnabar/borgbackup/borgbackup.ssh/secret"
       );
     "a value comes without the white space at its end" =

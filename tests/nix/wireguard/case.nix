@@ -80,7 +80,7 @@ in
       );
   }
   // t.inClan {
-    "a Mac in a Clan runs the same daemon" = plist fleet.clans.stibnite == plist fleet.ours.stibnite;
+    "a Mac in a Clan runs the same daemon" = plist fleet.clans.stibnite == t.withoutSecrets (plist fleet.ours.stibnite);
     "a Mac in a Clan has the same configuration" =
       t.etc fleet.clans.stibnite "wireguard/wg.conf" == t.etc fleet.ours.stibnite "wireguard/wg.conf";
     "a host in a Clan has the same interface" = host fleet.clans.cinnabar == host fleet.ours.cinnabar;

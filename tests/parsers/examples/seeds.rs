@@ -23,6 +23,7 @@ use muster_protocol::report::{
 };
 use muster_protocol::target::{HealthCheck, Probe};
 use muster_protocol::tuf::repository::{RootSpec, draft_generation, draft_root, sign_root};
+use muster_protocol::witness::AgeClaim;
 use serde::Serialize;
 use serde_json::{Value, json};
 
@@ -243,9 +244,11 @@ fn traffic(put: Put<'_>) {
             ..Health::default()
         },
         new_key: None,
+        age: None,
     };
     put("check_in", "check-in", &json_of(&check_in));
-    let rotating = CheckIn { new_key: Some(key(STRANGER).public()), ..check_in.clone() };
+    let age = AgeClaim { recipient: "age1".into(), proof: Some(Sha256::of(b"proof")) };
+    let rotating = CheckIn { new_key: Some(key(STRANGER).public()), age: Some(age), ..check_in.clone() };
     put("check_in", "rotation", &json_of(&rotating));
     let reply = CheckInReply {
         bearer: "c".repeat(64),
@@ -365,6 +368,7 @@ fn traffic(put: Put<'_>) {
         enrolled_at: Some(NOW * 1000),
         last_seen: Some(NOW * 1000),
         clock_skew_ms: Some(-5),
+        age_proof: None,
     };
     put("operator", "machine", &json_of(&view));
     put("operator", "machines", &json_of(&vec![view]));

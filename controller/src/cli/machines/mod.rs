@@ -1,9 +1,13 @@
 //! `muster machines`: who belongs to the fleet.
 
+mod accept;
 mod in_flake;
+mod remove;
+mod witnesses;
 
 use std::collections::BTreeSet;
 use std::path::PathBuf;
+use std::process::ExitCode;
 
 use anyhow::{Result, anyhow};
 use base64::Engine as _;
@@ -42,12 +46,16 @@ pub enum Machines {
         #[arg(long)]
         json: bool,
     },
+    /// Register a machine's own key, and encrypt to it the secrets that it should read
+    Accept(accept::Accept),
     /// End a machine's access at once; what it runs stays as it is
     Revoke { machine: MachineName },
     /// Ask a machine for a new key; it makes one at its next contact, and the old one ends
     RotateKey { machine: MachineName },
     /// End a clone alarm, once you know what it was
     Acknowledge { machine: MachineName },
+    /// Revoke a machine, take its secrets away, and say which of them want new values
+    Remove(remove::Remove),
 }
 
 #[derive(Debug, Args)]
@@ -71,13 +79,23 @@ pub struct Add {
 }
 
 impl Machines {
-    pub async fn run(self, config: Option<PathBuf>) -> Result<()> {
+    pub async fn run(self, config: Option<PathBuf>) -> Result<ExitCode> {
+        match self {
+            Self::Accept(accept) => accept.run(config).await,
+            Self::Remove(remove) => remove.run(config).await,
+            other => other.ask(config).await.map(|()| ExitCode::SUCCESS),
+        }
+    }
+
+    async fn ask(self, config: Option<PathBuf>) -> Result<()> {
         if let Self::List { flake: Some(reference), without_systems, json } = &self {
             return in_flake::list(reference, !without_systems, *json).await;
         }
         let config = Config::load(config)?;
         let api = Api::open(&config)?;
         match self {
+            // These change files, and are run above.
+            Self::Accept(_) | Self::Remove(_) => Ok(()),
             Self::Add(add) => add.run(&config, &api).await,
             Self::List { json, .. } => list(&api, json).await,
             Self::Show { machine, json } => {
@@ -156,6 +174,8 @@ impl Add {
             tls_ca,
         };
         let _: MachineView = api.post(OPERATOR_MACHINES, &request).await?;
+        // Before anybody can use the token: without this its machine's key could not be told from the controller's word.
+        witnesses::keep(config, &token.machine, &token.secret.witness())?;
         eprintln!(
             "{} may enrol within {} with this token, once. On the machine, as root, paste it into:\n  \
              muster-agent enroll -",

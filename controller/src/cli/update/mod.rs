@@ -113,6 +113,7 @@ impl Update {
         let config = Config::load(config)?;
         let reference =
             self.flake.clone().or_else(|| config.file.flake.clone()).unwrap_or_else(|| ".".into());
+        super::vars::fleet::refuse_pending(&reference)?;
         let api = Api::open(&config)?;
         let trusted = roots::follow(&api, &config).await?;
         trusted.require_operator(&api.key().public())?;

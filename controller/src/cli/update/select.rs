@@ -134,6 +134,7 @@ mod tests {
             health: muster_protocol::checkin::Health::default(),
             agent: None,
             age: None,
+            age_proof: None,
             key: None,
             key_rotated_at: None,
             key_rotation_asked: false,

@@ -1,0 +1,24 @@
+//! Variables and secrets of a fleet, in Clan's layout on disk: what is to be generated and for whom is decided by pure
+//! functions (`names`, `layout`, `generators`, `order`, `plan`, `recipients`, `members`, `change`); programs and files are at the edge
+//! (`repository`, `transaction`, `sops`, `age`, `sandbox`, `memory`, `flake`, `run`). `docs/secrets.md` tells it to operators.
+
+pub mod age;
+pub mod change;
+pub mod check;
+pub mod flake;
+pub mod generators;
+pub mod keys;
+pub mod layout;
+pub mod members;
+pub mod memory;
+pub mod names;
+pub mod order;
+pub mod plan;
+pub mod program;
+pub mod recipients;
+pub mod repository;
+pub mod run;
+pub mod sandbox;
+pub mod secret;
+pub mod sops;
+pub mod transaction;

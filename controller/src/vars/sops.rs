@@ -1,0 +1,226 @@
+//! The program sops. It is given values on its standard input and prints them on its standard output: nothing that is
+//! secret is in its arguments, its environment or a file.
+
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use tokio::process::Command;
+
+use super::keys::{Recipients, sops_config};
+use super::program::{self, Ended, ProgramError};
+use super::repository::MAX_FILE;
+use super::secret::{MAX_VALUE, SecretBytes};
+
+/// The first version that has `encrypt` and `decrypt` as commands.
+const OLDEST: (u32, u32) = (3, 9);
+const OLDEST_SHOWN: &str = "3.9";
+/// A key on a token may wait for a finger.
+const LIMIT: Duration = Duration::from_secs(300);
+/// The largest file that sops writes for a value of [`MAX_VALUE`] bytes.
+const MAX_ENCRYPTED: usize = MAX_FILE as usize;
+/// Exit codes of sops (`cmd/sops/codes`).
+const NO_KEY: [i32; 2] = [128, 111];
+const ALTERED: [i32; 3] = [51, 52, 25];
+/// Variables of sops that say who is asked for a key. All others could choose other recipients than ours.
+const IDENTITIES: [&str; 6] = [
+    "SOPS_AGE_KEY",
+    "SOPS_AGE_KEY_FILE",
+    "SOPS_AGE_KEY_CMD",
+    "SOPS_AGE_SSH_PRIVATE_KEY_FILE",
+    "SOPS_AGE_SSH_PRIVATE_KEY_CMD",
+    "SOPS_GPG_EXEC",
+];
+
+#[derive(Debug, thiserror::Error)]
+pub enum SopsError {
+    #[error(
+        "there is no `sops` on PATH, which encrypts and decrypts secrets: install version {OLDEST_SHOWN} or newer, with \
+         `nix profile install nixpkgs#sops` for example"
+    )]
+    Missing,
+    #[error("the `sops` on PATH is version {0}, and {OLDEST_SHOWN} or newer is needed: install a newer one")]
+    TooOld(String),
+    #[error("`{0} --version` does not say a version: put another sops into PATH")]
+    NoVersion(String),
+    #[error(
+        "none of your keys reads {0}: name the file with the right age key in SOPS_AGE_KEY_FILE, or have an operator who \
+         reads it give you access with `muster vars fix --add-user`"
+    )]
+    NoKey(String),
+    #[error("{0} was changed after it was encrypted: bring it back from git, or make it again")]
+    Altered(String),
+    #[error("sops cannot read {secret}: it {how} ({words}); bring the file back from git, or make it again")]
+    Decrypt { secret: String, how: String, words: String },
+    #[error("sops cannot encrypt {secret}: it {how} ({words}); look at the keys in sops/")]
+    Encrypt { secret: String, how: String, words: String },
+    #[error("{secret} has more than {MAX_VALUE} bytes, which is too much for a secret")]
+    TooLarge { secret: String },
+    #[error("the recipients cannot be written for sops: {0}")]
+    Config(std::io::Error),
+    #[error(transparent)]
+    Program(#[from] ProgramError),
+}
+
+/// A sops that is new enough.
+#[derive(Debug)]
+pub struct Sops {
+    program: PathBuf,
+}
+
+impl Sops {
+    pub async fn find() -> Result<Self, SopsError> {
+        Self::at(program::find("sops").ok_or(SopsError::Missing)?).await
+    }
+
+    async fn at(program: PathBuf) -> Result<Self, SopsError> {
+        let mut command = Command::new(&program);
+        // It would ask the network for a newer one.
+        command.args(["--disable-version-check", "--version"]);
+        let ended = program::run(command, b"", LIMIT, 64 * 1024).await?;
+        let said = String::from_utf8_lossy(&ended.output);
+        let version = said.split_whitespace().nth(1).unwrap_or_default();
+        match version_of(version) {
+            None => Err(SopsError::NoVersion(program.display().to_string())),
+            Some(found) if found < OLDEST => Err(SopsError::TooOld(version.to_owned())),
+            Some(_) => Ok(Self { program }),
+        }
+    }
+
+    /// The file that has `value` for these recipients. `secret` is its name, for people.
+    pub async fn encrypt(
+        &self,
+        value: &[u8],
+        recipients: &Recipients,
+        secret: &str,
+    ) -> Result<Vec<u8>, SopsError> {
+        if value.len() > MAX_VALUE {
+            return Err(SopsError::TooLarge { secret: secret.to_owned() });
+        }
+        let folder = tempfile::tempdir().map_err(SopsError::Config)?;
+        let mut command = self.with_recipients(folder.path(), recipients)?;
+        command.args(["encrypt", "--input-type", "binary", "--output-type", "json"]);
+        command.args(["--filename-override", "secret", "/dev/stdin"]);
+        let ended = program::run(command, value, LIMIT, MAX_ENCRYPTED).await?;
+        match ended.well() {
+            true => Ok(ended.output.to_vec()),
+            false => Err(encrypt_error(&ended, secret)),
+        }
+    }
+
+    pub async fn decrypt(&self, file: &Path, secret: &str) -> Result<SecretBytes, SopsError> {
+        let mut command = Command::new(&self.program);
+        command.args([
+            "--disable-version-check",
+            "decrypt",
+            "--input-type",
+            "binary",
+            "--output-type",
+            "binary",
+        ]);
+        command.arg(file);
+        let ended = program::run(command, b"", LIMIT, MAX_VALUE).await?;
+        if ended.well() { Ok(ended.output) } else { Err(decrypt_error(&ended, secret)) }
+    }
+
+    /// The file's contents for other recipients. sops would write into the file itself, and half of it if it is killed, so
+    /// it is given a copy.
+    pub async fn rekey(
+        &self,
+        file: &Path,
+        recipients: &Recipients,
+        secret: &str,
+    ) -> Result<Vec<u8>, SopsError> {
+        let folder = tempfile::tempdir().map_err(SopsError::Config)?;
+        let copy = folder.path().join("secret");
+        std::fs::copy(file, &copy).map_err(SopsError::Config)?;
+        let mut command = self.with_recipients(folder.path(), recipients)?;
+        command.args(["updatekeys", "--yes", "--input-type", "binary"]).arg(&copy);
+        let ended = program::run(command, b"", LIMIT, MAX_ENCRYPTED).await?;
+        match ended.well() {
+            true => std::fs::read(&copy).map_err(SopsError::Config),
+            false => Err(decrypt_error(&ended, secret)),
+        }
+    }
+
+    fn with_recipients(&self, folder: &Path, recipients: &Recipients) -> Result<Command, SopsError> {
+        let config = folder.join("config.json");
+        std::fs::write(&config, sops_config(recipients)).map_err(SopsError::Config)?;
+        let mut command = Command::new(&self.program);
+        for (name, _) in std::env::vars_os() {
+            let name = name.to_string_lossy();
+            if name.starts_with("SOPS_") && !IDENTITIES.contains(&&*name) {
+                command.env_remove(&*name);
+            }
+        }
+        // No other configuration is looked for above the folder that it runs in.
+        command.current_dir(folder).arg("--disable-version-check").arg("--config").arg(config);
+        Ok(command)
+    }
+}
+
+fn decrypt_error(ended: &Ended, secret: &str) -> SopsError {
+    match ended.code {
+        Some(code) if NO_KEY.contains(&code) => SopsError::NoKey(secret.to_owned()),
+        Some(code) if ALTERED.contains(&code) => SopsError::Altered(secret.to_owned()),
+        _ => {
+            SopsError::Decrypt { secret: secret.to_owned(), how: ended.how(), words: in_short(&ended.words) }
+        }
+    }
+}
+
+fn encrypt_error(ended: &Ended, secret: &str) -> SopsError {
+    SopsError::Encrypt { secret: secret.to_owned(), how: ended.how(), words: in_short(&ended.words) }
+}
+
+/// sops tells of keys and files, never of values: the format is binary, so that it parses none.
+fn in_short(words: &str) -> String {
+    const LONGEST: usize = 200;
+    let line = words.lines().map(str::trim).find(|line| !line.is_empty()).unwrap_or("and said nothing");
+    line.chars().take(LONGEST).map(|c| if c.is_control() { ' ' } else { c }).collect()
+}
+
+fn version_of(text: &str) -> Option<(u32, u32)> {
+    let mut parts = text.trim_start_matches('v').split('.');
+    Some((parts.next()?.parse().ok()?, parts.next()?.parse().ok()?))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn versions_are_compared_by_number() {
+        assert_eq!(version_of("3.11.0"), Some((3, 11)));
+        assert_eq!(version_of("v3.9.4-rc1"), Some((3, 9)));
+        assert!(version_of("3.10.2").unwrap() > OLDEST);
+        assert!(version_of("3.8.1").unwrap() < OLDEST);
+        assert_eq!(version_of("sops"), None);
+    }
+
+    #[test]
+    fn what_sops_says_is_told_in_one_short_line() {
+        let words = format!("\n  error: {}\u{1b}[31m\nmore\n", "x".repeat(300));
+        let told = in_short(&words);
+        assert!(told.starts_with("error: xxx") && told.chars().count() == 200 && !told.contains('\u{1b}'));
+        assert_eq!(in_short(" \n"), "and said nothing");
+    }
+
+    /// Writes a program; a child does it, so that no other test's child can hold the file open (ETXTBSY).
+    fn program(folder: &Path, text: &str) -> PathBuf {
+        let path = folder.join("sops");
+        let write = "printf '#!/bin/sh\\n%s\\n' \"$1\" > \"$0\" && chmod 755 \"$0\"";
+        let status = std::process::Command::new("/bin/sh").arg("-c").arg(write).arg(&path).arg(text).status();
+        assert!(status.unwrap().success());
+        path
+    }
+
+    #[tokio::test]
+    async fn a_sops_that_is_too_old_or_none_is_refused() {
+        let folder = tempfile::tempdir().unwrap();
+        let old = Sops::at(program(folder.path(), "echo sops 3.8.1")).await.unwrap_err();
+        assert!(old.to_string().contains("version 3.8.1, and 3.9 or newer"), "{old}");
+        let none = Sops::at(program(folder.path(), "echo hello")).await.unwrap_err();
+        assert!(matches!(none, SopsError::NoVersion(_)), "{none}");
+        assert!(Sops::at(program(folder.path(), "echo 'sops 3.11.0 (latest)'")).await.is_ok());
+    }
+}

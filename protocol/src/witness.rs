@@ -1,0 +1,96 @@
+//! That a machine's age key is really the machine's. The controller passes it on, and is not believed: whoever makes a token
+//! keeps a key that follows from its secret, the machine derives the same, and the controller cannot.
+
+use hmac::{Hmac, KeyInit as _, Mac as _};
+use serde::{Deserialize, Serialize};
+use subtle::ConstantTimeEq as _;
+use zeroize::{Zeroize, ZeroizeOnDrop};
+
+use crate::ids::{IdError, MachineName, Sha256, to_hex};
+
+/// What a machine and the operator who invited it have in common.
+#[derive(Clone, PartialEq, Eq, Zeroize, ZeroizeOnDrop)]
+pub struct Witness([u8; 32]);
+
+impl Witness {
+    pub(crate) fn new(bytes: [u8; 32]) -> Self {
+        Self(bytes)
+    }
+
+    /// 64 hexadecimal digits, for a file that only its owner reads.
+    pub fn to_text(&self) -> zeroize::Zeroizing<String> {
+        zeroize::Zeroizing::new(to_hex(&self.0))
+    }
+    pub fn parse(text: &str) -> Result<Self, IdError> {
+        text.trim().parse::<Sha256>().map(|bytes| Self(*bytes.as_bytes()))
+    }
+
+    /// The machine's word that this recipient is its own.
+    pub fn prove(&self, fleet: &Sha256, machine: &MachineName, recipient: &str) -> Sha256 {
+        // HMAC takes a key of any length, so this cannot fail; the empty key keeps the compiler content.
+        let mut mac =
+            Hmac::<sha2::Sha256>::new_from_slice(&self.0).unwrap_or_else(|_| Hmac::new(&Default::default()));
+        mac.update(b"muster-age-recipient-v1");
+        for part in [fleet.as_bytes().as_slice(), machine.as_str().as_bytes(), recipient.as_bytes()] {
+            mac.update(&(part.len() as u64).to_be_bytes());
+            mac.update(part);
+        }
+        Sha256::from_bytes(mac.finalize().into_bytes().into())
+    }
+
+    pub fn verifies(&self, fleet: &Sha256, machine: &MachineName, claim: &AgeClaim) -> bool {
+        let wanted = self.prove(fleet, machine, &claim.recipient);
+        claim.proof.is_some_and(|proof| bool::from(wanted.as_bytes().ct_eq(proof.as_bytes())))
+    }
+}
+impl std::fmt::Debug for Witness {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("Witness")
+    }
+}
+
+/// What a machine says in each check-in of the key that its secrets are to be encrypted to.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct AgeClaim {
+    /// `age1…`.
+    pub recipient: String,
+    /// Missing where the machine was enrolled by a version that made none.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub proof: Option<Sha256>,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::enrol::Secret;
+
+    #[test]
+    fn only_who_has_the_tokens_secret_can_claim_a_recipient() {
+        let secret = Secret::generate().unwrap();
+        let witness = secret.witness();
+        let (fleet, machine): (Sha256, MachineName) = (Sha256::of(b"fleet"), "tin".parse().unwrap());
+        let claim = |witness: &Witness, recipient: &str| AgeClaim {
+            recipient: recipient.to_owned(),
+            proof: Some(witness.prove(&fleet, &machine, recipient)),
+        };
+        assert!(witness.verifies(&fleet, &machine, &claim(&witness, "age1a")));
+        // What the controller has follows from the same secret, and is of no use for it.
+        let controllers = Witness::new(*secret.check_key().as_bytes());
+        assert!(!witness.verifies(&fleet, &machine, &claim(&controllers, "age1a")));
+        let mut other = claim(&witness, "age1a");
+        other.recipient = "age1b".into();
+        assert!(!witness.verifies(&fleet, &machine, &other));
+        assert!(!witness.verifies(&fleet, &"lead".parse().unwrap(), &claim(&witness, "age1a")));
+        assert!(!witness.verifies(&Sha256::of(b"another"), &machine, &claim(&witness, "age1a")));
+        other.proof = None;
+        assert!(!witness.verifies(&fleet, &machine, &other));
+    }
+
+    #[test]
+    fn it_survives_a_file() {
+        let witness = Secret::generate().unwrap().witness();
+        assert_eq!(Witness::parse(&format!("{}\n", *witness.to_text())).unwrap(), witness);
+        assert!(Witness::parse("hello").is_err());
+        assert_eq!(format!("{witness:?}"), "Witness");
+    }
+}
