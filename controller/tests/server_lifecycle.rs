@@ -1,4 +1,4 @@
-//! Starting, stopping, TLS, and a full disk.
+//! Starting, stopping, and TLS.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 
 mod server_support;
@@ -120,93 +120,4 @@ async fn with_a_certificate_it_speaks_tls_alone() {
 
     std::fs::write(fleet.dir.path().join("tls/server.pem"), "nonsense").unwrap();
     assert!(matches!(start_error(&fleet).await, ServerError::Certificate(..)));
-}
-
-/// Runs again in a mount namespace of its own, where a small disk can be had.
-#[cfg(target_os = "linux")]
-mod small_disk {
-    use super::server_support::Fleet;
-    use muster_protocol::api::ProblemCode;
-    use muster_protocol::checkin::CheckInReply;
-    use muster_protocol::ids::{Sha256, nix_base32};
-    use muster_protocol::machine::Class;
-    use reqwest::StatusCode;
-    use std::process::Command;
-
-    const INSIDE: &str = "MUSTER_TEST_SMALL_DISK";
-
-    #[tokio::test]
-    async fn a_full_disk_is_told_keeps_nothing_half_and_works_again_when_there_is_room() {
-        match std::env::var_os(INSIDE) {
-            Some(_) => inside().await,
-            None => outside(),
-        }
-    }
-
-    fn outside() {
-        let dir = tempfile::tempdir().unwrap();
-        let mut unshare = Command::new("unshare");
-        unshare.args(["--mount", "--map-root-user"]);
-        let script = "mount -t tmpfs -o size=6m none \"$1\" && TMPDIR=\"$1\" exec \"$2\" --exact --nocapture \
-                      small_disk::a_full_disk_is_told_keeps_nothing_half_and_works_again_when_there_is_room";
-        let out = unshare
-            .args(["sh", "-c", script, "sh"])
-            .arg(dir.path())
-            .arg(std::env::current_exe().unwrap())
-            .env(INSIDE, "1")
-            .output()
-            .expect("unshare of util-linux is installed");
-        let words =
-            format!("{}{}", String::from_utf8_lossy(&out.stdout), String::from_utf8_lossy(&out.stderr));
-        assert!(out.status.success() && words.contains("1 passed"), "{words}");
-    }
-
-    async fn inside() {
-        // The disk is what is to give out, not the machine's tokens.
-        let fleet = Fleet::start_with("[limits]\nmachine_per_second = 0").await;
-        let mut machine = fleet.enrolled("cinnabar", Class::Nixos).await;
-        let operator = fleet.session().await;
-        let put = async |nar: Vec<u8>| {
-            let path = format!("/cache/nar/{}.nar", nix_base32(&Sha256::of(&nar)));
-            let request = fleet.http.put(fleet.url(&path)).bearer_auth(&operator);
-            super::Answer::of(request.body(nar)).await
-        };
-        // Larger than what is left; small enough to be sent whole before the answer.
-        let message = put(vec![1; 7_000_000]).await.refused(507, ProblemCode::StorageFull);
-        assert!(message.contains("free some space"), "{message}");
-        let nars = fleet.dir.path().join("data/blobs/nar");
-        assert_eq!(std::fs::read_dir(&nars).unwrap().count(), 0);
-
-        let filler = fleet.dir.path().join("filler");
-        let mut size = 8 * 1024 * 1024_usize;
-        let mut held = Vec::new();
-        while size > 0 {
-            let path = filler.with_extension(held.len().to_string());
-            if std::fs::write(&path, vec![2; size]).is_err() {
-                std::fs::remove_file(&path).unwrap();
-                size /= 2;
-                continue;
-            }
-            held.push(path);
-        }
-        // Some check-ins still find room in the write-ahead log; then one does not.
-        let mut refused = None;
-        for _ in 0..2000 {
-            machine.seq += 1;
-            let answer = machine.send_checkin(&fleet, &machine.checkin(&fleet, machine.seq)).await;
-            if answer.status != StatusCode::OK {
-                refused = Some(answer);
-                break;
-            }
-        }
-        refused.expect("the disk is full").refused(507, ProblemCode::StorageFull);
-        for path in held {
-            std::fs::remove_file(path).unwrap();
-        }
-        // The same check-in again: it was not kept, so it is no repetition.
-        let again = machine.checkin(&fleet, machine.seq);
-        machine.send_checkin(&fleet, &again).await.good::<CheckInReply>();
-        assert_eq!(put(vec![1; 100_000]).await.status, StatusCode::CREATED);
-        assert!(!fleet.view("cinnabar").await.clone_alarm);
-    }
 }

@@ -90,7 +90,10 @@ async fn a_token_enrols_a_machine_whole() {
     assert_eq!(Some(identity.key.public()), site.controller.enrolled());
     assert_eq!(identity.lowest.get(), 4);
     assert_eq!(std::fs::read(site.config.state("tuf/root.json")).unwrap(), site.fleet.root);
-    assert_eq!(names(&site.config.state_dir), ["age.txt", "enrolment.json", "machine.pem", "outbox", "tuf"]);
+    assert_eq!(
+        names(&site.config.state_dir),
+        ["age.txt", "enrolment.json", "machine.pem", "outbox", "tuf", "witness"]
+    );
     assert!(matches!(site.events()[..], [EventKind::Enrolled { .. }]));
     assert!(matches!(site.enroll(false).await, Err(EnrollError::AlreadyEnrolled(_))));
     finish(&site.config).unwrap();

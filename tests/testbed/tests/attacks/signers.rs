@@ -4,6 +4,7 @@ use std::cell::Cell;
 use std::fs;
 use std::path::PathBuf;
 use std::process::Output;
+use std::time::Duration;
 
 use anyhow::{Context as _, Result, ensure};
 use muster_protocol::api;
@@ -90,6 +91,10 @@ impl Pair {
     fn together(&mut self, greeting: &str, book: &mut Book) -> Result<()> {
         let fleet = &self.stolen.fleet;
         self.stolen.thief.behave();
+        // The thief's timestamps are a second or two ahead of the clock, and the controller's versions are the time.
+        while u64::try_from(SystemClock::new().unix_seconds())? <= self.stamps.get() {
+            std::thread::sleep(Duration::from_millis(100));
+        }
         fleet.fixture.say("greeting", greeting)?;
         fleet.update(&[VICTIM])?;
         let signed = self.bob(&["sign", &self.draft()?, "--yes", "--flake", &self.flake()])?;
