@@ -11,7 +11,7 @@ use muster_protocol::ids::StorePath;
 use muster_protocol::machine::Class;
 use rustix::process::Signal;
 
-use super::check::{check, document, is_over, is_told};
+use super::check::{check, comes_again, document, is_over, is_told};
 use super::steps::{Fault, Step, Way};
 use crate::fleet::{Fleet, Wishes, both};
 use crate::machine::finish;
@@ -173,8 +173,11 @@ impl Bench {
 
     fn end(&self, patient: &Patient, way: Way) -> Result<&'static str> {
         let (name, generation) = (patient.name, patient.generation);
-        self.until(name, "an end", || is_over(&self.fleet, name, generation))?;
-        self.until(name, "its last word", || is_told(&self.fleet, name))?;
+        self.until(name, "an end and its last word", || {
+            is_over(&self.fleet, name, generation)
+                && is_told(&self.fleet, name)
+                && !comes_again(&self.fleet, name, generation)
+        })?;
         check(&self.fleet, name, way, &patient.old, generation).with_context(|| {
             let log = self.fleet.machine(name).root.at("/var/lib/muster/activator.log");
             let activator = fs::read_to_string(log).unwrap_or_default();

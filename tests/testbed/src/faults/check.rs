@@ -5,7 +5,7 @@ use std::fs;
 use anyhow::{Result, ensure};
 use muster_protocol::ids::StorePath;
 use muster_protocol::machine::Class;
-use muster_protocol::report::EventKind;
+use muster_protocol::report::{EventKind, Reason};
 use serde_json::Value;
 
 use super::steps::Way;
@@ -28,6 +28,18 @@ pub fn is_told(fleet: &Fleet, name: &str) -> bool {
     let Ok(status) = fleet.agent(name, &["status", "--json"]) else { return false };
     let status: Value = serde_json::from_slice(&status.stdout).unwrap_or_default();
     status["agent_running"] == true && status["reports_waiting"] == 0
+}
+
+/// Whether it fell to an absent controller last, and is not given up: it begins again as soon as that answers.
+pub fn comes_again(fleet: &Fleet, name: &str, generation: u64) -> bool {
+    let events = fleet.events(name, generation).unwrap_or_default();
+    let last = events.iter().rev().find(|event| {
+        matches!(event, EventKind::Confirmed { .. } | EventKind::RolledBack { .. } | EventKind::Failed { .. })
+    });
+    matches!(
+        last,
+        Some(EventKind::RolledBack { reason: Reason::ControllerUnreachable, quarantined: false, .. })
+    )
 }
 
 /// I1 to I5 and I9, and that the report arrived once.
@@ -74,15 +86,12 @@ pub fn check(fleet: &Fleet, name: &str, way: Way, old: &StorePath, generation: u
         })
         .collect();
     let unreachable = |event: &&EventKind| {
-        matches!(
-            event,
-            EventKind::RolledBack { reason: muster_protocol::report::Reason::ControllerUnreachable, .. }
-        )
+        matches!(event, EventKind::RolledBack { reason: Reason::ControllerUnreachable, .. })
     };
     // An update that fell to an absent controller is told as such, and tried again when it answers.
     let again = ends.iter().copied().filter(|event| unreachable(event)).count();
     ensure!(
-        ends.len() == again + 1 || (again > 0 && ends.len() == again),
+        ends.len() == again + 1 || ends.last().is_some_and(unreachable),
         "told as ended {} times: {ends:#?}",
         ends.len()
     );
