@@ -15,8 +15,8 @@ use muster_protocol::report::{Accepted, Batch};
 use reqwest::{Method, RequestBuilder, Response, StatusCode};
 use serde::de::DeserializeOwned;
 
-use crate::durable;
 use crate::identity::Identity;
+use crate::netrc::Netrc;
 use crate::nix::CacheAccess;
 
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
@@ -97,7 +97,7 @@ pub struct Client {
     http: reqwest::Client,
     url: String,
     machine: Option<(MachineName, Arc<Mutex<SecretKey>>)>,
-    netrc: PathBuf,
+    netrc: Arc<Netrc>,
     ca_file: Option<PathBuf>,
     bearer: Arc<Mutex<Option<String>>>,
     limit: Duration,
@@ -109,7 +109,7 @@ impl Client {
         Ok(Self {
             machine: Some((identity.machine.clone(), Arc::new(Mutex::new(identity.key.clone())))),
             ca_file: identity.ca_file.clone(),
-            netrc: state_dir.join("netrc"),
+            netrc: Arc::new(Netrc::new(state_dir.join("netrc"))),
             ..Self::anonymous(&identity.url, identity.tls_ca.as_deref())?
         })
     }
@@ -131,7 +131,7 @@ impl Client {
             http,
             url,
             machine: None,
-            netrc: PathBuf::new(),
+            netrc: Arc::new(Netrc::new(PathBuf::new())),
             ca_file: None,
             bearer: Arc::default(),
             limit: REQUEST_TIMEOUT,
@@ -168,6 +168,8 @@ impl Client {
         if let Some((_, held)) = &self.machine {
             *held.lock().unwrap_or_else(PoisonError::into_inner) = key.clone();
         }
+        // Bearers end with the key that they were given to.
+        self.netrc.distrust();
     }
 
     pub async fn report(&self, batch: &Batch) -> Result<Accepted, ClientError> {
@@ -210,15 +212,16 @@ impl Client {
     pub fn set_bearer(&self, bearer: &str) -> Result<(), ClientError> {
         let line = netrc_line(&self.url, bearer)?;
         *self.bearer.lock().unwrap_or_else(PoisonError::into_inner) = Some(bearer.to_owned());
-        durable::write(&self.netrc, line.as_bytes(), 0o600)
-            .map_err(|source| ClientError::Netrc { path: self.netrc.clone(), source })
+        self.netrc
+            .renew(&line)
+            .map_err(|source| ClientError::Netrc { path: self.netrc.path().to_owned(), source })
     }
 
     /// What Nix needs to read the controller's cache.
     pub fn cache(&self) -> CacheAccess {
         CacheAccess {
             url: format!("{}{}", self.url, api::CACHE),
-            netrc: self.netrc.clone(),
+            netrc: self.netrc.path().to_owned(),
             ca_file: self.ca_file.clone(),
         }
     }
@@ -281,6 +284,10 @@ impl Client {
         }
         if status == StatusCode::OK {
             return Ok(body);
+        }
+        if status == StatusCode::UNAUTHORIZED {
+            // A controller that was restored from a backup knows none of the bearers that it gave since.
+            self.netrc.distrust();
         }
         let problem = serde_json::from_slice(&body).ok();
         Err(ClientError::Refused { status: status.as_u16(), problem, retry_after })

@@ -14,12 +14,15 @@ pub fn write(path: &Path, contents: &[u8], mode: u32) -> io::Result<()> {
     name.push(".new");
     let temporary = folder.join(name);
     let written = (|| {
-        // A file left by a crash may have other permissions; it was never read, so it may go.
-        match fs::remove_file(&temporary) {
-            Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
-            _ => {}
-        }
-        let mut file = OpenOptions::new().write(true).create_new(true).mode(mode).open(&temporary)?;
+        let new = || OpenOptions::new().write(true).create_new(true).mode(mode).open(&temporary);
+        let mut file = match new() {
+            // A file left by a crash may have other permissions; it was never read, so it may go.
+            Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {
+                fs::remove_file(&temporary)?;
+                new()?
+            }
+            made => made?,
+        };
         file.write_all(contents)?;
         file.sync_all()?;
         fs::rename(&temporary, path)?;

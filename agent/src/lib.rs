@@ -13,6 +13,7 @@ pub mod identity;
 pub mod journal;
 pub mod local;
 pub mod logs;
+pub mod netrc;
 pub mod nix;
 pub mod outbox;
 pub mod platform;

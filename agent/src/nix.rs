@@ -45,7 +45,7 @@ const MAX_CERTIFICATES_BYTES: u64 = 8 * 1024 * 1024;
 pub struct CacheAccess {
     /// `https://…/cache`
     pub url: String,
-    /// Holds the bearer; renewed with it, and read by Nix at each transfer.
+    /// Holds a bearer that is good for most of its hour; read by Nix at each transfer.
     pub netrc: PathBuf,
     /// The only certificate to believe the cache by.
     pub ca_file: Option<PathBuf>,

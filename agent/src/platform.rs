@@ -162,7 +162,8 @@ fn ask(layout: &Layout, program: &str, arguments: &[&str]) -> Result<String, Pla
 fn run(layout: &Layout, program: &str, arguments: &[&str]) -> Result<Finished, PlatformError> {
     let mut command = layout.command(program);
     command.args(arguments);
-    finish(layout, command, SHORT)
+    process::ask(&mut command, SHORT, &layout.state(""))
+        .map_err(|source| PlatformError::Run { program: program.into(), source })
 }
 
 fn finish(layout: &Layout, mut command: Command, limit: Duration) -> Result<Finished, PlatformError> {

@@ -38,9 +38,21 @@ pub struct Finished {
 /// The output goes to a file without a name rather than through a pipe: it outlives this process, so a program whose
 /// watcher is killed does not die of writing, and a daemon that it leaves behind holds nothing up.
 pub fn run(command: &mut Command, limit: Duration, scratch: &Path) -> io::Result<Finished> {
-    let clock = SystemClock::new();
     // On a full disk a program is run without its words being kept: an undo must not depend on them.
-    let mut output = nameless(scratch).ok();
+    run_into(nameless(scratch).ok(), command, limit)
+}
+
+/// The same for one of the system's own programs, whose words are few and are kept in memory: it is asked often.
+#[cfg(target_os = "linux")]
+pub fn ask(command: &mut Command, limit: Duration, scratch: &Path) -> io::Result<Finished> {
+    run_into(in_memory().or_else(|_| nameless(scratch)).ok(), command, limit)
+}
+
+#[cfg(not(target_os = "linux"))]
+pub use run as ask;
+
+fn run_into(mut output: Option<File>, command: &mut Command, limit: Duration) -> io::Result<Finished> {
+    let clock = SystemClock::new();
     let end_of = || match &output {
         Some(file) => file.try_clone().map(Stdio::from),
         None => Ok(Stdio::null()),
@@ -57,6 +69,15 @@ pub fn run(command: &mut Command, limit: Duration, scratch: &Path) -> io::Result
 
 fn exit_code(status: ExitStatus) -> i32 {
     status.code().unwrap_or_else(|| 128 + status.signal().unwrap_or_default())
+}
+
+#[cfg(target_os = "linux")]
+fn in_memory() -> io::Result<File> {
+    use rustix::fs::{MemfdFlags, OFlags, fcntl_setfl, memfd_create};
+    let file = File::from(memfd_create("output", MemfdFlags::CLOEXEC)?);
+    // Both streams write to its end.
+    fcntl_setfl(&file, OFlags::APPEND)?;
+    Ok(file)
 }
 
 fn nameless(scratch: &Path) -> io::Result<File> {
@@ -261,14 +282,16 @@ mod tests {
     #[test]
     fn the_exit_code_and_the_end_of_the_output_are_kept() {
         let folder = tempfile::tempdir().unwrap();
-        let text = "echo out; echo err >&2; exit 7";
-        let finished = run(&mut sh(text), Duration::from_secs(60), folder.path()).unwrap();
-        let expected = Finished { exit: 7, output: "out\nerr\n".into(), timed_out: false };
-        assert_eq!(finished, expected);
-        let long = run(&mut sh("seq 100000"), Duration::from_secs(60), folder.path()).unwrap();
-        assert!(long.output.len() <= MAX_LOG_TAIL && long.output.ends_with("100000\n"));
-        let killed = run(&mut sh("kill -9 $$"), Duration::from_secs(60), folder.path()).unwrap();
-        assert_eq!(killed.exit, 137);
+        for run in [run, ask] {
+            let text = "echo out; echo err >&2; exit 7";
+            let finished = run(&mut sh(text), Duration::from_secs(60), folder.path()).unwrap();
+            let expected = Finished { exit: 7, output: "out\nerr\n".into(), timed_out: false };
+            assert_eq!(finished, expected);
+            let long = run(&mut sh("seq 100000"), Duration::from_secs(60), folder.path()).unwrap();
+            assert!(long.output.len() <= MAX_LOG_TAIL && long.output.ends_with("100000\n"));
+            let killed = run(&mut sh("kill -9 $$"), Duration::from_secs(60), folder.path()).unwrap();
+            assert_eq!(killed.exit, 137);
+        }
         assert_eq!(std::fs::read_dir(folder.path()).unwrap().count(), 0, "no output is left behind");
     }
 
