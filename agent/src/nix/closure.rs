@@ -1,68 +1,72 @@
 //! What a system is made of.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 
 use muster_protocol::ids::StorePath;
 use muster_protocol::packages;
 use muster_protocol::report::ClosureChange;
 
 use super::error::message;
-use super::process::{self, Finished};
+use super::process;
 use super::{Nix, NixError, SHORT_LIMIT};
 
 /// The most names of each kind that are told.
 const MAX_NAMED: usize = 64;
-/// How many paths one question names: some 100 KiB of arguments.
-const AT_ONCE: usize = 1000;
 
 impl Nix {
     /// What the closure of `new` has that the one of `old` has not, and the other way round.
     pub async fn closure_change(&self, old: &StorePath, new: &StorePath) -> Result<ClosureChange, NixError> {
         let (before, after) = (self.closure(old).await?, self.closure(new).await?);
-        let gone: Vec<&StorePath> = before.difference(&after).collect();
-        let come: Vec<&StorePath> = after.difference(&before).collect();
-        let names = |paths: &[&StorePath]| -> BTreeSet<String> {
-            paths.iter().map(|path| path.name().to_owned()).collect()
+        let only = |these: &Closure, those: &Closure| -> (BTreeSet<String>, i64) {
+            let paths = || these.iter().filter(|(path, _)| !those.contains_key(path));
+            (paths().map(|(path, _)| path.name().to_owned()).collect(), paths().map(|(_, size)| size).sum())
         };
-        let mut changes = packages::changes(&names(&gone), &names(&come));
+        let ((gone, smaller), (come, larger)) = (only(&before, &after), only(&after, &before));
+        let mut changes = packages::changes(&gone, &come);
         let mut more = 0;
         for names in [&mut changes.changed, &mut changes.added, &mut changes.removed] {
             more += names.len().saturating_sub(MAX_NAMED) as u64;
             names.truncate(MAX_NAMED);
         }
-        let bytes = self.size(&come).await? - self.size(&gone).await?;
         let packages::Changes { changed, added, removed } = changes;
-        Ok(ClosureChange { changed, added, removed, more, bytes })
+        Ok(ClosureChange { changed, added, removed, more, bytes: larger - smaller })
     }
 
-    async fn closure(&self, system: &StorePath) -> Result<BTreeSet<StorePath>, NixError> {
-        let mut command = self.command("nix-store")?;
-        command.args(["--query", "--requisites", system.as_str()]);
-        let mut paths = BTreeSet::new();
-        let what = "asking Nix for a closure";
-        let finished = process::lines(command, what, SHORT_LIMIT, |line| paths.extend(line.parse())).await?;
-        well(&finished, system)?;
-        Ok(paths)
-    }
-
-    /// The bytes of all these paths as they are in the store.
-    async fn size(&self, paths: &[&StorePath]) -> Result<i64, NixError> {
-        let mut all = 0;
-        for some in paths.chunks(AT_ONCE) {
-            let mut command = self.command("nix-store")?;
-            command.args(["--query", "--size"]).args(some.iter().map(|path| path.as_str()));
-            let add = |line: &str| all += line.trim().parse::<i64>().unwrap_or(0);
-            let finished = process::lines(command, "asking Nix for sizes", SHORT_LIMIT, add).await?;
-            well(&finished, some[0])?;
+    async fn closure(&self, system: &StorePath) -> Result<Closure, NixError> {
+        let mut command = self.command("nix")?;
+        command.args(["--extra-experimental-features", "nix-command"]);
+        command.args(["path-info", "--recursive", "--size", system.as_str()]);
+        let mut paths = Closure::new();
+        let add = |line: &str| paths.extend(path_and_size(line));
+        let finished = process::lines(command, "asking Nix for a closure", SHORT_LIMIT, add).await?;
+        if !finished.status.success() {
+            let what = format!("Nix does not say what {system} is made of");
+            return Err(NixError::Failed { what, message: message(&finished.stderr, finished.status) });
         }
-        Ok(all)
+        Ok(paths)
     }
 }
 
-fn well(finished: &Finished, of: &StorePath) -> Result<(), NixError> {
-    if finished.status.success() {
-        return Ok(());
+/// Paths, and the bytes of each as it is in the store.
+type Closure = BTreeMap<StorePath, i64>;
+
+/// A line of `nix path-info --size`.
+fn path_and_size(line: &str) -> Option<(StorePath, i64)> {
+    let mut words = line.split_whitespace();
+    Some((words.next()?.parse().ok()?, words.next()?.parse().ok()?))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_line_is_a_path_and_its_size_in_bytes() {
+        const PATH: &str = "/nix/store/1c0bm0n2hg4kd2x7q2g5p1l1c4cx8kpl-bash-5.2";
+        let read = path_and_size(&format!("{PATH}     \t     1654976")).unwrap();
+        assert_eq!((read.0.as_str(), read.1), (PATH, 1_654_976));
+        for line in ["", PATH, "warning: something 12", &format!("{PATH} many")] {
+            assert_eq!(path_and_size(line), None, "{line}");
+        }
     }
-    let what = format!("Nix does not say what {of} is made of");
-    Err(NixError::Failed { what, message: message(&finished.stderr, finished.status) })
 }
