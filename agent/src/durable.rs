@@ -1,18 +1,15 @@
 //! Files that are either as they were or as they should be, whatever happens in between.
 
-use std::fs::{self, File, OpenOptions};
+use std::fs::{self, File, OpenOptions, Permissions};
 use std::io::{self, Write as _};
-use std::os::unix::fs::OpenOptionsExt as _;
-use std::path::Path;
+use std::os::unix::fs::{OpenOptionsExt as _, PermissionsExt as _};
+use std::path::{Path, PathBuf};
 
 /// Replaces `path` as a whole: temporary file, fsync, rename, fsync of the directory. `mode` is its permissions.
 ///
 /// On an error (a full disk, say) the old contents stay as they were and the temporary file is removed.
 pub fn write(path: &Path, contents: &[u8], mode: u32) -> io::Result<()> {
-    let folder = path.parent().ok_or_else(|| io::Error::other("a file needs a folder"))?;
-    let mut name = path.file_name().ok_or_else(|| io::Error::other("a file needs a name"))?.to_owned();
-    name.push(".new");
-    let temporary = folder.join(name);
+    let (folder, temporary) = beside(path)?;
     let written = (|| {
         let new = || OpenOptions::new().write(true).create_new(true).mode(mode).open(&temporary);
         let mut file = match new() {
@@ -32,6 +29,49 @@ pub fn write(path: &Path, contents: &[u8], mode: u32) -> io::Result<()> {
         let _ = fs::remove_file(&temporary);
     }
     written
+}
+
+/// Like [`write`], for a document that is replaced again and again: file and temporary file change places, so that nothing
+/// has to be made or removed on the disk. What the file held before lies beside it as `NAME.new`: not for secrets.
+pub fn rewrite(path: &Path, contents: &[u8], mode: u32) -> io::Result<()> {
+    let (folder, temporary) = beside(path)?;
+    let written = (|| {
+        // In place rather than emptied first, so that a full disk takes what is no longer than what lies there.
+        let mut file =
+            OpenOptions::new().write(true).create(true).truncate(false).mode(mode).open(&temporary)?;
+        if file.metadata()?.permissions().mode() & 0o7777 != mode {
+            file.set_permissions(Permissions::from_mode(mode))?;
+        }
+        file.write_all(contents)?;
+        file.set_len(contents.len() as u64)?;
+        file.sync_all()?;
+        exchange(&temporary, path)?;
+        sync_folder(folder)
+    })();
+    if written.is_err() {
+        let _ = fs::remove_file(&temporary);
+    }
+    written
+}
+
+/// Where there is nothing to exchange with, or the file system cannot do it, the one simply takes the other's place.
+fn exchange(temporary: &Path, path: &Path) -> io::Result<()> {
+    #[cfg(any(target_os = "linux", target_os = "macos"))]
+    {
+        use rustix::fs::{CWD, RenameFlags, renameat_with};
+        if renameat_with(CWD, temporary, CWD, path, RenameFlags::EXCHANGE).is_ok() {
+            return Ok(());
+        }
+    }
+    fs::rename(temporary, path)
+}
+
+/// The folder of a file, and its temporary file.
+fn beside(path: &Path) -> io::Result<(&Path, PathBuf)> {
+    let folder = path.parent().ok_or_else(|| io::Error::other("a file needs a folder"))?;
+    let mut name = path.file_name().ok_or_else(|| io::Error::other("a file needs a name"))?.to_owned();
+    name.push(".new");
+    Ok((folder, folder.join(name)))
 }
 
 /// Puts the file `from` in the place of `to`, durably: afterwards there is one of the two, whole.
@@ -70,8 +110,6 @@ fn sync_folder(folder: &Path) -> io::Result<()> {
 
 #[cfg(test)]
 mod tests {
-    use std::os::unix::fs::PermissionsExt as _;
-
     use super::*;
 
     #[test]
@@ -84,6 +122,28 @@ mod tests {
         assert_eq!(read(&path, 100).unwrap().unwrap(), b"two");
         assert_eq!(fs::metadata(&path).unwrap().permissions().mode() & 0o777, 0o600);
         assert_eq!(fs::read_dir(folder.path()).unwrap().count(), 1);
+    }
+
+    #[test]
+    fn a_file_that_is_replaced_again_and_again_is_whole_each_time() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("state.json");
+        let spare = folder.path().join("state.json.new");
+        // Left by a crash: longer than what is written, and for other eyes.
+        fs::write(&spare, "left by a crash, and long").unwrap();
+        fs::set_permissions(&spare, Permissions::from_mode(0o644)).unwrap();
+        for contents in ["one", "a longer one", "2", "", "three"] {
+            rewrite(&path, contents.as_bytes(), 0o600).unwrap();
+            assert_eq!(read(&path, 100).unwrap().unwrap(), contents.as_bytes());
+            assert_eq!(fs::metadata(&path).unwrap().permissions().mode() & 0o777, 0o600);
+        }
+        remove(&path).unwrap();
+        rewrite(&path, b"again", 0o600).unwrap();
+        assert_eq!(read(&path, 100).unwrap().unwrap(), b"again");
+        assert!(!spare.exists(), "there was nothing to change places with");
+        fs::create_dir(&spare).unwrap();
+        assert!(rewrite(&path, b"not this", 0o600).is_err());
+        assert_eq!(read(&path, 100).unwrap().unwrap(), b"again");
     }
 
     #[test]

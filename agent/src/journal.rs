@@ -149,7 +149,7 @@ impl Files {
         let path = self.folder.join(name);
         let written = serde_json::to_vec_pretty(document).map_err(io::Error::from).and_then(|bytes| {
             stops::reached(&self.folder, "before", name, &bytes);
-            durable::write(&path, &bytes, 0o600)?;
+            durable::rewrite(&path, &bytes, 0o600)?;
             stops::reached(&self.folder, "after", name, &bytes);
             Ok(())
         });

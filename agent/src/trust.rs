@@ -183,7 +183,7 @@ impl Trust {
 
     fn write(&self, name: &str, bytes: &[u8]) -> Result<(), TrustError> {
         let path = self.folder.join(name);
-        durable::write(&path, bytes, 0o600).map_err(|source| TrustError::Write { path, source })
+        durable::rewrite(&path, bytes, 0o600).map_err(|source| TrustError::Write { path, source })
     }
 
     /// The newest verified target.

@@ -11,11 +11,19 @@ const FOLDER: &str = "MUSTER_TEST_DURABLE_FOLDER";
 /// Also run under strace by the test below, which names the folder.
 #[test]
 fn a_file_is_written_replaced_and_removed() {
+    goes_round(durable::write);
+}
+#[test]
+fn a_file_is_rewritten_and_removed() {
+    goes_round(durable::rewrite);
+}
+
+fn goes_round(write: fn(&Path, &[u8], u32) -> std::io::Result<()>) {
     let own = tempfile::tempdir().unwrap();
     let folder = std::env::var_os(FOLDER).map_or_else(|| own.path().to_owned(), Into::into);
     let path = folder.join("state.json");
     for contents in [b"one".as_slice(), b"two"] {
-        durable::write(&path, contents, 0o600).unwrap();
+        write(&path, contents, 0o600).unwrap();
         assert_eq!(std::fs::read(&path).unwrap(), contents);
     }
     durable::remove(&path).unwrap();
@@ -24,14 +32,14 @@ fn a_file_is_written_replaced_and_removed() {
 
 /// What a traced process asked of the kernel about the folder, in its order and in short.
 #[cfg(target_os = "linux")]
-fn asked(folder: &Path) -> Vec<String> {
+fn asked(folder: &Path, test: &str) -> Vec<String> {
     let trace = folder.join("trace");
     let calls = "trace=write,fsync,fdatasync,rename,renameat,renameat2,unlink,unlinkat";
     let status = std::process::Command::new("strace")
         .args(["-f", "-y", "-e", calls, "-e", "signal=none", "-o"])
         .arg(&trace)
         .arg(std::env::current_exe().unwrap())
-        .args(["--exact", "a_file_is_written_replaced_and_removed"])
+        .args(["--exact", test])
         .env(FOLDER, folder)
         .stdout(std::process::Stdio::null())
         .status()
@@ -61,8 +69,10 @@ fn asked(folder: &Path) -> Vec<String> {
 #[test]
 #[cfg(target_os = "linux")]
 fn a_power_cut_loses_nothing_that_was_saved_and_names_nothing_that_was_not() {
-    let folder = tempfile::tempdir().unwrap();
     let once = ["write new file", "fsync new file", "rename new file", "fsync folder"];
     let removed = ["unlink file", "fsync folder"];
-    assert_eq!(asked(folder.path()), [&once[..], &once, &removed].concat());
+    for test in ["a_file_is_written_replaced_and_removed", "a_file_is_rewritten_and_removed"] {
+        let folder = tempfile::tempdir().unwrap();
+        assert_eq!(asked(folder.path(), test), [&once[..], &once, &removed].concat(), "{test}");
+    }
 }

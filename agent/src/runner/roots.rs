@@ -30,9 +30,14 @@ pub fn hold(layout: &Layout, new: &StorePath, old: Option<&StorePath>) -> io::Re
 
 /// After a confirmation: the new system and the one before it stay.
 pub fn confirm(layout: &Layout, new: &StorePath, previous: Option<&StorePath>) -> io::Result<()> {
-    link(layout, CURRENT, new)?;
+    // Renamed where it is there already: nothing has to be made on the disk.
+    let keep = |held: &str, name: &str, path: &StorePath| match points_to(layout, held, path) {
+        true => std::fs::rename(layout.gcroots().join(held), layout.gcroots().join(name)),
+        false => link(layout, name, path),
+    };
+    keep(NEW, CURRENT, new)?;
     if let Some(previous) = previous.filter(|previous| *previous != new) {
-        link(layout, PREVIOUS, previous)?;
+        keep(OLD, PREVIOUS, previous)?;
     }
     release(layout)
 }
@@ -43,7 +48,14 @@ pub fn release(layout: &Layout) -> io::Result<()> {
     durable::remove(&layout.gcroots().join(OLD))
 }
 
+fn points_to(layout: &Layout, name: &str, path: &StorePath) -> bool {
+    std::fs::read_link(layout.gcroots().join(name)).is_ok_and(|held| held.as_os_str() == path.as_str())
+}
+
 fn link(layout: &Layout, name: &str, path: &StorePath) -> io::Result<()> {
+    if points_to(layout, name, path) {
+        return Ok(());
+    }
     let folder = layout.gcroots();
     std::fs::create_dir_all(&folder)?;
     let (link, temporary) = (folder.join(name), folder.join(format!("{name}.link")));
