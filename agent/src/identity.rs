@@ -1,6 +1,8 @@
 //! Who this machine is: what enrolment left on disk. The private keys never leave it.
 
+use std::cell::RefCell;
 use std::io;
+use std::os::unix::fs::MetadataExt as _;
 use std::path::{Path, PathBuf};
 
 use muster_protocol::age::{AgeKey, keys_in};
@@ -232,13 +234,41 @@ pub fn save_witness(folder: &Path, witness: &Witness) -> Result<(), IdentityErro
     write_secret(&folder.join(WITNESS), &witness.to_text())
 }
 
-/// What this machine says of its age key: read anew each time, since somebody may have renewed it.
-pub fn age_claim(folder: &Path, fleet: &Sha256, machine: &MachineName) -> Result<AgeClaim, IdentityError> {
+/// What this machine says of its age key, which somebody may have renewed.
+fn age_claim(folder: &Path, fleet: &Sha256, machine: &MachineName) -> Result<AgeClaim, IdentityError> {
     let recipient = Keys::load(folder)?.recipient();
     let witness = read(&folder.join(WITNESS))?.map(Zeroizing::new);
     let witness = witness.and_then(|text| Witness::parse(std::str::from_utf8(&text).ok()?).ok());
     let proof = witness.map(|witness| witness.prove(fleet, machine, &recipient));
     Ok(AgeClaim { recipient, proof })
+}
+
+/// [`age_claim`], made once for as long as the files are the same: an update has many check-ins.
+#[derive(Default)]
+pub struct AgeClaims(RefCell<Option<(Stamps, AgeClaim)>>);
+
+/// Whether a file is still the same one: its inode, and when it was written, in seconds and nanoseconds. Both files are
+/// only ever replaced.
+type Stamps = [Option<(u64, i64, i64)>; 2];
+
+impl AgeClaims {
+    pub fn get(
+        &self,
+        folder: &Path,
+        fleet: &Sha256,
+        machine: &MachineName,
+    ) -> Result<AgeClaim, IdentityError> {
+        let stamps = [AGE_KEY, WITNESS].map(|name| {
+            let file = std::fs::metadata(folder.join(name)).ok()?;
+            Some((file.ino(), file.mtime(), file.mtime_nsec()))
+        });
+        if let Some((_, claim)) = self.0.borrow().as_ref().filter(|(held, _)| *held == stamps) {
+            return Ok(claim.clone());
+        }
+        let claim = age_claim(folder, fleet, machine)?;
+        *self.0.borrow_mut() = Some((stamps, claim.clone()));
+        Ok(claim)
+    }
 }
 
 fn read(path: &Path) -> Result<Option<Vec<u8>>, IdentityError> {
@@ -400,14 +430,18 @@ mod tests {
         save_witness(pending.path(), &witness).unwrap();
         Keys::install(pending.path(), state.path()).unwrap();
         let newest = Keys::renew_age(state.path()).unwrap();
-        let claim = age_claim(state.path(), &fleet, &machine).unwrap();
+        let claims = AgeClaims::default();
+        let claim = claims.get(state.path(), &fleet, &machine).unwrap();
         assert_eq!(claim.recipient, newest);
         assert!(witness.verifies(&fleet, &machine, &claim));
+        assert_eq!(claims.get(state.path(), &fleet, &machine).unwrap(), claim);
+        let renewed = Keys::renew_age(state.path()).unwrap();
+        assert_eq!(claims.get(state.path(), &fleet, &machine).unwrap().recipient, renewed);
         // Enrolled by a version that kept none.
         let old = tempfile::tempdir().unwrap();
         Keys::load_or_make(old.path()).unwrap();
         Keys::install(old.path(), state.path()).unwrap();
-        assert_eq!(age_claim(state.path(), &fleet, &machine).unwrap().proof, None);
+        assert_eq!(claims.get(state.path(), &fleet, &machine).unwrap().proof, None);
     }
 
     #[test]

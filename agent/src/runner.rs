@@ -42,7 +42,7 @@ use crate::core::policy::Pause;
 use crate::core::records::Transaction;
 use crate::core::state::State;
 use crate::durable;
-use crate::identity::{self, Identity};
+use crate::identity::{self, AgeClaims, Identity};
 use crate::local::{Command, Status};
 use crate::platform::{self, Platform};
 use crate::status;
@@ -104,6 +104,7 @@ fn prepare(config: &Config, identity: &Identity) -> Result<(Shared, Client, Trus
         holds: Cell::new(trust.holds()),
         refused: Cell::new(None),
         altered: Cell::new(None),
+        age: AgeClaims::default(),
         next_key: RefCell::new(identity::next_key(&config.state_dir)?),
         rotated: Cell::new(None),
         problem: RefCell::new(None),
@@ -155,6 +156,7 @@ struct Shared {
     refused: Cell<Option<Attack>>,
     /// The same for what Nix fetches and builds, until it gets what was signed.
     altered: Cell<Option<Attack>>,
+    age: AgeClaims,
     /// The key that waits to take the place of this machine's.
     next_key: RefCell<Option<SecretKey>>,
     /// When the last one did, in time awake.
@@ -317,7 +319,7 @@ impl Shared {
     /// A machine whose age key cannot be read says nothing of it; everything else goes on.
     fn age_claim(&self) -> Option<AgeClaim> {
         let identity = &self.identity;
-        let claim = identity::age_claim(&self.config.state_dir, &identity.fleet, &identity.machine);
+        let claim = self.age.get(&self.config.state_dir, &identity.fleet, &identity.machine);
         claim.inspect_err(|error| tracing::warn!("{error}")).ok()
     }
 

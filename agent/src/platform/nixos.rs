@@ -24,12 +24,13 @@ const CHECK_LIMIT: Duration = Duration::from_secs(300);
 pub struct Nixos {
     layout: Layout,
     activator: Vec<String>,
+    compared: reboot::Compared,
 }
 
 impl Nixos {
     /// `activator` is the program to start, with its arguments.
     pub fn new(layout: Layout, activator: Vec<String>) -> Self {
-        Self { layout, activator }
+        Self { layout, activator, compared: reboot::Compared::default() }
     }
 
     /// What `system` says of the agent's unit: a changed one is started anew.
@@ -180,7 +181,7 @@ impl Platform for Nixos {
     }
 
     fn due(&self) -> Option<Due> {
-        reboot::due(&self.layout)
+        self.compared.due(&self.layout)
     }
 
     fn blockers(&self) -> Result<Vec<String>, PlatformError> {

@@ -1,6 +1,9 @@
 //! Whether NixOS wants a reboot, and what stands against one.
 
 use std::path::Path;
+use std::sync::{Mutex, PoisonError};
+
+use muster_protocol::ids::StorePath;
 
 use crate::core::reboot::Due;
 use crate::platform::{Layout, PlatformError, ask};
@@ -9,11 +12,28 @@ use crate::platform::{Layout, PlatformError, ask};
 const PARTS: [&str; 3] = ["initrd", "kernel", "kernel-modules"];
 const BOOTED: &str = "/run/booted-system";
 
-/// The parts in which the profile differs from what was booted.
-pub fn due(layout: &Layout) -> Option<Due> {
-    let booted = layout.resolve(layout.system(BOOTED))?;
-    let profile = layout.profile_target()?;
-    let (booted, profile) = (layout.physical(&booted), layout.physical(&profile));
+/// What was found of two systems, which never change: it is asked before each step.
+#[derive(Default)]
+pub struct Compared(Mutex<Option<([StorePath; 2], Option<Due>)>>);
+
+impl Compared {
+    /// The parts in which the profile differs from what was booted.
+    pub fn due(&self, layout: &Layout) -> Option<Due> {
+        let systems = [layout.resolve(layout.system(BOOTED))?, layout.profile_target()?];
+        let mut held = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        match &*held {
+            Some((compared, due)) if *compared == systems => due.clone(),
+            _ => {
+                let due = compare(layout, &systems);
+                *held = Some((systems, due.clone()));
+                due
+            }
+        }
+    }
+}
+
+fn compare(layout: &Layout, [booted, profile]: &[StorePath; 2]) -> Option<Due> {
+    let (booted, profile) = (layout.physical(booted), layout.physical(profile));
     let part = |system: &Path, name: &str| std::fs::read_link(system.join(name)).ok();
     let what: Vec<String> = PARTS
         .into_iter()
@@ -109,7 +129,8 @@ mod tests {
         system(&layout, "kernel", "linux-6.6", "initrd-2");
         std::fs::create_dir_all(layout.profile().parent().unwrap()).unwrap();
         std::fs::create_dir_all(layout.system("/run")).unwrap();
-        assert_eq!(due(&layout), None, "what was booted is not known");
+        let compared = Compared::default();
+        assert_eq!(compared.due(&layout), None, "what was booted is not known");
         symlink(path("booted").as_str(), layout.system(BOOTED)).unwrap();
         let mut marks = Vec::new();
         for (name, what) in
@@ -117,7 +138,8 @@ mod tests {
         {
             let _ = std::fs::remove_file(layout.profile());
             symlink(path(name).as_str(), layout.profile()).unwrap();
-            let due = due(&layout);
+            let due = compared.due(&layout);
+            assert_eq!(compared.due(&layout), due, "the second time too");
             assert_eq!(due.as_ref().map_or(&[][..], |due| &due.what), what, "{name}");
             marks.extend(due.map(|due| due.mark));
         }
