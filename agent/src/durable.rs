@@ -35,23 +35,46 @@ pub fn write(path: &Path, contents: &[u8], mode: u32) -> io::Result<()> {
 /// has to be made or removed on the disk. What the file held before lies beside it as `NAME.new`: not for secrets.
 pub fn rewrite(path: &Path, contents: &[u8], mode: u32) -> io::Result<()> {
     let (folder, temporary) = beside(path)?;
-    let written = (|| {
-        // In place rather than emptied first, so that a full disk takes what is no longer than what lies there.
-        let mut file =
-            OpenOptions::new().write(true).create(true).truncate(false).mode(mode).open(&temporary)?;
-        if file.metadata()?.permissions().mode() & 0o7777 != mode {
-            file.set_permissions(Permissions::from_mode(mode))?;
-        }
-        file.write_all(contents)?;
-        file.set_len(contents.len() as u64)?;
-        file.sync_all()?;
-        exchange(&temporary, path)?;
-        sync_folder(folder)
-    })();
+    let written = fill(&temporary, contents, mode)
+        .and_then(|()| exchange(&temporary, path))
+        .and_then(|()| sync_folder(folder));
     if written.is_err() {
         let _ = fs::remove_file(&temporary);
     }
     written
+}
+
+/// Removes a document that [`rewrite`] writes, durably; its place on the disk waits for the next one. That it is gone
+/// already is no error.
+pub fn retire(path: &Path) -> io::Result<()> {
+    let (folder, temporary) = beside(path)?;
+    match fs::rename(path, temporary) {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
+        Err(error) => Err(error),
+        Ok(()) => sync_folder(folder),
+    }
+}
+
+/// Makes `path` out of `spare`, a file of the same folder that is needed no longer; it is made where there is none.
+pub fn write_over(spare: &Path, path: &Path, contents: &[u8], mode: u32) -> io::Result<()> {
+    let folder = path.parent().ok_or_else(|| io::Error::other("a file needs a folder"))?;
+    let written =
+        fill(spare, contents, mode).and_then(|()| fs::rename(spare, path)).and_then(|()| sync_folder(folder));
+    if written.is_err() {
+        let _ = fs::remove_file(spare);
+    }
+    written
+}
+
+/// In place rather than emptied first, so that a full disk takes what is no longer than what lies there.
+fn fill(file: &Path, contents: &[u8], mode: u32) -> io::Result<()> {
+    let mut file = OpenOptions::new().write(true).create(true).truncate(false).mode(mode).open(file)?;
+    if file.metadata()?.permissions().mode() & 0o7777 != mode {
+        file.set_permissions(Permissions::from_mode(mode))?;
+    }
+    file.write_all(contents)?;
+    file.set_len(contents.len() as u64)?;
+    file.sync_all()
 }
 
 /// Where there is nothing to exchange with, or the file system cannot do it, the one simply takes the other's place.
@@ -144,6 +167,16 @@ mod tests {
         fs::create_dir(&spare).unwrap();
         assert!(rewrite(&path, b"not this", 0o600).is_err());
         assert_eq!(read(&path, 100).unwrap().unwrap(), b"again");
+        fs::remove_dir(&spare).unwrap();
+        retire(&path).unwrap();
+        retire(&path).unwrap();
+        assert!(!path.exists() && spare.exists());
+        let other = folder.path().join("other.json");
+        for contents in ["out of a spare", "out of nothing"] {
+            write_over(&spare, &other, contents.as_bytes(), 0o600).unwrap();
+            assert_eq!(read(&other, 100).unwrap().unwrap(), contents.as_bytes());
+            assert!(!spare.exists());
+        }
     }
 
     #[test]

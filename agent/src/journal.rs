@@ -103,7 +103,7 @@ impl Files {
 
     pub fn clear_transaction(&self) -> Result<(), JournalError> {
         let path = self.folder.join(TRANSACTION);
-        durable::remove(&path).map_err(|source| JournalError::Write { path, source })
+        durable::retire(&path).map_err(|source| JournalError::Write { path, source })
     }
     pub fn clear_activation(&self) -> Result<(), JournalError> {
         self.clear(ACTIVATION)
@@ -115,7 +115,7 @@ impl Files {
     /// That it is gone already is no error.
     fn clear(&self, name: &str) -> Result<(), JournalError> {
         let path = self.folder.join(name);
-        let removed = durable::remove(&path).map_err(|source| JournalError::Write { path, source });
+        let removed = durable::retire(&path).map_err(|source| JournalError::Write { path, source });
         stops::reached(&self.folder, "after", name, b"");
         removed
     }

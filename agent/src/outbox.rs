@@ -16,6 +16,8 @@ use crate::durable;
 
 /// The folder of the queue in the state folder.
 pub const FOLDER: &str = "outbox";
+/// A file whose event the controller has: the next one is written over it, so that nothing has to be made on the disk.
+const SPARE: &str = "spare";
 /// From here on every event is logged with a warning. None is ever dropped: a report that is lost is worse than
 /// 64 MiB, which are some hundred thousand events.
 const WARN_BYTES: u64 = 64 * 1024 * 1024;
@@ -76,7 +78,7 @@ impl Outbox {
                     outbox.waiting.insert(number, file.metadata().map_err(disk)?.len());
                 }
                 Entry::Done(number) => outbox.done.push(number),
-                // A temporary file of a push that never returned.
+                // The spare file, or a temporary one of a push that never returned.
                 Entry::Foreign => drop(fs::remove_file(file.path())),
             }
         }
@@ -99,7 +101,8 @@ impl Outbox {
         let json = serde_json::to_vec(&event)?;
         let path = self.path(seq, "json");
         // What a full disk refuses is not counted as used.
-        durable::write(&path, &json, 0o600).map_err(|source| OutboxError::Disk { path, source })?;
+        durable::write_over(&self.folder.join(SPARE), &path, &json, 0o600)
+            .map_err(|source| OutboxError::Disk { path, source })?;
         self.last = seq;
         self.waiting.insert(seq, json.len() as u64);
         let bytes = self.bytes();
@@ -180,7 +183,7 @@ impl Outbox {
         let old = self.done.iter().filter(|n| **n < self.last).map(|n| (*n, "done"));
         for (number, kind) in gone.into_iter().chain(old) {
             let path = self.path(number, kind);
-            match fs::remove_file(&path) {
+            match fs::rename(&path, self.folder.join(SPARE)) {
                 Err(source) if source.kind() != io::ErrorKind::NotFound => {
                     return Err(OutboxError::Disk { path, source });
                 }
