@@ -22,7 +22,7 @@ const REFRESH_INTERVAL: Duration = Duration::from_secs(6 * 3600);
 /// The longest wait while a generation waits only for the controller to be reached.
 const PROBING_PAUSE: Duration = Duration::from_secs(1);
 /// How long a change waits for others to be told with.
-const MOMENT: Duration = Duration::from_millis(100);
+const MOMENT: Duration = Duration::from_millis(250);
 /// A poll that ends sooner than this and brings nothing counts as a failure, so that nobody spins.
 const TOO_SOON: Duration = Duration::from_millis(500);
 
