@@ -168,10 +168,9 @@ impl Course {
             Resume::Begin => Self::begin(record, boot, now),
             Resume::Wait => {
                 record.starts += 1;
-                record.phase = Phase::Activated;
                 // A machine that has just come up gets the whole time again.
                 let spent = if same_boot { record.spent_ms } else { 0 };
-                let course = Self::at(record, boot, now, At::Write(After::Activated));
+                let course = Self::at(record, boot, now, At::Ensure);
                 Self { spent: Duration::from_millis(spent), ..course }
             }
             Resume::Undo { reason, detail } => {
@@ -242,7 +241,8 @@ impl Course {
             (At::Run(since), Done::Ran(ran)) => self.ran(ran, since, sight.now),
             (At::Run(_), Done::Failed(why)) => self.undo(Reason::ActivationFailed, why, true),
             (At::RunAgain(since) | At::Run(since), _) => self.at = At::Run(since),
-            (At::Ensure, _) => self.at = At::Await(sight.now),
+            // Only now: an agent of OLD that is to be restarted must not be the one that confirms NEW.
+            (At::Ensure, _) => self.write(Phase::Activated, After::Activated),
             (At::Await(since), _) => self.at = At::Await(since),
             (At::UndoProfile(undo), Done::Failed(why)) => self.undo_failed(undo, &why, sight),
             (At::UndoProfile(undo), _) => self.profile_undone(undo, sight),
@@ -272,7 +272,7 @@ impl Course {
                 if failed.is_some() {
                     self.noted = Duration::ZERO;
                 }
-                self.at = At::Ensure;
+                self.at = At::Await(sight.now);
             }
             (After::Noted(since), _) => self.at = At::Await(since),
             // What cannot be written is undone all the same.
@@ -343,7 +343,7 @@ impl Course {
             Outcome::Done | Outcome::UnitsFailed if boots => {
                 self.write(Phase::AwaitingReboot, After::Finished(1, None));
             }
-            Outcome::Done | Outcome::UnitsFailed => self.write(Phase::Activated, After::Activated),
+            Outcome::Done | Outcome::UnitsFailed => self.at = At::Ensure,
             Outcome::Locked if OTHERS_PAUSE < self.left(now) => self.at = At::RunAgain(since),
             Outcome::Locked => {
                 let words = "somebody else's switch did not end before the deadline".to_owned();

@@ -152,12 +152,14 @@ impl Platform for Nixos {
     }
 
     /// The unit has `restartIfChanged = false`, so the switch itself leaves the agent as it is. A changed unit is
-    /// restarted here, so that it is the new agent that confirms.
+    /// restarted here, so that it is the new agent that confirms; this waits until the old one is gone.
     fn ensure_agent(&self, from: Option<&StorePath>, to: &StorePath) {
         let after = self.agent_unit(to);
         let changed = after.is_some() && from.is_some_and(|from| self.agent_unit(from) != after);
-        let verb = if changed { "restart" } else { "start" };
-        match run(&self.layout, "systemctl", &[verb, "--no-block", AGENT_UNIT]) {
+        let words: &[&str] =
+            if changed { &["restart", AGENT_UNIT] } else { &["start", "--no-block", AGENT_UNIT] };
+        let verb = words[0];
+        match run(&self.layout, "systemctl", words) {
             Ok(finished) if finished.exit == 0 => {}
             Ok(finished) => tracing::warn!("systemctl {verb} {AGENT_UNIT}: {}", finished.output.trim()),
             Err(error) => tracing::warn!(%error, "the agent's unit cannot be started"),

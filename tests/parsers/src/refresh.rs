@@ -110,9 +110,11 @@ impl World {
                 let (file, change) = (script.byte()?, script.byte()?);
                 let (value, keys) = (script.byte()?, script.byte()?);
                 let file = self.file(file)?;
-                let mut document: Value = serde_json::from_slice(&self.served[&file]).unwrap_or_default();
-                alter(&mut document["signed"], change, value, self.keeper.now);
-                self.put(&file, sealed(&document["signed"], &chosen(keys)));
+                let document: Value = serde_json::from_slice(&self.served[&file]).unwrap_or_default();
+                // An earlier step may have put anything in its place.
+                let mut signed = document.get("signed").cloned().unwrap_or_default();
+                alter(&mut signed, change, value, self.keeper.now);
+                self.put(&file, sealed(&signed, &chosen(keys)));
             }
             Step::Root => {
                 let (holders, thresholds) = (script.byte()?, script.byte()?);
@@ -221,20 +223,35 @@ fn alter(signed: &mut Value, change: u8, value: u8, now: i64) {
             let pins = fields.get_mut("meta").and_then(Value::as_object_mut);
             for pin in pins.into_iter().flat_map(|pins| pins.values_mut()) {
                 match change % 16 {
-                    4 => pin["version"] = number.clone(),
-                    5 => pin["length"] = number.clone(),
-                    _ => *pin = json!({ "version": pin["version"].clone() }),
+                    4 => set(pin, &["version"], number.clone()),
+                    5 => set(pin, &["length"], number.clone()),
+                    _ => *pin = json!({ "version": pin.get("version").cloned() }),
                 }
             }
         }
         7 => drop(fields.insert("x-muster-machine".into(), OWN.into())),
-        8 => signed["targets"][own]["custom"]["generation"] = number,
-        9 => signed["targets"][own]["custom"]["machine"] = FOREIGN.into(),
-        10 => signed["targets"][format!("{value}")] = json!({ "length": 1, "hashes": {} }),
-        11 => signed["meta"][format!("{value}.json")] = json!({ "version": 1 }),
-        12 => signed["roles"]["targets"]["threshold"] = number,
-        13 => signed["spec_version"] = format!("{value}.0.0").into(),
-        14 => signed["delegations"] = json!({ "keys": {}, "roles": [] }),
-        _ => signed["note"] = json!({ "a": [value, null, "é\n\""] }),
+        8 => set(signed, &["targets", &own, "custom", "generation"], number),
+        9 => set(signed, &["targets", &own, "custom", "machine"], FOREIGN.into()),
+        10 => set(signed, &["targets", &value.to_string()], json!({ "length": 1, "hashes": {} })),
+        11 => set(signed, &["meta", &format!("{value}.json")], json!({ "version": 1 })),
+        12 => set(signed, &["roles", "targets", "threshold"], number),
+        13 => set(signed, &["spec_version"], format!("{value}.0.0").into()),
+        14 => set(signed, &["delegations"], json!({ "keys": {}, "roles": [] })),
+        _ => set(signed, &["note"], json!({ "a": [value, null, "é\n\""] })),
+    }
+}
+
+/// What is there is altered and what is missing is made. Earlier steps may have put something in the way that holds no
+/// fields: that stays.
+fn set(value: &mut Value, path: &[&str], new: Value) {
+    let Some((first, rest)) = path.split_first() else {
+        *value = new;
+        return;
+    };
+    if value.is_null() {
+        *value = json!({});
+    }
+    if let Value::Object(fields) = value {
+        set(fields.entry(*first).or_insert(Value::Null), rest, new);
     }
 }

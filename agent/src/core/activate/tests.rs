@@ -132,8 +132,8 @@ fn a_switch_is_recorded_before_each_of_its_steps() {
         "write ProfileSet",
         "write Activating",
         "switch system-2",
-        "write Activated",
         "agent of system-2",
+        "write Activated",
         "write Confirmed",
         "agent of system-2",
     ];
