@@ -102,8 +102,7 @@ impl Files {
     }
 
     pub fn clear_transaction(&self) -> Result<(), JournalError> {
-        let path = self.folder.join(TRANSACTION);
-        durable::retire(&path).map_err(|source| JournalError::Write { path, source })
+        self.clear(TRANSACTION)
     }
     pub fn clear_activation(&self) -> Result<(), JournalError> {
         self.clear(ACTIVATION)
@@ -115,8 +114,11 @@ impl Files {
     /// That it is gone already is no error.
     fn clear(&self, name: &str) -> Result<(), JournalError> {
         let path = self.folder.join(name);
+        let was = path.exists();
         let removed = durable::retire(&path).map_err(|source| JournalError::Write { path, source });
-        stops::reached(&self.folder, "after", name, b"");
+        if was {
+            stops::reached(&self.folder, "after", name, b"");
+        }
         removed
     }
 
