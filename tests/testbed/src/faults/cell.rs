@@ -19,7 +19,7 @@ use crate::stand_in::processes;
 
 /// The longest that anything may take; with its deadlines of ten seconds an update of three tries takes a minute.
 const LIMIT: Duration = Duration::from_secs(180);
-const LOOK_AGAIN: Duration = Duration::from_millis(20);
+pub(super) const LOOK_AGAIN: Duration = Duration::from_millis(20);
 /// The size of a state folder that can be filled.
 const STATE_SIZE: &str = "size=4m,mode=0700";
 

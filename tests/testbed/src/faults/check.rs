@@ -8,6 +8,7 @@ use muster_protocol::machine::Class;
 use muster_protocol::report::{EventKind, Reason};
 use serde_json::Value;
 
+use super::cell::LOOK_AGAIN;
 use super::steps::Way;
 use crate::fleet::Fleet;
 
@@ -108,7 +109,16 @@ pub fn check(fleet: &Fleet, name: &str, way: Way, old: &StorePath, generation: u
     numbers.dedup();
     ensure!(numbers.len() == told, "I7: a report arrived twice");
 
-    ensure!(fleet.agent_pids(name).len() == 1, "I9: {} agents run", fleet.agent_pids(name).len());
+    // A process that the agent starts bears its name for a moment, until it becomes another program.
+    let alone = || fleet.agent_pids(name).len() == 1;
+    ensure!(
+        (0..50).any(|_| alone() || {
+            std::thread::sleep(LOOK_AGAIN);
+            false
+        }),
+        "I9: {} agents run",
+        fleet.agent_pids(name).len()
+    );
     Ok(match ends.last() {
         Some(EventKind::Confirmed { .. }) if way == Way::Dry => "OLD, tried",
         Some(EventKind::Confirmed { .. }) => "NEW",
