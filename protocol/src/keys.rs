@@ -218,6 +218,9 @@ impl SecretKey {
             pkcs8::SecretDocument::from_pem(text.trim()).map_err(|_| KeyError::NotAPrivateKey)?;
         let encrypted = pkcs8::EncryptedPrivateKeyInfoRef::try_from(document.as_bytes())
             .map_err(|_| KeyError::NotAPrivateKey)?;
+        if !is_sound(&encrypted.encryption_algorithm) {
+            return Err(KeyError::NotAPrivateKey);
+        }
         if !is_affordable(&encrypted.encryption_algorithm) {
             return Err(KeyError::Costly);
         }
@@ -257,6 +260,16 @@ pub fn sign_in(signer: &dyn Signer, context: Context, body: &[u8]) -> Result<Sig
 /// Whether a key file asks for a passphrase.
 pub fn is_encrypted(pem: &str) -> bool {
     pem.trim_start().starts_with("-----BEGIN ENCRYPTED PRIVATE KEY-----")
+}
+
+/// scrypt's N is a power of two above 1 (RFC 7914, section 2). The library takes that for granted, and panics at 0.
+#[cfg(feature = "passphrase")]
+fn is_sound(scheme: &pkcs8::pkcs5::EncryptionScheme) -> bool {
+    use pkcs8::pkcs5::pbes2::Kdf;
+    match scheme.pbes2().map(|scheme| &scheme.kdf) {
+        Some(Kdf::Scrypt(scrypt)) => scrypt.cost_parameter > 1 && scrypt.cost_parameter.is_power_of_two(),
+        _ => true,
+    }
 }
 
 /// What deriving the key may cost: scrypt 256 MiB at most, PBKDF2 ten million rounds. The file says how much it is, so

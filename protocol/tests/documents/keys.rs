@@ -98,4 +98,11 @@ mod passphrase {
             assert!(matches!(SecretKey::from_encrypted_pem(text, "a good one"), Err(KeyError::Costly)));
         }
     }
+
+    /// Found by fuzzing: the library panics at an N of 0.
+    #[test]
+    fn a_key_file_whose_cost_is_no_power_of_two_is_none() {
+        let opened = SecretKey::from_encrypted_pem(file!("scrypt-of-nothing"), "a good one");
+        assert!(matches!(opened, Err(KeyError::NotAPrivateKey)));
+    }
 }
