@@ -272,7 +272,7 @@ fn is_sound(scheme: &pkcs8::pkcs5::EncryptionScheme) -> bool {
     }
 }
 
-/// What deriving the key may cost: scrypt 256 MiB at most, PBKDF2 ten million rounds. The file says how much it is, so
+/// What deriving the key may cost: scrypt 64 MiB at most, PBKDF2 ten million rounds. The file says how much it is, so
 /// whoever wrote it decides. OpenSSL's files and ours want 16 MiB.
 #[cfg(feature = "passphrase")]
 fn is_affordable(scheme: &pkcs8::pkcs5::EncryptionScheme) -> bool {
@@ -280,7 +280,7 @@ fn is_affordable(scheme: &pkcs8::pkcs5::EncryptionScheme) -> bool {
     match scheme.pbes2().map(|scheme| &scheme.kdf) {
         Some(Kdf::Scrypt(scrypt)) => {
             let blocks = scrypt.cost_parameter.saturating_mul(scrypt.block_size.into());
-            blocks <= 1 << 21 && scrypt.parallelization <= 8
+            blocks <= 1 << 19 && scrypt.parallelization <= 8
         }
         Some(Kdf::Pbkdf2(pbkdf2)) => pbkdf2.iteration_count <= 10_000_000,
         _ => false,

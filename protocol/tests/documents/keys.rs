@@ -92,6 +92,7 @@ mod passphrase {
         for text in [
             file!("scrypt-of-a-petabyte"),
             file!("scrypt-of-half-a-gigabyte"),
+            file!("scrypt-of-142-megabytes"),
             file!("scrypt-without-end"),
             file!("pbkdf2-without-end"),
         ] {
