@@ -23,7 +23,7 @@ use crate::platform::Layout;
 use derivation::Derivation;
 pub use error::NixError;
 #[doc(hidden)]
-pub use error::{message, tail};
+pub use error::{message, tail, without_colours};
 use process::Limits;
 pub use process::{Listener, Plain, RESERVE_BYTES, free_bytes};
 

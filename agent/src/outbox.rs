@@ -1,7 +1,7 @@
 //! Reports that wait on disk until the controller has stored them (I7).
 //!
-//! One file per event, named by its number. An event is acknowledged by renaming and removing files, which a full disk
-//! allows; the newest file stays as `N.done`, so that no number is ever used twice.
+//! One file per event, named by its number. An event is acknowledged by renaming its file, which a full disk allows: the
+//! newest stays as `N.done`, so that no number is ever used twice, and one as `spare`, for the next event to be written over.
 
 use std::collections::BTreeMap;
 use std::fs;

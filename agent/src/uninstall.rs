@@ -116,25 +116,12 @@ fn run(layout: &Layout, program: &str, arguments: &[&str]) -> Result<()> {
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    fn config(folder: &Path) -> Config {
-        let mut config = Config::parse("", folder.join("agent.toml")).unwrap();
-        config.state_dir = folder.join("state");
-        config.stand_in = Some(crate::config::StandIn {
-            root: folder.to_path_buf(),
-            store: None,
-            path: folder.join("programs"),
-            system: "x86_64-linux".parse().unwrap(),
-            nix_config: String::new(),
-        });
-        fs::create_dir_all(folder.join("state")).unwrap();
-        config
-    }
+    use crate::platform::tests::stand_in;
 
     #[test]
     fn an_agent_that_was_set_up_by_hand_is_stopped_and_everything_of_it_goes() {
         let folder = tempfile::tempdir().unwrap();
-        let config = config(folder.path());
+        let config = stand_in(folder.path(), "");
         let layout = layout(&config).unwrap();
         let asked = folder.path().join("programs/systemctl.asked");
         crate::platform::tests::script(&folder.path().join("programs/systemctl"), "echo \"$@\" >> $0.asked");
@@ -154,7 +141,7 @@ mod tests {
     #[test]
     fn nothing_is_removed_in_the_middle_of_a_switch_or_where_the_system_would_bring_it_back() {
         let folder = tempfile::tempdir().unwrap();
-        let config = config(folder.path());
+        let config = stand_in(folder.path(), "");
         let layout = layout(&config).unwrap();
         fs::write(config.state("transaction.json"), "{}").unwrap();
         assert!(stop(&config).unwrap_err().to_string().contains("under way"));

@@ -134,19 +134,10 @@ mod tests {
     use super::*;
     use crate::core::policy::Pause;
     use crate::doctor::Health;
-    use crate::platform::tests::script;
+    use crate::platform::tests::{script, stand_in};
 
     fn config(folder: &Path, settings: &str) -> Config {
-        let mut config = Config::parse(settings, folder.join("agent.toml")).unwrap();
-        config.state_dir = folder.join("state");
-        config.stand_in = Some(crate::config::StandIn {
-            root: folder.to_path_buf(),
-            store: None,
-            path: folder.join("programs"),
-            system: "x86_64-linux".parse().unwrap(),
-            nix_config: String::new(),
-        });
-        std::fs::create_dir_all(folder.join("state")).unwrap();
+        let config = stand_in(folder, settings);
         script(&folder.join("programs/systemctl"), "cat $0.failed 2>/dev/null; true");
         config
     }

@@ -111,7 +111,7 @@ pub fn tail(output: &str) -> String {
 }
 
 /// Removes ANSI escape sequences (`ESC [ … letter`).
-fn without_colours(text: &str) -> String {
+pub fn without_colours(text: &str) -> String {
     let mut plain = String::with_capacity(text.len());
     let mut rest = text.chars();
     while let Some(character) = rest.next() {

@@ -1,5 +1,7 @@
 //! What nix-darwin and launchd say, in words that say what to do.
 
+use crate::nix::without_colours;
+
 /// What a person has to do before this activation can succeed. `program` is what macOS asks permissions of.
 pub fn needs_human(exit: i32, output: &str, program: &str) -> Option<String> {
     let lower = output.to_lowercase();
@@ -44,21 +46,7 @@ pub fn needs_human(exit: i32, output: &str, program: &str) -> Option<String> {
     }
     // Every other check of nix-darwin's is about this Mac too, and says itself what to do.
     let refused = lower.contains("aborting activation") && lower.contains("error:");
-    refused.then(|| format!("{}\nThen run muster-agent check-now", plain(output).trim()))
-}
-
-/// Without the colours.
-fn plain(text: &str) -> String {
-    let mut plain = String::with_capacity(text.len());
-    let mut rest = text.chars();
-    while let Some(character) = rest.next() {
-        if character != '\u{1b}' {
-            plain.push(character);
-        } else if rest.next() == Some('[') {
-            let _ = rest.find(char::is_ascii_alphabetic);
-        }
-    }
-    plain
+    refused.then(|| format!("{}\nThen run muster-agent check-now", without_colours(output).trim()))
 }
 
 /// Whether a job is well, from what `launchctl print` says of it.
