@@ -112,6 +112,7 @@ fn prepare(config: &Config, identity: &Identity) -> Result<(Shared, Client, Trus
         degraded: RefCell::new(None),
         reboot: RefCell::new(None),
         answers: Cell::new(false),
+        hinted: Cell::new(false),
         reached: Cell::new(None),
         probing_since: Cell::new(None),
         last_contact: Cell::new(None),
@@ -169,6 +170,8 @@ struct Shared {
     degraded: RefCell<Option<Vec<String>>>,
     reboot: RefCell<Option<RebootNote>>,
     answers: Cell<bool>,
+    /// The controller speaks of a generation that was not asked for yet: what was undone waits for that.
+    hinted: Cell<bool>,
     /// When the last check-in that was answered was sent, in time awake.
     reached: Cell<Option<Duration>>,
     /// When the new system was seen to run, in time awake.
@@ -214,7 +217,7 @@ impl Shared {
 
     fn controller(&self) -> Controller {
         let reached_since_activation = matches!((self.reached.get(), self.probing_since.get()), (Some(sent), Some(since)) if sent >= since);
-        Controller { answers: self.answers.get(), reached_since_activation }
+        Controller { answers: self.answers.get() && !self.hinted.get(), reached_since_activation }
     }
 
     /// Every line of the log says which machine it is of.

@@ -64,7 +64,7 @@ pub struct Probed {
 /// What is known of the controller.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Hash)]
 pub struct Controller {
-    /// It answered the last request.
+    /// It answered the last request, and spoke of no generation that is not known here yet.
     pub answers: bool,
     /// It answered a check-in that was sent after the activation.
     pub reached_since_activation: bool,

@@ -23,8 +23,11 @@ const REFRESH_INTERVAL: Duration = Duration::from_secs(6 * 3600);
 const PROBING_PAUSE: Duration = Duration::from_secs(1);
 /// How long a change waits for others to be told with.
 const MOMENT: Duration = Duration::from_millis(250);
-/// A poll that ends sooner than this and brings nothing counts as a failure, so that nobody spins.
+/// A poll that ends sooner than this and brings nothing new is hasty.
 const TOO_SOON: Duration = Duration::from_millis(500);
+/// As many hasty polls in a row are nothing: calls to check in that follow each other closely. One more counts as a failure,
+/// so that nobody spins.
+const HASTY: u32 = 3;
 
 #[derive(Debug, thiserror::Error)]
 enum ContactError {
@@ -64,8 +67,8 @@ struct Contact<'a> {
     /// The hint that the last refresh followed.
     followed: Option<Generation>,
     refreshed: Option<Duration>,
-    /// Whether the last poll asked for a check-in.
-    called: bool,
+    /// How many polls in a row were hasty.
+    hasty: u32,
     poll_seconds: u64,
 }
 
@@ -78,7 +81,7 @@ pub async fn run(shared: &Shared, client: &Client, trust: Trust) {
         hint: None,
         followed: None,
         refreshed: None,
-        called: false,
+        hasty: 0,
         poll_seconds: shared.config.poll_seconds,
     };
     let mut backoff = Backoff::default();
@@ -119,16 +122,15 @@ impl Contact<'_> {
             tokio::select! {
                 reply = &mut poll => {
                     let reply = reply?;
-                    self.answered();
                     let new = reply.generation != have;
-                    self.hint = reply.generation;
+                    self.hinted(reply.generation);
+                    self.answered();
                     let soon = self.now().saturating_sub(asked) < TOO_SOON;
-                    let called_before = std::mem::replace(&mut self.called, reply.check_in);
+                    self.hasty = if soon && !new { self.hasty.saturating_add(1) } else { 0 };
                     if reply.check_in {
                         self.shared.to_say.set(true);
                     }
-                    let called = reply.check_in && !called_before;
-                    return if soon && !new && !called { Err(ContactError::Spinning) } else { Ok(()) };
+                    return if self.hasty > HASTY { Err(ContactError::Spinning) } else { Ok(()) };
                 }
                 () = self.shared.say.notified() => {
                     self.gather().await;
@@ -194,7 +196,7 @@ impl Contact<'_> {
         }
         self.bearer_until = Some(sent + Duration::from_secs(reply.bearer_expires_in) * 3 / 4);
         self.poll_seconds = reply.poll_seconds.min(self.shared.config.poll_seconds).max(1);
-        self.hint = reply.generation.or(self.hint);
+        self.hinted(reply.generation.or(self.hint));
         self.shared.reached.set(Some(sent));
         if self.shared.refused.get() == Some(Attack::Clone) {
             self.shared.refused.set(None);
@@ -205,9 +207,18 @@ impl Contact<'_> {
         Ok(())
     }
 
+    /// Takes note of what the controller speaks of.
+    fn hinted(&mut self, hint: Option<Generation>) {
+        self.hint = hint;
+        self.shared.hinted.set(self.is_news());
+    }
+
+    fn is_news(&self) -> bool {
+        self.hint.is_some() && self.hint != self.shared.holds_generation() && self.hint != self.followed
+    }
+
     fn must_refresh(&self) -> bool {
-        let new =
-            self.hint.is_some() && self.hint != self.shared.holds_generation() && self.hint != self.followed;
+        let new = self.is_news();
         let old = self.refreshed.is_none_or(|at| self.now().saturating_sub(at) >= REFRESH_INTERVAL);
         new || old || self.shared.check_now.get()
     }
@@ -216,6 +227,7 @@ impl Contact<'_> {
         let hint = self.hint;
         let result = self.trust.refresh(self.client, self.shared.clock.unix_seconds()).await;
         self.shared.check_now.set(false);
+        self.shared.hinted.set(false);
         let target = match result {
             Ok(target) => target,
             Err(error) => {
