@@ -17,47 +17,60 @@ const MAX_BYTES: u64 = 4 * 1024 * 1024;
 /// How many generations keep theirs.
 const KEPT: usize = 10;
 
-/// The log of one generation, open for more.
+/// The log of one generation. Nothing is made on the disk for one that has nothing to say.
 pub struct BuildLog {
     path: PathBuf,
-    /// `None` once the disk has refused it.
-    file: Option<LineWriter<File>>,
-    bytes: u64,
+    generation: Generation,
+    place: Place,
+}
+
+enum Place {
+    /// Until the first line.
+    Unopened,
+    /// With the bytes that it holds.
+    Open(LineWriter<File>, u64),
+    /// The disk has refused it.
+    Refused,
 }
 
 impl BuildLog {
-    /// Opens the log of a generation, behind what it holds already.
-    pub fn open(state_dir: &Path, generation: Generation) -> Self {
-        let folder = state_dir.join(FOLDER);
-        let path = folder.join(format!("{generation}.log"));
-        let file = fs::create_dir_all(&folder).and_then(|()| append(&path));
-        let bytes = fs::metadata(&path).map_or(0, |data| data.len());
-        if let Err(error) = &file {
-            tracing::warn!(%error, "the log of generation {generation} cannot be kept");
-        }
-        forget(&folder, generation);
-        Self { path, file: file.ok().map(LineWriter::new), bytes }
+    /// The log of a generation; what is said goes behind what it holds already.
+    pub fn new(state_dir: &Path, generation: Generation) -> Self {
+        let path = state_dir.join(FOLDER).join(format!("{generation}.log"));
+        Self { path, generation, place: Place::Unopened }
     }
 
     pub fn line(&mut self, line: &str) {
-        let Some(file) = &mut self.file else { return };
-        let written = file.write_all(line.as_bytes()).and_then(|()| file.write_all(b"\n"));
-        self.bytes += line.len() as u64 + 1;
-        let done = match written {
-            Ok(()) if self.bytes > MAX_BYTES => self.turn(),
-            written => written,
-        };
-        if let Err(error) = done {
+        if let Err(error) = self.write(line) {
             tracing::warn!(%error, "{} is kept no further", self.path.display());
-            self.file = None;
+            self.place = Place::Refused;
         }
     }
 
-    fn turn(&mut self) -> io::Result<()> {
-        self.file = None;
+    fn write(&mut self, line: &str) -> io::Result<()> {
+        if matches!(self.place, Place::Unopened) {
+            self.open()?;
+        }
+        let Place::Open(file, bytes) = &mut self.place else { return Ok(()) };
+        file.write_all(line.as_bytes())?;
+        file.write_all(b"\n")?;
+        *bytes += line.len() as u64 + 1;
+        if *bytes <= MAX_BYTES {
+            return Ok(());
+        }
         fs::rename(&self.path, earlier(&self.path))?;
-        self.file = Some(LineWriter::new(append(&self.path)?));
-        self.bytes = 0;
+        self.place = Place::Open(LineWriter::new(append(&self.path)?), 0);
+        Ok(())
+    }
+
+    fn open(&mut self) -> io::Result<()> {
+        if let Some(folder) = self.path.parent() {
+            fs::create_dir_all(folder)?;
+            forget(folder, self.generation);
+        }
+        let file = append(&self.path)?;
+        let bytes = file.metadata()?.len();
+        self.place = Place::Open(LineWriter::new(file), bytes);
         Ok(())
     }
 }
@@ -132,7 +145,7 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         assert_eq!(read(folder.path(), 3), None);
         for line in ["one", "two"] {
-            BuildLog::open(folder.path(), number(3)).line(line);
+            BuildLog::new(folder.path(), number(3)).line(line);
         }
         assert_eq!(read(folder.path(), 3).unwrap(), "one\ntwo\n");
     }
@@ -140,7 +153,7 @@ mod tests {
     #[test]
     fn a_log_without_an_end_keeps_its_newest_part_in_bounds() {
         let folder = tempfile::tempdir().unwrap();
-        let mut log = BuildLog::open(folder.path(), number(1));
+        let mut log = BuildLog::new(folder.path(), number(1));
         for n in 0..30_000 {
             log.line(&format!("{n} {}", "x".repeat(400)));
         }
@@ -153,7 +166,7 @@ mod tests {
     fn only_the_newest_generations_keep_theirs() {
         let folder = tempfile::tempdir().unwrap();
         for n in 1..=15 {
-            BuildLog::open(folder.path(), number(n)).line("x");
+            BuildLog::new(folder.path(), number(n)).line("x");
         }
         let numbers: Vec<u64> = kept(folder.path()).into_iter().map(Generation::get).collect();
         assert_eq!(numbers, (6..=15).collect::<Vec<u64>>());
@@ -163,6 +176,6 @@ mod tests {
     fn a_disk_that_refuses_it_takes_the_log_and_nothing_else() {
         let folder = tempfile::tempdir().unwrap();
         fs::write(folder.path().join(FOLDER), "no folder").unwrap();
-        BuildLog::open(folder.path(), number(1)).line("x");
+        BuildLog::new(folder.path(), number(1)).line("x");
     }
 }

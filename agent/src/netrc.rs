@@ -12,7 +12,7 @@ use muster_protocol::clock::{Clock as _, SystemClock};
 use crate::durable;
 
 /// A bearer stays in the file for as many newer ones, well below those that the controller keeps.
-const NEWER: u32 = 4;
+const NEWER: u32 = 8;
 /// And for as many seconds, well below its hour.
 const FRESH_SECONDS: u64 = 300;
 
@@ -83,19 +83,23 @@ mod tests {
             ("3", 2, "1"),
             ("4", 3, "1"),
             ("5", 4, "1"),
-            // Four newer ones are out.
-            ("6", 5, "6"),
-            ("7", 304, "6"),
-            ("8", 305, "8"),
+            ("6", 4, "1"),
+            ("7", 4, "1"),
+            ("8", 4, "1"),
+            ("9", 4, "1"),
+            // Eight newer ones are out.
+            ("10", 5, "10"),
+            ("11", 304, "10"),
+            ("12", 305, "12"),
             // A clock that was set back says nothing of its age.
-            ("9", -100_000, "9"),
+            ("13", -100_000, "13"),
         ] {
             netrc.renew_at(line, now).unwrap();
             assert_eq!(held(), stands, "after {line}");
         }
         netrc.distrust();
-        netrc.renew_at("10", -100_000).unwrap();
-        assert_eq!(held(), "10");
+        netrc.renew_at("14", -100_000).unwrap();
+        assert_eq!(held(), "14");
     }
 
     #[test]

@@ -1,7 +1,8 @@
 //! Reports that wait on disk until the controller has stored them (I7).
 //!
 //! One file per event, named by its number. An event is acknowledged by renaming its file, which a full disk allows: the
-//! newest stays as `N.done`, so that no number is ever used twice, and one as `spare`, for the next event to be written over.
+//! newest stays as `N.done`, so that no number is ever used twice, and a few as `N.spare`, for the next ones to be written
+//! over.
 
 use std::collections::BTreeMap;
 use std::fs;
@@ -16,8 +17,9 @@ use crate::durable;
 
 /// The folder of the queue in the state folder.
 pub const FOLDER: &str = "outbox";
-/// A file whose event the controller has: the next one is written over it, so that nothing has to be made on the disk.
-const SPARE: &str = "spare";
+/// As many files whose events the controller has are kept, for the next ones to be written over: an update tells about as
+/// many, and nothing has to be made on the disk for them.
+const SPARES: usize = 8;
 /// From here on every event is logged with a warning. None is ever dropped: a report that is lost is worse than
 /// 64 MiB, which are some hundred thousand events.
 const WARN_BYTES: u64 = 64 * 1024 * 1024;
@@ -45,6 +47,8 @@ pub struct Outbox {
     waiting: BTreeMap<u64, u64>,
     /// Numbers whose `N.done` lies in the folder.
     done: Vec<u64>,
+    /// Numbers whose `N.spare` lies in the folder.
+    spares: Vec<u64>,
     /// The highest number ever used; its file is there, waiting or done.
     last: u64,
 }
@@ -52,6 +56,7 @@ pub struct Outbox {
 enum Entry {
     Waiting(u64),
     Done(u64),
+    Spare(u64),
     Foreign,
 }
 
@@ -60,6 +65,7 @@ fn entry(name: &str) -> Entry {
     match name.split_once('.') {
         Some((digits, "json")) => number(digits).map_or(Entry::Foreign, Entry::Waiting),
         Some((digits, "done")) => number(digits).map_or(Entry::Foreign, Entry::Done),
+        Some((digits, "spare")) => number(digits).map_or(Entry::Foreign, Entry::Spare),
         _ => Entry::Foreign,
     }
 }
@@ -69,8 +75,13 @@ impl Outbox {
     pub fn open(folder: &Path) -> Result<Self, OutboxError> {
         let disk = |source| OutboxError::Disk { path: folder.to_path_buf(), source };
         fs::create_dir_all(folder).map_err(disk)?;
-        let mut outbox =
-            Self { folder: folder.to_path_buf(), waiting: BTreeMap::new(), done: Vec::new(), last: 0 };
+        let mut outbox = Self {
+            folder: folder.to_path_buf(),
+            waiting: BTreeMap::new(),
+            done: Vec::new(),
+            spares: Vec::new(),
+            last: 0,
+        };
         for file in fs::read_dir(folder).map_err(disk)? {
             let file = file.map_err(disk)?;
             match entry(&file.file_name().to_string_lossy()) {
@@ -78,8 +89,9 @@ impl Outbox {
                     outbox.waiting.insert(number, file.metadata().map_err(disk)?.len());
                 }
                 Entry::Done(number) => outbox.done.push(number),
-                // The spare file, or a temporary one of a push that never returned.
-                Entry::Foreign => drop(fs::remove_file(file.path())),
+                Entry::Spare(number) if outbox.spares.len() < SPARES => outbox.spares.push(number),
+                // One spare file too many, or a temporary one that a crash left.
+                Entry::Spare(_) | Entry::Foreign => drop(fs::remove_file(file.path())),
             }
         }
         let newest_done = outbox.done.iter().copied().max().unwrap_or(0);
@@ -100,8 +112,10 @@ impl Outbox {
         let event = Event { seq, at, generation, kind: shortened(kind) };
         let json = serde_json::to_vec(&event)?;
         let path = self.path(seq, "json");
+        let spare = self.spares.pop().unwrap_or(seq);
+        let spare = self.path(spare, "spare");
         // What a full disk refuses is not counted as used.
-        durable::write_over(&self.folder.join(SPARE), &path, &json, 0o600)
+        durable::write_over(&spare, &path, &json, 0o600)
             .map_err(|source| OutboxError::Disk { path, source })?;
         self.last = seq;
         self.waiting.insert(seq, json.len() as u64);
@@ -183,7 +197,11 @@ impl Outbox {
         let old = self.done.iter().filter(|n| **n < self.last).map(|n| (*n, "done"));
         for (number, kind) in gone.into_iter().chain(old) {
             let path = self.path(number, kind);
-            match fs::rename(&path, self.folder.join(SPARE)) {
+            let keep = self.spares.len() < SPARES;
+            let gone =
+                if keep { fs::rename(&path, self.path(number, "spare")) } else { fs::remove_file(&path) };
+            match gone {
+                Ok(()) if keep => self.spares.push(number),
                 Err(source) if source.kind() != io::ErrorKind::NotFound => {
                     return Err(OutboxError::Disk { path, source });
                 }

@@ -20,11 +20,13 @@ fn waiting(outbox: &Outbox) -> Vec<(u64, EventKind)> {
     let events = outbox.batch(&machine()).map(|batch| batch.events).unwrap_or_default();
     events.into_iter().map(|event| (event.seq, event.kind)).collect()
 }
-/// All but the spare one, of which there is one at most.
+/// All but the spare ones, of which there are a few at most.
 fn files(folder: &Path) -> Vec<String> {
     let mut names: Vec<_> =
         fs::read_dir(folder).unwrap().map(|f| f.unwrap().file_name().into_string().unwrap()).collect();
-    names.retain(|name| name != "spare");
+    let all = names.len();
+    names.retain(|name| !name.ends_with(".spare"));
+    assert!(all - names.len() <= SPARES);
     names.sort();
     names
 }
@@ -65,6 +67,32 @@ fn i7_no_number_is_used_twice_though_the_queue_is_empty_and_the_agent_restarts()
     }
 }
 
+#[test]
+fn in_the_long_run_events_are_written_over_files_that_are_there() {
+    use std::os::unix::fs::MetadataExt as _;
+    let folder = tempfile::tempdir().unwrap();
+    let inodes = || -> std::collections::BTreeSet<u64> {
+        fs::read_dir(folder.path()).unwrap().map(|file| file.unwrap().metadata().unwrap().ino()).collect()
+    };
+    let mut number = 0;
+    let mut update = |outbox: &mut Outbox| {
+        for _ in 0..SPARES {
+            number += 1;
+            push(outbox, number);
+        }
+        outbox.accepted(number).unwrap();
+    };
+    let mut outbox = open(folder.path());
+    update(&mut outbox);
+    update(&mut outbox);
+    let before = inodes();
+    for _ in 0..3 {
+        update(&mut outbox);
+        assert_eq!(inodes(), before);
+        outbox = open(folder.path());
+    }
+}
+
 /// Every state that a crash in [`Outbox::accepted`] can leave: the marker is made first, then files go one by one.
 #[test]
 fn i7_a_crash_while_events_are_forgotten_repeats_none_and_loses_none() {
@@ -91,7 +119,7 @@ fn a_push_that_a_crash_cut_short_never_was() {
     push(&mut outbox, 1);
     for text in ["", "{\"seq\":2,\"at\":1,\"ki"] {
         fs::write(folder.path().join("2.json.new"), text).unwrap();
-        fs::write(folder.path().join("spare"), text).unwrap();
+        fs::write(folder.path().join("2.spare"), text).unwrap();
         let again = open(folder.path());
         assert_eq!(waiting(&again), [(1, event(1))]);
         assert_eq!(files(folder.path()), ["1.json"]);
@@ -175,10 +203,10 @@ fn what_a_full_disk_refuses_does_not_count() {
     let mut outbox = open(folder.path());
     push(&mut outbox, 1);
     // A folder in the place of the temporary file stops the write as a full disk does.
-    fs::create_dir(folder.path().join("spare")).unwrap();
+    fs::create_dir(folder.path().join("2.spare")).unwrap();
     assert!(outbox.push(1, None, event(2)).is_err());
     assert_eq!((outbox.last(), outbox.len()), (1, 1));
-    fs::remove_dir(folder.path().join("spare")).unwrap();
+    fs::remove_dir(folder.path().join("2.spare")).unwrap();
     assert_eq!(push(&mut outbox, 2), 2);
 }
 

@@ -41,7 +41,7 @@ struct Follow<'a> {
 impl<'a> Follow<'a> {
     fn new(shared: &'a Shared, generation: Generation, step: Ended) -> Self {
         let pace = Pace::new(shared.clock.awake());
-        let log = BuildLog::open(&shared.config.state_dir, generation);
+        let log = BuildLog::new(&shared.config.state_dir, generation);
         Self { shared, generation, tracker: Tracker::new(step), pace, log }
     }
 }

@@ -25,7 +25,14 @@ pub fn new_link(layout: &Layout) -> PathBuf {
 /// Before an activation: both systems stay.
 pub fn hold(layout: &Layout, new: &StorePath, old: Option<&StorePath>) -> io::Result<()> {
     link(layout, NEW, new)?;
-    old.map_or(Ok(()), |old| link(layout, OLD, old))
+    let Some(old) = old else { return Ok(()) };
+    // Mostly the confirmed one: another name of the link that is there, where the file system gives links names (APFS does
+    // not), so that nothing has to be made on the disk.
+    let named = points_to(layout, CURRENT, old)
+        && !layout.gcroots().join(OLD).is_symlink()
+        && std::fs::hard_link(layout.gcroots().join(CURRENT), layout.gcroots().join(OLD)).is_ok()
+        && points_to(layout, OLD, old);
+    if named { Ok(()) } else { link(layout, OLD, old) }
 }
 
 /// After a confirmation: the new system and the one before it stay.

@@ -95,7 +95,7 @@ impl Work<'_> {
     /// What the activation said goes behind what the build said.
     fn note(&self, record: &Activation) {
         let Some(generation) = self.generation().filter(|_| !record.detail.is_empty()) else { return };
-        let mut log = BuildLog::open(&self.shared.config.state_dir, generation);
+        let mut log = BuildLog::new(&self.shared.config.state_dir, generation);
         record.detail.lines().for_each(|line| log.line(&format!("activation> {line}")));
     }
 
