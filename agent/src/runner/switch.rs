@@ -2,7 +2,7 @@
 
 use muster_protocol::clock::Clock as _;
 use muster_protocol::ids::{Generation, StorePath};
-use muster_protocol::report::EventKind;
+use muster_protocol::report::{EventKind, Reason};
 
 use super::roots;
 use super::work::{Work, WorkError};
@@ -181,6 +181,10 @@ impl Work<'_> {
             console: self.shared.platform.console(),
         };
         let probe_ms = self.probing.map(|began| self.since(began));
+        if matches!(transaction.state, State::RolledBack { reason: Reason::ControllerUnreachable, .. }) {
+            // Its last answer is from before the outage: a new one is waited for, and may bring a newer generation.
+            self.shared.answers.set(false);
+        }
         self.shared.ledger.borrow_mut().settle(settled)?;
         self.shared.changed();
         tracing::info!("generation {} is over: {}", transaction.generation(), transaction.state.name());
