@@ -69,11 +69,15 @@ pub fn write_over(spare: &Path, path: &Path, contents: &[u8], mode: u32) -> io::
 /// In place rather than emptied first, so that a full disk takes what is no longer than what lies there.
 fn fill(file: &Path, contents: &[u8], mode: u32) -> io::Result<()> {
     let mut file = OpenOptions::new().write(true).create(true).truncate(false).mode(mode).open(file)?;
-    if file.metadata()?.permissions().mode() & 0o7777 != mode {
+    let found = file.metadata()?;
+    if found.permissions().mode() & 0o7777 != mode {
         file.set_permissions(Permissions::from_mode(mode))?;
     }
     file.write_all(contents)?;
-    file.set_len(contents.len() as u64)?;
+    let length = contents.len() as u64;
+    if found.len() > length {
+        file.set_len(length)?;
+    }
     file.sync_all()
 }
 

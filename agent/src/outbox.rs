@@ -151,7 +151,9 @@ impl Outbox {
         }
         let Some(&newest) = self.waiting.range(..=through).next_back().map(|(n, _)| n) else { return Ok(()) };
         if newest == self.last {
-            self.rename(newest, "json", newest, "done")?;
+            // Saved with the next event at the latest: one that is told again is one that the controller knows by its number.
+            let (json, done) = (self.path(newest, "json"), self.path(newest, "done"));
+            fs::rename(&json, done).map_err(|source| OutboxError::Disk { path: json, source })?;
             self.done.push(newest);
         }
         self.forget(newest)

@@ -131,7 +131,7 @@ pub fn open(config: &Config, class: Class) -> Result<Box<dyn Platform>, Platform
     let layout = Layout::new(config, class);
     let activator = activator_command(config)?;
     Ok(match class {
-        Class::Nixos => Box::new(Nixos::new(layout, activator)),
+        Class::Nixos => Box::new(Nixos::new(layout, activator, &config.state_dir)),
         Class::Darwin => Box::new(Darwin::new(layout, activator)),
     })
 }

@@ -155,7 +155,7 @@ mod tests {
         Probe::Command { command: vec!["sh".into(), "-c".into(), text.into()] }
     }
     fn platform(folder: &std::path::Path) -> Arc<dyn Platform> {
-        Arc::new(Nixos::new(layout(folder, Class::Nixos), vec![]))
+        Arc::new(Nixos::new(layout(folder, Class::Nixos), vec![], folder))
     }
 
     #[tokio::test]

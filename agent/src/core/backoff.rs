@@ -39,10 +39,10 @@ impl Backoff {
     }
 }
 
-/// The pause before the next look at something that was waited for since `waited`: an eighth of that, so that what
+/// The pause before the next look at something that was waited for since `waited`: a sixth of that, so that what
 /// comes soon is seen at once and what takes long costs nothing.
 pub fn look(waited: Duration, longest: Duration) -> Duration {
-    (waited / 8).clamp(Duration::from_millis(2).min(longest), longest)
+    (waited / 6).clamp(Duration::from_millis(3).min(longest), longest)
 }
 
 /// A part of `whole` between nothing and all of it, by the low 16 bits of `random`.
@@ -96,8 +96,8 @@ mod tests {
     #[test]
     fn a_look_is_never_late_by_more_than_an_eighth() {
         let longest = Duration::from_millis(200);
-        assert_eq!(look(Duration::ZERO, longest), Duration::from_millis(2));
-        assert_eq!(look(Duration::from_millis(160), longest), Duration::from_millis(20));
+        assert_eq!(look(Duration::ZERO, longest), Duration::from_millis(3));
+        assert_eq!(look(Duration::from_millis(150), longest), Duration::from_millis(25));
         assert_eq!(look(Duration::from_secs(60), longest), longest);
     }
 

@@ -3,7 +3,7 @@
 mod reboot;
 mod resurrect;
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::time::Duration;
 
@@ -24,13 +24,16 @@ const CHECK_LIMIT: Duration = Duration::from_secs(300);
 pub struct Nixos {
     layout: Layout,
     activator: Vec<String>,
+    /// Where the unit that starts the activator at a boot lies between switches.
+    parked: PathBuf,
     compared: reboot::Compared,
 }
 
 impl Nixos {
     /// `activator` is the program to start, with its arguments.
-    pub fn new(layout: Layout, activator: Vec<String>) -> Self {
-        Self { layout, activator, compared: reboot::Compared::default() }
+    pub fn new(layout: Layout, activator: Vec<String>, state_dir: &Path) -> Self {
+        let parked = state_dir.join("at-boot");
+        Self { layout, activator, parked, compared: reboot::Compared::default() }
     }
 
     /// What `system` says of the agent's unit: a changed one is started anew.
@@ -114,13 +117,13 @@ impl Platform for Nixos {
     }
 
     fn activator_begins(&self) {
-        if let Err(error) = resurrect::at_boot(&self.layout, &self.activator) {
+        if let Err(error) = resurrect::at_boot(&self.layout, &self.parked, &self.activator) {
             tracing::warn!(%error, "after a reboot in mid-switch nobody but the agent can undo this one");
         }
     }
 
     fn activator_ends(&self) {
-        if let Err(error) = resurrect::no_more(&self.layout) {
+        if let Err(error) = resurrect::no_more(&self.layout, &self.parked) {
             tracing::warn!(%error, "the activator's unit for the next boot cannot be removed");
         }
     }
@@ -208,9 +211,9 @@ mod tests {
     use super::super::tests::{layout, script};
     use super::*;
 
-    fn nixos(root: &std::path::Path) -> Nixos {
+    fn nixos(root: &Path) -> Nixos {
         let activator = ["/bin/muster-agent", "--config", "/etc/x.toml", "activate"];
-        Nixos::new(layout(root, Class::Nixos), activator.map(str::to_owned).to_vec())
+        Nixos::new(layout(root, Class::Nixos), activator.map(str::to_owned).to_vec(), &root.join("state"))
     }
 
     fn path(name: &str) -> StorePath {

@@ -69,6 +69,8 @@ struct Contact<'a> {
     refreshed: Option<Duration>,
     /// How many polls in a row were hasty.
     hasty: u32,
+    /// The round before ended with an answer to its poll, and not with a call to check in.
+    heard: bool,
     poll_seconds: u64,
 }
 
@@ -82,6 +84,7 @@ pub async fn run(shared: &Shared, client: &Client, trust: Trust) {
         followed: None,
         refreshed: None,
         hasty: 0,
+        heard: false,
         poll_seconds: shared.config.poll_seconds,
     };
     let mut backoff = Backoff::default();
@@ -108,7 +111,15 @@ pub async fn run(shared: &Shared, client: &Client, trust: Trust) {
 impl Contact<'_> {
     /// Says what there is to say, follows what was hinted at, and listens for one poll.
     async fn round(&mut self) -> Result<(), ContactError> {
-        self.say().await?;
+        if self.heard {
+            // What a poll has brought comes first, and what there is to say with what follows from it.
+            if self.has_to_say() {
+                self.shared.say.notify_one();
+            }
+        } else {
+            self.say().await?;
+        }
+        self.heard = false;
         if self.must_refresh() {
             self.refresh().await?;
         }
@@ -130,6 +141,7 @@ impl Contact<'_> {
                     if reply.check_in {
                         self.shared.to_say.set(true);
                     }
+                    self.heard = !reply.check_in;
                     return if self.hasty > HASTY { Err(ContactError::Spinning) } else { Ok(()) };
                 }
                 () = self.shared.say.notified() => {
@@ -156,10 +168,17 @@ impl Contact<'_> {
         }
     }
 
+    fn bearer_due(&self) -> bool {
+        self.bearer_until.is_none_or(|until| self.now() >= until)
+    }
+
+    fn has_to_say(&self) -> bool {
+        self.bearer_due() || self.shared.to_say.get() || !self.shared.ledger.borrow().outbox.is_empty()
+    }
+
     /// A check-in if something changed or the bearer runs out, then all reports that wait.
     async fn say(&mut self) -> Result<(), ContactError> {
-        let bearer_due = self.bearer_until.is_none_or(|until| self.now() >= until);
-        if self.shared.to_say.replace(false) || bearer_due {
+        if self.shared.to_say.replace(false) || self.bearer_due() {
             let said = self.check_in().await;
             if said.is_err() {
                 self.shared.to_say.set(true);

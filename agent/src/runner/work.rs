@@ -159,11 +159,13 @@ impl Work<'_> {
         }
     }
 
-    /// A step was taken. Its end is what operators wait for, and a system that is probed needs the controller's answer.
+    /// A step was taken. Its end is what operators wait for, and a system that is probed needs the controller's answer,
+    /// once.
     fn told(&self) {
         let ledger = self.shared.ledger.borrow();
         let state = ledger.transaction().map(|open| &open.state);
-        if state.is_some_and(|state| state.is_final() || *state == State::Probing) {
+        let reached = self.shared.controller().reached_since_activation;
+        if state.is_some_and(|state| state.is_final() || (*state == State::Probing && !reached)) {
             self.shared.changed_now();
         } else {
             self.shared.changed();

@@ -2,11 +2,13 @@
 //! very thing that does not work.
 //!
 //! `/etc/systemd/system.control` is the place for units that programs make and that stay (systemd.unit(5)); NixOS manages
-//! `/etc/systemd/system` and leaves this one alone.
+//! `/etc/systemd/system` and leaves this one alone. Between switches the unit and its link lie in the state folder, where
+//! that is on the same file system: nothing has to be made on the disk for the next switch.
 
+use std::fs::{self, File};
 use std::io;
 use std::os::unix::fs::symlink;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use crate::durable;
 use crate::platform::Layout;
@@ -14,9 +16,12 @@ use crate::platform::Layout;
 const FOLDER: &str = "/etc/systemd/system.control";
 const UNIT: &str = "muster-activator.service";
 const WANTS: &str = "multi-user.target.wants";
+/// The link's name where it lies between switches.
+const LINK: &str = "wanted";
 
-/// Has the next boot start `activator`, a program and its arguments.
-pub fn at_boot(layout: &Layout, activator: &[String]) -> io::Result<()> {
+/// Has the next boot start `activator`, a program and its arguments. `parked` is the folder for unit and link between
+/// switches.
+pub fn at_boot(layout: &Layout, parked: &Path, activator: &[String]) -> io::Result<()> {
     let (unit, link) = places(layout);
     let words: Vec<String> = activator.iter().map(|word| quoted(word)).collect();
     let text = format!(
@@ -25,21 +30,42 @@ pub fn at_boot(layout: &Layout, activator: &[String]) -> io::Result<()> {
          Restart=on-failure\nRestartSec=5\n\n[Install]\nWantedBy=multi-user.target\n",
         words.join(" ")
     );
-    if durable::read(&unit, 64 * 1024).ok().flatten().as_deref() != Some(text.as_bytes()) {
-        std::fs::create_dir_all(layout.system(FOLDER).join(WANTS))?;
-        durable::write(&unit, text.as_bytes(), 0o644)?;
+    if !says(&unit, &text) {
+        fs::create_dir_all(layout.system(FOLDER).join(WANTS))?;
+        if says(&parked.join(UNIT), &text) && fs::rename(parked.join(UNIT), &unit).is_ok() {
+            sync(&layout.system(FOLDER))?;
+        } else {
+            durable::write(&unit, text.as_bytes(), 0o644)?;
+        }
     }
-    match symlink(format!("../{UNIT}"), &link) {
-        Err(error) if error.kind() != io::ErrorKind::AlreadyExists => Err(error),
-        _ => std::fs::File::open(layout.system(FOLDER).join(WANTS))?.sync_all(),
+    if !link.is_symlink() && fs::rename(parked.join(LINK), &link).is_err() {
+        symlink(format!("../{UNIT}"), &link)?;
+    }
+    sync(&layout.system(FOLDER).join(WANTS))
+}
+
+/// The switch is over. Without its link the unit starts no more; so that one goes first.
+pub fn no_more(layout: &Layout, parked: &Path) -> io::Result<()> {
+    let (unit, link) = places(layout);
+    let _ = fs::create_dir_all(parked);
+    park(&link, &parked.join(LINK))?;
+    park(&unit, &parked.join(UNIT))
+}
+
+fn park(file: &Path, parked: &Path) -> io::Result<()> {
+    match fs::rename(file, parked) {
+        // It is gone already, or the state folder is on another file system.
+        Err(_) => durable::remove(file),
+        Ok(()) => file.parent().map_or(Ok(()), sync),
     }
 }
 
-/// The switch is over.
-pub fn no_more(layout: &Layout) -> io::Result<()> {
-    let (unit, link) = places(layout);
-    durable::remove(&link)?;
-    durable::remove(&unit)
+fn says(unit: &Path, text: &str) -> bool {
+    durable::read(unit, 64 * 1024).ok().flatten().as_deref() == Some(text.as_bytes())
+}
+
+fn sync(folder: &Path) -> io::Result<()> {
+    File::open(folder)?.sync_all()
 }
 
 fn places(layout: &Layout) -> (PathBuf, PathBuf) {
@@ -55,6 +81,8 @@ fn quoted(word: &str) -> String {
 
 #[cfg(test)]
 mod tests {
+    use std::os::unix::fs::MetadataExt as _;
+
     use muster_protocol::machine::Class;
 
     use super::*;
@@ -66,15 +94,28 @@ mod tests {
         let layout = layout(folder.path(), Class::Nixos);
         let activator = ["/nix/store/x/bin/muster-agent", "--config", "/a b/100%.toml", "activate"];
         let activator = activator.map(str::to_owned);
-        for _ in 0..2 {
-            at_boot(&layout, &activator).unwrap();
-        }
+        let parked = folder.path().join("state/at-boot");
         let (unit, link) = places(&layout);
-        let text = std::fs::read_to_string(&link).unwrap();
-        let line = r#"ExecStart="/nix/store/x/bin/muster-agent" "--config" "/a b/100%%.toml" "activate""#;
-        assert!(text.lines().any(|found| found == line), "{text}");
-        no_more(&layout).unwrap();
-        no_more(&layout).unwrap();
+        let mut inodes = Vec::new();
+        for _ in 0..3 {
+            for _ in 0..2 {
+                at_boot(&layout, &parked, &activator).unwrap();
+            }
+            let text = fs::read_to_string(&link).unwrap();
+            let line = r#"ExecStart="/nix/store/x/bin/muster-agent" "--config" "/a b/100%%.toml" "activate""#;
+            assert!(text.lines().any(|found| found == line), "{text}");
+            inodes.push((fs::metadata(&unit).unwrap().ino(), link.symlink_metadata().unwrap().ino()));
+            no_more(&layout, &parked).unwrap();
+            no_more(&layout, &parked).unwrap();
+            assert!(!unit.exists() && link.symlink_metadata().is_err());
+        }
+        assert!(inodes.iter().all(|inode| *inode == inodes[0]), "they are moved: {inodes:?}");
+        // Another program, and a folder that cannot be had.
+        at_boot(&layout, &parked, &activator[1..]).unwrap();
+        assert!(fs::read_to_string(&link).unwrap().contains("ExecStart=\"--config\""));
+        fs::remove_dir_all(&parked).unwrap();
+        fs::write(&parked, "no folder").unwrap();
+        no_more(&layout, &parked).unwrap();
         assert!(!unit.exists() && link.symlink_metadata().is_err());
     }
 }
