@@ -15,7 +15,7 @@ use muster_protocol::target::Action;
 use super::backoff::look;
 use super::records::{Activation, ActivationPhase as Phase, GivenVerdict};
 use super::resume::{Resume, resume};
-use undo::Undo;
+use undo::{Begun, Undo};
 
 /// The longest pause between two looks for the verdict.
 const LONGEST_LOOK: Duration = Duration::from_millis(200);
@@ -147,8 +147,7 @@ enum After {
     Activating,
     Activated,
     Noted(Duration),
-    /// Whether NEW's activation was begun.
-    Undoing(bool),
+    Undoing(Begun),
     /// How often it was tried, and between which systems the agent's job is looked after then.
     Finished(u32, Option<(Option<StorePath>, StorePath)>),
 }
@@ -174,7 +173,11 @@ impl Course {
                 Self { spent: Duration::from_millis(spent), ..course }
             }
             Resume::Undo { reason, detail } => {
-                let begun = !matches!(record.phase, Phase::Recorded | Phase::ProfileSet);
+                let begun = match record.phase {
+                    Phase::Recorded | Phase::ProfileSet => Begun::Nothing,
+                    Phase::Undoing => Begun::Undo,
+                    _ => Begun::Activation,
+                };
                 let mut course = Self::at(record, boot, now, At::End);
                 course.undo(reason, detail, begun);
                 course
@@ -236,10 +239,10 @@ impl Course {
             (At::Ask(since), Done::Others(Some(who))) => self.busy(&who, since, sight),
             (At::Ask(_), _) => self.alone(sight),
             (At::AskAgain(since), _) => self.at = At::Ask(since),
-            (At::SetProfile, Done::Failed(why)) => self.undo(Reason::ActivationFailed, why, false),
+            (At::SetProfile, Done::Failed(why)) => self.undo(Reason::ActivationFailed, why, Begun::Nothing),
             (At::SetProfile, _) => self.write(Phase::ProfileSet, After::ProfileSet),
             (At::Run(since), Done::Ran(ran)) => self.ran(ran, since, sight.now),
-            (At::Run(_), Done::Failed(why)) => self.undo(Reason::ActivationFailed, why, true),
+            (At::Run(_), Done::Failed(why)) => self.undo(Reason::ActivationFailed, why, Begun::Activation),
             (At::RunAgain(since) | At::Run(since), _) => self.at = At::Run(since),
             // Only now: an agent of OLD that is to be restarted must not be the one that confirms NEW.
             (At::Ensure, _) => self.write(Phase::Activated, After::Activated),
@@ -263,7 +266,7 @@ impl Course {
             (After::Recorded, Some(_)) => self.at = At::End,
             (After::Recorded, None) => self.at = At::Ask(sight.now),
             (After::ProfileSet | After::Activating, Some(why)) => {
-                self.undo(Reason::ActivationFailed, why, false);
+                self.undo(Reason::ActivationFailed, why, Begun::Nothing);
             }
             (After::ProfileSet, None) => self.write(Phase::Activating, After::Activating),
             (After::Activating, None) => self.at = At::Run(sight.now),
@@ -315,7 +318,7 @@ impl Course {
     /// Gives up before anything was changed; or, where an earlier activator had set the profile, undoes that.
     fn leave(&mut self, why: &str, sight: &Sight<'_>) {
         if sight.profile == Some(&self.record.new) && self.record.old.profile.as_ref() != sight.profile {
-            self.undo(Reason::Interrupted, why.to_owned(), false);
+            self.undo(Reason::Interrupted, why.to_owned(), Begun::Nothing);
             return;
         }
         why.clone_into(&mut self.record.detail);
@@ -334,7 +337,7 @@ impl Course {
             let limit = self.record.deadline_seconds;
             let words =
                 format!("the activation did not end within {limit} s and was ended: {}", ran.output.trim());
-            self.undo(Reason::Deadline, words, true);
+            self.undo(Reason::Deadline, words, Begun::Activation);
             return;
         }
         let boots = self.record.action == Action::Boot;
@@ -347,12 +350,12 @@ impl Course {
             Outcome::Locked if OTHERS_PAUSE < self.left(now) => self.at = At::RunAgain(since),
             Outcome::Locked => {
                 let words = "somebody else's switch did not end before the deadline".to_owned();
-                self.undo(Reason::Interrupted, words, true);
+                self.undo(Reason::Interrupted, words, Begun::Activation);
             }
             Outcome::Refused | Outcome::ScriptFailed | Outcome::Failed => match ran.person {
                 // Not the generation's fault, so its derivation may come again.
-                Some(words) => self.undo(Reason::NeedsHuman, words, true),
-                None => self.undo(Reason::ActivationFailed, failure(&ran), true),
+                Some(words) => self.undo(Reason::NeedsHuman, words, Begun::Activation),
+                None => self.undo(Reason::ActivationFailed, failure(&ran), Begun::Activation),
             },
         }
     }
@@ -367,7 +370,7 @@ impl Course {
                 return;
             }
             Some(GivenVerdict::Undo { reason, detail }) => {
-                self.undo(*reason, detail.clone(), true);
+                self.undo(*reason, detail.clone(), Begun::Activation);
                 return;
             }
             Some(GivenVerdict::Waiting { missing }) => *missing,
@@ -379,7 +382,7 @@ impl Course {
                 _ => "the agent did not confirm",
             };
             let words = format!("{what} within {} s", self.record.deadline_seconds);
-            self.undo(missing, words, true);
+            self.undo(missing, words, Begun::Activation);
             return;
         }
         let note = (self.deadline() / 16).clamp(SHORTEST_NOTE, LONGEST_NOTE);

@@ -78,7 +78,7 @@ pub fn full_disk(world: &World) -> Option<World> {
 pub fn leftover(world: &World, scene: &Scene) -> Option<World> {
     let mut next = world.clone();
     let script = next.leftover?;
-    next.leftover = match stage(&mut next, scene, script, Action::Switch) {
+    next.leftover = match stage(&mut next, scene, script) {
         Stage::On => Some(Script { stage: script.stage + 1, ..script }),
         Stage::Hangs => return None,
         Stage::Ended(_) => None,
@@ -149,7 +149,9 @@ fn further(world: &World, scene: &Scene, now: Duration) -> Option<World> {
             next.disk.profile = number(&system);
             done(&mut next, Done::Well);
         }
-        Act::Run { system, .. } => activator.script = Some(Script { system: number(&system), stage: 0 }),
+        Act::Run { system, action, .. } => {
+            activator.script = Some(Script { system: number(&system), action, stage: 0 });
+        }
         Act::EnsureAgent { .. } => {
             next.loaded |= !scene.breaks(Break::LeaveAgentOut);
             done(&mut next, Done::Well);
@@ -242,14 +244,12 @@ enum Stage {
 
 fn run(mut world: World, scene: &Scene, script: Script) -> Option<World> {
     let course = world.activator.as_ref()?.course.as_ref()?;
-    let action = course.record.action;
     let undoes = script.system != number(&course.record.new);
-    let action = if undoes && world.running == number(&course.record.new) { Action::Switch } else { action };
     if undoes && scene.old_fails {
         done(&mut world, Done::Ran(ran(Outcome::Failed, 1)));
         return Some(world);
     }
-    match stage(&mut world, scene, script, action) {
+    match stage(&mut world, scene, script) {
         Stage::Hangs => return None,
         Stage::On => {
             world.activator.as_mut()?.script = Some(Script { stage: script.stage + 1, ..script });
@@ -263,14 +263,14 @@ fn run(mut world: World, scene: &Scene, script: Script) -> Option<World> {
 }
 
 /// One stage of a system's activation. NixOS: boot loader, the link, units. A Mac: daemons out, daemons in, the link.
-fn stage(world: &mut World, scene: &Scene, script: Script, action: Action) -> Stage {
+fn stage(world: &mut World, scene: &Scene, script: Script) -> Stage {
     let behaviour = scene.behaviour(script.system);
     match (scene.class, script.stage) {
         (_, 0) if behaviour == Behaviour::Refuses => return Stage::Ended(Outcome::Refused),
         (Class::Nixos, 0) => {
             world.disk.entry = script.system;
             // `boot` writes the boot loader and nothing else.
-            if action == Action::Boot {
+            if script.action == Action::Boot {
                 return Stage::Ended(Outcome::Done);
             }
             if behaviour == Behaviour::NeedsReboot && world.running != script.system {

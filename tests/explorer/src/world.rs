@@ -6,6 +6,7 @@ use muster_agent::core::activate::Course;
 use muster_agent::core::book::{Book, Write};
 use muster_agent::core::records::{Activation, Confirmation, Journal, Transaction};
 use muster_protocol::report::{EventKind, Reason};
+use muster_protocol::target::Action;
 
 use crate::scene::{Budget, Scene, System};
 
@@ -95,6 +96,7 @@ pub struct Activator {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub struct Script {
     pub system: System,
+    pub action: Action,
     pub stage: u8,
 }
 

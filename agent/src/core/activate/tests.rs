@@ -323,6 +323,18 @@ fn failure_mode_9_an_activation_that_hangs_is_undone() {
     assert!(record.detail.contains("did not end within 60 s"), "{}", record.detail);
 }
 
+/// After the reboot NEW ran and was ill; OLD's script was ended between the link and the units.
+#[test]
+fn i3_an_undo_of_a_booted_system_that_was_cut_short_is_a_switch_to_its_end() {
+    let mut world = World::new();
+    let found =
+        Activation { phase: Phase::Undoing, reason: Some(Reason::HealthCheckFailed), ..record(Action::Boot) };
+    let course = world.seen(|sight| Course::resume(found, "boot", sight));
+    world.follow(course, |_, _| false);
+    assert_eq!(world.disk.as_ref().unwrap().phase, Phase::Undone);
+    assert!(world.did.contains(&"switch old".to_owned()), "{:?}", world.did);
+}
+
 #[test]
 fn old_is_tried_three_times_and_somebody_elses_switch_is_no_failure_of_it() {
     let mut world = World::new();

@@ -15,6 +15,16 @@ const PAUSE: Duration = Duration::from_secs(1);
 /// The least time that one run of OLD's activation gets.
 const LIMIT: Duration = Duration::from_secs(300);
 
+/// What may have been done already when it goes back.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub(super) enum Begun {
+    Nothing,
+    /// NEW's own activation.
+    Activation,
+    /// An undo that was interrupted: its script may have stopped half way, with the link on OLD and NEW's units running.
+    Undo,
+}
+
 /// The way back.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub(super) struct Undo {
@@ -27,17 +37,18 @@ pub(super) struct Undo {
 }
 
 impl Course {
-    /// Goes back for this reason. `begun`: whether NEW's own activation may have done something.
-    pub(super) fn undo(&mut self, reason: Reason, detail: String, begun: bool) {
+    /// Goes back for this reason.
+    pub(super) fn undo(&mut self, reason: Reason, detail: String, begun: Begun) {
         (self.record.reason, self.record.detail) = (Some(reason), detail);
         self.write(Phase::Undoing, After::Undoing(begun));
     }
 
     /// What there is to undo.
-    pub(super) fn choose(&mut self, begun: bool, sight: &Sight<'_>) {
+    pub(super) fn choose(&mut self, begun: Begun, sight: &Sight<'_>) {
         let new_runs = sight.running == Some(&self.record.new);
         // A reboot may have brought up what was only set as the profile.
-        let action = if begun || new_runs { undo_action(&self.record, new_runs) } else { None };
+        let nothing = begun == Begun::Nothing && !new_runs;
+        let action = if nothing { None } else { undo_action(&self.record, new_runs || begun == Begun::Undo) };
         let old = &self.record.old;
         // A profile by itself goes back to what it was, be it what runs or not.
         let old = if action.is_some() { old.system() } else { old.profile.as_ref().or(old.system()) };
@@ -132,11 +143,11 @@ impl Course {
 }
 
 /// The action that takes `record` back, or `None` where no script is needed.
-fn undo_action(record: &Activation, new_runs: bool) -> Option<Action> {
+fn undo_action(record: &Activation, new_ran: bool) -> Option<Action> {
     match record.action {
         Action::DryActivate => None,
         // A system that was only to be booted, and was, has to be switched away from.
-        Action::Boot if new_runs => Some(Action::Switch),
+        Action::Boot if new_ran => Some(Action::Switch),
         action => Some(action),
     }
 }
