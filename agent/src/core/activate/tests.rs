@@ -335,6 +335,23 @@ fn i3_an_undo_of_a_booted_system_that_was_cut_short_is_a_switch_to_its_end() {
     assert!(world.did.contains(&"switch old".to_owned()), "{:?}", world.did);
 }
 
+/// NEW's activation failed, the disk took no word of the undo, and the machine rebooted into NEW when the profile was back.
+#[test]
+fn i3_an_undo_that_a_full_disk_did_not_take_is_finished_after_a_reboot() {
+    let mut world = World::new();
+    (world.running, world.verdict) = (Some(path("system-2")), Some(CONFIRM));
+    for phase in [Phase::Activating, Phase::Activated] {
+        let found = Activation { phase, ..record(Action::Switch) };
+        world.profile = found.old.profile.clone();
+        let course = world.seen(|sight| Course::resume(found, "next boot", sight));
+        world.follow(course, |_, _| false);
+        let done = world.disk.clone().unwrap();
+        assert_eq!((done.phase, done.reason), (Phase::Undone, Some(Reason::Interrupted)));
+        assert_eq!((&world.running, &world.profile), (&Some(path("old")), &Some(path("old"))));
+        world.running = Some(path("system-2"));
+    }
+}
+
 #[test]
 fn old_is_tried_three_times_and_somebody_elses_switch_is_no_failure_of_it() {
     let mut world = World::new();
