@@ -69,10 +69,12 @@ impl NixError {
 /// What Nix 2.8 to 2.31 say of an archive, or of what describes it, that is not what its name says. A transfer that broke
 /// off says something else, and is no attack.
 fn is_altered(message: &str) -> bool {
-    const WORDS: [&str; 10] = [
+    const WORDS: [&str; 11] = [
         "hash mismatch",
         // Nix reads a derivation before it looks whether its address is its own.
         "error parsing derivation",
+        // A folder's archive in the place of a derivation's.
+        "inside NAR file",
         "lacks a valid signature",
         "lacks a signature by a trusted key",
         "is corrupt",
@@ -150,6 +152,7 @@ mod tests {
             "bad archive: input doesn't look like a Nix archive",
             "path '/etc/shadow' is not in the Nix store",
             "error parsing derivation '/nix/store/x.drv': error: expected string 'Derive(['",
+            "path '' inside NAR file is not a regular file",
         ] {
             assert!(is_altered(altered), "{altered}");
         }
