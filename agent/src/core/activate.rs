@@ -196,6 +196,12 @@ impl Course {
                 course.undo(reason, detail, begun);
                 course
             }
+            // All is written, and the agent's job perhaps not looked after: the one before was ended in between.
+            Resume::Nothing if matches!(record.phase, Phase::Undone | Phase::UndoFailed) => {
+                let (new, old) = (record.new.clone(), record.old.system().cloned());
+                let last = old.map(|to| At::EnsureLast { from: Some(new), to });
+                Self::at(record, boot, now, last.unwrap_or(At::End))
+            }
             Resume::Stay | Resume::Nothing => Self::at(record, boot, now, At::End),
         }
     }

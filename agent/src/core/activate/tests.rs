@@ -335,6 +335,18 @@ fn i3_an_undo_of_a_booted_system_that_was_cut_short_is_a_switch_to_its_end() {
     assert!(world.did.contains(&"switch old".to_owned()), "{:?}", world.did);
 }
 
+/// A Mac's agent that NEW took out would otherwise stay out until the next boot.
+#[test]
+fn i9_the_agents_job_is_looked_after_though_the_activator_was_killed_behind_its_last_record() {
+    for phase in [Phase::Undone, Phase::UndoFailed] {
+        let mut world = World::new();
+        let found = Activation { phase, ..record(Action::Switch) };
+        let course = world.seen(|sight| Course::resume(found, "boot", sight));
+        world.follow(course, |_, _| false);
+        assert_eq!(world.did, ["agent of old"]);
+    }
+}
+
 /// NEW's activation failed, the disk took no word of the undo, and the machine rebooted into NEW when the profile was back.
 #[test]
 fn i3_an_undo_that_a_full_disk_did_not_take_is_finished_after_a_reboot() {
