@@ -131,7 +131,8 @@ pub fn read(path: &Path, limit: u64) -> io::Result<Option<Vec<u8>>> {
     Ok(Some(contents))
 }
 
-fn sync_folder(folder: &Path) -> io::Result<()> {
+/// Saves what was made, renamed or removed in a folder.
+pub fn sync_folder(folder: &Path) -> io::Result<()> {
     File::open(folder)?.sync_all()
 }
 

@@ -218,9 +218,7 @@ impl Outbox {
 
     fn rename(&self, from: u64, kind: &str, to: u64, new_kind: &str) -> Result<(), OutboxError> {
         let (old, new) = (self.path(from, kind), self.path(to, new_kind));
-        fs::rename(&old, &new)
-            .and_then(|()| fs::File::open(&self.folder)?.sync_all())
-            .map_err(|source| OutboxError::Disk { path: old, source })
+        durable::replace(&old, &new).map_err(|source| OutboxError::Disk { path: old, source })
     }
 
     fn continue_after(&mut self, through: u64) -> Result<(), OutboxError> {

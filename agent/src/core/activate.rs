@@ -115,12 +115,6 @@ pub struct Course {
 }
 
 /// The next step.
-/// Whether the profile that was set for NEW is OLD's again, though the record knows of no undo: a full disk did not take it.
-fn went_back(record: &Activation, sight: &Sight<'_>) -> bool {
-    let was_set = sets_profile(record.action) && !matches!(record.phase, Phase::Recorded | Phase::ProfileSet);
-    was_set && sight.profile != Some(&record.new) && sight.profile == record.old.profile.as_ref()
-}
-
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 enum At {
     Write(After),
@@ -169,15 +163,8 @@ impl Course {
     /// Takes up the record of an activator that is gone.
     pub fn resume(mut record: Activation, boot: &str, sight: &Sight<'_>) -> Self {
         let (now, same_boot) = (sight.now, record.boot == boot);
-        let decided = match resume(&record, sight.running == Some(&record.new), boot, sight.verdict) {
-            Resume::Wait if went_back(&record, sight) => Resume::Undo {
-                reason: Reason::Interrupted,
-                detail: "the profile is back already: an undo was interrupted that could not be written down"
-                    .to_owned(),
-            },
-            decided => decided,
-        };
-        match decided {
+        let new_runs = sight.running == Some(&record.new);
+        match resume(&record, new_runs, sight.profile, boot, sight.verdict) {
             Resume::Begin => Self::begin(record, boot, now),
             Resume::Wait => {
                 record.starts += 1;
@@ -428,7 +415,7 @@ impl Course {
 }
 
 /// test and dry-activate leave the profile as it is.
-fn sets_profile(action: Action) -> bool {
+pub(super) fn sets_profile(action: Action) -> bool {
     matches!(action, Action::Switch | Action::Boot)
 }
 

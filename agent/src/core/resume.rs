@@ -10,14 +10,17 @@
 //! | unknown (of a later version) | undo | NEW runs: wait; otherwise undo |
 //! | confirmed, undone, undo-failed, finished, untouched | nothing | nothing |
 //!
-//! A verdict to undo comes before all of this, and one to confirm counts where the table says wait. The deadline goes on
-//! in the same boot and begins anew after a reboot; so one that was taken up [`MAX_STARTS`] times is undone. A trial run
-//! that was interrupted is run again.
+//! A verdict to undo comes before all of this, and one to confirm counts where the table says wait. Nobody waits where the
+//! profile is OLD's again: an undo was begun that a full disk did not record, and is finished. The deadline goes on in the
+//! same boot and begins anew after a reboot; so one that was taken up [`MAX_STARTS`] times is undone. A trial run that was
+//! interrupted is run again. Behind undone and undo-failed the agent's job is looked after once more.
 
+use muster_protocol::ids::StorePath;
 use muster_protocol::machine::Class;
 use muster_protocol::report::Reason;
 use muster_protocol::target::Action;
 
+use super::activate::sets_profile;
 use super::records::{Activation, ActivationPhase as Phase, GivenVerdict};
 
 /// How often an activator takes up the same record before it gives the new system up.
@@ -39,8 +42,15 @@ pub enum Resume {
     Nothing,
 }
 
-/// Decides as the table above. `new_runs` and `boot` are observed now; `given` is the agent's verdict on this record.
-pub fn resume(found: &Activation, new_runs: bool, boot: &str, given: Option<&GivenVerdict>) -> Resume {
+/// Decides as the table above. `new_runs`, `profile` and `boot` are observed now; `given` is the agent's verdict on this
+/// record.
+pub fn resume(
+    found: &Activation,
+    new_runs: bool,
+    profile: Option<&StorePath>,
+    boot: &str,
+    given: Option<&GivenVerdict>,
+) -> Resume {
     let rebooted = found.boot != boot;
     let undo = |reason, detail: &str| Resume::Undo { reason, detail: detail.to_owned() };
     if found.phase.is_final() {
@@ -61,6 +71,12 @@ pub fn resume(found: &Activation, new_runs: bool, boot: &str, given: Option<&Giv
     if found.starts >= MAX_STARTS {
         return undo(Reason::Interrupted, "the activation was interrupted again and again");
     }
+    if went_back(found, profile) {
+        return undo(
+            Reason::Interrupted,
+            "the profile is back already: an undo was interrupted that could not be written down",
+        );
+    }
     match found.phase {
         _ if rebooted && new_runs => Resume::Wait,
         Phase::Recorded | Phase::ProfileSet => Resume::Begin,
@@ -80,6 +96,12 @@ pub fn resume(found: &Activation, new_runs: bool, boot: &str, given: Option<&Giv
         | Phase::Finished
         | Phase::Untouched => Resume::Nothing,
     }
+}
+
+/// Whether the profile that was set for NEW is OLD's again, though the record knows of no undo.
+fn went_back(found: &Activation, profile: Option<&StorePath>) -> bool {
+    let was_set = sets_profile(found.action) && !matches!(found.phase, Phase::Recorded | Phase::ProfileSet);
+    was_set && profile.is_some() && profile != Some(&found.new) && profile == found.old.profile.as_ref()
 }
 
 #[cfg(test)]
@@ -142,7 +164,7 @@ mod tests {
     fn row(phase: Phase, class: Class, given: Option<&GivenVerdict>, starts: u32) -> String {
         [("first", false), ("first", true), ("second", false), ("second", true)]
             .map(|(boot, new_runs)| {
-                letter(&resume(&Activation { starts, ..found(phase, class) }, new_runs, boot, given))
+                letter(&resume(&Activation { starts, ..found(phase, class) }, new_runs, None, boot, given))
             })
             .iter()
             .collect()
@@ -174,6 +196,6 @@ mod tests {
         (record.reason, record.detail) = (Some(Reason::Deadline), "too late".into());
         let confirm = GivenVerdict::Confirm { degraded: vec![] };
         let expected = Resume::Undo { reason: Reason::Deadline, detail: "too late".into() };
-        assert_eq!(resume(&record, true, "first", Some(&confirm)), expected);
+        assert_eq!(resume(&record, true, None, "first", Some(&confirm)), expected);
     }
 }

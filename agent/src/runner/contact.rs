@@ -111,15 +111,12 @@ pub async fn run(shared: &Shared, client: &Client, trust: Trust) {
 impl Contact<'_> {
     /// Says what there is to say, follows what was hinted at, and listens for one poll.
     async fn round(&mut self) -> Result<(), ContactError> {
-        if self.heard {
-            // What a poll has brought comes first, and what there is to say with what follows from it.
-            if self.has_to_say() {
-                self.shared.say.notify_one();
-            }
-        } else {
+        if !std::mem::take(&mut self.heard) {
             self.say().await?;
+        } else if self.has_to_say() {
+            // What a poll has brought comes first, and what there is to say with what follows from it.
+            self.shared.say.notify_one();
         }
-        self.heard = false;
         if self.must_refresh() {
             self.refresh().await?;
         }
@@ -237,9 +234,8 @@ impl Contact<'_> {
     }
 
     fn must_refresh(&self) -> bool {
-        let new = self.is_news();
         let old = self.refreshed.is_none_or(|at| self.now().saturating_sub(at) >= REFRESH_INTERVAL);
-        new || old || self.shared.check_now.get()
+        self.is_news() || old || self.shared.check_now.get()
     }
 
     async fn refresh(&mut self) -> Result<(), ContactError> {

@@ -5,7 +5,7 @@
 //! `/etc/systemd/system` and leaves this one alone. Between switches the unit and its link lie in the state folder, where
 //! that is on the same file system: nothing has to be made on the disk for the next switch.
 
-use std::fs::{self, File};
+use std::fs;
 use std::io;
 use std::os::unix::fs::symlink;
 use std::path::{Path, PathBuf};
@@ -32,16 +32,15 @@ pub fn at_boot(layout: &Layout, parked: &Path, activator: &[String]) -> io::Resu
     );
     if !says(&unit, &text) {
         fs::create_dir_all(layout.system(FOLDER).join(WANTS))?;
-        if says(&parked.join(UNIT), &text) && fs::rename(parked.join(UNIT), &unit).is_ok() {
-            sync(&layout.system(FOLDER))?;
-        } else {
+        let parked = parked.join(UNIT);
+        if !says(&parked, &text) || durable::replace(&parked, &unit).is_err() {
             durable::write(&unit, text.as_bytes(), 0o644)?;
         }
     }
     if !link.is_symlink() && fs::rename(parked.join(LINK), &link).is_err() {
         symlink(format!("../{UNIT}"), &link)?;
     }
-    sync(&layout.system(FOLDER).join(WANTS))
+    durable::sync_folder(&layout.system(FOLDER).join(WANTS))
 }
 
 /// The switch is over. Without its link the unit starts no more; so that one goes first.
@@ -56,16 +55,12 @@ fn park(file: &Path, parked: &Path) -> io::Result<()> {
     match fs::rename(file, parked) {
         // It is gone already, or the state folder is on another file system.
         Err(_) => durable::remove(file),
-        Ok(()) => file.parent().map_or(Ok(()), sync),
+        Ok(()) => file.parent().map_or(Ok(()), durable::sync_folder),
     }
 }
 
 fn says(unit: &Path, text: &str) -> bool {
     durable::read(unit, 64 * 1024).ok().flatten().as_deref() == Some(text.as_bytes())
-}
-
-fn sync(folder: &Path) -> io::Result<()> {
-    File::open(folder)?.sync_all()
 }
 
 fn places(layout: &Layout) -> (PathBuf, PathBuf) {
