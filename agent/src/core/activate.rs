@@ -13,7 +13,7 @@ use muster_protocol::report::Reason;
 use muster_protocol::target::Action;
 
 use super::backoff::look;
-use super::records::{Activation, ActivationPhase as Phase, GivenVerdict};
+use super::records::{Activation, ActivationPhase as Phase, GivenVerdict, sets_profile};
 use super::resume::{Resume, resume};
 use undo::{Begun, Undo};
 
@@ -412,11 +412,6 @@ impl Course {
     fn left(&self, now: Duration) -> Duration {
         self.deadline().saturating_sub(self.used(now))
     }
-}
-
-/// test and dry-activate leave the profile as it is.
-pub(super) fn sets_profile(action: Action) -> bool {
-    matches!(action, Action::Switch | Action::Boot)
 }
 
 fn failure(ran: &Ran) -> String {

@@ -20,8 +20,7 @@ use muster_protocol::machine::Class;
 use muster_protocol::report::Reason;
 use muster_protocol::target::Action;
 
-use super::activate::sets_profile;
-use super::records::{Activation, ActivationPhase as Phase, GivenVerdict};
+use super::records::{Activation, ActivationPhase as Phase, GivenVerdict, sets_profile};
 
 /// How often an activator takes up the same record before it gives the new system up.
 pub const MAX_STARTS: u32 = 5;

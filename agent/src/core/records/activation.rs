@@ -96,6 +96,11 @@ impl ActivationPhase {
     }
 }
 
+/// test and dry-activate leave the profile as it is.
+pub fn sets_profile(action: Action) -> bool {
+    matches!(action, Action::Switch | Action::Boot)
+}
+
 impl Activation {
     /// The record of an activation that has not begun.
     pub fn new(transaction: &Transaction, boot: &str) -> Self {
