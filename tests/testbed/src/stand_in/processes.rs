@@ -91,13 +91,25 @@ fn stat(pid: i32) -> Option<Stat> {
 
 #[cfg(all(test, target_os = "linux"))]
 mod tests {
+    use std::time::Duration;
+
+    use muster_protocol::clock::{Clock as _, SystemClock};
+
     use super::*;
+
+    const LIMIT: Duration = Duration::from_secs(10);
 
     #[test]
     fn a_child_is_found_by_its_invocation_until_it_has_ended() {
         let mut child =
             std::process::Command::new("sleep").arg("1000").env(INVOCATION, "0123abc").spawn().unwrap();
         let pid = i32::try_from(child.id()).unwrap();
+        // `spawn` returns as soon as the child has another memory, a moment before the kernel has said where its environment
+        // lies in it.
+        let clock = SystemClock::new();
+        while !environment_has(pid, &format!("{INVOCATION}=0123abc")) && clock.awake() < LIMIT {
+            std::thread::yield_now();
+        }
         assert!(members(-1, Some("0123abc")).contains(&pid));
         assert!(members(-1, Some("0123ab")).is_empty());
         signal(pid, Signal::KILL);

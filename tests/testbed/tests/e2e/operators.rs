@@ -5,6 +5,7 @@ use std::path::PathBuf;
 use std::process::Output;
 
 use muster_protocol::audit::{Entry, origin, verify};
+use muster_protocol::clock::{Clock as _, SystemClock};
 use muster_protocol::draft::DraftView;
 use muster_protocol::ids::Sha256;
 use muster_protocol::operator::Condition;
@@ -234,6 +235,10 @@ fn a_generation_near_the_end_of_its_signature_is_renewed_and_changed_machines_ar
         status.contains("the signature ends in") && status.contains("muster update --refresh"),
         "{status}"
     );
+    // Five days and no second less are five days yet.
+    let clock = SystemClock::new();
+    let settled = clock.unix_seconds();
+    fleet.until("cinnabar", "another second", |_| clock.unix_seconds() > settled).unwrap();
     let unchanged = fleet.update(&[]).unwrap();
     assert!(
         unchanged.contains("unchanged; its signature ends in 4 days: renew it with --refresh"),
