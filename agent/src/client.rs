@@ -217,6 +217,12 @@ impl Client {
             .map_err(|source| ClientError::Netrc { path: self.netrc.path().to_owned(), source })
     }
 
+    /// Nix did not get what it asked the cache for. It does not say whether the bearer was the reason, so the next one that
+    /// comes is given to it, however fresh the last one is.
+    pub fn cache_refused(&self) {
+        self.netrc.distrust();
+    }
+
     /// What Nix needs to read the controller's cache.
     pub fn cache(&self) -> CacheAccess {
         CacheAccess {

@@ -113,7 +113,7 @@ impl Nix {
         if finished.status.success() {
             return Ok(());
         }
-        let message = message(&finished.stderr, finished.status);
+        let message = error::of_fetch(message(&finished.stderr, finished.status));
         Err(NixError::Fetch { derivation: derivation.clone(), message })
     }
 

@@ -88,6 +88,18 @@ fn is_altered(message: &str) -> bool {
     WORDS.iter().any(|words| message.contains(words)) && !message.contains("unable to download")
 }
 
+/// What Nix says of a path, and of a cache's description of itself, that are not there. It says the same where the cache
+/// answers 401 or 403 (`http-binary-cache-store.cc`), which leads nobody to the cause.
+const ABSENT: [&str; 2] = ["is not a valid store path", "does not appear to be a binary cache"];
+
+/// Why a derivation did not come, in words that name both causes where Nix's do not tell them apart.
+pub fn of_fetch(message: String) -> String {
+    if ABSENT.iter().any(|words| message.contains(words)) {
+        return format!("the cache does not have it, or does not let this machine read ({message})");
+    }
+    message
+}
+
 /// Nix's error in one line: from the first `error:` on, without colours and without advice about flags.
 pub fn message(output: &str, status: ExitStatus) -> String {
     let plain = without_colours(output);
@@ -140,6 +152,13 @@ mod tests {
         assert_eq!(text, "builder for '/nix/store/x.drv' failed with exit code 1; last 1 log lines: > no");
         assert!(message(&format!("error: {}", "é".repeat(5000)), ExitStatus::from_raw(256)).len() < 700);
         assert!(message("", ExitStatus::from_raw(256)).contains("said nothing"));
+    }
+
+    #[test]
+    fn what_a_cache_keeps_back_is_told_with_both_causes() {
+        let text = of_fetch("path '/nix/store/x.drv' is not a valid store path".into());
+        assert!(text.starts_with("the cache does not have it, or does not let this machine read"), "{text}");
+        assert_eq!(of_fetch("unable to download".into()), "unable to download");
     }
 
     #[test]

@@ -152,6 +152,11 @@ impl Work<'_> {
             self.shared.ledger.borrow_mut().tell(generation, event, self.shared.clock.unix_ms())?;
             self.shared.changed();
         }
+        if matches!(error, NixError::Fetch { .. } | NixError::Build { .. }) {
+            // A check-in brings a bearer before the next try.
+            self.client.cache_refused();
+            self.shared.changed_now();
+        }
         Err(error.into())
     }
 

@@ -187,6 +187,7 @@ async fn the_cache_is_read_with_the_bearer_and_with_no_other() {
     let error = bed.nix().fetch(&target.derivation, &bed.access, &mut Plain).await.unwrap_err();
     assert!(matches!(&error, NixError::Fetch { .. }) && error.attack().is_none(), "{error}");
     assert!(!error.is_permanent(), "a new bearer may help");
+    assert!(error.to_string().contains("or does not let this machine read"), "{error}");
 }
 
 #[tokio::test]

@@ -9,7 +9,7 @@ use muster_protocol::random;
 use super::audit::{Act, log};
 use super::{Deed, Store, StoreError, Tx, public_key, signed};
 
-/// How many bearers a machine may hold; the oldest end first.
+/// How many bearers a machine may hold; those of its oldest check-ins end first.
 const MOST_BEARERS: i64 = 16;
 
 /// Whose bearer it is.
@@ -74,25 +74,28 @@ impl Store {
     }
 }
 
-/// Gives a machine a bearer, in the transaction of its check-in.
+/// Gives a machine the bearer of its check-in with this number, in that check-in's transaction.
 pub(super) async fn grant(
     tx: &mut Tx,
-    machine: &MachineName,
+    checkin: (&MachineName, u64),
     bearer: &str,
     now_s: i64,
 ) -> Result<(), StoreError> {
+    let (machine, seq) = checkin;
+    // By number, not by time: many check-ins may fall in one second, and a clock may be set back.
     sqlx::query(
         "DELETE FROM bearers WHERE machine = $1 AND (expires <= $2 OR hash NOT IN
-             (SELECT hash FROM bearers WHERE machine = $1 ORDER BY expires DESC, hash LIMIT $3))",
+             (SELECT hash FROM bearers WHERE machine = $1 ORDER BY seq DESC LIMIT $3))",
     )
     .bind(machine.as_str())
     .bind(now_s)
     .bind(MOST_BEARERS - 1)
     .execute(&mut **tx)
     .await?;
-    sqlx::query("INSERT INTO bearers (hash, machine, expires) VALUES ($1, $2, $3)")
+    sqlx::query("INSERT INTO bearers (hash, machine, seq, expires) VALUES ($1, $2, $3, $4)")
         .bind(hash(bearer).as_bytes().as_slice())
         .bind(machine.as_str())
+        .bind(signed(seq))
         .bind(now_s.saturating_add(signed(BEARER_SECONDS)))
         .execute(&mut **tx)
         .await?;

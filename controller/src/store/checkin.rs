@@ -110,7 +110,7 @@ impl Store {
             attacks::end(&mut tx, &checkin.machine, now).await?;
         }
         reply.bearer = bearer(&salt, seen.signature);
-        access::grant(&mut tx, &checkin.machine, &reply.bearer, now.div_euclid(1000)).await?;
+        access::grant(&mut tx, (&checkin.machine, checkin.seq), &reply.bearer, now.div_euclid(1000)).await?;
         let cursor = changed(&mut tx, &checkin.machine).await?;
         tx.commit().await?;
         Ok(Answer { reply, cursor: Some(cursor) })
