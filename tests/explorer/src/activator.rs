@@ -152,7 +152,12 @@ fn further(world: &World, scene: &Scene, now: Duration) -> Option<World> {
         Act::Run { system, action, .. } => {
             activator.script = Some(Script { system: number(&system), action, stage: 0 });
         }
-        Act::EnsureAgent { .. } => {
+        Act::EnsureAgent { from, to } => {
+            let breaks = |system| scene.behaviour(system) == Behaviour::BreaksAgent;
+            let other = from.is_some_and(|from| breaks(number(&from)) != breaks(number(&to)));
+            if scene.class == Class::Nixos && other && !scene.breaks(Break::KeepOldAgent) {
+                next.agent = None;
+            }
             next.loaded |= !scene.breaks(Break::LeaveAgentOut);
             done(&mut next, Done::Well);
         }
@@ -299,7 +304,8 @@ fn stage(world: &mut World, scene: &Scene, script: Script) -> Stage {
             world.loaded |= behaviour != Behaviour::LosesAgent;
         }
     }
-    if scene.behaviour(world.daemons) == Behaviour::BreaksAgent {
+    // NixOS leaves the running agent alone (`restartIfChanged`), a Mac loads the new one in its place.
+    if scene.class == Class::Darwin && scene.behaviour(world.daemons) == Behaviour::BreaksAgent {
         world.agent = None;
     }
     if script.stage >= LAST { Stage::Ended(Outcome::Done) } else { Stage::On }

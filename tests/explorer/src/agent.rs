@@ -315,10 +315,10 @@ fn note_begin(world: &mut World, transaction: &Transaction) {
     }
 }
 
-/// I4, where a verdict is given: a system that cuts the network, or that is ill, is not confirmed.
+/// I4, where a verdict is given: a system that cuts the network, that breaks the agent, or that is ill, is not confirmed.
 fn judge(world: &mut World, scene: &Scene) {
     let behaviour = scene.behaviour(world.running);
-    if matches!(behaviour, Behaviour::Ill | Behaviour::CutsNetwork) {
+    if matches!(behaviour, Behaviour::Ill | Behaviour::CutsNetwork | Behaviour::BreaksAgent) {
         world.violate(format!("I4: a system that is {behaviour:?} is confirmed"));
     }
 }

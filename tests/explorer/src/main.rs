@@ -124,7 +124,7 @@ fn caught(guard: Break, arguments: &Arguments) -> Option<(Scene, Counterexample)
         Break::TrustHalfActivation => (Class::Nixos, vec![switch(B::Good)]),
         Break::ConfirmUnreached => (Class::Darwin, vec![switch(B::CutsNetwork)]),
         Break::UndoToProfile => (Class::Nixos, vec![switch(B::ActivationFails)]),
-        Break::NoDeadline => (Class::Nixos, vec![switch(B::BreaksAgent)]),
+        Break::NoDeadline | Break::KeepOldAgent => (Class::Nixos, vec![switch(B::BreaksAgent)]),
         Break::LeaveAgentOut => (Class::Darwin, vec![switch(B::LosesAgent)]),
         Break::NoRestart | Break::NoStartAtBoot => (Class::Darwin, vec![switch(B::BreaksAgent)]),
         Break::TellTwice | Break::TellUnwritten | Break::ForgetReports => {

@@ -64,6 +64,8 @@ pub enum Break {
     NoDeadline,
     /// Leave an agent alone that was not loaded again.
     LeaveAgentOut,
+    /// Leave OLD's agent running on a system that brings another one (NixOS).
+    KeepOldAgent,
     /// Start no activator again that was killed.
     NoRestart,
     /// Start no activator at boot.
