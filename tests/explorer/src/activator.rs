@@ -153,6 +153,7 @@ fn further(world: &World, scene: &Scene, now: Duration) -> Option<World> {
             activator.script = Some(Script { system: number(&system), action, stage: 0 });
         }
         Act::EnsureAgent { from, to } => {
+            // Of all systems only one that breaks the agent brings another unit of it, so only there it is restarted.
             let breaks = |system| scene.behaviour(system) == Behaviour::BreaksAgent;
             let other = from.is_some_and(|from| breaks(number(&from)) != breaks(number(&to)));
             if scene.class == Class::Nixos && other && !scene.breaks(Break::KeepOldAgent) {

@@ -1,7 +1,5 @@
 //! Killed at the worst moments, a machine ends well by itself, and what it tells arrives once.
 
-use std::fs;
-
 use muster_protocol::operator::Condition;
 use muster_protocol::report::{EventKind, Reason};
 use muster_testbed::fleet::{Fleet, both};
@@ -222,23 +220,4 @@ fn a_system_that_was_undone_for_want_of_a_controller_is_tried_again_when_it_answ
         );
         assert_events_in_order(&fleet, name);
     }
-}
-
-#[test]
-fn a_bearer_that_the_cache_knows_no_longer_is_replaced_before_the_next_try() {
-    let fleet = Fleet::start(&both()[..1]).unwrap();
-    fleet.update(&[]).unwrap();
-    fleet.settled("cinnabar", 1, Condition::UpToDate).unwrap();
-    // As a controller forgets those that it gave after its backup; the agent takes this one for fresh.
-    let netrc = fleet.machine("cinnabar").root.at("/var/lib/muster/netrc");
-    let ended = "machine 127.0.0.1 login muster password ended\n";
-    fs::write(&netrc, ended).unwrap();
-    fleet.fixture.say("greeting", "two").unwrap();
-    fleet.update(&[]).unwrap();
-    fleet.settled("cinnabar", 2, Condition::UpToDate).unwrap();
-    assert_ne!(fs::read_to_string(&netrc).unwrap(), ended);
-    let log = fs::read_to_string(fleet.machine("cinnabar").agent_log()).unwrap();
-    let tries = log.matches("does not let this machine read").count();
-    assert!((1..=2).contains(&tries), "{log}");
-    assert_runs_published(&fleet, "cinnabar");
 }

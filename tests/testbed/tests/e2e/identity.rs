@@ -1,14 +1,16 @@
-//! A machine's key and its counted check-ins, across whatever ends an agent or swallows an answer.
+//! A machine's key, its counted check-ins and its bearers, across whatever ends an agent or swallows an answer.
 
+use std::fs;
 use std::sync::{Arc, Mutex};
 
 use muster_protocol::api;
 use muster_protocol::checkin::CheckIn;
 use muster_protocol::operator::{Condition, MachineView};
-use muster_testbed::fleet::said;
+use muster_testbed::fleet::{Fleet, both, said};
 use muster_testbed::stolen::{Stolen, VICTIM};
 use muster_testbed::thief::Answer;
 
+use crate::common::assert_runs_published;
 use crate::operators::log;
 
 /// Kills a machine's agent, and waits until its service manager has started another one.
@@ -138,4 +140,23 @@ fn a_machine_takes_a_new_key_whenever_its_agent_is_killed_meanwhile() {
     assert!(!view.clone_alarm && view.attack.is_none());
     let rotated = log(fleet).into_iter().filter(|entry| entry.action == "key-rotated").count();
     assert_eq!(rotated, 4);
+}
+
+#[test]
+fn a_bearer_that_the_cache_knows_no_longer_is_replaced_before_the_next_try() {
+    let fleet = Fleet::start(&both()[..1]).unwrap();
+    fleet.update(&[]).unwrap();
+    fleet.settled("cinnabar", 1, Condition::UpToDate).unwrap();
+    // As a controller forgets those that it gave after its backup; the agent takes this one for fresh.
+    let netrc = fleet.machine("cinnabar").root.at("/var/lib/muster/netrc");
+    let ended = "machine 127.0.0.1 login muster password ended\n";
+    fs::write(&netrc, ended).unwrap();
+    fleet.fixture.say("greeting", "two").unwrap();
+    fleet.update(&[]).unwrap();
+    fleet.settled("cinnabar", 2, Condition::UpToDate).unwrap();
+    assert_ne!(fs::read_to_string(&netrc).unwrap(), ended);
+    let log = fs::read_to_string(fleet.machine("cinnabar").agent_log()).unwrap();
+    let tries = log.matches("does not let this machine read").count();
+    assert!((1..=2).contains(&tries), "{log}");
+    assert_runs_published(&fleet, "cinnabar");
 }
