@@ -29,17 +29,7 @@
         pkgs.rustPlatform.buildRustPackage {
           pname = name;
           version = (lib.importTOML ./Cargo.toml).workspace.package.version;
-          src = lib.fileset.toSource {
-            root = ./.;
-            fileset = lib.fileset.unions [
-              ./Cargo.toml
-              ./Cargo.lock
-              ./protocol
-              ./agent
-              ./controller
-              ./tests/testbed
-            ];
-          };
+          src = import ./nix/source.nix ./.;
           cargoLock.lockFile = ./Cargo.lock;
           buildType = "dist";
           cargoBuildFlags = [
