@@ -9,6 +9,7 @@ pub mod checkin;
 pub mod clock;
 pub mod draft;
 pub mod enrol;
+pub mod evaluation;
 pub mod ids;
 pub mod keys;
 pub mod machine;

@@ -2,6 +2,7 @@
 
 use serde::{Deserialize, Serialize};
 
+use crate::evaluation::Evaluation;
 use crate::ids::{Generation, IdError, MachineName, StorePath};
 use crate::machine::{Class, MachineError, System, can_take};
 use crate::policy::{Policy, PolicyError};
@@ -43,6 +44,9 @@ pub struct Target {
     /// The operator's words on why, for the history.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub message: Option<String>,
+    /// What the operator told Nix beside the flake, for who signs next and for the history; no machine acts on it.
+    #[serde(default, skip_serializing_if = "Evaluation::is_plain")]
+    pub evaluation: Evaluation,
 }
 
 fn default_deadline() -> u32 {
@@ -247,6 +251,7 @@ mod tests {
             trusted_nix_keys: vec![],
             policy: Policy::default(),
             message: None,
+            evaluation: Evaluation::default(),
         }
     }
 

@@ -105,6 +105,7 @@ impl Bed {
             trusted_nix_keys: vec![],
             policy: muster_protocol::policy::Policy::default(),
             message: None,
+            evaluation: Default::default(),
         }
     }
 

@@ -231,6 +231,7 @@ impl Machine {
             trusted_nix_keys: vec![],
             policy: muster_protocol::policy::Policy::default(),
             message: None,
+            evaluation: Default::default(),
         };
         let mut transaction = Transaction::signed("t".into(), target, 1);
         transaction.state = State::Activating;

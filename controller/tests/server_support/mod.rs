@@ -281,6 +281,7 @@ pub fn target(machine: &str, class: Class, number: u64) -> Target {
         trusted_nix_keys: vec![],
         policy: muster_protocol::policy::Policy::default(),
         message: None,
+        evaluation: Default::default(),
     }
 }
 

@@ -93,6 +93,7 @@ pub fn target(machine: &str, generation: u64) -> Target {
         trusted_nix_keys: vec![],
         policy: muster_protocol::policy::Policy::default(),
         message: Some(format!("generation {generation} of {machine}")),
+        evaluation: Default::default(),
     }
 }
 

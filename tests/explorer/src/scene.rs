@@ -153,6 +153,7 @@ impl Scene {
             trusted_nix_keys: Vec::new(),
             policy: muster_protocol::policy::Policy::default(),
             message: None,
+            evaluation: Default::default(),
         })
     }
 }

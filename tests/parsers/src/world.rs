@@ -89,6 +89,7 @@ pub fn target(machine: &str, generation: u64) -> Target {
         trusted_nix_keys: vec![],
         policy: Policy::default(),
         message: None,
+        evaluation: Default::default(),
     }
 }
 

@@ -32,6 +32,7 @@ pub(crate) fn target(number: u64, class: Class) -> Target {
         trusted_nix_keys: vec![],
         policy: Policy::default(),
         message: None,
+        evaluation: Default::default(),
     }
 }
 

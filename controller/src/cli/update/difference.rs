@@ -58,8 +58,13 @@ pub fn terms(old: Option<&Target>, new: &Target) -> Difference {
     if old.derivation != new.derivation || old.output != new.output {
         return Difference::System(None);
     }
-    // The generation's number and the message are no change of the machine.
-    let same = Target { generation: old.generation, message: old.message.clone(), ..new.clone() } == *old;
+    // The generation's number, the message and the way to this system are no change of the machine.
+    let same = Target {
+        generation: old.generation,
+        message: old.message.clone(),
+        evaluation: old.evaluation.clone(),
+        ..new.clone()
+    } == *old;
     if same { Difference::Same } else { Difference::Terms }
 }
 
@@ -99,6 +104,7 @@ mod tests {
             trusted_nix_keys: vec![],
             policy: muster_protocol::policy::Policy::default(),
             message: None,
+            evaluation: Default::default(),
         }
     }
 

@@ -246,6 +246,7 @@ impl Update {
             trusted_nix_keys: terms.trusted_nix_keys,
             policy: Policy { urgent: self.urgent || terms.policy.urgent, ..terms.policy },
             message: self.message.clone(),
+            evaluation: Default::default(),
         };
         target
             .check()

@@ -1,0 +1,74 @@
+//! What an operator told Nix beside the flake itself. It is signed with the system that came of it, so that whoever signs
+//! after them, and the history, know that the flake alone does not say it.
+
+use std::collections::BTreeMap;
+
+use serde::{Deserialize, Serialize};
+
+/// Everything that changes what a flake evaluates to. Empty: the flake and its lock said it all.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Hash, Serialize, Deserialize)]
+pub struct Evaluation {
+    /// `--impure`: the operator's computer had a say, with its files and its environment.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub impure: bool,
+    /// `--override-input`, in the order in which they were given.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub overrides: Vec<Override>,
+    /// `--option`, by name.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub options: BTreeMap<String, String>,
+}
+
+/// One input that came from elsewhere than the lock says.
+#[derive(Debug, Clone, PartialEq, Eq, Hash, Serialize, Deserialize)]
+pub struct Override {
+    /// Its path, `nixpkgs` or `home-manager/nixpkgs`.
+    pub input: String,
+    /// What the operator wrote.
+    pub reference: String,
+    /// The hash of the tree that it was at that moment.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub hash: Option<String>,
+}
+
+impl Evaluation {
+    pub fn is_plain(&self) -> bool {
+        *self == Self::default()
+    }
+
+    /// As it would be written on the command line, one option each, with what an override was.
+    pub fn words(&self) -> Vec<String> {
+        let impure = self.impure.then(|| "--impure".to_owned());
+        let overrides = self.overrides.iter().map(|one| {
+            let hash = one.hash.as_ref().map(|hash| format!(" ({hash})")).unwrap_or_default();
+            format!("--override-input {} {}{hash}", one.input, one.reference)
+        });
+        let options = self.options.iter().map(|(name, value)| format!("--option {name} {value}"));
+        impure.into_iter().chain(overrides).chain(options).collect()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_was_told_to_nix_is_signed_in_words_and_nothing_is_written_where_nothing_was_told() {
+        assert_eq!(serde_json::to_string(&Evaluation::default()).unwrap(), "{}");
+        let all = Evaluation {
+            impure: true,
+            overrides: vec![Override {
+                input: "nixpkgs".into(),
+                reference: "../nixpkgs".into(),
+                hash: Some("sha256-x".into()),
+            }],
+            options: BTreeMap::from([("max-call-depth".into(), "5".into())]),
+        };
+        let text = serde_json::to_string(&all).unwrap();
+        assert_eq!(serde_json::from_str::<Evaluation>(&text).unwrap(), all);
+        assert_eq!(
+            all.words(),
+            ["--impure", "--override-input nixpkgs ../nixpkgs (sha256-x)", "--option max-call-depth 5"]
+        );
+    }
+}
