@@ -72,6 +72,8 @@ enum Verb {
     Resume,
     /// Go back to the system that ran before this one
     Rollback,
+    /// Try the newest generation again though it failed, and no longer hold its derivation back
+    Retry,
     /// Print what fetching, building and activating a generation said
     Logs {
         /// [default: the newest that has a log]
@@ -144,6 +146,7 @@ async fn dispatch(cli: &Cli, config: &Config) -> Result<ExitCode> {
         }
         Verb::Resume => println!("{}", running(config, local::resume(config).await)?),
         Verb::Rollback => println!("{}", running(config, local::rollback(config).await)?),
+        Verb::Retry => println!("{}", running(config, local::retry(config).await)?),
         Verb::Logs { generation } => show_log(config, *generation)?,
         Verb::Uninstall { yes } => {
             require_root(config)?;

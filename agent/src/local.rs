@@ -1,4 +1,4 @@
-//! The local socket: `status`, `check-now`, `pause`, `resume` and `rollback` for whoever is root on this machine, one
+//! The local socket: `status`, `check-now`, `pause`, `resume`, `retry` and `rollback` for whoever is root on this machine, one
 //! request a connection. Where the configuration names a group, a second socket is for its members.
 
 mod group;
@@ -52,6 +52,11 @@ pub enum Command {
         to: Answer,
     },
     Resume {
+        by: Option<u32>,
+        to: Answer,
+    },
+    /// Try the newest generation again though it failed. `by` is the user ID of whoever asks.
+    Retry {
         by: Option<u32>,
         to: Answer,
     },
@@ -115,6 +120,7 @@ enum Request {
         until: Option<UnixMillis>,
     },
     Resume,
+    Retry,
     RotateKey,
 }
 
@@ -281,11 +287,16 @@ async fn answer(request: Request, by: Option<u32>, commands: &mpsc::Sender<Comma
                 commands.send(Command::CheckNow).await.ok()?;
                 Some(Reply::Done("the agent asks the controller now".into()))
             }
-            Request::Rollback | Request::Pause { .. } | Request::Resume | Request::RotateKey => {
+            Request::Rollback
+            | Request::Pause { .. }
+            | Request::Resume
+            | Request::Retry
+            | Request::RotateKey => {
                 let (to, receiver) = oneshot::channel();
                 let command = match request {
                     Request::Pause { until } => Command::Pause { until, by, to },
                     Request::Resume => Command::Resume { by, to },
+                    Request::Retry => Command::Retry { by, to },
                     Request::RotateKey => Command::RotateKey(to),
                     _ => Command::Rollback(to),
                 };
@@ -341,6 +352,11 @@ pub async fn pause(config: &Config, until: Option<UnixMillis>) -> Result<String,
 
 pub async fn resume(config: &Config) -> Result<String, LocalError> {
     done(ask(config, Request::Resume).await?)
+}
+
+/// Makes the running agent try the newest generation again.
+pub async fn retry(config: &Config) -> Result<String, LocalError> {
+    done(ask(config, Request::Retry).await?)
 }
 
 /// Makes the running agent take a new key.

@@ -298,6 +298,7 @@ fn shortened(kind: EventKind) -> EventKind {
         | K::Activating { .. }
         | K::Activated { .. }
         | K::Drift { .. }
+        | K::Retried { .. }
         | K::KeyRotated { .. }
         | K::Unknown => kind,
     }

@@ -28,7 +28,7 @@ use muster_protocol::clock::{Clock as _, SystemClock, UnixMillis};
 use muster_protocol::ids::Generation;
 use muster_protocol::keys::SecretKey;
 use muster_protocol::random;
-use muster_protocol::report::{Attack, EventKind};
+use muster_protocol::report::{Asker, Attack, EventKind};
 use muster_protocol::target::Target;
 use muster_protocol::witness::AgeClaim;
 use tokio::sync::{Notify, mpsc, oneshot};
@@ -388,6 +388,25 @@ impl Shared {
         Ok("updates go on".to_owned())
     }
 
+    /// Tries the newest verified generation again, though it failed; the one place for whoever may ask for that.
+    fn retry(&self, by: Asker) -> Result<String, String> {
+        let wanted = self.wanted.borrow().clone();
+        let Some(wanted) = wanted else {
+            return Err(
+                "this machine has verified no generation yet: there is nothing to try again".to_owned()
+            );
+        };
+        let running = self.platform.layout().running();
+        let now = self.clock.unix_ms();
+        let lifted = self.ledger.borrow_mut().lift(&wanted, by, running.as_ref(), now);
+        lifted.map_err(|error| error.to_string())?;
+        tracing::warn!(?by, "generation {} is tried again, as somebody asked", wanted.generation);
+        self.asked.set(true);
+        self.look_again();
+        let generation = wanted.generation;
+        Ok(format!("generation {generation} is tried again; follow it with 'muster-agent status'"))
+    }
+
     /// Something that the work rests on has changed.
     fn look_again(&self) {
         self.changed_now();
@@ -436,6 +455,7 @@ async fn serve(shared: &Shared, mut commands: mpsc::Receiver<Command>) {
             Command::Rollback(to) => reply(to, shared.ask_rollback()),
             Command::Pause { until, by, to } => reply(to, shared.pause(until, by)),
             Command::Resume { by, to } => reply(to, shared.resume(by)),
+            Command::Retry { by, to } => reply(to, shared.retry(Asker::Local { user: by })),
             Command::RotateKey(to) => reply(to, shared.ask_rotation()),
         }
     }

@@ -8,9 +8,9 @@ use muster_protocol::checkin::{CheckIn, CheckInReply};
 use muster_protocol::keys::{Context, SecretKey};
 use muster_protocol::machine::Class;
 use muster_protocol::operator::{AttackView, Condition, MachineView};
-use muster_protocol::report::{Accepted, Attack, EventKind};
+use muster_protocol::report::{Accepted, Asker, Attack, EventKind};
 use reqwest::{Method, StatusCode};
-use server_support::{Fleet, Machine, event, rotate, send_both};
+use server_support::{Fleet, Machine, event, rotate, send_both, target};
 
 fn key() -> SecretKey {
     SecretKey::generate().unwrap()
@@ -160,6 +160,36 @@ async fn a_machine_that_cries_wolf_fills_neither_the_log_nor_the_table() {
     assert_eq!(fleet.sql("SELECT count(*) FROM attacks").await, "500");
     assert_eq!(fleet.sql("SELECT max(length(detail)) FROM attacks").await, "4096");
     assert_eq!(fleet.sql("SELECT count(*) FROM audit WHERE action = 'attack-refused'").await, "1");
+}
+
+#[tokio::test]
+async fn a_quarantine_that_is_lifted_at_a_machine_is_in_the_audit_log_a_few_times_a_day() {
+    let fleet = Fleet::start().await;
+    let machine = fleet.enrolled("cinnabar", Class::Nixos).await;
+    let derivation = target("cinnabar", Class::Nixos, 1).derivation;
+    let retried = |seq, quarantined, user| {
+        let by = Asker::Local { user };
+        event(seq, Some(1), EventKind::Retried { derivation: derivation.clone(), quarantined, by })
+    };
+    machine
+        .report(&fleet, 1, vec![retried(1, true, Some(0)), retried(2, false, None)])
+        .await
+        .good::<Accepted>();
+    let details = "SELECT group_concat(action || ': ' || detail || ', ' || machine, '; ') FROM audit
+                   WHERE action IN ('quarantine-lifted', 'retried')";
+    let name = derivation.name();
+    let told = format!(
+        "quarantine-lifted: {name} (by root at the machine), cinnabar; retried: {name} (at the machine), cinnabar"
+    );
+    assert_eq!(fleet.sql(details).await, told);
+    let count = "SELECT count(*) FROM audit WHERE action = 'quarantine-lifted'";
+    let many = |from: u64| (from..from + 50).map(|seq| retried(seq, true, Some(501))).collect();
+    machine.report(&fleet, 3, many(3)).await.good::<Accepted>();
+    machine.report(&fleet, 53, many(53)).await.good::<Accepted>();
+    assert_eq!(fleet.sql(count).await, "15", "16 a day, and one of them is a retry");
+    fleet.clock.forward(24 * 3600 + 1);
+    machine.report(&fleet, 103, vec![retried(103, true, Some(0))]).await.good::<Accepted>();
+    assert_eq!(fleet.sql(count).await, "16");
 }
 
 #[tokio::test]

@@ -129,7 +129,31 @@ pub enum EventKind {
     Rebooting {
         why: String,
     },
+    /// Somebody said that a generation is to be tried again; `quarantined` says whether its derivation was held back
+    /// until then.
+    Retried {
+        derivation: StorePath,
+        #[serde(default)]
+        quarantined: bool,
+        by: Asker,
+    },
     /// A kind that this program does not know yet; the stored bytes keep it whole.
+    #[serde(other)]
+    Unknown,
+}
+
+/// Who asked a machine for something.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(tag = "who", rename_all = "kebab-case")]
+pub enum Asker {
+    /// Somebody at the machine, with this user ID where that is known.
+    Local {
+        #[serde(default)]
+        user: Option<u32>,
+    },
+    /// An operator, who signed the request with this key.
+    Operator { key: PublicKey },
+    /// An asker of a later version.
     #[serde(other)]
     Unknown,
 }
@@ -335,12 +359,22 @@ mod tests {
             EventKind::Failed { step: Step::Compare, detail: detail.clone(), quarantined: false },
             EventKind::NeedsHuman { detail: detail.clone() },
             EventKind::Refused { attack: Attack::Clone, detail: detail.clone() },
-            EventKind::Drift { running: path.clone(), expected: path },
+            EventKind::Drift { running: path.clone(), expected: path.clone() },
             EventKind::Deferred { why: "w".into(), until: Some(9) },
             EventKind::Progress(progress),
             EventKind::Summary(Box::new(summary)),
             EventKind::HookFailed { hook: "h".into(), detail },
             EventKind::Rebooting { why: "w".into() },
+            EventKind::Retried {
+                derivation: path.clone(),
+                quarantined: true,
+                by: Asker::Local { user: Some(0) },
+            },
+            EventKind::Retried {
+                derivation: path,
+                quarantined: false,
+                by: Asker::Operator { key: crate::keys::SecretKey::generate().unwrap().public() },
+            },
             EventKind::Unknown,
         ] {
             let event = Event { seq: 3, at: 5, generation: Some(Generation::FIRST), kind };

@@ -9,7 +9,7 @@
 use muster_protocol::checkin::Phase;
 use muster_protocol::clock::UnixMillis;
 use muster_protocol::ids::{Generation, StorePath};
-use muster_protocol::report::EventKind;
+use muster_protocol::report::{Asker, EventKind};
 use muster_protocol::target::Target;
 
 use super::policy::Pause;
@@ -55,6 +55,15 @@ pub enum BookError {
     Impossible(#[from] Impossible),
     #[error("there is no transaction; this is a mistake in muster-agent, please report it")]
     NoTransaction,
+}
+
+/// Why there is nothing to try again.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum NothingToRetry {
+    #[error("generation {0} is confirmed and runs: there is nothing to try again")]
+    Confirmed(Generation),
+    #[error("{what} is {state} just now: try again when that is over")]
+    Underway { what: String, state: &'static str },
 }
 
 /// What was seen around a change of state.
@@ -228,6 +237,39 @@ impl Book {
         };
         journal.drift = drift;
         self.noted(journal)
+    }
+
+    /// Lets `wanted` be tried again though it failed, and tells who said so. Where it is under way and nothing is changed
+    /// yet there is nothing to write: it only has to be looked at again.
+    pub fn lift(
+        &self,
+        wanted: &Target,
+        by: Asker,
+        running: Option<&StorePath>,
+        now: UnixMillis,
+    ) -> Result<Vec<Write>, NothingToRetry> {
+        if let Some(open) = &self.transaction {
+            let waits = open.state.is_before_activation() && !open.is_rollback();
+            if waits && open.derivation() == Some(&wanted.derivation) {
+                return Ok(Vec::new());
+            }
+            let what = match open.is_rollback() {
+                true => "the rollback at this machine".to_owned(),
+                false => format!("generation {}", open.generation()),
+            };
+            return Err(NothingToRetry::Underway { what, state: open.state.name() });
+        }
+        let confirmed = self.journal.confirmed.as_ref();
+        if confirmed
+            .is_some_and(|known| known.generation == wanted.generation && running == Some(&known.output))
+        {
+            return Err(NothingToRetry::Confirmed(wanted.generation));
+        }
+        let mut journal = self.journal.clone();
+        let quarantined = journal.lift(wanted);
+        let event = EventKind::Retried { derivation: wanted.derivation.clone(), quarantined, by };
+        journal.telling = numbered(self.next(&self.flush()), Some(wanted.generation), vec![event], now);
+        Ok(self.noted(journal))
     }
 
     /// Pauses updates, or resumes them.

@@ -95,7 +95,10 @@ fn quarantine(journal: &Journal) -> Finding {
         None => good("quarantine", "no derivation is held back"),
         Some(last) => {
             let count = journal.quarantine.len();
-            let words = format!("{count} held back, the last of generation {}", last.generation);
+            let words = format!(
+                "{count} held back, the last of generation {} ('muster-agent retry' tries the newest again)",
+                last.generation
+            );
             good("quarantine", words)
         }
     }

@@ -51,6 +51,7 @@ fn runner_with(folder: &Path, patience: Duration) -> Listener {
                 Command::Rollback(reply) => drop(reply.send(Err("there is nothing to go back to".into()))),
                 Command::Pause { until, by, to } => drop(to.send(Ok(format!("{until:?} by {by:?}")))),
                 Command::Resume { to, .. } => drop(to.send(Ok("resumed".into()))),
+                Command::Retry { by, to } => drop(to.send(Ok(format!("retried by {by:?}")))),
                 Command::RotateKey(reply) => drop(reply.send(Ok("the new key is made".into()))),
             }
         }
@@ -77,6 +78,7 @@ async fn each_request_reaches_the_runner_and_its_answer_comes_back() {
     let error = rollback(&config(folder.path())).await.unwrap_err();
     assert_eq!(error.to_string(), "there is nothing to go back to");
     assert_eq!(rotate_key(&config(folder.path())).await.unwrap(), "the new key is made");
+    assert!(retry(&config(folder.path())).await.unwrap().starts_with("retried by Some("));
 }
 
 #[tokio::test]

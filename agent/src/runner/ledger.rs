@@ -4,10 +4,10 @@ use std::path::Path;
 
 use muster_protocol::clock::UnixMillis;
 use muster_protocol::ids::{Generation, StorePath};
-use muster_protocol::report::EventKind;
+use muster_protocol::report::{Asker, EventKind};
 use muster_protocol::target::Target;
 
-use crate::core::book::{Book, BookError, Document, Write, rebuilt, regained};
+use crate::core::book::{Book, BookError, Document, NothingToRetry, Write, rebuilt, regained};
 use crate::core::policy::Pause;
 use crate::core::reboot::Rebooted;
 use crate::core::records::{GivenVerdict, Journal, Settled, Transaction};
@@ -25,6 +25,8 @@ pub enum LedgerError {
     Outbox(#[from] OutboxError),
     #[error(transparent)]
     Book(#[from] BookError),
+    #[error(transparent)]
+    Nothing(#[from] NothingToRetry),
 }
 
 pub struct Ledger {
@@ -135,6 +137,17 @@ impl Ledger {
         let new = !writes.is_empty();
         self.perform(writes)?;
         Ok(new)
+    }
+
+    /// Lets `wanted` be tried again though it failed.
+    pub fn lift(
+        &mut self,
+        wanted: &Target,
+        by: Asker,
+        running: Option<&StorePath>,
+        now: UnixMillis,
+    ) -> Result<(), LedgerError> {
+        self.perform(self.book.lift(wanted, by, running, now)?)
     }
 
     pub fn pause(&mut self, pause: Option<Pause>) -> Result<(), LedgerError> {

@@ -192,6 +192,7 @@ pub fn name(kind: &EventKind) -> &'static str {
         EventKind::Progress(_) => "progress",
         EventKind::Summary(_) => "summary",
         EventKind::HookFailed { .. } => "hook-failed",
+        EventKind::Retried { .. } => "retried",
         EventKind::Rebooting { .. } => "rebooting",
         EventKind::Unknown => "unknown",
     }

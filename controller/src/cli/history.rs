@@ -137,6 +137,7 @@ fn word(kind: &EventKind) -> Option<String> {
         // These say nothing of how it ended.
         EventKind::Summary(_)
         | EventKind::HookFailed { .. }
+        | EventKind::Retried { .. }
         | EventKind::Enrolled { .. }
         | EventKind::AgentStarted { .. }
         | EventKind::KeyRotated { .. }

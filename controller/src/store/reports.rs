@@ -6,13 +6,18 @@ use muster_protocol::checkin::CheckIn;
 use muster_protocol::clock::UnixMillis;
 use muster_protocol::ids::{Generation, MachineName};
 use muster_protocol::keys::PublicKey;
-use muster_protocol::report::{Event, EventKind};
+use muster_protocol::report::{Asker, Event, EventKind};
 
+use super::audit::{Act, log};
 use super::machines::{Outcome, in_range};
-use super::{Cursor, Store, StoreError, attacks, changed, signed, unsigned};
+use super::{Cursor, Store, StoreError, Tx, attacks, changed, signed, unsigned};
 
 /// The most events of one generation that the history shows: the newest.
 const SHOWN: i64 = 1000;
+
+/// How many entries of the audit log about retries one machine may cause in a day: nobody can remove them.
+const RETRIES_LOGGED: i64 = 16;
+const DAY_MS: i64 = 24 * 60 * 60 * 1000;
 
 /// One event of a batch.
 #[derive(Debug, Clone)]
@@ -75,6 +80,7 @@ impl Store {
             through = through.max(oldest - 1);
         }
         let mut outcome: Option<Outcome> = held.and_then(|text| serde_json::from_str(&text).ok());
+        let mut retries_left = None;
         for event in events.iter().filter(|event| event.seq > before) {
             if event.seq != through.saturating_add(1) {
                 let wanted = through.saturating_add(1);
@@ -97,6 +103,19 @@ impl Store {
             if let Some(told @ Event { kind: EventKind::Refused { attack, detail }, .. }) = &event_read {
                 let goes_on = observed.as_deref().is_some_and(still_refuses);
                 attacks::keep(&mut tx, machine, (*attack, detail), told, goes_on, now).await?;
+            }
+            if let Some(Event { kind: EventKind::Retried { derivation, quarantined, by }, .. }) = &event_read
+            {
+                let left = match retries_left {
+                    Some(left) => left,
+                    None => RETRIES_LOGGED - retries_logged(&mut tx, machine, now).await?,
+                };
+                if left > 0 {
+                    let action = if *quarantined { QUARANTINE_LIFTED } else { RETRIED };
+                    let detail = format!("{} ({})", derivation.name(), asker(by));
+                    log(&mut tx, Act::by_itself(now, action, &detail).on(machine)).await?;
+                }
+                retries_left = Some(left - 1);
             }
             // An event of another version that this one cannot read is unknown, and no reason to refuse the batch.
             let kind = event_read.map_or(EventKind::Unknown, |event| event.kind);
@@ -157,6 +176,35 @@ impl Store {
             all.insert(generation, events.collect());
         }
         Ok(all)
+    }
+}
+
+/// What a machine causes in the audit log when somebody lets a generation be tried again there.
+const QUARANTINE_LIFTED: &str = "quarantine-lifted";
+const RETRIED: &str = "retried";
+
+/// How many entries about retries this machine has caused since yesterday.
+async fn retries_logged(tx: &mut Tx, machine: &MachineName, now: UnixMillis) -> Result<i64, StoreError> {
+    let count = sqlx::query_scalar(
+        "SELECT count(*) FROM audit WHERE machine = $1 AND action IN ($2, $3) AND at > $4",
+    )
+    .bind(machine.as_str())
+    .bind(QUARANTINE_LIFTED)
+    .bind(RETRIED)
+    .bind(now.saturating_sub(DAY_MS))
+    .fetch_one(&mut **tx)
+    .await?;
+    Ok(count)
+}
+
+/// Who asked for it, as the machine tells it.
+fn asker(by: &Asker) -> String {
+    match by {
+        Asker::Local { user: Some(0) } => "by root at the machine".to_owned(),
+        Asker::Local { user: Some(user) } => format!("by user {user} at the machine"),
+        Asker::Local { user: None } => "at the machine".to_owned(),
+        Asker::Operator { key } => format!("as the operator with key {} asked", key.short()),
+        Asker::Unknown => "asked for in a way that this version does not know".to_owned(),
     }
 }
 

@@ -1,5 +1,5 @@
 use muster_protocol::machine::Class;
-use muster_protocol::report::Reason;
+use muster_protocol::report::{Reason, Step};
 
 use super::*;
 use crate::core::records::tests::{path, target, transaction};
@@ -237,4 +237,44 @@ fn a_reboot_is_noted_before_it_is_told() {
     let writes = world.book.not_rebooting();
     world.whole(&writes);
     assert_eq!((world.book.journal().rebooted.clone(), world.outbox.len()), (None, 1));
+}
+
+#[test]
+fn a_quarantine_is_lifted_and_told_once_wherever_it_is_cut_short() {
+    let by = Asker::Local { user: Some(0) };
+    let wanted = target(2, Class::Nixos);
+    let mut journal = Journal::default();
+    let failed = State::Failed { step: Step::Build, detail: "x".into(), quarantined: true };
+    journal.settle(&transaction(2, failed), Settled::default());
+    let held = World { book: Book::new(journal, None, 0), outbox: Vec::new() };
+    let writes = held.book.lift(&wanted, by, None, 7).unwrap();
+    for cut in 0..=writes.len() {
+        let mut world = held.clone();
+        world.does(&writes, cut);
+        let flush = world.book.flush();
+        world.whole(&flush);
+        if cut == 0 {
+            assert!(world.book.journal().quarantined(&wanted.derivation).is_some());
+            continue;
+        }
+        assert!(world.book.journal().quarantined(&wanted.derivation).is_none());
+        let event = EventKind::Retried { derivation: wanted.derivation.clone(), quarantined: true, by };
+        assert_eq!(world.told(), [event], "cut after {cut}");
+    }
+}
+
+#[test]
+fn nothing_is_lifted_under_a_switch_or_where_all_is_well_and_what_waits_needs_no_lifting() {
+    let by = Asker::Unknown;
+    let wanted = target(2, Class::Nixos);
+    let open = |state| Book::new(Journal::default(), Some(transaction(2, state)), 0);
+    assert_eq!(open(State::Built).lift(&wanted, by, None, 7), Ok(vec![]));
+    let error = open(State::Probing).lift(&wanted, by, None, 7).unwrap_err();
+    assert_eq!(error.to_string(), "generation 2 is probing just now: try again when that is over");
+    let mut journal = Journal::default();
+    journal.settle(&transaction(2, State::Confirmed { degraded: vec![] }), Settled::default());
+    let book = Book::new(journal, None, 0);
+    let refused = book.lift(&wanted, by, Some(&wanted.output), 7).unwrap_err();
+    assert_eq!(refused, NothingToRetry::Confirmed(wanted.generation));
+    assert!(book.lift(&wanted, by, Some(&path("other")), 7).is_ok(), "somebody else changed it");
 }

@@ -1,6 +1,7 @@
 use muster_protocol::ids::Generation;
 use muster_protocol::machine::Class;
 use muster_protocol::policy::Policy;
+use muster_protocol::report::Step as Ended;
 
 use super::*;
 use crate::core::policy::Pause;
@@ -95,7 +96,7 @@ fn what_fell_to_an_absent_controller_is_tried_again_when_it_answers() {
     {
         let mut journal = tried(2);
         journal.again =
-            Some(Again { generation: generation(2), undone, cause: Cause::Controller, console: None });
+            Some(Again { generation: generation(2), undone, cause: Cause::Controller, console: None, at: 0 });
         let mut observed = observed();
         observed.controller.answers = answers;
         assert_eq!(next(&observed, &journal, Some(&target(2, Class::Nixos))), expected, "{undone}");
@@ -382,13 +383,37 @@ fn what_a_person_was_in_the_way_of_is_tried_again_when_they_say_so_or_log_in() {
     };
     for undone in [1, 3, 4] {
         let cause = Cause::Person;
-        journal.again = Some(Again { generation: generation(2), undone, cause, console: Some(501) });
+        journal.again = Some(Again { generation: generation(2), undone, cause, console: Some(501), at: 0 });
         assert_eq!(step(&journal, false, Some(501)), Step::Idle, "the same one still sits there");
         assert_eq!(step(&journal, false, None), Step::Idle);
         assert_eq!(step(&journal, true, None), Step::Begin);
         let by_login = if undone <= 3 { Step::Begin } else { Step::Idle };
         assert_eq!(step(&journal, false, Some(502)), by_login);
     }
+}
+
+#[test]
+fn what_somebody_lifts_is_tried_again_once_and_held_back_again_when_it_fails_again() {
+    let target = target(2, Class::Nixos);
+    let mut failed = transaction(2, State::Fetched);
+    failed.state = State::Failed { step: Ended::Build, detail: "no compiler".into(), quarantined: true };
+    let mut journal = Journal::default();
+    journal.settle(&failed, Settled::default());
+    assert!(journal.quarantined(&target.derivation).is_some());
+    assert_eq!(next(&observed(), &journal, Some(&target)), Step::Idle);
+    // Whoever only asks to look again lifts nothing.
+    assert_eq!(next(&Observed { asked: true, ..observed() }, &journal, Some(&target)), Step::Idle);
+    assert!(journal.lift(&target));
+    assert_eq!(next(&observed(), &journal, Some(&target)), Step::Begin);
+    let again = Transaction { id: "again".into(), ..failed };
+    journal.settle(&again, Settled::default());
+    assert_eq!(next(&observed(), &journal, Some(&target)), Step::Idle);
+    // A higher number of the same derivation is refused, and taken once it is lifted.
+    let higher = Target { generation: generation(3), ..target };
+    assert!(matches!(next(&observed(), &journal, Some(&higher)), Step::Refuse(_)));
+    assert!(journal.lift(&higher));
+    assert_eq!(next(&observed(), &journal, Some(&higher)), Step::Begin);
+    assert!(!journal.lift(&higher), "nothing is held back any more");
 }
 
 #[test]

@@ -95,6 +95,9 @@ pub struct Again {
     /// The user at the screen of the Mac when it was undone.
     #[serde(default)]
     pub console: Option<u32>,
+    /// When it came to its end.
+    #[serde(default)]
+    pub at: UnixMillis,
 }
 
 /// What has to change before it is tried again.
@@ -103,6 +106,8 @@ pub struct Again {
 pub enum Cause {
     /// A person has to do something, and to say so or to log in.
     Person,
+    /// Somebody said that it is to be tried again.
+    Lifted,
     /// The controller has to answer.
     #[default]
     #[serde(other)]
@@ -166,7 +171,20 @@ impl Journal {
             Cause::Person => {
                 chance.asked || (few && chance.console.is_some() && chance.console != again.console)
             }
+            Cause::Lifted => true,
         }
+    }
+
+    /// Lets this target be tried again, whatever became of it; whether its derivation was held back until now.
+    pub fn lift(&mut self, target: &Target) -> bool {
+        let held = self.quarantine.len();
+        self.quarantine.retain(|entry| entry.derivation != target.derivation);
+        let generation = target.generation;
+        if self.tried == Some(generation) {
+            let cause = Cause::Lifted;
+            self.again = Some(Again { generation, undone: 0, cause, console: None, at: 0 });
+        }
+        self.quarantine.len() < held
     }
 
     /// Takes in a transaction that is over. Doing it twice is doing it once.
@@ -176,7 +194,7 @@ impl Journal {
         }
         let (generation, at) = (transaction.generation(), seen.at);
         self.condemn(transaction, at);
-        self.again = self.forgive(transaction, seen.console);
+        self.again = self.forgive(transaction, seen);
         if matches!(transaction.state, State::Confirmed { .. }) {
             self.confirm(transaction, at);
         }
@@ -220,7 +238,8 @@ impl Journal {
     }
 
     /// Whether, and for what, the generation may be tried again. Whichever other end it came to is no reason to.
-    fn forgive(&self, transaction: &Transaction, console: Option<u32>) -> Option<Again> {
+    fn forgive(&self, transaction: &Transaction, seen: Settled<'_>) -> Option<Again> {
+        let Settled { console, at, .. } = seen;
         let State::RolledBack { reason, .. } = &transaction.state else { return None };
         let cause = match reason {
             Reason::ControllerUnreachable => Cause::Controller,
@@ -231,7 +250,7 @@ impl Journal {
             return None;
         }
         let generation = transaction.generation();
-        Some(Again { generation, undone: self.undone(generation, cause) + 1, cause, console })
+        Some(Again { generation, undone: self.undone(generation, cause) + 1, cause, console, at })
     }
 
     fn confirm(&mut self, transaction: &Transaction, at: UnixMillis) {
