@@ -99,7 +99,7 @@ fn held(folder: &Path) -> Vec<Generation> {
     let entries = fs::read_dir(folder).into_iter().flatten().flatten();
     let number = |entry: fs::DirEntry| {
         let name = entry.file_name().into_string().ok()?;
-        Generation::new(name.strip_suffix(".log")?.parse().ok()?).ok()
+        name.strip_suffix(".log")?.parse().ok()
     };
     let mut numbers: Vec<Generation> = entries.filter_map(number).collect();
     numbers.sort_unstable();

@@ -77,7 +77,7 @@ enum Verb {
     /// Print what fetching, building and activating a generation said
     Logs {
         /// [default: the newest that has a log]
-        generation: Option<u64>,
+        generation: Option<Generation>,
     },
     /// Take a new key; the old one ends once the controller has it
     RotateKey,
@@ -285,10 +285,10 @@ async fn show_status(config: &Config, json: bool) -> Result<()> {
     Ok(())
 }
 
-fn show_log(config: &Config, generation: Option<u64>) -> Result<()> {
+fn show_log(config: &Config, generation: Option<Generation>) -> Result<()> {
     let kept = buildlog::kept(&config.state_dir);
     let generation = match generation {
-        Some(number) => Generation::new(number).context("generations begin at 1")?,
+        Some(generation) => generation,
         None => *kept.last().context("no generation has a log on this machine yet")?,
     };
     // Whoever reads only the beginning closes the pipe: that is no error.

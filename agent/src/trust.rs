@@ -90,7 +90,11 @@ impl Trust {
         };
         // The time decides nothing here: what has expired is still what is held.
         trust.holds = trust.update(0)?.holds();
+        // A crash may have come between the root of a new epoch and the end of what was before it.
+        trust.leave_earlier_epochs();
+        let epoch = trust.holds.epoch;
         trust.held = target.and_then(|bytes| match trust.usable(&bytes, None) {
+            Ok(target) if target.generation.epoch() < epoch => None,
             Ok(target) => Some((target, Sha256::of(&bytes))),
             Err(error) => {
                 tracing::warn!(%error, "the stored target is not usable; it is fetched again");
@@ -103,6 +107,7 @@ impl Trust {
     /// Fetches, verifies and stores what is new at `now` (Unix seconds). Gives the verified target, or `None` where
     /// nothing was published yet.
     pub async fn refresh(&mut self, client: &Client, now: i64) -> Result<Option<Target>, TrustError> {
+        self.remove_left();
         let mut update = self.update(now)?;
         let base = api::tuf_path(&self.machine);
         while let Some(fetch) = update.next() {
@@ -119,15 +124,20 @@ impl Trust {
                     _ => self.stored.root = save.bytes,
                 }
                 self.holds = update.holds();
+                if save.file == ROOT {
+                    // Whatever it ends is left once it is durable.
+                    self.leave_earlier_epochs();
+                    self.remove_left();
+                }
             }
         }
         self.holds = update.holds();
-        let Some(generation) = update.targets_version() else { return Ok(None) };
+        let Some(generation) = update.generation() else { return Ok(None) };
         let name = api::target_name(&self.machine);
         let missing = || TufError::Missing { what: name.clone() };
         let listed = update.listed(&name).ok_or_else(missing)?;
         let hash = listed.hashes.sha256.ok_or_else(missing)?;
-        let fits = |(target, held): &(Target, Sha256)| *held == hash && target.generation.get() == generation;
+        let fits = |(target, held): &(Target, Sha256)| *held == hash && target.generation == generation;
         if !self.held.as_ref().is_some_and(fits) {
             self.take_target(client, listed, hash, generation).await?;
         }
@@ -139,7 +149,7 @@ impl Trust {
     fn require_same(&self, update: &Update) -> Result<(), TufError> {
         let listed = update.listed(&api::target_name(&self.machine)).and_then(|listed| listed.hashes.sha256);
         let other = |(target, hash): &&(Target, Sha256)| {
-            update.targets_version() == Some(target.generation.get()) && listed != Some(*hash)
+            update.generation() == Some(target.generation) && listed != Some(*hash)
         };
         let Some((target, _)) = self.held.as_ref().filter(other) else { return Ok(()) };
         let why = format!("another target was seen as generation {}: sign the next one", target.generation);
@@ -151,7 +161,7 @@ impl Trust {
         client: &Client,
         listed: &Listed,
         hash: Sha256,
-        generation: u64,
+        generation: Generation,
     ) -> Result<(), TrustError> {
         let path = api::target_path(&self.machine, &hash);
         let max = listed.length.min(MAX_TARGET_BYTES);
@@ -164,13 +174,9 @@ impl Trust {
     }
 
     /// The target in these bytes, if it is for this machine, and of this generation (I1, I6).
-    fn usable(&self, bytes: &[u8], generation: Option<u64>) -> Result<Target, TufError> {
+    fn usable(&self, bytes: &[u8], generation: Option<Generation>) -> Result<Target, TufError> {
         let target = Target::parse(bytes)?;
-        let generation = match generation {
-            Some(number) => Generation::new(number)
-                .map_err(|why| TufError::Malformed { what: "targets.json".into(), why: why.to_string() })?,
-            None => target.generation,
-        };
+        let generation = generation.unwrap_or(target.generation);
         target.require_for(&self.machine, self.class, &self.system, generation)?;
         Ok(target)
     }
@@ -179,6 +185,33 @@ impl Trust {
         let (machine, class, lowest) = (self.machine.clone(), self.class, self.lowest);
         Update::start(&self.stored, Some(Scope { machine, class, lowest }), now)
             .map_err(|error| TrustError::NoRoot { path: self.folder.join(ROOT), detail: error.to_string() })
+    }
+
+    /// Leaves what was signed in an epoch before that of the trusted root: it holds nothing up, and nothing of it is taken
+    /// any more.
+    fn leave_earlier_epochs(&mut self) {
+        let epoch = self.holds.epoch;
+        self.stored.leave_epochs_before(epoch);
+        self.held.take_if(|(target, _)| target.generation.epoch() < epoch);
+    }
+
+    /// Removes what was left so. It is not used whether it lies there or not, so a failure is told and no more.
+    fn remove_left(&self) {
+        if self.holds.epoch.is_first() {
+            return;
+        }
+        let files = [
+            ("timestamp.json", self.stored.timestamp.is_none()),
+            ("snapshot.json", self.stored.snapshot.is_none()),
+            ("targets.json", self.stored.targets.is_none()),
+            (TARGET, self.held.is_none()),
+        ];
+        for (name, _) in files.into_iter().filter(|(_, is_left)| *is_left) {
+            let path = self.folder.join(name);
+            if let Err(error) = durable::retire(&path) {
+                tracing::warn!(%error, "{} of an earlier epoch cannot be removed", path.display());
+            }
+        }
     }
 
     fn write(&self, name: &str, bytes: &[u8]) -> Result<(), TrustError> {

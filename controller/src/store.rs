@@ -155,7 +155,7 @@ fn public_key(bytes: &[u8]) -> Result<PublicKey, StoreError> {
     PublicKey::from_bytes(bytes).map_err(|_| StoreError::Damaged("a key"))
 }
 fn generation(number: i64) -> Result<Generation, StoreError> {
-    Generation::new(unsigned(number)).map_err(|_| StoreError::Damaged("a generation's number"))
+    Generation::from_packed(number).map_err(|_| StoreError::Damaged("a generation's number"))
 }
 /// SQL's integers have a sign; nothing that is counted here comes near it.
 fn signed(number: u64) -> i64 {

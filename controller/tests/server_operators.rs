@@ -199,7 +199,7 @@ async fn a_restored_controller_goes_on_above_what_a_machine_holds() {
     let mut checkin = machine.checkin(&fleet, 7);
     checkin.holds.targets = 5;
     machine.send_checkin(&fleet, &checkin).await.good::<CheckInReply>();
-    assert_eq!(fleet.view("cinnabar").await.next_generation().get(), 6);
+    assert_eq!(fleet.view("cinnabar").await.next_generation(Default::default()).unwrap().get(), 6);
     let numbered = |number| fleet.generation("cinnabar", Class::Nixos, number);
     fleet.publish(&machine.name, &numbered(1)).await.refused(409, ProblemCode::Conflict);
     let view: MachineView = fleet.publish(&machine.name, &numbered(6)).await.good();

@@ -43,6 +43,7 @@ async fn send_as(
 fn next_root(fleet: &Fleet, version: u64, change: impl FnOnce(&mut RootSpec)) -> Vec<u8> {
     let mut spec = RootSpec {
         version,
+        epoch: Default::default(),
         expires: START_S + YEAR,
         root: (vec![fleet.root_key.public()], 1),
         operators: (vec![fleet.operator.public()], 1),
@@ -191,6 +192,7 @@ async fn a_root_waits_for_a_threshold_of_old_and_new_holders_and_counts_at_once(
     let (second_root, newcomer) = (key(), key());
     let spec = RootSpec {
         version: 2,
+        epoch: Default::default(),
         expires: START_S + YEAR,
         root: (vec![fleet.root_key.public(), second_root.public()], 2),
         operators: (vec![newcomer.public()], 1),
@@ -259,6 +261,7 @@ async fn no_root_is_taken_that_does_not_follow_or_arms_the_controller() {
     let many = (0..300).map(|_| key().public()).collect::<Vec<_>>();
     let spec = RootSpec {
         version: 2,
+        epoch: Default::default(),
         expires: START_S + YEAR,
         root: (vec![fleet.root_key.public()], 1),
         operators: (many, 1),

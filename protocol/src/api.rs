@@ -44,7 +44,8 @@ pub fn target_path(machine: &MachineName, hash: &Sha256) -> String {
 }
 /// Waits until the latest generation is another one than `have`, or `wait` seconds have gone.
 pub fn poll_path(machine: &MachineName, have: Option<Generation>, wait: u64) -> String {
-    format!("/v1/machines/{machine}/poll?have={}&wait={wait}", have.map_or(0, Generation::get))
+    let have = have.map_or_else(|| "0".to_owned(), |have| have.to_string());
+    format!("/v1/machines/{machine}/poll?have={have}&wait={wait}")
 }
 pub fn operator_machine(machine: &MachineName) -> String {
     format!("{OPERATOR_MACHINES}/{machine}")

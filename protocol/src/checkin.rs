@@ -3,7 +3,7 @@
 use serde::{Deserialize, Serialize};
 
 use crate::clock::UnixMillis;
-use crate::ids::{Generation, MachineName, Sha256, StorePath};
+use crate::ids::{Epoch, Generation, MachineName, Sha256, StorePath};
 use crate::keys::PublicKey;
 use crate::machine::{Class, System};
 use crate::report::Attack;
@@ -103,6 +103,9 @@ pub struct Holds {
     pub timestamp: u64,
     pub snapshot: u64,
     pub targets: u64,
+    /// The epoch of the root, in which the other numbers are counted.
+    #[serde(skip_serializing_if = "Epoch::is_first")]
+    pub epoch: Epoch,
 }
 
 /// Where a machine stands, in the words of the switch transaction.

@@ -128,6 +128,7 @@ impl Draft {
                 if next.version() != wanted {
                     return Err(DraftError::RootVersion { wanted, found: next.version() });
                 }
+                root.require_epoch_of(&next).map_err(DraftError::Root)?;
                 Ok(Checked::Root(Box::new(next)))
             }
             Drafted::Generations { generations } => {
@@ -140,7 +141,7 @@ impl Draft {
                     return Err(DraftError::Count(generations.len()));
                 }
                 let checked = generations.iter().map(|one| {
-                    check_draft(&one.machine, one.class, &one.publication, now)
+                    check_draft(root, &one.machine, one.class, &one.publication, now)
                         .map_err(|source| DraftError::Generation { machine: one.machine.clone(), source })
                 });
                 Ok(Checked::Generations(checked.collect::<Result<_, _>>()?))

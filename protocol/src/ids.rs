@@ -1,10 +1,14 @@
 //! Names, hashes and store paths, each checked when it is made.
 
+mod generation;
+
 use std::fmt;
 use std::str::FromStr;
 
 use serde::{Deserialize, Serialize};
 use sha2::Digest;
+
+pub use generation::{Epoch, Generation, MAX_JUMP, MAX_NUMBER};
 
 /// Why a text is not the identifier that it should be.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -25,6 +29,14 @@ pub enum IdError {
     Sha512(String),
     #[error("0 is no generation: generations begin at 1")]
     Generation,
+    #[error("'{0}' is no generation: it must be NUMBER, or EPOCH.NUMBER")]
+    NotAGeneration(String),
+    #[error(
+        "generation {0} is above {MAX_NUMBER}, the highest number: root holders begin to count anew with `muster keys new-epoch`"
+    )]
+    TooHigh(u64),
+    #[error("epoch {0} is above {max}, the highest", max = Epoch::MAX)]
+    Epoch(u64),
 }
 
 fn is_plain_name(text: &str) -> bool {
@@ -195,40 +207,6 @@ impl TryFrom<String> for Sha512 {
     }
 }
 
-/// The number of a signed target, counted per machine from 1 and never reused.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
-#[serde(try_from = "u64", into = "u64")]
-pub struct Generation(u64);
-
-impl Generation {
-    pub const FIRST: Self = Self(1);
-    pub fn new(number: u64) -> Result<Self, IdError> {
-        if number == 0 { Err(IdError::Generation) } else { Ok(Self(number)) }
-    }
-    pub fn get(self) -> u64 {
-        self.0
-    }
-    pub fn next(self) -> Self {
-        Self(self.0.saturating_add(1))
-    }
-}
-impl TryFrom<u64> for Generation {
-    type Error = IdError;
-    fn try_from(number: u64) -> Result<Self, IdError> {
-        Self::new(number)
-    }
-}
-impl From<Generation> for u64 {
-    fn from(generation: Generation) -> u64 {
-        generation.0
-    }
-}
-impl fmt::Display for Generation {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{}", self.0)
-    }
-}
-
 /// Lower-case hexadecimal digits.
 pub fn to_hex(bytes: &[u8]) -> String {
     use fmt::Write as _;
@@ -314,11 +292,5 @@ mod tests {
         let empty = Sha256::of(b"");
         assert_eq!(empty.hex(), "e3b0c44298fc1c149afbf4c8996fb92427ae41e4649b934ca495991b7852b855");
         assert_eq!(nix_base32(&empty), "0mdqa9w1p6cmli6976v4wi0sw9r4p5prkj7lzfd1877wk11c9c73");
-    }
-
-    #[test]
-    fn generation_zero_does_not_exist() {
-        assert!(serde_json::from_str::<Generation>("0").is_err());
-        assert_eq!(serde_json::from_str::<Generation>("7").unwrap().next().get(), 8);
     }
 }

@@ -6,7 +6,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::checkin::{Health, Holds, Phase, Runs};
 use crate::clock::UnixMillis;
-use crate::ids::{Generation, MachineName, Sha256, Tag};
+use crate::ids::{Epoch, Generation, IdError, MachineName, Sha256, Tag};
 use crate::keys::{Context, KeyError, PublicKey, SecretKey, Signature, Signer, sign_in};
 use crate::machine::{Class, System};
 use crate::report::{Attack, Event};
@@ -221,17 +221,27 @@ pub struct MachineView {
 }
 
 impl MachineView {
-    pub fn next_generation(&self) -> Generation {
-        next_generation(self.published.as_ref().map(|published| published.target.generation), &self.holds)
+    pub fn next_generation(&self, epoch: Epoch) -> Result<Generation, IdError> {
+        let published = self.published.as_ref().map(|published| published.target.generation);
+        next_generation(epoch, published, &self.holds)
     }
 }
 
-/// The number of the next generation: above what was published, and above what the machine says that it holds. After a
-/// controller was restored from a backup the machine knows numbers that the controller does not, and would refuse to
-/// go back.
-pub fn next_generation(published: Option<Generation>, holds: &Holds) -> Generation {
-    let held = Generation::new(holds.targets).ok();
-    published.max(held).map_or(Generation::FIRST, Generation::next)
+/// The number of the next generation in the root's epoch: above what was published, and above what the machine says that
+/// it holds. After a controller was restored from a backup the machine knows numbers that the controller does not, and
+/// would refuse to go back. What is of another epoch holds nothing up.
+pub fn next_generation(
+    epoch: Epoch,
+    published: Option<Generation>,
+    holds: &Holds,
+) -> Result<Generation, IdError> {
+    let held = match holds.targets {
+        0 => None,
+        _ if holds.epoch != epoch => None,
+        number => Some(Generation::of(epoch, number)?),
+    };
+    let published = published.filter(|published| published.epoch() == epoch);
+    published.max(held).map_or(Ok(Generation::first_of(epoch)), Generation::next)
 }
 
 /// One published generation, for showing and comparing.

@@ -269,6 +269,8 @@ pub enum Attack {
     Clone,
     /// A file of the cache is not what its name says, or lacks a signature that counts.
     AlteredArchive,
+    /// A number so far above the one that is held that hardly any would be left.
+    FastForward,
     /// A kind that this program does not know yet.
     #[serde(other)]
     Unknown,
@@ -288,6 +290,7 @@ impl Attack {
             Self::Malformed => "malformed metadata",
             Self::Clone => "clone",
             Self::AlteredArchive => "altered archive",
+            Self::FastForward => "fast-forward",
             Self::Unknown => "an attack of a kind that this version does not know",
         }
     }
@@ -296,6 +299,7 @@ impl Attack {
     pub fn in_check_in(self) -> Self {
         match self {
             Self::AlteredArchive | Self::Unknown => Self::WrongOutput,
+            Self::FastForward => Self::Malformed,
             known => known,
         }
     }

@@ -289,7 +289,7 @@ mod tests {
         let first = Generation::FIRST;
         assert!(target.require_for(&name("stibnite"), Class::Darwin, &mac, first).is_ok());
         assert!(target.require_for(&name("blackphos"), Class::Darwin, &mac, first).is_err());
-        assert!(target.require_for(&name("stibnite"), Class::Darwin, &mac, first.next()).is_err());
+        assert!(target.require_for(&name("stibnite"), Class::Darwin, &mac, first.next().unwrap()).is_err());
         let linux = "x86_64-linux".parse().unwrap();
         assert!(target.require_for(&name("stibnite"), Class::Nixos, &linux, first).is_err());
     }

@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use muster_protocol::clock::UnixMillis;
-use muster_protocol::ids::StorePath;
+use muster_protocol::ids::{Epoch, StorePath};
 use muster_protocol::policy::{DriftPolicy, RebootPolicy};
 use muster_protocol::report::Reason;
 use muster_protocol::target::Target;
@@ -21,6 +21,8 @@ use super::state::{Input, State};
 #[derive(Debug, Clone, Copy)]
 pub struct Observed<'a> {
     pub transaction: Option<&'a Transaction>,
+    /// That of the trusted root.
+    pub epoch: Epoch,
     /// The activator's record, of whichever transaction.
     pub activation: Option<&'a Activation>,
     /// Whether an activator holds its lock, or was started so lately that it may not have it yet.
@@ -156,6 +158,8 @@ fn begin(observed: &Observed<'_>, journal: &Journal, wanted: Option<&Target>) ->
     {
         return Step::BeginRollback(previous.clone());
     }
+    // What was disowned is not begun, whoever wants it.
+    let wanted = wanted.filter(|target| target.generation.epoch() >= observed.epoch);
     let Some(target) = wanted else { return rest(observed, journal) };
     // I2 and I5: only a higher number is new; the same one again only after it fell to what has passed.
     let new = journal.tried.is_none_or(|tried| target.generation > tried);
@@ -174,6 +178,8 @@ fn begin(observed: &Observed<'_>, journal: &Journal, wanted: Option<&Target>) ->
 fn rest(observed: &Observed<'_>, journal: &Journal) -> Step {
     let drifted = journal.drift.as_ref().is_some_and(|drift| observed.running == Some(drift));
     let confirmed = journal.confirmed.as_ref().and_then(|known| known.target.as_ref());
+    // What an earlier epoch confirmed goes on to run, and is not brought back.
+    let confirmed = confirmed.filter(|target| target.generation.epoch() >= observed.epoch);
     if let Some(target) = confirmed
         && drifted
         && observed.rules.drift == DriftPolicy::Enforce
@@ -262,6 +268,9 @@ fn go_on(
         target.generation > transaction.generation()
             && journal.tried.is_none_or(|tried| target.generation > tried)
     });
+    // Root holders disowned it. Whoever goes back at the machine itself asks nobody.
+    let disowned = transaction.generation().epoch() < observed.epoch && !transaction.is_rollback();
+    let newer = newer || disowned;
     let activation = observed.activation.filter(|record| record.transaction == transaction.id);
     let before = transaction.state.is_before_activation();
     if newer && before {
@@ -391,7 +400,7 @@ fn awaiting_reboot(
             if told {
                 return watch(observed);
             }
-            let detail = "a newer generation took its place before the reboot".to_owned();
+            let detail = "a newer generation or a new epoch took its place before the reboot".to_owned();
             Step::Give(GivenVerdict::Undo { reason: Reason::Interrupted, detail })
         }
         Phase::AwaitingReboot => reboot(observed, journal, &awaited(transaction)),

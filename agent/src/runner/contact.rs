@@ -241,6 +241,7 @@ impl Contact<'_> {
     async fn refresh(&mut self) -> Result<(), ContactError> {
         let hint = self.hint;
         let result = self.trust.refresh(self.client, self.shared.clock.unix_seconds()).await;
+        self.note_holds();
         self.shared.check_now.set(false);
         self.shared.hinted.set(false);
         let target = match result {
@@ -258,14 +259,26 @@ impl Contact<'_> {
         if self.shared.refused.replace(None).is_some() {
             self.shared.changed();
         }
-        if self.shared.holds.replace(self.trust.holds()) != self.trust.holds() {
-            self.shared.to_say.set(true);
-        }
         if *self.shared.wanted.borrow() != target {
             *self.shared.wanted.borrow_mut() = target;
         }
         self.shared.work.notify_one();
         Ok(())
+    }
+
+    /// What is held now, also where the refresh was refused half way: a new root counts from the moment that it is held, and
+    /// what an earlier epoch wanted is wanted no longer.
+    fn note_holds(&self) {
+        let holds = self.trust.holds();
+        if self.shared.holds.replace(holds) == holds {
+            return;
+        }
+        self.shared.to_say.set(true);
+        let mut wanted = self.shared.wanted.borrow_mut();
+        if wanted.take_if(|target| target.generation.epoch() < holds.epoch).is_some() {
+            tracing::warn!("epoch {} has begun: what was signed before it is taken no longer", holds.epoch);
+        }
+        self.shared.work.notify_one();
     }
 
     /// Tells an attack once, until something is accepted again or it is another one.

@@ -214,6 +214,7 @@ impl Work<'_> {
         let (rules, due) = (shared.rules(&ledger), shared.platform.due());
         let observed = Observed {
             transaction: ledger.transaction(),
+            epoch: shared.holds.get().epoch,
             activation: activation.as_ref(),
             activator_alive: alive || starting,
             given: given.as_ref(),

@@ -266,6 +266,7 @@ pub fn root_of(
 ) -> Vec<u8> {
     let spec = RootSpec {
         version,
+        epoch: Default::default(),
         expires,
         root: (vec![root.public()], 1),
         operators: (vec![operator.public()], 1),

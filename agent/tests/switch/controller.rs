@@ -70,6 +70,7 @@ impl Controller {
         let [operator, online, root_key] = [(); 3].map(|()| SecretKey::generate().unwrap());
         let spec = RootSpec {
             version: 1,
+            epoch: Default::default(),
             expires: SystemClock::new().unix_seconds() + 365 * DAY,
             root: (vec![root_key.public()], 1),
             operators: (vec![operator.public()], 1),

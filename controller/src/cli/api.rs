@@ -112,14 +112,18 @@ impl Api {
 
     /// A public file, at most `max` bytes of it; none where there is none.
     pub async fn public_file(&self, path: &str, max: usize) -> Result<Option<Vec<u8>>> {
+        self.file(path, max, None).await
+    }
+
+    /// The same with a bearer, where one is wanted.
+    pub async fn file(&self, path: &str, max: usize, bearer: Option<&str>) -> Result<Option<Vec<u8>>> {
         let url = self.url.join(path).with_context(|| format!("'{path}' is no path"))?;
-        let mut answer = self
-            .http
-            .get(url)
-            .timeout(REQUEST_LIMIT)
-            .send()
-            .await
-            .map_err(|error| self.unreachable(error))?;
+        let request = self.http.get(url).timeout(REQUEST_LIMIT);
+        let request = match bearer {
+            Some(bearer) => request.bearer_auth(bearer),
+            None => request,
+        };
+        let mut answer = request.send().await.map_err(|error| self.unreachable(error))?;
         let (status, bytes) = (answer.status(), read(&mut answer, max).await?);
         match status {
             StatusCode::NOT_FOUND => Ok(None),

@@ -94,6 +94,7 @@ impl Init {
         let root = sign_root(
             &RootSpec {
                 version: 1,
+                epoch: Default::default(),
                 expires,
                 root: (vec![root_key.public()], 1),
                 operators: (vec![operator.public()], 1),

@@ -12,6 +12,7 @@ mod keyfile;
 mod keys;
 mod machines;
 mod roots;
+mod seen;
 mod serve;
 mod sign;
 mod signers;

@@ -89,6 +89,10 @@ pub fn dangers(view: &MachineView, now: i64) -> Vec<(&'static str, String)> {
 /// What ends an attack, and what to look at.
 fn end_of(attack: Attack, view: &MachineView) -> String {
     match attack {
+        Attack::FastForward => "the machine is untouched and took no number so far above its own; it ends by itself once \
+             what the controller gives is sound again. If operators did sign it, root holders leave it behind with \
+             `muster keys new-epoch`"
+            .to_owned(),
         Attack::AlteredArchive | Attack::WrongOutput | Attack::WrongClass | Attack::Unknown => format!(
             "the machine is untouched, and waits for the next generation unless a later try comes through whole. Find \
              out who changes what the cache gives, or who signed it so, then `muster update --force {}`",

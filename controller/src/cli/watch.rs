@@ -145,6 +145,6 @@ mod tests {
         assert_eq!(settled(&view("deferred", nothing.clone()), generation), Settled::NotYet);
         assert_eq!(settled(&view("awaiting-reboot", nothing.clone()), generation), Settled::Later);
         assert_eq!(settled(&view("building", nothing), generation), Settled::NotYet);
-        assert_eq!(settled(&view("deferred", until), generation.next()), Settled::NotYet);
+        assert_eq!(settled(&view("deferred", until), generation.next().unwrap()), Settled::NotYet);
     }
 }

@@ -5,7 +5,7 @@ use axum::extract::{Path, State};
 use axum::http::StatusCode;
 use muster_protocol::api::ProblemCode;
 use muster_protocol::draft::{Checked, DRAFT_SECONDS, Draft, DraftError, DraftKind, DraftView, Drafted};
-use muster_protocol::ids::{MachineName, Sha256};
+use muster_protocol::ids::{Generation, MachineName, Sha256};
 use muster_protocol::machine::can_take;
 use muster_protocol::operator::Standing;
 
@@ -66,7 +66,7 @@ pub async fn keep(
 
 /// Whether the machine would take this next.
 async fn require_next(app: &App, target: &muster_protocol::target::Target) -> Result<(), Refused> {
-    if let Some(why) = void(app, &target.machine, target.generation.get()).await? {
+    if let Some(why) = void(app, &target.machine, target.generation).await? {
         let message = format!("{why}: make the draft anew with `muster update`");
         return Err(refuse(StatusCode::CONFLICT, ProblemCode::Conflict, message));
     }
@@ -78,7 +78,7 @@ async fn require_next(app: &App, target: &muster_protocol::target::Target) -> Re
 }
 
 /// Why this generation can no longer be published, if so.
-async fn void(app: &App, machine: &MachineName, generation: u64) -> Result<Option<String>, Refused> {
+async fn void(app: &App, machine: &MachineName, generation: Generation) -> Result<Option<String>, Refused> {
     let Some(known) = app.store.machine(machine).await? else {
         return Ok(Some(format!("there is no machine {machine}")));
     };
@@ -87,9 +87,14 @@ async fn void(app: &App, machine: &MachineName, generation: u64) -> Result<Optio
     }
     let holds = known.observed.as_ref().map(|told| told.holds).unwrap_or_default();
     let published = known.published.as_ref().map(|published| published.target.generation);
-    let next = muster_protocol::operator::next_generation(published, &holds);
-    Ok((next.get() != generation)
-        .then(|| format!("the next generation of {machine} is {next}, and this is generation {generation}")))
+    let epoch = app.roots.current().newest().epoch();
+    Ok(match muster_protocol::operator::next_generation(epoch, published, &holds) {
+        Ok(next) if next == generation => None,
+        Ok(next) => {
+            Some(format!("the next generation of {machine} is {next}, and this is generation {generation}"))
+        }
+        Err(error) => Some(format!("{machine} has no next generation: {error}")),
+    })
 }
 
 async fn view(app: &App, chain: &Chain, stored: &StoredDraft) -> Result<DraftView, Refused> {
@@ -105,7 +110,7 @@ async fn view(app: &App, chain: &Chain, stored: &StoredDraft) -> Result<DraftVie
     if let Drafted::Generations { generations } = &draft.what {
         for one in generations {
             if gone.is_none() {
-                gone = void(app, &one.machine, one.publication.generation.get()).await?;
+                gone = void(app, &one.machine, one.publication.generation).await?;
             }
         }
     }

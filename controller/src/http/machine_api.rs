@@ -9,7 +9,7 @@ use axum::http::{HeaderMap, StatusCode};
 use muster_protocol::api::{MAX_POLL_SECONDS, ProblemCode};
 use muster_protocol::checkin::{CheckIn, CheckInReply, MAX_CHECKIN_BYTES, PollReply};
 use muster_protocol::enrol::{EnrolReply, EnrolRequest, MAX_ENROL_BYTES};
-use muster_protocol::ids::{Generation, MachineName};
+use muster_protocol::ids::{Generation, IdError, MachineName};
 use muster_protocol::keys::{Context, PublicKey, Signature};
 use muster_protocol::report::{Accepted, MAX_BATCH_BYTES, MAX_BATCH_EVENTS};
 use serde::Deserialize;
@@ -162,8 +162,8 @@ pub async fn reports(
 
 #[derive(Deserialize)]
 pub struct Poll {
-    #[serde(default)]
-    have: u64,
+    /// None where it is 0, or missing.
+    have: Option<String>,
     #[serde(default)]
     wait: u64,
 }
@@ -184,10 +184,14 @@ pub async fn poll(
     let mut listener = app.wakers.listen(&machine).ok_or_else(|| {
         Refused::too_many(&format!("machine {machine}"), Duration::from_secs(app.limits.poll_seconds))
     })?;
+    let have = match poll.have.as_deref() {
+        None | Some("" | "0") => None,
+        Some(text) => Some(text.parse().map_err(|error: IdError| Refused::malformed(error.to_string()))?),
+    };
     let mut last_look = false;
     loop {
         let (generation, check_in) = app.store.news(&machine).await?;
-        if last_look || check_in || generation.map_or(0, Generation::get) != poll.have {
+        if last_look || check_in || generation != have {
             return Ok(Json(PollReply { generation, check_in }));
         }
         tokio::select! {

@@ -158,7 +158,7 @@ impl From<PublishRefusal> for Refused {
             PublishRefusal::Store(error) => return error.into(),
             PublishRefusal::Unknown(_) => (StatusCode::NOT_FOUND, ProblemCode::UnknownMachine),
             PublishRefusal::Revoked(_) => (StatusCode::FORBIDDEN, ProblemCode::Revoked),
-            PublishRefusal::NotNext { .. } | PublishRefusal::Changed(_) => {
+            PublishRefusal::NotNext { .. } | PublishRefusal::NoNext { .. } | PublishRefusal::Changed(_) => {
                 (StatusCode::CONFLICT, ProblemCode::Conflict)
             }
             PublishRefusal::Sign(_) => (StatusCode::INTERNAL_SERVER_ERROR, ProblemCode::Internal),

@@ -52,7 +52,7 @@ pub async fn publish(
     let signer = app.signer()?;
     let sign = |last, snapshot: &[u8]| signer.timestamp(&name, snapshot, last, now);
     if let Some(cursor) = app.store.publish(new, &signed.deed(), sign).await? {
-        tracing::info!(machine = %name, generation = publication.generation.get(), operator = signed.key.short(), "published");
+        tracing::info!(machine = %name, generation = %publication.generation, operator = signed.key.short(), "published");
         app.wakers.wake(&name);
         app.changed(cursor);
     }

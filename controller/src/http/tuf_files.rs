@@ -24,7 +24,9 @@ pub async fn metadata(
     if numbered(&file, "root").is_some() {
         return root_file(&app, &file);
     }
-    let version = |role| numbered(&file, role).and_then(|number| Generation::new(number).ok());
+    // What an earlier epoch left is in the history alone.
+    let epoch = app.roots.current().newest().epoch();
+    let version = |role| numbered(&file, role).and_then(|number| Generation::of(epoch, number).ok());
     let which = match (version("targets"), version("snapshot")) {
         (Some(number), _) => Files::Targets(number),
         (_, Some(number)) => Files::Snapshot(number),
@@ -60,6 +62,7 @@ async fn timestamp(app: &Shared, machine: &MachineName) -> Result<Response, Refu
         .store
         .timestamp(
             machine,
+            app.roots.current().newest().epoch(),
             |held| signer.is_good(held, now),
             |last, snapshot| signer.timestamp(machine, snapshot, last, now),
         )

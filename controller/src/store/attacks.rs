@@ -6,7 +6,7 @@ use muster_protocol::operator::AttackView;
 use muster_protocol::report::{Attack, Event, MAX_LOG_TAIL};
 
 use super::audit::{Act, log};
-use super::{Store, StoreError, Tx, generation, signed};
+use super::{Store, StoreError, Tx, generation};
 
 /// How many attacks of one machine are kept: the newest.
 const KEPT: i64 = 500;
@@ -62,7 +62,7 @@ pub(super) async fn keep(
     .bind(machine.as_str())
     .bind(kind)
     .bind(&detail[..detail.floor_char_boundary(MAX_LOG_TAIL)])
-    .bind(event.generation.map(|generation| signed(generation.get())))
+    .bind(event.generation.map(|generation| generation.packed()))
     .bind(event.at)
     .bind(now)
     .bind((!goes_on).then_some(now))

@@ -1,7 +1,7 @@
 //! Published generations, the files of a machine's TUF repository, and its history.
 
 use muster_protocol::checkin::{CheckIn, Holds};
-use muster_protocol::ids::{Generation, MachineName, Sha256};
+use muster_protocol::ids::{Epoch, Generation, IdError, MachineName, Sha256};
 use muster_protocol::keys::PublicKey;
 use muster_protocol::machine::{Class, System};
 use muster_protocol::operator::{HistoryEntry, Publication, Published, next_generation};
@@ -55,6 +55,8 @@ pub enum PublishRefusal {
         "generation {offered} of {machine} cannot be published: the next one is {next}; repeat `muster update`"
     )]
     NotNext { machine: MachineName, offered: Generation, next: Generation },
+    #[error("{machine} has no next generation: {source}")]
+    NoNext { machine: MachineName, source: IdError },
     #[error("machine {0} changed while this was published: repeat `muster update`")]
     Changed(MachineName),
     #[error("the timestamp cannot be signed: {0}")]
@@ -115,7 +117,9 @@ impl Store {
         if latest == Some(offered) && is_stored(&mut tx, new).await? {
             return Ok(None);
         }
-        let next = next_generation(latest, &stands.holds());
+        // What was offered is of the root's epoch: that was checked with its signatures.
+        let next = next_generation(offered.epoch(), latest, &stands.holds())
+            .map_err(|source| PublishRefusal::NoNext { machine: name.clone(), source })?;
         if offered != next {
             return Err(PublishRefusal::NotNext { machine: name.clone(), offered, next });
         }
@@ -124,7 +128,7 @@ impl Store {
         keep(&mut tx, name, &timestamp).await?;
         sqlx::query("UPDATE machines SET published = $2 WHERE name = $1")
             .bind(name.as_str())
-            .bind(signed(offered.get()))
+            .bind(offered.packed())
             .execute(&mut *tx)
             .await?;
         log(&mut tx, Act::of(deed, "generation-published", &offered.to_string()).on(name)).await?;
@@ -133,26 +137,33 @@ impl Store {
         Ok(Some(cursor))
     }
 
-    /// The current timestamp of a machine; signed anew unless `is_good` says that it may stay.
+    /// The current timestamp of a machine; signed anew unless `is_good` says that it may stay. None where nothing was
+    /// published in this epoch.
     pub async fn timestamp(
         &self,
         machine: &MachineName,
+        epoch: Epoch,
         is_good: impl Fn(&Timestamp) -> bool,
         sign: impl FnOnce(u64, &[u8]) -> Result<Timestamp, TufError>,
     ) -> Result<Option<Timestamp>, PublishRefusal> {
         const CURRENT: &str =
             "SELECT m.timestamp, m.timestamp_version, m.timestamp_expires, m.timestamp_key, g.snapshot
              FROM machines m JOIN generations g ON g.machine = m.name AND g.generation = m.published
-             WHERE m.name = $1";
-        let row: Option<Current> =
-            sqlx::query_as(CURRENT).bind(machine.as_str()).fetch_optional(self.sql.read()).await?;
+             WHERE m.name = $1 AND m.published >= $2";
+        let first = Generation::first_of(epoch).packed();
+        let row: Option<Current> = sqlx::query_as(CURRENT)
+            .bind(machine.as_str())
+            .bind(first)
+            .fetch_optional(self.sql.read())
+            .await?;
         match row.as_ref().map(Current::timestamp).transpose()?.flatten() {
             Some(timestamp) if is_good(&timestamp) => return Ok(Some(timestamp)),
             _ if row.is_none() => return Ok(None),
             _ => {}
         }
         let mut tx = self.sql.begin().await?;
-        let row: Current = sqlx::query_as(CURRENT).bind(machine.as_str()).fetch_one(&mut *tx).await?;
+        let row: Current =
+            sqlx::query_as(CURRENT).bind(machine.as_str()).bind(first).fetch_one(&mut *tx).await?;
         if let Some(timestamp) = row.timestamp()?.filter(is_good) {
             return Ok(Some(timestamp));
         }
@@ -173,7 +184,7 @@ impl Store {
         };
         let query = sqlx::query_scalar(query).bind(machine.as_str());
         let query = match file {
-            Files::Targets(number) | Files::Snapshot(number) => query.bind(signed(number.get())),
+            Files::Targets(number) | Files::Snapshot(number) => query.bind(number.packed()),
             Files::Target(hash) => query.bind(hash.as_bytes().to_vec()),
         };
         Ok(query.fetch_optional(self.sql.read()).await?)
@@ -234,7 +245,7 @@ async fn is_stored(tx: &mut Tx, new: NewGeneration<'_>) -> Result<bool, StoreErr
              AND targets = $3 AND snapshot = $4 AND target = $5)",
     )
     .bind(new.machine.as_str())
-    .bind(signed(publication.generation.get()))
+    .bind(publication.generation.packed())
     .bind(publication.targets.as_bytes())
     .bind(publication.snapshot.as_bytes())
     .bind(publication.target.as_bytes())
@@ -250,7 +261,7 @@ async fn insert(tx: &mut Tx, new: NewGeneration<'_>, deed: &Deed<'_>) -> Result<
          VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10)",
     )
     .bind(new.machine.as_str())
-    .bind(signed(publication.generation.get()))
+    .bind(publication.generation.packed())
     .bind(publication.targets.as_bytes())
     .bind(publication.snapshot.as_bytes())
     .bind(publication.target.as_bytes())

@@ -93,7 +93,7 @@ impl Store {
             .bind(machine.as_str())
             .bind(enrolment)
             .bind(signed(event.seq))
-            .bind(event.generation.map(|generation| signed(generation.get())))
+            .bind(event.generation.map(|generation| generation.packed()))
             .bind(now)
             .bind(&event.raw)
             .execute(&mut *tx)
@@ -161,7 +161,7 @@ impl Store {
                  ORDER BY enrolment DESC, seq DESC LIMIT $3",
             )
             .bind(machine.as_str())
-            .bind(signed(generation.get()))
+            .bind(generation.packed())
             .bind(SHOWN)
             .fetch_all(self.sql.read())
             .await?;

@@ -252,6 +252,7 @@ pub fn make_root(
 ) -> Vec<u8> {
     let spec = RootSpec {
         version,
+        epoch: Default::default(),
         expires: START_S + 365 * 86_400,
         root: (vec![root_key.public()], 1),
         operators: (operators.iter().map(|key| key.public()).collect(), 1),

@@ -26,6 +26,7 @@ fn spec(version: u64, roots: &[&SecretKey], operators: &[&SecretKey], online: &S
     let public = |keys: &[&SecretKey]| keys.iter().map(|key| key.public()).collect::<Vec<_>>();
     RootSpec {
         version,
+        epoch: Default::default(),
         expires: NOW + 365 * DAY,
         root: (public(roots), 2),
         operators: (public(operators), 2),

@@ -3,14 +3,13 @@
 //! The caller fetches what [`Update::next`] names, hands it to [`Update::feed`], and makes durable what that gives back
 //! before it goes on. With a [`Scope`] nothing of another machine is ever given back, not even a timestamp.
 
-use std::collections::BTreeMap;
-
-use super::delegation::{Delegation, Search};
-use super::keyring::Keys;
+#[cfg(feature = "delegations")]
+use super::delegation::{Found, Visit};
 use super::metadata::{Body, Listed, Pin, Role, Root, Signed, Snapshot, Targets, Timestamp};
 pub use super::scope::Scope;
-use super::{Result, TufError, require_no_lower};
+use super::{Result, TufError, require_near, require_no_lower};
 use crate::checkin::Holds;
+use crate::ids::{Epoch, Generation};
 
 /// How many new roots one refresh follows (5.3.3); the next refresh goes on from there.
 pub const MAX_ROOTS: u32 = 256;
@@ -30,6 +29,18 @@ pub struct Stored {
     pub targets: Option<Vec<u8>>,
 }
 
+impl Stored {
+    /// Drops what was signed in an epoch before this one.
+    pub fn leave_epochs_before(&mut self, epoch: Epoch) {
+        fn is_left<B: Body>(bytes: &[u8], epoch: Epoch) -> bool {
+            Signed::<B>::unverified(bytes).is_ok_and(|signed| signed.epoch < epoch)
+        }
+        self.timestamp.take_if(|bytes| is_left::<Timestamp>(bytes, epoch));
+        self.snapshot.take_if(|bytes| is_left::<Snapshot>(bytes, epoch));
+        self.targets.take_if(|bytes| is_left::<Targets>(bytes, epoch));
+    }
+}
+
 /// A file of the repository, one segment of a path: to be quoted as such where delegated roles are followed.
 /// Read at most `max_bytes` and one more: the one more tells endless data.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -45,12 +56,13 @@ pub struct Save {
     pub bytes: Vec<u8>,
 }
 
-enum Stage {
+pub(super) enum Stage {
     Root,
     Timestamp,
     Snapshot(Pin),
     Targets(Pin),
-    Delegated(Search, Keys, Delegation, Pin),
+    #[cfg(feature = "delegations")]
+    Delegated(Box<Visit>),
     Done,
     /// Something was refused: nothing more is asked for, and nothing given out.
     Refused,
@@ -58,17 +70,17 @@ enum Stage {
 
 /// One refresh, from the stored metadata to the current.
 pub struct Update {
-    now: i64,
+    pub(super) now: i64,
     scope: Option<Scope>,
     stored: Stored,
-    stage: Stage,
+    pub(super) stage: Stage,
     root: Root,
     new_roots: u32,
     timestamp: Option<Signed<Timestamp>>,
-    snapshot: Option<Signed<Snapshot>>,
-    targets: Option<Signed<Targets>>,
-    /// What searches through delegations found, by path.
-    found: BTreeMap<String, Listed>,
+    pub(super) snapshot: Option<Signed<Snapshot>>,
+    pub(super) targets: Option<Signed<Targets>>,
+    #[cfg(feature = "delegations")]
+    pub(super) found: Found,
 }
 
 impl Update {
@@ -85,7 +97,8 @@ impl Update {
             timestamp: None,
             snapshot: None,
             targets: None,
-            found: BTreeMap::new(),
+            #[cfg(feature = "delegations")]
+            found: Found::default(),
         };
         update.load();
         Ok(update)
@@ -101,7 +114,8 @@ impl Update {
             Stage::Timestamp => (Role::Timestamp.file().into(), None, MAX_TIMESTAMP_BYTES),
             Stage::Snapshot(pin) => (Role::Snapshot.file().into(), Some(pin), MAX_SNAPSHOT_BYTES),
             Stage::Targets(pin) => (Role::Targets.file().into(), Some(pin), MAX_TARGETS_BYTES),
-            Stage::Delegated(_, _, role, pin) => (role.file(), Some(pin), MAX_TARGETS_BYTES),
+            #[cfg(feature = "delegations")]
+            Stage::Delegated(visit) => (visit.file(), Some(visit.pin()), MAX_TARGETS_BYTES),
             Stage::Done | Stage::Refused => return None,
         };
         let limit = if self.scope.is_some() { limit.min(MAX_SCOPED_BYTES) } else { limit };
@@ -137,9 +151,8 @@ impl Update {
             Stage::Timestamp => self.take_timestamp(bytes)?.then_some(Role::Timestamp),
             Stage::Snapshot(pin) => self.take_snapshot(&pin, bytes).map(|()| Some(Role::Snapshot))?,
             Stage::Targets(pin) => self.take_targets(&pin, bytes).map(|()| Some(Role::Targets))?,
-            Stage::Delegated(search, keys, role, pin) => {
-                self.take_delegated(search, (&keys, &role), &pin, bytes).map(|()| None)?
-            }
+            #[cfg(feature = "delegations")]
+            Stage::Delegated(visit) => self.take_delegated(*visit, bytes).map(|()| None)?,
             Stage::Done | Stage::Refused => None,
         };
         Ok(saved.map(|role| Save { file: role.file(), bytes: bytes.to_vec() }))
@@ -168,7 +181,12 @@ impl Update {
     ///
     /// 5.3.11: when the stored timestamp or snapshot is no longer signed as the root wants it, their keys were rotated
     /// and both are dropped, so that versions which a thief counted up can be taken back.
+    ///
+    /// What an earlier epoch left is no floor: it was disowned.
     fn load(&mut self) {
+        if self.scope.is_some() {
+            self.stored.leave_epochs_before(self.root.epoch());
+        }
         let timestamp = self.stored.timestamp.as_deref().map(|bytes| self.open(bytes));
         let snapshot = self.stored.snapshot.as_deref().map(|bytes| self.open(bytes));
         let targets = self.stored.targets.as_deref().map(|bytes| self.open(bytes));
@@ -189,7 +207,7 @@ impl Update {
     }
 
     fn mine<B: Body>(&self, signed: Signed<B>) -> Result<Signed<B>> {
-        self.scope.as_ref().map_or(Ok(()), |scope| signed.require_machine(&scope.machine))?;
+        self.scope.as_ref().map_or(Ok(()), |scope| scope.require_own(&signed, self.root.epoch()))?;
         Ok(signed)
     }
 
@@ -210,6 +228,10 @@ impl Update {
         let held = self.snapshot.as_ref().map_or(0, Signed::version).max(pinned);
         let pin = new.body.meta.snapshot.clone();
         require_no_lower("the pinned snapshot", pin.version.get(), held)?;
+        if let Some(scope) = &self.scope {
+            let floor = scope.floor(&self.stored, self.root.epoch())?;
+            require_near("the pinned snapshot", pin.version.get(), held.max(floor))?;
+        }
         new.require_fresh(what, self.now)?;
         self.timestamp = Some(new);
         // The stored snapshot saves a fetch if it passes for the pinned one.
@@ -232,8 +254,11 @@ impl Update {
                 require_no_lower(file, found, held.version.get())?;
             }
         }
-        let floor = self.scope.as_ref().map_or(0, |scope| scope.floor(&self.stored));
-        require_no_lower("the generation", targets.version.get(), floor)?;
+        if let Some(scope) = &self.scope {
+            let floor = scope.floor(&self.stored, self.root.epoch())?;
+            require_no_lower("the generation", targets.version.get(), floor)?;
+            require_near("the generation", targets.version.get(), floor)?;
+        }
         self.snapshot = Some(new);
         let stored = self.stored.targets.clone();
         if stored.is_none_or(|bytes| self.take_targets(&targets, &bytes).is_err()) {
@@ -251,57 +276,25 @@ impl Update {
         Ok(())
     }
 
-    /// Looks for a target through the delegations (5.6.7); go on with [`Update::next`], then ask [`Update::listed`].
-    pub fn find(&mut self, path: &str) -> Result<()> {
-        match (&self.stage, &self.targets) {
-            (Stage::Done, Some(targets)) if self.listed(path).is_none() => {
-                self.visit_next(Search::start(path, &targets.body))
-            }
-            _ => Ok(()),
-        }
-    }
-
-    fn visit_next(&mut self, mut search: Search) -> Result<()> {
-        self.stage = Stage::Refused;
-        self.stage = match search.next()? {
-            None => Stage::Done,
-            Some((keys, role)) => {
-                let pins = self.snapshot.as_ref().map(|snapshot| &snapshot.body.meta.delegated);
-                let pin = pins.and_then(|pins| pins.get(&role.file())).cloned();
-                let pin = pin.ok_or_else(|| TufError::Missing { what: role.file() })?;
-                Stage::Delegated(search, keys, role, pin)
-            }
-        };
-        Ok(())
-    }
-
-    fn take_delegated(
-        &mut self,
-        mut search: Search,
-        (keys, role): (&Keys, &Delegation),
-        pin: &Pin,
-        bytes: &[u8],
-    ) -> Result<()> {
-        let targets: Signed<Targets> = pin.open(&role.file(), (keys, &role.holders), bytes, self.now)?;
-        if let Some(listed) = targets.body.targets.get(&search.path) {
-            self.found.insert(search.path, listed.clone());
-            self.stage = Stage::Done;
-            return Ok(());
-        }
-        search.descend(&targets.body);
-        self.visit_next(search)
-    }
-
     /// What the verified metadata says of this target, once the refresh is done.
     pub fn listed(&self, path: &str) -> Option<&Listed> {
         let Stage::Done = self.stage else { return None };
-        self.targets.as_ref()?.body.targets.get(path).or_else(|| self.found.get(path))
+        #[cfg(feature = "delegations")]
+        if let Some(found) = self.found.get(path) {
+            return Some(found);
+        }
+        self.targets.as_ref()?.body.targets.get(path)
     }
 
     /// The version of the verified targets, once the refresh is done: the generation. None: nothing is published yet.
     pub fn targets_version(&self) -> Option<u64> {
         let Stage::Done = self.stage else { return None };
         self.targets.as_ref().map(Signed::version)
+    }
+
+    /// The generation that the verified targets are, once the refresh of a machine's repository is done.
+    pub fn generation(&self) -> Option<Generation> {
+        Generation::of(self.root.epoch(), self.targets_version()?).ok()
     }
 
     /// The name under which a target is served (6.2).
@@ -320,6 +313,7 @@ impl Update {
             timestamp: self.timestamp.as_ref().map_or(0, Signed::version),
             snapshot: self.snapshot.as_ref().map_or(0, Signed::version),
             targets: self.targets.as_ref().map_or(0, Signed::version),
+            epoch: self.root.epoch(),
         }
     }
 }

@@ -1,12 +1,13 @@
-//! Delegated targets roles, and the search through them (TUF 4.5, 5.6.7). A machine's own repository has none;
-//! the search is here for the conformance suite, and so that one core reads every TUF repository.
+//! Delegated targets roles, and the search through them (TUF 4.5, 5.6.7). A machine's own repository has none: the search
+//! is here for the conformance suite, and nothing that is shipped contains it.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 
 use serde::Deserialize;
 
+use super::client::{Stage, Update};
 use super::keyring::{Holders, Keys};
-use super::metadata::{Role, Targets};
+use super::metadata::{Listed, Pin, Role, Signed, Targets};
 use super::{Result, TufError, require_form};
 use crate::ids::Sha256;
 
@@ -127,6 +128,64 @@ impl Search {
             }
         }
         Ok(None)
+    }
+}
+
+/// What searches found, by path.
+pub(super) type Found = BTreeMap<String, Listed>;
+
+/// The role that is asked for now, and the search that it belongs to.
+pub(super) struct Visit {
+    search: Search,
+    keys: Keys,
+    role: Delegation,
+    pin: Pin,
+}
+
+impl Visit {
+    pub(super) fn file(&self) -> String {
+        self.role.file()
+    }
+    pub(super) fn pin(&self) -> &Pin {
+        &self.pin
+    }
+}
+
+impl Update {
+    /// Looks for a target through the delegations (5.6.7); go on with [`Update::next`], then ask [`Update::listed`].
+    pub fn find(&mut self, path: &str) -> Result<()> {
+        match (&self.stage, &self.targets) {
+            (Stage::Done, Some(targets)) if self.listed(path).is_none() => {
+                self.visit_next(Search::start(path, &targets.body))
+            }
+            _ => Ok(()),
+        }
+    }
+
+    fn visit_next(&mut self, mut search: Search) -> Result<()> {
+        self.stage = Stage::Refused;
+        self.stage = match search.next()? {
+            None => Stage::Done,
+            Some((keys, role)) => {
+                let pins = self.snapshot.as_ref().map(|snapshot| &snapshot.body.meta.delegated);
+                let pin = pins.and_then(|pins| pins.get(&role.file())).cloned();
+                let pin = pin.ok_or_else(|| TufError::Missing { what: role.file() })?;
+                Stage::Delegated(Box::new(Visit { search, keys, role, pin }))
+            }
+        };
+        Ok(())
+    }
+
+    pub(super) fn take_delegated(&mut self, visit: Visit, bytes: &[u8]) -> Result<()> {
+        let Visit { mut search, keys, role, pin } = visit;
+        let targets: Signed<Targets> = pin.open(&role.file(), (&keys, &role.holders), bytes, self.now)?;
+        if let Some(listed) = targets.body.targets.get(&search.path) {
+            self.found.insert(search.path, listed.clone());
+            self.stage = Stage::Done;
+            return Ok(());
+        }
+        search.descend(&targets.body);
+        self.visit_next(search)
     }
 }
 

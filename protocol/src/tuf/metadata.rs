@@ -8,13 +8,16 @@ use serde::de::DeserializeOwned;
 use serde_json::Value;
 use sha2::Digest as _;
 
+#[cfg(feature = "delegations")]
 use super::delegation::Delegations;
 use super::keyring::{Authority, Holders, Keys, verify};
-use super::{Result, TufError, canonical, require_form, require_pinned};
-use crate::ids::{MachineName, Sha256, Sha512};
+use super::{Result, TufError, canonical, require_epoch, require_form, require_pinned};
+use crate::ids::{Epoch, MachineName, Sha256, Sha512};
 
 /// The signed field that names the machine that metadata is for.
 pub const MACHINE_FIELD: &str = "x-muster-machine";
+/// The signed field that names the epoch; none is the first.
+pub const EPOCH_FIELD: &str = "x-muster-epoch";
 /// The most signatures that one document may carry.
 const MAX_SIGNATURES: usize = 256;
 
@@ -104,6 +107,8 @@ pub(super) struct Signed<B> {
     pub(super) expires: jiff::Timestamp,
     #[serde(rename = "x-muster-machine")]
     machine: Option<String>,
+    #[serde(rename = "x-muster-epoch", default)]
+    pub(super) epoch: Epoch,
     #[serde(flatten)]
     pub(super) body: B,
 }
@@ -180,11 +185,22 @@ impl Root {
             return Err(TufError::Rollback { what: what.to_owned(), found, held });
         }
         require_pinned(what, found - held == 1, format!("it is version {found} and follows {held}"))?;
+        self.require_epoch_of(&next)?;
         Ok(next)
+    }
+
+    /// Epochs rise one at a time, so that no slip uses them up, and never fall, so that what was disowned stays so.
+    pub fn require_epoch_of(&self, next: &Self) -> Result<()> {
+        let begins = self.epoch().next().is_ok_and(|begun| begun == next.epoch());
+        if begins { Ok(()) } else { require_epoch(Role::Root.file(), next.epoch(), self.epoch()) }
     }
 
     pub fn version(&self) -> u64 {
         self.0.version()
+    }
+    /// The epoch that everything must be signed in to count.
+    pub fn epoch(&self) -> Epoch {
+        self.0.epoch
     }
     /// Who may sign for a role.
     pub(super) fn authority(&self, role: Role) -> Authority<'_> {
@@ -277,6 +293,10 @@ impl Body for Snapshot {
     const ROLE: Role = Role::Snapshot;
 }
 
+/// What a machine's repository must not have is not read any further.
+#[cfg(not(feature = "delegations"))]
+type Delegations = Value;
+
 /// Target files, and who else may list some.
 #[derive(Deserialize)]
 pub(super) struct Targets {
@@ -285,6 +305,7 @@ pub(super) struct Targets {
 }
 impl Body for Targets {
     const ROLE: Role = Role::Targets;
+    #[cfg(feature = "delegations")]
     fn check(&self, what: &str) -> Result<()> {
         self.delegations.as_ref().map_or(Ok(()), |delegations| delegations.check(what))
     }

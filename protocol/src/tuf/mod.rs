@@ -5,6 +5,7 @@
 
 pub mod canonical;
 pub mod client;
+#[cfg(feature = "delegations")]
 mod delegation;
 mod keyring;
 pub mod metadata;
@@ -13,7 +14,7 @@ mod p256;
 pub mod repository;
 mod scope;
 
-use crate::ids::MachineName;
+use crate::ids::{Epoch, MAX_JUMP, MAX_NUMBER, MachineName};
 use crate::keys::KeyError;
 use crate::machine::Class;
 use crate::report::Attack;
@@ -32,6 +33,12 @@ pub enum TufError {
     Expired { what: String, expires: jiff::Timestamp },
     #[error("{what} is version {found}; {held} was seen before, so it is an old one played again")]
     Rollback { what: String, found: u64, held: u64 },
+    #[error(
+        "{what} is version {found}; the highest that is taken now is {most}: at most {MAX_JUMP} numbers are skipped at once, and {MAX_NUMBER} is the last"
+    )]
+    TooHigh { what: String, found: u64, most: u64 },
+    #[error("{what} is of epoch {found}, and the trusted root is of epoch {wanted}")]
+    OtherEpoch { what: String, found: Epoch, wanted: Epoch },
     #[error("{what} is not the one that was pinned: {why}")]
     NotThePinned { what: String, why: String },
     #[error("{what} is longer than the {max} bytes that it may have")]
@@ -64,6 +71,8 @@ impl TufError {
             Self::Signatures { .. } => A::ForgedSignature,
             Self::Expired { .. } => A::Freeze,
             Self::Rollback { .. } => A::Rollback,
+            Self::OtherEpoch { found, wanted, .. } if found < wanted => A::Rollback,
+            Self::TooHigh { .. } => A::FastForward,
             Self::NotThePinned { .. } | Self::Target(T::OtherGeneration { .. }) => A::MixAndMatch,
             Self::TooLong { .. } | Self::TooManyDelegations { .. } => A::EndlessData,
             Self::Target(T::TooLarge(_)) => A::EndlessData,
@@ -71,7 +80,8 @@ impl TufError {
             Self::WrongClass { .. } | Self::Target(T::Machine(_)) => A::WrongClass,
             Self::Malformed { .. } | Self::Target(_) => A::Malformed,
             Self::Missing { .. } | Self::TooManyRoots(_) | Self::NotAsked => return None,
-            Self::RootSpec(_) | Self::Key(_) => return None,
+            // A root that came in between looks the same; the next refresh has it.
+            Self::RootSpec(_) | Self::Key(_) | Self::OtherEpoch { .. } => return None,
         })
     }
 
@@ -93,4 +103,16 @@ fn require_pinned(what: &str, fits: bool, why: impl Into<String>) -> Result<()> 
 /// Refuses a version below one that was seen before.
 fn require_no_lower(what: &str, found: u64, held: u64) -> Result<()> {
     if found < held { Err(TufError::Rollback { what: what.to_owned(), found, held }) } else { Ok(()) }
+}
+
+/// Refuses a version far above what is held: numbers end, and one that is a floor cannot be taken back within its epoch.
+fn require_near(what: &str, found: u64, held: u64) -> Result<()> {
+    let (what, most) = (what.to_owned(), held.saturating_add(MAX_JUMP).min(MAX_NUMBER));
+    if found <= most { Ok(()) } else { Err(TufError::TooHigh { what, found, most }) }
+}
+
+/// Refuses what was signed in another epoch than that of the trusted root.
+fn require_epoch(what: &str, found: Epoch, wanted: Epoch) -> Result<()> {
+    let what = what.to_owned();
+    if found == wanted { Ok(()) } else { Err(TufError::OtherEpoch { what, found, wanted }) }
 }

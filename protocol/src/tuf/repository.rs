@@ -8,11 +8,11 @@ use serde::Deserialize;
 use serde_json::{Map, Value, json};
 
 use super::keyring::Key;
-use super::metadata::{Body, MACHINE_FIELD, Role, Root, Signed, Snapshot, Targets};
+use super::metadata::{Body, EPOCH_FIELD, MACHINE_FIELD, Role, Root, Signed, Snapshot, Targets};
 use super::scope::Scope;
-use super::{TufError, canonical};
+use super::{TufError, canonical, require_epoch, require_near};
 use crate::api;
-use crate::ids::{Generation, MachineName, Sha256, from_hex};
+use crate::ids::{Epoch, Generation, MAX_NUMBER, MachineName, Sha256, from_hex};
 pub use crate::keys::Signer;
 use crate::keys::{PublicKey, Signature};
 use crate::machine::Class;
@@ -28,6 +28,8 @@ const NAMES_FIELD: &str = "x-muster-names";
 #[derive(Debug, Clone)]
 pub struct RootSpec {
     pub version: u64,
+    /// In which everything that is signed from now on counts.
+    pub epoch: Epoch,
     /// Unix seconds.
     pub expires: i64,
     /// Keys and threshold of the root itself.
@@ -64,7 +66,7 @@ pub fn draft_root(spec: &RootSpec, names: &BTreeMap<String, String>) -> Result<S
         "snapshot": role(&spec.operators.0, spec.operators.1)?,
         "timestamp": role(&spec.online, 1)?,
     });
-    let mut signed = header(Role::Root, spec.version, spec.expires, None)?;
+    let mut signed = header(Role::Root, spec.version, spec.epoch, spec.expires)?;
     signed.insert("consistent_snapshot".into(), true.into());
     signed.insert("keys".into(), keys.into_iter().collect());
     signed.insert("roles".into(), roles);
@@ -99,7 +101,7 @@ pub fn sign_generation(
 /// that is added changes the bytes of targets; both want the same operators' threshold.
 pub fn draft_generation(target: &Target, expires: i64) -> Result<Publication, TufError> {
     let (text, targets) = unsigned_targets(target, expires)?;
-    let meta = json!({ Role::Targets.file(): { "version": target.generation } });
+    let meta = json!({ Role::Targets.file(): { "version": target.generation.get() } });
     let snapshot = unsigned_snapshot(target, expires, meta)?;
     Ok(Publication { generation: target.generation, targets, snapshot, target: text })
 }
@@ -108,7 +110,7 @@ fn unsigned_targets(target: &Target, expires: i64) -> Result<(String, String), T
     target.check()?;
     let (machine, generation) = (&target.machine, target.generation);
     let text = serde_json::to_string(target).map_err(|why| TufError::malformed("the target", why))?;
-    let mut targets = header(Role::Targets, generation.get(), expires, Some(machine))?;
+    let mut targets = machine_header(Role::Targets, generation.get(), generation.epoch(), expires, machine)?;
     targets.insert(
         "targets".into(),
         json!({ api::target_name(machine): {
@@ -121,12 +123,13 @@ fn unsigned_targets(target: &Target, expires: i64) -> Result<(String, String), T
 }
 
 fn unsigned_snapshot(target: &Target, expires: i64, meta: Value) -> Result<String, TufError> {
-    let mut snapshot = header(Role::Snapshot, target.generation.get(), expires, Some(&target.machine))?;
+    let (version, epoch) = (target.generation.get(), target.generation.epoch());
+    let mut snapshot = machine_header(Role::Snapshot, version, epoch, expires, &target.machine)?;
     snapshot.insert("meta".into(), meta);
     Ok(Document::unsigned(snapshot).text())
 }
 
-/// Makes and signs a timestamp for these bytes of `N.snapshot.json`.
+/// Makes and signs a timestamp for these bytes of `N.snapshot.json`, in its epoch.
 pub fn sign_timestamp(
     machine: &MachineName,
     snapshot: &[u8],
@@ -136,7 +139,7 @@ pub fn sign_timestamp(
 ) -> Result<Vec<u8>, TufError> {
     let pinned = Signed::<Snapshot>::unverified(snapshot)?;
     pinned.require_machine(machine)?;
-    let mut timestamp = header(Role::Timestamp, version, expires, Some(machine))?;
+    let mut timestamp = machine_header(Role::Timestamp, version, pinned.epoch, expires, machine)?;
     timestamp.insert("meta".into(), pin(Role::Snapshot, pinned.version(), snapshot));
     Ok(signed_by_all(&Document::unsigned(timestamp).text(), &[signer])?.into_bytes())
 }
@@ -150,6 +153,16 @@ pub struct CheckedPublication {
     pub targets_expires: i64,
 }
 
+/// The generation that these targets are, if a threshold of this root's operators signed them for this machine. They may
+/// have expired: what was signed was signed.
+pub fn signed_generation(root: &Root, machine: &MachineName, targets: &[u8]) -> Result<Generation, TufError> {
+    let what = Role::Targets.file();
+    let targets: Signed<Targets> = Signed::open(what, root.authority(Role::Targets), targets)?;
+    targets.require_machine(machine)?;
+    require_epoch(what, targets.epoch, root.epoch())?;
+    Generation::of(targets.epoch, targets.version()).map_err(|why| TufError::malformed(what, why))
+}
+
 /// Whether the machine will accept this publication, as far as one can tell without its floor.
 pub fn check_publication(
     root: &Root,
@@ -158,38 +171,41 @@ pub fn check_publication(
     publication: &Publication,
     now: i64,
 ) -> Result<CheckedPublication, TufError> {
-    check(Some(root), machine, class, publication, now)
+    check((root, true), machine, class, publication, now)
 }
 
 /// The same of a generation that too few have signed yet, or nobody: everything but the signatures.
 pub fn check_draft(
+    root: &Root,
     machine: &MachineName,
     class: Class,
     publication: &Publication,
     now: i64,
 ) -> Result<CheckedPublication, TufError> {
-    check(None, machine, class, publication, now)
+    check((root, false), machine, class, publication, now)
 }
 
 fn check(
-    root: Option<&Root>,
+    (root, is_signed): (&Root, bool),
     machine: &MachineName,
     class: Class,
     publication: &Publication,
     now: i64,
 ) -> Result<CheckedPublication, TufError> {
-    fn open<B: Body>(root: Option<&Root>, text: &str) -> Result<Signed<B>, TufError> {
-        match root {
-            Some(root) => Signed::open(B::ROLE.file(), root.authority(B::ROLE), text.as_bytes()),
-            None => Signed::unverified(text.as_bytes()),
+    fn open<B: Body>((root, is_signed): (&Root, bool), text: &str) -> Result<Signed<B>, TufError> {
+        match is_signed {
+            true => Signed::open(B::ROLE.file(), root.authority(B::ROLE), text.as_bytes()),
+            false => Signed::unverified(text.as_bytes()),
         }
     }
-    let scope = Scope { machine: machine.clone(), class, lowest: Generation::FIRST };
     let generation = publication.generation;
+    let (epoch, root) = (root.epoch(), (root, is_signed));
+    require_epoch("the generation", generation.epoch(), epoch)?;
+    let scope = Scope { machine: machine.clone(), class, lowest: Generation::first_of(epoch) };
     let (snapshot_file, targets_file) = (Role::Snapshot.file(), Role::Targets.file());
 
     let snapshot: Signed<Snapshot> = open(root, &publication.snapshot)?;
-    snapshot.require_machine(machine)?;
+    scope.require_own(&snapshot, epoch)?;
     snapshot.require_fresh(snapshot_file, now)?;
     if snapshot.version() != generation.get() || !snapshot.body.meta.delegated.is_empty() {
         return Err(TufError::malformed(snapshot_file, "it must pin targets.json alone, as this generation"));
@@ -198,7 +214,7 @@ fn check(
     let pin = &snapshot.body.meta.targets;
     pin.require_bytes(targets_file, publication.targets.as_bytes())?;
     let targets: Signed<Targets> = open(root, &publication.targets)?;
-    targets.require_machine(machine)?;
+    scope.require_own(&targets, epoch)?;
     targets.require_fresh(targets_file, now)?;
     pin.require_version(targets_file, &targets)?;
     if targets.version() != generation.get() {
@@ -246,12 +262,21 @@ fn key_json(key: &PublicKey) -> Value {
     json!({ "keytype": "ed25519", "scheme": "ed25519", "keyval": { "public": key.hex() } })
 }
 
-fn header(
+fn machine_header(
     role: Role,
     version: u64,
+    epoch: Epoch,
     expires: i64,
-    machine: Option<&MachineName>,
+    machine: &MachineName,
 ) -> Result<Map<String, Value>, TufError> {
+    let mut fields = header(role, version, epoch, expires)?;
+    fields.insert(MACHINE_FIELD.into(), machine.as_str().into());
+    Ok(fields)
+}
+
+fn header(role: Role, version: u64, epoch: Epoch, expires: i64) -> Result<Map<String, Value>, TufError> {
+    // What no machine would take is not signed.
+    require_near(role.file(), version, MAX_NUMBER)?;
     let expires =
         jiff::Timestamp::from_second(expires).map_err(|why| TufError::malformed(role.file(), why))?;
     let mut fields = Map::new();
@@ -259,8 +284,8 @@ fn header(
     fields.insert("spec_version".into(), SPEC_VERSION.into());
     fields.insert("version".into(), version.into());
     fields.insert("expires".into(), expires.to_string().into());
-    if let Some(machine) = machine {
-        fields.insert(MACHINE_FIELD.into(), machine.as_str().into());
+    if !epoch.is_first() {
+        fields.insert(EPOCH_FIELD.into(), epoch.get().into());
     }
     Ok(fields)
 }

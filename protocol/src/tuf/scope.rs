@@ -3,10 +3,10 @@
 use serde::Deserialize;
 
 use super::client::Stored;
-use super::metadata::{Listed, Role, Signed, Targets};
-use super::{Result, TufError, require_form, require_pinned};
+use super::metadata::{Body, Listed, Role, Signed, Targets};
+use super::{Result, TufError, require_epoch, require_form, require_near, require_pinned};
 use crate::api;
-use crate::ids::{Generation, MachineName};
+use crate::ids::{Epoch, Generation, MAX_NUMBER, MachineName};
 use crate::machine::Class;
 use crate::target::MAX_TARGET_BYTES;
 
@@ -25,7 +25,7 @@ impl Scope {
         struct Custom {
             machine: String,
             class: String,
-            generation: u64,
+            generation: Generation,
         }
         let (what, path) = (Role::Targets.file(), api::target_name(&self.machine));
         let list = &targets.body.targets;
@@ -43,7 +43,8 @@ impl Scope {
             return Err(TufError::WrongClass { wanted: self.class, found: class });
         }
         let why = format!("generation {generation} stands in version {}", targets.version());
-        require_pinned(&path, generation == targets.version(), why)?;
+        let own = generation.epoch() == targets.epoch && generation.get() == targets.version();
+        require_pinned(&path, own, why)?;
         require_form(what, listed.hashes.sha256.is_some(), "its target has no sha256")?;
         if listed.length > MAX_TARGET_BYTES {
             return Err(TufError::TooLong { what: path, max: MAX_TARGET_BYTES });
@@ -51,10 +52,22 @@ impl Scope {
         Ok(listed)
     }
 
-    /// No rotation of keys lowers the generation: what was held once is the floor, whoever may sign today.
-    pub(super) fn floor(&self, stored: &Stored) -> u64 {
+    /// Metadata of this machine, of the root's epoch, under a number that leaves others above it.
+    pub(super) fn require_own<B: Body>(&self, signed: &Signed<B>, epoch: Epoch) -> Result<()> {
+        signed.require_machine(&self.machine)?;
+        require_epoch(B::ROLE.file(), signed.epoch, epoch)?;
+        require_near(B::ROLE.file(), signed.version(), MAX_NUMBER)
+    }
+
+    /// No rotation of keys lowers the generation: what was held once is the floor, whoever may sign today. Only a new
+    /// epoch leaves it behind, and the lowest one of the token with it.
+    pub(super) fn floor(&self, stored: &Stored, epoch: Epoch) -> Result<u64> {
+        if self.lowest.epoch() > epoch {
+            require_epoch(Role::Root.file(), epoch, self.lowest.epoch())?;
+        }
         let held = stored.targets.as_deref().and_then(|bytes| Signed::<Targets>::unverified(bytes).ok());
-        let held = held.filter(|targets| targets.require_machine(&self.machine).is_ok());
-        held.map_or(0, |targets| targets.version()).max(self.lowest.get())
+        let held = held.filter(|held| held.require_machine(&self.machine).is_ok() && held.epoch == epoch);
+        let lowest = if self.lowest.epoch() == epoch { self.lowest.get() } else { 0 };
+        Ok(held.map_or(0, |targets| targets.version()).max(lowest))
     }
 }

@@ -1,7 +1,8 @@
 //! Names, hashes and store paths at their very limits.
 
 use muster_protocol::ids::{
-    Generation, IdError, MachineName, Sha256, Sha512, StorePath, Tag, from_hex, nix_base32, to_hex,
+    Generation, IdError, MAX_NUMBER, MachineName, Sha256, Sha512, StorePath, Tag, from_hex, nix_base32,
+    to_hex,
 };
 use serde_json::json;
 
@@ -103,13 +104,15 @@ fn base32_is_nixs_for_every_text() {
 }
 
 #[test]
-fn generations_are_counted_up_to_the_last_number_and_stay_there() {
-    let last = Generation::new(u64::MAX).unwrap();
-    assert_eq!((Generation::FIRST.get(), Generation::FIRST.next().get(), last.next()), (1, 2, last));
+fn generations_are_counted_up_to_the_last_number_and_not_beyond() {
+    let last = Generation::new(MAX_NUMBER).unwrap();
+    assert_eq!(Generation::FIRST.next().unwrap().get(), 2);
+    assert_eq!(last.next(), Err(IdError::TooHigh(MAX_NUMBER + 1)));
     assert_eq!(
-        (u64::from(last), last.to_string(), json!(last)),
-        (u64::MAX, u64::MAX.to_string(), json!(u64::MAX))
+        (last.get(), last.to_string(), json!(last)),
+        (1 << 48, "281474976710656".into(), json!(1u64 << 48))
     );
     assert_eq!(Generation::new(0), Err(IdError::Generation));
+    assert_eq!(Generation::new(u64::MAX), Err(IdError::TooHigh(u64::MAX)));
     assert!(serde_json::from_value::<Generation>(json!(-1)).is_err());
 }

@@ -2,7 +2,7 @@
 
 use muster_protocol::checkin::{Holds, MAX_CHECKIN_BYTES, Phase};
 use muster_protocol::enrol::{MAX_ENROL_BYTES, Secret, Token};
-use muster_protocol::ids::{Generation, Sha256};
+use muster_protocol::ids::{Epoch, Generation, MAX_NUMBER, Sha256};
 use muster_protocol::machine::{Class, MachineError, System, can_take};
 use muster_protocol::operator::{Condition, MAX_REQUEST_BYTES, next_generation};
 use muster_protocol::target::{Action, MAX_TARGET_BYTES};
@@ -66,9 +66,26 @@ fn phases_and_conditions_are_told_as_they_are_written() {
 fn a_generation_is_above_what_was_published_and_what_is_held() {
     let held = |targets| Holds { targets, ..Holds::default() };
     let published = |number| Generation::new(number).ok();
+    let first = Epoch::default();
     for (last, holds, next) in [(0, 0, 1), (5, 0, 6), (0, 5, 6), (5, 9, 10), (9, 5, 10)] {
-        assert_eq!(next_generation(published(last), &held(holds)).get(), next, "{last} {holds}");
+        let found = next_generation(first, published(last), &held(holds)).unwrap();
+        assert_eq!(found, Generation::new(next).unwrap(), "{last} {holds}");
     }
+    // Numbers from the network are hostile: none overflows, and none above the cap is counted on from.
+    for absurd in [MAX_NUMBER, MAX_NUMBER + 1, u64::MAX - 1, u64::MAX] {
+        assert!(next_generation(first, published(4), &held(absurd)).is_err(), "{absurd}");
+    }
+}
+
+#[test]
+fn what_an_earlier_epoch_counted_to_holds_nothing_up_in_the_next() {
+    let second = Epoch::new(1).unwrap();
+    let held = |epoch, targets| Holds { epoch, targets, ..Holds::default() };
+    let next = |published, holds| next_generation(second, published, &holds).unwrap().to_string();
+    let highest = Generation::new(MAX_NUMBER).ok();
+    assert_eq!(next(highest, held(Epoch::default(), u64::MAX)), "1.1");
+    assert_eq!(next(highest, held(second, 3)), "1.4");
+    assert_eq!(next(Generation::of(second, 5).ok(), held(Epoch::default(), 9)), "1.6");
 }
 
 #[test]

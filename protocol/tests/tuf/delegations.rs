@@ -14,17 +14,6 @@ use crate::fleet::*;
 
 const PATH: &str = "releases/x.zip";
 
-/// `delegations` of one role for this key, with `paths` or `path_hash_prefixes` out of `rule`.
-pub fn delegating(key: &SecretKey, role: &str, rule: Value) -> Value {
-    let id = key_id(&key.public());
-    let mut delegation = json!({ "name": role, "keyids": [id], "threshold": 1, "terminating": false });
-    delegation.as_object_mut().unwrap().extend(rule.as_object().unwrap().clone());
-    json!({
-        "keys": { id: { "keytype": "ed25519", "scheme": "ed25519", "keyval": { "public": key.public().hex() } } },
-        "roles": [delegation],
-    })
-}
-
 /// A repository whose targets carry these delegations, and these delegated roles with their signer.
 struct Tree {
     fleet: Fleet,

@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use muster_protocol::ids::{Generation, MachineName};
+use muster_protocol::ids::{Epoch, Generation, MachineName};
 use muster_protocol::keys::SecretKey;
 use muster_protocol::machine::Class;
 use muster_protocol::operator::Publication;
@@ -35,6 +35,7 @@ pub struct Fleet {
     pub threshold: u32,
     pub online: SecretKey,
     pub version: u64,
+    pub epoch: Epoch,
     pub expires: i64,
 }
 
@@ -46,6 +47,7 @@ impl Fleet {
             threshold: 1,
             online: key(),
             version: 1,
+            epoch: Epoch::default(),
             expires: NOW + 365 * DAY,
         }
     }
@@ -53,6 +55,7 @@ impl Fleet {
         let public = |keys: &[SecretKey]| keys.iter().map(SecretKey::public).collect::<Vec<_>>();
         RootSpec {
             version: self.version,
+            epoch: self.epoch,
             expires: self.expires,
             root: (public(&self.root), self.root.len() as u32),
             operators: (public(&self.operators), self.threshold),
@@ -111,7 +114,8 @@ impl Served {
         served
     }
     pub fn publish(&mut self, fleet: &Fleet, machine: &str, generation: u64, timestamp: u64) {
-        let publication = fleet.publication(&target(machine, generation));
+        let number = Generation::of(fleet.epoch, generation).unwrap();
+        let publication = fleet.publication(&Target { generation: number, ..target(machine, generation) });
         self.put(&format!("{generation}.targets.json"), publication.targets.as_bytes());
         self.put(&format!("{generation}.snapshot.json"), publication.snapshot.as_bytes());
         self.stamp(fleet, machine, generation, timestamp);
@@ -155,6 +159,17 @@ pub fn resigned(bytes: &[u8], keys: &[&SecretKey], change: impl FnOnce(&mut Valu
         .collect();
     document["signatures"] = signatures.into();
     document.to_string().into_bytes()
+}
+
+/// `delegations` of one role for this key, with `paths` or `path_hash_prefixes` out of `rule`.
+pub fn delegating(key: &SecretKey, role: &str, rule: Value) -> Value {
+    let id = key_id(&key.public());
+    let mut delegation = json!({ "name": role, "keyids": [id], "threshold": 1, "terminating": false });
+    delegation.as_object_mut().unwrap().extend(rule.as_object().unwrap().clone());
+    json!({
+        "keys": { id: { "keytype": "ed25519", "scheme": "ed25519", "keyval": { "public": key.public().hex() } } },
+        "roles": [delegation],
+    })
 }
 
 /// A machine and its disk.

@@ -147,8 +147,7 @@ fn a_delegation_in_a_machines_targets() {
     let delegate = key();
     targets_that_say(
         |signed| {
-            signed["delegations"] =
-                crate::delegations::delegating(&delegate, "helper", json!({ "paths": ["*"] }));
+            signed["delegations"] = delegating(&delegate, "helper", json!({ "paths": ["*"] }));
         },
         Attack::Malformed,
     );

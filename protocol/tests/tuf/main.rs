@@ -2,7 +2,9 @@
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::needless_pass_by_value)]
 
 mod ambiguous;
+#[cfg(feature = "delegations")]
 mod delegations;
+mod epochs;
 mod fleet;
 mod foreign;
 mod forged;

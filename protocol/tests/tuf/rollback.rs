@@ -1,6 +1,6 @@
 //! Old metadata played again.
 
-use muster_protocol::ids::Generation;
+use muster_protocol::ids::{Generation, MAX_JUMP, MAX_NUMBER};
 use muster_protocol::keys::SecretKey;
 use muster_protocol::report::Attack;
 use muster_protocol::tuf::client::Scope;
@@ -142,9 +142,9 @@ fn a_generation_below_the_lowest_of_the_enrolment() {
 fn the_timestamp_of_a_thief_is_taken_back_by_rotating_its_key() {
     let fleet = Fleet::new();
     let (mut machine, mut served, _) = on_generation_two(&fleet);
-    served.stamp(&fleet, "cinnabar", 2, u64::MAX);
+    served.stamp(&fleet, "cinnabar", 2, MAX_NUMBER);
     machine.refresh(&served).unwrap();
-    assert_eq!(machine.start().unwrap().holds().timestamp, u64::MAX);
+    assert_eq!(machine.start().unwrap().holds().timestamp, MAX_NUMBER);
 
     let next = Fleet { version: 2, online: key(), ..fleet.clone() };
     served.put("2.root.json", &fleet.next_root(&next));
@@ -159,7 +159,7 @@ fn a_pin_of_a_thief_on_a_snapshot_that_never_was_is_taken_back() {
     let (mut machine, mut served, _) = on_generation_two(&fleet);
     served.forge("timestamp.json", &[&fleet.online], |signed| {
         signed["version"] = 2001.into();
-        signed["meta"]["snapshot.json"] = serde_json::json!({ "version": u64::MAX });
+        signed["meta"]["snapshot.json"] = serde_json::json!({ "version": 2 + MAX_JUMP });
     });
     assert!(machine.refresh(&served).is_err());
     served.publish(&fleet, "cinnabar", 3, 3000);

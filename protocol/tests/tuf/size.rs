@@ -3,7 +3,7 @@
 use std::path::Path;
 
 /// The signing side, which no machine runs, and what is compiled for the conformance suite alone.
-const NOT_THE_CORE: [&str; 2] = ["repository.rs", "p256.rs"];
+const NOT_THE_CORE: [&str; 3] = ["repository.rs", "p256.rs", "delegation.rs"];
 
 /// The core's files with their lines of code: no tests, no comments, no blank lines.
 fn core() -> Vec<(String, Vec<String>)> {

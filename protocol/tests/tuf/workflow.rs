@@ -18,7 +18,10 @@ fn generations_one_and_two_are_followed() {
     served.publish(&fleet, "cinnabar", 2, 2000);
     let update = machine.refresh(&served).unwrap();
     assert_eq!(update.targets_version(), Some(2));
-    assert_eq!(update.holds(), Holds { root: 1, timestamp: 2000, snapshot: 2, targets: 2 });
+    assert_eq!(
+        update.holds(),
+        Holds { root: 1, timestamp: 2000, snapshot: 2, targets: 2, ..Holds::default() }
+    );
 
     let publication = fleet.publication(&target("cinnabar", 2));
     let file = update.listed("cinnabar/generation.json").unwrap();
@@ -205,7 +208,10 @@ fn after_a_refusal_nothing_more_is_asked_for_or_given_out() {
     assert!(update.listed("cinnabar/generation.json").is_none());
     assert_eq!(update.targets_version(), None);
     // What is on disk is still what is held.
-    assert_eq!(update.holds(), Holds { root: 1, timestamp: 1001, snapshot: 1, targets: 1 });
+    assert_eq!(
+        update.holds(),
+        Holds { root: 1, timestamp: 1001, snapshot: 1, targets: 1, ..Holds::default() }
+    );
 }
 
 #[test]

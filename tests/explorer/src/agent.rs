@@ -70,6 +70,7 @@ fn plan(world: &World, agent: &Agent, scene: &Scene) -> Step {
     let (rules, circumstances) =
         (Rules::new(&Policy::default(), &Policy::default()), Circumstances::default());
     let observed = Observed {
+        epoch: muster_protocol::ids::Epoch::default(),
         transaction: agent.book.transaction(),
         activation: world.disk.activation.as_ref(),
         activator_alive: world.activator.is_some(),

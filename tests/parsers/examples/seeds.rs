@@ -231,7 +231,7 @@ fn traffic(put: Put<'_>) {
         clock: NOW * 1000,
         agent: "0.1.0".into(),
         runs: Some(runs.clone()),
-        holds: Holds { root: 1, timestamp: 1000, snapshot: 3, targets: 3 },
+        holds: Holds { root: 1, timestamp: 1000, snapshot: 3, targets: 3, ..Holds::default() },
         phase: Phase::Confirmed,
         phase_generation: Some(generation),
         note: Some("waits".into()),

@@ -124,6 +124,7 @@ impl World {
                 };
                 let spec = RootSpec {
                     version,
+                    epoch: Default::default(),
                     expires: self.keeper.now + i64::from(thresholds >> 4) * DAY,
                     root: (public(holders, ROOT), u32::from(thresholds & 3)),
                     operators: (public(holders >> 2, OPERATOR), u32::from(thresholds >> 2 & 3)),

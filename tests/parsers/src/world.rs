@@ -60,6 +60,7 @@ pub fn signers(keys: &[SecretKey]) -> Vec<&dyn Signer> {
 pub fn root_spec() -> RootSpec {
     RootSpec {
         version: 1,
+        epoch: Default::default(),
         expires: NOW + 365 * DAY,
         root: (vec![key(ROOT).public()], 1),
         operators: (vec![key(OPERATOR).public()], 1),

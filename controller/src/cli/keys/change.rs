@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 use std::fmt;
 
 use clap::ValueEnum;
+use muster_protocol::ids::{Epoch, IdError};
 use muster_protocol::keys::PublicKey;
 use muster_protocol::tuf::metadata::{Role as Tuf, Root};
 use muster_protocol::tuf::repository::RootSpec;
@@ -42,6 +43,7 @@ impl fmt::Display for Role {
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Holders {
     roles: [(Vec<PublicKey>, u32); 3],
+    epoch: Epoch,
     pub names: BTreeMap<String, String>,
 }
 
@@ -68,6 +70,8 @@ pub enum Change {
     },
     /// The same again, good for longer.
     Renew,
+    /// All numbers begin anew, and what was signed before counts no longer.
+    NewEpoch,
 }
 
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -88,6 +92,10 @@ pub enum ChangeError {
     OnlineThreshold,
     #[error("{role} would have {0} keys; {MOST_KEYS} are the limit", .keys)]
     TooMany { role: Role, keys: usize },
+    #[error("--threshold is for a change of one role: change it by itself with `muster keys threshold`")]
+    NoRole,
+    #[error(transparent)]
+    Epoch(#[from] IdError),
     #[error("'{0}' is no name for a key: 1 to {LONGEST_NAME} printable characters")]
     Name(String),
 }
@@ -95,7 +103,8 @@ pub enum ChangeError {
 impl Holders {
     pub fn of(root: &Root, names: &BTreeMap<String, String>) -> Self {
         let role = |role| (root.keys_of(role), root.threshold(role));
-        Self { roles: [role(Tuf::Root), role(Tuf::Targets), role(Tuf::Timestamp)], names: names.clone() }
+        let roles = [role(Tuf::Root), role(Tuf::Targets), role(Tuf::Timestamp)];
+        Self { roles, epoch: root.epoch(), names: names.clone() }
     }
 
     pub fn keys(&self, role: Role) -> &[PublicKey] {
@@ -107,7 +116,7 @@ impl Holders {
 
     pub fn spec(&self, version: u64, expires: i64) -> RootSpec {
         let [root, operators, (online, _)] = self.roles.clone();
-        RootSpec { version, expires, root, operators, online }
+        RootSpec { version, epoch: self.epoch, expires, root, operators, online }
     }
 
     /// The key of a role that goes by this name, or whose digits begin like this.
@@ -154,7 +163,13 @@ impl Holders {
                 next.roles[*role as usize].1 = *number;
                 *role
             }
+            Change::Renew if threshold.is_some() => return Err(ChangeError::NoRole),
+            Change::NewEpoch if threshold.is_some() => return Err(ChangeError::NoRole),
             Change::Renew => return Ok(next),
+            Change::NewEpoch => {
+                next.epoch = self.epoch.next()?;
+                return Ok(next);
+            }
         };
         if let Some(number) = threshold {
             next.roles[role as usize].1 = number;
@@ -197,6 +212,17 @@ impl Holders {
     /// What differs in another one, line by line.
     pub fn differences(&self, next: &Self) -> Vec<String> {
         let mut lines = Vec::new();
+        if self.begins_an_epoch(next) {
+            lines.push(format!("+ epoch {} (before: {})", next.epoch, self.epoch));
+            lines.push(
+                "    numbers begin at 1 again, however high they were, also on machines that sleep"
+                    .to_owned(),
+            );
+            lines.push(
+                "    what was signed before is refused from then on, and waits nowhere any longer".to_owned(),
+            );
+            lines.push("    what machines run goes on to run; everything must be signed anew".to_owned());
+        }
         for role in Role::ALL {
             let (old, new) = (self.keys(role), next.keys(role));
             for key in new.iter().filter(|key| !old.contains(key)) {
@@ -227,6 +253,10 @@ impl Holders {
         lines
     }
 
+    pub fn begins_an_epoch(&self, next: &Self) -> bool {
+        next.epoch != self.epoch
+    }
+
     /// Whether generations that were signed before may no longer count.
     pub fn weakens_old_signatures(&self, next: &Self) -> bool {
         let gone = self.keys(Role::Operator).iter().any(|key| !next.keys(Role::Operator).contains(key));
@@ -246,7 +276,7 @@ mod tests {
     fn holders() -> (Holders, PublicKey, PublicKey, PublicKey) {
         let (root, operator, online) = (key(), key(), key());
         let roles = [(vec![root], 1), (vec![operator], 1), (vec![online], 1)];
-        (Holders { roles, names: BTreeMap::new() }, root, operator, online)
+        (Holders { roles, epoch: Epoch::default(), names: BTreeMap::new() }, root, operator, online)
     }
     fn add(role: Role, key: PublicKey, name: &str) -> Change {
         Change::Add { role, key, name: Some(name.to_owned()) }
@@ -274,6 +304,22 @@ mod tests {
         );
         assert!(two.weakens_old_signatures(&removed) && first.weakens_old_signatures(&two));
         assert!(!first.weakens_old_signatures(&first.after(&add(Role::Online, key(), "x"), None).unwrap()));
+    }
+
+    #[test]
+    fn a_new_epoch_changes_no_key_and_says_what_follows() {
+        let (first, ..) = holders();
+        let second = first.after(&Change::NewEpoch, None).unwrap();
+        assert_eq!(second.spec(2, 0).epoch, Epoch::new(1).unwrap());
+        assert!(first.begins_an_epoch(&second) && !second.begins_an_epoch(&second.clone()));
+        assert_eq!(Holders { epoch: Epoch::default(), ..second.clone() }, first);
+        let lines = first.differences(&second).join("\n");
+        assert!(lines.contains("+ epoch 1 (before: 0)") && lines.contains("signed anew"), "{lines}");
+        let renewed = second.after(&Change::Renew, None).unwrap();
+        assert_eq!(renewed, second, "an epoch stays until the next one");
+        assert_eq!(first.after(&Change::NewEpoch, Some(2)), Err(ChangeError::NoRole));
+        let last = Holders { epoch: Epoch::MAX, ..first };
+        assert!(matches!(last.after(&Change::NewEpoch, None), Err(ChangeError::Epoch(_))));
     }
 
     #[test]

@@ -95,6 +95,14 @@ pub enum Keys {
         #[command(flatten)]
         how: How,
     },
+    /// Let the numbers of all machines begin anew, where one was set too high or what was signed is to count no longer.
+    ///
+    /// Everything that was signed before is refused from then on, also by machines that sleep now, and what waits on
+    /// machines is dropped. What they run goes on to run. Everything must be signed anew with `muster update`.
+    NewEpoch {
+        #[command(flatten)]
+        how: How,
+    },
     /// Hand a root that is signed by enough to the controller: a draft's file, or N.root.json
     Publish { file: PathBuf },
 }
@@ -152,6 +160,7 @@ impl Keys {
             Self::Threshold { role, number, how } => {
                 how.change(&config, |_| Ok(Change::Threshold { role, number })).await
             }
+            Self::NewEpoch { how } => how.change(&config, |_| Ok(Change::NewEpoch)).await,
             Self::Renew { how } => how.change(&config, |_| Ok(Change::Renew)).await,
         }
     }
@@ -275,7 +284,8 @@ impl How {
         }
         let Drafted::Root { root } = draft.what else { return Ok(()) };
         publish(&api, config, &mut trusted, root).await?;
-        if holders.weakens_old_signatures(&next) {
+        // The new epoch has said it already, and more.
+        if !holders.begins_an_epoch(&next) && holders.weakens_old_signatures(&next) {
             println!(
                 "Generations that too few of today's operators have signed count no longer: machines refuse them until \
                  they are signed anew. Do so with `muster update --refresh`."
@@ -315,10 +325,17 @@ fn tell_file(draft: &Draft, trusted: &Trusted, out: &Path) -> Result<()> {
 /// Gives the controller a root that enough have signed, and trusts it.
 pub async fn publish(api: &Api, config: &Config, trusted: &mut Trusted, root: String) -> Result<()> {
     let bytes = root.clone().into_bytes();
-    trusted.root.successor(&bytes).context("this root is not signed by enough")?;
+    let next = trusted.root.successor(&bytes).context("this root is not signed by enough")?;
+    let begun = (next.epoch() != trusted.root.epoch()).then(|| next.epoch());
     let taken: RootTaken = api.post(OPERATOR_ROOT, &NewRoot { root }).await?;
     trusted.adopt(config, bytes)?;
     println!("Root {} is in force. Every operator's root.json follows it by itself.", taken.version);
+    if let Some(epoch) = begun {
+        println!(
+            "Epoch {epoch} has begun: machines take nothing that was signed before it, and keep what they run. Sign \
+             everything anew: an operator runs `muster update` for all machines."
+        );
+    }
     if !taken.online_key_named {
         println!(
             "The controller holds none of the online keys that it names: put the new one in the place of its online_key \

@@ -22,7 +22,8 @@ use muster_protocol::operator::{AddMachine, MachineView};
 use super::api::Api;
 use super::config::Config;
 use super::error::WithHint as _;
-use super::{roots, status, table, tls};
+use super::roots::Trusted;
+use super::{roots, seen, status, table, tls};
 
 #[derive(Debug, Subcommand)]
 pub enum Machines {
@@ -141,7 +142,7 @@ impl Add {
         }
         let trusted = roots::follow(api, config).await?;
         trusted.require_operator(&api.key().public())?;
-        let lowest = self.lowest_generation(api).await?;
+        let lowest = self.lowest_generation(config, api, &trusted).await?;
         let tls_ca = match &config.file.tls_ca {
             None => None,
             Some(path) => {
@@ -187,12 +188,10 @@ impl Add {
     }
 
     /// A machine that is replaced never goes back behind what was published for it.
-    async fn lowest_generation(&self, api: &Api) -> Result<Generation> {
+    async fn lowest_generation(&self, config: &Config, api: &Api, trusted: &Trusted) -> Result<Generation> {
         let machines: Vec<MachineView> = api.get(OPERATOR_MACHINES).await?;
-        let known = machines.into_iter().find(|view| view.machine == self.machine);
-        Ok(known
-            .and_then(|view| view.published)
-            .map_or(Generation::FIRST, |published| published.target.generation))
+        let known = machines.iter().find(|view| view.machine == self.machine);
+        seen::lowest(config, api, trusted, known).await
     }
 }
 

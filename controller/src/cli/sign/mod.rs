@@ -11,11 +11,12 @@ use std::process::ExitCode;
 
 use anyhow::{Context as _, Result, anyhow};
 use clap::Args;
-use muster_protocol::api::{OPERATOR_DRAFTS, OPERATOR_SESSION};
+use muster_protocol::api::{OPERATOR_DRAFTS, OPERATOR_MACHINES, OPERATOR_SESSION};
 use muster_protocol::clock::{Clock as _, SystemClock};
 use muster_protocol::draft::{Checked, Draft, DraftView, Drafted};
+use muster_protocol::ids::Generation;
 use muster_protocol::keys::PublicKey;
-use muster_protocol::operator::Session;
+use muster_protocol::operator::{MachineView, Session};
 use muster_protocol::policy::Policy;
 use muster_protocol::target::Target;
 use muster_protocol::tuf::repository::CheckedPublication;
@@ -25,6 +26,7 @@ use super::api::Api;
 use super::config::Config;
 use super::error::WithHint as _;
 use super::roots::{self, Trusted};
+use super::seen::{Jump, Seen, judge};
 use super::signers::KeySource;
 use super::{ask, drafts, keys, update};
 use crate::flake::evaluate::{self, Flake};
@@ -49,6 +51,9 @@ pub struct Sign {
     /// Where to write it instead
     #[arg(long, value_name = "FILE")]
     out: Option<PathBuf>,
+    /// Sign numbers up to this one, also where they are far above what was seen signed
+    #[arg(long, value_name = "GENERATION")]
+    jump_to: Option<Generation>,
     /// Sign also where a derivation cannot be looked into
     #[arg(long)]
     unseen: bool,
@@ -88,6 +93,7 @@ impl Sign {
         };
         known::require(&draft)?;
         if let Checked::Generations(generations) = &checked {
+            self.require_near(&config, api.as_ref(), &trusted, generations).await?;
             self.look_into(&config, api.as_ref(), generations).await?;
         }
         show::tell(&draft, &checked, &trusted, &current, self.flake.as_deref()).await?;
@@ -95,9 +101,39 @@ impl Sign {
             println!("Nothing was signed.");
             return Ok(ExitCode::FAILURE);
         }
+        if let Checked::Generations(generations) = &checked {
+            let targets = generations.iter().map(|checked| &checked.target);
+            Seen::load(&config)?.keep(targets.map(|target| (target.machine.clone(), target.generation)));
+        }
         let signed = draft.sign(signer.as_ref())?;
         println!("Signed draft {} as {}.", signed.id()?.short(), trusted.name(&signer.public()));
         self.go_on(&config, api.as_ref(), &mut trusted, signed).await
+    }
+
+    /// Refuses numbers that another operator, or whoever holds their computer, set far above what was seen signed.
+    async fn require_near(
+        &self,
+        config: &Config,
+        api: Option<&Api>,
+        trusted: &Trusted,
+        generations: &[CheckedPublication],
+    ) -> Result<()> {
+        let mut seen = Seen::load(config)?;
+        let targets = || generations.iter().map(|checked| &checked.target);
+        let Some(api) = api else {
+            return targets().try_for_each(|target| {
+                judge(&target.machine, target.generation, seen.of(&target.machine), self.jump_to)
+                    .map_err(Jump::into_error)
+            });
+        };
+        let views: Vec<MachineView> = api.get(OPERATOR_MACHINES).await?;
+        let of = |target: &Target| views.iter().find(|view| view.machine == target.machine);
+        let claims: Vec<_> = targets().filter_map(|target| Some((of(target)?, target.generation))).collect();
+        if claims.len() < generations.len() {
+            return Err(anyhow!("the draft is for machines that the controller does not know"))
+                .hint("`muster machines list` shows those that there are; have the draft made anew");
+        }
+        seen.require(api, trusted, &claims, self.jump_to).await
     }
 
     /// Publishes what enough have signed; hands on what more must sign.

@@ -110,7 +110,8 @@ mod tests {
 
     #[test]
     fn a_new_number_or_message_alone_is_no_change() {
-        let next = Target { generation: Generation::FIRST.next(), message: Some("x".into()), ..target() };
+        let next =
+            Target { generation: Generation::FIRST.next().unwrap(), message: Some("x".into()), ..target() };
         assert_eq!(terms(Some(&target()), &next), Difference::Same);
         assert_eq!(terms(None, &next), Difference::First);
         assert_eq!(terms(Some(&target()), &Target { deadline_seconds: 60, ..next }), Difference::Terms);

@@ -1,6 +1,7 @@
 //! `muster update`: evaluate, say what will change, push, sign, publish or draft, follow.
 
 pub mod difference;
+mod numbers;
 mod renewal;
 mod select;
 mod signing;
@@ -22,6 +23,7 @@ use muster_protocol::policy::Policy;
 use muster_protocol::target::{Action, HealthCheck, Target};
 
 use self::difference::Difference;
+use self::numbers::Numbered;
 use self::renewal::Renewal;
 use self::select::{SelectError, Selector};
 use self::signing::Signed;
@@ -29,6 +31,7 @@ use super::api::Api;
 use super::config::Config;
 use super::error::WithHint as _;
 use super::roots::{self, Trusted};
+use super::seen::Seen;
 use super::{ask, watch};
 use crate::flake::evaluate::{Evaluated, Flake, FlakeError};
 use crate::flake::push;
@@ -73,6 +76,9 @@ pub struct Update {
     /// Words for the history
     #[arg(long, short, value_name = "TEXT")]
     message: Option<String>,
+    /// Sign numbers up to this one, also where they are far above what was seen signed
+    #[arg(long, value_name = "GENERATION")]
+    jump_to: Option<Generation>,
     /// How many machines are evaluated at once
     #[arg(long, default_value_t = 2, value_parser = clap::value_parser!(u8).range(1..=64))]
     jobs: u8,
@@ -124,7 +130,9 @@ impl Update {
         let flake = Flake::open(&reference).await.map_err(with_flake_hint)?;
         let chosen = select::select(&self.machines, &machines, &flake.muster, |name| flake.describes(name))
             .map_err(with_select_hint)?;
-        let planned = self.plan(&flake, &chosen, &trusted, &progress).await?;
+        let mut seen = Seen::load(&config)?;
+        let numbered = Numbered::of(&api, &trusted, &mut seen, &chosen, self.jump_to).await?;
+        let planned = self.plan(&flake, &numbered.counted, &trusted, &progress).await?;
         progress.finish_and_clear();
 
         for plan in &planned {
@@ -133,11 +141,11 @@ impl Update {
         let wanted: Vec<&Planned> = planned.iter().filter(|plan| self.wants(plan)).collect();
         if wanted.is_empty() {
             println!("Nothing changed; nothing to sign.");
-            return Ok(ExitCode::SUCCESS);
+            return Ok(numbered.or(ExitCode::SUCCESS));
         }
         if self.dry_run {
             println!("Nothing was signed: this was a dry run.");
-            return Ok(ExitCode::SUCCESS);
+            return Ok(numbered.or(ExitCode::SUCCESS));
         }
         let count = ask::count(u32::try_from(wanted.len()).unwrap_or(u32::MAX), "generation");
         let (verb, threshold) = match trusted.operators().1 {
@@ -152,26 +160,28 @@ impl Update {
         let targets: Vec<&Target> = wanted.iter().map(|plan| &plan.target).collect();
         push_closures(&config, &api, &targets).await?;
         let before = watch::cursor(&api).await?;
+        seen.keep(targets.iter().map(|target| (target.machine.clone(), target.generation)));
         if let Signed::Drafted =
             signing::sign(&config, &api, &trusted, &wanted, self.draft_file.as_deref()).await?
         {
             if self.watch {
                 println!("There is nothing to follow until it is published: `muster status` shows it then.");
             }
-            return Ok(ExitCode::SUCCESS);
+            return Ok(numbered.or(ExitCode::SUCCESS));
         }
         if !self.watch {
             println!("Follow with `muster status`.");
-            return Ok(ExitCode::SUCCESS);
+            return Ok(numbered.or(ExitCode::SUCCESS));
         }
         let followed: Vec<(MachineName, Generation)> =
             targets.iter().map(|target| (target.machine.clone(), target.generation)).collect();
-        watch::follow(&api, &followed, before, Duration::from_secs(self.watch_limit)).await
+        let limit = Duration::from_secs(self.watch_limit);
+        Ok(numbered.or(watch::follow(&api, &followed, before, limit).await?))
     }
 
     /// Whether a generation is to be signed.
     fn wants(&self, plan: &Planned) -> bool {
-        let renewed = plan.renewal.as_ref().is_some_and(|why| self.refresh || *why == Renewal::Signers);
+        let renewed = plan.renewal.as_ref().is_some_and(|why| self.refresh || why.must_be());
         match plan.difference {
             Difference::Same => self.force || renewed,
             _ => !self.refresh,
@@ -208,16 +218,16 @@ impl Update {
     async fn plan(
         &self,
         flake: &Flake,
-        chosen: &[&MachineView],
+        counted: &[(&MachineView, Generation)],
         trusted: &Trusted,
         progress: &ProgressBar,
     ) -> Result<Vec<Planned>> {
-        futures_util::stream::iter(chosen)
-            .map(|view| async move {
+        futures_util::stream::iter(counted)
+            .map(|&(view, generation)| async move {
                 progress.set_message(format!("evaluating {}", view.machine));
                 let evaluated =
                     flake.evaluate(&view.machine, view.class, &view.system).await.map_err(with_flake_hint)?;
-                self.plan_one(flake, view, &evaluated, trusted).await
+                self.plan_one(flake, (view, generation), &evaluated, trusted).await
             })
             .buffered(usize::from(self.jobs))
             .try_collect()
@@ -227,7 +237,7 @@ impl Update {
     async fn plan_one(
         &self,
         flake: &Flake,
-        view: &MachineView,
+        (view, generation): (&MachineView, Generation),
         evaluated: &Evaluated,
         trusted: &Trusted,
     ) -> Result<Planned> {
@@ -236,7 +246,7 @@ impl Update {
         let target = Target {
             machine: view.machine.clone(),
             class: view.class,
-            generation: view.next_generation(),
+            generation,
             system: evaluated.system.clone(),
             derivation: evaluated.derivation.clone(),
             output: evaluated.output.clone(),
@@ -254,8 +264,7 @@ impl Update {
             .hint("correct it in the flake and run the command again")?;
         let difference = difference::between(last.map(|last| &last.target), &target).await;
         let now = muster_protocol::clock::SystemClock::new().unix_seconds();
-        let renewal =
-            last.and_then(|last| renewal::wanted(last, trusted.operators(), now, self.refresh_days));
+        let renewal = last.and_then(|last| renewal::wanted(last, &trusted.root, now, self.refresh_days));
         Ok(Planned { target, system: view.system.clone(), difference, renewal })
     }
 }

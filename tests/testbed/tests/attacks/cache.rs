@@ -242,7 +242,7 @@ fn poisoned(siege: &mut Siege, book: &mut Book) -> Result<()> {
 fn lie_of_an_operator(siege: &mut Siege, book: &mut Book) -> Result<()> {
     let target = siege.view(VICTIM)?.published.context("something was published")?.target;
     let older = siege.stolen.fleet.history(VICTIM)?.pop().context("generation 1")?.published.target;
-    let lie = Target { generation: target.generation.next(), output: older.output, ..target };
+    let lie = Target { generation: target.generation.next()?, output: older.output, ..target };
     let known = siege.known()?;
     let published =
         controller::publish(siege, VICTIM, &sign_generation(&lie, siege.expires(), &[&siege.operator])?)?;

@@ -77,7 +77,7 @@ pub fn publish(
 fn next(siege: &Siege) -> Result<Target> {
     let target = siege.view(VICTIM)?.published.map(|published| published.target);
     let target = target.unwrap_or_else(|| siege.withheld.clone());
-    Ok(Target { generation: target.generation.next(), ..target })
+    Ok(Target { generation: target.generation.next()?, ..target })
 }
 
 /// The controller publishes nothing that a machine would refuse, whoever sends it.
@@ -173,6 +173,7 @@ fn roots_and_drafts(siege: &Siege, book: &mut Book) -> Result<()> {
         let public = |keys: &[&SecretKey]| keys.iter().map(|key| key.public()).collect::<Vec<_>>();
         let spec = RootSpec {
             version,
+            epoch: Default::default(),
             expires: siege.expires(),
             root: (public(holders), 1),
             operators: (public(operators), 1),

@@ -320,6 +320,7 @@ fn false_controller(siege: &Siege, book: &mut Book) -> Result<()> {
     let key = SecretKey::generate()?;
     let spec = RootSpec {
         version: 1,
+        epoch: Default::default(),
         expires: siege.expires(),
         root: (vec![key.public()], 1),
         operators: (vec![key.public()], 1),

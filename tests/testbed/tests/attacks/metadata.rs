@@ -295,6 +295,7 @@ fn root(siege: &Siege, version: u64, operators: &[&SecretKey], signers: &[&Secre
     let public = |keys: &[&SecretKey]| keys.iter().map(|key| key.public()).collect::<Vec<_>>();
     let spec = RootSpec {
         version,
+        epoch: Default::default(),
         expires: siege.expires(),
         root: (public(signers), 1),
         operators: (public(operators), 1),

@@ -118,7 +118,7 @@ impl Pair {
 
     fn next(&self) -> Result<Target> {
         let target = self.stolen.fleet.view(VICTIM)?.published.context("published")?.target;
-        Ok(Target { generation: target.generation.next(), ..target })
+        Ok(Target { generation: target.generation.next()?, ..target })
     }
 
     /// Lays a generation before the machine and sees it refuse it as forged.
@@ -295,6 +295,7 @@ fn deceived(pair: &Pair, book: &mut Book) -> Result<()> {
     let forged = SecretKey::generate()?;
     let spec = RootSpec {
         version: 3,
+        epoch: Default::default(),
         expires: SystemClock::new().unix_seconds() + DAY,
         root: (vec![forged.public()], 1),
         operators: (vec![forged.public()], 1),

@@ -84,6 +84,7 @@ fn an_expired_root_stops_machines_where_they_are_and_a_renewed_one_sets_them_goi
         (key_in(&keys.join("keys/root.pem")).unwrap(), key_in(&keys.join("keys/operator.pem")).unwrap());
     let spec = RootSpec {
         version: 2,
+        epoch: Default::default(),
         expires: SystemClock::new().unix_seconds() - 60,
         root: (vec![root.public()], 1),
         operators: (vec![operator.public()], 1),
