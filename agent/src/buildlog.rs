@@ -4,11 +4,12 @@
 //! failure. It is for people alone, so a full disk takes it away and nothing else.
 
 use std::fs::{self, File, OpenOptions};
-use std::io::{self, LineWriter, Read as _, Write as _};
+use std::io::{self, BufRead as _, BufReader, LineWriter, Read as _, Write as _};
 use std::os::unix::fs::OpenOptionsExt as _;
 use std::path::{Path, PathBuf};
 
 use muster_protocol::ids::Generation;
+use muster_protocol::shown;
 
 /// The folder of the logs in the state folder.
 pub const FOLDER: &str = "logs";
@@ -111,14 +112,16 @@ pub fn kept(state_dir: &Path) -> Vec<Generation> {
     held(&state_dir.join(FOLDER))
 }
 
-/// Copies all that is kept of a generation's log to `to`; false where nothing is.
-pub fn copy(state_dir: &Path, generation: Generation, to: &mut impl io::Write) -> io::Result<bool> {
+/// Gives all that is kept of a generation's log to `to`, line by line; false where nothing is.
+pub fn copy(state_dir: &Path, generation: Generation, mut to: impl FnMut(&str)) -> io::Result<bool> {
     let path = state_dir.join(FOLDER).join(format!("{generation}.log"));
     let mut found = false;
     for file in [earlier(&path), path] {
         match File::open(&file) {
             Ok(file) => {
-                io::copy(&mut file.take(2 * MAX_BYTES), to)?;
+                for line in BufReader::new(file.take(2 * MAX_BYTES)).split(b'\n') {
+                    shown::lines(&String::from_utf8_lossy(&line?)).for_each(|line| to(&line));
+                }
                 found = true;
             }
             Err(error) if error.kind() == io::ErrorKind::NotFound => {}
@@ -136,8 +139,9 @@ mod tests {
         Generation::new(n).unwrap()
     }
     fn read(folder: &Path, n: u64) -> Option<String> {
-        let mut bytes = Vec::new();
-        copy(folder, number(n), &mut bytes).unwrap().then(|| String::from_utf8(bytes).unwrap())
+        let mut text = String::new();
+        let found = copy(folder, number(n), |line| text.extend([line, "\n"])).unwrap();
+        found.then_some(text)
     }
 
     #[test]
@@ -148,6 +152,13 @@ mod tests {
             BuildLog::new(folder.path(), number(3)).line(line);
         }
         assert_eq!(read(folder.path(), 3).unwrap(), "one\ntwo\n");
+    }
+
+    #[test]
+    fn what_a_build_prints_is_shown_and_not_obeyed() {
+        let folder = tempfile::tempdir().unwrap();
+        BuildLog::new(folder.path(), number(1)).line("cc\tmain.c \u{1b}[2J\u{202e}");
+        assert_eq!(read(folder.path(), 1).unwrap(), "cc    main.c \\u{1b}[2J\\u{202e}\n");
     }
 
     #[test]

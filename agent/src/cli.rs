@@ -10,6 +10,7 @@ use anyhow::{Context as _, Result, bail};
 use clap::{Parser, Subcommand};
 use muster_protocol::clock::{Clock as _, SystemClock};
 use muster_protocol::ids::{Generation, StorePath};
+use muster_protocol::terminal;
 use rustix::fs::FlockOperation;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::mpsc;
@@ -105,10 +106,16 @@ enum Verb {
 /// The whole program.
 pub fn main() -> ExitCode {
     let cli = Cli::parse();
-    match start(&cli) {
-        Ok(code) => code,
+    let code = start(&cli).unwrap_or_else(|error| {
+        for line in terminal::sentence("muster-agent: ", &told_once(&error), None).lines() {
+            tell!("{line}");
+        }
+        ExitCode::FAILURE
+    });
+    match terminal::finish() {
+        Ok(()) => code,
         Err(error) => {
-            eprintln!("muster-agent: {}", told_once(&error));
+            tell!("muster-agent: the output cannot be written: {error}");
             ExitCode::FAILURE
         }
     }
@@ -136,17 +143,17 @@ async fn dispatch(cli: &Cli, config: &Config) -> Result<ExitCode> {
         Verb::Enroll { token, replace } => enroll_here(config, token, *replace).await?,
         Verb::Run => return run(config).await,
         Verb::Status { json } => show_status(config, *json).await?,
-        Verb::CheckNow => println!("{}", running(config, local::check_now(config).await)?),
+        Verb::CheckNow => say!("{}", running(config, local::check_now(config).await)?),
         Verb::Pause { length } => {
             let until = length.map(|length| {
                 let length = i64::try_from(length.as_millis()).unwrap_or(i64::MAX);
                 SystemClock::new().unix_ms().saturating_add(length)
             });
-            println!("{}", running(config, local::pause(config, until).await)?);
+            say!("{}", running(config, local::pause(config, until).await)?);
         }
-        Verb::Resume => println!("{}", running(config, local::resume(config).await)?),
-        Verb::Rollback => println!("{}", running(config, local::rollback(config).await)?),
-        Verb::Retry => println!("{}", running(config, local::retry(config).await)?),
+        Verb::Resume => say!("{}", running(config, local::resume(config).await)?),
+        Verb::Rollback => say!("{}", running(config, local::rollback(config).await)?),
+        Verb::Retry => say!("{}", running(config, local::retry(config).await)?),
         Verb::Logs { generation } => show_log(config, *generation)?,
         Verb::Uninstall { yes } => {
             require_root(config)?;
@@ -156,7 +163,7 @@ async fn dispatch(cli: &Cli, config: &Config) -> Result<ExitCode> {
             };
             uninstall::remove(config)?;
         }
-        Verb::RotateKey => println!("{}", rotate_key(config).await?),
+        Verb::RotateKey => say!("{}", rotate_key(config).await?),
         Verb::RenewAgeKey => renew_age_key(config).await?,
         Verb::Secrets { system } => install_secrets(config, system.as_ref())?,
         Verb::Doctor => return Ok(doctor::run(config).await),
@@ -174,9 +181,9 @@ async fn enroll_here(config: &Config, token: &str, replace: bool) -> Result<()> 
     let lock = if replace { Some(lock(&config.state_dir)?) } else { None };
     let enrolled = enroll::enroll(config, &token, replace, SystemClock::new().unix_ms()).await?;
     drop(lock);
-    println!("This machine is {} ({}) at {}.", enrolled.machine, enrolled.class, enrolled.url);
-    println!("Secrets for it are encrypted to {}.", enrolled.age);
-    println!("The agent does the rest: see it with 'muster-agent status'.");
+    say!("This machine is {} ({}) at {}.", enrolled.machine, enrolled.class, enrolled.url);
+    say!("Secrets for it are encrypted to {}.", enrolled.age);
+    say!("The agent does the rest: see it with 'muster-agent status'.");
     Ok(())
 }
 
@@ -185,8 +192,8 @@ async fn renew_age_key(config: &Config) -> Result<()> {
     let identity =
         Identity::load(config)?.context("this machine is not enrolled: run muster-agent enroll TOKEN")?;
     let recipient = Keys::renew_age(&config.state_dir)?;
-    println!("Secrets for {} are to be encrypted to {recipient} from now on.", identity.machine);
-    println!("An operator runs 'muster machines accept {}' and publishes it.", identity.machine);
+    say!("Secrets for {} are to be encrypted to {recipient} from now on.", identity.machine);
+    say!("An operator runs 'muster machines accept {}' and publishes it.", identity.machine);
     // The next check-in tells it anyhow.
     let _ = local::check_now(config).await;
     Ok(())
@@ -196,7 +203,7 @@ async fn renew_age_key(config: &Config) -> Result<()> {
 fn install_secrets(config: &Config, system: Option<&StorePath>) -> Result<()> {
     require_root(config)?;
     let Some(enrolment) = Identity::enrolment(&config.state_dir)? else {
-        eprintln!("this machine is not enrolled, and has no key that could decrypt anything");
+        tell!("this machine is not enrolled, and has no key that could decrypt anything");
         return Ok(());
     };
     let layout = Layout::new(config, enrolment.class);
@@ -207,7 +214,7 @@ fn install_secrets(config: &Config, system: Option<&StorePath>) -> Result<()> {
 fn token_from_stdin() -> Result<String> {
     let mut stdin = std::io::stdin();
     if stdin.is_terminal() {
-        eprintln!("Paste the token, then press Enter and Ctrl-D:");
+        tell!("Paste the token, then press Enter and Ctrl-D:");
     }
     let mut token = String::new();
     stdin.by_ref().take(MAX_TOKEN_BYTES).read_to_string(&mut token).context("the token cannot be read")?;
@@ -278,9 +285,11 @@ async fn show_status(config: &Config, json: bool) -> Result<()> {
         Err(error) => return Err(error.into()),
     };
     if json {
-        println!("{}", serde_json::to_string_pretty(&status)?);
+        terminal::json(&status)?;
     } else {
-        print!("{}", status::text(&status, SystemClock::new().unix_ms()));
+        for line in status::lines(&status, SystemClock::new().unix_ms()) {
+            say!("{line}");
+        }
     }
     Ok(())
 }
@@ -291,11 +300,10 @@ fn show_log(config: &Config, generation: Option<Generation>) -> Result<()> {
         Some(generation) => generation,
         None => *kept.last().context("no generation has a log on this machine yet")?,
     };
-    // Whoever reads only the beginning closes the pipe: that is no error.
-    let copied = buildlog::copy(&config.state_dir, generation, &mut std::io::stdout().lock());
+    // Indented, as no line of ours is: what a build prints cannot pose as the agent.
+    let copied = buildlog::copy(&config.state_dir, generation, |line| say!("  {line}"));
     match copied {
         Ok(true) => Ok(()),
-        Err(error) if error.kind() == std::io::ErrorKind::BrokenPipe => Ok(()),
         Err(error) => Err(error).context("the log cannot be read: run this with sudo"),
         Ok(false) if kept.is_empty() => bail!("no generation has a log on this machine; run this with sudo"),
         Ok(false) => {
@@ -324,7 +332,7 @@ fn agreed() -> Result<bool> {
     if !std::io::stdin().is_terminal() {
         bail!("nobody is here to agree: give --yes to uninstall without being asked");
     }
-    eprint!("Remove the agent, its keys and its state from this machine? [y/N] ");
+    terminal::question(format_args!("Remove the agent, its keys and its state from this machine? [y/N]"));
     let mut answer = String::new();
     std::io::stdin().read_line(&mut answer)?;
     Ok(matches!(answer.trim(), "y" | "Y" | "yes"))

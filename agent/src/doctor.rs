@@ -8,6 +8,7 @@ use std::path::Path;
 use std::process::ExitCode;
 
 use muster_protocol::clock::{Clock as _, SystemClock};
+use muster_protocol::shown;
 use serde::Deserialize;
 
 use crate::client::Client;
@@ -64,9 +65,13 @@ pub async fn run(config: &Config) -> ExitCode {
             Health::Doubtful => "warn",
             Health::Bad => "BAD ",
         };
-        println!("{mark} {:<11} {}", finding.about, finding.words);
+        let mut lines = shown::lines(&finding.words);
+        say!("{mark} {:<11} {}", finding.about, lines.next().unwrap_or_default());
+        for line in lines {
+            say!("                 {line}");
+        }
         if let Some(remedy) = &finding.remedy {
-            println!("                 -> {remedy}");
+            say!("                 -> {remedy}");
         }
     }
     let worst = findings.iter().any(|finding| finding.health == Health::Bad);

@@ -1,5 +1,11 @@
 //! Muster's agent. See `docs/design.md` for how its rooms fit together.
 
+// Everything is printed by muster_protocol::terminal, which shows what others wrote.
+#![deny(clippy::print_stdout, clippy::print_stderr)]
+
+#[macro_use]
+extern crate muster_protocol;
+
 pub mod activator;
 pub mod buildlog;
 pub mod cli;

@@ -1,11 +1,10 @@
 //! `muster-agent status`: what the agent tells, or else what its files and the machine say, for people to read.
 
-use std::fmt::Write as _;
-
 use anyhow::{Result, bail};
 use muster_protocol::checkin::{Health, Phase, Runs};
 use muster_protocol::clock::UnixMillis;
 use muster_protocol::ids::Generation;
+use muster_protocol::shown;
 
 use crate::config::Config;
 use crate::core::policy::Stage;
@@ -146,10 +145,14 @@ pub fn until(moment: UnixMillis) -> String {
 }
 
 /// Lines for people.
-pub fn text(status: &Status, now: UnixMillis) -> String {
-    let mut text = String::new();
+pub fn lines(status: &Status, now: UnixMillis) -> Vec<String> {
+    let mut lines = Vec::new();
     let mut line = |name: &str, value: &str| {
-        let _ = writeln!(text, "{name:<12} {value}");
+        let mut name = name;
+        for value in shown::lines(value) {
+            lines.push(format!("{name:<12} {value}"));
+            name = "";
+        }
     };
     line("machine", &format!("{} ({}, {})", status.machine, status.class, status.system));
     if !status.agent_running {
@@ -199,5 +202,5 @@ pub fn text(status: &Status, now: UnixMillis) -> String {
     if let Some(age) = &status.age {
         line("secrets", &format!("for {age}"));
     }
-    text
+    lines
 }

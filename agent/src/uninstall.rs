@@ -83,12 +83,12 @@ pub fn remove(config: &Config) -> Result<()> {
     for folder in [layout.gcroots(), config.state_dir.clone()] {
         remove_folder(&folder)?;
     }
-    println!("The agent, its keys and its state are removed; the system that runs was not touched.");
+    say!("The agent, its keys and its state are removed; the system that runs was not touched.");
     if let Some(name) = name {
-        println!("An operator ends its access with 'muster machines revoke {name}'.");
+        say!("An operator ends its access with 'muster machines revoke {name}'.");
     }
     if config.source.exists() {
-        println!("Its settings in {} are yours to remove.", config.source.display());
+        say!("Its settings in {} are yours to remove.", config.source.display());
     }
     Ok(())
 }

@@ -3,13 +3,21 @@
 use std::process::ExitCode;
 
 use clap::Parser as _;
+use muster_protocol::{tell, terminal};
 
 fn main() -> ExitCode {
     let arguments = muster::cli::Arguments::parse();
-    match muster::cli::run(arguments) {
+    let code = match muster::cli::run(arguments) {
         Ok(code) => code,
         Err(error) => {
             muster::cli::error::print(&error);
+            ExitCode::FAILURE
+        }
+    };
+    match terminal::finish() {
+        Ok(()) => code,
+        Err(error) => {
+            tell!("error: the output cannot be written: {error}");
             ExitCode::FAILURE
         }
     }

@@ -5,5 +5,6 @@ mod client;
 mod controller;
 mod enroll;
 mod nix;
-
+#[cfg(feature = "stand-in")]
+mod printed;
 mod trust;

@@ -148,7 +148,7 @@ impl Api {
                     if self.clock.awake() + wait > began + patience {
                         return Err(error);
                     }
-                    eprintln!("The controller asks for {} s of patience: {error}", wait.as_secs());
+                    tell!("The controller asks for {} s of patience: {error}", wait.as_secs());
                     tokio::time::sleep(wait).await;
                 }
             }

@@ -1,8 +1,9 @@
 //! Asking before something is signed.
 
-use std::io::{IsTerminal as _, Write as _};
+use std::io::IsTerminal as _;
 
 use anyhow::{Result, anyhow};
+use muster_protocol::terminal;
 
 use super::error::WithHint as _;
 
@@ -15,8 +16,7 @@ pub fn agreed(question: &str, yes: bool) -> Result<bool> {
         return Err(anyhow!("nobody is here to answer: {question}"))
             .hint("give --yes to sign without being asked");
     }
-    print!("{question} [y/N] ");
-    std::io::stdout().flush()?;
+    terminal::question(format_args!("{question} [y/N]"));
     let mut answer = String::new();
     std::io::stdin().read_line(&mut answer)?;
     Ok(matches!(answer.trim(), "y" | "Y" | "yes"))

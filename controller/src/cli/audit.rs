@@ -58,11 +58,12 @@ impl Audit {
                 entry.by.map_or_else(|| "-".to_owned(), |key| trusted.name(&key)),
                 entry.action.replace('-', " "),
                 entry.machine.as_ref().map(ToString::to_string).unwrap_or_default(),
-                table::harmless(&entry.detail),
+                entry.detail.clone(),
             ]);
         }
-        println!("{rows}\n");
-        println!(
+        rows.print();
+        say!();
+        say!(
             "{} entries, each fits the one before it{}.",
             entries.len(),
             match before {

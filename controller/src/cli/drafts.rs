@@ -58,7 +58,7 @@ impl Drafts {
             Self::Export { draft, file } => {
                 let draft = get(&api, &draft).await?;
                 write(&draft, &file)?;
-                println!("Draft {} is in {}.", draft.id()?.short(), file.display());
+                say!("Draft {} is in {}.", draft.id()?.short(), file.display());
                 Ok(())
             }
             Self::Publish { draft } => {
@@ -69,7 +69,7 @@ impl Drafts {
             }
             Self::Drop { draft } => {
                 let id: Sha256 = api.post(&format!("{OPERATOR_DRAFTS}/{draft}/drop"), &()).await?;
-                println!("Draft {} is dropped.", id.short());
+                say!("Draft {} is dropped.", id.short());
                 Ok(())
             }
         }
@@ -83,7 +83,7 @@ async fn list(api: &Api, config: &Config, json: bool) -> Result<()> {
         return print_json(&drafts);
     }
     if drafts.is_empty() {
-        println!("No draft waits for a signature.");
+        say!("No draft waits for a signature.");
         return Ok(());
     }
     let mut rows = table::table(["DRAFT", "FOR", "MADE", "SIGNED BY", "WAITS FOR", "KEPT UNTIL"]);
@@ -96,7 +96,7 @@ async fn list(api: &Api, config: &Config, json: bool) -> Result<()> {
         };
         let signed: Vec<String> = draft.signed.iter().map(|key| trusted.name(key)).collect();
         let waits = match (&draft.void, draft.missing) {
-            (Some(why), _) => format!("nothing, it is void: {}", table::harmless(why)),
+            (Some(why), _) => format!("nothing, it is void: {why}"),
             (None, 0) => "publication".to_owned(),
             (None, missing) => ask::count(missing, "signature"),
         };
@@ -109,7 +109,7 @@ async fn list(api: &Api, config: &Config, json: bool) -> Result<()> {
             table::date(draft.ends * 1000),
         ]);
     }
-    println!("{rows}");
+    rows.print();
     Ok(())
 }
 
@@ -186,7 +186,7 @@ pub async fn publish(api: &Api, config: &Config, trusted: &mut Trusted, draft: &
                         )
                     })
                     .hint(format!("repeat with `muster drafts publish {}`", draft.id()?.short()))?;
-                println!("published generation {generation} for {machine}");
+                say!("published generation {generation} for {machine}");
             }
         }
     }

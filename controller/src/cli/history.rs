@@ -43,7 +43,7 @@ impl History {
             self.tell_generations(&entries);
         }
         if self.attacks && attacks.is_empty() {
-            println!("{} has told of no attack.", self.machine);
+            say!("{} has told of no attack.", self.machine);
         }
         if !attacks.is_empty() {
             self.tell_attacks(&attacks);
@@ -53,7 +53,8 @@ impl History {
 
     fn tell_attacks(&self, attacks: &[AttackView]) {
         if !self.attacks {
-            println!("\nAttacks that {} refused:", self.machine);
+            say!();
+            say!("Attacks that {} refused:", self.machine);
         }
         let mut rows = table::table(["ATTACK", "TOLD", "ENDED", "GENERATION", "DETAIL"]);
         for one in attacks {
@@ -62,15 +63,15 @@ impl History {
                 table::date(one.received_at).into(),
                 one.ended_at.map_or_else(|| "goes on".to_owned(), table::date).into(),
                 one.generation.map_or_else(|| "-".to_owned(), |generation| generation.to_string()).into(),
-                table::harmless(one.detail.lines().next().unwrap_or_default()).into(),
+                one.detail.lines().next().unwrap_or_default().into(),
             ]);
         }
-        println!("{rows}");
+        rows.print();
     }
 
     fn tell_generations(&self, entries: &[HistoryEntry]) {
         if entries.is_empty() {
-            println!("Nothing was published for {} yet. Do so with `muster update {0}`.", self.machine);
+            say!("Nothing was published for {} yet. Do so with `muster update {0}`.", self.machine);
             return;
         }
         let mut rows =
@@ -82,12 +83,12 @@ impl History {
                 table::date(entry.published.at),
                 by(&entry.published),
                 target.output.name().to_owned(),
-                table::harmless(&outcome(&entry.events)),
+                outcome(&entry.events),
                 changes(&entry.events),
-                table::harmless(target.message.as_deref().unwrap_or_default()),
+                target.message.clone().unwrap_or_default(),
             ]);
         }
-        println!("{rows}");
+        rows.print();
     }
 }
 

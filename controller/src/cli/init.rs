@@ -253,8 +253,9 @@ struct Made {
 impl Made {
     fn tell(&self, folder: &Path, plain: bool) {
         let at = |name: &str| folder.join(name).display().to_string();
-        println!("A new fleet, {}, in {}\n", self.fleet.short(), folder.display());
-        println!("Keep where:");
+        say!("A new fleet, {}, in {}", self.fleet.short(), folder.display());
+        say!();
+        say!("Keep where:");
         let mut rows = vec![("keys/root.pem", "offline, in two places; it alone names operators anew")];
         if self.own_ca {
             rows.push(("keys/ca-key.pem", "offline, beside it; it renews the controller's certificate"));
@@ -270,17 +271,19 @@ impl Made {
         rows.push(("controller/", "on the controller; nothing in it can make a machine run anything"));
         let width = rows.iter().map(|(name, _)| at(name).len()).max().unwrap_or_default();
         for (name, words) in rows {
-            println!("  {:width$}  {words}", at(name));
+            say!("  {:width$}  {words}", at(name));
         }
         if given {
-            println!("What machines run is signed with {}, which stays where it is.", self.operator_key);
+            say!("What machines run is signed with {}, which stays where it is.", self.operator_key);
         }
         if plain {
-            println!("\nThe keys have no passphrase: good for tests, not for a fleet.");
+            say!();
+            say!("The keys have no passphrase: good for tests, not for a fleet.");
         }
-        println!("\nNext:");
-        println!("  muster serve --config {}", at("controller/controller.toml"));
-        println!(
+        say!();
+        say!("Next:");
+        say!("  muster serve --config {}", at("controller/controller.toml"));
+        say!(
             "  muster --config {} machines add NAME --class nixos|darwin --system SYSTEM",
             at("muster.toml")
         );

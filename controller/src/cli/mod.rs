@@ -16,6 +16,7 @@ mod seen;
 mod serve;
 mod sign;
 mod signers;
+mod spinner;
 mod ssh_agent;
 mod status;
 pub(crate) mod table;

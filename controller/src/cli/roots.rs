@@ -53,7 +53,7 @@ impl Trusted {
         self.bytes = bytes;
         if let Err(error) = keep(&config.root_path(), &self.bytes) {
             // It is followed again the next time.
-            eprintln!("warning: root {} cannot be kept: {error:#}", self.root.version());
+            tell!("warning: root {} cannot be kept: {error:#}", self.root.version());
         }
         Ok(())
     }
@@ -107,7 +107,7 @@ pub fn end_of(root: &Root, now_seconds: i64) -> Option<String> {
 /// `alice (3f2a…)`, or the digits alone. A name is a text of somebody's.
 pub fn named(names: &BTreeMap<String, String>, key: &PublicKey) -> String {
     match names.get(&key.hex()) {
-        Some(name) => format!("{} ({})", table::harmless(name), key.short()),
+        Some(name) => format!("{} ({})", name, key.short()),
         None => key.short(),
     }
 }
@@ -135,7 +135,7 @@ pub async fn follow(api: &Api, config: &Config) -> Result<Trusted> {
             .adopt(config, bytes)
             .with_context(|| format!("the controller's root {next}"))
             .hint("do not sign anything: find out who holds the controller")?;
-        eprintln!(
+        tell!(
             "The fleet's root is version {next} now; {} was brought up to date.",
             config.root_path().display()
         );

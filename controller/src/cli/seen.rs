@@ -94,7 +94,7 @@ impl Seen {
             return;
         }
         if let Err(error) = write(&self.path, &self.kept) {
-            eprintln!("warning: {error:#}");
+            tell!("warning: {error:#}");
         }
     }
 
@@ -154,7 +154,7 @@ impl Jump {
 fn tell_gap(machine: &MachineName, next: Generation, seen: Option<Generation>) {
     let seen = seen.filter(|seen| seen.epoch() == next.epoch());
     if let Some(seen) = seen.filter(|seen| next.get() > seen.get() + 1) {
-        println!(
+        say!(
             "{machine}: the next generation is {next} by the controller's word; the last that was seen signed is {seen}."
         );
     }

@@ -1,12 +1,11 @@
 //! `muster serve`: the controller.
 
-use std::io::IsTerminal as _;
 use std::path::PathBuf;
 
 use anyhow::{Context as _, Result};
 use clap::Args;
+use muster_protocol::logging;
 use tracing_subscriber::EnvFilter;
-use tracing_subscriber::prelude::*;
 
 use super::error::WithHint as _;
 
@@ -34,18 +33,7 @@ impl Serve {
 /// Under systemd with fields of its own, elsewhere plain lines; the level comes from MUSTER_LOG.
 fn log_to_journal_or_lines() {
     let filter = EnvFilter::try_from_env("MUSTER_LOG").unwrap_or_else(|_| EnvFilter::new("info"));
-    let registry = tracing_subscriber::registry().with(filter);
-    if std::env::var_os("JOURNAL_STREAM").is_some()
-        && let Ok(journal) = tracing_journald::layer()
-    {
-        registry.with(journal).init();
-        return;
-    }
-    let lines = tracing_subscriber::fmt::layer()
-        .with_writer(std::io::stderr)
-        .with_ansi(std::io::stderr().is_terminal())
-        .with_target(false);
-    registry.with(lines).init();
+    logging::start(filter, |journal| journal);
 }
 
 /// SIGTERM or SIGINT.

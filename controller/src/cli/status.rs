@@ -31,9 +31,9 @@ impl Status {
         if self.json {
             return print_json(&machines);
         }
-        println!("{}", render(&machines, api.clock.unix_ms()));
+        print(&machines, api.clock.unix_ms());
         if let Some(words) = root_end(&api, &config).await? {
-            println!("{words}");
+            say!("{words}");
         }
         Ok(())
     }
@@ -104,11 +104,22 @@ fn end_of(attack: Attack, view: &MachineView) -> String {
     }
 }
 
-/// The table, and one line that counts.
-pub fn render(machines: &[MachineView], now: i64) -> String {
-    use std::fmt::Write as _;
+/// The table, and lines that count.
+fn print(machines: &[MachineView], now: i64) {
+    let (rows, lines) = render(machines, now);
+    if let Some(rows) = rows {
+        rows.print();
+        say!();
+    }
+    for line in lines {
+        say!("{line}");
+    }
+}
+
+fn render(machines: &[MachineView], now: i64) -> (Option<table::Table>, Vec<String>) {
     if machines.is_empty() {
-        return "No machines yet. Add one with `muster machines add NAME --class nixos|darwin`.".to_owned();
+        let words = "No machines yet. Add one with `muster machines add NAME --class nixos|darwin`.";
+        return (None, vec![words.to_owned()]);
     }
     let mut rows = table::table(["MACHINE", "CLASS", "CONDITION", "RUNS", "PUBLISHED", "SEEN", "NOTE"]);
     for view in machines {
@@ -125,17 +136,17 @@ pub fn render(machines: &[MachineView], now: i64) -> String {
             table::danger_cell(&with_end(view, now), !dangers(view, now).is_empty()),
         ]);
     }
-    let mut text = format!("{rows}\n\n{}", counts(machines));
+    let mut lines = vec![counts(machines)];
     let attacked: Vec<&str> = machines
         .iter()
         .filter(|view| !dangers(view, now).is_empty())
         .map(|view| view.machine.as_str())
         .collect();
     if let [one, ..] = attacked.as_slice() {
-        let _ =
-            write!(text, "\nUnder attack: {}. `muster machines show {one}` tells more.", attacked.join(", "));
+        lines
+            .push(format!("Under attack: {}. `muster machines show {one}` tells more.", attacked.join(", ")));
     }
-    text
+    (Some(rows), lines)
 }
 
 /// The note, and that a signature ends soon.
@@ -188,10 +199,10 @@ pub fn note(view: &MachineView) -> String {
 /// A note may be as long as a log; the table has room for its beginning. `machines show` has all of it.
 fn first_line(note: &str) -> String {
     const SHOWN: usize = 160;
-    let line = table::harmless(note.lines().next().unwrap_or_default());
+    let line = note.lines().next().unwrap_or_default();
     match line.char_indices().nth(SHOWN) {
         Some((end, _)) => format!("{}…", &line[..end]),
-        None => line,
+        None => line.to_owned(),
     }
 }
 
@@ -213,6 +224,11 @@ mod tests {
     use super::*;
     use muster_protocol::operator::{AttackView, Standing};
 
+    fn text(machines: &[MachineView], now: i64) -> String {
+        let (rows, lines) = render(machines, now);
+        format!("{}\n{}", rows.unwrap().text(), lines.join("\n"))
+    }
+
     fn view(condition: Condition) -> MachineView {
         serde_json::from_value(serde_json::json!({
             "machine": "cinnabar", "class": "nixos", "system": "x86_64-linux", "tags": [],
@@ -226,7 +242,7 @@ mod tests {
     fn a_view_of_version_0_1_is_read_and_calm() {
         let calm = view(Condition::UpToDate);
         assert!(dangers(&calm, 0).is_empty());
-        let text = render(&[calm], 0);
+        let text = text(&[calm], 0);
         assert!(!text.contains("attack") && !text.contains("ATTACK"), "{text}");
     }
 
@@ -244,7 +260,7 @@ mod tests {
         });
         attacked.clone_alarm = true;
         attacked.clone_alarm_at = Some(60_000);
-        let text = render(std::slice::from_ref(&attacked), 3_600_000);
+        let text = text(std::slice::from_ref(&attacked), 3_600_000);
         for words in ["under attack", "ATTACK REFUSED: altered archive", "CLONE", "Under attack: cinnabar"] {
             assert!(text.contains(words), "{words}: {text}");
         }

@@ -10,6 +10,7 @@ use muster_protocol::checkin::Phase;
 use muster_protocol::clock::Clock as _;
 use muster_protocol::ids::{Generation, MachineName};
 use muster_protocol::operator::{Condition, MachineView};
+use muster_protocol::terminal;
 use serde::Deserialize;
 
 use super::api::Api;
@@ -93,14 +94,18 @@ pub async fn follow(
             let separator = if note.is_empty() { "" } else { ": " };
             let line = format!("{}  {}{separator}{note}", view.machine, view.condition.as_str());
             if told.get(&view.machine) != Some(&line) {
-                println!("{line}");
+                say!("{line}");
                 told.insert(view.machine.clone(), line);
             }
+        }
+        // Nobody reads any more.
+        if terminal::is_lost() {
+            return Ok(ExitCode::from(UNSETTLED));
         }
         let any = |wanted: Settled| views.iter().any(|(_, settled)| *settled == wanted);
         if !any(Settled::NotYet) {
             if any(Settled::Later) {
-                println!(
+                say!(
                     "Machines that are offline, not yet enrolled, or wait for their window or a reboot take it later."
                 );
             }
@@ -108,7 +113,7 @@ pub async fn follow(
         }
         let left = end.saturating_sub(api.clock.awake());
         if left.is_zero() {
-            eprintln!("Not every machine has settled within {} s; see `muster status`.", limit.as_secs());
+            tell!("Not every machine has settled within {} s; see `muster status`.", limit.as_secs());
             return Ok(ExitCode::from(UNSETTLED));
         }
         after = changes(api, after, WAIT_SECONDS.min(left.as_secs().max(1))).await?;

@@ -137,7 +137,7 @@ impl Keys {
         match self {
             Self::Generate { .. } => Ok(()),
             Self::Public { key } => {
-                println!("{}", key.unwrap_or_else(|| config.operator_key()).open()?.public());
+                say!("{}", key.unwrap_or_else(|| config.operator_key()).open()?.public());
                 Ok(())
             }
             Self::List { json } => list(&config, json).await,
@@ -173,8 +173,8 @@ fn generate(file: &Path, plain: bool, passphrase_file: Option<PathBuf>) -> Resul
         false => key.to_encrypted_pem(&keyfile::new_passphrase(passphrase_file)?)?,
     };
     keyfile::write_private(file, &text).hint("a key is never written over another: name another file")?;
-    eprintln!("The private key is in {}; this is its public part:", file.display());
-    println!("{}", key.public());
+    tell!("The private key is in {}; this is its public part:", file.display());
+    say!("{}", key.public());
     Ok(())
 }
 
@@ -209,7 +209,7 @@ async fn list(config: &Config, json: bool) -> Result<()> {
     for role in Role::ALL {
         for (index, key) in holders.keys(role).iter().enumerate() {
             let of = format!("{} of {}", holders.threshold(role), holders.keys(role).len());
-            let name = holders.names.get(&key.hex()).map(|name| table::harmless(name)).unwrap_or_default();
+            let name = holders.names.get(&key.hex()).cloned().unwrap_or_default();
             let first = index == 0;
             rows.add_row([
                 if first { role.to_string() } else { String::new() },
@@ -219,11 +219,12 @@ async fn list(config: &Config, json: bool) -> Result<()> {
             ]);
         }
     }
-    println!("{rows}\n");
+    rows.print();
+    say!();
     let (version, ends) = (trusted.root.version(), trusted.root.expires());
     match roots::end_of(&trusted.root, api.clock.unix_seconds()) {
-        Some(words) => println!("{words}"),
-        None => println!("Root {version} is good until {}.", table::date(ends * 1000)),
+        Some(words) => say!("{words}"),
+        None => say!("Root {version} is good until {}.", table::date(ends * 1000)),
     }
     Ok(())
 }
@@ -244,9 +245,9 @@ impl How {
             .after(&change(&holders)?, self.threshold)
             .hint("`muster keys list` shows who holds what")?;
         let (version, expires) = (trusted.root.version() + 1, now + i64::from(self.days) * DAY);
-        println!("Root {version}, good until {}:", table::date(expires * 1000));
+        say!("Root {version}, good until {}:", table::date(expires * 1000));
         for line in holders.differences(&next) {
-            println!("  {line}");
+            say!("  {line}");
         }
         if !ask::agreed(&format!("Sign root {version}?"), self.yes)? {
             return Err(anyhow!("nothing was signed"));
@@ -275,7 +276,7 @@ impl How {
         let progress = draft.progress(&trusted.root)?;
         if !progress.is_complete() {
             let view: DraftView = api.post(OPERATOR_DRAFTS, &draft).await?;
-            println!(
+            say!(
                 "Draft {} waits for {}: another root holder runs `muster sign {0} --key KEY`.",
                 view.id.short(),
                 ask::count(progress.missing, "signature"),
@@ -286,7 +287,7 @@ impl How {
         publish(&api, config, &mut trusted, root).await?;
         // The new epoch has said it already, and more.
         if !holders.begins_an_epoch(&next) && holders.weakens_old_signatures(&next) {
-            println!(
+            say!(
                 "Generations that too few of today's operators have signed count no longer: machines refuse them until \
                  they are signed anew. Do so with `muster update --refresh`."
             );
@@ -312,8 +313,8 @@ fn tell_file(draft: &Draft, trusted: &Trusted, out: &Path) -> Result<()> {
     drafts::write(draft, out)?;
     let missing = draft.progress(&trusted.root)?.missing;
     match missing {
-        0 => println!("{} is signed by enough. Hand it over with `muster keys publish {0}`.", out.display()),
-        _ => println!(
+        0 => say!("{} is signed by enough. Hand it over with `muster keys publish {0}`.", out.display()),
+        _ => say!(
             "{} wants {} more: another holder runs `muster sign {0} --key KEY`.",
             out.display(),
             ask::count(missing, "signature")
@@ -329,15 +330,15 @@ pub async fn publish(api: &Api, config: &Config, trusted: &mut Trusted, root: St
     let begun = (next.epoch() != trusted.root.epoch()).then(|| next.epoch());
     let taken: RootTaken = api.post(OPERATOR_ROOT, &NewRoot { root }).await?;
     trusted.adopt(config, bytes)?;
-    println!("Root {} is in force. Every operator's root.json follows it by itself.", taken.version);
+    say!("Root {} is in force. Every operator's root.json follows it by itself.", taken.version);
     if let Some(epoch) = begun {
-        println!(
+        say!(
             "Epoch {epoch} has begun: machines take nothing that was signed before it, and keep what they run. Sign \
              everything anew: an operator runs `muster update` for all machines."
         );
     }
     if !taken.online_key_named {
-        println!(
+        say!(
             "The controller holds none of the online keys that it names: put the new one in the place of its online_key \
              (mode 0600). Until then machines take nothing new."
         );
@@ -360,7 +361,7 @@ async fn publish_file(config: &Config, file: &Path) -> Result<()> {
     // The very root that is trusted: a controller from a backup may lack it.
     if trusted.bytes == root.as_bytes() {
         let taken: RootTaken = api.post(OPERATOR_ROOT, &NewRoot { root }).await?;
-        println!("The controller has root {} again.", taken.version);
+        say!("The controller has root {} again.", taken.version);
         return Ok(());
     }
     publish(&api, config, &mut trusted, root).await
@@ -373,7 +374,7 @@ pub fn tell_root(
     names: &std::collections::BTreeMap<String, String>,
 ) {
     let (old, new) = (Holders::of(&trusted.root, trusted.names()), Holders::of(next, names));
-    println!(
+    say!(
         "Root {} in the place of {}, good until {}:",
         next.version(),
         trusted.root.version(),
@@ -381,10 +382,10 @@ pub fn tell_root(
     );
     let lines = old.differences(&new);
     if lines.is_empty() {
-        println!("  the same keys and thresholds, good for longer");
+        say!("  the same keys and thresholds, good for longer");
     }
     for line in lines {
-        println!("  {line}");
+        say!("  {line}");
     }
 }
 

@@ -51,16 +51,16 @@ impl Accept {
         let clans = has_clans_key(held.folder.root(), machine.as_str());
         let it = members::accept(&held.snapshot, &held.generators, machine, &recipient, clans)?;
         if it.draft.is_empty() {
-            println!("{machine} is registered with {recipient}, and reads what it should.");
+            say!("{machine} is registered with {recipient}, and reads what it should.");
             return Ok(ExitCode::SUCCESS);
         }
         match it.ended.first() {
-            Some(old) => println!("{machine} has the key {recipient} in place of {old}:"),
-            None => println!("{machine} has the key {recipient}:"),
+            Some(old) => say!("{machine} has the key {recipient} in place of {old}:"),
+            None => say!("{machine} has the key {recipient}:"),
         }
         show(&it.draft);
         if clans {
-            println!("The private key that Clan made for {machine} goes: the machine has one of its own.");
+            say!("The private key that Clan made for {machine} goes: the machine has one of its own.");
         }
         let sops = if it.draft.rekeys.is_empty() { None } else { Some(Sops::find().await?) };
         if !agreed("Change this?", self.yes)? {
@@ -70,7 +70,7 @@ impl Accept {
             Some(sops) => held.make(&sops, it.draft).await?,
             None => held.folder.commit(&it.draft.changes)?,
         }
-        println!("Done. {machine} reads its secrets from its next generation on: `muster update {machine}`.");
+        say!("Done. {machine} reads its secrets from its next generation on: `muster update {machine}`.");
         tell_to_renew(&it.known_to_the_old);
         tell_of_git(&held.folder);
         Ok(ExitCode::SUCCESS)
@@ -138,10 +138,10 @@ impl Accept {
     /// Without a proof a person compares, as with a host key of SSH.
     fn compared(&self, told: Recipient) -> Result<Recipient> {
         let machine = &self.machine;
-        println!(
-            "You did not make {machine}'s token here, so nothing proves its key but the machine itself. The controller says:\n  \
-             {told}"
+        say!(
+            "You did not make {machine}'s token here, so nothing proves its key but the machine itself. The controller says:"
         );
+        say!("  {told}");
         let question = format!("Does `muster-agent status` on {machine} show the same?");
         match agreed(&question, false) {
             Ok(true) => Ok(told),

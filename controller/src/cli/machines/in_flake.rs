@@ -3,8 +3,8 @@
 use anyhow::{Error, Result};
 
 use super::super::error::Hint;
+use super::super::spinner::spinner;
 use super::super::table;
-use super::super::update::spinner;
 use super::print_json;
 use crate::flake::discover::{Found, Source};
 use crate::flake::evaluate::{Flake, FlakeError};
@@ -25,7 +25,7 @@ pub async fn list(reference: &str, evaluate_systems: bool, json: bool) -> Result
         return print_json(&flake.found);
     }
     if flake.found.is_empty() {
-        println!(
+        say!(
             "The flake {reference} describes no machines: it has no nixosConfigurations, no darwinConfigurations and no \
              inventory."
         );
@@ -39,18 +39,17 @@ fn print_table(machines: &[Found]) {
     let mut rows = table::table(["MACHINE", "CLASS", "SYSTEM", "TAGS", "KNOWN FROM"]);
     for found in machines {
         rows.add_row([
-            table::harmless(&found.machine),
+            found.machine.clone(),
             found.class.map_or_else(unknown, |class| class.to_string()),
             found.system.as_ref().map_or_else(unknown, ToString::to_string),
-            table::harmless(&shown_tags(found).join(", ")),
+            shown_tags(found).join(", "),
             found.known_from.iter().copied().map(Source::as_str).collect::<Vec<_>>().join(", "),
         ]);
     }
-    println!("{rows}");
+    rows.print();
     for found in machines {
         for note in &found.notes {
-            let note = table::harmless(note).replace('\n', " ");
-            eprintln!("note: {}: {note}", table::harmless(&found.machine));
+            tell!("note: {}: {}", found.machine, note.replace('\n', " "));
         }
     }
 }

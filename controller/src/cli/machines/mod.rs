@@ -18,6 +18,7 @@ use muster_protocol::enrol::{Secret, Token};
 use muster_protocol::ids::{Generation, MachineName, Sha256, Tag};
 use muster_protocol::machine::{Class, System};
 use muster_protocol::operator::{AddMachine, MachineView};
+use muster_protocol::terminal;
 
 use super::api::Api;
 use super::config::Config;
@@ -106,7 +107,7 @@ impl Machines {
             Self::RotateKey { machine } => {
                 let path = format!("{}/rotate-key", operator_machine(&machine));
                 let _: MachineView = api.post(&path, &()).await?;
-                println!(
+                say!(
                     "{machine} is asked for a new key. `muster machines show {machine}` tells when it has one."
                 );
                 Ok(())
@@ -114,15 +115,13 @@ impl Machines {
             Self::Acknowledge { machine } => {
                 let path = format!("{}/acknowledge", operator_machine(&machine));
                 let _: MachineView = api.post(&path, &()).await?;
-                println!("The clone alarm of {machine} is ended. It comes back if the copy does.");
+                say!("The clone alarm of {machine} is ended. It comes back if the copy does.");
                 Ok(())
             }
             Self::Revoke { machine } => {
                 let path = format!("{}/revoke", operator_machine(&machine));
                 let _: MachineView = api.post(&path, &()).await?;
-                println!(
-                    "{machine} is revoked: the controller answers it no more. Its system stays as it is."
-                );
+                say!("{machine} is revoked: the controller answers it no more. Its system stays as it is.");
                 Ok(())
             }
         }
@@ -177,13 +176,13 @@ impl Add {
         let _: MachineView = api.post(OPERATOR_MACHINES, &request).await?;
         // Before anybody can use the token: without this its machine's key could not be told from the controller's word.
         witnesses::keep(config, &token.machine, &token.secret.witness())?;
-        eprintln!(
-            "{} may enrol within {} with this token, once. On the machine, as root, paste it into:\n  \
+        tell!(
+            "{} may enrol within {} with this token, once. On the machine, as root, paste it into:  \
              muster-agent enroll -",
             token.machine,
             table::span(i64::from(self.hours) * 3600)
         );
-        println!("{}", token.encode()?);
+        say!("{}", token.encode()?);
         Ok(())
     }
 
@@ -201,7 +200,7 @@ async fn list(api: &Api, json: bool) -> Result<()> {
         return print_json(&machines);
     }
     if machines.is_empty() {
-        println!("No machines yet. Add one with `muster machines add NAME --class nixos|darwin`.");
+        say!("No machines yet. Add one with `muster machines add NAME --class nixos|darwin`.");
         return Ok(());
     }
     let mut rows = table::table(["MACHINE", "CLASS", "SYSTEM", "TAGS", "CONDITION"]);
@@ -214,7 +213,7 @@ async fn list(api: &Api, json: bool) -> Result<()> {
             table::condition_cell(view.condition),
         ]);
     }
-    println!("{rows}");
+    rows.print();
     Ok(())
 }
 
@@ -226,7 +225,7 @@ fn show(view: &MachineView, now: i64) -> Result<()> {
     let mut rows = table::table(["MACHINE", view.machine.as_str()]);
     let mut row = |name: &str, value: Option<String>| {
         if let Some(value) = value.filter(|value| !value.is_empty()) {
-            rows.add_row([name.to_owned(), table::harmless(&value)]);
+            rows.add_row([name.into(), table::long_cell(&value)]);
         }
     };
     row("condition", Some(view.condition.as_str().to_owned()));
@@ -257,11 +256,10 @@ fn show(view: &MachineView, now: i64) -> Result<()> {
     row("agent", view.agent.clone());
     row("key", view.key.map(|key| key.hex()));
     row("age", view.age.clone());
-    println!("{rows}");
+    rows.print();
     Ok(())
 }
 
 pub fn print_json(value: &impl serde::Serialize) -> Result<()> {
-    println!("{}", serde_json::to_string_pretty(value)?);
-    Ok(())
+    Ok(terminal::json(value)?)
 }

@@ -63,19 +63,19 @@ impl Remove {
         // Its access to the controller ends first: whatever happens to the files, it gets no more of them.
         match Config::load(config) {
             Ok(config) => revoke(&config, machine).await?,
-            Err(_) => eprintln!("No controller is configured here, so only its secrets are taken away."),
+            Err(_) => tell!("No controller is configured here, so only its secrets are taken away."),
         }
         match sops {
             Some(sops) => held.make(&sops, it.draft).await?,
             None => held.folder.commit(&it.draft.changes)?,
         }
-        println!("{machine} reads no secret any more. What it runs stays as it is.");
+        say!("{machine} reads no secret any more. What it runs stays as it is.");
         tell_to_renew(&it.known_to_the_old);
         if has_own && !self.delete_vars {
-            println!("Its own variables are still in {}, for operators alone.", own.display());
+            say!("Its own variables are still in {}, for operators alone.", own.display());
         }
         if held.generators.machines.contains_key(machine) {
-            println!("The flake still describes {machine}: take it out there.");
+            say!("The flake still describes {machine}: take it out there.");
         }
         tell_of_git(&held.folder);
         Ok(ExitCode::SUCCESS)

@@ -83,7 +83,7 @@ impl Sign {
         require_holder(&trusted, &checked, &signer.public())?;
         let progress = draft.progress(&trusted.root)?;
         if progress.signed.contains(&signer.public()) {
-            println!("You have signed draft {} already.", draft.id()?.short());
+            say!("You have signed draft {} already.", draft.id()?.short());
             return self.go_on(&config, api.as_ref(), &mut trusted, draft).await;
         }
 
@@ -98,7 +98,7 @@ impl Sign {
         }
         show::tell(&draft, &checked, &trusted, &current, self.flake.as_deref()).await?;
         if !ask::agreed(&question(&checked, &draft)?, self.yes)? {
-            println!("Nothing was signed.");
+            say!("Nothing was signed.");
             return Ok(ExitCode::FAILURE);
         }
         if let Checked::Generations(generations) = &checked {
@@ -106,7 +106,7 @@ impl Sign {
             Seen::load(&config)?.keep(targets.map(|target| (target.machine.clone(), target.generation)));
         }
         let signed = draft.sign(signer.as_ref())?;
-        println!("Signed draft {} as {}.", signed.id()?.short(), trusted.name(&signer.public()));
+        say!("Signed draft {} as {}.", signed.id()?.short(), trusted.name(&signer.public()));
         self.go_on(&config, api.as_ref(), &mut trusted, signed).await
     }
 
@@ -147,14 +147,14 @@ impl Sign {
         let of_file = Path::new(&self.draft).is_file().then(|| PathBuf::from(&self.draft));
         if let Some(file) = self.out.clone().or(of_file) {
             drafts::write(&draft, &file)?;
-            println!("It is in {}.", file.display());
+            say!("It is in {}.", file.display());
         }
         let missing = draft.progress(&trusted.root)?.missing;
         match api {
             None if missing == 0 => {
-                println!("Enough have signed. Publish it with `muster drafts publish FILE`.");
+                say!("Enough have signed. Publish it with `muster drafts publish FILE`.");
             }
-            None => println!("It wants {} more.", ask::count(missing, "signature")),
+            None => say!("It wants {} more.", ask::count(missing, "signature")),
             Some(api) => {
                 let view: DraftView = api.post(OPERATOR_DRAFTS, &draft).await?;
                 // The controller may hold signatures that this copy lacks.
@@ -163,7 +163,7 @@ impl Sign {
                     drafts::publish(api, config, trusted, &draft).await?;
                     return Ok(ExitCode::SUCCESS);
                 }
-                println!(
+                say!(
                     "Draft {} waits for {} more: another holder runs `muster sign {0}`.",
                     view.id.short(),
                     ask::count(view.missing, "signature")
@@ -185,7 +185,7 @@ impl Sign {
             compare_with_flake(reference, &targets).await?;
         }
         if self.unseen {
-            println!("The derivations were not looked into, as you wished.");
+            say!("The derivations were not looked into, as you wished.");
             return Ok(());
         }
         let session: Option<Session> = match api {
@@ -272,7 +272,7 @@ async fn compare_with_flake(reference: &str, targets: &[&Target]) -> Result<()> 
             .hint("see that --flake names the commit that was drafted; if it does, do not sign");
         }
     }
-    println!("The draft is what {reference} evaluates to.");
+    say!("The draft is what {reference} evaluates to.");
     Ok(())
 }
 

@@ -8,6 +8,7 @@ use muster_protocol::draft::{Checked, Draft, Drafted};
 use muster_protocol::ids::MachineName;
 use muster_protocol::operator::{MachineView, Published};
 use muster_protocol::policy::Policy;
+use muster_protocol::shown;
 use muster_protocol::target::{HealthCheck, Probe};
 use muster_protocol::tuf::repository::{CheckedPublication, root_names};
 
@@ -44,7 +45,7 @@ pub async fn tell(
     current: &Current,
     flake: Option<&str>,
 ) -> Result<()> {
-    println!(
+    say!(
         "Draft {}, made by {} on {}",
         draft.id()?.short(),
         trusted.name(&draft.made_by),
@@ -57,11 +58,11 @@ pub async fn tell(
         (Checked::Generations(generations), _) => {
             for generation in generations {
                 for line in lines(generation, current).await {
-                    println!("{line}");
+                    say!("{line}");
                 }
             }
             if flake.is_none() {
-                println!(
+                say!(
                     "Nothing was evaluated again: give --flake to compare the draft with what you have read."
                 );
             }
@@ -71,7 +72,7 @@ pub async fn tell(
     let progress = draft.progress(&trusted.root)?;
     let signed: Vec<String> = progress.signed.iter().map(|key| trusted.name(key)).collect();
     let signed = if signed.is_empty() { "nobody yet".to_owned() } else { signed.join(", ") };
-    println!("signed by {signed}; {} more wanted", ask::count(progress.missing, "signature"));
+    say!("signed by {signed}; {} more wanted", ask::count(progress.missing, "signature"));
     Ok(())
 }
 
@@ -82,8 +83,7 @@ async fn lines(checked: &CheckedPublication, current: &Current) -> Vec<String> {
         "{} ({}, {}) generation {}",
         target.machine, target.class, target.system, target.generation
     )];
-    let mut line =
-        |name: &str, value: String| lines.push(format!("    {name:<16} {}", table::harmless(&value)));
+    let mut line = |name: &str, value: String| lines.push(format!("    {name:<16} {}", shown::field(&value)));
     line("derivation", target.derivation.to_string());
     line("output", target.output.to_string());
     let old = current.of(&target.machine);
@@ -132,7 +132,7 @@ pub fn settings(policy: &Policy) -> BTreeMap<String, String> {
 
 fn told_check(check: &HealthCheck) -> String {
     let what = match &check.probe {
-        Probe::Command { command } => format!("runs {}", command.join(" ")),
+        Probe::Command { command } => format!("runs {}", shown::command(command)),
         Probe::Http { url } => format!("asks {url}"),
         Probe::Tcp { address } => format!("connects to {address}"),
         Probe::Unit { unit } => format!("wants the unit {unit} active"),
@@ -140,4 +140,22 @@ fn told_check(check: &HealthCheck) -> String {
         Probe::Unknown => "is of a kind that this muster does not know, and fails".to_owned(),
     };
     format!("{}: {what} ({} tries of {} s)", check.name, check.tries, check.timeout_seconds)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_check_that_another_operator_wrote_forges_no_line_of_what_is_signed() {
+        let check: HealthCheck = serde_json::from_value(serde_json::json!({
+            "name": "web", "kind": "command",
+            "command": ["/bin/sh", "-c", "true\n    derivation       /nix/store/good.drv\n    signature ends   2099", "a b"],
+        }))
+        .unwrap();
+        let told = shown::field(&told_check(&check));
+        assert!(!told.contains('\n'), "{told}");
+        let command = r"runs /bin/sh -c $'true\n    derivation       /nix/store/good.drv\n    signature ends   2099' 'a b' (";
+        assert!(told.contains(command), "{told}");
+    }
 }

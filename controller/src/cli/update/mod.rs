@@ -13,7 +13,6 @@ use std::time::Duration;
 use anyhow::{Context as _, Result};
 use clap::Args;
 use futures_util::{StreamExt as _, TryStreamExt as _};
-use indicatif::{ProgressBar, ProgressStyle};
 use muster_protocol::api::{OPERATOR_MACHINES, OPERATOR_SESSION};
 use muster_protocol::clock::Clock as _;
 use muster_protocol::ids::{Generation, MachineName};
@@ -32,6 +31,7 @@ use super::config::Config;
 use super::error::WithHint as _;
 use super::roots::{self, Trusted};
 use super::seen::Seen;
+use super::spinner::{Spinner, spinner};
 use super::{ask, watch};
 use crate::flake::evaluate::{Evaluated, Flake, FlakeError};
 use crate::flake::push;
@@ -140,11 +140,11 @@ impl Update {
         }
         let wanted: Vec<&Planned> = planned.iter().filter(|plan| self.wants(plan)).collect();
         if wanted.is_empty() {
-            println!("Nothing changed; nothing to sign.");
+            say!("Nothing changed; nothing to sign.");
             return Ok(numbered.or(ExitCode::SUCCESS));
         }
         if self.dry_run {
-            println!("Nothing was signed: this was a dry run.");
+            say!("Nothing was signed: this was a dry run.");
             return Ok(numbered.or(ExitCode::SUCCESS));
         }
         let count = ask::count(u32::try_from(wanted.len()).unwrap_or(u32::MAX), "generation");
@@ -153,7 +153,7 @@ impl Update {
             more => ("Sign", format!(" (the first signature of {more})")),
         };
         if !ask::agreed(&format!("{verb} {count}{threshold}?"), self.yes)? {
-            println!("Nothing was signed.");
+            say!("Nothing was signed.");
             return Ok(ExitCode::FAILURE);
         }
 
@@ -165,12 +165,12 @@ impl Update {
             signing::sign(&config, &api, &trusted, &wanted, self.draft_file.as_deref()).await?
         {
             if self.watch {
-                println!("There is nothing to follow until it is published: `muster status` shows it then.");
+                say!("There is nothing to follow until it is published: `muster status` shows it then.");
             }
             return Ok(numbered.or(ExitCode::SUCCESS));
         }
         if !self.watch {
-            println!("Follow with `muster status`.");
+            say!("Follow with `muster status`.");
             return Ok(numbered.or(ExitCode::SUCCESS));
         }
         let followed: Vec<(MachineName, Generation)> =
@@ -197,7 +197,7 @@ impl Update {
                 (Difference::Same, None) => String::new(),
                 _ => ": left alone, since --refresh changes nothing".to_owned(),
             };
-            println!("{} ({}): {words}{why}", target.machine, target.class);
+            say!("{} ({}): {words}{why}", target.machine, target.class);
             return;
         }
         let anew = match (difference, renewal) {
@@ -205,12 +205,10 @@ impl Update {
             (Difference::Same, None) => ", and signed anew".to_owned(),
             _ => String::new(),
         };
-        println!(
-            "{} ({}) generation {}: {words}{anew}\n    {}",
-            target.machine, target.class, target.generation, target.output
-        );
+        say!("{} ({}) generation {}: {words}{anew}", target.machine, target.class, target.generation);
+        say!("    {}", target.output);
         for line in lines {
-            println!("    {line}");
+            say!("    {line}");
         }
     }
 
@@ -220,7 +218,7 @@ impl Update {
         flake: &Flake,
         counted: &[(&MachineView, Generation)],
         trusted: &Trusted,
-        progress: &ProgressBar,
+        progress: &Spinner,
     ) -> Result<Vec<Planned>> {
         futures_util::stream::iter(counted)
             .map(|&(view, generation)| async move {
@@ -292,15 +290,6 @@ async fn push_closures(config: &Config, api: &Api, targets: &[&Target]) -> Resul
         .hint("see that the controller runs and has room on its disk, then run the command again")?;
     progress.finish_and_clear();
     Ok(())
-}
-
-pub(super) fn spinner() -> ProgressBar {
-    let spinner = ProgressBar::new_spinner();
-    if let Ok(style) = ProgressStyle::with_template("{spinner} {msg} ({elapsed})") {
-        spinner.set_style(style);
-    }
-    spinner.enable_steady_tick(Duration::from_millis(120));
-    spinner
 }
 
 pub fn with_flake_hint(error: FlakeError) -> anyhow::Error {

@@ -57,7 +57,7 @@ async fn publish(api: &Api, planned: &[&Planned], expires: i64) -> Result<()> {
                 planned.len()
             )
         })?;
-        println!("signed and published generation {} for {}", target.generation, target.machine);
+        say!("signed and published generation {} for {}", target.generation, target.machine);
     }
     Ok(())
 }
@@ -90,10 +90,10 @@ async fn draft(
     let draft = draft.sign(api.key())?;
     if let Some(file) = file {
         drafts::write(&draft, file)?;
-        println!("The draft is in {}, too; it holds nothing secret.", file.display());
+        say!("The draft is in {}, too; it holds nothing secret.", file.display());
     }
     let view: DraftView = api.post(OPERATOR_DRAFTS, &draft).await.context("the draft was not kept")?;
-    println!(
+    say!(
         "Draft {} waits for {} more: another operator runs `muster sign {0}`.",
         view.id.short(),
         ask::count(view.missing, "signature")

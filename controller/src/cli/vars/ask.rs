@@ -84,7 +84,7 @@ pub fn ask(
     if prompt.kind.has_lines() {
         question.push_str(", ended with Ctrl-D on a line of its own");
     }
-    let question = crate::cli::table::harmless(&question);
+    let question = muster_protocol::shown::field(&question);
     let read = |terminal: &mut Terminal, question: &str| match prompt.kind.is_hidden() {
         true => terminal.hidden(question, prompt.kind.has_lines()),
         false => terminal.visible(question, prompt.kind.has_lines()),

@@ -9,7 +9,7 @@ use muster_protocol::ids::MachineName;
 
 use super::FlakeArgument;
 use super::fleet::Looked;
-use crate::cli::table;
+use crate::cli::machines::print_json;
 use crate::vars::check::{Weight, check};
 use crate::vars::names::VarName;
 use crate::vars::order::Order;
@@ -44,14 +44,14 @@ impl Check {
         let pending = looked.tell_of_pending();
         let wrong = found.iter().filter(|finding| finding.weight == Weight::Wrong).count();
         if self.json {
-            println!("{}", serde_json::to_string_pretty(&found)?);
+            print_json(&found)?;
         } else {
             for finding in &found {
                 let mark = if finding.weight == Weight::Wrong { "wrong" } else { "note" };
-                println!("{mark}: {}: {}", table::harmless(&finding.about), table::harmless(&finding.what));
+                say!("{mark}: {}: {}", finding.about, finding.what);
             }
             if wrong == 0 && !pending {
-                println!("All variables of {} generators are as they should be.", chosen.len());
+                say!("All variables of {} generators are as they should be.", chosen.len());
             }
         }
         Ok(if wrong == 0 && !pending { ExitCode::SUCCESS } else { ExitCode::FAILURE })

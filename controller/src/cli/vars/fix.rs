@@ -70,9 +70,9 @@ impl Fix {
             let mine = Operator::find(snapshot)?.keys;
             left = members::leave_to_others(snapshot, &mine, &mut draft);
             for secret in &left {
-                eprintln!(
+                tell!(
                     "{} is left as it is: you do not read it, so an operator who does has to run this.",
-                    crate::cli::table::harmless(&layout::shown(secret))
+                    layout::shown(secret)
                 );
             }
             (draft, Vec::new())
@@ -81,13 +81,13 @@ impl Fix {
         let verdict = if left.is_empty() { ExitCode::SUCCESS } else { ExitCode::FAILURE };
         if draft.is_empty() {
             if left.is_empty() {
-                println!("Every secret is encrypted to just whom it is for.");
+                say!("Every secret is encrypted to just whom it is for.");
             }
             return Ok(verdict);
         }
         show(&draft);
         if self.dry_run {
-            println!("Nothing was changed: this was a dry run.");
+            say!("Nothing was changed: this was a dry run.");
             return Ok(ExitCode::SUCCESS);
         }
         let sops = Sops::find().await?;
@@ -96,7 +96,7 @@ impl Fix {
             return Ok(ExitCode::FAILURE);
         }
         held.make(&sops, draft).await?;
-        println!("Done.");
+        say!("Done.");
         tell_to_renew(&to_renew);
         tell_of_git(&held.folder);
         Ok(verdict)
@@ -120,9 +120,9 @@ pub fn tell_to_renew(secrets: &[PathBuf]) {
     if secrets.is_empty() {
         return;
     }
-    println!("Whoever has the old key, and the old files from git, reads these. Give them new values:");
+    say!("Whoever has the old key, and the old files from git, reads these. Give them new values:");
     for secret in secrets {
-        println!("  {}", crate::cli::table::harmless(&layout::shown(secret)));
+        say!("  {}", layout::shown(secret));
     }
-    println!("with `muster vars generate --regenerate GENERATOR`, or `muster vars set`.");
+    say!("with `muster vars generate --regenerate GENERATOR`, or `muster vars set`.");
 }

@@ -1,13 +1,14 @@
 //! What the verbs share: the flake and its folder, the operator, sops, and making a change.
 
 use std::future::Future;
-use std::io::{IsTerminal as _, Write as _};
+use std::io::IsTerminal as _;
 use std::path::PathBuf;
 
 use anyhow::{Context as _, Result, anyhow};
+use muster_protocol::terminal;
 
 use crate::cli::error::WithHint as _;
-use crate::cli::update::spinner;
+use crate::cli::spinner::spinner;
 use crate::vars::age::Places;
 use crate::vars::change::{Change, Draft};
 use crate::vars::flake::VarsFlake;
@@ -41,7 +42,7 @@ impl Looked {
     pub fn tell_of_pending(&self) -> bool {
         let pending = transaction::is_pending(&self.flake.root);
         if pending {
-            eprintln!("An interrupted run has left its work half done: `muster vars fix` finishes it.");
+            tell!("An interrupted run has left its work half done: `muster vars fix` finishes it.");
         }
         pending
     }
@@ -62,7 +63,7 @@ impl Held {
         let mut flake = VarsFlake::open(reference).await?;
         let folder = Folder::take(&flake.root)?;
         if folder.finished {
-            eprintln!("Finished what an interrupted run had begun.");
+            tell!("Finished what an interrupted run had begun.");
             // Nix has seen the folder as it was before.
             flake = VarsFlake::open(reference).await?;
         }
@@ -138,7 +139,7 @@ pub fn login() -> Option<String> {
 /// Shows what is to change; nothing, where nothing is.
 pub fn show(draft: &Draft) {
     for line in draft.lines() {
-        println!("  {}", crate::cli::table::harmless(&line));
+        say!("  {}", line);
     }
 }
 
@@ -151,13 +152,12 @@ pub fn agreed(question: &str, yes: bool) -> Result<bool> {
         return Err(anyhow!("nobody is here to agree, and nothing was changed"))
             .hint("give --yes to go on without being asked");
     }
-    print!("{question} [y/N] ");
-    std::io::stdout().flush()?;
+    terminal::question(format_args!("{question} [y/N]"));
     let mut answer = String::new();
     std::io::stdin().read_line(&mut answer)?;
     let agreed = matches!(answer.trim(), "y" | "Y" | "yes");
     if !agreed {
-        println!("Nothing was changed.");
+        say!("Nothing was changed.");
     }
     Ok(agreed)
 }
@@ -168,11 +168,7 @@ pub fn tell_of_git(folder: &Folder) {
     if root.ancestors().any(|folder| folder.join(".git").exists()) {
         let here: PathBuf = std::env::current_dir().unwrap_or_default();
         let at = if here == root { String::new() } else { format!("-C {} ", root.display()) };
-        println!(
-            "Nix reads what git knows: `git {at}add {} {}`, then commit it.",
-            layout::VARS,
-            layout::SOPS
-        );
+        say!("Nix reads what git knows: `git {at}add {} {}`, then commit it.", layout::VARS, layout::SOPS);
     }
 }
 

@@ -14,7 +14,7 @@ use super::ask::{self, Answers};
 use super::fleet::{Held, Operator, agreed, or_interrupted, show, tell_of_git};
 use super::make;
 use crate::cli::error::WithHint as _;
-use crate::cli::update::spinner;
+use crate::cli::spinner::spinner;
 use crate::vars::change::{Change, Draft};
 use crate::vars::flake::{Script, VarsFlakeError, physical_store};
 use crate::vars::generators::{File, Generator};
@@ -77,11 +77,11 @@ impl Generate {
         let plan = plan(&held.generators, &order, &held.snapshot, &wish)?;
         tell(&held, &plan);
         if plan.make.is_empty() {
-            println!("Nothing to make.");
+            say!("Nothing to make.");
             return Ok(ExitCode::SUCCESS);
         }
         if self.dry_run {
-            println!("Nothing was made: this was a dry run.");
+            say!("Nothing was made: this was a dry run.");
             return Ok(ExitCode::SUCCESS);
         }
         // What will be needed is looked for before anybody has to answer anything.
@@ -94,7 +94,7 @@ impl Generate {
                 .hint("make what they need first, and add it to git");
         }
         if self.no_sandbox {
-            eprintln!("{}", sandbox::WITHOUT);
+            tell!("{}", sandbox::WITHOUT);
         }
         if !agreed(&format!("Make these {}?", count(scripts.len(), "generator")), self.yes)? {
             return Ok(ExitCode::FAILURE);
@@ -117,11 +117,11 @@ impl Generate {
         })
         .await?;
         held.folder.commit(&changes)?;
-        println!("Made {}:", count(scripts.len(), "generator"));
+        say!("Made {}:", count(scripts.len(), "generator"));
         show(&Draft { changes, rekeys: Vec::new() });
         tell_of_git(&held.folder);
         if scripts.len() < plan.make.len() {
-            println!("The rest needs what was made now: once Nix sees it, run this again.");
+            say!("The rest needs what was made now: once Nix sees it, run this again.");
         }
         Ok(ExitCode::SUCCESS)
     }
@@ -138,20 +138,20 @@ fn tell(held: &Held, plan: &Plan) {
             Place::Machine(machine) => machine.to_string(),
             Place::Shared => format!("shared by {}", words(&generator.machines)),
         };
-        println!("{} for {whose}: {why}", id.name);
+        say!("{} for {whose}: {why}", id.name);
         for (name, file) in &generator.files {
-            println!("    {name}: {}", reads(held, generator, file));
+            say!("    {name}: {}", reads(held, generator, file));
         }
     }
     for (id, state) in &plan.leave {
         match state {
-            State::Incomplete { has, lacks } => eprintln!(
+            State::Incomplete { has, lacks } => tell!(
                 "{id} is left as it is: there is {} and not {}. --regenerate {} makes all of it anew.",
                 words(has),
                 words(lacks),
                 id.name
             ),
-            _ => eprintln!(
+            _ => tell!(
                 "{id} is left as it is, though what it depends on has changed. --regenerate {} makes it anew.",
                 id.name
             ),
@@ -200,7 +200,7 @@ async fn scripts(held: &Held, order: &Order, plan: &Plan) -> Result<BTreeMap<Gen
             Some(_) if order.needs(id).any(|needs| waiting.contains(needs)) => drop(waiting.insert(id)),
             Some(Ok(script)) => drop(scripts.insert(id.clone(), script)),
             Some(Err(VarsFlakeError::Script { .. })) if waits(order, plan, id) => {
-                eprintln!("{id} waits: its script says something of what is not there yet.");
+                tell!("{id} waits: its script says something of what is not there yet.");
                 waiting.insert(id);
             }
             Some(Err(error)) => return Err(error.into()),

@@ -1,11 +1,11 @@
 //! `muster vars get`: one variable, to standard output and nowhere else.
 
-use std::io::{IsTerminal as _, Write as _};
 use std::path::{Path, PathBuf};
 
-use anyhow::{Context as _, Result, anyhow};
+use anyhow::{Result, anyhow};
 use clap::Args;
 use muster_protocol::ids::MachineName;
+use muster_protocol::terminal;
 
 use super::FlakeArgument;
 use crate::cli::error::WithHint as _;
@@ -38,10 +38,12 @@ impl Get {
         for folder in &folders {
             if snapshot.secrets.contains_key(folder) {
                 let path = root.join(folder).join(layout::SECRET);
-                return print(&Sops::find().await?.decrypt(&path, &layout::shown(folder)).await?);
+                print(&Sops::find().await?.decrypt(&path, &layout::shown(folder)).await?);
+                return Ok(());
             }
             if let Some(value) = repository::value(&root, folder)? {
-                return print(&SecretBytes::new(value));
+                print(&SecretBytes::new(value));
+                return Ok(());
             }
         }
         Err(anyhow!("there is no {} for {}; there is {}", self.var, self.machine, self.known(&snapshot)))
@@ -59,11 +61,9 @@ impl Get {
 }
 
 /// The bytes as they are; at a terminal with a newline after them.
-fn print(value: &[u8]) -> Result<()> {
-    let mut out = std::io::stdout().lock();
-    out.write_all(value).context("standard output is closed")?;
-    if out.is_terminal() && !value.ends_with(b"\n") {
-        out.write_all(b"\n")?;
+fn print(value: &[u8]) {
+    terminal::bytes(value);
+    if terminal::output_is_terminal() && !value.ends_with(b"\n") {
+        terminal::bytes(b"\n");
     }
-    out.flush().context("standard output is closed")
 }

@@ -61,7 +61,7 @@ impl Keygen {
             false => known,
             true => {
                 let (key, path) = places.make()?;
-                println!(
+                say!(
                     "Your new key is in {}. Keep a copy of that file in a safe place: without it you cannot read the \
                      fleet's secrets.",
                     path.display()
@@ -71,14 +71,14 @@ impl Keygen {
         };
         let draft = register(&snapshot, &name, &keys, joining, self.group.as_ref())?;
         if draft.is_empty() {
-            println!("{name} is registered with your key ({}) already.", words(&keys));
+            say!("{name} is registered with your key ({}) already.", words(&keys));
             return Ok(ExitCode::SUCCESS);
         }
         folder.commit(&draft.changes)?;
-        println!("{name} is registered with {}:", words(&keys));
+        say!("{name} is registered with {}:", words(&keys));
         show(&draft);
         if !snapshot.secrets.is_empty() {
-            println!(
+            say!(
                 "Secrets that are there follow when an operator who reads them has this and runs `muster vars fix{}`.",
                 if self.group.is_some() { String::new() } else { format!(" --add-user {name}") }
             );

@@ -9,6 +9,7 @@ use serde::Serialize;
 
 use super::FlakeArgument;
 use super::fleet::Looked;
+use crate::cli::machines::print_json;
 use crate::cli::table;
 use crate::vars::check::{left_over, readers};
 use crate::vars::layout;
@@ -82,20 +83,16 @@ impl List {
             }
         }
         if self.json {
-            println!("{}", serde_json::to_string_pretty(&rows)?);
-            return Ok(());
+            return print_json(&rows);
         }
         looked.tell_of_pending();
         if rows.is_empty() {
-            println!("No machine declares a generator.");
+            say!("No machine declares a generator.");
             return Ok(());
         }
         print(&rows);
         for folder in left_over(&looked.generators, &looked.snapshot) {
-            eprintln!(
-                "note: {}: no machine declares it any more",
-                table::harmless(&folder.display().to_string())
-            );
+            tell!("note: {}: no machine declares it any more", folder.display());
         }
         Ok(())
     }
@@ -111,13 +108,13 @@ fn print(rows: &[Row]) {
         };
         printed.add_row([
             row.machine.as_ref().map_or_else(|| "(shared)".to_owned(), ToString::to_string),
-            table::harmless(&format!("{}/{}", row.generator, row.file)),
+            format!("{}/{}", row.generator, row.file),
             row.state.to_owned(),
-            table::harmless(&value),
+            value,
             if row.secret { row.readers.join(", ") } else { "everybody".to_owned() },
         ]);
     }
-    println!("{printed}");
+    printed.print();
 }
 
 /// The first line, as far as a table has room.

@@ -53,7 +53,7 @@ impl Set {
             if std::io::stdin().is_terminal() { ask::value(&what, file.secret)? } else { read(&what)? };
         let changes = make::file(&held, &sops, &operator, (generator, name, file), &value).await?;
         held.folder.commit(&changes)?;
-        println!("{what} has a new value:");
+        say!("{what} has a new value:");
         show(&Draft { changes, rekeys: Vec::new() });
         tell_of_git(&held.folder);
         Ok(ExitCode::SUCCESS)

@@ -1,0 +1,165 @@
+//! What `muster-agent` prints: a controller's text is shown and not obeyed, and a closed pipe or a full disk ends nothing in
+//! a panic.
+
+use std::io::Write as _;
+use std::path::Path;
+use std::process::{Command, Output, Stdio};
+
+use axum::http::StatusCode;
+use axum::response::IntoResponse as _;
+use muster_agent::buildlog::BuildLog;
+use muster_agent::config::Config;
+use muster_agent::enroll::enroll;
+use muster_protocol::api::{self, ProblemCode};
+use muster_protocol::enrol::{Secret, Token};
+use muster_protocol::ids::{Generation, Sha256};
+use muster_protocol::operator::FleetView;
+use muster_protocol::shown::is_unseen;
+
+use super::controller::{Controller, DAY, Fleet, NOW, problem};
+
+const HOSTILE: &str = "x\u{1b}[2J\u{1b}]52;c;ZXZpbA==\u{7}\u{9b}1m\r\nok   enrolment   as root\n\u{202e}\u{2066}\u{200b}\u{feff}\u{e0041}y";
+
+struct Site {
+    folder: tempfile::TempDir,
+    controller: Controller,
+    fleet: Fleet,
+    token: Token,
+}
+
+impl Site {
+    async fn new() -> Self {
+        let (controller, fleet) = (Controller::start().await, Fleet::new());
+        controller.put(&api::root_path(1), fleet.root.clone());
+        let token = Token {
+            url: controller.url.clone(),
+            machine: fleet.machine.clone(),
+            class: fleet.class,
+            fleet: Sha256::of(&fleet.root),
+            root: Sha256::of(&fleet.root),
+            root_version: 1,
+            lowest_generation: Generation::FIRST,
+            expires: NOW + 100 * 365 * DAY,
+            secret: Secret::generate().unwrap(),
+            tls_ca: None,
+        };
+        controller.expect_enrolment(token.secret.check_key());
+        let folder = tempfile::tempdir().unwrap();
+        let root = folder.path().display();
+        let settings = format!(
+            "state_dir = '{root}/state'\n[stand_in]\nroot = '{root}'\npath = '{root}/programs'\nsystem = 'x86_64-linux'\n"
+        );
+        std::fs::write(folder.path().join("agent.toml"), settings).unwrap();
+        Self { folder, controller, fleet, token }
+    }
+
+    fn config(&self) -> Config {
+        Config::load(Some(&self.folder.path().join("agent.toml"))).unwrap()
+    }
+
+    async fn enrol(&self) {
+        enroll(&self.config(), &self.token.encode().unwrap(), false, NOW * 1000).await.unwrap();
+    }
+
+    fn answer_fleet(&self, version: &str) {
+        let view = FleetView {
+            fleet: Sha256::of(&self.fleet.root),
+            root_version: 1,
+            root: Sha256::of(&self.fleet.root),
+            version: version.to_owned(),
+        };
+        self.controller.put(api::FLEET, serde_json::to_vec(&view).unwrap());
+    }
+}
+
+fn command(folder: &Path, arguments: &[&str]) -> Command {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_muster-agent"));
+    command.arg("--config").arg(folder.join("agent.toml")).args(arguments);
+    command
+}
+
+/// Runs it beside the controller, which lives in this thread.
+async fn run(mut command: Command, stdin: &str) -> Output {
+    let stdin = stdin.to_owned();
+    let ran = tokio::task::spawn_blocking(move || {
+        let mut child = command.stdin(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
+        child.stdin.take().unwrap().write_all(stdin.as_bytes()).unwrap();
+        child.wait_with_output().unwrap()
+    });
+    ran.await.unwrap()
+}
+
+async fn agent(site: &Site, arguments: &[&str], stdin: &str) -> Output {
+    let mut command = command(site.folder.path(), arguments);
+    command.stdout(Stdio::piped());
+    run(command, stdin).await
+}
+
+/// With a standard output of another kind.
+async fn agent_to(site: &Site, arguments: &[&str], stdout: impl Into<Stdio>) -> Output {
+    let mut command = command(site.folder.path(), arguments);
+    command.stdout(stdout);
+    run(command, "").await
+}
+
+fn closed() -> std::io::PipeWriter {
+    std::io::pipe().unwrap().1
+}
+
+fn assert_shown(output: &Output, what: &str) {
+    for bytes in [&output.stdout, &output.stderr] {
+        let text = String::from_utf8(bytes.clone()).unwrap();
+        let obeyed = text.chars().find(|c| *c != '\n' && is_unseen(*c));
+        assert_eq!(obeyed, None, "{what}: {text:?}");
+        assert!(!text.lines().any(|line| line.starts_with("ok   enrolment   as root")), "{what}: {text}");
+    }
+    let all = [output.stdout.clone(), output.stderr.clone()].concat();
+    assert!(String::from_utf8(all).unwrap().contains("\\u{1b}[2J"), "{what} does not show it: {output:?}");
+}
+
+#[tokio::test]
+async fn a_controllers_text_is_shown_and_not_obeyed() {
+    let site = Site::new().await;
+    let refuse =
+        |_: &super::controller::Seen| problem(StatusCode::FORBIDDEN, ProblemCode::BadSignature, HOSTILE);
+    site.controller.answer(api::ENROL, refuse);
+    let refused = agent(&site, &["enroll", "-"], &site.token.encode().unwrap()).await;
+    assert!(!refused.status.success());
+    assert_shown(&refused, "enroll");
+
+    let grant = Site::new().await;
+    grant.enrol().await;
+    grant.answer_fleet(HOSTILE);
+    assert_shown(&agent(&grant, &["doctor"], "").await, "doctor, its version");
+    grant.controller.answer(api::FLEET, refuse);
+    assert_shown(&agent(&grant, &["doctor"], "").await, "doctor, its refusal");
+    grant.controller.answer(api::FLEET, |_| HOSTILE.into_response());
+    let broken = agent(&grant, &["doctor"], "").await;
+    let text = String::from_utf8(broken.stdout).unwrap();
+    assert!(!text.contains(|c| c != '\n' && is_unseen(c)), "{text:?}");
+
+    BuildLog::new(&grant.config().state_dir, Generation::FIRST).line(HOSTILE);
+    assert_shown(&agent(&grant, &["logs"], "").await, "logs");
+}
+
+#[tokio::test]
+async fn a_closed_pipe_is_no_error_and_a_full_disk_is_one() {
+    let site = Site::new().await;
+    site.enrol().await;
+    site.answer_fleet("0.1.0");
+    BuildLog::new(&site.config().state_dir, Generation::FIRST).line("words");
+    for arguments in [&["status"][..], &["status", "--json"], &["logs"]] {
+        let output = agent_to(&site, arguments, closed()).await;
+        assert!(output.status.success() && output.stderr.is_empty(), "{arguments:?}: {output:?}");
+        if cfg!(target_os = "linux") {
+            let full = std::fs::File::options().write(true).open("/dev/full").unwrap();
+            let output = agent_to(&site, arguments, full).await;
+            let said = String::from_utf8(output.stderr).unwrap();
+            assert_eq!(output.status.code(), Some(1), "{arguments:?}: {said}");
+            assert!(said.contains("the output cannot be written"), "{arguments:?}: {said}");
+        }
+    }
+    // The doctor's verdict is its own, whether anybody reads it or not.
+    let output = agent_to(&site, &["doctor"], closed()).await;
+    assert_eq!(output.status.code(), agent(&site, &["doctor"], "").await.status.code(), "{output:?}");
+}

@@ -1,0 +1,27 @@
+//! What a command is doing, where it takes a while.
+
+use std::time::Duration;
+
+use indicatif::{ProgressBar, ProgressStyle};
+use muster_protocol::shown;
+
+/// Gone from the terminal when it ends; nothing of its words is obeyed.
+pub struct Spinner(ProgressBar);
+
+pub fn spinner() -> Spinner {
+    let spinner = ProgressBar::new_spinner();
+    if let Ok(style) = ProgressStyle::with_template("{spinner} {msg} ({elapsed})") {
+        spinner.set_style(style);
+    }
+    spinner.enable_steady_tick(Duration::from_millis(120));
+    Spinner(spinner)
+}
+
+impl Spinner {
+    pub fn set_message(&self, words: impl AsRef<str>) {
+        self.0.set_message(shown::field(words.as_ref()));
+    }
+    pub fn finish_and_clear(&self) {
+        self.0.finish_and_clear();
+    }
+}

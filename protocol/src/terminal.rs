@@ -1,0 +1,116 @@
+//! The one place where both programs print. [`say!`](crate::say) prints one line to standard output and
+//! [`tell!`](crate::tell) one to standard error; whatever is in it is shown and not obeyed (see [`crate::shown`]), so that
+//! a text from elsewhere is at most a part of one line.
+//!
+//! Where nobody reads any more (`muster status | head`), the rest is dropped without a word and the command goes on to its
+//! own end: none stops half-way in what it does because of its output. Where the output cannot be written (a full disk),
+//! that is an error in the end; see [`finish`].
+
+use std::fmt;
+use std::io::{self, IsTerminal as _, Write};
+use std::sync::Mutex;
+
+use crate::shown::{self, Shown};
+
+/// Why standard output takes no more.
+static LOST: Mutex<Option<io::Error>> = Mutex::new(None);
+
+/// Prints one line to standard output, as `println!` does, and nothing in it is obeyed.
+#[macro_export]
+macro_rules! say {
+    () => { $crate::terminal::line(format_args!("")) };
+    ($($text:tt)+) => { $crate::terminal::line(format_args!($($text)+)) };
+}
+
+/// Prints one line to standard error, as `eprintln!` does, and nothing in it is obeyed.
+#[macro_export]
+macro_rules! tell {
+    ($($text:tt)+) => { $crate::terminal::error_line(format_args!($($text)+)) };
+}
+
+/// What [`say!`](crate::say) calls.
+pub fn line(text: fmt::Arguments<'_>) {
+    bytes(format!("{}\n", Shown(text)).as_bytes());
+}
+
+/// What [`tell!`](crate::tell) calls. Where standard error takes nothing there is nobody to tell.
+pub fn error_line(text: fmt::Arguments<'_>) {
+    let _ = stderr().lock().write_all(format!("{}\n", Shown(text)).as_bytes());
+}
+
+/// Prints a text of several lines, each behind `before`.
+pub fn lines(before: &str, text: &str) {
+    for one in shown::lines(text) {
+        line(format_args!("{before}{one}"));
+    }
+}
+
+/// The same to standard error.
+pub fn error_lines(before: &str, text: &str) {
+    for one in shown::lines(text) {
+        error_line(format_args!("{before}{one}"));
+    }
+}
+
+/// An error as people read it, in lines that are shown: what it quotes may have lines of its own, and each of them has a
+/// mark that ours do not have.
+pub fn sentence(before: &str, text: &str, hint: Option<&str>) -> String {
+    let marked = |text: &str| shown::lines(text).collect::<Vec<_>>().join("\n  | ");
+    let hint = hint.map(|hint| format!("\nhint: {}", marked(hint)));
+    format!("{before}{}{}", marked(text), hint.unwrap_or_default())
+}
+
+/// A question, to standard error: whoever is asked sees it also where the output goes elsewhere.
+pub fn question(text: fmt::Arguments<'_>) {
+    let mut stderr = stderr().lock();
+    let _ = write!(stderr, "{} ", Shown(text)).and_then(|()| stderr.flush());
+}
+
+/// JSON, indented. Characters that a terminal would obey are written as `\uXXXX`, which means the same.
+pub fn json(value: &impl serde::Serialize) -> Result<(), serde_json::Error> {
+    let text = serde_json::to_string_pretty(value)?;
+    bytes(format!("{}\n", shown::json(&text)).as_bytes());
+    Ok(())
+}
+
+/// Bytes as they are: for what was drawn out of fields that are shown already, and for a value that was asked for.
+pub fn bytes(bytes: &[u8]) {
+    if lost().is_some() {
+        return;
+    }
+    let mut stdout = stdout().lock();
+    if let Err(error) = stdout.write_all(bytes).and_then(|()| stdout.flush()) {
+        *lost() = Some(error);
+    }
+}
+
+/// Whether standard output takes no more: whoever would print for ever ends then.
+pub fn is_lost() -> bool {
+    lost().is_some()
+}
+
+/// How printing went. A reader that is gone is no error.
+pub fn finish() -> io::Result<()> {
+    match lost().take() {
+        Some(error) if error.kind() != io::ErrorKind::BrokenPipe => Err(error),
+        _ => Ok(()),
+    }
+}
+
+pub fn output_is_terminal() -> bool {
+    stdout().is_terminal()
+}
+
+fn lost() -> std::sync::MutexGuard<'static, Option<io::Error>> {
+    LOST.lock().unwrap_or_else(std::sync::PoisonError::into_inner)
+}
+
+#[allow(clippy::disallowed_methods, reason = "this is the place")]
+fn stdout() -> io::Stdout {
+    io::stdout()
+}
+
+#[allow(clippy::disallowed_methods, reason = "this is the place")]
+pub(crate) fn stderr() -> io::Stderr {
+    io::stderr()
+}
