@@ -12,7 +12,8 @@ pub fn ready() {
 
 /// One line for `systemctl status`.
 pub fn status(words: &str) {
-    tell(&[NotifyState::Status(words)]);
+    // A line break would be a message of its own to the service manager.
+    tell(&[NotifyState::Status(&muster_protocol::shown::field(words))]);
 }
 
 /// Says twice in the time that the unit allows (`WatchdogSec`) that the agent's one thread still turns. Never ends.

@@ -153,7 +153,6 @@ fn activators(machine: &Machine) -> ! {
                     .sum();
                 if now == 0 {
                     println!("{spent}");
-                    let _ = std::io::stdout().flush();
                     return false;
                 }
                 *spent = now.max(*spent);
