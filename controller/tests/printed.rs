@@ -1,6 +1,8 @@
 //! What the commands print: text that others wrote reaches an operator's terminal as text, and output that cannot be
 //! written ends nothing half-way.
 
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
+
 use std::collections::BTreeMap;
 use std::path::Path;
 use std::process::{Command, Output, Stdio};

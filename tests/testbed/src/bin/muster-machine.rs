@@ -137,7 +137,6 @@ fn make(arguments: Arguments) -> Result<u8> {
 /// Looks at each activator until it is gone; what it spent in its last moment is not seen.
 fn activators(machine: &Machine) -> ! {
     use std::collections::BTreeMap;
-    use std::io::Write as _;
     let config = machine.configuration().display().to_string();
     let mut known: BTreeMap<i32, u64> = BTreeMap::new();
     loop {
