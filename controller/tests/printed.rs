@@ -86,13 +86,14 @@ fn assert_shown(output: &Output, what: &str) {
 
 /// Every place of a string in a document.
 fn strings(value: &Value, at: &str, found: &mut Vec<String>) {
-    match value {
-        Value::String(_) => found.push(at.to_owned()),
-        Value::Array(all) => {
-            all.iter().enumerate().for_each(|(n, one)| strings(one, &format!("{at}/{n}"), found))
-        }
-        Value::Object(all) => all.iter().for_each(|(n, one)| strings(one, &format!("{at}/{n}"), found)),
-        _ => {}
+    let children: Vec<(String, &Value)> = match value {
+        Value::String(_) => return found.push(at.to_owned()),
+        Value::Array(all) => all.iter().enumerate().map(|(n, one)| (n.to_string(), one)).collect(),
+        Value::Object(all) => all.iter().map(|(name, one)| (name.clone(), one)).collect(),
+        _ => Vec::new(),
+    };
+    for (name, child) in children {
+        strings(child, &format!("{at}/{name}"), found);
     }
 }
 
