@@ -18,6 +18,7 @@ use muster_protocol::target::Target;
 use tokio::process::Command;
 
 use crate::config::Config;
+use crate::core::blame::{self, Caches};
 use crate::durable;
 use crate::platform::Layout;
 use derivation::Derivation;
@@ -57,6 +58,7 @@ pub struct BuildLimits {
     pub max_jobs: Option<u32>,
     pub cores: Option<u32>,
     pub nice: Option<u8>,
+    pub caches: Caches,
 }
 
 /// Runs Nix with an environment of its own: nothing of the caller's leaks in but `PATH`.
@@ -137,6 +139,11 @@ impl Nix {
         }
         let mut command = self.limited("nix-store", limits)?;
         command.args(["--log-format", "internal-json", "--option", "require-sigs", "true"]);
+        match limits.caches {
+            Caches::Trusted => {}
+            Caches::Doubted => drop(command.arg("--fallback")),
+            Caches::Unused => drop(command.args(["--option", "substitute", "false"])),
+        }
         if !target.trusted_nix_keys.is_empty() {
             command.args(["--option", "extra-trusted-public-keys", &target.trusted_nix_keys.join(" ")]);
             command.args(["--option", "extra-substituters", &access.url]);
@@ -154,8 +161,7 @@ impl Nix {
                 derivation: target.derivation.clone(),
                 message: message(&finished.stderr, finished.status),
                 log: tail(&finished.stderr),
-                // Nix ends with 100 and more when a build itself failed, and with 1 when something was in its way.
-                permanent: finished.status.code().is_some_and(|code| code >= 100),
+                blame: blame::of_build(finished.status.code(), &without_colours(&finished.stderr)),
             });
         }
         let built = std::fs::read_link(root_link).map_err(|source| Self::root_error(root_link, &source))?;

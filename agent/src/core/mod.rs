@@ -2,6 +2,7 @@
 
 pub mod activate;
 pub mod backoff;
+pub mod blame;
 pub mod book;
 pub mod health;
 pub mod plan;

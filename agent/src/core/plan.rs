@@ -163,8 +163,12 @@ fn begin(observed: &Observed<'_>, journal: &Journal, wanted: Option<&Target>) ->
     let Some(target) = wanted else { return rest(observed, journal) };
     // I2 and I5: only a higher number is new; the same one again only after it fell to what has passed.
     let new = journal.tried.is_none_or(|tried| target.generation > tried);
-    let chance =
-        Chance { answers: observed.controller.answers, asked: observed.asked, console: observed.console };
+    let chance = Chance {
+        answers: observed.controller.answers,
+        asked: observed.asked,
+        console: observed.console,
+        at: observed.at,
+    };
     if !new && !journal.may_retry(target.generation, chance) {
         return rest(observed, journal);
     }
@@ -371,7 +375,8 @@ fn probing(observed: &Observed<'_>, transaction: &Transaction, activation: Optio
         checks: &probed.checks,
         failed_before: &transaction.failed_before,
         failed_after: &probed.failed_after,
-        controller_reached: observed.controller.reached_since_activation,
+        // Whoever goes back at the machine itself may do so because the controller is away.
+        controller_reached: observed.controller.reached_since_activation || transaction.is_rollback(),
     }) {
         Verdict::Confirm { degraded } => GivenVerdict::Confirm { degraded },
         Verdict::Undo { reason, detail } => GivenVerdict::Undo { reason, detail },

@@ -1,12 +1,15 @@
 //! What can go wrong with Nix, and its own words cut to what matters.
 
 use std::io;
+use std::os::unix::process::ExitStatusExt as _;
 use std::process::ExitStatus;
 use std::time::Duration;
 
 use muster_protocol::ids::StorePath;
 use muster_protocol::machine::MachineError;
 use muster_protocol::report::{Attack, MAX_LOG_TAIL};
+
+use crate::core::blame::Blame;
 
 /// The longest message of Nix that a sentence carries.
 const MAX_MESSAGE: usize = 600;
@@ -33,7 +36,7 @@ pub enum NixError {
     WrongOutput { derivation: StorePath, wanted: StorePath, found: String },
     /// `log` is the end of the build's output.
     #[error("{derivation} cannot be built: {message}")]
-    Build { derivation: StorePath, message: String, log: String, permanent: bool },
+    Build { derivation: StorePath, message: String, log: String, blame: Blame },
     #[error("{what}: {message}")]
     Failed { what: String, message: String },
 }
@@ -53,16 +56,27 @@ impl NixError {
     pub fn is_permanent(&self) -> bool {
         match self {
             Self::WrongOutput { .. } | Self::Platform { .. } | Self::Derivation { .. } => true,
-            Self::Build { permanent, .. } => *permanent,
+            Self::Build { blame, .. } => *blame == Blame::Derivation,
             _ => false,
         }
     }
-    /// For a report: the end of the build's output where there is one, else the sentence.
+    /// Whether a builder ran, and came to nothing by the machine's doing.
+    pub fn broke_off_a_build(&self) -> bool {
+        matches!(self, Self::Build { blame: Blame::Machine(_), log, .. } if log.contains("builder"))
+    }
+    /// For a report: the line with the cause first, and behind it the end of the build's output.
     pub fn detail(&self) -> String {
-        match self {
-            Self::Build { log, .. } if !log.is_empty() => log.clone(),
-            other => other.to_string(),
-        }
+        let Self::Build { message, log, blame, .. } = self else { return self.to_string() };
+        let cause = match blame {
+            Blame::Machine(words) if !words.is_empty() => {
+                let words = words.strip_prefix("error: ").unwrap_or(words);
+                format!("the machine was in the way, which says nothing against the derivation: {words}")
+            }
+            _ => message.clone(),
+        };
+        let cause = &cause[..cause.floor_char_boundary(MAX_LOG_TAIL / 4)];
+        let log = &log[log.ceil_char_boundary(log.len().saturating_sub(MAX_LOG_TAIL * 3 / 4 - 1))..];
+        if log.is_empty() { cause.to_owned() } else { format!("{cause}\n{log}") }
     }
 }
 
@@ -104,8 +118,12 @@ pub fn of_fetch(message: String) -> String {
 pub fn message(output: &str, status: ExitStatus) -> String {
     let plain = without_colours(output);
     let lines: Vec<&str> = plain.lines().map(str::trim).filter(|line| !line.is_empty()).collect();
-    let first =
-        lines.iter().position(|line| line.starts_with("error:")).unwrap_or(lines.len().saturating_sub(3));
+    let error = lines.iter().position(|line| line.starts_with("error:"));
+    if let (None, Some(signal)) = (error, status.signal()) {
+        // What it said last was what it was about to do.
+        return format!("Nix was ended by signal {signal} from outside");
+    }
+    let first = error.unwrap_or(lines.len().saturating_sub(3));
     let useful = lines[first..].iter().filter(|line| !line.starts_with("(use '--"));
     let mut text = useful.copied().collect::<Vec<_>>().join(" ");
     if let Some(rest) = text.strip_prefix("error: ") {
@@ -140,8 +158,6 @@ pub fn without_colours(text: &str) -> String {
 
 #[cfg(test)]
 mod tests {
-    use std::os::unix::process::ExitStatusExt as _;
-
     use super::*;
 
     #[test]
@@ -152,6 +168,26 @@ mod tests {
         assert_eq!(text, "builder for '/nix/store/x.drv' failed with exit code 1; last 1 log lines: > no");
         assert!(message(&format!("error: {}", "é".repeat(5000)), ExitStatus::from_raw(256)).len() < 700);
         assert!(message("", ExitStatus::from_raw(256)).contains("said nothing"));
+    }
+
+    #[test]
+    fn a_report_begins_with_the_line_that_says_why() {
+        let output = "these 2 derivations will be built:\n  /nix/store/x.drv\n";
+        let killed = ExitStatus::from_raw(9);
+        assert_eq!(message(output, killed), "Nix was ended by signal 9 from outside");
+        let derivation: StorePath = "/nix/store/1c0bm0n2hg4kd2x7q2g5p1l1c4cx8kpl-x.drv".parse().unwrap();
+        let words = "error: builder for '/nix/store/x.drv' failed due to signal 9 (Killed)".to_owned();
+        let log = "é\n".repeat(10_000);
+        for (blame, first) in [
+            (Blame::Machine(words), "failed due to signal 9 (Killed)"),
+            (Blame::Derivation, "no such compiler"),
+        ] {
+            let (derivation, message) = (derivation.clone(), "no such compiler".to_owned());
+            let error = NixError::Build { derivation, message, log: tail(&log), blame };
+            let detail = error.detail();
+            assert!(detail.lines().next().unwrap().ends_with(first), "{detail}");
+            assert!(detail.len() <= MAX_LOG_TAIL, "a report would cut its beginning off");
+        }
     }
 
     #[test]

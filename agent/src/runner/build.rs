@@ -11,6 +11,7 @@ use muster_protocol::target::HealthCheck;
 use super::work::{Work, WorkError};
 use super::{Shared, roots};
 use crate::buildlog::BuildLog;
+use crate::core::blame::{self, Caches};
 use crate::core::policy::{Circumstances, Deferral, Hold, Stage};
 use crate::core::progress::{Pace, Tracker, words};
 use crate::core::records::Transaction;
@@ -28,6 +29,11 @@ const HOOK_PAUSE: Duration = Duration::from_secs(300);
 /// How often a step before the activation is tried while the controller answers. An absent controller and a full disk
 /// are waited out.
 const TRIES: u32 = 8;
+/// The same for a build that was begun: each try may take long.
+const BUILD_TRIES: u32 = 4;
+
+/// Told where the machine's caches are no longer waited for.
+const DOUBTED: &str = "building failed again and again, and a cache may be why: what this machine's caches do not give is built here now";
 
 /// Follows a process of Nix: keeps its words, and tells now and then how far it is.
 struct Follow<'a> {
@@ -103,9 +109,16 @@ impl Work<'_> {
         let Some(target) = self.target() else { return Ok(()) };
         let started = self.shared.clock.awake();
         let rules = self.rules();
-        let limits = BuildLimits { max_jobs: rules.max_jobs, cores: rules.cores, nice: rules.nice };
+        let last = self.shared.problem.borrow().clone();
+        let caches = blame::caches(self.backoff.failures(), last.as_deref());
+        let limits = BuildLimits { max_jobs: rules.max_jobs, cores: rules.cores, nice: rules.nice, caches };
         let link = roots::new_link(self.shared.platform.layout());
         let mut follow = Follow::new(self.shared, target.generation, Ended::Build);
+        if caches != Caches::Trusted {
+            tracing::warn!("{DOUBTED}");
+            follow.log.line(DOUBTED);
+            self.shared.set_problem(Some(DOUBTED.to_owned()));
+        }
         let built = self.nix.realise(&target, &self.client.cache(), &link, limits, &mut follow).await;
         drop(follow);
         let step = match &built {
@@ -140,7 +153,8 @@ impl Work<'_> {
         // Told once, however often it is tried again.
         let new = attack.filter(|attack| self.shared.altered.replace(Some(*attack)) != Some(*attack));
         let events = new.map(|attack| EventKind::Refused { attack, detail: error.to_string() });
-        let tried = self.backoff.failures() + 1 >= TRIES
+        let tries = if error.broke_off_a_build() { BUILD_TRIES } else { TRIES };
+        let tried = self.backoff.failures() + 1 >= tries
             && self.shared.answers.get()
             && !matches!(error, NixError::NoSpace(_));
         if error.is_permanent() || tried {

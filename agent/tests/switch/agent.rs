@@ -4,7 +4,7 @@ use muster_agent::core::records::{ActivationPhase, GivenVerdict};
 use muster_protocol::checkin::Phase;
 use muster_protocol::ids::Generation;
 use muster_protocol::machine::Class;
-use muster_protocol::report::{Asker, EventKind, Reason, Step};
+use muster_protocol::report::{EventKind, Reason, Step};
 use muster_protocol::target::Action;
 
 use super::bed::{Bed, check};
@@ -64,39 +64,6 @@ fn i4_i5_a_generation_that_fails_its_check_is_undone_once_and_quarantined() {
     let good = bed.publish(4, ": good");
     bed.assert_confirmed(&good);
     assert_eq!(bed.controller.told(2), UNDONE);
-}
-
-#[test]
-fn a_quarantine_is_lifted_by_a_word_at_the_machine_which_is_told_and_by_no_other() {
-    let bed = Bed::new(Class::Nixos);
-    let repaired = bed.machine.file("repaired");
-    let mut target = bed.target(1, "");
-    target.checks = vec![check(&format!("test -e {}", repaired.display()))];
-    bed.controller.publish(&target);
-    bed.until_told(1, "rolled-back");
-    std::fs::write(&repaired, "").unwrap();
-    bed.until_phase(Phase::RolledBack);
-    bed.machine.until("the end is taken in", || {
-        (!bed.machine.config.state("transaction.json").exists()).then_some(())
-    });
-    // The same derivation under a higher number stays refused.
-    target.generation = Generation::new(2).unwrap();
-    bed.controller.publish(&target);
-    bed.until_told(2, "failed");
-    let (code, words) = bed.machine.ask(&["check-now"]);
-    assert_eq!(code, 0, "{words}");
-    let (code, words) = bed.machine.ask(&["retry"]);
-    assert_eq!((code, words.contains("generation 2 is tried again")), (0, true), "{words}");
-    bed.assert_confirmed(&target);
-    let told = bed.until_told(2, "retried");
-    assert!(
-        matches!(&told, EventKind::Retried { derivation, quarantined: true, by: Asker::Local { user: Some(_) } }
-        if *derivation == target.derivation),
-        "{told:?}"
-    );
-    assert_eq!(bed.controller.told(2)[..3], ["failed", "retried", "verified"]);
-    let (code, words) = bed.machine.ask(&["retry"]);
-    assert_eq!((code, words.contains("is confirmed and runs")), (1, true), "{words}");
 }
 
 #[test]

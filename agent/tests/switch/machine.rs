@@ -270,6 +270,14 @@ impl Machine {
         (output.status.code().unwrap_or(-1), words)
     }
 
+    /// More lines for the configuration of every Nix of the agent that is started next.
+    pub fn add_to_nix_config(&self, lines: &str) {
+        let file = &self.config.source;
+        let text = std::fs::read_to_string(file).unwrap();
+        let (before, behind) = text.rsplit_once("'''").unwrap();
+        std::fs::write(file, format!("{before}{lines}'''{behind}")).unwrap();
+    }
+
     pub fn verdict(&self, verdict: GivenVerdict) {
         self.files.write_confirmation(&Confirmation { transaction: "t".into(), verdict }).unwrap();
     }

@@ -6,6 +6,7 @@
 mod activator;
 mod agent;
 mod bed;
+mod circumstances;
 mod controller;
 mod machine;
 mod macs;

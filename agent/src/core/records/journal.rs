@@ -3,7 +3,7 @@
 use muster_protocol::checkin::Phase;
 use muster_protocol::clock::UnixMillis;
 use muster_protocol::ids::{Generation, StorePath};
-use muster_protocol::report::Reason;
+use muster_protocol::report::{Reason, Step};
 use muster_protocol::target::{Action, Target};
 use serde::{Deserialize, Serialize};
 
@@ -14,6 +14,8 @@ use crate::core::state::State;
 
 /// How often a generation is tried again by itself that was undone for what may pass.
 pub const UNREACHABLE_RETRIES: u32 = 3;
+/// How long a machine that was in its own way is left alone before it tries the same generation by itself.
+pub(super) const LATER_MS: i64 = 60 * 60 * 1000;
 /// How many derivations are remembered that are not tried again.
 const MAX_QUARANTINE: usize = 256;
 
@@ -108,6 +110,8 @@ pub enum Cause {
     Person,
     /// Somebody said that it is to be tried again.
     Lifted,
+    /// The machine was in its own way (memory, disk, caches), which may be over later.
+    Machine,
     /// The controller has to answer.
     #[default]
     #[serde(other)]
@@ -123,6 +127,8 @@ pub struct Chance {
     pub asked: bool,
     /// The user at the screen of a Mac, if there is one.
     pub console: Option<u32>,
+    /// The wall clock.
+    pub at: UnixMillis,
 }
 
 /// What was seen when a transaction is taken in.
@@ -172,6 +178,11 @@ impl Journal {
                 chance.asked || (few && chance.console.is_some() && chance.console != again.console)
             }
             Cause::Lifted => true,
+            // A clock that was set back says nothing of how long ago it was; it is then later all the same.
+            Cause::Machine => {
+                let later = i64::try_from(chance.at.abs_diff(again.at)).is_ok_and(|ago| ago >= LATER_MS);
+                chance.asked || (few && later)
+            }
         }
     }
 
@@ -229,7 +240,8 @@ impl Journal {
         if !transaction.quarantines(self) || self.quarantined(derivation).is_some() {
             return;
         }
-        let detail = transaction.state.note().unwrap_or("undone at the machine").to_owned();
+        let note = transaction.state.note().and_then(|note| note.lines().next());
+        let detail = note.unwrap_or("undone at the machine").to_owned();
         let generation = transaction.generation();
         self.quarantine.push(Quarantined { derivation: derivation.clone(), generation, detail, at });
         // The oldest go: operators have published some hundred others since.
@@ -240,10 +252,10 @@ impl Journal {
     /// Whether, and for what, the generation may be tried again. Whichever other end it came to is no reason to.
     fn forgive(&self, transaction: &Transaction, seen: Settled<'_>) -> Option<Again> {
         let Settled { console, at, .. } = seen;
-        let State::RolledBack { reason, .. } = &transaction.state else { return None };
-        let cause = match reason {
-            Reason::ControllerUnreachable => Cause::Controller,
-            Reason::NeedsHuman => Cause::Person,
+        let cause = match &transaction.state {
+            State::RolledBack { reason: Reason::ControllerUnreachable, .. } => Cause::Controller,
+            State::RolledBack { reason: Reason::NeedsHuman, .. } => Cause::Person,
+            State::Failed { step: Step::Fetch | Step::Build, quarantined: false, .. } => Cause::Machine,
             _ => return None,
         };
         if transaction.is_rollback() || transaction.enforcing {

@@ -1,6 +1,7 @@
 use muster_protocol::checkin::Phase;
 use muster_protocol::policy::Policy;
 
+use super::journal::LATER_MS;
 use super::*;
 use crate::core::policy::{Hold, Stage};
 
@@ -9,7 +10,7 @@ fn on<'a>(running: Option<&'a StorePath>) -> Settled<'a> {
     Settled { running, at: 5, console: None }
 }
 
-const ANSWERS: Chance = Chance { answers: true, asked: false, console: None };
+const ANSWERS: Chance = Chance { answers: true, asked: false, console: None, at: 0 };
 
 pub(crate) fn path(name: &str) -> StorePath {
     format!("/nix/store/0c0bm0n2hg4kd2x7q2g5p1l1c4cx8kpl-{name}").parse().unwrap()
@@ -132,6 +133,24 @@ fn a_generation_that_was_tried_again_and_came_to_another_end_is_not_begun_once_m
         assert!(journal.may_retry(again.generation(), ANSWERS));
         journal.settle(&again, on(None));
         assert!(!journal.may_retry(again.generation(), ANSWERS), "{}", again.state.name());
+    }
+}
+
+#[test]
+fn what_the_machine_was_in_the_way_of_is_tried_again_later_a_few_times_or_when_asked() {
+    let mut journal = Journal::default();
+    for attempt in 0..=UNREACHABLE_RETRIES {
+        let failed = State::Failed { step: Step::Build, detail: "killed".into(), quarantined: false };
+        let again = Transaction { id: format!("attempt {attempt}"), ..transaction(2, failed) };
+        assert!(!again.quarantines(&journal));
+        let at = 1_000_000;
+        journal.settle(&again, Settled { at, ..Settled::default() });
+        let chance = |at, asked| Chance { at, asked, answers: true, console: Some(501) };
+        assert!(journal.quarantine.is_empty());
+        assert!(!journal.may_retry(again.generation(), chance(at + LATER_MS - 1, false)));
+        let last = attempt == UNREACHABLE_RETRIES;
+        assert_eq!(journal.may_retry(again.generation(), chance(at + LATER_MS, false)), !last);
+        assert!(journal.may_retry(again.generation(), chance(at, true)), "whoever asks is believed");
     }
 }
 

@@ -1,0 +1,144 @@
+//! What a machine's circumstances do to a generation, and what a person at the machine may say about it.
+
+use muster_protocol::checkin::Phase;
+use muster_protocol::ids::Generation;
+use muster_protocol::machine::Class;
+use muster_protocol::report::{Asker, EventKind, Step};
+
+use super::bed::{Bed, check};
+
+#[test]
+fn a_quarantine_is_lifted_by_a_word_at_the_machine_which_is_told_and_by_no_other() {
+    let bed = Bed::new(Class::Nixos);
+    let repaired = bed.machine.file("repaired");
+    let mut target = bed.target(1, "");
+    target.checks = vec![check(&format!("test -e {}", repaired.display()))];
+    bed.controller.publish(&target);
+    bed.until_told(1, "rolled-back");
+    std::fs::write(&repaired, "").unwrap();
+    bed.until_phase(Phase::RolledBack);
+    bed.machine.until("the end is taken in", || {
+        (!bed.machine.config.state("transaction.json").exists()).then_some(())
+    });
+    // The same derivation under a higher number stays refused.
+    target.generation = Generation::new(2).unwrap();
+    bed.controller.publish(&target);
+    bed.until_told(2, "failed");
+    let (code, words) = bed.machine.ask(&["check-now"]);
+    assert_eq!(code, 0, "{words}");
+    let (code, words) = bed.machine.ask(&["retry"]);
+    assert_eq!((code, words.contains("generation 2 is tried again")), (0, true), "{words}");
+    bed.assert_confirmed(&target);
+    let told = bed.until_told(2, "retried");
+    assert!(
+        matches!(&told, EventKind::Retried { derivation, quarantined: true, by: Asker::Local { user: Some(_) } }
+        if *derivation == target.derivation),
+        "{told:?}"
+    );
+    assert_eq!(bed.controller.told(2)[..3], ["failed", "retried", "verified"]);
+    let (code, words) = bed.machine.ask(&["retry"]);
+    assert_eq!((code, words.contains("is confirmed and runs")), (1, true), "{words}");
+}
+
+/// As the kernel does where memory runs out. Whoever is the first process of a namespace cannot do it to itself.
+fn kill_whoever_sleeps(seconds: u32) {
+    let command = format!("sleep\0{seconds}\0");
+    for entry in std::fs::read_dir("/proc").unwrap().flatten() {
+        let Ok(pid) = entry.file_name().to_string_lossy().parse() else { continue };
+        if std::fs::read_to_string(entry.path().join("cmdline")).is_ok_and(|line| line.ends_with(&command)) {
+            super::machine::end(pid);
+        }
+    }
+}
+
+/// Slow: it is tried four times, each later than the one before.
+#[test]
+fn a_builder_that_is_killed_is_tried_again_and_says_nothing_against_its_derivation() {
+    let bed = Bed::new(Class::Nixos);
+    let seconds = 100_000 + std::process::id();
+    let target = bed.target_built_by(1, "", &format!("exec /bin/busybox sleep {seconds}"));
+    bed.controller.publish(&target);
+    let failed = bed.machine.until("the end of it", || {
+        kill_whoever_sleeps(seconds);
+        bed.controller.last(1, "failed")
+    });
+    let EventKind::Failed { step: Step::Build, detail, quarantined: false } = failed else {
+        panic!("{failed:?}");
+    };
+    let first = detail.lines().next().unwrap();
+    assert!(first.contains("failed due to signal 9") && first.contains("the machine"), "{detail}");
+    bed.until_phase(Phase::Failed);
+    bed.machine.until("the end is taken in", || {
+        (!bed.machine.config.state("transaction.json").exists()).then_some(())
+    });
+    // Whoever asks need not wait an hour, and needs no new number.
+    let (code, words) = bed.machine.ask(&["check-now"]);
+    assert_eq!(code, 0, "{words}");
+    bed.machine.until("another try", || (bed.controller.told(1).len() > 3).then_some(()));
+    assert_eq!(bed.controller.told(1)[..4], ["verified", "fetched", "failed", "verified"]);
+}
+
+/// A cache of the machine's own that is out of order.
+fn broken_cache(answer: &'static str) -> std::net::SocketAddr {
+    use std::io::{Read as _, Write as _};
+    let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    let address = listener.local_addr().unwrap();
+    std::thread::spawn(move || {
+        for stream in listener.incoming() {
+            let Ok(mut stream) = stream else { return };
+            let mut request = [0; 4096];
+            let read = stream.read(&mut request).unwrap_or(0);
+            let request = String::from_utf8_lossy(&request[..read]).into_owned();
+            let (status, body) = match request.contains("/nix-cache-info") {
+                true => ("200 OK", "StoreDir: /nix/store\nWantMassQuery: 1\nPriority: 30\n".to_owned()),
+                false => (answer, "<html><body>Please log in</body></html>".to_owned()),
+            };
+            let length = body.len();
+            let head = format!("HTTP/1.1 {status}\r\ncontent-length: {length}\r\nconnection: close\r\n\r\n");
+            let body = if request.starts_with("HEAD") { String::new() } else { body };
+            let _ = stream.write_all((head + &body).as_bytes());
+        }
+    });
+    address
+}
+
+/// Slow: Nix asks a cache that says 502 again some times by itself.
+#[test]
+fn what_a_broken_cache_of_the_machine_does_not_give_is_built_at_home() {
+    for answer in ["200 OK", "502 Bad Gateway"] {
+        let mut bed = Bed::new(Class::Nixos);
+        bed.kill_agent();
+        let cache = format!("substituters = http://{}", broken_cache(answer));
+        bed.machine.add_to_nix_config(&format!("{cache}\ndownload-attempts = 1\n"));
+        bed.start_agent();
+        let target = bed.publish(1, "");
+        bed.assert_confirmed(&target);
+        let (_, log) = bed.machine.ask(&["logs", "1"]);
+        let notes: Vec<String> =
+            bed.controller.check_ins().into_iter().filter_map(|told| told.note).collect();
+        if answer.starts_with("200") {
+            assert!(log.contains("is built here now"), "{answer}: {log}");
+            assert!(notes.iter().any(|note| note.contains("is built here now")), "{notes:?}");
+        }
+    }
+}
+
+/// Slow: a person's rollback would be undone after its deadline if it had to be confirmed by somebody else.
+#[test]
+fn a_persons_rollback_needs_no_controller() {
+    let bed = Bed::new(Class::Nixos);
+    let first = bed.publish(1, "");
+    bed.assert_confirmed(&first);
+    let second = bed.publish(2, ": two");
+    bed.assert_confirmed(&second);
+    bed.controller.cut(true);
+    let (code, words) = bed.machine.ask(&["rollback"]);
+    assert_eq!(code, 0, "{words}");
+    bed.machine.until("it is taken in", || {
+        let journal = bed.machine.files.journal().unwrap().whole()?;
+        (journal.last?.phase == Phase::RolledBack).then_some(())
+    });
+    bed.machine.assert_on(&first.output);
+    bed.controller.cut(false);
+    bed.until_told(2, "rolled-back");
+}
