@@ -51,7 +51,7 @@ pub fn main_for(config: &Config) -> ExitCode {
 
 fn activate(config: &Config) -> Result<(), ActivatorError> {
     let Some(_lock) = lock(&config.state_dir)? else {
-        tracing::info!("another activator works already");
+        tracing::debug!("another activator works already");
         return Ok(());
     };
     // In a session of its own all that the activation starts can be found, and ended when it hangs.

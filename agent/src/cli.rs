@@ -75,6 +75,8 @@ enum Verb {
     Rollback,
     /// Try the newest generation again though it failed, and no longer hold its derivation back
     Retry,
+    /// Take at the next boot the generation that waits, because NixOS does not switch to it for example
+    AtBoot,
     /// Print what fetching, building and activating a generation said
     Logs {
         /// [default: the newest that has a log]
@@ -152,6 +154,7 @@ async fn dispatch(cli: &Cli, config: &Config) -> Result<ExitCode> {
             say!("{}", running(config, local::pause(config, until).await)?);
         }
         Verb::Resume => say!("{}", running(config, local::resume(config).await)?),
+        Verb::AtBoot => say!("{}", running(config, local::at_boot(config).await)?),
         Verb::Rollback => say!("{}", running(config, local::rollback(config).await)?),
         Verb::Retry => say!("{}", running(config, local::retry(config).await)?),
         Verb::Logs { generation } => show_log(config, *generation)?,

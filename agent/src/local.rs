@@ -45,6 +45,8 @@ pub enum Command {
     CheckNow,
     /// Go back to the system before this one. The answer is one sentence: what was started, or why not.
     Rollback(Answer),
+    /// Take at the next boot what NixOS does not switch to. The answer is one sentence.
+    AtBoot(Answer),
     /// Begin nothing new until then, or until somebody resumes. `by` is the user id of whoever asks.
     Pause {
         until: Option<UnixMillis>,
@@ -115,6 +117,7 @@ enum Request {
     Status,
     CheckNow,
     Rollback,
+    AtBoot,
     Pause {
         #[serde(default)]
         until: Option<UnixMillis>,
@@ -288,6 +291,7 @@ async fn answer(request: Request, by: Option<u32>, commands: &mpsc::Sender<Comma
                 Some(Reply::Done("the agent asks the controller now".into()))
             }
             Request::Rollback
+            | Request::AtBoot
             | Request::Pause { .. }
             | Request::Resume
             | Request::Retry
@@ -298,6 +302,7 @@ async fn answer(request: Request, by: Option<u32>, commands: &mpsc::Sender<Comma
                     Request::Resume => Command::Resume { by, to },
                     Request::Retry => Command::Retry { by, to },
                     Request::RotateKey => Command::RotateKey(to),
+                    Request::AtBoot => Command::AtBoot(to),
                     _ => Command::Rollback(to),
                 };
                 commands.send(command).await.ok()?;
@@ -333,6 +338,11 @@ pub async fn status(config: &Config) -> Result<Status, LocalError> {
         Reply::Error(sentence) => Err(LocalError::Refused(sentence)),
         Reply::Done(other) => Err(LocalError::Malformed(other)),
     }
+}
+
+/// Makes what NixOS does not switch to what the next boot brings.
+pub async fn at_boot(config: &Config) -> Result<String, LocalError> {
+    done(ask(config, Request::AtBoot).await?)
 }
 
 /// Makes the running agent ask the controller now.

@@ -16,7 +16,7 @@ use muster_protocol::machine::Class;
 use muster_protocol::target::Action;
 
 use crate::config::Config;
-pub use crate::core::activate::Outcome;
+pub use crate::core::activate::{Ailing, Outcome, Way};
 use crate::core::reboot::Due;
 pub use darwin::{ACTIVATOR_PLIST, Darwin};
 pub use layout::Layout;
@@ -47,6 +47,8 @@ pub enum Preflight {
     /// A person has to do something first; the words say what.
     NeedsHuman(String),
     Failed(String),
+    /// It cannot be switched to while the machine runs; the words name what keeps it from that. A reboot brings it.
+    Inhibited(String),
 }
 
 /// What the agent and its activator ask of a system. Blocking: the runner asks from a thread of its own.
@@ -56,8 +58,12 @@ pub trait Platform: Send + Sync {
     fn boot_id(&self) -> Result<String, PlatformError>;
     /// The units that the service manager calls failed, sorted.
     fn failed_units(&self) -> Result<Vec<String>, PlatformError>;
+    /// The units that count as failed before a switch, sorted.
+    fn failed_before(&self) -> Result<Vec<String>, PlatformError> {
+        self.failed_units()
+    }
     /// The system's own checks, as far as they change nothing.
-    fn preflight(&self, new: &StorePath) -> Result<Preflight, PlatformError>;
+    fn preflight(&self, new: &StorePath, action: Action) -> Result<Preflight, PlatformError>;
     /// Starts `muster-agent activate` where nothing that happens to the agent reaches it.
     fn start_activator(&self, generation: Generation) -> Result<(), PlatformError>;
     /// Has the next boot start the activator as well, until [`Platform::activator_ends`]: the new system's agent may be the
@@ -65,14 +71,20 @@ pub trait Platform: Send + Sync {
     fn activator_begins(&self);
     /// The switch is over.
     fn activator_ends(&self);
-    /// Runs the system's own activation to its end, or to `limit` and then ends all that it started.
+    /// Runs the system's own activation to its end, or to `limit` and then ends all that it started. On the way back
+    /// nothing that the system checks first may stop it.
     fn activate(
         &self,
         system: &StorePath,
         action: Action,
+        way: Way,
         limit: Duration,
     ) -> Result<Finished, PlatformError>;
-    fn outcome(&self, exit: i32) -> Outcome;
+    fn outcome(&self, finished: &Finished) -> Outcome;
+    /// What the output of an activation says that failed, though it came to its end.
+    fn ailing(&self, _finished: &Finished) -> Ailing {
+        Ailing::default()
+    }
     /// The program that [`Platform::activate`] runs, to find one that an activator left behind.
     fn script(&self, system: &StorePath) -> PathBuf;
     /// What a person has to do, if the output of an activation asks for one.

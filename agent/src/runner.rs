@@ -117,6 +117,7 @@ fn prepare(config: &Config, identity: &Identity) -> Result<(Shared, Client, Trus
         probing_since: Cell::new(None),
         last_contact: Cell::new(None),
         rollback_asked: Cell::new(false),
+        at_boot: RefCell::new(None),
         check_now: Cell::new(false),
         asked: Cell::new(false),
         sequence: Cell::new(reserved),
@@ -178,6 +179,8 @@ struct Shared {
     probing_since: Cell<Option<Duration>>,
     last_contact: Cell<Option<UnixMillis>>,
     rollback_asked: Cell<bool>,
+    /// The transaction that somebody at the machine wants to have at the next boot.
+    at_boot: RefCell<Option<String>>,
     /// A person asked: the contact asks the controller, the work tries again what it put off.
     check_now: Cell<bool>,
     asked: Cell<bool>,
@@ -453,6 +456,7 @@ async fn serve(shared: &Shared, mut commands: mpsc::Receiver<Command>) {
                 shared.look_again();
             }
             Command::Rollback(to) => reply(to, shared.ask_rollback()),
+            Command::AtBoot(to) => reply(to, shared.ask_at_boot()),
             Command::Pause { until, by, to } => reply(to, shared.pause(until, by)),
             Command::Resume { by, to } => reply(to, shared.resume(by)),
             Command::Retry { by, to } => reply(to, shared.retry(Asker::Local { user: by })),

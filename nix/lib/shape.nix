@@ -270,6 +270,10 @@ let
       "report"
       "enforce"
     ];
+    inhibited = oneOf [
+      "boot"
+      "wait"
+    ];
     minimumBattery = number 0 100 "percent";
     metered = oneOf [
       "go"

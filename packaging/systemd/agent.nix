@@ -33,5 +33,25 @@ in
         OOMScoreAdjust = -500;
       };
     };
+
+    # Where /etc cannot be written (system.etc.overlay.mutable = false) the activator cannot leave a unit for the next boot.
+    # This one stands in for it: while a switch is under way there is a link to the agent that began it. Where /etc can be
+    # written, the unit of the same name in /etc/systemd/system.control comes first.
+    systemd.services.muster-activator = {
+      description = "Muster's activator, after a reboot in mid-switch";
+      wantedBy = [ "multi-user.target" ];
+      restartIfChanged = false;
+      stopIfChanged = false;
+      unitConfig.ConditionPathExists = [
+        "${toString cfg.stateDir}/at-boot/activator"
+        "!/run/muster-activator"
+      ];
+      serviceConfig = {
+        Type = "exec";
+        ExecStart = "${toString cfg.stateDir}/at-boot/activator --config /etc/muster/agent.toml activate";
+        Restart = "on-failure";
+        RestartSec = 5;
+      };
+    };
   };
 }

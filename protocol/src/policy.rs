@@ -32,6 +32,9 @@ pub struct Policy {
     pub reboot: Option<RebootPolicy>,
     #[serde(skip_serializing_if = "Option::is_none")]
     pub drift: Option<DriftPolicy>,
+    /// What to do with a system that NixOS does not switch a running one to.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub inhibited: Option<InhibitedPolicy>,
     /// On battery, the charge in percent below which nothing is begun.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub minimum_battery: Option<u8>,
@@ -232,6 +235,18 @@ pub enum DriftPolicy {
     #[default]
     #[serde(other)]
     Report,
+}
+
+/// The stricter comes last.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum InhibitedPolicy {
+    /// It is made what the next boot brings, as by the action `boot`.
+    Boot,
+    /// Somebody is asked for. A word of a later version is taken for this.
+    #[default]
+    #[serde(other)]
+    Wait,
 }
 
 /// The stricter comes last.

@@ -7,7 +7,7 @@ use muster_protocol::ids::StorePath;
 use muster_protocol::target::Action;
 
 use super::ActivatorError;
-use crate::core::activate::{Act, Course, Done, Ran, Sight};
+use crate::core::activate::{Act, Course, Done, Ran, Sight, Way};
 use crate::core::records::{Activation, GivenVerdict};
 use crate::journal::{FileId, Files};
 use crate::nix::Nix;
@@ -41,7 +41,11 @@ impl Activator {
         let phase = record.phase;
         let seen = self.look(&record.transaction);
         let course = Course::resume(record, &self.boot, &seen.sight());
-        tracing::info!(?phase, next = ?course.record.phase, "taking up an activation that was interrupted");
+        if phase.is_final() || course.is_over() {
+            tracing::debug!(?phase, "nothing is left to do");
+        } else {
+            tracing::info!(?phase, next = ?course.record.phase, "taking up an activation that was interrupted");
+        }
         self.follow(course)
     }
 
@@ -88,7 +92,10 @@ impl Activator {
                 Err(error) => Done::Failed(error.to_string()),
             },
             Act::Run { system, action, limit } => match self.prepare(&system, action, new) {
-                Ok(()) => self.run(&system, action, limit),
+                Ok(()) => {
+                    let way = if system == *new { Way::Forth } else { Way::Back };
+                    self.run(&system, action, way, limit)
+                }
                 Err(error) => Done::Failed(error.to_string()),
             },
             Act::EnsureAgent { from, to } => {
@@ -117,16 +124,17 @@ impl Activator {
         }
     }
 
-    fn run(&self, system: &StorePath, action: Action, limit: Duration) -> Done {
+    fn run(&self, system: &StorePath, action: Action, way: Way, limit: Duration) -> Done {
         tracing::info!(%system, action = action.as_str(), "activating");
-        let finished = match self.platform.activate(system, action, limit) {
+        let finished = match self.platform.activate(system, action, way, limit) {
             Ok(finished) => finished,
             Err(error) => return Done::Failed(error.to_string()),
         };
         tracing::info!(exit = finished.exit, timed_out = finished.timed_out, "the activation ended");
         Done::Ran(Ran {
-            outcome: self.platform.outcome(finished.exit),
-            person: self.platform.needs_human(finished.exit, &finished.output),
+            outcome: self.platform.outcome(&finished),
+            person: self.platform.needs_human(finished.exit, &finished.said),
+            ailing: self.platform.ailing(&finished),
             exit: finished.exit,
             timed_out: finished.timed_out,
             output: finished.output,

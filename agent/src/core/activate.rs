@@ -13,15 +13,18 @@ use muster_protocol::report::Reason;
 use muster_protocol::target::Action;
 
 use super::backoff::look;
+use super::cause::with_cause;
 use super::records::{Activation, ActivationPhase as Phase, GivenVerdict, sets_profile};
 use super::resume::{Resume, resume};
 use undo::{Begun, Undo};
 
 /// The longest pause between two looks for the verdict.
 const LONGEST_LOOK: Duration = Duration::from_millis(200);
-/// How long somebody else's switch is waited for, and the pause before it is asked again.
+/// How long somebody else's switch is waited for, the pause before it is asked again, and the longest one before a script is
+/// run again that found the lock taken.
 const OTHERS_LIMIT: Duration = Duration::from_secs(600);
 const OTHERS_PAUSE: Duration = Duration::from_millis(500);
+const LONGEST_PAUSE: Duration = Duration::from_secs(30);
 /// How often a result that the disk does not take is written again, and the pause between two tries.
 const WRITE_TRIES: u32 = 60;
 const WRITE_PAUSE: Duration = Duration::from_secs(1);
@@ -73,6 +76,22 @@ pub struct Ran {
     pub outcome: Outcome,
     /// What a person has to do first, if it asked for one.
     pub person: Option<String>,
+    pub ailing: Ailing,
+}
+
+/// What an activation says that failed, though it came to its end.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Hash)]
+pub struct Ailing {
+    pub units: Vec<String>,
+    /// Users whose own units did not follow, in words for people. They are no reason to go back.
+    pub sessions: Vec<String>,
+}
+
+/// To NEW, or back to OLD.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum Way {
+    Forth,
+    Back,
 }
 
 /// What the exit code of an activation means.
@@ -215,7 +234,8 @@ impl Course {
                 Act::Write
             }
             At::Ask(_) => Act::AskOthers,
-            At::AskAgain(_) | At::RunAgain(_) => Act::Pause(OTHERS_PAUSE),
+            At::AskAgain(_) => Act::Pause(OTHERS_PAUSE),
+            At::RunAgain(since) => Act::Pause(patience(sight.now.saturating_sub(*since))),
             At::SetProfile => Act::SetProfile(self.record.new.clone()),
             At::Run(_) => {
                 let (system, action) = (self.record.new.clone(), self.record.action);
@@ -248,7 +268,7 @@ impl Course {
             (At::AskAgain(since), _) => self.at = At::Ask(since),
             (At::SetProfile, Done::Failed(why)) => self.undo(Reason::ActivationFailed, why, Begun::Nothing),
             (At::SetProfile, _) => self.write(Phase::ProfileSet, After::ProfileSet),
-            (At::Run(since), Done::Ran(ran)) => self.ran(ran, since, sight.now),
+            (At::Run(since), Done::Ran(ran)) => self.ran(ran, since, sight),
             (At::Run(_), Done::Failed(why)) => self.undo(Reason::ActivationFailed, why, Begun::Activation),
             (At::RunAgain(since) | At::Run(since), _) => self.at = At::Run(since),
             // Only now: an agent of OLD that is to be restarted must not be the one that confirms NEW.
@@ -332,8 +352,11 @@ impl Course {
         self.write(Phase::Untouched, After::Finished(1, None));
     }
 
-    fn ran(&mut self, ran: Ran, since: Duration, now: Duration) {
+    fn ran(&mut self, ran: Ran, since: Duration, sight: &Sight<'_>) {
+        let now = sight.now;
+        let moved = sight.running == Some(&self.record.new);
         self.record.exit = Some(ran.exit);
+        (self.record.failed, self.record.sessions) = (ran.ailing.units.clone(), ran.ailing.sessions.clone());
         self.record.ms = millis(now.saturating_sub(since));
         if self.record.action == Action::DryActivate {
             self.record.detail = ran.output.trim().to_owned();
@@ -342,8 +365,10 @@ impl Course {
         }
         if ran.timed_out {
             let limit = self.record.deadline_seconds;
-            let words =
-                format!("the activation did not end within {limit} s and was ended: {}", ran.output.trim());
+            let words = with_cause(
+                &format!("the activation did not end within {limit} s and was ended"),
+                &ran.output,
+            );
             self.undo(Reason::Deadline, words, Begun::Activation);
             return;
         }
@@ -354,15 +379,20 @@ impl Course {
                 self.write(Phase::AwaitingReboot, After::Finished(1, None));
             }
             Outcome::Done | Outcome::UnitsFailed => self.at = At::Ensure,
-            Outcome::Locked if OTHERS_PAUSE < self.left(now) => self.at = At::RunAgain(since),
+            Outcome::Locked
+                if now.saturating_sub(since) < OTHERS_LIMIT
+                    && patience(now.saturating_sub(since)) < self.left(now) =>
+            {
+                self.at = At::RunAgain(since);
+            }
             Outcome::Locked => {
-                let words = "somebody else's switch did not end before the deadline".to_owned();
+                let words = "somebody else switches this machine, and did not end in time".to_owned();
                 self.undo(Reason::Interrupted, words, Begun::Activation);
             }
             Outcome::Refused | Outcome::ScriptFailed | Outcome::Failed => match ran.person {
                 // Not the generation's fault, so its derivation may come again.
                 Some(words) => self.undo(Reason::NeedsHuman, words, Begun::Activation),
-                None => self.undo(Reason::ActivationFailed, failure(&ran), Begun::Activation),
+                None => self.undo(Reason::ActivationFailed, failure(&ran, moved), Begun::Activation),
             },
         }
     }
@@ -372,6 +402,7 @@ impl Course {
         let missing = match sight.verdict {
             Some(GivenVerdict::Confirm { degraded }) => {
                 self.record.degraded.clone_from(degraded);
+                self.record.degraded.extend(self.record.sessions.iter().cloned());
                 let then = Some((None, self.record.new.clone()));
                 self.write(Phase::Confirmed, After::Finished(1, then));
                 return;
@@ -414,13 +445,20 @@ impl Course {
     }
 }
 
-fn failure(ran: &Ran) -> String {
-    let what = match ran.outcome {
-        Outcome::Refused => "the system's own checks or its boot loader refused",
-        Outcome::ScriptFailed => "the system's activation script failed",
-        _ => "the activation failed",
+/// What failed and how far it was by then, as the machine shows it: an exit code ends any stage.
+fn failure(ran: &Ran, moved: bool) -> String {
+    let what = match (ran.outcome, moved) {
+        (Outcome::Refused, false) => "the system's own checks or its boot loader refused",
+        (Outcome::ScriptFailed, _) => "the system's activation script failed",
+        (_, true) => "the activation broke off after the new system was in place",
+        (_, false) => "the activation broke off before the new system was in place",
     };
-    format!("{what} (exit {}): {}", ran.exit, ran.output.trim())
+    with_cause(&format!("{what} (exit {})", ran.exit), &ran.output)
+}
+
+/// The pause before a script is run again that found the lock taken: half of what was waited already.
+fn patience(waited: Duration) -> Duration {
+    (waited / 2).clamp(OTHERS_PAUSE, LONGEST_PAUSE)
 }
 
 fn millis(duration: Duration) -> u64 {

@@ -4,6 +4,7 @@ pub mod activate;
 pub mod backoff;
 pub mod blame;
 pub mod book;
+pub mod cause;
 pub mod health;
 pub mod plan;
 pub mod policy;

@@ -369,12 +369,15 @@ fn probing(observed: &Observed<'_>, transaction: &Transaction, activation: Optio
         return Step::Watch;
     }
     let Some(probed) = observed.probed else { return Step::Probe };
+    // One that systemd starts again and again may just run when it is asked.
+    let mut failed_after = probed.failed_after.clone();
+    failed_after.extend(activation.failed.iter().filter(|unit| !probed.failed_after.contains(unit)).cloned());
     let verdict = match health::judge(&Evidence {
         new: transaction.output(),
         running: observed.running,
         checks: &probed.checks,
         failed_before: &transaction.failed_before,
-        failed_after: &probed.failed_after,
+        failed_after: &failed_after,
         // Whoever goes back at the machine itself may do so because the controller is away.
         controller_reached: observed.controller.reached_since_activation || transaction.is_rollback(),
     }) {

@@ -3,7 +3,9 @@
 use std::time::Duration;
 
 use muster_protocol::clock::UnixMillis;
-use muster_protocol::policy::{DriftPolicy, Hook, MeteredPolicy, Policy, RebootPolicy, Window};
+use muster_protocol::policy::{
+    DriftPolicy, Hook, InhibitedPolicy, MeteredPolicy, Policy, RebootPolicy, Window,
+};
 use serde::{Deserialize, Serialize};
 
 use super::window::Openness;
@@ -23,6 +25,7 @@ pub struct Rules {
     pub urgent: bool,
     pub reboot: RebootPolicy,
     pub drift: DriftPolicy,
+    pub inhibited: InhibitedPolicy,
     pub minimum_battery: u8,
     pub metered: MeteredPolicy,
     /// In bytes.
@@ -55,6 +58,7 @@ impl Rules {
             urgent: signed.urgent,
             reboot: highest(signed.reboot, own.reboot, RebootPolicy::default()),
             drift: lowest(signed.drift, own.drift).unwrap_or_default(),
+            inhibited: highest(signed.inhibited, own.inhibited, InhibitedPolicy::default()),
             minimum_battery: highest(signed.minimum_battery, own.minimum_battery, MINIMUM_BATTERY),
             metered: highest(signed.metered, own.metered, MeteredPolicy::default()),
             minimum_disk: mib(signed.minimum_disk_mib, own.minimum_disk_mib, MINIMUM_DISK_MIB),
@@ -112,6 +116,8 @@ pub enum Hold {
     Busy,
     Session,
     Hook,
+    /// NixOS does not switch a running system to it; a reboot would bring it.
+    Inhibited,
     #[default]
     #[serde(other)]
     Unknown,
@@ -131,6 +137,15 @@ impl Deferral {
     pub fn new(hold: Hold, why: impl Into<String>) -> Self {
         Self { hold, why: why.into(), until: None }
     }
+}
+
+/// What is told of a system that NixOS does not switch a running one to; `what` names what keeps it from that.
+pub fn inhibited(what: &str) -> String {
+    let what = if what.is_empty() { String::new() } else { format!(" ({what})") };
+    format!(
+        "NixOS does not switch a running system to this one{what}; a reboot brings it: run muster-agent at-boot on the \
+         machine, publish it with action = \"boot\", or set the policy inhibited = \"boot\""
+    )
 }
 
 /// Updates that somebody at the machine paused.
@@ -331,6 +346,7 @@ mod tests {
             windows: vec![window("22:00")],
             reboot: Some(RebootPolicy::Window),
             drift: Some(DriftPolicy::Enforce),
+            inhibited: Some(InhibitedPolicy::Wait),
             minimum_battery: Some(80),
             metered: Some(MeteredPolicy::Wait),
             minimum_disk_mib: Some(4096),
@@ -345,6 +361,7 @@ mod tests {
             windows: vec![window("20:00")],
             reboot: Some(RebootPolicy::Now),
             drift: Some(DriftPolicy::Report),
+            inhibited: Some(InhibitedPolicy::Boot),
             minimum_battery: Some(5),
             metered: Some(MeteredPolicy::Go),
             minimum_disk_mib: Some(1),
@@ -360,6 +377,7 @@ mod tests {
             assert_eq!(rules.windows.len(), 2, "both have to be open");
             assert_eq!((rules.reboot, rules.drift), (RebootPolicy::Window, DriftPolicy::Enforce));
             assert_eq!((rules.minimum_battery, rules.metered), (80, MeteredPolicy::Wait));
+            assert_eq!(rules.inhibited, InhibitedPolicy::Wait);
             assert_eq!((rules.minimum_disk, rules.minimum_memory), (4 << 30, 1 << 30));
             assert_eq!((rules.max_jobs, rules.cores, rules.nice), (Some(1), Some(2), Some(19)));
             assert_eq!(rules.keep_generations, Some(20));
@@ -368,6 +386,7 @@ mod tests {
         let alone = Rules::new(&strict, &Policy::default());
         assert_eq!((alone.max_jobs, alone.reboot), (Some(1), RebootPolicy::Window));
         assert_eq!(alone, Rules::new(&Policy::default(), &strict));
+        assert_eq!(Rules::new(&lax, &Policy::default()).inhibited, InhibitedPolicy::Boot);
     }
 
     #[test]

@@ -43,6 +43,9 @@ pub struct Transaction {
     /// Somebody else changed the confirmed system, and it is activated again.
     #[serde(default)]
     pub enforcing: bool,
+    /// It is made what the next boot brings, though a switch was signed: NixOS does not switch a running system to it.
+    #[serde(default)]
+    pub at_boot: bool,
     /// How long its steps took until now.
     #[serde(default)]
     pub took: Summary,
@@ -114,6 +117,7 @@ impl Transaction {
             old: None,
             failed_before: Vec::new(),
             enforcing: false,
+            at_boot: false,
             took: Summary::default(),
             telling: Vec::new(),
             unknown: Unknown::new(),
@@ -151,6 +155,9 @@ impl Transaction {
         }
     }
     pub fn action(&self) -> Action {
+        if self.at_boot {
+            return Action::Boot;
+        }
         self.target().map_or(Action::Switch, |target| target.action)
     }
     pub fn deadline_seconds(&self) -> u32 {

@@ -129,6 +129,8 @@ mod tests {
             undo_ms: None,
             spent_ms: 0,
             degraded: vec![],
+            failed: vec![],
+            sessions: vec![],
             unknown: Unknown::new(),
         }
     }

@@ -48,6 +48,7 @@ fn runner_with(folder: &Path, patience: Duration) -> Listener {
             match command {
                 Command::Status(reply) => drop(reply.send(a_status())),
                 Command::CheckNow => {}
+                Command::AtBoot(reply) => drop(reply.send(Err("nothing waits for a reboot".into()))),
                 Command::Rollback(reply) => drop(reply.send(Err("there is nothing to go back to".into()))),
                 Command::Pause { until, by, to } => drop(to.send(Ok(format!("{until:?} by {by:?}")))),
                 Command::Resume { to, .. } => drop(to.send(Ok("resumed".into()))),

@@ -15,7 +15,8 @@ use serde::Serialize;
 
 use super::process::Finished;
 use super::{
-    Awake, Layout, Outcome, Platform, PlatformError, Preflight, ask, finish, process, run, stand_in_boot_id,
+    Awake, Layout, Outcome, Platform, PlatformError, Preflight, Way, ask, finish, process, run,
+    stand_in_boot_id,
 };
 use crate::durable;
 
@@ -140,7 +141,7 @@ impl Platform for Darwin {
         Ok(Vec::new())
     }
 
-    fn preflight(&self, new: &StorePath) -> Result<Preflight, PlatformError> {
+    fn preflight(&self, new: &StorePath, _action: Action) -> Result<Preflight, PlatformError> {
         let script = self.script(new);
         let Ok(text) = std::fs::read_to_string(&script) else {
             return Ok(Preflight::Failed(format!("{new} is no nix-darwin system: it has no activate")));
@@ -197,6 +198,7 @@ impl Platform for Darwin {
         &self,
         system: &StorePath,
         action: Action,
+        _way: Way,
         limit: Duration,
     ) -> Result<Finished, PlatformError> {
         if action != Action::Switch {
@@ -213,8 +215,8 @@ impl Platform for Darwin {
         finish(&self.layout, self.as_root(system), limit)
     }
 
-    fn outcome(&self, exit: i32) -> Outcome {
-        if exit == 0 { Outcome::Done } else { Outcome::Failed }
+    fn outcome(&self, finished: &Finished) -> Outcome {
+        if finished.exit == 0 { Outcome::Done } else { Outcome::Failed }
     }
 
     fn script(&self, system: &StorePath) -> PathBuf {
@@ -367,23 +369,23 @@ mod tests {
     fn the_checks_run_only_in_a_script_that_knows_to_stop_after_them() {
         let folder = tempfile::tempdir().unwrap();
         let darwin = darwin(folder.path());
-        assert!(matches!(darwin.preflight(&system()).unwrap(), Preflight::Failed(_)));
+        assert!(matches!(darwin.preflight(&system(), Action::Switch).unwrap(), Preflight::Failed(_)));
         let touched = folder.path().join("touched");
         script(&darwin.script(&system()), &format!("touch {}", touched.display()));
-        assert_eq!(darwin.preflight(&system()).unwrap(), Preflight::Passed);
+        assert_eq!(darwin.preflight(&system(), Action::Switch).unwrap(), Preflight::Passed);
         assert!(!touched.exists(), "an older script really activates");
         let text = "test \"$checkActivation\" = 1 && exit 0; exit 9";
         script(&darwin.script(&system()), text);
-        assert_eq!(darwin.preflight(&system()).unwrap(), Preflight::Passed);
+        assert_eq!(darwin.preflight(&system(), Action::Switch).unwrap(), Preflight::Passed);
         let text = "# checkActivation\necho 'error: Unexpected files in /etc, aborting activation' >&2\n\
             echo '  /etc/nix/nix.conf'\necho '  /etc/zshrc'\nexit 2";
         script(&darwin.script(&system()), text);
-        let Preflight::NeedsHuman(words) = darwin.preflight(&system()).unwrap() else {
+        let Preflight::NeedsHuman(words) = darwin.preflight(&system(), Action::Switch).unwrap() else {
             panic!("a person has to look at the files");
         };
         assert!(words.contains("/etc/nix/nix.conf, /etc/zshrc"), "{words}");
         script(&darwin.script(&system()), "# checkActivation\necho 'error: bad build users'; exit 1");
-        assert!(matches!(darwin.preflight(&system()).unwrap(), Preflight::Failed(words)
+        assert!(matches!(darwin.preflight(&system(), Action::Switch).unwrap(), Preflight::Failed(words)
             if words.contains("bad build users")));
     }
 
@@ -392,13 +394,13 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         let darwin = darwin(folder.path());
         script(&darwin.script(&system()), "env | sort | cut -d= -f1; echo $HOME $USER; exit 3");
-        let finished = darwin.activate(&system(), Action::Switch, SHORT).unwrap();
+        let finished = darwin.activate(&system(), Action::Switch, Way::Forth, SHORT).unwrap();
         assert_eq!(finished.exit, 3);
         assert!(finished.output.contains("/var/root root"), "{}", finished.output);
         for name in finished.output.lines().take_while(|line| !line.starts_with('/')) {
             assert!(["HOME", "PATH", "USER", "PWD", "SHLVL", "OLDPWD", "_"].contains(&name), "{name}");
         }
-        assert!(darwin.activate(&system(), Action::Boot, SHORT).is_err());
+        assert!(darwin.activate(&system(), Action::Boot, Way::Forth, SHORT).is_err());
     }
 
     const SHORT: Duration = Duration::from_secs(60);
@@ -415,10 +417,10 @@ mod tests {
         std::fs::create_dir_all(console.parent().unwrap()).unwrap();
         std::fs::write(&console, "").unwrap();
         std::os::unix::fs::chown(&console, Some(1), None).unwrap();
-        assert_eq!(darwin.activate(&system(), Action::Switch, SHORT).unwrap().exit, 0);
+        assert_eq!(darwin.activate(&system(), Action::Switch, Way::Forth, SHORT).unwrap().exit, 0);
         assert!(asked(folder.path()).is_empty());
         script(&user, "exit 0");
-        assert_eq!(darwin.activate(&system(), Action::Switch, SHORT).unwrap().exit, 0);
+        assert_eq!(darwin.activate(&system(), Action::Switch, Way::Forth, SHORT).unwrap().exit, 0);
         let asked = asked(folder.path());
         assert!(asked[0].starts_with("asuser 1 sudo --user daemon --set-home -- "), "{asked:?}");
         assert!(asked[0].ends_with("activate-user"));

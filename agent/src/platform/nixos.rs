@@ -2,6 +2,8 @@
 
 mod reboot;
 mod resurrect;
+mod units;
+mod words;
 
 use std::path::{Path, PathBuf};
 use std::process::Command;
@@ -11,7 +13,12 @@ use muster_protocol::ids::{Generation, StorePath, to_hex};
 use muster_protocol::target::Action;
 
 use super::process::Finished;
-use super::{Layout, Outcome, Platform, PlatformError, Preflight, ask, finish, linux, run, stand_in_boot_id};
+use super::{
+    Ailing, Layout, Outcome, Platform, PlatformError, Preflight, Way, ask, finish, linux, run,
+    stand_in_boot_id,
+};
+use crate::core::cause::with_cause;
+use crate::core::policy::inhibited;
 use crate::core::reboot::Due;
 
 /// What switch-to-configuration-ng locks while it works.
@@ -68,29 +75,35 @@ impl Platform for Nixos {
     }
 
     fn failed_units(&self) -> Result<Vec<String>, PlatformError> {
-        let arguments = ["list-units", "--state=failed", "--plain", "--no-legend", "--no-pager"];
-        let mut units: Vec<String> = ask(&self.layout, "systemctl", &arguments)?
-            .lines()
-            .filter_map(|line| line.split_whitespace().next())
-            .map(str::to_owned)
-            .collect();
-        units.sort();
-        Ok(units)
+        units::failed(&self.layout)
+    }
+
+    fn failed_before(&self) -> Result<Vec<String>, PlatformError> {
+        units::failed_or_restless(&self.layout)
     }
 
     /// Newer systems have `check`; older ones do not know the word, and check when they switch.
-    fn preflight(&self, new: &StorePath) -> Result<Preflight, PlatformError> {
+    fn preflight(&self, new: &StorePath, action: Action) -> Result<Preflight, PlatformError> {
         let script = self.script(new);
         if !script.is_file() {
             let words = format!("{new} is no NixOS system: it has no bin/switch-to-configuration");
             return Ok(Preflight::Failed(words));
         }
-        let finished = finish(&self.layout, self.switch(new, "check"), CHECK_LIMIT)?;
-        let words = finished.output.trim();
-        if finished.exit != 0 && words.to_ascii_lowercase().contains("pre-switch") {
-            return Ok(Preflight::Failed(words.to_owned()));
-        }
-        Ok(Preflight::Passed)
+        let mut check = self.switch(new, "check");
+        // Today's program takes one word, and checks as for a switch whatever is to be done.
+        check.arg(action.as_str());
+        let finished = finish(&self.layout, check, CHECK_LIMIT)?;
+        let switches = matches!(action, Action::Switch | Action::Test);
+        Ok(match words::inhibitors(&finished.said) {
+            _ if finished.exit == 0 => Preflight::Passed,
+            Some(what) if switches => Preflight::Inhibited(what.join(", ")),
+            Some(_) => Preflight::Passed,
+            None if words::check_failed(&finished.said) => {
+                let what = "the system's own checks refused";
+                Preflight::Failed(with_cause(what, &finished.output))
+            }
+            None => Preflight::Passed,
+        })
     }
 
     /// A transient unit is outside the agent's cgroup: stopping the agent leaves it alone. systemd starts it again when it
@@ -105,6 +118,8 @@ impl Platform for Nixos {
             "--service-type=exec".to_owned(),
             "--property=Restart=on-failure".to_owned(),
             "--property=RestartSec=1".to_owned(),
+            // As long as it runs the unit for the next boot has nothing to do, though a switch starts it too.
+            format!("--property=RuntimeDirectory={}", resurrect::STARTED),
             "--setenv=NIXOS_INSTALL_BOOTLOADER=0".to_owned(),
         ];
         if let Some(archive) = std::env::var_os("LOCALE_ARCHIVE") {
@@ -132,22 +147,36 @@ impl Platform for Nixos {
         &self,
         system: &StorePath,
         action: Action,
+        way: Way,
         limit: Duration,
     ) -> Result<Finished, PlatformError> {
-        finish(&self.layout, self.switch(system, action.as_str()), limit)
+        let mut command = self.switch(system, action.as_str());
+        if way == Way::Back {
+            // What OLD checks before a switch says nothing about going back to it, and would leave NEW running.
+            command.env("NIXOS_NO_CHECK", "1");
+        }
+        finish(&self.layout, command, limit)
     }
 
-    /// The codes of switch-to-configuration-ng.
-    fn outcome(&self, exit: i32) -> Outcome {
-        match exit {
-            0 => Outcome::Done,
-            1 => Outcome::Refused,
-            2 => Outcome::ScriptFailed,
-            4 => Outcome::UnitsFailed,
-            11 => Outcome::Locked,
-            100 => Outcome::RebootNeeded,
-            _ => Outcome::Failed,
+    fn outcome(&self, finished: &Finished) -> Outcome {
+        let held = || linux::holder(&self.layout.system(SWITCH_LOCK)).is_some();
+        words::outcome(finished.exit, &finished.said, held)
+    }
+
+    fn ailing(&self, finished: &Finished) -> Ailing {
+        match self.outcome(finished) {
+            Outcome::UnitsFailed => Ailing {
+                units: words::failed_units(&finished.said),
+                sessions: words::failed_sessions(&finished.said),
+            },
+            _ => Ailing::default(),
         }
+    }
+
+    /// Where `check` did not say so, or was not there to be asked.
+    fn needs_human(&self, exit: i32, output: &str) -> Option<String> {
+        let what = words::inhibitors(output).filter(|_| exit != 0)?;
+        Some(inhibited(&what.join(", ")))
     }
 
     fn script(&self, system: &StorePath) -> PathBuf {
@@ -221,19 +250,6 @@ mod tests {
     }
 
     #[test]
-    fn failed_units_are_read_from_systemctl() {
-        let folder = tempfile::tempdir().unwrap();
-        let nixos = nixos(folder.path());
-        let text = "echo \"$@\" > $0.asked\nprintf 'b.service loaded failed failed B b\\na.mount x\\n'";
-        script(&folder.path().join("programs/systemctl"), text);
-        assert_eq!(nixos.failed_units().unwrap(), ["a.mount", "b.service"]);
-        let asked = std::fs::read_to_string(folder.path().join("programs/systemctl.asked")).unwrap();
-        assert_eq!(asked, "list-units --state=failed --plain --no-legend --no-pager\n");
-        script(&folder.path().join("programs/systemctl"), "echo 'Failed to connect to bus' >&2; exit 1");
-        assert!(nixos.failed_units().unwrap_err().to_string().contains("Failed to connect to bus"));
-    }
-
-    #[test]
     fn the_activator_is_a_transient_unit() {
         let folder = tempfile::tempdir().unwrap();
         script(&folder.path().join("programs/systemd-run"), "echo \"$@\" > $0.asked");
@@ -244,7 +260,8 @@ mod tests {
         assert!(
             asked.starts_with(
                 "--collect --no-ask-password --service-type=exec \
-                 --property=Restart=on-failure --property=RestartSec=1 --setenv=NIXOS_INSTALL_BOOTLOADER=0"
+                 --property=Restart=on-failure --property=RestartSec=1 \
+                 --property=RuntimeDirectory=muster-activator --setenv=NIXOS_INSTALL_BOOTLOADER=0"
             ),
             "{asked}"
         );
@@ -256,15 +273,53 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         let nixos = nixos(folder.path());
         let new = path("new");
-        assert!(matches!(nixos.preflight(&new).unwrap(), Preflight::Failed(_)));
+        assert!(matches!(nixos.preflight(&new, Action::Switch).unwrap(), Preflight::Failed(_)));
         for (text, passes) in [
             ("test \"$1\" = check", true),
             ("echo 'Usage: switch-to-configuration [switch|boot]'; exit 1", true),
             ("echo 'Pre-switch checks failed: zfs'; exit 1", false),
         ] {
             script(&nixos.script(&new), text);
-            assert_eq!(nixos.preflight(&new).unwrap() == Preflight::Passed, passes, "{text}");
+            assert_eq!(nixos.preflight(&new, Action::Switch).unwrap() == Preflight::Passed, passes, "{text}");
         }
+    }
+
+    #[test]
+    fn a_system_that_is_not_for_a_running_machine_is_inhibited_and_one_for_the_next_boot_is_not() {
+        let folder = tempfile::tempdir().unwrap();
+        let nixos = nixos(folder.path());
+        let new = path("new");
+        let text = "echo \"$@\" >> $0.asked\nprintf '%s\\n' 'Checking switch inhibitors...' \
+            'There are changes to critical components of the system:' '' 'dbus-implementation : dbus -> broker' '' \
+            'Switching into this system is not recommended.' \"Pre-switch check 'switchInhibitors' failed\" \
+            'Pre-switch checks failed'; exit 1";
+        script(&nixos.script(&new), text);
+        for action in [Action::Switch, Action::Test] {
+            let expected = Preflight::Inhibited("dbus-implementation: dbus -> broker".to_owned());
+            assert_eq!(nixos.preflight(&new, action).unwrap(), expected);
+        }
+        for action in [Action::Boot, Action::DryActivate] {
+            assert_eq!(nixos.preflight(&new, action).unwrap(), Preflight::Passed);
+        }
+        let asked = std::fs::read_to_string(nixos.script(&new).with_extension("asked")).unwrap();
+        assert_eq!(
+            asked.lines().collect::<Vec<_>>(),
+            ["check switch", "check test", "check boot", "check dry-activate"]
+        );
+        // Seen by the activator alone, it is no fault of the derivation either.
+        let said = "There are changes to critical components of the system:\n\na : 1 -> 2\n";
+        assert!(nixos.needs_human(1, said).unwrap().contains("a: 1 -> 2"));
+        assert_eq!(nixos.needs_human(1, "Pre-switch checks failed"), None);
+    }
+
+    #[test]
+    fn on_the_way_back_nothing_that_old_checks_first_stops_it() {
+        let folder = tempfile::tempdir().unwrap();
+        let nixos = nixos(folder.path());
+        let old = path("old");
+        script(&nixos.script(&old), "test \"$NIXOS_NO_CHECK\" = 1");
+        let exit = |way| nixos.activate(&old, Action::Switch, way, CHECK_LIMIT).unwrap().exit;
+        assert_eq!((exit(Way::Forth), exit(Way::Back)), (1, 0));
     }
 
     #[test]

@@ -15,6 +15,8 @@ use muster_protocol::clock::{Clock as _, SystemClock};
 use muster_protocol::report::MAX_LOG_TAIL;
 use rustix::process::{Pid, Signal, getpid, kill_process, kill_process_group};
 
+/// How much of a program's output is looked through for what its exit code does not say.
+const MAX_SAID: u64 = 256 * 1024;
 /// With less than this free no words are kept.
 const ROOM_FOR_WORDS: u64 = 1024 * 1024;
 /// How long a process has to end by itself after it was asked to.
@@ -27,8 +29,10 @@ const LONGEST_PAUSE: Duration = Duration::from_millis(50);
 pub struct Finished {
     /// Its exit code, or 128 and the number of the signal that ended it.
     pub exit: i32,
-    /// The end of what it wrote.
+    /// The end of what it wrote, as much as is told of it.
     pub output: String,
+    /// More of the same.
+    pub said: String,
     /// Whether it was ended at the limit.
     pub timed_out: bool,
 }
@@ -63,8 +67,12 @@ fn run_into(mut output: Option<File>, command: &mut Command, limit: Duration) ->
         Some(status) => (status, false),
         None => (end(&mut child, &clock)?, true),
     };
-    let output = output.as_mut().and_then(|file| tail(file).ok()).unwrap_or_default();
-    Ok(Finished { exit: exit_code(status), output, timed_out })
+    let said = output.as_mut().and_then(|file| tail(file).ok()).unwrap_or_default();
+    let mut from = said.len().saturating_sub(MAX_LOG_TAIL);
+    while !said.is_char_boundary(from) {
+        from += 1;
+    }
+    Ok(Finished { exit: exit_code(status), output: said[from..].to_owned(), said, timed_out })
 }
 
 fn exit_code(status: ExitStatus) -> i32 {
@@ -94,9 +102,9 @@ fn nameless(scratch: &Path) -> io::Result<File> {
 
 fn tail(file: &mut File) -> io::Result<String> {
     let length = file.metadata()?.len();
-    file.seek(SeekFrom::Start(length.saturating_sub(MAX_LOG_TAIL as u64)))?;
+    file.seek(SeekFrom::Start(length.saturating_sub(MAX_SAID)))?;
     let mut bytes = Vec::new();
-    file.take(MAX_LOG_TAIL as u64).read_to_end(&mut bytes)?;
+    file.take(MAX_SAID).read_to_end(&mut bytes)?;
     Ok(String::from_utf8_lossy(&bytes).into_owned())
 }
 
@@ -285,10 +293,12 @@ mod tests {
         for run in [run, ask] {
             let text = "echo out; echo err >&2; exit 7";
             let finished = run(&mut sh(text), Duration::from_secs(60), folder.path()).unwrap();
-            let expected = Finished { exit: 7, output: "out\nerr\n".into(), timed_out: false };
+            let output = "out\nerr\n".to_owned();
+            let expected = Finished { exit: 7, said: output.clone(), output, timed_out: false };
             assert_eq!(finished, expected);
             let long = run(&mut sh("seq 100000"), Duration::from_secs(60), folder.path()).unwrap();
             assert!(long.output.len() <= MAX_LOG_TAIL && long.output.ends_with("100000\n"));
+            assert!(long.said.len() as u64 <= MAX_SAID && long.said.len() > MAX_LOG_TAIL);
             let killed = run(&mut sh("kill -9 $$"), Duration::from_secs(60), folder.path()).unwrap();
             assert_eq!(killed.exit, 137);
         }
@@ -298,7 +308,8 @@ mod tests {
     #[test]
     fn where_no_output_can_be_kept_the_program_runs_all_the_same() {
         let finished = run(&mut sh("echo x; exit 5"), Duration::from_secs(60), Path::new("/no/such/folder"));
-        assert_eq!(finished.unwrap(), Finished { exit: 5, output: String::new(), timed_out: false });
+        let (output, said) = (String::new(), String::new());
+        assert_eq!(finished.unwrap(), Finished { exit: 5, output, said, timed_out: false });
     }
 
     #[test]

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use muster_protocol::clock::Clock as _;
 use muster_protocol::ids::Generation;
-use muster_protocol::policy::Hook;
+use muster_protocol::policy::{Hook, InhibitedPolicy};
 use muster_protocol::report::{EventKind, Step as Ended};
 use muster_protocol::target::HealthCheck;
 
@@ -12,7 +12,7 @@ use super::work::{Work, WorkError};
 use super::{Shared, roots};
 use crate::buildlog::BuildLog;
 use crate::core::blame::{self, Caches};
-use crate::core::policy::{Circumstances, Deferral, Hold, Stage};
+use crate::core::policy::{Circumstances, Deferral, Hold, Stage, inhibited};
 use crate::core::progress::{Pace, Tracker, words};
 use crate::core::records::Transaction;
 use crate::core::state::Input;
@@ -175,18 +175,31 @@ impl Work<'_> {
     }
 
     pub(super) async fn preflight(&mut self) -> Result<(), WorkError> {
-        let Some(new) = self.output() else { return Ok(()) };
+        let open =
+            self.shared.ledger.borrow().transaction().map(|open| (open.output().clone(), open.action()));
+        let Some((new, action)) = open else { return Ok(()) };
         let started = self.shared.clock.awake();
         let look = move |platform: &dyn Platform| match secrets::check(platform.layout(), &new) {
-            Ok(()) => platform.preflight(&new),
+            Ok(()) => platform.preflight(&new, action),
             Err(error) if error.is_of_the_system() => Ok(Preflight::Failed(error.to_string())),
             Err(error) => Err(PlatformError::Other(error.to_string())),
         };
         // The service manager is asked at the same time: both take as long as a process does.
-        let (preflight, failed) = tokio::join!(self.ask(look), self.ask(|platform| platform.failed_units()));
+        let (preflight, failed) = tokio::join!(self.ask(look), self.ask(|platform| platform.failed_before()));
         self.failed_before = failed.ok().map(|failed| (failed, started));
+        let mut at_boot = self.shared.is_asked_for_at_boot();
         match preflight? {
             Preflight::Passed => {}
+            Preflight::Inhibited(what) => {
+                at_boot |= self.rules().inhibited == InhibitedPolicy::Boot;
+                if !at_boot {
+                    self.not_before = Some(self.shared.clock.awake() + HUMAN_INTERVAL);
+                    return self.defer(Deferral::new(Hold::Inhibited, inhibited(&what)));
+                }
+                tracing::info!(
+                    "NixOS does not switch a running system to this one ({what}): the next boot brings it"
+                );
+            }
             Preflight::Failed(detail) => return self.fail(Ended::Preflight, detail, true, vec![]),
             Preflight::NeedsHuman(detail) => {
                 let told = !self.asked_for.insert(detail.clone());
@@ -204,7 +217,10 @@ impl Work<'_> {
             return self.defer(Deferral::new(Hold::Hook, why));
         }
         let ms = self.since(started);
-        self.advance(Input::Passed, vec![], |open| open.took.preflight_ms = Some(ms))
+        self.advance(Input::Passed, vec![], |open| {
+            open.took.preflight_ms = Some(ms);
+            open.at_boot |= at_boot;
+        })
     }
 
     /// Runs hooks one after the other; the first that fails, unless all are to run, ends it with its name and its words.

@@ -3,6 +3,7 @@
 use std::time::Duration;
 
 use muster_protocol::clock::Clock as _;
+use muster_protocol::machine::Class;
 
 use super::Shared;
 use super::work::{Work, WorkError};
@@ -65,6 +66,27 @@ impl Work<'_> {
 }
 
 impl Shared {
+    /// Somebody at the machine takes the generation that is under way at the next boot, one that NixOS does not switch a
+    /// running system to for example.
+    pub(super) fn ask_at_boot(&self) -> Result<String, String> {
+        if self.identity.class == Class::Darwin {
+            return Err("a Mac is switched while it runs, and by nothing else".to_owned());
+        }
+        let ledger = self.ledger.borrow();
+        let Some(open) = ledger.transaction().filter(|open| open.state.is_before_activation()) else {
+            return Err("nothing waits here for a reboot: see muster-agent status".to_owned());
+        };
+        *self.at_boot.borrow_mut() = Some(open.id.clone());
+        self.asked.set(true);
+        self.work.notify_one();
+        Ok(format!("generation {} is made what the next boot brings", open.generation()))
+    }
+
+    pub(super) fn is_asked_for_at_boot(&self) -> bool {
+        let ledger = self.ledger.borrow();
+        ledger.transaction().is_some_and(|open| self.at_boot.borrow().as_ref() == Some(&open.id))
+    }
+
     /// `None`: what is known still holds.
     pub(super) fn note_reboot(&self, note: Option<Option<RebootNote>>) {
         let Some(note) = note else { return };

@@ -46,7 +46,7 @@ impl Work<'_> {
         {
             return units;
         }
-        self.ask(|platform| platform.failed_units()).await.unwrap_or_else(|error| {
+        self.ask(|platform| platform.failed_before()).await.unwrap_or_else(|error| {
             tracing::warn!(%error, "the units that fail already are not known");
             Vec::new()
         })

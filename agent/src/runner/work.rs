@@ -18,7 +18,7 @@ use crate::activator;
 use crate::client::Client;
 use crate::core::backoff::{Backoff, look};
 use crate::core::plan::{self, Observed, Probed, Step};
-use crate::core::policy::{Circumstances, Deferral, Rules};
+use crate::core::policy::{Circumstances, Deferral, Hold, Rules};
 use crate::core::records::{Quarantined, Transaction};
 use crate::core::state::{Input, State};
 use crate::journal::{FileId, Files, JournalError};
@@ -337,7 +337,11 @@ impl Work<'_> {
     pub(super) fn defer(&mut self, deferral: Deferral) -> Result<(), WorkError> {
         tracing::info!(until = deferral.until, "put off: {}", deferral.why);
         let event = EventKind::Deferred { why: deferral.why.clone(), until: deferral.until };
-        self.advance(Input::Deferred { deferral }, vec![event], |_| ())
+        // What waits for a person is looked at again and again, and told once.
+        let about = self.generation().map(|generation| format!("{generation}: {}", deferral.why));
+        let told = deferral.hold == Hold::Inhibited && !self.asked_for.insert(about.unwrap_or_default());
+        let events = if told { vec![] } else { vec![event] };
+        self.advance(Input::Deferred { deferral }, events, |_| ())
     }
 
     /// The target of the open transaction. A rollback has none, and no step that needs one.

@@ -144,7 +144,8 @@ fn on_nixos_failed_units_are_no_failure_and_a_needed_reboot_is_awaited() {
 
 #[test]
 fn a_switch_that_somebody_else_makes_is_waited_for() {
-    let (machine, _, new) = bed(Class::Nixos, "test -e $R/hold || exit 0; touch $R/locked; exit 11");
+    let (machine, _, new) =
+        bed(Class::Nixos, "test -e $R/hold || exit 0; touch $R/locked; echo Could not acquire lock; exit 11");
     machine.hold();
     machine.transaction(&new, Action::Switch, 60);
     let mut activator = machine.activate();
@@ -155,6 +156,43 @@ fn a_switch_that_somebody_else_makes_is_waited_for() {
     machine.verdict(confirm());
     activator.wait().unwrap();
     assert!(machine.runs().len() >= 2);
+}
+
+/// As where logind is away: EAGAIN, behind the link.
+#[test]
+fn an_exit_that_is_not_the_locks_is_a_failure_and_no_reason_to_run_it_again_and_again() {
+    let body = "echo activating the configuration...; echo Unable to list users with logind: EAGAIN; exit 11";
+    let (machine, old, new) = bed(Class::Nixos, body);
+    machine.transaction(&new, Action::Switch, 60);
+    machine.activate().wait().unwrap();
+    let record = machine.record().unwrap();
+    assert_eq!((record.phase, record.exit), (Phase::Undone, Some(11)));
+    let first = record.detail.lines().next().unwrap();
+    assert!(first.contains("after the new system was in place") && first.ends_with("EAGAIN"), "{first}");
+    assert_eq!(machine.runs(), [format!("switch {new}"), format!("switch {old}")]);
+    machine.assert_on(&old);
+}
+
+#[test]
+fn a_script_that_failed_is_undone_though_units_failed_behind_it() {
+    let body =
+        "echo Failed to run activate script; echo 'warning: the following units failed: x.service'; exit 4";
+    let (machine, old, new) = bed(Class::Nixos, body);
+    machine.transaction(&new, Action::Switch, 60);
+    machine.activate().wait().unwrap();
+    let record = machine.record().unwrap();
+    assert_eq!((record.phase, record.reason), (Phase::Undone, Some(Reason::ActivationFailed)));
+    machine.assert_on(&old);
+}
+
+#[test]
+fn what_old_checks_before_a_switch_does_not_stop_an_undo() {
+    let (machine, old, new) = bed(Class::Nixos, "exit 2");
+    machine.checks(&format!("[ $S != {old} ] || {{ echo Pre-switch checks failed; exit 1; }}"));
+    machine.transaction(&new, Action::Switch, 60);
+    machine.activate().wait().unwrap();
+    assert_eq!(machine.phase(), Some(Phase::Undone));
+    machine.assert_on(&old);
 }
 
 #[test]

@@ -123,6 +123,11 @@ impl Machine {
         assert!(status.unwrap().success());
     }
 
+    /// What every NixOS system here checks before it does anything, with $A the action and $S the system.
+    pub fn checks(&self, text: &str) {
+        std::fs::write(self.root().join("check"), text).unwrap();
+    }
+
     /// A system in this machine's store. `body` runs in its activation, with $R the machine's root and $A the action.
     pub fn system(&self, name: &str, body: &str) -> StorePath {
         let build = self.root().join("build").join(name);
@@ -139,7 +144,9 @@ impl Machine {
             Class::Nixos => self.script(
                 &folder.join("bin/switch-to-configuration"),
                 &format!(
-                    "{begin}; S=${{S%/bin/*}}; A=$1\n[ $A = check ] && exit 0\necho \"$A $S\" >> $R/runs\n\
+                    "{begin}; S=${{S%/bin/*}}; A=$1\n\
+                     [ \"$NIXOS_NO_CHECK\" = 1 ] || [ ! -e $R/check ] || . $R/check\n\
+                     [ $A = check ] && exit 0\necho \"$A $S\" >> $R/runs\n\
                      case $A in switch|test) {link};; esac\n{body}"
                 ),
             ),

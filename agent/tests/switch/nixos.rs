@@ -6,7 +6,7 @@ use muster_agent::core::records::ActivationPhase;
 use muster_protocol::checkin::Phase;
 use muster_protocol::ids::StorePath;
 use muster_protocol::machine::Class;
-use muster_protocol::policy::{Policy, RebootPolicy};
+use muster_protocol::policy::{InhibitedPolicy, Policy, RebootPolicy};
 use muster_protocol::report::EventKind;
 use muster_protocol::target::Action;
 use rustix::fs::FlockOperation;
@@ -68,6 +68,83 @@ fn a_system_that_is_only_tried_out_ends_with_the_boot_and_that_is_no_drift() {
         (bed.controller.check_ins().last()?.runs.as_ref()?.running == old).then_some(())
     });
     assert!(!bed.controller.told(1).contains(&"drift"));
+}
+
+/// What NixOS says of a system with another D-Bus implementation, of everything but `boot` and `dry-activate`.
+fn inhibit(bed: &Bed) {
+    bed.machine.checks(
+        "case \"$S $A\" in *old*|*' boot'|*' dry-activate') ;; *)\n\
+         echo 'There are changes to critical components of the system:'; echo\n\
+         echo 'dbus-implementation : dbus -> broker'; echo\n\
+         echo \"Pre-switch check 'switchInhibitors' failed\"; echo Pre-switch checks failed; exit 1;; esac",
+    );
+}
+
+#[test]
+fn a_generation_that_nixos_does_not_switch_to_waits_is_named_and_can_be_had_at_the_next_boot() {
+    let bed = Bed::new(Class::Nixos);
+    let old = bed.machine.layout.running().unwrap();
+    bed.machine.until("an agent that says so", || {
+        let (code, words) = bed.machine.ask(&["at-boot"]);
+        (code != 0 && words.contains("nothing waits here for a reboot")).then_some(())
+    });
+    inhibit(&bed);
+    let target = bed.publish(1, "");
+    let deferred = bed.until_told(1, "deferred");
+    let EventKind::Deferred { why, .. } = deferred else { panic!("{deferred:?}") };
+    assert!(why.contains("dbus-implementation: dbus -> broker") && why.contains("at-boot"), "{why}");
+    bed.until_phase(Phase::Deferred);
+    assert!(bed.controller.check_ins().last().unwrap().note.as_deref().unwrap().contains("dbus -> broker"));
+    bed.machine.assert_on(&old);
+    // Asked again, it says the same, and not twice.
+    assert_eq!(bed.machine.ask(&["check-now"]).0, 0);
+    let (code, words) = bed.machine.ask(&["at-boot"]);
+    assert_eq!(code, 0, "{words}");
+    bed.machine.until("the next boot's system", || {
+        (bed.machine.phase() == Some(ActivationPhase::AwaitingReboot)).then_some(())
+    });
+    assert_eq!(bed.machine.layout.profile_target(), Some(target.output));
+    assert_eq!(bed.machine.layout.running(), Some(old));
+    let told = bed.controller.told(1);
+    assert_eq!(told.iter().filter(|kind| **kind == "deferred").count(), 1, "{told:?}");
+    assert!(!told.contains(&"failed") && !told.contains(&"rolled-back"), "{told:?}");
+}
+
+#[test]
+fn where_the_policy_says_so_the_next_boot_brings_what_nixos_does_not_switch_to() {
+    let mut bed = Bed::new(Class::Nixos);
+    inhibit(&bed);
+    let mut target = bed.target(1, "");
+    target.policy.inhibited = Some(InhibitedPolicy::Boot);
+    bed.controller.publish(&target);
+    bed.machine.until("the next boot's system", || {
+        (bed.machine.phase() == Some(ActivationPhase::AwaitingReboot)).then_some(())
+    });
+    assert_eq!(bed.machine.runs(), [format!("boot {}", target.output)]);
+    bed.kill_agent();
+    bed.machine.reboot();
+    bed.machine.install(&target.output);
+    bed.start_agent();
+    bed.assert_confirmed(&target);
+}
+
+#[test]
+fn a_unit_that_only_the_switchs_words_name_is_a_failed_one_unless_it_was_before() {
+    let bed = Bed::new(Class::Nixos);
+    let old = bed.machine.layout.running().unwrap();
+    let said = "echo 'warning: the following units failed: loops.service'; exit 4";
+    bed.publish(1, said);
+    let undone = bed.until_told(1, "rolled-back");
+    assert!(
+        matches!(&undone, EventKind::RolledBack { detail, .. } if detail.contains("loops.service")),
+        "{undone:?}"
+    );
+    bed.machine.assert_on(&old);
+    std::fs::write(bed.machine.file("failed-units"), "loops.service loaded failed failed x\n").unwrap();
+    let target = bed.publish(2, &format!(": again; {said}"));
+    let confirmed = bed.until_told(2, "confirmed");
+    assert!(matches!(confirmed, EventKind::Confirmed { degraded, .. } if degraded == ["loops.service"]));
+    bed.assert_confirmed(&target);
 }
 
 /// Gives a system the three parts that only a boot brings.

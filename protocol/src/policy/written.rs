@@ -7,7 +7,7 @@ use std::fmt;
 use serde::de::{self, MapAccess, SeqAccess, Visitor};
 use serde::{Deserialize, Deserializer};
 
-use super::{DriftPolicy, HOOK_TIMEOUT, Hook, MeteredPolicy, Policy, RebootPolicy, Window};
+use super::{DriftPolicy, HOOK_TIMEOUT, Hook, InhibitedPolicy, MeteredPolicy, Policy, RebootPolicy, Window};
 use crate::target::{HealthCheck, Probe};
 
 /// What a check gets where nothing is said.
@@ -25,6 +25,7 @@ macro_rules! written {
             urgent: bool,
             reboot: Option<RebootWord>,
             drift: Option<DriftWord>,
+            inhibited: Option<InhibitedWord>,
             minimum_battery: Option<u8>,
             metered: Option<MeteredWord>,
             minimum_disk_mib: Option<u64>,
@@ -52,6 +53,7 @@ macro_rules! written {
                     urgent: written.urgent,
                     reboot: written.reboot.map(Into::into),
                     drift: written.drift.map(Into::into),
+                    inhibited: written.inhibited.map(Into::into),
                     minimum_battery: written.minimum_battery,
                     metered: written.metered.map(Into::into),
                     minimum_disk_mib: written.minimum_disk_mib,
@@ -152,6 +154,21 @@ impl From<DriftWord> for DriftPolicy {
         match word {
             DriftWord::Report => Self::Report,
             DriftWord::Enforce => Self::Enforce,
+        }
+    }
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "lowercase")]
+enum InhibitedWord {
+    Boot,
+    Wait,
+}
+impl From<InhibitedWord> for InhibitedPolicy {
+    fn from(word: InhibitedWord) -> Self {
+        match word {
+            InhibitedWord::Boot => Self::Boot,
+            InhibitedWord::Wait => Self::Wait,
         }
     }
 }

@@ -3,7 +3,7 @@
 
 use std::time::Duration;
 
-use muster_agent::core::activate::{Act, Course, Done, Outcome, Ran, Sight};
+use muster_agent::core::activate::{Act, Ailing, Course, Done, Outcome, Ran, Sight};
 use muster_agent::core::records::{Activation, ActivationPhase as Phase, GivenVerdict, Transaction};
 use muster_agent::core::state::State;
 use muster_protocol::machine::Class;
@@ -239,7 +239,7 @@ fn from_transaction(world: &World, open: &Transaction) -> Option<(Activation, bo
 }
 
 fn ran(outcome: Outcome, exit: i32) -> Ran {
-    Ran { exit, output: String::new(), timed_out: false, outcome, person: None }
+    Ran { exit, output: String::new(), timed_out: false, outcome, person: None, ailing: Ailing::default() }
 }
 
 enum Stage {

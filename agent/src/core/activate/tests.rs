@@ -74,7 +74,14 @@ impl World {
                     self.running = Some(system.clone());
                 }
                 let timed_out = self.timed_out && system == &record.new;
-                return Done::Ran(Ran { exit, output: "words".into(), timed_out, outcome, person: None });
+                return Done::Ran(Ran {
+                    exit,
+                    output: "words".into(),
+                    timed_out,
+                    outcome,
+                    person: None,
+                    ailing: Ailing::default(),
+                });
             }
             Act::EnsureAgent { to, .. } => self.did.push(format!("agent of {}", to.name())),
             Act::Pause(pause) => self.now += *pause,
@@ -287,9 +294,22 @@ fn exit_codes_are_told_apart() {
         (100, Outcome::RebootNeeded, Action::Switch, Phase::AwaitingReboot, ""),
         (0, Outcome::Done, Action::Boot, Phase::AwaitingReboot, ""),
         (0, Outcome::Done, Action::Test, Phase::Confirmed, ""),
-        (1, Outcome::Refused, Action::Switch, Phase::Undone, "checks or its boot loader refused (exit 1)"),
+        (
+            1,
+            Outcome::Refused,
+            Action::Switch,
+            Phase::Undone,
+            "checks or its boot loader refused (exit 1): words",
+        ),
         (2, Outcome::ScriptFailed, Action::Switch, Phase::Undone, "activation script failed (exit 2)"),
-        (9, Outcome::Failed, Action::Switch, Phase::Undone, "the activation failed (exit 9)"),
+        (4, Outcome::ScriptFailed, Action::Switch, Phase::Undone, "activation script failed (exit 4)"),
+        (
+            9,
+            Outcome::Failed,
+            Action::Switch,
+            Phase::Undone,
+            "broke off before the new system was in place (exit 9)",
+        ),
         (3, Outcome::Failed, Action::DryActivate, Phase::Finished, "words"),
     ] {
         let mut world = World::new();
@@ -312,6 +332,70 @@ fn a_lock_that_is_taken_in_between_is_waited_for_until_the_deadline() {
     world.new = VecDeque::from([(11, Outcome::Locked)]);
     let record = world.run(Action::Switch);
     assert_eq!((record.phase, record.reason), (Phase::Undone, Some(Reason::Interrupted)));
+    // Each pause is longer than the one before it: in the 60 seconds of the deadline it is run a dozen times.
+    let runs = world.did.iter().filter(|did| *did == "switch system-2").count();
+    assert!((5..20).contains(&runs), "{runs}");
+}
+
+/// D-Bus is killed in mid-switch, say: exit code 1, with the link on NEW.
+#[test]
+fn what_broke_off_behind_the_link_is_not_told_as_refused_and_its_cause_stands_first() {
+    let mut world = World::new();
+    let mut course = Course::begin(record(Action::Switch), "boot", world.now);
+    course = world.follow(course, |_, act| matches!(act, Act::Run { .. }));
+    let _ = world.seen(|sight| course.next(sight));
+    world.running = Some(path("system-2"));
+    let output = "Checking switch inhibitors... done\nactivating the configuration...\n\
+        Error: Failed to process dbus messages\n";
+    let ran = Ran {
+        exit: 1,
+        output: output.to_owned(),
+        timed_out: false,
+        outcome: Outcome::Failed,
+        person: None,
+        ailing: Ailing::default(),
+    };
+    world.seen(|sight| course.done(Done::Ran(ran), sight));
+    let detail = course.record.detail.clone();
+    assert_eq!(
+        detail.lines().next().unwrap(),
+        "the activation broke off after the new system was in place (exit 1): Failed to process dbus messages"
+    );
+    assert!(detail.contains("activating the configuration..."), "the rest of it is kept: {detail}");
+    // What comes of the undo is told in the first line as well.
+    world.old = VecDeque::from([(2, Outcome::ScriptFailed)]);
+    world.follow(course, |_, _| false);
+    let detail = world.disk.unwrap().detail;
+    assert!(detail.lines().next().unwrap().contains("; going back to"), "{detail}");
+}
+
+#[test]
+fn an_old_system_with_another_init_comes_back_with_the_next_boot_and_needs_nobody() {
+    let mut world = World::new();
+    world.verdict = Some(undo());
+    world.old = VecDeque::from([(100, Outcome::RebootNeeded)]);
+    let record = world.run(Action::Switch);
+    assert_eq!((record.phase, record.undo_exit), (Phase::Undone, Some(100)));
+    assert!(record.detail.contains("comes back with the next reboot"), "{}", record.detail);
+    assert_eq!(world.did.iter().filter(|did| *did == "switch old").count(), 1);
+    assert_eq!((world.running, world.profile), (Some(path("system-2")), Some(path("old"))));
+}
+
+#[test]
+fn what_the_activation_says_that_failed_is_recorded_and_a_users_session_degrades() {
+    let mut world = World::new();
+    world.verdict = Some(CONFIRM);
+    let mut course = Course::begin(record(Action::Switch), "boot", world.now);
+    course = world.follow(course, |_, act| matches!(act, Act::Run { .. }));
+    let act = world.seen(|sight| course.next(sight));
+    let Done::Ran(ran) = world.perform(&act, &course.record) else { panic!("it runs") };
+    let ailing = Ailing { units: vec!["x.service".into()], sessions: vec!["the session of alice".into()] };
+    let ran = Ran { exit: 4, outcome: Outcome::UnitsFailed, ailing, ..ran };
+    world.seen(|sight| course.done(Done::Ran(ran), sight));
+    world.follow(course, |_, _| false);
+    let record = world.disk.unwrap();
+    assert_eq!((record.phase, record.failed), (Phase::Confirmed, vec!["x.service".to_owned()]));
+    assert_eq!(record.degraded, ["the session of alice"]);
 }
 
 #[test]

@@ -6,10 +6,12 @@ use muster_protocol::ids::StorePath;
 use muster_protocol::report::Reason;
 use muster_protocol::target::Action;
 
-use super::{Act, After, At, Course, Done, OTHERS_LIMIT, OTHERS_PAUSE, Outcome, Sight, millis, sets_profile};
+use super::{Act, After, At, Course, Done, OTHERS_LIMIT, Outcome, Sight, millis, patience, sets_profile};
+use crate::core::cause::with_cause;
 use crate::core::records::{Activation, ActivationPhase as Phase};
 
-/// How often OLD is tried, and the pause between two tries.
+/// How often OLD is tried, and the pause after the first try; the next one is four times as long. What NEW has stopped may
+/// take a moment to come back.
 const TRIES: u32 = 3;
 const PAUSE: Duration = Duration::from_secs(1);
 /// The least time that one run of OLD's activation gets.
@@ -93,16 +95,18 @@ impl Course {
         self.record.undo_exit = Some(ran.exit);
         match ran.outcome {
             _ if ran.timed_out => {
-                let words = format!("its activation did not end and was ended: {}", ran.output.trim());
+                let words = with_cause("its activation did not end and was ended", &ran.output);
                 self.undo_failed(undo, &words, sight);
             }
             // Somebody else's switch is no failure of OLD: it is waited for.
             Outcome::Locked if sight.now.saturating_sub(undo.since) < OTHERS_LIMIT => {
-                self.at = At::UndoAgain(undo, OTHERS_PAUSE);
+                let pause = patience(sight.now.saturating_sub(undo.since));
+                self.at = At::UndoAgain(undo, pause);
             }
             Outcome::Done | Outcome::UnitsFailed => self.look(undo, sight),
+            Outcome::RebootNeeded => self.back_at_boot(undo, sight),
             _ => {
-                let words = format!("its activation ended with {}: {}", ran.exit, ran.output.trim());
+                let words = with_cause(&format!("its activation ended with {}", ran.exit), &ran.output);
                 self.undo_failed(undo, &words, sight);
             }
         }
@@ -118,6 +122,20 @@ impl Course {
         if undo.sets_profile && !profile {
             return self.undo_failed(undo, "the system profile points elsewhere", sight);
         }
+        self.undone(undo, sight);
+    }
+
+    /// OLD has another init, which a running system cannot change. Its boot entry is written, and the next boot brings it
+    /// back: when that comes is for the reboot policy.
+    fn back_at_boot(&mut self, undo: Undo, sight: &Sight<'_>) {
+        if sight.profile != Some(&undo.old) {
+            return self.undo_failed(undo, "the system profile points elsewhere", sight);
+        }
+        self.add("the old system has another init, so it comes back with the next reboot");
+        self.undone(undo, sight);
+    }
+
+    fn undone(&mut self, undo: Undo, sight: &Sight<'_>) {
         self.record.undo_ms = Some(millis(sight.now.saturating_sub(undo.since)));
         let then = Some((Some(self.record.new.clone()), undo.old));
         self.write(Phase::Undone, After::Finished(1, then));
@@ -125,7 +143,8 @@ impl Course {
 
     pub(super) fn undo_failed(&mut self, undo: Undo, why: &str, sight: &Sight<'_>) {
         if undo.tries < TRIES {
-            self.at = At::UndoAgain(Undo { tries: undo.tries + 1, ..undo }, PAUSE);
+            let pause = PAUSE * 4u32.pow(undo.tries - 1);
+            self.at = At::UndoAgain(Undo { tries: undo.tries + 1, ..undo }, pause);
             return;
         }
         self.record.undo_ms = Some(millis(sight.now.saturating_sub(undo.since)));
@@ -135,10 +154,11 @@ impl Course {
     }
 
     fn add(&mut self, words: &str) {
-        if !self.record.detail.is_empty() {
-            self.record.detail.push_str("; ");
-        }
-        self.record.detail.push_str(words);
+        let detail = &mut self.record.detail;
+        // Behind what the first line says; what an activation said follows.
+        let end = detail.find('\n').unwrap_or(detail.len());
+        let words = if end == 0 { words.to_owned() } else { format!("; {words}") };
+        detail.insert_str(end, &words);
     }
 }
 

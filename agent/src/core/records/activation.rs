@@ -43,6 +43,11 @@ pub struct Activation {
     pub spent_ms: u64,
     #[serde(default)]
     pub degraded: Vec<String>,
+    /// What the new system's activation said that failed: units, and users whose own units did not follow.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub failed: Vec<String>,
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub sessions: Vec<String>,
     #[serde(flatten)]
     pub unknown: Unknown,
 }
@@ -123,6 +128,8 @@ impl Activation {
             undo_ms: None,
             spent_ms: 0,
             degraded: Vec::new(),
+            failed: Vec::new(),
+            sessions: Vec::new(),
             unknown: Unknown::new(),
         }
     }

@@ -52,7 +52,8 @@ pub struct Journal {
     /// The system that was to be replaced by the confirmed one and could not be: it is left until something changes.
     #[serde(default)]
     pub left: Option<StorePath>,
-    /// What the next boot brings in place of a system that is only tried out (action `test`).
+    /// What the next boot brings in place of a system that is only tried out (action `test`), or that was undone and runs on
+    /// until then.
     #[serde(default)]
     pub after_boot: Option<StorePath>,
     #[serde(default)]
@@ -219,6 +220,11 @@ impl Journal {
         let changed = transaction.old.is_some() && !matches!(transaction.state, State::Finished { .. });
         if changed && self.left.is_none() {
             self.expected = seen.running.cloned();
+            let old = transaction.old.as_ref().and_then(Old::system).filter(|old| Some(*old) != seen.running);
+            if let (State::RolledBack { .. }, Some(old)) = (&transaction.state, old) {
+                // OLD has another init: the next boot brings it back, and nobody else did that.
+                self.after_boot = Some(old.clone());
+            }
         }
         self.tried = self.tried.max(Some(generation));
         self.last = Some(Last {

@@ -269,3 +269,16 @@ fn failure_mode_24_documents_of_an_earlier_and_of_a_later_version_are_read() {
         matches!(state, State::Deferred { deferral, stage: Stage::Switch } if deferral.hold == Hold::Unknown)
     );
 }
+
+/// OLD's init is another one, so NEW runs on until the next boot.
+#[test]
+fn an_undone_system_that_runs_until_the_next_boot_makes_no_drift_of_that_boot() {
+    let mut open = transaction(2, State::RolledBack { reason: Reason::Deadline, detail: String::new() });
+    open.old = Some(Old { running: Some(path("old")), profile: Some(path("old")) });
+    let mut journal = Journal::default();
+    journal.settle(&open, on(Some(&path("system-2"))));
+    assert_eq!((journal.expected, journal.after_boot), (Some(path("system-2")), Some(path("old"))));
+    let mut journal = Journal::default();
+    journal.settle(&open, on(Some(&path("old"))));
+    assert_eq!((journal.expected, journal.after_boot), (Some(path("old")), None));
+}

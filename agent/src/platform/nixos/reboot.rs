@@ -6,20 +6,27 @@ use std::sync::{Mutex, PoisonError};
 use muster_protocol::ids::StorePath;
 
 use crate::core::reboot::Due;
+use crate::durable;
 use crate::platform::{Layout, PlatformError, ask};
 
 /// What only a boot brings; the parts of a system that are compared.
 const PARTS: [&str; 3] = ["initrd", "kernel", "kernel-modules"];
 const BOOTED: &str = "/run/booted-system";
+/// What a running system cannot change either: `switch-to-configuration` refuses with 100.
+const INIT: &str = "init-interface-version";
+const MAX_INIT_BYTES: u64 = 4096;
 
 /// What was found of two systems, which never change: it is asked before each step.
 #[derive(Default)]
-pub struct Compared(Mutex<Option<([StorePath; 2], Option<Due>)>>);
+pub struct Compared(Mutex<Option<([StorePath; 3], Option<Due>)>>);
 
 impl Compared {
-    /// The parts in which the profile differs from what was booted.
+    /// The parts in which the profile differs from what was booted, and from what runs.
     pub fn due(&self, layout: &Layout) -> Option<Due> {
-        let systems = [layout.resolve(layout.system(BOOTED))?, layout.profile_target()?];
+        let profile = layout.profile_target()?;
+        let booted = layout.resolve(layout.system(BOOTED))?;
+        let running = layout.running().unwrap_or_else(|| profile.clone());
+        let systems = [booted, profile, running];
         let mut held = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         match &*held {
             Some((compared, due)) if *compared == systems => due.clone(),
@@ -32,19 +39,23 @@ impl Compared {
     }
 }
 
-fn compare(layout: &Layout, [booted, profile]: &[StorePath; 2]) -> Option<Due> {
-    let (booted, profile) = (layout.physical(booted), layout.physical(profile));
+fn compare(layout: &Layout, systems: &[StorePath; 3]) -> Option<Due> {
+    let [booted, profile, running] = systems.each_ref().map(|system| layout.physical(system));
     let part = |system: &Path, name: &str| std::fs::read_link(system.join(name)).ok();
-    let what: Vec<String> = PARTS
+    let init =
+        |system: &Path| durable::read(&system.join(INIT), MAX_INIT_BYTES).ok().flatten().unwrap_or_default();
+    let mut what: Vec<String> = PARTS
         .into_iter()
         .filter(|name| part(&booted, name) != part(&profile, name))
         .map(str::to_owned)
         .collect();
-    if what.is_empty() {
-        return None;
-    }
     let texts = PARTS.map(|name| part(&profile, name).unwrap_or_default().to_string_lossy().into_owned());
-    Some(Due { what, mark: texts.join(" ") })
+    let (mut mark, wanted) = (texts.join(" "), init(&profile));
+    if wanted != init(&running) {
+        what.push("init".to_owned());
+        mark = format!("{mark} {}", String::from_utf8_lossy(&wanted));
+    }
+    if what.is_empty() { None } else { Some(Due { what, mark }) }
 }
 
 /// People who are logged in, and what inhibits a reboot.
@@ -144,6 +155,27 @@ mod tests {
             marks.extend(due.map(|due| due.mark));
         }
         assert_ne!(marks[0], marks[1]);
+    }
+
+    #[test]
+    fn a_reboot_is_due_while_the_profile_has_another_init_than_what_runs() {
+        let folder = tempfile::tempdir().unwrap();
+        let layout = layout(folder.path(), Class::Nixos);
+        for (name, init) in [("booted", "1"), ("old", "1"), ("new", "2")] {
+            system(&layout, name, "linux-6.1", "initrd-1");
+            std::fs::write(layout.physical(&path(name)).join(INIT), init).unwrap();
+        }
+        std::fs::create_dir_all(layout.profile().parent().unwrap()).unwrap();
+        std::fs::create_dir_all(layout.system("/run")).unwrap();
+        symlink(path("booted").as_str(), layout.system(BOOTED)).unwrap();
+        symlink(path("old").as_str(), layout.profile()).unwrap();
+        let compared = Compared::default();
+        for (running, what) in [("new", &["init"][..]), ("old", &[])] {
+            let _ = std::fs::remove_file(layout.current_system());
+            symlink(path(running).as_str(), layout.current_system()).unwrap();
+            let due = compared.due(&layout);
+            assert_eq!(due.as_ref().map_or(&[][..], |due| &due.what), what, "{running} runs");
+        }
     }
 
     #[test]

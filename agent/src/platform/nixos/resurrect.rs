@@ -4,6 +4,12 @@
 //! `/etc/systemd/system.control` is the place for units that programs make and that stay (systemd.unit(5)); NixOS manages
 //! `/etc/systemd/system` and leaves this one alone. Between switches the unit and its link lie in the state folder, where
 //! that is on the same file system: nothing has to be made on the disk for the next switch.
+//!
+//! A switch starts whatever the active targets want, this unit too. It has nothing to do while the transient one runs, whose
+//! runtime directory is its condition: a boot finds none.
+//!
+//! Where `/etc` cannot be written (`system.etc.overlay.mutable = false`) the unit of this name in the NixOS module takes its
+//! place, which each boot would start; its condition is a link in the state folder to the program that is to run.
 
 use std::fs;
 use std::io;
@@ -18,15 +24,45 @@ const UNIT: &str = "muster-activator.service";
 const WANTS: &str = "multi-user.target.wants";
 /// The link's name where it lies between switches.
 const LINK: &str = "wanted";
+/// In the folder of parked units: the program that the unit of the NixOS module starts.
+const PROGRAM: &str = "activator";
+/// The runtime directory of the activator that the agent started, below `/run`.
+pub const STARTED: &str = "muster-activator";
 
 /// Has the next boot start `activator`, a program and its arguments. `parked` is the folder for unit and link between
 /// switches.
 pub fn at_boot(layout: &Layout, parked: &Path, activator: &[String]) -> io::Result<()> {
+    match in_control(layout, parked, activator) {
+        Ok(()) => {
+            forget_program(parked);
+            Ok(())
+        }
+        Err(error) => match by_module(layout, parked, activator)? {
+            true => Ok(()),
+            false => Err(error),
+        },
+    }
+}
+
+/// For the unit of the NixOS module; whether there is one.
+fn by_module(layout: &Layout, parked: &Path, activator: &[String]) -> io::Result<bool> {
+    let Some(program) = activator.first() else { return Ok(false) };
+    fs::create_dir_all(parked)?;
+    let (link, new) = (parked.join(PROGRAM), parked.join("activator.new"));
+    durable::remove(&new)?;
+    symlink(program, &new)?;
+    fs::rename(&new, &link)?;
+    durable::sync_folder(parked)?;
+    Ok(layout.system("/etc/systemd/system").join(UNIT).exists())
+}
+
+fn in_control(layout: &Layout, parked: &Path, activator: &[String]) -> io::Result<()> {
     let (unit, link) = places(layout);
     let words: Vec<String> = activator.iter().map(|word| quoted(word)).collect();
     let text = format!(
         "# Written by muster-agent while a switch is under way, and removed at its end.\n[Unit]\n\
-         Description=Muster's activator, after a reboot in mid-switch\n\n[Service]\nType=exec\nExecStart={}\n\
+         Description=Muster's activator, after a reboot in mid-switch\n\
+         ConditionPathExists=!/run/{STARTED}\n\n[Service]\nType=exec\nExecStart={}\n\
          Restart=on-failure\nRestartSec=5\n\n[Install]\nWantedBy=multi-user.target\n",
         words.join(" ")
     );
@@ -47,8 +83,14 @@ pub fn at_boot(layout: &Layout, parked: &Path, activator: &[String]) -> io::Resu
 pub fn no_more(layout: &Layout, parked: &Path) -> io::Result<()> {
     let (unit, link) = places(layout);
     let _ = fs::create_dir_all(parked);
+    forget_program(parked);
     park(&link, &parked.join(LINK))?;
     park(&unit, &parked.join(UNIT))
+}
+
+/// One that stays starts an activator that has nothing to do.
+fn forget_program(parked: &Path) {
+    let _ = durable::remove(&parked.join(PROGRAM));
 }
 
 fn park(file: &Path, parked: &Path) -> io::Result<()> {
@@ -99,6 +141,10 @@ mod tests {
             let text = fs::read_to_string(&link).unwrap();
             let line = r#"ExecStart="/nix/store/x/bin/muster-agent" "--config" "/a b/100%%.toml" "activate""#;
             assert!(text.lines().any(|found| found == line), "{text}");
+            assert!(
+                text.lines().any(|found| found == "ConditionPathExists=!/run/muster-activator"),
+                "{text}"
+            );
             inodes.push((fs::metadata(&unit).unwrap().ino(), link.symlink_metadata().unwrap().ino()));
             no_more(&layout, &parked).unwrap();
             no_more(&layout, &parked).unwrap();
@@ -112,5 +158,29 @@ mod tests {
         fs::write(&parked, "no folder").unwrap();
         no_more(&layout, &parked).unwrap();
         assert!(!unit.exists() && link.symlink_metadata().is_err());
+    }
+
+    #[test]
+    fn i4_where_etc_cannot_be_written_the_modules_own_unit_starts_the_activator_of_old() {
+        let folder = tempfile::tempdir().unwrap();
+        let layout = layout(folder.path(), Class::Nixos);
+        let activator = ["/nix/store/x/bin/muster-agent", "activate"].map(str::to_owned);
+        let parked = folder.path().join("state/at-boot");
+        let program = parked.join(PROGRAM);
+        fs::create_dir_all(layout.system("/etc/systemd/system")).unwrap();
+        fs::write(layout.system(FOLDER), "no folder can be made here").unwrap();
+        // Without such a unit nobody starts it, and that is said.
+        assert!(at_boot(&layout, &parked, &activator).is_err());
+        fs::write(layout.system("/etc/systemd/system").join(UNIT), "[Service]").unwrap();
+        for _ in 0..2 {
+            at_boot(&layout, &parked, &activator).unwrap();
+            assert_eq!(fs::read_link(&program).unwrap(), Path::new("/nix/store/x/bin/muster-agent"));
+        }
+        // Once it can be written, one unit is enough.
+        fs::remove_file(layout.system(FOLDER)).unwrap();
+        at_boot(&layout, &parked, &activator).unwrap();
+        assert!(program.symlink_metadata().is_err() && places(&layout).1.is_symlink());
+        no_more(&layout, &parked).unwrap();
+        assert!(!places(&layout).0.exists());
     }
 }
