@@ -50,7 +50,24 @@ in
       type = lib.types.nullOr lib.types.str;
       default = null;
       example = "wheel";
-      description = "Whose members may speak to the agent beside root: status, check-now, pause, resume, rollback.";
+      description = "Whose members may speak to the agent beside root: status, check-now, pause, resume, retry, rollback.";
+    };
+
+    proxy = lib.mkOption {
+      type = lib.types.nullOr lib.types.str;
+      default = null;
+      example = "http://proxy.example:3128";
+      description = "The HTTP proxy that the agent and its Nix ask for everything. It is readable by all users of the machine.";
+    };
+
+    noProxy = lib.mkOption {
+      type = lib.types.nullOr (lib.types.listOf lib.types.str);
+      default = null;
+      example = [
+        "intern.example"
+        "10.0.0.0/8"
+      ];
+      description = "Hosts, domains and networks that need no proxy; unless set, what is on the machine itself.";
     };
 
     policy = lib.mkOption {
@@ -87,6 +104,8 @@ in
       build_seconds = ${toString cfg.buildSeconds}
     ''
     + unless null "group" cfg.group
+    + unless null "proxy" cfg.proxy
+    + unless null "no_proxy" cfg.noProxy
     + unless { } "policy" cfg.policy
     + unless { } "checks" cfg.checks;
     environment.systemPackages = [ cfg.package ];

@@ -15,9 +15,11 @@ use muster_protocol::report::{Accepted, Batch};
 use reqwest::{Method, RequestBuilder, Response, StatusCode};
 use serde::de::DeserializeOwned;
 
+use crate::config::Config;
 use crate::identity::Identity;
 use crate::netrc::Netrc;
 use crate::nix::CacheAccess;
+use crate::surroundings::Proxies;
 
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
 /// From the first byte sent to the last one read.
@@ -114,19 +116,23 @@ impl Client {
         })
     }
 
+    /// The client of an enrolled machine, by the proxy that its administrator set and beside its own netrc.
+    pub fn of(config: &Config, identity: &Identity) -> Result<Self, ClientError> {
+        let own = config.clone();
+        let netrc = Netrc::beside(config.state("netrc"), move || own.own_netrc());
+        let http = http(identity.tls_ca.as_deref(), &Proxies::of(config))?;
+        Ok(Self { http, netrc: Arc::new(netrc), ..Self::new(identity, &config.state_dir)? })
+    }
+
     /// A client that has only an address yet. `tls_ca` is in PEM.
     pub fn anonymous(url: &str, tls_ca: Option<&str>) -> Result<Self, ClientError> {
+        Self::anonymous_by(url, tls_ca, &Proxies::default())
+    }
+
+    /// The same, by a proxy.
+    pub fn anonymous_by(url: &str, tls_ca: Option<&str>, proxies: &Proxies) -> Result<Self, ClientError> {
         let url = check_url(url)?;
-        let http = reqwest::Client::builder()
-            .tls_backend_preconfigured(tls(tls_ca)?)
-            .connect_timeout(CONNECT_TIMEOUT)
-            // A bearer goes to the controller that enrolment named, by no detour.
-            .redirect(reqwest::redirect::Policy::none())
-            .no_proxy()
-            .pool_max_idle_per_host(1)
-            .user_agent(concat!("muster-agent/", env!("CARGO_PKG_VERSION")))
-            .build()
-            .map_err(|error| ClientError::Setup(chain(&error)))?;
+        let http = http(tls_ca, proxies)?;
         Ok(Self {
             http,
             url,
@@ -362,6 +368,18 @@ fn host(url: &str) -> String {
     let url = reqwest::Url::parse(url).ok();
     let host = url.as_ref().and_then(reqwest::Url::host_str).unwrap_or_default();
     host.trim_start_matches('[').trim_end_matches(']').to_owned()
+}
+
+fn http(tls_ca: Option<&str>, proxies: &Proxies) -> Result<reqwest::Client, ClientError> {
+    let failed = |error: reqwest::Error| ClientError::Setup(chain(&error.without_url()));
+    let builder = reqwest::Client::builder()
+        .tls_backend_preconfigured(tls(tls_ca)?)
+        .connect_timeout(CONNECT_TIMEOUT)
+        // A bearer goes to the controller that enrolment named, by no detour.
+        .redirect(reqwest::redirect::Policy::none())
+        .pool_max_idle_per_host(1)
+        .user_agent(concat!("muster-agent/", env!("CARGO_PKG_VERSION")));
+    proxies.set(builder).and_then(reqwest::ClientBuilder::build).map_err(failed)
 }
 
 /// TLS with ring, believing the pinned certificate alone or else the public authorities.

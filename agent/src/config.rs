@@ -1,6 +1,7 @@
 //! `/etc/muster/agent.toml`: read once at the start, checked, and passed as a value.
 
 use std::collections::BTreeMap;
+use std::ffi::OsString;
 use std::io;
 use std::path::{Path, PathBuf};
 
@@ -11,7 +12,7 @@ use muster_protocol::policy::{Policy, PolicyError};
 use muster_protocol::target::{HealthCheck, MAX_CHECKS};
 use serde::Deserialize;
 
-use crate::durable;
+use crate::{durable, surroundings};
 
 /// Where the configuration lies unless `--config` says otherwise. It need not exist.
 pub const DEFAULT_CONFIG: &str = "/etc/muster/agent.toml";
@@ -34,6 +35,12 @@ pub struct Config {
     pub policy: Policy,
     /// Asked beside the checks that operators sign.
     pub checks: Vec<HealthCheck>,
+    /// `http://[NAME:PASSWORD@]HOST:PORT`, asked for everything that agent and Nix fetch.
+    pub proxy: Option<String>,
+    /// But for these hosts, domains and networks; not set: for what is on the machine itself.
+    pub no_proxy: Option<Vec<String>>,
+    /// What counts of the environment that the agent was started in; see [`crate::surroundings`].
+    pub environment: BTreeMap<String, String>,
     /// A machine that lives in a folder. Only builds with the feature `stand-in` read it.
     pub stand_in: Option<StandIn>,
     /// The file that this was read from, whether it exists or not; the activator is started with it.
@@ -75,6 +82,10 @@ pub enum ConfigError {
     Check { path: PathBuf, check: String, reason: &'static str },
     #[error("{}: group is '{group}'; write the name of a group of this machine", path.display())]
     Group { path: PathBuf, group: String },
+    #[error("{}: proxy is not understood; write http://HOST:PORT or http://NAME:PASSWORD@HOST:PORT", .0.display())]
+    Proxy(PathBuf),
+    #[error("{}: no_proxy has '{entry}'; write hosts, domains and networks such as \"10.0.0.0/8\", each by itself", path.display())]
+    NoProxy { path: PathBuf, entry: String },
     #[error("{}: state_dir is '{}'; write an absolute path", path.display(), value.display())]
     RelativeState { path: PathBuf, value: PathBuf },
     #[error(
@@ -95,6 +106,10 @@ struct File {
     build_seconds: u64,
     #[serde(default)]
     group: Option<String>,
+    #[serde(default)]
+    proxy: Option<String>,
+    #[serde(default)]
+    no_proxy: Option<Vec<String>>,
     #[serde(default)]
     policy: InFile,
     #[serde(default)]
@@ -119,14 +134,18 @@ impl Config {
         let path = explicit.unwrap_or(Path::new(DEFAULT_CONFIG)).to_path_buf();
         let bytes = durable::read(&path, MAX_CONFIG_BYTES)
             .map_err(|source| ConfigError::Read { path: path.clone(), source })?;
-        match bytes {
+        let mut config = match bytes {
             Some(bytes) => {
                 let path = std::path::absolute(&path).unwrap_or(path);
-                Self::parse(&String::from_utf8_lossy(&bytes), path)
+                Self::parse(&String::from_utf8_lossy(&bytes), path)?
             }
-            None if explicit.is_some() => Err(ConfigError::Missing(path)),
-            None => Self::parse("", path),
-        }
+            None if explicit.is_some() => return Err(ConfigError::Missing(path)),
+            None => Self::parse("", path)?,
+        };
+        let text =
+            |(name, value): (OsString, OsString)| Some((name.into_string().ok()?, value.into_string().ok()?));
+        config.environment = surroundings::of_environment(std::env::vars_os().filter_map(text));
+        Ok(config)
     }
 
     /// Checks the text of a configuration file that lies at `source`.
@@ -141,6 +160,9 @@ impl Config {
             poll_seconds: file.poll_seconds,
             build_seconds: file.build_seconds,
             group: file.group,
+            proxy: file.proxy,
+            no_proxy: file.no_proxy,
+            environment: BTreeMap::new(),
             policy: file.policy.into(),
             checks: checks(file.checks, &source)?,
             stand_in: file.stand_in,
@@ -162,6 +184,15 @@ impl Config {
         if let Some(group) = self.group.as_ref().filter(|group| !is_name(group)) {
             return Err(ConfigError::Group { path, group: group.clone() });
         }
+        if self.proxy.as_ref().is_some_and(|proxy| !is_proxy(proxy)) {
+            // It may carry a password.
+            return Err(ConfigError::Proxy(path));
+        }
+        let plain =
+            |entry: &&String| !entry.is_empty() && entry.bytes().all(|b| b.is_ascii_graphic() && b != b',');
+        if let Some(entry) = self.no_proxy.iter().flatten().find(|entry| !plain(entry)) {
+            return Err(ConfigError::NoProxy { path, entry: entry.clone() });
+        }
         if !self.state_dir.is_absolute() {
             return Err(ConfigError::RelativeState { path, value: self.state_dir.clone() });
         }
@@ -180,6 +211,14 @@ impl Config {
     pub fn state(&self, name: &str) -> PathBuf {
         self.state_dir.join(name)
     }
+}
+
+fn is_proxy(text: &str) -> bool {
+    let plain = text.starts_with("http://") && text.bytes().all(|b| b.is_ascii_graphic());
+    let url = reqwest::Url::parse(text).ok().filter(|_| plain);
+    url.is_some_and(|url| {
+        url.has_host() && url.path() == "/" && url.query().is_none() && url.fragment().is_none()
+    })
 }
 
 /// A group's name goes to a program as an argument.
@@ -251,6 +290,9 @@ mod tests {
             ("[checks.ssh]\ntcp = 'x:1'\nhttp = 'y'", "[checks.ssh] must have exactly one"),
             ("[checks.ssh]\ntcp = ''", "[checks.ssh] is empty"),
             ("group = '-x'", "'-x'"),
+            ("proxy = 'https://p:1'", "http://HOST:PORT"),
+            ("proxy = 'http://n:secret@p:1/path'", "http://HOST:PORT"),
+            ("proxy = 'http://p:1'\nno_proxy = ['a,b']", "'a,b'"),
         ] {
             let error = parse(text).unwrap_err().to_string();
             assert!(error.contains(part), "{text}: {error}");

@@ -154,7 +154,7 @@ async fn agent(config: &Config) -> Finding {
 
 async fn controller(identity: &Identity, config: &Config, now: i64) -> Vec<Finding> {
     let about = "controller";
-    let client = match Client::new(identity, &config.state_dir) {
+    let client = match Client::of(config, identity) {
         Ok(client) => client,
         Err(error) => {
             return vec![bad(about, error.to_string(), "enrol again with a new token and --replace")];

@@ -19,6 +19,7 @@ use crate::config::Config;
 use crate::durable;
 use crate::identity::{self, Enrolment, Identity, IdentityError, Keys, pem_of, save_witness};
 use crate::outbox::{self, Outbox, OutboxError};
+use crate::surroundings::Proxies;
 use crate::trust;
 
 /// The largest root that a controller may send.
@@ -102,7 +103,11 @@ pub async fn enroll(
         // The controller's clock decides; this one may be wrong by years on a new machine.
         tracing::warn!("by this machine's clock the token has expired; asking the controller all the same");
     }
-    let client = Client::anonymous(&token.url, token.tls_ca.as_deref().map(pem_of).as_deref())?;
+    let client = Client::anonymous_by(
+        &token.url,
+        token.tls_ca.as_deref().map(pem_of).as_deref(),
+        &Proxies::of(config),
+    )?;
     let root = fetch_root(&client, &token).await?;
 
     // One folder a token: where an answer was lost, the same token is tried again with the same keys, which the

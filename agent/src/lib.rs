@@ -29,5 +29,6 @@ pub mod secrets;
 pub mod status;
 mod stops;
 pub mod supervisor;
+pub mod surroundings;
 pub mod trust;
 pub mod uninstall;

@@ -19,6 +19,8 @@ const FRESH_SECONDS: u64 = 300;
 /// The file, and how old what stands in it is.
 pub struct Netrc {
     path: PathBuf,
+    /// What the machine's own netrc says.
+    own: Box<dyn Fn() -> Vec<u8> + Send + Sync>,
     written: Mutex<Option<Written>>,
 }
 
@@ -38,7 +40,12 @@ impl Written {
 
 impl Netrc {
     pub fn new(path: PathBuf) -> Self {
-        Self { path, written: Mutex::default() }
+        Self::beside(path, Vec::new)
+    }
+
+    /// The same, for a machine that has a netrc of its own: each write repeats what it says then.
+    pub fn beside(path: PathBuf, own: impl Fn() -> Vec<u8> + Send + Sync + 'static) -> Self {
+        Self { path, own: Box::new(own), written: Mutex::default() }
     }
 
     pub fn path(&self) -> &Path {
@@ -55,7 +62,9 @@ impl Netrc {
         *written = match *written {
             Some(held) if held.is_fresh(now) => Some(Written { newer: held.newer + 1, ..held }),
             _ => {
-                durable::write(&self.path, line.as_bytes(), 0o600)?;
+                // Ours comes first: the first entry of a host is the one that counts.
+                let whole = [line.as_bytes(), &(self.own)()].concat();
+                durable::write(&self.path, &whole, 0o600)?;
                 Some(Written { at: now, newer: 0 })
             }
         };

@@ -21,6 +21,7 @@ use crate::config::Config;
 use crate::core::blame::{self, Caches};
 use crate::durable;
 use crate::platform::Layout;
+use crate::surroundings::{self, Proxies};
 use derivation::Derivation;
 pub use error::NixError;
 #[doc(hidden)]
@@ -61,7 +62,8 @@ pub struct BuildLimits {
     pub caches: Caches,
 }
 
-/// Runs Nix with an environment of its own: nothing of the caller's leaks in but `PATH`.
+/// Runs Nix with an environment of its own: nothing of the caller's leaks in but `PATH` and what
+/// [`crate::surroundings`] lists.
 #[derive(Debug, Clone)]
 pub struct Nix {
     layout: Layout,
@@ -69,6 +71,9 @@ pub struct Nix {
     home: PathBuf,
     remote: Option<String>,
     config: Option<String>,
+    /// What the administrator set.
+    variables: Vec<(String, String)>,
+    certificates: Option<PathBuf>,
     limit: Duration,
 }
 
@@ -84,6 +89,12 @@ impl Nix {
             home: layout.system(home),
             remote: stand_in.and_then(|stand_in| stand_in.store.clone()),
             config: stand_in.map(|stand_in| stand_in.nix_config.clone()).filter(|text| !text.is_empty()),
+            variables: {
+                let passed = |name: &&str| Some((name.to_string(), config.environment.get(*name)?.clone()));
+                let passed = surroundings::PASSED.iter().filter_map(passed);
+                passed.chain(Proxies::of(config).variables()).collect()
+            },
+            certificates: config.own_certificates(),
             limit: Duration::from_secs(config.build_seconds),
             layout: layout.clone(),
         }
@@ -278,6 +289,10 @@ impl Nix {
         if let Some(certificates) = certificates {
             // The option ssl-cert-file is younger than Nix 2.8; the variable works everywhere.
             command.env("NIX_SSL_CERT_FILE", certificates);
+            // Where nix.conf has it, it counts before the variable.
+            if self.certificates.is_some() {
+                command.arg("--option").arg("ssl-cert-file").arg(certificates);
+            }
         }
     }
 
@@ -287,8 +302,9 @@ impl Nix {
         let bundle = self.layout.state("ca-bundle.pem");
         let made = durable::read(ca, MAX_CERTIFICATES_BYTES).and_then(|ca| {
             let mut pem = ca.ok_or_else(|| io::Error::from(io::ErrorKind::NotFound))?;
-            for public in PUBLIC_CERTIFICATES {
-                if let Some(public) = durable::read(Path::new(public), MAX_CERTIFICATES_BYTES)? {
+            let own = self.certificates.as_deref().into_iter();
+            for public in own.chain(PUBLIC_CERTIFICATES.iter().map(Path::new)) {
+                if let Some(public) = durable::read(public, MAX_CERTIFICATES_BYTES)? {
                     pem.extend_from_slice(&public);
                     break;
                 }
@@ -328,6 +344,7 @@ impl Nix {
         let mut command = std::process::Command::new(self.find(program)?);
         command.env_clear().env("PATH", &self.path).env("HOME", &self.home).env("LC_ALL", "C");
         command.env("USER", "root").current_dir("/");
+        command.envs(self.variables.iter().map(|(name, value)| (name, value)));
         if let Some(remote) = &self.remote {
             command.env("NIX_REMOTE", remote);
         }

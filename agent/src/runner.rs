@@ -83,7 +83,7 @@ type Boxed = Box<dyn std::error::Error>;
 fn prepare(config: &Config, identity: &Identity) -> Result<(Shared, Client, Trust), Boxed> {
     let clock = SystemClock::new();
     let trust = Trust::open(config, identity)?;
-    let client = Client::new(identity, &config.state_dir)?;
+    let client = Client::of(config, identity)?;
     let platform: Arc<dyn Platform> = Arc::from(platform::open(config, identity.class)?);
     let boot = platform.boot_id()?;
     let running = platform.layout().running();

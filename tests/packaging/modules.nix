@@ -16,6 +16,7 @@ let
       str = "str";
       attrs = "attrs";
       nullOr = type: type;
+      listOf = type: type;
       submodule = options: options;
       ints.between = low: high: "int";
     };
@@ -32,6 +33,8 @@ let
       pollSeconds = 55;
       buildSeconds = 86400;
       group = "wheel";
+      proxy = "http://proxy.example:3128";
+      noProxy = [ "localhost" ];
       policy = {
         window = {
           days = [ "sat" ];

@@ -13,16 +13,16 @@ use muster_protocol::report::EventKind;
 
 use super::controller::{Controller, DAY, Fleet, NOW};
 
-struct Site {
+pub(super) struct Site {
     state: tempfile::TempDir,
     controller: Controller,
     fleet: Fleet,
-    config: Config,
+    pub(super) config: Config,
     token: Token,
 }
 
 impl Site {
-    async fn new() -> Self {
+    pub(super) async fn new() -> Self {
         let controller = Controller::start().await;
         let fleet = Fleet::new();
         controller.put(&api::root_path(1), fleet.root.clone());
@@ -40,7 +40,7 @@ impl Site {
         controller.expect_enrolment(token.secret.check_key());
         Self { state, controller, fleet, config, token }
     }
-    async fn enroll(&self, replace: bool) -> Result<String, EnrollError> {
+    pub(super) async fn enroll(&self, replace: bool) -> Result<String, EnrollError> {
         let token = self.token.encode().unwrap();
         enroll(&self.config, &token, replace, NOW * 1000).await.map(|done| done.machine.to_string())
     }

@@ -7,4 +7,5 @@ mod enroll;
 mod nix;
 #[cfg(feature = "stand-in")]
 mod printed;
+mod proxy;
 mod trust;

@@ -22,19 +22,19 @@ const BASIC: &str = "Basic bXVzdGVyOnRoZS1iZWFyZXI=";
 const NIX_CONFIG: &str = "substituters =\nsandbox = false\nbuild-users-group =\n\
     experimental-features = nix-command\nsandbox-paths = /bin/sh=/bin/busybox\n";
 
-struct Bed {
+pub(super) struct Bed {
     folder: tempfile::TempDir,
-    controller: Controller,
-    access: CacheAccess,
-    config: Config,
+    pub(super) controller: Controller,
+    pub(super) access: CacheAccess,
+    pub(super) config: Config,
     layout: Layout,
 }
 
 impl Bed {
-    async fn new() -> Self {
+    pub(super) async fn new() -> Self {
         Self::with(Controller::start().await)
     }
-    fn with(controller: Controller) -> Self {
+    pub(super) fn with(controller: Controller) -> Self {
         let folder = tempfile::tempdir().unwrap();
         let root = folder.path().join("machine");
         let mut config = Config::parse("", "/nowhere/agent.toml".into()).unwrap();
@@ -54,10 +54,10 @@ impl Bed {
         let layout = Layout::new(&config, Class::Nixos);
         Self { folder, controller, access, config, layout }
     }
-    fn nix(&self) -> Nix {
+    pub(super) fn nix(&self) -> Nix {
         Nix::new(&self.config, &self.layout)
     }
-    fn link(&self) -> PathBuf {
+    pub(super) fn link(&self) -> PathBuf {
         self.layout.gcroots().join("new")
     }
     fn cache(&self) -> PathBuf {
@@ -75,7 +75,7 @@ impl Bed {
     }
 
     /// What an operator signs: this expression's derivation and output, with the closure of the former in the cache.
-    fn evaluate(&self, system: &str, script: &str) -> Target {
+    pub(super) fn evaluate(&self, system: &str, script: &str) -> Target {
         let expression = format!(
             r#"derivation {{ name = "system"; system = "{system}"; builder = "/bin/sh";
                 args = [ "-c" ''{script}'' ]; src = builtins.toFile "source" "a source"; }}"#
@@ -97,7 +97,7 @@ impl Bed {
     }
 
     /// Serves the cache as it is now, to those who hold the bearer.
-    fn serve(&self) {
+    pub(super) fn serve(&self) {
         for file in files(&self.cache()) {
             let path = format!("/cache/{}", file.strip_prefix(self.cache()).unwrap().display());
             let bytes = std::fs::read(&file).unwrap();

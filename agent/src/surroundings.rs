@@ -1,0 +1,221 @@
+//! What the administrator of a machine set for its programs: a proxy, and what Nix reads beside our options.
+//!
+//! [`Config::load`] reads it once. Nothing else of the agent's environment reaches Nix but `PATH`.
+
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
+
+use crate::config::Config;
+use crate::durable;
+
+/// The variables of the agent's environment that reach Nix, beside those of the proxy. docs/operators.md lists them.
+pub const PASSED: [&str; 6] =
+    ["TMPDIR", "NIX_SSL_CERT_FILE", "SSL_CERT_FILE", "NIX_CONFIG", "NIX_CONF_DIR", "NIX_USER_CONF_FILES"];
+/// And those of the proxy, as curl knows them; each counts in capitals as well.
+pub const OF_THE_PROXY: [&str; 4] = ["http_proxy", "https_proxy", "all_proxy", "no_proxy"];
+/// A proxy is not asked for what is on the machine itself, unless somebody says so.
+const LOCAL: &str = "localhost,127.0.0.1,::1";
+const MAX_SETTINGS_BYTES: u64 = 1024 * 1024;
+const MAX_NETRC_BYTES: u64 = 256 * 1024;
+/// How deep one file of settings may include others.
+const MAX_INCLUDES: u32 = 4;
+
+/// What is taken over of an environment.
+pub fn of_environment(variables: impl Iterator<Item = (String, String)>) -> BTreeMap<String, String> {
+    let known =
+        |name: &str| PASSED.contains(&name) || OF_THE_PROXY.contains(&name.to_ascii_lowercase().as_str());
+    variables.filter(|(name, value)| known(name) && !value.is_empty()).collect()
+}
+
+/// Which proxy is asked for which addresses.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Proxies {
+    pub http: Option<String>,
+    pub https: Option<String>,
+    pub no_proxy: Option<String>,
+}
+
+impl Proxies {
+    /// What agent.toml says, or else the environment.
+    pub fn of(config: &Config) -> Self {
+        if let Some(proxy) = &config.proxy {
+            let but = config.no_proxy.as_ref().map_or_else(|| LOCAL.to_owned(), |but| but.join(","));
+            let no_proxy = Some(but).filter(|but| !but.is_empty());
+            return Self { http: Some(proxy.clone()), https: Some(proxy.clone()), no_proxy };
+        }
+        let set = |name: &str| {
+            let found = [name.to_owned(), name.to_ascii_uppercase()];
+            found.iter().find_map(|name| config.environment.get(name).cloned())
+        };
+        let all = set("all_proxy");
+        let (http, https) = (set("http_proxy").or(all.clone()), set("https_proxy").or(all));
+        let asked = http.is_some() || https.is_some();
+        let no_proxy = set("no_proxy").or_else(|| asked.then(|| LOCAL.to_owned()));
+        Self { http, https, no_proxy }
+    }
+
+    /// For the one HTTP client. Another kind of proxy than HTTP's is left to Nix, which knows more of them.
+    pub fn set(&self, mut builder: reqwest::ClientBuilder) -> Result<reqwest::ClientBuilder, reqwest::Error> {
+        let but = || self.no_proxy.as_deref().and_then(reqwest::NoProxy::from_string);
+        let usable = |url: &Option<String>| {
+            let url = url.as_deref().map(|url| match url.contains("://") {
+                true => url.to_owned(),
+                false => format!("http://{url}"),
+            });
+            let (good, other): (Vec<_>, Vec<_>) = url.into_iter().partition(|url| url.starts_with("http://"));
+            for url in other {
+                let kind = url.split("://").next().unwrap_or_default().to_owned();
+                tracing::warn!(
+                    "the agent asks no proxy of the kind {kind}: name one with http:// in agent.toml"
+                );
+            }
+            good.into_iter().next()
+        };
+        // Whatever else stands in the environment is not asked.
+        builder = builder.no_proxy();
+        if let Some(url) = usable(&self.http) {
+            builder = builder.proxy(reqwest::Proxy::http(url)?.no_proxy(but()));
+        }
+        if let Some(url) = usable(&self.https) {
+            builder = builder.proxy(reqwest::Proxy::https(url)?.no_proxy(but()));
+        }
+        Ok(builder)
+    }
+
+    /// For Nix and what it downloads with.
+    pub fn variables(&self) -> Vec<(String, String)> {
+        let named = [("http_proxy", &self.http), ("https_proxy", &self.https), ("no_proxy", &self.no_proxy)];
+        let both = |(name, value): (&str, &Option<String>)| {
+            let value = value.clone()?;
+            Some([(name.to_owned(), value.clone()), (name.to_ascii_uppercase(), value)])
+        };
+        named.into_iter().filter_map(both).flatten().collect()
+    }
+}
+
+/// The last line of a configuration of Nix that sets `name`.
+fn setting(text: &str, name: &str, include: &mut dyn FnMut(&str) -> Option<String>) -> Option<String> {
+    let mut found = None;
+    for line in text.lines() {
+        let line = line.split('#').next().unwrap_or_default().trim();
+        if let Some(path) = line.strip_prefix("!include ").or_else(|| line.strip_prefix("include ")) {
+            found = include(path.trim()).or(found);
+        } else if let Some((key, value)) = line.split_once('=')
+            && key.trim() == name
+        {
+            found = Some(value.trim().to_owned());
+        }
+    }
+    found.filter(|value| !value.is_empty())
+}
+
+fn setting_in_file(file: &Path, name: &str, depth: u32) -> Option<String> {
+    let bytes = durable::read(file, MAX_SETTINGS_BYTES).ok().flatten()?;
+    let folder = file.parent().unwrap_or(Path::new("/")).to_path_buf();
+    let mut include =
+        |path: &str| (depth > 0).then(|| setting_in_file(&folder.join(path), name, depth - 1)).flatten();
+    setting(&String::from_utf8_lossy(&bytes), name, &mut include)
+}
+
+impl Config {
+    /// The folder of the machine's nix.conf.
+    fn nix_folder(&self) -> PathBuf {
+        match (self.environment.get("NIX_CONF_DIR"), &self.stand_in) {
+            (Some(folder), _) => folder.into(),
+            (None, Some(stand_in)) => stand_in.root.join("etc/nix"),
+            (None, None) => "/etc/nix".into(),
+        }
+    }
+
+    /// What the machine's own configuration of Nix says.
+    pub fn nix_setting(&self, name: &str) -> Option<String> {
+        let stand_in = self.stand_in.as_ref().map(|stand_in| &stand_in.nix_config);
+        let last = stand_in.filter(|text| !text.is_empty()).or_else(|| self.environment.get("NIX_CONFIG"));
+        last.and_then(|text| setting(text, name, &mut |_| None))
+            .or_else(|| setting_in_file(&self.nix_folder().join("nix.conf"), name, MAX_INCLUDES))
+    }
+
+    /// What the machine's own netrc says of its own caches. Ours takes its place, so it says that too.
+    pub fn own_netrc(&self) -> Vec<u8> {
+        let file =
+            self.nix_setting("netrc-file").map_or_else(|| self.nix_folder().join("netrc"), PathBuf::from);
+        match durable::read(&file, MAX_NETRC_BYTES) {
+            Ok(bytes) => bytes.unwrap_or_default(),
+            Err(error) => {
+                tracing::warn!("the machine's own {} does not count: {error}", file.display());
+                Vec::new()
+            }
+        }
+    }
+
+    /// The authorities that the administrator wants Nix to believe.
+    pub fn own_certificates(&self) -> Option<PathBuf> {
+        let variable = || self.environment.get("NIX_SSL_CERT_FILE").or(self.environment.get("SSL_CERT_FILE"));
+        self.nix_setting("ssl-cert-file").or_else(|| variable().cloned()).map(PathBuf::from)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn config(text: &str, variables: &[(&str, &str)]) -> Config {
+        let mut config = Config::parse(text, "/etc/muster/agent.toml".into()).unwrap();
+        let variables = variables.iter().map(|(name, value)| ((*name).to_owned(), (*value).to_owned()));
+        config.environment = of_environment(variables);
+        config
+    }
+
+    #[test]
+    fn the_file_counts_before_the_environment_and_what_is_local_needs_no_proxy() {
+        let proxies = |text, variables: &[_]| Proxies::of(&config(text, variables));
+        let some = |text: &str| Some(text.to_owned());
+        assert_eq!(proxies("", &[]), Proxies::default());
+        let environment = [("HTTPS_PROXY", "http://env:1"), ("no_proxy", "intern")];
+        let (https, no_proxy) = (some("http://env:1"), some("intern"));
+        assert_eq!(proxies("", &environment), Proxies { http: None, https, no_proxy });
+        let both = |no_proxy| {
+            let url = some("http://p:3128");
+            Proxies { http: url.clone(), https: url, no_proxy }
+        };
+        assert_eq!(proxies("proxy = 'http://p:3128'", &environment), both(some(LOCAL)));
+        assert_eq!(proxies("proxy = 'http://p:3128'\nno_proxy = []", &environment), both(None));
+        let listed = "proxy = 'http://p:3128'\nno_proxy = ['a.example', '10.0.0.0/8']";
+        assert_eq!(proxies(listed, &[]), both(some("a.example,10.0.0.0/8")));
+        assert_eq!(proxies("", &[("all_proxy", "p:1")]).no_proxy, some(LOCAL));
+    }
+
+    #[test]
+    fn a_short_list_of_variables_reaches_nix_and_nothing_else() {
+        let given = [("TMPDIR", "/big"), ("NIX_SSL_CERT_FILE", "/c"), ("LD_PRELOAD", "/x"), ("TMPDIR2", "x")];
+        let kept: Vec<String> = config("", &given).environment.into_keys().collect();
+        assert_eq!(kept, ["NIX_SSL_CERT_FILE", "TMPDIR"]);
+    }
+
+    #[test]
+    fn docs_list_exactly_the_variables_that_reach_nix() {
+        let page = include_str!("../../docs/operators.md");
+        let line = page.lines().find(|line| line.starts_with("Of the agent's environment")).unwrap();
+        let named: Vec<&str> = line.split('`').skip(1).step_by(2).collect();
+        assert_eq!(named, [PASSED.as_slice(), OF_THE_PROXY.as_slice()].concat());
+    }
+
+    #[test]
+    fn nixs_own_settings_are_found_where_nix_finds_them() {
+        let folder = tempfile::tempdir().unwrap();
+        let write = |name: &str, text: &str| std::fs::write(folder.path().join(name), text).unwrap();
+        write("nix.conf", "# netrc-file = /no\nnetrc-file = /one\n!include more.conf\n!include missing\n");
+        write("more.conf", "netrc-file=/two # why\ninclude nix.conf\n");
+        let config = |more: &[(&str, &str)]| {
+            config("", &[more, &[("NIX_CONF_DIR", folder.path().to_str().unwrap())]].concat())
+        };
+        assert_eq!(config(&[]).nix_setting("netrc-file").as_deref(), Some("/one"), "a loop has an end");
+        assert_eq!(config(&[]).nix_setting("build-dir"), None);
+        let over = [("NIX_CONFIG", "netrc-file = /three\nbuild-dir = /big")];
+        assert_eq!(config(&over).nix_setting("netrc-file").as_deref(), Some("/three"));
+        assert_eq!(config(&over).nix_setting("build-dir").as_deref(), Some("/big"));
+        write("nix.conf", "");
+        write("netrc", "machine cache.example password x\n");
+        assert_eq!(config(&[]).own_netrc(), b"machine cache.example password x\n");
+    }
+}
