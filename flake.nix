@@ -57,6 +57,8 @@
         module: service: name:
         { pkgs, ... }:
         {
+          # Who imports it by themselves and through mkFleet has it once.
+          key = "muster's ${service}";
           imports = [ module ];
           services.${service}.package = lib.mkDefault self.packages.${pkgs.stdenv.hostPlatform.system}.${name};
         };

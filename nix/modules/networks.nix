@@ -18,6 +18,11 @@ let
   };
 in
 {
+  options.muster.names = mkOption {
+    type = types.attrsOf (types.listOf types.str);
+    default = { };
+    description = "Full names under which this machine finds others, by their names in the fleet; the service hosts writes them.";
+  };
   options.muster.networks = mkOption {
     type = types.attrsOf (
       types.submodule {

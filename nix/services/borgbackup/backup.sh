@@ -41,7 +41,7 @@ borg create --compression auto,zstd --exclude-caches --exclude-from "$exclude" -
 case $status in
   0) ;;
   # A file that changed or could not be read: the archive is made, and the log says which.
-  1 | 1[0-9][0-9]) say "made, with warnings (exit code $status). On a Mac, files that cannot be read want Full Disk Access." ;;
+  1 | 1[0-9][0-9]) say "made, with warnings (exit code $status). On a Mac, macOS keeps protected folders from it: the archive is without them." ;;
   *) die "borg create failed with exit code $status." ;;
 esac
 

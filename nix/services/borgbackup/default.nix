@@ -24,12 +24,17 @@ let
   # { NAME = repository; } of the fleet's servers and of others.
   destinationsOf =
     { instanceName, settings, roles, machine, ... }:
-    config:
+    class: config:
     let
       addressOf =
         server: its:
         if its.network == null then
-          if its.address == null then server else its.address
+          if its.address != null then
+            its.address
+          else if class == "darwin" then
+            lib.head (knownOf config server ++ [ server ])
+          else
+            server
         else
           lib.head
             (config.muster.networks.${its.network}.hosts.${server}
@@ -40,6 +45,21 @@ let
       server: its: "ssh://borg@${ipv6.bracketed (addressOf server its.settings)}/./."
     ) (roles.server.machines or { })
     // settings.destinations;
+
+  # A Mac's /etc/hosts is not ours, so a bare name means nothing there: the server's full name, or its address in a network.
+  knownOf =
+    config: server:
+    config.muster.names.${server} or [ ]
+    ++ lib.concatMap (network: network.hosts.${server}.addresses or [ ]) (lib.attrValues config.muster.networks);
+  # Servers of which a Mac knows the bare name alone.
+  unknownTo =
+    { roles, ... }:
+    config:
+    lib.attrNames (
+      lib.filterAttrs (
+        server: its: its.settings.network == null && its.settings.address == null && knownOf config server == [ ]
+      ) (roles.server.machines or { })
+    );
 
   rshOf =
     vars:
@@ -136,7 +156,7 @@ in
                   };
                   prune = { inherit (settings) keep; };
                 };
-              }) (destinationsOf instance config);
+              }) (destinationsOf instance "nixos" config);
             }
           ];
         };
@@ -186,7 +206,7 @@ in
                 LowPriorityIO = true;
               };
           };
-          named = lib.mapAttrs' job (destinationsOf instance config);
+          named = lib.mapAttrs' job (destinationsOf instance "darwin" config);
         in
         {
           imports = [
@@ -197,6 +217,10 @@ in
             (vars.declare (generators pkgs))
             {
               environment.systemPackages = [ pkgs.borgbackup ];
+              warnings = map (
+                server:
+                "instances.${instanceName}: ${machine.name} finds ${server} by that bare name alone, which a Mac resolves only where your network's DNS does. Set the server's settings.address or settings.network, or add the service hosts."
+              ) (unknownTo instance config);
               launchd.daemons = lib.mapAttrs (
                 _: daemon:
                 lib.recursiveUpdate daemon { serviceConfig.EnvironmentVariables.BORG_RSH = rshOf vars; }
@@ -219,7 +243,7 @@ in
         type = lib.types.nullOr lib.types.str;
         default = null;
         example = "backup.example.org";
-        description = "Where clients find this host; its name in the fleet, if null.";
+        description = "Where clients find this host. If null: its name in the fleet; on Macs its full name by the service hosts, or else its address in a network that both are in.";
       };
       network = lib.mkOption {
         type = lib.types.nullOr lib.types.str;

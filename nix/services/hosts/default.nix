@@ -56,21 +56,33 @@ in
         description = "DNS servers of the domain that Macs ask; otherwise each Mac answers for itself.";
       };
       port = lib.mkOption {
-        type = lib.types.port;
-        default = 53535;
-        description = "The port on the loopback address on which a Mac answers for itself.";
+        type = lib.types.nullOr lib.types.port;
+        default = null;
+        example = 53535;
+        description = "The port on the loopback address on which a Mac answers for itself; one of the instance's own, if null.";
       };
     };
     perInstance =
       instance@{ instanceName, settings, roles, ... }:
       let
         domain = if settings.domain == null then instanceName else settings.domain;
+        # An instance of another name has another port, by its name.
+        own = (builtins.fromTOML "n = 0x${builtins.substring 0 6 (builtins.hashString "sha256" instanceName)}").n;
+        port =
+          if settings.port != null then
+            settings.port
+          else if instanceName == "hosts" then
+            53535
+          else
+            53536 + own - own / 8192 * 8192;
+        namesOf = lib.mapAttrs (name: _: [ "${name}.${domain}" ]);
       in
       {
         nixosModule =
           { config, ... }:
           {
             imports = [ ../../modules/networks.nix ];
+            muster.names = namesOf (entriesOf instance config);
             networking.hosts = lib.zipAttrsWith (_: lib.concatLists) (
               lib.concatLists (
                 lib.mapAttrsToList (
@@ -99,10 +111,15 @@ in
             answersItself = settings.nameservers == [ ];
           in
           {
-            imports = [ ../../modules/networks.nix ];
+            imports = [
+              ../../modules/networks.nix
+              ./ports.nix
+            ];
+            muster.names = namesOf entries;
+            muster.hostsPorts = lib.optionalAttrs answersItself { ${instanceName} = port; };
             environment.etc."resolver/${domain}".text =
               if answersItself then
-                "nameserver 127.0.0.1\nport ${toString settings.port}\n"
+                "nameserver 127.0.0.1\nport ${toString port}\n"
               else
                 lib.concatMapStrings (server: "nameserver ${server}\n") settings.nameservers;
             launchd.daemons = lib.optionalAttrs answersItself {
@@ -116,15 +133,14 @@ in
                   "--no-hosts"
                   "--bind-interfaces"
                   "--listen-address=127.0.0.1"
-                  "--port=${toString settings.port}"
+                  "--port=${toString port}"
                   "--local=/${domain}/"
                   "--local-ttl=60"
                   "--addn-hosts=${pkgs.writeText "hosts-${instanceName}" text}"
                   "--pid-file="
                 ];
                 configuration = {
-                  inherit text domain;
-                  inherit (settings) port;
+                  inherit text domain port;
                 };
               };
             };

@@ -160,6 +160,12 @@ in
               (vars.declare (generators pkgs))
               (keysFor settings)
               {
+                # Without a home nix-darwin does not know where the primary user's is, once it knows the user at all.
+                users.users = lib.genAttrs (lib.filter (user: user == config.system.primaryUser) (
+                  lib.attrNames settings.userKeys
+                )) (user: { home = lib.mkDefault "/Users/${user}"; });
+              }
+              {
                 services.openssh = {
                   enable = true;
                   # nix-darwin makes every key of this list that is missing, and the one of the variables is missing until

@@ -212,7 +212,9 @@ in
           };
           fleet = fleetOf vars instance config;
           user = config.system.primaryUser;
-          home = config.system.primaryUserHome;
+          # nix-darwin's own word for it fails where somebody names the user without a home.
+          declared = config.users.users.${user}.home or null;
+          home = if declared == null then "/Users/${user}" else declared;
           # As the REST API has them.
           wanted = {
             inherit (settings) override;

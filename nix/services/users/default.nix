@@ -159,6 +159,11 @@ in
           config = lib.mkMerge [
             (shellProgram settings)
             { users.users.${user}.openssh.authorizedKeys.keys = settings.authorizedKeys; }
+            # Without a home nix-darwin does not know where the primary user's is, once it knows the user at all.
+            (lib.mkIf primary {
+              users.users.${user}.home =
+                if settings.home == null then lib.mkDefault "/Users/${user}" else settings.home;
+            })
             (lib.mkIf (!primary) {
               users.knownUsers = [ user ];
               users.users.${user} = {

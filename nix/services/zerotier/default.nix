@@ -49,7 +49,7 @@ let
 
   # What a member of either role has, on either class.
   member =
-    class:
+    class: role:
     {
       instanceName,
       settings,
@@ -104,8 +104,11 @@ let
             inherit (known) addresses;
             names = [ "${name}.${fleet.domain}" ];
           }) (if fleet.network == null then { } else fleet.known);
-          inherit (fleet) warnings assertions;
         }
+        # A controller that is a peer as well says it once.
+        (lib.mkIf (role == "controller" || !(roles.controller.machines or { } ? ${machine.name})) {
+          inherit (fleet) warnings assertions;
+        })
         (vars.declare generators.identity)
       ];
     };
@@ -151,8 +154,8 @@ in
       }:
       {
         exports = exportsOf arguments;
-        nixosModule = member "nixos" arguments;
-        darwinModule = member "darwin" arguments;
+        nixosModule = member "nixos" "peer" arguments;
+        darwinModule = member "darwin" "peer" arguments;
       };
   };
 
@@ -212,7 +215,7 @@ in
         exports = exportsOf arguments;
         nixosModule = {
           imports = [
-            (member "nixos" arguments)
+            (member "nixos" "controller" arguments)
             (import ./controller.nix {
               inherit
                 lib

@@ -26,6 +26,26 @@ let
       };
     };
   fleet = fleetWith { } [ "all" ];
+  # A server that says neither an address nor a network, beside other services.
+  bare =
+    more:
+    (t.service {
+      name = "borgbackup";
+      instance = "nightly";
+      roles.server.machines.cinnabar = { };
+      roles.client.machines.stibnite.settings.folders = [ "/Users/alice" ];
+      inherit more;
+    }).ours.stibnite;
+  hosts.hosts = {
+    module.name = "hosts";
+    roles.default.tags = [ "all" ];
+    roles.default.machines.cinnabar.settings.addresses = [ "192.0.2.7" ];
+  };
+  zt.zt = {
+    module.name = "zerotier";
+    roles.controller.machines.cinnabar = { };
+    roles.peer.tags = [ "all" ];
+  };
   plist = one: name: t.plist one "org.nixos.borgbackup-nightly-${name}";
 in
 {
@@ -42,6 +62,14 @@ in
     "another folder changes the daemon" =
       plist fleet.ours.stibnite "cinnabar"
       != plist (fleetWith { folders = [ "/Users" ]; } [ "all" ]).ours.stibnite "cinnabar";
+  }
+  // {
+    "a Mac finds the server by its full name" =
+      t.lib.hasInfix "ssh://borg@cinnabar.hosts/./." (plist (bare hosts) "cinnabar");
+    "or at its address in a network" = t.lib.hasInfix "ssh://borg@[fd" (plist (bare zt) "cinnabar");
+    "and is told where it knows the bare name alone" =
+      t.lib.any (t.lib.hasInfix "finds cinnabar by that bare name alone") (bare { }).config.warnings
+      && (bare hosts).config.warnings == [ ];
   }
   // t.inClan {
     "a Mac in a Clan runs the same daemon" =

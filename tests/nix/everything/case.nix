@@ -55,6 +55,10 @@ let
       packages2 = instances.packages;
     }
   );
+  # With the controller of the network a peer as well, and nothing generated.
+  everywhere = fleetIn (t.repository + "/tests/nix/everything") (
+    lib.recursiveUpdate instances { zt.roles.peer.tags = [ "all" ]; }
+  );
   daemons = one: one.config.launchd.daemons;
   ours = lib.filterAttrs (
     _: daemon: daemon.serviceConfig.EnvironmentVariables.MUSTER_CONFIGURATION or null != null
@@ -90,6 +94,9 @@ in
     "so do agents of a person" = lib.all (
       agent: agent.serviceConfig.EnvironmentVariables ? MUSTER_CONFIGURATION
     ) (lib.attrValues fleet.ours.stibnite.config.launchd.user.agents);
+    "nothing is warned of twice" = lib.all (one: lib.unique one.config.warnings == one.config.warnings) (
+      lib.attrValues fresh.ours ++ lib.attrValues everywhere.ours
+    );
     "services may be there twice" =
       force twice.ours.stibnite
       && lib.isString twice.ours.cinnabar.config.services.zerotierone.package.name

@@ -51,9 +51,14 @@ let
       }
     ];
   };
+  # By themselves and through a module of theirs, as mkFleet brings it too.
+  twice = [
+    self.darwinModules.muster-agent
+    (t.repository + "/packaging/launchd/agent.nix")
+    { imports = [ self.darwinModules.muster-agent ]; }
+  ];
   mac = t.darwin {
-    modules = [
-      self.darwinModules.muster-agent
+    modules = twice ++ [
       { services.muster-agent.enable = true; }
     ];
   };

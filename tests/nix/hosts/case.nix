@@ -24,6 +24,18 @@ let
   fleet = fleetWith { };
   asking = fleetWith { nameservers = [ "192.0.2.53" ]; };
   plist = one: t.plist one "org.nixos.hosts-hosts";
+  # A second instance, with this setting.
+  secondWith =
+    settings:
+    (t.service {
+      name = "hosts";
+      roles.default.tags = [ "all" ];
+      more.other = {
+        module.name = "hosts";
+        roles.default.tags.all = { inherit settings; };
+      };
+    }).ours.stibnite;
+  portOf = one: domain: t.lib.last (t.lib.splitString "port " (t.etc one "resolver/${domain}"));
 in
 {
   expect = {
@@ -35,6 +47,10 @@ in
   };
   holds = {
     "a Mac that asks a server runs none" = !(asking.ours.stibnite.config.launchd.daemons ? hosts-hosts);
+    "two instances answer on two ports" = portOf (secondWith { }) "hosts" != portOf (secondWith { }) "other";
+    "a full name is known to other services" =
+      fleet.ours.stibnite.config.muster.names.cinnabar == [ "cinnabar.fleet.internal" ]
+      && fleet.ours.electrum.config.muster.names.cinnabar == [ "cinnabar.fleet.internal" ];
     "another address changes the daemon" =
       plist fleet.ours.stibnite
       != plist (fleetWith { entries.scanner = [ "192.0.2.10" ]; }).ours.stibnite;
@@ -44,4 +60,5 @@ in
     "a host in a Clan has the same names" =
       fleet.clans.cinnabar.config.networking.hosts == fleet.ours.cinnabar.config.networking.hosts;
   };
+  refuses."one port for two instances" = (secondWith { port = 53535; }).config.launchd.daemons;
 }

@@ -45,6 +45,9 @@ in
     "another folder changes the agent" =
       plist fleet.ours.stibnite
       != plist (fleetWith macs { folders.music.path = "~/Music"; }).ours.stibnite;
+    "an owner who is named without a home has one" =
+      plist (fleetWith (macs // { stibnite = { config.system.primaryUser = "alice"; config.users.users.alice = { }; }; }) { }).ours.stibnite
+      == plist fleet.ours.stibnite;
     "no daemon of root's touches a person's folders" =
       !(fleet.ours.stibnite.config.launchd.daemons ? syncthing);
   }

@@ -28,6 +28,27 @@ let
     inherit (one.config.users.users.alice.openssh.authorizedKeys) keys;
   };
   host = one: one.config.users.users.alice;
+  # The Mac's owner, named by each service that names users, and what wants to know their home.
+  ownerWith =
+    name: roles: home:
+    (t.service {
+      inherit name roles;
+      instance = "alice";
+      more.sync = {
+        module.name = "syncthing";
+        roles.peer.machines.blackphos.settings.folders.documents.path = "~/Documents";
+      };
+      modules.blackphos = {
+        system.primaryUser = "alice";
+        users.users = t.lib.optionalAttrs (home != null) { alice = { inherit home; }; };
+      };
+    }).ours.blackphos;
+  homeOf = one: one.config.system.primaryUserHome;
+  syncthing = one: t.userPlist one "org.nixos.syncthing";
+  asUser = ownerWith "users" { default.machines.blackphos = { }; };
+  asLogin = ownerWith "sshd" {
+    server.machines.blackphos.settings.userKeys.alice = [ "ssh-ed25519 AAAAC3NzaC1lZDI1NTE5AAAAIA alice" ];
+  };
 in
 {
   expect = {
@@ -48,6 +69,13 @@ in
       && fishes.ours.cinnabar.config.programs.fish.enable
       && (mac fishes.ours.stibnite).alice.shell.name == "fish"
       && fishes.ours.stibnite.config.programs.fish.enable;
+    "the Mac's owner may have the account, keys and Syncthing together" =
+      t.lib.all (one: homeOf one == "/Users/alice" && t.lib.hasInfix "/Users/alice/Library" (syncthing one)) [
+        (asUser null)
+        (asLogin null)
+      ];
+    "a home of the owner's own stays" =
+      homeOf (asUser "/Volumes/alice") == "/Volumes/alice" && homeOf (asLogin "/Volumes/alice") == "/Volumes/alice";
     "a host wants no number" = (host (fleetWith { }).ours.cinnabar).uid == null;
     "an account may go without a password" =
       (host (fleetWith { password = false; }).ours.cinnabar).hashedPasswordFile == null;
