@@ -1,7 +1,7 @@
 //! The command line.
 
 use std::fs::File;
-use std::io::{IsTerminal as _, Read as _};
+use std::io::IsTerminal as _;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::time::Duration;
@@ -20,14 +20,15 @@ use crate::identity::{self, Identity, Keys};
 use crate::local::LocalError;
 use crate::platform::Layout;
 use crate::{
-    activator, buildlog, doctor, enroll, local, logs, runner, secrets, status, supervisor, uninstall,
+    activator, buildlog, doctor, enroll, local, logs, paste, runner, secrets, status, supervisor, uninstall,
 };
 
 const LOCK: &str = "agent.lock";
 /// How often an agent that is not enrolled looks whether it is.
 const ENROLMENT_PAUSE: Duration = Duration::from_secs(5);
-/// A token has some hundred bytes; with a certificate a few thousand.
-const MAX_TOKEN_BYTES: u64 = 64 * 1024;
+const IN_ARGUMENTS: &str = "a token is not taken from the command line, where every user of this machine can read it: run \
+     'muster-agent enroll -' and paste it, or 'muster-agent enroll - < FILE'. If it was a token, others may have read it: \
+     make a new one with 'muster machines add NAME --replace', which ends it";
 /// How many local requests wait for the runner.
 const COMMANDS: usize = 16;
 
@@ -47,8 +48,9 @@ enum Verb {
     /// Make this machine a member of a fleet, with a token from `muster machines add`
     #[command(alias = "enrol")]
     Enroll {
-        /// The token, or - to read it from standard input
-        token: String,
+        /// The token is read from standard input, and without echo at a terminal: arguments can be read by every user
+        #[arg(value_name = "-", hide = true)]
+        token: Option<String>,
         /// Replace the enrolment that this machine has
         #[arg(long)]
         replace: bool,
@@ -142,7 +144,7 @@ fn start(cli: &Cli) -> Result<ExitCode> {
 
 async fn dispatch(cli: &Cli, config: &Config) -> Result<ExitCode> {
     match &cli.verb {
-        Verb::Enroll { token, replace } => enroll_here(config, token, *replace).await?,
+        Verb::Enroll { token, replace } => enroll_here(config, token.as_deref(), *replace).await?,
         Verb::Run => return run(config).await,
         Verb::Status { json } => show_status(config, *json).await?,
         Verb::CheckNow => say!("{}", running(config, local::check_now(config).await)?),
@@ -175,10 +177,13 @@ async fn dispatch(cli: &Cli, config: &Config) -> Result<ExitCode> {
     Ok(ExitCode::SUCCESS)
 }
 
-async fn enroll_here(config: &Config, token: &str, replace: bool) -> Result<()> {
+async fn enroll_here(config: &Config, token: Option<&str>, replace: bool) -> Result<()> {
+    if token.is_some_and(|token| token != "-") {
+        bail!(IN_ARGUMENTS);
+    }
     require_root(config)?;
     logs::start();
-    let token = if token == "-" { token_from_stdin()? } else { token.to_owned() };
+    let token = paste::token()?;
     enroll::prepare_state(&config.state_dir)?;
     // A running agent would go on as the old machine.
     let lock = if replace { Some(lock(&config.state_dir)?) } else { None };
@@ -193,7 +198,7 @@ async fn enroll_here(config: &Config, token: &str, replace: bool) -> Result<()> 
 async fn renew_age_key(config: &Config) -> Result<()> {
     require_root(config)?;
     let identity =
-        Identity::load(config)?.context("this machine is not enrolled: run muster-agent enroll TOKEN")?;
+        Identity::load(config)?.context("this machine is not enrolled: run muster-agent enroll -")?;
     let recipient = Keys::renew_age(&config.state_dir)?;
     say!("Secrets for {} are to be encrypted to {recipient} from now on.", identity.machine);
     say!("An operator runs 'muster machines accept {}' and publishes it.", identity.machine);
@@ -212,16 +217,6 @@ fn install_secrets(config: &Config, system: Option<&StorePath>) -> Result<()> {
     let layout = Layout::new(config, enrolment.class);
     let system = system.cloned().or_else(|| layout.running()).context("no system runs here")?;
     Ok(secrets::install(&layout, &system)?)
-}
-
-fn token_from_stdin() -> Result<String> {
-    let mut stdin = std::io::stdin();
-    if stdin.is_terminal() {
-        tell!("Paste the token, then press Enter and Ctrl-D:");
-    }
-    let mut token = String::new();
-    stdin.by_ref().take(MAX_TOKEN_BYTES).read_to_string(&mut token).context("the token cannot be read")?;
-    Ok(token)
 }
 
 async fn run(config: &Config) -> Result<ExitCode> {
@@ -267,7 +262,7 @@ async fn enrolled(config: &Config) -> Identity {
         let now = match enroll::finish(config) {
             Ok(()) => match Identity::load(config) {
                 Ok(Some(identity)) => return identity,
-                Ok(None) => "this machine is not enrolled yet: run muster-agent enroll TOKEN".to_owned(),
+                Ok(None) => "this machine is not enrolled yet: run muster-agent enroll -".to_owned(),
                 Err(error) => error.to_string(),
             },
             Err(error) => error.to_string(),
@@ -349,7 +344,7 @@ async fn rotate_key(config: &Config) -> Result<String> {
         answer => return Ok(answer?),
     }
     if Identity::load(config)?.is_none() {
-        bail!("this machine is not enrolled: run muster-agent enroll TOKEN");
+        bail!("this machine is not enrolled: run muster-agent enroll -");
     }
     let _lock = lock(&config.state_dir)?;
     let key = identity::make_next_key(&config.state_dir)?;
@@ -368,7 +363,7 @@ fn running(config: &Config, answer: Result<String, LocalError>) -> Result<String
     match answer {
         // The agent opens its socket only once it knows who it is.
         Err(LocalError::NotRunning) if Identity::load(config)?.is_none() => {
-            bail!("this machine is not enrolled: run muster-agent enroll TOKEN")
+            bail!("this machine is not enrolled: run muster-agent enroll -")
         }
         Err(error @ LocalError::NotRunning) => bail!("{error}: start it with '{start}'"),
         answer => Ok(answer?),

@@ -1,5 +1,7 @@
 //! The one HTTP client: every wait has a limit, every answer a size.
 
+mod tls;
+
 use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError};
@@ -8,13 +10,14 @@ use std::time::Duration;
 use muster_protocol::api::{self, Problem, ProblemCode};
 use muster_protocol::checkin::{CheckIn, CheckInReply, PollReply};
 use muster_protocol::enrol::{EnrolReply, EnrolRequest};
-use muster_protocol::ids::{Generation, MachineName};
+use muster_protocol::ids::{Generation, MachineName, Sha256};
 use muster_protocol::keys::{Context, SecretKey};
 use muster_protocol::operator::FleetView;
 use muster_protocol::report::{Accepted, Batch};
 use reqwest::{Method, RequestBuilder, Response, StatusCode};
 use serde::de::DeserializeOwned;
 
+use self::tls::Pinned;
 use crate::config::Config;
 use crate::identity::Identity;
 use crate::netrc::Netrc;
@@ -120,7 +123,7 @@ impl Client {
     pub fn of(config: &Config, identity: &Identity) -> Result<Self, ClientError> {
         let own = config.clone();
         let netrc = Netrc::beside(config.state("netrc"), move || own.own_netrc());
-        let http = http(identity.tls_ca.as_deref(), &Proxies::of(config))?;
+        let http = http(tls::config(identity.tls_ca.as_deref())?, &Proxies::of(config))?;
         Ok(Self { http, netrc: Arc::new(netrc), ..Self::new(identity, &config.state_dir)? })
     }
 
@@ -131,8 +134,12 @@ impl Client {
 
     /// The same, by a proxy.
     pub fn anonymous_by(url: &str, tls_ca: Option<&str>, proxies: &Proxies) -> Result<Self, ClientError> {
+        Self::with_tls(url, tls::config(tls_ca)?, proxies)
+    }
+
+    fn with_tls(url: &str, tls: rustls::ClientConfig, proxies: &Proxies) -> Result<Self, ClientError> {
         let url = check_url(url)?;
-        let http = http(tls_ca, proxies)?;
+        let http = http(tls, proxies)?;
         Ok(Self {
             http,
             url,
@@ -142,6 +149,17 @@ impl Client {
             bearer: Arc::default(),
             limit: REQUEST_TIMEOUT,
         })
+    }
+
+    /// A client that believes the one certificate authority with this hash, which the controller sends in its chain; and where
+    /// the authority is found once the controller has answered, DER in base64.
+    pub fn anonymous_pinned(
+        url: &str,
+        hash: &Sha256,
+        proxies: &Proxies,
+    ) -> Result<(Self, Arc<Pinned>), ClientError> {
+        let pinned = Arc::new(Pinned::new(*hash));
+        Ok((Self::with_tls(url, tls::pinned(&pinned)?, proxies)?, pinned))
     }
 
     /// The same client with another limit for everything but the long poll.
@@ -317,7 +335,7 @@ impl std::fmt::Debug for Client {
 }
 
 fn nobody() -> ClientError {
-    ClientError::Setup("this machine is not enrolled; run muster-agent enroll TOKEN".into())
+    ClientError::Setup("this machine is not enrolled; run muster-agent enroll -".into())
 }
 
 fn parse<T: DeserializeOwned>(path: &str, body: &[u8]) -> Result<T, ClientError> {
@@ -370,39 +388,16 @@ fn host(url: &str) -> String {
     host.trim_start_matches('[').trim_end_matches(']').to_owned()
 }
 
-fn http(tls_ca: Option<&str>, proxies: &Proxies) -> Result<reqwest::Client, ClientError> {
+fn http(tls: rustls::ClientConfig, proxies: &Proxies) -> Result<reqwest::Client, ClientError> {
     let failed = |error: reqwest::Error| ClientError::Setup(chain(&error.without_url()));
     let builder = reqwest::Client::builder()
-        .tls_backend_preconfigured(tls(tls_ca)?)
+        .tls_backend_preconfigured(tls)
         .connect_timeout(CONNECT_TIMEOUT)
         // A bearer goes to the controller that enrolment named, by no detour.
         .redirect(reqwest::redirect::Policy::none())
         .pool_max_idle_per_host(1)
         .user_agent(concat!("muster-agent/", env!("CARGO_PKG_VERSION")));
     proxies.set(builder).and_then(reqwest::ClientBuilder::build).map_err(failed)
-}
-
-/// TLS with ring, believing the pinned certificate alone or else the public authorities.
-fn tls(tls_ca: Option<&str>) -> Result<rustls::ClientConfig, ClientError> {
-    use rustls::pki_types::CertificateDer;
-    use rustls::pki_types::pem::PemObject as _;
-
-    let mut roots = rustls::RootCertStore::empty();
-    match tls_ca {
-        Some(pem) => {
-            let bad = |error: &dyn std::fmt::Display| ClientError::Certificate(error.to_string());
-            let certificate = CertificateDer::from_pem_slice(pem.as_bytes()).map_err(|error| bad(&error))?;
-            roots.add(certificate).map_err(|error| bad(&error))?;
-        }
-        None => roots.extend(webpki_roots::TLS_SERVER_ROOTS.iter().cloned()),
-    }
-    let config =
-        rustls::ClientConfig::builder_with_provider(Arc::new(rustls::crypto::ring::default_provider()))
-            .with_safe_default_protocol_versions()
-            .map_err(|error| ClientError::Setup(error.to_string()))?
-            .with_root_certificates(roots)
-            .with_no_client_auth();
-    Ok(config)
 }
 
 /// An error with its causes, since reqwest's own text says only that something failed.

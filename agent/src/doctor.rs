@@ -89,7 +89,7 @@ pub async fn examine(config: &Config) -> Vec<Finding> {
             identity
         }
         Ok(None) => {
-            let remedy = "run 'muster-agent enroll TOKEN' with a token from 'muster machines add'";
+            let remedy = "run 'muster-agent enroll -' with a token from 'muster machines add'";
             findings.push(bad("enrolment", "this machine is not enrolled", remedy));
             return findings;
         }

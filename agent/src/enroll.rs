@@ -1,4 +1,4 @@
-//! `muster-agent enroll TOKEN`: the machine checks the fleet's root against the token, then shows its own keys.
+//! `muster-agent enroll -`: the machine checks the fleet's root against the token, then shows its own keys.
 
 use std::fs;
 use std::io;
@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 
 use muster_protocol::api;
 use muster_protocol::clock::UnixMillis;
-use muster_protocol::enrol::{EnrolError, EnrolRequest, Enrolling, Token};
+use muster_protocol::enrol::{EnrolError, EnrolRequest, Enrolling, Pin, Token};
 use muster_protocol::ids::{MachineName, Sha256};
 use muster_protocol::machine::{Class, MachineError, System};
 use muster_protocol::report::EventKind;
@@ -103,12 +103,23 @@ pub async fn enroll(
         // The controller's clock decides; this one may be wrong by years on a new machine.
         tracing::warn!("by this machine's clock the token has expired; asking the controller all the same");
     }
-    let client = Client::anonymous_by(
-        &token.url,
-        token.tls_ca.as_deref().map(pem_of).as_deref(),
-        &Proxies::of(config),
-    )?;
+    let proxies = Proxies::of(config);
+    let (client, pinned) = match token.pin() {
+        Some(Pin::Hash(hash)) => {
+            let (client, pinned) = Client::anonymous_pinned(&token.url, &hash, &proxies)?;
+            (client, Some(pinned))
+        }
+        Some(Pin::Certificate(der)) => {
+            (Client::anonymous_by(&token.url, Some(&pem_of(&der)), &proxies)?, None)
+        }
+        None => (Client::anonymous_by(&token.url, None, &proxies)?, None),
+    };
     let root = fetch_root(&client, &token).await?;
+    // What the controller was believed by from its first answer on is what it is believed by for good.
+    let tls_ca = match pinned {
+        Some(pinned) => pinned.authority(),
+        None => token.tls_ca.clone(),
+    };
 
     // One folder a token: where an answer was lost, the same token is tried again with the same keys, which the
     // controller grants again; another token gets new ones.
@@ -130,7 +141,7 @@ pub async fn enroll(
         fleet: token.fleet,
         url: client.url().to_owned(),
         lowest_generation: token.lowest_generation,
-        tls_ca: token.tls_ca.clone(),
+        tls_ca,
         enrolled_at: now,
     };
     let write = |name: &str, bytes: &[u8]| {

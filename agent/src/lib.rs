@@ -22,6 +22,7 @@ pub mod logs;
 pub mod netrc;
 pub mod nix;
 pub mod outbox;
+pub mod paste;
 pub mod platform;
 pub mod probes;
 pub mod runner;

@@ -15,11 +15,16 @@ use crate::witness::Witness;
 
 /// The largest enrolment request, in bytes.
 pub const MAX_ENROL_BYTES: usize = 16 * 1024;
-const PREFIX: &str = "muster1.";
+/// Before the JSON of [`Token`] itself, as 0.1 wrote it: too long for a line of some terminals with a certificate in it.
+const WHOLE: &str = "muster1.";
+/// Before [`Short`].
+const PREFIX: &str = "muster2.";
+/// Before the hash of a certificate in [`Token::tls_ca`].
+const HASH: &str = "sha256:";
 
 #[derive(Debug, thiserror::Error)]
 pub enum EnrolError {
-    #[error("this is no Muster token: it must begin with '{PREFIX}' and be copied whole")]
+    #[error("this is no Muster token: it must begin with '{PREFIX}' or '{WHOLE}' and be copied whole")]
     NotAToken,
     #[error("the token's code does not fit the request: it is another machine's token, or it was changed")]
     BadCode,
@@ -47,9 +52,86 @@ pub struct Token {
     /// Unix seconds.
     pub expires: i64,
     pub secret: Secret,
-    /// The only certificate authority to believe the controller by, DER in base64; without it the public ones.
+    /// The only certificate authority to believe the controller by: its DER in base64, or `sha256:` and the hash of its DER
+    /// where the controller sends it in its chain. Without it the public ones.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub tls_ca: Option<String>,
+}
+
+/// Whom an enrolling machine believes the controller by.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Pin {
+    /// DER in base64.
+    Certificate(String),
+    /// Of the DER of a certificate that the controller sends.
+    Hash(Sha256),
+}
+
+/// A token as it is copied: short names, and hashes in base64, so that it stays far below the 1,024 bytes that some terminals
+/// take in a line.
+#[derive(Serialize, Deserialize)]
+struct Short {
+    u: String,
+    m: MachineName,
+    c: Class,
+    f: Bytes,
+    /// None where the root is the first one, which is the fleet.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    r: Option<Bytes>,
+    v: u64,
+    g: Generation,
+    e: i64,
+    s: Secret32,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    h: Option<Bytes>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    t: Option<String>,
+}
+
+/// 32 bytes in base64.
+#[derive(Serialize, Deserialize)]
+#[serde(try_from = "String", into = "String")]
+struct Bytes(Sha256);
+impl TryFrom<String> for Bytes {
+    type Error = EnrolError;
+    fn try_from(text: String) -> Result<Self, EnrolError> {
+        bytes_of(&text).map(|bytes| Self(Sha256::from_bytes(bytes)))
+    }
+}
+impl From<Bytes> for String {
+    fn from(bytes: Bytes) -> String {
+        URL_SAFE_NO_PAD.encode(bytes.0.as_bytes())
+    }
+}
+
+#[derive(Serialize, Deserialize)]
+#[serde(try_from = "String", into = "String")]
+struct Secret32(Secret);
+impl TryFrom<String> for Secret32 {
+    type Error = EnrolError;
+    fn try_from(text: String) -> Result<Self, EnrolError> {
+        bytes_of(&text).map(|bytes| Self(Secret(bytes)))
+    }
+}
+impl From<Secret32> for String {
+    fn from(secret: Secret32) -> String {
+        URL_SAFE_NO_PAD.encode(secret.0.0)
+    }
+}
+impl Clone for Secret32 {
+    fn clone(&self) -> Self {
+        Self(self.0.clone())
+    }
+}
+impl Clone for Bytes {
+    fn clone(&self) -> Self {
+        Self(self.0)
+    }
+}
+
+fn bytes_of(text: &str) -> Result<[u8; 32], EnrolError> {
+    let bytes = URL_SAFE_NO_PAD.decode(text).map_err(|_| EnrolError::NotAToken)?;
+    bytes.try_into().map_err(|_| EnrolError::NotAToken)
 }
 
 /// The token's 32 random bytes. They never travel to the controller in any form but through HMAC.
@@ -94,13 +176,60 @@ impl std::fmt::Debug for Token {
 impl Token {
     /// The one line that is copied to the machine.
     pub fn encode(&self) -> Result<String, serde_json::Error> {
-        Ok(format!("{PREFIX}{}", URL_SAFE_NO_PAD.encode(serde_json::to_vec(self)?)))
+        let (h, t) = match self.pin() {
+            Some(Pin::Hash(hash)) => (Some(Bytes(hash)), None),
+            Some(Pin::Certificate(der)) => (None, Some(der)),
+            None => (None, None),
+        };
+        let short = Short {
+            u: self.url.clone(),
+            m: self.machine.clone(),
+            c: self.class,
+            f: Bytes(self.fleet),
+            r: (self.root != self.fleet).then_some(Bytes(self.root)),
+            v: self.root_version,
+            g: self.lowest_generation,
+            e: self.expires,
+            s: Secret32(self.secret.clone()),
+            h,
+            t,
+        };
+        Ok(format!("{PREFIX}{}", URL_SAFE_NO_PAD.encode(serde_json::to_vec(&short)?)))
     }
+
+    /// Reads what [`Token::encode`] writes, and what 0.1 wrote.
     pub fn decode(text: &str) -> Result<Self, EnrolError> {
-        let body = text.trim().strip_prefix(PREFIX).ok_or(EnrolError::NotAToken)?;
-        let json = URL_SAFE_NO_PAD.decode(body).map_err(|_| EnrolError::NotAToken)?;
-        serde_json::from_slice(&json).map_err(|_| EnrolError::NotAToken)
+        let text = text.trim();
+        let json = |body: &str| URL_SAFE_NO_PAD.decode(body).map_err(|_| EnrolError::NotAToken);
+        if let Some(body) = text.strip_prefix(WHOLE) {
+            return serde_json::from_slice(&json(body)?).map_err(|_| EnrolError::NotAToken);
+        }
+        let body = text.strip_prefix(PREFIX).ok_or(EnrolError::NotAToken)?;
+        let short: Short = serde_json::from_slice(&json(body)?).map_err(|_| EnrolError::NotAToken)?;
+        Ok(Self {
+            url: short.u,
+            machine: short.m,
+            class: short.c,
+            fleet: short.f.0,
+            root: short.r.map_or(short.f.0, |root| root.0),
+            root_version: short.v,
+            lowest_generation: short.g,
+            expires: short.e,
+            secret: short.s.0,
+            tls_ca: short.h.map(|hash| pinned(&hash.0)).or(short.t),
+        })
     }
+
+    pub fn pin(&self) -> Option<Pin> {
+        let text = self.tls_ca.as_ref()?;
+        let hash = text.strip_prefix(HASH).and_then(|hash| hash.parse().ok());
+        Some(hash.map_or_else(|| Pin::Certificate(text.clone()), Pin::Hash))
+    }
+}
+
+/// What [`Token::tls_ca`] says of a certificate that the controller sends.
+pub fn pinned(hash: &Sha256) -> String {
+    format!("{HASH}{hash}")
 }
 
 fn mac(key: &[u8; 32], label: &[u8], parts: &[&[u8]]) -> Sha256 {
@@ -229,6 +358,24 @@ mod tests {
         assert_eq!(Token::decode(&format!("  {line}\n")).unwrap(), token);
         assert!(Token::decode(&line[..line.len() - 5]).is_err());
         assert!(Token::decode("hello").is_err());
+    }
+
+    #[test]
+    fn a_token_stays_short_and_those_of_0_1_are_read() {
+        let mut token = token();
+        token.url = "https://muster.a-rather-long-company-name.example:8443".into();
+        token.root = Sha256::of(b"a later root");
+        token.tls_ca = Some(pinned(&Sha256::of(b"a certificate")));
+        let line = token.encode().unwrap();
+        assert!(line.len() < 600, "{} characters", line.len());
+        assert_eq!(Token::decode(&line).unwrap(), token);
+        assert_eq!(token.pin(), Some(Pin::Hash(Sha256::of(b"a certificate"))));
+
+        token.tls_ca = Some("MIIB".into());
+        assert_eq!(token.pin(), Some(Pin::Certificate("MIIB".into())));
+        assert_eq!(Token::decode(&token.encode().unwrap()).unwrap(), token);
+        let old = format!("{WHOLE}{}", URL_SAFE_NO_PAD.encode(serde_json::to_vec(&token).unwrap()));
+        assert_eq!(Token::decode(&old).unwrap(), token);
     }
 
     #[test]

@@ -79,7 +79,7 @@ impl Controller {
             .unwrap()
             .with_no_client_auth()
             .with_single_cert(
-                vec![server.der().clone()],
+                vec![server.der().clone(), authority.der().clone()],
                 PrivateKeyDer::try_from(server_key.serialize_der()).unwrap(),
             )
             .unwrap();

@@ -2,12 +2,13 @@
 
 use std::path::Path;
 
+use base64::Engine as _;
 use muster_agent::config::{Config, StandIn};
 use muster_agent::enroll::{EnrollError, enroll, finish};
 use muster_agent::identity::Identity;
 use muster_agent::outbox::Outbox;
 use muster_protocol::api;
-use muster_protocol::enrol::{Secret, Token};
+use muster_protocol::enrol::{Secret, Token, pinned};
 use muster_protocol::ids::{Generation, Sha256};
 use muster_protocol::report::EventKind;
 
@@ -242,4 +243,27 @@ fn copy_folder(from: &Path, to: &Path) {
             std::fs::copy(file.path(), to.join(file.file_name())).unwrap();
         }
     }
+}
+
+#[tokio::test]
+async fn an_authority_is_found_by_its_hash_in_what_the_controller_sends_and_kept() {
+    let mut site = Site::new().await;
+    let (controller, authority) = Controller::start_tls().await;
+    controller.put(&api::root_path(1), site.fleet.root.clone());
+    controller.expect_enrolment(site.token.secret.check_key());
+    site.token.url = controller.url.clone();
+    let der = base64::engine::general_purpose::STANDARD.decode(&authority).unwrap();
+
+    // Another authority's hash: nobody is believed, and nothing was sent.
+    site.token.tls_ca = Some(pinned(&Sha256::of(b"another")));
+    let refused = site.enroll(false).await.unwrap_err().to_string();
+    assert!(refused.contains("does not send the certificate authority that the token names"), "{refused}");
+    assert!(controller.seen().is_empty() && site.identity().is_none());
+
+    site.token.tls_ca = Some(pinned(&Sha256::of(&der)));
+    assert!(site.token.encode().unwrap().len() < 600);
+    site.enroll(false).await.unwrap();
+    let kept = site.identity().unwrap();
+    assert_eq!(kept.tls_ca, Some(muster_agent::identity::pem_of(&authority)));
+    assert!(std::fs::read_to_string(kept.ca_file.unwrap()).unwrap().contains("BEGIN CERTIFICATE"));
 }

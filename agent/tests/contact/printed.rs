@@ -1,4 +1,4 @@
-//! What `muster-agent` prints: a controller's text is shown and not obeyed, and a closed pipe or a full disk ends nothing in
+//! What `muster-agent` prints, and what it reads at a terminal: a controller's text is shown and not obeyed, and a closed pipe or a full disk ends nothing in
 //! a panic.
 
 use std::io::Write as _;
@@ -162,4 +162,58 @@ async fn a_closed_pipe_is_no_error_and_a_full_disk_is_one() {
     // The doctor's verdict is its own, whether anybody reads it or not.
     let output = agent_to(&site, &["doctor"], closed()).await;
     assert_eq!(output.status.code(), agent(&site, &["doctor"], "").await.status.code(), "{output:?}");
+}
+
+#[cfg(target_os = "linux")]
+#[tokio::test]
+async fn a_token_pasted_at_a_terminal_is_not_shown_and_ends_with_enter_however_long_it_is() {
+    use std::io::Read as _;
+    use std::os::fd::OwnedFd;
+
+    use rustix::pty::{OpenptFlags, grantpt, openpt, ptsname, unlockpt};
+
+    let site = Site::new().await;
+    // A token of 0.1 with a certificate in it does not fit into a line of a terminal.
+    let mut old = serde_json::to_value(&site.token).unwrap();
+    old["url"] = format!("{}/{}", site.token.url, "x".repeat(6000)).into();
+    let json = serde_json::to_vec(&old).unwrap();
+    let long = format!(
+        "muster1.{}",
+        base64::Engine::encode(&base64::engine::general_purpose::URL_SAFE_NO_PAD, json)
+    );
+
+    let ours = openpt(OpenptFlags::RDWR | OpenptFlags::NOCTTY).unwrap();
+    grantpt(&ours).unwrap();
+    unlockpt(&ours).unwrap();
+    let name = ptsname(&ours, Vec::new()).unwrap();
+    let theirs = std::fs::File::options().read(true).write(true).open(name.to_str().unwrap()).unwrap();
+    let again = theirs.try_clone().unwrap();
+    let mut command = command(site.folder.path(), &["enroll", "-"]);
+    command.stdin(theirs).stdout(Stdio::piped()).stderr(Stdio::piped());
+    let typed = tokio::task::spawn_blocking(move || {
+        let mut child = command.spawn().unwrap();
+        let mut stderr = child.stderr.take().unwrap();
+        let mut asked = Vec::new();
+        while !asked.ends_with(b"Enter: ") {
+            let mut byte = [0];
+            assert_ne!(stderr.read(&mut byte).unwrap(), 0, "{}", String::from_utf8_lossy(&asked));
+            asked.push(byte[0]);
+        }
+        let mut ours = std::fs::File::from(OwnedFd::from(ours));
+        // A terminal's queue has 4,096 bytes: what is read makes room.
+        ours.write_all(long.as_bytes()).unwrap();
+        ours.write_all(b"\r").unwrap();
+        let mut said = String::new();
+        stderr.read_to_string(&mut said).unwrap();
+        let output = child.wait_with_output().unwrap();
+        // A byte of ours after it all: whatever was echoed comes before.
+        (&again).write_all(b"#").unwrap();
+        let mut echoed = [0; 64];
+        let length = ours.read(&mut echoed).unwrap();
+        (said, output, echoed[..length].to_vec())
+    });
+    let (said, output, echoed) = typed.await.unwrap();
+    // It was read whole: its address, which names nothing, was asked.
+    assert!(!output.status.success() && said.contains("does not know root 1"), "{said}");
+    assert_eq!(echoed, b"#");
 }

@@ -184,7 +184,8 @@ impl Init {
         let host = url.host_str().unwrap_or_default().trim_start_matches('[').trim_end_matches(']');
         let made = tls::make(host)?;
         fs::write(folder.join("ca.pem"), &made.ca)?;
-        fs::write(tls.join("server.pem"), &made.server)?;
+        // With the authority behind it: a machine finds it there by the hash in its token.
+        fs::write(tls.join("server.pem"), format!("{}{}", made.server, made.ca))?;
         keyfile::write_private(&tls.join("server-key.pem"), &made.server_key)?;
         let ca_key = match passphrase {
             Some(passphrase) => keys::encrypt_pkcs8(&made.ca_key, passphrase)?,
@@ -196,8 +197,13 @@ impl Init {
 
     fn listen_address(&self, url: &reqwest::Url) -> std::net::SocketAddr {
         let port = url.port_or_known_default().unwrap_or(8443);
-        let address = match url.scheme() {
-            "http" => std::net::IpAddr::from([127, 0, 0, 1]),
+        let host = url.host_str().unwrap_or_default().trim_start_matches('[').trim_end_matches(']');
+        let named = host.parse::<std::net::IpAddr>().ok();
+        // On the family of the URL: what listens on 127.0.0.1 is not reached at ::1, nor the other way round.
+        let address = match (url.scheme(), named) {
+            ("http", Some(address)) => address,
+            ("http", None) => std::net::IpAddr::from([127, 0, 0, 1]),
+            (_, Some(std::net::IpAddr::V4(_))) => std::net::IpAddr::from([0; 4]),
             _ => std::net::IpAddr::from([0; 16]),
         };
         self.listen.unwrap_or_else(|| (address, port).into())
@@ -287,5 +293,33 @@ impl Made {
             "  muster --config {} machines add NAME --class nixos|darwin --system SYSTEM",
             at("muster.toml")
         );
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[derive(clap::Parser)]
+    struct Line {
+        #[command(flatten)]
+        init: Init,
+    }
+
+    #[test]
+    fn the_controller_listens_on_the_family_of_its_url() {
+        for (url, wanted) in [
+            ("http://[::1]:8443", "[::1]:8443"),
+            ("http://127.0.0.1:9", "127.0.0.1:9"),
+            ("http://127.1.2.3:9", "127.1.2.3:9"),
+            ("http://localhost:9", "127.0.0.1:9"),
+            ("https://192.0.2.1", "0.0.0.0:443"),
+            ("https://[2001:db8::1]:9", "[::]:9"),
+            ("https://muster.example", "[::]:443"),
+        ] {
+            let line = <Line as clap::Parser>::parse_from(["init"]);
+            let listens = line.init.listen_address(&api::parse_url(url).unwrap());
+            assert_eq!(listens.to_string(), wanted, "{url}");
+        }
     }
 }

@@ -1,14 +1,22 @@
 //! TLS: the certificate that `muster init` makes, and whom the command line believes.
 
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
 
 use anyhow::{Context as _, Result};
 use rcgen::{
     BasicConstraints, CertificateParams, DnType, ExtendedKeyUsagePurpose, IsCa, Issuer, KeyPair,
     KeyUsagePurpose,
 };
-use rustls::pki_types::CertificateDer;
+use rustls::client::WebPkiServerVerifier;
+use rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier};
 use rustls::pki_types::pem::PemObject as _;
+use rustls::pki_types::{CertificateDer, ServerName, UnixTime};
+use rustls::{DigitallySignedStruct, SignatureScheme};
+
+/// How long a look at what a server sends may take.
+const LOOK_LIMIT: Duration = Duration::from_secs(10);
 
 /// A certificate authority of the fleet's own and a server certificate by it, all in PEM.
 pub struct Made {
@@ -65,6 +73,74 @@ pub fn client_config(ca_der: Option<Vec<u8>>) -> Result<rustls::ClientConfig> {
         .context("TLS cannot be set up")?
         .with_root_certificates(roots)
         .with_no_client_auth())
+}
+
+/// Whether the server at this address sends the authority in its chain; no where it does not answer.
+pub async fn sends(url: &reqwest::Url, ca_der: &[u8]) -> bool {
+    look(url, ca_der).await.unwrap_or(false)
+}
+
+async fn look(url: &reqwest::Url, ca_der: &[u8]) -> Result<bool> {
+    let mut roots = rustls::RootCertStore::empty();
+    roots.add(CertificateDer::from(ca_der.to_vec()))?;
+    let provider = Arc::new(rustls::crypto::ring::default_provider());
+    let inner =
+        WebPkiServerVerifier::builder_with_provider(Arc::new(roots), Arc::clone(&provider)).build()?;
+    let looking = Arc::new(Looking { wanted: ca_der.to_vec(), inner, sent: AtomicBool::new(false) });
+    let config = rustls::ClientConfig::builder_with_provider(provider)
+        .with_safe_default_protocol_versions()?
+        .dangerous()
+        .with_custom_certificate_verifier(Arc::clone(&looking) as Arc<dyn ServerCertVerifier>)
+        .with_no_client_auth();
+    let client = reqwest::Client::builder()
+        .tls_backend_preconfigured(config)
+        .timeout(LOOK_LIMIT)
+        .redirect(reqwest::redirect::Policy::none())
+        .build()?;
+    client.get(url.join(muster_protocol::api::FLEET)?).send().await?;
+    Ok(looking.sent.load(Ordering::Relaxed))
+}
+
+/// Believes what its authority vouches for, and looks whether the authority itself was sent.
+#[derive(Debug)]
+struct Looking {
+    wanted: Vec<u8>,
+    inner: Arc<WebPkiServerVerifier>,
+    sent: AtomicBool,
+}
+
+impl ServerCertVerifier for Looking {
+    fn verify_server_cert(
+        &self,
+        end_entity: &CertificateDer<'_>,
+        intermediates: &[CertificateDer<'_>],
+        server_name: &ServerName<'_>,
+        ocsp_response: &[u8],
+        now: UnixTime,
+    ) -> Result<ServerCertVerified, rustls::Error> {
+        let sent = intermediates.iter().any(|sent| sent.as_ref() == self.wanted);
+        self.sent.store(sent, Ordering::Relaxed);
+        self.inner.verify_server_cert(end_entity, intermediates, server_name, ocsp_response, now)
+    }
+    fn verify_tls12_signature(
+        &self,
+        message: &[u8],
+        certificate: &CertificateDer<'_>,
+        signature: &DigitallySignedStruct,
+    ) -> Result<HandshakeSignatureValid, rustls::Error> {
+        self.inner.verify_tls12_signature(message, certificate, signature)
+    }
+    fn verify_tls13_signature(
+        &self,
+        message: &[u8],
+        certificate: &CertificateDer<'_>,
+        signature: &DigitallySignedStruct,
+    ) -> Result<HandshakeSignatureValid, rustls::Error> {
+        self.inner.verify_tls13_signature(message, certificate, signature)
+    }
+    fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
+        self.inner.supported_verify_schemes()
+    }
 }
 
 /// A private key in PKCS#8, without a passphrase.

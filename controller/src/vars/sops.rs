@@ -21,6 +21,10 @@ const MAX_ENCRYPTED: usize = MAX_FILE as usize;
 /// Exit codes of sops (`cmd/sops/codes`).
 const NO_KEY: [i32; 2] = [128, 111];
 const ALTERED: [i32; 3] = [51, 52, 25];
+const NO_DATA_KEY: &str = "Failed to get the data key";
+/// What age says of a key that is not one of the file's.
+const FOREIGN: [&str; 2] =
+    ["did not match any of the recipients", "no identity matched any of the recipients"];
 /// Variables of sops that say who is asked for a key. All others could choose other recipients than ours.
 const IDENTITIES: [&str; 6] = [
     "SOPS_AGE_KEY",
@@ -43,13 +47,21 @@ pub enum SopsError {
     #[error("`{0} --version` does not say a version: put another sops into PATH")]
     NoVersion(String),
     #[error(
-        "none of your keys reads {0}: name the file with the right age key in SOPS_AGE_KEY_FILE, or have an operator who \
+        "none of your keys reads {secret} ({words}): name the file with the right age key in SOPS_AGE_KEY_FILE, or have an operator who \
          reads it give you access with `muster vars fix --add-user`"
     )]
-    NoKey(String),
+    NoKey { secret: String, words: String },
+    #[error(
+        "a key of yours cannot be used for {secret}: {words}. The file is as it was, and nothing says that it is damaged: \
+         mend what is named; of a plugin the program age-plugin-NAME has to be on PATH"
+    )]
+    KeyUnusable { secret: String, words: String },
     #[error("{0} was changed after it was encrypted: bring it back from git, or make it again")]
     Altered(String),
-    #[error("sops cannot read {secret}: it {how} ({words}); bring the file back from git, or make it again")]
+    #[error(
+        "sops cannot read {secret}: it {how} ({words}). Nothing was changed, and the file may be sound: see what `sops \
+         decrypt` says of it before you replace it"
+    )]
     Decrypt { secret: String, how: String, words: String },
     #[error("sops cannot encrypt {secret}: it {how} ({words}); look at the keys in sops/")]
     Encrypt { secret: String, how: String, words: String },
@@ -160,7 +172,9 @@ impl Sops {
 
 fn decrypt_error(ended: &Ended, secret: &str) -> SopsError {
     match ended.code {
-        Some(code) if NO_KEY.contains(&code) => SopsError::NoKey(secret.to_owned()),
+        Some(code) if NO_KEY.contains(&code) || ended.words.contains(NO_DATA_KEY) => {
+            no_key(&ended.words, secret)
+        }
         Some(code) if ALTERED.contains(&code) => SopsError::Altered(secret.to_owned()),
         _ => {
             SopsError::Decrypt { secret: secret.to_owned(), how: ended.how(), words: in_short(&ended.words) }
@@ -172,10 +186,48 @@ fn encrypt_error(ended: &Ended, secret: &str) -> SopsError {
     SopsError::Encrypt { secret: secret.to_owned(), how: ended.how(), words: in_short(&ended.words) }
 }
 
-/// sops tells of keys and files, never of values: the format is binary, so that it parses none.
+/// Why no key opened it: a key that is not one of the file's, or one that could not be asked.
+fn no_key(words: &str, secret: &str) -> SopsError {
+    let causes = causes(words);
+    let foreign = |cause: &String| FOREIGN.iter().any(|text| cause.contains(text));
+    let secret = secret.to_owned();
+    match causes.iter().find(|cause| !foreign(cause)) {
+        Some(cause) => SopsError::KeyUnusable { secret, words: in_short(cause) },
+        None => {
+            let words =
+                causes.first().map_or_else(|| "sops found no key".to_owned(), |cause| in_short(cause));
+            SopsError::NoKey { secret, words }
+        }
+    }
+}
+
+/// What sops says of each key, in its own words: a paragraph with bars before its lines.
+fn causes(words: &str) -> Vec<String> {
+    let mut causes: Vec<String> = Vec::new();
+    for line in words.lines().map(str::trim) {
+        if let Some(first) = line.strip_prefix("- |") {
+            causes.push(first.trim().to_owned());
+        } else if let (Some(more), Some(cause)) = (line.strip_prefix('|'), causes.last_mut()) {
+            cause.push(' ');
+            cause.push_str(more.trim());
+        }
+    }
+    // Where it looked for others is said each time, and is no cause.
+    for cause in &mut causes {
+        let end = cause.find("Did not find keys in locations").unwrap_or(cause.len());
+        cause.truncate(end);
+        cause.truncate(cause.trim_end_matches([' ', '.']).len());
+    }
+    causes.retain(|cause| !cause.is_empty());
+    causes
+}
+
+/// sops tells of keys and files, never of values: the format is binary, so that it parses none. What it is doing it says
+/// with the time before it; the cause comes after that.
 fn in_short(words: &str) -> String {
-    const LONGEST: usize = 200;
-    let line = words.lines().map(str::trim).find(|line| !line.is_empty()).unwrap_or("and said nothing");
+    const LONGEST: usize = 300;
+    let told = |line: &&str| !line.is_empty() && !line.contains("Syncing keys for file");
+    let line = words.lines().map(str::trim).find(told).unwrap_or("and said nothing");
     line.chars().take(LONGEST).map(|c| if c.is_control() { ' ' } else { c }).collect()
 }
 
@@ -201,7 +253,8 @@ mod tests {
     fn what_sops_says_is_told_in_one_short_line() {
         let words = format!("\n  error: {}\u{1b}[31m\nmore\n", "x".repeat(300));
         let told = in_short(&words);
-        assert!(told.starts_with("error: xxx") && told.chars().count() == 200 && !told.contains('\u{1b}'));
+        assert!(told.starts_with("error: xxx") && told.chars().count() == 300 && !told.contains('\u{1b}'));
+        assert_eq!(in_short("2026/11/28 09:00:05 Syncing keys for file /x\ncause\n"), "cause");
         assert_eq!(in_short(" \n"), "and said nothing");
     }
 
@@ -212,6 +265,52 @@ mod tests {
         let status = std::process::Command::new("/bin/sh").arg("-c").arg(write).arg(&path).arg(text).status();
         assert!(status.unwrap().success());
         path
+    }
+
+    /// As sops 3.11 writes it, with this for its one key.
+    fn refused(lines: &str) -> Ended {
+        let words = format!(
+            "2026/11/28 09:00:05 Syncing keys for file /fleet/secret\nFailed to get the data key required to decrypt the SOPS \
+             file.\n\nGroup 0: FAILED\n  age1rnc: FAILED\n{lines}\nRecovery failed because no master key was able to decrypt \
+             the file. In\norder for SOPS to recover the file, at least one key has to be successful,\nbut none were.\n"
+        );
+        Ended { code: Some(128), output: SecretBytes::new(Vec::new()), words }
+    }
+
+    #[test]
+    fn a_plugin_that_is_not_there_is_named_and_no_file_is_to_be_replaced_for_it() {
+        let lines = "    - | failed to create reader for decrypting sops data key with\n      | age: yubikey plugin: couldn't start \
+                     plugin: exec:\n      | \"age-plugin-yubikey\": executable file not found in $PATH. Did\n      | not find keys \
+                     in locations 'SOPS_AGE_KEY'.\n";
+        for code in [Some(128), Some(1)] {
+            let told = decrypt_error(&Ended { code, ..refused(lines) }, "tin/x").to_string();
+            let cause =
+                "couldn't start plugin: exec: \"age-plugin-yubikey\": executable file not found in $PATH.";
+            assert!(told.contains(cause) && told.contains("on PATH"), "{told}");
+            for wrong in ["git", "again", "Syncing", "none of your keys"] {
+                assert!(!told.contains(wrong), "{wrong}: {told}");
+            }
+        }
+    }
+
+    #[test]
+    fn a_key_that_is_not_one_of_the_files_is_told_from_one_that_cannot_be_used() {
+        let lines = "    - | failed to create reader for decrypting sops data key with\n      | age: identity did not match any of \
+                     the recipients: incorrect\n      | identity for recipient block. Did not find keys in locations\n      | \
+                     'SOPS_AGE_KEY'.\n";
+        let told = decrypt_error(&refused(lines), "tin/x").to_string();
+        assert!(told.starts_with("none of your keys reads tin/x (failed to create reader"), "{told}");
+        assert!(!told.contains("locations"), "{told}");
+        let lines = "    - | failed to load age identities: invalid checksum.\n";
+        let told = decrypt_error(&refused(lines), "tin/x").to_string();
+        assert!(
+            told.contains("cannot be used for tin/x: failed to load age identities: invalid checksum"),
+            "{told}"
+        );
+        // What is not known is no reason to replace a file.
+        let killed = Ended { code: Some(2), words: "no space left on device".into(), ..refused("") };
+        let told = decrypt_error(&killed, "tin/x").to_string();
+        assert!(told.contains("no space left on device") && !told.contains("git"), "{told}");
     }
 
     #[tokio::test]

@@ -141,7 +141,7 @@ fn epochs_rise_one_at_a_time_and_never_fall() {
         }
     }
     let above = resigned(&second.root_json(), &[&second.root[0]], |signed| {
-        signed["x-muster-epoch"] = u64::MAX.into()
+        signed["x-muster-epoch"] = u64::MAX.into();
     });
     assert!(Root::parse_self_signed(&above).is_err());
 }

@@ -236,9 +236,20 @@ impl Fleet {
         Ok(command.output()?)
     }
 
+    /// `muster-agent enroll -` with this token.
+    pub fn enrol(&self, name: &str, token: &str) -> Result<Output> {
+        let file = self.folder().join("token-to-enrol-with");
+        fs::write(&file, token)?;
+        let machine = self.machine(name);
+        let mut command = Command::new(programs::find("muster-agent")?);
+        command.arg("--config").arg(machine.configuration()).args(["enroll", "-"]);
+        command.env("HOME", machine.root.at("/root")).env_remove("RUST_LOG").stdin(fs::File::open(&file)?);
+        Ok(command.output()?)
+    }
+
     pub fn invite_and_enrol(&mut self, name: &str) -> Result<()> {
         let token = self.invite(name)?;
-        let enrolled = self.agent(name, &["enroll", &token])?;
+        let enrolled = self.enrol(name, &token)?;
         ensure!(enrolled.status.success(), "{name} cannot enrol: {}", said(&enrolled));
         Ok(())
     }

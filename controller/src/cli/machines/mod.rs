@@ -14,7 +14,7 @@ use base64::Engine as _;
 use clap::{Args, Subcommand};
 use muster_protocol::api::{OPERATOR_MACHINES, operator_machine};
 use muster_protocol::clock::Clock as _;
-use muster_protocol::enrol::{Secret, Token};
+use muster_protocol::enrol::{Secret, Token, pinned};
 use muster_protocol::ids::{Generation, MachineName, Sha256, Tag};
 use muster_protocol::machine::{Class, System};
 use muster_protocol::operator::{AddMachine, MachineView};
@@ -146,7 +146,10 @@ impl Add {
             None => None,
             Some(path) => {
                 let der = tls::certificate_der(&std::fs::read(config.path(path))?)?;
-                Some(base64::engine::general_purpose::STANDARD.encode(der))
+                let whole = base64::engine::general_purpose::STANDARD.encode(&der);
+                // One that a controller does not send has to travel in the token.
+                let sent = tls::sends(api.url(), &der).await;
+                Some(if sent { pinned(&Sha256::of(&der)) } else { whole })
             }
         };
         let expires = api.clock.unix_seconds() + i64::from(self.hours) * 3600;

@@ -341,10 +341,13 @@ fn false_controller(siege: &Siege, book: &mut Book) -> Result<()> {
     ensure!(config.contains(&own), "the configuration names its folder");
     let file = siege.stolen.fleet.folder().join("newcomer.toml");
     fs::write(&file, config.replace(&own, &format!("state_dir = \"{}\"", state.display())))?;
+    let on_paper = siege.stolen.fleet.folder().join("newcomer.token");
+    fs::write(&on_paper, token.encode()?)?;
     let enrolled = std::process::Command::new(muster_testbed::programs::find("muster-agent")?)
         .arg("--config")
         .arg(&file)
-        .args(["enroll", &token.encode()?])
+        .args(["enroll", "-"])
+        .stdin(fs::File::open(&on_paper)?)
         .output()?;
     let words = String::from_utf8_lossy(&enrolled.stderr).into_owned();
     let tried = (|| {

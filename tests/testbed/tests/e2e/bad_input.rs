@@ -39,8 +39,11 @@ fn assert_not_enrolled(fleet: &Fleet, name: &str) {
 fn wrong_changed_used_and_foreign_tokens_are_refused_and_the_right_one_still_works() {
     let mut fleet = Fleet::prepare(&both(), &Wishes::default()).unwrap();
     let (right, other) = (fleet.invite("cinnabar").unwrap(), fleet.invite("stibnite").unwrap());
-    let enrol = |token: &str| fleet.agent("cinnabar", &["enroll", token]).unwrap();
+    let enrol = |token: &str| fleet.enrol("cinnabar", token).unwrap();
 
+    // Every user of the machine reads the arguments of its programs.
+    let shown = fleet.agent("cinnabar", &["enroll", &right]).unwrap();
+    assert_refused(&shown, &["command line", "enroll -", "muster machines add"]);
     assert_refused(&enrol("swordfish"), &["token"]);
     assert_refused(&enrol(&right[..right.len() - 9]), &["token"]);
     assert_not_enrolled(&fleet, "cinnabar");
@@ -64,13 +67,10 @@ fn wrong_changed_used_and_foreign_tokens_are_refused_and_the_right_one_still_wor
     let enrolled = enrol(&right);
     assert!(enrolled.status.success(), "{}", said(&enrolled));
     std::fs::remove_dir_all(fleet.machine("cinnabar").root.at("/var/lib/muster")).unwrap();
-    assert_refused(&fleet.agent("cinnabar", &["enroll", &right]).unwrap(), &["used"]);
+    assert_refused(&fleet.enrol("cinnabar", &right).unwrap(), &["used"]);
 
     fleet.invite_and_enrol("stibnite").unwrap();
-    assert_refused(
-        &fleet.agent("stibnite", &["enroll", &other]).unwrap(),
-        &["enrolled already", "--replace"],
-    );
+    assert_refused(&fleet.enrol("stibnite", &other).unwrap(), &["enrolled already", "--replace"]);
 }
 
 #[test]
@@ -79,10 +79,10 @@ fn a_token_is_refused_while_the_controller_is_down_and_works_when_it_is_back() {
     let token = fleet.invite("cinnabar").unwrap();
     fleet.stop_controller().unwrap();
     let address = fleet.address.clone();
-    assert_refused(&fleet.agent("cinnabar", &["enroll", &token]).unwrap(), &[&address]);
+    assert_refused(&fleet.enrol("cinnabar", &token).unwrap(), &[&address]);
     fleet.start_controller().unwrap();
     assert_not_enrolled(&fleet, "cinnabar");
-    assert!(fleet.agent("cinnabar", &["enroll", &token]).unwrap().status.success());
+    assert!(fleet.enrol("cinnabar", &token).unwrap().status.success());
 }
 
 #[test]
@@ -217,10 +217,7 @@ fn an_expired_token_is_refused_as_such() {
     let fleet = Fleet::prepare(&both()[..1], &Wishes::default()).unwrap();
     let token = fleet.invite("cinnabar").unwrap();
     expire_tokens(&fleet);
-    assert_refused(
-        &fleet.agent("cinnabar", &["enroll", &token]).unwrap(),
-        &["expired", "muster machines add"],
-    );
+    assert_refused(&fleet.enrol("cinnabar", &token).unwrap(), &["expired", "muster machines add"]);
     assert_not_enrolled(&fleet, "cinnabar");
 }
 
