@@ -168,7 +168,6 @@ async fn a_closed_pipe_is_no_error_and_a_full_disk_is_one() {
 #[tokio::test]
 async fn a_token_pasted_at_a_terminal_is_not_shown_and_ends_with_enter_however_long_it_is() {
     use std::io::Read as _;
-    use std::os::fd::OwnedFd;
 
     use rustix::pty::{OpenptFlags, grantpt, openpt, ptsname, unlockpt};
 
@@ -199,7 +198,7 @@ async fn a_token_pasted_at_a_terminal_is_not_shown_and_ends_with_enter_however_l
             assert_ne!(stderr.read(&mut byte).unwrap(), 0, "{}", String::from_utf8_lossy(&asked));
             asked.push(byte[0]);
         }
-        let mut ours = std::fs::File::from(OwnedFd::from(ours));
+        let mut ours = std::fs::File::from(ours);
         // A terminal's queue has 4,096 bytes: what is read makes room.
         ours.write_all(long.as_bytes()).unwrap();
         ours.write_all(b"\r").unwrap();
