@@ -7,7 +7,6 @@ use muster_protocol::keys::SecretKey;
 use muster_protocol::report::Attack;
 use muster_protocol::tuf::TufError;
 use muster_protocol::tuf::client::Update;
-use muster_protocol::tuf::repository::key_id;
 use serde_json::{Value, json};
 
 use crate::fleet::*;
