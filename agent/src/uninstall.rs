@@ -15,6 +15,12 @@ use crate::platform::{ACTIVATOR_PLIST, Layout, process};
 const LIMIT: Duration = Duration::from_secs(60);
 const UNIT: &str = "muster-agent.service";
 const LABEL: &str = "org.muster.agent";
+/// What `packaging/launchd/install` leaves on a Mac beside the job, now and in earlier versions.
+const INSTALLED: [&str; 3] = [
+    "/Library/PrivilegedHelperTools/muster-agent",
+    "/etc/paths.d/muster-agent",
+    "/usr/local/bin/muster-agent",
+];
 
 /// Where the service manager keeps the agent's job, and where a system of NixOS or nix-darwin would bring it from.
 fn job(layout: &Layout) -> (PathBuf, PathBuf) {
@@ -67,7 +73,9 @@ pub fn stop(config: &Config) -> Result<()> {
     fs::remove_file(&job).with_context(|| format!("{} cannot be removed", job.display()))?;
     if layout.class() == Class::Darwin {
         let activator = layout.system(ACTIVATOR_PLIST);
-        durable::remove(&activator).with_context(|| format!("{} cannot be removed", activator.display()))?;
+        for file in [activator].into_iter().chain(INSTALLED.map(|file| layout.system(file))) {
+            durable::remove(&file).with_context(|| format!("{} cannot be removed", file.display()))?;
+        }
     }
     if layout.class() == Class::Nixos {
         run(&layout, "systemctl", &["daemon-reload"])?;

@@ -10,10 +10,11 @@ in
 
   options.services.muster-agent.stablePath = lib.mkOption {
     type = lib.types.str;
-    default = "/usr/local/bin/muster-agent";
+    default = "/Library/PrivilegedHelperTools/muster-agent";
     description = ''
       Where every generation's agent is copied to and runs from. macOS grants Full Disk Access and App Management to a
-      path, and packaging/launchd/install installs the first agent there.
+      path, and packaging/launchd/install installs the first agent there. The folder and all above it must be root's alone:
+      otherwise the agent runs from the store, where no grant reaches it, and says so in its log.
     '';
   };
 

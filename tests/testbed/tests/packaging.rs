@@ -123,7 +123,7 @@ fn the_agents_plist_is_the_modules_and_has_what_launchd_needs() {
             plist["ProgramArguments"].as_array().unwrap().iter().filter_map(Value::as_str).collect();
         assert!(words[2].starts_with("/bin/wait4path /nix/store && exec "), "{words:?}");
         // What a person granted is granted to this path, whichever generation's agent it is.
-        assert_eq!(words[words.len() - 2..], ["/usr/local/bin/muster-agent", "run"]);
+        assert_eq!(words[words.len() - 2..], ["/Library/PrivilegedHelperTools/muster-agent", "run"]);
         assert!(
             plist["EnvironmentVariables"]["PATH"]
                 .as_str()
