@@ -13,6 +13,7 @@ use std::process::ExitCode;
 use std::time::Duration;
 
 use muster_protocol::clock::{Clock as _, SystemClock};
+use muster_protocol::machine::Class;
 use rustix::fs::FlockOperation;
 
 use crate::config::Config;
@@ -83,6 +84,8 @@ fn work(
     transaction: Option<Transaction>,
 ) -> Result<(), ActivatorError> {
     let nix = Nix::new(config, platform.layout());
+    // What the boot still does would be taken for what an activation did.
+    platform.wait_for_boot();
     let boot = platform.boot_id()?;
     let about = transaction.as_ref().map(|open| {
         let machine = open.target().map(|target| target.machine.to_string());
@@ -122,10 +125,16 @@ fn work(
 /// made up from what the transaction and the machine say.
 fn from_transaction(transaction: &Transaction, layout: &Layout, boot: &str) -> Option<(Activation, bool)> {
     let new_runs = layout.running().as_ref() == Some(transaction.output());
+    // A Mac's boot may have begun with what is set as the profile.
+    let new_set = transaction.class() == Class::Darwin
+        && layout.profile_target().as_ref() == Some(transaction.output());
     let mut record = Activation::new(transaction, boot);
     match &transaction.state {
         // NEW runs, and nobody knows whether its activation came to its end.
         State::Activating if new_runs && record.old.running != layout.running() => {
+            record.phase = Phase::Activating;
+        }
+        State::Activating if new_set && record.old.profile != layout.profile_target() => {
             record.phase = Phase::Activating;
         }
         State::Activating => {}

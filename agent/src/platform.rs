@@ -91,6 +91,12 @@ pub trait Platform: Send + Sync {
     fn needs_human(&self, _exit: i32, _output: &str) -> Option<String> {
         None
     }
+    /// Waits until the boot's own part in activating a system is over, if it has one.
+    fn wait_for_boot(&self) {}
+    /// What has to be done now and then, such as keeping logs small where nobody else does.
+    fn tend(&self) {}
+    /// Removes what `from` has left in place and `to` does not have.
+    fn tidy(&self, _from: &StorePath, _to: &StorePath) {}
     /// Makes sure that the agent's own job runs, as `to` defines it; `from` is the system before.
     fn ensure_agent(&self, from: Option<&StorePath>, to: &StorePath);
     /// Who else switches this machine just now, if anybody.

@@ -91,6 +91,14 @@ impl Activator {
                 Ok(()) => Done::Well,
                 Err(error) => Done::Failed(error.to_string()),
             },
+            Act::RemoveProfile => match self.nix.remove_profile() {
+                Ok(()) => Done::Well,
+                Err(error) => Done::Failed(error.to_string()),
+            },
+            Act::Tidy { from, to } => {
+                self.platform.tidy(&from, &to);
+                Done::Well
+            }
             Act::Run { system, action, limit } => match self.prepare(&system, action, new) {
                 Ok(()) => {
                     let way = if system == *new { Way::Forth } else { Way::Back };

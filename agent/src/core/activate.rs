@@ -9,6 +9,7 @@ mod undo;
 use std::time::Duration;
 
 use muster_protocol::ids::StorePath;
+use muster_protocol::machine::Class;
 use muster_protocol::report::Reason;
 use muster_protocol::target::Action;
 
@@ -40,11 +41,18 @@ pub enum Act {
     /// Ask who else switches this machine just now.
     AskOthers,
     SetProfile(StorePath),
+    /// Take the profile away: there was none.
+    RemoveProfile,
     /// Run the system's own activation to its end, or to the limit and then end all that it started.
     Run {
         system: StorePath,
         action: Action,
         limit: Duration,
+    },
+    /// Remove what `from` has left in place and `to` does not have (a Mac's launchd jobs).
+    Tidy {
+        from: StorePath,
+        to: StorePath,
     },
     /// Make sure that the agent's own job runs, as `to` defines it; `from` is the system before.
     EnsureAgent {
@@ -105,6 +113,8 @@ pub enum Outcome {
     Locked,
     /// Its checks or the boot loader refused; the running system was not touched.
     Refused,
+    /// Its checks refused, and it had touched nothing at all.
+    Untouched,
     /// Its script failed; whatever comes behind was done all the same.
     ScriptFailed,
     Failed,
@@ -131,6 +141,8 @@ pub struct Course {
     spent: Duration,
     /// How much of the deadline had gone by when that was last recorded.
     noted: Duration,
+    /// Whether an earlier run of NEW's activation was cut short.
+    again: bool,
 }
 
 /// The next step.
@@ -144,11 +156,13 @@ enum At {
     /// Since when NEW's activation runs, and was tried again.
     Run(Duration),
     RunAgain(Duration),
+    Tidy,
     Ensure,
     /// Since when the verdict is waited for.
     Await(Duration),
     UndoProfile(Undo),
     UndoRun(Undo),
+    UndoTidy(Undo),
     UndoAgain(Undo, Duration),
     WriteAgain(After),
     EnsureLast {
@@ -162,6 +176,8 @@ enum At {
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 enum After {
     Recorded,
+    /// That NEW's activation, which was cut short, is run once more.
+    Again,
     ProfileSet,
     Activating,
     Activated,
@@ -185,6 +201,12 @@ impl Course {
         let new_runs = sight.running == Some(&record.new);
         match resume(&record, new_runs, sight.profile, boot, sight.verdict) {
             Resume::Begin => Self::begin(record, boot, now),
+            Resume::Again => {
+                record.starts += 1;
+                record.phase = Phase::Activating;
+                let course = Self::at(record, boot, now, At::Write(After::Again));
+                Self { again: true, ..course }
+            }
             Resume::Wait => {
                 record.starts += 1;
                 // A machine that has just come up gets the whole time again.
@@ -193,12 +215,8 @@ impl Course {
                 Self { spent: Duration::from_millis(spent), ..course }
             }
             Resume::Undo { reason, detail } => {
-                let begun = match record.phase {
-                    Phase::Recorded | Phase::ProfileSet => Begun::Nothing,
-                    Phase::Undoing => Begun::Undo,
-                    _ => Begun::Activation,
-                };
                 let mut course = Self::at(record, boot, now, At::End);
+                let begun = course.begun();
                 course.undo(reason, detail, begun);
                 course
             }
@@ -214,7 +232,8 @@ impl Course {
 
     fn at(mut record: Activation, boot: &str, now: Duration, at: At) -> Self {
         boot.clone_into(&mut record.boot);
-        Self { record, at, since: now, spent: Duration::ZERO, noted: Duration::ZERO }
+        let (spent, noted) = (Duration::ZERO, Duration::ZERO);
+        Self { record, at, since: now, spent, noted, again: false }
     }
 
     /// Whether nothing is left to do.
@@ -241,6 +260,10 @@ impl Course {
                 let (system, action) = (self.record.new.clone(), self.record.action);
                 Act::Run { system, action, limit: self.left(sight.now) }
             }
+            At::Tidy => match self.record.old.system().cloned() {
+                Some(from) => Act::Tidy { from, to: self.record.new.clone() },
+                None => Act::Pause(Duration::ZERO),
+            },
             At::Ensure => {
                 let (from, to) = (self.record.old.system().cloned(), self.record.new.clone());
                 Act::EnsureAgent { from, to }
@@ -249,8 +272,15 @@ impl Course {
                 let pause = look(sight.now.saturating_sub(*since), LONGEST_LOOK);
                 Act::Pause(pause.min(self.left(sight.now)))
             }
-            At::UndoProfile(undo) => Act::SetProfile(undo.old.clone()),
+            At::UndoProfile(undo) => match &undo.old {
+                Some(old) => Act::SetProfile(old.clone()),
+                None => Act::RemoveProfile,
+            },
             At::UndoRun(undo) => self.run_old(undo),
+            At::UndoTidy(undo) => match undo.old.clone() {
+                Some(to) => Act::Tidy { from: self.record.new.clone(), to },
+                None => Act::Pause(Duration::ZERO),
+            },
             At::UndoAgain(_, pause) => Act::Pause(*pause),
             At::WriteAgain(_) => Act::Pause(WRITE_PAUSE),
             At::EnsureLast { from, to } => Act::EnsureAgent { from: from.clone(), to: to.clone() },
@@ -266,17 +296,20 @@ impl Course {
             (At::Ask(since), Done::Others(Some(who))) => self.busy(&who, since, sight),
             (At::Ask(_), _) => self.alone(sight),
             (At::AskAgain(since), _) => self.at = At::Ask(since),
-            (At::SetProfile, Done::Failed(why)) => self.undo(Reason::ActivationFailed, why, Begun::Nothing),
+            (At::SetProfile, Done::Failed(why)) => self.undo(Reason::ActivationFailed, why, self.begun()),
+            (At::SetProfile, _) if self.again => self.at = At::Run(sight.now),
             (At::SetProfile, _) => self.write(Phase::ProfileSet, After::ProfileSet),
             (At::Run(since), Done::Ran(ran)) => self.ran(ran, since, sight),
             (At::Run(_), Done::Failed(why)) => self.undo(Reason::ActivationFailed, why, Begun::Activation),
             (At::RunAgain(since) | At::Run(since), _) => self.at = At::Run(since),
+            (At::Tidy, _) => self.at = At::Ensure,
             // Only now: an agent of OLD that is to be restarted must not be the one that confirms NEW.
             (At::Ensure, _) => self.write(Phase::Activated, After::Activated),
             (At::Await(since), _) => self.at = At::Await(since),
             (At::UndoProfile(undo), Done::Failed(why)) => self.undo_failed(undo, &why, sight),
             (At::UndoProfile(undo), _) => self.profile_undone(undo, sight),
             (At::UndoRun(undo), done) => self.old_ran(undo, done, sight),
+            (At::UndoTidy(undo), _) => self.undone(undo, sight),
             (At::UndoAgain(undo, _), _) => self.try_old(undo, sight),
             (At::WriteAgain(after), _) => self.at = At::Write(after),
             (At::EnsureLast { .. } | At::End, _) => self.at = At::End,
@@ -290,8 +323,8 @@ impl Course {
         };
         match (after, failed) {
             // What cannot be written down before it is done is not done.
-            (After::Recorded, Some(_)) => self.at = At::End,
-            (After::Recorded, None) => self.at = At::Ask(sight.now),
+            (After::Recorded | After::Again, Some(_)) => self.at = At::End,
+            (After::Recorded | After::Again, None) => self.at = At::Ask(sight.now),
             (After::ProfileSet | After::Activating, Some(why)) => {
                 self.undo(Reason::ActivationFailed, why, Begun::Nothing);
             }
@@ -329,13 +362,19 @@ impl Course {
     fn alone(&mut self, sight: &Sight<'_>) {
         let (old, new) = (&self.record.old, Some(&self.record.new));
         let same_profile = sight.profile == old.profile.as_ref() || sight.profile == new;
-        if sight.running != old.running.as_ref() || !same_profile {
+        let again = self.again;
+        // Of one that was cut short the link tells nothing: a boot may have moved it, or not have come to that yet.
+        let same_running = sight.running == old.running.as_ref()
+            || again && sight.running.is_none_or(|running| *running == self.record.new);
+        if !same_running || !same_profile {
             self.leave("somebody else switched this machine just now", sight);
             return;
         }
         // The deadline counts from here.
         (self.since, self.spent) = (sight.now, Duration::ZERO);
-        if sets_profile(self.record.action) {
+        if again && sight.profile == new {
+            self.at = At::Run(sight.now);
+        } else if sets_profile(self.record.action) {
             self.at = At::SetProfile;
         } else {
             self.write(Phase::Activating, After::Activating);
@@ -345,16 +384,26 @@ impl Course {
     /// Gives up before anything was changed; or, where an earlier activator had set the profile, undoes that.
     fn leave(&mut self, why: &str, sight: &Sight<'_>) {
         if sight.profile == Some(&self.record.new) && self.record.old.profile.as_ref() != sight.profile {
-            self.undo(Reason::Interrupted, why.to_owned(), Begun::Nothing);
+            self.undo(Reason::Interrupted, why.to_owned(), self.begun());
             return;
         }
         why.clone_into(&mut self.record.detail);
         self.write(Phase::Untouched, After::Finished(1, None));
     }
 
+    /// Whether NEW's activation was begun, by this activator or one before it.
+    fn begun(&self) -> Begun {
+        match self.record.phase {
+            Phase::Recorded | Phase::ProfileSet => Begun::Nothing,
+            Phase::Undoing => Begun::Undo,
+            _ => Begun::Activation,
+        }
+    }
+
     fn ran(&mut self, ran: Ran, since: Duration, sight: &Sight<'_>) {
         let now = sight.now;
-        let moved = sight.running == Some(&self.record.new);
+        // On a Mac the link tells nothing of how far it was.
+        let moved = self.record.class != Class::Darwin && sight.running == Some(&self.record.new);
         self.record.exit = Some(ran.exit);
         (self.record.failed, self.record.sessions) = (ran.ailing.units.clone(), ran.ailing.sessions.clone());
         self.record.ms = millis(now.saturating_sub(since));
@@ -378,6 +427,7 @@ impl Course {
             Outcome::Done | Outcome::UnitsFailed if boots => {
                 self.write(Phase::AwaitingReboot, After::Finished(1, None));
             }
+            Outcome::Done | Outcome::UnitsFailed if self.record.class == Class::Darwin => self.at = At::Tidy,
             Outcome::Done | Outcome::UnitsFailed => self.at = At::Ensure,
             Outcome::Locked
                 if now.saturating_sub(since) < OTHERS_LIMIT
@@ -389,11 +439,15 @@ impl Course {
                 let words = "somebody else switches this machine, and did not end in time".to_owned();
                 self.undo(Reason::Interrupted, words, Begun::Activation);
             }
-            Outcome::Refused | Outcome::ScriptFailed | Outcome::Failed => match ran.person {
-                // Not the generation's fault, so its derivation may come again.
-                Some(words) => self.undo(Reason::NeedsHuman, words, Begun::Activation),
-                None => self.undo(Reason::ActivationFailed, failure(&ran, moved), Begun::Activation),
-            },
+            Outcome::Refused | Outcome::Untouched | Outcome::ScriptFailed | Outcome::Failed => {
+                let untouched = ran.outcome == Outcome::Untouched && !self.again;
+                let begun = if untouched { Begun::Nothing } else { Begun::Activation };
+                match ran.person {
+                    // Not the generation's fault, so its derivation may come again.
+                    Some(words) => self.undo(Reason::NeedsHuman, words, begun),
+                    None => self.undo(Reason::ActivationFailed, failure(&ran, moved), begun),
+                }
+            }
         }
     }
 
@@ -448,7 +502,9 @@ impl Course {
 /// What failed and how far it was by then, as the machine shows it: an exit code ends any stage.
 fn failure(ran: &Ran, moved: bool) -> String {
     let what = match (ran.outcome, moved) {
-        (Outcome::Refused, false) => "the system's own checks or its boot loader refused",
+        (Outcome::Refused, false) | (Outcome::Untouched, _) => {
+            "the system's own checks or its boot loader refused"
+        }
         (Outcome::ScriptFailed, _) => "the system's activation script failed",
         (_, true) => "the activation broke off after the new system was in place",
         (_, false) => "the activation broke off before the new system was in place",

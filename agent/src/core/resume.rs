@@ -2,13 +2,17 @@
 //!
 //! | phase | same boot | after a reboot |
 //! | --- | --- | --- |
-//! | recorded, profile-set | begin again: nothing ran yet | NEW runs: wait; otherwise begin again |
-//! | activating | nixos: undo, it stopped half way; darwin: NEW runs: wait (the link comes last), otherwise undo | NEW runs: wait; otherwise undo |
+//! | recorded, profile-set | begin again: nothing ran yet | nixos: NEW runs: wait; darwin: the profile is NEW: once more; otherwise begin again |
+//! | activating | nixos: undo, it stopped half way; darwin: once more | nixos: NEW runs: wait, otherwise undo; darwin: once more |
 //! | activated | wait | NEW runs: wait; otherwise undo |
 //! | awaiting-reboot | stay | NEW runs: wait; otherwise undo |
 //! | undoing | undo | undo |
 //! | unknown (of a later version) | undo | NEW runs: wait; otherwise undo |
 //! | confirmed, undone, undo-failed, finished, untouched | nothing | nothing |
+//!
+//! On a Mac the link `/run/current-system` proves nothing about an activation: the boot job `activate-system` points it at the
+//! profile and then sets up /etc and the keyboard alone, and an activation that changes that job has it do so half way. So
+//! only the record says that NEW's activation ended; one that was cut short is run once more, which nix-darwin's allow.
 //!
 //! A verdict to undo comes before all of this, and one to confirm counts where the table says wait. Nobody waits where the
 //! profile is OLD's again: an undo was begun that a full disk did not record, and is finished. The deadline goes on in the
@@ -29,6 +33,8 @@ pub const MAX_STARTS: u32 = 5;
 pub enum Resume {
     /// From the start.
     Begin,
+    /// NEW's activation was begun, or the boot did a part of it: it is run to its end.
+    Again,
     /// NEW runs; wait for the verdict.
     Wait,
     /// Nothing to do before the next reboot.
@@ -76,13 +82,18 @@ pub fn resume(
             "the profile is back already: an undo was interrupted that could not be written down",
         );
     }
+    let mac = found.class == Class::Darwin;
     match found.phase {
+        Phase::Recorded | Phase::ProfileSet if mac && rebooted && profile == Some(&found.new) => {
+            Resume::Again
+        }
+        Phase::Recorded | Phase::ProfileSet if mac => Resume::Begin,
+        Phase::Activating if mac => Resume::Again,
         _ if rebooted && new_runs => Resume::Wait,
         Phase::Recorded | Phase::ProfileSet => Resume::Begin,
         Phase::Activating if rebooted => {
             undo(Reason::Interrupted, "the machine stopped during the activation")
         }
-        Phase::Activating if found.class == Class::Darwin && new_runs => Resume::Wait,
         Phase::Activating => undo(Reason::Interrupted, "the activation was killed half way"),
         Phase::Activated if !rebooted => Resume::Wait,
         Phase::Activated => undo(Reason::NotRunning, "after a reboot the machine runs another system"),
@@ -135,10 +146,11 @@ mod tests {
         }
     }
 
-    /// One letter a decision: Begin, Wait, Stay, Undo, Nothing.
+    /// One letter a decision: Begin, Again, Wait, Stay, Undo, Nothing.
     fn letter(resume: &Resume) -> char {
         match resume {
             Resume::Begin => 'B',
+            Resume::Again => 'A',
             Resume::Wait => 'W',
             Resume::Stay => 'S',
             Resume::Undo { .. } => 'U',
@@ -148,9 +160,9 @@ mod tests {
 
     /// Columns: same boot and OLD runs, same boot and NEW runs, rebooted and OLD runs, rebooted and NEW runs.
     const TABLE: [(Phase, &str, &str); 12] = [
-        (Phase::Recorded, "BBBW", "BBBW"),
-        (Phase::ProfileSet, "BBBW", "BBBW"),
-        (Phase::Activating, "UUUW", "UWUW"),
+        (Phase::Recorded, "BBBW", "BBBA"),
+        (Phase::ProfileSet, "BBBW", "BBBA"),
+        (Phase::Activating, "UUUW", "AAAA"),
         (Phase::Activated, "WWUW", "WWUW"),
         (Phase::AwaitingReboot, "SSUW", "SSUW"),
         (Phase::Undoing, "UUUU", "UUUU"),
@@ -162,10 +174,13 @@ mod tests {
         (Phase::Unknown, "UUUW", "UUUW"),
     ];
 
+    /// With NEW as what runs the profile is NEW too, as a boot of a Mac has it.
     fn row(phase: Phase, class: Class, given: Option<&GivenVerdict>, starts: u32) -> String {
         [("first", false), ("first", true), ("second", false), ("second", true)]
             .map(|(boot, new_runs)| {
-                letter(&resume(&Activation { starts, ..found(phase, class) }, new_runs, None, boot, given))
+                let record = Activation { starts, ..found(phase, class) };
+                let profile = new_runs.then(|| record.new.clone());
+                letter(&resume(&record, new_runs, profile.as_ref(), boot, given))
             })
             .iter()
             .collect()

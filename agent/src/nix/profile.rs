@@ -23,6 +23,21 @@ impl Nix {
         Err(NixError::Failed { what, message: message(&stderr, status) })
     }
 
+    /// Takes the system profile away where there was none before. `nix-env` does not delete a current generation.
+    pub fn remove_profile(&self) -> Result<(), NixError> {
+        let profile = self.layout.profile();
+        let generation = std::fs::read_link(&profile).ok();
+        let removed = |path: &std::path::Path| match std::fs::remove_file(path) {
+            Err(error) if error.kind() != std::io::ErrorKind::NotFound => Err(Self::root_error(path, &error)),
+            _ => Ok(()),
+        };
+        removed(&profile)?;
+        match (profile.parent(), generation) {
+            (Some(folder), Some(link)) if link.components().count() == 1 => removed(&folder.join(link)),
+            _ => Ok(()),
+        }
+    }
+
     /// Every generation of the system profile (`system-7-link`).
     pub fn profile_generations(&self) -> Vec<ProfileGeneration> {
         let profile = self.layout.profile();

@@ -1,5 +1,9 @@
 //! macOS: launchd and nix-darwin's `activate`.
 
+mod boot;
+mod etc;
+mod jobs;
+mod logs;
 mod power;
 mod session;
 mod words;
@@ -157,7 +161,12 @@ impl Platform for Darwin {
         command.env("PATH", self.layout.search_path()).env(CHECK_VARIABLE, "1").current_dir("/");
         let finished = finish(&self.layout, command, CHECK_LIMIT)?;
         if finished.exit == 0 {
-            return Ok(Preflight::Passed);
+            // The check of /etc comes behind the place where a script that was asked to check alone ends.
+            let foreign = etc::foreign(&self.layout, new, &text);
+            return Ok(match foreign.is_empty() {
+                true => Preflight::Passed,
+                false => Preflight::NeedsHuman(words::foreign_files(&foreign)),
+            });
         }
         let output = finished.output.trim().to_owned();
         Ok(match self.needs_human(finished.exit, &output) {
@@ -216,7 +225,11 @@ impl Platform for Darwin {
     }
 
     fn outcome(&self, finished: &Finished) -> Outcome {
-        if finished.exit == 0 { Outcome::Done } else { Outcome::Failed }
+        match finished.exit {
+            0 => Outcome::Done,
+            exit if words::untouched(exit, &finished.said) => Outcome::Untouched,
+            _ => Outcome::Failed,
+        }
     }
 
     fn script(&self, system: &StorePath) -> PathBuf {
@@ -225,6 +238,18 @@ impl Platform for Darwin {
 
     fn needs_human(&self, exit: i32, output: &str) -> Option<String> {
         words::needs_human(exit, output, self.program())
+    }
+
+    fn wait_for_boot(&self) {
+        boot::wait(&self.layout);
+    }
+
+    fn tend(&self) {
+        logs::trim(&self.layout);
+    }
+
+    fn tidy(&self, from: &StorePath, to: &StorePath) {
+        jobs::tidy(&self.layout, from, to);
     }
 
     /// An agent that the activation booted out is not always loaded again, and one that is loaded does not always run.
@@ -258,13 +283,14 @@ impl Platform for Darwin {
     fn busy(&self) -> Result<Option<String>, PlatformError> {
         let scripts = self.layout.store_prefix();
         let root = self.layout.system("/");
-        process::find(|word| {
+        let other = process::find(|word| {
             let path = std::path::Path::new(word);
             let is = |name: &str| path.file_name().is_some_and(|found| found == name);
             (is("activate") && path.starts_with(&scripts))
                 || (is("darwin-rebuild") && path.starts_with(&root))
         })
-        .map_err(|source| PlatformError::Run { program: "ps".to_owned(), source })
+        .map_err(|source| PlatformError::Run { program: "ps".to_owned(), source })?;
+        Ok(other.and_then(|other| words::busy(&other)))
     }
 
     fn keep_awake(&self) -> Option<Awake> {

@@ -3,7 +3,7 @@
 use std::collections::BTreeSet;
 use std::fs::{File, OpenOptions};
 use std::io::{self, Read as _, Seek as _, SeekFrom};
-use std::os::unix::fs::OpenOptionsExt as _;
+use std::os::unix::fs::{MetadataExt as _, OpenOptionsExt as _};
 use std::os::unix::process::{CommandExt as _, ExitStatusExt as _};
 use std::path::Path;
 use std::process::{Child, Command, ExitStatus, Stdio};
@@ -23,6 +23,9 @@ const ROOM_FOR_WORDS: u64 = 1024 * 1024;
 const GRACE: Duration = Duration::from_secs(2);
 /// The longest pause between two looks at a child.
 const LONGEST_PAUSE: Duration = Duration::from_millis(50);
+
+/// Of the times in /proc, whatever the kernel's own clock (`USER_HZ`, proc(5)).
+const TICKS_PER_SECOND: u64 = 100;
 
 /// How a program ended.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -151,18 +154,31 @@ pub fn end_leftovers(script: &Path) -> io::Result<()> {
     Ok(())
 }
 
-/// Another process of this computer that has such a word among its program and arguments, in words for people. What this
-/// process itself started is none.
-pub fn find(wanted: impl Fn(&str) -> bool) -> io::Result<Option<String>> {
+/// Somebody else at work, in words for people, and for how long.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Other {
+    pub who: String,
+    pub age: Duration,
+}
+
+/// Another process of this computer's root that has such a word among its program and arguments. What this process itself
+/// started is none, and of what other users run nothing is believed: they may give a program any name.
+pub fn find(wanted: impl Fn(&str) -> bool) -> io::Result<Option<Other>> {
     let table = table()?;
-    let mine = family(&table, own(), own());
-    let other = table.iter().filter(|process| process.pid != own() && !mine.members.contains(&process.pid));
-    Ok(other
-        .filter_map(|process| {
-            let word = process.words.split('\0').find(|word| wanted(word))?;
-            Some(format!("{word} (process {})", process.pid))
-        })
-        .next())
+    Ok(other(&table, own(), rustix::process::geteuid().as_raw(), wanted))
+}
+
+/// The youngest one.
+fn other(table: &[Process], own: i32, root: u32, wanted: impl Fn(&str) -> bool) -> Option<Other> {
+    let mine = family(table, own, own);
+    let others = table.iter().filter(|process| {
+        process.user == Some(root) && process.pid != own && !mine.members.contains(&process.pid)
+    });
+    let found = others.filter_map(|process| {
+        let word = process.words.split('\0').find(|word| wanted(word))?;
+        Some(Other { who: format!("{word} (process {})", process.pid), age: process.age })
+    });
+    found.min_by_key(|other| other.age)
 }
 
 fn signal(family: &Family, signal: Signal) {
@@ -189,6 +205,9 @@ struct Process {
     parent: i32,
     group: i32,
     session: Option<i32>,
+    /// Whose rights it has, where that is known.
+    user: Option<u32>,
+    age: Duration,
     words: String,
 }
 
@@ -234,11 +253,17 @@ fn table() -> io::Result<Vec<Process>> {
 
 fn from_proc() -> io::Result<Vec<Process>> {
     let mut table = Vec::new();
+    let uptime = std::fs::read_to_string("/proc/uptime")?;
+    let uptime = uptime.split(' ').next().and_then(|seconds| seconds.parse::<f64>().ok()).unwrap_or_default();
+    let uptime = Duration::try_from_secs_f64(uptime).unwrap_or_default();
     for entry in std::fs::read_dir("/proc")? {
         let folder = entry?.path();
         // A process that ends while it is looked at is no error.
         let Ok(stat) = std::fs::read_to_string(folder.join("stat")) else { continue };
         let Some(mut process) = parse_stat(&stat) else { continue };
+        // So far it holds when it began, since the boot.
+        process.age = uptime.saturating_sub(process.age);
+        process.user = std::fs::metadata(&folder).ok().map(|facts| facts.uid());
         process.words = std::fs::read(folder.join("cmdline"))
             .map(|bytes| String::from_utf8_lossy(&bytes).into_owned())
             .unwrap_or_default();
@@ -247,21 +272,27 @@ fn from_proc() -> io::Result<Vec<Process>> {
     Ok(table)
 }
 
-/// `PID (NAME) STATE PARENT GROUP SESSION …`; the name may hold blanks and brackets itself.
+/// `PID (NAME) STATE PARENT GROUP SESSION …`; the name may hold blanks and brackets itself. The 22nd field says when it began, in
+/// ticks since the boot, and stands as its age here.
 fn parse_stat(stat: &str) -> Option<Process> {
     let (head, rest) = stat.rsplit_once(") ")?;
+    let began =
+        rest.split(' ').nth(19).and_then(|ticks| ticks.trim().parse::<u64>().ok()).unwrap_or_default();
     let mut fields = rest.split(' ').skip(1).map(str::parse::<i32>);
     Some(Process {
         pid: head.split(' ').next()?.parse().ok()?,
         parent: fields.next()?.ok()?,
         group: fields.next()?.ok()?,
         session: Some(fields.next()?.ok()?),
+        user: None,
+        age: Duration::from_secs(began / TICKS_PER_SECOND),
         words: String::new(),
     })
 }
 
 fn from_ps() -> io::Result<Vec<Process>> {
-    let output = Command::new("ps").args(["-A", "-ww", "-o", "pid=,ppid=,pgid=,args="]).output()?;
+    let output =
+        Command::new("ps").args(["-A", "-ww", "-o", "pid=,ppid=,pgid=,uid=,etime=,args="]).output()?;
     Ok(String::from_utf8_lossy(&output.stdout).lines().filter_map(parse_ps).collect())
 }
 
@@ -269,7 +300,21 @@ fn parse_ps(line: &str) -> Option<Process> {
     let mut fields = line.split_whitespace();
     let mut number = || fields.next()?.parse().ok();
     let (pid, parent, group) = (number()?, number()?, number()?);
-    Some(Process { pid, parent, group, session: None, words: fields.collect::<Vec<_>>().join("\0") })
+    let user = fields.next()?.parse().ok();
+    let age = elapsed(fields.next()?)?;
+    let words = fields.collect::<Vec<_>>().join("\0");
+    Some(Process { pid, parent, group, session: None, user, age, words })
+}
+
+/// `[[DAYS-]HOURS:]MINUTES:SECONDS`, as ps(1) has it.
+fn elapsed(text: &str) -> Option<Duration> {
+    let (days, time) = text.split_once('-').unwrap_or(("0", text));
+    let days: u32 = days.parse().ok()?;
+    let seconds = time.split(':').try_fold(0_u32, |sum, part| {
+        let part: u32 = part.parse().ok()?;
+        sum.checked_mul(60)?.checked_add(part)
+    })?;
+    Some(Duration::from_secs(u64::from(days) * 86_400 + u64::from(seconds)))
 }
 
 #[cfg(test)]
@@ -356,8 +401,15 @@ mod tests {
 
     #[test]
     fn where_the_session_is_led_from_outside_the_namespace_a_family_is_found_and_nobody_else() {
-        let process =
-            |pid, parent, group, session| Process { pid, parent, group, session, words: String::new() };
+        let process = |pid, parent, group, session| Process {
+            pid,
+            parent,
+            group,
+            session,
+            user: Some(0),
+            age: Duration::ZERO,
+            words: String::new(),
+        };
         // This process (7) and a stranger (8) are in a group and session whose leader is outside; 21 lost its parent.
         let outside = [
             process(7, 0, 0, Some(0)),
@@ -375,10 +427,35 @@ mod tests {
     }
 
     #[test]
+    fn failure_mode_20_only_what_root_runs_is_somebody_else_at_work() {
+        let process = |pid, user, minutes: u64, words: &str| Process {
+            pid,
+            parent: 1,
+            group: pid,
+            session: None,
+            user,
+            age: Duration::from_secs(60 * minutes),
+            words: words.replace(' ', "\0"),
+        };
+        let table = [
+            process(7, Some(0), 1, "muster-agent darwin-rebuild"),
+            process(20, Some(501), 1, "sleep /x/darwin-rebuild"),
+            process(21, None, 1, "sleep /x/darwin-rebuild"),
+            process(22, Some(0), 90, "sh /x/darwin-rebuild switch"),
+            process(23, Some(0), 30, "sh /x/darwin-rebuild switch"),
+        ];
+        let wanted = |word: &str| word.ends_with("darwin-rebuild");
+        assert_eq!(other(&table[..3], 7, 0, wanted), None);
+        let found = other(&table, 7, 0, wanted).unwrap();
+        assert_eq!((found.who.as_str(), found.age.as_secs()), ("/x/darwin-rebuild (process 23)", 1800));
+    }
+
+    #[test]
     fn both_forms_of_the_process_table_are_read() {
         let process = parse_stat("12 (a b) c)) S 1 12 11 0 -1 4194304 99").unwrap();
         assert_eq!((process.pid, process.parent, process.group, process.session), (12, 1, 12, Some(11)));
-        let process = parse_ps("  412     1   412 /bin/sh /nix/store/x/activate").unwrap();
+        let process = parse_ps("  412     1   412     0 1-02:03:04 /bin/sh /nix/store/x/activate").unwrap();
+        assert_eq!((process.user, process.age), (Some(0), Duration::from_secs(93_784)));
         assert_eq!((process.pid, process.parent, process.group, process.session), (412, 1, 412, None));
         assert_eq!(process.words, "/bin/sh\0/nix/store/x/activate");
         assert!(parse_stat("garbage").is_none() && parse_ps("garbage").is_none());

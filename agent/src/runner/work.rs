@@ -76,6 +76,9 @@ pub(super) struct Work<'a> {
     pub failed_before: Option<(Vec<String>, Duration)>,
 }
 
+/// How often the platform is asked to tend to what grows.
+const TEND_INTERVAL: Duration = Duration::from_secs(1800);
+
 pub async fn run(shared: &Shared, client: &Client) {
     let mut work = Work {
         shared,
@@ -95,7 +98,27 @@ pub async fn run(shared: &Shared, client: &Client) {
         asked_for: BTreeSet::new(),
         failed_before: None,
     };
+    // What the boot still does would be taken for what the machine runs.
+    let waited = work.ask(|platform| {
+        platform.wait_for_boot();
+        Ok(())
+    });
+    if let Err(error) = waited.await {
+        tracing::warn!("{error}");
+    }
+    let mut tended: Option<Duration> = None;
     loop {
+        let now = shared.clock.awake();
+        if tended.is_none_or(|at| now.saturating_sub(at) >= TEND_INTERVAL) {
+            tended = Some(now);
+            let tend = work.ask(|platform| {
+                platform.tend();
+                Ok(())
+            });
+            if let Err(error) = tend.await {
+                tracing::warn!("{error}");
+            }
+        }
         let span = shared.span();
         if let Err(error) = work.turn().instrument(span.clone()).await {
             let wait = work.backoff.failed(number(), None);

@@ -152,6 +152,14 @@ fn further(world: &World, scene: &Scene, now: Duration) -> Option<World> {
         Act::Run { system, action, .. } => {
             activator.script = Some(Script { system: number(&system), action, stage: 0 });
         }
+        Act::RemoveProfile => done(&mut next, Done::Well),
+        Act::Tidy { from, to } => {
+            let (from, to) = (number(&from), number(&to));
+            if from != to && !scene.breaks(Break::LeaveDaemons) {
+                next.plists &= !(1 << from);
+            }
+            done(&mut next, Done::Well);
+        }
         Act::EnsureAgent { from, to } => {
             // Of all systems only one that breaks the agent brings another unit of it, so only there it is restarted.
             let breaks = |system| scene.behaviour(system) == Behaviour::BreaksAgent;
@@ -197,10 +205,11 @@ fn look(world: &mut World, scene: &Scene) {
     } else {
         world.leftover = None;
         let mut found = found;
-        if scene.breaks(Break::TrustHalfActivation)
-            && found.phase == Phase::Activating
-            && world.running == number(&found.new)
-        {
+        let linked = world.running == number(&found.new);
+        let half = scene.breaks(Break::TrustHalfActivation) && found.phase == Phase::Activating;
+        let booted = scene.breaks(Break::TrustBootLink)
+            && matches!(found.phase, Phase::Recorded | Phase::ProfileSet | Phase::Activating);
+        if linked && (half || booted) {
             found.phase = Phase::Activated;
         }
         Course::resume(found, &boot, &eyes.as_sight(Duration::ZERO))
@@ -222,8 +231,10 @@ fn from_transaction(world: &World, open: &Transaction) -> Option<(Activation, bo
     let running = path(world.running);
     let new_runs = running.as_ref() == Some(open.output());
     let mut record = Activation::new(open, &world.boot_name());
+    let set = boot_began(world, open, &record);
     match &open.state {
         State::Activating if new_runs && record.old.running != running => record.phase = Phase::Activating,
+        State::Activating if set => record.phase = Phase::Activating,
         State::Activating => {}
         State::Probing => record.phase = Phase::Activated,
         State::AwaitingReboot if new_runs => record.phase = Phase::Activated,
@@ -236,6 +247,12 @@ fn from_transaction(world: &World, open: &Transaction) -> Option<(Activation, bo
     }
     let fresh = record.phase == Phase::Recorded;
     Some((record, fresh))
+}
+
+/// Whether a Mac's boot may have begun with NEW.
+fn boot_began(world: &World, open: &Transaction, record: &Activation) -> bool {
+    let profile = path(world.disk.profile);
+    open.class() == Class::Darwin && profile.as_ref() == Some(open.output()) && record.old.profile != profile
 }
 
 fn ran(outcome: Outcome, exit: i32) -> Ran {
@@ -268,10 +285,11 @@ fn run(mut world: World, scene: &Scene, script: Script) -> Option<World> {
     Some(world)
 }
 
-/// One stage of a system's activation. NixOS: boot loader, the link, units. A Mac: daemons out, daemons in, the link.
+/// One stage of a system's activation. NixOS: boot loader, the link, units. A Mac: users and daemons out, daemons in, the link.
 fn stage(world: &mut World, scene: &Scene, script: Script) -> Stage {
     let behaviour = scene.behaviour(script.system);
     match (scene.class, script.stage) {
+        (Class::Darwin, 0) if behaviour == Behaviour::Refuses => return Stage::Ended(Outcome::Untouched),
         (_, 0) if behaviour == Behaviour::Refuses => return Stage::Ended(Outcome::Refused),
         (Class::Nixos, 0) => {
             world.disk.entry = script.system;
@@ -285,6 +303,7 @@ fn stage(world: &mut World, scene: &Scene, script: Script) -> Stage {
         }
         (Class::Nixos, 1) => world.running = script.system,
         (Class::Darwin, 0) => {
+            world.users = script.system;
             let reloads = |system: System| {
                 matches!(scene.behaviour(system), Behaviour::ReloadsAgent | Behaviour::LosesAgent)
             };
@@ -298,6 +317,17 @@ fn stage(world: &mut World, scene: &Scene, script: Script) -> Stage {
                 return Stage::Hangs;
             }
             world.daemons = script.system;
+            if scene.class == Class::Darwin {
+                // Its jobs come first, the boot's own among them, and then those of what the link points at go.
+                world.plists |= 1 << script.system;
+                let before = world.running;
+                if behaviour == Behaviour::ChangesBootJob {
+                    world.running = world.disk.profile;
+                }
+                if behaviour != Behaviour::ChangesBootJob && before != script.system {
+                    world.plists &= !(1 << before);
+                }
+            }
             if behaviour == Behaviour::ActivationFails {
                 return Stage::Ended(Outcome::ScriptFailed);
             }

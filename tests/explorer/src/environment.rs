@@ -1,5 +1,7 @@
 //! What happens round the machine: faults, the controller, the network, time.
 
+use muster_protocol::machine::Class;
+
 use crate::activator;
 use crate::agent::{self, reachable};
 use crate::scene::{Behaviour, Break, Scene};
@@ -187,12 +189,15 @@ fn reboot(world: &mut World, scene: &Scene) {
     (world.agent, world.activator, world.leftover, world.loaded) = (None, None, None, true);
     world.job = world.disk.boot_job;
     world.boot += 1;
-    // NixOS boots its boot loader's entry; a Mac activates its profile at boot.
-    world.running = match scene.class {
-        muster_protocol::machine::Class::Nixos => world.disk.entry,
-        muster_protocol::machine::Class::Darwin => world.disk.profile,
-    };
-    world.daemons = world.running;
+    // NixOS boots its boot loader's entry, all of it. A Mac's boot points the link at the profile; daemons and users are what
+    // was left on the disk.
+    match scene.class {
+        Class::Nixos => {
+            world.running = world.disk.entry;
+            world.daemons = world.running;
+        }
+        Class::Darwin => world.running = world.disk.profile,
+    }
 }
 
 /// A check-in, the reports, and the trusted metadata. A reply that is lost leaves the controller knowing and the machine not.

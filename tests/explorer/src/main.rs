@@ -122,6 +122,8 @@ fn caught(guard: Break, arguments: &Arguments) -> Option<(Scene, Counterexample)
         }
         Break::AcceptOlder => (Class::Nixos, vec![switch(B::Good), switch(B::Good)]),
         Break::TrustHalfActivation => (Class::Nixos, vec![switch(B::Good)]),
+        Break::TrustBootLink => (Class::Darwin, vec![switch(B::Good)]),
+        Break::LeaveDaemons => (Class::Darwin, vec![switch(B::ChangesBootJob)]),
         Break::ConfirmUnreached => (Class::Darwin, vec![switch(B::CutsNetwork)]),
         Break::UndoToProfile => (Class::Nixos, vec![switch(B::ActivationFails)]),
         Break::NoDeadline | Break::KeepOldAgent => (Class::Nixos, vec![switch(B::BreaksAgent)]),
@@ -187,6 +189,7 @@ fn scenes(arguments: &Arguments) -> Vec<Scene> {
     }
     scenes.push(scene(Class::Darwin, vec![switch(B::ReloadsAgent), switch(B::Ill)]));
     scenes.push(scene(Class::Darwin, vec![switch(B::LosesAgent), switch(B::Good)]));
+    scenes.push(scene(Class::Darwin, vec![switch(B::ChangesBootJob), switch(B::Ill)]));
     scenes.push(scene(Class::Nixos, vec![boot(B::Good), switch(B::Good)]));
     scenes.push(scene(Class::Nixos, vec![boot(B::Ill)]));
     scenes.push(scene(Class::Nixos, vec![switch(B::NeedsReboot), switch(B::Good)]));

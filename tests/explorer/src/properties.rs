@@ -19,8 +19,10 @@ pub fn violated(world: &World, scene: &Scene) -> Option<String> {
 
 /// A generation that is well is not undone where nothing went wrong.
 fn undone_for_nothing(world: &World, scene: &Scene) -> Option<String> {
-    let well =
-        |behaviour| matches!(behaviour, Behaviour::Good | Behaviour::ReloadsAgent | Behaviour::LosesAgent);
+    let well = |behaviour| {
+        use Behaviour as B;
+        matches!(behaviour, B::Good | B::ReloadsAgent | B::LosesAgent | B::ChangesBootJob)
+    };
     let all_well = scene.published.iter().all(|published| well(published.behaviour));
     let undone = world.disk.told.iter().any(|told| told.kind == "rolled-back Deadline");
     (all_well && undone && world.budget.faults == scene.budget.faults)
@@ -49,7 +51,7 @@ fn is_end(kind: &str) -> bool {
     kind.starts_with("rolled-back") || matches!(kind, "confirmed" | "failed" | "needs-human")
 }
 
-/// I3: where nothing is under way, profile, boot entry, link and daemons are of one system, and it is OLD or NEW.
+/// I3: where nothing is under way, profile, boot entry, link, daemons and users are of one system, and it is OLD or NEW.
 fn settled_well(world: &World, scene: &Scene) -> Option<String> {
     // Before the first activation the machine is as somebody else left it.
     let untouched = world.seen.highest == 0;
@@ -62,6 +64,12 @@ fn settled_well(world: &World, scene: &Scene) -> Option<String> {
         let (profile, daemons) = (world.disk.profile, world.daemons);
         return Some(format!(
             "I3: at rest it runs system {on} with the daemons of {daemons}, and profile {profile} and boot entry {entry}"
+        ));
+    }
+    if scene.class == Class::Darwin && (world.users, world.plists) != (on, 1 << on) {
+        let (users, plists) = (world.users, world.plists);
+        return Some(format!(
+            "I3: at rest it runs system {on} with the users of {users} and launchd jobs of the systems {plists:#b}"
         ));
     }
     if on != world.seen.old && on != world.seen.new {

@@ -18,6 +18,8 @@ pub enum Behaviour {
     ReloadsAgent,
     /// The same, and the activation does not load it again (a Mac).
     LosesAgent,
+    /// Good, and it changes the job of a Mac's boot, which its activation then runs half way.
+    ChangesBootJob,
     BuildFails,
     /// Its own checks refuse before anything is changed.
     Refuses,
@@ -56,6 +58,10 @@ pub enum Break {
     AcceptOlder,
     /// Wait for a verdict on an activation that was killed half way.
     TrustHalfActivation,
+    /// Take what a Mac's boot has linked for a system whose activation ended.
+    TrustBootLink,
+    /// Leave what the other system has left behind (a Mac).
+    LeaveDaemons,
     /// Confirm without having reached the controller.
     ConfirmUnreached,
     /// Go back to the profile instead of to what ran.

@@ -18,6 +18,9 @@ pub struct World {
     pub running: System,
     /// Whose units or daemons are in place; another one than `running` while an activation is half done.
     pub daemons: System,
+    /// Whose daemons lie in /Library/LaunchDaemons, a bit a system (a Mac), and whose users there are.
+    pub plists: u8,
+    pub users: System,
     pub boot: u8,
     pub agent: Option<Agent>,
     /// Whether the supervisor has the agent's job.
@@ -135,6 +138,8 @@ impl World {
             },
             running: 0,
             daemons: 0,
+            plists: 1,
+            users: 0,
             boot: 1,
             agent: Some(Agent::default()),
             loaded: true,

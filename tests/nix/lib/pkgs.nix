@@ -60,6 +60,7 @@ lib.genAttrs [
   "prometheus-node-exporter"
   "python3"
   "ripgrep"
+  "rsync"
   "sops"
   "sops-install-secrets"
   "syncthing"

@@ -21,6 +21,8 @@ use crate::stand_in::wire::{Request, ask};
 pub const ROLES: [&str; 6] = ["init", "own-session", "in-machine", "launchctl", "systemctl", "systemd-run"];
 /// The agent's job on a Mac, and its unit on NixOS.
 pub const AGENT_LABEL: &str = "org.muster.agent";
+/// nix-darwin's own job at boot.
+pub const BOOT_JOB: &str = "/Library/LaunchDaemons/org.nixos.activate-system.plist";
 pub const AGENT_UNIT: &str = "muster-agent.service";
 /// How long a machine may take to come up or go down.
 const POWER: Duration = Duration::from_secs(60);
@@ -269,7 +271,10 @@ impl Machine {
         let files = self.physical(&output);
         let greeting = files.join("etc/greeting");
         match self.class() {
-            Class::Darwin => symlink(greeting, self.root.at("/etc/greeting"))?,
+            Class::Darwin => {
+                symlink(files.join("etc"), self.root.at("/etc/static"))?;
+                symlink(self.root.at("/etc/static/greeting"), self.root.at("/etc/greeting"))?;
+            }
             Class::Nixos => {
                 fs::copy(greeting, self.root.at("/etc/greeting"))?;
             }
@@ -344,6 +349,11 @@ impl Machine {
                 bail!("the machine did not come up ({exit}): {}", log.trim());
             }
             ensure!(clock.awake() < POWER, "the machine did not come up");
+            std::thread::sleep(Duration::from_millis(5));
+        }
+        // What a Mac runs is what its boot has linked.
+        while self.root.at(BOOT_JOB).exists() && self.running().is_none() {
+            ensure!(clock.awake() < POWER, "the machine's boot linked no system");
             std::thread::sleep(Duration::from_millis(5));
         }
         // Reaped in the background: whoever made the machine may live longer than it.

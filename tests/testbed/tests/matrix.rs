@@ -22,3 +22,15 @@ fn every_state_of_a_transaction_and_every_phase_of_an_activator_has_a_row_or_a_r
         assert!(row != reason, "{wanted} needs a row, or a reason why it has none, and not both");
     }
 }
+
+#[test]
+fn every_stage_of_a_macs_activation_has_a_row() {
+    let script = concat!(env!("CARGO_MANIFEST_DIR"), "/../fixtures/fleet/systems/activate.sh");
+    let script = std::fs::read_to_string(script).unwrap();
+    let stages: Vec<&str> = script.lines().filter_map(|line| line.strip_prefix("stage ")).collect();
+    assert!(stages.len() > 20 && stages.contains(&"userLaunchd"));
+    for stage in stages {
+        let row = format!("during activate {stage}");
+        assert!(STEPS.iter().any(|step| step.at == row), "{row} needs a row");
+    }
+}

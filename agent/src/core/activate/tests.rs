@@ -23,6 +23,8 @@ struct World {
     did: Vec<String>,
     full: bool,
     timed_out: bool,
+    /// Whose daemons, users and files are in place, if they are of one system.
+    whole: Option<StorePath>,
 }
 
 impl World {
@@ -39,6 +41,7 @@ impl World {
             did: Vec::new(),
             full: false,
             timed_out: false,
+            whole: Some(path("old")),
         }
     }
 
@@ -63,6 +66,11 @@ impl World {
                 self.did.push(format!("profile {}", system.name()));
                 self.profile = Some(system.clone());
             }
+            Act::RemoveProfile => {
+                self.did.push("no profile".into());
+                self.profile = None;
+            }
+            Act::Tidy { from, .. } => self.did.push(format!("tidy {}", from.name())),
             Act::Run { system, action, .. } => {
                 self.did.push(format!("{} {}", action.as_str(), system.name()));
                 let answers = if system == &record.new { &mut self.new } else { &mut self.old };
@@ -72,6 +80,7 @@ impl World {
                     && matches!(outcome, Outcome::Done | Outcome::UnitsFailed | Outcome::ScriptFailed);
                 if links {
                     self.running = Some(system.clone());
+                    self.whole = Some(system.clone());
                 }
                 let timed_out = self.timed_out && system == &record.new;
                 return Done::Ran(Ran {
@@ -119,6 +128,10 @@ fn of(action: Action) -> Transaction {
 
 fn record(action: Action) -> Activation {
     Activation::new(&of(action), "boot")
+}
+
+fn mac_record() -> Activation {
+    Activation { class: Class::Darwin, ..record(Action::Switch) }
 }
 
 const CONFIRM: GivenVerdict = GivenVerdict::Confirm { degraded: Vec::new() };
@@ -547,4 +560,89 @@ fn i3_killed_before_any_step_the_next_activator_ends_on_old_or_new() {
             }
         }
     }
+}
+
+/// On a Mac the next boot points the link at the profile and brings nothing else of NEW, and NEW's activation may be killed half
+/// way: what is in place is of one system in the end, and it is what runs.
+#[test]
+fn i3_a_mac_that_lost_its_power_at_any_step_is_whole_in_the_end() {
+    for verdict in [CONFIRM, undo()] {
+        for kill in 0..16 {
+            for boot in ["boot", "the next boot"] {
+                let mut world = World::new();
+                world.verdict = Some(verdict.clone());
+                let mut course = Course::begin(mac_record(), "boot", world.now);
+                for _ in 0..kill {
+                    let act = world.seen(|sight| course.next(sight));
+                    let done = world.perform(&act, &course.record);
+                    world.seen(|sight| course.done(done, sight));
+                }
+                if matches!(world.seen(|sight| course.next(sight)), Act::Run { .. }) {
+                    world.whole = None;
+                }
+                if boot != "boot" {
+                    world.running = world.profile.clone();
+                }
+                let course = match world.disk.clone() {
+                    Some(found) => world.seen(|sight| Course::resume(found, boot, sight)),
+                    None => Course::begin(mac_record(), boot, world.now),
+                };
+                world.follow(course, |_, _| false);
+                let what = format!("{verdict:?} killed before step {kill}, then {boot}: {:?}", world.did);
+                let end = world.disk.as_ref().unwrap().phase;
+                let system = if end == Phase::Undone { path("old") } else { path("system-2") };
+                assert!(matches!(end, Phase::Undone | Phase::Confirmed), "{what}");
+                for found in [&world.running, &world.profile, &world.whole] {
+                    assert_eq!(found.as_ref(), Some(&system), "{what}");
+                }
+                assert!(verdict != CONFIRM || end == Phase::Confirmed, "{what}");
+            }
+        }
+    }
+}
+
+#[test]
+fn a_system_that_refused_before_it_touched_anything_costs_only_its_profile() {
+    for first in [false, true] {
+        let mut world = World::new();
+        let mut record = mac_record();
+        if first {
+            (world.running, world.profile, record.old) = (None, None, Old::default());
+        }
+        world.new = VecDeque::from([(2, Outcome::Untouched)]);
+        world.old = VecDeque::from([(2, Outcome::Untouched)]);
+        let course = Course::begin(record, "boot", world.now);
+        world.follow(course, |_, _| false);
+        assert_eq!(world.disk.as_ref().unwrap().phase, Phase::Undone, "{:?}", world.did);
+        assert_eq!(world.did.iter().filter(|did| did.starts_with("switch")).count(), 1, "{:?}", world.did);
+        assert_eq!(world.profile, (!first).then(|| path("old")));
+    }
+}
+
+#[test]
+fn one_that_was_cut_short_and_then_refuses_is_undone_by_olds_own_script() {
+    let mut world = World::new();
+    world.new = VecDeque::from([(2, Outcome::Untouched)]);
+    let course = Course::begin(mac_record(), "boot", world.now);
+    world.follow(course, |_, act| matches!(act, Act::Run { .. }));
+    (world.running, world.whole) = (world.profile.clone(), None);
+    let found = world.disk.clone().unwrap();
+    let course = world.seen(|sight| Course::resume(found, "the next boot", sight));
+    world.follow(course, |_, _| false);
+    assert_eq!(world.disk.as_ref().unwrap().phase, Phase::Undone);
+    let old = Some(path("old"));
+    assert_eq!((&world.running, &world.profile, &world.whole), (&old, &old, &old), "{:?}", world.did);
+}
+
+#[test]
+fn a_mac_that_somebody_else_switched_after_the_power_cut_is_left_to_them() {
+    let mut world = World::new();
+    let course = Course::begin(mac_record(), "boot", world.now);
+    world.follow(course, |_, act| matches!(act, Act::Run { .. }));
+    (world.running, world.profile) = (Some(path("theirs")), Some(path("theirs")));
+    let found = world.disk.clone().unwrap();
+    let course = world.seen(|sight| Course::resume(found, "the next boot", sight));
+    world.follow(course, |_, _| false);
+    assert_eq!(world.disk.as_ref().unwrap().phase, Phase::Untouched);
+    assert_eq!(world.profile, Some(path("theirs")));
 }

@@ -3,6 +3,7 @@
 use std::time::Duration;
 
 use muster_protocol::ids::StorePath;
+use muster_protocol::machine::Class;
 use muster_protocol::report::Reason;
 use muster_protocol::target::Action;
 
@@ -30,7 +31,8 @@ pub(super) enum Begun {
 /// The way back.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub(super) struct Undo {
-    pub old: StorePath,
+    /// `None` where there was no system, and none was activated: the profile is taken away again.
+    pub old: Option<StorePath>,
     /// What OLD's script is asked for; `None` where the running system was not touched and the profile alone goes back.
     action: Option<Action>,
     sets_profile: bool,
@@ -54,18 +56,19 @@ impl Course {
         let old = &self.record.old;
         // A profile by itself goes back to what it was, be it what runs or not.
         let old = if action.is_some() { old.system() } else { old.profile.as_ref().or(old.system()) };
-        let Some(old) = old.cloned() else {
+        let old = old.cloned();
+        if old.is_none() && action.is_some() {
             self.add("there is no earlier system to go back to");
             self.write(Phase::UndoFailed, After::Finished(1, None));
             return;
-        };
+        }
         let sets_profile = sets_profile(action.unwrap_or(self.record.action));
         self.try_old(Undo { old, action, sets_profile, tries: 1, since: sight.now }, sight);
     }
 
     pub(super) fn try_old(&mut self, undo: Undo, sight: &Sight<'_>) {
         // With OLD's script to run its profile is set again in any case: the script reads it.
-        let set = undo.sets_profile && (undo.action.is_some() || sight.profile != Some(&undo.old));
+        let set = undo.sets_profile && (undo.action.is_some() || sight.profile != undo.old.as_ref());
         if set {
             self.at = At::UndoProfile(undo);
         } else {
@@ -82,8 +85,11 @@ impl Course {
     }
 
     pub(super) fn run_old(&self, undo: &Undo) -> Act {
-        let action = undo.action.unwrap_or_default();
-        Act::Run { system: undo.old.clone(), action, limit: LIMIT.max(self.deadline()) }
+        let (action, limit) = (undo.action.unwrap_or_default(), LIMIT.max(self.deadline()));
+        match undo.old.clone() {
+            Some(system) => Act::Run { system, action, limit },
+            None => Act::Pause(Duration::ZERO),
+        }
     }
 
     pub(super) fn old_ran(&mut self, undo: Undo, done: Done, sight: &Sight<'_>) {
@@ -113,8 +119,8 @@ impl Course {
     }
 
     fn look(&mut self, undo: Undo, sight: &Sight<'_>) {
-        let runs = sight.running == Some(&undo.old);
-        let profile = sight.profile == Some(&undo.old);
+        let runs = sight.running == undo.old.as_ref();
+        let profile = sight.profile == undo.old.as_ref();
         if undo.action.is_some_and(|action| action != Action::Boot) && !runs {
             let words = "its activation said that it succeeded, but another system runs";
             return self.undo_failed(undo, words, sight);
@@ -122,23 +128,31 @@ impl Course {
         if undo.sets_profile && !profile {
             return self.undo_failed(undo, "the system profile points elsewhere", sight);
         }
-        self.undone(undo, sight);
+        if undo.action.is_some() && self.record.class == Class::Darwin {
+            self.at = At::UndoTidy(undo);
+        } else {
+            self.undone(undo, sight);
+        }
     }
 
     /// OLD has another init, which a running system cannot change. Its boot entry is written, and the next boot brings it
     /// back: when that comes is for the reboot policy.
     fn back_at_boot(&mut self, undo: Undo, sight: &Sight<'_>) {
-        if sight.profile != Some(&undo.old) {
+        if sight.profile != undo.old.as_ref() {
             return self.undo_failed(undo, "the system profile points elsewhere", sight);
         }
         self.add("the old system has another init, so it comes back with the next reboot");
         self.undone(undo, sight);
     }
 
-    fn undone(&mut self, undo: Undo, sight: &Sight<'_>) {
+    pub(super) fn undone(&mut self, undo: Undo, sight: &Sight<'_>) {
+        self.write_end(Phase::Undone, undo, sight);
+    }
+
+    fn write_end(&mut self, phase: Phase, undo: Undo, sight: &Sight<'_>) {
         self.record.undo_ms = Some(millis(sight.now.saturating_sub(undo.since)));
-        let then = Some((Some(self.record.new.clone()), undo.old));
-        self.write(Phase::Undone, After::Finished(1, then));
+        let then = undo.old.map(|old| (Some(self.record.new.clone()), old));
+        self.write(phase, After::Finished(1, then));
     }
 
     pub(super) fn undo_failed(&mut self, undo: Undo, why: &str, sight: &Sight<'_>) {
@@ -147,10 +161,9 @@ impl Course {
             self.at = At::UndoAgain(Undo { tries: undo.tries + 1, ..undo }, pause);
             return;
         }
-        self.record.undo_ms = Some(millis(sight.now.saturating_sub(undo.since)));
-        self.add(&format!("going back to {} failed too: {why}", undo.old));
-        let then = Some((Some(self.record.new.clone()), undo.old));
-        self.write(Phase::UndoFailed, After::Finished(1, then));
+        let old = undo.old.as_ref().map_or("no system", StorePath::as_str);
+        self.add(&format!("going back to {old} failed too: {why}"));
+        self.write_end(Phase::UndoFailed, undo, sight);
     }
 
     fn add(&mut self, words: &str) {

@@ -5,7 +5,7 @@ use std::path::Path;
 
 use muster_protocol::ids::StorePath;
 
-use crate::platform::Layout;
+use crate::platform::{Layout, run};
 
 /// Where a system keeps the launch agents of its primary user.
 const AGENTS: &str = "user/Library/LaunchAgents";
@@ -19,7 +19,15 @@ pub fn console(layout: &Layout) -> Option<u32> {
 /// Who has to be logged in before `new` can be activated, and is not: nix-darwin loads each changed launch agent into the
 /// session of the primary user, and stops half way where there is none (nix-darwin#1758).
 pub fn absent(layout: &Layout, new: &StorePath) -> Option<String> {
-    if console(layout).is_some() {
+    let script = std::fs::read_to_string(layout.physical(new).join("activate")).unwrap_or_default();
+    let primary = primary_user(&script);
+    let at_screen = console(layout);
+    let present = match primary.and_then(|name| user_id(layout, name)) {
+        // Behind fast user switching there is a session too.
+        Some(user) => at_screen == Some(user) || has_session(layout, user),
+        None => at_screen.is_some(),
+    };
+    if present {
         return None;
     }
     let agents = layout.physical(new).join(AGENTS);
@@ -28,8 +36,16 @@ pub fn absent(layout: &Layout, new: &StorePath) -> Option<String> {
         let before = old.as_ref().map(|old| old.join(entry.file_name()));
         before.is_none_or(|before| differ(&entry.path(), &before))
     });
-    let script = std::fs::read_to_string(layout.physical(new).join("activate")).unwrap_or_default();
-    changed.then(|| primary_user(&script).unwrap_or("its user").to_owned())
+    changed.then(|| primary.unwrap_or("its user").to_owned())
+}
+
+fn user_id(layout: &Layout, name: &str) -> Option<u32> {
+    let asked = run(layout, "id", &["-u", "--", name]).ok()?;
+    asked.output.trim().parse().ok().filter(|_| asked.exit == 0)
+}
+
+fn has_session(layout: &Layout, user: u32) -> bool {
+    run(layout, "launchctl", &["print", &format!("gui/{user}")]).is_ok_and(|printed| printed.exit == 0)
 }
 
 fn differ(one: &Path, other: &Path) -> bool {
@@ -37,6 +53,12 @@ fn differ(one: &Path, other: &Path) -> bool {
         (Ok(one), Ok(other)) => one != other,
         _ => true,
     }
+}
+
+/// The user whose launch agents a system brings.
+pub fn primary_user_of(layout: &Layout, system: &StorePath) -> Option<String> {
+    let script = std::fs::read_to_string(layout.physical(system).join("activate")).ok()?;
+    primary_user(&script).map(str::to_owned)
 }
 
 /// `launchctl asuser "$(id -u -- NAME)" …`, as nix-darwin's script has it.
@@ -51,7 +73,7 @@ fn primary_user(script: &str) -> Option<&str> {
 mod tests {
     use muster_protocol::machine::Class;
 
-    use super::super::super::tests::layout;
+    use super::super::super::tests::{layout, script};
     use super::*;
     use crate::core::records::tests::path;
 
@@ -69,8 +91,8 @@ mod tests {
         agent(&layout, "same", "one");
         agent(&layout, "new", "two");
         std::fs::create_dir_all(layout.physical(&path("without"))).unwrap();
-        let script = "launchctl asuser \"$(id -u -- alice)\" sudo --user=alice -- launchctl load -w x";
-        std::fs::write(layout.physical(&path("new")).join("activate"), script).unwrap();
+        let text = "launchctl asuser \"$(id -u -- alice)\" sudo --user=alice -- launchctl load -w x";
+        std::fs::write(layout.physical(&path("new")).join("activate"), text).unwrap();
         std::fs::create_dir_all(layout.system("/run")).unwrap();
         std::os::unix::fs::symlink(path("old").as_str(), layout.current_system()).unwrap();
         assert_eq!(absent(&layout, &path("new")).as_deref(), Some("alice"));
@@ -78,8 +100,19 @@ mod tests {
         assert_eq!(absent(&layout, &path("without")), None);
         std::fs::create_dir_all(layout.system("/dev")).unwrap();
         std::fs::write(layout.system("/dev/console"), "").unwrap();
-        std::os::unix::fs::chown(layout.system("/dev/console"), Some(501), None).unwrap();
+        let sits = |user| std::os::unix::fs::chown(layout.system("/dev/console"), Some(user), None).unwrap();
+        sits(501);
         assert_eq!(console(&layout), Some(501));
+        assert_eq!(absent(&layout, &path("new")), None, "nobody knows a user alice here");
+        // Somebody else at the screen is not the one whose agent is loaded.
+        let programs = folder.path().join("programs");
+        script(&programs.join("id"), "test $3 = alice && echo 502");
+        script(&programs.join("launchctl"), "test -e $0.gui");
+        assert_eq!(absent(&layout, &path("new")).as_deref(), Some("alice"));
+        std::fs::write(programs.join("launchctl.gui"), "").unwrap();
+        assert_eq!(absent(&layout, &path("new")), None, "their session is behind the other one's");
+        std::fs::remove_file(programs.join("launchctl.gui")).unwrap();
+        sits(502);
         assert_eq!(absent(&layout, &path("new")), None);
     }
 }

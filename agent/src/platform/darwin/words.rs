@@ -1,6 +1,9 @@
 //! What nix-darwin and launchd say, in words that say what to do.
 
+use std::time::Duration;
+
 use crate::nix::without_colours;
+use crate::platform::process::Other;
 
 /// What a person has to do before this activation can succeed. `program` is what macOS asks permissions of.
 pub fn needs_human(exit: i32, output: &str, program: &str) -> Option<String> {
@@ -12,11 +15,7 @@ pub fn needs_human(exit: i32, output: &str, program: &str) -> Option<String> {
             .map(|word| word.trim_end_matches([',', '.', ':', ';']))
             .collect();
         if !paths.is_empty() && lower.contains("unexpected files in /etc") {
-            return Some(format!(
-                "files that nix-darwin did not make are in its way, and Muster never moves them: rename {} to \
-                 …before-nix-darwin, then run muster-agent check-now",
-                paths.join(", ")
-            ));
+            return Some(foreign_files(&paths));
         }
     }
     // Of what is denied to a program without a screen nix-darwin speaks as of SSH.
@@ -49,16 +48,59 @@ pub fn needs_human(exit: i32, output: &str, program: &str) -> Option<String> {
     refused.then(|| format!("{}\nThen run muster-agent check-now", without_colours(output).trim()))
 }
 
+/// How old somebody else's switch may get before it counts as stuck.
+const PATIENCE: Duration = Duration::from_secs(6 * 3600);
+
+/// Who else switches this Mac, unless that has not come to an end for so long that it is not waited for any more.
+pub fn busy(other: &Other) -> Option<String> {
+    let hours = PATIENCE.as_secs() / 3600;
+    if other.age >= PATIENCE {
+        let minutes = other.age.as_secs() / 60;
+        tracing::warn!(
+            minutes,
+            "{} runs for more than {hours} h and is not waited for any longer",
+            other.who
+        );
+        return None;
+    }
+    Some(format!("{}; it is waited for until it is {hours} h old, or ended", other.who))
+}
+
+/// What to do about files in /etc that an activation would overwrite.
+pub fn foreign_files(paths: &[impl AsRef<str>]) -> String {
+    let paths: Vec<&str> = paths.iter().map(AsRef::as_ref).collect();
+    format!(
+        "files that nix-darwin did not make are in its way, and Muster never moves them: rename {} to \
+         …before-nix-darwin, then run muster-agent check-now",
+        paths.join(", ")
+    )
+}
+
+/// Whether an activation ended in its checks, which touch nothing. By its exit code alone nobody can tell: with `set -e` the
+/// code of any program that fails later is the script's. Homebrew's part, which ends with 2 as well, comes behind stages
+/// that say what they set up.
+pub fn untouched(exit: i32, output: &str) -> bool {
+    let refused = output.contains("aborting activation") || output.contains("must be run as root");
+    exit == 2 && refused && !output.contains("setting up ")
+}
+
+/// Whether a job has come to an end since it was loaded, from what `launchctl print` says of it.
+pub fn has_ended(printed: &str) -> bool {
+    fact(printed, "state") != Some("running")
+        && fact(printed, "last exit code").is_some_and(|code| code != "(never exited)")
+}
+
+fn fact<'a>(printed: &'a str, key: &str) -> Option<&'a str> {
+    let mut lines = printed.lines();
+    lines.find_map(|line| line.trim().strip_prefix(key)?.trim().strip_prefix('=')).map(str::trim)
+}
+
 /// Whether a job is well, from what `launchctl print` says of it.
 pub fn job(printed: &str) -> Result<(), String> {
-    let fact = |key: &str| {
-        let line = printed.lines().find_map(|line| line.trim().strip_prefix(key)?.trim().strip_prefix('='));
-        line.map(str::trim)
-    };
-    if fact("state") == Some("running") {
+    if fact(printed, "state") == Some("running") {
         return Ok(());
     }
-    match fact("last exit code") {
+    match fact(printed, "last exit code") {
         None | Some("(never exited)" | "0") => Ok(()),
         Some(code) => Err(format!("does not run; it last ended with {code}")),
     }
@@ -69,7 +111,7 @@ mod tests {
     use super::*;
 
     fn told(exit: i32, output: &str) -> Option<String> {
-        needs_human(exit, output, "/usr/local/bin/muster-agent")
+        needs_human(exit, output, "/Library/PrivilegedHelperTools/muster-agent")
     }
 
     #[test]
@@ -78,7 +120,11 @@ mod tests {
         let apps = "\u{1b}[1;31merror: permission denied when trying to update apps over SSH, aborting activation\u{1b}[0m\n\
             Apps could not be updated as `darwin-rebuild` requires Full Disk Access to work over SSH.\n";
         let words = told(1, apps).unwrap();
-        for part in ["Privacy & Security > App Management", "/usr/local/bin/muster-agent", "check-now"] {
+        for part in [
+            "Privacy & Security > App Management",
+            "/Library/PrivilegedHelperTools/muster-agent",
+            "check-now",
+        ] {
             assert!(words.contains(part), "{words}");
         }
         let users = "error: users cannot be created over SSH without Full Disk Access, aborting activation\n";
@@ -94,6 +140,30 @@ mod tests {
         let words = told(2, output).unwrap();
         assert!(words.contains("rename /etc/nix/nix.conf, /etc/zshrc to"), "{words}");
         assert_eq!(told(2, "no paths here"), None);
+    }
+
+    #[test]
+    fn only_an_activation_that_ended_in_its_checks_has_touched_nothing() {
+        let checks = "error: Unexpected files in /etc, aborting activation\n  /etc/zshrc\n";
+        assert!(untouched(2, checks) && untouched(2, "error: `activate` must be run as root"));
+        assert!(!untouched(1, checks) && !untouched(2, "grep: no such file") && !untouched(0, checks));
+        let later = "setting up /etc...\nerror: found Homebrew packages not listed, aborting activation";
+        assert!(!untouched(2, later));
+    }
+
+    #[test]
+    fn failure_mode_20_somebody_elses_switch_is_waited_for_for_hours_and_not_for_ever() {
+        let after =
+            |seconds| busy(&Other { who: "darwin-rebuild".into(), age: Duration::from_secs(seconds) });
+        assert!(after(6 * 3600 - 1).is_some_and(|words| words.contains("until it is 6 h old")));
+        assert_eq!(after(6 * 3600), None);
+    }
+
+    #[test]
+    fn a_job_has_ended_once_it_ran_and_runs_no_more() {
+        let print = |state: &str, code: &str| format!("\tstate = {state}\n\tlast exit code = {code}\n");
+        assert!(!has_ended(&print("running", "0")) && !has_ended(&print("not running", "(never exited)")));
+        assert!(has_ended(&print("not running", "2")) && !has_ended("Could not find service"));
     }
 
     #[test]

@@ -102,6 +102,9 @@ impl Bench {
             let _ = fixture.unsay(word);
         }
         fixture.say("greeting", &format!("round {}", self.round))?;
+        // Another user and another launchd job each time: what stays of another generation shows.
+        fixture.say("users", if self.round.is_multiple_of(2) { "alice carol" } else { "bob carol" })?;
+        fixture.say("job", &format!("round-{}", self.round))?;
         fixture.say("deadline-seconds", "10")?;
         match way {
             Way::Ill | Way::OldFails => fixture.say("health", "ill"),
@@ -147,7 +150,12 @@ impl Bench {
         for &name in names {
             self.before(name, step.way)?;
             let old = self.fleet.machine(name).running().context("it runs nothing")?;
-            self.beside(name, "stop-at", Some(&format!("{}\n", step.at)))?;
+            // OLD's script and NEW's are told apart by their systems.
+            let at = match step.at.strip_prefix("during undo ") {
+                Some(stage) => format!("during activate {stage} of {old}\n"),
+                None => format!("{}\n", step.at),
+            };
+            self.beside(name, "stop-at", Some(&at))?;
             patients.push(Patient { name, old, generation: 0, lines: 0 });
         }
         self.fleet.update(names)?;

@@ -1,8 +1,10 @@
 //! What must hold when it is over.
 
+use std::collections::BTreeSet;
 use std::fs;
+use std::path::{Path, PathBuf};
 
-use anyhow::{Result, ensure};
+use anyhow::{Context as _, Result, ensure};
 use muster_protocol::ids::StorePath;
 use muster_protocol::machine::Class;
 use muster_protocol::report::{EventKind, Reason};
@@ -11,6 +13,8 @@ use serde_json::Value;
 use super::cell::LOOK_AGAIN;
 use super::steps::Way;
 use crate::fleet::Fleet;
+use crate::machine::Machine;
+use crate::stand_in::wire::find;
 
 /// A document of the machine's state folder.
 pub fn document(fleet: &Fleet, name: &str, file: &str) -> Option<Value> {
@@ -73,6 +77,9 @@ pub fn check(fleet: &Fleet, name: &str, way: Way, old: &StorePath, generation: u
             let boots = entry.trim().strip_prefix("default ").and_then(|path| path.parse().ok());
             ensure!(boots == running, "I3: it runs {running:?} and its boot loader has {entry}");
         }
+        if machine.class() == Class::Darwin {
+            whole(machine)?;
+        }
         let ill = matches!(way, Way::Ill | Way::BuildFails | Way::Dry);
         ensure!(!ill || running.as_ref() == Some(old), "I4: a generation that is not well was left running");
     }
@@ -126,6 +133,40 @@ pub fn check(fleet: &Fleet, name: &str, way: Way, old: &StorePath, generation: u
         Some(EventKind::Failed { .. }) => "OLD, failed",
         _ => "person",
     })
+}
+
+/// I3 on a Mac: what its system brings is there, and nothing of another system.
+fn whole(machine: &Machine) -> Result<()> {
+    let running = machine.running().context("it runs nothing")?;
+    let system = machine.physical(&running);
+    let names = |folder: PathBuf| -> BTreeSet<String> {
+        let entries = fs::read_dir(folder).into_iter().flatten().flatten();
+        entries.map(|entry| entry.file_name().to_string_lossy().into_owned()).collect()
+    };
+    let daemons = machine.root.at("/Library/LaunchDaemons");
+    let mut installed = names(daemons.clone());
+    for own in ["org.muster.agent.plist", "org.muster.activator.plist"] {
+        installed.remove(own);
+    }
+    let wanted = names(system.join("Library/LaunchDaemons"));
+    ensure!(installed == wanted, "I3: {running} has the jobs {wanted:?}, and there are {installed:?}");
+    for name in &wanted {
+        let same =
+            fs::read(daemons.join(name))? == fs::read(system.join("Library/LaunchDaemons").join(name))?;
+        ensure!(same, "I3: {name} is of another system than {running}");
+        let label = name.trim_end_matches(".plist");
+        ensure!(find(&machine.root, label)?.is_some(), "I3: launchd does not have {label}");
+    }
+    let users: BTreeSet<String> =
+        fs::read_to_string(system.join("users"))?.lines().map(str::to_owned).collect();
+    let made = names(machine.root.at("/var/db/users"));
+    ensure!(made == users, "I3: {running} has the users {users:?}, and there are {made:?}");
+    for name in names(system.join("etc")) {
+        let file = machine.root.resolve(&Path::new("/etc").join(&name))?;
+        let same = fs::read(&file).ok() == fs::read(system.join("etc").join(&name)).ok();
+        ensure!(same, "I3: /etc/{name} is of another system than {running}");
+    }
+    Ok(())
 }
 
 fn is(event: &EventKind, kind: &str) -> bool {

@@ -46,9 +46,14 @@ const fn darwin(at: &'static str, way: Way, activator: bool) -> Step {
     Step { at, way, activator, never }
 }
 
+const fn stage(at: &'static str, way: Way) -> Step {
+    let never = Some((Class::Nixos, "the stages of a Mac's activation"));
+    Step { at, way, activator: true, never }
+}
+
 /// Every state of a transaction (`TRANSITIONS` in `agent/src/core/state.rs`), every phase of an activator
 /// (`ActivationPhase::ALL`), every verdict, and the documents' removal; before and after the write where something was
-/// done to the machine in between. A test holds this list to those.
+/// done to the machine in between; and every stage of a Mac's activation, forwards and back. A test holds this list to those.
 pub const STEPS: &[Step] = &[
     step("after transaction.json verified", Way::Good, false),
     step("after transaction.json fetched", Way::Good, false),
@@ -83,6 +88,36 @@ pub const STEPS: &[Step] = &[
     nixos("after transaction.json awaiting-reboot", Way::Boot, false),
     nixos("after activation.json finished", Way::Dry, true),
     nixos("after transaction.json finished", Way::Dry, false),
+    stage("during activate preActivation", Way::Good),
+    stage("during activate checks", Way::Good),
+    stage("during activate createRun", Way::Good),
+    stage("during activate extraActivation", Way::Good),
+    stage("during activate groups", Way::Good),
+    stage("during activate users", Way::Good),
+    stage("during activate applications", Way::Good),
+    stage("during activate pam", Way::Good),
+    stage("during activate patches", Way::Good),
+    stage("during activate openssh", Way::Good),
+    stage("during activate etc", Way::Good),
+    stage("during activate defaults", Way::Good),
+    stage("during activate userDefaults", Way::Good),
+    stage("during activate launchd", Way::Good),
+    stage("during activate userLaunchd", Way::Good),
+    stage("during activate nix-daemon", Way::Good),
+    stage("during activate time", Way::Good),
+    stage("during activate networking", Way::Good),
+    stage("during activate power", Way::Good),
+    stage("during activate keyboard", Way::Good),
+    stage("during activate fonts", Way::Good),
+    stage("during activate nvram", Way::Good),
+    stage("during activate homebrew", Way::Good),
+    stage("during activate postActivation", Way::Good),
+    stage("during undo checks", Way::Ill),
+    stage("during undo users", Way::Ill),
+    stage("during undo etc", Way::Ill),
+    stage("during undo launchd", Way::Ill),
+    stage("during undo userLaunchd", Way::Ill),
+    stage("during undo homebrew", Way::Ill),
 ];
 
 /// Steps that no cell comes by, with the reason; printed with the table.
@@ -133,6 +168,11 @@ impl Fault {
         match self {
             Self::KillActivator | Self::KillBoth if !step.activator => {
                 Some("no activator is at work, or it has gone on to a row of its own (activation.json)")
+            }
+            Self::KillAgent | Self::DiskFull | Self::ControllerGone if step.at.starts_with("during ") => {
+                Some(
+                    "a script under way needs none of them; the rows of activation.json activating and undoing have it",
+                )
             }
             _ => None,
         }

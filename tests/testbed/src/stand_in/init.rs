@@ -1,7 +1,8 @@
 //! The first process of a machine in a folder: its launchd or systemd.
 //!
-//! It boots the machine (empties `/run`, gives it a boot id, makes `/run/current-system` from the boot entry or the
-//! profile, loads the daemons that lie in their folder) and does what the commands ask through its socket.
+//! It boots the machine (empties `/run`, gives it a boot id, loads the daemons that lie in their folder) and does what the
+//! commands ask through its socket. On NixOS it makes `/run/current-system` from the boot entry; a Mac's system brings a daemon
+//! that does it, `activate-system`, and so the link comes while other daemons run already, or never.
 //! Left out: users and sessions, dependencies and their order, timers, sockets, resource limits, and activation of
 //! a system at boot beyond that one link and, on NixOS, its units.
 
@@ -170,12 +171,12 @@ fn boot(root: &Root) -> Result<()> {
     let random = muster_protocol::ids::to_hex(&muster_protocol::random::bytes::<16>()?);
     let parts = [&random[..8], &random[8..12], &random[12..16], &random[16..20], &random[20..]];
     fs::write(root.at(BOOT_ID), format!("{}\n", parts.join("-")))?;
-    if let Some(system) = boot_system(root) {
+    if manager(root) == Manager::Systemd
+        && let Some(system) = boot_system(root)
+    {
         symlink(&system, root.at("/run/current-system"))?;
-        if manager(root) == Manager::Systemd {
-            symlink(&system, root.at("/run/booted-system"))?;
-            units_of(root, &system)?;
-        }
+        symlink(&system, root.at("/run/booted-system"))?;
+        units_of(root, &system)?;
     }
     Ok(())
 }
@@ -191,10 +192,9 @@ fn units_of(root: &Root, system: &Path) -> Result<()> {
     Ok(())
 }
 
-/// NixOS boots its boot loader's entry; a Mac activates its system profile.
+/// NixOS boots its boot loader's entry, or its profile where there is none.
 fn boot_system(root: &Root) -> Option<PathBuf> {
-    let entry = fs::read_to_string(root.at("/boot/entry")).ok();
-    if let (Manager::Systemd, Some(entry)) = (manager(root), entry) {
+    if let Ok(entry) = fs::read_to_string(root.at("/boot/entry")) {
         return entry.trim().strip_prefix("default ").map(PathBuf::from);
     }
     let mut place = root.at("/nix/var/nix/profiles/system");
