@@ -136,6 +136,10 @@ fn eventually(what: &str, mut condition: impl FnMut() -> bool) {
     }
 }
 
+fn all(output: &Output) -> String {
+    String::from_utf8_lossy(&[&output.stdout[..], &output.stderr[..]].concat()).into_owned()
+}
+
 fn said(output: &Output) -> String {
     format!("{}: {}", output.status, String::from_utf8_lossy(&output.stderr))
 }
@@ -185,7 +189,11 @@ fn a_nixos_switch_tells_its_failures_apart_by_exit_code() {
         .open(bench.machine.root.at("/run/nixos/switch-to-configuration.lock"))
         .unwrap();
     rustix::fs::flock(&lock, rustix::fs::FlockOperation::LockExclusive).unwrap();
-    assert_eq!(bench.switch(&factory, "switch").status.code(), Some(11));
+    for action in ["switch", "check", "dry-activate"] {
+        let locked = bench.switch(&factory, action);
+        assert_eq!(locked.status.code(), Some(11), "{action}");
+        assert!(said(&locked).contains("Could not acquire lock"));
+    }
     drop(lock);
     let undone = bench.switch(&factory, "switch");
     assert!(undone.status.success(), "{}", said(&undone));
@@ -411,4 +419,88 @@ fn an_example_system_refuses_to_touch_a_real_machine() {
     assert_eq!(switch.status.code(), Some(1));
     assert!(said(&switch).contains("example system"), "{}", said(&switch));
     fs::write(bench.machine.root.at("/stand-in-machine"), "").unwrap();
+}
+
+#[test]
+fn a_nixos_switch_is_inhibited_by_what_both_systems_name_and_boot_and_an_undo_are_not() {
+    let bench = Bench::new(Class::Nixos);
+    let factory = bench.machine.running().unwrap();
+    bench.fixture.say("dbus", "broker").unwrap();
+    let broker = bench.build();
+    for action in ["check", "switch", "test"] {
+        let refused = bench.switch(&broker, action);
+        assert_eq!(refused.status.code(), Some(1), "{action}");
+        let words = all(&refused);
+        for expected in [
+            "Checking switch inhibitors...",
+            "There are changes to critical components of the system:",
+            "dbus-implementation : dbus -> broker",
+            "Pre-switch check 'switchInhibitors' failed",
+            "Pre-switch checks failed",
+        ] {
+            assert!(words.contains(expected), "{action}: {words}");
+        }
+    }
+    assert_eq!(bench.machine.running().unwrap(), factory);
+    assert!(bench.switch(&broker, "dry-activate").status.success());
+    assert!(bench.switch(&broker, "boot").status.success());
+    let mut unchecked = bench.command(&broker, "bin/switch-to-configuration");
+    assert!(unchecked.arg("switch").env("NIXOS_NO_CHECK", "1").status().unwrap().success());
+    assert_eq!(bench.machine.running().unwrap(), broker);
+}
+
+#[test]
+fn a_nixos_switch_says_four_for_units_though_its_script_failed_and_ends_with_anything_behind_the_link() {
+    let bench = Bench::new(Class::Nixos);
+    bench.fixture.say("fail-at", "activate units").unwrap();
+    let both = bench.build();
+    let switch = bench.switch(&both, "switch");
+    assert_eq!(switch.status.code(), Some(4));
+    assert!(said(&switch).contains("Failed to run activate script"), "{}", said(&switch));
+    assert!(all(&switch).lines().any(|line| line == "Checking switch inhibitors... done"));
+    for exit in ["11", "1"] {
+        bench.fixture.say("fail-at", "logind").unwrap();
+        bench.fixture.say("fail-exit", exit).unwrap();
+        let system = bench.build();
+        let switch = bench.switch(&system, "switch");
+        assert_eq!(switch.status.code(), exit.parse().ok(), "{}", said(&switch));
+        assert_eq!(bench.machine.running().unwrap(), system, "it broke off behind the link");
+    }
+    bench.fixture.unsay("fail-at").unwrap();
+    bench.fixture.say("loops", "yes").unwrap();
+    let loops = bench.switch(&bench.build(), "switch");
+    assert_eq!(loops.status.code(), Some(4));
+    assert!(said(&loops).contains("warning: the following units failed: looper.service"), "{}", said(&loops));
+}
+
+#[test]
+fn a_nixos_switch_starts_what_the_target_wants_where_its_conditions_hold_and_needs_a_running_system() {
+    let bench = Bench::new(Class::Nixos);
+    let control = bench.machine.root.at("/etc/systemd/system.control");
+    fs::create_dir_all(&control).unwrap();
+    for (name, condition) in [("wanted", "/etc"), ("unmet", "!/etc")] {
+        let text = format!(
+            "[Unit]\nConditionPathExists={condition}\n[Service]\nExecStart=/bin/sleep 1000\n\
+             [Install]\nWantedBy=multi-user.target\n"
+        );
+        fs::write(control.join(format!("{name}.service")), text).unwrap();
+    }
+    let factory = bench.machine.running().unwrap();
+    let switch = bench.switch(&factory, "switch");
+    assert!(switch.status.success(), "{}", said(&switch));
+    let state = |name: &str| all(&bench.tool("systemctl", &["is-active", name])).trim().to_owned();
+    assert_eq!((state("wanted").as_str(), state("unmet").as_str()), ("active", "inactive"));
+    fs::remove_file(bench.machine.root.at("/run/current-system")).unwrap();
+    assert_eq!(bench.switch(&factory, "switch").status.code(), Some(100));
+}
+
+#[test]
+fn a_transient_unit_has_its_runtime_directory_as_long_as_it_runs() {
+    let bench = Bench::new(Class::Nixos);
+    let folder = bench.machine.root.at("/run/started");
+    let options = ["--unit=once", "--property=RuntimeDirectory=started", "/bin/sleep", "1000"];
+    assert!(bench.tool("systemd-run", &options).status.success());
+    eventually("its folder", || folder.exists());
+    assert!(bench.tool("systemctl", &["stop", "once"]).status.success());
+    assert!(!folder.exists());
 }

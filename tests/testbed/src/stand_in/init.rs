@@ -232,7 +232,8 @@ fn boot_jobs(root: &Root) -> Vec<Job> {
         .filter_map(|file| {
             let job = match manager(root) {
                 Manager::Launchd => plists::read(&file).map(|plist| plist.job),
-                Manager::Systemd => units::read(&file).map(|unit| Job { start: unit.wanted, ..unit.job }),
+                Manager::Systemd => units::read(&file)
+                    .map(|unit| Job { start: unit.wanted && unit.job.is_wanted_now(root), ..unit.job }),
             };
             job.inspect_err(|error| eprintln!("{}: {error:#}", file.display())).ok()
         })

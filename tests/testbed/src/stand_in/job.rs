@@ -5,6 +5,8 @@ use std::path::PathBuf;
 
 use serde::{Deserialize, Serialize};
 
+use crate::root::Root;
+
 /// launchd's own path (`launchd.plist(5)`); a machine's `bin` is put before it.
 pub const LAUNCHD_PATH: &str = "/usr/bin:/bin:/usr/sbin:/sbin";
 /// systemd's path for services of the system (`systemd.exec(5)`); a machine's `bin` is put before it.
@@ -70,6 +72,21 @@ pub struct Job {
     pub together: Together,
     /// Forgotten as soon as it ends (`--collect`).
     pub collect: bool,
+    /// `ConditionPathExists`, with `!` before what must not be there. A start that does not meet them does nothing.
+    #[serde(default)]
+    pub conditions: Vec<String>,
+    /// Below `/run`, as long as it runs.
+    #[serde(default)]
+    pub runtime_directory: Option<String>,
+}
+
+impl Job {
+    pub fn is_wanted_now(&self, root: &Root) -> bool {
+        self.conditions.iter().all(|condition| match condition.strip_prefix('!') {
+            Some(path) => !root.at(path).exists(),
+            None => root.at(condition).exists(),
+        })
+    }
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]

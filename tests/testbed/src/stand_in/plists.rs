@@ -88,6 +88,8 @@ fn parse(value: &Value, file: &Path) -> Result<Plist> {
         patience_ms: seconds("ExitTimeOut", EXIT_TIMEOUT_SECONDS),
         together: if flag("AbandonProcessGroup") { Together::Nothing } else { Together::Group },
         collect: false,
+        conditions: Vec::new(),
+        runtime_directory: None,
     };
     Ok(Plist { job, disabled: flag("Disabled") })
 }

@@ -170,6 +170,9 @@ impl Life {
                 OpenOptions::new().create(true).append(true).open(path).map(Stdio::from)
             }
         };
+        if let Some(folder) = self.runtime_directory() {
+            std::fs::create_dir_all(folder)?;
+        }
         let mut command = Command::new(self.root.at("/bin/own-session"));
         command
             .arg(&self.program)
@@ -302,7 +305,14 @@ impl Life {
         }
     }
 
+    fn runtime_directory(&self) -> Option<PathBuf> {
+        self.job.runtime_directory.as_ref().map(|name| self.root.at("/run").join(name))
+    }
+
     fn ended(&self, code: i32) {
+        if let Some(folder) = self.runtime_directory() {
+            let _ = std::fs::remove_dir_all(folder);
+        }
         let restarts = match self.job.restart {
             Restart::Never => false,
             Restart::Always => true,

@@ -1,7 +1,8 @@
 //! `systemctl`, for the services in the machine's `/etc/systemd/system` and the transient ones.
 //!
 //! Verbs: start, stop, restart, try-restart, is-active, is-failed, reset-failed, list-units, show, status,
-//! daemon-reload. A test may say in `/run/stand-in-failed` (a name on each line) that other units have failed.
+//! daemon-reload. Of targets there is multi-user.target alone, and all that is wanted belongs to it. A test may say in
+//! `/run/stand-in-failed` (a name on each line) that other units have failed, and would fail again.
 
 use anyhow::Result;
 
@@ -39,6 +40,12 @@ pub fn run(root: &Root, arguments: &[String]) -> Result<u8> {
             Ok(0)
         }),
         "reset-failed" => {
+            if names.is_empty() {
+                for status in ask(root, &Request::List)?.unwrap_or_default() {
+                    let _ = ask(root, &Request::Reset(status.job.name))?;
+                }
+                return Ok(0);
+            }
             let _ = std::fs::remove_file(root.at(FAILED));
             worst(&|name| {
                 let _ = ask(root, &Request::Reset(name.to_owned()))?;
@@ -59,8 +66,11 @@ pub fn run(root: &Root, arguments: &[String]) -> Result<u8> {
             Ok(if any { 0 } else { NOT_RUNNING })
         }
         "show" | "status" => {
-            for name in &names {
+            for (number, name) in names.iter().filter(|name| !name.contains('*')).enumerate() {
                 let status = find(root, name)?;
+                if number > 0 {
+                    println!();
+                }
                 println!("Id={name}");
                 let known = status.is_some() || root.at("/etc/systemd/system").join(name).exists();
                 println!("LoadState={}", if known { "loaded" } else { "not-found" });
@@ -97,7 +107,35 @@ fn active(status: Option<&Status>) -> &'static str {
     }
 }
 
+/// Everything that the target wants and that does not run.
+fn start_wanted(root: &Root) -> Result<u8> {
+    let mut worst = 0;
+    for folder in ["/etc/systemd/system.control", "/etc/systemd/system"] {
+        for file in std::fs::read_dir(root.at(folder)).into_iter().flatten().flatten() {
+            let Ok(unit) = units::read(&file.path()) else { continue };
+            let runs = find(root, &unit.job.name)?.is_some_and(|status| status.state == State::Running);
+            if !unit.wanted || runs || !unit.job.is_wanted_now(root) {
+                continue;
+            }
+            let name = unit.job.name.clone();
+            let job = Job { start: true, ..unit.job };
+            match ask(root, &Request::Load(Box::new(job)))? {
+                Ok(_) => {}
+                Err(Refusal::AlreadyLoaded) => worst = start(root, &name, false)?.max(worst),
+                Err(refusal) => {
+                    eprintln!("Job for {name} failed: {refusal:?}");
+                    worst = 1;
+                }
+            }
+        }
+    }
+    Ok(worst)
+}
+
 fn start(root: &Root, name: &str, again: bool) -> Result<u8> {
+    if name == "multi-user.target" {
+        return start_wanted(root);
+    }
     let file = root.at("/etc/systemd/system").join(name);
     match find(root, name)? {
         Some(status) if again || status.state == State::Failed => {
@@ -129,26 +167,39 @@ fn start(root: &Root, name: &str, again: bool) -> Result<u8> {
 
 /// `UNIT LOAD ACTIVE SUB DESCRIPTION`, or JSON of the same.
 fn list(root: &Root, options: &[&str]) -> Result<u8> {
-    let failed_only =
-        options.iter().any(|option| matches!(*option, "--failed" | "--state=failed" | "--state=failed,"));
+    let states: Vec<&str> = options
+        .iter()
+        .find_map(
+            |option| if *option == "--failed" { Some("failed") } else { option.strip_prefix("--state=") },
+        )
+        .map(|states| states.split(',').filter(|state| !state.is_empty()).collect())
+        .unwrap_or_default();
     let json = options.contains(&"--output=json");
-    let mut rows: Vec<(String, &str)> = ask(root, &Request::List)?
+    let mut rows: Vec<(String, &str, &str)> = ask(root, &Request::List)?
         .unwrap_or_default()
         .iter()
         .filter(|status| status.job.manager == Manager::Systemd)
-        .map(|status| (status.job.name.clone(), active(Some(status))))
+        .map(|status| {
+            let state = active(Some(status));
+            (status.job.name.clone(), state, if state == "activating" { "auto-restart" } else { state })
+        })
         .collect();
     let failed = std::fs::read_to_string(root.at(FAILED)).unwrap_or_default();
     rows.extend(
-        failed.lines().filter(|line| !line.trim().is_empty()).map(|line| (full(line.trim()), "failed")),
+        failed
+            .lines()
+            .filter(|line| !line.trim().is_empty())
+            .map(|line| (full(line.trim()), "failed", "failed")),
     );
     rows.sort();
-    rows.retain(|(_, state)| if failed_only { *state == "failed" } else { *state != "inactive" });
+    rows.retain(|(_, state, sub)| {
+        if states.is_empty() { *state != "inactive" } else { states.contains(state) || states.contains(sub) }
+    });
     if json {
         let rows: Vec<_> = rows
             .iter()
-            .map(|(name, state)| {
-                serde_json::json!({"unit": name, "load": "loaded", "active": state, "sub": state, "description": name})
+            .map(|(name, state, sub)| {
+                serde_json::json!({"unit": name, "load": "loaded", "active": state, "sub": sub, "description": name})
             })
             .collect();
         println!("{}", serde_json::to_string(&rows)?);
@@ -159,13 +210,13 @@ fn list(root: &Root, options: &[&str]) -> Result<u8> {
     if legend {
         println!("  UNIT LOAD ACTIVE SUB DESCRIPTION");
     }
-    for (name, state) in &rows {
+    for (name, state, sub) in &rows {
         let mark = match (plain, *state) {
             (true, _) => "",
             (false, "failed") => "● ",
             (false, _) => "  ",
         };
-        println!("{mark}{name} loaded {state} {state} {name}");
+        println!("{mark}{name} loaded {state} {sub} {name}");
     }
     if legend {
         println!("\n{} loaded units listed.", rows.len());

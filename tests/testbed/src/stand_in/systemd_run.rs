@@ -43,6 +43,7 @@ fn parse(arguments: &[String]) -> Result<Job, String> {
     let mut words = arguments.iter().map(String::as_str).peekable();
     let (mut unit, mut environment, mut collect) = (None, BTreeMap::new(), false);
     let (mut folder, mut together, mut restart) = (None, Together::Everything, Restart::Never);
+    let mut runtime_directory = None;
     while let Some(word) = words.next_if(|word| word.starts_with('-')) {
         if word == "--" {
             break;
@@ -83,6 +84,7 @@ fn parse(arguments: &[String]) -> Result<Job, String> {
                 Some(("KillMode", "process" | "none")) => together = Together::Nothing,
                 Some(("Restart", "always")) => restart = Restart::Always,
                 Some(("Restart", "on-failure")) => restart = Restart::OnFailure,
+                Some(("RuntimeDirectory", name)) => runtime_directory = Some(name.to_owned()),
                 Some(("WorkingDirectory", path)) => folder = Some(path.into()),
                 Some(("Environment", variable)) => {
                     if let Some((name, value)) = variable.split_once('=') {
@@ -136,6 +138,8 @@ fn parse(arguments: &[String]) -> Result<Job, String> {
         patience_ms: 90_000,
         together,
         collect,
+        conditions: Vec::new(),
+        runtime_directory,
     })
 }
 

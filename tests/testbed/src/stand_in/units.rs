@@ -35,6 +35,9 @@ fn parse(text: &str, file: &Path) -> Result<Unit> {
         }
     }
     let last = |key: &str| settings.get(key).and_then(|values| values.last()).copied();
+    let all = |key: &str| -> Vec<String> {
+        settings.get(key).into_iter().flatten().map(|value| (*value).to_owned()).collect()
+    };
     let name = file.file_name().and_then(|name| name.to_str()).context("a unit has a name")?;
     let command = last("ExecStart").with_context(|| format!("{name} has no ExecStart"))?;
     let environment = settings
@@ -67,6 +70,8 @@ fn parse(text: &str, file: &Path) -> Result<Unit> {
             _ => Together::Everything,
         },
         collect: false,
+        conditions: all("ConditionPathExists"),
+        runtime_directory: last("RuntimeDirectory").map(str::to_owned),
     };
     Ok(Unit {
         job,

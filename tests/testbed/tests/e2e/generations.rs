@@ -1,5 +1,6 @@
 //! Generation after generation, the good ones and one that is not.
 
+use muster_protocol::checkin::Phase;
 use muster_protocol::operator::Condition;
 use muster_protocol::report::{EventKind, Reason};
 use muster_testbed::fleet::{Fleet, Wishes, both};
@@ -91,6 +92,10 @@ fn a_machine_without_any_system_takes_its_first() {
         fleet.machine(name).start().unwrap();
     }
     fleet.update(&[]).unwrap();
+    // NixOS switches no machine that runs no NixOS: the first system comes with a boot.
+    fleet.wait("cinnabar", "a reboot to wait for", |view| view.phase == Some(Phase::AwaitingReboot)).unwrap();
+    fleet.machine("cinnabar").stop(false).unwrap();
+    fleet.machine("cinnabar").start().unwrap();
     for (name, _) in &machines {
         fleet.settled(name, 1, Condition::UpToDate).unwrap();
         assert_runs_published(&fleet, name);
