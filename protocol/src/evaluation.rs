@@ -5,6 +5,8 @@ use std::collections::BTreeMap;
 
 use serde::{Deserialize, Serialize};
 
+use crate::shown::command;
+
 /// Everything that changes what a flake evaluates to. Empty: the flake and its lock said it all.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Hash, Serialize, Deserialize)]
 pub struct Evaluation {
@@ -36,14 +38,14 @@ impl Evaluation {
         *self == Self::default()
     }
 
-    /// As it would be written on the command line, one option each, with what an override was.
+    /// As it would be typed in a shell, one option each, with what an override was.
     pub fn words(&self) -> Vec<String> {
         let impure = self.impure.then(|| "--impure".to_owned());
         let overrides = self.overrides.iter().map(|one| {
             let hash = one.hash.as_ref().map(|hash| format!(" ({hash})")).unwrap_or_default();
-            format!("--override-input {} {}{hash}", one.input, one.reference)
+            format!("{}{hash}", command(&["--override-input", &one.input, &one.reference]))
         });
-        let options = self.options.iter().map(|(name, value)| format!("--option {name} {value}"));
+        let options = self.options.iter().map(|(name, value)| command(&["--option", name, value]));
         impure.into_iter().chain(overrides).chain(options).collect()
     }
 }
@@ -62,13 +64,13 @@ mod tests {
                 reference: "../nixpkgs".into(),
                 hash: Some("sha256-x".into()),
             }],
-            options: BTreeMap::from([("max-call-depth".into(), "5".into())]),
+            options: BTreeMap::from([("substituters".into(), "a b".into())]),
         };
         let text = serde_json::to_string(&all).unwrap();
         assert_eq!(serde_json::from_str::<Evaluation>(&text).unwrap(), all);
         assert_eq!(
             all.words(),
-            ["--impure", "--override-input nixpkgs ../nixpkgs (sha256-x)", "--option max-call-depth 5"]
+            ["--impure", "--override-input nixpkgs ../nixpkgs (sha256-x)", "--option substituters 'a b'"]
         );
     }
 }

@@ -27,7 +27,16 @@ impl<T, E: Into<anyhow::Error>> WithHint<T> for Result<T, E> {
 
 /// The error in one paragraph, and its hint on a line of its own.
 pub fn render(error: &anyhow::Error) -> String {
-    let hint = error.downcast_ref::<Hint>().map(|hint| hint.0.as_str());
+    terminal::sentence("error: ", &causes(error), hint_of(error))
+}
+
+fn hint_of(error: &anyhow::Error) -> Option<&str> {
+    error.downcast_ref::<Hint>().map(|hint| hint.0.as_str())
+}
+
+/// What went wrong and why, without what to do about it.
+pub fn causes(error: &anyhow::Error) -> String {
+    let hint = hint_of(error);
     let mut causes: Vec<String> = Vec::new();
     for cause in error.chain().map(ToString::to_string) {
         // A library often repeats its source in its own words.
@@ -36,7 +45,7 @@ pub fn render(error: &anyhow::Error) -> String {
             causes.push(cause);
         }
     }
-    terminal::sentence("error: ", &causes.join(": "), hint)
+    causes.join(": ")
 }
 
 pub fn print(error: &anyhow::Error) {

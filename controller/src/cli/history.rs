@@ -9,6 +9,7 @@ use muster_protocol::ids::MachineName;
 use muster_protocol::keys::PublicKey;
 use muster_protocol::operator::{AttackView, HistoryEntry, Published};
 use muster_protocol::report::{Event, EventKind, Progress, Step};
+use muster_protocol::target::Target;
 
 use super::api::Api;
 use super::config::Config;
@@ -85,11 +86,18 @@ impl History {
                 target.output.name().to_owned(),
                 outcome(&entry.events),
                 changes(&entry.events),
-                target.message.clone().unwrap_or_default(),
+                message(target),
             ]);
         }
         rows.print();
     }
+}
+
+/// The operator's words, and what they told Nix beside the flake.
+fn message(target: &Target) -> String {
+    let words = target.evaluation.words();
+    let told = (!words.is_empty()).then(|| format!("(evaluated with {})", words.join(" ")));
+    target.message.iter().cloned().chain(told).collect::<Vec<_>>().join(" ")
 }
 
 /// Who signed it.

@@ -6,6 +6,7 @@ mod audit;
 mod config;
 mod drafts;
 pub mod error;
+mod flake;
 mod history;
 mod init;
 mod keyfile;

@@ -1,7 +1,10 @@
 //! Evaluating a flake: the machines that it describes, and the derivation of each.
 
 use std::collections::BTreeSet;
+use std::sync::{Mutex, PoisonError};
+use std::time::Duration;
 
+use muster_protocol::evaluation::{Evaluation, Override};
 use muster_protocol::ids::{MachineName, StorePath};
 use muster_protocol::machine::{Class, MachineError, System, can_take};
 use serde::Deserialize;
@@ -9,15 +12,35 @@ use serde::Deserialize;
 use super::discover::{Found, Outputs, discover};
 use super::facts::Muster;
 use super::inventory::{CLAN_OUTPUT, Inventory, OF_CLAN};
-use super::nix::{EVALUATION_LIMIT, NixError, nix, run};
+use super::nix::{EVALUATION_LIMIT, NixError, nix, nix_noting, run};
+use super::options::{OptionError, Options};
+use super::pin::{self, NO_WRITE, Pin};
 use super::systems::systems;
+
+/// Whether Nix may write what its lock lacks.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Lock {
+    /// Reading writes nothing.
+    Keep,
+    /// As in `nixos-rebuild`: what is deployed is locked.
+    Write,
+}
 
 /// A flake, locked once: everything is read from the same source, whatever happens to the folder meanwhile.
 #[derive(Debug)]
 pub struct Flake {
     /// What the operator wrote.
     pub reference: String,
-    url: String,
+    pin: Pin,
+    hash: Option<String>,
+    /// Where the tree lies in the store.
+    path: Option<String>,
+    /// Whether its folder has changes that git does not have.
+    pub is_dirty: bool,
+    /// What Nix was told beside the flake, in words and as its arguments.
+    evaluation: Evaluation,
+    arguments: Vec<String>,
+    warnings: Mutex<Vec<String>>,
     nixos: BTreeSet<String>,
     darwin: BTreeSet<String>,
     /// What the flake says of its machines; their tags are those of every inventory.
@@ -49,14 +72,47 @@ pub enum FlakeError {
     OtherClass { reference: String, machine: MachineName, wanted: Class, output: &'static str },
     #[error("the system of {machine} cannot go to it")]
     CannotTake { machine: MachineName, source: MachineError },
+    #[error("the flake {reference} was changed while it was read")]
+    Changed { reference: String },
+    #[error(transparent)]
+    Option(#[from] OptionError),
+    #[error("cannot read {reference}, which is to take the place of the input {input}")]
+    Input { input: String, reference: String, source: NixError },
 }
 
-/// What `nix flake metadata` prints.
-#[doc(hidden)]
-#[derive(Deserialize)]
-pub struct Metadata {
-    pub url: String,
+impl FlakeError {
+    /// What to do about it.
+    pub fn hint(&self) -> String {
+        match self {
+            Self::Lock { reference, .. } => {
+                format!("see that {reference} is a flake, and that `nix flake metadata {reference}` reads it")
+            }
+            Self::Evaluate { reference, attribute, .. } => {
+                format!("mend the flake until `nix eval {reference}#{attribute}` succeeds")
+            }
+            Self::Shape { .. } => "correct it in the flake".to_owned(),
+            Self::NotInFlake { machine, output, .. } => {
+                format!("add {output}.{machine} to the flake, or name other machines")
+            }
+            Self::OtherClass { machine, .. } => format!(
+                "correct the flake, or enrol the machine anew with `muster machines add {machine} --class … --replace`"
+            ),
+            Self::CannotTake { machine, .. } => format!(
+                "correct the system in the flake, or the machine's with `muster machines add {machine} --system … --replace`"
+            ),
+            Self::Changed { .. } => {
+                "run this again, and leave the folder alone meanwhile; a commit can be read whatever \
+                                     happens to the folder"
+                    .to_owned()
+            }
+            Self::Option(_) => "write it into nix.conf of this computer".to_owned(),
+            Self::Input { input, .. } => format!("correct what --override-input {input} names"),
+        }
+    }
 }
+
+#[doc(hidden)]
+pub use super::pin::Metadata;
 
 /// What [`SYSTEM_FACTS`] makes `nix eval` print.
 #[doc(hidden)]
@@ -73,21 +129,34 @@ const OF_MUSTER: &str = r#"muster: builtins.removeAttrs muster [ "settings" ]"#;
 const SYSTEM_FACTS: &str = "s: { drv = s.drvPath; out = s.outPath; }";
 
 impl Flake {
-    /// Locks the flake and lists what it describes; evaluates no system yet.
+    /// Locks the flake and lists what it describes; evaluates no system yet, and writes nothing.
     pub async fn open(reference: &str) -> Result<Self, FlakeError> {
-        let lock = |source| FlakeError::Lock { reference: reference.to_owned(), source };
-        let printed =
-            nix(&["flake", "metadata", "--json", reference], EVALUATION_LIMIT).await.map_err(lock)?;
-        let metadata: Metadata = serde_json::from_slice(&printed)
-            .map_err(|error| lock(NixError::Format { program: "nix", reason: error.to_string() }))?;
+        Self::open_with(reference, &Options::default(), Lock::Keep).await
+    }
+
+    /// The same, with what the operator tells Nix beside it.
+    pub async fn open_with(reference: &str, options: &Options, write: Lock) -> Result<Self, FlakeError> {
+        options.check()?;
         let mut flake = Self {
             reference: reference.to_owned(),
-            url: metadata.url,
+            pin: Pin::Live(reference.to_owned()),
+            hash: None,
+            path: None,
+            is_dirty: false,
+            evaluation: Evaluation {
+                impure: options.impure,
+                overrides: Vec::new(),
+                options: options.options().map(|(name, value)| (name.to_owned(), value.to_owned())).collect(),
+            },
+            arguments: options.arguments(),
+            warnings: Mutex::default(),
             nixos: BTreeSet::new(),
             darwin: BTreeSet::new(),
             muster: Muster::default(),
             found: Vec::new(),
         };
+        flake.lock_inputs(options).await?;
+        flake.lock(write).await?;
         let names = |output| flake.optional(output, "builtins.attrNames");
         let (nixos, darwin, muster, clan) = tokio::try_join!(
             names(Class::Nixos.flake_output()),
@@ -114,9 +183,91 @@ impl Flake {
         Ok(flake)
     }
 
-    /// The flake as it was locked; read from nothing else, so that all that is said of it is of one moment.
-    pub(crate) fn url(&self) -> &str {
-        &self.url
+    /// Each override is locked once, so that every evaluation sees the same.
+    async fn lock_inputs(&mut self, options: &Options) -> Result<(), FlakeError> {
+        for (input, reference) in options.overrides() {
+            let tree = pin::lock_input(reference).await.map_err(|source| FlakeError::Input {
+                input: input.to_owned(),
+                reference: reference.to_owned(),
+                source,
+            })?;
+            self.note(tree.warnings);
+            self.arguments.extend(["--override-input".into(), input.into(), tree.pin.url().into()]);
+            let (input, reference) = (input.to_owned(), reference.to_owned());
+            self.evaluation.overrides.push(Override { input, reference, hash: tree.hash });
+        }
+        Ok(())
+    }
+
+    async fn lock(&mut self, write: Lock) -> Result<(), FlakeError> {
+        let mut arguments = self.arguments.clone();
+        arguments.extend((write == Lock::Keep).then(|| NO_WRITE.to_owned()));
+        let tree = match pin::lock(&self.reference, &arguments).await {
+            Ok(tree) => tree,
+            Err(error) => {
+                let source = super::advice::advised(error, &self.reference, None).await;
+                return Err(FlakeError::Lock { reference: self.reference.clone(), source });
+            }
+        };
+        self.note(tree.warnings);
+        (self.pin, self.hash, self.path, self.is_dirty) = (tree.pin, tree.hash, tree.path, tree.is_dirty);
+        Ok(())
+    }
+
+    /// What Nix was told beside the flake.
+    pub fn evaluation(&self) -> &Evaluation {
+        &self.evaluation
+    }
+
+    /// What Nix has warned of until now, each once. That a tree is dirty is told by [`Flake::is_dirty`].
+    pub fn warnings(&self) -> Vec<String> {
+        self.warnings.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    fn note(&self, warnings: Vec<String>) {
+        let mut known = self.warnings.lock().unwrap_or_else(PoisonError::into_inner);
+        for warning in warnings {
+            if !known.contains(&warning)
+                && !(warning.starts_with("warning: Git tree") && warning.ends_with("is dirty"))
+            {
+                known.push(warning);
+            }
+        }
+    }
+
+    /// Applies a function to an attribute of the one tree that was locked.
+    pub(crate) async fn eval(
+        &self,
+        attribute: &str,
+        apply: &str,
+        limit: Duration,
+    ) -> Result<Vec<u8>, NixError> {
+        let installable = format!("{}#{attribute}", self.pin.url());
+        let mut arguments = vec!["eval", "--json", NO_WRITE];
+        arguments.extend(self.arguments.iter().map(String::as_str));
+        arguments.extend([installable.as_str(), "--apply", apply]);
+        match nix_noting(&arguments, limit).await {
+            Ok(printed) => {
+                self.note(printed.warnings);
+                Ok(printed.stdout)
+            }
+            Err(error) => Err(super::advice::advised(error, &self.reference, self.path.as_deref()).await),
+        }
+    }
+
+    /// What was read so far is of one tree; asked in the end, where the tree could not be held on to.
+    pub async fn require_unchanged(&self) -> Result<(), FlakeError> {
+        if let Pin::Snapshot(_) = self.pin {
+            return Ok(());
+        }
+        let mut arguments = self.arguments.clone();
+        arguments.push(NO_WRITE.to_owned());
+        let reference = self.reference.clone();
+        match pin::lock(&self.reference, &arguments).await {
+            Ok(tree) if tree.hash == self.hash => Ok(()),
+            Ok(_) => Err(FlakeError::Changed { reference }),
+            Err(source) => Err(FlakeError::Lock { reference, source }),
+        }
     }
 
     /// Evaluates the systems of the machines whose inventory does not say them.
@@ -125,7 +276,7 @@ impl Flake {
             let unknown = |found: &&mut Found| found.system.is_none() && found.output() == Some(class);
             let names: Vec<String> =
                 self.found.iter_mut().filter(unknown).map(|found| found.machine.clone()).collect();
-            let mut told = systems(&self.url, class, &names, jobs).await;
+            let mut told = systems(self, class, &names, jobs).await;
             for found in self.found.iter_mut().filter(unknown) {
                 match told.remove(&found.machine) {
                     Some(Ok(system)) => found.set_system(system),
@@ -161,14 +312,12 @@ impl Flake {
     ) -> Result<Evaluated, FlakeError> {
         self.require_described(machine, class)?;
         let attribute = attribute(machine, class);
-        let installable = format!("{}#{attribute}", self.url);
-        let arguments = ["eval", "--json", "--no-write-lock-file", &installable, "--apply", SYSTEM_FACTS];
         let fail = |source| FlakeError::Evaluate {
             reference: self.reference.clone(),
             attribute: attribute.clone(),
             source,
         };
-        let printed = nix(&arguments, EVALUATION_LIMIT).await.map_err(fail)?;
+        let printed = self.eval(&attribute, SYSTEM_FACTS, EVALUATION_LIMIT).await.map_err(fail)?;
         let shape = |reason: String| FlakeError::Shape {
             reference: self.reference.clone(),
             attribute: attribute.clone(),
@@ -212,9 +361,7 @@ impl Flake {
 
     /// An output that a flake need not have; `null` where it has not.
     pub(crate) async fn optional(&self, output: &str, apply: &str) -> Result<serde_json::Value, FlakeError> {
-        let installable = format!("{}#{output}", self.url);
-        let arguments = ["eval", "--json", "--no-write-lock-file", &installable, "--apply", apply];
-        match nix(&arguments, EVALUATION_LIMIT).await {
+        match self.eval(output, apply, EVALUATION_LIMIT).await {
             Ok(printed) => serde_json::from_slice(&printed)
                 .map_err(|error| NixError::Format { program: "nix", reason: error.to_string() }),
             Err(NixError::Failed(message)) if message.contains("does not provide attribute") => {

@@ -1,9 +1,13 @@
 //! Flakes as they are: which machines they describe, and what each evaluates to.
 
+mod advice;
 pub mod discover;
 pub mod evaluate;
 pub mod facts;
 pub mod inventory;
+pub mod message;
 pub mod nix;
+pub mod options;
+pub mod pin;
 pub mod push;
 pub mod systems;

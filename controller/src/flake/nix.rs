@@ -7,11 +7,14 @@ use std::time::Duration;
 use tokio::io::{AsyncRead, AsyncReadExt as _};
 use tokio::process::Command;
 
+pub use super::message::shorten;
+use super::message::warnings;
+
 /// Evaluating nixpkgs for one machine takes seconds to minutes; an evaluation that takes this long hangs.
 pub const EVALUATION_LIMIT: Duration = Duration::from_secs(30 * 60);
 /// The most that is read of what Nix prints, in bytes.
 const MAX_OUTPUT: u64 = 64 * 1024 * 1024;
-const MAX_MESSAGE_LINES: usize = 8;
+const FEATURES: &[&str] = &["--extra-experimental-features", "nix-command flakes"];
 
 #[derive(Debug, thiserror::Error)]
 pub enum NixError {
@@ -40,6 +43,22 @@ pub async fn run_with(
     ca: Option<&Path>,
     limit: Duration,
 ) -> Result<Vec<u8>, NixError> {
+    run_noting(program, arguments, ca, limit).await.map(|printed| printed.stdout)
+}
+
+/// What a program of Nix printed when it succeeded.
+#[derive(Debug, Default)]
+pub struct Printed {
+    pub stdout: Vec<u8>,
+    pub warnings: Vec<String>,
+}
+
+async fn run_noting(
+    program: &'static str,
+    arguments: &[&str],
+    ca: Option<&Path>,
+    limit: Duration,
+) -> Result<Printed, NixError> {
     let start = |source: std::io::Error| match source.kind() {
         std::io::ErrorKind::NotFound => NixError::Missing { program },
         _ => NixError::Start { program, source },
@@ -63,7 +82,7 @@ pub async fn run_with(
         .map_err(|_| NixError::TooLong { program, limit })?
         .map_err(start)?;
     if status.success() {
-        Ok(stdout)
+        Ok(Printed { stdout, warnings: warnings(&String::from_utf8_lossy(&stderr)) })
     } else {
         Err(NixError::Failed(shorten(&String::from_utf8_lossy(&stderr))))
     }
@@ -76,8 +95,12 @@ pub async fn nix(arguments: &[&str], limit: Duration) -> Result<Vec<u8>, NixErro
 
 /// The same, believing this certificate authority alone.
 pub async fn nix_with(arguments: &[&str], ca: Option<&Path>, limit: Duration) -> Result<Vec<u8>, NixError> {
-    let all = [&["--extra-experimental-features", "nix-command flakes"], arguments].concat();
-    run_with("nix", &all, ca, limit).await
+    run_with("nix", &[FEATURES, arguments].concat(), ca, limit).await
+}
+
+/// The same, with what Nix warned of.
+pub async fn nix_noting(arguments: &[&str], limit: Duration) -> Result<Printed, NixError> {
+    run_noting("nix", &[FEATURES, arguments].concat(), None, limit).await
 }
 
 async fn read_bounded(stream: Option<impl AsyncRead + Unpin>) -> std::io::Result<Vec<u8>> {
@@ -91,72 +114,9 @@ async fn read_bounded(stream: Option<impl AsyncRead + Unpin>) -> std::io::Result
     Ok(bytes)
 }
 
-/// The innermost `error:` of Nix's trace, with its place, in a few lines.
-///
-/// Nix 2.8 prints one `error: MESSAGE` and the frames after it; newer ones print `error:` alone, the frames from the
-/// outside in, and `error: MESSAGE` last.
-pub fn shorten(stderr: &str) -> String {
-    let plain = without_colours(stderr);
-    let lines: Vec<&str> = plain.lines().map(str::trim).filter(|line| !line.is_empty()).collect();
-    let begins = |line: &&str| line.strip_prefix("error:").is_some_and(|rest| !rest.trim().is_empty());
-    let Some(first) = lines.iter().rposition(begins) else {
-        let tail = lines.len().saturating_sub(MAX_MESSAGE_LINES);
-        let text = lines[tail..].join("\n");
-        return if text.is_empty() { "Nix failed and printed nothing".to_owned() } else { text };
-    };
-    let mut message = vec![lines[first].trim_start_matches("error:").trim()];
-    for line in &lines[first + 1..] {
-        let frame = line.starts_with('…') || line.starts_with("(use '--show-trace'") || is_source(line);
-        if line.starts_with("warning:") || message.len() >= MAX_MESSAGE_LINES {
-            break;
-        }
-        if !frame {
-            message.push(line);
-        }
-    }
-    message.join("\n")
-}
-
-/// A quoted line of source: `12| text` or `| ^`.
-fn is_source(line: &str) -> bool {
-    line.trim_start_matches(|c: char| c.is_ascii_digit()).starts_with('|')
-}
-
-fn without_colours(text: &str) -> String {
-    let mut plain = String::with_capacity(text.len());
-    let mut rest = text.chars();
-    while let Some(c) = rest.next() {
-        if c == '\u{1b}' {
-            rest.by_ref().find(char::is_ascii_alphabetic);
-        } else {
-            plain.push(c);
-        }
-    }
-    plain
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn an_error_of_nix_2_8_is_told_in_short() {
-        let said = "warning: Git tree '/x' is dirty\nerror: undefined variable 'pkg'\n\n       at /x/flake.nix:7:30:\n\n            \
-                    6|   a = 1;\n            7|   b = pkg;\n             |       ^\n            8| }\n(use '--show-trace' to show detailed location information)\n";
-        assert_eq!(shorten(said), "undefined variable 'pkg'\nat /x/flake.nix:7:30:");
-    }
-
-    #[test]
-    fn an_error_of_nix_2_26_is_told_in_short() {
-        let said = "\u{1b}[31;1merror:\u{1b}[0m\n       … while evaluating the attribute 'drvPath'\n\n       \
-                    \u{1b}[31;1merror:\u{1b}[0m attribute 'x' missing\n       at /x/flake.nix:1:1:\n            1| {\n             | ^\n";
-        assert_eq!(shorten(said), "attribute 'x' missing\nat /x/flake.nix:1:1:");
-    }
-
-    #[test]
-    fn silence_is_told_as_such() {
-        assert_eq!(shorten("\n"), "Nix failed and printed nothing");
-    }
 
     #[tokio::test]
     async fn a_missing_program_is_named() {

@@ -6,7 +6,8 @@ use std::time::Duration;
 use futures_util::{StreamExt as _, stream};
 use muster_protocol::machine::{Class, System};
 
-use super::nix::{NixError, nix};
+use super::evaluate::Flake;
+use super::nix::NixError;
 
 /// A system follows from a machine's modules, without its packages; an evaluation that takes this long hangs.
 const SYSTEM_LIMIT: Duration = Duration::from_secs(10 * 60);
@@ -42,16 +43,16 @@ pub type Systems = BTreeMap<String, Result<System, String>>;
 
 /// Evaluates the systems of these machines of one class, all in one Nix; if that fails, each by itself, so that one
 /// machine's mistake is told as that machine's.
-pub async fn systems(url: &str, class: Class, names: &[String], jobs: usize) -> Systems {
+pub async fn systems(flake: &Flake, class: Class, names: &[String], jobs: usize) -> Systems {
     if names.is_empty() {
         return Systems::new();
     }
-    if let Ok(told) = ask(url, class, names).await {
+    if let Ok(told) = ask(flake, class, names).await {
         return told;
     }
     let each = stream::iter(names).map(|name| async move {
         let alone = std::slice::from_ref(name);
-        let told = ask(url, class, alone).await.map(|mut told| told.remove(name));
+        let told = ask(flake, class, alone).await.map(|mut told| told.remove(name));
         match told {
             Ok(Some(system)) => (name.clone(), system),
             Ok(None) => (name.clone(), Err("it says no system".to_owned())),
@@ -61,15 +62,13 @@ pub async fn systems(url: &str, class: Class, names: &[String], jobs: usize) -> 
     each.buffer_unordered(jobs.max(1)).collect().await
 }
 
-async fn ask(url: &str, class: Class, names: &[String]) -> Result<Systems, NixError> {
-    let installable = format!("{url}#{}", class.flake_output());
+async fn ask(flake: &Flake, class: Class, names: &[String]) -> Result<Systems, NixError> {
     let wanted: Vec<String> = names.iter().map(|name| quoted(name)).collect();
     let apply = format!(
         "all: builtins.listToAttrs (map (name: {{ inherit name; value = ({SYSTEM_OF}) all.${{name}}; }}) [ {} ])",
         wanted.join(" ")
     );
-    let arguments = ["eval", "--json", "--no-write-lock-file", &installable, "--apply", &apply];
-    let printed = nix(&arguments, SYSTEM_LIMIT).await?;
+    let printed = flake.eval(class.flake_output(), &apply, SYSTEM_LIMIT).await?;
     let told: BTreeMap<String, Option<String>> = serde_json::from_slice(&printed)
         .map_err(|error| NixError::Format { program: "nix", reason: error.to_string() })?;
     Ok(told

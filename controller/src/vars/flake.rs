@@ -16,7 +16,7 @@ pub use self::scripts::{Script, physical_store};
 use super::generators::{DeclarationError, Declared, Generators};
 use super::names::GeneratorId;
 use crate::flake::evaluate::{Flake, FlakeError};
-use crate::flake::nix::{EVALUATION_LIMIT, NixError, nix, run};
+use crate::flake::nix::{EVALUATION_LIMIT, NixError, run};
 
 #[derive(Debug, thiserror::Error)]
 pub enum VarsFlakeError {
@@ -120,6 +120,11 @@ impl VarsFlake {
         Ok(Self { flake, root, system, is_clan })
     }
 
+    /// The flake itself, for what Nix warned of.
+    pub fn flake(&self) -> &Flake {
+        &self.flake
+    }
+
     /// All generators of all machines.
     pub async fn generators(&self) -> Result<Generators, VarsFlakeError> {
         let mut declared: BTreeMap<MachineName, (Class, Declared)> = BTreeMap::new();
@@ -180,13 +185,13 @@ impl VarsFlake {
         names: &[String],
     ) -> Result<BTreeMap<String, Declared>, VarsFlakeError> {
         let what = names.join(", ");
-        let installable = format!("{}#{attribute}", self.flake.url());
         let apply = format!(
             "all: builtins.listToAttrs (map (name: {{ inherit name; value = ({DESCRIBE}) all.${{name}}; }}) {})",
             scripts::nix_list(names.iter().map(String::as_str))
         );
-        let arguments = ["eval", "--json", "--no-write-lock-file", &installable, "--apply", &apply];
-        let printed = nix(&arguments, EVALUATION_LIMIT)
+        let printed = self
+            .flake
+            .eval(attribute, &apply, EVALUATION_LIMIT)
             .await
             .map_err(|source| VarsFlakeError::Evaluate { what: what.clone(), source })?;
         serde_json::from_slice(&printed)

@@ -1,26 +1,29 @@
 //! `muster machines list --flake`: the machines that a flake describes, whether a controller knows them or not.
 
-use anyhow::{Error, Result};
+use anyhow::Result;
 
-use super::super::error::Hint;
+use super::super::flake::{tell_of, with_hint};
 use super::super::spinner::spinner;
 use super::super::table;
 use super::print_json;
 use crate::flake::discover::{Found, Source};
-use crate::flake::evaluate::{Flake, FlakeError};
+use crate::flake::evaluate::{Flake, Lock};
+use crate::flake::options::Options;
 
 /// How many machines are evaluated at once where they have to be evaluated one by one.
 const JOBS: usize = 2;
 
-pub async fn list(reference: &str, evaluate_systems: bool, json: bool) -> Result<()> {
+pub async fn list(reference: &str, options: &Options, evaluate_systems: bool, json: bool) -> Result<()> {
     let progress = spinner();
     progress.set_message(format!("reading {reference}"));
-    let mut flake = Flake::open(reference).await.map_err(with_hint)?;
+    let mut flake = Flake::open_with(reference, options, Lock::Keep).await.map_err(with_hint)?;
     if evaluate_systems {
         progress.set_message("evaluating the systems of machines");
         flake.find_systems(JOBS).await;
+        flake.require_unchanged().await.map_err(with_hint)?;
     }
     progress.finish_and_clear();
+    tell_of(&flake);
     if json {
         return print_json(&flake.found);
     }
@@ -62,17 +65,4 @@ fn unknown() -> String {
 fn shown_tags(found: &Found) -> Vec<&str> {
     let by_itself = |tag: &&str| *tag == "all" || found.class.is_some_and(|class| *tag == class.as_str());
     found.tags.iter().map(String::as_str).filter(|tag| !by_itself(tag)).collect()
-}
-
-fn with_hint(error: FlakeError) -> Error {
-    let hint = match &error {
-        FlakeError::Lock { .. } => {
-            "see that --flake names a flake, and that `nix flake metadata` reads it".to_owned()
-        }
-        FlakeError::Evaluate { reference, attribute, .. } => {
-            format!("mend the flake until `nix eval {reference}#{attribute}` succeeds")
-        }
-        _ => "correct it in the flake".to_owned(),
-    };
-    Error::new(error).context(Hint(hint))
 }

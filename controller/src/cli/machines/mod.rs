@@ -25,6 +25,7 @@ use super::config::Config;
 use super::error::WithHint as _;
 use super::roots::Trusted;
 use super::{roots, seen, status, table, tls};
+use crate::flake::options::Options;
 
 #[derive(Debug, Subcommand)]
 pub enum Machines {
@@ -38,6 +39,8 @@ pub enum Machines {
         /// Evaluate no machine for its system where the inventory does not say it
         #[arg(long, requires = "flake")]
         without_systems: bool,
+        #[command(flatten)]
+        options: Options,
         /// Print JSON instead of a table
         #[arg(long)]
         json: bool,
@@ -90,8 +93,8 @@ impl Machines {
     }
 
     async fn ask(self, config: Option<PathBuf>) -> Result<()> {
-        if let Self::List { flake: Some(reference), without_systems, json } = &self {
-            return in_flake::list(reference, !without_systems, *json).await;
+        if let Self::List { flake: Some(reference), without_systems, options, json } = &self {
+            return in_flake::list(reference, options, !without_systems, *json).await;
         }
         let config = Config::load(config)?;
         let api = Api::open(&config)?;

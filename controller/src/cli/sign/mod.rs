@@ -5,6 +5,7 @@
 
 mod known;
 pub mod show;
+mod told;
 
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
@@ -25,11 +26,13 @@ use self::show::Current;
 use super::api::Api;
 use super::config::Config;
 use super::error::WithHint as _;
+use super::flake::{tell_of, unsigned};
 use super::roots::{self, Trusted};
 use super::seen::{Jump, Seen, judge};
 use super::signers::KeySource;
 use super::{ask, drafts, keys, update};
-use crate::flake::evaluate::{self, Flake};
+use crate::flake::evaluate::{self, Flake, Lock};
+use crate::flake::options::Options;
 use crate::flake::push;
 
 #[derive(Debug, Args)]
@@ -39,9 +42,11 @@ pub struct Sign {
     /// The key to sign with: a file, ssh-agent, or ssh-agent:KEY [default: operator_key in muster.toml]
     #[arg(long, value_name = "KEY")]
     key: Option<KeySource>,
-    /// Evaluate this flake, and sign only if the draft is what it says
+    /// Evaluate this flake, and sign only if the draft is what it says, with the same options for Nix
     #[arg(long, value_name = "REF")]
     flake: Option<String>,
+    #[command(flatten)]
+    options: Options,
     /// Do not ask before signing
     #[arg(long, short)]
     yes: bool,
@@ -182,7 +187,7 @@ impl Sign {
     ) -> Result<()> {
         let targets: Vec<&Target> = generations.iter().map(|checked| &checked.target).collect();
         if let Some(reference) = &self.flake {
-            compare_with_flake(reference, &targets).await?;
+            compare_with_flake(reference, &self.options, &targets).await?;
         }
         if self.unseen {
             say!("The derivations were not looked into, as you wished.");
@@ -236,13 +241,12 @@ async fn require_true(target: &Target) -> Result<()> {
 }
 
 /// Evaluates again what was drafted; the smallest difference is named.
-async fn compare_with_flake(reference: &str, targets: &[&Target]) -> Result<()> {
-    let flake = Flake::open(reference).await.map_err(update::with_flake_hint)?;
+async fn compare_with_flake(reference: &str, options: &Options, targets: &[&Target]) -> Result<()> {
+    let flake = Flake::open_with(reference, options, Lock::Keep).await.map_err(unsigned)?;
     for target in targets {
-        let evaluated = flake
-            .evaluate(&target.machine, target.class, &target.system)
-            .await
-            .map_err(update::with_flake_hint)?;
+        told::require(&target.machine, &target.evaluation, flake.evaluation())?;
+        let evaluated =
+            flake.evaluate(&target.machine, target.class, &target.system).await.map_err(unsigned)?;
         let terms = update::terms_of(&flake, &target.machine)?;
         let mut differs = Vec::new();
         let mut compare = |what: &str, drafted: String, flake: String| {
@@ -272,6 +276,8 @@ async fn compare_with_flake(reference: &str, targets: &[&Target]) -> Result<()> 
             .hint("see that --flake names the commit that was drafted; if it does, do not sign");
         }
     }
+    flake.require_unchanged().await.map_err(unsigned)?;
+    tell_of(&flake);
     say!("The draft is what {reference} evaluates to.");
     Ok(())
 }

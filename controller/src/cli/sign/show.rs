@@ -113,6 +113,9 @@ async fn lines(checked: &CheckedPublication, current: &Current) -> Vec<String> {
     for key in &target.trusted_nix_keys {
         line("takes built from", key.clone());
     }
+    for words in target.evaluation.words() {
+        line("evaluated with", words);
+    }
     if let Some(message) = &target.message {
         line("message", message.clone());
     }

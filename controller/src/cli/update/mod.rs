@@ -1,6 +1,7 @@
 //! `muster update`: evaluate, say what will change, push, sign, publish or draft, follow.
 
 pub mod difference;
+mod left_out;
 mod numbers;
 mod renewal;
 mod select;
@@ -12,7 +13,7 @@ use std::time::Duration;
 
 use anyhow::{Context as _, Result};
 use clap::Args;
-use futures_util::{StreamExt as _, TryStreamExt as _};
+use futures_util::StreamExt as _;
 use muster_protocol::api::{OPERATOR_MACHINES, OPERATOR_SESSION};
 use muster_protocol::clock::Clock as _;
 use muster_protocol::ids::{Generation, MachineName};
@@ -22,6 +23,7 @@ use muster_protocol::policy::Policy;
 use muster_protocol::target::{Action, HealthCheck, Target};
 
 use self::difference::Difference;
+use self::left_out::Failed;
 use self::numbers::Numbered;
 use self::renewal::Renewal;
 use self::select::{SelectError, Selector};
@@ -29,11 +31,13 @@ use self::signing::Signed;
 use super::api::Api;
 use super::config::Config;
 use super::error::WithHint as _;
+use super::flake::{tell_of, unsigned};
 use super::roots::{self, Trusted};
 use super::seen::Seen;
 use super::spinner::{Spinner, spinner};
 use super::{ask, watch};
-use crate::flake::evaluate::{Evaluated, Flake, FlakeError};
+use crate::flake::evaluate::{Evaluated, Flake, Lock};
+use crate::flake::options::Options;
 use crate::flake::push;
 
 const DEFAULT_DEADLINE: u32 = 300;
@@ -82,6 +86,11 @@ pub struct Update {
     /// How many machines are evaluated at once
     #[arg(long, default_value_t = 2, value_parser = clap::value_parser!(u8).range(1..=64))]
     jobs: u8,
+    /// Go on with the others where a machine's system cannot be made; the exit code is 1 then, too
+    #[arg(long)]
+    keep_going: bool,
+    #[command(flatten)]
+    options: Options,
 }
 
 /// One machine's next generation, not yet signed.
@@ -127,25 +136,54 @@ impl Update {
 
         let progress = spinner();
         progress.set_message(format!("reading {reference}"));
-        let flake = Flake::open(&reference).await.map_err(with_flake_hint)?;
-        let chosen = select::select(&self.machines, &machines, &flake.muster, |name| flake.describes(name))
-            .map_err(with_select_hint)?;
+        let write = if self.dry_run { Lock::Keep } else { Lock::Write };
+        let flake = Flake::open_with(&reference, &self.options, write).await.map_err(unsigned)?;
+        let left_out = left_out::left_out(&self.machines, &flake.found, &machines);
+        let chosen = select::select(&self.machines, &machines, &flake.muster, |name| flake.describes(name));
+        let chosen = chosen.map_err(|error| {
+            progress.finish_and_clear();
+            tell_each(&left_out.lines());
+            with_select_hint(error)
+        })?;
         let mut seen = Seen::load(&config)?;
         let numbered = Numbered::of(&api, &trusted, &mut seen, &chosen, self.jump_to).await?;
-        let planned = self.plan(&flake, &numbered.counted, &trusted, &progress).await?;
+        let (planned, failed) = self.plan(&flake, &numbered.counted, &trusted, &progress).await;
+        flake.require_unchanged().await.map_err(unsigned)?;
         progress.finish_and_clear();
 
+        tell_of(&flake);
         for plan in &planned {
             self.tell(plan);
         }
+        tell_each(&left_out.lines());
+        if !failed.is_empty() && !self.keep_going {
+            return Err(left_out::none_signed(failed, chosen.len()));
+        }
+        if !failed.is_empty() {
+            tell!("left out, since their systems cannot be made:");
+            tell_each(&left_out::tell_failed(&failed));
+        }
+        let done = numbered.or(self.publish(&config, &api, &trusted, &mut seen, &planned).await?);
+        Ok(if failed.is_empty() { done } else { ExitCode::FAILURE })
+    }
+
+    /// Asks, signs what is to be signed, and follows it.
+    async fn publish(
+        &self,
+        config: &Config,
+        api: &Api,
+        trusted: &Trusted,
+        seen: &mut Seen,
+        planned: &[Planned],
+    ) -> Result<ExitCode> {
         let wanted: Vec<&Planned> = planned.iter().filter(|plan| self.wants(plan)).collect();
         if wanted.is_empty() {
             say!("Nothing changed; nothing to sign.");
-            return Ok(numbered.or(ExitCode::SUCCESS));
+            return Ok(ExitCode::SUCCESS);
         }
         if self.dry_run {
             say!("Nothing was signed: this was a dry run.");
-            return Ok(numbered.or(ExitCode::SUCCESS));
+            return Ok(ExitCode::SUCCESS);
         }
         let count = ask::count(u32::try_from(wanted.len()).unwrap_or(u32::MAX), "generation");
         let (verb, threshold) = match trusted.operators().1 {
@@ -158,25 +196,24 @@ impl Update {
         }
 
         let targets: Vec<&Target> = wanted.iter().map(|plan| &plan.target).collect();
-        push_closures(&config, &api, &targets).await?;
-        let before = watch::cursor(&api).await?;
+        push_closures(config, api, &targets).await?;
+        let before = watch::cursor(api).await?;
         seen.keep(targets.iter().map(|target| (target.machine.clone(), target.generation)));
         if let Signed::Drafted =
-            signing::sign(&config, &api, &trusted, &wanted, self.draft_file.as_deref()).await?
+            signing::sign(config, api, trusted, &wanted, self.draft_file.as_deref()).await?
         {
             if self.watch {
                 say!("There is nothing to follow until it is published: `muster status` shows it then.");
             }
-            return Ok(numbered.or(ExitCode::SUCCESS));
+            return Ok(ExitCode::SUCCESS);
         }
         if !self.watch {
             say!("Follow with `muster status`.");
-            return Ok(numbered.or(ExitCode::SUCCESS));
+            return Ok(ExitCode::SUCCESS);
         }
         let followed: Vec<(MachineName, Generation)> =
             targets.iter().map(|target| (target.machine.clone(), target.generation)).collect();
-        let limit = Duration::from_secs(self.watch_limit);
-        Ok(numbered.or(watch::follow(&api, &followed, before, limit).await?))
+        watch::follow(api, &followed, before, Duration::from_secs(self.watch_limit)).await
     }
 
     /// Whether a generation is to be signed.
@@ -210,6 +247,9 @@ impl Update {
         for line in lines {
             say!("    {line}");
         }
+        for word in target.evaluation.words() {
+            say!("    evaluated with {word}");
+        }
     }
 
     /// Evaluates every chosen machine and compares it with what was published last.
@@ -219,17 +259,26 @@ impl Update {
         counted: &[(&MachineView, Generation)],
         trusted: &Trusted,
         progress: &Spinner,
-    ) -> Result<Vec<Planned>> {
-        futures_util::stream::iter(counted)
-            .map(|&(view, generation)| async move {
-                progress.set_message(format!("evaluating {}", view.machine));
+    ) -> (Vec<Planned>, Vec<Failed>) {
+        let each = counted.iter().map(|&(view, generation)| async move {
+            progress.set_message(format!("evaluating {}", view.machine));
+            let planned = async {
                 let evaluated =
-                    flake.evaluate(&view.machine, view.class, &view.system).await.map_err(with_flake_hint)?;
+                    flake.evaluate(&view.machine, view.class, &view.system).await.map_err(unsigned)?;
                 self.plan_one(flake, (view, generation), &evaluated, trusted).await
-            })
-            .buffered(usize::from(self.jobs))
-            .try_collect()
-            .await
+            };
+            planned.await.map_err(|error| Failed { machine: view.machine.clone(), error })
+        });
+        let made: Vec<Result<Planned, Failed>> =
+            futures_util::stream::iter(each).buffered(usize::from(self.jobs)).collect().await;
+        let (mut planned, mut failed) = (Vec::new(), Vec::new());
+        for one in made {
+            match one {
+                Ok(plan) => planned.push(plan),
+                Err(error) => failed.push(error),
+            }
+        }
+        (planned, failed)
     }
 
     async fn plan_one(
@@ -254,7 +303,7 @@ impl Update {
             trusted_nix_keys: terms.trusted_nix_keys,
             policy: Policy { urgent: self.urgent || terms.policy.urgent, ..terms.policy },
             message: self.message.clone(),
-            evaluation: Default::default(),
+            evaluation: flake.evaluation().clone(),
         };
         target
             .check()
@@ -292,28 +341,10 @@ async fn push_closures(config: &Config, api: &Api, targets: &[&Target]) -> Resul
     Ok(())
 }
 
-pub fn with_flake_hint(error: FlakeError) -> anyhow::Error {
-    let hint = match &error {
-        FlakeError::Lock { .. } => {
-            "see that --flake names a flake, and that `nix flake metadata` reads it".to_owned()
-        }
-        FlakeError::Evaluate { attribute, .. } => {
-            format!("mend the flake until `nix eval` of {attribute} succeeds; nothing was signed")
-        }
-        FlakeError::Shape { .. } => "correct it in the flake; nothing was signed".to_owned(),
-        FlakeError::NotInFlake { machine, output, .. } => {
-            format!("add {output}.{machine} to the flake, or name other machines; nothing was signed")
-        }
-        FlakeError::OtherClass { machine, .. } => format!(
-            "correct the flake, or enrol the machine anew with `muster machines add {machine} --class … --replace`; \
-             nothing was signed"
-        ),
-        FlakeError::CannotTake { machine, .. } => format!(
-            "correct the system in the flake, or the machine's with `muster machines add {machine} --system … \
-             --replace`; nothing was signed"
-        ),
-    };
-    anyhow::Error::new(error).context(super::error::Hint(hint))
+fn tell_each(lines: &[String]) {
+    for line in lines {
+        tell!("{line}");
+    }
 }
 
 fn with_select_hint(error: SelectError) -> anyhow::Error {

@@ -107,7 +107,7 @@ fn listed<'a>(names: impl Iterator<Item = &'a str>) -> String {
 }
 
 #[cfg(test)]
-mod tests {
+pub(super) mod tests {
     use muster_protocol::machine::Class;
     use muster_protocol::operator::Condition;
 
@@ -144,7 +144,7 @@ mod tests {
         }
     }
 
-    fn fleet() -> Vec<MachineView> {
+    pub fn fleet() -> Vec<MachineView> {
         let mut gone = view("gone", Class::Darwin, &["lab"]);
         gone.standing = Standing::Revoked;
         vec![

@@ -8,16 +8,24 @@ use anyhow::{Context as _, Result, anyhow};
 use muster_protocol::terminal;
 
 use crate::cli::error::WithHint as _;
+use crate::cli::flake::{tell_of, with_hint};
 use crate::cli::spinner::spinner;
 use crate::vars::age::Places;
 use crate::vars::change::{Change, Draft};
-use crate::vars::flake::VarsFlake;
+use crate::vars::flake::{VarsFlake, VarsFlakeError};
 use crate::vars::generators::Generators;
 use crate::vars::keys::Recipients;
 use crate::vars::layout;
 use crate::vars::repository::Snapshot;
 use crate::vars::sops::Sops;
 use crate::vars::transaction::{self, Folder};
+
+fn advised(error: VarsFlakeError) -> anyhow::Error {
+    match error {
+        VarsFlakeError::Flake(error) => with_hint(error),
+        other => other.into(),
+    }
+}
 
 /// A flake whose folder may only be looked at.
 pub struct Looked {
@@ -30,10 +38,11 @@ impl Looked {
     pub async fn at(reference: &str) -> Result<Self> {
         let progress = spinner();
         progress.set_message(format!("reading {reference}"));
-        let flake = VarsFlake::open(reference).await?;
+        let flake = VarsFlake::open(reference).await.map_err(advised)?;
         progress.set_message("evaluating the generators of all machines");
         let generators = flake.generators().await?;
         progress.finish_and_clear();
+        tell_of(flake.flake());
         let snapshot = Snapshot::read(&flake.root)?;
         Ok(Self { flake, generators, snapshot })
     }
@@ -60,16 +69,17 @@ impl Held {
     pub async fn at(reference: &str) -> Result<Self> {
         let progress = spinner();
         progress.set_message(format!("reading {reference}"));
-        let mut flake = VarsFlake::open(reference).await?;
+        let mut flake = VarsFlake::open(reference).await.map_err(advised)?;
         let folder = Folder::take(&flake.root)?;
         if folder.finished {
             tell!("Finished what an interrupted run had begun.");
             // Nix has seen the folder as it was before.
-            flake = VarsFlake::open(reference).await?;
+            flake = VarsFlake::open(reference).await.map_err(advised)?;
         }
         progress.set_message("evaluating the generators of all machines");
         let generators = flake.generators().await?;
         progress.finish_and_clear();
+        tell_of(flake.flake());
         let snapshot = Snapshot::read(folder.root())?;
         Ok(Self { flake, generators, folder, snapshot })
     }

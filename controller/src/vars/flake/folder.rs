@@ -34,25 +34,42 @@ struct Resolved {
 }
 
 impl Resolved {
-    fn folder(&self) -> Option<PathBuf> {
-        let source = match self.kind.as_str() {
-            "git" => unescaped(self.url.as_deref()?.strip_prefix("file://")?)?,
-            "path" => self.path.clone()?,
-            _ => return None,
+    /// The folders that may be meant. Newer versions escape the URL and keep `dir` out of it; 2.8 does neither.
+    fn folders(&self) -> Vec<PathBuf> {
+        let dir = self.dir.as_deref().unwrap_or_default().trim_matches('/');
+        let sources = match self.kind.as_str() {
+            "git" => {
+                let Some(path) = self.url.as_deref().and_then(|url| url.strip_prefix("file://")) else {
+                    return vec![];
+                };
+                let short = path.split_once('?').map_or(path, |(path, _)| path);
+                vec![unescaped(short), Some(short.into()), unescaped(path), Some(path.into())]
+            }
+            "path" => vec![self.path.as_deref().and_then(|path| std::path::absolute(path).ok())],
+            _ => return vec![],
         };
-        let folder = source.join(self.dir.as_deref().unwrap_or_default().trim_matches('/'));
-        folder.is_absolute().then_some(folder)
+        sources
+            .into_iter()
+            .flatten()
+            .map(|source| source.join(dir))
+            .filter(|folder| folder.is_absolute())
+            .collect()
     }
 }
 
 pub async fn local(reference: &str) -> Result<PathBuf, FolderError> {
     let failed = |source| FolderError::Metadata { reference: reference.to_owned(), source };
-    let printed = nix(&["flake", "metadata", "--json", reference], EVALUATION_LIMIT).await.map_err(failed)?;
+    let arguments = ["flake", "metadata", "--json", "--no-write-lock-file", reference];
+    let printed = nix(&arguments, EVALUATION_LIMIT).await.map_err(failed)?;
     let metadata: Metadata = serde_json::from_slice(&printed)
         .map_err(|error| failed(NixError::Format { program: "nix", reason: error.to_string() }))?;
-    let folder = metadata.resolved.folder().filter(|folder| !folder.starts_with("/nix/store"));
-    let folder = folder.filter(|folder| folder.join("flake.nix").exists());
-    folder.ok_or_else(|| FolderError::NotLocal(reference.to_owned()))
+    let is_here = |folder: &PathBuf| !folder.starts_with("/nix/store") && folder.join("flake.nix").exists();
+    metadata
+        .resolved
+        .folders()
+        .into_iter()
+        .find(is_here)
+        .ok_or_else(|| FolderError::NotLocal(reference.to_owned()))
 }
 
 /// A path of a URL (RFC 3986, section 2.1).
@@ -77,7 +94,7 @@ mod tests {
     use super::*;
 
     fn folder(text: &str) -> Option<PathBuf> {
-        serde_json::from_str::<Metadata>(text).unwrap().resolved.folder()
+        serde_json::from_str::<Metadata>(text).unwrap().resolved.folders().into_iter().next()
     }
 
     #[test]
@@ -86,11 +103,16 @@ mod tests {
         assert_eq!(folder(git).unwrap(), Path::new("/home/a b/fleet"));
         let below = r#"{"resolved":{"type":"git","url":"file:///fleet","dir":"nix/clan"}}"#;
         assert_eq!(folder(below).unwrap(), Path::new("/fleet/nix/clan"));
+        let of_2_8 = r#"{"resolved":{"type":"git","url":"file:///fleet?dir=nix%2fclan","dir":"nix/clan"}}"#;
+        assert_eq!(folder(of_2_8).unwrap(), Path::new("/fleet/nix/clan"));
+        let unescaped = r#"{"resolved":{"type":"git","url":"file:///home/100%"}}"#;
+        assert_eq!(folder(unescaped).unwrap(), Path::new("/home/100%"));
         assert_eq!(folder(r#"{"resolved":{"type":"path","path":"/fleet"}}"#).unwrap(), Path::new("/fleet"));
+        let here = std::env::current_dir().unwrap();
+        assert_eq!(folder(r#"{"resolved":{"type":"path","path":"below"}}"#).unwrap(), here.join("below"));
         for elsewhere in [
             r#"{"resolved":{"type":"github","owner":"a","repo":"b"}}"#,
             r#"{"resolved":{"type":"git","url":"https://example.org/fleet"}}"#,
-            r#"{"resolved":{"type":"path","path":"relative"}}"#,
         ] {
             assert_eq!(folder(elsewhere), None, "{elsewhere}");
         }

@@ -11,7 +11,7 @@ use muster_protocol::machine::{Class, System};
 use serde::Deserialize;
 
 use super::{VarsFlake, VarsFlakeError};
-use crate::flake::nix::{EVALUATION_LIMIT, NixError, nix, run};
+use crate::flake::nix::{EVALUATION_LIMIT, NixError, run};
 use crate::vars::generators::{Generator, Generators};
 use crate::vars::names::GeneratorId;
 
@@ -199,9 +199,7 @@ impl VarsFlake {
             SCRIPTS.replace("TRIED", tried),
             wanted.join(" "),
         );
-        let installable = format!("{}#{attribute}", self.flake.url());
-        let arguments = ["eval", "--json", "--no-write-lock-file", &installable, "--apply", &apply];
-        let printed = nix(&arguments, EVALUATION_LIMIT).await?;
+        let printed = self.flake.eval(attribute, &apply, EVALUATION_LIMIT).await?;
         serde_json::from_slice(&printed)
             .map_err(|error| NixError::Format { program: "nix", reason: error.to_string() })
     }
