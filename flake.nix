@@ -16,11 +16,14 @@
     }:
     let
       inherit (nixpkgs) lib;
-      systems = [
+      supported = [
         "x86_64-linux"
         "aarch64-linux"
         "aarch64-darwin"
+        "x86_64-darwin"
       ];
+      # Newer nixpkgs have no packages for Intel Macs any more; older ones do.
+      systems = builtins.filter (system: nixpkgs.legacyPackages ? ${system}) supported;
       each = make: lib.genAttrs systems (system: make nixpkgs.legacyPackages.${system});
 
       # The program of one crate. Its tests want Nix itself and run by tests/run, not in the sandbox.
@@ -52,6 +55,17 @@
         default = muster;
       };
 
+      packageFor =
+        system: name:
+        self.packages.${system}.${name} or (throw (
+          if builtins.elem system supported then
+            "the nixpkgs that Muster is built from has no packages for ${system}: let muster.inputs.nixpkgs follow one that has"
+            + " (for Intel Macs 26.05 is the last), or set services.muster-agent.package"
+          else
+            "Muster is built for ${builtins.concatStringsSep ", " supported}, and not for ${system}: set"
+            + " services.muster-agent.package to a package of your own"
+        ));
+
       # A module, with this flake's package as its default.
       withPackage =
         module: service: name:
@@ -60,7 +74,7 @@
           # Who imports it by themselves and through mkFleet has it once.
           key = "muster's ${service}";
           imports = [ module ];
-          services.${service}.package = lib.mkDefault self.packages.${pkgs.stdenv.hostPlatform.system}.${name};
+          services.${service}.package = lib.mkDefault (packageFor pkgs.stdenv.hostPlatform.system name);
         };
 
       # A machine of a fleet without the agent would take one update, its last.
@@ -81,13 +95,27 @@
       templates = import ./nix/templates;
 
       packages = each packagesOf;
+      overlays.default = final: _: removeAttrs (packagesOf final) [ "default" ];
+
+      # For flake-parts: imports = [ inputs.muster.flakeModules.default ];
+      flakeModules.default = import ./nix/flake-module.nix { inherit (library) mkFleet; };
+      flakeModule = self.flakeModules.default;
 
       nixosModules = {
+        # What a machine of a fleet needs.
+        default.imports = [
+          self.nixosModules.muster-agent
+          self.nixosModules.muster-secrets
+        ];
         muster-agent = withPackage ./packaging/systemd/agent.nix "muster-agent" "muster-agent";
         muster-controller = withPackage ./packaging/systemd/controller.nix "muster-controller" "muster";
         muster-secrets = ./nix/modules/secrets-nixos.nix;
       };
       darwinModules = {
+        default.imports = [
+          self.darwinModules.muster-agent
+          self.darwinModules.muster-secrets
+        ];
         muster-agent = withPackage ./packaging/launchd/agent.nix "muster-agent" "muster-agent";
         muster-secrets = ./nix/modules/secrets-darwin.nix;
       };

@@ -73,7 +73,7 @@ fn in_store(message: &str, source: Option<&str>) -> Vec<PathBuf> {
     const FOLDER: &str = "/nix/store/";
     let quotes = |c: char| matches!(c, '\'' | '"' | '«' | '»');
     let mut files = Vec::new();
-    for text in message.split(quotes) {
+    for text in message.split(quotes).filter(|text| !text.contains('\n')) {
         let Some(at) = text.find(FOLDER) else { continue };
         let Some((name, file)) = text[at + FOLDER.len()..].split_once('/') else { continue };
         let is_ours = source.is_none_or(|source| source.strip_prefix(FOLDER) == Some(name));

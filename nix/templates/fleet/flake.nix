@@ -5,7 +5,7 @@
     nixpkgs.url = "github:NixOS/nixpkgs/nixpkgs-unstable";
     nix-darwin.url = "github:nix-darwin/nix-darwin";
     nix-darwin.inputs.nixpkgs.follows = "nixpkgs";
-    # Wherever you have Muster from.
+    # CHANGE THIS LINE: where you have Muster from, for example git+https://… or path:/….
     muster.url = "git+https://git.example.org/muster";
     muster.inputs.nixpkgs.follows = "nixpkgs";
   };

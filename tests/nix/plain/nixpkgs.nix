@@ -45,7 +45,17 @@ let
             outPath = "/nix/store/11111111111111111111111111111111-${made.pname}-${system}";
           };
         writeShellScript = name: text: "/nix/store/22222222222222222222222222222222-${name}";
-        mkShell = shell: shell;
+        writeText = name: _: {
+          type = "derivation";
+          inherit name;
+        };
+        mkShell =
+          shell:
+          shell
+          // {
+            type = "derivation";
+            name = "shell";
+          };
       }
       // lib.genAttrs [
         "cargo"

@@ -1,0 +1,6 @@
+{
+  # The person whose Mac it is, by the account's name.
+  system.primaryUser = "me";
+
+  system.stateVersion = 6;
+}
