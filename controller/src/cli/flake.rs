@@ -1,6 +1,6 @@
 //! What every command says of the flake that it reads.
 
-use muster_protocol::{shown, tell};
+use muster_protocol::shown;
 
 use super::error::Hint;
 use crate::flake::evaluate::{Flake, FlakeError};

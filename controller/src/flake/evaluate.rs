@@ -227,9 +227,8 @@ impl Flake {
     fn note(&self, warnings: Vec<String>) {
         let mut known = self.warnings.lock().unwrap_or_else(PoisonError::into_inner);
         for warning in warnings {
-            if !known.contains(&warning)
-                && !(warning.starts_with("warning: Git tree") && warning.ends_with("is dirty"))
-            {
+            let is_of_dirt = warning.starts_with("warning: Git tree") && warning.ends_with("is dirty");
+            if !is_of_dirt && !known.contains(&warning) {
                 known.push(warning);
             }
         }
@@ -270,10 +269,12 @@ impl Flake {
         }
     }
 
-    /// Evaluates the systems of the machines whose inventory does not say them.
-    pub async fn find_systems(&mut self, jobs: usize) {
+    /// Evaluates the systems of those of the wanted machines whose inventory does not say them.
+    pub async fn find_systems(&mut self, jobs: usize, wanted: impl Fn(&str) -> bool) {
         for class in Class::ALL {
-            let unknown = |found: &&mut Found| found.system.is_none() && found.output() == Some(class);
+            let unknown = |found: &&mut Found| {
+                found.system.is_none() && found.output() == Some(class) && wanted(&found.machine)
+            };
             let names: Vec<String> =
                 self.found.iter_mut().filter(unknown).map(|found| found.machine.clone()).collect();
             let mut told = systems(self, class, &names, jobs).await;

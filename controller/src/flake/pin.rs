@@ -156,7 +156,7 @@ fn escaped(text: &str) -> String {
     for byte in text.bytes() {
         match byte {
             b'A'..=b'Z' | b'a'..=b'z' | b'0'..=b'9' | b'-' | b'.' | b'_' | b'~' | b'/' => {
-                url.push(char::from(byte))
+                url.push(char::from(byte));
             }
             other => url.push_str(&format!("%{other:02X}")),
         }

@@ -19,7 +19,7 @@ pub async fn list(reference: &str, options: &Options, evaluate_systems: bool, js
     let mut flake = Flake::open_with(reference, options, Lock::Keep).await.map_err(with_hint)?;
     if evaluate_systems {
         progress.set_message("evaluating the systems of machines");
-        flake.find_systems(JOBS).await;
+        flake.find_systems(JOBS, |_| true).await;
         flake.require_unchanged().await.map_err(with_hint)?;
     }
     progress.finish_and_clear();

@@ -2,6 +2,7 @@
 
 mod accept;
 mod in_flake;
+mod kind;
 mod remove;
 mod witnesses;
 
@@ -9,7 +10,7 @@ use std::collections::BTreeSet;
 use std::path::PathBuf;
 use std::process::ExitCode;
 
-use anyhow::{Result, anyhow};
+use anyhow::Result;
 use base64::Engine as _;
 use clap::{Args, Subcommand};
 use muster_protocol::api::{OPERATOR_MACHINES, operator_machine};
@@ -20,9 +21,9 @@ use muster_protocol::machine::{Class, System};
 use muster_protocol::operator::{AddMachine, MachineView};
 use muster_protocol::terminal;
 
+use self::kind::Written;
 use super::api::Api;
 use super::config::Config;
-use super::error::WithHint as _;
 use super::roots::Trusted;
 use super::{roots, seen, status, table, tls};
 use crate::flake::options::Options;
@@ -66,12 +67,19 @@ pub enum Machines {
 #[derive(Debug, Args)]
 pub struct Add {
     machine: MachineName,
-    /// nixos or darwin
+    /// nixos or darwin [default: as the flake says]
     #[arg(long)]
-    class: Class,
-    /// The Nix system that it builds, aarch64-darwin for example [default: x86_64-linux or aarch64-darwin, by class]
+    class: Option<Class>,
+    /// The Nix system that it builds, aarch64-darwin for example [default: as the flake says, else x86_64-linux or
+    /// aarch64-darwin, by class]
     #[arg(long)]
     system: Option<System>,
+    /// The flake that knows its class and system [default where neither is written: flake in muster.toml, or the current
+    /// folder]
+    #[arg(long, value_name = "REF")]
+    flake: Option<String>,
+    #[command(flatten)]
+    options: Options,
     /// A tag, to update it as @TAG; may be repeated
     #[arg(long = "tag", value_name = "TAG")]
     tags: Vec<Tag>,
@@ -133,15 +141,10 @@ impl Machines {
 
 impl Add {
     async fn run(self, config: &Config, api: &Api) -> Result<()> {
-        let system = match (self.system.clone(), self.class) {
-            (Some(system), _) => system,
-            (None, Class::Nixos) => "x86_64-linux".parse()?,
-            (None, Class::Darwin) => "aarch64-darwin".parse()?,
-        };
-        if system.class() != self.class {
-            return Err(anyhow!("a {} machine does not build {system}", self.class))
-                .hint(format!("write --system …-{}", self.class.kernel()));
-        }
+        let written = Written { class: self.class, system: self.system.clone() };
+        let usual = config.file.flake.clone().unwrap_or_else(|| ".".to_owned());
+        let (class, system) =
+            kind::find(&self.machine, &written, self.flake.as_deref(), &usual, &self.options).await?;
         let trusted = roots::follow(api, config).await?;
         trusted.require_operator(&api.key().public())?;
         let lowest = self.lowest_generation(config, api, &trusted).await?;
@@ -159,7 +162,7 @@ impl Add {
         let secret = Secret::generate()?;
         let request = AddMachine {
             machine: self.machine.clone(),
-            class: self.class,
+            class,
             system,
             tags: self.tags.iter().cloned().collect::<BTreeSet<_>>(),
             token: secret.token_id(),
@@ -170,7 +173,7 @@ impl Add {
         let token = Token {
             url: config.file.url.clone(),
             machine: self.machine,
-            class: self.class,
+            class,
             fleet: config.file.fleet,
             root: Sha256::of(&trusted.bytes),
             root_version: trusted.root.version(),
@@ -206,7 +209,7 @@ async fn list(api: &Api, json: bool) -> Result<()> {
         return print_json(&machines);
     }
     if machines.is_empty() {
-        say!("No machines yet. Add one with `muster machines add NAME --class nixos|darwin`.");
+        say!("No machines yet. Add one with `muster machines add NAME --flake .`.");
         return Ok(());
     }
     let mut rows = table::table(["MACHINE", "CLASS", "SYSTEM", "TAGS", "CONDITION"]);

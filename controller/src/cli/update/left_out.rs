@@ -95,7 +95,7 @@ pub fn none_signed(mut failed: Vec<Failed>, chosen: usize) -> Error {
     let count = ask::count(u32::try_from(failed.len()).unwrap_or(u32::MAX), "machine");
     anyhow!(
         "the systems of {count} of {chosen} cannot be made, and nothing was signed\n{}",
-        tell_failed(&failed)
+        tell_failed(&failed).join("\n")
     )
     .context(Hint("mend them in the flake, or go on with the others with --keep-going".into()))
 }
