@@ -215,7 +215,7 @@ fn install_secrets(config: &Config, system: Option<&StorePath>) -> Result<()> {
         return Ok(());
     };
     let layout = Layout::new(config, enrolment.class);
-    let system = system.cloned().or_else(|| layout.running()).context("no system runs here")?;
+    let system = system.cloned().or_else(|| layout.running_itself()).context("no system runs here")?;
     Ok(secrets::install(&layout, &system)?)
 }
 
@@ -245,7 +245,7 @@ async fn work(config: &Config) -> Result<()> {
     // Where a start of the machine does not do it, the agent does.
     if !activator::is_alive(&config.state_dir) {
         let layout = Layout::new(config, identity.class);
-        let installed = layout.running().map(|system| secrets::install(&layout, &system));
+        let installed = layout.running_itself().map(|system| secrets::install(&layout, &system));
         if let Some(Err(error)) = installed {
             tracing::error!("{error}");
         }

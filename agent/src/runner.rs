@@ -250,7 +250,12 @@ impl Shared {
                 let note = problem.or_else(|| self.progress.borrow().clone()).or_else(note);
                 (open.state.phase(), Some(open.generation()), note)
             }
-            (None, Some(last)) => (last.phase, Some(last.generation), problem.or_else(|| last.note.clone())),
+            (None, Some(last)) => {
+                let remark = ledger.journal().remark(self.platform.layout().specialisation().as_deref());
+                let words: Vec<String> = last.note.iter().cloned().chain(remark).collect();
+                let note = Some(words.join("; ")).filter(|words| !words.is_empty());
+                (last.phase, Some(last.generation), problem.or(note))
+            }
             (None, None) => (Phase::Idle, None, problem),
         }
     }

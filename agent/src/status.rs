@@ -30,7 +30,12 @@ pub fn from_files(config: &Config) -> Result<Status> {
         (Some(open), _) => {
             (open.state.phase(), Some(open.generation()), open.state.note().map(str::to_owned))
         }
-        (None, Some(last)) => (last.phase, Some(last.generation), last.note.clone()),
+        (None, Some(last)) => {
+            let layout = Layout::new(config, identity.class);
+            let remark = journal.remark(layout.specialisation().as_deref());
+            let words: Vec<String> = last.note.iter().cloned().chain(remark).collect();
+            (last.phase, Some(last.generation), Some(words.join("; ")).filter(|words| !words.is_empty()))
+        }
         (None, None) => (Phase::Idle, None, None),
     };
     let held = trust.held().map(|target| target.generation);
@@ -42,8 +47,7 @@ pub fn from_files(config: &Config) -> Result<Status> {
     );
     let paused_until = journal.pause.as_ref().map(|pause| pause.until.unwrap_or(UnixMillis::MAX));
     let layout = Layout::new(config, identity.class);
-    let link = |path| std::fs::read_link(path).ok().and_then(|text| layout.logical(&text));
-    let runs = link(layout.current_system()).map(|running| Runs {
+    let runs = layout.running().map(|running| Runs {
         generation: journal
             .confirmed
             .as_ref()

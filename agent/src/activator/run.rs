@@ -34,8 +34,11 @@ impl Activator {
     /// Takes up the record of an activator that is gone.
     pub fn resume(&self, record: Activation) -> Result<(), ActivatorError> {
         for system in [Some(&record.new), record.old.system()].into_iter().flatten() {
-            if let Err(error) = process::end_leftovers(&self.platform.script(system)) {
-                tracing::warn!(%error, "processes of an earlier activation cannot be looked for");
+            let own = self.platform.layout().specialisations(system).into_iter().map(|(_, own)| own);
+            for system in std::iter::once(system.clone()).chain(own) {
+                if let Err(error) = process::end_leftovers(&self.platform.script(&system)) {
+                    tracing::warn!(%error, "processes of an earlier activation cannot be looked for");
+                }
             }
         }
         let phase = record.phase;

@@ -49,6 +49,9 @@ pub struct Transaction {
     /// How long its steps took until now.
     #[serde(default)]
     pub took: Summary,
+    /// What people should know of it though it ended well.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub remark: Option<String>,
     /// Events that belong to `state` and may not be in the outbox yet.
     #[serde(default)]
     pub telling: Vec<Telling>,
@@ -119,6 +122,7 @@ impl Transaction {
             enforcing: false,
             at_boot: false,
             took: Summary::default(),
+            remark: None,
             telling: Vec::new(),
             unknown: Unknown::new(),
         }

@@ -312,14 +312,27 @@ impl State {
     }
 
     /// What it waits for or what went wrong, in words for people.
+    ///
+    /// Whatever did not end well, or waits, has words: its own, or the next best.
     pub fn note(&self) -> Option<&str> {
+        fn or<'a>(words: &'a str, instead: &'static str) -> Option<&'a str> {
+            Some(if words.trim().is_empty() { instead } else { words })
+        }
         match self {
-            Self::Deferred { deferral, .. } => Some(&deferral.why),
-            Self::NeedsHuman { detail }
-            | Self::RollingBack { detail, .. }
-            | Self::RolledBack { detail, .. }
-            | Self::UndoFailed { detail, .. }
-            | Self::Failed { detail, .. } => Some(detail),
+            Self::Deferred { deferral, .. } => or(&deferral.why, "it waits for a better time"),
+            Self::NeedsHuman { detail } => or(detail, "a person is needed: 'muster-agent logs' says more"),
+            Self::RollingBack { detail, .. } | Self::RolledBack { detail, .. } => {
+                or(detail, "it was undone without words: 'muster-agent logs' says more")
+            }
+            Self::UndoFailed { detail, .. } => {
+                or(detail, "neither forward nor back: 'muster-agent logs' says more")
+            }
+            Self::Failed { detail, .. } => {
+                or(detail, "it failed without words: 'muster-agent logs' says more")
+            }
+            Self::Unknown => {
+                Some("a later version of muster-agent left it in a state that this one does not know")
+            }
             Self::Finished { detail, .. } if !detail.is_empty() => Some(detail),
             _ => None,
         }
@@ -459,6 +472,21 @@ mod tests {
             assert_eq!(leaves, !state.is_final(), "{}", state.name());
             let can_fail = TRANSITIONS.contains(&(state.name(), "failed", "failed"));
             assert_eq!(can_fail, state.is_before_activation(), "{}", state.name());
+        }
+    }
+
+    #[test]
+    fn no_state_that_waits_or_did_not_end_well_has_an_empty_note() {
+        let plain = [Phase::Fetching, Phase::Building, Phase::Checked, Phase::Activating, Phase::Probing];
+        let plain = [plain.as_slice(), &[Phase::AwaitingReboot, Phase::Confirmed, Phase::Idle]].concat();
+        for state in states() {
+            let text = serde_json::to_string(&state).unwrap().replace("words", "");
+            let silent: State = serde_json::from_str(&text).unwrap();
+            for state in [state, silent] {
+                let note = state.note();
+                assert!(note.is_none_or(|note| !note.trim().is_empty()), "{}", state.name());
+                assert!(note.is_some() || plain.contains(&state.phase()), "{}", state.name());
+            }
         }
     }
 

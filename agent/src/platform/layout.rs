@@ -9,6 +9,9 @@ use muster_protocol::machine::Class;
 
 use crate::config::Config;
 
+/// The most entries of a folder that are looked at.
+const MAX_ENTRIES: usize = 1024;
+
 /// Where things lie on this machine, for the agent and for every program that it starts.
 ///
 /// In production all prefixes are empty. A stand-in machine lives in a folder: /run, /etc, /nix/var and /Library are
@@ -84,9 +87,54 @@ impl Layout {
         self.system("/run/current-system")
     }
 
-    /// What the machine runs, by looking.
+    /// What the machine runs, by looking. A specialisation counts as the system that has it, which is the one that was
+    /// signed.
     pub fn running(&self) -> Option<StorePath> {
+        let itself = self.running_itself()?;
+        Some(self.base_of(&itself).map_or(itself, |(base, _)| base))
+    }
+
+    /// The same, and a specialisation is itself.
+    pub fn running_itself(&self) -> Option<StorePath> {
         self.resolve(self.current_system())
+    }
+
+    /// The name of the specialisation that runs, if it is one.
+    pub fn specialisation(&self) -> Option<String> {
+        self.base_of(&self.running_itself()?).map(|(_, name)| name)
+    }
+
+    /// The specialisations of a system, by their names.
+    pub fn specialisations(&self, system: &StorePath) -> Vec<(String, StorePath)> {
+        let folder = self.physical(system).join("specialisation");
+        let entries = std::fs::read_dir(folder).into_iter().flatten().flatten().take(MAX_ENTRIES);
+        let named = |entry: std::fs::DirEntry| {
+            Some((entry.file_name().into_string().ok()?, self.resolve(entry.path())?))
+        };
+        entries.filter_map(named).collect()
+    }
+
+    /// Which system of the profile has this one as a specialisation: the profile's own, or else an earlier one, for the
+    /// profile is another as soon as a switch has begun.
+    fn base_of(&self, running: &StorePath) -> Option<(StorePath, String)> {
+        let current = self.profile_target();
+        if self.class == Class::Darwin || current.as_ref() == Some(running) {
+            return None;
+        }
+        let profile = self.profile();
+        let links = profile.parent().and_then(|folder| std::fs::read_dir(folder).ok());
+        let links = links.into_iter().flatten().flatten().take(MAX_ENTRIES);
+        let numbered = |name: &str| name.starts_with("system-") && name.ends_with("-link");
+        let earlier = links.filter(|entry| entry.file_name().to_str().is_some_and(numbered));
+        let mut bases: Vec<StorePath> = current.into_iter().collect();
+        bases.extend(earlier.filter_map(|entry| self.resolve(entry.path())));
+        if bases.contains(running) {
+            return None;
+        }
+        bases.into_iter().find_map(|base| {
+            let found = self.specialisations(&base).into_iter().find(|(_, system)| system == running);
+            found.map(|(name, _)| (base, name))
+        })
     }
 
     /// What the system profile points to, by looking.

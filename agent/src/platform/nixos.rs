@@ -150,7 +150,16 @@ impl Platform for Nixos {
         way: Way,
         limit: Duration,
     ) -> Result<Finished, PlatformError> {
-        let mut command = self.switch(system, action.as_str());
+        // Whoever chose a specialisation keeps it where the other system has it, as `nixos-rebuild --specialisation` does:
+        // the profile is the base, and the specialisation's own script runs.
+        let chosen = self.layout.specialisation().filter(|_| action != Action::Boot).and_then(|name| {
+            let there = self.layout.specialisations(system).into_iter();
+            there.into_iter().find(|(known, _)| *known == name).map(|(_, system)| system)
+        });
+        if let Some(chosen) = &chosen {
+            tracing::info!(%chosen, "the specialisation that runs is kept");
+        }
+        let mut command = self.switch(chosen.as_ref().unwrap_or(system), action.as_str());
         if way == Way::Back {
             // What OLD checks before a switch says nothing about going back to it, and would leave NEW running.
             command.env("NIXOS_NO_CHECK", "1");

@@ -25,6 +25,12 @@ impl Work<'_> {
             self.shared.changed();
             return Ok(true);
         }
+        // Nothing to plan for, and worth telling.
+        let specialisation = self.shared.platform.layout().specialisation();
+        if self.specialisation != specialisation {
+            self.specialisation = specialisation;
+            self.shared.changed();
+        }
         self.look_at_units().await;
         Ok(false)
     }

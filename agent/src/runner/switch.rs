@@ -30,8 +30,17 @@ impl Work<'_> {
         roots::hold(layout, &new, old.system()).map_err(WorkError::Roots)?;
         // The first system of a machine replaces none.
         let before = old.system().unwrap_or(&new).clone();
+        let kept = layout.specialisations(&new);
         let event = EventKind::Activating { old: before, new };
+        let has = |chosen: &String| kept.iter().any(|(name, _)| name == chosen);
+        let lost = layout.specialisation().filter(|chosen| !has(chosen));
+        let remark = lost.map(|name| {
+            format!(
+                "it ran the specialisation '{name}', which this generation does not have: its base runs now"
+            )
+        });
         self.advance(Input::Started, vec![event], |transaction| {
+            transaction.remark = remark;
             transaction.old = Some(old);
             transaction.failed_before = failed_before;
         })?;

@@ -68,6 +68,8 @@ pub(super) struct Work<'a> {
     /// What was looked at for the next step.
     pub circumstances: Option<Circumstances>,
     pub blockers: Option<Vec<String>>,
+    /// Which specialisation of its system the machine ran when that was last looked at.
+    pub specialisation: Option<String>,
     /// When the service manager was last asked which units have failed, in time awake.
     pub units_seen: Option<Duration>,
     /// What a person was asked for, told once.
@@ -94,6 +96,7 @@ pub async fn run(shared: &Shared, client: &Client) {
         asked: false,
         circumstances: None,
         blockers: None,
+        specialisation: shared.platform.layout().specialisation(),
         units_seen: None,
         asked_for: BTreeSet::new(),
         failed_before: None,

@@ -13,4 +13,5 @@ mod macs;
 mod nixos;
 mod policies;
 mod secrets;
+mod specialisations;
 mod telling;

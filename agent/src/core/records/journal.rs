@@ -155,6 +155,21 @@ impl Journal {
         self.quarantine.iter().find(|entry| &entry.derivation == derivation)
     }
 
+    /// What is to be said of a machine that rests, beside how its last transaction ended: never nothing where it does not
+    /// run what it was left on.
+    pub fn remark(&self, specialisation: Option<&str>) -> Option<String> {
+        let expected = self.expected.as_ref();
+        match (&self.drift, specialisation) {
+            (Some(running), _) => {
+                let was = expected.map_or_else(String::new, |was| format!(" in place of {was}"));
+                let back = self.confirmed.as_ref().map(|_| "; 'muster-agent retry' brings that back");
+                Some(format!("somebody else switched it to {running}{was}{}", back.unwrap_or_default()))
+            }
+            (None, Some(name)) => Some(format!("runs the specialisation '{name}' of its system")),
+            (None, None) => None,
+        }
+    }
+
     pub fn is_settled(&self, transaction: &Transaction) -> bool {
         self.settled.as_deref() == Some(&transaction.id)
     }
@@ -234,7 +249,7 @@ impl Journal {
                 State::Finished { exit: 0, .. } => Phase::Confirmed,
                 state => state.phase(),
             },
-            note: transaction.state.note().map(str::to_owned),
+            note: transaction.state.note().map(str::to_owned).or_else(|| transaction.remark.clone()),
             at,
         });
         self.settled = Some(transaction.id.clone());
