@@ -16,11 +16,13 @@ use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::mpsc;
 
 use crate::config::Config;
+use crate::core::backoff::Backoff;
 use crate::identity::{self, Identity, Keys};
 use crate::local::LocalError;
 use crate::platform::Layout;
 use crate::{
-    activator, buildlog, doctor, enroll, local, logs, paste, runner, secrets, status, supervisor, uninstall,
+    activator, buildlog, doctor, durable, enroll, local, logs, paste, runner, secrets, status, supervisor,
+    uninstall,
 };
 
 const LOCK: &str = "agent.lock";
@@ -222,8 +224,6 @@ fn install_secrets(config: &Config, system: Option<&StorePath>) -> Result<()> {
 async fn run(config: &Config) -> Result<ExitCode> {
     require_root(config)?;
     logs::start();
-    enroll::prepare_state(&config.state_dir)?;
-    let _lock = lock(&config.state_dir)?;
     let (mut terminate, mut interrupt) = (signal(SignalKind::terminate())?, signal(SignalKind::interrupt())?);
     supervisor::ready();
     tokio::select! {
@@ -235,6 +235,7 @@ async fn run(config: &Config) -> Result<ExitCode> {
 }
 
 async fn work(config: &Config) -> Result<()> {
+    let _lock = state_folder(config).await?;
     let identity = enrolled(config).await;
     let (sender, commands) = mpsc::channel(COMMANDS);
     // The machine is kept on its system all the same where the socket cannot be had.
@@ -254,6 +255,31 @@ async fn work(config: &Config) -> Result<()> {
     drop(listeners);
     Ok(())
 }
+
+/// Waits until the state folder can be used: ending would only have a supervisor start the agent again and again. Another
+/// agent in it is another matter.
+async fn state_folder(config: &Config) -> Result<File> {
+    let (mut said, mut backoff) = (String::new(), Backoff::default());
+    loop {
+        let tried = enroll::prepare_state(&config.state_dir).map_err(anyhow::Error::from);
+        let error = match tried.and_then(|()| lock(&config.state_dir)) {
+            Ok(lock) => return Ok(lock),
+            Err(error) if error.downcast_ref::<Occupied>().is_some() => return Err(error),
+            Err(error) => told_once(&error),
+        };
+        if error != said {
+            tracing::error!("a person is needed: {error}");
+            supervisor::status(&format!("needs human: {error}"));
+            said = error;
+        }
+        tokio::time::sleep(backoff.failed(0, None)).await;
+    }
+}
+
+/// Another agent holds the state folder.
+#[derive(Debug, thiserror::Error)]
+#[error("another muster-agent works in {}: stop it first", .0.display())]
+struct Occupied(PathBuf);
 
 /// Waits until this machine is enrolled, so that a supervisor need not start the agent again and again until then.
 async fn enrolled(config: &Config) -> Identity {
@@ -381,12 +407,12 @@ fn require_root(config: &Config) -> Result<()> {
 fn lock(state_dir: &Path) -> Result<File> {
     let path = state_dir.join(LOCK);
     let file = File::options().create(true).truncate(false).write(true).open(&path);
-    let file = file.with_context(|| format!("{} cannot be opened", path.display()))?;
+    let file = file.map_err(|error| {
+        anyhow::anyhow!("{} cannot be opened: {error}; {}", path.display(), durable::remedy(&error))
+    })?;
     match rustix::fs::flock(&file, FlockOperation::NonBlockingLockExclusive) {
         Ok(()) => Ok(file),
-        Err(rustix::io::Errno::WOULDBLOCK) => {
-            bail!("another muster-agent works in {}: stop it first", state_dir.display())
-        }
+        Err(rustix::io::Errno::WOULDBLOCK) => Err(Occupied(state_dir.to_path_buf()).into()),
         Err(error) => Err(error).with_context(|| format!("{} cannot be locked", path.display())),
     }
 }

@@ -56,7 +56,7 @@ pub enum ClientError {
     Certificate(String),
     #[error("no HTTP client can be made: {0}")]
     Setup(String),
-    #[error("{} cannot be written: {source}; free some space", path.display())]
+    #[error("{} cannot be written: {source}; {}", path.display(), crate::durable::remedy(source))]
     Netrc { path: PathBuf, source: io::Error },
 }
 

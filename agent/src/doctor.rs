@@ -99,11 +99,13 @@ pub async fn examine(config: &Config) -> Vec<Finding> {
         }
     };
     findings.push(agent(config).await);
+    findings.extend(membership(config).await);
     findings.extend(controller(&identity, config, now).await);
     findings.push(metadata(config, now));
     let layout = Layout::new(config, identity.class);
     findings.push(nix(config, &layout));
     findings.push(disk("state disk", &config.state_dir));
+    findings.push(builds(config));
     findings.push(disk("store disk", &layout.system("/nix")));
     findings.push(leftovers(config));
     findings.push(systems(&layout));
@@ -127,7 +129,10 @@ fn state_folder(folder: &Path) -> Finding {
             let words = format!("{} is open to others (mode {:o})", folder.display(), data.mode() & 0o777);
             bad(about, words, format!("chmod 700 {}", folder.display()))
         }
-        Ok(_) => good(about, format!("{} is root's alone", folder.display())),
+        Ok(_) => match crate::surroundings::obstacle(folder, false) {
+            Some(obstacle) => bad(about, obstacle.words, obstacle.remedy),
+            None => good(about, format!("{} is root's alone", folder.display())),
+        },
     }
 }
 
@@ -150,6 +155,17 @@ async fn agent(config: &Config) -> Finding {
         }
         Err(error) => doubtful(about, error.to_string(), "look at the agent's log"),
     }
+}
+
+/// Whether the controller still takes what this machine says, as far as the running agent knows.
+async fn membership(config: &Config) -> Option<Finding> {
+    let status = local::status(config).await.ok()?;
+    let words = status.shut_out?;
+    let remedy = format!(
+        "an operator runs 'muster machines add {} --replace'; then run 'muster-agent enroll --replace' with that token",
+        status.machine
+    );
+    Some(bad("membership", words, remedy))
 }
 
 async fn controller(identity: &Identity, config: &Config, now: i64) -> Vec<Finding> {
@@ -241,6 +257,15 @@ fn nix(config: &Config, layout: &Layout) -> Finding {
         Err(error) => {
             bad("nix", error.to_string(), "install Nix, or put it at /nix/var/nix/profiles/default/bin")
         }
+    }
+}
+
+/// Whether Nix can build where it does.
+fn builds(config: &Config) -> Finding {
+    let folder = config.build_folder();
+    match crate::surroundings::obstacle(&folder, true) {
+        Some(obstacle) => bad("builds", obstacle.words, obstacle.remedy),
+        None => good("builds", format!("Nix builds in {}", folder.display())),
     }
 }
 

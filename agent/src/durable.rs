@@ -136,6 +136,20 @@ pub fn sync_folder(folder: &Path) -> io::Result<()> {
     File::open(folder)?.sync_all()
 }
 
+/// What to do where a file cannot be written.
+pub fn remedy(error: &io::Error) -> &'static str {
+    match error.kind() {
+        io::ErrorKind::ReadOnlyFilesystem => {
+            "its file system is read-only: look for errors of the disk (dmesg), then mount it writable again"
+        }
+        io::ErrorKind::PermissionDenied => "run muster-agent as root",
+        io::ErrorKind::QuotaExceeded => "raise the quota of root, or free some space there",
+        io::ErrorKind::NotFound => "make the folder, or mount what should be there",
+        io::ErrorKind::StorageFull => "free some space there",
+        _ => "free some space there, and look for errors of the disk",
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

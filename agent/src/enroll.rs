@@ -65,7 +65,7 @@ pub enum EnrollError {
     Identity(#[from] IdentityError),
     #[error(transparent)]
     Outbox(#[from] OutboxError),
-    #[error("{} cannot be written: {source}; free some space, or run muster-agent as root", path.display())]
+    #[error("{} cannot be written: {source}; {}", path.display(), crate::durable::remedy(source))]
     Disk { path: PathBuf, source: io::Error },
 }
 

@@ -37,7 +37,7 @@ const VERSION: u32 = 1;
 pub enum IdentityError {
     #[error("{} cannot be read: {source}; muster-agent needs to run as root", path.display())]
     Read { path: PathBuf, source: io::Error },
-    #[error("{} cannot be written: {source}; free some space, or run muster-agent as root", path.display())]
+    #[error("{} cannot be written: {source}; {}", path.display(), crate::durable::remedy(source))]
     Write { path: PathBuf, source: io::Error },
     #[error("{} is damaged ({detail}): enrol this machine again with a new token and --replace", path.display())]
     Damaged { path: PathBuf, detail: String },

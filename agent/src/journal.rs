@@ -21,7 +21,7 @@ const MAX_BYTES: u64 = 4 * 1024 * 1024;
 pub enum JournalError {
     #[error("{} cannot be read: {source}; muster-agent must run as root", path.display())]
     Read { path: PathBuf, source: io::Error },
-    #[error("{} cannot be written: {source}; free some space on that disk", path.display())]
+    #[error("{} cannot be written: {source}; {}", path.display(), crate::durable::remedy(source))]
     Write { path: PathBuf, source: io::Error },
 }
 

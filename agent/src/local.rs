@@ -33,6 +33,8 @@ const MAX_REPLY_BYTES: u64 = 256 * 1024;
 const READ_LIMIT: Duration = Duration::from_secs(5);
 /// How long the agent may take to answer. An undo is started within it, not finished.
 const ANSWER_LIMIT: Duration = Duration::from_secs(30);
+/// How long whoever has the controller asked waits for what it says.
+const CHECK_LIMIT: Duration = Duration::from_secs(15);
 const MAX_CONNECTIONS: usize = 8;
 /// The pause after the system refused a connection (too many open files, say).
 const ACCEPT_PAUSE: Duration = Duration::from_secs(1);
@@ -42,7 +44,7 @@ const ACCEPT_PAUSE: Duration = Duration::from_secs(1);
 pub enum Command {
     Status(oneshot::Sender<Status>),
     /// Ask the controller now.
-    CheckNow,
+    CheckNow(Answer),
     /// Go back to the system before this one. The answer is one sentence: what was started, or why not.
     Rollback(Answer),
     /// Take at the next boot what NixOS does not switch to. The answer is one sentence.
@@ -106,6 +108,9 @@ pub struct Status {
     pub last_contact: Option<UnixMillis>,
     /// Events that the controller has not stored yet.
     pub reports_waiting: usize,
+    /// Why the controller takes nothing of this machine any more, in its words.
+    #[serde(default)]
+    pub shut_out: Option<String>,
     /// What this machine's secrets are to be encrypted to.
     #[serde(default)]
     pub age: Option<String>,
@@ -287,8 +292,11 @@ async fn answer(request: Request, by: Option<u32>, commands: &mpsc::Sender<Comma
                 receiver.await.ok().map(|status| Reply::Status(Box::new(status)))
             }
             Request::CheckNow => {
-                commands.send(Command::CheckNow).await.ok()?;
-                Some(Reply::Done("the agent asks the controller now".into()))
+                let (to, receiver) = oneshot::channel();
+                commands.send(Command::CheckNow(to)).await.ok()?;
+                let asks = || Ok("the agent asks the controller now".to_owned());
+                let answer = timeout(CHECK_LIMIT, receiver).await.ok().and_then(Result::ok);
+                Some(answer.unwrap_or_else(asks).map_or_else(Reply::Error, Reply::Done))
             }
             Request::Rollback
             | Request::AtBoot

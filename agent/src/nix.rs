@@ -18,7 +18,7 @@ use muster_protocol::target::Target;
 use tokio::process::Command;
 
 use crate::config::Config;
-use crate::core::blame::{self, Caches};
+use crate::core::blame::{self, Blame, Caches};
 use crate::durable;
 use crate::platform::Layout;
 use crate::surroundings::{self, Proxies};
@@ -74,6 +74,7 @@ pub struct Nix {
     /// What the administrator set.
     variables: Vec<(String, String)>,
     certificates: Option<PathBuf>,
+    build_folder: PathBuf,
     limit: Duration,
 }
 
@@ -95,6 +96,7 @@ impl Nix {
                 passed.chain(Proxies::of(config).variables()).collect()
             },
             certificates: config.own_certificates(),
+            build_folder: config.build_folder(),
             limit: Duration::from_secs(config.build_seconds),
             layout: layout.clone(),
         }
@@ -145,6 +147,10 @@ impl Nix {
         listener: &mut dyn Listener,
     ) -> Result<StorePath, NixError> {
         self.inspect(target)?;
+        let in_the_way = |runs| surroundings::obstacle(&self.build_folder, runs);
+        if let Some(found) = in_the_way(false) {
+            return Err(NixError::BuildFolder(format!("{}; {}", found.words, found.remedy)));
+        }
         if let Some(folder) = root_link.parent() {
             std::fs::create_dir_all(folder).map_err(|source| Self::root_error(root_link, &source))?;
         }
@@ -172,7 +178,11 @@ impl Nix {
                 derivation: target.derivation.clone(),
                 message: message(&finished.stderr, finished.status),
                 log: tail(&finished.stderr),
-                blame: blame::of_build(finished.status.code(), &without_colours(&finished.stderr)),
+                // What failed in a folder where nothing may run, or that is full by now, may have failed for that.
+                blame: match in_the_way(true) {
+                    Some(found) => Blame::Machine(format!("{}; {}", found.words, found.remedy)),
+                    None => blame::of_build(finished.status.code(), &without_colours(&finished.stderr)),
+                },
             });
         }
         let built = std::fs::read_link(root_link).map_err(|source| Self::root_error(root_link, &source))?;

@@ -34,7 +34,7 @@ const BATCH_OVERHEAD: usize = 256;
 
 #[derive(Debug, thiserror::Error)]
 pub enum OutboxError {
-    #[error("the reports in {} cannot be kept: {source}; free some space there", path.display())]
+    #[error("the reports in {} cannot be kept: {source}; {}", path.display(), crate::durable::remedy(source))]
     Disk { path: PathBuf, source: io::Error },
     #[error("an event cannot be written as JSON: {0}")]
     Encode(#[from] serde_json::Error),

@@ -119,6 +119,8 @@ fn prepare(config: &Config, identity: &Identity) -> Result<(Shared, Client, Trus
         rollback_asked: Cell::new(false),
         at_boot: RefCell::new(None),
         check_now: Cell::new(false),
+        waiting: RefCell::new(Vec::new()),
+        shut_out: RefCell::new(None),
         asked: Cell::new(false),
         sequence: Cell::new(reserved),
         reserved: Cell::new(reserved),
@@ -183,6 +185,10 @@ struct Shared {
     at_boot: RefCell<Option<String>>,
     /// A person asked: the contact asks the controller, the work tries again what it put off.
     check_now: Cell<bool>,
+    /// Those who wait to hear what the controller said.
+    waiting: RefCell<Vec<oneshot::Sender<Result<String, String>>>>,
+    /// Why the controller takes nothing of this machine any more, until it does again.
+    shut_out: RefCell<Option<String>>,
     asked: Cell<bool>,
     /// The number of the last check-in, and up to which numbers are reserved on disk.
     sequence: Cell<u64>,
@@ -209,6 +215,14 @@ impl Shared {
     fn changed_now(&self) {
         self.hurry.set(true);
         self.changed();
+    }
+
+    /// Tells those who asked for it what the controller said.
+    fn answer_waiting(&self, answer: &Result<String, String>) {
+        for to in self.waiting.borrow_mut().drain(..) {
+            // Whoever asked may have gone away: that is no error.
+            let _ = to.send(answer.clone());
+        }
     }
 
     fn set_problem(&self, problem: Option<String>) {
@@ -243,7 +257,7 @@ impl Shared {
     /// Phase, the generation that it speaks of, and a sentence.
     fn standing(&self) -> (Phase, Option<Generation>, Option<String>) {
         let ledger = self.ledger.borrow();
-        let problem = self.problem.borrow().clone();
+        let problem = self.shut_out.borrow().clone().or_else(|| self.problem.borrow().clone());
         match (ledger.transaction(), &ledger.journal().last) {
             (Some(open), _) => {
                 let note = || open.state.note().map(str::to_owned);
@@ -355,6 +369,7 @@ impl Shared {
             next: self.next(),
             last_contact: self.last_contact.get(),
             reports_waiting: self.ledger.borrow().outbox.len(),
+            shut_out: self.shut_out.borrow().clone(),
             age: self.age_claim().map(|claim| claim.recipient),
         }
     }
@@ -455,7 +470,8 @@ async fn serve(shared: &Shared, mut commands: mpsc::Receiver<Command>) {
     while let Some(command) = commands.recv().await {
         match command {
             Command::Status(to) => reply(to, shared.status()),
-            Command::CheckNow => {
+            Command::CheckNow(to) => {
+                shared.waiting.borrow_mut().push(to);
                 shared.check_now.set(true);
                 shared.asked.set(true);
                 shared.look_again();

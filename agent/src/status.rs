@@ -76,6 +76,7 @@ pub fn from_files(config: &Config) -> Result<Status> {
         next,
         last_contact: None,
         reports_waiting: waiting,
+        shut_out: None,
         age: Some(identity.age),
     })
 }

@@ -155,6 +155,88 @@ impl Config {
     }
 }
 
+/// Something that keeps a folder from being used.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Obstacle {
+    pub words: String,
+    pub remedy: String,
+}
+
+/// Nix itself calls a build that failed with less than this left one that the disk failed.
+const FULL_BYTES: u64 = 8 * 1024 * 1024;
+
+/// What is seen of a folder.
+#[derive(Debug, Clone, Copy)]
+struct Seen {
+    read_only: bool,
+    no_exec: bool,
+    free_bytes: u64,
+    no_inodes: bool,
+}
+
+/// Why nothing can be written in a folder, or where `runs`, run from it.
+pub fn obstacle(folder: &Path, runs: bool) -> Option<Obstacle> {
+    use rustix::fs::StatVfsMountFlags as Flags;
+    let stat = match rustix::fs::statvfs(folder) {
+        Ok(stat) => stat,
+        Err(error) => {
+            let words = format!("{} cannot be looked at: {error}", folder.display());
+            return Some(Obstacle { words, remedy: format!("make the folder {}", folder.display()) });
+        }
+    };
+    let closed = rustix::fs::access(folder, rustix::fs::Access::WRITE_OK).is_err();
+    let seen = Seen {
+        read_only: stat.f_flag.contains(Flags::RDONLY) || closed,
+        no_exec: is_noexec(stat.f_flag),
+        free_bytes: stat.f_bavail.saturating_mul(stat.f_frsize),
+        no_inodes: stat.f_files > 0 && stat.f_favail == 0,
+    };
+    judge(&folder.display().to_string(), seen, runs)
+}
+
+#[cfg(target_os = "linux")]
+fn is_noexec(flags: rustix::fs::StatVfsMountFlags) -> bool {
+    flags.contains(rustix::fs::StatVfsMountFlags::NOEXEC)
+}
+/// macOS does not tell it here.
+#[cfg(not(target_os = "linux"))]
+fn is_noexec(_: rustix::fs::StatVfsMountFlags) -> bool {
+    false
+}
+
+fn judge(name: &str, seen: Seen, runs: bool) -> Option<Obstacle> {
+    let (words, remedy) = if seen.read_only {
+        let remedy = "look for errors of the disk (dmesg), then mount it writable again, as root";
+        (format!("{name} is read-only"), remedy.to_owned())
+    } else if seen.free_bytes < FULL_BYTES {
+        (format!("{name} is full"), "free some space there".to_owned())
+    } else if seen.no_inodes {
+        (format!("{name} has no inode left"), "remove some files there".to_owned())
+    } else if runs && seen.no_exec {
+        let remedy = format!(
+            "mount {name} without noexec, or let Nix build elsewhere: build-dir in nix.conf, or TMPDIR in the agent's unit"
+        );
+        (format!("{name} is mounted noexec, and builds run programs there"), remedy)
+    } else {
+        return None;
+    };
+    Some(Obstacle { words, remedy })
+}
+
+impl Config {
+    /// Where Nix builds: what nix.conf says, or where newer versions do, or TMPDIR.
+    pub fn build_folder(&self) -> PathBuf {
+        const NEWER: &str = "/nix/var/nix/builds";
+        if let Some(folder) = self.nix_setting("build-dir") {
+            return folder.into();
+        }
+        if self.stand_in.is_none() && Path::new(NEWER).is_dir() {
+            return NEWER.into();
+        }
+        self.environment.get("TMPDIR").map_or_else(std::env::temp_dir, PathBuf::from)
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -198,6 +280,28 @@ mod tests {
         let line = page.lines().find(|line| line.starts_with("Of the agent's environment")).unwrap();
         let named: Vec<&str> = line.split('`').skip(1).step_by(2).collect();
         assert_eq!(named, [PASSED.as_slice(), OF_THE_PROXY.as_slice()].concat());
+    }
+
+    #[test]
+    fn a_folder_that_cannot_be_built_in_is_said_with_what_to_do() {
+        let folder = tempfile::tempdir().unwrap();
+        assert_eq!(obstacle(folder.path(), true), None);
+        let missing = obstacle(&folder.path().join("missing"), true).unwrap();
+        assert!(missing.remedy.contains("make the folder"), "{missing:?}");
+        let build = config("", &[("NIX_CONFIG", "build-dir = /big"), ("TMPDIR", "/small")]).build_folder();
+        assert_eq!(build, Path::new("/big"));
+    }
+
+    #[test]
+    fn each_obstacle_has_its_words_and_noexec_matters_only_where_programs_run() {
+        let well = Seen { read_only: false, no_exec: false, free_bytes: u64::MAX, no_inodes: false };
+        let words = |seen, runs| judge("/tmp", seen, runs).map(|found| found.words).unwrap_or_default();
+        assert_eq!(judge("/tmp", well, true), None);
+        assert!(words(Seen { read_only: true, ..well }, false).contains("read-only"));
+        assert!(words(Seen { free_bytes: 4096, ..well }, false).contains("full"));
+        assert!(words(Seen { no_inodes: true, ..well }, false).contains("inode"));
+        assert!(words(Seen { no_exec: true, ..well }, true).contains("noexec"));
+        assert_eq!(words(Seen { no_exec: true, ..well }, false), "");
     }
 
     #[test]

@@ -36,7 +36,7 @@ pub enum TrustError {
     Refused(#[from] TufError),
     #[error("{} cannot be read: {source}; muster-agent needs to run as root", path.display())]
     Read { path: PathBuf, source: io::Error },
-    #[error("{} cannot be written: {source}; free some space there", path.display())]
+    #[error("{} cannot be written: {source}; {}", path.display(), crate::durable::remedy(source))]
     Write { path: PathBuf, source: io::Error },
     #[error("the pinned root {} is missing or damaged ({detail}): enrol this machine again with a new token and --replace", path.display())]
     NoRoot { path: PathBuf, detail: String },

@@ -20,6 +20,7 @@ fn a_status() -> Status {
         next: "a generation after 1 is waited for".into(),
         last_contact: Some(1),
         reports_waiting: 3,
+        shut_out: None,
         age: None,
     }
 }
@@ -47,7 +48,7 @@ fn runner_with(folder: &Path, patience: Duration) -> Listener {
         while let Some(command) = commands.recv().await {
             match command {
                 Command::Status(reply) => drop(reply.send(a_status())),
-                Command::CheckNow => {}
+                Command::CheckNow(reply) => drop(reply.send(Ok("it asks now".into()))),
                 Command::AtBoot(reply) => drop(reply.send(Err("nothing waits for a reboot".into()))),
                 Command::Rollback(reply) => drop(reply.send(Err("there is nothing to go back to".into()))),
                 Command::Pause { until, by, to } => drop(to.send(Ok(format!("{until:?} by {by:?}")))),

@@ -37,6 +37,8 @@ pub enum NixError {
     /// `log` is the end of the build's output.
     #[error("{derivation} cannot be built: {message}")]
     Build { derivation: StorePath, message: String, log: String, blame: Blame },
+    #[error("Nix cannot build here: {0}")]
+    BuildFolder(String),
     #[error("{what}: {message}")]
     Failed { what: String, message: String },
 }

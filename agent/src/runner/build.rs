@@ -127,7 +127,10 @@ impl Work<'_> {
         };
         let ms = self.since(started);
         self.finished(step, built, |output| {
-            let timed: Change = Box::new(move |open| open.took.build_ms = Some(ms));
+            let timed: Change = Box::new(move |open| {
+                open.took.build_ms = Some(ms);
+                open.remark = (caches != Caches::Trusted).then(|| DOUBTED.to_owned());
+            });
             (Input::Built, EventKind::Built { output, ms }, timed)
         })
     }
@@ -156,7 +159,7 @@ impl Work<'_> {
         let tries = if error.broke_off_a_build() { BUILD_TRIES } else { TRIES };
         let tried = self.backoff.failures() + 1 >= tries
             && self.shared.answers.get()
-            && !matches!(error, NixError::NoSpace(_));
+            && !matches!(error, NixError::NoSpace(_) | NixError::BuildFolder(_));
         if error.is_permanent() || tried {
             tracing::error!("{error}");
             return self.fail(step, error.detail(), error.is_permanent(), events.into_iter().collect());

@@ -39,8 +39,11 @@ enum ContactError {
     Ledger(#[from] LedgerError),
     #[error("the new key is the controller's already, and cannot be put in force here: {0}")]
     Rotation(#[from] IdentityError),
-    #[error("the number of the next check-in cannot be kept: {0}; free some space")]
-    Sequence(#[from] std::io::Error),
+    #[error("the number of the next check-in cannot be kept: {source}; {}", crate::durable::remedy(source))]
+    Sequence {
+        #[from]
+        source: std::io::Error,
+    },
     #[error("the controller takes reports without storing them: look at its log")]
     NothingStored,
     #[error("the controller answers polls at once and has nothing new: look at its log")]
@@ -214,6 +217,8 @@ impl Contact<'_> {
         self.poll_seconds = reply.poll_seconds.min(self.shared.config.poll_seconds).max(1);
         self.hinted(reply.generation.or(self.hint));
         self.shared.reached.set(Some(sent));
+        self.shared.shut_out.borrow_mut().take();
+        self.shared.answer_waiting(&Ok("the controller answers; the agent takes what it has".to_owned()));
         if self.shared.refused.get() == Some(Attack::Clone) {
             self.shared.refused.set(None);
         }
@@ -306,6 +311,17 @@ impl Contact<'_> {
         }
         if client.and_then(ClientError::code) == Some(ProblemCode::Sequence) {
             self.refuse(Attack::Clone, &error.to_string());
+        }
+        match client.and_then(ClientError::code) {
+            Some(ProblemCode::Revoked | ProblemCode::UnknownMachine) => {
+                let words = format!("the controller takes nothing of this machine any more: {error}");
+                self.shared.answer_waiting(&Err(words.clone()));
+                *self.shared.shut_out.borrow_mut() = Some(words);
+            }
+            _ => {
+                let words = format!("the agent asked the controller, in vain, and goes on asking: {error}");
+                self.shared.answer_waiting(&Ok(words));
+            }
         }
         let wait = backoff.failed(number(), client.and_then(ClientError::retry_after));
         let wait = if self.probing() { wait.min(PROBING_PAUSE) } else { wait };

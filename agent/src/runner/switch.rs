@@ -27,7 +27,7 @@ impl Work<'_> {
         let failed_before = self.failed_before().await;
         let layout = self.shared.platform.layout();
         let old = Old { running: layout.running(), profile: layout.profile_target() };
-        roots::hold(layout, &new, old.system()).map_err(WorkError::Roots)?;
+        roots::hold(layout, &new, old.system()).map_err(|source| WorkError::Roots { source })?;
         // The first system of a machine replaces none.
         let before = old.system().unwrap_or(&new).clone();
         let kept = layout.specialisations(&new);
@@ -40,7 +40,7 @@ impl Work<'_> {
             )
         });
         self.advance(Input::Started, vec![event], |transaction| {
-            transaction.remark = remark;
+            transaction.remark = remark.or(transaction.remark.take());
             transaction.old = Some(old);
             transaction.failed_before = failed_before;
         })?;
@@ -178,7 +178,7 @@ impl Work<'_> {
             State::Confirmed { .. } => roots::confirm(layout, transaction.output(), old.as_ref()),
             _ => Ok(()),
         };
-        rooted.map_err(WorkError::Roots)?;
+        rooted.map_err(|source| WorkError::Roots { source })?;
         if let State::Confirmed { degraded } = &transaction.state {
             *self.shared.degraded.borrow_mut() = Some(degraded.clone());
             self.units_seen = Some(self.shared.clock.awake());
@@ -198,7 +198,7 @@ impl Work<'_> {
         self.shared.changed();
         tracing::info!("generation {} is over: {}", transaction.generation(), transaction.state.name());
         self.summarise(&transaction, old.as_ref(), probe_ms).await;
-        roots::release(layout).map_err(WorkError::Roots)?;
+        roots::release(layout).map_err(|source| WorkError::Roots { source })?;
         if let Some(keep) = rules.keep_generations.filter(|_| confirmed) {
             self.prune(keep, &transaction, old.as_ref());
         }

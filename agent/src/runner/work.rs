@@ -43,8 +43,8 @@ pub(super) enum WorkError {
     Nix(#[from] NixError),
     #[error(transparent)]
     Random(#[from] RandomError),
-    #[error("the garbage collector's roots cannot be written: {0}; free some space")]
-    Roots(std::io::Error),
+    #[error("the garbage collector's roots cannot be written: {source}; {}", crate::durable::remedy(source))]
+    Roots { source: std::io::Error },
     #[error("a thread broke off; this is a mistake in muster-agent, please report it")]
     Thread,
 }

@@ -142,3 +142,58 @@ fn a_persons_rollback_needs_no_controller() {
     bed.controller.cut(false);
     bed.until_told(2, "rolled-back");
 }
+
+#[test]
+fn a_machine_that_was_revoked_says_so_wherever_it_is_asked() {
+    let bed = Bed::new(Class::Nixos);
+    let first = bed.publish(1, "");
+    bed.assert_confirmed(&first);
+    bed.controller.revoke();
+    let (code, words) = bed.machine.ask(&["check-now"]);
+    assert_eq!((code, words.contains("takes nothing of this machine")), (1, true), "{words}");
+    let (_, status) = bed.machine.ask(&["status"]);
+    assert!(status.contains("machine m was revoked"), "{status}");
+    let (code, doctor) = bed.machine.ask(&["doctor"]);
+    assert!(code == 1 && doctor.contains("BAD  membership"), "{doctor}");
+    assert!(doctor.contains("muster machines add m --replace"), "{doctor}");
+}
+
+#[test]
+fn where_nix_cannot_build_is_waited_out_and_seen_by_doctor_and_says_nothing_against_the_derivation() {
+    let mut bed = Bed::new(Class::Nixos);
+    bed.kill_agent();
+    let folder = bed.machine.file("builds");
+    bed.machine.add_to_nix_config(&format!("build-dir = {}\n", folder.display()));
+    bed.start_agent();
+    let target = bed.publish(1, "");
+    bed.machine.until("what is in the way", || {
+        let note = bed.controller.check_ins().pop()?.note?;
+        note.contains("Nix cannot build here").then_some(())
+    });
+    let (code, doctor) = bed.machine.ask(&["doctor"]);
+    assert!(code == 1 && doctor.contains("BAD  builds"), "{doctor}");
+    std::fs::create_dir(&folder).unwrap();
+    bed.assert_confirmed(&target);
+    assert!(!bed.controller.told(1).contains(&"failed"));
+}
+
+/// The folder of the state is a file at first, which nobody can make one of, not even root.
+#[test]
+fn an_agent_whose_state_folder_cannot_be_used_stays_says_what_to_do_and_goes_on_when_it_can() {
+    let mut bed = Bed::new(Class::Nixos);
+    bed.kill_agent();
+    let state = bed.machine.config.state_dir.clone();
+    let aside = state.with_extension("aside");
+    std::fs::rename(&state, &aside).unwrap();
+    std::fs::write(&state, "").unwrap();
+    bed.start_agent();
+    bed.machine.until("what is in the way", || {
+        let log = std::fs::read_to_string(bed.machine.file("log")).ok()?;
+        log.contains("a person is needed: ").then_some(())
+    });
+    assert!(bed.agent_lives(), "a supervisor would start it again and again");
+    std::fs::remove_file(&state).unwrap();
+    std::fs::rename(&aside, &state).unwrap();
+    let target = bed.publish(1, "");
+    bed.assert_confirmed(&target);
+}

@@ -31,6 +31,7 @@ struct Inner {
     events: Vec<Event>,
     check_ins: Vec<CheckIn>,
     cut: bool,
+    revoked: bool,
     /// Requests that nobody answered.
     refused: u32,
     /// Stores reports and cuts the connection instead of answering.
@@ -133,6 +134,11 @@ impl Controller {
         self.inner.lock().unwrap().cut = cut;
         self.published.notify_waiters();
     }
+    /// From here on this machine is told that it was revoked.
+    pub fn revoke(&self) {
+        self.inner.lock().unwrap().revoked = true;
+        self.published.notify_waiters();
+    }
     /// Ends the polls that wait, with nothing new.
     pub fn wake(&self) {
         self.published.notify_waiters();
@@ -212,6 +218,10 @@ async fn serve(State(controller): State<Controller>, request: Request) -> Respon
     if inner.cut {
         inner.refused += 1;
         return gone();
+    }
+    if inner.revoked {
+        let problem = r#"{"code":"revoked","message":"machine m was revoked: an operator may add it anew"}"#;
+        return (StatusCode::FORBIDDEN, problem).into_response();
     }
     let json = |value: serde_json::Value| value.to_string().into_response();
     match path.as_str() {
