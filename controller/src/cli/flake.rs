@@ -7,19 +7,24 @@ use crate::flake::evaluate::{Flake, FlakeError};
 
 /// What Nix warned of, and that the tree is not one that can be had again.
 pub fn tell_of(flake: &Flake) {
-    for warning in flake.warnings() {
-        let mut lines = shown::lines(&warning);
-        tell!("{}", lines.next().unwrap_or_default());
-        for more in lines {
-            tell!("    {more}");
-        }
-    }
+    tell_warnings(flake);
     if flake.is_dirty {
         tell!(
             "note: the git tree of {} has changes that are not committed: it is read as it is now, and nobody can evaluate it \
              again from a commit",
             flake.reference
         );
+    }
+}
+
+/// What Nix warned of. Whoever works on secrets has a tree with changes most of the time.
+pub fn tell_warnings(flake: &Flake) {
+    for warning in flake.warnings() {
+        let mut lines = shown::lines(&warning);
+        tell!("{}", lines.next().unwrap_or_default());
+        for more in lines {
+            tell!("    {more}");
+        }
     }
 }
 

@@ -8,7 +8,7 @@ use anyhow::{Context as _, Result, anyhow};
 use muster_protocol::terminal;
 
 use crate::cli::error::WithHint as _;
-use crate::cli::flake::{tell_of, with_hint};
+use crate::cli::flake::{tell_warnings, with_hint};
 use crate::cli::spinner::spinner;
 use crate::vars::age::Places;
 use crate::vars::change::{Change, Draft};
@@ -42,7 +42,7 @@ impl Looked {
         progress.set_message("evaluating the generators of all machines");
         let generators = flake.generators().await?;
         progress.finish_and_clear();
-        tell_of(flake.flake());
+        tell_warnings(flake.flake());
         let snapshot = Snapshot::read(&flake.root)?;
         Ok(Self { flake, generators, snapshot })
     }
@@ -79,7 +79,7 @@ impl Held {
         progress.set_message("evaluating the generators of all machines");
         let generators = flake.generators().await?;
         progress.finish_and_clear();
-        tell_of(flake.flake());
+        tell_warnings(flake.flake());
         let snapshot = Snapshot::read(folder.root())?;
         Ok(Self { flake, generators, folder, snapshot })
     }

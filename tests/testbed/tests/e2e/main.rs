@@ -8,6 +8,7 @@ mod agent_updates;
 mod bad_input;
 mod common;
 mod faults;
+mod flakes;
 mod generations;
 mod identity;
 mod keys;
