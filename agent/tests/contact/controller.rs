@@ -131,7 +131,7 @@ impl Controller {
     pub fn publish(&self, fleet: &Fleet, publication: &Publication) {
         let machine = &fleet.machine;
         let base = api::tuf_path(machine);
-        let n = publication.generation;
+        let n = publication.generation.get();
         self.put(&format!("{base}/{n}.snapshot.json"), publication.snapshot.as_bytes());
         self.put(&format!("{base}/{n}.targets.json"), publication.targets.as_bytes());
         let hash = Sha256::of(publication.target.as_bytes());

@@ -11,12 +11,12 @@ use muster_agent::identity::Identity;
 use muster_agent::trust::{Trust, TrustError};
 use muster_protocol::api;
 use muster_protocol::checkin::Holds;
-use muster_protocol::ids::{Generation, Sha256};
+use muster_protocol::ids::{Epoch, Generation, MAX_NUMBER, Sha256};
 use muster_protocol::keys::SecretKey;
 use muster_protocol::report::Attack;
 use muster_protocol::target::Target;
 use muster_protocol::tuf::canonical;
-use muster_protocol::tuf::repository::{sign_generation, sign_timestamp};
+use muster_protocol::tuf::repository::{RootSpec, sign_generation, sign_root, sign_timestamp};
 
 use super::controller::{Controller, DAY, Fleet, NOW, root_of};
 
@@ -381,4 +381,82 @@ async fn a_generation_that_lists_the_target_of_an_older_one_is_refused_though_it
     let error = trust.refresh(&machine.client, NOW).await.unwrap_err();
     assert_eq!(error.attack(), Some(Attack::MixAndMatch), "{error}");
     assert_eq!(trust.held().unwrap().generation.get(), 1);
+}
+
+/// The next root, which begins an epoch with the same keys.
+fn new_epoch(fleet: &Fleet) -> Vec<u8> {
+    let spec = RootSpec {
+        version: 2,
+        epoch: Epoch::new(1).unwrap(),
+        expires: NOW + 100 * DAY,
+        root: (vec![fleet.root_key.public()], 1),
+        operators: (vec![fleet.operator.public()], 1),
+        online: vec![fleet.online.public()],
+    };
+    sign_root(&spec, &[&fleet.root_key]).unwrap()
+}
+
+fn signed_in_epoch_one(fleet: &Fleet, number: u64) -> muster_protocol::operator::Publication {
+    let generation = Generation::of(Epoch::new(1).unwrap(), number).unwrap();
+    let target = Target { generation, ..fleet.target(number) };
+    sign_generation(&target, NOW + DAY, &[&fleet.operator]).unwrap()
+}
+
+#[tokio::test]
+async fn i2_a_machine_that_was_brought_to_the_last_number_takes_generation_1_of_a_new_epoch() {
+    let machine = Machine::new().await;
+    let identity = Identity { lowest: Generation::new(MAX_NUMBER).unwrap(), ..machine.identity.clone() };
+    machine.controller.publish(&machine.fleet, &machine.fleet.publication(MAX_NUMBER));
+    let mut trust = Trust::open(&machine.config, &identity).unwrap();
+    trust.refresh(&machine.client, NOW).await.unwrap();
+    let old = machine.fleet.publication(MAX_NUMBER);
+
+    machine.controller.put(&machine.path("2.root.json"), new_epoch(&machine.fleet));
+    machine.controller.take(&machine.path("timestamp.json"));
+    // Nothing was signed in it yet: nothing is held, and nothing of before lies on the disk.
+    assert_eq!(trust.refresh(&machine.client, NOW).await.unwrap(), None);
+    assert_eq!((trust.held(), trust.holds().epoch.get(), trust.holds().targets), (None, 1, 0));
+    for file in ["timestamp.json", "snapshot.json", "targets.json", "generation.json"] {
+        assert!(!machine.state.path().join("tuf").join(file).exists(), "{file}");
+    }
+    machine.controller.publish(&machine.fleet, &signed_in_epoch_one(&machine.fleet, 1));
+    let taken = trust.refresh(&machine.client, NOW).await.unwrap().unwrap();
+    assert_eq!(taken.generation.to_string(), "1.1");
+    assert_eq!(Trust::open(&machine.config, &identity).unwrap().held(), Some(taken.clone()));
+
+    // What was signed before the epoch is refused, in this process and in the next.
+    machine.controller.publish(&machine.fleet, &old);
+    let error = trust.refresh(&machine.client, NOW).await.unwrap_err();
+    assert_eq!(error.attack(), Some(Attack::Rollback), "{error}");
+    let mut again = Trust::open(&machine.config, &identity).unwrap();
+    let error = again.refresh(&machine.client, NOW).await.unwrap_err();
+    assert_eq!(error.attack(), Some(Attack::Rollback), "{error}");
+    assert_eq!((trust.held(), again.held()), (Some(taken.clone()), Some(taken)));
+}
+
+#[tokio::test]
+async fn an_agent_that_died_behind_the_root_of_a_new_epoch_leaves_what_was_before_it() {
+    let (machine, trust) = Machine::holding(4).await;
+    assert_eq!(trust.held().unwrap().generation.get(), 4);
+    drop(trust);
+    // The root is durable, and nothing else happened.
+    std::fs::write(machine.state.path().join("tuf/root.json"), new_epoch(&machine.fleet)).unwrap();
+    let mut trust = machine.open();
+    assert_eq!((trust.held(), trust.holds().epoch.get(), trust.holds().targets), (None, 1, 0));
+    // The old files lie there still; nobody who brings them back is believed.
+    let error = trust.refresh(&machine.client, NOW).await.unwrap_err();
+    assert_eq!(error.attack(), Some(Attack::Rollback), "{error}");
+    assert!(!machine.state.path().join("tuf/generation.json").exists());
+    machine.controller.publish(&machine.fleet, &signed_in_epoch_one(&machine.fleet, 1));
+    let taken = trust.refresh(&machine.client, NOW).await.unwrap().unwrap();
+    assert_eq!(taken.generation.to_string(), "1.1");
+}
+
+#[tokio::test]
+async fn a_number_that_would_leave_hardly_any_above_it_is_refused() {
+    let (machine, mut trust) = Machine::holding(4).await;
+    machine.controller.publish(&machine.fleet, &machine.fleet.publication(MAX_NUMBER));
+    machine.refuses(&mut trust, Some(Attack::FastForward), NOW).await;
+    machine.controller.publish(&machine.fleet, &machine.fleet.publication(5));
+    assert_eq!(trust.refresh(&machine.client, NOW).await.unwrap().unwrap().generation.get(), 5);
 }

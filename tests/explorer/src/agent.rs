@@ -9,6 +9,7 @@ use muster_agent::core::plan::{self, Controller, Observed, Probed, Step};
 use muster_agent::core::policy::{Circumstances, Rules};
 use muster_agent::core::records::{GivenVerdict, Journal, Old, Settled, Transaction};
 use muster_agent::core::state::{Input, State};
+use muster_protocol::ids::Epoch;
 use muster_protocol::policy::Policy;
 use muster_protocol::report::{EventKind, Step as Ended};
 
@@ -20,6 +21,9 @@ use crate::world::{Agent, Effect, World, is_own_fault};
 pub fn step(world: &World, scene: &Scene) -> Option<World> {
     let agent = world.agent.as_ref()?;
     let mut next = world.clone();
+    if agent.todo.is_empty() {
+        next.seen.decided_before = false;
+    }
     if let Some(effect) = next.agent.as_mut()?.todo.pop_front() {
         apply(&mut next, scene, effect);
         return Some(next);
@@ -69,8 +73,10 @@ fn plan(world: &World, agent: &Agent, scene: &Scene) -> Step {
     let reached = agent.reached || scene.breaks(Break::ConfirmUnreached);
     let (rules, circumstances) =
         (Rules::new(&Policy::default(), &Policy::default()), Circumstances::default());
+    let is_new = world.disk.new_epoch && !scene.breaks(Break::IgnoreEpoch);
+    let epoch = if is_new { Epoch::new(1).unwrap_or_default() } else { Epoch::default() };
     let observed = Observed {
-        epoch: muster_protocol::ids::Epoch::default(),
+        epoch,
         transaction: agent.book.transaction(),
         activation: world.disk.activation.as_ref(),
         activator_alive: world.activator.is_some(),
@@ -258,7 +264,7 @@ fn apply(world: &mut World, scene: &Scene, effect: Effect) {
         }
         Write::Transaction(transaction) => {
             note_failure(world, scene, transaction);
-            note_begin(world, transaction);
+            note_begin(world, scene, transaction);
             world.disk.transaction = Some((**transaction).clone());
         }
         Write::Journal(journal) => {
@@ -288,7 +294,7 @@ fn apply(world: &mut World, scene: &Scene, effect: Effect) {
 }
 
 /// I2 and I5, where an activation is about to begin.
-fn note_begin(world: &mut World, transaction: &Transaction) {
+fn note_begin(world: &mut World, scene: &Scene, transaction: &Transaction) {
     let before = world.disk.transaction.as_ref().map(|open| &open.state);
     if transaction.state != State::Activating || before == Some(&State::Activating) {
         return;
@@ -298,7 +304,11 @@ fn note_begin(world: &mut World, transaction: &Transaction) {
     if transaction.is_rollback() {
         return;
     }
-    let generation = u8::try_from(transaction.generation().get()).unwrap_or(u8::MAX);
+    let generation = scene.place(transaction.generation());
+    let decided_before = std::mem::take(&mut world.seen.decided_before);
+    if world.disk.new_epoch && !decided_before && transaction.generation().epoch().is_first() {
+        world.violate(format!("I2: generation {generation} is activated though its epoch has ended"));
+    }
     if generation < world.seen.highest {
         let highest = world.seen.highest;
         world.violate(format!("I2: generation {generation} is activated after {highest}"));
@@ -310,7 +320,7 @@ fn note_begin(world: &mut World, transaction: &Transaction) {
     let Some(times) = world.seen.begun.get_mut(usize::from(generation)) else { return };
     *times += 1;
     let times = u32::from(*times);
-    let again = world.disk.journal.again.filter(|again| again.generation.get() == u64::from(generation));
+    let again = world.disk.journal.again.filter(|again| scene.place(again.generation) == generation);
     if times > 1 + again.map_or(0, |again| again.undone) {
         world.violate(format!("I5: generation {generation} is activated again, which nothing asked for"));
     }
@@ -334,7 +344,7 @@ fn note_failure(world: &mut World, scene: &Scene, transaction: &Transaction) {
         State::Failed { quarantined: true, .. } => number(transaction.output()),
         // What somebody went back from by hand counts as failed, too.
         State::Confirmed { .. } if transaction.is_rollback() => {
-            scene.system(u8::try_from(transaction.generation().get()).unwrap_or(0))
+            scene.system(scene.place(transaction.generation()))
         }
         _ => return,
     };

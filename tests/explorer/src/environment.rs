@@ -22,6 +22,7 @@ pub enum Action {
     NetworkReturns,
     /// From here on: what need not happen.
     Publish,
+    NewEpoch,
     KillAgent,
     KillActivator,
     KillBoth,
@@ -33,7 +34,7 @@ pub enum Action {
 }
 
 impl Action {
-    pub const ALL: [Self; 18] = [
+    pub const ALL: [Self; 19] = [
         Self::AgentStep,
         Self::AgentStarts,
         Self::ActivatorStep,
@@ -44,6 +45,7 @@ impl Action {
         Self::ContactReplyLost,
         Self::NetworkReturns,
         Self::Publish,
+        Self::NewEpoch,
         Self::KillAgent,
         Self::KillActivator,
         Self::KillBoth,
@@ -86,8 +88,16 @@ pub fn after(world: &World, scene: &Scene, action: Action) -> Option<World> {
         Action::Contact => contact(world, scene, true),
         Action::ContactReplyLost => contact(world, scene, false),
         Action::NetworkReturns => (!world.network).then(|| World { network: true, ..world.clone() }),
-        Action::Publish => (usize::from(world.published) < scene.published.len())
-            .then(|| World { published: world.published + 1, ..world.clone() }),
+        Action::Publish => {
+            let of_the_new = scene.epoch_from == Some(world.published + 1);
+            let possible =
+                usize::from(world.published) < scene.published.len() && (!of_the_new || world.new_epoch);
+            possible.then(|| World { published: world.published + 1, ..world.clone() })
+        }
+        Action::NewEpoch => {
+            let possible = scene.epoch_from == Some(world.published + 1) && !world.new_epoch;
+            possible.then(|| World { new_epoch: true, ..world.clone() })
+        }
         Action::KillAgent => {
             world.agent.as_ref()?;
             spend(world, |next| &mut next.budget.faults, |next| next.agent = None)
@@ -244,8 +254,14 @@ fn known(mut next: World, scene: &Scene) -> World {
         agent.answers = true;
         agent.reached |= agent.probing;
     }
+    if next.new_epoch && !next.disk.new_epoch {
+        // The root comes first; from then on nothing that was held before it is.
+        (next.disk.new_epoch, next.disk.held) = (true, None);
+        next.seen.decided_before = next.agent.as_ref().is_some_and(|agent| !agent.todo.is_empty());
+    }
+    let left = next.new_epoch && scene.epoch_from.is_some_and(|from| next.published < from);
     let newer = next.disk.held.is_none_or(|held| next.published > held);
-    if next.published > 0 && newer {
+    if next.published > 0 && newer && !left {
         next.disk.held = Some(next.published);
     }
     if scene.breaks(Break::AcceptOlder) && next.published > 1 && next.disk.held == Some(next.published) {

@@ -120,7 +120,7 @@ fn caught(guard: Break, arguments: &Arguments) -> Option<(Scene, Counterexample)
         Break::ForgetQuarantine | Break::RefuseInTwoSteps => {
             (Class::Nixos, vec![switch(B::ActivationFails), switch(B::SameAgain)])
         }
-        Break::AcceptOlder => (Class::Nixos, vec![switch(B::Good), switch(B::Good)]),
+        Break::AcceptOlder | Break::IgnoreEpoch => (Class::Nixos, vec![switch(B::Good), switch(B::Good)]),
         Break::TrustHalfActivation => (Class::Nixos, vec![switch(B::Good)]),
         Break::TrustBootLink => (Class::Darwin, vec![switch(B::Good)]),
         Break::LeaveDaemons => (Class::Darwin, vec![switch(B::ChangesBootJob)]),
@@ -138,6 +138,7 @@ fn caught(guard: Break, arguments: &Arguments) -> Option<(Scene, Counterexample)
     let scene = Scene {
         class,
         published,
+        epoch_from: (guard == Break::IgnoreEpoch).then_some(2),
         budget,
         reports: true,
         foreign_profile,
@@ -155,6 +156,7 @@ fn scenes(arguments: &Arguments) -> Vec<Scene> {
     let scene = |class, published: Vec<Published>| Scene {
         class,
         published,
+        epoch_from: None,
         budget,
         reports: false,
         foreign_profile: false,
@@ -181,6 +183,10 @@ fn scenes(arguments: &Arguments) -> Vec<Scene> {
         scenes.push(Scene { reports: true, ..scene(class, vec![switch(B::Good)]) });
         scenes
             .push(Scene { reports: true, ..scene(class, vec![switch(B::BuildFails), switch(B::SameAgain)]) });
+        // Root holders disown the first, whatever became of it by then.
+        for pair in [[B::Good, B::Good], [B::ActivationFails, B::SameAgain]] {
+            scenes.push(Scene { epoch_from: Some(2), ..scene(class, pair.map(switch).to_vec()) });
+        }
         // A reboot would bring up what somebody else set, which is nobody's OLD or NEW.
         let none = Budget { faults: 0, rollbacks: 0 };
         let foreign = scene(class, vec![switch(B::ActivationFails)]);
@@ -191,6 +197,7 @@ fn scenes(arguments: &Arguments) -> Vec<Scene> {
     scenes.push(scene(Class::Darwin, vec![switch(B::LosesAgent), switch(B::Good)]));
     scenes.push(scene(Class::Darwin, vec![switch(B::ChangesBootJob), switch(B::Ill)]));
     scenes.push(scene(Class::Nixos, vec![boot(B::Good), switch(B::Good)]));
+    scenes.push(Scene { epoch_from: Some(2), ..scene(Class::Nixos, vec![boot(B::Good), switch(B::Good)]) });
     scenes.push(scene(Class::Nixos, vec![boot(B::Ill)]));
     scenes.push(scene(Class::Nixos, vec![switch(B::NeedsReboot), switch(B::Good)]));
     scenes

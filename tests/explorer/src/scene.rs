@@ -1,6 +1,6 @@
 //! What one exploration is about: a machine's class, what operators publish for it, and how many faults there are.
 
-use muster_protocol::ids::{Generation, StorePath};
+use muster_protocol::ids::{Epoch, Generation, StorePath};
 use muster_protocol::machine::Class;
 use muster_protocol::target::{Action, Target};
 
@@ -56,6 +56,8 @@ pub enum Break {
     RefuseInTwoSteps,
     /// Take an older generation for a newer one.
     AcceptOlder,
+    /// Go on with what was signed before a new epoch.
+    IgnoreEpoch,
     /// Wait for a verdict on an activation that was killed half way.
     TrustHalfActivation,
     /// Take what a Mac's boot has linked for a system whose activation ended.
@@ -96,6 +98,8 @@ pub struct Budget {
 pub struct Scene {
     pub class: Class,
     pub published: Vec<Published>,
+    /// The first of them that is of a new epoch, counted from 1, if root holders begin one.
+    pub epoch_from: Option<u8>,
     pub budget: Budget,
     /// Whether the way of each report is followed. What the agent decides does not depend on it, so most scenes leave it out.
     pub reports: bool,
@@ -119,11 +123,27 @@ impl Scene {
         let old = if self.old_fails { ", OLD cannot come back" } else { "" };
         let foreign = if self.foreign_profile { ", with a profile that does not run" } else { "" };
         let reports = if self.reports { ", with its reports" } else { "" };
-        format!("{}: {}{old}{foreign}{reports}", self.class, published.join(", then "))
+        let epoch =
+            self.epoch_from.map_or_else(String::new, |from| format!(", a new epoch before number {from}"));
+        format!("{}: {}{epoch}{old}{foreign}{reports}", self.class, published.join(", then "))
     }
 
     pub fn breaks(&self, guard: Break) -> bool {
         self.broken == Some(guard)
+    }
+
+    /// The pair of epoch and number that a generation goes by. Their order is the order in which they are published.
+    fn pair(&self, generation: u8) -> Option<Generation> {
+        match self.epoch_from.filter(|from| generation >= *from) {
+            Some(from) => Generation::of(Epoch::new(1).ok()?, u64::from(generation - from + 1)).ok(),
+            None => Generation::new(generation.into()).ok(),
+        }
+    }
+
+    /// The other way round.
+    pub fn place(&self, pair: Generation) -> u8 {
+        let before = if pair.epoch().is_first() { 0 } else { self.epoch_from.unwrap_or(1) - 1 };
+        u8::try_from(pair.get()).map_or(u8::MAX, |number| number.saturating_add(before))
     }
 
     /// The system of a generation.
@@ -146,7 +166,7 @@ impl Scene {
         Some(Target {
             machine: "m".parse().ok()?,
             class: self.class,
-            generation: Generation::new(generation.into()).ok()?,
+            generation: self.pair(generation)?,
             system: match self.class {
                 Class::Nixos => "x86_64-linux".parse().ok()?,
                 Class::Darwin => "aarch64-darwin".parse().ok()?,

@@ -33,6 +33,8 @@ pub struct World {
     pub network: bool,
     /// The newest generation at the controller.
     pub published: u8,
+    /// Root holders have begun the new epoch.
+    pub new_epoch: bool,
     pub budget: Budget,
     pub seen: Seen,
 }
@@ -48,6 +50,8 @@ pub struct Disk {
     pub boot_job: bool,
     /// The newest verified generation (the trusted metadata).
     pub held: Option<u8>,
+    /// The trusted root is of the new epoch.
+    pub new_epoch: bool,
     pub profile: System,
     /// What the boot loader boots (NixOS).
     pub entry: System,
@@ -108,6 +112,8 @@ pub struct Script {
 pub struct Seen {
     /// The highest generation that an activation was started for.
     pub highest: u8,
+    /// The agent was in the middle of a step when the root of the new epoch came: that step was decided before it.
+    pub decided_before: bool,
     /// Systems whose generation was told to have failed by its own fault.
     pub failed: Vec<System>,
     /// How often the activation of one generation was begun.
@@ -129,6 +135,7 @@ impl World {
                 journal: Journal::default(),
                 boot_job: false,
                 held: None,
+                new_epoch: false,
                 profile,
                 entry: profile,
                 told: Vec::new(),
@@ -148,6 +155,7 @@ impl World {
             leftover: None,
             network: true,
             published: 0,
+            new_epoch: false,
             budget: scene.budget,
             seen: Seen { begun: vec![0; scene.published.len() + 1], ..Seen::default() },
         }

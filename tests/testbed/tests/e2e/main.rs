@@ -7,6 +7,7 @@
 mod agent_updates;
 mod bad_input;
 mod common;
+mod epochs;
 mod faults;
 mod flakes;
 mod generations;
