@@ -8,7 +8,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use muster_protocol::api::{self, Problem, ProblemCode};
-use muster_protocol::checkin::{CheckIn, CheckInReply, PollReply};
+use muster_protocol::checkin::{CheckInReply, PollReply};
 use muster_protocol::enrol::{EnrolReply, EnrolRequest};
 use muster_protocol::ids::{Generation, MachineName, Sha256};
 use muster_protocol::keys::{Context, SecretKey};
@@ -19,6 +19,7 @@ use serde::de::DeserializeOwned;
 
 use self::tls::Pinned;
 use crate::config::Config;
+use crate::core::answers::ends_check_in;
 use crate::identity::Identity;
 use crate::netrc::Netrc;
 use crate::nix::CacheAccess;
@@ -31,8 +32,6 @@ const REQUEST_TIMEOUT: Duration = Duration::from_secs(30);
 const POLL_GRACE: Duration = Duration::from_secs(15);
 /// The largest reply in JSON, and the largest problem.
 const MAX_REPLY_BYTES: u64 = 64 * 1024;
-/// A controller may not send its machines to sleep for longer.
-const MAX_RETRY_AFTER: Duration = Duration::from_secs(3600);
 
 #[derive(Debug, thiserror::Error)]
 pub enum ClientError {
@@ -75,6 +74,10 @@ impl ClientError {
             Self::Refused { status, .. } => matches!(status, 502..=504),
             _ => false,
         }
+    }
+    /// Whether a check-in that was answered like this need not be sent again.
+    pub fn ends_check_in(&self) -> bool {
+        matches!(self, Self::Refused { status, .. } if ends_check_in(*status))
     }
     /// How long the controller asks to be left alone.
     pub fn retry_after(&self) -> Option<Duration> {
@@ -168,21 +171,14 @@ impl Client {
         Self { limit, ..self }
     }
 
-    /// Sends a check-in; its reply's bearer is used from here on.
-    pub async fn check_in(&self, check_in: &CheckIn) -> Result<CheckInReply, ClientError> {
-        let reply: CheckInReply = self.signed(api::CHECKIN, Context::CheckIn, check_in, None).await?;
-        self.set_bearer(&reply.bearer)?;
-        Ok(reply)
-    }
-
-    /// Sends a check-in that brings a new key, signed by the old one and by it. Once this succeeds the controller has the
-    /// new one; see [`Client::use_key`].
-    pub async fn check_in_with(
+    /// Sends these very bytes as a check-in; its reply's bearer is used from here on. Where they bring a new key, `next`, it
+    /// signs them as well, and the controller has it once this succeeds; see [`Client::use_key`].
+    pub async fn check_in(
         &self,
-        check_in: &CheckIn,
-        next: &SecretKey,
+        body: Vec<u8>,
+        next: Option<&SecretKey>,
     ) -> Result<CheckInReply, ClientError> {
-        let reply: CheckInReply = self.signed(api::CHECKIN, Context::CheckIn, check_in, Some(next)).await?;
+        let reply: CheckInReply = self.signed(api::CHECKIN, Context::CheckIn, body, next).await?;
         self.set_bearer(&reply.bearer)?;
         Ok(reply)
     }
@@ -196,8 +192,15 @@ impl Client {
         self.netrc.distrust();
     }
 
+    /// The key that it signs with.
+    pub fn key(&self) -> Option<SecretKey> {
+        let (_, key) = self.machine.as_ref()?;
+        Some(key.lock().unwrap_or_else(PoisonError::into_inner).clone())
+    }
+
     pub async fn report(&self, batch: &Batch) -> Result<Accepted, ClientError> {
-        self.signed(api::REPORTS, Context::Reports, batch, None).await
+        let body = serde_json::to_vec(batch).map_err(|error| ClientError::Setup(error.to_string()))?;
+        self.signed(api::REPORTS, Context::Reports, body, None).await
     }
 
     pub async fn enrol(&self, request: &EnrolRequest) -> Result<EnrolReply, ClientError> {
@@ -209,7 +212,8 @@ impl Client {
     pub async fn poll(&self, have: Option<Generation>, wait: u64) -> Result<PollReply, ClientError> {
         let Some((machine, _)) = &self.machine else { return Err(nobody()) };
         let path = api::poll_path(machine, have, wait);
-        let sent = self.request(Method::GET, &path).timeout(Duration::from_secs(wait) + POLL_GRACE);
+        let sent =
+            self.request(Method::GET, &path).timeout(Duration::from_secs(wait).saturating_add(POLL_GRACE));
         parse(&path, &self.answer(sent, &path, MAX_REPLY_BYTES).await?)
     }
 
@@ -264,12 +268,11 @@ impl Client {
         &self,
         path: &str,
         context: Context,
-        body: &impl serde::Serialize,
+        body: Vec<u8>,
         next: Option<&SecretKey>,
     ) -> Result<T, ClientError> {
         let Some((_, key)) = &self.machine else { return Err(nobody()) };
         let key = key.lock().unwrap_or_else(PoisonError::into_inner).clone();
-        let body = serde_json::to_vec(body).map_err(|error| ClientError::Setup(error.to_string()))?;
         let mut sent = self
             .request(Method::POST, path)
             .header(api::MACHINE_SIGNATURE, key.sign(context, &body).hex())
@@ -300,14 +303,14 @@ impl Client {
     async fn body(&self, mut response: Response, path: &str, max: u64) -> Result<Vec<u8>, ClientError> {
         let status = response.status();
         let retry_after =
-            response.headers().get("retry-after").and_then(|value| retry_after(value.to_str().ok()?));
+            response.headers().get("retry-after").and_then(|value| api::retry_after(value.to_str().ok()?));
         let limit = if status.is_success() { max } else { MAX_REPLY_BYTES };
         if response.content_length().is_some_and(|length| length > limit) {
             return Err(ClientError::TooLarge { path: path.to_owned(), limit });
         }
         let mut body = Vec::new();
         while let Some(chunk) = response.chunk().await.map_err(|error| self.unreachable(error))? {
-            if (body.len() + chunk.len()) as u64 > limit {
+            if body.len().saturating_add(chunk.len()) as u64 > limit {
                 return Err(ClientError::TooLarge { path: path.to_owned(), limit });
             }
             body.extend_from_slice(&chunk);
@@ -352,13 +355,6 @@ pub fn netrc_line(url: &str, bearer: &str) -> Result<String, ClientError> {
         return Err(ClientError::Malformed { path: api::CHECKIN.into(), detail });
     }
     Ok(format!("machine {} login muster password {bearer}\n", host(url)))
-}
-
-/// Whole seconds only: the other form, a date, would be read with a clock that may be wrong by hours.
-#[doc(hidden)]
-pub fn retry_after(value: &str) -> Option<Duration> {
-    let seconds = value.trim().parse().ok()?;
-    Some(Duration::from_secs(seconds).min(MAX_RETRY_AFTER))
 }
 
 /// An address without a slash at the end: `https://`, or `http://` on loopback.

@@ -26,6 +26,8 @@ use crate::trust;
 const MAX_ROOT_BYTES: u64 = 512 * 1024;
 /// What an enrolment is doing until it is finished; the replaced identity stays in force meanwhile.
 const PENDING: &str = "enrolling";
+/// The check-in that waits for its answer.
+const CHECK_IN: &str = crate::runner::UNANSWERED;
 /// State that speaks of one machine of one fleet, and is worth nothing to another.
 const OF_THE_OLD_MACHINE: [&str; 5] =
     [trust::FOLDER, outbox::FOLDER, "journal.json", "confirmation.json", "activation.json"];
@@ -185,11 +187,14 @@ pub fn finish(config: &Config) -> Result<(), EnrollError> {
             let bytes = durable::read(&folder.join(trust::ROOT), MAX_ROOT_BYTES).map_err(disk(&folder))?;
             durable::write(&root, &bytes.unwrap_or_default(), 0o600).map_err(disk(&root))?;
         }
-        // One that waited to take the old key's place would ask to take the new one's.
+        // One that waited to take the old key's place would ask to take the new one's, and a check-in that waits for its
+        // answer is of the old enrolment.
         identity::forget_next_key(state)?;
+        let said = state.join(CHECK_IN);
+        remove(&said).map_err(disk(&said))?;
         Keys::install(&folder, state)?;
         if another || old.is_none_or(|old| old.enrolled_at != new.enrolled_at) {
-            let mut outbox = Outbox::open(&state.join(outbox::FOLDER))?;
+            let mut outbox = Outbox::open(&state.join(outbox::FOLDER), new.enrolled_at)?;
             outbox.push(
                 new.enrolled_at,
                 None,

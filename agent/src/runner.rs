@@ -12,9 +12,11 @@
 mod build;
 mod contact;
 mod ledger;
+mod reporting;
 mod rest;
 mod roots;
 mod rotation;
+mod said;
 mod switch;
 mod work;
 
@@ -48,7 +50,10 @@ use crate::platform::{self, Platform};
 use crate::status;
 use crate::trust::Trust;
 use ledger::Ledger;
+use said::Kept;
 
+/// The file of the check-in that waits for its answer, in the state folder.
+pub const UNANSWERED: &str = said::FILE;
 const AGENT: &str = env!("CARGO_PKG_VERSION");
 const SEQUENCE: &str = "checkin-seq";
 /// How many numbers of check-ins are reserved at once: an update has some ten.
@@ -59,7 +64,7 @@ const MAX_DEGRADED: usize = 32;
 /// Runs until it is dropped. Whatever goes wrong is logged, told to the controller, and tried again.
 pub async fn run(config: Config, identity: Identity, commands: mpsc::Receiver<Command>) {
     let mut backoff = Backoff::default();
-    let (shared, client, trust) = loop {
+    let (shared, client, trust, said) = loop {
         match prepare(&config, &identity) {
             Ok(prepared) => break prepared,
             Err(error) => {
@@ -72,7 +77,7 @@ pub async fn run(config: Config, identity: Identity, commands: mpsc::Receiver<Co
     crate::supervisor::status("keeps this machine");
     let machine = shared.machine_span();
     tokio::join!(
-        contact::run(&shared, &client, trust).instrument(machine.clone()),
+        contact::run(&shared, &client, trust, said).instrument(machine.clone()),
         work::run(&shared, &client),
         serve(&shared, commands).instrument(machine)
     );
@@ -80,7 +85,7 @@ pub async fn run(config: Config, identity: Identity, commands: mpsc::Receiver<Co
 
 type Boxed = Box<dyn std::error::Error>;
 
-fn prepare(config: &Config, identity: &Identity) -> Result<(Shared, Client, Trust), Boxed> {
+fn prepare(config: &Config, identity: &Identity) -> Result<(Shared, Client, Trust, Kept), Boxed> {
     let clock = SystemClock::new();
     let trust = Trust::open(config, identity)?;
     let client = Client::of(config, identity)?;
@@ -90,7 +95,8 @@ fn prepare(config: &Config, identity: &Identity) -> Result<(Shared, Client, Trus
     let held = trust.held();
     let now = clock.unix_ms();
     let sequence_file = config.state(SEQUENCE);
-    let reserved = sequence(durable::read(&sequence_file, 64)?, clock.unix_seconds());
+    let said = Kept::open(&config.state_dir, &identity.fleet, &identity.machine)?;
+    let reserved = sequence(durable::read(&sequence_file, 64)?, clock.unix_seconds()).max(said.number());
     let mut ledger = Ledger::open(&config.state_dir, held.as_ref(), running.as_ref(), now)?;
     ledger.tell(None, EventKind::AgentStarted { agent: AGENT.to_owned(), boot_id: boot.clone() }, now)?;
     let shared = Shared {
@@ -130,7 +136,7 @@ fn prepare(config: &Config, identity: &Identity) -> Result<(Shared, Client, Trus
         say: Notify::new(),
         work: Notify::new(),
     };
-    Ok((shared, client, trust))
+    Ok((shared, client, trust, said))
 }
 
 /// The number of the last check-in. A damaged file is replaced by the seconds since 1970, which no count has reached.
@@ -310,10 +316,10 @@ impl Shared {
 
     /// A check-in under the next number. That no number is used twice is durable before this returns: the file holds the
     /// highest that is reserved, and a new process goes on behind it.
-    fn check_in(&self) -> std::io::Result<CheckIn> {
-        let seq = self.sequence.get() + 1;
+    fn next_check_in(&self) -> std::io::Result<CheckIn> {
+        let seq = self.sequence.get().saturating_add(1);
         if seq > self.reserved.get() {
-            let reserved = seq + RESERVED_NUMBERS;
+            let reserved = seq.saturating_add(RESERVED_NUMBERS);
             durable::write(&self.sequence_file, reserved.to_string().as_bytes(), 0o600)?;
             self.reserved.set(reserved);
         }

@@ -13,7 +13,7 @@ use muster_protocol::ids::{Generation, Sha256};
 use muster_protocol::keys::{Context, SecretKey};
 use muster_protocol::machine::Class;
 use muster_protocol::operator::{Condition, HistoryEntry, MachineView, Standing};
-use muster_protocol::report::{Accepted, EventKind, Reason};
+use muster_protocol::report::{Accepted, EventKind, MAX_EVENT_NUMBER, Reason, Stream};
 use reqwest::{Method, StatusCode};
 use server_support::{Fleet, enrol_request, event, target, until};
 
@@ -164,6 +164,26 @@ async fn the_same_check_in_gets_the_same_reply_even_after_a_restart() {
 }
 
 #[tokio::test]
+async fn a_check_in_that_was_slow_is_known_again_and_raises_no_alarm() {
+    let fleet = Fleet::start().await;
+    let mut machine = fleet.enrolled("cinnabar", Class::Nixos).await;
+    let slow = machine.checkin(&fleet, 7);
+    machine.send_checkin(&fleet, &slow).await.good::<CheckInReply>();
+    machine.seq = 7;
+    for _ in 0..16 {
+        machine.check_in(&fleet).await;
+        machine.send_checkin(&fleet, &slow).await.refused(409, ProblemCode::Repeated);
+    }
+    assert!(!fleet.view("cinnabar").await.clone_alarm);
+    let other = CheckIn { boot_id: "another".into(), ..slow.clone() };
+    machine.send_checkin(&fleet, &other).await.refused(409, ProblemCode::Sequence);
+    assert!(fleet.view("cinnabar").await.clone_alarm, "another body under its number is a copy all the same");
+    // What is longer ago is not remembered.
+    machine.check_in(&fleet).await;
+    machine.send_checkin(&fleet, &slow).await.refused(409, ProblemCode::Sequence);
+}
+
+#[tokio::test]
 async fn a_used_number_with_another_body_or_a_lower_one_raises_the_clone_alarm() {
     for (second, expect) in [(7, "check-in 7"), (6, "check-in 6")] {
         let fleet = Fleet::start().await;
@@ -275,14 +295,57 @@ async fn events_arrive_once_and_in_order_however_often_they_are_sent() {
     assert_eq!(through(machine.report(&fleet, 1, events(1, 3)).await), 3);
     assert_eq!(through(machine.report(&fleet, 1, events(1, 3)).await), 3);
     assert_eq!(through(machine.report(&fleet, 2, events(2, 5)).await), 5);
-    let message = machine.report(&fleet, 4, events(7, 8)).await.refused(409, ProblemCode::Sequence);
-    assert!(message.contains("6 is missing"), "{message}");
-    let with_a_hole = vec![event(6, None, EventKind::Verified), event(8, None, EventKind::Verified)];
-    machine.report(&fleet, 6, with_a_hole).await.refused(409, ProblemCode::Sequence);
+    let backwards = vec![event(7, None, EventKind::Verified), event(6, None, EventKind::Verified)];
+    let message = machine.report(&fleet, 6, backwards).await.refused(400, ProblemCode::Malformed);
+    assert!(message.contains("from 8 on"), "{message}");
     assert_eq!(fleet.sql("SELECT group_concat(seq) FROM events").await, "1,2,3,4,5");
-    // The machine no longer has 6 to 9: they will never come.
-    assert_eq!(through(machine.report(&fleet, 10, events(10, 11)).await), 11);
-    assert_eq!(fleet.sql("SELECT count(*) FROM events").await, "7");
+    // The machine dropped 7, and no longer has 9 to 11 either: they will never come.
+    let with_a_hole = vec![event(6, None, EventKind::Verified), event(8, None, EventKind::Verified)];
+    assert_eq!(through(machine.report(&fleet, 6, with_a_hole.clone()).await), 8);
+    assert_eq!(through(machine.report(&fleet, 6, with_a_hole).await), 8);
+    assert_eq!(through(machine.report(&fleet, 12, events(12, 13)).await), 13);
+    assert_eq!(fleet.sql("SELECT count(*) FROM events").await, "9");
+}
+
+#[tokio::test]
+async fn numbers_that_were_lies_are_left_behind_by_another_count_and_raise_no_alarm() {
+    let fleet = Fleet::start().await;
+    let machine = fleet.enrolled("cinnabar", Class::Nixos).await;
+    let named = |stream: u64| Some(format!("{stream:016x}").parse::<Stream>().unwrap());
+    let event = |seq: u64| event(seq, Some(1), EventKind::Fetched { ms: seq });
+    let first = machine.report_in(&fleet, named(1), 1, vec![event(1), event(2)]).await.good::<Accepted>();
+    assert_eq!(first, Accepted { through: 2, stream: named(1) });
+    // What a thief told the machine: numbers beyond all bounds. They are refused as such, and by no other name.
+    for beyond in [MAX_EVENT_NUMBER + 1, (1 << 63) - 2, 1 << 63, u64::MAX] {
+        let refused = machine.report_in(&fleet, named(1), beyond, vec![event(beyond)]).await;
+        refused.refused(409, ProblemCode::EventNumbers);
+    }
+    // The machine gives its count another name, and begins wherever it likes: the numbers before say nothing of it.
+    let anew = machine.report_in(&fleet, named(2), 1, vec![event(1), event(2), event(3)]).await;
+    assert_eq!(anew.good::<Accepted>().through, 3);
+    let again = machine.report_in(&fleet, named(2), 1, vec![event(1), event(2), event(3)]).await;
+    assert_eq!(again.good::<Accepted>().through, 3, "a repetition");
+    // What a thief told the controller's database. It claims what the machine never sent, which gives its count another name.
+    let poisons = [
+        "UPDATE machines SET reports_through = 1 << 47",
+        "UPDATE machines SET reports_through = 1 << 62",
+        "UPDATE machines SET reports_through = 9223372036854775807",
+    ];
+    for (name, poison) in (3..).zip(poisons) {
+        fleet.try_sql(poison).await.unwrap();
+        let claimed = machine.report_in(&fleet, named(name - 1), name + 1, vec![event(name + 1)]).await;
+        if claimed.good::<Accepted>().through > name + 1 {
+            let anew = machine.report_in(&fleet, named(name), name + 1, vec![event(name + 1)]).await;
+            assert_eq!(anew.good::<Accepted>(), Accepted { through: name + 1, stream: named(name) });
+        } else {
+            machine.report_in(&fleet, named(name), name + 1, vec![]).await.good::<Accepted>();
+        }
+        let count = fleet.sql("SELECT count(*) FROM events").await;
+        assert_eq!(count, (name + 3).to_string(), "{poison}");
+    }
+    let view: MachineView = fleet.operate(Method::GET, "/v1/operator/machines/cinnabar", vec![]).await.good();
+    assert!(!view.clone_alarm && view.refused.is_none());
+    assert_eq!(fleet.sql("SELECT max(seq) FROM events").await, "8");
 }
 
 #[tokio::test]

@@ -2,6 +2,7 @@
 
 use serde::{Deserialize, Serialize};
 
+use crate::bounded;
 use crate::ids::{Generation, MachineName, Sha256};
 
 pub const FLEET: &str = "/v1/fleet";
@@ -25,6 +26,11 @@ pub const OPERATOR_SIGNATURE: &str = "muster-operator";
 
 /// The longest that a long poll may wait, in seconds, on either side.
 pub const MAX_POLL_SECONDS: u64 = 600;
+/// The longest `Retry-After` that is followed, in seconds: a controller may slow a machine down, and not silence it for longer
+/// than a person waits.
+pub const MAX_RETRY_AFTER_SECONDS: u64 = 600;
+/// How much of a problem's message is kept, in bytes.
+pub const MAX_MESSAGE_BYTES: usize = 4096;
 
 /// `1.root.json`, `2.root.json` …: public, since everybody must be able to follow the chain.
 pub fn root_path(version: u64) -> String {
@@ -62,7 +68,17 @@ pub fn is_loopback(host: &str) -> bool {
 pub struct Problem {
     pub code: ProblemCode,
     /// One sentence that says what is wrong and what to do.
+    #[serde(deserialize_with = "bounded::words::<_, MAX_MESSAGE_BYTES>")]
     pub message: String,
+}
+
+/// A `Retry-After` in whole seconds, within bounds. The other form, a date, would be read with a clock that may be wrong by hours.
+pub fn retry_after(value: &str) -> Option<std::time::Duration> {
+    let value = value.trim();
+    let digits = !value.is_empty() && value.bytes().all(|byte| byte.is_ascii_digit());
+    // More digits than a number has ask for more than the longest wait.
+    let seconds = value.parse().unwrap_or(u64::MAX).min(MAX_RETRY_AFTER_SECONDS);
+    digits.then(|| std::time::Duration::from_secs(seconds))
 }
 
 /// What a program may decide by.
@@ -82,6 +98,10 @@ pub enum ProblemCode {
     TokenExpired,
     /// A number was used with another body, or is not higher than the last.
     Sequence,
+    /// The check-in was answered before, and a later one after it.
+    Repeated,
+    /// The numbers of the events are nobody's honest ones; the machine begins another count.
+    EventNumbers,
     /// Somebody else was faster; read again and repeat.
     Conflict,
     WrongClass,

@@ -2,17 +2,22 @@
 
 use serde::{Deserialize, Serialize};
 
+use crate::api::MAX_POLL_SECONDS;
+use crate::bounded;
 use crate::clock::UnixMillis;
 use crate::ids::{Epoch, Generation, MachineName, Sha256, StorePath};
 use crate::keys::PublicKey;
 use crate::machine::{Class, System};
-use crate::report::Attack;
+use crate::report::{Attack, MAX_EVENT_NUMBER};
+use crate::request::{MAX_REQUESTS, SignedRequest};
 use crate::witness::AgeClaim;
 
 /// How long a bearer is good, in seconds.
 pub const BEARER_SECONDS: u64 = 3600;
 /// The largest check-in, in bytes.
 pub const MAX_CHECKIN_BYTES: usize = 64 * 1024;
+/// The longest bearer, in bytes.
+pub const MAX_BEARER_BYTES: usize = 256;
 
 /// The body, signed by the machine in `Context::CheckIn`; the signature travels in a header.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -152,22 +157,34 @@ impl Phase {
     }
 }
 
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+/// Nobody signs it: it is whoever answers that says this.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct CheckInReply {
     /// For `authorization: Bearer …`, and as the password of HTTP Basic for the cache.
+    #[serde(deserialize_with = "bounded::text::<_, MAX_BEARER_BYTES>")]
     pub bearer: String,
     /// Seconds from now.
+    #[serde(deserialize_with = "bounded::number::<_, 60, BEARER_SECONDS>")]
     pub bearer_expires_in: u64,
     /// The latest published generation: a hint when to refresh, nothing to be trusted.
     #[serde(default)]
     pub generation: Option<Generation>,
     /// How long a long poll may wait, in seconds; the machine keeps it within bounds of its own.
+    #[serde(deserialize_with = "bounded::number::<_, 1, MAX_POLL_SECONDS>")]
     pub poll_seconds: u64,
     /// The number of the last event that is stored.
+    #[serde(deserialize_with = "bounded::number::<_, 0, MAX_EVENT_NUMBER>")]
     pub reports_through: u64,
-    /// An operator asks for a new key of this machine.
+    /// What version 0.1 asked for a new key by. Whoever answers can say it, so that agents no longer follow it.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub rotate_key: bool,
+    /// What operators ask of this machine, signed by them.
+    #[serde(
+        default,
+        skip_serializing_if = "Vec::is_empty",
+        deserialize_with = "bounded::list::<_, _, MAX_REQUESTS>"
+    )]
+    pub requests: Vec<SignedRequest>,
 }
 
 /// The reply of the long poll: the latest generation, again only a hint.

@@ -27,6 +27,8 @@ pub enum IdError {
     Sha256(String),
     #[error("'{0}' is no SHA-512 hash: it must be 128 lower-case hexadecimal digits")]
     Sha512(String),
+    #[error("'{0}' is no name of a count of events: it must be 16 lower-case hexadecimal digits")]
+    Stream(String),
     #[error("0 is no generation: generations begin at 1")]
     Generation,
     #[error("'{0}' is no generation: it must be NUMBER, or EPOCH.NUMBER")]

@@ -54,6 +54,8 @@ pub enum Context {
     OperatorRequest,
     /// A check-in, signed a second time by the key that shall take the place of the machine's.
     KeyRotation,
+    /// What an operator asks of one machine.
+    MachineRequest,
 }
 
 impl Context {
@@ -64,6 +66,7 @@ impl Context {
             Self::Reports => b"muster-reports-v1\0",
             Self::OperatorRequest => b"muster-operator-request-v1\0",
             Self::KeyRotation => b"muster-key-rotation-v1\0",
+            Self::MachineRequest => b"muster-machine-request-v1\0",
         }
     }
     fn message(self, body: &[u8]) -> Vec<u8> {

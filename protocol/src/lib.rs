@@ -6,6 +6,7 @@
 pub mod age;
 pub mod api;
 pub mod audit;
+pub mod bounded;
 pub mod checkin;
 pub mod clock;
 pub mod draft;
@@ -21,6 +22,7 @@ pub mod packages;
 pub mod policy;
 pub mod random;
 pub mod report;
+pub mod request;
 pub mod shown;
 pub mod target;
 pub mod terminal;

@@ -2,30 +2,76 @@
 
 use serde::{Deserialize, Serialize};
 
+use crate::bounded;
 use crate::clock::UnixMillis;
-use crate::ids::{Generation, MachineName, StorePath};
+use crate::ids::{Generation, IdError, MachineName, StorePath, from_hex, to_hex};
 use crate::keys::PublicKey;
+use crate::random::{self, RandomError};
 
 /// The most events in one batch, and the largest batch in bytes.
 pub const MAX_BATCH_EVENTS: usize = 256;
 pub const MAX_BATCH_BYTES: usize = 1024 * 1024;
 /// How much of a build's or an activation's output an event carries, in bytes, from the end.
 pub const MAX_LOG_TAIL: usize = 4096;
+/// The highest number of an event. No count reaches it: whoever is beyond was told a lie.
+pub const MAX_EVENT_NUMBER: u64 = (1 << 48) - 1;
 
 /// The body of `POST /v1/reports`, signed by the machine.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Batch {
     pub machine: MachineName,
+    /// The count that the numbers are of. Another one than before begins anew: numbers of the old one say nothing of it.
+    /// Agents of 0.1 have one count alone, without a name.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub stream: Option<Stream>,
     /// The lowest number that the machine still holds. A controller that was restored from a backup and misses
     /// numbers below it will never get them, and goes on from here.
     pub oldest: u64,
+    /// By number. What is missing in between was dropped by the machine, which tells so by [`EventKind::Dropped`].
     pub events: Vec<Event>,
 }
 
 /// The reply: everything through this number is stored durably, and the machine may forget it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Accepted {
+    #[serde(deserialize_with = "bounded::number::<_, 0, MAX_EVENT_NUMBER>")]
     pub through: u64,
+    /// The count that it speaks of. A controller that says it takes numbers that are not one after the other.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub stream: Option<Stream>,
+}
+
+/// The name of one count of events, drawn at random: 16 hexadecimal digits.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(try_from = "String", into = "String")]
+pub struct Stream([u8; 8]);
+
+impl Stream {
+    pub fn generate() -> Result<Self, RandomError> {
+        random::bytes().map(Self)
+    }
+}
+impl std::str::FromStr for Stream {
+    type Err = IdError;
+    fn from_str(text: &str) -> Result<Self, IdError> {
+        from_hex(text).map(Self).ok_or_else(|| IdError::Stream(text.to_owned()))
+    }
+}
+impl TryFrom<String> for Stream {
+    type Error = IdError;
+    fn try_from(text: String) -> Result<Self, IdError> {
+        text.parse()
+    }
+}
+impl From<Stream> for String {
+    fn from(stream: Stream) -> String {
+        stream.to_string()
+    }
+}
+impl std::fmt::Display for Stream {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(&to_hex(&self.0))
+    }
 }
 
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -136,6 +182,12 @@ pub enum EventKind {
         #[serde(default)]
         quarantined: bool,
         by: Asker,
+    },
+    /// The machine had no room for so many events that nobody took, and dropped them; they were told between these times.
+    Dropped {
+        events: u64,
+        since: UnixMillis,
+        until: UnixMillis,
     },
     /// A kind that this program does not know yet; the stored bytes keep it whole.
     #[serde(other)]
@@ -379,6 +431,7 @@ mod tests {
                 quarantined: false,
                 by: Asker::Operator { key: crate::keys::SecretKey::generate().unwrap().public() },
             },
+            EventKind::Dropped { events: 3, since: 4, until: 5 },
             EventKind::Unknown,
         ] {
             let event = Event { seq: 3, at: 5, generation: Some(Generation::FIRST), kind };

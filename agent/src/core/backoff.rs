@@ -2,11 +2,13 @@
 
 use std::time::Duration;
 
+use muster_protocol::api::MAX_RETRY_AFTER_SECONDS;
+
 /// The bounds of a wait, before [`Backoff::failed`] takes up to half of it away.
 const FIRST: Duration = Duration::from_millis(500);
 const LONGEST: Duration = Duration::from_secs(300);
 /// The longest `Retry-After` that is honoured: a controller may slow a machine down, not silence it.
-const LONGEST_ASKED: Duration = Duration::from_secs(3600);
+const LONGEST_ASKED: Duration = Duration::from_secs(MAX_RETRY_AFTER_SECONDS);
 
 /// Counts failures in a row.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
@@ -48,7 +50,7 @@ pub fn look(waited: Duration, longest: Duration) -> Duration {
 /// A part of `whole` between nothing and all of it, by the low 16 bits of `random`.
 pub fn part(whole: Duration, random: u64) -> Duration {
     let share = u32::try_from(random & 0xffff).unwrap_or(0);
-    whole * share / 0xffff
+    whole.saturating_mul(share) / 0xffff
 }
 
 #[cfg(test)]

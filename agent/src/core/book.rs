@@ -9,7 +9,7 @@
 use muster_protocol::checkin::Phase;
 use muster_protocol::clock::UnixMillis;
 use muster_protocol::ids::{Generation, StorePath};
-use muster_protocol::report::{Asker, EventKind};
+use muster_protocol::report::{Asker, EventKind, MAX_EVENT_NUMBER};
 use muster_protocol::target::Target;
 
 use super::policy::Pause;
@@ -117,9 +117,29 @@ impl Book {
         untold.into_iter().map(Write::push).collect()
     }
 
-    /// The outbox's numbers went on without this book.
-    pub fn skip(&mut self, told: u64) {
-        self.told = told;
+    /// Takes out of the documents what they tell under numbers beyond [`MAX_EVENT_NUMBER`]; those through `told` were told.
+    /// The others are pushed first, so a crash in between tells one twice rather than never.
+    pub fn renumbered(&self, told: u64) -> Vec<Write> {
+        let beyond = |telling: &Telling| telling.seq > MAX_EVENT_NUMBER;
+        let written = self.transaction.iter().flat_map(|transaction| &transaction.telling);
+        let mut lost: Vec<Telling> =
+            self.journal.telling.iter().chain(written).filter(|t| beyond(t)).cloned().collect();
+        if lost.is_empty() {
+            return Vec::new();
+        }
+        lost.sort_by_key(|telling| telling.seq);
+        lost.dedup_by_key(|telling| telling.seq);
+        lost.retain(|telling| telling.seq > told);
+        let first = self.told.saturating_add(1);
+        let mut writes: Vec<Write> =
+            (first..).zip(lost).map(|(seq, telling)| Write::push(Telling { seq, ..telling })).collect();
+        if self.journal.telling.iter().any(beyond) {
+            writes.push(Write::Journal(Box::new(Journal { telling: Vec::new(), ..self.journal.clone() })));
+        }
+        if let Some(open) = self.transaction.as_ref().filter(|open| open.telling.iter().any(beyond)) {
+            writes.push(Write::Transaction(Box::new(Transaction { telling: Vec::new(), ..open.clone() })));
+        }
+        writes
     }
 
     /// Opens a transaction.
@@ -314,7 +334,7 @@ impl Book {
             Write::Push(telling) => Some(telling.seq),
             _ => None,
         });
-        pushed.max().unwrap_or(0).max(self.told) + 1
+        pushed.max().unwrap_or(0).max(self.told).saturating_add(1)
     }
 }
 

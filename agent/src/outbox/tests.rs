@@ -1,12 +1,15 @@
-use muster_protocol::report::{Attack, Reason, Step};
+use muster_protocol::report::{Attack, MAX_LOG_TAIL, Reason, Step};
 
 use super::*;
+
+/// In milliseconds.
+const NOW: i64 = 1_800_000_000_000;
 
 fn machine() -> MachineName {
     "cinnabar".parse().unwrap()
 }
 fn open(folder: &Path) -> Outbox {
-    Outbox::open(folder).unwrap()
+    Outbox::open(folder, NOW).unwrap()
 }
 /// An event that can be told from others.
 fn event(n: u64) -> EventKind {
@@ -15,9 +18,14 @@ fn event(n: u64) -> EventKind {
 fn push(outbox: &mut Outbox, n: u64) -> u64 {
     outbox.push(1000, None, event(n)).unwrap()
 }
+/// The controller got everything through this number, and says so.
+fn accept(outbox: &mut Outbox, through: u64) {
+    outbox.sending(through);
+    outbox.accepted(through).unwrap();
+}
 /// What waits, as number and content.
 fn waiting(outbox: &Outbox) -> Vec<(u64, EventKind)> {
-    let events = outbox.batch(&machine()).map(|batch| batch.events).unwrap_or_default();
+    let events = outbox.batch(&machine(), true).map(|batch| batch.events).unwrap_or_default();
     events.into_iter().map(|event| (event.seq, event.kind)).collect()
 }
 /// All but the spare ones, of which there are a few at most.
@@ -25,8 +33,8 @@ fn files(folder: &Path) -> Vec<String> {
     let mut names: Vec<_> =
         fs::read_dir(folder).unwrap().map(|f| f.unwrap().file_name().into_string().unwrap()).collect();
     let all = names.len();
-    names.retain(|name| !name.ends_with(".spare"));
-    assert!(all - names.len() <= SPARES);
+    names.retain(|name| !name.ends_with(".spare") && name != "stream");
+    assert!(all - names.len() <= SPARES + 1);
     names.sort();
     names
 }
@@ -35,19 +43,19 @@ fn files(folder: &Path) -> Vec<String> {
 fn i7_events_wait_in_order_until_they_are_accepted() {
     let folder = tempfile::tempdir().unwrap();
     let mut outbox = open(folder.path());
-    assert!(outbox.batch(&machine()).is_none());
+    assert!(outbox.batch(&machine(), true).is_none());
     for n in 1..=12 {
         assert_eq!(push(&mut outbox, n), n);
     }
     let again = open(folder.path());
     assert_eq!(waiting(&again), (1..=12).map(|n| (n, event(n))).collect::<Vec<_>>());
-    outbox.accepted(7).unwrap();
+    accept(&mut outbox, 7);
     let again = open(folder.path());
-    let batch = again.batch(&machine()).unwrap();
+    let batch = again.batch(&machine(), true).unwrap();
     assert_eq!((batch.oldest, batch.events.len()), (8, 5));
     // A reply that comes a second time, or late, changes nothing.
-    outbox.accepted(7).unwrap();
-    outbox.accepted(3).unwrap();
+    accept(&mut outbox, 7);
+    accept(&mut outbox, 3);
     assert_eq!(outbox.len(), 5);
 }
 
@@ -61,7 +69,7 @@ fn i7_no_number_is_used_twice_though_the_queue_is_empty_and_the_agent_restarts()
             number += 1;
             assert_eq!(push(&mut outbox, number), number);
         }
-        outbox.accepted(number).unwrap();
+        accept(&mut outbox, number);
         assert!(outbox.is_empty());
         assert_eq!(files(folder.path()), [format!("{number}.done")], "nothing piles up");
     }
@@ -80,7 +88,7 @@ fn in_the_long_run_events_are_written_over_files_that_are_there() {
             number += 1;
             push(outbox, number);
         }
-        outbox.accepted(number).unwrap();
+        accept(outbox, number);
     };
     let mut outbox = open(folder.path());
     update(&mut outbox);
@@ -143,7 +151,7 @@ fn an_event_that_the_disk_lost_keeps_its_number_and_holds_nothing_up() {
         fs::write(folder.path().join("2.json"), &whole[..cut]).unwrap();
         let again = open(folder.path());
         assert_eq!(waiting(&again), [(1, event(1)), (2, EventKind::Unknown), (3, event(3))], "cut at {cut}");
-        let sent = serde_json::to_vec(&again.batch(&machine())).unwrap();
+        let sent = serde_json::to_vec(&again.batch(&machine(), true)).unwrap();
         assert_eq!(serde_json::from_slice::<Batch>(&sent).unwrap().events.len(), 3);
     }
 }
@@ -161,7 +169,7 @@ fn a_batch_keeps_to_its_bounds_and_the_rest_follows() {
         push(&mut outbox, n);
     }
     let mut next = 1;
-    while let Some(batch) = outbox.batch(&machine()) {
+    while let Some(batch) = outbox.batch(&machine(), true) {
         assert_eq!(batch.oldest, next);
         assert!(batch.events.len() <= MAX_BATCH_EVENTS);
         assert!(serde_json::to_vec(&batch).unwrap().len() <= MAX_BATCH_BYTES);
@@ -169,7 +177,7 @@ fn a_batch_keeps_to_its_bounds_and_the_rest_follows() {
             assert_eq!(event.seq, next);
             next += 1;
         }
-        outbox.accepted(next - 1).unwrap();
+        accept(&mut outbox, next - 1);
     }
     assert_eq!(next, 401);
 }
@@ -191,7 +199,7 @@ fn texts_are_cut_to_what_a_report_carries() {
     let degraded = vec![long; 1000];
     let running = "/nix/store/1c0bm0n2hg4kd2x7q2g5p1l1c4cx8kpl-x".parse().unwrap();
     outbox.push(1, None, EventKind::Confirmed { running, ms: 1, degraded }).unwrap();
-    let batch = outbox.batch(&machine()).unwrap();
+    let batch = outbox.batch(&machine(), true).unwrap();
     assert_eq!(batch.events.len(), 4);
     let text = serde_json::to_string(&batch).unwrap();
     assert!(text.len() < 6 * MAX_LOG_TAIL && text.matches("the end").count() == 3, "{}", text.len());
@@ -211,32 +219,119 @@ fn what_a_full_disk_refuses_does_not_count() {
 }
 
 #[test]
-fn a_controller_that_knows_more_makes_the_count_go_on_after_it() {
+fn nothing_is_believed_beyond_what_was_sent() {
     let folder = tempfile::tempdir().unwrap();
     let mut outbox = open(folder.path());
-    outbox.accepted(41).unwrap();
-    assert_eq!(open(folder.path()).last(), 41);
-    assert_eq!(push(&mut outbox, 1), 42);
-    push(&mut outbox, 2);
-    outbox.accepted(500).unwrap();
-    assert_eq!(waiting(&outbox), [(501, event(1)), (502, event(2))]);
-    assert_eq!(waiting(&open(folder.path())), waiting(&outbox));
+    for claimed in [1, 41, 1 << 47, (1 << 63) - 2, u64::MAX] {
+        outbox.accepted(claimed).unwrap();
+        assert_eq!((outbox.last(), outbox.len()), (0, 0), "{claimed}");
+    }
+    for n in 1..=3 {
+        push(&mut outbox, n);
+    }
+    outbox.accepted(3).unwrap();
+    assert_eq!(outbox.len(), 3, "they were not sent yet");
+    outbox.sending(2);
+    outbox.accepted(u64::MAX).unwrap();
+    assert_eq!(waiting(&outbox), [(3, event(3))]);
+    outbox.sending(u64::MAX);
+    outbox.accepted(u64::MAX).unwrap();
+    assert!(outbox.is_empty());
+    assert_eq!(files(folder.path()), ["3.done"]);
+    assert_eq!(push(&mut open(folder.path()), 4), 4);
+}
+
+/// Version 0.1 believed a controller's number, and wrote it down.
+#[test]
+fn an_outbox_that_holds_a_number_that_was_a_lie_recovers_by_itself_and_keeps_its_events() {
+    let seconds = u64::try_from(NOW / 1000).unwrap();
+    for poison in [1 << 48, (1 << 63) - 2, u64::MAX - 1, u64::MAX] {
+        let folder = tempfile::tempdir().unwrap();
+        let stream = open(folder.path()).stream();
+        fs::write(folder.path().join(format!("{poison}.done")), "").unwrap();
+        let mut outbox = open(folder.path());
+        assert_eq!(outbox.left_behind(), Some(poison));
+        assert_ne!(outbox.stream(), stream, "the controller is to know");
+        assert_eq!(push(&mut outbox, 1), seconds + 1, "no count has come that far");
+        let again = open(folder.path());
+        assert_eq!((again.left_behind(), waiting(&again).len()), (None, 1));
+        assert_eq!(again.stream(), outbox.stream());
+    }
+    // Events that were numbered behind it keep their order; a crash may come between any two of them.
+    let poison = (1u64 << 63) - 2;
+    for crash in 0..=4u64 {
+        let folder = tempfile::tempdir().unwrap();
+        let mut outbox = open(folder.path());
+        for n in 1..=4 {
+            push(&mut outbox, n);
+        }
+        for n in 1..=4u64 {
+            let name =
+                if n <= crash { format!("{}.json", seconds + n) } else { format!("{}.json", poison + n) };
+            fs::rename(folder.path().join(format!("{n}.json")), folder.path().join(name)).unwrap();
+        }
+        fs::write(folder.path().join(format!("{poison}.done")), "").unwrap();
+        let outbox = open(folder.path());
+        let expected: Vec<_> = (1..=4).map(|n| (seconds + n, event(n))).collect();
+        assert_eq!(waiting(&outbox), expected, "{crash} moved");
+        assert_eq!(waiting(&open(folder.path())), expected);
+        assert!(files(folder.path()).iter().all(|name| !name.starts_with("92233")));
+    }
 }
 
 #[test]
-fn a_crash_while_numbers_are_moved_keeps_the_order() {
-    for moved in 0..=3u64 {
-        let folder = tempfile::tempdir().unwrap();
-        let mut outbox = open(folder.path());
-        for n in 1..=3 {
-            push(&mut outbox, n);
-        }
-        for n in 1..=moved {
-            let (old, new) = (format!("{n}.json"), format!("{}.json", 500 + n));
-            fs::rename(folder.path().join(old), folder.path().join(new)).unwrap();
-        }
-        let mut outbox = open(folder.path());
-        outbox.accepted(500).unwrap();
-        assert_eq!(waiting(&outbox), [(501, event(1)), (502, event(2)), (503, event(3))], "{moved} moved");
+fn the_count_keeps_its_name_and_gets_another_when_it_is_asked_for() {
+    let folder = tempfile::tempdir().unwrap();
+    let mut outbox = open(folder.path());
+    push(&mut outbox, 1);
+    let name = outbox.stream();
+    assert_eq!(open(folder.path()).stream(), name);
+    outbox.sending(1);
+    outbox.begin_stream().unwrap();
+    outbox.accepted(1).unwrap();
+    assert_eq!(outbox.len(), 1, "it was sent under another name");
+    assert_ne!(outbox.stream(), name);
+    assert_eq!(open(folder.path()).stream(), outbox.stream());
+    fs::write(folder.path().join("stream/name"), "?").unwrap();
+    assert_ne!(open(folder.path()).stream(), outbox.stream(), "a damaged one is replaced");
+    assert_eq!(waiting(&open(folder.path())), [(1, event(1))]);
+}
+
+#[test]
+fn what_was_dropped_leaves_holes_that_only_a_controller_of_0_1_is_spared() {
+    let folder = tempfile::tempdir().unwrap();
+    let mut outbox = open(folder.path());
+    for n in 1..=9 {
+        push(&mut outbox, n);
     }
+    outbox.discard(&[2, 3, 6, 9]).unwrap();
+    for outbox in [&outbox, &open(folder.path())] {
+        let numbers: Vec<u64> = waiting(outbox).iter().map(|(seq, _)| *seq).collect();
+        assert_eq!(numbers, [1, 4, 5, 7, 8, 9], "the newest stays, so that no number is used twice");
+    }
+    for wanted in [&[1][..], &[4, 5], &[7, 8, 9]] {
+        let batch = outbox.batch(&machine(), false).unwrap();
+        assert_eq!(batch.events.iter().map(|event| event.seq).collect::<Vec<_>>(), wanted);
+        assert_eq!(batch.oldest, wanted[0]);
+        accept(&mut outbox, wanted[wanted.len() - 1]);
+    }
+    assert!(outbox.is_empty());
+}
+
+#[test]
+fn there_is_room_for_so_many_events_and_no_more() {
+    let folder = tempfile::tempdir().unwrap();
+    let mut outbox = open(folder.path());
+    push(&mut outbox, 1);
+    assert!(outbox.excess().is_none());
+    // As if they had been pushed one by one.
+    let whole = fs::read(folder.path().join("1.json")).unwrap();
+    for n in 2..=MOST_EVENTS as u64 + 1 {
+        fs::write(folder.path().join(format!("{n}.json")), &whole).unwrap();
+    }
+    let mut outbox = open(folder.path());
+    let excess = outbox.excess().unwrap();
+    assert!(outbox.len() - excess.numbers.len() <= MOST_EVENTS / 4 * 3);
+    outbox.discard(&excess.numbers).unwrap();
+    assert!(outbox.excess().is_none() && open(folder.path()).excess().is_none());
 }

@@ -4,21 +4,23 @@ use std::pin::pin;
 use std::time::Duration;
 
 use muster_protocol::api::ProblemCode;
+use muster_protocol::checkin::BEARER_SECONDS;
 use muster_protocol::clock::Clock as _;
 use muster_protocol::ids::Generation;
+use muster_protocol::keys::SecretKey;
 use muster_protocol::report::{Attack, EventKind};
 
 use super::ledger::LedgerError;
+use super::reporting::Reporting;
+use super::said::{Kept, Said};
 use super::{Shared, number};
 use crate::client::{Client, ClientError};
 use crate::core::backoff::{Backoff, part};
+use crate::core::hints::Hints;
 use crate::core::state::State;
 use crate::identity::IdentityError;
 use crate::trust::{Trust, TrustError};
 
-/// After this long awake the metadata is refreshed though nothing new was hinted at: that is how an operator's signature
-/// that ran out, or a controller that withholds, is noticed.
-const REFRESH_INTERVAL: Duration = Duration::from_secs(6 * 3600);
 /// The longest wait while a generation waits only for the controller to be reached.
 const PROBING_PAUSE: Duration = Duration::from_secs(1);
 /// How long a change waits for others to be told with.
@@ -30,7 +32,7 @@ const TOO_SOON: Duration = Duration::from_millis(500);
 const HASTY: u32 = 3;
 
 #[derive(Debug, thiserror::Error)]
-enum ContactError {
+pub(super) enum ContactError {
     #[error(transparent)]
     Client(#[from] ClientError),
     #[error(transparent)]
@@ -46,12 +48,14 @@ enum ContactError {
     },
     #[error("the controller takes reports without storing them: look at its log")]
     NothingStored,
+    #[error("the controller's numbers of this machine's reports are not its own; they are counted anew")]
+    Renamed,
     #[error("the controller answers polls at once and has nothing new: look at its log")]
     Spinning,
 }
 
 impl ContactError {
-    fn client(&self) -> Option<&ClientError> {
+    pub(super) fn client(&self) -> Option<&ClientError> {
         match self {
             Self::Client(error) | Self::Trust(TrustError::Client(error)) => Some(error),
             _ => None,
@@ -65,11 +69,9 @@ struct Contact<'a> {
     trust: Trust,
     /// When the bearer should be renewed, in time awake.
     bearer_until: Option<Duration>,
-    /// The generation that the controller last spoke of; never trusted.
-    hint: Option<Generation>,
-    /// The hint that the last refresh followed.
-    followed: Option<Generation>,
-    refreshed: Option<Duration>,
+    hints: Hints,
+    reporting: Reporting,
+    said: Kept,
     /// How many polls in a row were hasty.
     hasty: u32,
     /// The round before ended with an answer to its poll, and not with a call to check in.
@@ -77,15 +79,15 @@ struct Contact<'a> {
     poll_seconds: u64,
 }
 
-pub async fn run(shared: &Shared, client: &Client, trust: Trust) {
+pub async fn run(shared: &Shared, client: &Client, trust: Trust, said: Kept) {
     let mut contact = Contact {
         shared,
         client,
         trust,
         bearer_until: None,
-        hint: None,
-        followed: None,
-        refreshed: None,
+        hints: Hints::default(),
+        reporting: Reporting::default(),
+        said,
         hasty: 0,
         heard: false,
         poll_seconds: shared.config.poll_seconds,
@@ -126,18 +128,19 @@ impl Contact<'_> {
         // The work looks whether somebody else changed the machine meanwhile.
         self.shared.work.notify_one();
         let asked = self.now();
-        let have = self.hint.or(self.shared.holds_generation());
+        let have = self.hints.hint().or(self.shared.holds_generation());
         let client = self.client;
         let mut poll = pin!(client.poll(have, self.poll_wait()));
         loop {
+            let again = self.reports_again();
             tokio::select! {
                 reply = &mut poll => {
                     let reply = reply?;
-                    let new = reply.generation != have;
                     self.hinted(reply.generation);
-                    self.answered();
+                    self.shared.answered();
+                    // Hints that change all the time are no news either; what they bring is.
                     let soon = self.now().saturating_sub(asked) < TOO_SOON;
-                    self.hasty = if soon && !new { self.hasty.saturating_add(1) } else { 0 };
+                    self.hasty = if soon { self.hasty.saturating_add(1) } else { 0 };
                     if reply.check_in {
                         self.shared.to_say.set(true);
                     }
@@ -151,6 +154,7 @@ impl Contact<'_> {
                         self.refresh().await?;
                     }
                 }
+                () = tokio::time::sleep(again.unwrap_or_default()), if again.is_some() => self.report().await,
             }
         }
     }
@@ -178,73 +182,105 @@ impl Contact<'_> {
 
     /// A check-in if something changed or the bearer runs out, then all reports that wait.
     async fn say(&mut self) -> Result<(), ContactError> {
-        if self.shared.to_say.replace(false) || self.bearer_due() {
+        // One that waited for its answer, and what is new since.
+        for _ in 0..2 {
+            if !self.shared.to_say.replace(false) && !self.bearer_due() {
+                break;
+            }
             let said = self.check_in().await;
             if said.is_err() {
                 self.shared.to_say.set(true);
             }
             said?;
         }
-        loop {
-            let batch = self.shared.ledger.borrow().outbox.batch(&self.shared.identity.machine);
-            let Some(batch) = batch else { return Ok(()) };
-            let accepted = self.client.report(&batch).await?;
-            self.answered();
-            if accepted.through < batch.oldest {
-                return Err(ContactError::NothingStored);
-            }
-            self.shared.ledger.borrow_mut().accepted(accepted.through)?;
+        self.report().await;
+        Ok(())
+    }
+
+    async fn report(&mut self) {
+        let (shared, client) = (self.shared, self.client);
+        self.reporting.send(shared, client).await;
+    }
+
+    /// How long until reports that were refused are tried again.
+    fn reports_again(&self) -> Option<Duration> {
+        let waiting = !self.shared.ledger.borrow().outbox.is_empty();
+        self.reporting.again().filter(|_| waiting).map(|at| at.saturating_sub(self.now()))
+    }
+
+    /// The check-in that waits for its answer, or the next one.
+    fn to_send(&mut self) -> Result<(Said, Option<SecretKey>), ContactError> {
+        if let Some(said) = self.said.take()
+            && let Some(next) = self.signed_by(&said)
+        {
+            return Ok((said, next));
         }
+        self.said.keep(self.shared.next_check_in()?)?;
+        let said = self.said.take().ok_or(ContactError::NothingStored)?;
+        let next = self.signed_by(&said).flatten();
+        Ok((said, next))
+    }
+
+    /// The key that a check-in brings and that signs it too; `None` for one whose key is gone.
+    fn signed_by(&self, said: &Said) -> Option<Option<SecretKey>> {
+        let Some(new) = said.check_in.new_key else { return Some(None) };
+        let next = self.shared.next_key.borrow().clone().filter(|next| next.public() == new);
+        next.or_else(|| self.client.key().filter(|key| key.public() == new)).map(Some)
     }
 
     async fn check_in(&mut self) -> Result<(), ContactError> {
-        let check_in = self.shared.check_in()?;
+        let (said, next) = self.to_send()?;
         let sent = self.now();
-        let next =
-            self.shared.next_key.borrow().clone().filter(|next| check_in.new_key == Some(next.public()));
-        let reply = match &next {
-            None => self.client.check_in(&check_in).await?,
-            Some(next) => {
-                let reply = self.client.check_in_with(&check_in, next).await?;
-                self.shared.rotated(self.client, next)?;
-                reply
+        let reply = match self.client.check_in(said.bytes, next.as_ref()).await {
+            Ok(reply) => reply,
+            Err(error) => {
+                if error.ends_check_in() {
+                    self.said.answered();
+                }
+                return Err(error.into());
             }
         };
+        let waits = self.shared.next_key.borrow().as_ref().map(SecretKey::public);
+        if let Some(next) = next.filter(|next| waits == Some(next.public())) {
+            self.shared.rotated(self.client, &next)?;
+        }
+        self.said.answered();
+        if !said.fresh {
+            // What has changed since is said by the next one.
+            self.shared.to_say.set(true);
+        }
         if reply.rotate_key {
             self.shared.rotation_wanted();
         }
-        self.bearer_until = Some(sent + Duration::from_secs(reply.bearer_expires_in) * 3 / 4);
+        let good = Duration::from_secs(reply.bearer_expires_in.min(BEARER_SECONDS)) * 3 / 4;
+        self.bearer_until = Some(sent.saturating_add(good));
         self.poll_seconds = reply.poll_seconds.min(self.shared.config.poll_seconds).max(1);
-        self.hinted(reply.generation.or(self.hint));
+        self.hinted(reply.generation.or(self.hints.hint()));
         self.shared.reached.set(Some(sent));
         self.shared.shut_out.borrow_mut().take();
         self.shared.answer_waiting(&Ok("the controller answers; the agent takes what it has".to_owned()));
         if self.shared.refused.get() == Some(Attack::Clone) {
             self.shared.refused.set(None);
         }
-        self.answered();
+        self.shared.answered();
+        self.reporting.reached();
+        self.reporting.claimed(reply.reports_through, self.shared);
         self.shared.ledger.borrow_mut().accepted(reply.reports_through)?;
         self.shared.work.notify_one();
         Ok(())
     }
 
-    /// Takes note of what the controller speaks of.
+    /// Takes note of what the controller speaks of; never trusted.
     fn hinted(&mut self, hint: Option<Generation>) {
-        self.hint = hint;
-        self.shared.hinted.set(self.is_news());
-    }
-
-    fn is_news(&self) -> bool {
-        self.hint.is_some() && self.hint != self.shared.holds_generation() && self.hint != self.followed
+        self.hints.heard(hint);
+        self.shared.hinted.set(self.hints.is_news(self.shared.holds_generation(), self.now()));
     }
 
     fn must_refresh(&self) -> bool {
-        let old = self.refreshed.is_none_or(|at| self.now().saturating_sub(at) >= REFRESH_INTERVAL);
-        self.is_news() || old || self.shared.check_now.get()
+        self.shared.check_now.get() || self.hints.must_refresh(self.shared.holds_generation(), self.now())
     }
 
     async fn refresh(&mut self) -> Result<(), ContactError> {
-        let hint = self.hint;
         let result = self.trust.refresh(self.client, self.shared.clock.unix_seconds()).await;
         self.note_holds();
         self.shared.check_now.set(false);
@@ -258,9 +294,8 @@ impl Contact<'_> {
                 return Err(error.into());
             }
         };
-        self.answered();
-        self.refreshed = Some(self.now());
-        self.followed = hint;
+        self.shared.answered();
+        self.hints.refreshed(target.as_ref().map(|target| target.generation), self.now());
         if self.shared.refused.replace(None).is_some() {
             self.shared.changed();
         }
@@ -294,7 +329,7 @@ impl Contact<'_> {
         tracing::error!("refused as {}: {detail}", attack.as_str());
         let event = EventKind::Refused { attack, detail: detail.to_owned() };
         let now = self.shared.clock.unix_ms();
-        if let Err(error) = self.shared.ledger.borrow_mut().tell(self.hint, event, now) {
+        if let Err(error) = self.shared.ledger.borrow_mut().tell(self.hints.hint(), event, now) {
             tracing::error!(%error, "the refusal cannot be reported");
         }
         self.shared.changed();
@@ -339,13 +374,6 @@ impl Contact<'_> {
         self.shared.ledger.borrow().transaction().is_some_and(|open| open.state == State::Probing)
     }
 
-    fn answered(&self) {
-        self.shared.last_contact.set(Some(self.shared.clock.unix_ms()));
-        if !self.shared.answers.replace(true) {
-            self.shared.work.notify_one();
-        }
-    }
-
     /// In seconds; machines that began together drift apart by up to a tenth.
     fn poll_wait(&self) -> u64 {
         let whole = Duration::from_secs(self.poll_seconds);
@@ -358,6 +386,14 @@ impl Contact<'_> {
 }
 
 impl Shared {
+    /// The controller answered something.
+    pub(super) fn answered(&self) {
+        self.last_contact.set(Some(self.clock.unix_ms()));
+        if !self.answers.replace(true) {
+            self.work.notify_one();
+        }
+    }
+
     fn holds_generation(&self) -> Option<Generation> {
         self.wanted.borrow().as_ref().map(|target| target.generation)
     }

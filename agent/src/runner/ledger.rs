@@ -45,7 +45,7 @@ impl Ledger {
         now: UnixMillis,
     ) -> Result<Self, LedgerError> {
         let files = Files::new(state_dir);
-        let outbox = Outbox::open(&state_dir.join(FOLDER))?;
+        let outbox = Outbox::open(&state_dir.join(FOLDER), now)?;
         let journal = match files.journal()? {
             Found::Whole(journal) => journal,
             Found::Nothing => Journal::default(),
@@ -70,6 +70,7 @@ impl Ledger {
         };
         let book = Book::new(journal, transaction, outbox.last());
         let mut ledger = Self { files, outbox, book };
+        ledger.come_back()?;
         ledger.perform(ledger.book.flush())?;
         Ok(ledger)
     }
@@ -162,35 +163,59 @@ impl Ledger {
         self.perform(self.book.not_rebooting())
     }
 
-    /// The controller has everything through this number.
+    /// The controller has everything through this number, as far as it was sent.
     pub fn accepted(&mut self, through: u64) -> Result<(), LedgerError> {
-        // What is written down and not pushed must not be taken for what the controller has. Forgetting what it does have
-        // is what a full disk needs most, and waits for nothing.
-        let flushed = self.perform(self.book.flush());
-        if through > self.outbox.last() {
-            flushed?;
+        Ok(self.outbox.accepted(through)?)
+    }
+
+    /// What is written down under a number that no count reaches is told under another one, unless the outbox had it.
+    fn come_back(&mut self) -> Result<(), LedgerError> {
+        let told = self.outbox.left_behind().unwrap_or(0);
+        for write in self.book.renumbered(told) {
+            self.perform(vec![write])?;
         }
-        self.outbox.accepted(through)?;
-        self.book.skip(self.outbox.last());
         Ok(())
+    }
+
+    /// Drops what there is no room for. That it goes is told first.
+    fn make_room(&mut self, now: UnixMillis) -> Result<(), LedgerError> {
+        let Some(excess) = self.outbox.excess() else { return Ok(()) };
+        tracing::warn!(
+            events = excess.numbers.len(),
+            "nobody takes reports: the least important are dropped"
+        );
+        for write in self.book.tell(None, excess.told, now) {
+            self.put(&write)?;
+        }
+        Ok(self.outbox.discard(&excess.numbers)?)
     }
 
     /// What fails, and everything behind it, was not done; the book says so.
     fn perform(&mut self, writes: Vec<Write>) -> Result<(), LedgerError> {
-        for write in writes {
-            match &write {
-                Write::Journal(journal) => self.files.write_journal(journal)?,
-                Write::Transaction(transaction) => self.files.write_transaction(transaction)?,
-                Write::Confirmation(confirmation) => self.files.write_confirmation(confirmation)?,
-                Write::Clear(Document::Transaction) => self.files.clear_transaction()?,
-                Write::Clear(Document::Activation) => self.files.clear_activation()?,
-                Write::Clear(Document::Confirmation) => self.files.clear_confirmation()?,
-                Write::Push(told) => {
-                    self.outbox.push(told.at, told.generation, told.event.clone())?;
-                }
+        let mut pushed = None;
+        for write in &writes {
+            self.put(write)?;
+            if let Write::Push(told) = write {
+                pushed = Some(told.at);
             }
-            self.book.apply(&write);
         }
+        // Only now: within the list events have their numbers already.
+        pushed.map_or(Ok(()), |now| self.make_room(now))
+    }
+
+    fn put(&mut self, write: &Write) -> Result<(), LedgerError> {
+        match write {
+            Write::Journal(journal) => self.files.write_journal(journal)?,
+            Write::Transaction(transaction) => self.files.write_transaction(transaction)?,
+            Write::Confirmation(confirmation) => self.files.write_confirmation(confirmation)?,
+            Write::Clear(Document::Transaction) => self.files.clear_transaction()?,
+            Write::Clear(Document::Activation) => self.files.clear_activation()?,
+            Write::Clear(Document::Confirmation) => self.files.clear_confirmation()?,
+            Write::Push(told) => {
+                self.outbox.push(told.at, told.generation, told.event.clone())?;
+            }
+        }
+        self.book.apply(write);
         Ok(())
     }
 }
@@ -217,7 +242,7 @@ mod tests {
     }
 
     fn events(ledger: &Ledger) -> Vec<Event> {
-        ledger.outbox.batch(&"m".parse().unwrap()).map_or_else(Vec::new, |batch| batch.events)
+        ledger.outbox.batch(&"m".parse().unwrap(), true).map_or_else(Vec::new, |batch| batch.events)
     }
 
     #[test]

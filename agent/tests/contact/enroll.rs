@@ -49,8 +49,8 @@ impl Site {
         Identity::load(&self.config).unwrap()
     }
     fn events(&self) -> Vec<EventKind> {
-        let outbox = Outbox::open(&self.config.state("outbox")).unwrap();
-        let batch = outbox.batch(&self.fleet.machine);
+        let outbox = Outbox::open(&self.config.state("outbox"), 1).unwrap();
+        let batch = outbox.batch(&self.fleet.machine, true);
         batch.map(|batch| batch.events.into_iter().map(|event| event.kind).collect()).unwrap_or_default()
     }
     /// Another token for the same machine, as `muster machines add --replace` makes it.

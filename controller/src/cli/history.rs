@@ -151,6 +151,7 @@ fn word(kind: &EventKind) -> Option<String> {
         | EventKind::AgentStarted { .. }
         | EventKind::KeyRotated { .. }
         | EventKind::Drift { .. }
+        | EventKind::Dropped { .. }
         | EventKind::Unknown => return None,
     })
 }

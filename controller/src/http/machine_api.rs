@@ -11,7 +11,7 @@ use muster_protocol::checkin::{CheckIn, CheckInReply, MAX_CHECKIN_BYTES, PollRep
 use muster_protocol::enrol::{EnrolReply, EnrolRequest, MAX_ENROL_BYTES};
 use muster_protocol::ids::{Generation, IdError, MachineName};
 use muster_protocol::keys::{Context, PublicKey, Signature};
-use muster_protocol::report::{Accepted, MAX_BATCH_BYTES, MAX_BATCH_EVENTS};
+use muster_protocol::report::{Accepted, MAX_BATCH_BYTES, MAX_BATCH_EVENTS, Stream};
 use serde::Deserialize;
 use serde_json::value::RawValue;
 
@@ -123,6 +123,8 @@ async fn signed_by_both(
 #[derive(Deserialize)]
 pub struct RawBatch {
     pub machine: MachineName,
+    #[serde(default)]
+    pub stream: Option<Stream>,
     pub oldest: u64,
     pub events: Vec<Box<RawValue>>,
 }
@@ -155,9 +157,10 @@ pub async fn reports(
         let Numbered { seq, generation } = body::json("an event", raw.as_bytes())?;
         events.push(NewEvent { seq, generation, raw: raw.to_owned() });
     }
-    let stored = app.store.report(&batch.machine, &known.key, batch.oldest, &events, app.now()).await?;
+    let count = (batch.stream, batch.oldest);
+    let stored = app.store.report(&batch.machine, &known.key, count, &events, app.now()).await?;
     stored.cursor.into_iter().for_each(|cursor| app.changed(cursor));
-    Ok(Json(Accepted { through: stored.through }))
+    Ok(Json(Accepted { through: stored.through, stream: batch.stream }))
 }
 
 #[derive(Deserialize)]

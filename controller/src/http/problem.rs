@@ -109,6 +109,7 @@ impl From<CheckInRefusal> for Refused {
             CheckInRefusal::Store(error) => return error.into(),
             CheckInRefusal::NotEnrolled(_) => (StatusCode::FORBIDDEN, ProblemCode::Revoked),
             CheckInRefusal::Sequence { .. } => (StatusCode::CONFLICT, ProblemCode::Sequence),
+            CheckInRefusal::Repeated { .. } => (StatusCode::CONFLICT, ProblemCode::Repeated),
             CheckInRefusal::OutOfRange(_) => (StatusCode::BAD_REQUEST, ProblemCode::Malformed),
             CheckInRefusal::KeyTaken(_) => (StatusCode::CONFLICT, ProblemCode::Conflict),
         };
@@ -121,7 +122,8 @@ impl From<ReportRefusal> for Refused {
         let (status, code) = match error {
             ReportRefusal::Store(error) => return error.into(),
             ReportRefusal::NotEnrolled(_) => (StatusCode::FORBIDDEN, ProblemCode::Revoked),
-            ReportRefusal::Gap { .. } => (StatusCode::CONFLICT, ProblemCode::Sequence),
+            ReportRefusal::Order { .. } => (StatusCode::BAD_REQUEST, ProblemCode::Malformed),
+            ReportRefusal::OutOfRange { .. } => (StatusCode::CONFLICT, ProblemCode::EventNumbers),
         };
         refuse(status, code, error.to_string())
     }

@@ -40,6 +40,9 @@ pub enum CheckInRefusal {
         "check-in {seq} of {machine} is not newer than {last}: somebody else holds this machine's key, or its state was brought back from a backup; enrol it anew with a token of `muster machines add {machine} --replace`"
     )]
     Sequence { machine: MachineName, seq: u64, last: u64, cursor: Cursor },
+    /// It was slow on its way: the machine has had its answer, and one to a later check-in.
+    #[error("check-in {seq} of {machine} was answered before, and later ones too")]
+    Repeated { machine: MachineName, seq: u64 },
     #[error("the sequence number {0} is out of range: enrol the machine anew")]
     OutOfRange(u64),
     #[error(
@@ -64,6 +67,7 @@ struct Row {
     reports_through: i64,
     published: Option<i64>,
     key_rotation_asked_at: Option<i64>,
+    earlier: Option<Vec<u8>>,
 }
 
 impl Store {
@@ -74,7 +78,8 @@ impl Store {
         }
         let mut tx = self.sql.begin().await?;
         let row: Option<Row> = sqlx::query_as(
-            "SELECT seq, body_sha256, bearer_salt, reply, reports_through, published, key_rotation_asked_at
+            "SELECT seq, body_sha256, bearer_salt, reply, reports_through, published, key_rotation_asked_at,
+                    earlier
              FROM machines WHERE name = $1 AND key = $2 AND revoked_at IS NULL",
         )
         .bind(checkin.machine.as_str())
@@ -87,6 +92,9 @@ impl Store {
             let body = Sha256::of(seen.body);
             if checkin.seq == last && row.body_sha256.as_deref() == Some(body.as_bytes().as_slice()) {
                 return Ok(Answer { reply: repeated(&row, seen.signature)?, cursor: None });
+            }
+            if is_earlier(row.earlier.as_deref(), checkin.seq, &body) {
+                return Err(CheckInRefusal::Repeated { machine: checkin.machine.clone(), seq: checkin.seq });
             }
             let cursor = alarm(&mut tx, checkin, now).await?;
             tx.commit().await?;
@@ -101,8 +109,10 @@ impl Store {
             poll_seconds: seen.poll_seconds,
             reports_through: unsigned(row.reports_through),
             rotate_key: row.key_rotation_asked_at.is_some() && checkin.new_key.is_none(),
+            requests: Vec::new(),
         };
-        remember(&mut tx, seen, &salt, &reply).await?;
+        let earlier = with_earlier(&row);
+        remember(&mut tx, seen, &salt, &reply, &earlier).await?;
         if let Some(new) = checkin.new_key.as_ref().filter(|new| *new != seen.key) {
             rotate(&mut tx, checkin, new, now).await?;
         }
@@ -122,11 +132,12 @@ async fn remember(
     seen: Seen<'_>,
     salt: &[u8; 32],
     reply: &CheckInReply,
+    earlier: &[u8],
 ) -> Result<(), StoreError> {
     let reply = serde_json::to_string(reply).map_err(|_| StoreError::Damaged("a reply"))?;
     sqlx::query(
         "UPDATE machines SET seq = $2, body_sha256 = $3, bearer_salt = $4, reply = $5, observed = $6,
-             seen_at = $7, clock_skew_ms = $8, agent = $9
+             seen_at = $7, clock_skew_ms = $8, agent = $9, earlier = $10
          WHERE name = $1",
     )
     .bind(seen.checkin.machine.as_str())
@@ -138,6 +149,7 @@ async fn remember(
     .bind(seen.now)
     .bind(seen.checkin.clock.saturating_sub(seen.now))
     .bind(&seen.checkin.agent)
+    .bind(earlier)
     .execute(&mut **tx)
     .await?;
     Ok(())
@@ -186,6 +198,29 @@ async fn alarm(tx: &mut Tx, checkin: &CheckIn, now: UnixMillis) -> Result<Cursor
         log(tx, Act::by_itself(now, "clone-alarm", &detail).on(&checkin.machine)).await?;
     }
     changed(tx, &checkin.machine).await
+}
+
+/// How many check-ins before the last one are known again.
+const EARLIER: usize = 16;
+/// What is kept of each: its number, and the first bytes of its body's hash.
+const EARLIER_BYTES: usize = 8 + 16;
+
+fn earlier_entry(seq: u64, body: &[u8]) -> Vec<u8> {
+    [&seq.to_be_bytes()[..], &body[..body.len().min(16)]].concat()
+}
+
+/// Those before this check-in, with the last one added.
+fn with_earlier(row: &Row) -> Vec<u8> {
+    let mut known = row.earlier.clone().unwrap_or_default();
+    if let Some(body) = row.body_sha256.as_deref() {
+        known.extend(earlier_entry(unsigned(row.seq), body));
+    }
+    known.split_off(known.len().saturating_sub(EARLIER * EARLIER_BYTES))
+}
+
+fn is_earlier(known: Option<&[u8]>, seq: u64, body: &Sha256) -> bool {
+    let entry = earlier_entry(seq, body.as_bytes());
+    known.unwrap_or_default().chunks_exact(EARLIER_BYTES).any(|known| known == entry)
 }
 
 /// The reply of the last check-in, as it was; its bearer comes from the salt and the signature again.

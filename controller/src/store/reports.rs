@@ -1,4 +1,7 @@
 //! Events of machines: each stored once and in order (I7), as the bytes that came.
+//!
+//! A machine counts its events by itself, and gives the count another name where it has to begin anew: then the numbers through
+//! which everything is stored are none of its own. Here each event gets a number behind the last one, so that they stay in order.
 
 use std::collections::BTreeMap;
 
@@ -6,7 +9,7 @@ use muster_protocol::checkin::CheckIn;
 use muster_protocol::clock::UnixMillis;
 use muster_protocol::ids::{Generation, MachineName};
 use muster_protocol::keys::PublicKey;
-use muster_protocol::report::{Asker, Event, EventKind};
+use muster_protocol::report::{Asker, Event, EventKind, MAX_EVENT_NUMBER, Stream};
 
 use super::audit::{Act, log};
 use super::machines::{Outcome, in_range};
@@ -33,9 +36,11 @@ pub enum ReportRefusal {
     #[error("machine {0} is not enrolled with this key: enrol it with a token of `muster machines add {0}`")]
     NotEnrolled(MachineName),
     #[error(
-        "the events of {machine} go on with {found}, and {wanted} is missing: send them from {wanted} on"
+        "the events of {machine} go on with {found}, and {wanted} is next: send them by number, from {wanted} on"
     )]
-    Gap { machine: MachineName, wanted: u64, found: u64 },
+    Order { machine: MachineName, wanted: u64, found: u64 },
+    #[error("{found} is no number of an event of {machine}: begin another count, and name it")]
+    OutOfRange { machine: MachineName, found: u64 },
     #[error(transparent)]
     Store(#[from] StoreError),
 }
@@ -59,40 +64,53 @@ impl Store {
         &self,
         machine: &MachineName,
         key: &PublicKey,
-        oldest: u64,
+        (stream, oldest): (Option<Stream>, u64),
         events: &[NewEvent],
         now: UnixMillis,
     ) -> Result<Stored, ReportRefusal> {
+        let found = events.iter().map(|event| event.seq).max().unwrap_or(0).max(oldest);
+        // Agents of 0.1 have one count alone, and went where they were told to.
+        if (stream.is_some() && found > MAX_EVENT_NUMBER) || !in_range(found) {
+            return Err(ReportRefusal::OutOfRange { machine: machine.clone(), found });
+        }
         let mut tx = self.sql.begin().await?;
-        let row: Option<(i64, i64, Option<String>, Option<String>)> = sqlx::query_as(
-            "SELECT enrolment, reports_through, outcome, observed FROM machines
+        let row: Option<Row> = sqlx::query_as(
+            "SELECT enrolment, reports_through, report_stream, outcome, observed FROM machines
              WHERE name = $1 AND key = $2 AND revoked_at IS NULL",
         )
         .bind(machine.as_str())
         .bind(key.as_bytes().as_slice())
         .fetch_optional(&mut *tx)
         .await?;
-        let (enrolment, through, held, observed) =
-            row.ok_or_else(|| ReportRefusal::NotEnrolled(machine.clone()))?;
-        let mut through = unsigned(through);
+        let row = row.ok_or_else(|| ReportRefusal::NotEnrolled(machine.clone()))?;
+        let (enrolment, observed) = (row.enrolment, row.observed.clone());
+        let count = row.count(stream, oldest);
+        let mut through = count.through;
         let before = through;
-        if in_range(oldest) && oldest > 0 {
-            through = through.max(oldest - 1);
-        }
-        let mut outcome: Option<Outcome> = held.and_then(|text| serde_json::from_str(&text).ok());
+        let mut stored: i64 = sqlx::query_scalar(
+            "SELECT coalesce(max(seq), 0) FROM events WHERE machine = $1 AND enrolment = $2",
+        )
+        .bind(machine.as_str())
+        .bind(enrolment)
+        .fetch_one(&mut *tx)
+        .await?;
+        let mut outcome: Option<Outcome> =
+            row.outcome.as_deref().and_then(|text| serde_json::from_str(text).ok());
+        let mut last = before;
         let mut retries_left = None;
         for event in events.iter().filter(|event| event.seq > before) {
-            if event.seq != through.saturating_add(1) {
-                let wanted = through.saturating_add(1);
-                return Err(ReportRefusal::Gap { machine: machine.clone(), wanted, found: event.seq });
+            if event.seq <= last && last > before {
+                let wanted = last.saturating_add(1);
+                return Err(ReportRefusal::Order { machine: machine.clone(), wanted, found: event.seq });
             }
+            (last, stored) = (event.seq, stored.saturating_add(1));
             sqlx::query(
                 "INSERT INTO events (machine, enrolment, seq, generation, received_at, event)
                  VALUES ($1, $2, $3, $4, $5, $6)",
             )
             .bind(machine.as_str())
             .bind(enrolment)
-            .bind(signed(event.seq))
+            .bind(stored)
             .bind(event.generation.map(|generation| generation.packed()))
             .bind(now)
             .bind(&event.raw)
@@ -124,7 +142,8 @@ impl Store {
             let stays = outcome.as_ref().map(|held| held.generation);
             outcome = told.filter(|told| stays.is_none_or(|held| told.generation >= held)).or(outcome);
         }
-        if through == before {
+        through = through.max(oldest.saturating_sub(1));
+        if through == before && !count.renamed {
             return Ok(Stored { through, cursor: None });
         }
         let outcome = match outcome {
@@ -134,13 +153,14 @@ impl Store {
             None => None,
         };
         sqlx::query(
-            "UPDATE machines SET reports_through = $2, outcome = $3, seen_at = $4
+            "UPDATE machines SET reports_through = $2, outcome = $3, seen_at = $4, report_stream = $5
              WHERE name = $1",
         )
         .bind(machine.as_str())
         .bind(signed(through))
         .bind(outcome)
         .bind(now)
+        .bind(stream.map(|stream| stream.to_string()).or(row.report_stream))
         .execute(&mut *tx)
         .await?;
         let cursor = changed(&mut tx, machine).await?;
@@ -205,6 +225,35 @@ fn asker(by: &Asker) -> String {
         Asker::Local { user: None } => "at the machine".to_owned(),
         Asker::Operator { key } => format!("as the operator with key {} asked", key.short()),
         Asker::Unknown => "asked for in a way that this version does not know".to_owned(),
+    }
+}
+
+#[derive(sqlx::FromRow)]
+struct Row {
+    enrolment: i64,
+    reports_through: i64,
+    report_stream: Option<String>,
+    outcome: Option<String>,
+    observed: Option<String>,
+}
+
+/// Where a machine's count stands.
+struct Count {
+    /// Everything through this number is stored, or never will be.
+    through: u64,
+    renamed: bool,
+}
+
+impl Row {
+    /// Another name than the one before begins anew. The first name says nothing of the numbers: the machine's agent learned
+    /// to give one. Neither does none: an older agent took its place.
+    fn count(&self, stream: Option<Stream>, oldest: u64) -> Count {
+        let known = self.report_stream.as_ref();
+        let renamed = stream.zip(known).is_some_and(|(stream, known)| stream.to_string() != *known);
+        let through = if renamed { 0 } else { unsigned(self.reports_through) };
+        // What a machine no longer has never comes. A number that no count reaches was never stored.
+        let beyond = stream.is_some() && through > MAX_EVENT_NUMBER;
+        Count { through: if beyond { oldest.saturating_sub(1) } else { through }, renamed }
     }
 }
 

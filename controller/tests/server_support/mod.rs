@@ -18,7 +18,7 @@ use muster_protocol::ids::{Generation, MachineName, Sha256};
 use muster_protocol::keys::{Context, SecretKey};
 use muster_protocol::machine::{Class, System};
 use muster_protocol::operator::{AddMachine, MachineView, Publication, Request, RequestSignature, Session};
-use muster_protocol::report::{Batch, Event, EventKind};
+use muster_protocol::report::{Batch, Event, EventKind, Stream};
 use muster_protocol::target::{Action, Target};
 use muster_protocol::tuf::repository::{RootSpec, sign_generation, sign_root};
 use reqwest::{Method, StatusCode};
@@ -341,7 +341,16 @@ impl Machine {
         fleet.send(api::REPORTS, signature, body.into_bytes()).await
     }
     pub async fn report(&self, fleet: &Fleet, oldest: u64, events: Vec<Event>) -> Answer {
-        let batch = Batch { machine: self.name.clone(), oldest, events };
+        self.report_in(fleet, None, oldest, events).await
+    }
+    pub async fn report_in(
+        &self,
+        fleet: &Fleet,
+        stream: Option<Stream>,
+        oldest: u64,
+        events: Vec<Event>,
+    ) -> Answer {
+        let batch = Batch { machine: self.name.clone(), stream, oldest, events };
         self.send_raw_batch(fleet, serde_json::to_string(&batch).unwrap()).await
     }
     pub fn tuf(&self, file: &str) -> String {

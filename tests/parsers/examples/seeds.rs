@@ -257,6 +257,7 @@ fn traffic(put: Put<'_>) {
         poll_seconds: 55,
         reports_through: 41,
         rotate_key: false,
+        requests: vec![],
     };
     put("check_in", "reply", &json_of(&reply));
     put("check_in", "poll", &json_of(&PollReply { generation: Some(generation), check_in: false }));
@@ -304,13 +305,18 @@ fn traffic(put: Put<'_>) {
         })),
         EventKind::HookFailed { hook: "after".into(), detail: "no".into() },
         EventKind::Rebooting { why: "kernel".into() },
+        EventKind::Dropped { events: 78, since: 1_800_000_000_000, until: 1_800_000_100_000 },
     ];
     let numbered =
         |(n, kind)| Event { seq: n as u64 + 1, at: NOW * 1000, generation: Some(generation), kind };
     let events: Vec<_> = kinds.into_iter().enumerate().map(numbered).collect();
-    put("reports", "every-kind", &json_of(&Batch { machine: name(OWN), oldest: 1, events: events.clone() }));
-    put("reports", "none", &json_of(&Batch { machine: name(OWN), oldest: 14, events: vec![] }));
-    put("reports", "accepted", &json_of(&Accepted { through: 13 }));
+    put(
+        "reports",
+        "every-kind",
+        &json_of(&Batch { machine: name(OWN), stream: None, oldest: 1, events: events.clone() }),
+    );
+    put("reports", "none", &json_of(&Batch { machine: name(OWN), stream: None, oldest: 14, events: vec![] }));
+    put("reports", "accepted", &json_of(&Accepted { through: 13, stream: None }));
 
     let operator = key(OPERATOR).public();
     let published = Published {

@@ -2,7 +2,8 @@
 
 use axum::http::{HeaderMap, HeaderName, HeaderValue};
 use muster::http::readers;
-use muster_agent::client::{netrc_line, retry_after};
+use muster_agent::client::netrc_line;
+use muster_protocol::api::retry_after;
 use muster_protocol::api::{MACHINE_SIGNATURE, OPERATOR_SIGNATURE, Problem};
 use muster_protocol::audit::Page;
 use muster_protocol::draft::{Draft, DraftView, Drafted, DraftedGeneration};

@@ -27,7 +27,8 @@ pub fn run(siege: &Siege, book: &mut Book) -> Result<()> {
 
     // An enrolled machine that asks without end; its neighbour goes on as if nothing were.
     let key = stolen_key(siege, NEIGHBOUR)?;
-    let body = serde_json::to_vec(&Batch { machine: NEIGHBOUR.parse()?, oldest: 1, events: vec![] })?;
+    let body =
+        serde_json::to_vec(&Batch { machine: NEIGHBOUR.parse()?, stream: None, oldest: 1, events: vec![] })?;
     let flood = || {
         for _ in 0..5000 {
             let answered = siege.caller.post_as(&key, Context::Reports, api::REPORTS, body.clone())?;

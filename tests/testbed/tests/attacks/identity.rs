@@ -108,7 +108,7 @@ fn check_ins(siege: &Siege, book: &mut Book) -> Result<()> {
         .and_then(|a| refused(siege, &a, 403, ProblemCode::WrongClass));
     book.attack("a changed class", "a NixOS host that says it is a Mac", By::Controller, tried);
 
-    let batch = Batch { machine: VICTIM.parse()?, oldest: 1, events: vec![] };
+    let batch = Batch { machine: VICTIM.parse()?, stream: None, oldest: 1, events: vec![] };
     let body = serde_json::to_vec(&batch)?;
     let tried = siege
         .caller

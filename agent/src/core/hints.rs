@@ -1,0 +1,107 @@
+//! When the trusted metadata is fetched anew: at a hint of another generation, and now and then without one.
+//!
+//! Hints are nobody's word. One that was followed and brought nothing is followed again after a while, so that a controller
+//! which hid a generation, or was given it later, does not have to hint at another one.
+
+use std::time::Duration;
+
+use muster_protocol::ids::Generation;
+
+/// After this long awake the metadata is fetched though nothing new was hinted at: that is how an operator's signature that
+/// ran out, or a controller that withholds, is noticed.
+const INTERVAL: Duration = Duration::from_secs(6 * 3600);
+/// The pause before a hint that brought nothing is followed again; twice as long each time.
+const FIRST_PAUSE: Duration = Duration::from_secs(15);
+const LONGEST_PAUSE: Duration = Duration::from_secs(600);
+
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Hints {
+    /// The generation that the controller last spoke of.
+    hint: Option<Generation>,
+    /// The hint that was followed and did not bring what it spoke of, when that was, and how often.
+    followed: Option<(Generation, Duration, u32)>,
+    refreshed: Option<Duration>,
+}
+
+impl Hints {
+    pub fn hint(&self) -> Option<Generation> {
+        self.hint
+    }
+
+    pub fn heard(&mut self, hint: Option<Generation>) {
+        self.hint = hint;
+    }
+
+    /// Whether the controller speaks of a generation that is not held, and that was not asked for lately.
+    pub fn is_news(&self, held: Option<Generation>, now: Duration) -> bool {
+        let Some(hint) = self.hint.filter(|hint| Some(*hint) != held) else { return false };
+        match self.followed {
+            Some((followed, at, times)) if followed == hint => now.saturating_sub(at) >= pause(times),
+            _ => true,
+        }
+    }
+
+    pub fn must_refresh(&self, held: Option<Generation>, now: Duration) -> bool {
+        let old = self.refreshed.is_none_or(|at| now.saturating_sub(at) >= INTERVAL);
+        old || self.is_news(held, now)
+    }
+
+    /// The metadata was fetched and is good; `held` is what it names.
+    pub fn refreshed(&mut self, held: Option<Generation>, now: Duration) {
+        self.refreshed = Some(now);
+        self.followed = self.hint.filter(|hint| Some(*hint) != held).map(|hint| {
+            let before = self.followed.filter(|(followed, ..)| *followed == hint);
+            (hint, now, before.map_or(0, |(_, _, times)| times.saturating_add(1)))
+        });
+    }
+}
+
+fn pause(times: u32) -> Duration {
+    FIRST_PAUSE.saturating_mul(1 << times.min(10)).min(LONGEST_PAUSE)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn generation(number: u64) -> Option<Generation> {
+        Generation::new(number).ok()
+    }
+    fn seconds(number: u64) -> Duration {
+        Duration::from_secs(number)
+    }
+
+    #[test]
+    fn a_hint_is_followed_at_once_and_without_one_the_metadata_is_fetched_every_six_hours() {
+        let mut hints = Hints::default();
+        assert!(hints.must_refresh(None, seconds(0)), "it was never fetched");
+        hints.refreshed(None, seconds(0));
+        assert!(!hints.must_refresh(None, seconds(60)));
+        hints.heard(generation(1));
+        assert!(hints.must_refresh(None, seconds(60)));
+        hints.refreshed(generation(1), seconds(60));
+        assert!(!hints.must_refresh(generation(1), seconds(21_659)));
+        assert!(hints.must_refresh(generation(1), seconds(21_660)));
+    }
+
+    #[test]
+    fn a_hint_that_brought_nothing_is_followed_again_within_ten_minutes_and_not_all_the_time() {
+        let mut hints = Hints::default();
+        hints.heard(generation(7));
+        let (mut now, mut times) = (0, Vec::new());
+        hints.refreshed(generation(3), seconds(0));
+        while now < 7200 {
+            now += 1;
+            if hints.must_refresh(generation(3), seconds(now)) {
+                times.push(now);
+                hints.refreshed(generation(3), seconds(now));
+            }
+        }
+        assert_eq!(times[..4], [15, 45, 105, 225]);
+        assert!(times.windows(2).all(|pair| pair[1] - pair[0] <= 600), "{times:?}");
+        assert!(times.len() < 20, "{times:?}");
+        // Another one is news at once, and the same one again after it was held.
+        hints.heard(generation(8));
+        assert!(hints.is_news(generation(3), seconds(now)));
+    }
+}

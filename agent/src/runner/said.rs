@@ -1,0 +1,140 @@
+//! The check-in that waits for its answer. Its very bytes are sent until it has one, by the next process too; only then is the
+//! next one made. So an answer that was lost is given again, and nobody is taken for a second holder of the key.
+
+use std::io;
+use std::path::{Path, PathBuf};
+
+use muster_protocol::checkin::{CheckIn, MAX_CHECKIN_BYTES};
+use muster_protocol::ids::{MachineName, Sha256};
+
+use crate::durable;
+
+/// The file of the check-in in the state folder.
+pub const FILE: &str = "checkin.json";
+
+/// A check-in as it is sent.
+#[derive(Debug, Clone)]
+pub struct Said {
+    pub check_in: CheckIn,
+    pub bytes: Vec<u8>,
+    /// Made by this process just now. What an older one says is not news any more.
+    pub fresh: bool,
+}
+
+/// Where it is kept.
+pub struct Kept {
+    path: PathBuf,
+    said: Option<Said>,
+}
+
+impl Kept {
+    /// What the last process left unanswered. A file that is damaged, or of another machine, is none.
+    pub fn open(state_dir: &Path, fleet: &Sha256, machine: &MachineName) -> io::Result<Self> {
+        let path = state_dir.join(FILE);
+        let bytes = match durable::read(&path, MAX_CHECKIN_BYTES as u64) {
+            Err(error) if error.kind() == io::ErrorKind::Other => None,
+            read => read?,
+        };
+        let said = bytes.and_then(|bytes| {
+            let check_in: CheckIn = serde_json::from_slice(&bytes).ok()?;
+            let ours = check_in.audience == *fleet && check_in.machine == *machine;
+            ours.then_some(Said { check_in, bytes, fresh: false })
+        });
+        Ok(Self { path, said })
+    }
+
+    /// The number of the one that waits.
+    pub fn number(&self) -> u64 {
+        self.said.as_ref().map_or(0, |said| said.check_in.seq)
+    }
+
+    /// The one that waits; from now on it is an old one.
+    pub fn take(&mut self) -> Option<Said> {
+        let said = self.said.clone();
+        if let Some(kept) = &mut self.said {
+            kept.fresh = false;
+        }
+        said
+    }
+
+    /// Keeps the next one, durably.
+    pub fn keep(&mut self, check_in: CheckIn) -> io::Result<()> {
+        let bytes = serde_json::to_vec(&check_in).map_err(io::Error::other)?;
+        durable::rewrite(&self.path, &bytes, 0o600)?;
+        self.said = Some(Said { check_in, bytes, fresh: true });
+        Ok(())
+    }
+
+    /// It has its answer. Saved with the next one: the controller knows one that is sent once more.
+    pub fn answered(&mut self) {
+        self.said = None;
+        let mut spare = self.path.clone().into_os_string();
+        spare.push(".new");
+        if let Err(error) = std::fs::rename(&self.path, spare) {
+            tracing::debug!(%error, "the answered check-in stays; it is sent once more");
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use muster_protocol::checkin::{Health, Holds, Phase};
+
+    use super::*;
+
+    fn check_in(seq: u64) -> CheckIn {
+        CheckIn {
+            audience: Sha256::of(b"fleet"),
+            machine: "tin".parse().unwrap(),
+            class: muster_protocol::machine::Class::Nixos,
+            system: "x86_64-linux".parse().unwrap(),
+            boot_id: "b".into(),
+            seq,
+            clock: 5,
+            agent: "1".into(),
+            runs: None,
+            holds: Holds::default(),
+            phase: Phase::Idle,
+            phase_generation: None,
+            note: None,
+            refused: None,
+            health: Health::default(),
+            new_key: None,
+            age: None,
+        }
+    }
+    fn open(folder: &Path) -> Kept {
+        Kept::open(folder, &Sha256::of(b"fleet"), &"tin".parse().unwrap()).unwrap()
+    }
+
+    #[test]
+    fn the_same_bytes_wait_until_they_are_answered_whatever_becomes_of_the_process() {
+        let folder = tempfile::tempdir().unwrap();
+        let mut kept = open(folder.path());
+        assert!(kept.take().is_none());
+        kept.keep(check_in(7)).unwrap();
+        let said = kept.take().unwrap();
+        assert!(said.fresh);
+        for _ in 0..3 {
+            let mut again = open(folder.path());
+            let repeated = again.take().unwrap();
+            assert_eq!((&repeated.bytes, repeated.fresh, again.number()), (&said.bytes, false, 7));
+        }
+        kept.answered();
+        assert!(open(folder.path()).take().is_none());
+        kept.keep(check_in(8)).unwrap();
+        assert_eq!(open(folder.path()).number(), 8);
+    }
+
+    #[test]
+    fn a_damaged_one_and_one_of_another_machine_are_none() {
+        let folder = tempfile::tempdir().unwrap();
+        for damaged in [b"{".to_vec(), vec![b' '; MAX_CHECKIN_BYTES + 1]] {
+            std::fs::write(folder.path().join(FILE), damaged).unwrap();
+            assert!(open(folder.path()).take().is_none());
+        }
+        let other = CheckIn { machine: "zinc".parse().unwrap(), ..check_in(3) };
+        open(folder.path()).keep(other).unwrap();
+        assert!(open(folder.path()).take().is_none());
+    }
+}

@@ -1,0 +1,146 @@
+//! Bounds for what comes over the network unsigned. A field names the function that reads it, so that whatever has the type is
+//! within its bounds: nothing that adds, multiplies or stores one has to ask again.
+//!
+//! A number that only says how long or how far is moved into its bounds. A text or a list that is too long is nobody's honest
+//! one, and the document with it is refused.
+
+use serde::de::{Deserialize, Deserializer, Error as _, SeqAccess, Visitor};
+
+use crate::clock::UnixMillis;
+
+/// The years 1 and 9999, in milliseconds: what calendars can show.
+const FIRST_MS: UnixMillis = -62_135_596_800_000;
+const LAST_MS: UnixMillis = 253_402_300_799_999;
+
+/// A number, moved into `LEAST..=MOST`.
+pub fn number<'de, D: Deserializer<'de>, const LEAST: u64, const MOST: u64>(
+    from: D,
+) -> Result<u64, D::Error> {
+    u64::deserialize(from).map(|number| number.clamp(LEAST, MOST))
+}
+
+/// A time that a calendar can show.
+pub fn time<'de, D: Deserializer<'de>>(from: D) -> Result<UnixMillis, D::Error> {
+    UnixMillis::deserialize(from).map(shown)
+}
+
+/// The same where there may be none.
+pub fn some_time<'de, D: Deserializer<'de>>(from: D) -> Result<Option<UnixMillis>, D::Error> {
+    Option::<UnixMillis>::deserialize(from).map(|time| time.map(shown))
+}
+
+/// The same in Unix seconds.
+pub fn seconds<'de, D: Deserializer<'de>>(from: D) -> Result<i64, D::Error> {
+    i64::deserialize(from).map(|time| time.clamp(FIRST_MS / 1000, LAST_MS / 1000))
+}
+
+fn shown(time: UnixMillis) -> UnixMillis {
+    time.clamp(FIRST_MS, LAST_MS)
+}
+
+/// A text of at most `MOST` bytes.
+pub fn text<'de, D: Deserializer<'de>, const MOST: usize>(from: D) -> Result<String, D::Error> {
+    let text = String::deserialize(from)?;
+    if text.len() > MOST {
+        return Err(D::Error::custom(format_args!(
+            "a text of {} bytes, and {MOST} are the most",
+            text.len()
+        )));
+    }
+    Ok(text)
+}
+
+/// A text for people: only the first `MOST` bytes of it are kept.
+pub fn words<'de, D: Deserializer<'de>, const MOST: usize>(from: D) -> Result<String, D::Error> {
+    let mut text = String::deserialize(from)?;
+    text.truncate(text.floor_char_boundary(MOST));
+    Ok(text)
+}
+
+/// The same where there may be none.
+pub fn some_words<'de, D: Deserializer<'de>, const MOST: usize>(from: D) -> Result<Option<String>, D::Error> {
+    let text = Option::<String>::deserialize(from)?;
+    Ok(text.map(|mut text| {
+        text.truncate(text.floor_char_boundary(MOST));
+        text
+    }))
+}
+
+/// A list of at most `MOST` entries. What comes behind them is refused before it is read.
+pub fn list<'de, D, T, const MOST: usize>(from: D) -> Result<Vec<T>, D::Error>
+where
+    D: Deserializer<'de>,
+    T: Deserialize<'de>,
+{
+    struct List<T, const MOST: usize>(std::marker::PhantomData<T>);
+
+    impl<'de, T: Deserialize<'de>, const MOST: usize> Visitor<'de> for List<T, MOST> {
+        type Value = Vec<T>;
+
+        fn expecting(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+            write!(f, "a list of at most {MOST}")
+        }
+
+        fn visit_seq<A: SeqAccess<'de>>(self, mut entries: A) -> Result<Vec<T>, A::Error> {
+            let mut list = Vec::new();
+            while let Some(entry) = entries.next_element()? {
+                if list.len() == MOST {
+                    return Err(A::Error::custom(format_args!("a list of more than {MOST}")));
+                }
+                list.push(entry);
+            }
+            Ok(list)
+        }
+    }
+    from.deserialize_seq(List::<T, MOST>(std::marker::PhantomData))
+}
+
+#[cfg(test)]
+mod tests {
+    use serde::Deserialize;
+
+    #[derive(Debug, Deserialize)]
+    struct Bounded {
+        #[serde(deserialize_with = "super::number::<_, 1, 600>")]
+        number: u64,
+        #[serde(deserialize_with = "super::time")]
+        time: i64,
+        #[serde(default, deserialize_with = "super::some_time")]
+        some_time: Option<i64>,
+        #[serde(deserialize_with = "super::text::<_, 4>")]
+        text: String,
+        #[serde(deserialize_with = "super::words::<_, 4>")]
+        words: String,
+        #[serde(deserialize_with = "super::list::<_, _, 2>")]
+        list: Vec<u8>,
+    }
+
+    fn read(document: &str) -> Result<Bounded, serde_json::Error> {
+        serde_json::from_str(document)
+    }
+
+    #[test]
+    fn numbers_and_words_are_moved_into_their_bounds() {
+        let document = r#"{"number":18446744073709551615,"time":-9223372036854775808,
+            "some_time":9223372036854775807,"text":"abcd","words":"abc\u00e9\u00e9","list":[1,2]}"#;
+        let read = read(document).unwrap();
+        assert_eq!((read.number, read.time, read.some_time), (600, super::FIRST_MS, Some(super::LAST_MS)));
+        assert_eq!((read.text.as_str(), read.words.as_str(), read.list.len()), ("abcd", "abc", 2));
+    }
+
+    #[test]
+    fn a_text_or_a_list_that_is_too_long_is_refused_and_so_is_what_is_no_number() {
+        let good = r#"{"number":0,"time":0,"text":"","words":"","list":[]}"#;
+        assert_eq!(read(good).unwrap().number, 1);
+        for (from, to) in [
+            ("\"text\":\"\"", "\"text\":\"abcde\""),
+            ("\"list\":[]", "\"list\":[1,2,3]"),
+            ("\"number\":0", "\"number\":-1"),
+            ("\"number\":0", "\"number\":1e30"),
+            ("\"number\":0", "\"number\":18446744073709551616"),
+            ("\"time\":0", "\"time\":\"noon\""),
+        ] {
+            assert!(read(&good.replace(from, to)).is_err(), "{to}");
+        }
+    }
+}
