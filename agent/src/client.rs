@@ -173,12 +173,15 @@ impl Client {
 
     /// Sends these very bytes as a check-in; its reply's bearer is used from here on. Where they bring a new key, `next`, it
     /// signs them as well, and the controller has it once this succeeds; see [`Client::use_key`].
+    ///
+    /// `by` signs in place of the key in force: one before, for a controller that knows no other.
     pub async fn check_in(
         &self,
         body: Vec<u8>,
         next: Option<&SecretKey>,
+        by: Option<&SecretKey>,
     ) -> Result<CheckInReply, ClientError> {
-        let reply: CheckInReply = self.signed(api::CHECKIN, Context::CheckIn, body, next).await?;
+        let reply: CheckInReply = self.signed(api::CHECKIN, Context::CheckIn, body, (next, by)).await?;
         self.set_bearer(&reply.bearer)?;
         Ok(reply)
     }
@@ -200,7 +203,7 @@ impl Client {
 
     pub async fn report(&self, batch: &Batch) -> Result<Accepted, ClientError> {
         let body = serde_json::to_vec(batch).map_err(|error| ClientError::Setup(error.to_string()))?;
-        self.signed(api::REPORTS, Context::Reports, body, None).await
+        self.signed(api::REPORTS, Context::Reports, body, (None, None)).await
     }
 
     pub async fn enrol(&self, request: &EnrolRequest) -> Result<EnrolReply, ClientError> {
@@ -269,10 +272,9 @@ impl Client {
         path: &str,
         context: Context,
         body: Vec<u8>,
-        next: Option<&SecretKey>,
+        (next, by): (Option<&SecretKey>, Option<&SecretKey>),
     ) -> Result<T, ClientError> {
-        let Some((_, key)) = &self.machine else { return Err(nobody()) };
-        let key = key.lock().unwrap_or_else(PoisonError::into_inner).clone();
+        let key = by.cloned().or_else(|| self.key()).ok_or_else(nobody)?;
         let mut sent = self
             .request(Method::POST, path)
             .header(api::MACHINE_SIGNATURE, key.sign(context, &body).hex())

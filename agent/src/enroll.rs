@@ -189,7 +189,7 @@ pub fn finish(config: &Config) -> Result<(), EnrollError> {
         }
         // One that waited to take the old key's place would ask to take the new one's, and a check-in that waits for its
         // answer is of the old enrolment.
-        identity::forget_next_key(state)?;
+        identity::forget_other_keys(state)?;
         let said = state.join(CHECK_IN);
         remove(&said).map_err(disk(&said))?;
         Keys::install(&folder, state)?;

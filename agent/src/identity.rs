@@ -6,13 +6,14 @@ use std::os::unix::fs::MetadataExt as _;
 use std::path::{Path, PathBuf};
 
 use muster_protocol::age::{AgeKey, keys_in};
+use muster_protocol::clock::UnixMillis;
 use muster_protocol::ids::{Generation, MachineName, Sha256};
 use muster_protocol::keys::{KeyError, SecretKey};
 use muster_protocol::machine::{Class, System};
 use muster_protocol::random::RandomError;
 use muster_protocol::witness::{AgeClaim, Witness};
 use serde::{Deserialize, Serialize};
-use zeroize::Zeroizing;
+use zeroize::{Zeroize as _, Zeroizing};
 
 use crate::config::Config;
 use crate::durable;
@@ -21,6 +22,13 @@ const ENROLMENT: &str = "enrolment.json";
 const MACHINE_KEY: &str = "machine.pem";
 /// The key that is to take its place, from before the controller hears of it until it is known to have taken it.
 const NEXT_KEY: &str = "next-machine.pem";
+/// Those that it took the place of, the newest first, each with the time until which it is kept.
+const PREVIOUS_KEYS: &str = "previous-machine.json";
+/// How long a key is kept after another took its place: a controller that was brought back from a backup, or that lied,
+/// may know it alone.
+const PREVIOUS_KEY_MS: UnixMillis = 30 * 86_400_000;
+/// How many of them are kept.
+const MAX_PREVIOUS_KEYS: usize = 4;
 /// The newest key first; older ones still read what was encrypted before, so that going back is possible.
 pub const AGE_KEY: &str = "age.txt";
 /// What proves to the operator who made the token that the age key is this machine's.
@@ -305,15 +313,73 @@ pub fn make_next_key(folder: &Path) -> Result<SecretKey, IdentityError> {
     Ok(key)
 }
 
-/// Puts the next key in force: the controller has it.
-pub fn take_next_key(folder: &Path) -> Result<(), IdentityError> {
+/// A key that another took the place of.
+#[derive(Serialize, Deserialize)]
+struct Previous {
+    pem: String,
+    until: UnixMillis,
+}
+
+impl Drop for Previous {
+    fn drop(&mut self) {
+        self.pem.zeroize();
+    }
+}
+
+fn stored_previous(folder: &Path) -> Result<Vec<Previous>, IdentityError> {
+    let bytes = read(&folder.join(PREVIOUS_KEYS))?.map(Zeroizing::new);
+    // Damaged it is as if there were none: that locks nobody out by itself.
+    Ok(bytes.and_then(|bytes| serde_json::from_slice(&bytes).ok()).unwrap_or_default())
+}
+
+/// The keys that this machine signed with before and that are still kept, the newest first.
+///
+/// A check-in that one of them signs brings the key in force, which signs it too. So whoever stole an old key alone gains
+/// nothing by it with a controller that knows a newer one.
+pub fn previous_keys(folder: &Path, now: UnixMillis) -> Result<Vec<SecretKey>, IdentityError> {
+    let stored = stored_previous(folder)?;
+    Ok(stored
+        .iter()
+        .filter(|previous| previous.until > now)
+        .filter_map(|previous| SecretKey::from_pem(&previous.pem).ok())
+        .collect())
+}
+
+/// When the key in force took the place of another, as far as that is kept.
+pub fn rotated_at(folder: &Path) -> Result<Option<UnixMillis>, IdentityError> {
+    Ok(stored_previous(folder)?.first().map(|newest| newest.until.saturating_sub(PREVIOUS_KEY_MS)))
+}
+
+/// Puts the next key in force: the controller says that it has it. The one before is kept first.
+pub fn take_next_key(folder: &Path, now: UnixMillis) -> Result<(), IdentityError> {
     let path = folder.join(MACHINE_KEY);
+    if next_key(folder)?.is_none() {
+        return Err(IdentityError::KeyMissing(folder.join(NEXT_KEY)));
+    }
+    let bytes = read(&path)?.map(Zeroizing::new).ok_or_else(|| IdentityError::KeyMissing(path.clone()))?;
+    let pem = std::str::from_utf8(&bytes).unwrap_or_default().to_owned();
+    let mut kept = stored_previous(folder)?;
+    kept.retain(|previous| previous.until > now && previous.pem != pem);
+    kept.insert(0, Previous { pem, until: now.saturating_add(PREVIOUS_KEY_MS) });
+    kept.truncate(MAX_PREVIOUS_KEYS);
+    let file = folder.join(PREVIOUS_KEYS);
+    let json = serde_json::to_string(&kept)
+        .map(Zeroizing::new)
+        .map_err(|error| IdentityError::Damaged { path: file.clone(), detail: error.to_string() })?;
+    write_secret(&file, &json)?;
     durable::replace(&folder.join(NEXT_KEY), &path).map_err(|source| IdentityError::Write { path, source })
 }
 
-/// Forgets a next key that belongs to an enrolment that is over.
+/// Forgets a next key that no controller takes.
 pub fn forget_next_key(folder: &Path) -> Result<(), IdentityError> {
     let path = folder.join(NEXT_KEY);
+    durable::remove(&path).map_err(|source| IdentityError::Write { path, source })
+}
+
+/// Forgets the keys around one whose enrolment is over: the next one, and those before.
+pub fn forget_other_keys(folder: &Path) -> Result<(), IdentityError> {
+    forget_next_key(folder)?;
+    let path = folder.join(PREVIOUS_KEYS);
     durable::remove(&path).map_err(|source| IdentityError::Write { path, source })
 }
 
@@ -387,13 +453,40 @@ mod tests {
         assert_eq!(Keys::load(folder.path()).unwrap().machine.public(), old.machine.public());
         let mode = std::fs::metadata(folder.path().join("next-machine.pem")).unwrap().permissions().mode();
         assert_eq!(mode & 0o777, 0o600);
-        take_next_key(folder.path()).unwrap();
+        take_next_key(folder.path(), 5).unwrap();
         let now = Keys::load(folder.path()).unwrap();
         assert_eq!(now.machine.public(), next.public());
         assert_eq!(now.recipient(), old.recipient(), "its secrets stay readable");
         assert!(next_key(folder.path()).unwrap().is_none());
-        assert!(take_next_key(folder.path()).is_err(), "there is none to take");
+        assert!(take_next_key(folder.path(), 6).is_err(), "there is none to take");
         assert_eq!(Keys::load(folder.path()).unwrap().machine.public(), next.public());
+    }
+
+    #[test]
+    fn a_key_stays_usable_for_30_days_after_another_took_its_place() {
+        let folder = tempfile::tempdir().unwrap();
+        let mut keys = vec![Keys::load_or_make(folder.path()).unwrap().machine.public()];
+        assert!(previous_keys(folder.path(), 0).unwrap().is_empty());
+        for day in 0..6 {
+            keys.insert(0, make_next_key(folder.path()).unwrap().public());
+            take_next_key(folder.path(), day * 86_400_000).unwrap();
+        }
+        assert_eq!(rotated_at(folder.path()).unwrap(), Some(5 * 86_400_000));
+        let kept = |day: i64| -> Vec<_> {
+            let kept = previous_keys(folder.path(), day * 86_400_000).unwrap();
+            kept.iter().map(SecretKey::public).collect()
+        };
+        assert_eq!(kept(6), keys[1..5], "the newest four");
+        assert_eq!(kept(34), keys[1..2]);
+        assert!(kept(35).is_empty());
+        let file = folder.path().join(PREVIOUS_KEYS);
+        assert_eq!(std::fs::metadata(&file).unwrap().permissions().mode() & 0o777, 0o600);
+        std::fs::write(&file, "{").unwrap();
+        assert!(kept(6).is_empty());
+        std::fs::write(&file, "[]").unwrap();
+        make_next_key(folder.path()).unwrap();
+        forget_other_keys(folder.path()).unwrap();
+        assert!(next_key(folder.path()).unwrap().is_none() && !file.exists());
     }
 
     #[test]

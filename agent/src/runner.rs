@@ -13,6 +13,7 @@ mod build;
 mod contact;
 mod ledger;
 mod reporting;
+mod requests;
 mod rest;
 mod roots;
 mod rotation;
@@ -27,8 +28,8 @@ use std::time::Duration;
 
 use muster_protocol::checkin::{CheckIn, Health, Holds, Phase, Runs};
 use muster_protocol::clock::{Clock as _, SystemClock, UnixMillis};
-use muster_protocol::ids::Generation;
-use muster_protocol::keys::SecretKey;
+use muster_protocol::ids::{Generation, Sha256};
+use muster_protocol::keys::{PublicKey, SecretKey};
 use muster_protocol::random;
 use muster_protocol::report::{Asker, Attack, EventKind};
 use muster_protocol::target::Target;
@@ -112,7 +113,7 @@ fn prepare(config: &Config, identity: &Identity) -> Result<(Shared, Client, Trus
         altered: Cell::new(None),
         age: AgeClaims::default(),
         next_key: RefCell::new(identity::next_key(&config.state_dir)?),
-        rotated: Cell::new(None),
+        followed: RefCell::new(Vec::new()),
         problem: RefCell::new(None),
         progress: RefCell::new(None),
         degraded: RefCell::new(None),
@@ -169,8 +170,8 @@ struct Shared {
     age: AgeClaims,
     /// The key that waits to take the place of this machine's.
     next_key: RefCell<Option<SecretKey>>,
-    /// When the last one did, in time awake.
-    rotated: Cell<Option<Duration>>,
+    /// The operators' requests that were followed, and that the controller still hands on.
+    followed: RefCell<Vec<Sha256>>,
     /// What keeps the work from going on, in one sentence.
     problem: RefCell<Option<String>>,
     /// How far the step is that is being taken, in words.
@@ -316,7 +317,9 @@ impl Shared {
 
     /// A check-in under the next number. That no number is used twice is durable before this returns: the file holds the
     /// highest that is reserved, and a new process goes on behind it.
-    fn next_check_in(&self) -> std::io::Result<CheckIn> {
+    ///
+    /// `new_key` is what it brings: the key that waits to take this one's place, unless a key before signs it.
+    fn next_check_in(&self, new_key: Option<PublicKey>) -> std::io::Result<CheckIn> {
         let seq = self.sequence.get().saturating_add(1);
         if seq > self.reserved.get() {
             let reserved = seq.saturating_add(RESERVED_NUMBERS);
@@ -325,7 +328,7 @@ impl Shared {
         }
         self.sequence.set(seq);
         let (phase, phase_generation, note) = self.standing();
-        let new_key = self.next_key.borrow().as_ref().map(SecretKey::public);
+        let new_key = new_key.or_else(|| self.next_key.borrow().as_ref().map(SecretKey::public));
         Ok(CheckIn {
             audience: self.identity.fleet,
             machine: self.identity.machine.clone(),
@@ -344,6 +347,7 @@ impl Shared {
             health: self.health(),
             new_key,
             age: self.age_claim(),
+            followed: self.followed.borrow().clone(),
         })
     }
 

@@ -9,12 +9,13 @@ use std::path::{Path, PathBuf};
 use muster_protocol::api;
 use muster_protocol::checkin::Holds;
 use muster_protocol::ids::{Generation, MachineName, Sha256};
+use muster_protocol::keys::PublicKey;
 use muster_protocol::machine::{Class, System};
 use muster_protocol::report::Attack;
 use muster_protocol::target::{MAX_TARGET_BYTES, Target};
 use muster_protocol::tuf::TufError;
 use muster_protocol::tuf::client::{Scope, Stored, Update};
-use muster_protocol::tuf::metadata::Listed;
+use muster_protocol::tuf::metadata::{Listed, Role, Root};
 
 use crate::client::{Client, ClientError};
 use crate::config::Config;
@@ -222,6 +223,11 @@ impl Trust {
     /// The newest verified target.
     pub fn held(&self) -> Option<Target> {
         self.held.as_ref().map(|(target, _)| target.clone())
+    }
+
+    /// The keys that may sign what is asked of this machine: those of the operators' role in the trusted root.
+    pub fn operators(&self) -> Vec<PublicKey> {
+        Root::parse_self_signed(&self.stored.root).map(|root| root.keys_of(Role::Targets)).unwrap_or_default()
     }
 
     /// The versions of the metadata that is held.

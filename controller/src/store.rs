@@ -12,6 +12,7 @@ mod enrolment;
 mod machines;
 mod publication;
 mod reports;
+mod requests;
 mod sqlite;
 
 use std::path::Path;
@@ -28,6 +29,7 @@ pub use enrolment::{EnrolRefusal, Known};
 pub use machines::{Machine, Outcome, Refusal};
 pub use publication::{Files, NewGeneration, PublishRefusal, Timestamp};
 pub use reports::{NewEvent, ReportRefusal};
+pub use requests::AskRefusal;
 
 /// The database did not do what was asked; nothing of it was kept.
 #[derive(Debug, thiserror::Error)]
@@ -118,6 +120,7 @@ impl Store {
             "DELETE FROM bearers WHERE expires <= $1",
             "DELETE FROM nonces WHERE expires < $1",
             "DELETE FROM drafts WHERE ends <= $1",
+            "DELETE FROM requests WHERE ends <= $1",
         ] {
             sqlx::query(query).bind(now_s).execute(&mut *tx).await?;
         }

@@ -4,11 +4,12 @@
 mod server_support;
 
 use muster_protocol::api::{self, ProblemCode};
-use muster_protocol::checkin::{CheckIn, CheckInReply};
+use muster_protocol::checkin::{CheckIn, CheckInReply, PollReply};
 use muster_protocol::keys::{Context, SecretKey};
 use muster_protocol::machine::Class;
 use muster_protocol::operator::{AttackView, Condition, MachineView};
 use muster_protocol::report::{Accepted, Asker, Attack, EventKind};
+use muster_protocol::request::{Asked, MAX_REQUESTS, SignedRequest};
 use reqwest::{Method, StatusCode};
 use server_support::{Fleet, Machine, event, rotate, send_both, target};
 
@@ -21,14 +22,18 @@ async fn a_machine_changes_its_key_by_a_check_in_that_old_and_new_sign_and_the_o
     let fleet = Fleet::start().await;
     let mut machine = fleet.enrolled("cinnabar", Class::Nixos).await;
     let old_bearer = machine.bearer(&fleet).await;
-    let path = format!("{}/rotate-key", api::operator_machine(&machine.name));
-    let view: MachineView = fleet.operate(Method::POST, &path, vec![]).await.good();
+    let asked = fleet.asks(&machine.name, Asked::RotateKey { key: machine.key.public() });
+    let view: MachineView = fleet.ask(&machine.name, &asked).await.good();
     assert!(view.key_rotation_asked);
-    assert!(machine.check_in(&fleet).await.rotate_key);
+    let reply = machine.check_in(&fleet).await;
+    assert_eq!(reply.requests, [asked]);
+    assert!(reply.rotate_key, "agents of 0.1 know only this");
 
     let (old, new) = (machine.clone(), key());
     let reply: CheckInReply = rotate(&fleet, &mut machine, &new).await.good();
-    assert!(!reply.rotate_key);
+    let told = machine.check_in(&fleet).await;
+    assert!(!reply.rotate_key && !told.rotate_key && told.requests.is_empty(), "it is void");
+    let reply = CheckInReply { bearer: told.bearer, ..reply };
     let view = fleet.view("cinnabar").await;
     assert_eq!((view.key, view.key_rotated_at), (Some(new.public()), Some(fleet.now_s() * 1000)));
     assert!(!view.key_rotation_asked);
@@ -39,6 +44,74 @@ async fn a_machine_changes_its_key_by_a_check_in_that_old_and_new_sign_and_the_o
     old.report(&fleet, 1, vec![]).await.refused(401, ProblemCode::BadSignature);
     assert!(!machine.check_in(&fleet).await.rotate_key);
     assert!(!fleet.view("cinnabar").await.clone_alarm);
+}
+
+/// The controller only hands requests on, and says which it would not: the machine decides by itself.
+#[tokio::test]
+async fn a_request_is_handed_on_until_the_machine_has_followed_it_or_it_ends() {
+    let fleet = Fleet::start().await;
+    let mut machine = fleet.enrolled("cinnabar", Class::Nixos).await;
+    let name = machine.name.clone();
+    let derivation = target("cinnabar", Class::Nixos, 1).derivation;
+    let retry = || Asked::Retry { derivation: derivation.clone(), generation: None };
+    let signed = fleet.asks(&name, retry());
+    let bearer = machine.bearer(&fleet).await;
+    fleet.ask(&name, &signed).await.good::<MachineView>();
+    // Asked twice it is the same request.
+    fleet.ask(&name, &signed).await.good::<MachineView>();
+    let poll: PollReply = fleet.get(&api::poll_path(&name, None, 30), &bearer).await.good();
+    assert!(poll.check_in, "it is told at once");
+    assert_eq!(machine.check_in(&fleet).await.requests, std::slice::from_ref(&signed));
+    let poll: PollReply = fleet.get(&api::poll_path(&name, None, 0), &bearer).await.good();
+    assert!(!poll.check_in, "and not over and over");
+    assert_eq!(machine.check_in(&fleet).await.requests.len(), 1, "it may not have got it");
+    machine.seq += 1;
+    let followed = CheckIn { followed: vec![signed.id()], ..machine.checkin(&fleet, machine.seq) };
+    assert!(machine.send_checkin(&fleet, &followed).await.good::<CheckInReply>().requests.is_empty());
+
+    // Bound to another key, for another machine, by nobody, too many: refused.
+    let other = fleet.asks(&name, Asked::RotateKey { key: key().public() });
+    fleet.ask(&name, &other).await.refused(409, ProblemCode::Conflict);
+    let foreign = fleet.asks(&"zinc".parse().unwrap(), retry());
+    fleet.ask(&name, &foreign).await.refused(422, ProblemCode::BadSignature);
+    let forged = SignedRequest { key: key().public(), ..fleet.asks(&name, retry()) };
+    fleet.ask(&name, &forged).await.refused(422, ProblemCode::BadSignature);
+    for _ in 0..MAX_REQUESTS {
+        fleet.ask(&name, &fleet.asks(&name, retry())).await.good::<MachineView>();
+    }
+    fleet.ask(&name, &fleet.asks(&name, retry())).await.refused(409, ProblemCode::Conflict);
+    assert_eq!(machine.check_in(&fleet).await.requests.len(), MAX_REQUESTS);
+    assert_eq!(fleet.sql("SELECT count(*) FROM audit WHERE action = 'retry-asked'").await, "10");
+    fleet.clock.forward(8 * 86_400);
+    assert!(machine.check_in(&fleet).await.requests.is_empty(), "they have ended");
+}
+
+/// A controller that was brought back from a backup, or that lied that it took the new key, knows the old one alone.
+#[tokio::test]
+async fn the_key_before_brings_the_one_in_force_and_a_stolen_one_wins_nothing() {
+    let fleet = Fleet::start().await;
+    let mut machine = fleet.enrolled("cinnabar", Class::Nixos).await;
+    let (old, new) = (machine.key.clone(), key());
+    let brings = |machine: &Machine, seq: u64, by: &SecretKey, new: &SecretKey| {
+        let checkin = CheckIn { new_key: Some(new.public()), ..machine.checkin(&fleet, seq) };
+        let body = serde_json::to_vec(&checkin).unwrap();
+        (by.sign(Context::CheckIn, &body).hex(), new.sign(Context::KeyRotation, &body).hex(), body)
+    };
+    // The machine has rotated; the controller never heard of it.
+    let alone = Machine { key: new.clone(), ..machine.clone() };
+    alone.send_checkin(&fleet, &alone.checkin(&fleet, 5)).await.refused(401, ProblemCode::BadSignature);
+    let (by_old, by_new, body) = brings(&machine, 6, &old, &new);
+    send_both(&fleet, by_old, by_new, body).await.good::<CheckInReply>();
+    machine.key = new.clone();
+    machine.send_checkin(&fleet, &machine.checkin(&fleet, 7)).await.good::<CheckInReply>();
+    // It says so once more where the controller knew all the time.
+    let (by_old, by_new, body) = brings(&machine, 8, &old, &new);
+    send_both(&fleet, by_old, by_new, body).await.good::<CheckInReply>();
+    // Whoever stole the old key cannot have another one put in its place.
+    let mine = key();
+    let (by_old, by_mine, body) = brings(&machine, 9, &old, &mine);
+    send_both(&fleet, by_old, by_mine, body).await.refused(401, ProblemCode::BadSignature);
+    assert_eq!(fleet.view("cinnabar").await.key, Some(new.public()));
 }
 
 #[tokio::test]

@@ -14,6 +14,7 @@ use muster_protocol::keys::SecretKey;
 use muster_protocol::machine::Class;
 use muster_protocol::operator::{MachineView, NewRoot, Publication, RequestSignature, RootTaken};
 use muster_protocol::report::{Accepted, Attack, EventKind};
+use muster_protocol::request::Asked;
 use muster_protocol::tuf::metadata::Root;
 use muster_protocol::tuf::repository::{RootSpec, draft_generation, draft_root, sign_root};
 use reqwest::{Method, StatusCode};
@@ -346,10 +347,10 @@ async fn every_deed_and_every_danger_stands_in_a_chained_log() {
     machine.check_in(&fleet).await;
     machine.send_checkin(&fleet, &CheckIn { boot_id: "copy".into(), ..machine.checkin(&fleet, 1) }).await;
     machine.send_checkin(&fleet, &CheckIn { boot_id: "copy 2".into(), ..machine.checkin(&fleet, 1) }).await;
-    for path in ["acknowledge", "rotate-key"] {
-        let path = format!("{}/{path}", api::operator_machine(&machine.name));
-        fleet.operate(Method::POST, &path, vec![]).await.good::<MachineView>();
-    }
+    let path = format!("{}/acknowledge", api::operator_machine(&machine.name));
+    fleet.operate(Method::POST, &path, vec![]).await.good::<MachineView>();
+    let asked = fleet.asks(&machine.name, Asked::RotateKey { key: machine.key.public() });
+    fleet.ask(&machine.name, &asked).await.good::<MachineView>();
     rotate(&fleet, &mut machine, &key()).await.good::<CheckInReply>();
     let refused = |detail: &str| EventKind::Refused { attack: Attack::Rollback, detail: detail.into() };
     machine

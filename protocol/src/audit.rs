@@ -6,6 +6,7 @@
 use serde::{Deserialize, Serialize};
 use sha2::Digest as _;
 
+use crate::bounded;
 use crate::clock::UnixMillis;
 use crate::ids::{MachineName, Sha256};
 use crate::keys::PublicKey;
@@ -19,6 +20,7 @@ pub struct Entry {
     /// Counted from 1 on, without gaps.
     pub id: u64,
     /// By the controller's clock.
+    #[serde(deserialize_with = "bounded::time")]
     pub at: UnixMillis,
     /// The operator's or root key that asked for it; none where a machine or the controller itself was the cause.
     #[serde(default)]

@@ -58,6 +58,13 @@ pub struct CheckIn {
     /// What its secrets are to be encrypted to from now on. Agents of 0.1 said it at their enrolment alone.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub age: Option<AgeClaim>,
+    /// The operators' requests of the last reply that were followed or are void: the controller need not hand them on.
+    #[serde(
+        default,
+        skip_serializing_if = "Vec::is_empty",
+        deserialize_with = "bounded::list::<_, _, MAX_REQUESTS>"
+    )]
+    pub followed: Vec<Sha256>,
 }
 
 /// What a machine knows of itself beside its phase.

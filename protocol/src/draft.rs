@@ -6,6 +6,7 @@
 
 use serde::{Deserialize, Serialize};
 
+use crate::bounded;
 use crate::clock::UnixMillis;
 use crate::ids::{MachineName, Sha256};
 use crate::keys::{PublicKey, Signer};
@@ -28,9 +29,11 @@ pub const DRAFT_SECONDS: i64 = 14 * 86_400;
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Draft {
     pub fleet: Sha256,
+    #[serde(deserialize_with = "bounded::time")]
     pub made_at: UnixMillis,
     pub made_by: PublicKey,
     /// When whoever stores it may forget it, in Unix seconds. The end of a signature stands in what is signed.
+    #[serde(deserialize_with = "bounded::seconds")]
     pub ends: i64,
     #[serde(flatten)]
     pub what: Drafted,
@@ -237,8 +240,10 @@ pub enum Checked {
 pub struct DraftView {
     pub id: Sha256,
     pub kind: DraftKind,
+    #[serde(deserialize_with = "bounded::time")]
     pub made_at: UnixMillis,
     pub made_by: PublicKey,
+    #[serde(deserialize_with = "bounded::seconds")]
     pub ends: i64,
     /// The machines that it is for; none for a root.
     pub machines: Vec<MachineName>,

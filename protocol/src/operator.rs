@@ -4,7 +4,8 @@ use std::collections::BTreeSet;
 
 use serde::{Deserialize, Serialize};
 
-use crate::checkin::{Health, Holds, Phase, Runs};
+use crate::bounded;
+use crate::checkin::{Health, Holds, MAX_BEARER_BYTES, Phase, Runs};
 use crate::clock::UnixMillis;
 use crate::ids::{Epoch, Generation, IdError, MachineName, Sha256, Tag};
 use crate::keys::{Context, KeyError, PublicKey, SecretKey, Signature, Signer, sign_in};
@@ -86,7 +87,9 @@ fn message_of(request: Request<'_>, at: i64, nonce: &str, body: &Sha256) -> Vec<
 /// `POST /v1/operator/session`: a bearer for `nix copy`, which can only do HTTP Basic.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 pub struct Session {
+    #[serde(deserialize_with = "bounded::text::<_, MAX_BEARER_BYTES>")]
     pub bearer: String,
+    #[serde(deserialize_with = "bounded::number::<_, 0, SESSION_SECONDS>")]
     pub expires_in: u64,
 }
 
@@ -197,7 +200,7 @@ pub struct MachineView {
     /// More than one holder of this machine's key was seen.
     pub clone_alarm: bool,
     /// Since when.
-    #[serde(default)]
+    #[serde(default, deserialize_with = "bounded::some_time")]
     pub clone_alarm_at: Option<UnixMillis>,
     pub holds: Holds,
     #[serde(default)]
@@ -209,14 +212,17 @@ pub struct MachineView {
     pub age_proof: Option<Sha256>,
     pub key: Option<PublicKey>,
     /// When this key took the place of an older one of the same machine; none where it is the one that enrolled.
-    #[serde(default)]
+    #[serde(default, deserialize_with = "bounded::some_time")]
     pub key_rotated_at: Option<UnixMillis>,
     /// An operator asked for a new key, and the machine has not made it yet.
     #[serde(default)]
     pub key_rotation_asked: bool,
+    #[serde(default, deserialize_with = "bounded::some_time")]
     pub enrolled_at: Option<UnixMillis>,
+    #[serde(default, deserialize_with = "bounded::some_time")]
     pub last_seen: Option<UnixMillis>,
     /// The machine's clock minus the controller's at the last check-in, in milliseconds.
+    #[serde(default, deserialize_with = "bounded::some_time")]
     pub clock_skew_ms: Option<i64>,
 }
 
@@ -249,10 +255,12 @@ pub fn next_generation(
 pub struct Published {
     /// What was signed.
     pub target: Target,
+    #[serde(deserialize_with = "bounded::time")]
     pub at: UnixMillis,
     /// The operator's key that sent it.
     pub by: PublicKey,
     /// When the operators' signature ends, in Unix seconds.
+    #[serde(deserialize_with = "bounded::seconds")]
     pub expires: i64,
     /// The operators' keys that signed it; the controller's word.
     #[serde(default)]
@@ -283,11 +291,13 @@ pub struct AttackView {
     #[serde(default)]
     pub generation: Option<Generation>,
     /// By the machine's clock.
+    #[serde(deserialize_with = "bounded::time")]
     pub at: UnixMillis,
     /// By the controller's clock, as the two below.
+    #[serde(deserialize_with = "bounded::time")]
     pub received_at: UnixMillis,
     /// When the machine accepted something again.
-    #[serde(default)]
+    #[serde(default, deserialize_with = "bounded::some_time")]
     pub ended_at: Option<UnixMillis>,
 }
 

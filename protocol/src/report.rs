@@ -79,6 +79,7 @@ pub struct Event {
     /// Counted from 1 on each machine, without gaps.
     pub seq: u64,
     /// The machine's wall clock.
+    #[serde(deserialize_with = "bounded::time")]
     pub at: UnixMillis,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub generation: Option<Generation>,

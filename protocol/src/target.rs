@@ -13,6 +13,11 @@ pub const MAX_TARGET_BYTES: u64 = 64 * 1024;
 pub const DEADLINE_SECONDS: std::ops::RangeInclusive<u32> = 10..=86_400;
 /// The most health checks that a target may carry.
 pub const MAX_CHECKS: usize = 64;
+/// What an agent can be required to understand, as far as this version does. None yet.
+pub const UNDERSTOOD: [&str; 0] = [];
+/// The most words of [`Target::requires`], and the longest of them.
+pub const MAX_REQUIRES: usize = 16;
+pub const MAX_REQUIRES_BYTES: usize = 64;
 
 /// One signed target for one machine.
 ///
@@ -41,6 +46,10 @@ pub struct Target {
     /// When and how the machine takes it.
     #[serde(default, skip_serializing_if = "Policy::is_empty")]
     pub policy: Policy,
+    /// What an agent must understand to act on this as it is meant: one that does not know a word leaves it alone, and says
+    /// that it needs a newer version.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub requires: Vec<String>,
     /// The operator's words on why, for the history.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub message: Option<String>,
@@ -178,6 +187,10 @@ pub enum TargetError {
     CheckOfOtherClass { check: String, class: Class },
     #[error("a Mac knows the action switch alone, not {0}")]
     ActionOnDarwin(&'static str),
+    #[error(
+        "the target requires {MAX_REQUIRES} words at most of an agent, each of 1 to {MAX_REQUIRES_BYTES} letters, digits or '-'"
+    )]
+    Requires,
     #[error(transparent)]
     Policy(#[from] PolicyError),
 }
@@ -208,10 +221,23 @@ impl Target {
         }
         self.checks.iter().try_for_each(|check| check.check(self.class))?;
         self.policy.check()?;
+        let word = |word: &String| {
+            (1..=MAX_REQUIRES_BYTES).contains(&word.len())
+                && word.bytes().all(|byte| byte.is_ascii_alphanumeric() || byte == b'-')
+        };
+        if self.requires.len() > MAX_REQUIRES || !self.requires.iter().all(word) {
+            return Err(TargetError::Requires);
+        }
         if self.class == Class::Darwin && self.action != Action::Switch {
             return Err(TargetError::ActionOnDarwin(self.action.as_str()));
         }
         Ok(())
+    }
+
+    /// What it requires of an agent and this version does not know.
+    pub fn not_understood(&self) -> Vec<&str> {
+        let unknown = self.requires.iter().map(String::as_str).filter(|word| !UNDERSTOOD.contains(word));
+        unknown.collect()
     }
 
     /// Whether this target is for exactly this machine and generation (I1, I6).
@@ -250,6 +276,7 @@ mod tests {
             checks: vec![],
             trusted_nix_keys: vec![],
             policy: Policy::default(),
+            requires: vec![],
             message: None,
             evaluation: Evaluation::default(),
         }

@@ -161,7 +161,7 @@ impl Book {
         seen: &Seen<'_>,
     ) -> Result<Vec<Write>, BookError> {
         transaction.state = transaction.state.after(input)?;
-        events.extend(transaction.final_event(&self.journal, seen.running, seen.ms));
+        events.extend(transaction.final_event(seen.running, seen.ms));
         Ok(self.begin(transaction, events, seen.now))
     }
 
@@ -179,7 +179,7 @@ impl Book {
         transaction.state = transaction.state.after(input)?;
         change(&mut transaction);
         if transaction.state.is_final() {
-            events.extend(transaction.final_event(&self.journal, seen.running, seen.ms));
+            events.extend(transaction.final_event(seen.running, seen.ms));
         }
         transaction.telling = numbered(self.next(&writes), Some(transaction.generation()), events, seen.now);
         if transaction.state == State::Activating {

@@ -312,6 +312,16 @@ fn go_on(
 
 /// What has to come before a step of this stage, if anything has.
 fn held(observed: &Observed<'_>, journal: &Journal, transaction: &Transaction, stage: Stage) -> Option<Step> {
+    // Neither an attack nor a failure: the next version of the agent takes it.
+    let unknown = transaction.target().map(Target::not_understood).unwrap_or_default();
+    if !unknown.is_empty() {
+        let why = format!(
+            "it needs a newer muster-agent than {}: this one does not know {}",
+            env!("CARGO_PKG_VERSION"),
+            unknown.join(", ")
+        );
+        return Some(Step::Defer(Deferral::new(Hold::Newer, why)));
+    }
     let Some(seen) = observed.circumstances else { return Some(Step::Look(stage)) };
     // Whoever goes back at the machine itself pauses for nobody.
     let pause = journal.pause.as_ref().filter(|_| !transaction.is_rollback());

@@ -118,6 +118,8 @@ pub enum Hold {
     Hook,
     /// NixOS does not switch a running system to it; a reboot would bring it.
     Inhibited,
+    /// The target requires what this version does not know.
+    Newer,
     #[default]
     #[serde(other)]
     Unknown,

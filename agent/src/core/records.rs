@@ -15,7 +15,7 @@ use serde_json::Value;
 
 use super::state::State;
 pub use activation::{Activation, ActivationPhase, sets_profile};
-pub use journal::{Again, Cause, Chance, Journal, Known, Last, Quarantined, Settled, UNREACHABLE_RETRIES};
+pub use journal::{Again, Cause, Chance, Journal, Known, Last, Quarantined, Settled};
 
 /// The version of every document here. A later one only adds fields.
 pub const VERSION: u32 = 1;
@@ -175,9 +175,9 @@ impl Transaction {
     }
 
     /// The event of a final state; `running` is what the machine runs now, `ms` how long it all took.
-    pub fn final_event(&self, journal: &Journal, running: Option<&StorePath>, ms: u64) -> Option<EventKind> {
+    pub fn final_event(&self, running: Option<&StorePath>, ms: u64) -> Option<EventKind> {
         let running = || running.unwrap_or_else(|| self.output()).clone();
-        let quarantined = self.quarantines(journal);
+        let quarantined = self.quarantines();
         match (&self.state, &self.origin) {
             (State::Confirmed { .. }, Origin::Rollback { .. }) => Some(EventKind::RolledBack {
                 running: running(),
@@ -218,19 +218,18 @@ impl Transaction {
 
     /// Whether this derivation is not tried again under any number.
     ///
-    /// What was interrupted from outside says nothing about the derivation, and neither does an absent controller
-    /// until the tries are used up. One that was confirmed once and could not be brought back is not condemned for it.
-    pub fn quarantines(&self, journal: &Journal) -> bool {
+    /// What was interrupted from outside says nothing about the derivation, and neither does an absent controller, however
+    /// often: whoever cuts a machine off must not condemn what it is to run. One that was confirmed once and could not be brought back is not condemned for it.
+    pub fn quarantines(&self) -> bool {
         match &self.state {
             _ if self.enforcing => false,
             State::Failed { quarantined, .. } => *quarantined,
             State::Confirmed { .. } => self.is_rollback(),
             State::RolledBack { .. } if self.is_rollback() => false,
-            State::RolledBack { reason: Reason::ControllerUnreachable, .. } => {
-                journal.undone(self.generation(), Cause::Controller) >= UNREACHABLE_RETRIES
-                    && !journal.is_settled(self)
-            }
-            State::RolledBack { reason: Reason::Interrupted | Reason::NeedsHuman, .. } => false,
+            State::RolledBack {
+                reason: Reason::ControllerUnreachable | Reason::Interrupted | Reason::NeedsHuman,
+                ..
+            } => false,
             State::RolledBack { .. } | State::UndoFailed { .. } => true,
             _ => false,
         }

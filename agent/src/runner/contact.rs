@@ -12,13 +12,14 @@ use muster_protocol::report::{Attack, EventKind};
 
 use super::ledger::LedgerError;
 use super::reporting::Reporting;
+use super::requests::Requests;
 use super::said::{Kept, Said};
 use super::{Shared, number};
 use crate::client::{Client, ClientError};
 use crate::core::backoff::{Backoff, part};
 use crate::core::hints::Hints;
 use crate::core::state::State;
-use crate::identity::IdentityError;
+use crate::identity::{self, IdentityError};
 use crate::trust::{Trust, TrustError};
 
 /// The longest wait while a generation waits only for the controller to be reached.
@@ -39,9 +40,9 @@ pub(super) enum ContactError {
     Trust(#[from] TrustError),
     #[error(transparent)]
     Ledger(#[from] LedgerError),
-    #[error("the new key is the controller's already, and cannot be put in force here: {0}")]
-    Rotation(#[from] IdentityError),
-    #[error("the number of the next check-in cannot be kept: {source}; {}", crate::durable::remedy(source))]
+    #[error("this machine's keys cannot be changed as they should: {0}")]
+    Keys(#[from] IdentityError),
+    #[error("what belongs to check-ins cannot be kept: {source}; {}", crate::durable::remedy(source))]
     Sequence {
         #[from]
         source: std::io::Error,
@@ -63,6 +64,13 @@ impl ContactError {
     }
 }
 
+/// A check-in, the key that it brings, and the key before that signs it where the controller knows no other.
+struct Sending {
+    said: Said,
+    next: Option<SecretKey>,
+    by: Option<SecretKey>,
+}
+
 struct Contact<'a> {
     shared: &'a Shared,
     client: &'a Client,
@@ -72,6 +80,11 @@ struct Contact<'a> {
     hints: Hints,
     reporting: Reporting,
     said: Kept,
+    requests: Requests,
+    /// Which of the keys before signs, while the controller does not know the newest one.
+    older: Option<usize>,
+    /// It was said that a new key was asked for by nobody's signature.
+    unsigned: bool,
     /// How many polls in a row were hasty.
     hasty: u32,
     /// The round before ended with an answer to its poll, and not with a call to check in.
@@ -88,6 +101,9 @@ pub async fn run(shared: &Shared, client: &Client, trust: Trust, said: Kept) {
         hints: Hints::default(),
         reporting: Reporting::default(),
         said,
+        requests: Requests::open(&shared.config.state_dir),
+        older: None,
+        unsigned: false,
         hasty: 0,
         heard: false,
         poll_seconds: shared.config.poll_seconds,
@@ -209,16 +225,29 @@ impl Contact<'_> {
     }
 
     /// The check-in that waits for its answer, or the next one.
-    fn to_send(&mut self) -> Result<(Said, Option<SecretKey>), ContactError> {
+    fn sending(&mut self) -> Result<Sending, ContactError> {
+        let in_force = self.client.key().map(|key| key.public());
+        let by = match self.older {
+            Some(older) => self.previous_keys()?.into_iter().nth(older),
+            None => None,
+        };
         if let Some(said) = self.said.take()
             && let Some(next) = self.signed_by(&said)
+            && (by.is_none() || said.check_in.new_key == in_force)
         {
-            return Ok((said, next));
+            return Ok(Sending { said, next, by });
         }
-        self.said.keep(self.shared.next_check_in()?)?;
+        // A key before only ever brings the one in force.
+        let brings = in_force.filter(|_| by.is_some());
+        self.said.keep(self.shared.next_check_in(brings)?)?;
         let said = self.said.take().ok_or(ContactError::NothingStored)?;
         let next = self.signed_by(&said).flatten();
-        Ok((said, next))
+        Ok(Sending { said, next, by })
+    }
+
+    fn previous_keys(&self) -> Result<Vec<SecretKey>, ContactError> {
+        let now = self.shared.clock.unix_ms();
+        Ok(identity::previous_keys(&self.shared.config.state_dir, now)?)
     }
 
     /// The key that a check-in brings and that signs it too; `None` for one whose key is gone.
@@ -228,18 +257,40 @@ impl Contact<'_> {
         next.or_else(|| self.client.key().filter(|key| key.public() == new)).map(Some)
     }
 
+    /// A check-in was not answered with a success.
+    fn not_taken(&mut self, error: &ClientError, sending: &Sending) -> Result<(), ContactError> {
+        if error.ends_check_in() {
+            self.said.answered();
+        }
+        if error.needs_new_bearer() {
+            // It may know a key before: it was brought back from a backup, or lied that it took the new one.
+            let next = self.older.map_or(0, |older| older.saturating_add(1));
+            self.older = (next < self.previous_keys()?.len()).then_some(next);
+        }
+        let waits = self.shared.next_key.borrow().as_ref().map(SecretKey::public);
+        if error.code() == Some(ProblemCode::Conflict)
+            && waits.is_some()
+            && sending.said.check_in.new_key == waits
+        {
+            self.shared.next_key_is_taken();
+        }
+        Ok(())
+    }
+
     async fn check_in(&mut self) -> Result<(), ContactError> {
-        let (said, next) = self.to_send()?;
+        let sending = self.sending()?;
         let sent = self.now();
-        let reply = match self.client.check_in(said.bytes, next.as_ref()).await {
+        let bytes = sending.said.bytes.clone();
+        let answer = self.client.check_in(bytes, sending.next.as_ref(), sending.by.as_ref()).await;
+        let reply = match answer {
             Ok(reply) => reply,
             Err(error) => {
-                if error.ends_check_in() {
-                    self.said.answered();
-                }
+                self.not_taken(&error, &sending)?;
                 return Err(error.into());
             }
         };
+        let Sending { said, next, .. } = sending;
+        self.older = None;
         let waits = self.shared.next_key.borrow().as_ref().map(SecretKey::public);
         if let Some(next) = next.filter(|next| waits == Some(next.public())) {
             self.shared.rotated(self.client, &next)?;
@@ -249,8 +300,8 @@ impl Contact<'_> {
             // What has changed since is said by the next one.
             self.shared.to_say.set(true);
         }
-        if reply.rotate_key {
-            self.shared.rotation_wanted();
+        if reply.rotate_key && reply.requests.is_empty() && !std::mem::replace(&mut self.unsigned, true) {
+            tracing::warn!("the controller asks for a new key without an operator's signature; not followed");
         }
         let good = Duration::from_secs(reply.bearer_expires_in.min(BEARER_SECONDS)) * 3 / 4;
         self.bearer_until = Some(sent.saturating_add(good));
@@ -266,6 +317,11 @@ impl Contact<'_> {
         self.reporting.reached();
         self.reporting.claimed(reply.reports_through, self.shared);
         self.shared.ledger.borrow_mut().accepted(reply.reports_through)?;
+        let operators = self.trust.operators();
+        let refused = self.requests.heard(&reply.requests, &operators, self.shared, self.client)?;
+        for refusal in refused {
+            self.refuse(refusal.attack, &refusal.detail);
+        }
         self.shared.work.notify_one();
         Ok(())
     }

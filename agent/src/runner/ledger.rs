@@ -193,8 +193,8 @@ impl Ledger {
     /// What fails, and everything behind it, was not done; the book says so.
     fn perform(&mut self, writes: Vec<Write>) -> Result<(), LedgerError> {
         let mut pushed = None;
-        for write in &writes {
-            self.put(write)?;
+        for write in writes {
+            self.put(&write)?;
             if let Write::Push(told) = write {
                 pushed = Some(told.at);
             }

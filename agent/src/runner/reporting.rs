@@ -12,6 +12,9 @@ use crate::client::{Client, ClientError};
 use crate::core::answers::{Numbers, numbers};
 use crate::core::backoff::Backoff;
 
+/// How long reports that were refused wait at the longest, where the controller does not ask for more.
+const LONGEST_PAUSE: Duration = Duration::from_secs(60);
+
 /// How the last reports went.
 #[derive(Debug, Default)]
 pub(super) struct Reporting {
@@ -65,7 +68,9 @@ impl Reporting {
             Err(error) => {
                 let answer = error.client();
                 self.refused = matches!(answer, Some(ClientError::Refused { status: 400..=499, .. }));
-                let wait = self.backoff.failed(number(), answer.and_then(ClientError::retry_after));
+                let asked = answer.and_then(ClientError::retry_after);
+                let wait = self.backoff.failed(number(), asked);
+                let wait = if asked.is_none() { wait.min(LONGEST_PAUSE) } else { wait };
                 self.not_before = Some(shared.clock.awake().saturating_add(wait));
                 if self.backoff.failures() == 1 {
                     tracing::warn!("reports wait: {error}");

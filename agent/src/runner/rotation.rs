@@ -2,18 +2,16 @@
 //!
 //! [`identity::next_key`] says why a crash at any instant locks nobody out.
 
-use std::time::Duration;
-
 use muster_protocol::clock::Clock as _;
-use muster_protocol::keys::SecretKey;
+use muster_protocol::keys::{PublicKey, SecretKey};
 use muster_protocol::report::EventKind;
 
 use super::Shared;
 use crate::client::Client;
 use crate::identity::{self, IdentityError};
 
-/// A controller that asks for one key after the other is not followed.
-const APART: Duration = Duration::from_secs(60);
+/// Operators' requests change this machine's key at most this often, in milliseconds: only so many keys before are kept.
+const APART_MS: i64 = 3_600_000;
 
 impl Shared {
     /// Makes the next key; the check-in that follows brings it.
@@ -24,16 +22,31 @@ impl Shared {
         Ok(next)
     }
 
-    /// The controller passes on that an operator asks for a new key. It could ask by itself: that costs a key.
-    pub(super) fn rotation_wanted(&self) {
-        let now = self.clock.awake();
-        let lately = self.rotated.get().is_some_and(|at| now.saturating_sub(at) < APART);
-        if lately || self.next_key.borrow().is_some() {
+    /// An operator asks for another key in the place of `key`. Gives whether there is nothing more to do for it.
+    pub(super) fn rotation_wanted(&self, key: &PublicKey, client: &Client) -> Result<bool, IdentityError> {
+        let in_force = client.key().is_some_and(|held| held.public() == *key);
+        if !in_force || self.next_key.borrow().is_some() {
+            return Ok(true);
+        }
+        let now = self.clock.unix_ms();
+        let rotated = identity::rotated_at(&self.config.state_dir)?;
+        if rotated.is_some_and(|at| (0..APART_MS).contains(&now.saturating_sub(at))) {
+            tracing::debug!("another key is asked for so soon after the last one; that waits");
+            return Ok(false);
+        }
+        let next = self.begin_rotation()?;
+        tracing::info!(key = next.public().short(), "an operator asks for a new key");
+        Ok(true)
+    }
+
+    /// The controller says that another machine has the next key: this one makes another when it is asked again.
+    pub(super) fn next_key_is_taken(&self) {
+        if let Err(error) = identity::forget_next_key(&self.config.state_dir) {
+            tracing::error!(%error, "the key that nobody takes stays");
             return;
         }
-        match self.begin_rotation() {
-            Ok(key) => tracing::info!(key = key.public().short(), "a new key was asked for"),
-            Err(error) => tracing::error!("a new key was asked for and cannot be made: {error}"),
+        if self.next_key.borrow_mut().take().is_some() {
+            tracing::warn!("the controller does not take this machine's next key; it is forgotten");
         }
     }
 
@@ -41,17 +54,16 @@ impl Shared {
     pub(super) fn ask_rotation(&self) -> Result<String, String> {
         let key = self.begin_rotation().map_err(|error| error.to_string())?;
         Ok(format!(
-            "the new key {} is made, and in force as soon as the controller has it; the old one ends then",
+            "the new key {} is made, and in force as soon as the controller has it",
             key.public().short()
         ))
     }
 
     /// The controller has the new key: it takes the old one's place here too.
     pub(super) fn rotated(&self, client: &Client, next: &SecretKey) -> Result<(), IdentityError> {
-        identity::take_next_key(&self.config.state_dir)?;
+        identity::take_next_key(&self.config.state_dir, self.clock.unix_ms())?;
         client.use_key(next);
         *self.next_key.borrow_mut() = None;
-        self.rotated.set(Some(self.clock.awake()));
         tracing::info!(key = next.public().short(), "this machine signs with its new key");
         let event = EventKind::KeyRotated { key: next.public() };
         if let Err(error) = self.ledger.borrow_mut().tell(None, event, self.clock.unix_ms()) {

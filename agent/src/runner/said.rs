@@ -101,6 +101,7 @@ mod tests {
             health: Health::default(),
             new_key: None,
             age: None,
+            followed: vec![],
         }
     }
     fn open(folder: &Path) -> Kept {

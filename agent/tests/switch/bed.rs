@@ -104,6 +104,7 @@ impl Bed {
             checks: vec![],
             trusted_nix_keys: vec![],
             policy: muster_protocol::policy::Policy::default(),
+            requires: vec![],
             message: None,
             evaluation: Default::default(),
         }

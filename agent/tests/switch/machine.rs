@@ -237,6 +237,7 @@ impl Machine {
             checks: vec![],
             trusted_nix_keys: vec![],
             policy: muster_protocol::policy::Policy::default(),
+            requires: vec![],
             message: None,
             evaluation: Default::default(),
         };

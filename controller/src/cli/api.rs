@@ -4,7 +4,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::{Context as _, Result, anyhow};
-use muster_protocol::api::{FLEET, OPERATOR_SIGNATURE, Problem, ProblemCode, is_loopback};
+use muster_protocol::api::{self, FLEET, OPERATOR_SIGNATURE, Problem, ProblemCode, is_loopback};
 use muster_protocol::clock::{Clock as _, SystemClock};
 use muster_protocol::ids::Sha256;
 use muster_protocol::keys::Signer;
@@ -208,9 +208,8 @@ fn client(ca: Option<Vec<u8>>) -> Result<reqwest::Client> {
         .context("cannot set up the HTTP client")
 }
 
-/// Whole seconds, as the controller writes them.
 fn retry_after(answer: &reqwest::Response) -> Option<Duration> {
-    answer.headers().get("retry-after")?.to_str().ok()?.trim().parse().ok().map(Duration::from_secs)
+    api::retry_after(answer.headers().get("retry-after")?.to_str().ok()?)
 }
 
 /// The whole answer; more than `max` bytes of it are an error as soon as they come.

@@ -43,6 +43,7 @@ fn told(phase: Phase, of: u64, running: char, confirmed: Option<u64>) -> CheckIn
         health: muster_protocol::checkin::Health::default(),
         new_key: None,
         age: None,
+        followed: vec![],
     }
 }
 fn machine(observed: Option<CheckIn>, outcome: Option<(u64, EventKind)>) -> Machine {

@@ -130,7 +130,7 @@ pub fn router(app: Shared) -> Router {
         .route(&format!("{machines}/{{name}}/history"), get(operator_api::history))
         .route(&format!("{machines}/{{name}}/attacks"), get(operator_api::attacks))
         .route(&format!("{machines}/{{name}}/acknowledge"), post(operator_api::acknowledge))
-        .route(&format!("{machines}/{{name}}/rotate-key"), post(operator_api::rotate_key))
+        .route(&format!("{machines}/{{name}}/requests"), post(operator_api::ask))
         .route(api::OPERATOR_AUDIT, get(operator_api::audit))
         .route(api::OPERATOR_ROOT, post(root_api::publish))
         .route(api::OPERATOR_DRAFTS, get(draft_api::list).post(draft_api::keep))

@@ -11,6 +11,7 @@ use muster_protocol::ids::MachineName;
 use muster_protocol::operator::{
     AddMachine, AttackView, HistoryEntry, MachineView, SESSION_SECONDS, Session,
 };
+use muster_protocol::request::SignedRequest;
 use serde::{Deserialize, Serialize};
 
 use super::auth::Signed;
@@ -116,15 +117,22 @@ pub async fn acknowledge(
     view(&app, &machine).await
 }
 
-/// Asks a machine for a new key.
-pub async fn rotate_key(
+/// Hands a request on to a machine. The machine checks it once more, by the root that it trusts.
+pub async fn ask(
     State(app): State<Shared>,
     Path(name): Path<String>,
     signed: Signed,
 ) -> Result<Json<MachineView>, Refused> {
     let machine = machine_name(&name)?;
-    let cursor = app.store.ask_rotation(&machine, &signed.deed()).await?;
-    tracing::info!(%machine, operator = signed.key.short(), "a new key was asked for");
+    let asked: SignedRequest = body::json("a request to a machine", &signed.body)?;
+    let chain = app.roots.current();
+    let operators = chain.operators();
+    let request = asked.verify(&chain.fleet(), &machine, &operators, app.now_s()).map_err(|error| {
+        let message = format!("the machine would refuse this: {error}; sign it anew");
+        refuse(StatusCode::UNPROCESSABLE_ENTITY, ProblemCode::BadSignature, message)
+    })?;
+    let cursor = app.store.ask(&asked, &request, &signed.deed()).await?;
+    tracing::info!(%machine, operator = signed.key.short(), asks = request.asked.as_str(), "a request waits for a machine");
     app.wakers.wake(&machine);
     app.changed(cursor);
     view(&app, &machine).await

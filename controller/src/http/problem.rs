@@ -10,7 +10,8 @@ use muster_protocol::report::Attack;
 use muster_protocol::tuf::TufError;
 
 use crate::store::{
-    CheckInRefusal, DraftRefusal, EnrolRefusal, PublishRefusal, Refusal, ReportRefusal, StoreError,
+    AskRefusal, CheckInRefusal, DraftRefusal, EnrolRefusal, PublishRefusal, Refusal, ReportRefusal,
+    StoreError,
 };
 
 /// An answer that is not a success.
@@ -134,9 +135,19 @@ impl From<Refusal> for Refused {
         let (status, code) = match error {
             Refusal::Store(error) => return error.into(),
             Refusal::Unknown(_) => (StatusCode::NOT_FOUND, ProblemCode::UnknownMachine),
-            Refusal::NotEnrolled(_) => (StatusCode::NOT_FOUND, ProblemCode::UnknownMachine),
             Refusal::NoAlarm(_) => (StatusCode::NOT_FOUND, ProblemCode::NotFound),
             Refusal::Enrolled(_) | Refusal::TokenTaken => (StatusCode::CONFLICT, ProblemCode::Conflict),
+        };
+        refuse(status, code, error.to_string())
+    }
+}
+
+impl From<AskRefusal> for Refused {
+    fn from(error: AskRefusal) -> Self {
+        let (status, code) = match error {
+            AskRefusal::Store(error) => return error.into(),
+            AskRefusal::NotEnrolled(_) => (StatusCode::NOT_FOUND, ProblemCode::UnknownMachine),
+            AskRefusal::OtherKey(_) | AskRefusal::TooMany(_) => (StatusCode::CONFLICT, ProblemCode::Conflict),
         };
         refuse(status, code, error.to_string())
     }

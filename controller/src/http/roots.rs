@@ -70,6 +70,9 @@ impl Chain {
     pub fn knows(&self, root: &Sha256) -> bool {
         self.files.iter().any(|file| Sha256::of(file) == *root)
     }
+    pub fn operators(&self) -> Vec<PublicKey> {
+        self.newest.keys_of(Role::Targets)
+    }
     pub fn is_operator(&self, key: &PublicKey) -> bool {
         self.newest.keys_of(Role::Targets).contains(key)
     }

@@ -8,7 +8,9 @@ use muster_protocol::random;
 
 use super::audit::{Act, log};
 use super::machines::in_range;
-use super::{Cursor, Store, StoreError, Tx, access, attacks, changed, generation, sha256, signed, unsigned};
+use super::{
+    Cursor, Store, StoreError, Tx, access, attacks, changed, generation, requests, sha256, signed, unsigned,
+};
 
 /// A check-in whose signature is good.
 #[derive(Debug, Clone, Copy)]
@@ -109,7 +111,7 @@ impl Store {
             poll_seconds: seen.poll_seconds,
             reports_through: unsigned(row.reports_through),
             rotate_key: row.key_rotation_asked_at.is_some() && checkin.new_key.is_none(),
-            requests: Vec::new(),
+            requests: requests::hand_on(&mut tx, checkin, now).await?,
         };
         let earlier = with_earlier(&row);
         remember(&mut tx, seen, &salt, &reply, &earlier).await?;
@@ -181,6 +183,7 @@ async fn rotate(
     .execute(&mut **tx)
     .await?;
     sqlx::query("DELETE FROM bearers WHERE machine = $1").bind(name).execute(&mut **tx).await?;
+    requests::rotated(tx, name).await?;
     let detail = format!("to key {}", new.short());
     log(tx, Act::by_itself(now, "key-rotated", &detail).on(&checkin.machine)).await?;
     Ok(())

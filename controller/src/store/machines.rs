@@ -72,8 +72,6 @@ pub enum Refusal {
         "there is no machine {0}, or no clone alarm for it: `muster machines show {0}` tells how it stands"
     )]
     NoAlarm(MachineName),
-    #[error("there is no machine {0} that is enrolled: `muster machines list` shows them")]
-    NotEnrolled(MachineName),
     #[error(transparent)]
     Store(#[from] StoreError),
 }
@@ -325,26 +323,6 @@ impl Store {
         Ok(cursor)
     }
 
-    /// Asks a machine for a new key; its next check-in is told.
-    pub async fn ask_rotation(&self, name: &MachineName, deed: &Deed<'_>) -> Result<Cursor, Refusal> {
-        let mut tx = self.sql.begin().await?;
-        let done = sqlx::query(
-            "UPDATE machines SET key_rotation_asked_at = coalesce(key_rotation_asked_at, $2)
-             WHERE name = $1 AND key IS NOT NULL AND revoked_at IS NULL",
-        )
-        .bind(name.as_str())
-        .bind(deed.at)
-        .execute(&mut *tx)
-        .await?;
-        if done.rows_affected() == 0 {
-            return Err(Refusal::NotEnrolled(name.clone()));
-        }
-        log(&mut tx, Act::of(deed, "key-rotation-asked", "").on(name)).await?;
-        let cursor = changed(&mut tx, name).await?;
-        tx.commit().await?;
-        Ok(cursor)
-    }
-
     /// Notes that a machine is there, at most every half minute.
     pub async fn seen(&self, name: &MachineName, now: UnixMillis) -> Result<(), StoreError> {
         const APART_MS: i64 = 30_000;
@@ -370,7 +348,8 @@ impl Store {
     /// The latest published generation of a machine, and whether its next check-in is to be told something.
     pub async fn news(&self, name: &MachineName) -> Result<(Option<Generation>, bool), StoreError> {
         let row: Option<(Option<i64>, bool)> = sqlx::query_as(
-            "SELECT published, key_rotation_asked_at IS NOT NULL FROM machines WHERE name = $1",
+            "SELECT published, EXISTS (SELECT 1 FROM requests WHERE machine = $1 AND handed_on = FALSE)
+             FROM machines WHERE name = $1",
         )
         .bind(name.as_str())
         .fetch_optional(self.sql.read())

@@ -19,6 +19,7 @@ use muster_protocol::keys::{Context, SecretKey};
 use muster_protocol::machine::{Class, System};
 use muster_protocol::operator::{AddMachine, MachineView, Publication, Request, RequestSignature, Session};
 use muster_protocol::report::{Batch, Event, EventKind, Stream};
+use muster_protocol::request::{Asked, MachineRequest, SignedRequest};
 use muster_protocol::target::{Action, Target};
 use muster_protocol::tuf::repository::{RootSpec, sign_generation, sign_root};
 use reqwest::{Method, StatusCode};
@@ -223,6 +224,18 @@ impl Fleet {
         Answer::of(request.body(body)).await
     }
     /// Asks the database directly.
+    /// What the first operator asks of a machine.
+    pub fn asks(&self, machine: &MachineName, asked: Asked) -> SignedRequest {
+        let fleet = self.fleet_id();
+        MachineRequest::new(fleet, machine.clone(), asked, self.now_s(), 3600)
+            .unwrap()
+            .sign(&self.operator)
+            .unwrap()
+    }
+    pub async fn ask(&self, machine: &MachineName, asked: &SignedRequest) -> Answer {
+        let path = format!("{}/requests", api::operator_machine(machine));
+        self.operate(Method::POST, &path, serde_json::to_vec(asked).unwrap()).await
+    }
     pub async fn sql(&self, query: &'static str) -> String {
         let options =
             sqlx::sqlite::SqliteConnectOptions::new().filename(self.dir.path().join("data/muster.db"));
@@ -281,6 +294,7 @@ pub fn target(machine: &str, class: Class, number: u64) -> Target {
         checks: vec![],
         trusted_nix_keys: vec![],
         policy: muster_protocol::policy::Policy::default(),
+        requires: vec![],
         message: None,
         evaluation: Default::default(),
     }
@@ -322,6 +336,7 @@ impl Machine {
             health: muster_protocol::checkin::Health::default(),
             new_key: None,
             age: None,
+            followed: vec![],
         }
     }
     pub async fn send_checkin(&self, fleet: &Fleet, checkin: &CheckIn) -> Answer {

@@ -178,6 +178,7 @@ impl Scene {
             checks: Vec::new(),
             trusted_nix_keys: Vec::new(),
             policy: muster_protocol::policy::Policy::default(),
+            requires: vec![],
             message: None,
             evaluation: Default::default(),
         })

@@ -245,6 +245,7 @@ fn traffic(put: Put<'_>) {
         },
         new_key: None,
         age: None,
+        followed: vec![],
     };
     put("check_in", "check-in", &json_of(&check_in));
     let age = AgeClaim { recipient: "age1".into(), proof: Some(Sha256::of(b"proof")) };

@@ -89,6 +89,7 @@ pub fn target(machine: &str, generation: u64) -> Target {
         checks: vec![],
         trusted_nix_keys: vec![],
         policy: Policy::default(),
+        requires: vec![],
         message: None,
         evaluation: Default::default(),
     }

@@ -12,10 +12,16 @@ use crate::core::policy::Pause;
 use crate::core::reboot::Rebooted;
 use crate::core::state::State;
 
-/// How often a generation is tried again by itself that was undone for what may pass.
-pub const UNREACHABLE_RETRIES: u32 = 3;
 /// How long a machine that was in its own way is left alone before it tries the same generation by itself.
 pub(super) const LATER_MS: i64 = 60 * 60 * 1000;
+/// How often a generation is tried again at once that was undone for what may pass. From then on it regains its tries with
+/// time: an hour after it was undone, then twice as long each time, up to a day. Whoever kept the controller away decides
+/// nothing that lasts.
+const UNREACHABLE_RETRIES: u32 = 3;
+const FIRST_PAUSE_MS: i64 = 3_600_000;
+const LONGEST_PAUSE_MS: i64 = 24 * FIRST_PAUSE_MS;
+/// Nothing is counted beyond: the pause has its longest.
+const MOST_UNDONE: u32 = UNREACHABLE_RETRIES + 6;
 /// How many derivations are remembered that are not tried again.
 const MAX_QUARANTINE: usize = 256;
 
@@ -101,6 +107,14 @@ pub struct Again {
     /// When it came to its end.
     #[serde(default)]
     pub at: UnixMillis,
+}
+
+impl Again {
+    /// How long after it was undone it is tried again by itself, once the first tries are used up, in milliseconds.
+    fn pause(&self) -> i64 {
+        let more = self.undone.saturating_sub(UNREACHABLE_RETRIES + 1).min(MOST_UNDONE);
+        FIRST_PAUSE_MS.saturating_mul(1 << more).min(LONGEST_PAUSE_MS)
+    }
 }
 
 /// What has to change before it is tried again.
@@ -189,7 +203,9 @@ impl Journal {
         }
         let few = again.undone <= UNREACHABLE_RETRIES;
         match again.cause {
-            Cause::Controller => few && chance.answers,
+            Cause::Controller => {
+                chance.answers && (few || chance.asked || chance.at.saturating_sub(again.at) >= again.pause())
+            }
             Cause::Person => {
                 chance.asked || (few && chance.console.is_some() && chance.console != again.console)
             }
@@ -258,7 +274,7 @@ impl Journal {
 
     fn condemn(&mut self, transaction: &Transaction, at: UnixMillis) {
         let Some(derivation) = transaction.derivation() else { return };
-        if !transaction.quarantines(self) || self.quarantined(derivation).is_some() {
+        if !transaction.quarantines() || self.quarantined(derivation).is_some() {
             return;
         }
         let note = transaction.state.note().and_then(|note| note.lines().next());
@@ -283,7 +299,13 @@ impl Journal {
             return None;
         }
         let generation = transaction.generation();
-        Some(Again { generation, undone: self.undone(generation, cause) + 1, cause, console, at })
+        Some(Again {
+            generation,
+            undone: self.undone(generation, cause).saturating_add(1).min(MOST_UNDONE),
+            cause,
+            console,
+            at,
+        })
     }
 
     fn confirm(&mut self, transaction: &Transaction, at: UnixMillis) {

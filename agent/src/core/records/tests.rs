@@ -32,6 +32,7 @@ pub(crate) fn target(number: u64, class: Class) -> Target {
         checks: vec![],
         trusted_nix_keys: vec![],
         policy: Policy::default(),
+        requires: vec![],
         message: None,
         evaluation: Default::default(),
     }
@@ -95,7 +96,7 @@ fn i5_a_failed_derivation_is_quarantined_and_an_interrupted_one_is_not() {
     ] {
         let mut journal = Journal::default();
         let undone = transaction(2, rolled_back(reason));
-        let event = undone.final_event(&journal, Some(&path("old")), 1).unwrap();
+        let event = undone.final_event(Some(&path("old")), 1).unwrap();
         journal.settle(&undone, on(Some(&path("old"))));
         assert_eq!(journal.quarantined(&path("system-2.drv")).is_some(), quarantined, "{reason:?}");
         assert!(matches!(event, EventKind::RolledBack { quarantined: told, .. } if told == quarantined));
@@ -103,17 +104,29 @@ fn i5_a_failed_derivation_is_quarantined_and_an_interrupted_one_is_not() {
     }
 }
 
+/// Whoever keeps the controller away decides nothing that lasts.
 #[test]
-fn an_absent_controller_is_forgiven_three_times() {
+fn an_absent_controller_is_forgiven_at_once_three_times_and_with_time_for_ever() {
+    const HOUR: i64 = 3_600_000;
     let mut journal = Journal::default();
-    for attempt in 0..=UNREACHABLE_RETRIES {
+    let mut at = 0;
+    for attempt in 0..20 {
         let mut undone = transaction(2, rolled_back(Reason::ControllerUnreachable));
         undone.id = format!("attempt {attempt}");
-        let last = attempt == UNREACHABLE_RETRIES;
-        assert_eq!(undone.quarantines(&journal), last, "attempt {attempt}");
-        journal.settle(&undone, on(None));
-        assert_eq!(journal.may_retry(undone.generation(), ANSWERS), !last, "attempt {attempt}");
-        assert_eq!(journal.quarantine.len(), usize::from(last));
+        journal.settle(&undone, Settled { at, ..on(None) });
+        assert!(!undone.quarantines() && journal.quarantine.is_empty());
+        let pause = match attempt {
+            0..3 => 0,
+            3..8 => HOUR << (attempt - 3),
+            _ => 24 * HOUR,
+        };
+        let pause = pause.min(24 * HOUR);
+        let may = |at| journal.may_retry(undone.generation(), Chance { at, ..ANSWERS });
+        assert!(pause == 0 || !may(at + pause - 1), "attempt {attempt}");
+        assert!(may(at + pause), "attempt {attempt}");
+        let asked = Chance { asked: true, at, ..ANSWERS };
+        assert!(journal.may_retry(undone.generation(), asked), "somebody says that it is there again");
+        at += pause;
     }
 }
 
@@ -163,7 +176,7 @@ fn a_local_rollback_quarantines_what_it_left_and_says_who_did_it() {
     let mut back = Transaction::rollback("r".into(), &known, path("old"), Class::Nixos, 6);
     back.old = Some(Old { running: Some(path("system-2")), profile: None });
     back.state = State::Confirmed { degraded: vec![] };
-    let event = back.final_event(&journal, Some(&path("old")), 1).unwrap();
+    let event = back.final_event(Some(&path("old")), 1).unwrap();
     assert!(matches!(event, EventKind::RolledBack { reason: Reason::Operator, quarantined: true, .. }));
     journal.settle(&back, on(Some(&path("old"))));
     assert!(journal.quarantined(&path("system-2.drv")).is_some());
@@ -224,7 +237,7 @@ fn a_trial_run_is_told_by_its_exit_code_and_expects_nothing_new() {
         let mut trial = transaction(2, State::Finished { exit, detail: "would stop x.service".into() });
         let Origin::Signed { target } = &mut trial.origin else { panic!("it is a signed one") };
         target.action = Action::DryActivate;
-        let event = trial.final_event(&journal, Some(&path("old")), 1).unwrap();
+        let event = trial.final_event(Some(&path("old")), 1).unwrap();
         assert_eq!(matches!(event, EventKind::Confirmed { .. }), exit == 0);
         assert_eq!(matches!(event, EventKind::Failed { quarantined: false, .. }), exit != 0);
         journal.settle(&trial, on(Some(&path("old"))));

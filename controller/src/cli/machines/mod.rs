@@ -1,6 +1,7 @@
 //! `muster machines`: who belongs to the fleet.
 
 mod accept;
+mod ask;
 mod in_flake;
 mod kind;
 mod remove;
@@ -56,8 +57,10 @@ pub enum Machines {
     Accept(accept::Accept),
     /// End a machine's access at once; what it runs stays as it is
     Revoke { machine: MachineName },
-    /// Ask a machine for a new key; it makes one at its next contact, and the old one ends
+    /// Ask a machine for a new key, by a signed request; it makes one at its next contact, and the old one ends
     RotateKey { machine: MachineName },
+    /// Have a machine try its latest generation again though it failed, by a signed request
+    Retry { machine: MachineName },
     /// End a clone alarm, once you know what it was
     Acknowledge { machine: MachineName },
     /// Revoke a machine, take its secrets away, and say which of them want new values
@@ -116,10 +119,16 @@ impl Machines {
                 if json { print_json(&view) } else { show(&view, api.clock.unix_ms()) }
             }
             Self::RotateKey { machine } => {
-                let path = format!("{}/rotate-key", operator_machine(&machine));
-                let _: MachineView = api.post(&path, &()).await?;
+                ask::rotate_key(&config, &api, &machine).await?;
                 say!(
                     "{machine} is asked for a new key. `muster machines show {machine}` tells when it has one."
+                );
+                Ok(())
+            }
+            Self::Retry { machine } => {
+                let generation = ask::retry(&config, &api, &machine).await?;
+                say!(
+                    "{machine} is asked to try generation {generation} again. `muster status {machine}` tells what becomes of it."
                 );
                 Ok(())
             }

@@ -103,6 +103,7 @@ mod tests {
             checks: vec![],
             trusted_nix_keys: vec![],
             policy: muster_protocol::policy::Policy::default(),
+            requires: vec![],
             message: None,
             evaluation: Default::default(),
         }

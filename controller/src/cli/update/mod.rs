@@ -302,6 +302,7 @@ impl Update {
             checks: terms.checks,
             trusted_nix_keys: terms.trusted_nix_keys,
             policy: Policy { urgent: self.urgent || terms.policy.urgent, ..terms.policy },
+            requires: Vec::new(),
             message: self.message.clone(),
             evaluation: flake.evaluation().clone(),
         };

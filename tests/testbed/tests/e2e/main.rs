@@ -13,6 +13,7 @@ mod flakes;
 mod generations;
 mod identity;
 mod keys;
+mod lies;
 mod limits;
 mod lost;
 mod operators;

@@ -1,0 +1,155 @@
+//! What operators ask of this machine, as the controller hands it on: checked, followed once, and remembered until its end.
+
+use std::collections::BTreeSet;
+use std::path::{Path, PathBuf};
+
+use muster_protocol::clock::Clock as _;
+use muster_protocol::ids::Sha256;
+use muster_protocol::keys::PublicKey;
+use muster_protocol::report::{Asker, Attack};
+use muster_protocol::request::{Asked, MachineRequest, SignedRequest};
+use serde::{Deserialize, Serialize};
+
+use super::Shared;
+use super::contact::ContactError;
+use crate::client::Client;
+use crate::durable;
+
+/// What was followed, in the state folder.
+const FILE: &str = "requests.json";
+const MAX_FILE_BYTES: u64 = 64 * 1024;
+/// How many are remembered: those that end last.
+const MOST: usize = 64;
+
+/// A request that was followed. None is followed twice, though the controller goes on handing it on.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+struct Followed {
+    id: Sha256,
+    /// Unix seconds.
+    ends: i64,
+}
+
+pub(super) struct Requests {
+    path: PathBuf,
+    followed: Vec<Followed>,
+    /// Those that were refused, so that each is told once.
+    refused: BTreeSet<Sha256>,
+}
+
+/// A request that is refused, and as what.
+pub(super) struct Refusal {
+    pub attack: Attack,
+    pub detail: String,
+}
+
+impl Requests {
+    /// A damaged file is as good as none: whatever is followed twice changes nothing the second time.
+    pub fn open(state_dir: &Path) -> Self {
+        let path = state_dir.join(FILE);
+        let bytes = durable::read(&path, MAX_FILE_BYTES).ok().flatten();
+        let followed = bytes.and_then(|bytes| serde_json::from_slice(&bytes).ok()).unwrap_or_default();
+        Self { path, followed, refused: BTreeSet::new() }
+    }
+
+    /// Follows what is asked and was not followed yet. Gives what is refused and was not told yet.
+    pub fn heard(
+        &mut self,
+        requests: &[SignedRequest],
+        operators: &[PublicKey],
+        shared: &Shared,
+        client: &Client,
+    ) -> Result<Vec<Refusal>, ContactError> {
+        let (identity, now) = (&shared.identity, shared.clock.unix_seconds());
+        let mut refused = Vec::new();
+        for signed in requests {
+            let id = signed.id();
+            if self.followed.iter().any(|followed| followed.id == id) {
+                continue;
+            }
+            match signed.verify(&identity.fleet, &identity.machine, operators, now) {
+                Ok(request) => {
+                    if follow(&request, signed.key, shared, client)? {
+                        self.remember(id, request.ends, now)?;
+                    }
+                }
+                Err(error) if error.is_attack() => {
+                    if self.refused.len() < MOST && self.refused.insert(id) {
+                        refused.push(Refusal { attack: Attack::ForgedSignature, detail: error.to_string() });
+                    }
+                }
+                Err(error) => tracing::debug!("{error}"),
+            }
+        }
+        let known: Vec<Sha256> = requests.iter().map(SignedRequest::id).filter(|id| self.has(id)).collect();
+        if shared.followed.replace(known.clone()) != known && !known.is_empty() {
+            shared.changed();
+        }
+        Ok(refused)
+    }
+
+    fn has(&self, id: &Sha256) -> bool {
+        self.followed.iter().any(|followed| followed.id == *id)
+    }
+
+    fn remember(&mut self, id: Sha256, ends: i64, now: i64) -> std::io::Result<()> {
+        let mut followed = self.followed.clone();
+        followed.retain(|followed| followed.ends > now);
+        followed.push(Followed { id, ends });
+        followed.sort_by_key(|followed| std::cmp::Reverse(followed.ends));
+        followed.truncate(MOST);
+        let json = serde_json::to_vec(&followed).map_err(std::io::Error::other)?;
+        durable::write(&self.path, &json, 0o600)?;
+        self.followed = followed;
+        Ok(())
+    }
+}
+
+/// Whether there is nothing more to do for it.
+fn follow(
+    request: &MachineRequest,
+    key: PublicKey,
+    shared: &Shared,
+    client: &Client,
+) -> Result<bool, ContactError> {
+    match &request.asked {
+        Asked::RotateKey { key: old } => Ok(shared.rotation_wanted(old, client)?),
+        Asked::Retry { derivation, .. } => {
+            let wanted = shared.wanted.borrow().as_ref().map(|target| target.derivation.clone());
+            if wanted.as_ref() != Some(derivation) {
+                // Of another generation than the one that is held: it may come with the next metadata.
+                return Ok(false);
+            }
+            match shared.retry(Asker::Operator { key }) {
+                Ok(words) => tracing::info!("an operator asks: {words}"),
+                // Confirmed by now, or under way: there is nothing to lift.
+                Err(words) => tracing::info!("an operator asks to try {derivation} again: {words}"),
+            }
+            Ok(true)
+        }
+        Asked::Unknown => {
+            tracing::debug!("an operator asks for something that this version does not know");
+            Ok(false)
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_was_followed_is_remembered_until_its_end_and_never_without_bounds() {
+        let folder = tempfile::tempdir().unwrap();
+        let mut requests = Requests::open(folder.path());
+        for n in 0..100u8 {
+            requests.remember(Sha256::of(&[n]), 1000 + i64::from(n), 0).unwrap();
+        }
+        let mut again = Requests::open(folder.path());
+        assert_eq!(again.followed.len(), MOST);
+        assert!(again.has(&Sha256::of(&[99])) && !again.has(&Sha256::of(&[1])));
+        again.remember(Sha256::of(b"new"), 3000, 2000).unwrap();
+        assert_eq!(Requests::open(folder.path()).followed.len(), 1, "the others have ended");
+        std::fs::write(folder.path().join(FILE), "{").unwrap();
+        assert!(Requests::open(folder.path()).followed.is_empty());
+    }
+}
