@@ -15,7 +15,7 @@ use serde_json::Value;
 
 use super::state::State;
 pub use activation::{Activation, ActivationPhase, sets_profile};
-pub use journal::{Again, Cause, Chance, Journal, Known, Last, Quarantined, Settled};
+pub use journal::{Again, Cause, Chance, Journal, Known, Last, Quarantined, Settled, UNREACHABLE_RETRIES};
 
 /// The version of every document here. A later one only adds fields.
 pub const VERSION: u32 = 1;

@@ -364,12 +364,13 @@ impl Contact<'_> {
 
     /// What is held now, also where the refresh was refused half way: a new root counts from the moment that it is held, and
     /// what an earlier epoch wanted is wanted no longer.
-    fn note_holds(&self) {
+    fn note_holds(&mut self) {
         let holds = self.trust.holds();
         if self.shared.holds.replace(holds) == holds {
             return;
         }
         self.shared.to_say.set(true);
+        self.hasty = 0;
         let mut wanted = self.shared.wanted.borrow_mut();
         if wanted.take_if(|target| target.generation.epoch() < holds.epoch).is_some() {
             tracing::warn!("epoch {} has begun: what was signed before it is taken no longer", holds.epoch);

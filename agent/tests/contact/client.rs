@@ -50,8 +50,8 @@ fn check_in(fleet: &Fleet) -> CheckIn {
         followed: vec![],
     }
 }
-fn body(check_in: CheckIn) -> Vec<u8> {
-    serde_json::to_vec(&check_in).unwrap()
+fn body(check_in: &CheckIn) -> Vec<u8> {
+    serde_json::to_vec(check_in).unwrap()
 }
 fn reply(bearer: &str) -> Vec<u8> {
     let reply = CheckInReply {
@@ -68,7 +68,7 @@ async fn a_check_in_is_signed_and_its_bearer_is_used_from_then_on() {
     let (state, controller, fleet, client) = enrolled().await;
     controller.put(api::CHECKIN, reply(BEARER));
     controller.put("/v1/x", "x");
-    client.check_in(body(check_in(&fleet)), None, None).await.unwrap();
+    client.check_in(body(&check_in(&fleet)), None, None).await.unwrap();
     client.get("/v1/x", 10).await.unwrap();
     let seen = controller.seen();
     let signature: Signature = seen[0].headers[api::MACHINE_SIGNATURE].to_str().unwrap().parse().unwrap();
@@ -87,7 +87,7 @@ async fn a_new_key_is_signed_by_the_old_one_and_by_itself_and_used_once_it_is_ta
     let (state, controller, fleet, client) = enrolled().await;
     let old = fleet.enrol(state.path(), &controller.url).1.key.public();
     let next = SecretKey::generate().unwrap();
-    let check_in = body(CheckIn { new_key: Some(next.public()), ..check_in(&fleet) });
+    let check_in = body(&CheckIn { new_key: Some(next.public()), ..check_in(&fleet) });
     // A controller of 0.1 or a proxy answers with an error: the old key stays in use.
     let tries = AtomicU64::new(0);
     controller.answer(api::CHECKIN, move |_| match tries.fetch_add(1, Ordering::SeqCst) {
@@ -119,7 +119,7 @@ async fn a_bearer_that_would_say_more_in_a_header_or_netrc_is_refused() {
     let (_state, controller, fleet, client) = enrolled().await;
     for bearer in ["", "a b", "a\nmachine evil login x password y", "ä"] {
         controller.put(api::CHECKIN, reply(bearer));
-        let error = client.check_in(body(check_in(&fleet)), None, None).await.unwrap_err();
+        let error = client.check_in(body(&check_in(&fleet)), None, None).await.unwrap_err();
         assert!(matches!(error, ClientError::Malformed { .. }), "{bearer:?}: {error}");
         assert!(!client.cache().netrc.exists());
     }
@@ -179,7 +179,7 @@ async fn retry_after_and_the_problem_reach_the_caller() {
                 problem(StatusCode::SERVICE_UNAVAILABLE, ProblemCode::Busy, "it is busy: try again later");
             ([(header::RETRY_AFTER, text)], busy).into_response()
         });
-        let error = client.check_in(body(check_in(&fleet)), None, None).await.unwrap_err();
+        let error = client.check_in(body(&check_in(&fleet)), None, None).await.unwrap_err();
         assert_eq!(error.retry_after(), seconds.map(Duration::from_secs), "{text}");
         assert!(error.is_unreachable() && !error.needs_new_bearer());
         assert_eq!(error.code(), Some(ProblemCode::Busy));
@@ -208,7 +208,7 @@ async fn an_expired_bearer_asks_for_a_new_check_in() {
 async fn answers_that_are_not_the_controllers_are_told_apart() {
     let (_state, controller, fleet, client) = enrolled().await;
     controller.put(api::CHECKIN, "<html>Please log in to the hotel's network</html>");
-    let error = client.check_in(body(check_in(&fleet)), None, None).await.unwrap_err();
+    let error = client.check_in(body(&check_in(&fleet)), None, None).await.unwrap_err();
     assert!(matches!(error, ClientError::Malformed { .. }), "{error}");
     controller.answer(api::REPORTS, |_| (StatusCode::FOUND, [(header::LOCATION, "/v1/x")]).into_response());
     let batch = Batch { machine: fleet.machine.clone(), stream: None, oldest: 1, events: vec![] };

@@ -95,6 +95,7 @@ pub fn target(machine: &str, generation: u64) -> Target {
         checks: vec![],
         trusted_nix_keys: vec![],
         policy: muster_protocol::policy::Policy::default(),
+        requires: vec![],
         message: Some(format!("generation {generation} of {machine}")),
         evaluation: Default::default(),
     }

@@ -17,7 +17,7 @@ pub(super) const LATER_MS: i64 = 60 * 60 * 1000;
 /// How often a generation is tried again at once that was undone for what may pass. From then on it regains its tries with
 /// time: an hour after it was undone, then twice as long each time, up to a day. Whoever kept the controller away decides
 /// nothing that lasts.
-const UNREACHABLE_RETRIES: u32 = 3;
+pub const UNREACHABLE_RETRIES: u32 = 3;
 const FIRST_PAUSE_MS: i64 = 3_600_000;
 const LONGEST_PAUSE_MS: i64 = 24 * FIRST_PAUSE_MS;
 /// Nothing is counted beyond: the pause has its longest.
@@ -204,13 +204,14 @@ impl Journal {
         let few = again.undone <= UNREACHABLE_RETRIES;
         match again.cause {
             Cause::Controller => {
-                chance.answers && (few || chance.asked || chance.at.saturating_sub(again.at) >= again.pause())
+                // A clock that was set back says nothing of how long ago it was; it is then later all the same.
+                let later = i64::try_from(chance.at.abs_diff(again.at)).is_ok_and(|ago| ago >= again.pause());
+                chance.answers && (few || chance.asked || later)
             }
             Cause::Person => {
                 chance.asked || (few && chance.console.is_some() && chance.console != again.console)
             }
             Cause::Lifted => true,
-            // A clock that was set back says nothing of how long ago it was; it is then later all the same.
             Cause::Machine => {
                 let later = i64::try_from(chance.at.abs_diff(again.at)).is_ok_and(|ago| ago >= LATER_MS);
                 chance.asked || (few && later)

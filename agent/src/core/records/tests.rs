@@ -155,7 +155,7 @@ fn what_the_machine_was_in_the_way_of_is_tried_again_later_a_few_times_or_when_a
     for attempt in 0..=UNREACHABLE_RETRIES {
         let failed = State::Failed { step: Step::Build, detail: "killed".into(), quarantined: false };
         let again = Transaction { id: format!("attempt {attempt}"), ..transaction(2, failed) };
-        assert!(!again.quarantines(&journal));
+        assert!(!again.quarantines());
         let at = 1_000_000;
         journal.settle(&again, Settled { at, ..Settled::default() });
         let chance = |at, asked| Chance { at, asked, answers: true, console: Some(501) };

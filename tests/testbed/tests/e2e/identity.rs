@@ -26,11 +26,14 @@ fn restart(stolen: &Stolen, name: &str) {
         .unwrap();
 }
 
+/// The number of a check-in, the one that was on the disk, and the body.
+type Sent = (u64, u64, Vec<u8>);
+
 #[test]
 fn a_check_ins_number_is_on_the_disk_before_it_is_sent_and_never_used_for_another() {
     let stolen = Stolen::new().unwrap();
     let file = stolen.state(VICTIM).join("checkin-seq");
-    let sent: Arc<Mutex<Vec<(u64, u64, Vec<u8>)>>> = Arc::default();
+    let sent: Arc<Mutex<Vec<Sent>>> = Arc::default();
     let noted = Arc::clone(&sent);
     stolen.thief.intercept(move |asked| {
         let check_in: CheckIn = (asked.path == api::CHECKIN)
@@ -67,7 +70,7 @@ fn a_check_ins_number_is_on_the_disk_before_it_is_sent_and_never_used_for_anothe
         assert!(stored >= seq, "{seq} was sent while the disk had {stored}");
     }
     // One that was not answered is sent again to the byte, by the next process too; then the next number is used.
-    let goes_on = |pair: &[(u64, u64, Vec<u8>)]| match pair[0].0 == pair[1].0 {
+    let goes_on = |pair: &[Sent]| match pair[0].0 == pair[1].0 {
         true => pair[0].2 == pair[1].2,
         false => pair[0].0 < pair[1].0,
     };
