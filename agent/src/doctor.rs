@@ -3,6 +3,7 @@
 mod machine;
 
 use std::fs;
+use std::io::ErrorKind;
 use std::os::unix::fs::MetadataExt as _;
 use std::path::Path;
 use std::process::ExitCode;
@@ -118,7 +119,11 @@ fn state_folder(folder: &Path) -> Finding {
     let about = "state";
     match fs::metadata(folder) {
         Err(error) => {
-            let remedy = "run this as root; 'muster-agent enroll' makes the folder";
+            let remedy = match error.kind() {
+                ErrorKind::NotFound => "'muster-agent enroll -' makes the folder",
+                _ if !rustix::process::geteuid().is_root() => "run this as root",
+                _ => "see what is wrong with this disk, or with the folders above",
+            };
             bad(about, format!("{} cannot be looked at: {error}", folder.display()), remedy)
         }
         Ok(data) if data.uid() != rustix::process::geteuid().as_raw() => {
@@ -179,8 +184,13 @@ async fn controller(identity: &Identity, config: &Config, now: i64) -> Vec<Findi
     let (fleet, clock) = match client.probe().await {
         Ok(answer) => answer,
         Err(error) => {
-            let remedy =
-                format!("check this machine's network, and that the controller runs: curl {}", client.url());
+            // Without its authority curl would blame a certificate that is good.
+            let ca = identity.ca_file.as_ref().map(|file| format!("--cacert {} ", file.display()));
+            let remedy = format!(
+                "check this machine's network, and that the controller runs: curl {}{}/v1/fleet",
+                ca.unwrap_or_default(),
+                client.url()
+            );
             return vec![bad(about, error.to_string(), remedy)];
         }
     };

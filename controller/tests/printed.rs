@@ -244,3 +244,19 @@ async fn output_that_finds_the_disk_full_is_an_error() {
         assert_eq!(missing.status.code(), Some(1), "{arguments:?}");
     }
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_unknown_machine_and_a_draft_that_is_gone_are_said_to_be_that() {
+    let (folder, given, _) = fleet().await;
+    for list in ["history", "attacks"] {
+        given.lock().unwrap().insert(format!("/v1/operator/machines/lead/{list}"), (200, json!([])));
+    }
+    let output = muster(folder.path(), &["history", "lead"]);
+    let said = String::from_utf8([output.stdout, output.stderr].concat()).unwrap();
+    assert!(!output.status.success() && said.contains("muster machines list"), "{said}");
+    assert!(!said.contains("muster update"), "{said}");
+
+    let output = muster(folder.path(), &["drafts", "publish", "abababab"]);
+    let said = String::from_utf8(output.stderr).unwrap();
+    assert!(!output.status.success() && said.contains("published or dropped"), "{said}");
+}

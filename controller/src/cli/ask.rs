@@ -14,7 +14,7 @@ pub fn agreed(question: &str, yes: bool) -> Result<bool> {
     }
     if !std::io::stdin().is_terminal() {
         return Err(anyhow!("nobody is here to answer: {question}"))
-            .hint("give --yes to sign without being asked");
+            .hint("give --yes to go on without being asked");
     }
     terminal::question(format_args!("{question} [y/N]"));
     let mut answer = String::new();

@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 
 use anyhow::{Context as _, Result, anyhow};
 use clap::Subcommand;
-use muster_protocol::api::{OPERATOR_DRAFTS, operator_machine};
+use muster_protocol::api::{OPERATOR_DRAFTS, ProblemCode, operator_machine};
 use muster_protocol::clock::Clock as _;
 use muster_protocol::draft::{Checked, Draft, DraftKind, DraftView, Drafted, MAX_DRAFT_BYTES};
 use muster_protocol::ids::Sha256;
@@ -124,7 +124,19 @@ pub async fn get(api: &Api, which: &str) -> Result<Draft> {
         return Err(anyhow!("'{which}' is neither a file nor a draft's id"))
             .hint("an id has 8 digits or more: `muster drafts list` shows them");
     }
-    api.get(&format!("{OPERATOR_DRAFTS}/{}", which.to_ascii_lowercase())).await
+    let draft: Result<Draft> = api.get(&format!("{OPERATOR_DRAFTS}/{}", which.to_ascii_lowercase())).await;
+    match draft {
+        Err(error) if is(&error, &[ProblemCode::NotFound]) => Err(error).hint(
+            "it was published or dropped, or its time has ended: `muster audit` tells which; `muster drafts list` shows \
+             those that wait",
+        ),
+        draft => draft,
+    }
+}
+
+/// Whether the controller refused for one of these reasons.
+fn is(error: &anyhow::Error, codes: &[ProblemCode]) -> bool {
+    error.downcast_ref::<Refused>().is_some_and(|refused| codes.contains(&refused.code))
 }
 
 pub fn from_file(path: &Path) -> Result<Draft> {
@@ -178,6 +190,16 @@ pub async fn publish(api: &Api, config: &Config, trusted: &mut Trusted, draft: &
                 let (machine, generation) = (&one.machine, one.publication.generation);
                 let path = format!("{}/generations", operator_machine(machine));
                 let published: Result<MachineView> = api.post(&path, &one.publication).await;
+                let passed = published
+                    .as_ref()
+                    .is_err_and(|error| is(error, &[ProblemCode::Conflict, ProblemCode::Sequence]));
+                let hint = match passed {
+                    true => format!(
+                        "see with `muster history {machine}` whether it was published already, and drop the draft then; if \
+                         not, have a new one made with `muster update`"
+                    ),
+                    false => format!("repeat with `muster drafts publish {}`", draft.id()?.short()),
+                };
                 published
                     .with_context(|| {
                         format!(
@@ -185,7 +207,7 @@ pub async fn publish(api: &Api, config: &Config, trusted: &mut Trusted, draft: &
                             generations.len()
                         )
                     })
-                    .hint(format!("repeat with `muster drafts publish {}`", draft.id()?.short()))?;
+                    .hint(hint)?;
                 say!("published generation {generation} for {machine}");
             }
         }

@@ -7,12 +7,13 @@ use clap::Args;
 use muster_protocol::api::operator_machine;
 use muster_protocol::ids::MachineName;
 use muster_protocol::keys::PublicKey;
-use muster_protocol::operator::{AttackView, HistoryEntry, Published};
+use muster_protocol::operator::{AttackView, HistoryEntry, MachineView, Published};
 use muster_protocol::report::{Event, EventKind, Progress, Step};
 use muster_protocol::target::Target;
 
 use super::api::Api;
 use super::config::Config;
+use super::error::WithHint as _;
 use super::machines::print_json;
 use super::table;
 
@@ -37,6 +38,11 @@ impl History {
         let entries: Vec<HistoryEntry> = api.get(&path).await?;
         let path = format!("{}/attacks?limit={}", operator_machine(&self.machine), self.limit);
         let attacks: Vec<AttackView> = api.get(&path).await?;
+        if entries.is_empty() && attacks.is_empty() {
+            // An unknown name has no history either, and is something else.
+            let known: Result<MachineView> = api.get(&operator_machine(&self.machine)).await;
+            known.hint("check the spelling: `muster machines list` shows who is known")?;
+        }
         if self.json {
             return if self.attacks { print_json(&attacks) } else { print_json(&entries) };
         }

@@ -88,6 +88,10 @@ pub enum ChangeError {
         "{role} would have {keys} keys, and {threshold} of them must sign: lower it with --threshold, or add a key first"
     )]
     Threshold { role: Role, keys: usize, threshold: u32 },
+    #[error(
+        "a threshold of 0 would let nobody's signature be enough: {role} takes 1 to {keys}, as many as it has keys"
+    )]
+    NoThreshold { role: Role, keys: usize },
     #[error("any one online key is enough: there is no threshold for them")]
     OnlineThreshold,
     #[error("{role} would have {0} keys; {MOST_KEYS} are the limit", .keys)]
@@ -197,13 +201,16 @@ impl Holders {
 
     fn check(&self, role: Role) -> Result<(), ChangeError> {
         let (keys, threshold) = (self.keys(role).len(), self.threshold(role));
+        if threshold == 0 && role != Role::Online {
+            return Err(ChangeError::NoThreshold { role, keys });
+        }
         if role == Role::Online && threshold != 1 {
             return Err(ChangeError::OnlineThreshold);
         }
         if keys > MOST_KEYS {
             return Err(ChangeError::TooMany { role, keys });
         }
-        if threshold == 0 || (threshold as usize) > keys {
+        if (threshold as usize) > keys {
             return Err(ChangeError::Threshold { role, keys, threshold });
         }
         Ok(())
@@ -326,6 +333,9 @@ mod tests {
     fn what_would_lock_the_fleet_up_or_arm_the_controller_is_refused() {
         let (holders, root, operator, online) = holders();
         let refused = |change: Change, threshold| holders.after(&change, threshold).unwrap_err();
+        let none = refused(Change::Threshold { role: Role::Operator, number: 0 }, None);
+        assert!(matches!(none, ChangeError::NoThreshold { .. }), "{none}");
+        assert!(!none.to_string().contains("add a key"), "{none}");
         let remove = |role, key| Change::Remove { role, key };
         assert!(matches!(
             refused(remove(Role::Operator, operator), None),
@@ -338,10 +348,9 @@ mod tests {
                 assert!(matches!(refused(add(role, held, "x"), None), ChangeError::Held { .. }));
             }
         }
-        for number in [0, 2] {
-            let change = Change::Threshold { role: Role::Root, number };
-            assert!(matches!(refused(change, None), ChangeError::Threshold { .. }));
-        }
+        let threshold = |number| Change::Threshold { role: Role::Root, number };
+        assert!(matches!(refused(threshold(0), None), ChangeError::NoThreshold { .. }));
+        assert!(matches!(refused(threshold(2), None), ChangeError::Threshold { .. }));
         assert_eq!(
             refused(Change::Threshold { role: Role::Online, number: 2 }, None),
             ChangeError::OnlineThreshold

@@ -11,22 +11,21 @@ use std::collections::BTreeSet;
 use std::path::PathBuf;
 use std::process::ExitCode;
 
-use anyhow::Result;
+use anyhow::{Result, anyhow};
 use base64::Engine as _;
 use clap::{Args, Subcommand};
 use muster_protocol::api::{OPERATOR_MACHINES, operator_machine};
 use muster_protocol::clock::Clock as _;
 use muster_protocol::enrol::{Secret, Token, pinned};
-use muster_protocol::ids::{Generation, MachineName, Sha256, Tag};
+use muster_protocol::ids::{MachineName, Sha256, Tag};
 use muster_protocol::machine::{Class, System};
-use muster_protocol::operator::{AddMachine, MachineView};
+use muster_protocol::operator::{AddMachine, MachineView, Standing};
 use muster_protocol::terminal;
 
 use self::kind::Written;
 use super::api::Api;
 use super::config::Config;
-use super::roots::Trusted;
-use super::{roots, seen, status, table, tls};
+use super::{ask, roots, seen, status, table, tls};
 use crate::flake::options::Options;
 
 #[derive(Debug, Subcommand)]
@@ -43,6 +42,9 @@ pub enum Machines {
         without_systems: bool,
         #[command(flatten)]
         options: Options,
+        /// Those that were removed or revoked, too
+        #[arg(long, conflicts_with = "flake")]
+        all: bool,
         /// Print JSON instead of a table
         #[arg(long)]
         json: bool,
@@ -92,6 +94,9 @@ pub struct Add {
     /// The machine is enrolled already and its key shall end when the new token is used
     #[arg(long)]
     replace: bool,
+    /// Do not ask before a machine gets another class
+    #[arg(long, short)]
+    yes: bool,
 }
 
 impl Machines {
@@ -104,7 +109,7 @@ impl Machines {
     }
 
     async fn ask(self, config: Option<PathBuf>) -> Result<()> {
-        if let Self::List { flake: Some(reference), without_systems, options, json } = &self {
+        if let Self::List { flake: Some(reference), without_systems, options, json, .. } = &self {
             return in_flake::list(reference, options, !without_systems, *json).await;
         }
         let config = Config::load(config)?;
@@ -113,7 +118,7 @@ impl Machines {
             // These change files, and are run above.
             Self::Accept(_) | Self::Remove(_) => Ok(()),
             Self::Add(add) => add.run(&config, &api).await,
-            Self::List { json, .. } => list(&api, json).await,
+            Self::List { json, all, .. } => list(&api, json, all).await,
             Self::Show { machine, json } => {
                 let view: MachineView = api.get(&operator_machine(&machine)).await?;
                 if json { print_json(&view) } else { show(&view, api.clock.unix_ms()) }
@@ -156,7 +161,15 @@ impl Add {
             kind::find(&self.machine, &written, self.flake.as_deref(), &usual, &self.options).await?;
         let trusted = roots::follow(api, config).await?;
         trusted.require_operator(&api.key().public())?;
-        let lowest = self.lowest_generation(config, api, &trusted).await?;
+        let machines: Vec<MachineView> = api.get(OPERATOR_MACHINES).await?;
+        let known = machines.into_iter().find(|view| view.machine == self.machine);
+        if let Some(old) = known.as_ref().filter(|old| old.class != class) {
+            let question = format!("{} is a {} machine: make it a {class} one?", self.machine, old.class);
+            if !ask::agreed(&question, self.yes)? {
+                return Err(anyhow!("nothing was changed"));
+            }
+        }
+        let lowest = seen::lowest(config, api, &trusted, known.as_ref()).await?;
         let tls_ca = match &config.file.tls_ca {
             None => None,
             Some(path) => {
@@ -173,7 +186,7 @@ impl Add {
             machine: self.machine.clone(),
             class,
             system,
-            tags: self.tags.iter().cloned().collect::<BTreeSet<_>>(),
+            tags: self.tags_beside(known.as_ref()),
             token: secret.token_id(),
             check_key: secret.check_key(),
             expires,
@@ -204,15 +217,16 @@ impl Add {
         Ok(())
     }
 
-    /// A machine that is replaced never goes back behind what was published for it.
-    async fn lowest_generation(&self, config: &Config, api: &Api, trusted: &Trusted) -> Result<Generation> {
-        let machines: Vec<MachineView> = api.get(OPERATOR_MACHINES).await?;
-        let known = machines.iter().find(|view| view.machine == self.machine);
-        seen::lowest(config, api, trusted, known).await
+    /// The tags that were given; a machine that is replaced keeps those that it has where none were.
+    fn tags_beside(&self, known: Option<&MachineView>) -> BTreeSet<Tag> {
+        match known {
+            Some(known) if self.replace && self.tags.is_empty() => known.tags.clone(),
+            _ => self.tags.iter().cloned().collect(),
+        }
     }
 }
 
-async fn list(api: &Api, json: bool) -> Result<()> {
+async fn list(api: &Api, json: bool, all: bool) -> Result<()> {
     let machines: Vec<MachineView> = api.get(OPERATOR_MACHINES).await?;
     if json {
         return print_json(&machines);
@@ -222,7 +236,9 @@ async fn list(api: &Api, json: bool) -> Result<()> {
         return Ok(());
     }
     let mut rows = table::table(["MACHINE", "CLASS", "SYSTEM", "TAGS", "CONDITION"]);
-    for view in &machines {
+    let shown: Vec<&MachineView> =
+        machines.iter().filter(|view| all || view.standing != Standing::Revoked).collect();
+    for view in &shown {
         rows.add_row([
             view.machine.as_str().into(),
             view.class.as_str().into(),
@@ -232,6 +248,10 @@ async fn list(api: &Api, json: bool) -> Result<()> {
         ]);
     }
     rows.print();
+    let gone = machines.len() - shown.len();
+    if gone > 0 {
+        tell!("{gone} removed or revoked: --all shows them.");
+    }
     Ok(())
 }
 
@@ -280,4 +300,33 @@ fn show(view: &MachineView, now: i64) -> Result<()> {
 
 pub fn print_json(value: &impl serde::Serialize) -> Result<()> {
     Ok(terminal::json(value)?)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[derive(clap::Parser)]
+    struct Line {
+        #[command(flatten)]
+        add: Add,
+    }
+
+    #[test]
+    fn a_machine_that_is_replaced_keeps_its_tags_unless_others_are_given() {
+        let known: MachineView = serde_json::from_value(serde_json::json!({
+            "machine": "tin", "class": "nixos", "system": "x86_64-linux", "tags": ["desk"], "standing": "enrolled",
+            "condition": "up-to-date", "clone_alarm": false,
+            "holds": {"root": 1, "timestamp": 1, "snapshot": 1, "targets": 1},
+        }))
+        .unwrap();
+        let tags = |more: &[&str]| {
+            let line = [&["add", "tin", "--class", "nixos"], more].concat();
+            let add = <Line as clap::Parser>::parse_from(line).add;
+            add.tags_beside(Some(&known)).iter().map(ToString::to_string).collect::<Vec<_>>()
+        };
+        assert_eq!(tags(&["--replace"]), ["desk"]);
+        assert_eq!(tags(&["--replace", "--tag", "lab"]), ["lab"]);
+        assert!(tags(&[]).is_empty());
+    }
 }

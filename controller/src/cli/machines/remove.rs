@@ -7,7 +7,7 @@ use anyhow::Result;
 use clap::Args;
 use muster_protocol::api::{ProblemCode, operator_machine};
 use muster_protocol::ids::MachineName;
-use muster_protocol::operator::MachineView;
+use muster_protocol::operator::{MachineView, Standing};
 
 use crate::cli::api::{Api, Refused};
 use crate::cli::config::Config;
@@ -55,6 +55,7 @@ impl Remove {
             it.draft.rekeys.retain(|rekey| !rekey.secret.starts_with(&own));
             it.draft.changes.push(Change::RemoveTree { path: own.clone() });
         }
+        let changed = !it.draft.is_empty();
         show(&it.draft);
         let sops = if it.draft.rekeys.is_empty() { None } else { Some(Sops::find().await?) };
         if !agreed(&format!("Remove {machine}, and end its access?"), self.yes)? {
@@ -77,7 +78,9 @@ impl Remove {
         if held.generators.machines.contains_key(machine) {
             say!("The flake still describes {machine}: take it out there.");
         }
-        tell_of_git(&held.folder);
+        if changed {
+            tell_of_git(&held.folder);
+        }
         Ok(ExitCode::SUCCESS)
     }
 }
@@ -85,6 +88,11 @@ impl Remove {
 async fn revoke(config: &Config, machine: &MachineName) -> Result<()> {
     let api = Api::open(config)?;
     api.fleet().await?;
+    // One that is gone is not revoked again, which the audit log would tell as a second deed.
+    let known: Result<MachineView> = api.get(&operator_machine(machine)).await;
+    if known.is_ok_and(|view| view.standing == Standing::Revoked) {
+        return Ok(());
+    }
     let path = format!("{}/revoke", operator_machine(machine));
     match api.post::<MachineView>(&path, &()).await {
         Err(error)

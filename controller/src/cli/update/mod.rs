@@ -30,7 +30,7 @@ use self::select::{SelectError, Selector};
 use self::signing::Signed;
 use super::api::Api;
 use super::config::Config;
-use super::error::WithHint as _;
+use super::error::{Hint, WithHint as _};
 use super::flake::{tell_of, unsigned};
 use super::roots::{self, Trusted};
 use super::seen::Seen;
@@ -327,6 +327,20 @@ pub fn cache<'a>(config: &'a Config, api: &'a Api, bearer: &'a str, ca: Option<&
     }
 }
 
+/// What to do about a push that failed, by what Nix says of it.
+fn push_hint(words: &str) -> &'static str {
+    match words {
+        words if words.contains("HTTP error 413") => {
+            "a file of it is larger than what stands at that address takes: raise nar_bytes under [limits] in \
+             controller.toml, or the limit of the proxy before it (client_max_body_size of nginx), then run the command again"
+        }
+        words if words.contains("HTTP error 507") => {
+            "make room on the controller's disk, then run the command again"
+        }
+        _ => "see that the controller runs and what it logs, then run the command again",
+    }
+}
+
 async fn push_closures(config: &Config, api: &Api, targets: &[&Target]) -> Result<()> {
     let progress = spinner();
     progress.set_message("pushing derivations to the controller's cache");
@@ -334,10 +348,10 @@ async fn push_closures(config: &Config, api: &Api, targets: &[&Target]) -> Resul
     let ca = config.file.tls_ca.as_ref().map(|path| config.path(path));
     let cache = cache(config, api, &session.bearer, ca.as_deref());
     let derivations: Vec<_> = targets.iter().map(|target| target.derivation.clone()).collect();
-    push::push(&derivations, &cache)
-        .await
-        .context("nothing was signed")
-        .hint("see that the controller runs and has room on its disk, then run the command again")?;
+    push::push(&derivations, &cache).await.context("nothing was signed").map_err(|error| {
+        let hint = push_hint(&format!("{error:#}"));
+        error.context(Hint(hint.to_owned()))
+    })?;
     progress.finish_and_clear();
     Ok(())
 }
@@ -365,4 +379,17 @@ fn with_select_hint(error: SelectError) -> anyhow::Error {
         }
     };
     anyhow::Error::new(error).context(super::error::Hint(hint))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::push_hint;
+
+    #[test]
+    fn a_file_that_is_too_large_is_not_called_a_full_disk() {
+        let large = push_hint("unable to upload: HTTP error 413 (Payload Too Large)");
+        assert!(large.contains("nar_bytes") && !large.contains("room"), "{large}");
+        assert!(push_hint("HTTP error 507").contains("room on the controller's disk"));
+        assert!(push_hint("connection refused at 10.0.4.13").contains("controller runs"));
+    }
 }
