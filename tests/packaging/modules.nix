@@ -69,6 +69,7 @@ in
   inherit options;
   settings = shared.config.environment.etc."muster/agent.toml".text;
   agent = nixos.config.systemd.services.muster-agent;
+  activator = nixos.config.systemd.services.muster-activator;
   controller = controller.config.systemd.services.muster-controller;
   firewall = controller.config.networking.firewall.allowedTCPPorts;
   daemon = darwin.config.launchd.daemons.muster-agent.serviceConfig;

@@ -73,6 +73,19 @@ fn the_agents_unit_is_the_modules_and_a_switch_leaves_it_alone() {
     assert_eq!(agent["stopIfChanged"], false);
 }
 
+/// Where /etc cannot be written the activator leaves a link in the state folder in place of a unit of its own.
+#[test]
+fn the_modules_activator_starts_only_at_a_boot_in_mid_switch_and_is_the_agent_that_began_it() {
+    let activator = &modules()["activator"];
+    let conditions = serde_json::json!(["/var/lib/muster/at-boot/activator", "!/run/muster-activator"]);
+    assert_eq!(activator["unitConfig"]["ConditionPathExists"], conditions);
+    assert_eq!(activator["wantedBy"], serde_json::json!(["multi-user.target"]));
+    let command = "/var/lib/muster/at-boot/activator --config /etc/muster/agent.toml activate";
+    assert_eq!(activator["serviceConfig"]["ExecStart"], command);
+    assert_eq!(activator["restartIfChanged"], false);
+    assert_eq!(activator["stopIfChanged"], false);
+}
+
 #[test]
 fn the_agent_tells_systemd_that_it_is_ready_and_lives() {
     let unit = unit("muster-agent.service");
