@@ -24,8 +24,9 @@ use muster_protocol::terminal;
 
 use self::kind::Written;
 use super::api::Api;
+use super::ask::agreed;
 use super::config::Config;
-use super::{ask, roots, seen, status, table, tls};
+use super::{roots, seen, status, table, tls};
 use crate::flake::options::Options;
 
 #[derive(Debug, Subcommand)]
@@ -165,7 +166,7 @@ impl Add {
         let known = machines.into_iter().find(|view| view.machine == self.machine);
         if let Some(old) = known.as_ref().filter(|old| old.class != class) {
             let question = format!("{} is a {} machine: make it a {class} one?", self.machine, old.class);
-            if !ask::agreed(&question, self.yes)? {
+            if !agreed(&question, self.yes)? {
                 return Err(anyhow!("nothing was changed"));
             }
         }
