@@ -17,6 +17,11 @@ fn silence_ms(poll_seconds: u64) -> i64 {
         .saturating_mul(1000)
 }
 
+/// A machine that works on a generation waits for nothing: its long poll comes back all the while. So it is missed sooner.
+fn silence_at_work_ms(poll_seconds: u64) -> i64 {
+    i64::try_from(poll_seconds).unwrap_or(i64::MAX / 4000).saturating_add(45).saturating_mul(1000)
+}
+
 /// Decides a machine's condition. What is not known is never healthy.
 pub fn condition(machine: &Machine, poll_seconds: u64, now: UnixMillis) -> Condition {
     match machine.standing() {
@@ -35,7 +40,26 @@ pub fn condition(machine: &Machine, poll_seconds: u64, now: UnixMillis) -> Condi
     match (&machine.published, observed) {
         (None, _) => Condition::NoGeneration,
         (Some(_), None) => Condition::Updating,
-        (Some(published), Some(observed)) => progress(machine, published, observed),
+        (Some(published), Some(observed)) => match progress(machine, published, observed) {
+            Condition::Updating => at_work(machine, poll_seconds, now),
+            other => other,
+        },
+    }
+}
+
+/// What a machine that is not there yet is called: only one that is heard of, and may go on, updates.
+fn at_work(machine: &Machine, poll_seconds: u64, now: UnixMillis) -> Condition {
+    let silent = |seen: UnixMillis| now.saturating_sub(seen) > silence_at_work_ms(poll_seconds);
+    let observed = machine.observed.as_ref();
+    let paused = observed.and_then(|told| told.health.paused_until).is_some_and(|until| until > now);
+    // What is under way when it is paused is finished.
+    let begun = observed.is_some_and(|told| {
+        matches!(told.phase, Phase::Activating | Phase::Probing | Phase::RollingBack | Phase::AwaitingReboot)
+    });
+    match (machine.seen_at.is_none_or(silent), paused && !begun) {
+        (true, _) => Condition::Offline,
+        (false, true) => Condition::Paused,
+        (false, false) => Condition::Updating,
     }
 }
 

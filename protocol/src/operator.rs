@@ -152,8 +152,13 @@ pub enum Condition {
     NeedsHuman,
     /// It refused what it was given; see `refused`.
     UnderAttack,
+    /// Somebody at it paused updates; a generation waits for it.
+    Paused,
     /// Nothing was heard of it for some time. It joins when it is back.
     Offline,
+    /// A condition of a later version.
+    #[serde(other)]
+    Unknown,
 }
 
 impl Condition {
@@ -169,7 +174,9 @@ impl Condition {
             Self::Failed => "failed",
             Self::NeedsHuman => "needs human",
             Self::UnderAttack => "under attack",
+            Self::Paused => "paused",
             Self::Offline => "offline",
+            Self::Unknown => "a condition that this version does not know",
         }
     }
     /// Whether the machine will not move on by itself: `update --watch` ends with it.

@@ -59,7 +59,7 @@ pub fn condition_cell(condition: Condition) -> Cell {
     Cell(match condition {
         Condition::UpToDate => cell.fg(Color::Green),
         Condition::Updating | Condition::Invited | Condition::Degraded => cell.fg(Color::Yellow),
-        Condition::Offline | Condition::NoGeneration => cell.fg(Color::DarkGrey),
+        Condition::Offline | Condition::NoGeneration | Condition::Paused => cell.fg(Color::DarkGrey),
         _ if condition.is_bad() => cell.fg(Color::Red),
         _ => cell,
     })

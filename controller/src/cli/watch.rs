@@ -52,7 +52,7 @@ fn settled(view: &MachineView, generation: Generation) -> Settled {
     match view.condition {
         _ if superseded => Settled::Later,
         Condition::UpToDate | Condition::Degraded => Settled::Good,
-        Condition::Offline | Condition::Invited => Settled::Later,
+        Condition::Offline | Condition::Invited | Condition::Paused => Settled::Later,
         condition if condition.is_bad() => Settled::Bad,
         Condition::Updating if waits(view, generation) => Settled::Later,
         _ => Settled::NotYet,

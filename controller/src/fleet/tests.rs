@@ -204,3 +204,25 @@ fn nothing_published_is_no_generation() {
     let machine = Machine { published: None, ..machine(Some(told(Phase::Idle, 1, '1', None)), None) };
     assert_eq!(decide(&machine), Condition::NoGeneration);
 }
+
+#[test]
+fn a_machine_that_is_paused_or_fell_silent_at_work_is_not_called_updating() {
+    let at_work = machine(Some(told(Phase::Building, 2, '1', Some(1))), None);
+    assert_eq!(decide(&at_work), Condition::Updating);
+    let limit = (55 + 45) * 1000;
+    let heard = |seen_at| Machine { seen_at: Some(seen_at), ..at_work.clone() };
+    assert_eq!(decide(&heard(NOW - limit)), Condition::Updating);
+    assert_eq!(decide(&heard(NOW - limit - 1)), Condition::Offline);
+    // One that is where it should be may miss some polls.
+    let well = machine(Some(told(Phase::Confirmed, 2, '2', Some(2))), None);
+    assert_eq!(decide(&Machine { seen_at: Some(NOW - limit - 1), ..well }), Condition::UpToDate);
+    let paused = |phase, until| {
+        let mut told = told(phase, 2, '1', Some(1));
+        told.health.paused_until = Some(until);
+        decide(&machine(Some(told), None))
+    };
+    assert_eq!(paused(Phase::Deferred, NOW + 1), Condition::Paused);
+    assert_eq!(paused(Phase::Deferred, UnixMillis::MAX), Condition::Paused);
+    assert_eq!(paused(Phase::Deferred, NOW), Condition::Updating, "the pause is over");
+    assert_eq!(paused(Phase::Probing, NOW + 1), Condition::Updating, "what is under way is finished");
+}

@@ -54,6 +54,7 @@ fn phases_and_conditions_are_told_as_they_are_written() {
         Condition::UpToDate,
         Condition::Degraded,
         Condition::Updating,
+        Condition::Paused,
         Condition::Offline,
     ];
     for condition in bad.iter().chain(&other) {
