@@ -2,8 +2,6 @@
 
 mod tls;
 
-use std::io;
-use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
@@ -21,8 +19,6 @@ use self::tls::Pinned;
 use crate::config::Config;
 use crate::core::answers::ends_check_in;
 use crate::identity::Identity;
-use crate::netrc::Netrc;
-use crate::nix::CacheAccess;
 use crate::surroundings::Proxies;
 
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
@@ -30,8 +26,12 @@ const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
 const REQUEST_TIMEOUT: Duration = Duration::from_secs(30);
 /// What a long poll gets on top of the wait that it asks for.
 const POLL_GRACE: Duration = Duration::from_secs(15);
+/// How long a connection is kept for the next request.
+const POOL_TIMEOUT: Duration = Duration::from_secs(30);
 /// The largest reply in JSON, and the largest problem.
 const MAX_REPLY_BYTES: u64 = 64 * 1024;
+/// The longest bearer, in bytes.
+const MAX_BEARER: usize = 1024;
 
 #[derive(Debug, thiserror::Error)]
 pub enum ClientError {
@@ -55,8 +55,6 @@ pub enum ClientError {
     Certificate(String),
     #[error("no HTTP client can be made: {0}")]
     Setup(String),
-    #[error("{} cannot be written: {source}; {}", path.display(), crate::durable::remedy(source))]
-    Netrc { path: PathBuf, source: io::Error },
 }
 
 fn refusal(status: u16, problem: Option<&Problem>) -> String {
@@ -105,29 +103,23 @@ pub struct Client {
     http: reqwest::Client,
     url: String,
     machine: Option<(MachineName, Arc<Mutex<SecretKey>>)>,
-    netrc: Arc<Netrc>,
-    ca_file: Option<PathBuf>,
     bearer: Arc<Mutex<Option<String>>>,
     limit: Duration,
 }
 
 impl Client {
-    /// The client of an enrolled machine. `state_dir` is where Nix finds its netrc.
-    pub fn new(identity: &Identity, state_dir: &Path) -> Result<Self, ClientError> {
+    /// The client of an enrolled machine.
+    pub fn new(identity: &Identity) -> Result<Self, ClientError> {
         Ok(Self {
             machine: Some((identity.machine.clone(), Arc::new(Mutex::new(identity.key.clone())))),
-            ca_file: identity.ca_file.clone(),
-            netrc: Arc::new(Netrc::new(state_dir.join("netrc"))),
             ..Self::anonymous(&identity.url, identity.tls_ca.as_deref())?
         })
     }
 
-    /// The client of an enrolled machine, by the proxy that its administrator set and beside its own netrc.
+    /// The client of an enrolled machine, by the proxy that its administrator set.
     pub fn of(config: &Config, identity: &Identity) -> Result<Self, ClientError> {
-        let own = config.clone();
-        let netrc = Netrc::beside(config.state("netrc"), move || own.own_netrc());
         let http = http(tls::config(identity.tls_ca.as_deref())?, &Proxies::of(config))?;
-        Ok(Self { http, netrc: Arc::new(netrc), ..Self::new(identity, &config.state_dir)? })
+        Ok(Self { http, ..Self::new(identity)? })
     }
 
     /// A client that has only an address yet. `tls_ca` is in PEM.
@@ -147,8 +139,6 @@ impl Client {
             http,
             url,
             machine: None,
-            netrc: Arc::new(Netrc::new(PathBuf::new())),
-            ca_file: None,
             bearer: Arc::default(),
             limit: REQUEST_TIMEOUT,
         })
@@ -191,8 +181,6 @@ impl Client {
         if let Some((_, held)) = &self.machine {
             *held.lock().unwrap_or_else(PoisonError::into_inner) = key.clone();
         }
-        // Bearers end with the key that they were given to.
-        self.netrc.distrust();
     }
 
     /// The key that it signs with.
@@ -239,28 +227,23 @@ impl Client {
         Ok((parse(api::FLEET, &body)?, clock.map(|clock| clock.timestamp().as_second())))
     }
 
-    /// Uses `bearer` from here on, in this process and in every Nix process.
+    /// Uses `bearer` from here on.
     pub fn set_bearer(&self, bearer: &str) -> Result<(), ClientError> {
-        let line = netrc_line(&self.url, bearer)?;
+        check_bearer(bearer)?;
         *self.bearer.lock().unwrap_or_else(PoisonError::into_inner) = Some(bearer.to_owned());
-        self.netrc
-            .renew(&line)
-            .map_err(|source| ClientError::Netrc { path: self.netrc.path().to_owned(), source })
+        Ok(())
     }
 
-    /// Nix did not get what it asked the cache for. It does not say whether the bearer was the reason, so the next one that
-    /// comes is given to it, however fresh the last one is.
-    pub fn cache_refused(&self) {
-        self.netrc.distrust();
-    }
-
-    /// What Nix needs to read the controller's cache.
-    pub fn cache(&self) -> CacheAccess {
-        CacheAccess {
-            url: format!("{}{}", self.url, api::CACHE),
-            netrc: self.netrc.path().to_owned(),
-            ca_file: self.ca_file.clone(),
+    /// The answer to a question for a file of any length, once its head is there. Whoever reads it sets the limits.
+    pub async fn open(&self, path: &str) -> Result<Response, ClientError> {
+        let sent = self.with_bearer(self.http.get(format!("{}{path}", self.url))).send();
+        let late = || ClientError::Unreachable { url: self.url.clone(), detail: "it does not answer".into() };
+        let response = tokio::time::timeout(self.limit, sent).await.map_err(|_| late())?;
+        let response = response.map_err(|error| self.unreachable(error))?;
+        if response.status() == StatusCode::OK {
+            return Ok(response);
         }
+        self.body(response, path, MAX_REPLY_BYTES).await.and(Err(nobody()))
     }
 
     pub fn url(&self) -> &str {
@@ -288,7 +271,10 @@ impl Client {
     }
 
     fn request(&self, method: Method, path: &str) -> RequestBuilder {
-        let request = self.http.request(method, format!("{}{path}", self.url)).timeout(self.limit);
+        self.with_bearer(self.http.request(method, format!("{}{path}", self.url)).timeout(self.limit))
+    }
+
+    fn with_bearer(&self, request: RequestBuilder) -> RequestBuilder {
         let bearer = self.bearer.lock().unwrap_or_else(PoisonError::into_inner).clone();
         match bearer {
             Some(bearer) => request.bearer_auth(bearer),
@@ -320,10 +306,6 @@ impl Client {
         if status == StatusCode::OK {
             return Ok(body);
         }
-        if status == StatusCode::UNAUTHORIZED {
-            // A controller that was restored from a backup knows none of the bearers that it gave since.
-            self.netrc.distrust();
-        }
         let problem = serde_json::from_slice(&body).ok();
         Err(ClientError::Refused { status: status.as_u16(), problem, retry_after })
     }
@@ -348,15 +330,14 @@ fn parse<T: DeserializeOwned>(path: &str, body: &[u8]) -> Result<T, ClientError>
         .map_err(|error| ClientError::Malformed { path: path.to_owned(), detail: error.to_string() })
 }
 
-/// What tells Nix the bearer.
+/// It becomes part of a header: a blank or a line break in it would say something else there.
 #[doc(hidden)]
-pub fn netrc_line(url: &str, bearer: &str) -> Result<String, ClientError> {
-    // It becomes part of a header and of a netrc line: a blank in it would say something else there.
-    if bearer.is_empty() || !bearer.bytes().all(|b| b.is_ascii_graphic()) {
-        let detail = "the bearer has characters that none may have".to_owned();
+pub fn check_bearer(bearer: &str) -> Result<(), ClientError> {
+    if bearer.is_empty() || bearer.len() > MAX_BEARER || !bearer.bytes().all(|b| b.is_ascii_graphic()) {
+        let detail = "the bearer has characters that none may have, or too many".to_owned();
         return Err(ClientError::Malformed { path: api::CHECKIN.into(), detail });
     }
-    Ok(format!("machine {} login muster password {bearer}\n", host(url)))
+    Ok(())
 }
 
 /// An address without a slash at the end: `https://`, or `http://` on loopback.
@@ -379,13 +360,6 @@ fn check_url(url: &str) -> Result<String, ClientError> {
     Ok(url.trim().trim_end_matches('/').to_owned())
 }
 
-/// The host as curl, and so Nix, compares it with a netrc's.
-fn host(url: &str) -> String {
-    let url = reqwest::Url::parse(url).ok();
-    let host = url.as_ref().and_then(reqwest::Url::host_str).unwrap_or_default();
-    host.trim_start_matches('[').trim_end_matches(']').to_owned()
-}
-
 fn http(tls: rustls::ClientConfig, proxies: &Proxies) -> Result<reqwest::Client, ClientError> {
     let failed = |error: reqwest::Error| ClientError::Setup(chain(&error.without_url()));
     let builder = reqwest::Client::builder()
@@ -393,7 +367,9 @@ fn http(tls: rustls::ClientConfig, proxies: &Proxies) -> Result<reqwest::Client,
         .connect_timeout(CONNECT_TIMEOUT)
         // A bearer goes to the controller that enrolment named, by no detour.
         .redirect(reqwest::redirect::Policy::none())
-        .pool_max_idle_per_host(1)
+        // As many as Nix keeps: each description of a path is a request of its own.
+        .pool_max_idle_per_host(25)
+        .pool_idle_timeout(POOL_TIMEOUT)
         .user_agent(concat!("muster-agent/", env!("CARGO_PKG_VERSION")));
     proxies.set(builder).and_then(reqwest::ClientBuilder::build).map_err(failed)
 }

@@ -8,6 +8,7 @@ extern crate muster_protocol;
 
 pub mod activator;
 pub mod buildlog;
+pub mod cache;
 pub mod cli;
 pub mod client;
 pub mod config;
@@ -19,7 +20,6 @@ pub mod identity;
 pub mod journal;
 pub mod local;
 pub mod logs;
-pub mod netrc;
 pub mod nix;
 pub mod outbox;
 pub mod paste;

@@ -17,6 +17,8 @@ use muster_protocol::machine::{Class, can_take};
 use muster_protocol::target::Target;
 use tokio::process::Command;
 
+use crate::cache::{Cache, Takes, Trouble};
+use crate::client::Client;
 use crate::config::Config;
 use crate::core::blame::{self, Blame, Caches};
 use crate::durable;
@@ -26,33 +28,13 @@ use derivation::Derivation;
 pub use error::NixError;
 #[doc(hidden)]
 pub use error::{message, tail, without_colours};
-use process::Limits;
+use process::{Limits, MOST_MEMORY};
 pub use process::{Listener, Plain, RESERVE_BYTES, free_bytes};
 
 /// Longer `.drv` files are not read; the longest of nixpkgs have some hundred KiB.
 const MAX_DERIVATION_BYTES: u64 = 16 * 1024 * 1024;
 /// The limit of a question to Nix, and of setting the profile.
 const SHORT_LIMIT: Duration = Duration::from_secs(300);
-/// Where systems keep the public authorities, for caches beside ours.
-const PUBLIC_CERTIFICATES: [&str; 4] = [
-    "/etc/ssl/certs/ca-certificates.crt",
-    "/etc/ssl/certs/ca-bundle.crt",
-    "/nix/var/nix/profiles/default/etc/ssl/certs/ca-bundle.crt",
-    "/etc/ssl/cert.pem",
-];
-const MAX_CERTIFICATES_BYTES: u64 = 8 * 1024 * 1024;
-
-/// How Nix reaches the controller's cache.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct CacheAccess {
-    /// `https://…/cache`
-    pub url: String,
-    /// Holds a bearer that is good for most of its hour; read by Nix at each transfer.
-    pub netrc: PathBuf,
-    /// The only certificate to believe the cache by.
-    pub ca_file: Option<PathBuf>,
-}
-
 /// What a build may take of the machine. Unset: what its nix.conf says.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct BuildLimits {
@@ -73,7 +55,6 @@ pub struct Nix {
     config: Option<String>,
     /// What the administrator set.
     variables: Vec<(String, String)>,
-    certificates: Option<PathBuf>,
     build_folder: PathBuf,
     limit: Duration,
 }
@@ -93,9 +74,8 @@ impl Nix {
             variables: {
                 let passed = |name: &&str| Some((name.to_string(), config.environment.get(*name)?.clone()));
                 let passed = surroundings::PASSED.iter().filter_map(passed);
-                passed.chain(Proxies::of(config).variables()).collect()
+                passed.chain(Proxies::of(config).beside_the_cache().variables()).collect()
             },
-            certificates: config.own_certificates(),
             build_folder: config.build_folder(),
             limit: Duration::from_secs(config.build_seconds),
             layout: layout.clone(),
@@ -106,7 +86,7 @@ impl Nix {
     pub async fn fetch(
         &self,
         derivation: &StorePath,
-        access: &CacheAccess,
+        client: &Client,
         listener: &mut dyn Listener,
     ) -> Result<(), NixError> {
         // The root comes first, so that no garbage collection gets in between; Nix ignores it until the path is valid.
@@ -116,20 +96,31 @@ impl Nix {
         if self.layout.physical(derivation).exists() && self.valid(derivation).await? {
             return Ok(());
         }
+        let netrc = self.layout.state("netrc");
+        let cache =
+            Cache::with_password(client, Takes::Derivations, &netrc).await.map_err(NixError::Cache)?;
         let mut command = self.command("nix")?;
         command.args(["--extra-experimental-features", "nix-command", "copy", "--derivation"]);
-        command.args(["--log-format", "internal-json", "--from", &access.url]);
+        command.args(["--log-format", "internal-json", "--from", cache.url()]);
+        command.arg("--option").arg("netrc-file").arg(&netrc);
         // Derivations and sources are named by their content and need no key: so no key is believed here.
         command.args(["--option", "require-sigs", "true", "--option", "trusted-public-keys", ""]);
-        self.through_cache(&mut command, access, access.ca_file.as_deref());
         command.arg(derivation.as_str());
-        let limits = self.limits(derivation);
+        let limits = Limits { memory: Some(MOST_MEMORY), ..self.limits(derivation) };
         let finished = process::run(command, "fetching the derivation", &limits, listener).await?;
         if finished.status.success() {
             return Ok(());
         }
-        let message = error::of_fetch(message(&finished.stderr, finished.status));
-        Err(NixError::Fetch { derivation: derivation.clone(), message })
+        let derivation = derivation.clone();
+        let message = match cache.trouble() {
+            Some(Trouble::Altered(detail)) => return Err(NixError::Altered { derivation, detail }),
+            Some(Trouble::Refused(detail) | Trouble::Away(detail)) => detail,
+            None => {
+                let message = message(&finished.stderr, finished.status).replace(cache.url(), "the cache");
+                error::of_fetch(message)
+            }
+        };
+        Err(NixError::Fetch { derivation, message })
     }
 
     /// Builds the target's derivation, keeps the result from garbage collection by `root_link`, and compares it with
@@ -141,7 +132,7 @@ impl Nix {
     pub async fn realise(
         &self,
         target: &Target,
-        access: &CacheAccess,
+        client: &Client,
         root_link: &Path,
         limits: BuildLimits,
         listener: &mut dyn Listener,
@@ -161,18 +152,24 @@ impl Nix {
             Caches::Doubted => drop(command.arg("--fallback")),
             Caches::Unused => drop(command.args(["--option", "substitute", "false"])),
         }
-        if !target.trusted_nix_keys.is_empty() {
+        let cache = if target.trusted_nix_keys.is_empty() {
+            None
+        } else {
             command.args(["--option", "extra-trusted-public-keys", &target.trusted_nix_keys.join(" ")]);
-            command.args(["--option", "extra-substituters", &access.url]);
-            let bundle = self.bundle(access)?;
-            self.through_cache(&mut command, access, bundle.as_deref());
-        }
+            let cache = Cache::by_secret_address(client, Takes::Outputs).await.map_err(NixError::Cache)?;
+            // By the environment, which root alone reads; the machine's own netrc-file stays in force.
+            let set = self.variables.iter().find(|(name, _)| name == "NIX_CONFIG").map(|(_, value)| value.as_str());
+            let config = self.config.as_deref().or(set).unwrap_or_default();
+            command.env("NIX_CONFIG", format!("{config}\nextra-substituters = {}\n", cache.url()));
+            Some(cache)
+        };
         command
             .args(["--realise", target.derivation.as_str(), "--add-root"])
             .arg(root_link)
             .arg("--indirect");
         tracing::info!(generation = %target.generation, derivation = %target.derivation, "building");
         let finished = process::run(command, "building", &self.limits(&target.derivation), listener).await?;
+        drop(cache);
         if !finished.status.success() {
             return Err(NixError::Build {
                 derivation: target.derivation.clone(),
@@ -235,7 +232,7 @@ impl Nix {
     async fn valid(&self, path: &StorePath) -> Result<bool, NixError> {
         let mut command = self.command("nix-store")?;
         command.args(["--check-validity", path.as_str()]);
-        let limits = Limits { time: SHORT_LIMIT, disk: None };
+        let limits = Limits { time: SHORT_LIMIT, memory: Some(MOST_MEMORY), disk: None };
         let finished = process::run(command, "asking Nix for a path", &limits, &mut Plain).await?;
         validity(path, finished.status, &finished.stderr)
     }
@@ -282,47 +279,11 @@ impl Nix {
         let file = self.layout.physical(path);
         // A store that was never used has no folder yet; it will lie on the disk of the first one above it.
         let disk = file.ancestors().skip(1).find(|folder| folder.is_dir());
-        Limits { time: self.limit, disk: disk.map(|folder| (folder.to_path_buf(), RESERVE_BYTES)) }
-    }
-
-    fn through_cache(&self, command: &mut Command, access: &CacheAccess, certificates: Option<&Path>) {
-        command.arg("--option").arg("netrc-file").arg(&access.netrc);
-        // What the cache did not have a minute ago it may have now.
-        command.args([
-            "--option",
-            "narinfo-cache-negative-ttl",
-            "0",
-            "--option",
-            "narinfo-cache-positive-ttl",
-            "0",
-        ]);
-        if let Some(certificates) = certificates {
-            // The option ssl-cert-file is younger than Nix 2.8; the variable works everywhere.
-            command.env("NIX_SSL_CERT_FILE", certificates);
-            // Where nix.conf has it, it counts before the variable.
-            if self.certificates.is_some() {
-                command.arg("--option").arg("ssl-cert-file").arg(certificates);
-            }
+        Limits {
+            time: self.limit,
+            memory: None,
+            disk: disk.map(|folder| (folder.to_path_buf(), RESERVE_BYTES)),
         }
-    }
-
-    /// The pinned certificate and the public ones in one file, since Nix takes one file for all its substituters.
-    fn bundle(&self, access: &CacheAccess) -> Result<Option<PathBuf>, NixError> {
-        let Some(ca) = &access.ca_file else { return Ok(None) };
-        let bundle = self.layout.state("ca-bundle.pem");
-        let made = durable::read(ca, MAX_CERTIFICATES_BYTES).and_then(|ca| {
-            let mut pem = ca.ok_or_else(|| io::Error::from(io::ErrorKind::NotFound))?;
-            let own = self.certificates.as_deref().into_iter();
-            for public in own.chain(PUBLIC_CERTIFICATES.iter().map(Path::new)) {
-                if let Some(public) = durable::read(public, MAX_CERTIFICATES_BYTES)? {
-                    pem.extend_from_slice(&public);
-                    break;
-                }
-            }
-            durable::write(&bundle, &pem, 0o644)
-        });
-        made.map_err(|source| Self::root_error(&bundle, &source))?;
-        Ok(Some(bundle))
     }
 
     fn command(&self, program: &str) -> Result<Command, NixError> {

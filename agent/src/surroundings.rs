@@ -16,7 +16,6 @@ pub const OF_THE_PROXY: [&str; 4] = ["http_proxy", "https_proxy", "all_proxy", "
 /// A proxy is not asked for what is on the machine itself, unless somebody says so.
 const LOCAL: &str = "localhost,127.0.0.1,::1";
 const MAX_SETTINGS_BYTES: u64 = 1024 * 1024;
-const MAX_NETRC_BYTES: u64 = 256 * 1024;
 /// How deep one file of settings may include others.
 const MAX_INCLUDES: u32 = 4;
 
@@ -82,6 +81,16 @@ impl Proxies {
         Ok(builder)
     }
 
+    /// The same for Nix, which reads the controller's cache from 127.0.0.1: no proxy is asked for that.
+    #[must_use]
+    pub fn beside_the_cache(mut self) -> Self {
+        if self.http.is_some() || self.https.is_some() {
+            let but = self.no_proxy.iter().map(String::as_str).chain(["127.0.0.1"]);
+            self.no_proxy = Some(but.collect::<Vec<_>>().join(","));
+        }
+        self
+    }
+
     /// For Nix and what it downloads with.
     pub fn variables(&self) -> Vec<(String, String)> {
         let named = [("http_proxy", &self.http), ("https_proxy", &self.https), ("no_proxy", &self.no_proxy)];
@@ -133,25 +142,6 @@ impl Config {
         let last = stand_in.filter(|text| !text.is_empty()).or_else(|| self.environment.get("NIX_CONFIG"));
         last.and_then(|text| setting(text, name, &mut |_| None))
             .or_else(|| setting_in_file(&self.nix_folder().join("nix.conf"), name, MAX_INCLUDES))
-    }
-
-    /// What the machine's own netrc says of its own caches. Ours takes its place, so it says that too.
-    pub fn own_netrc(&self) -> Vec<u8> {
-        let file =
-            self.nix_setting("netrc-file").map_or_else(|| self.nix_folder().join("netrc"), PathBuf::from);
-        match durable::read(&file, MAX_NETRC_BYTES) {
-            Ok(bytes) => bytes.unwrap_or_default(),
-            Err(error) => {
-                tracing::warn!("the machine's own {} does not count: {error}", file.display());
-                Vec::new()
-            }
-        }
-    }
-
-    /// The authorities that the administrator wants Nix to believe.
-    pub fn own_certificates(&self) -> Option<PathBuf> {
-        let variable = || self.environment.get("NIX_SSL_CERT_FILE").or(self.environment.get("SSL_CERT_FILE"));
-        self.nix_setting("ssl-cert-file").or_else(|| variable().cloned()).map(PathBuf::from)
     }
 }
 
@@ -318,8 +308,9 @@ mod tests {
         let over = [("NIX_CONFIG", "netrc-file = /three\nbuild-dir = /big")];
         assert_eq!(config(&over).nix_setting("netrc-file").as_deref(), Some("/three"));
         assert_eq!(config(&over).nix_setting("build-dir").as_deref(), Some("/big"));
-        write("nix.conf", "");
-        write("netrc", "machine cache.example password x\n");
-        assert_eq!(config(&[]).own_netrc(), b"machine cache.example password x\n");
+        let (but, proxied) = (|text| Proxies::of(&super::tests::config(text, &[])).beside_the_cache().no_proxy, "proxy = 'http://p:1'");
+        assert_eq!(but(""), None);
+        assert_eq!(but(&format!("{proxied}\nno_proxy = []")).as_deref(), Some("127.0.0.1"));
+        assert_eq!(but(&format!("{proxied}\nno_proxy = ['a.example']")).as_deref(), Some("a.example,127.0.0.1"));
     }
 }

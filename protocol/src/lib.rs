@@ -17,6 +17,7 @@ pub mod keys;
 #[cfg(feature = "logging")]
 pub mod logging;
 pub mod machine;
+pub mod narinfo;
 pub mod operator;
 pub mod packages;
 pub mod policy;

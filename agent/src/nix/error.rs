@@ -26,6 +26,10 @@ pub enum NixError {
     NoSpace(u64),
     #[error("{derivation} cannot be fetched from the controller's cache: {message}")]
     Fetch { derivation: StorePath, message: String },
+    #[error("what the controller's cache gives for {derivation} is refused: {detail}")]
+    Altered { derivation: StorePath, detail: String },
+    #[error("the controller's cache cannot be handed to Nix on 127.0.0.1: {0}")]
+    Cache(io::Error),
     #[error("Nix refuses {0}: what the cache gave is not what its name says")]
     NotValid(StorePath),
     #[error("{path} is no derivation that can be read: {detail}")]
@@ -49,7 +53,7 @@ impl NixError {
         match self {
             Self::WrongOutput { .. } => Some(Attack::WrongOutput),
             Self::Platform { .. } => Some(Attack::WrongClass),
-            Self::NotValid(_) => Some(Attack::AlteredArchive),
+            Self::NotValid(_) | Self::Altered { .. } => Some(Attack::AlteredArchive),
             Self::Fetch { message, .. } => is_altered(message).then_some(Attack::AlteredArchive),
             _ => None,
         }

@@ -11,6 +11,7 @@ use tokio::io::{AsyncRead, AsyncReadExt as _};
 use tokio::process::{Child, Command};
 
 use super::NixError;
+use crate::platform::process as programs;
 
 /// How much of the output is kept, from its end.
 const TAIL_BYTES: usize = 16 * 1024;
@@ -23,6 +24,8 @@ const GRACE: Duration = Duration::from_secs(10);
 const SPACE_INTERVAL: Duration = Duration::from_secs(2);
 /// Below this a fetch or a build is ended, so that the agent and the machine can still write.
 pub const RESERVE_BYTES: u64 = 128 * 1024 * 1024;
+/// What a Nix that builds nothing may take. One that builds hands its limits down to compilers, so it has none.
+pub const MOST_MEMORY: u64 = 4 * 1024 * 1024 * 1024;
 
 /// What a process left.
 pub struct Finished {
@@ -49,6 +52,8 @@ impl Listener for Plain {
 /// Limits of one process.
 pub struct Limits {
     pub time: Duration,
+    /// Memory of its own, in bytes, where the system can hold a process to that (Linux).
+    pub memory: Option<u64>,
     /// A folder of the disk whose free space is watched, and how much must stay free.
     pub disk: Option<(PathBuf, u64)>,
 }
@@ -63,6 +68,7 @@ pub async fn run(
     let program = command.as_std().get_program().to_string_lossy().into_owned();
     command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::piped()).process_group(0);
     let mut child = command.spawn().map_err(|source| NixError::Run { program: program.clone(), source })?;
+    restrict(child.id(), limits.memory);
     let stderr = child.stderr.take();
     let mut group = Group { child: Some(child) };
     let work = async {
@@ -135,6 +141,7 @@ pub async fn lines(
     let program = command.as_std().get_program().to_string_lossy().into_owned();
     command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped()).process_group(0);
     let mut child = command.spawn().map_err(|source| NixError::Run { program: program.clone(), source })?;
+    restrict(child.id(), Some(MOST_MEMORY));
     let (stdout, stderr) = (child.stdout.take(), child.stderr.take());
     let mut group = Group { child: Some(child) };
     let mut listener = Lines(&mut take);
@@ -155,6 +162,14 @@ impl<F: FnMut(&str)> Listener for Lines<'_, F> {
     fn line(&mut self, line: &str) -> Option<String> {
         (self.0)(line);
         None
+    }
+}
+
+fn restrict(pid: Option<u32>, memory: Option<u64>) {
+    let Some(pid) = pid else { return };
+    programs::unprotect(pid);
+    if let Some(bytes) = memory {
+        programs::limit_memory(pid, bytes);
     }
 }
 
@@ -199,6 +214,7 @@ pub fn run_sync(
     let failed = |source| NixError::Run { program: program.clone(), source };
     command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped()).process_group(0);
     let mut child = command.spawn().map_err(failed)?;
+    restrict(Some(child.id()), Some(MOST_MEMORY));
     let readers = (child.stdout.take().map(read_in_thread), child.stderr.take().map(read_in_thread));
     let clock = SystemClock::new();
     let status = loop {
@@ -241,7 +257,30 @@ mod tests {
         command
     }
     fn limits(time: Duration) -> Limits {
-        Limits { time, disk: None }
+        Limits { time, memory: None, disk: None }
+    }
+
+    #[cfg(target_os = "linux")]
+    #[tokio::test]
+    async fn nix_has_a_memory_limit_of_its_own_and_is_ended_by_the_kernel_before_the_agent() {
+        // It waits until the limits are there: they are set right after it was started.
+        let script = "while [ $(ulimit -d) = unlimited ] || [ $(cat /proc/$$/oom_score_adj) != 250 ]; do :; done; \
+            ulimit -d >&2";
+        let limits = Limits { memory: Some(64 * 1024 * 1024), ..limits(Duration::from_secs(60)) };
+        let finished = run(sh(script), "it", &limits, &mut Plain).await.unwrap();
+        assert_eq!(finished.stderr, "65536\n");
+        let script = "while [ $(cat /proc/$$/oom_score_adj) != 250 ]; do :; done; ulimit -d";
+        let mut command = std::process::Command::new("/bin/sh");
+        let (_, text) = run_sync(
+            {
+                command.args(["-c", script]);
+                command
+            },
+            "it",
+            Duration::from_secs(60),
+        )
+        .unwrap();
+        assert_ne!(text, "unlimited\n");
     }
 
     #[tokio::test]
@@ -292,7 +331,7 @@ mod tests {
     #[tokio::test]
     async fn failure_mode_10_a_disk_that_runs_full_ends_it() {
         let disk = Some((PathBuf::from("/"), u64::MAX));
-        let limits = Limits { time: Duration::from_secs(60), disk };
+        let limits = Limits { time: Duration::from_secs(60), memory: None, disk };
         let error = run(sh("sleep 1000"), "it", &limits, &mut Plain).await.err().unwrap();
         assert!(matches!(error, NixError::NoSpace(_)), "{error}");
     }

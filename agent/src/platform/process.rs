@@ -66,6 +66,7 @@ fn run_into(mut output: Option<File>, command: &mut Command, limit: Duration) ->
     };
     command.stdin(Stdio::null()).stdout(end_of()?).stderr(end_of()?);
     let mut child = command.process_group(0).spawn()?;
+    unprotect(child.id());
     let (status, timed_out) = match wait(&mut child, &clock, limit)? {
         Some(status) => (status, false),
         None => (end(&mut child, &clock)?, true),
@@ -77,6 +78,33 @@ fn run_into(mut output: Option<File>, command: &mut Command, limit: Duration) ->
     }
     Ok(Finished { exit: exit_code(status), output: said[from..].to_owned(), said, timed_out })
 }
+
+/// How soon the kernel ends what the agent starts when memory runs out: before services, which have 0.
+const OOM_SCORE: &str = "250";
+
+/// Takes from a child that the kernel kills it last: that is the agent's alone, whose unit says so.
+pub fn unprotect(pid: u32) {
+    if cfg!(target_os = "linux") {
+        // A child that has ended already needs nothing.
+        let _ = std::fs::write(format!("/proc/{pid}/oom_score_adj"), OOM_SCORE);
+    }
+}
+
+/// Holds a child to so much memory of its own. The kernel counts what may be written, so address space that is only
+/// reserved is free.
+#[cfg(target_os = "linux")]
+pub fn limit_memory(pid: u32, bytes: u64) {
+    use rustix::process::{Resource, Rlimit, prlimit};
+    let Some(pid) = i32::try_from(pid).ok().and_then(Pid::from_raw) else { return };
+    let limit = Rlimit { current: Some(bytes), maximum: Some(bytes) };
+    if let Err(error) = prlimit(Some(pid), Resource::Data, limit) {
+        tracing::debug!(%error, "a program has no memory limit");
+    }
+}
+
+/// macOS has no limit that it holds a process to.
+#[cfg(not(target_os = "linux"))]
+pub fn limit_memory(_: u32, _: u64) {}
 
 fn exit_code(status: ExitStatus) -> i32 {
     status.code().unwrap_or_else(|| 128 + status.signal().unwrap_or_default())

@@ -97,7 +97,7 @@ impl Work<'_> {
         let Some(target) = self.target() else { return Ok(()) };
         let started = self.shared.clock.awake();
         let mut follow = Follow::new(self.shared, target.generation, Ended::Fetch);
-        let fetched = self.nix.fetch(&target.derivation, &self.client.cache(), &mut follow).await;
+        let fetched = self.nix.fetch(&target.derivation, self.client, &mut follow).await;
         drop(follow);
         let ms = self.since(started);
         self.finished(Ended::Fetch, fetched, |()| {
@@ -119,7 +119,7 @@ impl Work<'_> {
             follow.log.line(DOUBTED);
             self.shared.set_problem(Some(DOUBTED.to_owned()));
         }
-        let built = self.nix.realise(&target, &self.client.cache(), &link, limits, &mut follow).await;
+        let built = self.nix.realise(&target, self.client, &link, limits, &mut follow).await;
         drop(follow);
         let step = match &built {
             Err(NixError::WrongOutput { .. }) => Ended::Compare,
@@ -171,7 +171,6 @@ impl Work<'_> {
         }
         if matches!(error, NixError::Fetch { .. } | NixError::Build { .. }) {
             // A check-in brings a bearer before the next try.
-            self.client.cache_refused();
             self.shared.changed_now();
         }
         Err(error.into())

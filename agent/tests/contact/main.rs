@@ -1,6 +1,7 @@
 //! The agent's edges against a real HTTP server, real signed metadata and a real Nix.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 
+mod cache;
 mod client;
 mod controller;
 mod enroll;

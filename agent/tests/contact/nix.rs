@@ -6,8 +6,7 @@ use std::time::Duration;
 
 use muster_agent::client::Client;
 use muster_agent::config::{Config, StandIn};
-use muster_agent::identity::pem_of;
-use muster_agent::nix::{BuildLimits, CacheAccess, Nix, NixError, Plain};
+use muster_agent::nix::{BuildLimits, Nix, NixError, Plain};
 use muster_agent::platform::Layout;
 use muster_protocol::ids::{Sha256, StorePath, nix_base32};
 use muster_protocol::machine::Class;
@@ -16,8 +15,6 @@ use muster_protocol::target::Target;
 
 use super::controller::{BEARER, Controller, Fleet};
 
-/// `base64(muster:the-bearer)`
-const BASIC: &str = "Basic bXVzdGVyOnRoZS1iZWFyZXI=";
 /// Builders find a shell where a sandbox has nothing else.
 const NIX_CONFIG: &str = "substituters =\nsandbox = false\nbuild-users-group =\n\
     experimental-features = nix-command\nsandbox-paths = /bin/sh=/bin/busybox\n";
@@ -25,7 +22,7 @@ const NIX_CONFIG: &str = "substituters =\nsandbox = false\nbuild-users-group =\n
 pub(super) struct Bed {
     folder: tempfile::TempDir,
     pub(super) controller: Controller,
-    pub(super) access: CacheAccess,
+    pub(super) client: Client,
     pub(super) config: Config,
     layout: Layout,
 }
@@ -48,11 +45,11 @@ impl Bed {
             nix_config: NIX_CONFIG.into(),
         });
         std::fs::create_dir_all(&config.state_dir).unwrap();
-        let netrc = config.state("netrc");
-        std::fs::write(&netrc, format!("machine 127.0.0.1 login muster password {BEARER}\n")).unwrap();
-        let access = CacheAccess { url: format!("{}/cache", controller.url), netrc, ca_file: None };
+        let url = if controller.url.starts_with("https") { "http://127.0.0.1:1" } else { &controller.url };
+        let client = Client::anonymous(url, None).unwrap();
+        client.set_bearer(BEARER).unwrap();
         let layout = Layout::new(&config, Class::Nixos);
-        Self { folder, controller, access, config, layout }
+        Self { folder, controller, client, config, layout }
     }
     pub(super) fn nix(&self) -> Nix {
         Nix::new(&self.config, &self.layout)
@@ -104,11 +101,8 @@ impl Bed {
             self.controller.answer(&path, move |seen| {
                 use axum::response::IntoResponse as _;
                 match seen.headers.get("authorization") {
-                    Some(password) if password == BASIC => bytes.clone().into_response(),
-                    _ => {
-                        let ask = [(axum::http::header::WWW_AUTHENTICATE, "Basic realm=\"muster\"")];
-                        (axum::http::StatusCode::UNAUTHORIZED, ask).into_response()
-                    }
+                    Some(said) if said == &format!("Bearer {BEARER}") => bytes.clone().into_response(),
+                    _ => axum::http::StatusCode::UNAUTHORIZED.into_response(),
                 }
             });
         }
@@ -128,8 +122,11 @@ impl Bed {
         let at = bytes.windows(from.len()).position(|window| window == from.as_bytes()).unwrap();
         let bytes = [&bytes[..at], to.as_bytes(), &bytes[at + from.len()..]].concat();
         let hash = format!("sha256:{}", nix_base32(&Sha256::of(&bytes)));
+        let url = format!("nar/{}.nar", &hash["sha256:".len()..]);
+        let text = text.replace(&field("URL:"), &url);
         let text = text.replace(&field("FileHash:"), &hash).replace(&field("NarHash:"), &hash);
-        std::fs::write(nar, bytes).unwrap();
+        std::fs::remove_file(nar).unwrap();
+        std::fs::write(self.cache().join(url), bytes).unwrap();
         std::fs::write(info, text).unwrap();
     }
 
@@ -150,10 +147,10 @@ async fn a_derivation_is_fetched_built_kept_and_made_the_profile() {
     bed.serve();
     let nix = bed.nix();
     assert!(!nix.is_valid(&target.derivation).unwrap());
-    nix.fetch(&target.derivation, &bed.access, &mut Plain).await.unwrap();
+    nix.fetch(&target.derivation, &bed.client, &mut Plain).await.unwrap();
     assert!(nix.is_valid(&target.derivation).unwrap() && !nix.is_valid(&target.output).unwrap());
     assert_eq!(
-        nix.realise(&target, &bed.access, &bed.link(), BuildLimits::default(), &mut Plain).await.unwrap(),
+        nix.realise(&target, &bed.client, &bed.link(), BuildLimits::default(), &mut Plain).await.unwrap(),
         target.output
     );
     assert_eq!(bed.built(&target), "built\n");
@@ -164,8 +161,8 @@ async fn a_derivation_is_fetched_built_kept_and_made_the_profile() {
 
     // All is in place, so the same again needs neither the cache nor a build.
     let seen = bed.controller.seen().len();
-    nix.fetch(&target.derivation, &bed.access, &mut Plain).await.unwrap();
-    nix.realise(&target, &bed.access, &bed.link(), BuildLimits::default(), &mut Plain).await.unwrap();
+    nix.fetch(&target.derivation, &bed.client, &mut Plain).await.unwrap();
+    nix.realise(&target, &bed.client, &bed.link(), BuildLimits::default(), &mut Plain).await.unwrap();
     assert_eq!(bed.controller.seen().len(), seen);
 
     // Nix's own view: both are protected from garbage collection, the derivation while it is worked on.
@@ -183,11 +180,11 @@ async fn the_cache_is_read_with_the_bearer_and_with_no_other() {
     let bed = Bed::new().await;
     let target = bed.evaluate("x86_64-linux", "echo built > $out");
     bed.serve();
-    std::fs::write(&bed.access.netrc, "machine 127.0.0.1 login muster password old\n").unwrap();
-    let error = bed.nix().fetch(&target.derivation, &bed.access, &mut Plain).await.unwrap_err();
+    bed.client.set_bearer("old").unwrap();
+    let error = bed.nix().fetch(&target.derivation, &bed.client, &mut Plain).await.unwrap_err();
     assert!(matches!(&error, NixError::Fetch { .. }) && error.attack().is_none(), "{error}");
     assert!(!error.is_permanent(), "a new bearer may help");
-    assert!(error.to_string().contains("or does not let this machine read"), "{error}");
+    assert!(error.to_string().contains("refused it") || error.to_string().contains("401"), "{error}");
 }
 
 #[tokio::test]
@@ -196,7 +193,7 @@ async fn i1_a_derivation_that_was_changed_in_the_cache_is_refused_though_its_fil
     let target = bed.evaluate("x86_64-linux", "echo built > $out");
     bed.forge(&target.derivation, "echo built", "echo owned");
     bed.serve();
-    let error = bed.nix().fetch(&target.derivation, &bed.access, &mut Plain).await.unwrap_err();
+    let error = bed.nix().fetch(&target.derivation, &bed.client, &mut Plain).await.unwrap_err();
     assert!(matches!(&error, NixError::Fetch { .. } | NixError::NotValid(_)), "{error}");
     assert!(!bed.nix().is_valid(&target.derivation).unwrap());
     // Put there by hand it is no better: only Nix's database tells.
@@ -206,7 +203,7 @@ async fn i1_a_derivation_that_was_changed_in_the_cache_is_refused_though_its_fil
     std::fs::write(&file, "Derive([(\"out\",\"x\",\"\",\"\")],[],[],\"x86_64-linux\")").unwrap();
     let error = bed
         .nix()
-        .realise(&target, &bed.access, &bed.link(), BuildLimits::default(), &mut Plain)
+        .realise(&target, &bed.client, &bed.link(), BuildLimits::default(), &mut Plain)
         .await
         .unwrap_err();
     assert!(matches!(error, NixError::NotValid(_)), "{error}");
@@ -223,9 +220,42 @@ async fn i1_a_derivation_without_its_content_address_is_refused() {
         text.lines().filter(|line| !line.starts_with("CA:")).map(|line| format!("{line}\n")).collect();
     std::fs::write(info, text).unwrap();
     bed.serve();
-    let error = bed.nix().fetch(&target.derivation, &bed.access, &mut Plain).await.unwrap_err();
-    assert!(matches!(error, NixError::Fetch { .. }), "{error}");
+    let error = bed.nix().fetch(&target.derivation, &bed.client, &mut Plain).await.unwrap_err();
+    assert_eq!(error.attack(), Some(Attack::AlteredArchive), "{error}");
     assert!(!bed.nix().is_valid(&target.derivation).unwrap());
+}
+
+/// What the thief of the controller would have root's Nix do. Nothing of it reaches Nix, nobody else is asked, and what the
+/// machine says of it is the same whether anybody listens there.
+#[tokio::test]
+async fn a_description_that_leads_out_of_the_cache_never_reaches_nix() {
+    let elsewhere = Controller::start().await;
+    elsewhere.put("/nar", "found");
+    let mut said = std::collections::BTreeSet::new();
+    for url in [
+        "file:///dev/zero",
+        &format!("{}/nar", elsewhere.url),
+        "http://127.0.0.1:1/nar",
+        "/cache/nar/x",
+        "../x",
+    ] {
+        let bed = Bed::new().await;
+        let target = bed.evaluate("x86_64-linux", "echo built > $out");
+        let info = bed.cache().join(format!("{}.narinfo", target.derivation.hash_part()));
+        let text = std::fs::read_to_string(&info).unwrap();
+        let text = text.lines().map(|line| match line.split_once(": ") {
+            Some(("URL", _)) => format!("URL: {url}\n"),
+            _ => format!("{line}\n"),
+        });
+        std::fs::write(&info, text.collect::<String>()).unwrap();
+        bed.serve();
+        let error = bed.nix().fetch(&target.derivation, &bed.client, &mut Plain).await.unwrap_err();
+        assert_eq!(error.attack(), Some(Attack::AlteredArchive), "{url}: {error}");
+        said.insert(error.to_string().replace(url, "URL").replace(target.derivation.hash_part(), "HASH"));
+        assert!(!bed.config.state("netrc").exists(), "the password ends with its run");
+    }
+    assert!(elsewhere.seen().is_empty());
+    assert_eq!(said.len(), 1, "{said:?}");
 }
 
 #[tokio::test]
@@ -233,12 +263,12 @@ async fn another_output_than_the_signed_one_is_refused_before_anything_is_built(
     let bed = Bed::new().await;
     let mut target = bed.evaluate("x86_64-linux", "echo built > $out");
     bed.serve();
-    bed.nix().fetch(&target.derivation, &bed.access, &mut Plain).await.unwrap();
+    bed.nix().fetch(&target.derivation, &bed.client, &mut Plain).await.unwrap();
     let real = target.output.clone();
     target.output = "/nix/store/1c0bm0n2hg4kd2x7q2g5p1l1c4cx8kpl-system".parse().unwrap();
     let error = bed
         .nix()
-        .realise(&target, &bed.access, &bed.link(), BuildLimits::default(), &mut Plain)
+        .realise(&target, &bed.client, &bed.link(), BuildLimits::default(), &mut Plain)
         .await
         .unwrap_err();
     assert_eq!(error.attack(), Some(Attack::WrongOutput), "{error}");
@@ -252,10 +282,10 @@ async fn i6_a_derivation_for_another_platform_is_refused_before_anything_is_buil
         let bed = Bed::new().await;
         let target = bed.evaluate(system, "echo built > $out");
         bed.serve();
-        bed.nix().fetch(&target.derivation, &bed.access, &mut Plain).await.unwrap();
+        bed.nix().fetch(&target.derivation, &bed.client, &mut Plain).await.unwrap();
         let error = bed
             .nix()
-            .realise(&target, &bed.access, &bed.link(), BuildLimits::default(), &mut Plain)
+            .realise(&target, &bed.client, &bed.link(), BuildLimits::default(), &mut Plain)
             .await
             .unwrap_err();
         assert!(matches!(error, NixError::Platform { .. }), "{system}: {error}");
@@ -269,10 +299,10 @@ async fn a_build_that_fails_tells_the_end_of_its_output() {
     let script = "i=0; while [ $i -lt 3000 ]; do echo line $i; i=$((i+1)); done; echo it is broken; exit 7";
     let target = bed.evaluate("x86_64-linux", script);
     bed.serve();
-    bed.nix().fetch(&target.derivation, &bed.access, &mut Plain).await.unwrap();
+    bed.nix().fetch(&target.derivation, &bed.client, &mut Plain).await.unwrap();
     let error = bed
         .nix()
-        .realise(&target, &bed.access, &bed.link(), BuildLimits::default(), &mut Plain)
+        .realise(&target, &bed.client, &bed.link(), BuildLimits::default(), &mut Plain)
         .await
         .unwrap_err();
     assert!(error.is_permanent() && error.attack().is_none(), "{error}");
@@ -307,9 +337,9 @@ async fn outputs_come_from_the_cache_under_the_signed_keys_alone() {
             target.trusted_nix_keys = vec![std::fs::read_to_string(public).unwrap().trim().to_owned()];
         }
         bed.serve();
-        bed.nix().fetch(&target.derivation, &bed.access, &mut Plain).await.unwrap();
+        bed.nix().fetch(&target.derivation, &bed.client, &mut Plain).await.unwrap();
         bed.nix()
-            .realise(&target, &bed.access, &bed.link(), BuildLimits::default(), &mut Plain)
+            .realise(&target, &bed.client, &bed.link(), BuildLimits::default(), &mut Plain)
             .await
             .unwrap();
         let wanted = if comes { "built away\n" } else { "built here\n" };
@@ -339,22 +369,21 @@ async fn the_cache_is_read_over_tls_by_the_pinned_authority_alone() {
     let (controller, ca) = Controller::start_tls().await;
     let mut bed = Bed::with(controller);
     let fleet = Fleet::new();
-    let (_, identity) = fleet.enrol_pinned(&bed.config.state_dir, &bed.controller.url, Some(ca));
-    let client = Client::new(&identity, &bed.config.state_dir).unwrap();
-    client.set_bearer(BEARER).unwrap();
-    bed.access = client.cache();
     let mut target = bed.evaluate("x86_64-linux", "echo built > $out");
     target.trusted_nix_keys = vec!["builder-1:AAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAA=".into()];
     bed.serve();
     let (_, other) = Controller::start_tls().await;
-    let pinned = bed.access.ca_file.clone().unwrap();
-    let good = std::fs::read(&pinned).unwrap();
-    std::fs::write(&pinned, pem_of(&other)).unwrap();
-    let error = bed.nix().fetch(&target.derivation, &bed.access, &mut Plain).await.unwrap_err();
-    assert!(matches!(error, NixError::Fetch { .. }), "{error}");
-    std::fs::write(&pinned, good).unwrap();
-    bed.nix().fetch(&target.derivation, &bed.access, &mut Plain).await.unwrap();
-    bed.nix().realise(&target, &bed.access, &bed.link(), BuildLimits::default(), &mut Plain).await.unwrap();
+    for (authority, good) in [(other, false), (ca, true)] {
+        let (_, identity) = fleet.enrol_pinned(&bed.config.state_dir, &bed.controller.url, Some(authority));
+        bed.client = Client::new(&identity).unwrap();
+        bed.client.set_bearer(BEARER).unwrap();
+        let fetched = bed.nix().fetch(&target.derivation, &bed.client, &mut Plain).await;
+        match fetched {
+            Err(error) => assert!(!good && matches!(error, NixError::Fetch { .. }), "{error}"),
+            Ok(()) => assert!(good),
+        }
+    }
+    bed.nix().realise(&target, &bed.client, &bed.link(), BuildLimits::default(), &mut Plain).await.unwrap();
     let asked = bed.controller.seen();
     let output = format!("/cache/{}.narinfo", target.output.hash_part());
     assert!(asked.iter().any(|seen| seen.path == output), "the cache was asked for the output too");
@@ -366,12 +395,12 @@ async fn a_build_that_is_not_wanted_any_more_is_ended() {
     let target = bed.evaluate("x86_64-linux", "while :; do :; done");
     bed.serve();
     let nix = bed.nix();
-    nix.fetch(&target.derivation, &bed.access, &mut Plain).await.unwrap();
+    nix.fetch(&target.derivation, &bed.client, &mut Plain).await.unwrap();
     let link = bed.link();
     let works = || processes(link.to_str().unwrap());
     let (mut plain, limits) = (Plain, BuildLimits::default());
     tokio::select! {
-        result = nix.realise(&target, &bed.access, &link, limits, &mut plain) => panic!("it ended by itself: {result:?}"),
+        result = nix.realise(&target, &bed.client, &link, limits, &mut plain) => panic!("it ended by itself: {result:?}"),
         () = until(|| works() > 0) => {}
     }
     until(|| works() == 0).await;
@@ -382,11 +411,11 @@ async fn a_build_that_takes_too_long_is_ended() {
     let mut bed = Bed::new().await;
     let target = bed.evaluate("x86_64-linux", "while :; do :; done");
     bed.serve();
-    bed.nix().fetch(&target.derivation, &bed.access, &mut Plain).await.unwrap();
+    bed.nix().fetch(&target.derivation, &bed.client, &mut Plain).await.unwrap();
     bed.config.build_seconds = 1;
     let error = bed
         .nix()
-        .realise(&target, &bed.access, &bed.link(), BuildLimits::default(), &mut Plain)
+        .realise(&target, &bed.client, &bed.link(), BuildLimits::default(), &mut Plain)
         .await
         .unwrap_err();
     assert!(matches!(error, NixError::TimedOut { .. }), "{error}");

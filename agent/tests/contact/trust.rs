@@ -35,7 +35,7 @@ impl Machine {
         let fleet = Fleet::new();
         let state = tempfile::tempdir().unwrap();
         let (config, identity) = fleet.enrol(state.path(), &controller.url);
-        let client = Client::new(&identity, state.path()).unwrap();
+        let client = Client::new(&identity).unwrap();
         Self { state, controller, fleet, config, identity, client }
     }
     /// A machine that holds this generation.

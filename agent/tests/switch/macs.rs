@@ -123,7 +123,6 @@ fn failure_mode_14_the_agent_does_not_exit_while_an_activation_runs_whatever_hap
     // KeepAlive would start OLD's program now. Neither an absent controller nor a state that it cannot read ends it.
     bed.controller.cut(true);
     std::fs::write(bed.machine.config.state("confirmation.json"), "{").unwrap();
-    std::fs::write(bed.machine.config.state("netrc"), [0xff; 10]).unwrap();
     assert_ne!(bed.machine.ask(&["rollback"]).0, 0, "nor a person who asks for what cannot be now");
     assert!(bed.agent_lives());
     bed.controller.cut(false);

@@ -8,10 +8,10 @@ use axum::http::{HeaderMap, StatusCode, header};
 use axum::response::{IntoResponse, Response};
 use muster_protocol::api::ProblemCode;
 use muster_protocol::ids::{Sha256, nix_base32};
+use muster_protocol::narinfo::{MAX_NARINFO_BYTES, NarFile, Narinfo, is_base32};
 use sha2::Digest as _;
 
 use super::body::Incoming;
-use super::narinfo::{MAX_NARINFO_BYTES, NarFile, Narinfo, is_base32};
 use super::problem::{Refused, refuse};
 use super::{App, Shared};
 use crate::store::blobs::{BlobError, Reading};

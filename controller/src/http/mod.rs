@@ -7,7 +7,6 @@ mod cache;
 pub mod connection;
 mod draft_api;
 mod machine_api;
-mod narinfo;
 mod operator_api;
 mod problem;
 mod public;
@@ -23,7 +22,6 @@ mod wakers;
 pub mod readers {
     pub use super::auth::{bearer, machine_signature, operator_signature};
     pub use super::machine_api::{Numbered, RawBatch};
-    pub use super::narinfo::{NarFile, Narinfo};
 }
 
 use std::sync::Arc;

@@ -6,12 +6,12 @@ use std::process::ExitStatus;
 use muster::flake::evaluate::{Facts, Metadata, described_in};
 use muster::flake::facts::Muster;
 use muster::flake::nix::shorten;
-use muster::http::readers::{NarFile, Narinfo};
 use muster_agent::core::progress::{Tracker, words};
 use muster_agent::nix::derivation::Derivation;
 use muster_agent::nix::{message, tail};
 use muster_protocol::ids::{StorePath, nix_base32};
 use muster_protocol::machine::System;
+use muster_protocol::narinfo::{NarFile, Narinfo};
 use muster_protocol::report::{MAX_LOG_TAIL, Step};
 
 /// A narinfo, and the name of an archive.
@@ -23,6 +23,9 @@ pub fn narinfo(data: &[u8]) -> bool {
     }
     let Ok(info) = Narinfo::parse(data) else { return file.is_some() };
     assert!(info.same_content(&info));
+    let text = info.text();
+    assert_eq!(Narinfo::parse(text.as_bytes()).as_ref(), Ok(&info), "what is handed on says the same");
+    assert!(text.lines().any(|line| line.starts_with("URL: nar/")), "{text}");
     assert!(info.file_size > 0 && info.nar_size > 0);
     assert_eq!(info.path.hash_part().len(), 32);
     assert!(!info.path.name().contains('/'));

@@ -9,7 +9,7 @@ use muster_protocol::target::Target;
 use muster_protocol::tuf::repository::sign_generation;
 use muster_testbed::machine::finish;
 use muster_testbed::stolen::{NEIGHBOUR, VICTIM};
-use muster_testbed::thief::Answer;
+use muster_testbed::thief::{Answer, Thief};
 
 use crate::book::{Book, By};
 use crate::controller;
@@ -185,6 +185,34 @@ fn archives(siege: &mut Siege, book: &mut Book) -> Result<()> {
         }
     };
     lies(siege, book, ("a broken description", "a narinfo that leads out of the cache"), broken)?;
+
+    let endless = |answer: &mut Answer| {
+        if describes_derivation(answer) {
+            lines(answer, |line| {
+                Some(if line.starts_with("URL:") { "URL: file:///dev/zero".into() } else { line.to_owned() })
+            });
+        }
+    };
+    lies(
+        siege,
+        book,
+        ("an archive without end", "a narinfo whose archive is /dev/zero of the machine"),
+        endless,
+    )?;
+
+    let trap = Thief::start()?;
+    let address = trap.url.clone();
+    let elsewhere = move |answer: &mut Answer| {
+        if describes_derivation(answer) {
+            let leads = format!("URL: {address}/nar/x.nar");
+            lines(answer, |line| {
+                Some(if line.starts_with("URL:") { leads.clone() } else { line.to_owned() })
+            });
+        }
+    };
+    let name = ("an archive elsewhere", "a narinfo whose archive is on a host that the machine reaches");
+    lies(siege, book, name, elsewhere)?;
+    ensure!(trap.asked().is_empty(), "the machine asked {:?}", trap.asked().first().map(|asked| &asked.path));
     book.control("every generation whose files were tampered with is taken once they are whole");
     Ok(())
 }

@@ -204,8 +204,15 @@ fn bearers(siege: &Siege, book: &mut Book) -> Result<()> {
 
 /// The bearer that a machine holds just now.
 fn bearer_of(siege: &Siege, name: &str) -> Result<String> {
-    let netrc = fs::read_to_string(siege.stolen.state(name).join("netrc"))?;
-    netrc.split_whitespace().last().map(str::to_owned).context("its netrc holds one")
+    let own = format!("/machines/{name}/");
+    siege.until("a request with its bearer", || {
+        siege.stolen.ask(name)?;
+        let asked = siege.stolen.thief.asked();
+        let newest = asked.iter().rev().find(|asked| asked.path.contains(&own));
+        let said = newest
+            .and_then(|asked| asked.headers.get("authorization")?.to_str().ok()?.strip_prefix("Bearer "));
+        Ok(said.map(str::to_owned))
+    })
 }
 
 /// A token as `muster machines add` makes it, for a machine that is none.

@@ -395,7 +395,7 @@ fn deceived(siege: &Siege, book: &mut Book) -> Result<()> {
     });
     book.attack("a redirection", "metadata moved to another host, to catch the bearer", By::Agent, tried);
 
-    let netrc = siege.stolen.state(VICTIM).join("netrc");
+    let state = siege.stolen.state(VICTIM);
     let held = siege.files["held-timestamp.json"].clone();
     thief.bend(move |answer: &mut Answer| {
         if answer.path == muster_protocol::api::CHECKIN && answer.status == 200 {
@@ -407,17 +407,14 @@ fn deceived(siege: &Siege, book: &mut Book) -> Result<()> {
         }
     });
     let tried = asked("a check-in", "/v1/checkin", 2).and_then(|()| {
-        let text = std::fs::read_to_string(&netrc)?;
-        ensure!(text.lines().count() == 1 && !text.contains("elsewhere"), "netrc says {text}");
+        for file in std::fs::read_dir(&state)? {
+            let bytes = std::fs::read(file?.path()).unwrap_or_default();
+            ensure!(!String::from_utf8_lossy(&bytes).contains("machine elsewhere"), "it is kept");
+        }
         siege.require_untouched()?;
         Ok("the log; nothing of it was kept".to_owned())
     });
-    book.attack(
-        "a bearer with a line break",
-        "a line of its own in the file that Nix reads",
-        By::Agent,
-        tried,
-    );
+    book.attack("a bearer with a line break", "a line of its own in a header or a file", By::Agent, tried);
 
     let held = siege.files["held-timestamp.json"].clone();
     thief.bend(move |answer: &mut Answer| {

@@ -1,11 +1,29 @@
-//! The text that describes one store path in a binary cache (Nix, `nar-info.cc`), read only as far as it is checked.
+//! The text that describes one store path in a binary cache (Nix, `nar-info.cc`). Whoever reads one has it from a stranger:
+//! what is kept of it is checked, and [`Narinfo::text`] writes nothing else.
 
-use muster_protocol::ids::{NIX_BASE32, StorePath};
+use std::fmt::Write as _;
 
-/// The largest narinfo, in bytes.
-pub const MAX_NARINFO_BYTES: usize = 64 * 1024;
-/// The endings of a nar's name that Nix writes, by compression (`nar-info.cc`, `binary-cache-store.cc`).
-const ENDINGS: [&str; 9] = ["", ".xz", ".bz2", ".zst", ".gz", ".br", ".lz4", ".lzip", ".lzma"];
+use crate::ids::{NIX_BASE32, StorePath};
+
+/// The largest narinfo, in bytes: a system's derivation names thousands of others.
+pub const MAX_NARINFO_BYTES: usize = 256 * 1024;
+/// The largest archive, packed and unpacked, in bytes.
+pub const MAX_NAR_BYTES: u64 = 64 * 1024 * 1024 * 1024;
+/// Signatures of one path, and the length of one and of a content address, in bytes.
+const MAX_SIGNATURES: usize = 16;
+const MAX_WORD: usize = 512;
+/// The compressions that Nix writes, each with the endings that its archives have (`nar-info.cc`, `binary-cache-store.cc`).
+const COMPRESSIONS: [(&str, &[&str]); 9] = [
+    ("none", &[""]),
+    ("xz", &[".xz"]),
+    ("bzip2", &[".bz2"]),
+    ("zstd", &[".zst"]),
+    ("br", &[".br"]),
+    ("lz4", &[".lz4"]),
+    ("lzip", &[".lzip"]),
+    ("gzip", &[".gz", ""]),
+    ("lzma", &[".lzma", ""]),
+];
 
 #[derive(Debug, PartialEq, Eq, thiserror::Error)]
 pub enum NarinfoError {
@@ -19,27 +37,37 @@ pub enum NarinfoError {
     Missing(&'static str),
     #[error("its {0} is '{1}'")]
     Value(&'static str, String),
+    #[error("it has more than {MAX_SIGNATURES} signatures")]
+    Signatures,
 }
 
-/// What the cache checks of a narinfo; the rest is Nix's to read.
-#[derive(Debug, PartialEq, Eq)]
+/// What a cache says of a store path.
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Narinfo {
     pub path: StorePath,
     /// `nar/FILE`.
     pub file: NarFile,
+    pub compression: &'static str,
     pub file_size: u64,
     pub nar_hash: String,
     pub nar_size: u64,
+    /// Names in the store, divided by blanks.
+    pub references: String,
+    pub deriver: Option<String>,
+    pub signatures: Vec<String>,
+    /// What a path that is named by its content is made of.
+    pub ca: Option<String>,
 }
 
 /// `HASH.nar`, and its compression's ending: named by the SHA-256 of the file.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub struct NarFile(String);
 
 impl NarFile {
     pub fn parse(name: &str) -> Option<Self> {
         let (hash, ending) = name.split_once(".nar")?;
-        (is_base32(hash, 52) && ENDINGS.contains(&ending)).then(|| Self(name.to_owned()))
+        let known = COMPRESSIONS.iter().any(|(_, endings)| endings.contains(&ending));
+        (is_base32(hash, 52) && known).then(|| Self(name.to_owned()))
     }
     /// The hash in its name, in Nix's base 32.
     pub fn hash(&self) -> &str {
@@ -48,6 +76,9 @@ impl NarFile {
     /// Its name in the cache.
     pub fn key(&self) -> String {
         format!("nar/{}", self.0)
+    }
+    fn ending(&self) -> &str {
+        &self.0[52 + ".nar".len()..]
     }
 }
 
@@ -60,12 +91,15 @@ pub fn is_base32(text: &str, digits: usize) -> bool {
 struct Fields<'a> {
     path: Option<&'a str>,
     url: Option<&'a str>,
+    compression: Option<&'a str>,
     file_hash: Option<&'a str>,
     file_size: Option<&'a str>,
     nar_hash: Option<&'a str>,
     nar_size: Option<&'a str>,
     references: Option<&'a str>,
     deriver: Option<&'a str>,
+    ca: Option<&'a str>,
+    signatures: Vec<&'a str>,
 }
 
 impl<'a> Fields<'a> {
@@ -79,12 +113,19 @@ impl<'a> Fields<'a> {
             let (name, field) = match name {
                 "StorePath" => ("StorePath", &mut fields.path),
                 "URL" => ("URL", &mut fields.url),
+                "Compression" => ("Compression", &mut fields.compression),
                 "FileHash" => ("FileHash", &mut fields.file_hash),
                 "FileSize" => ("FileSize", &mut fields.file_size),
                 "NarHash" => ("NarHash", &mut fields.nar_hash),
                 "NarSize" => ("NarSize", &mut fields.nar_size),
                 "References" => ("References", &mut fields.references),
                 "Deriver" => ("Deriver", &mut fields.deriver),
+                "CA" => ("CA", &mut fields.ca),
+                "Sig" if fields.signatures.len() == MAX_SIGNATURES => return Err(NarinfoError::Signatures),
+                "Sig" => {
+                    fields.signatures.push(value);
+                    continue;
+                }
                 _ => continue,
             };
             if field.replace(value).is_some() {
@@ -108,6 +149,14 @@ impl Narinfo {
         let path: StorePath = path.parse().map_err(|_| wrong("StorePath", path))?;
         let url = need("URL", fields.url)?;
         let file = url.strip_prefix("nar/").and_then(NarFile::parse).ok_or_else(|| wrong("URL", url))?;
+        let compression = need("Compression", fields.compression)?;
+        let (compression, endings) = COMPRESSIONS
+            .into_iter()
+            .find(|(name, _)| *name == compression)
+            .ok_or_else(|| wrong("Compression", compression))?;
+        if !endings.contains(&file.ending()) {
+            return Err(wrong("Compression", &format!("{compression}, and its URL {url}")));
+        }
         let file_hash = need("FileHash", fields.file_hash)?;
         if file_hash.strip_prefix("sha256:") != Some(file.hash()) {
             return Err(wrong("FileHash", file_hash));
@@ -118,23 +167,59 @@ impl Narinfo {
         }
         let size = |field, value| {
             let value = need(field, value)?;
-            value.parse::<u64>().ok().filter(|size| *size > 0).ok_or_else(|| wrong(field, value))
+            let size = value.parse::<u64>().ok().filter(|size| (1..=MAX_NAR_BYTES).contains(size));
+            size.ok_or_else(|| wrong(field, value))
         };
         let base = |name: &str| format!("/nix/store/{name}").parse::<StorePath>().is_ok();
         let references = need("References", fields.references)?;
-        if let Some(bad) = references.split_ascii_whitespace().find(|name| !base(name)) {
+        if let Some(bad) = references.split(' ').find(|name| !name.is_empty() && !base(name)) {
             return Err(wrong("References", bad));
         }
         if let Some(deriver) = fields.deriver.filter(|name| *name != "unknown-deriver" && !base(name)) {
             return Err(wrong("Deriver", deriver));
         }
+        let word = |text: &str| text.len() <= MAX_WORD && text.bytes().all(|byte| byte.is_ascii_graphic());
+        if let Some(ca) = fields.ca.filter(|ca| !word(ca)) {
+            return Err(wrong("CA", ca));
+        }
+        if let Some(signature) = fields.signatures.iter().find(|signature| !word(signature)) {
+            return Err(wrong("Sig", signature));
+        }
         Ok(Self {
             path,
             file,
+            compression,
             file_size: size("FileSize", fields.file_size)?,
             nar_hash: nar_hash.to_owned(),
             nar_size: size("NarSize", fields.nar_size)?,
+            references: references.to_owned(),
+            deriver: fields.deriver.map(str::to_owned),
+            signatures: fields.signatures.into_iter().map(str::to_owned).collect(),
+            ca: fields.ca.filter(|ca| !ca.is_empty()).map(str::to_owned),
         })
+    }
+
+    /// The same in Nix's form.
+    pub fn text(&self) -> String {
+        let mut text = format!(
+            "StorePath: {}\nURL: {}\nCompression: {}\nFileHash: sha256:{}\nFileSize: {}\nNarHash: {}\nNarSize: {}\nReferences: {}\n",
+            self.path,
+            self.file.key(),
+            self.compression,
+            self.file.hash(),
+            self.file_size,
+            self.nar_hash,
+            self.nar_size,
+            self.references,
+        );
+        let deriver = self.deriver.iter().map(|deriver| ("Deriver", deriver));
+        let signatures = self.signatures.iter().map(|signature| ("Sig", signature));
+        let ca = self.ca.iter().map(|ca| ("CA", ca));
+        for (name, value) in deriver.chain(signatures).chain(ca) {
+            // Writing to a text does not fail.
+            let _ = writeln!(text, "{name}: {value}");
+        }
+        text
     }
 
     /// Whether two narinfos speak of the same content; compression and signatures may differ.
@@ -185,11 +270,33 @@ CA: text:sha256:0mdqa9w1p6cmli6976v4wi0sw9r4p5prkj7lzfd1877wk11c9c73
             ("-bash.drv", "/../../etc", "References"),
             ("Compression: zstd", "Compression", "line 3"),
             ("FileSize: 12", "FileSize: 12\nFileSize: 13", "FileSize stands in it twice"),
+            ("URL: nar/", "URL: file:///dev/zero#", "URL"),
+            ("URL: nar/", "URL: /nar/", "URL"),
+            ("Compression: zstd", "Compression: xz", "Compression"),
+            ("Compression: zstd", "Compression: rot13", "Compression"),
+            ("Compression: zstd\n", "", "Compression"),
+            ("NarSize: 120", "NarSize: 18446744073709551615", "NarSize"),
+            ("FileSize: 12", "FileSize: 99999999999999", "FileSize"),
+            ("CA: text:", "CA: te xt:", "CA"),
+            ("CA: ", "Sig: a b\nCA: ", "Sig"),
         ] {
             let error = Narinfo::parse(GOOD.replacen(from, to, 1).as_bytes()).unwrap_err().to_string();
             assert!(error.contains(want), "{want}: {error}");
         }
         assert_eq!(Narinfo::parse(&[0xff]), Err(NarinfoError::NotText));
+    }
+
+    #[test]
+    fn what_is_handed_on_is_what_was_checked_and_nothing_else() {
+        let info = Narinfo::parse(GOOD.as_bytes()).unwrap();
+        assert_eq!(info.text(), GOOD);
+        let signed = GOOD.replace("CA: ", "Sig: a-1:AAAA\nSig: b-1:BBBB\nCA: ");
+        let more = format!("{signed}Evil: yes\nSystem: x86_64-linux\n");
+        let info = Narinfo::parse(more.as_bytes()).unwrap();
+        assert_eq!(info.text(), signed);
+        assert_eq!(info.ca.as_deref().map(|ca| &ca[..5]), Some("text:"));
+        let crowded = format!("{GOOD}{}", "Sig: a-1:AAAA\n".repeat(17));
+        assert_eq!(Narinfo::parse(crowded.as_bytes()), Err(NarinfoError::Signatures));
     }
 
     #[test]
