@@ -31,6 +31,10 @@ in
         Restart = "always";
         RestartSec = 5;
         OOMScoreAdjust = -500;
+        # A builder that the kernel ends is Nix's affair, and no reason to stop the agent.
+        OOMPolicy = "continue";
+        # Nothing else is taken from it: Nix's builders and its sandbox, hooks, health checks and the preflight of the new
+        # system are its children, and may need any part of the machine. The activation itself is a unit of its own.
       };
     };
 

@@ -23,6 +23,12 @@ in
       '';
     };
 
+    lowPort = lib.mkOption {
+      type = lib.types.bool;
+      default = false;
+      description = "Whether `listen` in controller.toml has a port below 1024.";
+    };
+
     openFirewall = lib.mkOption {
       type = lib.types.nullOr lib.types.port;
       default = null;
@@ -55,25 +61,42 @@ in
         Restart = "on-failure";
         RestartSec = 5;
         LimitNOFILE = 65536;
-        AmbientCapabilities = [ "CAP_NET_BIND_SERVICE" ];
-        CapabilityBoundingSet = [ "CAP_NET_BIND_SERVICE" ];
+        AmbientCapabilities = lib.optional cfg.lowPort "CAP_NET_BIND_SERVICE";
+        CapabilityBoundingSet = lib.optional cfg.lowPort "CAP_NET_BIND_SERVICE";
         NoNewPrivileges = true;
+        DevicePolicy = "closed";
+        LockPersonality = true;
+        MemoryDenyWriteExecute = true;
         PrivateDevices = true;
+        PrivateMounts = true;
         PrivateTmp = true;
+        # In a namespace of users no capability counts outside, where the port is.
+        PrivateUsers = !cfg.lowPort;
+        ProcSubset = "pid";
+        ProtectClock = true;
+        ProtectControlGroups = true;
         ProtectHome = true;
-        ProtectSystem = "strict";
+        ProtectHostname = true;
+        ProtectKernelLogs = true;
         ProtectKernelModules = true;
         ProtectKernelTunables = true;
-        ProtectControlGroups = true;
+        ProtectProc = "invisible";
+        ProtectSystem = "strict";
+        RemoveIPC = true;
         RestrictAddressFamilies = [
           "AF_INET"
           "AF_INET6"
           "AF_UNIX"
         ];
         RestrictNamespaces = true;
-        LockPersonality = true;
-        MemoryDenyWriteExecute = true;
+        RestrictRealtime = true;
+        RestrictSUIDSGID = true;
         SystemCallArchitectures = "native";
+        SystemCallFilter = [
+          "@system-service"
+          "~@privileged @resources"
+        ];
+        SystemCallErrorNumber = "EPERM";
       };
     };
   };

@@ -13,6 +13,7 @@ let
       package = "package";
       path = "path";
       port = "port";
+      bool = "bool";
       str = "str";
       attrs = "attrs";
       nullOr = type: type;
@@ -56,6 +57,7 @@ let
       inherit package;
       configFile = "/var/lib/muster-controller/controller.toml";
       openFirewall = 8443;
+      lowPort = false;
     };
   };
   load = file: import file { inherit config lib pkgs; };
