@@ -5,6 +5,7 @@ mod tls;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
+use muster_protocol::announce::Announcement;
 use muster_protocol::api::{self, Problem, ProblemCode};
 use muster_protocol::checkin::{CheckInReply, PollReply};
 use muster_protocol::enrol::{EnrolReply, EnrolRequest};
@@ -257,9 +258,11 @@ impl Client {
         body: Vec<u8>,
         (next, by): (Option<&SecretKey>, Option<&SecretKey>),
     ) -> Result<T, ClientError> {
+        let Some((machine, _)) = &self.machine else { return Err(nobody()) };
         let key = by.cloned().or_else(|| self.key()).ok_or_else(nobody)?;
         let mut sent = self
             .request(Method::POST, path)
+            .header(api::MACHINE_ANNOUNCES, Announcement::make(machine, path, &body, &key).to_string())
             .header(api::MACHINE_SIGNATURE, key.sign(context, &body).hex())
             .header("content-type", "application/json");
         if let Some(next) = next {

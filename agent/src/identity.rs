@@ -35,6 +35,8 @@ pub const AGE_KEY: &str = "age.txt";
 const WITNESS: &str = "witness";
 /// How many age keys are kept.
 const MAX_AGE_KEYS: usize = 8;
+/// The certificate that the token pins, for Nix (`ssl-cert-file`).
+const CA_FILE: &str = "ca.pem";
 const MAX_FILE_BYTES: u64 = 64 * 1024;
 /// The version of `enrolment.json` that this agent writes. Later versions only add fields.
 const VERSION: u32 = 1;
@@ -72,6 +74,8 @@ pub struct Identity {
     pub age: String,
     /// The only authority to believe the controller by, in PEM; without it the public ones.
     pub tls_ca: Option<String>,
+    /// The file of `tls_ca`.
+    pub ca_file: Option<PathBuf>,
 }
 
 /// `enrolment.json`. It is written last, so a machine that has it has everything else too.
@@ -114,6 +118,7 @@ impl Identity {
             lowest: enrolment.lowest_generation,
             age: keys.recipient(),
             key: keys.machine,
+            ca_file: tls_ca.is_some().then(|| config.state(CA_FILE)),
             tls_ca,
         }))
     }
@@ -127,12 +132,20 @@ impl Identity {
             .map_err(|error| IdentityError::Damaged { path, detail: error.to_string() })
     }
 
-    /// Stores an enrolment in `folder`.
+    /// Stores an enrolment in `folder`: the certificate's file first, `enrolment.json` last.
     pub fn save(folder: &Path, enrolment: &Enrolment) -> Result<(), IdentityError> {
-        let path = folder.join(ENROLMENT);
-        let json = serde_json::to_vec_pretty(enrolment)
-            .map_err(|error| IdentityError::Damaged { path: path.clone(), detail: error.to_string() })?;
-        durable::write(&path, &json, 0o600).map_err(|source| IdentityError::Write { path, source })
+        let write = |name: &str, contents: &[u8], mode| {
+            let path = folder.join(name);
+            durable::write(&path, contents, mode).map_err(|source| IdentityError::Write { path, source })
+        };
+        if let Some(ca) = &enrolment.tls_ca {
+            write(CA_FILE, pem_of(ca).as_bytes(), 0o644)?;
+        }
+        let json = serde_json::to_vec_pretty(enrolment).map_err(|error| IdentityError::Damaged {
+            path: folder.join(ENROLMENT),
+            detail: error.to_string(),
+        })?;
+        write(ENROLMENT, &json, 0o600)
     }
 }
 

@@ -216,6 +216,10 @@ async fn sweep(app: Arc<App>) {
             if let Err(error) = app.store.sweep(app.clock.unix_seconds()).await {
                 tracing::warn!("old bearers could not be removed: {error}");
             }
+            let oldest = app.clock.unix_ms().saturating_sub(app.limits.event_age_ms());
+            if let Err(error) = app.store.forget_events(oldest).await {
+                tracing::warn!("old events could not be removed: {error}");
+            }
         }
     }
 }

@@ -70,6 +70,12 @@ pub struct Limits {
     /// The same for what one address sends that proves nothing, 100 times as many at once. Behind a proxy all have its
     /// address.
     pub address_per_second: u32,
+    /// How many KiB of events a second one machine may have stored, 256 times as many at once; 0 for any number.
+    pub report_kib_per_second: u32,
+    /// How many MiB of events are kept of one machine. Beyond it the oldest go; what decided on a generation goes last.
+    pub event_mib: u32,
+    /// How many days they are kept.
+    pub event_days: u32,
     /// How much memory bodies may take together while they arrive, in MiB.
     pub body_memory_mib: usize,
 }
@@ -87,6 +93,9 @@ impl Default for Limits {
             cache_per_second: 1_000,
             operator_per_second: 500,
             address_per_second: 200,
+            report_kib_per_second: 16,
+            event_mib: 16,
+            event_days: 400,
             body_memory_mib: 256,
         }
     }
@@ -95,6 +104,10 @@ impl Default for Limits {
 impl Limits {
     pub fn idle(&self) -> Duration {
         Duration::from_secs(self.idle_seconds)
+    }
+    /// How old an event may become, in milliseconds.
+    pub fn event_age_ms(&self) -> i64 {
+        i64::from(self.event_days) * 86_400_000
     }
     /// The life of a timestamp, in seconds.
     pub fn timestamp_seconds(&self) -> i64 {
@@ -204,6 +217,8 @@ impl Check<'_> {
                 (1..=8760).contains(&limits.timestamp_hours),
                 "must be from 1 to 8760",
             ),
+            ("limits.event_mib", (1..=65_536).contains(&limits.event_mib), "must be from 1 to 65536"),
+            ("limits.event_days", (1..=36_500).contains(&limits.event_days), "must be from 1 to 36500"),
             ("limits.unproven_per_address", limits.unproven_per_address > 0, "must be at least 1"),
             // The largest draft must fit.
             (

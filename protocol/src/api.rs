@@ -21,6 +21,8 @@ pub const OPERATOR_AUDIT: &str = "/v1/operator/audit";
 pub const MACHINE_SIGNATURE: &str = "muster-signature";
 /// The header with the signature of the key that a check-in brings in place of the old one, in hexadecimal.
 pub const MACHINE_NEW_SIGNATURE: &str = "muster-new-signature";
+/// The header with a machine's [`crate::announce::Announcement`]; agents of version 0.1 send none.
+pub const MACHINE_ANNOUNCES: &str = "muster-announces";
 /// The header with an operator's [`crate::operator::RequestSignature`], in JSON.
 pub const OPERATOR_SIGNATURE: &str = "muster-operator";
 

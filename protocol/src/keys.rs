@@ -56,6 +56,8 @@ pub enum Context {
     KeyRotation,
     /// What an operator asks of one machine.
     MachineRequest,
+    /// What comes before a body ([`crate::announce`]).
+    Announcement,
 }
 
 impl Context {
@@ -67,6 +69,7 @@ impl Context {
             Self::OperatorRequest => b"muster-operator-request-v1\0",
             Self::KeyRotation => b"muster-key-rotation-v1\0",
             Self::MachineRequest => b"muster-machine-request-v1\0",
+            Self::Announcement => b"muster-announcement-v1\0",
         }
     }
     fn message(self, body: &[u8]) -> Vec<u8> {

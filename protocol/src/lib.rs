@@ -4,6 +4,7 @@
 //! [`terminal`] prints, for both programs, and `logging` begins their logs.
 
 pub mod age;
+pub mod announce;
 pub mod api;
 pub mod audit;
 pub mod bounded;

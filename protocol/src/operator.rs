@@ -327,8 +327,15 @@ pub struct RootTaken {
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct HistoryEntry {
     pub published: Published,
-    /// Everything that the machine told of it, the oldest first.
+    /// The newest that the machine told of it, the oldest of them first.
     pub events: Vec<Event>,
+    /// How many events there are beside those.
+    #[serde(default, skip_serializing_if = "is_zero")]
+    pub left_out: u64,
+}
+
+fn is_zero(number: &u64) -> bool {
+    *number == 0
 }
 
 /// `GET /v1/fleet`: what anybody may know, and a new CLI needs.

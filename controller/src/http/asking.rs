@@ -8,6 +8,8 @@ use axum::response::Response;
 use futures_util::Future;
 
 use super::connection::Peer;
+use super::memory::Payer;
+use super::rates::Neighbourhood;
 
 tokio::task_local! {
     static ASKING: Asking;
@@ -44,4 +46,10 @@ pub fn proved() {
             peer.proved();
         }
     });
+}
+
+/// Who is charged for what the request brings, as long as nothing is proved.
+pub fn stranger() -> Payer {
+    let address = ASKING.try_with(|asking| asking.peer.as_ref().map(|peer| Neighbourhood::of(peer.address)));
+    Payer::Address(address.ok().flatten().unwrap_or(Neighbourhood::NOWHERE))
 }

@@ -5,8 +5,10 @@ use axum::extract::{FromRequest, Request};
 use axum::http::{HeaderMap, StatusCode, header};
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
+use muster_protocol::announce::Announcement;
 use muster_protocol::api::{
-    MACHINE_NEW_SIGNATURE, MACHINE_SIGNATURE, OPERATOR_DRAFTS, OPERATOR_SIGNATURE, ProblemCode,
+    MACHINE_ANNOUNCES, MACHINE_NEW_SIGNATURE, MACHINE_SIGNATURE, OPERATOR_DRAFTS, OPERATOR_SIGNATURE,
+    ProblemCode,
 };
 use muster_protocol::clock::UnixMillis;
 use muster_protocol::draft::MAX_DRAFT_BYTES;
@@ -14,7 +16,8 @@ use muster_protocol::ids::{MachineName, Sha256, from_hex};
 use muster_protocol::keys::{PublicKey, Signature};
 use muster_protocol::operator::{self, MAX_REQUEST_BYTES, REQUEST_WINDOW_SECONDS, RequestSignature};
 
-use super::asking::proved;
+use super::asking::{proved, stranger};
+use super::memory::Payer;
 use super::problem::{Refused, refuse};
 use super::{App, Shared};
 use crate::store::{Deed, Holder};
@@ -112,6 +115,36 @@ fn no_operator(key: &PublicKey) -> Refused {
 /// The signature that a machine sent over its body.
 pub fn machine_signature(headers: &HeaderMap) -> Result<Signature, Refused> {
     signature_in(headers, MACHINE_SIGNATURE)
+}
+
+/// Who is charged for the body that comes, and the hash that it must have then. A machine that announces its body by its
+/// key pays for it; version 0.1 announces nothing, and an announcement that does not fit is none.
+pub async fn announced(
+    app: &App,
+    headers: &HeaderMap,
+    path: &str,
+) -> Result<(Payer, Option<Sha256>), Refused> {
+    let said = headers.get(MACHINE_ANNOUNCES).and_then(|value| value.to_str().ok());
+    let Some(said) = said.and_then(|said| said.parse::<Announcement>().ok()) else {
+        return Ok((stranger(), None));
+    };
+    let known = app.store.machine_key(&said.machine).await?.filter(|known| !known.revoked);
+    match known.filter(|known| said.verify(path, &known.key).is_ok()) {
+        Some(_) => Ok((Payer::Machine(said.machine), Some(said.body))),
+        None => Ok((stranger(), None)),
+    }
+}
+
+/// The body is the one that was announced.
+pub fn fits(announced: Option<&Sha256>, body: &[u8]) -> Result<(), Refused> {
+    match announced {
+        Some(hash) if *hash != Sha256::of(body) => {
+            let message =
+                "the body is not the one that was announced: it was changed on the way, repeat the request";
+            Err(refuse(StatusCode::UNAUTHORIZED, ProblemCode::BadSignature, message))
+        }
+        _ => Ok(()),
+    }
 }
 
 /// That of the key that a check-in brings.
@@ -284,14 +317,18 @@ impl Claim {
         let path = parts.uri.path_and_query().map_or("/", |path| path.as_str());
         let request =
             operator::Request { audience: &self.fleet, method: parts.method.as_str(), path, body: b"" };
-        let mut limit = MAX_REQUEST_BYTES;
+        let (mut limit, mut payer) = (MAX_REQUEST_BYTES, stranger());
         if let Some(announced) = &self.signature.body {
             self.signature.verify_announced(request, announced).map_err(|_| does_not_fit())?;
+            let chain = app.roots.current();
+            if chain.is_operator(&self.signature.key) || chain.is_root_key(&self.signature.key) {
+                payer = Payer::Operator(*self.signature.key.as_bytes());
+            }
             if parts.uri.path() == OPERATOR_DRAFTS {
                 limit = MAX_DRAFT_BYTES;
             }
         }
-        let body = super::body::whole(&parts.headers, body, limit, &app.memory).await?;
+        let body = super::body::whole(&parts.headers, body, limit, &app.memory, payer).await?;
         let found = Sha256::of(&body);
         match &self.signature.body {
             Some(announced) if *announced == found => Ok(body),

@@ -1,7 +1,6 @@
 //! Request bodies: each with a limit of size, none that stands still or crawls, and all of them together in bounded memory.
 
 use std::pin::Pin;
-use std::sync::Arc;
 use std::time::Duration;
 
 use axum::body::{Body, BodyDataStream, Bytes};
@@ -9,9 +8,9 @@ use axum::http::{HeaderMap, StatusCode, header};
 use futures_util::StreamExt as _;
 use muster_protocol::api::ProblemCode;
 use serde::de::DeserializeOwned;
-use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio::time::{Sleep, sleep};
 
+use super::memory::{Memory, Payer};
 use super::problem::{Refused, refuse};
 
 /// How much of a body that is refused is read all the same, in bytes, and for how long.
@@ -22,27 +21,6 @@ const SLOWEST: u64 = 1024;
 /// How long a small body may take to arrive. A larger one gets a second more for each [`PACE`] bytes.
 const SMALL_WAIT: Duration = Duration::from_secs(30);
 const PACE: usize = 64 * 1024;
-
-/// The memory that all bodies together may take while they arrive.
-#[derive(Debug, Clone)]
-pub struct Memory(Arc<Semaphore>);
-
-/// What one permit of it stands for.
-const UNIT: usize = 1024;
-
-impl Memory {
-    pub fn new(bytes: usize) -> Self {
-        Self(Arc::new(Semaphore::new((bytes / UNIT).min(Semaphore::MAX_PERMITS))))
-    }
-
-    fn take(&self, bytes: usize) -> Result<OwnedSemaphorePermit, Refused> {
-        let units = u32::try_from(bytes.div_ceil(UNIT)).unwrap_or(u32::MAX);
-        self.0.clone().try_acquire_many_owned(units).map_err(|_| {
-            let message = "the controller takes in more than it has memory for: repeat in a moment";
-            refuse(StatusCode::SERVICE_UNAVAILABLE, ProblemCode::Busy, message)
-        })
-    }
-}
 
 /// A body that comes in pieces.
 pub struct Incoming {
@@ -99,20 +77,28 @@ impl Incoming {
     }
 }
 
-/// The whole body, which must arrive within a time that its limit sets.
-pub async fn whole(headers: &HeaderMap, body: Body, limit: usize, memory: &Memory) -> Result<Bytes, Refused> {
+/// The whole body, which must arrive within a time that its limit sets. `payer` is charged for it until it is there.
+pub async fn whole(
+    headers: &HeaderMap,
+    body: Body,
+    limit: usize,
+    memory: &Memory,
+    payer: Payer,
+) -> Result<Bytes, Refused> {
     let wait = SMALL_WAIT + Duration::from_secs((limit / PACE) as u64);
     let read = async {
-        let (mut bytes, mut held) = (Vec::new(), None::<OwnedSemaphorePermit>);
         let mut incoming = match Incoming::new(headers, body, limit as u64, wait) {
             Ok(incoming) => incoming,
             Err((refused, rest)) => return Err(after_draining(headers, rest, refused).await),
         };
+        let (mut bytes, mut held) = (Vec::new(), memory.nothing(payer));
         while let Some(piece) = incoming.next().await? {
-            let room = memory.take(piece.len())?;
-            match &mut held {
-                Some(held) => held.merge(room),
-                None => held = Some(room),
+            let needed = bytes.len() + piece.len();
+            if needed > held.bytes() {
+                // What is charged is what is allocated, so that small pieces cost what they are.
+                let room = needed.max(2 * held.bytes()).min(limit.max(needed));
+                held.grow_to(room)?;
+                bytes.reserve_exact(room - bytes.len());
             }
             bytes.extend_from_slice(&piece);
         }
@@ -157,7 +143,10 @@ pub fn json<T: DeserializeOwned>(what: &str, bytes: &[u8]) -> Result<T, Refused>
 
 #[cfg(test)]
 mod tests {
+    use super::super::rates::Neighbourhood;
     use super::*;
+
+    const STRANGER: Payer = Payer::Address(Neighbourhood::NOWHERE);
 
     fn drip(pieces: usize, size: usize, apart: Duration) -> Body {
         Body::from_stream(futures_util::stream::unfold(0, move |n| async move {
@@ -190,21 +179,32 @@ mod tests {
     async fn a_small_body_has_half_a_minute_however_it_comes() {
         let memory = Memory::new(1 << 20);
         let body = drip(1000, 100, Duration::from_millis(100));
-        let error = whole(&HeaderMap::new(), body, 60_000, &memory).await.unwrap_err();
+        let error = whole(&HeaderMap::new(), body, 60_000, &memory, STRANGER).await.unwrap_err();
         assert!(matches!(error.status, StatusCode::REQUEST_TIMEOUT | StatusCode::PAYLOAD_TOO_LARGE));
         let body = drip(4, 100, Duration::from_secs(1));
-        assert_eq!(whole(&HeaderMap::new(), body, 60_000, &memory).await.unwrap().len(), 400);
+        assert_eq!(whole(&HeaderMap::new(), body, 60_000, &memory, STRANGER).await.unwrap().len(), 400);
     }
 
     #[tokio::test]
     async fn bodies_together_take_bounded_memory_and_give_it_back() {
-        let memory = Memory::new(64 * UNIT);
-        let large = || Body::from(vec![0; 60 * UNIT]);
-        assert!(whole(&HeaderMap::new(), large(), 1 << 20, &memory).await.is_ok());
-        let held = memory.take(10 * UNIT).unwrap();
-        let error = whole(&HeaderMap::new(), large(), 1 << 20, &memory).await.unwrap_err();
+        let memory = Memory::new(64 * 1024);
+        let large = || Body::from(vec![0; 8 * 1024]);
+        let read = async || whole(&HeaderMap::new(), large(), 1 << 20, &memory, STRANGER).await;
+        assert!(read().await.is_ok());
+        let mut held = memory.nothing(STRANGER);
+        held.grow_to(1024).unwrap();
+        let error = read().await.unwrap_err();
         assert_eq!((error.status, error.code), (StatusCode::SERVICE_UNAVAILABLE, ProblemCode::Busy));
         drop(held);
-        assert!(whole(&HeaderMap::new(), large(), 1 << 20, &memory).await.is_ok());
+        assert!(read().await.is_ok());
+    }
+
+    #[tokio::test]
+    async fn a_body_in_small_pieces_costs_its_bytes_and_not_its_pieces() {
+        let memory = Memory::new(64 * 1024);
+        let pieces =
+            futures_util::stream::iter((0..4000).map(|_| Ok::<_, std::io::Error>(Bytes::from_static(b"x"))));
+        let read = whole(&HeaderMap::new(), Body::from_stream(pieces), 8 * 1024, &memory, STRANGER).await;
+        assert_eq!(read.unwrap().len(), 4000);
     }
 }

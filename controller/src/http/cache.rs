@@ -12,6 +12,7 @@ use muster_protocol::narinfo::{MAX_NARINFO_BYTES, NarFile, Narinfo, is_base32};
 use sha2::Digest as _;
 
 use super::body::Incoming;
+use super::memory::Payer;
 use super::problem::{Refused, refuse};
 use super::{App, Shared};
 use crate::store::blobs::{BlobError, Reading};
@@ -124,9 +125,11 @@ pub async fn put_narinfo(
     headers: HeaderMap,
     body: Body,
 ) -> Result<StatusCode, Refused> {
-    app.is_operator(&headers).await?;
+    let operator = app.is_operator(&headers).await?;
     let name = narinfo_name(&file).map_err(|_| unfit(format!("'{file}' is no name that the cache takes")))?;
-    let bytes = super::small_body(&app, &headers, body, MAX_NARINFO_BYTES).await?;
+    let bytes =
+        super::small_body(&app, &headers, body, MAX_NARINFO_BYTES, Payer::Operator(*operator.as_bytes()))
+            .await?;
     let info = Narinfo::parse(&bytes).map_err(|error| unfit(format!("{file} is no narinfo: {error}")))?;
     if name.strip_suffix(".narinfo") != Some(info.path.hash_part()) {
         return Err(unfit(format!("{file} speaks of another path, {}", info.path)));

@@ -6,7 +6,7 @@ use axum::Json;
 use axum::body::Body;
 use axum::extract::{Path, Query, State};
 use axum::http::{HeaderMap, StatusCode};
-use muster_protocol::api::{MAX_POLL_SECONDS, ProblemCode};
+use muster_protocol::api::{self, MAX_POLL_SECONDS, ProblemCode};
 use muster_protocol::checkin::{CheckIn, CheckInReply, MAX_CHECKIN_BYTES, PollReply};
 use muster_protocol::enrol::{EnrolReply, EnrolRequest, MAX_ENROL_BYTES};
 use muster_protocol::ids::{Generation, IdError, MachineName};
@@ -15,13 +15,17 @@ use muster_protocol::report::{Accepted, MAX_BATCH_BYTES, MAX_BATCH_EVENTS, Strea
 use serde::Deserialize;
 use serde_json::value::RawValue;
 
-use super::asking::proved;
+use super::asking::{proved, stranger};
 use super::auth::{
-    admit, known_machine, machine_signature, new_signature, not_by_its_key, signed_by_machine,
+    admit, announced, fits, known_machine, machine_signature, new_signature, not_by_its_key,
+    signed_by_machine,
 };
 use super::problem::{Refused, refuse};
 use super::{Shared, body, small_body};
-use crate::store::{CheckInRefusal, Known, NewEvent, Seen};
+use crate::store::{CheckInRefusal, Known, NewEvent, Seen, cut};
+
+/// What the smallest event counts for: a row has more than its text.
+const LEAST_CHARGED: usize = 256;
 
 pub fn machine_name(text: &str) -> Result<MachineName, Refused> {
     text.parse().map_err(|error: muster_protocol::ids::IdError| Refused::malformed(error.to_string()))
@@ -32,7 +36,7 @@ pub async fn enrol(
     headers: HeaderMap,
     body: Body,
 ) -> Result<Json<EnrolReply>, Refused> {
-    let body = small_body(&app, &headers, body, MAX_ENROL_BYTES).await?;
+    let body = small_body(&app, &headers, body, MAX_ENROL_BYTES, stranger()).await?;
     let request: EnrolRequest = body::json("an enrolment", &body)?;
     if !app.roots.current().knows(&request.root) {
         let message = "the token names a root that this controller does not serve: use a token of this fleet, made with `muster machines add`";
@@ -52,7 +56,9 @@ pub async fn check_in(
     body: Body,
 ) -> Result<Json<CheckInReply>, Refused> {
     let signature = machine_signature(&headers)?;
-    let body = small_body(&app, &headers, body, MAX_CHECKIN_BYTES).await?;
+    let (payer, hash) = announced(&app, &headers, api::CHECKIN).await?;
+    let body = small_body(&app, &headers, body, MAX_CHECKIN_BYTES, payer).await?;
+    fits(hash.as_ref(), &body)?;
     let checkin: CheckIn = body::json("a check-in", &body)?;
     let (known, signature) = match checkin.new_key {
         None => {
@@ -143,7 +149,9 @@ pub async fn reports(
     body: Body,
 ) -> Result<Json<Accepted>, Refused> {
     let signature = machine_signature(&headers)?;
-    let body = small_body(&app, &headers, body, MAX_BATCH_BYTES).await?;
+    let (payer, hash) = announced(&app, &headers, api::REPORTS).await?;
+    let body = small_body(&app, &headers, body, MAX_BATCH_BYTES, payer).await?;
+    fits(hash.as_ref(), &body)?;
     let batch: RawBatch = body::json("a batch of events", &body)?;
     let known = signed_by_machine(&app, &batch.machine, Context::Reports, &body, &signature).await?;
     if batch.events.len() > MAX_BATCH_EVENTS {
@@ -152,13 +160,20 @@ pub async fn reports(
         return Err(refuse(StatusCode::PAYLOAD_TOO_LARGE, ProblemCode::TooLarge, message));
     }
     let mut events = Vec::with_capacity(batch.events.len());
+    let mut size = 0;
     for raw in batch.events {
         let raw = raw.get();
         let Numbered { seq, generation } = body::json("an event", raw.as_bytes())?;
-        events.push(NewEvent { seq, generation, raw: raw.to_owned() });
+        let raw = cut(raw);
+        size += raw.len().max(LEAST_CHARGED);
+        events.push(NewEvent { seq, generation, raw });
     }
+    app.rates.reports(&batch.machine, size).map_err(|wait| {
+        Refused::too_many(&format!("machine {}, by the size of its events,", batch.machine), wait)
+    })?;
     let count = (batch.stream, batch.oldest);
-    let stored = app.store.report(&batch.machine, &known.key, count, &events, app.now()).await?;
+    let keep = u64::from(app.limits.event_mib) * 1024 * 1024;
+    let stored = app.store.report(&batch.machine, &known.key, (count, keep), &events, app.now()).await?;
     stored.cursor.into_iter().for_each(|cursor| app.changed(cursor));
     Ok(Json(Accepted { through: stored.through, stream: batch.stream }))
 }

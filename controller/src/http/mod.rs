@@ -7,6 +7,7 @@ mod cache;
 pub mod connection;
 mod draft_api;
 mod machine_api;
+mod memory;
 mod operator_api;
 mod problem;
 mod public;
@@ -42,7 +43,7 @@ use crate::signer::{OnlineKey, OnlineSigner};
 use crate::store::blobs::Blobs;
 use crate::store::{Cursor, Store, StoreError};
 
-pub use body::Memory;
+pub use memory::Memory;
 use problem::{Refused, refuse};
 use rates::{Neighbourhood, Rates};
 use roots::Roots;
@@ -190,6 +191,7 @@ async fn small_body(
     headers: &HeaderMap,
     body: Body,
     limit: usize,
+    payer: memory::Payer,
 ) -> Result<axum::body::Bytes, Refused> {
-    body::whole(headers, body, limit, &app.memory).await
+    body::whole(headers, body, limit, &app.memory, payer).await
 }

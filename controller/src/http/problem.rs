@@ -108,6 +108,10 @@ impl From<CheckInRefusal> for Refused {
     fn from(error: CheckInRefusal) -> Self {
         let (status, code) = match error {
             CheckInRefusal::Store(error) => return error.into(),
+            CheckInRefusal::TooManyKeys { wait_seconds, .. } => {
+                let refused = refuse(StatusCode::TOO_MANY_REQUESTS, ProblemCode::TooMany, error.to_string());
+                return Self { retry_after: Some(wait_seconds), ..refused };
+            }
             CheckInRefusal::NotEnrolled(_) => (StatusCode::FORBIDDEN, ProblemCode::Revoked),
             CheckInRefusal::Sequence { .. } => (StatusCode::CONFLICT, ProblemCode::Sequence),
             CheckInRefusal::Repeated { .. } => (StatusCode::CONFLICT, ProblemCode::Repeated),

@@ -25,6 +25,8 @@ use crate::server_config::Limits;
 const MOST_BUCKETS: usize = 100_000;
 /// How many seconds' worth of requests may come at once.
 const BURST: u32 = 12;
+/// The same for the KiB of events of one machine, which come together after an outage.
+const BURST_OF_REPORTS: u32 = 256;
 /// The same for an address, behind which a whole fleet may come back with bearers that have ended.
 const BURST_OF_AN_ADDRESS: u32 = 100;
 
@@ -61,11 +63,18 @@ impl<K: Hash + Eq + Clone> Buckets<K> {
 
     /// Takes one token, or says how long there is none.
     fn take(&self, key: &K) -> Result<(), Duration> {
+        self.take_some(key, NonZeroU32::MIN)
+    }
+
+    /// Takes several tokens at once, or none; of more than there can be, as many as can be.
+    fn take_some(&self, key: &K, count: NonZeroU32) -> Result<(), Duration> {
         let Some(quota) = self.quota else { return Ok(()) };
+        let count = count.min(quota.burst_size());
         let (taken, count) = {
             let limiter = self.limiter.read().unwrap_or_else(PoisonError::into_inner);
-            let taken = limiter.check_key(key);
+            let taken = limiter.check_key_n(key, count);
             let now = self.clock.now();
+            let taken = taken.unwrap_or(Ok(()));
             (taken.map_err(|until| until.earliest_possible().duration_since(now).into()), limiter.len())
         };
         if count > MOST_BUCKETS {
@@ -92,6 +101,7 @@ fn limiter<K: Hash + Eq + Clone>(quota: Quota, clock: &Awake) -> Limiter<K> {
 pub struct Rates {
     machines: Buckets<MachineName>,
     cache: Buckets<MachineName>,
+    reports: Buckets<MachineName>,
     operators: Buckets<PublicKeyBytes>,
     addresses: Buckets<Neighbourhood>,
 }
@@ -104,6 +114,7 @@ impl Rates {
         Self {
             machines: Buckets::new(limits.machine_per_second, BURST, &clock),
             cache: Buckets::new(limits.cache_per_second, BURST, &clock),
+            reports: Buckets::new(limits.report_kib_per_second, BURST_OF_REPORTS, &clock),
             operators: Buckets::new(limits.operator_per_second, BURST, &clock),
             addresses: Buckets::new(limits.address_per_second, BURST_OF_AN_ADDRESS, &clock),
         }
@@ -115,6 +126,11 @@ impl Rates {
     /// A machine's request to the cache, of which one update makes many.
     pub fn cache(&self, machine: &MachineName) -> Result<(), Duration> {
         self.cache.take(machine)
+    }
+    /// So many bytes of events that a machine has stored.
+    pub fn reports(&self, machine: &MachineName, bytes: usize) -> Result<(), Duration> {
+        let kib = u32::try_from(bytes.div_ceil(1024)).unwrap_or(u32::MAX);
+        self.reports.take_some(machine, NonZeroU32::new(kib).unwrap_or(NonZeroU32::MIN))
     }
     pub fn operator(&self, key: &PublicKey) -> Result<(), Duration> {
         self.operators.take(key.as_bytes())
@@ -130,6 +146,9 @@ impl Rates {
 pub struct Neighbourhood(u128);
 
 impl Neighbourhood {
+    /// That of a request which came by no connection.
+    pub const NOWHERE: Self = Self(0);
+
     pub fn of(address: IpAddr) -> Self {
         match address.to_canonical() {
             IpAddr::V4(address) => Self(u128::from(address.to_bits())),
@@ -172,6 +191,19 @@ mod tests {
         hand.0.fetch_add(500, Ordering::SeqCst);
         buckets.take(&1).unwrap();
         assert!(buckets.take(&1).is_err());
+    }
+
+    #[test]
+    fn a_bucket_gives_many_at_once_or_none_and_never_waits_for_more_than_it_holds() {
+        let (hand, clock) = clock();
+        let buckets: Buckets<u32> = Buckets::new(1, 10, &clock);
+        let some = |count| buckets.take_some(&1, NonZeroU32::new(count).unwrap());
+        some(8).unwrap();
+        assert!(some(3).is_err());
+        some(2).unwrap();
+        hand.0.fetch_add(10_000, Ordering::SeqCst);
+        some(1000).unwrap();
+        assert!(some(1).is_err());
     }
 
     #[test]

@@ -13,6 +13,8 @@ const KEPT: i64 = 500;
 /// An attack that goes on is told in the audit log at most this often, in milliseconds, however often a machine tells it.
 const LOGGED_APART_MS: i64 = 3_600_000;
 
+const ATTACK_REFUSED: &str = "attack-refused";
+
 #[derive(sqlx::FromRow)]
 struct Row {
     attack: String,
@@ -48,10 +50,12 @@ pub(super) async fn keep(
     let kind = serde_json::to_value(attack).map_err(|_| StoreError::Damaged("an attack"))?;
     let kind = kind.as_str().unwrap_or("unknown");
     let logged: bool = sqlx::query_scalar(
-        "SELECT EXISTS (SELECT 1 FROM attacks WHERE machine = $1 AND attack = $2 AND received_at > $3)",
+        // In the log itself: of the attacks only the newest are kept.
+        "SELECT EXISTS (SELECT 1 FROM audit WHERE machine = $1 AND action = $2 AND detail = $3 AND at > $4)",
     )
     .bind(machine.as_str())
-    .bind(kind)
+    .bind(ATTACK_REFUSED)
+    .bind(attack.as_str())
     .bind(now.saturating_sub(LOGGED_APART_MS))
     .fetch_one(&mut **tx)
     .await?;
@@ -79,7 +83,7 @@ pub(super) async fn keep(
     if logged {
         return Ok(());
     }
-    log(tx, Act::by_itself(now, "attack-refused", attack.as_str()).on(machine)).await
+    log(tx, Act::by_itself(now, ATTACK_REFUSED, attack.as_str()).on(machine)).await
 }
 
 /// The machine accepted something again.

@@ -12,6 +12,11 @@ use super::{
     Cursor, Store, StoreError, Tx, access, attacks, changed, generation, requests, sha256, signed, unsigned,
 };
 
+/// How many new keys a machine may bring within a day without being asked.
+const KEYS_A_DAY: i64 = 8;
+const DAY_MS: i64 = 86_400_000;
+const KEY_ROTATED: &str = "key-rotated";
+
 /// A check-in whose signature is good.
 #[derive(Debug, Clone, Copy)]
 pub struct Seen<'a> {
@@ -51,6 +56,10 @@ pub enum CheckInRefusal {
         "another machine has the key that {0} brings: remove next-machine.pem from its state and let it make another"
     )]
     KeyTaken(MachineName),
+    #[error(
+        "machine {machine} brought {KEYS_A_DAY} new keys within a day: it may bring another one in {wait_seconds} s, or at once where an operator asks for it with `muster machines rotate-key {machine}`"
+    )]
+    TooManyKeys { machine: MachineName, wait_seconds: u64 },
     #[error(transparent)]
     Store(#[from] StoreError),
 }
@@ -116,6 +125,9 @@ impl Store {
         let earlier = with_earlier(&row);
         remember(&mut tx, seen, &salt, &reply, &earlier).await?;
         if let Some(new) = checkin.new_key.as_ref().filter(|new| *new != seen.key) {
+            if row.key_rotation_asked_at.is_none() {
+                may_rotate(&mut tx, &checkin.machine, now).await?;
+            }
             rotate(&mut tx, checkin, new, now).await?;
         }
         if checkin.refused.is_none() {
@@ -157,6 +169,29 @@ async fn remember(
     Ok(())
 }
 
+/// Each new key is an entry of the audit log, which nobody can shorten: so a machine has few a day of its own accord.
+async fn may_rotate(tx: &mut Tx, machine: &MachineName, now: UnixMillis) -> Result<(), CheckInRefusal> {
+    let today: Vec<i64> = sqlx::query_scalar(
+        "SELECT at FROM audit WHERE machine = $1 AND action = $2 AND at > $3 AND at <= $4
+         ORDER BY id DESC LIMIT $5",
+    )
+    .bind(machine.as_str())
+    .bind(KEY_ROTATED)
+    .bind(now.saturating_sub(DAY_MS))
+    .bind(now)
+    .bind(KEYS_A_DAY)
+    .fetch_all(&mut **tx)
+    .await?;
+    match today.last() {
+        Some(oldest) if today.len() as i64 >= KEYS_A_DAY => {
+            let wait = oldest.saturating_add(DAY_MS).saturating_sub(now).max(0);
+            let wait_seconds = unsigned(wait).div_ceil(1000);
+            Err(CheckInRefusal::TooManyKeys { machine: machine.clone(), wait_seconds })
+        }
+        _ => Ok(()),
+    }
+}
+
 /// Puts the new key in the place of the old one; whoever got a bearer by the old one loses it.
 async fn rotate(
     tx: &mut Tx,
@@ -185,7 +220,7 @@ async fn rotate(
     sqlx::query("DELETE FROM bearers WHERE machine = $1").bind(name).execute(&mut **tx).await?;
     requests::rotated(tx, name).await?;
     let detail = format!("to key {}", new.short());
-    log(tx, Act::by_itself(now, "key-rotated", &detail).on(&checkin.machine)).await?;
+    log(tx, Act::by_itself(now, KEY_ROTATED, &detail).on(&checkin.machine)).await?;
     Ok(())
 }
 

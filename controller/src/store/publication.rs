@@ -210,8 +210,8 @@ impl Store {
         Ok(entries
             .into_iter()
             .map(|published| {
-                let events = events.remove(&published.target.generation).unwrap_or_default();
-                HistoryEntry { published, events }
+                let (events, left_out) = events.remove(&published.target.generation).unwrap_or_default();
+                HistoryEntry { published, events, left_out }
             })
             .collect())
     }

@@ -5,6 +5,7 @@
 
 use std::collections::BTreeMap;
 
+use futures_util::TryStreamExt as _;
 use muster_protocol::checkin::CheckIn;
 use muster_protocol::clock::UnixMillis;
 use muster_protocol::ids::{Generation, MachineName};
@@ -12,11 +13,15 @@ use muster_protocol::keys::PublicKey;
 use muster_protocol::report::{Asker, Event, EventKind, MAX_EVENT_NUMBER, Stream};
 
 use super::audit::{Act, log};
+use super::cut::MAX_EVENT_BYTES;
 use super::machines::{Outcome, in_range};
-use super::{Cursor, Store, StoreError, Tx, attacks, changed, signed, unsigned};
+use super::{Cursor, Store, StoreError, Tx, attacks, changed, retention, signed, unsigned};
 
 /// The most events of one generation that the history shows: the newest.
-const SHOWN: i64 = 1000;
+const SHOWN: i64 = 500;
+/// The most bytes of events in one answer, and what each takes beside its text.
+const SHOWN_BYTES: usize = 2 * 1024 * 1024;
+const EVENT_OVERHEAD: usize = 256;
 
 /// How many entries of the audit log about retries one machine may cause in a day: nobody can remove them.
 const RETRIES_LOGGED: i64 = 16;
@@ -64,7 +69,7 @@ impl Store {
         &self,
         machine: &MachineName,
         key: &PublicKey,
-        (stream, oldest): (Option<Stream>, u64),
+        ((stream, oldest), keep): ((Option<Stream>, u64), u64),
         events: &[NewEvent],
         now: UnixMillis,
     ) -> Result<Stored, ReportRefusal> {
@@ -75,7 +80,7 @@ impl Store {
         }
         let mut tx = self.sql.begin().await?;
         let row: Option<Row> = sqlx::query_as(
-            "SELECT enrolment, reports_through, report_stream, outcome, observed FROM machines
+            "SELECT enrolment, reports_through, report_stream, outcome, observed, events_bytes FROM machines
              WHERE name = $1 AND key = $2 AND revoked_at IS NULL",
         )
         .bind(machine.as_str())
@@ -86,6 +91,7 @@ impl Store {
         let (enrolment, observed) = (row.enrolment, row.observed.clone());
         let count = row.count(stream, oldest);
         let mut through = count.through;
+        let mut bytes = unsigned(row.events_bytes);
         let before = through;
         let mut stored: i64 = sqlx::query_scalar(
             "SELECT coalesce(max(seq), 0) FROM events WHERE machine = $1 AND enrolment = $2",
@@ -104,9 +110,12 @@ impl Store {
                 return Err(ReportRefusal::Order { machine: machine.clone(), wanted, found: event.seq });
             }
             (last, stored) = (event.seq, stored.saturating_add(1));
+            let event_read = serde_json::from_str::<Event>(&event.raw).ok();
+            let decides =
+                event_read.as_ref().is_some_and(|read| Outcome::of(event.generation, &read.kind).is_some());
             sqlx::query(
-                "INSERT INTO events (machine, enrolment, seq, generation, received_at, event)
-                 VALUES ($1, $2, $3, $4, $5, $6)",
+                "INSERT INTO events (machine, enrolment, seq, generation, received_at, event, decides)
+                 VALUES ($1, $2, $3, $4, $5, $6, $7)",
             )
             .bind(machine.as_str())
             .bind(enrolment)
@@ -114,10 +123,11 @@ impl Store {
             .bind(event.generation.map(|generation| generation.packed()))
             .bind(now)
             .bind(&event.raw)
+            .bind(decides)
             .execute(&mut *tx)
             .await?;
+            bytes = bytes.saturating_add(retention::cost(event.raw.len()));
             through = event.seq;
-            let event_read = serde_json::from_str::<Event>(&event.raw).ok();
             if let Some(told @ Event { kind: EventKind::Refused { attack, detail }, .. }) = &event_read {
                 let goes_on = observed.as_deref().is_some_and(still_refuses);
                 attacks::keep(&mut tx, machine, (*attack, detail), told, goes_on, now).await?;
@@ -146,6 +156,7 @@ impl Store {
         if through == before && !count.renamed {
             return Ok(Stored { through, cursor: None });
         }
+        let bytes = retention::forget_beyond(&mut tx, machine, bytes, keep).await?;
         let outcome = match outcome {
             Some(outcome) => {
                 Some(serde_json::to_string(&outcome).map_err(|_| StoreError::Damaged("an outcome"))?)
@@ -153,7 +164,8 @@ impl Store {
             None => None,
         };
         sqlx::query(
-            "UPDATE machines SET reports_through = $2, outcome = $3, seen_at = $4, report_stream = $5
+            "UPDATE machines SET reports_through = $2, outcome = $3, seen_at = $4, report_stream = $5,
+                 events_bytes = $6
              WHERE name = $1",
         )
         .bind(machine.as_str())
@@ -161,6 +173,7 @@ impl Store {
         .bind(outcome)
         .bind(now)
         .bind(stream.map(|stream| stream.to_string()).or(row.report_stream))
+        .bind(signed(bytes))
         .execute(&mut *tx)
         .await?;
         let cursor = changed(&mut tx, machine).await?;
@@ -168,32 +181,46 @@ impl Store {
         Ok(Stored { through, cursor: Some(cursor) })
     }
 
-    /// The events of some generations of a machine, the oldest first.
+    /// The events of some generations of a machine, the oldest first: of each the newest, and of all together no more than
+    /// an answer holds. Says how many of each were left out.
     pub(super) async fn events(
         &self,
         machine: &MachineName,
         generations: &[Generation],
-    ) -> Result<BTreeMap<Generation, Vec<Event>>, StoreError> {
-        let mut all = BTreeMap::new();
+    ) -> Result<BTreeMap<Generation, (Vec<Event>, u64)>, StoreError> {
+        let (mut all, mut room) = (BTreeMap::new(), SHOWN_BYTES);
         for &generation in generations {
-            let rows: Vec<(i64, i64, String)> = sqlx::query_as(
-                "SELECT seq, received_at, event FROM events WHERE machine = $1 AND generation = $2
-                 ORDER BY enrolment DESC, seq DESC LIMIT $3",
+            let count: i64 =
+                sqlx::query_scalar("SELECT count(*) FROM events WHERE machine = $1 AND generation = $2")
+                    .bind(machine.as_str())
+                    .bind(generation.packed())
+                    .fetch_one(self.sql.read())
+                    .await?;
+            // A larger one than is stored today comes from version 0.1, and is not brought into memory.
+            let mut rows = sqlx::query_as::<_, (i64, i64, Option<String>)>(
+                "SELECT seq, received_at, iif(length(event) <= $4, event, NULL) FROM events
+                 WHERE machine = $1 AND generation = $2 ORDER BY enrolment DESC, seq DESC LIMIT $3",
             )
             .bind(machine.as_str())
             .bind(generation.packed())
             .bind(SHOWN)
-            .fetch_all(self.sql.read())
-            .await?;
-            let events = rows.into_iter().rev().map(|(seq, received_at, raw)| {
-                serde_json::from_str(&raw).unwrap_or(Event {
+            .bind(MAX_EVENT_BYTES as i64)
+            .fetch(self.sql.read());
+            let mut events = Vec::new();
+            while let Some((seq, received_at, raw)) = rows.try_next().await? {
+                let raw = raw.unwrap_or_default();
+                let Some(left) = room.checked_sub(raw.len() + EVENT_OVERHEAD) else { break };
+                room = left;
+                events.push(serde_json::from_str(&raw).unwrap_or(Event {
                     seq: unsigned(seq),
                     at: received_at,
                     generation: Some(generation),
                     kind: EventKind::Unknown,
-                })
-            });
-            all.insert(generation, events.collect());
+                }));
+            }
+            events.reverse();
+            let left_out = unsigned(count).saturating_sub(events.len() as u64);
+            all.insert(generation, (events, left_out));
         }
         Ok(all)
     }
@@ -235,6 +262,7 @@ struct Row {
     report_stream: Option<String>,
     outcome: Option<String>,
     observed: Option<String>,
+    events_bytes: i64,
 }
 
 /// Where a machine's count stands.
