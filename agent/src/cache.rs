@@ -237,7 +237,7 @@ impl Shared {
         let bytes = match self.client.get(&path, MAX_NARINFO_BYTES as u64).await {
             Ok(Some(bytes)) => bytes,
             Ok(None) => return nothing(),
-            Err(error) => return self.failed(error),
+            Err(error) => return self.failed(&error),
         };
         match self.checked(hash, &bytes) {
             Ok(text) => plain(StatusCode::OK, text),
@@ -271,7 +271,7 @@ impl Shared {
         let response = match self.client.open(&path).await {
             Ok(response) => response,
             Err(ClientError::Refused { status: 404, .. }) => return nothing(),
-            Err(error) => return self.failed(error),
+            Err(error) => return self.failed(&error),
         };
         if response.content_length().is_some_and(|length| length != size) {
             return self.altered(format!("the archive {} has another length than was described", nar.key()));
@@ -311,8 +311,8 @@ impl Shared {
         nothing()
     }
 
-    fn failed(&self, error: ClientError) -> Response<Body> {
-        let (status, trouble) = match &error {
+    fn failed(&self, error: &ClientError) -> Response<Body> {
+        let (status, trouble) = match error {
             ClientError::Refused { status: 401 | 403, .. } => {
                 (StatusCode::FORBIDDEN, Trouble::Refused(error.to_string()))
             }

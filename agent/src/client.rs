@@ -136,13 +136,7 @@ impl Client {
     fn with_tls(url: &str, tls: rustls::ClientConfig, proxies: &Proxies) -> Result<Self, ClientError> {
         let url = check_url(url)?;
         let http = http(tls, proxies)?;
-        Ok(Self {
-            http,
-            url,
-            machine: None,
-            bearer: Arc::default(),
-            limit: REQUEST_TIMEOUT,
-        })
+        Ok(Self { http, url, machine: None, bearer: Arc::default(), limit: REQUEST_TIMEOUT })
     }
 
     /// A client that believes the one certificate authority with this hash, which the controller sends in its chain; and where

@@ -158,7 +158,8 @@ impl Nix {
             command.args(["--option", "extra-trusted-public-keys", &target.trusted_nix_keys.join(" ")]);
             let cache = Cache::by_secret_address(client, Takes::Outputs).await.map_err(NixError::Cache)?;
             // By the environment, which root alone reads; the machine's own netrc-file stays in force.
-            let set = self.variables.iter().find(|(name, _)| name == "NIX_CONFIG").map(|(_, value)| value.as_str());
+            let set =
+                self.variables.iter().find(|(name, _)| name == "NIX_CONFIG").map(|(_, value)| value.as_str());
             let config = self.config.as_deref().or(set).unwrap_or_default();
             command.env("NIX_CONFIG", format!("{config}\nextra-substituters = {}\n", cache.url()));
             Some(cache)

@@ -124,8 +124,10 @@ fn the_controllers_unit_is_the_modules() {
 
 /// What systemd says of a unit file: 0 for a service that can do nothing, 10 for one that can do all.
 fn exposure(file: &Path) -> f64 {
-    let program = programs::of_the_host("systemd-analyze").expect("this test needs systemd: apt-get install systemd");
-    let said = Command::new(program).args(["security", "--offline=true", "--no-pager"]).arg(file).output().unwrap();
+    let program =
+        programs::of_the_host("systemd-analyze").expect("this test needs systemd: apt-get install systemd");
+    let said =
+        Command::new(program).args(["security", "--offline=true", "--no-pager"]).arg(file).output().unwrap();
     let words = String::from_utf8_lossy(&said.stdout).into_owned();
     let line = words.lines().find(|line| line.contains("Overall exposure level"));
     let level = line.and_then(|line| line.split(": ").nth(1)?.split(' ').next()?.parse().ok());
