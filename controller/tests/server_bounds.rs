@@ -6,7 +6,7 @@ mod server_support;
 use muster::store::Store;
 use muster_protocol::announce::Announcement;
 use muster_protocol::api::{self, ProblemCode};
-use muster_protocol::checkin::CheckInReply;
+use muster_protocol::checkin::{CheckIn, CheckInReply};
 use muster_protocol::clock::Clock as _;
 use muster_protocol::ids::Sha256;
 use muster_protocol::keys::{Context, SecretKey};
@@ -34,7 +34,9 @@ async fn dribble(fleet: &Fleet, pieces: usize, bytes: usize) -> TcpStream {
 /// A check-in as this version's agents send it.
 async fn announced(fleet: &Fleet, machine: &mut Machine) -> Answer {
     machine.seq += 1;
-    let body = serde_json::to_vec(&machine.checkin(fleet, machine.seq)).unwrap();
+    let note = Some("n".repeat(50_000));
+    let checkin = CheckIn { note, ..machine.checkin(fleet, machine.seq) };
+    let body = serde_json::to_vec(&checkin).unwrap();
     let announcement = Announcement::make(&machine.name, api::CHECKIN, &body, &machine.key);
     let request = fleet.http.post(fleet.url(api::CHECKIN));
     let request = request.header(api::MACHINE_SIGNATURE, machine.key.sign(Context::CheckIn, &body).hex());
@@ -55,13 +57,19 @@ async fn one_byte_pieces_cost_their_bytes_and_keep_nobody_out() {
 async fn an_address_that_takes_its_share_keeps_out_no_machine_that_announces_what_it_sends() {
     let fleet = Fleet::start_with("[limits]\nbody_memory_mib = 64").await;
     let mut machine = fleet.enrolled("cinnabar", Class::Nixos).await;
+    // Nearly all of the share at once, the rest in small bits.
     let mut held = Vec::new();
+    for _ in 0..7 {
+        held.push(dribble(&fleet, 1000, 1000).await);
+    }
     // A machine of version 0.1 behind the same address has the strangers' share, until it is used up.
+    let note = Some("n".repeat(50_000));
     let until_full = async {
         loop {
-            held.push(dribble(&fleet, 1000, 1000).await);
+            held.push(dribble(&fleet, 20, 1000).await);
             machine.seq += 1;
-            let answer = machine.send_checkin(&fleet, &machine.checkin(&fleet, machine.seq)).await;
+            let checkin = CheckIn { note: note.clone(), ..machine.checkin(&fleet, machine.seq) };
+            let answer = machine.send_checkin(&fleet, &checkin).await;
             if answer.status == 503 {
                 break answer;
             }
@@ -78,8 +86,8 @@ async fn an_address_that_takes_its_share_keeps_out_no_machine_that_announces_wha
     let again = async {
         loop {
             machine.seq += 1;
-            let answer = machine.send_checkin(&fleet, &machine.checkin(&fleet, machine.seq)).await;
-            if answer.status == 200 {
+            let checkin = CheckIn { note: note.clone(), ..machine.checkin(&fleet, machine.seq) };
+            if machine.send_checkin(&fleet, &checkin).await.status == 200 {
                 break;
             }
         }

@@ -308,6 +308,6 @@ async fn every_body_has_a_limit_of_its_own() {
         |who: &str, bytes| fleet.http.put(fleet.url("/cache/x.narinfo")).bearer_auth(who).body(x(bytes));
     Answer::of(put(&bearer, 10)).await.refused(403, ProblemCode::Unauthorised);
     let narinfo = format!("/cache/{}.narinfo", "1".repeat(32));
-    let large = fleet.http.put(fleet.url(&narinfo)).bearer_auth(&operator).body(x(65 * 1024));
+    let large = fleet.http.put(fleet.url(&narinfo)).bearer_auth(&operator).body(x(257 * 1024));
     Answer::of(large).await.refused(413, ProblemCode::TooLarge);
 }
