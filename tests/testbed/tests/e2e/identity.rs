@@ -1,6 +1,5 @@
 //! A machine's key, its counted check-ins and its bearers, across whatever ends an agent or swallows an answer.
 
-use std::fs;
 use std::sync::{Arc, Mutex};
 
 use muster_protocol::api;
