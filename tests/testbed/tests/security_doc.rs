@@ -29,6 +29,7 @@ fn every_test_and_every_attack_that_the_page_names_exists() {
     let mut code = String::new();
     for room in [
         "protocol/src",
+        "protocol/tests",
         "agent/src",
         "agent/tests",
         "controller/src",
