@@ -7,7 +7,7 @@ use std::path::Path;
 use base64::Engine as _;
 use muster_fuzz::refresh::Step;
 use muster_fuzz::world::*;
-use muster_fuzz::{TARGETS, keys, machines, operators};
+use muster_fuzz::{TARGETS, keys, machines, operators, replies};
 use muster_protocol::audit::{Entry, Page, hash, origin};
 use muster_protocol::checkin::{CheckIn, CheckInReply, Health, Holds, Phase, PollReply, Runs};
 use muster_protocol::draft::{DRAFT_SECONDS, Draft, DraftKind, DraftView, Drafted, DraftedGeneration};
@@ -263,6 +263,42 @@ fn traffic(put: Put<'_>) {
     put("check_in", "reply", &json_of(&reply));
     put("check_in", "poll", &json_of(&PollReply { generation: Some(generation), check_in: false }));
     put("check_in", "problem", br#"{"code":"bad-signature","message":"the signature does not fit"}"#);
+    put("signed_requests", "request", &json_of(&replies::asked()));
+    put("signed_requests", "announcement", replies::announced().to_string().as_bytes());
+    let asking = CheckInReply { requests: vec![replies::asked()], ..reply.clone() };
+    put("replies", "asking", &json_of(&asking));
+    // The largest and the smallest numbers that JSON's readers take, in each field that has one.
+    let (high, low) = (u64::MAX, i64::MIN);
+    for (name, text) in [
+        (
+            "high",
+            format!(
+                r#"{{"bearer":"","bearer_expires_in":{high},"poll_seconds":{high},"reports_through":{high}}}"#
+            ),
+        ),
+        ("none", r#"{"bearer":"","bearer_expires_in":0,"poll_seconds":0,"reports_through":0}"#.to_owned()),
+        ("accepted-high", format!(r#"{{"through":{high}}}"#)),
+        (
+            "fleet-high",
+            format!(r#"{{"fleet":"{0}","root_version":{high},"root":"{0}","version":""}}"#, "0".repeat(64)),
+        ),
+    ] {
+        put("replies", name, text.as_bytes());
+    }
+    // These are refused, and must do no harm.
+    let refused = [
+        ("generation-high", format!(r#"{{"generation":{high}}}"#)),
+        ("generation-none", r#"{"generation":0}"#.to_owned()),
+        ("generation-epoch", r#"{"generation":"16384.1"}"#.to_owned()),
+        ("generation-cap", r#"{"generation":281474976710656}"#.to_owned()),
+        ("through-low", format!(r#"{{"through":{low}}}"#)),
+        ("through-real", r#"{"through":1e300}"#.to_owned()),
+    ];
+    for (name, text) in refused {
+        let corpus = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../fuzz/corpus/replies");
+        std::fs::create_dir_all(&corpus).unwrap();
+        std::fs::write(corpus.join(name), text).unwrap();
+    }
 
     let kinds = vec![
         EventKind::Enrolled { agent: "0.1.0".into() },

@@ -16,6 +16,7 @@ pub mod nix;
 pub mod operators;
 pub mod oracle;
 pub mod refresh;
+pub mod replies;
 pub mod world;
 
 /// A fuzz target: its name is that of its corpus and of its program.
@@ -24,7 +25,7 @@ pub struct Target {
     pub run: fn(&[u8]) -> bool,
 }
 
-pub const TARGETS: [Target; 17] = [
+pub const TARGETS: [Target; 19] = [
     Target { name: "tuf_root", run: metadata::root },
     Target { name: "tuf_timestamp", run: metadata::timestamp },
     Target { name: "tuf_snapshot", run: metadata::snapshot },
@@ -35,6 +36,8 @@ pub const TARGETS: [Target; 17] = [
     Target { name: "enrolment", run: machines::enrolment },
     Target { name: "check_in", run: machines::check_in },
     Target { name: "reports", run: machines::reports },
+    Target { name: "replies", run: replies::replies },
+    Target { name: "signed_requests", run: replies::signed },
     Target { name: "operator", run: operators::requests },
     Target { name: "drafts", run: operators::drafts },
     Target { name: "headers", run: operators::headers },
