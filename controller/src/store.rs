@@ -127,6 +127,13 @@ impl Store {
         ] {
             sqlx::query(query).bind(now_s).execute(&mut *tx).await?;
         }
+        // A key that was asked for and did not come in time is asked for no longer.
+        sqlx::query(
+            "UPDATE machines SET key_rotation_asked_at = NULL WHERE key_rotation_asked_at IS NOT NULL
+             AND NOT EXISTS (SELECT 1 FROM requests r WHERE r.machine = machines.name AND r.asks = 'rotate-key')",
+        )
+        .execute(&mut *tx)
+        .await?;
         Ok(tx.commit().await?)
     }
 

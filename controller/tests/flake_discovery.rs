@@ -224,7 +224,7 @@ fn what_is_wrong_with_a_flake_is_told_in_short() {
         said.contains("- machines.tin.deploy.buildHost: iron is a Mac and cannot build for tin"),
         "{said}"
     );
-    assert!(said.lines().last().unwrap().starts_with("hint: mend the flake until `nix eval path:"), "{said}");
+    assert!(said.lines().last().unwrap().starts_with("hint: fix the flake until `nix eval path:"), "{said}");
 
     let said = Flake::new("{ muster.machine = { }; }").refusal();
     assert!(said.contains("muster of path:") && said.contains("unknown field `machine`"), "{said}");

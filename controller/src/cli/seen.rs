@@ -203,8 +203,17 @@ pub async fn lowest(
     let Some((view, published)) = published.filter(|(_, published)| published.epoch() == epoch) else {
         return Ok(Generation::first_of(epoch));
     };
-    Seen::load(config)?.require(api, trusted, &[(view, published)], None).await?;
-    Ok(published)
+    let jump = Seen::load(config)?.refused(api, trusted, &[(view, published)], None).await?.pop();
+    jump.map_or(Ok(published), |jump| {
+        let machine = jump.machine;
+        let what = format!(
+            "the controller says that generation {published} of {machine} is published, far above what was seen signed here"
+        );
+        let hint = format!(
+            "make no token before you know who set it so; if it is right, run `muster update {machine} --jump-to NUMBER` first"
+        );
+        Err(anyhow::anyhow!(what).context(super::error::Hint(hint)))
+    })
 }
 
 fn merge(

@@ -26,7 +26,7 @@ impl Serve {
         crate::server::run(&config, shutdown())
             .await
             .context("the controller stopped")
-            .hint("mend what the message names and start `muster serve` again; nothing stored was lost")
+            .hint("fix what the message names and start `muster serve` again; nothing stored was lost")
     }
 }
 

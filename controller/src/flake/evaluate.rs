@@ -88,7 +88,7 @@ impl FlakeError {
                 format!("see that {reference} is a flake, and that `nix flake metadata {reference}` reads it")
             }
             Self::Evaluate { reference, attribute, .. } => {
-                format!("mend the flake until `nix eval {reference}#{attribute}` succeeds")
+                format!("fix the flake until `nix eval {reference}#{attribute}` succeeds")
             }
             Self::Shape { .. } => "correct it in the flake".to_owned(),
             Self::NotInFlake { machine, output, .. } => {

@@ -20,7 +20,9 @@ pub struct Options {
 
 #[derive(Debug, PartialEq, Eq, thiserror::Error)]
 pub enum OptionError {
-    #[error("--option {0} is a password, and what is given to Nix here is signed and published")]
+    #[error(
+        "{0} holds a password, and what is given to Nix here is signed and published: leave it to nix.conf or to git"
+    )]
     Secret(String),
 }
 
@@ -36,7 +38,11 @@ impl Options {
     /// Refuses what must not be published.
     pub fn check(&self) -> Result<(), OptionError> {
         match self.options().find(|(name, _)| name.trim_start_matches("extra-") == "access-tokens") {
-            Some((name, _)) => Err(OptionError::Secret(name.to_owned())),
+            Some((name, _)) => return Err(OptionError::Secret(format!("--option {name}"))),
+            None => {}
+        }
+        match self.overrides().find(|(_, reference)| has_password(reference)) {
+            Some((input, _)) => Err(OptionError::Secret(format!("the reference for {input}"))),
             None => Ok(()),
         }
     }
@@ -51,6 +57,13 @@ impl Options {
 
 fn pairs(words: &[String]) -> impl Iterator<Item = (&str, &str)> {
     words.chunks_exact(2).map(|pair| (pair[0].as_str(), pair[1].as_str()))
+}
+
+/// Whether a reference over HTTP names a user or a password.
+fn has_password(reference: &str) -> bool {
+    let Some((scheme, rest)) = reference.split_once("://") else { return false };
+    let authority = rest.split(['/', '?', '#']).next().unwrap_or_default();
+    scheme.rsplit('+').next().is_some_and(|last| last.starts_with("http")) && authority.contains('@')
 }
 
 #[cfg(test)]
@@ -102,5 +115,14 @@ mod tests {
         let line = parsed(&["--option", "extra-access-tokens", "github.com=secret"]);
         let refused = line.options.check().unwrap_err().to_string();
         assert!(refused.contains("extra-access-tokens") && !refused.contains("secret"), "{refused}");
+        for bad in
+            ["git+https://user:secret@host/x", "https://secret@host/x.tar.gz", "tarball+http://u:secret@h/x"]
+        {
+            let refused = parsed(&["--override-input", "a", bad]).options.check().unwrap_err().to_string();
+            assert!(refused.contains("for a") && !refused.contains("secret"), "{refused}");
+        }
+        for good in ["git+ssh://git@host/x", "github:o/r", "git+https://host/x@y", "path:/a@b"] {
+            assert_eq!(parsed(&["--override-input", "a", good]).options.check(), Ok(()), "{good}");
+        }
     }
 }

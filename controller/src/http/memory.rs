@@ -8,6 +8,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 use axum::http::StatusCode;
 use muster_protocol::api::ProblemCode;
+use muster_protocol::draft::MAX_DRAFT_BYTES;
 use muster_protocol::ids::MachineName;
 
 use super::problem::{Refused, refuse};
@@ -60,7 +61,7 @@ impl Memory {
         match payer {
             Payer::Address(_) => self.0.all / ADDRESS,
             Payer::Machine(_) => (self.0.all / MACHINE).max(LEAST_OF_A_MACHINE),
-            Payer::Operator(_) => self.0.all / OPERATOR,
+            Payer::Operator(_) => (self.0.all / OPERATOR).max(MAX_DRAFT_BYTES),
         }
     }
 
@@ -160,8 +161,9 @@ mod tests {
         held(&memory, &machine("cinnabar"), MIB).unwrap();
         held(&memory, &Payer::Operator([1; 32]), 64 * MIB).unwrap();
         drop(floods);
-        assert!(memory.0.taken.lock().unwrap().of.is_empty(), "nothing is kept of those who left");
-        assert_eq!((memory.0.taken.lock().unwrap().all, memory.0.taken.lock().unwrap().strangers), (0, 0));
+        let taken = memory.0.taken.lock().unwrap();
+        assert!(taken.of.is_empty(), "nothing is kept of those who left");
+        assert_eq!((taken.all, taken.strangers), (0, 0));
     }
 
     #[test]

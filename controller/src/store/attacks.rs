@@ -30,7 +30,8 @@ impl Row {
         Ok(AttackView {
             attack: serde_json::from_value(self.attack.into()).unwrap_or(Attack::Unknown),
             detail: self.detail,
-            generation: self.generation.map(generation).transpose()?,
+            // A machine's word: a number that no generation has is none.
+            generation: self.generation.and_then(|number| generation(number).ok()),
             at: self.at,
             received_at: self.received_at,
             ended_at: self.ended_at,

@@ -116,7 +116,7 @@ impl Store {
         let mut reply = CheckInReply {
             bearer: String::new(),
             bearer_expires_in: BEARER_SECONDS,
-            generation: row.published.map(generation).transpose()?,
+            generation: row.published.and_then(|number| generation(number).ok()),
             poll_seconds: seen.poll_seconds,
             reports_through: unsigned(row.reports_through),
             rotate_key: row.key_rotation_asked_at.is_some() && checkin.new_key.is_none(),

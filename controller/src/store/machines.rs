@@ -117,7 +117,9 @@ impl Row {
         let attack = self.attack()?;
         let published = match (self.target, self.expires, self.published_at, self.published_by) {
             (Some(target), Some(expires), Some(at), Some(by)) => {
-                Some(published(&target, expires, at, &by, self.signers.as_deref().unwrap_or_default())?)
+                // One that earlier versions took and this one does not read (a number above the cap) is as good as none: its
+                // machine still has to be listed, to be brought into a new epoch.
+                published(&target, expires, at, &by, self.signers.as_deref().unwrap_or_default()).ok()
             }
             _ => None,
         };
@@ -154,7 +156,8 @@ impl Row {
         Ok(Some(AttackView {
             attack: serde_json::from_value(kind.as_str().into()).unwrap_or(Attack::Unknown),
             detail: self.attack_detail.clone().unwrap_or_default(),
-            generation: self.attack_generation.map(super::generation).transpose()?,
+            // A machine's word: a number that no generation has is none.
+            generation: self.attack_generation.and_then(|number| super::generation(number).ok()),
             at,
             received_at,
             ended_at: None,
@@ -355,7 +358,7 @@ impl Store {
         .fetch_optional(self.sql.read())
         .await?;
         let (number, check_in) = row.unwrap_or_default();
-        Ok((number.map(super::generation).transpose()?, check_in))
+        Ok((number.and_then(|number| super::generation(number).ok()), check_in))
     }
 }
 

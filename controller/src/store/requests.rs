@@ -60,15 +60,17 @@ impl Store {
             .execute(&mut *tx)
             .await?;
         }
-        let waiting: i64 = sqlx::query_scalar("SELECT count(*) FROM requests WHERE machine = $1")
-            .bind(name.as_str())
-            .fetch_one(&mut *tx)
-            .await?;
+        let waiting: i64 =
+            sqlx::query_scalar("SELECT count(*) FROM requests WHERE machine = $1 AND id <> $2")
+                .bind(name.as_str())
+                .bind(signed.id().as_bytes().as_slice())
+                .fetch_one(&mut *tx)
+                .await?;
         if usize::try_from(waiting).unwrap_or(MAX_REQUESTS) >= MAX_REQUESTS {
             return Err(AskRefusal::TooMany(name.clone()));
         }
         let document = serde_json::to_string(signed).map_err(|_| StoreError::Damaged("a request"))?;
-        sqlx::query(
+        let stored = sqlx::query(
             "INSERT INTO requests (machine, id, asks, document, ends) VALUES ($1, $2, $3, $4, $5)
              ON CONFLICT (machine, id) DO NOTHING",
         )
@@ -79,6 +81,12 @@ impl Store {
         .bind(request.ends)
         .execute(&mut *tx)
         .await?;
+        if stored.rows_affected() == 0 {
+            // The same one again: it is kept and logged already.
+            let cursor = changed(&mut tx, name).await?;
+            tx.commit().await?;
+            return Ok(cursor);
+        }
         let (action, detail) = match &request.asked {
             Asked::Retry { derivation, .. } => ("retry-asked", derivation.name().to_owned()),
             Asked::RotateKey { key } => {
@@ -107,14 +115,18 @@ pub(super) async fn hand_on(
             .execute(&mut **tx)
             .await?;
     }
-    let rows: Vec<(String, bool)> = sqlx::query_as(
-        "SELECT document, handed_on FROM requests WHERE machine = $1 AND ends > $2 ORDER BY ends LIMIT $3",
-    )
-    .bind(name)
-    .bind(now.div_euclid(1000))
-    .bind(i64::try_from(MAX_REQUESTS).unwrap_or(i64::MAX))
-    .fetch_all(&mut **tx)
-    .await?;
+    // What has ended is news to nobody: left here it would call the machine in again and again.
+    sqlx::query("DELETE FROM requests WHERE machine = $1 AND ends <= $2")
+        .bind(name)
+        .bind(now.div_euclid(1000))
+        .execute(&mut **tx)
+        .await?;
+    let rows: Vec<(String, bool)> =
+        sqlx::query_as("SELECT document, handed_on FROM requests WHERE machine = $1 ORDER BY ends LIMIT $2")
+            .bind(name)
+            .bind(i64::try_from(MAX_REQUESTS).unwrap_or(i64::MAX))
+            .fetch_all(&mut **tx)
+            .await?;
     if rows.iter().any(|(_, handed_on)| !handed_on) {
         sqlx::query("UPDATE requests SET handed_on = TRUE WHERE machine = $1")
             .bind(name)

@@ -53,7 +53,7 @@ pub enum SopsError {
     NoKey { secret: String, words: String },
     #[error(
         "a key of yours cannot be used for {secret}: {words}. The file is as it was, and nothing says that it is damaged: \
-         mend what is named; of a plugin the program age-plugin-NAME has to be on PATH"
+         fix what is named; for a plugin, the program age-plugin-NAME must be on PATH"
     )]
     KeyUnusable { secret: String, words: String },
     #[error("{0} was changed after it was encrypted: bring it back from git, or make it again")]

@@ -147,7 +147,7 @@ impl Machines {
             Self::Revoke { machine } => {
                 let path = format!("{}/revoke", operator_machine(&machine));
                 let _: MachineView = api.post(&path, &()).await?;
-                say!("{machine} is revoked: the controller answers it no more. Its system stays as it is.");
+                say!("{machine} is revoked: the controller no longer answers it. Its system stays as it is.");
                 Ok(())
             }
         }

@@ -97,7 +97,7 @@ pub fn none_signed(mut failed: Vec<Failed>, chosen: usize) -> Error {
         "the systems of {count} of {chosen} cannot be made, and nothing was signed\n{}",
         tell_failed(&failed).join("\n")
     )
-    .context(Hint("mend them in the flake, or go on with the others with --keep-going".into()))
+    .context(Hint("fix them in the flake, or continue with the others: --keep-going".into()))
 }
 
 #[cfg(test)]
@@ -158,16 +158,16 @@ mod tests {
     fn every_machine_that_fails_is_named_with_its_cause() {
         let failed = |name: &str| Failed {
             machine: name.parse().unwrap(),
-            error: anyhow!("undefined variable 'pkg'\nat /x:1").context(Hint("mend it".into())),
+            error: anyhow!("undefined variable 'pkg'\nat /x:1").context(Hint("fix it".into())),
         };
         let said = render(&none_signed(vec![failed("tin"), failed("lead")], 3));
         assert_eq!(
             said,
             "error: the systems of 2 machines of 3 cannot be made, and nothing was signed\n\
              \x20 | tin: undefined variable 'pkg'\n  |     at /x:1\n  | lead: undefined variable 'pkg'\n  |     at /x:1\n\
-             hint: mend them in the flake, or go on with the others with --keep-going"
+             hint: fix them in the flake, or continue with the others: --keep-going"
         );
         let alone = render(&none_signed(vec![failed("tin")], 1));
-        assert_eq!(alone, "error: undefined variable 'pkg'\n  | at /x:1\nhint: mend it");
+        assert_eq!(alone, "error: undefined variable 'pkg'\n  | at /x:1\nhint: fix it");
     }
 }

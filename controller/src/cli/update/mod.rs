@@ -156,7 +156,7 @@ impl Update {
             self.tell(plan);
         }
         tell_each(&left_out.lines());
-        if !failed.is_empty() && !self.keep_going {
+        if !failed.is_empty() && (planned.is_empty() || !self.keep_going) {
             return Err(left_out::none_signed(failed, chosen.len()));
         }
         if !failed.is_empty() {

@@ -39,9 +39,10 @@ impl<'a> Numbered<'a> {
         counted.retain(|(view, _)| !jumps.iter().any(|jump| jump.machine == view.machine));
         refused.extend(jumps.into_iter().map(Jump::into_error));
         if counted.is_empty()
-            && let Some(error) = refused.pop()
+            && let Some(last) = refused.pop()
         {
-            return Err(error);
+            refused.iter().for_each(error::print);
+            return Err(last);
         }
         refused.iter().for_each(error::print);
         Ok(Self { counted, left_out: refused.len() })
