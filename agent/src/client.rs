@@ -238,7 +238,8 @@ impl Client {
         if response.status() == StatusCode::OK {
             return Ok(response);
         }
-        self.body(response, path, MAX_REPLY_BYTES).await.and(Err(nobody()))
+        let body = self.body(response, path, MAX_REPLY_BYTES);
+        tokio::time::timeout(self.limit, body).await.map_err(|_| late())?.and(Err(nobody()))
     }
 
     pub fn url(&self) -> &str {

@@ -59,6 +59,31 @@ pub struct Nix {
     limit: Duration,
 }
 
+/// What Nix remembers of a cache, in a folder that goes with the run: each run has a cache of another address, so nothing of it
+/// is of use later, and it would be a controller's to fill root's home with.
+struct Remembered(PathBuf);
+
+impl Remembered {
+    fn of(layout: &Layout) -> Self {
+        let remembered = Self(layout.state("nix-cache"));
+        remembered.forget();
+        remembered
+    }
+    fn forget(&self) {
+        if let Err(error) = std::fs::remove_dir_all(&self.0)
+            && error.kind() != std::io::ErrorKind::NotFound
+        {
+            tracing::warn!(%error, "what Nix remembered of the cache cannot be removed");
+        }
+    }
+}
+
+impl Drop for Remembered {
+    fn drop(&mut self) {
+        self.forget();
+    }
+}
+
 impl Nix {
     pub fn new(config: &Config, layout: &Layout) -> Self {
         let stand_in = config.stand_in.as_ref();
@@ -103,6 +128,8 @@ impl Nix {
         command.args(["--extra-experimental-features", "nix-command", "copy", "--derivation"]);
         command.args(["--log-format", "internal-json", "--from", cache.url()]);
         command.arg("--option").arg("netrc-file").arg(&netrc);
+        let remembered = Remembered::of(&self.layout);
+        command.env("XDG_CACHE_HOME", &remembered.0);
         // Derivations and sources are named by their content and need no key: so no key is believed here.
         command.args(["--option", "require-sigs", "true", "--option", "trusted-public-keys", ""]);
         command.arg(derivation.as_str());
@@ -162,7 +189,9 @@ impl Nix {
                 self.variables.iter().find(|(name, _)| name == "NIX_CONFIG").map(|(_, value)| value.as_str());
             let config = self.config.as_deref().or(set).unwrap_or_default();
             command.env("NIX_CONFIG", format!("{config}\nextra-substituters = {}\n", cache.url()));
-            Some(cache)
+            let remembered = Remembered::of(&self.layout);
+            command.env("XDG_CACHE_HOME", &remembered.0);
+            Some((cache, remembered))
         };
         command
             .args(["--realise", target.derivation.as_str(), "--add-root"])
@@ -200,7 +229,10 @@ impl Nix {
         let path = &target.derivation;
         let unreadable = |detail: String| NixError::Derivation { path: path.clone(), detail };
         let bytes = durable::read(&self.layout.physical(path), MAX_DERIVATION_BYTES)
-            .map_err(|error| unreadable(error.to_string()))?
+            .map_err(|error| NixError::Failed {
+                what: format!("{path} cannot be read"),
+                message: error.to_string(),
+            })?
             .ok_or_else(|| NixError::NotValid(path.clone()))?;
         let text = String::from_utf8(bytes).map_err(|_| NixError::NotValid(path.clone()))?;
         if text.starts_with("DrvWithVersion(") {

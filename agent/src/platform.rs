@@ -171,7 +171,7 @@ fn activator_command(config: &Config) -> Result<Vec<String>, PlatformError> {
 fn ask(layout: &Layout, program: &str, arguments: &[&str]) -> Result<String, PlatformError> {
     let finished = run(layout, program, arguments)?;
     if finished.exit == 0 {
-        return Ok(finished.output);
+        return Ok(finished.said);
     }
     let program = format!("{program} {}", arguments.first().unwrap_or(&""));
     Err(PlatformError::Failed { program, exit: finished.exit, output: finished.output.trim().to_owned() })

@@ -22,7 +22,7 @@ mod switch;
 mod work;
 
 use std::cell::{Cell, RefCell};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -31,7 +31,7 @@ use muster_protocol::clock::{Clock as _, SystemClock, UnixMillis};
 use muster_protocol::ids::{Generation, Sha256};
 use muster_protocol::keys::{PublicKey, SecretKey};
 use muster_protocol::random;
-use muster_protocol::report::{Asker, Attack, EventKind};
+use muster_protocol::report::{Asker, Attack, EventKind, MAX_LOG_TAIL};
 use muster_protocol::target::Target;
 use muster_protocol::witness::AgeClaim;
 use tokio::sync::{Notify, mpsc, oneshot};
@@ -45,7 +45,7 @@ use crate::core::policy::Pause;
 use crate::core::records::Transaction;
 use crate::core::state::State;
 use crate::durable;
-use crate::identity::{self, AgeClaims, Identity};
+use crate::identity::{self, AgeClaims, Identity, IdentityError};
 use crate::local::{Command, Status};
 use crate::platform::{self, Platform};
 use crate::status;
@@ -86,6 +86,25 @@ pub async fn run(config: Config, identity: Identity, commands: mpsc::Receiver<Co
 
 type Boxed = Box<dyn std::error::Error>;
 
+/// The start of a text, as much as a check-in carries.
+fn shortened(mut text: String) -> String {
+    text.truncate(text.floor_char_boundary(MAX_LOG_TAIL));
+    text
+}
+
+/// The key that waits to be taken. One that is damaged is in nobody's use yet: it is forgotten, and the machine goes on with
+/// the key that it has.
+fn next_key(state_dir: &Path) -> Result<Option<SecretKey>, Boxed> {
+    match identity::next_key(state_dir) {
+        Err(error @ IdentityError::Damaged { .. }) => {
+            tracing::warn!(%error, "the next key cannot be read, and is forgotten");
+            identity::forget_next_key(state_dir)?;
+            Ok(None)
+        }
+        other => Ok(other?),
+    }
+}
+
 fn prepare(config: &Config, identity: &Identity) -> Result<(Shared, Client, Trust, Kept), Boxed> {
     let clock = SystemClock::new();
     let trust = Trust::open(config, identity)?;
@@ -112,7 +131,7 @@ fn prepare(config: &Config, identity: &Identity) -> Result<(Shared, Client, Trus
         refused: Cell::new(None),
         altered: Cell::new(None),
         age: AgeClaims::default(),
-        next_key: RefCell::new(identity::next_key(&config.state_dir)?),
+        next_key: RefCell::new(next_key(&config.state_dir)?),
         followed: RefCell::new(Vec::new()),
         problem: RefCell::new(None),
         progress: RefCell::new(None),
@@ -328,6 +347,10 @@ impl Shared {
         }
         self.sequence.set(seq);
         let (phase, phase_generation, note) = self.standing();
+        let mut health = self.health();
+        // Whatever a check or a user's program said: a check-in that is too long would be said again and again, and never taken.
+        let note = note.map(shortened);
+        health.reboot_waits = health.reboot_waits.map(shortened);
         let new_key = new_key.or_else(|| self.next_key.borrow().as_ref().map(SecretKey::public));
         Ok(CheckIn {
             audience: self.identity.fleet,
@@ -344,7 +367,7 @@ impl Shared {
             phase_generation,
             note,
             refused: self.refused.get().or(self.altered.get()).map(Attack::in_check_in),
-            health: self.health(),
+            health,
             new_key,
             age: self.age_claim(),
             followed: self.followed.borrow().clone(),

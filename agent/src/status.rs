@@ -134,7 +134,7 @@ pub fn next(
             "generation {verified} is tried again when somebody did what it wants and ran muster-agent check-now"
         ),
         Some(Cause::Machine) => format!(
-            "generation {verified} is tried again in an hour, a few times, or when somebody runs muster-agent check-now"
+            "generation {verified} is tried again in an hour, later more rarely, or when somebody runs muster-agent check-now"
         ),
         Some(Cause::Lifted) => format!("generation {verified} is tried again, as somebody asked"),
         None => format!("a generation after {verified} is waited for"),

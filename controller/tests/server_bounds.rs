@@ -13,6 +13,7 @@ use muster_protocol::keys::{Context, SecretKey};
 use muster_protocol::machine::Class;
 use muster_protocol::operator::{HistoryEntry, MachineView};
 use muster_protocol::report::{Accepted, Attack, Event, EventKind};
+use muster_protocol::request::Asked;
 use reqwest::Method;
 use server_support::{Answer, Fleet, LIMIT, Machine, event, rotate};
 use tokio::io::AsyncWriteExt as _;
@@ -243,8 +244,8 @@ async fn a_machine_that_brings_one_key_after_the_other_has_a_few_entries_a_day_i
     // Its old key is still good, and an operator's word lets it.
     machine = Machine { seq: machine.seq, ..before };
     machine.check_in(&fleet).await;
-    let path = format!("{}/rotate-key", api::operator_machine(&machine.name));
-    fleet.operate(Method::POST, &path, vec![]).await.good::<MachineView>();
+    let asked = fleet.asks(&machine.name, Asked::RotateKey { key: machine.key.public() });
+    fleet.ask(&machine.name, &asked).await.good::<MachineView>();
     rotate(&fleet, &mut machine, &key()).await.good::<CheckInReply>();
     fleet.clock.forward(86_400);
     rotate(&fleet, &mut machine, &key()).await.good::<CheckInReply>();

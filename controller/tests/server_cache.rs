@@ -141,7 +141,7 @@ async fn a_narinfo_must_be_true_of_the_cache() {
     ] {
         put(&fleet, &operator, &path, good.replacen(from, to, 1)).await.refused(422, ProblemCode::Malformed);
     }
-    let long = format!("{good}Sig: {}\n", "x".repeat(70_000));
+    let long = format!("{good}Sig: {}\n", "x".repeat(300_000));
     put(&fleet, &operator, &path, long).await.refused(413, ProblemCode::TooLarge);
     assert_eq!(files(&fleet), [nar_name(nar)]);
 

@@ -90,9 +90,10 @@ pub enum RequestError {
 }
 
 impl RequestError {
-    /// Whether only somebody who forged or misled it can have handed it on.
+    /// Whether only somebody who forged or misled it can have handed it on. A signer who is not an operator here may be one by
+    /// a newer root, or may have been one.
     pub fn is_attack(&self) -> bool {
-        !matches!(self, Self::Ended | Self::NotYet)
+        !matches!(self, Self::Ended | Self::NotYet | Self::NotAnOperator)
     }
 }
 

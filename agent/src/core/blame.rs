@@ -17,7 +17,7 @@ const PERMANENT: i32 = 100;
 const TIMED_OUT: i32 = 1;
 
 /// What Nix, shells and compilers say where the machine was in the way.
-const WORDS: [&str; 24] = [
+const WORDS: [&str; 30] = [
     "failed due to signal",
     "failed with exit code 129",
     "failed with exit code 130",
@@ -41,6 +41,14 @@ const WORDS: [&str; 24] = [
     "Input/output error",
     "Stale file handle",
     "unable to start build process",
+    // What the network did not give, or gave wrongly, to a derivation that fetches. A hash that is wrong for everybody costs
+    // some tries more.
+    "curl: (",
+    "cannot download ",
+    "Could not resolve host",
+    "Temporary failure in name resolution",
+    "unable to access 'http",
+    "hash mismatch in fixed-output derivation",
     // A feature or a platform that its nix.conf does not offer.
     "is required to build",
 ];
@@ -111,7 +119,6 @@ mod tests {
         for (exit, output) in [
             (100, "error: builder for '/nix/store/x.drv' failed with exit code 1;\n > no such compiler"),
             (100, "x> Killed two birds\nerror: builder for '/nix/store/x.drv' failed with exit code 2"),
-            (102, "error: hash mismatch in fixed-output derivation '/nix/store/x.drv'"),
             (101, "error: builder for '/nix/store/x.drv' failed with exit code 1"),
         ] {
             assert_eq!(of_build(Some(exit), output), Blame::Derivation, "{output}");
@@ -139,6 +146,12 @@ mod tests {
                 "x> /bin/sh: line 3:  4711 Killed                  cc1plus\nerror: … failed with exit code 1",
             ),
             (Some(100), "x> Killed\nerror: … failed with exit code 1"),
+            (Some(102), "error: hash mismatch in fixed-output derivation '/nix/store/x.drv'"),
+            (Some(100), "x> curl: (6) Could not resolve host: example.org\nerror: … failed with exit code 1"),
+            (
+                Some(100),
+                "x> fatal: unable to access 'https://example.org/x/': timed out\n… failed with exit code 1",
+            ),
             (
                 Some(100),
                 "x> process didn't exit successfully: rustc (signal: 9, SIGKILL: kill)\n… failed with exit code 101",

@@ -315,8 +315,8 @@ impl Contact<'_> {
         }
         self.shared.answered();
         self.reporting.reached();
+        // Which count it is of it does not say: only the answer to a batch lets events go.
         self.reporting.claimed(reply.reports_through, self.shared);
-        self.shared.ledger.borrow_mut().accepted(reply.reports_through)?;
         let operators = self.trust.operators();
         let refused = self.requests.heard(&reply.requests, &operators, self.shared, self.client)?;
         for refusal in refused {
@@ -366,11 +366,15 @@ impl Contact<'_> {
     /// what an earlier epoch wanted is wanted no longer.
     fn note_holds(&mut self) {
         let holds = self.trust.holds();
-        if self.shared.holds.replace(holds) == holds {
+        let before = self.shared.holds.replace(holds);
+        if before == holds {
             return;
         }
         self.shared.to_say.set(true);
-        self.hasty = 0;
+        // What operators and root holders signed is news; a controller makes timestamps by itself, as many as it likes.
+        if (before.root, before.targets, before.epoch) != (holds.root, holds.targets, holds.epoch) {
+            self.hasty = 0;
+        }
         let mut wanted = self.shared.wanted.borrow_mut();
         if wanted.take_if(|target| target.generation.epoch() < holds.epoch).is_some() {
             tracing::warn!("epoch {} has begun: what was signed before it is taken no longer", holds.epoch);

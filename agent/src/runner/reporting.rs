@@ -12,6 +12,8 @@ use crate::client::{Client, ClientError};
 use crate::core::answers::{Numbers, numbers};
 use crate::core::backoff::Backoff;
 
+/// How many batches are sent before there is a look at everything else.
+const BATCHES_AT_ONCE: u32 = 8;
 /// How long reports that were refused wait at the longest, where the controller does not ask for more.
 const LONGEST_PAUSE: Duration = Duration::from_secs(60);
 
@@ -60,10 +62,11 @@ impl Reporting {
         if self.not_before.is_some_and(|at| now < at) {
             return;
         }
-        match self.send_all(shared, client).await {
+        match self.send_some(shared, client).await {
             Ok(()) => {
                 self.backoff.succeeded();
-                (self.not_before, self.refused) = (None, false);
+                let more = !shared.ledger.borrow().outbox.is_empty();
+                (self.not_before, self.refused) = (more.then(|| shared.clock.awake()), false);
             }
             Err(error) => {
                 let answer = error.client();
@@ -81,8 +84,9 @@ impl Reporting {
         }
     }
 
-    async fn send_all(&mut self, shared: &Shared, client: &Client) -> Result<(), ContactError> {
-        loop {
+    /// All that waits, but only so many batches in one go: a slow answer to each must not keep check-ins and metadata waiting.
+    async fn send_some(&mut self, shared: &Shared, client: &Client) -> Result<(), ContactError> {
+        for _ in 0..BATCHES_AT_ONCE {
             let batch = self.batch(shared);
             let Some(batch) = batch else { return Ok(()) };
             let answer = client.report(&batch).await;
@@ -108,6 +112,7 @@ impl Reporting {
             drop(ledger);
             shared.answered();
         }
+        Ok(())
     }
 
     fn batch(&self, shared: &Shared) -> Option<Batch> {

@@ -7,7 +7,7 @@ use muster_protocol::clock::Clock as _;
 use muster_protocol::ids::Sha256;
 use muster_protocol::keys::PublicKey;
 use muster_protocol::report::{Asker, Attack};
-use muster_protocol::request::{Asked, MachineRequest, SignedRequest};
+use muster_protocol::request::{Asked, MachineRequest, RequestError, SignedRequest};
 use serde::{Deserialize, Serialize};
 
 use super::Shared;
@@ -34,6 +34,8 @@ pub(super) struct Requests {
     followed: Vec<Followed>,
     /// Those that were refused, so that each is told once.
     refused: BTreeSet<Sha256>,
+    /// Those that the controller was told of.
+    told: BTreeSet<Sha256>,
 }
 
 /// A request that is refused, and as what.
@@ -43,12 +45,12 @@ pub(super) struct Refusal {
 }
 
 impl Requests {
-    /// A damaged file is as good as none: whatever is followed twice changes nothing the second time.
+    /// A damaged file is as good as none: a key is replaced once all the same, and a generation is tried once more.
     pub fn open(state_dir: &Path) -> Self {
         let path = state_dir.join(FILE);
         let bytes = durable::read(&path, MAX_FILE_BYTES).ok().flatten();
         let followed = bytes.and_then(|bytes| serde_json::from_slice(&bytes).ok()).unwrap_or_default();
-        Self { path, followed, refused: BTreeSet::new() }
+        Self { path, followed, refused: BTreeSet::new(), told: BTreeSet::new() }
     }
 
     /// Follows what is asked and was not followed yet. Gives what is refused and was not told yet.
@@ -63,13 +65,19 @@ impl Requests {
         let mut refused = Vec::new();
         for signed in requests {
             let id = signed.id();
-            if self.followed.iter().any(|followed| followed.id == id) {
+            if self.has(&id) || self.followed.iter().filter(|followed| followed.ends > now).count() >= MOST {
                 continue;
             }
             match signed.verify(&identity.fleet, &identity.machine, operators, now) {
                 Ok(request) => {
                     if follow(&request, signed.key, shared, client)? {
                         self.remember(id, request.ends, now)?;
+                    }
+                }
+                Err(RequestError::NotAnOperator) => {
+                    // One of a root that is not held yet, perhaps: it is looked for once.
+                    if self.refused.len() < MOST && self.refused.insert(id) {
+                        shared.check_now.set(true);
                     }
                 }
                 Err(error) if error.is_attack() => {
@@ -81,7 +89,10 @@ impl Requests {
             }
         }
         let known: Vec<Sha256> = requests.iter().map(SignedRequest::id).filter(|id| self.has(id)).collect();
-        if shared.followed.replace(known.clone()) != known && !known.is_empty() {
+        // Each once: a list that changes all the time is no news.
+        let news = known.iter().fold(false, |news, id| self.told.insert(*id) || news);
+        shared.followed.replace(known);
+        if news {
             shared.changed();
         }
         Ok(refused)
@@ -121,8 +132,11 @@ fn follow(
             }
             match shared.retry(Asker::Operator { key }) {
                 Ok(words) => tracing::info!("an operator asks: {words}"),
-                // Confirmed by now, or under way: there is nothing to lift.
-                Err(words) => tracing::info!("an operator asks to try {derivation} again: {words}"),
+                // Under way it may still fail; confirmed by now there is nothing to lift.
+                Err(words) => {
+                    tracing::debug!("an operator asks to try {derivation} again: {words}");
+                    return Ok(shared.ledger.borrow().transaction().is_none());
+                }
             }
             Ok(true)
         }

@@ -25,8 +25,12 @@ impl Shared {
     /// An operator asks for another key in the place of `key`. Gives whether there is nothing more to do for it.
     pub(super) fn rotation_wanted(&self, key: &PublicKey, client: &Client) -> Result<bool, IdentityError> {
         let in_force = client.key().is_some_and(|held| held.public() == *key);
-        if !in_force || self.next_key.borrow().is_some() {
+        if !in_force {
             return Ok(true);
+        }
+        // Only a key that was replaced is done with: whoever answers may refuse the next one.
+        if self.next_key.borrow().is_some() {
+            return Ok(false);
         }
         let now = self.clock.unix_ms();
         let rotated = identity::rotated_at(&self.config.state_dir)?;
@@ -36,7 +40,7 @@ impl Shared {
         }
         let next = self.begin_rotation()?;
         tracing::info!(key = next.public().short(), "an operator asks for a new key");
-        Ok(true)
+        Ok(false)
     }
 
     /// The controller says that another machine has the next key: this one makes another when it is asked again.
@@ -52,6 +56,14 @@ impl Shared {
 
     /// Somebody at this machine asks for a new key.
     pub(super) fn ask_rotation(&self) -> Result<String, String> {
+        let rotated = identity::rotated_at(&self.config.state_dir).map_err(|error| error.to_string())?;
+        let now = self.clock.unix_ms();
+        if rotated.is_some_and(|at| (0..APART_MS).contains(&now.saturating_sub(at))) {
+            return Err(
+                "this machine got a new key less than an hour ago: wait, since only so many are taken a day"
+                    .into(),
+            );
+        }
         let key = self.begin_rotation().map_err(|error| error.to_string())?;
         Ok(format!(
             "the new key {} is made, and in force as soon as the controller has it",
@@ -61,7 +73,12 @@ impl Shared {
 
     /// The controller has the new key: it takes the old one's place here too.
     pub(super) fn rotated(&self, client: &Client, next: &SecretKey) -> Result<(), IdentityError> {
-        identity::take_next_key(&self.config.state_dir, self.clock.unix_ms())?;
+        if let Err(error) = identity::take_next_key(&self.config.state_dir, self.clock.unix_ms()) {
+            // Only the rename takes the file away: behind it the key is in force, whatever else failed.
+            if identity::next_key(&self.config.state_dir)?.is_some() {
+                return Err(error);
+            }
+        }
         client.use_key(next);
         *self.next_key.borrow_mut() = None;
         tracing::info!(key = next.public().short(), "this machine signs with its new key");

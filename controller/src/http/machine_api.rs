@@ -195,6 +195,10 @@ pub async fn poll(
     headers: HeaderMap,
 ) -> Result<Json<PollReply>, Refused> {
     let machine = machine_name(&name)?;
+    let have = match poll.have.as_deref() {
+        None | Some("" | "0") => None,
+        Some(text) => Some(text.parse().map_err(|error: IdError| Refused::malformed(error.to_string()))?),
+    };
     app.is_machine(&headers, &machine).await?;
     app.store.seen(&machine, app.now()).await?;
     let timeout = tokio::time::sleep(Duration::from_secs(poll.wait.min(MAX_POLL_SECONDS)));
@@ -202,10 +206,6 @@ pub async fn poll(
     let mut listener = app.wakers.listen(&machine).ok_or_else(|| {
         Refused::too_many(&format!("machine {machine}"), Duration::from_secs(app.limits.poll_seconds))
     })?;
-    let have = match poll.have.as_deref() {
-        None | Some("" | "0") => None,
-        Some(text) => Some(text.parse().map_err(|error: IdError| Refused::malformed(error.to_string()))?),
-    };
     let mut last_look = false;
     loop {
         let (generation, check_in) = app.store.news(&machine).await?;

@@ -213,8 +213,10 @@ impl Journal {
             }
             Cause::Lifted => true,
             Cause::Machine => {
-                let later = i64::try_from(chance.at.abs_diff(again.at)).is_ok_and(|ago| ago >= LATER_MS);
-                chance.asked || (few && later)
+                // Tries regain with time, so that none outlasts a cache that lied, or a disk that was full for a week.
+                let wait = if few { LATER_MS } else { again.pause() };
+                let later = i64::try_from(chance.at.abs_diff(again.at)).is_ok_and(|ago| ago >= wait);
+                chance.asked || later
             }
         }
     }

@@ -150,9 +150,9 @@ fn a_generation_that_was_tried_again_and_came_to_another_end_is_not_begun_once_m
 }
 
 #[test]
-fn what_the_machine_was_in_the_way_of_is_tried_again_later_a_few_times_or_when_asked() {
+fn what_the_machine_was_in_the_way_of_is_tried_again_later_and_ever_more_rarely_or_when_asked() {
     let mut journal = Journal::default();
-    for attempt in 0..=UNREACHABLE_RETRIES {
+    for (attempt, hours) in [1, 1, 1, 1, 2, 4, 8, 16, 24, 24].into_iter().enumerate() {
         let failed = State::Failed { step: Step::Build, detail: "killed".into(), quarantined: false };
         let again = Transaction { id: format!("attempt {attempt}"), ..transaction(2, failed) };
         assert!(!again.quarantines());
@@ -160,9 +160,11 @@ fn what_the_machine_was_in_the_way_of_is_tried_again_later_a_few_times_or_when_a
         journal.settle(&again, Settled { at, ..Settled::default() });
         let chance = |at, asked| Chance { at, asked, answers: true, console: Some(501) };
         assert!(journal.quarantine.is_empty());
-        assert!(!journal.may_retry(again.generation(), chance(at + LATER_MS - 1, false)));
-        let last = attempt == UNREACHABLE_RETRIES;
-        assert_eq!(journal.may_retry(again.generation(), chance(at + LATER_MS, false)), !last);
+        assert!(
+            !journal.may_retry(again.generation(), chance(at + hours * LATER_MS - 1, false)),
+            "{attempt}"
+        );
+        assert!(journal.may_retry(again.generation(), chance(at + hours * LATER_MS, false)), "{attempt}");
         assert!(journal.may_retry(again.generation(), chance(at, true)), "whoever asks is believed");
     }
 }

@@ -25,7 +25,7 @@ pub fn wait(layout: &Layout) {
     loop {
         let printed = run(layout, "launchctl", &["print", &service]);
         let known = printed.as_ref().is_ok_and(|printed| printed.exit == 0);
-        if known && printed.is_ok_and(|printed| words::has_ended(&printed.output)) {
+        if known && printed.is_ok_and(|printed| words::has_ended(&printed.said)) {
             return;
         }
         if clock.awake() >= if known { LIMIT } else { UNKNOWN_LIMIT } {

@@ -67,7 +67,7 @@ pub fn blockers(layout: &Layout) -> Result<Vec<String>, PlatformError> {
         let facts = ["--property=Name", "--property=Class", "--property=State", "--property=TTY"];
         let arguments = [&["show-session"][..], &ids, &facts].concat();
         // One that has ended meanwhile is an error of loginctl's, beside what it says of the others.
-        blockers.extend(people(&super::super::run(layout, "loginctl", &arguments)?.output));
+        blockers.extend(people(&super::super::run(layout, "loginctl", &arguments)?.said));
     }
     let arguments = ["--list", "--no-legend", "--no-pager"];
     blockers.extend(inhibitors(&ask(layout, "systemd-inhibit", &arguments)?));

@@ -20,7 +20,7 @@ pub fn failed(layout: &Layout) -> Result<Vec<String>, PlatformError> {
         let names: Vec<&str> = restarting.iter().map(String::as_str).collect();
         let facts = ["show", "--property=Id", "--property=Result", "--property=ExecMainStatus", "--"];
         // One that is gone meanwhile is an error of systemctl's, beside what it says of the others.
-        let said = run(layout, "systemctl", &[&facts[..], &names].concat())?.output;
+        let said = run(layout, "systemctl", &[&facts[..], &names].concat())?.said;
         failed.extend(blocks(&said).filter(|unit| !unit.ended_well()).map(|unit| unit.name().to_owned()));
     }
     failed.sort();
