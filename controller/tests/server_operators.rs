@@ -346,7 +346,7 @@ async fn every_deed_is_in_the_audit_log_which_nobody_can_change() {
     fleet.publish(&machine.name, &fleet.generation("cinnabar", Class::Nixos, 1)).await.good::<MachineView>();
     fleet.operate(Method::POST, "/v1/operator/machines/cinnabar/revoke", vec![]).await.good::<MachineView>();
     assert_eq!(
-        fleet.sql("SELECT group_concat(action) FROM audit").await,
+        fleet.sql("SELECT group_concat(action) FROM (SELECT action FROM audit ORDER BY id)").await,
         "root-found,machine-added,enrolled,session-opened,generation-published,machine-revoked"
     );
     assert_eq!(
