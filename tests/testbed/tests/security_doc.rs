@@ -34,7 +34,7 @@ fn every_test_and_every_attack_that_the_page_names_exists() {
         "agent/tests",
         "controller/src",
         "controller/tests",
-        "tests/testbed/tests/e2e",
+        "tests/testbed/tests",
     ] {
         sources(&repository.join(room), &mut code);
     }
