@@ -96,7 +96,11 @@ fn work(
         (Some(record), _) if !record.phase.is_final() => (record, false),
         (Some(record), Some(transaction)) if record.transaction == transaction.id => (record, false),
         (_, Some(transaction)) => match from_transaction(&transaction, platform.layout(), &boot) {
-            Some((record, fresh)) => (record, fresh),
+            Some((mut record, fresh)) => {
+                record.leftovers =
+                    files.journal()?.whole().map(|journal| journal.leftovers).unwrap_or_default();
+                (record, fresh)
+            }
             None => {
                 tracing::info!("the transaction is {}: nothing to activate", transaction.state.name());
                 return Ok(());

@@ -99,7 +99,7 @@ impl Activator {
                 Err(error) => Done::Failed(error.to_string()),
             },
             Act::Tidy { from, to } => {
-                self.platform.tidy(&from, &to);
+                from.iter().for_each(|from| self.platform.tidy(from, &to));
                 Done::Well
             }
             Act::Run { system, action, limit } => match self.prepare(&system, action, new) {

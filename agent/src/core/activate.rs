@@ -49,9 +49,9 @@ pub enum Act {
         action: Action,
         limit: Duration,
     },
-    /// Remove what `from` has left in place and `to` does not have (a Mac's launchd jobs).
+    /// Remove what each of `from` has left in place and `to` does not have (a Mac's launchd jobs).
     Tidy {
-        from: StorePath,
+        from: Vec<StorePath>,
         to: StorePath,
     },
     /// Make sure that the agent's own job runs, as `to` defines it; `from` is the system before.
@@ -260,10 +260,10 @@ impl Course {
                 let (system, action) = (self.record.new.clone(), self.record.action);
                 Act::Run { system, action, limit: self.left(sight.now) }
             }
-            At::Tidy => match self.record.old.system().cloned() {
-                Some(from) => Act::Tidy { from, to: self.record.new.clone() },
-                None => Act::Pause(Duration::ZERO),
-            },
+            At::Tidy => {
+                let from = self.record.old.system().into_iter().chain(&self.record.leftovers);
+                Act::Tidy { from: from.cloned().collect(), to: self.record.new.clone() }
+            }
             At::Ensure => {
                 let (from, to) = (self.record.old.system().cloned(), self.record.new.clone());
                 Act::EnsureAgent { from, to }
@@ -278,7 +278,10 @@ impl Course {
             },
             At::UndoRun(undo) => self.run_old(undo),
             At::UndoTidy(undo) => match undo.old.clone() {
-                Some(to) => Act::Tidy { from: self.record.new.clone(), to },
+                Some(to) => {
+                    let from = std::iter::once(&self.record.new).chain(&self.record.leftovers);
+                    Act::Tidy { from: from.cloned().collect(), to }
+                }
                 None => Act::Pause(Duration::ZERO),
             },
             At::UndoAgain(_, pause) => Act::Pause(*pause),

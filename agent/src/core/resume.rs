@@ -142,6 +142,7 @@ mod tests {
             degraded: vec![],
             failed: vec![],
             sessions: vec![],
+            leftovers: vec![],
             unknown: Unknown::new(),
         }
     }

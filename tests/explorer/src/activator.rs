@@ -154,9 +154,10 @@ fn further(world: &World, scene: &Scene, now: Duration) -> Option<World> {
         }
         Act::RemoveProfile => done(&mut next, Done::Well),
         Act::Tidy { from, to } => {
-            let (from, to) = (number(&from), number(&to));
-            if from != to && !scene.breaks(Break::LeaveDaemons) {
-                next.plists &= !(1 << from);
+            for from in from.iter().map(number) {
+                if from != number(&to) && !scene.breaks(Break::LeaveDaemons) {
+                    next.plists &= !(1 << from);
+                }
             }
             done(&mut next, Done::Well);
         }

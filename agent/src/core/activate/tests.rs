@@ -70,7 +70,9 @@ impl World {
                 self.did.push("no profile".into());
                 self.profile = None;
             }
-            Act::Tidy { from, .. } => self.did.push(format!("tidy {}", from.name())),
+            Act::Tidy { from, .. } => {
+                self.did.extend(from.iter().map(|from| format!("tidy {}", from.name())));
+            }
             Act::Run { system, action, .. } => {
                 self.did.push(format!("{} {}", action.as_str(), system.name()));
                 let answers = if system == &record.new { &mut self.new } else { &mut self.old };
@@ -645,4 +647,17 @@ fn a_mac_that_somebody_else_switched_after_the_power_cut_is_left_to_them() {
     world.follow(course, |_, _| false);
     assert_eq!(world.disk.as_ref().unwrap().phase, Phase::Untouched);
     assert_eq!(world.profile, Some(path("theirs")));
+}
+
+/// A Mac whose undo failed keeps jobs of what could not be undone; its boots and other activations look only at the link.
+#[test]
+fn i3_what_an_undo_that_failed_left_in_place_goes_with_the_next_activation_whichever_way_it_ends() {
+    for (verdict, phase) in [(CONFIRM, Phase::Confirmed), (undo(), Phase::Undone)] {
+        let mut world = World::new();
+        world.verdict = Some(verdict);
+        let next = Activation { leftovers: vec![path("stuck")], ..mac_record() };
+        world.follow(Course::begin(next, "boot", world.now), |_, _| false);
+        assert!(world.did.iter().any(|did| did == "tidy stuck"), "{:?}", world.did);
+        assert_eq!(world.disk.unwrap().phase, phase);
+    }
 }

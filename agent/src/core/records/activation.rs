@@ -48,6 +48,9 @@ pub struct Activation {
     pub failed: Vec<String>,
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub sessions: Vec<String>,
+    /// Systems that could not be undone, and of which parts may be in place still.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub leftovers: Vec<StorePath>,
     #[serde(flatten)]
     pub unknown: Unknown,
 }
@@ -130,6 +133,7 @@ impl Activation {
             degraded: Vec::new(),
             failed: Vec::new(),
             sessions: Vec::new(),
+            leftovers: Vec::new(),
             unknown: Unknown::new(),
         }
     }

@@ -22,6 +22,8 @@ const FIRST_PAUSE_MS: i64 = 3_600_000;
 const LONGEST_PAUSE_MS: i64 = 24 * FIRST_PAUSE_MS;
 /// Nothing is counted beyond: the pause has its longest.
 const MOST_UNDONE: u32 = UNREACHABLE_RETRIES + 6;
+/// As many systems are remembered that could not be undone, one after the other.
+const MOST_LEFTOVERS: usize = 8;
 /// How many derivations are remembered that are not tried again.
 const MAX_QUARANTINE: usize = 256;
 
@@ -58,6 +60,9 @@ pub struct Journal {
     /// The system that was to be replaced by the confirmed one and could not be: it is left until something changes.
     #[serde(default)]
     pub left: Option<StorePath>,
+    /// Systems that could not be undone, and of which parts may be in place still: the next activation looks for them.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub leftovers: Vec<StorePath>,
     /// What the next boot brings in place of a system that is only tried out (action `test`), or that was undone and runs on
     /// until then.
     #[serde(default)]
@@ -243,6 +248,15 @@ impl Journal {
         self.again = self.forgive(transaction, seen);
         if matches!(transaction.state, State::Confirmed { .. }) {
             self.confirm(transaction, at);
+        }
+        match &transaction.state {
+            State::UndoFailed { .. } => {
+                self.leftovers.push(transaction.output().clone());
+                let more = self.leftovers.len().saturating_sub(MOST_LEFTOVERS);
+                self.leftovers.drain(..more);
+            }
+            State::Confirmed { .. } | State::RolledBack { .. } => self.leftovers.clear(),
+            _ => {}
         }
         if transaction.enforcing {
             let old = transaction.old.as_ref().and_then(Old::system);

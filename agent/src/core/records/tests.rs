@@ -297,3 +297,27 @@ fn an_undone_system_that_runs_until_the_next_boot_makes_no_drift_of_that_boot() 
     journal.settle(&open, on(Some(&path("old"))));
     assert_eq!((journal.expected, journal.after_boot), (Some(path("old")), None));
 }
+
+#[test]
+fn what_could_not_be_undone_is_remembered_until_an_activation_ends_well_or_is_undone() {
+    let mut journal = Journal::default();
+    let settle = |journal: &mut Journal, id: &str, state| {
+        let open = Transaction { id: id.to_owned(), ..transaction(2, state) };
+        journal.settle(&open, on(None));
+        open.output().clone()
+    };
+    let stuck = settle(&mut journal, "a", State::UndoFailed { reason: Reason::Deadline, detail: "x".into() });
+    let failed = State::Failed { step: Step::Build, detail: "x".into(), quarantined: true };
+    settle(&mut journal, "b", failed);
+    assert_eq!(journal.leftovers, [stuck]);
+    for n in 0..100 {
+        settle(
+            &mut journal,
+            &n.to_string(),
+            State::UndoFailed { reason: Reason::Deadline, detail: "x".into() },
+        );
+    }
+    assert!(journal.leftovers.len() <= 8);
+    settle(&mut journal, "c", State::RolledBack { reason: Reason::Deadline, detail: "x".into() });
+    assert!(journal.leftovers.is_empty());
+}

@@ -6,7 +6,7 @@ in
   "a misspelt fact" = {
     inventory = facts { deadline = 60; };
     says = [
-      "machines.iron.muster.deadline: there is no such field. It may have action, after, before, checks, cores, deadlineSeconds, drift, keepGenerations, maxJobs, metered, minimumBattery, minimumDiskMib and 6 more."
+      "machines.iron.muster.deadline: there is no such field. It may have action, after, before, checks, cores, deadlineSeconds, drift, inhibited, keepGenerations, maxJobs, metered, minimumBattery and 7 more."
     ];
   };
   "tags one level too deep" = {
