@@ -78,7 +78,16 @@ pub fn check(fleet: &Fleet, name: &str, way: Way, old: &StorePath, generation: u
             ensure!(boots == running, "I3: it runs {running:?} and its boot loader has {entry}");
         }
         if machine.class() == Class::Darwin {
-            whole(machine)?;
+            // A job that has just been loaded anew is not there for a moment.
+            let mut seen = whole(machine);
+            for _ in 0..50 {
+                if seen.is_ok() {
+                    break;
+                }
+                std::thread::sleep(LOOK_AGAIN);
+                seen = whole(machine);
+            }
+            seen?;
         }
         let ill = matches!(way, Way::Ill | Way::BuildFails | Way::Dry);
         ensure!(!ill || running.as_ref() == Some(old), "I4: a generation that is not well was left running");
