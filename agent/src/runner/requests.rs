@@ -90,7 +90,9 @@ impl Requests {
         }
         let known: Vec<Sha256> = requests.iter().map(SignedRequest::id).filter(|id| self.has(id)).collect();
         // Each once: a list that changes all the time is no news.
-        let news = known.iter().fold(false, |news, id| self.told.insert(*id) || news);
+        let told = self.told.len();
+        self.told.extend(&known);
+        let news = self.told.len() > told;
         shared.followed.replace(known);
         if news {
             shared.changed();

@@ -37,9 +37,9 @@ impl Options {
 
     /// Refuses what must not be published.
     pub fn check(&self) -> Result<(), OptionError> {
-        match self.options().find(|(name, _)| name.trim_start_matches("extra-") == "access-tokens") {
-            Some((name, _)) => return Err(OptionError::Secret(format!("--option {name}"))),
-            None => {}
+        let is_token = |(name, _): &(&str, &str)| name.trim_start_matches("extra-") == "access-tokens";
+        if let Some((name, _)) = self.options().find(is_token) {
+            return Err(OptionError::Secret(format!("--option {name}")));
         }
         match self.overrides().find(|(_, reference)| has_password(reference)) {
             Some((input, _)) => Err(OptionError::Secret(format!("the reference for {input}"))),
