@@ -265,7 +265,7 @@ fn traffic(put: Put<'_>) {
     put("check_in", "problem", br#"{"code":"bad-signature","message":"the signature does not fit"}"#);
     put("signed_requests", "request", &json_of(&replies::asked()));
     put("signed_requests", "announcement", replies::announced().to_string().as_bytes());
-    let asking = CheckInReply { requests: vec![replies::asked()], ..reply.clone() };
+    let asking = CheckInReply { requests: vec![replies::asked()], ..reply };
     put("replies", "asking", &json_of(&asking));
     // The largest and the smallest numbers that JSON's readers take, in each field that has one.
     let (high, low) = (u64::MAX, i64::MIN);
