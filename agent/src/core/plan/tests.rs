@@ -7,7 +7,7 @@ use super::*;
 use crate::core::policy::Pause;
 use crate::core::reboot::Rebooted;
 use crate::core::records::tests::{path, rolled_back, target, transaction};
-use crate::core::records::{Again, Cause, Known, Settled};
+use crate::core::records::{Again, Cause, Known, Origin, Settled};
 use crate::core::window::Openness;
 
 fn activation(number: u64, phase: Phase) -> Activation {
@@ -565,4 +565,30 @@ fn what_an_earlier_epoch_confirmed_goes_on_to_run_and_is_not_enforced() {
     assert!(matches!(next(&seen, &journal, None), Step::Enforce(_)));
     let seen = Observed { epoch: Epoch::new(1).unwrap(), ..seen };
     assert_eq!(next(&seen, &journal, None), Step::Idle);
+}
+
+#[test]
+fn a_target_that_requires_what_this_version_does_not_know_waits_for_a_newer_agent_and_is_told_once() {
+    let mut open = transaction(2, State::Verified);
+    let Origin::Signed { target: signed } = &mut open.origin else { panic!("signed") };
+    signed.requires = vec!["gates".into()];
+    let seen = Observed { transaction: Some(&open), ..observed() };
+    let Step::Defer(deferral) = next(&seen, &tried(1), None) else { panic!("it is not begun") };
+    assert_eq!(deferral.hold, Hold::Newer);
+    assert!(
+        deferral.why.contains("newer muster-agent") && deferral.why.ends_with("gates"),
+        "{}",
+        deferral.why
+    );
+    let waiting = Transaction { state: State::Deferred { deferral, stage: Stage::Fetch }, ..open };
+    let seen = Observed { transaction: Some(&waiting), ..observed() };
+    assert!(matches!(next(&seen, &tried(1), None), Step::Wait(_) | Step::Idle));
+    // Neither failed nor in quarantine: what follows it takes its place.
+    assert_eq!(next(&seen, &tried(1), Some(&target(3, Class::Nixos))), Step::Supersede);
+    // And a version that knows all of it goes on.
+    let mut understood = waiting.clone();
+    let Origin::Signed { target: signed } = &mut understood.origin else { panic!("signed") };
+    signed.requires.clear();
+    let seen = Observed { transaction: Some(&understood), ..observed() };
+    assert_eq!(next(&seen, &tried(1), None), Step::Enter(Input::Retried));
 }
