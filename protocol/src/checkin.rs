@@ -179,7 +179,7 @@ pub struct CheckInReply {
     /// How long a long poll may wait, in seconds; the machine keeps it within bounds of its own.
     #[serde(deserialize_with = "bounded::number::<_, 1, MAX_POLL_SECONDS>")]
     pub poll_seconds: u64,
-    /// The number of the last event that is stored.
+    /// The number of the last event that is stored, of whichever count: agents let events go by the answer to a batch alone.
     #[serde(deserialize_with = "bounded::number::<_, 0, MAX_EVENT_NUMBER>")]
     pub reports_through: u64,
     /// What version 0.1 asked for a new key by. Whoever answers can say it, so that agents no longer follow it.

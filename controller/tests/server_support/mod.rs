@@ -223,7 +223,6 @@ impl Fleet {
         let request = self.http.post(self.url(path)).header(api::MACHINE_SIGNATURE, signature);
         Answer::of(request.body(body)).await
     }
-    /// Asks the database directly.
     /// What the first operator asks of a machine.
     pub fn asks(&self, machine: &MachineName, asked: Asked) -> SignedRequest {
         let fleet = self.fleet_id();
@@ -236,6 +235,7 @@ impl Fleet {
         let path = format!("{}/requests", api::operator_machine(machine));
         self.operate(Method::POST, &path, serde_json::to_vec(asked).unwrap()).await
     }
+    /// Asks the database directly.
     pub async fn sql(&self, query: &'static str) -> String {
         let options =
             sqlx::sqlite::SqliteConnectOptions::new().filename(self.dir.path().join("data/muster.db"));
