@@ -98,46 +98,48 @@ pub fn next(
 ) -> String {
     if let (Some(generation), Some(state)) = (open, state) {
         return match state {
-            State::Verified => format!("generation {generation} is fetched"),
-            State::Fetched => format!("generation {generation} is built"),
-            State::Built | State::Checked => format!("generation {generation} is switched to"),
+            State::Verified => format!("fetch generation {generation}"),
+            State::Fetched => format!("build generation {generation}"),
+            State::Built | State::Checked => format!("switch to generation {generation}"),
             State::Deferred { stage, .. } => {
                 let what = match stage {
-                    Stage::Fetch => "fetched",
-                    Stage::Build => "built",
-                    Stage::Switch => "switched to",
+                    Stage::Fetch => "fetch",
+                    Stage::Build => "build",
+                    Stage::Switch => "switch to",
                 };
-                format!("generation {generation} is {what} as soon as it may be; a newer one takes its place")
+                format!(
+                    "{what} generation {generation} as soon as the policy allows it; a newer one takes its place"
+                )
             }
             State::NeedsHuman { .. } => {
                 format!(
-                    "generation {generation} goes on when somebody did that and ran muster-agent check-now"
+                    "generation {generation} resumes once somebody has done that and run muster-agent check-now"
                 )
             }
             State::Activating | State::Probing => {
-                format!("generation {generation} is confirmed, or undone by its deadline")
+                format!("confirm generation {generation}, or undo it at its deadline")
             }
-            State::AwaitingReboot => format!("generation {generation} runs after the next reboot"),
-            State::RollingBack { .. } => "the system before it is activated again".to_owned(),
-            _ => format!("the end of generation {generation} is written down"),
+            State::AwaitingReboot => format!("run generation {generation} after the next reboot"),
+            State::RollingBack { .. } => "activate the previous system again".to_owned(),
+            _ => format!("record how generation {generation} ended"),
         };
     }
-    let Some(verified) = verified else { return "a first generation is waited for".to_owned() };
+    let Some(verified) = verified else { return "waiting for a first generation".to_owned() };
     if journal.tried.is_none_or(|tried| verified > tried) {
-        return format!("generation {verified} is begun");
+        return format!("begin generation {verified}");
     }
     match journal.again.filter(|again| again.generation == verified).map(|again| again.cause) {
         Some(Cause::Controller) => {
-            format!("generation {verified} is tried again when the controller answers")
+            format!("try generation {verified} again when the controller answers")
         }
         Some(Cause::Person) => format!(
-            "generation {verified} is tried again when somebody did what it wants and ran muster-agent check-now"
+            "try generation {verified} again once somebody has done what it asks for and run muster-agent check-now"
         ),
         Some(Cause::Machine) => format!(
-            "generation {verified} is tried again in an hour, later more rarely, or when somebody runs muster-agent check-now"
+            "try generation {verified} again in an hour, then less often, or when somebody runs muster-agent check-now"
         ),
-        Some(Cause::Lifted) => format!("generation {verified} is tried again, as somebody asked"),
-        None => format!("a generation after {verified} is waited for"),
+        Some(Cause::Lifted) => format!("try generation {verified} again, as somebody asked"),
+        None => format!("waiting for a generation newer than {verified}"),
     }
 }
 

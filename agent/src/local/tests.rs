@@ -17,7 +17,7 @@ fn a_status() -> Status {
         holds: Holds::default(),
         refused: None,
         health: Health::default(),
-        next: "a generation after 1 is waited for".into(),
+        next: "waiting for a generation newer than 1".into(),
         last_contact: Some(1),
         reports_waiting: 3,
         shut_out: None,

@@ -27,7 +27,7 @@ fn failure_mode_5_a_permission_that_is_missing_needs_a_person_with_the_words_of_
     bed.machine.assert_on(&old);
     bed.until_phase(Phase::NeedsHuman);
     let (_, words) = bed.machine.ask(&["status"]);
-    assert!(words.contains("needs human") && words.contains("tried again when somebody did"), "{words}");
+    assert!(words.contains("needs human") && words.contains("again once somebody has done"), "{words}");
     // Nobody tries it again before somebody says that it is done.
     std::fs::remove_file(bed.machine.file("denied")).unwrap();
     assert_eq!(bed.controller.told(1).iter().filter(|event| **event == "activating").count(), 1);

@@ -42,7 +42,7 @@ fn outside_its_window_a_generation_is_built_and_waits_and_a_newer_urgent_one_tak
         "phase        deferred, generation 1",
         "outside its window",
         "waits        until ",
-        "as soon as it may be",
+        "as soon as the policy allows it",
     ] {
         assert!(words.contains(part), "{part}: {words}");
     }

@@ -56,14 +56,10 @@ pub fn busy(other: &Other) -> Option<String> {
     let hours = PATIENCE.as_secs() / 3600;
     if other.age >= PATIENCE {
         let minutes = other.age.as_secs() / 60;
-        tracing::warn!(
-            minutes,
-            "{} runs for more than {hours} h and is not waited for any longer",
-            other.who
-        );
+        tracing::warn!(minutes, "{} has run for more than {hours} h; no longer waiting for it", other.who);
         return None;
     }
-    Some(format!("{}; it is waited for until it is {hours} h old, or ended", other.who))
+    Some(format!("{}; waiting until it ends, or until it is {hours} h old", other.who))
 }
 
 /// What to do about files in /etc that an activation would overwrite.
