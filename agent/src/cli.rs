@@ -225,7 +225,6 @@ async fn run(config: &Config) -> Result<ExitCode> {
     require_root(config)?;
     logs::start();
     let (mut terminate, mut interrupt) = (signal(SignalKind::terminate())?, signal(SignalKind::interrupt())?);
-    supervisor::ready();
     tokio::select! {
         result = work(config) => result.map(|()| ExitCode::SUCCESS),
         () = supervisor::watchdog() => Ok(ExitCode::SUCCESS),
@@ -243,6 +242,8 @@ async fn work(config: &Config) -> Result<()> {
     for error in [listeners.0.as_ref().err(), listeners.1.as_ref().err()].into_iter().flatten() {
         tracing::error!("{error}; people at this machine cannot speak to the agent that way");
     }
+    // Not before: whoever started the agent may ask it something at once.
+    supervisor::ready();
     // Where a start of the machine does not do it, the agent does.
     if !activator::is_alive(&config.state_dir) {
         let layout = Layout::new(config, identity.class);
@@ -269,6 +270,7 @@ async fn state_folder(config: &Config) -> Result<File> {
         };
         if error != said {
             tracing::error!("a person is needed: {error}");
+            supervisor::ready();
             supervisor::status(&format!("needs human: {error}"));
             said = error;
         }
@@ -295,6 +297,7 @@ async fn enrolled(config: &Config) -> Identity {
         };
         if now != said {
             tracing::warn!("{now}");
+            supervisor::ready();
             supervisor::status(&now);
             said = now;
         }
@@ -305,7 +308,7 @@ async fn enrolled(config: &Config) -> Identity {
 async fn show_status(config: &Config, json: bool) -> Result<()> {
     let status = match local::status(config).await {
         Ok(status) => status,
-        Err(LocalError::NotRunning) => status::from_files(config)?,
+        Err(LocalError::NotRunning | LocalError::NotListening(_)) => status::from_files(config)?,
         Err(error) => return Err(error.into()),
     };
     if json {

@@ -27,6 +27,7 @@ pub mod platform;
 pub mod probes;
 pub mod runner;
 pub mod secrets;
+pub mod service;
 pub mod status;
 mod stops;
 pub mod supervisor;

@@ -10,7 +10,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use muster_protocol::checkin::{Health, Holds, Phase, Runs};
-use muster_protocol::clock::UnixMillis;
+use muster_protocol::clock::{Clock as _, SystemClock, UnixMillis};
 use muster_protocol::ids::{Generation, MachineName, Sha256};
 use muster_protocol::machine::{Class, System};
 use muster_protocol::report::Attack;
@@ -22,6 +22,10 @@ use tokio::task::JoinHandle;
 use tokio::time::timeout;
 
 use crate::config::Config;
+use crate::core::backoff::look;
+use crate::identity::Identity;
+use crate::platform::Layout;
+use crate::service;
 
 /// The socket's name in the state folder, which is root's alone.
 pub const SOCKET: &str = "agent.sock";
@@ -35,6 +39,10 @@ const READ_LIMIT: Duration = Duration::from_secs(5);
 const ANSWER_LIMIT: Duration = Duration::from_secs(30);
 /// How long whoever has the controller asked waits for what it says.
 const CHECK_LIMIT: Duration = Duration::from_secs(15);
+/// How long an agent that is being started may take until it listens.
+const START_LIMIT: Duration = Duration::from_secs(10);
+/// The longest pause between two looks at its socket.
+const LONGEST_LOOK: Duration = Duration::from_millis(250);
 const MAX_CONNECTIONS: usize = 8;
 /// The pause after the system refused a connection (too many open files, say).
 const ACCEPT_PAUSE: Duration = Duration::from_secs(1);
@@ -144,6 +152,10 @@ enum Reply {
 pub enum LocalError {
     #[error("the agent does not run on this machine")]
     NotRunning,
+    #[error(
+        "the agent's job is up, and for {} s nothing listens at its socket: look at its log", .0.as_secs()
+    )]
+    NotListening(Duration),
     #[error(
         "only root may speak to the agent, and the members of the group that agent.toml names: run this with sudo"
     )]
@@ -391,6 +403,38 @@ fn done(reply: Reply) -> Result<String, LocalError> {
 }
 
 async fn ask(config: &Config, request: Request) -> Result<Reply, LocalError> {
+    ask_within(config, request, START_LIMIT).await
+}
+
+/// Waits up to `patience` for an agent that was started a moment ago, by somebody here or after a switch.
+async fn ask_within(config: &Config, request: Request, patience: Duration) -> Result<Reply, LocalError> {
+    let clock = SystemClock::new();
+    loop {
+        let answer = ask_once(config, request).await;
+        if !matches!(answer, Err(LocalError::NotRunning)) || !is_coming(config).await {
+            return answer;
+        }
+        let waited = clock.awake();
+        if waited >= patience {
+            return Err(LocalError::NotListening(patience));
+        }
+        tokio::time::sleep(look(waited, LONGEST_LOOK)).await;
+    }
+}
+
+/// An agent whose machine is not enrolled listens to nobody.
+async fn is_coming(config: &Config) -> bool {
+    let class = match Identity::enrolment(&config.state_dir) {
+        Ok(Some(enrolment)) => enrolment.class,
+        Ok(None) => return false,
+        // Members of the group cannot read it.
+        Err(_) if cfg!(target_os = "macos") => Class::Darwin,
+        Err(_) => Class::Nixos,
+    };
+    service::is_up_or_coming(&Layout::new(config, class)).await
+}
+
+async fn ask_once(config: &Config, request: Request) -> Result<Reply, LocalError> {
     let own = ask_at(&config.state_dir.join(SOCKET), request).await;
     match own {
         // Whoever is not root may be of the group.

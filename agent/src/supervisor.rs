@@ -5,7 +5,8 @@ use std::time::Duration;
 
 use sd_notify::NotifyState;
 
-/// The agent is up. Whether it is enrolled is another matter: a unit that waits for that would be ended at its limit.
+/// The agent is up, and listens at its socket unless a person is needed first. Whether it is enrolled is another matter: a
+/// unit that waits for that would be ended at its limit.
 pub fn ready() {
     tell(&[NotifyState::Ready]);
 }

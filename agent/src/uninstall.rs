@@ -11,10 +11,9 @@ use crate::config::Config;
 use crate::durable;
 use crate::identity::Identity;
 use crate::platform::{ACTIVATOR_PLIST, Layout, process};
+use crate::service::{LABEL, UNIT};
 
 const LIMIT: Duration = Duration::from_secs(60);
-const UNIT: &str = "muster-agent.service";
-const LABEL: &str = "org.muster.agent";
 /// What `packaging/launchd/install` leaves on a Mac beside the job, now and in earlier versions.
 const INSTALLED: [&str; 3] = [
     "/Library/PrivilegedHelperTools/muster-agent",

@@ -177,3 +177,71 @@ fn a_status_of_a_later_release_still_parses() {
     let status: Status = serde_json::from_value(later).unwrap();
     assert_eq!(status.phase, Phase::Unknown);
 }
+
+/// A machine that is enrolled, and whose service manager says this of the agent. It notes each time that it is asked.
+fn enrolled(folder: &Path, says: &str) -> Config {
+    let enrolment = crate::identity::Enrolment {
+        version: 1,
+        machine: "cinnabar".parse().unwrap(),
+        class: Class::Nixos,
+        system: "x86_64-linux".parse().unwrap(),
+        fleet: Sha256::of(b"fleet"),
+        url: "http://127.0.0.1:1".into(),
+        lowest_generation: Generation::FIRST,
+        tls_ca: None,
+        enrolled_at: 1,
+    };
+    Identity::save(folder, &enrolment).unwrap();
+    asked_of_systemd(folder, says);
+    config(folder)
+}
+
+fn asked_of_systemd(folder: &Path, says: &str) {
+    let program = folder.join("programs/systemctl");
+    crate::platform::tests::script(&program, &format!("echo \"$@\" >> $0.asked; echo {says}"));
+}
+
+fn times_asked(folder: &Path) -> usize {
+    let asked = std::fs::read_to_string(folder.join("programs/systemctl.asked")).unwrap_or_default();
+    asked.lines().filter(|line| *line == "is-active muster-agent.service").count()
+}
+
+#[tokio::test]
+async fn an_agent_that_is_being_started_is_waited_for_until_it_listens() {
+    for says in ["active", "activating"] {
+        let folder = tempfile::tempdir().unwrap();
+        let config = enrolled(folder.path(), says);
+        let listening = async {
+            // By then the first look has found no socket.
+            while times_asked(folder.path()) == 0 {
+                tokio::time::sleep(Duration::from_millis(1)).await;
+            }
+            runner(folder.path())
+        };
+        let (status, _listener) = tokio::join!(status(&config), listening);
+        assert_eq!(status.unwrap(), a_status());
+    }
+}
+
+#[tokio::test]
+async fn nobody_waits_for_an_agent_that_is_not_coming() {
+    let folder = tempfile::tempdir().unwrap();
+    let config = enrolled(folder.path(), "inactive");
+    assert!(matches!(status(&config).await, Err(LocalError::NotRunning)));
+    assert_eq!(times_asked(folder.path()), 1);
+    // Where the machine is not enrolled, nor is there anybody who would listen.
+    let folder = tempfile::tempdir().unwrap();
+    asked_of_systemd(folder.path(), "active");
+    assert!(matches!(status(&self::config(folder.path())).await, Err(LocalError::NotRunning)));
+    assert_eq!(times_asked(folder.path()), 0);
+}
+
+#[tokio::test]
+async fn the_wait_for_an_agent_that_never_listens_has_an_end() {
+    let folder = tempfile::tempdir().unwrap();
+    let config = enrolled(folder.path(), "activating");
+    let asked = ask_within(&config, Request::CheckNow, Duration::from_millis(30)).await;
+    let error = asked.unwrap_err();
+    assert!(matches!(error, LocalError::NotListening(_)), "{error}");
+    assert!(times_asked(folder.path()) > 1);
+}

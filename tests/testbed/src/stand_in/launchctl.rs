@@ -194,7 +194,12 @@ fn print(root: &Root, label: &str) -> Result<u8> {
     println!("\tactive count = {}", u8::from(status.pid.is_some()));
     println!("\tpath = {}", job.source.as_ref().map_or_else(String::new, |path| path.display().to_string()));
     println!("\ttype = LaunchDaemon");
-    println!("\tstate = {}\n", if status.state == State::Running { "running" } else { "not running" });
+    let state = match status.state {
+        State::Running => "running",
+        State::Waiting if job.start && status.runs == 0 => "spawn scheduled",
+        _ => "not running",
+    };
+    println!("\tstate = {state}\n");
     println!("\tprogram = {}", job.arguments.first().map_or("", String::as_str));
     println!("\targuments = {{");
     for argument in &job.arguments {

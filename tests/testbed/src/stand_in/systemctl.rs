@@ -103,6 +103,8 @@ fn active(status: Option<&Status>) -> &'static str {
         Some((State::Waiting, super::job::Restart::Always | super::job::Restart::OnFailure, 1..)) => {
             "activating"
         }
+        // Its start was asked for, and is not done yet.
+        Some((State::Waiting, _, 0)) if status.is_some_and(|status| status.job.start) => "activating",
         Some((State::Waiting, _, _)) | None => "inactive",
     }
 }
