@@ -16,6 +16,7 @@ use super::config::Config;
 use super::error::WithHint as _;
 use super::machines::print_json;
 use super::roots::{self, Trusted};
+use super::seen::Seen;
 use super::{ask, keys, sign, table};
 
 #[derive(Debug, Subcommand)]
@@ -186,6 +187,9 @@ pub async fn publish(api: &Api, config: &Config, trusted: &mut Trusted, draft: &
     match &draft.what {
         Drafted::Root { root } => keys::publish(api, config, trusted, root.clone()).await?,
         Drafted::Generations { generations } => {
+            // Enough operators have signed them, whoever that was: these numbers were seen.
+            Seen::load(config)?
+                .keep(generations.iter().map(|one| (one.machine.clone(), one.publication.generation)));
             for (done, one) in generations.iter().enumerate() {
                 let (machine, generation) = (&one.machine, one.publication.generation);
                 let path = format!("{}/generations", operator_machine(machine));

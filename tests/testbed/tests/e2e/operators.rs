@@ -147,9 +147,13 @@ fn two_operators_sign_what_one_drafted_and_only_then_the_machines_take_it() {
     fleet.must(&["drafts", "publish", file]).unwrap();
     fleet.settled("cinnabar", 2, Condition::UpToDate).unwrap();
     assert_eq!(fleet.machine("cinnabar").greeting().unwrap(), "two");
-    // Published again it is no second one.
+    // Published again it is no second one; and whoever publishes has seen what enough have signed.
+    let seen = bob.config.with_file_name("generations-seen.json");
+    fs::remove_file(&seen).unwrap();
     bob.must(&fleet, &["drafts", "publish", file]);
     assert_eq!(published(&fleet, "cinnabar"), Some(2));
+    let seen: serde_json::Value = serde_json::from_str(&fs::read_to_string(&seen).unwrap()).unwrap();
+    assert_eq!(seen["machines"]["cinnabar"], 2);
 
     // A draft that somebody bent on its way is refused by whoever looks at it.
     fleet.fixture.say("greeting", "three").unwrap();
