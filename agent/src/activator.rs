@@ -35,7 +35,7 @@ pub enum ActivatorError {
     Journal(#[from] JournalError),
     #[error(transparent)]
     Platform(#[from] PlatformError),
-    #[error("{} cannot be locked: {source}; muster-agent must run as root", path.display())]
+    #[error("{} cannot be locked: {source}; {}", path.display(), crate::durable::remedy(source))]
     Lock { path: PathBuf, source: io::Error },
 }
 

@@ -1,7 +1,7 @@
 //! The command line.
 
 use std::fs::File;
-use std::io::IsTerminal as _;
+use std::io::{ErrorKind, IsTerminal as _};
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::time::Duration;
@@ -186,6 +186,11 @@ async fn enroll_here(config: &Config, token: Option<&str>, replace: bool) -> Res
     require_root(config)?;
     logs::start();
     let token = paste::token()?;
+    if token.trim().is_empty() {
+        bail!(
+            "no token was given: run 'muster-agent enroll -' at a terminal and paste it, or 'muster-agent enroll - < FILE'"
+        );
+    }
     enroll::prepare_state(&config.state_dir)?;
     // A running agent would go on as the old machine.
     let lock = if replace { Some(lock(&config.state_dir)?) } else { None };
@@ -322,6 +327,12 @@ async fn show_status(config: &Config, json: bool) -> Result<()> {
 }
 
 fn show_log(config: &Config, generation: Option<Generation>) -> Result<()> {
+    // Where the folder cannot be looked into there may be logs.
+    if let Err(error) = std::fs::metadata(config.state(buildlog::FOLDER))
+        && error.kind() != ErrorKind::NotFound
+    {
+        bail!("the logs cannot be looked at: {error}; {}", durable::read_remedy(&error));
+    }
     let kept = buildlog::kept(&config.state_dir);
     let generation = match generation {
         Some(generation) => generation,
@@ -331,8 +342,8 @@ fn show_log(config: &Config, generation: Option<Generation>) -> Result<()> {
     let copied = buildlog::copy(&config.state_dir, generation, |line| say!("  {line}"));
     match copied {
         Ok(true) => Ok(()),
-        Err(error) => Err(error).context("the log cannot be read: run this with sudo"),
-        Ok(false) if kept.is_empty() => bail!("no generation has a log on this machine; run this with sudo"),
+        Err(error) => bail!("the log cannot be read: {error}; {}", durable::read_remedy(&error)),
+        Ok(false) if kept.is_empty() => bail!("no generation has a log on this machine yet"),
         Ok(false) => {
             let kept: Vec<String> = kept.iter().map(ToString::to_string).collect();
             bail!("generation {generation} has no log on this machine; there are {}", kept.join(", "))

@@ -9,13 +9,13 @@ use std::path::Path;
 use std::process::ExitCode;
 
 use muster_protocol::clock::{Clock as _, SystemClock};
-use muster_protocol::shown;
+use muster_protocol::{moment, shown};
 use serde::Deserialize;
 
 use crate::client::Client;
 use crate::config::Config;
 use crate::durable;
-use crate::identity::Identity;
+use crate::identity::{Identity, IdentityError};
 use crate::local::{self, LocalError};
 use crate::nix::{Nix, RESERVE_BYTES, free_bytes};
 use crate::outbox::{self, Outbox};
@@ -28,6 +28,7 @@ const MAX_SKEW_SECONDS: i64 = 120;
 /// Below this a build is likely to fill the disk.
 const COMFORT_BYTES: u64 = 8 * RESERVE_BYTES;
 const MAX_METADATA_BYTES: u64 = 64 * 1024;
+const AS_ROOT: &str = "run this as root: sudo muster-agent doctor";
 
 /// What was found.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -83,6 +84,10 @@ pub async fn run(config: &Config) -> ExitCode {
 pub async fn examine(config: &Config) -> Vec<Finding> {
     let now = SystemClock::new().unix_seconds();
     let mut findings = vec![state_folder(&config.state_dir)];
+    // What others may not look at is not broken for that.
+    if findings.iter().any(|finding| finding.remedy.as_deref() == Some(AS_ROOT)) {
+        return findings;
+    }
     let identity = match Identity::load(config) {
         Ok(Some(identity)) => {
             let words = format!("as {} ({}, {})", identity.machine, identity.class, identity.system);
@@ -95,7 +100,13 @@ pub async fn examine(config: &Config) -> Vec<Finding> {
             return findings;
         }
         Err(error) => {
-            findings.push(bad("enrolment", error.to_string(), "enrol again with a new token and --replace"));
+            // A file that cannot be read is not lost: enrolling again would end what may be in order.
+            let remedy = match &error {
+                IdentityError::Read { source, .. } => durable::read_remedy(source),
+                IdentityError::Write { source, .. } => durable::remedy(source),
+                _ => "enrol again with a new token and --replace",
+            };
+            findings.push(bad("enrolment", error.to_string(), remedy));
             return findings;
         }
     };
@@ -121,12 +132,16 @@ fn state_folder(folder: &Path) -> Finding {
         Err(error) => {
             let remedy = match error.kind() {
                 ErrorKind::NotFound => "'muster-agent enroll -' makes the folder",
-                _ if !rustix::process::geteuid().is_root() => "run this as root",
+                _ if !rustix::process::geteuid().is_root() => AS_ROOT,
                 _ => "see what is wrong with this disk, or with the folders above",
             };
             bad(about, format!("{} cannot be looked at: {error}", folder.display()), remedy)
         }
         Ok(data) if data.uid() != rustix::process::geteuid().as_raw() => {
+            if !rustix::process::geteuid().is_root() {
+                let words = format!("only root may look into {}", folder.display());
+                return bad(about, words, AS_ROOT);
+            }
             let words = format!("{} belongs to user {}", folder.display(), data.uid());
             bad(about, words, format!("chown root {}", folder.display()))
         }
@@ -202,8 +217,8 @@ async fn controller(identity: &Identity, config: &Config, now: i64) -> Vec<Findi
     let skew = clock.map_or(0, |clock| now - clock);
     findings.push(if skew.abs() > MAX_SKEW_SECONDS {
         let words = format!(
-            "this machine's is {} s {} the controller's",
-            skew.abs(),
+            "this machine's is {} {} the controller's",
+            moment::span(skew.abs()),
             if skew > 0 { "before" } else { "behind" }
         );
         doubtful("clock", words, "set the clock (timedatectl, or System Settings on a Mac)")

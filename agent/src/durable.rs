@@ -138,11 +138,39 @@ pub fn sync_folder(folder: &Path) -> io::Result<()> {
 
 /// What to do where a file cannot be written.
 pub fn remedy(error: &io::Error) -> &'static str {
-    match error.kind() {
+    remedy_for(error.kind(), is_root())
+}
+
+/// What to do where a file cannot be read, or a program cannot be run.
+pub fn read_remedy(error: &io::Error) -> &'static str {
+    read_remedy_for(error.kind(), is_root())
+}
+
+/// Nobody who is root already is told to be it.
+fn is_root() -> bool {
+    rustix::process::geteuid().is_root()
+}
+
+const REFUSED_TO_ROOT: &str = "root itself is refused: see whether a flag (lsattr, ls -lO on a Mac) or the system's own protection keeps it off";
+
+fn read_remedy_for(kind: io::ErrorKind, is_root: bool) -> &'static str {
+    match kind {
+        io::ErrorKind::PermissionDenied if is_root => REFUSED_TO_ROOT,
+        io::ErrorKind::PermissionDenied => "run this as root, with sudo for example",
+        io::ErrorKind::NotFound => "see that it is there, and that what it lies on is mounted",
+        io::ErrorKind::IsADirectory => "a folder is in its place: move that away",
+        _ => "look for errors of the disk (dmesg)",
+    }
+}
+
+fn remedy_for(kind: io::ErrorKind, is_root: bool) -> &'static str {
+    match kind {
         io::ErrorKind::ReadOnlyFilesystem => {
             "its file system is read-only: look for errors of the disk (dmesg), then mount it writable again"
         }
-        io::ErrorKind::PermissionDenied => "run muster-agent as root",
+        io::ErrorKind::PermissionDenied if is_root => REFUSED_TO_ROOT,
+        io::ErrorKind::PermissionDenied => "run this as root, with sudo for example",
+        io::ErrorKind::IsADirectory => "a folder is in its place: move that away",
         io::ErrorKind::QuotaExceeded => "raise the quota of root, or free some space there",
         io::ErrorKind::NotFound => "make the folder, or mount what should be there",
         io::ErrorKind::StorageFull => "free some space there",
@@ -153,6 +181,18 @@ pub fn remedy(error: &io::Error) -> &'static str {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn advice_fits_its_cause_and_tells_nobody_to_be_root_who_is() {
+        let denied = io::ErrorKind::PermissionDenied;
+        for advice in [remedy_for, read_remedy_for] {
+            assert!(advice(denied, false).contains("as root"));
+            assert!(!advice(denied, true).contains("as root") && !advice(denied, true).contains("space"));
+            assert!(advice(io::ErrorKind::IsADirectory, true).contains("folder is in its place"));
+        }
+        assert!(remedy_for(io::ErrorKind::StorageFull, true).contains("free some space"));
+        assert!(!read_remedy_for(io::ErrorKind::Other, true).contains("root"));
+    }
 
     #[test]
     fn a_file_is_replaced_whole_with_its_mode() {

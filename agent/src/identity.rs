@@ -43,7 +43,7 @@ const VERSION: u32 = 1;
 
 #[derive(Debug, thiserror::Error)]
 pub enum IdentityError {
-    #[error("{} cannot be read: {source}; muster-agent needs to run as root", path.display())]
+    #[error("{} cannot be read: {source}; {}", path.display(), crate::durable::read_remedy(source))]
     Read { path: PathBuf, source: io::Error },
     #[error("{} cannot be written: {source}; {}", path.display(), crate::durable::remedy(source))]
     Write { path: PathBuf, source: io::Error },

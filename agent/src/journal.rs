@@ -19,7 +19,7 @@ const MAX_BYTES: u64 = 4 * 1024 * 1024;
 
 #[derive(Debug, thiserror::Error)]
 pub enum JournalError {
-    #[error("{} cannot be read: {source}; muster-agent must run as root", path.display())]
+    #[error("{} cannot be read: {source}; {}", path.display(), crate::durable::read_remedy(source))]
     Read { path: PathBuf, source: io::Error },
     #[error("{} cannot be written: {source}; {}", path.display(), crate::durable::remedy(source))]
     Write { path: PathBuf, source: io::Error },

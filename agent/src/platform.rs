@@ -30,11 +30,11 @@ const STAND_IN_BOOT_ID: &str = "/proc-boot-id";
 
 #[derive(Debug, thiserror::Error)]
 pub enum PlatformError {
-    #[error("{program} cannot be run: {source}; check that it is there and that muster-agent runs as root")]
+    #[error("{program} cannot be run: {source}; {}", crate::durable::read_remedy(source))]
     Run { program: String, source: io::Error },
     #[error("{program} failed ({exit}): {output}")]
     Failed { program: String, exit: i32, output: String },
-    #[error("{} cannot be written: {source}; free some space on that disk", path.display())]
+    #[error("{} cannot be written: {source}; {}", path.display(), crate::durable::remedy(source))]
     Write { path: PathBuf, source: io::Error },
     #[error("{0}")]
     Other(String),

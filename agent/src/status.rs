@@ -4,7 +4,7 @@ use anyhow::{Result, bail};
 use muster_protocol::checkin::{Health, Phase, Runs};
 use muster_protocol::clock::UnixMillis;
 use muster_protocol::ids::Generation;
-use muster_protocol::shown;
+use muster_protocol::{moment, shown};
 
 use crate::config::Config;
 use crate::core::policy::Stage;
@@ -203,7 +203,7 @@ pub fn lines(status: &Status, now: UnixMillis) -> Vec<String> {
         line("refused", &format!("the last answer, as {}", attack.as_str()));
     }
     let contact = match status.last_contact {
-        Some(at) => format!(", answered {} s ago", (now - at).max(0) / 1000),
+        Some(at) => format!(", answered {}", moment::ago(at, now)),
         None if status.agent_running => ", not reached since the agent started".to_owned(),
         None => String::new(),
     };

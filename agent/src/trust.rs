@@ -35,7 +35,7 @@ pub enum TrustError {
     Client(#[from] ClientError),
     #[error("the controller's answer was refused: {0}")]
     Refused(#[from] TufError),
-    #[error("{} cannot be read: {source}; muster-agent needs to run as root", path.display())]
+    #[error("{} cannot be read: {source}; {}", path.display(), crate::durable::read_remedy(source))]
     Read { path: PathBuf, source: io::Error },
     #[error("{} cannot be written: {source}; {}", path.display(), crate::durable::remedy(source))]
     Write { path: PathBuf, source: io::Error },

@@ -18,6 +18,7 @@ pub mod keys;
 #[cfg(feature = "logging")]
 pub mod logging;
 pub mod machine;
+pub mod moment;
 pub mod narinfo;
 pub mod operator;
 pub mod packages;

@@ -10,6 +10,7 @@ use std::fmt;
 use std::io::{self, IsTerminal as _, Write};
 use std::sync::Mutex;
 
+use crate::moment;
 use crate::shown::{self, Shown};
 
 /// Why standard output takes no more.
@@ -66,9 +67,10 @@ pub fn question(text: fmt::Arguments<'_>) {
     let _ = write!(stderr, "{} ", Shown(text)).and_then(|()| stderr.flush());
 }
 
-/// JSON, indented. Characters that a terminal would obey are written as `\uXXXX`, which means the same.
+/// JSON, indented, with times as RFC 3339 (see [`crate::moment`]). Characters that a terminal would obey are written as
+/// `\uXXXX`, which means the same.
 pub fn json(value: &impl serde::Serialize) -> Result<(), serde_json::Error> {
-    let text = serde_json::to_string_pretty(value)?;
+    let text = moment::json(value)?;
     bytes(format!("{}\n", shown::json(&text)).as_bytes());
     Ok(())
 }

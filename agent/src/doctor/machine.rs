@@ -17,7 +17,7 @@ use crate::platform::{self, Platform};
 pub fn examine(config: &Config, class: Class, now: i64) -> Vec<Finding> {
     let platform = match platform::open(config, class) {
         Ok(platform) => platform,
-        Err(error) => return vec![bad("platform", error.to_string(), "run this as root")],
+        Err(error) => return vec![bad("platform", error.to_string(), "see what the message names")],
     };
     let journal = Files::new(&config.state_dir).journal().ok().and_then(crate::journal::Found::whole);
     let journal = journal.unwrap_or_default();

@@ -143,6 +143,28 @@ async fn a_controllers_text_is_shown_and_not_obeyed() {
 }
 
 #[tokio::test]
+async fn advice_does_not_end_an_enrolment_that_only_cannot_be_read() {
+    let site = Site::new().await;
+    let none = agent(&site, &["enroll", "-"], "\n").await;
+    let said = String::from_utf8(none.stderr).unwrap();
+    assert!(!none.status.success() && said.contains("no token was given"), "{said}");
+
+    site.enrol().await;
+    let file = site.config().state("enrolment.json");
+    let kept = std::fs::read(&file).unwrap();
+    std::fs::remove_file(&file).unwrap();
+    std::fs::create_dir(&file).unwrap();
+    let told = String::from_utf8(agent(&site, &["doctor"], "").await.stdout).unwrap();
+    assert!(told.contains("BAD  enrolment") && told.contains("a folder is in its place"), "{told}");
+    assert!(!told.contains("--replace"), "{told}");
+    // One that is damaged is lost.
+    std::fs::remove_dir(&file).unwrap();
+    std::fs::write(&file, &kept[..kept.len() / 2]).unwrap();
+    let told = String::from_utf8(agent(&site, &["doctor"], "").await.stdout).unwrap();
+    assert!(told.contains("BAD  enrolment") && told.contains("--replace"), "{told}");
+}
+
+#[tokio::test]
 async fn a_closed_pipe_is_no_error_and_a_full_disk_is_one() {
     let site = Site::new().await;
     site.enrol().await;

@@ -70,7 +70,10 @@ impl Api {
             Some(path) => {
                 let path = config.path(path);
                 let pem = std::fs::read(&path)
-                    .with_context(|| format!("cannot read the certificate authority {}", path.display()))?;
+                    .with_context(|| format!("cannot read the certificate authority {}", path.display()))
+                    .hint(
+                        "set tls_ca in muster.toml to the certificate that `muster init` wrote as ca.pem",
+                    )?;
                 Some(tls::certificate_der(&pem).with_context(|| path.display().to_string())?)
             }
         };

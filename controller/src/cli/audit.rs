@@ -61,7 +61,12 @@ impl Audit {
                 entry.detail.clone(),
             ]);
         }
-        rows.print();
+        match (shown.is_empty(), &self.machine) {
+            (true, Some(machine)) => {
+                say!("No entry is about {machine}; `muster machines list --all` shows who is known.")
+            }
+            _ => rows.print(),
+        }
         say!();
         say!(
             "{} entries, each fits the one before it{}.",

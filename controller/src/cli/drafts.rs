@@ -13,7 +13,7 @@ use muster_protocol::operator::MachineView;
 
 use super::api::{Api, Refused};
 use super::config::Config;
-use super::error::WithHint as _;
+use super::error::{Hint, WithHint as _};
 use super::machines::print_json;
 use super::roots::{self, Trusted};
 use super::seen::Seen;
@@ -40,7 +40,10 @@ pub enum Drafts {
         draft: String,
     },
     /// End a draft
-    Drop { draft: String },
+    Drop {
+        /// Its id, or a file
+        draft: String,
+    },
 }
 
 impl Drafts {
@@ -69,7 +72,12 @@ impl Drafts {
                 publish(&api, &config, &mut trusted, &draft).await
             }
             Self::Drop { draft } => {
-                let id: Sha256 = api.post(&format!("{OPERATOR_DRAFTS}/{draft}/drop"), &()).await?;
+                let id = match Path::new(&draft).is_file() {
+                    true => from_file(Path::new(&draft))?.id()?.to_string(),
+                    false => digits(&draft)?,
+                };
+                let dropped: Result<Sha256> = api.post(&format!("{OPERATOR_DRAFTS}/{id}/drop"), &()).await;
+                let id = dropped.map_err(gone)?;
                 say!("Draft {} is dropped.", id.short());
                 Ok(())
             }
@@ -120,18 +128,26 @@ pub async fn get(api: &Api, which: &str) -> Result<Draft> {
     if path.is_file() {
         return from_file(path);
     }
-    let digits = which.len() >= 8 && which.bytes().all(|b| b.is_ascii_hexdigit());
-    if !digits {
+    let draft: Result<Draft> = api.get(&format!("{OPERATOR_DRAFTS}/{}", digits(which)?)).await;
+    draft.map_err(gone)
+}
+
+fn digits(which: &str) -> Result<String> {
+    let is_id = which.len() >= 8 && which.bytes().all(|b| b.is_ascii_hexdigit());
+    if !is_id {
         return Err(anyhow!("'{which}' is neither a file nor a draft's id"))
             .hint("an id has 8 digits or more: `muster drafts list` shows them");
     }
-    let draft: Result<Draft> = api.get(&format!("{OPERATOR_DRAFTS}/{}", which.to_ascii_lowercase())).await;
-    match draft {
-        Err(error) if is(&error, &[ProblemCode::NotFound]) => Err(error).hint(
-            "it was published or dropped, or its time has ended: `muster audit` tells which; `muster drafts list` shows \
-             those that wait",
-        ),
-        draft => draft,
+    Ok(which.to_ascii_lowercase())
+}
+
+/// What may have become of a draft that is not there.
+fn gone(error: anyhow::Error) -> anyhow::Error {
+    match is(&error, &[ProblemCode::NotFound]) {
+        true => error.context(Hint(
+            "it was published or dropped, or its time has ended: `muster audit` tells which".to_owned(),
+        )),
+        false => error,
     }
 }
 

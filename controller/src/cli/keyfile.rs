@@ -1,7 +1,7 @@
 //! Private keys in files: how they are written, read and asked for.
 
 use std::fs;
-use std::io::{IsTerminal as _, Read as _};
+use std::io::{ErrorKind, IsTerminal as _, Read as _};
 use std::os::unix::fs::{MetadataExt as _, OpenOptionsExt as _};
 use std::path::{Path, PathBuf};
 
@@ -9,29 +9,41 @@ use anyhow::{Context as _, Result, anyhow};
 use muster_protocol::keys::{KeyError, SecretKey, is_encrypted};
 use zeroize::Zeroizing;
 
-use super::error::WithHint as _;
+use super::error::{Hint, WithHint as _};
 
 /// The variable that names a file with the passphrase, for programs without a terminal.
 pub const PASSPHRASE_FILE: &str = "MUSTER_PASSPHRASE_FILE";
 const SHORTEST_PASSPHRASE: usize = 12;
+/// No file of a private key is longer.
+const MAX_BYTES: u64 = 64 * 1024;
 
 /// Reads an operator's or root key, asking for its passphrase where it has one.
 pub fn read(path: &Path) -> Result<SecretKey> {
     let mut file = fs::File::open(path)
-        .with_context(|| format!("cannot read the private key {}", path.display()))
+        .with_context(|| unreadable(path))
         .hint("set operator_key in muster.toml to the file that holds your key")?;
-    let mode = file.metadata()?.mode() & 0o777;
-    let mut text = Zeroizing::new(String::new());
-    file.by_ref().take(64 * 1024).read_to_string(&mut text)?;
-    if !is_encrypted(&text) {
+    let mode = file.metadata().with_context(|| unreadable(path))?.mode() & 0o777;
+    let mut bytes = Zeroizing::new(Vec::new());
+    file.by_ref()
+        .take(MAX_BYTES)
+        .read_to_end(&mut bytes)
+        .with_context(|| unreadable(path))
+        .hint("name the file that holds the key")?;
+    // What is no key has nothing to hide: advice to hide it would help nobody.
+    let text = std::str::from_utf8(&bytes).ok().filter(|text| text.contains("-----BEGIN"));
+    let Some(text) = text else {
+        return Err(anyhow!("{} holds no private key", path.display()))
+            .hint("name a file that `muster init` or `muster keys generate` wrote");
+    };
+    if !is_encrypted(text) {
         if mode & 0o077 != 0 {
             return Err(anyhow!("the private key {} may be read by others", path.display()))
                 .hint(format!("run `chmod 600 {}`", path.display()));
         }
-        return SecretKey::from_pem(&text).with_context(|| path.display().to_string());
+        return SecretKey::from_pem(text).with_context(|| path.display().to_string());
     }
     let passphrase = passphrase(&format!("Passphrase of {}: ", path.display()), None)?;
-    match SecretKey::from_encrypted_pem(&text, &passphrase) {
+    match SecretKey::from_encrypted_pem(text, &passphrase) {
         Err(error @ KeyError::WrongPassphrase) => {
             Err(error).with_context(|| path.display().to_string()).hint("try again with the right passphrase")
         }
@@ -39,15 +51,21 @@ pub fn read(path: &Path) -> Result<SecretKey> {
     }
 }
 
+fn unreadable(path: &Path) -> String {
+    format!("cannot read the private key {}", path.display())
+}
+
 /// Writes a text that nobody else may read. Refuses to replace a file.
 pub fn write_private(path: &Path, text: &str) -> Result<()> {
     use std::io::Write as _;
-    let mut file = fs::OpenOptions::new()
-        .write(true)
-        .create_new(true)
-        .mode(0o600)
-        .open(path)
-        .with_context(|| format!("cannot write {}", path.display()))?;
+    let mut file =
+        fs::OpenOptions::new().write(true).create_new(true).mode(0o600).open(path).map_err(|error| {
+            let hint = match error.kind() {
+                ErrorKind::AlreadyExists => "a key is never written over another: name another file",
+                _ => "name a file in a folder that is there and that you may write to",
+            };
+            anyhow!(error).context(format!("cannot write {}", path.display())).context(Hint(hint.to_owned()))
+        })?;
     file.write_all(text.as_bytes()).with_context(|| format!("cannot write {}", path.display()))?;
     file.sync_all().with_context(|| format!("cannot write {}", path.display()))
 }
@@ -74,7 +92,8 @@ fn passphrase(prompt: &str, file: Option<PathBuf>) -> Result<Zeroizing<String>> 
     if let Some(path) = file.or_else(|| std::env::var_os(PASSPHRASE_FILE).map(PathBuf::from)) {
         let text = Zeroizing::new(
             fs::read_to_string(&path)
-                .with_context(|| format!("cannot read the passphrase from {}", path.display()))?,
+                .with_context(|| format!("cannot read the passphrase from {}", path.display()))
+                .hint("name a file that holds the passphrase and nothing else")?,
         );
         return Ok(Zeroizing::new(text.trim_end_matches(['\n', '\r']).to_owned()));
     }

@@ -7,17 +7,20 @@ use clap::Args;
 use muster_protocol::api::OPERATOR_MACHINES;
 use muster_protocol::clock::{Clock as _, UnixMillis};
 use muster_protocol::ids::Generation;
-use muster_protocol::operator::{Condition, MachineView};
+use muster_protocol::operator::{Condition, MachineView, Standing};
 use muster_protocol::report::Attack;
 
 use super::api::Api;
 use super::config::Config;
 use super::machines::print_json;
 use super::roots::{self, Trusted};
-use super::table;
+use super::{ask, table};
 
 #[derive(Debug, Args)]
 pub struct Status {
+    /// Those that were removed or revoked, too
+    #[arg(long)]
+    all: bool,
     /// Print JSON instead of a table
     #[arg(long)]
     json: bool,
@@ -27,11 +30,12 @@ impl Status {
     pub async fn run(self, config: Option<PathBuf>) -> Result<()> {
         let config = Config::load(config)?;
         let api = Api::open(&config)?;
-        let machines: Vec<MachineView> = api.get(OPERATOR_MACHINES).await?;
+        let (machines, gone) = members(api.get(OPERATOR_MACHINES).await?, self.all);
         if self.json {
             return print_json(&machines);
         }
         print(&machines, api.clock.unix_ms());
+        tell_of_gone(gone);
         if let Some(words) = root_end(&api, &config).await? {
             say!("{words}");
         }
@@ -101,6 +105,20 @@ fn end_of(attack: Attack, view: &MachineView) -> String {
         _ => "the machine is untouched and takes nothing from this controller; it ends by itself once what the \
               controller gives is sound again. Find out who holds the controller, or what is between"
             .to_owned(),
+    }
+}
+
+/// The machines that are shown, and how many are not: those that were removed or revoked, unless `all` are wanted.
+pub fn members(mut machines: Vec<MachineView>, all: bool) -> (Vec<MachineView>, usize) {
+    let before = machines.len();
+    machines.retain(|view| all || view.standing != Standing::Revoked);
+    let gone = before - machines.len();
+    (machines, gone)
+}
+
+pub fn tell_of_gone(gone: usize) {
+    if gone > 0 {
+        tell!("{gone} removed or revoked: --all shows them.");
     }
 }
 
@@ -216,13 +234,14 @@ fn counts(machines: &[MachineView]) -> String {
     }
     let parts: Vec<String> =
         counted.iter().map(|(condition, count)| format!("{count} {}", condition.as_str())).collect();
-    format!("{} machines: {}", machines.len(), parts.join(", "))
+    let all = u32::try_from(machines.len()).unwrap_or(u32::MAX);
+    format!("{}: {}", ask::count(all, "machine"), parts.join(", "))
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use muster_protocol::operator::{AttackView, Standing};
+    use muster_protocol::operator::AttackView;
 
     fn text(machines: &[MachineView], now: i64) -> String {
         let (rows, lines) = render(machines, now);

@@ -1,6 +1,7 @@
-//! Tables and the words of time, for people.
+//! Tables, for people.
 
 use comfy_table::{Color, ContentArrangement, presets};
+pub use muster_protocol::moment::{ago, date, span};
 use muster_protocol::operator::Condition;
 use muster_protocol::{shown, terminal};
 
@@ -71,29 +72,6 @@ pub fn danger_cell(text: &str, danger: bool) -> Cell {
     Cell(if danger { cell.fg(Color::Red) } else { cell })
 }
 
-/// `12 s ago`, in the largest unit that is at least one.
-pub fn ago(then_ms: i64, now_ms: i64) -> String {
-    let seconds = now_ms.saturating_sub(then_ms).max(0) / 1000;
-    format!("{} ago", span(seconds))
-}
-
-pub fn span(seconds: i64) -> String {
-    match seconds {
-        0..=119 => format!("{seconds} s"),
-        120..=7199 => format!("{} min", seconds / 60),
-        7200..=172_799 => format!("{} h", seconds / 3600),
-        _ => format!("{} days", seconds / 86_400),
-    }
-}
-
-/// Date and time in UTC, to the second.
-pub fn date(unix_ms: i64) -> String {
-    match jiff::Timestamp::from_millisecond(unix_ms) {
-        Ok(time) => time.strftime("%Y-%m-%d %H:%M:%S UTC").to_string(),
-        Err(_) => "no known time".to_owned(),
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -108,15 +86,5 @@ mod tests {
         assert_eq!(lines.len(), 4, "{text}");
         assert!(lines[1].contains("ok\\u{1b}[2J\\nlead  up to date\\u{202e}"), "{text}");
         assert!(lines[3].starts_with("      ") && lines[3].contains("two\\u{1b}[2J"), "{text}");
-    }
-
-    #[test]
-    fn times_are_told_in_the_unit_that_fits() {
-        assert_eq!(ago(0, 1_500), "1 s ago");
-        assert_eq!(ago(5_000, 0), "0 s ago");
-        assert_eq!(span(121), "2 min");
-        assert_eq!(span(7_200), "2 h");
-        assert_eq!(span(200_000), "2 days");
-        assert_eq!(date(0), "1970-01-01 00:00:00 UTC");
     }
 }

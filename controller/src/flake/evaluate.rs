@@ -85,7 +85,10 @@ impl FlakeError {
     pub fn hint(&self) -> String {
         match self {
             Self::Lock { reference, .. } => {
-                format!("see that {reference} is a flake, and that `nix flake metadata {reference}` reads it")
+                format!(
+                    "see that {reference} is a flake, and that `nix flake metadata {reference}` reads it, or name another \
+                     with --flake"
+                )
             }
             Self::Evaluate { reference, attribute, .. } => {
                 format!("fix the flake until `nix eval {reference}#{attribute}` succeeds")

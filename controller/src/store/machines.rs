@@ -62,15 +62,15 @@ pub struct Outcome {
 /// Why an operator's wish about a machine cannot be met.
 #[derive(Debug, thiserror::Error)]
 pub enum Refusal {
-    #[error("there is no machine {0}: add it with `muster machines add {0}`")]
+    #[error(
+        "there is no machine {0}: `muster machines list --all` shows who is known, `muster machines add {0}` adds it"
+    )]
     Unknown(MachineName),
     #[error("{0} is enrolled already: repeat with --replace if its key shall end when the new token is used")]
     Enrolled(MachineName),
     #[error("this token was made before: make a new one")]
     TokenTaken,
-    #[error(
-        "there is no machine {0}, or no clone alarm for it: `muster machines show {0}` tells how it stands"
-    )]
+    #[error("there is no clone alarm for {0}: `muster machines show {0}` tells how it stands")]
     NoAlarm(MachineName),
     #[error(transparent)]
     Store(#[from] StoreError),
@@ -318,7 +318,11 @@ impl Store {
         .execute(&mut *tx)
         .await?;
         if done.rows_affected() == 0 {
-            return Err(Refusal::NoAlarm(name.clone()));
+            let known: bool = sqlx::query_scalar("SELECT EXISTS (SELECT 1 FROM machines WHERE name = $1)")
+                .bind(name.as_str())
+                .fetch_one(&mut *tx)
+                .await?;
+            return Err(if known { Refusal::NoAlarm(name.clone()) } else { Refusal::Unknown(name.clone()) });
         }
         log(&mut tx, Act::of(deed, "clone-alarm-ended", "").on(name)).await?;
         let cursor = changed(&mut tx, name).await?;

@@ -47,7 +47,9 @@ pub enum Files {
 
 #[derive(Debug, thiserror::Error)]
 pub enum PublishRefusal {
-    #[error("there is no machine {0}: add it with `muster machines add {0}`")]
+    #[error(
+        "there is no machine {0}: `muster machines list --all` shows who is known, `muster machines add {0}` adds it"
+    )]
     Unknown(MachineName),
     #[error("machine {0} was revoked: add it anew with `muster machines add {0}`")]
     Revoked(MachineName),

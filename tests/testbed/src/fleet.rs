@@ -18,6 +18,7 @@ use crate::fixture::{Fixture, Listed};
 use crate::machine::{Machine, Plan};
 use crate::programs;
 use crate::stand_in::processes;
+use crate::told;
 
 /// How long anything may take that is waited for.
 pub const PATIENCE: Duration = Duration::from_secs(90);
@@ -261,7 +262,7 @@ impl Fleet {
     }
 
     pub fn status(&self) -> Result<Vec<MachineView>> {
-        Ok(serde_json::from_str(&self.must(&["status", "--json"])?)?)
+        told::read(&self.must(&["status", "--all", "--json"])?)
     }
 
     pub fn view(&self, name: &str) -> Result<MachineView> {
@@ -270,7 +271,7 @@ impl Fleet {
     }
 
     pub fn history(&self, name: &str) -> Result<Vec<HistoryEntry>> {
-        Ok(serde_json::from_str(&self.must(&["history", name, "--json"])?)?)
+        told::read(&self.must(&["history", name, "--json"])?)
     }
 
     /// Everything that the machine told of a generation.

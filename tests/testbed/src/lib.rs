@@ -14,3 +14,4 @@ pub mod root;
 pub mod stand_in;
 pub mod stolen;
 pub mod thief;
+pub mod told;

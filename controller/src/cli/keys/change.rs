@@ -84,10 +84,10 @@ pub enum ChangeError {
     Unknown { role: Role, wanted: String, known: String },
     #[error("'{0}' is more than one key: write more of its digits")]
     Ambiguous(String),
-    #[error(
-        "{role} would have {keys} keys, and {threshold} of them must sign: lower it with --threshold, or add a key first"
-    )]
+    #[error("{}", too_few(*role, *keys, *threshold))]
     Threshold { role: Role, keys: usize, threshold: u32 },
+    #[error("{role} takes {threshold} of its keys already, so there is nothing to change")]
+    SameThreshold { role: Role, threshold: u32 },
     #[error(
         "a threshold of 0 would let nobody's signature be enough: {role} takes 1 to {keys}, as many as it has keys"
     )]
@@ -96,12 +96,26 @@ pub enum ChangeError {
     OnlineThreshold,
     #[error("{role} would have {0} keys; {MOST_KEYS} are the limit", .keys)]
     TooMany { role: Role, keys: usize },
-    #[error("--threshold is for a change of one role: change it by itself with `muster keys threshold`")]
+    #[error(
+        "--threshold goes with `muster keys add`, `remove` and `rotate`: change it by itself with `muster keys threshold ROLE NUMBER`"
+    )]
     NoRole,
     #[error(transparent)]
     Epoch(#[from] IdError),
     #[error("'{0}' is no name for a key: 1 to {LONGEST_NAME} printable characters")]
     Name(String),
+}
+
+/// Fewer keys than must sign: a threshold can be lowered, but not below one.
+fn too_few(role: Role, keys: usize, threshold: u32) -> String {
+    let count = super::super::ask::count(u32::try_from(keys).unwrap_or(u32::MAX), "key");
+    let remedy = match keys {
+        0 => {
+            "add another key first, with `muster keys add`, or put one in its place with `muster keys rotate`"
+        }
+        _ => "add a key first, or have fewer of them sign (--threshold, or `muster keys threshold`)",
+    };
+    format!("{role} would have {count}, and {threshold} must sign: {remedy}")
 }
 
 impl Holders {
@@ -162,6 +176,11 @@ impl Holders {
                 let inherited = next.names.remove(&old.hex());
                 next.call(new, name.as_deref().or(inherited.as_deref()))?;
                 *role
+            }
+            // With --threshold beside it, that one would count.
+            Change::Threshold { .. } if threshold.is_some() => return Err(ChangeError::NoRole),
+            Change::Threshold { role, number } if self.threshold(*role) == *number => {
+                return Err(ChangeError::SameThreshold { role: *role, threshold: *number });
             }
             Change::Threshold { role, number } => {
                 next.roles[*role as usize].1 = *number;

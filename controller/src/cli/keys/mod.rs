@@ -13,14 +13,15 @@ use muster_protocol::clock::Clock as _;
 use muster_protocol::draft::{DRAFT_SECONDS, Draft, DraftView, Drafted};
 use muster_protocol::keys::{PublicKey, SecretKey, Signer};
 use muster_protocol::operator::{NewRoot, RootTaken};
-use muster_protocol::tuf::metadata::Role as Tuf;
+use muster_protocol::tuf::TufError;
+use muster_protocol::tuf::metadata::{Role as Tuf, Root};
 use muster_protocol::tuf::repository::draft_root;
 use serde::Serialize;
 
 use self::change::{Change, Holders, Role};
 use super::api::Api;
 use super::config::Config;
-use super::error::WithHint as _;
+use super::error::{Hint, WithHint as _};
 use super::machines::print_json;
 use super::roots::{self, Trusted};
 use super::signers::{self, KeySource};
@@ -172,7 +173,7 @@ fn generate(file: &Path, plain: bool, passphrase_file: Option<PathBuf>) -> Resul
         true => key.to_pem()?,
         false => key.to_encrypted_pem(&keyfile::new_passphrase(passphrase_file)?)?,
     };
-    keyfile::write_private(file, &text).hint("a key is never written over another: name another file")?;
+    keyfile::write_private(file, &text)?;
     tell!("The private key is in {}; this is its public part:", file.display());
     say!("{}", key.public());
     Ok(())
@@ -245,6 +246,16 @@ impl How {
             .after(&change(&holders)?, self.threshold)
             .hint("`muster keys list` shows who holds what")?;
         let (version, expires) = (trusted.root.version() + 1, now + i64::from(self.days) * DAY);
+        for signer in &signers {
+            let key = signer.public();
+            if !holders.keys(Role::Root).contains(&key) && !next.keys(Role::Root).contains(&key) {
+                return Err(anyhow!(
+                    "the key {} is no root key, neither before nor after",
+                    trusted.name(&key)
+                ))
+                .hint("name root keys with --root-key; `muster keys list` shows them");
+            }
+        }
         say!("Root {version}, good until {}:", table::date(expires * 1000));
         for line in holders.differences(&next) {
             say!("  {line}");
@@ -260,14 +271,6 @@ impl How {
             what: Drafted::Root { root: draft_root(&next.spec(version, expires), &next.names)? },
         };
         for signer in &signers {
-            let key = signer.public();
-            if !holders.keys(Role::Root).contains(&key) && !next.keys(Role::Root).contains(&key) {
-                return Err(anyhow!(
-                    "the key {} is no root key, neither before nor after",
-                    trusted.name(&key)
-                ))
-                .hint("name root keys with --root-key; `muster keys list` shows them");
-            }
             draft = draft.sign(signer.as_ref())?;
         }
         if let Some(out) = &self.out {
@@ -348,18 +351,35 @@ pub async fn publish(api: &Api, config: &Config, trusted: &mut Trusted, root: St
 
 async fn publish_file(config: &Config, file: &Path) -> Result<()> {
     let bytes = drafts::read_file(file)?;
+    let no_root = "name a draft of a root, as `muster keys renew --out FILE` writes one, or an N.root.json";
     let root = match Draft::parse(&bytes) {
         Ok(Draft { what: Drafted::Root { root }, .. }) => root,
         Ok(_) => {
             return Err(anyhow!("{} holds generations, and no root", file.display()))
                 .hint("publish it with `muster drafts publish`");
         }
-        Err(_) => String::from_utf8(bytes).with_context(|| format!("{} is no text", file.display()))?,
+        Err(_) => String::from_utf8(bytes)
+            .with_context(|| format!("{} is no text", file.display()))
+            .hint(no_root)?,
     };
+    let next = Root::parse_self_signed(root.as_bytes()).map_err(|error| {
+        let (what, hint) = match error {
+            TufError::Signatures { .. } => (
+                "is not signed by enough",
+                format!("another root holder runs `muster sign {} --key KEY`", file.display()),
+            ),
+            _ => ("holds no root", no_root.to_owned()),
+        };
+        anyhow!(error).context(format!("{} {what}", file.display())).context(Hint(hint))
+    })?;
     let api = Api::open(config)?;
     let mut trusted = Trusted::load(config)?;
     // The very root that is trusted: a controller from a backup may lack it.
     if trusted.bytes == root.as_bytes() {
+        if api.fleet().await?.root_version >= next.version() {
+            say!("The controller has root {} already: nothing was changed.", next.version());
+            return Ok(());
+        }
         let taken: RootTaken = api.post(OPERATOR_ROOT, &NewRoot { root }).await?;
         say!("The controller has root {} again.", taken.version);
         return Ok(());

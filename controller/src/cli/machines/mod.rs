@@ -19,7 +19,7 @@ use muster_protocol::clock::Clock as _;
 use muster_protocol::enrol::{Secret, Token, pinned};
 use muster_protocol::ids::{MachineName, Sha256, Tag};
 use muster_protocol::machine::{Class, System};
-use muster_protocol::operator::{AddMachine, MachineView, Standing};
+use muster_protocol::operator::{AddMachine, MachineView};
 use muster_protocol::terminal;
 
 use self::kind::Written;
@@ -134,7 +134,7 @@ impl Machines {
             Self::Retry { machine } => {
                 let generation = ask::retry(&config, &api, &machine).await?;
                 say!(
-                    "{machine} is asked to try generation {generation} again. `muster status {machine}` tells what becomes of it."
+                    "{machine} is asked to try generation {generation} again. `muster machines show {machine}` tells what becomes of it."
                 );
                 Ok(())
             }
@@ -228,18 +228,17 @@ impl Add {
 }
 
 async fn list(api: &Api, json: bool, all: bool) -> Result<()> {
-    let machines: Vec<MachineView> = api.get(OPERATOR_MACHINES).await?;
+    let (machines, gone) = status::members(api.get(OPERATOR_MACHINES).await?, all);
     if json {
         return print_json(&machines);
     }
     if machines.is_empty() {
         say!("No machines yet. Add one with `muster machines add NAME --flake .`.");
+        status::tell_of_gone(gone);
         return Ok(());
     }
     let mut rows = table::table(["MACHINE", "CLASS", "SYSTEM", "TAGS", "CONDITION"]);
-    let shown: Vec<&MachineView> =
-        machines.iter().filter(|view| all || view.standing != Standing::Revoked).collect();
-    for view in &shown {
+    for view in &machines {
         rows.add_row([
             view.machine.as_str().into(),
             view.class.as_str().into(),
@@ -249,10 +248,7 @@ async fn list(api: &Api, json: bool, all: bool) -> Result<()> {
         ]);
     }
     rows.print();
-    let gone = machines.len() - shown.len();
-    if gone > 0 {
-        tell!("{gone} removed or revoked: --all shows them.");
-    }
+    status::tell_of_gone(gone);
     Ok(())
 }
 

@@ -12,7 +12,7 @@ use crate::cli::flake::{tell_warnings, with_hint};
 use crate::cli::spinner::spinner;
 use crate::vars::age::Places;
 use crate::vars::change::{Change, Draft};
-use crate::vars::flake::{VarsFlake, VarsFlakeError};
+use crate::vars::flake::{VarsFlake, VarsFlakeError, root_of};
 use crate::vars::generators::Generators;
 use crate::vars::keys::Recipients;
 use crate::vars::layout;
@@ -89,6 +89,20 @@ impl Held {
         let changes = rekeyed(&self.folder, sops, draft).await?;
         Ok(self.folder.commit(&changes)?)
     }
+}
+
+/// A flake's folder that is held for writing, and what lies in it. No machine is evaluated for it.
+pub async fn taken(reference: &str) -> Result<(Folder, Snapshot)> {
+    let progress = spinner();
+    progress.set_message(format!("reading {reference}"));
+    let found = root_of(reference).await;
+    progress.finish_and_clear();
+    let folder = Folder::take(&found.map_err(advised)?)?;
+    if folder.finished {
+        tell!("Finished what an interrupted run had begun.");
+    }
+    let snapshot = Snapshot::read(folder.root())?;
+    Ok((folder, snapshot))
 }
 
 /// The draft with every secret encrypted anew.

@@ -19,6 +19,7 @@ use muster_testbed::caller::key_in;
 use muster_testbed::fleet::{Fleet, said};
 use muster_testbed::stolen::{Stolen, Untouched, VICTIM};
 use muster_testbed::thief::Answer;
+use muster_testbed::told;
 use reqwest::Method;
 use serde_json::Value;
 
@@ -82,8 +83,7 @@ impl Pair {
     }
 
     fn draft(&self) -> Result<String> {
-        let drafts: Vec<DraftView> =
-            serde_json::from_str(&self.stolen.fleet.must(&["drafts", "list", "--json"])?)?;
+        let drafts: Vec<DraftView> = told::read(&self.stolen.fleet.must(&["drafts", "list", "--json"])?)?;
         Ok(drafts.last().context("a draft waits")?.id.short())
     }
 

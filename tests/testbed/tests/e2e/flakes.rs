@@ -7,7 +7,7 @@ use muster_testbed::fleet::{Fleet, Wishes, both, said};
 use crate::operators::{Operator, flake, refused};
 
 /// Adds a machine that nobody has enrolled, and breaks the Mac's configuration or mends it.
-fn write_machines(fleet: &Fleet, broken: bool) {
+pub fn write_machines(fleet: &Fleet, broken: bool) {
     let folder = fleet.fixture.flake();
     let original = folder.join("original.nix");
     if !original.exists() {

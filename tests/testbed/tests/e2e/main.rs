@@ -16,5 +16,7 @@ mod keys;
 mod lies;
 mod limits;
 mod lost;
+mod members;
 mod operators;
+mod printed;
 mod stolen;

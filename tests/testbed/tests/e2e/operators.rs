@@ -10,6 +10,7 @@ use muster_protocol::draft::DraftView;
 use muster_protocol::ids::Sha256;
 use muster_protocol::operator::Condition;
 use muster_testbed::fleet::{Fleet, both, said};
+use muster_testbed::told;
 
 use crate::common::assert_runs_published;
 
@@ -61,7 +62,7 @@ pub fn flake(fleet: &Fleet) -> String {
 }
 
 fn drafts(fleet: &Fleet) -> Vec<DraftView> {
-    serde_json::from_str(&fleet.must(&["drafts", "list", "--json"]).unwrap()).unwrap()
+    told::read(&fleet.must(&["drafts", "list", "--json"]).unwrap()).unwrap()
 }
 
 fn published(fleet: &Fleet, name: &str) -> Option<u64> {
@@ -71,7 +72,7 @@ fn published(fleet: &Fleet, name: &str) -> Option<u64> {
 /// The log, checked from its beginning on.
 pub fn log(fleet: &Fleet) -> Vec<Entry> {
     let entries: Vec<Entry> =
-        serde_json::from_str(&fleet.must(&["audit", "--json", "--limit", "100000"]).unwrap()).unwrap();
+        told::read(&fleet.must(&["audit", "--json", "--limit", "100000"]).unwrap()).unwrap();
     let first = fs::read(fleet.controller_folder().join("root/1.root.json")).unwrap();
     verify(origin(&Sha256::of(&first)), &entries).unwrap();
     entries
