@@ -8,7 +8,7 @@ use muster_protocol::announce::Announcement;
 use muster_protocol::api::{self, ProblemCode};
 use muster_protocol::checkin::{CheckIn, CheckInReply};
 use muster_protocol::clock::Clock as _;
-use muster_protocol::ids::Sha256;
+use muster_protocol::ids::{Generation, Sha256};
 use muster_protocol::keys::{Context, SecretKey};
 use muster_protocol::machine::Class;
 use muster_protocol::operator::{HistoryEntry, MachineView};
@@ -223,6 +223,34 @@ async fn a_history_of_very_much_is_an_answer_of_bounded_size() {
     let stored: u64 = fleet.sql("SELECT count(*) FROM events").await.parse().unwrap();
     assert_eq!(entry.events.len() as u64 + entry.left_out, stored);
     assert!(entry.left_out > 0);
+
+    // What the newest leaves no room for is had by asking for what was before it.
+    fleet.publish(&machine.name, &fleet.generation("cinnabar", Class::Nixos, 2)).await.good::<MachineView>();
+    for batch in 0..4_u64 {
+        let first = 4001 + batch * 200;
+        let of_the_second = |seq| Event { generation: Some(Generation::new(2).unwrap()), ..long(seq, 4000) };
+        machine
+            .report(&fleet, first, (first..first + 200).map(of_the_second).collect())
+            .await
+            .good::<Accepted>();
+    }
+    let crowded: Vec<HistoryEntry> = fleet.operate(Method::GET, &path, vec![]).await.good();
+    let before = |text: &str| format!("{path}?limit=5&before={text}");
+    let alone: Vec<HistoryEntry> = fleet.operate(Method::GET, &before("2"), vec![]).await.good();
+    let numbers = |history: &[HistoryEntry]| {
+        history.iter().map(|entry| entry.published.target.generation.get()).collect::<Vec<_>>()
+    };
+    assert_eq!((numbers(&crowded), numbers(&alone)), (vec![2, 1], vec![1]));
+    assert!(alone[0].events.len() > crowded[1].events.len() && crowded[1].left_out > 0);
+    assert_eq!(
+        numbers(&fleet.operate(Method::GET, &before("1"), vec![]).await.good::<Vec<HistoryEntry>>()),
+        Vec::<u64>::new()
+    );
+    for wrong in ["0", "-1", "x", "1.0.0", "99999999999999999999"] {
+        let refused = fleet.operate(Method::GET, &before(wrong), vec![]).await;
+        assert_eq!(refused.status, 400, "{wrong}: {}", refused.text);
+        assert!(refused.text.contains(&format!("before={wrong}")), "{}", refused.text);
+    }
 }
 
 #[tokio::test]

@@ -63,7 +63,7 @@ impl Audit {
         }
         match (shown.is_empty(), &self.machine) {
             (true, Some(machine)) => {
-                say!("No entry is about {machine}; `muster machines list --all` shows who is known.")
+                say!("No entry is about {machine}; `muster machines list --all` shows who is known.");
             }
             _ => rows.print(),
         }

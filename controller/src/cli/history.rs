@@ -5,7 +5,7 @@ use std::path::PathBuf;
 use anyhow::Result;
 use clap::Args;
 use muster_protocol::api::operator_machine;
-use muster_protocol::ids::MachineName;
+use muster_protocol::ids::{Generation, MachineName};
 use muster_protocol::keys::PublicKey;
 use muster_protocol::operator::{AttackView, HistoryEntry, MachineView, Published};
 use muster_protocol::report::{Event, EventKind, Progress, Step};
@@ -17,12 +17,18 @@ use super::error::WithHint as _;
 use super::machines::print_json;
 use super::table;
 
+/// So many generations come in one answer at most.
+const PAGE: usize = 200;
+
 #[derive(Debug, Args)]
 pub struct History {
     machine: MachineName,
     /// How many generations, the newest first
     #[arg(long, default_value_t = 20, value_parser = clap::value_parser!(u32).range(1..=1000))]
     limit: u32,
+    /// Only those before this generation
+    #[arg(long, value_name = "GENERATION", conflicts_with = "attacks")]
+    before: Option<Generation>,
     /// Only the attacks that the machine refused
     #[arg(long)]
     attacks: bool,
@@ -34,10 +40,10 @@ pub struct History {
 impl History {
     pub async fn run(self, config: Option<PathBuf>) -> Result<()> {
         let api = Api::open(&Config::load(config)?)?;
-        let path = format!("{}/history?limit={}", operator_machine(&self.machine), self.limit);
-        let entries: Vec<HistoryEntry> = api.get(&path).await?;
+        let entries = if self.attacks { Vec::new() } else { self.entries(&api).await? };
         let path = format!("{}/attacks?limit={}", operator_machine(&self.machine), self.limit);
         let attacks: Vec<AttackView> = api.get(&path).await?;
+        let attacks = if self.before.is_some() { Vec::new() } else { attacks };
         if entries.is_empty() && attacks.is_empty() {
             // An unknown name has no history either, and is something else.
             let known: Result<MachineView> = api.get(&operator_machine(&self.machine)).await;
@@ -56,6 +62,24 @@ impl History {
             self.tell_attacks(&attacks);
         }
         Ok(())
+    }
+
+    /// As many pages as it takes: one answer has room for so much, and says of the rest only that it is there.
+    async fn entries(&self, api: &Api) -> Result<Vec<HistoryEntry>> {
+        let wanted = self.limit as usize;
+        let (mut all, mut before) = (Vec::new(), self.before);
+        while all.len() < wanted {
+            let part = (wanted - all.len()).min(PAGE);
+            let mut path = format!("{}/history?limit={part}", operator_machine(&self.machine));
+            if let Some(before) = before {
+                path.push_str(&format!("&before={before}"));
+            }
+            let page = whole(api.get(&path).await?, before, part);
+            let Some(last) = page.last().map(|entry| entry.published.target.generation) else { break };
+            before = Some(last);
+            all.extend(page);
+        }
+        Ok(all)
     }
 
     fn tell_attacks(&self, attacks: &[AttackView]) {
@@ -77,6 +101,10 @@ impl History {
     }
 
     fn tell_generations(&self, entries: &[HistoryEntry]) {
+        if let (true, Some(before)) = (entries.is_empty(), self.before) {
+            say!("Nothing was published for {} before generation {before}.", self.machine);
+            return;
+        }
         if entries.is_empty() {
             say!("Nothing was published for {} yet. Do so with `muster update {0}`.", self.machine);
             return;
@@ -100,6 +128,23 @@ impl History {
 }
 
 /// The operator's words, and what they told Nix beside the flake.
+/// The beginning of a page of which all is told: what the answer had no room for comes with the next. A controller that
+/// knows no pages, or gives others than were asked for, ends it.
+fn whole(page: Vec<HistoryEntry>, before: Option<Generation>, wanted: usize) -> Vec<HistoryEntry> {
+    let mut last = before;
+    let mut whole: Vec<HistoryEntry> = Vec::new();
+    for entry in page.into_iter().take(wanted) {
+        let generation = entry.published.target.generation;
+        let is_cut = entry.events.is_empty() && entry.left_out > 0;
+        if last.is_some_and(|last| generation >= last) || (is_cut && !whole.is_empty()) {
+            break;
+        }
+        last = Some(generation);
+        whole.push(entry);
+    }
+    whole
+}
+
 fn message(target: &Target) -> String {
     let words = target.evaluation.words();
     let told = (!words.is_empty()).then(|| format!("(evaluated with {})", words.join(" ")));
@@ -212,6 +257,34 @@ mod tests {
         let events = [event(EventKind::Verified), event(undone), event(EventKind::Unknown)];
         assert_eq!(outcome(&events), "rolled back, quarantined: health check failed: web: status 500");
         assert_eq!(outcome(&[]), "not heard of yet");
+    }
+
+    #[test]
+    fn what_a_page_had_no_room_for_comes_with_the_next_and_no_controller_pages_for_ever() {
+        let entry = |generation: u64, events: usize, left_out: u64| {
+            let text = format!(
+                r#"{{"published":{{"target":{{"machine":"tin","class":"nixos","generation":{generation},
+                "system":"x86_64-linux","derivation":"/nix/store/0c0bm0n2hg4kd2x7q2g5p1l1c4cx8kpl-system.drv",
+                "output":"/nix/store/1c0bm0n2hg4kd2x7q2g5p1l1c4cx8kpl-system"}},"at":0,"by":"{}","expires":0}},
+                "events":[{}],"left_out":{left_out}}}"#,
+                muster_protocol::keys::SecretKey::generate().unwrap().public(),
+                vec![r#"{"seq":1,"at":1,"kind":"verified"}"#; events].join(","),
+            );
+            serde_json::from_str::<HistoryEntry>(&text).unwrap()
+        };
+        let numbers = |page: Vec<HistoryEntry>, before: Option<u64>, wanted| {
+            let before = before.map(|number| Generation::new(number).unwrap());
+            let whole = whole(page, before, wanted);
+            whole.iter().map(|entry| entry.published.target.generation.get()).collect::<Vec<_>>()
+        };
+        // Of 7 nothing fitted: it comes with the next page. Of 5 nothing was ever told.
+        assert_eq!(numbers(vec![entry(9, 1, 0), entry(8, 1, 4), entry(7, 0, 3)], None, 9), [9, 8]);
+        assert_eq!(numbers(vec![entry(7, 1, 0), entry(6, 1, 0), entry(5, 0, 0)], Some(8), 9), [7, 6, 5]);
+        // What never fits is shown without.
+        assert_eq!(numbers(vec![entry(4, 0, 3), entry(3, 0, 3)], Some(5), 9), [4]);
+        assert_eq!(numbers(vec![entry(9, 1, 0), entry(8, 1, 0)], Some(8), 9), Vec::<u64>::new());
+        assert_eq!(numbers(vec![entry(7, 1, 0), entry(7, 1, 0), entry(8, 1, 0)], Some(8), 9), [7]);
+        assert_eq!(numbers(vec![entry(7, 1, 0), entry(6, 1, 0)], None, 1), [7]);
     }
 
     #[test]

@@ -53,6 +53,9 @@ impl Init {
             Some(folder) => folder.clone(),
             None => config::default_folder()?,
         };
+        if folder.exists() && !folder.is_dir() {
+            return Err(anyhow!("{} is no folder", folder.display())).hint("name another one with --dir");
+        }
         if folder.exists() && fs::read_dir(&folder).is_ok_and(|mut entries| entries.next().is_some()) {
             return Err(anyhow!("{} is there already and not empty", folder.display()))
                 .hint("a fleet's keys are never overwritten: name another folder with --dir");

@@ -7,7 +7,7 @@ use axum::extract::{Path, Query, State};
 use axum::http::StatusCode;
 use muster_protocol::api::{MAX_POLL_SECONDS, ProblemCode};
 use muster_protocol::audit::{MAX_PAGE, Page};
-use muster_protocol::ids::MachineName;
+use muster_protocol::ids::{Generation, IdError, MachineName};
 use muster_protocol::operator::{
     AddMachine, AttackView, HistoryEntry, MachineView, SESSION_SECONDS, Session,
 };
@@ -78,25 +78,34 @@ pub async fn revoke(
 #[derive(Deserialize)]
 pub struct Limit {
     limit: Option<u32>,
+    /// Only generations before this one.
+    before: Option<String>,
 }
 
 pub async fn history(
     State(app): State<Shared>,
     Path(name): Path<String>,
-    Query(Limit { limit }): Query<Limit>,
+    Query(Limit { limit, before }): Query<Limit>,
     _: Signed,
 ) -> Result<Json<Vec<HistoryEntry>>, Refused> {
     let machine = machine_name(&name)?;
     known(&app, &machine).await?;
     let limit = limit.unwrap_or(HISTORY).min(MAX_HISTORY);
-    Ok(Json(app.store.history(&machine, limit).await?))
+    let before: Option<Generation> = match before {
+        None => None,
+        Some(text) => {
+            let read = text.parse();
+            Some(read.map_err(|error: IdError| Refused::malformed(format!("before={text}: {error}")))?)
+        }
+    };
+    Ok(Json(app.store.history(&machine, before, limit).await?))
 }
 
 /// The attacks that a machine refused, the newest first.
 pub async fn attacks(
     State(app): State<Shared>,
     Path(name): Path<String>,
-    Query(Limit { limit }): Query<Limit>,
+    Query(Limit { limit, .. }): Query<Limit>,
     _: Signed,
 ) -> Result<Json<Vec<AttackView>>, Refused> {
     let machine = machine_name(&name)?;

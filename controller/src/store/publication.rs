@@ -193,15 +193,21 @@ impl Store {
         Ok(query.fetch_optional(self.sql.read()).await?)
     }
 
-    /// The newest generations of a machine with all that it told of them.
-    pub async fn history(&self, machine: &MachineName, limit: u32) -> Result<Vec<HistoryEntry>, StoreError> {
+    /// The newest generations of a machine, of those before one where it is given, with what it told of them.
+    pub async fn history(
+        &self,
+        machine: &MachineName,
+        before: Option<Generation>,
+        limit: u32,
+    ) -> Result<Vec<HistoryEntry>, StoreError> {
         type Row = (Vec<u8>, i64, i64, Vec<u8>, String);
         let rows: Vec<Row> = sqlx::query_as(
-            "SELECT target, expires, published_at, published_by, signers FROM generations WHERE machine = $1
-             ORDER BY generation DESC LIMIT $2",
+            "SELECT target, expires, published_at, published_by, signers FROM generations
+             WHERE machine = $1 AND generation < $3 ORDER BY generation DESC LIMIT $2",
         )
         .bind(machine.as_str())
         .bind(i64::from(limit))
+        .bind(before.map_or(i64::MAX, Generation::packed))
         .fetch_all(self.sql.read())
         .await?;
         let entries: Vec<Published> = rows

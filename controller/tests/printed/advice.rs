@@ -62,7 +62,7 @@ async fn advice_fits_its_cause() {
         (&["keys", "generate", "nowhere/key", "--plain"], &["a folder that is there"], &["written over"]),
         (&["keys", "generate", "new", "--passphrase-file", "folder"], &["passphrase from folder"], &[]),
         (&["keys", "generate", "new", "--passphrase-file", "empty"], &["fewer than 12"], &[]),
-        (&["init", "--dir", "junk", "--plain-keys"], &["junk", "--dir"], &[]),
+        (&["init", "--dir", "junk", "--plain-keys"], &["junk is no folder", "--dir"], &[]),
         (&["drafts", "show", "folder"], &["neither a file nor a draft's id"], &[]),
         (&["drafts", "show", "empty"], &["empty: this is no draft", "muster drafts export"], &[]),
         (&["drafts", "drop", "junk"], &["junk: this is no draft"], &["published or dropped"]),

@@ -136,8 +136,12 @@ fn answers(fleet: &Value, key: &str) -> BTreeMap<String, Value> {
         told("deferred", json!({ "why": "words", "until": 1 })),
         told("rebooting", json!({ "why": "words" })),
     ];
-    let history: Vec<Value> =
-        events.iter().map(|event| json!({ "published": published, "events": [event] })).collect();
+    let entry = |(before, event): (usize, &Value)| {
+        let mut published = published.clone();
+        published["target"]["generation"] = json!(9 - before);
+        json!({ "published": published, "events": [event] })
+    };
+    let history: Vec<Value> = events.iter().enumerate().map(entry).collect();
     let draft = json!({
         "id": hash, "kind": "generations", "made_at": 1, "made_by": key, "ends": 2, "machines": ["tin"],
         "signed": [key], "missing": 1, "void": "because",

@@ -26,7 +26,7 @@ fn bare(value: &Value, at: &str, found: &mut Vec<String>) {
     let is_time = |number: f64| (1e9..5e9).contains(&number) || (1e12..5e12).contains(&number);
     match value {
         Value::Number(number) if number.as_f64().is_some_and(is_time) => {
-            found.push(format!("{at}: {number}"))
+            found.push(format!("{at}: {number}"));
         }
         Value::Array(all) => all.iter().for_each(|one| bare(one, at, found)),
         Value::Object(all) => all.iter().for_each(|(name, one)| bare(one, &format!("{at}/{name}"), found)),
@@ -56,8 +56,7 @@ fn dated(value: &mut Value) {
 #[tokio::test(flavor = "multi_thread")]
 async fn no_number_in_a_printed_document_is_a_time() {
     let (folder, given, mut sound) = fleet().await;
-    let machine = sound["/v1/operator/machines/tin"].as_object().unwrap().clone();
-    let mut machine = Value::from(machine);
+    let mut machine = sound["/v1/operator/machines/tin"].clone();
     for (name, value) in [
         ("key_rotated_at", json!(1)),
         ("enrolled_at", json!(1)),

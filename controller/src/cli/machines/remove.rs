@@ -93,7 +93,7 @@ impl Remove {
                 tell!("No controller is configured here, so only its secrets are taken away.");
             }
             Enrolment::Unknown => {
-                tell!("The controller knows no {machine}: only its secrets are taken away.")
+                tell!("The controller knows no {machine}: only its secrets are taken away.");
             }
             Enrolment::Ended => {}
             Enrolment::Open(api) => {
