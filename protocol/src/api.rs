@@ -25,6 +25,8 @@ pub const MACHINE_NEW_SIGNATURE: &str = "muster-new-signature";
 pub const MACHINE_ANNOUNCES: &str = "muster-announces";
 /// The header with an operator's [`crate::operator::RequestSignature`], in JSON.
 pub const OPERATOR_SIGNATURE: &str = "muster-operator";
+/// The header with the [`crate::signin::SignIn`] of a key that reads in an operator's place; then that key signed the request.
+pub const OPERATOR_SIGN_IN: &str = "muster-sign-in";
 
 /// The longest that a long poll may wait, in seconds, on either side.
 pub const MAX_POLL_SECONDS: u64 = 600;

@@ -58,6 +58,10 @@ pub enum Context {
     MachineRequest,
     /// What comes before a body ([`crate::announce`]).
     Announcement,
+    /// That another key reads in an operator's place ([`crate::signin`]).
+    SignIn,
+    /// A request that such a key signs.
+    SessionRequest,
 }
 
 impl Context {
@@ -70,6 +74,8 @@ impl Context {
             Self::KeyRotation => b"muster-key-rotation-v1\0",
             Self::MachineRequest => b"muster-machine-request-v1\0",
             Self::Announcement => b"muster-announcement-v1\0",
+            Self::SignIn => b"muster-sign-in-v1\0",
+            Self::SessionRequest => b"muster-session-request-v1\0",
         }
     }
     fn message(self, body: &[u8]) -> Vec<u8> {

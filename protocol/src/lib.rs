@@ -27,6 +27,7 @@ pub mod random;
 pub mod report;
 pub mod request;
 pub mod shown;
+pub mod signin;
 pub mod target;
 pub mod terminal;
 pub mod tuf;

@@ -60,8 +60,26 @@ impl RequestSignature {
         at: i64,
         nonce: [u8; 16],
     ) -> Result<Self, KeyError> {
+        Self::make_as(Context::OperatorRequest, signer, request, at, nonce)
+    }
+    /// Signs with a key that reads in an operator's place.
+    pub fn make_reading(
+        key: &SecretKey,
+        request: Request<'_>,
+        at: i64,
+        nonce: [u8; 16],
+    ) -> Result<Self, KeyError> {
+        Self::make_as(Context::SessionRequest, key, request, at, nonce)
+    }
+    fn make_as(
+        context: Context,
+        signer: &dyn Signer,
+        request: Request<'_>,
+        at: i64,
+        nonce: [u8; 16],
+    ) -> Result<Self, KeyError> {
         let nonce = crate::ids::to_hex(&nonce);
-        let signature = sign_in(signer, Context::OperatorRequest, &message(request, at, &nonce))?;
+        let signature = sign_in(signer, context, &message(request, at, &nonce))?;
         Ok(Self { key: signer.public(), at, nonce, signature, body: Some(Sha256::of(request.body)) })
     }
     /// Whether `key` signed exactly this request. Time, nonce and standing of the key are the caller's to check.
@@ -70,8 +88,15 @@ impl RequestSignature {
     }
     /// The same where the body was not read yet, and only its hash is announced; the body of `request` is not looked at.
     pub fn verify_announced(&self, request: Request<'_>, body: &Sha256) -> Result<(), KeyError> {
+        self.verify_as(Context::OperatorRequest, request, body)
+    }
+    /// The same of a key that reads in an operator's place.
+    pub fn verify_reading(&self, request: Request<'_>, body: &Sha256) -> Result<(), KeyError> {
+        self.verify_as(Context::SessionRequest, request, body)
+    }
+    fn verify_as(&self, context: Context, request: Request<'_>, body: &Sha256) -> Result<(), KeyError> {
         let message = message_of(request, self.at, &self.nonce, body);
-        self.key.verify(Context::OperatorRequest, &message, &self.signature)
+        self.key.verify(context, &message, &self.signature)
     }
 }
 
@@ -394,5 +419,17 @@ mod tests {
         assert!(announced.verify(request).is_ok());
         assert!(announced.verify_announced(request, &Sha256::of(b"{}")).is_ok());
         assert!(announced.verify_announced(request, &Sha256::of(b"{ }")).is_err());
+    }
+
+    #[test]
+    fn a_request_of_a_key_that_only_reads_is_none_of_an_operators() {
+        let key = SecretKey::generate().unwrap();
+        let (fleet, body) = (Sha256::of(b"one"), Sha256::of(b""));
+        let request = Request { audience: &fleet, method: "GET", path: "/v1/x", body: b"" };
+        let reading = RequestSignature::make_reading(&key, request, 1, [7; 16]).unwrap();
+        assert!(reading.verify_reading(request, &body).is_ok());
+        assert!(reading.verify_announced(request, &body).is_err());
+        let own = RequestSignature::make_with(&key, request, 1, [7; 16]).unwrap();
+        assert!(own.verify_reading(request, &body).is_err());
     }
 }

@@ -2,19 +2,20 @@
 
 use axum::body::Bytes;
 use axum::extract::{FromRequest, Request};
-use axum::http::{HeaderMap, StatusCode, header};
+use axum::http::{HeaderMap, Method, StatusCode, header};
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 use muster_protocol::announce::Announcement;
 use muster_protocol::api::{
-    MACHINE_ANNOUNCES, MACHINE_NEW_SIGNATURE, MACHINE_SIGNATURE, OPERATOR_DRAFTS, OPERATOR_SIGNATURE,
-    ProblemCode,
+    MACHINE_ANNOUNCES, MACHINE_NEW_SIGNATURE, MACHINE_SIGNATURE, OPERATOR_DRAFTS, OPERATOR_SIGN_IN,
+    OPERATOR_SIGNATURE, ProblemCode,
 };
 use muster_protocol::clock::UnixMillis;
 use muster_protocol::draft::MAX_DRAFT_BYTES;
 use muster_protocol::ids::{MachineName, Sha256, from_hex};
 use muster_protocol::keys::{PublicKey, Signature};
 use muster_protocol::operator::{self, MAX_REQUEST_BYTES, REQUEST_WINDOW_SECONDS, RequestSignature};
+use muster_protocol::signin::SignIn;
 
 use super::asking::{proved, stranger};
 use super::memory::Payer;
@@ -254,7 +255,7 @@ impl FromRequest<Shared> for SignedBySomebody {
         let claim = Claim::read(&parts, app)?;
         let body = claim.body(&parts, body, app).await?;
         let (nonce, until) = (claim.nonce, claim.until());
-        Ok(Self { signed: Signed { key: claim.signature.key, at: app.now(), body }, nonce, until })
+        Ok(Self { signed: Signed { key: claim.by, at: app.now(), body }, nonce, until })
     }
 }
 
@@ -265,7 +266,7 @@ async fn signed_by(
 ) -> Result<Signed, Refused> {
     let (parts, body) = request.into_parts();
     let claim = Claim::read(&parts, app)?;
-    let key = claim.signature.key;
+    let key = claim.by;
     if !holds(&key) {
         return Err(no_operator(&key));
     }
@@ -288,6 +289,9 @@ pub async fn remember(app: &App, key: &PublicKey, nonce: &[u8; 16], until: i64) 
 /// What a request says of who signed it.
 struct Claim {
     signature: RequestSignature,
+    /// For whom it counts: the key that signed it, or the operator in whose place that key reads. Rates and nonces are
+    /// theirs, however many keys they have read.
+    by: PublicKey,
     nonce: [u8; 16],
     fleet: Sha256,
 }
@@ -298,7 +302,20 @@ impl Claim {
         let nonce: [u8; 16] = from_hex(&signature.nonce)
             .ok_or_else(|| Refused::malformed("the nonce of the signature must be 32 hexadecimal digits"))?;
         require_near(signature.at, app.now_s())?;
-        Ok(Self { signature, nonce, fleet: app.roots.current().fleet() })
+        let by = match sign_in(&parts.headers)? {
+            None => signature.key,
+            Some(sign_in) => reads_for(&sign_in, &signature.key, parts, app)?,
+        };
+        Ok(Self { signature, by, nonce, fleet: app.roots.current().fleet() })
+    }
+
+    /// Whether the signature fits.
+    fn verify(&self, request: operator::Request<'_>, body: &Sha256) -> Result<(), Refused> {
+        let verified = match self.by == self.signature.key {
+            true => self.signature.verify_announced(request, body),
+            false => self.signature.verify_reading(request, body),
+        };
+        verified.map_err(|_| does_not_fit())
     }
 
     /// Kept a second longer than anybody would believe its time.
@@ -319,10 +336,10 @@ impl Claim {
             operator::Request { audience: &self.fleet, method: parts.method.as_str(), path, body: b"" };
         let (mut limit, mut payer) = (MAX_REQUEST_BYTES, stranger());
         if let Some(announced) = &self.signature.body {
-            self.signature.verify_announced(request, announced).map_err(|_| does_not_fit())?;
+            self.verify(request, announced)?;
             let chain = app.roots.current();
-            if chain.is_operator(&self.signature.key) || chain.is_root_key(&self.signature.key) {
-                payer = Payer::Operator(*self.signature.key.as_bytes());
+            if chain.is_operator(&self.by) || chain.is_root_key(&self.by) {
+                payer = Payer::Operator(*self.by.as_bytes());
             }
             if parts.uri.path() == OPERATOR_DRAFTS {
                 limit = MAX_DRAFT_BYTES;
@@ -333,10 +350,7 @@ impl Claim {
         match &self.signature.body {
             Some(announced) if *announced == found => Ok(body),
             Some(_) => Err(does_not_fit()),
-            None => {
-                self.signature.verify_announced(request, &found).map_err(|_| does_not_fit())?;
-                Ok(body)
-            }
+            None => self.verify(request, &found).map(|()| body),
         }
     }
 }
@@ -353,6 +367,40 @@ pub fn operator_signature(headers: &HeaderMap) -> Result<RequestSignature, Refus
         ))
     })?;
     super::body::json("an operator's signature", value.as_bytes())
+}
+
+/// That the key which signed the request reads in an operator's place, if the request says so.
+pub fn sign_in(headers: &HeaderMap) -> Result<Option<SignIn>, Refused> {
+    let Some(value) = headers.get(OPERATOR_SIGN_IN) else { return Ok(None) };
+    let malformed =
+        |why: &str| Refused::malformed(format!("the header {OPERATOR_SIGN_IN}: {why}; sign in anew"));
+    value.to_str().map_err(|_| malformed("it is no text"))?.parse().map(Some).map_err(malformed)
+}
+
+/// The operator in whose place `key` signed this request, if it may: to read, while they are one and signed in.
+fn reads_for(
+    sign_in: &SignIn,
+    key: &PublicKey,
+    parts: &axum::http::request::Parts,
+    app: &App,
+) -> Result<PublicKey, Refused> {
+    if parts.method != Method::GET {
+        let message = "a key that was signed in only reads: sign this request with the operator's own key";
+        return Err(refuse(StatusCode::FORBIDDEN, ProblemCode::Unauthorised, message));
+    }
+    let chain = app.roots.current();
+    if !chain.is_operator(&sign_in.operator) {
+        return Err(no_operator(&sign_in.operator));
+    }
+    let bad = |why: String| {
+        let message = format!("signing in does not count: {why}; sign in anew");
+        refuse(StatusCode::UNAUTHORIZED, ProblemCode::Unauthorised, message)
+    };
+    if sign_in.key != *key || sign_in.operator == *key {
+        return Err(bad("it is for another key than the one that signed the request".to_owned()));
+    }
+    sign_in.verify(&chain.fleet(), app.now_s()).map_err(|error| bad(error.to_string()))?;
+    Ok(sign_in.operator)
 }
 
 /// An operator's clock may be off a little; by how much is said, since that is what there is to mend.

@@ -21,7 +21,7 @@ mod wakers;
 /// The readers of what comes over the network that are not in the protocol, for the fuzz targets.
 #[doc(hidden)]
 pub mod readers {
-    pub use super::auth::{bearer, machine_signature, operator_signature};
+    pub use super::auth::{bearer, machine_signature, operator_signature, sign_in};
     pub use super::machine_api::{Numbered, RawBatch};
 }
 

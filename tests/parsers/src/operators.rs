@@ -4,7 +4,7 @@ use axum::http::{HeaderMap, HeaderName, HeaderValue};
 use muster::http::readers;
 use muster_agent::client::check_bearer;
 use muster_protocol::api::retry_after;
-use muster_protocol::api::{MACHINE_SIGNATURE, OPERATOR_SIGNATURE, Problem};
+use muster_protocol::api::{MACHINE_SIGNATURE, OPERATOR_SIGN_IN, OPERATOR_SIGNATURE, Problem};
 use muster_protocol::audit::Page;
 use muster_protocol::draft::{Draft, DraftView, Drafted, DraftedGeneration};
 use muster_protocol::ids::Sha256;
@@ -91,6 +91,17 @@ pub fn headers(data: &[u8]) -> bool {
                     !good || known && signature.key == key(OPERATOR).public(),
                     "a request that nobody signed"
                 );
+            }
+            read.is_some()
+        }
+        b's' => {
+            let read = header(OPERATOR_SIGN_IN).and_then(|headers| readers::sign_in(&headers).ok().flatten());
+            if let Some(sign_in) = &read {
+                assert_eq!(sign_in.to_string().as_bytes(), value, "two texts say the same");
+                if sign_in.verify(&Sha256::of(&root()), NOW).is_ok() {
+                    assert_eq!(sign_in.operator, key(OPERATOR).public(), "nobody signed this one in");
+                    assert_eq!(sign_in.ends - sign_in.begins, 3600);
+                }
             }
             read.is_some()
         }

@@ -1,0 +1,276 @@
+//! Reading under a key that an operator signed in: what it may, and everything that it may not.
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
+
+mod server_support;
+
+use muster_protocol::api::{self, ProblemCode};
+use muster_protocol::clock::Clock as _;
+use muster_protocol::ids::{Sha256, to_hex};
+use muster_protocol::keys::{Context, SecretKey};
+use muster_protocol::machine::Class;
+use muster_protocol::operator::{MachineView, Request, RequestSignature};
+use muster_protocol::random;
+use muster_protocol::signin::{MAX_SECONDS, SignIn};
+use reqwest::{Method, StatusCode};
+use server_support::{Answer, Fleet, make_root};
+
+const MACHINES: &str = api::OPERATOR_MACHINES;
+
+/// A key that `operator` signed in for an hour.
+fn signed_in(fleet: &Fleet, operator: &SecretKey) -> (SecretKey, String) {
+    let key = SecretKey::generate().unwrap();
+    let sign_in = SignIn::make(operator, &fleet.fleet_id(), key.public(), fleet.now_s(), 3600).unwrap();
+    (key, sign_in.to_string())
+}
+
+/// A sign-in as somebody else's program would write it, whatever it says.
+fn forged(fleet: &Sha256, by: &SecretKey, context: Context, key: &SecretKey, from: i64, to: i64) -> String {
+    let (by_key, key) = (by.public(), key.public());
+    let signed = by.sign(context, format!("{fleet}\n{by_key}\n{key}\n{from}\n{to}\n").as_bytes());
+    format!("{by_key} {key} {from} {to} {}", signed.hex())
+}
+
+fn reading(fleet: &Fleet, key: &SecretKey, method: &Method, path: &str, body: &[u8]) -> RequestSignature {
+    let audience = fleet.fleet_id();
+    let request = Request { audience: &audience, method: method.as_str(), path, body };
+    RequestSignature::make_reading(key, request, fleet.now_s(), random::bytes().unwrap()).unwrap()
+}
+
+async fn send(
+    fleet: &Fleet,
+    method: Method,
+    path: &str,
+    body: &[u8],
+    signature: &RequestSignature,
+    sign_in: &str,
+) -> Answer {
+    let request = fleet
+        .http
+        .request(method, fleet.url(path))
+        .header(api::OPERATOR_SIGNATURE, serde_json::to_string(signature).unwrap())
+        .header(api::OPERATOR_SIGN_IN, sign_in);
+    Answer::of(request.body(body.to_vec())).await
+}
+
+async fn get(fleet: &Fleet, path: &str, key: &SecretKey, sign_in: &str) -> Answer {
+    let signature = reading(fleet, key, &Method::GET, path, b"");
+    send(fleet, Method::GET, path, b"", &signature, sign_in).await
+}
+
+#[tokio::test]
+async fn a_key_that_was_signed_in_reads_what_its_operator_may_read() {
+    let fleet = Fleet::start().await;
+    fleet.enrolled("cinnabar", Class::Nixos).await;
+    let (key, sign_in) = signed_in(&fleet, &fleet.operator);
+    let read: Vec<MachineView> = get(&fleet, MACHINES, &key, &sign_in).await.good();
+    assert_eq!(read.len(), 1);
+    for path in [
+        "/v1/operator/machines/cinnabar",
+        "/v1/operator/machines/cinnabar/history?limit=3",
+        "/v1/operator/machines/cinnabar/attacks",
+        "/v1/operator/changes?after=0&wait=0",
+        api::OPERATOR_DRAFTS,
+        api::OPERATOR_AUDIT,
+    ] {
+        let answer = get(&fleet, path, &key, &sign_in).await;
+        assert_eq!(answer.status, StatusCode::OK, "{path}: {}", answer.text);
+    }
+}
+
+#[tokio::test]
+async fn a_key_that_was_signed_in_changes_nothing_and_gets_no_bearer() {
+    let fleet = Fleet::start().await;
+    fleet.enrolled("cinnabar", Class::Nixos).await;
+    let (key, sign_in) = signed_in(&fleet, &fleet.operator);
+    let entries = fleet.sql("SELECT count(*) FROM audit").await;
+    for (method, path) in [
+        (Method::POST, api::OPERATOR_SESSION),
+        (Method::POST, MACHINES),
+        (Method::POST, "/v1/operator/machines/cinnabar/revoke"),
+        (Method::POST, "/v1/operator/machines/cinnabar/acknowledge"),
+        (Method::POST, "/v1/operator/machines/cinnabar/requests"),
+        (Method::POST, "/v1/operator/machines/cinnabar/generations"),
+        (Method::POST, api::OPERATOR_DRAFTS),
+        (Method::POST, "/v1/operator/drafts/0123456789abcdef/drop"),
+        (Method::POST, api::OPERATOR_ROOT),
+    ] {
+        let signature = reading(&fleet, &key, &method, path, b"{}");
+        let answer = send(&fleet, method.clone(), path, b"{}", &signature, &sign_in).await;
+        let message = answer.refused(403, ProblemCode::Unauthorised);
+        assert!(message.contains("the operator's own key"), "{message}");
+        // Nor without saying so, or as an operator's own request.
+        fleet.send_signed(method.clone(), path, b"{}".to_vec(), &signature).await.refused(
+            if path == api::OPERATOR_ROOT { 401 } else { 403 },
+            match path {
+                api::OPERATOR_ROOT => ProblemCode::BadSignature,
+                _ => ProblemCode::Revoked,
+            },
+        );
+    }
+    // One that was signed for reading is none for anything else, and the other way round.
+    let signature = reading(&fleet, &key, &Method::GET, api::OPERATOR_SESSION, b"");
+    send(&fleet, Method::POST, api::OPERATOR_SESSION, b"", &signature, &sign_in)
+        .await
+        .refused(403, ProblemCode::Unauthorised);
+    let own = fleet.signature(&key, &Method::GET, MACHINES, b"");
+    send(&fleet, Method::GET, MACHINES, b"", &own, &sign_in).await.refused(401, ProblemCode::BadSignature);
+    assert_eq!(fleet.sql("SELECT count(*) FROM audit").await, entries);
+    assert_eq!(fleet.sql("SELECT count(*) FROM bearers WHERE operator IS NOT NULL").await, "0");
+    fleet.get("/cache/nix-cache-info", &sign_in).await.refused(401, ProblemCode::Unauthorised);
+}
+
+#[tokio::test]
+async fn signing_in_ends_with_its_time_and_begins_by_nobodys_far_clock() {
+    let fleet = Fleet::start().await;
+    let (key, sign_in) = signed_in(&fleet, &fleet.operator);
+    fleet.clock.forward(3599);
+    get(&fleet, MACHINES, &key, &sign_in).await.good::<Vec<MachineView>>();
+    fleet.clock.forward(1);
+    let message = get(&fleet, MACHINES, &key, &sign_in).await.refused(401, ProblemCode::Unauthorised);
+    assert!(message.contains("ended 0 s ago"), "{message}");
+    fleet.clock.forward(-3600 - 301);
+    let message = get(&fleet, MACHINES, &key, &sign_in).await.refused(401, ProblemCode::Unauthorised);
+    assert!(message.contains("begins in 301 s"), "{message}");
+    fleet.clock.forward(1);
+    get(&fleet, MACHINES, &key, &sign_in).await.good::<Vec<MachineView>>();
+}
+
+#[tokio::test]
+async fn signing_in_ends_with_its_operators_removal_at_once() {
+    let fleet = Fleet::start().await;
+    let (key, sign_in) = signed_in(&fleet, &fleet.operator);
+    get(&fleet, MACHINES, &key, &sign_in).await.good::<Vec<MachineView>>();
+    let newcomer = SecretKey::generate().unwrap();
+    let next = make_root(2, &fleet.root_key, &[&newcomer], &fleet.online);
+    std::fs::write(fleet.dir.path().join("root/2.root.json"), next).unwrap();
+    let message = get(&fleet, MACHINES, &key, &sign_in).await.refused(403, ProblemCode::Revoked);
+    assert!(message.contains(&fleet.operator.public().short()), "{message}");
+    let (key, sign_in) = signed_in(&fleet, &newcomer);
+    get(&fleet, MACHINES, &key, &sign_in).await.good::<Vec<MachineView>>();
+}
+
+#[tokio::test]
+async fn nobody_but_an_operator_signs_in_and_only_as_it_is_meant() {
+    let fleet = Fleet::start().await;
+    let machine = fleet.enrolled("cinnabar", Class::Nixos).await;
+    let (now, own) = (fleet.now_s(), fleet.fleet_id());
+    let key = SecretKey::generate().unwrap();
+    let by = |by: &SecretKey| forged(&own, by, Context::SignIn, &key, now, now + 3600);
+    // Written by hand as it is made: that it counts shows that what follows fails for its own reason.
+    get(&fleet, MACHINES, &key, &by(&fleet.operator)).await.good::<Vec<MachineView>>();
+
+    for (who, stranger) in [
+        ("a root key", &fleet.root_key),
+        ("the online key", &fleet.online),
+        ("a machine", &machine.key),
+        ("the key itself", &key),
+    ] {
+        let answer = get(&fleet, MACHINES, &key, &by(stranger)).await;
+        assert_eq!(answer.status, StatusCode::FORBIDDEN, "{who}: {}", answer.text);
+        answer.refused(403, ProblemCode::Revoked);
+    }
+    // A key that was signed in signs nobody in.
+    let (first, sign_in) = signed_in(&fleet, &fleet.operator);
+    let second = forged(&own, &first, Context::SignIn, &key, now, now + 3600);
+    get(&fleet, MACHINES, &key, &second).await.refused(403, ProblemCode::Revoked);
+    get(&fleet, MACHINES, &key, &sign_in).await.refused(401, ProblemCode::Unauthorised);
+    // An operator's own key is no key that reads in another one's place.
+    let itself = forged(&own, &fleet.operator, Context::SignIn, &fleet.operator, now, now + 3600);
+    get(&fleet, MACHINES, &fleet.operator, &itself).await.refused(401, ProblemCode::Unauthorised);
+
+    let other = Sha256::of(b"another fleet");
+    let century = now + 100 * 365 * 86_400;
+    for (what, words, sign_in) in [
+        (
+            "of another fleet",
+            "another fleet",
+            forged(&other, &fleet.operator, Context::SignIn, &key, now, now + 60),
+        ),
+        ("for a century", "12 hours", forged(&own, &fleet.operator, Context::SignIn, &key, now, century)),
+        (
+            "a second too long",
+            "12 hours",
+            forged(&own, &fleet.operator, Context::SignIn, &key, now, now + MAX_SECONDS + 1),
+        ),
+        ("backwards", "12 hours", forged(&own, &fleet.operator, Context::SignIn, &key, now, now - 1)),
+        (
+            "signed as a request",
+            "does not fit",
+            forged(&own, &fleet.operator, Context::OperatorRequest, &key, now, now + 60),
+        ),
+        (
+            "signed as a request to a machine",
+            "does not fit",
+            forged(&own, &fleet.operator, Context::MachineRequest, &key, now, now + 60),
+        ),
+        (
+            "lengthened",
+            "does not fit",
+            by(&fleet.operator).replace(&(now + 3600).to_string(), &(now + 3601).to_string()),
+        ),
+    ] {
+        let answer = get(&fleet, MACHINES, &key, &sign_in).await;
+        assert_eq!(answer.status, StatusCode::UNAUTHORIZED, "{what}: {}", answer.text);
+        let message = answer.refused(401, ProblemCode::Unauthorised);
+        assert!(message.contains(words), "{what}: {message}");
+    }
+    let good = by(&fleet.operator);
+    for bent in
+        [String::new(), format!("{good} x"), format!("{good}{}", "0".repeat(4096)), "é".into(), "{}".into()]
+    {
+        get(&fleet, MACHINES, &key, &bent).await.refused(400, ProblemCode::Malformed);
+    }
+    let huge = "0".repeat(1024 * 1024);
+    let signature = reading(&fleet, &key, &Method::GET, MACHINES, b"");
+    let request = fleet
+        .http
+        .get(fleet.url(MACHINES))
+        .header(api::OPERATOR_SIGNATURE, serde_json::to_string(&signature).unwrap())
+        .header(api::OPERATOR_SIGN_IN, huge);
+    // The connection may end before all of it was sent.
+    if let Some(answer) = Answer::of_or_none(request).await {
+        assert!(answer.status.is_client_error(), "{}", answer.status);
+    }
+}
+
+#[tokio::test]
+async fn a_request_that_was_read_once_is_not_read_again_under_any_key_that_was_signed_in() {
+    let fleet = Fleet::start().await;
+    let (key, sign_in) = signed_in(&fleet, &fleet.operator);
+    let signature = reading(&fleet, &key, &Method::GET, MACHINES, b"");
+    send(&fleet, Method::GET, MACHINES, b"", &signature, &sign_in).await.good::<Vec<MachineView>>();
+    for again in [&sign_in, &signed_in_anew(&fleet, &key)] {
+        send(&fleet, Method::GET, MACHINES, b"", &signature, again).await.refused(409, ProblemCode::Sequence);
+    }
+    // Another path, another method, another time: none was signed.
+    let path = "/v1/operator/machines/cinnabar";
+    let signature = reading(&fleet, &key, &Method::GET, MACHINES, b"");
+    send(&fleet, Method::GET, path, b"", &signature, &sign_in).await.refused(401, ProblemCode::BadSignature);
+    let later = RequestSignature { at: signature.at + 1, ..signature.clone() };
+    send(&fleet, Method::GET, MACHINES, b"", &later, &sign_in).await.refused(401, ProblemCode::BadSignature);
+    let other = RequestSignature { nonce: to_hex(&[9; 16]), ..signature };
+    send(&fleet, Method::GET, MACHINES, b"", &other, &sign_in).await.refused(401, ProblemCode::BadSignature);
+    assert_eq!(fleet.sql("SELECT count(DISTINCT key) FROM nonces").await, "1", "nonces are the operator's");
+}
+
+/// The same key, signed in once more.
+fn signed_in_anew(fleet: &Fleet, key: &SecretKey) -> String {
+    SignIn::make(&fleet.operator, &fleet.fleet_id(), key.public(), fleet.clock.unix_seconds() - 1, 60)
+        .unwrap()
+        .to_string()
+}
+
+#[tokio::test]
+async fn any_number_of_keys_that_one_operator_signed_in_shares_the_operators_rate() {
+    let fleet = Fleet::start_with("[limits]\noperator_per_second = 1\n").await;
+    let mut refused = 0;
+    for _ in 0..30 {
+        let (key, sign_in) = signed_in(&fleet, &fleet.operator);
+        match get(&fleet, MACHINES, &key, &sign_in).await.status {
+            StatusCode::TOO_MANY_REQUESTS => refused += 1,
+            status => assert_eq!(status, StatusCode::OK),
+        }
+    }
+    assert_eq!(refused, 18, "12 at once, and one a second after them");
+    fleet.operate(Method::GET, MACHINES, vec![]).await.refused(429, ProblemCode::TooMany);
+}
