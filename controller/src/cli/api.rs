@@ -1,19 +1,23 @@
 //! The operators' API as the command line calls it: every request signed, every answer bounded.
 
+mod signing;
+
 use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::{Context as _, Result, anyhow};
-use muster_protocol::api::{self, FLEET, OPERATOR_SIGNATURE, Problem, ProblemCode, is_loopback};
+use muster_protocol::api::{
+    self, FLEET, OPERATOR_SIGN_IN, OPERATOR_SIGNATURE, Problem, ProblemCode, is_loopback,
+};
 use muster_protocol::clock::{Clock as _, SystemClock};
 use muster_protocol::ids::Sha256;
-use muster_protocol::keys::Signer;
-use muster_protocol::operator::{FleetView, Request, RequestSignature};
-use muster_protocol::random;
+use muster_protocol::keys::{PublicKey, Signer};
+use muster_protocol::operator::{FleetView, Request};
 use reqwest::{Method, StatusCode, Url};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 
+use self::signing::{By, Signing};
 use super::config::Config;
 use super::error::WithHint as _;
 use super::tls;
@@ -40,14 +44,14 @@ pub struct Api {
     http: reqwest::Client,
     url: Url,
     fleet: Sha256,
-    key: Arc<dyn Signer>,
+    signing: Signing,
     pub clock: SystemClock,
 }
 
 /// How one request ended.
 enum Answer {
     Good(Vec<u8>),
-    Refused(anyhow::Error),
+    Refused(StatusCode, anyhow::Error),
     /// The controller asks to be asked again after a wait.
     Later {
         wait: Duration,
@@ -64,6 +68,15 @@ impl Api {
 
     /// The same with a key that is open already.
     pub fn open_with(config: &Config, key: Arc<dyn Signer>) -> Result<Self> {
+        Self::make(config, Signing::Own(key))
+    }
+
+    /// For what only reads: under a key that was signed in, where the operator's own would ask.
+    pub fn to_read(config: &Config) -> Result<Self> {
+        Self::make(config, Signing::to_read(config)?)
+    }
+
+    fn make(config: &Config, signing: Signing) -> Result<Self> {
         let url = parse_url(&config.file.url)?;
         let ca = match &config.file.tls_ca {
             None => None,
@@ -77,11 +90,16 @@ impl Api {
                 Some(tls::certificate_der(&pem).with_context(|| path.display().to_string())?)
             }
         };
-        Ok(Self { http: client(ca)?, url, fleet: config.file.fleet, key, clock: SystemClock::new() })
+        Ok(Self { http: client(ca)?, url, fleet: config.file.fleet, signing, clock: SystemClock::new() })
     }
 
-    pub fn key(&self) -> &dyn Signer {
-        self.key.as_ref()
+    /// The operator's own key, for what is signed to last.
+    pub fn key(&self) -> Result<Arc<dyn Signer>> {
+        self.signing.own()
+    }
+    /// Whose requests these are.
+    pub fn public(&self) -> Result<PublicKey> {
+        self.signing.public()
     }
     pub fn url(&self) -> &Url {
         &self.url
@@ -144,9 +162,20 @@ impl Api {
     ) -> Result<T> {
         let began = self.clock.awake();
         let bytes = loop {
-            match self.send_once(&method, path, &body, limit).await? {
-                Answer::Good(bytes) => break bytes,
-                Answer::Refused(error) => return Err(error),
+            let by = self.signing.by(&method)?;
+            match self.send_once(&by, &method, path, &body, limit).await? {
+                Answer::Good(bytes) => {
+                    // What anybody may read proves nothing.
+                    if path != FLEET {
+                        self.signing.taken(&by);
+                    }
+                    break bytes;
+                }
+                Answer::Refused(status, error) => {
+                    if !self.signing.refused(&by, status) {
+                        return Err(error);
+                    }
+                }
                 Answer::Later { wait, patience, error } => {
                     if self.clock.awake() + wait > began + patience {
                         return Err(error);
@@ -162,21 +191,27 @@ impl Api {
     }
 
     /// Signs the request anew each time: none counts twice.
-    async fn send_once(&self, method: &Method, path: &str, body: &[u8], limit: Duration) -> Result<Answer> {
+    async fn send_once(
+        &self,
+        by: &By,
+        method: &Method,
+        path: &str,
+        body: &[u8],
+        limit: Duration,
+    ) -> Result<Answer> {
         let request = Request { audience: &self.fleet, method: method.as_str(), path, body };
-        let nonce = random::bytes::<16>()?;
-        let signature = RequestSignature::make_with(self.key(), request, self.clock.unix_seconds(), nonce)?;
+        let (signature, sign_in) = by.sign(request)?;
         let url = self.url.join(path).with_context(|| format!("'{path}' is no path"))?;
-        let answer = self
+        let mut sent = self
             .http
             .request(method.clone(), url)
             .header(OPERATOR_SIGNATURE, serde_json::to_string(&signature)?)
             .header("content-type", "application/json")
-            .timeout(limit)
-            .body(body.to_vec())
-            .send()
-            .await;
-        let mut answer = answer.map_err(|error| self.unreachable(error))?;
+            .timeout(limit);
+        if let Some(sign_in) = sign_in {
+            sent = sent.header(OPERATOR_SIGN_IN, sign_in);
+        }
+        let mut answer = sent.body(body.to_vec()).send().await.map_err(|error| self.unreachable(error))?;
         let (status, wait) = (answer.status(), retry_after(&answer));
         let bytes = read(&mut answer, MAX_ANSWER).await?;
         Ok(match (status, wait) {
@@ -187,7 +222,7 @@ impl Api {
             (StatusCode::SERVICE_UNAVAILABLE, Some(wait)) => {
                 Answer::Later { wait, patience: SHORT_PATIENCE, error: refused(status, &bytes) }
             }
-            _ => Answer::Refused(refused(status, &bytes)),
+            _ => Answer::Refused(status, refused(status, &bytes)),
         })
     }
 

@@ -34,7 +34,7 @@ pub struct Audit {
 impl Audit {
     pub async fn run(self, config: Option<PathBuf>) -> Result<()> {
         let config = Config::load(config)?;
-        let api = Api::open(&config)?;
+        let api = Api::to_read(&config)?;
         let trusted = roots::follow(&api, &config).await?;
         let path = config.path(Path::new(SEEN));
         let before = seen(&path)?;

@@ -4,6 +4,7 @@ use std::path::{Path, PathBuf};
 
 use anyhow::{Context as _, Result, anyhow};
 use muster_protocol::ids::Sha256;
+use muster_protocol::signin::MAX_HOURS;
 use serde::{Deserialize, Serialize};
 
 use super::error::WithHint as _;
@@ -30,11 +31,23 @@ pub struct File {
     /// How long a signed generation may be withheld before machines and operators call it a freeze.
     #[serde(default = "default_days")]
     pub signature_days: u32,
+    /// For how many hours reading asks for the key no more once it was signed in; 0: it asks each time.
+    #[serde(default = "default_session", skip_serializing_if = "is_default_session")]
+    pub session_hours: u32,
 }
 
 fn default_days() -> u32 {
     90
 }
+pub fn default_session() -> u32 {
+    8
+}
+fn is_default_session(hours: &u32) -> bool {
+    *hours == default_session()
+}
+
+/// The variable that says it for one command.
+const SESSION_HOURS: &str = "MUSTER_SESSION_HOURS";
 
 /// Read, checked, and with absolute paths.
 #[derive(Debug, Clone)]
@@ -57,12 +70,20 @@ impl Config {
                     .hint("make a fleet with `muster init`, or name its muster.toml with --config");
             }
         };
-        let file: File = toml::from_str(&text)
+        let mut file: File = toml::from_str(&text)
             .with_context(|| format!("{} is no configuration of an operator", path.display()))
             .hint("compare it with the muster.toml that `muster init --dir SOME-FOLDER` writes")?;
         if file.signature_days == 0 {
             return Err(anyhow!("{}: signature_days is 0", path.display()))
                 .hint("write how many days a signed generation stays good, 90 for example");
+        }
+        if let Some(hours) = std::env::var_os(SESSION_HOURS) {
+            let hours = hours.to_str().and_then(|hours| hours.parse().ok());
+            file.session_hours = hours.ok_or_else(|| anyhow!("{SESSION_HOURS} is no number of hours"))?;
+        }
+        if file.session_hours > MAX_HOURS {
+            return Err(anyhow!("session_hours is {}", file.session_hours))
+                .hint(format!("write at most {MAX_HOURS}, or 0 to be asked each time"));
         }
         let folder = path.parent().map_or_else(PathBuf::new, Path::to_owned);
         Ok(Self { file, folder })

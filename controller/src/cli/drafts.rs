@@ -49,7 +49,10 @@ pub enum Drafts {
 impl Drafts {
     pub async fn run(self, config: Option<PathBuf>) -> Result<()> {
         let config = Config::load(config)?;
-        let api = Api::open(&config)?;
+        let api = match &self {
+            Self::List { .. } | Self::Show { .. } | Self::Export { .. } => Api::to_read(&config)?,
+            Self::Publish { .. } | Self::Drop { .. } => Api::open(&config)?,
+        };
         match self {
             Self::List { json } => list(&api, &config, json).await,
             Self::Show { draft } => {

@@ -39,7 +39,7 @@ pub struct History {
 
 impl History {
     pub async fn run(self, config: Option<PathBuf>) -> Result<()> {
-        let api = Api::open(&Config::load(config)?)?;
+        let api = Api::to_read(&Config::load(config)?)?;
         let entries = if self.attacks { Vec::new() } else { self.entries(&api).await? };
         let path = format!("{}/attacks?limit={}", operator_machine(&self.machine), self.limit);
         let attacks: Vec<AttackView> = api.get(&path).await?;

@@ -132,6 +132,7 @@ impl Init {
             tls_ca: own_ca.then(|| "ca.pem".into()),
             flake: None,
             signature_days: 90,
+            session_hours: config::default_session(),
         };
         fs::write(folder.join("muster.toml"), toml::to_string_pretty(&operator)?)?;
         let controller = ControllerFile {

@@ -19,6 +19,11 @@ const MAX_BYTES: u64 = 64 * 1024;
 
 /// Reads an operator's or root key, asking for its passphrase where it has one.
 pub fn read(path: &Path) -> Result<SecretKey> {
+    open(path, &text(path)?)
+}
+
+/// The text of a key file; one without a passphrase must be for its user alone.
+pub fn text(path: &Path) -> Result<Zeroizing<String>> {
     let mut file = fs::File::open(path)
         .with_context(|| unreadable(path))
         .hint("set operator_key in muster.toml to the file that holds your key")?;
@@ -35,11 +40,16 @@ pub fn read(path: &Path) -> Result<SecretKey> {
         return Err(anyhow!("{} holds no private key", path.display()))
             .hint("name a file that `muster init` or `muster keys generate` wrote");
     };
+    if !is_encrypted(text) && mode & 0o077 != 0 {
+        return Err(anyhow!("the private key {} may be read by others", path.display()))
+            .hint(format!("run `chmod 600 {}`", path.display()));
+    }
+    Ok(Zeroizing::new(text.to_owned()))
+}
+
+/// The key that a key file's text holds.
+pub fn open(path: &Path, text: &str) -> Result<SecretKey> {
     if !is_encrypted(text) {
-        if mode & 0o077 != 0 {
-            return Err(anyhow!("the private key {} may be read by others", path.display()))
-                .hint(format!("run `chmod 600 {}`", path.display()));
-        }
         return SecretKey::from_pem(text).with_context(|| path.display().to_string());
     }
     let passphrase = passphrase(&format!("Passphrase of {}: ", path.display()), None)?;

@@ -16,6 +16,8 @@ mod roots;
 mod seen;
 mod serve;
 mod sign;
+mod sign_out;
+mod signed_in;
 mod signers;
 mod spinner;
 mod ssh_agent;
@@ -59,6 +61,8 @@ enum Command {
     Update(update::Update),
     /// Add your signature to what another operator drafted, after looking at it
     Sign(sign::Sign),
+    /// Forget the key that was signed in: reading asks for the operator's key again
+    SignOut(sign_out::SignOut),
     /// List, show, export, publish and drop what waits for signatures
     #[command(subcommand)]
     Drafts(drafts::Drafts),
@@ -90,6 +94,7 @@ pub fn run(arguments: Arguments) -> Result<ExitCode> {
             Command::Status(status) => status.run(config).await.map(|()| ExitCode::SUCCESS),
             Command::History(history) => history.run(config).await.map(|()| ExitCode::SUCCESS),
             Command::Sign(sign) => sign.run(config).await,
+            Command::SignOut(sign_out) => sign_out.run(config).map(|()| ExitCode::SUCCESS),
             Command::Drafts(drafts) => drafts.run(config).await.map(|()| ExitCode::SUCCESS),
             Command::Keys(keys) => keys.run(config).await.map(|()| ExitCode::SUCCESS),
             Command::Audit(audit) => audit.run(config).await.map(|()| ExitCode::SUCCESS),

@@ -6,7 +6,8 @@ use std::str::FromStr;
 use std::sync::Arc;
 
 use anyhow::{Context as _, Result, anyhow};
-use muster_protocol::keys::{PublicKey, Signer};
+use muster_protocol::ids::Sha256;
+use muster_protocol::keys::{PublicKey, Signer, is_encrypted};
 
 use super::error::WithHint as _;
 use super::keyfile;
@@ -15,6 +16,14 @@ use super::ssh_agent::{AgentError, AgentKey, key_of_line};
 const AGENT: &str = "ssh-agent";
 /// No file of a public key is longer.
 const MAX_PUB_BYTES: u64 = 16 * 1024;
+
+/// What there is to say of a key before it is asked for anything.
+pub enum Look {
+    /// It signs whenever it is asked to.
+    Open(Arc<dyn Signer>),
+    /// Its passphrase is wanted, or it is with an agent, which may ask. `identity` tells it from others.
+    Asks { identity: Sha256, key: Option<Arc<dyn Signer>> },
+}
 
 /// A private key, wherever it lives.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -63,6 +72,25 @@ impl KeySource {
             Self::File(path) if is_pub(path) => open_agent(Some(&read_pub(path)?.hex())),
             Self::File(path) => Ok(Arc::new(keyfile::read(path)?)),
             Self::Agent(wanted) => open_agent(wanted.as_deref()),
+        }
+    }
+}
+
+impl KeySource {
+    /// Opens the key where that asks nobody anything.
+    pub fn look(&self) -> Result<Look> {
+        match self {
+            Self::File(path) if !is_pub(path) => {
+                let text = keyfile::text(path)?;
+                Ok(match is_encrypted(&text) {
+                    true => Look::Asks { identity: Sha256::of(text.as_bytes()), key: None },
+                    false => Look::Open(Arc::new(keyfile::open(path, &text)?)),
+                })
+            }
+            _ => {
+                let key = self.open()?;
+                Ok(Look::Asks { identity: Sha256::of(key.public().as_bytes()), key: Some(key) })
+            }
         }
     }
 }

@@ -29,7 +29,7 @@ pub struct Status {
 impl Status {
     pub async fn run(self, config: Option<PathBuf>) -> Result<()> {
         let config = Config::load(config)?;
-        let api = Api::open(&config)?;
+        let api = Api::to_read(&config)?;
         let (machines, gone) = members(api.get(OPERATOR_MACHINES).await?, self.all);
         if self.json {
             return print_json(&machines);

@@ -87,13 +87,15 @@ impl Fixture {
     }
 
     /// The environment of everything that the operator runs.
-    pub fn environment(&self) -> [(&'static str, String); 4] {
+    pub fn environment(&self) -> [(&'static str, String); 5] {
         let home = self.folder.join("operator");
         [
             ("NIX_CONFIG", programs::nix_config("")),
             ("NIX_REMOTE", self.store()),
             ("HOME", home.display().to_string()),
             ("XDG_CACHE_HOME", home.join("cache").display().to_string()),
+            // None: whoever runs the tests has one.
+            ("XDG_RUNTIME_DIR", home.join("none").display().to_string()),
         ]
     }
 

@@ -5,12 +5,21 @@ use axum::Router;
 use axum::body::Body;
 use axum::extract::Request as Asked;
 use axum::response::{IntoResponse as _, Response};
-use muster_protocol::keys::SecretKey;
+use muster_protocol::keys::{KeyError, SecretKey, Signature};
+use muster_protocol::operator::RequestSignature;
+use muster_protocol::signin::SignIn;
 
+use super::signing::Reading;
 use super::*;
+use crate::cli::signed_in::{Place, SignedIn};
+use crate::cli::signers::KeySource;
 
 /// A controller that answers every request with `answer`, on a port of its own.
 async fn served(answer: impl Fn(&Asked) -> Response + Send + Sync + 'static) -> Api {
+    served_to(Signing::Own(Arc::new(SecretKey::generate().unwrap())), answer).await
+}
+
+async fn served_to(signing: Signing, answer: impl Fn(&Asked) -> Response + Send + Sync + 'static) -> Api {
     let answer = Arc::new(answer);
     let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
     let url = Url::parse(&format!("http://{}", listener.local_addr().unwrap())).unwrap();
@@ -20,8 +29,7 @@ async fn served(answer: impl Fn(&Asked) -> Response + Send + Sync + 'static) -> 
     });
     tokio::spawn(async move { axum::serve(listener, app).await });
     let http = client(None).unwrap();
-    let key = Arc::new(SecretKey::generate().unwrap());
-    Api { http, url, fleet: Sha256::of(b"fleet"), key, clock: SystemClock::new() }
+    Api { http, url, fleet: Sha256::of(b"fleet"), signing, clock: SystemClock::new() }
 }
 
 fn busy(status: StatusCode, seconds: u64) -> Response {
@@ -105,5 +113,136 @@ fn http_is_for_this_machine_alone() {
     }
     for bad in ["http://muster.example", "http://10.0.0.1", "ftp://127.0.0.1", "muster", "https://"] {
         assert!(parse_url(bad).is_err(), "{bad}");
+    }
+}
+
+/// An operator whose key asks, and counts how often.
+struct Asking(SecretKey, Arc<AtomicUsize>);
+
+impl Signer for Asking {
+    fn public(&self) -> PublicKey {
+        self.0.public()
+    }
+    fn sign_raw(&self, message: &[u8]) -> Result<Signature, KeyError> {
+        self.1.fetch_add(1, Ordering::SeqCst);
+        Ok(self.0.sign_raw(message))
+    }
+}
+
+struct Desk {
+    folder: tempfile::TempDir,
+    operator: SecretKey,
+    asked: Arc<AtomicUsize>,
+    place: Place,
+}
+
+impl Desk {
+    fn new() -> Self {
+        let folder = tempfile::tempdir().unwrap();
+        let place = Place::at(folder.path().join("sessions"), Sha256::of(b"fleet"), Sha256::of(b"operator"));
+        Self { folder, operator: SecretKey::generate().unwrap(), asked: Arc::default(), place }
+    }
+    /// A command that only reads, in a process of its own.
+    async fn read(&self, answer: impl Fn(&Asked) -> Response + Send + Sync + 'static) -> Result<Vec<u8>> {
+        let own: Arc<dyn Signer> = Arc::new(Asking(self.operator.clone(), Arc::clone(&self.asked)));
+        let source = KeySource::File(self.folder.path().join("none.pem"));
+        let reading = Reading::new(source, own.into(), self.place.clone(), 3600);
+        served_to(Signing::Reading(Box::new(reading)), answer).await.get("/v1/operator/machines").await
+    }
+    fn asked(&self) -> usize {
+        self.asked.swap(0, Ordering::SeqCst)
+    }
+    fn keep(&self, by: &SecretKey) -> PublicKey {
+        let (key, now) = (SecretKey::generate().unwrap(), SystemClock::new().unix_seconds());
+        let sign_in = SignIn::make(by, &Sha256::of(b"fleet"), key.public(), now, 3600).unwrap();
+        let public = key.public();
+        self.place.keep(&SignedIn { sign_in, key }, now).unwrap();
+        public
+    }
+    fn kept(&self) -> Option<SignIn> {
+        self.place.load(SystemClock::new().unix_seconds()).unwrap().map(|kept| kept.sign_in)
+    }
+}
+
+fn sign_in_of(request: &Asked) -> Option<SignIn> {
+    Some(request.headers().get(OPERATOR_SIGN_IN)?.to_str().unwrap().parse().unwrap())
+}
+
+fn problem(status: StatusCode, message: &str) -> Response {
+    let problem = Problem { code: ProblemCode::Unauthorised, message: message.into() };
+    (status, serde_json::to_vec(&problem).unwrap()).into_response()
+}
+
+#[tokio::test]
+async fn an_operators_key_is_asked_once_and_reading_goes_on_without_it() {
+    let desk = Desk::new();
+    for asked in [1, 0, 0] {
+        let read = desk.read(|request| match sign_in_of(request) {
+            Some(_) => "[1]".into_response(),
+            None => problem(StatusCode::UNAUTHORIZED, "not signed in"),
+        });
+        assert_eq!(read.await.unwrap(), [1]);
+        assert_eq!(desk.asked(), asked);
+    }
+    assert_eq!(desk.kept().unwrap().operator, desk.operator.public());
+    // Another key in the agent's place is not read for under this one's word.
+    desk.keep(&SecretKey::generate().unwrap());
+    desk.read(|_| "[1]".into_response()).await.unwrap();
+    assert_eq!(desk.asked(), 1);
+}
+
+#[tokio::test]
+async fn an_older_controller_gets_the_operators_own_signature_and_nothing_is_kept() {
+    for status in [StatusCode::UNAUTHORIZED, StatusCode::FORBIDDEN] {
+        let (desk, requests) = (Desk::new(), Arc::new(AtomicUsize::new(0)));
+        let (counted, operator) = (Arc::clone(&requests), desk.operator.public());
+        // It does not know the header, and looks at who signed the request.
+        let old = move |request: &Asked| {
+            counted.fetch_add(1, Ordering::SeqCst);
+            let header = request.headers()[OPERATOR_SIGNATURE].to_str().unwrap();
+            let signed: RequestSignature = serde_json::from_str(header).unwrap();
+            match signed.key == operator {
+                true => "[1]".into_response(),
+                false => problem(status, "this wants an operator's signature"),
+            }
+        };
+        assert_eq!(desk.read(old).await.unwrap(), [1]);
+        assert_eq!((requests.load(Ordering::SeqCst), desk.asked()), (2, 2));
+        assert!(desk.kept().is_none());
+    }
+}
+
+#[tokio::test]
+async fn a_refused_key_is_replaced_once_and_then_the_controllers_own_words_are_told() {
+    let desk = Desk::new();
+    let old = desk.keep(&desk.operator);
+    let read = desk.read(move |request| match sign_in_of(request) {
+        Some(sign_in) if sign_in.key != old => "[1]".into_response(),
+        _ => problem(StatusCode::UNAUTHORIZED, "it ended 3 s ago"),
+    });
+    assert_eq!(read.await.unwrap(), [1]);
+    assert_eq!(desk.asked(), 1);
+    assert_ne!(desk.kept().unwrap().key, old);
+
+    let requests = Arc::new(AtomicUsize::new(0));
+    let counted = Arc::clone(&requests);
+    let error = desk.read(move |_| {
+        counted.fetch_add(1, Ordering::SeqCst);
+        problem(StatusCode::FORBIDDEN, "the key is no operator's in the current root")
+    });
+    let error = error.await.unwrap_err().to_string();
+    assert!(error.contains("no operator's in the current root"), "{error}");
+    // Kept, new, and the operator's own: no more, whatever the controller answers.
+    assert_eq!(requests.load(Ordering::SeqCst), 3);
+    assert!(desk.kept().is_none());
+}
+
+#[tokio::test]
+async fn a_refusal_that_is_not_about_who_signed_ends_no_sign_in() {
+    let desk = Desk::new();
+    let kept = desk.keep(&desk.operator);
+    for status in [StatusCode::NOT_FOUND, StatusCode::CONFLICT, StatusCode::INTERNAL_SERVER_ERROR] {
+        assert!(desk.read(move |_| problem(status, "no")).await.is_err());
+        assert_eq!((desk.kept().unwrap().key, desk.asked()), (kept, 0));
     }
 }

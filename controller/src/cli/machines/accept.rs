@@ -93,7 +93,7 @@ impl Accept {
             (Err(_), Some(given)) => return Ok(given.clone()),
             (Err(error), None) => return Err(error),
         };
-        let api = Api::open(&config)?;
+        let api = Api::to_read(&config)?;
         let fleet = api.fleet().await?.fleet;
         let view: MachineView = api.get(&operator_machine(machine)).await?;
         match view.standing {

@@ -40,10 +40,10 @@ pub async fn retry(config: &Config, api: &Api, machine: &MachineName) -> Result<
 }
 
 async fn send(config: &Config, api: &Api, machine: &MachineName, asked: Asked) -> Result<()> {
-    roots::follow(api, config).await?.require_operator(&api.key().public())?;
+    roots::follow(api, config).await?.require_operator(&api.public()?)?;
     let now = api.clock.unix_seconds();
     let request = MachineRequest::new(config.file.fleet, machine.clone(), asked, now, GOOD_FOR)?;
     let path = format!("{}/requests", operator_machine(machine));
-    let _: MachineView = api.post(&path, &request.sign(api.key())?).await?;
+    let _: MachineView = api.post(&path, &request.sign(api.key()?.as_ref())?).await?;
     Ok(())
 }

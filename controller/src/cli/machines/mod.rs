@@ -114,7 +114,10 @@ impl Machines {
             return in_flake::list(reference, options, !without_systems, *json).await;
         }
         let config = Config::load(config)?;
-        let api = Api::open(&config)?;
+        let api = match &self {
+            Self::List { .. } | Self::Show { .. } => Api::to_read(&config)?,
+            _ => Api::open(&config)?,
+        };
         match self {
             // These change files, and are run above.
             Self::Accept(_) | Self::Remove(_) => Ok(()),
@@ -161,7 +164,7 @@ impl Add {
         let (class, system) =
             kind::find(&self.machine, &written, self.flake.as_deref(), &usual, &self.options).await?;
         let trusted = roots::follow(api, config).await?;
-        trusted.require_operator(&api.key().public())?;
+        trusted.require_operator(&api.public()?)?;
         let machines: Vec<MachineView> = api.get(OPERATOR_MACHINES).await?;
         let known = machines.into_iter().find(|view| view.machine == self.machine);
         if let Some(old) = known.as_ref().filter(|old| old.class != class) {

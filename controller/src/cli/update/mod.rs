@@ -129,9 +129,9 @@ impl Update {
         let reference =
             self.flake.clone().or_else(|| config.file.flake.clone()).unwrap_or_else(|| ".".into());
         super::vars::fleet::refuse_pending(&reference)?;
-        let api = Api::open(&config)?;
+        let api = if self.dry_run { Api::to_read(&config)? } else { Api::open(&config)? };
         let trusted = roots::follow(&api, &config).await?;
-        trusted.require_operator(&api.key().public())?;
+        trusted.require_operator(&api.public()?)?;
         let machines: Vec<MachineView> = api.get(OPERATOR_MACHINES).await?;
 
         let progress = spinner();
@@ -146,7 +146,10 @@ impl Update {
             with_select_hint(error)
         })?;
         let mut seen = Seen::load(&config)?;
+        // It may ask for the key.
+        progress.finish_and_clear();
         let numbered = Numbered::of(&api, &trusted, &mut seen, &chosen, self.jump_to).await?;
+        let progress = spinner();
         let (planned, failed) = self.plan(&flake, &numbered.counted, &trusted, &progress).await;
         flake.require_unchanged().await.map_err(unsigned)?;
         progress.finish_and_clear();

@@ -46,7 +46,7 @@ pub async fn sign(
 /// Signs and publishes one machine after the other; each is whole by itself.
 async fn publish(api: &Api, planned: &[&Planned], expires: i64) -> Result<()> {
     for (done, Planned { target, .. }) in planned.iter().enumerate() {
-        let publication = sign_generation(target, expires, &[api.key()])?;
+        let publication = sign_generation(target, expires, &[api.key()?.as_ref()])?;
         let path = format!("{}/generations", operator_machine(&target.machine));
         let published: Result<MachineView> = api.post(&path, &publication).await;
         published.with_context(|| {
@@ -83,11 +83,11 @@ async fn draft(
     let draft = Draft {
         fleet: config.file.fleet,
         made_at: api.clock.unix_ms(),
-        made_by: api.key().public(),
+        made_by: api.public()?,
         ends: api.clock.unix_seconds() + DRAFT_SECONDS,
         what: Drafted::Generations { generations: generations.collect::<Result<_>>()? },
     };
-    let draft = draft.sign(api.key())?;
+    let draft = draft.sign(api.key()?.as_ref())?;
     if let Some(file) = file {
         drafts::write(&draft, file)?;
         say!("The draft is in {}, too; it holds nothing secret.", file.display());

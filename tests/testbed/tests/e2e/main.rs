@@ -19,4 +19,5 @@ mod lost;
 mod members;
 mod operators;
 mod printed;
+mod sign_in;
 mod stolen;

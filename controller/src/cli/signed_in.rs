@@ -1,0 +1,319 @@
+//! Keys that were signed in, kept until they end: each in a file of this user alone, in a folder of this user alone, where
+//! nobody makes backups or commits.
+
+use std::fs::{self, File};
+use std::io::{Read as _, Write as _};
+use std::os::unix::fs::{DirBuilderExt as _, MetadataExt as _, OpenOptionsExt as _};
+use std::path::{Path, PathBuf};
+
+use anyhow::{Context as _, Result, anyhow};
+use muster_protocol::ids::Sha256;
+use muster_protocol::keys::SecretKey;
+use muster_protocol::signin::SignIn;
+use serde::{Deserialize, Serialize};
+use zeroize::{Zeroize, ZeroizeOnDrop, Zeroizing};
+
+use super::error::WithHint as _;
+
+/// No file that is written here is longer.
+const MAX_BYTES: u64 = 4096;
+
+/// A key that reads in an operator's place, and their word for it.
+#[derive(Debug)]
+pub struct SignedIn {
+    pub sign_in: SignIn,
+    pub key: SecretKey,
+}
+
+#[derive(Serialize, Deserialize, Zeroize, ZeroizeOnDrop)]
+#[serde(deny_unknown_fields)]
+struct Stored {
+    sign_in: String,
+    key: String,
+}
+
+/// One operator's place in it, for one fleet.
+#[derive(Debug, Clone)]
+pub struct Place {
+    folder: PathBuf,
+    pub fleet: Sha256,
+    /// What tells the operator's key from others without opening it.
+    identity: Sha256,
+}
+
+impl Place {
+    pub fn new(fleet: Sha256, identity: Sha256) -> Result<Self> {
+        Ok(Self { folder: folder()?, fleet, identity })
+    }
+
+    #[cfg(test)]
+    pub fn at(folder: PathBuf, fleet: Sha256, identity: Sha256) -> Self {
+        Self { folder, fleet, identity }
+    }
+
+    pub fn file(&self) -> PathBuf {
+        self.folder.join(format!("{}-{}.json", stem(&self.fleet), stem(&self.identity)))
+    }
+
+    /// What is kept here and has not ended. What is there and may not be used is an error, and removed.
+    pub fn load(&self, now: i64) -> Result<Option<SignedIn>> {
+        if !self.folder.exists() {
+            return Ok(None);
+        }
+        require_private(&self.folder)?;
+        let file = self.file();
+        match read(&file) {
+            Ok(Some(kept)) if kept.sign_in.verify(&self.fleet, now).is_ok() => Ok(Some(kept)),
+            Ok(None) => Ok(None),
+            Ok(Some(_)) => {
+                self.forget();
+                Ok(None)
+            }
+            Err(error) => {
+                self.forget();
+                Err(error.context(format!("{} is removed", file.display())))
+            }
+        }
+    }
+
+    /// Keeps it whole, or not at all; what has ended goes.
+    pub fn keep(&self, signed_in: &SignedIn, now: i64) -> Result<()> {
+        let made = fs::DirBuilder::new().recursive(true).mode(0o700).create(&self.folder);
+        made.with_context(|| format!("cannot make {}", self.folder.display()))?;
+        require_private(&self.folder)?;
+        remove(&self.folder, |file| read(file).ok().flatten().is_none_or(|kept| kept.sign_in.ends <= now));
+        let stored =
+            Stored { sign_in: signed_in.sign_in.to_string(), key: signed_in.key.to_pem()?.to_string() };
+        let text = Zeroizing::new(serde_json::to_string(&stored)?);
+        // Made for this user alone (mkstemp(3)), and in its place with one step.
+        let written = tempfile::NamedTempFile::new_in(&self.folder).and_then(|mut file| {
+            file.write_all(text.as_bytes())?;
+            file.as_file().sync_all()?;
+            file.persist(self.file()).map_err(|error| error.error)
+        });
+        written.map(drop).with_context(|| format!("cannot write {}", self.file().display()))
+    }
+
+    pub fn forget(&self) {
+        let _ = fs::remove_file(self.file());
+    }
+}
+
+/// Removes every key that was signed in to this fleet here; how many there were.
+pub fn sign_out(fleet: &Sha256) -> Result<usize> {
+    let folder = folder()?;
+    if !folder.exists() {
+        return Ok(0);
+    }
+    require_private(&folder)?;
+    let of_fleet = format!("{}-", stem(fleet));
+    let found = remove(&folder, |file| name(file).starts_with(&of_fleet));
+    let left = entries(&folder).into_iter().find(|file| name(file).starts_with(&of_fleet));
+    match left {
+        Some(file) => Err(anyhow!("{} cannot be removed", file.display()))
+            .hint("remove it by hand: whoever has it may read"),
+        None => Ok(found),
+    }
+}
+
+fn remove(folder: &Path, which: impl Fn(&Path) -> bool) -> usize {
+    entries(folder).iter().filter(|file| which(file) && fs::remove_file(file).is_ok()).count()
+}
+
+/// The files of keys; others are nobody's here.
+fn entries(folder: &Path) -> Vec<PathBuf> {
+    let Ok(found) = fs::read_dir(folder) else { return Vec::new() };
+    found.flatten().map(|entry| entry.path()).filter(|path| name(path).ends_with(".json")).collect()
+}
+
+fn name(file: &Path) -> &str {
+    file.file_name().and_then(|name| name.to_str()).unwrap_or_default()
+}
+
+fn stem(hash: &Sha256) -> String {
+    hash.to_string().chars().take(32).collect()
+}
+
+fn own() -> u32 {
+    rustix::process::geteuid().as_raw()
+}
+
+/// `muster/sessions` in the user's folder for what ends with the login, or in the one for caches (XDG Base Directory
+/// Specification; on a Mac `~/Library/Caches`).
+fn folder() -> Result<PathBuf> {
+    let absolute = |name: &str| std::env::var_os(name).map(PathBuf::from).filter(|path| path.is_absolute());
+    // After `sudo` or `su` it may be another user's.
+    let runtime = absolute("XDG_RUNTIME_DIR")
+        .filter(|path| fs::metadata(path).is_ok_and(|data| data.is_dir() && data.uid() == own()));
+    let usual = if cfg!(target_os = "macos") { "Library/Caches" } else { ".cache" };
+    runtime
+        .or_else(|| absolute("XDG_CACHE_HOME"))
+        .or_else(|| absolute("HOME").map(|home| home.join(usual)))
+        .map(|folder| folder.join("muster/sessions"))
+        .ok_or_else(|| anyhow!("neither XDG_RUNTIME_DIR, XDG_CACHE_HOME nor HOME is set"))
+}
+
+/// Refuses a folder into which others can put files.
+fn require_private(folder: &Path) -> Result<()> {
+    let data =
+        fs::symlink_metadata(folder).with_context(|| format!("cannot look at {}", folder.display()))?;
+    let told = folder.display();
+    if !data.is_dir() {
+        return Err(anyhow!("{told} is no folder")).hint(format!("remove {told}"));
+    }
+    if data.uid() != own() {
+        return Err(anyhow!("{told} is another user's")).hint(format!("have {told} removed by its owner"));
+    }
+    if data.mode() & 0o077 != 0 {
+        return Err(anyhow!("{told} is open to others")).hint(format!("run `chmod 700 {told}`"));
+    }
+    Ok(())
+}
+
+fn read(path: &Path) -> Result<Option<SignedIn>> {
+    let flags = rustix::fs::OFlags::NOFOLLOW | rustix::fs::OFlags::NONBLOCK;
+    let flags = i32::try_from(flags.bits()).unwrap_or_default();
+    let opened: std::io::Result<File> = File::options().read(true).custom_flags(flags).open(path);
+    let file = match opened {
+        Ok(file) => file,
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(None),
+        Err(error) => return Err(error).context("it is no file that can be read"),
+    };
+    let data = file.metadata()?;
+    if !data.is_file() || data.uid() != own() || data.mode() & 0o077 != 0 {
+        return Err(anyhow!("it is no file of this user alone (mode 0600)"));
+    }
+    let mut text = Zeroizing::new(String::new());
+    file.take(MAX_BYTES).read_to_string(&mut text).context("it is no text")?;
+    let stored: Stored = serde_json::from_str(&text).context("it is not what muster wrote")?;
+    let sign_in: SignIn =
+        stored.sign_in.parse().map_err(|why| anyhow!("it is not what muster wrote: {why}"))?;
+    let key = SecretKey::from_pem(&stored.key).context("it is not what muster wrote")?;
+    if key.public() != sign_in.key {
+        return Err(anyhow!("its key is not the one that was signed in"));
+    }
+    Ok(Some(SignedIn { sign_in, key }))
+}
+
+#[cfg(test)]
+mod tests {
+    use std::os::unix::fs::{PermissionsExt as _, symlink};
+
+    use super::*;
+
+    const NOW: i64 = 1_800_000_000;
+
+    fn place(folder: &Path, fleet: &[u8], identity: &[u8]) -> Place {
+        Place::at(folder.to_owned(), Sha256::of(fleet), Sha256::of(identity))
+    }
+    fn signed_in(fleet: &[u8], begins: i64) -> SignedIn {
+        let [operator, key] = [(); 2].map(|()| SecretKey::generate().unwrap());
+        let sign_in = SignIn::make(&operator, &Sha256::of(fleet), key.public(), begins, 3600).unwrap();
+        SignedIn { sign_in, key }
+    }
+    fn mode(path: &Path) -> u32 {
+        fs::metadata(path).unwrap().mode() & 0o777
+    }
+    fn set_mode(path: &Path, mode: u32) {
+        fs::set_permissions(path, fs::Permissions::from_mode(mode)).unwrap();
+    }
+
+    #[test]
+    fn a_key_that_was_signed_in_is_kept_for_its_fleet_its_operator_and_its_time_alone() {
+        let folder = tempfile::tempdir().unwrap();
+        let sessions = folder.path().join("muster/sessions");
+        let ours = place(&sessions, b"fleet", b"alice");
+        assert!(ours.load(NOW).unwrap().is_none());
+        let made = signed_in(b"fleet", NOW);
+        ours.keep(&made, NOW).unwrap();
+        assert_eq!((mode(&sessions), mode(&ours.file())), (0o700, 0o600));
+        let found = ours.load(NOW + 10).unwrap().unwrap();
+        assert_eq!((found.sign_in, found.key.public()), (made.sign_in.clone(), made.key.public()));
+        for (fleet, identity) in [(&b"fleet"[..], &b"bob"[..]), (b"other", b"alice")] {
+            assert!(place(&sessions, fleet, identity).load(NOW).unwrap().is_none());
+        }
+        // It is removed once it has ended, and when another one is kept.
+        assert!(ours.load(NOW + 3600).unwrap().is_none() && !ours.file().exists());
+        ours.keep(&made, NOW).unwrap();
+        let other = place(&sessions, b"other", b"alice");
+        other.keep(&signed_in(b"other", NOW + 3600), NOW + 3600).unwrap();
+        assert_eq!(entries(&sessions), [other.file()]);
+    }
+
+    #[test]
+    fn a_file_that_others_could_have_read_or_made_is_not_used() {
+        let folder = tempfile::tempdir().unwrap();
+        set_mode(folder.path(), 0o700);
+        let ours = place(folder.path(), b"fleet", b"alice");
+        let elsewhere = folder.path().join("elsewhere");
+        let made = signed_in(b"fleet", NOW);
+        ours.keep(&made, NOW).unwrap();
+        let good = fs::read(ours.file()).unwrap();
+        let put = |bytes: &[u8]| {
+            let _ = fs::remove_file(ours.file());
+            fs::write(ours.file(), bytes).unwrap();
+            set_mode(ours.file().as_path(), 0o600);
+        };
+        let refused = |what: &str| {
+            assert!(ours.load(NOW).is_err(), "{what}");
+            assert!(fs::symlink_metadata(ours.file()).is_err(), "{what}: it is removed");
+        };
+        for wide in [0o644, 0o640, 0o604, 0o620, 0o602] {
+            put(&good);
+            set_mode(&ours.file(), wide);
+            refused("a wider mode");
+        }
+        put(&good);
+        fs::rename(ours.file(), &elsewhere).unwrap();
+        symlink(&elsewhere, ours.file()).unwrap();
+        refused("a link");
+        assert_eq!(fs::read(&elsewhere).unwrap(), good, "what the link names is untouched");
+        for length in [0, 1, good.len() / 2, good.len() - 1] {
+            put(&good[..length]);
+            refused("cut off");
+        }
+        for garbage in [&b"\xff\xfe"[..], b"{}", b"null", &b"[".repeat(100_000), &[&good[..], b"x"].concat()]
+        {
+            put(garbage);
+            refused("garbage");
+        }
+        let text = String::from_utf8(good.clone()).unwrap();
+        let stranger = signed_in(b"fleet", NOW);
+        put(text.replace(&made.sign_in.to_string(), &stranger.sign_in.to_string()).as_bytes());
+        refused("another one's key");
+        // Bent, it is what counts for nothing: no error, and not used.
+        put(text.replace(&made.sign_in.ends.to_string(), &(made.sign_in.ends + 1).to_string()).as_bytes());
+        assert!(ours.load(NOW).unwrap().is_none());
+        if rustix::process::geteuid().is_root() {
+            put(&good);
+            std::os::unix::fs::chown(ours.file(), Some(12345), None).unwrap();
+            refused("another user's");
+        }
+        put(&good);
+        assert!(ours.load(NOW).unwrap().is_some());
+    }
+
+    #[test]
+    fn a_folder_that_others_can_enter_is_not_used() {
+        let folder = tempfile::tempdir().unwrap();
+        let sessions = folder.path().join("sessions");
+        let ours = place(&sessions, b"fleet", b"alice");
+        let made = signed_in(b"fleet", NOW);
+        ours.keep(&made, NOW).unwrap();
+        for wide in [0o755, 0o710, 0o770, 0o777] {
+            set_mode(&sessions, wide);
+            assert!(ours.load(NOW).is_err() && ours.keep(&made, NOW).is_err(), "{wide:o}");
+        }
+        set_mode(&sessions, 0o700);
+        let moved = folder.path().join("moved");
+        fs::rename(&sessions, &moved).unwrap();
+        symlink(&moved, &sessions).unwrap();
+        assert!(ours.load(NOW).is_err() && ours.keep(&made, NOW).is_err(), "a link");
+        if rustix::process::geteuid().is_root() {
+            fs::remove_file(&sessions).unwrap();
+            fs::rename(&moved, &sessions).unwrap();
+            std::os::unix::fs::chown(&sessions, Some(12345), None).unwrap();
+            assert!(ours.load(NOW).is_err() && ours.keep(&made, NOW).is_err(), "another user's");
+        }
+    }
+}
