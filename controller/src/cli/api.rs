@@ -21,6 +21,7 @@ use self::signing::{By, Signing};
 use super::config::Config;
 use super::error::WithHint as _;
 use super::tls;
+use crate::flake::gate::Cache;
 
 /// The largest answer that is read, in bytes: 10,000 machines at 2 KiB and room.
 const MAX_ANSWER: usize = 64 * 1024 * 1024;
@@ -103,6 +104,10 @@ impl Api {
     }
     pub fn url(&self) -> &Url {
         &self.url
+    }
+    /// The controller's cache, for whoever has this bearer.
+    pub fn cache(&self, bearer: String) -> Cache {
+        Cache::new(self.http.clone(), self.url.clone(), bearer)
     }
 
     pub async fn get<T: DeserializeOwned>(&self, path: &str) -> Result<T> {

@@ -4,6 +4,7 @@ mod advice;
 pub mod discover;
 pub mod evaluate;
 pub mod facts;
+pub mod gate;
 pub mod inventory;
 pub mod message;
 pub mod nix;

@@ -1,6 +1,5 @@
 //! Running Nix on the operator's computer, and saying in short what it said at length.
 
-use std::path::Path;
 use std::process::Stdio;
 use std::time::Duration;
 
@@ -32,18 +31,7 @@ pub enum NixError {
 
 /// Runs a program of Nix to its end; its standard output, or its own message.
 pub async fn run(program: &'static str, arguments: &[&str], limit: Duration) -> Result<Vec<u8>, NixError> {
-    run_with(program, arguments, None, limit).await
-}
-
-/// The same, believing this certificate authority alone. Nix 2.8 has no setting for it, but every version reads the
-/// variable.
-pub async fn run_with(
-    program: &'static str,
-    arguments: &[&str],
-    ca: Option<&Path>,
-    limit: Duration,
-) -> Result<Vec<u8>, NixError> {
-    run_noting(program, arguments, ca, limit).await.map(|printed| printed.stdout)
+    run_noting(program, arguments, &[], limit).await.map(|printed| printed.stdout)
 }
 
 /// What a program of Nix printed when it succeeded.
@@ -56,7 +44,7 @@ pub struct Printed {
 async fn run_noting(
     program: &'static str,
     arguments: &[&str],
-    ca: Option<&Path>,
+    variables: &[(&str, String)],
     limit: Duration,
 ) -> Result<Printed, NixError> {
     let start = |source: std::io::Error| match source.kind() {
@@ -65,7 +53,7 @@ async fn run_noting(
     };
     let mut child = Command::new(program)
         .args(arguments)
-        .envs(ca.map(|path| ("NIX_SSL_CERT_FILE", path)))
+        .envs(variables.iter().map(|(name, value)| (name, value)))
         .stdin(Stdio::null())
         .stdout(Stdio::piped())
         .stderr(Stdio::piped())
@@ -90,17 +78,27 @@ async fn run_noting(
 
 /// `nix` with the features that flakes need, whatever nix.conf says.
 pub async fn nix(arguments: &[&str], limit: Duration) -> Result<Vec<u8>, NixError> {
-    nix_with(arguments, None, limit).await
+    run("nix", &[FEATURES, arguments].concat(), limit).await
 }
 
-/// The same, believing this certificate authority alone.
-pub async fn nix_with(arguments: &[&str], ca: Option<&Path>, limit: Duration) -> Result<Vec<u8>, NixError> {
-    run_with("nix", &[FEATURES, arguments].concat(), ca, limit).await
+/// The same where Nix speaks to this very computer: whatever proxy the user has is for the world outside.
+pub async fn nix_here(arguments: &[&str], limit: Duration) -> Result<Vec<u8>, NixError> {
+    let no_proxy = here(|name| std::env::var(name).ok());
+    let printed = run_noting("nix", &[FEATURES, arguments].concat(), &no_proxy, limit).await?;
+    Ok(printed.stdout)
+}
+
+/// curl reads the lower one of the two names first, where it has anything.
+fn here(variable: impl Fn(&str) -> Option<String>) -> [(&'static str, String); 2] {
+    ["no_proxy", "NO_PROXY"].map(|name| {
+        let already = variable(name).filter(|value| !value.trim().is_empty());
+        (name, already.map_or_else(|| "127.0.0.1".to_owned(), |value| format!("{value},127.0.0.1")))
+    })
 }
 
 /// The same, with what Nix warned of.
 pub async fn nix_noting(arguments: &[&str], limit: Duration) -> Result<Printed, NixError> {
-    run_noting("nix", &[FEATURES, arguments].concat(), None, limit).await
+    run_noting("nix", &[FEATURES, arguments].concat(), &[], limit).await
 }
 
 async fn read_bounded(stream: Option<impl AsyncRead + Unpin>) -> std::io::Result<Vec<u8>> {
@@ -125,9 +123,13 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn the_fleets_authority_reaches_nix_in_the_way_that_every_version_reads() {
-        let ca = Path::new("/fleet/ca.pem");
-        let told = run_with("printenv", &["NIX_SSL_CERT_FILE"], Some(ca), EVALUATION_LIMIT).await.unwrap();
-        assert_eq!(told, b"/fleet/ca.pem\n");
+    async fn a_users_proxy_is_not_asked_for_this_computer_and_stays_for_the_others() {
+        let set = |value: &str| here(|name| (name == "no_proxy").then(|| value.to_owned()));
+        let alone = ("NO_PROXY", "127.0.0.1".to_owned());
+        assert_eq!(set(""), [("no_proxy", "127.0.0.1".into()), alone.clone()]);
+        let both = set(".corp,10.0.0.1");
+        assert_eq!(both, [("no_proxy", ".corp,10.0.0.1,127.0.0.1".into()), alone]);
+        let told = run_noting("printenv", &["no_proxy"], &both, EVALUATION_LIMIT).await.unwrap();
+        assert_eq!(told.stdout, b".corp,10.0.0.1,127.0.0.1\n");
     }
 }

@@ -99,7 +99,7 @@ impl Sign {
         known::require(&draft)?;
         if let Checked::Generations(generations) = &checked {
             self.require_near(&config, api.as_ref(), &trusted, generations).await?;
-            self.look_into(&config, api.as_ref(), generations).await?;
+            self.look_into(api.as_ref(), generations).await?;
         }
         show::tell(&draft, &checked, &trusted, &current, self.flake.as_deref()).await?;
         if !ask::agreed(&question(&checked, &draft)?, self.yes)? {
@@ -179,12 +179,7 @@ impl Sign {
     }
 
     /// Asks each derivation whether it makes what the draft says, and the flake whether it is what it describes.
-    async fn look_into(
-        &self,
-        config: &Config,
-        api: Option<&Api>,
-        generations: &[CheckedPublication],
-    ) -> Result<()> {
+    async fn look_into(&self, api: Option<&Api>, generations: &[CheckedPublication]) -> Result<()> {
         let targets: Vec<&Target> = generations.iter().map(|checked| &checked.target).collect();
         if let Some(reference) = &self.flake {
             compare_with_flake(reference, &self.options, &targets).await?;
@@ -193,16 +188,17 @@ impl Sign {
             say!("The derivations were not looked into, as you wished.");
             return Ok(());
         }
-        let session: Option<Session> = match api {
-            Some(api) => Some(api.post(OPERATOR_SESSION, &()).await?),
+        let cache = match api {
+            Some(api) => {
+                let session: Session = api.post(OPERATOR_SESSION, &()).await?;
+                Some(api.cache(session.bearer))
+            }
             None => None,
         };
         for target in targets {
             let held = evaluate::closure(&target.derivation).await.is_some();
-            if let (false, Some(api), Some(session)) = (held, api, &session) {
-                let ca = config.file.tls_ca.as_ref().map(|path| config.path(path));
-                let cache = update::cache(config, api, &session.bearer, ca.as_deref());
-                push::fetch(&target.derivation, &cache).await.hint(
+            if let (false, Some(cache)) = (held, &cache) {
+                push::fetch(&target.derivation, cache).await.hint(
                     "the draft may not be what it says. Sign it with --unseen only if you know by other means what it does",
                 )?;
             }

@@ -7,7 +7,7 @@ mod renewal;
 mod select;
 mod signing;
 
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::process::ExitCode;
 use std::time::Duration;
 
@@ -199,7 +199,7 @@ impl Update {
         }
 
         let targets: Vec<&Target> = wanted.iter().map(|plan| &plan.target).collect();
-        push_closures(config, api, &targets).await?;
+        push_closures(api, &targets).await?;
         let before = watch::cursor(api).await?;
         seen.keep(targets.iter().map(|target| (target.machine.clone(), target.generation)));
         if let Signed::Drafted =
@@ -320,16 +320,6 @@ impl Update {
     }
 }
 
-/// The controller's cache, as this operator may use it.
-pub fn cache<'a>(config: &'a Config, api: &'a Api, bearer: &'a str, ca: Option<&'a Path>) -> push::Cache<'a> {
-    push::Cache {
-        url: config.file.url.trim_end_matches('/'),
-        host: api.url().host_str().unwrap_or_default().trim_start_matches('[').trim_end_matches(']'),
-        bearer,
-        ca,
-    }
-}
-
 /// What to do about a push that failed, by what Nix says of it.
 fn push_hint(words: &str) -> &'static str {
     match words {
@@ -344,17 +334,17 @@ fn push_hint(words: &str) -> &'static str {
     }
 }
 
-async fn push_closures(config: &Config, api: &Api, targets: &[&Target]) -> Result<()> {
+async fn push_closures(api: &Api, targets: &[&Target]) -> Result<()> {
     let progress = spinner();
     progress.set_message("pushing derivations to the controller's cache");
     let session: Session = api.post(OPERATOR_SESSION, &()).await?;
-    let ca = config.file.tls_ca.as_ref().map(|path| config.path(path));
-    let cache = cache(config, api, &session.bearer, ca.as_deref());
     let derivations: Vec<_> = targets.iter().map(|target| target.derivation.clone()).collect();
-    push::push(&derivations, &cache).await.context("nothing was signed").map_err(|error| {
-        let hint = push_hint(&format!("{error:#}"));
-        error.context(Hint(hint.to_owned()))
-    })?;
+    push::push(&derivations, &api.cache(session.bearer)).await.context("nothing was signed").map_err(
+        |error| {
+            let hint = push_hint(&format!("{error:#}"));
+            error.context(Hint(hint.to_owned()))
+        },
+    )?;
     progress.finish_and_clear();
     Ok(())
 }

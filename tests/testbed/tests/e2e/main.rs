@@ -10,6 +10,7 @@ mod common;
 mod epochs;
 mod faults;
 mod flakes;
+mod foreign_cache;
 mod generations;
 mod identity;
 mod keys;
