@@ -179,13 +179,13 @@ mod tests {
             let bent = SignIn { signature, ..made.clone() };
             assert_eq!(bent.verify(&fleet, NOW), Err(SignInError::BadSignature), "{context:?}");
         }
-        let by_itself = SignIn { signature: session.sign(Context::SignIn, &text), ..made.clone() };
+        let by_itself = SignIn { signature: session.sign(Context::SignIn, &text), ..made };
         for bent in [
             SignIn { operator: other, ..made.clone() },
             SignIn { key: other, ..made.clone() },
             SignIn { begins: made.begins - 1, ..made.clone() },
             SignIn { ends: made.ends + 1, ..made.clone() },
-            SignIn { signature: operator.sign_raw(&text), ..made.clone() },
+            SignIn { signature: operator.sign_raw(&text), ..made },
             by_itself,
         ] {
             assert_eq!(bent.verify(&fleet, NOW), Err(SignInError::BadSignature), "{bent:?}");

@@ -17,7 +17,8 @@ impl SignOut {
         match signed_in::sign_out(&config.file.fleet)? {
             0 => say!("You were not signed in here."),
             more => {
-                say!("Signed out: {} removed.", ask::count(u32::try_from(more).unwrap_or(u32::MAX), "key"))
+                let more = ask::count(u32::try_from(more).unwrap_or(u32::MAX), "key");
+                say!("Signed out: {more} removed.");
             }
         }
         Ok(())

@@ -21,7 +21,6 @@ use muster_protocol::operator::{
 use muster_protocol::report::{
     Accepted, Attack, Batch, ClosureChange, Event, EventKind, Progress, Reason, Step as Failing, Summary,
 };
-use muster_protocol::signin::SignIn;
 use muster_protocol::target::{HealthCheck, Probe};
 use muster_protocol::tuf::repository::{RootSpec, draft_generation, draft_root, sign_root};
 use muster_protocol::witness::AgeClaim;
@@ -480,14 +479,13 @@ fn drafts(put: Put<'_>) {
 fn rest(put: Put<'_>) {
     let fleet = Sha256::of(&root());
     let signed = RequestSignature::make(&key(OPERATOR), operators::signed_request(&fleet), NOW, [9; 16]);
-    let sign_in = SignIn::make(&key(OPERATOR), &fleet, key(MACHINE).public(), NOW, 3600).expect("signed");
     let basic = base64::engine::general_purpose::STANDARD.encode("muster:bearer");
     for (name, header) in [
         ("bearer", "aBearer 5f0c".into()),
         ("basic", format!("aBasic {basic}")),
         ("machine", format!("m{}", key(MACHINE).sign_raw(b"body").hex())),
         ("operator", format!("o{}", serde_json::to_string(&signed).unwrap())),
-        ("sign-in", format!("s{sign_in}")),
+        ("sign-in", format!("s{}", operators::signed_in(&fleet))),
         ("netrc", "b5f0c".into()),
         ("retry-after", "r120".into()),
     ] {

@@ -12,6 +12,7 @@ use muster_protocol::machine::Class;
 use muster_protocol::operator::{
     AddMachine, AttackView, FleetView, HistoryEntry, MachineView, NewRoot, Publication, Request, RootTaken,
 };
+use muster_protocol::signin::SignIn;
 use muster_protocol::tuf::metadata::Root;
 use muster_protocol::tuf::repository::check_publication;
 
@@ -67,6 +68,11 @@ pub fn drafts(data: &[u8]) -> bool {
 /// The request that the operator of this fleet signed once.
 pub fn signed_request(audience: &Sha256) -> Request<'_> {
     Request { audience, method: "POST", path: "/v1/operator/session", body: b"{}" }
+}
+
+/// Whom that operator signed in.
+pub fn signed_in(fleet: &Sha256) -> SignIn {
+    SignIn::make(&key(OPERATOR), fleet, key(MACHINE).public(), NOW, 3600).expect("a signature")
 }
 
 /// The first byte says which header it is.
