@@ -4,9 +4,10 @@ use std::sync::{Arc, Mutex};
 
 use muster_protocol::api;
 use muster_protocol::checkin::CheckIn;
+use muster_protocol::keys::{PublicKey, SecretKey};
 use muster_protocol::operator::{Condition, MachineView};
 use muster_testbed::fleet::{Fleet, both, said};
-use muster_testbed::stolen::{Stolen, VICTIM};
+use muster_testbed::stolen::{Stolen, VICTIM, copy};
 use muster_testbed::thief::Answer;
 
 use crate::common::{assert_runs_published, sql};
@@ -162,4 +163,94 @@ fn a_bearer_that_the_cache_knows_no_longer_is_replaced_before_the_next_try() {
     fleet.update(&[]).unwrap();
     fleet.settled("cinnabar", 2, Condition::UpToDate).unwrap();
     assert_runs_published(&fleet, "cinnabar");
+}
+
+/// The key that the machine signs with.
+fn key_in_force(fleet: &Fleet, name: &str) -> PublicKey {
+    let file = fleet.machine(name).root.at("/var/lib/muster/machine.pem");
+    SecretKey::from_pem(&std::fs::read_to_string(file).unwrap()).unwrap().public()
+}
+
+/// The key that takes the place of this one once an operator has asked for another, when both sides have it.
+fn rotated(fleet: &Fleet, name: &str, before: PublicKey) -> PublicKey {
+    let view = fleet.wait(name, "a new key", |view| view.key.is_some_and(|key| key != before)).unwrap();
+    let key = view.key.unwrap();
+    fleet.until(name, "the new key in force", |_| key_in_force(fleet, name) == key).unwrap();
+    key
+}
+
+#[test]
+fn a_controller_brought_back_from_before_a_machines_new_key_has_it_again_with_no_hand_on_the_machine() {
+    let mut fleet = Fleet::start(&both()[..1]).unwrap();
+    let name = "cinnabar";
+    fleet.update(&[]).unwrap();
+    fleet.settled(name, 1, Condition::UpToDate).unwrap();
+    fleet.stop_controller().unwrap();
+    let backup = fleet.folder().join("backup");
+    copy(&fleet.controller_folder(), &backup).unwrap();
+    fleet.start_controller().unwrap();
+
+    let first = fleet.view(name).unwrap().key.unwrap();
+    fleet.must(&["machines", "rotate-key", name]).unwrap();
+    let second = rotated(&fleet, name, first);
+
+    fleet.stop_controller().unwrap();
+    std::fs::remove_dir_all(fleet.controller_folder()).unwrap();
+    copy(&backup, &fleet.controller_folder()).unwrap();
+    fleet.start_controller().unwrap();
+    let view = fleet.wait(name, "its key, which the backup lacks", |view| view.key == Some(second)).unwrap();
+    assert!(!view.clone_alarm && !view.key_rotation_asked, "{view:?}");
+    assert_eq!(key_in_force(&fleet, name), second);
+
+    // The next generation comes, and the next key.
+    fleet.fixture.say("greeting", "two").unwrap();
+    fleet.update(&[]).unwrap();
+    let view = fleet.settled(name, 2, Condition::UpToDate).unwrap();
+    assert!(!view.clone_alarm && view.attack.is_none(), "{view:?}");
+    assert_runs_published(&fleet, name);
+    let asked = fleet.agent(name, &["rotate-key"]).unwrap();
+    assert!(asked.status.success(), "{}", said(&asked));
+    let third = rotated(&fleet, name, second);
+    assert!(third != first);
+}
+
+#[test]
+fn a_machine_that_is_told_that_nobody_knows_its_new_key_goes_on_with_it() {
+    let stolen = Stolen::new().unwrap();
+    let (fleet, thief) = (&stolen.fleet, &stolen.thief);
+    let first = fleet.view(VICTIM).unwrap().key.unwrap();
+    fleet.must(&["machines", "rotate-key", VICTIM]).unwrap();
+    let second = rotated(fleet, VICTIM, first);
+
+    // Nobody hears anything of the machine, and every one of its keys is refused.
+    thief.forget();
+    thief.intercept(|asked| {
+        let body = br#"{"code":"bad-signature","message":"not signed by its key"}"#.to_vec();
+        asked.path.contains("/v1/").then(|| Answer { status: 401, body, ..Answer::default() })
+    });
+    let brought = || -> Vec<Option<PublicKey>> {
+        let check_ins = thief.asked().into_iter().filter(|asked| asked.path == api::CHECKIN);
+        check_ins
+            .filter_map(|asked| Some(serde_json::from_slice::<CheckIn>(&asked.body).ok()?.new_key))
+            .collect()
+    };
+    let went_round = || {
+        let brought = brought();
+        let older = brought.iter().position(|key| *key == Some(second));
+        older.is_some_and(|at| brought[at..].contains(&None))
+    };
+    let _ = fleet.agent(VICTIM, &["check-now"]).unwrap();
+    fleet
+        .until(VICTIM, "a check-in by the key before, and one by the newest again", |_| went_round())
+        .unwrap();
+    restart(&stolen, VICTIM);
+    assert_eq!(key_in_force(fleet, VICTIM), second);
+    assert!(brought().iter().all(|key| key.is_none_or(|key| key == second)), "no other key is shown");
+
+    thief.behave();
+    fleet.fixture.say("greeting", "two").unwrap();
+    fleet.update(&[VICTIM]).unwrap();
+    let view = fleet.settled(VICTIM, 2, Condition::UpToDate).unwrap();
+    assert!(view.key == Some(second) && !view.clone_alarm && view.attack.is_none(), "{view:?}");
+    assert_eq!(key_in_force(fleet, VICTIM), second);
 }
