@@ -98,6 +98,16 @@ impl ClientError {
     }
 }
 
+/// What carries requests in tests, in place of the network.
+#[cfg(test)]
+pub trait Wire: Send + Sync {
+    /// The answer, or none where nobody can be reached. It keeps to the request's own limit of time.
+    fn carry(
+        self: Arc<Self>,
+        request: reqwest::Request,
+    ) -> futures_util::future::BoxFuture<'static, Option<Response>>;
+}
+
 /// Speaks to one controller, as one machine or as nobody yet.
 #[derive(Clone)]
 pub struct Client {
@@ -106,6 +116,8 @@ pub struct Client {
     machine: Option<(MachineName, Arc<Mutex<SecretKey>>)>,
     bearer: Arc<Mutex<Option<String>>>,
     limit: Duration,
+    #[cfg(test)]
+    wire: Option<Arc<dyn Wire>>,
 }
 
 impl Client {
@@ -136,7 +148,22 @@ impl Client {
     fn with_tls(url: &str, tls: rustls::ClientConfig, proxies: &Proxies) -> Result<Self, ClientError> {
         let url = check_url(url)?;
         let http = http(tls, proxies)?;
-        Ok(Self { http, url, machine: None, bearer: Arc::default(), limit: REQUEST_TIMEOUT })
+        Ok(Self {
+            http,
+            url,
+            machine: None,
+            bearer: Arc::default(),
+            limit: REQUEST_TIMEOUT,
+            #[cfg(test)]
+            wire: None,
+        })
+    }
+
+    /// The same client, whose requests go this way.
+    #[cfg(test)]
+    #[must_use]
+    pub fn over(self, wire: Arc<dyn Wire>) -> Self {
+        Self { wire: Some(wire), ..self }
     }
 
     /// A client that believes the one certificate authority with this hash, which the controller sends in its chain; and where
@@ -281,8 +308,18 @@ impl Client {
     }
 
     async fn answer(&self, request: RequestBuilder, path: &str, max: u64) -> Result<Vec<u8>, ClientError> {
-        let response = request.send().await.map_err(|error| self.unreachable(error))?;
+        let response = self.send(request).await?;
         self.body(response, path, max).await
+    }
+
+    async fn send(&self, request: RequestBuilder) -> Result<Response, ClientError> {
+        #[cfg(test)]
+        if let Some(wire) = &self.wire {
+            let request = request.build().map_err(|error| self.unreachable(error))?;
+            let cut = || ClientError::Unreachable { url: self.url.clone(), detail: "the wire is cut".into() };
+            return Arc::clone(wire).carry(request).await.ok_or_else(cut);
+        }
+        request.send().await.map_err(|error| self.unreachable(error))
     }
 
     /// Reads an answer; a body of more than `max` bytes is an error as soon as it is.

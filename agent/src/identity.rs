@@ -23,7 +23,7 @@ const MACHINE_KEY: &str = "machine.pem";
 /// The key that is to take its place, from before the controller hears of it until it is known to have taken it.
 const NEXT_KEY: &str = "next-machine.pem";
 /// Those that it took the place of, the newest first, each with the time until which it is kept.
-const PREVIOUS_KEYS: &str = "previous-machine.json";
+pub const PREVIOUS_KEYS: &str = "previous-machine.json";
 /// How long a key is kept after another took its place: a controller that was brought back from a backup, or that lied,
 /// may know it alone.
 const PREVIOUS_KEY_MS: UnixMillis = 30 * 86_400_000;

@@ -6,6 +6,7 @@ pub mod derivation;
 mod error;
 mod process;
 mod profile;
+mod store;
 
 use std::ffi::OsString;
 use std::io;
@@ -30,6 +31,7 @@ pub use error::NixError;
 pub use error::{message, tail, without_colours};
 use process::{Limits, MOST_MEMORY};
 pub use process::{Listener, Plain, RESERVE_BYTES, free_bytes};
+pub use store::Store;
 
 /// Longer `.drv` files are not read; the longest of nixpkgs have some hundred KiB.
 const MAX_DERIVATION_BYTES: u64 = 16 * 1024 * 1024;

@@ -11,6 +11,8 @@
 
 mod build;
 mod contact;
+#[cfg(test)]
+mod hour;
 mod ledger;
 mod reporting;
 mod requests;
@@ -27,7 +29,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use muster_protocol::checkin::{CheckIn, Health, Holds, Phase, Runs};
-use muster_protocol::clock::{Clock as _, SystemClock, UnixMillis};
+use muster_protocol::clock::{Clock, SystemClock, UnixMillis};
 use muster_protocol::ids::{Generation, Sha256};
 use muster_protocol::keys::{PublicKey, SecretKey};
 use muster_protocol::random;
@@ -47,6 +49,7 @@ use crate::core::state::State;
 use crate::durable;
 use crate::identity::{self, AgeClaims, Identity, IdentityError};
 use crate::local::{Command, Status};
+use crate::nix::{Nix, Store};
 use crate::platform::{self, Platform};
 use crate::status;
 use crate::trust::Trust;
@@ -62,11 +65,37 @@ const RESERVED_NUMBERS: u64 = 63;
 /// How many failed units a check-in names.
 const MAX_DEGRADED: usize = 32;
 
+/// What the agent has around it.
+struct Around {
+    clock: Arc<dyn Clock>,
+    platform: Arc<dyn Platform>,
+    client: Client,
+    nix: Box<dyn Store>,
+}
+
+impl Around {
+    fn of(config: &Config, identity: &Identity) -> Result<Self, Boxed> {
+        let client = Client::of(config, identity)?;
+        let platform: Arc<dyn Platform> = Arc::from(platform::open(config, identity.class)?);
+        let nix = Box::new(Nix::new(config, platform.layout()));
+        Ok(Self { clock: Arc::new(SystemClock::new()), platform, client, nix })
+    }
+}
+
 /// Runs until it is dropped. Whatever goes wrong is logged, told to the controller, and tried again.
 pub async fn run(config: Config, identity: Identity, commands: mpsc::Receiver<Command>) {
+    keep(&config, &identity, commands, || Around::of(&config, &identity)).await;
+}
+
+async fn keep(
+    config: &Config,
+    identity: &Identity,
+    commands: mpsc::Receiver<Command>,
+    around: impl Fn() -> Result<Around, Boxed>,
+) {
     let mut backoff = Backoff::default();
-    let (shared, client, trust, said) = loop {
-        match prepare(&config, &identity) {
+    let (shared, trust, said, (client, nix)) = loop {
+        match around().and_then(|around| prepare(config, identity, around)) {
             Ok(prepared) => break prepared,
             Err(error) => {
                 tracing::error!("the agent cannot begin: {error}");
@@ -79,7 +108,7 @@ pub async fn run(config: Config, identity: Identity, commands: mpsc::Receiver<Co
     let machine = shared.machine_span();
     tokio::join!(
         contact::run(&shared, &client, trust, said).instrument(machine.clone()),
-        work::run(&shared, &client),
+        work::run(&shared, &client, nix.as_ref()),
         serve(&shared, commands).instrument(machine)
     );
 }
@@ -105,11 +134,11 @@ fn next_key(state_dir: &Path) -> Result<Option<SecretKey>, Boxed> {
     }
 }
 
-fn prepare(config: &Config, identity: &Identity) -> Result<(Shared, Client, Trust, Kept), Boxed> {
-    let clock = SystemClock::new();
+type Prepared = (Shared, Trust, Kept, (Client, Box<dyn Store>));
+
+fn prepare(config: &Config, identity: &Identity, around: Around) -> Result<Prepared, Boxed> {
+    let Around { clock, platform, client, nix } = around;
     let trust = Trust::open(config, identity)?;
-    let client = Client::of(config, identity)?;
-    let platform: Arc<dyn Platform> = Arc::from(platform::open(config, identity.class)?);
     let boot = platform.boot_id()?;
     let running = platform.layout().running();
     let held = trust.held();
@@ -156,7 +185,7 @@ fn prepare(config: &Config, identity: &Identity) -> Result<(Shared, Client, Trus
         say: Notify::new(),
         work: Notify::new(),
     };
-    Ok((shared, client, trust, said))
+    Ok((shared, trust, said, (client, nix)))
 }
 
 /// The number of the last check-in. A damaged file is replaced by the seconds since 1970, which no count has reached.
@@ -168,6 +197,10 @@ fn sequence(stored: Option<Vec<u8>>, unix_seconds: i64) -> u64 {
 
 /// A number that another machine does not draw. Without random bytes all machines wait alike, which is no reason to stop.
 fn number() -> u64 {
+    #[cfg(test)]
+    if let Some(number) = hour::drawn() {
+        return number;
+    }
     random::bytes().map(u64::from_le_bytes).unwrap_or(u64::MAX / 2)
 }
 
@@ -176,7 +209,7 @@ struct Shared {
     config: Config,
     identity: Identity,
     platform: Arc<dyn Platform>,
-    clock: SystemClock,
+    clock: Arc<dyn Clock>,
     boot: String,
     ledger: RefCell<Ledger>,
     /// The newest verified target.

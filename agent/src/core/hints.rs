@@ -21,6 +21,8 @@ pub struct Hints {
     /// The hint that was followed and did not bring what it spoke of, when that was, and how often.
     followed: Option<(Generation, Duration, u32)>,
     refreshed: Option<Duration>,
+    /// When something was refused last, and how often since the metadata was good.
+    refused: Option<(Duration, u32)>,
 }
 
 impl Hints {
@@ -43,12 +45,20 @@ impl Hints {
 
     pub fn must_refresh(&self, held: Option<Generation>, now: Duration) -> bool {
         let old = self.refreshed.is_none_or(|at| now.saturating_sub(at) >= INTERVAL);
-        old || self.is_news(held, now)
+        let doubted = self.refused.is_some_and(|(at, times)| now.saturating_sub(at) >= pause(times));
+        old || doubted || self.is_news(held, now)
+    }
+
+    /// Something that the controller gave was refused. That is how the machine stands until it is given what is good, so it asks
+    /// for that again after a while, whether there is something new or not.
+    pub fn refused(&mut self, now: Duration) {
+        let times = self.refused.map_or(0, |(_, times)| times.saturating_add(1));
+        self.refused = Some((now, times));
     }
 
     /// The metadata was fetched and is good; `held` is what it names.
     pub fn refreshed(&mut self, held: Option<Generation>, now: Duration) {
-        self.refreshed = Some(now);
+        (self.refreshed, self.refused) = (Some(now), None);
         self.followed = self.hint.filter(|hint| Some(*hint) != held).map(|hint| {
             let before = self.followed.filter(|(followed, ..)| *followed == hint);
             (hint, now, before.map_or(0, |(_, _, times)| times.saturating_add(1)))
@@ -82,6 +92,25 @@ mod tests {
         hints.refreshed(generation(1), seconds(60));
         assert!(!hints.must_refresh(generation(1), seconds(21_659)));
         assert!(hints.must_refresh(generation(1), seconds(21_660)));
+    }
+
+    #[test]
+    fn after_a_refusal_the_metadata_is_fetched_again_soon_though_nobody_speaks_of_another_generation() {
+        let mut hints = Hints::default();
+        hints.heard(generation(1));
+        hints.refreshed(generation(1), seconds(0));
+        hints.refused(seconds(100));
+        assert!(!hints.must_refresh(generation(1), seconds(114)));
+        assert!(hints.must_refresh(generation(1), seconds(115)));
+        hints.refused(seconds(115));
+        assert!(!hints.must_refresh(generation(1), seconds(144)));
+        assert!(hints.must_refresh(generation(1), seconds(145)));
+        for _ in 0..100 {
+            hints.refused(seconds(200));
+        }
+        assert!(hints.must_refresh(generation(1), seconds(800)), "ten minutes at the longest");
+        hints.refreshed(generation(1), seconds(800));
+        assert!(!hints.must_refresh(generation(1), seconds(2000)));
     }
 
     #[test]

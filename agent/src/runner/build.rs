@@ -2,7 +2,6 @@
 
 use std::time::Duration;
 
-use muster_protocol::clock::Clock as _;
 use muster_protocol::ids::Generation;
 use muster_protocol::policy::{Hook, InhibitedPolicy};
 use muster_protocol::report::{EventKind, Step as Ended};

@@ -5,7 +5,6 @@ use std::time::Duration;
 
 use muster_protocol::api::ProblemCode;
 use muster_protocol::checkin::BEARER_SECONDS;
-use muster_protocol::clock::Clock as _;
 use muster_protocol::ids::Generation;
 use muster_protocol::keys::SecretKey;
 use muster_protocol::report::{Attack, EventKind};
@@ -320,6 +319,7 @@ impl Contact<'_> {
         let operators = self.trust.operators();
         let refused = self.requests.heard(&reply.requests, &operators, self.shared, self.client)?;
         for refusal in refused {
+            self.hints.refused(self.now());
             self.refuse(refusal.attack, &refusal.detail);
         }
         self.shared.work.notify_one();
@@ -345,6 +345,7 @@ impl Contact<'_> {
             Ok(target) => target,
             Err(error) => {
                 if let Some(attack) = error.attack() {
+                    self.hints.refused(self.now());
                     self.refuse(attack, &error.to_string());
                 }
                 return Err(error.into());

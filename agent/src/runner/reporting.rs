@@ -3,7 +3,6 @@
 use std::time::Duration;
 
 use muster_protocol::api::ProblemCode;
-use muster_protocol::clock::Clock as _;
 use muster_protocol::report::{Accepted, Batch};
 
 use super::contact::ContactError;

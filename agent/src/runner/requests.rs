@@ -3,7 +3,6 @@
 use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 
-use muster_protocol::clock::Clock as _;
 use muster_protocol::ids::Sha256;
 use muster_protocol::keys::PublicKey;
 use muster_protocol::report::{Asker, Attack};

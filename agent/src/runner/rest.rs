@@ -2,7 +2,6 @@
 
 use std::time::Duration;
 
-use muster_protocol::clock::Clock as _;
 use muster_protocol::machine::Class;
 
 use super::Shared;

@@ -2,7 +2,6 @@
 //!
 //! [`identity::next_key`] says why a crash at any instant locks nobody out.
 
-use muster_protocol::clock::Clock as _;
 use muster_protocol::keys::{PublicKey, SecretKey};
 use muster_protocol::report::EventKind;
 

@@ -1,6 +1,5 @@
 //! The steps round the switch: the activator is started and watched, the new system probed, the end taken in.
 
-use muster_protocol::clock::Clock as _;
 use muster_protocol::ids::{Generation, StorePath};
 use muster_protocol::report::{EventKind, Reason};
 

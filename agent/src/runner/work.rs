@@ -4,7 +4,6 @@ use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::time::Duration;
 
-use muster_protocol::clock::Clock as _;
 use muster_protocol::ids::{Generation, StorePath, to_hex};
 use muster_protocol::policy::Policy;
 use muster_protocol::random::{self, RandomError};
@@ -22,7 +21,7 @@ use crate::core::policy::{Circumstances, Deferral, Hold, Rules};
 use crate::core::records::{Quarantined, Transaction};
 use crate::core::state::{Input, State};
 use crate::journal::{FileId, Files, JournalError};
-use crate::nix::{Nix, NixError};
+use crate::nix::{NixError, Store};
 use crate::platform::{Platform, PlatformError};
 use crate::supervisor;
 
@@ -52,7 +51,7 @@ pub(super) enum WorkError {
 pub(super) struct Work<'a> {
     pub shared: &'a Shared,
     pub client: &'a Client,
-    pub nix: Nix,
+    pub nix: &'a dyn Store,
     pub backoff: Backoff,
     pub not_before: Option<Duration>,
     pub probed: Option<Probed>,
@@ -81,11 +80,11 @@ pub(super) struct Work<'a> {
 /// How often the platform is asked to tend to what grows.
 const TEND_INTERVAL: Duration = Duration::from_secs(1800);
 
-pub async fn run(shared: &Shared, client: &Client) {
+pub async fn run(shared: &Shared, client: &Client, nix: &dyn Store) {
     let mut work = Work {
         shared,
         client,
-        nix: Nix::new(&shared.config, shared.platform.layout()),
+        nix,
         backoff: Backoff::default(),
         not_before: None,
         probed: None,

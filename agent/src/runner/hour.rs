@@ -1,0 +1,365 @@
+//! Whoever answers in the controller's place for an hour decides nothing that lasts: the real runner with all its files, in
+//! virtual time, under answers of any kind, killed and started meanwhile. Afterwards an honest controller brings the machine to
+//! the newest generation, with no hand on it.
+//!
+//! Of a machine only its platform, its Nix and the wire are other ones. `MUSTER_HOURS` says how many hours are lived through.
+//! No hour is quite like another with the same number (tokio's `select!` draws by itself), so the log of one that went wrong is
+//! kept, and its place told.
+
+// What was lived through is told to whoever asks for it (--nocapture).
+#![allow(clippy::print_stdout)]
+
+mod honest;
+mod liar;
+mod line;
+mod machine;
+mod weak;
+
+use std::cell::Cell;
+use std::collections::{BTreeMap, BTreeSet};
+use std::rc::Rc;
+use std::sync::Arc;
+use std::time::Duration;
+
+use muster_protocol::clock::Clock as _;
+use muster_protocol::ids::Generation;
+use muster_protocol::keys::PublicKey;
+use muster_protocol::machine::Class;
+use muster_protocol::report::EventKind;
+use muster_protocol::target::Target;
+use tokio::sync::mpsc;
+use tokio::task::{JoinHandle, LocalSet};
+
+use self::honest::Honest;
+use self::liar::Dice;
+use self::line::Line;
+use self::machine::{Cache, Machine};
+use self::weak::Weak;
+use super::{Around, keep};
+use crate::client::Client;
+use crate::core::records::tests::{path, target};
+use crate::core::sparing::{MOST_BYTES, MOST_EVENTS};
+use crate::journal::Files;
+use crate::outbox::{FOLDER, Outbox};
+
+const MINUTE: Duration = Duration::from_secs(60);
+const HOUR: Duration = Duration::from_secs(3600);
+/// How long it may take until a machine asks an honest controller again: as long as it was asked to wait, of which ten minutes
+/// and a tenth are honoured.
+const ASKS_AGAIN: Duration = Duration::from_secs(11 * 60 + 30);
+/// How long an honest controller may take to put everything right. A generation that a lie let fail is tried again after an
+/// hour; nothing else waits for longer than eleven minutes (a `Retry-After`, of which no more than ten are honoured).
+const RIGHT_AGAIN: Duration = Duration::from_secs(90 * 60);
+/// And for what is published after that.
+const AS_EVER: Duration = Duration::from_secs(5 * 60);
+const HOURS: u64 = 60;
+/// And with an agent that believes too much, until that is noticed.
+const MOST_HOURS: u64 = 300;
+
+thread_local! {
+    static DRAWN: Cell<Option<u64>> = const { Cell::new(None) };
+}
+
+/// In place of random numbers, so that an hour with the same number is much the same hour.
+pub(super) fn drawn() -> Option<u64> {
+    let number = DRAWN.get()?;
+    let mut dice = Dice::new(number);
+    let drawn = dice.number();
+    DRAWN.set(Some(drawn));
+    Some(drawn)
+}
+
+/// What happens beside the lies.
+#[derive(Debug, Clone, Copy)]
+enum Happens {
+    Publication,
+    Restart,
+    NewEpoch,
+    Rotation,
+}
+
+struct Hour {
+    machine: Rc<Machine>,
+    line: Arc<Line>,
+    weak: Option<Weak>,
+    agent: JoinHandle<()>,
+    newest: Target,
+    first_key: PublicKey,
+}
+
+fn start(machine: &Rc<Machine>, line: &Arc<Line>, weak: Option<Weak>) -> JoinHandle<()> {
+    let (machine, line) = (Rc::clone(machine), Arc::clone(line));
+    tokio::task::spawn_local(async move {
+        let identity = machine.identity();
+        let around = || {
+            Ok(Around {
+                clock: machine.clock.clone(),
+                platform: machine.platform.clone(),
+                client: Client::new(&identity)?.over(line.clone()),
+                nix: Box::new(Cache { weak }),
+            })
+        };
+        let (_asks, commands) = mpsc::channel(1);
+        keep(&machine.config, &identity, commands, around).await;
+    })
+}
+
+/// The target of this number.
+fn wanted(generation: Generation) -> Target {
+    let (epoch, number) = (generation.epoch(), generation.get());
+    Target {
+        generation,
+        derivation: path(&format!("system-{epoch}-{number}.drv")),
+        output: path(&format!("system-{epoch}-{number}")),
+        ..target(1, Class::Nixos)
+    }
+}
+
+impl Hour {
+    async fn begin(seed: u64, weak: Option<Weak>) -> Self {
+        DRAWN.set(Some(seed));
+        let (machine, starts) = Machine::new();
+        let machine = Rc::new(machine);
+        let first_key = machine.keys().machine.public();
+        let honest = Honest::new(machine.name.clone(), first_key);
+        machine.enrol(&honest.root);
+        let newest = wanted(Generation::FIRST);
+        let line = Line::new(honest, Arc::clone(&machine.clock), &machine.config.state_dir, weak);
+        line.publish(&newest);
+        let activators = Rc::clone(&machine);
+        tokio::task::spawn_local(async move { activators.activators(starts).await });
+        let agent = start(&machine, &line, weak);
+        Self { machine, line, weak, agent, newest, first_key }
+    }
+
+    fn publish(&mut self, generation: Generation) {
+        self.newest = wanted(generation);
+        self.line.publish(&self.newest);
+    }
+
+    async fn happens(&mut self, what: Happens) {
+        match what {
+            Happens::Publication => self.publish(self.newest.generation.next().unwrap()),
+            Happens::NewEpoch => {
+                let epoch = self.line.with(|honest| honest.epoch.next()).unwrap();
+                self.line.with(|honest| honest.new_root(epoch));
+                self.publish(Generation::first_of(epoch));
+            }
+            Happens::Rotation => self.line.ask_rotation(),
+            Happens::Restart => {
+                // As a power cut does it: at whatever it waits for.
+                self.agent.abort();
+                let _ = (&mut self.agent).await;
+                self.agent = start(&self.machine, &self.line, self.weak);
+            }
+        }
+    }
+
+    /// Waits in virtual time.
+    async fn until(&self, what: &str, limit: Duration, come: impl Fn() -> bool) -> Result<Duration, String> {
+        let began = self.machine.clock.awake();
+        loop {
+            let waited = self.machine.clock.awake() - began;
+            if come() {
+                return Ok(waited);
+            }
+            self.sound()?;
+            if waited > limit {
+                return Err(format!(
+                    "{what} did not come within {} min; {}",
+                    limit.as_secs() / 60,
+                    self.stands()
+                ));
+            }
+            tokio::time::sleep(Duration::from_secs(5)).await;
+        }
+    }
+
+    fn stands(&self) -> String {
+        let files = Files::new(&self.machine.config.state_dir);
+        let journal = files.journal().ok().and_then(|found| found.whole());
+        let open = files.transaction().ok().and_then(|found| found.whole()).map(|open| open.state);
+        let last = self.line.with(|honest| honest.last.clone());
+        format!("wanted {}; open {open:?}; {journal:?}; said last {last:?}", self.newest.output)
+    }
+
+    /// What holds at each moment.
+    fn sound(&self) -> Result<(), String> {
+        if self.agent.is_finished() {
+            return Err("the agent has ended".to_owned());
+        }
+        let folder = self.machine.config.state(FOLDER);
+        let files = std::fs::read_dir(&folder).into_iter().flatten().flatten();
+        let bytes: u64 = files.filter_map(|file| Some(file.metadata().ok()?.len())).sum();
+        if Outbox::count(&folder) > MOST_EVENTS || bytes > 2 * MOST_BYTES {
+            return Err(format!("the outbox has {bytes} bytes"));
+        }
+        let files = Files::new(&self.machine.config.state_dir);
+        let journal = files.journal().map_err(|error| error.to_string())?.whole().unwrap_or_default();
+        match journal.quarantine.first() {
+            Some(entry) => Err(format!("{} is in quarantine: {}", entry.derivation, entry.detail)),
+            None => self.line.with(|honest| honest.broken.first().cloned().map_or(Ok(()), Err)),
+        }
+    }
+
+    /// The machine runs what was published last, has told so, and nothing of the lies is left.
+    fn is_right(&self) -> bool {
+        let output = Some(&self.newest.output);
+        let layout = &self.machine.layout;
+        let on = layout.running().as_ref() == output && layout.profile_target().as_ref() == output;
+        let told = self.line.with(|honest| {
+            let last = honest.last.as_ref();
+            let runs = last.and_then(|last| last.runs.as_ref()?.generation);
+            let calm = last.is_some_and(|last| last.refused.is_none() && last.new_key.is_none());
+            runs == Some(self.newest.generation) && calm && !honest.waits_for_a_key()
+        });
+        on && told && Outbox::count(&self.machine.config.state(FOLDER)) == 0
+    }
+
+    /// What must hold once all is right again; `from` is when the lies ended, in Unix milliseconds.
+    fn look_back(&self, from: i64) -> Result<(), String> {
+        self.sound()?;
+        let swallowed = self.line.swallowed();
+        let own = self.machine.keys().machine.public();
+        self.line.with(|honest| {
+            if honest.alarm {
+                return Err("taken for a second machine with the same key".to_owned());
+            }
+            if honest.key != own || (!honest.rotation_was_asked && own != self.first_key) {
+                return Err("its key is another one".to_owned());
+            }
+            if honest.rotation_was_asked && own == self.first_key {
+                return Err("its key was to be replaced".to_owned());
+            }
+            let mut times: BTreeMap<u64, u32> = BTreeMap::new();
+            let mut within = BTreeSet::new();
+            for (stream, event) in &honest.stored {
+                if event.kind == EventKind::Unknown || matches!(event.kind, EventKind::Dropped { .. }) {
+                    return Err(format!("report {} was lost by the machine", event.seq));
+                }
+                if !within.insert((stream.map(|stream| stream.to_string()), event.seq)) {
+                    return Err(format!("report {} was stored twice", event.seq));
+                }
+                *times.entry(event.seq).or_default() += 1;
+                if event.at >= from && times[&event.seq] > 1 {
+                    return Err(format!("report {} came twice, after the lies", event.seq));
+                }
+            }
+            let last = times.keys().next_back().copied().unwrap_or(0);
+            match (1..=last).find(|seq| !times.contains_key(seq) && !swallowed.contains(seq)) {
+                Some(seq) => Err(format!("report {seq} of {last} never came")),
+                None => Ok(()),
+            }
+        })
+    }
+}
+
+/// One hour of lies, and what comes of it: how long it took until all was right again.
+async fn live_through(seed: u64, weak: Option<Weak>) -> Result<Duration, String> {
+    let mut dice = Dice::new(seed ^ 0x5eed);
+    let mut hour = Hour::begin(seed, weak).await;
+    hour.until("the first generation", 10 * MINUTE, || hour.is_right()).await?;
+    let clock = Arc::clone(&hour.machine.clock);
+    let begins = clock.awake();
+    hour.line.lie(seed);
+    let mut happens: Vec<(u64, Happens)> = Vec::new();
+    let mut some = |what: Happens, most: u64| {
+        for _ in 0..dice.below(most + 1) {
+            happens.push((dice.below(3600), what));
+        }
+    };
+    some(Happens::Publication, 3);
+    some(Happens::Restart, 5);
+    some(Happens::NewEpoch, 1);
+    some(Happens::Rotation, 1);
+    let late = dice.one_in(2);
+    happens.sort_by_key(|(at, _)| *at);
+    for (at, what) in happens {
+        let left = (begins + Duration::from_secs(at)).saturating_sub(clock.awake());
+        tokio::time::sleep(left).await;
+        hour.sound()?;
+        hour.happens(what).await;
+    }
+    tokio::time::sleep((begins + HOUR).saturating_sub(clock.awake())).await;
+    hour.sound()?;
+    hour.line.behave();
+    let from = clock.unix_ms();
+    let heard = hour.line.with(|honest| honest.heard);
+    hour.until("a question", ASKS_AGAIN, || hour.line.with(|honest| honest.heard) > heard).await?;
+    if late {
+        hour.happens(Happens::Publication).await;
+    }
+    let took = hour.until("the newest generation", RIGHT_AGAIN, || hour.is_right()).await?;
+    hour.look_back(from)?;
+    // From here on it is a machine as any other.
+    hour.happens(Happens::Publication).await;
+    hour.until("the generation after that", AS_EVER, || hour.is_right()).await?;
+    hour.look_back(from)?;
+    Ok(took)
+}
+
+fn hour(seed: u64, weak: Option<Weak>) -> Result<Duration, String> {
+    let log = Log::default();
+    let into = log.clone();
+    let subscriber = tracing_subscriber::fmt()
+        .with_max_level(tracing::Level::DEBUG)
+        .with_ansi(false)
+        .without_time()
+        .with_writer(move || into.clone());
+    let end = tracing::subscriber::with_default(subscriber.finish(), || {
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().start_paused(true).build();
+        let local = LocalSet::new();
+        local.block_on(&runtime.unwrap(), live_through(seed, weak))
+    });
+    DRAWN.set(None);
+    end.map_err(|error| {
+        let place = std::env::temp_dir().join(format!("muster-hour-{seed}-{weak:?}.log"));
+        let text = [log.0.lock().unwrap().as_slice(), error.as_bytes()].concat();
+        let kept = std::fs::write(&place, text).map(|()| place);
+        let start: String = error.chars().take(200).collect();
+        format!("hour {seed}: {start} (its log: {kept:?})")
+    })
+}
+
+/// What is logged within one hour.
+#[derive(Clone, Default)]
+struct Log(Arc<std::sync::Mutex<Vec<u8>>>);
+
+impl std::io::Write for Log {
+    fn write(&mut self, bytes: &[u8]) -> std::io::Result<usize> {
+        self.0.lock().unwrap().extend_from_slice(bytes);
+        Ok(bytes.len())
+    }
+    fn flush(&mut self) -> std::io::Result<()> {
+        Ok(())
+    }
+}
+
+fn number_in(variable: &str) -> Option<u64> {
+    std::env::var(variable).ok()?.parse().ok()
+}
+
+#[test]
+fn after_any_hour_of_lies_an_honest_controller_brings_the_machine_to_the_newest_generation() {
+    let ends = |seed| hour(seed, None);
+    let results: Vec<Result<Duration, String>> =
+        (0..number_in("MUSTER_HOURS").unwrap_or(HOURS)).map(ends).collect();
+    let failed: Vec<&String> = results.iter().filter_map(|result| result.as_ref().err()).collect();
+    let longest = results.iter().flatten().max().copied().unwrap_or_default();
+    println!("{} hours of lies; right again after {longest:?} at the latest", results.len());
+    assert!(
+        failed.is_empty(),
+        "{} of {} hours left something behind: {failed:#?}",
+        failed.len(),
+        results.len()
+    );
+}
+
+#[test]
+fn an_agent_that_believes_too_much_is_noticed() {
+    for weak in Weak::ALL {
+        let noticed = (0..MOST_HOURS).find_map(|seed| hour(seed, Some(weak)).err());
+        println!("{weak:?}: {noticed:?}");
+        assert!(noticed.is_some(), "{weak:?} goes unnoticed");
+    }
+}

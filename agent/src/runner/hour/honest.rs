@@ -1,0 +1,307 @@
+//! A controller that keeps every rule: what the machines' API answers, as far as an agent can tell.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use axum::http::HeaderMap;
+use muster_protocol::api::{self, Problem, ProblemCode};
+use muster_protocol::checkin::{BEARER_SECONDS, CheckIn, CheckInReply, PollReply};
+use muster_protocol::ids::{Epoch, Generation, MachineName, Sha256};
+use muster_protocol::keys::{Context, PublicKey, SecretKey, Signature};
+use muster_protocol::report::{Accepted, Batch, Event, Stream};
+use muster_protocol::request::{Asked, MachineRequest, SignedRequest};
+use muster_protocol::target::Target;
+use muster_protocol::tuf::repository::{RootSpec, sign_generation, sign_root, sign_timestamp};
+use serde::Serialize;
+
+/// When it all begins, in Unix seconds.
+pub const BEGAN: i64 = 1_800_000_000;
+const DAY: i64 = 86_400;
+/// How long it lets polls wait.
+pub const POLL_SECONDS: u64 = 60;
+
+/// One answer as it goes to the machine.
+#[derive(Debug, Clone, Default)]
+pub struct Answer {
+    pub status: u16,
+    pub body: Vec<u8>,
+    pub retry_after: Option<String>,
+}
+
+impl Answer {
+    pub fn json(value: &impl Serialize) -> Self {
+        Self { status: 200, body: serde_json::to_vec(value).unwrap(), retry_after: None }
+    }
+    pub fn problem(status: u16, code: ProblemCode) -> Self {
+        let problem = Problem { code, message: "no".to_owned() };
+        Self { status, ..Self::json(&problem) }
+    }
+}
+
+/// One request as it comes from the machine.
+#[derive(Debug, Clone)]
+pub struct Request {
+    pub path: String,
+    pub query: String,
+    pub headers: HeaderMap,
+    pub body: Vec<u8>,
+    /// Its bearer was good when it came.
+    pub admitted: bool,
+}
+
+impl Request {
+    fn header(&self, name: &str) -> Option<&str> {
+        self.headers.get(name)?.to_str().ok()
+    }
+    fn signature(&self, name: &str) -> Option<Signature> {
+        self.header(name)?.parse().ok()
+    }
+    /// What a poll says that the machine has, and how many seconds it may wait.
+    pub fn poll(&self) -> (String, u64) {
+        let field = |name: &str| {
+            let mut fields = self.query.split('&').filter_map(|field| field.split_once('='));
+            fields.find(|(key, _)| *key == name).map(|(_, value)| value.to_owned()).unwrap_or_default()
+        };
+        (field("have"), field("wait").parse().unwrap_or(0))
+    }
+}
+
+pub struct Honest {
+    pub machine: MachineName,
+    pub root: Vec<u8>,
+    holder: SecretKey,
+    operator: SecretKey,
+    online: SecretKey,
+    root_version: u64,
+    pub epoch: Epoch,
+    pub files: BTreeMap<String, Vec<u8>>,
+    timestamp: u64,
+    pub latest: Option<Generation>,
+    /// The machine's key in force, and every one that was.
+    pub key: PublicKey,
+    seq: (u64, Sha256),
+    reply: Option<CheckInReply>,
+    earlier: BTreeSet<(u64, Sha256)>,
+    /// Each until its end, in Unix seconds.
+    bearers: BTreeMap<String, i64>,
+    given: u64,
+    asked: Option<SignedRequest>,
+    /// The operators asked for another key once.
+    pub rotation_was_asked: bool,
+    through: (Option<Stream>, u64),
+    pub stored: Vec<(Option<Stream>, Event)>,
+    pub last: Option<CheckIn>,
+    /// How many questions have come.
+    pub heard: u64,
+    /// A number was used twice for different words: somebody else holds the key.
+    pub alarm: bool,
+    /// What it must never see of an honest agent.
+    pub broken: Vec<String>,
+}
+
+impl Honest {
+    pub fn new(machine: MachineName, key: PublicKey) -> Self {
+        let [holder, operator, online] = [(); 3].map(|()| SecretKey::generate().unwrap());
+        let mut controller = Self {
+            machine,
+            root: Vec::new(),
+            holder,
+            operator,
+            online,
+            root_version: 0,
+            epoch: Epoch::default(),
+            files: BTreeMap::new(),
+            timestamp: 0,
+            latest: None,
+            key,
+            seq: (0, Sha256::of(b"")),
+            reply: None,
+            earlier: BTreeSet::new(),
+            bearers: BTreeMap::new(),
+            given: 0,
+            asked: None,
+            rotation_was_asked: false,
+            through: (None, 0),
+            stored: Vec::new(),
+            last: None,
+            heard: 0,
+            alarm: false,
+            broken: Vec::new(),
+        };
+        controller.new_root(Epoch::default());
+        controller.root = controller.files[&api::root_path(1)].clone();
+        controller
+    }
+
+    pub fn fleet(&self) -> Sha256 {
+        Sha256::of(&self.root)
+    }
+
+    /// Root holders sign the next root.
+    pub fn new_root(&mut self, epoch: Epoch) {
+        (self.root_version, self.epoch) = (self.root_version + 1, epoch);
+        let spec = RootSpec {
+            version: self.root_version,
+            epoch,
+            expires: BEGAN + 365 * DAY,
+            root: (vec![self.holder.public()], 1),
+            operators: (vec![self.operator.public()], 1),
+            online: vec![self.online.public()],
+        };
+        let root = sign_root(&spec, &[&self.holder]).unwrap();
+        let folder = api::tuf_path(&self.machine);
+        self.files.insert(format!("{folder}/{}.root.json", self.root_version), root.clone());
+        self.files.insert(api::root_path(self.root_version), root);
+    }
+
+    /// Operators sign this, and it is served.
+    pub fn publish(&mut self, target: &Target) {
+        let expires = BEGAN + 30 * DAY;
+        let signed = sign_generation(target, expires, &[&self.operator]).unwrap();
+        let (folder, n) = (api::tuf_path(&self.machine), target.generation.get());
+        self.timestamp += 1;
+        let snapshot = signed.snapshot.as_bytes();
+        let timestamp = sign_timestamp(&self.machine, snapshot, self.timestamp, expires, &self.online);
+        self.files.insert(format!("{folder}/timestamp.json"), timestamp.unwrap());
+        self.files.insert(format!("{folder}/{n}.snapshot.json"), snapshot.to_vec());
+        self.files.insert(format!("{folder}/{n}.targets.json"), signed.targets.into_bytes());
+        let hash = Sha256::of(signed.target.as_bytes());
+        self.files.insert(api::target_path(&self.machine, &hash), signed.target.into_bytes());
+        self.files.insert(in_cache(target), contents(target));
+        self.latest = Some(target.generation);
+    }
+
+    /// An operator asks for another key in the place of the one that is known now.
+    pub fn ask_rotation(&mut self, now: i64) {
+        let asked = Asked::RotateKey { key: self.key };
+        let request = MachineRequest::new(self.fleet(), self.machine.clone(), asked, now, 7 * DAY).unwrap();
+        self.asked = Some(request.sign(&self.operator).unwrap());
+        self.rotation_was_asked = true;
+    }
+
+    pub fn has_news_for(&self, have: &str) -> bool {
+        let latest = self.latest.map_or_else(|| "0".to_owned(), |latest| latest.to_string());
+        self.asked.is_some() || latest != have
+    }
+
+    pub fn waits_for_a_key(&self) -> bool {
+        self.asked.is_some()
+    }
+
+    /// A poll that came to its end.
+    pub fn poll(&self) -> Answer {
+        Answer::json(&PollReply { generation: self.latest, check_in: self.asked.is_some() })
+    }
+
+    /// Whether this bearer is good at `now`.
+    pub fn admits(&self, request: &Request, now: i64) -> bool {
+        let given = request.header("authorization").and_then(|value| value.strip_prefix("Bearer "));
+        given.and_then(|bearer| self.bearers.get(bearer)).is_some_and(|ends| now < *ends)
+    }
+
+    /// `now` in Unix seconds.
+    pub fn answer(&mut self, request: &Request, now: i64) -> Answer {
+        match request.path.as_str() {
+            api::CHECKIN => self.check_in(request, now),
+            api::REPORTS => self.report(request),
+            path => {
+                if !request.admitted {
+                    return Answer::problem(401, ProblemCode::Unauthorised);
+                }
+                if path.ends_with("/poll") {
+                    return self.poll();
+                }
+                match self.files.get(path) {
+                    Some(bytes) => Answer { status: 200, body: bytes.clone(), retry_after: None },
+                    None => Answer::problem(404, ProblemCode::NotFound),
+                }
+            }
+        }
+    }
+
+    fn check_in(&mut self, request: &Request, now: i64) -> Answer {
+        let unsigned = || Answer::problem(401, ProblemCode::BadSignature);
+        let Ok(check_in) = serde_json::from_slice::<CheckIn>(&request.body) else {
+            self.broken.push("a check-in cannot be read".into());
+            return Answer::problem(400, ProblemCode::Malformed);
+        };
+        let by = |key: &PublicKey, header: &str, context| {
+            request.signature(header).is_some_and(|by| key.verify(context, &request.body, &by).is_ok())
+        };
+        if let Some(new) = check_in.new_key
+            && !by(&new, api::MACHINE_NEW_SIGNATURE, Context::KeyRotation)
+        {
+            return unsigned();
+        }
+        if check_in.new_key != Some(self.key) && !by(&self.key, api::MACHINE_SIGNATURE, Context::CheckIn) {
+            return unsigned();
+        }
+        let hash = Sha256::of(&request.body);
+        if check_in.seq <= self.seq.0 {
+            if (check_in.seq, hash) == self.seq {
+                return self.reply.as_ref().map_or_else(unsigned, Answer::json);
+            }
+            if self.earlier.contains(&(check_in.seq, hash)) {
+                return Answer::problem(409, ProblemCode::Repeated);
+            }
+            self.alarm = true;
+            return Answer::problem(409, ProblemCode::Sequence);
+        }
+        self.earlier.insert(self.seq);
+        self.seq = (check_in.seq, hash);
+        if let Some(new) = check_in.new_key.filter(|new| *new != self.key) {
+            self.key = new;
+            self.asked = None;
+            self.bearers.clear();
+        }
+        if let Some(asked) = &self.asked
+            && check_in.followed.contains(&asked.id())
+        {
+            self.asked = None;
+        }
+        self.given += 1;
+        let bearer = format!("bearer-{}", self.given);
+        self.bearers.insert(bearer.clone(), now + i64::try_from(BEARER_SECONDS).unwrap());
+        let reply = CheckInReply {
+            bearer,
+            bearer_expires_in: BEARER_SECONDS,
+            generation: self.latest,
+            poll_seconds: POLL_SECONDS,
+            reports_through: self.through.1,
+            rotate_key: self.asked.is_some(),
+            requests: self.asked.iter().cloned().collect(),
+        };
+        self.reply = Some(reply.clone());
+        self.last = Some(check_in);
+        Answer::json(&reply)
+    }
+
+    fn report(&mut self, request: &Request) -> Answer {
+        let by = request.signature(api::MACHINE_SIGNATURE);
+        if by.is_none_or(|by| self.key.verify(Context::Reports, &request.body, &by).is_err()) {
+            return Answer::problem(401, ProblemCode::BadSignature);
+        }
+        let Ok(batch) = serde_json::from_slice::<Batch>(&request.body) else {
+            self.broken.push("a batch cannot be read".into());
+            return Answer::problem(400, ProblemCode::Malformed);
+        };
+        let through = if self.through.0 == batch.stream { self.through.1 } else { 0 };
+        let mut last = through;
+        for event in batch.events {
+            if event.seq > through {
+                last = event.seq;
+                self.stored.push((batch.stream, event));
+            }
+        }
+        last = last.max(batch.oldest.saturating_sub(1));
+        self.through = (batch.stream, last);
+        Answer::json(&Accepted { through: last, stream: batch.stream })
+    }
+}
+
+/// Where a target's derivation lies in the cache of these tests, and what it is there.
+pub fn in_cache(target: &Target) -> String {
+    format!("{}/{}", api::CACHE, target.derivation.name())
+}
+pub fn contents(target: &Target) -> Vec<u8> {
+    format!("the derivation of {}", target.derivation).into_bytes()
+}

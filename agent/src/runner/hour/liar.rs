@@ -1,0 +1,359 @@
+//! Everything that whoever answers in a controller's place may say.
+
+use std::time::Duration;
+
+use muster_protocol::api::{self, ProblemCode};
+use muster_protocol::checkin::{BEARER_SECONDS, CheckInReply, PollReply};
+use muster_protocol::ids::{Generation, Sha256};
+use muster_protocol::keys::{Context, SecretKey};
+use muster_protocol::report::{Accepted, Batch, Stream};
+use muster_protocol::request::{Asked, MachineRequest, SignedRequest};
+use serde_json::{Value, json};
+
+use super::honest::{Answer, Honest, Request};
+
+/// Numbers that are the same in each run with the same seed (splitmix64).
+#[derive(Debug, Clone)]
+pub struct Dice(u64);
+
+impl Dice {
+    pub fn new(seed: u64) -> Self {
+        Self(seed)
+    }
+    pub fn number(&mut self) -> u64 {
+        self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
+        let mut z = self.0;
+        z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+        z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
+        z ^ (z >> 31)
+    }
+    pub fn below(&mut self, bound: u64) -> u64 {
+        self.number() % bound.max(1)
+    }
+    pub fn one_in(&mut self, bound: u64) -> bool {
+        self.below(bound) == 0
+    }
+    pub fn of<T: Clone>(&mut self, all: &[T]) -> T {
+        all[usize::try_from(self.below(all.len() as u64)).unwrap()].clone()
+    }
+}
+
+/// The numbers that a lie is most likely to be.
+const NUMBERS: [u64; 14] = [
+    0,
+    1,
+    2,
+    3,
+    60,
+    601,
+    4000,
+    (1 << 32) + 1,
+    (1 << 47) + 5,
+    (1 << 48) - 1,
+    1 << 48,
+    (1 << 63) - 2,
+    1 << 63,
+    u64::MAX,
+];
+const CODES: [(u16, ProblemCode); 21] = [
+    (400, ProblemCode::Malformed),
+    (401, ProblemCode::BadSignature),
+    (401, ProblemCode::Unauthorised),
+    (403, ProblemCode::Revoked),
+    (403, ProblemCode::WrongClass),
+    (404, ProblemCode::UnknownMachine),
+    (404, ProblemCode::NotFound),
+    (408, ProblemCode::Busy),
+    (409, ProblemCode::Sequence),
+    (409, ProblemCode::EventNumbers),
+    (409, ProblemCode::Conflict),
+    (409, ProblemCode::Repeated),
+    (410, ProblemCode::TokenUsed),
+    (413, ProblemCode::TooLarge),
+    (422, ProblemCode::Malformed),
+    (429, ProblemCode::TooMany),
+    (500, ProblemCode::Internal),
+    (502, ProblemCode::Other),
+    (503, ProblemCode::Busy),
+    (507, ProblemCode::StorageFull),
+    (302, ProblemCode::Other),
+];
+const WAITS: [&str; 10] =
+    ["0", "1", "60", "599", "86400", "4294967296", "99999999999999999999", "-1", "soon", ""];
+
+/// What is done with one request.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Way {
+    /// The honest answer.
+    Honest,
+    /// The honest answer, with some of its fields changed.
+    Bent,
+    /// The request is kept from whoever would answer it honestly, and answered with an error.
+    Refused,
+    /// It is taken in, and an error comes back all the same.
+    Denied,
+    /// It is taken in, and the answer breaks off.
+    Cut,
+    /// Something that is no answer at all.
+    Nonsense,
+    /// Nobody answers.
+    Silence,
+    /// A success that nobody stored anything for.
+    Invented,
+    /// What was an answer once, to this or another question.
+    Replayed,
+}
+
+const WAYS: [Way; 9] = [
+    Way::Honest,
+    Way::Bent,
+    Way::Refused,
+    Way::Denied,
+    Way::Cut,
+    Way::Nonsense,
+    Way::Silence,
+    Way::Invented,
+    Way::Replayed,
+];
+
+/// What comes of a request.
+pub enum Comes {
+    Answer(Answer),
+    /// So many bytes of it, and then the connection breaks.
+    Part(Answer, usize),
+    /// After so long there is no connection at all.
+    Nothing(Duration),
+}
+
+/// Keeps to one manner of lying for a while, and then to another.
+pub struct Liar {
+    pub dice: Dice,
+    manner: Vec<Way>,
+    /// The error that it likes just now.
+    code: Option<(u16, ProblemCode)>,
+    /// Only requests with this in their path are lied about.
+    about: &'static str,
+    left: u64,
+    /// Every honest answer, the oldest first.
+    seen: Vec<(String, Answer)>,
+    thief: SecretKey,
+    /// Numbers of reports that it took in and kept from everybody.
+    pub swallowed: Vec<u64>,
+    pub told: u64,
+}
+
+impl Liar {
+    pub fn new(seed: u64) -> Self {
+        Self {
+            dice: Dice::new(seed),
+            manner: vec![Way::Honest],
+            code: None,
+            about: "",
+            left: 0,
+            seen: Vec::new(),
+            thief: SecretKey::generate().unwrap(),
+            swallowed: Vec::new(),
+            told: 0,
+        }
+    }
+
+    /// Takes note of an honest answer.
+    pub fn saw(&mut self, request: &Request, answer: &Answer) {
+        if self.seen.len() < 500 && answer.status == 200 {
+            self.seen.push((request.path.clone(), answer.clone()));
+        }
+    }
+
+    fn change_manner(&mut self) {
+        self.manner = (0..=self.dice.below(3)).map(|_| self.dice.of(&WAYS)).collect();
+        if self.dice.one_in(3) {
+            self.manner = WAYS.to_vec();
+        }
+        self.code = self.dice.one_in(2).then(|| self.dice.of(&CODES));
+        self.about = self.dice.of(&["", "", "", api::CHECKIN, api::REPORTS, "/poll", "/tuf/", api::CACHE]);
+        self.left = 1 + self.dice.below(60);
+    }
+
+    /// Whether a poll is held for as long as the honest one would hold it.
+    pub fn holds_polls(&mut self) -> bool {
+        !self.dice.one_in(3)
+    }
+
+    /// `newest` is the highest number of a report that the machine ever used.
+    pub fn answer(&mut self, honest: &mut Honest, request: &Request, now: i64, newest: u64) -> Comes {
+        self.told += 1;
+        if self.left == 0 {
+            self.change_manner();
+        }
+        self.left -= 1;
+        let way = match request.path.contains(self.about) {
+            true => self.dice.of(&self.manner.clone()),
+            false => Way::Honest,
+        };
+        let mut honestly = |liar: &mut Self| {
+            let answer = honest.answer(request, now);
+            liar.saw(request, &answer);
+            answer
+        };
+        let answer = match way {
+            Way::Honest => honestly(self),
+            Way::Bent => {
+                let answer = honestly(self);
+                self.bent(request, answer, now)
+            }
+            Way::Denied => {
+                honestly(self);
+                self.refusal()
+            }
+            Way::Refused => self.refusal(),
+            Way::Cut => {
+                let answer = honestly(self);
+                let length = usize::try_from(self.dice.below(answer.body.len() as u64)).unwrap();
+                return Comes::Part(answer, length);
+            }
+            Way::Silence => return Comes::Nothing(Duration::from_secs(self.dice.of(&[0, 1, 25, 4000]))),
+            Way::Nonsense => self.nonsense(),
+            Way::Invented => self.invented(request, now),
+            Way::Replayed => self.replayed(request),
+        };
+        if way != Way::Honest {
+            self.swallows(honest, request, &answer, newest);
+        }
+        Comes::Answer(answer)
+    }
+
+    /// Reports that it says are stored, and that are not, are lost, and nobody can do anything about it.
+    fn swallows(&mut self, honest: &Honest, request: &Request, answer: &Answer, newest: u64) {
+        let Ok(batch) = serde_json::from_slice::<Batch>(&request.body) else { return };
+        let Ok(accepted) = serde_json::from_slice::<Accepted>(&answer.body) else { return };
+        if request.path != api::REPORTS || answer.status != 200 || accepted.through > newest {
+            return;
+        }
+        let stored = |seq: u64| honest.stored.iter().any(|(_, event)| event.seq == seq);
+        // Everything that was ever sent and waits still.
+        self.swallowed.extend((batch.oldest..=accepted.through).filter(|seq| !stored(*seq)).take(4096));
+    }
+
+    fn refusal(&mut self) -> Answer {
+        let (status, code) = self.code.unwrap_or_else(|| self.dice.of(&CODES));
+        let mut answer = Answer::problem(status, code);
+        if self.dice.one_in(2) {
+            answer.retry_after = Some(self.dice.of(&WAITS).to_owned());
+        }
+        if self.dice.one_in(4) {
+            answer.body = b"<html>\x1b[2J503".to_vec();
+        }
+        answer
+    }
+
+    fn nonsense(&mut self) -> Answer {
+        let body = match self.dice.below(6) {
+            0 => Vec::new(),
+            1 => b"[".repeat(40_000),
+            2 => vec![b' '; 6 << 20],
+            3 => b"null".to_vec(),
+            4 => b"{\"bearer\":\"a b\",\"bearer_expires_in\":60,\"poll_seconds\":1,\"reports_through\":0}"
+                .to_vec(),
+            _ => (0..100).map(|_| u8::try_from(self.dice.below(256)).unwrap()).collect(),
+        };
+        Answer { status: self.dice.of(&[200, 200, 200, 204, 206, 999]), body, retry_after: None }
+    }
+
+    fn replayed(&mut self, request: &Request) -> Answer {
+        let kind = |path: &str| path.rsplit(['/', '.']).nth(1).map(str::to_owned);
+        let wanted = kind(&request.path);
+        let same: Vec<&Answer> =
+            self.seen.iter().filter(|(path, _)| kind(path) == wanted).map(|(_, answer)| answer).collect();
+        if same.is_empty() || self.dice.one_in(10) {
+            let all: Vec<Answer> = self.seen.iter().map(|(_, answer)| answer.clone()).collect();
+            return if all.is_empty() { self.nonsense() } else { self.dice.of(&all) };
+        }
+        let same: Vec<Answer> = same.into_iter().cloned().collect();
+        self.dice.of(&same)
+    }
+
+    fn invented(&mut self, request: &Request, now: i64) -> Answer {
+        let answer = match request.path.as_str() {
+            api::CHECKIN => Answer::json(&CheckInReply {
+                bearer: "invented".into(),
+                bearer_expires_in: BEARER_SECONDS,
+                poll_seconds: 60,
+                ..CheckInReply::default()
+            }),
+            api::REPORTS => match serde_json::from_slice::<Batch>(&request.body) {
+                Ok(batch) => {
+                    let last = batch.events.last().map_or(0, |event| event.seq);
+                    Answer::json(&Accepted { through: last, stream: batch.stream })
+                }
+                Err(_) => self.nonsense(),
+            },
+            path if path.ends_with("/poll") => Answer::json(&PollReply { generation: None, check_in: false }),
+            _ => Answer { status: 200, body: b"invented".to_vec(), retry_after: None },
+        };
+        if self.dice.one_in(2) { self.bent(request, answer, now) } else { answer }
+    }
+
+    /// Requests that no operator signed, or that somebody signed for another machine.
+    fn forged(&mut self, now: i64) -> Vec<SignedRequest> {
+        let asked = Asked::RotateKey { key: self.thief.public() };
+        let machine = self.dice.of(&["m", "other"]).parse().unwrap();
+        let request = MachineRequest::new(Sha256::of(b"fleet"), machine, asked, now, 600).unwrap();
+        let signature = self.thief.sign(Context::MachineRequest, b"something else");
+        let bent = SignedRequest { request: format!("{now}"), key: self.thief.public(), signature };
+        vec![request.sign(&self.thief).unwrap(), bent]
+    }
+
+    /// The answer with other numbers and words in it; files with other bytes.
+    fn bent(&mut self, request: &Request, mut answer: Answer, now: i64) -> Answer {
+        let Ok(Value::Object(mut reply)) = serde_json::from_slice::<Value>(&answer.body) else {
+            if let Some(byte) = answer.body.first_mut() {
+                *byte ^= 1;
+            }
+            return answer;
+        };
+        if reply.contains_key("signed") || request.path.contains("/targets/") {
+            // A signed file: something in the middle of it is another.
+            let place = usize::try_from(self.dice.below(answer.body.len() as u64)).unwrap();
+            match self.dice.below(3) {
+                0 => answer.body[place] = b'0'.wrapping_add(u8::try_from(self.dice.below(10)).unwrap()),
+                1 => answer.body.truncate(place),
+                _ => answer.body.extend(vec![b' '; 70 * 1024]),
+            }
+            return answer;
+        }
+        for field in ["bearer_expires_in", "poll_seconds", "reports_through", "through"] {
+            if reply.contains_key(field) && self.dice.one_in(2) {
+                reply.insert(field.to_owned(), self.dice.of(&NUMBERS).into());
+            }
+        }
+        if self.dice.one_in(2) {
+            let generation = match self.dice.below(4) {
+                0 => Value::Null,
+                1 => json!("3.7"),
+                2 => json!(Generation::FIRST),
+                _ => self.dice.of(&NUMBERS).into(),
+            };
+            reply.insert("generation".into(), generation);
+        }
+        if request.path == api::CHECKIN {
+            reply.insert("rotate_key".into(), self.dice.one_in(2).into());
+            if self.dice.one_in(2) {
+                let forged = self.forged(now);
+                reply.insert("requests".into(), serde_json::to_value(forged).unwrap());
+            }
+        }
+        if request.path.ends_with("/poll") {
+            reply.insert("check_in".into(), self.dice.one_in(2).into());
+        }
+        if reply.contains_key("stream") && self.dice.one_in(2) {
+            let other = match self.dice.below(3) {
+                0 => Value::Null,
+                1 => json!(Stream::generate().unwrap()),
+                _ => json!("zz"),
+            };
+            reply.insert("stream".into(), other);
+        }
+        answer.body = serde_json::to_vec(&reply).unwrap();
+        answer
+    }
+}
