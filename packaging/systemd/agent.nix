@@ -46,10 +46,14 @@ in
       wantedBy = [ "multi-user.target" ];
       restartIfChanged = false;
       stopIfChanged = false;
-      unitConfig.ConditionPathExists = [
-        "${toString cfg.stateDir}/at-boot/activator"
-        "!/run/muster-activator"
-      ];
+      unitConfig = {
+        ConditionPathExists = [
+          "${toString cfg.stateDir}/at-boot/activator"
+          "!/run/muster-activator"
+        ];
+        # It may be going back to a system that has no such unit, whose switch would stop it half way.
+        X-StopOnRemoval = false;
+      };
       serviceConfig = {
         Type = "exec";
         ExecStart = "${toString cfg.stateDir}/at-boot/activator --config /etc/muster/agent.toml activate";

@@ -339,8 +339,10 @@ impl State {
     }
 }
 
+/// The activator's last words begin with why it went back, and are not said twice.
 fn join(first: &str, second: &str) -> String {
-    if first.is_empty() { second.to_owned() } else { format!("{first}; {second}") }
+    let cause = first.lines().next().unwrap_or_default();
+    if second.starts_with(cause) { second.to_owned() } else { format!("{first}; {second}") }
 }
 
 impl Input {
@@ -373,6 +375,25 @@ mod tests {
 
     use super::super::policy::Hold;
     use super::*;
+
+    #[test]
+    fn why_it_went_back_and_why_that_failed_are_said_once() {
+        let undo = |detail: &str| Input::Undo { reason: Reason::ActivationFailed, detail: detail.to_owned() };
+        let failed = |detail: &str| Input::UndoFailed { detail: detail.to_owned() };
+        for (first, last, said) in [
+            (
+                "it broke off\nits output",
+                "it broke off; going back failed too\nits output",
+                "it broke off; going back failed too\nits output",
+            ),
+            ("a health check failed", "going back failed", "a health check failed; going back failed"),
+            ("", "going back failed", "going back failed"),
+        ] {
+            let state = State::Activating.after(undo(first)).unwrap().after(failed(last)).unwrap();
+            let State::UndoFailed { detail, .. } = state else { panic!("{state:?}") };
+            assert_eq!(detail, said);
+        }
+    }
 
     fn words() -> (Reason, String) {
         (Reason::Deadline, "words".to_owned())

@@ -24,6 +24,7 @@ use crate::core::reboot::Due;
 /// What switch-to-configuration-ng locks while it works.
 const SWITCH_LOCK: &str = "/run/nixos/switch-to-configuration.lock";
 const AGENT_UNIT: &str = "muster-agent.service";
+const LOGIND_UNIT: &str = "systemd-logind.service";
 pub(super) const BOOT_ID: &str = "/proc/sys/kernel/random/boot_id";
 /// The limit of a system's own checks.
 const CHECK_LIMIT: Duration = Duration::from_secs(300);
@@ -51,6 +52,14 @@ impl Nixos {
             .map(|text| text.into_os_string().into_encoded_bytes())
             .or_else(|_| std::fs::read(&unit))
             .ok()
+    }
+
+    /// A logind whose bus was killed never answers again, and no switch comes to its end: the next try of OLD finds one.
+    fn revive_logind(&self) {
+        tracing::warn!("logind does not answer, so it is restarted");
+        if let Err(error) = ask(&self.layout, "systemctl", &["restart", LOGIND_UNIT]) {
+            tracing::warn!(%error, "logind cannot be restarted");
+        }
     }
 
     fn switch(&self, system: &StorePath, argument: &str) -> Command {
@@ -164,7 +173,11 @@ impl Platform for Nixos {
             // What OLD checks before a switch says nothing about going back to it, and would leave NEW running.
             command.env("NIXOS_NO_CHECK", "1");
         }
-        finish(&self.layout, command, limit)
+        let finished = finish(&self.layout, command, limit)?;
+        if way == Way::Back && words::lacks_logind(finished.exit, &finished.said) {
+            self.revive_logind();
+        }
+        Ok(finished)
     }
 
     fn outcome(&self, finished: &Finished) -> Outcome {
@@ -329,6 +342,23 @@ mod tests {
         script(&nixos.script(&old), "test \"$NIXOS_NO_CHECK\" = 1");
         let exit = |way| nixos.activate(&old, Action::Switch, way, CHECK_LIMIT).unwrap().exit;
         assert_eq!((exit(Way::Forth), exit(Way::Back)), (1, 0));
+    }
+
+    #[test]
+    fn on_the_way_back_a_logind_that_does_not_answer_is_restarted_for_the_next_try() {
+        let folder = tempfile::tempdir().unwrap();
+        let nixos = nixos(folder.path());
+        let asked = folder.path().join("programs/systemctl.asked");
+        script(&folder.path().join("programs/systemctl"), "echo \"$@\" >> $0.asked");
+        let old = path("old");
+        let text = format!(
+            "test -e {} || {{ echo 'Unable to list users with logind: timed out'; exit 11; }}",
+            asked.display()
+        );
+        script(&nixos.script(&old), &text);
+        let exit = |way| nixos.activate(&old, Action::Switch, way, CHECK_LIMIT).unwrap().exit;
+        assert_eq!([exit(Way::Forth), exit(Way::Back), exit(Way::Back)], [11, 11, 0]);
+        assert_eq!(std::fs::read_to_string(asked).unwrap(), "restart systemd-logind.service\n");
     }
 
     #[test]

@@ -90,6 +90,8 @@ fn the_modules_activator_starts_only_at_a_boot_in_mid_switch_and_is_the_agent_th
     assert_eq!(activator["serviceConfig"]["ExecStart"], command);
     assert_eq!(activator["restartIfChanged"], false);
     assert_eq!(activator["stopIfChanged"], false);
+    // An undo may go to a system without this unit, and runs in it.
+    assert_eq!(activator["unitConfig"]["X-StopOnRemoval"], false);
 }
 
 #[test]

@@ -29,6 +29,7 @@ const UNITS: [&str; 11] = [
     ".scope",
     ".device",
 ];
+const NO_LOGIND: &str = "Unable to list users with logind: ";
 const INHIBITED: &str = "switchInhibitors' failed";
 const CRITICAL: &str = "changes to critical components of the system:";
 
@@ -69,6 +70,11 @@ pub fn failed_sessions(said: &str) -> Vec<String> {
     let (before, after) = SESSION_FAILED;
     let name = |line: &str| line.trim().strip_prefix(before)?.strip_suffix(after).map(str::to_owned);
     said.lines().filter_map(name).map(|name| format!("the session of {name}")).collect()
+}
+
+/// Whether it broke off, with the system in place and its units stopped, because logind did not answer.
+pub fn lacks_logind(exit: i32, said: &str) -> bool {
+    exit != 0 && said.lines().any(|line| line.trim().starts_with(NO_LOGIND))
 }
 
 /// What keeps a running system from being switched to this one, if that is why it was refused; empty where it is not
@@ -117,6 +123,8 @@ mod tests {
         assert_eq!(of(11, "", false), Outcome::Failed);
         let without_logind =
             format!("{BEGINS}Unable to list users with logind: Resource temporarily unavailable\n");
+        assert!(lacks_logind(11, &without_logind));
+        assert!(!lacks_logind(0, &without_logind) && !lacks_logind(11, "Could not acquire lock\n"));
         // It had the lock itself, whoever has it by now.
         assert_eq!(of(11, &without_logind, true), Outcome::Failed);
     }
