@@ -12,7 +12,7 @@ use muster_protocol::clock::{Clock as _, SystemClock};
 use muster_protocol::{moment, shown};
 use serde::Deserialize;
 
-use crate::client::Client;
+use crate::client::{Client, ClientError};
 use crate::config::Config;
 use crate::durable;
 use crate::identity::{Identity, IdentityError};
@@ -28,6 +28,8 @@ const MAX_SKEW_SECONDS: i64 = 120;
 /// Below this a build is likely to fill the disk.
 const COMFORT_BYTES: u64 = 8 * RESERVE_BYTES;
 const MAX_METADATA_BYTES: u64 = 64 * 1024;
+/// What runs before this system can be gone back to; all generations but one need not go for a little space.
+const FREE_SPACE: &str = "free some space, for example with nix-collect-garbage --delete-older-than 30d";
 const AS_ROOT: &str = "run this as root: sudo muster-agent doctor";
 
 /// What was found.
@@ -193,7 +195,12 @@ async fn controller(identity: &Identity, config: &Config, now: i64) -> Vec<Findi
     let client = match Client::of(config, identity) {
         Ok(client) => client,
         Err(error) => {
-            return vec![bad(about, error.to_string(), "enrol again with a new token and --replace")];
+            let remedy = match error {
+                // Nothing of the enrolment: a proxy in agent.toml, or this machine's certificates.
+                ClientError::Setup(_) => "correct what the message names, in agent.toml for example",
+                _ => "enrol again with a new token and --replace",
+            };
+            return vec![bad(about, error.to_string(), remedy)];
         }
     };
     let (fleet, clock) = match client.probe().await {
@@ -243,6 +250,9 @@ fn metadata(config: &Config, now: i64) -> Finding {
     let mut earliest: Option<(&str, jiff::Timestamp)> = None;
     for name in ["root.json", "timestamp.json", "snapshot.json", "targets.json"] {
         let bytes = durable::read(&config.state(trust::FOLDER).join(name), MAX_METADATA_BYTES);
+        if let Err(error) = &bytes {
+            return bad(about, format!("{name} cannot be read: {error}"), durable::read_remedy(error));
+        }
         let dated = bytes.ok().flatten().and_then(|bytes| serde_json::from_slice::<Dated>(&bytes).ok());
         match dated {
             Some(dated) if earliest.is_none_or(|(_, at)| dated.signed.expires < at) => {
@@ -299,11 +309,11 @@ fn disk(about: &'static str, folder: &Path) -> Finding {
     match free_bytes(there) {
         Ok(free) if free < RESERVE_BYTES => {
             let words = format!("{} MiB are free at {}", free >> 20, there.display());
-            bad(about, words, "free some space, for example with nix-collect-garbage -d")
+            bad(about, words, FREE_SPACE)
         }
         Ok(free) if free < COMFORT_BYTES => {
             let words = format!("only {} MiB are free at {}", free >> 20, there.display());
-            doubtful(about, words, "free some space, for example with nix-collect-garbage")
+            doubtful(about, words, FREE_SPACE)
         }
         Ok(free) => good(about, format!("{} MiB are free at {}", free >> 20, there.display())),
         Err(error) => doubtful(about, format!("{}: {error}", there.display()), "look at this disk"),

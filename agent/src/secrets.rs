@@ -31,7 +31,7 @@ const RECORD: &str = "activation-secrets.json";
 pub enum SecretsError {
     #[error("{} cannot be read: {source}", path.display())]
     Read { path: PathBuf, source: io::Error },
-    #[error("{} cannot be written: {source}; free some space there", path.display())]
+    #[error("{} cannot be written: {source}; {}", path.display(), crate::durable::remedy(source))]
     Write { path: PathBuf, source: io::Error },
     #[error("{} of the new system is damaged ({detail}): build it with another Muster", MANIFEST)]
     Manifest { detail: String },

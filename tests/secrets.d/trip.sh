@@ -196,11 +196,23 @@ removed() {
   cd "$work/fleet"
   local said secret
   stop_agent iron
+  # No other machine has to evaluate for it.
+  echo '{ pkgs, name }: if name == "tin" then throw "tin is not finished" else { }' > extra.nix
+  git add extra.nix
+  fails as joe muster vars check
   said=$(as joe muster machines remove iron --yes)
+  git checkout -q HEAD -- extra.nix
   contains "$said" "D sops/machines/iron/"
   contains "$said" "token/key of iron"
   contains "$said" "ca/shared (shared)"
+  contains "$said" "iron is revoked"
   contains "$said" "The flake still describes iron"
+  contains "$said" "git add"
+  # Once is enough: nothing is revoked, changed or to be added again.
+  said=$(as joe muster machines remove iron --yes)
+  contains "$said" "iron was removed already"
+  lacks "git add|is revoked" <<< "$said"
+  same "$(muster audit --machine iron --json | jq '[.[] | select(.action == "machine-revoked")] | length')" 1
   for secret in $(secrets_of .); do reads_not "$(state iron)" "$secret"; done
   same "$(find vars sops -name iron -type l | wc -l)" 0
   same "$(age_of iron .standing)" revoked

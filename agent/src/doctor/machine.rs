@@ -72,7 +72,7 @@ fn switch(rules: &Rules, journal: &Journal, platform: &dyn Platform, now: i64) -
             let remedy = match deferral.hold {
                 crate::core::policy::Hold::Paused => "'muster-agent resume' ends the pause",
                 crate::core::policy::Hold::Battery => "plug it in",
-                crate::core::policy::Hold::Disk => "free some space, for example with nix-collect-garbage -d",
+                crate::core::policy::Hold::Disk => super::FREE_SPACE,
                 _ => "wait, or have an operator publish with --urgent",
             };
             doubtful(about, deferral.why + &until.unwrap_or_default(), remedy)
