@@ -19,12 +19,13 @@ use serde::de::DeserializeOwned;
 
 use self::signing::{By, Signing};
 use super::config::Config;
-use super::error::WithHint as _;
+use super::error::{Hint, WithHint as _};
 use super::tls;
 use crate::flake::gate::Cache;
 
 /// The largest answer that is read, in bytes: 10,000 machines at 2 KiB and room.
 const MAX_ANSWER: usize = 64 * 1024 * 1024;
+const MAX_FLEET_BYTES: usize = 64 * 1024;
 const REQUEST_LIMIT: Duration = Duration::from_secs(60);
 const CONNECT_LIMIT: Duration = Duration::from_secs(10);
 /// How long all waits for a controller that asks for patience (`Retry-After`) may take together: one that takes too many
@@ -111,29 +112,63 @@ impl Api {
     }
 
     pub async fn get<T: DeserializeOwned>(&self, path: &str) -> Result<T> {
-        self.send(Method::GET, path, Vec::new(), REQUEST_LIMIT).await
+        self.ask(Method::GET, path, Vec::new(), REQUEST_LIMIT).await
     }
     /// A long poll: waits `wait` longer than other requests.
     pub async fn get_waiting<T: DeserializeOwned>(&self, path: &str, wait: Duration) -> Result<T> {
-        self.send(Method::GET, path, Vec::new(), REQUEST_LIMIT + wait).await
+        self.ask(Method::GET, path, Vec::new(), REQUEST_LIMIT + wait).await
     }
     pub async fn post<T: DeserializeOwned>(&self, path: &str, body: &impl Serialize) -> Result<T> {
-        self.send(Method::POST, path, serde_json::to_vec(body)?, REQUEST_LIMIT).await
+        self.ask(Method::POST, path, serde_json::to_vec(body)?, REQUEST_LIMIT).await
     }
 
     /// The controller's fleet, once it is known to be the operator's.
     pub async fn fleet(&self) -> Result<FleetView> {
         let view: FleetView = self.get(FLEET).await?;
         if view.fleet != self.fleet {
-            return Err(anyhow!(
-                "the controller at {} serves another fleet ({}, not {})",
-                self.url,
-                view.fleet.short(),
-                self.fleet.short()
-            ))
-            .hint("correct url in muster.toml, or use the muster.toml of that fleet with --config");
+            return Err(self.foreign(&view));
         }
         Ok(view)
+    }
+
+    fn foreign(&self, view: &FleetView) -> anyhow::Error {
+        anyhow!(
+            "the controller at {} serves another fleet ({}, not {})",
+            self.url,
+            view.fleet.short(),
+            self.fleet.short()
+        )
+        .context(Hint(
+            "correct url in muster.toml, or use the muster.toml of that fleet with --config".to_owned(),
+        ))
+    }
+
+    async fn ask<T: DeserializeOwned>(
+        &self,
+        method: Method,
+        path: &str,
+        body: Vec<u8>,
+        limit: Duration,
+    ) -> Result<T> {
+        match self.send(method, path, body, limit).await {
+            Err(error) => Err(self.explained(error).await),
+            answer => answer,
+        }
+    }
+
+    /// A controller of another fleet knows none of this one's keys, and can only say that.
+    async fn explained(&self, error: anyhow::Error) -> anyhow::Error {
+        let is_of_keys = error.downcast_ref::<Refused>().is_some_and(|refused| {
+            matches!(refused.status, StatusCode::UNAUTHORIZED | StatusCode::FORBIDDEN)
+        });
+        if !is_of_keys {
+            return error;
+        }
+        let told = self.public_file(FLEET, MAX_FLEET_BYTES).await.ok().flatten();
+        match told.and_then(|bytes| serde_json::from_slice::<FleetView>(&bytes).ok()) {
+            Some(view) if view.fleet != self.fleet => self.foreign(&view),
+            _ => error,
+        }
     }
 
     /// A public file, at most `max` bytes of it; none where there is none.
@@ -234,7 +269,7 @@ impl Api {
     fn unreachable(&self, error: reqwest::Error) -> anyhow::Error {
         anyhow::Error::new(error.without_url())
             .context(format!("cannot reach the controller at {}", self.url))
-            .context(super::error::Hint(
+            .context(Hint(
                 "see that `muster serve` runs there and that url in muster.toml is right".to_owned(),
             ))
     }

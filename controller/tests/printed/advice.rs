@@ -94,6 +94,28 @@ async fn advice_fits_its_cause() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_controller_of_another_fleet_is_said_to_be_that() {
+    let (folder, given, _) = fleet().await;
+    let refusal =
+        json!({ "code": "unauthorised", "message": "the key is no operator's in the current root" });
+    let said = |given: &Answers| {
+        let all = ["/v1/operator/machines", "/v1/operator/machines/tin"];
+        given.lock().unwrap().extend(all.map(|path| (path.to_owned(), (403, refusal.clone()))));
+        let status = muster(folder.path(), &["status"]);
+        assert!(!status.status.success(), "{status:?}");
+        String::from_utf8(status.stderr).unwrap()
+    };
+    let own = said(&given);
+    assert!(own.contains("no operator's") && !own.contains("another fleet"), "{own}");
+    given.lock().unwrap().get_mut("/v1/fleet").unwrap().1["fleet"] = json!("cd".repeat(32));
+    let other = said(&given);
+    assert!(
+        other.contains("serves another fleet (cdcdcdcdcdcd, not") && other.contains("--config"),
+        "{other}"
+    );
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_wrong_configuration_is_told_with_the_line_that_puts_it_right() {
     let (folder, _, _) = fleet().await;
     let good = std::fs::read_to_string(folder.path().join("fleet/muster.toml")).unwrap();
