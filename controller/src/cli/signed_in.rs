@@ -18,6 +18,9 @@ use super::error::WithHint as _;
 /// No file that is written here is longer.
 const MAX_BYTES: u64 = 4096;
 
+/// How the name of one begins that is being written.
+const NEW: &str = ".new-";
+
 /// A key that reads in an operator's place, and their word for it.
 #[derive(Debug)]
 pub struct SignedIn {
@@ -81,12 +84,17 @@ impl Place {
         let made = fs::DirBuilder::new().recursive(true).mode(0o700).create(&self.folder);
         made.with_context(|| format!("cannot make {}", self.folder.display()))?;
         require_private(&self.folder)?;
-        remove(&self.folder, |file| read(file).ok().flatten().is_none_or(|kept| kept.sign_in.ends <= now));
+        // Another command may be writing one just now.
+        remove(&self.folder, |file| {
+            let kept = read(file).ok().flatten();
+            !name(file).starts_with(NEW) && kept.is_none_or(|kept| kept.sign_in.ends <= now)
+        });
         let stored =
             Stored { sign_in: signed_in.sign_in.to_string(), key: signed_in.key.to_pem()?.to_string() };
         let text = Zeroizing::new(serde_json::to_string(&stored)?);
         // Made for this user alone (mkstemp(3)), and in its place with one step.
-        let written = tempfile::NamedTempFile::new_in(&self.folder).and_then(|mut file| {
+        let new = tempfile::Builder::new().prefix(NEW).tempfile_in(&self.folder);
+        let written = new.and_then(|mut file| {
             file.write_all(text.as_bytes())?;
             file.as_file().sync_all()?;
             file.persist(self.file()).map_err(|error| error.error)
@@ -108,6 +116,8 @@ pub fn sign_out(fleet: &Sha256) -> Result<usize> {
     require_private(&folder)?;
     let of_fleet = format!("{}-", stem(fleet));
     let found = remove(&folder, |file| name(file).starts_with(&of_fleet));
+    // What a command left that was killed while it wrote.
+    remove(&folder, |file| name(file).starts_with(NEW));
     let left = entries(&folder).into_iter().find(|file| name(file).starts_with(&of_fleet));
     match left {
         Some(file) => Err(anyhow!("{} cannot be removed", file.display()))
@@ -120,10 +130,14 @@ fn remove(folder: &Path, which: impl Fn(&Path) -> bool) -> usize {
     entries(folder).iter().filter(|file| which(file) && fs::remove_file(file).is_ok()).count()
 }
 
-/// The files of keys; others are nobody's here.
+/// The files of keys; others do not belong here.
 fn entries(folder: &Path) -> Vec<PathBuf> {
     let Ok(found) = fs::read_dir(folder) else { return Vec::new() };
-    found.flatten().map(|entry| entry.path()).filter(|path| name(path).ends_with(".json")).collect()
+    found
+        .flatten()
+        .map(|entry| entry.path())
+        .filter(|path| name(path).ends_with(".json") || name(path).starts_with(NEW))
+        .collect()
 }
 
 fn name(file: &Path) -> &str {

@@ -5,6 +5,7 @@ use std::process::Output;
 use muster_protocol::draft::DraftView;
 use muster_testbed::fleet::{Fleet, Wishes, both, said};
 use muster_testbed::thief::{Answer, Thief};
+use muster_testbed::told;
 
 use crate::operators::{Operator, refused};
 
@@ -29,8 +30,7 @@ impl Desk {
             .unwrap();
         fleet.fixture.say("greeting", "one").unwrap();
         fleet.update(&[]).unwrap();
-        let drafts: Vec<DraftView> =
-            serde_json::from_str(&fleet.must(&["drafts", "list", "--json"]).unwrap()).unwrap();
+        let drafts: Vec<DraftView> = told::read(&fleet.must(&["drafts", "list", "--json"]).unwrap()).unwrap();
         let draft = drafts[0].id.short();
         Self { fleet, thief, bob, draft }
     }
