@@ -95,7 +95,9 @@ fn forget_program(parked: &Path) {
 
 fn park(file: &Path, parked: &Path) -> io::Result<()> {
     match fs::rename(file, parked) {
-        // It is gone already, or the state folder is on another file system.
+        // Where nobody can write, removing what is not there is an error too.
+        Err(_) if file.symlink_metadata().is_err() => Ok(()),
+        // The state folder is on another file system.
         Err(_) => durable::remove(file),
         Ok(()) => file.parent().map_or(Ok(()), durable::sync_folder),
     }
