@@ -61,7 +61,10 @@ pub enum ClientError {
 fn refusal(status: u16, problem: Option<&Problem>) -> String {
     match problem {
         Some(problem) => format!("the controller refused it ({status}): {}", problem.message),
-        None => format!("the controller answered with status {status} and no reason"),
+        None => format!(
+            "the controller answered with status {status} and no reason: {}",
+            api::advice_about_a_stranger(status)
+        ),
     }
 }
 

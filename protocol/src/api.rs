@@ -118,3 +118,20 @@ pub enum ProblemCode {
     #[serde(other)]
     Other,
 }
+
+/// What to do about an answer that is no controller's: by its status, whatever stands in between.
+pub fn advice_about_a_stranger(status: u16) -> &'static str {
+    match status {
+        407 => "a proxy on the way wants a password",
+        413 => {
+            "what stands before the controller takes nothing this large: raise its limit (client_max_body_size in nginx); no \
+             disk is full"
+        }
+        502..=504 => {
+            "what stands before the controller does not reach it: see that `muster serve` runs behind it"
+        }
+        _ => {
+            "see that the url is a Muster controller's: a proxy, a portal or another program may answer in its place"
+        }
+    }
+}

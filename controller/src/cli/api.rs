@@ -307,7 +307,8 @@ async fn read(answer: &mut reqwest::Response, max: usize) -> Result<Vec<u8>> {
 fn refused(status: StatusCode, body: &[u8]) -> anyhow::Error {
     match serde_json::from_slice::<Problem>(body) {
         Ok(problem) => anyhow::Error::new(Refused { status, code: problem.code, message: problem.message }),
-        Err(_) => anyhow!("the controller answered {status}, and not as Muster does"),
+        Err(_) => anyhow!("the controller answered {status}, and not as Muster does")
+            .context(Hint(api::advice_about_a_stranger(status.as_u16()).to_owned())),
     }
 }
 

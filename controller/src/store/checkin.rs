@@ -57,7 +57,8 @@ pub enum CheckInRefusal {
     )]
     KeyTaken(MachineName),
     #[error(
-        "machine {machine} brought {KEYS_A_DAY} new keys within a day: it may bring another one in {wait_seconds} s, or at once where an operator asks for it with `muster machines rotate-key {machine}`"
+        "machine {machine} brought {KEYS_A_DAY} new keys within a day: it may bring another one in {}, or at once where an operator asks for it with `muster machines rotate-key {machine}`",
+        muster_protocol::moment::span(i64::try_from(*wait_seconds).unwrap_or(i64::MAX))
     )]
     TooManyKeys { machine: MachineName, wait_seconds: u64 },
     #[error(transparent)]

@@ -116,6 +116,24 @@ async fn a_controller_of_another_fleet_is_said_to_be_that() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn what_answers_in_the_place_of_a_controller_is_told_by_what_it_says() {
+    let (folder, given, _) = fleet().await;
+    for (status, words, wrong) in [
+        (413, "raise its limit", "free some space"),
+        (502, "does not reach it", "portal"),
+        (407, "a proxy on the way wants a password", "portal"),
+        (404, "a portal or another program", "machines add"),
+        (302, "a portal or another program", "limit"),
+    ] {
+        given.lock().unwrap().insert("/v1/operator/machines".into(), (status, json!("<html>")));
+        let output = muster(folder.path(), &["machines", "list"]);
+        let said = String::from_utf8(output.stderr).unwrap();
+        assert!(!output.status.success() && said.contains(words), "{status}: {said}");
+        assert!(said.contains(&status.to_string()) && !said.contains(wrong), "{status}: {said}");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_wrong_configuration_is_told_with_the_line_that_puts_it_right() {
     let (folder, _, _) = fleet().await;
     let good = std::fs::read_to_string(folder.path().join("fleet/muster.toml")).unwrap();

@@ -99,7 +99,7 @@ async fn a_signed_request_goes_nowhere_else() {
         let status = StatusCode::from_u16(status).unwrap();
         let api = served(move |_| (status, [("location", to.clone())]).into_response()).await;
         let error = api.post::<Vec<u8>>("/v1/x", &1).await.unwrap_err();
-        assert!(error.to_string().contains("not as Muster does"), "{error}");
+        assert!(crate::cli::error::causes(&error).contains("not as Muster does"), "{error}");
         assert!(api.public_file("/v1/root/2.json", 1000).await.is_err());
     }
     assert_eq!(trapped.load(Ordering::SeqCst), 0, "somebody else saw the signature");
