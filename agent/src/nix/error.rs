@@ -24,6 +24,8 @@ pub enum NixError {
     TimedOut { what: String, limit: Duration },
     #[error("the disk of the Nix store has less than {} MiB left: free some space, for example with nix-collect-garbage", .0 / 1024 / 1024)]
     NoSpace(u64),
+    #[error("{what} took more than {} MiB of memory and was ended", limit / 1024 / 1024)]
+    TooMuchMemory { what: String, limit: u64 },
     #[error("{derivation} cannot be fetched from the controller's cache: {message}")]
     Fetch { derivation: StorePath, message: String },
     #[error("what the controller's cache gives for {derivation} is refused: {detail}")]

@@ -22,6 +22,11 @@ const MAX_LINE: usize = 64 * 1024;
 const GRACE: Duration = Duration::from_secs(10);
 /// How often the free space is looked at.
 const SPACE_INTERVAL: Duration = Duration::from_secs(2);
+/// How often the memory of a process is looked at, where the kernel holds it to no limit, and how long that may take.
+const MEMORY_INTERVAL: Duration = Duration::from_secs(1);
+const PS_LIMIT: Duration = Duration::from_secs(5);
+/// It says how much memory a process has, on every system.
+const PS: &str = "/bin/ps";
 /// Below this a fetch or a build is ended, so that the agent and the machine can still write.
 pub const RESERVE_BYTES: u64 = 128 * 1024 * 1024;
 /// What a Nix that builds nothing may take. One that builds hands its limits down to compilers, so it has none.
@@ -52,7 +57,7 @@ impl Listener for Plain {
 /// Limits of one process.
 pub struct Limits {
     pub time: Duration,
-    /// Memory of its own, in bytes, where the system can hold a process to that (Linux).
+    /// Memory of its own, in bytes. Linux holds the process to it; on a Mac it is looked at, and ended when it has more.
     pub memory: Option<u64>,
     /// A folder of the disk whose free space is watched, and how much must stay free.
     pub disk: Option<(PathBuf, u64)>,
@@ -68,7 +73,8 @@ pub async fn run(
     let program = command.as_std().get_program().to_string_lossy().into_owned();
     command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::piped()).process_group(0);
     let mut child = command.spawn().map_err(|source| NixError::Run { program: program.clone(), source })?;
-    restrict(child.id(), limits.memory);
+    let pid = child.id();
+    restrict(pid, limits.memory);
     let stderr = child.stderr.take();
     let mut group = Group { child: Some(child) };
     let work = async {
@@ -81,7 +87,35 @@ pub async fn run(
             finished.unwrap_or_else(|_| Err(NixError::TimedOut { what: what.to_owned(), limit: limits.time }))
         }
         reserve = watch(limits.disk.as_ref()) => Err(NixError::NoSpace(reserve)),
+        limit = watch_memory(pid, limits.memory) => Err(NixError::TooMuchMemory { what: what.to_owned(), limit }),
     }
+}
+
+/// Ends when the process has more memory than it may have. Where the kernel sees to that, nobody looks.
+async fn watch_memory(pid: Option<u32>, limit: Option<u64>) -> u64 {
+    match pid.zip(limit).filter(|_| !programs::LIMITS_MEMORY) {
+        Some((pid, limit)) => outgrows(pid, limit, PS).await,
+        None => std::future::pending().await,
+    }
+}
+
+/// Ends when the process has more than this, as `ps` sees it.
+async fn outgrows(pid: u32, limit: u64, ps: &str) -> u64 {
+    loop {
+        if resident(pid, ps).await.is_some_and(|bytes| bytes > limit) {
+            return limit;
+        }
+        tokio::time::sleep(MEMORY_INTERVAL).await;
+    }
+}
+
+/// The memory that a process has, in bytes; `ps` says it in KiB.
+async fn resident(pid: u32, ps: &str) -> Option<u64> {
+    let mut command = Command::new(ps);
+    command.args(["-o", "rss=", "-p", &pid.to_string()]).stdin(Stdio::null()).stderr(Stdio::null());
+    let asked = tokio::time::timeout(PS_LIMIT, command.kill_on_drop(true).output()).await;
+    let answer = asked.ok()?.ok()?;
+    String::from_utf8_lossy(&answer.stdout).trim().parse::<u64>().ok()?.checked_mul(1024)
 }
 
 /// Ends when less than the reserve is free.
@@ -281,6 +315,23 @@ mod tests {
         )
         .unwrap();
         assert_ne!(text, "unlimited\n");
+    }
+
+    #[tokio::test]
+    async fn where_the_kernel_holds_nothing_to_a_limit_a_process_that_outgrows_it_is_noticed() {
+        let folder = tempfile::tempdir().unwrap();
+        let ps = folder.path().join("ps");
+        // It grows by a MiB between two looks, and what is asked for is this very process.
+        let grows = "echo >> $0.looks; [ \"$*\" = '-o rss= -p 4711' ] && echo \"  $(( $(wc -l < $0.looks) * 1024 ))\"";
+        crate::platform::tests::script(&ps, grows);
+        let ps = ps.to_str().unwrap();
+        assert_eq!(resident(4711, ps).await, Some(1024 * 1024));
+        assert_eq!(resident(4712, ps).await, None, "one that is gone has none");
+        assert_eq!(resident(4711, "/nowhere/ps").await, None);
+        let limit = 4 * 1024 * 1024;
+        assert_eq!(outgrows(4711, limit, ps).await, limit);
+        let looks = std::fs::read_to_string(format!("{ps}.looks")).unwrap();
+        assert_eq!(looks.lines().count(), 5, "the first that is above it");
     }
 
     #[tokio::test]

@@ -90,6 +90,11 @@ pub fn unprotect(pid: u32) {
     }
 }
 
+/// Whether the kernel holds another process to a limit of memory. That of macOS limits address space alone (RLIMIT_AS and
+/// RLIMIT_DATA), of which a process has gigabytes before it begins, and a process sets it for itself; limits of what is in use
+/// (jetsam) are Apple's own.
+pub const LIMITS_MEMORY: bool = cfg!(target_os = "linux");
+
 /// Holds a child to so much memory of its own. The kernel counts what may be written, so address space that is only
 /// reserved is free.
 #[cfg(target_os = "linux")]
@@ -102,7 +107,7 @@ pub fn limit_memory(pid: u32, bytes: u64) {
     }
 }
 
-/// macOS has no limit that it holds a process to.
+/// See [`LIMITS_MEMORY`].
 #[cfg(not(target_os = "linux"))]
 pub fn limit_memory(_: u32, _: u64) {}
 
