@@ -10,6 +10,7 @@
 //! running activator is watched, a dead one is started again, a finished one is settled.
 
 mod build;
+mod commands;
 mod contact;
 #[cfg(test)]
 mod hour;
@@ -33,7 +34,7 @@ use muster_protocol::clock::{Clock, SystemClock, UnixMillis};
 use muster_protocol::ids::{Generation, Sha256};
 use muster_protocol::keys::{PublicKey, SecretKey};
 use muster_protocol::random;
-use muster_protocol::report::{Asker, Attack, EventKind, MAX_LOG_TAIL};
+use muster_protocol::report::{Attack, EventKind, MAX_LOG_TAIL};
 use muster_protocol::target::Target;
 use muster_protocol::witness::AgeClaim;
 use tokio::sync::{Notify, mpsc, oneshot};
@@ -43,7 +44,6 @@ use crate::client::Client;
 use crate::config::Config;
 use crate::core::backoff::Backoff;
 use crate::core::plan::{Controller, RebootNote};
-use crate::core::policy::Pause;
 use crate::core::records::Transaction;
 use crate::core::state::State;
 use crate::durable;
@@ -109,7 +109,7 @@ async fn keep(
     tokio::join!(
         contact::run(&shared, &client, trust, said).instrument(machine.clone()),
         work::run(&shared, &client, nix.as_ref()),
-        serve(&shared, commands).instrument(machine)
+        commands::serve(&shared, commands).instrument(machine)
     );
 }
 
@@ -161,6 +161,7 @@ fn prepare(config: &Config, identity: &Identity, around: Around) -> Result<Prepa
         altered: Cell::new(None),
         age: AgeClaims::default(),
         next_key: RefCell::new(next_key(&config.state_dir)?),
+        next_key_from: Cell::new(None),
         followed: RefCell::new(Vec::new()),
         problem: RefCell::new(None),
         progress: RefCell::new(None),
@@ -222,6 +223,8 @@ struct Shared {
     age: AgeClaims,
     /// The key that waits to take the place of this machine's.
     next_key: RefCell<Option<SecretKey>>,
+    /// Before this time awake it is not shown.
+    next_key_from: Cell<Option<Duration>>,
     /// The operators' requests that were followed, and that the controller still hands on.
     followed: RefCell<Vec<Sha256>>,
     /// What keeps the work from going on, in one sentence.
@@ -384,7 +387,7 @@ impl Shared {
         // Whatever a check or a user's program said: a check-in that is too long would be said again and again, and never taken.
         let note = note.map(shortened);
         health.reboot_waits = health.reboot_waits.map(shortened);
-        let new_key = new_key.or_else(|| self.next_key.borrow().as_ref().map(SecretKey::public));
+        let new_key = new_key.or_else(|| self.next_key_to_show());
         Ok(CheckIn {
             audience: self.identity.fleet,
             machine: self.identity.machine.clone(),
@@ -450,105 +453,6 @@ impl Shared {
             wanted.as_ref().map(|target| target.generation),
             ledger.journal(),
         )
-    }
-
-    fn pause(&self, until: Option<UnixMillis>, by: Option<u32>) -> Result<String, String> {
-        let since = self.clock.unix_ms();
-        let done = self.ledger.borrow_mut().pause(Some(Pause { until, since, by }));
-        done.map_err(|error| format!("updates are not paused: {error}"))?;
-        tracing::warn!(until, by, "updates are paused by somebody at this machine");
-        self.look_again();
-        let underway =
-            self.ledger.borrow().transaction().is_some_and(|open| !open.state.is_before_activation());
-        let rest = if underway { "; the switch under way is finished first" } else { "" };
-        let until = until.map_or_else(|| "until 'muster-agent resume'".to_owned(), status::until);
-        Ok(format!("updates are paused {until}{rest}"))
-    }
-
-    fn resume(&self, by: Option<u32>) -> Result<String, String> {
-        let paused = self.ledger.borrow().journal().pause.is_some();
-        if !paused {
-            return Ok("updates were not paused".to_owned());
-        }
-        let done = self.ledger.borrow_mut().pause(None);
-        done.map_err(|error| format!("updates are still paused: {error}"))?;
-        tracing::warn!(by, "updates are resumed by somebody at this machine");
-        self.look_again();
-        Ok("updates go on".to_owned())
-    }
-
-    /// Tries the newest verified generation again, though it failed; the one place for whoever may ask for that.
-    fn retry(&self, by: Asker) -> Result<String, String> {
-        let wanted = self.wanted.borrow().clone();
-        let Some(wanted) = wanted else {
-            return Err(
-                "this machine has verified no generation yet: there is nothing to try again".to_owned()
-            );
-        };
-        let running = self.platform.layout().running();
-        let now = self.clock.unix_ms();
-        let lifted = self.ledger.borrow_mut().lift(&wanted, by, running.as_ref(), now);
-        lifted.map_err(|error| error.to_string())?;
-        tracing::warn!(?by, "generation {} is tried again, as somebody asked", wanted.generation);
-        self.asked.set(true);
-        self.look_again();
-        let generation = wanted.generation;
-        Ok(format!("generation {generation} is tried again; follow it with 'muster-agent status'"))
-    }
-
-    /// Something that the work rests on has changed.
-    fn look_again(&self) {
-        self.changed_now();
-        self.work.notify_one();
-    }
-
-    fn ask_rollback(&self) -> Result<String, String> {
-        let ledger = self.ledger.borrow();
-        if let Some(open) = ledger.transaction() {
-            let (generation, state) = (open.generation(), open.state.name());
-            if !open.state.is_before_activation() {
-                return Err(format!(
-                    "generation {generation} is {state} just now: try again when that is over"
-                ));
-            }
-        }
-        match &ledger.journal().previous {
-            Some(previous) => {
-                self.rollback_asked.set(true);
-                self.work.notify_one();
-                Ok(format!("going back to {previous}; follow it with 'muster-agent status'"))
-            }
-            None => {
-                Err("this machine knows no system before the one that it runs: publish an older one with \
-                         'muster update'"
-                    .to_owned())
-            }
-        }
-    }
-}
-
-/// Answers what comes over the local socket.
-async fn serve(shared: &Shared, mut commands: mpsc::Receiver<Command>) {
-    // Whoever asked may have gone away: that is no error.
-    fn reply<T>(to: oneshot::Sender<T>, with: T) {
-        let _ = to.send(with);
-    }
-    while let Some(command) = commands.recv().await {
-        match command {
-            Command::Status(to) => reply(to, shared.status()),
-            Command::CheckNow(to) => {
-                shared.waiting.borrow_mut().push(to);
-                shared.check_now.set(true);
-                shared.asked.set(true);
-                shared.look_again();
-            }
-            Command::Rollback(to) => reply(to, shared.ask_rollback()),
-            Command::AtBoot(to) => reply(to, shared.ask_at_boot()),
-            Command::Pause { until, by, to } => reply(to, shared.pause(until, by)),
-            Command::Resume { by, to } => reply(to, shared.resume(by)),
-            Command::Retry { by, to } => reply(to, shared.retry(Asker::Local { user: by })),
-            Command::RotateKey(to) => reply(to, shared.ask_rotation()),
-        }
     }
 }
 

@@ -267,11 +267,16 @@ impl Contact<'_> {
             self.older = (next < self.previous_keys()?.len()).then_some(next);
         }
         let waits = self.shared.next_key.borrow().as_ref().map(SecretKey::public);
+        if error.needs_new_bearer() && waits.is_some() && sending.said.check_in.new_key != waits {
+            // Or the next one, which it took and said otherwise.
+            self.shared.next_key_from.set(None);
+            self.said.answered();
+        }
         if error.code() == Some(ProblemCode::Conflict)
             && waits.is_some()
             && sending.said.check_in.new_key == waits
         {
-            self.shared.next_key_is_taken();
+            self.shared.next_key_is_doubted();
         }
         Ok(())
     }

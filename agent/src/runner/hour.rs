@@ -220,7 +220,7 @@ impl Hour {
     fn look_back(&self, from: i64) -> Result<(), String> {
         self.sound()?;
         let swallowed = self.line.swallowed();
-        let own = self.machine.keys().machine.public();
+        let (own, last) = (self.machine.keys().machine.public(), self.line.newest_report());
         self.line.with(|honest| {
             if honest.alarm {
                 return Err("taken for a second machine with the same key".to_owned());
@@ -245,7 +245,6 @@ impl Hour {
                     return Err(format!("report {} came twice, after the lies", event.seq));
                 }
             }
-            let last = times.keys().next_back().copied().unwrap_or(0);
             match (1..=last).find(|seq| !times.contains_key(seq) && !swallowed.contains(seq)) {
                 Some(seq) => Err(format!("report {seq} of {last} never came")),
                 None => Ok(()),
@@ -289,7 +288,9 @@ async fn live_through(seed: u64, weak: Option<Weak>) -> Result<Duration, String>
     if late {
         hour.happens(Happens::Publication).await;
     }
-    let took = hour.until("the newest generation", RIGHT_AGAIN, || hour.is_right()).await?;
+    let answered = hour.line.with(|honest| honest.answered);
+    let is_right = || hour.line.with(|honest| honest.answered) > answered && hour.is_right();
+    let took = hour.until("the newest generation", RIGHT_AGAIN, is_right).await?;
     hour.look_back(from)?;
     // From here on it is a machine as any other.
     hour.happens(Happens::Publication).await;
@@ -298,7 +299,33 @@ async fn live_through(seed: u64, weak: Option<Weak>) -> Result<Duration, String>
     Ok(took)
 }
 
+/// The controller takes the new key that was asked for, and says that it does not.
+async fn deny_the_key() -> Result<Duration, String> {
+    let mut hour = Hour::begin(0, None).await;
+    hour.until("the first generation", 10 * MINUTE, || hour.is_right()).await?;
+    hour.line.deny_keys();
+    hour.happens(Happens::Rotation).await;
+    let taken = || hour.line.with(|honest| honest.key != hour.first_key);
+    hour.until("a new key", 10 * MINUTE, taken).await?;
+    tokio::time::sleep(HOUR).await;
+    hour.happens(Happens::Restart).await;
+    tokio::time::sleep(10 * MINUTE).await;
+    hour.line.behave();
+    let from = hour.machine.clock.unix_ms();
+    hour.happens(Happens::Publication).await;
+    let took = hour.until("the newest generation", RIGHT_AGAIN, || hour.is_right()).await?;
+    hour.look_back(from).map(|()| took)
+}
+
 fn hour(seed: u64, weak: Option<Weak>) -> Result<Duration, String> {
+    logged(seed, weak, live_through(seed, weak))
+}
+
+fn logged(
+    seed: u64,
+    weak: Option<Weak>,
+    lives: impl Future<Output = Result<Duration, String>>,
+) -> Result<Duration, String> {
     let log = Log::default();
     let into = log.clone();
     let subscriber = tracing_subscriber::fmt()
@@ -309,7 +336,7 @@ fn hour(seed: u64, weak: Option<Weak>) -> Result<Duration, String> {
     let end = tracing::subscriber::with_default(subscriber.finish(), || {
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().start_paused(true).build();
         let local = LocalSet::new();
-        local.block_on(&runtime.unwrap(), live_through(seed, weak))
+        local.block_on(&runtime.unwrap(), lives)
     });
     DRAWN.set(None);
     end.map_err(|error| {
@@ -353,6 +380,11 @@ fn after_any_hour_of_lies_an_honest_controller_brings_the_machine_to_the_newest_
         failed.len(),
         results.len()
     );
+}
+
+#[test]
+fn a_new_key_that_the_controller_took_and_denies_is_never_thrown_away() {
+    logged(u64::MAX, None, deny_the_key()).unwrap();
 }
 
 #[test]

@@ -2,6 +2,8 @@
 //!
 //! [`identity::next_key`] says why a crash at any instant locks nobody out.
 
+use std::time::Duration;
+
 use muster_protocol::keys::{PublicKey, SecretKey};
 use muster_protocol::report::EventKind;
 
@@ -17,6 +19,7 @@ impl Shared {
     fn begin_rotation(&self) -> Result<SecretKey, IdentityError> {
         let next = identity::make_next_key(&self.config.state_dir)?;
         *self.next_key.borrow_mut() = Some(next.clone());
+        self.next_key_from.set(None);
         self.changed();
         Ok(next)
     }
@@ -42,15 +45,21 @@ impl Shared {
         Ok(false)
     }
 
-    /// The controller says that another machine has the next key: this one makes another when it is asked again.
-    pub(super) fn next_key_is_taken(&self) {
-        if let Err(error) = identity::forget_next_key(&self.config.state_dir) {
-            tracing::error!(%error, "the key that nobody takes stays");
-            return;
+    /// The controller says that another machine has the next key. That may be a lie of one that took it, so the key stays; it is
+    /// shown again after an hour, or as soon as the key in force is not known.
+    pub(super) fn next_key_is_doubted(&self) {
+        let pause = Duration::from_millis(APART_MS.unsigned_abs());
+        if self.next_key_from.replace(Some(self.clock.awake().saturating_add(pause))).is_none() {
+            tracing::warn!(
+                "the controller does not take this machine's next key; it is shown again in an hour"
+            );
         }
-        if self.next_key.borrow_mut().take().is_some() {
-            tracing::warn!("the controller does not take this machine's next key; it is forgotten");
-        }
+    }
+
+    /// The next key, if it is to be shown now.
+    pub(super) fn next_key_to_show(&self) -> Option<PublicKey> {
+        let waits = self.next_key_from.get().is_some_and(|from| self.clock.awake() < from);
+        self.next_key.borrow().as_ref().map(SecretKey::public).filter(|_| !waits)
     }
 
     /// Somebody at this machine asks for a new key.
@@ -72,6 +81,7 @@ impl Shared {
         }
         client.use_key(next);
         *self.next_key.borrow_mut() = None;
+        self.next_key_from.set(None);
         tracing::info!(key = next.public().short(), "this machine signs with its new key");
         let event = EventKind::KeyRotated { key: next.public() };
         if let Err(error) = self.ledger.borrow_mut().tell(None, event, self.clock.unix_ms()) {

@@ -92,6 +92,8 @@ pub struct Honest {
     pub last: Option<CheckIn>,
     /// How many questions have come.
     pub heard: u64,
+    /// How many it answered with a success by itself.
+    pub answered: u64,
     /// A number was used twice for different words: somebody else holds the key.
     pub alarm: bool,
     /// What it must never see of an honest agent.
@@ -124,6 +126,7 @@ impl Honest {
             stored: Vec::new(),
             last: None,
             heard: 0,
+            answered: 0,
             alarm: false,
             broken: Vec::new(),
         };

@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use muster_protocol::api::{self, ProblemCode};
-use muster_protocol::checkin::{BEARER_SECONDS, CheckInReply, PollReply};
+use muster_protocol::checkin::{BEARER_SECONDS, CheckIn, CheckInReply, PollReply};
 use muster_protocol::ids::{Generation, Sha256};
 use muster_protocol::keys::{Context, SecretKey};
 use muster_protocol::report::{Accepted, Batch, Stream};
@@ -133,6 +133,10 @@ pub struct Liar {
     code: Option<(u16, ProblemCode)>,
     /// Only requests with this in their path are lied about.
     about: &'static str,
+    /// Speaks of generations that there are not, and gives nonsense to whoever asks for them.
+    mocks: bool,
+    /// Takes each new key, and says that another machine has it.
+    denies_keys: bool,
     left: u64,
     /// Every honest answer, the oldest first.
     seen: Vec<(String, Answer)>,
@@ -149,6 +153,8 @@ impl Liar {
             manner: vec![Way::Honest],
             code: None,
             about: "",
+            mocks: false,
+            denies_keys: false,
             left: 0,
             seen: Vec::new(),
             thief: SecretKey::generate().unwrap(),
@@ -171,7 +177,14 @@ impl Liar {
         }
         self.code = self.dice.one_in(2).then(|| self.dice.of(&CODES));
         self.about = self.dice.of(&["", "", "", api::CHECKIN, api::REPORTS, "/poll", "/tuf/", api::CACHE]);
+        self.mocks = self.dice.one_in(4);
+        self.denies_keys = self.dice.one_in(4);
         self.left = 1 + self.dice.below(60);
+    }
+
+    /// Lies about new keys, and about nothing else.
+    pub fn only_denies_keys(&mut self) {
+        (self.denies_keys, self.left) = (true, u64::MAX);
     }
 
     /// Whether a poll is held for as long as the honest one would hold it.
@@ -187,6 +200,8 @@ impl Liar {
         }
         self.left -= 1;
         let way = match request.path.contains(self.about) {
+            _ if self.mocks && request.path.contains("/tuf/") => Way::Nonsense,
+            _ if self.mocks && request.path.ends_with("/poll") => Way::Bent,
             true => self.dice.of(&self.manner.clone()),
             false => Way::Honest,
         };
@@ -195,7 +210,13 @@ impl Liar {
             liar.saw(request, &answer);
             answer
         };
+        let brings =
+            serde_json::from_slice::<CheckIn>(&request.body).is_ok_and(|said| said.new_key.is_some());
         let answer = match way {
+            _ if self.denies_keys && brings => {
+                honestly(self);
+                Answer::problem(409, ProblemCode::Conflict)
+            }
             Way::Honest => honestly(self),
             Way::Bent => {
                 let answer = honestly(self);

@@ -86,6 +86,11 @@ impl Line {
         inner.liar.dice = super::Dice::new(seed);
         inner.lies = true;
     }
+    pub fn deny_keys(&self) {
+        let mut inner = self.lock();
+        inner.liar.only_denies_keys();
+        inner.lies = true;
+    }
     pub fn behave(&self) {
         self.lock().lies = false;
     }
@@ -94,7 +99,7 @@ impl Line {
     }
 
     /// The highest number of a report that the machine has used.
-    fn newest_report(&self) -> u64 {
+    pub fn newest_report(&self) -> u64 {
         let files = std::fs::read_dir(self.state_dir.join(FOLDER)).into_iter().flatten().flatten();
         let number = |name: String| name.split('.').next().and_then(|digits| digits.parse().ok());
         let used = |name: &String| !name.ends_with(".spare");
@@ -139,6 +144,7 @@ impl Line {
             true => liar.answer(honest, &request, now, newest),
             false => {
                 let answer = honest.answer(&request, now);
+                honest.answered += u64::from(answer.status == 200);
                 liar.saw(&request, &answer);
                 Comes::Answer(answer)
             }

@@ -1,0 +1,111 @@
+//! What people at this machine ask for, over the local socket.
+
+use muster_protocol::clock::UnixMillis;
+use muster_protocol::report::Asker;
+use tokio::sync::{mpsc, oneshot};
+
+use super::Shared;
+use crate::core::policy::Pause;
+use crate::local::Command;
+use crate::status;
+
+/// Answers what comes over the local socket.
+pub(super) async fn serve(shared: &Shared, mut commands: mpsc::Receiver<Command>) {
+    // Whoever asked may have gone away: that is no error.
+    fn reply<T>(to: oneshot::Sender<T>, with: T) {
+        let _ = to.send(with);
+    }
+    while let Some(command) = commands.recv().await {
+        match command {
+            Command::Status(to) => reply(to, shared.status()),
+            Command::CheckNow(to) => {
+                shared.waiting.borrow_mut().push(to);
+                shared.check_now.set(true);
+                shared.asked.set(true);
+                shared.look_again();
+            }
+            Command::Rollback(to) => reply(to, shared.ask_rollback()),
+            Command::AtBoot(to) => reply(to, shared.ask_at_boot()),
+            Command::Pause { until, by, to } => reply(to, shared.pause(until, by)),
+            Command::Resume { by, to } => reply(to, shared.resume(by)),
+            Command::Retry { by, to } => reply(to, shared.retry(Asker::Local { user: by })),
+            Command::RotateKey(to) => reply(to, shared.ask_rotation()),
+        }
+    }
+}
+
+impl Shared {
+    fn pause(&self, until: Option<UnixMillis>, by: Option<u32>) -> Result<String, String> {
+        let since = self.clock.unix_ms();
+        let done = self.ledger.borrow_mut().pause(Some(Pause { until, since, by }));
+        done.map_err(|error| format!("updates are not paused: {error}"))?;
+        tracing::warn!(until, by, "updates are paused by somebody at this machine");
+        self.look_again();
+        let underway =
+            self.ledger.borrow().transaction().is_some_and(|open| !open.state.is_before_activation());
+        let rest = if underway { "; the switch under way is finished first" } else { "" };
+        let until = until.map_or_else(|| "until 'muster-agent resume'".to_owned(), status::until);
+        Ok(format!("updates are paused {until}{rest}"))
+    }
+
+    fn resume(&self, by: Option<u32>) -> Result<String, String> {
+        let paused = self.ledger.borrow().journal().pause.is_some();
+        if !paused {
+            return Ok("updates were not paused".to_owned());
+        }
+        let done = self.ledger.borrow_mut().pause(None);
+        done.map_err(|error| format!("updates are still paused: {error}"))?;
+        tracing::warn!(by, "updates are resumed by somebody at this machine");
+        self.look_again();
+        Ok("updates go on".to_owned())
+    }
+
+    /// Tries the newest verified generation again, though it failed; the one place for whoever may ask for that.
+    pub(super) fn retry(&self, by: Asker) -> Result<String, String> {
+        let wanted = self.wanted.borrow().clone();
+        let Some(wanted) = wanted else {
+            return Err(
+                "this machine has verified no generation yet: there is nothing to try again".to_owned()
+            );
+        };
+        let running = self.platform.layout().running();
+        let now = self.clock.unix_ms();
+        let lifted = self.ledger.borrow_mut().lift(&wanted, by, running.as_ref(), now);
+        lifted.map_err(|error| error.to_string())?;
+        tracing::warn!(?by, "generation {} is tried again, as somebody asked", wanted.generation);
+        self.asked.set(true);
+        self.look_again();
+        let generation = wanted.generation;
+        Ok(format!("generation {generation} is tried again; follow it with 'muster-agent status'"))
+    }
+
+    /// Something that the work rests on has changed.
+    fn look_again(&self) {
+        self.changed_now();
+        self.work.notify_one();
+    }
+
+    fn ask_rollback(&self) -> Result<String, String> {
+        let ledger = self.ledger.borrow();
+        if let Some(open) = ledger.transaction() {
+            let (generation, state) = (open.generation(), open.state.name());
+            if !open.state.is_before_activation() {
+                return Err(format!(
+                    "generation {generation} is {state} just now: try again when that is over"
+                ));
+            }
+        }
+        match &ledger.journal().previous {
+            Some(previous) => {
+                self.rollback_asked.set(true);
+                self.work.notify_one();
+                Ok(format!("going back to {previous}; follow it with 'muster-agent status'"))
+            }
+            None => {
+                Err("this machine knows no system before the one that it runs: publish an older one with \
+                         'muster update'"
+                    .to_owned())
+            }
+        }
+    }
+}
