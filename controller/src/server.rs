@@ -13,6 +13,7 @@ use axum_server::tls_rustls::{RustlsAcceptor, RustlsConfig};
 use muster_protocol::clock::{Clock, SystemClock};
 use rustls::pki_types::pem::PemObject as _;
 use rustls::pki_types::{CertificateDer, PrivateKeyDer};
+use tokio::net::{TcpListener, TcpSocket};
 use tokio::sync::watch;
 use tokio::task::JoinHandle;
 
@@ -29,6 +30,10 @@ use crate::store::{Store, StoreError};
 const HEAD_WAIT: Duration = Duration::from_secs(30);
 /// How large the head of a request may be.
 const MAX_HEAD_BYTES: usize = 64 * 1024;
+/// The fewest threads that work on requests, however few processors there are.
+const FEWEST_WORKERS: usize = 12;
+/// How many connections may wait until they are taken.
+const BACKLOG: u32 = 4096;
 /// How long requests that run may go on after the order to stop.
 const GRACE: Duration = Duration::from_secs(10);
 /// How often what has ended by itself is forgotten.
@@ -132,7 +137,7 @@ impl Server {
         app.log_root().await?;
 
         let listen = |error| ServerError::Listen(config.listen, error);
-        let listener = std::net::TcpListener::bind(config.listen).map_err(listen)?;
+        let listener = bind(config.listen).map_err(listen)?;
         let address = listener.local_addr().map_err(listen)?;
         let handle = Handle::new();
         let gate = Gate::new(Bounds {
@@ -140,10 +145,8 @@ impl Server {
             unproven: config.limits.unproven_per_address,
             idle: config.limits.idle(),
         });
-        let (server, service) = (
-            http1(listener, handle.clone(), config.limits.idle()).map_err(listen)?,
-            router(app.clone()).into_make_service(),
-        );
+        let (server, service) =
+            (http1(listener, handle.clone(), config.limits.idle()), router(app.clone()).into_make_service());
         let serving = match tls {
             None => tokio::spawn(server.acceptor(gate).serve(service)),
             Some(tls) => {
@@ -188,18 +191,32 @@ impl Server {
     }
 }
 
+/// How many threads work on requests: more than the parties who do their worst can keep busy with long work, so that the
+/// system shares the processors out among them and the others.
+pub fn workers() -> usize {
+    std::thread::available_parallelism().map_or(1, usize::from).max(FEWEST_WORKERS)
+}
+
+/// Listens with room for many who come at once: who finds none waits a second before the kernel tries again.
+fn bind(address: SocketAddr) -> std::io::Result<TcpListener> {
+    let socket = if address.is_ipv4() { TcpSocket::new_v4()? } else { TcpSocket::new_v6()? };
+    socket.set_reuseaddr(true)?;
+    socket.bind(address)?;
+    socket.listen(BACKLOG)
+}
+
 /// A server for HTTP/1 whose clients may not dawdle over the head of a request.
 fn http1(
-    listener: std::net::TcpListener,
+    listener: TcpListener,
     handle: Handle<SocketAddr>,
     idle: Duration,
-) -> std::io::Result<axum_server::Server<SocketAddr>> {
-    let mut server = axum_server::from_tcp(listener)?
+) -> axum_server::Server<SocketAddr> {
+    let mut server = axum_server::Server::from_listener(listener)
         .http1_only()
         .handle(handle)
         .accept_error_handler(|peer, error| tracing::debug!(?peer, "a connection was not made: {error}"));
     server.http_builder().http1().header_read_timeout(idle.min(HEAD_WAIT)).max_buf_size(MAX_HEAD_BYTES);
-    Ok(server)
+    server
 }
 
 /// Forgets what has ended, and looks for new roots, for as long as the server lives.

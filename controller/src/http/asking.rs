@@ -1,7 +1,6 @@
 //! Who asks in the request that is being answered, and whether that was proved.
 
-use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, OnceLock};
 
 use axum::extract::Request;
 use axum::response::Response;
@@ -9,6 +8,8 @@ use futures_util::Future;
 
 use super::connection::Peer;
 use super::memory::Payer;
+use super::paced::{Pace, Paced};
+use super::problem::Refused;
 use super::rates::Neighbourhood;
 
 tokio::task_local! {
@@ -17,35 +18,65 @@ tokio::task_local! {
 
 struct Asking {
     peer: Option<Arc<Peer>>,
-    proved: AtomicBool,
+    pace: Option<Pace>,
+    /// Who it is, once they proved it.
+    proved: OnceLock<Payer>,
 }
 
-/// Answers a request; gives the answer, and its peer unless it proved who it is.
+/// Who asked, as far as it was proved.
+pub enum Asked {
+    By(Payer),
+    Stranger(Arc<Peer>),
+    /// It came by no connection.
+    Nobody,
+}
+
+/// Answers a request; gives the answer, and who asked.
 pub async fn answering<F: Future<Output = Response>>(
     request: Request,
     answer: impl FnOnce(Request) -> F,
-) -> (Response, Option<Arc<Peer>>) {
+) -> (Response, Asked) {
     let peer = request.extensions().get::<Arc<Peer>>().cloned();
-    let asking = Asking { peer, proved: AtomicBool::new(false) };
+    let pace = peer.as_ref().map(|peer| Pace::new(peer.party().requests.clone()));
+    let asking = Asking { peer, pace: pace.clone(), proved: OnceLock::new() };
     let answer = answer(request);
-    ASKING
-        .scope(asking, async {
-            let response = answer.await;
-            let unproven =
-                ASKING.with(|asking| asking.peer.clone().filter(|_| !asking.proved.load(Ordering::Relaxed)));
-            (response, unproven)
-        })
-        .await
+    let answered = ASKING.scope(asking, async {
+        let response = answer.await;
+        let asked = ASKING.with(|asking| match (asking.proved.get(), &asking.peer) {
+            (Some(who), _) => Asked::By(who.clone()),
+            (None, Some(peer)) => Asked::Stranger(peer.clone()),
+            (None, None) => Asked::Nobody,
+        });
+        (response, asked)
+    });
+    match pace {
+        Some(pace) => Paced::new(answered, pace).await,
+        None => answered.await,
+    }
 }
 
-/// Whoever asks is a machine or an operator of this fleet.
-pub fn proved() {
-    let _ = ASKING.try_with(|asking| {
-        asking.proved.store(true, Ordering::Relaxed);
-        if let Some(peer) = &asking.peer {
-            peer.proved();
-        }
+/// Whoever asks is this machine or operator of the fleet. Refused where they hold too many connections.
+///
+/// Waits for their turn, so nothing may be held that others wait for.
+pub async fn proved(who: &Payer) -> Result<(), Refused> {
+    let known = ASKING.try_with(|asking| {
+        let _ = asking.proved.set(who.clone());
+        asking.peer.as_ref().zip(asking.pace.clone()).map(|(peer, pace)| (peer.proved(who), pace))
     });
+    let Ok(Some(((party, within), pace))) = known else { return Ok(()) };
+    pace.change(&party.requests).await;
+    if within {
+        return Ok(());
+    }
+    Err(Refused::too_many_connections())
+}
+
+/// Waits for the client, who takes nobody's turn meanwhile.
+pub async fn away<T>(wait: impl Future<Output = T>) -> T {
+    match ASKING.try_with(|asking| asking.pace.clone()) {
+        Ok(Some(pace)) => pace.away(wait).await,
+        _ => wait.await,
+    }
 }
 
 /// Who is charged for what the request brings, as long as nothing is proved.

@@ -51,7 +51,8 @@ impl App {
         let holder = self.store.holder(&bearer, self.now_s()).await?.ok_or_else(ended)?;
         match &holder {
             Holder::Operator(key) if !self.roots.current().is_operator(key) => return Err(no_operator(key)),
-            _ => proved(),
+            Holder::Operator(key) => proved(&Payer::Operator(*key.as_bytes())).await?,
+            Holder::Machine(name) => proved(&Payer::Machine(name.clone())).await?,
         }
         Ok(holder)
     }
@@ -179,14 +180,14 @@ pub fn not_by_its_key(machine: &MachineName) -> Refused {
 }
 
 /// Whether a machine that proved to hold its key may go on.
-pub fn admit(app: &App, machine: &MachineName, known: &crate::store::Known) -> Result<(), Refused> {
+pub async fn admit(app: &App, machine: &MachineName, known: &crate::store::Known) -> Result<(), Refused> {
     if known.revoked {
         let message = format!(
             "machine {machine} was revoked: an operator may add it anew with `muster machines add {machine}`"
         );
         return Err(refuse(StatusCode::FORBIDDEN, ProblemCode::Revoked, message));
     }
-    proved();
+    proved(&Payer::Machine(machine.clone())).await?;
     app.count(machine)
 }
 
@@ -200,7 +201,7 @@ pub async fn signed_by_machine(
 ) -> Result<crate::store::Known, Refused> {
     let known = known_machine(app, machine).await?;
     known.key.verify(context, body, signature).map_err(|_| not_by_its_key(machine))?;
-    admit(app, machine, &known)?;
+    admit(app, machine, &known).await?;
     Ok(known)
 }
 
@@ -277,7 +278,7 @@ async fn signed_by(
 
 /// Whoever signed is an operator, or holds a root key: the request counts, once.
 pub async fn remember(app: &App, key: &PublicKey, nonce: &[u8; 16], until: i64) -> Result<(), Refused> {
-    proved();
+    proved(&Payer::Operator(*key.as_bytes())).await?;
     app.rates.operator(key).map_err(|wait| Refused::too_many(&format!("operator {}", key.short()), wait))?;
     if !app.store.use_nonce(key, nonce, until).await? {
         let message = "this very request was sent before: sign it anew to repeat it";

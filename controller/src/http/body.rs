@@ -10,6 +10,8 @@ use muster_protocol::api::ProblemCode;
 use serde::de::DeserializeOwned;
 use tokio::time::{Sleep, sleep};
 
+use super::asking::away;
+use super::heavy;
 use super::memory::{Memory, Payer};
 use super::problem::{Refused, refuse};
 
@@ -104,7 +106,7 @@ pub async fn whole(
         }
         Ok(Bytes::from(bytes))
     };
-    tokio::time::timeout(wait, read).await.unwrap_or_else(|_| {
+    away(tokio::time::timeout(wait, read)).await.unwrap_or_else(|_| {
         let message = format!("the body did not arrive within {} s: repeat the request", wait.as_secs());
         Err(refuse(StatusCode::REQUEST_TIMEOUT, ProblemCode::Other, message))
     })
@@ -131,7 +133,7 @@ async fn after_draining(headers: &HeaderMap, rest: Body, refused: Refused) -> Re
 
 /// Reads a document, or says in one sentence what is wrong with it.
 pub fn json<T: DeserializeOwned>(what: &str, bytes: &[u8]) -> Result<T, Refused> {
-    serde_json::from_slice(bytes).map_err(|error| {
+    heavy::on(bytes.len(), || serde_json::from_slice(bytes)).map_err(|error| {
         let message = if error.is_data() {
             format!("this is not {what}: {error}")
         } else {

@@ -11,6 +11,7 @@ use muster_protocol::ids::{Sha256, nix_base32};
 use muster_protocol::narinfo::{MAX_NARINFO_BYTES, NarFile, Narinfo, is_base32};
 use sha2::Digest as _;
 
+use super::asking::away;
 use super::body::Incoming;
 use super::memory::Payer;
 use super::problem::{Refused, refuse};
@@ -91,18 +92,14 @@ pub async fn put_nar(
         .map_err(|(refused, _)| refused)?;
     let mut upload = app.blobs.upload(&nar.key()).await?;
     let mut hasher = sha2::Sha256::new();
-    let received = loop {
-        match incoming.next().await {
-            Ok(Some(piece)) => {
-                hasher.update(&piece);
-                if let Err(error) = upload.add(&piece).await {
-                    break Err(error.into());
-                }
-            }
-            Ok(None) => break Ok(()),
-            Err(refused) => break Err(refused),
+    let receive = async {
+        while let Some(piece) = incoming.next().await? {
+            hasher.update(&piece);
+            upload.add(&piece).await?;
         }
+        Ok::<_, Refused>(())
     };
+    let received = away(receive).await;
     let found = nix_base32(&Sha256::from_bytes(hasher.finalize().into()));
     let received = received.and_then(|()| match found == nar.hash() {
         true => Ok(()),

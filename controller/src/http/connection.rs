@@ -1,13 +1,11 @@
 //! One connection: counted, known by whether its peer proved who it is, and ended when the peer takes too little of an
 //! answer for too long.
 
-use std::collections::HashMap;
 use std::future::{Future, Ready, ready};
 use std::io;
 use std::net::IpAddr;
 use std::pin::Pin;
-use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 use std::task::{Context, Poll};
 use std::time::Duration;
 
@@ -19,6 +17,9 @@ use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio::time::{Sleep, sleep};
 use tower::Service;
 
+use super::arriving::{Arrival, Arriving};
+use super::memory::Payer;
+use super::parties::{Held, Parties, Party};
 use super::rates::Neighbourhood;
 
 /// The least that a peer must take of an answer, in bytes a second, once it makes the controller wait.
@@ -28,7 +29,7 @@ const SLOWEST: u64 = 1024;
 #[derive(Debug, Clone, Copy)]
 pub struct Bounds {
     pub connections: usize,
-    /// Connections of one address that have proved nothing yet. Those of machines and operators who have are not counted.
+    /// Connections of one address that have proved nothing yet. Those of machines and operators who have count for them.
     pub unproven: usize,
     /// How long an answer may stand still.
     pub idle: Duration,
@@ -38,30 +39,31 @@ pub struct Bounds {
 #[derive(Debug, Clone)]
 pub struct Gate {
     free: Arc<Semaphore>,
-    unproven: Arc<Mutex<HashMap<Neighbourhood, usize>>>,
+    parties: Parties,
     bounds: Bounds,
 }
 
 impl Gate {
     pub fn new(bounds: Bounds) -> Self {
         let free = Arc::new(Semaphore::new(bounds.connections.min(Semaphore::MAX_PERMITS)));
-        Self { free, unproven: Arc::default(), bounds }
+        Self { free, parties: Parties::new(bounds.unproven), bounds }
     }
 
-    fn admit(&self, stream: TcpStream) -> io::Result<(Connection<TcpStream>, Arc<Peer>)> {
+    fn admit(&self, stream: TcpStream) -> io::Result<(Connection<Arriving>, Arc<Peer>)> {
         let refused = |why| io::Error::new(io::ErrorKind::ConnectionRefused, why);
         let permit = self.free.clone().try_acquire_owned().map_err(|_| refused("too many connections"))?;
         let address = stream.peer_addr()?.ip();
-        let peer = Peer::admitted(address, self.unproven.clone(), self.bounds.unproven)
+        let peer = Peer::admitted(address, self.parties.clone())
             .ok_or_else(|| refused("too many connections of one address that proved nothing"))?;
         stream.set_nodelay(true)?;
         let peer = Arc::new(peer);
+        let stream = Arriving::new(stream, peer.arrival.clone(), peer.address_party.arrivals.clone());
         Ok((Connection::new(stream, self.bounds.idle, Some((permit, peer.clone()))), peer))
     }
 }
 
 impl<S> Accept<TcpStream, S> for Gate {
-    type Stream = Connection<TcpStream>;
+    type Stream = Connection<Arriving>;
     type Service = OfPeer<S>;
     type Future = Ready<io::Result<(Self::Stream, Self::Service)>>;
 
@@ -74,52 +76,40 @@ impl<S> Accept<TcpStream, S> for Gate {
 #[derive(Debug)]
 pub struct Peer {
     pub address: IpAddr,
-    proven: AtomicBool,
-    counted: Arc<Mutex<HashMap<Neighbourhood, usize>>>,
+    parties: Parties,
+    /// Counts against its address, until it is known whose connection it is.
+    stranger: Mutex<Option<Held>>,
+    address_party: Arc<Party>,
+    known: OnceLock<(Payer, Held)>,
+    arrival: Arc<Arrival>,
 }
 
 impl Peer {
     /// None where its address holds too many already.
-    fn admitted(
-        address: IpAddr,
-        counted: Arc<Mutex<HashMap<Neighbourhood, usize>>>,
-        most: usize,
-    ) -> Option<Self> {
-        {
-            let mut counts = counted.lock().unwrap_or_else(PoisonError::into_inner);
-            let count = counts.entry(Neighbourhood::of(address)).or_default();
-            if *count >= most {
-                return None;
-            }
-            *count += 1;
-        }
-        Some(Self { address, proven: AtomicBool::new(false), counted })
+    fn admitted(address: IpAddr, parties: Parties) -> Option<Self> {
+        let party = parties.of(&Payer::Address(Neighbourhood::of(address)));
+        let held = party.connection()?;
+        let (stranger, known) = (Mutex::new(Some(held)), OnceLock::new());
+        Some(Self { address, parties, stranger, address_party: party, known, arrival: Arc::default() })
     }
 
-    /// It is a machine or an operator: from here on its connection does not count against its address.
-    pub fn proved(&self) {
-        if !self.proven.swap(true, Ordering::Relaxed) {
-            self.uncount();
-        }
+    /// Whose line its requests wait in, as far as is known.
+    pub fn party(&self) -> &Arc<Party> {
+        self.known.get().map_or(&self.address_party, |(_, held)| held.party())
     }
 
-    fn uncount(&self) {
-        let mut counts = self.counted.lock().unwrap_or_else(PoisonError::into_inner);
-        let key = Neighbourhood::of(self.address);
-        if let Some(count) = counts.get_mut(&key) {
-            *count = count.saturating_sub(1);
-            if *count == 0 {
-                counts.remove(&key);
-            }
+    /// It is a machine or an operator: from here on its connection does not count against its address, but as theirs.
+    /// Gives the party, and whether it holds no more than it may.
+    pub fn proved(&self, who: &Payer) -> (Arc<Party>, bool) {
+        if let Some((known, held)) = self.known.get() {
+            // A proxy hands on what many ask over one connection; it stays the first one's.
+            return (if known == who { held.party().clone() } else { self.parties.of(who) }, true);
         }
-    }
-}
-
-impl Drop for Peer {
-    fn drop(&mut self) {
-        if !*self.proven.get_mut() {
-            self.uncount();
-        }
+        let party = self.parties.of(who);
+        let Some(held) = party.connection() else { return (party, false) };
+        let _ = self.known.set((who.clone(), held));
+        *self.stranger.lock().unwrap_or_else(PoisonError::into_inner) = None;
+        (party, true)
     }
 }
 
@@ -139,6 +129,7 @@ impl<S: Service<Request<B>>, B> Service<Request<B>> for OfPeer<S> {
         self.service.poll_ready(cx)
     }
     fn call(&mut self, mut request: Request<B>) -> S::Future {
+        self.peer.arrival.is_there();
         request.extensions_mut().insert(self.peer.clone());
         self.service.call(request)
     }
@@ -312,17 +303,34 @@ mod tests {
 
     #[test]
     fn only_peers_that_proved_nothing_count_against_their_address() {
-        let counts = Arc::default();
-        let from = |text: &str| Peer::admitted(text.parse().unwrap(), Arc::clone(&counts), 2);
+        let parties = Parties::new(2);
+        let from = |text: &str| Peer::admitted(text.parse().unwrap(), parties.clone());
+        let machine = Payer::Machine("cinnabar".parse().unwrap());
         let (first, second) = (from("192.0.2.1").unwrap(), from("192.0.2.1").unwrap());
         assert!(from("192.0.2.1").is_none());
         let other = from("192.0.2.2").unwrap();
-        first.proved();
-        first.proved();
+        assert!(first.proved(&machine).1 && first.proved(&machine).1);
         let third = from("192.0.2.1").unwrap();
         drop(first);
         assert!(from("192.0.2.1").is_none(), "what was proved is not counted down twice");
         drop((second, third, other));
-        assert!(counts.lock().unwrap().is_empty(), "nothing is kept of those who left");
+        assert!(from("192.0.2.1").is_some());
+    }
+
+    #[test]
+    fn connections_of_a_machine_are_counted_as_its_own_wherever_they_come_from() {
+        let parties = Parties::new(1000);
+        let machine = Payer::Machine("cinnabar".parse().unwrap());
+        let from = |number: usize| {
+            let address = if number.is_multiple_of(2) { "192.0.2.1" } else { "192.0.2.2" };
+            Peer::admitted(address.parse().unwrap(), parties.clone()).unwrap()
+        };
+        let held: Vec<Peer> = (0..200).map(from).collect();
+        let within = held.iter().filter(|peer| peer.proved(&machine).1).count();
+        assert!((100..200).contains(&within), "{within}");
+        let other = from(0);
+        assert!(other.proved(&Payer::Machine("stibnite".parse().unwrap())).1);
+        drop(held);
+        assert!(from(1).proved(&machine).1, "what is closed is given back");
     }
 }

@@ -15,11 +15,13 @@ use muster_protocol::report::{Accepted, MAX_BATCH_BYTES, MAX_BATCH_EVENTS, Strea
 use serde::Deserialize;
 use serde_json::value::RawValue;
 
-use super::asking::{proved, stranger};
+use super::asking::{away, proved, stranger};
 use super::auth::{
     admit, announced, fits, known_machine, machine_signature, new_signature, not_by_its_key,
     signed_by_machine,
 };
+use super::heavy;
+use super::memory::Payer;
 use super::problem::{Refused, refuse};
 use super::{Shared, body, small_body};
 use crate::store::{CheckInRefusal, Known, NewEvent, Seen, cut};
@@ -43,7 +45,7 @@ pub async fn enrol(
         return Err(refuse(StatusCode::NOT_FOUND, ProblemCode::TokenUnknown, message));
     }
     let cursor = app.store.enrol(&request, app.now()).await?;
-    proved();
+    proved(&Payer::Machine(request.machine.clone())).await?;
     tracing::info!(machine = %request.machine, key = request.key.short(), "enrolled");
     app.wakers.wake(&request.machine);
     app.changed(cursor);
@@ -97,7 +99,7 @@ pub async fn check_in(
         }
         Err(refusal) => {
             if let CheckInRefusal::Sequence { machine, seq, last, cursor } = &refusal {
-                tracing::warn!(%machine, seq, last, "clone alarm: a check-in with a number that was used");
+                tracing::debug!(%machine, seq, last, "a check-in with a number that was used");
                 app.changed(*cursor);
             }
             Err(refusal.into())
@@ -121,7 +123,7 @@ async fn signed_by_both(
     if known.key != *new {
         known.key.verify(Context::CheckIn, body, by_old).map_err(|_| not_by_its_key(machine))?;
     }
-    admit(app, machine, &known)?;
+    admit(app, machine, &known).await?;
     Ok((known, by_new))
 }
 
@@ -143,6 +145,19 @@ pub struct Numbered {
     pub generation: Option<Generation>,
 }
 
+/// The events of a batch as they are stored, and what they count for.
+fn events(batch: &[Box<RawValue>]) -> Result<(Vec<NewEvent>, usize), Refused> {
+    let (mut events, mut size) = (Vec::with_capacity(batch.len()), 0);
+    for raw in batch {
+        let raw = raw.get();
+        let Numbered { seq, generation } = body::json("an event", raw.as_bytes())?;
+        let raw = cut(raw);
+        size += raw.len().max(LEAST_CHARGED);
+        events.push(NewEvent { seq, generation, raw });
+    }
+    Ok((events, size))
+}
+
 pub async fn reports(
     State(app): State<Shared>,
     headers: HeaderMap,
@@ -159,15 +174,7 @@ pub async fn reports(
             format!("{} events are more than {MAX_BATCH_EVENTS}: send smaller batches", batch.events.len());
         return Err(refuse(StatusCode::PAYLOAD_TOO_LARGE, ProblemCode::TooLarge, message));
     }
-    let mut events = Vec::with_capacity(batch.events.len());
-    let mut size = 0;
-    for raw in batch.events {
-        let raw = raw.get();
-        let Numbered { seq, generation } = body::json("an event", raw.as_bytes())?;
-        let raw = cut(raw);
-        size += raw.len().max(LEAST_CHARGED);
-        events.push(NewEvent { seq, generation, raw });
-    }
+    let (events, size) = heavy::on(body.len(), || events(&batch.events))?;
     app.rates.reports(&batch.machine, size).map_err(|wait| {
         Refused::too_many(&format!("machine {}, by the size of its events,", batch.machine), wait)
     })?;
@@ -212,10 +219,17 @@ pub async fn poll(
         if last_look || check_in || generation != have {
             return Ok(Json(PollReply { generation, check_in }));
         }
-        tokio::select! {
-            () = listener.woken() => app.is_machine(&headers, &machine).await?,
-            () = &mut timeout => last_look = true,
-            () = app.stopped() => last_look = true,
+        let news = async {
+            tokio::select! {
+                () = listener.woken() => true,
+                () = &mut timeout => false,
+                () = app.stopped() => false,
+            }
+        };
+        if away(news).await {
+            app.is_machine(&headers, &machine).await?;
+        } else {
+            last_look = true;
         }
     }
 }

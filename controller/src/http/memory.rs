@@ -6,12 +6,10 @@
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, PoisonError};
 
-use axum::http::StatusCode;
-use muster_protocol::api::ProblemCode;
 use muster_protocol::draft::MAX_DRAFT_BYTES;
 use muster_protocol::ids::MachineName;
 
-use super::problem::{Refused, refuse};
+use super::problem::Refused;
 use super::rates::Neighbourhood;
 
 /// Who is charged.
@@ -69,7 +67,7 @@ impl Memory {
         let mut taken = self.0.taken.lock().unwrap_or_else(PoisonError::into_inner);
         let own = taken.of.get(payer).copied().unwrap_or_default();
         let stranger = matches!(payer, Payer::Address(_));
-        let busy = |message| Err(refuse(StatusCode::SERVICE_UNAVAILABLE, ProblemCode::Busy, message));
+        let busy = |message| Err(Refused::busy(message));
         if own + more > self.share(payer) {
             return busy("too much arrives at once from here: repeat in a moment");
         }

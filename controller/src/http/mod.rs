@@ -1,14 +1,19 @@
 //! The controller's HTTP API: routes, and what all of them share.
 
+mod answers;
+mod arriving;
 mod asking;
 mod auth;
 mod body;
 mod cache;
 pub mod connection;
 mod draft_api;
+mod heavy;
 mod machine_api;
 mod memory;
 mod operator_api;
+mod paced;
+mod parties;
 mod problem;
 mod public;
 mod publish;
@@ -26,9 +31,10 @@ pub mod readers {
 }
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use axum::Router;
-use axum::body::Body;
+use axum::body::{Body, Bytes};
 use axum::extract::{Request, State};
 use axum::http::{HeaderMap, StatusCode, header};
 use axum::middleware::{self, Next};
@@ -43,11 +49,16 @@ use crate::signer::{OnlineKey, OnlineSigner};
 use crate::store::blobs::Blobs;
 use crate::store::{Cursor, Store, StoreError};
 
+use asking::Asked;
 pub use memory::Memory;
+use memory::Payer;
 use problem::{Refused, refuse};
 use rates::{Neighbourhood, Rates};
 use roots::Roots;
 use wakers::Wakers;
+
+/// How long a refusal for asking too much is held back.
+const LATE: Duration = Duration::from_secs(1);
 
 /// What every request sees.
 pub struct App {
@@ -158,22 +169,34 @@ async fn other_method() -> Refused {
 async fn outermost(State(app): State<Shared>, request: Request, next: Next) -> Response {
     let (method, path, began) =
         (request.method().clone(), request.uri().path().to_owned(), app.clock.awake());
-    let (response, unproven) = asking::answering(request, |request| next.run(request)).await;
+    let (response, asked) = asking::answering(request, |request| next.run(request)).await;
     let (status, ms) = (response.status().as_u16(), (app.clock.awake() - began).as_millis());
     tracing::debug!(%method, path, status, ms, "answered");
-    if let Some(peer) = unproven
+    if let Asked::Stranger(peer) = &asked
         && let Err(wait) = app.rates.address(Neighbourhood::of(peer.address))
     {
-        return Refused::too_many("this address", wait).into_response();
+        return late(Refused::too_many("this address", wait).into_response()).await;
+    }
+    if response.status() == StatusCode::TOO_MANY_REQUESTS {
+        return late(response).await;
     }
     if !response.status().is_client_error() && !response.status().is_server_error() {
-        return response;
+        return match asked {
+            Asked::By(who) => answers::charged(&app.memory, response, who).await,
+            _ => response,
+        };
     }
     let kind = response.headers().get(header::CONTENT_TYPE);
     if kind.is_some_and(|kind| kind.as_bytes().starts_with(b"application/json")) {
         return response;
     }
     in_one_form(response).await
+}
+
+/// Whoever asks too much gets the refusal a little later: over one connection they are refused once in that time.
+async fn late(response: Response) -> Response {
+    tokio::time::sleep(LATE).await;
+    response
 }
 
 async fn in_one_form(response: Response) -> Response {
@@ -191,7 +214,7 @@ async fn small_body(
     headers: &HeaderMap,
     body: Body,
     limit: usize,
-    payer: memory::Payer,
-) -> Result<axum::body::Bytes, Refused> {
+    payer: Payer,
+) -> Result<Bytes, Refused> {
     body::whole(headers, body, limit, &app.memory, payer).await
 }

@@ -14,8 +14,10 @@ use muster_protocol::operator::{
 use muster_protocol::request::SignedRequest;
 use serde::{Deserialize, Serialize};
 
+use super::asking::away;
 use super::auth::Signed;
 use super::body;
+use super::heavy::Long;
 use super::machine_api::machine_name;
 use super::problem::{Refused, refuse};
 use super::{App, Shared};
@@ -31,10 +33,10 @@ pub async fn session(State(app): State<Shared>, signed: Signed) -> Result<Json<S
     Ok(Json(Session { bearer, expires_in: SESSION_SECONDS }))
 }
 
-pub async fn machines(State(app): State<Shared>, _: Signed) -> Result<Json<Vec<MachineView>>, Refused> {
+pub async fn machines(State(app): State<Shared>, _: Signed) -> Result<Long<Vec<MachineView>>, Refused> {
     let now = app.now();
     let machines = app.store.machines().await?;
-    Ok(Json(machines.into_iter().map(|machine| fleet::view(machine, app.limits.poll_seconds, now)).collect()))
+    Ok(Long(machines.into_iter().map(|machine| fleet::view(machine, app.limits.poll_seconds, now)).collect()))
 }
 
 pub async fn machine(
@@ -87,7 +89,7 @@ pub async fn history(
     Path(name): Path<String>,
     Query(Limit { limit, before }): Query<Limit>,
     _: Signed,
-) -> Result<Json<Vec<HistoryEntry>>, Refused> {
+) -> Result<Long<Vec<HistoryEntry>>, Refused> {
     let machine = machine_name(&name)?;
     known(&app, &machine).await?;
     let limit = limit.unwrap_or(HISTORY).min(MAX_HISTORY);
@@ -98,7 +100,7 @@ pub async fn history(
             Some(read.map_err(|error: IdError| Refused::malformed(format!("before={text}: {error}")))?)
         }
     };
-    Ok(Json(app.store.history(&machine, before, limit).await?))
+    Ok(Long(app.store.history(&machine, before, limit).await?))
 }
 
 /// The attacks that a machine refused, the newest first.
@@ -107,10 +109,10 @@ pub async fn attacks(
     Path(name): Path<String>,
     Query(Limit { limit, .. }): Query<Limit>,
     _: Signed,
-) -> Result<Json<Vec<AttackView>>, Refused> {
+) -> Result<Long<Vec<AttackView>>, Refused> {
     let machine = machine_name(&name)?;
     known(&app, &machine).await?;
-    Ok(Json(app.store.attacks(&machine, limit.unwrap_or(HISTORY).min(MAX_HISTORY)).await?))
+    Ok(Long(app.store.attacks(&machine, limit.unwrap_or(HISTORY).min(MAX_HISTORY)).await?))
 }
 
 /// Ends a clone alarm.
@@ -159,8 +161,8 @@ pub async fn audit(
     State(app): State<Shared>,
     Query(Log { after, limit }): Query<Log>,
     _: Signed,
-) -> Result<Json<Page>, Refused> {
-    Ok(Json(app.store.audit(after, limit.unwrap_or(MAX_PAGE).min(MAX_PAGE)).await?))
+) -> Result<Long<Page>, Refused> {
+    Ok(Long(app.store.audit(after, limit.unwrap_or(MAX_PAGE).min(MAX_PAGE)).await?))
 }
 
 #[derive(Deserialize)]
@@ -184,12 +186,15 @@ pub async fn changes(
 ) -> Result<Json<Cursor>, Refused> {
     let mut cursor = app.cursor.subscribe();
     let wait = Duration::from_secs(changes.wait.min(MAX_POLL_SECONDS));
-    tokio::select! {
-        // Another one, not a higher one: a restored database may stand behind what the operator saw.
-        _ = cursor.wait_for(|cursor| *cursor != changes.after) => {}
-        () = tokio::time::sleep(wait) => {}
-        () = app.stopped() => {}
-    }
+    let news = async {
+        tokio::select! {
+            // Another one, not a higher one: a restored database may stand behind what the operator saw.
+            _ = cursor.wait_for(|cursor| *cursor != changes.after) => {}
+            () = tokio::time::sleep(wait) => {}
+            () = app.stopped() => {}
+        }
+    };
+    away(news).await;
     let cursor = *cursor.borrow();
     Ok(Json(Cursor { cursor }))
 }

@@ -22,14 +22,28 @@ pub struct Refused {
     pub message: String,
     /// When to come again, in seconds.
     retry_after: Option<u64>,
+    /// Whether it is no error of the controller's, and anybody can cause as many as they like.
+    expected: bool,
+    /// Whether the connection ends with the answer.
+    closes: bool,
 }
 
 pub fn refuse(status: StatusCode, code: ProblemCode, message: impl Into<String>) -> Refused {
     let retry_after = (status == StatusCode::SERVICE_UNAVAILABLE).then_some(5);
-    Refused { status, code, message: message.into(), retry_after }
+    Refused { status, code, message: message.into(), retry_after, expected: false, closes: false }
 }
 
 impl Refused {
+    /// One party takes too much: no error in the log, which one party must not fill.
+    pub fn busy(message: &str) -> Self {
+        let refused = refuse(StatusCode::SERVICE_UNAVAILABLE, ProblemCode::Busy, message);
+        Self { expected: true, ..refused }
+    }
+    /// Too many connections of one party: this one is not kept.
+    pub fn too_many_connections() -> Self {
+        let message = "too many connections of this machine or operator are open: close some";
+        Self { closes: true, ..refuse(StatusCode::TOO_MANY_REQUESTS, ProblemCode::TooMany, message) }
+    }
     pub fn malformed(message: impl Into<String>) -> Self {
         refuse(StatusCode::BAD_REQUEST, ProblemCode::Malformed, message)
     }
@@ -56,18 +70,21 @@ impl Refused {
 
 impl IntoResponse for Refused {
     fn into_response(self) -> Response {
-        if self.status.is_server_error() {
+        if self.status.is_server_error() && !self.expected {
             tracing::error!(status = self.status.as_u16(), "{}", self.message);
         } else {
             tracing::debug!(status = self.status.as_u16(), "{}", self.message);
         }
-        let (status, retry_after) = (self.status, self.retry_after);
+        let (status, retry_after, closes) = (self.status, self.retry_after, self.closes);
         let problem = Problem { code: self.code, message: self.message };
         let mut response = (status, Json(problem)).into_response();
         let headers = response.headers_mut();
         if status == StatusCode::UNAUTHORIZED {
             // Nix's curl sends the password of its netrc only where HTTP Basic is asked for (RFC 7617).
             headers.insert(header::WWW_AUTHENTICATE, HeaderValue::from_static("Basic realm=\"muster\""));
+        }
+        if closes {
+            headers.insert(header::CONNECTION, HeaderValue::from_static("close"));
         }
         if let Some(seconds) = retry_after {
             headers.insert(header::RETRY_AFTER, seconds.into());

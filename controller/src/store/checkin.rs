@@ -233,6 +233,8 @@ async fn alarm(tx: &mut Tx, checkin: &CheckIn, now: UnixMillis) -> Result<Cursor
             .execute(&mut **tx)
             .await?;
     if raised.rows_affected() > 0 {
+        // Once for each alarm, however often the machine goes on.
+        tracing::warn!(machine = %checkin.machine, seq = checkin.seq, "clone alarm: a check-in with a number that was used");
         let detail = format!("check-in {} came again, or too late", checkin.seq);
         log(tx, Act::by_itself(now, "clone-alarm", &detail).on(&checkin.machine)).await?;
     }

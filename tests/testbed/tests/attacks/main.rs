@@ -12,6 +12,7 @@ mod controller;
 mod flood;
 mod identity;
 mod metadata;
+mod party;
 mod siege;
 mod signers;
 
@@ -20,9 +21,22 @@ use std::process::ExitCode;
 use book::Book;
 
 fn main() -> ExitCode {
+    if std::env::args().nth(1).is_some_and(|word| word == party::WORD) {
+        return match party::perform() {
+            Ok(()) => ExitCode::SUCCESS,
+            Err(error) => {
+                eprintln!("{error:#}");
+                ExitCode::FAILURE
+            }
+        };
+    }
     let mut book = Book::default();
     type Group = fn(&mut Book) -> anyhow::Result<()>;
-    let groups: [(&str, Group); 2] = [("one fleet, besieged", siege::run), ("two operators", signers::run)];
+    let groups: [(&str, Group); 3] = [
+        ("one party against the service", party::run),
+        ("one fleet, besieged", siege::run),
+        ("two operators", signers::run),
+    ];
     // For whoever works on one group: the words that its name holds.
     let only: Vec<String> = std::env::args().skip(1).filter(|word| !word.starts_with('-')).collect();
     for (name, group) in groups {

@@ -1,0 +1,81 @@
+//! Answers on their way out: whoever takes theirs slowly pays for the memory.
+
+use axum::body::{Body, Bytes, HttpBody as _};
+use axum::http::StatusCode;
+use axum::response::{IntoResponse as _, Response};
+use muster_protocol::api::ProblemCode;
+
+use super::memory::{Held, Memory, Payer};
+use super::problem::refuse;
+
+/// What counts as an answer of some size, in bytes.
+const LARGE: usize = 16 * 1024;
+
+/// An answer of some size that is whole in memory is charged to whom it is for, until they took it. (What strangers read lies
+/// there once for all of them.)
+pub async fn charged(memory: &Memory, response: Response, who: Payer) -> Response {
+    let size = response.body().size_hint().exact().and_then(|size| usize::try_from(size).ok());
+    let Some(size) = size.filter(|size| *size >= LARGE) else { return response };
+    let mut held = memory.nothing(who);
+    if let Err(refused) = held.grow_to(size) {
+        return refused.into_response();
+    }
+    let (parts, body) = response.into_parts();
+    match axum::body::to_bytes(body, size).await {
+        Ok(bytes) => {
+            Response::from_parts(parts, Body::from(Bytes::from_owner(Charged { bytes, _held: held })))
+        }
+        Err(error) => {
+            let message = format!("the answer cannot be sent: {error}");
+            refuse(StatusCode::INTERNAL_SERVER_ERROR, ProblemCode::Internal, message).into_response()
+        }
+    }
+}
+
+/// Bytes on their way out, and what is charged for them.
+struct Charged {
+    bytes: Bytes,
+    _held: Held,
+}
+
+impl AsRef<[u8]> for Charged {
+    fn as_ref(&self) -> &[u8] {
+        &self.bytes
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const MIB: usize = 1024 * 1024;
+
+    #[tokio::test]
+    async fn answers_that_nobody_takes_fill_a_share_of_memory_and_no_more() {
+        let memory = Memory::new(64 * MIB);
+        let (reader, other) = (Payer::Operator([1; 32]), Payer::Operator([2; 32]));
+        let ask = async |who: &Payer| {
+            charged(&memory, Response::new(Body::from(vec![b'x'; 2 * MIB])), who.clone()).await
+        };
+        let mut kept = Vec::new();
+        let refused = loop {
+            let response = ask(&reader).await;
+            if response.status() != StatusCode::OK {
+                break response.status();
+            }
+            kept.push(response);
+            assert!(kept.len() < 100, "it was never refused");
+        };
+        assert_eq!((refused, kept.len()), (StatusCode::SERVICE_UNAVAILABLE, 16));
+        assert_eq!(ask(&other).await.status(), StatusCode::OK);
+        // What is small is not counted.
+        let small = charged(&memory, Response::new(Body::from("small")), reader.clone()).await;
+        assert_eq!(small.status(), StatusCode::OK);
+        // Taken to the end, it is given back.
+        let taken = axum::body::to_bytes(kept.pop().unwrap().into_body(), usize::MAX).await.unwrap();
+        assert_eq!(taken.len(), 2 * MIB);
+        assert_eq!(ask(&reader).await.status(), StatusCode::SERVICE_UNAVAILABLE);
+        drop(taken);
+        assert_eq!(ask(&reader).await.status(), StatusCode::OK);
+    }
+}

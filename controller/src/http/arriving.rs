@@ -1,0 +1,131 @@
+//! A connection before its first request: a handshake of TLS costs more than most requests, and proves nothing.
+
+use std::io;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Mutex, PoisonError};
+use std::task::{Context, Poll, ready};
+
+use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+use tokio::net::TcpStream;
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+use tokio_util::sync::PollSemaphore;
+
+/// Whether the first request is there, and the turn of what came before it.
+#[derive(Debug, Default)]
+pub struct Arrival {
+    there: AtomicBool,
+    turn: Mutex<Option<OwnedSemaphorePermit>>,
+}
+
+impl Arrival {
+    pub fn is_there(&self) {
+        if !self.there.swap(true, Ordering::Relaxed) {
+            self.hold(None);
+        }
+    }
+
+    fn hold(&self, turn: Option<OwnedSemaphorePermit>) {
+        *self.turn.lock().unwrap_or_else(PoisonError::into_inner) = turn;
+    }
+}
+
+/// Hands on what comes when it is its address's turn. The turn lasts until more is wanted, which is when it was worked on.
+#[derive(Debug)]
+pub struct Arriving {
+    stream: TcpStream,
+    arrival: Arc<Arrival>,
+    turns: PollSemaphore,
+}
+
+impl Arriving {
+    pub fn new(stream: TcpStream, arrival: Arc<Arrival>, turns: Arc<Semaphore>) -> Self {
+        Self { stream, arrival, turns: PollSemaphore::new(turns) }
+    }
+}
+
+impl AsyncRead for Arriving {
+    fn poll_read(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        buf: &mut ReadBuf<'_>,
+    ) -> Poll<io::Result<()>> {
+        if self.arrival.there.load(Ordering::Relaxed) {
+            return Pin::new(&mut self.stream).poll_read(cx, buf);
+        }
+        self.arrival.hold(None);
+        // Whoever sends nothing waits for no turn.
+        ready!(self.stream.poll_read_ready(cx))?;
+        let turn = ready!(self.turns.poll_acquire(cx));
+        let read = Pin::new(&mut self.stream).poll_read(cx, buf);
+        if read.is_ready() {
+            self.arrival.hold(turn);
+        }
+        read
+    }
+}
+
+impl AsyncWrite for Arriving {
+    fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
+        Pin::new(&mut self.stream).poll_write(cx, buf)
+    }
+    fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.stream).poll_flush(cx)
+    }
+    fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        self.arrival.hold(None);
+        Pin::new(&mut self.stream).poll_shutdown(cx)
+    }
+    fn poll_write_vectored(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        bufs: &[io::IoSlice<'_>],
+    ) -> Poll<io::Result<usize>> {
+        Pin::new(&mut self.stream).poll_write_vectored(cx, bufs)
+    }
+    fn is_write_vectored(&self) -> bool {
+        self.stream.is_write_vectored()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::net::Ipv4Addr;
+
+    use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+    use tokio::net::TcpListener;
+
+    use super::*;
+
+    async fn pair() -> (TcpStream, TcpStream) {
+        let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).await.unwrap();
+        let far = TcpStream::connect(listener.local_addr().unwrap()).await.unwrap();
+        (listener.accept().await.unwrap().0, far)
+    }
+
+    #[tokio::test]
+    async fn what_comes_before_the_first_request_waits_for_a_turn_and_silence_takes_none() {
+        let turns = Arc::new(Semaphore::new(1));
+        let arriving = |near| {
+            let arrival = Arc::new(Arrival::default());
+            (arrival.clone(), Arriving::new(near, arrival, turns.clone()))
+        };
+        let ((near_one, mut far_one), (near_two, mut far_two), (near_three, _silent)) =
+            (pair().await, pair().await, pair().await);
+        let (one_arrived, mut one) = arriving(near_one);
+        let (_, mut two) = arriving(near_two);
+        let (_, mut three) = arriving(near_three);
+        let silence = tokio::spawn(async move { three.read_u8().await });
+        far_one.write_all(b"12").await.unwrap();
+        assert_eq!(one.read_u8().await.unwrap(), b'1');
+        far_two.write_all(b"3").await.unwrap();
+        let waits = tokio::spawn(async move { two.read_u8().await.unwrap() });
+        tokio::task::yield_now().await;
+        assert!(!waits.is_finished(), "the first one's bytes are being worked on");
+        one_arrived.is_there();
+        assert_eq!(waits.await.unwrap(), b'3');
+        assert_eq!(one.read_u8().await.unwrap(), b'2', "a request takes no turn of this kind");
+        silence.abort();
+    }
+}

@@ -1,0 +1,60 @@
+//! Long work on bytes, which must not keep a thread from the connections that it looks after.
+
+use axum::http::{HeaderValue, StatusCode, header};
+use axum::response::{IntoResponse, Response};
+use muster_protocol::api::ProblemCode;
+use serde::Serialize;
+use tokio::runtime::{Handle, RuntimeFlavor};
+
+use super::problem::refuse;
+
+/// Less than this is done where it comes up, in bytes.
+const SMALL: usize = 32 * 1024;
+
+/// Does work on so many bytes, and lets the thread's other tasks go elsewhere meanwhile where it may last.
+pub fn on<T>(bytes: usize, work: impl FnOnce() -> T) -> T {
+    let threads = Handle::try_current().is_ok_and(|at| at.runtime_flavor() == RuntimeFlavor::MultiThread);
+    if bytes > SMALL && threads { tokio::task::block_in_place(work) } else { work() }
+}
+
+/// An answer in JSON that may be long.
+pub struct Long<T>(pub T);
+
+impl<T: Serialize> IntoResponse for Long<T> {
+    fn into_response(self) -> Response {
+        match on(usize::MAX, || serde_json::to_vec(&self.0)) {
+            Ok(bytes) => {
+                let kind = HeaderValue::from_static("application/json");
+                ([(header::CONTENT_TYPE, kind)], bytes).into_response()
+            }
+            Err(error) => {
+                let message = format!("the answer cannot be written: {error}");
+                refuse(StatusCode::INTERNAL_SERVER_ERROR, ProblemCode::Internal, message).into_response()
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::mpsc;
+
+    use super::*;
+
+    #[tokio::test(flavor = "multi_thread", worker_threads = 1)]
+    async fn what_waits_at_a_thread_goes_on_while_long_work_is_done_there() {
+        let (went, goes) = mpsc::channel();
+        let long = tokio::spawn(async move {
+            tokio::spawn(async move { went.send(()).unwrap() });
+            // Only another thread can run what was begun here.
+            on(1 << 20, || goes.recv().unwrap());
+        });
+        long.await.unwrap();
+    }
+
+    #[tokio::test]
+    async fn it_is_done_at_once_where_there_is_one_thread() {
+        assert_eq!(on(1 << 20, || 7), 7);
+        assert_eq!(Long(vec![1, 2]).into_response().status(), StatusCode::OK);
+    }
+}

@@ -1,0 +1,131 @@
+//! Work that is done in turns: however many requests of one party there are, only a few of them are worked on, and the next
+//! party's turn comes however long that party's own line is. While a request waits for its client (for a body, for news) it
+//! holds no turn; while it waits for the database it does, so that nothing that others wait for is held without one.
+
+use std::pin::Pin;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::task::{Context, Poll, ready};
+
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+use tokio_util::sync::PollSemaphore;
+
+/// Whose turns count, and whether the work waits for its client.
+#[derive(Debug, Clone)]
+pub struct Pace(Arc<State>);
+
+#[derive(Debug)]
+struct State {
+    turns: Mutex<Arc<Semaphore>>,
+    away: AtomicBool,
+}
+
+impl Pace {
+    pub fn new(turns: Arc<Semaphore>) -> Self {
+        Self(Arc::new(State { turns: Mutex::new(turns), away: AtomicBool::new(false) }))
+    }
+
+    /// Goes on in the turns of another party, once it has one. Nothing may be held meanwhile that others wait for.
+    pub async fn change(&self, turns: &Arc<Semaphore>) {
+        let changed = {
+            let mut held = self.0.turns.lock().unwrap_or_else(PoisonError::into_inner);
+            let changed = !Arc::ptr_eq(&held, turns);
+            *held = turns.clone();
+            changed
+        };
+        if changed {
+            tokio::task::yield_now().await;
+        }
+    }
+
+    /// Waits without a turn.
+    pub async fn away<T>(&self, wait: impl Future<Output = T>) -> T {
+        self.0.away.store(true, Ordering::Relaxed);
+        let waited = wait.await;
+        self.0.away.store(false, Ordering::Relaxed);
+        waited
+    }
+
+    fn turns(&self) -> Arc<Semaphore> {
+        self.0.turns.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+}
+
+pub struct Paced<F> {
+    work: Pin<Box<F>>,
+    pace: Pace,
+    of: Arc<Semaphore>,
+    turns: PollSemaphore,
+    turn: Option<OwnedSemaphorePermit>,
+}
+
+impl<F: Future> Paced<F> {
+    pub fn new(work: F, pace: Pace) -> Self {
+        let of = pace.turns();
+        Self { work: Box::pin(work), turns: PollSemaphore::new(of.clone()), of, pace, turn: None }
+    }
+}
+
+impl<F: Future> Future for Paced<F> {
+    type Output = F::Output;
+
+    fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<F::Output> {
+        let of = self.pace.turns();
+        if !Arc::ptr_eq(&of, &self.of) {
+            (self.turn, self.turns, self.of) = (None, PollSemaphore::new(of.clone()), of);
+        }
+        if self.turn.is_none() {
+            self.turn = ready!(self.turns.poll_acquire(cx));
+        }
+        let polled = self.work.as_mut().poll(cx);
+        if polled.is_ready() || self.pace.0.away.load(Ordering::Relaxed) {
+            self.turn = None;
+        }
+        polled
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn only_so_many_of_a_party_are_worked_on_and_who_waits_for_a_client_holds_no_turn() {
+        let turns = Arc::new(Semaphore::new(1));
+        let waits = |away: bool| {
+            let pace = Pace::new(turns.clone());
+            let inner = pace.clone();
+            let news = std::future::pending::<()>();
+            let work = async move { if away { inner.away(news).await } else { news.await } };
+            tokio::spawn(Paced::new(work, pace))
+        };
+        let for_news = waits(true);
+        // Waits with the turn for the database, say.
+        let for_the_database = waits(false);
+        let next = tokio::spawn(Paced::new(async {}, Pace::new(turns.clone())));
+        while turns.available_permits() > 0 {
+            tokio::task::yield_now().await;
+        }
+        assert!(!next.is_finished());
+        for_the_database.abort();
+        next.await.unwrap();
+        for_news.abort();
+    }
+
+    #[tokio::test]
+    async fn a_full_line_holds_up_its_own_alone_and_work_may_change_its_line() {
+        let (full, free) = (Arc::new(Semaphore::new(1)), Arc::new(Semaphore::new(1)));
+        let held = full.clone().acquire_owned().await.unwrap();
+        let pace = Pace::new(free.clone());
+        let (changing, to) = (pace.clone(), full.clone());
+        let work = tokio::spawn(Paced::new(async move { changing.change(&to).await }, pace));
+        // It left its first line, where the next one's turn is now.
+        Paced::new(async {}, Pace::new(free.clone())).await;
+        for _ in 0..10 {
+            tokio::task::yield_now().await;
+        }
+        assert!(!work.is_finished());
+        drop(held);
+        work.await.unwrap();
+    }
+}

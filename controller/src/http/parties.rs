@@ -1,0 +1,129 @@
+//! What each party holds at the moment: its connections, and its turns.
+
+use std::collections::HashMap;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex, PoisonError, Weak};
+
+use tokio::sync::Semaphore;
+
+use super::memory::Payer;
+
+/// How many connections a machine may hold, and an operator. Nix opens 25 for its downloads, unless it is told to open more.
+const OF_A_MACHINE: usize = 128;
+const OF_AN_OPERATOR: usize = 512;
+/// How many requests of a party are worked on at once, the database's work included, and how many of its new connections.
+const TURNS: usize = 2;
+/// Those who left are forgotten once there are so many names.
+const FEW: usize = 1024;
+
+#[derive(Debug)]
+pub struct Party {
+    /// Turns of its requests, and of its connections before their first request.
+    pub requests: Arc<Semaphore>,
+    pub arrivals: Arc<Semaphore>,
+    connections: AtomicUsize,
+    most: usize,
+}
+
+#[derive(Debug)]
+struct Names {
+    of: HashMap<Payer, Weak<Party>>,
+    /// How many names may be held before those who left are forgotten.
+    room: usize,
+}
+
+#[derive(Debug, Clone)]
+pub struct Parties {
+    names: Arc<Mutex<Names>>,
+    of_an_address: usize,
+}
+
+impl Parties {
+    /// `of_an_address`: how many connections of an address may be open that proved nothing.
+    pub fn new(of_an_address: usize) -> Self {
+        Self { names: Arc::new(Mutex::new(Names { of: HashMap::new(), room: FEW })), of_an_address }
+    }
+
+    pub fn of(&self, payer: &Payer) -> Arc<Party> {
+        let mut names = self.names.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(party) = names.of.get(payer).and_then(Weak::upgrade) {
+            return party;
+        }
+        if names.of.len() >= names.room {
+            names.of.retain(|_, party| party.strong_count() > 0);
+            names.room = FEW.max(2 * names.of.len());
+        }
+        let most = match payer {
+            Payer::Address(_) => self.of_an_address,
+            Payer::Machine(_) => OF_A_MACHINE,
+            Payer::Operator(_) => OF_AN_OPERATOR,
+        };
+        let turns = || Arc::new(Semaphore::new(TURNS));
+        let connections = AtomicUsize::new(0);
+        let party = Arc::new(Party { requests: turns(), arrivals: turns(), connections, most });
+        names.of.insert(payer.clone(), Arc::downgrade(&party));
+        party
+    }
+}
+
+impl Party {
+    /// One connection more; none where it holds too many.
+    pub fn connection(self: &Arc<Self>) -> Option<Held> {
+        let counted = self.connections.fetch_update(Ordering::Relaxed, Ordering::Relaxed, |held| {
+            (held < self.most).then_some(held + 1)
+        });
+        counted.is_ok().then(|| Held(self.clone()))
+    }
+}
+
+/// A connection of a party, counted until it is dropped.
+#[derive(Debug)]
+pub struct Held(Arc<Party>);
+
+impl Held {
+    pub fn party(&self) -> &Arc<Party> {
+        &self.0
+    }
+}
+
+impl Drop for Held {
+    fn drop(&mut self) {
+        self.0.connections.fetch_sub(1, Ordering::Relaxed);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::rates::Neighbourhood;
+    use super::*;
+
+    fn address(text: &str) -> Payer {
+        Payer::Address(Neighbourhood::of(text.parse().unwrap()))
+    }
+
+    #[test]
+    fn each_party_holds_so_many_connections_and_others_do_not_count() {
+        let parties = Parties::new(2);
+        let one = parties.of(&address("192.0.2.1"));
+        let held = (one.connection().unwrap(), one.connection().unwrap());
+        assert!(parties.of(&address("192.0.2.1")).connection().is_none());
+        assert!(parties.of(&address("192.0.2.2")).connection().is_some());
+        drop(held);
+        assert!(one.connection().is_some());
+        let machine = parties.of(&Payer::Machine("cinnabar".parse().unwrap()));
+        let many: Vec<Held> = (0..OF_A_MACHINE).map_while(|_| machine.connection()).collect();
+        assert_eq!((many.len(), machine.connection().is_none()), (OF_A_MACHINE, true));
+    }
+
+    #[test]
+    fn nothing_is_kept_of_those_who_left() {
+        let parties = Parties::new(2);
+        let stays = parties.of(&address("192.0.2.1"));
+        for number in 0..10 * FEW as u32 {
+            let address = std::net::Ipv4Addr::from_bits(number).into();
+            parties.of(&Payer::Address(Neighbourhood::of(address)));
+        }
+        assert!(parties.names.lock().unwrap().of.len() <= FEW + 1);
+        assert!(Arc::ptr_eq(&stays, &parties.of(&address("192.0.2.1"))));
+    }
+}

@@ -1,0 +1,96 @@
+//! What one party may take of connections and turns while the others are served, over real HTTP.
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
+
+mod server_support;
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+
+use muster_protocol::machine::Class;
+use server_support::{Fleet, LIMIT};
+use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+use tokio::net::TcpStream;
+
+/// A connection on which somebody has shown a bearer: the beginning of the answer, and the connection.
+async fn shown(fleet: &Fleet, bearer: &str) -> (String, TcpStream) {
+    let mut stream = TcpStream::connect(fleet.address()).await.unwrap();
+    let head =
+        format!("GET /cache/nix-cache-info HTTP/1.1\r\nhost: x\r\nauthorization: Bearer {bearer}\r\n\r\n");
+    stream.write_all(head.as_bytes()).await.unwrap();
+    let mut said = vec![0; 12];
+    tokio::time::timeout(LIMIT, stream.read_exact(&mut said)).await.unwrap().unwrap();
+    (String::from_utf8(said).unwrap(), stream)
+}
+
+#[tokio::test]
+async fn a_machine_holds_so_many_connections_and_no_more_and_others_are_let_in() {
+    let fleet = Fleet::start().await;
+    let mut machine = fleet.enrolled("cinnabar", Class::Nixos).await;
+    let mut other = fleet.enrolled("stibnite", Class::Darwin).await;
+    let bearer = machine.bearer(&fleet).await;
+    let mut held = Vec::new();
+    let (said, mut refused) = loop {
+        let (said, stream) = shown(&fleet, &bearer).await;
+        if said != "HTTP/1.1 200" {
+            break (said, stream);
+        }
+        held.push(stream);
+        assert!(held.len() <= 1000, "it was never refused");
+    };
+    // Nix opens 25 at once.
+    assert!(held.len() >= 100, "{}", held.len());
+    assert_eq!(said, "HTTP/1.1 429");
+    let mut rest = Vec::new();
+    tokio::time::timeout(LIMIT, refused.read_to_end(&mut rest)).await.unwrap().unwrap();
+    assert!(
+        String::from_utf8(rest).unwrap().contains("connections"),
+        "it is told why, and the connection ends"
+    );
+    let others = other.bearer(&fleet).await;
+    assert_eq!(shown(&fleet, &others).await.0, "HTTP/1.1 200");
+    held.clear();
+    let again = async { while shown(&fleet, &bearer).await.0 != "HTTP/1.1 200" {} };
+    tokio::time::timeout(LIMIT, again).await.unwrap();
+}
+
+#[tokio::test]
+async fn whoever_asks_much_at_once_waits_behind_themselves() {
+    const AT_ONCE: usize = 60;
+    let fleet = Arc::new(Fleet::start_with("[limits]\nmachine_per_second = 0").await);
+    let flooding = fleet.enrolled("cinnabar", Class::Nixos).await;
+    let mut honest = fleet.enrolled("stibnite", Class::Darwin).await;
+    honest.check_in(&fleet).await;
+    let (answered, seq) = (Arc::new(AtomicUsize::new(0)), Arc::new(AtomicUsize::new(0)));
+    let mut floods = tokio::task::JoinSet::new();
+    for _ in 0..AT_ONCE {
+        let (fleet, machine) = (fleet.clone(), flooding.clone());
+        let (answered, seq) = (answered.clone(), seq.clone());
+        floods.spawn(async move {
+            loop {
+                let seq = seq.fetch_add(1, Ordering::SeqCst) as u64 + 1;
+                let checkin = machine.checkin(&fleet, seq);
+                machine.send_checkin(&fleet, &checkin).await;
+                answered.fetch_add(1, Ordering::SeqCst);
+            }
+        });
+    }
+    // All of them are there.
+    let all = async {
+        while answered.load(Ordering::SeqCst) < 2 * AT_ONCE {
+            tokio::task::yield_now().await;
+        }
+    };
+    tokio::time::timeout(LIMIT, all).await.unwrap();
+    let before = answered.load(Ordering::SeqCst);
+    const TIMES: usize = 10;
+    for _ in 0..TIMES {
+        honest.check_in(&fleet).await;
+    }
+    let meanwhile = answered.load(Ordering::SeqCst) - before;
+    floods.abort_all();
+    // In one line with all of them there would be about sixty for each of its own.
+    assert!(
+        meanwhile < TIMES * AT_ONCE / 2,
+        "{meanwhile} of the others' were answered before {TIMES} of its own"
+    );
+}
