@@ -6,8 +6,10 @@ mod server_support;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
+use muster_protocol::api;
+use muster_protocol::keys::Context;
 use muster_protocol::machine::Class;
-use server_support::{Fleet, LIMIT};
+use server_support::{Answer, Fleet, LIMIT};
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::TcpStream;
 
@@ -61,15 +63,20 @@ async fn whoever_asks_much_at_once_waits_behind_themselves() {
     let mut honest = fleet.enrolled("stibnite", Class::Darwin).await;
     honest.check_in(&fleet).await;
     let (answered, seq) = (Arc::new(AtomicUsize::new(0)), Arc::new(AtomicUsize::new(0)));
+    // Over connections of its own.
+    let client = reqwest::Client::builder().no_proxy().timeout(LIMIT).build().unwrap();
     let mut floods = tokio::task::JoinSet::new();
     for _ in 0..AT_ONCE {
-        let (fleet, machine) = (fleet.clone(), flooding.clone());
+        let (fleet, machine, client) = (fleet.clone(), flooding.clone(), client.clone());
         let (answered, seq) = (answered.clone(), seq.clone());
         floods.spawn(async move {
             loop {
                 let seq = seq.fetch_add(1, Ordering::SeqCst) as u64 + 1;
                 let checkin = machine.checkin(&fleet, seq);
-                machine.send_checkin(&fleet, &checkin).await;
+                let body = serde_json::to_vec(&checkin).unwrap();
+                let signature = machine.key.sign(Context::CheckIn, &body).hex();
+                let request = client.post(fleet.url(api::CHECKIN)).header(api::MACHINE_SIGNATURE, signature);
+                Answer::of(request.body(body)).await;
                 answered.fetch_add(1, Ordering::SeqCst);
             }
         });

@@ -5,6 +5,7 @@ use std::future::{Future, Ready, ready};
 use std::io;
 use std::net::IpAddr;
 use std::pin::Pin;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 use std::task::{Context, Poll};
 use std::time::Duration;
@@ -81,6 +82,8 @@ pub struct Peer {
     stranger: Mutex<Option<Held>>,
     address_party: Arc<Party>,
     known: OnceLock<(Payer, Held)>,
+    /// A proxy hands on what many ask over one connection.
+    shared: AtomicBool,
     arrival: Arc<Arrival>,
 }
 
@@ -90,20 +93,27 @@ impl Peer {
         let party = parties.of(&Payer::Address(Neighbourhood::of(address)));
         let held = party.connection()?;
         let (stranger, known) = (Mutex::new(Some(held)), OnceLock::new());
-        Some(Self { address, parties, stranger, address_party: party, known, arrival: Arc::default() })
+        Some(Self { address, parties, stranger, address_party: party, known, shared: AtomicBool::new(false), arrival: Arc::default() })
     }
 
     /// Whose line its requests wait in, as far as is known.
     pub fn party(&self) -> &Arc<Party> {
-        self.known.get().map_or(&self.address_party, |(_, held)| held.party())
+        match self.known.get() {
+            Some((_, held)) if !self.shared.load(Ordering::Relaxed) => held.party(),
+            _ => &self.address_party,
+        }
     }
 
     /// It is a machine or an operator: from here on its connection does not count against its address, but as theirs.
     /// Gives the party, and whether it holds no more than it may.
     pub fn proved(&self, who: &Payer) -> (Arc<Party>, bool) {
         if let Some((known, held)) = self.known.get() {
-            // A proxy hands on what many ask over one connection; it stays the first one's.
-            return (if known == who { held.party().clone() } else { self.parties.of(who) }, true);
+            if known == who {
+                return (held.party().clone(), true);
+            }
+            // It stays counted as the first one's, and nobody begins in the first one's line.
+            self.shared.store(true, Ordering::Relaxed);
+            return (self.parties.of(who), true);
         }
         let party = self.parties.of(who);
         let Some(held) = party.connection() else { return (party, false) };
@@ -329,6 +339,11 @@ mod tests {
         let within = held.iter().filter(|peer| peer.proved(&machine).1).count();
         assert!((100..200).contains(&within), "{within}");
         let other = from(0);
+        let begins = |peer: &Peer, who: &Payer| Arc::ptr_eq(peer.party(), &parties.of(who));
+        let first = &held[0];
+        assert!(begins(first, &machine));
+        assert!(first.proved(&Payer::Machine("blackphos".parse().unwrap())).1);
+        assert!(!begins(first, &machine), "what comes over a proxy's connection waits for no machine in particular");
         assert!(other.proved(&Payer::Machine("stibnite".parse().unwrap())).1);
         drop(held);
         assert!(from(1).proved(&machine).1, "what is closed is given back");

@@ -98,7 +98,7 @@ impl Machine {
     async fn signed(&self, at: &str, path: &str, context: Context, body: Vec<u8>) -> Result<Vec<u8>> {
         let key = &self.identity.key;
         let announcement = Announcement::make(&self.identity.name, path, &body, key).to_string();
-        let request = self.client.post(format!("{}{path}", at));
+        let request = self.client.post(format!("{at}{path}"));
         let request = request.header(api::MACHINE_ANNOUNCES, announcement);
         let signed = request.header(api::MACHINE_SIGNATURE, key.sign(context, &body).hex()).body(body);
         answered(signed).await
@@ -135,7 +135,7 @@ impl Machine {
     /// One that is answered at once: a generation is published that it does not hold.
     async fn poll(&self, at: &str) -> Result<()> {
         let path = api::poll_path(&self.identity.name, None, 30);
-        answered(self.client.get(format!("{}{path}", at)).bearer_auth(&self.bearer)).await.map(drop)
+        answered(self.client.get(format!("{at}{path}")).bearer_auth(&self.bearer)).await.map(drop)
     }
 }
 

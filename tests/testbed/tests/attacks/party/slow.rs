@@ -1,7 +1,6 @@
 //! A reader that asks for the largest answers and takes nothing, or a byte a second: as anybody, as a machine, and as an operator.
 
 use std::rc::Rc;
-use std::time::Duration;
 
 use anyhow::{Context as _, Result};
 use muster_protocol::api;
@@ -16,17 +15,14 @@ use super::stage::{Stage, Wire, request};
 pub fn attack(stage: &Rc<Stage>) -> Result<()> {
     let stage = stage.clone();
     tokio::task::spawn_local(async move {
-        if let Err(error) = as_machine(&stage).await {
-            muster_protocol::tell!("the slow machine: {error:#}");
+        // The bearers come first: later they would wait behind all that is not read.
+        match (operators_bearer(&stage).await, machines_bearer(&stage).await) {
+            (Ok(operator), Ok(machine)) => read_nothing(&stage, &operator, &machine),
+            (operator, machine) => {
+                muster_protocol::tell!("the slow reader: {:?} {:?}", operator.err(), machine.err());
+                Ok(())
+            }
         }
-        if let Err(error) = as_operator(&stage).await {
-            muster_protocol::tell!("the slow operator: {error:#}");
-        }
-        let roots = request("GET", &api::root_path(1), &[], b"").repeat(200);
-        stage.each_with("roots, not read", 500, true, async move |wire| {
-            wire.send(&roots).await?;
-            wire.sip().await
-        });
     });
     Ok(())
 }
@@ -36,7 +32,7 @@ async fn wait_for_more(wire: &mut Wire, asked: &[u8]) -> Result<()> {
     wire.sip().await
 }
 
-async fn as_machine(stage: &Rc<Stage>) -> Result<()> {
+async fn machines_bearer(stage: &Rc<Stage>) -> Result<String> {
     let (name, key) = stage.plan.machine.clone().context("it is enrolled")?;
     let key = SecretKey::from_pem(&key)?;
     let me = Identity { name: name.clone(), key, fleet: stage.plan.fleet };
@@ -55,44 +51,40 @@ async fn as_machine(stage: &Rc<Stage>) -> Result<()> {
         let sent = client.post(stage.url(api::REPORTS)).header(api::MACHINE_SIGNATURE, signature).body(body);
         anyhow::ensure!(sent.send().await?.status() == 200, "the events are not taken");
     }
-    let get = |path: &str| request("GET", path, &[("authorization", &bearer)], b"");
+    Ok(bearer)
+}
+
+async fn operators_bearer(stage: &Rc<Stage>) -> Result<String> {
+    let key = SecretKey::from_pem(stage.plan.operator.as_deref().context("it is an operator")?)?;
+    let signed = signature(&key, &stage.plan.fleet, "POST", api::OPERATOR_SESSION, b"null")?;
+    let sent = stage.client()?.post(stage.url(api::OPERATOR_SESSION)).header(api::OPERATOR_SIGNATURE, signed);
+    let session: Session = sent.body("null").send().await?.json().await?;
+    Ok(format!("Bearer {}", session.bearer))
+}
+
+fn read_nothing(stage: &Rc<Stage>, operator: &str, machine: &str) -> Result<()> {
+    let (name, _) = stage.plan.machine.clone().context("it is enrolled")?;
+    let get = |bearer: &str, path: &str| request("GET", path, &[("authorization", bearer)], b"");
+    let repository = api::tuf_path(&name);
     for (trick, connections, asked) in [
-        ("archives, not read", 300, get(&stage.plan.archive)),
-        (
-            "its repository, not read",
-            300,
-            get(&format!("{}/1.targets.json", api::tuf_path(&name))).repeat(100),
-        ),
+        ("archives, not read", 300, get(machine, &stage.plan.archive)),
+        ("archives as an operator, not read", 300, get(operator, &stage.plan.archive)),
+        ("its repository, not read", 300, get(machine, &format!("{repository}/1.targets.json")).repeat(100)),
         (
             "roots by its bearer, not read",
             300,
-            get(&format!("{}/1.root.json", api::tuf_path(&name))).repeat(100),
+            get(machine, &format!("{repository}/1.root.json")).repeat(100),
         ),
-        ("polls, not read", 50, get(&api::poll_path(&name, Some(Generation::FIRST), 600))),
+        ("polls, not read", 50, get(machine, &api::poll_path(&name, Some(Generation::FIRST), 600))),
+        ("roots, not read", 500, request("GET", &api::root_path(1), &[], b"").repeat(200)),
     ] {
         stage.each_with(trick, connections, true, async move |wire| wait_for_more(wire, &asked).await);
     }
-    Ok(())
-}
-
-async fn as_operator(stage: &Rc<Stage>) -> Result<()> {
     let key = SecretKey::from_pem(stage.plan.operator.as_deref().context("it is an operator")?)?;
-    let (name, _) = stage.plan.machine.clone().context("it is enrolled")?;
-    let fleet = stage.plan.fleet;
-    let signed = signature(&key, &fleet, "POST", api::OPERATOR_SESSION, b"null")?;
-    let sent = stage.client()?.post(stage.url(api::OPERATOR_SESSION)).header(api::OPERATOR_SIGNATURE, signed);
-    let session: Session = sent.body("null").send().await?.json().await?;
-    let archive =
-        request("GET", &stage.plan.archive, &[("authorization", &format!("Bearer {}", session.bearer))], b"");
-    stage.each_with("archives as an operator, not read", 300, true, async move |wire| {
-        wait_for_more(wire, &archive).await
-    });
-    let path = format!("{}/{name}/history?limit=100", api::OPERATOR_MACHINES);
+    let (path, fleet) = (format!("{}/{name}/history?limit=100", api::OPERATOR_MACHINES), stage.plan.fleet);
     stage.each_with("histories, not read", 200, true, async move |wire| {
         let signed = signature(&key, &fleet, "GET", &path, b"")?;
-        wire.send(&request("GET", &path, &[(api::OPERATOR_SIGNATURE, &signed)], b"")).await?;
-        tokio::time::sleep(Duration::from_secs(1)).await;
-        wire.sip().await
+        wait_for_more(wire, &request("GET", &path, &[(api::OPERATOR_SIGNATURE, &signed)], b"")).await
     });
     Ok(())
 }

@@ -140,7 +140,7 @@ impl Stage {
         let stream: Box<dyn Stream> = match &self.tls {
             None => Box::new(tcp),
             Some(tls) => {
-                let name = std::net::IpAddr::from(self.plan.address.ip()).into();
+                let name = self.plan.address.ip().into();
                 Box::new(TlsConnector::from(tls.clone()).connect(name, tcp).await?)
             }
         };
