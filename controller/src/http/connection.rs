@@ -93,7 +93,15 @@ impl Peer {
         let party = parties.of(&Payer::Address(Neighbourhood::of(address)));
         let held = party.connection()?;
         let (stranger, known) = (Mutex::new(Some(held)), OnceLock::new());
-        Some(Self { address, parties, stranger, address_party: party, known, shared: AtomicBool::new(false), arrival: Arc::default() })
+        Some(Self {
+            address,
+            parties,
+            stranger,
+            address_party: party,
+            known,
+            shared: AtomicBool::new(false),
+            arrival: Arc::default(),
+        })
     }
 
     /// Whose line its requests wait in, as far as is known.
@@ -343,7 +351,10 @@ mod tests {
         let first = &held[0];
         assert!(begins(first, &machine));
         assert!(first.proved(&Payer::Machine("blackphos".parse().unwrap())).1);
-        assert!(!begins(first, &machine), "what comes over a proxy's connection waits for no machine in particular");
+        assert!(
+            !begins(first, &machine),
+            "what comes over a proxy's connection waits for no machine in particular"
+        );
         assert!(other.proved(&Payer::Machine("stibnite".parse().unwrap())).1);
         drop(held);
         assert!(from(1).proved(&machine).1, "what is closed is given back");
