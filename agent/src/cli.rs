@@ -243,12 +243,14 @@ async fn work(config: &Config) -> Result<()> {
     let identity = enrolled(config).await;
     let (sender, commands) = mpsc::channel(COMMANDS);
     // The machine is kept on its system all the same where the socket cannot be had.
-    let listeners = (local::listen(config, sender.clone()), local::listen_to_group(config, sender));
+    let own = local::listen(config, sender.clone());
+    // Not before: whoever started the agent may ask it something at once. Nor later: a directory that knows the group may take
+    // its time, and an activator waits for this.
+    supervisor::ready();
+    let listeners = (own, local::listen_to_group(config, sender));
     for error in [listeners.0.as_ref().err(), listeners.1.as_ref().err()].into_iter().flatten() {
         tracing::error!("{error}; people at this machine cannot speak to the agent that way");
     }
-    // Not before: whoever started the agent may ask it something at once.
-    supervisor::ready();
     // Where a start of the machine does not do it, the agent does.
     if !activator::is_alive(&config.state_dir) {
         let layout = Layout::new(config, identity.class);

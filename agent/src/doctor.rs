@@ -16,7 +16,7 @@ use crate::client::{Client, ClientError};
 use crate::config::Config;
 use crate::durable;
 use crate::identity::{Identity, IdentityError};
-use crate::local::{self, LocalError};
+use crate::local::{self, LocalError, Status};
 use crate::nix::{Nix, RESERVE_BYTES, free_bytes};
 use crate::outbox::{self, Outbox};
 use crate::platform::Layout;
@@ -112,8 +112,9 @@ pub async fn examine(config: &Config) -> Vec<Finding> {
             return findings;
         }
     };
-    findings.push(agent(config).await);
-    findings.extend(membership(config).await);
+    let status = local::status(config).await;
+    findings.push(agent(&status));
+    findings.extend(membership(status.ok()));
     findings.extend(controller(&identity, config, now).await);
     findings.push(metadata(config, now));
     let layout = Layout::new(config, identity.class);
@@ -158,9 +159,9 @@ fn state_folder(folder: &Path) -> Finding {
     }
 }
 
-async fn agent(config: &Config) -> Finding {
+fn agent(status: &Result<Status, LocalError>) -> Finding {
     let about = "agent";
-    match local::status(config).await {
+    match status {
         Ok(status) if status.agent == env!("CARGO_PKG_VERSION") => good(about, "it runs"),
         Ok(status) => {
             let words = format!("version {} runs, this is {}", status.agent, env!("CARGO_PKG_VERSION"));
@@ -180,8 +181,8 @@ async fn agent(config: &Config) -> Finding {
 }
 
 /// Whether the controller still takes what this machine says, as far as the running agent knows.
-async fn membership(config: &Config) -> Option<Finding> {
-    let status = local::status(config).await.ok()?;
+fn membership(status: Option<Status>) -> Option<Finding> {
+    let status = status?;
     let words = status.shut_out?;
     let remedy = format!(
         "an operator runs 'muster machines add {} --replace'; then run 'muster-agent enroll --replace' with that token",

@@ -39,8 +39,8 @@ const READ_LIMIT: Duration = Duration::from_secs(5);
 const ANSWER_LIMIT: Duration = Duration::from_secs(30);
 /// How long whoever has the controller asked waits for what it says.
 const CHECK_LIMIT: Duration = Duration::from_secs(15);
-/// How long an agent that is being started may take until it listens.
-const START_LIMIT: Duration = Duration::from_secs(10);
+/// How long an agent that is being started may take until it listens. launchd lets one that fell rest for ten seconds.
+const START_LIMIT: Duration = Duration::from_secs(15);
 /// The longest pause between two looks at its socket.
 const LONGEST_LOOK: Duration = Duration::from_millis(250);
 const MAX_CONNECTIONS: usize = 8;
@@ -153,7 +153,7 @@ pub enum LocalError {
     #[error("the agent does not run on this machine")]
     NotRunning,
     #[error(
-        "the agent's job is up, and for {} s nothing listens at its socket: look at its log", .0.as_secs()
+        "the agent's job is up, and for {} s nothing listens at its socket: look at its log, or ask as root", .0.as_secs()
     )]
     NotListening(Duration),
     #[error(

@@ -28,14 +28,15 @@ pub async fn is_up_or_coming(layout: &Layout) -> bool {
     says_so(layout.class(), &String::from_utf8_lossy(&answer.stdout))
 }
 
-/// `systemctl(1)`: a unit that is not told to be ready yet, or is started again after a pause, is activating. launchd's states
+/// `systemctl(1)`: a unit that is not told to be ready yet, or is started again after a pause, is activating; one that is being
+/// restarted is deactivating first. launchd's states
 /// between loaded and running are "spawn scheduled" and "xpcproxy".
 fn says_so(class: Class, answer: &str) -> bool {
     let mut words = answer.lines().map(str::trim);
     match class {
-        Class::Nixos => {
-            words.next().is_some_and(|state| ["active", "activating", "reloading"].contains(&state))
-        }
+        Class::Nixos => words
+            .next()
+            .is_some_and(|state| ["active", "activating", "reloading", "deactivating"].contains(&state)),
         Class::Darwin => words
             .filter_map(|line| line.strip_prefix("state = "))
             .next()
@@ -49,9 +50,13 @@ mod tests {
 
     #[test]
     fn a_job_that_runs_or_is_being_started_is_told_from_one_that_is_not() {
-        for (answer, up) in
-            [("active\n", true), ("activating\n", true), ("inactive\n", false), ("failed\n", false)]
-        {
+        for (answer, up) in [
+            ("active\n", true),
+            ("activating\n", true),
+            ("deactivating\n", true),
+            ("inactive\n", false),
+            ("failed\n", false),
+        ] {
             assert_eq!(says_so(Class::Nixos, answer), up, "{answer}");
         }
         let print = |state: &str| {

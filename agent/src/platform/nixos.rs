@@ -54,8 +54,12 @@ impl Nixos {
             .ok()
     }
 
-    /// A logind whose bus was killed never answers again, and no switch comes to its end: the next try of OLD finds one.
+    /// A logind whose bus was killed never answers again, and no switch comes to its end: the next try of OLD finds one. One
+    /// that was only slow is left alone, since a graphical session may not outlive a restart.
     fn revive_logind(&self) {
+        if ask(&self.layout, "loginctl", &["list-users", "--no-legend"]).is_ok() {
+            return;
+        }
         tracing::warn!("logind does not answer, so it is restarted");
         if let Err(error) = ask(&self.layout, "systemctl", &["restart", LOGIND_UNIT]) {
             tracing::warn!(%error, "logind cannot be restarted");
@@ -174,7 +178,7 @@ impl Platform for Nixos {
             command.env("NIXOS_NO_CHECK", "1");
         }
         let finished = finish(&self.layout, command, limit)?;
-        if way == Way::Back && words::lacks_logind(finished.exit, &finished.said) {
+        if way == Way::Back && words::lacks_logind(&finished.said) {
             self.revive_logind();
         }
         Ok(finished)
@@ -350,6 +354,8 @@ mod tests {
         let nixos = nixos(folder.path());
         let asked = folder.path().join("programs/systemctl.asked");
         script(&folder.path().join("programs/systemctl"), "echo \"$@\" >> $0.asked");
+        let loginctl = folder.path().join("programs/loginctl");
+        script(&loginctl, "exit 0");
         let old = path("old");
         let text = format!(
             "test -e {} || {{ echo 'Unable to list users with logind: timed out'; exit 11; }}",
@@ -357,6 +363,9 @@ mod tests {
         );
         script(&nixos.script(&old), &text);
         let exit = |way| nixos.activate(&old, Action::Switch, way, CHECK_LIMIT).unwrap().exit;
+        assert_eq!([exit(Way::Forth), exit(Way::Back)], [11, 11]);
+        assert!(!asked.exists(), "one that answers by now is left alone");
+        script(&loginctl, "exit 1");
         assert_eq!([exit(Way::Forth), exit(Way::Back), exit(Way::Back)], [11, 11, 0]);
         assert_eq!(std::fs::read_to_string(asked).unwrap(), "restart systemd-logind.service\n");
     }

@@ -37,6 +37,8 @@ const CRITICAL: &str = "changes to critical components of the system:";
 pub fn outcome(exit: i32, said: &str, held: impl FnOnce() -> bool) -> Outcome {
     let says = |words: &str| said.lines().any(|line| line.trim() == words);
     match exit {
+        // Its code there is whatever errno was left, 4 and 2 among them; its units were not started.
+        _ if lacks_logind(said) => Outcome::Failed,
         0 => Outcome::Done,
         1 | 11 if says(CANNOT_LOCK) && !says(ACTIVATES) => Outcome::Locked,
         1 if says(CHECK_FAILED) || says(BOOT_LOADER_FAILED) => Outcome::Refused,
@@ -73,8 +75,8 @@ pub fn failed_sessions(said: &str) -> Vec<String> {
 }
 
 /// Whether it broke off, with the system in place and its units stopped, because logind did not answer.
-pub fn lacks_logind(exit: i32, said: &str) -> bool {
-    exit != 0 && said.lines().any(|line| line.trim().starts_with(NO_LOGIND))
+pub fn lacks_logind(said: &str) -> bool {
+    said.lines().any(|line| line.trim().starts_with(NO_LOGIND))
 }
 
 /// What keeps a running system from being switched to this one, if that is why it was refused; empty where it is not
@@ -123,10 +125,11 @@ mod tests {
         assert_eq!(of(11, "", false), Outcome::Failed);
         let without_logind =
             format!("{BEGINS}Unable to list users with logind: Resource temporarily unavailable\n");
-        assert!(lacks_logind(11, &without_logind));
-        assert!(!lacks_logind(0, &without_logind) && !lacks_logind(11, "Could not acquire lock\n"));
-        // It had the lock itself, whoever has it by now.
-        assert_eq!(of(11, &without_logind, true), Outcome::Failed);
+        assert!(lacks_logind(&without_logind) && !lacks_logind("Could not acquire lock\n"));
+        // It had the lock itself, whoever has it by now; and its code is any errno.
+        for exit in [11, 4, 2, 1, 100, 0] {
+            assert_eq!(of(exit, &without_logind, true), Outcome::Failed, "{exit}");
+        }
     }
 
     #[test]
