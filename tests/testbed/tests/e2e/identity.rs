@@ -118,6 +118,10 @@ fn a_machine_takes_a_new_key_whenever_its_agent_is_killed_meanwhile() {
 
     // The controller has the new key; the machine never hears of that. Killed there.
     let third = key();
+    // What it says first is not about the key: that has its answer before the thief takes answers away.
+    stolen.ask(name).unwrap();
+    let unanswered = stolen.state(name).join("checkin.json");
+    fleet.until(name, "an answer to all that it said", |_| !unanswered.exists()).unwrap();
     thief.forget();
     thief.bend(|answer| {
         if answer.path == muster_protocol::api::CHECKIN {
