@@ -12,7 +12,7 @@ use muster_protocol::ids::Generation;
 const INTERVAL: Duration = Duration::from_secs(6 * 3600);
 /// The pause before a hint that brought nothing is followed again; twice as long each time.
 const FIRST_PAUSE: Duration = Duration::from_secs(15);
-const LONGEST_PAUSE: Duration = Duration::from_secs(600);
+pub const LONGEST_PAUSE: Duration = Duration::from_secs(600);
 
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct Hints {

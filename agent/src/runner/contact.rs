@@ -16,7 +16,7 @@ use super::said::{Kept, Said};
 use super::{Shared, number};
 use crate::client::{Client, ClientError};
 use crate::core::backoff::{Backoff, part};
-use crate::core::hints::Hints;
+use crate::core::hints::{Hints, LONGEST_PAUSE};
 use crate::core::state::State;
 use crate::identity::{self, IdentityError};
 use crate::trust::{Trust, TrustError};
@@ -82,6 +82,10 @@ struct Contact<'a> {
     requests: Requests,
     /// Which of the keys before signs, while the controller does not know the newest one.
     older: Option<usize>,
+    /// Why the metadata was refused, until it is good.
+    unsound: Option<Attack>,
+    /// When it was told last that what a check-in brought is sound again, in time awake.
+    calmed: Option<Duration>,
     /// It was said that a new key was asked for by nobody's signature.
     unsigned: bool,
     /// How many polls in a row were hasty.
@@ -102,6 +106,8 @@ pub async fn run(shared: &Shared, client: &Client, trust: Trust, said: Kept) {
         said,
         requests: Requests::open(&shared.config.state_dir),
         older: None,
+        unsound: None,
+        calmed: None,
         unsigned: false,
         hasty: 0,
         heard: false,
@@ -314,9 +320,6 @@ impl Contact<'_> {
         self.shared.reached.set(Some(sent));
         self.shared.shut_out.borrow_mut().take();
         self.shared.answer_waiting(&Ok("the controller answers; the agent takes what it has".to_owned()));
-        if self.shared.refused.get() == Some(Attack::Clone) {
-            self.shared.refused.set(None);
-        }
         self.shared.answered();
         self.reporting.reached();
         // Which count it is of it does not say: only the answer to a batch lets events go.
@@ -324,8 +327,11 @@ impl Contact<'_> {
         let operators = self.trust.operators();
         let refused = self.requests.heard(&reply.requests, &operators, self.shared, self.client)?;
         for refusal in refused {
-            self.hints.refused(self.now());
             self.refuse(refusal.attack, &refusal.detail);
+        }
+        let refuses = self.refuses();
+        if self.shared.refused.replace(refuses).is_some() && refuses.is_none() && self.may_calm() {
+            self.shared.changed();
         }
         self.shared.work.notify_one();
         Ok(())
@@ -350,6 +356,7 @@ impl Contact<'_> {
             Ok(target) => target,
             Err(error) => {
                 if let Some(attack) = error.attack() {
+                    self.unsound = Some(attack);
                     self.hints.refused(self.now());
                     self.refuse(attack, &error.to_string());
                 }
@@ -358,7 +365,9 @@ impl Contact<'_> {
         };
         self.shared.answered();
         self.hints.refreshed(target.as_ref().map(|target| target.generation), self.now());
-        if self.shared.refused.replace(None).is_some() {
+        self.unsound = None;
+        let refuses = self.refuses();
+        if self.shared.refused.replace(refuses) != refuses {
             self.shared.changed();
         }
         if *self.shared.wanted.borrow() != target {
@@ -386,6 +395,22 @@ impl Contact<'_> {
             tracing::warn!("epoch {} has begun: what was signed before it is taken no longer", holds.epoch);
         }
         self.shared.work.notify_one();
+    }
+
+    /// Whether it is told at once that nothing is refused any more. A controller that hands something forged on now and then
+    /// does not get a check-in for each: the next one tells it anyway.
+    fn may_calm(&mut self) -> bool {
+        let now = self.now();
+        let may = self.calmed.is_none_or(|at| now.saturating_sub(at) >= LONGEST_PAUSE);
+        if may {
+            self.calmed = Some(now);
+        }
+        may
+    }
+
+    /// What the machine was given and refused, and was not given soundly since.
+    fn refuses(&self) -> Option<Attack> {
+        self.unsound.or(self.requests.has_forged().then_some(Attack::ForgedSignature))
     }
 
     /// Tells an attack once, until something is accepted again or it is another one.

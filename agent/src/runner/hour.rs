@@ -1,6 +1,7 @@
 //! Whoever answers in the controller's place for an hour decides nothing that lasts: the real runner with all its files, in
 //! virtual time, under answers of any kind, killed and started meanwhile. Afterwards an honest controller brings the machine to
-//! the newest generation, with no hand on it.
+//! the newest generation, with no hand on it. It has no key that signs metadata: what the online key alone can do is told in
+//! docs/security.md.
 //!
 //! Of a machine only its platform, its Nix and the wire are other ones. `MUSTER_HOURS` says how many hours are lived through.
 //! No hour is quite like another with the same number (tokio's `select!` draws by itself), so the log of one that went wrong is
@@ -25,7 +26,7 @@ use muster_protocol::clock::Clock as _;
 use muster_protocol::ids::Generation;
 use muster_protocol::keys::PublicKey;
 use muster_protocol::machine::Class;
-use muster_protocol::report::EventKind;
+use muster_protocol::report::{Attack, EventKind};
 use muster_protocol::target::Target;
 use tokio::sync::mpsc;
 use tokio::task::{JoinHandle, LocalSet};
@@ -202,18 +203,21 @@ impl Hour {
         }
     }
 
-    /// The machine runs what was published last, has told so, and nothing of the lies is left.
-    fn is_right(&self) -> bool {
+    fn runs_newest(&self) -> bool {
         let output = Some(&self.newest.output);
         let layout = &self.machine.layout;
-        let on = layout.running().as_ref() == output && layout.profile_target().as_ref() == output;
+        layout.running().as_ref() == output && layout.profile_target().as_ref() == output
+    }
+
+    /// The machine runs what was published last, has told so, and nothing of the lies is left.
+    fn is_right(&self) -> bool {
         let told = self.line.with(|honest| {
             let last = honest.last.as_ref();
             let runs = last.and_then(|last| last.runs.as_ref()?.generation);
             let calm = last.is_some_and(|last| last.refused.is_none() && last.new_key.is_none());
             runs == Some(self.newest.generation) && calm && !honest.waits_for_a_key()
         });
-        on && told && Outbox::count(&self.machine.config.state(FOLDER)) == 0
+        self.runs_newest() && told && Outbox::count(&self.machine.config.state(FOLDER)) == 0
     }
 
     /// What must hold once all is right again; `from` is when the lies ended, in Unix milliseconds.
@@ -317,6 +321,37 @@ async fn deny_the_key() -> Result<Duration, String> {
     hour.look_back(from).map(|()| took)
 }
 
+/// The controller hands on a request with a bad signature of an operator, again and again, and is sound beside that.
+async fn forge() -> Result<Duration, String> {
+    let mut hour = Hour::begin(0, None).await;
+    hour.until("the first generation", 10 * MINUTE, || hour.is_right()).await?;
+    hour.line.forge();
+    hour.happens(Happens::Publication).await;
+    let line = Arc::clone(&hour.line);
+    let refuses = || line.with(|honest| honest.last.as_ref().and_then(|last| last.refused));
+    let forged = || refuses() == Some(Attack::ForgedSignature);
+    hour.until("its refusal", 10 * MINUTE, forged).await?;
+    // Though its metadata is good, and fetched anew for each generation.
+    for _ in 0..3 {
+        hour.happens(Happens::Publication).await;
+        hour.until("the generation", 10 * MINUTE, || hour.runs_newest()).await?;
+        tokio::time::sleep(HOUR).await;
+        if !forged() {
+            return Err(format!("it says {:?}", refuses()));
+        }
+    }
+    let heard = hour.line.with(|honest| honest.heard);
+    tokio::time::sleep(HOUR).await;
+    let more = hour.line.with(|honest| honest.heard) - heard;
+    if more > 200 {
+        return Err(format!("{more} questions in an hour"));
+    }
+    hour.line.behave();
+    let from = hour.machine.clock.unix_ms();
+    let took = hour.until("an end of it", HOUR, || hour.is_right()).await?;
+    hour.look_back(from).map(|()| took)
+}
+
 fn hour(seed: u64, weak: Option<Weak>) -> Result<Duration, String> {
     logged(seed, weak, live_through(seed, weak))
 }
@@ -340,6 +375,10 @@ fn logged(
     });
     DRAWN.set(None);
     end.map_err(|error| {
+        // Of a weak one it is what was looked for.
+        if weak.is_some() {
+            return format!("hour {seed}: {error}");
+        }
         let place = std::env::temp_dir().join(format!("muster-hour-{seed}-{weak:?}.log"));
         let text = [log.0.lock().unwrap().as_slice(), error.as_bytes()].concat();
         let kept = std::fs::write(&place, text).map(|()| place);
@@ -388,9 +427,18 @@ fn a_new_key_that_the_controller_took_and_denies_is_never_thrown_away() {
 }
 
 #[test]
+fn a_forged_request_shows_for_as_long_as_it_is_handed_on() {
+    logged(u64::MAX, None, forge()).unwrap();
+}
+
+#[test]
 fn an_agent_that_believes_too_much_is_noticed() {
     for weak in Weak::ALL {
-        let noticed = (0..MOST_HOURS).find_map(|seed| hour(seed, Some(weak)).err());
+        // What the agent as it is does not live through either tells nothing of a weak one.
+        let noticed = (0..MOST_HOURS).find_map(|seed| {
+            let noticed = hour(seed, Some(weak)).err()?;
+            hour(seed, None).is_ok().then_some(noticed)
+        });
         println!("{weak:?}: {noticed:?}");
         assert!(noticed.is_some(), "{weak:?} goes unnoticed");
     }

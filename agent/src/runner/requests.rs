@@ -33,6 +33,8 @@ pub(super) struct Requests {
     followed: Vec<Followed>,
     /// Those that were refused, so that each is told once.
     refused: BTreeSet<Sha256>,
+    /// Among what was handed on last there is one that nobody asked for.
+    forged: bool,
     /// Those that the controller was told of.
     told: BTreeSet<Sha256>,
 }
@@ -49,7 +51,11 @@ impl Requests {
         let path = state_dir.join(FILE);
         let bytes = durable::read(&path, MAX_FILE_BYTES).ok().flatten();
         let followed = bytes.and_then(|bytes| serde_json::from_slice(&bytes).ok()).unwrap_or_default();
-        Self { path, followed, refused: BTreeSet::new(), told: BTreeSet::new() }
+        Self { path, followed, refused: BTreeSet::new(), forged: false, told: BTreeSet::new() }
+    }
+
+    pub fn has_forged(&self) -> bool {
+        self.forged
     }
 
     /// Follows what is asked and was not followed yet. Gives what is refused and was not told yet.
@@ -62,6 +68,7 @@ impl Requests {
     ) -> Result<Vec<Refusal>, ContactError> {
         let (identity, now) = (&shared.identity, shared.clock.unix_seconds());
         let mut refused = Vec::new();
+        self.forged = false;
         for signed in requests {
             let id = signed.id();
             if self.has(&id) || self.followed.iter().filter(|followed| followed.ends > now).count() >= MOST {
@@ -80,6 +87,7 @@ impl Requests {
                     }
                 }
                 Err(error) if error.is_attack() => {
+                    self.forged = true;
                     if self.refused.len() < MOST && self.refused.insert(id) {
                         refused.push(Refusal { attack: Attack::ForgedSignature, detail: error.to_string() });
                     }

@@ -101,6 +101,10 @@ pub struct Honest {
 }
 
 impl Honest {
+    pub fn operator(&self) -> PublicKey {
+        self.operator.public()
+    }
+
     pub fn new(machine: MachineName, key: PublicKey) -> Self {
         let [holder, operator, online] = [(); 3].map(|()| SecretKey::generate().unwrap());
         let mut controller = Self {

@@ -5,7 +5,7 @@ use std::time::Duration;
 use muster_protocol::api::{self, ProblemCode};
 use muster_protocol::checkin::{BEARER_SECONDS, CheckIn, CheckInReply, PollReply};
 use muster_protocol::ids::{Generation, Sha256};
-use muster_protocol::keys::{Context, SecretKey};
+use muster_protocol::keys::{Context, PublicKey, SecretKey};
 use muster_protocol::report::{Accepted, Batch, Stream};
 use muster_protocol::request::{Asked, MachineRequest, SignedRequest};
 use serde_json::{Value, json};
@@ -137,10 +137,16 @@ pub struct Liar {
     mocks: bool,
     /// Takes each new key, and says that another machine has it.
     denies_keys: bool,
+    /// Hands on with each check-in what it has forged once.
+    hands_on: Option<SignedRequest>,
     left: u64,
     /// Every honest answer, the oldest first.
     seen: Vec<(String, Answer)>,
     thief: SecretKey,
+    /// Whose name it takes in vain.
+    operator: Option<PublicKey>,
+    /// The highest number of a report that was ever sent.
+    sent: u64,
     /// Numbers of reports that it took in and kept from everybody.
     pub swallowed: Vec<u64>,
     pub told: u64,
@@ -155,9 +161,12 @@ impl Liar {
             about: "",
             mocks: false,
             denies_keys: false,
+            hands_on: None,
             left: 0,
             seen: Vec::new(),
             thief: SecretKey::generate().unwrap(),
+            operator: None,
+            sent: 0,
             swallowed: Vec::new(),
             told: 0,
         }
@@ -187,6 +196,14 @@ impl Liar {
         (self.denies_keys, self.left) = (true, u64::MAX);
     }
 
+    /// Hands on one forged request, and lies about nothing else.
+    pub fn only_forges(&mut self, operator: PublicKey) {
+        self.operator = Some(operator);
+        let signature = self.thief.sign(Context::MachineRequest, b"something else");
+        self.hands_on = Some(SignedRequest { request: "forged".to_owned(), key: operator, signature });
+        self.left = u64::MAX;
+    }
+
     /// Whether a poll is held for as long as the honest one would hold it.
     pub fn holds_polls(&mut self) -> bool {
         !self.dice.one_in(3)
@@ -195,6 +212,13 @@ impl Liar {
     /// `newest` is the highest number of a report that the machine ever used.
     pub fn answer(&mut self, honest: &mut Honest, request: &Request, now: i64, newest: u64) -> Comes {
         self.told += 1;
+        self.operator = Some(honest.operator());
+        if let Some(last) = serde_json::from_slice::<Batch>(&request.body)
+            .ok()
+            .and_then(|batch| batch.events.last().map(|event| event.seq))
+        {
+            self.sent = self.sent.max(last);
+        }
         if self.left == 0 {
             self.change_manner();
         }
@@ -217,7 +241,17 @@ impl Liar {
                 honestly(self);
                 Answer::problem(409, ProblemCode::Conflict)
             }
-            Way::Honest => honestly(self),
+            Way::Honest => {
+                let mut answer = honestly(self);
+                let reply = serde_json::from_slice::<CheckInReply>(&answer.body);
+                if let (Some(forged), api::CHECKIN, Ok(mut reply)) =
+                    (&self.hands_on, request.path.as_str(), reply)
+                {
+                    reply.requests = vec![forged.clone()];
+                    answer = Answer::json(&reply);
+                }
+                answer
+            }
             Way::Bent => {
                 let answer = honestly(self);
                 self.bent(request, answer, now)
@@ -247,7 +281,12 @@ impl Liar {
     fn swallows(&mut self, honest: &Honest, request: &Request, answer: &Answer, newest: u64) {
         let Ok(batch) = serde_json::from_slice::<Batch>(&request.body) else { return };
         let Ok(accepted) = serde_json::from_slice::<Accepted>(&answer.body) else { return };
-        if request.path != api::REPORTS || answer.status != 200 || accepted.through > newest {
+        if request.path != api::REPORTS || answer.status != 200 {
+            return;
+        }
+        // Of another count, or of what was never sent: no machine may believe that.
+        let other = accepted.stream.is_some() && accepted.stream != batch.stream;
+        if other || accepted.through > self.sent.min(newest) {
             return;
         }
         let stored = |seq: u64| honest.stored.iter().any(|(_, event)| event.seq == seq);
@@ -321,7 +360,12 @@ impl Liar {
         let request = MachineRequest::new(Sha256::of(b"fleet"), machine, asked, now, 600).unwrap();
         let signature = self.thief.sign(Context::MachineRequest, b"something else");
         let bent = SignedRequest { request: format!("{now}"), key: self.thief.public(), signature };
-        vec![request.sign(&self.thief).unwrap(), bent]
+        let mut forged = vec![request.sign(&self.thief).unwrap(), bent];
+        // In an operator's name, which makes it an attack and not only somebody's mistake.
+        if let Some(key) = self.operator.filter(|_| self.dice.one_in(2)) {
+            forged.push(SignedRequest { key, ..forged[0].clone() });
+        }
+        forged
     }
 
     /// The answer with other numbers and words in it; files with other bytes.

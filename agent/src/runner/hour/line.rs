@@ -91,6 +91,12 @@ impl Line {
         inner.liar.only_denies_keys();
         inner.lies = true;
     }
+    pub fn forge(&self) {
+        let mut inner = self.lock();
+        let operator = inner.honest.operator();
+        inner.liar.only_forges(operator);
+        inner.lies = true;
+    }
     pub fn behave(&self) {
         self.lock().lies = false;
     }
