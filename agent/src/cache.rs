@@ -257,7 +257,8 @@ impl Shared {
         if described.len() >= MAX_PATHS {
             return Err(format!("more than {MAX_PATHS} paths belong together"));
         }
-        if described.insert(info.file.clone(), info.file_size).is_some_and(|size| size != info.file_size) {
+        // Two paths of one content may have one archive, and it has one length: what was described first stays.
+        if *described.entry(info.file.clone()).or_insert(info.file_size) != info.file_size {
             return Err("another description gives its archive another length".to_owned());
         }
         Ok(info.text())

@@ -87,6 +87,32 @@ async fn every_bent_description_is_refused_as_altered() {
 }
 
 #[tokio::test]
+async fn one_content_may_have_been_packed_by_several_hands_and_a_lie_about_one_spoils_no_other() {
+    let (controller, client) = bed().await;
+    let paths = ["0", "1", "2"].map(|first| format!("{first}{}", &HASH[1..]));
+    let other = NAR.replacen("0mdqa", "1mdqa", 1);
+    let archives = [NAR, &other, NAR];
+    for (path, (archive, size)) in paths.iter().zip(archives.into_iter().zip([12, 13, 99])) {
+        let told = narinfo().replacen(HASH, path, 1);
+        let told = told.replacen(&format!("nar/{NAR}"), &format!("nar/{archive}"), 1);
+        let told =
+            told.replacen(&format!("FileHash: sha256:{NAR}"), &format!("FileHash: sha256:{archive}"), 1);
+        let told = told.replacen("FileSize: 12", &format!("FileSize: {size}"), 1);
+        controller.put(&format!("/cache/{path}.narinfo"), told);
+    }
+    controller.put(&format!("/cache/nar/{NAR}.nar.zst"), "twelve bytes");
+    controller.put(&format!("/cache/nar/{other}.nar.zst"), "thirteen byte");
+    let cache = Cache::by_secret_address(&client, Takes::Derivations).await.unwrap();
+    for (path, status) in paths.iter().zip([200, 200, 404]) {
+        assert_eq!(get(&format!("{}/{path}.narinfo", cache.url())).await.0, status, "{:?}", cache.trouble());
+    }
+    for (archive, bytes) in [(NAR, "twelve bytes"), (&other, "thirteen byte")] {
+        let got = get(&format!("{}/nar/{archive}.nar.zst", cache.url())).await;
+        assert_eq!(got, (200, Some(bytes.as_bytes().to_vec())), "{:?}", cache.trouble());
+    }
+}
+
+#[tokio::test]
 async fn nobody_else_on_the_machine_reads_the_cache() {
     let (controller, client) = bed().await;
     controller.put(&format!("/cache/{HASH}.narinfo"), narinfo());

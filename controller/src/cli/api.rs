@@ -53,7 +53,7 @@ pub struct Api {
 /// How one request ended.
 enum Answer {
     Good(Vec<u8>),
-    Refused(StatusCode, anyhow::Error),
+    Refused(anyhow::Error),
     /// The controller asks to be asked again after a wait.
     Later {
         wait: Duration,
@@ -211,8 +211,9 @@ impl Api {
                     }
                     break bytes;
                 }
-                Answer::Refused(status, error) => {
-                    if !self.signing.refused(&by, status) {
+                Answer::Refused(error) => {
+                    let code = error.downcast_ref::<Refused>().map(|refused| refused.code);
+                    if !self.signing.refused(&by, code) {
                         return Err(error);
                     }
                 }
@@ -262,7 +263,7 @@ impl Api {
             (StatusCode::SERVICE_UNAVAILABLE, Some(wait)) => {
                 Answer::Later { wait, patience: SHORT_PATIENCE, error: refused(status, &bytes) }
             }
-            _ => Answer::Refused(status, refused(status, &bytes)),
+            _ => Answer::Refused(refused(status, &bytes)),
         })
     }
 

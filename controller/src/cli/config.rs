@@ -46,6 +46,7 @@ fn is_default_session(hours: &u32) -> bool {
     *hours == default_session()
 }
 
+const FILE: &str = "muster.toml";
 /// The variable that says it for one command.
 const SESSION_HOURS: &str = "MUSTER_SESSION_HOURS";
 
@@ -60,17 +61,28 @@ impl Config {
     pub fn load(path: Option<PathBuf>) -> Result<Self> {
         let path = match path {
             Some(path) => path,
-            None => default_folder()?.join("muster.toml"),
+            None => default_folder()?.join(FILE),
         };
-        let text = match std::fs::read_to_string(&path) {
-            Ok(text) => text,
-            Err(error) => {
-                return Err(error)
-                    .with_context(|| format!("cannot read the operator's configuration {}", path.display()))
-                    .hint("make a fleet with `muster init`, or name its muster.toml with --config");
+        let text = std::fs::read_to_string(&path)
+            .with_context(|| format!("cannot read the operator's configuration {}", path.display()))
+            .hint("make a fleet with `muster init`, or name its muster.toml with --config")?;
+        Self::read(&path, &text)
+    }
+
+    /// For what works without a controller as well: none where no file was named, and none lies where it is looked for. One
+    /// that is there and is not good is an error, as ever.
+    pub fn load_if_any(path: Option<PathBuf>) -> Result<Option<Self>> {
+        if path.is_none() {
+            let found = std::fs::symlink_metadata(default_folder()?.join(FILE));
+            if found.is_err_and(|error| error.kind() == std::io::ErrorKind::NotFound) {
+                return Ok(None);
             }
-        };
-        let mut file: File = toml::from_str(&text)
+        }
+        Self::load(path).map(Some)
+    }
+
+    fn read(path: &Path, text: &str) -> Result<Self> {
+        let mut file: File = toml::from_str(text)
             .with_context(|| format!("{} is no configuration of an operator", path.display()))
             .hint("compare it with the muster.toml that `muster init --dir SOME-FOLDER` writes")?;
         if file.signature_days == 0 {

@@ -61,7 +61,7 @@ enum Command {
     Update(update::Update),
     /// Add your signature to what another operator drafted, after looking at it
     Sign(sign::Sign),
-    /// Forget the key that was signed in: reading asks for the operator's key again
+    /// Forget here the key that was signed in: reading asks for the operator's key again
     SignOut(sign_out::SignOut),
     /// List, show, export, publish and drop what waits for signatures
     #[command(subcommand)]

@@ -19,6 +19,7 @@ impl SignOut {
             more => {
                 let more = ask::count(u32::try_from(more).unwrap_or(u32::MAX), "key");
                 say!("Signed out: {more} removed.");
+                say!("A copy of it would read until its end, or until its operator is removed.");
             }
         }
         Ok(())

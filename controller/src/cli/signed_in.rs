@@ -1,6 +1,7 @@
 //! Keys that were signed in, kept until they end: each in a file of this user alone, in a folder of this user alone, where
 //! nobody makes backups or commits.
 
+use std::ffi::OsString;
 use std::fs::{self, File};
 use std::io::{Read as _, Write as _};
 use std::os::unix::fs::{DirBuilderExt as _, MetadataExt as _, OpenOptionsExt as _};
@@ -107,18 +108,39 @@ impl Place {
     }
 }
 
-/// Removes every key that was signed in to this fleet here; how many there were.
+/// Removes every key that was signed in to this fleet here, wherever the variables of that time put it; how many there were.
 pub fn sign_out(fleet: &Sha256) -> Result<usize> {
-    let folder = folder()?;
-    if !folder.exists() {
-        return Ok(0);
+    let places = Places::of(variable);
+    sign_out_of(&places.all(own()), fleet)
+}
+
+/// The folders are all looked through, whatever stands in the way in one.
+fn sign_out_of(folders: &[PathBuf], fleet: &Sha256) -> Result<usize> {
+    let (mut found, mut trouble) = (0, None);
+    for folder in folders {
+        match sign_out_at(folder, fleet) {
+            Ok(more) => found += more,
+            Err(error) => trouble = trouble.or(Some(error)),
+        }
     }
-    require_private(&folder)?;
+    match trouble {
+        Some(error) => Err(error),
+        None => Ok(found),
+    }
+}
+
+fn sign_out_at(folder: &Path, fleet: &Sha256) -> Result<usize> {
+    match fs::symlink_metadata(folder) {
+        // What is another user's is theirs to forget.
+        Ok(data) if data.uid() != own() => return Ok(0),
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(0),
+        _ => require_private(folder)?,
+    }
     let of_fleet = format!("{}-", stem(fleet));
-    let found = remove(&folder, |file| name(file).starts_with(&of_fleet));
+    let found = remove(folder, |file| name(file).starts_with(&of_fleet));
     // What a command left that was killed while it wrote.
-    remove(&folder, |file| name(file).starts_with(NEW));
-    let left = entries(&folder).into_iter().find(|file| name(file).starts_with(&of_fleet));
+    remove(folder, |file| name(file).starts_with(NEW));
+    let left = entries(folder).into_iter().find(|file| name(file).starts_with(&of_fleet));
     match left {
         Some(file) => Err(anyhow!("{} cannot be removed", file.display()))
             .hint("remove it by hand: whoever has it may read"),
@@ -152,19 +174,57 @@ fn own() -> u32 {
     rustix::process::geteuid().as_raw()
 }
 
-/// `muster/sessions` in the user's folder for what ends with the login, or in the one for caches (XDG Base Directory
-/// Specification; on a Mac `~/Library/Caches`).
+/// What the environment says of where such files go (XDG Base Directory Specification; on a Mac `~/Library/Caches`).
+struct Places {
+    /// What ends with the login.
+    runtime: Option<PathBuf>,
+    /// For caches, the one that was named first.
+    caches: Vec<PathBuf>,
+}
+
+fn variable(name: &str) -> Option<OsString> {
+    std::env::var_os(name)
+}
+
+impl Places {
+    fn of(variable: impl Fn(&str) -> Option<OsString>) -> Self {
+        let absolute = |name: &str| variable(name).map(PathBuf::from).filter(|path| path.is_absolute());
+        let usual = if cfg!(target_os = "macos") { "Library/Caches" } else { ".cache" };
+        let home = absolute("HOME").map(|home| home.join(usual));
+        let caches = absolute("XDG_CACHE_HOME").into_iter().chain(home).collect();
+        Self { runtime: absolute("XDG_RUNTIME_DIR"), caches }
+    }
+
+    /// Where one is kept. After `sudo` or `su` a place may be another user's, and nothing is left there.
+    fn first(&self, user: u32) -> Option<PathBuf> {
+        let runtime = self.runtime.iter().filter(|path| path.is_dir());
+        runtime.chain(&self.caches).find(|path| belongs_to(path, user)).map(|path| sessions(path))
+    }
+
+    /// Wherever one may have been kept.
+    fn all(&self, user: u32) -> Vec<PathBuf> {
+        let logged_in = PathBuf::from(format!("/run/user/{user}"));
+        let mut all: Vec<PathBuf> =
+            self.runtime.iter().chain([&logged_in]).chain(&self.caches).map(|path| sessions(path)).collect();
+        all.dedup();
+        all
+    }
+}
+
+fn sessions(place: &Path) -> PathBuf {
+    place.join("muster/sessions")
+}
+
+/// Whether it is that user's, or will be once it is made.
+fn belongs_to(path: &Path, user: u32) -> bool {
+    let there = path.ancestors().find_map(|path| fs::metadata(path).ok());
+    there.is_some_and(|data| data.is_dir() && data.uid() == user)
+}
+
 fn folder() -> Result<PathBuf> {
-    let absolute = |name: &str| std::env::var_os(name).map(PathBuf::from).filter(|path| path.is_absolute());
-    // After `sudo` or `su` it may be another user's.
-    let runtime = absolute("XDG_RUNTIME_DIR")
-        .filter(|path| fs::metadata(path).is_ok_and(|data| data.is_dir() && data.uid() == own()));
-    let usual = if cfg!(target_os = "macos") { "Library/Caches" } else { ".cache" };
-    runtime
-        .or_else(|| absolute("XDG_CACHE_HOME"))
-        .or_else(|| absolute("HOME").map(|home| home.join(usual)))
-        .map(|folder| folder.join("muster/sessions"))
-        .ok_or_else(|| anyhow!("neither XDG_RUNTIME_DIR, XDG_CACHE_HOME nor HOME is set"))
+    Places::of(variable).first(own()).ok_or_else(|| {
+        anyhow!("no folder that XDG_RUNTIME_DIR, XDG_CACHE_HOME and HOME lead to is this user's own")
+    })
 }
 
 /// Refuses a folder into which others can put files.
@@ -328,6 +388,69 @@ mod tests {
             fs::rename(&moved, &sessions).unwrap();
             std::os::unix::fs::chown(&sessions, Some(12345), None).unwrap();
             assert!(ours.load(NOW).is_err() && ours.keep(&made, NOW).is_err(), "another user's");
+        }
+    }
+
+    fn places(variables: &[(&str, &Path)]) -> Places {
+        let variables: Vec<(String, PathBuf)> =
+            variables.iter().map(|(name, path)| ((*name).to_owned(), path.to_path_buf())).collect();
+        Places::of(move |name| {
+            variables.iter().find(|(known, _)| known == name).map(|(_, path)| path.clone().into())
+        })
+    }
+
+    #[test]
+    fn signing_out_forgets_what_was_kept_under_other_variables() {
+        let folder = tempfile::tempdir().unwrap();
+        let at = |name: &str| folder.path().join(name);
+        fs::create_dir(at("run")).unwrap();
+        let (run, cache, home) = (at("run"), at("cache"), at("home"));
+        let all: &[(&str, &Path)] = &[("XDG_RUNTIME_DIR", &run), ("XDG_CACHE_HOME", &cache), ("HOME", &home)];
+        let usual = if cfg!(target_os = "macos") { "Library/Caches" } else { ".cache" };
+        for (skipped, wanted) in [(0, run.clone()), (1, cache.clone()), (2, home.join(usual))] {
+            let kept = places(&all[skipped..]).first(own()).unwrap();
+            assert_eq!(kept, sessions(&wanted));
+            for fleet in [b"fleet", b"other"] {
+                place(&kept, fleet, b"alice").keep(&signed_in(fleet, NOW), NOW).unwrap();
+            }
+        }
+        let folders = places(all).all(own());
+        assert!(folders.contains(&sessions(Path::new(&format!("/run/user/{}", own())))));
+        let ours: Vec<PathBuf> = folders.into_iter().filter(|path| path.starts_with(folder.path())).collect();
+        // One folder that cannot be used hides no other.
+        let broken = at("broken");
+        symlink(&run, &broken).unwrap();
+        let (with_broken, fleet) = ([vec![broken], ours.clone()].concat(), Sha256::of(b"fleet"));
+        assert!(sign_out_of(&with_broken, &fleet).is_err());
+        assert_eq!(sign_out_of(&ours, &fleet).unwrap(), 0, "nothing is left");
+        assert_eq!(sign_out_of(&ours, &Sha256::of(b"other")).unwrap(), 3, "the other fleet's are kept");
+    }
+
+    #[test]
+    fn nothing_is_left_in_the_places_of_another_user() {
+        let folder = tempfile::tempdir().unwrap();
+        let at = |name: &str| folder.path().join(name);
+        for name in ["run", "home"] {
+            fs::create_dir(at(name)).unwrap();
+        }
+        let (run, cache, home) = (at("run"), at("home/caches"), at("home"));
+        let all: &[(&str, &Path)] = &[("XDG_RUNTIME_DIR", &run), ("XDG_CACHE_HOME", &cache), ("HOME", &home)];
+        // To somebody else none of these belongs, whether they are there yet or not.
+        assert_eq!(places(all).first(own() + 1), None);
+        assert_eq!(places(&[]).first(own()), None);
+        if rustix::process::geteuid().is_root() {
+            std::os::unix::fs::chown(&run, Some(12345), None).unwrap();
+            assert_eq!(places(all).first(own()), Some(sessions(&cache)));
+            std::os::unix::fs::chown(&home, Some(12345), None).unwrap();
+            assert_eq!(places(all).first(own()), None);
+            fs::create_dir(&cache).unwrap();
+            assert_eq!(places(all).first(own()), Some(sessions(&cache)));
+            // Theirs are left alone, and are no trouble.
+            let theirs = sessions(&run);
+            fs::create_dir_all(&theirs).unwrap();
+            std::os::unix::fs::chown(&theirs, Some(12345), None).unwrap();
+            assert_eq!(sign_out_of(&places(all).all(own()), &Sha256::of(b"fleet")).unwrap(), 0);
+            assert!(theirs.exists());
         }
     }
 }

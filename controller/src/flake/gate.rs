@@ -2,14 +2,17 @@
 //!
 //! Nix believes a description's `URL`, whatever it names, follows redirections, and unpacks whatever comes. So it never
 //! speaks to the controller: it asks here, where every description is read, checked and written anew, archives are unpacked
-//! within the size that was described, and answers are bounded. The operator's bearer stays here, too.
+//! within the size that was described, and answers are bounded in size and in time. The operator's bearer stays here, too.
+
+mod archive;
 
 use std::collections::{HashMap, HashSet};
+use std::fmt;
 use std::io::{self, Write as _};
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
-use async_compression::tokio::bufread::ZstdDecoder;
 use axum::body::Body;
 use axum::extract::{Request, State};
 use axum::http::{HeaderMap, HeaderValue, Method, StatusCode, header};
@@ -17,22 +20,26 @@ use axum::response::{IntoResponse as _, Response};
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 use bytes::Bytes;
-use futures_util::{StreamExt as _, stream};
+use futures_util::TryStreamExt as _;
 use muster_protocol::api;
-use muster_protocol::ids::{Sha256, to_hex};
+use muster_protocol::ids::{Sha256, StorePath, to_hex};
 use muster_protocol::narinfo::{MAX_NARINFO_BYTES, NarFile, Narinfo, is_base32};
 use muster_protocol::random;
 use reqwest::Url;
-use tokio::io::{AsyncRead, AsyncReadExt as _, BufReader};
 use tokio::net::TcpListener;
 use tokio::task::AbortHandle;
-use tokio_util::io::StreamReader;
 
-/// How long the controller may send nothing.
-const STALL: Duration = Duration::from_secs(60);
+use self::archive::Archive;
+
+/// How long the controller may take for an answer's beginning, for a whole description, and for each [`PIECE`] of an archive.
+const WAIT: Duration = Duration::from_secs(60);
+/// How many times as long it may take nothing of what is brought: it writes large archives to its disk at their end.
+const UPLOAD_WAITS: u32 = 5;
 /// The most paths of one closure of a derivation, and the most bytes that they have together, unpacked.
 const MAX_PATHS: usize = 200_000;
 const MAX_BYTES: u64 = 16 * 1024 * 1024 * 1024;
+/// How many ways of packing one content are known at once; each operator's zstd may have its own.
+const MAX_TWINS: usize = 8;
 /// How much of a refusal is handed on.
 const MAX_REFUSAL: usize = api::MAX_MESSAGE_BYTES;
 const PIECE: usize = 64 * 1024;
@@ -79,37 +86,81 @@ struct Shared {
     way: Way,
     /// What Nix says, and other users of this computer cannot: they see its arguments, and not the file with this.
     password: Sha256,
+    wait: Duration,
     described: Mutex<Described>,
-    trouble: Mutex<Option<String>>,
+    trouble: Mutex<Option<Trouble>>,
 }
 
 #[derive(Default)]
 struct Described {
-    archives: HashMap<NarFile, Archive>,
+    /// By the file that Nix asks for: each holds the same, packed by another hand.
+    archives: HashMap<NarFile, Vec<Archive>>,
     paths: HashSet<String>,
     bytes: u64,
 }
 
-/// An archive as the controller has it.
+impl Described {
+    /// Nix may ask for one twice, two paths may have one content, and that may have been packed twice.
+    fn add(&mut self, hash: &str, file: &NarFile, archive: Archive) -> Result<(), &'static str> {
+        let known = self.archives.get(file);
+        if known.is_some_and(|twins| twins.iter().any(|twin| twin.size != archive.size)) {
+            return Err("another description gives its content another size");
+        }
+        if known.is_none() {
+            self.bytes = self.bytes.saturating_add(archive.size);
+        }
+        self.paths.insert(hash.to_owned());
+        if self.paths.len() > MAX_PATHS || self.bytes > MAX_BYTES {
+            return Err("more belongs together than any system has");
+        }
+        let twins = self.archives.entry(file.clone()).or_default();
+        if twins.len() < MAX_TWINS && !twins.contains(&archive) {
+            twins.push(archive);
+        }
+        Ok(())
+    }
+}
+
+/// Why something was kept from Nix.
 #[derive(Debug, Clone, PartialEq, Eq)]
-struct Archive {
-    file: NarFile,
-    file_size: u64,
-    packed: bool,
-    size: u64,
+pub enum Trouble {
+    /// What came is not what it says it is.
+    Altered(String),
+    /// It is sound for all that is known, and somebody would have to be believed for it.
+    Unnamed(StorePath),
+    /// The controller, or the way to it.
+    Away(String),
+}
+
+impl fmt::Display for Trouble {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Altered(why) | Self::Away(why) => f.write_str(why),
+            Self::Unnamed(path) => write!(f, "{path} is not named by its content"),
+        }
+    }
 }
 
 /// Why Nix gets nothing.
 enum Stop {
     Nothing,
     Status(StatusCode, Bytes),
-    /// What came is not what it says it is.
-    Altered(String),
-    Away(String),
+    For(Trouble),
+}
+
+fn altered(why: String) -> Stop {
+    Stop::For(Trouble::Altered(why))
+}
+fn slow(what: impl fmt::Display, wait: Duration) -> Stop {
+    Stop::For(Trouble::Away(format!("the controller is too slow: {what} within {} s", wait.as_secs())))
 }
 
 impl Gate {
     pub async fn open(cache: &Cache, way: Way) -> io::Result<Self> {
+        Self::open_waiting(cache, way, WAIT).await
+    }
+
+    async fn open_waiting(cache: &Cache, way: Way, wait: Duration) -> io::Result<Self> {
         let listener = TcpListener::bind(("127.0.0.1", 0)).await?;
         let url = format!("http://{}", listener.local_addr()?);
         let password = to_hex(&random::bytes::<16>().map_err(io::Error::other)?);
@@ -121,6 +172,7 @@ impl Gate {
             cache: cache.clone(),
             way,
             password: Sha256::of(said.as_bytes()),
+            wait,
             described: Mutex::default(),
             trouble: Mutex::default(),
         });
@@ -139,7 +191,7 @@ impl Gate {
         self.netrc.path().to_string_lossy().into_owned()
     }
     /// What was kept from Nix, if anything was.
-    pub fn trouble(&self) -> Option<String> {
+    pub fn trouble(&self) -> Option<Trouble> {
         lock(&self.shared.trouble).clone()
     }
 }
@@ -164,11 +216,13 @@ async fn answer(State(shared): State<Arc<Shared>>, request: Request) -> Response
         // Nix takes 404 for the end of the matter, and tries anything else again.
         Err(Stop::Nothing) => StatusCode::NOT_FOUND.into_response(),
         Err(Stop::Status(status, words)) => (status, words).into_response(),
-        Err(Stop::Altered(why)) => {
-            shared.note(why);
-            StatusCode::NOT_FOUND.into_response()
+        Err(Stop::For(trouble)) => {
+            shared.note(trouble.clone());
+            match trouble {
+                Trouble::Away(why) => (StatusCode::BAD_GATEWAY, why).into_response(),
+                Trouble::Altered(_) | Trouble::Unnamed(_) => StatusCode::NOT_FOUND.into_response(),
+            }
         }
-        Err(Stop::Away(why)) => (StatusCode::BAD_GATEWAY, why).into_response(),
     }
 }
 
@@ -178,16 +232,12 @@ impl Shared {
         headers.get(header::AUTHORIZATION).is_some_and(|said| Sha256::of(said.as_bytes()) == self.password)
     }
 
-    /// The first one is the cause.
-    fn note(&self, why: String) {
-        lock(&self.trouble).get_or_insert(why);
-    }
-
-    /// Nix may ask once more, and gets nothing of it then.
-    fn breaks_off(&self, archive: &Archive, why: &str) -> io::Error {
-        self.note(format!("the archive {} {why}", archive.file.key()));
-        lock(&self.described).archives.retain(|_, known| known != archive);
-        io::ErrorKind::InvalidData.into()
+    /// The first one is the cause; but what was away may have come back since.
+    fn note(&self, trouble: Trouble) {
+        let mut held = lock(&self.trouble);
+        if !matches!(&*held, Some(Trouble::Altered(_) | Trouble::Unnamed(_))) {
+            *held = Some(trouble);
+        }
     }
 
     async fn answered(self: &Arc<Self>, request: Request) -> Result<Response, Stop> {
@@ -210,7 +260,7 @@ impl Shared {
             }
             (Way::Push, "HEAD", ..) => {
                 let asked = self.cache.ask(Method::HEAD, file)?;
-                Ok(good(sent(asked).await?).await?.status().into_response())
+                Ok(good(sent(asked, self.wait).await?, self.wait).await?.status().into_response())
             }
             (Way::Push, "PUT", ..) => self.put(file, request).await,
             _ => Ok(StatusCode::METHOD_NOT_ALLOWED.into_response()),
@@ -220,61 +270,46 @@ impl Shared {
     async fn narinfo(&self, hash: &str) -> Result<String, Stop> {
         let bytes = self.small(&format!("{hash}.narinfo"), MAX_NARINFO_BYTES).await?;
         let info = read_narinfo(hash, &bytes)?;
-        let refused =
-            |why: &str| Stop::Altered(format!("the description of {} is refused: {why}", info.path));
+        let refused = |why: &str| altered(format!("the description of {} is refused: {why}", info.path));
         let packed = match info.compression {
             "none" => false,
             // As `muster update` brings it.
             "zstd" => true,
             _ => return Err(refused("its archive is packed in a way that operators never use")),
         };
-        if info.ca.is_none() {
-            return Err(refused("it does not say by which content the path is named"));
+        match info.ca {
+            Some(_) => {}
+            // Always named by what it says.
+            None if info.path.is_derivation() => {
+                return Err(refused("it does not say by which content the path is named"));
+            }
+            None => return Err(Stop::For(Trouble::Unnamed(info.path))),
         }
         let content = info.nar_hash.strip_prefix("sha256:").unwrap_or_default();
         let file = NarFile::parse(&format!("{content}.nar")).ok_or_else(|| refused("it has no hash"))?;
         let size = info.nar_size;
         let archive = Archive { file: info.file.clone(), file_size: info.file_size, packed, size };
-        let mut described = lock(&self.described);
-        // Nix may ask for one twice; two paths may have one content.
-        let known = described.archives.get(&file).map(|known| *known == archive);
-        match known {
-            Some(true) => {}
-            Some(false) => return Err(refused("another description speaks otherwise of its archive")),
-            None => described.bytes = described.bytes.saturating_add(size),
-        }
-        described.paths.insert(hash.to_owned());
-        if described.paths.len() > MAX_PATHS || described.bytes > MAX_BYTES {
-            return Err(refused("more belongs together than any system has"));
-        }
-        described.archives.insert(file.clone(), archive);
-        drop(described);
+        lock(&self.described).add(hash, &file, archive).map_err(refused)?;
         Ok(Narinfo { file, compression: "none", file_size: size, ..info }.text())
     }
 
-    /// Only what a checked description named is asked for; it comes unpacked, and as long as it said.
+    /// Only what a checked description named is asked for; it comes unpacked, and as long as it said. One that is broken gives
+    /// its place to the same content as another hand packed it.
     async fn nar(self: &Arc<Self>, nar: &NarFile, head: bool) -> Result<Response, Stop> {
-        let archive = lock(&self.described).archives.get(nar).cloned().ok_or(Stop::Nothing)?;
-        let length = [(header::CONTENT_LENGTH, archive.size)];
+        let twins = lock(&self.described).archives.get(nar).cloned().unwrap_or_default();
+        let Some(size) = twins.first().map(|twin| twin.size) else { return Err(Stop::Nothing) };
+        let length = [(header::CONTENT_LENGTH, size)];
         if head {
             return Ok((length, Body::empty()).into_response());
         }
-        let answer = good(sent(self.cache.ask(Method::GET, &archive.file.key())?).await?).await?;
-        if answer.content_length().is_some_and(|length| length != archive.file_size) {
-            let key = archive.file.key();
-            return Err(Stop::Altered(format!("the archive {key} has another length than was described")));
-        }
-        let pieces = Box::pin(answer.bytes_stream().map(|piece| piece.map_err(io::Error::other)));
-        let packed = BufReader::new(StreamReader::new(pieces).take(archive.file_size));
-        let unpacked: Box<dyn AsyncRead + Send + Unpin> = match archive.packed {
-            true => {
-                let mut decoder = ZstdDecoder::new(packed);
-                decoder.multiple_members(true);
-                Box::new(decoder)
+        let mut stop = None;
+        for twin in twins {
+            match self.unpacked(nar, twin).await {
+                Ok(body) => return Ok((length, body).into_response()),
+                Err(why) => stop = stop.or(Some(why)),
             }
-            false => Box::new(packed),
-        };
-        Ok((length, Body::from_stream(exactly(Arc::clone(self), unpacked, archive))).into_response())
+        }
+        Err(stop.unwrap_or(Stop::Nothing))
     }
 
     async fn put(&self, file: &str, request: Request) -> Result<Response, Stop> {
@@ -284,22 +319,42 @@ impl Shared {
                 asked = asked.header(name, value);
             }
         }
-        let body = reqwest::Body::wrap_stream(request.into_body().into_data_stream());
-        // As long as it takes: `nix copy` as a whole has a limit.
-        let answer = asked.body(body).send().await.map_err(away)?;
-        Ok(good(answer).await?.status().into_response())
+        let taken = Arc::new(AtomicU64::new(0));
+        let counter = Arc::clone(&taken);
+        let pieces = request.into_body().into_data_stream().inspect_ok(move |piece| {
+            counter.fetch_add(piece.len() as u64, Ordering::Relaxed);
+        });
+        let sending = asked.body(reqwest::Body::wrap_stream(pieces)).send();
+        tokio::pin!(sending);
+        let (wait, mut before) = (self.wait * UPLOAD_WAITS, 0);
+        loop {
+            if let Ok(answer) = tokio::time::timeout(wait, &mut sending).await {
+                return Ok(good(answer.map_err(away)?, self.wait).await?.status().into_response());
+            }
+            let now = taken.load(Ordering::Relaxed);
+            if now - before < PIECE as u64 {
+                return Err(slow(format!("it takes less than {PIECE} bytes of {file}"), wait));
+            }
+            before = now;
+        }
     }
 
+    /// The whole of a small file.
     async fn small(&self, file: &str, max: usize) -> Result<Bytes, Stop> {
-        let mut answer = good(sent(self.cache.ask(Method::GET, file)?).await?).await?;
-        bounded(&mut answer, max)
-            .await?
-            .ok_or_else(|| Stop::Altered(format!("{file} has more than {max} bytes")))
+        let asked = self.cache.ask(Method::GET, file)?;
+        let whole = async {
+            let mut answer = good(sent(asked, self.wait).await?, self.wait).await?;
+            bounded(&mut answer, max)
+                .await?
+                .ok_or_else(|| altered(format!("{file} has more than {max} bytes")))
+        };
+        let whole = tokio::time::timeout(self.wait, whole).await;
+        whole.map_err(|_| slow(format!("it does not send {file}"), self.wait))?
     }
 }
 
 fn read_narinfo(hash: &str, bytes: &[u8]) -> Result<Narinfo, Stop> {
-    let refused = |why: String| Stop::Altered(format!("the description of {hash} is refused: {why}"));
+    let refused = |why: String| altered(format!("the description of {hash} is refused: {why}"));
     let info = Narinfo::parse(bytes).map_err(|error| refused(error.to_string()))?;
     if info.path.hash_part() != hash {
         return Err(refused(format!("it speaks of {}", info.path)));
@@ -307,72 +362,40 @@ fn read_narinfo(hash: &str, bytes: &[u8]) -> Result<Narinfo, Stop> {
     Ok(info)
 }
 
-/// So many bytes and then the end; the connection breaks off where it is not so.
-fn exactly(
-    shared: Arc<Shared>,
-    reader: Box<dyn AsyncRead + Send + Unpin>,
-    archive: Archive,
-) -> impl stream::Stream<Item = io::Result<Bytes>> + Send {
-    let from = (reader, archive.size, shared, archive);
-    stream::try_unfold(from, |(mut reader, left, shared, archive)| async move {
-        let mut piece = vec![0; PIECE];
-        let read = tokio::time::timeout(STALL, reader.read(&mut piece)).await;
-        let read = match read.map_err(|_| io::Error::from(io::ErrorKind::TimedOut))? {
-            Ok(read) => read,
-            // The way to the controller broke off.
-            Err(error) if error.get_ref().is_some_and(|cause| cause.is::<reqwest::Error>()) => {
-                return Err(error);
-            }
-            Err(error) => return Err(shared.breaks_off(&archive, &format!("cannot be unpacked: {error}"))),
-        };
-        match (read as u64, left) {
-            (0, 0) => Ok(None),
-            (0, _) => Err(shared.breaks_off(&archive, "is shorter than was described")),
-            (read, left) if read > left => Err(shared.breaks_off(&archive, "is longer than was described")),
-            (more, left) => {
-                piece.truncate(read);
-                Ok(Some((Bytes::from(piece), (reader, left - more, shared, archive))))
-            }
-        }
-    })
-}
-
-async fn sent(request: reqwest::RequestBuilder) -> Result<reqwest::Response, Stop> {
-    let sent = tokio::time::timeout(STALL, request.send()).await;
-    sent.map_err(|_| Stop::Away("the controller does not answer".to_owned()))?.map_err(away)
+async fn sent(request: reqwest::RequestBuilder, wait: Duration) -> Result<reqwest::Response, Stop> {
+    let sent = tokio::time::timeout(wait, request.send()).await;
+    sent.map_err(|_| slow("it does not answer", wait))?.map_err(away)
 }
 
 fn away(error: reqwest::Error) -> Stop {
     let error = anyhow::Error::new(error.without_url());
-    Stop::Away(format!("cannot reach the controller: {error:#}"))
+    Stop::For(Trouble::Away(format!("cannot reach the controller: {error:#}")))
 }
 
 /// A success; what else a controller says is handed on as its status and a few words, and leads nowhere.
-async fn good(mut answer: reqwest::Response) -> Result<reqwest::Response, Stop> {
+async fn good(mut answer: reqwest::Response, wait: Duration) -> Result<reqwest::Response, Stop> {
     match answer.status() {
         status if status.is_success() => Ok(answer),
         StatusCode::NOT_FOUND => Err(Stop::Nothing),
         status if status.is_client_error() || status.is_server_error() => {
-            let words = bounded(&mut answer, MAX_REFUSAL).await?.unwrap_or_default();
-            Err(Stop::Status(status, words))
+            let words = tokio::time::timeout(wait, bounded(&mut answer, MAX_REFUSAL)).await;
+            let words = words.map_err(|_| slow("it does not say why it refuses", wait))??;
+            Err(Stop::Status(status, words.unwrap_or_default()))
         }
-        status => Err(Stop::Altered(format!("the controller answers {status}, and not as Muster does"))),
+        status => Err(altered(format!("the controller answers {status}, and not as Muster does"))),
     }
 }
 
 /// The whole answer; none where it has more.
 async fn bounded(answer: &mut reqwest::Response, max: usize) -> Result<Option<Bytes>, Stop> {
     let mut bytes = Vec::new();
-    loop {
-        let piece = tokio::time::timeout(STALL, answer.chunk()).await;
-        let piece =
-            piece.map_err(|_| Stop::Away("the controller's answer broke off".to_owned()))?.map_err(away)?;
-        let Some(piece) = piece else { return Ok(Some(bytes.into())) };
+    while let Some(piece) = answer.chunk().await.map_err(away)? {
         if bytes.len() + piece.len() > max {
             return Ok(None);
         }
         bytes.extend_from_slice(&piece);
     }
+    Ok(Some(bytes.into()))
 }
 
 #[cfg(test)]

@@ -3,12 +3,13 @@
 use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 
 use anyhow::Result;
+use muster_protocol::api::ProblemCode;
 use muster_protocol::clock::{Clock as _, SystemClock};
 use muster_protocol::keys::{PublicKey, SecretKey, Signer};
-use muster_protocol::operator::{Request, RequestSignature};
+use muster_protocol::operator::{REQUEST_WINDOW_SECONDS, Request, RequestSignature};
 use muster_protocol::random;
 use muster_protocol::signin::SignIn;
-use reqwest::{Method, StatusCode};
+use reqwest::Method;
 
 use crate::cli::config::Config;
 use crate::cli::error::causes;
@@ -116,17 +117,29 @@ impl Signing {
         }
     }
 
-    /// The controller refused what `by` signed. Whether there is another way to sign it.
-    pub fn refused(&self, by: &By, status: StatusCode) -> bool {
+    /// The controller refused what `by` signed. Whether another signature could be taken.
+    pub fn refused(&self, by: &By, code: Option<ProblemCode>) -> bool {
         match (self, by) {
             (Self::Reading(reading), By::SignedIn(signed_in))
-                if matches!(status, StatusCode::UNAUTHORIZED | StatusCode::FORBIDDEN) =>
+                if is_of_signer(code, &signed_in.sign_in, SystemClock::new().unix_seconds()) =>
             {
                 reading.refused(signed_in);
                 true
             }
             _ => false,
         }
+    }
+}
+
+/// Whether a refusal is about who signed. One about the clock, the address or the fleet holds for any signature, and is none.
+fn is_of_signer(code: Option<ProblemCode>, sign_in: &SignIn, now: i64) -> bool {
+    // The controller's clock may be as far from ours as it lets requests be, and its word for that is the one for both.
+    let ended_there = sign_in.ends.saturating_sub(now) <= REQUEST_WINDOW_SECONDS || sign_in.begins > now;
+    match code {
+        // Of whom the root does not name: to an older controller every key that was signed in is such a one.
+        Some(ProblemCode::Revoked) => true,
+        Some(ProblemCode::Unauthorised) => ended_there,
+        _ => false,
     }
 }
 

@@ -152,9 +152,9 @@ impl Desk {
     fn asked(&self) -> usize {
         self.asked.swap(0, Ordering::SeqCst)
     }
-    fn keep(&self, by: &SecretKey) -> PublicKey {
+    fn keep(&self, by: &SecretKey, seconds: i64) -> PublicKey {
         let (key, now) = (SecretKey::generate().unwrap(), SystemClock::new().unix_seconds());
-        let sign_in = SignIn::make(by, &Sha256::of(b"fleet"), key.public(), now, 3600).unwrap();
+        let sign_in = SignIn::make(by, &Sha256::of(b"fleet"), key.public(), now, seconds).unwrap();
         let public = key.public();
         self.place.keep(&SignedIn { sign_in, key }, now).unwrap();
         public
@@ -168,8 +168,8 @@ fn sign_in_of(request: &Asked) -> Option<SignIn> {
     Some(request.headers().get(OPERATOR_SIGN_IN)?.to_str().unwrap().parse().unwrap())
 }
 
-fn problem(status: StatusCode, message: &str) -> Response {
-    let problem = Problem { code: ProblemCode::Unauthorised, message: message.into() };
+fn problem(status: StatusCode, code: ProblemCode, message: &str) -> Response {
+    let problem = Problem { code, message: message.into() };
     (status, serde_json::to_vec(&problem).unwrap()).into_response()
 }
 
@@ -179,46 +179,45 @@ async fn an_operators_key_is_asked_once_and_reading_goes_on_without_it() {
     for asked in [1, 0, 0] {
         let read = desk.read(|request| match sign_in_of(request) {
             Some(_) => "[1]".into_response(),
-            None => problem(StatusCode::UNAUTHORIZED, "not signed in"),
+            None => problem(StatusCode::UNAUTHORIZED, ProblemCode::Unauthorised, "not signed in"),
         });
         assert_eq!(read.await.unwrap(), [1]);
         assert_eq!(desk.asked(), asked);
     }
     assert_eq!(desk.kept().unwrap().operator, desk.operator.public());
     // Another key in the agent's place is not read for under this one's word.
-    desk.keep(&SecretKey::generate().unwrap());
+    desk.keep(&SecretKey::generate().unwrap(), 3600);
     desk.read(|_| "[1]".into_response()).await.unwrap();
     assert_eq!(desk.asked(), 1);
 }
 
 #[tokio::test]
 async fn an_older_controller_gets_the_operators_own_signature_and_nothing_is_kept() {
-    for status in [StatusCode::UNAUTHORIZED, StatusCode::FORBIDDEN] {
-        let (desk, requests) = (Desk::new(), Arc::new(AtomicUsize::new(0)));
-        let (counted, operator) = (Arc::clone(&requests), desk.operator.public());
-        // It does not know the header, and looks at who signed the request.
-        let old = move |request: &Asked| {
-            counted.fetch_add(1, Ordering::SeqCst);
-            let header = request.headers()[OPERATOR_SIGNATURE].to_str().unwrap();
-            let signed: RequestSignature = serde_json::from_str(header).unwrap();
-            match signed.key == operator {
-                true => "[1]".into_response(),
-                false => problem(status, "this wants an operator's signature"),
-            }
-        };
-        assert_eq!(desk.read(old).await.unwrap(), [1]);
-        assert_eq!((requests.load(Ordering::SeqCst), desk.asked()), (2, 2));
-        assert!(desk.kept().is_none());
-    }
+    let (desk, requests) = (Desk::new(), Arc::new(AtomicUsize::new(0)));
+    let (counted, operator) = (Arc::clone(&requests), desk.operator.public());
+    // It does not know the header, and looks at who signed the request.
+    let old = move |request: &Asked| {
+        counted.fetch_add(1, Ordering::SeqCst);
+        let header = request.headers()[OPERATOR_SIGNATURE].to_str().unwrap();
+        let signed: RequestSignature = serde_json::from_str(header).unwrap();
+        match signed.key == operator {
+            true => "[1]".into_response(),
+            false => problem(StatusCode::FORBIDDEN, ProblemCode::Revoked, "the key is no operator's"),
+        }
+    };
+    assert_eq!(desk.read(old).await.unwrap(), [1]);
+    assert_eq!((requests.load(Ordering::SeqCst), desk.asked()), (2, 2));
+    assert!(desk.kept().is_none());
 }
 
 #[tokio::test]
 async fn a_refused_key_is_replaced_once_and_then_the_controllers_own_words_are_told() {
     let desk = Desk::new();
-    let old = desk.keep(&desk.operator);
+    // It ends soon here, and has ended there.
+    let old = desk.keep(&desk.operator, 200);
     let read = desk.read(move |request| match sign_in_of(request) {
         Some(sign_in) if sign_in.key != old => "[1]".into_response(),
-        _ => problem(StatusCode::UNAUTHORIZED, "it ended 3 s ago"),
+        _ => problem(StatusCode::UNAUTHORIZED, ProblemCode::Unauthorised, "it ended 3 s ago"),
     });
     assert_eq!(read.await.unwrap(), [1]);
     assert_eq!(desk.asked(), 1);
@@ -229,7 +228,7 @@ async fn a_refused_key_is_replaced_once_and_then_the_controllers_own_words_are_t
     let error = desk.read(move |request| {
         // Whose fleet it is may be asked besides.
         counted.fetch_add(usize::from(request.uri().path() != FLEET), Ordering::SeqCst);
-        problem(StatusCode::FORBIDDEN, "the key is no operator's in the current root")
+        problem(StatusCode::FORBIDDEN, ProblemCode::Revoked, "the key is no operator's in the current root")
     });
     let error = error.await.unwrap_err().to_string();
     assert!(error.contains("no operator's in the current root"), "{error}");
@@ -239,11 +238,28 @@ async fn a_refused_key_is_replaced_once_and_then_the_controllers_own_words_are_t
 }
 
 #[tokio::test]
-async fn a_refusal_that_is_not_about_who_signed_ends_no_sign_in() {
+async fn a_refusal_that_is_not_about_who_signed_ends_no_sign_in_and_is_told_at_once() {
     let desk = Desk::new();
-    let kept = desk.keep(&desk.operator);
-    for status in [StatusCode::NOT_FOUND, StatusCode::CONFLICT, StatusCode::INTERNAL_SERVER_ERROR] {
-        assert!(desk.read(move |_| problem(status, "no")).await.is_err());
+    let kept = desk.keep(&desk.operator, 3600);
+    for (status, code) in [
+        (StatusCode::NOT_FOUND, ProblemCode::NotFound),
+        (StatusCode::CONFLICT, ProblemCode::Sequence),
+        (StatusCode::INTERNAL_SERVER_ERROR, ProblemCode::Internal),
+        // Of the clock, of the address and the fleet, of what no version here knows.
+        (StatusCode::UNAUTHORIZED, ProblemCode::Unauthorised),
+        (StatusCode::UNAUTHORIZED, ProblemCode::BadSignature),
+        (StatusCode::FORBIDDEN, ProblemCode::WrongClass),
+        (StatusCode::FORBIDDEN, ProblemCode::Other),
+    ] {
+        let error =
+            desk.read(move |_| problem(status, code, "the controller's own words")).await.unwrap_err();
+        assert!(error.to_string().contains("own words"), "{error}");
+        assert_eq!((desk.kept().unwrap().key, desk.asked()), (kept, 0), "{code:?}");
+    }
+    // And something else that answers in the controller's place.
+    for status in [StatusCode::UNAUTHORIZED, StatusCode::FORBIDDEN] {
+        let error = desk.read(move |_| (status, "<html>log in</html>").into_response()).await.unwrap_err();
+        assert!(crate::cli::error::causes(&error).contains("not as Muster does"), "{error}");
         assert_eq!((desk.kept().unwrap().key, desk.asked()), (kept, 0));
     }
 }

@@ -42,7 +42,7 @@ impl Accept {
     pub async fn run(self, config: Option<PathBuf>) -> Result<ExitCode> {
         secret::forbid_core_dumps();
         let recipient = self.recipient(config.clone()).await?;
-        let held = Held::at(&self.flake.reference(config)).await?;
+        let held = Held::at(&self.flake.reference(config)?).await?;
         if !held.generators.machines.contains_key(&self.machine) {
             let known = words(held.generators.machines.keys());
             return Err(PlanError::UnknownMachine(self.machine, known).into());
@@ -87,11 +87,13 @@ impl Accept {
                 )?)
             }
         };
-        let config = match (Config::load(config), &given) {
-            (Ok(config), _) => config,
-            // A fleet that has no controller yet.
-            (Err(_), Some(given)) => return Ok(given.clone()),
-            (Err(error), None) => return Err(error),
+        let config = match &given {
+            None => Config::load(config)?,
+            Some(given) => match Config::load_if_any(config)? {
+                Some(config) => config,
+                // A fleet that has no controller yet.
+                None => return Ok(given.clone()),
+            },
         };
         let api = Api::to_read(&config)?;
         let fleet = api.fleet().await?.fleet;

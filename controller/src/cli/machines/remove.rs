@@ -50,7 +50,7 @@ impl Remove {
     pub async fn run(self, config: Option<PathBuf>) -> Result<ExitCode> {
         secret::forbid_core_dumps();
         let machine = &self.machine;
-        let reference = self.flake.reference(config.clone());
+        let reference = self.flake.reference(config.clone())?;
         let enrolment = enrolment(config, machine).await?;
         // Only what is encrypted to this machine changes, and the files say what that is: none has to evaluate.
         let (folder, snapshot) = taken(&reference).await.hint(format!(
@@ -122,7 +122,7 @@ impl Remove {
 /// One that is gone is not revoked again, which the audit log would tell as a second deed.
 async fn enrolment(config: Option<PathBuf>, machine: &MachineName) -> Result<Enrolment> {
     // Whoever has secrets alone has no controller.
-    let Ok(config) = Config::load(config) else { return Ok(Enrolment::NotAsked) };
+    let Some(config) = Config::load_if_any(config)? else { return Ok(Enrolment::NotAsked) };
     let api = Api::open(&config)?;
     api.fleet().await?;
     match api.get::<MachineView>(&operator_machine(machine)).await {

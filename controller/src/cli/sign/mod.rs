@@ -25,7 +25,7 @@ use muster_protocol::tuf::repository::CheckedPublication;
 use self::show::Current;
 use super::api::Api;
 use super::config::Config;
-use super::error::WithHint as _;
+use super::error::{Hint, WithHint as _};
 use super::flake::{tell_of, unsigned};
 use super::roots::{self, Trusted};
 use super::seen::{Jump, Seen, judge};
@@ -198,9 +198,11 @@ impl Sign {
         for target in targets {
             let held = evaluate::closure(&target.derivation).await.is_some();
             if let (false, Some(cache)) = (held, &cache) {
-                push::fetch(&target.derivation, cache).await.hint(
-                    "the draft may not be what it says. Sign it with --unseen only if you know by other means what it does",
-                )?;
+                let fetched = push::fetch(&target.derivation, cache).await;
+                fetched.map_err(|error| {
+                    let hint = error.hint();
+                    anyhow!(error).context(Hint(hint.to_owned()))
+                })?;
             }
             require_true(target).await?;
         }

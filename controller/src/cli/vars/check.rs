@@ -32,7 +32,7 @@ pub struct Check {
 
 impl Check {
     pub async fn run(self, config: Option<PathBuf>) -> Result<ExitCode> {
-        let looked = Looked::at(&self.flake.reference(config)).await?;
+        let looked = Looked::at(&self.flake.reference(config)?).await?;
         Order::of(&looked.generators)?;
         let wish = Wish {
             machines: self.machines.into_iter().collect(),

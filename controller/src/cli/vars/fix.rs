@@ -43,7 +43,7 @@ pub struct Fix {
 
 impl Fix {
     pub async fn run(self, config: Option<PathBuf>) -> Result<ExitCode> {
-        let held = Held::at(&self.flake.reference(config)).await?;
+        let held = Held::at(&self.flake.reference(config)?).await?;
         let wish = Wish {
             machines: self.machines.iter().cloned().collect(),
             generators: self.generators.iter().cloned().collect(),

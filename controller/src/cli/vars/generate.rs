@@ -66,7 +66,7 @@ pub struct Generate {
 
 impl Generate {
     pub async fn run(self, config: Option<PathBuf>) -> Result<ExitCode> {
-        let held = Held::at(&self.flake.reference(config)).await?;
+        let held = Held::at(&self.flake.reference(config)?).await?;
         let order = Order::of(&held.generators)?;
         let wish = Wish {
             machines: self.machines.iter().cloned().collect(),

@@ -29,7 +29,7 @@ pub struct Get {
 impl Get {
     pub async fn run(self, config: Option<PathBuf>) -> Result<()> {
         // What is there needs no evaluation.
-        let root = root_of(&self.flake.reference(config)).await?;
+        let root = root_of(&self.flake.reference(config)?).await?;
         let snapshot = Snapshot::read(&root)?;
         let places = [Place::Machine(self.machine.clone()), Place::Shared];
         let folders = places.map(|place| {

@@ -45,7 +45,7 @@ impl Keygen {
                 .and_then(|login| Ok(login.parse::<MemberName>()?))
                 .hint("say who you are with --user NAME")?,
         };
-        let folder = Folder::take(&root_of(&self.flake.reference(config)).await?)?;
+        let folder = Folder::take(&root_of(&self.flake.reference(config)?).await?)?;
         let snapshot = Snapshot::read(folder.root())?;
         let places = Places::of_environment();
         let known = places.recipients()?;

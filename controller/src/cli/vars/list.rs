@@ -47,7 +47,7 @@ struct Row {
 
 impl List {
     pub async fn run(self, config: Option<PathBuf>) -> Result<()> {
-        let looked = Looked::at(&self.flake.reference(config)).await?;
+        let looked = Looked::at(&self.flake.reference(config)?).await?;
         let wish = Wish { machines: self.machines.into_iter().collect(), ..Wish::default() };
         let mut rows = Vec::new();
         for generator in chosen(&looked.generators, &wish)? {

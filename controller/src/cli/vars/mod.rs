@@ -48,9 +48,12 @@ pub struct FlakeArgument {
 
 impl FlakeArgument {
     /// The operator's configuration need not exist.
-    pub fn reference(&self, config: Option<PathBuf>) -> String {
-        let configured = || Config::load(config).ok().and_then(|config| config.file.flake);
-        self.flake.clone().or_else(configured).unwrap_or_else(|| ".".to_owned())
+    pub fn reference(&self, config: Option<PathBuf>) -> Result<String> {
+        if let Some(flake) = &self.flake {
+            return Ok(flake.clone());
+        }
+        let configured = Config::load_if_any(config)?.and_then(|config| config.file.flake);
+        Ok(configured.unwrap_or_else(|| ".".to_owned()))
     }
 }
 

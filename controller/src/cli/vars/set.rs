@@ -32,7 +32,7 @@ pub struct Set {
 
 impl Set {
     pub async fn run(self, config: Option<PathBuf>) -> Result<ExitCode> {
-        let held = Held::at(&self.flake.reference(config)).await?;
+        let held = Held::at(&self.flake.reference(config)?).await?;
         if !held.generators.machines.contains_key(&self.machine) {
             let known = words(held.generators.machines.keys());
             return Err(PlanError::UnknownMachine(self.machine, known).into());

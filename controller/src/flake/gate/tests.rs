@@ -12,6 +12,10 @@ const DRV: &str = "0c0bm0n2hg4kd2x7q2g5p1l1c4cx8kpl";
 struct Told {
     /// What is answered, by path.
     files: BTreeMap<String, (u16, Vec<u8>)>,
+    /// What is answered by a byte now and then, for ever.
+    drips: Vec<String>,
+    /// Where nothing is taken.
+    deaf: Vec<String>,
     asked: Vec<String>,
     brought: Vec<u8>,
 }
@@ -32,6 +36,17 @@ impl Controller {
             let told = Arc::clone(&shared);
             async move {
                 let (parts, body) = request.into_parts();
+                let path = parts.uri.path().to_owned();
+                if lock(&told).deaf.contains(&path) {
+                    std::future::pending::<()>().await;
+                }
+                if lock(&told).drips.contains(&path) {
+                    let drip = futures_util::stream::unfold((), |()| async {
+                        tokio::time::sleep(Duration::from_millis(20)).await;
+                        Some((Ok::<_, io::Error>(Bytes::from_static(b"x")), ()))
+                    });
+                    return Body::from_stream(drip).into_response();
+                }
                 let body = axum::body::to_bytes(body, usize::MAX).await.unwrap();
                 let mut told = lock(&told);
                 let bearer = parts.headers.get("authorization").and_then(|value| value.to_str().ok());
@@ -57,9 +72,13 @@ impl Controller {
         std::mem::take(&mut lock(&self.told).asked)
     }
     async fn gate(&self, way: Way) -> Gate {
+        self.gate_waiting(way, WAIT).await
+    }
+    async fn gate_waiting(&self, way: Way, wait: Duration) -> Gate {
         let _ = rustls::crypto::ring::default_provider().install_default();
         let http = reqwest::Client::builder().no_proxy().redirect(reqwest::redirect::Policy::none()).build();
-        Gate::open(&Cache::new(http.unwrap(), self.url.clone(), "secret".into()), way).await.unwrap()
+        let cache = Cache::new(http.unwrap(), self.url.clone(), "secret".into());
+        Gate::open_waiting(&cache, way, wait).await.unwrap()
     }
 }
 
@@ -146,7 +165,7 @@ async fn a_description_that_leads_elsewhere_or_says_no_content_ends_at_the_gate(
         controller.put(&format!("{DRV}.narinfo"), 200, good.replacen(from, to, 1));
         let gate = controller.gate(Way::Fetch).await;
         assert_eq!(get(&gate, &format!("{DRV}.narinfo")).await.0, 404, "{to}");
-        assert!(gate.trouble().unwrap().contains("is refused"), "{to}: {:?}", gate.trouble());
+        assert!(gate.trouble().unwrap().to_string().contains("is refused"), "{to}: {:?}", gate.trouble());
         assert_eq!(controller.asked(), [format!("GET /cache/{DRV}.narinfo Bearer secret")]);
     }
 }
@@ -161,9 +180,9 @@ async fn an_archive_is_as_long_as_was_described_or_breaks_off() {
         let key = holds(&controller, nar, told).await;
         let gate = controller.gate(Way::Fetch).await;
         assert_eq!(get(&gate, &format!("{DRV}.narinfo")).await.0, 200);
-        let (_, body) = get(&gate, &key).await;
-        assert_eq!(body, None, "{what}: it breaks off");
-        let trouble = gate.trouble().unwrap();
+        let (status, body) = get(&gate, &key).await;
+        assert!(status == 404 || body.is_none(), "{what}: it breaks off");
+        let trouble = gate.trouble().unwrap().to_string();
         assert!(trouble.contains(&format!("{what} than was described")), "{trouble}");
         assert_eq!(get(&gate, &key).await.0, 404, "asked once more it ends");
     }
@@ -174,13 +193,13 @@ async fn an_archive_is_as_long_as_was_described_or_breaks_off() {
     controller.put(&format!("nar/{}.nar.zst", hash(garbage)), 200, garbage);
     let gate = controller.gate(Way::Fetch).await;
     get(&gate, &format!("{DRV}.narinfo")).await;
-    assert_eq!(get(&gate, &format!("nar/{}.nar", hash(b"x"))).await.1, None);
-    assert!(gate.trouble().unwrap().contains("cannot be unpacked"));
+    assert_eq!(get(&gate, &format!("nar/{}.nar", hash(b"x"))).await.0, 404);
+    assert!(gate.trouble().unwrap().to_string().contains("cannot be unpacked"));
     controller.put(&format!("nar/{}.nar.zst", hash(garbage)), 200, [&garbage[..], b"more"].concat());
     let gate = controller.gate(Way::Fetch).await;
     get(&gate, &format!("{DRV}.narinfo")).await;
     assert_eq!(get(&gate, &format!("nar/{}.nar", hash(b"x"))).await.0, 404);
-    assert!(gate.trouble().unwrap().contains("another length"));
+    assert!(gate.trouble().unwrap().to_string().contains("another length"));
 }
 
 #[tokio::test]
@@ -190,7 +209,7 @@ async fn endless_answers_and_redirections_end_at_the_gate() {
     for way in [Way::Fetch, Way::Push] {
         let gate = controller.gate(way).await;
         assert_eq!(get(&gate, &format!("{DRV}.narinfo")).await.0, 404);
-        assert!(gate.trouble().unwrap().contains("more than"));
+        assert!(gate.trouble().unwrap().to_string().contains("more than"));
     }
     for status in [301, 302, 307, 308, 304] {
         controller.put(&format!("{DRV}.narinfo"), status, "");
@@ -199,7 +218,7 @@ async fn endless_answers_and_redirections_end_at_the_gate() {
         {
             let gate = controller.gate(way).await;
             assert_eq!(ask(&gate, method, &format!("{DRV}.narinfo"), b"x").await.0, 404, "{status} {method}");
-            assert!(gate.trouble().unwrap().contains("not as Muster does"));
+            assert!(gate.trouble().unwrap().to_string().contains("not as Muster does"));
         }
     }
 }
@@ -241,4 +260,131 @@ async fn nobody_else_on_this_computer_comes_through_the_gate() {
     assert!(controller.asked().is_empty());
     use std::os::unix::fs::MetadataExt as _;
     assert_eq!(std::fs::metadata(gate.netrc()).unwrap().mode() & 0o777, 0o600);
+}
+
+/// The description of a source, as one hand packed it.
+fn source(hash_part: &str, packed: &[u8], nar: &[u8]) -> String {
+    let path = format!("{DRV}-system.drv");
+    narinfo(packed, &hash(nar), nar.len() as u64).replacen(&path, &format!("{hash_part}-source"), 1)
+}
+
+const SOURCES: [&str; 3] = [
+    "1c0bm0n2hg4kd2x7q2g5p1l1c4cx8kpl",
+    "2c0bm0n2hg4kd2x7q2g5p1l1c4cx8kpl",
+    "3c0bm0n2hg4kd2x7q2g5p1l1c4cx8kpl",
+];
+
+#[tokio::test]
+async fn one_content_may_have_been_packed_by_several_hands_and_a_broken_one_spoils_no_other() {
+    for nar in [b"a source".to_vec(), b"a larger source, ".repeat(20_000)] {
+        let controller = Controller::start().await;
+        let good = zstd(&nar).await;
+        let other = [zstd(&nar[..3]).await, zstd(&nar[3..]).await].concat();
+        // One is not there, one is no archive, and one holds something else of the same length.
+        let garbage = b"this is not packed".to_vec();
+        let nothing = zstd(b"nothing").await;
+        let swapped = zstd(&vec![b'x'; nar.len()]).await;
+        let key = format!("nar/{}.nar", hash(&nar));
+        for broken in [&other, &garbage, &nothing, &swapped] {
+            // Where Nix gets the beginning before the end is known, it finds out itself.
+            if nar.len() > PIECE && *broken == swapped {
+                continue;
+            }
+            for (hash_part, packed) in SOURCES.into_iter().zip([broken, &good]) {
+                controller.put(&format!("{hash_part}.narinfo"), 200, source(hash_part, packed, &nar));
+                if *packed != nothing {
+                    controller.put(&format!("nar/{}.nar.zst", hash(packed)), 200, packed.clone());
+                }
+            }
+            let gate = controller.gate(Way::Fetch).await;
+            for hash_part in &SOURCES[..2] {
+                let (status, told) = get(&gate, &format!("{hash_part}.narinfo")).await;
+                assert_eq!(status, 200, "{:?}", gate.trouble());
+                assert!(String::from_utf8(told.unwrap()).unwrap().contains(&format!("URL: {key}\n")));
+            }
+            assert_eq!(get(&gate, &key).await, (200, Some(nar.clone())), "{:?}", gate.trouble());
+        }
+        // What differs in what it unpacks to is no twin.
+        let longer = source(SOURCES[2], &good, &nar);
+        let longer =
+            longer.replace(&format!("NarSize: {}", nar.len()), &format!("NarSize: {}", nar.len() + 1));
+        controller.put(&format!("{}.narinfo", SOURCES[2]), 200, longer);
+        let gate = controller.gate(Way::Fetch).await;
+        assert_eq!(get(&gate, &format!("{}.narinfo", SOURCES[1])).await.0, 200);
+        assert_eq!(get(&gate, &format!("{}.narinfo", SOURCES[2])).await.0, 404);
+        assert!(gate.trouble().unwrap().to_string().contains("another size"));
+        assert_eq!(get(&gate, &key).await, (200, Some(nar)));
+    }
+}
+
+#[tokio::test]
+async fn any_number_of_ways_to_pack_one_content_costs_a_few() {
+    let mut described = Described::default();
+    let file = NarFile::parse(&format!("{}.nar", hash(b"content"))).unwrap();
+    for number in 0..100_u8 {
+        let twin = NarFile::parse(&format!("{}.nar.zst", hash(&[number]))).unwrap();
+        let archive = Archive { file: twin, file_size: 1, packed: true, size: MAX_BYTES };
+        assert_eq!(described.add(&number.to_string(), &file, archive), Ok(()), "one content counts once");
+    }
+    assert_eq!(described.archives[&file].len(), MAX_TWINS);
+}
+
+#[tokio::test]
+async fn a_path_that_no_content_names_is_told_without_blame_and_a_derivation_is_always_named_by_its_own() {
+    let controller = Controller::start().await;
+    let (nar, packed) = (b"an output", zstd(b"an output").await);
+    let unnamed = source(SOURCES[0], &packed, nar).replacen("CA: ", "Other: ", 1);
+    controller.put(&format!("{}.narinfo", SOURCES[0]), 200, unnamed);
+    let gate = controller.gate(Way::Fetch).await;
+    assert_eq!(get(&gate, &format!("{}.narinfo", SOURCES[0])).await.0, 404);
+    let path = format!("/nix/store/{}-source", SOURCES[0]).parse().unwrap();
+    assert_eq!(gate.trouble(), Some(Trouble::Unnamed(path)));
+}
+
+#[tokio::test]
+async fn an_archive_that_wants_much_memory_is_not_unpacked() {
+    use async_compression::Level;
+    use async_compression::zstd::CParameter;
+    let nar = vec![b'n'; 300_000];
+    for (window, taken) in [(21, true), (23, true), (24, false), (27, false)] {
+        let parameters = [CParameter::window_log(window)];
+        let mut encoder = ZstdEncoder::with_quality_and_params(Vec::new(), Level::Precise(3), &parameters);
+        for piece in nar.chunks(1000) {
+            encoder.write_all(piece).await.unwrap();
+        }
+        encoder.shutdown().await.unwrap();
+        let packed = encoder.into_inner();
+        let controller = Controller::start().await;
+        controller.put(&format!("{DRV}.narinfo"), 200, narinfo(&packed, &hash(&nar), nar.len() as u64));
+        controller.put(&format!("nar/{}.nar.zst", hash(&packed)), 200, packed);
+        let gate = controller.gate(Way::Fetch).await;
+        assert_eq!(get(&gate, &format!("{DRV}.narinfo")).await.0, 200);
+        let (status, body) = get(&gate, &format!("nar/{}.nar", hash(&nar))).await;
+        let trouble = gate.trouble().map(|trouble| trouble.to_string()).unwrap_or_default();
+        assert_eq!((status == 200, body == Some(nar.clone())), (taken, taken), "{window}: {trouble}");
+        assert_eq!(trouble.contains("too much memory"), !taken, "{window}: {trouble}");
+    }
+}
+
+#[tokio::test]
+async fn a_controller_that_sends_a_byte_now_and_then_holds_nobody() {
+    let controller = Controller::start().await;
+    let slow = |gate: &Gate| matches!(gate.trouble(), Some(Trouble::Away(why)) if why.contains("slow"));
+    let (size, wait) = (1_000_000, Duration::from_secs(1));
+    let plain = NarFile::parse(&format!("{}.nar", hash(b"an archive"))).unwrap();
+    lock(&controller.told).drips = vec![format!("/cache/{DRV}.narinfo"), format!("/cache/{}", plain.key())];
+    let gate = controller.gate_waiting(Way::Fetch, wait).await;
+    assert_eq!(get(&gate, &format!("{DRV}.narinfo")).await.0, 502);
+    assert!(slow(&gate), "{:?}", gate.trouble());
+    let gate = controller.gate_waiting(Way::Fetch, wait).await;
+    let archive = Archive { file: plain.clone(), file_size: size, packed: false, size };
+    lock(&gate.shared.described).add(DRV, &plain, archive).unwrap();
+    assert_eq!(get(&gate, &plain.key()).await.0, 502);
+    assert!(slow(&gate), "{:?}", gate.trouble());
+    // Nor does one that takes nothing of what is brought.
+    let file = format!("nar/{}.nar.zst", hash(b"packed"));
+    lock(&controller.told).deaf = vec![format!("/cache/{file}")];
+    let gate = controller.gate_waiting(Way::Push, wait / 10).await;
+    assert_eq!(ask(&gate, "PUT", &file, b"packed").await.0, 502);
+    assert!(slow(&gate), "{:?}", gate.trouble());
 }
