@@ -49,13 +49,15 @@ pub fn rfc3339(time: i64, unit: Unit) -> String {
         Unit::Seconds => (jiff::Timestamp::from_second(time), "%Y-%m-%dT%H:%M:%SZ"),
     };
     let end = match unit {
-        Unit::Milliseconds => ".999Z",
+        Unit::Milliseconds => ".000Z",
         Unit::Seconds => "Z",
     };
     match moment {
         Ok(moment) if time >= first(unit) => moment.strftime(format).to_string(),
-        _ if time < 0 => format!("0001-01-01T00:00:00{}", end.replace('9', "0")),
-        _ => format!("9999-12-31T23:59:59{end}"),
+        _ if time < 0 => format!("0001-01-01T00:00:00{end}"),
+        // Two days before the year ends, so that it can be read and brought into any zone: jiff's last moment is on 30 December,
+        // and Python's calendar ends with the year.
+        _ => format!("9999-12-30T00:00:00{end}"),
     }
 }
 
@@ -189,7 +191,9 @@ mod tests {
         assert_eq!(rfc3339(0, Unit::Milliseconds), "1970-01-01T00:00:00.000Z");
         assert_eq!(rfc3339(-1, Unit::Milliseconds), "1969-12-31T23:59:59.999Z");
         for unit in [Unit::Milliseconds, Unit::Seconds] {
-            assert!(rfc3339(i64::MAX, unit).starts_with("9999-12-31T23:59:59"), "a pause without an end");
+            let last = rfc3339(i64::MAX, unit);
+            assert!(last.starts_with("9999-12-30T00:00:00"), "a pause without an end");
+            assert!(last.parse::<jiff::Timestamp>().is_ok(), "{last} can be read again");
             assert!(rfc3339(i64::MIN, unit).starts_with("0001-01-01T00:00:00"));
             assert!(rfc3339(first(unit), unit).starts_with("0001-01-01T00:00:00"));
             assert!(rfc3339(first(unit) - 1, unit).starts_with("0001-01-01T00:00:00"));
@@ -220,9 +224,9 @@ mod tests {
             told,
             json!({
                 "at": moment, "at\n": 1_795_861_875_250_i64, "expires": "2026-11-28T10:31:15Z", "ends": null,
-                "ms": 5, "since": [1_795_861_875_250_i64, { "until": "9999-12-31T23:59:59.999Z" }], "until": "resume",
+                "ms": 5, "since": [1_795_861_875_250_i64, { "until": "9999-12-30T00:00:00.000Z" }], "until": "resume",
                 "last_seen": { "last_contact": "1969-12-31T23:59:59.999Z" },
-                "paused_until": "9999-12-31T23:59:59.999Z", "at2": 7,
+                "paused_until": "9999-12-30T00:00:00.000Z", "at2": 7,
             })
         );
         // Names that are numbers, and a number that is a whole document.
