@@ -17,7 +17,7 @@ use tokio::net::{TcpListener, TcpSocket};
 use tokio::sync::watch;
 use tokio::task::JoinHandle;
 
-use crate::http::connection::{Bounds, Gate};
+use crate::http::connection::{Bounds, Gate, send_buffer};
 use crate::http::rates::Rates;
 use crate::http::roots::{Roots, RootsError};
 use crate::http::{App, Memory, router};
@@ -137,12 +137,13 @@ impl Server {
         app.log_root().await?;
 
         let listen = |error| ServerError::Listen(config.listen, error);
-        let listener = bind(config.listen).map_err(listen)?;
+        let listener = bind(config.listen, config.limits.idle()).map_err(listen)?;
         let address = listener.local_addr().map_err(listen)?;
         let handle = Handle::new();
         let gate = Gate::new(Bounds {
             connections: config.limits.connections,
             unproven: config.limits.unproven_per_address,
+            turns: config.limits.turns_per_address,
             idle: config.limits.idle(),
         });
         let (server, service) =
@@ -198,9 +199,11 @@ pub fn workers() -> usize {
 }
 
 /// Listens with room for many who come at once: who finds none waits a second before the kernel tries again.
-fn bind(address: SocketAddr) -> std::io::Result<TcpListener> {
+pub(crate) fn bind(address: SocketAddr, idle: Duration) -> std::io::Result<TcpListener> {
     let socket = if address.is_ipv4() { TcpSocket::new_v4()? } else { TcpSocket::new_v6()? };
     socket.set_reuseaddr(true)?;
+    // Connections have it from here.
+    socket.set_send_buffer_size(send_buffer(idle))?;
     socket.bind(address)?;
     socket.listen(BACKLOG)
 }

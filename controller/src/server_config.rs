@@ -61,6 +61,9 @@ pub struct Limits {
     /// How many connections of one address may be open that proved nothing yet; those of machines and operators who
     /// have are not counted.
     pub unproven_per_address: usize,
+    /// How many requests of one address that proved nothing are worked on at once, and how many of its new connections; 0
+    /// for any number. Behind a proxy all begin there.
+    pub turns_per_address: usize,
     /// How many requests a second one machine may send, 12 times as many at once; 0 for any number.
     pub machine_per_second: u32,
     /// The same for its requests to the cache.
@@ -89,6 +92,7 @@ impl Default for Limits {
             poll_seconds: 55,
             timestamp_hours: 24,
             unproven_per_address: 4_000,
+            turns_per_address: 2,
             machine_per_second: 50,
             cache_per_second: 1_000,
             operator_per_second: 500,

@@ -3,13 +3,16 @@
 
 mod server_support;
 
-use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, mpsc};
 
 use muster_protocol::api;
+use muster_protocol::ids::{Sha256, nix_base32};
 use muster_protocol::keys::Context;
 use muster_protocol::machine::Class;
-use server_support::{Answer, Fleet, LIMIT};
+use muster_protocol::operator::MachineView;
+use reqwest::Method;
+use server_support::{Answer, Fleet, LIMIT, until};
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::TcpStream;
 
@@ -44,10 +47,9 @@ async fn a_machine_holds_so_many_connections_and_no_more_and_others_are_let_in()
     assert_eq!(said, "HTTP/1.1 429");
     let mut rest = Vec::new();
     tokio::time::timeout(LIMIT, refused.read_to_end(&mut rest)).await.unwrap().unwrap();
-    assert!(
-        String::from_utf8(rest).unwrap().contains("connections"),
-        "it is told why, and the connection ends"
-    );
+    let rest = String::from_utf8(rest).unwrap();
+    assert!(rest.contains("connections"), "it is told why, and the connection ends: {rest}");
+    assert!(rest.contains("retry-after: 5\r\n"), "and when to come again: {rest}");
     let others = other.bearer(&fleet).await;
     assert_eq!(shown(&fleet, &others).await.0, "HTTP/1.1 200");
     held.clear();
@@ -100,4 +102,43 @@ async fn whoever_asks_much_at_once_waits_behind_themselves() {
         meanwhile < TIMES * AT_ONCE / 2,
         "{meanwhile} of the others' were answered before {TIMES} of its own"
     );
+}
+
+/// One thread does all work on files, so that a test can keep the disk busy.
+#[test]
+fn uploads_that_wait_for_the_disk_hold_no_turn_of_their_operator() {
+    let runtime =
+        tokio::runtime::Builder::new_current_thread().enable_all().max_blocking_threads(1).build().unwrap();
+    runtime.block_on(async {
+        let fleet = Fleet::start().await;
+        let bearer = fleet.session().await;
+        let mut uploads = Vec::new();
+        for number in 0..3 {
+            let nar = [number; 8];
+            let name = format!("{}.nar.zst", nix_base32(&Sha256::of(&nar)));
+            let head = format!(
+                "PUT /cache/nar/{name} HTTP/1.1\r\nhost: x\r\nauthorization: Bearer {bearer}\r\ncontent-length: 8\r\n\r\n"
+            );
+            let mut stream = TcpStream::connect(fleet.address()).await.unwrap();
+            stream.write_all(&[head.as_bytes(), &nar[1..]].concat()).await.unwrap();
+            uploads.push((stream, number));
+        }
+        let begun = fleet.dir.path().join("data/blobs/nar");
+        until("all are begun", || std::fs::read_dir(&begun).unwrap().count() == 3).await;
+        let (free, busy) = mpsc::channel::<()>();
+        let disk = tokio::task::spawn_blocking(move || busy.recv());
+        for (stream, last) in &mut uploads {
+            stream.write_all(&[*last]).await.unwrap();
+        }
+        for _ in 0..50 {
+            fleet.operate(Method::GET, api::OPERATOR_MACHINES, vec![]).await.good::<Vec<MachineView>>();
+        }
+        drop(free);
+        let _ = disk.await.unwrap();
+        for (stream, _) in &mut uploads {
+            let mut said = vec![0; 12];
+            tokio::time::timeout(LIMIT, stream.read_exact(&mut said)).await.unwrap().unwrap();
+            assert_eq!(said, b"HTTP/1.1 201");
+        }
+    });
 }

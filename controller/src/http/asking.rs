@@ -1,14 +1,15 @@
 //! Who asks in the request that is being answered, and whether that was proved.
 
-use std::sync::{Arc, OnceLock};
+use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 
 use axum::extract::Request;
 use axum::response::Response;
 use futures_util::Future;
 
-use super::connection::Peer;
+use super::connection::{Peer, Proved};
 use super::memory::Payer;
 use super::paced::{Pace, Paced};
+use super::parties::Held;
 use super::problem::Refused;
 use super::rates::Neighbourhood;
 
@@ -21,6 +22,8 @@ struct Asking {
     pace: Option<Pace>,
     /// Who it is, once they proved it.
     proved: OnceLock<Payer>,
+    /// What counts in the place of its connection, where that is a proxy's.
+    counted: Mutex<Option<Held>>,
 }
 
 /// Who asked, as far as it was proved.
@@ -37,8 +40,8 @@ pub async fn answering<F: Future<Output = Response>>(
     answer: impl FnOnce(Request) -> F,
 ) -> (Response, Asked) {
     let peer = request.extensions().get::<Arc<Peer>>().cloned();
-    let pace = peer.as_ref().map(|peer| Pace::new(peer.party().requests.clone()));
-    let asking = Asking { peer, pace: pace.clone(), proved: OnceLock::new() };
+    let pace = peer.as_ref().map(|peer| Pace::new(peer.party()));
+    let asking = Asking { peer, pace: pace.clone(), proved: OnceLock::new(), counted: Mutex::default() };
     let answer = answer(request);
     let answered = ASKING.scope(asking, async {
         let response = answer.await;
@@ -61,10 +64,14 @@ pub async fn answering<F: Future<Output = Response>>(
 pub async fn proved(who: &Payer) -> Result<(), Refused> {
     let known = ASKING.try_with(|asking| {
         let _ = asking.proved.set(who.clone());
-        asking.peer.as_ref().zip(asking.pace.clone()).map(|(peer, pace)| (peer.proved(who), pace))
+        asking.peer.as_ref().zip(asking.pace.clone()).map(|(peer, pace)| {
+            let Proved { party, within, request } = peer.proved(who);
+            *asking.counted.lock().unwrap_or_else(PoisonError::into_inner) = request;
+            (party, within, pace)
+        })
     });
-    let Ok(Some(((party, within), pace))) = known else { return Ok(()) };
-    pace.change(&party.requests).await;
+    let Ok(Some((party, within, pace))) = known else { return Ok(()) };
+    pace.change(&party).await;
     if within {
         return Ok(());
     }

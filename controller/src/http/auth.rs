@@ -12,7 +12,7 @@ use muster_protocol::api::{
 };
 use muster_protocol::clock::UnixMillis;
 use muster_protocol::draft::MAX_DRAFT_BYTES;
-use muster_protocol::ids::{MachineName, Sha256, from_hex};
+use muster_protocol::ids::{MachineName, Sha256, from_hex, to_hex};
 use muster_protocol::keys::{PublicKey, Signature};
 use muster_protocol::operator::{self, MAX_REQUEST_BYTES, REQUEST_WINDOW_SECONDS, RequestSignature};
 use muster_protocol::signin::SignIn;
@@ -272,14 +272,28 @@ async fn signed_by(
         return Err(no_operator(&key));
     }
     let body = claim.body(&parts, body, app).await?;
-    remember(app, &key, &claim.nonce, claim.until()).await?;
+    count(app, claim.payer()).await?;
+    once(app, &key, &claim.nonce, claim.until()).await?;
     Ok(Signed { key, at: app.now(), body })
 }
 
 /// Whoever signed is an operator, or holds a root key: the request counts, once.
 pub async fn remember(app: &App, key: &PublicKey, nonce: &[u8; 16], until: i64) -> Result<(), Refused> {
-    proved(&Payer::Operator(*key.as_bytes())).await?;
-    app.rates.operator(key).map_err(|wait| Refused::too_many(&format!("operator {}", key.short()), wait))?;
+    count(app, Payer::Operator(*key.as_bytes())).await?;
+    once(app, key, nonce, until).await
+}
+
+async fn count(app: &App, payer: Payer) -> Result<(), Refused> {
+    proved(&payer).await?;
+    let (counted, who, key) = match &payer {
+        Payer::Operator(key) => (app.rates.operator(key), "operator", key),
+        Payer::Reader(key) => (app.rates.reader(key), "what was signed in by operator", key),
+        Payer::Address(_) | Payer::Machine(_) => return Ok(()),
+    };
+    counted.map_err(|wait| Refused::too_many(&format!("{who} {}", to_hex(&key[..6])), wait))
+}
+
+async fn once(app: &App, key: &PublicKey, nonce: &[u8; 16], until: i64) -> Result<(), Refused> {
     if !app.store.use_nonce(key, nonce, until).await? {
         let message = "this very request was sent before: sign it anew to repeat it";
         return Err(refuse(StatusCode::CONFLICT, ProblemCode::Sequence, message));
@@ -290,8 +304,8 @@ pub async fn remember(app: &App, key: &PublicKey, nonce: &[u8; 16], until: i64) 
 /// What a request says of who signed it.
 struct Claim {
     signature: RequestSignature,
-    /// For whom it counts: the key that signed it, or the operator in whose place that key reads. Rates and nonces are
-    /// theirs, however many keys they have read.
+    /// In whose name it is: the key that signed it, or the operator in whose place that key reads. Nonces are theirs,
+    /// however many keys they have read.
     by: PublicKey,
     nonce: [u8; 16],
     fleet: Sha256,
@@ -319,6 +333,12 @@ impl Claim {
         verified.map_err(|_| does_not_fit())
     }
 
+    /// Who pays for it. Whatever keys that were signed in do, the operator's own requests are not kept out by it.
+    fn payer(&self) -> Payer {
+        let by = *self.by.as_bytes();
+        if self.by == self.signature.key { Payer::Operator(by) } else { Payer::Reader(by) }
+    }
+
     /// Kept a second longer than anybody would believe its time.
     fn until(&self) -> i64 {
         self.signature.at.saturating_add(REQUEST_WINDOW_SECONDS + 1)
@@ -340,9 +360,9 @@ impl Claim {
             self.verify(request, announced)?;
             let chain = app.roots.current();
             if chain.is_operator(&self.by) || chain.is_root_key(&self.by) {
-                payer = Payer::Operator(*self.by.as_bytes());
+                payer = self.payer();
             }
-            if parts.uri.path() == OPERATOR_DRAFTS {
+            if parts.method == Method::POST && parts.uri.path() == OPERATOR_DRAFTS {
                 limit = MAX_DRAFT_BYTES;
             }
         }

@@ -108,11 +108,12 @@ pub async fn put_nar(
             nar.hash()
         ))),
     });
+    // Storing waits for the disk and holds nothing that others wait for: `nix copy` sends many at once.
     if let Err(refused) = received {
-        upload.abandon().await;
+        away(upload.abandon()).await;
         return Err(refused);
     }
-    upload.finish().await?;
+    away(upload.finish()).await?;
     Ok(StatusCode::CREATED)
 }
 
@@ -136,7 +137,7 @@ pub async fn put_narinfo(
         let message = format!("{} is stored with another content, and store paths never change", info.path);
         return Err(refuse(StatusCode::CONFLICT, ProblemCode::Conflict, message));
     }
-    app.blobs.write(&name, bytes).await?;
+    away(app.blobs.write(&name, bytes)).await?;
     Ok(StatusCode::CREATED)
 }
 

@@ -5,8 +5,7 @@ use std::future::{Future, Ready, ready};
 use std::io;
 use std::net::IpAddr;
 use std::pin::Pin;
-use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Mutex, OnceLock, PoisonError};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::task::{Context, Poll};
 use std::time::Duration;
 
@@ -25,6 +24,20 @@ use super::rates::Neighbourhood;
 
 /// The least that a peer must take of an answer, in bytes a second, once it makes the controller wait.
 const SLOWEST: u64 = 1024;
+const MOST_SENT: u32 = 1024 * 1024;
+
+/// What the slowest peer takes in that time.
+fn slowest(idle: Duration) -> u64 {
+    idle.as_secs().max(1) * SLOWEST
+}
+
+/// How much the kernel is asked to keep of an answer that was not taken, in bytes.
+///
+/// Linux keeps twice that, and says that there is room only once a third is free: 8/9 of what the slowest peer takes in
+/// `idle`. Left alone it keeps up to 4 MiB, and a peer that takes 8 KiB/s seems to take nothing for minutes.
+pub fn send_buffer(idle: Duration) -> u32 {
+    u32::try_from(slowest(idle) * 4 / 3).unwrap_or(MOST_SENT).min(MOST_SENT)
+}
 
 /// What one address may hold at most.
 #[derive(Debug, Clone, Copy)]
@@ -32,6 +45,8 @@ pub struct Bounds {
     pub connections: usize,
     /// Connections of one address that have proved nothing yet. Those of machines and operators who have count for them.
     pub unproven: usize,
+    /// How many of its requests are worked on at once, and how many of its new connections; 0 for any number.
+    pub turns: usize,
     /// How long an answer may stand still.
     pub idle: Duration,
 }
@@ -47,7 +62,7 @@ pub struct Gate {
 impl Gate {
     pub fn new(bounds: Bounds) -> Self {
         let free = Arc::new(Semaphore::new(bounds.connections.min(Semaphore::MAX_PERMITS)));
-        Self { free, parties: Parties::new(bounds.unproven), bounds }
+        Self { free, parties: Parties::new(bounds.unproven, bounds.turns), bounds }
     }
 
     fn admit(&self, stream: TcpStream) -> io::Result<(Connection<Arriving>, Arc<Peer>)> {
@@ -78,57 +93,77 @@ impl<S> Accept<TcpStream, S> for Gate {
 pub struct Peer {
     pub address: IpAddr,
     parties: Parties,
-    /// Counts against its address, until it is known whose connection it is.
-    stranger: Mutex<Option<Held>>,
     address_party: Arc<Party>,
-    known: OnceLock<(Payer, Held)>,
-    /// A proxy hands on what many ask over one connection.
-    shared: AtomicBool,
+    counts: Mutex<Counts>,
     arrival: Arc<Arrival>,
+}
+
+/// As whose a connection counts.
+#[derive(Debug)]
+enum Counts {
+    /// Its address's: nobody is known to ask over it yet, or it is a proxy's, which hands on what many ask.
+    Address {
+        shared: bool,
+        _held: Held,
+    },
+    One(Payer, Held),
+}
+
+/// What follows from what somebody proved.
+pub struct Proved {
+    pub party: Arc<Party>,
+    /// Whether they hold no more than they may.
+    pub within: bool,
+    /// Counts as a connection of theirs as long as their request lasts, where the connection is a proxy's.
+    pub request: Option<Held>,
 }
 
 impl Peer {
     /// None where its address holds too many already.
     fn admitted(address: IpAddr, parties: Parties) -> Option<Self> {
-        let party = parties.of(&Payer::Address(Neighbourhood::of(address)));
-        let held = party.connection()?;
-        let (stranger, known) = (Mutex::new(Some(held)), OnceLock::new());
-        Some(Self {
-            address,
-            parties,
-            stranger,
-            address_party: party,
-            known,
-            shared: AtomicBool::new(false),
-            arrival: Arc::default(),
-        })
+        let address_party = parties.of(&Payer::Address(Neighbourhood::of(address)));
+        let counts = Mutex::new(Counts::Address { shared: false, _held: address_party.connection()? });
+        Some(Self { address, parties, address_party, counts, arrival: Arc::default() })
     }
 
     /// Whose line its requests wait in, as far as is known.
-    pub fn party(&self) -> &Arc<Party> {
-        match self.known.get() {
-            Some((_, held)) if !self.shared.load(Ordering::Relaxed) => held.party(),
-            _ => &self.address_party,
+    pub fn party(&self) -> Arc<Party> {
+        match &*self.counts.lock().unwrap_or_else(PoisonError::into_inner) {
+            Counts::One(_, held) => held.party().clone(),
+            Counts::Address { .. } => self.address_party.clone(),
         }
     }
 
-    /// It is a machine or an operator: from here on its connection does not count against its address, but as theirs.
-    /// Gives the party, and whether it holds no more than it may.
-    pub fn proved(&self, who: &Payer) -> (Arc<Party>, bool) {
-        if let Some((known, held)) = self.known.get() {
-            if known == who {
-                return (held.party().clone(), true);
-            }
-            // It stays counted as the first one's, and nobody begins in the first one's line.
-            self.shared.store(true, Ordering::Relaxed);
-            return (self.parties.of(who), true);
-        }
+    /// It is a machine or an operator: from here on its connection does not count against its address, but as theirs, until
+    /// somebody else asks over it.
+    pub fn proved(&self, who: &Payer) -> Proved {
         let party = self.parties.of(who);
-        let Some(held) = party.connection() else { return (party, false) };
-        let _ = self.known.set((who.clone(), held));
-        *self.stranger.lock().unwrap_or_else(PoisonError::into_inner) = None;
-        (party, true)
+        let mut counts = self.counts.lock().unwrap_or_else(PoisonError::into_inner);
+        match &mut *counts {
+            Counts::One(known, _) if known == who => Proved { party, within: true, request: None },
+            Counts::Address { shared: false, .. } => {
+                let held = party.connection();
+                let within = held.is_some();
+                if let Some(held) = held {
+                    *counts = Counts::One(who.clone(), held);
+                }
+                Proved { party, within, request: None }
+            }
+            Counts::One(_, first) => {
+                let held = self.address_party.connection().or_else(|| first.party().connection());
+                if let Some(_held) = held {
+                    *counts = Counts::Address { shared: true, _held };
+                }
+                by_request(party)
+            }
+            Counts::Address { .. } => by_request(party),
+        }
     }
+}
+
+fn by_request(party: Arc<Party>) -> Proved {
+    let request = party.connection();
+    Proved { party, within: request.is_some(), request }
 }
 
 /// A service whose requests carry the [`Peer`] that sent them.
@@ -174,9 +209,9 @@ impl<T> Connection<T> {
         Self { stream, idle, waiting: None, _counted: counted }
     }
 
-    /// What a peer must take within one `idle` that it makes us wait.
+    /// What a peer must be seen to take within one `idle` that it makes us wait. Half of what it takes may not be seen yet.
     fn least(&self) -> u64 {
-        self.idle.as_secs().max(1) * SLOWEST
+        slowest(self.idle) / 2
     }
 
     /// The peer took so much.
@@ -262,8 +297,12 @@ impl<T: AsyncWrite + Unpin> AsyncWrite for Connection<T> {
 
 #[cfg(test)]
 mod tests {
+    use super::super::parties::TURNS;
     use super::*;
     use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+    use tokio::net::TcpSocket;
+
+    const LIMIT: Duration = Duration::from_secs(30);
 
     #[tokio::test]
     async fn a_peer_that_takes_nothing_is_left_and_one_that_reads_is_served() {
@@ -319,15 +358,70 @@ mod tests {
         assert_eq!(reader.await.unwrap(), 100_000);
     }
 
+    #[tokio::test]
+    async fn who_takes_a_kibibyte_a_second_is_seen_to_take_it_before_the_time_is_over() {
+        let idle = Duration::from_secs(60);
+        let listener = crate::server::bind("127.0.0.1:0".parse().unwrap(), idle).unwrap();
+        let socket = TcpSocket::new_v4().unwrap();
+        socket.set_recv_buffer_size(4096).unwrap();
+        let mut far = socket.connect(listener.local_addr().unwrap()).await.unwrap();
+        let near = listener.accept().await.unwrap().0;
+        let near = near.into_std().unwrap();
+        let set = TcpSocket::from_std_stream(near.try_clone().unwrap());
+        // Linux tells what it keeps, which is twice what it was asked for, unless the system allows less.
+        assert!(set.send_buffer_size().unwrap() <= 2 * send_buffer(idle));
+        let near = TcpStream::from_std(near).unwrap();
+
+        let piece = vec![0; 16 * 1024];
+        let fill = || std::iter::from_fn(|| near.try_write(&piece).ok()).sum::<usize>() as u64;
+        near.writable().await.unwrap();
+        let unseen = fill();
+        assert!(unseen < 512 * 1024, "{unseen} bytes wait in the kernel");
+        for _ in 0..3 {
+            let mut taken = vec![0; usize::try_from(slowest(idle)).unwrap()];
+            far.read_exact(&mut taken).await.unwrap();
+            let seen = async {
+                let mut seen = 0;
+                while seen < slowest(idle) / 2 {
+                    near.writable().await.unwrap();
+                    seen += fill();
+                }
+            };
+            tokio::time::timeout(LIMIT, seen).await.expect("it was told that there is room");
+        }
+    }
+
+    #[test]
+    fn what_the_kernel_keeps_back_is_less_than_the_slowest_peer_takes_in_time() {
+        for seconds in [1, 10, 60, 600, 3600] {
+            let idle = Duration::from_secs(seconds);
+            let kept = 2 * u64::from(send_buffer(idle));
+            assert!(kept / 3 < slowest(idle), "{seconds}");
+        }
+        assert_eq!(send_buffer(Duration::from_secs(60)), 80 * 1024);
+        assert_eq!(send_buffer(Duration::from_secs(3600)), MOST_SENT);
+    }
+
+    /// Peers of a controller that lets an address open so many connections.
+    fn from(parties: &Parties, text: &str) -> Option<Peer> {
+        Peer::admitted(text.parse().unwrap(), parties.clone())
+    }
+    fn machine(name: &str) -> Payer {
+        Payer::Machine(name.parse().unwrap())
+    }
+    fn begins(peer: &Peer, parties: &Parties, who: &Payer) -> bool {
+        Arc::ptr_eq(&peer.party(), &parties.of(who))
+    }
+
     #[test]
     fn only_peers_that_proved_nothing_count_against_their_address() {
-        let parties = Parties::new(2);
-        let from = |text: &str| Peer::admitted(text.parse().unwrap(), parties.clone());
-        let machine = Payer::Machine("cinnabar".parse().unwrap());
+        let parties = Parties::new(2, TURNS);
+        let from = |text| from(&parties, text);
+        let machine = machine("cinnabar");
         let (first, second) = (from("192.0.2.1").unwrap(), from("192.0.2.1").unwrap());
         assert!(from("192.0.2.1").is_none());
         let other = from("192.0.2.2").unwrap();
-        assert!(first.proved(&machine).1 && first.proved(&machine).1);
+        assert!(first.proved(&machine).within && first.proved(&machine).within);
         let third = from("192.0.2.1").unwrap();
         drop(first);
         assert!(from("192.0.2.1").is_none(), "what was proved is not counted down twice");
@@ -337,26 +431,72 @@ mod tests {
 
     #[test]
     fn connections_of_a_machine_are_counted_as_its_own_wherever_they_come_from() {
-        let parties = Parties::new(1000);
-        let machine = Payer::Machine("cinnabar".parse().unwrap());
+        let parties = Parties::new(1000, TURNS);
+        let who = machine("cinnabar");
         let from = |number: usize| {
             let address = if number.is_multiple_of(2) { "192.0.2.1" } else { "192.0.2.2" };
-            Peer::admitted(address.parse().unwrap(), parties.clone()).unwrap()
+            from(&parties, address).unwrap()
         };
         let held: Vec<Peer> = (0..200).map(from).collect();
-        let within = held.iter().filter(|peer| peer.proved(&machine).1).count();
+        let within = held.iter().filter(|peer| peer.proved(&who).within).count();
         assert!((100..200).contains(&within), "{within}");
         let other = from(0);
-        let begins = |peer: &Peer, who: &Payer| Arc::ptr_eq(peer.party(), &parties.of(who));
-        let first = &held[0];
-        assert!(begins(first, &machine));
-        assert!(first.proved(&Payer::Machine("blackphos".parse().unwrap())).1);
-        assert!(
-            !begins(first, &machine),
-            "what comes over a proxy's connection waits for no machine in particular"
-        );
-        assert!(other.proved(&Payer::Machine("stibnite".parse().unwrap())).1);
+        assert!(begins(&held[0], &parties, &who));
+        assert!(other.proved(&machine("stibnite")).within);
         drop(held);
-        assert!(from(1).proved(&machine).1, "what is closed is given back");
+        assert!(from(1).proved(&who).within, "what is closed is given back");
+    }
+
+    #[test]
+    fn a_proxys_connection_is_nobodys_once_a_second_one_asks_over_it() {
+        let parties = Parties::new(1000, TURNS);
+        let (who, next) = (machine("cinnabar"), machine("blackphos"));
+        let address = Payer::Address(Neighbourhood::of("192.0.2.1".parse().unwrap()));
+        let open = || from(&parties, "192.0.2.1").unwrap();
+        let mut shared = Vec::new();
+        // More than a machine may hold, each used by it first.
+        for number in 0..300 {
+            let peer = open();
+            assert!(peer.proved(&who).within, "{number}");
+            assert!(begins(&peer, &parties, &who));
+            assert!(peer.proved(&next).within, "{number}");
+            assert!(begins(&peer, &parties, &address), "nobody in particular");
+            shared.push(peer);
+        }
+        // There each request counts while it lasts.
+        let asking: Vec<Proved> = shared.iter().map(|peer| peer.proved(&who)).collect();
+        let within = asking.iter().filter(|proved| proved.within).count();
+        assert!((100..200).contains(&within), "{within}");
+        assert!(shared[0].proved(&next).within);
+        drop(asking);
+        assert!(shared[0].proved(&who).within);
+    }
+
+    #[test]
+    fn where_an_address_is_full_a_shared_connection_counts_as_the_first_ones() {
+        let parties = Parties::new(1, TURNS);
+        let (who, next) = (machine("cinnabar"), machine("blackphos"));
+        let first = from(&parties, "192.0.2.1").unwrap();
+        assert!(first.proved(&who).within);
+        let stranger = from(&parties, "192.0.2.1").unwrap();
+        assert!(first.proved(&next).within);
+        drop(first);
+        assert!(from(&parties, "192.0.2.1").is_none());
+        drop(stranger);
+        assert!(from(&parties, "192.0.2.1").is_some());
+    }
+
+    #[test]
+    fn a_machine_without_a_known_connection_has_one_line_for_all_it_asks_at_once() {
+        let parties = Parties::new(1000, TURNS);
+        let shared = from(&parties, "192.0.2.1").unwrap();
+        let (who, next) = (machine("cinnabar"), machine("blackphos"));
+        let _ = (shared.proved(&next), shared.proved(&who));
+        let pace = super::super::paced::Pace::new(shared.proved(&who).party);
+        let again = shared.proved(&who).party;
+        assert!(Arc::ptr_eq(&pace.party(), &again));
+        let turns = Arc::downgrade(&again);
+        drop(again);
+        assert!(turns.upgrade().is_some(), "as long as one of its requests is answered");
     }
 }

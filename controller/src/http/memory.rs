@@ -19,13 +19,16 @@ pub enum Payer {
     Address(Neighbourhood),
     Machine(MachineName),
     Operator([u8; 32]),
+    /// All keys together that this operator signed in to read.
+    Reader([u8; 32]),
 }
 
-/// The parts of all that strangers together, one address, one machine and one operator may take.
+/// The parts of all that strangers together, one address, one machine, one operator and the keys that one signed in may take.
 const STRANGERS: usize = 2;
 const ADDRESS: usize = 8;
 const MACHINE: usize = 64;
 const OPERATOR: usize = 4;
+const READER: usize = 8;
 /// A machine's share is at least this: its largest batch twice, since a buffer grows by doubling.
 const LEAST_OF_A_MACHINE: usize = 2 * muster_protocol::report::MAX_BATCH_BYTES;
 
@@ -60,6 +63,7 @@ impl Memory {
             Payer::Address(_) => self.0.all / ADDRESS,
             Payer::Machine(_) => (self.0.all / MACHINE).max(LEAST_OF_A_MACHINE),
             Payer::Operator(_) => (self.0.all / OPERATOR).max(MAX_DRAFT_BYTES),
+            Payer::Reader(_) => (self.0.all / READER).max(MAX_DRAFT_BYTES),
         }
     }
 

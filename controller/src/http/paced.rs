@@ -7,8 +7,10 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::task::{Context, Poll, ready};
 
-use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+use tokio::sync::OwnedSemaphorePermit;
 use tokio_util::sync::PollSemaphore;
+
+use super::parties::Party;
 
 /// Whose turns count, and whether the work waits for its client.
 #[derive(Debug, Clone)]
@@ -16,21 +18,22 @@ pub struct Pace(Arc<State>);
 
 #[derive(Debug)]
 struct State {
-    turns: Mutex<Arc<Semaphore>>,
+    /// Held, so that it is the same party, with the same turns, for whatever else of it comes meanwhile.
+    party: Mutex<Arc<Party>>,
     away: AtomicBool,
 }
 
 impl Pace {
-    pub fn new(turns: Arc<Semaphore>) -> Self {
-        Self(Arc::new(State { turns: Mutex::new(turns), away: AtomicBool::new(false) }))
+    pub fn new(party: Arc<Party>) -> Self {
+        Self(Arc::new(State { party: Mutex::new(party), away: AtomicBool::new(false) }))
     }
 
     /// Goes on in the turns of another party, once it has one. Nothing may be held meanwhile that others wait for.
-    pub async fn change(&self, turns: &Arc<Semaphore>) {
+    pub async fn change(&self, party: &Arc<Party>) {
         let changed = {
-            let mut held = self.0.turns.lock().unwrap_or_else(PoisonError::into_inner);
-            let changed = !Arc::ptr_eq(&held, turns);
-            *held = turns.clone();
+            let mut held = self.0.party.lock().unwrap_or_else(PoisonError::into_inner);
+            let changed = !Arc::ptr_eq(&held, party);
+            *held = party.clone();
             changed
         };
         if changed {
@@ -46,23 +49,23 @@ impl Pace {
         waited
     }
 
-    fn turns(&self) -> Arc<Semaphore> {
-        self.0.turns.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    pub fn party(&self) -> Arc<Party> {
+        self.0.party.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
 }
 
 pub struct Paced<F> {
     work: Pin<Box<F>>,
     pace: Pace,
-    of: Arc<Semaphore>,
-    turns: PollSemaphore,
     turn: Option<OwnedSemaphorePermit>,
+    turns: PollSemaphore,
+    of: Arc<Party>,
 }
 
 impl<F: Future> Paced<F> {
     pub fn new(work: F, pace: Pace) -> Self {
-        let of = pace.turns();
-        Self { work: Box::pin(work), turns: PollSemaphore::new(of.clone()), of, pace, turn: None }
+        let of = pace.party();
+        Self { work: Box::pin(work), turns: PollSemaphore::new(of.requests.clone()), of, pace, turn: None }
     }
 }
 
@@ -70,9 +73,9 @@ impl<F: Future> Future for Paced<F> {
     type Output = F::Output;
 
     fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<F::Output> {
-        let of = self.pace.turns();
+        let of = self.pace.party();
         if !Arc::ptr_eq(&of, &self.of) {
-            (self.turn, self.turns, self.of) = (None, PollSemaphore::new(of.clone()), of);
+            (self.turn, self.turns, self.of) = (None, PollSemaphore::new(of.requests.clone()), of);
         }
         if self.turn.is_none() {
             self.turn = ready!(self.turns.poll_acquire(cx));
@@ -91,9 +94,9 @@ mod tests {
 
     #[tokio::test]
     async fn only_so_many_of_a_party_are_worked_on_and_who_waits_for_a_client_holds_no_turn() {
-        let turns = Arc::new(Semaphore::new(1));
+        let party = Arc::new(Party::new(1, 1));
         let waits = |away: bool| {
-            let pace = Pace::new(turns.clone());
+            let pace = Pace::new(party.clone());
             let inner = pace.clone();
             let news = std::future::pending::<()>();
             let work = async move { if away { inner.away(news).await } else { news.await } };
@@ -102,8 +105,8 @@ mod tests {
         let for_news = waits(true);
         // Waits with the turn for the database, say.
         let for_the_database = waits(false);
-        let next = tokio::spawn(Paced::new(async {}, Pace::new(turns.clone())));
-        while turns.available_permits() > 0 {
+        let next = tokio::spawn(Paced::new(async {}, Pace::new(party.clone())));
+        while party.requests.available_permits() > 0 {
             tokio::task::yield_now().await;
         }
         assert!(!next.is_finished());
@@ -114,8 +117,8 @@ mod tests {
 
     #[tokio::test]
     async fn a_full_line_holds_up_its_own_alone_and_work_may_change_its_line() {
-        let (full, free) = (Arc::new(Semaphore::new(1)), Arc::new(Semaphore::new(1)));
-        let held = full.clone().acquire_owned().await.unwrap();
+        let (full, free) = (Arc::new(Party::new(1, 1)), Arc::new(Party::new(1, 1)));
+        let held = full.requests.clone().acquire_owned().await.unwrap();
         let pace = Pace::new(free.clone());
         let (changing, to) = (pace.clone(), full.clone());
         let work = tokio::spawn(Paced::new(async move { changing.change(&to).await }, pace));

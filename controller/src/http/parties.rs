@@ -11,8 +11,11 @@ use super::memory::Payer;
 /// How many connections a machine may hold, and an operator. Nix opens 25 for its downloads, unless it is told to open more.
 const OF_A_MACHINE: usize = 128;
 const OF_AN_OPERATOR: usize = 512;
+/// The same for all keys together that one operator signed in. What they do keeps nothing from the operator.
+const OF_A_READER: usize = 32;
 /// How many requests of a party are worked on at once, the database's work included, and how many of its new connections.
-const TURNS: usize = 2;
+/// That of an address may be set.
+pub const TURNS: usize = 2;
 /// Those who left are forgotten once there are so many names.
 const FEW: usize = 1024;
 
@@ -36,12 +39,19 @@ struct Names {
 pub struct Parties {
     names: Arc<Mutex<Names>>,
     of_an_address: usize,
+    turns_of_an_address: usize,
 }
 
 impl Parties {
-    /// `of_an_address`: how many connections of an address may be open that proved nothing.
-    pub fn new(of_an_address: usize) -> Self {
-        Self { names: Arc::new(Mutex::new(Names { of: HashMap::new(), room: FEW })), of_an_address }
+    /// `of_an_address`: how many connections of an address may be open that proved nothing. It has so many turns; 0 for
+    /// any number.
+    pub fn new(of_an_address: usize, turns_of_an_address: usize) -> Self {
+        let names = Arc::new(Mutex::new(Names { of: HashMap::new(), room: FEW }));
+        let turns_of_an_address = match turns_of_an_address {
+            0 => Semaphore::MAX_PERMITS,
+            turns => turns.min(Semaphore::MAX_PERMITS),
+        };
+        Self { names, of_an_address, turns_of_an_address }
     }
 
     pub fn of(&self, payer: &Payer) -> Arc<Party> {
@@ -53,20 +63,24 @@ impl Parties {
             names.of.retain(|_, party| party.strong_count() > 0);
             names.room = FEW.max(2 * names.of.len());
         }
-        let most = match payer {
-            Payer::Address(_) => self.of_an_address,
-            Payer::Machine(_) => OF_A_MACHINE,
-            Payer::Operator(_) => OF_AN_OPERATOR,
+        let (most, turns) = match payer {
+            Payer::Address(_) => (self.of_an_address, self.turns_of_an_address),
+            Payer::Machine(_) => (OF_A_MACHINE, TURNS),
+            Payer::Operator(_) => (OF_AN_OPERATOR, TURNS),
+            Payer::Reader(_) => (OF_A_READER, TURNS),
         };
-        let turns = || Arc::new(Semaphore::new(TURNS));
-        let connections = AtomicUsize::new(0);
-        let party = Arc::new(Party { requests: turns(), arrivals: turns(), connections, most });
+        let party = Arc::new(Party::new(most, turns));
         names.of.insert(payer.clone(), Arc::downgrade(&party));
         party
     }
 }
 
 impl Party {
+    pub fn new(most: usize, turns: usize) -> Self {
+        let turns = || Arc::new(Semaphore::new(turns));
+        Self { requests: turns(), arrivals: turns(), connections: AtomicUsize::new(0), most }
+    }
+
     /// One connection more; none where it holds too many.
     pub fn connection(self: &Arc<Self>) -> Option<Held> {
         let counted = self.connections.fetch_update(Ordering::Relaxed, Ordering::Relaxed, |held| {
@@ -103,7 +117,7 @@ mod tests {
 
     #[test]
     fn each_party_holds_so_many_connections_and_others_do_not_count() {
-        let parties = Parties::new(2);
+        let parties = Parties::new(2, TURNS);
         let one = parties.of(&address("192.0.2.1"));
         let held = (one.connection().unwrap(), one.connection().unwrap());
         assert!(parties.of(&address("192.0.2.1")).connection().is_none());
@@ -116,8 +130,34 @@ mod tests {
     }
 
     #[test]
+    fn keys_that_were_signed_in_hold_few_connections_and_none_of_their_operators() {
+        let parties = Parties::new(2, TURNS);
+        let (operator, reader) = (parties.of(&Payer::Operator([1; 32])), parties.of(&Payer::Reader([1; 32])));
+        let many: Vec<Held> = (0..OF_AN_OPERATOR).map_while(|_| reader.connection()).collect();
+        assert_eq!(many.len(), OF_A_READER);
+        let turns = reader.requests.clone().try_acquire_many_owned(TURNS as u32).unwrap();
+        assert!(reader.requests.try_acquire().is_err());
+        let own: Vec<Held> = (0..=OF_AN_OPERATOR).map_while(|_| operator.connection()).collect();
+        assert_eq!(own.len(), OF_AN_OPERATOR);
+        assert_eq!(operator.requests.available_permits(), TURNS);
+        drop(turns);
+    }
+
+    #[test]
+    fn the_turns_of_an_address_are_as_many_as_is_said_and_those_of_others_stay() {
+        for (said, turns) in [(1, 1), (64, 64), (0, Semaphore::MAX_PERMITS)] {
+            let parties = Parties::new(2, said);
+            let proxy = parties.of(&address("192.0.2.1"));
+            assert_eq!(proxy.requests.available_permits(), turns);
+            assert_eq!(proxy.arrivals.available_permits(), turns);
+            let machine = parties.of(&Payer::Machine("cinnabar".parse().unwrap()));
+            assert_eq!(machine.requests.available_permits(), TURNS);
+        }
+    }
+
+    #[test]
     fn nothing_is_kept_of_those_who_left() {
-        let parties = Parties::new(2);
+        let parties = Parties::new(2, TURNS);
         let stays = parties.of(&address("192.0.2.1"));
         for number in 0..10 * FEW as u32 {
             let address = std::net::Ipv4Addr::from_bits(number).into();

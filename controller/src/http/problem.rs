@@ -42,7 +42,8 @@ impl Refused {
     /// Too many connections of one party: this one is not kept.
     pub fn too_many_connections() -> Self {
         let message = "too many connections of this machine or operator are open: close some";
-        Self { closes: true, ..refuse(StatusCode::TOO_MANY_REQUESTS, ProblemCode::TooMany, message) }
+        let refused = refuse(StatusCode::TOO_MANY_REQUESTS, ProblemCode::TooMany, message);
+        Self { closes: true, retry_after: Some(5), ..refused }
     }
     pub fn malformed(message: impl Into<String>) -> Self {
         refuse(StatusCode::BAD_REQUEST, ProblemCode::Malformed, message)

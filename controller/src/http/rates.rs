@@ -17,7 +17,6 @@ use governor::state::keyed::HashMapStateStore;
 use governor::{Quota, RateLimiter};
 use muster_protocol::clock::Clock;
 use muster_protocol::ids::MachineName;
-use muster_protocol::keys::PublicKey;
 
 use crate::server_config::Limits;
 
@@ -29,6 +28,8 @@ const BURST: u32 = 12;
 const BURST_OF_REPORTS: u32 = 256;
 /// The same for an address, behind which a whole fleet may come back with bearers that have ended.
 const BURST_OF_AN_ADDRESS: u32 = 100;
+/// The part of an operator's rate that the keys which they signed in have for themselves, together.
+const PART_OF_READERS: u32 = 10;
 
 /// Time awake, by the clock that everybody uses.
 #[derive(Clone)]
@@ -103,6 +104,7 @@ pub struct Rates {
     cache: Buckets<MachineName>,
     reports: Buckets<MachineName>,
     operators: Buckets<PublicKeyBytes>,
+    readers: Buckets<PublicKeyBytes>,
     addresses: Buckets<Neighbourhood>,
 }
 
@@ -116,6 +118,7 @@ impl Rates {
             cache: Buckets::new(limits.cache_per_second, BURST, &clock),
             reports: Buckets::new(limits.report_kib_per_second, BURST_OF_REPORTS, &clock),
             operators: Buckets::new(limits.operator_per_second, BURST, &clock),
+            readers: Buckets::new(limits.operator_per_second.div_ceil(PART_OF_READERS), BURST, &clock),
             addresses: Buckets::new(limits.address_per_second, BURST_OF_AN_ADDRESS, &clock),
         }
     }
@@ -132,8 +135,12 @@ impl Rates {
         let kib = u32::try_from(bytes.div_ceil(1024)).unwrap_or(u32::MAX);
         self.reports.take_some(machine, NonZeroU32::new(kib).unwrap_or(NonZeroU32::MIN))
     }
-    pub fn operator(&self, key: &PublicKey) -> Result<(), Duration> {
-        self.operators.take(key.as_bytes())
+    pub fn operator(&self, key: &PublicKeyBytes) -> Result<(), Duration> {
+        self.operators.take(key)
+    }
+    /// A request of a key that this operator signed in.
+    pub fn reader(&self, operator: &PublicKeyBytes) -> Result<(), Duration> {
+        self.readers.take(operator)
     }
     /// A request that proved nothing.
     pub fn address(&self, address: Neighbourhood) -> Result<(), Duration> {
