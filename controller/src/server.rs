@@ -13,11 +13,15 @@ use axum_server::tls_rustls::{RustlsAcceptor, RustlsConfig};
 use muster_protocol::clock::{Clock, SystemClock};
 use rustls::pki_types::pem::PemObject as _;
 use rustls::pki_types::{CertificateDer, PrivateKeyDer};
+#[cfg(target_os = "linux")]
+use socket2::SockRef;
 use tokio::net::{TcpListener, TcpSocket};
 use tokio::sync::watch;
 use tokio::task::JoinHandle;
 
-use crate::http::connection::{Bounds, Gate, send_buffer};
+#[cfg(target_os = "linux")]
+use crate::http::connection::unsent;
+use crate::http::connection::{Bounds, Gate};
 use crate::http::rates::Rates;
 use crate::http::roots::{Roots, RootsError};
 use crate::http::{App, Memory, router};
@@ -151,7 +155,9 @@ impl Server {
         let serving = match tls {
             None => tokio::spawn(server.acceptor(gate).serve(service)),
             Some(tls) => {
-                tokio::spawn(server.acceptor(RustlsAcceptor::new(tls).acceptor(gate)).serve(service))
+                // The wait for a turn is within that time.
+                let tls = RustlsAcceptor::new(tls).handshake_timeout(config.limits.idle().min(HEAD_WAIT));
+                tokio::spawn(server.acceptor(tls.acceptor(gate)).serve(service))
             }
         };
         let sweeping = tokio::spawn(sweep(app.clone()));
@@ -203,7 +209,10 @@ pub(crate) fn bind(address: SocketAddr, idle: Duration) -> std::io::Result<TcpLi
     let socket = if address.is_ipv4() { TcpSocket::new_v4()? } else { TcpSocket::new_v6()? };
     socket.set_reuseaddr(true)?;
     // Connections have it from here.
-    socket.set_send_buffer_size(send_buffer(idle))?;
+    #[cfg(target_os = "linux")]
+    SockRef::from(&socket).set_tcp_notsent_lowat(unsent(idle))?;
+    #[cfg(not(target_os = "linux"))]
+    let _ = idle;
     socket.bind(address)?;
     socket.listen(BACKLOG)
 }

@@ -7,12 +7,13 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, mpsc};
 
 use muster_protocol::api;
+use muster_protocol::enrol::EnrolReply;
 use muster_protocol::ids::{Sha256, nix_base32};
-use muster_protocol::keys::Context;
+use muster_protocol::keys::{Context, SecretKey};
 use muster_protocol::machine::Class;
 use muster_protocol::operator::MachineView;
 use reqwest::Method;
-use server_support::{Answer, Fleet, LIMIT, until};
+use server_support::{Answer, Fleet, LIMIT, enrol_request, until};
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::TcpStream;
 
@@ -55,6 +56,26 @@ async fn a_machine_holds_so_many_connections_and_no_more_and_others_are_let_in()
     held.clear();
     let again = async { while shown(&fleet, &bearer).await.0 != "HTTP/1.1 200" {} };
     tokio::time::timeout(LIMIT, again).await.unwrap();
+}
+
+#[tokio::test]
+async fn a_machine_that_enrols_anew_is_kept_out_by_nobody_who_had_its_key_before() {
+    let fleet = Fleet::start().await;
+    let mut stolen = fleet.enrolled("cinnabar", Class::Nixos).await;
+    let bearer = stolen.bearer(&fleet).await;
+    let mut held = Vec::new();
+    while let (said, stream) = shown(&fleet, &bearer).await
+        && said == "HTTP/1.1 200"
+    {
+        held.push(stream);
+        assert!(held.len() <= 1000, "it was never refused");
+    }
+    let token = fleet.token("cinnabar", Class::Nixos);
+    assert_eq!(fleet.add(&token, true).await.status, 200);
+    let key = SecretKey::generate().unwrap();
+    let enrolled = fleet.post(api::ENROL, &enrol_request(&token, &key)).await;
+    assert_eq!(enrolled.good::<EnrolReply>().machine.as_str(), "cinnabar");
+    drop(held);
 }
 
 #[tokio::test]

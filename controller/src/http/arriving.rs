@@ -4,7 +4,7 @@ use std::io;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Mutex, PoisonError};
+use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::task::{Context, Poll, ready};
 
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
@@ -16,18 +16,30 @@ use tokio_util::sync::PollSemaphore;
 #[derive(Debug, Default)]
 pub struct Arrival {
     there: AtomicBool,
-    turn: Mutex<Option<OwnedSemaphorePermit>>,
+    line: Mutex<Line>,
+}
+
+/// A turn, or a place in the line for one. Both are given back together: a turn that comes to a place where nobody looks any
+/// more would be lost for as long as the connection lasts.
+#[derive(Debug, Default)]
+struct Line {
+    turns: Option<PollSemaphore>,
+    turn: Option<OwnedSemaphorePermit>,
 }
 
 impl Arrival {
     pub fn is_there(&self) {
         if !self.there.swap(true, Ordering::Relaxed) {
-            self.hold(None);
+            self.leave();
         }
     }
 
-    fn hold(&self, turn: Option<OwnedSemaphorePermit>) {
-        *self.turn.lock().unwrap_or_else(PoisonError::into_inner) = turn;
+    fn leave(&self) {
+        *self.line() = Line::default();
+    }
+
+    fn line(&self) -> MutexGuard<'_, Line> {
+        self.line.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
@@ -36,12 +48,12 @@ impl Arrival {
 pub struct Arriving {
     stream: TcpStream,
     arrival: Arc<Arrival>,
-    turns: PollSemaphore,
 }
 
 impl Arriving {
     pub fn new(stream: TcpStream, arrival: Arc<Arrival>, turns: Arc<Semaphore>) -> Self {
-        Self { stream, arrival, turns: PollSemaphore::new(turns) }
+        arrival.line().turns = Some(PollSemaphore::new(turns));
+        Self { stream, arrival }
     }
 }
 
@@ -54,13 +66,16 @@ impl AsyncRead for Arriving {
         if self.arrival.there.load(Ordering::Relaxed) {
             return Pin::new(&mut self.stream).poll_read(cx, buf);
         }
-        self.arrival.hold(None);
+        self.arrival.line().turn = None;
         // Whoever sends nothing waits for no turn.
         ready!(self.stream.poll_read_ready(cx))?;
-        let turn = ready!(self.turns.poll_acquire(cx));
+        let turn = match &mut self.arrival.line().turns {
+            Some(turns) => ready!(turns.poll_acquire(cx)),
+            None => None,
+        };
         let read = Pin::new(&mut self.stream).poll_read(cx, buf);
         if read.is_ready() {
-            self.arrival.hold(turn);
+            self.arrival.line().turn = turn;
         }
         read
     }
@@ -74,7 +89,7 @@ impl AsyncWrite for Arriving {
         Pin::new(&mut self.stream).poll_flush(cx)
     }
     fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        self.arrival.hold(None);
+        self.arrival.leave();
         Pin::new(&mut self.stream).poll_shutdown(cx)
     }
     fn poll_write_vectored(
@@ -127,5 +142,27 @@ mod tests {
         assert_eq!(waits.await.unwrap(), b'3');
         assert_eq!(one.read_u8().await.unwrap(), b'2', "a request takes no turn of this kind");
         silence.abort();
+    }
+
+    #[tokio::test]
+    async fn a_request_that_is_there_leaves_no_place_in_the_line_behind() {
+        let turns = Arc::new(Semaphore::new(1));
+        let held = turns.clone().acquire_owned().await.unwrap();
+        let (near, mut far) = pair().await;
+        let arrival = Arc::new(Arrival::default());
+        let mut arriving = Arriving::new(near, arrival.clone(), turns.clone());
+        far.write_all(b"12").await.unwrap();
+        let waits = tokio::spawn(async move {
+            let byte = arriving.read_u8().await.unwrap();
+            (byte, arriving)
+        });
+        // It has its place by now, or soon; either way it asks for more than it was given a turn for.
+        for _ in 0..100 {
+            tokio::task::yield_now().await;
+        }
+        arrival.is_there();
+        drop(held);
+        assert_eq!(turns.available_permits(), 1, "the turn is nobody's");
+        waits.abort();
     }
 }

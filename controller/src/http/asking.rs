@@ -78,6 +78,11 @@ pub async fn proved(who: &Payer) -> Result<(), Refused> {
     Err(Refused::too_many_connections())
 }
 
+/// The connections that were held as this one's are somebody else's from here on.
+pub fn forget(who: &Payer) {
+    let _ = ASKING.try_with(|asking| asking.peer.as_ref().map(|peer| peer.forget(who)));
+}
+
 /// Waits for the client, who takes nobody's turn meanwhile.
 pub async fn away<T>(wait: impl Future<Output = T>) -> T {
     match ASKING.try_with(|asking| asking.pace.clone()) {

@@ -15,7 +15,7 @@ use muster_protocol::report::{Accepted, MAX_BATCH_BYTES, MAX_BATCH_EVENTS, Strea
 use serde::Deserialize;
 use serde_json::value::RawValue;
 
-use super::asking::{away, proved, stranger};
+use super::asking::{away, forget, proved, stranger};
 use super::auth::{
     admit, announced, fits, known_machine, machine_signature, new_signature, not_by_its_key,
     signed_by_machine,
@@ -45,10 +45,13 @@ pub async fn enrol(
         return Err(refuse(StatusCode::NOT_FOUND, ProblemCode::TokenUnknown, message));
     }
     let cursor = app.store.enrol(&request, app.now()).await?;
-    proved(&Payer::Machine(request.machine.clone())).await?;
     tracing::info!(machine = %request.machine, key = request.key.short(), "enrolled");
     app.wakers.wake(&request.machine);
     app.changed(cursor);
+    let payer = Payer::Machine(request.machine.clone());
+    // Whoever had the key before may hold all the connections that a machine may have.
+    forget(&payer);
+    proved(&payer).await?;
     Ok(Json(EnrolReply { machine: request.machine }))
 }
 
@@ -94,6 +97,9 @@ pub async fn check_in(
     };
     match app.store.check_in(seen).await {
         Ok(answer) => {
+            if checkin.new_key.is_some() {
+                forget(&Payer::Machine(checkin.machine.clone()));
+            }
             answer.cursor.into_iter().for_each(|cursor| app.changed(cursor));
             Ok(Json(answer.reply))
         }

@@ -23,6 +23,16 @@ pub enum Payer {
     Reader([u8; 32]),
 }
 
+impl Payer {
+    /// An operator, and the keys that they signed in.
+    pub fn is_same_person(&self, other: &Self) -> bool {
+        match (self, other) {
+            (Self::Operator(one), Self::Reader(two)) | (Self::Reader(one), Self::Operator(two)) => one == two,
+            _ => self == other,
+        }
+    }
+}
+
 /// The parts of all that strangers together, one address, one machine, one operator and the keys that one signed in may take.
 const STRANGERS: usize = 2;
 const ADDRESS: usize = 8;
@@ -63,7 +73,8 @@ impl Memory {
             Payer::Address(_) => self.0.all / ADDRESS,
             Payer::Machine(_) => (self.0.all / MACHINE).max(LEAST_OF_A_MACHINE),
             Payer::Operator(_) => (self.0.all / OPERATOR).max(MAX_DRAFT_BYTES),
-            Payer::Reader(_) => (self.0.all / READER).max(MAX_DRAFT_BYTES),
+            // A draft is to fit, and the operator's own share beside it, and something for machines.
+            Payer::Reader(_) => (self.0.all / READER).max(MAX_DRAFT_BYTES.min(self.0.all / 4)),
         }
     }
 

@@ -14,11 +14,12 @@ use muster_protocol::operator::{
 use muster_protocol::request::SignedRequest;
 use serde::{Deserialize, Serialize};
 
-use super::asking::away;
+use super::asking::{away, forget};
 use super::auth::Signed;
 use super::body;
 use super::heavy::Long;
 use super::machine_api::machine_name;
+use super::memory::Payer;
 use super::problem::{Refused, refuse};
 use super::{App, Shared};
 use crate::fleet;
@@ -72,6 +73,7 @@ pub async fn revoke(
     let machine = machine_name(&name)?;
     let cursor = app.store.revoke(&machine, &signed.deed()).await?;
     tracing::info!(%machine, operator = signed.key.short(), "revoked");
+    forget(&Payer::Machine(machine.clone()));
     app.wakers.wake(&machine);
     app.changed(cursor);
     view(&app, &machine).await

@@ -73,6 +73,11 @@ impl Parties {
         names.of.insert(payer.clone(), Arc::downgrade(&party));
         party
     }
+
+    /// Begins anew with what this one holds. What is held counts on for those who hold it, and for nobody else.
+    pub fn forget(&self, payer: &Payer) {
+        self.names.lock().unwrap_or_else(PoisonError::into_inner).of.remove(payer);
+    }
 }
 
 impl Party {
@@ -127,6 +132,21 @@ mod tests {
         let machine = parties.of(&Payer::Machine("cinnabar".parse().unwrap()));
         let many: Vec<Held> = (0..OF_A_MACHINE).map_while(|_| machine.connection()).collect();
         assert_eq!((many.len(), machine.connection().is_none()), (OF_A_MACHINE, true));
+    }
+
+    #[test]
+    fn whoever_held_a_machines_connections_under_an_older_key_keeps_nobody_out() {
+        let parties = Parties::new(2, TURNS);
+        let machine = Payer::Machine("cinnabar".parse().unwrap());
+        let thief = parties.of(&machine);
+        let many: Vec<Held> = (0..OF_A_MACHINE).map_while(|_| thief.connection()).collect();
+        assert!(parties.of(&machine).connection().is_none());
+        parties.forget(&machine);
+        let enrolled = parties.of(&machine);
+        assert!(enrolled.connection().is_some());
+        drop(many);
+        let own: Vec<Held> = (0..=OF_A_MACHINE).map_while(|_| enrolled.connection()).collect();
+        assert_eq!(own.len(), OF_A_MACHINE, "what the thief gives back is not the machine's");
     }
 
     #[test]
