@@ -1,7 +1,8 @@
 //! The launchd jobs that a system leaves behind. nix-darwin removes the jobs of what `/run/current-system` points at; where a
 //! boot, or an activation that changes `activate-system`, moved that link first, or where an activation was cut short before
-//! it, those of the other system stay for good.
+//! it, those of the other system stay for good. Nor does it load again what it installed before it was cut short.
 
+use std::collections::BTreeSet;
 use std::path::Path;
 
 use muster_protocol::ids::StorePath;
@@ -10,7 +11,8 @@ use super::session;
 use crate::durable;
 use crate::platform::{Layout, run};
 
-const FOLDERS: [&str; 2] = ["Library/LaunchDaemons", "Library/LaunchAgents"];
+const DAEMONS: &str = "Library/LaunchDaemons";
+const FOLDERS: [&str; 2] = [DAEMONS, "Library/LaunchAgents"];
 const USERS: &str = "user/Library/LaunchAgents";
 const MAX_PLIST_BYTES: u64 = 1024 * 1024;
 
@@ -29,11 +31,38 @@ pub fn tidy(layout: &Layout, from: &StorePath, to: &StorePath) {
             }
         }
     }
+    load_missing(layout, to);
     let users = left(layout, USERS, from, to);
     if let Some(user) = (!users.is_empty()).then(|| session::primary_user_of(layout, from)).flatten() {
         for name in users {
             let plist = layout.physical(from).join(USERS).join(&name);
             as_user(layout, &user, &plist.to_string_lossy(), &name);
+        }
+    }
+}
+
+/// Loads what `to` installed and launchd does not have: an activation that was cut short between the two finds the file in its
+/// place the next time, and never loads it.
+fn load_missing(layout: &Layout, to: &StorePath) {
+    let of_the_system = layout.physical(to).join(DAEMONS);
+    let entries = std::fs::read_dir(&of_the_system).into_iter().flatten().flatten();
+    let names = entries.filter_map(|entry| entry.file_name().into_string().ok());
+    let mut names: Vec<String> = names.filter(|name| name.ends_with(".plist")).collect();
+    names.sort();
+    if names.is_empty() {
+        return;
+    }
+    let Ok(listed) = run(layout, "launchctl", &["list"]) else { return };
+    let loaded: BTreeSet<&str> = listed.said.lines().filter_map(|line| line.split('\t').nth(2)).collect();
+    // No Mac has none: whoever could not be asked said nothing.
+    if listed.exit != 0 || loaded.len() < 2 {
+        return;
+    }
+    for name in names.iter().filter(|name| !loaded.contains(name.trim_end_matches(".plist"))) {
+        let installed = layout.system(DAEMONS).join(name);
+        if same(&installed, &of_the_system.join(name)) {
+            tracing::info!("loading {}, which launchd does not have", installed.display());
+            let _ = run(layout, "launchctl", &["load", "-w", &installed.to_string_lossy()]);
         }
     }
 }
@@ -82,34 +111,45 @@ mod tests {
             std::fs::write(place, text).unwrap();
         };
         let daemons = "Library/LaunchDaemons";
-        for (system, name) in
-            [("from", "gone"), ("from", "kept"), ("from", "changed"), ("from", "absent"), ("to", "kept")]
-        {
+        for (system, name) in [
+            ("from", "gone"),
+            ("from", "kept"),
+            ("from", "changed"),
+            ("from", "absent"),
+            ("to", "kept"),
+            ("to", "cut-short"),
+            ("to", "taken"),
+        ] {
             write(layout.physical(&path(system)).join(daemons).join(format!("{name}.plist")), name);
         }
-        for (name, text) in
-            [("gone", "gone"), ("kept", "kept"), ("changed", "by somebody"), ("foreign", "foreign")]
-        {
+        for (name, text) in [
+            ("gone", "gone"),
+            ("kept", "kept"),
+            ("changed", "by somebody"),
+            ("foreign", "foreign"),
+            ("cut-short", "cut-short"),
+            ("taken", "by somebody"),
+        ] {
             write(layout.system(daemons).join(format!("{name}.plist")), text);
         }
         write(layout.physical(&path("from")).join(USERS).join("own.plist"), "own");
         let activate = "launchctl asuser \"$(id -u -- alice)\" sudo --user=alice -- launchctl load -w x";
         write(layout.physical(&path("from")).join("activate"), activate);
         for program in ["launchctl", "sudo"] {
-            script(&folder.path().join("programs").join(program), "echo \"$@\" >> $0.asked");
+            let text = "echo \"$@\" >> $0.asked; [ \"$1\" != list ] || printf 'PID\\tStatus\\tLabel\\n-\\t0\\tkept\\n'";
+            script(&folder.path().join("programs").join(program), text);
         }
         tidy(&layout, &path("from"), &path("to"));
         let left = std::fs::read_dir(layout.system(daemons)).unwrap().flatten();
         let mut left: Vec<String> = left.map(|entry| entry.file_name().into_string().unwrap()).collect();
         left.sort();
-        assert_eq!(left, ["changed.plist", "foreign.plist", "kept.plist"]);
+        assert_eq!(left, ["changed.plist", "cut-short.plist", "foreign.plist", "kept.plist", "taken.plist"]);
         let asked = |name: &str| {
             std::fs::read_to_string(folder.path().join(format!("programs/{name}.asked"))).unwrap()
         };
-        assert_eq!(
-            asked("launchctl").trim(),
-            format!("unload {}", layout.system(daemons).join("gone.plist").display())
-        );
+        let installed = |name: &str| layout.system(daemons).join(name).display().to_string();
+        let (gone, cut_short) = (installed("gone.plist"), installed("cut-short.plist"));
+        assert_eq!(asked("launchctl").trim(), format!("unload {gone}\nlist\nload -w {cut_short}"));
         assert!(asked("sudo").starts_with("--user alice --set-home -- /bin/sh -c "));
         assert!(asked("sudo").trim().ends_with("own.plist"));
     }
