@@ -31,7 +31,7 @@ use crate::nix::{BuildLimits, Listener, NixError, Store};
 use crate::platform::process::Finished;
 use crate::platform::{Layout, Platform, PlatformError, Preflight};
 
-/// The virtual clock: it stands still while anything is done, and jumps to the next thing that is waited for.
+/// The virtual clock: it stands still while anything is done, and jumps to the next timer.
 pub struct Virtual {
     start: Instant,
 }

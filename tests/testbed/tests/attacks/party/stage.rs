@@ -23,7 +23,7 @@ use tokio_rustls::TlsConnector;
 pub const WORD: &str = "--party";
 /// The priority that attackers leave to those who are measured: the processors of another host are not this host's.
 const NICE: &str = "10";
-/// How long an answer is waited for.
+/// How long to wait for an answer.
 const PATIENCE: Duration = Duration::from_secs(30);
 /// How long it takes until all connections of one kind are there.
 const ALL_BEGIN: Duration = Duration::from_secs(3);
