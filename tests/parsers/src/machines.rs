@@ -1,6 +1,5 @@
 //! What travels between a machine and the controller: enrolment, check-ins, polls and reports.
 
-use muster::http::readers::{Numbered, RawBatch};
 use muster_protocol::api::Problem;
 use muster_protocol::checkin::{CheckIn, CheckInReply, PollReply};
 use muster_protocol::enrol::{EnrolReply, EnrolRequest, Enrolling, Token};
@@ -8,6 +7,7 @@ use muster_protocol::ids::{Generation, Sha256};
 use muster_protocol::keys::Context;
 use muster_protocol::machine::Class;
 use muster_protocol::report::{Accepted, Batch, Event, MAX_BATCH_EVENTS};
+use muster_server::http::readers::{Numbered, RawBatch};
 
 use crate::world::*;
 

@@ -1,7 +1,6 @@
 //! What operators send, what the controller answers them, and the headers of both sides.
 
 use axum::http::{HeaderMap, HeaderName, HeaderValue};
-use muster::http::readers;
 use muster_agent::client::check_bearer;
 use muster_protocol::api::retry_after;
 use muster_protocol::api::{MACHINE_SIGNATURE, OPERATOR_SIGN_IN, OPERATOR_SIGNATURE, Problem};
@@ -15,6 +14,7 @@ use muster_protocol::operator::{
 use muster_protocol::signin::SignIn;
 use muster_protocol::tuf::metadata::Root;
 use muster_protocol::tuf::repository::check_publication;
+use muster_server::http::readers;
 
 use crate::world::*;
 

@@ -94,7 +94,7 @@ fn typed(command: &str) -> Vec<String> {
 fn every_command_that_somebody_is_told_to_run_exists() {
     let repository = Path::new(env!("CARGO_MANIFEST_DIR")).join("../..");
     let mut all = Vec::new();
-    for folder in ["protocol/src", "controller/src", "agent/src"] {
+    for folder in ["protocol/src", "controller/cli/src", "controller/server/src", "agent/src"] {
         files(&repository.join(folder), &["rs"], &mut all);
     }
     for folder in ["docs", "nix", "examples", "packaging"] {

@@ -32,8 +32,10 @@ fn every_test_and_every_attack_that_the_page_names_exists() {
         "protocol/tests",
         "agent/src",
         "agent/tests",
-        "controller/src",
-        "controller/tests",
+        "controller/cli/src",
+        "controller/server/src",
+        "controller/cli/tests",
+        "controller/server/tests",
         "tests/testbed/tests",
     ] {
         sources(&repository.join(room), &mut code);

@@ -1,10 +1,8 @@
 //! What one machine, operator, address or connection may take of the controller, over real HTTP.
-#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
-
-mod server_support;
 
 use std::time::Duration;
 
+use crate::support::{Answer, Fleet, LIMIT};
 use muster_protocol::api::{self, ProblemCode};
 use muster_protocol::checkin::CheckInReply;
 use muster_protocol::ids::{Sha256, nix_base32};
@@ -12,7 +10,6 @@ use muster_protocol::keys::{Context, SecretKey};
 use muster_protocol::machine::Class;
 use muster_protocol::operator::MachineView;
 use reqwest::{Method, StatusCode};
-use server_support::{Answer, Fleet, LIMIT};
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::TcpStream;
 

@@ -1,19 +1,16 @@
 //! The binary cache: what it takes, what it refuses, and that real Nix can use it.
-#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
-
-mod server_support;
 
 use std::io::{Read as _, Write as _};
 use std::net::{Shutdown, TcpStream};
 use std::path::Path;
 use std::process::{Command, Output};
 
+use crate::support::{Answer, Fleet, LIMIT, until};
 use base64::Engine as _;
 use muster_protocol::api::ProblemCode;
 use muster_protocol::ids::{Sha256, nix_base32};
 use muster_protocol::machine::Class;
 use reqwest::{Method, StatusCode};
-use server_support::{Answer, Fleet, LIMIT, until};
 
 const HASH: &str = "0c0bm0n2hg4kd2x7q2g5p1l1c4cx8kpl";
 

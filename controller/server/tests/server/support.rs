@@ -8,8 +8,6 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicI64, AtomicU64, Ordering};
 use std::time::Duration;
 
-use muster::server::Server;
-use muster::server_config::ServerConfig;
 use muster_protocol::api::{self, Problem, ProblemCode};
 use muster_protocol::checkin::{CheckIn, CheckInReply, Holds, Phase};
 use muster_protocol::clock::Clock;
@@ -22,6 +20,8 @@ use muster_protocol::report::{Batch, Event, EventKind, Stream};
 use muster_protocol::request::{Asked, MachineRequest, SignedRequest};
 use muster_protocol::target::{Action, Target};
 use muster_protocol::tuf::repository::{RootSpec, sign_generation, sign_root};
+use muster_server::server::Server;
+use muster_server::server_config::ServerConfig;
 use reqwest::{Method, StatusCode};
 use serde::de::DeserializeOwned;
 use sqlx::{Connection as _, Row as _};

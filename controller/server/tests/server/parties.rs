@@ -1,11 +1,9 @@
 //! What one party may take of connections and turns while the others are served, over real HTTP.
-#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
-
-mod server_support;
 
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, mpsc};
 
+use crate::support::{Answer, Fleet, LIMIT, enrol_request, until};
 use muster_protocol::api;
 use muster_protocol::enrol::EnrolReply;
 use muster_protocol::ids::{Sha256, nix_base32};
@@ -13,7 +11,6 @@ use muster_protocol::keys::{Context, SecretKey};
 use muster_protocol::machine::Class;
 use muster_protocol::operator::MachineView;
 use reqwest::Method;
-use server_support::{Answer, Fleet, LIMIT, enrol_request, until};
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::TcpStream;
 

@@ -1,13 +1,10 @@
 //! The database of a released version is taken over, with all that it holds.
-#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 
-mod server_support;
-
+use crate::support::{Fleet, target};
 use muster_protocol::api;
 use muster_protocol::audit::{Page, origin, verify};
 use muster_protocol::operator::{HistoryEntry, MachineView, Standing};
 use reqwest::Method;
-use server_support::{Fleet, target};
 use sqlx::Connection as _;
 
 /// A database as version 0.1 left it: one machine with one generation, and a log of three deeds.

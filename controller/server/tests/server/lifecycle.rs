@@ -1,18 +1,15 @@
 //! Starting, stopping, and TLS.
-#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
-
-mod server_support;
 
 use std::os::unix::fs::PermissionsExt as _;
 use std::path::Path;
 use std::sync::Arc;
 
-use muster::server::{self, Server, ServerError};
-use muster::server_config::ServerConfig;
+use crate::support::{Answer, Fleet, make_root};
 use muster_protocol::api;
 use muster_protocol::keys::SecretKey;
 use muster_protocol::operator::FleetView;
-use server_support::{Answer, Fleet, make_root};
+use muster_server::server::{self, Server, ServerError};
+use muster_server::server_config::ServerConfig;
 
 async fn start_error(fleet: &Fleet) -> ServerError {
     let config = ServerConfig::load(&fleet.config_file()).unwrap();

@@ -1,11 +1,9 @@
 //! What machines meet: enrolment, check-ins, reports and the long poll, over HTTP.
-#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
-
-mod server_support;
 
 use std::sync::Arc;
 use std::time::Duration;
 
+use crate::support::{self, Fleet, enrol_request, event, target, until};
 use muster_protocol::api::{self, ProblemCode};
 use muster_protocol::checkin::{CheckIn, CheckInReply, Phase, PollReply};
 use muster_protocol::enrol::EnrolReply;
@@ -15,7 +13,6 @@ use muster_protocol::machine::Class;
 use muster_protocol::operator::{Condition, HistoryEntry, MachineView, Standing};
 use muster_protocol::report::{Accepted, EventKind, MAX_EVENT_NUMBER, Reason, Stream};
 use reqwest::{Method, StatusCode};
-use server_support::{Fleet, enrol_request, event, target, until};
 
 fn key() -> SecretKey {
     SecretKey::generate().unwrap()
@@ -69,7 +66,7 @@ async fn wrong_tokens_are_refused_each_with_its_reason() {
     let unknown = fleet.token("cinnabar", Class::Nixos);
     fleet.post(api::ENROL, &enrol_request(&unknown, &key())).await.refused(404, ProblemCode::TokenUnknown);
 
-    let mut as_another = server_support::enrol_request(&others, &key());
+    let mut as_another = support::enrol_request(&others, &key());
     as_another.machine = mine.machine.clone();
     fleet.post(api::ENROL, &as_another).await.refused(403, ProblemCode::BadSignature);
 
@@ -113,7 +110,7 @@ async fn a_new_token_ends_the_one_before_and_a_replacement_ends_the_old_key() {
     let message = fleet.add(&third, false).await.refused(409, ProblemCode::Conflict);
     assert!(message.contains("--replace"), "{message}");
 
-    let mut old = server_support::Machine {
+    let mut old = support::Machine {
         name: second.machine.clone(),
         class: Class::Nixos,
         key: old_key,
@@ -128,7 +125,7 @@ async fn a_new_token_ends_the_one_before_and_a_replacement_ends_the_old_key() {
     old.send_checkin(&fleet, &old.checkin(&fleet, 9)).await.refused(401, ProblemCode::BadSignature);
 
     // The new machine counts from the beginning.
-    let mut new = server_support::Machine { key: new_key, seq: 0, ..old };
+    let mut new = support::Machine { key: new_key, seq: 0, ..old };
     assert_eq!(new.check_in(&fleet).await.reports_through, 0);
 }
 
@@ -291,7 +288,7 @@ async fn events_arrive_once_and_in_order_however_often_they_are_sent() {
     let machine = fleet.enrolled("cinnabar", Class::Nixos).await;
     let events =
         |from: u64, to: u64| (from..=to).map(|seq| event(seq, Some(1), EventKind::Verified)).collect();
-    let through = |answer: server_support::Answer| answer.good::<Accepted>().through;
+    let through = |answer: support::Answer| answer.good::<Accepted>().through;
     assert_eq!(through(machine.report(&fleet, 1, events(1, 3)).await), 3);
     assert_eq!(through(machine.report(&fleet, 1, events(1, 3)).await), 3);
     assert_eq!(through(machine.report(&fleet, 2, events(2, 5)).await), 5);
@@ -416,7 +413,7 @@ async fn a_revoked_machines_poll_ends_and_a_poll_ends_when_the_server_stops() {
         let bearer = machine.bearer(&fleet).await;
         let request =
             fleet.http.get(fleet.url(&api::poll_path(&machine.name, None, 600))).bearer_auth(&bearer);
-        let poll = tokio::spawn(server_support::Answer::of(request));
+        let poll = tokio::spawn(support::Answer::of(request));
         until_waiting(&fleet).await;
         if revoke {
             let path = "/v1/operator/machines/cinnabar/revoke";

@@ -80,7 +80,7 @@ enum Command {
 /// Runs one command; the exit code is its verdict, an error is a failure to reach one.
 pub fn run(arguments: Arguments) -> Result<ExitCode> {
     let runtime = tokio::runtime::Builder::new_multi_thread()
-        .worker_threads(crate::server::workers())
+        .worker_threads(muster_server::server::workers())
         .enable_all()
         .build()
         .context("cannot start the runtime")?;

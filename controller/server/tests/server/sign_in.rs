@@ -1,8 +1,6 @@
 //! Reading under a key that an operator signed in: what it may, and everything that it may not.
-#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 
-mod server_support;
-
+use crate::support::{Answer, Fleet, LIMIT, make_root};
 use muster_protocol::api::{self, ProblemCode};
 use muster_protocol::clock::Clock as _;
 use muster_protocol::ids::{Sha256, to_hex};
@@ -12,7 +10,6 @@ use muster_protocol::operator::{MachineView, Request, RequestSignature, Standing
 use muster_protocol::random;
 use muster_protocol::signin::{MAX_SECONDS, SignIn};
 use reqwest::{Method, StatusCode};
-use server_support::{Answer, Fleet, LIMIT, make_root};
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::TcpStream;
 

@@ -5,15 +5,16 @@
 #![cfg(target_os = "linux")]
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 
-mod server_support;
+#[path = "server/support.rs"]
+mod support;
 
 use muster_protocol::api::ProblemCode;
 use muster_protocol::checkin::CheckInReply;
 use muster_protocol::ids::{Sha256, nix_base32};
 use muster_protocol::machine::Class;
 use reqwest::StatusCode;
-use server_support::{Answer, Fleet};
 use std::process::Command;
+use support::{Answer, Fleet};
 
 const INSIDE: &str = "MUSTER_TEST_SMALL_DISK";
 

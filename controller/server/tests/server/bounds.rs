@@ -1,9 +1,6 @@
 //! What one party may take of memory, of the database and of the audit log, while the others are served.
-#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 
-mod server_support;
-
-use muster::store::Store;
+use crate::support::{Answer, Fleet, LIMIT, Machine, event, rotate};
 use muster_protocol::announce::Announcement;
 use muster_protocol::api::{self, ProblemCode};
 use muster_protocol::checkin::{CheckIn, CheckInReply};
@@ -14,8 +11,8 @@ use muster_protocol::machine::Class;
 use muster_protocol::operator::{HistoryEntry, MachineView};
 use muster_protocol::report::{Accepted, Attack, Event, EventKind};
 use muster_protocol::request::Asked;
+use muster_server::store::Store;
 use reqwest::Method;
-use server_support::{Answer, Fleet, LIMIT, Machine, event, rotate};
 use tokio::io::AsyncWriteExt as _;
 use tokio::net::TcpStream;
 

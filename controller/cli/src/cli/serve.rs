@@ -23,7 +23,7 @@ impl Serve {
             None => super::config::default_folder()?.join("controller/controller.toml"),
         };
         log_to_journal_or_lines();
-        crate::server::run(&config, shutdown())
+        muster_server::server::run(&config, shutdown())
             .await
             .context("the controller stopped")
             .hint("fix what the message names and start `muster serve` again; nothing stored was lost")

@@ -1,8 +1,6 @@
 //! What a machine says of its key and of attacks, over HTTP.
-#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 
-mod server_support;
-
+use crate::support::{Fleet, Machine, event, rotate, send_both, target};
 use muster_protocol::api::{self, ProblemCode};
 use muster_protocol::checkin::{CheckIn, CheckInReply, PollReply};
 use muster_protocol::keys::{Context, SecretKey};
@@ -11,7 +9,6 @@ use muster_protocol::operator::{AttackView, Condition, MachineView};
 use muster_protocol::report::{Accepted, Asker, Attack, EventKind};
 use muster_protocol::request::{Asked, MAX_REQUESTS, SignedRequest};
 use reqwest::{Method, StatusCode};
-use server_support::{Fleet, Machine, event, rotate, send_both, target};
 
 fn key() -> SecretKey {
     SecretKey::generate().unwrap()

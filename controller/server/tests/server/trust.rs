@@ -1,10 +1,8 @@
 //! Several operators, new roots and the audit log, over HTTP.
-#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
-
-mod server_support;
 
 use std::collections::BTreeMap;
 
+use crate::support::{Answer, Fleet, START_S, event, make_root, rotate, target};
 use muster_protocol::api::{self, ProblemCode};
 use muster_protocol::audit::{AuditError, Page, origin, verify};
 use muster_protocol::checkin::{CheckIn, CheckInReply};
@@ -18,7 +16,6 @@ use muster_protocol::request::Asked;
 use muster_protocol::tuf::metadata::Root;
 use muster_protocol::tuf::repository::{RootSpec, draft_generation, draft_root, sign_root};
 use reqwest::{Method, StatusCode};
-use server_support::{Answer, Fleet, START_S, event, make_root, rotate, target};
 
 const YEAR: i64 = 365 * 86_400;
 
@@ -281,8 +278,8 @@ async fn a_root_in_the_folder_that_arms_the_controller_is_not_followed_and_stops
     let served = Answer::of(fleet.http.get(fleet.url(&api::root_path(2)))).await;
     served.refused(404, ProblemCode::NotFound);
     fleet.down().await;
-    let config = muster::server_config::ServerConfig::load(&fleet.config_file()).unwrap();
-    let Err(error) = muster::server::Server::start(config).await else { panic!("it started") };
+    let config = muster_server::server_config::ServerConfig::load(&fleet.config_file()).unwrap();
+    let Err(error) = muster_server::server::Server::start(config).await else { panic!("it started") };
     assert!(error.to_string().contains("must hold no such key"), "{error}");
 }
 

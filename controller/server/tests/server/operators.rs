@@ -1,10 +1,8 @@
 //! What operators meet: signed requests, publications, TUF files as a machine's client reads them, changes.
-#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
-
-mod server_support;
 
 use std::sync::Arc;
 
+use crate::support::{Answer, Fleet, LIMIT, Machine, event, make_root, system, target, until};
 use muster_protocol::api::{self, ProblemCode};
 use muster_protocol::checkin::CheckInReply;
 use muster_protocol::ids::{Generation, Sha256};
@@ -15,7 +13,6 @@ use muster_protocol::report::EventKind;
 use muster_protocol::tuf::client::{Scope, Stored, Update};
 use reqwest::{Method, StatusCode};
 use serde_json::Value;
-use server_support::{Answer, Fleet, LIMIT, Machine, event, make_root, system, target, until};
 
 const MACHINES: &str = api::OPERATOR_MACHINES;
 

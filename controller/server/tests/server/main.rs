@@ -1,0 +1,15 @@
+//! A real server in this process, and clients that sign for real.
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
+
+mod alarms;
+mod bounds;
+mod cache;
+mod lifecycle;
+mod limits;
+mod machines;
+mod migration;
+mod operators;
+mod parties;
+mod sign_in;
+mod support;
+mod trust;
