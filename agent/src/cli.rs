@@ -21,7 +21,7 @@ use crate::identity::{self, Identity, Keys};
 use crate::local::LocalError;
 use crate::platform::Layout;
 use crate::{
-    activator, buildlog, doctor, durable, enroll, local, logs, paste, runner, secrets, status, supervisor,
+    activator, buildlog, doctor, durable, enrol, local, logs, paste, runner, secrets, status, supervisor,
     uninstall,
 };
 
@@ -29,7 +29,7 @@ const LOCK: &str = "agent.lock";
 /// How often an agent that is not enrolled looks whether it is.
 const ENROLMENT_PAUSE: Duration = Duration::from_secs(5);
 const IN_ARGUMENTS: &str = "a token is not taken from the command line, where every user of this machine can read it: run \
-     'muster-agent enroll -' and paste it, or 'muster-agent enroll - < FILE'. If it was a token, others may have read it: \
+     'muster-agent enrol -' and paste it, or 'muster-agent enrol - < FILE'. If it was a token, others may have read it: \
      make a new one with 'muster machines add NAME --replace', which ends it";
 /// How many local requests wait for the runner.
 const COMMANDS: usize = 16;
@@ -48,8 +48,8 @@ struct Cli {
 #[derive(Subcommand)]
 enum Verb {
     /// Make this machine a member of a fleet, with a token from `muster machines add`
-    #[command(alias = "enrol")]
-    Enroll {
+    #[command(alias = "enroll")]
+    Enrol {
         /// The token is read from standard input, and without echo at a terminal: arguments can be read by every user
         #[arg(value_name = "-", hide = true)]
         token: Option<String>,
@@ -146,7 +146,7 @@ fn start(cli: &Cli) -> Result<ExitCode> {
 
 async fn dispatch(cli: &Cli, config: &Config) -> Result<ExitCode> {
     match &cli.verb {
-        Verb::Enroll { token, replace } => enroll_here(config, token.as_deref(), *replace).await?,
+        Verb::Enrol { token, replace } => enrol_here(config, token.as_deref(), *replace).await?,
         Verb::Run => return run(config).await,
         Verb::Status { json } => show_status(config, *json).await?,
         Verb::CheckNow => say!("{}", running(config, local::check_now(config).await)?),
@@ -179,7 +179,7 @@ async fn dispatch(cli: &Cli, config: &Config) -> Result<ExitCode> {
     Ok(ExitCode::SUCCESS)
 }
 
-async fn enroll_here(config: &Config, token: Option<&str>, replace: bool) -> Result<()> {
+async fn enrol_here(config: &Config, token: Option<&str>, replace: bool) -> Result<()> {
     if token.is_some_and(|token| token != "-") {
         bail!(IN_ARGUMENTS);
     }
@@ -188,13 +188,13 @@ async fn enroll_here(config: &Config, token: Option<&str>, replace: bool) -> Res
     let token = paste::token()?;
     if token.trim().is_empty() {
         bail!(
-            "no token was given: run 'muster-agent enroll -' at a terminal and paste it, or 'muster-agent enroll - < FILE'"
+            "no token was given: run 'muster-agent enrol -' at a terminal and paste it, or 'muster-agent enrol - < FILE'"
         );
     }
-    enroll::prepare_state(&config.state_dir)?;
+    enrol::prepare_state(&config.state_dir)?;
     // A running agent would go on as the old machine.
     let lock = if replace { Some(lock(&config.state_dir)?) } else { None };
-    let enrolled = enroll::enroll(config, &token, replace, SystemClock::new().unix_ms()).await?;
+    let enrolled = enrol::enrol(config, &token, replace, SystemClock::new().unix_ms()).await?;
     drop(lock);
     say!("This machine is {} ({}) at {}.", enrolled.machine, enrolled.class, enrolled.url);
     say!("Secrets for it are encrypted to {}.", enrolled.age);
@@ -205,7 +205,7 @@ async fn enroll_here(config: &Config, token: Option<&str>, replace: bool) -> Res
 async fn renew_age_key(config: &Config) -> Result<()> {
     require_root(config)?;
     let identity =
-        Identity::load(config)?.context("this machine is not enrolled: run muster-agent enroll -")?;
+        Identity::load(config)?.context("this machine is not enrolled: run muster-agent enrol -")?;
     let recipient = Keys::renew_age(&config.state_dir)?;
     say!("Secrets for {} are to be encrypted to {recipient} from now on.", identity.machine);
     say!("An operator runs 'muster machines accept {}' and publishes it.", identity.machine);
@@ -269,7 +269,7 @@ async fn work(config: &Config) -> Result<()> {
 async fn state_folder(config: &Config) -> Result<File> {
     let (mut said, mut backoff) = (String::new(), Backoff::default());
     loop {
-        let tried = enroll::prepare_state(&config.state_dir).map_err(anyhow::Error::from);
+        let tried = enrol::prepare_state(&config.state_dir).map_err(anyhow::Error::from);
         let error = match tried.and_then(|()| lock(&config.state_dir)) {
             Ok(lock) => return Ok(lock),
             Err(error) if error.downcast_ref::<Occupied>().is_some() => return Err(error),
@@ -294,10 +294,10 @@ struct Occupied(PathBuf);
 async fn enrolled(config: &Config) -> Identity {
     let mut said = String::new();
     loop {
-        let now = match enroll::finish(config) {
+        let now = match enrol::finish(config) {
             Ok(()) => match Identity::load(config) {
                 Ok(Some(identity)) => return identity,
-                Ok(None) => "this machine is not enrolled yet: run muster-agent enroll -".to_owned(),
+                Ok(None) => "this machine is not enrolled yet: run muster-agent enrol -".to_owned(),
                 Err(error) => error.to_string(),
             },
             Err(error) => error.to_string(),
@@ -386,7 +386,7 @@ async fn rotate_key(config: &Config) -> Result<String> {
         answer => return Ok(answer?),
     }
     if Identity::load(config)?.is_none() {
-        bail!("this machine is not enrolled: run muster-agent enroll -");
+        bail!("this machine is not enrolled: run muster-agent enrol -");
     }
     let _lock = lock(&config.state_dir)?;
     let key = identity::make_next_key(&config.state_dir)?;
@@ -405,7 +405,7 @@ fn running(config: &Config, answer: Result<String, LocalError>) -> Result<String
     match answer {
         // The agent opens its socket only once it knows who it is.
         Err(LocalError::NotRunning) if Identity::load(config)?.is_none() => {
-            bail!("this machine is not enrolled: run muster-agent enroll -")
+            bail!("this machine is not enrolled: run muster-agent enrol -")
         }
         Err(error @ LocalError::NotRunning) => bail!("{error}: start it with '{start}'"),
         answer => Ok(answer?),

@@ -360,7 +360,7 @@ impl std::fmt::Debug for Client {
 }
 
 fn nobody() -> ClientError {
-    ClientError::Setup("this machine is not enrolled; run muster-agent enroll -".into())
+    ClientError::Setup("this machine is not enrolled; run muster-agent enrol -".into())
 }
 
 fn parse<T: DeserializeOwned>(path: &str, body: &[u8]) -> Result<T, ClientError> {

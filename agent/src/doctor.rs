@@ -97,7 +97,7 @@ pub async fn examine(config: &Config) -> Vec<Finding> {
             identity
         }
         Ok(None) => {
-            let remedy = "run 'muster-agent enroll -' with a token from 'muster machines add'";
+            let remedy = "run 'muster-agent enrol -' with a token from 'muster machines add'";
             findings.push(bad("enrolment", "this machine is not enrolled", remedy));
             return findings;
         }
@@ -134,7 +134,7 @@ fn state_folder(folder: &Path) -> Finding {
     match fs::metadata(folder) {
         Err(error) => {
             let remedy = match error.kind() {
-                ErrorKind::NotFound => "'muster-agent enroll -' makes the folder",
+                ErrorKind::NotFound => "'muster-agent enrol -' makes the folder",
                 _ if !rustix::process::geteuid().is_root() => AS_ROOT,
                 _ => "see what is wrong with this disk, or with the folders above",
             };
@@ -185,7 +185,7 @@ fn membership(status: Option<Status>) -> Option<Finding> {
     let status = status?;
     let words = status.shut_out?;
     let remedy = format!(
-        "an operator runs 'muster machines add {} --replace'; then run 'muster-agent enroll --replace' with that token",
+        "an operator runs 'muster machines add {} --replace'; then run 'muster-agent enrol --replace' with that token",
         status.machine
     );
     Some(bad("membership", words, remedy))

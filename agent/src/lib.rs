@@ -15,7 +15,7 @@ pub mod config;
 pub mod core;
 pub mod doctor;
 pub mod durable;
-pub mod enroll;
+pub mod enrol;
 pub mod identity;
 pub mod journal;
 pub mod local;

@@ -20,7 +20,7 @@ use crate::trust::Trust;
 /// The status of a machine whose agent does not run.
 pub fn from_files(config: &Config) -> Result<Status> {
     let Some(identity) = Identity::load(config)? else {
-        bail!("this machine is not enrolled: run muster-agent enroll -");
+        bail!("this machine is not enrolled: run muster-agent enrol -");
     };
     let trust = Trust::open(config, &identity)?;
     let files = Files::new(&config.state_dir);

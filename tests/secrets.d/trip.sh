@@ -18,7 +18,7 @@ enrol() {
   own_stores || store=(--host-store)
   muster-machine new "$work/$name" --class "$class" --system "$system" --agent "$bin/muster-agent" ${store[@]+"${store[@]}"}
   token=$(as joe muster machines add "$name" --class "$class" --system "$system" 2> /dev/null)
-  muster-agent --config "$work/$name/etc/muster/agent.toml" enroll - <<< "$token" 2>> "$work/$name.log"
+  muster-agent --config "$work/$name/etc/muster/agent.toml" enrol - <<< "$token" 2>> "$work/$name.log"
   run_agent "$name"
 }
 run_agent() {
@@ -137,7 +137,7 @@ replaced() {
   cp "$(state tin)" "$old"
   stop_agent tin
   token=$(as joe muster machines add tin --class nixos --system "$(host_cpu)-linux" --replace 2> /dev/null)
-  muster-agent --config "$work/tin/etc/muster/agent.toml" enroll --replace - <<< "$token" 2>> "$work/tin.log"
+  muster-agent --config "$work/tin/etc/muster/agent.toml" enrol --replace - <<< "$token" 2>> "$work/tin.log"
   run_agent tin
   said=$(as joe muster machines accept tin --yes)
   contains "$said" "in place of $(age-keygen -y "$old")"

@@ -4,7 +4,7 @@
 mod cache;
 mod client;
 mod controller;
-mod enroll;
+mod enrol;
 mod nix;
 #[cfg(feature = "stand-in")]
 mod printed;

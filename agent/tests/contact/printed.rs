@@ -9,7 +9,7 @@ use axum::http::StatusCode;
 use axum::response::IntoResponse as _;
 use muster_agent::buildlog::BuildLog;
 use muster_agent::config::Config;
-use muster_agent::enroll::enroll;
+use muster_agent::enrol::enrol;
 use muster_protocol::api::{self, ProblemCode};
 use muster_protocol::enrol::{Secret, Token};
 use muster_protocol::ids::{Generation, Sha256};
@@ -58,7 +58,7 @@ impl Site {
     }
 
     async fn enrol(&self) {
-        enroll(&self.config(), &self.token.encode().unwrap(), false, NOW * 1000).await.unwrap();
+        enrol(&self.config(), &self.token.encode().unwrap(), false, NOW * 1000).await.unwrap();
     }
 
     fn answer_fleet(&self, version: &str) {
@@ -123,9 +123,9 @@ async fn a_controllers_text_is_shown_and_not_obeyed() {
     let refuse =
         |_: &super::controller::Seen| problem(StatusCode::FORBIDDEN, ProblemCode::BadSignature, HOSTILE);
     site.controller.answer(api::ENROL, refuse);
-    let refused = agent(&site, &["enroll", "-"], &site.token.encode().unwrap()).await;
+    let refused = agent(&site, &["enrol", "-"], &site.token.encode().unwrap()).await;
     assert!(!refused.status.success());
-    assert_shown(&refused, "enroll");
+    assert_shown(&refused, "enrol");
 
     let grant = Site::new().await;
     grant.enrol().await;
@@ -145,7 +145,7 @@ async fn a_controllers_text_is_shown_and_not_obeyed() {
 #[tokio::test]
 async fn advice_does_not_end_an_enrolment_that_only_cannot_be_read() {
     let site = Site::new().await;
-    let none = agent(&site, &["enroll", "-"], "\n").await;
+    let none = agent(&site, &["enrol", "-"], "\n").await;
     let said = String::from_utf8(none.stderr).unwrap();
     assert!(!none.status.success() && said.contains("no token was given"), "{said}");
 
@@ -209,7 +209,7 @@ async fn a_token_pasted_at_a_terminal_is_not_shown_and_ends_with_enter_however_l
     let name = ptsname(&ours, Vec::new()).unwrap();
     let theirs = std::fs::File::options().read(true).write(true).open(name.to_str().unwrap()).unwrap();
     let again = theirs.try_clone().unwrap();
-    let mut command = command(site.folder.path(), &["enroll", "-"]);
+    let mut command = command(site.folder.path(), &["enrol", "-"]);
     command.stdin(theirs).stdout(Stdio::piped()).stderr(Stdio::piped());
     let typed = tokio::task::spawn_blocking(move || {
         let mut child = command.spawn().unwrap();

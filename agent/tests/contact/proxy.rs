@@ -8,7 +8,7 @@ use muster_agent::client::{Client, ClientError};
 use muster_agent::nix::{BuildLimits, Plain};
 
 use super::controller::{BEARER, Controller, Fleet};
-use super::enroll::Site;
+use super::enrol::Site;
 use super::nix::Bed;
 
 struct Tinyproxy {
@@ -111,7 +111,7 @@ async fn a_machine_enrols_through_a_proxy() {
     let proxy = Tinyproxy::start().await;
     let mut site = Site::new().await;
     (site.config.proxy, site.config.no_proxy) = (proxy.url(), Some(vec![]));
-    site.enroll(false).await.unwrap();
+    site.enrol(false).await.unwrap();
     assert!(proxy.asked("POST ") >= 1 && proxy.asked("GET ") >= 1);
 }
 

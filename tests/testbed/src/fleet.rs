@@ -237,13 +237,13 @@ impl Fleet {
         Ok(command.output()?)
     }
 
-    /// `muster-agent enroll -` with this token.
+    /// `muster-agent enrol -` with this token.
     pub fn enrol(&self, name: &str, token: &str) -> Result<Output> {
         let file = self.folder().join("token-to-enrol-with");
         fs::write(&file, token)?;
         let machine = self.machine(name);
         let mut command = Command::new(programs::find("muster-agent")?);
-        command.arg("--config").arg(machine.configuration()).args(["enroll", "-"]);
+        command.arg("--config").arg(machine.configuration()).args(["enrol", "-"]);
         command.env("HOME", machine.root.at("/root")).env_remove("RUST_LOG").stdin(fs::File::open(&file)?);
         Ok(command.output()?)
     }

@@ -213,7 +213,7 @@ impl Add {
         witnesses::keep(config, &token.machine, &token.secret.witness())?;
         tell!(
             "{} may enrol within {} with this token, once. On the machine, as root, paste it into:  \
-             muster-agent enroll -",
+             muster-agent enrol -",
             token.machine,
             table::span(i64::from(self.hours) * 3600)
         );

@@ -353,7 +353,7 @@ fn false_controller(siege: &Siege, book: &mut Book) -> Result<()> {
     let enrolled = std::process::Command::new(muster_testbed::programs::find("muster-agent")?)
         .arg("--config")
         .arg(&file)
-        .args(["enroll", "-"])
+        .args(["enrol", "-"])
         .stdin(fs::File::open(&on_paper)?)
         .output()?;
     let words = String::from_utf8_lossy(&enrolled.stderr).into_owned();

@@ -42,8 +42,8 @@ fn wrong_changed_used_and_foreign_tokens_are_refused_and_the_right_one_still_wor
     let enrol = |token: &str| fleet.enrol("cinnabar", token).unwrap();
 
     // Every user of the machine reads the arguments of its programs.
-    let shown = fleet.agent("cinnabar", &["enroll", &right]).unwrap();
-    assert_refused(&shown, &["command line", "enroll -", "muster machines add"]);
+    let shown = fleet.agent("cinnabar", &["enrol", &right]).unwrap();
+    assert_refused(&shown, &["command line", "enrol -", "muster machines add"]);
     assert_refused(&enrol("swordfish"), &["token"]);
     assert_refused(&enrol(&right[..right.len() - 9]), &["token"]);
     assert_not_enrolled(&fleet, "cinnabar");

@@ -102,7 +102,7 @@ impl Accept {
             Standing::Enrolled => {}
             Standing::Invited => {
                 return Err(anyhow!("{machine} has not enrolled yet, and has no key"))
-                    .hint(format!("run `muster-agent enroll -` on {machine} first"));
+                    .hint(format!("run `muster-agent enrol -` on {machine} first"));
             }
             Standing::Revoked => {
                 return Err(anyhow!("{machine} is revoked"))

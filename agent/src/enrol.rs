@@ -1,4 +1,4 @@
-//! `muster-agent enroll -`: the machine checks the fleet's root against the token, then shows its own keys.
+//! `muster-agent enrol -`: the machine checks the fleet's root against the token, then shows its own keys.
 
 use std::fs;
 use std::io;
@@ -33,7 +33,7 @@ const OF_THE_OLD_MACHINE: [&str; 5] =
     [trust::FOLDER, outbox::FOLDER, "journal.json", "confirmation.json", "activation.json"];
 
 #[derive(Debug, thiserror::Error)]
-pub enum EnrollError {
+pub enum EnrolmentError {
     #[error(transparent)]
     Token(#[from] EnrolError),
     #[error("the token contradicts itself: its first root is not its fleet; make a new token")]
@@ -82,24 +82,24 @@ pub struct Enrolled {
 }
 
 /// Enrols this machine. It is enrolled afterwards, or as it was before.
-pub async fn enroll(
+pub async fn enrol(
     config: &Config,
     token: &str,
     replace: bool,
     now: UnixMillis,
-) -> Result<Enrolled, EnrollError> {
+) -> Result<Enrolled, EnrolmentError> {
     let token = Token::decode(token)?;
     if token.root_version == 1 && token.root != token.fleet {
-        return Err(EnrollError::Contradiction);
+        return Err(EnrolmentError::Contradiction);
     }
     let system = system_for(config, token.class)?;
     prepare_state(&config.state_dir)?;
     finish(config)?;
     if !replace && let Some(identity) = Identity::load(config)? {
-        return Err(EnrollError::AlreadyEnrolled(identity.machine));
+        return Err(EnrolmentError::AlreadyEnrolled(identity.machine));
     }
     if config.state("transaction.json").exists() {
-        return Err(EnrollError::Switching);
+        return Err(EnrolmentError::Switching);
     }
     if token.expires.saturating_mul(1000) < now {
         // The controller's clock decides; this one may be wrong by years on a new machine.
@@ -148,7 +148,7 @@ pub async fn enroll(
     };
     let write = |name: &str, bytes: &[u8]| {
         let path = pending.join(name);
-        durable::write(&path, bytes, 0o600).map_err(|source| EnrollError::Disk { path, source })
+        durable::write(&path, bytes, 0o600).map_err(|source| EnrolmentError::Disk { path, source })
     };
     write(trust::ROOT, &root)?;
     // From here on the machine is enrolled, whatever happens: the rest is repeated at the next start.
@@ -158,11 +158,11 @@ pub async fn enroll(
 }
 
 /// Puts a granted enrolment in force. Called again after a crash it goes on where it was.
-pub fn finish(config: &Config) -> Result<(), EnrollError> {
+pub fn finish(config: &Config) -> Result<(), EnrolmentError> {
     let pending = config.state(PENDING);
     let disk = |path: &Path| {
         let path = path.to_path_buf();
-        move |source| EnrollError::Disk { path, source }
+        move |source| EnrolmentError::Disk { path, source }
     };
     let folders = match fs::read_dir(&pending) {
         Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(()),
@@ -208,24 +208,24 @@ pub fn finish(config: &Config) -> Result<(), EnrollError> {
     Ok(())
 }
 
-async fn fetch_root(client: &Client, token: &Token) -> Result<Vec<u8>, EnrollError> {
+async fn fetch_root(client: &Client, token: &Token) -> Result<Vec<u8>, EnrolmentError> {
     let url = client.url().to_owned();
     let root = client.get(&api::root_path(token.root_version), MAX_ROOT_BYTES).await?;
-    let root = root.ok_or(EnrollError::NoRoot { version: token.root_version, url: url.clone() })?;
+    let root = root.ok_or(EnrolmentError::NoRoot { version: token.root_version, url: url.clone() })?;
     let found = Sha256::of(&root);
     if found != token.root {
-        return Err(EnrollError::RootMismatch { url, wanted: token.root.short(), found: found.short() });
+        return Err(EnrolmentError::RootMismatch { url, wanted: token.root.short(), found: found.short() });
     }
-    Root::parse_self_signed(&root).map_err(EnrollError::BadRoot)?;
+    Root::parse_self_signed(&root).map_err(EnrolmentError::BadRoot)?;
     Ok(root)
 }
 
 /// The Nix system of this machine, if it is of the token's class.
-fn system_for(config: &Config, class: Class) -> Result<System, EnrollError> {
+fn system_for(config: &Config, class: Class) -> Result<System, EnrolmentError> {
     if let Some(stand_in) = &config.stand_in {
         if stand_in.system.class() != class {
             let found = stand_in.system.class().as_str();
-            return Err(EnrollError::WrongClass { token: class, found });
+            return Err(EnrolmentError::WrongClass { token: class, found });
         }
         return Ok(stand_in.system.clone());
     }
@@ -234,27 +234,27 @@ fn system_for(config: &Config, class: Class) -> Result<System, EnrollError> {
         "linux" if Path::new("/etc/NIXOS").exists() || Path::new("/run/current-system").exists() => {
             Class::Nixos
         }
-        _ => return Err(EnrollError::NoClass),
+        _ => return Err(EnrolmentError::NoClass),
     };
     if found != class {
-        return Err(EnrollError::WrongClass { token: class, found: found.as_str() });
+        return Err(EnrolmentError::WrongClass { token: class, found: found.as_str() });
     }
     Ok(format!("{}-{}", std::env::consts::ARCH, class.kernel()).parse()?)
 }
 
 /// The state folder is root's alone.
-pub fn prepare_state(folder: &Path) -> Result<(), EnrollError> {
+pub fn prepare_state(folder: &Path) -> Result<(), EnrolmentError> {
     make_folder(folder)?;
     fs::set_permissions(folder, fs::Permissions::from_mode(0o700))
-        .map_err(|source| EnrollError::Disk { path: folder.to_path_buf(), source })
+        .map_err(|source| EnrolmentError::Disk { path: folder.to_path_buf(), source })
 }
 
-fn make_folder(folder: &Path) -> Result<(), EnrollError> {
+fn make_folder(folder: &Path) -> Result<(), EnrolmentError> {
     fs::DirBuilder::new()
         .recursive(true)
         .mode(0o700)
         .create(folder)
-        .map_err(|source| EnrollError::Disk { path: folder.to_path_buf(), source })
+        .map_err(|source| EnrolmentError::Disk { path: folder.to_path_buf(), source })
 }
 
 fn remove(path: &Path) -> io::Result<()> {

@@ -4,7 +4,7 @@ use std::path::Path;
 
 use base64::Engine as _;
 use muster_agent::config::{Config, StandIn};
-use muster_agent::enroll::{EnrollError, enroll, finish};
+use muster_agent::enrol::{EnrolmentError, enrol, finish};
 use muster_agent::identity::Identity;
 use muster_agent::outbox::Outbox;
 use muster_protocol::api;
@@ -41,9 +41,9 @@ impl Site {
         controller.expect_enrolment(token.secret.check_key());
         Self { state, controller, fleet, config, token }
     }
-    pub(super) async fn enroll(&self, replace: bool) -> Result<String, EnrollError> {
+    pub(super) async fn enrol(&self, replace: bool) -> Result<String, EnrolmentError> {
         let token = self.token.encode().unwrap();
-        enroll(&self.config, &token, replace, NOW * 1000).await.map(|done| done.machine.to_string())
+        enrol(&self.config, &token, replace, NOW * 1000).await.map(|done| done.machine.to_string())
     }
     fn identity(&self) -> Option<Identity> {
         Identity::load(&self.config).unwrap()
@@ -86,7 +86,7 @@ fn names(folder: &Path) -> Vec<String> {
 #[tokio::test]
 async fn a_token_enrols_a_machine_whole() {
     let site = Site::new().await;
-    assert_eq!(site.enroll(false).await.unwrap(), "cinnabar");
+    assert_eq!(site.enrol(false).await.unwrap(), "cinnabar");
     let identity = site.identity().unwrap();
     assert_eq!(Some(identity.key.public()), site.controller.enrolled());
     assert_eq!(identity.lowest.get(), 4);
@@ -96,7 +96,7 @@ async fn a_token_enrols_a_machine_whole() {
         ["age.txt", "enrolment.json", "machine.pem", "outbox", "tuf", "witness"]
     );
     assert!(matches!(site.events()[..], [EventKind::Enrolled { .. }]));
-    assert!(matches!(site.enroll(false).await, Err(EnrollError::AlreadyEnrolled(_))));
+    assert!(matches!(site.enrol(false).await, Err(EnrolmentError::AlreadyEnrolled(_))));
     finish(&site.config).unwrap();
     assert_eq!(site.events().len(), 1);
 }
@@ -105,65 +105,65 @@ async fn a_token_enrols_a_machine_whole() {
 async fn a_root_that_is_not_the_tokens_ends_it_before_anything_is_sent() {
     let site = Site::new().await;
     site.controller.put(&api::root_path(1), Fleet::new().root);
-    let error = site.enroll(false).await.unwrap_err();
-    assert!(matches!(error, EnrollError::RootMismatch { .. }), "{error}");
+    let error = site.enrol(false).await.unwrap_err();
+    assert!(matches!(error, EnrolmentError::RootMismatch { .. }), "{error}");
     assert!(site.controller.seen().iter().all(|seen| seen.path != api::ENROL));
     assert!(site.identity().is_none());
     site.controller.take(&api::root_path(1));
-    assert!(matches!(site.enroll(false).await, Err(EnrollError::NoRoot { .. })));
+    assert!(matches!(site.enrol(false).await, Err(EnrolmentError::NoRoot { .. })));
 }
 
 #[tokio::test]
 async fn an_answer_that_was_lost_is_made_good_by_the_same_token() {
     let site = Site::new().await;
     site.controller.lose_replies(1);
-    let error = site.enroll(false).await.unwrap_err();
+    let error = site.enrol(false).await.unwrap_err();
     assert!(error.to_string().contains("cannot be reached"), "{error}");
     assert!(site.identity().is_none());
     let granted = site.controller.enrolled().unwrap();
-    site.enroll(false).await.unwrap();
+    site.enrol(false).await.unwrap();
     assert_eq!(site.identity().unwrap().key.public(), granted);
 }
 
 #[tokio::test]
 async fn a_used_or_unknown_token_is_refused_in_the_controllers_words() {
     let site = Site::new().await;
-    site.enroll(false).await.unwrap();
+    site.enrol(false).await.unwrap();
     let second = Site { state: tempfile::tempdir().unwrap(), ..Site::new().await };
-    let error = enroll(&second.config, &site.token.encode().unwrap(), false, 0).await.unwrap_err();
+    let error = enrol(&second.config, &site.token.encode().unwrap(), false, 0).await.unwrap_err();
     assert!(error.to_string().contains("make another"), "{error}");
     assert!(second.identity().is_none());
-    assert!(matches!(enroll(&second.config, "hello", false, 0).await, Err(EnrollError::Token(_))));
+    assert!(matches!(enrol(&second.config, "hello", false, 0).await, Err(EnrolmentError::Token(_))));
 }
 
 #[tokio::test]
 async fn an_expired_token_is_the_controllers_to_judge() {
     let mut site = Site::new().await;
     site.token.expires = 1;
-    site.enroll(false).await.unwrap();
+    site.enrol(false).await.unwrap();
 }
 
 #[tokio::test]
 async fn i6_a_token_of_another_class_is_refused_before_anything_is_sent() {
     let mut site = Site::new().await;
     site.token.class = muster_protocol::machine::Class::Darwin;
-    assert!(matches!(site.enroll(false).await, Err(EnrollError::WrongClass { .. })));
+    assert!(matches!(site.enrol(false).await, Err(EnrolmentError::WrongClass { .. })));
     assert!(site.controller.seen().is_empty());
     site.token.url = "http://192.0.2.1:8443".into();
     site.token.class = site.fleet.class;
-    let error = site.enroll(false).await.unwrap_err();
+    let error = site.enrol(false).await.unwrap_err();
     assert!(error.to_string().contains("use https://"), "{error}");
 }
 
 #[tokio::test]
 async fn a_replaced_machine_gets_new_keys_and_keeps_its_floors() {
     let mut site = Site::new().await;
-    site.enroll(false).await.unwrap();
+    site.enrol(false).await.unwrap();
     let first = site.identity().unwrap();
     std::fs::write(site.config.state("tuf/targets.json"), "floor").unwrap();
     std::fs::write(site.config.state("journal.json"), "{}").unwrap();
     site.new_token();
-    site.enroll(true).await.unwrap();
+    site.enrol(true).await.unwrap();
     let second = site.identity().unwrap();
     assert_ne!(first.key.public(), second.key.public());
     assert_ne!(first.age, second.age);
@@ -173,14 +173,14 @@ async fn a_replaced_machine_gets_new_keys_and_keeps_its_floors() {
 #[tokio::test]
 async fn a_machine_of_another_fleet_begins_anew() {
     let mut site = Site::new().await;
-    site.enroll(false).await.unwrap();
+    site.enrol(false).await.unwrap();
     for file in ["tuf/targets.json", "journal.json"] {
         std::fs::write(site.config.state(file), "of the old fleet").unwrap();
     }
     site.fleet = Fleet::new();
     site.controller.put(&api::root_path(1), site.fleet.root.clone());
     site.new_token();
-    site.enroll(true).await.unwrap();
+    site.enrol(true).await.unwrap();
     assert!(!site.config.state("tuf/targets.json").exists() && !site.config.state("journal.json").exists());
     assert_eq!(std::fs::read(site.config.state("tuf/root.json")).unwrap(), site.fleet.root);
     assert_eq!(site.events().len(), 1);
@@ -189,15 +189,15 @@ async fn a_machine_of_another_fleet_begins_anew() {
 #[tokio::test]
 async fn a_replacement_that_is_refused_leaves_the_machine_as_it_was() {
     let site = Site::new().await;
-    site.enroll(false).await.unwrap();
+    site.enrol(false).await.unwrap();
     let before = std::fs::read(site.config.state("machine.pem")).unwrap();
     // The token is used, and by other keys than these new ones.
     let other = Token { secret: Secret::generate().unwrap(), ..site.token.clone() };
-    let error = enroll(&site.config, &other.encode().unwrap(), true, NOW * 1000).await.unwrap_err();
-    assert!(matches!(error, EnrollError::Client(_)), "{error}");
+    let error = enrol(&site.config, &other.encode().unwrap(), true, NOW * 1000).await.unwrap_err();
+    assert!(matches!(error, EnrolmentError::Client(_)), "{error}");
     assert_eq!(std::fs::read(site.config.state("machine.pem")).unwrap(), before);
     std::fs::write(site.config.state("transaction.json"), "{}").unwrap();
-    assert!(matches!(site.enroll(true).await, Err(EnrollError::Switching)));
+    assert!(matches!(site.enrol(true).await, Err(EnrolmentError::Switching)));
 }
 
 /// Every state that a crash after the controller's grant can leave: what is granted lies in a folder of its own, and
@@ -205,12 +205,12 @@ async fn a_replacement_that_is_refused_leaves_the_machine_as_it_was() {
 #[tokio::test]
 async fn a_crash_after_the_grant_is_finished_at_the_next_start() {
     let mut site = Site::new().await;
-    site.enroll(false).await.unwrap();
+    site.enrol(false).await.unwrap();
     let old = site.identity().unwrap().key.public();
     site.new_token();
     // A machine elsewhere shows what the folder holds once the grant is stored.
     let twin = Site::new().await;
-    twin.enroll(false).await.unwrap();
+    twin.enrol(false).await.unwrap();
     let granted = site.config.state("enrolling/0123456789ab");
     std::fs::create_dir_all(&granted).unwrap();
     for file in ["machine.pem", "age.txt", "enrolment.json"] {
@@ -256,13 +256,13 @@ async fn an_authority_is_found_by_its_hash_in_what_the_controller_sends_and_kept
 
     // Another authority's hash: nobody is believed, and nothing was sent.
     site.token.tls_ca = Some(pinned(&Sha256::of(b"another")));
-    let refused = site.enroll(false).await.unwrap_err().to_string();
+    let refused = site.enrol(false).await.unwrap_err().to_string();
     assert!(refused.contains("does not send the certificate authority that the token names"), "{refused}");
     assert!(controller.seen().is_empty() && site.identity().is_none());
 
     site.token.tls_ca = Some(pinned(&Sha256::of(&der)));
     assert!(site.token.encode().unwrap().len() < 600);
-    site.enroll(false).await.unwrap();
+    site.enrol(false).await.unwrap();
     let kept = site.identity().unwrap();
     assert_eq!(kept.tls_ca, Some(muster_agent::identity::pem_of(&authority)));
     assert!(std::fs::read_to_string(kept.ca_file.unwrap()).unwrap().contains("BEGIN CERTIFICATE"));
