@@ -72,7 +72,7 @@ pub fn is_loopback(host: &str) -> bool {
 pub struct Problem {
     pub code: ProblemCode,
     /// One sentence that says what is wrong and what to do.
-    #[serde(deserialize_with = "bounded::words::<_, MAX_MESSAGE_BYTES>")]
+    #[serde(deserialize_with = "bounded::truncated::<_, MAX_MESSAGE_BYTES>")]
     pub message: String,
 }
 

@@ -1,7 +1,7 @@
 //! The audit log: who did what, and when, each entry chained by its hash to the one before it.
 //!
 //! The chain shows an entry that was changed, left out or put in. Whoever owns the database could compute the whole
-//! chain anew, so whoever reads the log keeps the last entry that was seen ([`Seen`]) and asks for it again.
+//! chain anew, so whoever reads the log keeps the last entry that was seen ([`Checkpoint`]) and asks for it again.
 
 use serde::{Deserialize, Serialize};
 use sha2::Digest as _;
@@ -44,7 +44,7 @@ pub struct Page {
 
 /// An entry that was seen and believed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Seen {
+pub struct Checkpoint {
     pub id: u64,
     pub hash: Sha256,
 }
@@ -63,11 +63,11 @@ pub enum AuditError {
 }
 
 /// What the first entry of a fleet's log is chained to.
-pub fn origin(fleet: &Sha256) -> Seen {
+pub fn origin(fleet: &Sha256) -> Checkpoint {
     let mut hash = sha2::Sha256::new();
     hash.update(b"muster-audit-v1\0");
     hash.update(fleet.as_bytes());
-    Seen { id: 0, hash: Sha256::from_bytes(hash.finalize().into()) }
+    Checkpoint { id: 0, hash: Sha256::from_bytes(hash.finalize().into()) }
 }
 
 /// The hash of an entry: over that of the entry before it, and everything that the entry says, each part with its length.
@@ -94,7 +94,7 @@ pub fn hash(before: &Sha256, entry: &Entry) -> Sha256 {
 }
 
 /// Checks the entries that follow `seen`; gives the last one.
-pub fn verify(seen: Seen, entries: &[Entry]) -> Result<Seen, AuditError> {
+pub fn verify(seen: Checkpoint, entries: &[Entry]) -> Result<Checkpoint, AuditError> {
     entries.iter().try_fold(seen, |before, entry| {
         let wanted = before.id.saturating_add(1);
         if entry.id != wanted {
@@ -103,7 +103,7 @@ pub fn verify(seen: Seen, entries: &[Entry]) -> Result<Seen, AuditError> {
         if entry.hash != hash(&before.hash, entry) {
             return Err(AuditError::Changed(entry.id));
         }
-        Ok(Seen { id: entry.id, hash: entry.hash })
+        Ok(Checkpoint { id: entry.id, hash: entry.hash })
     })
 }
 
@@ -111,7 +111,7 @@ pub fn verify(seen: Seen, entries: &[Entry]) -> Result<Seen, AuditError> {
 mod tests {
     use super::*;
 
-    fn log() -> (Seen, Vec<Entry>) {
+    fn log() -> (Checkpoint, Vec<Entry>) {
         let origin = origin(&Sha256::of(b"fleet"));
         let (mut before, mut entries) = (origin, Vec::new());
         for (id, action) in (1..).zip(["machine-added", "enrolled", "generation-published"]) {
@@ -125,7 +125,7 @@ mod tests {
                 hash: origin.hash,
             };
             entry.hash = hash(&before.hash, &entry);
-            before = Seen { id, hash: entry.hash };
+            before = Checkpoint { id, hash: entry.hash };
             entries.push(entry);
         }
         (origin, entries)
@@ -136,7 +136,7 @@ mod tests {
         let (origin, entries) = log();
         let last = verify(origin, &entries).unwrap();
         assert_eq!(last.id, 3);
-        assert_eq!(verify(Seen { id: 1, hash: entries[0].hash }, &entries[1..]).unwrap(), last);
+        assert_eq!(verify(Checkpoint { id: 1, hash: entries[0].hash }, &entries[1..]).unwrap(), last);
         assert_eq!(verify(last, &[]).unwrap(), last);
     }
 

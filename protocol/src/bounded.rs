@@ -51,14 +51,16 @@ pub fn text<'de, D: Deserializer<'de>, const MOST: usize>(from: D) -> Result<Str
 }
 
 /// A text for people: only the first `MOST` bytes of it are kept.
-pub fn words<'de, D: Deserializer<'de>, const MOST: usize>(from: D) -> Result<String, D::Error> {
+pub fn truncated<'de, D: Deserializer<'de>, const MOST: usize>(from: D) -> Result<String, D::Error> {
     let mut text = String::deserialize(from)?;
     text.truncate(text.floor_char_boundary(MOST));
     Ok(text)
 }
 
 /// The same where there may be none.
-pub fn some_words<'de, D: Deserializer<'de>, const MOST: usize>(from: D) -> Result<Option<String>, D::Error> {
+pub fn some_truncated<'de, D: Deserializer<'de>, const MOST: usize>(
+    from: D,
+) -> Result<Option<String>, D::Error> {
     let text = Option::<String>::deserialize(from)?;
     Ok(text.map(|mut text| {
         text.truncate(text.floor_char_boundary(MOST));
@@ -109,7 +111,7 @@ mod tests {
         some_time: Option<i64>,
         #[serde(deserialize_with = "super::text::<_, 4>")]
         text: String,
-        #[serde(deserialize_with = "super::words::<_, 4>")]
+        #[serde(deserialize_with = "super::truncated::<_, 4>")]
         words: String,
         #[serde(deserialize_with = "super::list::<_, _, 2>")]
         list: Vec<u8>,

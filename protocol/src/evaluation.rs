@@ -39,7 +39,7 @@ impl Evaluation {
     }
 
     /// As it would be typed in a shell, one option each, with what an override was.
-    pub fn words(&self) -> Vec<String> {
+    pub fn describe(&self) -> Vec<String> {
         let impure = self.impure.then(|| "--impure".to_owned());
         let overrides = self.overrides.iter().map(|one| {
             let hash = one.hash.as_ref().map(|hash| format!(" ({hash})")).unwrap_or_default();
@@ -69,7 +69,7 @@ mod tests {
         let text = serde_json::to_string(&all).unwrap();
         assert_eq!(serde_json::from_str::<Evaluation>(&text).unwrap(), all);
         assert_eq!(
-            all.words(),
+            all.describe(),
             ["--impure", "--override-input nixpkgs ../nixpkgs (sha256-x)", "--option substituters 'a b'"]
         );
     }

@@ -363,6 +363,13 @@ fn is_zero(number: &u64) -> bool {
     *number == 0
 }
 
+/// The reply of `GET /v1/operator/changes`: the number of the newest change of the fleet. Another number, not only a
+/// higher one, means that something changed: a restored database may stand behind what was seen.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Changes {
+    pub cursor: u64,
+}
+
 /// `GET /v1/fleet`: what anybody may know, and a new CLI needs.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct FleetView {

@@ -132,7 +132,7 @@ pub enum EventKind {
     },
     /// It ended before anything was activated.
     Failed {
-        step: Step,
+        step: UpdateStep,
         #[serde(default)]
         detail: String,
         quarantined: bool,
@@ -214,7 +214,7 @@ pub enum Asker {
 /// Counts of derivations and bytes; a count is 0 where Nix does not say it.
 #[derive(Debug, Clone, PartialEq, Eq, Hash, Serialize, Deserialize)]
 pub struct Progress {
-    pub step: Step,
+    pub step: UpdateStep,
     /// Derivations that are built, that are to be built, and that are being built.
     #[serde(default)]
     pub built: u64,
@@ -295,7 +295,7 @@ pub enum Reason {
 /// Where an update ended before activation.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
-pub enum Step {
+pub enum UpdateStep {
     Verify,
     Fetch,
     Build,
@@ -374,7 +374,7 @@ mod tests {
     fn every_kind_of_event_comes_back_as_it_was_sent() {
         let path: StorePath = "/nix/store/1c0bm0n2hg4kd2x7q2g5p1l1c4cx8kpl-system".parse().unwrap();
         let progress = Progress {
-            step: Step::Build,
+            step: UpdateStep::Build,
             built: 1,
             to_build: 2,
             building: 3,
@@ -413,7 +413,7 @@ mod tests {
                 detail: detail.clone(),
                 quarantined: true,
             },
-            EventKind::Failed { step: Step::Compare, detail: detail.clone(), quarantined: false },
+            EventKind::Failed { step: UpdateStep::Compare, detail: detail.clone(), quarantined: false },
             EventKind::NeedsHuman { detail: detail.clone() },
             EventKind::Refused { attack: Attack::Clone, detail: detail.clone() },
             EventKind::Drift { running: path.clone(), expected: path.clone() },
@@ -468,7 +468,7 @@ mod tests {
         let text =
             r#"{"seq":9,"at":1,"kind":"failed","step":"weigh","detail":"too heavy","quarantined":true}"#;
         let event: Event = serde_json::from_str(text).unwrap();
-        assert!(matches!(event.kind, EventKind::Failed { step: Step::Unknown, quarantined: true, .. }));
+        assert!(matches!(event.kind, EventKind::Failed { step: UpdateStep::Unknown, quarantined: true, .. }));
         let text = r#"{"seq":9,"at":1,"kind":"progress","step":"build","built":3,"cosmic_rays":4}"#;
         let event: Event = serde_json::from_str(text).unwrap();
         assert!(matches!(event.kind, EventKind::Progress(Progress { built: 3, to_build: 0, .. })));

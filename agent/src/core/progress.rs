@@ -6,7 +6,7 @@
 use std::collections::HashMap;
 use std::time::Duration;
 
-use muster_protocol::report::{Progress, Step};
+use muster_protocol::report::{Progress, UpdateStep};
 use serde::Deserialize;
 
 const MARK: &str = "@nix ";
@@ -60,7 +60,7 @@ pub struct Tracker {
 }
 
 impl Tracker {
-    pub fn new(step: Step) -> Self {
+    pub fn new(step: UpdateStep) -> Self {
         let progress = Progress {
             step,
             built: 0,
@@ -168,7 +168,7 @@ fn name(path: &str) -> String {
 /// In words for people.
 pub fn words(progress: &Progress) -> String {
     let mut words = match progress.step {
-        Step::Fetch => "fetching".to_owned(),
+        UpdateStep::Fetch => "fetching".to_owned(),
         _ => "building".to_owned(),
     };
     if progress.to_build > 0 {
@@ -226,7 +226,7 @@ mod tests {
 
     #[test]
     fn a_build_is_followed_and_its_words_are_kept() {
-        let mut tracker = Tracker::new(Step::Build);
+        let mut tracker = Tracker::new(UpdateStep::Build);
         let kept: Vec<String> = BUILD_OF_TWO.lines().filter_map(|line| tracker.line(line)).collect();
         assert_eq!(kept, ["dep> dep", "warning: it rains"]);
         let progress = tracker.progress();
@@ -236,7 +236,7 @@ mod tests {
 
     #[test]
     fn bytes_of_transfers_add_up_and_stay() {
-        let mut tracker = Tracker::new(Step::Fetch);
+        let mut tracker = Tracker::new(UpdateStep::Fetch);
         let mut say = |text: &str| drop(tracker.line(&format!("@nix {text}")));
         for id in [1, 2] {
             say(&format!(r#"{{"action":"start","id":{id},"type":101,"fields":["http://x/{id}"]}}"#));
@@ -249,7 +249,7 @@ mod tests {
 
     #[test]
     fn failure_mode_11_what_another_nix_says_is_passed_over_and_never_a_reason_to_fail() {
-        let mut tracker = Tracker::new(Step::Build);
+        let mut tracker = Tracker::new(UpdateStep::Build);
         for line in [
             "@nix {",
             "@nix 3",
@@ -269,7 +269,7 @@ mod tests {
 
     #[test]
     fn activities_without_an_end_take_no_more_room_than_is_meant() {
-        let mut tracker = Tracker::new(Step::Build);
+        let mut tracker = Tracker::new(UpdateStep::Build);
         for id in 0..10_000 {
             let text = r#""type":105,"fields":["/nix/store/4rahdmc1fvpbv94zzwliip045z7chms5-dep.drv"]"#;
             tracker.line(&format!(r#"@nix {{"action":"start","id":{id},{text}}}"#));

@@ -8,7 +8,7 @@ use std::collections::BTreeMap;
 use muster_protocol::clock::UnixMillis;
 use muster_protocol::ids::{Generation, StorePath};
 use muster_protocol::machine::Class;
-use muster_protocol::report::{EventKind, Reason, Step, Summary};
+use muster_protocol::report::{EventKind, Reason, Summary, UpdateStep};
 use muster_protocol::target::{Action, HealthCheck, Target};
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
@@ -189,7 +189,7 @@ impl Transaction {
                 Some(EventKind::Confirmed { running: running(), ms, degraded: degraded.clone() })
             }
             (State::RolledBack { detail, .. }, Origin::Rollback { output, .. }) => Some(EventKind::Failed {
-                step: Step::Preflight,
+                step: UpdateStep::Preflight,
                 detail: format!("the local rollback to {output} failed and was undone: {detail}"),
                 quarantined,
             }),
@@ -204,7 +204,7 @@ impl Transaction {
                 Some(EventKind::Confirmed { running: running(), ms, degraded: Vec::new() })
             }
             (State::Finished { exit, detail }, _) => Some(EventKind::Failed {
-                step: Step::Preflight,
+                step: UpdateStep::Preflight,
                 detail: format!("the trial run ended with {exit}: {detail}"),
                 quarantined,
             }),

@@ -35,7 +35,7 @@
 //! again. A test holds this drawing, [`TRANSITIONS`] and [`State::after`] together.
 
 use muster_protocol::checkin::Phase;
-use muster_protocol::report::{Reason, Step};
+use muster_protocol::report::{Reason, UpdateStep};
 use serde::{Deserialize, Serialize};
 
 use super::policy::{Deferral, Stage};
@@ -96,7 +96,7 @@ pub enum State {
     },
     /// It ended before anything was activated.
     Failed {
-        step: Step,
+        step: UpdateStep,
         detail: String,
         quarantined: bool,
     },
@@ -143,7 +143,7 @@ pub enum Input {
         detail: String,
     },
     Failed {
-        step: Step,
+        step: UpdateStep,
         detail: String,
         quarantined: bool,
     },
@@ -422,7 +422,7 @@ mod tests {
             State::Finished { exit: 0, detail: detail.clone() },
             State::RolledBack { reason, detail: detail.clone() },
             State::UndoFailed { reason, detail: detail.clone() },
-            State::Failed { step: Step::Build, detail, quarantined: true },
+            State::Failed { step: UpdateStep::Build, detail, quarantined: true },
             State::Unknown,
         ]
     }
@@ -446,7 +446,7 @@ mod tests {
             Input::Undo { reason, detail: detail.clone() },
             Input::Undone,
             Input::UndoFailed { detail: detail.clone() },
-            Input::Failed { step: Step::Build, detail, quarantined: true },
+            Input::Failed { step: UpdateStep::Build, detail, quarantined: true },
         ]
     }
 

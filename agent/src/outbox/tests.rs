@@ -1,4 +1,4 @@
-use muster_protocol::report::{Attack, MAX_LOG_TAIL, Reason, Step};
+use muster_protocol::report::{Attack, MAX_LOG_TAIL, Reason, UpdateStep};
 
 use super::*;
 
@@ -160,8 +160,11 @@ fn an_event_that_the_disk_lost_keeps_its_number_and_holds_nothing_up() {
 fn a_batch_keeps_to_its_bounds_and_the_rest_follows() {
     let folder = tempfile::tempdir().unwrap();
     let mut outbox = open(folder.path());
-    let long =
-        || EventKind::Failed { step: Step::Build, detail: "\u{1}".repeat(MAX_LOG_TAIL), quarantined: true };
+    let long = || EventKind::Failed {
+        step: UpdateStep::Build,
+        detail: "\u{1}".repeat(MAX_LOG_TAIL),
+        quarantined: true,
+    };
     for _ in 0..60 {
         outbox.push(1, None, long()).unwrap();
     }

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use muster_protocol::ids::Generation;
 use muster_protocol::policy::{Hook, InhibitedPolicy};
-use muster_protocol::report::{EventKind, Step as Ended};
+use muster_protocol::report::{EventKind, UpdateStep as Ended};
 use muster_protocol::target::HealthCheck;
 
 use super::work::{Work, WorkError};

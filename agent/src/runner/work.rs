@@ -7,7 +7,7 @@ use std::time::Duration;
 use muster_protocol::ids::{Generation, StorePath, to_hex};
 use muster_protocol::policy::Policy;
 use muster_protocol::random::{self, RandomError};
-use muster_protocol::report::{EventKind, Step as Ended};
+use muster_protocol::report::{EventKind, UpdateStep as Ended};
 use muster_protocol::target::Target;
 use tracing::Instrument as _;
 

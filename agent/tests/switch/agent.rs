@@ -4,7 +4,7 @@ use muster_agent::core::records::{ActivationPhase, GivenVerdict};
 use muster_protocol::checkin::Phase;
 use muster_protocol::ids::Generation;
 use muster_protocol::machine::Class;
-use muster_protocol::report::{EventKind, Reason, Step};
+use muster_protocol::report::{EventKind, Reason, UpdateStep};
 use muster_protocol::target::Action;
 
 use super::bed::{Bed, check};
@@ -57,7 +57,7 @@ fn i4_i5_a_generation_that_fails_its_check_is_undone_once_and_quarantined() {
     let mut again = bad;
     again.generation = Generation::new(3).unwrap();
     bed.controller.publish(&again);
-    let EventKind::Failed { step: Step::Verify, detail, .. } = bed.until_told(3, "failed") else {
+    let EventKind::Failed { step: UpdateStep::Verify, detail, .. } = bed.until_told(3, "failed") else {
         panic!("a quarantined derivation is refused");
     };
     assert!(detail.contains("generation 2"), "{detail}");
@@ -88,7 +88,7 @@ fn a_build_that_fails_is_told_with_the_end_of_its_log_and_changes_nothing() {
     let target = bed.target_built_by(1, "", "echo 'no such compiler' >&2; exit 1");
     bed.controller.publish(&target);
     let failed = bed.until_told(1, "failed");
-    let EventKind::Failed { step: Step::Build, detail, quarantined: true } = failed else {
+    let EventKind::Failed { step: UpdateStep::Build, detail, quarantined: true } = failed else {
         panic!("{failed:?}");
     };
     assert!(detail.contains("no such compiler"), "{detail}");

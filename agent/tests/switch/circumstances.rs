@@ -3,7 +3,7 @@
 use muster_protocol::checkin::Phase;
 use muster_protocol::ids::Generation;
 use muster_protocol::machine::Class;
-use muster_protocol::report::{Asker, EventKind, Step};
+use muster_protocol::report::{Asker, EventKind, UpdateStep};
 
 use super::bed::{Bed, check};
 
@@ -62,7 +62,7 @@ fn a_builder_that_is_killed_is_tried_again_and_says_nothing_against_its_derivati
         kill_whoever_sleeps(seconds);
         bed.controller.last(1, "failed")
     });
-    let EventKind::Failed { step: Step::Build, detail, quarantined: false } = failed else {
+    let EventKind::Failed { step: UpdateStep::Build, detail, quarantined: false } = failed else {
         panic!("{failed:?}");
     };
     let first = detail.lines().next().unwrap();

@@ -4,7 +4,7 @@ use std::os::unix::net::UnixDatagram;
 use std::time::Duration;
 
 use muster_protocol::machine::Class;
-use muster_protocol::report::{EventKind, Step};
+use muster_protocol::report::{EventKind, UpdateStep};
 
 use super::bed::Bed;
 use super::machine::Machine;
@@ -46,7 +46,7 @@ fn progress_of_a_build_is_told_while_it_lasts_and_all_that_it_said_is_kept_on_th
     let target = bed.target_built_by(1, "", in_build);
     bed.controller.publish(&target);
     let EventKind::Progress(progress) = bed.until_told(1, "progress") else { panic!("progress") };
-    assert_eq!((progress.step, progress.to_build), (Step::Build, 1));
+    assert_eq!((progress.step, progress.to_build), (UpdateStep::Build, 1));
     assert_eq!(progress.current.as_deref(), Some("system-1"));
     bed.machine.until("a check-in that tells of it", || {
         bed.controller
@@ -71,7 +71,7 @@ fn the_end_of_a_failed_builds_log_goes_with_the_report_and_all_of_it_stays_here(
     let in_build = "n=0; while [ $n -lt 2000 ]; do n=$((n+1)); echo line $n of the compiler; done; exit 7";
     let target = bed.target_built_by(1, "", in_build);
     bed.controller.publish(&target);
-    let EventKind::Failed { step: Step::Build, detail, .. } = bed.until_told(1, "failed") else {
+    let EventKind::Failed { step: UpdateStep::Build, detail, .. } = bed.until_told(1, "failed") else {
         panic!("failed")
     };
     assert!(detail.contains("line 2000 of the compiler") && detail.len() <= 4096, "{detail}");

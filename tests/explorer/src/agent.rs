@@ -11,7 +11,7 @@ use muster_agent::core::records::{GivenVerdict, Journal, Old, Settled, Transacti
 use muster_agent::core::state::{Input, State};
 use muster_protocol::ids::Epoch;
 use muster_protocol::policy::Policy;
-use muster_protocol::report::{EventKind, Step as Ended};
+use muster_protocol::report::{EventKind, UpdateStep as Ended};
 
 use crate::activator;
 use crate::scene::{Behaviour, Break, Scene, number, path};

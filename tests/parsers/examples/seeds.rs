@@ -19,7 +19,8 @@ use muster_protocol::operator::{
     RequestSignature, RootTaken, Standing,
 };
 use muster_protocol::report::{
-    Accepted, Attack, Batch, ClosureChange, Event, EventKind, Progress, Reason, Step as Failing, Summary,
+    Accepted, Attack, Batch, ClosureChange, Event, EventKind, Progress, Reason, Summary,
+    UpdateStep as Failing,
 };
 use muster_protocol::target::{HealthCheck, Probe};
 use muster_protocol::tuf::repository::{RootSpec, draft_generation, draft_root, sign_root};

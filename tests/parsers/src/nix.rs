@@ -12,7 +12,7 @@ use muster_agent::nix::{message, tail};
 use muster_protocol::ids::{StorePath, nix_base32};
 use muster_protocol::machine::System;
 use muster_protocol::narinfo::{NarFile, Narinfo};
-use muster_protocol::report::{MAX_LOG_TAIL, Step};
+use muster_protocol::report::{MAX_LOG_TAIL, UpdateStep};
 
 /// A narinfo, and the name of an archive.
 pub fn narinfo(data: &[u8]) -> bool {
@@ -42,7 +42,7 @@ pub fn derivation(data: &[u8]) -> bool {
 /// Whatever a program of Nix prints: JSON of flakes and derivations, messages, logs, how far it is.
 pub fn printed(data: &[u8]) -> bool {
     let text = String::from_utf8_lossy(data);
-    let mut tracker = Tracker::new(Step::Build);
+    let mut tracker = Tracker::new(UpdateStep::Build);
     let idle = tracker.progress().clone();
     for line in text.lines() {
         assert!(

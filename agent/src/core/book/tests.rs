@@ -1,5 +1,5 @@
 use muster_protocol::machine::Class;
-use muster_protocol::report::{Reason, Step};
+use muster_protocol::report::{Reason, UpdateStep};
 
 use super::*;
 use crate::core::records::tests::{path, target, transaction};
@@ -42,12 +42,12 @@ impl World {
 #[test]
 fn i7_wherever_a_step_is_cut_short_every_event_is_told_once_and_in_order() {
     type Step = fn(&Book) -> Vec<Write>;
-    let steps: [Step; 5] = [
+    let steps: [UpdateStep; 5] = [
         |book| book.begin(transaction(2, State::Verified), vec![EventKind::Verified], 1),
         |book| book.advance(Input::Fetched, vec![EventKind::Fetched { ms: 4 }], &SEEN, |_| ()).unwrap(),
         |book| {
             let failed = Input::Failed {
-                step: muster_protocol::report::Step::Build,
+                step: muster_protocol::report::UpdateStep::Build,
                 detail: "x".into(),
                 quarantined: true,
             };
@@ -244,7 +244,7 @@ fn a_quarantine_is_lifted_and_told_once_wherever_it_is_cut_short() {
     let by = Asker::Local { user: Some(0) };
     let wanted = target(2, Class::Nixos);
     let mut journal = Journal::default();
-    let failed = State::Failed { step: Step::Build, detail: "x".into(), quarantined: true };
+    let failed = State::Failed { step: UpdateStep::Build, detail: "x".into(), quarantined: true };
     journal.settle(&transaction(2, failed), Settled::default());
     let held = World { book: Book::new(journal, None, 0), outbox: Vec::new() };
     let writes = held.book.lift(&wanted, by, None, 7).unwrap();

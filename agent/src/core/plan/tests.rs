@@ -1,7 +1,7 @@
 use muster_protocol::ids::Generation;
 use muster_protocol::machine::Class;
 use muster_protocol::policy::Policy;
-use muster_protocol::report::Step as Ended;
+use muster_protocol::report::UpdateStep as Ended;
 
 use super::*;
 use crate::core::policy::Pause;

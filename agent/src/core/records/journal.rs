@@ -3,7 +3,7 @@
 use muster_protocol::checkin::Phase;
 use muster_protocol::clock::UnixMillis;
 use muster_protocol::ids::{Generation, StorePath};
-use muster_protocol::report::{Reason, Step};
+use muster_protocol::report::{Reason, UpdateStep};
 use muster_protocol::target::{Action, Target};
 use serde::{Deserialize, Serialize};
 
@@ -309,7 +309,9 @@ impl Journal {
         let cause = match &transaction.state {
             State::RolledBack { reason: Reason::ControllerUnreachable, .. } => Cause::Controller,
             State::RolledBack { reason: Reason::NeedsHuman, .. } => Cause::Person,
-            State::Failed { step: Step::Fetch | Step::Build, quarantined: false, .. } => Cause::Machine,
+            State::Failed { step: UpdateStep::Fetch | UpdateStep::Build, quarantined: false, .. } => {
+                Cause::Machine
+            }
             _ => return None,
         };
         if transaction.is_rollback() || transaction.enforcing {

@@ -136,7 +136,7 @@ fn a_generation_that_was_tried_again_and_came_to_another_end_is_not_begun_once_m
         State::Confirmed { degraded: vec![] },
         rolled_back(Reason::HealthCheckFailed),
         rolled_back(Reason::Interrupted),
-        State::Failed { step: Step::Build, detail: "x".into(), quarantined: false },
+        State::Failed { step: UpdateStep::Build, detail: "x".into(), quarantined: false },
     ];
     for end in ends {
         let mut journal = Journal::default();
@@ -153,7 +153,7 @@ fn a_generation_that_was_tried_again_and_came_to_another_end_is_not_begun_once_m
 fn what_the_machine_was_in_the_way_of_is_tried_again_later_and_ever_more_rarely_or_when_asked() {
     let mut journal = Journal::default();
     for (attempt, hours) in [1, 1, 1, 1, 2, 4, 8, 16, 24, 24].into_iter().enumerate() {
-        let failed = State::Failed { step: Step::Build, detail: "killed".into(), quarantined: false };
+        let failed = State::Failed { step: UpdateStep::Build, detail: "killed".into(), quarantined: false };
         let again = Transaction { id: format!("attempt {attempt}"), ..transaction(2, failed) };
         assert!(!again.quarantines());
         let at = 1_000_000;
@@ -307,7 +307,7 @@ fn what_could_not_be_undone_is_remembered_until_an_activation_ends_well_or_is_un
         open.output().clone()
     };
     let stuck = settle(&mut journal, "a", State::UndoFailed { reason: Reason::Deadline, detail: "x".into() });
-    let failed = State::Failed { step: Step::Build, detail: "x".into(), quarantined: true };
+    let failed = State::Failed { step: UpdateStep::Build, detail: "x".into(), quarantined: true };
     settle(&mut journal, "b", failed);
     assert_eq!(journal.leftovers, [stuck]);
     for n in 0..100 {

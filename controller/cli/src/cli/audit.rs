@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 use anyhow::{Context as _, Result};
 use clap::Args;
 use muster_protocol::api::OPERATOR_AUDIT;
-use muster_protocol::audit::{AuditError, Entry, MAX_PAGE, Page, Seen, origin, verify};
+use muster_protocol::audit::{AuditError, Checkpoint, Entry, MAX_PAGE, Page, origin, verify};
 use muster_protocol::ids::MachineName;
 
 use super::api::Api;
@@ -96,7 +96,11 @@ async fn fetch(api: &Api) -> Result<Vec<Entry>> {
 }
 
 /// Checks the whole chain, and that what was seen before is still there.
-fn check(origin: Seen, before: Option<Seen>, entries: &[Entry]) -> Result<Option<Seen>, AuditError> {
+fn check(
+    origin: Checkpoint,
+    before: Option<Checkpoint>,
+    entries: &[Entry],
+) -> Result<Option<Checkpoint>, AuditError> {
     let last = verify(origin, entries)?;
     if let Some(seen) = before {
         match entries.iter().find(|entry| entry.id == seen.id) {
@@ -108,7 +112,7 @@ fn check(origin: Seen, before: Option<Seen>, entries: &[Entry]) -> Result<Option
     Ok((last.id > 0).then_some(last))
 }
 
-fn seen(path: &Path) -> Result<Option<Seen>> {
+fn seen(path: &Path) -> Result<Option<Checkpoint>> {
     match std::fs::read(path) {
         Ok(bytes) => serde_json::from_slice(&bytes)
             .map(Some)
@@ -119,7 +123,7 @@ fn seen(path: &Path) -> Result<Option<Seen>> {
     }
 }
 
-fn keep(path: &Path, last: Seen) -> Result<()> {
+fn keep(path: &Path, last: Checkpoint) -> Result<()> {
     let folder = path.parent().filter(|folder| !folder.as_os_str().is_empty()).unwrap_or(Path::new("."));
     let file = tempfile::NamedTempFile::new_in(folder)
         .with_context(|| format!("cannot write {}", path.display()))?;
@@ -135,7 +139,7 @@ mod tests {
 
     use super::*;
 
-    fn log(details: &[&str]) -> (Seen, Vec<Entry>) {
+    fn log(details: &[&str]) -> (Checkpoint, Vec<Entry>) {
         let origin = origin(&Sha256::of(b"fleet"));
         let mut before = origin;
         let mut entries = Vec::new();
@@ -150,7 +154,7 @@ mod tests {
                 hash: origin.hash,
             };
             entry.hash = hash(&before.hash, &entry);
-            before = Seen { id, hash: entry.hash };
+            before = Checkpoint { id, hash: entry.hash };
             entries.push(entry);
         }
         (origin, entries)

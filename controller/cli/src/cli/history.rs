@@ -8,7 +8,7 @@ use muster_protocol::api::operator_machine;
 use muster_protocol::ids::{Generation, MachineName};
 use muster_protocol::keys::PublicKey;
 use muster_protocol::operator::{AttackView, HistoryEntry, MachineView, Published};
-use muster_protocol::report::{Event, EventKind, Progress, Step};
+use muster_protocol::report::{Event, EventKind, Progress, UpdateStep};
 use muster_protocol::target::Target;
 
 use super::api::Api;
@@ -146,7 +146,7 @@ fn whole(page: Vec<HistoryEntry>, before: Option<Generation>, wanted: usize) -> 
 
 /// The operator's words, and what they told Nix beside the flake.
 fn message(target: &Target) -> String {
-    let words = target.evaluation.words();
+    let words = target.evaluation.describe();
     let told = (!words.is_empty()).then(|| format!("(evaluated with {})", words.join(" ")));
     target.message.iter().cloned().chain(told).collect::<Vec<_>>().join(" ")
 }
@@ -208,7 +208,7 @@ fn word(kind: &EventKind) -> Option<String> {
 }
 
 fn progressed(progress: &Progress) -> String {
-    let step = if progress.step == Step::Fetch { "fetching" } else { "building" };
+    let step = if progress.step == UpdateStep::Fetch { "fetching" } else { "building" };
     let count = |done: u64, all: u64, word: &str| (all > 0).then(|| format!(", {done} of {all} {word}"));
     let counts = [
         count(progress.built, progress.to_build, "built"),

@@ -250,7 +250,7 @@ impl Update {
         for line in lines {
             say!("    {line}");
         }
-        for word in target.evaluation.words() {
+        for word in target.evaluation.describe() {
             say!("    evaluated with {word}");
         }
     }

@@ -9,9 +9,8 @@ use muster_protocol::api::{OPERATOR_CHANGES, OPERATOR_MACHINES};
 use muster_protocol::checkin::Phase;
 use muster_protocol::clock::Clock as _;
 use muster_protocol::ids::{Generation, MachineName};
-use muster_protocol::operator::{Condition, MachineView};
+use muster_protocol::operator::{Changes, Condition, MachineView};
 use muster_protocol::terminal;
-use serde::Deserialize;
 
 use super::api::Api;
 use super::status;
@@ -19,11 +18,6 @@ use super::status;
 /// The exit code where machines had not settled when the limit was reached.
 const UNSETTLED: u8 = 3;
 const WAIT_SECONDS: u64 = 30;
-
-#[derive(Debug, Deserialize)]
-struct Changes {
-    cursor: u64,
-}
 
 /// The number of the last change that the controller knows of.
 pub async fn cursor(api: &Api) -> Result<u64> {

@@ -2,7 +2,7 @@ use muster_protocol::checkin::{Holds, Runs};
 use muster_protocol::ids::{Generation, Sha256, StorePath};
 use muster_protocol::keys::SecretKey;
 use muster_protocol::machine::Class;
-use muster_protocol::report::{Attack, Reason, Step};
+use muster_protocol::report::{Attack, Reason, UpdateStep};
 use muster_protocol::target::Target;
 
 use super::*;
@@ -177,7 +177,7 @@ fn a_machine_that_undid_the_latest_is_rolled_back() {
 
 #[test]
 fn a_machine_that_could_not_try_the_latest_has_failed() {
-    let event = EventKind::Failed { step: Step::Build, detail: String::new(), quarantined: true };
+    let event = EventKind::Failed { step: UpdateStep::Build, detail: String::new(), quarantined: true };
     assert_eq!(decide(&machine(Some(told(Phase::Failed, 2, '1', None)), None)), Condition::Failed);
     assert_eq!(decide(&machine(Some(told(Phase::Idle, 2, '1', None)), Some((2, event)))), Condition::Failed);
 }

@@ -9,10 +9,10 @@ use muster_protocol::api::{MAX_POLL_SECONDS, ProblemCode};
 use muster_protocol::audit::{MAX_PAGE, Page};
 use muster_protocol::ids::{Generation, IdError, MachineName};
 use muster_protocol::operator::{
-    AddMachine, AttackView, HistoryEntry, MachineView, SESSION_SECONDS, Session,
+    AddMachine, AttackView, Changes as Changed, HistoryEntry, MachineView, SESSION_SECONDS, Session,
 };
 use muster_protocol::request::SignedRequest;
-use serde::{Deserialize, Serialize};
+use serde::Deserialize;
 
 use super::asking::{away, forget};
 use super::auth::Signed;
@@ -175,17 +175,12 @@ pub struct Changes {
     wait: u64,
 }
 
-#[derive(Serialize)]
-pub struct Cursor {
-    cursor: u64,
-}
-
 /// Waits until anything that any machine did was stored, or an operator changed something.
 pub async fn changes(
     State(app): State<Shared>,
     Query(changes): Query<Changes>,
     _: Signed,
-) -> Result<Json<Cursor>, Refused> {
+) -> Result<Json<Changed>, Refused> {
     let mut cursor = app.cursor.subscribe();
     let wait = Duration::from_secs(changes.wait.min(MAX_POLL_SECONDS));
     let news = async {
@@ -198,7 +193,7 @@ pub async fn changes(
     };
     away(news).await;
     let cursor = *cursor.borrow();
-    Ok(Json(Cursor { cursor }))
+    Ok(Json(Changed { cursor }))
 }
 
 pub async fn known(app: &App, name: &MachineName) -> Result<crate::store::Machine, Refused> {

@@ -1,6 +1,6 @@
 //! The audit log: each entry in the transaction of its deed, chained to the one before it.
 
-use muster_protocol::audit::{Entry, MAX_PAGE, Page, Seen, hash, origin};
+use muster_protocol::audit::{Checkpoint, Entry, MAX_PAGE, Page, hash, origin};
 use muster_protocol::clock::UnixMillis;
 use muster_protocol::ids::MachineName;
 use muster_protocol::keys::PublicKey;
@@ -75,13 +75,13 @@ pub(super) async fn log(tx: &mut Tx, act: Act<'_>) -> Result<(), StoreError> {
 }
 
 /// The newest entry, or what the first one is chained to.
-async fn last(tx: &mut Tx) -> Result<Seen, StoreError> {
+async fn last(tx: &mut Tx) -> Result<Checkpoint, StoreError> {
     let newest: Option<(i64, Vec<u8>)> =
         sqlx::query_as("SELECT id, hash FROM audit ORDER BY id DESC LIMIT 1")
             .fetch_optional(&mut **tx)
             .await?;
     if let Some((id, hash)) = newest {
-        return Ok(Seen { id: unsigned(id), hash: sha256(&hash)? });
+        return Ok(Checkpoint { id: unsigned(id), hash: sha256(&hash)? });
     }
     let fleet: Vec<u8> = sqlx::query_scalar("SELECT id FROM fleet").fetch_one(&mut **tx).await?;
     Ok(origin(&sha256(&fleet)?))
@@ -173,7 +173,7 @@ impl Store {
             let mut entry = Entry { id, at, by, action, machine, detail, hash: before.hash };
             entry.hash = hash(&before.hash, &entry);
             insert(&mut tx, &entry).await?;
-            before = Seen { id, hash: entry.hash };
+            before = Checkpoint { id, hash: entry.hash };
         }
         sqlx::query("DROP TABLE audit_of_0_1").execute(&mut *tx).await?;
         Ok(tx.commit().await?)

@@ -87,7 +87,7 @@ fn what_nix_was_told_is_signed_shown_and_wanted_of_the_next_signer() {
     );
     bob.must(&fleet, &[&["sign", &id, "--yes", "--flake", &flake], &told[..]].concat());
     let target = fleet.view("cinnabar").unwrap().published.unwrap().target;
-    assert_eq!(target.evaluation.words(), ["--impure", "--option eval-cache false"]);
+    assert_eq!(target.evaluation.describe(), ["--impure", "--option eval-cache false"]);
     let history = fleet.must(&["history", "cinnabar"]).unwrap();
     assert!(history.contains("(evaluated with --impure --option eval-cache false)"), "{history}");
 }

@@ -113,7 +113,7 @@ async fn lines(checked: &CheckedPublication, current: &Current) -> Vec<String> {
     for key in &target.trusted_nix_keys {
         line("takes built from", key.clone());
     }
-    for words in target.evaluation.words() {
+    for words in target.evaluation.describe() {
         line("evaluated with", words);
     }
     if let Some(message) = &target.message {

@@ -13,7 +13,7 @@ pub fn require(machine: &MachineName, drafted: &Evaluation, given: &Evaluation) 
     if same(drafted, given) {
         return Ok(());
     }
-    let words = |evaluation: &Evaluation| match evaluation.words() {
+    let words = |evaluation: &Evaluation| match evaluation.describe() {
         words if words.is_empty() => "nothing beside the flake".to_owned(),
         words => words.join(" "),
     };
