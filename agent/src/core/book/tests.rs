@@ -42,7 +42,7 @@ impl World {
 #[test]
 fn i7_wherever_a_step_is_cut_short_every_event_is_told_once_and_in_order() {
     type Step = fn(&Book) -> Vec<Write>;
-    let steps: [UpdateStep; 5] = [
+    let steps: [Step; 5] = [
         |book| book.begin(transaction(2, State::Verified), vec![EventKind::Verified], 1),
         |book| book.advance(Input::Fetched, vec![EventKind::Fetched { ms: 4 }], &SEEN, |_| ()).unwrap(),
         |book| {
