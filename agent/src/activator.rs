@@ -4,11 +4,11 @@
 //! `transaction.json` tells it what to do; `activation.json` is its own record, written before each step, and
 //! `confirmation.json` is the agent's verdict. [`crate::core::resume`] says how it goes on after a kill or a reboot.
 
+mod error;
 mod run;
 
 use std::fs::File;
-use std::io;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::process::ExitCode;
 use std::time::Duration;
 
@@ -19,25 +19,16 @@ use rustix::fs::FlockOperation;
 use crate::config::Config;
 use crate::core::records::{Activation, ActivationPhase as Phase, Transaction};
 use crate::core::state::State;
-use crate::journal::{Files, JournalError};
+use crate::journal::Files;
 use crate::nix::Nix;
-use crate::platform::{self, Layout, Platform, PlatformError};
+use crate::platform::{self, Layout, Platform};
+pub use error::ActivatorError;
 use run::Activator;
 
 const LOCK: &str = "activator.lock";
 /// How long the lock is tried: whoever only looks at it holds it for a moment.
 const LOCK_LIMIT: Duration = Duration::from_secs(2);
 const LOCK_PAUSE: Duration = Duration::from_millis(5);
-
-#[derive(Debug, thiserror::Error)]
-pub enum ActivatorError {
-    #[error(transparent)]
-    Journal(#[from] JournalError),
-    #[error(transparent)]
-    Platform(#[from] PlatformError),
-    #[error("{} cannot be locked: {source}; {}", path.display(), crate::durable::remedy(source))]
-    Lock { path: PathBuf, source: io::Error },
-}
 
 /// The activator's whole life. Another exit code than 0 is for people: the agent reads the record.
 pub fn main_for(config: &Config) -> ExitCode {

@@ -1,12 +1,13 @@
 //! The one HTTP client: every wait has a limit, every answer a size.
 
+mod error;
 mod tls;
 
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use muster_protocol::announce::Announcement;
-use muster_protocol::api::{self, Problem, ProblemCode};
+use muster_protocol::api;
 use muster_protocol::checkin::{CheckInReply, PollReply};
 use muster_protocol::enrol::{EnrolReply, EnrolRequest};
 use muster_protocol::ids::{Generation, MachineName, Sha256};
@@ -16,9 +17,9 @@ use muster_protocol::report::{Accepted, Batch};
 use reqwest::{Method, RequestBuilder, Response, StatusCode};
 use serde::de::DeserializeOwned;
 
+pub use self::error::ClientError;
 use self::tls::Pinned;
 use crate::config::Config;
-use crate::core::answers::ends_check_in;
 use crate::identity::Identity;
 use crate::surroundings::Proxies;
 
@@ -33,73 +34,6 @@ const POOL_TIMEOUT: Duration = Duration::from_secs(30);
 const MAX_REPLY_BYTES: u64 = 64 * 1024;
 /// The longest bearer, in bytes.
 const MAX_BEARER: usize = 1024;
-
-#[derive(Debug, thiserror::Error)]
-pub enum ClientError {
-    #[error(
-        "the controller at {url} cannot be reached ({detail}): check that it runs and that this machine is online"
-    )]
-    Unreachable { url: String, detail: String },
-    #[error("{}", refusal(*status, problem.as_ref()))]
-    Refused { status: u16, problem: Option<Problem>, retry_after: Option<Duration> },
-    #[error(
-        "the controller's answer to {path} is longer than the {limit} bytes that it may have; it was thrown away"
-    )]
-    TooLarge { path: String, limit: u64 },
-    #[error(
-        "the controller's answer to {path} is not understood ({detail}): is a proxy or another program in its place?"
-    )]
-    Malformed { path: String, detail: String },
-    #[error("'{url}' is no address of a controller: {detail}")]
-    Address { url: String, detail: &'static str },
-    #[error("the certificate that the token pins is not usable ({0}): make a new token")]
-    Certificate(String),
-    #[error("no HTTP client can be made: {0}")]
-    Setup(String),
-}
-
-fn refusal(status: u16, problem: Option<&Problem>) -> String {
-    match problem {
-        Some(problem) => format!("the controller refused it ({status}): {}", problem.message),
-        None => format!(
-            "the controller answered with status {status} and no reason: {}",
-            api::advice_about_a_stranger(status)
-        ),
-    }
-}
-
-impl ClientError {
-    /// Whether nobody answered, or only something in between that speaks for nobody.
-    pub fn is_unreachable(&self) -> bool {
-        match self {
-            Self::Unreachable { .. } => true,
-            Self::Refused { status, .. } => matches!(status, 502..=504),
-            _ => false,
-        }
-    }
-    /// Whether a check-in that was answered like this need not be sent again.
-    pub fn ends_check_in(&self) -> bool {
-        matches!(self, Self::Refused { status, .. } if ends_check_in(*status))
-    }
-    /// How long the controller asks to be left alone.
-    pub fn retry_after(&self) -> Option<Duration> {
-        match self {
-            Self::Refused { retry_after, .. } => *retry_after,
-            _ => None,
-        }
-    }
-    /// Whether a new check-in may help.
-    pub fn needs_new_bearer(&self) -> bool {
-        matches!(self, Self::Refused { status: 401, .. })
-    }
-    /// What the controller calls it.
-    pub fn code(&self) -> Option<ProblemCode> {
-        match self {
-            Self::Refused { problem: Some(problem), .. } => Some(problem.code),
-            _ => None,
-        }
-    }
-}
 
 /// What carries requests in tests, in place of the network.
 #[cfg(test)]

@@ -12,7 +12,7 @@ use muster_protocol::policy::{Policy, PolicyError};
 use muster_protocol::target::{HealthCheck, MAX_CHECKS};
 use serde::Deserialize;
 
-use crate::{durable, surroundings};
+use crate::{durable, environment};
 
 /// Where the configuration lies unless `--config` says otherwise. It need not exist.
 pub const DEFAULT_CONFIG: &str = "/etc/muster/agent.toml";
@@ -39,7 +39,7 @@ pub struct Config {
     pub proxy: Option<String>,
     /// But for these hosts, domains and networks; not set: for what is on the machine itself.
     pub no_proxy: Option<Vec<String>>,
-    /// What counts of the environment that the agent was started in; see [`crate::surroundings`].
+    /// What counts of the environment that the agent was started in; see [`crate::environment`].
     pub environment: BTreeMap<String, String>,
     /// A machine that lives in a folder. Only builds with the feature `stand-in` read it.
     pub stand_in: Option<StandIn>,
@@ -144,7 +144,7 @@ impl Config {
         };
         let text =
             |(name, value): (OsString, OsString)| Some((name.into_string().ok()?, value.into_string().ok()?));
-        config.environment = surroundings::of_environment(std::env::vars_os().filter_map(text));
+        config.environment = environment::of_environment(std::env::vars_os().filter_map(text));
         Ok(config)
     }
 

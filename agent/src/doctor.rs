@@ -1,5 +1,6 @@
 //! `muster-agent doctor`: looks at everything that may keep the agent from its work, and says what to do.
 
+mod finding;
 mod machine;
 
 use std::fs;
@@ -12,14 +13,17 @@ use muster_protocol::clock::{Clock as _, SystemClock};
 use muster_protocol::{moment, shown};
 use serde::Deserialize;
 
+use self::finding::{FREE_SPACE, bad, doubtful, good};
+pub use self::finding::{Finding, Health};
 use crate::client::{Client, ClientError};
 use crate::config::Config;
 use crate::durable;
 use crate::identity::{Identity, IdentityError};
 use crate::local::{self, LocalError, Status};
-use crate::nix::{Nix, RESERVE_BYTES, free_bytes};
+use crate::nix::{Nix, RESERVE_BYTES};
 use crate::outbox::{self, Outbox};
 use crate::platform::Layout;
+use crate::process::free_bytes;
 use crate::status::profile;
 use crate::trust;
 
@@ -28,37 +32,7 @@ const MAX_SKEW_SECONDS: i64 = 120;
 /// Below this a build is likely to fill the disk.
 const COMFORT_BYTES: u64 = 8 * RESERVE_BYTES;
 const MAX_METADATA_BYTES: u64 = 64 * 1024;
-/// What runs before this system can be gone back to; all generations but one need not go for a little space.
-const FREE_SPACE: &str = "free some space, for example with nix-collect-garbage --delete-older-than 30d";
 const AS_ROOT: &str = "run this as root: sudo muster-agent doctor";
-
-/// What was found.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Health {
-    Good,
-    /// It works, but not for ever or not as it should.
-    Doubtful,
-    Bad,
-}
-
-/// One finding, with what to do unless it is good.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Finding {
-    pub about: &'static str,
-    pub health: Health,
-    pub words: String,
-    pub remedy: Option<String>,
-}
-
-fn good(about: &'static str, words: impl Into<String>) -> Finding {
-    Finding { about, health: Health::Good, words: words.into(), remedy: None }
-}
-fn doubtful(about: &'static str, words: impl Into<String>, remedy: impl Into<String>) -> Finding {
-    Finding { about, health: Health::Doubtful, words: words.into(), remedy: Some(remedy.into()) }
-}
-fn bad(about: &'static str, words: impl Into<String>, remedy: impl Into<String>) -> Finding {
-    Finding { about, health: Health::Bad, words: words.into(), remedy: Some(remedy.into()) }
-}
 
 /// Prints every finding. The exit code is a failure when one is bad.
 pub async fn run(config: &Config) -> ExitCode {

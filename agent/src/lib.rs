@@ -16,6 +16,7 @@ pub mod core;
 pub mod doctor;
 pub mod durable;
 pub mod enrol;
+pub mod environment;
 pub mod identity;
 pub mod journal;
 pub mod local;
@@ -25,7 +26,10 @@ pub mod outbox;
 pub mod paste;
 pub mod platform;
 pub mod probes;
+pub mod process;
 pub mod runner;
+#[cfg(test)]
+mod scripts;
 pub mod secrets;
 pub mod service;
 pub mod status;

@@ -8,8 +8,8 @@ use tokio::task::JoinSet;
 use tokio::time::timeout;
 
 use crate::core::health::CheckResult;
-use crate::platform::process;
 use crate::platform::{Layout, Platform};
+use crate::process;
 
 /// The pause before a check that failed is tried again.
 const PAUSE: Duration = Duration::from_secs(1);
@@ -146,7 +146,7 @@ mod tests {
 
     use super::*;
     use crate::platform::Nixos;
-    use crate::platform::tests::layout;
+    use crate::platform::testing::layout;
 
     fn check(name: &str, probe: Probe, tries: u32) -> HealthCheck {
         HealthCheck { name: name.into(), probe, timeout_seconds: 1, tries }
@@ -184,7 +184,7 @@ mod tests {
             check("new", Probe::Unknown, 1),
         ];
         let systemctl = "test \"$1 $3\" = 'is-active sshd.service' && exit 0; echo failed; exit 3";
-        crate::platform::tests::script(&folder.path().join("programs/systemctl"), systemctl);
+        crate::scripts::script(&folder.path().join("programs/systemctl"), systemctl);
         let results = run(&checks, &platform(folder.path())).await;
         let words: Vec<(&str, &str)> = results
             .iter()

@@ -1,6 +1,7 @@
 //! Secrets that a system needs before it is activated: the agent decrypts them with the machine's own key, by the sops that
 //! the system names, into a folder in memory. What services and users need is the work of sops-nix in the activation itself.
 
+mod error;
 mod ramdisk;
 mod sops;
 #[cfg(test)]
@@ -16,58 +17,14 @@ use muster_protocol::machine::Class;
 use serde::{Deserialize, Serialize};
 use zeroize::Zeroizing;
 
+pub use self::error::SecretsError;
+use self::error::{MANIFEST, VERSION};
 use crate::durable;
 use crate::platform::Layout;
 
-/// Where a system says what it needs (`nix/modules/secrets.nix`).
-const MANIFEST: &str = "etc/muster/activation-secrets.json";
-/// The version of the manifest that this agent reads.
-const VERSION: u32 = 1;
 const MAX_MANIFEST: u64 = 4 * 1024 * 1024;
 /// The files that are there, by their names on the system, so that they can be taken away.
 const RECORD: &str = "activation-secrets.json";
-
-#[derive(Debug, thiserror::Error)]
-pub enum SecretsError {
-    #[error("{} cannot be read: {source}", path.display())]
-    Read { path: PathBuf, source: io::Error },
-    #[error("{} cannot be written: {source}; {}", path.display(), crate::durable::remedy(source))]
-    Write { path: PathBuf, source: io::Error },
-    #[error("{} of the new system is damaged ({detail}): build it with another Muster", MANIFEST)]
-    Manifest { detail: String },
-    #[error(
-        "the new system has secrets of version {0}, and this agent reads version {VERSION}: publish a newer muster-agent first"
-    )]
-    Version(u32),
-    #[error(
-        "this machine's key does not read {name}: run `muster machines accept` for it and publish the system again ({words})"
-    )]
-    NoKey { name: String, words: String },
-    #[error(
-        "{name} cannot be decrypted: sops {how} ({words}); run `muster vars check` and publish the system again"
-    )]
-    Decrypt { name: String, how: String, words: String },
-    #[error("{} cannot be run: {source}", program.display())]
-    Run { program: PathBuf, source: io::Error },
-    #[error("{name} cannot be given to {owner}:{group}: {words}")]
-    Owner { name: String, owner: String, group: String, words: String },
-    #[error("no disk in memory can be made at {}: {words}", at.display())]
-    RamDisk { at: PathBuf, words: String },
-}
-
-impl SecretsError {
-    /// Whether the same system will fail again, so that it is of no use to try.
-    pub fn is_of_the_system(&self) -> bool {
-        matches!(
-            self,
-            Self::Manifest { .. }
-                | Self::Version(_)
-                | Self::NoKey { .. }
-                | Self::Decrypt { .. }
-                | Self::Owner { .. }
-        )
-    }
-}
 
 #[derive(Debug, Deserialize)]
 struct Manifest {

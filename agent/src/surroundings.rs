@@ -2,29 +2,16 @@
 //!
 //! [`Config::load`] reads it once. Nothing else of the agent's environment reaches Nix but `PATH`.
 
-use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
 use crate::config::Config;
 use crate::durable;
 
-/// The variables of the agent's environment that reach Nix, beside those of the proxy. docs/operators.md lists them.
-pub const PASSED: [&str; 6] =
-    ["TMPDIR", "NIX_SSL_CERT_FILE", "SSL_CERT_FILE", "NIX_CONFIG", "NIX_CONF_DIR", "NIX_USER_CONF_FILES"];
-/// And those of the proxy, as curl knows them; each counts in capitals as well.
-pub const OF_THE_PROXY: [&str; 4] = ["http_proxy", "https_proxy", "all_proxy", "no_proxy"];
 /// A proxy is not asked for what is on the machine itself, unless somebody says so.
 const LOCAL: &str = "localhost,127.0.0.1,::1";
 const MAX_SETTINGS_BYTES: u64 = 1024 * 1024;
 /// How deep one file of settings may include others.
 const MAX_INCLUDES: u32 = 4;
-
-/// What is taken over of an environment.
-pub fn of_environment(variables: impl Iterator<Item = (String, String)>) -> BTreeMap<String, String> {
-    let known =
-        |name: &str| PASSED.contains(&name) || OF_THE_PROXY.contains(&name.to_ascii_lowercase().as_str());
-    variables.filter(|(name, value)| known(name) && !value.is_empty()).collect()
-}
 
 /// Which proxy is asked for which addresses.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -230,6 +217,7 @@ impl Config {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::environment::{OF_THE_PROXY, PASSED, of_environment};
 
     fn config(text: &str, variables: &[(&str, &str)]) -> Config {
         let mut config = Config::parse(text, "/etc/muster/agent.toml".into()).unwrap();

@@ -10,7 +10,8 @@ use muster_protocol::machine::Class;
 use crate::config::Config;
 use crate::durable;
 use crate::identity::Identity;
-use crate::platform::{ACTIVATOR_PLIST, Layout, process};
+use crate::platform::{ACTIVATOR_PLIST, Layout};
+use crate::process;
 use crate::service::{LABEL, UNIT};
 
 const LIMIT: Duration = Duration::from_secs(60);
@@ -123,7 +124,7 @@ fn run(layout: &Layout, program: &str, arguments: &[&str]) -> Result<()> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::platform::tests::stand_in;
+    use crate::platform::testing::stand_in;
 
     #[test]
     fn an_agent_that_was_set_up_by_hand_is_stopped_and_everything_of_it_goes() {
@@ -131,7 +132,7 @@ mod tests {
         let config = stand_in(folder.path(), "");
         let layout = layout(&config).unwrap();
         let asked = folder.path().join("programs/systemctl.asked");
-        crate::platform::tests::script(&folder.path().join("programs/systemctl"), "echo \"$@\" >> $0.asked");
+        crate::scripts::script(&folder.path().join("programs/systemctl"), "echo \"$@\" >> $0.asked");
         let (job, _) = job(&layout);
         fs::create_dir_all(job.parent().unwrap()).unwrap();
         fs::write(&job, "").unwrap();

@@ -6,13 +6,13 @@ use muster_protocol::clock::{Clock as _, SystemClock};
 use muster_protocol::ids::StorePath;
 use muster_protocol::target::Action;
 
-use super::ActivatorError;
+use super::error::ActivatorError;
 use crate::core::activate::{Act, Course, Done, Ran, Sight, Way};
 use crate::core::records::{Activation, GivenVerdict};
 use crate::journal::{FileId, Files};
 use crate::nix::Nix;
 use crate::platform::Platform;
-use crate::platform::process;
+use crate::process;
 use crate::secrets::{self, SecretsError};
 
 pub struct Activator {

@@ -4,14 +4,14 @@ use jiff::tz::TimeZone;
 use muster_protocol::machine::Class;
 use muster_protocol::policy::{Policy, RebootPolicy};
 
-use super::{Finding, bad, doubtful, good};
+use super::finding::{FREE_SPACE, Finding, bad, doubtful, good};
 use crate::config::Config;
 use crate::core::policy::{Circumstances, Rules, Stage, gate};
 use crate::core::records::Journal;
 use crate::core::window::{Openness, openness};
 use crate::journal::Files;
-use crate::nix::free_bytes;
 use crate::platform::{self, Platform};
+use crate::process::free_bytes;
 
 /// Looks at the machine as the agent does before it switches.
 pub fn examine(config: &Config, class: Class, now: i64) -> Vec<Finding> {
@@ -72,7 +72,7 @@ fn switch(rules: &Rules, journal: &Journal, platform: &dyn Platform, now: i64) -
             let remedy = match deferral.hold {
                 crate::core::policy::Hold::Paused => "'muster-agent resume' ends the pause",
                 crate::core::policy::Hold::Battery => "plug it in",
-                crate::core::policy::Hold::Disk => super::FREE_SPACE,
+                crate::core::policy::Hold::Disk => FREE_SPACE,
                 _ => "wait, or have an operator publish with --urgent",
             };
             doubtful(about, deferral.why + &until.unwrap_or_default(), remedy)
@@ -134,10 +134,10 @@ fn reboot(rules: &Rules, platform: &dyn Platform) -> Option<Finding> {
 mod tests {
     use std::path::Path;
 
+    use super::super::finding::Health;
     use super::*;
     use crate::core::policy::Pause;
-    use crate::doctor::Health;
-    use crate::platform::tests::{script, stand_in};
+    use crate::platform::testing::{script, stand_in};
 
     fn config(folder: &Path, settings: &str) -> Config {
         let config = stand_in(folder, settings);

@@ -4,7 +4,7 @@ use std::path::Path;
 use std::process::Command;
 use std::time::Duration;
 
-use crate::platform::process;
+use crate::process;
 
 const LIMIT: Duration = Duration::from_secs(30);
 

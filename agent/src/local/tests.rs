@@ -198,7 +198,7 @@ fn enrolled(folder: &Path, says: &str) -> Config {
 
 fn asked_of_systemd(folder: &Path, says: &str) {
     let program = folder.join("programs/systemctl");
-    crate::platform::tests::script(&program, &format!("echo \"$@\" >> $0.asked; echo {says}"));
+    crate::scripts::script(&program, &format!("echo \"$@\" >> $0.asked; echo {says}"));
 }
 
 fn times_asked(folder: &Path) -> usize {

@@ -6,9 +6,9 @@ use muster_protocol::ids::StorePath;
 use muster_protocol::packages;
 use muster_protocol::report::ClosureChange;
 
-use super::error::message;
-use super::process;
-use super::{Nix, NixError, SHORT_LIMIT};
+use super::error::{NixError, message};
+use super::program::{MOST_MEMORY, Nix, SHORT_LIMIT};
+use crate::process;
 
 /// The most names of each kind that are told.
 const MAX_NAMED: usize = 64;
@@ -38,7 +38,8 @@ impl Nix {
         command.args(["path-info", "--recursive", "--size", system.as_str()]);
         let mut paths = Closure::new();
         let add = |line: &str| paths.extend(path_and_size(line));
-        let finished = process::lines(command, "asking Nix for a closure", SHORT_LIMIT, add).await?;
+        let finished =
+            process::lines(command, "asking Nix for a closure", SHORT_LIMIT, MOST_MEMORY, add).await?;
         if !finished.status.success() {
             let what = format!("Nix does not say what {system} is made of");
             return Err(NixError::Failed { what, message: message(&finished.stderr, finished.status) });

@@ -3,13 +3,13 @@
 use std::io;
 use std::os::unix::process::ExitStatusExt as _;
 use std::process::ExitStatus;
-use std::time::Duration;
 
 use muster_protocol::ids::StorePath;
 use muster_protocol::machine::MachineError;
 use muster_protocol::report::{Attack, MAX_LOG_TAIL};
 
 use crate::core::blame::Blame;
+use crate::process::{ProcessError, without_colours};
 
 /// The longest message of Nix that a sentence carries.
 const MAX_MESSAGE: usize = 600;
@@ -18,14 +18,8 @@ const MAX_MESSAGE: usize = 600;
 pub enum NixError {
     #[error("there is no {program} on this machine (looked in {searched}): install Nix")]
     NotFound { program: String, searched: String },
-    #[error("{program} cannot be run: {source}")]
-    Run { program: String, source: io::Error },
-    #[error("{what} took longer than {} s and was ended", limit.as_secs())]
-    TimedOut { what: String, limit: Duration },
-    #[error("the disk of the Nix store has less than {} MiB left: free some space, for example with nix-collect-garbage", .0 / 1024 / 1024)]
-    NoSpace(u64),
-    #[error("{what} took more than {} MiB of memory and was ended", limit / 1024 / 1024)]
-    TooMuchMemory { what: String, limit: u64 },
+    #[error(transparent)]
+    Process(#[from] ProcessError),
     #[error("{derivation} cannot be fetched from the controller's cache: {message}")]
     Fetch { derivation: StorePath, message: String },
     #[error("what the controller's cache gives for {derivation} is refused: {detail}")]
@@ -148,20 +142,6 @@ pub fn message(output: &str, status: ExitStatus) -> String {
 pub fn tail(output: &str) -> String {
     let plain = without_colours(output);
     plain[plain.ceil_char_boundary(plain.len().saturating_sub(MAX_LOG_TAIL))..].to_owned()
-}
-
-/// Removes ANSI escape sequences (`ESC [ … letter`).
-pub fn without_colours(text: &str) -> String {
-    let mut plain = String::with_capacity(text.len());
-    let mut rest = text.chars();
-    while let Some(character) = rest.next() {
-        if character != '\u{1b}' {
-            plain.push(character);
-        } else if rest.next() == Some('[') {
-            let _ = rest.find(char::is_ascii_alphabetic);
-        }
-    }
-    plain
 }
 
 #[cfg(test)]

@@ -2,9 +2,10 @@
 
 use muster_protocol::ids::StorePath;
 
-use super::error::message;
-use super::{Nix, NixError, SHORT_LIMIT, process};
+use super::error::{NixError, message};
+use super::program::{MOST_MEMORY, Nix, SHORT_LIMIT};
 use crate::core::prune::ProfileGeneration;
+use crate::process;
 
 impl Nix {
     /// Makes `path` the system profile.
@@ -15,7 +16,8 @@ impl Nix {
         }
         let mut command = self.sync_command("nix-env")?;
         command.arg("-p").arg(&profile).args(["--set", path.as_str()]);
-        let (status, stderr) = process::run_sync(command, "setting the system profile", SHORT_LIMIT)?;
+        let (status, stderr) =
+            process::capture(command, "setting the system profile", SHORT_LIMIT, MOST_MEMORY)?;
         if status.success() {
             return Ok(());
         }
@@ -61,7 +63,8 @@ impl Nix {
         let mut command = self.sync_command("nix-env")?;
         command.arg("-p").arg(self.layout.profile()).arg("--delete-generations");
         command.args(numbers.iter().map(u64::to_string));
-        let (status, stderr) = process::run_sync(command, "removing old generations", SHORT_LIMIT)?;
+        let (status, stderr) =
+            process::capture(command, "removing old generations", SHORT_LIMIT, MOST_MEMORY)?;
         if status.success() {
             return Ok(());
         }

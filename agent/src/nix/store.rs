@@ -8,9 +8,11 @@ use muster_protocol::ids::StorePath;
 use muster_protocol::report::ClosureChange;
 use muster_protocol::target::Target;
 
-use super::{BuildLimits, Listener, Nix, NixError};
+use super::error::NixError;
+use super::program::{BuildLimits, Nix};
 use crate::client::Client;
 use crate::core::prune::ProfileGeneration;
+use crate::process::Listener;
 
 /// See [`Nix`] for what each of them does.
 pub trait Store {

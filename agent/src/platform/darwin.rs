@@ -17,12 +17,13 @@ use muster_protocol::ids::{Generation, StorePath};
 use muster_protocol::target::Action;
 use serde::Serialize;
 
-use super::process::Finished;
-use super::{
-    Awake, Layout, Outcome, Platform, PlatformError, Preflight, Way, ask, finish, process, run,
-    stand_in_boot_id,
-};
+use super::boot_id;
+use super::layout::Layout;
+use super::programs::{PlatformError, ask, finish, run};
+use super::system::{Awake, Platform, Preflight};
+use crate::core::activate::{Outcome, Way};
 use crate::durable;
+use crate::process::{self, Finished};
 
 const ACTIVATOR_LABEL: &str = "org.muster.activator";
 const AGENT_LABEL: &str = "org.muster.agent";
@@ -134,7 +135,7 @@ impl Platform for Darwin {
     }
 
     fn boot_id(&self) -> Result<String, PlatformError> {
-        if let Some(id) = stand_in_boot_id(&self.layout) {
+        if let Some(id) = boot_id::of_stand_in(&self.layout) {
             return Ok(id);
         }
         self.boot_session()
@@ -343,7 +344,7 @@ mod tests {
 
     use muster_protocol::machine::Class;
 
-    use super::super::tests::{layout, script};
+    use super::super::testing::{layout, script};
     use super::*;
 
     fn darwin(root: &Path) -> Darwin {

@@ -3,7 +3,8 @@
 use std::os::unix::fs::MetadataExt as _;
 use std::path::Path;
 
-use super::{Layout, run};
+use super::layout::Layout;
+use super::programs::run;
 
 const SUPPLIES: &str = "/sys/class/power_supply";
 const MEMORY: &str = "/proc/meminfo";
@@ -81,7 +82,7 @@ mod tests {
     use muster_protocol::machine::Class;
     use rustix::fs::FlockOperation;
 
-    use super::super::tests::{layout, script};
+    use super::super::testing::{layout, script};
     use super::*;
 
     fn supply(root: &Path, name: &str, facts: &[(&str, &str)]) {

@@ -12,20 +12,20 @@ use std::time::Duration;
 use muster_protocol::ids::{Generation, StorePath, to_hex};
 use muster_protocol::target::Action;
 
-use super::process::Finished;
-use super::{
-    Ailing, Layout, Outcome, Platform, PlatformError, Preflight, Way, ask, finish, linux, run,
-    stand_in_boot_id,
-};
+use super::layout::Layout;
+use super::programs::{PlatformError, ask, finish, run};
+use super::system::{Platform, Preflight};
+use super::{boot_id, linux};
+use crate::core::activate::{Ailing, Outcome, Way};
 use crate::core::cause::with_cause;
 use crate::core::policy::inhibited;
 use crate::core::reboot::Due;
+use crate::process::Finished;
 
 /// What switch-to-configuration-ng locks while it works.
 const SWITCH_LOCK: &str = "/run/nixos/switch-to-configuration.lock";
 const AGENT_UNIT: &str = "muster-agent.service";
 const LOGIND_UNIT: &str = "systemd-logind.service";
-pub(super) const BOOT_ID: &str = "/proc/sys/kernel/random/boot_id";
 /// The limit of a system's own checks.
 const CHECK_LIMIT: Duration = Duration::from_secs(300);
 
@@ -79,12 +79,12 @@ impl Platform for Nixos {
     }
 
     fn boot_id(&self) -> Result<String, PlatformError> {
-        if let Some(id) = stand_in_boot_id(&self.layout) {
+        if let Some(id) = boot_id::of_stand_in(&self.layout) {
             return Ok(id);
         }
-        std::fs::read_to_string(BOOT_ID)
+        std::fs::read_to_string(boot_id::LINUX)
             .map(|text| text.trim().to_owned())
-            .map_err(|source| PlatformError::Run { program: BOOT_ID.to_owned(), source })
+            .map_err(|source| PlatformError::Run { program: boot_id::LINUX.to_owned(), source })
     }
 
     fn failed_units(&self) -> Result<Vec<String>, PlatformError> {
@@ -263,7 +263,7 @@ impl Platform for Nixos {
 mod tests {
     use muster_protocol::machine::Class;
 
-    use super::super::tests::{layout, script};
+    use super::super::testing::{layout, script};
     use super::*;
 
     fn nixos(root: &Path) -> Nixos {

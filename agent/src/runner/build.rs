@@ -16,9 +16,10 @@ use crate::core::progress::{Pace, Tracker, words};
 use crate::core::records::Transaction;
 use crate::core::state::Input;
 use crate::core::window;
-use crate::nix::{BuildLimits, Listener, NixError, free_bytes};
+use crate::nix::{BuildLimits, NixError};
 use crate::platform::{Platform, PlatformError, Preflight};
 use crate::probes;
+use crate::process::{Listener, ProcessError, free_bytes};
 use crate::secrets;
 
 /// How often a person's work is looked for without being told that it is done.
@@ -158,7 +159,7 @@ impl Work<'_> {
         let tries = if error.broke_off_a_build() { BUILD_TRIES } else { TRIES };
         let tried = self.backoff.failures() + 1 >= tries
             && self.shared.answers.get()
-            && !matches!(error, NixError::NoSpace(_) | NixError::BuildFolder(_));
+            && !matches!(error, NixError::Process(ProcessError::NoSpace(_)) | NixError::BuildFolder(_));
         if error.is_permanent() || tried {
             tracing::error!("{error}");
             return self.fail(step, error.detail(), error.is_permanent(), events.into_iter().collect());

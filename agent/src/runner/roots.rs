@@ -77,7 +77,7 @@ mod tests {
 
     use super::*;
     use crate::core::records::tests::path;
-    use crate::platform::tests::layout;
+    use crate::platform::testing::layout;
 
     #[test]
     fn old_and_new_are_rooted_until_it_is_decided_and_the_previous_one_after() {

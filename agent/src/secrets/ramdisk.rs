@@ -5,7 +5,7 @@ use std::os::unix::fs::PermissionsExt as _;
 use std::path::Path;
 use std::process::{Command, Stdio};
 
-use super::SecretsError;
+use super::error::SecretsError;
 use crate::platform::Layout;
 
 /// In sectors of 512 bytes: 16 MiB.

@@ -9,7 +9,7 @@ use std::time::Duration;
 use muster_protocol::clock::{Clock as _, SystemClock};
 use zeroize::{Zeroize as _, Zeroizing};
 
-use super::SecretsError;
+use super::error::SecretsError;
 use crate::core::backoff::look;
 use crate::identity::AGE_KEY;
 use crate::platform::Layout;

@@ -1,7 +1,7 @@
 use std::os::unix::fs::{MetadataExt as _, symlink};
 
 use super::*;
-use crate::platform::tests::{layout, script};
+use crate::platform::testing::{layout, script};
 
 const SYSTEM: &str = "/nix/store/0c0bm0n2hg4kd2x7q2g5p1l1c4cx8kpl-system";
 

@@ -6,8 +6,9 @@ use std::time::Duration;
 
 use muster_agent::client::Client;
 use muster_agent::config::{Config, StandIn};
-use muster_agent::nix::{BuildLimits, Nix, NixError, Plain};
+use muster_agent::nix::{BuildLimits, Nix, NixError};
 use muster_agent::platform::Layout;
+use muster_agent::process::{Plain, ProcessError};
 use muster_protocol::ids::{Sha256, StorePath, nix_base32};
 use muster_protocol::machine::Class;
 use muster_protocol::report::Attack;
@@ -418,7 +419,7 @@ async fn a_build_that_takes_too_long_is_ended() {
         .realise(&target, &bed.client, &bed.link(), BuildLimits::default(), &mut Plain)
         .await
         .unwrap_err();
-    assert!(matches!(error, NixError::TimedOut { .. }), "{error}");
+    assert!(matches!(error, NixError::Process(ProcessError::TimedOut { .. })), "{error}");
     let link = bed.link();
     until(|| processes(link.to_str().unwrap()) == 0).await;
 }

@@ -5,7 +5,8 @@ use std::process::{Child, Command, Stdio};
 use axum::http::{StatusCode, header};
 use axum::response::IntoResponse as _;
 use muster_agent::client::{Client, ClientError};
-use muster_agent::nix::{BuildLimits, Plain};
+use muster_agent::nix::BuildLimits;
+use muster_agent::process::Plain;
 
 use super::controller::{BEARER, Controller, Fleet};
 use super::enrol::Site;

@@ -6,7 +6,7 @@ use muster_protocol::report::Reason;
 use muster_protocol::target::Action;
 use serde::{Deserialize, Serialize};
 
-use super::{Old, Transaction, Unknown, VERSION};
+use super::transaction::{Old, Transaction, Unknown, VERSION};
 
 /// `activation.json`: how far the activator is. It alone writes this file.
 #[derive(Debug, Clone, PartialEq, Eq, Hash, Serialize, Deserialize)]

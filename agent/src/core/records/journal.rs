@@ -7,7 +7,8 @@ use muster_protocol::report::{Reason, UpdateStep};
 use muster_protocol::target::{Action, Target};
 use serde::{Deserialize, Serialize};
 
-use super::{Old, Telling, Transaction, Unknown, VERSION};
+use super::known::Known;
+use super::transaction::{Old, Telling, Transaction, Unknown, VERSION};
 use crate::core::policy::Pause;
 use crate::core::reboot::Rebooted;
 use crate::core::state::State;
@@ -75,19 +76,6 @@ pub struct Journal {
     pub telling: Vec<Telling>,
     #[serde(flatten)]
     pub unknown: Unknown,
-}
-
-/// A confirmed generation.
-#[derive(Debug, Clone, PartialEq, Eq, Hash, Serialize, Deserialize)]
-pub struct Known {
-    pub generation: Generation,
-    pub output: StorePath,
-    #[serde(default)]
-    pub derivation: Option<StorePath>,
-    pub at: UnixMillis,
-    /// What was signed, to activate it again.
-    #[serde(default)]
-    pub target: Option<Box<Target>>,
 }
 
 /// A derivation that is not tried again.

@@ -1,9 +1,14 @@
 use muster_protocol::checkin::Phase;
+use muster_protocol::ids::{Generation, StorePath};
+use muster_protocol::machine::Class;
 use muster_protocol::policy::Policy;
+use muster_protocol::report::{EventKind, Reason, UpdateStep};
+use muster_protocol::target::{Action, Target};
 
 use super::journal::LATER_MS;
 use super::*;
 use crate::core::policy::{Hold, Stage};
+use crate::core::state::State;
 
 /// What is seen when a transaction ends on this system.
 fn on<'a>(running: Option<&'a StorePath>) -> Settled<'a> {

@@ -6,8 +6,9 @@ use std::time::Duration;
 
 use muster_protocol::clock::{Clock as _, SystemClock};
 
+use super::super::layout::Layout;
+use super::super::programs::run;
 use super::words;
-use crate::platform::{Layout, run};
 
 /// The job's label after its prefix, which each configuration may choose.
 const JOB: &str = ".activate-system";
@@ -50,7 +51,7 @@ fn label(layout: &Layout) -> Option<String> {
 mod tests {
     use muster_protocol::machine::Class;
 
-    use super::super::super::tests::{layout, script};
+    use super::super::super::testing::{layout, script};
     use super::*;
 
     #[test]

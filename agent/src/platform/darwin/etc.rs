@@ -6,8 +6,8 @@ use std::path::{Path, PathBuf};
 
 use muster_protocol::ids::{Sha256, StorePath};
 
+use super::super::layout::Layout;
 use crate::durable;
-use crate::platform::Layout;
 
 /// What begins nix-darwin's list of contents that it may overwrite.
 const HASHES: &str = "declare -A etcSha256Hashes=(";
@@ -76,7 +76,7 @@ mod tests {
 
     use muster_protocol::machine::Class;
 
-    use super::super::super::tests::layout;
+    use super::super::super::testing::layout;
     use super::*;
     use crate::core::records::tests::path;
 

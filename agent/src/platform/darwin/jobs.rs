@@ -7,9 +7,10 @@ use std::path::Path;
 
 use muster_protocol::ids::StorePath;
 
+use super::super::layout::Layout;
+use super::super::programs::run;
 use super::session;
 use crate::durable;
-use crate::platform::{Layout, run};
 
 const DAEMONS: &str = "Library/LaunchDaemons";
 const FOLDERS: [&str; 2] = [DAEMONS, "Library/LaunchAgents"];
@@ -98,7 +99,7 @@ fn same(installed: &Path, of_the_system: &Path) -> bool {
 mod tests {
     use muster_protocol::machine::Class;
 
-    use super::super::super::tests::{layout, script};
+    use super::super::super::testing::{layout, script};
     use super::*;
     use crate::core::records::tests::path;
 

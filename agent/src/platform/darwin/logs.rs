@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 
 use plist::{Dictionary, Value};
 
-use crate::platform::Layout;
+use super::super::layout::Layout;
 
 /// How large a log may become. With the one before it that is twice as much.
 const LIMIT: u64 = 16 * 1024 * 1024;
@@ -72,7 +72,7 @@ mod tests {
 
     use muster_protocol::machine::Class;
 
-    use super::super::super::tests::layout;
+    use super::super::super::testing::layout;
     use super::*;
 
     #[test]

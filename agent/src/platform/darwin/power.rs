@@ -3,7 +3,9 @@
 
 use std::process::Stdio;
 
-use crate::platform::{Awake, Layout, ask};
+use super::super::layout::Layout;
+use super::super::programs::ask;
+use super::super::system::Awake;
 
 /// Keeps the machine from sleeping while this process lives, lid or no lid as far as macOS allows; `caffeinate` ends with
 /// it by itself, too.
@@ -61,7 +63,7 @@ mod tests {
     use muster_protocol::clock::{Clock as _, SystemClock};
     use muster_protocol::machine::Class;
 
-    use super::super::super::tests::{layout, script};
+    use super::super::super::testing::{layout, script};
     use super::*;
 
     #[test]

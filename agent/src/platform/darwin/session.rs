@@ -5,7 +5,8 @@ use std::path::Path;
 
 use muster_protocol::ids::StorePath;
 
-use crate::platform::{Layout, run};
+use super::super::layout::Layout;
+use super::super::programs::run;
 
 /// Where a system keeps the launch agents of its primary user.
 const AGENTS: &str = "user/Library/LaunchAgents";
@@ -73,7 +74,7 @@ fn primary_user(script: &str) -> Option<&str> {
 mod tests {
     use muster_protocol::machine::Class;
 
-    use super::super::super::tests::{layout, script};
+    use super::super::super::testing::{layout, script};
     use super::*;
     use crate::core::records::tests::path;
 

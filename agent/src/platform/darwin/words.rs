@@ -2,8 +2,7 @@
 
 use std::time::Duration;
 
-use crate::nix::without_colours;
-use crate::platform::process::Other;
+use crate::process::{Other, without_colours};
 
 /// What a person has to do before this activation can succeed. `program` is what macOS asks permissions of.
 pub fn needs_human(exit: i32, output: &str, program: &str) -> Option<String> {

@@ -5,9 +5,10 @@ use std::sync::{Mutex, PoisonError};
 
 use muster_protocol::ids::StorePath;
 
+use super::super::layout::Layout;
+use super::super::programs::{PlatformError, ask, run};
 use crate::core::reboot::Due;
 use crate::durable;
-use crate::platform::{Layout, PlatformError, ask};
 
 /// What only a boot brings; the parts of a system that are compared.
 const PARTS: [&str; 3] = ["initrd", "kernel", "kernel-modules"];
@@ -67,7 +68,7 @@ pub fn blockers(layout: &Layout) -> Result<Vec<String>, PlatformError> {
         let facts = ["--property=Name", "--property=Class", "--property=State", "--property=TTY"];
         let arguments = [&["show-session"][..], &ids, &facts].concat();
         // One that has ended meanwhile is an error of loginctl's, beside what it says of the others.
-        blockers.extend(people(&super::super::run(layout, "loginctl", &arguments)?.said));
+        blockers.extend(people(&run(layout, "loginctl", &arguments)?.said));
     }
     let arguments = ["--list", "--no-legend", "--no-pager"];
     blockers.extend(inhibitors(&ask(layout, "systemd-inhibit", &arguments)?));
@@ -118,7 +119,7 @@ mod tests {
 
     use muster_protocol::machine::Class;
 
-    use super::super::super::tests::{layout, script};
+    use super::super::super::testing::{layout, script};
     use super::*;
     use crate::core::records::tests::path;
 

@@ -16,8 +16,8 @@ use std::io;
 use std::os::unix::fs::symlink;
 use std::path::{Path, PathBuf};
 
+use super::super::layout::Layout;
 use crate::durable;
-use crate::platform::Layout;
 
 const FOLDER: &str = "/etc/systemd/system.control";
 const UNIT: &str = "muster-activator.service";
@@ -125,7 +125,7 @@ mod tests {
     use muster_protocol::machine::Class;
 
     use super::*;
-    use crate::platform::tests::layout;
+    use crate::platform::testing::layout;
 
     #[test]
     fn i4_a_boot_in_mid_switch_starts_the_activator_until_the_switch_is_over() {

@@ -5,7 +5,8 @@
 
 use muster_protocol::clock::{Clock as _, SystemClock, UnixMillis};
 
-use crate::platform::{Layout, PlatformError, ask, run};
+use super::super::layout::Layout;
+use super::super::programs::{PlatformError, ask, run};
 
 /// Failed, or waiting for its next start.
 const LIST: [&str; 5] =
@@ -96,7 +97,7 @@ impl Block<'_> {
 mod tests {
     use muster_protocol::machine::Class;
 
-    use super::super::super::tests::{layout, script};
+    use super::super::super::testing::{layout, script};
     use super::*;
 
     #[test]

@@ -27,9 +27,9 @@ use crate::core::records::Activation;
 use crate::core::records::tests::path;
 use crate::identity::{Enrolment, Identity, Keys};
 use crate::journal::Files;
-use crate::nix::{BuildLimits, Listener, NixError, Store};
-use crate::platform::process::Finished;
+use crate::nix::{BuildLimits, NixError, Store};
 use crate::platform::{Layout, Platform, PlatformError, Preflight};
+use crate::process::{Finished, Listener};
 
 /// The virtual clock: it stands still while anything is done, and jumps to the next timer.
 pub struct Virtual {
@@ -67,7 +67,7 @@ impl Machine {
         let memory = PathBuf::from("/dev/shm");
         let within = if memory.is_dir() { memory } else { std::env::temp_dir() };
         let folder = tempfile::Builder::new().prefix("muster-hour.").tempdir_in(within).unwrap();
-        let config = crate::platform::tests::stand_in(folder.path(), "");
+        let config = crate::platform::testing::stand_in(folder.path(), "");
         let layout = Layout::new(&config, Class::Nixos);
         let (starts, started) = mpsc::unbounded_channel();
         let platform = Arc::new(Quiet { layout: layout.clone(), starts });

@@ -7,9 +7,10 @@ use muster_protocol::machine::Class;
 use muster_protocol::report::Reason;
 use muster_protocol::target::Action;
 
-use super::{Act, After, At, Course, Done, OTHERS_LIMIT, Outcome, Sight, millis, patience, sets_profile};
+use super::act::{Act, Done, Outcome, Sight};
+use super::place::{After, At, Begun, Course, OTHERS_LIMIT, Undo, millis, patience};
 use crate::core::cause::with_cause;
-use crate::core::records::{Activation, ActivationPhase as Phase};
+use crate::core::records::{Activation, ActivationPhase as Phase, sets_profile};
 
 /// How often OLD is tried, and the pause after the first try; the next one is four times as long. What NEW has stopped may
 /// take a moment to come back.
@@ -17,28 +18,6 @@ const TRIES: u32 = 3;
 const PAUSE: Duration = Duration::from_secs(1);
 /// The least time that one run of OLD's activation gets.
 const LIMIT: Duration = Duration::from_secs(300);
-
-/// What may have been done already when it goes back.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
-pub(super) enum Begun {
-    Nothing,
-    /// NEW's own activation.
-    Activation,
-    /// An undo that was interrupted: its script may have stopped half way, with the link on OLD and NEW's units running.
-    Undo,
-}
-
-/// The way back.
-#[derive(Debug, Clone, PartialEq, Eq, Hash)]
-pub(super) struct Undo {
-    /// `None` where there was no system, and none was activated: the profile is taken away again.
-    pub old: Option<StorePath>,
-    /// What OLD's script is asked for; `None` where the running system was not touched and the profile alone goes back.
-    action: Option<Action>,
-    sets_profile: bool,
-    tries: u32,
-    since: Duration,
-}
 
 impl Course {
     /// Goes back for this reason.

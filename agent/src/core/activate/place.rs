@@ -1,0 +1,133 @@
+//! Where an activator stands: its record, its next step, and how much of its deadline is left.
+
+use std::time::Duration;
+
+use muster_protocol::ids::StorePath;
+use muster_protocol::target::Action;
+
+use crate::core::records::{Activation, ActivationPhase as Phase};
+
+/// How long somebody else's switch is waited for, the pause before it is asked again, and the longest one before a script is
+/// run again that found the lock taken.
+pub(super) const OTHERS_LIMIT: Duration = Duration::from_secs(600);
+pub(super) const OTHERS_PAUSE: Duration = Duration::from_millis(500);
+pub(super) const LONGEST_PAUSE: Duration = Duration::from_secs(30);
+
+/// An activator. A kill loses everything but the record as it was written last.
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+pub struct Course {
+    pub record: Activation,
+    pub(super) at: At,
+    /// Since when the deadline counts in this process, and what earlier ones used of it.
+    pub(super) since: Duration,
+    pub(super) spent: Duration,
+    /// How much of the deadline had gone by when that was last recorded.
+    pub(super) noted: Duration,
+    /// Whether an earlier run of NEW's activation was cut short.
+    pub(super) again: bool,
+}
+
+/// The next step.
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+pub(super) enum At {
+    Write(After),
+    /// Since when somebody else's switch is waited for.
+    Ask(Duration),
+    AskAgain(Duration),
+    SetProfile,
+    /// Since when NEW's activation runs, and was tried again.
+    Run(Duration),
+    RunAgain(Duration),
+    Tidy,
+    Ensure,
+    /// Since when the verdict is waited for.
+    Await(Duration),
+    UndoProfile(Undo),
+    UndoRun(Undo),
+    UndoTidy(Undo),
+    UndoAgain(Undo, Duration),
+    WriteAgain(After),
+    EnsureLast {
+        from: Option<StorePath>,
+        to: StorePath,
+    },
+    End,
+}
+
+/// What comes after the record is written.
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+pub(super) enum After {
+    Recorded,
+    /// That NEW's activation, which was cut short, is run once more.
+    Again,
+    ProfileSet,
+    Activating,
+    Activated,
+    Noted(Duration),
+    Undoing(Begun),
+    /// How often it was tried, and between which systems the agent's job is looked after then.
+    Finished(u32, Option<(Option<StorePath>, StorePath)>),
+}
+
+/// What may have been done already when it goes back.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub(super) enum Begun {
+    Nothing,
+    /// NEW's own activation.
+    Activation,
+    /// An undo that was interrupted: its script may have stopped half way, with the link on OLD and NEW's units running.
+    Undo,
+}
+
+/// The way back.
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+pub(super) struct Undo {
+    /// `None` where there was no system, and none was activated: the profile is taken away again.
+    pub old: Option<StorePath>,
+    /// What OLD's script is asked for; `None` where the running system was not touched and the profile alone goes back.
+    pub action: Option<Action>,
+    pub sets_profile: bool,
+    pub tries: u32,
+    pub since: Duration,
+}
+
+impl Course {
+    pub(super) fn at(mut record: Activation, boot: &str, now: Duration, at: At) -> Self {
+        boot.clone_into(&mut record.boot);
+        let (spent, noted) = (Duration::ZERO, Duration::ZERO);
+        Self { record, at, since: now, spent, noted, again: false }
+    }
+
+    /// Whether NEW's activation was begun, by this activator or one before it.
+    pub(super) fn begun(&self) -> Begun {
+        match self.record.phase {
+            Phase::Recorded | Phase::ProfileSet => Begun::Nothing,
+            Phase::Undoing => Begun::Undo,
+            _ => Begun::Activation,
+        }
+    }
+
+    pub(super) fn write(&mut self, phase: Phase, after: After) {
+        self.record.phase = phase;
+        self.at = At::Write(after);
+    }
+
+    pub(super) fn deadline(&self) -> Duration {
+        Duration::from_secs(self.record.deadline_seconds.into())
+    }
+    pub(super) fn used(&self, now: Duration) -> Duration {
+        self.spent + now.saturating_sub(self.since)
+    }
+    pub(super) fn left(&self, now: Duration) -> Duration {
+        self.deadline().saturating_sub(self.used(now))
+    }
+}
+
+/// The pause before a script is run again that found the lock taken: half of what was waited already.
+pub(super) fn patience(waited: Duration) -> Duration {
+    (waited / 2).clamp(OTHERS_PAUSE, LONGEST_PAUSE)
+}
+
+pub(super) fn millis(duration: Duration) -> u64 {
+    u64::try_from(duration.as_millis()).unwrap_or(u64::MAX)
+}

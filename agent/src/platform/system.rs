@@ -1,0 +1,117 @@
+//! What the agent and its activator ask of a system.
+
+use std::path::PathBuf;
+use std::time::Duration;
+
+use muster_protocol::ids::{Generation, StorePath};
+use muster_protocol::target::Action;
+
+use super::layout::Layout;
+use super::programs::PlatformError;
+use crate::core::activate::{Ailing, Outcome, Way};
+use crate::core::reboot::Due;
+use crate::process::Finished;
+
+/// What a system's own checks say before anything is changed.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Preflight {
+    Passed,
+    /// A person has to do something first; the words say what.
+    NeedsHuman(String),
+    Failed(String),
+    /// It cannot be switched to while the machine runs; the words name what keeps it from that. A reboot brings it.
+    Inhibited(String),
+}
+
+/// What the agent and its activator ask of a system. Blocking: the runner asks from a thread of its own.
+pub trait Platform: Send + Sync {
+    fn layout(&self) -> &Layout;
+    /// Changes at each boot.
+    fn boot_id(&self) -> Result<String, PlatformError>;
+    /// The units that the service manager calls failed, sorted.
+    fn failed_units(&self) -> Result<Vec<String>, PlatformError>;
+    /// The units that count as failed before a switch, sorted.
+    fn failed_before(&self) -> Result<Vec<String>, PlatformError> {
+        self.failed_units()
+    }
+    /// The system's own checks, as far as they change nothing.
+    fn preflight(&self, new: &StorePath, action: Action) -> Result<Preflight, PlatformError>;
+    /// Starts `muster-agent activate` where nothing that happens to the agent reaches it.
+    fn start_activator(&self, generation: Generation) -> Result<(), PlatformError>;
+    /// Has the next boot start the activator as well, until [`Platform::activator_ends`]: the new system's agent may be the
+    /// very thing that does not work. Called by the activator itself, under its lock.
+    fn activator_begins(&self);
+    /// The switch is over.
+    fn activator_ends(&self);
+    /// Runs the system's own activation to its end, or to `limit` and then ends all that it started. On the way back
+    /// nothing that the system checks first may stop it.
+    fn activate(
+        &self,
+        system: &StorePath,
+        action: Action,
+        way: Way,
+        limit: Duration,
+    ) -> Result<Finished, PlatformError>;
+    fn outcome(&self, finished: &Finished) -> Outcome;
+    /// What the output of an activation says that failed, though it came to its end.
+    fn ailing(&self, _finished: &Finished) -> Ailing {
+        Ailing::default()
+    }
+    /// The program that [`Platform::activate`] runs, to find one that an activator left behind.
+    fn script(&self, system: &StorePath) -> PathBuf;
+    /// What a person has to do, if the output of an activation asks for one.
+    fn needs_human(&self, _exit: i32, _output: &str) -> Option<String> {
+        None
+    }
+    /// Waits until the boot's own part in activating a system is over, if it has one.
+    fn wait_for_boot(&self) {}
+    /// What has to be done now and then, such as keeping logs small where nobody else does.
+    fn tend(&self) {}
+    /// Removes what `from` has left in place and `to` does not have.
+    fn tidy(&self, _from: &StorePath, _to: &StorePath) {}
+    /// Makes sure that the agent's own job runs, as `to` defines it; `from` is the system before.
+    fn ensure_agent(&self, from: Option<&StorePath>, to: &StorePath);
+    /// Who else switches this machine just now, if anybody.
+    fn busy(&self) -> Result<Option<String>, PlatformError>;
+    /// Keeps the machine from sleeping until the guard is dropped.
+    fn keep_awake(&self) -> Option<Awake> {
+        None
+    }
+    /// The charge in percent, while the machine runs on its battery.
+    fn on_battery(&self) -> Option<u8>;
+    /// Whether the network is paid for by use.
+    fn metered(&self) -> bool;
+    /// In bytes.
+    fn free_memory(&self) -> Option<u64>;
+    /// The user at the screen of a Mac, if there is one.
+    fn console(&self) -> Option<u32> {
+        None
+    }
+    /// Who has to log in before this system can be activated, if anybody.
+    fn absent(&self, _new: &StorePath) -> Option<String> {
+        None
+    }
+    /// What a reboot would bring.
+    fn due(&self) -> Option<Due> {
+        None
+    }
+    /// Who is logged in, and what inhibits a reboot, in words for people.
+    fn blockers(&self) -> Result<Vec<String>, PlatformError> {
+        Ok(Vec::new())
+    }
+    fn reboot(&self) -> Result<(), PlatformError>;
+    /// Whether a unit or a job of this name is well, or else what is wrong with it.
+    fn service(&self, name: &str) -> Result<(), String>;
+}
+
+/// Keeps a machine awake. Dropping it ends that.
+pub struct Awake {
+    pub(super) program: std::process::Child,
+}
+
+impl Drop for Awake {
+    fn drop(&mut self) {
+        let _ = self.program.kill();
+        let _ = self.program.wait();
+    }
+}
