@@ -13,19 +13,18 @@ use axum_server::tls_rustls::{RustlsAcceptor, RustlsConfig};
 use muster_protocol::clock::{Clock, SystemClock};
 use rustls::pki_types::pem::PemObject as _;
 use rustls::pki_types::{CertificateDer, PrivateKeyDer};
-#[cfg(target_os = "linux")]
-use socket2::SockRef;
-use tokio::net::{TcpListener, TcpSocket};
+use tokio::net::TcpListener;
 use tokio::sync::watch;
 use tokio::task::JoinHandle;
 
-#[cfg(target_os = "linux")]
-use crate::http::connection::unsent;
-use crate::http::connection::{Bounds, Gate};
-use crate::http::rates::Rates;
-use crate::http::roots::{Roots, RootsError};
-use crate::http::{App, Memory, router};
-use crate::server_config::{ConfigError, ServerConfig, TlsFiles};
+use crate::config::{ConfigError, ServerConfig, TlsFiles};
+use crate::http::connection::gate::{Bounds, Gate};
+use crate::http::connection::listen::bind;
+use crate::http::router;
+use crate::http::state::App;
+use crate::notify::Notify;
+use crate::roots::{Roots, RootsError};
+use crate::services::Services;
 use crate::signer::{OnlineKey, OnlineSigner};
 use crate::store::blobs::{BlobError, Blobs};
 use crate::store::{Store, StoreError};
@@ -36,8 +35,6 @@ const HEAD_WAIT: Duration = Duration::from_secs(30);
 const MAX_HEAD_BYTES: usize = 64 * 1024;
 /// The fewest threads that work on requests, however few processors there are.
 const FEWEST_WORKERS: usize = 12;
-/// How many connections may wait until they are taken.
-const BACKLOG: u32 = 4096;
 /// How long requests that run may go on after the order to stop.
 const GRACE: Duration = Duration::from_secs(10);
 /// How often what has ended by itself is forgotten.
@@ -97,7 +94,7 @@ fn ended_early(ended: Result<std::io::Result<()>, tokio::task::JoinError>) -> Re
 /// A controller that answers.
 pub struct Server {
     address: SocketAddr,
-    app: Arc<App>,
+    services: Arc<Services>,
     handle: Handle<SocketAddr>,
     stopping: watch::Sender<bool>,
     serving: JoinHandle<std::io::Result<()>>,
@@ -122,8 +119,8 @@ impl Server {
         store.sweep(clock.unix_seconds()).await?;
         raise_file_limit(config.limits.connections);
         let (stopping, stops) = watch::channel(false);
-        let app = Arc::new(App {
-            cursor: watch::Sender::new(store.cursor().await?),
+        let services = Arc::new(Services {
+            notify: Notify::new(store.cursor().await?),
             store,
             blobs,
             roots,
@@ -131,14 +128,12 @@ impl Server {
                 config.online_key_file.clone(),
                 OnlineSigner::new(config.online_key.clone(), config.limits.timestamp_seconds()),
             ),
-            rates: Rates::new(&config.limits, clock.clone()),
-            memory: Memory::new(config.limits.body_memory_mib * 1024 * 1024),
             clock,
             wakers: Default::default(),
-            stopping: stops,
             limits: config.limits.clone(),
         });
-        app.log_root().await?;
+        let app = Arc::new(App::new(services.clone(), stops));
+        services.log_root().await?;
 
         let listen = |error| ServerError::Listen(config.listen, error);
         let listener = bind(config.listen, config.limits.idle()).map_err(listen)?;
@@ -151,7 +146,7 @@ impl Server {
             idle: config.limits.idle(),
         });
         let (server, service) =
-            (http1(listener, handle.clone(), config.limits.idle()), router(app.clone()).into_make_service());
+            (http1(listener, handle.clone(), config.limits.idle()), router(app).into_make_service());
         let serving = match tls {
             None => tokio::spawn(server.acceptor(gate).serve(service)),
             Some(tls) => {
@@ -160,13 +155,13 @@ impl Server {
                 tokio::spawn(server.acceptor(tls.acceptor(gate)).serve(service))
             }
         };
-        let sweeping = tokio::spawn(sweep(app.clone()));
+        let sweeping = tokio::spawn(sweep(services.clone()));
         tracing::info!(
-            fleet = app.roots.current().fleet().short(),
+            fleet = services.roots.current().fleet().short(),
             url = config.url,
             "listening on {address}"
         );
-        Ok(Self { address, app, handle, stopping, serving, sweeping, _lock: lock })
+        Ok(Self { address, services, handle, stopping, serving, sweeping, _lock: lock })
     }
 
     /// Where it listens, its port known.
@@ -176,12 +171,12 @@ impl Server {
 
     /// How many machines wait in a long poll.
     pub fn waiting_machines(&self) -> usize {
-        self.app.wakers.len()
+        self.services.wakers.len()
     }
 
     /// How many operators wait for changes.
     pub fn waiting_operators(&self) -> usize {
-        self.app.cursor.receiver_count()
+        self.services.notify.listeners()
     }
 
     /// Ends long polls at once, lets other requests end, and closes the database.
@@ -190,7 +185,7 @@ impl Server {
         self.handle.graceful_shutdown(Some(GRACE));
         let ended = self.serving.await;
         self.sweeping.abort();
-        self.app.store.close().await;
+        self.services.store.close().await;
         match ended {
             Ok(Ok(())) => Ok(()),
             other => ended_early(other),
@@ -202,19 +197,6 @@ impl Server {
 /// system shares the processors out among them and the others.
 pub fn workers() -> usize {
     std::thread::available_parallelism().map_or(1, usize::from).max(FEWEST_WORKERS)
-}
-
-/// Listens with room for many who come at once: who finds none waits a second before the kernel tries again.
-pub(crate) fn bind(address: SocketAddr, idle: Duration) -> std::io::Result<TcpListener> {
-    let socket = if address.is_ipv4() { TcpSocket::new_v4()? } else { TcpSocket::new_v6()? };
-    socket.set_reuseaddr(true)?;
-    // Connections have it from here.
-    #[cfg(target_os = "linux")]
-    SockRef::from(&socket).set_tcp_notsent_lowat(unsent(idle))?;
-    #[cfg(not(target_os = "linux"))]
-    let _ = idle;
-    socket.bind(address)?;
-    socket.listen(BACKLOG)
 }
 
 /// A server for HTTP/1 whose clients may not dawdle over the head of a request.
@@ -232,21 +214,21 @@ fn http1(
 }
 
 /// Forgets what has ended, and looks for new roots, for as long as the server lives.
-async fn sweep(app: Arc<App>) {
+async fn sweep(services: Arc<Services>) {
     let mut since = Duration::ZERO;
     loop {
         tokio::time::sleep(LOOK).await;
         since += LOOK;
-        if let Err(error) = app.log_root().await {
+        if let Err(error) = services.log_root().await {
             tracing::warn!("a new root could not be logged: {error}");
         }
         if since >= SWEEP {
             since = Duration::ZERO;
-            if let Err(error) = app.store.sweep(app.clock.unix_seconds()).await {
+            if let Err(error) = services.store.sweep(services.clock.unix_seconds()).await {
                 tracing::warn!("old bearers could not be removed: {error}");
             }
-            let oldest = app.clock.unix_ms().saturating_sub(app.limits.event_age_ms());
-            if let Err(error) = app.store.forget_events(oldest).await {
+            let oldest = services.clock.unix_ms().saturating_sub(services.limits.event_age_ms());
+            if let Err(error) = services.store.forget_events(oldest).await {
                 tracing::warn!("old events could not be removed: {error}");
             }
         }

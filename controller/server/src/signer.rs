@@ -8,7 +8,7 @@ use muster_protocol::keys::{PublicKey, SecretKey};
 use muster_protocol::tuf::TufError;
 use muster_protocol::tuf::repository::sign_timestamp;
 
-use crate::server_config::{ConfigError, read_online_key};
+use crate::config::{ConfigError, read_online_key};
 use crate::store::Timestamp;
 
 #[derive(Debug, Clone)]
@@ -24,6 +24,13 @@ pub struct OnlineKey {
     file: PathBuf,
     held: RwLock<Arc<OnlineSigner>>,
 }
+
+/// The controller cannot sign timestamps that machines would believe.
+#[derive(Debug, thiserror::Error)]
+#[error(
+    "the newest root names another key for timestamps than this controller holds: put that key in the place of online_key in controller.toml, or have the root holders name this one"
+)]
+pub struct NotNamed;
 
 impl OnlineKey {
     pub fn new(file: PathBuf, signer: OnlineSigner) -> Self {

@@ -5,7 +5,8 @@ use axum::http::StatusCode;
 use axum::response::{IntoResponse as _, Response};
 use muster_protocol::api::ProblemCode;
 
-use super::memory::{Held, Memory, Payer};
+use super::memory::{Held, Memory};
+use super::payer::Payer;
 use super::problem::refuse;
 
 /// What counts as an answer of some size, in bytes.

@@ -17,10 +17,10 @@ use muster_protocol::keys::{PublicKey, Signature};
 use muster_protocol::operator::{self, MAX_REQUEST_BYTES, REQUEST_WINDOW_SECONDS, RequestSignature};
 use muster_protocol::signin::SignIn;
 
-use super::asking::{proved, stranger};
-use super::memory::Payer;
+use super::payer::Payer;
 use super::problem::{Refused, refuse};
-use super::{App, Shared};
+use super::request_peer::{proved, stranger};
+use super::state::{App, Shared};
 use crate::store::{Deed, Holder};
 
 /// The bearer of `Authorization: Bearer …`, or the password of HTTP Basic.
@@ -48,9 +48,11 @@ impl App {
         let ended = || {
             Refused::unauthorised("this bearer is unknown or has ended: check in, or open a session, anew")
         };
-        let holder = self.store.holder(&bearer, self.now_s()).await?.ok_or_else(ended)?;
+        let holder = self.services.store.holder(&bearer, self.services.now_s()).await?.ok_or_else(ended)?;
         match &holder {
-            Holder::Operator(key) if !self.roots.current().is_operator(key) => return Err(no_operator(key)),
+            Holder::Operator(key) if !self.services.roots.current().is_operator(key) => {
+                return Err(no_operator(key));
+            }
             Holder::Operator(key) => proved(&Payer::Operator(*key.as_bytes())).await?,
             Holder::Machine(name) => proved(&Payer::Machine(name.clone())).await?,
         }
@@ -130,7 +132,7 @@ pub async fn announced(
     let Some(said) = said.and_then(|said| said.parse::<Announcement>().ok()) else {
         return Ok((stranger(), None));
     };
-    let known = app.store.machine_key(&said.machine).await?.filter(|known| !known.revoked);
+    let known = app.services.store.machine_key(&said.machine).await?.filter(|known| !known.revoked);
     match known.filter(|known| said.verify(path, &known.key).is_ok()) {
         Some(_) => Ok((Payer::Machine(said.machine), Some(said.body))),
         None => Ok((stranger(), None)),
@@ -164,7 +166,7 @@ fn signature_in(headers: &HeaderMap, name: &'static str) -> Result<Signature, Re
 
 /// What is known of a machine that says so.
 pub async fn known_machine(app: &App, machine: &MachineName) -> Result<crate::store::Known, Refused> {
-    app.store.machine_key(machine).await?.ok_or_else(|| {
+    app.services.store.machine_key(machine).await?.ok_or_else(|| {
         let message = format!(
             "machine {machine} is not enrolled here: enrol it with a token of `muster machines add {machine}`"
         );
@@ -222,7 +224,7 @@ impl FromRequest<Shared> for Signed {
     type Rejection = Refused;
 
     async fn from_request(request: Request, app: &Shared) -> Result<Self, Refused> {
-        signed_by(request, app, |key| app.roots.current().is_operator(key)).await
+        signed_by(request, app, |key| app.services.roots.current().is_operator(key)).await
     }
 }
 
@@ -234,7 +236,7 @@ impl FromRequest<Shared> for SignedByHolder {
 
     async fn from_request(request: Request, app: &Shared) -> Result<Self, Refused> {
         let holds = |key: &PublicKey| {
-            let chain = app.roots.current();
+            let chain = app.services.roots.current();
             chain.is_operator(key) || chain.is_root_key(key)
         };
         signed_by(request, app, holds).await.map(Self)
@@ -256,7 +258,7 @@ impl FromRequest<Shared> for SignedBySomebody {
         let claim = Claim::read(&parts, app)?;
         let body = claim.body(&parts, body, app).await?;
         let (nonce, until) = (claim.nonce, claim.until());
-        Ok(Self { signed: Signed { key: claim.by, at: app.now(), body }, nonce, until })
+        Ok(Self { signed: Signed { key: claim.by, at: app.services.now(), body }, nonce, until })
     }
 }
 
@@ -274,7 +276,7 @@ async fn signed_by(
     let body = claim.body(&parts, body, app).await?;
     count(app, claim.payer()).await?;
     once(app, &key, &claim.nonce, claim.until()).await?;
-    Ok(Signed { key, at: app.now(), body })
+    Ok(Signed { key, at: app.services.now(), body })
 }
 
 /// Whoever signed is an operator, or holds a root key: the request counts, once.
@@ -294,7 +296,7 @@ async fn count(app: &App, payer: Payer) -> Result<(), Refused> {
 }
 
 async fn once(app: &App, key: &PublicKey, nonce: &[u8; 16], until: i64) -> Result<(), Refused> {
-    if !app.store.use_nonce(key, nonce, until).await? {
+    if !app.services.store.use_nonce(key, nonce, until).await? {
         let message = "this very request was sent before: sign it anew to repeat it";
         return Err(refuse(StatusCode::CONFLICT, ProblemCode::Sequence, message));
     }
@@ -316,12 +318,12 @@ impl Claim {
         let signature = operator_signature(&parts.headers)?;
         let nonce: [u8; 16] = from_hex(&signature.nonce)
             .ok_or_else(|| Refused::malformed("the nonce of the signature must be 32 hexadecimal digits"))?;
-        require_near(signature.at, app.now_s())?;
+        require_near(signature.at, app.services.now_s())?;
         let by = match sign_in(&parts.headers)? {
             None => signature.key,
             Some(sign_in) => reads_for(&sign_in, &signature.key, parts, app)?,
         };
-        Ok(Self { signature, by, nonce, fleet: app.roots.current().fleet() })
+        Ok(Self { signature, by, nonce, fleet: app.services.roots.current().fleet() })
     }
 
     /// Whether the signature fits.
@@ -358,7 +360,7 @@ impl Claim {
         let (mut limit, mut payer) = (MAX_REQUEST_BYTES, stranger());
         if let Some(announced) = &self.signature.body {
             self.verify(request, announced)?;
-            let chain = app.roots.current();
+            let chain = app.services.roots.current();
             if chain.is_operator(&self.by) || chain.is_root_key(&self.by) {
                 payer = self.payer();
             }
@@ -409,7 +411,7 @@ fn reads_for(
         let message = "a key that was signed in only reads: sign this request with the operator's own key";
         return Err(refuse(StatusCode::FORBIDDEN, ProblemCode::Unauthorised, message));
     }
-    let chain = app.roots.current();
+    let chain = app.services.roots.current();
     if !chain.is_operator(&sign_in.operator) {
         return Err(no_operator(&sign_in.operator));
     }
@@ -420,7 +422,7 @@ fn reads_for(
     if sign_in.key != *key || sign_in.operator == *key {
         return Err(bad("it is for another key than the one that signed the request".to_owned()));
     }
-    sign_in.verify(&chain.fleet(), app.now_s()).map_err(|error| bad(error.to_string()))?;
+    sign_in.verify(&chain.fleet(), app.services.now_s()).map_err(|error| bad(error.to_string()))?;
     Ok(sign_in.operator)
 }
 

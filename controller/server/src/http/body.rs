@@ -10,10 +10,12 @@ use muster_protocol::api::ProblemCode;
 use serde::de::DeserializeOwned;
 use tokio::time::{Sleep, sleep};
 
-use super::asking::away;
 use super::heavy;
-use super::memory::{Memory, Payer};
+use super::memory::Memory;
+use super::payer::Payer;
 use super::problem::{Refused, refuse};
+use super::request_peer::away;
+use super::state::App;
 
 /// How much of a body that is refused is read all the same, in bytes, and for how long.
 const MOST_DRAINED: usize = 8 * 1024 * 1024;
@@ -77,6 +79,17 @@ impl Incoming {
         );
         refuse(StatusCode::REQUEST_TIMEOUT, ProblemCode::Other, message)
     }
+}
+
+/// The whole body of a small request.
+pub async fn small_body(
+    app: &App,
+    headers: &HeaderMap,
+    body: Body,
+    limit: usize,
+    payer: Payer,
+) -> Result<Bytes, Refused> {
+    whole(headers, body, limit, &app.memory, payer).await
 }
 
 /// The whole body, which must arrive within a time that its limit sets. `payer` is charged for it until it is there.
@@ -145,8 +158,8 @@ pub fn json<T: DeserializeOwned>(what: &str, bytes: &[u8]) -> Result<T, Refused>
 
 #[cfg(test)]
 mod tests {
-    use super::super::rates::Neighbourhood;
     use super::*;
+    use crate::rates::Neighbourhood;
 
     const STRANGER: Payer = Payer::Address(Neighbourhood::NOWHERE);
 

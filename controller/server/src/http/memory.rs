@@ -7,31 +7,9 @@ use std::collections::HashMap;
 use std::sync::{Arc, Mutex, PoisonError};
 
 use muster_protocol::draft::MAX_DRAFT_BYTES;
-use muster_protocol::ids::MachineName;
 
+use super::payer::Payer;
 use super::problem::Refused;
-use super::rates::Neighbourhood;
-
-/// Who is charged.
-#[derive(Debug, Clone, PartialEq, Eq, Hash)]
-pub enum Payer {
-    /// Somebody who proved nothing yet.
-    Address(Neighbourhood),
-    Machine(MachineName),
-    Operator([u8; 32]),
-    /// All keys together that this operator signed in to read.
-    Reader([u8; 32]),
-}
-
-impl Payer {
-    /// An operator, and the keys that they signed in.
-    pub fn is_same_person(&self, other: &Self) -> bool {
-        match (self, other) {
-            (Self::Operator(one), Self::Reader(two)) | (Self::Reader(one), Self::Operator(two)) => one == two,
-            _ => self == other,
-        }
-    }
-}
 
 /// The parts of all that strangers together, one address, one machine, one operator and the keys that one signed in may take.
 const STRANGERS: usize = 2;
@@ -141,6 +119,7 @@ impl Drop for Held {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::rates::Neighbourhood;
 
     const MIB: usize = 1024 * 1024;
 

@@ -6,13 +6,6 @@ use axum::Json;
 use axum::http::{HeaderValue, StatusCode, header};
 use axum::response::{IntoResponse, Response};
 use muster_protocol::api::{Problem, ProblemCode};
-use muster_protocol::report::Attack;
-use muster_protocol::tuf::TufError;
-
-use crate::store::{
-    AskRefusal, CheckInRefusal, DraftRefusal, EnrolRefusal, PublishRefusal, Refusal, ReportRefusal,
-    StoreError,
-};
 
 /// An answer that is not a success.
 #[derive(Debug)]
@@ -34,6 +27,10 @@ pub fn refuse(status: StatusCode, code: ProblemCode, message: impl Into<String>)
 }
 
 impl Refused {
+    /// The same, with when to come again.
+    pub fn again_in(self, seconds: u64) -> Self {
+        Self { retry_after: Some(seconds), ..self }
+    }
     /// One party takes too much: no error in the log, which one party must not fill.
     pub fn busy(message: &str) -> Self {
         let refused = refuse(StatusCode::SERVICE_UNAVAILABLE, ProblemCode::Busy, message);
@@ -92,125 +89,4 @@ impl IntoResponse for Refused {
         }
         response
     }
-}
-
-impl From<StoreError> for Refused {
-    fn from(error: StoreError) -> Self {
-        let (status, code) = match error {
-            StoreError::Full => (StatusCode::INSUFFICIENT_STORAGE, ProblemCode::StorageFull),
-            StoreError::Busy => (StatusCode::SERVICE_UNAVAILABLE, ProblemCode::Busy),
-            _ => (StatusCode::INTERNAL_SERVER_ERROR, ProblemCode::Internal),
-        };
-        refuse(status, code, error.to_string())
-    }
-}
-
-impl From<EnrolRefusal> for Refused {
-    fn from(error: EnrolRefusal) -> Self {
-        let (status, code) = match error {
-            EnrolRefusal::Store(error) => return error.into(),
-            EnrolRefusal::TokenUnknown => (StatusCode::NOT_FOUND, ProblemCode::TokenUnknown),
-            EnrolRefusal::TokenUsed(_) => (StatusCode::GONE, ProblemCode::TokenUsed),
-            EnrolRefusal::TokenExpired(_) => (StatusCode::GONE, ProblemCode::TokenExpired),
-            EnrolRefusal::BadCode(_) => (StatusCode::FORBIDDEN, ProblemCode::BadSignature),
-            EnrolRefusal::OtherMachine { .. } => (StatusCode::FORBIDDEN, ProblemCode::Unauthorised),
-            EnrolRefusal::WrongClass { .. } => (StatusCode::FORBIDDEN, ProblemCode::WrongClass),
-            EnrolRefusal::KeyTaken => (StatusCode::CONFLICT, ProblemCode::Conflict),
-            EnrolRefusal::Revoked(_) => (StatusCode::FORBIDDEN, ProblemCode::Revoked),
-        };
-        refuse(status, code, error.to_string())
-    }
-}
-
-impl From<CheckInRefusal> for Refused {
-    fn from(error: CheckInRefusal) -> Self {
-        let (status, code) = match error {
-            CheckInRefusal::Store(error) => return error.into(),
-            CheckInRefusal::TooManyKeys { wait_seconds, .. } => {
-                let refused = refuse(StatusCode::TOO_MANY_REQUESTS, ProblemCode::TooMany, error.to_string());
-                return Self { retry_after: Some(wait_seconds), ..refused };
-            }
-            CheckInRefusal::NotEnrolled(_) => (StatusCode::FORBIDDEN, ProblemCode::Revoked),
-            CheckInRefusal::Sequence { .. } => (StatusCode::CONFLICT, ProblemCode::Sequence),
-            CheckInRefusal::Repeated { .. } => (StatusCode::CONFLICT, ProblemCode::Repeated),
-            CheckInRefusal::OutOfRange(_) => (StatusCode::BAD_REQUEST, ProblemCode::Malformed),
-            CheckInRefusal::KeyTaken(_) => (StatusCode::CONFLICT, ProblemCode::Conflict),
-        };
-        refuse(status, code, error.to_string())
-    }
-}
-
-impl From<ReportRefusal> for Refused {
-    fn from(error: ReportRefusal) -> Self {
-        let (status, code) = match error {
-            ReportRefusal::Store(error) => return error.into(),
-            ReportRefusal::NotEnrolled(_) => (StatusCode::FORBIDDEN, ProblemCode::Revoked),
-            ReportRefusal::Order { .. } => (StatusCode::BAD_REQUEST, ProblemCode::Malformed),
-            ReportRefusal::OutOfRange { .. } => (StatusCode::CONFLICT, ProblemCode::EventNumbers),
-        };
-        refuse(status, code, error.to_string())
-    }
-}
-
-impl From<Refusal> for Refused {
-    fn from(error: Refusal) -> Self {
-        let (status, code) = match error {
-            Refusal::Store(error) => return error.into(),
-            Refusal::Unknown(_) => (StatusCode::NOT_FOUND, ProblemCode::UnknownMachine),
-            Refusal::NoAlarm(_) => (StatusCode::NOT_FOUND, ProblemCode::NotFound),
-            Refusal::Enrolled(_) | Refusal::TokenTaken => (StatusCode::CONFLICT, ProblemCode::Conflict),
-        };
-        refuse(status, code, error.to_string())
-    }
-}
-
-impl From<AskRefusal> for Refused {
-    fn from(error: AskRefusal) -> Self {
-        let (status, code) = match error {
-            AskRefusal::Store(error) => return error.into(),
-            AskRefusal::NotEnrolled(_) => (StatusCode::NOT_FOUND, ProblemCode::UnknownMachine),
-            AskRefusal::OtherKey(_) | AskRefusal::TooMany(_) => (StatusCode::CONFLICT, ProblemCode::Conflict),
-        };
-        refuse(status, code, error.to_string())
-    }
-}
-
-impl From<DraftRefusal> for Refused {
-    fn from(error: DraftRefusal) -> Self {
-        let (status, code) = match error {
-            DraftRefusal::Store(error) => return error.into(),
-            DraftRefusal::Unknown(_) => (StatusCode::NOT_FOUND, ProblemCode::NotFound),
-            DraftRefusal::TooMany => (StatusCode::CONFLICT, ProblemCode::Conflict),
-            DraftRefusal::Draft(_) => (StatusCode::UNPROCESSABLE_ENTITY, ProblemCode::Malformed),
-        };
-        refuse(status, code, error.to_string())
-    }
-}
-
-impl From<PublishRefusal> for Refused {
-    fn from(error: PublishRefusal) -> Self {
-        let (status, code) = match error {
-            PublishRefusal::Store(error) => return error.into(),
-            PublishRefusal::Unknown(_) => (StatusCode::NOT_FOUND, ProblemCode::UnknownMachine),
-            PublishRefusal::Revoked(_) => (StatusCode::FORBIDDEN, ProblemCode::Revoked),
-            PublishRefusal::NotNext { .. } | PublishRefusal::NoNext { .. } | PublishRefusal::Changed(_) => {
-                (StatusCode::CONFLICT, ProblemCode::Conflict)
-            }
-            PublishRefusal::Sign(_) => (StatusCode::INTERNAL_SERVER_ERROR, ProblemCode::Internal),
-        };
-        refuse(status, code, error.to_string())
-    }
-}
-
-/// A publication that no machine would accept.
-pub fn unacceptable(error: &TufError) -> Refused {
-    let code = match error.attack() {
-        Some(Attack::ForgedSignature) => ProblemCode::BadSignature,
-        Some(Attack::WrongClass) => ProblemCode::WrongClass,
-        Some(Attack::EndlessData) => ProblemCode::TooLarge,
-        _ => ProblemCode::Malformed,
-    };
-    let message =
-        format!("the machine would refuse this generation: {error}; sign it anew with `muster update`");
-    refuse(StatusCode::UNPROCESSABLE_ENTITY, code, message)
 }

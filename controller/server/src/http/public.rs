@@ -7,11 +7,11 @@ use axum::response::{IntoResponse, Response};
 use muster_protocol::ids::Sha256;
 use muster_protocol::operator::FleetView;
 
-use super::Shared;
 use super::problem::Refused;
+use super::state::Shared;
 
 pub async fn fleet(State(app): State<Shared>) -> Json<FleetView> {
-    let chain = app.roots.current();
+    let chain = app.services.roots.current();
     Json(FleetView {
         fleet: chain.fleet(),
         root_version: chain.newest().version(),
@@ -27,7 +27,7 @@ pub async fn root(State(app): State<Shared>, Path(file): Path<String>) -> Result
 /// `N.root.json`; TUF clients ask for the next one until there is none.
 pub fn root_file(app: &Shared, file: &str) -> Result<Response, Refused> {
     let version = numbered(file, "root").ok_or_else(|| Refused::not_found("roots are named N.root.json"))?;
-    let chain = app.roots.current();
+    let chain = app.services.roots.current();
     let bytes = chain
         .file(version)
         .cloned()

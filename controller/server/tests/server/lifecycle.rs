@@ -8,8 +8,8 @@ use crate::support::{Answer, Fleet, make_root};
 use muster_protocol::api;
 use muster_protocol::keys::SecretKey;
 use muster_protocol::operator::FleetView;
+use muster_server::config::ServerConfig;
 use muster_server::server::{self, Server, ServerError};
-use muster_server::server_config::ServerConfig;
 
 async fn start_error(fleet: &Fleet) -> ServerError {
     let config = ServerConfig::load(&fleet.config_file()).unwrap();

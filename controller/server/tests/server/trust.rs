@@ -278,7 +278,7 @@ async fn a_root_in_the_folder_that_arms_the_controller_is_not_followed_and_stops
     let served = Answer::of(fleet.http.get(fleet.url(&api::root_path(2)))).await;
     served.refused(404, ProblemCode::NotFound);
     fleet.down().await;
-    let config = muster_server::server_config::ServerConfig::load(&fleet.config_file()).unwrap();
+    let config = muster_server::config::ServerConfig::load(&fleet.config_file()).unwrap();
     let Err(error) = muster_server::server::Server::start(config).await else { panic!("it started") };
     assert!(error.to_string().contains("must hold no such key"), "{error}");
 }

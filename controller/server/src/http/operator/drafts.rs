@@ -9,10 +9,12 @@ use muster_protocol::ids::{Generation, MachineName, Sha256};
 use muster_protocol::machine::can_take;
 use muster_protocol::operator::Standing;
 
-use super::auth::{Signed, SignedByHolder};
-use super::problem::{Refused, refuse};
-use super::roots::Chain;
-use super::{App, Shared, body};
+use super::view::known;
+use crate::http::auth::{Signed, SignedByHolder};
+use crate::http::body;
+use crate::http::problem::{Refused, refuse};
+use crate::http::state::{App, Shared};
+use crate::roots::Chain;
 use crate::store::{DraftRefusal, StoredDraft};
 
 /// Whether this key may have to do with this draft.
@@ -30,11 +32,12 @@ pub async fn keep(
     SignedByHolder(signed): SignedByHolder,
 ) -> Result<Json<DraftView>, Refused> {
     let mut draft: Draft = body::json("a draft", &signed.body)?;
-    let chain = app.roots.current();
+    let chain = app.services.roots.current();
     require_concerned(&chain, &draft, &signed)?;
     // What is not signed is not the sender's to choose.
-    let now = app.now_s();
-    (draft.made_at, draft.made_by, draft.ends) = (app.now(), signed.key, now.saturating_add(DRAFT_SECONDS));
+    let now = app.services.now_s();
+    (draft.made_at, draft.made_by, draft.ends) =
+        (app.services.now(), signed.key, now.saturating_add(DRAFT_SECONDS));
     // Thousands of signatures may want to be checked.
     let (draft, checked) = tokio::task::spawn_blocking(move || {
         let checked = draft.check(&chain.fleet(), chain.newest(), now)?;
@@ -58,8 +61,8 @@ pub async fn keep(
             require_next(&app, target).await?;
         }
     }
-    let chain = app.roots.current();
-    let kept = app.store.keep_draft(&draft, chain.newest(), &signed.deed()).await?;
+    let chain = app.services.roots.current();
+    let kept = app.services.store.keep_draft(&draft, chain.newest(), &signed.deed()).await?;
     tracing::info!(draft = kept.id.short(), by = signed.key.short(), "a draft waits for signatures");
     Ok(Json(view(&app, &chain, &kept).await?))
 }
@@ -70,7 +73,7 @@ async fn require_next(app: &App, target: &muster_protocol::target::Target) -> Re
         let message = format!("{why}: make the draft anew with `muster update`");
         return Err(refuse(StatusCode::CONFLICT, ProblemCode::Conflict, message));
     }
-    let machine = super::operator_api::known(app, &target.machine).await?;
+    let machine = known(app, &target.machine).await?;
     can_take((machine.class, &machine.system), target.class, &target.system).map_err(|error| {
         let message = format!("{} cannot take this generation: {error}", target.machine);
         refuse(StatusCode::UNPROCESSABLE_ENTITY, ProblemCode::WrongClass, message)
@@ -79,7 +82,7 @@ async fn require_next(app: &App, target: &muster_protocol::target::Target) -> Re
 
 /// Why this generation can no longer be published, if so.
 async fn void(app: &App, machine: &MachineName, generation: Generation) -> Result<Option<String>, Refused> {
-    let Some(known) = app.store.machine(machine).await? else {
+    let Some(known) = app.services.store.machine(machine).await? else {
         return Ok(Some(format!("there is no machine {machine}")));
     };
     if known.standing() == Standing::Revoked {
@@ -87,7 +90,7 @@ async fn void(app: &App, machine: &MachineName, generation: Generation) -> Resul
     }
     let holds = known.observed.as_ref().map(|told| told.holds).unwrap_or_default();
     let published = known.published.as_ref().map(|published| published.target.generation);
-    let epoch = app.roots.current().newest().epoch();
+    let epoch = app.services.roots.current().newest().epoch();
     Ok(match muster_protocol::operator::next_generation(epoch, published, &holds) {
         Ok(next) if next == generation => None,
         Ok(next) => {
@@ -105,8 +108,10 @@ async fn view(app: &App, chain: &Chain, stored: &StoredDraft) -> Result<DraftVie
             (DraftKind::Generations, generations.iter().map(|one| one.machine.clone()).collect())
         }
     };
-    let mut gone =
-        draft.check(&chain.fleet(), chain.newest(), app.now_s()).err().map(|error| error.to_string());
+    let mut gone = draft
+        .check(&chain.fleet(), chain.newest(), app.services.now_s())
+        .err()
+        .map(|error| error.to_string());
     if let Drafted::Generations { generations } = &draft.what {
         for one in generations {
             if gone.is_none() {
@@ -132,9 +137,9 @@ pub async fn list(
     State(app): State<Shared>,
     SignedByHolder(signed): SignedByHolder,
 ) -> Result<Json<Vec<DraftView>>, Refused> {
-    let chain = app.roots.current();
+    let chain = app.services.roots.current();
     let mut views = Vec::new();
-    for stored in app.store.drafts(app.now_s()).await? {
+    for stored in app.services.store.drafts(app.services.now_s()).await? {
         if require_concerned(&chain, &stored.draft, &signed).is_ok() {
             views.push(view(&app, &chain, &stored).await?);
         }
@@ -147,8 +152,8 @@ pub async fn show(
     Path(id): Path<String>,
     SignedByHolder(signed): SignedByHolder,
 ) -> Result<Json<Draft>, Refused> {
-    let stored = app.store.draft(&id, app.now_s()).await?;
-    require_concerned(&app.roots.current(), &stored.draft, &signed)?;
+    let stored = app.services.store.draft(&id, app.services.now_s()).await?;
+    require_concerned(&app.services.roots.current(), &stored.draft, &signed)?;
     Ok(Json(stored.draft))
 }
 
@@ -157,8 +162,8 @@ pub async fn drop(
     Path(id): Path<String>,
     SignedByHolder(signed): SignedByHolder,
 ) -> Result<Json<Sha256>, Refused> {
-    let stored = app.store.draft(&id, app.now_s()).await?;
-    require_concerned(&app.roots.current(), &stored.draft, &signed)?;
-    app.store.drop_draft(&stored.id, &signed.deed()).await?;
+    let stored = app.services.store.draft(&id, app.services.now_s()).await?;
+    require_concerned(&app.services.roots.current(), &stored.draft, &signed)?;
+    app.services.store.drop_draft(&stored.id, &signed.deed()).await?;
     Ok(Json(stored.id))
 }

@@ -9,11 +9,13 @@ use muster_protocol::operator::{MachineView, Publication, Standing};
 use muster_protocol::tuf::metadata::Role;
 use muster_protocol::tuf::repository::{check_publication, signed_by};
 
-use super::auth::Signed;
-use super::machine_api::machine_name;
-use super::operator_api::{known, view};
-use super::problem::{Refused, refuse, unacceptable};
-use super::{Shared, body};
+use super::view::{known, view};
+use crate::http::auth::Signed;
+use crate::http::body;
+use crate::http::path::machine_name;
+use crate::http::problem::{Refused, refuse};
+use crate::http::refusals::unacceptable;
+use crate::http::state::Shared;
 use crate::store::{NewGeneration, PublishRefusal};
 
 pub async fn publish(
@@ -27,8 +29,8 @@ pub async fn publish(
     if machine.standing() == Standing::Revoked {
         return Err(PublishRefusal::Revoked(name).into());
     }
-    let now = app.now_s();
-    let chain = app.roots.current();
+    let now = app.services.now_s();
+    let chain = app.services.roots.current();
     let checked = check_publication(chain.newest(), &name, machine.class, &publication, now)
         .map_err(|error| unacceptable(&error))?;
     let signers = signed_by(&publication.targets, &chain.newest().keys_of(Role::Targets))
@@ -49,12 +51,12 @@ pub async fn publish(
         expires: checked.targets_expires,
         signers: &signers,
     };
-    let signer = app.signer()?;
+    let signer = app.services.signer()?;
     let sign = |last, snapshot: &[u8]| signer.timestamp(&name, snapshot, last, now);
-    if let Some(cursor) = app.store.publish(new, &signed.deed(), sign).await? {
+    if let Some(cursor) = app.services.store.publish(new, &signed.deed(), sign).await? {
         tracing::info!(machine = %name, generation = %publication.generation, operator = signed.key.short(), "published");
-        app.wakers.wake(&name);
-        app.changed(cursor);
+        app.services.wakers.wake(&name);
+        app.services.notify.changed(cursor);
     }
     view(&app, &name).await
 }

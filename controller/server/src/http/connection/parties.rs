@@ -6,7 +6,7 @@ use std::sync::{Arc, Mutex, PoisonError, Weak};
 
 use tokio::sync::Semaphore;
 
-use super::memory::Payer;
+use crate::http::payer::Payer;
 
 /// How many connections a machine may hold, and an operator. Nix opens 25 for its downloads, unless it is told to open more.
 const OF_A_MACHINE: usize = 128;
@@ -113,8 +113,8 @@ impl Drop for Held {
 
 #[cfg(test)]
 mod tests {
-    use super::super::rates::Neighbourhood;
     use super::*;
+    use crate::rates::Neighbourhood;
 
     fn address(text: &str) -> Payer {
         Payer::Address(Neighbourhood::of(text.parse().unwrap()))

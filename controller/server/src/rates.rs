@@ -18,7 +18,7 @@ use governor::{Quota, RateLimiter};
 use muster_protocol::clock::Clock;
 use muster_protocol::ids::MachineName;
 
-use crate::server_config::Limits;
+use crate::config::Limits;
 
 /// How many buckets of one kind are kept: a few megabytes.
 const MOST_BUCKETS: usize = 100_000;

@@ -6,18 +6,18 @@ use axum::extract::Request;
 use axum::response::Response;
 use futures_util::Future;
 
-use super::connection::{Peer, Proved};
-use super::memory::Payer;
-use super::paced::{Pace, Paced};
-use super::parties::Held;
+use super::connection::parties::Held;
+use super::connection::peer::{Peer, Proved};
+use super::connection::turns::{Pace, Paced};
+use super::payer::Payer;
 use super::problem::Refused;
-use super::rates::Neighbourhood;
+use crate::rates::Neighbourhood;
 
 tokio::task_local! {
-    static ASKING: Asking;
+    static REQUEST_PEER: RequestPeer;
 }
 
-struct Asking {
+struct RequestPeer {
     peer: Option<Arc<Peer>>,
     pace: Option<Pace>,
     /// Who it is, once they proved it.
@@ -41,11 +41,11 @@ pub async fn answering<F: Future<Output = Response>>(
 ) -> (Response, Asked) {
     let peer = request.extensions().get::<Arc<Peer>>().cloned();
     let pace = peer.as_ref().map(|peer| Pace::new(peer.party()));
-    let asking = Asking { peer, pace: pace.clone(), proved: OnceLock::new(), counted: Mutex::default() };
+    let asking = RequestPeer { peer, pace: pace.clone(), proved: OnceLock::new(), counted: Mutex::default() };
     let answer = answer(request);
-    let answered = ASKING.scope(asking, async {
+    let answered = REQUEST_PEER.scope(asking, async {
         let response = answer.await;
-        let asked = ASKING.with(|asking| match (asking.proved.get(), &asking.peer) {
+        let asked = REQUEST_PEER.with(|asking| match (asking.proved.get(), &asking.peer) {
             (Some(who), _) => Asked::By(who.clone()),
             (None, Some(peer)) => Asked::Stranger(peer.clone()),
             (None, None) => Asked::Nobody,
@@ -62,7 +62,7 @@ pub async fn answering<F: Future<Output = Response>>(
 ///
 /// Waits for their turn, so nothing may be held that others wait for.
 pub async fn proved(who: &Payer) -> Result<(), Refused> {
-    let known = ASKING.try_with(|asking| {
+    let known = REQUEST_PEER.try_with(|asking| {
         let _ = asking.proved.set(who.clone());
         asking.peer.as_ref().zip(asking.pace.clone()).map(|(peer, pace)| {
             let Proved { party, within, request } = peer.proved(who);
@@ -80,12 +80,12 @@ pub async fn proved(who: &Payer) -> Result<(), Refused> {
 
 /// The connections that were held as this one's are somebody else's from here on.
 pub fn forget(who: &Payer) {
-    let _ = ASKING.try_with(|asking| asking.peer.as_ref().map(|peer| peer.forget(who)));
+    let _ = REQUEST_PEER.try_with(|asking| asking.peer.as_ref().map(|peer| peer.forget(who)));
 }
 
 /// Waits for the client, who takes nobody's turn meanwhile.
 pub async fn away<T>(wait: impl Future<Output = T>) -> T {
-    match ASKING.try_with(|asking| asking.pace.clone()) {
+    match REQUEST_PEER.try_with(|asking| asking.pace.clone()) {
         Ok(Some(pace)) => pace.away(wait).await,
         _ => wait.await,
     }
@@ -93,6 +93,7 @@ pub async fn away<T>(wait: impl Future<Output = T>) -> T {
 
 /// Who is charged for what the request brings, as long as nothing is proved.
 pub fn stranger() -> Payer {
-    let address = ASKING.try_with(|asking| asking.peer.as_ref().map(|peer| Neighbourhood::of(peer.address)));
+    let address =
+        REQUEST_PEER.try_with(|asking| asking.peer.as_ref().map(|peer| Neighbourhood::of(peer.address)));
     Payer::Address(address.ok().flatten().unwrap_or(Neighbourhood::NOWHERE))
 }

@@ -5,10 +5,10 @@ use axum::http::HeaderMap;
 use axum::response::Response;
 use muster_protocol::ids::{Generation, MachineName, Sha256};
 
-use super::Shared;
-use super::machine_api::machine_name;
-use super::problem::Refused;
-use super::public::{json_file, numbered, root_file};
+use crate::http::path::machine_name;
+use crate::http::problem::Refused;
+use crate::http::public::{json_file, numbered, root_file};
+use crate::http::state::Shared;
 use crate::store::Files;
 
 pub async fn metadata(
@@ -25,7 +25,7 @@ pub async fn metadata(
         return root_file(&app, &file);
     }
     // What an earlier epoch left is in the history alone.
-    let epoch = app.roots.current().newest().epoch();
+    let epoch = app.services.roots.current().newest().epoch();
     let version = |role| numbered(&file, role).and_then(|number| Generation::of(epoch, number).ok());
     let which = match (version("targets"), version("snapshot")) {
         (Some(number), _) => Files::Targets(number),
@@ -50,19 +50,20 @@ pub async fn target(
 }
 
 async fn stored(app: &Shared, machine: &MachineName, which: Files) -> Result<Response, Refused> {
-    let bytes = app.store.file(machine, which).await?;
+    let bytes = app.services.store.file(machine, which).await?;
     bytes.map(json_file).ok_or_else(|| Refused::not_found(format!("{machine} has no such file")))
 }
 
 /// Signed anew when less than half of its life is left.
 async fn timestamp(app: &Shared, machine: &MachineName) -> Result<Response, Refused> {
-    let now = app.now_s();
-    let signer = app.signer()?;
+    let now = app.services.now_s();
+    let signer = app.services.signer()?;
     let timestamp = app
+        .services
         .store
         .timestamp(
             machine,
-            app.roots.current().newest().epoch(),
+            app.services.roots.current().newest().epoch(),
             |held| signer.is_good(held, now),
             |last, snapshot| signer.timestamp(machine, snapshot, last, now),
         )

@@ -4,7 +4,7 @@ use std::path::{Path, PathBuf};
 use std::sync::{Arc, PoisonError, RwLock};
 use std::time::SystemTime;
 
-use axum::body::Bytes;
+use bytes::Bytes;
 use muster_protocol::ids::Sha256;
 use muster_protocol::keys::PublicKey;
 use muster_protocol::tuf::TufError;

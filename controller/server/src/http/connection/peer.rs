@@ -1,0 +1,217 @@
+//! Who is at the other end of a connection, and as whose it counts.
+
+use std::net::IpAddr;
+use std::sync::{Arc, Mutex, PoisonError};
+
+use tokio::sync::Semaphore;
+
+use super::arrival::Arrival;
+use super::parties::{Held, Parties, Party};
+use crate::http::payer::Payer;
+use crate::rates::Neighbourhood;
+
+/// Who is at the other end.
+#[derive(Debug)]
+pub struct Peer {
+    pub address: IpAddr,
+    parties: Parties,
+    address_party: Arc<Party>,
+    counts: Mutex<Counts>,
+    arrival: Arc<Arrival>,
+}
+
+/// As whose a connection counts.
+#[derive(Debug)]
+enum Counts {
+    /// Its address's: nobody is known to ask over it yet, or it is a proxy's, which hands on what many ask.
+    Address {
+        shared: bool,
+        _held: Held,
+    },
+    One(Payer, Held),
+}
+
+/// What follows from what somebody proved.
+pub struct Proved {
+    pub party: Arc<Party>,
+    /// Whether they hold no more than they may.
+    pub within: bool,
+    /// Counts as a connection of theirs as long as their request lasts, where the connection is a proxy's.
+    pub request: Option<Held>,
+}
+
+impl Peer {
+    /// None where its address holds too many already.
+    pub fn admitted(address: IpAddr, parties: Parties) -> Option<Self> {
+        let address_party = parties.of(&Payer::Address(Neighbourhood::of(address)));
+        let counts = Mutex::new(Counts::Address { shared: false, _held: address_party.connection()? });
+        Some(Self { address, parties, address_party, counts, arrival: Arc::default() })
+    }
+
+    /// Whether its first request is there, and the turn of what comes before that.
+    pub fn arrival(&self) -> &Arc<Arrival> {
+        &self.arrival
+    }
+
+    /// The turns of what comes of its address before a first request.
+    pub fn arrivals(&self) -> Arc<Semaphore> {
+        self.address_party.arrivals.clone()
+    }
+
+    /// Whose line its requests wait in, as far as is known.
+    pub fn party(&self) -> Arc<Party> {
+        match &*self.counts.lock().unwrap_or_else(PoisonError::into_inner) {
+            Counts::One(_, held) => held.party().clone(),
+            Counts::Address { .. } => self.address_party.clone(),
+        }
+    }
+
+    /// Whatever holds connections as this machine holds them as somebody else from here on: another key is in force.
+    pub fn forget(&self, who: &Payer) {
+        self.parties.forget(who);
+    }
+
+    /// It is a machine or an operator: from here on its connection does not count against its address, but as theirs, until
+    /// somebody else asks over it.
+    pub fn proved(&self, who: &Payer) -> Proved {
+        let party = self.parties.of(who);
+        let mut counts = self.counts.lock().unwrap_or_else(PoisonError::into_inner);
+        match &mut *counts {
+            Counts::One(known, _) if known == who => Proved { party, within: true, request: None },
+            Counts::Address { shared: false, .. } => {
+                let held = party.connection();
+                let within = held.is_some();
+                if let Some(held) = held {
+                    *counts = Counts::One(who.clone(), held);
+                }
+                Proved { party, within, request: None }
+            }
+            // An operator who read with a key that they signed in, and signs something now, or the other way round.
+            Counts::One(known, _) if known.is_same_person(who) => {
+                let held = party.connection();
+                let within = held.is_some();
+                if let Some(held) = held {
+                    *counts = Counts::One(who.clone(), held);
+                }
+                Proved { party, within, request: None }
+            }
+            Counts::One(_, first) => {
+                let held = self.address_party.connection().or_else(|| first.party().connection());
+                if let Some(_held) = held {
+                    *counts = Counts::Address { shared: true, _held };
+                }
+                by_request(party)
+            }
+            Counts::Address { .. } => by_request(party),
+        }
+    }
+}
+
+fn by_request(party: Arc<Party>) -> Proved {
+    let request = party.connection();
+    Proved { party, within: request.is_some(), request }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::parties::TURNS;
+    use super::*;
+
+    /// Peers of a controller that lets an address open so many connections.
+    fn from(parties: &Parties, text: &str) -> Option<Peer> {
+        Peer::admitted(text.parse().unwrap(), parties.clone())
+    }
+    fn machine(name: &str) -> Payer {
+        Payer::Machine(name.parse().unwrap())
+    }
+    fn begins(peer: &Peer, parties: &Parties, who: &Payer) -> bool {
+        Arc::ptr_eq(&peer.party(), &parties.of(who))
+    }
+
+    #[test]
+    fn only_peers_that_proved_nothing_count_against_their_address() {
+        let parties = Parties::new(2, TURNS);
+        let from = |text| from(&parties, text);
+        let machine = machine("cinnabar");
+        let (first, second) = (from("192.0.2.1").unwrap(), from("192.0.2.1").unwrap());
+        assert!(from("192.0.2.1").is_none());
+        let other = from("192.0.2.2").unwrap();
+        assert!(first.proved(&machine).within && first.proved(&machine).within);
+        let third = from("192.0.2.1").unwrap();
+        drop(first);
+        assert!(from("192.0.2.1").is_none(), "what was proved is not counted down twice");
+        drop((second, third, other));
+        assert!(from("192.0.2.1").is_some());
+    }
+
+    #[test]
+    fn connections_of_a_machine_are_counted_as_its_own_wherever_they_come_from() {
+        let parties = Parties::new(1000, TURNS);
+        let who = machine("cinnabar");
+        let from = |number: usize| {
+            let address = if number.is_multiple_of(2) { "192.0.2.1" } else { "192.0.2.2" };
+            from(&parties, address).unwrap()
+        };
+        let held: Vec<Peer> = (0..200).map(from).collect();
+        let within = held.iter().filter(|peer| peer.proved(&who).within).count();
+        assert!((100..200).contains(&within), "{within}");
+        let other = from(0);
+        assert!(begins(&held[0], &parties, &who));
+        assert!(other.proved(&machine("stibnite")).within);
+        drop(held);
+        assert!(from(1).proved(&who).within, "what is closed is given back");
+    }
+
+    #[test]
+    fn a_proxys_connection_is_nobodys_once_a_second_one_asks_over_it() {
+        let parties = Parties::new(1000, TURNS);
+        let (who, next) = (machine("cinnabar"), machine("blackphos"));
+        let address = Payer::Address(Neighbourhood::of("192.0.2.1".parse().unwrap()));
+        let open = || from(&parties, "192.0.2.1").unwrap();
+        let mut shared = Vec::new();
+        // More than a machine may hold, each used by it first.
+        for number in 0..300 {
+            let peer = open();
+            assert!(peer.proved(&who).within, "{number}");
+            assert!(begins(&peer, &parties, &who));
+            assert!(peer.proved(&next).within, "{number}");
+            assert!(begins(&peer, &parties, &address), "nobody in particular");
+            shared.push(peer);
+        }
+        // There each request counts while it lasts.
+        let asking: Vec<Proved> = shared.iter().map(|peer| peer.proved(&who)).collect();
+        let within = asking.iter().filter(|proved| proved.within).count();
+        assert!((100..200).contains(&within), "{within}");
+        assert!(shared[0].proved(&next).within);
+        drop(asking);
+        assert!(shared[0].proved(&who).within);
+    }
+
+    #[test]
+    fn where_an_address_is_full_a_shared_connection_counts_as_the_first_ones() {
+        let parties = Parties::new(1, TURNS);
+        let (who, next) = (machine("cinnabar"), machine("blackphos"));
+        let first = from(&parties, "192.0.2.1").unwrap();
+        assert!(first.proved(&who).within);
+        let stranger = from(&parties, "192.0.2.1").unwrap();
+        assert!(first.proved(&next).within);
+        drop(first);
+        assert!(from(&parties, "192.0.2.1").is_none());
+        drop(stranger);
+        assert!(from(&parties, "192.0.2.1").is_some());
+    }
+
+    #[test]
+    fn a_machine_without_a_known_connection_has_one_line_for_all_it_asks_at_once() {
+        let parties = Parties::new(1000, TURNS);
+        let shared = from(&parties, "192.0.2.1").unwrap();
+        let (who, next) = (machine("cinnabar"), machine("blackphos"));
+        let _ = (shared.proved(&next), shared.proved(&who));
+        let pace = super::super::turns::Pace::new(shared.proved(&who).party);
+        let again = shared.proved(&who).party;
+        assert!(Arc::ptr_eq(&pace.party(), &again));
+        let turns = Arc::downgrade(&again);
+        drop(again);
+        assert!(turns.upgrade().is_some(), "as long as one of its requests is answered");
+    }
+}

@@ -1,0 +1,68 @@
+//! The long poll: a machine waits for a generation, or for something that its next check-in is told.
+
+use std::time::Duration;
+
+use axum::Json;
+use axum::extract::{Path, Query, State};
+use axum::http::HeaderMap;
+use muster_protocol::api::MAX_POLL_SECONDS;
+use muster_protocol::checkin::PollReply;
+use muster_protocol::ids::IdError;
+use serde::Deserialize;
+
+use crate::http::path::machine_name;
+use crate::http::problem::Refused;
+use crate::http::request_peer::away;
+use crate::http::state::Shared;
+
+#[derive(Deserialize)]
+pub struct Poll {
+    /// None where it is 0, or missing.
+    have: Option<String>,
+    #[serde(default)]
+    wait: u64,
+}
+
+/// Answers at once when the latest generation is another one than the machine has, else when it becomes so, or after
+/// the wait. A bearer that ends while it waits ends the poll.
+pub async fn poll(
+    State(app): State<Shared>,
+    Path(name): Path<String>,
+    Query(poll): Query<Poll>,
+    headers: HeaderMap,
+) -> Result<Json<PollReply>, Refused> {
+    let machine = machine_name(&name)?;
+    let have = match poll.have.as_deref() {
+        None | Some("" | "0") => None,
+        Some(text) => Some(text.parse().map_err(|error: IdError| Refused::malformed(error.to_string()))?),
+    };
+    app.is_machine(&headers, &machine).await?;
+    app.services.store.seen(&machine, app.services.now()).await?;
+    let timeout = tokio::time::sleep(Duration::from_secs(poll.wait.min(MAX_POLL_SECONDS)));
+    tokio::pin!(timeout);
+    let mut listener = app.services.wakers.listen(&machine).ok_or_else(|| {
+        Refused::too_many(
+            &format!("machine {machine}"),
+            Duration::from_secs(app.services.limits.poll_seconds),
+        )
+    })?;
+    let mut last_look = false;
+    loop {
+        let (generation, check_in) = app.services.store.news(&machine).await?;
+        if last_look || check_in || generation != have {
+            return Ok(Json(PollReply { generation, check_in }));
+        }
+        let news = async {
+            tokio::select! {
+                () = listener.woken() => true,
+                () = &mut timeout => false,
+                () = app.stopped() => false,
+            }
+        };
+        if away(news).await {
+            app.is_machine(&headers, &machine).await?;
+        } else {
+            last_look = true;
+        }
+    }
+}

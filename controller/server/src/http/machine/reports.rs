@@ -1,0 +1,84 @@
+//! Reports: batches of events, signed by the machine that they tell of.
+
+use axum::Json;
+use axum::body::Body;
+use axum::extract::State;
+use axum::http::{HeaderMap, StatusCode};
+use muster_protocol::api::{self, ProblemCode};
+use muster_protocol::ids::{Generation, MachineName};
+use muster_protocol::keys::Context;
+use muster_protocol::report::{Accepted, MAX_BATCH_BYTES, MAX_BATCH_EVENTS, Stream};
+use serde::Deserialize;
+use serde_json::value::RawValue;
+
+use crate::http::auth::{announced, fits, machine_signature, signed_by_machine};
+use crate::http::body::{self, small_body};
+use crate::http::heavy;
+use crate::http::problem::{Refused, refuse};
+use crate::http::state::Shared;
+use crate::store::{NewEvent, cut};
+
+/// What the smallest event counts for: a row has more than its text.
+const LEAST_CHARGED: usize = 256;
+
+/// A batch with each event as it came.
+#[derive(Deserialize)]
+pub struct RawBatch {
+    pub machine: MachineName,
+    #[serde(default)]
+    pub stream: Option<Stream>,
+    pub oldest: u64,
+    pub events: Vec<Box<RawValue>>,
+}
+
+/// What must be known of every event, of whatever version.
+#[derive(Deserialize)]
+pub struct Numbered {
+    pub seq: u64,
+    #[serde(default)]
+    pub generation: Option<Generation>,
+}
+
+/// The events of a batch as they are stored, and what they count for.
+fn events(batch: &[Box<RawValue>]) -> Result<(Vec<NewEvent>, usize), Refused> {
+    let (mut events, mut size) = (Vec::with_capacity(batch.len()), 0);
+    for raw in batch {
+        let raw = raw.get();
+        let Numbered { seq, generation } = body::json("an event", raw.as_bytes())?;
+        let raw = cut(raw);
+        size += raw.len().max(LEAST_CHARGED);
+        events.push(NewEvent { seq, generation, raw });
+    }
+    Ok((events, size))
+}
+
+pub async fn reports(
+    State(app): State<Shared>,
+    headers: HeaderMap,
+    body: Body,
+) -> Result<Json<Accepted>, Refused> {
+    let signature = machine_signature(&headers)?;
+    let (payer, hash) = announced(&app, &headers, api::REPORTS).await?;
+    let body = small_body(&app, &headers, body, MAX_BATCH_BYTES, payer).await?;
+    fits(hash.as_ref(), &body)?;
+    let batch: RawBatch = body::json("a batch of events", &body)?;
+    let known = signed_by_machine(&app, &batch.machine, Context::Reports, &body, &signature).await?;
+    if batch.events.len() > MAX_BATCH_EVENTS {
+        let message =
+            format!("{} events are more than {MAX_BATCH_EVENTS}: send smaller batches", batch.events.len());
+        return Err(refuse(StatusCode::PAYLOAD_TOO_LARGE, ProblemCode::TooLarge, message));
+    }
+    let (events, size) = heavy::on(body.len(), || events(&batch.events))?;
+    app.rates.reports(&batch.machine, size).map_err(|wait| {
+        Refused::too_many(&format!("machine {}, by the size of its events,", batch.machine), wait)
+    })?;
+    let count = (batch.stream, batch.oldest);
+    let keep = u64::from(app.services.limits.event_mib) * 1024 * 1024;
+    let stored = app
+        .services
+        .store
+        .report(&batch.machine, &known.key, (count, keep), &events, app.services.now())
+        .await?;
+    stored.cursor.into_iter().for_each(|cursor| app.services.notify.changed(cursor));
+    Ok(Json(Accepted { through: stored.through, stream: batch.stream }))
+}

@@ -1,0 +1,55 @@
+//! What a machine ran and what it refused, the newest first.
+
+use axum::extract::{Path, Query, State};
+use muster_protocol::ids::{Generation, IdError};
+use muster_protocol::operator::{AttackView, HistoryEntry};
+use serde::Deserialize;
+
+use super::view::known;
+use crate::http::auth::Signed;
+use crate::http::heavy::Long;
+use crate::http::path::machine_name;
+use crate::http::problem::Refused;
+use crate::http::state::Shared;
+
+/// How many generations a history shows unless asked, and at most.
+const HISTORY: u32 = 20;
+const MAX_HISTORY: u32 = 200;
+
+#[derive(Deserialize)]
+pub struct Limit {
+    limit: Option<u32>,
+    /// Only generations before this one.
+    before: Option<String>,
+}
+
+pub async fn history(
+    State(app): State<Shared>,
+    Path(name): Path<String>,
+    Query(Limit { limit, before }): Query<Limit>,
+    _: Signed,
+) -> Result<Long<Vec<HistoryEntry>>, Refused> {
+    let machine = machine_name(&name)?;
+    known(&app, &machine).await?;
+    let limit = limit.unwrap_or(HISTORY).min(MAX_HISTORY);
+    let before: Option<Generation> = match before {
+        None => None,
+        Some(text) => {
+            let read = text.parse();
+            Some(read.map_err(|error: IdError| Refused::malformed(format!("before={text}: {error}")))?)
+        }
+    };
+    Ok(Long(app.services.store.history(&machine, before, limit).await?))
+}
+
+/// The attacks that a machine refused, the newest first.
+pub async fn attacks(
+    State(app): State<Shared>,
+    Path(name): Path<String>,
+    Query(Limit { limit, .. }): Query<Limit>,
+    _: Signed,
+) -> Result<Long<Vec<AttackView>>, Refused> {
+    let machine = machine_name(&name)?;
+    known(&app, &machine).await?;
+    Ok(Long(app.services.store.attacks(&machine, limit.unwrap_or(HISTORY).min(MAX_HISTORY)).await?))
+}

@@ -1,0 +1,43 @@
+//! The next root: whoever hands it in, its own signatures say whether it counts.
+
+use axum::Json;
+use axum::extract::State;
+use axum::http::StatusCode;
+use muster_protocol::api::ProblemCode;
+use muster_protocol::operator::{NewRoot, RootTaken};
+use muster_protocol::tuf::metadata::Role;
+
+use crate::http::auth::{SignedBySomebody, remember};
+use crate::http::body;
+use crate::http::problem::{Refused, refuse};
+use crate::http::state::Shared;
+use crate::roots::RootsError;
+
+/// Takes the next root from an operator or a root holder of the old root or of the new one: after a lost key only the new
+/// one may be there.
+pub async fn publish(
+    State(app): State<Shared>,
+    request: SignedBySomebody,
+) -> Result<Json<RootTaken>, Refused> {
+    let SignedBySomebody { signed, nonce, until } = request;
+    let NewRoot { root } = body::json("a root", &signed.body)?;
+    let next = app.services.roots.check_next(root.as_bytes())?;
+    let chain = app.services.roots.current();
+    let holds = |role| next.keys_of(role).contains(&signed.key);
+    let known = chain.is_operator(&signed.key) || chain.is_root_key(&signed.key);
+    if !known && !holds(Role::Targets) && !holds(Role::Root) {
+        let message = "the root is good, and this request is signed by nobody whom it or the one before it names: send it with an operator's or a root key";
+        return Err(refuse(StatusCode::FORBIDDEN, ProblemCode::Unauthorised, message));
+    }
+    remember(&app, &signed.key, &nonce, until).await?;
+    let version = next.version();
+    app.services
+        .store
+        .log_root::<RootsError>(version, Some(&signed.deed()), app.services.now(), || {
+            app.services.roots.put(version, root.as_bytes())
+        })
+        .await?;
+    tracing::info!(version, by = signed.key.short(), "a new root was published");
+    let online_key_named = app.services.signer().is_ok();
+    Ok(Json(RootTaken { version, online_key_named }))
+}

@@ -1,0 +1,14 @@
+//! A bearer for what an operator uploads and reads with Nix.
+
+use axum::Json;
+use axum::extract::State;
+use muster_protocol::operator::{SESSION_SECONDS, Session};
+
+use crate::http::auth::Signed;
+use crate::http::problem::Refused;
+use crate::http::state::Shared;
+
+pub async fn session(State(app): State<Shared>, signed: Signed) -> Result<Json<Session>, Refused> {
+    let bearer = app.services.store.open_session(&signed.deed(), app.services.now_s()).await?;
+    Ok(Json(Session { bearer, expires_in: SESSION_SECONDS }))
+}

@@ -1,0 +1,172 @@
+//! What the rest of the controller refuses, as problems: one status and one code each.
+
+use axum::http::StatusCode;
+use muster_protocol::api::ProblemCode;
+use muster_protocol::report::Attack;
+use muster_protocol::tuf::TufError;
+
+use super::problem::{Refused, refuse};
+use crate::roots::RootsError;
+use crate::signer::NotNamed;
+use crate::store::blobs::BlobError;
+use crate::store::{
+    AskRefusal, CheckInRefusal, DraftRefusal, EnrolRefusal, PublishRefusal, Refusal, ReportRefusal,
+    StoreError,
+};
+
+impl From<StoreError> for Refused {
+    fn from(error: StoreError) -> Self {
+        let (status, code) = match error {
+            StoreError::Full => (StatusCode::INSUFFICIENT_STORAGE, ProblemCode::StorageFull),
+            StoreError::Busy => (StatusCode::SERVICE_UNAVAILABLE, ProblemCode::Busy),
+            _ => (StatusCode::INTERNAL_SERVER_ERROR, ProblemCode::Internal),
+        };
+        refuse(status, code, error.to_string())
+    }
+}
+
+impl From<EnrolRefusal> for Refused {
+    fn from(error: EnrolRefusal) -> Self {
+        let (status, code) = match error {
+            EnrolRefusal::Store(error) => return error.into(),
+            EnrolRefusal::TokenUnknown => (StatusCode::NOT_FOUND, ProblemCode::TokenUnknown),
+            EnrolRefusal::TokenUsed(_) => (StatusCode::GONE, ProblemCode::TokenUsed),
+            EnrolRefusal::TokenExpired(_) => (StatusCode::GONE, ProblemCode::TokenExpired),
+            EnrolRefusal::BadCode(_) => (StatusCode::FORBIDDEN, ProblemCode::BadSignature),
+            EnrolRefusal::OtherMachine { .. } => (StatusCode::FORBIDDEN, ProblemCode::Unauthorised),
+            EnrolRefusal::WrongClass { .. } => (StatusCode::FORBIDDEN, ProblemCode::WrongClass),
+            EnrolRefusal::KeyTaken => (StatusCode::CONFLICT, ProblemCode::Conflict),
+            EnrolRefusal::Revoked(_) => (StatusCode::FORBIDDEN, ProblemCode::Revoked),
+        };
+        refuse(status, code, error.to_string())
+    }
+}
+
+impl From<CheckInRefusal> for Refused {
+    fn from(error: CheckInRefusal) -> Self {
+        let (status, code) = match error {
+            CheckInRefusal::Store(error) => return error.into(),
+            CheckInRefusal::TooManyKeys { wait_seconds, .. } => {
+                let refused = refuse(StatusCode::TOO_MANY_REQUESTS, ProblemCode::TooMany, error.to_string());
+                return refused.again_in(wait_seconds);
+            }
+            CheckInRefusal::NotEnrolled(_) => (StatusCode::FORBIDDEN, ProblemCode::Revoked),
+            CheckInRefusal::Sequence { .. } => (StatusCode::CONFLICT, ProblemCode::Sequence),
+            CheckInRefusal::Repeated { .. } => (StatusCode::CONFLICT, ProblemCode::Repeated),
+            CheckInRefusal::OutOfRange(_) => (StatusCode::BAD_REQUEST, ProblemCode::Malformed),
+            CheckInRefusal::KeyTaken(_) => (StatusCode::CONFLICT, ProblemCode::Conflict),
+        };
+        refuse(status, code, error.to_string())
+    }
+}
+
+impl From<ReportRefusal> for Refused {
+    fn from(error: ReportRefusal) -> Self {
+        let (status, code) = match error {
+            ReportRefusal::Store(error) => return error.into(),
+            ReportRefusal::NotEnrolled(_) => (StatusCode::FORBIDDEN, ProblemCode::Revoked),
+            ReportRefusal::Order { .. } => (StatusCode::BAD_REQUEST, ProblemCode::Malformed),
+            ReportRefusal::OutOfRange { .. } => (StatusCode::CONFLICT, ProblemCode::EventNumbers),
+        };
+        refuse(status, code, error.to_string())
+    }
+}
+
+impl From<Refusal> for Refused {
+    fn from(error: Refusal) -> Self {
+        let (status, code) = match error {
+            Refusal::Store(error) => return error.into(),
+            Refusal::Unknown(_) => (StatusCode::NOT_FOUND, ProblemCode::UnknownMachine),
+            Refusal::NoAlarm(_) => (StatusCode::NOT_FOUND, ProblemCode::NotFound),
+            Refusal::Enrolled(_) | Refusal::TokenTaken => (StatusCode::CONFLICT, ProblemCode::Conflict),
+        };
+        refuse(status, code, error.to_string())
+    }
+}
+
+impl From<AskRefusal> for Refused {
+    fn from(error: AskRefusal) -> Self {
+        let (status, code) = match error {
+            AskRefusal::Store(error) => return error.into(),
+            AskRefusal::NotEnrolled(_) => (StatusCode::NOT_FOUND, ProblemCode::UnknownMachine),
+            AskRefusal::OtherKey(_) | AskRefusal::TooMany(_) => (StatusCode::CONFLICT, ProblemCode::Conflict),
+        };
+        refuse(status, code, error.to_string())
+    }
+}
+
+impl From<DraftRefusal> for Refused {
+    fn from(error: DraftRefusal) -> Self {
+        let (status, code) = match error {
+            DraftRefusal::Store(error) => return error.into(),
+            DraftRefusal::Unknown(_) => (StatusCode::NOT_FOUND, ProblemCode::NotFound),
+            DraftRefusal::TooMany => (StatusCode::CONFLICT, ProblemCode::Conflict),
+            DraftRefusal::Draft(_) => (StatusCode::UNPROCESSABLE_ENTITY, ProblemCode::Malformed),
+        };
+        refuse(status, code, error.to_string())
+    }
+}
+
+impl From<PublishRefusal> for Refused {
+    fn from(error: PublishRefusal) -> Self {
+        let (status, code) = match error {
+            PublishRefusal::Store(error) => return error.into(),
+            PublishRefusal::Unknown(_) => (StatusCode::NOT_FOUND, ProblemCode::UnknownMachine),
+            PublishRefusal::Revoked(_) => (StatusCode::FORBIDDEN, ProblemCode::Revoked),
+            PublishRefusal::NotNext { .. } | PublishRefusal::NoNext { .. } | PublishRefusal::Changed(_) => {
+                (StatusCode::CONFLICT, ProblemCode::Conflict)
+            }
+            PublishRefusal::Sign(_) => (StatusCode::INTERNAL_SERVER_ERROR, ProblemCode::Internal),
+        };
+        refuse(status, code, error.to_string())
+    }
+}
+
+/// A publication that no machine would accept.
+pub fn unacceptable(error: &TufError) -> Refused {
+    let code = match error.attack() {
+        Some(Attack::ForgedSignature) => ProblemCode::BadSignature,
+        Some(Attack::WrongClass) => ProblemCode::WrongClass,
+        Some(Attack::EndlessData) => ProblemCode::TooLarge,
+        _ => ProblemCode::Malformed,
+    };
+    let message =
+        format!("the machine would refuse this generation: {error}; sign it anew with `muster update`");
+    refuse(StatusCode::UNPROCESSABLE_ENTITY, code, message)
+}
+
+impl From<BlobError> for Refused {
+    fn from(error: BlobError) -> Self {
+        let (status, code) = match error {
+            BlobError::Full => (StatusCode::INSUFFICIENT_STORAGE, ProblemCode::StorageFull),
+            _ => (StatusCode::INTERNAL_SERVER_ERROR, ProblemCode::Internal),
+        };
+        refuse(status, code, error.to_string())
+    }
+}
+
+impl From<RootsError> for Refused {
+    fn from(error: RootsError) -> Self {
+        let (status, code) = match error {
+            RootsError::Store(error) => return error.into(),
+            RootsError::NotNext { .. } => (StatusCode::CONFLICT, ProblemCode::Conflict),
+            RootsError::Write(..) | RootsError::Read(..) | RootsError::Empty(_) => {
+                (StatusCode::INTERNAL_SERVER_ERROR, ProblemCode::Internal)
+            }
+            RootsError::TooLarge(_) => (StatusCode::PAYLOAD_TOO_LARGE, ProblemCode::TooLarge),
+            RootsError::Bad(_, ref bad) if bad.attack() == Some(Attack::ForgedSignature) => {
+                (StatusCode::UNPROCESSABLE_ENTITY, ProblemCode::BadSignature)
+            }
+            RootsError::Bad(..) | RootsError::OnlineKey(_) | RootsError::TooMuch(..) => {
+                (StatusCode::UNPROCESSABLE_ENTITY, ProblemCode::Malformed)
+            }
+        };
+        refuse(status, code, error.to_string())
+    }
+}
+
+impl From<NotNamed> for Refused {
+    fn from(error: NotNamed) -> Self {
+        refuse(StatusCode::SERVICE_UNAVAILABLE, ProblemCode::Busy, error.to_string())
+    }
+}
