@@ -2,17 +2,26 @@
 //!
 //! Numbers such as 5.4.3 in these files are sections of the specification
 //! (<https://theupdateframework.github.io/specification/latest/>).
+//!
+//! [`client`] refreshes what is held, for one `scope` (a machine); [`repository`] is the signing side. Both stand on
+//! [`metadata`] (the four roles), which stands on `keyring` (who may sign), `envelope` (a document and its signatures) and
+//! [`canonical`] (the bytes that are signed). `delegation`, `search` and `p256` serve the conformance suite alone.
 
 pub mod canonical;
 pub mod client;
 #[cfg(feature = "delegations")]
 mod delegation;
+mod envelope;
 mod keyring;
 pub mod metadata;
 #[cfg(feature = "conformance")]
 mod p256;
 pub mod repository;
+mod role;
 mod scope;
+#[cfg(feature = "delegations")]
+mod search;
+mod stored;
 
 use crate::ids::{Epoch, MAX_JUMP, MAX_NUMBER, MachineName};
 use crate::keys::KeyError;

@@ -6,14 +6,8 @@ use std::str::FromStr;
 use serde::de::{self, Visitor};
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
-use super::IdError;
-
-/// The highest number of a generation, and of any other document of a repository. It is far below what JSON readers with
-/// floating-point numbers can tell apart, so that no number is ever the last one before an overflow.
-pub const MAX_NUMBER: u64 = 1 << 48;
-/// How far a number may be above the one that is held. Nobody publishes as many; somebody who wants a machine to take
-/// nothing more would.
-pub const MAX_JUMP: u64 = 1 << 20;
+use super::error::IdError;
+use super::limits::{MAX_EPOCH, MAX_NUMBER};
 
 /// How often the root holders have let the numbers of all machines begin anew. It only rises. Documents name the epoch that
 /// they were signed in, and count in that one alone.
@@ -23,7 +17,7 @@ pub struct Epoch(u16);
 
 impl Epoch {
     /// With it a generation fits a signed integer of 64 bits: see [`Generation::packed`].
-    pub const MAX: Self = Self((1 << 14) - 1);
+    pub const MAX: Self = Self(MAX_EPOCH);
 
     pub fn new(number: u64) -> Result<Self, IdError> {
         let epoch = u16::try_from(number).map(Self).ok();

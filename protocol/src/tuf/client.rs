@@ -4,12 +4,16 @@
 //! before it goes on. With a [`Scope`] nothing of another machine is ever given back, not even a timestamp.
 
 #[cfg(feature = "delegations")]
-use super::delegation::{Found, Visit};
+mod find;
+
 use super::metadata::{Body, Listed, Pin, Role, Root, Signed, Snapshot, Targets, Timestamp};
 pub use super::scope::Scope;
+#[cfg(feature = "delegations")]
+use super::search::{Found, Visit};
+pub use super::stored::Stored;
 use super::{Result, TufError, require_near, require_no_lower};
 use crate::checkin::Holds;
-use crate::ids::{Epoch, Generation};
+use crate::ids::Generation;
 
 /// How many new roots one refresh follows (5.3.3); the next refresh goes on from there.
 pub const MAX_ROOTS: u32 = 256;
@@ -19,27 +23,6 @@ const MAX_SNAPSHOT_BYTES: u64 = 2 * 1024 * 1024;
 const MAX_TARGETS_BYTES: u64 = 5 * 1024 * 1024;
 /// The limit of everything in a machine's own repository, whose snapshot and targets name one file each.
 const MAX_SCOPED_BYTES: u64 = 128 * 1024;
-
-/// The metadata that is held, as the bytes that were received.
-#[derive(Debug, Clone, Default)]
-pub struct Stored {
-    pub root: Vec<u8>,
-    pub timestamp: Option<Vec<u8>>,
-    pub snapshot: Option<Vec<u8>>,
-    pub targets: Option<Vec<u8>>,
-}
-
-impl Stored {
-    /// Drops what was signed in an epoch before this one.
-    pub fn leave_epochs_before(&mut self, epoch: Epoch) {
-        fn is_left<B: Body>(bytes: &[u8], epoch: Epoch) -> bool {
-            Signed::<B>::unverified(bytes).is_ok_and(|signed| signed.epoch < epoch)
-        }
-        self.timestamp.take_if(|bytes| is_left::<Timestamp>(bytes, epoch));
-        self.snapshot.take_if(|bytes| is_left::<Snapshot>(bytes, epoch));
-        self.targets.take_if(|bytes| is_left::<Targets>(bytes, epoch));
-    }
-}
 
 /// A file of the repository, one segment of a path: to be quoted as such where delegated roles are followed.
 /// Read at most `max_bytes` and one more: the one more tells endless data.

@@ -1,36 +1,34 @@
-//! Delegated targets roles, and the search through them (TUF 4.5, 5.6.7). A machine's own repository has none: the search
-//! is here for the conformance suite, and nothing that is shipped contains it.
+//! Delegated targets roles (TUF 4.5). A machine's own repository has none: they are here for the conformance suite, and
+//! nothing that is shipped contains them.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeSet;
 
 use serde::Deserialize;
 
-use super::client::{Stage, Update};
 use super::keyring::{Holders, Keys};
-use super::metadata::{Listed, Pin, Role, Signed, Targets};
-use super::{Result, TufError, require_form};
+use super::role::Role;
+use super::{Result, require_form};
 use crate::ids::Sha256;
 
-/// The most delegated roles that one document may name, and that one search may visit.
+/// The most delegated roles that one document may name.
 const MAX_DELEGATIONS: usize = 1024;
-const MAX_VISITS: usize = 32;
 
 /// The roles that a document delegates to, in their order. Without `roles` they are succinct roles (TAP 15), which are
 /// refused.
 #[derive(Deserialize)]
 pub(super) struct Delegations {
-    keys: Keys,
-    roles: Vec<Delegation>,
+    pub(super) keys: Keys,
+    pub(super) roles: Vec<Delegation>,
 }
 
 /// One role that another trusts for some paths.
 #[derive(Clone, Deserialize)]
 pub(super) struct Delegation {
-    name: String,
+    pub(super) name: String,
     #[serde(flatten)]
     pub(super) holders: Holders,
     #[serde(default)]
-    terminating: bool,
+    pub(super) terminating: bool,
     /// Either these or those.
     paths: Option<Vec<String>>,
     path_hash_prefixes: Option<Vec<String>>,
@@ -53,7 +51,7 @@ impl Delegations {
 }
 
 impl Delegation {
-    fn covers(&self, path: &str) -> bool {
+    pub(super) fn covers(&self, path: &str) -> bool {
         let hash = Sha256::of(path.as_bytes()).hex();
         self.paths.iter().flatten().any(|pattern| path_matches(pattern, path))
             || self.path_hash_prefixes.iter().flatten().any(|prefix| hash.starts_with(prefix.as_str()))
@@ -86,107 +84,6 @@ fn segment_matches(pattern: &str, name: &str) -> bool {
         }
     }
     fits[name.len()]
-}
-
-/// A search for one path, depth first and in the order of the metadata.
-pub(super) struct Search {
-    pub(super) path: String,
-    /// The next role to visit is the last.
-    waiting: Vec<(Keys, Delegation)>,
-    visited: BTreeSet<String>,
-}
-
-impl Search {
-    pub(super) fn start(path: &str, targets: &Targets) -> Self {
-        let mut search = Self { path: path.to_owned(), waiting: Vec::new(), visited: BTreeSet::new() };
-        search.descend(targets);
-        search
-    }
-
-    /// Puts what `targets` delegates for this path before all that waits; a terminating delegation ends the rest.
-    pub(super) fn descend(&mut self, targets: &Targets) {
-        let Some(Delegations { keys, roles }) = &targets.delegations else { return };
-        let mut below = Vec::new();
-        for role in roles.iter().filter(|role| role.covers(&self.path)) {
-            below.push((keys.clone(), role.clone()));
-            if role.terminating {
-                self.waiting.clear();
-                break;
-            }
-        }
-        self.waiting.extend(below.into_iter().rev());
-    }
-
-    /// The next role that was not visited yet; its metadata is verified by the one that delegated to it on this way.
-    pub(super) fn next(&mut self) -> Result<Option<(Keys, Delegation)>> {
-        while let Some(next) = self.waiting.pop() {
-            if self.visited.insert(next.1.name.clone()) {
-                if self.visited.len() > MAX_VISITS {
-                    return Err(TufError::TooManyDelegations { path: self.path.clone(), max: MAX_VISITS });
-                }
-                return Ok(Some(next));
-            }
-        }
-        Ok(None)
-    }
-}
-
-/// What searches found, by path.
-pub(super) type Found = BTreeMap<String, Listed>;
-
-/// The role that is asked for now, and the search that it belongs to.
-pub(super) struct Visit {
-    search: Search,
-    keys: Keys,
-    role: Delegation,
-    pin: Pin,
-}
-
-impl Visit {
-    pub(super) fn file(&self) -> String {
-        self.role.file()
-    }
-    pub(super) fn pin(&self) -> &Pin {
-        &self.pin
-    }
-}
-
-impl Update {
-    /// Looks for a target through the delegations (5.6.7); go on with [`Update::next`], then ask [`Update::listed`].
-    pub fn find(&mut self, path: &str) -> Result<()> {
-        match (&self.stage, &self.targets) {
-            (Stage::Done, Some(targets)) if self.listed(path).is_none() => {
-                self.visit_next(Search::start(path, &targets.body))
-            }
-            _ => Ok(()),
-        }
-    }
-
-    fn visit_next(&mut self, mut search: Search) -> Result<()> {
-        self.stage = Stage::Refused;
-        self.stage = match search.next()? {
-            None => Stage::Done,
-            Some((keys, role)) => {
-                let pins = self.snapshot.as_ref().map(|snapshot| &snapshot.body.meta.delegated);
-                let pin = pins.and_then(|pins| pins.get(&role.file())).cloned();
-                let pin = pin.ok_or_else(|| TufError::Missing { what: role.file() })?;
-                Stage::Delegated(Box::new(Visit { search, keys, role, pin }))
-            }
-        };
-        Ok(())
-    }
-
-    pub(super) fn take_delegated(&mut self, visit: Visit, bytes: &[u8]) -> Result<()> {
-        let Visit { mut search, keys, role, pin } = visit;
-        let targets: Signed<Targets> = pin.open(&role.file(), (&keys, &role.holders), bytes, self.now)?;
-        if let Some(listed) = targets.body.targets.get(&search.path) {
-            self.found.insert(search.path, listed.clone());
-            self.stage = Stage::Done;
-            return Ok(());
-        }
-        search.descend(&targets.body);
-        self.visit_next(search)
-    }
 }
 
 #[cfg(test)]

@@ -6,7 +6,7 @@ use std::sync::Arc;
 
 use serde::Deserialize;
 
-use super::metadata::Envelope;
+use super::envelope::Envelope;
 use super::{Result, TufError};
 use crate::keys::PublicKey;
 

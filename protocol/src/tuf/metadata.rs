@@ -1,6 +1,6 @@
 //! The four kinds of metadata, checked for form when they are parsed (TUF 4).
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 use std::num::NonZeroU64;
 
 use serde::Deserialize;
@@ -10,7 +10,9 @@ use sha2::Digest as _;
 
 #[cfg(feature = "delegations")]
 use super::delegation::Delegations;
+use super::envelope::Envelope;
 use super::keyring::{Authority, Holders, Keys, verify};
+pub use super::role::Role;
 use super::{Result, TufError, canonical, require_epoch, require_form, require_pinned};
 use crate::ids::{Epoch, MachineName, Sha256, Sha512};
 
@@ -18,66 +20,15 @@ use crate::ids::{Epoch, MachineName, Sha256, Sha512};
 pub const MACHINE_FIELD: &str = "x-muster-machine";
 /// The signed field that names the epoch; none is the first.
 pub const EPOCH_FIELD: &str = "x-muster-epoch";
-/// The most signatures that one document may carry.
-const MAX_SIGNATURES: usize = 256;
-
-/// The top-level roles.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
-pub enum Role {
-    Root,
-    Timestamp,
-    Snapshot,
-    Targets,
-}
-
-impl Role {
-    pub const ALL: [Self; 4] = [Self::Root, Self::Timestamp, Self::Snapshot, Self::Targets];
-
-    pub fn as_str(self) -> &'static str {
-        self.file().trim_end_matches(".json")
+/// What one role says.
+pub(super) trait Body: DeserializeOwned {
+    const ROLE: Role;
+    fn check(&self, _: &str) -> Result<()> {
+        Ok(())
     }
-    /// The file's name without a version, as it is stored and as the metadata speaks of it.
-    pub fn file(self) -> &'static str {
-        match self {
-            Self::Root => "root.json",
-            Self::Timestamp => "timestamp.json",
-            Self::Snapshot => "snapshot.json",
-            Self::Targets => "targets.json",
-        }
-    }
-}
-
-/// A document as it was received: what is signed, the bytes that the signatures are over, and who claims to have signed.
-#[derive(Deserialize)]
-pub(super) struct Envelope {
-    #[serde(deserialize_with = "canonical::strict")]
-    signed: Value,
-    pub(super) signatures: Vec<Claim>,
-    #[serde(skip)]
-    pub(super) message: Vec<u8>,
-}
-
-/// That this key signed.
-#[derive(Deserialize)]
-pub(super) struct Claim {
-    pub(super) keyid: String,
-    pub(super) sig: String,
 }
 
 impl Envelope {
-    pub(super) fn parse(what: &str, bytes: &[u8]) -> Result<Self> {
-        let mut envelope: Self =
-            serde_json::from_slice(bytes).map_err(|why| TufError::malformed(what, why))?;
-        let (claims, max) = (&envelope.signatures, MAX_SIGNATURES);
-        require_form(what, claims.len() <= max, format_args!("it carries more than {max} signatures"))?;
-        // 4.2: a key id stands at most once.
-        let ids: BTreeSet<_> = claims.iter().map(|claim| &claim.keyid).collect();
-        require_form(what, ids.len() == claims.len(), "two signatures go by the same key id")?;
-        envelope.message =
-            canonical::encode(&envelope.signed).map_err(|why| TufError::malformed(what, why))?;
-        Ok(envelope)
-    }
-
     /// What it says, whoever signed it.
     fn read<B: Body>(&self, what: &str) -> Result<Signed<B>> {
         let says = |field: &str| self.signed[field].as_str().unwrap_or_default();
@@ -89,14 +40,6 @@ impl Envelope {
         let read = Signed::<B>::deserialize(&self.signed).map_err(|why| TufError::malformed(what, why))?;
         read.body.check(what)?;
         Ok(read)
-    }
-}
-
-/// What one role says.
-pub(super) trait Body: DeserializeOwned {
-    const ROLE: Role;
-    fn check(&self, _: &str) -> Result<()> {
-        Ok(())
     }
 }
 

@@ -2,8 +2,8 @@
 
 use serde::Deserialize;
 
-use super::client::Stored;
 use super::metadata::{Body, Listed, Role, Signed, Targets};
+use super::stored::Stored;
 use super::{Result, TufError, require_epoch, require_form, require_near, require_pinned};
 use crate::api;
 use crate::ids::{Epoch, Generation, MAX_NUMBER, MachineName};

@@ -3,14 +3,16 @@
 use std::path::Path;
 
 /// The signing side, which no machine runs, and what is compiled for the conformance suite alone.
-const NOT_THE_CORE: [&str; 3] = ["repository.rs", "p256.rs", "delegation.rs"];
+const NOT_THE_CORE: [&str; 4] = ["repository.rs", "p256.rs", "delegation.rs", "search.rs"];
 
 /// The core's files with their lines of code: no tests, no comments, no blank lines.
 fn core() -> Vec<(String, Vec<String>)> {
     let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("src/tuf");
     let names = std::fs::read_dir(&folder).unwrap().map(|entry| entry.unwrap().file_name());
     let mut names: Vec<_> = names.map(|name| name.into_string().unwrap()).collect();
-    names.retain(|name| !NOT_THE_CORE.contains(&name.as_str()));
+    // What lies in a folder of the core's is for the conformance suite as well.
+    names.retain(|name| name.ends_with(".rs") && !NOT_THE_CORE.contains(&name.as_str()));
+    names.push("../tuf.rs".to_owned());
     names.sort();
     let read = |name: String| {
         let text = std::fs::read_to_string(folder.join(&name)).unwrap();

@@ -1,0 +1,74 @@
+//! The search for a target through delegated roles (TUF 5.6.7), for the conformance suite alone.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use super::delegation::{Delegation, Delegations};
+use super::keyring::Keys;
+use super::metadata::{Listed, Pin, Targets};
+use super::{Result, TufError};
+
+/// The most delegated roles that one search may visit.
+const MAX_VISITS: usize = 32;
+
+/// A search for one path, depth first and in the order of the metadata.
+pub(super) struct Search {
+    pub(super) path: String,
+    /// The next role to visit is the last.
+    waiting: Vec<(Keys, Delegation)>,
+    visited: BTreeSet<String>,
+}
+
+impl Search {
+    pub(super) fn start(path: &str, targets: &Targets) -> Self {
+        let mut search = Self { path: path.to_owned(), waiting: Vec::new(), visited: BTreeSet::new() };
+        search.descend(targets);
+        search
+    }
+
+    /// Puts what `targets` delegates for this path before all that waits; a terminating delegation ends the rest.
+    pub(super) fn descend(&mut self, targets: &Targets) {
+        let Some(Delegations { keys, roles }) = &targets.delegations else { return };
+        let mut below = Vec::new();
+        for role in roles.iter().filter(|role| role.covers(&self.path)) {
+            below.push((keys.clone(), role.clone()));
+            if role.terminating {
+                self.waiting.clear();
+                break;
+            }
+        }
+        self.waiting.extend(below.into_iter().rev());
+    }
+
+    /// The next role that was not visited yet; its metadata is verified by the one that delegated to it on this way.
+    pub(super) fn next(&mut self) -> Result<Option<(Keys, Delegation)>> {
+        while let Some(next) = self.waiting.pop() {
+            if self.visited.insert(next.1.name.clone()) {
+                if self.visited.len() > MAX_VISITS {
+                    return Err(TufError::TooManyDelegations { path: self.path.clone(), max: MAX_VISITS });
+                }
+                return Ok(Some(next));
+            }
+        }
+        Ok(None)
+    }
+}
+
+/// What searches found, by path.
+pub(super) type Found = BTreeMap<String, Listed>;
+
+/// The role that is asked for now, and the search that it belongs to.
+pub(super) struct Visit {
+    pub(super) search: Search,
+    pub(super) keys: Keys,
+    pub(super) role: Delegation,
+    pub(super) pin: Pin,
+}
+
+impl Visit {
+    pub(super) fn file(&self) -> String {
+        self.role.file()
+    }
+    pub(super) fn pin(&self) -> &Pin {
+        &self.pin
+    }
+}
