@@ -20,7 +20,10 @@ pub(crate) mod state;
 /// The readers of what comes over the network that are not in the protocol, for the fuzz targets.
 #[doc(hidden)]
 pub mod readers {
-    pub use super::auth::{bearer, machine_signature, operator_signature, sign_in};
+    pub use super::auth::bearer::bearer;
+    pub use super::auth::machine::machine_signature;
+    pub use super::auth::operator::operator_signature;
+    pub use super::auth::sign_in::sign_in;
     pub use super::machine::reports::{Numbered, RawBatch};
 }
 

@@ -81,6 +81,11 @@ impl Chain {
         self.newest.keys_of(Role::Root).contains(key)
     }
 
+    /// Whether this is an operator's key, or a root key.
+    pub fn names(&self, key: &PublicKey) -> bool {
+        self.is_operator(key) || self.is_root_key(key)
+    }
+
     pub fn may_sign_timestamps(&self, key: &PublicKey) -> bool {
         self.newest.keys_of(Role::Timestamp).contains(key)
     }

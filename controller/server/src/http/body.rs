@@ -7,6 +7,7 @@ use axum::body::{Body, BodyDataStream, Bytes};
 use axum::http::{HeaderMap, StatusCode, header};
 use futures_util::StreamExt as _;
 use muster_protocol::api::ProblemCode;
+use muster_protocol::operator::MAX_REQUEST_BYTES;
 use serde::de::DeserializeOwned;
 use tokio::time::{Sleep, sleep};
 
@@ -142,6 +143,27 @@ async fn after_draining(headers: &HeaderMap, rest: Body, refused: Refused) -> Re
         let _ = tokio::time::timeout(DRAIN_WAIT, drain).await;
     }
     refused
+}
+
+/// What a body may be.
+pub trait Document: DeserializeOwned + Send {
+    /// What it is called where it is none, with its article.
+    const WHAT: &'static str;
+    /// The largest one, in bytes.
+    const LIMIT: usize = MAX_REQUEST_BYTES;
+
+    fn read(bytes: &Bytes) -> Result<Self, Refused> {
+        json(Self::WHAT, bytes)
+    }
+}
+
+/// No body is wanted, and none is read.
+impl Document for () {
+    const WHAT: &'static str = "nothing";
+
+    fn read(_: &Bytes) -> Result<Self, Refused> {
+        Ok(())
+    }
 }
 
 /// Reads a document, or says in one sentence what is wrong with it.

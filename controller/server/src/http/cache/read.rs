@@ -2,18 +2,18 @@
 
 use axum::body::Body;
 use axum::extract::{Path, State};
-use axum::http::{HeaderMap, header};
+use axum::http::header;
 use axum::response::{IntoResponse, Response};
 use muster_protocol::narinfo::NarFile;
 
 use super::name::{narinfo_name, not_cached};
+use crate::http::auth::bearer::CacheReader;
 use crate::http::problem::Refused;
 use crate::http::state::Shared;
 use crate::store::blobs::Reading;
 
 /// What the cache is; Nix asks it before anything else.
-pub async fn info(State(app): State<Shared>, headers: HeaderMap) -> Result<Response, Refused> {
-    app.reads_cache(&headers).await?;
+pub async fn info(_: CacheReader) -> Result<Response, Refused> {
     let text = "StoreDir: /nix/store\nWantMassQuery: 1\nPriority: 30\n";
     Ok(([(header::CONTENT_TYPE, "text/x-nix-cache-info")], text).into_response())
 }
@@ -21,9 +21,8 @@ pub async fn info(State(app): State<Shared>, headers: HeaderMap) -> Result<Respo
 pub async fn narinfo(
     State(app): State<Shared>,
     Path(file): Path<String>,
-    headers: HeaderMap,
+    _: CacheReader,
 ) -> Result<Response, Refused> {
-    app.reads_cache(&headers).await?;
     let name = narinfo_name(&file)?;
     let found = app.services.blobs.read(&name).await?;
     found.map(|found| sent(found, "text/x-nix-narinfo")).ok_or_else(|| not_cached(&file))
@@ -32,9 +31,8 @@ pub async fn narinfo(
 pub async fn nar(
     State(app): State<Shared>,
     Path(file): Path<String>,
-    headers: HeaderMap,
+    _: CacheReader,
 ) -> Result<Response, Refused> {
-    app.reads_cache(&headers).await?;
     let file_of = NarFile::parse(&file).ok_or_else(|| not_cached(&file))?;
     let found = app.services.blobs.read(&file_of.key()).await?;
     found.map(|found| sent(found, "application/x-nix-nar")).ok_or_else(|| not_cached(&file))

@@ -11,6 +11,7 @@ use muster_protocol::narinfo::{MAX_NARINFO_BYTES, NarFile, Narinfo};
 use sha2::Digest as _;
 
 use super::name::narinfo_name;
+use crate::http::auth::bearer::Uploader;
 use crate::http::body::{Incoming, small_body};
 use crate::http::payer::Payer;
 use crate::http::problem::{Refused, refuse};
@@ -25,10 +26,10 @@ fn unfit(message: impl Into<String>) -> Refused {
 pub async fn nar(
     State(app): State<Shared>,
     Path(file): Path<String>,
+    _: Uploader,
     headers: HeaderMap,
     body: Body,
 ) -> Result<StatusCode, Refused> {
-    app.is_operator(&headers).await?;
     let nar = NarFile::parse(&file).ok_or_else(|| {
         unfit(format!("'{file}' is no archive's name: it must be HASH.nar with its compression's ending"))
     })?;
@@ -65,10 +66,10 @@ pub async fn nar(
 pub async fn narinfo(
     State(app): State<Shared>,
     Path(file): Path<String>,
+    Uploader(operator): Uploader,
     headers: HeaderMap,
     body: Body,
 ) -> Result<StatusCode, Refused> {
-    let operator = app.is_operator(&headers).await?;
     let name = narinfo_name(&file).map_err(|_| unfit(format!("'{file}' is no name that the cache takes")))?;
     let bytes =
         small_body(&app, &headers, body, MAX_NARINFO_BYTES, Payer::Operator(*operator.as_bytes())).await?;

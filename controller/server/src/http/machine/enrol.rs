@@ -1,25 +1,28 @@
 //! Enrolment: a machine comes with a token.
 
 use axum::Json;
-use axum::body::Body;
 use axum::extract::State;
-use axum::http::{HeaderMap, StatusCode};
+use axum::http::StatusCode;
 use muster_protocol::api::ProblemCode;
 use muster_protocol::enrol::{EnrolReply, EnrolRequest, MAX_ENROL_BYTES};
 
-use crate::http::body::{self, small_body};
+use crate::http::auth::machine::FromStranger;
+use crate::http::body::Document;
 use crate::http::payer::Payer;
 use crate::http::problem::{Refused, refuse};
-use crate::http::request_peer::{forget, proved, stranger};
+use crate::http::request_peer::{forget, proved};
 use crate::http::state::Shared;
 
+impl Document for EnrolRequest {
+    const WHAT: &'static str = "an enrolment";
+    const LIMIT: usize = MAX_ENROL_BYTES;
+}
+
+/// The request proves by its token's secret that it is the machine's, which the store checks.
 pub async fn enrol(
     State(app): State<Shared>,
-    headers: HeaderMap,
-    body: Body,
+    FromStranger(request): FromStranger<EnrolRequest>,
 ) -> Result<Json<EnrolReply>, Refused> {
-    let body = small_body(&app, &headers, body, MAX_ENROL_BYTES, stranger()).await?;
-    let request: EnrolRequest = body::json("an enrolment", &body)?;
     if !app.services.roots.current().knows(&request.root) {
         let message = "the token names a root that this controller does not serve: use a token of this fleet, made with `muster machines add`";
         return Err(refuse(StatusCode::NOT_FOUND, ProblemCode::TokenUnknown, message));

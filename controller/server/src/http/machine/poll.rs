@@ -3,14 +3,14 @@
 use std::time::Duration;
 
 use axum::Json;
-use axum::extract::{Path, Query, State};
-use axum::http::HeaderMap;
+use axum::extract::{Query, State};
 use muster_protocol::api::MAX_POLL_SECONDS;
 use muster_protocol::checkin::PollReply;
 use muster_protocol::ids::IdError;
 use serde::Deserialize;
 
-use crate::http::path::machine_name;
+use crate::http::auth::bearer::Bearer;
+use crate::http::path::OfMachine;
 use crate::http::problem::Refused;
 use crate::http::request_peer::away;
 use crate::http::state::Shared;
@@ -27,16 +27,15 @@ pub struct Poll {
 /// the wait. A bearer that ends while it waits ends the poll.
 pub async fn poll(
     State(app): State<Shared>,
-    Path(name): Path<String>,
     Query(poll): Query<Poll>,
-    headers: HeaderMap,
+    OfMachine(machine): OfMachine,
+    bearer: Bearer,
 ) -> Result<Json<PollReply>, Refused> {
-    let machine = machine_name(&name)?;
     let have = match poll.have.as_deref() {
         None | Some("" | "0") => None,
         Some(text) => Some(text.parse().map_err(|error: IdError| Refused::malformed(error.to_string()))?),
     };
-    app.is_machine(&headers, &machine).await?;
+    bearer.is_machines(&app, &machine).await?;
     app.services.store.seen(&machine, app.services.now()).await?;
     let timeout = tokio::time::sleep(Duration::from_secs(poll.wait.min(MAX_POLL_SECONDS)));
     tokio::pin!(timeout);
@@ -60,7 +59,7 @@ pub async fn poll(
             }
         };
         if away(news).await {
-            app.is_machine(&headers, &machine).await?;
+            bearer.is_machines(&app, &machine).await?;
         } else {
             last_look = true;
         }

@@ -1,9 +1,8 @@
 //! Reports: batches of events, signed by the machine that they tell of.
 
 use axum::Json;
-use axum::body::Body;
 use axum::extract::State;
-use axum::http::{HeaderMap, StatusCode};
+use axum::http::StatusCode;
 use muster_protocol::api::{self, ProblemCode};
 use muster_protocol::ids::{Generation, MachineName};
 use muster_protocol::keys::Context;
@@ -11,8 +10,8 @@ use muster_protocol::report::{Accepted, MAX_BATCH_BYTES, MAX_BATCH_EVENTS, Strea
 use serde::Deserialize;
 use serde_json::value::RawValue;
 
-use crate::http::auth::{announced, fits, machine_signature, signed_by_machine};
-use crate::http::body::{self, small_body};
+use crate::http::auth::machine::{FromMachine, MachineDocument};
+use crate::http::body::{self, Document};
 use crate::http::heavy;
 use crate::http::problem::{Refused, refuse};
 use crate::http::state::Shared;
@@ -29,6 +28,20 @@ pub struct RawBatch {
     pub stream: Option<Stream>,
     pub oldest: u64,
     pub events: Vec<Box<RawValue>>,
+}
+
+impl Document for RawBatch {
+    const WHAT: &'static str = "a batch of events";
+    const LIMIT: usize = MAX_BATCH_BYTES;
+}
+
+impl MachineDocument for RawBatch {
+    const PATH: &'static str = api::REPORTS;
+    const CONTEXT: Context = Context::Reports;
+
+    fn machine(&self) -> &MachineName {
+        &self.machine
+    }
 }
 
 /// What must be known of every event, of whatever version.
@@ -54,15 +67,9 @@ fn events(batch: &[Box<RawValue>]) -> Result<(Vec<NewEvent>, usize), Refused> {
 
 pub async fn reports(
     State(app): State<Shared>,
-    headers: HeaderMap,
-    body: Body,
+    request: FromMachine<RawBatch>,
 ) -> Result<Json<Accepted>, Refused> {
-    let signature = machine_signature(&headers)?;
-    let (payer, hash) = announced(&app, &headers, api::REPORTS).await?;
-    let body = small_body(&app, &headers, body, MAX_BATCH_BYTES, payer).await?;
-    fits(hash.as_ref(), &body)?;
-    let batch: RawBatch = body::json("a batch of events", &body)?;
-    let known = signed_by_machine(&app, &batch.machine, Context::Reports, &body, &signature).await?;
+    let FromMachine { sent: batch, bytes: body, known, .. } = request;
     if batch.events.len() > MAX_BATCH_EVENTS {
         let message =
             format!("{} events are more than {MAX_BATCH_EVENTS}: send smaller batches", batch.events.len());

@@ -1,23 +1,26 @@
 //! A machine's TUF repository, read by that machine and by operators.
 
 use axum::extract::{Path, State};
-use axum::http::HeaderMap;
 use axum::response::Response;
 use muster_protocol::ids::{Generation, MachineName, Sha256};
+use serde::Deserialize;
 
-use crate::http::path::machine_name;
+use crate::http::auth::bearer::MachineReader;
 use crate::http::problem::Refused;
 use crate::http::public::{json_file, numbered, root_file};
 use crate::http::state::Shared;
 use crate::store::Files;
 
+#[derive(Deserialize)]
+pub struct Metadata {
+    file: String,
+}
+
 pub async fn metadata(
     State(app): State<Shared>,
-    Path((name, file)): Path<(String, String)>,
-    headers: HeaderMap,
+    MachineReader(machine): MachineReader,
+    Path(Metadata { file }): Path<Metadata>,
 ) -> Result<Response, Refused> {
-    let machine = machine_name(&name)?;
-    app.may_read(&headers, &machine).await?;
     if file == "timestamp.json" {
         return timestamp(&app, &machine).await;
     }
@@ -35,13 +38,18 @@ pub async fn metadata(
     stored(&app, &machine, which).await
 }
 
+/// The machine stands in the name of a target once more (`NAME/generation.json`).
+#[derive(Deserialize)]
+pub struct Target {
+    of: String,
+    file: String,
+}
+
 pub async fn target(
     State(app): State<Shared>,
-    Path((name, of, file)): Path<(String, String, String)>,
-    headers: HeaderMap,
+    MachineReader(machine): MachineReader,
+    Path(Target { of, file }): Path<Target>,
 ) -> Result<Response, Refused> {
-    let machine = machine_name(&name)?;
-    app.may_read(&headers, &machine).await?;
     let hash = file.strip_suffix(".generation.json").and_then(|hash| hash.parse::<Sha256>().ok());
     match hash {
         Some(hash) if of == machine.as_str() => stored(&app, &machine, Files::Target(hash)).await,

@@ -4,7 +4,7 @@ use axum::extract::{Query, State};
 use muster_protocol::audit::{MAX_PAGE, Page};
 use serde::Deserialize;
 
-use crate::http::auth::Signed;
+use crate::http::auth::operator::Signed;
 use crate::http::heavy::Long;
 use crate::http::problem::Refused;
 use crate::http::state::Shared;

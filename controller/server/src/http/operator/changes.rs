@@ -8,7 +8,7 @@ use muster_protocol::api::MAX_POLL_SECONDS;
 use muster_protocol::operator::Changes as Changed;
 use serde::Deserialize;
 
-use crate::http::auth::Signed;
+use crate::http::auth::operator::Signed;
 use crate::http::problem::Refused;
 use crate::http::request_peer::away;
 use crate::http::state::Shared;

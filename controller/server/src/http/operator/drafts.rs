@@ -4,22 +4,30 @@ use axum::Json;
 use axum::extract::{Path, State};
 use axum::http::StatusCode;
 use muster_protocol::api::ProblemCode;
-use muster_protocol::draft::{Checked, DRAFT_SECONDS, Draft, DraftError, DraftKind, DraftView, Drafted};
+use muster_protocol::draft::{
+    Checked, DRAFT_SECONDS, Draft, DraftError, DraftKind, DraftView, Drafted, MAX_DRAFT_BYTES,
+};
 use muster_protocol::ids::{Generation, MachineName, Sha256};
+use muster_protocol::keys::PublicKey;
 use muster_protocol::machine::can_take;
 use muster_protocol::operator::Standing;
 
 use super::view::known;
-use crate::http::auth::{Signed, SignedByHolder};
-use crate::http::body;
+use crate::http::auth::operator::SignedByKeyholder;
+use crate::http::body::Document;
 use crate::http::problem::{Refused, refuse};
 use crate::http::state::{App, Shared};
 use crate::roots::Chain;
 use crate::store::{DraftRefusal, StoredDraft};
 
+impl Document for Draft {
+    const WHAT: &'static str = "a draft";
+    const LIMIT: usize = MAX_DRAFT_BYTES;
+}
+
 /// Whether this key may have to do with this draft.
-fn require_concerned(chain: &Chain, draft: &Draft, signed: &Signed) -> Result<(), Refused> {
-    if chain.is_operator(&signed.key) || matches!(draft.what, Drafted::Root { .. }) {
+fn require_concerned(chain: &Chain, draft: &Draft, by: &PublicKey) -> Result<(), Refused> {
+    if chain.is_operator(by) || matches!(draft.what, Drafted::Root { .. }) {
         return Ok(());
     }
     let message = "a root key signs roots alone: generations are the operators' to sign";
@@ -29,15 +37,15 @@ fn require_concerned(chain: &Chain, draft: &Draft, signed: &Signed) -> Result<()
 /// Keeps a draft that somebody signed, or adds the signatures of one that is kept already.
 pub async fn keep(
     State(app): State<Shared>,
-    SignedByHolder(signed): SignedByHolder,
+    SignedByKeyholder(signed): SignedByKeyholder<Draft>,
 ) -> Result<Json<DraftView>, Refused> {
-    let mut draft: Draft = body::json("a draft", &signed.body)?;
+    let (signed, mut draft) = signed.split();
     let chain = app.services.roots.current();
-    require_concerned(&chain, &draft, &signed)?;
+    require_concerned(&chain, &draft, &signed.by)?;
     // What is not signed is not the sender's to choose.
     let now = app.services.now_s();
     (draft.made_at, draft.made_by, draft.ends) =
-        (app.services.now(), signed.key, now.saturating_add(DRAFT_SECONDS));
+        (app.services.now(), signed.by, now.saturating_add(DRAFT_SECONDS));
     // Thousands of signatures may want to be checked.
     let (draft, checked) = tokio::task::spawn_blocking(move || {
         let checked = draft.check(&chain.fleet(), chain.newest(), now)?;
@@ -63,7 +71,7 @@ pub async fn keep(
     }
     let chain = app.services.roots.current();
     let kept = app.services.store.keep_draft(&draft, chain.newest(), &signed.deed()).await?;
-    tracing::info!(draft = kept.id.short(), by = signed.key.short(), "a draft waits for signatures");
+    tracing::info!(draft = kept.id.short(), by = signed.by.short(), "a draft waits for signatures");
     Ok(Json(view(&app, &chain, &kept).await?))
 }
 
@@ -135,12 +143,12 @@ async fn view(app: &App, chain: &Chain, stored: &StoredDraft) -> Result<DraftVie
 
 pub async fn list(
     State(app): State<Shared>,
-    SignedByHolder(signed): SignedByHolder,
+    SignedByKeyholder(signed): SignedByKeyholder,
 ) -> Result<Json<Vec<DraftView>>, Refused> {
     let chain = app.services.roots.current();
     let mut views = Vec::new();
     for stored in app.services.store.drafts(app.services.now_s()).await? {
-        if require_concerned(&chain, &stored.draft, &signed).is_ok() {
+        if require_concerned(&chain, &stored.draft, &signed.by).is_ok() {
             views.push(view(&app, &chain, &stored).await?);
         }
     }
@@ -150,20 +158,20 @@ pub async fn list(
 pub async fn show(
     State(app): State<Shared>,
     Path(id): Path<String>,
-    SignedByHolder(signed): SignedByHolder,
+    SignedByKeyholder(signed): SignedByKeyholder,
 ) -> Result<Json<Draft>, Refused> {
     let stored = app.services.store.draft(&id, app.services.now_s()).await?;
-    require_concerned(&app.services.roots.current(), &stored.draft, &signed)?;
+    require_concerned(&app.services.roots.current(), &stored.draft, &signed.by)?;
     Ok(Json(stored.draft))
 }
 
 pub async fn drop(
     State(app): State<Shared>,
     Path(id): Path<String>,
-    SignedByHolder(signed): SignedByHolder,
+    SignedByKeyholder(signed): SignedByKeyholder,
 ) -> Result<Json<Sha256>, Refused> {
     let stored = app.services.store.draft(&id, app.services.now_s()).await?;
-    require_concerned(&app.services.roots.current(), &stored.draft, &signed)?;
+    require_concerned(&app.services.roots.current(), &stored.draft, &signed.by)?;
     app.services.store.drop_draft(&stored.id, &signed.deed()).await?;
     Ok(Json(stored.id))
 }

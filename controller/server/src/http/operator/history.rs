@@ -1,14 +1,13 @@
 //! What a machine ran and what it refused, the newest first.
 
-use axum::extract::{Path, Query, State};
-use muster_protocol::ids::{Generation, IdError};
+use axum::extract::{Query, State};
+use muster_protocol::ids::{Generation, IdError, MachineName};
 use muster_protocol::operator::{AttackView, HistoryEntry};
 use serde::Deserialize;
 
 use super::view::known;
-use crate::http::auth::Signed;
+use crate::http::auth::operator::Signed;
 use crate::http::heavy::Long;
-use crate::http::path::machine_name;
 use crate::http::problem::Refused;
 use crate::http::state::Shared;
 
@@ -25,11 +24,9 @@ pub struct Limit {
 
 pub async fn history(
     State(app): State<Shared>,
-    Path(name): Path<String>,
     Query(Limit { limit, before }): Query<Limit>,
-    _: Signed,
+    Signed { on: machine, .. }: Signed<(), MachineName>,
 ) -> Result<Long<Vec<HistoryEntry>>, Refused> {
-    let machine = machine_name(&name)?;
     known(&app, &machine).await?;
     let limit = limit.unwrap_or(HISTORY).min(MAX_HISTORY);
     let before: Option<Generation> = match before {
@@ -45,11 +42,9 @@ pub async fn history(
 /// The attacks that a machine refused, the newest first.
 pub async fn attacks(
     State(app): State<Shared>,
-    Path(name): Path<String>,
     Query(Limit { limit, .. }): Query<Limit>,
-    _: Signed,
+    Signed { on: machine, .. }: Signed<(), MachineName>,
 ) -> Result<Long<Vec<AttackView>>, Refused> {
-    let machine = machine_name(&name)?;
     known(&app, &machine).await?;
     Ok(Long(app.services.store.attacks(&machine, limit.unwrap_or(HISTORY).min(MAX_HISTORY)).await?))
 }

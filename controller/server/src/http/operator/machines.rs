@@ -1,21 +1,25 @@
 //! Machines, as operators add, see and revoke them.
 
 use axum::Json;
-use axum::extract::{Path, State};
+use axum::extract::State;
 use axum::http::StatusCode;
 use muster_protocol::api::ProblemCode;
+use muster_protocol::ids::MachineName;
 use muster_protocol::operator::{AddMachine, MachineView};
 
 use super::view::view;
 use crate::fleet;
-use crate::http::auth::Signed;
-use crate::http::body;
+use crate::http::auth::operator::Signed;
+use crate::http::body::Document;
 use crate::http::heavy::Long;
-use crate::http::path::machine_name;
 use crate::http::payer::Payer;
 use crate::http::problem::{Refused, refuse};
 use crate::http::request_peer::forget;
 use crate::http::state::Shared;
+
+impl Document for AddMachine {
+    const WHAT: &'static str = "a new machine";
+}
 
 pub async fn list(State(app): State<Shared>, _: Signed) -> Result<Long<Vec<MachineView>>, Refused> {
     let now = app.services.now();
@@ -30,14 +34,16 @@ pub async fn list(State(app): State<Shared>, _: Signed) -> Result<Long<Vec<Machi
 
 pub async fn show(
     State(app): State<Shared>,
-    Path(name): Path<String>,
-    _: Signed,
+    Signed { on: name, .. }: Signed<(), MachineName>,
 ) -> Result<Json<MachineView>, Refused> {
-    view(&app, &machine_name(&name)?).await
+    view(&app, &name).await
 }
 
-pub async fn add(State(app): State<Shared>, signed: Signed) -> Result<Json<MachineView>, Refused> {
-    let new: AddMachine = body::json("a new machine", &signed.body)?;
+pub async fn add(
+    State(app): State<Shared>,
+    signed: Signed<AddMachine>,
+) -> Result<Json<MachineView>, Refused> {
+    let new = &signed.sent;
     if new.system.class() != new.class {
         let message =
             format!("a {} machine does not build {}: correct the class or the system", new.class, new.system);
@@ -47,35 +53,33 @@ pub async fn add(State(app): State<Shared>, signed: Signed) -> Result<Json<Machi
         let message = "the token would have expired already: see that your clock is right and make another";
         return Err(refuse(StatusCode::UNPROCESSABLE_ENTITY, ProblemCode::TokenExpired, message));
     }
-    let cursor = app.services.store.add_machine(&new, &signed.deed()).await?;
-    tracing::info!(machine = %new.machine, operator = signed.key.short(), "a token was made");
+    let cursor = app.services.store.add_machine(new, &signed.deed()).await?;
+    tracing::info!(machine = %new.machine, operator = signed.by.short(), "a token was made");
     app.services.notify.changed(cursor);
     view(&app, &new.machine).await
 }
 
 pub async fn revoke(
     State(app): State<Shared>,
-    Path(name): Path<String>,
-    signed: Signed,
+    signed: Signed<(), MachineName>,
 ) -> Result<Json<MachineView>, Refused> {
-    let machine = machine_name(&name)?;
-    let cursor = app.services.store.revoke(&machine, &signed.deed()).await?;
-    tracing::info!(%machine, operator = signed.key.short(), "revoked");
+    let machine = &signed.on;
+    let cursor = app.services.store.revoke(machine, &signed.deed()).await?;
+    tracing::info!(%machine, operator = signed.by.short(), "revoked");
     forget(&Payer::Machine(machine.clone()));
-    app.services.wakers.wake(&machine);
+    app.services.wakers.wake(machine);
     app.services.notify.changed(cursor);
-    view(&app, &machine).await
+    view(&app, machine).await
 }
 
 /// Ends a clone alarm.
 pub async fn acknowledge(
     State(app): State<Shared>,
-    Path(name): Path<String>,
-    signed: Signed,
+    signed: Signed<(), MachineName>,
 ) -> Result<Json<MachineView>, Refused> {
-    let machine = machine_name(&name)?;
-    let cursor = app.services.store.acknowledge(&machine, &signed.deed()).await?;
-    tracing::info!(%machine, operator = signed.key.short(), "the clone alarm was ended");
+    let machine = &signed.on;
+    let cursor = app.services.store.acknowledge(machine, &signed.deed()).await?;
+    tracing::info!(%machine, operator = signed.by.short(), "the clone alarm was ended");
     app.services.notify.changed(cursor);
-    view(&app, &machine).await
+    view(&app, machine).await
 }

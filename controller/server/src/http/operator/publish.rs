@@ -1,37 +1,39 @@
 //! Publishing a generation: checked as the machine will check it, then stored with its timestamp.
 
 use axum::Json;
-use axum::extract::{Path, State};
+use axum::extract::State;
 use axum::http::StatusCode;
 use muster_protocol::api::ProblemCode;
+use muster_protocol::ids::MachineName;
 use muster_protocol::machine::can_take;
 use muster_protocol::operator::{MachineView, Publication, Standing};
 use muster_protocol::tuf::metadata::Role;
 use muster_protocol::tuf::repository::{check_publication, signed_by};
 
 use super::view::{known, view};
-use crate::http::auth::Signed;
-use crate::http::body;
-use crate::http::path::machine_name;
+use crate::http::auth::operator::Signed;
+use crate::http::body::Document;
 use crate::http::problem::{Refused, refuse};
 use crate::http::refusals::unacceptable;
 use crate::http::state::Shared;
 use crate::store::{NewGeneration, PublishRefusal};
 
+impl Document for Publication {
+    const WHAT: &'static str = "a signed generation";
+}
+
 pub async fn publish(
     State(app): State<Shared>,
-    Path(name): Path<String>,
-    signed: Signed,
+    signed: Signed<Publication, MachineName>,
 ) -> Result<Json<MachineView>, Refused> {
-    let name = machine_name(&name)?;
-    let publication: Publication = body::json("a signed generation", &signed.body)?;
-    let machine = known(&app, &name).await?;
+    let (name, publication) = (&signed.on, &signed.sent);
+    let machine = known(&app, name).await?;
     if machine.standing() == Standing::Revoked {
-        return Err(PublishRefusal::Revoked(name).into());
+        return Err(PublishRefusal::Revoked(name.clone()).into());
     }
     let now = app.services.now_s();
     let chain = app.services.roots.current();
-    let checked = check_publication(chain.newest(), &name, machine.class, &publication, now)
+    let checked = check_publication(chain.newest(), name, machine.class, publication, now)
         .map_err(|error| unacceptable(&error))?;
     let signers = signed_by(&publication.targets, &chain.newest().keys_of(Role::Targets))
         .map_err(|error| unacceptable(&error))?;
@@ -43,20 +45,20 @@ pub async fn publish(
         },
     )?;
     let new = NewGeneration {
-        machine: &name,
+        machine: name,
         class: machine.class,
         system: &machine.system,
-        publication: &publication,
+        publication,
         target_sha256: &checked.target_sha256,
         expires: checked.targets_expires,
         signers: &signers,
     };
     let signer = app.services.signer()?;
-    let sign = |last, snapshot: &[u8]| signer.timestamp(&name, snapshot, last, now);
+    let sign = |last, snapshot: &[u8]| signer.timestamp(name, snapshot, last, now);
     if let Some(cursor) = app.services.store.publish(new, &signed.deed(), sign).await? {
-        tracing::info!(machine = %name, generation = %publication.generation, operator = signed.key.short(), "published");
-        app.services.wakers.wake(&name);
+        tracing::info!(machine = %name, generation = %publication.generation, operator = signed.by.short(), "published");
+        app.services.wakers.wake(name);
         app.services.notify.changed(cursor);
     }
-    view(&app, &name).await
+    view(&app, name).await
 }

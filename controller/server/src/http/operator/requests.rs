@@ -1,37 +1,39 @@
 //! Requests to machines, which operators sign and the controller hands on.
 
 use axum::Json;
-use axum::extract::{Path, State};
+use axum::extract::State;
 use axum::http::StatusCode;
 use muster_protocol::api::ProblemCode;
+use muster_protocol::ids::MachineName;
 use muster_protocol::operator::MachineView;
 use muster_protocol::request::SignedRequest;
 
 use super::view::view;
-use crate::http::auth::Signed;
-use crate::http::body;
-use crate::http::path::machine_name;
+use crate::http::auth::operator::Signed;
+use crate::http::body::Document;
 use crate::http::problem::{Refused, refuse};
 use crate::http::state::Shared;
+
+impl Document for SignedRequest {
+    const WHAT: &'static str = "a request to a machine";
+}
 
 /// Hands a request on to a machine. The machine checks it once more, by the root that it trusts.
 pub async fn ask(
     State(app): State<Shared>,
-    Path(name): Path<String>,
-    signed: Signed,
+    signed: Signed<SignedRequest, MachineName>,
 ) -> Result<Json<MachineView>, Refused> {
-    let machine = machine_name(&name)?;
-    let asked: SignedRequest = body::json("a request to a machine", &signed.body)?;
+    let (machine, asked) = (&signed.on, &signed.sent);
     let chain = app.services.roots.current();
     let operators = chain.operators();
     let request =
-        asked.verify(&chain.fleet(), &machine, &operators, app.services.now_s()).map_err(|error| {
+        asked.verify(&chain.fleet(), machine, &operators, app.services.now_s()).map_err(|error| {
             let message = format!("the machine would refuse this: {error}; sign it anew");
             refuse(StatusCode::UNPROCESSABLE_ENTITY, ProblemCode::BadSignature, message)
         })?;
-    let cursor = app.services.store.ask(&asked, &request, &signed.deed()).await?;
-    tracing::info!(%machine, operator = signed.key.short(), asks = request.asked.as_str(), "a request waits for a machine");
-    app.services.wakers.wake(&machine);
+    let cursor = app.services.store.ask(asked, &request, &signed.deed()).await?;
+    tracing::info!(%machine, operator = signed.by.short(), asks = request.asked.as_str(), "a request waits for a machine");
+    app.services.wakers.wake(machine);
     app.services.notify.changed(cursor);
-    view(&app, &machine).await
+    view(&app, machine).await
 }

@@ -7,29 +7,31 @@ use muster_protocol::api::ProblemCode;
 use muster_protocol::operator::{NewRoot, RootTaken};
 use muster_protocol::tuf::metadata::Role;
 
-use crate::http::auth::{SignedBySomebody, remember};
-use crate::http::body;
+use crate::http::auth::operator::SignedByAnyone;
+use crate::http::body::Document;
 use crate::http::problem::{Refused, refuse};
 use crate::http::state::Shared;
 use crate::roots::RootsError;
+
+impl Document for NewRoot {
+    const WHAT: &'static str = "a root";
+}
 
 /// Takes the next root from an operator or a root holder of the old root or of the new one: after a lost key only the new
 /// one may be there.
 pub async fn publish(
     State(app): State<Shared>,
-    request: SignedBySomebody,
+    request: SignedByAnyone<NewRoot>,
 ) -> Result<Json<RootTaken>, Refused> {
-    let SignedBySomebody { signed, nonce, until } = request;
-    let NewRoot { root } = body::json("a root", &signed.body)?;
-    let next = app.services.roots.check_next(root.as_bytes())?;
-    let chain = app.services.roots.current();
-    let holds = |role| next.keys_of(role).contains(&signed.key);
-    let known = chain.is_operator(&signed.key) || chain.is_root_key(&signed.key);
+    let next = app.services.roots.check_next(request.sent().root.as_bytes())?;
+    let holds = |role| next.keys_of(role).contains(request.by());
+    let known = app.services.roots.current().names(request.by());
     if !known && !holds(Role::Targets) && !holds(Role::Root) {
         let message = "the root is good, and this request is signed by nobody whom it or the one before it names: send it with an operator's or a root key";
         return Err(refuse(StatusCode::FORBIDDEN, ProblemCode::Unauthorised, message));
     }
-    remember(&app, &signed.key, &nonce, until).await?;
+    let signed = request.accepted(&app).await?;
+    let root = &signed.sent.root;
     let version = next.version();
     app.services
         .store
@@ -37,7 +39,7 @@ pub async fn publish(
             app.services.roots.put(version, root.as_bytes())
         })
         .await?;
-    tracing::info!(version, by = signed.key.short(), "a new root was published");
+    tracing::info!(version, by = signed.by.short(), "a new root was published");
     let online_key_named = app.services.signer().is_ok();
     Ok(Json(RootTaken { version, online_key_named }))
 }

@@ -4,7 +4,7 @@ use axum::Json;
 use axum::extract::State;
 use muster_protocol::operator::{SESSION_SECONDS, Session};
 
-use crate::http::auth::Signed;
+use crate::http::auth::operator::Signed;
 use crate::http::problem::Refused;
 use crate::http::state::Shared;
 

@@ -1,0 +1,141 @@
+//! Who holds a request's bearer: a machine gets one by checking in, an operator by opening a session.
+
+use std::convert::Infallible;
+use std::time::Duration;
+
+use axum::extract::FromRequestParts;
+use axum::http::request::Parts;
+use axum::http::{HeaderMap, StatusCode, header};
+use base64::Engine as _;
+use base64::engine::general_purpose::STANDARD;
+use muster_protocol::api::ProblemCode;
+use muster_protocol::ids::MachineName;
+use muster_protocol::keys::PublicKey;
+
+use super::revoked::revoked_operator;
+use crate::http::path::OfMachine;
+use crate::http::payer::Payer;
+use crate::http::problem::{Refused, refuse};
+use crate::http::request_peer::proved;
+use crate::http::state::{App, Shared};
+use crate::store::Holder as Principal;
+
+/// The bearer of `Authorization: Bearer …`, or the password of HTTP Basic.
+pub fn bearer(headers: &HeaderMap) -> Option<String> {
+    let value = headers.get(header::AUTHORIZATION)?.to_str().ok()?;
+    let (scheme, rest) = value.split_once(' ')?;
+    if scheme.eq_ignore_ascii_case("bearer") {
+        return Some(rest.trim().to_owned());
+    }
+    if scheme.eq_ignore_ascii_case("basic") {
+        let pair = String::from_utf8(STANDARD.decode(rest.trim()).ok()?).ok()?;
+        return pair.split_once(':').map(|(_, password)| password.to_owned());
+    }
+    None
+}
+
+/// What a request has for a bearer; nothing is known of it yet.
+pub struct Bearer(Option<String>);
+
+impl FromRequestParts<Shared> for Bearer {
+    type Rejection = Infallible;
+
+    async fn from_request_parts(parts: &mut Parts, _: &Shared) -> Result<Self, Infallible> {
+        Ok(Self(bearer(&parts.headers)))
+    }
+}
+
+impl Bearer {
+    /// An enrolled machine, or an operator who still holds the role.
+    async fn principal(&self, app: &App) -> Result<Principal, Refused> {
+        let bearer = self.0.as_ref().ok_or_else(|| {
+            Refused::unauthorised(
+                "this wants a bearer: machines get one by checking in, operators at /v1/operator/session",
+            )
+        })?;
+        let ended = || {
+            Refused::unauthorised("this bearer is unknown or has ended: check in, or open a session, anew")
+        };
+        let services = &app.services;
+        let principal = services.store.holder(bearer, services.now_s()).await?.ok_or_else(ended)?;
+        match &principal {
+            Principal::Operator(key) if !services.roots.current().is_operator(key) => {
+                return Err(revoked_operator(key));
+            }
+            Principal::Operator(key) => proved(&Payer::Operator(*key.as_bytes())).await?,
+            Principal::Machine(name) => proved(&Payer::Machine(name.clone())).await?,
+        }
+        Ok(principal)
+    }
+
+    /// Whether it is this machine's own. The request counts as the machine's.
+    pub async fn is_machines(&self, app: &App, machine: &MachineName) -> Result<(), Refused> {
+        match self.principal(app).await? {
+            Principal::Machine(name) if name == *machine => count(app, &name),
+            _ => Err(somebody_elses(machine)),
+        }
+    }
+}
+
+/// A machine that reads what is its own, or an operator. The machine is the one that the path names.
+pub struct MachineReader(pub MachineName);
+
+impl FromRequestParts<Shared> for MachineReader {
+    type Rejection = Refused;
+
+    async fn from_request_parts(parts: &mut Parts, app: &Shared) -> Result<Self, Refused> {
+        let OfMachine(machine) = OfMachine::from_request_parts(parts, app).await?;
+        match Bearer(bearer(&parts.headers)).principal(app).await? {
+            Principal::Machine(name) if name != machine => Err(somebody_elses(&machine)),
+            Principal::Machine(name) => count(app, &name).map(|()| Self(machine)),
+            Principal::Operator(_) => Ok(Self(machine)),
+        }
+    }
+}
+
+/// A machine or an operator who reads a file of the cache, of which machines ask many at once.
+pub struct CacheReader;
+
+impl FromRequestParts<Shared> for CacheReader {
+    type Rejection = Refused;
+
+    async fn from_request_parts(parts: &mut Parts, app: &Shared) -> Result<Self, Refused> {
+        match Bearer(bearer(&parts.headers)).principal(app).await? {
+            Principal::Machine(name) => {
+                app.rates.cache(&name).map_err(|wait| too_many(&name, wait)).map(|()| Self)
+            }
+            Principal::Operator(_) => Ok(Self),
+        }
+    }
+}
+
+/// An operator who uploads to the cache.
+pub struct Uploader(pub PublicKey);
+
+impl FromRequestParts<Shared> for Uploader {
+    type Rejection = Refused;
+
+    async fn from_request_parts(parts: &mut Parts, app: &Shared) -> Result<Self, Refused> {
+        match Bearer(bearer(&parts.headers)).principal(app).await? {
+            Principal::Operator(key) => Ok(Self(key)),
+            Principal::Machine(_) => {
+                let message = "machines only read here: operators upload, with a bearer of their own";
+                Err(refuse(StatusCode::FORBIDDEN, ProblemCode::Unauthorised, message))
+            }
+        }
+    }
+}
+
+/// One more request of a machine.
+pub fn count(app: &App, machine: &MachineName) -> Result<(), Refused> {
+    app.rates.machine(machine).map_err(|wait| too_many(machine, wait))
+}
+
+fn too_many(machine: &MachineName, wait: Duration) -> Refused {
+    Refused::too_many(&format!("machine {machine}"), wait)
+}
+
+fn somebody_elses(machine: &MachineName) -> Refused {
+    let message = format!("this bearer is not that of {machine}: each machine reads its own alone");
+    refuse(StatusCode::FORBIDDEN, ProblemCode::Unauthorised, message)
+}

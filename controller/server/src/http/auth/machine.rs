@@ -1,0 +1,177 @@
+//! What machines send with a body: signed by the machine that the body names.
+
+use axum::body::Bytes;
+use axum::extract::{FromRequest, Request};
+use axum::http::{HeaderMap, StatusCode};
+use muster_protocol::announce::Announcement;
+use muster_protocol::api::{MACHINE_ANNOUNCES, MACHINE_NEW_SIGNATURE, MACHINE_SIGNATURE, ProblemCode};
+use muster_protocol::ids::{MachineName, Sha256};
+use muster_protocol::keys::{Context, PublicKey, Signature};
+
+use super::bearer::count;
+use crate::http::body::{Document, small_body};
+use crate::http::payer::Payer;
+use crate::http::problem::{Refused, refuse};
+use crate::http::request_peer::{proved, stranger};
+use crate::http::state::{App, Shared};
+use crate::store::Known;
+
+/// A document that a machine sends.
+pub trait MachineDocument: Document {
+    /// Where it is sent to; its announcement says so.
+    const PATH: &'static str;
+    const CONTEXT: Context;
+    fn machine(&self) -> &MachineName;
+    /// The key that it brings, which signs it as well.
+    fn new_key(&self) -> Option<&PublicKey> {
+        None
+    }
+}
+
+/// A document by the machine that it names: signed by the key that is known of it, and counted.
+///
+/// Refused in this order: no signature, a body that is too large, one that was not announced, no such document, an unknown machine,
+/// a signature that does not fit, a revoked machine, too many requests. A machine that announces its body pays for it.
+pub struct FromMachine<T> {
+    pub sent: T,
+    /// As it came, which is what was signed.
+    pub bytes: Bytes,
+    /// What is known of the machine.
+    pub known: Known,
+    /// By the key that is in force once the document is taken.
+    pub signature: Signature,
+}
+
+impl<T: MachineDocument> FromRequest<Shared> for FromMachine<T> {
+    type Rejection = Refused;
+
+    async fn from_request(request: Request, app: &Shared) -> Result<Self, Refused> {
+        let (parts, body) = request.into_parts();
+        let headers = &parts.headers;
+        let signature = machine_signature(headers)?;
+        let (payer, hash) = announced(app, headers, T::PATH).await?;
+        let bytes = small_body(app, headers, body, T::LIMIT, payer).await?;
+        fits(hash.as_ref(), &bytes)?;
+        let sent = T::read(&bytes)?;
+        let machine = sent.machine();
+        let (known, signature) = match sent.new_key() {
+            None => (signed_by_known(app, machine, T::CONTEXT, &bytes, &signature).await?, signature),
+            Some(new) => signed_by_both(app, machine, new, headers, T::CONTEXT, &bytes, &signature).await?,
+        };
+        admit(app, machine, &known).await?;
+        Ok(Self { sent, bytes, known, signature })
+    }
+}
+
+/// A document that nobody signed: what it says proves who it is from, or nothing does.
+pub struct FromStranger<T>(pub T);
+
+impl<T: Document> FromRequest<Shared> for FromStranger<T> {
+    type Rejection = Refused;
+
+    async fn from_request(request: Request, app: &Shared) -> Result<Self, Refused> {
+        let (parts, body) = request.into_parts();
+        let bytes = small_body(app, &parts.headers, body, T::LIMIT, stranger()).await?;
+        T::read(&bytes).map(Self)
+    }
+}
+
+/// The signature that a machine sent over its body.
+pub fn machine_signature(headers: &HeaderMap) -> Result<Signature, Refused> {
+    signature_in(headers, MACHINE_SIGNATURE)
+}
+
+/// Who is charged for the body that comes, and the hash that it must have then. A machine that announces its body by its
+/// key pays for it; version 0.1 announces nothing, and an announcement that does not fit is none.
+async fn announced(app: &App, headers: &HeaderMap, path: &str) -> Result<(Payer, Option<Sha256>), Refused> {
+    let said = headers.get(MACHINE_ANNOUNCES).and_then(|value| value.to_str().ok());
+    let Some(said) = said.and_then(|said| said.parse::<Announcement>().ok()) else {
+        return Ok((stranger(), None));
+    };
+    let known = app.services.store.machine_key(&said.machine).await?.filter(|known| !known.revoked);
+    match known.filter(|known| said.verify(path, &known.key).is_ok()) {
+        Some(_) => Ok((Payer::Machine(said.machine), Some(said.body))),
+        None => Ok((stranger(), None)),
+    }
+}
+
+/// The body is the one that was announced.
+fn fits(announced: Option<&Sha256>, body: &[u8]) -> Result<(), Refused> {
+    match announced {
+        Some(hash) if *hash != Sha256::of(body) => {
+            let message =
+                "the body is not the one that was announced: it was changed on the way, repeat the request";
+            Err(refuse(StatusCode::UNAUTHORIZED, ProblemCode::BadSignature, message))
+        }
+        _ => Ok(()),
+    }
+}
+
+fn signature_in(headers: &HeaderMap, name: &'static str) -> Result<Signature, Refused> {
+    let value = headers.get(name).and_then(|value| value.to_str().ok());
+    let value = value.ok_or_else(|| {
+        Refused::unauthorised(format!("this wants the machine's signature in the header {name}"))
+    })?;
+    value.parse().map_err(|error| Refused::malformed(format!("the header {name}: {error}")))
+}
+
+/// What is known of a machine that says so.
+async fn known_machine(app: &App, machine: &MachineName) -> Result<Known, Refused> {
+    app.services.store.machine_key(machine).await?.ok_or_else(|| {
+        let message = format!(
+            "machine {machine} is not enrolled here: enrol it with a token of `muster machines add {machine}`"
+        );
+        refuse(StatusCode::NOT_FOUND, ProblemCode::UnknownMachine, message)
+    })
+}
+
+fn not_by_its_key(machine: &MachineName) -> Refused {
+    let message = format!(
+        "the signature is not by the key of {machine}: if it was enrolled anew, this key has ended; see `muster-agent doctor`"
+    );
+    refuse(StatusCode::UNAUTHORIZED, ProblemCode::BadSignature, message)
+}
+
+/// Whether a machine that proved to hold its key may go on.
+async fn admit(app: &App, machine: &MachineName, known: &Known) -> Result<(), Refused> {
+    if known.revoked {
+        let message = format!(
+            "machine {machine} was revoked: an operator may add it anew with `muster machines add {machine}`"
+        );
+        return Err(refuse(StatusCode::FORBIDDEN, ProblemCode::Revoked, message));
+    }
+    proved(&Payer::Machine(machine.clone())).await?;
+    count(app, machine)
+}
+
+async fn signed_by_known(
+    app: &App,
+    machine: &MachineName,
+    context: Context,
+    body: &[u8],
+    signature: &Signature,
+) -> Result<Known, Refused> {
+    let known = known_machine(app, machine).await?;
+    known.key.verify(context, body, signature).map_err(|_| not_by_its_key(machine))?;
+    Ok(known)
+}
+
+/// What brings a new key is signed by the old one and by the new one. Once the new one is in force its own signature is
+/// enough: the machine did not hear that it is, and says it again.
+async fn signed_by_both(
+    app: &App,
+    machine: &MachineName,
+    new: &PublicKey,
+    headers: &HeaderMap,
+    context: Context,
+    body: &[u8],
+    by_old: &Signature,
+) -> Result<(Known, Signature), Refused> {
+    let by_new = signature_in(headers, MACHINE_NEW_SIGNATURE)?;
+    let known = known_machine(app, machine).await?;
+    new.verify(Context::KeyRotation, body, &by_new).map_err(|_| not_by_its_key(machine))?;
+    if known.key != *new {
+        known.key.verify(context, body, by_old).map_err(|_| not_by_its_key(machine))?;
+    }
+    Ok((known, by_new))
+}

@@ -1,0 +1,230 @@
+//! What operators send: requests that are signed with their keys, with what they are about and what they say.
+
+use axum::body::{Body, Bytes};
+use axum::extract::{FromRequest, Request};
+use axum::http::request::Parts;
+use axum::http::{HeaderMap, StatusCode};
+use muster_protocol::api::{OPERATOR_SIGNATURE, ProblemCode};
+use muster_protocol::clock::UnixMillis;
+use muster_protocol::ids::{Sha256, from_hex, to_hex};
+use muster_protocol::keys::PublicKey;
+use muster_protocol::operator::{self, MAX_REQUEST_BYTES, REQUEST_WINDOW_SECONDS, RequestSignature};
+
+use super::revoked::revoked_operator;
+use super::sign_in::{reads_for, sign_in};
+use crate::http::body::{self, Document, whole};
+use crate::http::path::FromPath;
+use crate::http::payer::Payer;
+use crate::http::problem::{Refused, refuse};
+use crate::http::request_peer::{proved, stranger};
+use crate::http::state::{App, Shared};
+use crate::store::Deed;
+
+/// A request that an operator of the current root signed: what it says, and what the path says that it is about.
+///
+/// The signature is refused before the path, and the path before the document. With a body of `()` whatever comes is ignored.
+pub struct Signed<T = (), On = ()> {
+    pub by: PublicKey,
+    pub at: UnixMillis,
+    pub on: On,
+    pub sent: T,
+}
+
+impl<T, On> Signed<T, On> {
+    /// What the request says, apart from who signed it.
+    pub fn split(self) -> (Signed<(), On>, T) {
+        let Self { by, at, on, sent } = self;
+        (Signed { by, at, on, sent: () }, sent)
+    }
+    pub fn deed(&self) -> Deed<'_> {
+        Deed { operator: &self.by, at: self.at }
+    }
+}
+
+impl<T: Document, On: FromPath> FromRequest<Shared> for Signed<T, On> {
+    type Rejection = Refused;
+
+    async fn from_request(request: Request, app: &Shared) -> Result<Self, Refused> {
+        signed_by(request, app, |key| app.services.roots.current().is_operator(key)).await
+    }
+}
+
+/// The same by an operator or by a holder of a root key, who may sign roots and nothing else.
+pub struct SignedByKeyholder<T = (), On = ()>(pub Signed<T, On>);
+
+impl<T: Document, On: FromPath> FromRequest<Shared> for SignedByKeyholder<T, On> {
+    type Rejection = Refused;
+
+    async fn from_request(request: Request, app: &Shared) -> Result<Self, Refused> {
+        signed_by(request, app, |key| app.services.roots.current().names(key)).await.map(Self)
+    }
+}
+
+/// The same by some key, whoever that is: the handler finds out whether it may, and then lets the request count.
+pub struct SignedByAnyone<T> {
+    signed: Signed<T>,
+    nonce: [u8; 16],
+    until: i64,
+}
+
+impl<T: Document> FromRequest<Shared> for SignedByAnyone<T> {
+    type Rejection = Refused;
+
+    async fn from_request(request: Request, app: &Shared) -> Result<Self, Refused> {
+        let (parts, body) = request.into_parts();
+        let claim = Claim::read(&parts, app)?;
+        let body = claim.body(&parts, body, app, T::LIMIT).await?;
+        let (nonce, until, by) = (claim.nonce, claim.until(), claim.by);
+        let signed = Signed { by, at: app.services.now(), on: (), sent: T::read(&body)? };
+        Ok(Self { signed, nonce, until })
+    }
+}
+
+impl<T> SignedByAnyone<T> {
+    pub fn by(&self) -> &PublicKey {
+        &self.signed.by
+    }
+    pub fn sent(&self) -> &T {
+        &self.signed.sent
+    }
+    /// Whoever signed may send this: the request counts as theirs, once.
+    pub async fn accepted(self, app: &App) -> Result<Signed<T>, Refused> {
+        let by = &self.signed.by;
+        count(app, Payer::Operator(*by.as_bytes())).await?;
+        once(app, by, &self.nonce, self.until).await?;
+        Ok(self.signed)
+    }
+}
+
+async fn signed_by<T: Document, On: FromPath>(
+    request: Request,
+    app: &Shared,
+    may: impl Fn(&PublicKey) -> bool,
+) -> Result<Signed<T, On>, Refused> {
+    let (mut parts, body) = request.into_parts();
+    let on = On::text(&mut parts, app).await?;
+    let claim = Claim::read(&parts, app)?;
+    let by = claim.by;
+    if !may(&by) {
+        return Err(revoked_operator(&by));
+    }
+    let body = claim.body(&parts, body, app, T::LIMIT).await?;
+    count(app, claim.payer()).await?;
+    once(app, &by, &claim.nonce, claim.until()).await?;
+    let at = app.services.now();
+    Ok(Signed { by, at, on: On::read(on)?, sent: T::read(&body)? })
+}
+
+async fn count(app: &App, payer: Payer) -> Result<(), Refused> {
+    proved(&payer).await?;
+    let (counted, who, key) = match &payer {
+        Payer::Operator(key) => (app.rates.operator(key), "operator", key),
+        Payer::Reader(key) => (app.rates.reader(key), "what was signed in by operator", key),
+        Payer::Address(_) | Payer::Machine(_) => return Ok(()),
+    };
+    counted.map_err(|wait| Refused::too_many(&format!("{who} {}", to_hex(&key[..6])), wait))
+}
+
+async fn once(app: &App, key: &PublicKey, nonce: &[u8; 16], until: i64) -> Result<(), Refused> {
+    if !app.services.store.use_nonce(key, nonce, until).await? {
+        let message = "this very request was sent before: sign it anew to repeat it";
+        return Err(refuse(StatusCode::CONFLICT, ProblemCode::Sequence, message));
+    }
+    Ok(())
+}
+
+/// What a request says of who signed it.
+struct Claim {
+    signature: RequestSignature,
+    /// In whose name it is: the key that signed it, or the operator in whose place that key reads. Nonces are theirs,
+    /// however many keys they have read.
+    by: PublicKey,
+    nonce: [u8; 16],
+    fleet: Sha256,
+}
+
+impl Claim {
+    fn read(parts: &Parts, app: &App) -> Result<Self, Refused> {
+        let signature = operator_signature(&parts.headers)?;
+        let nonce: [u8; 16] = from_hex(&signature.nonce)
+            .ok_or_else(|| Refused::malformed("the nonce of the signature must be 32 hexadecimal digits"))?;
+        require_near(signature.at, app.services.now_s())?;
+        let by = match sign_in(&parts.headers)? {
+            None => signature.key,
+            Some(sign_in) => reads_for(&sign_in, &signature.key, parts, app)?,
+        };
+        Ok(Self { signature, by, nonce, fleet: app.services.roots.current().fleet() })
+    }
+
+    /// Whether the signature fits.
+    fn verify(&self, request: operator::Request<'_>, body: &Sha256) -> Result<(), Refused> {
+        let verified = match self.by == self.signature.key {
+            true => self.signature.verify_announced(request, body),
+            false => self.signature.verify_reading(request, body),
+        };
+        verified.map_err(|_| does_not_fit())
+    }
+
+    /// Who pays for it. Whatever keys that were signed in do, the operator's own requests are not kept out by it.
+    fn payer(&self) -> Payer {
+        let by = *self.by.as_bytes();
+        if self.by == self.signature.key { Payer::Operator(by) } else { Payer::Reader(by) }
+    }
+
+    /// Kept a second longer than anybody would believe its time.
+    fn until(&self) -> i64 {
+        self.signature.at.saturating_add(REQUEST_WINDOW_SECONDS + 1)
+    }
+
+    /// The body, once it is known to be what was signed. One whose hash is announced is read only after the signature
+    /// was found good, and only such a one may be large.
+    async fn body(&self, parts: &Parts, body: Body, app: &App, largest: usize) -> Result<Bytes, Refused> {
+        let path = parts.uri.path_and_query().map_or("/", |path| path.as_str());
+        let request =
+            operator::Request { audience: &self.fleet, method: parts.method.as_str(), path, body: b"" };
+        let (mut limit, mut payer) = (MAX_REQUEST_BYTES, stranger());
+        if let Some(announced) = &self.signature.body {
+            self.verify(request, announced)?;
+            let chain = app.services.roots.current();
+            if chain.names(&self.by) {
+                payer = self.payer();
+            }
+            limit = largest;
+        }
+        let body = whole(&parts.headers, body, limit, &app.memory, payer).await?;
+        let found = Sha256::of(&body);
+        match &self.signature.body {
+            Some(announced) if *announced == found => Ok(body),
+            Some(_) => Err(does_not_fit()),
+            None => self.verify(request, &found).map(|()| body),
+        }
+    }
+}
+
+fn does_not_fit() -> Refused {
+    let message = "the signature does not fit this request: see that muster.toml names this controller's url and fleet, with no proxy between that changes paths";
+    refuse(StatusCode::UNAUTHORIZED, ProblemCode::BadSignature, message)
+}
+
+pub fn operator_signature(headers: &HeaderMap) -> Result<RequestSignature, Refused> {
+    let value = headers.get(OPERATOR_SIGNATURE).ok_or_else(|| {
+        Refused::unauthorised(format!(
+            "this wants an operator's signature in the header {OPERATOR_SIGNATURE}"
+        ))
+    })?;
+    body::json("an operator's signature", value.as_bytes())
+}
+
+/// An operator's clock may be off a little; by how much is said, since that is what there is to mend.
+fn require_near(at: i64, now: i64) -> Result<(), Refused> {
+    let off = at.saturating_sub(now);
+    if off.saturating_abs() <= REQUEST_WINDOW_SECONDS {
+        return Ok(());
+    }
+    let side = if off < 0 { "behind" } else { "ahead of" };
+    let message = format!(
+        "your clock is {} s {side} the controller's, and {REQUEST_WINDOW_SECONDS} s are the limit: set the clock and repeat",
+        off.saturating_abs()
+    );
+    Err(Refused::unauthorised(message))
+}
