@@ -10,6 +10,7 @@ mod machines;
 mod migration;
 mod operators;
 mod parties;
+mod precedence;
 mod sign_in;
 mod support;
 mod trust;
