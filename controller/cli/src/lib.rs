@@ -1,4 +1,19 @@
-//! The operators' command line.
+//! `muster`: the operators' command line.
+//!
+//! | room | what is in it | uses |
+//! | --- | --- | --- |
+//! | [`verbs`] | one file a verb: arguments, calls of the rooms, output | all rooms |
+//! | [`release`] | from a flake to published generations | trust, api, flake, keys, config |
+//! | [`fleet`] | machines as the controller shows them | trust, api, keys, config |
+//! | [`vars`] | variables and secrets in the fleet's repository | flake |
+//! | [`trust`] | the roots that this operator trusts, and their next | api, config |
+//! | [`api`] | requests to the controller, signed in or not; TLS | config, keys, flake |
+//! | [`config`] | the operator's muster.toml | keys |
+//! | [`flake`] | reading flakes, and pushing what they make | |
+//! | [`keys`] | private keys in files and in ssh-agent | |
+//! | [`terminal`] | errors with hints, tables, JSON, questions | (used by all) |
+//!
+//! Every arrow points down this table. A verb uses no other verb.
 
 // Everything is printed by muster_protocol::terminal, which shows what others wrote.
 #![deny(clippy::print_stdout, clippy::print_stderr)]
@@ -6,6 +21,13 @@
 #[macro_use]
 extern crate muster_protocol;
 
-pub mod cli;
+mod api;
+mod config;
 pub mod flake;
+mod fleet;
+mod keys;
+mod release;
+pub mod terminal;
+mod trust;
 pub mod vars;
+pub mod verbs;

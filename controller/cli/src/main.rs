@@ -6,11 +6,11 @@ use clap::Parser as _;
 use muster_protocol::{tell, terminal};
 
 fn main() -> ExitCode {
-    let arguments = muster::cli::Arguments::parse();
-    let code = match muster::cli::run(arguments) {
+    let arguments = muster::verbs::Arguments::parse();
+    let code = match muster::verbs::run(arguments) {
         Ok(code) => code,
         Err(error) => {
-            muster::cli::error::print(&error);
+            muster::terminal::error::print(&error);
             ExitCode::FAILURE
         }
     };

@@ -3,12 +3,14 @@
 //! (`repository`, `transaction`, `sops`, `age`, `sandbox`, `memory`, `flake`, `run`). `docs/secrets.md` tells it to operators.
 
 pub mod age;
+pub mod answers;
 pub mod change;
 pub mod check;
 pub mod flake;
 pub mod generators;
 pub mod keys;
 pub mod layout;
+pub mod make;
 pub mod members;
 pub mod memory;
 pub mod names;
@@ -22,3 +24,4 @@ pub mod sandbox;
 pub mod secret;
 pub mod sops;
 pub mod transaction;
+pub mod workspace;

@@ -15,7 +15,6 @@ use super::inventory::{CLAN_OUTPUT, Inventory, OF_CLAN};
 use super::nix::{EVALUATION_LIMIT, NixError, nix, nix_noting, run};
 use super::options::{OptionError, Options};
 use super::pin::{self, NO_WRITE, Pin};
-use super::systems::systems;
 
 /// Whether Nix may write what its lock lacks.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -269,25 +268,6 @@ impl Flake {
             Ok(tree) if tree.hash == self.hash => Ok(()),
             Ok(_) => Err(FlakeError::Changed { reference }),
             Err(source) => Err(FlakeError::Lock { reference, source }),
-        }
-    }
-
-    /// Evaluates the systems of those of the wanted machines whose inventory does not say them.
-    pub async fn find_systems(&mut self, jobs: usize, wanted: impl Fn(&str) -> bool) {
-        for class in Class::ALL {
-            let unknown = |found: &&mut Found| {
-                found.system.is_none() && found.output() == Some(class) && wanted(&found.machine)
-            };
-            let names: Vec<String> =
-                self.found.iter_mut().filter(unknown).map(|found| found.machine.clone()).collect();
-            let mut told = systems(self, class, &names, jobs).await;
-            for found in self.found.iter_mut().filter(unknown) {
-                match told.remove(&found.machine) {
-                    Some(Ok(system)) => found.set_system(system),
-                    Some(Err(reason)) => found.notes.push(format!("its system is not known: {reason}")),
-                    None => {}
-                }
-            }
         }
     }
 

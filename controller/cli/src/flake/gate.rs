@@ -4,74 +4,38 @@
 //! speaks to the controller: it asks here, where every description is read, checked and written anew, archives are unpacked
 //! within the size that was described, and answers are bounded in size and in time. The operator's bearer stays here, too.
 
+mod answers;
 mod archive;
+mod state;
 
-use std::collections::{HashMap, HashSet};
-use std::fmt;
 use std::io::{self, Write as _};
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use axum::body::Body;
 use axum::extract::{Request, State};
-use axum::http::{HeaderMap, HeaderValue, Method, StatusCode, header};
+use axum::http::{HeaderValue, Method, StatusCode, header};
 use axum::response::{IntoResponse as _, Response};
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 use bytes::Bytes;
 use futures_util::TryStreamExt as _;
-use muster_protocol::api;
-use muster_protocol::ids::{Sha256, StorePath, to_hex};
+use muster_protocol::ids::{Sha256, to_hex};
 use muster_protocol::narinfo::{MAX_NARINFO_BYTES, NarFile, Narinfo, is_base32};
 use muster_protocol::random;
-use reqwest::Url;
 use tokio::net::TcpListener;
 use tokio::task::AbortHandle;
 
-use self::archive::Archive;
+pub use self::answers::Trouble;
+use self::answers::{Stop, altered, away, bounded, good, sent, slow};
+use self::state::{Archive, PIECE, Shared, lock};
+pub use self::state::{Cache, Way};
 
 /// How long the controller may take for an answer's beginning, for a whole description, and for each [`PIECE`] of an archive.
 const WAIT: Duration = Duration::from_secs(60);
 /// How many times as long it may take nothing of what is brought: it writes large archives to its disk at their end.
 const UPLOAD_WAITS: u32 = 5;
-/// The most paths of one closure of a derivation, and the most bytes that they have together, unpacked.
-const MAX_PATHS: usize = 200_000;
-const MAX_BYTES: u64 = 16 * 1024 * 1024 * 1024;
-/// How many ways of packing one content are known at once; each operator's zstd may have its own.
-const MAX_TWINS: usize = 8;
-/// How much of a refusal is handed on.
-const MAX_REFUSAL: usize = api::MAX_MESSAGE_BYTES;
-const PIECE: usize = 64 * 1024;
-
-/// The controller's cache, and the right to it.
-#[derive(Clone)]
-pub struct Cache {
-    http: reqwest::Client,
-    url: Url,
-    bearer: String,
-}
-
-impl Cache {
-    /// `http` follows no redirection.
-    pub fn new(http: reqwest::Client, url: Url, bearer: String) -> Self {
-        Self { http, url, bearer }
-    }
-
-    fn ask(&self, method: Method, file: &str) -> Result<reqwest::RequestBuilder, Stop> {
-        let url = self.url.join(&format!("{}/{file}", api::CACHE)).map_err(|_| Stop::Nothing)?;
-        Ok(self.http.request(method, url).bearer_auth(&self.bearer))
-    }
-}
-
-/// What Nix is let do.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Way {
-    /// Take what is named by its content.
-    Fetch,
-    /// Ask what is there, and bring the rest.
-    Push,
-}
 
 /// Serves until it is dropped.
 pub struct Gate {
@@ -79,80 +43,6 @@ pub struct Gate {
     netrc: tempfile::NamedTempFile,
     shared: Arc<Shared>,
     serving: AbortHandle,
-}
-
-struct Shared {
-    cache: Cache,
-    way: Way,
-    /// What Nix says, and other users of this computer cannot: they see its arguments, and not the file with this.
-    password: Sha256,
-    wait: Duration,
-    described: Mutex<Described>,
-    trouble: Mutex<Option<Trouble>>,
-}
-
-#[derive(Default)]
-struct Described {
-    /// By the file that Nix asks for: each holds the same, packed by another hand.
-    archives: HashMap<NarFile, Vec<Archive>>,
-    paths: HashSet<String>,
-    bytes: u64,
-}
-
-impl Described {
-    /// Nix may ask for one twice, two paths may have one content, and that may have been packed twice.
-    fn add(&mut self, hash: &str, file: &NarFile, archive: Archive) -> Result<(), &'static str> {
-        let known = self.archives.get(file);
-        if known.is_some_and(|twins| twins.iter().any(|twin| twin.size != archive.size)) {
-            return Err("another description gives its content another size");
-        }
-        if known.is_none() {
-            self.bytes = self.bytes.saturating_add(archive.size);
-        }
-        self.paths.insert(hash.to_owned());
-        if self.paths.len() > MAX_PATHS || self.bytes > MAX_BYTES {
-            return Err("more belongs together than any system has");
-        }
-        let twins = self.archives.entry(file.clone()).or_default();
-        if twins.len() < MAX_TWINS && !twins.contains(&archive) {
-            twins.push(archive);
-        }
-        Ok(())
-    }
-}
-
-/// Why something was kept from Nix.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Trouble {
-    /// What came is not what it says it is.
-    Altered(String),
-    /// It is sound for all that is known, and somebody would have to be believed for it.
-    Unnamed(StorePath),
-    /// The controller, or the way to it.
-    Away(String),
-}
-
-impl fmt::Display for Trouble {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            Self::Altered(why) | Self::Away(why) => f.write_str(why),
-            Self::Unnamed(path) => write!(f, "{path} is not named by its content"),
-        }
-    }
-}
-
-/// Why Nix gets nothing.
-enum Stop {
-    Nothing,
-    Status(StatusCode, Bytes),
-    For(Trouble),
-}
-
-fn altered(why: String) -> Stop {
-    Stop::For(Trouble::Altered(why))
-}
-fn slow(what: impl fmt::Display, wait: Duration) -> Stop {
-    Stop::For(Trouble::Away(format!("the controller is too slow: {what} within {} s", wait.as_secs())))
 }
 
 impl Gate {
@@ -202,10 +92,6 @@ impl Drop for Gate {
     }
 }
 
-fn lock<T>(mutex: &Mutex<T>) -> std::sync::MutexGuard<'_, T> {
-    mutex.lock().unwrap_or_else(PoisonError::into_inner)
-}
-
 async fn answer(State(shared): State<Arc<Shared>>, request: Request) -> Response {
     if !shared.knows(request.headers()) {
         let ask = [(header::WWW_AUTHENTICATE, HeaderValue::from_static("Basic realm=\"muster\""))];
@@ -227,19 +113,6 @@ async fn answer(State(shared): State<Arc<Shared>>, request: Request) -> Response
 }
 
 impl Shared {
-    /// Compared by hashes, so that the time it takes says nothing.
-    fn knows(&self, headers: &HeaderMap) -> bool {
-        headers.get(header::AUTHORIZATION).is_some_and(|said| Sha256::of(said.as_bytes()) == self.password)
-    }
-
-    /// The first one is the cause; but what was away may have come back since.
-    fn note(&self, trouble: Trouble) {
-        let mut held = lock(&self.trouble);
-        if !matches!(&*held, Some(Trouble::Altered(_) | Trouble::Unnamed(_))) {
-            *held = Some(trouble);
-        }
-    }
-
     async fn answered(self: &Arc<Self>, request: Request) -> Result<Response, Stop> {
         let (method, path) = (request.method().clone(), request.uri().path().to_owned());
         let file = path.trim_start_matches('/');
@@ -360,42 +233,6 @@ fn read_narinfo(hash: &str, bytes: &[u8]) -> Result<Narinfo, Stop> {
         return Err(refused(format!("it speaks of {}", info.path)));
     }
     Ok(info)
-}
-
-async fn sent(request: reqwest::RequestBuilder, wait: Duration) -> Result<reqwest::Response, Stop> {
-    let sent = tokio::time::timeout(wait, request.send()).await;
-    sent.map_err(|_| slow("it does not answer", wait))?.map_err(away)
-}
-
-fn away(error: reqwest::Error) -> Stop {
-    let error = anyhow::Error::new(error.without_url());
-    Stop::For(Trouble::Away(format!("cannot reach the controller: {error:#}")))
-}
-
-/// A success; what else a controller says is handed on as its status and a few words, and leads nowhere.
-async fn good(mut answer: reqwest::Response, wait: Duration) -> Result<reqwest::Response, Stop> {
-    match answer.status() {
-        status if status.is_success() => Ok(answer),
-        StatusCode::NOT_FOUND => Err(Stop::Nothing),
-        status if status.is_client_error() || status.is_server_error() => {
-            let words = tokio::time::timeout(wait, bounded(&mut answer, MAX_REFUSAL)).await;
-            let words = words.map_err(|_| slow("it does not say why it refuses", wait))??;
-            Err(Stop::Status(status, words.unwrap_or_default()))
-        }
-        status => Err(altered(format!("the controller answers {status}, and not as Muster does"))),
-    }
-}
-
-/// The whole answer; none where it has more.
-async fn bounded(answer: &mut reqwest::Response, max: usize) -> Result<Option<Bytes>, Stop> {
-    let mut bytes = Vec::new();
-    while let Some(piece) = answer.chunk().await.map_err(away)? {
-        if bytes.len() + piece.len() > max {
-            return Ok(None);
-        }
-        bytes.extend_from_slice(&piece);
-    }
-    Ok(Some(bytes.into()))
 }
 
 #[cfg(test)]

@@ -6,8 +6,10 @@ use std::time::Duration;
 use futures_util::{StreamExt as _, stream};
 use muster_protocol::machine::{Class, System};
 
+use super::discover::Found;
 use super::evaluate::Flake;
 use super::nix::NixError;
+use super::text::nix_string;
 
 /// A system follows from a machine's modules, without its packages; an evaluation that takes this long hangs.
 const SYSTEM_LIMIT: Duration = Duration::from_secs(10 * 60);
@@ -38,12 +40,33 @@ first [
 ]
 "#;
 
+impl Flake {
+    /// Evaluates the systems of those of the wanted machines whose inventory does not say them.
+    pub async fn find_systems(&mut self, jobs: usize, wanted: impl Fn(&str) -> bool) {
+        for class in Class::ALL {
+            let unknown = |found: &&mut Found| {
+                found.system.is_none() && found.output() == Some(class) && wanted(&found.machine)
+            };
+            let names: Vec<String> =
+                self.found.iter_mut().filter(unknown).map(|found| found.machine.clone()).collect();
+            let mut told = systems(self, class, &names, jobs).await;
+            for found in self.found.iter_mut().filter(unknown) {
+                match told.remove(&found.machine) {
+                    Some(Ok(system)) => found.set_system(system),
+                    Some(Err(reason)) => found.notes.push(format!("its system is not known: {reason}")),
+                    None => {}
+                }
+            }
+        }
+    }
+}
+
 /// Each machine's system, or why it is not known.
-pub type Systems = BTreeMap<String, Result<System, String>>;
+type Systems = BTreeMap<String, Result<System, String>>;
 
 /// Evaluates the systems of these machines of one class, all in one Nix; if that fails, each by itself, so that one
 /// machine's mistake is told as that machine's.
-pub async fn systems(flake: &Flake, class: Class, names: &[String], jobs: usize) -> Systems {
+async fn systems(flake: &Flake, class: Class, names: &[String], jobs: usize) -> Systems {
     if names.is_empty() {
         return Systems::new();
     }
@@ -63,7 +86,7 @@ pub async fn systems(flake: &Flake, class: Class, names: &[String], jobs: usize)
 }
 
 async fn ask(flake: &Flake, class: Class, names: &[String]) -> Result<Systems, NixError> {
-    let wanted: Vec<String> = names.iter().map(|name| quoted(name)).collect();
+    let wanted: Vec<String> = names.iter().map(|name| nix_string(name)).collect();
     let apply = format!(
         "all: builtins.listToAttrs (map (name: {{ inherit name; value = ({SYSTEM_OF}) all.${{name}}; }}) [ {} ])",
         wanted.join(" ")
@@ -78,20 +101,4 @@ async fn ask(flake: &Flake, class: Class, names: &[String]) -> Result<Systems, N
             (name, system.and_then(|system| system.parse().map_err(|error| format!("{error}"))))
         })
         .collect())
-}
-
-/// A string of the Nix language.
-fn quoted(text: &str) -> String {
-    let escaped = text.replace('\\', "\\\\").replace('"', "\\\"").replace("${", "\\${");
-    format!("\"{escaped}\"")
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn names_cannot_leave_their_quotes() {
-        assert_eq!(quoted(r#"a"b\c${d}"#), r#""a\"b\\c\${d}""#);
-    }
 }

@@ -1,14 +1,15 @@
 //! Where scripts of generators run: they see the Nix store, what they are given and where they write, and no network.
 
 mod darwin;
+mod job;
 
 use std::ffi::OsString;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use muster_protocol::ids::StorePath;
 use tokio::process::Command;
 
+pub use self::job::Job;
 use super::program::{self, ProgramError};
 
 /// What `--no-sandbox` gives up, for people.
@@ -39,18 +40,6 @@ pub enum Sandbox {
     Bubblewrap(PathBuf),
     SandboxExec(PathBuf),
     None,
-}
-
-/// One script, and the folders that it sees.
-#[derive(Debug, Clone, Copy)]
-pub struct Job<'a> {
-    /// The shell that runs it, by its name in the store.
-    pub bash: &'a Path,
-    pub script: &'a StorePath,
-    /// Where the store's files lie.
-    pub store: &'a Path,
-    /// The folder in memory, with `in`, `prompts`, `out` and `work`.
-    pub folder: &'a Path,
 }
 
 /// The folders of a job, and the variables that name them.
@@ -138,6 +127,8 @@ fn bubblewrap(job: &Job<'_>, shell: &[OsString]) -> Vec<OsString> {
 
 #[cfg(test)]
 mod tests {
+    use muster_protocol::ids::StorePath;
+
     use super::*;
 
     fn job<'a>(script: &'a StorePath, folder: &'a Path) -> Job<'a> {

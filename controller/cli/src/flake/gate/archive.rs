@@ -14,20 +14,12 @@ use muster_protocol::narinfo::NarFile;
 use tokio::io::{AsyncRead, AsyncReadExt as _, BufReader};
 use tokio_util::io::StreamReader;
 
-use super::{PIECE, Shared, Stop, Trouble, altered, good, lock, sent};
+use super::answers::{Stop, Trouble, altered, good, sent};
+use super::state::{Archive, PIECE, Shared, lock};
 
 /// The most that zstd remembers of one archive, as a power of two: 8 MiB, which every decoder has (RFC 8878, 3.1.1.1.2).
 /// Nix packs with 2 MiB, and takes 25 archives at once.
 const WINDOW: u32 = 23;
-
-/// An archive as the controller has it.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Archive {
-    pub file: NarFile,
-    pub file_size: u64,
-    pub packed: bool,
-    pub size: u64,
-}
 
 type Reader = Box<dyn AsyncRead + Send + Unpin>;
 

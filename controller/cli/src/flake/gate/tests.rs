@@ -2,8 +2,11 @@ use std::collections::BTreeMap;
 
 use async_compression::tokio::write::ZstdEncoder;
 use muster_protocol::ids::nix_base32;
+use reqwest::Url;
 use tokio::io::AsyncWriteExt as _;
 
+use super::answers::MAX_REFUSAL;
+use super::state::{Described, MAX_BYTES, MAX_TWINS};
 use super::*;
 
 const DRV: &str = "0c0bm0n2hg4kd2x7q2g5p1l1c4cx8kpl";

@@ -10,8 +10,9 @@ use muster_protocol::ids::{MachineName, StorePath};
 use muster_protocol::machine::{Class, System};
 use serde::Deserialize;
 
-use super::{VarsFlake, VarsFlakeError};
+use super::opened::{VarsFlake, VarsFlakeError};
 use crate::flake::nix::{EVALUATION_LIMIT, NixError, run};
+use crate::flake::text::{nix_list, nix_string};
 use crate::vars::generators::{Generator, Generators};
 use crate::vars::names::GeneratorId;
 
@@ -210,25 +211,4 @@ pub fn physical_store() -> PathBuf {
     let remote = std::env::var("NIX_REMOTE").unwrap_or_default();
     let root = remote.split_once("root=").map(|(_, rest)| rest.split('&').next().unwrap_or(rest));
     root.map_or_else(|| PathBuf::from("/nix/store"), |root| Path::new(root).join("nix/store"))
-}
-
-/// A string of the Nix language.
-pub fn nix_string(text: &str) -> String {
-    let escaped = text.replace('\\', "\\\\").replace('"', "\\\"").replace("${", "\\${");
-    format!("\"{escaped}\"")
-}
-
-pub fn nix_list<'a>(texts: impl Iterator<Item = &'a str>) -> String {
-    let words: Vec<String> = texts.map(nix_string).collect();
-    format!("[ {} ]", words.join(" "))
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn names_cannot_leave_their_quotes() {
-        assert_eq!(nix_list([r#"a"b"#, "${x}", r"c\"].into_iter()), r#"[ "a\"b" "\${x}" "c\\" ]"#);
-    }
 }

@@ -2,7 +2,7 @@
 
 use std::ffi::OsString;
 
-use super::Job;
+use super::job::Job;
 
 /// Everything is denied but what follows: the store and the system's libraries are read, the job's folders read and
 /// written. What begins a process needs (dyld, sysctl, the user database) comes first.

@@ -1,0 +1,329 @@
+//! The operators' API as the command line calls it: every request signed, every answer bounded.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use anyhow::{Context as _, Result, anyhow};
+use muster_protocol::api::{
+    self, FLEET, OPERATOR_SIGN_IN, OPERATOR_SIGNATURE, Problem, ProblemCode, is_loopback,
+};
+use muster_protocol::clock::{Clock as _, SystemClock};
+use muster_protocol::ids::Sha256;
+use muster_protocol::keys::{PublicKey, Signer};
+use muster_protocol::operator::{FleetView, Request};
+use reqwest::{Method, StatusCode, Url};
+use serde::Serialize;
+use serde::de::DeserializeOwned;
+
+use super::signing::{By, Signing};
+use super::tls;
+use crate::config::Config;
+use crate::flake::gate::Cache;
+use crate::terminal::error::{Hint, WithHint as _};
+
+/// The largest answer that is read, in bytes: 10,000 machines at 2 KiB and room.
+const MAX_ANSWER: usize = 64 * 1024 * 1024;
+const MAX_FLEET_BYTES: usize = 64 * 1024;
+const REQUEST_LIMIT: Duration = Duration::from_secs(60);
+const CONNECT_LIMIT: Duration = Duration::from_secs(10);
+/// How long all waits for a controller that asks for patience (`Retry-After`) may take together: one that takes too many
+/// requests will take them later, one that cannot serve perhaps not.
+const PATIENCE: Duration = Duration::from_secs(120);
+const SHORT_PATIENCE: Duration = Duration::from_secs(15);
+
+/// What the controller answered instead of a success.
+#[derive(Debug, thiserror::Error)]
+#[error("{message}")]
+pub struct Refused {
+    pub status: StatusCode,
+    pub code: ProblemCode,
+    pub message: String,
+}
+
+pub struct Api {
+    http: reqwest::Client,
+    url: Url,
+    fleet: Sha256,
+    signing: Signing,
+    pub clock: SystemClock,
+}
+
+/// How one request ended.
+enum Answer {
+    Good(Vec<u8>),
+    Refused(anyhow::Error),
+    /// The controller asks to be asked again after a wait.
+    Later {
+        wait: Duration,
+        patience: Duration,
+        error: anyhow::Error,
+    },
+}
+
+impl Api {
+    /// Opens the operator's key; asks nothing of the network yet.
+    pub fn open(config: &Config) -> Result<Self> {
+        Self::open_with(config, config.operator_key().open()?)
+    }
+
+    /// The same with a key that is open already.
+    pub fn open_with(config: &Config, key: Arc<dyn Signer>) -> Result<Self> {
+        Self::make(config, Signing::Own(key))
+    }
+
+    /// For what only reads: under a key that was signed in, where the operator's own would ask.
+    pub fn to_read(config: &Config) -> Result<Self> {
+        Self::make(config, Signing::to_read(config)?)
+    }
+
+    fn make(config: &Config, signing: Signing) -> Result<Self> {
+        let url = parse_url(&config.file.url)?;
+        let ca = match &config.file.tls_ca {
+            None => None,
+            Some(path) => {
+                let path = config.path(path);
+                let pem = std::fs::read(&path)
+                    .with_context(|| format!("cannot read the certificate authority {}", path.display()))
+                    .hint(
+                        "set tls_ca in muster.toml to the certificate that `muster init` wrote as ca.pem",
+                    )?;
+                Some(tls::certificate_der(&pem).with_context(|| path.display().to_string())?)
+            }
+        };
+        Ok(Self { http: client(ca)?, url, fleet: config.file.fleet, signing, clock: SystemClock::new() })
+    }
+
+    /// The operator's own key, for what is signed to last.
+    pub fn key(&self) -> Result<Arc<dyn Signer>> {
+        self.signing.own()
+    }
+    /// Whose requests these are.
+    pub fn public(&self) -> Result<PublicKey> {
+        self.signing.public()
+    }
+    pub fn url(&self) -> &Url {
+        &self.url
+    }
+    /// The controller's cache, for whoever has this bearer.
+    pub fn cache(&self, bearer: String) -> Cache {
+        Cache::new(self.http.clone(), self.url.clone(), bearer)
+    }
+
+    pub async fn get<T: DeserializeOwned>(&self, path: &str) -> Result<T> {
+        self.ask(Method::GET, path, Vec::new(), REQUEST_LIMIT).await
+    }
+    /// A long poll: waits `wait` longer than other requests.
+    pub async fn get_waiting<T: DeserializeOwned>(&self, path: &str, wait: Duration) -> Result<T> {
+        self.ask(Method::GET, path, Vec::new(), REQUEST_LIMIT + wait).await
+    }
+    pub async fn post<T: DeserializeOwned>(&self, path: &str, body: &impl Serialize) -> Result<T> {
+        self.ask(Method::POST, path, serde_json::to_vec(body)?, REQUEST_LIMIT).await
+    }
+
+    /// The controller's fleet, once it is known to be the operator's.
+    pub async fn fleet(&self) -> Result<FleetView> {
+        let view: FleetView = self.get(FLEET).await?;
+        if view.fleet != self.fleet {
+            return Err(self.foreign(&view));
+        }
+        Ok(view)
+    }
+
+    fn foreign(&self, view: &FleetView) -> anyhow::Error {
+        anyhow!(
+            "the controller at {} serves another fleet ({}, not {})",
+            self.url,
+            view.fleet.short(),
+            self.fleet.short()
+        )
+        .context(Hint(
+            "correct url in muster.toml, or use the muster.toml of that fleet with --config".to_owned(),
+        ))
+    }
+
+    async fn ask<T: DeserializeOwned>(
+        &self,
+        method: Method,
+        path: &str,
+        body: Vec<u8>,
+        limit: Duration,
+    ) -> Result<T> {
+        match self.send(method, path, body, limit).await {
+            Err(error) => Err(self.explained(error).await),
+            answer => answer,
+        }
+    }
+
+    /// A controller of another fleet knows none of this one's keys, and can only say that.
+    async fn explained(&self, error: anyhow::Error) -> anyhow::Error {
+        let is_of_keys = error.downcast_ref::<Refused>().is_some_and(|refused| {
+            matches!(refused.status, StatusCode::UNAUTHORIZED | StatusCode::FORBIDDEN)
+        });
+        if !is_of_keys {
+            return error;
+        }
+        let told = self.public_file(FLEET, MAX_FLEET_BYTES).await.ok().flatten();
+        match told.and_then(|bytes| serde_json::from_slice::<FleetView>(&bytes).ok()) {
+            Some(view) if view.fleet != self.fleet => self.foreign(&view),
+            _ => error,
+        }
+    }
+
+    /// A public file, at most `max` bytes of it; none where there is none.
+    pub async fn public_file(&self, path: &str, max: usize) -> Result<Option<Vec<u8>>> {
+        self.file(path, max, None).await
+    }
+
+    /// The same with a bearer, where one is wanted.
+    pub async fn file(&self, path: &str, max: usize, bearer: Option<&str>) -> Result<Option<Vec<u8>>> {
+        let url = self.url.join(path).with_context(|| format!("'{path}' is no path"))?;
+        let request = self.http.get(url).timeout(REQUEST_LIMIT);
+        let request = match bearer {
+            Some(bearer) => request.bearer_auth(bearer),
+            None => request,
+        };
+        let mut answer = request.send().await.map_err(|error| self.unreachable(error))?;
+        let (status, bytes) = (answer.status(), read(&mut answer, max).await?);
+        match status {
+            StatusCode::NOT_FOUND => Ok(None),
+            status if status.is_success() => Ok(Some(bytes)),
+            status => Err(refused(status, &bytes)),
+        }
+    }
+
+    async fn send<T: DeserializeOwned>(
+        &self,
+        method: Method,
+        path: &str,
+        body: Vec<u8>,
+        limit: Duration,
+    ) -> Result<T> {
+        let began = self.clock.awake();
+        let bytes = loop {
+            let by = self.signing.by(&method)?;
+            match self.send_once(&by, &method, path, &body, limit).await? {
+                Answer::Good(bytes) => {
+                    // What anybody may read proves nothing.
+                    if path != FLEET {
+                        self.signing.taken(&by);
+                    }
+                    break bytes;
+                }
+                Answer::Refused(error) => {
+                    let code = error.downcast_ref::<Refused>().map(|refused| refused.code);
+                    if !self.signing.refused(&by, code) {
+                        return Err(error);
+                    }
+                }
+                Answer::Later { wait, patience, error } => {
+                    if self.clock.awake() + wait > began + patience {
+                        return Err(error);
+                    }
+                    tell!("The controller asks for {} s of patience: {error}", wait.as_secs());
+                    tokio::time::sleep(wait).await;
+                }
+            }
+        };
+        serde_json::from_slice(&bytes)
+            .with_context(|| format!("the answer of {} to {path} is not what this version reads", self.url))
+            .hint("see that url in muster.toml names a Muster controller of this version or newer")
+    }
+
+    /// Signs the request anew each time: none counts twice.
+    async fn send_once(
+        &self,
+        by: &By,
+        method: &Method,
+        path: &str,
+        body: &[u8],
+        limit: Duration,
+    ) -> Result<Answer> {
+        let request = Request { audience: &self.fleet, method: method.as_str(), path, body };
+        let (signature, sign_in) = by.sign(request)?;
+        let url = self.url.join(path).with_context(|| format!("'{path}' is no path"))?;
+        let mut sent = self
+            .http
+            .request(method.clone(), url)
+            .header(OPERATOR_SIGNATURE, serde_json::to_string(&signature)?)
+            .header("content-type", "application/json")
+            .timeout(limit);
+        if let Some(sign_in) = sign_in {
+            sent = sent.header(OPERATOR_SIGN_IN, sign_in);
+        }
+        let mut answer = sent.body(body.to_vec()).send().await.map_err(|error| self.unreachable(error))?;
+        let (status, wait) = (answer.status(), retry_after(&answer));
+        let bytes = read(&mut answer, MAX_ANSWER).await?;
+        Ok(match (status, wait) {
+            (status, _) if status.is_success() => Answer::Good(bytes),
+            (StatusCode::TOO_MANY_REQUESTS, Some(wait)) => {
+                Answer::Later { wait, patience: PATIENCE, error: refused(status, &bytes) }
+            }
+            (StatusCode::SERVICE_UNAVAILABLE, Some(wait)) => {
+                Answer::Later { wait, patience: SHORT_PATIENCE, error: refused(status, &bytes) }
+            }
+            _ => Answer::Refused(refused(status, &bytes)),
+        })
+    }
+
+    fn unreachable(&self, error: reqwest::Error) -> anyhow::Error {
+        anyhow::Error::new(error.without_url())
+            .context(format!("cannot reach the controller at {}", self.url))
+            .context(Hint(
+                "see that `muster serve` runs there and that url in muster.toml is right".to_owned(),
+            ))
+    }
+}
+
+fn client(ca: Option<Vec<u8>>) -> Result<reqwest::Client> {
+    reqwest::Client::builder()
+        .tls_backend_preconfigured(tls::client_config(ca)?)
+        .connect_timeout(CONNECT_LIMIT)
+        // A signed request goes to the controller that muster.toml names, by no detour.
+        .redirect(reqwest::redirect::Policy::none())
+        .user_agent(concat!("muster/", env!("CARGO_PKG_VERSION")))
+        .build()
+        .context("cannot set up the HTTP client")
+}
+
+fn retry_after(answer: &reqwest::Response) -> Option<Duration> {
+    api::retry_after(answer.headers().get("retry-after")?.to_str().ok()?)
+}
+
+/// The whole answer; more than `max` bytes of it are an error as soon as they come.
+async fn read(answer: &mut reqwest::Response, max: usize) -> Result<Vec<u8>> {
+    let mut bytes = Vec::new();
+    while let Some(chunk) = answer.chunk().await.context("the controller's answer broke off")? {
+        if bytes.len() + chunk.len() > max {
+            return Err(anyhow!("the controller's answer has more than {max} bytes")).hint(
+                "see that url in muster.toml names a Muster controller; nothing of the answer was kept",
+            );
+        }
+        bytes.extend_from_slice(&chunk);
+    }
+    Ok(bytes)
+}
+
+fn refused(status: StatusCode, body: &[u8]) -> anyhow::Error {
+    match serde_json::from_slice::<Problem>(body) {
+        Ok(problem) => anyhow::Error::new(Refused { status, code: problem.code, message: problem.message }),
+        Err(_) => anyhow!("the controller answered {status}, and not as Muster does")
+            .context(Hint(api::advice_about_a_stranger(status.as_u16()).to_owned())),
+    }
+}
+
+/// A URL that signed requests may go to: https, or http on this very machine.
+pub fn parse_url(text: &str) -> Result<Url> {
+    let url = Url::parse(text)
+        .with_context(|| format!("'{text}' is no URL"))
+        .hint("write it as https://HOST:PORT")?;
+    let loopback = url.host_str().is_some_and(is_loopback);
+    match url.scheme() {
+        "https" if url.has_host() => Ok(url),
+        "http" if loopback => Ok(url),
+        _ => Err(anyhow!("'{text}' is neither https nor on this machine"))
+            .hint("write it as https://HOST:PORT; http is for 127.0.0.1, [::1] and localhost alone"),
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,40 @@
+//! What every command says of the flake that it reads.
+
+use muster_protocol::shown;
+
+use super::evaluate::{Flake, FlakeError};
+use crate::terminal::error::Hint;
+
+/// What Nix warned of, and that the tree is not one that can be had again.
+pub fn tell_of(flake: &Flake) {
+    tell_warnings(flake);
+    if flake.is_dirty {
+        tell!(
+            "note: the git tree of {} has changes that are not committed: it is read as it is now, and nobody can evaluate it \
+             again from a commit",
+            flake.reference
+        );
+    }
+}
+
+/// What Nix warned of. Whoever works on secrets has a tree with changes most of the time.
+pub fn tell_warnings(flake: &Flake) {
+    for warning in flake.warnings() {
+        let mut lines = shown::lines(&warning);
+        tell!("{}", lines.next().unwrap_or_default());
+        for more in lines {
+            tell!("    {more}");
+        }
+    }
+}
+
+pub fn with_hint(error: FlakeError) -> anyhow::Error {
+    let hint = error.hint();
+    anyhow::Error::new(error).context(Hint(hint))
+}
+
+/// The same, where a signature was asked for.
+pub fn unsigned(error: FlakeError) -> anyhow::Error {
+    let hint = format!("{}; nothing was signed", error.hint());
+    anyhow::Error::new(error).context(Hint(hint))
+}

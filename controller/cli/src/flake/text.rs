@@ -1,0 +1,28 @@
+//! Text of the Nix language.
+
+/// A string of the Nix language.
+pub fn nix_string(text: &str) -> String {
+    let escaped = text.replace('\\', "\\\\").replace('"', "\\\"").replace("${", "\\${");
+    format!("\"{escaped}\"")
+}
+
+/// A list of strings.
+pub fn nix_list<'a>(texts: impl Iterator<Item = &'a str>) -> String {
+    let words: Vec<String> = texts.map(nix_string).collect();
+    format!("[ {} ]", words.join(" "))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn names_in_a_list_cannot_leave_their_quotes() {
+        assert_eq!(nix_list([r#"a"b"#, "${x}", r"c\"].into_iter()), r#"[ "a\"b" "\${x}" "c\\" ]"#);
+    }
+
+    #[test]
+    fn names_cannot_leave_their_quotes() {
+        assert_eq!(nix_string(r#"a"b\c${d}"#), r#""a\"b\\c\${d}""#);
+    }
+}

@@ -1,0 +1,112 @@
+//! What there is to say of a machine's condition: dangers, and what is wrong or waited for. Pure, but for one line told.
+
+use muster_protocol::clock::UnixMillis;
+use muster_protocol::operator::{Condition, MachineView, Standing};
+use muster_protocol::report::Attack;
+
+use crate::terminal::table;
+
+/// Everything that looks like an attack, in words that need no colour: a name and what there is to know and to do.
+pub fn dangers(view: &MachineView, now: i64) -> Vec<(&'static str, String)> {
+    let mut dangers = Vec::new();
+    if let Some(attack) = &view.attack {
+        dangers.push((
+            "attack refused",
+            format!(
+                "{}, {}: {}",
+                attack.attack.as_str(),
+                table::ago(attack.received_at, now),
+                attack.detail.lines().next().unwrap_or_default()
+            ),
+        ));
+    } else if let Some(attack) = view.refused {
+        dangers.push(("attack refused", attack.as_str().to_owned()));
+    }
+    if let Some(attack) = view.attack.as_ref().map(|attack| attack.attack).or(view.refused) {
+        dangers.push(("how it ends", end_of(attack, view)));
+    }
+    if view.clone_alarm {
+        let since =
+            view.clone_alarm_at.map(|at| format!(", first seen {}", table::ago(at, now))).unwrap_or_default();
+        dangers.push(("clone alarm", format!("somebody else holds this machine's key{since}")));
+        let words = format!(
+            "enrol it anew with `muster machines add {0} --replace`, which ends the copy's access; if the machine was \
+             brought back from a backup, `muster machines acknowledge {0}`",
+            view.machine
+        );
+        dangers.push(("how it ends", words));
+    }
+    dangers
+}
+
+/// What ends an attack, and what to look at.
+fn end_of(attack: Attack, view: &MachineView) -> String {
+    match attack {
+        Attack::FastForward => "the machine is untouched and took no number so far above its own; it ends by itself once \
+             what the controller gives is sound again. If operators did sign it, root holders leave it behind with \
+             `muster keys new-epoch`"
+            .to_owned(),
+        Attack::AlteredArchive | Attack::WrongOutput | Attack::WrongClass | Attack::Unknown => format!(
+            "the machine is untouched, and waits for the next generation unless a later try comes through whole. Find \
+             out who changes what the cache gives, or who signed it so, then `muster update --force {}`",
+            view.machine
+        ),
+        _ => "the machine is untouched and takes nothing from this controller; it ends by itself once what the \
+              controller gives is sound again. Find out who holds the controller, or what is between"
+            .to_owned(),
+    }
+}
+
+/// The machines that are shown, and how many are not: those that were removed or revoked, unless `all` are wanted.
+pub fn members(mut machines: Vec<MachineView>, all: bool) -> (Vec<MachineView>, usize) {
+    let before = machines.len();
+    machines.retain(|view| all || view.standing != Standing::Revoked);
+    let gone = before - machines.len();
+    (machines, gone)
+}
+
+pub fn tell_of_gone(gone: usize) {
+    if gone > 0 {
+        tell!("{gone} removed or revoked: --all shows them.");
+    }
+}
+
+/// What is wrong or waited for, in a few words.
+pub fn note(view: &MachineView) -> String {
+    let mut parts = Vec::new();
+    if view.clone_alarm {
+        parts.push("CLONE: somebody else holds this machine's key".to_owned());
+    }
+    if let Some(attack) = view.attack.as_ref().map(|attack| attack.attack).or(view.refused) {
+        parts.push(format!("ATTACK REFUSED: {}", attack.as_str()));
+    }
+    if let (Condition::Updating, Some(phase), generation) =
+        (view.condition, view.phase, view.phase_generation)
+    {
+        let of = generation.map_or_else(String::new, |generation| format!(" {generation}"));
+        parts.push(format!("{}{of}", phase.as_str()));
+    }
+    parts.extend(view.note.as_deref().map(first_line));
+    if let Some(units) = view.health.degraded.as_ref().filter(|units| !units.is_empty()) {
+        parts.push(first_line(&format!("failed: {}", units.join(", "))));
+    }
+    if !view.health.reboot.is_empty() {
+        let waits = view.health.reboot_waits.as_deref().map(|why| format!(", {why}")).unwrap_or_default();
+        parts.push(first_line(&format!("reboot due for {}{waits}", view.health.reboot.join(", "))));
+    }
+    if let Some(until) = view.health.paused_until {
+        let until = if until == UnixMillis::MAX { "resumed".to_owned() } else { table::date(until) };
+        parts.push(format!("paused at the machine until {until}"));
+    }
+    parts.join("; ")
+}
+
+/// A note may be as long as a log; the table has room for its beginning. `machines show` has all of it.
+fn first_line(note: &str) -> String {
+    const SHOWN: usize = 160;
+    let line = note.lines().next().unwrap_or_default();
+    match line.char_indices().nth(SHOWN) {
+        Some((end, _)) => format!("{}…", &line[..end]),
+        None => line.to_owned(),
+    }
+}

@@ -1,0 +1,40 @@
+//! What the operator keeps of each token, to believe a machine's age key by; see `muster_protocol::witness`.
+
+use std::fs;
+use std::io;
+use std::path::PathBuf;
+
+use anyhow::{Context as _, Result};
+use muster_protocol::ids::MachineName;
+use muster_protocol::witness::Witness;
+
+use crate::config::Config;
+use crate::keys::keyfile;
+
+/// Beside muster.toml.
+const FOLDER: &str = "witnesses";
+
+fn path(config: &Config, machine: &MachineName) -> PathBuf {
+    config.path(FOLDER.as_ref()).join(machine.as_str())
+}
+
+/// Keeps that of a new token in place of an older one's, which the new token ends.
+pub fn keep(config: &Config, machine: &MachineName, witness: &Witness) -> Result<()> {
+    let path = path(config, machine);
+    let folder = config.path(FOLDER.as_ref());
+    fs::create_dir_all(&folder).with_context(|| format!("cannot write {}", folder.display()))?;
+    let new = path.with_added_extension("new");
+    let _ = fs::remove_file(&new);
+    keyfile::write_private(&new, &witness.to_text())?;
+    fs::rename(&new, &path).with_context(|| format!("cannot write {}", path.display()))
+}
+
+/// `None` where another operator made the token, or an earlier version did.
+pub fn find(config: &Config, machine: &MachineName) -> Result<Option<Witness>> {
+    let path = path(config, machine);
+    match fs::read_to_string(&path).map(zeroize::Zeroizing::new) {
+        Ok(text) => Witness::parse(&text).map(Some).with_context(|| format!("{} is damaged", path.display())),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
+        Err(error) => Err(error).with_context(|| format!("cannot read {}", path.display())),
+    }
+}

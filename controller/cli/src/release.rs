@@ -1,0 +1,18 @@
+//! From a flake to published generations: select machines, number, evaluate and compare, sign, draft, publish.
+//! `select`, `left_out`, `renewal` and `unread` are pure.
+
+pub mod difference;
+pub mod drafts;
+pub mod highest;
+pub mod inspect;
+pub mod left_out;
+pub mod numbers;
+pub mod plan;
+pub mod publish;
+pub mod push;
+pub mod renewal;
+pub mod select;
+pub mod sign;
+pub mod terms;
+pub mod unread;
+pub mod verify;

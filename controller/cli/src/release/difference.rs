@@ -1,0 +1,129 @@
+//! What will change, told before anything is signed.
+
+use muster_protocol::packages::{self, Changes};
+use muster_protocol::target::Target;
+
+use crate::flake::evaluate;
+
+const SHOWN: usize = 12;
+
+/// What a new target changes of the last one.
+#[derive(Debug, PartialEq, Eq)]
+pub enum Difference {
+    /// Nothing was ever published for this machine.
+    First,
+    /// The same system, checks and all: there is nothing to sign.
+    Same,
+    /// The same system, with another action, deadline, checks or keys.
+    Terms,
+    System(Packages),
+}
+
+/// Derivations that came, went, or have another version. `None` where the old closure is not in this store.
+pub type Packages = Option<Changes>;
+
+impl Difference {
+    /// In one sentence, and the lines that belong under it.
+    pub fn describe(&self) -> (&'static str, Vec<String>) {
+        match self {
+            Self::First => ("its first generation", vec![]),
+            Self::Same => ("unchanged", vec![]),
+            Self::Terms => ("the same system, with other checks or terms", vec![]),
+            Self::System(None) => {
+                ("a new system (the old one is not in this store, so its packages are not compared)", vec![])
+            }
+            Self::System(Some(changes)) if *changes == Changes::default() => {
+                ("a new system with the same packages", vec![])
+            }
+            Self::System(Some(changes)) => ("a new system", lines(changes)),
+        }
+    }
+}
+
+/// Compares a new target with the last, packages too where both closures are in this store.
+pub async fn between(old: Option<&Target>, new: &Target) -> Difference {
+    let mut difference = terms(old, new);
+    if let (Difference::System(packages), Some(old)) = (&mut difference, old) {
+        let closures = tokio::join!(evaluate::closure(&old.derivation), evaluate::closure(&new.derivation));
+        if let (Some(old), Some(new)) = closures {
+            *packages = Some(packages::changes(&old, &new));
+        }
+    }
+    difference
+}
+
+/// Compares the terms; whether packages differ is for [`packages`] to say.
+pub fn terms(old: Option<&Target>, new: &Target) -> Difference {
+    let Some(old) = old else { return Difference::First };
+    if old.derivation != new.derivation || old.output != new.output {
+        return Difference::System(None);
+    }
+    // The generation's number, the message and the way to this system are no change of the machine.
+    let same = Target {
+        generation: old.generation,
+        message: old.message.clone(),
+        evaluation: old.evaluation.clone(),
+        ..new.clone()
+    } == *old;
+    if same { Difference::Same } else { Difference::Terms }
+}
+
+/// One line for each kind of change.
+fn lines(changes: &Changes) -> Vec<String> {
+    let line = |word: &str, names: &[String]| {
+        let more = names.len().saturating_sub(SHOWN);
+        let tail = if more > 0 { format!(" and {more} more") } else { String::new() };
+        format!("{word}: {}{tail}", names[..names.len() - more].join(", "))
+    };
+    [("changed", &changes.changed), ("added", &changes.added), ("removed", &changes.removed)]
+        .into_iter()
+        .filter(|(_, names)| !names.is_empty())
+        .map(|(word, names)| line(word, names))
+        .collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use muster_protocol::ids::Generation;
+    use muster_protocol::machine::Class;
+    use muster_protocol::target::Action;
+
+    use super::*;
+
+    fn target() -> Target {
+        Target {
+            machine: "cinnabar".parse().unwrap(),
+            class: Class::Nixos,
+            generation: Generation::FIRST,
+            system: "x86_64-linux".parse().unwrap(),
+            derivation: "/nix/store/0c0bm0n2hg4kd2x7q2g5p1l1c4cx8kpl-system.drv".parse().unwrap(),
+            output: "/nix/store/1c0bm0n2hg4kd2x7q2g5p1l1c4cx8kpl-system".parse().unwrap(),
+            action: Action::Switch,
+            deadline_seconds: 300,
+            checks: vec![],
+            trusted_nix_keys: vec![],
+            policy: muster_protocol::policy::Policy::default(),
+            requires: vec![],
+            message: None,
+            evaluation: Default::default(),
+        }
+    }
+
+    #[test]
+    fn a_new_number_or_message_alone_is_no_change() {
+        let next =
+            Target { generation: Generation::FIRST.next().unwrap(), message: Some("x".into()), ..target() };
+        assert_eq!(terms(Some(&target()), &next), Difference::Same);
+        assert_eq!(terms(None, &next), Difference::First);
+        assert_eq!(terms(Some(&target()), &Target { deadline_seconds: 60, ..next }), Difference::Terms);
+    }
+
+    #[test]
+    fn each_kind_of_change_is_one_line_of_bounded_length() {
+        let many = (0..20).map(|n| format!("p{n}")).collect();
+        let changes = Changes { changed: vec!["bash 5.1 -> 5.2".into()], added: many, removed: vec![] };
+        let lines = lines(&changes);
+        assert_eq!(lines[0], "changed: bash 5.1 -> 5.2");
+        assert!(lines[1].ends_with("p11 and 8 more") && lines.len() == 2, "{lines:?}");
+    }
+}

@@ -1,0 +1,94 @@
+//! Signing what was planned: published at once where one signature is enough, else drafted for the others.
+
+use std::path::Path;
+
+use anyhow::{Context as _, Result, anyhow};
+use muster_protocol::api::OPERATOR_DRAFTS;
+use muster_protocol::clock::Clock as _;
+use muster_protocol::draft::{DRAFT_SECONDS, Draft, DraftView, Drafted, DraftedGeneration, MAX_GENERATIONS};
+use muster_protocol::machine::can_take;
+use muster_protocol::tuf::repository::{draft_generation, sign_generation};
+
+use super::drafts;
+use super::plan::Planned;
+use super::publish;
+use crate::api::client::Api;
+use crate::config::Config;
+use crate::terminal::count::count;
+use crate::terminal::error::WithHint as _;
+use crate::trust::roots::Trusted;
+
+const DAY: i64 = 86_400;
+
+/// What became of it.
+pub enum Outcome {
+    Published,
+    Drafted,
+}
+
+pub async fn sign(
+    config: &Config,
+    api: &Api,
+    trusted: &Trusted,
+    planned: &[&Planned],
+    draft_file: Option<&Path>,
+) -> Result<Outcome> {
+    for Planned { target, system, .. } in planned {
+        // I6 once more, between the target as it is signed and the machine: what was planned is what was checked.
+        can_take((target.class, system), target.class, &target.system)?;
+    }
+    let expires = api.clock.unix_seconds() + i64::from(config.file.signature_days) * DAY;
+    match trusted.operators().1 {
+        1 => publish(api, planned, expires).await.map(|()| Outcome::Published),
+        _ => draft(config, api, planned, expires, draft_file).await.map(|()| Outcome::Drafted),
+    }
+}
+
+/// Signs and publishes one machine after the other; each is whole by itself.
+async fn publish(api: &Api, planned: &[&Planned], expires: i64) -> Result<()> {
+    for (done, Planned { target, .. }) in planned.iter().enumerate() {
+        let publication = sign_generation(target, expires, &[api.key()?.as_ref()])?;
+        publish::generation(api, &target.machine, &publication, (done, planned.len())).await?;
+        say!("signed and published generation {} for {}", target.generation, target.machine);
+    }
+    Ok(())
+}
+
+async fn draft(
+    config: &Config,
+    api: &Api,
+    planned: &[&Planned],
+    expires: i64,
+    file: Option<&Path>,
+) -> Result<()> {
+    if planned.len() > MAX_GENERATIONS {
+        return Err(anyhow!("{} generations are more than one draft holds", planned.len()))
+            .hint(format!("name fewer machines: {MAX_GENERATIONS} at most"));
+    }
+    let generations = planned.iter().map(|Planned { target, .. }| {
+        Ok(DraftedGeneration {
+            machine: target.machine.clone(),
+            class: target.class,
+            publication: draft_generation(target, expires)?,
+        })
+    });
+    let draft = Draft {
+        fleet: config.file.fleet,
+        made_at: api.clock.unix_ms(),
+        made_by: api.public()?,
+        ends: api.clock.unix_seconds() + DRAFT_SECONDS,
+        what: Drafted::Generations { generations: generations.collect::<Result<_>>()? },
+    };
+    let draft = draft.sign(api.key()?.as_ref())?;
+    if let Some(file) = file {
+        drafts::write(&draft, file)?;
+        say!("The draft is in {}, too; it holds nothing secret.", file.display());
+    }
+    let view: DraftView = api.post(OPERATOR_DRAFTS, &draft).await.context("the draft was not kept")?;
+    say!(
+        "Draft {} waits for {} more: another operator runs `muster sign {0}`.",
+        view.id.short(),
+        count(view.missing, "signature", "signatures")
+    );
+    Ok(())
+}

@@ -1,0 +1,96 @@
+//! The verbs, one file each. A new one is a file here, its `mod`, and its line in [`Command`] and in [`Command::run`].
+
+mod audit;
+mod drafts;
+mod history;
+mod init;
+mod keys;
+mod machines;
+mod serve;
+mod sign;
+mod sign_out;
+mod status;
+mod update;
+mod vars;
+
+use std::path::PathBuf;
+use std::process::ExitCode;
+
+use anyhow::{Context as _, Result};
+use clap::{Parser, Subcommand};
+
+/// Signed updates for fleets of Macs and NixOS hosts, pulled by the machines.
+#[derive(Debug, Parser)]
+#[command(name = "muster", version, max_term_width = 100)]
+pub struct Arguments {
+    /// The operator's configuration, as `muster init` made it [default: muster/muster.toml in $XDG_CONFIG_HOME]
+    #[arg(long, global = true, env = "MUSTER_CONFIG", value_name = "FILE")]
+    config: Option<PathBuf>,
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    /// Make the keys, the first root and the configuration of a new fleet
+    Init(init::Init),
+    /// Run the controller
+    Serve(serve::Serve),
+    /// Add, list, show and revoke machines
+    #[command(subcommand)]
+    Machines(machines::Machines),
+    /// Variables and secrets: make, read, encrypt, check
+    #[command(subcommand)]
+    Vars(vars::Vars),
+    /// Sign and publish the flake's systems to machines
+    Update(update::Update),
+    /// Add your signature to what another operator drafted, after looking at it
+    Sign(sign::Sign),
+    /// Forget here the key that was signed in: reading asks for the operator's key again
+    SignOut(sign_out::SignOut),
+    /// List, show, export, publish and drop what waits for signatures
+    #[command(subcommand)]
+    Drafts(drafts::Drafts),
+    /// List, add, remove and rotate the keys that the fleet trusts
+    #[command(subcommand)]
+    Keys(keys::Keys),
+    /// Show how the fleet fares
+    Status(status::Status),
+    /// Show a machine's generations and what became of them
+    History(history::History),
+    /// Show who did what and when, and check that nobody changed it since
+    Audit(audit::Audit),
+}
+
+/// Runs one command; the exit code is its verdict, an error is a failure to reach one.
+pub fn run(arguments: Arguments) -> Result<ExitCode> {
+    let runtime = tokio::runtime::Builder::new_multi_thread()
+        .worker_threads(muster_server::server::workers())
+        .enable_all()
+        .build()
+        .context("cannot start the runtime")?;
+    runtime.block_on(arguments.command.run(arguments.config))
+}
+
+impl Command {
+    async fn run(self, config: Option<PathBuf>) -> Result<ExitCode> {
+        match self {
+            Self::Init(init) => init.run().map(done),
+            Self::Serve(serve) => serve.run(config).await.map(done),
+            Self::Machines(machines) => machines.run(config).await,
+            Self::Vars(vars) => vars.run(config).await,
+            Self::Update(update) => update.run(config).await,
+            Self::Sign(sign) => sign.run(config).await,
+            Self::SignOut(sign_out) => sign_out.run(config).map(done),
+            Self::Drafts(drafts) => drafts.run(config).await.map(done),
+            Self::Keys(keys) => keys.run(config).await.map(done),
+            Self::Status(status) => status.run(config).await.map(done),
+            Self::History(history) => history.run(config).await.map(done),
+            Self::Audit(audit) => audit.run(config).await.map(done),
+        }
+    }
+}
+
+fn done((): ()) -> ExitCode {
+    ExitCode::SUCCESS
+}

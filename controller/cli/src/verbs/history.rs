@@ -1,0 +1,306 @@
+//! `muster history`: a machine's generations and what became of them.
+
+use std::path::PathBuf;
+
+use anyhow::Result;
+use clap::Args;
+use muster_protocol::api::operator_machine;
+use muster_protocol::ids::{Generation, MachineName};
+use muster_protocol::keys::PublicKey;
+use muster_protocol::operator::{AttackView, HistoryEntry, MachineView, Published};
+use muster_protocol::report::{Event, EventKind, Progress, UpdateStep};
+use muster_protocol::target::Target;
+
+use crate::api::client::Api;
+use crate::config::Config;
+use crate::terminal::error::WithHint as _;
+use crate::terminal::json::print_json;
+use crate::terminal::table;
+
+/// So many generations come in one answer at most.
+const PAGE: usize = 200;
+
+#[derive(Debug, Args)]
+pub struct History {
+    machine: MachineName,
+    /// How many generations, the newest first
+    #[arg(long, default_value_t = 20, value_parser = clap::value_parser!(u32).range(1..=1000))]
+    limit: u32,
+    /// Only those before this generation
+    #[arg(long, value_name = "GENERATION", conflicts_with = "attacks")]
+    before: Option<Generation>,
+    /// Only the attacks that the machine refused
+    #[arg(long)]
+    attacks: bool,
+    /// Print JSON, with every event, instead of a table
+    #[arg(long)]
+    json: bool,
+}
+
+impl History {
+    pub async fn run(self, config: Option<PathBuf>) -> Result<()> {
+        let api = Api::to_read(&Config::load(config)?)?;
+        let entries = if self.attacks { Vec::new() } else { self.entries(&api).await? };
+        let path = format!("{}/attacks?limit={}", operator_machine(&self.machine), self.limit);
+        let attacks: Vec<AttackView> = api.get(&path).await?;
+        let attacks = if self.before.is_some() { Vec::new() } else { attacks };
+        if entries.is_empty() && attacks.is_empty() {
+            // An unknown name has no history either, and is something else.
+            let known: Result<MachineView> = api.get(&operator_machine(&self.machine)).await;
+            known.hint("check the spelling: `muster machines list` shows who is known")?;
+        }
+        if self.json {
+            return if self.attacks { print_json(&attacks) } else { print_json(&entries) };
+        }
+        if !self.attacks {
+            self.tell_generations(&entries);
+        }
+        if self.attacks && attacks.is_empty() {
+            say!("{} has told of no attack.", self.machine);
+        }
+        if !attacks.is_empty() {
+            self.tell_attacks(&attacks);
+        }
+        Ok(())
+    }
+
+    /// As many pages as it takes: one answer has room for so much, and says of the rest only that it is there.
+    async fn entries(&self, api: &Api) -> Result<Vec<HistoryEntry>> {
+        let wanted = self.limit as usize;
+        let (mut all, mut before) = (Vec::new(), self.before);
+        while all.len() < wanted {
+            let part = (wanted - all.len()).min(PAGE);
+            let mut path = format!("{}/history?limit={part}", operator_machine(&self.machine));
+            if let Some(before) = before {
+                path.push_str(&format!("&before={before}"));
+            }
+            let page = whole(api.get(&path).await?, before, part);
+            let Some(last) = page.last().map(|entry| entry.published.target.generation) else { break };
+            before = Some(last);
+            all.extend(page);
+        }
+        Ok(all)
+    }
+
+    fn tell_attacks(&self, attacks: &[AttackView]) {
+        if !self.attacks {
+            say!();
+            say!("Attacks that {} refused:", self.machine);
+        }
+        let mut rows = table::table(["ATTACK", "TOLD", "ENDED", "GENERATION", "DETAIL"]);
+        for one in attacks {
+            rows.add_row([
+                table::danger_cell(one.attack.as_str(), one.ended_at.is_none()),
+                table::date(one.received_at).into(),
+                one.ended_at.map_or_else(|| "goes on".to_owned(), table::date).into(),
+                one.generation.map_or_else(|| "-".to_owned(), |generation| generation.to_string()).into(),
+                one.detail.lines().next().unwrap_or_default().into(),
+            ]);
+        }
+        rows.print();
+    }
+
+    fn tell_generations(&self, entries: &[HistoryEntry]) {
+        if let (true, Some(before)) = (entries.is_empty(), self.before) {
+            say!("Nothing was published for {} before generation {before}.", self.machine);
+            return;
+        }
+        if entries.is_empty() {
+            say!("Nothing was published for {} yet. Do so with `muster update {0}`.", self.machine);
+            return;
+        }
+        let mut rows =
+            table::table(["GENERATION", "PUBLISHED", "BY", "SYSTEM", "OUTCOME", "CHANGES", "MESSAGE"]);
+        for entry in entries {
+            let target = &entry.published.target;
+            rows.add_row([
+                target.generation.to_string(),
+                table::date(entry.published.at),
+                by(&entry.published),
+                target.output.name().to_owned(),
+                outcome(&entry.events),
+                changes(&entry.events),
+                message(target),
+            ]);
+        }
+        rows.print();
+    }
+}
+
+/// The beginning of a page of which all is told: what the answer had no room for comes with the next. A controller that
+/// knows no pages, or gives others than were asked for, ends it.
+fn whole(page: Vec<HistoryEntry>, before: Option<Generation>, wanted: usize) -> Vec<HistoryEntry> {
+    let mut last = before;
+    let mut whole: Vec<HistoryEntry> = Vec::new();
+    for entry in page.into_iter().take(wanted) {
+        let generation = entry.published.target.generation;
+        let is_cut = entry.left_out > 0;
+        if last.is_some_and(|last| generation >= last) || (is_cut && !whole.is_empty()) {
+            break;
+        }
+        last = Some(generation);
+        whole.push(entry);
+    }
+    whole
+}
+
+/// The operator's words, and what they told Nix beside the flake.
+fn message(target: &Target) -> String {
+    let words = target.evaluation.describe();
+    let told = (!words.is_empty()).then(|| format!("(evaluated with {})", words.join(" ")));
+    target.message.iter().cloned().chain(told).collect::<Vec<_>>().join(" ")
+}
+
+/// Who signed it.
+fn by(published: &Published) -> String {
+    match published.signers.as_slice() {
+        [] => published.by.short(),
+        signers => signers.iter().map(PublicKey::short).collect::<Vec<_>>().join(", "),
+    }
+}
+
+/// The last thing that settled the generation, in words; what stands before it where nothing did.
+fn outcome(events: &[Event]) -> String {
+    let told: Vec<String> = events.iter().filter_map(|event| word(&event.kind)).collect();
+    told.last().cloned().unwrap_or_else(|| "not heard of yet".to_owned())
+}
+
+fn word(kind: &EventKind) -> Option<String> {
+    let seconds = |ms: u64| format!("{:.1} s", ms as f64 / 1000.0);
+    Some(match kind {
+        EventKind::Verified => "verified".to_owned(),
+        EventKind::Fetched { ms } => format!("fetched in {}", seconds(*ms)),
+        EventKind::Built { ms, .. } => format!("built in {}", seconds(*ms)),
+        EventKind::Activating { .. } => "activating".to_owned(),
+        EventKind::Activated { exit, ms } => format!("activated in {} (exit {exit})", seconds(*ms)),
+        EventKind::Confirmed { ms, degraded, .. } if degraded.is_empty() => {
+            format!("confirmed after {}", seconds(*ms))
+        }
+        EventKind::Confirmed { degraded, .. } => {
+            format!("confirmed, degraded: {}", degraded.join(", "))
+        }
+        EventKind::RolledBack { reason, detail, quarantined, .. } => {
+            let reason = serde_json::to_value(reason).ok()?.as_str()?.replace('-', " ");
+            let again = if *quarantined { ", quarantined" } else { "" };
+            let detail = detail.lines().next().unwrap_or_default();
+            format!("rolled back{again}: {reason}{}{detail}", if detail.is_empty() { "" } else { ": " })
+        }
+        EventKind::Failed { step, detail, .. } => {
+            let step = serde_json::to_value(step).ok()?.as_str()?.to_owned();
+            format!("failed to {step}: {}", detail.lines().next().unwrap_or_default())
+        }
+        EventKind::NeedsHuman { detail } => format!("needs human: {detail}"),
+        EventKind::Refused { attack, .. } => format!("refused: {}", attack.as_str()),
+        EventKind::Deferred { why, .. } => format!("put off: {}", why.lines().next().unwrap_or_default()),
+        EventKind::Progress(progress) => progressed(progress),
+        EventKind::Rebooting { why } => format!("rebooting {why}"),
+        // These say nothing of how it ended.
+        EventKind::Summary(_)
+        | EventKind::HookFailed { .. }
+        | EventKind::Retried { .. }
+        | EventKind::Enrolled { .. }
+        | EventKind::AgentStarted { .. }
+        | EventKind::KeyRotated { .. }
+        | EventKind::Drift { .. }
+        | EventKind::Dropped { .. }
+        | EventKind::Unknown => return None,
+    })
+}
+
+fn progressed(progress: &Progress) -> String {
+    let step = if progress.step == UpdateStep::Fetch { "fetching" } else { "building" };
+    let count = |done: u64, all: u64, word: &str| (all > 0).then(|| format!(", {done} of {all} {word}"));
+    let counts = [
+        count(progress.built, progress.to_build, "built"),
+        count(progress.copied, progress.to_copy, "copied"),
+    ];
+    format!("{step}{}", counts.into_iter().flatten().collect::<String>())
+}
+
+/// What a generation changed of the one before it, in a few words.
+fn changes(events: &[Event]) -> String {
+    let summary = events.iter().rev().find_map(|event| match &event.kind {
+        EventKind::Summary(summary) => summary.closure.as_ref(),
+        _ => None,
+    });
+    let Some(closure) = summary else { return String::new() };
+    let count = |names: &[String], sign: &str| (!names.is_empty()).then(|| format!("{sign}{}", names.len()));
+    let counts = [count(&closure.changed, "~"), count(&closure.added, "+"), count(&closure.removed, "-")];
+    let mut words: Vec<String> = counts.into_iter().flatten().collect();
+    if closure.more > 0 {
+        words.push(format!("and {} more", closure.more));
+    }
+    words.push(format!("{:+.1} MiB", closure.bytes as f64 / 1024.0 / 1024.0));
+    words.join(" ")
+}
+
+#[cfg(test)]
+mod tests {
+    use muster_protocol::report::Reason;
+
+    use super::*;
+
+    fn event(kind: EventKind) -> Event {
+        Event { seq: 1, at: 0, generation: None, kind }
+    }
+
+    #[test]
+    fn the_last_word_on_a_generation_is_shown() {
+        let running: muster_protocol::ids::StorePath =
+            "/nix/store/1c0bm0n2hg4kd2x7q2g5p1l1c4cx8kpl-system".parse().unwrap();
+        let undone = EventKind::RolledBack {
+            running,
+            reason: Reason::HealthCheckFailed,
+            detail: "web: status 500\nmore".into(),
+            quarantined: true,
+        };
+        let events = [event(EventKind::Verified), event(undone), event(EventKind::Unknown)];
+        assert_eq!(outcome(&events), "rolled back, quarantined: health check failed: web: status 500");
+        assert_eq!(outcome(&[]), "not heard of yet");
+    }
+
+    #[test]
+    fn what_a_page_had_no_room_for_comes_with_the_next_and_no_controller_pages_for_ever() {
+        let entry = |generation: u64, events: usize, left_out: u64| {
+            let text = format!(
+                r#"{{"published":{{"target":{{"machine":"tin","class":"nixos","generation":{generation},
+                "system":"x86_64-linux","derivation":"/nix/store/0c0bm0n2hg4kd2x7q2g5p1l1c4cx8kpl-system.drv",
+                "output":"/nix/store/1c0bm0n2hg4kd2x7q2g5p1l1c4cx8kpl-system"}},"at":0,"by":"{}","expires":0}},
+                "events":[{}],"left_out":{left_out}}}"#,
+                muster_protocol::keys::SecretKey::generate().unwrap().public(),
+                vec![r#"{"seq":1,"at":1,"kind":"verified"}"#; events].join(","),
+            );
+            serde_json::from_str::<HistoryEntry>(&text).unwrap()
+        };
+        let numbers = |page: Vec<HistoryEntry>, before: Option<u64>, wanted| {
+            let before = before.map(|number| Generation::new(number).unwrap());
+            let whole = whole(page, before, wanted);
+            whole.iter().map(|entry| entry.published.target.generation.get()).collect::<Vec<_>>()
+        };
+        // Of 8 not all fitted: it comes whole with the next page. Of 5 nothing was ever told.
+        assert_eq!(numbers(vec![entry(9, 1, 0), entry(8, 1, 4), entry(7, 0, 3)], None, 9), [9]);
+        assert_eq!(numbers(vec![entry(7, 1, 0), entry(6, 1, 0), entry(5, 0, 0)], Some(8), 9), [7, 6, 5]);
+        // What never fits is shown without.
+        assert_eq!(numbers(vec![entry(4, 0, 3), entry(3, 0, 3)], Some(5), 9), [4]);
+        assert_eq!(numbers(vec![entry(9, 1, 0), entry(8, 1, 0)], Some(8), 9), Vec::<u64>::new());
+        assert_eq!(numbers(vec![entry(7, 1, 0), entry(7, 1, 0), entry(8, 1, 0)], Some(8), 9), [7]);
+        assert_eq!(numbers(vec![entry(7, 1, 0), entry(6, 1, 0)], None, 1), [7]);
+    }
+
+    #[test]
+    fn waiting_and_working_are_shown_and_what_comes_after_the_end_does_not_hide_it() {
+        let text = r#"{"seq":1,"at":1,"kind":"progress","step":"build","built":3,"to_build":40}"#;
+        let progress: Event = serde_json::from_str(text).unwrap();
+        assert_eq!(outcome(&[progress]), "building, 3 of 40 built");
+        let deferred = EventKind::Deferred { why: "outside its window\nmore".into(), until: Some(5) };
+        assert_eq!(outcome(&[event(deferred)]), "put off: outside its window");
+        let text = r#"{"seq":2,"at":1,"kind":"summary","build_ms":5,"closure":{"changed":["bash 5.1 -> 5.2"],
+            "added":["vim 9.1","motd"],"bytes":-2097152}}"#;
+        let summary: Event = serde_json::from_str(text).unwrap();
+        let failed = EventKind::HookFailed { hook: "tell".into(), detail: String::new() };
+        let events = [event(EventKind::Verified), summary, event(failed)];
+        assert_eq!(outcome(&events), "verified");
+        assert_eq!(changes(&events), "~1 +2 -2.0 MiB");
+        assert_eq!(changes(&[]), "");
+    }
+}

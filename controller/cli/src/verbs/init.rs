@@ -1,0 +1,331 @@
+//! `muster init`: the keys, the first root and the configuration of a new fleet.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+
+use anyhow::{Context as _, Result, anyhow};
+use clap::Args;
+use muster_protocol::clock::{Clock as _, SystemClock};
+use muster_protocol::ids::Sha256;
+use muster_protocol::keys::{self, PublicKey, SecretKey};
+use muster_protocol::tuf::repository::{RootSpec, sign_root};
+use zeroize::Zeroizing;
+
+use crate::api::{client, tls};
+use crate::config;
+use crate::keys::keyfile;
+use crate::keys::signers::KeySource;
+use crate::terminal::error::WithHint as _;
+
+const DAY: i64 = 86_400;
+
+#[derive(Debug, Args)]
+pub struct Init {
+    /// Where to put everything [default: muster in $XDG_CONFIG_HOME]
+    #[arg(long, value_name = "FOLDER")]
+    dir: Option<PathBuf>,
+    /// Where machines and operators will reach the controller; http on loopback alone
+    #[arg(long, default_value = "http://127.0.0.1:8443")]
+    url: String,
+    /// Where the controller listens [default: the URL's port, on every address, or on loopback for http]
+    #[arg(long, value_name = "ADDRESS:PORT")]
+    listen: Option<std::net::SocketAddr>,
+    /// A certificate and key in PEM for the controller; without them a certificate authority is made for this fleet
+    #[arg(long, requires = "tls_key", value_name = "FILE")]
+    tls_certificate: Option<PathBuf>,
+    #[arg(long, requires = "tls_certificate", value_name = "FILE")]
+    tls_key: Option<PathBuf>,
+    /// A key that you have already: ssh-agent, ssh-agent:KEY, or a file [default: a new one in keys/operator.pem]
+    #[arg(long, value_name = "KEY")]
+    operator_key: Option<KeySource>,
+    /// Read the new passphrase from this file instead of asking
+    #[arg(long, value_name = "FILE", conflicts_with = "plain_keys")]
+    passphrase_file: Option<PathBuf>,
+    /// Leave the operator's and the root key without a passphrase: for tests
+    #[arg(long)]
+    plain_keys: bool,
+    /// How long the root is good, in days
+    #[arg(long, default_value_t = 3650, value_parser = clap::value_parser!(u32).range(1..=36_500))]
+    root_days: u32,
+}
+
+impl Init {
+    pub fn run(self) -> Result<()> {
+        let folder = match &self.dir {
+            Some(folder) => folder.clone(),
+            None => config::default_folder()?,
+        };
+        if folder.exists() && !folder.is_dir() {
+            return Err(anyhow!("{} is no folder", folder.display())).hint("name another one with --dir");
+        }
+        if folder.exists() && fs::read_dir(&folder).is_ok_and(|mut entries| entries.next().is_some()) {
+            return Err(anyhow!("{} is there already and not empty", folder.display()))
+                .hint("a fleet's keys are never overwritten: name another folder with --dir");
+        }
+        let url = client::parse_url(&self.url)?;
+        let passphrase = match self.plain_keys {
+            true => None,
+            false => Some(keyfile::new_passphrase(self.passphrase_file.clone())?),
+        };
+
+        let parent =
+            folder.parent().filter(|parent| !parent.as_os_str().is_empty()).unwrap_or(Path::new("."));
+        fs::create_dir_all(parent).with_context(|| format!("cannot make the folder {}", parent.display()))?;
+        // Everything is made beside its place and moved there as a whole, so that half a fleet never exists.
+        let work = tempfile::Builder::new()
+            .prefix(".muster-init-")
+            .tempdir_in(parent)
+            .with_context(|| format!("cannot make a folder in {}", parent.display()))?;
+        let made = self.fill(work.path(), &url, passphrase.as_ref())?;
+        if folder.exists() {
+            fs::remove_dir(&folder).with_context(|| format!("cannot replace {}", folder.display()))?;
+        }
+        let work = work.keep();
+        fs::rename(&work, &folder)
+            .with_context(|| format!("cannot move {} to {}", work.display(), folder.display()))?;
+        made.tell(&folder, self.plain_keys);
+        Ok(())
+    }
+
+    fn fill(
+        &self,
+        folder: &Path,
+        url: &reqwest::Url,
+        passphrase: Option<&Zeroizing<String>>,
+    ) -> Result<Made> {
+        let (root_key, online_key) = (SecretKey::generate()?, SecretKey::generate()?);
+        let operator = self.operator()?;
+        let expires = SystemClock::new().unix_seconds() + i64::from(self.root_days) * DAY;
+        let root = sign_root(
+            &RootSpec {
+                version: 1,
+                epoch: Default::default(),
+                expires,
+                root: (vec![root_key.public()], 1),
+                operators: (vec![operator.public()], 1),
+                online: vec![online_key.public()],
+            },
+            &[&root_key],
+        )?;
+        let fleet = Sha256::of(&root);
+
+        for sub in ["keys", "controller", "controller/root", "controller/tls"] {
+            fs::create_dir(folder.join(sub))?;
+        }
+        let protect = |key: &SecretKey| match passphrase {
+            Some(passphrase) => key.to_encrypted_pem(passphrase),
+            None => key.to_pem(),
+        };
+        keyfile::write_private(&folder.join("keys/root.pem"), &protect(&root_key)?)?;
+        if let Operator::New(key) = &operator {
+            keyfile::write_private(&folder.join("keys/operator.pem"), &protect(key)?)?;
+        }
+        keyfile::write_private(&folder.join("controller/online.pem"), &online_key.to_pem()?)?;
+        fs::write(folder.join("root.json"), &root)?;
+        fs::write(folder.join("controller/root/1.root.json"), &root)?;
+
+        let (tls, own_ca) = self.fill_tls(folder, url, passphrase)?;
+        let operator_key = operator.written();
+        let operator = config::File {
+            url: self.url.trim_end_matches('/').to_owned(),
+            fleet,
+            root: "root.json".into(),
+            operator_key: operator_key.clone(),
+            tls_ca: own_ca.then(|| "ca.pem".into()),
+            flake: None,
+            signature_days: 90,
+            session_hours: config::default_session(),
+        };
+        fs::write(folder.join("muster.toml"), toml::to_string_pretty(&operator)?)?;
+        let controller = ControllerFile {
+            listen: self.listen_address(url),
+            url: operator.url,
+            data: "data".into(),
+            root: "root".into(),
+            online_key: "online.pem".into(),
+            tls,
+        };
+        fs::write(folder.join("controller/controller.toml"), toml::to_string_pretty(&controller)?)?;
+        Ok(Made { fleet, own_ca, operator_key })
+    }
+
+    fn operator(&self) -> Result<Operator> {
+        match &self.operator_key {
+            None => Ok(Operator::New(SecretKey::generate()?)),
+            Some(source) => {
+                let source = match source {
+                    // It is written into muster.toml, beside which relative paths count.
+                    KeySource::File(path) => KeySource::File(std::path::absolute(path)?),
+                    agent => agent.clone(),
+                };
+                Ok(Operator::Given(source.open()?.public(), source))
+            }
+        }
+    }
+
+    /// The server's certificate: given, made, or none on loopback.
+    fn fill_tls(
+        &self,
+        folder: &Path,
+        url: &reqwest::Url,
+        passphrase: Option<&Zeroizing<String>>,
+    ) -> Result<(Option<TlsFile>, bool)> {
+        let file = TlsFile { certificate: "tls/server.pem".into(), key: "tls/server-key.pem".into() };
+        if url.scheme() == "http" {
+            fs::remove_dir(folder.join("controller/tls"))?;
+            return Ok((None, false));
+        }
+        let tls = folder.join("controller/tls");
+        if let (Some(certificate), Some(key)) = (&self.tls_certificate, &self.tls_key) {
+            let read = |path: &Path| {
+                fs::read_to_string(path).with_context(|| format!("cannot read {}", path.display()))
+            };
+            let certificate_text = read(certificate)?;
+            tls::certificate_der(certificate_text.as_bytes())
+                .with_context(|| certificate.display().to_string())?;
+            fs::write(tls.join("server.pem"), certificate_text)?;
+            keyfile::write_private(&tls.join("server-key.pem"), &Zeroizing::new(read(key)?))?;
+            return Ok((Some(file), false));
+        }
+        let host = url.host_str().unwrap_or_default().trim_start_matches('[').trim_end_matches(']');
+        let made = tls::make(host)?;
+        fs::write(folder.join("ca.pem"), &made.ca)?;
+        // With the authority behind it: a machine finds it there by the hash in its token.
+        fs::write(tls.join("server.pem"), format!("{}{}", made.server, made.ca))?;
+        keyfile::write_private(&tls.join("server-key.pem"), &made.server_key)?;
+        let ca_key = match passphrase {
+            Some(passphrase) => keys::encrypt_pkcs8(&made.ca_key, passphrase)?,
+            None => tls::plain_pem(&made.ca_key)?,
+        };
+        keyfile::write_private(&folder.join("keys/ca-key.pem"), &ca_key)?;
+        Ok((Some(file), true))
+    }
+
+    fn listen_address(&self, url: &reqwest::Url) -> std::net::SocketAddr {
+        let port = url.port_or_known_default().unwrap_or(8443);
+        let host = url.host_str().unwrap_or_default().trim_start_matches('[').trim_end_matches(']');
+        let named = host.parse::<std::net::IpAddr>().ok();
+        // On the family of the URL: what listens on 127.0.0.1 is not reached at ::1, nor the other way round.
+        let address = match (url.scheme(), named) {
+            ("http", Some(address)) => address,
+            ("http", None) => std::net::IpAddr::from([127, 0, 0, 1]),
+            (_, Some(std::net::IpAddr::V4(_))) => std::net::IpAddr::from([0; 4]),
+            _ => std::net::IpAddr::from([0; 16]),
+        };
+        self.listen.unwrap_or_else(|| (address, port).into())
+    }
+}
+
+/// What `muster serve` reads.
+#[derive(Debug, serde::Serialize)]
+struct ControllerFile {
+    listen: std::net::SocketAddr,
+    url: String,
+    data: PathBuf,
+    root: PathBuf,
+    online_key: PathBuf,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    tls: Option<TlsFile>,
+}
+
+#[derive(Debug, serde::Serialize)]
+struct TlsFile {
+    certificate: PathBuf,
+    key: PathBuf,
+}
+
+/// The operator's key, made here or made before.
+enum Operator {
+    New(SecretKey),
+    Given(PublicKey, KeySource),
+}
+
+impl Operator {
+    fn public(&self) -> PublicKey {
+        match self {
+            Self::New(key) => key.public(),
+            Self::Given(key, _) => *key,
+        }
+    }
+    /// As muster.toml has it.
+    fn written(&self) -> String {
+        match self {
+            Self::New(_) => "keys/operator.pem".to_owned(),
+            Self::Given(_, source) => source.to_string(),
+        }
+    }
+}
+
+struct Made {
+    fleet: Sha256,
+    own_ca: bool,
+    operator_key: String,
+}
+
+impl Made {
+    fn tell(&self, folder: &Path, plain: bool) {
+        let at = |name: &str| folder.join(name).display().to_string();
+        say!("A new fleet, {}, in {}", self.fleet.short(), folder.display());
+        say!();
+        say!("Keep where:");
+        let mut rows = vec![("keys/root.pem", "offline, in two places; it alone names operators anew")];
+        if self.own_ca {
+            rows.push(("keys/ca-key.pem", "offline, beside it; it renews the controller's certificate"));
+        }
+        let given = self.operator_key != "keys/operator.pem";
+        if !given {
+            rows.push(("keys/operator.pem", "with you, the operator; it signs what machines run"));
+        }
+        rows.push((
+            "muster.toml",
+            "with every operator, with the root.json and ca.pem beside it; nothing secret",
+        ));
+        rows.push(("controller/", "on the controller; nothing in it can make a machine run anything"));
+        let width = rows.iter().map(|(name, _)| at(name).len()).max().unwrap_or_default();
+        for (name, words) in rows {
+            say!("  {:width$}  {words}", at(name));
+        }
+        if given {
+            say!("What machines run is signed with {}, which stays where it is.", self.operator_key);
+        }
+        if plain {
+            say!();
+            say!("The keys have no passphrase: good for tests, not for a fleet.");
+        }
+        say!();
+        say!("Next:");
+        say!("  muster serve --config {}", at("controller/controller.toml"));
+        say!(
+            "  muster --config {} machines add NAME --class nixos|darwin --system SYSTEM",
+            at("muster.toml")
+        );
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[derive(clap::Parser)]
+    struct Line {
+        #[command(flatten)]
+        init: Init,
+    }
+
+    #[test]
+    fn the_controller_listens_on_the_family_of_its_url() {
+        for (url, wanted) in [
+            ("http://[::1]:8443", "[::1]:8443"),
+            ("http://127.0.0.1:9", "127.0.0.1:9"),
+            ("http://127.1.2.3:9", "127.1.2.3:9"),
+            ("http://localhost:9", "127.0.0.1:9"),
+            ("https://192.0.2.1", "0.0.0.0:443"),
+            ("https://[2001:db8::1]:9", "[::]:9"),
+            ("https://muster.example", "[::]:443"),
+        ] {
+            let line = <Line as clap::Parser>::parse_from(["init"]);
+            let listens = line.init.listen_address(&client::parse_url(url).unwrap());
+            assert_eq!(listens.to_string(), wanted, "{url}");
+        }
+    }
+}

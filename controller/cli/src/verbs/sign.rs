@@ -1,0 +1,231 @@
+//! `muster sign`: one operator's signature on what another drafted, after looking at it.
+//!
+//! Nothing is believed because the draft or the controller says it: what is shown comes out of the very bytes that are
+//! signed, the derivation is asked what it makes, and with `--flake` the whole is evaluated again.
+
+use std::path::{Path, PathBuf};
+use std::process::ExitCode;
+
+use anyhow::{Result, anyhow};
+use clap::Args;
+use muster_protocol::api::{OPERATOR_DRAFTS, OPERATOR_MACHINES, OPERATOR_SESSION};
+use muster_protocol::clock::{Clock as _, SystemClock};
+use muster_protocol::draft::{Checked, Draft, DraftView, Drafted};
+use muster_protocol::ids::Generation;
+use muster_protocol::keys::PublicKey;
+use muster_protocol::operator::{MachineView, Session};
+use muster_protocol::target::Target;
+use muster_protocol::tuf::repository::CheckedPublication;
+
+use crate::api::client::Api;
+use crate::config::Config;
+use crate::flake::evaluate;
+use crate::flake::options::Options;
+use crate::flake::push;
+use crate::keys::signers::KeySource;
+use crate::release::highest::{HighestSigned, Jump, judge};
+use crate::release::inspect::{self, Current};
+use crate::release::{drafts, publish, unread, verify};
+use crate::terminal::ask::confirm;
+use crate::terminal::count::count;
+use crate::terminal::error::{Hint, WithHint as _};
+use crate::trust::change::may_sign_root;
+use crate::trust::roots::{self, Trusted};
+
+#[derive(Debug, Args)]
+pub struct Sign {
+    /// A draft's id, as `muster drafts list` shows it, or a file
+    draft: String,
+    /// The key to sign with: a file, ssh-agent, or ssh-agent:KEY [default: operator_key in muster.toml]
+    #[arg(long, value_name = "KEY")]
+    key: Option<KeySource>,
+    /// Evaluate this flake, and sign only if the draft is what it says, with the same options for Nix
+    #[arg(long, value_name = "REF")]
+    flake: Option<String>,
+    #[command(flatten)]
+    options: Options,
+    /// Do not ask before signing
+    #[arg(long, short)]
+    yes: bool,
+    /// Sign a file and speak to nobody; the file is written back
+    #[arg(long)]
+    offline: bool,
+    /// Where to write it instead
+    #[arg(long, value_name = "FILE")]
+    out: Option<PathBuf>,
+    /// Sign numbers up to this one, also where they are far above what was seen signed
+    #[arg(long, value_name = "GENERATION")]
+    jump_to: Option<Generation>,
+    /// Sign also where a derivation cannot be looked into
+    #[arg(long)]
+    unseen: bool,
+}
+
+impl Sign {
+    pub async fn run(self, config: Option<PathBuf>) -> Result<ExitCode> {
+        let config = Config::load(config)?;
+        let signer = match &self.key {
+            Some(key) => key.open()?,
+            None => config.operator_key().open()?,
+        };
+        let clock = SystemClock::new();
+        let api = match self.offline {
+            true => None,
+            false => Some(Api::open_with(&config, signer.clone())?),
+        };
+        let mut trusted = match &api {
+            Some(api) => roots::follow(api, &config).await?,
+            None => Trusted::load(&config)?,
+        };
+        let draft = match &api {
+            Some(api) => drafts::get(api, &self.draft).await?,
+            None => drafts::from_file(Path::new(&self.draft))?,
+        };
+        let checked = drafts::check(&draft, &config, &trusted, clock.unix_seconds())?;
+        require_holder(&trusted, &checked, &signer.public())?;
+        let progress = draft.progress(&trusted.root)?;
+        if progress.signed.contains(&signer.public()) {
+            say!("You have signed draft {} already.", draft.id()?.short());
+            return self.go_on(&config, api.as_ref(), &mut trusted, draft).await;
+        }
+
+        let current = match &api {
+            Some(api) => Current::ask(api).await?,
+            None => Current::unknown(),
+        };
+        unread::require(&draft)?;
+        if let Checked::Generations(generations) = &checked {
+            self.require_near(&config, api.as_ref(), &trusted, generations).await?;
+            self.look_into(api.as_ref(), generations).await?;
+        }
+        inspect::tell(&draft, &checked, &trusted, &current, self.flake.as_deref()).await?;
+        if !confirm(&question(&checked, &draft)?, self.yes)? {
+            say!("Nothing was signed.");
+            return Ok(ExitCode::FAILURE);
+        }
+        if let Checked::Generations(generations) = &checked {
+            let targets = generations.iter().map(|checked| &checked.target);
+            HighestSigned::load(&config)?
+                .keep(targets.map(|target| (target.machine.clone(), target.generation)));
+        }
+        let signed = draft.sign(signer.as_ref())?;
+        say!("Signed draft {} as {}.", signed.id()?.short(), trusted.name(&signer.public()));
+        self.go_on(&config, api.as_ref(), &mut trusted, signed).await
+    }
+
+    /// Refuses numbers that another operator, or whoever holds their computer, set far above what was seen signed.
+    async fn require_near(
+        &self,
+        config: &Config,
+        api: Option<&Api>,
+        trusted: &Trusted,
+        generations: &[CheckedPublication],
+    ) -> Result<()> {
+        let mut highest = HighestSigned::load(config)?;
+        let targets = || generations.iter().map(|checked| &checked.target);
+        let Some(api) = api else {
+            return targets().try_for_each(|target| {
+                judge(&target.machine, target.generation, highest.of(&target.machine), self.jump_to)
+                    .map_err(Jump::into_error)
+            });
+        };
+        let views: Vec<MachineView> = api.get(OPERATOR_MACHINES).await?;
+        let of = |target: &Target| views.iter().find(|view| view.machine == target.machine);
+        let claims: Vec<_> = targets().filter_map(|target| Some((of(target)?, target.generation))).collect();
+        if claims.len() < generations.len() {
+            return Err(anyhow!("the draft is for machines that the controller does not know"))
+                .hint("`muster machines list` shows those that there are; have the draft made anew");
+        }
+        highest.require(api, trusted, &claims, self.jump_to).await
+    }
+
+    /// Publishes what enough have signed; hands on what more must sign.
+    async fn go_on(
+        &self,
+        config: &Config,
+        api: Option<&Api>,
+        trusted: &mut Trusted,
+        draft: Draft,
+    ) -> Result<ExitCode> {
+        let of_file = Path::new(&self.draft).is_file().then(|| PathBuf::from(&self.draft));
+        if let Some(file) = self.out.clone().or(of_file) {
+            drafts::write(&draft, &file)?;
+            say!("It is in {}.", file.display());
+        }
+        let missing = draft.progress(&trusted.root)?.missing;
+        match api {
+            None if missing == 0 => {
+                say!("Enough have signed. Publish it with `muster drafts publish FILE`.");
+            }
+            None => say!("It wants {} more.", count(missing, "signature", "signatures")),
+            Some(api) => {
+                let view: DraftView = api.post(OPERATOR_DRAFTS, &draft).await?;
+                // The controller may hold signatures that this copy lacks.
+                if view.missing == 0 {
+                    let draft: Draft = api.get(&format!("{OPERATOR_DRAFTS}/{}", view.id)).await?;
+                    publish::draft(api, config, trusted, &draft).await?;
+                    return Ok(ExitCode::SUCCESS);
+                }
+                say!(
+                    "Draft {} waits for {} more: another holder runs `muster sign {0}`.",
+                    view.id.short(),
+                    count(view.missing, "signature", "signatures")
+                );
+            }
+        }
+        Ok(ExitCode::SUCCESS)
+    }
+
+    /// Asks each derivation whether it makes what the draft says, and the flake whether it is what it describes.
+    async fn look_into(&self, api: Option<&Api>, generations: &[CheckedPublication]) -> Result<()> {
+        let targets: Vec<&Target> = generations.iter().map(|checked| &checked.target).collect();
+        if let Some(reference) = &self.flake {
+            verify::against_flake(reference, &self.options, &targets).await?;
+        }
+        if self.unseen {
+            say!("The derivations were not looked into, as you wished.");
+            return Ok(());
+        }
+        let cache = match api {
+            Some(api) => {
+                let session: Session = api.post(OPERATOR_SESSION, &()).await?;
+                Some(api.cache(session.bearer))
+            }
+            None => None,
+        };
+        for target in targets {
+            let held = evaluate::closure(&target.derivation).await.is_some();
+            if let (false, Some(cache)) = (held, &cache) {
+                let fetched = push::fetch(&target.derivation, cache).await;
+                fetched.map_err(|error| {
+                    let hint = error.hint();
+                    anyhow!(error).context(Hint(hint.to_owned()))
+                })?;
+            }
+            verify::against_derivation(target).await?;
+        }
+        Ok(())
+    }
+}
+
+fn require_holder(trusted: &Trusted, checked: &Checked, key: &PublicKey) -> Result<()> {
+    match checked {
+        Checked::Generations(_) => trusted.require_operator(key),
+        Checked::Root(next) if may_sign_root(trusted, next, key) => Ok(()),
+        Checked::Root(_) => {
+            Err(anyhow!("your key {} is no root key, neither before nor after", trusted.name(key)))
+                .hint("sign a root with a root key: --key FILE, or --key ssh-agent:KEY")
+        }
+    }
+}
+
+fn question(checked: &Checked, draft: &Draft) -> Result<String> {
+    let id = draft.id()?.short();
+    Ok(match (checked, &draft.what) {
+        (Checked::Generations(all), Drafted::Generations { .. }) => {
+            format!("Sign {} (draft {id})?", count(all.len(), "generation", "generations"))
+        }
+        (Checked::Root(root), _) => format!("Sign root {} (draft {id})?", root.version()),
+        _ => format!("Sign draft {id}?"),
+    })
+}

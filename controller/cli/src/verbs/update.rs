@@ -1,0 +1,228 @@
+//! `muster update`: evaluate, say what will change, push, sign, publish or draft, follow.
+
+use std::path::PathBuf;
+use std::process::ExitCode;
+use std::time::Duration;
+
+use anyhow::Result;
+use clap::Args;
+use muster_protocol::api::OPERATOR_MACHINES;
+use muster_protocol::ids::{Generation, MachineName};
+use muster_protocol::operator::MachineView;
+use muster_protocol::target::Target;
+
+use crate::api::client::Api;
+use crate::config::Config;
+use crate::flake::evaluate::{Flake, Lock};
+use crate::flake::notes::{tell_of, unsigned};
+use crate::flake::options::Options;
+use crate::fleet::watch;
+use crate::release::difference::Difference;
+use crate::release::highest::HighestSigned;
+use crate::release::left_out;
+use crate::release::numbers::Numbered;
+use crate::release::plan::{Planned, Request};
+use crate::release::push::push_closures;
+use crate::release::select::{self, Selector};
+use crate::release::sign::{self, Outcome};
+use crate::terminal::ask::confirm;
+use crate::terminal::count::count;
+use crate::terminal::spinner::spinner;
+use crate::trust::roots::{self, Trusted};
+use crate::vars::workspace;
+
+#[derive(Debug, Args)]
+pub struct Update {
+    /// Machines, or @TAG; @all, @nixos and @darwin exist by themselves [default: every machine of the flake]
+    #[arg(value_name = "MACHINE | @TAG")]
+    machines: Vec<Selector>,
+    /// The flake to publish [default: flake in muster.toml, or the current folder]
+    #[arg(long, value_name = "REF")]
+    flake: Option<String>,
+    /// Say what would change, and sign nothing
+    #[arg(long)]
+    dry_run: bool,
+    /// Do not ask before signing
+    #[arg(long, short)]
+    yes: bool,
+    /// Publish also where nothing changed
+    #[arg(long)]
+    force: bool,
+    /// Change nothing: sign anew only what the flake says unchanged, and whose signature ends soon or counts no more
+    #[arg(long, conflicts_with = "force")]
+    refresh: bool,
+    /// How many days count as soon
+    #[arg(long, default_value_t = 30, value_name = "DAYS", value_parser = clap::value_parser!(u32).range(1..=36_500))]
+    refresh_days: u32,
+    /// Where more than one operator must sign: write the draft to this file too
+    #[arg(long, value_name = "FILE")]
+    draft_file: Option<PathBuf>,
+    /// Follow until every machine has settled; machines that are offline join later and are not waited for
+    #[arg(long)]
+    watch: bool,
+    /// The longest that --watch follows, in seconds
+    #[arg(long, default_value_t = 3600, value_name = "SECONDS")]
+    watch_limit: u64,
+    /// Machines take it outside their windows and on battery, too; a pause at the machine still holds
+    #[arg(long)]
+    urgent: bool,
+    /// Words for the history
+    #[arg(long, short, value_name = "TEXT")]
+    message: Option<String>,
+    /// Sign numbers up to this one, also where they are far above what was seen signed
+    #[arg(long, value_name = "GENERATION")]
+    jump_to: Option<Generation>,
+    /// How many machines are evaluated at once
+    #[arg(long, default_value_t = 2, value_parser = clap::value_parser!(u8).range(1..=64))]
+    jobs: u8,
+    /// Go on with the others where a machine's system cannot be made; the exit code is 1 then, too
+    #[arg(long)]
+    keep_going: bool,
+    #[command(flatten)]
+    options: Options,
+}
+
+impl Update {
+    pub async fn run(self, config: Option<PathBuf>) -> Result<ExitCode> {
+        let config = Config::load(config)?;
+        let reference =
+            self.flake.clone().or_else(|| config.file.flake.clone()).unwrap_or_else(|| ".".into());
+        workspace::refuse_pending(&reference)?;
+        let api = if self.dry_run { Api::to_read(&config)? } else { Api::open(&config)? };
+        let trusted = roots::follow(&api, &config).await?;
+        trusted.require_operator(&api.public()?)?;
+        let machines: Vec<MachineView> = api.get(OPERATOR_MACHINES).await?;
+
+        let progress = spinner();
+        progress.set_message(format!("reading {reference}"));
+        let write = if self.dry_run { Lock::Keep } else { Lock::Write };
+        let flake = Flake::open_with(&reference, &self.options, write).await.map_err(unsigned)?;
+        let left_out = left_out::left_out(&self.machines, &flake.found, &machines);
+        let chosen = select::select(&self.machines, &machines, &flake.muster, |name| flake.describes(name));
+        let chosen = chosen.map_err(|error| {
+            progress.finish_and_clear();
+            tell_each(&left_out.lines());
+            error.with_hint()
+        })?;
+        let mut highest = HighestSigned::load(&config)?;
+        // It may ask for the key.
+        progress.finish_and_clear();
+        let numbered = Numbered::of(&api, &trusted, &mut highest, &chosen, self.jump_to).await?;
+        let request = Request {
+            urgent: self.urgent,
+            message: self.message.as_deref(),
+            refresh_days: self.refresh_days,
+            jobs: self.jobs,
+        };
+        let progress = spinner();
+        let (planned, failed) = request.plan(&flake, &numbered.counted, &trusted, &progress).await;
+        flake.require_unchanged().await.map_err(unsigned)?;
+        progress.finish_and_clear();
+
+        tell_of(&flake);
+        for plan in &planned {
+            self.tell(plan);
+        }
+        tell_each(&left_out.lines());
+        if !failed.is_empty() && (planned.is_empty() || !self.keep_going) {
+            return Err(left_out::none_signed(failed, chosen.len()));
+        }
+        if !failed.is_empty() {
+            tell!("left out, since their systems cannot be made:");
+            tell_each(&left_out::describe_failed(&failed));
+        }
+        let done = numbered.or(self.publish(&config, &api, &trusted, &mut highest, &planned).await?);
+        Ok(if failed.is_empty() { done } else { ExitCode::FAILURE })
+    }
+
+    /// Asks, signs what is to be signed, and follows it.
+    async fn publish(
+        &self,
+        config: &Config,
+        api: &Api,
+        trusted: &Trusted,
+        highest: &mut HighestSigned,
+        planned: &[Planned],
+    ) -> Result<ExitCode> {
+        let wanted: Vec<&Planned> = planned.iter().filter(|plan| self.wants(plan)).collect();
+        if wanted.is_empty() {
+            say!("Nothing changed; nothing to sign.");
+            return Ok(ExitCode::SUCCESS);
+        }
+        if self.dry_run {
+            say!("Nothing was signed: this was a dry run.");
+            return Ok(ExitCode::SUCCESS);
+        }
+        let count = count(wanted.len(), "generation", "generations");
+        let (verb, threshold) = match trusted.operators().1 {
+            1 => ("Sign and publish", String::new()),
+            more => ("Sign", format!(" (the first signature of {more})")),
+        };
+        if !confirm(&format!("{verb} {count}{threshold}?"), self.yes)? {
+            say!("Nothing was signed.");
+            return Ok(ExitCode::FAILURE);
+        }
+
+        let targets: Vec<&Target> = wanted.iter().map(|plan| &plan.target).collect();
+        push_closures(api, &targets).await?;
+        let before = watch::cursor(api).await?;
+        highest.keep(targets.iter().map(|target| (target.machine.clone(), target.generation)));
+        if let Outcome::Drafted =
+            sign::sign(config, api, trusted, &wanted, self.draft_file.as_deref()).await?
+        {
+            if self.watch {
+                say!("There is nothing to follow until it is published: `muster status` shows it then.");
+            }
+            return Ok(ExitCode::SUCCESS);
+        }
+        if !self.watch {
+            say!("Follow with `muster status`.");
+            return Ok(ExitCode::SUCCESS);
+        }
+        let followed: Vec<(MachineName, Generation)> =
+            targets.iter().map(|target| (target.machine.clone(), target.generation)).collect();
+        watch::follow(api, &followed, before, Duration::from_secs(self.watch_limit)).await
+    }
+
+    /// Whether a generation is to be signed.
+    fn wants(&self, plan: &Planned) -> bool {
+        let renewed = plan.renewal.as_ref().is_some_and(|why| self.refresh || why.must_be());
+        match plan.difference {
+            Difference::Same => self.force || renewed,
+            _ => !self.refresh,
+        }
+    }
+
+    fn tell(&self, plan: &Planned) {
+        let Planned { target, difference, renewal, .. } = plan;
+        let (words, lines) = difference.describe();
+        if !self.wants(plan) {
+            let why = match (difference, renewal) {
+                (Difference::Same, Some(why)) => format!("; {}: renew it with --refresh", why.describe()),
+                (Difference::Same, None) => String::new(),
+                _ => ": left alone, since --refresh changes nothing".to_owned(),
+            };
+            say!("{} ({}): {words}{why}", target.machine, target.class);
+            return;
+        }
+        let anew = match (difference, renewal) {
+            (Difference::Same, Some(why)) => format!(", and signed anew: {}", why.describe()),
+            (Difference::Same, None) => ", and signed anew".to_owned(),
+            _ => String::new(),
+        };
+        say!("{} ({}) generation {}: {words}{anew}", target.machine, target.class, target.generation);
+        say!("    {}", target.output);
+        for line in lines {
+            say!("    {line}");
+        }
+        for word in target.evaluation.describe() {
+            say!("    evaluated with {word}");
+        }
+    }
+}
+
+fn tell_each(lines: &[String]) {
+    for line in lines {
+        tell!("{line}");
+    }
+}
