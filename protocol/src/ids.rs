@@ -21,28 +21,34 @@ fn is_plain_name(text: &str) -> bool {
         && bytes.iter().all(|b| b.is_ascii_alphanumeric() || b"._-".contains(b))
 }
 
+/// Makes a type of text that is checked when it is made: by `str::parse`, and wherever serde reads one.
+///
+/// `text_id!(/// Its docs. Name, Error::Variant, check)`: `check` is a `fn(&str) -> bool`, and a text that does not pass is
+/// refused as `Error::Variant(text)`. The crate that calls it needs `serde`.
+#[macro_export]
 macro_rules! text_id {
-    ($(#[$doc:meta])* $name:ident, $error:ident, $check:expr) => {
+    ($(#[$doc:meta])* $name:ident, $error:ident :: $variant:ident, $check:expr) => {
         $(#[$doc])*
-        #[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+        #[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Hash, ::serde::Serialize, ::serde::Deserialize)]
         #[serde(try_from = "String", into = "String")]
         pub struct $name(String);
 
         impl $name {
+            /// The text itself.
             pub fn as_str(&self) -> &str {
                 &self.0
             }
         }
-        impl FromStr for $name {
-            type Err = IdError;
-            fn from_str(text: &str) -> Result<Self, IdError> {
+        impl ::std::str::FromStr for $name {
+            type Err = $error;
+            fn from_str(text: &str) -> Result<Self, $error> {
                 let check: fn(&str) -> bool = $check;
-                if check(text) { Ok(Self(text.to_owned())) } else { Err(IdError::$error(text.to_owned())) }
+                if check(text) { Ok(Self(text.to_owned())) } else { Err($error::$variant(text.to_owned())) }
             }
         }
         impl TryFrom<String> for $name {
-            type Error = IdError;
-            fn try_from(text: String) -> Result<Self, IdError> {
+            type Error = $error;
+            fn try_from(text: String) -> Result<Self, $error> {
                 text.parse()
             }
         }
@@ -51,13 +57,13 @@ macro_rules! text_id {
                 id.0
             }
         }
-        impl fmt::Display for $name {
-            fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        impl ::std::fmt::Display for $name {
+            fn fmt(&self, f: &mut ::std::fmt::Formatter<'_>) -> ::std::fmt::Result {
                 f.write_str(&self.0)
             }
         }
-        impl fmt::Debug for $name {
-            fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        impl ::std::fmt::Debug for $name {
+            fn fmt(&self, f: &mut ::std::fmt::Formatter<'_>) -> ::std::fmt::Result {
                 f.write_str(&self.0)
             }
         }
@@ -67,19 +73,19 @@ macro_rules! text_id {
 text_id!(
     /// A machine's name in the flake; safe as a path segment and in a URL.
     MachineName,
-    MachineName,
+    IdError::MachineName,
     is_plain_name
 );
 text_id!(
     /// A tag in the inventory, written `@TAG` on the command line.
     Tag,
-    Tag,
+    IdError::Tag,
     is_plain_name
 );
 text_id!(
     /// An absolute path of the Nix store, as Nix names it (`/nix/store/…`), wherever its files lie.
     StorePath,
-    StorePath,
+    IdError::StorePath,
     is_store_path
 );
 

@@ -4,5 +4,6 @@ pub mod ask;
 pub mod count;
 pub mod error;
 pub mod json;
+pub mod list;
 pub mod spinner;
 pub mod table;

@@ -33,7 +33,7 @@ impl Flake {
 
     /// Puts the flake library into the flake: a pure evaluation reads nothing outside it.
     fn with_library(self) -> Self {
-        let library = Path::new(env!("CARGO_MANIFEST_DIR")).join("../nix");
+        let library = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../nix");
         let copied = Command::new("cp").arg("-R").arg(library).arg(self.path().join("nix")).status();
         assert!(copied.unwrap().success());
         self

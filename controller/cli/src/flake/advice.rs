@@ -14,8 +14,8 @@ const GIT_LIMIT: Duration = Duration::from_secs(60);
 pub async fn advised(error: NixError, reference: &str, source: Option<&str>) -> NixError {
     let NixError::Failed(message) = &error else { return error };
     let Some(root) = local(reference).and_then(|folder| git_root(&folder)) else { return error };
-    if let Some(words) = foreign(&root, message) {
-        return NixError::Failed(format!("{words}\n{message}"));
+    if let Some(advice) = foreign(&root, message) {
+        return NixError::Failed(format!("{advice}\n{message}"));
     }
     for file in in_store(message, source) {
         if root.join(&file).exists() && !is_known(&root, &file).await {

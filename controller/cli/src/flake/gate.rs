@@ -101,7 +101,7 @@ async fn answer(State(shared): State<Arc<Shared>>, request: Request) -> Response
         Ok(response) => response,
         // Nix takes 404 for the end of the matter, and tries anything else again.
         Err(Stop::Nothing) => StatusCode::NOT_FOUND.into_response(),
-        Err(Stop::Status(status, words)) => (status, words).into_response(),
+        Err(Stop::Status(status, message)) => (status, message).into_response(),
         Err(Stop::For(trouble)) => {
             shared.note(trouble.clone());
             match trouble {

@@ -8,8 +8,8 @@ pub fn nix_string(text: &str) -> String {
 
 /// A list of strings.
 pub fn nix_list<'a>(texts: impl Iterator<Item = &'a str>) -> String {
-    let words: Vec<String> = texts.map(nix_string).collect();
-    format!("[ {} ]", words.join(" "))
+    let strings: Vec<String> = texts.map(nix_string).collect();
+    format!("[ {} ]", strings.join(" "))
 }
 
 #[cfg(test)]

@@ -29,12 +29,12 @@ pub fn dangers(view: &MachineView, now: i64) -> Vec<(&'static str, String)> {
         let since =
             view.clone_alarm_at.map(|at| format!(", first seen {}", table::ago(at, now))).unwrap_or_default();
         dangers.push(("clone alarm", format!("somebody else holds this machine's key{since}")));
-        let words = format!(
+        let remedy = format!(
             "enrol it anew with `muster machines add {0} --replace`, which ends the copy's access; if the machine was \
              brought back from a backup, `muster machines acknowledge {0}`",
             view.machine
         );
-        dangers.push(("how it ends", words));
+        dangers.push(("how it ends", remedy));
     }
     dangers
 }

@@ -97,8 +97,8 @@ async fn lines(checked: &CheckedPublication, current: &Current) -> Vec<String> {
         (None, Some(_)) => line("in the place of", "nothing: it is the first".into()),
         (None, None) => line("in the place of", "not known here".into()),
     }
-    let (words, more) = difference::between(old.map(|old| &old.target), target).await.describe();
-    line("that is", words.to_owned());
+    let (summary, more) = difference::between(old.map(|old| &old.target), target).await.describe();
+    line("that is", summary.to_owned());
     for change in more {
         line("", change);
     }
@@ -116,8 +116,8 @@ async fn lines(checked: &CheckedPublication, current: &Current) -> Vec<String> {
     for key in &target.trusted_nix_keys {
         line("takes built from", key.clone());
     }
-    for words in target.evaluation.describe() {
-        line("evaluated with", words);
+    for option in target.evaluation.describe() {
+        line("evaluated with", option);
     }
     if let Some(message) = &target.message {
         line("message", message.clone());

@@ -11,13 +11,13 @@ use crate::terminal::error::Hint;
 use crate::terminal::spinner::spinner;
 
 /// What to do about a push that failed, by what Nix says of it.
-fn push_hint(words: &str) -> &'static str {
-    match words {
-        words if words.contains("HTTP error 413") => {
+fn push_hint(message: &str) -> &'static str {
+    match message {
+        message if message.contains("HTTP error 413") => {
             "a file of it is larger than what stands at that address takes: raise nar_bytes under [limits] in \
              controller.toml, or the limit of the proxy before it (client_max_body_size of nginx), then run the command again"
         }
-        words if words.contains("HTTP error 507") => {
+        message if message.contains("HTTP error 507") => {
             "make room on the controller's disk, then run the command again"
         }
         _ => "see that the controller runs and what it logs, then run the command again",

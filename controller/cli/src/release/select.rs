@@ -8,6 +8,7 @@ use muster_protocol::operator::{MachineView, Standing};
 
 use crate::flake::facts::Muster;
 use crate::terminal::error::Hint;
+use crate::terminal::list::listed;
 
 /// `MACHINE` or `@TAG`.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -117,16 +118,6 @@ fn tags(view: &MachineView, muster: &Muster) -> BTreeSet<String> {
 
 fn has_tag(view: &MachineView, tag: &Tag, muster: &Muster) -> bool {
     tags(view, muster).contains(tag.as_str())
-}
-
-fn listed<'a>(names: impl Iterator<Item = &'a str>) -> String {
-    const SHOWN: usize = 20;
-    let names: Vec<&str> = names.collect();
-    match names.len() {
-        0 => "none".to_owned(),
-        count if count <= SHOWN => names.join(", "),
-        count => format!("{} and {} more", names[..SHOWN].join(", "), count - SHOWN),
-    }
 }
 
 #[cfg(test)]

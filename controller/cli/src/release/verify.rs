@@ -86,14 +86,14 @@ fn require_same_options(machine: &MachineName, drafted: &Evaluation, given: &Eva
     if same(drafted, given) {
         return Ok(());
     }
-    let words = |evaluation: &Evaluation| match evaluation.describe() {
-        words if words.is_empty() => "nothing beside the flake".to_owned(),
-        words => words.join(" "),
+    let described = |evaluation: &Evaluation| match evaluation.describe() {
+        options if options.is_empty() => "nothing beside the flake".to_owned(),
+        options => options.join(" "),
     };
     Err(anyhow!(
         "the draft for {machine} was evaluated with {}, and you gave {}",
-        words(drafted),
-        words(given)
+        described(drafted),
+        described(given)
     ))
     .hint(
         "read what each option does; if you want it too, give the same ones beside --flake, else do not sign",

@@ -5,7 +5,7 @@ use std::time::Duration;
 use indicatif::{ProgressBar, ProgressStyle};
 use muster_protocol::shown;
 
-/// Gone from the terminal when it ends; nothing of its words is obeyed.
+/// Gone from the terminal when it ends; nothing of its message is obeyed.
 pub struct Spinner(ProgressBar);
 
 pub fn spinner() -> Spinner {
@@ -18,8 +18,8 @@ pub fn spinner() -> Spinner {
 }
 
 impl Spinner {
-    pub fn set_message(&self, words: impl AsRef<str>) {
-        self.0.set_message(shown::field(words.as_ref()));
+    pub fn set_message(&self, message: impl AsRef<str>) {
+        self.0.set_message(shown::field(message.as_ref()));
     }
     pub fn finish_and_clear(&self) {
         self.0.finish_and_clear();

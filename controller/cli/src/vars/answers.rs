@@ -11,9 +11,9 @@ use zeroize::Zeroizing;
 
 use super::generators::{Generator, Prompt};
 use super::names::{Place, VarName};
-use super::plan::words;
 use super::secret::SecretBytes;
 use crate::terminal::error::WithHint as _;
+use crate::terminal::list::listed;
 
 /// The longest answer, in bytes.
 const MAX_ANSWER: usize = 1024 * 1024;
@@ -75,7 +75,7 @@ pub fn ask(
     let mut terminal = Terminal::open(&format!("{} asks for {name}", generator.id))?;
     let who = match &generator.id.place {
         Place::Machine(machine) => machine.to_string(),
-        Place::Shared => words(&generator.machines),
+        Place::Shared => listed(&generator.machines),
     };
     let mut question = format!("{} for {who}: {}", generator.id.name, prompt.description);
     if before.is_some() {

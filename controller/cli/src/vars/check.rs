@@ -9,9 +9,10 @@ use super::generators::{Generator, Generators};
 use super::layout::{self, Kind};
 use super::members::Policy;
 use super::names::Place;
-use super::plan::{State, state, words};
+use super::plan::{State, state};
 use super::recipients::{RecipientsError, settle};
 use super::repository::{Member, Snapshot};
+use crate::terminal::list::listed;
 
 /// How bad it is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize)]
@@ -95,13 +96,13 @@ fn of_state(generator: &Generator, snapshot: &Snapshot) -> Option<Finding> {
         State::Missing => {
             let machines = match &generator.id.place {
                 Place::Machine(machine) => machine.to_string(),
-                Place::Shared => words(generator.machines.iter().take(1)),
+                Place::Shared => listed(generator.machines.iter().take(1)),
             };
             let what = format!("it is not made yet: `muster vars generate {machines} --generator {name}`");
             Some(Finding::wrong(&generator.id, what))
         }
         State::Incomplete { has, lacks } => {
-            let (has, lacks) = (words(has), words(lacks));
+            let (has, lacks) = (listed(has), listed(lacks));
             let what = format!("there is {has} and not {lacks}; --regenerate {name} makes all of it anew");
             Some(Finding::wrong(&generator.id, what))
         }
@@ -130,11 +131,11 @@ fn of_access(policy: &Policy<'_>, snapshot: &Snapshot, folder: &Path) -> Vec<Fin
     let mut found = Vec::new();
     for rekey in &draft.rekeys {
         if !rekey.gains.is_empty() {
-            let what = format!("{} shall read it and cannot: `muster vars fix`", words(&rekey.gains));
+            let what = format!("{} shall read it and cannot: `muster vars fix`", listed(&rekey.gains));
             found.push(Finding::wrong(&about, what));
         }
         if !rekey.loses.is_empty() {
-            let what = format!("{} can read it and shall not: `muster vars fix`", words(&rekey.loses));
+            let what = format!("{} can read it and shall not: `muster vars fix`", listed(&rekey.loses));
             found.push(Finding::wrong(&about, what));
         }
     }

@@ -26,8 +26,8 @@ pub enum MemoryError {
     None,
     #[error("{} cannot be used for what scripts read and write: {source}", path.display())]
     Folder { path: PathBuf, source: io::Error },
-    #[error("`{program}` made no disk in memory: {words}")]
-    RamDisk { program: &'static str, words: String },
+    #[error("`{program}` made no disk in memory: {message}")]
+    RamDisk { program: &'static str, message: String },
     #[error(transparent)]
     Random(#[from] RandomError),
 }
@@ -84,12 +84,12 @@ impl Memory {
                 .args(arguments)
                 .stdin(Stdio::null())
                 .output()
-                .map_err(|error| MemoryError::RamDisk { program, words: error.to_string() })?;
+                .map_err(|error| MemoryError::RamDisk { program, message: error.to_string() })?;
             match ended.status.success() {
                 true => Ok(String::from_utf8_lossy(&ended.stdout).trim().to_owned()),
                 false => Err(MemoryError::RamDisk {
                     program,
-                    words: String::from_utf8_lossy(&ended.stderr).trim().to_owned(),
+                    message: String::from_utf8_lossy(&ended.stderr).trim().to_owned(),
                 }),
             }
         };

@@ -4,7 +4,6 @@ use std::fmt;
 use std::str::FromStr;
 
 use muster_protocol::ids::MachineName;
-use serde::{Deserialize, Serialize};
 
 /// The longest name, in bytes: less than file systems allow.
 const MAX_NAME: usize = 200;
@@ -23,74 +22,31 @@ pub enum NameError {
     Member(String),
 }
 
-/// A generator's, file's or prompt's name. Clan takes any attribute name; one that leads elsewhere is refused here.
-#[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
-#[serde(try_from = "String", into = "String")]
-pub struct VarName(String);
+text_id!(
+    /// A generator's, file's or prompt's name. Clan takes any attribute name; one that leads elsewhere is refused here.
+    VarName,
+    NameError::Var,
+    is_segment
+);
+text_id!(
+    /// An operator's or group's name (Clan's `user_name_type`).
+    MemberName,
+    NameError::Member,
+    is_user_name
+);
 
-impl VarName {
-    pub fn as_str(&self) -> &str {
-        &self.0
-    }
-}
-impl FromStr for VarName {
-    type Err = NameError;
-    fn from_str(text: &str) -> Result<Self, NameError> {
-        let good = (1..=MAX_NAME).contains(&text.len())
-            && !text.starts_with('.')
-            && !text.contains(|c: char| c == '/' || c == '\\' || c.is_control());
-        if good { Ok(Self(text.to_owned())) } else { Err(NameError::Var(text.to_owned())) }
-    }
-}
-
-/// An operator's or group's name (Clan's `user_name_type`).
-#[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
-#[serde(try_from = "String", into = "String")]
-pub struct MemberName(String);
-
-impl MemberName {
-    pub fn as_str(&self) -> &str {
-        &self.0
-    }
-}
-impl FromStr for MemberName {
-    type Err = NameError;
-    fn from_str(text: &str) -> Result<Self, NameError> {
-        let first = text.bytes().next();
-        let good = (1..=32).contains(&text.len())
-            && first.is_some_and(|b| b.is_ascii_lowercase() || b == b'_')
-            && text.bytes().all(|b| b.is_ascii_lowercase() || b.is_ascii_digit() || b"_-".contains(&b));
-        if good { Ok(Self(text.to_owned())) } else { Err(NameError::Member(text.to_owned())) }
-    }
+fn is_segment(text: &str) -> bool {
+    (1..=MAX_NAME).contains(&text.len())
+        && !text.starts_with('.')
+        && !text.contains(|c: char| c == '/' || c == '\\' || c.is_control())
 }
 
-macro_rules! text {
-    ($name:ident) => {
-        impl TryFrom<String> for $name {
-            type Error = NameError;
-            fn try_from(text: String) -> Result<Self, NameError> {
-                text.parse()
-            }
-        }
-        impl From<$name> for String {
-            fn from(name: $name) -> String {
-                name.0
-            }
-        }
-        impl fmt::Display for $name {
-            fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-                f.write_str(&self.0)
-            }
-        }
-        impl fmt::Debug for $name {
-            fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-                f.write_str(&self.0)
-            }
-        }
-    };
+fn is_user_name(text: &str) -> bool {
+    let first = text.bytes().next();
+    (1..=32).contains(&text.len())
+        && first.is_some_and(|b| b.is_ascii_lowercase() || b == b'_')
+        && text.bytes().all(|b| b.is_ascii_lowercase() || b.is_ascii_digit() || b"_-".contains(&b))
 }
-text!(VarName);
-text!(MemberName);
 
 /// `GENERATOR/FILE`, as people write it.
 #[derive(Debug, Clone, PartialEq, Eq)]

@@ -10,6 +10,7 @@ use super::layout;
 use super::names::{GeneratorId, VarName};
 use super::order::Order;
 use super::repository::Snapshot;
+use crate::terminal::list::listed;
 
 /// What there is of a generator's files.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -148,7 +149,7 @@ pub fn plan(
                 return Err(PlanError::HalfThere {
                     generator: id.to_string(),
                     needs: needs.to_string(),
-                    there: format!("{} and not {}", words(has), words(lacks)),
+                    there: format!("{} and not {}", listed(has), listed(lacks)),
                     again: needs.name.to_string(),
                 });
             }
@@ -164,7 +165,7 @@ pub fn chosen<'a>(generators: &'a Generators, wish: &Wish) -> Result<Vec<&'a Gen
     for machine in &wish.machines {
         if !generators.machines.contains_key(machine) {
             let known = generators.machines.keys().map(MachineName::as_str);
-            return Err(PlanError::UnknownMachine(machine.clone(), words(known)));
+            return Err(PlanError::UnknownMachine(machine.clone(), listed(known)));
         }
     }
     let on_machines: Vec<&Generator> = generators
@@ -175,7 +176,7 @@ pub fn chosen<'a>(generators: &'a Generators, wish: &Wish) -> Result<Vec<&'a Gen
     let known: BTreeSet<&VarName> = on_machines.iter().map(|generator| &generator.id.name).collect();
     for name in wish.generators.iter().chain(&wish.again) {
         if !known.contains(name) {
-            return Err(PlanError::UnknownGenerator(name.clone(), words(known)));
+            return Err(PlanError::UnknownGenerator(name.clone(), listed(known)));
         }
     }
     let named = |generator: &&Generator| {
@@ -183,17 +184,6 @@ pub fn chosen<'a>(generators: &'a Generators, wish: &Wish) -> Result<Vec<&'a Gen
         all || wish.generators.contains(&generator.id.name) || wish.again.contains(&generator.id.name)
     };
     Ok(on_machines.into_iter().filter(named).collect())
-}
-
-/// At most so many of them, joined for people.
-pub fn words<T: fmt::Display>(all: impl IntoIterator<Item = T>) -> String {
-    const SHOWN: usize = 20;
-    let all: Vec<String> = all.into_iter().map(|it| it.to_string()).collect();
-    match all.len() {
-        0 => "none".to_owned(),
-        count if count <= SHOWN => all.join(", "),
-        count => format!("{} and {} more", all[..SHOWN].join(", "), count - SHOWN),
-    }
 }
 
 #[cfg(test)]

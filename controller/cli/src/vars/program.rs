@@ -29,7 +29,7 @@ pub struct Ended {
     pub code: Option<i32>,
     pub output: SecretBytes,
     /// Its standard error: may be told only where nothing secret can be in it.
-    pub words: String,
+    pub stderr: String,
 }
 
 impl Ended {
@@ -98,15 +98,15 @@ async fn run_as(
             let _ = stdin.write_all(input).await;
             drop(stdin);
         };
-        let ((), output, words) =
+        let ((), output, stderr) =
             tokio::join!(feed, read_all(stdout, max_output), read_all(stderr, MAX_WORDS));
-        let (output, words) = (output?, words?);
+        let (output, stderr) = (output?, stderr?);
         if output.len() > max_output {
             return Ok(Err(ProgramError::TooMuch { name: name.clone(), limit: max_output }));
         }
         let code = child.wait().await?.code();
         group.0 = None;
-        Ok(Ok(Ended { code, output, words: String::from_utf8_lossy(&words).into_owned() }))
+        Ok(Ok(Ended { code, output, stderr: String::from_utf8_lossy(&stderr).into_owned() }))
     };
     tokio::time::timeout(limit, work)
         .await
@@ -141,7 +141,7 @@ mod tests {
     async fn input_output_and_words_are_kept_apart() {
         let ended = run(shell("cat; echo words >&2; exit 3"), b"input", SOON, 100).await.unwrap();
         assert_eq!(
-            (ended.code, &ended.output[..], ended.words.as_str()),
+            (ended.code, &ended.output[..], ended.stderr.as_str()),
             (Some(3), &b"input"[..], "words\n")
         );
         assert_eq!(ended.how(), "ended with exit code 3");

@@ -106,7 +106,7 @@ impl Runner {
             ended => ended?,
         };
         if self.show {
-            muster_protocol::terminal::error_lines("  | ", &ended.words);
+            muster_protocol::terminal::error_lines("  | ", &ended.stderr);
         }
         if !ended.well() {
             return Err(RunError::Failed { generator: generator.id.clone(), how: ended.how() });

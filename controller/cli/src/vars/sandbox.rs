@@ -71,7 +71,7 @@ impl Sandbox {
             true => Ok(()),
             // Nothing secret was given to it.
             false => Err(SandboxError::Refused(
-                ended.words.lines().last().unwrap_or(&ended.how()).trim().to_owned(),
+                ended.stderr.lines().last().unwrap_or(&ended.how()).trim().to_owned(),
             )),
         }
     }
@@ -107,8 +107,8 @@ impl Sandbox {
 /// bwrap(1). The folders keep the mode and owner that they have; the script is nobody in particular.
 fn bubblewrap(job: &Job<'_>, shell: &[OsString]) -> Vec<OsString> {
     let mut arguments: Vec<OsString> = Vec::new();
-    let mut add = |words: &[&dyn AsRef<std::ffi::OsStr>]| {
-        arguments.extend(words.iter().map(|word| word.as_ref().to_owned()));
+    let mut add = |more: &[&dyn AsRef<std::ffi::OsStr>]| {
+        arguments.extend(more.iter().map(|word| word.as_ref().to_owned()));
     };
     add(&[&"--unshare-all", &"--die-with-parent", &"--new-session", &"--cap-drop", &"ALL"]);
     add(&[&"--uid", &"1000", &"--gid", &"1000"]);
@@ -134,7 +134,7 @@ mod tests {
     fn job<'a>(script: &'a StorePath, folder: &'a Path) -> Job<'a> {
         Job { bash: Path::new("/nix/store/x-bash/bin/bash"), script, store: Path::new("/nix/store"), folder }
     }
-    fn words(command: &Command) -> Vec<String> {
+    fn arguments(command: &Command) -> Vec<String> {
         command.as_std().get_args().map(|word| word.to_string_lossy().into_owned()).collect()
     }
     fn variables(command: &Command) -> Vec<(String, String)> {
@@ -147,7 +147,7 @@ mod tests {
         let script: StorePath = "/nix/store/0c0bm0n2hg4kd2x7q2g5p1l1c4cx8kpl-generator-x".parse().unwrap();
         let sandbox = Sandbox::Bubblewrap("/bin/bwrap".into());
         let command = sandbox.run(&job(&script, Path::new("/dev/shm/m")));
-        let line = words(&command).join(" ");
+        let line = arguments(&command).join(" ");
         assert!(line.contains("--unshare-all") && line.contains("--die-with-parent"), "{line}");
         assert!(
             line.contains("--ro-bind /dev/shm/m/in /muster/in")
@@ -177,13 +177,13 @@ mod tests {
         let script: StorePath = "/nix/store/0c0bm0n2hg4kd2x7q2g5p1l1c4cx8kpl-generator-x".parse().unwrap();
         let command =
             Sandbox::SandboxExec("/usr/bin/sandbox-exec".into()).run(&job(&script, Path::new("/private/m")));
-        let words = words(&command);
-        assert_eq!(words[0], "-p");
-        let profile = &words[1];
+        let arguments = arguments(&command);
+        assert_eq!(arguments[0], "-p");
+        let profile = &arguments[1];
         assert!(profile.contains("(deny default)") && !profile.contains("network"), "{profile}");
         assert_eq!(profile.matches('(').count(), profile.matches(')').count());
-        assert_eq!(words[2..6], ["-D", "FOLDER=/private/m", "-D", "STORE=/nix/store"]);
-        assert_eq!(words[6], "/nix/store/x-bash/bin/bash");
+        assert_eq!(arguments[2..6], ["-D", "FOLDER=/private/m", "-D", "STORE=/nix/store"]);
+        assert_eq!(arguments[6], "/nix/store/x-bash/bin/bash");
         assert!(variables(&command).contains(&("in".into(), "/private/m/in".into())));
     }
 }

@@ -47,24 +47,24 @@ pub enum SopsError {
     #[error("`{0} --version` does not say a version: put another sops into PATH")]
     NoVersion(String),
     #[error(
-        "none of your keys reads {secret} ({words}): name the file with the right age key in SOPS_AGE_KEY_FILE, or have an operator who \
+        "none of your keys reads {secret} ({message}): name the file with the right age key in SOPS_AGE_KEY_FILE, or have an operator who \
          reads it give you access with `muster vars fix --add-user`"
     )]
-    NoKey { secret: String, words: String },
+    NoKey { secret: String, message: String },
     #[error(
-        "a key of yours cannot be used for {secret}: {words}. The file is as it was, and nothing says that it is damaged: \
+        "a key of yours cannot be used for {secret}: {message}. The file is as it was, and nothing says that it is damaged: \
          fix what is named; for a plugin, the program age-plugin-NAME must be on PATH"
     )]
-    KeyUnusable { secret: String, words: String },
+    KeyUnusable { secret: String, message: String },
     #[error("{0} was changed after it was encrypted: bring it back from git, or make it again")]
     Altered(String),
     #[error(
-        "sops cannot read {secret}: it {how} ({words}). Nothing was changed, and the file may be sound: see what `sops \
+        "sops cannot read {secret}: it {how} ({message}). Nothing was changed, and the file may be sound: see what `sops \
          decrypt` says of it before you replace it"
     )]
-    Decrypt { secret: String, how: String, words: String },
-    #[error("sops cannot encrypt {secret}: it {how} ({words}); look at the keys in sops/")]
-    Encrypt { secret: String, how: String, words: String },
+    Decrypt { secret: String, how: String, message: String },
+    #[error("sops cannot encrypt {secret}: it {how} ({message}); look at the keys in sops/")]
+    Encrypt { secret: String, how: String, message: String },
     #[error("{secret} has more than {MAX_VALUE} bytes, which is too much for a secret")]
     TooLarge { secret: String },
     #[error("the recipients cannot be written for sops: {0}")]
@@ -172,39 +172,41 @@ impl Sops {
 
 fn decrypt_error(ended: &Ended, secret: &str) -> SopsError {
     match ended.code {
-        Some(code) if NO_KEY.contains(&code) || ended.words.contains(NO_DATA_KEY) => {
-            no_key(&ended.words, secret)
+        Some(code) if NO_KEY.contains(&code) || ended.stderr.contains(NO_DATA_KEY) => {
+            no_key(&ended.stderr, secret)
         }
         Some(code) if ALTERED.contains(&code) => SopsError::Altered(secret.to_owned()),
-        _ => {
-            SopsError::Decrypt { secret: secret.to_owned(), how: ended.how(), words: in_short(&ended.words) }
-        }
+        _ => SopsError::Decrypt {
+            secret: secret.to_owned(),
+            how: ended.how(),
+            message: in_short(&ended.stderr),
+        },
     }
 }
 
 fn encrypt_error(ended: &Ended, secret: &str) -> SopsError {
-    SopsError::Encrypt { secret: secret.to_owned(), how: ended.how(), words: in_short(&ended.words) }
+    SopsError::Encrypt { secret: secret.to_owned(), how: ended.how(), message: in_short(&ended.stderr) }
 }
 
 /// Why no key opened it: a key that is not one of the file's, or one that could not be asked.
-fn no_key(words: &str, secret: &str) -> SopsError {
-    let causes = causes(words);
+fn no_key(stderr: &str, secret: &str) -> SopsError {
+    let causes = causes(stderr);
     let foreign = |cause: &String| FOREIGN.iter().any(|text| cause.contains(text));
     let secret = secret.to_owned();
     match causes.iter().find(|cause| !foreign(cause)) {
-        Some(cause) => SopsError::KeyUnusable { secret, words: in_short(cause) },
+        Some(cause) => SopsError::KeyUnusable { secret, message: in_short(cause) },
         None => {
-            let words =
+            let message =
                 causes.first().map_or_else(|| "sops found no key".to_owned(), |cause| in_short(cause));
-            SopsError::NoKey { secret, words }
+            SopsError::NoKey { secret, message }
         }
     }
 }
 
 /// What sops says of each key, in its own words: a paragraph with bars before its lines.
-fn causes(words: &str) -> Vec<String> {
+fn causes(stderr: &str) -> Vec<String> {
     let mut causes: Vec<String> = Vec::new();
-    for line in words.lines().map(str::trim) {
+    for line in stderr.lines().map(str::trim) {
         if let Some(first) = line.strip_prefix("- |") {
             causes.push(first.trim().to_owned());
         } else if let (Some(more), Some(cause)) = (line.strip_prefix('|'), causes.last_mut()) {
@@ -224,10 +226,10 @@ fn causes(words: &str) -> Vec<String> {
 
 /// sops tells of keys and files, never of values: the format is binary, so that it parses none. What it is doing it says
 /// with the time before it; the cause comes after that.
-fn in_short(words: &str) -> String {
+fn in_short(stderr: &str) -> String {
     const LONGEST: usize = 300;
     let told = |line: &&str| !line.is_empty() && !line.contains("Syncing keys for file");
-    let line = words.lines().map(str::trim).find(told).unwrap_or("and said nothing");
+    let line = stderr.lines().map(str::trim).find(told).unwrap_or("and said nothing");
     line.chars().take(LONGEST).map(|c| if c.is_control() { ' ' } else { c }).collect()
 }
 
@@ -251,8 +253,8 @@ mod tests {
 
     #[test]
     fn what_sops_says_is_told_in_one_short_line() {
-        let words = format!("\n  error: {}\u{1b}[31m\nmore\n", "x".repeat(300));
-        let told = in_short(&words);
+        let message = format!("\n  error: {}\u{1b}[31m\nmore\n", "x".repeat(300));
+        let told = in_short(&message);
         assert!(told.starts_with("error: xxx") && told.chars().count() == 300 && !told.contains('\u{1b}'));
         assert_eq!(in_short("2026/11/28 09:00:05 Syncing keys for file /x\ncause\n"), "cause");
         assert_eq!(in_short(" \n"), "and said nothing");
@@ -269,12 +271,12 @@ mod tests {
 
     /// As sops 3.11 writes it, with this for its one key.
     fn refused(lines: &str) -> Ended {
-        let words = format!(
+        let message = format!(
             "2026/11/28 09:00:05 Syncing keys for file /fleet/secret\nFailed to get the data key required to decrypt the SOPS \
              file.\n\nGroup 0: FAILED\n  age1rnc: FAILED\n{lines}\nRecovery failed because no master key was able to decrypt \
              the file. In\norder for SOPS to recover the file, at least one key has to be successful,\nbut none were.\n"
         );
-        Ended { code: Some(128), output: SecretBytes::new(Vec::new()), words }
+        Ended { code: Some(128), output: SecretBytes::new(Vec::new()), stderr: message }
     }
 
     #[test]
@@ -308,7 +310,7 @@ mod tests {
             "{told}"
         );
         // What is not known is no reason to replace a file.
-        let killed = Ended { code: Some(2), words: "no space left on device".into(), ..refused("") };
+        let killed = Ended { code: Some(2), stderr: "no space left on device".into(), ..refused("") };
         let told = decrypt_error(&killed, "tin/x").to_string();
         assert!(told.contains("no space left on device") && !told.contains("git"), "{told}");
     }

@@ -48,7 +48,7 @@ pub enum TransactionError {
 /// What is done once the journal is there. Each step may be done again.
 #[derive(Debug, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
-enum Step {
+enum FileOperation {
     Write { path: PathBuf, from: String },
     Link { path: PathBuf, target: PathBuf },
     Remove { path: PathBuf },
@@ -58,7 +58,7 @@ enum Step {
 #[derive(Debug, Serialize, Deserialize)]
 struct Journal {
     version: u32,
-    steps: Vec<Step>,
+    steps: Vec<FileOperation>,
 }
 
 /// The fleet's folder, held against other writers until this is dropped.
@@ -197,11 +197,13 @@ fn prepare(disk: &dyn Disk, stage: &Path, changes: &[Change]) -> io::Result<Jour
             Change::Write { path, contents } => {
                 let from = number.to_string();
                 disk.write(&stage.join(&from), contents)?;
-                Step::Write { path: path.clone(), from }
+                FileOperation::Write { path: path.clone(), from }
             }
-            Change::Link { path, target } => Step::Link { path: path.clone(), target: target.clone() },
-            Change::Remove { path } => Step::Remove { path: path.clone() },
-            Change::RemoveTree { path } => Step::RemoveTree { path: path.clone() },
+            Change::Link { path, target } => {
+                FileOperation::Link { path: path.clone(), target: target.clone() }
+            }
+            Change::Remove { path } => FileOperation::Remove { path: path.clone() },
+            Change::RemoveTree { path } => FileOperation::RemoveTree { path: path.clone() },
         });
     }
     let journal = Journal { version: VERSION, steps };
@@ -218,15 +220,15 @@ fn apply(disk: &dyn Disk, root: &Path, journal: &Journal) -> Result<(), Transact
     let mut touched: BTreeSet<PathBuf> = BTreeSet::new();
     for step in &journal.steps {
         let path = match step {
-            Step::Write { path, .. }
-            | Step::Link { path, .. }
-            | Step::Remove { path }
-            | Step::RemoveTree { path } => path,
+            FileOperation::Write { path, .. }
+            | FileOperation::Link { path, .. }
+            | FileOperation::Remove { path }
+            | FileOperation::RemoveTree { path } => path,
         };
         let full = root.join(path);
         let unfinished = |source| TransactionError::Unfinished { path: full.clone(), source };
         match step {
-            Step::Write { from, .. } => {
+            FileOperation::Write { from, .. } => {
                 folders(disk, root, &full, &mut touched).map_err(unfinished)?;
                 let from = stage.join(from);
                 // It is gone where this was done before.
@@ -234,7 +236,7 @@ fn apply(disk: &dyn Disk, root: &Path, journal: &Journal) -> Result<(), Transact
                     disk.rename(&from, &full).map_err(unfinished)?;
                 }
             }
-            Step::Link { target, .. } => {
+            FileOperation::Link { target, .. } => {
                 folders(disk, root, &full, &mut touched).map_err(unfinished)?;
                 if std::fs::read_link(&full).ok().as_ref() != Some(target) {
                     let new = stage.join("link");
@@ -243,11 +245,11 @@ fn apply(disk: &dyn Disk, root: &Path, journal: &Journal) -> Result<(), Transact
                     disk.rename(&new, &full).map_err(unfinished)?;
                 }
             }
-            Step::Remove { .. } => {
+            FileOperation::Remove { .. } => {
                 disk.remove(&full).map_err(unfinished)?;
                 prune(disk, root, &full, &mut touched).map_err(unfinished)?;
             }
-            Step::RemoveTree { .. } => {
+            FileOperation::RemoveTree { .. } => {
                 disk.remove_tree(&full).map_err(unfinished)?;
                 prune(disk, root, &full, &mut touched).map_err(unfinished)?;
             }

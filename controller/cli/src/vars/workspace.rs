@@ -16,6 +16,7 @@ use super::sops::Sops;
 use super::transaction::{self, Folder};
 use crate::flake::notes::{tell_warnings, with_hint};
 use crate::terminal::error::WithHint as _;
+use crate::terminal::list::listed;
 use crate::terminal::spinner::spinner;
 
 fn advised(error: VarsFlakeError) -> anyhow::Error {
@@ -145,7 +146,7 @@ impl Operator {
         let login = login();
         let name = names.iter().find(|name| Some(**name) == login.as_deref()).or(names.first());
         let Some(name) = name else {
-            let known = super::plan::words(&keys);
+            let known = listed(&keys);
             return Err(anyhow!("no operator in sops/users has your key ({known})"))
                 .hint("register it with `muster vars keygen`");
         };

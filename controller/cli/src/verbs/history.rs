@@ -146,9 +146,9 @@ fn whole(page: Vec<HistoryEntry>, before: Option<Generation>, wanted: usize) -> 
 
 /// The operator's words, and what they told Nix beside the flake.
 fn message(target: &Target) -> String {
-    let words = target.evaluation.describe();
-    let told = (!words.is_empty()).then(|| format!("(evaluated with {})", words.join(" ")));
-    target.message.iter().cloned().chain(told).collect::<Vec<_>>().join(" ")
+    let options = target.evaluation.describe();
+    let evaluated = (!options.is_empty()).then(|| format!("(evaluated with {})", options.join(" ")));
+    target.message.iter().cloned().chain(evaluated).collect::<Vec<_>>().join(" ")
 }
 
 /// Who signed it.
@@ -226,12 +226,12 @@ fn changes(events: &[Event]) -> String {
     let Some(closure) = summary else { return String::new() };
     let count = |names: &[String], sign: &str| (!names.is_empty()).then(|| format!("{sign}{}", names.len()));
     let counts = [count(&closure.changed, "~"), count(&closure.added, "+"), count(&closure.removed, "-")];
-    let mut words: Vec<String> = counts.into_iter().flatten().collect();
+    let mut parts: Vec<String> = counts.into_iter().flatten().collect();
     if closure.more > 0 {
-        words.push(format!("and {} more", closure.more));
+        parts.push(format!("and {} more", closure.more));
     }
-    words.push(format!("{:+.1} MiB", closure.bytes as f64 / 1024.0 / 1024.0));
-    words.join(" ")
+    parts.push(format!("{:+.1} MiB", closure.bytes as f64 / 1024.0 / 1024.0));
+    parts.join(" ")
 }
 
 #[cfg(test)]

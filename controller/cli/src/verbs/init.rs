@@ -282,8 +282,8 @@ impl Made {
         ));
         rows.push(("controller/", "on the controller; nothing in it can make a machine run anything"));
         let width = rows.iter().map(|(name, _)| at(name).len()).max().unwrap_or_default();
-        for (name, words) in rows {
-            say!("  {:width$}  {words}", at(name));
+        for (name, note) in rows {
+            say!("  {:width$}  {note}", at(name));
         }
         if given {
             say!("What machines run is signed with {}, which stays where it is.", self.operator_key);

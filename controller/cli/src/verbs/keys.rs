@@ -227,7 +227,7 @@ async fn list(config: &Config, json: bool) -> Result<()> {
     say!();
     let (version, ends) = (trusted.root.version(), trusted.root.expires());
     match roots::end_of(&trusted.root, api.clock.unix_seconds()) {
-        Some(words) => say!("{words}"),
+        Some(line) => say!("{line}"),
         None => say!("Root {version} is good until {}.", table::date(ends * 1000)),
     }
     Ok(())

@@ -37,8 +37,8 @@ impl Status {
         }
         print(&machines, api.clock.unix_ms());
         tell_of_gone(gone);
-        if let Some(words) = root_end(&api, &config).await? {
-            say!("{words}");
+        if let Some(line) = root_end(&api, &config).await? {
+            say!("{line}");
         }
         Ok(())
     }
@@ -72,8 +72,8 @@ fn print(machines: &[MachineView], now: i64) {
 
 fn render(machines: &[MachineView], now: i64) -> (Option<table::Table>, Vec<String>) {
     if machines.is_empty() {
-        let words = "No machines yet. Add one with `muster machines add NAME --class nixos|darwin`.";
-        return (None, vec![words.to_owned()]);
+        let line = "No machines yet. Add one with `muster machines add NAME --class nixos|darwin`.";
+        return (None, vec![line.to_owned()]);
     }
     let mut rows = table::table(["MACHINE", "CLASS", "CONDITION", "RUNS", "PUBLISHED", "SEEN", "NOTE"]);
     for view in machines {
@@ -107,7 +107,7 @@ fn render(machines: &[MachineView], now: i64) -> (Option<table::Table>, Vec<Stri
 fn with_end(view: &MachineView, now: i64) -> String {
     let mut note = note(view);
     let left = view.published.as_ref().map(|published| published.expires.saturating_sub(now / 1000));
-    let words = match left {
+    let end = match left {
         Some(..=0) => "the signature has ended: `muster update --refresh`".to_owned(),
         Some(left) if left < SIGNATURE_DAYS * 86_400 => {
             format!("the signature ends in {}: `muster update --refresh`", table::span(left))
@@ -117,7 +117,7 @@ fn with_end(view: &MachineView, now: i64) -> String {
     if !note.is_empty() {
         note.push_str("; ");
     }
-    note + &words
+    note + &end
 }
 
 fn counts(machines: &[MachineView]) -> String {

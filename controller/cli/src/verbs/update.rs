@@ -195,14 +195,14 @@ impl Update {
 
     fn tell(&self, plan: &Planned) {
         let Planned { target, difference, renewal, .. } = plan;
-        let (words, lines) = difference.describe();
+        let (summary, lines) = difference.describe();
         if !self.wants(plan) {
             let why = match (difference, renewal) {
                 (Difference::Same, Some(why)) => format!("; {}: renew it with --refresh", why.describe()),
                 (Difference::Same, None) => String::new(),
                 _ => ": left alone, since --refresh changes nothing".to_owned(),
             };
-            say!("{} ({}): {words}{why}", target.machine, target.class);
+            say!("{} ({}): {summary}{why}", target.machine, target.class);
             return;
         }
         let anew = match (difference, renewal) {
@@ -210,7 +210,7 @@ impl Update {
             (Difference::Same, None) => ", and signed anew".to_owned(),
             _ => String::new(),
         };
-        say!("{} ({}) generation {}: {words}{anew}", target.machine, target.class, target.generation);
+        say!("{} ({}) generation {}: {summary}{anew}", target.machine, target.class, target.generation);
         say!("    {}", target.output);
         for line in lines {
             say!("    {line}");

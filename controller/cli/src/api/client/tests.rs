@@ -3,7 +3,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 
 use axum::Router;
 use axum::body::Body;
-use axum::extract::Request as Asked;
+use axum::extract::Request as HttpRequest;
 use axum::response::{IntoResponse as _, Response};
 use muster_protocol::keys::{KeyError, SecretKey, Signature};
 use muster_protocol::operator::RequestSignature;
@@ -15,15 +15,18 @@ use crate::api::signing::Reading;
 use crate::keys::signers::KeySource;
 
 /// A controller that answers every request with `answer`, on a port of its own.
-async fn served(answer: impl Fn(&Asked) -> Response + Send + Sync + 'static) -> Api {
+async fn served(answer: impl Fn(&HttpRequest) -> Response + Send + Sync + 'static) -> Api {
     served_to(Signing::Own(Arc::new(SecretKey::generate().unwrap())), answer).await
 }
 
-async fn served_to(signing: Signing, answer: impl Fn(&Asked) -> Response + Send + Sync + 'static) -> Api {
+async fn served_to(
+    signing: Signing,
+    answer: impl Fn(&HttpRequest) -> Response + Send + Sync + 'static,
+) -> Api {
     let answer = Arc::new(answer);
     let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
     let url = Url::parse(&format!("http://{}", listener.local_addr().unwrap())).unwrap();
-    let app = Router::new().fallback(move |request: Asked| {
+    let app = Router::new().fallback(move |request: HttpRequest| {
         let answer = Arc::clone(&answer);
         async move { answer(&request) }
     });
@@ -117,9 +120,9 @@ fn http_is_for_this_machine_alone() {
 }
 
 /// An operator whose key asks, and counts how often.
-struct Asking(SecretKey, Arc<AtomicUsize>);
+struct CountingSigner(SecretKey, Arc<AtomicUsize>);
 
-impl Signer for Asking {
+impl Signer for CountingSigner {
     fn public(&self) -> PublicKey {
         self.0.public()
     }
@@ -143,8 +146,11 @@ impl Desk {
         Self { folder, operator: SecretKey::generate().unwrap(), asked: Arc::default(), place }
     }
     /// A command that only reads, in a process of its own.
-    async fn read(&self, answer: impl Fn(&Asked) -> Response + Send + Sync + 'static) -> Result<Vec<u8>> {
-        let own: Arc<dyn Signer> = Arc::new(Asking(self.operator.clone(), Arc::clone(&self.asked)));
+    async fn read(
+        &self,
+        answer: impl Fn(&HttpRequest) -> Response + Send + Sync + 'static,
+    ) -> Result<Vec<u8>> {
+        let own: Arc<dyn Signer> = Arc::new(CountingSigner(self.operator.clone(), Arc::clone(&self.asked)));
         let source = KeySource::File(self.folder.path().join("none.pem"));
         let reading = Reading::new(source, own.into(), self.place.clone(), 3600);
         served_to(Signing::Reading(Box::new(reading)), answer).await.get("/v1/operator/machines").await
@@ -164,7 +170,7 @@ impl Desk {
     }
 }
 
-fn sign_in_of(request: &Asked) -> Option<SignIn> {
+fn sign_in_of(request: &HttpRequest) -> Option<SignIn> {
     Some(request.headers().get(OPERATOR_SIGN_IN)?.to_str().unwrap().parse().unwrap())
 }
 
@@ -196,7 +202,7 @@ async fn an_older_controller_gets_the_operators_own_signature_and_nothing_is_kep
     let (desk, requests) = (Desk::new(), Arc::new(AtomicUsize::new(0)));
     let (counted, operator) = (Arc::clone(&requests), desk.operator.public());
     // It does not know the header, and looks at who signed the request.
-    let old = move |request: &Asked| {
+    let old = move |request: &HttpRequest| {
         counted.fetch_add(1, Ordering::SeqCst);
         let header = request.headers()[OPERATOR_SIGNATURE].to_str().unwrap();
         let signed: RequestSignature = serde_json::from_str(header).unwrap();

@@ -61,9 +61,9 @@ pub async fn good(mut answer: reqwest::Response, wait: Duration) -> Result<reqwe
         status if status.is_success() => Ok(answer),
         StatusCode::NOT_FOUND => Err(Stop::Nothing),
         status if status.is_client_error() || status.is_server_error() => {
-            let words = tokio::time::timeout(wait, bounded(&mut answer, MAX_REFUSAL)).await;
-            let words = words.map_err(|_| slow("it does not say why it refuses", wait))??;
-            Err(Stop::Status(status, words.unwrap_or_default()))
+            let message = tokio::time::timeout(wait, bounded(&mut answer, MAX_REFUSAL)).await;
+            let message = message.map_err(|_| slow("it does not say why it refuses", wait))??;
+            Err(Stop::Status(status, message.unwrap_or_default()))
         }
         status => Err(altered(format!("the controller answers {status}, and not as Muster does"))),
     }

@@ -17,9 +17,10 @@ use crate::config::FlakeArgument;
 use crate::fleet::witnesses;
 use crate::terminal::ask::confirm_change;
 use crate::terminal::error::WithHint as _;
+use crate::terminal::list::listed;
 use crate::vars::keys::Recipient;
 use crate::vars::members;
-use crate::vars::plan::{PlanError, words};
+use crate::vars::plan::PlanError;
 use crate::vars::repository::has_clans_key;
 use crate::vars::secret;
 use crate::vars::sops::Sops;
@@ -45,7 +46,7 @@ impl Accept {
         let recipient = self.recipient(config.clone()).await?;
         let held = Held::at(&self.flake.reference(config)?).await?;
         if !held.generators.machines.contains_key(&self.machine) {
-            let known = words(held.generators.machines.keys());
+            let known = listed(held.generators.machines.keys());
             return Err(PlanError::UnknownMachine(self.machine, known).into());
         }
         let machine = &self.machine;

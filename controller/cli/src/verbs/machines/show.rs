@@ -61,8 +61,8 @@ pub fn show(view: &MachineView, now: i64) -> Result<()> {
     row("signature ends", view.published.as_ref().map(|published| table::date(published.expires * 1000)));
     row("phase", view.phase.map(|phase| phase.as_str().to_owned()));
     row("note", view.note.clone());
-    for (name, words) in condition::dangers(view, now) {
-        row(name, Some(words));
+    for (name, text) in condition::dangers(view, now) {
+        row(name, Some(text));
     }
     if view.key_rotation_asked {
         row("new key", Some("asked for, and not made yet".to_owned()));

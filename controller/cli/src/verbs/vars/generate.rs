@@ -13,6 +13,7 @@ use crate::config::FlakeArgument;
 use crate::terminal::ask::confirm_change;
 use crate::terminal::count::count;
 use crate::terminal::error::WithHint as _;
+use crate::terminal::list::listed;
 use crate::terminal::spinner::spinner;
 use crate::vars::answers::{self, Answers};
 use crate::vars::change::{Change, Draft};
@@ -22,7 +23,7 @@ use crate::vars::layout::{self, Kind};
 use crate::vars::make;
 use crate::vars::names::{GeneratorId, Place, VarName};
 use crate::vars::order::Order;
-use crate::vars::plan::{Plan, State, Why, Wish, plan, words};
+use crate::vars::plan::{Plan, State, Why, Wish, plan};
 use crate::vars::repository;
 use crate::vars::run::{Inputs, Outputs, Runner};
 use crate::vars::sandbox::{self, Sandbox};
@@ -137,7 +138,7 @@ fn tell(held: &Held, plan: &Plan) {
         let Some(generator) = held.generators.all.get(id) else { continue };
         let whose = match &id.place {
             Place::Machine(machine) => machine.to_string(),
-            Place::Shared => format!("shared by {}", words(&generator.machines)),
+            Place::Shared => format!("shared by {}", listed(&generator.machines)),
         };
         say!("{} for {whose}: {why}", id.name);
         for (name, file) in &generator.files {
@@ -148,8 +149,8 @@ fn tell(held: &Held, plan: &Plan) {
         match state {
             State::Incomplete { has, lacks } => tell!(
                 "{id} is left as it is: there is {} and not {}. --regenerate {} makes all of it anew.",
-                words(has),
-                words(lacks),
+                listed(has),
+                listed(lacks),
                 id.name
             ),
             _ => tell!(
@@ -171,16 +172,16 @@ fn reads(held: &Held, generator: &Generator, file: &File) -> String {
         .partition(|machine| held.snapshot.members.has(&(Kind::Machine, machine.to_string())));
     let mut told = vec!["secret".to_owned()];
     if !have.is_empty() {
-        told.push(format!("for {}", words(have)));
+        told.push(format!("for {}", listed(have)));
     }
     if !lack.is_empty() {
-        told.push(format!("and, once `muster machines accept` has their keys, for {}", words(lack)));
+        told.push(format!("and, once `muster machines accept` has their keys, for {}", listed(lack)));
     }
     if file.readers.is_empty() {
         told.push("for operators alone".to_owned());
     }
     if !generator.groups.is_empty() {
-        told.push(format!("(and the groups {})", words(&generator.groups)));
+        told.push(format!("(and the groups {})", listed(&generator.groups)));
     }
     told.join(" ")
 }

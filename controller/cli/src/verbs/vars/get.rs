@@ -9,10 +9,10 @@ use muster_protocol::terminal;
 
 use crate::config::FlakeArgument;
 use crate::terminal::error::WithHint as _;
+use crate::terminal::list::listed;
 use crate::vars::flake::root_of;
 use crate::vars::layout;
 use crate::vars::names::{GeneratorId, Place, VarId};
-use crate::vars::plan::words;
 use crate::vars::repository::{self, Snapshot};
 use crate::vars::secret::SecretBytes;
 use crate::vars::sops::Sops;
@@ -54,7 +54,7 @@ impl Get {
         let own = Path::new(layout::VARS).join(layout::PER_MACHINE).join(self.machine.as_str());
         let shared = Path::new(layout::VARS).join(layout::SHARED);
         let all = snapshot.secrets.keys().chain(&snapshot.values);
-        words(all.filter_map(|path| {
+        listed(all.filter_map(|path| {
             path.strip_prefix(&own).or_else(|_| path.strip_prefix(&shared)).ok().map(|path| path.display())
         }))
     }

@@ -8,12 +8,12 @@ use clap::Args;
 
 use crate::config::FlakeArgument;
 use crate::terminal::error::WithHint as _;
+use crate::terminal::list::listed;
 use crate::vars::age::Places;
 use crate::vars::flake::root_of;
 use crate::vars::keys::Recipients;
 use crate::vars::members::{Joining, register};
 use crate::vars::names::MemberName;
-use crate::vars::plan::words;
 use crate::vars::repository::Snapshot;
 use crate::vars::transaction::Folder;
 use crate::vars::workspace::{login, show, tell_of_git};
@@ -71,11 +71,11 @@ impl Keygen {
         };
         let draft = register(&snapshot, &name, &keys, joining, self.group.as_ref())?;
         if draft.is_empty() {
-            say!("{name} is registered with your key ({}) already.", words(&keys));
+            say!("{name} is registered with your key ({}) already.", listed(&keys));
             return Ok(ExitCode::SUCCESS);
         }
         folder.commit(&draft.changes)?;
-        say!("{name} is registered with {}:", words(&keys));
+        say!("{name} is registered with {}:", listed(&keys));
         show(&draft);
         if !snapshot.secrets.is_empty() {
             say!(

@@ -11,12 +11,13 @@ use muster_protocol::ids::MachineName;
 
 use crate::config::FlakeArgument;
 use crate::terminal::error::WithHint as _;
+use crate::terminal::list::listed;
 use crate::vars::answers;
 use crate::vars::change::Draft;
 use crate::vars::layout;
 use crate::vars::make;
 use crate::vars::names::VarId;
-use crate::vars::plan::{PlanError, words};
+use crate::vars::plan::PlanError;
 use crate::vars::secret::{MAX_VALUE, SecretBytes};
 use crate::vars::sops::Sops;
 use crate::vars::workspace::{Held, Operator, show, tell_of_git};
@@ -34,7 +35,7 @@ impl Set {
     pub async fn run(self, config: Option<PathBuf>) -> Result<ExitCode> {
         let held = Held::at(&self.flake.reference(config)?).await?;
         if !held.generators.machines.contains_key(&self.machine) {
-            let known = words(held.generators.machines.keys());
+            let known = listed(held.generators.machines.keys());
             return Err(PlanError::UnknownMachine(self.machine, known).into());
         }
         let generator = held.generators.find(&self.machine, &self.var.generator);
@@ -43,7 +44,7 @@ impl Set {
             let declared = held.generators.of(&self.machine);
             let known =
                 declared.flat_map(|it| it.files.keys().map(move |file| format!("{}/{file}", it.id.name)));
-            return Err(anyhow!("{} declares no {}; it declares {}", self.machine, self.var, words(known)))
+            return Err(anyhow!("{} declares no {}; it declares {}", self.machine, self.var, listed(known)))
                 .hint("declare it in the flake first");
         };
         let sops = Sops::find().await?;
