@@ -3,5 +3,6 @@
 
 mod ids;
 mod keys;
+mod recorded;
 mod targets;
 mod words;

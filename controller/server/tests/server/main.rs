@@ -11,6 +11,7 @@ mod migration;
 mod operators;
 mod parties;
 mod precedence;
+mod recorded;
 mod sign_in;
 mod support;
 mod trust;

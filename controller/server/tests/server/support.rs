@@ -42,6 +42,10 @@ impl HandClock {
         self.wall.fetch_add(seconds * 1000, Ordering::SeqCst);
         self.awake.fetch_add(seconds.max(0).unsigned_abs() * 1000, Ordering::SeqCst);
     }
+    /// Sets the wall's clock alone, in Unix milliseconds.
+    pub fn set_unix_ms(&self, now: i64) {
+        self.wall.store(now - START_S * 1000, Ordering::SeqCst);
+    }
 }
 impl Clock for HandClock {
     fn unix_ms(&self) -> i64 {
