@@ -7,8 +7,9 @@ use muster_protocol::policy::{Hook, InhibitedPolicy};
 use muster_protocol::report::{EventKind, UpdateStep as Ended};
 use muster_protocol::target::HealthCheck;
 
+use super::roots;
+use super::shared::Shared;
 use super::work::{Work, WorkError};
-use super::{Shared, roots};
 use crate::buildlog::BuildLog;
 use crate::core::blame::{self, Caches};
 use crate::core::policy::{Circumstances, Deferral, Hold, Stage, inhibited};
@@ -67,7 +68,7 @@ impl Listener for Follow<'_> {
 
 impl Drop for Follow<'_> {
     fn drop(&mut self) {
-        self.shared.progress.borrow_mut().take();
+        self.shared.doing.set_progress(None);
     }
 }
 
@@ -109,7 +110,7 @@ impl Work<'_> {
         let Some(target) = self.target() else { return Ok(()) };
         let started = self.shared.clock.awake();
         let rules = self.rules();
-        let last = self.shared.problem.borrow().clone();
+        let last = self.shared.doing.problem();
         let caches = blame::caches(self.backoff.failures(), last.as_deref());
         let limits = BuildLimits { max_jobs: rules.max_jobs, cores: rules.cores, nice: rules.nice, caches };
         let link = roots::new_link(self.shared.platform.layout());
@@ -144,8 +145,8 @@ impl Work<'_> {
     ) -> Result<(), WorkError> {
         let error = match result {
             Ok(value) => {
-                if self.shared.altered.replace(None).is_some() {
-                    self.shared.changed();
+                if self.shared.doing.set_altered(None).is_some() {
+                    self.shared.wakes.changed();
                 }
                 let (input, event, change) = well(value);
                 return self.advance(input, vec![event], change);
@@ -154,11 +155,11 @@ impl Work<'_> {
         };
         let attack = error.attack();
         // Told once, however often it is tried again.
-        let new = attack.filter(|attack| self.shared.altered.replace(Some(*attack)) != Some(*attack));
+        let new = attack.filter(|attack| self.shared.doing.set_altered(Some(*attack)) != Some(*attack));
         let events = new.map(|attack| EventKind::Refused { attack, detail: error.to_string() });
         let tries = if error.broke_off_a_build() { BUILD_TRIES } else { TRIES };
         let tried = self.backoff.failures() + 1 >= tries
-            && self.shared.answers.get()
+            && self.shared.heard.answers()
             && !matches!(error, NixError::Process(ProcessError::NoSpace(_)) | NixError::BuildFolder(_));
         if error.is_permanent() || tried {
             tracing::error!("{error}");
@@ -167,11 +168,11 @@ impl Work<'_> {
         if let Some(event) = events {
             let generation = self.target().map(|target| target.generation);
             self.shared.ledger.borrow_mut().tell(generation, event, self.shared.clock.unix_ms())?;
-            self.shared.changed();
+            self.shared.wakes.changed();
         }
         if matches!(error, NixError::Fetch { .. } | NixError::Build { .. }) {
             // A check-in brings a bearer before the next try.
-            self.shared.changed_now();
+            self.shared.wakes.changed_now();
         }
         Err(error.into())
     }
@@ -295,13 +296,13 @@ fn existing(folder: &std::path::Path) -> std::path::PathBuf {
 impl Shared {
     /// Tells how far a step is, in a report, in the next check-in and to whoever asks here.
     fn progress(&self, generation: Generation, progress: muster_protocol::report::Progress) {
-        *self.progress.borrow_mut() = Some(words(&progress));
+        self.doing.set_progress(Some(words(&progress)));
         let now = self.clock.unix_ms();
         let event = EventKind::Progress(progress);
         // A disk that refuses it has more to worry about; the step goes on.
         if let Err(error) = self.ledger.borrow_mut().tell(Some(generation), event, now) {
             tracing::debug!(%error, "progress is not told");
         }
-        self.changed();
+        self.wakes.changed();
     }
 }

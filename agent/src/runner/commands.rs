@@ -1,12 +1,15 @@
 //! What people at this machine ask for, over the local socket.
 
 use muster_protocol::clock::UnixMillis;
+use muster_protocol::machine::Class;
 use muster_protocol::report::Asker;
 use tokio::sync::{mpsc, oneshot};
 
-use super::Shared;
+use super::checkin::AGENT;
+use super::shared::Shared;
 use crate::core::policy::Pause;
-use crate::local::Command;
+use crate::core::records::Transaction;
+use crate::local::{Command, Status};
 use crate::status;
 
 /// Answers what comes over the local socket.
@@ -19,9 +22,7 @@ pub(super) async fn serve(shared: &Shared, mut commands: mpsc::Receiver<Command>
         match command {
             Command::Status(to) => reply(to, shared.status()),
             Command::CheckNow(to) => {
-                shared.waiting.borrow_mut().push(to);
-                shared.check_now.set(true);
-                shared.asked.set(true);
+                shared.asks.for_check(to);
                 shared.look_again();
             }
             Command::Rollback(to) => reply(to, shared.ask_rollback()),
@@ -35,6 +36,44 @@ pub(super) async fn serve(shared: &Shared, mut commands: mpsc::Receiver<Command>
 }
 
 impl Shared {
+    fn status(&self) -> Status {
+        let (phase, phase_generation, note) = self.standing();
+        Status {
+            agent_running: true,
+            agent: AGENT.to_owned(),
+            machine: self.identity.machine.clone(),
+            class: self.identity.class,
+            system: self.identity.system.clone(),
+            controller: self.identity.url.clone(),
+            fleet: self.identity.fleet,
+            phase,
+            phase_generation,
+            note,
+            verified: self.heard.wanted_generation(),
+            runs: self.runs(),
+            holds: self.heard.holds(),
+            refused: self.heard.refused().or(self.doing.altered()),
+            health: self.health(),
+            next: self.next(),
+            last_contact: self.heard.last_contact(),
+            reports_waiting: self.ledger.borrow().outbox.len(),
+            shut_out: self.heard.shut_out(),
+            age: self.age_claim().map(|claim| claim.recipient),
+        }
+    }
+
+    /// What comes next, in one sentence.
+    fn next(&self) -> String {
+        let ledger = self.ledger.borrow();
+        let wanted = self.heard.wanted();
+        status::next(
+            ledger.transaction().map(Transaction::generation),
+            ledger.transaction().map(|open| &open.state),
+            wanted.as_ref().map(|target| target.generation),
+            ledger.journal(),
+        )
+    }
+
     fn pause(&self, until: Option<UnixMillis>, by: Option<u32>) -> Result<String, String> {
         let since = self.clock.unix_ms();
         let done = self.ledger.borrow_mut().pause(Some(Pause { until, since, by }));
@@ -62,7 +101,7 @@ impl Shared {
 
     /// Tries the newest verified generation again, though it failed; the one place for whoever may ask for that.
     pub(super) fn retry(&self, by: Asker) -> Result<String, String> {
-        let wanted = self.wanted.borrow().clone();
+        let wanted = self.heard.wanted().clone();
         let Some(wanted) = wanted else {
             return Err(
                 "this machine has verified no generation yet: there is nothing to try again".to_owned()
@@ -73,16 +112,10 @@ impl Shared {
         let lifted = self.ledger.borrow_mut().lift(&wanted, by, running.as_ref(), now);
         lifted.map_err(|error| error.to_string())?;
         tracing::warn!(?by, "generation {} is tried again, as somebody asked", wanted.generation);
-        self.asked.set(true);
+        self.asks.for_another_try();
         self.look_again();
         let generation = wanted.generation;
         Ok(format!("generation {generation} is tried again; follow it with 'muster-agent status'"))
-    }
-
-    /// Something that the work rests on has changed.
-    fn look_again(&self) {
-        self.changed_now();
-        self.work.notify_one();
     }
 
     fn ask_rollback(&self) -> Result<String, String> {
@@ -97,8 +130,8 @@ impl Shared {
         }
         match &ledger.journal().previous {
             Some(previous) => {
-                self.rollback_asked.set(true);
-                self.work.notify_one();
+                self.asks.for_rollback();
+                self.wakes.wake_work();
                 Ok(format!("going back to {previous}; follow it with 'muster-agent status'"))
             }
             None => {
@@ -107,5 +140,25 @@ impl Shared {
                     .to_owned())
             }
         }
+    }
+
+    /// Somebody at the machine takes the generation that is under way at the next boot, one that NixOS does not switch a
+    /// running system to for example.
+    fn ask_at_boot(&self) -> Result<String, String> {
+        if self.identity.class == Class::Darwin {
+            return Err("a Mac is switched while it runs, and by nothing else".to_owned());
+        }
+        let ledger = self.ledger.borrow();
+        let Some(open) = ledger.transaction().filter(|open| open.state.is_before_activation()) else {
+            return Err("nothing waits here for a reboot: see muster-agent status".to_owned());
+        };
+        self.asks.for_boot(open.id.clone());
+        self.wakes.wake_work();
+        Ok(format!("generation {} is made what the next boot brings", open.generation()))
+    }
+
+    pub(super) fn is_asked_for_at_boot(&self) -> bool {
+        let ledger = self.ledger.borrow();
+        ledger.transaction().is_some_and(|open| self.asks.wants_at_boot(&open.id))
     }
 }

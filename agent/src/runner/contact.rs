@@ -9,17 +9,18 @@ use muster_protocol::ids::Generation;
 use muster_protocol::keys::SecretKey;
 use muster_protocol::report::{Attack, EventKind};
 
-use super::ledger::LedgerError;
+use super::chance::number;
+use super::error::ContactError;
 use super::reporting::Reporting;
 use super::requests::Requests;
-use super::said::{Kept, Said};
-use super::{Shared, number};
+use super::shared::Shared;
+use super::unanswered::{Outgoing, Unanswered};
 use crate::client::{Client, ClientError};
 use crate::core::backoff::{Backoff, part};
 use crate::core::hints::{Hints, LONGEST_PAUSE};
 use crate::core::state::State;
-use crate::identity::{self, IdentityError};
-use crate::trust::{Trust, TrustError};
+use crate::identity;
+use crate::trust::Trust;
 
 /// The longest wait while a generation waits only for the controller to be reached.
 const PROBING_PAUSE: Duration = Duration::from_secs(1);
@@ -31,41 +32,9 @@ const TOO_SOON: Duration = Duration::from_millis(500);
 /// so that nobody spins.
 const HASTY: u32 = 3;
 
-#[derive(Debug, thiserror::Error)]
-pub(super) enum ContactError {
-    #[error(transparent)]
-    Client(#[from] ClientError),
-    #[error(transparent)]
-    Trust(#[from] TrustError),
-    #[error(transparent)]
-    Ledger(#[from] LedgerError),
-    #[error("this machine's keys cannot be changed as they should: {0}")]
-    Keys(#[from] IdentityError),
-    #[error("what belongs to check-ins cannot be kept: {source}; {}", crate::durable::remedy(source))]
-    Sequence {
-        #[from]
-        source: std::io::Error,
-    },
-    #[error("the controller takes reports without storing them: look at its log")]
-    NothingStored,
-    #[error("the controller's numbers of this machine's reports are not its own; they are counted anew")]
-    Renamed,
-    #[error("the controller answers polls at once and has nothing new: look at its log")]
-    Spinning,
-}
-
-impl ContactError {
-    pub(super) fn client(&self) -> Option<&ClientError> {
-        match self {
-            Self::Client(error) | Self::Trust(TrustError::Client(error)) => Some(error),
-            _ => None,
-        }
-    }
-}
-
 /// A check-in, the key that it brings, and the key before that signs it where the controller knows no other.
 struct Sending {
-    said: Said,
+    outgoing: Outgoing,
     next: Option<SecretKey>,
     by: Option<SecretKey>,
 }
@@ -78,7 +47,7 @@ struct Contact<'a> {
     bearer_until: Option<Duration>,
     hints: Hints,
     reporting: Reporting,
-    said: Kept,
+    unanswered: Unanswered,
     requests: Requests,
     /// Which of the keys before signs, while the controller does not know the newest one.
     older: Option<usize>,
@@ -95,7 +64,7 @@ struct Contact<'a> {
     poll_seconds: u64,
 }
 
-pub async fn run(shared: &Shared, client: &Client, trust: Trust, said: Kept) {
+pub async fn run(shared: &Shared, client: &Client, trust: Trust, unanswered: Unanswered) {
     let mut contact = Contact {
         shared,
         client,
@@ -103,7 +72,7 @@ pub async fn run(shared: &Shared, client: &Client, trust: Trust, said: Kept) {
         bearer_until: None,
         hints: Hints::default(),
         reporting: Reporting::default(),
-        said,
+        unanswered,
         requests: Requests::open(&shared.config.state_dir),
         older: None,
         unsound: None,
@@ -127,7 +96,7 @@ pub async fn run(shared: &Shared, client: &Client, trust: Trust, said: Kept) {
                 tokio::select! {
                     () = tokio::time::sleep(wait) => {}
                     // Nor is a try out of turn.
-                    () = shared.say.notified() => if before.failures() > 0 { backoff = before },
+                    () = shared.wakes.contact() => if before.failures() > 0 { backoff = before },
                 }
             }
         }
@@ -141,15 +110,15 @@ impl Contact<'_> {
             self.say().await?;
         } else if self.has_to_say() {
             // What a poll has brought comes first, and what there is to say with what follows from it.
-            self.shared.say.notify_one();
+            self.shared.wakes.wake_contact();
         }
         if self.must_refresh() {
             self.refresh().await?;
         }
         // The work looks whether somebody else changed the machine meanwhile.
-        self.shared.work.notify_one();
+        self.shared.wakes.wake_work();
         let asked = self.now();
-        let have = self.hints.hint().or(self.shared.holds_generation());
+        let have = self.hints.hint().or(self.shared.heard.wanted_generation());
         let client = self.client;
         let mut poll = pin!(client.poll(have, self.poll_wait()));
         loop {
@@ -163,12 +132,12 @@ impl Contact<'_> {
                     let soon = self.now().saturating_sub(asked) < TOO_SOON;
                     self.hasty = if soon { self.hasty.saturating_add(1) } else { 0 };
                     if reply.check_in {
-                        self.shared.to_say.set(true);
+                        self.shared.wakes.mark();
                     }
                     self.heard = !reply.check_in;
                     return if self.hasty > HASTY { Err(ContactError::Spinning) } else { Ok(()) };
                 }
-                () = self.shared.say.notified() => {
+                () = self.shared.wakes.contact() => {
                     self.gather().await;
                     self.say().await?;
                     if self.must_refresh() {
@@ -185,10 +154,10 @@ impl Contact<'_> {
     async fn gather(&self) {
         let moment = tokio::time::sleep(MOMENT);
         tokio::pin!(moment);
-        while !self.shared.hurry.replace(false) {
+        while !self.shared.wakes.take_hurry() {
             tokio::select! {
                 () = &mut moment => return,
-                () = self.shared.say.notified() => {}
+                () = self.shared.wakes.contact() => {}
             }
         }
     }
@@ -198,19 +167,19 @@ impl Contact<'_> {
     }
 
     fn has_to_say(&self) -> bool {
-        self.bearer_due() || self.shared.to_say.get() || !self.shared.ledger.borrow().outbox.is_empty()
+        self.bearer_due() || self.shared.wakes.has_to_tell() || !self.shared.ledger.borrow().outbox.is_empty()
     }
 
     /// A check-in if something changed or the bearer runs out, then all reports that wait.
     async fn say(&mut self) -> Result<(), ContactError> {
         // One that waited for its answer, and what is new since.
         for _ in 0..2 {
-            if !self.shared.to_say.replace(false) && !self.bearer_due() {
+            if !self.shared.wakes.take_to_tell() && !self.bearer_due() {
                 break;
             }
             let said = self.check_in().await;
             if said.is_err() {
-                self.shared.to_say.set(true);
+                self.shared.wakes.mark();
             }
             said?;
         }
@@ -236,18 +205,18 @@ impl Contact<'_> {
             Some(older) => self.previous_keys()?.into_iter().nth(older),
             None => None,
         };
-        if let Some(said) = self.said.take()
-            && let Some(next) = self.signed_by(&said)
-            && (by.is_none() || said.check_in.new_key == in_force)
+        if let Some(outgoing) = self.unanswered.take()
+            && let Some(next) = self.signed_by(&outgoing)
+            && (by.is_none() || outgoing.check_in.new_key == in_force)
         {
-            return Ok(Sending { said, next, by });
+            return Ok(Sending { outgoing, next, by });
         }
         // A key before only ever brings the one in force.
         let brings = in_force.filter(|_| by.is_some());
-        self.said.keep(self.shared.next_check_in(brings)?)?;
-        let said = self.said.take().ok_or(ContactError::NothingStored)?;
-        let next = self.signed_by(&said).flatten();
-        Ok(Sending { said, next, by })
+        self.unanswered.keep(self.shared.next_check_in(brings)?)?;
+        let outgoing = self.unanswered.take().ok_or(ContactError::NothingStored)?;
+        let next = self.signed_by(&outgoing).flatten();
+        Ok(Sending { outgoing, next, by })
     }
 
     fn previous_keys(&self) -> Result<Vec<SecretKey>, ContactError> {
@@ -256,31 +225,31 @@ impl Contact<'_> {
     }
 
     /// The key that a check-in brings and that signs it too; `None` for one whose key is gone.
-    fn signed_by(&self, said: &Said) -> Option<Option<SecretKey>> {
-        let Some(new) = said.check_in.new_key else { return Some(None) };
-        let next = self.shared.next_key.borrow().clone().filter(|next| next.public() == new);
+    fn signed_by(&self, outgoing: &Outgoing) -> Option<Option<SecretKey>> {
+        let Some(new) = outgoing.check_in.new_key else { return Some(None) };
+        let next = self.shared.next_key.get().filter(|next| next.public() == new);
         next.or_else(|| self.client.key().filter(|key| key.public() == new)).map(Some)
     }
 
     /// A check-in was not answered with a success.
     fn not_taken(&mut self, error: &ClientError, sending: &Sending) -> Result<(), ContactError> {
         if error.ends_check_in() {
-            self.said.answered();
+            self.unanswered.answered();
         }
         if error.needs_new_bearer() {
             // It may know a key before: it was brought back from a backup, or lied that it took the new one.
             let next = self.older.map_or(0, |older| older.saturating_add(1));
             self.older = (next < self.previous_keys()?.len()).then_some(next);
         }
-        let waits = self.shared.next_key.borrow().as_ref().map(SecretKey::public);
-        if error.needs_new_bearer() && waits.is_some() && sending.said.check_in.new_key != waits {
+        let waits = self.shared.next_key.public();
+        if error.needs_new_bearer() && waits.is_some() && sending.outgoing.check_in.new_key != waits {
             // Or the next one, which it took and said otherwise.
-            self.shared.next_key_from.set(None);
-            self.said.answered();
+            self.shared.next_key.show();
+            self.unanswered.answered();
         }
         if error.code() == Some(ProblemCode::Conflict)
             && waits.is_some()
-            && sending.said.check_in.new_key == waits
+            && sending.outgoing.check_in.new_key == waits
         {
             self.shared.next_key_is_doubted();
         }
@@ -290,7 +259,7 @@ impl Contact<'_> {
     async fn check_in(&mut self) -> Result<(), ContactError> {
         let sending = self.sending()?;
         let sent = self.now();
-        let bytes = sending.said.bytes.clone();
+        let bytes = sending.outgoing.bytes.clone();
         let answer = self.client.check_in(bytes, sending.next.as_ref(), sending.by.as_ref()).await;
         let reply = match answer {
             Ok(reply) => reply,
@@ -299,16 +268,16 @@ impl Contact<'_> {
                 return Err(error.into());
             }
         };
-        let Sending { said, next, .. } = sending;
+        let Sending { outgoing, next, .. } = sending;
         self.older = None;
-        let waits = self.shared.next_key.borrow().as_ref().map(SecretKey::public);
+        let waits = self.shared.next_key.public();
         if let Some(next) = next.filter(|next| waits == Some(next.public())) {
             self.shared.rotated(self.client, &next)?;
         }
-        self.said.answered();
-        if !said.fresh {
+        self.unanswered.answered();
+        if !outgoing.fresh {
             // What has changed since is said by the next one.
-            self.shared.to_say.set(true);
+            self.shared.wakes.mark();
         }
         if reply.rotate_key && reply.requests.is_empty() && !std::mem::replace(&mut self.unsigned, true) {
             tracing::warn!("the controller asks for a new key without an operator's signature; not followed");
@@ -317,9 +286,8 @@ impl Contact<'_> {
         self.bearer_until = Some(sent.saturating_add(good));
         self.poll_seconds = reply.poll_seconds.min(self.shared.config.poll_seconds).max(1);
         self.hinted(reply.generation.or(self.hints.hint()));
-        self.shared.reached.set(Some(sent));
-        self.shared.shut_out.borrow_mut().take();
-        self.shared.answer_waiting(&Ok("the controller answers; the agent takes what it has".to_owned()));
+        self.shared.heard.check_in_answered(sent);
+        self.shared.asks.answer(&Ok("the controller answers; the agent takes what it has".to_owned()));
         self.shared.answered();
         self.reporting.reached();
         // Which count it is of it does not say: only the answer to a batch lets events go.
@@ -330,28 +298,31 @@ impl Contact<'_> {
             self.refuse(refusal.attack, &refusal.detail);
         }
         let refuses = self.refuses();
-        if self.shared.refused.replace(refuses).is_some() && refuses.is_none() && self.may_calm() {
-            self.shared.changed();
+        if self.shared.heard.set_refused(refuses).is_some() && refuses.is_none() && self.may_calm() {
+            self.shared.wakes.changed();
         }
-        self.shared.work.notify_one();
+        self.shared.wakes.wake_work();
         Ok(())
     }
 
     /// Takes note of what the controller speaks of; never trusted.
     fn hinted(&mut self, hint: Option<Generation>) {
         self.hints.heard(hint);
-        self.shared.hinted.set(self.hints.is_news(self.shared.holds_generation(), self.now()));
+        self.shared
+            .heard
+            .set_speaks_of_news(self.hints.is_news(self.shared.heard.wanted_generation(), self.now()));
     }
 
     fn must_refresh(&self) -> bool {
-        self.shared.check_now.get() || self.hints.must_refresh(self.shared.holds_generation(), self.now())
+        self.shared.asks.wants_refresh()
+            || self.hints.must_refresh(self.shared.heard.wanted_generation(), self.now())
     }
 
     async fn refresh(&mut self) -> Result<(), ContactError> {
         let result = self.trust.refresh(self.client, self.shared.clock.unix_seconds()).await;
         self.note_holds();
-        self.shared.check_now.set(false);
-        self.shared.hinted.set(false);
+        self.shared.asks.refreshed();
+        self.shared.heard.set_speaks_of_news(false);
         let target = match result {
             Ok(target) => target,
             Err(error) => {
@@ -367,13 +338,11 @@ impl Contact<'_> {
         self.hints.refreshed(target.as_ref().map(|target| target.generation), self.now());
         self.unsound = None;
         let refuses = self.refuses();
-        if self.shared.refused.replace(refuses) != refuses {
-            self.shared.changed();
+        if self.shared.heard.set_refused(refuses) != refuses {
+            self.shared.wakes.changed();
         }
-        if *self.shared.wanted.borrow() != target {
-            *self.shared.wanted.borrow_mut() = target;
-        }
-        self.shared.work.notify_one();
+        self.shared.heard.verified(target);
+        self.shared.wakes.wake_work();
         Ok(())
     }
 
@@ -381,20 +350,19 @@ impl Contact<'_> {
     /// what an earlier epoch wanted is wanted no longer.
     fn note_holds(&mut self) {
         let holds = self.trust.holds();
-        let before = self.shared.holds.replace(holds);
+        let before = self.shared.heard.set_holds(holds);
         if before == holds {
             return;
         }
-        self.shared.to_say.set(true);
+        self.shared.wakes.mark();
         // What operators and root holders signed is news; a controller makes timestamps by itself, as many as it likes.
         if (before.root, before.targets, before.epoch) != (holds.root, holds.targets, holds.epoch) {
             self.hasty = 0;
         }
-        let mut wanted = self.shared.wanted.borrow_mut();
-        if wanted.take_if(|target| target.generation.epoch() < holds.epoch).is_some() {
+        if self.shared.heard.disown_before(holds.epoch) {
             tracing::warn!("epoch {} has begun: what was signed before it is taken no longer", holds.epoch);
         }
-        self.shared.work.notify_one();
+        self.shared.wakes.wake_work();
     }
 
     /// Whether it is told at once that nothing is refused any more. A controller that hands something forged on now and then
@@ -415,7 +383,7 @@ impl Contact<'_> {
 
     /// Tells an attack once, until something is accepted again or it is another one.
     fn refuse(&self, attack: Attack, detail: &str) {
-        if self.shared.refused.replace(Some(attack)) == Some(attack) {
+        if self.shared.heard.set_refused(Some(attack)) == Some(attack) {
             return;
         }
         tracing::error!("refused as {}: {detail}", attack.as_str());
@@ -424,14 +392,14 @@ impl Contact<'_> {
         if let Err(error) = self.shared.ledger.borrow_mut().tell(self.hints.hint(), event, now) {
             tracing::error!(%error, "the refusal cannot be reported");
         }
-        self.shared.changed();
+        self.shared.wakes.changed();
     }
 
     /// Takes note of a failure and says how long to wait.
     fn failed(&mut self, error: &ContactError, backoff: &mut Backoff) -> Duration {
         let client = error.client();
         if client.is_some_and(ClientError::is_unreachable) {
-            self.shared.answers.set(false);
+            self.shared.heard.forget_answers();
         }
         if client.is_some_and(ClientError::needs_new_bearer) {
             self.bearer_until = None;
@@ -442,12 +410,12 @@ impl Contact<'_> {
         match client.and_then(ClientError::code) {
             Some(ProblemCode::Revoked | ProblemCode::UnknownMachine) => {
                 let words = format!("the controller takes nothing of this machine any more: {error}");
-                self.shared.answer_waiting(&Err(words.clone()));
-                *self.shared.shut_out.borrow_mut() = Some(words);
+                self.shared.asks.answer(&Err(words.clone()));
+                self.shared.heard.set_shut_out(words);
             }
             _ => {
                 let words = format!("the agent asked the controller, in vain, and goes on asking: {error}");
-                self.shared.answer_waiting(&Ok(words));
+                self.shared.asks.answer(&Ok(words));
             }
         }
         let wait = backoff.failed(number(), client.and_then(ClientError::retry_after));
@@ -474,19 +442,5 @@ impl Contact<'_> {
 
     fn now(&self) -> Duration {
         self.shared.clock.awake()
-    }
-}
-
-impl Shared {
-    /// The controller answered something.
-    pub(super) fn answered(&self) {
-        self.last_contact.set(Some(self.clock.unix_ms()));
-        if !self.answers.replace(true) {
-            self.work.notify_one();
-        }
-    }
-
-    fn holds_generation(&self) -> Option<Generation> {
-        self.wanted.borrow().as_ref().map(|target| target.generation)
     }
 }

@@ -10,13 +10,13 @@
 // What was lived through is told to whoever asks for it (--nocapture).
 #![allow(clippy::print_stdout)]
 
+mod dice;
 mod honest;
 mod liar;
 mod line;
 mod machine;
 mod weak;
 
-use std::cell::Cell;
 use std::collections::{BTreeMap, BTreeSet};
 use std::rc::Rc;
 use std::sync::Arc;
@@ -31,12 +31,13 @@ use muster_protocol::target::Target;
 use tokio::sync::mpsc;
 use tokio::task::{JoinHandle, LocalSet};
 
+use self::dice::Dice;
 use self::honest::Honest;
-use self::liar::Dice;
 use self::line::Line;
 use self::machine::{Cache, Machine};
 use self::weak::Weak;
-use super::{Around, keep};
+use super::chance::drawn;
+use super::lifecycle::{Around, keep};
 use crate::client::Client;
 use crate::core::records::tests::{path, target};
 use crate::core::sparing::{MOST_BYTES, MOST_EVENTS};
@@ -56,19 +57,6 @@ const AS_EVER: Duration = Duration::from_secs(5 * 60);
 const HOURS: u64 = 60;
 /// And with an agent that believes too much, until that is noticed.
 const MOST_HOURS: u64 = 300;
-
-thread_local! {
-    static DRAWN: Cell<Option<u64>> = const { Cell::new(None) };
-}
-
-/// In place of random numbers, so that an hour with the same number is much the same hour.
-pub(super) fn drawn() -> Option<u64> {
-    let number = DRAWN.get()?;
-    let mut dice = Dice::new(number);
-    let drawn = dice.number();
-    DRAWN.set(Some(drawn));
-    Some(drawn)
-}
 
 /// What happens beside the lies.
 #[derive(Debug, Clone, Copy)]
@@ -118,7 +106,11 @@ fn wanted(generation: Generation) -> Target {
 
 impl Hour {
     async fn begin(seed: u64, weak: Option<Weak>) -> Self {
-        DRAWN.set(Some(seed));
+        let mut number = seed;
+        drawn::from(move || {
+            number = Dice::new(number).number();
+            number
+        });
         let (machine, starts) = Machine::new();
         let machine = Rc::new(machine);
         let first_key = machine.keys().machine.public();
@@ -373,7 +365,7 @@ fn logged(
         let local = LocalSet::new();
         local.block_on(&runtime.unwrap(), lives)
     });
-    DRAWN.set(None);
+    drawn::at_random();
     end.map_err(|error| {
         // Of a weak one it is what was looked for.
         if weak.is_some() {

@@ -5,8 +5,9 @@ use std::time::Duration;
 use muster_protocol::api::ProblemCode;
 use muster_protocol::report::{Accepted, Batch};
 
-use super::contact::ContactError;
-use super::{Shared, number};
+use super::chance::number;
+use super::error::ContactError;
+use super::shared::Shared;
 use crate::client::{Client, ClientError};
 use crate::core::answers::{Numbers, numbers};
 use crate::core::backoff::Backoff;

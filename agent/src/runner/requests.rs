@@ -9,8 +9,8 @@ use muster_protocol::report::{Asker, Attack};
 use muster_protocol::request::{Asked, MachineRequest, RequestError, SignedRequest};
 use serde::{Deserialize, Serialize};
 
-use super::Shared;
-use super::contact::ContactError;
+use super::error::ContactError;
+use super::shared::Shared;
 use crate::client::Client;
 use crate::durable;
 
@@ -83,7 +83,7 @@ impl Requests {
                 Err(RequestError::NotAnOperator) => {
                     // One of a root that is not held yet, perhaps: it is looked for once.
                     if self.refused.len() < MOST && self.refused.insert(id) {
-                        shared.check_now.set(true);
+                        shared.asks.for_refresh();
                     }
                 }
                 Err(error) if error.is_attack() => {
@@ -100,9 +100,9 @@ impl Requests {
         let told = self.told.len();
         self.told.extend(&known);
         let news = self.told.len() > told;
-        shared.followed.replace(known);
+        shared.heard.set_followed(known);
         if news {
-            shared.changed();
+            shared.wakes.changed();
         }
         Ok(refused)
     }
@@ -134,7 +134,7 @@ fn follow(
     match &request.asked {
         Asked::RotateKey { key: old } => Ok(shared.rotation_wanted(old, client)?),
         Asked::Retry { derivation, .. } => {
-            let wanted = shared.wanted.borrow().as_ref().map(|target| target.derivation.clone());
+            let wanted = shared.heard.wanted().as_ref().map(|target| target.derivation.clone());
             if wanted.as_ref() != Some(derivation) {
                 // Of another generation than the one that is held: it may come with the next metadata.
                 return Ok(false);

@@ -7,7 +7,7 @@ use std::time::Duration;
 use muster_protocol::keys::{PublicKey, SecretKey};
 use muster_protocol::report::EventKind;
 
-use super::Shared;
+use super::shared::Shared;
 use crate::client::Client;
 use crate::identity::{self, IdentityError};
 
@@ -18,9 +18,8 @@ impl Shared {
     /// Makes the next key; the check-in that follows brings it.
     fn begin_rotation(&self) -> Result<SecretKey, IdentityError> {
         let next = identity::make_next_key(&self.config.state_dir)?;
-        *self.next_key.borrow_mut() = Some(next.clone());
-        self.next_key_from.set(None);
-        self.changed();
+        self.next_key.set(Some(next.clone()));
+        self.wakes.changed();
         Ok(next)
     }
 
@@ -31,7 +30,7 @@ impl Shared {
             return Ok(true);
         }
         // Only a key that was replaced is done with: whoever answers may refuse the next one.
-        if self.next_key.borrow().is_some() {
+        if self.next_key.get().is_some() {
             return Ok(false);
         }
         let now = self.clock.unix_ms();
@@ -49,17 +48,11 @@ impl Shared {
     /// shown again after an hour, or as soon as the key in force is not known.
     pub(super) fn next_key_is_doubted(&self) {
         let pause = Duration::from_millis(APART_MS.unsigned_abs());
-        if self.next_key_from.replace(Some(self.clock.awake().saturating_add(pause))).is_none() {
+        if self.next_key.show_from(self.clock.awake().saturating_add(pause)) {
             tracing::warn!(
                 "the controller does not take this machine's next key; it is shown again in an hour"
             );
         }
-    }
-
-    /// The next key, if it is to be shown now.
-    pub(super) fn next_key_to_show(&self) -> Option<PublicKey> {
-        let waits = self.next_key_from.get().is_some_and(|from| self.clock.awake() < from);
-        self.next_key.borrow().as_ref().map(SecretKey::public).filter(|_| !waits)
     }
 
     /// Somebody at this machine asks for a new key.
@@ -80,8 +73,7 @@ impl Shared {
             }
         }
         client.use_key(next);
-        *self.next_key.borrow_mut() = None;
-        self.next_key_from.set(None);
+        self.next_key.set(None);
         tracing::info!(key = next.public().short(), "this machine signs with its new key");
         let event = EventKind::KeyRotated { key: next.public() };
         if let Err(error) = self.ledger.borrow_mut().tell(None, event, self.clock.unix_ms()) {

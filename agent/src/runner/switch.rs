@@ -62,7 +62,7 @@ impl Work<'_> {
 
     pub(super) async fn restart_activator(&mut self) -> Result<(), WorkError> {
         let generation = self.generation().unwrap_or(Generation::FIRST);
-        self.shared.changed();
+        self.shared.wakes.changed();
         self.ask(move |platform| platform.start_activator(generation)).await?;
         self.started = Some(self.shared.clock.awake());
         Ok(())
@@ -87,7 +87,7 @@ impl Work<'_> {
         }
         if matches!(input, Input::Activated | Input::Rebooted) {
             self.probed = None;
-            self.shared.probing_since.set(Some(self.shared.clock.awake()));
+            self.shared.doing.probes_since(Some(self.shared.clock.awake()));
         }
         if let Some(record) = record.as_ref().filter(|_| activating) {
             self.note(record);
@@ -110,10 +110,10 @@ impl Work<'_> {
     /// Asks everything at once; stops when the activator has lost its patience meanwhile.
     pub(super) async fn probe(&mut self) -> Result<(), WorkError> {
         let now = self.shared.clock.awake();
-        if self.shared.probing_since.get().is_none() {
+        if self.shared.doing.probing_since().is_none() {
             // This agent was started after the activation.
-            self.shared.probing_since.set(Some(now));
-            self.shared.changed_now();
+            self.shared.doing.probes_since(Some(now));
+            self.shared.wakes.changed_now();
         }
         self.probing = Some(now);
         let checks = self.checks();
@@ -137,7 +137,7 @@ impl Work<'_> {
     async fn reached(&self) {
         let wait = async {
             while !self.shared.controller().reached_since_activation {
-                self.shared.work.notified().await;
+                self.shared.wakes.work().await;
             }
         };
         let _ = tokio::time::timeout(MOMENT, wait).await;
@@ -179,7 +179,7 @@ impl Work<'_> {
         };
         rooted.map_err(|source| WorkError::Roots { source })?;
         if let State::Confirmed { degraded } = &transaction.state {
-            *self.shared.degraded.borrow_mut() = Some(degraded.clone());
+            self.shared.doing.set_degraded(degraded.clone());
             self.units_seen = Some(self.shared.clock.awake());
         }
         let running = layout.running();
@@ -191,10 +191,10 @@ impl Work<'_> {
         let probe_ms = self.probing.map(|began| self.since(began));
         if matches!(transaction.state, State::RolledBack { reason: Reason::ControllerUnreachable, .. }) {
             // Its last answer is from before the outage: a new one is waited for, and may bring a newer generation.
-            self.shared.answers.set(false);
+            self.shared.heard.forget_answers();
         }
         self.shared.ledger.borrow_mut().settle(settled)?;
-        self.shared.changed();
+        self.shared.wakes.changed();
         tracing::info!("generation {} is over: {}", transaction.generation(), transaction.state.name());
         self.summarise(&transaction, old.as_ref(), probe_ms).await;
         roots::release(layout).map_err(|source| WorkError::Roots { source })?;
@@ -203,7 +203,7 @@ impl Work<'_> {
         }
         (self.probed, self.started, self.began, self.probing) = (None, None, None, None);
         self.asked_for.clear();
-        self.shared.probing_since.set(None);
+        self.shared.doing.probes_since(None);
         Ok(())
     }
 

@@ -11,8 +11,9 @@ use muster_protocol::report::{EventKind, UpdateStep as Ended};
 use muster_protocol::target::Target;
 use tracing::Instrument as _;
 
+use super::chance::number;
 use super::ledger::{LedgerError, Seen};
-use super::{Shared, number};
+use super::shared::Shared;
 use crate::activator;
 use crate::client::Client;
 use crate::core::backoff::{Backoff, look};
@@ -135,7 +136,7 @@ pub async fn run(shared: &Shared, client: &Client, nix: &dyn Store) {
 
 impl Work<'_> {
     async fn turn(&mut self) -> Result<(), WorkError> {
-        if self.shared.asked.replace(false) {
+        if self.shared.asks.take_another_try() {
             (self.asked, self.not_before) = (true, None);
             (self.circumstances, self.blockers) = (None, None);
         }
@@ -191,9 +192,9 @@ impl Work<'_> {
         let state = ledger.transaction().map(|open| &open.state);
         let reached = self.shared.controller().reached_since_activation;
         if state.is_some_and(|state| state.is_final() || (*state == State::Probing && !reached)) {
-            self.shared.changed_now();
+            self.shared.wakes.changed_now();
         } else {
-            self.shared.changed();
+            self.shared.wakes.changed();
         }
     }
 
@@ -204,7 +205,7 @@ impl Work<'_> {
             let now = self.shared.clock.awake();
             let since = *self.watched.get_or_insert(now);
             let pause = look(now.saturating_sub(since), LONGEST_LOOK);
-            let woken = tokio::time::timeout(pause, self.shared.work.notified()).await.is_ok();
+            let woken = tokio::time::timeout(pause, self.shared.wakes.work()).await.is_ok();
             let starting = self.started.is_some_and(|at| now.saturating_sub(at) < START_LIMIT);
             let now = self.glance();
             if woken || now != seen || !(now.alive || starting) {
@@ -219,7 +220,7 @@ impl Work<'_> {
 
     /// Until the contact or a person wakes the work, or the time is over.
     async fn wait(&self, limit: Option<Duration>) {
-        let woken = self.shared.work.notified();
+        let woken = self.shared.wakes.work();
         match limit {
             Some(limit) => drop(tokio::time::timeout(limit, woken).await),
             None => woken.await,
@@ -235,11 +236,11 @@ impl Work<'_> {
         let given = ledger.files.confirmation()?.whole();
         let starting = self.started.is_some_and(|at| now.saturating_sub(at) < START_LIMIT);
         let alive = activator::is_alive(&shared.config.state_dir);
-        let wanted = shared.wanted.borrow();
+        let wanted = shared.heard.wanted();
         let (rules, due) = (shared.rules(&ledger), shared.platform.due());
         let observed = Observed {
             transaction: ledger.transaction(),
-            epoch: shared.holds.get().epoch,
+            epoch: shared.heard.holds().epoch,
             activation: activation.as_ref(),
             activator_alive: alive || starting,
             given: given.as_ref(),
@@ -247,7 +248,7 @@ impl Work<'_> {
             boot: &shared.boot,
             probed: self.probed.as_ref(),
             controller: shared.controller(),
-            rollback_asked: shared.rollback_asked.get(),
+            rollback_asked: shared.asks.wants_rollback(),
             asked: self.asked,
             console: shared.platform.console(),
             rules: &rules,
@@ -288,7 +289,7 @@ impl Work<'_> {
     }
 
     fn wanted(&self) -> Option<Target> {
-        self.shared.wanted.borrow().clone()
+        self.shared.heard.wanted().clone()
     }
 
     fn begin(&mut self) -> Result<(), WorkError> {
@@ -330,7 +331,7 @@ impl Work<'_> {
     }
 
     fn begin_rollback(&mut self, previous: StorePath) -> Result<(), WorkError> {
-        self.shared.rollback_asked.set(false);
+        self.shared.asks.rollback_begun();
         let known = self.shared.ledger.borrow().journal().confirmed.clone();
         let Some(known) = known else { return Ok(()) };
         let (class, now) = (self.shared.identity.class, self.shared.clock.unix_ms());
@@ -355,8 +356,8 @@ impl Work<'_> {
     fn forget_the_last(&mut self) {
         self.began = Some(self.shared.clock.awake());
         (self.started, self.probed, self.probing) = (None, None, None);
-        self.shared.probing_since.set(None);
-        self.shared.altered.set(None);
+        self.shared.doing.probes_since(None);
+        self.shared.doing.set_altered(None);
     }
 
     pub(super) fn defer(&mut self, deferral: Deferral) -> Result<(), WorkError> {

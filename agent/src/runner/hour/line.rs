@@ -83,7 +83,7 @@ impl Line {
     /// From here on somebody else answers, or again the honest one.
     pub fn lie(&self, seed: u64) {
         let mut inner = self.lock();
-        inner.liar.dice = super::Dice::new(seed);
+        inner.liar.dice = super::dice::Dice::new(seed);
         inner.lies = true;
     }
     pub fn deny_keys(&self) {

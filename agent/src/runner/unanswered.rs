@@ -14,7 +14,7 @@ pub const FILE: &str = "checkin.json";
 
 /// A check-in as it is sent.
 #[derive(Debug, Clone)]
-pub struct Said {
+pub struct Outgoing {
     pub check_in: CheckIn,
     pub bytes: Vec<u8>,
     /// Made by this process just now. What an older one says is not news any more.
@@ -22,12 +22,12 @@ pub struct Said {
 }
 
 /// Where it is kept.
-pub struct Kept {
+pub struct Unanswered {
     path: PathBuf,
-    said: Option<Said>,
+    outgoing: Option<Outgoing>,
 }
 
-impl Kept {
+impl Unanswered {
     /// What the last process left unanswered. A file that is damaged, or of another machine, is none.
     pub fn open(state_dir: &Path, fleet: &Sha256, machine: &MachineName) -> io::Result<Self> {
         let path = state_dir.join(FILE);
@@ -35,39 +35,39 @@ impl Kept {
             Err(error) if error.kind() == io::ErrorKind::Other => None,
             read => read?,
         };
-        let said = bytes.and_then(|bytes| {
+        let outgoing = bytes.and_then(|bytes| {
             let check_in: CheckIn = serde_json::from_slice(&bytes).ok()?;
             let ours = check_in.audience == *fleet && check_in.machine == *machine;
-            ours.then_some(Said { check_in, bytes, fresh: false })
+            ours.then_some(Outgoing { check_in, bytes, fresh: false })
         });
-        Ok(Self { path, said })
+        Ok(Self { path, outgoing })
     }
 
     /// The number of the one that waits.
     pub fn number(&self) -> u64 {
-        self.said.as_ref().map_or(0, |said| said.check_in.seq)
+        self.outgoing.as_ref().map_or(0, |outgoing| outgoing.check_in.seq)
     }
 
     /// The one that waits; from now on it is an old one.
-    pub fn take(&mut self) -> Option<Said> {
-        let said = self.said.clone();
-        if let Some(kept) = &mut self.said {
+    pub fn take(&mut self) -> Option<Outgoing> {
+        let outgoing = self.outgoing.clone();
+        if let Some(kept) = &mut self.outgoing {
             kept.fresh = false;
         }
-        said
+        outgoing
     }
 
     /// Keeps the next one, durably.
     pub fn keep(&mut self, check_in: CheckIn) -> io::Result<()> {
         let bytes = serde_json::to_vec(&check_in).map_err(io::Error::other)?;
         durable::rewrite(&self.path, &bytes, 0o600)?;
-        self.said = Some(Said { check_in, bytes, fresh: true });
+        self.outgoing = Some(Outgoing { check_in, bytes, fresh: true });
         Ok(())
     }
 
     /// It has its answer. Saved with the next one: the controller knows one that is sent once more.
     pub fn answered(&mut self) {
-        self.said = None;
+        self.outgoing = None;
         let mut spare = self.path.clone().into_os_string();
         spare.push(".new");
         if let Err(error) = std::fs::rename(&self.path, spare) {
@@ -104,8 +104,8 @@ mod tests {
             followed: vec![],
         }
     }
-    fn open(folder: &Path) -> Kept {
-        Kept::open(folder, &Sha256::of(b"fleet"), &"tin".parse().unwrap()).unwrap()
+    fn open(folder: &Path) -> Unanswered {
+        Unanswered::open(folder, &Sha256::of(b"fleet"), &"tin".parse().unwrap()).unwrap()
     }
 
     #[test]
@@ -114,12 +114,12 @@ mod tests {
         let mut kept = open(folder.path());
         assert!(kept.take().is_none());
         kept.keep(check_in(7)).unwrap();
-        let said = kept.take().unwrap();
-        assert!(said.fresh);
+        let outgoing = kept.take().unwrap();
+        assert!(outgoing.fresh);
         for _ in 0..3 {
             let mut again = open(folder.path());
             let repeated = again.take().unwrap();
-            assert_eq!((&repeated.bytes, repeated.fresh, again.number()), (&said.bytes, false, 7));
+            assert_eq!((&repeated.bytes, repeated.fresh, again.number()), (&outgoing.bytes, false, 7));
         }
         kept.answered();
         assert!(open(folder.path()).take().is_none());

@@ -1,0 +1,73 @@
+//! What people at this machine ask for. The local commands write it; the contact and the work take it.
+
+use std::cell::{Cell, RefCell};
+
+use tokio::sync::oneshot;
+
+/// Hears what the controller said to somebody's question.
+pub type Waiting = oneshot::Sender<Result<String, String>>;
+
+#[derive(Default)]
+pub struct Asks {
+    rollback: Cell<bool>,
+    /// The transaction that is wanted at the next boot.
+    at_boot: RefCell<Option<String>>,
+    /// The metadata is to be fetched: a person asked, or a request names an operator of a root that is not held yet.
+    refresh: Cell<bool>,
+    /// The work tries again what it put off.
+    again: Cell<bool>,
+    waiting: RefCell<Vec<Waiting>>,
+}
+
+impl Asks {
+    pub fn for_rollback(&self) {
+        self.rollback.set(true);
+    }
+    pub fn wants_rollback(&self) -> bool {
+        self.rollback.get()
+    }
+    pub fn rollback_begun(&self) {
+        self.rollback.set(false);
+    }
+
+    pub fn for_boot(&self, transaction: String) {
+        *self.at_boot.borrow_mut() = Some(transaction);
+        self.for_another_try();
+    }
+    pub fn wants_at_boot(&self, transaction: &str) -> bool {
+        self.at_boot.borrow().as_deref() == Some(transaction)
+    }
+
+    pub fn for_refresh(&self) {
+        self.refresh.set(true);
+    }
+    pub fn wants_refresh(&self) -> bool {
+        self.refresh.get()
+    }
+    pub fn refreshed(&self) {
+        self.refresh.set(false);
+    }
+
+    pub fn for_another_try(&self) {
+        self.again.set(true);
+    }
+    /// Whether somebody asked for it since this was last looked at.
+    pub fn take_another_try(&self) -> bool {
+        self.again.replace(false)
+    }
+
+    /// Asks the controller now; what it says is told to this one.
+    pub fn for_check(&self, to: Waiting) {
+        self.waiting.borrow_mut().push(to);
+        self.for_refresh();
+        self.for_another_try();
+    }
+
+    /// Tells those who asked for it what the controller said.
+    pub fn answer(&self, answer: &Result<String, String>) {
+        for to in self.waiting.borrow_mut().drain(..) {
+            // Whoever asked may have gone away: that is no error.
+            let _ = to.send(answer.clone());
+        }
+    }
+}

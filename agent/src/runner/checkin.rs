@@ -1,0 +1,118 @@
+//! What a check-in says of this machine; people at it are told the same.
+
+use muster_protocol::checkin::{CheckIn, Health, Phase, Runs};
+use muster_protocol::clock::UnixMillis;
+use muster_protocol::ids::Generation;
+use muster_protocol::keys::PublicKey;
+use muster_protocol::report::{Attack, MAX_LOG_TAIL};
+use muster_protocol::witness::AgeClaim;
+
+use super::shared::Shared;
+use crate::core::state::State;
+
+/// The version of this agent.
+pub const AGENT: &str = env!("CARGO_PKG_VERSION");
+/// How many failed units a check-in names.
+const MAX_DEGRADED: usize = 32;
+
+impl Shared {
+    /// A check-in under the next number, which nobody else has and no later one gets.
+    ///
+    /// `new_key` is what it brings: the key that waits to take this one's place, unless a key before signs it.
+    pub fn next_check_in(&self, new_key: Option<PublicKey>) -> std::io::Result<CheckIn> {
+        let seq = self.numbers.next()?;
+        let (phase, phase_generation, note) = self.standing();
+        let mut health = self.health();
+        // Whatever a check or a user's program said: a check-in that is too long would be said again and again, and never taken.
+        let note = note.map(shortened);
+        health.reboot_waits = health.reboot_waits.map(shortened);
+        let new_key = new_key.or_else(|| self.next_key.to_show(self.clock.awake()));
+        Ok(CheckIn {
+            audience: self.identity.fleet,
+            machine: self.identity.machine.clone(),
+            class: self.identity.class,
+            system: self.identity.system.clone(),
+            boot_id: self.boot.clone(),
+            seq,
+            clock: self.clock.unix_ms(),
+            agent: AGENT.to_owned(),
+            runs: self.runs(),
+            holds: self.heard.holds(),
+            phase,
+            phase_generation,
+            note,
+            refused: self.heard.refused().or(self.doing.altered()).map(Attack::in_check_in),
+            health,
+            new_key,
+            age: self.age_claim(),
+            followed: self.heard.followed(),
+        })
+    }
+
+    /// Phase, the generation that it speaks of, and a sentence.
+    pub fn standing(&self) -> (Phase, Option<Generation>, Option<String>) {
+        let ledger = self.ledger.borrow();
+        let problem = self.heard.shut_out().or_else(|| self.doing.problem());
+        match (ledger.transaction(), &ledger.journal().last) {
+            (Some(open), _) => {
+                let note = || open.state.note().map(str::to_owned);
+                let note = problem.or_else(|| self.doing.progress()).or_else(note);
+                (open.state.phase(), Some(open.generation()), note)
+            }
+            (None, Some(last)) => {
+                let remark = ledger.journal().remark(self.platform.layout().specialisation().as_deref());
+                let words: Vec<String> = last.note.iter().cloned().chain(remark).collect();
+                let note = Some(words.join("; ")).filter(|words| !words.is_empty());
+                (last.phase, Some(last.generation), problem.or(note))
+            }
+            (None, None) => (Phase::Idle, None, problem),
+        }
+    }
+
+    pub fn health(&self) -> Health {
+        let ledger = self.ledger.borrow();
+        let reboot = self.doing.reboot();
+        let waits_until = ledger.transaction().and_then(|open| match &open.state {
+            State::Deferred { deferral, .. } => deferral.until,
+            _ => None,
+        });
+        let now = self.clock.unix_ms();
+        let pause = ledger.journal().pause.as_ref().filter(|pause| pause.holds(now));
+        Health {
+            degraded: self
+                .doing
+                .degraded()
+                .as_ref()
+                .map(|units| units.iter().take(MAX_DEGRADED).cloned().collect()),
+            reboot: reboot.as_ref().map(|note| note.what.clone()).unwrap_or_default(),
+            reboot_waits: reboot.as_ref().map(|note| note.waits.clone()),
+            waits_until,
+            paused_until: pause.map(|pause| pause.until.unwrap_or(UnixMillis::MAX)),
+        }
+    }
+
+    pub fn runs(&self) -> Option<Runs> {
+        let layout = self.platform.layout();
+        let running = layout.running()?;
+        let ledger = self.ledger.borrow();
+        let confirmed = ledger.journal().confirmed.as_ref().filter(|known| known.output == running);
+        Some(Runs {
+            profile: layout.profile_target(),
+            generation: confirmed.map(|known| known.generation),
+            running,
+        })
+    }
+
+    /// A machine whose age key cannot be read says nothing of it; everything else goes on.
+    pub fn age_claim(&self) -> Option<AgeClaim> {
+        let identity = &self.identity;
+        let claim = self.age.get(&self.config.state_dir, &identity.fleet, &identity.machine);
+        claim.inspect_err(|error| tracing::warn!("{error}")).ok()
+    }
+}
+
+/// The start of a text, as much as a check-in carries.
+fn shortened(mut text: String) -> String {
+    text.truncate(text.floor_char_boundary(MAX_LOG_TAIL));
+    text
+}
