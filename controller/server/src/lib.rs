@@ -6,7 +6,7 @@
 #![deny(clippy::print_stdout, clippy::print_stderr)]
 
 pub mod config;
-pub mod fleet;
+pub mod core;
 pub mod http;
 mod notify;
 mod rates;

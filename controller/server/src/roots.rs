@@ -35,13 +35,6 @@ pub enum RootsError {
     Write(PathBuf, std::io::Error),
     #[error("root {found} does not follow: the newest here is {held}, so the next one is {}", .held + 1)]
     NotNext { held: u64, found: u64 },
-    #[error(transparent)]
-    Store(#[from] crate::store::StoreError),
-}
-impl From<sqlx::Error> for RootsError {
-    fn from(error: sqlx::Error) -> Self {
-        Self::Store(error.into())
-    }
 }
 
 /// The chain as it stands in the folder, verified from its first root on.

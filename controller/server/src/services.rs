@@ -43,7 +43,7 @@ impl Services {
     pub async fn log_root(&self) -> Result<(), StoreError> {
         let version = self.roots.current().newest().version();
         if self.store.logged_root().await? < version {
-            self.store.log_root::<StoreError>(version, None, self.now(), || Ok(())).await?;
+            self.store.log_root(version, None, self.now()).await?;
         }
         Ok(())
     }

@@ -9,7 +9,7 @@ use muster_protocol::tuf::TufError;
 use muster_protocol::tuf::repository::sign_timestamp;
 
 use crate::config::{ConfigError, read_online_key};
-use crate::store::Timestamp;
+use crate::core::rows::Timestamp;
 
 #[derive(Debug, Clone)]
 pub struct OnlineSigner {

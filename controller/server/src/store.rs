@@ -1,176 +1,267 @@
-//! What the controller remembers, behind one type. Nothing outside this folder knows SQL.
+//! What the controller remembers, behind one type: rows and changes of ours. Nothing outside `sqlite/` knows SQL.
 //!
-//! Every change of several rows is one transaction, and a check-in touches its own machine's rows alone.
+//! A command of the store ([`commands`], [`publication`], [`drafts`], [`roots`]) reads the facts of a decision, lets
+//! [`crate::core`] decide, and applies its changes, all in one transaction that may be repeated whole ([`Store::decide`]).
+//! A check-in touches its own machine's rows alone.
+//!
+//! [`interface`] is all that a database has to do: another one is a folder beside `sqlite/` and a variant here.
 
-mod access;
-mod attacks;
-mod audit;
 pub mod blobs;
-mod checkin;
-mod cut;
+mod commands;
 mod drafts;
-mod enrolment;
-mod machines;
+mod error;
 mod publication;
-mod reports;
-mod requests;
-mod retention;
+mod roots;
 mod sqlite;
 
+use std::collections::BTreeMap;
+use std::future::Future;
 use std::path::Path;
 
+use muster_protocol::audit::Page;
 use muster_protocol::clock::UnixMillis;
-use muster_protocol::ids::{Generation, MachineName, Sha256};
+use muster_protocol::ids::{Epoch, Generation, MachineName, Sha256};
 use muster_protocol::keys::PublicKey;
+use muster_protocol::operator::{AttackView, Published};
+use muster_protocol::report::Event;
 
-pub use access::Holder;
-pub use audit::Act;
-pub use checkin::{Answer, CheckInRefusal, Seen};
-pub use cut::cut;
-pub use drafts::{DraftRefusal, StoredDraft};
-pub use enrolment::{EnrolRefusal, Known};
-pub use machines::{Machine, Outcome, Refusal};
-pub use publication::{Files, NewGeneration, PublishRefusal, Timestamp};
-pub use reports::{NewEvent, ReportRefusal};
-pub use requests::AskRefusal;
+use crate::core::change::{Change, Decided};
+use crate::core::rows::{KnownMachine, Machine, Principal, StoredDraft};
+use crate::core::{
+    checkin, drafts as draft, enrolment, machines, publication as publishing, reports, requests,
+};
 
-/// The database did not do what was asked; nothing of it was kept.
-#[derive(Debug, thiserror::Error)]
-pub enum StoreError {
-    #[error("the controller's disk is full: nothing of this was stored; free some space and repeat")]
-    Full,
-    #[error("the controller's database is busy: repeat in a moment")]
-    Busy,
-    #[error("the controller's database fails: {0}")]
-    Database(sqlx::Error),
-    #[error("the controller's database cannot be opened: {0}")]
-    Open(String),
-    #[error(
-        "the controller's database belongs to fleet {found}, and the root folder to fleet {wanted}: correct data or root in controller.toml"
-    )]
-    OtherFleet { wanted: String, found: String },
-    #[error("the controller's database holds {0} that it cannot read: bring back a backup")]
-    Damaged(&'static str),
-    #[error(transparent)]
-    Random(#[from] muster_protocol::random::RandomError),
-}
-
-impl From<sqlx::Error> for StoreError {
-    fn from(error: sqlx::Error) -> Self {
-        // The primary result codes of SQLite (sqlite3.h) are the low byte of the extended ones.
-        let code = error.as_database_error().and_then(|e| e.code()).and_then(|c| c.parse::<u32>().ok());
-        match (&error, code.map(|code| code & 0xff)) {
-            (_, Some(13)) => Self::Full,
-            (sqlx::Error::PoolTimedOut, _) | (_, Some(5 | 6)) => Self::Busy,
-            _ => Self::Database(error),
-        }
-    }
-}
-
-/// Who did what; written in the same transaction as the deed.
-#[derive(Debug, Clone)]
-pub struct Deed<'a> {
-    /// An operator's key, or a root key.
-    pub operator: &'a PublicKey,
-    pub at: UnixMillis,
-}
+pub use error::{Failed, StoreError};
 
 /// The number of the newest change of the fleet; it only grows.
 pub type Cursor = u64;
 
+/// A stored file of a machine's repository.
+#[derive(Debug, Clone, Copy)]
+pub enum File {
+    Targets(Generation),
+    Snapshot(Generation),
+    Target(Sha256),
+}
+
+/// What the next check-in of a machine would be told.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct News {
+    /// Its latest published generation.
+    pub generation: Option<Generation>,
+    /// Whether there is something that only the reply of a check-in carries.
+    pub check_in: bool,
+}
+
+/// The events of one generation: the newest, the oldest of those first, and how many were left out.
+#[derive(Debug, Clone, Default)]
+pub struct Told {
+    pub events: Vec<Event>,
+    pub left_out: u64,
+}
+
+/// What applying changes brought about.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct Applied {
+    /// Where the fleet's changes stand, if one of them was a machine's.
+    pub cursor: Option<Cursor>,
+    /// How many old events went.
+    pub forgotten: u64,
+}
+
+/// A decision that is carried out.
+#[derive(Debug, Clone)]
+pub struct Committed<A> {
+    pub answer: A,
+    pub applied: Applied,
+}
+
+/// The databases that there are, each with the same functions: those listed are all that the store asks of one.
+macro_rules! interface {
+    (reads: $($(#[$doc:meta])* fn $name:ident($($argument:ident: $type:ty),*) -> $output:ty;)*) => {
+        $($(#[$doc])*
+        async fn $name(&self $(, $argument: $type)*) -> Result<$output, StoreError> {
+            match self { Self::Sqlite(database) => database.$name($($argument),*).await }
+        })*
+    };
+    (facts: $($(#[$doc:meta])* fn $name:ident($($argument:ident: $type:ty),*) -> $output:ty;)*) => {
+        $($(#[$doc])*
+        async fn $name(&mut self $(, $argument: $type)*) -> Result<$output, StoreError> {
+            match self { Self::Sqlite(transaction) => transaction.$name($($argument),*).await }
+        })*
+    };
+}
+
+/// A database.
+#[derive(Debug, Clone)]
+enum Database {
+    Sqlite(sqlite::Sqlite),
+}
+
+impl Database {
+    /// A transaction that writes.
+    async fn begin(&self) -> Result<Transaction, StoreError> {
+        match self {
+            Self::Sqlite(database) => database.begin().await.map(Transaction::Sqlite),
+        }
+    }
+
+    /// A transaction that only reads; it sees one state of the database and holds up nobody.
+    async fn view(&self) -> Result<Transaction, StoreError> {
+        match self {
+            Self::Sqlite(database) => database.view().await.map(Transaction::Sqlite),
+        }
+    }
+
+    async fn close(&self) {
+        match self {
+            Self::Sqlite(database) => database.close().await,
+        }
+    }
+
+    interface! { reads:
+        /// Where the fleet's changes stand.
+        fn cursor() -> Cursor;
+        fn machine(name: &MachineName) -> Option<Machine>;
+        /// All of them, by name.
+        fn machines() -> Vec<Machine>;
+        fn machine_key(name: &MachineName) -> Option<KnownMachine>;
+        fn news(name: &MachineName) -> News;
+        /// Whose bearer this is the hash of, if it is good now.
+        fn principal(bearer: &Sha256, now_s: i64) -> Option<Principal>;
+        /// Remembers a nonce, in a transaction of its own; false if it was known.
+        fn use_nonce(key: &PublicKey, nonce: &[u8; 16], expires: i64) -> bool;
+        /// The attacks that a machine reported, the newest first.
+        fn attacks(machine: &MachineName, limit: u32) -> Vec<AttackView>;
+        /// The entries of the audit log after `after`, the oldest first.
+        fn audit(after: u64, limit: u32) -> Page;
+        /// The newest root that the log knows.
+        fn logged_root() -> u64;
+        fn file(machine: &MachineName, file: File) -> Option<Vec<u8>>;
+        /// The newest generations of a machine, of those before one where it is given.
+        fn generations(machine: &MachineName, before: Option<Generation>, limit: u32) -> Vec<Published>;
+        /// The events of some generations of a machine: of all together no more than an answer holds.
+        fn events(machine: &MachineName, generations: &[Generation]) -> BTreeMap<Generation, Told>;
+        /// Every draft that waits, the oldest first.
+        fn drafts(now_s: i64) -> Vec<StoredDraft>;
+        /// The drafts whose IDs begin like this, two at most, each as a text of JSON.
+        fn drafts_beginning(prefix: &str, now_s: i64) -> Vec<(Sha256, String)>;
+    }
+}
+
+/// A transaction of one of them: the facts that decisions want, and their changes. Dropped, it leaves nothing behind.
+enum Transaction {
+    Sqlite(sqlite::Transaction),
+}
+
+impl Transaction {
+    interface! { facts:
+        /// For a check-in by this key, which may bring a new one.
+        fn check_in(
+            machine: &MachineName, key: &PublicKey, new_key: Option<&PublicKey>, now: UnixMillis
+        ) -> Option<checkin::Stored>;
+        /// For an enrolment of this key by this token.
+        fn enrolment(token: &Sha256, key: &PublicKey) -> Option<enrolment::Stored>;
+        /// For a batch of events by this key.
+        fn report(batch: &reports::Batch<'_>, key: &PublicKey, now: UnixMillis) -> Option<reports::Stored>;
+        fn known(machine: &MachineName) -> Option<machines::Stored>;
+        fn token_taken(token: &Sha256) -> bool;
+        /// For a request to a machine that is enrolled.
+        fn asking(machine: &MachineName) -> Option<requests::Stored>;
+        /// For a generation that is offered.
+        fn publishing(machine: &MachineName, offered: Generation) -> Option<publishing::Stored>;
+        /// None where nothing was published in this epoch.
+        fn timestamp(machine: &MachineName, epoch: Epoch) -> Option<publishing::Current>;
+        fn draft(id: &Sha256) -> draft::Stored;
+        fn root_logged() -> u64;
+        /// Applies changes in their order. What the log is told is chained to its newest entry.
+        fn apply(changes: &[Change]) -> Applied;
+    }
+
+    async fn commit(self) -> Result<(), StoreError> {
+        match self {
+            Self::Sqlite(transaction) => transaction.commit().await,
+        }
+    }
+}
+
+/// How often a decision is tried whose transaction is undone in favour of another one.
+const TRIES: u32 = 8;
+
 #[derive(Debug, Clone)]
 pub struct Store {
-    sql: sqlite::Sqlite,
+    database: Database,
 }
 
 impl Store {
     /// Opens `muster.db` in `folder`, makes it if need be, and brings it to the newest form.
     pub async fn open(folder: &Path, fleet: &Sha256) -> Result<Self, StoreError> {
-        let store = Self { sql: sqlite::Sqlite::open(&folder.join("muster.db")).await? };
-        store.belongs_to(fleet).await?;
-        store.take_over_the_log_of_0_1().await?;
-        Ok(store)
+        let sqlite = sqlite::Sqlite::open(&folder.join("muster.db"), fleet).await?;
+        Ok(Self { database: Database::Sqlite(sqlite) })
     }
 
     pub async fn close(&self) {
-        self.sql.close().await;
+        self.database.close().await;
     }
 
-    async fn belongs_to(&self, fleet: &Sha256) -> Result<(), StoreError> {
-        let mut tx = self.sql.begin().await?;
-        let found: Option<Vec<u8>> =
-            sqlx::query_scalar("SELECT id FROM fleet").fetch_optional(&mut *tx).await?;
-        match found {
-            Some(found) if found == fleet.as_bytes() => {}
-            Some(found) => {
-                let found = sha256(&found)?.short();
-                return Err(StoreError::OtherFleet { wanted: fleet.short(), found });
-            }
-            None => {
-                sqlx::query("INSERT INTO fleet (id) VALUES ($1)")
-                    .bind(fleet.as_bytes().as_slice())
-                    .execute(&mut *tx)
-                    .await?;
+    /// Carries out a decision: reads its facts, decides and writes, all in one transaction. All of it is repeated where the
+    /// database undid the transaction in favour of another one, so neither closure may have an effect.
+    async fn decide<S, A, E, R>(
+        &self,
+        facts: impl Fn(Transaction) -> R,
+        decision: impl Fn(&S) -> Result<Decided<A>, E>,
+    ) -> Result<Committed<A>, Failed<E>>
+    where
+        R: Future<Output = Result<(Transaction, S), StoreError>>,
+    {
+        let mut tries = 1;
+        loop {
+            match self.attempt(&facts, &decision).await {
+                Err(Failed::Store(StoreError::Conflict)) if tries < TRIES => tries += 1,
+                done => return done,
             }
         }
-        Ok(tx.commit().await?)
     }
 
-    /// Forgets what has ended by itself: bearers, nonces and drafts.
-    pub async fn sweep(&self, now_s: i64) -> Result<(), StoreError> {
-        let mut tx = self.sql.begin().await?;
-        for query in [
-            "DELETE FROM bearers WHERE expires <= $1",
-            "DELETE FROM nonces WHERE expires < $1",
-            "DELETE FROM drafts WHERE ends <= $1",
-            "DELETE FROM requests WHERE ends <= $1",
-        ] {
-            sqlx::query(query).bind(now_s).execute(&mut *tx).await?;
+    async fn attempt<S, A, E, R>(
+        &self,
+        facts: &impl Fn(Transaction) -> R,
+        decision: &impl Fn(&S) -> Result<Decided<A>, E>,
+    ) -> Result<Committed<A>, Failed<E>>
+    where
+        R: Future<Output = Result<(Transaction, S), StoreError>>,
+    {
+        let (mut transaction, stored) = facts(self.database.begin().await?).await?;
+        let Decided { changes, answer } = decision(&stored).map_err(Failed::Refused)?;
+        if changes.is_empty() {
+            return Ok(Committed { answer, applied: Applied::default() });
         }
-        // A key that was asked for and did not come in time is asked for no longer.
-        sqlx::query(
-            "UPDATE machines SET key_rotation_asked_at = NULL WHERE key_rotation_asked_at IS NOT NULL
-             AND NOT EXISTS (SELECT 1 FROM requests r WHERE r.machine = machines.name AND r.asks = 'rotate-key')",
-        )
-        .execute(&mut *tx)
-        .await?;
-        Ok(tx.commit().await?)
+        let applied = transaction.apply(&changes).await?;
+        transaction.commit().await?;
+        Ok(Committed { answer, applied })
     }
 
-    /// Where the fleet's changes stand.
-    pub async fn cursor(&self) -> Result<Cursor, StoreError> {
-        let id: Option<i64> =
-            sqlx::query_scalar("SELECT max(id) FROM changes").fetch_one(self.sql.read()).await?;
-        Ok(id.map_or(0, unsigned))
+    /// The same for a decision that mostly changes nothing, or that anybody may cause: it is made on a view first, and again
+    /// in a transaction that writes if there is something to write.
+    async fn consider<S, A, E, R>(
+        &self,
+        facts: impl Fn(Transaction) -> R,
+        decision: impl Fn(&S) -> Result<Decided<A>, E>,
+    ) -> Result<Committed<A>, Failed<E>>
+    where
+        R: Future<Output = Result<(Transaction, S), StoreError>>,
+    {
+        let (view, stored) = facts(self.database.view().await?).await?;
+        drop(view);
+        let Decided { changes, answer } = decision(&stored).map_err(Failed::Refused)?;
+        if changes.is_empty() {
+            return Ok(Committed { answer, applied: Applied::default() });
+        }
+        self.decide(facts, decision).await
     }
 }
 
-type Tx = sqlx::Transaction<'static, sqlx::Sqlite>;
-
-/// Moves the fleet's cursor, since something of this machine changed.
-async fn changed(tx: &mut Tx, machine: &MachineName) -> Result<Cursor, StoreError> {
-    sqlx::query("DELETE FROM changes WHERE machine = $1").bind(machine.as_str()).execute(&mut **tx).await?;
-    let id: i64 = sqlx::query_scalar("INSERT INTO changes (machine) VALUES ($1) RETURNING id")
-        .bind(machine.as_str())
-        .fetch_one(&mut **tx)
-        .await?;
-    Ok(unsigned(id))
-}
-
-fn unsigned(number: i64) -> u64 {
-    u64::try_from(number).unwrap_or(0)
-}
-fn sha256(bytes: &[u8]) -> Result<Sha256, StoreError> {
-    bytes.try_into().map(Sha256::from_bytes).map_err(|_| StoreError::Damaged("a hash"))
-}
-fn public_key(bytes: &[u8]) -> Result<PublicKey, StoreError> {
-    let bytes = bytes.try_into().map_err(|_| StoreError::Damaged("a key"))?;
-    PublicKey::from_bytes(bytes).map_err(|_| StoreError::Damaged("a key"))
-}
-fn generation(number: i64) -> Result<Generation, StoreError> {
-    Generation::from_packed(number).map_err(|_| StoreError::Damaged("a generation's number"))
-}
-/// SQL's integers have a sign; nothing that is counted here comes near it.
-fn signed(number: u64) -> i64 {
-    i64::try_from(number).unwrap_or(i64::MAX)
+/// For a decision that wants no facts.
+async fn nothing(transaction: Transaction) -> Result<(Transaction, ()), StoreError> {
+    Ok((transaction, ()))
 }

@@ -6,29 +6,44 @@ use muster_protocol::report::Attack;
 use muster_protocol::tuf::TufError;
 
 use super::problem::{Refused, refuse};
+use crate::core::checkin::CheckInRefusal;
+use crate::core::drafts::DraftRefusal;
+use crate::core::enrolment::EnrolRefusal;
+use crate::core::machines::MachineRefusal;
+use crate::core::publication::PublishRefusal;
+use crate::core::reports::ReportRefusal;
+use crate::core::requests::AskRefusal;
 use crate::roots::RootsError;
 use crate::signer::NotNamed;
 use crate::store::blobs::BlobError;
-use crate::store::{
-    AskRefusal, CheckInRefusal, DraftRefusal, EnrolRefusal, PublishRefusal, Refusal, ReportRefusal,
-    StoreError,
-};
+use crate::store::{Failed, StoreError};
 
 impl From<StoreError> for Refused {
     fn from(error: StoreError) -> Self {
         let (status, code) = match error {
             StoreError::Full => (StatusCode::INSUFFICIENT_STORAGE, ProblemCode::StorageFull),
-            StoreError::Busy => (StatusCode::SERVICE_UNAVAILABLE, ProblemCode::Busy),
+            StoreError::Busy | StoreError::Conflict => (StatusCode::SERVICE_UNAVAILABLE, ProblemCode::Busy),
             _ => (StatusCode::INTERNAL_SERVER_ERROR, ProblemCode::Internal),
         };
         refuse(status, code, error.to_string())
     }
 }
 
+impl<E> From<Failed<E>> for Refused
+where
+    Refused: From<E>,
+{
+    fn from(failed: Failed<E>) -> Self {
+        match failed {
+            Failed::Refused(refusal) => refusal.into(),
+            Failed::Store(error) => error.into(),
+        }
+    }
+}
+
 impl From<EnrolRefusal> for Refused {
     fn from(error: EnrolRefusal) -> Self {
         let (status, code) = match error {
-            EnrolRefusal::Store(error) => return error.into(),
             EnrolRefusal::TokenUnknown => (StatusCode::NOT_FOUND, ProblemCode::TokenUnknown),
             EnrolRefusal::TokenUsed(_) => (StatusCode::GONE, ProblemCode::TokenUsed),
             EnrolRefusal::TokenExpired(_) => (StatusCode::GONE, ProblemCode::TokenExpired),
@@ -45,7 +60,6 @@ impl From<EnrolRefusal> for Refused {
 impl From<CheckInRefusal> for Refused {
     fn from(error: CheckInRefusal) -> Self {
         let (status, code) = match error {
-            CheckInRefusal::Store(error) => return error.into(),
             CheckInRefusal::TooManyKeys { wait_seconds, .. } => {
                 let refused = refuse(StatusCode::TOO_MANY_REQUESTS, ProblemCode::TooMany, error.to_string());
                 return refused.again_in(wait_seconds);
@@ -54,6 +68,7 @@ impl From<CheckInRefusal> for Refused {
             CheckInRefusal::Sequence { .. } => (StatusCode::CONFLICT, ProblemCode::Sequence),
             CheckInRefusal::Repeated { .. } => (StatusCode::CONFLICT, ProblemCode::Repeated),
             CheckInRefusal::OutOfRange(_) => (StatusCode::BAD_REQUEST, ProblemCode::Malformed),
+            CheckInRefusal::CachedReply => (StatusCode::INTERNAL_SERVER_ERROR, ProblemCode::Internal),
             CheckInRefusal::KeyTaken(_) => (StatusCode::CONFLICT, ProblemCode::Conflict),
         };
         refuse(status, code, error.to_string())
@@ -63,7 +78,6 @@ impl From<CheckInRefusal> for Refused {
 impl From<ReportRefusal> for Refused {
     fn from(error: ReportRefusal) -> Self {
         let (status, code) = match error {
-            ReportRefusal::Store(error) => return error.into(),
             ReportRefusal::NotEnrolled(_) => (StatusCode::FORBIDDEN, ProblemCode::Revoked),
             ReportRefusal::Order { .. } => (StatusCode::BAD_REQUEST, ProblemCode::Malformed),
             ReportRefusal::OutOfRange { .. } => (StatusCode::CONFLICT, ProblemCode::EventNumbers),
@@ -72,13 +86,14 @@ impl From<ReportRefusal> for Refused {
     }
 }
 
-impl From<Refusal> for Refused {
-    fn from(error: Refusal) -> Self {
+impl From<MachineRefusal> for Refused {
+    fn from(error: MachineRefusal) -> Self {
         let (status, code) = match error {
-            Refusal::Store(error) => return error.into(),
-            Refusal::Unknown(_) => (StatusCode::NOT_FOUND, ProblemCode::UnknownMachine),
-            Refusal::NoAlarm(_) => (StatusCode::NOT_FOUND, ProblemCode::NotFound),
-            Refusal::Enrolled(_) | Refusal::TokenTaken => (StatusCode::CONFLICT, ProblemCode::Conflict),
+            MachineRefusal::Unknown(_) => (StatusCode::NOT_FOUND, ProblemCode::UnknownMachine),
+            MachineRefusal::NoAlarm(_) => (StatusCode::NOT_FOUND, ProblemCode::NotFound),
+            MachineRefusal::Enrolled(_) | MachineRefusal::TokenTaken => {
+                (StatusCode::CONFLICT, ProblemCode::Conflict)
+            }
         };
         refuse(status, code, error.to_string())
     }
@@ -87,7 +102,6 @@ impl From<Refusal> for Refused {
 impl From<AskRefusal> for Refused {
     fn from(error: AskRefusal) -> Self {
         let (status, code) = match error {
-            AskRefusal::Store(error) => return error.into(),
             AskRefusal::NotEnrolled(_) => (StatusCode::NOT_FOUND, ProblemCode::UnknownMachine),
             AskRefusal::OtherKey(_) | AskRefusal::TooMany(_) => (StatusCode::CONFLICT, ProblemCode::Conflict),
         };
@@ -98,7 +112,6 @@ impl From<AskRefusal> for Refused {
 impl From<DraftRefusal> for Refused {
     fn from(error: DraftRefusal) -> Self {
         let (status, code) = match error {
-            DraftRefusal::Store(error) => return error.into(),
             DraftRefusal::Unknown(_) => (StatusCode::NOT_FOUND, ProblemCode::NotFound),
             DraftRefusal::TooMany => (StatusCode::CONFLICT, ProblemCode::Conflict),
             DraftRefusal::Draft(_) => (StatusCode::UNPROCESSABLE_ENTITY, ProblemCode::Malformed),
@@ -110,7 +123,6 @@ impl From<DraftRefusal> for Refused {
 impl From<PublishRefusal> for Refused {
     fn from(error: PublishRefusal) -> Self {
         let (status, code) = match error {
-            PublishRefusal::Store(error) => return error.into(),
             PublishRefusal::Unknown(_) => (StatusCode::NOT_FOUND, ProblemCode::UnknownMachine),
             PublishRefusal::Revoked(_) => (StatusCode::FORBIDDEN, ProblemCode::Revoked),
             PublishRefusal::NotNext { .. } | PublishRefusal::NoNext { .. } | PublishRefusal::Changed(_) => {
@@ -148,7 +160,6 @@ impl From<BlobError> for Refused {
 impl From<RootsError> for Refused {
     fn from(error: RootsError) -> Self {
         let (status, code) = match error {
-            RootsError::Store(error) => return error.into(),
             RootsError::NotNext { .. } => (StatusCode::CONFLICT, ProblemCode::Conflict),
             RootsError::Write(..) | RootsError::Read(..) | RootsError::Empty(_) => {
                 (StatusCode::INTERNAL_SERVER_ERROR, ProblemCode::Internal)

@@ -13,12 +13,12 @@ use muster_protocol::ids::MachineName;
 use muster_protocol::keys::PublicKey;
 
 use super::revoked::revoked_operator;
+use crate::core::rows::Principal;
 use crate::http::path::OfMachine;
 use crate::http::payer::Payer;
 use crate::http::problem::{Refused, refuse};
 use crate::http::request_peer::proved;
 use crate::http::state::{App, Shared};
-use crate::store::Holder as Principal;
 
 /// The bearer of `Authorization: Bearer …`, or the password of HTTP Basic.
 pub fn bearer(headers: &HeaderMap) -> Option<String> {
@@ -57,7 +57,7 @@ impl Bearer {
             Refused::unauthorised("this bearer is unknown or has ended: check in, or open a session, anew")
         };
         let services = &app.services;
-        let principal = services.store.holder(bearer, services.now_s()).await?.ok_or_else(ended)?;
+        let principal = services.store.principal(bearer, services.now_s()).await?.ok_or_else(ended)?;
         match &principal {
             Principal::Operator(key) if !services.roots.current().is_operator(key) => {
                 return Err(revoked_operator(key));

@@ -9,12 +9,12 @@ use muster_protocol::ids::{MachineName, Sha256};
 use muster_protocol::keys::{Context, PublicKey, Signature};
 
 use super::bearer::count;
+use crate::core::rows::KnownMachine;
 use crate::http::body::{Document, small_body};
 use crate::http::payer::Payer;
 use crate::http::problem::{Refused, refuse};
 use crate::http::request_peer::{proved, stranger};
 use crate::http::state::{App, Shared};
-use crate::store::Known;
 
 /// A document that a machine sends.
 pub trait MachineDocument: Document {
@@ -37,7 +37,7 @@ pub struct FromMachine<T> {
     /// As it came, which is what was signed.
     pub bytes: Bytes,
     /// What is known of the machine.
-    pub known: Known,
+    pub known: KnownMachine,
     /// By the key that is in force once the document is taken.
     pub signature: Signature,
 }
@@ -116,7 +116,7 @@ fn signature_in(headers: &HeaderMap, name: &'static str) -> Result<Signature, Re
 }
 
 /// What is known of a machine that says so.
-async fn known_machine(app: &App, machine: &MachineName) -> Result<Known, Refused> {
+async fn known_machine(app: &App, machine: &MachineName) -> Result<KnownMachine, Refused> {
     app.services.store.machine_key(machine).await?.ok_or_else(|| {
         let message = format!(
             "machine {machine} is not enrolled here: enrol it with a token of `muster machines add {machine}`"
@@ -133,7 +133,7 @@ fn not_by_its_key(machine: &MachineName) -> Refused {
 }
 
 /// Whether a machine that proved to hold its key may go on.
-async fn admit(app: &App, machine: &MachineName, known: &Known) -> Result<(), Refused> {
+async fn admit(app: &App, machine: &MachineName, known: &KnownMachine) -> Result<(), Refused> {
     if known.revoked {
         let message = format!(
             "machine {machine} was revoked: an operator may add it anew with `muster machines add {machine}`"
@@ -150,7 +150,7 @@ async fn signed_by_known(
     context: Context,
     body: &[u8],
     signature: &Signature,
-) -> Result<Known, Refused> {
+) -> Result<KnownMachine, Refused> {
     let known = known_machine(app, machine).await?;
     known.key.verify(context, body, signature).map_err(|_| not_by_its_key(machine))?;
     Ok(known)
@@ -166,7 +166,7 @@ async fn signed_by_both(
     context: Context,
     body: &[u8],
     by_old: &Signature,
-) -> Result<(Known, Signature), Refused> {
+) -> Result<(KnownMachine, Signature), Refused> {
     let by_new = signature_in(headers, MACHINE_NEW_SIGNATURE)?;
     let known = known_machine(app, machine).await?;
     new.verify(Context::KeyRotation, body, &by_new).map_err(|_| not_by_its_key(machine))?;

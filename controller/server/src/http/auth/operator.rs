@@ -12,13 +12,13 @@ use muster_protocol::operator::{self, MAX_REQUEST_BYTES, REQUEST_WINDOW_SECONDS,
 
 use super::revoked::revoked_operator;
 use super::sign_in::{reads_for, sign_in};
+use crate::core::audit::AuditContext;
 use crate::http::body::{self, Document, whole};
 use crate::http::path::FromPath;
 use crate::http::payer::Payer;
 use crate::http::problem::{Refused, refuse};
 use crate::http::request_peer::{proved, stranger};
 use crate::http::state::{App, Shared};
-use crate::store::Deed;
 
 /// A request that an operator of the current root signed: what it says, and what the path says that it is about.
 ///
@@ -36,8 +36,8 @@ impl<T, On> Signed<T, On> {
         let Self { by, at, on, sent } = self;
         (Signed { by, at, on, sent: () }, sent)
     }
-    pub fn deed(&self) -> Deed<'_> {
-        Deed { operator: &self.by, at: self.at }
+    pub fn audit_context(&self) -> AuditContext<'_> {
+        AuditContext { operator: &self.by, at: self.at }
     }
 }
 

@@ -8,13 +8,13 @@ use muster_protocol::checkin::{CheckIn, CheckInReply, MAX_CHECKIN_BYTES};
 use muster_protocol::ids::MachineName;
 use muster_protocol::keys::{Context, PublicKey};
 
+use crate::core::checkin::{CheckInRefusal, ReceivedCheckIn};
 use crate::http::auth::machine::{FromMachine, MachineDocument};
 use crate::http::body::Document;
 use crate::http::payer::Payer;
 use crate::http::problem::{Refused, refuse};
 use crate::http::request_peer::forget;
 use crate::http::state::Shared;
-use crate::store::{CheckInRefusal, Seen};
 
 impl Document for CheckIn {
     const WHAT: &'static str = "a check-in";
@@ -54,7 +54,7 @@ pub async fn check_in(
         );
         return Err(refuse(StatusCode::FORBIDDEN, ProblemCode::WrongClass, message));
     }
-    let seen = Seen {
+    let received = ReceivedCheckIn {
         checkin: &checkin,
         body: &body,
         key: &known.key,
@@ -62,18 +62,21 @@ pub async fn check_in(
         now: app.services.now(),
         poll_seconds: app.services.limits.poll_seconds,
     };
-    match app.services.store.check_in(seen).await {
-        Ok(answer) => {
+    let answer = app.services.store.check_in(&received).await?;
+    answer.cursor.into_iter().for_each(|cursor| app.services.notify.changed(cursor));
+    match answer.answer {
+        Ok(reply) => {
             if checkin.new_key.is_some() {
                 forget(&Payer::Machine(checkin.machine.clone()));
             }
-            answer.cursor.into_iter().for_each(|cursor| app.services.notify.changed(cursor));
-            Ok(Json(answer.reply))
+            Ok(Json(reply))
         }
         Err(refusal) => {
-            if let CheckInRefusal::Sequence { machine, seq, last, cursor } = &refusal {
+            if let CheckInRefusal::Sequence { machine, seq, last, raised } = &refusal {
+                if *raised {
+                    tracing::warn!(%machine, seq, "clone alarm: a check-in with a number that was used");
+                }
                 tracing::debug!(%machine, seq, last, "a check-in with a number that was used");
-                app.services.notify.changed(*cursor);
             }
             Err(refusal.into())
         }

@@ -14,6 +14,7 @@ use crate::http::path::OfMachine;
 use crate::http::problem::Refused;
 use crate::http::request_peer::away;
 use crate::http::state::Shared;
+use crate::store::News;
 
 #[derive(Deserialize)]
 pub struct Poll {
@@ -47,7 +48,7 @@ pub async fn poll(
     })?;
     let mut last_look = false;
     loop {
-        let (generation, check_in) = app.services.store.news(&machine).await?;
+        let News { generation, check_in } = app.services.store.news(&machine).await?;
         if last_look || check_in || generation != have {
             return Ok(Json(PollReply { generation, check_in }));
         }

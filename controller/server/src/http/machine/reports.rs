@@ -10,12 +10,13 @@ use muster_protocol::report::{Accepted, MAX_BATCH_BYTES, MAX_BATCH_EVENTS, Strea
 use serde::Deserialize;
 use serde_json::value::RawValue;
 
+use crate::core::cut::cut;
+use crate::core::reports::{Batch, NewEvent};
 use crate::http::auth::machine::{FromMachine, MachineDocument};
 use crate::http::body::{self, Document};
 use crate::http::heavy;
 use crate::http::problem::{Refused, refuse};
 use crate::http::state::Shared;
-use crate::store::{NewEvent, cut};
 
 /// What the smallest event counts for: a row has more than its text.
 const LEAST_CHARGED: usize = 256;
@@ -60,7 +61,7 @@ fn events(batch: &[Box<RawValue>]) -> Result<(Vec<NewEvent>, usize), Refused> {
         let Numbered { seq, generation } = body::json("an event", raw.as_bytes())?;
         let raw = cut(raw);
         size += raw.len().max(LEAST_CHARGED);
-        events.push(NewEvent { seq, generation, raw });
+        events.push(NewEvent::new(seq, generation, raw));
     }
     Ok((events, size))
 }
@@ -79,13 +80,10 @@ pub async fn reports(
     app.rates.reports(&batch.machine, size).map_err(|wait| {
         Refused::too_many(&format!("machine {}, by the size of its events,", batch.machine), wait)
     })?;
-    let count = (batch.stream, batch.oldest);
     let keep = u64::from(app.services.limits.event_mib) * 1024 * 1024;
-    let stored = app
-        .services
-        .store
-        .report(&batch.machine, &known.key, (count, keep), &events, app.services.now())
-        .await?;
+    let received =
+        Batch { machine: &batch.machine, stream: batch.stream, oldest: batch.oldest, events: &events };
+    let stored = app.services.store.report(&received, &known.key, keep, app.services.now()).await?;
     stored.cursor.into_iter().for_each(|cursor| app.services.notify.changed(cursor));
-    Ok(Json(Accepted { through: stored.through, stream: batch.stream }))
+    Ok(Json(Accepted { through: stored.answer, stream: batch.stream }))
 }

@@ -9,7 +9,7 @@ use crate::http::auth::bearer::MachineReader;
 use crate::http::problem::Refused;
 use crate::http::public::{json_file, numbered, root_file};
 use crate::http::state::Shared;
-use crate::store::Files;
+use crate::store::File;
 
 #[derive(Deserialize)]
 pub struct Metadata {
@@ -31,8 +31,8 @@ pub async fn metadata(
     let epoch = app.services.roots.current().newest().epoch();
     let version = |role| numbered(&file, role).and_then(|number| Generation::of(epoch, number).ok());
     let which = match (version("targets"), version("snapshot")) {
-        (Some(number), _) => Files::Targets(number),
-        (_, Some(number)) => Files::Snapshot(number),
+        (Some(number), _) => File::Targets(number),
+        (_, Some(number)) => File::Snapshot(number),
         _ => return Err(Refused::not_found(format!("a TUF repository has no file {file}"))),
     };
     stored(&app, &machine, which).await
@@ -52,12 +52,12 @@ pub async fn target(
 ) -> Result<Response, Refused> {
     let hash = file.strip_suffix(".generation.json").and_then(|hash| hash.parse::<Sha256>().ok());
     match hash {
-        Some(hash) if of == machine.as_str() => stored(&app, &machine, Files::Target(hash)).await,
+        Some(hash) if of == machine.as_str() => stored(&app, &machine, File::Target(hash)).await,
         _ => Err(Refused::not_found(format!("targets are named targets/{machine}/HASH.generation.json"))),
     }
 }
 
-async fn stored(app: &Shared, machine: &MachineName, which: Files) -> Result<Response, Refused> {
+async fn stored(app: &Shared, machine: &MachineName, which: File) -> Result<Response, Refused> {
     let bytes = app.services.store.file(machine, which).await?;
     bytes.map(json_file).ok_or_else(|| Refused::not_found(format!("{machine} has no such file")))
 }

@@ -13,12 +13,13 @@ use muster_protocol::machine::can_take;
 use muster_protocol::operator::Standing;
 
 use super::view::known;
+use crate::core::drafts::DraftRefusal;
+use crate::core::rows::StoredDraft;
 use crate::http::auth::operator::SignedByKeyholder;
 use crate::http::body::Document;
 use crate::http::problem::{Refused, refuse};
 use crate::http::state::{App, Shared};
 use crate::roots::Chain;
-use crate::store::{DraftRefusal, StoredDraft};
 
 impl Document for Draft {
     const WHAT: &'static str = "a draft";
@@ -70,7 +71,7 @@ pub async fn keep(
         }
     }
     let chain = app.services.roots.current();
-    let kept = app.services.store.keep_draft(&draft, chain.newest(), &signed.deed()).await?;
+    let kept = app.services.store.keep_draft(&draft, chain.newest(), &signed.audit_context()).await?;
     tracing::info!(draft = kept.id.short(), by = signed.by.short(), "a draft waits for signatures");
     Ok(Json(view(&app, &chain, &kept).await?))
 }
@@ -172,6 +173,6 @@ pub async fn drop(
 ) -> Result<Json<Sha256>, Refused> {
     let stored = app.services.store.draft(&id, app.services.now_s()).await?;
     require_concerned(&app.services.roots.current(), &stored.draft, &signed.by)?;
-    app.services.store.drop_draft(&stored.id, &signed.deed()).await?;
+    app.services.store.drop_draft(&stored.id, &signed.audit_context()).await?;
     Ok(Json(stored.id))
 }

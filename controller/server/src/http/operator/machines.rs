@@ -8,7 +8,7 @@ use muster_protocol::ids::MachineName;
 use muster_protocol::operator::{AddMachine, MachineView};
 
 use super::view::view;
-use crate::fleet;
+use crate::core::condition;
 use crate::http::auth::operator::Signed;
 use crate::http::body::Document;
 use crate::http::heavy::Long;
@@ -27,7 +27,7 @@ pub async fn list(State(app): State<Shared>, _: Signed) -> Result<Long<Vec<Machi
     Ok(Long(
         machines
             .into_iter()
-            .map(|machine| fleet::view(machine, app.services.limits.poll_seconds, now))
+            .map(|machine| condition::view(machine, app.services.limits.poll_seconds, now))
             .collect(),
     ))
 }
@@ -53,7 +53,7 @@ pub async fn add(
         let message = "the token would have expired already: see that your clock is right and make another";
         return Err(refuse(StatusCode::UNPROCESSABLE_ENTITY, ProblemCode::TokenExpired, message));
     }
-    let cursor = app.services.store.add_machine(new, &signed.deed()).await?;
+    let cursor = app.services.store.add_machine(new, &signed.audit_context()).await?;
     tracing::info!(machine = %new.machine, operator = signed.by.short(), "a token was made");
     app.services.notify.changed(cursor);
     view(&app, &new.machine).await
@@ -64,7 +64,7 @@ pub async fn revoke(
     signed: Signed<(), MachineName>,
 ) -> Result<Json<MachineView>, Refused> {
     let machine = &signed.on;
-    let cursor = app.services.store.revoke(machine, &signed.deed()).await?;
+    let cursor = app.services.store.revoke(machine, &signed.audit_context()).await?;
     tracing::info!(%machine, operator = signed.by.short(), "revoked");
     forget(&Payer::Machine(machine.clone()));
     app.services.wakers.wake(machine);
@@ -78,7 +78,7 @@ pub async fn acknowledge(
     signed: Signed<(), MachineName>,
 ) -> Result<Json<MachineView>, Refused> {
     let machine = &signed.on;
-    let cursor = app.services.store.acknowledge(machine, &signed.deed()).await?;
+    let cursor = app.services.store.acknowledge(machine, &signed.audit_context()).await?;
     tracing::info!(%machine, operator = signed.by.short(), "the clone alarm was ended");
     app.services.notify.changed(cursor);
     view(&app, machine).await

@@ -11,12 +11,12 @@ use muster_protocol::tuf::metadata::Role;
 use muster_protocol::tuf::repository::{check_publication, signed_by};
 
 use super::view::{known, view};
+use crate::core::publication::{NewGeneration, PublishRefusal};
 use crate::http::auth::operator::Signed;
 use crate::http::body::Document;
 use crate::http::problem::{Refused, refuse};
 use crate::http::refusals::unacceptable;
 use crate::http::state::Shared;
-use crate::store::{NewGeneration, PublishRefusal};
 
 impl Document for Publication {
     const WHAT: &'static str = "a signed generation";
@@ -55,7 +55,7 @@ pub async fn publish(
     };
     let signer = app.services.signer()?;
     let sign = |last, snapshot: &[u8]| signer.timestamp(name, snapshot, last, now);
-    if let Some(cursor) = app.services.store.publish(new, &signed.deed(), sign).await? {
+    if let Some(cursor) = app.services.store.publish(&new, &signed.audit_context(), sign).await? {
         tracing::info!(machine = %name, generation = %publication.generation, operator = signed.by.short(), "published");
         app.services.wakers.wake(name);
         app.services.notify.changed(cursor);

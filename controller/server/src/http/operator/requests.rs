@@ -31,7 +31,7 @@ pub async fn ask(
             let message = format!("the machine would refuse this: {error}; sign it anew");
             refuse(StatusCode::UNPROCESSABLE_ENTITY, ProblemCode::BadSignature, message)
         })?;
-    let cursor = app.services.store.ask(asked, &request, &signed.deed()).await?;
+    let cursor = app.services.store.ask(asked, &request, &signed.audit_context()).await?;
     tracing::info!(%machine, operator = signed.by.short(), asks = request.asked.as_str(), "a request waits for a machine");
     app.services.wakers.wake(machine);
     app.services.notify.changed(cursor);

@@ -11,7 +11,6 @@ use crate::http::auth::operator::SignedByAnyone;
 use crate::http::body::Document;
 use crate::http::problem::{Refused, refuse};
 use crate::http::state::Shared;
-use crate::roots::RootsError;
 
 impl Document for NewRoot {
     const WHAT: &'static str = "a root";
@@ -33,12 +32,8 @@ pub async fn publish(
     let signed = request.accepted(&app).await?;
     let root = &signed.sent.root;
     let version = next.version();
-    app.services
-        .store
-        .log_root::<RootsError>(version, Some(&signed.deed()), app.services.now(), || {
-            app.services.roots.put(version, root.as_bytes())
-        })
-        .await?;
+    app.services.roots.put(version, root.as_bytes())?;
+    app.services.store.log_root(version, Some(&signed.audit_context()), app.services.now()).await?;
     tracing::info!(version, by = signed.by.short(), "a new root was published");
     let online_key_named = app.services.signer().is_ok();
     Ok(Json(RootTaken { version, online_key_named }))

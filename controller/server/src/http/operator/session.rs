@@ -9,6 +9,6 @@ use crate::http::problem::Refused;
 use crate::http::state::Shared;
 
 pub async fn session(State(app): State<Shared>, signed: Signed) -> Result<Json<Session>, Refused> {
-    let bearer = app.services.store.open_session(&signed.deed(), app.services.now_s()).await?;
+    let bearer = app.services.store.open_session(&signed.audit_context()).await?;
     Ok(Json(Session { bearer, expires_in: SESSION_SECONDS }))
 }

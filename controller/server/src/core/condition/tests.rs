@@ -6,7 +6,7 @@ use muster_protocol::report::{Attack, Reason, UpdateStep};
 use muster_protocol::target::Target;
 
 use super::*;
-use crate::store::Outcome;
+use crate::core::rows::Outcome;
 
 const NOW: UnixMillis = 1_800_000_000_000;
 const POLL: u64 = 55;

@@ -6,7 +6,7 @@ use muster_protocol::operator::{Condition, MachineView, Published, Standing};
 use muster_protocol::report::EventKind;
 use muster_protocol::target::Action;
 
-use crate::store::Machine;
+use super::rows::Machine;
 
 /// After how long without a word a machine counts as offline.
 fn silence_ms(poll_seconds: u64) -> i64 {

@@ -1,0 +1,26 @@
+//! What the controller decides: functions of what is stored, what came, the time, and random bytes where they are needed.
+//! Each returns what to write ([`Change`]) and what to answer, or a refusal. Nothing here is asynchronous, and nothing
+//! knows the store, HTTP, SQL or logs.
+//!
+//! The store reads the facts that a decision names (its `Stored`), calls it, and writes its changes, all in one
+//! transaction. It may do so again from the beginning, so a decision has no side effects.
+//!
+//! `rows` is at the bottom; `change` and `audit` are above it, and the decisions above those. No decision uses another one.
+
+pub mod access;
+pub mod audit;
+pub mod change;
+pub mod checkin;
+pub mod condition;
+pub mod cut;
+pub mod drafts;
+pub mod enrolment;
+pub mod machines;
+pub mod publication;
+pub mod reports;
+pub mod requests;
+pub mod retention;
+pub mod roots;
+pub mod rows;
+
+pub use change::{Change, Decided};

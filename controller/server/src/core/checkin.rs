@@ -1,0 +1,291 @@
+//! Check-ins: the sequence rule, what the machine says of itself, its new key, and its bearer.
+
+use muster_protocol::checkin::{BEARER_SECONDS, CheckIn, CheckInReply};
+use muster_protocol::clock::UnixMillis;
+use muster_protocol::ids::{Generation, MachineName, Sha256, to_hex};
+use muster_protocol::keys::{PublicKey, Signature};
+use muster_protocol::request::MAX_REQUESTS;
+
+use super::audit::NewEntry;
+use super::change::{Bearer, Change, CheckedIn, Decided};
+use super::rows::{EarlierCheckIn, LastCheckIn, NUMBERS_END, Principal, Request};
+
+/// How many new keys a machine may bring within a day without being asked.
+pub const KEYS_A_DAY: usize = 8;
+pub const DAY_MS: i64 = 86_400_000;
+/// The entry of the audit log about a new key.
+pub const KEY_ROTATED: &str = "key-rotated";
+/// How many bearers a machine may hold; those of its oldest check-ins end first.
+const MOST_BEARERS: u32 = 16;
+/// How many check-ins before the last one are known again.
+const EARLIER: usize = 16;
+
+/// A check-in whose signature is good.
+#[derive(Debug, Clone, Copy)]
+pub struct ReceivedCheckIn<'a> {
+    pub checkin: &'a CheckIn,
+    /// The bytes that were signed.
+    pub body: &'a [u8],
+    pub key: &'a PublicKey,
+    /// That of the newest key: the one that the check-in brings, where it brings one.
+    pub signature: &'a Signature,
+    pub now: UnixMillis,
+    pub poll_seconds: u64,
+}
+
+impl<'a> ReceivedCheckIn<'a> {
+    /// The key that it brings in the place of the machine's.
+    pub fn new_key(&self) -> Option<&'a PublicKey> {
+        self.checkin.new_key.as_ref().filter(|new| *new != self.key)
+    }
+}
+
+/// What is stored of a machine that is enrolled with the key of the check-in.
+#[derive(Debug, Clone, PartialEq, Default)]
+pub struct Stored {
+    /// The number of its last check-in.
+    pub seq: u64,
+    pub last: Option<LastCheckIn>,
+    /// Those before it, the oldest first.
+    pub earlier: Vec<EarlierCheckIn>,
+    pub reports_through: u64,
+    pub published: Option<Generation>,
+    pub key_rotation_asked: bool,
+    pub clone_alarm: bool,
+    /// Those that wait for it, by their end.
+    pub requests: Vec<Request>,
+    /// What is asked where the check-in brings a new key.
+    pub rotation: Rotation,
+}
+
+#[derive(Debug, Clone, PartialEq, Default)]
+pub struct Rotation {
+    /// Whether another machine has the new key.
+    pub taken: bool,
+    /// When its keys of the last day came by the audit log, the newest first: [`KEYS_A_DAY`] at most.
+    pub today: Vec<UnixMillis>,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum CheckInRefusal {
+    /// Its key was replaced or revoked while it asked.
+    #[error("machine {0} is not enrolled with this key: enrol it with a token of `muster machines add {0}`")]
+    NotEnrolled(MachineName),
+    #[error(
+        "check-in {seq} of {machine} is not newer than {last}: somebody else holds this machine's key, or its state was brought back from a backup; enrol it anew with a token of `muster machines add {machine} --replace`"
+    )]
+    Sequence {
+        machine: MachineName,
+        seq: u64,
+        last: u64,
+        /// Whether the clone alarm was raised now, and not before.
+        raised: bool,
+    },
+    /// It was slow on its way: the machine has had its answer, and one to a later check-in.
+    #[error("check-in {seq} of {machine} was answered before, and later ones too")]
+    Repeated { machine: MachineName, seq: u64 },
+    #[error("the sequence number {0} is out of range: enrol the machine anew")]
+    OutOfRange(u64),
+    #[error(
+        "another machine has the key that {0} brings: remove next-machine.pem from its state and let it make another"
+    )]
+    KeyTaken(MachineName),
+    #[error(
+        "machine {machine} brought {KEYS_A_DAY} new keys within a day: it may bring another one in {}, or at once where an operator asks for it with `muster machines rotate-key {machine}`",
+        muster_protocol::moment::span(i64::try_from(*wait_seconds).unwrap_or(i64::MAX))
+    )]
+    TooManyKeys { machine: MachineName, wait_seconds: u64 },
+    #[error("the controller's database holds a cached reply that it cannot read: bring back a backup")]
+    CachedReply,
+}
+
+/// Decides on a check-in. The clone alarm is a refusal that writes.
+pub fn check_in(
+    stored: Option<&Stored>,
+    received: &ReceivedCheckIn<'_>,
+    salt: &[u8; 32],
+) -> Decided<Result<CheckInReply, CheckInRefusal>> {
+    match decide(stored, received, salt) {
+        Ok(decided) => decided,
+        Err(refusal) => Decided::unchanged(Err(refusal)),
+    }
+}
+
+fn decide(
+    stored: Option<&Stored>,
+    received: &ReceivedCheckIn<'_>,
+    salt: &[u8; 32],
+) -> Result<Decided<Result<CheckInReply, CheckInRefusal>>, CheckInRefusal> {
+    let (checkin, now) = (received.checkin, received.now);
+    let (machine, seq) = (&checkin.machine, checkin.seq);
+    if seq >= NUMBERS_END {
+        return Err(CheckInRefusal::OutOfRange(seq));
+    }
+    let stored = stored.ok_or_else(|| CheckInRefusal::NotEnrolled(machine.clone()))?;
+    let body = Sha256::of(received.body);
+    if seq <= stored.seq {
+        let last = stored.last.as_ref().filter(|last| seq == stored.seq && last.body == body);
+        if let Some(last) = last {
+            return Ok(Decided::unchanged(Ok(repeated(last, received.signature)?)));
+        }
+        if stored.earlier.contains(&EarlierCheckIn { seq, body: beginning(&body) }) {
+            return Err(CheckInRefusal::Repeated { machine: machine.clone(), seq });
+        }
+        return Ok(alarm(stored, received));
+    }
+    let requests = Handing::of(&stored.requests, checkin, now);
+    let reply = CheckInReply {
+        bearer: String::new(),
+        bearer_expires_in: BEARER_SECONDS,
+        generation: stored.published,
+        poll_seconds: received.poll_seconds,
+        reports_through: stored.reports_through,
+        rotate_key: stored.key_rotation_asked && checkin.new_key.is_none(),
+        requests: requests.documents(),
+    };
+    let mut changes = requests.changes(machine);
+    changes.push(Change::CheckedIn(Box::new(CheckedIn {
+        machine: machine.clone(),
+        seq,
+        observed: String::from_utf8_lossy(received.body).into_owned(),
+        body,
+        salt: *salt,
+        reply: reply.clone(),
+        agent: checkin.agent.clone(),
+        at: now,
+        clock_skew_ms: checkin.clock.saturating_sub(now),
+        earlier: with_last(stored),
+    })));
+    if let Some(new) = received.new_key() {
+        changes.extend(rotate(stored, &requests, checkin, new, now)?);
+    }
+    if checkin.refused.is_none() {
+        changes.push(Change::AttacksEnded { machine: machine.clone(), at: now });
+    }
+    let reply = CheckInReply { bearer: bearer(salt, received.signature), ..reply };
+    let now_s = now.div_euclid(1000);
+    changes.extend([
+        // By number, not by time: many check-ins may fall in one second, and a clock may be set back.
+        Change::BearersTrimmed { machine: machine.clone(), now_s, keep: MOST_BEARERS - 1 },
+        Change::BearerGranted(Bearer {
+            hash: Sha256::of(reply.bearer.as_bytes()),
+            of: Principal::Machine(machine.clone()),
+            seq,
+            expires: now_s.saturating_add_unsigned(BEARER_SECONDS),
+        }),
+        Change::MachineChanged { machine: machine.clone() },
+    ]);
+    Ok(Decided { changes, answer: Ok(reply) })
+}
+
+/// The requests that a check-in's reply hands on, and those that go.
+struct Handing<'a> {
+    kept: Vec<&'a Request>,
+    gone: Vec<Sha256>,
+}
+
+impl<'a> Handing<'a> {
+    /// What the machine says that it followed is kept no longer. Neither is what has ended: left there it would call the
+    /// machine in again and again.
+    fn of(requests: &'a [Request], checkin: &CheckIn, now: UnixMillis) -> Self {
+        let goes = |request: &Request| {
+            request.ends <= now.div_euclid(1000) || checkin.followed.contains(&request.id)
+        };
+        let (gone, kept): (Vec<_>, Vec<_>) = requests.iter().partition(|request| goes(request));
+        Self { kept, gone: gone.into_iter().map(|request| request.id).collect() }
+    }
+
+    fn handed(&self) -> impl Iterator<Item = &'a Request> {
+        self.kept.iter().copied().take(MAX_REQUESTS)
+    }
+
+    fn documents(&self) -> Vec<muster_protocol::request::SignedRequest> {
+        self.handed().filter_map(|request| request.document.clone()).collect()
+    }
+
+    fn changes(&self, machine: &MachineName) -> Vec<Change> {
+        let mut changes = Vec::new();
+        if !self.gone.is_empty() {
+            changes.push(Change::RequestsDropped { machine: machine.clone(), ids: self.gone.clone() });
+        }
+        if self.handed().any(|request| !request.handed_on) {
+            changes.push(Change::RequestsHandedOn { machine: machine.clone() });
+        }
+        changes
+    }
+}
+
+/// Puts the new key in the place of the old one; whoever got a bearer by the old one loses it. Each new key is an entry of
+/// the audit log, which nobody can shorten: so a machine has few a day of its own accord.
+fn rotate(
+    stored: &Stored,
+    requests: &Handing<'_>,
+    checkin: &CheckIn,
+    new: &PublicKey,
+    now: UnixMillis,
+) -> Result<Vec<Change>, CheckInRefusal> {
+    let machine = &checkin.machine;
+    if let Some(oldest) = stored.rotation.today.get(KEYS_A_DAY - 1)
+        && !stored.key_rotation_asked
+    {
+        let wait = oldest.saturating_add(DAY_MS).saturating_sub(now);
+        let wait_seconds = u64::try_from(wait).unwrap_or(0).div_ceil(1000);
+        return Err(CheckInRefusal::TooManyKeys { machine: machine.clone(), wait_seconds });
+    }
+    if stored.rotation.taken {
+        return Err(CheckInRefusal::KeyTaken(machine.clone()));
+    }
+    let mut changes = vec![
+        Change::KeyReplaced { machine: machine.clone(), key: *new, at: now },
+        Change::BearersEnded { machine: machine.clone() },
+    ];
+    // A request for another key is void once the key has changed.
+    let void = |request: &&&Request| request.asks == "rotate-key";
+    let ids: Vec<Sha256> = requests.kept.iter().filter(void).map(|request| request.id).collect();
+    if !ids.is_empty() {
+        changes.push(Change::RequestsDropped { machine: machine.clone(), ids });
+    }
+    let detail = format!("to key {}", new.short());
+    changes.push(Change::Audited(NewEntry::by_itself(now, KEY_ROTATED, detail).on(machine)));
+    Ok(changes)
+}
+
+/// Two hold the key, or one of them is a backup: written down once for each alarm, however often the machine goes on.
+fn alarm(stored: &Stored, received: &ReceivedCheckIn<'_>) -> Decided<Result<CheckInReply, CheckInRefusal>> {
+    let (machine, seq, at) = (&received.checkin.machine, received.checkin.seq, received.now);
+    let mut changes = Vec::new();
+    if !stored.clone_alarm {
+        let detail = format!("check-in {seq} came again, or too late");
+        changes.push(Change::CloneAlarm { machine: machine.clone(), at });
+        changes.push(Change::Audited(NewEntry::by_itself(at, "clone-alarm", detail).on(machine)));
+    }
+    changes.push(Change::MachineChanged { machine: machine.clone() });
+    let (machine, raised) = (machine.clone(), !stored.clone_alarm);
+    Decided { changes, answer: Err(CheckInRefusal::Sequence { machine, seq, last: stored.seq, raised }) }
+}
+
+fn beginning(body: &Sha256) -> [u8; 16] {
+    let mut beginning = [0; 16];
+    beginning.iter_mut().zip(body.as_bytes()).for_each(|(to, from)| *to = *from);
+    beginning
+}
+
+/// The earlier check-ins with the last one added.
+fn with_last(stored: &Stored) -> Vec<EarlierCheckIn> {
+    let last = stored.last.as_ref();
+    let last = last.map(|last| EarlierCheckIn { seq: stored.seq, body: beginning(&last.body) });
+    let known = stored.earlier.len() + usize::from(last.is_some());
+    stored.earlier.iter().copied().chain(last).skip(known.saturating_sub(EARLIER)).collect()
+}
+
+/// The reply of the last check-in, as it was; its bearer comes from the salt and the signature again.
+fn repeated(last: &LastCheckIn, signature: &Signature) -> Result<CheckInReply, CheckInRefusal> {
+    let reply = last.reply.clone().ok_or(CheckInRefusal::CachedReply)?;
+    Ok(CheckInReply { bearer: bearer(&last.salt, signature), ..reply })
+}
+
+/// A bearer that the controller can give again to whoever repeats the request, and that nobody can read from the store:
+/// it hangs on a random salt, kept there, and on the signature of the request, which is not.
+fn bearer(salt: &[u8; 32], signature: &Signature) -> String {
+    to_hex(Sha256::of(&[b"muster-bearer-v1\0".as_slice(), salt, signature.as_bytes()].concat()).as_bytes())
+}

@@ -1,0 +1,126 @@
+//! What operators do with machines: adding, revoking, ending a clone alarm; and that a machine was seen.
+
+use muster_protocol::clock::UnixMillis;
+use muster_protocol::ids::MachineName;
+use muster_protocol::operator::AddMachine;
+
+use super::audit::{AuditContext, NewEntry};
+use super::change::{Change, Decided, Invited};
+use super::rows::Token;
+
+/// A machine that asks for nothing is noted as seen this often at most, in milliseconds.
+const SEEN_APART_MS: i64 = 30_000;
+
+/// What is stored of one machine.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct Stored {
+    pub has_key: bool,
+    pub revoked_at: Option<UnixMillis>,
+    pub clone_alarm_at: Option<UnixMillis>,
+    pub seen_at: Option<UnixMillis>,
+}
+
+/// Why an operator's wish about a machine cannot be met.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum MachineRefusal {
+    #[error(
+        "there is no machine {0}: `muster machines list --all` shows who is known, `muster machines add {0}` adds it"
+    )]
+    Unknown(MachineName),
+    #[error("{0} is enrolled already: repeat with --replace if its key shall end when the new token is used")]
+    Enrolled(MachineName),
+    #[error("this token was made before: make a new one")]
+    TokenTaken,
+    #[error("there is no clone alarm for {0}: `muster machines show {0}` tells how it stands")]
+    NoAlarm(MachineName),
+}
+
+/// A new machine, or a new token for one; an earlier token that nobody used ends. A machine that is replaced stays what it is
+/// until the token is used.
+pub fn add(
+    stored: Option<&Stored>,
+    token_taken: bool,
+    new: &AddMachine,
+    context: &AuditContext<'_>,
+) -> Result<Decided<()>, MachineRefusal> {
+    if token_taken {
+        return Err(MachineRefusal::TokenTaken);
+    }
+    let machine = &new.machine;
+    let invited = || Invited {
+        machine: machine.clone(),
+        class: new.class,
+        system: new.system.clone(),
+        tags: new.tags.clone(),
+    };
+    let enrolled = stored.is_some_and(|known| known.has_key && known.revoked_at.is_none());
+    let change = match stored {
+        None => Change::MachineAdded { machine: invited(), at: context.at },
+        Some(_) if enrolled && !new.replace => return Err(MachineRefusal::Enrolled(machine.clone())),
+        Some(_) if enrolled => Change::TagsReplaced { machine: machine.clone(), tags: new.tags.clone() },
+        Some(_) => Change::MachineInvited(invited()),
+    };
+    let token = Token {
+        id: new.token,
+        machine: machine.clone(),
+        class: new.class,
+        check_key: new.check_key,
+        expires: new.expires,
+        made_at: context.at,
+        used: None,
+    };
+    let detail = if new.replace { "a token that replaces it" } else { "a token" };
+    let changes = vec![
+        change,
+        Change::TokensEnded { machine: machine.clone() },
+        Change::TokenMade(token),
+        Change::Audited(NewEntry::by(context, "machine-added", detail).on(machine)),
+        Change::MachineChanged { machine: machine.clone() },
+    ];
+    Ok(Decided { changes, answer: () })
+}
+
+/// Ends a machine's access: its key, its bearers, and any token that was made for it.
+pub fn revoke(
+    stored: Option<&Stored>,
+    machine: &MachineName,
+    context: &AuditContext<'_>,
+) -> Result<Decided<()>, MachineRefusal> {
+    let stored = stored.ok_or_else(|| MachineRefusal::Unknown(machine.clone()))?;
+    let at = stored.revoked_at.unwrap_or(context.at);
+    let changes = vec![
+        Change::MachineRevoked { machine: machine.clone(), at },
+        Change::BearersEnded { machine: machine.clone() },
+        Change::TokensEnded { machine: machine.clone() },
+        Change::Audited(NewEntry::by(context, "machine-revoked", "").on(machine)),
+        Change::MachineChanged { machine: machine.clone() },
+    ];
+    Ok(Decided { changes, answer: () })
+}
+
+/// Ends the clone alarm: an operator knows what it was.
+pub fn acknowledge(
+    stored: Option<&Stored>,
+    machine: &MachineName,
+    context: &AuditContext<'_>,
+) -> Result<Decided<()>, MachineRefusal> {
+    let stored = stored.ok_or_else(|| MachineRefusal::Unknown(machine.clone()))?;
+    if stored.clone_alarm_at.is_none() {
+        return Err(MachineRefusal::NoAlarm(machine.clone()));
+    }
+    let changes = vec![
+        Change::CloneAlarmEnded { machine: machine.clone() },
+        Change::Audited(NewEntry::by(context, "clone-alarm-ended", "").on(machine)),
+        Change::MachineChanged { machine: machine.clone() },
+    ];
+    Ok(Decided { changes, answer: () })
+}
+
+/// Notes that a machine is there, every half minute at most.
+pub fn seen(stored: Option<&Stored>, machine: &MachineName, now: UnixMillis) -> Decided<()> {
+    let stale = |seen: UnixMillis| seen < now.saturating_sub(SEEN_APART_MS);
+    if !stored.is_some_and(|known| stale(known.seen_at.unwrap_or(0))) {
+        return Decided::unchanged(());
+    }
+    Decided { changes: vec![Change::MachineSeen { machine: machine.clone(), at: now }], answer: () }
+}

@@ -1,0 +1,142 @@
+//! Publishing generations, and the timestamps that point to them.
+
+use muster_protocol::checkin::Holds;
+use muster_protocol::ids::{Generation, IdError, MachineName, Sha256};
+use muster_protocol::keys::PublicKey;
+use muster_protocol::machine::{Class, System};
+use muster_protocol::operator::{Publication, next_generation};
+use muster_protocol::tuf::TufError;
+
+use super::audit::{AuditContext, NewEntry};
+use super::change::{Change, Decided};
+use super::rows::{GenerationFiles, StoredGeneration, Timestamp};
+
+/// A publication that was checked against the root and the machine.
+#[derive(Debug, Clone, Copy)]
+pub struct NewGeneration<'a> {
+    pub machine: &'a MachineName,
+    /// What the machine was when this was checked.
+    pub class: Class,
+    pub system: &'a System,
+    pub publication: &'a Publication,
+    pub target_sha256: &'a Sha256,
+    /// When the operators' signature ends, in unix seconds.
+    pub expires: i64,
+    /// The operators who signed it.
+    pub signers: &'a [PublicKey],
+}
+
+impl NewGeneration<'_> {
+    fn files(&self) -> GenerationFiles {
+        GenerationFiles {
+            targets: self.publication.targets.clone().into_bytes(),
+            snapshot: self.publication.snapshot.clone().into_bytes(),
+            target: self.publication.target.clone().into_bytes(),
+        }
+    }
+}
+
+/// What is stored of the machine that something is published for.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Stored {
+    pub class: Class,
+    pub system: System,
+    pub revoked: bool,
+    pub published: Option<Generation>,
+    pub timestamp_version: u64,
+    /// What the machine said in its last check-in that it holds.
+    pub holds: Holds,
+    /// The files of the latest generation, where it is the one that is offered.
+    pub latest: Option<GenerationFiles>,
+}
+
+/// What is stored of a machine's timestamp and of the snapshot that it points to.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Current {
+    pub timestamp: Option<Timestamp>,
+    /// The last version that was used.
+    pub version: u64,
+    pub snapshot: Vec<u8>,
+}
+
+#[derive(Debug, thiserror::Error)]
+pub enum PublishRefusal {
+    #[error(
+        "there is no machine {0}: `muster machines list --all` shows who is known, `muster machines add {0}` adds it"
+    )]
+    Unknown(MachineName),
+    #[error("machine {0} was revoked: add it anew with `muster machines add {0}`")]
+    Revoked(MachineName),
+    #[error(
+        "generation {offered} of {machine} cannot be published: the next one is {next}; repeat `muster update`"
+    )]
+    NotNext { machine: MachineName, offered: Generation, next: Generation },
+    #[error("{machine} has no next generation: {source}")]
+    NoNext { machine: MachineName, source: IdError },
+    #[error("machine {0} changed while this was published: repeat `muster update`")]
+    Changed(MachineName),
+    #[error("the timestamp cannot be signed: {0}")]
+    Sign(#[from] TufError),
+}
+
+/// Stores a generation and the timestamp that points to it, both or neither. `sign` signs a timestamp over a snapshot, given
+/// the last version that was used. Nothing changes where this very generation was published before.
+pub fn publish(
+    stored: Option<&Stored>,
+    new: &NewGeneration<'_>,
+    context: &AuditContext<'_>,
+    sign: impl Fn(u64, &[u8]) -> Result<Timestamp, TufError>,
+) -> Result<Decided<()>, PublishRefusal> {
+    let machine = new.machine;
+    let stored = stored.ok_or_else(|| PublishRefusal::Unknown(machine.clone()))?;
+    if stored.revoked {
+        return Err(PublishRefusal::Revoked(machine.clone()));
+    }
+    if stored.class != new.class || stored.system != *new.system {
+        return Err(PublishRefusal::Changed(machine.clone()));
+    }
+    let (offered, files) = (new.publication.generation, new.files());
+    if stored.published == Some(offered) && stored.latest.as_ref() == Some(&files) {
+        return Ok(Decided::unchanged(()));
+    }
+    // What was offered is of the root's epoch: that was checked with its signatures.
+    let next = next_generation(offered.epoch(), stored.published, &stored.holds)
+        .map_err(|source| PublishRefusal::NoNext { machine: machine.clone(), source })?;
+    if offered != next {
+        return Err(PublishRefusal::NotNext { machine: machine.clone(), offered, next });
+    }
+    let timestamp = sign(stored.timestamp_version, &files.snapshot)?;
+    let changes = vec![
+        Change::GenerationStored(Box::new(StoredGeneration {
+            machine: machine.clone(),
+            generation: offered,
+            files,
+            target_sha256: *new.target_sha256,
+            expires: new.expires,
+            published_at: context.at,
+            published_by: *context.operator,
+            signers: new.signers.to_vec(),
+        })),
+        Change::TimestampStored { machine: machine.clone(), timestamp },
+        Change::Published { machine: machine.clone(), generation: offered },
+        Change::Audited(NewEntry::by(context, "generation-published", offered.to_string()).on(machine)),
+        Change::MachineChanged { machine: machine.clone() },
+    ];
+    Ok(Decided { changes, answer: () })
+}
+
+/// The current timestamp of a machine; signed anew unless `is_good` says that it may stay. None where nothing was published.
+pub fn timestamp(
+    current: Option<&Current>,
+    machine: &MachineName,
+    is_good: impl Fn(&Timestamp) -> bool,
+    sign: impl Fn(u64, &[u8]) -> Result<Timestamp, TufError>,
+) -> Result<Decided<Option<Timestamp>>, PublishRefusal> {
+    let Some(current) = current else { return Ok(Decided::unchanged(None)) };
+    if let Some(timestamp) = current.timestamp.as_ref().filter(|held| is_good(held)) {
+        return Ok(Decided::unchanged(Some(timestamp.clone())));
+    }
+    let timestamp = sign(current.version, &current.snapshot)?;
+    let changes = vec![Change::TimestampStored { machine: machine.clone(), timestamp: timestamp.clone() }];
+    Ok(Decided { changes, answer: Some(timestamp) })
+}

@@ -1,0 +1,263 @@
+//! Events of machines: each stored once and in order (I7), as the bytes that came.
+//!
+//! A machine counts its events by itself, and gives the count another name where it has to begin anew: then the numbers
+//! through which everything is stored are none of its own. Here each event gets a number behind the last one, so that they
+//! stay in order.
+
+use std::collections::BTreeSet;
+
+use muster_protocol::clock::UnixMillis;
+use muster_protocol::ids::{Generation, MachineName};
+use muster_protocol::report::{Asker, Attack, Event, EventKind, MAX_EVENT_NUMBER, MAX_LOG_TAIL, Stream};
+
+use super::audit::NewEntry;
+use super::change::{Change, Decided, ReportsThrough};
+use super::retention;
+use super::rows::{NUMBERS_END, Outcome, StoredAttack, StoredEvent};
+
+/// How many attacks of one machine are kept: the newest.
+const ATTACKS_KEPT: u32 = 500;
+/// An attack that goes on is told in the audit log this often at most, in milliseconds, however often a machine reports it.
+pub const LOGGED_APART_MS: i64 = 3_600_000;
+pub const ATTACK_REFUSED: &str = "attack-refused";
+
+/// How many entries of the audit log about retries one machine may cause in a day: nobody can remove them.
+const RETRIES_LOGGED: u64 = 16;
+pub const DAY_MS: i64 = 24 * 60 * 60 * 1000;
+/// What a machine causes in the audit log when somebody lets a generation be tried again there.
+pub const QUARANTINE_LIFTED: &str = "quarantine-lifted";
+pub const RETRIED: &str = "retried";
+
+/// One event of a batch.
+#[derive(Debug, Clone, PartialEq)]
+pub struct NewEvent {
+    pub seq: u64,
+    pub generation: Option<Generation>,
+    /// JSON, as it came, or what was cut from it.
+    pub raw: String,
+    /// What it says; none where this version cannot read it, which is no reason to refuse it.
+    pub read: Option<Event>,
+}
+
+impl NewEvent {
+    pub fn new(seq: u64, generation: Option<Generation>, raw: String) -> Self {
+        let read = serde_json::from_str(&raw).ok();
+        Self { seq, generation, raw, read }
+    }
+
+    fn kind(&self) -> &EventKind {
+        self.read.as_ref().map_or(&EventKind::Unknown, |event| &event.kind)
+    }
+}
+
+/// A batch whose signature is good.
+#[derive(Debug, Clone, Copy)]
+pub struct Batch<'a> {
+    pub machine: &'a MachineName,
+    /// The name of the machine's count; agents of 0.1 give none.
+    pub stream: Option<Stream>,
+    /// Numbers below it that never came are gone for good.
+    pub oldest: u64,
+    pub events: &'a [NewEvent],
+}
+
+impl Batch<'_> {
+    /// Whether the audit log's entries about attacks are asked for.
+    pub fn tells_of_attacks(&self) -> bool {
+        self.events.iter().any(|event| matches!(event.kind(), EventKind::Refused { .. }))
+    }
+    /// Whether the number of the audit log's entries about retries is asked for.
+    pub fn tells_of_retries(&self) -> bool {
+        self.events.iter().any(|event| matches!(event.kind(), EventKind::Retried { .. }))
+    }
+}
+
+/// What is stored of a machine that is enrolled with the key of the batch.
+#[derive(Debug, Clone, PartialEq, Default)]
+pub struct Stored {
+    pub enrolment: u64,
+    /// Everything through this number is stored, or never will be.
+    pub through: u64,
+    pub stream: Option<String>,
+    pub outcome: Option<Outcome>,
+    /// Whether the last check-in says that an attack goes on.
+    pub refuses: bool,
+    pub events_bytes: u64,
+    /// The controller's number of its newest event of this enrolment.
+    pub newest: u64,
+    /// The attacks that the audit log has of it within [`LOGGED_APART_MS`], by [`Attack::as_str`].
+    pub attacks_logged: BTreeSet<String>,
+    /// How many entries about retries the audit log has of it within [`DAY_MS`].
+    pub retries_logged: u64,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum ReportRefusal {
+    #[error("machine {0} is not enrolled with this key: enrol it with a token of `muster machines add {0}`")]
+    NotEnrolled(MachineName),
+    #[error(
+        "the events of {machine} go on with {found}, and {wanted} is next: send them by number, from {wanted} on"
+    )]
+    Order { machine: MachineName, wanted: u64, found: u64 },
+    #[error("{found} is no number of an event of {machine}: begin another count, and name it")]
+    OutOfRange { machine: MachineName, found: u64 },
+}
+
+/// Stores what is new of a batch, at most `keep` bytes of the machine's events. Answers through which number everything is
+/// stored, or never will be.
+pub fn report(
+    stored: Option<&Stored>,
+    batch: &Batch<'_>,
+    keep: u64,
+    now: UnixMillis,
+) -> Result<Decided<u64>, ReportRefusal> {
+    let (machine, oldest) = (batch.machine, batch.oldest);
+    let found = batch.events.iter().map(|event| event.seq).max().unwrap_or(0).max(oldest);
+    // Agents of 0.1 have one count alone, and went where they were told to.
+    if (batch.stream.is_some() && found > MAX_EVENT_NUMBER) || found >= NUMBERS_END {
+        return Err(ReportRefusal::OutOfRange { machine: machine.clone(), found });
+    }
+    let stored = stored.ok_or_else(|| ReportRefusal::NotEnrolled(machine.clone()))?;
+    let (before, renamed) = stored.count(batch);
+    let mut taking = Taking::new(stored, machine, now);
+    let mut last = before;
+    for event in batch.events.iter().filter(|event| event.seq > before) {
+        if event.seq <= last && last > before {
+            let wanted = last.saturating_add(1);
+            return Err(ReportRefusal::Order { machine: machine.clone(), wanted, found: event.seq });
+        }
+        last = event.seq;
+        taking.take(event);
+    }
+    let through = last.max(oldest.saturating_sub(1));
+    if through == before && !renamed {
+        return Ok(Decided::unchanged(through));
+    }
+    let Taking { mut changes, outcome, bytes, .. } = taking;
+    changes.push(Change::ReportsThrough(Box::new(ReportsThrough {
+        machine: machine.clone(),
+        through,
+        outcome,
+        seen_at: now,
+        stream: batch.stream.map(|stream| stream.to_string()).or_else(|| stored.stream.clone()),
+        events_bytes: bytes,
+    })));
+    if let Some(wanted) = retention::cut_down_to(bytes, keep) {
+        changes.push(Change::EventsTrimmed { machine: machine.clone(), bytes, wanted });
+    }
+    changes.push(Change::MachineChanged { machine: machine.clone() });
+    Ok(Decided { changes, answer: through })
+}
+
+impl Stored {
+    /// Where the machine's count stands, and whether it has another name than before: then it begins anew. The first name
+    /// says nothing of the numbers: the machine's agent learned to give one. Neither does none: an older agent took its
+    /// place.
+    fn count(&self, batch: &Batch<'_>) -> (u64, bool) {
+        let known = self.stream.as_ref();
+        let renamed = batch.stream.zip(known).is_some_and(|(stream, known)| stream.to_string() != *known);
+        let through = if renamed { 0 } else { self.through };
+        // What a machine no longer has never comes. A number that no count reaches was never stored.
+        let beyond = batch.stream.is_some() && through > MAX_EVENT_NUMBER;
+        (if beyond { batch.oldest.saturating_sub(1) } else { through }, renamed)
+    }
+}
+
+/// A batch while its events are taken.
+struct Taking<'a> {
+    stored: &'a Stored,
+    machine: &'a MachineName,
+    now: UnixMillis,
+    changes: Vec<Change>,
+    newest: u64,
+    bytes: u64,
+    outcome: Option<Outcome>,
+    attacks_logged: BTreeSet<String>,
+    retries_logged: u64,
+}
+
+impl<'a> Taking<'a> {
+    fn new(stored: &'a Stored, machine: &'a MachineName, now: UnixMillis) -> Self {
+        Self {
+            stored,
+            machine,
+            now,
+            changes: Vec::new(),
+            newest: stored.newest,
+            bytes: stored.events_bytes,
+            outcome: stored.outcome.clone(),
+            attacks_logged: stored.attacks_logged.clone(),
+            retries_logged: stored.retries_logged,
+        }
+    }
+
+    fn take(&mut self, event: &NewEvent) {
+        self.newest = self.newest.saturating_add(1);
+        let outcome = Outcome::of(event.generation, event.kind());
+        self.changes.push(Change::EventStored(Box::new(StoredEvent {
+            machine: self.machine.clone(),
+            enrolment: self.stored.enrolment,
+            seq: self.newest,
+            generation: event.generation,
+            received_at: self.now,
+            raw: event.raw.clone(),
+            decides: outcome.is_some(),
+        })));
+        self.bytes = self.bytes.saturating_add(retention::cost(event.raw.len()));
+        match &event.read {
+            Some(told @ Event { kind: EventKind::Refused { attack, detail }, .. }) => {
+                self.attack(*attack, detail, told);
+            }
+            Some(Event { kind: EventKind::Retried { derivation, quarantined, by }, .. }) => {
+                let action = if *quarantined { QUARANTINE_LIFTED } else { RETRIED };
+                self.retried(action, format!("{} ({})", derivation.name(), asker(by)));
+            }
+            _ => {}
+        }
+        // A local rollback is about an older generation; what became of the newest stays known.
+        let stays = self.outcome.as_ref().map(|held| held.generation);
+        if let Some(outcome) = outcome.filter(|new| stays.is_none_or(|held| new.generation >= held)) {
+            self.outcome = Some(outcome);
+        }
+    }
+
+    /// An attack that the last check-in no longer speaks of has ended already.
+    fn attack(&mut self, attack: Attack, detail: &str, event: &Event) {
+        self.changes.push(Change::AttackOpened(Box::new(StoredAttack {
+            machine: self.machine.clone(),
+            attack,
+            detail: detail[..detail.floor_char_boundary(MAX_LOG_TAIL)].to_owned(),
+            generation: event.generation,
+            at: event.at,
+            received_at: self.now,
+            ended_at: (!self.stored.refuses).then_some(self.now),
+        })));
+        self.changes.push(Change::AttacksTrimmed { machine: self.machine.clone(), keep: ATTACKS_KEPT });
+        if self.attacks_logged.insert(attack.as_str().to_owned()) {
+            self.log(ATTACK_REFUSED, attack.as_str().to_owned());
+        }
+    }
+
+    fn retried(&mut self, action: &'static str, detail: String) {
+        if self.retries_logged < RETRIES_LOGGED {
+            self.retries_logged += 1;
+            self.log(action, detail);
+        }
+    }
+
+    fn log(&mut self, action: &'static str, detail: String) {
+        let entry = NewEntry::by_itself(self.now, action, detail).on(self.machine);
+        self.changes.push(Change::Audited(entry));
+    }
+}
+
+/// Who asked for it, as the machine reports it.
+fn asker(by: &Asker) -> String {
+    match by {
+        Asker::Local { user: Some(0) } => "by root at the machine".to_owned(),
+        Asker::Local { user: Some(user) } => format!("by user {user} at the machine"),
+        Asker::Local { user: None } => "at the machine".to_owned(),
+        Asker::Operator { key } => format!("as the operator with key {} asked", key.short()),
+        Asker::Unknown => "asked for in a way that this version does not know".to_owned(),
+    }
+}

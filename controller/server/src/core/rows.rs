@@ -1,0 +1,209 @@
+//! What is stored, as plain data: no types of a database, no text that is still to be read.
+
+use std::collections::BTreeSet;
+
+use muster_protocol::checkin::{CheckIn, CheckInReply};
+use muster_protocol::clock::UnixMillis;
+use muster_protocol::ids::{Generation, MachineName, Sha256, Tag};
+use muster_protocol::keys::PublicKey;
+use muster_protocol::machine::{Class, System};
+use muster_protocol::operator::{AttackView, Published, Standing};
+use muster_protocol::report::{Attack, EventKind};
+use muster_protocol::request::SignedRequest;
+use serde::{Deserialize, Serialize};
+
+/// Numbers of check-ins and events from here on are nobody's honest ones, and no database's integers.
+pub const NUMBERS_END: u64 = i64::MAX as u64;
+
+/// Everything that is known of one machine, as operators are shown it.
+#[derive(Debug, Clone)]
+pub struct Machine {
+    pub name: MachineName,
+    pub class: Class,
+    pub system: System,
+    pub tags: BTreeSet<Tag>,
+    pub key: Option<PublicKey>,
+    pub age: Option<String>,
+    pub agent: Option<String>,
+    pub enrolled_at: Option<UnixMillis>,
+    pub revoked_at: Option<UnixMillis>,
+    pub seen_at: Option<UnixMillis>,
+    pub clock_skew_ms: Option<i64>,
+    pub clone_alarm_at: Option<UnixMillis>,
+    pub key_rotated_at: Option<UnixMillis>,
+    pub key_rotation_asked_at: Option<UnixMillis>,
+    /// Its last check-in.
+    pub observed: Option<CheckIn>,
+    /// How the last generation that it reported on ended.
+    pub outcome: Option<Outcome>,
+    pub published: Option<Published>,
+    /// The newest attack that it reported and that has not ended.
+    pub attack: Option<AttackView>,
+}
+
+impl Machine {
+    pub fn standing(&self) -> Standing {
+        match (self.revoked_at, self.key) {
+            (Some(_), _) => Standing::Revoked,
+            (None, Some(_)) => Standing::Enrolled,
+            (None, None) => Standing::Invited,
+        }
+    }
+}
+
+/// An enrolled machine, as its requests are checked.
+#[derive(Debug, Clone, Copy)]
+pub struct KnownMachine {
+    pub key: PublicKey,
+    pub class: Class,
+    pub revoked: bool,
+}
+
+/// The last event that decided on a generation.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Outcome {
+    pub generation: Generation,
+    #[serde(flatten)]
+    pub kind: EventKind,
+}
+
+impl Outcome {
+    /// The outcome that an event reports, if it decides on a generation.
+    pub fn of(generation: Option<Generation>, kind: &EventKind) -> Option<Self> {
+        let decides = matches!(
+            kind,
+            EventKind::Confirmed { .. }
+                | EventKind::RolledBack { .. }
+                | EventKind::Failed { .. }
+                | EventKind::NeedsHuman { .. }
+        );
+        Some(Self { generation: generation.filter(|_| decides)?, kind: kind.clone() })
+    }
+}
+
+/// Who a bearer stands for.
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+pub enum Principal {
+    Machine(MachineName),
+    Operator(PublicKey),
+}
+
+/// A token of `muster machines add`.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Token {
+    pub id: Sha256,
+    pub machine: MachineName,
+    pub class: Class,
+    pub check_key: Sha256,
+    /// Unix seconds.
+    pub expires: i64,
+    pub made_at: UnixMillis,
+    /// When and by which key it was used.
+    pub used: Option<TokenUse>,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct TokenUse {
+    pub at: UnixMillis,
+    pub by: PublicKey,
+}
+
+/// A machine's last check-in, and what answers the same one again.
+#[derive(Debug, Clone, PartialEq)]
+pub struct LastCheckIn {
+    pub body: Sha256,
+    pub salt: [u8; 32],
+    /// Without its bearer; none where it cannot be read.
+    pub reply: Option<CheckInReply>,
+}
+
+/// A check-in before the last one, so that one that was slow raises no alarm.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub struct EarlierCheckIn {
+    pub seq: u64,
+    /// The first bytes of the body's SHA-256.
+    pub body: [u8; 16],
+}
+
+/// What an operator asked of a machine.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Request {
+    pub id: Sha256,
+    /// What it asks for ([`muster_protocol::request::Asked::as_str`]).
+    pub asks: String,
+    /// None where this version cannot read it.
+    pub document: Option<SignedRequest>,
+    /// Unix seconds.
+    pub ends: i64,
+    pub handed_on: bool,
+}
+
+/// An event as it is stored.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct StoredEvent {
+    pub machine: MachineName,
+    /// Each enrolment has events of its own.
+    pub enrolment: u64,
+    /// The controller's own number, not the machine's.
+    pub seq: u64,
+    pub generation: Option<Generation>,
+    pub received_at: UnixMillis,
+    /// JSON, as it came.
+    pub raw: String,
+    /// Whether it decided on a generation: those are kept longest.
+    pub decides: bool,
+}
+
+/// An attack that a machine refused.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct StoredAttack {
+    pub machine: MachineName,
+    pub attack: Attack,
+    pub detail: String,
+    pub generation: Option<Generation>,
+    /// By the machine's clock.
+    pub at: UnixMillis,
+    pub received_at: UnixMillis,
+    pub ended_at: Option<UnixMillis>,
+}
+
+/// A published generation: the files that operators signed, and what is known of them.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct StoredGeneration {
+    pub machine: MachineName,
+    pub generation: Generation,
+    pub files: GenerationFiles,
+    pub target_sha256: Sha256,
+    /// When the operators' signature ends, in unix seconds.
+    pub expires: i64,
+    pub published_at: UnixMillis,
+    pub published_by: PublicKey,
+    /// The operators who signed it.
+    pub signers: Vec<PublicKey>,
+}
+
+/// The files of one generation, each as the bytes that were signed.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct GenerationFiles {
+    pub targets: Vec<u8>,
+    pub snapshot: Vec<u8>,
+    pub target: Vec<u8>,
+}
+
+/// A signed `timestamp.json`.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Timestamp {
+    pub bytes: Vec<u8>,
+    pub version: u64,
+    /// Unix seconds.
+    pub expires: i64,
+    /// The online key that signed it.
+    pub key: PublicKey,
+}
+
+/// A draft as it is kept.
+#[derive(Debug, Clone, PartialEq)]
+pub struct StoredDraft {
+    pub id: Sha256,
+    pub draft: muster_protocol::draft::Draft,
+}

@@ -1,0 +1,244 @@
+//! What machines and operators cause, each in one transaction, and what is read without one.
+
+use std::convert::Infallible;
+
+use muster_protocol::audit::{MAX_PAGE, Page};
+use muster_protocol::checkin::CheckInReply;
+use muster_protocol::clock::UnixMillis;
+use muster_protocol::enrol::EnrolRequest;
+use muster_protocol::ids::{MachineName, Sha256, to_hex};
+use muster_protocol::keys::PublicKey;
+use muster_protocol::operator::{AddMachine, AttackView};
+use muster_protocol::random;
+use muster_protocol::request::{MachineRequest, SignedRequest};
+
+use super::{Committed, Cursor, Failed, News, Store, StoreError, nothing};
+use crate::core::audit::AuditContext;
+use crate::core::checkin::{CheckInRefusal, ReceivedCheckIn};
+use crate::core::enrolment::EnrolRefusal;
+use crate::core::machines::MachineRefusal;
+use crate::core::reports::{Batch, ReportRefusal};
+use crate::core::requests::AskRefusal;
+use crate::core::rows::{KnownMachine, Machine, Principal};
+use crate::core::{access, checkin, enrolment, machines, reports, requests, retention};
+
+/// What came of a check-in or of a batch of events, and where the fleet's changes stand, unless nothing changed.
+#[derive(Debug)]
+pub struct Answer<A> {
+    pub answer: A,
+    pub cursor: Option<Cursor>,
+}
+
+impl<A> From<Committed<A>> for Answer<A> {
+    fn from(committed: Committed<A>) -> Self {
+        Self { answer: committed.answer, cursor: committed.applied.cursor }
+    }
+}
+
+impl Store {
+    /// Takes a check-in. A refusal may change something as well: the clone alarm does.
+    pub async fn check_in(
+        &self,
+        received: &ReceivedCheckIn<'_>,
+    ) -> Result<Answer<Result<CheckInReply, CheckInRefusal>>, StoreError> {
+        let salt = random::bytes::<32>()?;
+        let (machine, key) = (&received.checkin.machine, received.key);
+        let decided = self.decide(
+            |mut transaction| async move {
+                let stored = transaction.check_in(machine, key, received.new_key(), received.now).await?;
+                Ok((transaction, stored))
+            },
+            |stored| Ok::<_, Infallible>(checkin::check_in(stored.as_ref(), received, &salt)),
+        );
+        decided.await.map(Answer::from).map_err(Failed::into_store)
+    }
+
+    /// Gives a machine its new key and ends its token. Strangers ask for this, so most is refused without a transaction that
+    /// writes.
+    pub async fn enrol(
+        &self,
+        request: &EnrolRequest,
+        now: UnixMillis,
+    ) -> Result<Cursor, Failed<EnrolRefusal>> {
+        let decided = self.consider(
+            |mut transaction| async move {
+                let stored = transaction.enrolment(&request.token, &request.key).await?;
+                Ok((transaction, stored))
+            },
+            |stored| enrolment::enrol(stored.as_ref(), request, now),
+        );
+        self.cursor_after(decided.await?).await
+    }
+
+    /// Takes a batch of events. Answers through which number they are stored.
+    pub async fn report(
+        &self,
+        batch: &Batch<'_>,
+        key: &PublicKey,
+        keep: u64,
+        now: UnixMillis,
+    ) -> Result<Answer<u64>, Failed<ReportRefusal>> {
+        let decided = self.decide(
+            |mut transaction| async move {
+                let stored = transaction.report(batch, key, now).await?;
+                Ok((transaction, stored))
+            },
+            |stored| reports::report(stored.as_ref(), batch, keep, now),
+        );
+        decided.await.map(Answer::from)
+    }
+
+    /// Notes that a machine is there.
+    pub async fn seen(&self, machine: &MachineName, now: UnixMillis) -> Result<(), StoreError> {
+        let decided = self.consider(
+            |mut transaction| async move {
+                let stored = transaction.known(machine).await?;
+                Ok((transaction, stored))
+            },
+            |stored| Ok::<_, Infallible>(machines::seen(stored.as_ref(), machine, now)),
+        );
+        decided.await.map(drop).map_err(Failed::into_store)
+    }
+
+    /// A new machine, or a new token for one.
+    pub async fn add_machine(
+        &self,
+        new: &AddMachine,
+        context: &AuditContext<'_>,
+    ) -> Result<Cursor, Failed<MachineRefusal>> {
+        let decided = self.decide(
+            |mut transaction| async move {
+                let taken = transaction.token_taken(&new.token).await?;
+                let known = transaction.known(&new.machine).await?;
+                Ok((transaction, (known, taken)))
+            },
+            |(known, taken)| machines::add(known.as_ref(), *taken, new, context),
+        );
+        self.cursor_after(decided.await?).await
+    }
+
+    /// Ends a machine's access.
+    pub async fn revoke(
+        &self,
+        machine: &MachineName,
+        context: &AuditContext<'_>,
+    ) -> Result<Cursor, Failed<MachineRefusal>> {
+        let decided = self.decide(
+            |mut transaction| async move {
+                let stored = transaction.known(machine).await?;
+                Ok((transaction, stored))
+            },
+            |stored| machines::revoke(stored.as_ref(), machine, context),
+        );
+        self.cursor_after(decided.await?).await
+    }
+
+    /// Ends a machine's clone alarm.
+    pub async fn acknowledge(
+        &self,
+        machine: &MachineName,
+        context: &AuditContext<'_>,
+    ) -> Result<Cursor, Failed<MachineRefusal>> {
+        let decided = self.decide(
+            |mut transaction| async move {
+                let stored = transaction.known(machine).await?;
+                Ok((transaction, stored))
+            },
+            |stored| machines::acknowledge(stored.as_ref(), machine, context),
+        );
+        self.cursor_after(decided.await?).await
+    }
+
+    /// Keeps a request to a machine.
+    pub async fn ask(
+        &self,
+        signed: &SignedRequest,
+        request: &MachineRequest,
+        context: &AuditContext<'_>,
+    ) -> Result<Cursor, Failed<AskRefusal>> {
+        let decided = self.decide(
+            |mut transaction| async move {
+                let stored = transaction.asking(&request.machine).await?;
+                Ok((transaction, stored))
+            },
+            |stored| requests::ask(stored.as_ref(), signed, request, context),
+        );
+        self.cursor_after(decided.await?).await
+    }
+
+    /// A bearer for an operator's `nix copy`.
+    pub async fn open_session(&self, context: &AuditContext<'_>) -> Result<String, StoreError> {
+        let bearer = to_hex(&random::bytes::<32>()?);
+        let decided = self.decide(nothing, |()| Ok::<_, Infallible>(access::open_session(&bearer, context)));
+        decided.await.map_err(Failed::into_store)?;
+        Ok(bearer)
+    }
+
+    /// Forgets what has ended by itself: bearers, nonces, drafts and requests.
+    pub async fn sweep(&self, now_s: i64) -> Result<(), StoreError> {
+        let decided = self.decide(nothing, |()| Ok::<_, Infallible>(retention::sweep(now_s)));
+        decided.await.map(drop).map_err(Failed::into_store)
+    }
+
+    /// Removes the events that came before `before`, but for those that decided on a generation.
+    pub async fn forget_events(&self, before: UnixMillis) -> Result<(), StoreError> {
+        loop {
+            let decided = self.decide(nothing, |()| Ok::<_, Infallible>(retention::forget_events(before)));
+            if decided.await.map_err(Failed::into_store)?.applied.forgotten == 0 {
+                return Ok(());
+            }
+        }
+    }
+
+    /// Where the fleet's changes stand once a decision is carried out.
+    async fn cursor_after<E>(&self, committed: Committed<()>) -> Result<Cursor, Failed<E>> {
+        match committed.applied.cursor {
+            Some(cursor) => Ok(cursor),
+            None => Ok(self.cursor().await?),
+        }
+    }
+}
+
+/// What is read without a transaction.
+impl Store {
+    /// Where the fleet's changes stand.
+    pub async fn cursor(&self) -> Result<Cursor, StoreError> {
+        self.database.cursor().await
+    }
+    pub async fn machine(&self, name: &MachineName) -> Result<Option<Machine>, StoreError> {
+        self.database.machine(name).await
+    }
+    /// All of them, by name.
+    pub async fn machines(&self) -> Result<Vec<Machine>, StoreError> {
+        self.database.machines().await
+    }
+    /// The key that a machine signs with, and what else its requests are checked against.
+    pub async fn machine_key(&self, name: &MachineName) -> Result<Option<KnownMachine>, StoreError> {
+        self.database.machine_key(name).await
+    }
+    /// What the machine's next check-in would be told.
+    pub async fn news(&self, name: &MachineName) -> Result<News, StoreError> {
+        self.database.news(name).await
+    }
+    /// Who this bearer stands for, if it is good now.
+    pub async fn principal(&self, bearer: &str, now_s: i64) -> Result<Option<Principal>, StoreError> {
+        self.database.principal(&Sha256::of(bearer.as_bytes()), now_s).await
+    }
+    /// Remembers a nonce until `expires`, in unix seconds; false if it was known.
+    pub async fn use_nonce(
+        &self,
+        key: &PublicKey,
+        nonce: &[u8; 16],
+        expires: i64,
+    ) -> Result<bool, StoreError> {
+        self.database.use_nonce(key, nonce, expires).await
+    }
+    /// The attacks that a machine reported, the newest first.
+    pub async fn attacks(&self, machine: &MachineName, limit: u32) -> Result<Vec<AttackView>, StoreError> {
+        self.database.attacks(machine, limit).await
+    }
+    /// The entries of the audit log after `after`, the oldest first.
+    pub async fn audit(&self, after: u64, limit: u32) -> Result<Page, StoreError> {
+        self.database.audit(after, limit.min(MAX_PAGE)).await
+    }
+}

@@ -1,0 +1,125 @@
+//! One connection writes, so that nobody waits for a lock in the middle of a transaction; some read beside it (WAL).
+
+use std::path::Path;
+use std::time::Duration;
+
+use muster_protocol::ids::Sha256;
+use sqlx::sqlite::{
+    SqliteConnectOptions, SqliteConnection, SqliteJournalMode, SqlitePool, SqlitePoolOptions,
+    SqliteSynchronous,
+};
+
+use super::columns::sha256;
+use crate::store::error::StoreError;
+
+const READERS: u32 = 4;
+/// How long anybody waits for a lock or for a connection.
+const WAIT: Duration = Duration::from_secs(10);
+
+/// One writer: the lock is taken at the beginning, so that what a transaction read stays true until it commits.
+const BEGIN: &str = "BEGIN IMMEDIATE";
+
+#[derive(Debug, Clone)]
+pub struct Sqlite {
+    writer: SqlitePool,
+    readers: SqlitePool,
+}
+
+/// A transaction: of the writer, or of a reader, where it sees one state of the database.
+pub struct Transaction {
+    transaction: sqlx::Transaction<'static, sqlx::Sqlite>,
+}
+
+impl Sqlite {
+    /// Opens the database of a fleet, makes it if need be, and brings it to the newest form.
+    pub async fn open(file: &Path, fleet: &Sha256) -> Result<Self, StoreError> {
+        let options = SqliteConnectOptions::new()
+            .filename(file)
+            .create_if_missing(true)
+            .journal_mode(SqliteJournalMode::Wal)
+            .synchronous(SqliteSynchronous::Full)
+            .foreign_keys(true)
+            .busy_timeout(WAIT);
+        let open = |error: &dyn std::fmt::Display| StoreError::Open(format!("{}: {error}", file.display()));
+        let pool = |connections| SqlitePoolOptions::new().max_connections(connections).acquire_timeout(WAIT);
+        let writer = pool(1).connect_with(options.clone()).await.map_err(|error| open(&error))?;
+        sqlx::migrate!("migrations/sqlite").run(&writer).await.map_err(|error| open(&error))?;
+        let readers =
+            pool(READERS).connect_with(options.read_only(true)).await.map_err(|error| open(&error))?;
+        let sqlite = Self { writer, readers };
+        sqlite.belongs_to(fleet).await?;
+        sqlite.take_over_the_log_of_0_1().await?;
+        Ok(sqlite)
+    }
+
+    /// A transaction that holds the write lock from its beginning.
+    ///
+    /// A full disk makes SQLite roll back by itself, which sqlx does not see: it believes that the transaction goes on,
+    /// and the connection would refuse every later one. Such a connection is given up for a new one.
+    pub async fn begin(&self) -> Result<Transaction, StoreError> {
+        let transaction = match self.writer.begin_with(BEGIN).await {
+            Err(sqlx::Error::InvalidSavePointStatement) => {
+                self.writer.acquire().await?.close().await?;
+                self.writer.begin_with(BEGIN).await?
+            }
+            begun => begun?,
+        };
+        Ok(Transaction { transaction })
+    }
+
+    /// A transaction that only reads.
+    pub async fn view(&self) -> Result<Transaction, StoreError> {
+        Ok(Transaction { transaction: self.readers.begin().await? })
+    }
+
+    pub fn read(&self) -> &SqlitePool {
+        &self.readers
+    }
+
+    pub async fn close(&self) {
+        self.readers.close().await;
+        self.writer.close().await;
+    }
+
+    async fn belongs_to(&self, fleet: &Sha256) -> Result<(), StoreError> {
+        let mut tx = self.begin().await?;
+        let found: Option<Vec<u8>> =
+            sqlx::query_scalar("SELECT id FROM fleet").fetch_optional(tx.connection()).await?;
+        match found {
+            Some(found) if found == fleet.as_bytes() => {}
+            Some(found) => {
+                let found = sha256(&found)?.short();
+                return Err(StoreError::OtherFleet { wanted: fleet.short(), found });
+            }
+            None => {
+                sqlx::query("INSERT INTO fleet (id) VALUES ($1)")
+                    .bind(fleet.as_bytes().as_slice())
+                    .execute(tx.connection())
+                    .await?;
+            }
+        }
+        tx.commit().await
+    }
+}
+
+impl Transaction {
+    pub fn connection(&mut self) -> &mut SqliteConnection {
+        &mut self.transaction
+    }
+
+    pub async fn commit(self) -> Result<(), StoreError> {
+        Ok(self.transaction.commit().await?)
+    }
+}
+
+impl From<sqlx::Error> for StoreError {
+    fn from(error: sqlx::Error) -> Self {
+        // The primary result codes of SQLite (sqlite3.h) are the low byte of the extended ones.
+        let code = error.as_database_error().and_then(|e| e.code()).and_then(|c| c.parse::<u32>().ok());
+        match (&error, code.map(|code| code & 0xff)) {
+            (_, Some(13)) => Self::Full,
+            (sqlx::Error::PoolTimedOut, _) | (_, Some(5 | 6)) => Self::Busy,
+            _ => Self::Database(error.to_string()),
+        }
+    }
+}
