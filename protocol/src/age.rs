@@ -1,5 +1,5 @@
-//! age's own keys (X25519): made where they are used, written as `age-keygen` writes them. Encrypting with them is the
-//! work of sops and age, never of this.
+//! age keys (X25519), made where they are used and written as `age-keygen` writes them. Encrypting with
+//! them is left to sops and age.
 
 use bech32::{Bech32, Hrp};
 use x25519_dalek::{PublicKey, StaticSecret};
@@ -7,19 +7,20 @@ use zeroize::Zeroizing;
 
 use crate::random::{self, RandomError};
 
-/// What a secret key begins with, in the upper case in which it is written.
+/// The prefix of a secret key, in the upper case in which it is written.
 const SECRET: &str = "AGE-SECRET-KEY-";
 
-/// A private key of age. It is wiped from memory when it goes.
+/// An age private key, wiped from memory when dropped.
 #[derive(Clone)]
 pub struct AgeKey(StaticSecret);
 
 impl AgeKey {
+    /// A new key from the system's random source.
     pub fn generate() -> Result<Self, RandomError> {
         Ok(Self(StaticSecret::from(*Zeroizing::new(random::bytes::<32>()?))))
     }
 
-    /// `AGE-SECRET-KEY-1…`.
+    /// Reads `AGE-SECRET-KEY-1…`; `None` for anything else.
     pub fn parse(line: &str) -> Option<Self> {
         let (prefix, bytes) = bech32::decode(line.trim()).ok()?;
         let bytes: Zeroizing<[u8; 32]> = Zeroizing::new(Zeroizing::new(bytes).as_slice().try_into().ok()?);
@@ -45,11 +46,11 @@ impl AgeKey {
 }
 
 fn encode(prefix: &str, bytes: &[u8; 32]) -> String {
-    // 32 bytes and a short prefix are within every limit of bech32, so that this cannot fail.
+    // 32 bytes and a short prefix are within bech32's limits, so this cannot fail.
     bech32::encode::<Bech32>(Hrp::parse_unchecked(prefix), bytes).unwrap_or_default()
 }
 
-/// The keys in an identity file, in its order; other kinds of identities are passed over.
+/// The keys of an identity file, in order. Other kinds of identities are skipped.
 pub fn keys_in(text: &str) -> Vec<AgeKey> {
     text.lines().filter(|line| line.trim().starts_with(SECRET)).filter_map(AgeKey::parse).collect()
 }
@@ -74,7 +75,7 @@ mod tests {
         let text = format!("# mine\n{}\nAGE-PLUGIN-X-1ABC\nnonsense\n  {}", *first.entry(), *second.entry());
         let found: Vec<String> = keys_in(&text).iter().map(AgeKey::recipient).collect();
         assert_eq!(found, [first.recipient(), second.recipient()]);
-        assert!(AgeKey::parse(&first.recipient()).is_none(), "a recipient is no key");
+        assert!(AgeKey::parse(&first.recipient()).is_none(), "a recipient is not a key");
         assert!(keys_in("").is_empty());
     }
 }

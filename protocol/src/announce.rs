@@ -1,5 +1,5 @@
-//! What a machine says before its body: who it is and the body's hash, signed, so that the controller knows in whose share of
-//! its memory the body is read. The body's own signature counts as ever.
+//! What a machine sends before its body: who it is and the body's hash, signed, so that the controller
+//! knows whose share of its memory the body counts against. The body's own signature is checked as well.
 
 use std::fmt;
 use std::str::FromStr;
@@ -10,19 +10,22 @@ use crate::keys::{Context, KeyError, PublicKey, SecretKey, Signature};
 /// `NAME HASH SIGNATURE`, as the header [`crate::api::MACHINE_ANNOUNCES`] carries it.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Announcement {
+    /// Whose share of the controller's memory the body takes.
     pub machine: MachineName,
+    /// SHA-256 of the body.
     pub body: Sha256,
     signature: Signature,
 }
 
 impl Announcement {
-    /// For a body that goes to `path`.
+    /// Announces a body that is sent to `path`.
     pub fn make(machine: &MachineName, path: &str, body: &[u8], key: &SecretKey) -> Self {
         let body = Sha256::of(body);
         let signature = key.sign(Context::Announcement, &message(machine, path, &body));
         Self { machine: machine.clone(), body, signature }
     }
 
+    /// Checks that `key` announced this body for `path`.
     pub fn verify(&self, path: &str, key: &PublicKey) -> Result<(), KeyError> {
         key.verify(Context::Announcement, &message(&self.machine, path, &self.body), &self.signature)
     }
@@ -49,9 +52,9 @@ impl FromStr for Announcement {
             return Err("an announcement is a machine's name, a hash and a signature");
         };
         Ok(Self {
-            machine: machine.parse().map_err(|_| "its first word is no machine's name")?,
-            body: body.parse().map_err(|_| "its second word is no SHA-256")?,
-            signature: signature.parse().map_err(|_| "its third word is no signature")?,
+            machine: machine.parse().map_err(|_| "its first word is not a machine's name")?,
+            body: body.parse().map_err(|_| "its second word is not a SHA-256")?,
+            signature: signature.parse().map_err(|_| "its third word is not a signature")?,
         })
     }
 }

@@ -5,42 +5,55 @@ use serde::{Deserialize, Serialize};
 use crate::bounded;
 use crate::ids::{Generation, MachineName, Sha256};
 
+/// `GET`: [`crate::operator::FleetView`], for anybody.
 pub const FLEET: &str = "/v1/fleet";
+/// `POST`: [`crate::enrol::EnrolRequest`].
 pub const ENROL: &str = "/v1/enrol";
+/// `POST`: [`crate::checkin::CheckIn`].
 pub const CHECKIN: &str = "/v1/checkin";
+/// `POST`: [`crate::report::Batch`].
 pub const REPORTS: &str = "/v1/reports";
+/// The binary cache, for machines and operators with a bearer token.
 pub const CACHE: &str = "/cache";
+/// `POST`: a bearer token for the cache ([`crate::operator::Session`]).
 pub const OPERATOR_SESSION: &str = "/v1/operator/session";
+/// `GET`: every machine; `POST`: [`crate::operator::AddMachine`].
 pub const OPERATOR_MACHINES: &str = "/v1/operator/machines";
+/// `GET`: waits for a change of the fleet ([`crate::operator::Changes`]).
 pub const OPERATOR_CHANGES: &str = "/v1/operator/changes";
+/// `GET` and `POST`: drafts ([`crate::draft`]).
 pub const OPERATOR_DRAFTS: &str = "/v1/operator/drafts";
+/// `POST`: [`crate::operator::NewRoot`].
 pub const OPERATOR_ROOT: &str = "/v1/operator/root";
+/// `GET`: a page of the audit log ([`crate::audit::Page`]).
 pub const OPERATOR_AUDIT: &str = "/v1/operator/audit";
 
 /// The header with the machine's signature over the body, in hexadecimal.
 pub const MACHINE_SIGNATURE: &str = "muster-signature";
-/// The header with the signature of the key that a check-in brings in place of the old one, in hexadecimal.
+/// The header with the signature by the new key of a check-in that replaces the machine's key, in
+/// hexadecimal.
 pub const MACHINE_NEW_SIGNATURE: &str = "muster-new-signature";
 /// The header with a machine's [`crate::announce::Announcement`]; agents of version 0.1 send none.
 pub const MACHINE_ANNOUNCES: &str = "muster-announces";
 /// The header with an operator's [`crate::operator::RequestSignature`], in JSON.
 pub const OPERATOR_SIGNATURE: &str = "muster-operator";
-/// The header with the [`crate::signin::SignIn`] of a key that reads in an operator's place; then that key signed the request.
+/// The header with the [`crate::signin::SignIn`] of a key that reads on an operator's behalf; that key
+/// signed the request.
 pub const OPERATOR_SIGN_IN: &str = "muster-sign-in";
 
 /// The longest that a long poll may wait, in seconds, on either side.
 pub const MAX_POLL_SECONDS: u64 = 600;
-/// The longest `Retry-After` that is followed, in seconds: a controller may slow a machine down, and not silence it for longer
-/// than a person waits.
+/// The longest `Retry-After` that is followed, in seconds: a controller may slow a machine down, but not
+/// silence it for longer than a person would wait.
 pub const MAX_RETRY_AFTER_SECONDS: u64 = 600;
 /// How much of a problem's message is kept, in bytes.
 pub const MAX_MESSAGE_BYTES: usize = 4096;
 
-/// `1.root.json`, `2.root.json` …: public, since everybody must be able to follow the chain.
+/// `1.root.json`, `2.root.json` …: public, since everybody must be able to follow the chain (TUF 5.3).
 pub fn root_path(version: u64) -> String {
     format!("/v1/root/{version}.root.json")
 }
-/// The folder of a machine's TUF repository; roots are served there as well.
+/// The folder of a machine's TUF repository; it serves the roots too.
 pub fn tuf_path(machine: &MachineName) -> String {
     format!("/v1/machines/{machine}/tuf")
 }
@@ -48,90 +61,109 @@ pub fn tuf_path(machine: &MachineName) -> String {
 pub fn target_name(machine: &MachineName) -> String {
     format!("{machine}/generation.json")
 }
-/// Where the target is fetched, with its hash before the file's name (consistent snapshots, TUF 6.2).
+/// Where the target is fetched, with its hash in front of the file name (consistent snapshots, TUF 6.2).
 pub fn target_path(machine: &MachineName, hash: &Sha256) -> String {
     format!("{}/targets/{machine}/{hash}.generation.json", tuf_path(machine))
 }
-/// Waits until the latest generation is another one than `have`, or `wait` seconds have gone.
+/// Waits until the latest generation differs from `have`, or for `wait` seconds.
 pub fn poll_path(machine: &MachineName, have: Option<Generation>, wait: u64) -> String {
     let have = have.map_or_else(|| "0".to_owned(), |have| have.to_string());
     format!("/v1/machines/{machine}/poll?have={have}&wait={wait}")
 }
+/// One machine, by its name.
 pub fn operator_machine(machine: &MachineName) -> String {
     format!("{OPERATOR_MACHINES}/{machine}")
 }
 
-/// Whether a URL's host is this very machine, the only one that plain HTTP may go to. Takes IPv6 addresses in brackets too.
+/// Whether a URL's host is this computer, the only one that plain HTTP may go to. Accepts IPv6 addresses in
+/// brackets.
 pub fn is_loopback(host: &str) -> bool {
     let bare = host.trim_start_matches('[').trim_end_matches(']');
     bare == "localhost" || bare.parse::<std::net::IpAddr>().is_ok_and(|address| address.is_loopback())
 }
 
-/// The body of every answer that is not a success.
+/// The body of every reply that is not a success.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Problem {
+    /// What a program decides by.
     pub code: ProblemCode,
-    /// One sentence that says what is wrong and what to do.
+    /// One sentence that says what is wrong and what to do. Cut to [`MAX_MESSAGE_BYTES`].
     #[serde(deserialize_with = "bounded::truncated::<_, MAX_MESSAGE_BYTES>")]
     pub message: String,
 }
 
-/// A `Retry-After` in whole seconds, within bounds. The other form, a date, would be read with a clock that may be wrong by hours.
+/// A `Retry-After` in whole seconds, within bounds. The other form, a date, depends on a clock that may be
+/// wrong by hours (RFC 9110, 10.2.3).
 pub fn retry_after(value: &str) -> Option<std::time::Duration> {
     let value = value.trim();
     let digits = !value.is_empty() && value.bytes().all(|byte| byte.is_ascii_digit());
-    // More digits than a number has ask for more than the longest wait.
+    // More digits than fit a number ask for more than the longest wait.
     let seconds = value.parse().unwrap_or(u64::MAX).min(MAX_RETRY_AFTER_SECONDS);
     digits.then(|| std::time::Duration::from_secs(seconds))
 }
 
-/// What a program may decide by.
+/// Why a request was refused, for programs. Unknown codes read as `Other`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum ProblemCode {
+    /// The body or a header is not what it should be.
     Malformed,
+    /// The body is larger than its limit.
     TooLarge,
-    /// No bearer, an expired one, or one of somebody else.
+    /// The bearer token is missing, expired or somebody else's.
     Unauthorised,
+    /// The signature does not match the request and the key.
     BadSignature,
+    /// There is no machine of this name.
     UnknownMachine,
     /// The machine or the operator was revoked.
     Revoked,
+    /// There is no such enrolment token.
     TokenUnknown,
+    /// The enrolment token was used.
     TokenUsed,
+    /// The enrolment token has expired.
     TokenExpired,
-    /// A number was used with another body, or is not higher than the last.
+    /// The number was used with another body, or is not higher than the last: perhaps a second machine with
+    /// this key.
     Sequence,
-    /// The check-in was answered before, and a later one after it.
+    /// The check-in was answered before, and so was a later one.
     Repeated,
-    /// The numbers of the events are nobody's honest ones; the machine begins another count.
+    /// No honest machine counts its events like this; it begins a new stream.
     EventNumbers,
-    /// Somebody else was faster; read again and repeat.
+    /// Somebody else was faster, or something else is in the way; read again and repeat.
     Conflict,
+    /// The class or the system is not the machine's.
     WrongClass,
+    /// There is nothing here.
     NotFound,
+    /// The database or memory is in use; try again soon.
     Busy,
-    /// Too many requests; `Retry-After` says when to come again.
+    /// Too many requests; `Retry-After` says when to try again.
     TooMany,
+    /// The controller's disk is full.
     StorageFull,
+    /// The controller failed; its log says why.
     Internal,
+    /// A code of a later version.
     #[serde(other)]
     Other,
 }
 
-/// What to do about an answer that is no controller's: by its status, whatever stands in between.
+/// What to do about a reply that is not a controller's, by its status: something in between sent it.
 pub fn advice_about_a_stranger(status: u16) -> &'static str {
     match status {
         407 => "a proxy on the way wants a password",
         413 => {
-            "what stands before the controller takes nothing this large: raise its limit (client_max_body_size in nginx); no \
-             disk is full"
+            "what is in front of the controller accepts nothing this large: raise its limit \
+             (client_max_body_size in nginx); no disk is full"
         }
         502..=504 => {
-            "what stands before the controller does not reach it: see that `muster serve` runs behind it"
+            "what is in front of the controller cannot reach it: see that `muster serve` runs behind it"
         }
         _ => {
-            "see that the url is a Muster controller's: a proxy, a portal or another program may answer in its place"
+            "see that the url is a Muster controller's: a proxy, a portal or another program may \
+             answer in its place"
         }
     }
 }

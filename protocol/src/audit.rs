@@ -1,7 +1,8 @@
-//! The audit log: who did what, and when, each entry chained by its hash to the one before it.
+//! The audit log: who did what, and when. Each entry is chained to the one before it by a hash.
 //!
-//! The chain shows an entry that was changed, left out or put in. Whoever owns the database could compute the whole
-//! chain anew, so whoever reads the log keeps the last entry that was seen ([`Checkpoint`]) and asks for it again.
+//! The chain reveals an entry that was changed, removed or inserted. Whoever owns the database can
+//! recompute the whole chain, so a reader keeps the last entry they verified ([`Checkpoint`]) and asks for
+//! it again.
 
 use serde::{Deserialize, Serialize};
 use sha2::Digest as _;
@@ -11,58 +12,79 @@ use crate::clock::UnixMillis;
 use crate::ids::{MachineName, Sha256};
 use crate::keys::PublicKey;
 
-/// The most entries that one answer carries.
+/// The most entries in one reply.
 pub const MAX_PAGE: u32 = 1000;
 
 /// One line of the log.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Entry {
-    /// Counted from 1 on, without gaps.
+    /// Counted from 1, without gaps.
     pub id: u64,
     /// By the controller's clock.
     #[serde(deserialize_with = "bounded::time")]
     pub at: UnixMillis,
-    /// The operator's or root key that asked for it; none where a machine or the controller itself was the cause.
+    /// The operator's or root key that requested it; `None` where a machine or the controller itself was
+    /// the cause.
     #[serde(default)]
     pub by: Option<PublicKey>,
+    /// What was done, `generation-published` for example. New versions add words.
     pub action: String,
+    /// The machine it was done to; `None` where it concerns the fleet.
     #[serde(default)]
     pub machine: Option<MachineName>,
+    /// What else is known, in one line for people; empty where there is nothing to add.
     #[serde(default)]
     pub detail: String,
-    /// See [`hash`].
+    /// The hash that [`hash`] computes for this entry.
     pub hash: Sha256,
 }
 
-/// `GET /v1/operator/audit?after=N&limit=M`: the entries after `N`, the oldest first.
+/// `GET /v1/operator/audit?after=N&limit=M`: the entries after `N`, oldest first.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Page {
+    /// In order of their numbers; at most [`MAX_PAGE`].
     pub entries: Vec<Entry>,
     /// The number of the newest entry of the log.
     pub last: u64,
 }
 
-/// An entry that was seen and believed.
+/// The last entry that a reader has verified, which the next entries must follow.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Checkpoint {
+    /// The entry's number; 0 for the [`origin`].
     pub id: u64,
+    /// The entry's hash.
     pub hash: Sha256,
 }
 
-/// Why a log is not believed.
+/// Why a log is rejected.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum AuditError {
-    #[error("entry {wanted} of the audit log is missing: entry {found} stands in its place")]
-    Gap { wanted: u64, found: u64 },
-    #[error("entry {0} of the audit log does not fit the one before it: the log was changed")]
+    /// An entry is missing.
+    #[error("entry {wanted} of the audit log is missing: entry {found} is in its place")]
+    Gap {
+        /// The number that comes next.
+        wanted: u64,
+        /// The number that came instead.
+        found: u64,
+    },
+    /// The entry's hash does not match its content and the entry before it.
+    #[error("entry {0} of the audit log does not match the one before it: the log was changed")]
     Changed(u64),
+    /// The log ends before an entry that was verified earlier.
     #[error("the audit log ends with entry {last}, and entry {seen} was seen before: it was cut or replaced")]
-    Shortened { seen: u64, last: u64 },
-    #[error("entry {0} of the audit log is another one than was seen before: the log was written anew")]
+    Shortened {
+        /// The number of the entry that was verified.
+        seen: u64,
+        /// The number of the newest entry of the log.
+        last: u64,
+    },
+    /// The entry that was verified earlier now has another hash.
+    #[error("entry {0} of the audit log differs from the one seen before: the log was rewritten")]
     Rewritten(u64),
 }
 
-/// What the first entry of a fleet's log is chained to.
+/// The checkpoint before the first entry of a fleet's log: number 0 and a hash of the fleet's name.
 pub fn origin(fleet: &Sha256) -> Checkpoint {
     let mut hash = sha2::Sha256::new();
     hash.update(b"muster-audit-v1\0");
@@ -70,7 +92,8 @@ pub fn origin(fleet: &Sha256) -> Checkpoint {
     Checkpoint { id: 0, hash: Sha256::from_bytes(hash.finalize().into()) }
 }
 
-/// The hash of an entry: over that of the entry before it, and everything that the entry says, each part with its length.
+/// The hash of an entry: SHA-256 over the hash of the entry before it and every field of this one, each
+/// with its length in front.
 pub fn hash(before: &Sha256, entry: &Entry) -> Sha256 {
     let (id, at) = (entry.id.to_be_bytes(), entry.at.to_be_bytes());
     let parts: [Option<&[u8]>; 7] = [
@@ -84,7 +107,7 @@ pub fn hash(before: &Sha256, entry: &Entry) -> Sha256 {
     ];
     let mut hash = sha2::Sha256::new();
     for part in parts {
-        // What is absent is told apart from what is empty.
+        // An absent field hashes differently from an empty one.
         hash.update([u8::from(part.is_some())]);
         let part = part.unwrap_or_default();
         hash.update((part.len() as u64).to_be_bytes());
@@ -93,7 +116,7 @@ pub fn hash(before: &Sha256, entry: &Entry) -> Sha256 {
     Sha256::from_bytes(hash.finalize().into())
 }
 
-/// Checks the entries that follow `seen`; gives the last one.
+/// Checks that `entries` follow `seen`, and returns a checkpoint for the last one.
 pub fn verify(seen: Checkpoint, entries: &[Entry]) -> Result<Checkpoint, AuditError> {
     entries.iter().try_fold(seen, |before, entry| {
         let wanted = before.id.saturating_add(1);
@@ -156,7 +179,7 @@ mod tests {
             let mut entries = good.clone();
             change(&mut entries[1]);
             assert_eq!(verify(origin, &entries), Err(AuditError::Changed(2)));
-            // Hashed anew, it is the next one that does not fit.
+            // With its hash recomputed, the next entry no longer matches.
             entries[1].hash = hash(&entries[0].hash, &entries[1]);
             let next = verify(origin, &entries);
             assert!(next == Err(AuditError::Changed(3)) || entries[1] == good[1], "{next:?}");

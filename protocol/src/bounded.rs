@@ -1,35 +1,36 @@
-//! Bounds for what comes over the network unsigned. A field names the function that reads it, so that whatever has the type is
-//! within its bounds: nothing that adds, multiplies or stores one has to ask again.
+//! Bounds for what comes over the network unsigned. A field names the function that deserialises it, so a
+//! value of that type is within its bounds, and no code that adds, multiplies or stores it has to check
+//! again.
 //!
-//! A number that only says how long or how far is moved into its bounds. A text or a list that is too long is nobody's honest
-//! one, and the document with it is refused.
+//! A number that only says how long or how far is clamped. A text or a list that is too long comes from no
+//! honest sender, and the document that holds it is refused.
 
 use serde::de::{Deserialize, Deserializer, Error as _, SeqAccess, Visitor};
 
 use crate::clock::UnixMillis;
 
-/// The years 1 and 9999, in milliseconds: what calendars can show.
+/// The beginning of year 1 and the end of year 9999, in Unix milliseconds: what calendars can show.
 const FIRST_MS: UnixMillis = -62_135_596_800_000;
 const LAST_MS: UnixMillis = 253_402_300_799_999;
 
-/// A number, moved into `LEAST..=MOST`.
+/// A number, clamped to `LEAST..=MOST`.
 pub fn number<'de, D: Deserializer<'de>, const LEAST: u64, const MOST: u64>(
     from: D,
 ) -> Result<u64, D::Error> {
     u64::deserialize(from).map(|number| number.clamp(LEAST, MOST))
 }
 
-/// A time that a calendar can show.
+/// A time in Unix milliseconds, clamped to what a calendar can show.
 pub fn time<'de, D: Deserializer<'de>>(from: D) -> Result<UnixMillis, D::Error> {
     UnixMillis::deserialize(from).map(shown)
 }
 
-/// The same where there may be none.
+/// Like [`time`], for an optional field.
 pub fn some_time<'de, D: Deserializer<'de>>(from: D) -> Result<Option<UnixMillis>, D::Error> {
     Option::<UnixMillis>::deserialize(from).map(|time| time.map(shown))
 }
 
-/// The same in Unix seconds.
+/// A time in Unix seconds, clamped to what a calendar can show.
 pub fn seconds<'de, D: Deserializer<'de>>(from: D) -> Result<i64, D::Error> {
     i64::deserialize(from).map(|time| time.clamp(FIRST_MS / 1000, LAST_MS / 1000))
 }
@@ -38,7 +39,7 @@ fn shown(time: UnixMillis) -> UnixMillis {
     time.clamp(FIRST_MS, LAST_MS)
 }
 
-/// A text of at most `MOST` bytes.
+/// A text of at most `MOST` bytes; a longer one is an error.
 pub fn text<'de, D: Deserializer<'de>, const MOST: usize>(from: D) -> Result<String, D::Error> {
     let text = String::deserialize(from)?;
     if text.len() > MOST {
@@ -50,14 +51,14 @@ pub fn text<'de, D: Deserializer<'de>, const MOST: usize>(from: D) -> Result<Str
     Ok(text)
 }
 
-/// A text for people: only the first `MOST` bytes of it are kept.
+/// A text for people, cut to its first `MOST` bytes at a character boundary.
 pub fn truncated<'de, D: Deserializer<'de>, const MOST: usize>(from: D) -> Result<String, D::Error> {
     let mut text = String::deserialize(from)?;
     text.truncate(text.floor_char_boundary(MOST));
     Ok(text)
 }
 
-/// The same where there may be none.
+/// Like [`truncated`], for an optional field.
 pub fn some_truncated<'de, D: Deserializer<'de>, const MOST: usize>(
     from: D,
 ) -> Result<Option<String>, D::Error> {
@@ -68,7 +69,7 @@ pub fn some_truncated<'de, D: Deserializer<'de>, const MOST: usize>(
     }))
 }
 
-/// A list of at most `MOST` entries. What comes behind them is refused before it is read.
+/// A list of at most `MOST` entries; a longer one is refused before the rest is read.
 pub fn list<'de, D, T, const MOST: usize>(from: D) -> Result<Vec<T>, D::Error>
 where
     D: Deserializer<'de>,
@@ -112,7 +113,7 @@ mod tests {
         #[serde(deserialize_with = "super::text::<_, 4>")]
         text: String,
         #[serde(deserialize_with = "super::truncated::<_, 4>")]
-        words: String,
+        note: String,
         #[serde(deserialize_with = "super::list::<_, _, 2>")]
         list: Vec<u8>,
     }
@@ -124,15 +125,15 @@ mod tests {
     #[test]
     fn numbers_and_words_are_moved_into_their_bounds() {
         let document = r#"{"number":18446744073709551615,"time":-9223372036854775808,
-            "some_time":9223372036854775807,"text":"abcd","words":"abc\u00e9\u00e9","list":[1,2]}"#;
+            "some_time":9223372036854775807,"text":"abcd","note":"abc\u00e9\u00e9","list":[1,2]}"#;
         let read = read(document).unwrap();
         assert_eq!((read.number, read.time, read.some_time), (600, super::FIRST_MS, Some(super::LAST_MS)));
-        assert_eq!((read.text.as_str(), read.words.as_str(), read.list.len()), ("abcd", "abc", 2));
+        assert_eq!((read.text.as_str(), read.note.as_str(), read.list.len()), ("abcd", "abc", 2));
     }
 
     #[test]
     fn a_text_or_a_list_that_is_too_long_is_refused_and_so_is_what_is_no_number() {
-        let good = r#"{"number":0,"time":0,"text":"","words":"","list":[]}"#;
+        let good = r#"{"number":0,"time":0,"text":"","note":"","list":[]}"#;
         assert_eq!(read(good).unwrap().number, 1);
         for (from, to) in [
             ("\"text\":\"\"", "\"text\":\"abcde\""),

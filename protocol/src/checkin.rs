@@ -1,4 +1,5 @@
-//! `POST /v1/checkin`: a machine says who it is, what it runs and holds, and gets a bearer for its GETs.
+//! `POST /v1/checkin`: a machine says who it is, what it runs and what it holds, and gets a bearer token
+//! for its GETs.
 
 use serde::{Deserialize, Serialize};
 
@@ -12,53 +13,64 @@ use crate::report::{Attack, MAX_EVENT_NUMBER};
 use crate::request::{MAX_REQUESTS, SignedRequest};
 use crate::witness::AgeClaim;
 
-/// How long a bearer is good, in seconds.
+/// How long a bearer token is valid, in seconds.
 pub const BEARER_SECONDS: u64 = 3600;
 /// The largest check-in, in bytes.
 pub const MAX_CHECKIN_BYTES: usize = 64 * 1024;
-/// The longest bearer, in bytes.
+/// The longest bearer token, in bytes.
 pub const MAX_BEARER_BYTES: usize = 256;
 
 /// The body, signed by the machine in `Context::CheckIn`; the signature travels in a header.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct CheckIn {
-    /// The fleet (SHA-256 of `1.root.json`), so that a check-in for one fleet is worth nothing in another.
+    /// The fleet (SHA-256 of `1.root.json`), so that a check-in for one fleet is worthless in another.
     pub audience: Sha256,
+    /// The machine's name in the flake; the controller looks up its key by it.
     pub machine: MachineName,
+    /// The class it was enrolled with; the controller refuses another one.
     pub class: Class,
+    /// The Nix system it builds for.
     pub system: System,
-    /// Changes at each boot.
+    /// Different after each boot (on Linux random(4)'s `boot_id`).
     pub boot_id: String,
-    /// Made durable before it is sent; the controller wants it higher than the last.
+    /// Made durable before it is sent, and higher in each check-in: the controller refuses a number it has
+    /// seen, which is how a cloned machine shows.
     pub seq: u64,
-    /// The machine's wall clock; recorded and warned of, never a reason to refuse.
+    /// The machine's wall clock, in Unix milliseconds. It is recorded and warned about, never a reason to
+    /// refuse.
     pub clock: UnixMillis,
     /// The agent's version.
     pub agent: String,
+    /// The system it runs; `None` where the agent could not find out.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub runs: Option<Runs>,
+    /// The versions of the metadata it trusts.
     #[serde(default)]
     pub holds: Holds,
+    /// Where it is in the switch transaction.
     pub phase: Phase,
-    /// The generation that `phase` speaks of.
+    /// The generation that `phase` is about.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub phase_generation: Option<Generation>,
-    /// What the machine waits for, or what is wrong, in one sentence.
+    /// What the machine is waiting for, or what is wrong, in one sentence.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub note: Option<String>,
-    /// The last answer that was refused, until one is accepted.
+    /// The kind of the last reply that the machine refused; `None` again once it accepts one.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub refused: Option<Attack>,
+    /// Failed units, pending reboots and pauses.
     #[serde(default, skip_serializing_if = "Health::is_empty")]
     pub health: Health,
-    /// The key that takes the place of the machine's from this check-in on. The body is signed by both, the second time
-    /// in `Context::KeyRotation`. Sent again it means the same, so that a lost reply locks nobody out.
+    /// The key that replaces the machine's from this check-in on. Both keys sign the body, the new one in
+    /// `Context::KeyRotation`. Sending it again means the same, so a lost reply locks nobody out.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub new_key: Option<PublicKey>,
-    /// What its secrets are to be encrypted to from now on. Agents of 0.1 said it at their enrolment alone.
+    /// The age recipient that secrets for this machine are encrypted to from now on. Agents of version 0.1
+    /// send it only when they enrol.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub age: Option<AgeClaim>,
-    /// The operators' requests of the last reply that were followed or are void: the controller need not hand them on.
+    /// The IDs of the operators' requests in the last reply that were carried out or are void: the
+    /// controller need not send them again.
     #[serde(
         default,
         skip_serializing_if = "Vec::is_empty",
@@ -67,82 +79,106 @@ pub struct CheckIn {
     pub followed: Vec<Sha256>,
 }
 
-/// What a machine knows of itself beside its phase.
+/// What a machine knows about itself besides its phase.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default)]
 pub struct Health {
-    /// Units that have failed, as they were last looked at; `None` where they were not.
+    /// Units that had failed when the agent last looked; `None` where it has not looked.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub degraded: Option<Vec<String>>,
-    /// What a reboot would bring: `kernel`, `initrd`, `kernel-modules`.
+    /// What changes with a reboot: `kernel`, `initrd`, `kernel-modules`.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub reboot: Vec<String>,
-    /// Why that reboot does not come yet.
+    /// Why that reboot has not happened yet.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub reboot_waits: Option<String>,
-    /// When the wait that `note` speaks of ends by itself.
+    /// When the wait described by `note` ends by itself, in Unix milliseconds.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub waits_until: Option<UnixMillis>,
-    /// Somebody at the machine paused its updates, until then or for good (the largest number).
+    /// Until when somebody at the machine has paused updates, in Unix milliseconds; the largest number
+    /// means until they resume.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub paused_until: Option<UnixMillis>,
 }
 
 impl Health {
+    /// Whether there is nothing to report.
     pub fn is_empty(&self) -> bool {
         *self == Self::default()
     }
 }
 
-/// The system that a machine runs, as it finds it by looking.
+/// The system that a machine runs, as the agent found it.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Runs {
-    /// What /run/current-system points to.
+    /// The target of `/run/current-system`.
     pub running: StorePath,
-    /// What the system profile points to.
+    /// The target of the system profile, which is what the next boot starts.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub profile: Option<StorePath>,
-    /// The confirmed generation that this is, if it is one.
+    /// The confirmed generation that this system is, if any.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub generation: Option<Generation>,
 }
 
-/// The versions of trusted metadata that a machine holds; 0 for none.
+/// The versions of trusted metadata that a machine holds; 0 where it holds none.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default)]
 pub struct Holds {
+    /// Version of `root.json`; never lower than the enrolment token's.
     pub root: u64,
+    /// Version of `timestamp.json`.
     pub timestamp: u64,
+    /// Version of `snapshot.json`.
     pub snapshot: u64,
+    /// Version of `targets.json`, which is the number of the generation.
     pub targets: u64,
-    /// The epoch of the root, in which the other numbers are counted.
+    /// The epoch of the root, which the other numbers are counted in.
     #[serde(skip_serializing_if = "Epoch::is_first")]
     pub epoch: Epoch,
 }
 
-/// Where a machine stands, in the words of the switch transaction.
+/// Where a machine is in the switch transaction. The agent's own states are finer; several map to one
+/// phase.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum Phase {
+    /// Nothing is in progress.
     Idle,
+    /// A generation's metadata and target are verified.
     Verified,
+    /// The derivation and its inputs are being fetched into the store.
     Fetching,
+    /// The system is being built or its output downloaded.
     Building,
+    /// The output in the store is the signed one; the system's own checks run or have passed. Nothing is
+    /// changed yet.
     Checked,
+    /// The new system is being activated.
     Activating,
+    /// The new system runs and its health checks are being asked.
     Probing,
+    /// The generation passed and is kept.
     Confirmed,
+    /// The activator is going back to the old system.
     RollingBack,
+    /// The old system runs again.
     RolledBack,
+    /// It ended before anything was activated.
     Failed,
+    /// Waiting for a window, for power or for a network.
     Deferred,
+    /// The new system is what the next boot starts.
     AwaitingReboot,
+    /// Only a person at the machine can go on.
     NeedsHuman,
+    /// A phase of a later version.
     #[serde(other)]
     Unknown,
 }
 
 impl Phase {
+    /// The phase as people read it: its wire name with spaces.
     pub fn as_str(self) -> &'static str {
         match self {
             Self::Idle => "idle",
@@ -164,28 +200,31 @@ impl Phase {
     }
 }
 
-/// Nobody signs it: it is whoever answers that says this.
+/// The reply to a check-in. It is not signed: a controller that lies can say anything here, so nothing in
+/// it is trusted.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct CheckInReply {
     /// For `authorization: Bearer …`, and as the password of HTTP Basic for the cache.
     #[serde(deserialize_with = "bounded::text::<_, MAX_BEARER_BYTES>")]
     pub bearer: String,
-    /// Seconds from now.
+    /// How long the bearer token is valid, in seconds from now.
     #[serde(deserialize_with = "bounded::number::<_, 60, BEARER_SECONDS>")]
     pub bearer_expires_in: u64,
-    /// The latest published generation: a hint when to refresh, nothing to be trusted.
+    /// The latest published generation: a hint to refresh, nothing more.
     #[serde(default)]
     pub generation: Option<Generation>,
-    /// How long a long poll may wait, in seconds; the machine keeps it within bounds of its own.
+    /// How long a long poll may wait, in seconds; the machine keeps within limits of its own.
     #[serde(deserialize_with = "bounded::number::<_, 1, MAX_POLL_SECONDS>")]
     pub poll_seconds: u64,
-    /// The number of the last event that is stored, of whichever count: agents let events go by the answer to a batch alone.
+    /// The number of the last event that is stored, in whichever stream. Agents forget events only after
+    /// the reply to a batch.
     #[serde(deserialize_with = "bounded::number::<_, 0, MAX_EVENT_NUMBER>")]
     pub reports_through: u64,
-    /// What version 0.1 asked for a new key by. Whoever answers can say it, so that agents no longer follow it.
+    /// How controllers of version 0.1 asked for a new key. Anybody who answers can set it, so agents no
+    /// longer act on it.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub rotate_key: bool,
-    /// What operators ask of this machine, signed by them.
+    /// What operators ask of this machine, each signed by one of them.
     #[serde(
         default,
         skip_serializing_if = "Vec::is_empty",
@@ -194,12 +233,13 @@ pub struct CheckInReply {
     pub requests: Vec<SignedRequest>,
 }
 
-/// The reply of the long poll: the latest generation, again only a hint.
+/// The reply to the long poll.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct PollReply {
+    /// The latest published generation: a hint to refresh, nothing more.
     #[serde(default)]
     pub generation: Option<Generation>,
-    /// The controller has something to say that only the reply of a check-in carries.
+    /// Whether the controller has something that only the reply to a check-in carries.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub check_in: bool,
 }

@@ -2,13 +2,14 @@
 
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
-/// Milliseconds since 1970-01-01T00:00:00Z. May be wrong by hours on a machine whose battery was flat.
+/// Milliseconds since 1970-01-01T00:00:00Z. May be wrong by hours on a machine whose battery went flat.
 pub type UnixMillis = i64;
 
+/// Where a program gets the time from; tests pass one that they set.
 pub trait Clock: Send + Sync {
     /// The wall clock.
     fn unix_ms(&self) -> UnixMillis;
-    /// Time awake since some fixed point of this process: it stands still while the machine sleeps
+    /// Time awake since a fixed point of this process; it does not advance while the machine sleeps
     /// (CLOCK_MONOTONIC on Linux, CLOCK_UPTIME_RAW on macOS).
     fn awake(&self) -> Duration;
 
@@ -25,6 +26,7 @@ pub struct SystemClock {
 }
 
 impl SystemClock {
+    /// Starts counting time awake from now.
     #[allow(clippy::disallowed_methods, clippy::new_without_default)]
     pub fn new() -> Self {
         Self { start: Instant::now() }

@@ -1,8 +1,8 @@
 //! Drafts: metadata that too few have signed yet, on its way from one signer to the next.
 //!
-//! What is signed is TUF metadata and nothing else; a draft only carries it. Whoever carries or stores a draft (the
-//! controller, a mail server) gains nothing by it: a signature that is left out has to be made again, and anything that is
-//! changed no longer fits the signatures. The rest of a draft (who made it, when it ends) is for people.
+//! Only TUF metadata is signed; a draft carries it. Whoever carries or stores a draft (the controller, a
+//! mail server) gains nothing: a signature they drop has to be made again, and anything they change no
+//! longer matches the signatures. The rest of a draft (who made it, when it ends) is for people.
 
 use serde::{Deserialize, Serialize};
 
@@ -18,69 +18,107 @@ use crate::tuf::repository::{
     CheckedPublication, add_signature, check_draft, merge_signatures, signed_by, signed_bytes,
 };
 
-/// The largest draft, in bytes: 10,000 generations of 2 KiB, and room.
+/// The largest draft, in bytes: 10,000 generations of 2 KiB, with room to spare.
 pub const MAX_DRAFT_BYTES: usize = 32 * 1024 * 1024;
-/// The most generations that one draft holds.
+/// The most generations in one draft.
 pub const MAX_GENERATIONS: usize = 10_000;
 /// How long a draft is kept, in seconds: two weeks.
 pub const DRAFT_SECONDS: i64 = 14 * 86_400;
 
-/// One act of signing, waiting for more signatures. Additive: unknown fields are ignored.
+/// One act of signing that waits for more signatures. Unknown fields are ignored.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Draft {
+    /// The fleet (SHA-256 of `1.root.json`); a draft for another fleet is refused.
     pub fleet: Sha256,
+    /// When it was made, in Unix milliseconds of its maker's clock. Not signed.
     #[serde(deserialize_with = "bounded::time")]
     pub made_at: UnixMillis,
+    /// The key of whoever made it. Not signed, and no proof.
     pub made_by: PublicKey,
-    /// When whoever stores it may forget it, in Unix seconds. The end of a signature stands in what is signed.
+    /// When whoever stores it may delete it, in Unix seconds. What is signed has its own expiry.
     #[serde(deserialize_with = "bounded::seconds")]
     pub ends: i64,
+    /// What is to be signed.
     #[serde(flatten)]
     pub what: Drafted,
 }
 
+/// What a draft carries.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(tag = "kind", rename_all = "kebab-case")]
 pub enum Drafted {
     /// The next generations of some machines.
-    Generations { generations: Vec<DraftedGeneration> },
+    Generations {
+        /// One for each machine; 1 to [`MAX_GENERATIONS`].
+        generations: Vec<DraftedGeneration>,
+    },
     /// The next root, `N.root.json`.
-    Root { root: String },
+    Root {
+        /// The metadata, a text of JSON.
+        root: String,
+    },
 }
 
+/// One machine's generation in a draft.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct DraftedGeneration {
+    /// The machine it is for.
     pub machine: MachineName,
+    /// The class of that machine.
     pub class: Class,
+    /// The metadata with its signatures so far, and the target.
     #[serde(flatten)]
     pub publication: Publication,
 }
 
-/// Why a draft is none, or not one of this fleet's.
+/// Why something is not a draft, or not a draft of this fleet.
 #[derive(Debug, thiserror::Error)]
 pub enum DraftError {
-    #[error("this is no draft: {0}")]
+    /// It is not the JSON of a draft.
+    #[error("this is not a draft: {0}")]
     Format(#[from] serde_json::Error),
+    /// It was made for another fleet.
     #[error("the draft is of fleet {}, not of {}", found.short(), wanted.short())]
-    OtherFleet { wanted: Sha256, found: Sha256 },
+    OtherFleet {
+        /// This fleet.
+        wanted: Sha256,
+        /// The draft's fleet.
+        found: Sha256,
+    },
+    /// It holds no generations, too many, or two for one machine.
     #[error("the draft holds {0} generations; 1 to {MAX_GENERATIONS} are allowed, each for another machine")]
     Count(usize),
+    /// The machine would refuse this generation even with all signatures.
     #[error("the draft's generation for {machine} is not sound: {source}")]
-    Generation { machine: MachineName, source: TufError },
+    Generation {
+        /// The machine it is for.
+        machine: MachineName,
+        /// What is wrong with it.
+        source: TufError,
+    },
+    /// Clients would refuse this root even with all signatures.
     #[error("the draft's root is not sound: {0}")]
     Root(TufError),
+    /// The root does not follow the current one.
     #[error("the draft's root is version {found}; the next one is {wanted}: make it anew")]
-    RootVersion { wanted: u64, found: u64 },
+    RootVersion {
+        /// The current version plus one.
+        wanted: u64,
+        /// The draft's version.
+        found: u64,
+    },
+    /// Two copies differ in more than their signatures.
     #[error("the two drafts say different things")]
     Different,
 }
 
-/// How far a draft is.
+/// How many signatures a draft has and needs.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Progress {
-    /// Who has signed all of it.
+    /// Who has signed everything in it.
     pub signed: Vec<PublicKey>,
-    /// How many signatures are still missing; a root may want some of old and some of new holders.
+    /// How many signatures are missing. A root may need some from its old holders and some from its new
+    /// ones.
     pub missing: u32,
 }
 
@@ -89,17 +127,19 @@ impl Progress {
         let missing = threshold.saturating_sub(u32::try_from(signed.len()).unwrap_or(u32::MAX));
         Self { signed, missing }
     }
+    /// Whether enough have signed.
     pub fn is_complete(&self) -> bool {
         self.missing == 0
     }
 }
 
 impl Draft {
+    /// Reads a draft. Nothing in it is checked yet; see [`Draft::check`].
     pub fn parse(bytes: &[u8]) -> Result<Self, DraftError> {
         Ok(serde_json::from_slice(bytes)?)
     }
 
-    /// What people compare: the hash of what is signed. It stays the same however many have signed.
+    /// What people compare: a hash of what is signed. Adding signatures does not change it.
     pub fn id(&self) -> Result<Sha256, DraftError> {
         let mut all = b"muster-draft-v1\0".to_vec();
         let mut add = |bytes: &[u8]| all.extend_from_slice(Sha256::of(bytes).as_bytes());
@@ -118,8 +158,9 @@ impl Draft {
         Ok(Sha256::of(&all))
     }
 
-    /// Everything but the signatures: whether these are generations that their machines would take, or the root that
-    /// follows `root`. What a machine holds and builds is the caller's to compare.
+    /// Checks everything but the signatures: that these are generations their machines would accept, or the
+    /// root that follows `root`. `now` is in Unix seconds. Comparing them with what a machine holds and
+    /// builds is up to the caller.
     pub fn check(&self, fleet: &Sha256, root: &Root, now: i64) -> Result<Checked, DraftError> {
         if self.fleet != *fleet {
             return Err(DraftError::OtherFleet { wanted: *fleet, found: self.fleet });
@@ -152,7 +193,7 @@ impl Draft {
         }
     }
 
-    /// Who of the holders has signed, and how many more must.
+    /// Which holders have signed, and how many more must.
     pub fn progress(&self, root: &Root) -> Result<Progress, DraftError> {
         match &self.what {
             Drafted::Root { root: text } => {
@@ -181,7 +222,7 @@ impl Draft {
         }
     }
 
-    /// The same draft with one signature more on everything in it.
+    /// The same draft with one more signature on everything in it.
     pub fn sign(&self, signer: &dyn Signer) -> Result<Self, TufError> {
         let mut signed = self.clone();
         match &mut signed.what {
@@ -196,8 +237,8 @@ impl Draft {
         Ok(signed)
     }
 
-    /// This draft with the good signatures of another copy of it. Those that are not of `root`'s holders (or, for a root,
-    /// of its own) are dropped.
+    /// This draft with the valid signatures of another copy added. Signatures by keys other than `root`'s
+    /// holders (or, for a root, its own) are dropped.
     pub fn merge(&self, copy: &Self, root: &Root) -> Result<Self, DraftError> {
         let mut merged = self.clone();
         match (&mut merged.what, &copy.what) {
@@ -228,36 +269,49 @@ impl Draft {
     }
 }
 
-/// What a draft says, once it is known to be sound.
+/// The content of a draft that passed [`Draft::check`].
 #[derive(Clone)]
 pub enum Checked {
+    /// One for each machine, in the draft's order.
     Generations(Vec<CheckedPublication>),
+    /// The next root; its signatures are not checked.
     Root(Box<Root>),
 }
 
-/// `GET /v1/operator/drafts`: what waits for signatures.
+/// `GET /v1/operator/drafts`: what waits for signatures. Unsigned: the CLI fetches the draft itself before
+/// it signs.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct DraftView {
+    /// [`Draft::id`] of it.
     pub id: Sha256,
+    /// What it carries.
     pub kind: DraftKind,
+    /// When it was made, in Unix milliseconds.
     #[serde(deserialize_with = "bounded::time")]
     pub made_at: UnixMillis,
+    /// The operator's key that sent it.
     pub made_by: PublicKey,
+    /// When the controller deletes it, in Unix seconds.
     #[serde(deserialize_with = "bounded::seconds")]
     pub ends: i64,
-    /// The machines that it is for; none for a root.
+    /// The machines it is for; empty for a root.
     pub machines: Vec<MachineName>,
+    /// Who has signed everything in it.
     pub signed: Vec<PublicKey>,
+    /// How many signatures are missing.
     pub missing: u32,
     /// Why it can no longer be signed, if so.
     #[serde(default)]
     pub void: Option<String>,
 }
 
+/// What kind of metadata a draft carries.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum DraftKind {
+    /// Generations of machines, for operators to sign.
     Generations,
+    /// A root, for root holders to sign.
     Root,
 }
 

@@ -1,4 +1,4 @@
-//! Enrolment: a one-time token, and the request that proves to hold it without showing it.
+//! Enrolment: a one-time token, and the request that proves its sender holds it without revealing it.
 
 use base64::Engine as _;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
@@ -15,67 +15,77 @@ use crate::witness::Witness;
 
 /// The largest enrolment request, in bytes.
 pub const MAX_ENROL_BYTES: usize = 16 * 1024;
-/// Before the JSON of [`Token`] itself, as 0.1 wrote it: too long for a line of some terminals with a certificate in it.
+/// In front of the JSON of [`Token`] itself, as 0.1 wrote it; with a certificate it is too long for a line
+/// of some terminals.
 const WHOLE: &str = "muster1.";
-/// Before [`Short`].
+/// In front of [`Short`].
 const PREFIX: &str = "muster2.";
-/// Before the hash of a certificate in [`Token::tls_ca`].
+/// In front of the hash of a certificate in [`Token::tls_ca`].
 const HASH: &str = "sha256:";
 
+/// Why a token or an enrolment request is refused.
 #[derive(Debug, thiserror::Error)]
 pub enum EnrolError {
-    #[error("this is no Muster token: it must begin with '{PREFIX}' or '{WHOLE}' and be copied whole")]
+    /// The text is not a token, or not all of it.
+    #[error("this is not a Muster token: it must begin with '{PREFIX}' or '{WHOLE}' and be copied whole")]
     NotAToken,
+    /// The request was not made with the token it names.
     #[error("the token's code does not fit the request: it is another machine's token, or it was changed")]
     BadCode,
+    /// The request is not signed by the key it brings.
     #[error(transparent)]
     Key(#[from] KeyError),
+    /// No secret could be made.
     #[error(transparent)]
     Random(#[from] RandomError),
 }
 
-/// What an operator hands to a new machine, as one line of text. Good once and for one machine.
+/// What an operator hands to a new machine, as one line of text. Valid once and for one machine.
 #[derive(Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Token {
     /// The controller, `https://…` (or `http://` on loopback).
     pub url: String,
+    /// The machine that may enrol with it.
     pub machine: MachineName,
+    /// The class it must be of.
     pub class: Class,
     /// SHA-256 of `1.root.json`: the fleet's name.
     pub fleet: Sha256,
-    /// SHA-256 of the root metadata that the machine must get; no trust on first use.
+    /// SHA-256 of the root metadata that the machine must get: no trust on first use.
     pub root: Sha256,
     /// The version of that root.
     pub root_version: u64,
     /// The lowest generation to accept.
     pub lowest_generation: Generation,
-    /// Unix seconds.
+    /// When it can no longer be used, in Unix seconds.
     pub expires: i64,
+    /// What the machine proves to hold.
     pub secret: Secret,
-    /// The only certificate authority to believe the controller by: its DER in base64, or `sha256:` and the hash of its DER
-    /// where the controller sends it in its chain. Without it the public ones.
+    /// The only certificate authority that may vouch for the controller: its DER in base64, or `sha256:`
+    /// and the hash of its DER where the controller sends the certificate in its chain. `None`: the public
+    /// authorities.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub tls_ca: Option<String>,
 }
 
-/// Whom an enrolling machine believes the controller by.
+/// The certificate authority that an enrolling machine accepts the controller by.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Pin {
     /// DER in base64.
     Certificate(String),
-    /// Of the DER of a certificate that the controller sends.
+    /// SHA-256 of the DER of a certificate in the controller's chain.
     Hash(Sha256),
 }
 
-/// A token as it is copied: short names, and hashes in base64, so that it stays far below the 1,024 bytes that some terminals
-/// take in a line.
+/// A token as it is copied: short names, and hashes in base64, so that it stays far below the 1,024 bytes
+/// that some terminals accept in a line.
 #[derive(Serialize, Deserialize)]
 struct Short {
     u: String,
     m: MachineName,
     c: Class,
     f: Bytes,
-    /// None where the root is the first one, which is the fleet.
+    /// `None` where the root is the first one, whose hash is the fleet.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     r: Option<Bytes>,
     v: u64,
@@ -140,6 +150,7 @@ fn bytes_of(text: &str) -> Result<[u8; 32], EnrolError> {
 pub struct Secret([u8; 32]);
 
 impl Secret {
+    /// A new secret from the system's random source.
     pub fn generate() -> Result<Self, RandomError> {
         Ok(Self(random::bytes()?))
     }
@@ -220,6 +231,7 @@ impl Token {
         })
     }
 
+    /// The certificate authority that the token pins; `None` for the public ones.
     pub fn pin(&self) -> Option<Pin> {
         let text = self.tls_ca.as_ref()?;
         let hash = text.strip_prefix(HASH).and_then(|hash| hash.parse().ok());
@@ -233,7 +245,7 @@ pub fn pinned(hash: &Sha256) -> String {
 }
 
 fn mac(key: &[u8; 32], label: &[u8], parts: &[&[u8]]) -> Sha256 {
-    // HMAC takes a key of any length, so this cannot fail; the empty key keeps the compiler content.
+    // HMAC takes a key of any length, so this cannot fail; the fallback is never used.
     let mut mac =
         Hmac::<sha2::Sha256>::new_from_slice(key).unwrap_or_else(|_| Hmac::new(&Default::default()));
     mac.update(label);
@@ -247,27 +259,36 @@ fn mac(key: &[u8; 32], label: &[u8], parts: &[&[u8]]) -> Sha256 {
 /// The body of `POST /v1/enrol`.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct EnrolRequest {
+    /// [`Secret::token_id`] of the token.
     pub token: Sha256,
+    /// The machine that enrols.
     pub machine: MachineName,
+    /// The class it was invited as.
     pub class: Class,
+    /// The Nix system it builds for.
     pub system: System,
+    /// SHA-256 of the root metadata that it checked against the token.
     pub root: Sha256,
     /// The machine's own key, made on it.
     pub key: PublicKey,
     /// Its age recipient (`age1…`), made on it.
     pub age: String,
+    /// The agent's version.
     pub agent: String,
     /// HMAC over all the above, with [`Secret::check_key`].
     pub code: Sha256,
-    /// All the above, signed by `key`: whoever enrols a key holds it.
+    /// All the above, signed by `key`: the sender holds the key it enrols.
     pub signature: Signature,
 }
 
 /// Everything that an enrolling machine says of itself.
 #[derive(Debug, Clone)]
 pub struct Enrolling {
+    /// The Nix system it builds for.
     pub system: System,
+    /// Its age recipient, `age1…`.
     pub age: String,
+    /// The agent's version.
     pub agent: String,
 }
 
@@ -321,6 +342,7 @@ impl EnrolRequest {
 /// The reply to an enrolment.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct EnrolReply {
+    /// The name it is enrolled under.
     pub machine: MachineName,
 }
 

@@ -1,5 +1,5 @@
-//! What an operator told Nix beside the flake itself. It is signed with the system that came of it, so that whoever signs
-//! after them, and the history, know that the flake alone does not say it.
+//! What an operator told Nix besides the flake. It is signed with the system that resulted, so that later
+//! signers and the history know that the flake alone does not produce it.
 
 use std::collections::BTreeMap;
 
@@ -7,13 +7,13 @@ use serde::{Deserialize, Serialize};
 
 use crate::shown::command;
 
-/// Everything that changes what a flake evaluates to. Empty: the flake and its lock said it all.
+/// Everything that changes what a flake evaluates to. Empty: the flake and its lock determined all of it.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Hash, Serialize, Deserialize)]
 pub struct Evaluation {
-    /// `--impure`: the operator's computer had a say, with its files and its environment.
+    /// `--impure`: files and the environment of the operator's computer counted too.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub impure: bool,
-    /// `--override-input`, in the order in which they were given.
+    /// `--override-input`, in the order given.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub overrides: Vec<Override>,
     /// `--option`, by name.
@@ -21,24 +21,25 @@ pub struct Evaluation {
     pub options: BTreeMap<String, String>,
 }
 
-/// One input that came from elsewhere than the lock says.
+/// One input that came from somewhere other than the lock says.
 #[derive(Debug, Clone, PartialEq, Eq, Hash, Serialize, Deserialize)]
 pub struct Override {
     /// Its path, `nixpkgs` or `home-manager/nixpkgs`.
     pub input: String,
     /// What the operator wrote.
     pub reference: String,
-    /// The hash of the tree that it was at that moment.
+    /// The hash of the source tree at that moment.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub hash: Option<String>,
 }
 
 impl Evaluation {
+    /// Whether the flake and its lock determined all of it.
     pub fn is_plain(&self) -> bool {
         *self == Self::default()
     }
 
-    /// As it would be typed in a shell, one option each, with what an override was.
+    /// The options as typed in a shell, one line each, with the hash of what an override resolved to.
     pub fn describe(&self) -> Vec<String> {
         let impure = self.impure.then(|| "--impure".to_owned());
         let overrides = self.overrides.iter().map(|one| {

@@ -1,4 +1,4 @@
-//! Names, hashes and store paths, each checked when it is made.
+//! Names, hashes and store paths, each checked on construction.
 
 mod error;
 mod generation;
@@ -83,13 +83,13 @@ text_id!(
     is_plain_name
 );
 text_id!(
-    /// An absolute path of the Nix store, as Nix names it (`/nix/store/…`), wherever its files lie.
+    /// An absolute path of the Nix store, as Nix writes it (`/nix/store/…`), wherever the files are.
     StorePath,
     IdError::StorePath,
     is_store_path
 );
 
-/// The characters of Nix's base 32 (`libutil/hash.cc`): no e, o, t, u.
+/// The digits of Nix's base 32 (`libutil/hash.cc`): no e, o, t, u.
 pub const NIX_BASE32: &[u8; 32] = b"0123456789abcdfghijklmnpqrsvwxyz";
 
 fn is_store_path(text: &str) -> bool {
@@ -112,14 +112,15 @@ impl StorePath {
     pub fn hash_part(&self) -> &str {
         &self.base()[..32]
     }
-    /// What stands behind the hash, `bash-5.2` for example.
+    /// What follows the hash, `bash-5.2` for example.
     pub fn name(&self) -> &str {
         &self.base()[33..]
     }
+    /// Whether it ends in `.drv`.
     pub fn is_derivation(&self) -> bool {
         self.0.ends_with(".drv")
     }
-    /// The same path, if it is a derivation.
+    /// The same path if it is a derivation, otherwise an error.
     pub fn require_derivation(self) -> Result<Self, IdError> {
         if self.is_derivation() { Ok(self) } else { Err(IdError::NotADerivation(self.0)) }
     }
@@ -131,15 +132,19 @@ impl StorePath {
 pub struct Sha256([u8; 32]);
 
 impl Sha256 {
+    /// The hash of these bytes.
     pub fn of(bytes: &[u8]) -> Self {
         Self(sha2::Sha256::digest(bytes).into())
     }
+    /// A hash that was computed elsewhere.
     pub fn from_bytes(bytes: [u8; 32]) -> Self {
         Self(bytes)
     }
+    /// The 32 bytes of the hash.
     pub fn as_bytes(&self) -> &[u8; 32] {
         &self.0
     }
+    /// 64 lower-case hexadecimal digits.
     pub fn hex(&self) -> String {
         to_hex(&self.0)
     }
@@ -215,12 +220,12 @@ pub fn from_hex<const N: usize>(text: &str) -> Option<[u8; N]> {
     Some(bytes)
 }
 
-/// A SHA-256 hash in Nix's base 32, as narinfo files and cache URLs write it (52 characters, last bits first).
+/// A SHA-256 hash in Nix's base 32, as narinfo files and cache URLs have it (52 digits, last bits first).
 pub fn nix_base32(hash: &Sha256) -> String {
     nix_base32_of(hash.as_bytes())
 }
 
-/// The same of any bytes: Nix writes from the end, five bits a character.
+/// Like [`nix_base32`], for any bytes: Nix starts at the end, five bits a digit.
 pub fn nix_base32_of(bytes: &[u8]) -> String {
     (0..(bytes.len() * 8).div_ceil(5))
         .rev()

@@ -1,7 +1,7 @@
 //! Ed25519 keys, their files and their signatures.
 //!
-//! A key file is PKCS#8 in PEM, as `openssl genpkey -algorithm ed25519` writes it; with a passphrase it is the encrypted
-//! form (RFC 5958 with PBES2 and scrypt, RFC 7914), which OpenSSL reads as well.
+//! A key file is PKCS#8 in PEM, as `openssl genpkey -algorithm ed25519` writes it; with a passphrase it is
+//! the encrypted form (RFC 5958 with PBES2 and scrypt, RFC 7914), which OpenSSL reads too.
 
 use std::fmt;
 use std::str::FromStr;
@@ -15,52 +15,68 @@ use zeroize::Zeroizing;
 use crate::ids::{from_hex, to_hex};
 use crate::random::{self, RandomError};
 
+/// Why a key or a signature is refused.
 #[derive(Debug, thiserror::Error)]
 pub enum KeyError {
-    #[error("this is no ed25519 public key of 64 hexadecimal digits")]
+    /// Not 32 bytes in hexadecimal, or not a point of the curve.
+    #[error("this is not an ed25519 public key of 64 hexadecimal digits")]
     NotAPublicKey,
+    /// A point of small order: a signature can be made without the private key.
     #[error("this public key is weak: anybody can forge its signatures")]
     Weak,
-    #[error("this is no signature of 128 hexadecimal digits")]
+    /// Not 64 bytes in hexadecimal.
+    #[error("this is not a signature of 128 hexadecimal digits")]
     NotASignature,
-    #[error("the signature does not fit the key and the message")]
+    /// The signature is not this key's over this message and context.
+    #[error("the signature does not match the key and the message")]
     BadSignature,
-    #[error("this is no private key file (PKCS#8 in PEM, beginning with -----BEGIN)")]
+    /// Not PKCS#8 in PEM, or not of an ed25519 key.
+    #[error("this is not a private key file (PKCS#8 in PEM, beginning with -----BEGIN)")]
     NotAPrivateKey,
+    /// The file has a passphrase and none was given.
     #[error("this private key file is encrypted: give its passphrase")]
     PassphraseNeeded,
+    /// The passphrase is another one, or the file is damaged.
     #[error("the passphrase does not open this private key file")]
     WrongPassphrase,
+    /// The file's key derivation costs more than any that OpenSSL or Muster writes.
     #[error(
-        "opening this private key file would take more memory or time than any honest one: have it made anew"
+        "opening this private key file would take more memory or time than any honest one: have it made again"
     )]
     Costly,
+    /// Encoding to PKCS#8 failed.
     #[error("the private key cannot be written: {0}")]
     Encode(String),
-    /// Whoever holds the key did not sign.
+    /// Whoever holds the key did not sign; their message.
     #[error("{0}")]
     Signer(String),
+    /// No key could be made.
     #[error(transparent)]
     Random(#[from] RandomError),
 }
 
-/// What a signature is for. The context stands before the message, so that no signature serves a second purpose.
-/// TUF metadata is signed raw, as its specification wants; it always begins with `{`, and no context does.
+/// What a signature is for. The context is signed in front of the message, so that no signature serves a
+/// second purpose. TUF metadata is signed without one, as its specification requires; it always begins with
+/// `{`, and no context does.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Context {
+    /// A machine's [`crate::enrol::EnrolRequest`].
     Enrolment,
+    /// A machine's [`crate::checkin::CheckIn`].
     CheckIn,
+    /// A machine's [`crate::report::Batch`].
     Reports,
+    /// An operator's HTTP request ([`crate::operator::RequestSignature`]).
     OperatorRequest,
-    /// A check-in, signed a second time by the key that shall take the place of the machine's.
+    /// A check-in, signed a second time by the key that replaces the machine's.
     KeyRotation,
-    /// What an operator asks of one machine.
+    /// What an operator asks of one machine ([`crate::request`]).
     MachineRequest,
-    /// What comes before a body ([`crate::announce`]).
+    /// What a machine sends before a body ([`crate::announce`]).
     Announcement,
-    /// That another key reads in an operator's place ([`crate::signin`]).
+    /// That another key may read on an operator's behalf ([`crate::signin`]).
     SignIn,
-    /// A request that such a key signs.
+    /// An HTTP request signed by such a key.
     SessionRequest,
 }
 
@@ -89,13 +105,16 @@ impl Context {
 pub struct PublicKey(ed25519_dalek::VerifyingKey);
 
 impl PublicKey {
+    /// Refuses bytes that are not a point of the curve, and weak keys.
     pub fn from_bytes(bytes: &[u8; 32]) -> Result<Self, KeyError> {
         let key = ed25519_dalek::VerifyingKey::from_bytes(bytes).map_err(|_| KeyError::NotAPublicKey)?;
         if key.is_weak() { Err(KeyError::Weak) } else { Ok(Self(key)) }
     }
+    /// The 32 bytes of the key (RFC 8032, 5.1.2).
     pub fn as_bytes(&self) -> &[u8; 32] {
         self.0.as_bytes()
     }
+    /// 64 lower-case hexadecimal digits.
     pub fn hex(&self) -> String {
         to_hex(self.as_bytes())
     }
@@ -107,7 +126,8 @@ impl PublicKey {
     pub fn verify(&self, context: Context, body: &[u8], signature: &Signature) -> Result<(), KeyError> {
         self.verify_raw(&context.message(body), signature)
     }
-    /// Checks a signature over exactly these bytes, as TUF wants it (`verify_strict`).
+    /// Checks a signature over exactly these bytes, as TUF requires. Strict: no malleable signatures
+    /// (`verify_strict`).
     pub fn verify_raw(&self, message: &[u8], signature: &Signature) -> Result<(), KeyError> {
         let signature = ed25519_dalek::Signature::from_bytes(&signature.0);
         self.0.verify_strict(message, &signature).map_err(|_| KeyError::BadSignature)
@@ -147,12 +167,15 @@ impl fmt::Debug for PublicKey {
 pub struct Signature([u8; 64]);
 
 impl Signature {
+    /// A signature that was read elsewhere; it is checked when it is used.
     pub fn from_bytes(bytes: [u8; 64]) -> Self {
         Self(bytes)
     }
+    /// The 64 bytes of the signature (RFC 8032, 5.1.6).
     pub fn as_bytes(&self) -> &[u8; 64] {
         &self.0
     }
+    /// 128 lower-case hexadecimal digits.
     pub fn hex(&self) -> String {
         to_hex(&self.0)
     }
@@ -185,21 +208,24 @@ impl fmt::Debug for Signature {
 pub struct SecretKey(ed25519_dalek::SigningKey);
 
 impl SecretKey {
+    /// A new key from the system's random source.
     pub fn generate() -> Result<Self, KeyError> {
         let seed = Zeroizing::new(random::bytes::<32>()?);
         Ok(Self(ed25519_dalek::SigningKey::from_bytes(&seed)))
     }
+    /// The public half.
     pub fn public(&self) -> PublicKey {
         PublicKey(self.0.verifying_key())
     }
+    /// Signs `body` in `context`.
     pub fn sign(&self, context: Context, body: &[u8]) -> Signature {
         self.sign_raw(&context.message(body))
     }
-    /// Signs exactly these bytes, as TUF wants it.
+    /// Signs exactly these bytes, as TUF requires.
     pub fn sign_raw(&self, message: &[u8]) -> Signature {
         Signature(self.0.sign(message).to_bytes())
     }
-    /// Without the public key, which OpenSSL does not read inside a private one (RFC 5958, version 2).
+    /// Without the public key, which OpenSSL does not accept inside a private one (RFC 5958, version 2).
     fn pkcs8(&self) -> KeypairBytes {
         KeypairBytes { secret_key: self.0.to_bytes(), public_key: None }
     }
@@ -248,10 +274,11 @@ impl fmt::Debug for SecretKey {
     }
 }
 
-/// Whoever can sign: a key in memory, or an agent that holds one.
+/// Something that can sign: a key in memory, or an agent that holds one.
 pub trait Signer: Send + Sync {
+    /// The key that signatures verify with.
     fn public(&self) -> PublicKey;
-    /// Signs exactly these bytes.
+    /// Signs exactly these bytes; fails where the holder is unreachable or declines.
     fn sign_raw(&self, message: &[u8]) -> Result<Signature, KeyError>;
 }
 
@@ -269,12 +296,12 @@ pub fn sign_in(signer: &dyn Signer, context: Context, body: &[u8]) -> Result<Sig
     signer.sign_raw(&context.message(body))
 }
 
-/// Whether a key file asks for a passphrase.
+/// Whether a key file needs a passphrase.
 pub fn is_encrypted(pem: &str) -> bool {
     pem.trim_start().starts_with("-----BEGIN ENCRYPTED PRIVATE KEY-----")
 }
 
-/// scrypt's N is a power of two above 1 (RFC 7914, section 2). The library takes that for granted, and panics at 0.
+/// scrypt's N is a power of two above 1 (RFC 7914, section 2). The library assumes that, and panics at 0.
 #[cfg(feature = "passphrase")]
 fn is_sound(scheme: &pkcs8::pkcs5::EncryptionScheme) -> bool {
     use pkcs8::pkcs5::pbes2::Kdf;
@@ -284,8 +311,8 @@ fn is_sound(scheme: &pkcs8::pkcs5::EncryptionScheme) -> bool {
     }
 }
 
-/// What deriving the key may cost: scrypt 64 MiB at most, PBKDF2 ten million rounds. The file says how much it is, so
-/// whoever wrote it decides. OpenSSL's files and ours want 16 MiB.
+/// Limits what deriving the key may cost: scrypt up to 64 MiB, PBKDF2 up to ten million rounds. The file
+/// states the cost, so its author chooses it. OpenSSL's files and ours need 16 MiB.
 #[cfg(feature = "passphrase")]
 fn is_affordable(scheme: &pkcs8::pkcs5::EncryptionScheme) -> bool {
     use pkcs8::pkcs5::pbes2::Kdf;
@@ -299,7 +326,7 @@ fn is_affordable(scheme: &pkcs8::pkcs5::EncryptionScheme) -> bool {
     }
 }
 
-/// The text of an encrypted key file for any private key in PKCS#8 DER, not of ed25519 alone.
+/// The text of an encrypted key file for any private key in PKCS#8 DER, not only ed25519.
 #[cfg(feature = "passphrase")]
 pub fn encrypt_pkcs8(der: &[u8], passphrase: &str) -> Result<Zeroizing<String>, KeyError> {
     let encode = |error: &dyn fmt::Display| KeyError::Encode(error.to_string());

@@ -1,7 +1,24 @@
-//! What Muster's agent and controller must agree on.
+//! What Muster's agent and controller must agree on. Its rooms, from the top; each uses only those below it,
+//! and no two modules use one another:
 //!
-//! Everything here is pure: no file, no socket, no clock but the [`clock::Clock`] that the caller hands in. Only
-//! [`terminal`] prints, for both programs, and `logging` begins their logs.
+//! - **Trust**: [`tuf`] verifies and signs the metadata that leads a machine to its target; [`draft`]
+//!   carries metadata from one signer to the next.
+//! - **Conversation**, what is sent over HTTP: [`checkin`] and [`report`] from a machine; [`operator`] and
+//!   [`signin`] from an operator; [`request`] from an operator, through the controller, to a machine;
+//!   [`audit`] from the controller; [`announce`] in front of a body; [`api`] with the paths, headers and
+//!   errors.
+//! - **Content**, what a signature vouches for: [`target`], with its [`policy`], its health checks and the
+//!   [`evaluation`] it came from.
+//! - **Identity**: [`enrol`] brings a machine into the fleet, [`witness`] proves whose an [`age`] key is,
+//!   [`keys`] signs and verifies.
+//! - **Words of both programs**: [`ids`] (names, hashes, store paths, generations), [`machine`] (classes and
+//!   systems), [`narinfo`] (what a binary cache states), [`packages`] (how closures differ), [`bounded`]
+//!   (limits of unsigned fields), [`terminal`] and `logging` (what is printed) above [`moment`] and
+//!   [`shown`] (how), [`clock`] and [`random`].
+//!
+//! Everything here is pure: no files, no sockets, and no clock but the [`clock::Clock`] that the caller
+//! passes in. Only [`terminal`] and `logging` write, to standard output, standard error and the journal.
+#![warn(missing_docs)]
 
 pub mod age;
 pub mod announce;

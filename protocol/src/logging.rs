@@ -1,5 +1,5 @@
-//! Log lines of both programs: to the journal under systemd, plain lines on standard error elsewhere. Text from elsewhere
-//! in them is shown and not obeyed, as everywhere.
+//! Log lines of both programs: to the journal under systemd, plain lines on standard error elsewhere. Text
+//! from elsewhere is escaped, as everywhere.
 
 use std::fmt;
 
@@ -14,7 +14,7 @@ use tracing_subscriber::{Layer, Registry};
 use crate::shown::{Shown, field};
 use crate::terminal;
 
-/// Begins logging. A second call changes nothing.
+/// Starts logging. A second call changes nothing.
 pub fn start<F>(filter: F, journal: impl FnOnce(tracing_journald::Layer) -> tracing_journald::Layer)
 where
     F: Layer<Registry> + Send + Sync + 'static,
@@ -31,7 +31,7 @@ where
     let _ = registry.with(ShownFields(lines(terminal::stderr))).try_init();
 }
 
-/// Plain lines. A log that cannot be written is dropped: telling of it would end where it could not be written either.
+/// Plain lines. A log line that cannot be written is dropped: reporting that would fail the same way.
 fn lines<S, W>(writer: W) -> impl Layer<S> + Send + Sync
 where
     S: Subscriber + for<'a> LookupSpan<'a>,
@@ -44,7 +44,7 @@ where
         .log_internal_errors(false)
 }
 
-/// Hands events on with their texts shown. The fields of spans are names and numbers of ours.
+/// Passes events on with their texts escaped. Span fields hold only our own names and numbers.
 struct ShownFields<L>(L);
 
 impl<S, L> Layer<S> for ShownFields<L>
@@ -77,7 +77,7 @@ where
     }
 }
 
-/// The values of an event by the place of their field.
+/// The values of an event, by the index of their field.
 struct Values(Vec<Option<Box<dyn Value>>>);
 
 impl Values {
@@ -136,12 +136,12 @@ mod tests {
         let subscriber = tracing_subscriber::registry().with(ShownFields(lines(move || writer.clone())));
         let hostile = "x\u{1b}[2J\n2026-01-01 ERROR forged\u{202e}\u{200b}";
         tracing::subscriber::with_default(subscriber, || {
-            tracing::warn!(number = 7, flag = true, note = hostile, error = %hostile, "told: {hostile}");
+            tracing::warn!(number = 7, flag = true, note = hostile, error = %hostile, "said: {hostile}");
         });
         let text = String::from_utf8(kept.0.lock().unwrap().clone()).unwrap();
         assert_eq!(text.lines().count(), 1, "{text}");
         assert!(!text.trim_end_matches('\n').contains(is_unseen), "{text:?}");
-        for part in ["WARN", "told: x\\u{1b}[2J\\n2026", "number=7", "flag=true", "\\u{202e}\\u{200b}"] {
+        for part in ["WARN", "said: x\\u{1b}[2J\\n2026", "number=7", "flag=true", "\\u{202e}\\u{200b}"] {
             assert!(text.contains(part), "{part}: {text}");
         }
     }

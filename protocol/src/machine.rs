@@ -9,13 +9,17 @@ use serde::{Deserialize, Serialize};
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Class {
+    /// Linux, activated by `switch-to-configuration`.
     Nixos,
+    /// macOS, activated by nix-darwin.
     Darwin,
 }
 
 impl Class {
+    /// Every class.
     pub const ALL: [Self; 2] = [Self::Nixos, Self::Darwin];
 
+    /// The name, as it is written in flakes and sent.
     pub fn as_str(self) -> &'static str {
         match self {
             Self::Nixos => "nixos",
@@ -58,6 +62,7 @@ impl FromStr for Class {
 pub struct System(String);
 
 impl System {
+    /// The name, as Nix writes it.
     pub fn as_str(&self) -> &str {
         &self.0
     }
@@ -101,22 +106,37 @@ impl fmt::Display for System {
 /// Why a machine cannot take a system.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum MachineError {
-    #[error("'{0}' is no class: write nixos or darwin")]
+    /// The text is not the name of a class.
+    #[error("'{0}' is not a class: write nixos or darwin")]
     UnknownClass(String),
+    /// The text is not the name of a system that machines can have.
     #[error(
-        "'{0}' is no Nix system that Muster serves: write x86_64-linux, aarch64-linux, aarch64-darwin or x86_64-darwin"
+        "'{0}' is not a Nix system that Muster supports: write x86_64-linux, aarch64-linux, \
+         aarch64-darwin or x86_64-darwin"
     )]
     UnknownSystem(String),
+    /// The system is for another kernel.
     #[error("a {machine} machine cannot activate a {target} system")]
-    WrongClass { machine: Class, target: Class },
+    WrongClass {
+        /// The class of the machine.
+        machine: Class,
+        /// The class of the system it was to activate.
+        target: Class,
+    },
+    /// The derivation is for another processor.
     #[error("a {machine} machine cannot build a derivation for {derivation}")]
-    WrongSystem { machine: System, derivation: System },
+    WrongSystem {
+        /// The system of the machine.
+        machine: System,
+        /// The system of the derivation.
+        derivation: System,
+    },
 }
 
-/// The one rule of invariant I6, asked when planning, when signing, by the server and on the machine.
+/// The rule of invariant I6, applied when planning, when signing, by the server and on the machine.
 ///
-/// The derivation's own `system` must be the machine's; a class may not cross to the other kernel.
-/// `i686-linux` derivations are accepted by `x86_64-linux`, as Nix itself does.
+/// The derivation's own `system` must be the machine's; a class never crosses to the other kernel. As in
+/// Nix itself, `x86_64-linux` accepts `i686-linux` derivations.
 pub fn can_take(machine: (Class, &System), target: Class, derivation: &System) -> Result<(), MachineError> {
     let (class, system) = machine;
     if class != target || derivation.class() != class {

@@ -1,7 +1,7 @@
-//! Times as people and scripts read them: RFC 3339 in UTC. Programs among themselves, what is signed and what is stored have
-//! numbers, in milliseconds or seconds since 1970; whatever is printed has none of them.
+//! Times as people and scripts read them: RFC 3339 in UTC. What programs exchange, sign and store are
+//! numbers, in milliseconds or seconds since 1970; what is printed never is.
 //!
-//! Pure. [`crate::terminal::json`] prints every document through [`json`], so that nobody has to remember it.
+//! Pure. [`crate::terminal::json`] prints every document through [`json`], so no caller has to remember it.
 
 use std::io::{self, Write};
 
@@ -10,14 +10,16 @@ use serde_json::ser::{CharEscape, Formatter, PrettyFormatter, Serializer};
 
 use crate::clock::UnixMillis;
 
-/// What a number of a field counts, from 1970 on.
+/// What a number counts since 1970-01-01T00:00:00Z.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Unit {
+    /// 1,000 a second.
     Milliseconds,
+    /// Whole seconds.
     Seconds,
 }
 
-/// The fields of printed documents that hold a time, wherever they stand.
+/// The fields of printed documents that hold a time, at any depth.
 const FIELDS: [(&str, Unit); 16] = [
     ("at", Unit::Milliseconds),
     ("clock", Unit::Milliseconds),
@@ -42,7 +44,7 @@ pub fn unit_of(field: &str) -> Option<Unit> {
     FIELDS.iter().find(|(name, _)| *name == field).map(|(_, unit)| *unit)
 }
 
-/// `2026-11-28T10:31:15.250Z`. What no calendar can show is its first or last moment.
+/// `2026-11-28T10:31:15.250Z`. A time that no calendar can show becomes the first or the last that can be.
 pub fn rfc3339(time: i64, unit: Unit) -> String {
     let (moment, format) = match unit {
         Unit::Milliseconds => (jiff::Timestamp::from_millisecond(time), "%Y-%m-%dT%H:%M:%S%.3fZ"),
@@ -55,13 +57,13 @@ pub fn rfc3339(time: i64, unit: Unit) -> String {
     match moment {
         Ok(moment) if time >= first(unit) => moment.strftime(format).to_string(),
         _ if time < 0 => format!("0001-01-01T00:00:00{end}"),
-        // Two days before the year ends, so that it can be read and brought into any zone: jiff's last moment is on 30 December,
-        // and Python's calendar ends with the year.
+        // Two days before the year ends, so that every library can read it and convert it to any zone:
+        // jiff's last moment is on 30 December, and Python's calendar ends with the year.
         _ => format!("9999-12-30T00:00:00{end}"),
     }
 }
 
-/// The year 1: years before it have no four digits.
+/// The beginning of year 1; years before it do not have four digits.
 fn first(unit: Unit) -> i64 {
     const SECONDS: i64 = -62_135_596_800;
     match unit {
@@ -70,12 +72,13 @@ fn first(unit: Unit) -> i64 {
     }
 }
 
-/// The same to the second, with the space that RFC 3339 allows where people read: `2026-11-28 10:31:15Z`.
+/// Like [`rfc3339`] to the second, with the space that RFC 3339 allows for readability: `2026-11-28
+/// 10:31:15Z`.
 pub fn date(unix_ms: UnixMillis) -> String {
     rfc3339(unix_ms.div_euclid(1000), Unit::Seconds).replacen('T', " ", 1)
 }
 
-/// `12 s`, in the largest unit that is at least two.
+/// `12 s`, in the largest unit of which there are at least two.
 pub fn span(seconds: i64) -> String {
     match seconds {
         ..=119 => format!("{seconds} s"),
@@ -90,25 +93,26 @@ pub fn ago(then_ms: UnixMillis, now_ms: UnixMillis) -> String {
     format!("{} ago", span(now_ms.saturating_sub(then_ms).max(0) / 1000))
 }
 
-/// A document as JSON, indented, its fields in their order, and with its times as people read them.
+/// A document as indented JSON, its fields in order and its times as RFC 3339.
 pub fn json(value: &impl Serialize) -> Result<String, serde_json::Error> {
     let mut text = Vec::new();
-    let formatter = Told { pretty: PrettyFormatter::new(), field: String::new(), in_name: false, unit: None };
+    let formatter =
+        TimesAsText { pretty: PrettyFormatter::new(), field: String::new(), in_name: false, unit: None };
     value.serialize(&mut Serializer::with_formatter(&mut text, formatter))?;
     String::from_utf8(text).map_err(serde::ser::Error::custom)
 }
 
-/// Writes what [`PrettyFormatter`] does, but for numbers that are times.
-struct Told {
+/// A [`PrettyFormatter`] that writes numbers that are times as RFC 3339.
+struct TimesAsText {
     pretty: PrettyFormatter<'static>,
-    /// The name that was written last.
+    /// The field name that was written last.
     field: String,
     in_name: bool,
-    /// What the number that comes next counts.
+    /// What the next number counts.
     unit: Option<Unit>,
 }
 
-impl Told {
+impl TimesAsText {
     fn number<W: ?Sized + Write>(&self, writer: &mut W, number: i128) -> Option<io::Result<()>> {
         let limit =
             |number: i128| i64::try_from(number).unwrap_or(if number < 0 { i64::MIN } else { i64::MAX });
@@ -116,7 +120,7 @@ impl Told {
     }
 }
 
-impl Formatter for Told {
+impl Formatter for TimesAsText {
     fn write_i64<W: ?Sized + Write>(&mut self, writer: &mut W, value: i64) -> io::Result<()> {
         self.number(writer, value.into()).unwrap_or_else(|| self.pretty.write_i64(writer, value))
     }
@@ -130,7 +134,7 @@ impl Formatter for Told {
         self.pretty.write_string_fragment(writer, fragment)
     }
     fn write_char_escape<W: ?Sized + Write>(&mut self, writer: &mut W, escape: CharEscape) -> io::Result<()> {
-        // No field of ours has one: what has is another name.
+        // No field of ours contains an escape; a name that does is another one.
         if self.in_name {
             self.field.push('\\');
         }
@@ -214,22 +218,23 @@ mod tests {
     #[test]
     fn only_numbers_of_fields_that_hold_times_are_times() {
         let document = json!({
-            "at": 1_795_861_875_250_i64, "at\n": 1_795_861_875_250_i64, "expires": 1_795_861_875, "ends": null,
-            "ms": 5, "since": [1_795_861_875_250_i64, { "until": u64::MAX }], "until": "resume",
+            "at": 1_795_861_875_250_i64, "at\n": 1_795_861_875_250_i64, "expires": 1_795_861_875,
+            "ends": null, "ms": 5, "since": [1_795_861_875_250_i64, { "until": u64::MAX }], "until": "resume",
             "last_seen": { "last_contact": -1 }, "paused_until": i64::MAX, "at2": 7,
         });
-        let told: Value = serde_json::from_str(&json(&document).unwrap()).unwrap();
+        let printed: Value = serde_json::from_str(&json(&document).unwrap()).unwrap();
         let moment = "2026-11-28T10:31:15.250Z";
         assert_eq!(
-            told,
+            printed,
             json!({
                 "at": moment, "at\n": 1_795_861_875_250_i64, "expires": "2026-11-28T10:31:15Z", "ends": null,
-                "ms": 5, "since": [1_795_861_875_250_i64, { "until": "9999-12-30T00:00:00.000Z" }], "until": "resume",
+                "ms": 5, "since": [1_795_861_875_250_i64, { "until": "9999-12-30T00:00:00.000Z" }],
+                "until": "resume",
                 "last_seen": { "last_contact": "1969-12-31T23:59:59.999Z" },
                 "paused_until": "9999-12-30T00:00:00.000Z", "at2": 7,
             })
         );
-        // Names that are numbers, and a number that is a whole document.
+        // Names that are numbers, and a document that is just a number.
         assert_eq!(json(&BTreeMap::from([(1, "a")])).unwrap(), "{\n  \"1\": \"a\"\n}");
         assert_eq!(json(&7).unwrap(), "7");
     }

@@ -1,4 +1,4 @@
-//! The text that describes one store path in a binary cache (Nix, `nar-info.cc`). Whoever reads one has it from a stranger:
+//! The text that describes one store path in a binary cache (Nix, `nar-info.cc`). It comes from a stranger:
 //! what is kept of it is checked, and [`Narinfo::text`] writes nothing else.
 
 use std::fmt::Write as _;
@@ -7,12 +7,13 @@ use crate::ids::{NIX_BASE32, StorePath};
 
 /// The largest narinfo, in bytes: a system's derivation names thousands of others.
 pub const MAX_NARINFO_BYTES: usize = 256 * 1024;
-/// The largest archive, packed and unpacked, in bytes.
+/// The largest archive, compressed and not, in bytes.
 pub const MAX_NAR_BYTES: u64 = 64 * 1024 * 1024 * 1024;
-/// Signatures of one path, and the length of one and of a content address, in bytes.
+/// The most signatures of one path, and the longest of them, and the longest content address, in bytes.
 const MAX_SIGNATURES: usize = 16;
 const MAX_WORD: usize = 512;
-/// The compressions that Nix writes, each with the endings that its archives have (`nar-info.cc`, `binary-cache-store.cc`).
+/// The compressions that Nix writes, each with the endings of its archives (`nar-info.cc`,
+/// `binary-cache-store.cc`).
 const COMPRESSIONS: [(&str, &[&str]); 9] = [
     ("none", &[""]),
     ("xz", &[".xz"]),
@@ -25,55 +26,70 @@ const COMPRESSIONS: [(&str, &[&str]); 9] = [
     ("lzma", &[".lzma", ""]),
 ];
 
+/// Why a narinfo is refused. The messages follow the name of the path.
 #[derive(Debug, PartialEq, Eq, thiserror::Error)]
 pub enum NarinfoError {
+    /// It is not UTF-8.
     #[error("it is not text")]
     NotText,
+    /// A line, counted from 1, is not `NAME: VALUE`.
     #[error("line {0} has no ': '")]
     Line(usize),
-    #[error("{0} stands in it twice")]
+    /// A field that may appear once appears twice.
+    #[error("{0} appears in it twice")]
     Twice(&'static str),
+    /// A required field is absent.
     #[error("it has no {0}")]
     Missing(&'static str),
+    /// A field, and a value that it may not have; at most 80 characters of it are kept.
     #[error("its {0} is '{1}'")]
     Value(&'static str, String),
+    /// There are too many signatures.
     #[error("it has more than {MAX_SIGNATURES} signatures")]
     Signatures,
 }
 
-/// What a cache says of a store path.
+/// What a cache states about a store path.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Narinfo {
+    /// The store path it describes.
     pub path: StorePath,
-    /// `nar/FILE`.
+    /// The archive, at `nar/FILE`.
     pub file: NarFile,
+    /// How the archive is compressed: `xz`, `zstd` or another name that Nix knows.
     pub compression: &'static str,
+    /// Bytes of the archive as it is served; at least 1.
     pub file_size: u64,
+    /// Hash of the uncompressed archive, `sha256:` and 52 digits of Nix's base 32.
     pub nar_hash: String,
+    /// Bytes of the uncompressed archive; at least 1.
     pub nar_size: u64,
-    /// Names in the store, divided by blanks.
+    /// The store paths it refers to, without `/nix/store/`, separated by spaces.
     pub references: String,
+    /// The derivation that built it, without `/nix/store/`, or `unknown-deriver`.
     pub deriver: Option<String>,
+    /// `NAME:BASE64` of each signature, as sent. Nix checks them, not this.
     pub signatures: Vec<String>,
-    /// What a path that is named by its content is made of.
+    /// The content address (`fixed:…`, `text:…`) of a path that has one.
     pub ca: Option<String>,
 }
 
-/// `HASH.nar`, and its compression's ending: named by the SHA-256 of the file.
+/// The name of an archive: `HASH.nar` and the ending of its compression. HASH is the SHA-256 of the file.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub struct NarFile(String);
 
 impl NarFile {
+    /// Reads a file name; `None` if it is not that of an archive, so that it is safe as a path segment.
     pub fn parse(name: &str) -> Option<Self> {
         let (hash, ending) = name.split_once(".nar")?;
         let known = COMPRESSIONS.iter().any(|(_, endings)| endings.contains(&ending));
         (is_base32(hash, 52) && known).then(|| Self(name.to_owned()))
     }
-    /// The hash in its name, in Nix's base 32.
+    /// The hash in the name, in Nix's base 32.
     pub fn hash(&self) -> &str {
         &self.0[..52]
     }
-    /// Its name in the cache.
+    /// The path in the cache, `nar/…`.
     pub fn key(&self) -> String {
         format!("nar/{}", self.0)
     }
@@ -82,7 +98,7 @@ impl NarFile {
     }
 }
 
-/// Whether a text is so many digits of Nix's base 32.
+/// Whether a text is this many digits of Nix's base 32.
 pub fn is_base32(text: &str, digits: usize) -> bool {
     text.len() == digits && text.bytes().all(|byte| NIX_BASE32.contains(&byte))
 }
@@ -137,6 +153,7 @@ impl<'a> Fields<'a> {
 }
 
 impl Narinfo {
+    /// Reads and checks a narinfo; unknown fields are dropped.
     pub fn parse(bytes: &[u8]) -> Result<Self, NarinfoError> {
         let text = std::str::from_utf8(bytes).map_err(|_| NarinfoError::NotText)?;
         let fields = Fields::read(text)?;
@@ -199,10 +216,11 @@ impl Narinfo {
         })
     }
 
-    /// The same in Nix's form.
+    /// The narinfo in Nix's format.
     pub fn text(&self) -> String {
         let mut text = format!(
-            "StorePath: {}\nURL: {}\nCompression: {}\nFileHash: sha256:{}\nFileSize: {}\nNarHash: {}\nNarSize: {}\nReferences: {}\n",
+            "StorePath: {}\nURL: {}\nCompression: {}\nFileHash: sha256:{}\nFileSize: {}\n\
+             NarHash: {}\nNarSize: {}\nReferences: {}\n",
             self.path,
             self.file.key(),
             self.compression,
@@ -216,13 +234,13 @@ impl Narinfo {
         let signatures = self.signatures.iter().map(|signature| ("Sig", signature));
         let ca = self.ca.iter().map(|ca| ("CA", ca));
         for (name, value) in deriver.chain(signatures).chain(ca) {
-            // Writing to a text does not fail.
+            // Writing to a `String` does not fail.
             let _ = writeln!(text, "{name}: {value}");
         }
         text
     }
 
-    /// Whether two narinfos speak of the same content; compression and signatures may differ.
+    /// Whether two narinfos describe the same content; compression and signatures may differ.
     pub fn same_content(&self, other: &Self) -> bool {
         self.path == other.path && self.nar_hash == other.nar_hash && self.nar_size == other.nar_size
     }
@@ -248,7 +266,7 @@ CA: text:sha256:0mdqa9w1p6cmli6976v4wi0sw9r4p5prkj7lzfd1877wk11c9c73
         let info = Narinfo::parse(GOOD.as_bytes()).unwrap();
         assert_eq!(info.path.name(), "hello.drv");
         assert_eq!((info.file_size, info.nar_size), (12, 120));
-        // Nix writes no blank after the colon of an empty list in some versions.
+        // Some versions of Nix write no space after the colon of an empty list.
         for empty in ["References: \n", "References:\n"] {
             let text = GOOD.replace("References: 1c0bm0n2hg4kd2x7q2g5p1l1c4cx8kpl-bash.drv\n", empty);
             assert!(Narinfo::parse(text.as_bytes()).is_ok());
@@ -269,7 +287,7 @@ CA: text:sha256:0mdqa9w1p6cmli6976v4wi0sw9r4p5prkj7lzfd1877wk11c9c73
             ("NarSize: 120\n", "", "NarSize"),
             ("-bash.drv", "/../../etc", "References"),
             ("Compression: zstd", "Compression", "line 3"),
-            ("FileSize: 12", "FileSize: 12\nFileSize: 13", "FileSize stands in it twice"),
+            ("FileSize: 12", "FileSize: 12\nFileSize: 13", "FileSize appears in it twice"),
             ("URL: nar/", "URL: file:///dev/zero#", "URL"),
             ("URL: nar/", "URL: /nar/", "URL"),
             ("Compression: zstd", "Compression: xz", "Compression"),

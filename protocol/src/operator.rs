@@ -1,4 +1,4 @@
-//! The operators' API: how a request is signed, and what travels.
+//! The operators' API: how requests are signed, and what is sent.
 
 use std::collections::BTreeSet;
 
@@ -17,37 +17,42 @@ use crate::target::Target;
 pub const REQUEST_WINDOW_SECONDS: i64 = 300;
 /// The largest body of an operator's request, in bytes (the cache has its own limits).
 pub const MAX_REQUEST_BYTES: usize = 1024 * 1024;
-/// How long an operator's bearer for the cache is good, in seconds.
+/// How long an operator's bearer token for the cache is valid, in seconds.
 pub const SESSION_SECONDS: u64 = 3600;
 
-/// What an operator's key signs, one request at a time. Sent as the header `muster-operator`, in JSON.
+/// What an operator's key signs for each request. Sent in the header `muster-operator`, as JSON.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct RequestSignature {
+    /// The key that signed: an operator's, or one that reads on an operator's behalf.
     pub key: PublicKey,
-    /// Unix seconds of the operator's clock.
+    /// When it was signed, in Unix seconds of the operator's clock; the controller allows
+    /// [`REQUEST_WINDOW_SECONDS`].
     pub at: i64,
-    /// 16 random bytes in hexadecimal; never twice.
+    /// 16 random bytes in hexadecimal; the controller refuses one it has seen.
     pub nonce: String,
+    /// Over the fleet, method, path, time, nonce and body's hash.
     pub signature: Signature,
-    /// SHA-256 of the body. With it the signature is checked before the body is read, and only then may the body be a
-    /// large one.
+    /// SHA-256 of the body. It lets the controller check the signature before it reads the body; only then
+    /// may the body be a large one.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub body: Option<Sha256>,
 }
 
-/// The request that is signed.
+/// The request to sign.
 #[derive(Debug, Clone, Copy)]
 pub struct Request<'a> {
     /// The fleet (SHA-256 of `1.root.json`).
     pub audience: &'a Sha256,
+    /// The HTTP method, in upper case.
     pub method: &'a str,
     /// Path and query, as sent.
     pub path: &'a str,
+    /// The body; empty where there is none.
     pub body: &'a [u8],
 }
 
 impl RequestSignature {
-    /// Signs with a key in memory, and says nothing of the body before it is read.
+    /// Signs with a key in memory, without announcing the body's hash.
     pub fn make(key: &SecretKey, request: Request<'_>, at: i64, nonce: [u8; 16]) -> Self {
         let nonce = crate::ids::to_hex(&nonce);
         let signature = key.sign(Context::OperatorRequest, &message(request, at, &nonce));
@@ -62,7 +67,7 @@ impl RequestSignature {
     ) -> Result<Self, KeyError> {
         Self::make_as(Context::OperatorRequest, signer, request, at, nonce)
     }
-    /// Signs with a key that reads in an operator's place.
+    /// Signs with a key that reads on an operator's behalf.
     pub fn make_reading(
         key: &SecretKey,
         request: Request<'_>,
@@ -82,15 +87,17 @@ impl RequestSignature {
         let signature = sign_in(signer, context, &message(request, at, &nonce))?;
         Ok(Self { key: signer.public(), at, nonce, signature, body: Some(Sha256::of(request.body)) })
     }
-    /// Whether `key` signed exactly this request. Time, nonce and standing of the key are the caller's to check.
+    /// Checks that `key` signed exactly this request. Time, nonce and the key's rights are up to the
+    /// caller.
     pub fn verify(&self, request: Request<'_>) -> Result<(), KeyError> {
         self.verify_announced(request, &Sha256::of(request.body))
     }
-    /// The same where the body was not read yet, and only its hash is announced; the body of `request` is not looked at.
+    /// Like [`Self::verify`] before the body has been read, by its announced hash; the body of `request` is
+    /// ignored.
     pub fn verify_announced(&self, request: Request<'_>, body: &Sha256) -> Result<(), KeyError> {
         self.verify_as(Context::OperatorRequest, request, body)
     }
-    /// The same of a key that reads in an operator's place.
+    /// Like [`Self::verify_announced`], for a key that reads on an operator's behalf.
     pub fn verify_reading(&self, request: Request<'_>, body: &Sha256) -> Result<(), KeyError> {
         self.verify_as(Context::SessionRequest, request, body)
     }
@@ -109,11 +116,13 @@ fn message_of(request: Request<'_>, at: i64, nonce: &str, body: &Sha256) -> Vec<
         .into_bytes()
 }
 
-/// `POST /v1/operator/session`: a bearer for `nix copy`, which can only do HTTP Basic.
+/// The reply of `POST /v1/operator/session`: a bearer token for `nix copy`, which only supports HTTP Basic.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 pub struct Session {
+    /// The password; any user name will do.
     #[serde(deserialize_with = "bounded::text::<_, MAX_BEARER_BYTES>")]
     pub bearer: String,
+    /// How long it is valid, in seconds from now.
     #[serde(deserialize_with = "bounded::number::<_, 0, SESSION_SECONDS>")]
     pub expires_in: u64,
 }
@@ -121,17 +130,23 @@ pub struct Session {
 /// `POST /v1/operator/machines`: a new machine, or a new token for one.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct AddMachine {
+    /// The name it gets, or has.
     pub machine: MachineName,
+    /// The class it is to enrol with.
     pub class: Class,
+    /// The Nix system it is to enrol with.
     pub system: System,
+    /// Its tags in the inventory.
     #[serde(default)]
     pub tags: BTreeSet<Tag>,
-    /// Public name of the token, and what to check an enrolment with; not its secret.
+    /// The token's public ID ([`crate::enrol::Secret::token_id`]). The secret stays with the operator.
     pub token: Sha256,
+    /// The key that enrolments are checked with ([`crate::enrol::Secret::check_key`]).
     pub check_key: Sha256,
-    /// Unix seconds.
+    /// When the token can no longer be used, in Unix seconds.
     pub expires: i64,
-    /// Whether a machine that is enrolled already may be replaced: its key ends when the token is used.
+    /// Whether a machine that is already enrolled may be replaced: its key is revoked when the new token is
+    /// used.
     #[serde(default)]
     pub replace: bool,
 }
@@ -139,47 +154,55 @@ pub struct AddMachine {
 /// `POST /v1/operator/machines/NAME/generations`: one signed generation, as the bytes that were signed.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Publication {
+    /// The generation that all three documents are.
     pub generation: Generation,
-    /// `N.targets.json`, `N.snapshot.json` and `generation.json`, each a text of JSON.
+    /// `N.targets.json`, a text of JSON.
     pub targets: String,
+    /// `N.snapshot.json`, a text of JSON.
     pub snapshot: String,
+    /// `generation.json`, a text of JSON.
     pub target: String,
 }
 
-/// Where a machine is in its life.
+/// Whether a machine may talk to the controller.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum Standing {
-    /// A token was made; nobody has used it.
+    /// There is a token that nobody has used.
     Invited,
+    /// It has a key that the controller accepts.
     Enrolled,
+    /// An operator revoked it; the controller refuses its key.
     Revoked,
 }
 
-/// How a machine fares, decided once, by the controller, from what it was told and when.
+/// How a machine is doing. Only the controller decides this, from what it was told and when.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum Condition {
+    /// There is a token that nobody has used.
     Invited,
+    /// An operator revoked it.
     Revoked,
-    /// Enrolled, and nothing was ever published for it.
+    /// Enrolled, and nothing has been published for it.
     NoGeneration,
-    /// It runs and has confirmed the latest generation.
+    /// It runs the latest generation and has confirmed it.
     UpToDate,
-    /// As `UpToDate`, with units that failed.
+    /// Like `UpToDate`, with failed units.
     Degraded,
-    /// A generation waits for it, or it works on one.
+    /// A generation is waiting for it, or it is working on one.
     Updating,
-    /// It tried the latest generation and runs its old system.
+    /// It tried the latest generation and runs its old system again.
     RolledBack,
     /// It could not even try the latest generation.
     Failed,
+    /// Only a person at the machine can go on.
     NeedsHuman,
     /// It refused what it was given; see `refused`.
     UnderAttack,
-    /// Somebody at it paused updates; a generation waits for it.
+    /// Somebody at the machine paused updates, and a generation is waiting.
     Paused,
-    /// Nothing was heard of it for some time. It joins when it is back.
+    /// It has not checked in for some time. It catches up when it is back.
     Offline,
     /// A condition of a later version.
     #[serde(other)]
@@ -187,6 +210,7 @@ pub enum Condition {
 }
 
 impl Condition {
+    /// The condition as people read it: its wire name with spaces.
     pub fn as_str(self) -> &'static str {
         match self {
             Self::Invited => "invited",
@@ -204,53 +228,71 @@ impl Condition {
             Self::Unknown => "a condition that this version does not know",
         }
     }
-    /// Whether the machine will not move on by itself: `update --watch` ends with it.
+    /// Whether the machine will not go on by itself: `update --watch` stops waiting for it.
     pub fn is_bad(self) -> bool {
         matches!(self, Self::RolledBack | Self::Failed | Self::NeedsHuman | Self::UnderAttack | Self::Revoked)
     }
 }
 
-/// `GET /v1/operator/machines` and `…/NAME`.
+/// `GET /v1/operator/machines` and `…/NAME`. Unsigned: a controller that lies can say anything here.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct MachineView {
+    /// Its name in the flake.
     pub machine: MachineName,
+    /// The class it was invited as.
     pub class: Class,
+    /// The Nix system it builds for.
     pub system: System,
+    /// Its tags, as sent with [`AddMachine`].
     pub tags: BTreeSet<Tag>,
+    /// Whether it may talk to the controller.
     pub standing: Standing,
+    /// How it is doing.
     pub condition: Condition,
-    /// The latest published generation.
+    /// The latest generation published for it.
     pub published: Option<Published>,
+    /// The system it runs, by its last check-in.
     pub runs: Option<Runs>,
+    /// Its phase, by its last check-in.
     pub phase: Option<Phase>,
+    /// The generation that `phase` is about.
     pub phase_generation: Option<Generation>,
+    /// What it is waiting for, or what is wrong, in its own words.
     pub note: Option<String>,
+    /// The kind of the last reply it refused, until it accepts one.
     pub refused: Option<Attack>,
-    /// The attack that the machine refused and that has not ended, as far as it told of it.
+    /// The attack it refused and that has not ended, as far as it has reported it.
     #[serde(default)]
     pub attack: Option<AttackView>,
-    /// More than one holder of this machine's key was seen.
+    /// The controller has seen more than one machine with this key.
     pub clone_alarm: bool,
-    /// Since when.
+    /// Since when, in Unix milliseconds.
     #[serde(default, deserialize_with = "bounded::some_time")]
     pub clone_alarm_at: Option<UnixMillis>,
+    /// The metadata versions it trusts, by its last check-in.
     pub holds: Holds,
+    /// Failed units, pending reboots and pauses, by its last check-in.
     #[serde(default)]
     pub health: Health,
+    /// The agent's version; `None` before it enrols.
     pub agent: Option<String>,
+    /// The age recipient of its secrets; see `age_proof`.
     pub age: Option<String>,
     /// The machine's proof that `age` is its own; see [`crate::witness`].
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub age_proof: Option<Sha256>,
+    /// The key it signs with; `None` before it enrols.
     pub key: Option<PublicKey>,
-    /// When this key took the place of an older one of the same machine; none where it is the one that enrolled.
+    /// When this key replaced an older one, in Unix milliseconds; `None` where it is the one that enrolled.
     #[serde(default, deserialize_with = "bounded::some_time")]
     pub key_rotated_at: Option<UnixMillis>,
-    /// An operator asked for a new key, and the machine has not made it yet.
+    /// An operator has asked for a new key, and the machine has not made it yet.
     #[serde(default)]
     pub key_rotation_asked: bool,
+    /// When it enrolled, in Unix milliseconds.
     #[serde(default, deserialize_with = "bounded::some_time")]
     pub enrolled_at: Option<UnixMillis>,
+    /// When it last checked in, in Unix milliseconds of the controller's clock.
     #[serde(default, deserialize_with = "bounded::some_time")]
     pub last_seen: Option<UnixMillis>,
     /// The machine's clock minus the controller's at the last check-in, in milliseconds.
@@ -259,15 +301,16 @@ pub struct MachineView {
 }
 
 impl MachineView {
+    /// [`next_generation`] for this machine.
     pub fn next_generation(&self, epoch: Epoch) -> Result<Generation, IdError> {
         let published = self.published.as_ref().map(|published| published.target.generation);
         next_generation(epoch, published, &self.holds)
     }
 }
 
-/// The number of the next generation in the root's epoch: above what was published, and above what the machine says that
-/// it holds. After a controller was restored from a backup the machine knows numbers that the controller does not, and
-/// would refuse to go back. What is of another epoch holds nothing up.
+/// The number of the next generation in the root's epoch: above what is published, and above what the
+/// machine says it holds. After the controller was restored from a backup, the machine knows numbers that
+/// the controller does not, and refuses to go back. Other epochs do not count.
 pub fn next_generation(
     epoch: Epoch,
     published: Option<Generation>,
@@ -282,28 +325,29 @@ pub fn next_generation(
     published.max(held).map_or(Ok(Generation::first_of(epoch)), Generation::next)
 }
 
-/// One published generation, for showing and comparing.
+/// One published generation, for display and comparison.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Published {
     /// What was signed.
     pub target: Target,
+    /// When it was published, in Unix milliseconds of the controller's clock.
     #[serde(deserialize_with = "bounded::time")]
     pub at: UnixMillis,
-    /// The operator's key that sent it.
+    /// The operator's key that published it.
     pub by: PublicKey,
-    /// When the operators' signature ends, in Unix seconds.
+    /// When the operators' signatures expire, in Unix seconds.
     #[serde(deserialize_with = "bounded::seconds")]
     pub expires: i64,
-    /// The operators' keys that signed it; the controller's word.
+    /// The operators' keys that signed it, according to the controller. Version 0.1 does not send them.
     #[serde(default)]
     pub signers: Vec<PublicKey>,
 }
 
 impl Published {
-    /// Whether its signatures still reach the threshold of these operators. If not, machines refuse it as forged until it
-    /// is signed anew.
+    /// Whether its signatures still reach the threshold of these operators. If not, machines refuse it as
+    /// forged until it is signed again.
     pub fn is_signed_by(&self, operators: &[PublicKey], threshold: u32) -> bool {
-        // Before there were thresholds whoever sent it had signed it.
+        // Before there were thresholds, whoever published it had signed it.
         let by = std::slice::from_ref(&self.by);
         let signers = if self.signers.is_empty() { by } else { &self.signers };
         let good: BTreeSet<&[u8; 32]> =
@@ -312,49 +356,54 @@ impl Published {
     }
 }
 
-/// An attack that a machine refused: `GET /v1/operator/machines/NAME/attacks`, the newest first.
+/// An attack that a machine refused: `GET /v1/operator/machines/NAME/attacks`, newest first.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct AttackView {
+    /// What believing the reply would have been.
     pub attack: Attack,
-    /// The machine's words.
+    /// What the machine says about it.
     #[serde(default)]
     pub detail: String,
-    /// The generation that the controller had spoken of.
+    /// The generation that the controller had announced.
     #[serde(default)]
     pub generation: Option<Generation>,
-    /// By the machine's clock.
+    /// When, in Unix milliseconds of the machine's clock.
     #[serde(deserialize_with = "bounded::time")]
     pub at: UnixMillis,
-    /// By the controller's clock, as the two below.
+    /// When the controller received it, in Unix milliseconds of its clock.
     #[serde(deserialize_with = "bounded::time")]
     pub received_at: UnixMillis,
-    /// When the machine accepted something again.
+    /// When the machine accepted something again, in Unix milliseconds of the controller's clock.
     #[serde(default, deserialize_with = "bounded::some_time")]
     pub ended_at: Option<UnixMillis>,
 }
 
-/// `POST /v1/operator/root`: the next root, signed by a threshold of the keys before it and of its own.
+/// `POST /v1/operator/root`: the next root, signed by a threshold of the previous root's keys and of its
+/// own.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct NewRoot {
     /// `N.root.json`, a text of JSON.
     pub root: String,
 }
 
-/// The answer to it.
+/// The reply to [`NewRoot`].
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct RootTaken {
+    /// The version that is now the current one.
     pub version: u64,
-    /// Whether the controller holds a key that this root names for timestamps. Until it does machines take nothing new.
+    /// Whether this root lists one of the controller's keys for timestamps. Until it does, machines take
+    /// nothing new.
     pub online_key_named: bool,
 }
 
-/// `GET /v1/operator/machines/NAME/history`, the newest generation first.
+/// `GET /v1/operator/machines/NAME/history`, newest generation first.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct HistoryEntry {
+    /// The generation.
     pub published: Published,
-    /// The newest that the machine told of it, the oldest of them first.
+    /// The newest events the machine reported about it, oldest first.
     pub events: Vec<Event>,
-    /// How many events there are beside those.
+    /// How many older events are left out.
     #[serde(default, skip_serializing_if = "is_zero")]
     pub left_out: u64,
 }
@@ -363,19 +412,24 @@ fn is_zero(number: &u64) -> bool {
     *number == 0
 }
 
-/// The reply of `GET /v1/operator/changes`: the number of the newest change of the fleet. Another number, not only a
-/// higher one, means that something changed: a restored database may stand behind what was seen.
+/// The reply of `GET /v1/operator/changes`: the number of the fleet's newest change. A different number,
+/// even a lower one, means that something changed: a restored database may be behind what was seen.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Changes {
+    /// Passed back as `after` to wait for the next one.
     pub cursor: u64,
 }
 
-/// `GET /v1/fleet`: what anybody may know, and a new CLI needs.
+/// `GET /v1/fleet`: what anybody may know, and what a new CLI needs.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct FleetView {
+    /// SHA-256 of `1.root.json`: the fleet's name.
     pub fleet: Sha256,
+    /// The version of the current root.
     pub root_version: u64,
+    /// SHA-256 of the current root.
     pub root: Sha256,
+    /// The controller's version.
     pub version: String,
 }
 

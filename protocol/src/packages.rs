@@ -1,12 +1,15 @@
-//! What changes between two closures, by the names of their packages. Pure.
+//! How two closures differ, by package names. Pure.
 
 use std::collections::{BTreeMap, BTreeSet};
 
-/// Packages that came, went, or have another version, each in words: `bash 5.1 -> 5.2`, `vim 9.1`.
+/// Packages that were added, removed or have another version.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Changes {
+    /// In both, with other versions: `bash 5.1 -> 5.2`.
     pub changed: Vec<String>,
+    /// Only in the new closure: `vim 9.1`.
     pub added: Vec<String>,
+    /// Only in the old closure.
     pub removed: Vec<String>,
 }
 
@@ -27,7 +30,8 @@ pub fn changes(old: &BTreeSet<String>, new: &BTreeSet<String>) -> Changes {
     changes
 }
 
-/// `name-1.2` in its two parts: the version begins at the first dash that a digit follows (`builtins.parseDrvName`).
+/// `name-1.2` as name and version, which begins at the first dash followed by a digit
+/// (`builtins.parseDrvName`).
 pub fn split(package: &str) -> (&str, &str) {
     let bytes = package.as_bytes();
     let dash = (1..bytes.len()).find(|&at| bytes[at - 1] == b'-' && bytes[at].is_ascii_digit());

@@ -1,5 +1,5 @@
-//! When and how a machine takes a generation: said by its operators in the signed target and by its owner in the
-//! machine's own file. Where both say something, the machine keeps to the stricter.
+//! When and how a machine takes a generation: stated by its operators in the signed target, and by its
+//! owner in the machine's own file. Where both state something, the stricter one applies.
 
 pub mod written;
 
@@ -8,59 +8,65 @@ use std::str::FromStr;
 
 use serde::{Deserialize, Serialize};
 
-/// The most windows, and the most hooks of one kind, that a policy may have.
+/// The most windows in a policy.
 pub const MAX_WINDOWS: usize = 32;
+/// The most hooks before a switch, and after one.
 pub const MAX_HOOKS: usize = 16;
 /// Bounds of [`Hook::timeout_seconds`]: a second to an hour.
 pub const HOOK_SECONDS: std::ops::RangeInclusive<u32> = 1..=3600;
 /// The highest niceness.
 pub const MAX_NICE: u8 = 19;
 
-/// Every field is optional: what is not said is for the machine's defaults.
-///
-/// Additive, like the target that carries it: a reader ignores fields that it does not know.
+/// Every field is optional; for what is absent, the machine's defaults apply. Unknown fields are ignored,
+/// as in the target.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(default)]
 pub struct Policy {
-    /// The machine switches and reboots only while one of these is open. None: at any time.
+    /// The machine switches and reboots only while one of these is open. Empty: at any time.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub windows: Vec<Window>,
-    /// This generation waits for no window, no battery and no network.
+    /// Whether this generation ignores windows, the battery and metered networks.
     #[serde(skip_serializing_if = "is_false")]
     pub urgent: bool,
+    /// Whether and when the machine reboots by itself.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub reboot: Option<RebootPolicy>,
+    /// What to do when somebody else changed the running system.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub drift: Option<DriftPolicy>,
-    /// What to do with a system that NixOS does not switch a running one to.
+    /// What to do with a system that NixOS refuses to switch a running one to (switch inhibitors).
     #[serde(skip_serializing_if = "Option::is_none")]
     pub inhibited: Option<InhibitedPolicy>,
-    /// On battery, the charge in percent below which nothing is begun.
+    /// On battery, the charge in percent below which nothing is started.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub minimum_battery: Option<u8>,
-    /// What to do on a network that is paid for by use.
+    /// What to do on a metered network.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub metered: Option<MeteredPolicy>,
-    /// What must be free before anything is fetched, built or switched, in MiB: on the store's disk, and of memory.
+    /// How much space must be free on the store's disk before anything is fetched, built or switched, in
+    /// MiB.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub minimum_disk_mib: Option<u64>,
+    /// How much memory must be free before anything is fetched, built or switched, in MiB.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub minimum_memory_mib: Option<u64>,
-    /// Nix's `max-jobs` and `cores` for a build, and its niceness.
+    /// Nix's `max-jobs` for a build.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub max_jobs: Option<u32>,
+    /// Nix's `cores` for a build.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub cores: Option<u32>,
+    /// The niceness of a build, 0 to [`MAX_NICE`].
     #[serde(skip_serializing_if = "Option::is_none")]
     pub nice: Option<u8>,
-    /// How many generations of the system profile are kept once a new one is confirmed; none is removed unless this is
-    /// said.
+    /// How many generations of the system profile are kept once a new one is confirmed. Without it, none is
+    /// removed.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub keep_generations: Option<u32>,
-    /// Run before a switch; one that fails puts the switch off.
+    /// Run before a switch, in order; if one fails, the switch is put off.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub before: Vec<Hook>,
-    /// Run after a switch, whichever way it went.
+    /// Run after a switch, whatever its outcome.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub after: Vec<Hook>,
 }
@@ -70,11 +76,12 @@ fn is_false(value: &bool) -> bool {
 }
 
 impl Policy {
+    /// Whether it leaves everything to the machine's defaults.
     pub fn is_empty(&self) -> bool {
         *self == Self::default()
     }
 
-    /// What holds of every policy, whoever wrote it.
+    /// Checks what must hold for every policy.
     pub fn check(&self) -> Result<(), PolicyError> {
         if self.windows.len() > MAX_WINDOWS {
             return Err(PolicyError::TooMany {
@@ -110,17 +117,18 @@ impl Policy {
 
 /// A time of each week in which a machine may switch.
 ///
-/// A time that the clocks skip in spring counts as an hour later; of a time that they show twice in autumn a window
-/// begins with the first and ends with the second.
+/// A time that the clocks skip in spring counts as an hour later. Of a time that they show twice in autumn,
+/// a window begins at the first and ends at the second.
 #[derive(Debug, Clone, PartialEq, Eq, Hash, Serialize, Deserialize)]
 pub struct Window {
-    /// The days on which it opens. None: every day.
+    /// The days on which it opens. Empty: every day.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub days: Vec<Day>,
+    /// When it opens, 00:00 to 23:59.
     pub from: TimeOfDay,
-    /// On the next day unless it is later than `from`.
+    /// When it closes; on the next day unless it is later than `from`.
     pub to: TimeOfDay,
-    /// An IANA time zone. None: the machine's own.
+    /// An IANA time zone. `None`: the machine's own.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub zone: Option<String>,
 }
@@ -140,7 +148,7 @@ impl Window {
     }
 }
 
-/// Whether this could be the name of a time zone; it becomes part of a file's name.
+/// Whether this can be the name of a time zone; it becomes part of a file name.
 fn is_zone(zone: &str) -> bool {
     let plain = |part: &str| {
         !part.is_empty() && part.bytes().all(|b| b.is_ascii_alphanumeric() || b"+-_".contains(&b))
@@ -148,15 +156,23 @@ fn is_zone(zone: &str) -> bool {
     zone.len() <= 64 && zone.split('/').all(plain)
 }
 
+/// A day of the week, written `mon` to `sun`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Day {
+    /// Monday.
     Mon,
+    /// Tuesday.
     Tue,
+    /// Wednesday.
     Wed,
+    /// Thursday.
     Thu,
+    /// Friday.
     Fri,
+    /// Saturday.
     Sat,
+    /// Sunday.
     Sun,
 }
 
@@ -168,9 +184,11 @@ const DAY_MINUTES: u16 = 24 * 60;
 pub struct TimeOfDay(u16);
 
 impl TimeOfDay {
+    /// The hour, 0 to 24.
     pub fn hour(self) -> u8 {
         u8::try_from(self.0 / 60).unwrap_or(24)
     }
+    /// The minute, 0 to 59.
     pub fn minute(self) -> u8 {
         u8::try_from(self.0 % 60).unwrap_or(0)
     }
@@ -211,7 +229,7 @@ impl fmt::Debug for TimeOfDay {
     }
 }
 
-/// When a machine whose system wants a reboot gets one. The stricter comes last.
+/// When a machine whose system needs a reboot gets one. The strictest comes last.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum RebootPolicy {
@@ -219,59 +237,61 @@ pub enum RebootPolicy {
     Now,
     /// While a window is open, and nobody is logged in and nothing inhibits it.
     Window,
-    /// Only people reboot it. A word of a later version is taken for this.
+    /// Only people reboot it. Values of later versions read as this.
     #[default]
     #[serde(other)]
     Never,
 }
 
-/// What is done when somebody else changed the running system. The stricter comes first.
+/// What to do when somebody else changed the running system. The stricter comes first.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum DriftPolicy {
-    /// The confirmed generation is activated again.
+    /// Activate the confirmed generation again.
     Enforce,
-    /// It is told, and left. A word of a later version is taken for this.
+    /// Report it and change nothing. Values of later versions read as this.
     #[default]
     #[serde(other)]
     Report,
 }
 
-/// The stricter comes last.
+/// What to do with a system that NixOS refuses to switch a running one to. The stricter comes last.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum InhibitedPolicy {
-    /// It is made what the next boot brings, as by the action `boot`.
+    /// Make it what the next boot starts, as the action `boot` does.
     Boot,
-    /// Somebody is asked for. A word of a later version is taken for this.
+    /// Wait for a person. Values of later versions read as this.
     #[default]
     #[serde(other)]
     Wait,
 }
 
-/// The stricter comes last.
+/// What to do on a metered network. The stricter comes last.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum MeteredPolicy {
+    /// Fetch as on any other network.
     #[default]
     Go,
-    /// Nothing is fetched. A word of a later version is taken for this.
+    /// Fetch nothing. Values of later versions read as this.
     #[serde(other)]
     Wait,
 }
 
-/// A program of the machine that is run round a switch, as root.
+/// A program on the machine that is run before or after a switch, as root.
 #[derive(Debug, Clone, PartialEq, Eq, Hash, Serialize, Deserialize)]
 pub struct Hook {
-    /// What people call it.
+    /// Its name, for people.
     pub name: String,
-    /// The first word is the program; no shell is asked.
+    /// The program and its arguments; there is no shell.
     pub command: Vec<String>,
+    /// How long it may run, in seconds; within [`HOOK_SECONDS`].
     #[serde(default = "default_timeout")]
     pub timeout_seconds: u32,
 }
 
-/// What a hook gets where nothing is said.
+/// The default of [`Hook::timeout_seconds`].
 pub const HOOK_TIMEOUT: u32 = 60;
 
 fn default_timeout() -> u32 {
@@ -290,23 +310,51 @@ impl Hook {
     }
 }
 
-/// Why a policy is none.
+/// Why a policy is refused.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum PolicyError {
-    #[error("'{0}' is no time of day: write HH:MM, from 00:00 to 24:00")]
+    /// The text is not a time of day.
+    #[error("'{0}' is not a time of day: write HH:MM, from 00:00 to 24:00")]
     Time(String),
+    /// A window has no length.
     #[error("a window opens and closes at {0}: give it a length, or leave it out to allow any time")]
     EmptyWindow(TimeOfDay),
-    #[error("'{0}' is no time zone: write one such as Europe/Zurich")]
+    /// The text is not the name of a time zone.
+    #[error("'{0}' is not a time zone: write one such as Europe/Zurich")]
     Zone(String),
+    /// A list is too long.
     #[error("there are {found} {what}; {most} are the limit")]
-    TooMany { what: &'static str, found: usize, most: usize },
+    TooMany {
+        /// What it lists.
+        what: &'static str,
+        /// Its length.
+        found: usize,
+        /// The longest allowed.
+        most: usize,
+    },
+    /// A number is out of bounds.
     #[error("{name} is {value}; write a number from {low} to {high}")]
-    Bounds { name: &'static str, value: u64, low: u64, high: u64 },
+    Bounds {
+        /// The field.
+        name: &'static str,
+        /// What it says.
+        value: u64,
+        /// The lowest allowed.
+        low: u64,
+        /// The highest allowed.
+        high: u64,
+    },
+    /// A hook, by its name, has no program.
     #[error("the hook '{0}' has no command")]
     EmptyHook(String),
+    /// A hook's timeout is out of bounds.
     #[error("the hook '{name}' gets {found} s; write a number from 1 to 3600")]
-    HookSeconds { name: String, found: u32 },
+    HookSeconds {
+        /// The hook.
+        name: String,
+        /// Its timeout in seconds.
+        found: u32,
+    },
 }
 
 #[cfg(test)]
@@ -322,7 +370,7 @@ mod tests {
         assert_eq!(serde_json::to_string(&Policy::default()).unwrap(), "{}");
         let policy = parse(r#"{"drift":"enforce","reboot":"kexec","metered":"ask","of the future":[1]}"#);
         assert_eq!(policy.drift, Some(DriftPolicy::Enforce));
-        // What is not known is taken for what does least.
+        // Unknown values read as the one that does least.
         assert_eq!((policy.reboot, policy.metered), (Some(RebootPolicy::Never), Some(MeteredPolicy::Wait)));
     }
 

@@ -1,8 +1,8 @@
 //! The one source of random bytes.
 
-/// The system gave no random bytes, so nothing secret may be made.
+/// The system returned no random bytes, so no secret can be made.
 #[derive(Debug, thiserror::Error)]
-#[error("the operating system gives no random bytes: {0}")]
+#[error("the operating system returned no random bytes: {0}")]
 pub struct RandomError(String);
 
 /// `N` bytes from the operating system's generator.

@@ -1,4 +1,4 @@
-//! What a machine tells of what it did. Events are numbered per machine and arrive once and in order (I7).
+//! What a machine reports. Events are numbered per machine and arrive once and in order (I7).
 
 use serde::{Deserialize, Serialize};
 
@@ -8,45 +8,50 @@ use crate::ids::{Generation, IdError, MachineName, StorePath, from_hex, to_hex};
 use crate::keys::PublicKey;
 use crate::random::{self, RandomError};
 
-/// The most events in one batch, and the largest batch in bytes.
+/// The most events in one batch.
 pub const MAX_BATCH_EVENTS: usize = 256;
+/// The largest batch, in bytes.
 pub const MAX_BATCH_BYTES: usize = 1024 * 1024;
-/// How much of a build's or an activation's output an event carries, in bytes, from the end.
+/// How much of the output of a build or an activation an event carries, in bytes, from the end.
 pub const MAX_LOG_TAIL: usize = 4096;
-/// The highest number of an event. No count reaches it: whoever is beyond was told a lie.
+/// The highest number of an event. No honest count reaches it.
 pub const MAX_EVENT_NUMBER: u64 = (1 << 48) - 1;
 
-/// The body of `POST /v1/reports`, signed by the machine.
+/// The body of `POST /v1/reports`, signed by the machine in `Context::Reports`.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Batch {
+    /// The machine whose events these are.
     pub machine: MachineName,
-    /// The count that the numbers are of. Another one than before begins anew: numbers of the old one say nothing of it.
-    /// Agents of 0.1 have one count alone, without a name.
+    /// The stream that the numbers belong to. A different stream starts over; numbers of the old one say
+    /// nothing about it. Agents of version 0.1 have one stream, without a name.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub stream: Option<Stream>,
-    /// The lowest number that the machine still holds. A controller that was restored from a backup and misses
-    /// numbers below it will never get them, and goes on from here.
+    /// The lowest number that the machine still holds. A controller that was restored from a backup and
+    /// misses numbers below it will never get them, and continues from here.
     pub oldest: u64,
-    /// By number. What is missing in between was dropped by the machine, which tells so by [`EventKind::Dropped`].
+    /// In order of their numbers. The machine has dropped the missing ones and says so with
+    /// [`EventKind::Dropped`].
     pub events: Vec<Event>,
 }
 
-/// The reply: everything through this number is stored durably, and the machine may forget it.
+/// The reply to a batch. The machine may forget what it covers.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Accepted {
+    /// The highest number that is stored durably, with all numbers below it.
     #[serde(deserialize_with = "bounded::number::<_, 0, MAX_EVENT_NUMBER>")]
     pub through: u64,
-    /// The count that it speaks of. A controller that says it takes numbers that are not one after the other.
+    /// The stream it is about. A controller that sends it accepts numbers with gaps.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub stream: Option<Stream>,
 }
 
-/// The name of one count of events, drawn at random: 16 hexadecimal digits.
+/// The name of one stream of events, drawn at random: 16 hexadecimal digits.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(try_from = "String", into = "String")]
 pub struct Stream([u8; 8]);
 
 impl Stream {
+    /// A new stream from the system's random source.
     pub fn generate() -> Result<Self, RandomError> {
         random::bytes().map(Self)
     }
@@ -74,57 +79,83 @@ impl std::fmt::Display for Stream {
     }
 }
 
+/// One thing that happened on a machine.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Event {
-    /// Counted from 1 on each machine, without gaps.
+    /// Its number in the machine's stream, from 1.
     pub seq: u64,
-    /// The machine's wall clock.
+    /// When, in Unix milliseconds of the machine's clock.
     #[serde(deserialize_with = "bounded::time")]
     pub at: UnixMillis,
+    /// The generation it is about, if any.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub generation: Option<Generation>,
+    /// What happened. Its fields are on the same level in JSON.
     #[serde(flatten)]
     pub kind: EventKind,
 }
 
-/// Durations are in milliseconds of time awake.
+/// What happened on a machine. Durations are in milliseconds of time awake.
 #[derive(Debug, Clone, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(tag = "kind", rename_all = "kebab-case")]
 pub enum EventKind {
+    /// The machine enrolled.
     Enrolled {
+        /// The agent's version.
         agent: String,
     },
+    /// The agent started.
     AgentStarted {
+        /// The agent's version.
         agent: String,
+        /// Different after each boot.
         boot_id: String,
     },
     /// The metadata and the target of this generation are verified.
     Verified,
+    /// The derivation and its inputs are in the store.
     Fetched {
+        /// How long that took.
         ms: u64,
     },
+    /// The system is in the store, built or downloaded.
     Built {
+        /// Its output path.
         output: StorePath,
+        /// How long that took.
         ms: u64,
     },
+    /// The activation starts.
     Activating {
+        /// The system that ran before.
         old: StorePath,
+        /// The system to run.
         new: StorePath,
     },
+    /// The activation ended; it may have failed.
     Activated {
+        /// The exit code of the activation script.
         exit: i32,
+        /// How long it took.
         ms: u64,
     },
+    /// The generation passed its checks and is kept.
     Confirmed {
+        /// The system that runs.
         running: StorePath,
+        /// From the start of the activation until now.
         ms: u64,
-        /// Units that failed in the switch or before it, though the generation is confirmed.
+        /// Units that failed during the switch or before it, though the generation is confirmed.
         #[serde(default, skip_serializing_if = "Vec::is_empty")]
         degraded: Vec<String>,
     },
+    /// The old system runs again.
     RolledBack {
+        /// The system that runs.
         running: StorePath,
+        /// Why.
         reason: Reason,
+        /// The end of the output, or what a check found.
         #[serde(default)]
         detail: String,
         /// Whether this derivation is not tried again.
@@ -132,65 +163,84 @@ pub enum EventKind {
     },
     /// It ended before anything was activated.
     Failed {
+        /// What was being done.
         step: UpdateStep,
+        /// The end of the output, or the error.
         #[serde(default)]
         detail: String,
+        /// Whether this derivation is not tried again.
         quarantined: bool,
     },
     /// The undo failed too; a person must look.
     NeedsHuman {
+        /// What failed and what is left.
         detail: String,
     },
-    /// The agent refused what it was given, and as what.
+    /// The agent refused what it was given.
     Refused {
+        /// What believing it would have been.
         attack: Attack,
+        /// What was wrong, in one sentence.
         #[serde(default)]
         detail: String,
     },
-    /// The machine signs with a new key; the old one is worth nothing any more.
+    /// The machine signs with a new key; the old one is worthless from now on.
     KeyRotated {
+        /// The new key.
         key: PublicKey,
     },
     /// Somebody else changed the running system.
     Drift {
+        /// The system that runs.
         running: StorePath,
+        /// The system of the confirmed generation.
         expected: StorePath,
     },
-    /// It waits for a better time, at most until then where that is known.
+    /// Waiting for a better time.
     Deferred {
+        /// What it is waiting for, in one sentence.
         why: String,
+        /// When the wait ends at the latest, in Unix milliseconds, if known.
         #[serde(default, skip_serializing_if = "Option::is_none")]
         until: Option<UnixMillis>,
     },
-    /// How far a fetch or a build is, now and then.
+    /// How far a fetch or a build has got; sent now and then.
     Progress(Progress),
-    /// How long each step took, and what the new system changes of the old one. Comes after the end.
+    /// How long each step took, and how the new system differs from the old one. Sent last.
     Summary(Box<Summary>),
-    /// A hook after a switch failed; the switch stands as it is.
+    /// A hook after a switch failed; the switch stands.
     HookFailed {
+        /// Its name.
         hook: String,
+        /// The end of its output.
         #[serde(default)]
         detail: String,
     },
-    /// The machine reboots by itself, for what its system wants a reboot for.
+    /// The machine reboots by itself.
     Rebooting {
+        /// What the reboot is for.
         why: String,
     },
-    /// Somebody said that a generation is to be tried again; `quarantined` says whether its derivation was held back
-    /// until then.
+    /// Somebody asked for a generation to be tried again.
     Retried {
+        /// What is tried again.
         derivation: StorePath,
+        /// Whether it had been in quarantine.
         #[serde(default)]
         quarantined: bool,
+        /// Who asked.
         by: Asker,
     },
-    /// The machine had no room for so many events that nobody took, and dropped them; they were told between these times.
+    /// The machine ran out of room for events that nobody accepted, and dropped some.
     Dropped {
+        /// How many.
         events: u64,
+        /// When the first of them happened, in Unix milliseconds.
         since: UnixMillis,
+        /// When the last of them happened, in Unix milliseconds.
         until: UnixMillis,
     },
-    /// A kind that this program does not know yet; the stored bytes keep it whole.
+    /// A kind of a later version; the stored bytes keep all of it.
     #[serde(other)]
     Unknown,
 }
@@ -199,78 +249,96 @@ pub enum EventKind {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(tag = "who", rename_all = "kebab-case")]
 pub enum Asker {
-    /// Somebody at the machine, with this user ID where that is known.
+    /// Somebody at the machine.
     Local {
+        /// Their user ID, if known.
         #[serde(default)]
         user: Option<u32>,
     },
-    /// An operator, who signed the request with this key.
-    Operator { key: PublicKey },
+    /// An operator.
+    Operator {
+        /// The key that signed the request.
+        key: PublicKey,
+    },
     /// An asker of a later version.
     #[serde(other)]
     Unknown,
 }
 
-/// Counts of derivations and bytes; a count is 0 where Nix does not say it.
+/// How far a fetch or a build has got. A count is 0 where Nix does not report it.
 #[derive(Debug, Clone, PartialEq, Eq, Hash, Serialize, Deserialize)]
 pub struct Progress {
+    /// `Fetch` or `Build`.
     pub step: UpdateStep,
-    /// Derivations that are built, that are to be built, and that are being built.
+    /// Derivations already built.
     #[serde(default)]
     pub built: u64,
+    /// Derivations to build in all.
     #[serde(default)]
     pub to_build: u64,
+    /// Derivations being built now.
     #[serde(default)]
     pub building: u64,
-    /// Paths that are copied or downloaded, and that are to be.
+    /// Paths already copied or downloaded.
     #[serde(default)]
     pub copied: u64,
+    /// Paths to copy in all.
     #[serde(default)]
     pub to_copy: u64,
+    /// Bytes already downloaded.
     #[serde(default)]
     pub bytes: u64,
+    /// Bytes to download in all.
     #[serde(default)]
     pub bytes_expected: u64,
-    /// What is worked on, the name of a derivation for example.
+    /// What is being worked on, the name of a derivation for example.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub current: Option<String>,
 }
 
-/// Durations in milliseconds of time awake; a step that was not taken has none.
+/// How long each step took, in milliseconds of time awake; `None` for a step that was not taken.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(default)]
 pub struct Summary {
+    /// Fetching the derivation and its inputs.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub fetch_ms: Option<u64>,
+    /// Building or downloading the system.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub build_ms: Option<u64>,
     /// The system's own checks, and the hooks before the switch.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub preflight_ms: Option<u64>,
+    /// The activation script.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub activation_ms: Option<u64>,
+    /// The health checks.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub probe_ms: Option<u64>,
+    /// Going back to the old system.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub undo_ms: Option<u64>,
+    /// From the verified target to the end.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub total_ms: Option<u64>,
+    /// How the closures differ; `None` where they were not compared.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub closure: Option<ClosureChange>,
 }
 
-/// What the new system's closure has that the old one's has not, by the names of packages.
+/// How the new system's closure differs from the old one's, by package names.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(default)]
 pub struct ClosureChange {
-    /// `NAME OLD -> NEW`, the first of them.
+    /// `NAME OLD -> NEW`; only the first few.
     pub changed: Vec<String>,
-    /// `NAME VERSION`
+    /// `NAME VERSION`; only the first few.
     pub added: Vec<String>,
+    /// `NAME VERSION`; only the first few.
     pub removed: Vec<String>,
-    /// How many more there are of all three.
+    /// How many more there are in all three lists.
     pub more: u64,
-    /// Bytes that the new closure has more than the old one.
+    /// Size of the new closure minus the old one's, in bytes.
     pub bytes: i64,
 }
 
@@ -278,51 +346,73 @@ pub struct ClosureChange {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum Reason {
+    /// The activation script failed.
     ActivationFailed,
+    /// A health check failed on all its tries.
     HealthCheckFailed,
+    /// The new system is not the one that runs.
     NotRunning,
+    /// The controller did not answer the new system.
     ControllerUnreachable,
+    /// The deadline passed without a confirmation.
     Deadline,
+    /// A crash or a power cut interrupted the activation.
     Interrupted,
+    /// Somebody at the machine or an operator asked for it.
     Operator,
-    /// Something on the machine was in its way that only a person can clear.
+    /// Something on the machine was in the way that only a person can clear.
     NeedsHuman,
     /// A reason of a later version.
     #[serde(other)]
     Unknown,
 }
 
-/// Where an update ended before activation.
+/// Where an update ended before its activation.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum UpdateStep {
+    /// Verifying the target.
     Verify,
+    /// Fetching the derivation and its inputs.
     Fetch,
+    /// Building or downloading the system.
     Build,
+    /// Comparing the output with the signed one.
     Compare,
+    /// The system's own checks, and the hooks before the switch.
     Preflight,
     /// A step of a later version.
     #[serde(other)]
     Unknown,
 }
 
-/// What a refused answer would have been, had it been believed.
+/// What believing a refused reply would have been (TUF 1.5.2).
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum Attack {
+    /// A version older than one seen before.
     Rollback,
+    /// Metadata that has expired: perhaps a replay that hides newer versions.
     Freeze,
+    /// Too few valid signatures.
     ForgedSignature,
+    /// Signed, but for another machine.
     ForeignMachine,
+    /// More bytes than signed or allowed.
     EndlessData,
+    /// Documents that do not belong together.
     MixAndMatch,
+    /// A build that gave another output than the signed one.
     WrongOutput,
+    /// Signed for the other class or for another system.
     WrongClass,
+    /// Not what the format requires, though signed or from the controller.
     Malformed,
+    /// Perhaps a second machine with this machine's key: the controller has seen a higher number.
     Clone,
-    /// A file of the cache is not what its name says, or lacks a signature that counts.
+    /// A file of the cache does not match its name, or lacks a valid signature.
     AlteredArchive,
-    /// A number so far above the one that is held that hardly any would be left.
+    /// A version so far above the one held that hardly any would be left.
     FastForward,
     /// A kind that this program does not know yet.
     #[serde(other)]
@@ -330,6 +420,7 @@ pub enum Attack {
 }
 
 impl Attack {
+    /// The kind as people read it.
     pub fn as_str(self) -> &'static str {
         match self {
             Self::Rollback => "rollback",
@@ -347,8 +438,8 @@ impl Attack {
             Self::Unknown => "an attack of a kind that this version does not know",
         }
     }
-    /// As a check-in tells it: a controller of version 0.1 takes no check-in with a kind that came later. The event has
-    /// the kind itself.
+    /// The kind as a check-in sends it: a controller of version 0.1 refuses check-ins with a kind that came
+    /// later. The event keeps the kind itself.
     pub fn in_check_in(self) -> Self {
         match self {
             Self::AlteredArchive | Self::Unknown => Self::WrongOutput,
@@ -369,7 +460,7 @@ mod tests {
         assert_eq!(event.kind, EventKind::Unknown);
     }
 
-    /// An event and its kind share one object: a field of the one must not be a field of the other.
+    /// An event and its kind share one JSON object, so their fields must not collide.
     #[test]
     fn every_kind_of_event_comes_back_as_it_was_sent() {
         let path: StorePath = "/nix/store/1c0bm0n2hg4kd2x7q2g5p1l1c4cx8kpl-system".parse().unwrap();
@@ -458,8 +549,8 @@ mod tests {
             "clone",
         ];
         for attack in [Attack::AlteredArchive, Attack::Unknown, Attack::Clone, Attack::Freeze] {
-            let told = serde_json::to_value(attack.in_check_in()).unwrap();
-            assert!(first.contains(&told.as_str().unwrap()), "{told}");
+            let sent = serde_json::to_value(attack.in_check_in()).unwrap();
+            assert!(first.contains(&sent.as_str().unwrap()), "{sent}");
         }
     }
 

@@ -1,8 +1,9 @@
-//! What an operator asks of one machine beside its generations. The controller only hands it on, so it is signed, names its
-//! recipient, is bound to what it changes, and ends.
+//! What an operator asks of one machine besides its generations. The controller only passes it on, so it is
+//! signed, names its recipient, is bound to what it changes, and expires.
 //!
-//! The signature of one operator is enough, whatever the threshold for generations is: a request makes a machine run nothing. The
-//! worst that one can do is to have a key replaced by another of the same machine, or a signed generation tried once more.
+//! One operator's signature is enough, whatever the threshold for generations: a request does not make a
+//! machine run anything. The worst it can do is to replace a key by another of the same machine, or to try
+//! a signed generation once more.
 
 use serde::{Deserialize, Serialize};
 
@@ -11,58 +12,71 @@ use crate::ids::{Generation, MachineName, Sha256, StorePath};
 use crate::keys::{Context, KeyError, PublicKey, Signature, Signer, sign_in};
 use crate::random::{self, RandomError};
 
-/// The most requests that one reply carries.
+/// The most requests in one reply.
 pub const MAX_REQUESTS: usize = 8;
 /// The longest request, in bytes.
 pub const MAX_REQUEST_BYTES: usize = 2048;
-/// How long a request may be good, in seconds.
+/// The longest that a request may be valid, in seconds.
 pub const MAX_REQUEST_SECONDS: i64 = 30 * 86_400;
-/// How far the clock of a machine may be behind the operator's, in seconds. One that is ahead takes a request for one that has ended.
+/// How far a machine's clock may be behind the operator's, in seconds. A clock that is ahead takes a
+/// request for expired.
 const CLOCKS_APART: i64 = 86_400;
 
-/// A request as the operator's key signed it.
+/// A request, as the operator's key signed it.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct SignedRequest {
-    /// The text of a [`MachineRequest`] in JSON: what is signed are its bytes.
+    /// The text of a [`MachineRequest`] in JSON; its bytes are signed.
     #[serde(deserialize_with = "bounded::text::<_, MAX_REQUEST_BYTES>")]
     pub request: String,
+    /// The operator's key.
     pub key: PublicKey,
+    /// By `key`, over the bytes of `request`, in `Context::MachineRequest`.
     pub signature: Signature,
 }
 
 /// What is asked, of whom, and until when.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct MachineRequest {
-    /// SHA-256 of `1.root.json`.
+    /// SHA-256 of `1.root.json`; another fleet's request is refused.
     pub fleet: Sha256,
+    /// The machine it is for; another machine's request is refused.
     pub machine: MachineName,
+    /// What to do.
     #[serde(flatten)]
     pub asked: Asked,
-    /// Unix seconds of the operator's clock.
+    /// When it was made, in Unix seconds of the operator's clock.
     pub made_at: i64,
+    /// When it expires, in Unix seconds.
     pub ends: i64,
-    /// Random digits: asked twice it is two requests.
+    /// Random digits: asking twice makes two requests.
     pub nonce: String,
 }
 
+/// What a machine is asked to do.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(tag = "asks", rename_all = "kebab-case")]
 pub enum Asked {
-    /// A new key in the place of this one; void once it has been replaced.
-    RotateKey { key: PublicKey },
-    /// Try this derivation again, though it failed: it leaves the quarantine, and the generation is tried as if it were new.
+    /// Replace this key by a new one; void once it has been replaced.
+    RotateKey {
+        /// The key at the time of asking.
+        key: PublicKey,
+    },
+    /// Try this derivation again, though it failed: it leaves quarantine, and its generation is tried as if
+    /// it were new.
     Retry {
+        /// What failed.
         derivation: StorePath,
+        /// The generation that failed, if it is to be that one.
         #[serde(default, skip_serializing_if = "Option::is_none")]
         generation: Option<Generation>,
     },
-    /// What a later version asks for.
+    /// A request of a later version.
     #[serde(other)]
     Unknown,
 }
 
 impl Asked {
-    /// In a few words, for logs.
+    /// A short name, for logs.
     pub fn as_str(&self) -> &'static str {
         match self {
             Self::RotateKey { .. } => "rotate-key",
@@ -72,25 +86,36 @@ impl Asked {
     }
 }
 
-/// Why a request is not followed.
+/// Why a request is not carried out.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum RequestError {
-    #[error("a request is not signed by an operator whom this machine trusts")]
+    /// The key is not an operator's by the machine's root.
+    #[error("a request is not signed by an operator that this machine trusts")]
     NotAnOperator,
+    /// The signature is not the key's over these bytes.
     #[error("a request's signature is not by the key that it names")]
     BadSignature,
+    /// The bytes are not a request, or one that is valid for too long.
     #[error("a request is not what an operator's program writes: {0}")]
     Malformed(String),
+    /// The request is for somebody else.
     #[error("a request is for {machine} of fleet {fleet}, and not for this machine")]
-    Foreign { machine: MachineName, fleet: String },
-    #[error("a request has ended")]
+    Foreign {
+        /// The machine it is for.
+        machine: MachineName,
+        /// The beginning of the fleet it is for.
+        fleet: String,
+    },
+    /// Its time is over.
+    #[error("a request has expired")]
     Ended,
-    #[error("a request was made in the future: look at this machine's clock")]
+    /// It is from more than a day ahead of this machine's clock.
+    #[error("a request was made in the future: check this machine's clock")]
     NotYet,
 }
 
 impl RequestError {
-    /// Whether only somebody who forged or misled it can have handed it on. A signer who is not an operator here may be one by
+    /// Whether only forgery or misdirection explains it. A signer who is not an operator here may be one in
     /// a newer root, or may have been one.
     pub fn is_attack(&self) -> bool {
         !matches!(self, Self::Ended | Self::NotYet | Self::NotAnOperator)
@@ -98,7 +123,7 @@ impl RequestError {
 }
 
 impl MachineRequest {
-    /// A request that is good for `seconds` from `now` on.
+    /// A request that is valid for `seconds` from `now` (Unix seconds), at most [`MAX_REQUEST_SECONDS`].
     pub fn new(
         fleet: Sha256,
         machine: MachineName,
@@ -111,6 +136,7 @@ impl MachineRequest {
         Ok(Self { fleet, machine, asked, made_at: now, ends, nonce })
     }
 
+    /// Signs it; fails where the key's holder does not sign.
     pub fn sign(&self, signer: &dyn Signer) -> Result<SignedRequest, KeyError> {
         let request = serde_json::to_string(self).map_err(|error| KeyError::Encode(error.to_string()))?;
         let signature = sign_in(signer, Context::MachineRequest, request.as_bytes())?;
@@ -119,12 +145,12 @@ impl MachineRequest {
 }
 
 impl SignedRequest {
-    /// The name under which it is remembered that it was followed.
+    /// The ID under which a machine remembers that it carried it out: the hash of its bytes.
     pub fn id(&self) -> Sha256 {
         Sha256::of(self.request.as_bytes())
     }
 
-    /// What is asked, if one of `operators` asks it of `machine`, and the time for it is `now` (Unix seconds).
+    /// The request, if one of `operators` signed it for `machine` and it is valid at `now` (Unix seconds).
     pub fn verify(
         &self,
         fleet: &Sha256,
@@ -196,7 +222,8 @@ mod tests {
         let operator = SecretKey::generate().unwrap();
         let (fleet, machine): (Sha256, MachineName) = (Sha256::of(b"fleet"), "tin".parse().unwrap());
         let text = format!(
-            r#"{{"fleet":"{fleet}","machine":"tin","asks":"dance","tune":3,"made_at":{NOW},"ends":{},"nonce":""}}"#,
+            r#"{{"fleet":"{fleet}","machine":"tin","asks":"dance","tune":3,
+                "made_at":{NOW},"ends":{},"nonce":""}}"#,
             NOW + 5
         );
         let signature = operator.sign(Context::MachineRequest, text.as_bytes());

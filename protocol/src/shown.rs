@@ -1,12 +1,12 @@
-//! How text that came from elsewhere (a controller, a machine, another operator, Nix, git, sops, a flake) is shown: what a
-//! terminal or an eye would obey instead of reading is written out.
+//! How text from elsewhere (a controller, a machine, another operator, Nix, git, sops, a flake) is
+//! displayed: characters that a terminal or an eye would obey instead of reading are escaped.
 //!
-//! Pure. [`crate::terminal`] shows every line through this, so that nobody has to remember it.
+//! Pure. [`crate::terminal`] prints every line through this, so no caller has to remember it.
 
 use std::fmt::{self, Write as _};
 
-/// Characters that are obeyed or not seen, beside the control characters: what Unicode calls format (Cf), separators of
-/// lines, and what is ignored by default (fillers, variation selectors, tags).
+/// Characters that are obeyed or invisible, besides the control characters: Unicode's format characters
+/// (Cf), line separators, and what is ignored by default (fillers, variation selectors, tags).
 const UNSEEN: [(u32, u32); 28] = [
     (0x00ad, 0x00ad),
     (0x034f, 0x034f),
@@ -38,14 +38,14 @@ const UNSEEN: [(u32, u32); 28] = [
     (0xe0000, 0xe0fff),
 ];
 
-/// Whether a terminal or an eye would obey or miss this character instead of reading it.
+/// Whether a terminal would obey this character or an eye would miss it.
 pub fn is_unseen(c: char) -> bool {
     let code = u32::from(c);
     // Most text is ASCII.
     c.is_control() || (code >= 0xad && UNSEEN.iter().any(|(first, last)| (*first..=*last).contains(&code)))
 }
 
-/// Wraps a text, so that it is one line and nothing of it is obeyed: `\n`, `\u{1b}`, `\u{202e}` are written out.
+/// Displays a text as one line in which nothing is obeyed: `\n`, `\u{1b}` and `\u{202e}` are written out.
 pub struct Shown<T>(pub T);
 
 impl<T: fmt::Display> fmt::Display for Shown<T> {
@@ -79,7 +79,7 @@ impl<W: fmt::Write> fmt::Write for Escaping<'_, W> {
     }
 }
 
-/// A text as one line of which nothing is obeyed.
+/// A text as one line in which nothing is obeyed.
 pub fn field(text: &str) -> String {
     Shown(text).to_string()
 }
@@ -89,13 +89,13 @@ pub fn first_line(text: &str) -> String {
     field(text.lines().next().unwrap_or_default())
 }
 
-/// A text of several lines: each as [`field`], with tabs as spaces. Whoever prints them puts something before them, so that none of them poses
-/// as a line of ours.
+/// The lines of a text, each like [`field`], with tabs as spaces. The caller prints something in front of
+/// each, so that none of them passes for a line of ours.
 pub fn lines(text: &str) -> impl Iterator<Item = String> {
     text.lines().map(|line| field(&line.trim_end_matches('\r').replace('\t', "    ")))
 }
 
-/// A command as it would be typed in a shell (bash, zsh): one line, and each argument as it is, whatever is in it.
+/// A command as it would be typed in a shell (bash, zsh): one line, each argument quoted as needed.
 pub fn command<S: AsRef<str>>(argv: &[S]) -> String {
     argv.iter().map(|argument| quoted(argument.as_ref())).collect::<Vec<_>>().join(" ")
 }
@@ -118,14 +118,15 @@ fn quoted(argument: &str) -> String {
             c if is_unseen(c) => write!(quoted, "\\U{:08x}", u32::from(c)),
             c => quoted.write_char(c),
         };
-        // A String takes all that is written.
+        // Writing to a `String` does not fail.
         debug_assert!(written.is_ok());
     }
     quoted.push('\'');
     quoted
 }
 
-/// JSON text of which nothing is obeyed: such characters stand in strings alone, where `\uXXXX` means the same.
+/// JSON text in which nothing is obeyed: such characters occur only in strings, where `\uXXXX` means the
+/// same.
 pub fn json(text: &str) -> String {
     let mut shown = String::with_capacity(text.len());
     for c in text.chars() {
@@ -166,7 +167,7 @@ mod tests {
         assert_eq!(command(&["a b", "", "it's"]), r"'a b' '' 'it'\''s'");
         assert_eq!(command(&["true", "\n    derivation  x"]), "true $'\\n    derivation  x'");
         assert_eq!(command(&["\u{202e}\\n'"]), "$'\\U0000202e\\\\n\\''");
-        // Two arguments and one with a space between are not the same.
+        // Two arguments are not the same as one with a space.
         assert_ne!(command(&["a", "b"]), command(&["a b"]));
     }
 

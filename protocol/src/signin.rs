@@ -1,7 +1,8 @@
-//! Signing in: an operator's key says once that another key reads in its place for some hours.
+//! Signing in: an operator's key states once that another key may read on the operator's behalf for some
+//! hours.
 //!
-//! That other key lives on the operator's computer without a passphrase. It reads, and nothing else: what changes anything
-//! is signed by the operator's own key, each time.
+//! That other key is on the operator's computer, without a passphrase. It only reads: the operator's own
+//! key signs everything that changes something, each time.
 
 use std::fmt;
 use std::str::FromStr;
@@ -10,20 +11,26 @@ use crate::ids::Sha256;
 use crate::keys::{Context, KeyError, PublicKey, Signature, Signer, sign_in};
 use crate::operator::REQUEST_WINDOW_SECONDS;
 
-/// The longest that one counts, in hours and seconds: a working day.
+/// The longest that one is valid, in hours: a working day.
 pub const MAX_HOURS: u32 = 12;
+/// The same in seconds.
 pub const MAX_SECONDS: i64 = MAX_HOURS as i64 * 3600;
-/// The largest header that is read, in bytes.
+/// The longest header that is read, in bytes.
 pub const MAX_HEADER_BYTES: usize = 512;
 
+/// Why a sign-in is refused. The messages follow its name.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 pub enum SignInError {
-    #[error("the operator's signature does not fit it, or it was made for another fleet")]
+    /// The signature is not the operator's over these fields and this fleet.
+    #[error("the operator's signature does not match it, or it was made for another fleet")]
     BadSignature,
+    /// It expired this many seconds ago.
     #[error("it ended {0} s ago")]
     Ended(i64),
+    /// It begins this many seconds from now; [`REQUEST_WINDOW_SECONDS`] are allowed.
     #[error("it begins in {0} s: one of the two clocks is wrong")]
     NotBegun(i64),
+    /// It lasts for less than a second or more than [`MAX_SECONDS`].
     #[error("it is to last for longer than {MAX_HOURS} hours, or ends before it begins")]
     Length,
 }
@@ -31,17 +38,19 @@ pub enum SignInError {
 /// `OPERATOR KEY BEGINS ENDS SIGNATURE`, as the header [`crate::api::OPERATOR_SIGN_IN`] carries it.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct SignIn {
+    /// The operator's key, which signed this.
     pub operator: PublicKey,
-    /// The key that reads in the operator's place.
+    /// The key that reads on the operator's behalf.
     pub key: PublicKey,
-    /// Unix seconds of the operator's clock.
+    /// When it begins, in Unix seconds of the operator's clock.
     pub begins: i64,
+    /// When it expires, in Unix seconds.
     pub ends: i64,
     signature: Signature,
 }
 
 impl SignIn {
-    /// Asks `operator` to sign; lasts for `seconds`, at most [`MAX_SECONDS`].
+    /// Asks `operator` to sign; valid for `seconds`, at most [`MAX_SECONDS`].
     pub fn make(
         operator: &dyn Signer,
         fleet: &Sha256,
@@ -55,7 +64,8 @@ impl SignIn {
         Ok(Self { operator: operator.public(), key, begins, ends, signature })
     }
 
-    /// Whether it counts for this fleet now. Whether its operator is one of the current root is the caller's to check.
+    /// Checks that it is valid for this fleet at `now` (Unix seconds). Whether the operator is one of the
+    /// current root is up to the caller.
     pub fn verify(&self, fleet: &Sha256, now: i64) -> Result<(), SignInError> {
         if !(1..=MAX_SECONDS).contains(&self.ends.saturating_sub(self.begins)) {
             return Err(SignInError::Length);
@@ -89,22 +99,22 @@ impl FromStr for SignIn {
 
     fn from_str(text: &str) -> Result<Self, Self::Err> {
         if text.len() > MAX_HEADER_BYTES {
-            return Err("it is longer than any that is made");
+            return Err("it is longer than any sign-in");
         }
         let words: Vec<&str> = text.split(' ').collect();
         let [operator, key, begins, ends, signature] = words[..] else {
             return Err("it is two keys, two times and a signature");
         };
         let read = Self {
-            operator: operator.parse().map_err(|_| "its first word is no public key")?,
-            key: key.parse().map_err(|_| "its second word is no public key")?,
-            begins: begins.parse().map_err(|_| "its third word is no time")?,
-            ends: ends.parse().map_err(|_| "its fourth word is no time")?,
-            signature: signature.parse().map_err(|_| "its fifth word is no signature")?,
+            operator: operator.parse().map_err(|_| "its first word is not a public key")?,
+            key: key.parse().map_err(|_| "its second word is not a public key")?,
+            begins: begins.parse().map_err(|_| "its third word is not a time")?,
+            ends: ends.parse().map_err(|_| "its fourth word is not a time")?,
+            signature: signature.parse().map_err(|_| "its fifth word is not a signature")?,
         };
-        // One text for each, so that whoever compares texts compares what they say.
+        // One text for each sign-in, so that comparing texts compares what they mean.
         if read.to_string() != text {
-            return Err("it is not written as it would be made");
+            return Err("it is not in the one form that is written");
         }
         Ok(read)
     }
@@ -153,7 +163,7 @@ mod tests {
             (NOW, NOW),
             (NOW, NOW - 1),
         ] {
-            // Signed as it stands, by whoever has the key and another program.
+            // Properly signed, by somebody with the key and another program.
             let message = message(&fleet, &operator.public(), &session.public(), begins, ends);
             let signature = operator.sign(Context::SignIn, &message);
             let long = SignIn { begins, ends, signature, ..made.clone() };

@@ -1,4 +1,4 @@
-//! What one generation says: the signed document `NAME/generation.json`.
+//! What one generation is: the signed document `NAME/generation.json`.
 
 use serde::{Deserialize, Serialize};
 
@@ -13,47 +13,54 @@ pub const MAX_TARGET_BYTES: u64 = 64 * 1024;
 pub const DEADLINE_SECONDS: std::ops::RangeInclusive<u32> = 10..=86_400;
 /// The most health checks that a target may carry.
 pub const MAX_CHECKS: usize = 64;
-/// What an agent can be required to understand, as far as this version does. None yet.
+/// Features of agents that this version understands, which [`Target::requires`] may name. None so far.
 pub const UNDERSTOOD: [&str; 0] = [];
-/// The most words of [`Target::requires`], and the longest of them.
+/// The most features in [`Target::requires`].
 pub const MAX_REQUIRES: usize = 16;
+/// The longest of them, in bytes.
 pub const MAX_REQUIRES_BYTES: usize = 64;
 
 /// One signed target for one machine.
 ///
-/// Additive: a reader keeps to the fields that it knows and ignores others; a field is never removed.
+/// Unknown fields are ignored, and a field is never removed.
 #[derive(Debug, Clone, PartialEq, Eq, Hash, Serialize, Deserialize)]
 pub struct Target {
+    /// The machine it is for; any other refuses it.
     pub machine: MachineName,
+    /// The machine's class; another one refuses it.
     pub class: Class,
+    /// Its number, the same as that of the metadata that lists it.
     pub generation: Generation,
     /// The Nix system of the derivation.
     pub system: System,
     /// What the machine realises, `/nix/store/….drv`.
     pub derivation: StorePath,
-    /// What the machine must get from it, and nothing else.
+    /// The only output that the machine accepts from it.
     pub output: StorePath,
+    /// How to activate it.
     #[serde(default)]
     pub action: Action,
-    /// Time awake from the start of activation until the machine undoes it without a confirmation, in seconds.
+    /// How long the machine waits for a confirmation before it goes back, in seconds of time awake from the
+    /// start of the activation.
     #[serde(default = "default_deadline")]
     pub deadline_seconds: u32,
+    /// What must be healthy before the generation is confirmed; at most [`MAX_CHECKS`].
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub checks: Vec<HealthCheck>,
-    /// Public Nix signing keys (`NAME:BASE64`) whose built outputs the machine may take instead of building.
+    /// Public Nix signing keys (`NAME:BASE64`) whose outputs the machine may download instead of building.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub trusted_nix_keys: Vec<String>,
     /// When and how the machine takes it.
     #[serde(default, skip_serializing_if = "Policy::is_empty")]
     pub policy: Policy,
-    /// What an agent must understand to act on this as it is meant: one that does not know a word leaves it alone, and says
-    /// that it needs a newer version.
+    /// Features that an agent must understand to act on this as intended. One that does not know a feature
+    /// leaves the generation alone and reports that it needs a newer version.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub requires: Vec<String>,
-    /// The operator's words on why, for the history.
+    /// Why the operator published it, for the history.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub message: Option<String>,
-    /// What the operator told Nix beside the flake, for who signs next and for the history; no machine acts on it.
+    /// What the operator told Nix besides the flake, for later signers and the history. Machines ignore it.
     #[serde(default, skip_serializing_if = "Evaluation::is_plain")]
     pub evaluation: Evaluation,
 }
@@ -62,18 +69,23 @@ fn default_deadline() -> u32 {
     300
 }
 
-/// What to do with the system, in the words of `switch-to-configuration`. A Mac knows `switch` alone.
+/// What to do with the system, as in `switch-to-configuration`. Macs only know `switch`.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum Action {
+    /// Activate it now and at each boot.
     #[default]
     Switch,
+    /// Only make it what the next boot starts.
     Boot,
+    /// Activate it now; the next boot starts the old one.
     Test,
+    /// Only print what activating it would do.
     DryActivate,
 }
 
 impl Action {
+    /// The word that `switch-to-configuration` takes.
     pub fn as_str(self) -> &'static str {
         match self {
             Self::Switch => "switch",
@@ -84,17 +96,18 @@ impl Action {
     }
 }
 
-/// A question whose answer decides whether a generation is confirmed.
+/// A question that decides whether a generation is confirmed.
 #[derive(Debug, Clone, PartialEq, Eq, Hash, Serialize, Deserialize)]
 pub struct HealthCheck {
     /// What people call it.
     pub name: String,
+    /// What is asked. Its fields are on the same level in JSON.
     #[serde(flatten)]
     pub probe: Probe,
-    /// The limit of one try, in seconds.
+    /// How long one try may take, in seconds.
     #[serde(default = "default_timeout")]
     pub timeout_seconds: u32,
-    /// How often it is tried before it counts as failed; at least 1.
+    /// How many tries must fail before the check has; at least 1.
     #[serde(default = "default_tries")]
     pub tries: u32,
 }
@@ -106,26 +119,42 @@ fn default_tries() -> u32 {
     3
 }
 
+/// What a health check asks, and which answer is healthy.
 #[derive(Debug, Clone, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(tag = "kind", rename_all = "kebab-case")]
 pub enum Probe {
-    /// Exit code 0 is healthy. The first word is the program; no shell is asked.
-    Command { command: Vec<String> },
-    /// A status from 200 to 399 is healthy.
-    Http { url: String },
-    /// A connection that opens is healthy; `HOST:PORT`.
-    Tcp { address: String },
-    /// A systemd unit that is active is healthy. NixOS alone.
-    Unit { unit: String },
-    /// A launchd job that runs, or whose last run ended well, is healthy. Macs alone.
-    Label { label: String },
-    /// A kind that this program does not know yet. What is not known is not healthy.
+    /// A program that exits with 0.
+    Command {
+        /// The program and its arguments; there is no shell.
+        command: Vec<String>,
+    },
+    /// A URL that answers with a status from 200 to 399.
+    Http {
+        /// `http://…` or `https://…`.
+        url: String,
+    },
+    /// A port that accepts connections.
+    Tcp {
+        /// `HOST:PORT`.
+        address: String,
+    },
+    /// A systemd unit that is active; NixOS only.
+    Unit {
+        /// Its name, with the ending.
+        unit: String,
+    },
+    /// A launchd job that runs, or whose last run succeeded; Macs only.
+    Label {
+        /// Its label.
+        label: String,
+    },
+    /// A kind of a later version. It is never healthy.
     #[serde(other)]
     Unknown,
 }
 
 impl Probe {
-    /// The class of machine that can be asked this, if not every one.
+    /// The only class of machine that can be asked this, if not every one.
     pub fn class(&self) -> Option<Class> {
         match self {
             Self::Unit { .. } => Some(Class::Nixos),
@@ -136,7 +165,7 @@ impl Probe {
 }
 
 impl HealthCheck {
-    /// What holds of every check on a machine of this class, whoever wrote it.
+    /// Checks what must hold for every check on a machine of this class.
     pub fn check(&self, class: Class) -> Result<(), TargetError> {
         let empty = match &self.probe {
             Probe::Command { command } => command.first().is_none_or(String::is_empty),
@@ -158,39 +187,69 @@ impl HealthCheck {
     }
 }
 
-/// Why a target is not for this machine, or no target at all.
+/// Why a target is refused, by everybody or by this machine.
 #[derive(Debug, thiserror::Error)]
 pub enum TargetError {
-    #[error("the target is not valid JSON of a target: {0}")]
+    /// Not the JSON of a target.
+    #[error("this is not the JSON of a target: {0}")]
     Format(#[from] serde_json::Error),
+    /// Longer than [`MAX_TARGET_BYTES`].
     #[error("the target has {0} bytes; {MAX_TARGET_BYTES} are the limit")]
     TooLarge(usize),
+    /// It is for another machine.
     #[error("the target is for machine {found}, not for {wanted}")]
-    OtherMachine { wanted: MachineName, found: MachineName },
+    OtherMachine {
+        /// This machine.
+        wanted: MachineName,
+        /// The machine it is for.
+        found: MachineName,
+    },
+    /// It is another generation than the metadata lists.
     #[error("the target is generation {found}; generation {wanted} was signed")]
-    OtherGeneration { wanted: Generation, found: Generation },
+    OtherGeneration {
+        /// The generation of the metadata.
+        wanted: Generation,
+        /// The target's generation.
+        found: Generation,
+    },
+    /// It is for another class or system, or its own two differ.
     #[error(transparent)]
     Machine(#[from] MachineError),
+    /// A name or a path in it is malformed.
     #[error(transparent)]
     Id(#[from] IdError),
+    /// The output is itself a derivation.
     #[error("the target's output {0} is a derivation")]
     OutputIsDerivation(StorePath),
+    /// The deadline is outside [`DEADLINE_SECONDS`].
     #[error("the target's deadline of {0} s is outside 10 to 86400 s")]
     Deadline(u32),
+    /// It has more than [`MAX_CHECKS`] checks.
     #[error("the target has {0} health checks; {MAX_CHECKS} are the limit")]
     TooManyChecks(usize),
+    /// A check, by its name, asks nothing or is never tried.
     #[error("health check '{0}' is empty or has no tries")]
     EmptyCheck(String),
+    /// A check cannot be asked of this class.
     #[error(
         "health check '{check}' cannot be asked of a {class} machine: units are NixOS's, labels are launchd's"
     )]
-    CheckOfOtherClass { check: String, class: Class },
-    #[error("a Mac knows the action switch alone, not {0}")]
+    CheckOfOtherClass {
+        /// Its name.
+        check: String,
+        /// The target's class.
+        class: Class,
+    },
+    /// The action is one that Macs do not have.
+    #[error("a Mac only supports the action switch, not {0}")]
     ActionOnDarwin(&'static str),
+    /// It requires too many features, or one with a malformed name.
     #[error(
-        "the target requires {MAX_REQUIRES} words at most of an agent, each of 1 to {MAX_REQUIRES_BYTES} letters, digits or '-'"
+        "the target may require at most {MAX_REQUIRES} features of an agent, each of 1 to \
+         {MAX_REQUIRES_BYTES} letters, digits or '-'"
     )]
     Requires,
+    /// Its policy contradicts itself or is out of bounds.
     #[error(transparent)]
     Policy(#[from] PolicyError),
 }
@@ -206,7 +265,7 @@ impl Target {
         Ok(target)
     }
 
-    /// What holds of every target, whoever made it.
+    /// Checks what must hold for every target, whoever made it.
     pub fn check(&self) -> Result<(), TargetError> {
         can_take((self.class, &self.system), self.class, &self.system)?;
         self.derivation.clone().require_derivation()?;
@@ -234,13 +293,13 @@ impl Target {
         Ok(())
     }
 
-    /// What it requires of an agent and this version does not know.
+    /// The features it requires that this version does not understand.
     pub fn not_understood(&self) -> Vec<&str> {
         let unknown = self.requires.iter().map(String::as_str).filter(|word| !UNDERSTOOD.contains(word));
         unknown.collect()
     }
 
-    /// Whether this target is for exactly this machine and generation (I1, I6).
+    /// Checks that it is for exactly this machine and generation (I1, I6).
     pub fn require_for(
         &self,
         machine: &MachineName,

@@ -1,10 +1,10 @@
 //! The one place where both programs print. [`say!`](crate::say) prints one line to standard output and
-//! [`tell!`](crate::tell) one to standard error; whatever is in it is shown and not obeyed (see [`crate::shown`]), so that
-//! a text from elsewhere is at most a part of one line.
+//! [`tell!`](crate::tell) one to standard error. Whatever is in it is escaped (see [`crate::shown`]), so
+//! text from elsewhere is at most a part of one line.
 //!
-//! Where nobody reads any more (`muster status | head`), the rest is dropped without a word and the command goes on to its
-//! own end: none stops half-way in what it does because of its output. Where the output cannot be written (a full disk),
-//! that is an error in the end; see [`finish`].
+//! Once nobody reads standard output (`muster status | head`), the rest is dropped silently and the command
+//! runs to its end: output never stops a command half-way. Output that cannot be written (a full disk)
+//! becomes an error at the end; see [`finish`].
 
 use std::fmt;
 use std::io::{self, IsTerminal as _, Write};
@@ -13,69 +13,69 @@ use std::sync::Mutex;
 use crate::moment;
 use crate::shown::{self, Shown};
 
-/// Why standard output takes no more.
+/// Why standard output no longer accepts anything.
 static LOST: Mutex<Option<io::Error>> = Mutex::new(None);
 
-/// Prints one line to standard output, as `println!` does, and nothing in it is obeyed.
+/// Prints one line to standard output, as `println!` does, escaped.
 #[macro_export]
 macro_rules! say {
     () => { $crate::terminal::line(format_args!("")) };
     ($($text:tt)+) => { $crate::terminal::line(format_args!($($text)+)) };
 }
 
-/// Prints one line to standard error, as `eprintln!` does, and nothing in it is obeyed.
+/// Prints one line to standard error, as `eprintln!` does, escaped.
 #[macro_export]
 macro_rules! tell {
     ($($text:tt)+) => { $crate::terminal::error_line(format_args!($($text)+)) };
 }
 
-/// What [`say!`](crate::say) calls.
+/// Called by [`say!`](crate::say).
 pub fn line(text: fmt::Arguments<'_>) {
     bytes(format!("{}\n", Shown(text)).as_bytes());
 }
 
-/// What [`tell!`](crate::tell) calls. Where standard error takes nothing there is nobody to tell.
+/// Called by [`tell!`](crate::tell). If standard error cannot be written either, there is nobody to tell.
 pub fn error_line(text: fmt::Arguments<'_>) {
     let _ = stderr().lock().write_all(format!("{}\n", Shown(text)).as_bytes());
 }
 
-/// Prints a text of several lines, each behind `before`.
+/// Prints a text of several lines, each with `before` in front.
 pub fn lines(before: &str, text: &str) {
     for one in shown::lines(text) {
         line(format_args!("{before}{one}"));
     }
 }
 
-/// The same to standard error.
+/// Like [`lines`], to standard error.
 pub fn error_lines(before: &str, text: &str) {
     for one in shown::lines(text) {
         error_line(format_args!("{before}{one}"));
     }
 }
 
-/// An error as people read it, in lines that are shown: what it quotes may have lines of its own, and each of them has a
-/// mark that ours do not have.
+/// An error as people read it, escaped. What it quotes may have lines of its own; each of them gets a mark
+/// that our own lines do not have.
 pub fn sentence(before: &str, text: &str, hint: Option<&str>) -> String {
     let marked = |text: &str| shown::lines(text).collect::<Vec<_>>().join("\n  | ");
     let hint = hint.map(|hint| format!("\nhint: {}", marked(hint)));
     format!("{before}{}{}", marked(text), hint.unwrap_or_default())
 }
 
-/// A question, to standard error: whoever is asked sees it also where the output goes elsewhere.
+/// Prints a question to standard error, so that it is seen even where the output goes elsewhere.
 pub fn question(text: fmt::Arguments<'_>) {
     let mut stderr = stderr().lock();
     let _ = write!(stderr, "{} ", Shown(text)).and_then(|()| stderr.flush());
 }
 
-/// JSON, indented, with times as RFC 3339 (see [`crate::moment`]). Characters that a terminal would obey are written as
-/// `\uXXXX`, which means the same.
+/// Prints indented JSON, with times as RFC 3339 (see [`crate::moment`]). Characters that a terminal would
+/// obey are written as `\uXXXX`, which means the same.
 pub fn json(value: &impl serde::Serialize) -> Result<(), serde_json::Error> {
     let text = moment::json(value)?;
     bytes(format!("{}\n", shown::json(&text)).as_bytes());
     Ok(())
 }
 
-/// Bytes as they are: for what was drawn out of fields that are shown already, and for a value that was asked for.
+/// Prints bytes as they are: for what was composed of escaped fields, and for a value that was asked for.
 pub fn bytes(bytes: &[u8]) {
     if lost().is_some() {
         return;
@@ -86,12 +86,12 @@ pub fn bytes(bytes: &[u8]) {
     }
 }
 
-/// Whether standard output takes no more: whoever would print for ever ends then.
+/// Whether standard output no longer accepts anything; a command that prints for ever ends then.
 pub fn is_lost() -> bool {
     lost().is_some()
 }
 
-/// How printing went. A reader that is gone is no error.
+/// Whether printing succeeded. A reader that went away is not an error.
 pub fn finish() -> io::Result<()> {
     match lost().take() {
         Some(error) if error.kind() != io::ErrorKind::BrokenPipe => Err(error),
@@ -99,6 +99,7 @@ pub fn finish() -> io::Result<()> {
     }
 }
 
+/// Whether standard output is a terminal.
 pub fn output_is_terminal() -> bool {
     stdout().is_terminal()
 }

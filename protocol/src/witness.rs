@@ -1,5 +1,6 @@
-//! That a machine's age key is really the machine's. The controller passes it on, and is not believed: whoever makes a token
-//! keeps a key that follows from its secret, the machine derives the same, and the controller cannot.
+//! Proof that a machine's age key is really its own. The controller passes the key on and is not trusted
+//! with it: the operator who makes a token keeps a key derived from its secret, the machine derives the
+//! same one, and the controller cannot.
 
 use hmac::{Hmac, KeyInit as _, Mac as _};
 use serde::{Deserialize, Serialize};
@@ -8,7 +9,7 @@ use zeroize::{Zeroize, ZeroizeOnDrop};
 
 use crate::ids::{IdError, MachineName, Sha256, to_hex};
 
-/// What a machine and the operator who invited it have in common.
+/// The key shared by a machine and the operator who invited it.
 #[derive(Clone, PartialEq, Eq, Zeroize, ZeroizeOnDrop)]
 pub struct Witness([u8; 32]);
 
@@ -21,13 +22,14 @@ impl Witness {
     pub fn to_text(&self) -> zeroize::Zeroizing<String> {
         zeroize::Zeroizing::new(to_hex(&self.0))
     }
+    /// Reads what [`Witness::to_text`] writes.
     pub fn parse(text: &str) -> Result<Self, IdError> {
         text.trim().parse::<Sha256>().map(|bytes| Self(*bytes.as_bytes()))
     }
 
-    /// The machine's word that this recipient is its own.
+    /// The machine's proof that this recipient is its own.
     pub fn prove(&self, fleet: &Sha256, machine: &MachineName, recipient: &str) -> Sha256 {
-        // HMAC takes a key of any length, so this cannot fail; the empty key keeps the compiler content.
+        // HMAC takes a key of any length, so this cannot fail; the fallback is never used.
         let mut mac =
             Hmac::<sha2::Sha256>::new_from_slice(&self.0).unwrap_or_else(|_| Hmac::new(&Default::default()));
         mac.update(b"muster-age-recipient-v1");
@@ -38,6 +40,7 @@ impl Witness {
         Sha256::from_bytes(mac.finalize().into_bytes().into())
     }
 
+    /// Whether the machine itself claims this recipient; never without a proof.
     pub fn verifies(&self, fleet: &Sha256, machine: &MachineName, claim: &AgeClaim) -> bool {
         let wanted = self.prove(fleet, machine, &claim.recipient);
         claim.proof.is_some_and(|proof| bool::from(wanted.as_bytes().ct_eq(proof.as_bytes())))
@@ -49,12 +52,13 @@ impl std::fmt::Debug for Witness {
     }
 }
 
-/// What a machine says in each check-in of the key that its secrets are to be encrypted to.
+/// The age recipient that a machine states in each check-in.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct AgeClaim {
     /// `age1…`.
     pub recipient: String,
-    /// Missing where the machine was enrolled by a version that made none.
+    /// What [`Witness::prove`] gives; `None` where the machine was enrolled by a version that had no
+    /// witness.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub proof: Option<Sha256>,
 }
@@ -74,7 +78,7 @@ mod tests {
             proof: Some(witness.prove(&fleet, &machine, recipient)),
         };
         assert!(witness.verifies(&fleet, &machine, &claim(&witness, "age1a")));
-        // What the controller has follows from the same secret, and is of no use for it.
+        // The controller's key is derived from the same secret, and is useless here.
         let controllers = Witness::new(*secret.check_key().as_bytes());
         assert!(!witness.verifies(&fleet, &machine, &claim(&controllers, "age1a")));
         let mut other = claim(&witness, "age1a");

@@ -85,15 +85,14 @@ fn a_generation_counts_once_two_operators_have_signed_its_draft_and_the_machine_
     let fleet = Fleet::new();
     let name = "cinnabar".parse().unwrap();
     let empty = fleet.generations(&["cinnabar", "realgar"]);
-    assert!(
-        matches!(fleet.check(&empty), Ok(Checked::Generations(checked)) if checked[0].target == target("cinnabar"))
-    );
+    let Ok(Checked::Generations(checked)) = fleet.check(&empty) else { panic!("a sound draft is refused") };
+    assert_eq!(checked[0].target, target("cinnabar"));
     assert_eq!(empty.progress(&fleet.root).unwrap(), Progress { signed: vec![], missing: 2 });
     let one = empty.sign(&fleet.operators[0]).unwrap();
     assert_eq!(one.progress(&fleet.root).unwrap().missing, 1);
     assert!(check_publication(&fleet.root, &name, Class::Nixos, publication(&one, 0), NOW).is_err());
 
-    // Signed apart from one another, and brought together in either order.
+    // Signed separately, and merged in either order.
     let other = empty.sign(&fleet.operators[2]).unwrap();
     for both in [one.merge(&other, &fleet.root).unwrap(), other.merge(&one, &fleet.root).unwrap()] {
         assert_eq!(both.id().unwrap(), empty.id().unwrap());
@@ -134,7 +133,7 @@ fn one_operator_alone_never_reaches_the_threshold() {
     assert!(!progress.is_complete());
     let strangers = again.sign(&SecretKey::generate().unwrap()).unwrap().sign(&fleet.online).unwrap();
     assert_eq!(strangers.progress(&fleet.root).unwrap().missing, 1);
-    // What strangers added does not stay.
+    // Strangers' signatures are dropped.
     let merged = draft.merge(&strangers, &fleet.root).unwrap();
     let text = serde_json::to_string(&merged).unwrap();
     assert_eq!(text.matches("\\\"sig\\\"").count(), 2, "one signature on each of the two documents");
@@ -158,7 +157,7 @@ fn a_changed_draft_loses_its_signatures_and_gets_another_id() {
     assert!(matches!(fleet.check(&other), Err(DraftError::Generation { .. })));
     assert_ne!(other.id().unwrap(), signed.id().unwrap());
     assert!(signed.merge(&other, &fleet.root).is_err());
-    // An end that is put off takes the signature with it.
+    // A later expiry invalidates the signature.
     let later = changed("2027-04-15", "2028-04-15");
     assert!(later != signed && later.progress(&fleet.root).unwrap().signed.is_empty());
     assert!(signed.merge(&later, &fleet.root).is_err());
@@ -173,7 +172,7 @@ fn a_draft_is_of_one_fleet_and_names_each_machine_once() {
         Err(DraftError::OtherFleet { .. })
     ));
     assert!(matches!(fleet.check(&fleet.generations(&[])), Err(DraftError::Count(0))));
-    // As many as there may be are looked into, and found to be another machine's; one more is too many.
+    // The most allowed are examined, and belong to another machine; one more is too many.
     let Drafted::Generations { generations } = &draft.what else { panic!() };
     let many = |count: usize| {
         let named =
@@ -216,7 +215,7 @@ fn a_root_wants_a_threshold_of_its_old_and_of_its_new_holders() {
     assert!(matches!(fleet.check(&draft), Ok(Checked::Root(root)) if root.version() == 2));
     let Drafted::Root { root } = &draft.what else { panic!() };
     let next = fleet.root.successor(root.as_bytes()).unwrap();
-    // Once it is in force, the same draft is one too late.
+    // Once that root is in force, the same draft is one version behind.
     assert!(matches!(
         draft.check(&fleet.id(), &next, NOW),
         Err(DraftError::RootVersion { wanted: 3, found: 2 })
@@ -231,7 +230,7 @@ fn root_holders_sign_apart_and_are_brought_together_each_counted_once() {
     let spec = spec(2, &[first, second], &operators, &fleet.online);
     let empty = fleet.draft(Drafted::Root { root: draft_root(&spec, &BTreeMap::new()).unwrap() });
     let (one, other) = (empty.sign(first).unwrap(), empty.sign(second).unwrap());
-    // A holder of the old root and of the new one is one.
+    // A holder of both the old root and the new one counts once.
     let expected = Progress { signed: vec![first.public()], missing: 1 };
     assert_eq!(one.progress(&fleet.root).unwrap(), expected);
     let stranger = other.sign(&SecretKey::generate().unwrap()).unwrap();
@@ -241,7 +240,7 @@ fn root_holders_sign_apart_and_are_brought_together_each_counted_once() {
         assert_eq!((progress.signed.len(), progress.missing), (2, 0));
         let Drafted::Root { root } = &both.what else { panic!() };
         assert_eq!(fleet.root.successor(root.as_bytes()).unwrap().version(), 2);
-        assert_eq!(root.matches("\"sig\"").count(), 2, "what the stranger added does not stay");
+        assert_eq!(root.matches("\"sig\"").count(), 2, "the stranger's signature is dropped");
     }
     assert!(one.merge(&fleet.generations(&["cinnabar"]), &fleet.root).is_err());
 }
@@ -254,7 +253,8 @@ fn the_bounds_of_a_draft_are_what_the_papers_say() {
 
 #[test]
 fn a_recorded_draft_of_version_0_2_still_parses() {
-    let text = r#"{"fleet":"e3b0c44298fc1c149afbf4c8996fb92427ae41e4649b934ca495991b7852b855","made_at":1800000000000,
+    let text = r#"{"fleet":"e3b0c44298fc1c149afbf4c8996fb92427ae41e4649b934ca495991b7852b855",
+        "made_at":1800000000000,
         "made_by":"d75a980182b10ab7d54bfed3c964073a0ee172f3daa62325af021a68f707511a","ends":1801209600,
         "kind":"generations","generations":[{"machine":"cinnabar","class":"nixos","generation":1,
         "targets":"{}","snapshot":"{}","target":"{}","a field of the future":1}],"another":2}"#;

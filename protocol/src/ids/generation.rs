@@ -1,4 +1,4 @@
-//! The number of a signed target, and the epoch that it is counted in.
+//! The number of a signed target, and the epoch it is counted in.
 
 use std::fmt;
 use std::str::FromStr;
@@ -9,27 +9,30 @@ use serde::{Deserialize, Deserializer, Serialize, Serializer};
 use super::error::IdError;
 use super::limits::{MAX_EPOCH, MAX_NUMBER};
 
-/// How often the root holders have let the numbers of all machines begin anew. It only rises. Documents name the epoch that
-/// they were signed in, and count in that one alone.
+/// How often the root holders have restarted the numbers of all machines. It only rises. Documents name the
+/// epoch they were signed in, and count only in that one.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 #[serde(try_from = "u64", into = "u64")]
 pub struct Epoch(u16);
 
 impl Epoch {
-    /// With it a generation fits a signed integer of 64 bits: see [`Generation::packed`].
+    /// Up to it, a generation fits a signed 64-bit integer; see [`Generation::packed`].
     pub const MAX: Self = Self(MAX_EPOCH);
 
+    /// Refuses numbers above [`Epoch::MAX`].
     pub fn new(number: u64) -> Result<Self, IdError> {
         let epoch = u16::try_from(number).map(Self).ok();
         epoch.filter(|epoch| *epoch <= Self::MAX).ok_or(IdError::Epoch(number))
     }
+    /// The number; 0 for the first epoch.
     pub fn get(self) -> u64 {
         self.0.into()
     }
-    /// The one before any root began another.
+    /// Whether no root has begun another epoch yet.
     pub fn is_first(&self) -> bool {
         self.0 == 0
     }
+    /// The following epoch; an error after [`Epoch::MAX`].
     pub fn next(self) -> Result<Self, IdError> {
         Self::new(self.get() + 1)
     }
@@ -51,11 +54,11 @@ impl fmt::Display for Epoch {
     }
 }
 
-/// The number of a signed target, counted per machine and epoch from 1 and never reused. A later epoch comes after every
-/// number of an earlier one.
+/// The number of a signed target, counted from 1 for each machine and epoch, and never reused. A later
+/// epoch comes after every number of an earlier one.
 ///
-/// Written `7` in the first epoch, as it was before there were epochs, and `"2.7"` in epoch 2, so that whoever knows no
-/// epochs reads no number where it would mean another one.
+/// Written `7` in the first epoch, as before there were epochs, and `"2.7"` in epoch 2, so that a program
+/// that knows no epochs fails to read it instead of taking it for another number.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Generation {
     epoch: Epoch,
@@ -63,6 +66,7 @@ pub struct Generation {
 }
 
 impl Generation {
+    /// The first generation of the first epoch.
     pub const FIRST: Self = Self { epoch: Epoch(0), number: 1 };
     /// Bits of the number in [`Generation::packed`].
     const BITS: u32 = 49;
@@ -71,6 +75,7 @@ impl Generation {
     pub fn new(number: u64) -> Result<Self, IdError> {
         Self::of(Epoch::default(), number)
     }
+    /// Refuses 0 and numbers above [`MAX_NUMBER`].
     pub fn of(epoch: Epoch, number: u64) -> Result<Self, IdError> {
         match number {
             0 => Err(IdError::Generation),
@@ -78,9 +83,11 @@ impl Generation {
             _ => Err(IdError::TooHigh(number)),
         }
     }
+    /// The first generation of an epoch.
     pub fn first_of(epoch: Epoch) -> Self {
         Self { epoch, number: 1 }
     }
+    /// The epoch it is counted in.
     pub fn epoch(self) -> Epoch {
         self.epoch
     }
@@ -88,15 +95,17 @@ impl Generation {
     pub fn get(self) -> u64 {
         self.number
     }
-    /// The one after it in the same epoch.
+    /// The one after it in the same epoch; an error after [`MAX_NUMBER`].
     pub fn next(self) -> Result<Self, IdError> {
         Self::of(self.epoch, self.number + 1)
     }
-    /// One integer that is ordered as generations are; in the first epoch it is the number itself.
+    /// One integer that sorts as generations do; in the first epoch it is the number itself. Databases
+    /// store it.
     pub fn packed(self) -> i64 {
         // Both fit by construction.
         (i64::from(self.epoch.0) << Self::BITS) | i64::try_from(self.number).unwrap_or(i64::MAX)
     }
+    /// The generation that [`Generation::packed`] gave this integer for.
     pub fn from_packed(packed: i64) -> Result<Self, IdError> {
         let packed = u64::try_from(packed).map_err(|_| IdError::Generation)?;
         Self::of(Epoch::new(packed >> Self::BITS)?, packed & ((1 << Self::BITS) - 1))

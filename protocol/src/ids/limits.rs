@@ -1,10 +1,10 @@
 //! How far the numbers of documents go.
 
-/// The highest number of a generation, and of any other document of a repository. It is far below what JSON readers with
-/// floating-point numbers can tell apart, so that no number is ever the last one before an overflow.
+/// The highest number of a generation, and of any other document of a repository. JSON readers that use
+/// floating-point numbers represent it exactly, and adding to it never overflows.
 pub const MAX_NUMBER: u64 = 1 << 48;
-/// How far a number may be above the one that is held. Nobody publishes as many; somebody who wants a machine to take
-/// nothing more would.
+/// How far a number may be above the one held. Nobody publishes that many generations; an attacker who
+/// wants a machine to accept nothing more would sign such a number.
 pub const MAX_JUMP: u64 = 1 << 20;
-/// The last epoch. With it a generation fits a signed integer of 64 bits: see `Generation::packed`.
+/// The last epoch: up to it, a generation fits a signed 64-bit integer; see `Generation::packed`.
 pub(super) const MAX_EPOCH: u16 = (1 << 14) - 1;

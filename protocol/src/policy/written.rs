@@ -1,5 +1,5 @@
 //! Policies and checks as people write them: in a flake (`minimumBattery`) and in a machine's own file
-//! (`minimum_battery`). Nothing unknown is accepted here, unlike in what is signed.
+//! (`minimum_battery`). Unlike in signed documents, unknown fields are errors.
 
 use std::collections::BTreeMap;
 use std::fmt;
@@ -10,7 +10,7 @@ use serde::{Deserialize, Deserializer};
 use super::{DriftPolicy, HOOK_TIMEOUT, Hook, InhibitedPolicy, MeteredPolicy, Policy, RebootPolicy, Window};
 use crate::target::{HealthCheck, Probe};
 
-/// What a check gets where nothing is said.
+/// The defaults of a check: seconds for one try, and tries.
 const CHECK_TIMEOUT: u32 = 10;
 const CHECK_TRIES: u32 = 3;
 
@@ -68,6 +68,7 @@ macro_rules! written {
             }
         }
 
+        /// A hook, without its name.
         #[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
         #[serde(deny_unknown_fields, rename_all = $case)]
         pub struct $hook {
@@ -75,7 +76,7 @@ macro_rules! written {
             timeout_seconds: Option<u32>,
         }
 
-        /// A health check.
+        /// A health check, without its name.
         #[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
         #[serde(deny_unknown_fields, rename_all = $case)]
         pub struct $check {
@@ -112,14 +113,14 @@ macro_rules! written {
 }
 
 written!(
-    /// In a flake.
+    /// A policy as it is written in a flake.
     InFlake,
     CheckInFlake,
     HookInFlake,
     "camelCase"
 );
 written!(
-    /// In a machine's own file.
+    /// A policy as it is written in a machine's own file.
     InFile,
     CheckInFile,
     HookInFile,
@@ -244,7 +245,8 @@ mod tests {
             r#"{"window":{"days":["sat"],"from":"22:00","to":"04:00","zone":"UTC"},"urgent":true,
                 "reboot":"window","drift":"enforce","minimumBattery":40,"metered":"wait","minimumDiskMib":1,
                 "minimumMemoryMib":2,"maxJobs":3,"cores":4,"nice":5,"keepGenerations":6,
-                "before":{"drain":{"command":["drain"],"timeoutSeconds":7}},"after":{"b":{"command":["x"]},"a":{"command":["y"]}}}"#,
+                "before":{"drain":{"command":["drain"],"timeoutSeconds":7}},
+                "after":{"b":{"command":["x"]},"a":{"command":["y"]}}}"#,
         )
         .unwrap();
         assert_eq!(policy.windows[0].from.to_string(), "22:00");

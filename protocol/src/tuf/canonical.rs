@@ -1,6 +1,7 @@
 //! Canonical JSON, the form that TUF signs (OLPC canonical JSON, TUF 4.2.1).
 //!
-//! Strings stand as they were parsed: no Unicode normalisation (python-tuf does none), and only `"` and `\` escaped.
+//! Strings stay as they were parsed: there is no Unicode normalisation (python-tuf does none either), and
+//! only `"` and `\` are escaped.
 
 use std::collections::BTreeMap;
 use std::fmt;
@@ -8,16 +9,16 @@ use std::fmt;
 use serde::de::{DeserializeSeed, Deserializer, Error, MapAccess, SeqAccess, Visitor};
 use serde_json::{Map, Value};
 
-/// The only thing that JSON can say and canonical JSON cannot.
+/// The only thing that JSON can express and canonical JSON cannot.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
-#[error("it holds a number that is no 64-bit integer, and canonical JSON has no other")]
+#[error("it holds a number that is not a 64-bit integer, and canonical JSON has no other")]
 pub struct NotAnInteger;
 
 /// The bytes that are signed for this value.
 pub fn encode(value: &Value) -> Result<Vec<u8>, NotAnInteger> {
     Ok(match value {
         Value::Null | Value::Bool(_) => value.to_string().into_bytes(),
-        // A float is refused, and so is what a parser turns into one: 1.0, 1e3, -0, 2^64.
+        // Refuses floats, and what a parser turns into one: 1.0, 1e3, -0, 2^64.
         Value::Number(number) if number.is_u64() || number.is_i64() => number.to_string().into_bytes(),
         Value::Number(_) => return Err(NotAnInteger),
         Value::String(text) => quoted(text),
@@ -26,7 +27,7 @@ pub fn encode(value: &Value) -> Result<Vec<u8>, NotAnInteger> {
             [b"[", items.join(&b',').as_slice(), b"]"].concat()
         }
         Value::Object(fields) => {
-            // Sorted here, since a feature of serde_json may keep the order of the file.
+            // Sorted here, since a feature of serde_json may keep the file's order.
             let fields: BTreeMap<_, _> = fields.iter().collect();
             let field = |(name, value): (&String, _)| Ok([quoted(name), encode(value)?].join(&b':'));
             let fields = fields.into_iter().map(field).collect::<Result<Vec<_>, _>>()?;
@@ -39,8 +40,9 @@ fn quoted(text: &str) -> Vec<u8> {
     format!("\"{}\"", text.replace('\\', "\\\\").replace('"', "\\\"")).into_bytes()
 }
 
-/// Reads a value that says one thing to every reader. [`Value`] reads by itself what others read otherwise: of a name
-/// that stands twice in an object it takes the last, and features of serde_json give some names a meaning of their own.
+/// Reads a value that means the same to every reader. [`Value`] itself differs from other readers: of a
+/// name that appears twice in an object it keeps the last, and features of serde_json give some names a
+/// special meaning.
 pub(super) fn strict<'de, D: Deserializer<'de>>(from: D) -> Result<Value, D::Error> {
     Strict.deserialize(from)
 }
@@ -89,7 +91,7 @@ impl<'de> Visitor<'de> for Strict {
         let mut object = Map::new();
         while let Some(name) = fields.next_key::<String>()? {
             if object.insert(name.clone(), fields.next_value_seed(self)?).is_some() {
-                return Err(A::Error::custom(format_args!("'{name}' stands twice in one object")));
+                return Err(A::Error::custom(format_args!("'{name}' appears twice in one object")));
             }
         }
         Ok(object.into())

@@ -1,7 +1,8 @@
-//! The client workflow of TUF 5.3 to 5.6, without I/O and told the time.
+//! The client workflow of TUF 5.3 to 5.6, without I/O; the time is passed in.
 //!
-//! The caller fetches what [`Update::next`] names, hands it to [`Update::feed`], and makes durable what that gives back
-//! before it goes on. With a [`Scope`] nothing of another machine is ever given back, not even a timestamp.
+//! The caller fetches what [`Update::next`] names, passes it to [`Update::feed`], and makes what that
+//! returns durable before going on. With a [`Scope`], nothing of another machine is ever returned, not even
+//! a timestamp.
 
 #[cfg(feature = "delegations")]
 mod find;
@@ -15,27 +16,30 @@ use super::{Result, TufError, require_near, require_no_lower};
 use crate::checkin::Holds;
 use crate::ids::Generation;
 
-/// How many new roots one refresh follows (5.3.3); the next refresh goes on from there.
+/// How many new roots one refresh follows (5.3.3); the next refresh continues from there.
 pub const MAX_ROOTS: u32 = 256;
 const MAX_ROOT_BYTES: u64 = 512 * 1024;
 const MAX_TIMESTAMP_BYTES: u64 = 16 * 1024;
 const MAX_SNAPSHOT_BYTES: u64 = 2 * 1024 * 1024;
 const MAX_TARGETS_BYTES: u64 = 5 * 1024 * 1024;
-/// The limit of everything in a machine's own repository, whose snapshot and targets name one file each.
+/// The limit for every file of a machine's own repository, whose snapshot and targets list one file each.
 const MAX_SCOPED_BYTES: u64 = 128 * 1024;
 
-/// A file of the repository, one segment of a path: to be quoted as such where delegated roles are followed.
-/// Read at most `max_bytes` and one more: the one more tells endless data.
+/// A file to fetch. Read at most `max_bytes` and one more: that one reveals endless data.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Fetch {
+    /// Its name in the repository, a single path segment. With delegated roles it must be percent-encoded.
     pub file: String,
+    /// The most bytes it may have.
     pub max_bytes: u64,
 }
 
 /// Verified metadata, to be made durable under this name before going on.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Save {
+    /// The name without a version.
     pub file: &'static str,
+    /// The bytes as they were received.
     pub bytes: Vec<u8>,
 }
 
@@ -47,7 +51,7 @@ pub(super) enum Stage {
     #[cfg(feature = "delegations")]
     Delegated(Box<Visit>),
     Done,
-    /// Something was refused: nothing more is asked for, and nothing given out.
+    /// Something was refused: nothing more is requested, and nothing returned.
     Refused,
 }
 
@@ -67,8 +71,8 @@ pub struct Update {
 }
 
 impl Update {
-    /// Begins from the stored metadata at a fixed time, in Unix seconds (5.1, 5.2). The root must be sound; other
-    /// stored files that are not count as missing.
+    /// Starts from the stored metadata at a fixed time, in Unix seconds (5.1, 5.2). Fails if the stored
+    /// root is not valid; other stored files that are not count as missing.
     pub fn start(stored: &Stored, scope: Option<Scope>, now_unix_s: i64) -> Result<Self> {
         let mut update = Self {
             now: now_unix_s,
@@ -87,7 +91,7 @@ impl Update {
         Ok(update)
     }
 
-    /// What to fetch now, the same until it is fed; none at the end.
+    /// What to fetch now, the same until it is fed; `None` at the end.
     #[allow(clippy::should_implement_trait)]
     pub fn next(&mut self) -> Option<Fetch> {
         let (file, pin, limit) = match &self.stage {
@@ -109,7 +113,8 @@ impl Update {
         Some(Fetch { file, max_bytes })
     }
 
-    /// Takes the answer to [`Update::next`]: the file's bytes, or none where there is no such file. After an error this refresh is over; what was saved before it stands.
+    /// Takes the answer to [`Update::next`]: the file's bytes, or `None` where there is no such file. After
+    /// an error this refresh is over; what was saved before stays valid.
     pub fn feed(&mut self, answer: Option<&[u8]>) -> Result<Option<Save>> {
         let Some(Fetch { file, max_bytes }) = self.next() else { return Err(TufError::NotAsked) };
         let stage = std::mem::replace(&mut self.stage, Stage::Refused);
@@ -120,9 +125,9 @@ impl Update {
                 return Err(TufError::TooLong { what: file, max: max_bytes });
             }
             (Some(bytes), _) => bytes,
-            // 5.3.3: no newer root is the usual end of the chain.
+            // 5.3.3: usually there is no newer root.
             (None, Stage::Root) => return self.finish_roots().map(|()| None),
-            // A machine for which nothing was published yet holds nothing, and is served nothing.
+            // A machine for which nothing has been published holds nothing, and gets nothing.
             (None, Stage::Timestamp) if self.scope.is_some() && nothing_held => {
                 self.stage = Stage::Done;
                 return Ok(None);
@@ -141,7 +146,7 @@ impl Update {
         Ok(saved.map(|role| Save { file: role.file(), bytes: bytes.to_vec() }))
     }
 
-    /// 5.3.3 to 5.3.9. A root that has expired is followed all the same: the next one may be fresh.
+    /// 5.3.3 to 5.3.9. An expired root is followed too: the next one may be fresh.
     fn take_root(&mut self, bytes: &[u8]) -> Result<()> {
         if self.new_roots == MAX_ROOTS {
             return Err(TufError::TooManyRoots(MAX_ROOTS));
@@ -160,12 +165,13 @@ impl Update {
         Ok(())
     }
 
-    /// Reads what is stored as floors against rollback; what has expired still is one.
+    /// Reads the stored metadata as floors against rollback, even where it has expired.
     ///
-    /// 5.3.11: when the stored timestamp or snapshot is no longer signed as the root wants it, their keys were rotated
-    /// and both are dropped, so that versions which a thief counted up can be taken back.
+    /// 5.3.11: where the stored timestamp or snapshot no longer has the signatures that the root requires,
+    /// keys were rotated and both are dropped, so that a thief's high version numbers do not block
+    /// recovery.
     ///
-    /// What an earlier epoch left is no floor: it was disowned.
+    /// Metadata of an earlier epoch is no floor: the root holders disowned it.
     fn load(&mut self) {
         if self.scope.is_some() {
             self.stored.leave_epochs_before(self.root.epoch());
@@ -180,7 +186,7 @@ impl Update {
         self.targets = targets.and_then(Result::ok);
     }
 
-    /// Reads metadata of a top-level role that is signed as the root wants it, and for this machine.
+    /// Reads metadata of a top-level role, signed as the root requires and for this machine.
     fn open<B: Body>(&self, bytes: &[u8]) -> Result<Signed<B>> {
         self.mine(Signed::open(B::ROLE.file(), self.root.authority(B::ROLE), bytes)?)
     }
@@ -194,7 +200,7 @@ impl Update {
         Ok(signed)
     }
 
-    /// 5.4. Says whether it is a new one.
+    /// 5.4. Returns whether it is new.
     fn take_timestamp(&mut self, bytes: &[u8]) -> Result<bool> {
         let what = Role::Timestamp.file();
         let mut new: Signed<Timestamp> = self.open(bytes)?;
@@ -202,7 +208,7 @@ impl Update {
         if let Some(held) = &self.timestamp {
             require_no_lower(what, new.version(), held.version())?;
             if new.version() == held.version() {
-                // 5.4.3.1: nothing new. The held one goes on to serve, whatever else the other says.
+                // 5.4.3.1: nothing new. The held one stays in use, whatever else the other one says.
                 (new, is_new) = (held.clone(), false);
             }
         }
@@ -217,7 +223,7 @@ impl Update {
         }
         new.require_fresh(what, self.now)?;
         self.timestamp = Some(new);
-        // The stored snapshot saves a fetch if it passes for the pinned one.
+        // The stored snapshot saves a fetch if it matches the pin.
         let stored = self.stored.snapshot.clone();
         if stored.is_none_or(|bytes| self.take_snapshot(&pin, &bytes).is_err()) {
             self.stage = Stage::Snapshot(pin);
@@ -229,7 +235,7 @@ impl Update {
     fn take_snapshot(&mut self, pin: &Pin, bytes: &[u8]) -> Result<()> {
         let new: Signed<Snapshot> = self.open_pinned(pin, bytes)?;
         let targets = new.body.meta.targets.clone();
-        // 5.5.5: no role goes back, and none away.
+        // 5.5.5: no role goes back to an older version, and none disappears.
         if let Some(held) = self.snapshot.as_ref().map(|held| &held.body.meta) {
             require_no_lower(Role::Targets.file(), targets.version.get(), held.targets.version.get())?;
             for (file, held) in &held.delegated {
@@ -259,7 +265,7 @@ impl Update {
         Ok(())
     }
 
-    /// What the verified metadata says of this target, once the refresh is done.
+    /// What the verified metadata lists for this target, once the refresh is done.
     pub fn listed(&self, path: &str) -> Option<&Listed> {
         let Stage::Done = self.stage else { return None };
         #[cfg(feature = "delegations")]
@@ -269,13 +275,14 @@ impl Update {
         self.targets.as_ref()?.body.targets.get(path)
     }
 
-    /// The version of the verified targets, once the refresh is done: the generation. None: nothing is published yet.
+    /// The version of the verified targets, once the refresh is done: the generation's number. `None`:
+    /// nothing has been published.
     pub fn targets_version(&self) -> Option<u64> {
         let Stage::Done = self.stage else { return None };
         self.targets.as_ref().map(Signed::version)
     }
 
-    /// The generation that the verified targets are, once the refresh of a machine's repository is done.
+    /// The generation of the verified targets, once the refresh of a machine's repository is done.
     pub fn generation(&self) -> Option<Generation> {
         Generation::of(self.root.epoch(), self.targets_version()?).ok()
     }
@@ -289,7 +296,7 @@ impl Update {
         }
     }
 
-    /// The versions that are held now.
+    /// The versions held now.
     pub fn holds(&self) -> Holds {
         Holds {
             root: self.root.version(),

@@ -1,5 +1,5 @@
-//! Delegated targets roles (TUF 4.5). A machine's own repository has none: they are here for the conformance suite, and
-//! nothing that is shipped contains them.
+//! Delegated targets roles (TUF 4.5). A machine's own repository has none: only the conformance suite needs
+//! them, and no shipped program contains this code.
 
 use std::collections::BTreeSet;
 
@@ -13,8 +13,8 @@ use crate::ids::Sha256;
 /// The most delegated roles that one document may name.
 const MAX_DELEGATIONS: usize = 1024;
 
-/// The roles that a document delegates to, in their order. Without `roles` they are succinct roles (TAP 15), which are
-/// refused.
+/// The roles that a document delegates to, in order. A document without `roles` uses succinct roles (TAP
+/// 15), which are refused.
 #[derive(Deserialize)]
 pub(super) struct Delegations {
     pub(super) keys: Keys,
@@ -57,20 +57,20 @@ impl Delegation {
             || self.path_hash_prefixes.iter().flatten().any(|prefix| hash.starts_with(prefix.as_str()))
     }
 
-    /// The role's file in the words of the snapshot.
+    /// The role's file, as the snapshot names it.
     pub(super) fn file(&self) -> String {
         format!("{}.json", self.name)
     }
 }
 
-/// `*` and `?` of the shell; neither matches `/`. Any other character stands for itself.
+/// The shell's `*` and `?`; neither matches `/`. Any other character matches itself.
 fn path_matches(pattern: &str, path: &str) -> bool {
     let (patterns, names) = (pattern.split('/'), path.split('/'));
     patterns.clone().count() == names.clone().count()
         && patterns.zip(names).all(|(pattern, name)| segment_matches(pattern, name))
 }
 
-/// Keeps which beginnings of the name the pattern so far may stand for: pattern × name steps, whatever stands in them.
+/// Tracks which prefixes of the name the pattern so far can match: pattern × name steps for any input.
 fn segment_matches(pattern: &str, name: &str) -> bool {
     let name: Vec<char> = name.chars().collect();
     let mut fits = vec![false; name.len() + 1];

@@ -1,4 +1,4 @@
-//! A document with its signatures, before anything in it is believed (TUF 4.2).
+//! A document with its signatures, before anything in it is trusted (TUF 4.2).
 
 use std::collections::BTreeSet;
 
@@ -10,7 +10,8 @@ use super::{Result, TufError, canonical, require_form};
 /// The most signatures that one document may carry.
 const MAX_SIGNATURES: usize = 256;
 
-/// A document as it was received: what is signed, the bytes that the signatures are over, and who claims to have signed.
+/// A document as received: what is signed, the bytes that the signatures cover, and who claims to have
+/// signed.
 #[derive(Deserialize)]
 pub(super) struct Envelope {
     #[serde(deserialize_with = "canonical::strict")]
@@ -20,7 +21,7 @@ pub(super) struct Envelope {
     pub(super) message: Vec<u8>,
 }
 
-/// That this key signed.
+/// The claim that this key signed.
 #[derive(Deserialize)]
 pub(super) struct Claim {
     pub(super) keyid: String,
@@ -35,7 +36,7 @@ impl Envelope {
         require_form(what, claims.len() <= max, format_args!("it carries more than {max} signatures"))?;
         // 4.2: a key ID may appear only once.
         let ids: BTreeSet<_> = claims.iter().map(|claim| &claim.keyid).collect();
-        require_form(what, ids.len() == claims.len(), "two signatures go by the same key id")?;
+        require_form(what, ids.len() == claims.len(), "two signatures have the same key ID")?;
         envelope.message =
             canonical::encode(&envelope.signed).map_err(|why| TufError::malformed(what, why))?;
         Ok(envelope)

@@ -13,14 +13,15 @@ use crate::keys::PublicKey;
 /// The most keys that one document may name.
 const MAX_KEYS: usize = 256;
 
-/// A public key of a document. Fields of it that are not known here still count for the signature over the document.
+/// A public key in a document. Fields unknown here still count for the signature over the document.
 #[derive(Clone, Deserialize)]
 #[serde(try_from = "RawKey")]
 pub(super) enum Key {
     Ed25519(PublicKey),
     #[cfg(feature = "conformance")]
     P256(super::p256::Key),
-    /// A kind that is not served here is no error: others may sign with it. It counts for nobody.
+    /// A key type that is not supported here is not an error, since others may sign with it. Its signatures
+    /// never count.
     Unknown,
 }
 
@@ -54,7 +55,8 @@ impl TryFrom<RawKey> for Key {
 }
 
 impl Key {
-    /// The bytes of the public key if it made this signature: they tell two keys apart, whatever ids they go by.
+    /// The bytes of the public key if it made this signature. They tell keys apart, whatever key IDs a
+    /// document gives them.
     fn signed(&self, message: &[u8], signature: &str) -> Option<Vec<u8>> {
         match self {
             Self::Ed25519(key) => {
@@ -68,7 +70,7 @@ impl Key {
     }
 }
 
-/// The keys that a document names, by id.
+/// The keys of a document, by key ID.
 #[derive(Clone, Deserialize)]
 #[serde(try_from = "BTreeMap<String, Key>")]
 pub(super) struct Keys(pub(super) Arc<BTreeMap<String, Key>>);
@@ -81,18 +83,18 @@ impl TryFrom<BTreeMap<String, Key>> for Keys {
     }
 }
 
-/// Who may sign for one role, and how many of them must. A threshold of 0, which anybody reaches, is none; one above
-/// the number of keys is sound, and never reached.
+/// Who may sign for a role, and how many of them must. A threshold of 0, which anybody reaches, is refused;
+/// one above the number of keys is valid and never reached.
 #[derive(Clone, Deserialize)]
 pub(super) struct Holders {
     pub(super) keyids: BTreeSet<String>,
     pub(super) threshold: NonZeroU32,
 }
 
-/// Who may sign something: the keys that a document names, and which of them.
+/// Who may sign something: the keys of a document, and which of them count.
 pub(super) type Authority<'a> = (&'a Keys, &'a Holders);
 
-/// Whether a threshold of distinct public keys signed; one key under two ids counts once.
+/// Requires signatures by a threshold of distinct public keys; a key with two key IDs counts once.
 pub(super) fn verify((keys, holders): Authority<'_>, what: &str, envelope: &Envelope) -> Result<()> {
     let claims = envelope.signatures.iter().filter(|claim| holders.keyids.contains(&claim.keyid));
     let good = claims.filter_map(|claim| keys.0.get(&claim.keyid)?.signed(&envelope.message, &claim.sig));

@@ -1,4 +1,4 @@
-//! The four kinds of metadata, checked for form when they are parsed (TUF 4).
+//! The four kinds of metadata, checked for form when parsed (TUF 4).
 
 use std::collections::BTreeMap;
 use std::num::NonZeroU64;
@@ -16,9 +16,9 @@ pub use super::role::Role;
 use super::{Result, TufError, canonical, require_epoch, require_form, require_pinned};
 use crate::ids::{Epoch, MachineName, Sha256, Sha512};
 
-/// The signed field that names the machine that metadata is for.
+/// The signed field that names the machine the metadata is for.
 pub const MACHINE_FIELD: &str = "x-muster-machine";
-/// The signed field that names the epoch; none is the first.
+/// The signed field that names the epoch; absent in the first one.
 pub const EPOCH_FIELD: &str = "x-muster-epoch";
 /// What one role says.
 pub(super) trait Body: DeserializeOwned {
@@ -29,12 +29,12 @@ pub(super) trait Body: DeserializeOwned {
 }
 
 impl Envelope {
-    /// What it says, whoever signed it.
+    /// Its content, whoever signed it.
     fn read<B: Body>(&self, what: &str) -> Result<Signed<B>> {
         let says = |field: &str| self.signed[field].as_str().unwrap_or_default();
         let (kind, version) = (says("_type"), says("spec_version"));
         require_form(what, kind == B::ROLE.as_str(), format_args!("it says that it is '{kind}'"))?;
-        // 4.3: another major version may mean other things by the same words.
+        // 4.3: under another major version the same words may mean other things.
         let why = format_args!("it follows version '{version}' of the specification; this is 1.0");
         require_form(what, version.split('.').next() == Some("1"), why)?;
         let read = Signed::<B>::deserialize(&self.signed).map_err(|why| TufError::malformed(what, why))?;
@@ -43,7 +43,7 @@ impl Envelope {
     }
 }
 
-/// Metadata of one role: what every role says, and what this one does.
+/// Metadata of one role: the fields common to all roles, and its own.
 #[derive(Clone, Deserialize)]
 pub(super) struct Signed<B> {
     version: NonZeroU64,
@@ -57,7 +57,7 @@ pub(super) struct Signed<B> {
 }
 
 impl<B: Body> Signed<B> {
-    /// Reads metadata that a threshold of these holders signed; nothing of it is looked at before that is sure.
+    /// Reads metadata signed by a threshold of these holders; nothing in it is used before that is certain.
     pub(super) fn open(what: &str, authority: Authority<'_>, bytes: &[u8]) -> Result<Self> {
         let envelope = Envelope::parse(what, bytes)?;
         verify(authority, what, &envelope)?;
@@ -70,20 +70,21 @@ impl<B: Body> Signed<B> {
     pub(super) fn version(&self) -> u64 {
         self.version.get()
     }
-    /// A machine's metadata says whose it is.
+    /// Requires that a machine's metadata names this machine.
     pub(super) fn require_machine(&self, machine: &MachineName) -> Result<()> {
         let (what, wanted, found) = (B::ROLE.file().into(), machine.clone(), self.machine.clone());
         let own = found.as_deref() == Some(machine.as_str());
         if own { Ok(()) } else { Err(TufError::ForeignMachine { what, wanted, found }) }
     }
-    /// Refuses what has expired at the time of the refresh: a frozen repository (5.3.10, 5.4.4, 5.5.6, 5.6.5).
+    /// Refuses what has expired at the time of the refresh: a frozen repository (5.3.10, 5.4.4, 5.5.6,
+    /// 5.6.5).
     pub(super) fn require_fresh(&self, what: &str, now: i64) -> Result<()> {
         let (what, expires) = (what.to_owned(), self.expires);
         if expires.as_second() > now { Ok(()) } else { Err(TufError::Expired { what, expires }) }
     }
 }
 
-/// The fleet's anchor: which keys hold which role.
+/// The fleet's anchor: which keys hold which role (TUF 4.3).
 #[derive(Clone)]
 pub struct Root(pub(super) Signed<RootBody>);
 
@@ -91,7 +92,7 @@ pub struct Root(pub(super) Signed<RootBody>);
 pub(super) struct RootBody {
     keys: Keys,
     roles: Roles,
-    /// Whether files carry versions and hashes in their names (6.2).
+    /// Whether file names carry versions and hashes (6.2).
     #[serde(default)]
     pub(super) consistent_snapshot: bool,
 }
@@ -109,7 +110,7 @@ impl Body for RootBody {
 }
 
 impl Root {
-    /// Reads a root that a threshold of its own root keys signed.
+    /// Reads a root signed by a threshold of its own root keys.
     pub fn parse_self_signed(bytes: &[u8]) -> Result<Self> {
         let what = Role::Root.file();
         let envelope = Envelope::parse(what, bytes)?;
@@ -118,7 +119,8 @@ impl Root {
         Ok(root)
     }
 
-    /// Reads the next root: signed by a threshold of this one's keys and of its own (5.3.4), and one version on (5.3.5).
+    /// Reads the next root: signed by a threshold of this one's keys and of its own (5.3.4), and one
+    /// version on (5.3.5).
     pub fn successor(&self, bytes: &[u8]) -> Result<Self> {
         let what = Role::Root.file();
         verify(self.authority(Role::Root), what, &Envelope::parse(what, bytes)?)?;
@@ -132,12 +134,14 @@ impl Root {
         Ok(next)
     }
 
-    /// Epochs rise one at a time, so that no slip uses them up, and never fall, so that what was disowned stays so.
+    /// Requires that the next root stays in this epoch or begins the next one: a slip cannot use epochs up,
+    /// and what was disowned stays disowned.
     pub fn require_epoch_of(&self, next: &Self) -> Result<()> {
         let begins = self.epoch().next().is_ok_and(|begun| begun == next.epoch());
         if begins { Ok(()) } else { require_epoch(Role::Root.file(), next.epoch(), self.epoch()) }
     }
 
+    /// Counted from 1; `1.root.json` names the fleet.
     pub fn version(&self) -> u64 {
         self.0.version()
     }
@@ -152,15 +156,17 @@ impl Root {
     }
 }
 
-/// Hashes of a file. Those of unknown kinds say nothing here.
+/// The hashes of a file. Unknown algorithms are ignored.
 #[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
 pub struct Hashes {
+    /// SHA-256; Muster's own metadata always has it.
     pub sha256: Option<Sha256>,
+    /// SHA-512.
     pub sha512: Option<Sha512>,
 }
 
 impl Hashes {
-    /// Whether all known hashes are of these bytes, and there is one.
+    /// Whether all known hashes match these bytes, and there is at least one.
     fn fit(&self, bytes: &[u8]) -> bool {
         (self.sha256.is_some() || self.sha512.is_some())
             && self.sha256.is_none_or(|hash| hash == Sha256::of(bytes))
@@ -168,7 +174,7 @@ impl Hashes {
     }
 }
 
-/// What signed metadata says of another metadata file (4.4).
+/// What signed metadata says about another metadata file (4.4).
 #[derive(Clone, Deserialize)]
 pub(super) struct Pin {
     pub(super) version: NonZeroU64,
@@ -191,13 +197,13 @@ impl Pin {
         signed.require_fresh(what, now)?;
         Ok(signed)
     }
-    /// Whether these are the pinned bytes, before anything in them is believed (5.5.2, 5.6.2).
+    /// Requires the pinned bytes, before anything in them is trusted (5.5.2, 5.6.2).
     pub(super) fn require_bytes(&self, what: &str, bytes: &[u8]) -> Result<()> {
         let long = self.length.is_none_or(|length| length == bytes.len() as u64);
         require_pinned(what, long, "its length differs")?;
         require_pinned(what, self.hashes.as_ref().is_none_or(|hashes| hashes.fit(bytes)), "its hash differs")
     }
-    /// Whether this is the pinned version (5.5.4, 5.6.4).
+    /// Requires the pinned version (5.5.4, 5.6.4).
     pub(super) fn require_version<B>(&self, what: &str, found: &Signed<B>) -> Result<()> {
         let (pinned, found) = (self.version, found.version);
         let why = format!("version {pinned} is pinned, and it is version {found}");
@@ -205,7 +211,7 @@ impl Pin {
     }
 }
 
-/// That a snapshot is current.
+/// States that a snapshot is current (4.6).
 #[derive(Clone, Deserialize)]
 pub(super) struct Timestamp {
     pub(super) meta: TimestampMeta,
@@ -219,7 +225,7 @@ impl Body for Timestamp {
     const ROLE: Role = Role::Timestamp;
 }
 
-/// Which versions of targets metadata belong together.
+/// States which versions of targets metadata belong together (4.4).
 #[derive(Deserialize)]
 pub(super) struct Snapshot {
     pub(super) meta: SnapshotMeta,
@@ -228,7 +234,7 @@ pub(super) struct Snapshot {
 pub(super) struct SnapshotMeta {
     #[serde(rename = "targets.json")]
     pub(super) targets: Pin,
-    /// Of delegated roles, by file.
+    /// The pins of delegated roles, by file.
     #[serde(flatten)]
     pub(super) delegated: BTreeMap<String, Pin>,
 }
@@ -236,11 +242,11 @@ impl Body for Snapshot {
     const ROLE: Role = Role::Snapshot;
 }
 
-/// What a machine's repository must not have is not read any further.
+/// A machine's repository must not delegate, so what is inside is not read.
 #[cfg(not(feature = "delegations"))]
 type Delegations = Value;
 
-/// Target files, and who else may list some.
+/// Target files, and who else may list some (4.5).
 #[derive(Deserialize)]
 pub(super) struct Targets {
     pub(super) targets: BTreeMap<String, Listed>,
@@ -254,17 +260,19 @@ impl Body for Targets {
     }
 }
 
-/// What signed metadata says of one target file (4.5).
+/// What signed metadata says about one target file (4.5).
 #[derive(Debug, Clone, Deserialize)]
 pub struct Listed {
+    /// Its length in bytes.
     pub length: u64,
+    /// Its hashes.
     pub hashes: Hashes,
     #[serde(default, deserialize_with = "canonical::strict")]
     pub(super) custom: Value,
 }
 
 impl Listed {
-    /// Whether these are the signed bytes (5.7.2).
+    /// Requires the signed bytes (5.7.2).
     pub fn require_bytes(&self, what: &str, bytes: &[u8]) -> Result<()> {
         if bytes.len() as u64 > self.length {
             return Err(TufError::TooLong { what: what.to_owned(), max: self.length });

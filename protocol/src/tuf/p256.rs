@@ -1,4 +1,4 @@
-//! ECDSA P-256, which the official TUF conformance suite signs with. Nothing that is shipped is built with it.
+//! ECDSA P-256, which the official TUF conformance suite signs with. No shipped program contains it.
 
 use p256::ecdsa::signature::Verifier as _;
 use p256::ecdsa::{Signature, VerifyingKey};

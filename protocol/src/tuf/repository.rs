@@ -1,6 +1,7 @@
-//! The signing side: roots, a machine's generations, and timestamps; and what the server asks before it stores one.
+//! The signing side: roots, a machine's generations and timestamps, and what the server checks before it
+//! stores one.
 //!
-//! What needs the signatures of several is drafted unsigned, and each of them adds one ([`add_signature`]).
+//! What needs several signatures is drafted unsigned, and each signer adds one ([`add_signature`]).
 
 use std::collections::BTreeMap;
 
@@ -19,18 +20,19 @@ use crate::machine::Class;
 use crate::operator::Publication;
 use crate::target::Target;
 
-/// The version of the specification that is written into metadata.
+/// The version of the specification that metadata states.
 const SPEC_VERSION: &str = "1.0.33";
-/// The signed field of a root with names for its keys, for people alone: `{KEY: NAME}`, the key in hexadecimal.
+/// The signed field of a root that names its keys, for people only: `{KEY: NAME}`, the key in hexadecimal.
 const NAMES_FIELD: &str = "x-muster-names";
 
 /// Which keys hold which role.
 #[derive(Debug, Clone)]
 pub struct RootSpec {
+    /// One above the current root's version; 1 for a new fleet.
     pub version: u64,
-    /// In which everything that is signed from now on counts.
+    /// The epoch of everything that is signed under it.
     pub epoch: Epoch,
-    /// Unix seconds.
+    /// When it expires, in Unix seconds.
     pub expires: i64,
     /// Keys and threshold of the root itself.
     pub root: (Vec<PublicKey>, u32),
@@ -40,11 +42,11 @@ pub struct RootSpec {
     pub online: Vec<PublicKey>,
 }
 
-/// Makes and signs a root. It must be signed by a threshold of its own root keys; the next version also by a threshold
-/// of the keys before it, which [`Root::successor`] checks.
+/// Makes and signs a root. It must be signed by a threshold of its own root keys; the next version also by
+/// a threshold of the keys before it, which [`Root::successor`] checks.
 pub fn sign_root(spec: &RootSpec, signers: &[&dyn Signer]) -> Result<Vec<u8>, TufError> {
     let bytes = signed_by_all(&draft_root(spec, &BTreeMap::new())?, signers)?.into_bytes();
-    // What no client would read is not given out.
+    // A root that no client would read is not returned.
     Root::parse_self_signed(&bytes)?;
     Ok(bytes)
 }
@@ -78,13 +80,15 @@ pub fn draft_root(spec: &RootSpec, names: &BTreeMap<String, String>) -> Result<S
     Ok(text)
 }
 
-/// The names that a root gives its keys, by key in hexadecimal. They are signed with it, and for people alone.
+/// The names that a root gives its keys, by key in hexadecimal. They are signed with it, and only for
+/// people.
 pub fn root_names(root: &[u8]) -> BTreeMap<String, String> {
     let root: Value = serde_json::from_slice(root).unwrap_or_default();
     BTreeMap::deserialize(&root["signed"][NAMES_FIELD]).unwrap_or_default()
 }
 
-/// Makes and signs a generation: the target, and the targets and snapshot metadata that list it.
+/// Makes and signs a generation: the target, and the targets and snapshot metadata that list it. `expires`
+/// is in Unix seconds.
 pub fn sign_generation(
     target: &Target,
     expires: i64,
@@ -97,8 +101,9 @@ pub fn sign_generation(
     Ok(Publication { generation: target.generation, targets, snapshot, target: text })
 }
 
-/// Makes a generation that nobody has signed yet. Its snapshot pins targets by the version alone, since every signature
-/// that is added changes the bytes of targets; both want the same operators' threshold.
+/// Makes a generation that nobody has signed yet; `expires` is in Unix seconds. Its snapshot pins the
+/// version of targets alone, since every added signature changes the bytes of targets; both need the same
+/// operators' threshold.
 pub fn draft_generation(target: &Target, expires: i64) -> Result<Publication, TufError> {
     let (text, targets) = unsigned_targets(target, expires)?;
     let meta = json!({ Role::Targets.file(): { "version": target.generation.get() } });
@@ -129,7 +134,8 @@ fn unsigned_snapshot(target: &Target, expires: i64, meta: Value) -> Result<Strin
     Ok(Document::unsigned(snapshot).text())
 }
 
-/// Makes and signs a timestamp for these bytes of `N.snapshot.json`, in its epoch.
+/// Makes and signs a timestamp for these bytes of `N.snapshot.json`, in its epoch; `expires` is in Unix
+/// seconds.
 pub fn sign_timestamp(
     machine: &MachineName,
     snapshot: &[u8],
@@ -147,14 +153,16 @@ pub fn sign_timestamp(
 /// A publication that a machine would accept.
 #[derive(Debug, Clone)]
 pub struct CheckedPublication {
+    /// What was signed.
     pub target: Target,
+    /// SHA-256 of the target's bytes.
     pub target_sha256: Sha256,
-    /// Unix seconds; the earlier of targets and snapshot.
+    /// When the targets or the snapshot expires, whichever is earlier, in Unix seconds.
     pub targets_expires: i64,
 }
 
-/// The generation that these targets are, if a threshold of this root's operators signed them for this machine. They may
-/// have expired: what was signed was signed.
+/// The generation of these targets, if a threshold of this root's operators signed them for this machine.
+/// They may have expired: a number that was signed is taken.
 pub fn signed_generation(root: &Root, machine: &MachineName, targets: &[u8]) -> Result<Generation, TufError> {
     let what = Role::Targets.file();
     let targets: Signed<Targets> = Signed::open(what, root.authority(Role::Targets), targets)?;
@@ -163,7 +171,8 @@ pub fn signed_generation(root: &Root, machine: &MachineName, targets: &[u8]) -> 
     Generation::of(targets.epoch, targets.version()).map_err(|why| TufError::malformed(what, why))
 }
 
-/// Whether the machine will accept this publication, as far as one can tell without its floor.
+/// Checks that the machine will accept this publication, as far as one can tell without its floor. `now` is
+/// in Unix seconds.
 pub fn check_publication(
     root: &Root,
     machine: &MachineName,
@@ -174,7 +183,7 @@ pub fn check_publication(
     check((root, true), machine, class, publication, now)
 }
 
-/// The same of a generation that too few have signed yet, or nobody: everything but the signatures.
+/// Like [`check_publication`], without the signatures: for a generation that too few have signed yet.
 pub fn check_draft(
     root: &Root,
     machine: &MachineName,
@@ -229,12 +238,13 @@ fn check(
     Ok(CheckedPublication { target, target_sha256, targets_expires: expires })
 }
 
-/// What the signing side and the server ask of a root; no machine does.
+/// What the signing side and the server need of a root; machines do not.
 impl Root {
+    /// How many of a role's keys must sign.
     pub fn threshold(&self, role: Role) -> u32 {
         self.authority(role).1.threshold.get()
     }
-    /// Unix seconds.
+    /// When it expires, in Unix seconds.
     pub fn expires(&self) -> i64 {
         self.0.expires.as_second()
     }
@@ -252,9 +262,9 @@ impl Root {
     }
 }
 
-/// The id of a key: the hash of its canonical JSON.
+/// The key ID: the hash of the key's canonical JSON (4.2).
 pub fn key_id(key: &PublicKey) -> String {
-    // Three texts and no number: this has a canonical form.
+    // Three texts and no number, so it has a canonical form.
     Sha256::of(&canonical::encode(&key_json(key)).unwrap_or_default()).hex()
 }
 
@@ -275,7 +285,7 @@ fn machine_header(
 }
 
 fn header(role: Role, version: u64, epoch: Epoch, expires: i64) -> Result<Map<String, Value>, TufError> {
-    // What no machine would take is not signed.
+    // What no machine would accept is not signed.
     require_near(role.file(), version, MAX_NUMBER)?;
     let expires =
         jiff::Timestamp::from_second(expires).map_err(|why| TufError::malformed(role.file(), why))?;
@@ -295,7 +305,7 @@ fn pin(role: Role, version: u64, bytes: &[u8]) -> Value {
     json!({ role.file(): { "version": version, "length": bytes.len(), "hashes": hashes } })
 }
 
-/// Metadata as a signer sees it: what is signed, and the signatures so far, by key id.
+/// Metadata as a signer sees it: what is signed, and the signatures so far, by key ID.
 struct Document {
     signed: Value,
     signatures: BTreeMap<String, String>,
@@ -323,7 +333,7 @@ impl Document {
         let signatures: BTreeMap<String, String> =
             raw.signatures.into_iter().map(|claim| (claim.keyid, claim.sig)).collect();
         if signatures.len() < count {
-            return Err(malformed(&"two signatures go by the same key id"));
+            return Err(malformed(&"two signatures have the same key ID"));
         }
         Ok(Self { signed: raw.signed, signatures })
     }
@@ -348,7 +358,7 @@ fn signed_by_all(document: &str, signers: &[&dyn Signer]) -> Result<String, TufE
     signers.iter().try_fold(document.to_owned(), |text, signer| add_signature(&text, *signer))
 }
 
-/// The same document with one signature more, or with this signer's renewed.
+/// The same document with this signer's signature added or renewed.
 pub fn add_signature(document: &str, signer: &dyn Signer) -> Result<String, TufError> {
     let mut document = Document::parse(document)?;
     let signature = signer.sign_raw(&document.message()?)?;
@@ -356,7 +366,7 @@ pub fn add_signature(document: &str, signer: &dyn Signer) -> Result<String, TufE
     Ok(document.text())
 }
 
-/// Which of these keys have signed a document, in their order; whatever else stands among the signatures.
+/// Which of these keys have signed a document, in their order; other signatures are ignored.
 pub fn signed_by(document: &str, keys: &[PublicKey]) -> Result<Vec<PublicKey>, TufError> {
     let document = Document::parse(document)?;
     let message = document.message()?;
@@ -369,7 +379,8 @@ pub fn signed_by(document: &str, keys: &[PublicKey]) -> Result<Vec<PublicKey>, T
     Ok(good)
 }
 
-/// A document with its own signatures and those of another copy of it, as far as they are of these keys and good.
+/// A document with its own signatures and those of another copy, as far as they are valid and by these
+/// keys.
 pub fn merge_signatures(document: &str, copy: &str, keys: &[PublicKey]) -> Result<String, TufError> {
     let (mut document, copy) = (Document::parse(document)?, Document::parse(copy)?);
     let message = document.message()?;
@@ -386,13 +397,13 @@ pub fn merge_signatures(document: &str, copy: &str, keys: &[PublicKey]) -> Resul
 }
 
 impl Root {
-    /// Reads a root that is still being signed; nothing may be believed by it.
+    /// Reads a root that is still being signed; nothing may be trusted because of it.
     pub fn draft(bytes: &[u8]) -> Result<Self, TufError> {
         Signed::unverified(bytes).map(Self)
     }
 }
 
-/// What a document says, whoever signed it: the bytes that signatures are over.
+/// The bytes of a document that its signatures cover, whoever signed it.
 pub fn signed_bytes(document: &str) -> Result<Vec<u8>, TufError> {
     Document::parse(document)?.message()
 }

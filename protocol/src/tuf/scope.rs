@@ -1,4 +1,4 @@
-//! What a machine wants of its repository beyond TUF: that it is its own, and never goes back.
+//! What a machine requires of its repository beyond TUF: that it is its own, and never goes back.
 
 use serde::Deserialize;
 
@@ -13,13 +13,17 @@ use crate::target::MAX_TARGET_BYTES;
 /// Whose repository this is, and the lowest generation to accept.
 #[derive(Debug, Clone)]
 pub struct Scope {
+    /// Metadata for any other machine is refused.
     pub machine: MachineName,
+    /// Targets for the other class are refused.
     pub class: Class,
+    /// From the enrolment token: the floor while the machine holds nothing.
     pub lowest: Generation,
 }
 
 impl Scope {
-    /// A machine's targets list its one target and nothing else, and say whose it is, and which.
+    /// Requires that targets list this machine's target and nothing else, and name the machine, its class
+    /// and the generation.
     pub(super) fn require_target<'a>(&self, targets: &'a Signed<Targets>) -> Result<&'a Listed> {
         #[derive(Deserialize)]
         struct Custom {
@@ -42,7 +46,7 @@ impl Scope {
         if class != self.class.as_str() {
             return Err(TufError::WrongClass { wanted: self.class, found: class });
         }
-        let why = format!("generation {generation} stands in version {}", targets.version());
+        let why = format!("it is generation {generation}, and its metadata is version {}", targets.version());
         let own = generation.epoch() == targets.epoch && generation.get() == targets.version();
         require_pinned(&path, own, why)?;
         require_form(what, listed.hashes.sha256.is_some(), "its target has no sha256")?;
@@ -52,15 +56,16 @@ impl Scope {
         Ok(listed)
     }
 
-    /// Metadata of this machine, of the root's epoch, under a number that leaves others above it.
+    /// Requires metadata of this machine and of the root's epoch, with a number that leaves room above it.
     pub(super) fn require_own<B: Body>(&self, signed: &Signed<B>, epoch: Epoch) -> Result<()> {
         signed.require_machine(&self.machine)?;
         require_epoch(B::ROLE.file(), signed.epoch, epoch)?;
         require_near(B::ROLE.file(), signed.version(), MAX_NUMBER)
     }
 
-    /// No rotation of keys lowers the generation: what was held once is the floor, whoever may sign today. Only a new
-    /// epoch leaves it behind, and the lowest one of the token with it.
+    /// The lowest generation to accept. Rotating keys does not lower it: what was held once is the floor,
+    /// whoever may sign today. Only a new epoch leaves it behind, and the token's lowest generation with
+    /// it.
     pub(super) fn floor(&self, stored: &Stored, epoch: Epoch) -> Result<u64> {
         if self.lowest.epoch() > epoch {
             require_epoch(Role::Root.file(), epoch, self.lowest.epoch())?;

@@ -25,7 +25,8 @@ impl Search {
         search
     }
 
-    /// Puts what `targets` delegates for this path before all that waits; a terminating delegation ends the rest.
+    /// Puts what `targets` delegates for this path in front of everything that waits; a terminating
+    /// delegation drops the rest.
     pub(super) fn descend(&mut self, targets: &Targets) {
         let Some(Delegations { keys, roles }) = &targets.delegations else { return };
         let mut below = Vec::new();
@@ -39,7 +40,8 @@ impl Search {
         self.waiting.extend(below.into_iter().rev());
     }
 
-    /// The next role that was not visited yet; its metadata is verified by the one that delegated to it on this way.
+    /// The next role that has not been visited; its metadata is verified with the keys of the role that
+    /// delegated to it on this path.
     pub(super) fn next(&mut self) -> Result<Option<(Keys, Delegation)>> {
         while let Some(next) = self.waiting.pop() {
             if self.visited.insert(next.1.name.clone()) {
@@ -53,10 +55,10 @@ impl Search {
     }
 }
 
-/// What searches found, by path.
+/// What searches have found, by path.
 pub(super) type Found = BTreeMap<String, Listed>;
 
-/// The role that is asked for now, and the search that it belongs to.
+/// The role being fetched, and the search it belongs to.
 pub(super) struct Visit {
     pub(super) search: Search,
     pub(super) keys: Keys,

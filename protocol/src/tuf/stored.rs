@@ -3,17 +3,21 @@
 use super::metadata::{Body, Signed, Snapshot, Targets, Timestamp};
 use crate::ids::Epoch;
 
-/// The metadata that is held, as the bytes that were received.
+/// The metadata held, as the bytes that were received.
 #[derive(Debug, Clone, Default)]
 pub struct Stored {
+    /// The trusted root; the only one that is required.
     pub root: Vec<u8>,
+    /// The newest accepted timestamp.
     pub timestamp: Option<Vec<u8>>,
+    /// The newest accepted snapshot.
     pub snapshot: Option<Vec<u8>>,
+    /// The newest accepted targets.
     pub targets: Option<Vec<u8>>,
 }
 
 impl Stored {
-    /// Drops what was signed in an epoch before this one.
+    /// Drops what was signed in an earlier epoch.
     pub fn leave_epochs_before(&mut self, epoch: Epoch) {
         fn is_left<B: Body>(bytes: &[u8], epoch: Epoch) -> bool {
             Signed::<B>::unverified(bytes).is_ok_and(|signed| signed.epoch < epoch)

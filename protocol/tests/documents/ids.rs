@@ -1,4 +1,4 @@
-//! Names, hashes and store paths at their very limits.
+//! Names, hashes and store paths at their limits.
 
 use muster_protocol::ids::{
     Generation, IdError, MAX_NUMBER, MachineName, Sha256, Sha512, StorePath, Tag, from_hex, nix_base32,

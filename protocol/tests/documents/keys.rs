@@ -26,7 +26,7 @@ fn keys_and_signatures_are_written_and_read_in_one_way() {
         assert!(serde_json::from_value::<PublicKey>(json!(bad)).is_err(), "{bad}");
         assert!(matches!(bad.parse::<Signature>(), Err(KeyError::NotASignature)), "{bad}");
     }
-    // y = 2 is on no point of the curve.
+    // No point of the curve has y = 2.
     let mut nowhere = [0; 32];
     nowhere[0] = 2;
     assert!(matches!(PublicKey::from_bytes(&nowhere), Err(KeyError::NotAPublicKey)));
@@ -43,7 +43,7 @@ fn a_signature_of_another_message_or_key_is_none() {
     }
 }
 
-/// The words before each message are part of the protocol: a machine of any release must be understood.
+/// The context in front of each message is part of the protocol: machines of any release must be understood.
 #[test]
 fn each_context_signs_under_its_own_word() {
     let secret = SecretKey::generate().unwrap();

@@ -1,8 +1,8 @@
-//! The small words that both sides agree on: names, hashes, keys, limits, targets.
+//! What both sides agree on besides TUF: names, hashes, keys, limits, targets.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 
 mod ids;
 mod keys;
 mod recorded;
+mod limits_and_names;
 mod targets;
-mod words;

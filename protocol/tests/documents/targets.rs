@@ -1,4 +1,4 @@
-//! Targets at the limits of what they may say.
+//! Targets at the limits of what is allowed.
 
 use muster_protocol::ids::Generation;
 use muster_protocol::machine::Class;
@@ -77,7 +77,7 @@ fn a_check_asks_something_at_least_once_and_for_some_time() {
     ] {
         assert!(with(|target| target["checks"] = json!([check(&good)])).is_ok(), "{good}");
     }
-    // A later kind does not take the generation from an agent that is older: the check fails there.
+    // An older agent still accepts a generation with a later kind; only the check fails.
     let later = with(|target| target["checks"] = json!([check(&json!({ "kind": "ping" }))])).unwrap();
     assert_eq!(later.checks[0].probe, Probe::Unknown);
 }

@@ -1,4 +1,4 @@
-//! Documents that two readers could read differently, though the signature is good.
+//! Documents that two readers could read differently, though the signature is valid.
 
 use muster_protocol::ids::Sha256;
 use muster_protocol::keys::SecretKey;
@@ -29,7 +29,7 @@ fn refused(fleet: &Fleet, timestamp: &str) -> String {
     why
 }
 
-/// The document with this text as its signed part, and a good signature over what `signed` means.
+/// A document with this text as its signed part, and a valid signature over what `signed` means.
 fn sealed(key: &SecretKey, text: &str, signed: &Value) -> String {
     let message = canonical::encode(signed).unwrap();
     let claim = json!([{ "keyid": key_id(&key.public()), "sig": key.sign_raw(&message).hex() }]);
@@ -48,9 +48,9 @@ fn a_field_that_stands_twice_wherever_it_stands() {
         (r#""length":"#, r#""length":1,"length":"#),
     ] {
         assert!(text.contains(from), "{text}");
-        // The last of the two is what was signed, so the signature is good to a lax reader.
+        // The last of the two is what was signed, so a lax reader accepts the signature.
         let why = refused(&fleet, &text.replacen(from, to, 1));
-        assert!(why.contains("stands twice"), "{why}");
+        assert!(why.contains("appears twice"), "{why}");
     }
     for (from, to) in [
         (r#""signed":"#, r#""signed":{},"signed":"#),
@@ -63,7 +63,7 @@ fn a_field_that_stands_twice_wherever_it_stands() {
 
 #[test]
 fn names_that_a_parser_reads_by_rules_of_its_own() {
-    // serde_json gives these names a meaning, by features that another crate of the same program may turn on.
+    // serde_json gives these names a meaning with features that another crate of the program may enable.
     let fleet = Fleet::new();
     for (name, inner, meaning) in [
         ("$serde_json::private::RawValue", json!("[7]"), json!([7])),
@@ -72,14 +72,15 @@ fn names_that_a_parser_reads_by_rules_of_its_own() {
         let mut signed: Value = serde_json::from_str::<Value>(&timestamp(&fleet)).unwrap()["signed"].take();
         signed["note"] = "HERE".into();
         let text = signed.to_string().replace(r#""HERE""#, &format!(r#"{{"{name}":{inner}}}"#));
-        // Signed as what it would mean, it is not signed as what it says.
+        // A signature over what it would mean is not one over what it says.
         signed["note"] = meaning;
         let lax = sealed(&fleet.online, &text, &signed);
         let mut machine = Machine::enrolled(&fleet, "cinnabar");
         machine.refuses(&serving(&fleet, &lax), Attack::ForgedSignature);
-        // Signed as what it says, it is one more field that nobody knows.
+        // With a signature over what it says, it is an unknown field.
         let message = text.replace(' ', "");
-        let claim = json!([{ "keyid": key_id(&fleet.online.public()), "sig": fleet.online.sign_raw(message.as_bytes()).hex() }]);
+        let sig = fleet.online.sign_raw(message.as_bytes()).hex();
+        let claim = json!([{ "keyid": key_id(&fleet.online.public()), "sig": sig }]);
         let plain = format!("{{\"signatures\":{claim},\"signed\":{text}}}");
         assert_eq!(machine.generation(&serving(&fleet, &plain)), 1);
     }
@@ -109,7 +110,7 @@ fn text_that_is_no_unicode() {
         served.put("timestamp.json", &damaged);
         Machine::enrolled(&fleet, "cinnabar").refuses(&served, Attack::Malformed);
     }
-    // Half of a surrogate pair, which some programs read as something.
+    // Half of a surrogate pair, which some programs accept.
     for escape in [r"\ud800", r"\udc00", r"\ud800\u0041"] {
         refused(&fleet, &text.replacen("cinnabar", &format!("{escape}cinnabar"), 1));
     }
@@ -150,12 +151,13 @@ fn nesting_as_deep_as_a_parser_goes_and_deeper() {
         let document: Value = serde_json::from_str(&flat).unwrap();
         let text = nested(&document["signed"].to_string());
         let message = text.clone();
-        let claim = json!([{ "keyid": key_id(&fleet.online.public()), "sig": fleet.online.sign_raw(message.as_bytes()).hex() }]);
+        let sig = fleet.online.sign_raw(message.as_bytes()).hex();
+        let claim = json!([{ "keyid": key_id(&fleet.online.public()), "sig": sig }]);
         format!("{{\"signatures\":{claim},\"signed\":{text}}}")
     };
     assert_eq!(Machine::enrolled(&fleet, "cinnabar").generation(&serving(&fleet, &with(100))), 1);
     assert!(refused(&fleet, &with(200)).contains("recursion limit"));
-    // Also where nobody looks, and in objects.
+    // Also in unknown fields, and in objects.
     let outside = timestamp(&fleet).replacen('{', &format!("{{\"x\":{}", "[".repeat(10_000)), 1);
     refused(&fleet, &outside);
     refused(&fleet, &format!("{{\"signed\":{}", "{\"a\":".repeat(3_000)));
@@ -173,7 +175,7 @@ fn a_second_document_behind_the_first() {
 
 #[test]
 fn one_meaning_in_two_ways_to_write_it_is_one_document() {
-    // What is signed is the value, as TUF has it: its bytes may be indented and escaped as the writer likes.
+    // TUF signs the value: its bytes may be indented and escaped as the writer likes.
     let fleet = Fleet::new();
     let text = timestamp(&fleet);
     let document: Value = serde_json::from_str(&text).unwrap();

@@ -13,7 +13,7 @@ use crate::fleet::*;
 
 const PATH: &str = "releases/x.zip";
 
-/// A repository whose targets carry these delegations, and these delegated roles with their signer.
+/// A repository whose targets have these delegations, and these delegated roles with their signers.
 struct Tree {
     fleet: Fleet,
     delegations: Value,
@@ -212,7 +212,7 @@ fn a_delegated_role_that_the_snapshot_does_not_name() {
     served.stamp(&tree.fleet, "any", 1, 1001);
     let (machine, result) = tree.search(&served, PATH);
     assert!(matches!(result, Err(TufError::Missing { .. })));
-    assert_eq!(machine.fetched.last().unwrap(), "1.targets.json", "it is not even asked for");
+    assert_eq!(machine.fetched.last().unwrap(), "1.targets.json", "it is not even requested");
 }
 
 /// A chain of roles, each of which delegates to the next; the last lists `PATH`.

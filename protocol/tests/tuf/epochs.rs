@@ -1,4 +1,4 @@
-//! Numbers end, and a floor that was set too high is left behind by a new epoch and by nothing else.
+//! Numbers are finite, and only a new epoch leaves behind a floor that was set too high.
 
 use muster_protocol::ids::{Epoch, Generation, MAX_JUMP, MAX_NUMBER};
 use muster_protocol::keys::SecretKey;
@@ -14,7 +14,7 @@ fn epoch(number: u64) -> Epoch {
     Epoch::new(number).unwrap()
 }
 
-/// The same people, a root and an epoch later.
+/// The same people, one root and one epoch later.
 fn begun(fleet: &Fleet) -> Fleet {
     Fleet { version: fleet.version + 1, epoch: fleet.epoch.next().unwrap(), ..fleet.clone() }
 }
@@ -24,7 +24,7 @@ fn with_lowest(machine: &mut Machine, lowest: Generation) {
     machine.scope = Some(Scope { lowest, ..scope });
 }
 
-/// A machine that holds this generation, and what it is served.
+/// A machine that holds this generation, and the repository it is served.
 fn on_generation(fleet: &Fleet, number: u64) -> (Machine, Served) {
     let mut machine = Machine::enrolled(fleet, "cinnabar");
     with_lowest(&mut machine, Generation::of(fleet.epoch, number).unwrap());
@@ -39,7 +39,7 @@ fn on_generation(fleet: &Fleet, number: u64) -> (Machine, Served) {
 fn i2_a_floor_at_the_cap_is_left_behind_by_a_new_epoch_and_by_nothing_else() {
     let fleet = Fleet::new();
     let (mut machine, mut served) = on_generation(&fleet, MAX_NUMBER);
-    // New keys for every role lower it not.
+    // New keys for every role do not lower it.
     let rotated = Fleet { version: 2, ..Fleet::new() };
     served.put("2.root.json", &fleet.next_root(&rotated));
     served.publish(&rotated, "cinnabar", 1, 2000);
@@ -67,7 +67,7 @@ fn what_was_disowned_is_refused_as_a_rollback_and_nothing_of_it_is_stored() {
         ("timestamp.json is of epoch 0, and the trusted root is of epoch 1", vec!["root"])
     );
 
-    // Nor under a timestamp of the new epoch, which the controller can sign.
+    // A timestamp of the new epoch, which the controller can sign, does not help.
     let bytes = resigned(&old.files["timestamp.json"], &[&fleet.online], |signed| {
         signed["x-muster-epoch"] = 1.into();
         signed["version"] = 5000.into();
@@ -77,7 +77,7 @@ fn what_was_disowned_is_refused_as_a_rollback_and_nothing_of_it_is_stored() {
     assert!(why.starts_with("snapshot.json is of epoch 0"), "{why}");
     assert_eq!(stored, ["timestamp"]);
 
-    // Nor with a snapshot of it: targets name their epoch themselves.
+    // Neither does a snapshot of it: targets name their epoch themselves.
     let mut mixed = replayed.clone();
     mixed.forge("4.snapshot.json", &[&fleet.operators[0]], |signed| signed["x-muster-epoch"] = 1.into());
     mixed.stamp(&next, "cinnabar", 4, 6000);
@@ -91,7 +91,7 @@ fn a_machine_that_died_between_the_new_root_and_the_rest_goes_on_in_the_new_epoc
     let (mut machine, mut served) = on_generation(&fleet, 4);
     let next = begun(&fleet);
     let root = fleet.next_root(&next);
-    // The root is durable, and everything of the old epoch still lies beside it.
+    // The root is durable, and everything of the old epoch is still stored next to it.
     machine.stored.root.clone_from(&root);
     let holds = machine.start().unwrap().holds();
     assert_eq!((holds.root, holds.epoch, holds.timestamp, holds.targets), (2, epoch(1), 0, 0));
@@ -169,7 +169,7 @@ fn a_number_far_above_the_held_one_is_refused_before_anything_is_stored() {
     let (why, stored) = machine.refuses(&served, Attack::FastForward);
     assert_eq!(stored, [""; 0]);
     assert!(why.contains("1048581") && why.contains("1048580"), "{why}");
-    // A thief of the online key cannot make the number a floor by pinning what never was.
+    // A thief of the online key cannot make the number a floor by pinning a generation that never existed.
     served.publish(&fleet, "cinnabar", 5, 2000);
     served.forge("timestamp.json", &[&fleet.online], |signed| {
         signed["version"] = 3000.into();
@@ -206,7 +206,7 @@ fn the_lowest_generation_of_a_token_counts_in_its_own_epoch() {
     served.publish(&fleet, "cinnabar", 9, 1000);
     let mut machine = Machine::enrolled(&fleet, "cinnabar");
     with_lowest(&mut machine, Generation::of(epoch(1), 3).unwrap());
-    // A token of a later epoch than the root that is served: somebody withholds the root.
+    // A token of a later epoch than the served root: somebody withholds a newer root.
     machine.refuses(&served, Attack::Rollback);
     served.put("2.root.json", &fleet.next_root(&next));
     served.publish(&next, "cinnabar", 2, 2000);
@@ -258,7 +258,7 @@ fn what_machines_would_refuse_for_its_epoch_is_neither_stored_nor_drafted() {
         assert_eq!(check_publication(&root, &machine, class, &publication, NOW).is_ok(), good, "{epoch}");
         assert_eq!(check_draft(&root, &machine, class, &publication, NOW).is_ok(), good, "{epoch}");
     }
-    // The generation's own words and those of its metadata are one.
+    // The epoch in the generation and in its metadata must agree.
     let mut bent = of(Generation::of(epoch(1), 3).unwrap());
     bent.target = bent.target.replace("\"1.3\"", "3");
     assert!(check_publication(&root, &machine, class, &bent, NOW).is_err());

@@ -15,7 +15,7 @@ use muster_protocol::tuf::repository::{
 use muster_protocol::tuf::{TufError, canonical};
 use serde_json::{Value, json};
 
-/// The time of every test that does not say otherwise, in Unix seconds.
+/// The default time of the tests, in Unix seconds.
 pub const NOW: i64 = 1_800_000_000;
 pub const DAY: i64 = 86_400;
 
@@ -27,7 +27,7 @@ pub fn signers(keys: &[SecretKey]) -> Vec<&dyn Signer> {
     keys.iter().map(|key| key as &dyn Signer).collect()
 }
 
-/// Everything that the people of a fleet hold.
+/// The keys that the people of a fleet hold.
 #[derive(Clone)]
 pub struct Fleet {
     pub root: Vec<SecretKey>,
@@ -65,7 +65,7 @@ impl Fleet {
     pub fn root_json(&self) -> Vec<u8> {
         sign_root(&self.spec(), &signers(&self.root)).unwrap()
     }
-    /// The root after `self`, signed by the keys of both.
+    /// The root after `self`, signed by both roots' keys.
     pub fn next_root(&self, next: &Self) -> Vec<u8> {
         let both: Vec<_> = self.root.iter().chain(&next.root).cloned().collect();
         sign_root(&next.spec(), &signers(&both)).unwrap()
@@ -108,7 +108,7 @@ pub struct Served {
 }
 
 impl Served {
-    /// A repository with this one generation, its timestamp numbered after it.
+    /// A repository with this one generation, whose timestamp has the same number.
     pub fn generation(fleet: &Fleet, machine: &str, generation: u64) -> Self {
         let mut served = Self::default();
         served.publish(fleet, machine, generation, 1000 + generation);
@@ -121,7 +121,7 @@ impl Served {
         self.put(&format!("{generation}.snapshot.json"), publication.snapshot.as_bytes());
         self.stamp(fleet, machine, generation, timestamp);
     }
-    /// A new timestamp for a snapshot that is served already.
+    /// A new timestamp for a snapshot that is already served.
     pub fn stamp(&mut self, fleet: &Fleet, machine: &str, generation: u64, version: u64) {
         let timestamp =
             fleet.timestamp(machine, &self.files[&format!("{generation}.snapshot.json")], version);
@@ -135,7 +135,7 @@ impl Served {
         let bytes = resigned(&self.files[file], keys, change);
         self.put(file, &bytes);
     }
-    /// Makes snapshot and timestamp pin what is served now: the attacker owns the keys of both.
+    /// Makes snapshot and timestamp pin what is served now, for an attacker who holds the keys of both.
     pub fn pin_again(&mut self, fleet: &Fleet, machine: &str, generation: u64) {
         let targets = self.files[&format!("{generation}.targets.json")].clone();
         let operators: Vec<_> = fleet.operators.iter().collect();
@@ -162,13 +162,15 @@ pub fn resigned(bytes: &[u8], keys: &[&SecretKey], change: impl FnOnce(&mut Valu
     document.to_string().into_bytes()
 }
 
-/// `delegations` of one role for this key, with `paths` or `path_hash_prefixes` out of `rule`.
+/// `delegations` with one role for this key, whose `paths` or `path_hash_prefixes` come from `rule`.
 pub fn delegating(key: &SecretKey, role: &str, rule: Value) -> Value {
     let id = key_id(&key.public());
     let mut delegation = json!({ "name": role, "keyids": [id], "threshold": 1, "terminating": false });
     delegation.as_object_mut().unwrap().extend(rule.as_object().unwrap().clone());
     json!({
-        "keys": { id: { "keytype": "ed25519", "scheme": "ed25519", "keyval": { "public": key.public().hex() } } },
+        "keys": { id: {
+            "keytype": "ed25519", "scheme": "ed25519", "keyval": { "public": key.public().hex() },
+        } },
         "roles": [delegation],
     })
 }
@@ -189,7 +191,7 @@ impl Machine {
         let stored = Stored { root: fleet.root_json(), ..Stored::default() };
         Self { stored, scope: Some(scope), now: NOW, fetched: vec![] }
     }
-    /// The same client without a machine's rules: what the conformance suite drives.
+    /// The same client without a machine's rules, as the conformance suite drives it.
     pub fn unscoped(fleet: &Fleet) -> Self {
         Self { scope: None, ..Self::enrolled(fleet, "any") }
     }
@@ -198,7 +200,7 @@ impl Machine {
         Update::start(&self.stored, self.scope.clone(), self.now)
     }
 
-    /// One whole refresh; what is given out to be saved is saved at once.
+    /// One whole refresh; what it returns to be saved is saved at once.
     pub fn refresh(&mut self, served: &Served) -> Result<Update, TufError> {
         let mut update = self.start()?;
         self.fetched.clear();
@@ -235,7 +237,7 @@ impl Machine {
         self.refresh(served).unwrap().targets_version().unwrap()
     }
 
-    /// A refresh that must be refused as this attack; gives back why, and what was stored of it.
+    /// A refresh that must be refused as this attack; returns the reason, and what was stored.
     pub fn refuses(&mut self, served: &Served, attack: Attack) -> (String, Vec<&'static str>) {
         let before = self.stored.clone();
         let Err(error) = self.refresh(served) else { panic!("the refresh was believed") };

@@ -1,4 +1,4 @@
-//! Another machine's metadata, as good as its own but for the name.
+//! Another machine's metadata, valid except for the name.
 
 use muster_protocol::machine::Class;
 use muster_protocol::report::Attack;
@@ -72,7 +72,7 @@ fn metadata_of_no_machine() {
     }
 }
 
-/// Targets that say of their one target what they should not, though operators signed them.
+/// Targets, signed by operators, that state something wrong about their one target.
 fn targets_that_say(change: impl FnOnce(&mut serde_json::Value), attack: Attack) -> String {
     let fleet = Fleet::new();
     let mut machine = Machine::enrolled(&fleet, "cinnabar");

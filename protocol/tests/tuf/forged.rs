@@ -1,4 +1,4 @@
-//! Metadata that too few of the right keys signed, or that no honest program writes.
+//! Metadata signed by too few of the right keys, or that no honest program writes.
 
 use curve25519_dalek::scalar::Scalar;
 use ed25519_dalek::pkcs8::EncodePrivateKey as _;
@@ -15,7 +15,7 @@ use sha2::{Digest as _, Sha512};
 
 use crate::fleet::*;
 
-/// A machine whose root is this one after a change, and properly signed again.
+/// A machine whose root was changed and properly signed again.
 fn machine_with_root(fleet: &Fleet, change: impl FnOnce(&mut Value)) -> Machine {
     let mut machine = Machine::enrolled(fleet, "cinnabar");
     machine.stored.root = resigned(&machine.stored.root, &[&fleet.root[0]], change);
@@ -35,7 +35,7 @@ fn metadata_signed_by_nobody_or_by_a_stranger() {
                 _ => served.pin_again(&fleet, "cinnabar", 1),
             }
             let (why, _) = Machine::enrolled(&fleet, "cinnabar").refuses(&served, Attack::ForgedSignature);
-            assert!(why.ends_with("carries 0 good signatures of the 1 that it needs"), "{why}");
+            assert!(why.ends_with("has too few valid signatures: 0 of 1"), "{why}");
         }
     }
 }
@@ -58,7 +58,7 @@ fn any_bit_of_any_file_flipped() {
     let signed =
         |bytes: &[u8]| serde_json::from_slice::<Value>(bytes).map(|document| document["signed"].clone());
     for file in ["timestamp.json", "1.snapshot.json", "1.targets.json"] {
-        // Only the timestamp is not held by a hash; a pin without one leaves the signatures to hold the others.
+        // Only the timestamp has no hash that pins it; without hashes the signatures protect the others.
         let bytes = &served.files[file];
         let mut refused = 0;
         for at in 0..bytes.len() {
@@ -70,7 +70,7 @@ fn any_bit_of_any_file_flipped() {
                     assert!(error.attack().is_some(), "{error}");
                     refused += 1;
                 }
-                // A bit may turn one space into another; it must not change what is said.
+                // A flipped bit may turn one space into another; it must not change the meaning.
                 Ok(_) => assert_eq!(signed(&changed.files[file]).unwrap(), signed(bytes).unwrap()),
             }
         }
@@ -97,7 +97,7 @@ fn one_key_under_two_ids_counts_once() {
     served.put("1.snapshot.json", document.to_string().as_bytes());
     served.stamp(&fleet, "cinnabar", 1, 1001);
     let (why, _) = machine.refuses(&served, Attack::ForgedSignature);
-    assert_eq!(why, "snapshot.json carries 1 good signatures of the 2 that it needs");
+    assert_eq!(why, "snapshot.json has too few valid signatures: 1 of 2");
 }
 
 #[test]
@@ -116,7 +116,7 @@ fn two_signatures_under_one_key_id() {
     let mut served = Served::generation(&fleet, "cinnabar", 1);
     served.forge("timestamp.json", &[&fleet.online, &fleet.online], |_| ());
     let (why, _) = Machine::enrolled(&fleet, "cinnabar").refuses(&served, Attack::Malformed);
-    assert!(why.ends_with("two signatures go by the same key id"), "{why}");
+    assert!(why.ends_with("two signatures have the same key ID"), "{why}");
 }
 
 #[test]
@@ -157,7 +157,7 @@ fn a_threshold_below_zero_or_beyond_all_keys() {
 
 #[test]
 fn a_weak_public_key() {
-    // The identity point and the other points of small order: anybody signs for them.
+    // The identity point and the other points of small order: anybody can sign for them.
     let fleet = Fleet::new();
     for weak in [
         format!("01{}", "00".repeat(31)),
@@ -175,8 +175,9 @@ fn a_weak_public_key() {
     }
 }
 
-/// A signature whose R is the identity: plain `verify` believes it, `verify_strict` must not. Its maker needs the
-/// private key, so it forges nothing, but two programs would disagree on whether the metadata is signed.
+/// A signature whose R is the identity: plain `verify` accepts it, `verify_strict` must not. It takes the
+/// private key to make one, so it is no forgery, but two programs would disagree on whether the metadata is
+/// signed.
 fn lax_signature(key: &SigningKey, message: &[u8]) -> [u8; 64] {
     let mut signature = [0; 64];
     signature[0] = 1;
@@ -201,7 +202,7 @@ fn a_signature_that_only_a_lax_check_believes() {
     let message = canonical::encode(&document["signed"]).unwrap();
     let signature = lax_signature(&lax, &message);
     let plain = lax.verifying_key().verify(&message, &ed25519_dalek::Signature::from_bytes(&signature));
-    assert!(plain.is_ok(), "the plain check must believe it, or this test shows nothing");
+    assert!(plain.is_ok(), "the plain check must accept it, or this test shows nothing");
 
     document["signatures"][0]["sig"] = to_hex(&signature).into();
     served.put("timestamp.json", document.to_string().as_bytes());
@@ -215,7 +216,7 @@ fn a_float_anywhere_in_what_is_signed() {
         let mut served = Served::generation(&fleet, "cinnabar", 1);
         served.forge("timestamp.json", &[&fleet.online], |signed| signed["x"] = float);
         let (why, stored) = Machine::enrolled(&fleet, "cinnabar").refuses(&served, Attack::Malformed);
-        assert!(why.contains("no 64-bit integer"), "{why}");
+        assert!(why.contains("not a 64-bit integer"), "{why}");
         assert_eq!(stored, [""; 0]);
     }
 }
@@ -294,7 +295,7 @@ fn a_snapshot_without_targets_and_targets_without_a_hash() {
     });
     assert_eq!(Machine::enrolled(&fleet, "cinnabar").refuses(&served, Attack::Malformed).1, ["timestamp"]);
 
-    // A hash of another known kind serves TUF, but a machine wants SHA-256.
+    // TUF accepts a hash of another known kind; a machine requires SHA-256.
     for hashes in [json!({}), json!({ "sha512": "00".repeat(64) })] {
         let mut served = Served::generation(&fleet, "cinnabar", 1);
         served.forge("1.targets.json", &[&fleet.operators[0]], |signed| {

@@ -1,4 +1,4 @@
-//! Metadata that has expired: nothing of it is taken, and what is held goes on to be a floor.
+//! Metadata that has expired: none of it is accepted, and what is held stays a floor.
 
 use muster_protocol::report::Attack;
 use muster_protocol::tuf::repository::sign_timestamp;
@@ -14,7 +14,7 @@ fn an_expired_timestamp() {
     assert_eq!(machine.clone().generation(&served), 1, "good to its last second");
     machine.now += 1;
     let (why, stored) = machine.refuses(&served, Attack::Freeze);
-    assert_eq!(why, "timestamp.json expired at 2027-01-16T08:00:00Z: it must be signed anew");
+    assert_eq!(why, "timestamp.json expired at 2027-01-16T08:00:00Z: it must be signed again");
     assert_eq!(stored, [""; 0]);
 }
 
@@ -93,7 +93,7 @@ fn an_expired_local_snapshot_is_not_used_again() {
     let mut machine = Machine::enrolled(&fleet, "cinnabar");
     let mut served = Served::generation(&fleet, "cinnabar", 1);
     machine.refresh(&served).unwrap();
-    // Snapshot and targets live 90 days, and the controller keeps signing timestamps.
+    // Snapshot and targets are valid for 90 days, and the controller keeps signing timestamps.
     machine.now += 91 * DAY;
     let snapshot = served.files["1.snapshot.json"].clone();
     let fresh = sign_timestamp(&name("cinnabar"), &snapshot, 2000, machine.now + DAY, &fleet.online);
@@ -146,7 +146,7 @@ fn a_clock_that_goes_back_lets_nothing_lower_in() {
     let mut new = old.clone();
     new.publish(&fleet, "cinnabar", 2, 2000);
     machine.refresh(&new).unwrap();
-    // Two days on the old repository is expired anyway; back in time it would be fresh again.
+    // Two days later the old repository has expired anyway; with the clock set back it would be fresh again.
     for now in [NOW + 2 * DAY, NOW - 365 * DAY, 0, i64::MIN] {
         machine.now = now;
         let attack = machine.refresh(&old).err().and_then(|error| error.attack());
@@ -175,7 +175,7 @@ fn each_role_is_good_to_its_last_second_and_no_longer() {
         assert!(why.starts_with(&format!("{expired}.json expired")), "{why}");
     }
     assert_eq!(Machine::enrolled(&fleet, "cinnabar").generation(&served), 1);
-    // A fraction of a second is not counted up.
+    // Fractions of a second are not rounded up.
     served.forge("timestamp.json", &[&fleet.online], |signed| {
         signed["expires"] = at(NOW).replace('Z', ".999Z").into();
     });

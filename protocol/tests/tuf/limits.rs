@@ -18,7 +18,7 @@ fn endless_data_for_every_file() {
         ("1.targets.json", &["timestamp", "snapshot"]),
     ] {
         let mut endless = served.clone();
-        // Spaces after a good document are still JSON, so only the length tells.
+        // Spaces after a valid document are still JSON, so only the length reveals them.
         let good = served.files.get(file).cloned().unwrap_or_else(|| b"{}".to_vec());
         endless.put(file, &[good, vec![b' '; 8 << 20]].concat());
         let mut machine = Machine::enrolled(&fleet, "cinnabar");

@@ -1,4 +1,4 @@
-//! The trust core against a repository that an attacker serves: one test an attack, named after it.
+//! The trust core against a repository that an attacker serves: one test for each attack, named after it.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::needless_pass_by_value)]
 
 mod ambiguous;

@@ -1,4 +1,4 @@
-//! Pieces of different repositories put together.
+//! Combined pieces of different repositories.
 
 use muster_protocol::ids::{Sha256, to_hex};
 use muster_protocol::report::Attack;
@@ -8,7 +8,7 @@ use sha2::{Digest as _, Sha512};
 
 use crate::fleet::*;
 
-/// What is served for generations 1 and 2, on 2.
+/// The repositories of generations 1 and 2, for a machine on 2.
 fn two_generations(fleet: &Fleet) -> Served {
     let mut served = Served::generation(fleet, "cinnabar", 1);
     served.publish(fleet, "cinnabar", 2, 2000);
@@ -36,7 +36,7 @@ fn another_version_of_the_snapshot_than_the_pinned() {
     for (pinned, served_version) in [(3, 2), (1, 2)] {
         let mut machine = Machine::enrolled(&fleet, "cinnabar");
         let mut served = two_generations(&fleet);
-        // A timestamp without hashes: the version alone must hold.
+        // A timestamp without hashes: the version alone must protect.
         served.forge("timestamp.json", &[&fleet.online], |signed| {
             signed["meta"]["snapshot.json"] = json!({ "version": pinned });
         });
@@ -46,7 +46,8 @@ fn another_version_of_the_snapshot_than_the_pinned() {
         assert_eq!(
             why,
             format!(
-                "snapshot.json is not the one that was pinned: version {pinned} is pinned, and it is version 2"
+                "snapshot.json is not the one that was pinned: version {pinned} is pinned, and it is \
+                 version 2"
             )
         );
         assert_eq!(stored, ["timestamp"]);
@@ -85,7 +86,7 @@ fn stored_files_that_are_not_the_pinned_ones_are_fetched_again() {
     let mut machine = Machine::enrolled(&fleet, "cinnabar");
     let mut served = Served::generation(&fleet, "cinnabar", 1);
     machine.refresh(&served).unwrap();
-    // The same version with other bytes, well signed and pinned by a new timestamp.
+    // The same version with other bytes, properly signed and pinned by a new timestamp.
     served.forge("1.snapshot.json", &[&fleet.operators[0]], |signed| signed["note"] = "re-signed".into());
     served.stamp(&fleet, "cinnabar", 1, 2000);
     assert_eq!(machine.generation(&served), 1);
@@ -114,7 +115,7 @@ fn a_role_signed_by_the_key_of_another_role() {
 
 #[test]
 fn a_document_of_one_kind_where_another_belongs() {
-    // One key holds every role, so the signature alone does not tell.
+    // One key holds every role, so the signature alone does not distinguish them.
     let one = key();
     let fleet = Fleet { operators: vec![one.clone()], online: one.clone(), root: vec![one], ..Fleet::new() };
     let served = Served::generation(&fleet, "cinnabar", 1);
@@ -148,7 +149,7 @@ fn other_bytes_than_the_signed_target() {
     ] {
         assert_eq!(require(signed.len(), bytes).unwrap_err().attack(), Some(attack));
     }
-    // The right hash under a wrong length.
+    // The right hash with a wrong length.
     assert_eq!(require(signed.len() + 1, signed).unwrap_err().attack(), Some(Attack::MixAndMatch));
 }
 

@@ -1,4 +1,4 @@
-//! What the server asks before it stores a generation: whatever passes here, the machine takes.
+//! What the server checks before it stores a generation: machines accept whatever passes.
 
 use muster_protocol::ids::{Generation, Sha256};
 use muster_protocol::machine::Class;
@@ -80,7 +80,7 @@ fn under_another_number() {
         let publication = changed(&fleet, document, |signed| signed["version"] = 4.into());
         assert!(check(&fleet, &publication).is_err(), "{document}");
     }
-    // Number and pin agree with each other and not with the generation.
+    // Number and pin match each other, but not the generation.
     let mut publication = changed(&fleet, "targets", |signed| signed["version"] = 4.into());
     publication.snapshot =
         String::from_utf8(resigned(publication.snapshot.as_bytes(), &[&fleet.operators[0]], |signed| {
@@ -121,7 +121,7 @@ fn signed_by_too_few_or_by_others() {
     let others = sign_generation(&target, NOW + DAY, &signers(&[key(), key()])).unwrap();
     assert_eq!(check(&fleet, &others).unwrap_err().attack(), Some(Attack::ForgedSignature));
     assert!(check(&fleet, &fleet.publication(&target)).is_ok());
-    // Snapshot and targets each need it.
+    // Snapshot and targets each need one.
     let whole = fleet.publication(&target);
     for mixed in [
         Publication { targets: one.targets, ..whole.clone() },

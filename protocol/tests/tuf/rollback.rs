@@ -1,4 +1,4 @@
-//! Old metadata played again.
+//! Replays of old metadata.
 
 use muster_protocol::ids::{Generation, MAX_JUMP, MAX_NUMBER};
 use muster_protocol::keys::SecretKey;
@@ -7,7 +7,7 @@ use muster_protocol::tuf::client::Scope;
 
 use crate::fleet::*;
 
-/// A machine on generation 2, what is served for it, and what was served on generation 1.
+/// A machine on generation 2, the repository it is served now, and the one of generation 1.
 fn on_generation_two(fleet: &Fleet) -> (Machine, Served, Served) {
     let mut machine = Machine::enrolled(fleet, "cinnabar");
     let old = Served::generation(fleet, "cinnabar", 1);
@@ -24,7 +24,7 @@ fn the_whole_old_repository() {
     let (mut machine, _, old) = on_generation_two(&fleet);
     let (why, stored) = machine.refuses(&old, Attack::Rollback);
     assert_eq!(stored, [""; 0]);
-    assert_eq!(why, "timestamp.json is version 1001; 2000 was seen before, so it is an old one played again");
+    assert_eq!(why, "timestamp.json is version 1001; 2000 was seen before: it is a replay of an old one");
 }
 
 #[test]
@@ -33,7 +33,7 @@ fn an_old_snapshot_under_a_new_timestamp() {
     let (mut machine, mut served, _) = on_generation_two(&fleet);
     served.stamp(&fleet, "cinnabar", 1, 3000);
     assert_eq!(machine.refuses(&served, Attack::Rollback).1, [""; 0]);
-    // The same when the disk has lost the timestamp: the snapshot is a floor of its own.
+    // The same when the disk has lost the timestamp: the snapshot is a floor too.
     machine.stored.timestamp = None;
     assert_eq!(machine.refuses(&served, Attack::Rollback).1, [""; 0]);
 }
@@ -133,7 +133,7 @@ fn a_generation_below_the_lowest_of_the_enrolment() {
     machine.scope = Some(Scope { lowest: Generation::new(4).unwrap(), ..scope.clone() });
     assert_eq!(machine.generation(&served), 4);
 
-    // Enrolled anew with a higher number, over files that are there already.
+    // Enrolled again with a higher number, over files that are already there.
     machine.scope = Some(Scope { lowest: Generation::new(5).unwrap(), ..scope });
     machine.refuses(&served, Attack::Rollback);
 }
@@ -173,7 +173,7 @@ fn a_pin_of_a_thief_on_a_snapshot_that_never_was_is_taken_back() {
 
 #[test]
 fn targets_of_a_thief_are_taken_back_by_rotating_the_snapshots_key() {
-    // Without a machine's scope this is the recovery of TUF 5.3.11, whole.
+    // Without a machine's scope this is the full recovery of TUF 5.3.11.
     let fleet = Fleet::new();
     let mut machine = Machine::unscoped(&fleet);
     let mut served = Served::generation(&fleet, "cinnabar", 1);
@@ -198,7 +198,7 @@ fn no_rotation_of_keys_lets_a_machine_go_back_to_an_older_generation() {
     served.publish(&of(&ann), "cinnabar", 2, 2000);
     machine.refresh(&served).unwrap();
 
-    // Ann leaves, the online key is new as well, and the controller plays Bob's older generation again.
+    // Ann leaves, the online key is new too, and the controller replays Bob's older generation.
     let next = Fleet { version: 2, operators: vec![bob], online: key(), ..fleet.clone() };
     served.put("2.root.json", &fleet.next_root(&next));
     served.stamp(&next, "cinnabar", 1, 3000);

@@ -1,4 +1,4 @@
-//! The root chain: who may change who may sign.
+//! The root chain: who may change the signers.
 
 use muster_protocol::keys::SecretKey;
 use muster_protocol::report::Attack;
@@ -8,7 +8,7 @@ use muster_protocol::tuf::repository::{RootSpec, sign_root};
 
 use crate::fleet::*;
 
-/// A machine on root 1, and what it is served with this document as root 2.
+/// A machine on root 1, and a repository that serves this document as root 2.
 fn served_with(fleet: &Fleet, second: Vec<u8>, signing: &Fleet) -> (Machine, Served) {
     let mut served = Served::generation(signing, "cinnabar", 1);
     served.put("2.root.json", &second);
@@ -36,7 +36,7 @@ fn every_key_changes_in_a_root_that_old_and_new_signed() {
     let (mut machine, served) = served_with(&fleet, fleet.next_root(&next), &next);
     let update = machine.refresh(&served).unwrap();
     assert_eq!((update.holds().root, update.targets_version()), (2, Some(1)));
-    // The old operators and the old controller are nobody now.
+    // The old operators and the old controller no longer count.
     let mut old = Served::generation(&fleet, "cinnabar", 2);
     machine.refuses(&old, Attack::ForgedSignature);
     old.put("timestamp.json", &next.timestamp("cinnabar", &old.files["2.snapshot.json"], 5000));

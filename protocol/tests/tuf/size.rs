@@ -1,8 +1,8 @@
-//! The trust core stays so small that it can be read in an hour, and does nothing but decide.
+//! The trust core stays small enough to read in an hour, and does nothing but decide.
 
 use std::path::Path;
 
-/// The signing side, which no machine runs, and what is compiled for the conformance suite alone.
+/// The signing side, which no machine runs, and what is compiled only for the conformance suite.
 const NOT_THE_CORE: [&str; 4] = ["repository.rs", "p256.rs", "delegation.rs", "search.rs"];
 
 /// The core's files with their lines of code: no tests, no comments, no blank lines.
@@ -10,7 +10,7 @@ fn core() -> Vec<(String, Vec<String>)> {
     let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("src/tuf");
     let names = std::fs::read_dir(&folder).unwrap().map(|entry| entry.unwrap().file_name());
     let mut names: Vec<_> = names.map(|name| name.into_string().unwrap()).collect();
-    // What lies in a folder of the core's is for the conformance suite as well.
+    // Folders inside the core are for the conformance suite too.
     names.retain(|name| name.ends_with(".rs") && !NOT_THE_CORE.contains(&name.as_str()));
     names.push("../tuf.rs".to_owned());
     names.sort();

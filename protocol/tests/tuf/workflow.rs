@@ -1,4 +1,4 @@
-//! What must work: the ordinary days of a machine, and those after a crash.
+//! What must work: ordinary days of a machine, and those after a crash.
 
 use muster_protocol::checkin::Holds;
 use muster_protocol::report::Attack;
@@ -84,7 +84,7 @@ fn a_repository_that_was_there_and_is_gone_is_an_error() {
         assert!(matches!(&error, TufError::Missing { what } if what == file), "{error}");
         assert_eq!(error.attack(), None);
     }
-    // Without a stored timestamp, but with anything else, it was there as well.
+    // It existed if anything else is stored, even without a timestamp.
     for stored in 0..2 {
         let mut machine = Machine::enrolled(&fleet, "cinnabar");
         machine.refresh(&served).unwrap();
@@ -96,7 +96,7 @@ fn a_repository_that_was_there_and_is_gone_is_an_error() {
         }
         assert!(machine.refresh(&Served::default()).is_err());
     }
-    // Nor does any other repository begin empty.
+    // No other repository may begin empty either.
     assert!(Machine::unscoped(&fleet).refresh(&Served::default()).is_err());
 }
 
@@ -190,7 +190,7 @@ fn damaged_files_on_disk_are_fetched_again() {
         assert_eq!(machine.stored.targets, whole.targets);
     }
     machine.stored.root = b"{".to_vec();
-    assert!(machine.start().is_err(), "without a sound root there is nothing to trust");
+    assert!(machine.start().is_err(), "without a valid root there is nothing to trust");
 }
 
 #[test]

@@ -1,5 +1,6 @@
-//! Writes the documents `ok-…` of the seed corpora: what programs of this version send. Keys and times are fixed, so
-//! only what changed in the formats changes here. Earlier ones stay beside them: they must still be read.
+//! Writes the documents `ok-…` of the seed corpora: what programs of this version send. Keys and times are
+//! fixed, so only what changed in the formats changes here. Earlier ones stay beside them: they must still
+//! be read.
 #![allow(clippy::unwrap_used)]
 
 use std::path::Path;

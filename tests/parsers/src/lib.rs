@@ -1,11 +1,12 @@
 //! One function for each parser that reads what came over the network, or that a stranger may have written.
 //!
-//! A function takes any bytes, panics where an invariant is broken, and says whether the bytes were accepted as what they
-//! claim to be. `fuzz/fuzz_targets` gives them to libFuzzer; `tests/corpora.rs` runs them over the committed inputs with a
-//! plain compiler, so that a crash that was mended stays mended.
+//! A function takes any bytes, panics where an invariant is broken, and says whether the bytes were accepted
+//! as what they claim to be. `fuzz/fuzz_targets` gives them to libFuzzer; `tests/corpora.rs` runs them over
+//! the committed inputs with a plain compiler, so that a crash that was mended stays mended.
 //!
-//! For a new parser: a function here, a line in [`TARGETS`], a program in `fuzz/`, and a document in `examples/seeds.rs`,
-//! which writes the corpus (`cargo run -p muster-fuzz --example seeds`). A test says what is missing.
+//! For a new parser: a function here, a line in [`TARGETS`], a program in `fuzz/`, and a document in
+//! `examples/seeds.rs`, which writes the corpus (`cargo run -p muster-fuzz --example seeds`). A test says
+//! what is missing.
 // A broken invariant must be seen by libFuzzer, which sees panics.
 #![allow(clippy::panic, clippy::expect_used, clippy::unwrap_used)]
 

@@ -39,8 +39,8 @@ pub fn targets(data: &[u8]) -> bool {
     })
 }
 
-/// Serves the bytes under this name: as they are, and as something that the right keys signed. Says whether any of it
-/// was saved. `before` gives what is served before it, for a document of this version.
+/// Serves the bytes under this name: as they are, and as something that the right keys signed. Says whether
+/// any of it was saved. `before` gives what is served before it, for a document of this version.
 fn serve(
     file: &str,
     data: &[u8],

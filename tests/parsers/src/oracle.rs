@@ -1,4 +1,5 @@
-//! What must hold of metadata that the trust core gives out to be saved, read anew and by other means than the core's.
+//! What must hold of metadata that the trust core gives out to be saved, read anew and by other means than
+//! the core's.
 
 use muster_protocol::api::target_name;
 use muster_protocol::ids::Sha256;
@@ -64,7 +65,8 @@ impl Keeper {
         keeper
     }
 
-    /// A refresh begins, or the root changed: what is held is a floor, unless its keys were rotated (TUF 5.3.11).
+    /// A refresh begins, or the root changed: what is held is a floor, unless its keys were rotated (TUF
+    /// 5.3.11).
     pub fn begin(&mut self) {
         let root = read(&self.stored.root);
         let sound = |bytes: &Option<Vec<u8>>, role| match bytes {

@@ -1,5 +1,5 @@
-//! A machine's whole life: whatever is published, forged, dropped or played again, and whenever it crashes, it never
-//! goes back, takes nothing of another machine's, and saves nothing that was not verified.
+//! A machine's whole life: whatever is published, forged, dropped or played again, and whenever it crashes,
+//! it never goes back, takes nothing of another machine's, and saves nothing that was not verified.
 //!
 //! The input is a script: one byte says what happens, the next ones how.
 
@@ -15,7 +15,8 @@ use crate::world::*;
 /// What may happen, in the order of the bytes that say it.
 #[derive(Debug, Clone, Copy)]
 pub enum Step {
-    /// GENERATION, TIMESTAMP, WHO: bits 0 to 1 the operators who sign, 2 another machine, 3 another online key.
+    /// GENERATION, TIMESTAMP, WHO: bits 0 to 1 the operators who sign, 2 another machine, 3 another online
+    /// key.
     Publish,
     /// GENERATION, TIMESTAMP, WHO as before: a new timestamp for a snapshot that is served.
     Stamp,
@@ -242,8 +243,8 @@ fn alter(signed: &mut Value, change: u8, value: u8, now: i64) {
     }
 }
 
-/// What is there is altered and what is missing is made. Earlier steps may have put something in the way that holds no
-/// fields: that stays.
+/// What is there is altered and what is missing is made. Earlier steps may have put something in the way
+/// that holds no fields: that stays.
 fn set(value: &mut Value, path: &[&str], new: Value) {
     let Some((first, rest)) = path.split_first() else {
         *value = new;

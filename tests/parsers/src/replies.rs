@@ -1,5 +1,5 @@
-//! What a controller answers, at its extremes, and what it only hands on: whatever is read is within its bounds, and a request
-//! counts only if an operator signed it.
+//! What a controller answers, at its extremes, and what it only hands on: whatever is read is within its
+//! bounds, and a request counts only if an operator signed it.
 
 use std::time::Duration;
 

@@ -234,7 +234,7 @@ mod tests {
                 "the tag 'a b' cannot be written as @TAG"
             ]
         );
-        assert_eq!(found["lead"].notes, ["clanInternals: 'bsd' is no class: write nixos or darwin"]);
+        assert_eq!(found["lead"].notes, ["clanInternals: 'bsd' is not a class: write nixos or darwin"]);
         assert_eq!(found["both"].class, None);
         assert_eq!(found["both"].output(), None);
         assert!(found["me@host"].notes[0].starts_with("it cannot be enrolled"));

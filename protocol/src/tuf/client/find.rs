@@ -6,7 +6,8 @@ use crate::tuf::search::{Search, Visit};
 use crate::tuf::{Result, TufError};
 
 impl Update {
-    /// Looks for a target through the delegations (5.6.7); go on with [`Update::next`], then ask [`Update::listed`].
+    /// Searches the delegations for a target (5.6.7). Continue with [`Update::next`], then call
+    /// [`Update::listed`].
     pub fn find(&mut self, path: &str) -> Result<()> {
         match (&self.stage, &self.targets) {
             (Stage::Done, Some(targets)) if self.listed(path).is_none() => {

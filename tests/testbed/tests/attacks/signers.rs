@@ -414,7 +414,7 @@ fn log(pair: &mut Pair, book: &mut Book) -> Result<()> {
         .stolen
         .fleet
         .run(&["audit"])
-        .and_then(|out| pair.told_by_operator(&out, &["does not fit the one before it"]));
+        .and_then(|out| pair.told_by_operator(&out, &["does not match the one before it"]));
     book.attack("a log edited behind its guard", "the triggers dropped first", By::Operator, tried);
     Ok(())
 }

@@ -1,4 +1,4 @@
-//! Limits, and the words that people are shown.
+//! Limits, and names as people read them.
 
 use muster_protocol::checkin::{Holds, MAX_CHECKIN_BYTES, Phase};
 use muster_protocol::enrol::{MAX_ENROL_BYTES, Secret, Token};
@@ -16,7 +16,7 @@ fn the_limits_are_those_of_the_documents() {
     assert_eq!(MAX_REQUEST_BYTES, 1_048_576);
 }
 
-/// What people read is what travels, with blanks.
+/// People read the wire names, with spaces.
 #[test]
 fn phases_and_conditions_are_told_as_they_are_written() {
     for phase in [
@@ -72,7 +72,7 @@ fn a_generation_is_above_what_was_published_and_what_is_held() {
         let found = next_generation(first, published(last), &held(holds)).unwrap();
         assert_eq!(found, Generation::new(next).unwrap(), "{last} {holds}");
     }
-    // Numbers from the network are hostile: none overflows, and none above the cap is counted on from.
+    // Numbers from the network are hostile: none overflows, and none above the limit has a successor.
     for absurd in [MAX_NUMBER, MAX_NUMBER + 1, u64::MAX - 1, u64::MAX] {
         assert!(next_generation(first, published(4), &held(absurd)).is_err(), "{absurd}");
     }
@@ -123,7 +123,7 @@ fn what_a_machine_cannot_take_is_told_by_what_is_wrong() {
     assert_eq!(can_take((Nixos, &linux), Darwin, &linux), wrong(Nixos, Darwin));
     assert_eq!(can_take((Nixos, &linux), Nixos, &mac), wrong(Nixos, Darwin));
     assert_eq!(can_take((Darwin, &mac), Darwin, &linux), wrong(Darwin, Nixos));
-    // i686 is what x86_64 runs too, and nothing else does.
+    // Only x86_64 also runs i686.
     let old = system("i686-linux");
     assert_eq!(can_take((Nixos, &linux), Nixos, &old), Ok(()));
     for (own, derivation) in [(&arm, &old), (&linux, &arm), (&old, &linux)] {
@@ -148,7 +148,7 @@ fn a_printed_token_names_its_machine_and_tells_nothing() {
         tls_ca: None,
     };
     assert_eq!(format!("{token:?}"), "Token for cinnabar");
-    // Written into the token, it comes back whole; what is derived from it is something else each time.
+    // It survives the token unchanged, and each value derived from it differs.
     assert_eq!(String::from(token.secret.clone()), secret);
     let derived = [token.secret.check_key().hex(), token.secret.token_id().hex(), secret];
     assert!(derived[0] != derived[1] && derived[1] != derived[2] && derived[0] != derived[2]);
