@@ -21,10 +21,10 @@ fn is_plain_name(text: &str) -> bool {
         && bytes.iter().all(|b| b.is_ascii_alphanumeric() || b"._-".contains(b))
 }
 
-/// Makes a type of text that is checked when it is made: by `str::parse`, and wherever serde reads one.
+/// Defines a type for text that is checked on construction: by `str::parse`, and wherever serde reads one.
 ///
-/// `text_id!(/// Its docs. Name, Error::Variant, check)`: `check` is a `fn(&str) -> bool`, and a text that does not pass is
-/// refused as `Error::Variant(text)`. The crate that calls it needs `serde`.
+/// `text_id!(/// Its docs. Name, Error::Variant, check)`: `check` is a `fn(&str) -> bool`, and a text that
+/// does not pass is refused as `Error::Variant(text)`. The crate that calls it needs `serde`.
 #[macro_export]
 macro_rules! text_id {
     ($(#[$doc:meta])* $name:ident, $error:ident :: $variant:ident, $check:expr) => {

@@ -3,6 +3,6 @@
 
 mod ids;
 mod keys;
-mod recorded;
 mod limits_and_names;
+mod recorded;
 mod targets;
