@@ -1,4 +1,5 @@
-//! The controller as the operator's program calls it: signed requests, sign-in sessions, TLS. `client` uses the others.
+//! The controller as seen by the operator's program: signed requests, sign-in sessions, TLS. `client` uses
+//! the others.
 
 pub mod client;
 pub mod signed_in;

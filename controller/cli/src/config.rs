@@ -11,7 +11,7 @@ use serde::{Deserialize, Serialize};
 use crate::keys::signers::KeySource;
 use crate::terminal::error::WithHint as _;
 
-/// As it stands in the file; paths are relative to the file's folder.
+/// As written in the file; paths are relative to the file's folder.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct File {
@@ -23,16 +23,17 @@ pub struct File {
     pub root: PathBuf,
     /// This operator's private key: a file, `ssh-agent`, or `ssh-agent:KEY`.
     pub operator_key: String,
-    /// The only certificate authority to believe the controller by; without it the public ones.
+    /// The only certificate authority to trust for the controller; without it, the public ones.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub tls_ca: Option<PathBuf>,
     /// The flake that `muster update` reads without `--flake`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub flake: Option<String>,
-    /// How long a signed generation may be withheld before machines and operators call it a freeze.
+    /// How long a signed generation may be withheld before machines and operators report a freeze, in days.
     #[serde(default = "default_days")]
     pub signature_days: u32,
-    /// For how many hours reading asks for the key no more once it was signed in; 0: it asks each time.
+    /// How many hours a sign-in lasts, during which reading does not prompt for the key; 0: prompts every
+    /// time.
     #[serde(default = "default_session", skip_serializing_if = "is_default_session")]
     pub session_hours: u32,
 }
@@ -48,10 +49,10 @@ fn is_default_session(hours: &u32) -> bool {
 }
 
 const FILE: &str = "muster.toml";
-/// The variable that says it for one command.
+/// Overrides `session_hours` for one command.
 const SESSION_HOURS: &str = "MUSTER_SESSION_HOURS";
 
-/// Read, checked, and with absolute paths.
+/// Read and checked, with absolute paths.
 #[derive(Debug, Clone)]
 pub struct Config {
     pub file: File,
@@ -70,8 +71,8 @@ impl Config {
         Self::read(&path, &text)
     }
 
-    /// For what works without a controller as well: none where no file was named, and none lies where it is looked for. One
-    /// that is there and is not good is an error, as ever.
+    /// For commands that also work without a controller: `None` if no file was named and none exists in the
+    /// default place. A file that exists but is invalid is still an error.
     pub fn load_if_any(path: Option<PathBuf>) -> Result<Option<Self>> {
         if path.is_none() {
             let found = std::fs::symlink_metadata(default_folder()?.join(FILE));
@@ -110,14 +111,14 @@ impl Config {
         self.source(&self.file.operator_key)
     }
 
-    /// A key as the configuration or an option names it; files are relative to the configuration.
+    /// A key as named by the configuration or an option; files are relative to the configuration.
     pub fn source(&self, text: &str) -> KeySource {
         // Every text is a source.
         let source: KeySource = text.parse().unwrap_or(KeySource::Agent(None));
         source.relative_to(&self.folder)
     }
 
-    /// Where the trusted root lies.
+    /// Where the trusted root is stored.
     pub fn root_path(&self) -> PathBuf {
         self.path(&self.file.root)
     }

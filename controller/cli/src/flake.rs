@@ -1,4 +1,6 @@
-//! Flakes as they are: which machines they describe, and what each evaluates to.
+//! Reading flakes: which machines they describe, and what each evaluates to; and copying derivations to and
+//! from the cache. `evaluate` uses `discover`, `facts`, `inventory`, `options` and `pin`; `systems` and
+//! `notes` use `evaluate`; `push` copies through `gate`.
 
 mod advice;
 pub mod discover;

@@ -1,4 +1,5 @@
-//! The machines as the controller shows them: what is wrong with one, following an update, and signed requests to one.
+//! The machines as the controller shows them: what is wrong with one, following an update, and signed
+//! requests to one.
 
 pub mod condition;
 pub mod requests;

@@ -2,15 +2,15 @@
 //!
 //! | room | what is in it | uses |
 //! | --- | --- | --- |
-//! | [`verbs`] | one file a verb: arguments, calls of the rooms, output | all rooms |
-//! | [`release`] | from a flake to published generations | trust, api, flake, keys, config |
-//! | [`fleet`] | machines as the controller shows them | trust, api, keys, config |
+//! | [`verbs`] | one file per verb: arguments, calls of the rooms, output | all rooms |
+//! | `release` | from a flake to published generations | trust, api, flake, config |
+//! | `fleet` | machines as the controller shows them | trust, api, keys, config |
 //! | [`vars`] | variables and secrets in the fleet's repository | flake |
-//! | [`trust`] | the roots that this operator trusts, and their next | api, config |
-//! | [`api`] | requests to the controller, signed in or not; TLS | config, keys, flake |
-//! | [`config`] | the operator's muster.toml | keys |
+//! | `trust` | the roots that this operator trusts, and their next | api, config |
+//! | `api` | requests to the controller, signed in or not; TLS | config, keys, flake |
+//! | `config` | the operator's muster.toml | keys |
 //! | [`flake`] | reading flakes, and pushing what they make | |
-//! | [`keys`] | private keys in files and in ssh-agent | |
+//! | `keys` | private keys in files and in ssh-agent | |
 //! | [`terminal`] | errors with hints, tables, JSON, questions | (used by all) |
 //!
 //! Every arrow points down this table. A verb uses no other verb.

@@ -1,4 +1,4 @@
-//! `muster`: the server and the operators' command line.
+//! `muster`: the operators' command line, and the server.
 
 use std::process::ExitCode;
 

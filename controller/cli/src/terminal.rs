@@ -1,4 +1,5 @@
-//! What the operator sees and is asked: errors with hints, tables, JSON, a spinner, questions. Depends on no other room.
+//! What the operator sees and is asked: errors with hints, tables, JSON, a spinner, questions. Depends on no
+//! other room.
 
 pub mod ask;
 pub mod count;

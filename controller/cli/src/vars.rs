@@ -1,6 +1,8 @@
-//! Variables and secrets of a fleet, in Clan's layout on disk: what is to be generated and for whom is decided by pure
-//! functions (`names`, `layout`, `generators`, `order`, `plan`, `recipients`, `members`, `change`); programs and files are at the edge
-//! (`repository`, `transaction`, `sops`, `age`, `sandbox`, `memory`, `flake`, `run`). `docs/secrets.md` tells it to operators.
+//! Variables and secrets of a fleet, in Clan's layout on disk. Pure functions decide what is generated and
+//! for whom (`names`, `layout`, `generators`, `order`, `plan`, `recipients`, `members`, `change`); programs
+//! and files are at the edge (`repository`, `transaction`, `sops`, `age`, `sandbox`, `memory`, `flake`,
+//! `run`); `workspace`, `make` and `answers` put them together for the verbs. `docs/secrets.md` describes it
+//! for operators.
 
 pub mod age;
 pub mod answers;

@@ -1,4 +1,5 @@
-//! The verbs, one file each. A new one is a file here, its `mod`, and its line in [`Command`] and in [`Command::run`].
+//! The verbs, one file each; none uses another. A new one is a file here, its `mod`, and a line each in `Command` and
+//! `Command::run`.
 
 mod audit;
 mod drafts;
@@ -23,7 +24,8 @@ use clap::{Parser, Subcommand};
 #[derive(Debug, Parser)]
 #[command(name = "muster", version, max_term_width = 100)]
 pub struct Arguments {
-    /// The operator's configuration, as `muster init` made it [default: muster/muster.toml in $XDG_CONFIG_HOME]
+    /// The operator's configuration, as `muster init` made it [default: muster/muster.toml in
+    /// $XDG_CONFIG_HOME]
     #[arg(long, global = true, env = "MUSTER_CONFIG", value_name = "FILE")]
     config: Option<PathBuf>,
     #[command(subcommand)]
@@ -62,7 +64,7 @@ enum Command {
     Audit(audit::Audit),
 }
 
-/// Runs one command; the exit code is its verdict, an error is a failure to reach one.
+/// Runs one command; the exit code is its verdict, an error means that there is none.
 pub fn run(arguments: Arguments) -> Result<ExitCode> {
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .worker_threads(muster_server::server::workers())

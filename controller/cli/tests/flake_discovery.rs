@@ -7,7 +7,7 @@ use std::process::{Command, Output};
 
 use serde_json::{Value, json};
 
-/// A flake in a folder, and a Nix that knows nothing but its own store.
+/// A flake in a folder, and a Nix that knows only its own store.
 struct Flake {
     folder: tempfile::TempDir,
 }
@@ -31,7 +31,7 @@ impl Flake {
         fs::write(path, text).unwrap();
     }
 
-    /// Puts the flake library into the flake: a pure evaluation reads nothing outside it.
+    /// Copies the flake library into the flake: a pure evaluation reads nothing outside it.
     fn with_library(self) -> Self {
         let library = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../nix");
         let copied = Command::new("cp").arg("-R").arg(library).arg(self.path().join("nix")).status();
@@ -74,7 +74,8 @@ impl Flake {
     }
 }
 
-/// Configurations as far as they are read here: one says its platform, one only its packages', one only its system's.
+/// Configurations, as far as they are read here: one has its platform, one only its packages', one only its
+/// system's.
 const PLAIN: &str = r#"{
     nixosConfigurations.tin = { config.nixpkgs.hostPlatform.system = "x86_64-linux"; pkgs = throw "not asked"; };
     nixosConfigurations.lead = { config.nixpkgs.hostPlatform = throw "not defined"; pkgs.stdenv.hostPlatform.system = "aarch64-linux"; };

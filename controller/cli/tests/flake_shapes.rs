@@ -1,4 +1,5 @@
-//! Each way to name a flake, against what `nix eval` makes of the very same words, with a real Nix and a real git.
+//! Every way to name a flake, compared with what `nix eval` makes of the same arguments, with a real Nix and
+//! a real git.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 
 use std::fs;
@@ -8,7 +9,7 @@ use std::process::{Command, Output};
 
 use serde_json::Value;
 
-/// Says of itself all that a configuration could use, where `muster machines list` shows it.
+/// Says everything about itself that a configuration could use, where `muster machines list` shows it.
 const TELLS_ALL: &str = r#"{
   outputs = { self }: rec {
     facts = {
@@ -32,7 +33,7 @@ const TELLS_ALL: &str = r#"{
 }
 "#;
 
-/// A folder with a Nix and a git that know nothing but what is in it.
+/// A folder with a Nix and a git that know only what is in it.
 struct Bed {
     folder: tempfile::TempDir,
 }
@@ -64,7 +65,8 @@ impl Bed {
             .env("NIX_REMOTE", format!("local?root={}", self.text("store")))
             .env(
                 "NIX_CONFIG",
-                "experimental-features = nix-command flakes\nsubstituters =\nbuild-users-group =\nflake-registry =\n",
+                "experimental-features = nix-command flakes\nsubstituters =\nbuild-users-group \
+                 =\nflake-registry =\n",
             );
         for role in ["AUTHOR", "COMMITTER"] {
             command.env(format!("GIT_{role}_NAME"), "x").env(format!("GIT_{role}_EMAIL"), "x@example.org");
@@ -97,7 +99,7 @@ impl Bed {
         self.commit(folder);
     }
 
-    /// What Nix itself makes of these words.
+    /// What Nix itself makes of these arguments.
     fn nix(&self, folder: &str, arguments: &[&str]) -> Output {
         self.command("nix", folder)
             .args(["eval", "--json", "--no-write-lock-file"])
@@ -115,7 +117,7 @@ impl Bed {
     }
 }
 
-/// Another Nix may be in a tree without Rust, which names where the programs are built already.
+/// Another Nix may be in a tree without Rust, which names where the programs were built.
 fn muster() -> PathBuf {
     let here = PathBuf::from(env!("CARGO_BIN_EXE_muster"));
     std::env::var_os("MUSTER_BIN_DIR").map_or(here, |folder| Path::new(&folder).join("muster"))
@@ -125,7 +127,7 @@ fn said(output: &Output) -> String {
     String::from_utf8_lossy(&output.stderr).into_owned()
 }
 
-/// What the flake says of itself in the description of its machine.
+/// What the flake says about itself in the description of its machine.
 fn facts(output: &Output) -> Value {
     assert!(output.status.success(), "{}", said(output));
     let machines: Value = serde_json::from_slice(&output.stdout).unwrap();
@@ -246,7 +248,8 @@ fn meddling(bed: &Bed, file: &str) -> Command {
     bed.write(
         "bin/nix",
         &format!(
-            "#!/bin/sh\ncase \" $* \" in *' eval '*) [ -e '{0}.done' ] || {{ touch '{0}.done'; echo '# meddled' >> '{0}'; }} ;; esac\n\
+            "#!/bin/sh\ncase \" $* \" in *' eval '*) [ -e '{0}.done' ] || {{ touch '{0}.done'; echo '# \
+             meddled' >> '{0}'; }} ;; esac\n\
              exec {real} \"$@\"\n",
             bed.text(file)
         ),
@@ -270,7 +273,8 @@ fn one_run_sees_one_tree_whatever_becomes_of_the_folder() {
         let ours = bed.list_by(meddling(&bed, &format!("{name}/flake.nix")), &[&bed.text(name)]);
         let after = fs::read_to_string(bed.at(&format!("{name}/flake.nix"))).unwrap();
         assert!(after.contains("# meddled"), "the folder was not changed meanwhile");
-        // Newer versions tell a dirty tree the commit that it began from, which a tree in the store cannot say.
+        // Newer versions tell a dirty tree the commit that it began from, which a tree in the store cannot
+        // say.
         if before["dirty"].is_string() {
             assert!(!ours.status.success());
             assert!(said(&ours).contains("was changed while it was read"), "{}", said(&ours));
@@ -288,7 +292,8 @@ fn reading_writes_nothing() {
         "fleet/flake.nix",
         &format!(
             "{{ inputs.words.url = \"path:{}\"; outputs = {{ self, words }}: {{\n\
-             muster.inventory.machines.tin = {{ class = \"nixos\"; description = builtins.toJSON words.own; }};\n\
+             muster.inventory.machines.tin = {{ class = \"nixos\"; description = builtins.toJSON words.own; \
+             }};\n\
              nixosConfigurations.tin.config.nixpkgs.hostPlatform.system = \"x86_64-linux\"; }}; }}",
             bed.text("words")
         ),
@@ -315,8 +320,8 @@ fn options_reach_nix_and_an_override_takes_an_inputs_place() {
         "fleet/flake.nix",
         &format!(
             "{{ inputs.words.url = \"path:{}\"; outputs = {{ self, words }}: {{\n\
-             muster.inventory.machines.tin = {{ class = \"nixos\"; description = builtins.toJSON {{ inherit (words) own; user = \
-             builtins.getEnv \"WHO\"; }}; }}; }}; }}",
+             muster.inventory.machines.tin = {{ class = \"nixos\"; description = builtins.toJSON {{ inherit \
+             (words) own; user = builtins.getEnv \"WHO\"; }}; }}; }}; }}",
             bed.text("words")
         ),
     );

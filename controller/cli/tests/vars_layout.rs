@@ -1,5 +1,6 @@
-//! The layout on disk against fleets that Clan's own tools wrote: what we would write is what lies there. The fleets'
-//! folders stand in `MUSTER_CLAN_FLEETS`, with colons between them. `tests/secrets --fleet FOLDER` runs this.
+//! The layout on disk, compared with fleets that Clan's own tools wrote: what we would write is what is
+//! there. `MUSTER_CLAN_FLEETS` has the fleets' folders, separated by colons. `tests/secrets --fleet FOLDER`
+//! runs this.
 #![allow(clippy::unwrap_used, clippy::panic)]
 
 use std::collections::BTreeSet;
@@ -19,7 +20,7 @@ fn fleets() -> Vec<PathBuf> {
     fleets
 }
 
-/// Everything below a folder, links not followed.
+/// Everything below a folder; links are not followed.
 fn below(folder: &Path) -> Vec<PathBuf> {
     let mut found = Vec::new();
     let mut left = vec![folder.to_owned()];
@@ -75,7 +76,7 @@ fn key_files_are_read_and_would_be_written_as_they_are() {
             let text = fs::read_to_string(path).unwrap();
             let keys =
                 parse_key_file(text.as_bytes()).unwrap_or_else(|error| panic!("{}: {error}", path.display()));
-            // Until 2024 Clan wrote a key without a list round it; some editors add a newline.
+            // Until 2024 Clan wrote a key without a list around it; some editors add a newline.
             if text.starts_with('[') {
                 assert_eq!(key_file(&keys), text.trim_end(), "{}", path.display());
             }

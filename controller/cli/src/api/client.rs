@@ -1,4 +1,4 @@
-//! The operators' API as the command line calls it: every request signed, every answer bounded.
+//! The client of the operators' API: every request is signed, every answer is bounded.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -21,17 +21,17 @@ use crate::config::Config;
 use crate::flake::gate::Cache;
 use crate::terminal::error::{Hint, WithHint as _};
 
-/// The largest answer that is read, in bytes: 10,000 machines at 2 KiB and room.
+/// The largest answer accepted, in bytes: 10,000 machines at 2 KiB, with room to spare.
 const MAX_ANSWER: usize = 64 * 1024 * 1024;
 const MAX_FLEET_BYTES: usize = 64 * 1024;
 const REQUEST_LIMIT: Duration = Duration::from_secs(60);
 const CONNECT_LIMIT: Duration = Duration::from_secs(10);
-/// How long all waits for a controller that asks for patience (`Retry-After`) may take together: one that takes too many
-/// requests will take them later, one that cannot serve perhaps not.
+/// How long all waits asked for by `Retry-After` may take together: a controller that limits requests will
+/// take them later; one that cannot serve may not recover.
 const PATIENCE: Duration = Duration::from_secs(120);
 const SHORT_PATIENCE: Duration = Duration::from_secs(15);
 
-/// What the controller answered instead of a success.
+/// An answer other than success.
 #[derive(Debug, thiserror::Error)]
 #[error("{message}")]
 pub struct Refused {
@@ -52,7 +52,7 @@ pub struct Api {
 enum Answer {
     Good(Vec<u8>),
     Refused(anyhow::Error),
-    /// The controller asks to be asked again after a wait.
+    /// The controller asks the client to wait and try again.
     Later {
         wait: Duration,
         patience: Duration,
@@ -61,17 +61,17 @@ enum Answer {
 }
 
 impl Api {
-    /// Opens the operator's key; asks nothing of the network yet.
+    /// Opens the operator's key; does not use the network yet.
     pub fn open(config: &Config) -> Result<Self> {
         Self::open_with(config, config.operator_key().open()?)
     }
 
-    /// The same with a key that is open already.
+    /// The same, with a key that is already open.
     pub fn open_with(config: &Config, key: Arc<dyn Signer>) -> Result<Self> {
         Self::make(config, Signing::Own(key))
     }
 
-    /// For what only reads: under a key that was signed in, where the operator's own would ask.
+    /// For commands that only read: uses a signed-in key where the operator's own would prompt.
     pub fn to_read(config: &Config) -> Result<Self> {
         Self::make(config, Signing::to_read(config)?)
     }
@@ -93,18 +93,18 @@ impl Api {
         Ok(Self { http: client(ca)?, url, fleet: config.file.fleet, signing, clock: SystemClock::new() })
     }
 
-    /// The operator's own key, for what is signed to last.
+    /// The operator's own key, for signatures that last.
     pub fn key(&self) -> Result<Arc<dyn Signer>> {
         self.signing.own()
     }
-    /// Whose requests these are.
+    /// The operator whose requests these are.
     pub fn public(&self) -> Result<PublicKey> {
         self.signing.public()
     }
     pub fn url(&self) -> &Url {
         &self.url
     }
-    /// The controller's cache, for whoever has this bearer.
+    /// The controller's cache, accessed with this bearer.
     pub fn cache(&self, bearer: String) -> Cache {
         Cache::new(self.http.clone(), self.url.clone(), bearer)
     }
@@ -120,7 +120,7 @@ impl Api {
         self.ask(Method::POST, path, serde_json::to_vec(body)?, REQUEST_LIMIT).await
     }
 
-    /// The controller's fleet, once it is known to be the operator's.
+    /// The controller's fleet, checked against the operator's.
     pub async fn fleet(&self) -> Result<FleetView> {
         let view: FleetView = self.get(FLEET).await?;
         if view.fleet != self.fleet {
@@ -154,7 +154,7 @@ impl Api {
         }
     }
 
-    /// A controller of another fleet knows none of this one's keys, and can only say that.
+    /// A controller of another fleet does not know this fleet's keys, and can only say so.
     async fn explained(&self, error: anyhow::Error) -> anyhow::Error {
         let is_of_keys = error.downcast_ref::<Refused>().is_some_and(|refused| {
             matches!(refused.status, StatusCode::UNAUTHORIZED | StatusCode::FORBIDDEN)
@@ -162,19 +162,19 @@ impl Api {
         if !is_of_keys {
             return error;
         }
-        let told = self.public_file(FLEET, MAX_FLEET_BYTES).await.ok().flatten();
-        match told.and_then(|bytes| serde_json::from_slice::<FleetView>(&bytes).ok()) {
+        let fleet = self.public_file(FLEET, MAX_FLEET_BYTES).await.ok().flatten();
+        match fleet.and_then(|bytes| serde_json::from_slice::<FleetView>(&bytes).ok()) {
             Some(view) if view.fleet != self.fleet => self.foreign(&view),
             _ => error,
         }
     }
 
-    /// A public file, at most `max` bytes of it; none where there is none.
+    /// A public file of at most `max` bytes; `None` if there is none.
     pub async fn public_file(&self, path: &str, max: usize) -> Result<Option<Vec<u8>>> {
         self.file(path, max, None).await
     }
 
-    /// The same with a bearer, where one is wanted.
+    /// The same, with a bearer if one is given.
     pub async fn file(&self, path: &str, max: usize, bearer: Option<&str>) -> Result<Option<Vec<u8>>> {
         let url = self.url.join(path).with_context(|| format!("'{path}' is no path"))?;
         let request = self.http.get(url).timeout(REQUEST_LIMIT);
@@ -203,7 +203,7 @@ impl Api {
             let by = self.signing.by(&method)?;
             match self.send_once(&by, &method, path, &body, limit).await? {
                 Answer::Good(bytes) => {
-                    // What anybody may read proves nothing.
+                    // Public data proves nothing.
                     if path != FLEET {
                         self.signing.taken(&by);
                     }
@@ -229,7 +229,7 @@ impl Api {
             .hint("see that url in muster.toml names a Muster controller of this version or newer")
     }
 
-    /// Signs the request anew each time: none counts twice.
+    /// Signs each attempt anew, so that no request counts twice.
     async fn send_once(
         &self,
         by: &By,
@@ -278,7 +278,7 @@ fn client(ca: Option<Vec<u8>>) -> Result<reqwest::Client> {
     reqwest::Client::builder()
         .tls_backend_preconfigured(tls::client_config(ca)?)
         .connect_timeout(CONNECT_LIMIT)
-        // A signed request goes to the controller that muster.toml names, by no detour.
+        // Signed requests go to the controller named in muster.toml and are never redirected.
         .redirect(reqwest::redirect::Policy::none())
         .user_agent(concat!("muster/", env!("CARGO_PKG_VERSION")))
         .build()
@@ -289,7 +289,7 @@ fn retry_after(answer: &reqwest::Response) -> Option<Duration> {
     api::retry_after(answer.headers().get("retry-after")?.to_str().ok()?)
 }
 
-/// The whole answer; more than `max` bytes of it are an error as soon as they come.
+/// The whole answer; an error as soon as more than `max` bytes arrive.
 async fn read(answer: &mut reqwest::Response, max: usize) -> Result<Vec<u8>> {
     let mut bytes = Vec::new();
     while let Some(chunk) = answer.chunk().await.context("the controller's answer broke off")? {
@@ -311,7 +311,7 @@ fn refused(status: StatusCode, body: &[u8]) -> anyhow::Error {
     }
 }
 
-/// A URL that signed requests may go to: https, or http on this very machine.
+/// A URL that signed requests may be sent to: https, or http on this machine.
 pub fn parse_url(text: &str) -> Result<Url> {
     let url = Url::parse(text)
         .with_context(|| format!("'{text}' is no URL"))

@@ -1,5 +1,5 @@
-//! Keys that were signed in, kept until they end: each in a file of this user alone, in a folder of this user alone, where
-//! nobody makes backups or commits.
+//! Signed-in keys, kept until they expire: each in a file only this user can read, in a private folder
+//! outside backups and repositories.
 
 use std::ffi::OsString;
 use std::fs::{self, File};
@@ -16,13 +16,13 @@ use zeroize::{Zeroize, ZeroizeOnDrop, Zeroizing};
 
 use crate::terminal::error::WithHint as _;
 
-/// No file that is written here is longer.
+/// The most bytes read from a session file.
 const MAX_BYTES: u64 = 4096;
 
-/// How the name of one begins that is being written.
+/// The prefix of a session file that is still being written.
 const NEW: &str = ".new-";
 
-/// A key that reads in an operator's place, and their word for it.
+/// A key that may read in an operator's place, and the operator's statement that it may.
 #[derive(Debug)]
 pub struct SignedIn {
     pub sign_in: SignIn,
@@ -36,12 +36,12 @@ struct Stored {
     key: String,
 }
 
-/// One operator's place in it, for one fleet.
+/// Where one operator's session for one fleet is stored.
 #[derive(Debug, Clone)]
 pub struct Place {
     folder: PathBuf,
     pub fleet: Sha256,
-    /// What tells the operator's key from others without opening it.
+    /// Identifies the operator's key without opening it.
     identity: Sha256,
 }
 
@@ -59,7 +59,7 @@ impl Place {
         self.folder.join(format!("{}-{}.json", stem(&self.fleet), stem(&self.identity)))
     }
 
-    /// What is kept here and has not ended. What is there and may not be used is an error, and removed.
+    /// The stored session, if it is still valid. A file that must not be used is an error, and is removed.
     pub fn load(&self, now: i64) -> Result<Option<SignedIn>> {
         if !self.folder.exists() {
             return Ok(None);
@@ -80,12 +80,12 @@ impl Place {
         }
     }
 
-    /// Keeps it whole, or not at all; what has ended goes.
+    /// Stores the session atomically, and removes expired ones.
     pub fn keep(&self, signed_in: &SignedIn, now: i64) -> Result<()> {
         let made = fs::DirBuilder::new().recursive(true).mode(0o700).create(&self.folder);
         made.with_context(|| format!("cannot make {}", self.folder.display()))?;
         require_private(&self.folder)?;
-        // Another command may be writing one just now.
+        // Another command may be writing its file right now.
         remove(&self.folder, |file| {
             let kept = read(file).ok().flatten();
             !name(file).starts_with(NEW) && kept.is_none_or(|kept| kept.sign_in.ends <= now)
@@ -93,7 +93,7 @@ impl Place {
         let stored =
             Stored { sign_in: signed_in.sign_in.to_string(), key: signed_in.key.to_pem()?.to_string() };
         let text = Zeroizing::new(serde_json::to_string(&stored)?);
-        // Made for this user alone (mkstemp(3)), and in its place with one step.
+        // Created with mode 0600 (mkstemp(3)), then moved into place in one step.
         let new = tempfile::Builder::new().prefix(NEW).tempfile_in(&self.folder);
         let written = new.and_then(|mut file| {
             file.write_all(text.as_bytes())?;
@@ -108,13 +108,14 @@ impl Place {
     }
 }
 
-/// Removes every key that was signed in to this fleet here, wherever the variables of that time put it; how many there were.
+/// Removes every signed-in key for this fleet, wherever earlier environments put it. Returns how many there
+/// were.
 pub fn sign_out(fleet: &Sha256) -> Result<usize> {
     let places = Places::of(variable);
     sign_out_of(&places.all(own()), fleet)
 }
 
-/// The folders are all looked through, whatever stands in the way in one.
+/// Searches every folder, even if one fails.
 fn sign_out_of(folders: &[PathBuf], fleet: &Sha256) -> Result<usize> {
     let (mut found, mut trouble) = (0, None);
     for folder in folders {
@@ -131,14 +132,14 @@ fn sign_out_of(folders: &[PathBuf], fleet: &Sha256) -> Result<usize> {
 
 fn sign_out_at(folder: &Path, fleet: &Sha256) -> Result<usize> {
     match fs::symlink_metadata(folder) {
-        // What is another user's is theirs to forget.
+        // Another user's sessions are theirs to remove.
         Ok(data) if data.uid() != own() => return Ok(0),
         Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(0),
         _ => require_private(folder)?,
     }
     let of_fleet = format!("{}-", stem(fleet));
     let found = remove(folder, |file| name(file).starts_with(&of_fleet));
-    // What a command left that was killed while it wrote.
+    // Left by a command that was killed while writing.
     remove(folder, |file| name(file).starts_with(NEW));
     let left = entries(folder).into_iter().find(|file| name(file).starts_with(&of_fleet));
     match left {
@@ -152,7 +153,7 @@ fn remove(folder: &Path, which: impl Fn(&Path) -> bool) -> usize {
     entries(folder).iter().filter(|file| which(file) && fs::remove_file(file).is_ok()).count()
 }
 
-/// The files of keys; others do not belong here.
+/// The session files in a folder; other files are ignored.
 fn entries(folder: &Path) -> Vec<PathBuf> {
     let Ok(found) = fs::read_dir(folder) else { return Vec::new() };
     found
@@ -174,11 +175,11 @@ fn own() -> u32 {
     rustix::process::geteuid().as_raw()
 }
 
-/// What the environment says of where such files go (XDG Base Directory Specification; on a Mac `~/Library/Caches`).
+/// Where the environment puts such files (XDG Base Directory Specification; on a Mac `~/Library/Caches`).
 struct Places {
-    /// What ends with the login.
+    /// Removed at logout.
     runtime: Option<PathBuf>,
-    /// For caches, the one that was named first.
+    /// For caches, in order of preference.
     caches: Vec<PathBuf>,
 }
 
@@ -195,13 +196,14 @@ impl Places {
         Self { runtime: absolute("XDG_RUNTIME_DIR"), caches }
     }
 
-    /// Where one is kept. After `sudo` or `su` a place may be another user's, and nothing is left there.
+    /// Where a session is stored. After `sudo` or `su` a place may belong to another user; nothing is written
+    /// there.
     fn first(&self, user: u32) -> Option<PathBuf> {
         let runtime = self.runtime.iter().filter(|path| path.is_dir());
         runtime.chain(&self.caches).find(|path| belongs_to(path, user)).map(|path| sessions(path))
     }
 
-    /// Wherever one may have been kept.
+    /// Every place where a session may have been stored.
     fn all(&self, user: u32) -> Vec<PathBuf> {
         let logged_in = PathBuf::from(format!("/run/user/{user}"));
         let mut all: Vec<PathBuf> =
@@ -215,7 +217,7 @@ fn sessions(place: &Path) -> PathBuf {
     place.join("muster/sessions")
 }
 
-/// Whether it is that user's, or will be once it is made.
+/// Whether the path belongs to this user, or will once it is created.
 fn belongs_to(path: &Path, user: u32) -> bool {
     let there = path.ancestors().find_map(|path| fs::metadata(path).ok());
     there.is_some_and(|data| data.is_dir() && data.uid() == user)
@@ -227,7 +229,7 @@ fn folder() -> Result<PathBuf> {
     })
 }
 
-/// Refuses a folder into which others can put files.
+/// Refuses a folder that others can write to.
 fn require_private(folder: &Path) -> Result<()> {
     let data =
         fs::symlink_metadata(folder).with_context(|| format!("cannot look at {}", folder.display()))?;
@@ -306,7 +308,7 @@ mod tests {
         for (fleet, identity) in [(&b"fleet"[..], &b"bob"[..]), (b"other", b"alice")] {
             assert!(place(&sessions, fleet, identity).load(NOW).unwrap().is_none());
         }
-        // It is removed once it has ended, and when another one is kept.
+        // Removed once it has expired, or when another session is stored.
         assert!(ours.load(NOW + 3600).unwrap().is_none() && !ours.file().exists());
         ours.keep(&made, NOW).unwrap();
         let other = place(&sessions, b"other", b"alice");
@@ -355,7 +357,7 @@ mod tests {
         let stranger = signed_in(b"fleet", NOW);
         put(text.replace(&made.sign_in.to_string(), &stranger.sign_in.to_string()).as_bytes());
         refused("another one's key");
-        // Bent, it is what counts for nothing: no error, and not used.
+        // A damaged session is worth nothing: no error, and it is not used.
         put(text.replace(&made.sign_in.ends.to_string(), &(made.sign_in.ends + 1).to_string()).as_bytes());
         assert!(ours.load(NOW).unwrap().is_none());
         if rustix::process::geteuid().is_root() {
@@ -417,7 +419,7 @@ mod tests {
         let folders = places(all).all(own());
         assert!(folders.contains(&sessions(Path::new(&format!("/run/user/{}", own())))));
         let ours: Vec<PathBuf> = folders.into_iter().filter(|path| path.starts_with(folder.path())).collect();
-        // One folder that cannot be used hides no other.
+        // One unusable folder does not hide the others.
         let broken = at("broken");
         symlink(&run, &broken).unwrap();
         let (with_broken, fleet) = ([vec![broken], ours.clone()].concat(), Sha256::of(b"fleet"));
@@ -435,7 +437,7 @@ mod tests {
         }
         let (run, cache, home) = (at("run"), at("home/caches"), at("home"));
         let all: &[(&str, &Path)] = &[("XDG_RUNTIME_DIR", &run), ("XDG_CACHE_HOME", &cache), ("HOME", &home)];
-        // To somebody else none of these belongs, whether they are there yet or not.
+        // None of these belong to another user, whether they exist yet or not.
         assert_eq!(places(all).first(own() + 1), None);
         assert_eq!(places(&[]).first(own()), None);
         if rustix::process::geteuid().is_root() {
@@ -445,7 +447,7 @@ mod tests {
             assert_eq!(places(all).first(own()), None);
             fs::create_dir(&cache).unwrap();
             assert_eq!(places(all).first(own()), Some(sessions(&cache)));
-            // Theirs are left alone, and are no trouble.
+            // Their files are left alone and cause no error.
             let theirs = sessions(&run);
             fs::create_dir_all(&theirs).unwrap();
             std::os::unix::fs::chown(&theirs, Some(12345), None).unwrap();

@@ -1,4 +1,4 @@
-//! Who signs a request: the operator's own key, or, where it only reads, a key that was signed in with it once.
+//! Who signs a request: the operator's own key or, for requests that only read, a signed-in key.
 
 use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 
@@ -22,7 +22,7 @@ pub enum Signing {
     Reading(Box<Reading>),
 }
 
-/// The operator's key is opened only when it must be.
+/// Opens the operator's key only when needed.
 pub struct Reading {
     source: KeySource,
     own: OnceLock<Arc<dyn Signer>>,
@@ -31,26 +31,26 @@ pub struct Reading {
     state: Mutex<State>,
 }
 
-/// It only goes on, from one to a later one: so no controller makes it ask for ever.
+/// Only ever moves forward, so that no controller can make it prompt for ever.
 enum State {
     Unknown,
     Kept(Arc<SignedIn>),
-    /// What was kept is not taken any more.
+    /// The stored session is no longer accepted.
     Ended,
-    /// Signed in now, and kept once the controller has taken it.
+    /// Signed in now; stored once the controller has accepted it.
     New(Arc<SignedIn>, bool),
-    /// Nothing that is signed in is taken, by an older controller for example.
+    /// No session is accepted, for example by an older controller.
     Refused,
 }
 
-/// By whom a request was signed.
+/// Who signed a request.
 pub enum By {
     Own(Arc<dyn Signer>),
     SignedIn(Arc<SignedIn>),
 }
 
 impl By {
-    /// The signature of a request, and what to send beside it.
+    /// The request's signature, and the sign-in to send with it.
     pub fn sign(&self, request: Request<'_>) -> Result<(RequestSignature, Option<String>)> {
         let (now, nonce) = (SystemClock::new().unix_seconds(), random::bytes::<16>()?);
         Ok(match self {
@@ -64,7 +64,8 @@ impl By {
 }
 
 impl Signing {
-    /// For what only reads. A key that opens by itself signs by itself; one that asks is asked once in some hours.
+    /// For requests that only read. A key that needs no prompt signs by itself; one that prompts is asked
+    /// once every few hours.
     pub fn to_read(config: &Config) -> Result<Self> {
         let source = config.operator_key();
         let hours = config.file.session_hours;
@@ -94,7 +95,7 @@ impl Signing {
         }
     }
 
-    /// Whose key it is, which a key that was signed in says as well.
+    /// The operator's public key, which a session names as well.
     pub fn public(&self) -> Result<PublicKey> {
         Ok(match self.by(&Method::GET)? {
             By::Own(key) => key.public(),
@@ -110,14 +111,14 @@ impl Signing {
         }
     }
 
-    /// The controller took what `by` signed.
+    /// The controller accepted a request signed by `by`.
     pub fn taken(&self, by: &By) {
         if let (Self::Reading(reading), By::SignedIn(signed_in)) = (self, by) {
             reading.taken(signed_in);
         }
     }
 
-    /// The controller refused what `by` signed. Whether another signature could be taken.
+    /// The controller refused a request signed by `by`. Returns whether another signature might be accepted.
     pub fn refused(&self, by: &By, code: Option<ProblemCode>) -> bool {
         match (self, by) {
             (Self::Reading(reading), By::SignedIn(signed_in))
@@ -131,12 +132,14 @@ impl Signing {
     }
 }
 
-/// Whether a refusal is about who signed. One about the clock, the address or the fleet holds for any signature, and is none.
+/// Whether a refusal is about the signer. Refusals about the clock, the address or the fleet apply to any
+/// signature.
 fn is_of_signer(code: Option<ProblemCode>, sign_in: &SignIn, now: i64) -> bool {
-    // The controller's clock may be as far from ours as it lets requests be, and its word for that is the one for both.
+    // The controller's clock may differ from ours by as much as it tolerates in requests, and it reports both
+    // cases alike.
     let ended_there = sign_in.ends.saturating_sub(now) <= REQUEST_WINDOW_SECONDS || sign_in.begins > now;
     match code {
-        // Of whom the root does not name: to an older controller every key that was signed in is such a one.
+        // For keys that the root does not name: to an older controller every signed-in key is one.
         Some(ProblemCode::Revoked) => true,
         Some(ProblemCode::Unauthorised) => ended_there,
         _ => false,
@@ -183,7 +186,7 @@ impl Reading {
         }
     }
 
-    /// Asks the operator's key once for a key that lives in memory.
+    /// Signs in: asks the operator's key once, for a key that lives in memory.
     fn sign_in(&self) -> Result<SignedIn> {
         let own = self.own()?;
         let key = SecretKey::generate()?;
@@ -194,11 +197,11 @@ impl Reading {
 
     fn taken(&self, by: &Arc<SignedIn>) {
         let mut state = lock(&self.state);
-        let State::New(signed_in, told) = &mut *state else { return };
-        if *told || !Arc::ptr_eq(signed_in, by) {
+        let State::New(signed_in, is_stored) = &mut *state else { return };
+        if *is_stored || !Arc::ptr_eq(signed_in, by) {
             return;
         }
-        *told = true;
+        *is_stored = true;
         match self.place.keep(by, SystemClock::new().unix_seconds()) {
             Ok(()) => tell!(
                 "Signed in: reading asks for no key within {}. `muster sign-out` ends it.",
@@ -215,7 +218,7 @@ impl Reading {
             State::New(signed_in, _) => (false, signed_in),
             State::Unknown | State::Ended | State::Refused => return,
         };
-        // Another request may have found out before.
+        // Another request may have found out first.
         if Arc::ptr_eq(signed_in, by) {
             self.place.forget();
             *state = if kept { State::Ended } else { State::Refused };

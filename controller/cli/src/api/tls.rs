@@ -1,4 +1,4 @@
-//! TLS: the certificate that `muster init` makes, and whom the command line believes.
+//! TLS: the certificate that `muster init` makes, and which authorities the client trusts.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -15,20 +15,20 @@ use rustls::pki_types::pem::PemObject as _;
 use rustls::pki_types::{CertificateDer, ServerName, UnixTime};
 use rustls::{DigitallySignedStruct, SignatureScheme};
 
-/// How long a look at what a server sends may take.
+/// The time limit for checking what a server sends.
 const LOOK_LIMIT: Duration = Duration::from_secs(10);
 
-/// A certificate authority of the fleet's own and a server certificate by it, all in PEM.
+/// The fleet's own certificate authority and a server certificate that it issued, in PEM.
 pub struct Made {
     pub ca: String,
-    /// PKCS#8 DER, to be encrypted like the root key.
+    /// PKCS#8 DER; to be encrypted like the root key.
     pub ca_key: zeroize::Zeroizing<Vec<u8>>,
     pub server: String,
     pub server_key: zeroize::Zeroizing<String>,
 }
 
 /// Makes them for one host name or address. Validity is rcgen's default (to the year 4096): whoever holds the
-/// controller holds its key, and what machines run does not hang on TLS but on signatures.
+/// controller holds its key, and what machines run depends on signatures, not on TLS.
 pub fn make(host: &str) -> Result<Made> {
     let ca_key = KeyPair::generate().context("cannot make the key of the certificate authority")?;
     let mut ca = CertificateParams::default();
@@ -60,7 +60,7 @@ pub fn certificate_der(pem: &[u8]) -> Result<Vec<u8>> {
     Ok(certificate.as_ref().to_vec())
 }
 
-/// Believes one authority, or the public ones.
+/// Trusts one authority, or the public ones.
 pub fn client_config(ca_der: Option<Vec<u8>>) -> Result<rustls::ClientConfig> {
     let mut roots = rustls::RootCertStore::empty();
     match ca_der {
@@ -75,7 +75,7 @@ pub fn client_config(ca_der: Option<Vec<u8>>) -> Result<rustls::ClientConfig> {
         .with_no_client_auth())
 }
 
-/// Whether the server at this address sends the authority in its chain; no where it does not answer.
+/// Whether the server at this address sends the authority in its chain; `false` if it does not answer.
 pub async fn sends(url: &reqwest::Url, ca_der: &[u8]) -> bool {
     look(url, ca_der).await.unwrap_or(false)
 }
@@ -101,7 +101,7 @@ async fn look(url: &reqwest::Url, ca_der: &[u8]) -> Result<bool> {
     Ok(looking.sent.load(Ordering::Relaxed))
 }
 
-/// Believes what its authority vouches for, and looks whether the authority itself was sent.
+/// Trusts what its authority vouches for, and notes whether the authority itself was sent.
 #[derive(Debug)]
 struct Looking {
     wanted: Vec<u8>,

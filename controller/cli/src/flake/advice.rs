@@ -1,4 +1,4 @@
-//! What a person can do about a failure of Nix that is about the folder, and that Nix tells in terms of its store.
+//! What to do about failures of Nix that are about the folder, and that Nix reports in terms of its store.
 
 use std::os::unix::fs::MetadataExt as _;
 use std::path::{Path, PathBuf};
@@ -10,7 +10,7 @@ use super::nix::{NixError, run};
 
 const GIT_LIMIT: Duration = Duration::from_secs(60);
 
-/// The failure, with what can be done about it in front, where that is known. `source` is the tree in the store.
+/// Puts advice in front of the failure where there is any. `source` is the tree in the store.
 pub async fn advised(error: NixError, reference: &str, source: Option<&str>) -> NixError {
     let NixError::Failed(message) = &error else { return error };
     let Some(root) = local(reference).and_then(|folder| git_root(&folder)) else { return error };
@@ -29,7 +29,7 @@ pub async fn advised(error: NixError, reference: &str, source: Option<&str>) -> 
     error
 }
 
-/// A folder that somebody else owns: git does not read it, and Nix 2.8 does not say why.
+/// A folder owned by another user: git refuses to read it, and Nix 2.8 does not say why.
 fn foreign(root: &Path, message: &str) -> Option<String> {
     let is_about =
         ["Not a git repository", "not owned by", "dubious ownership"].iter().any(|it| message.contains(it));
@@ -37,20 +37,20 @@ fn foreign(root: &Path, message: &str) -> Option<String> {
     let me = rustix::process::geteuid().as_raw();
     (is_about && owner != me).then(|| {
         format!(
-            "{} is owned by another user (number {owner}; you are {me}), and git does not read it: run this as its owner, or \
-             `{}`",
+            "{} is owned by another user (number {owner}; you are {me}), and git does not read it: run this \
+             as its owner, or `{}`",
             root.display(),
             command(&["git", "config", "--global", "--add", "safe.directory", &root.to_string_lossy()])
         )
     })
 }
 
-/// The folder that a reference names, where it names one here.
+/// The local folder that a reference names, if it names one.
 fn local(reference: &str) -> Option<PathBuf> {
     let (text, _) = reference.split_once(['?', '#']).unwrap_or((reference, ""));
     let path = match text.strip_prefix("git+file:") {
         Some(path) => PathBuf::from(path.strip_prefix("//").unwrap_or(path)),
-        // path: takes all that is there, whatever git knows.
+        // `path:` takes everything in the folder, whatever git knows.
         None if text.starts_with("path:") => return None,
         None => PathBuf::from(text),
     };
@@ -64,11 +64,11 @@ fn git_root(folder: &Path) -> Option<PathBuf> {
 async fn is_known(root: &Path, file: &Path) -> bool {
     let (root, file) = (root.to_string_lossy(), file.to_string_lossy());
     let listed = run("git", &["--literal-pathspecs", "-C", &root, "ls-files", "--", &file], GIT_LIMIT).await;
-    // Without git's own word nothing is known.
+    // Unknown unless git says so.
     listed.map_or(true, |names| !names.is_empty())
 }
 
-/// The files of the tree that a message quotes by their paths in the store.
+/// The files of the tree that a message mentions by their store paths.
 fn in_store(message: &str, source: Option<&str>) -> Vec<PathBuf> {
     const FOLDER: &str = "/nix/store/";
     let quotes = |c: char| matches!(c, '\'' | '"' | '«' | '»');
@@ -92,7 +92,8 @@ mod tests {
 
     #[test]
     fn files_of_the_tree_are_found_in_messages() {
-        let message = "getting status of '/tmp/x/nix/store/dg4-source/m.nix': No such file\nat /nix/store/dg4-source/flake.nix:1";
+        let message = "getting status of '/tmp/x/nix/store/dg4-source/m.nix': No such file\nat \
+             /nix/store/dg4-source/flake.nix:1";
         let found = |source| in_store(message, source);
         assert_eq!(found(None), [Path::new("m.nix")]);
         assert_eq!(found(Some("/nix/store/dg4-source")), [Path::new("m.nix")]);

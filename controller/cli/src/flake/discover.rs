@@ -1,4 +1,4 @@
-//! Which machines a flake describes, and from where this is known. Pure.
+//! Which machines a flake describes, and where each is known from. Pure.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -9,7 +9,7 @@ use serde::Serialize;
 use super::facts::Muster;
 use super::inventory::Inventory;
 
-/// The outputs of a flake that tell of machines.
+/// The outputs of a flake that describe machines.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize)]
 pub enum Source {
     #[serde(rename = "nixosConfigurations")]
@@ -36,7 +36,7 @@ impl Source {
     }
 }
 
-/// What the outputs say, each as it was read.
+/// The outputs' contents, as read.
 #[derive(Debug)]
 pub struct Outputs<'a> {
     pub nixos: &'a BTreeSet<String>,
@@ -54,15 +54,15 @@ pub struct Found {
     pub tags: BTreeSet<String>,
     pub description: Option<String>,
     pub build_host: Option<String>,
-    /// The machine's roles by instance, where the inventory tells them.
+    /// The machine's roles by instance, if the inventory gives them.
     pub roles: BTreeMap<String, Vec<String>>,
     pub known_from: Vec<Source>,
-    /// What is odd about it, in sentences for people.
+    /// Anything odd about it, in sentences.
     pub notes: Vec<String>,
 }
 
 impl Found {
-    /// The output in which its system stands, if there is exactly one.
+    /// The output that has its system, if there is exactly one.
     pub fn output(&self) -> Option<Class> {
         let of = |class: Class| match class {
             Class::Nixos => Source::Nixos,
@@ -72,7 +72,7 @@ impl Found {
         classes.next().filter(|_| classes.next().is_none())
     }
 
-    /// Notes the system, and that it is of another class than the output in which it stands.
+    /// Sets the system; notes if its class differs from that of its output.
     pub fn set_system(&mut self, system: System) {
         if let Some(class) = self.class.filter(|class| *class != system.class()) {
             self.notes.push(format!("{system} is no system of a {class} machine"));
@@ -81,7 +81,7 @@ impl Found {
     }
 }
 
-/// Every machine that any output names, by name.
+/// Every machine that any output names, sorted by name.
 pub fn discover(outputs: &Outputs<'_>) -> Vec<Found> {
     let inventories = outputs.clan.into_iter().chain(&outputs.muster.inventory);
     let mut names: BTreeSet<&str> = outputs.nixos.iter().chain(outputs.darwin).map(String::as_str).collect();
@@ -155,13 +155,13 @@ fn found(name: &str, outputs: &Outputs<'_>) -> Found {
     machine
 }
 
-/// The class in an inventory, against the output that has the system: the system decides.
+/// If the inventory's class differs from the output that has the system, the output decides.
 fn note_class(machine: &mut Found, source: Source, said: Option<&str>) {
     let Some(said) = said else { return };
     match (said.parse::<Class>(), machine.class) {
         (Err(error), _) => machine.notes.push(format!("{}: {error}", source.as_str())),
         (Ok(class), None) => {
-            // Two outputs have it, and no inventory can say which of them is meant.
+            // Both outputs have it, and no inventory can say which one is meant.
             if !machine.known_from.contains(&Source::Nixos) {
                 machine.class = Some(class);
             }

@@ -16,35 +16,35 @@ use super::nix::{EVALUATION_LIMIT, NixError, nix, nix_noting, run};
 use super::options::{OptionError, Options};
 use super::pin::{self, NO_WRITE, Pin};
 
-/// Whether Nix may write what its lock lacks.
+/// Whether Nix may add what is missing from the lock file.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Lock {
-    /// Reading writes nothing.
+    /// Write nothing.
     Keep,
-    /// As in `nixos-rebuild`: what is deployed is locked.
+    /// Write it, as `nixos-rebuild` does: what is deployed is locked.
     Write,
 }
 
 /// A flake, locked once: everything is read from the same source, whatever happens to the folder meanwhile.
 #[derive(Debug)]
 pub struct Flake {
-    /// What the operator wrote.
+    /// The reference as the operator wrote it.
     pub reference: String,
     pin: Pin,
     hash: Option<String>,
-    /// Where the tree lies in the store.
+    /// The tree's path in the store.
     path: Option<String>,
-    /// Whether its folder has changes that git does not have.
+    /// Whether the folder has uncommitted changes.
     pub is_dirty: bool,
-    /// What Nix was told beside the flake, in words and as its arguments.
+    /// What Nix was told besides the flake, as recorded in what is signed and as arguments.
     evaluation: Evaluation,
     arguments: Vec<String>,
     warnings: Mutex<Vec<String>>,
     nixos: BTreeSet<String>,
     darwin: BTreeSet<String>,
-    /// What the flake says of its machines; their tags are those of every inventory.
+    /// What the flake says of its machines; tags are merged from all inventories.
     pub muster: Muster,
-    /// Every machine that the flake tells of, and from where.
+    /// Every machine the flake mentions, and where it is known from.
     pub found: Vec<Found>,
 }
 
@@ -85,8 +85,8 @@ impl FlakeError {
         match self {
             Self::Lock { reference, .. } => {
                 format!(
-                    "see that {reference} is a flake, and that `nix flake metadata {reference}` reads it, or name another \
-                     with --flake"
+                    "see that {reference} is a flake, and that `nix flake metadata {reference}` reads it, or \
+                     name another with --flake"
                 )
             }
             Self::Evaluate { reference, attribute, .. } => {
@@ -97,14 +97,16 @@ impl FlakeError {
                 format!("add {output}.{machine} to the flake, or name other machines")
             }
             Self::OtherClass { machine, .. } => format!(
-                "correct the flake, or enrol the machine anew with `muster machines add {machine} --class … --replace`"
+                "correct the flake, or enrol the machine anew with `muster machines add {machine} --class … \
+                 --replace`"
             ),
             Self::CannotTake { machine, .. } => format!(
-                "correct the system in the flake, or the machine's with `muster machines add {machine} --system … --replace`"
+                "correct the system in the flake, or the machine's with `muster machines add {machine} \
+                 --system … --replace`"
             ),
             Self::Changed { .. } => {
-                "run this again, and leave the folder alone meanwhile; a commit can be read whatever \
-                                     happens to the folder"
+                "run this again, and leave the folder alone meanwhile; a commit can be read whatever happens \
+                                     to the folder"
                     .to_owned()
             }
             Self::Option(_) => "write it into nix.conf of this computer".to_owned(),
@@ -124,10 +126,10 @@ pub struct Facts {
     pub out: String,
 }
 
-/// Settings are for people to look at, and would need every service to be evaluated.
+/// Settings are for people to read, and evaluating them would evaluate every service.
 const OF_MUSTER: &str = r#"muster: builtins.removeAttrs muster [ "settings" ]"#;
 
-/// What counts as one system; the names keep clear of `outPath`, which Nix would print in place of the set.
+/// What makes up a system; the names avoid `outPath`, which Nix would print in place of the set.
 const SYSTEM_FACTS: &str = "s: { drv = s.drvPath; out = s.outPath; }";
 
 impl Flake {
@@ -136,7 +138,7 @@ impl Flake {
         Self::open_with(reference, &Options::default(), Lock::Keep).await
     }
 
-    /// The same, with what the operator tells Nix beside it.
+    /// The same, with the operator's options for Nix.
     pub async fn open_with(reference: &str, options: &Options, write: Lock) -> Result<Self, FlakeError> {
         options.check()?;
         let mut flake = Self {
@@ -185,7 +187,7 @@ impl Flake {
         Ok(flake)
     }
 
-    /// Each override is locked once, so that every evaluation sees the same.
+    /// Locks each override once, so that every evaluation sees the same tree.
     async fn lock_inputs(&mut self, options: &Options) -> Result<(), FlakeError> {
         for (input, reference) in options.overrides() {
             let tree = pin::lock_input(reference).await.map_err(|source| FlakeError::Input {
@@ -216,12 +218,12 @@ impl Flake {
         Ok(())
     }
 
-    /// What Nix was told beside the flake.
+    /// What Nix was told besides the flake.
     pub fn evaluation(&self) -> &Evaluation {
         &self.evaluation
     }
 
-    /// What Nix has warned of until now, each once. That a tree is dirty is told by [`Flake::is_dirty`].
+    /// Nix's warnings so far, each once. A dirty tree is reported by [`Flake::is_dirty`] instead.
     pub fn warnings(&self) -> Vec<String> {
         self.warnings.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
@@ -236,7 +238,7 @@ impl Flake {
         }
     }
 
-    /// Applies a function to an attribute of the one tree that was locked.
+    /// Applies a function to an attribute of the locked tree.
     pub(crate) async fn eval(
         &self,
         attribute: &str,
@@ -256,7 +258,7 @@ impl Flake {
         }
     }
 
-    /// What was read so far is of one tree; asked in the end, where the tree could not be held on to.
+    /// Checks, at the end, that the tree is still the one that was read, where it could not be pinned.
     pub async fn require_unchanged(&self) -> Result<(), FlakeError> {
         if let Pin::Snapshot(_) = self.pin {
             return Ok(());
@@ -278,7 +280,7 @@ impl Flake {
         }
     }
 
-    /// The names in both outputs that could be machines.
+    /// The names in both outputs that may be machines.
     pub fn machines(&self) -> impl Iterator<Item = &str> {
         self.nixos.iter().chain(&self.darwin).map(String::as_str)
     }
@@ -287,7 +289,7 @@ impl Flake {
         self.machines().any(|name| name == machine.as_str())
     }
 
-    /// Evaluates one machine's system and asks whether it may go to it (I6).
+    /// Evaluates one machine's system and checks that it may go to that machine (I6).
     pub async fn evaluate(
         &self,
         machine: &MachineName,
@@ -311,7 +313,7 @@ impl Flake {
         let derivation: StorePath = facts.drv.parse().map_err(|error| shape(format!("{error}")))?;
         let derivation = derivation.require_derivation().map_err(|error| shape(error.to_string()))?;
         let output = facts.out.parse().map_err(|error| shape(format!("{error}")))?;
-        // The derivation itself is asked, not the attribute `system`, which a flake may set as it likes.
+        // Asks the derivation itself, not the attribute `system`, which a flake may set freely.
         let found = describe(&derivation).await.map_err(fail)?;
         can_take((class, system), class, &found.system)
             .map_err(|source| FlakeError::CannotTake { machine: machine.clone(), source })?;
@@ -343,7 +345,7 @@ impl Flake {
         })
     }
 
-    /// An output that a flake need not have; `null` where it has not.
+    /// An optional output; `null` if it is missing.
     pub(crate) async fn optional(&self, output: &str, apply: &str) -> Result<serde_json::Value, FlakeError> {
         match self.eval(output, apply, EVALUATION_LIMIT).await {
             Ok(printed) => serde_json::from_slice(&printed)
@@ -360,7 +362,7 @@ impl Flake {
         })
     }
 
-    /// What an output says; where the flake has no such output, what stands for that.
+    /// An output's value; the default if the flake has no such output.
     pub(crate) fn parse<T: Default + serde::de::DeserializeOwned>(
         &self,
         output: &str,
@@ -376,7 +378,7 @@ impl Flake {
     }
 }
 
-/// Where a machine's system stands in a flake.
+/// The attribute of a machine's system in a flake.
 pub fn attribute(machine: &MachineName, class: Class) -> String {
     match class {
         Class::Nixos => format!("nixosConfigurations.\"{machine}\".config.system.build.toplevel"),
@@ -384,16 +386,16 @@ pub fn attribute(machine: &MachineName, class: Class) -> String {
     }
 }
 
-/// What a derivation in this store says of itself.
+/// What a derivation says about itself.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Described {
-    /// The Nix system that it names as its builder's.
+    /// The Nix system that builds it.
     pub system: System,
     /// Every path that it makes.
     pub outputs: Vec<String>,
 }
 
-/// Asks a derivation that is in this store.
+/// Reads a derivation in this store.
 pub async fn describe(derivation: &StorePath) -> Result<Described, NixError> {
     let path = derivation.as_str();
     let printed = match nix(&["derivation", "show", path], EVALUATION_LIMIT).await {
@@ -407,8 +409,8 @@ pub async fn describe(derivation: &StorePath) -> Result<Described, NixError> {
     Ok(Described { system: system.parse().map_err(|error| format(format!("{error}")))?, outputs })
 }
 
-/// The one derivation's `system` and outputs, whether it stands under the path, or, as in newer versions, under
-/// `derivations`, with the paths of outputs whole or without the store's folder.
+/// The derivation's `system` and outputs, whether it is listed under its path or, in newer versions, under
+/// `derivations`, and whether output paths are absolute or relative to the store.
 #[doc(hidden)]
 pub fn described_in(value: &serde_json::Value) -> Option<(&str, Vec<String>)> {
     let derivations = value.get("derivations").unwrap_or(value).as_object()?;
@@ -421,7 +423,7 @@ pub fn described_in(value: &serde_json::Value) -> Option<(&str, Vec<String>)> {
     Some((derivation.get("system")?.as_str()?, paths.collect()))
 }
 
-/// The names and versions in a derivation's closure, or `None` where this store does not hold it.
+/// The names and versions in a derivation's closure, or `None` if this store does not have it.
 pub async fn closure(derivation: &StorePath) -> Option<BTreeSet<String>> {
     let limit = std::time::Duration::from_secs(60);
     run("nix-store", &["--check-validity", derivation.as_str()], limit).await.ok()?;

@@ -1,4 +1,4 @@
-//! What a flake says beside its systems: the optional output `muster`.
+//! What a flake says besides its systems: the optional output `muster`.
 //!
 //! ```nix
 //! muster.machines.NAME = {
@@ -13,8 +13,8 @@
 //! };
 //! ```
 //!
-//! Beside `window` stands every other setting of [`muster_protocol::policy::written::InFlake`].
-//! A fleet of our library has `muster.inventory` beside it, and `muster.settings`, which is not read here.
+//! Next to `window` come all other settings of [`muster_protocol::policy::written::InFlake`]. A fleet of our
+//! library also has `muster.inventory`, and `muster.settings`, which is not read here.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -47,7 +47,7 @@ pub struct Machine {
     pub policy: Policy,
 }
 
-/// The settings that are no policy.
+/// The settings that are not policy.
 #[derive(Debug, Clone, Default, Deserialize)]
 #[serde(rename_all = "camelCase", default)]
 struct Plain {
@@ -60,7 +60,8 @@ struct Plain {
 
 const PLAIN: [&str; 5] = ["tags", "deadlineSeconds", "action", "checks", "trustedNixKeys"];
 
-/// Everything stands side by side in a flake. What is not plain must be a policy, which refuses what it does not know.
+/// All settings are on one level in a flake. Those that are not plain must be policy, which rejects unknown
+/// fields.
 impl TryFrom<Map<String, Value>> for Machine {
     type Error = serde_json::Error;
     fn try_from(written: Map<String, Value>) -> Result<Self, Self::Error> {
@@ -89,7 +90,7 @@ pub struct CheckError {
 }
 
 impl Machine {
-    /// The checks as they are signed, in the order of their names.
+    /// The checks as they are signed, sorted by name.
     pub fn health_checks(&self, machine: &MachineName) -> Result<Vec<HealthCheck>, CheckError> {
         let made = self.checks.iter().map(|(name, check)| {
             check

@@ -1,8 +1,9 @@
-//! The controller's cache as Nix on the operator's computer sees it: a small server on loopback, for one run of Nix.
+//! The controller's cache as Nix on the operator's computer sees it: a small server on loopback, for one run
+//! of Nix.
 //!
-//! Nix believes a description's `URL`, whatever it names, follows redirections, and unpacks whatever comes. So it never
-//! speaks to the controller: it asks here, where every description is read, checked and written anew, archives are unpacked
-//! within the size that was described, and answers are bounded in size and in time. The operator's bearer stays here, too.
+//! Nix trusts a description's `URL`, follows redirects, and unpacks whatever it gets. So it never talks to
+//! the controller directly: this server reads, checks and rewrites every description, unpacks archives within
+//! the size described, and limits answers in size and time. The operator's bearer stays here, too.
 
 mod answers;
 mod archive;
@@ -32,9 +33,10 @@ use self::answers::{Stop, altered, away, bounded, good, sent, slow};
 use self::state::{Archive, PIECE, Shared, lock};
 pub use self::state::{Cache, Way};
 
-/// How long the controller may take for an answer's beginning, for a whole description, and for each [`PIECE`] of an archive.
+/// How long the controller may take to begin an answer, to send a description, and to send each [`PIECE`] of
+/// an archive.
 const WAIT: Duration = Duration::from_secs(60);
-/// How many times as long it may take nothing of what is brought: it writes large archives to its disk at their end.
+/// How many times that long an upload may stall: the controller writes large archives to disk at their end.
 const UPLOAD_WAITS: u32 = 5;
 
 /// Serves until it is dropped.
@@ -76,11 +78,11 @@ impl Gate {
     pub fn url(&self) -> &str {
         &self.url
     }
-    /// Where the password for it is, in the form of netrc.
+    /// The netrc file with its password.
     pub fn netrc(&self) -> String {
         self.netrc.path().to_string_lossy().into_owned()
     }
-    /// What was kept from Nix, if anything was.
+    /// What was withheld from Nix, if anything.
     pub fn trouble(&self) -> Option<Trouble> {
         lock(&self.shared.trouble).clone()
     }
@@ -99,7 +101,7 @@ async fn answer(State(shared): State<Arc<Shared>>, request: Request) -> Response
     }
     match shared.answered(request).await {
         Ok(response) => response,
-        // Nix takes 404 for the end of the matter, and tries anything else again.
+        // For Nix, 404 is final; it retries anything else.
         Err(Stop::Nothing) => StatusCode::NOT_FOUND.into_response(),
         Err(Stop::Status(status, message)) => (status, message).into_response(),
         Err(Stop::For(trouble)) => {
@@ -146,13 +148,13 @@ impl Shared {
         let refused = |why: &str| altered(format!("the description of {} is refused: {why}", info.path));
         let packed = match info.compression {
             "none" => false,
-            // As `muster update` brings it.
+            // As `muster update` uploads it.
             "zstd" => true,
             _ => return Err(refused("its archive is packed in a way that operators never use")),
         };
         match info.ca {
             Some(_) => {}
-            // Always named by what it says.
+            // Always content-addressed.
             None if info.path.is_derivation() => {
                 return Err(refused("it does not say by which content the path is named"));
             }
@@ -166,8 +168,8 @@ impl Shared {
         Ok(Narinfo { file, compression: "none", file_size: size, ..info }.text())
     }
 
-    /// Only what a checked description named is asked for; it comes unpacked, and as long as it said. One that is broken gives
-    /// its place to the same content as another hand packed it.
+    /// Serves only archives that a checked description named, unpacked and at the described length. A broken
+    /// copy is replaced by another copy of the same content, if there is one.
     async fn nar(self: &Arc<Self>, nar: &NarFile, head: bool) -> Result<Response, Stop> {
         let twins = lock(&self.described).archives.get(nar).cloned().unwrap_or_default();
         let Some(size) = twins.first().map(|twin| twin.size) else { return Err(Stop::Nothing) };
@@ -212,7 +214,7 @@ impl Shared {
         }
     }
 
-    /// The whole of a small file.
+    /// A small file, whole.
     async fn small(&self, file: &str, max: usize) -> Result<Bytes, Stop> {
         let asked = self.cache.ask(Method::GET, file)?;
         let whole = async {

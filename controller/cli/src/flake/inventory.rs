@@ -1,4 +1,4 @@
-//! Inventories as flakes print them: Clan's in each shape that it had, and that of our library.
+//! Inventories as flakes print them: Clan's in each of its shapes, and our library's.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -8,11 +8,11 @@ use serde::Deserialize;
 /// Where Clan flakes have their inventory.
 pub const CLAN_OUTPUT: &str = "clanInternals";
 
-/// Takes what is needed of a Clan flake's `clanInternals`, and forces no more: instances and their settings stay
-/// unevaluated, and so does every system.
+/// Reads what is needed of a Clan flake's `clanInternals` and evaluates no more: no instances, no settings,
+/// no systems.
 ///
-/// The inventory stands in `inventoryClass.inventorySerialization`; in 2025 it stood in `inventoryClass.inventory`, and
-/// before that in `inventory`.
+/// The inventory is in `inventoryClass.inventorySerialization`; in 2025 it was in `inventoryClass.inventory`,
+/// and before that in `inventory`.
 pub const OF_CLAN: &str = r#"
 clan:
 let
@@ -32,8 +32,8 @@ in
 }
 "#;
 
-/// What an inventory says of its machines. Names and tags are the flake's own words: not each of them is one that
-/// Muster can use. What a newer library says beside this is ignored.
+/// What an inventory says of its machines. Names and tags are as written in the flake: Muster cannot use all
+/// of them. Unknown fields of newer libraries are ignored.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Deserialize)]
 #[serde(default)]
 pub struct Inventory {
@@ -50,12 +50,12 @@ pub struct Entry {
     pub tags: BTreeSet<String>,
     pub description: Option<String>,
     pub build_host: Option<String>,
-    /// The machine's roles in each instance; only our library tells them.
+    /// The machine's roles in each instance; only our library gives them.
     pub roles: BTreeMap<String, Vec<String>>,
 }
 
 impl Inventory {
-    /// All tags of a machine, whether the machine names them or the tag names the machine.
+    /// All tags of a machine, whether listed with the machine or with the tag.
     pub fn tags_of(&self, machine: &str) -> BTreeSet<String> {
         let own = self.machines.get(machine).into_iter().flat_map(|entry| entry.tags.iter().cloned());
         let given = self.tags.iter().filter(|(_, members)| members.iter().any(|member| member == machine));

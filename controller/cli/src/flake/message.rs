@@ -1,17 +1,18 @@
-//! What Nix said at length, in short: the cause of a failure with the words of the programs that it ran, and its warnings.
-//! Pure.
+//! Shortens Nix's messages: the cause of a failure, with the output of programs that it ran, and its
+//! warnings. Pure.
 
-/// A build's last lines and a mistake in an inventory take more than a few; what is longer is cut.
+/// A build's last lines, or a mistake in an inventory, take more than a few; longer messages are cut.
 const MAX_MESSAGE_LINES: usize = 16;
 const MAX_LINE: usize = 2000;
-/// How many warnings are kept of one run, and how long one may be.
+/// The most warnings kept from one run, and the most characters of one.
 const MAX_WARNINGS: usize = 30;
 const MAX_WARNING_LINES: usize = 6;
 
-/// The innermost `error:` of Nix's trace with its place, what git or ssh said before it, and which input it was about.
+/// The innermost `error:` of Nix's trace with its position, what git or ssh said before it, and which input
+/// it was about.
 ///
-/// Nix 2.8 prints one `error: MESSAGE` and the frames after it; newer ones print `error:` alone, the frames from the
-/// outside in, and `error: MESSAGE` last, seven blanks in.
+/// Nix 2.8 prints one `error: MESSAGE` followed by its frames; newer versions print `error:` alone, the
+/// frames from the outside in, and `error: MESSAGE` last, indented by seven blanks.
 pub fn shorten(stderr: &str) -> String {
     let plain = without_colours(stderr);
     let lines: Vec<&str> = plain.lines().collect();
@@ -37,14 +38,14 @@ pub fn shorten(stderr: &str) -> String {
     }
     more.extend(before.iter().filter_map(|line| input_of(line.trim())));
     for line in more {
-        if !message.iter().any(|told| told.contains(&line)) && message.len() < MAX_MESSAGE_LINES {
+        if !message.iter().any(|kept| kept.contains(&line)) && message.len() < MAX_MESSAGE_LINES {
             message.push(line);
         }
     }
     message.join("\n")
 }
 
-/// Whether Nix's own message begins in this line, and not a line of it that only looks alike.
+/// Whether Nix's own message begins on this line; some lines only look like it.
 fn begins(lines: &[&str], at: usize) -> bool {
     let line = lines[at];
     let message = line.trim_start();
@@ -53,12 +54,12 @@ fn begins(lines: &[&str], at: usize) -> bool {
     has_text && (indent == 0 || indent == 7 && at > 0 && lines[at - 1].trim().is_empty())
 }
 
-/// Whether the cause is with a program that Nix ran: its message then says no more than that it failed.
+/// Whether the cause is in a program that Nix ran: its own message only says that it failed.
 fn blames_another(message: &str) -> bool {
     message.starts_with("program '") || message.contains("Git reference") || message.contains("revspec")
 }
 
-/// The lines of git, ssh and their like, each once; where none is known as such, the last before the end.
+/// Output of git, ssh and the like, each line once; if none is recognised, the last lines before the end.
 fn said_by_tools(before: &[&str]) -> Vec<String> {
     const BEGIN: [&str; 9] = [
         "fatal:",
@@ -81,7 +82,7 @@ fn said_by_tools(before: &[&str]) -> Vec<String> {
         "dubious ownership",
         "not owned by",
     ];
-    // What Nix's own attempts to go on add says nothing of the cause.
+    // What Nix adds while it retries says nothing about the cause.
     const CONSEQUENCES: [&str; 2] = ["outside of refs/", "unable to fork"];
     let known = |line: &&str| {
         let said = BEGIN.iter().any(|begin| line.starts_with(begin))
@@ -89,19 +90,19 @@ fn said_by_tools(before: &[&str]) -> Vec<String> {
         said && !CONSEQUENCES.iter().any(|words| line.contains(words))
             && !line.starts_with("error: program '")
     };
-    let mut told: Vec<String> = Vec::new();
+    let mut kept: Vec<String> = Vec::new();
     for line in before.iter().copied().filter(known) {
         let line = cut(line);
-        if !told.contains(&line) {
-            told.push(line);
+        if !kept.contains(&line) {
+            kept.push(line);
         }
     }
-    if told.is_empty() {
+    if kept.is_empty() {
         let said: Vec<&&str> =
             before.iter().filter(|line| !line.trim().is_empty() && !line.starts_with("warning:")).collect();
-        told.extend(said[said.len().saturating_sub(4)..].iter().map(|line| cut(line)));
+        kept.extend(said[said.len().saturating_sub(4)..].iter().map(|line| cut(line)));
     }
-    told
+    kept
 }
 
 /// Which input a failure is about.
@@ -112,15 +113,15 @@ fn input_of(line: &str) -> Option<String> {
     wanted.then(|| cut(about))
 }
 
-/// A quoted line of source: `12| text` or `| ^`.
+/// A quoted source line: `12| text` or `| ^`.
 fn is_source(line: &str) -> bool {
     line.trim_start_matches(|c: char| c.is_ascii_digit()).starts_with('|')
 }
 
-/// What Nix, and what a flake itself, warns of, each once, in whole paragraphs.
+/// Warnings by Nix and by the flake itself, each once, in whole paragraphs.
 pub fn warnings(stderr: &str) -> Vec<String> {
     const BEGIN: [&str; 4] = ["warning:", "evaluation warning:", "trace:", "Warning:"];
-    // What begins another of Nix's lines ends a warning.
+    // A warning ends where another of Nix's lines begins.
     const OTHER: [&str; 12] = [
         "error:",
         "fatal:",
@@ -136,26 +137,26 @@ pub fn warnings(stderr: &str) -> Vec<String> {
         "querying ",
     ];
     let plain = without_colours(stderr);
-    let mut told: Vec<Vec<String>> = Vec::new();
+    let mut kept: Vec<Vec<String>> = Vec::new();
     let mut open = false;
     for line in plain.lines() {
         if BEGIN.iter().any(|begin| line.starts_with(begin)) {
-            open = told.len() < MAX_WARNINGS;
+            open = kept.len() < MAX_WARNINGS;
             if open {
                 let line =
                     line.strip_prefix("trace: ").filter(|rest| rest.starts_with("warning:")).unwrap_or(line);
-                told.push(vec![cut(line)]);
+                kept.push(vec![cut(line)]);
             }
         } else if line.trim().is_empty() || OTHER.iter().any(|begin| line.starts_with(begin)) {
             open = false;
-        } else if let (true, Some(last)) = (open, told.last_mut())
+        } else if let (true, Some(last)) = (open, kept.last_mut())
             && last.len() < MAX_WARNING_LINES
         {
             last.push(cut(line));
         }
     }
     let mut each = Vec::new();
-    for warning in told.into_iter().map(|lines| lines.join("\n")) {
+    for warning in kept.into_iter().map(|lines| lines.join("\n")) {
         if !each.contains(&warning) {
             each.push(warning);
         }

@@ -1,4 +1,4 @@
-//! Running Nix on the operator's computer, and saying in short what it said at length.
+//! Runs Nix on the operator's computer, and shortens its messages.
 
 use std::process::Stdio;
 use std::time::Duration;
@@ -11,7 +11,7 @@ use super::message::warnings;
 
 /// Evaluating nixpkgs for one machine takes seconds to minutes; an evaluation that takes this long hangs.
 pub const EVALUATION_LIMIT: Duration = Duration::from_secs(30 * 60);
-/// The most that is read of what Nix prints, in bytes.
+/// The most bytes that are read of Nix's output.
 const MAX_OUTPUT: u64 = 64 * 1024 * 1024;
 const FEATURES: &[&str] = &["--extra-experimental-features", "nix-command flakes"];
 
@@ -29,12 +29,12 @@ pub enum NixError {
     Format { program: &'static str, reason: String },
 }
 
-/// Runs a program of Nix to its end; its standard output, or its own message.
+/// Runs a program of Nix to its end; returns its standard output, or its message.
 pub async fn run(program: &'static str, arguments: &[&str], limit: Duration) -> Result<Vec<u8>, NixError> {
     run_noting(program, arguments, &[], limit).await.map(|printed| printed.stdout)
 }
 
-/// What a program of Nix printed when it succeeded.
+/// What a program of Nix printed on success.
 #[derive(Debug, Default)]
 pub struct Printed {
     pub stdout: Vec<u8>,
@@ -76,19 +76,19 @@ async fn run_noting(
     }
 }
 
-/// `nix` with the features that flakes need, whatever nix.conf says.
+/// Runs `nix` with the features that flakes need, whatever nix.conf says.
 pub async fn nix(arguments: &[&str], limit: Duration) -> Result<Vec<u8>, NixError> {
     run("nix", &[FEATURES, arguments].concat(), limit).await
 }
 
-/// The same where Nix speaks to this very computer: whatever proxy the user has is for the world outside.
+/// The same, for talking to this computer: the user's proxy is for the outside world.
 pub async fn nix_here(arguments: &[&str], limit: Duration) -> Result<Vec<u8>, NixError> {
     let no_proxy = here(|name| std::env::var(name).ok());
     let printed = run_noting("nix", &[FEATURES, arguments].concat(), &no_proxy, limit).await?;
     Ok(printed.stdout)
 }
 
-/// curl reads the lower one of the two names first, where it has anything.
+/// curl prefers the lower-case name if it is set.
 fn here(variable: impl Fn(&str) -> Option<String>) -> [(&'static str, String); 2] {
     ["no_proxy", "NO_PROXY"].map(|name| {
         let already = variable(name).filter(|value| !value.trim().is_empty());
@@ -96,7 +96,7 @@ fn here(variable: impl Fn(&str) -> Option<String>) -> [(&'static str, String); 2
     })
 }
 
-/// The same, with what Nix warned of.
+/// The same, with Nix's warnings.
 pub async fn nix_noting(arguments: &[&str], limit: Duration) -> Result<Printed, NixError> {
     run_noting("nix", &[FEATURES, arguments].concat(), &[], limit).await
 }
@@ -106,7 +106,7 @@ async fn read_bounded(stream: Option<impl AsyncRead + Unpin>) -> std::io::Result
     if let Some(stream) = stream {
         let mut stream = stream.take(MAX_OUTPUT);
         stream.read_to_end(&mut bytes).await?;
-        // What is past the limit is read and dropped, so that the program can end.
+        // Output past the limit is read and dropped, so that the program can finish.
         tokio::io::copy(&mut stream.into_inner(), &mut tokio::io::sink()).await?;
     }
     Ok(bytes)

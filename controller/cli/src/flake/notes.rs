@@ -1,23 +1,23 @@
-//! What every command says of the flake that it reads.
+//! What every command reports about the flake that it reads.
 
 use muster_protocol::shown;
 
 use super::evaluate::{Flake, FlakeError};
 use crate::terminal::error::Hint;
 
-/// What Nix warned of, and that the tree is not one that can be had again.
+/// Prints Nix's warnings, and says if the tree cannot be reproduced from a commit.
 pub fn tell_of(flake: &Flake) {
     tell_warnings(flake);
     if flake.is_dirty {
         tell!(
-            "note: the git tree of {} has changes that are not committed: it is read as it is now, and nobody can evaluate it \
-             again from a commit",
+            "note: the git tree of {} has changes that are not committed: it is read as it is now, and \
+             nobody can evaluate it again from a commit",
             flake.reference
         );
     }
 }
 
-/// What Nix warned of. Whoever works on secrets has a tree with changes most of the time.
+/// Prints Nix's warnings. Anyone working on secrets has uncommitted changes most of the time.
 pub fn tell_warnings(flake: &Flake) {
     for warning in flake.warnings() {
         let mut lines = shown::lines(&warning);

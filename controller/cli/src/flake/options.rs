@@ -1,14 +1,16 @@
-//! What the operator tells Nix beside the flake.
+//! What the operator tells Nix besides the flake.
 
 use clap::{ArgAction, Args};
 
-/// Options of the command line, handed on to Nix as they are.
+/// Command line options passed on to Nix unchanged.
 #[derive(Debug, Clone, Default, Args)]
 pub struct Options {
-    /// Let the flake see this computer: its environment and files outside the flake. It is named in what is signed
+    /// Let the flake see this computer: its environment and files outside the flake. It is named in what is
+    /// signed
     #[arg(long, help_heading = "Options for Nix")]
     pub impure: bool,
-    /// Take this input of the flake from elsewhere, as Nix does; may be repeated. It is named in what is signed
+    /// Take this input of the flake from elsewhere, as Nix does; may be repeated. It is named in what is
+    /// signed
     #[arg(long = "override-input", value_names = ["INPUT", "REF"], num_args = 2, action = ArgAction::Append,
         help_heading = "Options for Nix")]
     overrides: Vec<String>,
@@ -21,7 +23,8 @@ pub struct Options {
 #[derive(Debug, PartialEq, Eq, thiserror::Error)]
 pub enum OptionError {
     #[error(
-        "{0} holds a password, and what is given to Nix here is signed and published: leave it to nix.conf or to git"
+        "{0} holds a password, and what is given to Nix here is signed and published: leave it to nix.conf \
+         or to git"
     )]
     Secret(String),
 }
@@ -47,7 +50,7 @@ impl Options {
         }
     }
 
-    /// As arguments of Nix, without the overrides, which are locked first.
+    /// As arguments for Nix, without the overrides, which are locked first.
     pub fn arguments(&self) -> Vec<String> {
         let impure = self.impure.then(|| "--impure".to_owned());
         let options = self.options().flat_map(|(name, value)| ["--option".into(), name.into(), value.into()]);
@@ -59,7 +62,7 @@ fn pairs(words: &[String]) -> impl Iterator<Item = (&str, &str)> {
     words.chunks_exact(2).map(|pair| (pair[0].as_str(), pair[1].as_str()))
 }
 
-/// Whether a reference over HTTP names a user or a password.
+/// Whether an HTTP reference contains a user name or a password.
 fn has_password(reference: &str) -> bool {
     let Some((scheme, rest)) = reference.split_once("://") else { return false };
     let authority = rest.split(['/', '?', '#']).next().unwrap_or_default();

@@ -1,21 +1,21 @@
-//! Holding on to one tree: what a reference was when it was locked, in a form that nothing changes any more.
+//! Pins a tree: a reference to what was locked, in a form that cannot change.
 
 use serde::Deserialize;
 
 use super::nix::{EVALUATION_LIMIT, NixError, nix_noting};
 
-/// What `nix flake metadata` prints, as far as it is used.
+/// The part of `nix flake metadata`'s output that is used.
 #[doc(hidden)]
 #[derive(Debug, Clone, Deserialize)]
 pub struct Metadata {
-    /// Where the tree lies in the store.
+    /// The tree's path in the store.
     #[serde(default)]
     pub path: Option<String>,
     #[serde(default)]
     pub locked: Locked,
 }
 
-/// One lock. Numbers and texts are Nix's own; what is not known is passed over.
+/// One lock entry. Numbers and strings are Nix's own; unknown fields are ignored.
 #[doc(hidden)]
 #[derive(Debug, Clone, Default, Deserialize)]
 #[serde(default, rename_all = "camelCase")]
@@ -33,9 +33,10 @@ pub struct Locked {
 /// What is evaluated.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Pin {
-    /// The tree in the store, with what its lock said of it: no folder is looked at again.
+    /// The tree in the store, with what its lock said of it: the folder is not read again.
     Snapshot(String),
-    /// The reference itself, where a tree in the store would evaluate to something else: to be looked at again in the end.
+    /// The reference itself, where a tree in the store would evaluate differently: to be checked again at the
+    /// end.
     Live(String),
 }
 
@@ -52,20 +53,20 @@ impl Pin {
 pub struct Tree {
     pub pin: Pin,
     pub hash: Option<String>,
-    /// Where it lies in the store.
+    /// Its path in the store.
     pub path: Option<String>,
-    /// Whether it has changes that git does not have.
+    /// Whether it has uncommitted changes.
     pub is_dirty: bool,
     pub warnings: Vec<String>,
 }
 
-/// Locks a reference: the same words to Nix that the operator would use.
+/// Locks a reference, with the same arguments that the operator would give Nix.
 pub async fn lock(reference: &str, arguments: &[String]) -> Result<Tree, NixError> {
     let (metadata, warnings) = metadata(reference, arguments).await?;
     let live = Pin::Live(reference.to_owned());
     let pin = match snapshot(&metadata) {
         Some(url) if metadata.locked.dir.is_none() => Pin::Snapshot(url),
-        // Older versions know no folder below a tree in the store.
+        // Older versions do not support a subfolder of a tree in the store.
         Some(url) => match self::metadata(&url, &[NO_WRITE.to_owned()]).await {
             Ok((again, _)) if again.locked.nar_hash == metadata.locked.nar_hash => Pin::Snapshot(url),
             _ => live,
@@ -81,7 +82,7 @@ pub async fn lock(reference: &str, arguments: &[String]) -> Result<Tree, NixErro
     })
 }
 
-/// An input that comes from elsewhere. It need not be a flake.
+/// An input taken from elsewhere. It need not be a flake.
 pub async fn lock_input(reference: &str) -> Result<Tree, NixError> {
     #[derive(Deserialize)]
     #[serde(rename_all = "camelCase")]
@@ -111,7 +112,7 @@ pub async fn lock_input(reference: &str) -> Result<Tree, NixError> {
     })
 }
 
-/// For everything that only reads.
+/// For commands that only read.
 pub const NO_WRITE: &str = "--no-write-lock-file";
 
 async fn metadata(reference: &str, arguments: &[String]) -> Result<(Metadata, Vec<String>), NixError> {
@@ -133,8 +134,8 @@ impl Metadata {
     }
 }
 
-/// The tree in the store as a reference that is locked, with what `self` is told of it. There is none where `self` is told
-/// more than such a reference can say: of a tree with changes, newer versions tell the commit that it began from.
+/// The tree in the store as a locked reference, with what `self` is told of it. `None` where `self` is told
+/// more than such a reference can say: newer versions tell a dirty tree its base commit.
 #[doc(hidden)]
 pub fn snapshot(metadata: &Metadata) -> Option<String> {
     let Locked { nar_hash, rev, rev_count, last_modified, dir, dirty_rev, .. } = &metadata.locked;

@@ -1,4 +1,5 @@
-//! Between this computer's Nix store and the controller's cache, with Nix's own `nix copy` and a gate between the two.
+//! Copies between this computer's Nix store and the controller's cache, with Nix's own `nix copy` and the
+//! gate between them.
 
 use std::time::Duration;
 
@@ -7,11 +8,11 @@ use muster_protocol::ids::StorePath;
 use super::gate::{Cache, Gate, Trouble, Way};
 use super::nix::{NixError, nix_here};
 
-/// How long one push may take; a closure of sources is at most a few gigabytes.
+/// The time limit of one push; a closure of sources is at most a few gigabytes.
 const PUSH_LIMIT: Duration = Duration::from_secs(6 * 3600);
-/// How long one derivation and its sources may take to come, whatever the controller does.
+/// The time limit for fetching one derivation and its sources, whatever the controller does.
 const FETCH_LIMIT: Duration = Duration::from_secs(30 * 60);
-/// How many paths one `nix copy` is given, so that the argument list stays short.
+/// How many paths one `nix copy` is given, to keep the argument list short.
 const PATHS_AT_ONCE: usize = 200;
 
 #[derive(Debug, thiserror::Error)]
@@ -29,29 +30,34 @@ pub enum PushError {
     #[error("the controller's cache is not believed: {0}")]
     Altered(String),
     #[error(
-        "the draft needs {0}, which is not named by its content, so it cannot be looked into without believing somebody"
+        "the draft needs {0}, which is not named by its content, so it cannot be looked into without \
+         believing somebody"
     )]
     Unnamed(StorePath),
 }
 
 impl PushError {
-    /// What to do about it for whoever is to sign.
+    /// What the signer can do about it.
     pub fn hint(&self) -> &'static str {
         match self {
             Self::Altered(_) => {
-                "the draft may not be what it says. Sign it with --unseen only if you know by other means what it does"
+                "the draft may not be what it says. Sign it with --unseen only if you know by other means \
+                 what it does"
             }
             Self::Unnamed(_) => {
-                "the flake has it by builtins.storePath, for example: bring it here from a cache that you trust and evaluate the                  flake here, then repeat; or sign with --unseen if you know by other means what the draft does"
+                "the flake has it by builtins.storePath, for example: bring it here from a cache that you \
+                 trust and evaluate the                  flake here, then repeat; or sign with --unseen if \
+                 you know by other means what the draft does"
             }
             _ => {
-                "repeat this once the controller answers well. Sign with --unseen only if you know by other means what the draft                  does"
+                "repeat this once the controller answers well. Sign with --unseen only if you know by other \
+                 means what the draft                  does"
             }
         }
     }
 }
 
-/// Copies the whole closures of these derivations; what the cache has is not sent again.
+/// Copies the closures of these derivations, without what the cache already has.
 pub async fn push(derivations: &[StorePath], cache: &Cache) -> Result<(), PushError> {
     let gate = Gate::open(cache, Way::Push).await.map_err(PushError::Gate)?;
     let store = format!("{}?compression=zstd", gate.url());
@@ -62,8 +68,8 @@ pub async fn push(derivations: &[StorePath], cache: &Cache) -> Result<(), PushEr
     Ok(())
 }
 
-/// Brings a derivation and what it names into this computer's store, to be looked at. Derivations and sources are named by
-/// their content, so nothing that comes in this way is believed by anybody's word.
+/// Fetches a derivation and what it refers to into this computer's store, to be inspected. Derivations and
+/// sources are content-addressed, so nothing fetched this way is taken on trust.
 pub async fn fetch(derivation: &StorePath, cache: &Cache) -> Result<(), PushError> {
     let gate = Gate::open(cache, Way::Fetch).await.map_err(PushError::Gate)?;
     let mut from = vec!["--from", gate.url()];
@@ -76,7 +82,7 @@ pub async fn fetch(derivation: &StorePath, cache: &Cache) -> Result<(), PushErro
     fetched.map_err(|error| explained(gate.trouble(), error, failed))
 }
 
-/// What the gate kept from Nix says more than Nix can.
+/// The gate's reason says more than Nix can.
 fn explained(
     trouble: Option<Trouble>,
     error: NixError,
@@ -95,7 +101,7 @@ async fn copy(gate: &Gate, how: &[&str], paths: &[StorePath], limit: Duration) -
     let mut arguments = vec!["copy", "--derivation"];
     arguments.extend(how);
     arguments.extend(["--option", "netrc-file", &netrc]);
-    // What Nix remembers of this URL is of another run.
+    // Nix's cached answers for this URL belong to another run.
     for setting in ["narinfo-cache-negative-ttl", "narinfo-cache-positive-ttl"] {
         arguments.extend(["--option", setting, "0"]);
     }

@@ -1,4 +1,5 @@
-//! The Nix systems of machines whose inventory does not say them. Only this much of a configuration is evaluated.
+//! The Nix systems of machines whose inventory does not name them. Only this much of a configuration is
+//! evaluated.
 
 use std::collections::BTreeMap;
 use std::time::Duration;
@@ -11,11 +12,12 @@ use super::evaluate::Flake;
 use super::nix::NixError;
 use super::text::nix_string;
 
-/// A system follows from a machine's modules, without its packages; an evaluation that takes this long hangs.
+/// A machine's system follows from its modules, without its packages; an evaluation that takes this long
+/// hangs.
 const SYSTEM_LIMIT: Duration = Duration::from_secs(10 * 60);
 
-/// The system of one configuration: the platform that its modules say, that of the finished system, or that of its
-/// packages. What is an error is passed over, but for the last, so that there is one to tell.
+/// The system of a configuration: the platform set by its modules, that of the finished system, or that of
+/// its packages. Errors are skipped except for the last, so that there is one to report.
 const SYSTEM_OF: &str = r#"
 configuration:
 let
@@ -41,7 +43,7 @@ first [
 "#;
 
 impl Flake {
-    /// Evaluates the systems of those of the wanted machines whose inventory does not say them.
+    /// Evaluates the missing systems of the wanted machines.
     pub async fn find_systems(&mut self, jobs: usize, wanted: impl Fn(&str) -> bool) {
         for class in Class::ALL {
             let unknown = |found: &&mut Found| {
@@ -49,9 +51,9 @@ impl Flake {
             };
             let names: Vec<String> =
                 self.found.iter_mut().filter(unknown).map(|found| found.machine.clone()).collect();
-            let mut told = systems(self, class, &names, jobs).await;
+            let mut known = systems(self, class, &names, jobs).await;
             for found in self.found.iter_mut().filter(unknown) {
-                match told.remove(&found.machine) {
+                match known.remove(&found.machine) {
                     Some(Ok(system)) => found.set_system(system),
                     Some(Err(reason)) => found.notes.push(format!("its system is not known: {reason}")),
                     None => {}
@@ -61,22 +63,22 @@ impl Flake {
     }
 }
 
-/// Each machine's system, or why it is not known.
+/// Each machine's system, or why it is unknown.
 type Systems = BTreeMap<String, Result<System, String>>;
 
-/// Evaluates the systems of these machines of one class, all in one Nix; if that fails, each by itself, so that one
-/// machine's mistake is told as that machine's.
+/// Evaluates the systems of machines of one class in one Nix run; if that fails, one by one, so that a
+/// mistake is reported for the machine that has it.
 async fn systems(flake: &Flake, class: Class, names: &[String], jobs: usize) -> Systems {
     if names.is_empty() {
         return Systems::new();
     }
-    if let Ok(told) = ask(flake, class, names).await {
-        return told;
+    if let Ok(systems) = ask(flake, class, names).await {
+        return systems;
     }
     let each = stream::iter(names).map(|name| async move {
         let alone = std::slice::from_ref(name);
-        let told = ask(flake, class, alone).await.map(|mut told| told.remove(name));
-        match told {
+        let system = ask(flake, class, alone).await.map(|mut systems| systems.remove(name));
+        match system {
             Ok(Some(system)) => (name.clone(), system),
             Ok(None) => (name.clone(), Err("it says no system".to_owned())),
             Err(error) => (name.clone(), Err(error.to_string())),
@@ -88,13 +90,14 @@ async fn systems(flake: &Flake, class: Class, names: &[String], jobs: usize) -> 
 async fn ask(flake: &Flake, class: Class, names: &[String]) -> Result<Systems, NixError> {
     let wanted: Vec<String> = names.iter().map(|name| nix_string(name)).collect();
     let apply = format!(
-        "all: builtins.listToAttrs (map (name: {{ inherit name; value = ({SYSTEM_OF}) all.${{name}}; }}) [ {} ])",
+        "all: builtins.listToAttrs (map (name: {{ inherit name; value = ({SYSTEM_OF}) all.${{name}}; }}) [ \
+         {} ])",
         wanted.join(" ")
     );
     let printed = flake.eval(class.flake_output(), &apply, SYSTEM_LIMIT).await?;
-    let told: BTreeMap<String, Option<String>> = serde_json::from_slice(&printed)
+    let systems: BTreeMap<String, Option<String>> = serde_json::from_slice(&printed)
         .map_err(|error| NixError::Format { program: "nix", reason: error.to_string() })?;
-    Ok(told
+    Ok(systems
         .into_iter()
         .map(|(name, system)| {
             let system = system.ok_or_else(|| "it says no system".to_owned());

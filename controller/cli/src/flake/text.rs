@@ -1,12 +1,12 @@
-//! Text of the Nix language.
+//! Quoting for the Nix language.
 
-/// A string of the Nix language.
+/// A string literal.
 pub fn nix_string(text: &str) -> String {
     let escaped = text.replace('\\', "\\\\").replace('"', "\\\"").replace("${", "\\${");
     format!("\"{escaped}\"")
 }
 
-/// A list of strings.
+/// A list of string literals.
 pub fn nix_list<'a>(texts: impl Iterator<Item = &'a str>) -> String {
     let strings: Vec<String> = texts.map(nix_string).collect();
     format!("[ {} ]", strings.join(" "))

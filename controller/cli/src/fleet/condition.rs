@@ -1,4 +1,5 @@
-//! What there is to say of a machine's condition: dangers, and what is wrong or waited for. Pure, but for one line told.
+//! What is wrong with a machine, or awaited: dangers, notes, and which machines are shown. Pure, apart from
+//! one printed line.
 
 use muster_protocol::clock::UnixMillis;
 use muster_protocol::operator::{Condition, MachineView, Standing};
@@ -6,7 +7,7 @@ use muster_protocol::report::Attack;
 
 use crate::terminal::table;
 
-/// Everything that looks like an attack, in words that need no colour: a name and what there is to know and to do.
+/// Everything that looks like an attack, readable without colour: a name, and what to know and do.
 pub fn dangers(view: &MachineView, now: i64) -> Vec<(&'static str, String)> {
     let mut dangers = Vec::new();
     if let Some(attack) = &view.attack {
@@ -30,8 +31,8 @@ pub fn dangers(view: &MachineView, now: i64) -> Vec<(&'static str, String)> {
             view.clone_alarm_at.map(|at| format!(", first seen {}", table::ago(at, now))).unwrap_or_default();
         dangers.push(("clone alarm", format!("somebody else holds this machine's key{since}")));
         let remedy = format!(
-            "enrol it anew with `muster machines add {0} --replace`, which ends the copy's access; if the machine was \
-             brought back from a backup, `muster machines acknowledge {0}`",
+            "enrol it anew with `muster machines add {0} --replace`, which ends the copy's access; if the \
+             machine was brought back from a backup, `muster machines acknowledge {0}`",
             view.machine
         );
         dangers.push(("how it ends", remedy));
@@ -39,25 +40,28 @@ pub fn dangers(view: &MachineView, now: i64) -> Vec<(&'static str, String)> {
     dangers
 }
 
-/// What ends an attack, and what to look at.
+/// What ends an attack, and what to look into.
 fn end_of(attack: Attack, view: &MachineView) -> String {
     match attack {
-        Attack::FastForward => "the machine is untouched and took no number so far above its own; it ends by itself once \
-             what the controller gives is sound again. If operators did sign it, root holders leave it behind with \
-             `muster keys new-epoch`"
-            .to_owned(),
+        Attack::FastForward => {
+            "the machine is untouched and took no number so far above its own; it ends by itself once what \
+             the controller gives is sound again. If operators did sign it, root holders leave it behind \
+             with `muster keys new-epoch`"
+                .to_owned()
+        }
         Attack::AlteredArchive | Attack::WrongOutput | Attack::WrongClass | Attack::Unknown => format!(
-            "the machine is untouched, and waits for the next generation unless a later try comes through whole. Find \
-             out who changes what the cache gives, or who signed it so, then `muster update --force {}`",
+            "the machine is untouched, and waits for the next generation unless a later try comes through \
+             whole. Find out who changes what the cache gives, or who signed it so, then `muster update \
+             --force {}`",
             view.machine
         ),
-        _ => "the machine is untouched and takes nothing from this controller; it ends by itself once what the \
-              controller gives is sound again. Find out who holds the controller, or what is between"
+        _ => "the machine is untouched and takes nothing from this controller; it ends by itself once what \
+             the controller gives is sound again. Find out who holds the controller, or what is between"
             .to_owned(),
     }
 }
 
-/// The machines that are shown, and how many are not: those that were removed or revoked, unless `all` are wanted.
+/// The machines that are shown, and how many are hidden: removed and revoked ones, unless `all` is set.
 pub fn members(mut machines: Vec<MachineView>, all: bool) -> (Vec<MachineView>, usize) {
     let before = machines.len();
     machines.retain(|view| all || view.standing != Standing::Revoked);
@@ -71,7 +75,7 @@ pub fn tell_of_gone(gone: usize) {
     }
 }
 
-/// What is wrong or waited for, in a few words.
+/// What is wrong or awaited, briefly.
 pub fn note(view: &MachineView) -> String {
     let mut parts = Vec::new();
     if view.clone_alarm {
@@ -101,7 +105,7 @@ pub fn note(view: &MachineView) -> String {
     parts.join("; ")
 }
 
-/// A note may be as long as a log; the table has room for its beginning. `machines show` has all of it.
+/// A note may be as long as a log; the table shows its beginning. `machines show` has all of it.
 fn first_line(note: &str) -> String {
     const SHOWN: usize = 160;
     let line = note.lines().next().unwrap_or_default();

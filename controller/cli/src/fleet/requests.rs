@@ -1,4 +1,4 @@
-//! What an operator asks of one machine: signed here, and checked by the machine itself.
+//! Requests to one machine: signed here, and checked by the machine itself.
 
 use anyhow::{Result, anyhow};
 use muster_protocol::api::operator_machine;
@@ -12,10 +12,10 @@ use crate::config::Config;
 use crate::terminal::error::WithHint as _;
 use crate::trust::roots;
 
-/// How long a machine that is away may take to hear of it, in seconds.
+/// How long a request stays valid for a machine that is away, in seconds.
 const GOOD_FOR: i64 = 7 * 86_400;
 
-/// Asks for another key in the place of the one that the machine has now.
+/// Requests a new key in place of the machine's current one.
 pub async fn rotate_key(config: &Config, api: &Api, machine: &MachineName) -> Result<()> {
     let view: MachineView = api.get(&operator_machine(machine)).await?;
     let key = view
@@ -25,7 +25,7 @@ pub async fn rotate_key(config: &Config, api: &Api, machine: &MachineName) -> Re
     send(config, api, machine, Asked::RotateKey { key }).await
 }
 
-/// Asks to try the latest generation again; its number.
+/// Requests another try of the latest generation; returns its number.
 pub async fn retry(config: &Config, api: &Api, machine: &MachineName) -> Result<Generation> {
     let view: MachineView = api.get(&operator_machine(machine)).await?;
     let target = view

@@ -1,4 +1,4 @@
-//! Following an update until every machine has settled.
+//! Follows an update until every machine has settled.
 
 use std::collections::BTreeMap;
 use std::process::ExitCode;
@@ -15,11 +15,11 @@ use muster_protocol::terminal;
 use super::condition;
 use crate::api::client::Api;
 
-/// The exit code where machines had not settled when the limit was reached.
+/// The exit code if some machines had not settled by the time limit.
 const UNSETTLED: u8 = 3;
 const WAIT_SECONDS: u64 = 30;
 
-/// The number of the last change that the controller knows of.
+/// The number of the controller's latest change.
 pub async fn cursor(api: &Api) -> Result<u64> {
     changes(api, 0, 0).await
 }
@@ -30,12 +30,12 @@ async fn changes(api: &Api, after: u64, wait: u64) -> Result<u64> {
     Ok(changes.cursor)
 }
 
-/// How a followed machine stands to its generation. Pure.
+/// How a followed machine stands with respect to its generation. Pure.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Settled {
     Good,
     Bad,
-    /// It joins when it is back; nobody waits for it.
+    /// Joins when it is back; nobody waits for it.
     Later,
     NotYet,
 }
@@ -53,7 +53,7 @@ fn settled(view: &MachineView, generation: Generation) -> Settled {
     }
 }
 
-/// Whether the machine waits for what may be hours away: its window, the end of a pause, a reboot.
+/// Whether the machine waits for something that may be hours away: its window, the end of a pause, a reboot.
 fn waits(view: &MachineView, generation: Generation) -> bool {
     let health = &view.health;
     let away = health.waits_until.is_some() || health.paused_until.is_some();
@@ -65,7 +65,7 @@ fn waits(view: &MachineView, generation: Generation) -> bool {
         }
 }
 
-/// Prints each change of a followed machine; the exit code says whether all came well.
+/// Prints each change of a followed machine; the exit code says whether all succeeded.
 pub async fn follow(
     api: &Api,
     followed: &[(MachineName, Generation)],
@@ -73,7 +73,7 @@ pub async fn follow(
     limit: Duration,
 ) -> Result<ExitCode> {
     let end = api.clock.awake() + limit;
-    let mut told: BTreeMap<MachineName, String> = BTreeMap::new();
+    let mut printed: BTreeMap<MachineName, String> = BTreeMap::new();
     loop {
         let machines: Vec<MachineView> = api.get(OPERATOR_MACHINES).await?;
         let views: Vec<(&MachineView, Settled)> = followed
@@ -87,12 +87,12 @@ pub async fn follow(
             let note = condition::note(view);
             let separator = if note.is_empty() { "" } else { ": " };
             let line = format!("{}  {}{separator}{note}", view.machine, view.condition.as_str());
-            if told.get(&view.machine) != Some(&line) {
+            if printed.get(&view.machine) != Some(&line) {
                 say!("{line}");
-                told.insert(view.machine.clone(), line);
+                printed.insert(view.machine.clone(), line);
             }
         }
-        // Nobody reads any more.
+        // Nobody reads the output any longer.
         if terminal::is_lost() {
             return Ok(ExitCode::from(UNSETTLED));
         }
@@ -100,7 +100,8 @@ pub async fn follow(
         if !any(Settled::NotYet) {
             if any(Settled::Later) {
                 say!(
-                    "Machines that are offline, not yet enrolled, or wait for their window or a reboot take it later."
+                    "Machines that are offline, not yet enrolled, or wait for their window or a reboot take \
+                     it later."
                 );
             }
             return Ok(if any(Settled::Bad) { ExitCode::FAILURE } else { ExitCode::SUCCESS });
@@ -140,7 +141,7 @@ mod tests {
             settled(&view("deferred", serde_json::json!({ "paused_until": 5 })), generation),
             Settled::Later
         );
-        // What ends by itself in a moment is waited for.
+        // A state that ends by itself in a moment is waited for.
         assert_eq!(settled(&view("deferred", nothing.clone()), generation), Settled::NotYet);
         assert_eq!(settled(&view("awaiting-reboot", nothing.clone()), generation), Settled::Later);
         assert_eq!(settled(&view("building", nothing), generation), Settled::NotYet);

@@ -1,4 +1,4 @@
-//! What the operator keeps of each token, to believe a machine's age key by; see `muster_protocol::witness`.
+//! What the operator keeps of each token, to verify a machine's age key; see `muster_protocol::witness`.
 
 use std::fs;
 use std::io;
@@ -11,14 +11,14 @@ use muster_protocol::witness::Witness;
 use crate::config::Config;
 use crate::keys::keyfile;
 
-/// Beside muster.toml.
+/// Stored beside muster.toml.
 const FOLDER: &str = "witnesses";
 
 fn path(config: &Config, machine: &MachineName) -> PathBuf {
     config.path(FOLDER.as_ref()).join(machine.as_str())
 }
 
-/// Keeps that of a new token in place of an older one's, which the new token ends.
+/// Stores a new token's witness in place of an older one's, which the new token revokes.
 pub fn keep(config: &Config, machine: &MachineName, witness: &Witness) -> Result<()> {
     let path = path(config, machine);
     let folder = config.path(FOLDER.as_ref());
@@ -29,7 +29,7 @@ pub fn keep(config: &Config, machine: &MachineName, witness: &Witness) -> Result
     fs::rename(&new, &path).with_context(|| format!("cannot write {}", path.display()))
 }
 
-/// `None` where another operator made the token, or an earlier version did.
+/// `None` if another operator, or an earlier version, made the token.
 pub fn find(config: &Config, machine: &MachineName) -> Result<Option<Witness>> {
     let path = path(config, machine);
     match fs::read_to_string(&path).map(zeroize::Zeroizing::new) {

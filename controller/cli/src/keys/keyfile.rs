@@ -1,4 +1,4 @@
-//! Private keys in files: how they are written, read and asked for.
+//! Private keys in files: writing, reading, and asking for passphrases.
 
 use std::fs;
 use std::io::{ErrorKind, IsTerminal as _, Read as _};
@@ -11,18 +11,18 @@ use zeroize::Zeroizing;
 
 use crate::terminal::error::{Hint, WithHint as _};
 
-/// The variable that names a file with the passphrase, for programs without a terminal.
+/// Names a file with the passphrase, for programs without a terminal.
 pub const PASSPHRASE_FILE: &str = "MUSTER_PASSPHRASE_FILE";
 const SHORTEST_PASSPHRASE: usize = 12;
-/// No file of a private key is longer.
+/// The most bytes read from a private key file.
 const MAX_BYTES: u64 = 64 * 1024;
 
-/// Reads an operator's or root key, asking for its passphrase where it has one.
+/// Reads an operator or root key, asking for its passphrase if it has one.
 pub fn read(path: &Path) -> Result<SecretKey> {
     open(path, &text(path)?)
 }
 
-/// The text of a key file; one without a passphrase must be for its user alone.
+/// The text of a key file; one without a passphrase must be private to its user.
 pub fn text(path: &Path) -> Result<Zeroizing<String>> {
     let mut file = fs::File::open(path)
         .with_context(|| unreadable(path))
@@ -34,7 +34,7 @@ pub fn text(path: &Path) -> Result<Zeroizing<String>> {
         .read_to_end(&mut bytes)
         .with_context(|| unreadable(path))
         .hint("name the file that holds the key")?;
-    // What is no key has nothing to hide: advice to hide it would help nobody.
+    // A file that is not a key needs no `chmod`: that advice would help nobody.
     let text = std::str::from_utf8(&bytes).ok().filter(|text| text.contains("-----BEGIN"));
     let Some(text) = text else {
         return Err(anyhow!("{} holds no private key", path.display()))
@@ -47,7 +47,7 @@ pub fn text(path: &Path) -> Result<Zeroizing<String>> {
     Ok(Zeroizing::new(text.to_owned()))
 }
 
-/// The key that a key file's text holds.
+/// The key in a key file's text.
 pub fn open(path: &Path, text: &str) -> Result<SecretKey> {
     if !is_encrypted(text) {
         return SecretKey::from_pem(text).with_context(|| path.display().to_string());
@@ -65,7 +65,7 @@ fn unreadable(path: &Path) -> String {
     format!("cannot read the private key {}", path.display())
 }
 
-/// Writes a text that nobody else may read. Refuses to replace a file.
+/// Writes a file that only its user can read. Refuses to replace a file.
 pub fn write_private(path: &Path, text: &str) -> Result<()> {
     use std::io::Write as _;
     let mut file =
@@ -97,7 +97,7 @@ pub fn new_passphrase(file: Option<PathBuf>) -> Result<Zeroizing<String>> {
     Ok(first)
 }
 
-/// A passphrase from the named file, the file of the environment, or the terminal; never from the argument list.
+/// A passphrase from the named file, the environment's file, or the terminal; never from the arguments.
 fn passphrase(prompt: &str, file: Option<PathBuf>) -> Result<Zeroizing<String>> {
     if let Some(path) = file.or_else(|| std::env::var_os(PASSPHRASE_FILE).map(PathBuf::from)) {
         let text = Zeroizing::new(

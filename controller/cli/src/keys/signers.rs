@@ -1,4 +1,4 @@
-//! Where a key lives, as it is written in muster.toml and after options: a file, or ssh-agent.
+//! Where a key lives, as written in muster.toml and in options: a file, or ssh-agent.
 
 use std::fmt;
 use std::path::{Path, PathBuf};
@@ -14,14 +14,14 @@ use crate::keys::ssh_agent::{AgentError, AgentKey, key_of_line};
 use crate::terminal::error::WithHint as _;
 
 const AGENT: &str = "ssh-agent";
-/// No file of a public key is longer.
+/// The most bytes read from a public key file.
 const MAX_PUB_BYTES: u64 = 16 * 1024;
 
-/// What there is to say of a key before it is asked for anything.
+/// What is known of a key without prompting for it.
 pub enum Look {
-    /// It signs whenever it is asked to.
+    /// It signs without prompting.
     Open(Arc<dyn Signer>),
-    /// Its passphrase is wanted, or it is with an agent, which may ask. `identity` tells it from others.
+    /// It needs a passphrase, or is in an agent, which may prompt. `identity` distinguishes it from others.
     Asks { identity: Sha256, key: Option<Arc<dyn Signer>> },
 }
 
@@ -58,7 +58,7 @@ impl fmt::Display for KeySource {
 }
 
 impl KeySource {
-    /// The same with a file's path relative to a folder.
+    /// The same, with a file's path relative to a folder.
     pub fn relative_to(self, folder: &Path) -> Self {
         match self {
             Self::File(path) => Self::File(folder.join(path)),
@@ -66,7 +66,7 @@ impl KeySource {
         }
     }
 
-    /// Opens the key, asking for its passphrase where it has one. A `.pub` file means the key in ssh-agent.
+    /// Opens the key, asking for its passphrase if it has one. A `.pub` file means the key in ssh-agent.
     pub fn open(&self) -> Result<Arc<dyn Signer>> {
         match self {
             Self::File(path) if is_pub(path) => open_agent(Some(&read_pub(path)?.hex())),
@@ -77,7 +77,7 @@ impl KeySource {
 }
 
 impl KeySource {
-    /// Opens the key where that asks nobody anything.
+    /// Opens the key if that needs no prompt.
     pub fn look(&self) -> Result<Look> {
         match self {
             Self::File(path) if !is_pub(path) => {
@@ -123,7 +123,7 @@ fn read_pub(path: &Path) -> Result<PublicKey> {
     key_of_line(&text).with_context(|| path.display().to_string())
 }
 
-/// A public key as people hand it over: 64 hexadecimal digits, a line of OpenSSH, or the file that has either.
+/// A public key as people pass it on: 64 hexadecimal digits, an OpenSSH line, or a file with either.
 pub fn public_key(text: &str) -> Result<PublicKey> {
     let text = text.trim();
     if let Ok(key) = text.parse() {
@@ -139,8 +139,10 @@ pub fn public_key(text: &str) -> Result<PublicKey> {
     if path.is_file() {
         return Ok(keyfile::read(path)?.public());
     }
-    Err(anyhow!("'{text}' is no public key"))
-        .hint("give 64 hexadecimal digits (`muster keys public` prints them), an ssh-ed25519 line, or its .pub file")
+    Err(anyhow!("'{text}' is no public key")).hint(
+        "give 64 hexadecimal digits (`muster keys public` prints them), an ssh-ed25519 line, or its .pub \
+             file",
+    )
 }
 
 #[cfg(test)]

@@ -1,9 +1,9 @@
-//! Keys that live in ssh-agent: the two questions of its protocol that are asked of it (draft-ietf-sshm-ssh-agent), which
-//! keys it holds and a signature by one of them.
+//! Keys in ssh-agent: the two requests of its protocol that are used (draft-ietf-sshm-ssh-agent), listing its
+//! keys and signing with one.
 //!
-//! A plain ed25519 key signs the bytes as they are, so that its signatures are those of TUF. No signature made here serves
-//! SSH, nor the other way round: what SSH signs begins with the length of a session id, or with `SSHSIG`; what is signed
-//! here begins with `{` or `muster-`.
+//! A plain ed25519 key signs the bytes as they are, so that its signatures are those of TUF. No signature
+//! made here is valid for SSH, nor the other way round: what SSH signs begins with the length of a session
+//! ID, or with `SSHSIG`; what is signed here begins with `{` or `muster-`.
 
 use std::io::{Read as _, Write as _};
 use std::os::unix::net::UnixStream;
@@ -23,7 +23,7 @@ const SIGN_REQUEST: u8 = 13;
 const SIGN_RESPONSE: u8 = 14;
 /// The largest message that OpenSSH's agent sends.
 const MAX_MESSAGE: usize = 256 * 1024;
-/// The agent may ask its user before it signs (`ssh-add -c`).
+/// The agent may ask its user before signing (`ssh-add -c`).
 const PATIENCE: Duration = Duration::from_secs(120);
 /// The name of a plain ed25519 key (RFC 8709).
 pub const ED25519: &str = "ssh-ed25519";
@@ -43,7 +43,8 @@ pub enum AgentError {
     #[error("ssh-agent holds more than one ed25519 key: {0}")]
     Ambiguous(String),
     #[error(
-        "{0} is a security key: it signs more than what it is given, so its signatures do not count here; use a plain ed25519 key"
+        "{0} is a security key: it signs more than what it is given, so its signatures do not count here; \
+         use a plain ed25519 key"
     )]
     SecurityKey(String),
     #[error("{0} is a key of kind {1}: only plain ed25519 keys sign here")]
@@ -80,13 +81,13 @@ impl Identity {
         Ok(PublicKey::from_bytes(&bytes)?)
     }
     fn other_kind(&self) -> AgentError {
-        let told = self.told();
+        let described = self.described();
         match self.kind.starts_with("sk-") {
-            true => AgentError::SecurityKey(told),
-            false => AgentError::OtherKind(told, self.kind.clone()),
+            true => AgentError::SecurityKey(described),
+            false => AgentError::OtherKind(described, self.kind.clone()),
         }
     }
-    fn told(&self) -> String {
+    fn described(&self) -> String {
         match self.comment.is_empty() {
             true => self.fingerprint(),
             false => format!("{} ({})", self.comment, self.fingerprint()),
@@ -98,17 +99,17 @@ impl Identity {
     }
 }
 
-/// A key that ssh-agent holds and this process never sees.
+/// A key held by ssh-agent, which this process never sees.
 #[derive(Debug)]
 pub struct AgentKey {
     socket: PathBuf,
     blob: Vec<u8>,
     public: PublicKey,
-    told: String,
+    described: String,
 }
 
 impl AgentKey {
-    /// The key that goes by this fingerprint, comment or public key; without one, the only ed25519 key that there is.
+    /// The key with this fingerprint, comment or public key; without one, the only ed25519 key.
     pub fn find(wanted: Option<&str>) -> Result<Self, AgentError> {
         let socket = std::env::var_os(SOCKET).map(PathBuf::from).ok_or(AgentError::NoAgent)?;
         Self::find_at(socket, wanted)
@@ -118,7 +119,7 @@ impl AgentKey {
         let held = identities(&socket)?;
         let chosen = choose(&held, wanted)?;
         let public = chosen.key()?;
-        Ok(Self { socket, blob: chosen.blob.clone(), public, told: chosen.told() })
+        Ok(Self { socket, blob: chosen.blob.clone(), public, described: chosen.described() })
     }
 
     fn sign(&self, message: &[u8]) -> Result<Signature, AgentError> {
@@ -128,7 +129,7 @@ impl AgentKey {
         request.extend_from_slice(&0_u32.to_be_bytes());
         let answer = ask(&self.socket, &request)?;
         let Some((&SIGN_RESPONSE, body)) = answer.split_first() else {
-            return Err(AgentError::Declined(self.told.clone()));
+            return Err(AgentError::Declined(self.described.clone()));
         };
         let signature = Reader(body).string()?;
         let mut signature = Reader(&signature);
@@ -137,7 +138,7 @@ impl AgentKey {
         }
         let bytes = signature.string()?.try_into().map_err(|_| AgentError::BadSignature)?;
         let signature = Signature::from_bytes(bytes);
-        // What would be refused everywhere else is told here.
+        // Reports here what everyone else would refuse.
         self.public.verify_raw(message, &signature).map_err(|_| AgentError::BadSignature)?;
         Ok(signature)
     }
@@ -148,7 +149,7 @@ impl Signer for AgentKey {
         self.public
     }
     fn sign_raw(&self, message: &[u8]) -> Result<Signature, KeyError> {
-        // The agent may wait for its user; other tasks of the runtime go on meanwhile.
+        // The agent may wait for its user; other tasks keep running meanwhile.
         let sign = || self.sign(message).map_err(|error| KeyError::Signer(error.to_string()));
         match tokio::runtime::Handle::try_current().map(|handle| handle.runtime_flavor()) {
             Ok(tokio::runtime::RuntimeFlavor::MultiThread) => tokio::task::block_in_place(sign),
@@ -160,7 +161,7 @@ impl Signer for AgentKey {
 fn choose<'a>(held: &'a [Identity], wanted: Option<&str>) -> Result<&'a Identity, AgentError> {
     let list = |identities: &[&Identity]| match identities {
         [] => "none".to_owned(),
-        some => some.iter().map(|identity| identity.told()).collect::<Vec<_>>().join(", "),
+        some => some.iter().map(|identity| identity.described()).collect::<Vec<_>>().join(", "),
     };
     let all: Vec<&Identity> = held.iter().collect();
     if let Some(wanted) = wanted {
@@ -170,7 +171,7 @@ fn choose<'a>(held: &'a [Identity], wanted: Option<&str>) -> Result<&'a Identity
     let plain: Vec<&Identity> = all.iter().copied().filter(|identity| identity.kind == ED25519).collect();
     match (plain.as_slice(), all.as_slice()) {
         ([one], _) => Ok(one),
-        // The one that is there is of another kind: its own words say why it does not do.
+        // The only match is of another kind: the error says why it cannot be used.
         ([], [other]) => Err(other.other_kind()),
         ([], _) => Err(AgentError::NotHeld { wanted: "of kind ed25519".into(), held: list(&all) }),
         (several, _) => Err(AgentError::Ambiguous(list(several))),
@@ -189,7 +190,7 @@ fn identities(socket: &PathBuf) -> Result<Vec<Identity>, AgentError> {
     Ok(identities)
 }
 
-/// One question, one answer, each with its length before it.
+/// One request and one answer, each prefixed with its length.
 fn ask(socket: &PathBuf, request: &[u8]) -> Result<Vec<u8>, AgentError> {
     let silent = |error| AgentError::Silent { socket: socket.clone(), error };
     let mut stream = UnixStream::connect(socket).map_err(silent)?;
@@ -234,7 +235,7 @@ impl Reader<'_> {
     }
 }
 
-/// The key of a line as it stands in `id_ed25519.pub`.
+/// The key in a line of `id_ed25519.pub`.
 pub fn key_of_line(line: &str) -> Result<PublicKey, AgentError> {
     let mut words = line.split_whitespace();
     let (Some(kind), Some(base64)) = (words.next(), words.next()) else { return Err(AgentError::Malformed) };
@@ -295,10 +296,11 @@ mod tests {
         assert!(matches!(certificate.key(), Err(AgentError::OtherKind(..))));
     }
 
-    /// A line that ssh-keygen 9.2 wrote.
+    /// A line written by ssh-keygen 9.2.
     #[test]
     fn a_line_of_a_pub_file_is_read() {
-        let line = "ssh-ed25519 AAAAC3NzaC1lZDI1NTE5AAAAIAmQV+lX5uH22syvz55hpRkPuy2W9BdkzbfyO3PZdJ1V alice@example\n";
+        let line = "ssh-ed25519 AAAAC3NzaC1lZDI1NTE5AAAAIAmQV+lX5uH22syvz55hpRkPuy2W9BdkzbfyO3PZdJ1V \
+             alice@example\n";
         let hex = "099057e957e6e1f6daccafcf9e61a5190fbb2d96f41764cdb7f23b73d9749d55";
         assert_eq!(key_of_line(line).unwrap().hex(), hex);
         let sk = format!(

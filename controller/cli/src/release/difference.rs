@@ -1,4 +1,4 @@
-//! What will change, told before anything is signed.
+//! What will change, shown before anything is signed.
 
 use muster_protocol::packages::{self, Changes};
 use muster_protocol::target::Target;
@@ -7,23 +7,24 @@ use crate::flake::evaluate;
 
 const SHOWN: usize = 12;
 
-/// What a new target changes of the last one.
+/// How a new target differs from the last one.
 #[derive(Debug, PartialEq, Eq)]
 pub enum Difference {
-    /// Nothing was ever published for this machine.
+    /// Nothing was published for this machine before.
     First,
-    /// The same system, checks and all: there is nothing to sign.
+    /// The same system, checks and all: nothing to sign.
     Same,
     /// The same system, with another action, deadline, checks or keys.
     Terms,
     System(Packages),
 }
 
-/// Derivations that came, went, or have another version. `None` where the old closure is not in this store.
+/// Derivations that were added, removed, or have another version. `None` if the old closure is not in this
+/// store.
 pub type Packages = Option<Changes>;
 
 impl Difference {
-    /// In one sentence, and the lines that belong under it.
+    /// One sentence, and the lines that belong under it.
     pub fn describe(&self) -> (&'static str, Vec<String>) {
         match self {
             Self::First => ("its first generation", vec![]),
@@ -40,7 +41,7 @@ impl Difference {
     }
 }
 
-/// Compares a new target with the last, packages too where both closures are in this store.
+/// Compares a new target with the last, including packages if both closures are in this store.
 pub async fn between(old: Option<&Target>, new: &Target) -> Difference {
     let mut difference = terms(old, new);
     if let (Difference::System(packages), Some(old)) = (&mut difference, old) {
@@ -52,13 +53,13 @@ pub async fn between(old: Option<&Target>, new: &Target) -> Difference {
     difference
 }
 
-/// Compares the terms; whether packages differ is for [`packages`] to say.
+/// Compares the terms only; [`packages`] compares packages.
 pub fn terms(old: Option<&Target>, new: &Target) -> Difference {
     let Some(old) = old else { return Difference::First };
     if old.derivation != new.derivation || old.output != new.output {
         return Difference::System(None);
     }
-    // The generation's number, the message and the way to this system are no change of the machine.
+    // The generation's number, the message and the evaluation's options do not change the machine.
     let same = Target {
         generation: old.generation,
         message: old.message.clone(),

@@ -1,4 +1,4 @@
-//! Drafts: where they are had, kept and checked.
+//! Drafts: fetching, reading, writing and checking them.
 
 use std::io::{Read as _, Write as _};
 use std::path::Path;
@@ -12,7 +12,7 @@ use crate::config::Config;
 use crate::terminal::error::{Hint, WithHint as _};
 use crate::trust::roots::Trusted;
 
-/// A draft by its id, or out of a file.
+/// A draft by its ID, or from a file.
 pub async fn get(api: &Api, which: &str) -> Result<Draft> {
     let path = Path::new(which);
     if path.is_file() {
@@ -31,7 +31,7 @@ pub fn digits(which: &str) -> Result<String> {
     Ok(which.to_ascii_lowercase())
 }
 
-/// What may have become of a draft that is not there.
+/// Explains what may have become of a missing draft.
 pub fn gone(error: anyhow::Error) -> anyhow::Error {
     match is(&error, &[ProblemCode::NotFound]) {
         true => error.context(Hint(
@@ -64,7 +64,7 @@ pub fn read_file(path: &Path) -> Result<Vec<u8>> {
     Ok(bytes)
 }
 
-/// Writes a draft whole, or leaves what was there.
+/// Writes a draft atomically.
 pub fn write(draft: &Draft, path: &Path) -> Result<()> {
     let folder = path.parent().filter(|folder| !folder.as_os_str().is_empty()).unwrap_or(Path::new("."));
     let written = tempfile::NamedTempFile::new_in(folder).map_err(anyhow::Error::new).and_then(|mut file| {
@@ -76,7 +76,7 @@ pub fn write(draft: &Draft, path: &Path) -> Result<()> {
     written.with_context(|| format!("cannot write {}", path.display()))
 }
 
-/// Refuses a draft that is not sound, or not of this fleet.
+/// Refuses a draft that is not sound, or belongs to another fleet.
 pub fn check(draft: &Draft, config: &Config, trusted: &Trusted, now: i64) -> Result<Checked> {
     draft
         .check(&config.file.fleet, &trusted.root, now)

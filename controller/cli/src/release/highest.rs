@@ -1,6 +1,6 @@
-//! The highest generation of each machine that this computer signed, or saw signed. What a controller or a machine says
-//! about numbers is not signed by anybody: whoever counted on from it would sign the last number there is, and no update
-//! would be possible ever after.
+//! The highest generation of each machine that this computer signed, or saw signed. Nobody signs what a
+//! controller or a machine says about numbers: an operator who counted on from it could be made to sign the
+//! last number there is, after which no update is possible.
 
 use std::collections::BTreeMap;
 use std::io::Write as _;
@@ -19,17 +19,17 @@ use crate::config::Config;
 use crate::terminal::error::{Hint, WithHint as _};
 use crate::trust::roots::Trusted;
 
-/// Beside muster.toml.
+/// Stored beside muster.toml.
 const FILE: &str = "generations-seen.json";
-/// So many numbers may be missing here without a word: a controller that was brought back from a backup knows less than
-/// its machines, and colleagues publish too. It is far below what machines skip at once, so that nobody who makes an
-/// operator skip as many each time gets a machine out of reach unnoticed.
+/// How many numbers may be missing here without a warning: a controller restored from a backup knows less
+/// than its machines, and other operators publish too. Far below what machines skip at once, so that an
+/// attacker who makes an operator skip this many each time cannot put a machine out of reach unnoticed.
 pub const MOST_UNSEEN: u64 = 1024;
 const MAX_TARGETS_BYTES: usize = 128 * 1024;
-/// How many machines' metadata is asked for at once.
+/// How many machines' metadata is fetched at once.
 const AT_ONCE: usize = 8;
 
-/// The numbers that were seen, and where they are kept.
+/// The highest numbers known to be signed, and where they are stored.
 pub struct HighestSigned {
     path: PathBuf,
     kept: Kept,
@@ -41,10 +41,11 @@ struct Kept {
     machines: BTreeMap<MachineName, Generation>,
 }
 
-/// A claim that is too far above what was seen.
+/// A claimed number that is too far above the highest known.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error(
-    "generation {next} of {machine} comes after what the controller or the machine says, and the highest that was seen signed is {}",
+    "generation {next} of {machine} comes after what the controller or the machine says, and the highest \
+     that was seen signed is {}",
     seen.map_or_else(|| "none".to_owned(), |seen| seen.to_string())
 )]
 pub struct Jump {
@@ -53,8 +54,8 @@ pub struct Jump {
     pub seen: Option<Generation>,
 }
 
-/// Refuses a number that skips more than a few, unless an operator named one at least as high. `seen` may be of an earlier
-/// epoch: then nothing was.
+/// Refuses a number that skips too many, unless the operator named one at least as high. A `seen` of an
+/// earlier epoch counts as none.
 pub fn judge(
     machine: &MachineName,
     next: Generation,
@@ -81,10 +82,10 @@ impl HighestSigned {
         self.kept.machines.get(machine).copied()
     }
 
-    /// Remembers what is signed, durably and before anybody gets the signature. Where that cannot be written it is said:
-    /// the next time more is asked.
+    /// Remembers what is about to be signed, durably and before anybody gets the signature. If it cannot be
+    /// written, that is reported, and more is asked next time.
     pub fn keep(&mut self, signed: impl IntoIterator<Item = (MachineName, Generation)>) {
-        // Somebody else may have written meanwhile.
+        // Another command may have written meanwhile.
         if let Ok(kept) = read(&self.path, self.kept.fleet) {
             merge(&mut self.kept.machines, kept.machines);
         }
@@ -98,8 +99,8 @@ impl HighestSigned {
         }
     }
 
-    /// The claims that skip more than a few of what was seen signed: here before, or now, in metadata that a threshold of
-    /// operators signed. What is seen now is remembered.
+    /// The claims that skip too many numbers above the highest known to be signed: stored here, or in
+    /// metadata that a threshold of operators signed. What is verified now is remembered.
     pub async fn refused(
         &mut self,
         api: &Api,
@@ -125,7 +126,7 @@ impl HighestSigned {
         Ok(refused)
     }
 
-    /// The same where one refusal is enough.
+    /// The same, where one refusal is enough.
     pub async fn require(
         &mut self,
         api: &Api,
@@ -143,8 +144,9 @@ impl HighestSigned {
 impl Jump {
     pub fn into_error(self) -> anyhow::Error {
         let hint = format!(
-            "sign nothing for it before you know who set it so. If it is right, repeat with --jump-to {}; if a number that \
-             is too high was signed already, root holders leave it behind with `muster keys new-epoch`",
+            "sign nothing for it before you know who set it so. If it is right, repeat with --jump-to {}; if \
+             a number that is too high was signed already, root holders leave it behind with `muster keys \
+             new-epoch`",
             self.next
         );
         anyhow::Error::new(self).context(Hint(hint))
@@ -155,12 +157,14 @@ fn tell_gap(machine: &MachineName, next: Generation, seen: Option<Generation>) {
     let seen = seen.filter(|seen| seen.epoch() == next.epoch());
     if let Some(seen) = seen.filter(|seen| next.get() > seen.get() + 1) {
         say!(
-            "{machine}: the next generation is {next} by the controller's word; the last that was seen signed is {seen}."
+            "{machine}: the next generation is {next} by the controller's word; the last that was seen \
+             signed is {seen}."
         );
     }
 }
 
-/// What of the published generations a threshold of today's operators signed. Whatever cannot be verified is left out.
+/// The published generations that a threshold of today's operators signed. Whatever cannot be verified is
+/// left out.
 async fn verified(
     api: &Api,
     trusted: &Trusted,
@@ -191,7 +195,7 @@ async fn verified(
     Ok(found.filter_map(std::future::ready).collect().await)
 }
 
-/// The lowest generation that a new token may name: what was published for the machine, as far as that is not beyond belief.
+/// The lowest generation for a new token: the one published for the machine, unless it is implausibly high.
 pub async fn lowest(
     config: &Config,
     api: &Api,
@@ -207,10 +211,12 @@ pub async fn lowest(
     jump.map_or(Ok(published), |jump| {
         let machine = jump.machine;
         let what = format!(
-            "the controller says that generation {published} of {machine} is published, far above what was seen signed here"
+            "the controller says that generation {published} of {machine} is published, far above what was \
+             seen signed here"
         );
         let hint = format!(
-            "make no token before you know who set it so; if it is right, run `muster update {machine} --jump-to NUMBER` first"
+            "make no token before you know who set it so; if it is right, run `muster update {machine} \
+             --jump-to NUMBER` first"
         );
         Err(anyhow::anyhow!(what).context(Hint(hint)))
     })
@@ -226,13 +232,16 @@ fn merge(
     }
 }
 
-/// Numbers of another fleet say nothing of this one.
+/// Numbers of another fleet say nothing about this one.
 fn read(path: &Path, fleet: Sha256) -> Result<Kept> {
     let nothing = Kept { fleet, machines: BTreeMap::new() };
     let kept: Kept = match std::fs::read(path) {
         Ok(bytes) => serde_json::from_slice(&bytes)
             .with_context(|| format!("{} is not what muster wrote", path.display()))
-            .hint("remove it if you know why; numbers are then believed only as far as signed metadata says them")?,
+            .hint(
+                "remove it if you know why; numbers are then believed only as far as signed metadata says \
+                 them",
+            )?,
         Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(nothing),
         Err(error) => return Err(error).with_context(|| format!("cannot read {}", path.display())),
     };

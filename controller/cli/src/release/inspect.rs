@@ -1,4 +1,4 @@
-//! What a draft would do, out of the bytes that are signed.
+//! What a draft would do, taken from the bytes that are signed.
 
 use std::collections::BTreeMap;
 
@@ -20,12 +20,12 @@ use crate::terminal::count::count;
 use crate::terminal::table;
 use crate::trust::change::tell_root;
 
-/// What machines have now, by the controller's word.
+/// What machines have now, according to the controller.
 pub struct Current(Option<BTreeMap<MachineName, Option<Published>>>);
 
 impl Current {
     pub async fn ask(api: &Api) -> Result<Self> {
-        // A root holder who is no operator is told nothing of machines, and needs nothing of them.
+        // A root holder who is not an operator may not see machines, and does not need to.
         let machines: Result<Vec<MachineView>> = api.get(OPERATOR_MACHINES).await;
         let known = machines
             .ok()
@@ -105,7 +105,7 @@ async fn lines(checked: &CheckedPublication, current: &Current) -> Vec<String> {
     line("action", target.action.as_str().to_owned());
     line("deadline", format!("{} s", target.deadline_seconds));
     for check in &target.checks {
-        line("check", told_check(check));
+        line("check", describe_check(check));
     }
     if target.checks.is_empty() {
         line("check", "none but that the system runs and reaches the controller".into());
@@ -126,7 +126,7 @@ async fn lines(checked: &CheckedPublication, current: &Current) -> Vec<String> {
     lines
 }
 
-/// What is set of a policy, each setting as it is signed. A hook runs as root: nothing is left out.
+/// The settings of a policy, as they are signed. Hooks run as root: nothing is left out.
 pub fn settings(policy: &Policy) -> BTreeMap<String, String> {
     match serde_json::to_value(policy) {
         Ok(serde_json::Value::Object(fields)) => {
@@ -136,7 +136,7 @@ pub fn settings(policy: &Policy) -> BTreeMap<String, String> {
     }
 }
 
-fn told_check(check: &HealthCheck) -> String {
+fn describe_check(check: &HealthCheck) -> String {
     let what = match &check.probe {
         Probe::Command { command } => format!("runs {}", shown::command(command)),
         Probe::Http { url } => format!("asks {url}"),
@@ -160,7 +160,7 @@ mod tests {
             "command": ["/bin/sh", "-c", "true\n    derivation       /nix/store/good.drv\n    signature ends   2099", "a b"],
         }))
         .unwrap();
-        let told = shown::field(&told_check(&check));
+        let told = shown::field(&describe_check(&check));
         assert!(!told.contains('\n'), "{told}");
         let command = r"runs /bin/sh -c $'true\n    derivation       /nix/store/good.drv\n    signature ends   2099' 'a b' (";
         assert!(told.contains(command), "{told}");

@@ -1,4 +1,4 @@
-//! Which machines an update does not reach, and why: none is left out without a word.
+//! Which machines an update does not reach, and why: none is left out silently.
 
 use std::collections::BTreeSet;
 
@@ -11,12 +11,12 @@ use crate::flake::discover::Found;
 use crate::terminal::count::count;
 use crate::terminal::error::{Hint, causes};
 
-/// Machines that were meant, by tag or by naming none, and that cannot be updated.
+/// Machines that were meant, by tag or by naming none, but cannot be updated.
 #[derive(Debug, Default, PartialEq, Eq)]
 pub struct LeftOut {
-    /// The flake has their systems, and the controller does not know them.
+    /// The flake has their systems, but the controller does not know them.
     pub unknown: Vec<String>,
-    /// The controller knows them, and the flake has no system for them.
+    /// The controller knows them, but the flake has no system for them.
     pub undescribed: Vec<MachineName>,
 }
 
@@ -74,17 +74,17 @@ pub struct Failed {
     pub error: Error,
 }
 
-/// All of them, each with its cause, whose further lines are set in.
+/// Each failure with its cause; further lines are indented.
 pub fn describe_failed(failed: &[Failed]) -> Vec<String> {
     let each = failed.iter().flat_map(|Failed { machine, error }| {
-        let told = format!("{machine}: {}", causes(error));
-        let lines: Vec<String> = told.lines().map(str::to_owned).collect();
+        let described = format!("{machine}: {}", causes(error));
+        let lines: Vec<String> = described.lines().map(str::to_owned).collect();
         lines.into_iter().enumerate().map(|(at, line)| if at == 0 { line } else { format!("    {line}") })
     });
     each.collect()
 }
 
-/// The error of an update that cannot make all that was asked for. One alone keeps its own hint.
+/// The error of an update that cannot make everything asked for. A single failure keeps its own hint.
 pub fn none_signed(mut failed: Vec<Failed>, chosen: usize) -> Error {
     if chosen == 1
         && failed.len() == 1

@@ -1,5 +1,5 @@
-//! The number of each machine's next generation: counted on from what a controller and the machine say, as far as that fits
-//! what was seen signed.
+//! The number of each machine's next generation: counted from what the controller and the machine say, if
+//! that fits what was seen signed.
 
 use std::process::ExitCode;
 
@@ -19,8 +19,8 @@ pub struct Numbered<'a> {
 }
 
 impl<'a> Numbered<'a> {
-    /// A machine whose number is beyond belief is named and left out: what it says, or what is said of it, must not keep
-    /// the others from their updates. Where none is left that is an error.
+    /// A machine with an implausible number is reported and left out: it must not keep the others from their
+    /// updates. An error if none is left.
     pub async fn of(
         api: &Api,
         trusted: &Trusted,
@@ -48,21 +48,23 @@ impl<'a> Numbered<'a> {
         Ok(Self { counted, left_out: refused.len() })
     }
 
-    /// How the command ends: not well where a machine was left out.
+    /// The command's exit code: a failure if a machine was left out.
     pub fn or(&self, code: ExitCode) -> ExitCode {
         if self.left_out == 0 { code } else { ExitCode::FAILURE }
     }
 }
 
-/// No number is left above what is claimed.
+/// The claim leaves no higher number.
 fn beyond(view: &MachineView, error: IdError, highest: &HighestSigned) -> anyhow::Error {
     let published = view.published.as_ref().map_or(0, |published| published.target.generation.get());
     let claimed = published.max(view.holds.targets);
     let seen = highest.of(&view.machine).map_or_else(|| "none".to_owned(), |seen| seen.to_string());
     let what = format!(
-        "the controller or the machine says that {} is at generation {claimed}, and the highest that was seen signed here is {seen}",
+        "the controller or the machine says that {} is at generation {claimed}, and the highest that was \
+         seen signed here is {seen}",
         view.machine
     );
-    let hint = "no machine takes such a number: find out who says it, the machine or the controller, and sign nothing for it before";
+    let hint = "no machine takes such a number: find out who says it, the machine or the controller, and \
+         sign nothing for it before";
     anyhow!(error).context(what).context(Hint(hint.to_owned()))
 }

@@ -25,11 +25,11 @@ pub struct Planned {
     /// What the machine builds, by the controller's record.
     pub system: System,
     pub difference: Difference,
-    /// Why it wants to be signed anew though nothing changed.
+    /// Why it should be signed again though nothing changed.
     pub renewal: Option<Renewal>,
 }
 
-/// What an update asks for, beside what the flake says.
+/// What an update asks for, besides what the flake says.
 pub struct Request<'a> {
     pub urgent: bool,
     pub message: Option<&'a str>,
@@ -40,7 +40,7 @@ pub struct Request<'a> {
 }
 
 impl Request<'_> {
-    /// Evaluates every chosen machine and compares it with what was published last.
+    /// Evaluates every chosen machine and compares it with its last published generation.
     pub async fn plan(
         &self,
         flake: &Flake,

@@ -1,4 +1,4 @@
-//! Publishing what is signed.
+//! Publishing what was signed.
 
 use anyhow::{Context as _, Result, anyhow};
 use muster_protocol::api::{OPERATOR_DRAFTS, ProblemCode, operator_machine};
@@ -15,7 +15,7 @@ use crate::terminal::error::WithHint as _;
 use crate::trust::change;
 use crate::trust::roots::Trusted;
 
-/// Publishes one machine's generation, which is whole by itself: `done` of `all` were published before it.
+/// Publishes one machine's generation. Each stands alone: `done` of `all` were published before it.
 pub async fn generation(
     api: &Api,
     machine: &MachineName,
@@ -30,7 +30,7 @@ pub async fn generation(
     })
 }
 
-/// Publishes what enough have signed, one generation after the other, and ends the draft.
+/// Publishes a draft with enough signatures, one generation after the other, and ends it.
 pub async fn draft(api: &Api, config: &Config, trusted: &mut Trusted, draft: &Draft) -> Result<()> {
     let missing = draft.progress(&trusted.root)?.missing;
     if missing > 0 {
@@ -44,7 +44,7 @@ pub async fn draft(api: &Api, config: &Config, trusted: &mut Trusted, draft: &Dr
     match &draft.what {
         Drafted::Root { root } => change::publish(api, config, trusted, root.clone()).await?,
         Drafted::Generations { generations } => {
-            // Enough operators have signed them, whoever that was: these numbers were seen.
+            // Enough operators have signed these numbers, so they count as seen.
             HighestSigned::load(config)?
                 .keep(generations.iter().map(|one| (one.machine.clone(), one.publication.generation)));
             for (done, one) in generations.iter().enumerate() {
@@ -56,8 +56,8 @@ pub async fn draft(api: &Api, config: &Config, trusted: &mut Trusted, draft: &Dr
                     .is_err_and(|error| is(error, &[ProblemCode::Conflict, ProblemCode::Sequence]));
                 let hint = match passed {
                     true => format!(
-                        "see with `muster history {machine}` whether it was published already, and drop the draft then; if \
-                         not, have a new one made with `muster update`"
+                        "see with `muster history {machine}` whether it was published already, and drop the \
+                         draft then; if not, have a new one made with `muster update`"
                     ),
                     false => format!("repeat with `muster drafts publish {}`", draft.id()?.short()),
                 };
@@ -68,7 +68,7 @@ pub async fn draft(api: &Api, config: &Config, trusted: &mut Trusted, draft: &Dr
     }
     let dropped: Result<Sha256> = api.post(&format!("{OPERATOR_DRAFTS}/{}/drop", draft.id()?), &()).await;
     match dropped {
-        // It may never have been there: a file is enough.
+        // It may never have been on the controller: a file is enough.
         Err(error)
             if error.downcast_ref::<Refused>().is_none_or(|refused| refused.status.as_u16() != 404) =>
         {

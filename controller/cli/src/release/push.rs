@@ -1,4 +1,4 @@
-//! Derivations on their way to the controller's cache, before anything is signed.
+//! Pushes derivations to the controller's cache, before anything is signed.
 
 use anyhow::{Context as _, Result};
 use muster_protocol::api::OPERATOR_SESSION;
@@ -10,12 +10,13 @@ use crate::flake::push;
 use crate::terminal::error::Hint;
 use crate::terminal::spinner::spinner;
 
-/// What to do about a push that failed, by what Nix says of it.
+/// What to do about a failed push, judging by Nix's message.
 fn push_hint(message: &str) -> &'static str {
     match message {
         message if message.contains("HTTP error 413") => {
-            "a file of it is larger than what stands at that address takes: raise nar_bytes under [limits] in \
-             controller.toml, or the limit of the proxy before it (client_max_body_size of nginx), then run the command again"
+            "a file of it is larger than what stands at that address takes: raise nar_bytes under [limits] \
+             in controller.toml, or the limit of the proxy before it (client_max_body_size of nginx), then \
+             run the command again"
         }
         message if message.contains("HTTP error 507") => {
             "make room on the controller's disk, then run the command again"

@@ -1,4 +1,4 @@
-//! When a generation wants to be signed anew though nothing changed. Pure.
+//! When a generation should be signed again though nothing changed. Pure.
 
 use muster_protocol::ids::Epoch;
 use muster_protocol::keys::PublicKey;
@@ -9,18 +9,18 @@ const DAY: i64 = 86_400;
 
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Renewal {
-    /// Its signature ends in so many days; not before today.
+    /// Its signature ends in this many days; 0 means today.
     Ends(i64),
-    /// It ended.
+    /// Its signature has ended.
     Ended,
-    /// Too few of those who signed it hold the role today: machines refuse it as forged.
+    /// Too few of its signers still hold the role: machines refuse it as forged.
     Signers,
     /// A new epoch has begun since: machines refuse it as disowned.
     Epoch,
 }
 
 impl Renewal {
-    /// Whether machines refuse it until it is signed anew.
+    /// Whether machines refuse it until it is signed again.
     pub fn must_be(&self) -> bool {
         matches!(self, Self::Signers | Self::Epoch)
     }
@@ -37,7 +37,7 @@ impl Renewal {
     }
 }
 
-/// Why this generation wants a new signature within so many days, if it does.
+/// Why this generation needs a new signature within this many days, if it does.
 pub fn wanted(published: &Published, root: &Root, now: i64, days: u32) -> Option<Renewal> {
     let operators = (root.keys_of(Role::Targets), root.threshold(Role::Targets));
     renewal(published, root.epoch(), operators, (now, days))

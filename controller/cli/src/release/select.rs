@@ -1,4 +1,4 @@
-//! Which machines an update means: names, tags, or all that the flake describes. Pure.
+//! Which machines an update selects: names, tags, or everything that the flake describes. Pure.
 
 use std::collections::BTreeSet;
 use std::str::FromStr;
@@ -40,7 +40,7 @@ pub enum SelectError {
 }
 
 impl SelectError {
-    /// The error, and what to do about it.
+    /// The error, with what to do about it.
     pub fn with_hint(self) -> anyhow::Error {
         let hint = match &self {
             Self::UnknownMachine { machine, .. } => {
@@ -53,7 +53,8 @@ impl SelectError {
                 format!("enrol it anew with `muster machines add {machine} --class … --replace`")
             }
             Self::Nothing => {
-                "add machines by the flake's names with `muster machines add`, or name another flake with --flake"
+                "add machines by the flake's names with `muster machines add`, or name another flake with \
+                 --flake"
                     .to_owned()
             }
         };
@@ -61,8 +62,8 @@ impl SelectError {
     }
 }
 
-/// The chosen machines, in the controller's order, each once. A revoked machine is refused by name and passed over
-/// by tag. Without selectors it is every machine that `describes` says yes to.
+/// The selected machines, in the controller's order, each once. A revoked machine is refused by name and
+/// skipped by tag. Without selectors, every machine for which `describes` returns true.
 pub fn select<'a>(
     selectors: &[Selector],
     machines: &'a [MachineView],

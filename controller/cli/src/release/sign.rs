@@ -1,4 +1,5 @@
-//! Signing what was planned: published at once where one signature is enough, else drafted for the others.
+//! Signs what was planned: published at once if one signature is enough, otherwise drafted for the other
+//! operators.
 
 use std::path::Path;
 
@@ -20,7 +21,7 @@ use crate::trust::roots::Trusted;
 
 const DAY: i64 = 86_400;
 
-/// What became of it.
+/// How signing ended.
 pub enum Outcome {
     Published,
     Drafted,
@@ -34,7 +35,7 @@ pub async fn sign(
     draft_file: Option<&Path>,
 ) -> Result<Outcome> {
     for Planned { target, system, .. } in planned {
-        // I6 once more, between the target as it is signed and the machine: what was planned is what was checked.
+        // Checks I6 again, between the target as signed and the machine.
         can_take((target.class, system), target.class, &target.system)?;
     }
     let expires = api.clock.unix_seconds() + i64::from(config.file.signature_days) * DAY;
@@ -44,7 +45,7 @@ pub async fn sign(
     }
 }
 
-/// Signs and publishes one machine after the other; each is whole by itself.
+/// Signs and publishes one machine after the other; each stands alone.
 async fn publish(api: &Api, planned: &[&Planned], expires: i64) -> Result<()> {
     for (done, Planned { target, .. }) in planned.iter().enumerate() {
         let publication = sign_generation(target, expires, &[api.key()?.as_ref()])?;

@@ -1,4 +1,4 @@
-//! What the flake says of a machine beside its system.
+//! What the flake says of a machine besides its system.
 
 use anyhow::Result;
 use muster_protocol::ids::MachineName;
@@ -7,7 +7,7 @@ use muster_protocol::target::{Action, HealthCheck};
 
 use crate::flake::evaluate::Flake;
 
-/// In seconds, where the flake says nothing.
+/// In seconds, if the flake says nothing.
 const DEFAULT_DEADLINE: u32 = 300;
 
 pub struct Terms {

@@ -1,4 +1,4 @@
-//! What a newer agent would act on, and this program cannot show, is not signed unseen.
+//! Refuses to sign fields that a newer agent would act on but this program cannot show.
 
 use anyhow::{Result, anyhow};
 use muster_protocol::draft::{Draft, Drafted};
@@ -7,7 +7,7 @@ use serde_json::Value;
 
 use crate::terminal::error::WithHint as _;
 
-/// Refuses a draft that says more than what was read of it.
+/// Refuses a draft that says more than was read of it.
 pub fn require(draft: &Draft) -> Result<()> {
     let Drafted::Generations { generations } = &draft.what else { return Ok(()) };
     for one in generations {
@@ -24,7 +24,7 @@ pub fn require(draft: &Draft) -> Result<()> {
     Ok(())
 }
 
-/// The path of the first thing that is written and was not read.
+/// The path of the first field that was not read.
 fn beyond(written: &Value, read: &Value) -> Option<String> {
     let under = |name: &dyn ToString, value: &Value, read: Option<&Value>| match read {
         None => Some(name.to_string()),

@@ -1,6 +1,7 @@
-//! A draft against the derivations and the flake that it names.
+//! Checks a draft against the derivations and the flake that it names.
 //!
-//! A draft's options for Nix are never used by themselves: some make Nix run programs. Whoever compares gives them anew.
+//! A draft's options for Nix are never used as they are: some make Nix run programs. The second signer gives
+//! them again.
 
 use anyhow::{Context as _, Result, anyhow};
 use muster_protocol::evaluation::Evaluation;
@@ -15,13 +16,16 @@ use crate::flake::notes::{tell_of, unsigned};
 use crate::flake::options::Options;
 use crate::terminal::error::WithHint as _;
 
-/// The derivation's own words against the draft's.
+/// Compares the derivation itself with the draft.
 pub async fn against_derivation(target: &Target) -> Result<()> {
     let machine = &target.machine;
     let described = evaluate::describe(&target.derivation)
         .await
         .with_context(|| format!("the derivation for {machine} cannot be looked into"))
-        .hint("run this where the derivation can be had, or give --unseen if you know by other means what it does")?;
+        .hint(
+            "run this where the derivation can be had, or give --unseen if you know by other means what it \
+             does",
+        )?;
     if !described.outputs.iter().any(|output| output == target.output.as_str()) {
         return Err(anyhow!(
             "{} makes {}, and the draft for {machine} says {}",
@@ -43,7 +47,7 @@ pub async fn against_derivation(target: &Target) -> Result<()> {
     Ok(())
 }
 
-/// Evaluates again what was drafted; the smallest difference is named.
+/// Evaluates the draft's machines again; any difference is reported.
 pub async fn against_flake(reference: &str, options: &Options, targets: &[&Target]) -> Result<()> {
     let flake = Flake::open_with(reference, options, Lock::Keep).await.map_err(unsigned)?;
     for target in targets {
@@ -62,7 +66,7 @@ pub async fn against_flake(reference: &str, options: &Options, targets: &[&Targe
         compare("action", target.action.as_str().into(), terms.action.as_str().into());
         compare("deadline", target.deadline_seconds.to_string(), terms.deadline_seconds.to_string());
         compare("checks", format!("{:?}", target.checks), format!("{:?}", terms.checks));
-        // --urgent is a word of the publication, not of the flake, and is shown above.
+        // --urgent belongs to the publication, not to the flake, and is shown above.
         let policy = Policy { urgent: target.policy.urgent || terms.policy.urgent, ..terms.policy };
         compare("policy", format!("{:?}", settings(&target.policy)), format!("{:?}", settings(&policy)));
         compare("trusted Nix keys", target.trusted_nix_keys.join(" "), terms.trusted_nix_keys.join(" "));
@@ -81,7 +85,7 @@ pub async fn against_flake(reference: &str, options: &Options, targets: &[&Targe
     Ok(())
 }
 
-/// The same words to Nix, on both computers.
+/// Requires the same options for Nix on both computers.
 fn require_same_options(machine: &MachineName, drafted: &Evaluation, given: &Evaluation) -> Result<()> {
     if same(drafted, given) {
         return Ok(());
@@ -100,7 +104,7 @@ fn require_same_options(machine: &MachineName, drafted: &Evaluation, given: &Eva
     )
 }
 
-/// Where an input was taken from may be called differently on two computers; its tree is the same.
+/// The same input may have different references on two computers; its tree is the same.
 fn same(drafted: &Evaluation, given: &Evaluation) -> bool {
     let overrides = |evaluation: &Evaluation| -> Vec<(String, String)> {
         let each = evaluation.overrides.iter();

@@ -7,7 +7,7 @@ use muster_protocol::terminal;
 
 use super::error::WithHint as _;
 
-/// Asks for confirmation, unless `yes` gave it beforehand. An error where nobody can answer.
+/// Asks for confirmation, unless `yes` gave it beforehand. An error if nobody can answer.
 pub fn confirm(question: &str, yes: bool) -> Result<bool> {
     answer(question, yes, || format!("nobody is here to answer: {question}"))
 }

@@ -1,10 +1,10 @@
-//! Errors as people read them: the chain of causes, and in the last line what to do.
+//! Errors as printed: the chain of causes, and what to do in the last line.
 
 use std::fmt;
 
 use muster_protocol::terminal;
 
-/// What to do about an error. It rides in the chain and is printed last.
+/// What to do about an error. Part of the chain, printed last.
 #[derive(Debug, Clone)]
 pub struct Hint(pub String);
 
@@ -34,12 +34,12 @@ fn hint_of(error: &anyhow::Error) -> Option<&str> {
     error.downcast_ref::<Hint>().map(|hint| hint.0.as_str())
 }
 
-/// What went wrong and why, without what to do about it.
+/// What went wrong and why, without the hint.
 pub fn causes(error: &anyhow::Error) -> String {
     let hint = hint_of(error);
     let mut causes: Vec<String> = Vec::new();
     for cause in error.chain().map(ToString::to_string) {
-        // A library often repeats its source in its own words.
+        // Libraries often repeat their source in their own message.
         let repeated = causes.last().is_some_and(|last| last.contains(&cause));
         if Some(cause.as_str()) != hint && !repeated {
             causes.push(cause);

@@ -5,7 +5,7 @@ use std::fmt::Display;
 /// The most names that are listed.
 const SHOWN: usize = 20;
 
-/// The names with commas between them: `none`, or how many more there are where there are many.
+/// The names separated by commas; `none` if empty, and `and N more` beyond a limit.
 pub fn listed<T: Display>(all: impl IntoIterator<Item = T>) -> String {
     let all: Vec<String> = all.into_iter().map(|one| one.to_string()).collect();
     match all.len() {

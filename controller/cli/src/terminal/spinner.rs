@@ -1,11 +1,11 @@
-//! What a command is doing, where it takes a while.
+//! Shows what a command is doing while it takes time.
 
 use std::time::Duration;
 
 use indicatif::{ProgressBar, ProgressStyle};
 use muster_protocol::shown;
 
-/// Gone from the terminal when it ends; nothing of its message is obeyed.
+/// Disappears from the terminal when it ends; control characters in its message have no effect.
 pub struct Spinner(ProgressBar);
 
 pub fn spinner() -> Spinner {

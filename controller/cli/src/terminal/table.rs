@@ -5,10 +5,10 @@ pub use muster_protocol::moment::{ago, date, span};
 use muster_protocol::operator::Condition;
 use muster_protocol::{shown, terminal};
 
-/// Cells that are shown, whatever is in them, and printed by the table itself.
+/// A table whose cells are escaped when they are made.
 pub struct Table(comfy_table::Table);
 
-/// One line of text, of which nothing is obeyed.
+/// One line of text; control characters have no effect.
 pub struct Cell(comfy_table::Cell);
 
 impl From<&str> for Cell {
@@ -40,7 +40,7 @@ impl Table {
     }
 
     pub fn print(&self) {
-        // The colours are ours; what the cells say was shown when they were made.
+        // The colours are ours; the cells' text was escaped when they were made.
         terminal::bytes(format!("{}\n", self.0).as_bytes());
     }
 
@@ -50,7 +50,7 @@ impl Table {
     }
 }
 
-/// A text of several lines, each under the one before it in the same column.
+/// Several lines of text, aligned in one column.
 pub fn long_cell(text: &str) -> Cell {
     Cell(comfy_table::Cell::new(shown::lines(text).collect::<Vec<_>>().join("\n")))
 }
@@ -66,7 +66,7 @@ pub fn condition_cell(condition: Condition) -> Cell {
     })
 }
 
-/// A text that is red where there is danger. It must say so without the colour, too.
+/// A cell that is red where there is danger. Its text must say so without the colour, too.
 pub fn danger_cell(text: &str, danger: bool) -> Cell {
     let cell = Cell::from(text).0;
     Cell(if danger { cell.fg(Color::Red) } else { cell })

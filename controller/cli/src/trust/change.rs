@@ -1,4 +1,4 @@
-//! From one root to the next: what it changes, who may sign it, and putting it in force.
+//! From one root to the next: what changes, who may sign, and putting it in force.
 
 use std::collections::BTreeMap;
 
@@ -14,7 +14,7 @@ use crate::api::client::Api;
 use crate::config::Config;
 use crate::terminal::table;
 
-/// Gives the controller a root that enough have signed, and trusts it.
+/// Gives the controller a root with enough signatures, and trusts it.
 pub async fn publish(api: &Api, config: &Config, trusted: &mut Trusted, root: String) -> Result<()> {
     let bytes = root.clone().into_bytes();
     let next = trusted.root.successor(&bytes).context("this root is not signed by enough")?;
@@ -24,20 +24,20 @@ pub async fn publish(api: &Api, config: &Config, trusted: &mut Trusted, root: St
     say!("Root {} is in force. Every operator's root.json follows it by itself.", taken.version);
     if let Some(epoch) = begun {
         say!(
-            "Epoch {epoch} has begun: machines take nothing that was signed before it, and keep what they run. Sign \
-             everything anew: an operator runs `muster update` for all machines."
+            "Epoch {epoch} has begun: machines take nothing that was signed before it, and keep what they \
+             run. Sign everything anew: an operator runs `muster update` for all machines."
         );
     }
     if !taken.online_key_named {
         say!(
-            "The controller holds none of the online keys that it names: put the new one in the place of its online_key \
-             (mode 0600). Until then machines take nothing new."
+            "The controller holds none of the online keys that it names: put the new one in the place of its \
+             online_key (mode 0600). Until then machines take nothing new."
         );
     }
     Ok(())
 }
 
-/// What differs between the trusted root and a drafted one, for whoever signs it.
+/// Prints the differences between the trusted root and a drafted one, for its signers.
 pub fn tell_root(trusted: &Trusted, next: &Root, names: &BTreeMap<String, String>) {
     let (old, new) = (Holders::of(&trusted.root, trusted.names()), Holders::of(next, names));
     say!(
@@ -55,7 +55,7 @@ pub fn tell_root(trusted: &Trusted, next: &Root, names: &BTreeMap<String, String
     }
 }
 
-/// Whether a key is of those that sign this draft.
+/// Whether this key counts for the next root.
 pub fn may_sign_root(trusted: &Trusted, next: &Root, key: &PublicKey) -> bool {
     trusted.root.keys_of(Role::Root).contains(key) || next.keys_of(Role::Root).contains(key)
 }

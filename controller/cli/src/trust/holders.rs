@@ -1,4 +1,4 @@
-//! Who holds which role, and what a change makes of it. Pure.
+//! Who holds which role, and what a change does to that. Pure.
 
 use std::collections::BTreeMap;
 use std::fmt;
@@ -12,7 +12,7 @@ use muster_protocol::tuf::repository::RootSpec;
 use super::roots::named;
 use crate::terminal::count::count;
 
-/// The most keys of one role. Machines refuse roots with more than 256 in all.
+/// The most keys for one role. Machines refuse roots with more than 256 in all.
 const MOST_KEYS: usize = 64;
 const LONGEST_NAME: usize = 64;
 
@@ -69,9 +69,9 @@ pub enum Change {
         role: Role,
         number: u32,
     },
-    /// The same again, good for longer.
+    /// The same keys, valid for longer.
     Renew,
-    /// All numbers begin anew, and what was signed before counts no longer.
+    /// All numbers start again, and earlier signatures no longer count.
     NewEpoch,
 }
 
@@ -90,7 +90,8 @@ pub enum ChangeError {
     #[error("{role} takes {threshold} of its keys already, so there is nothing to change")]
     SameThreshold { role: Role, threshold: u32 },
     #[error(
-        "a threshold of 0 would let nobody's signature be enough: {role} takes 1 to {keys}, as many as it has keys"
+        "a threshold of 0 would let nobody's signature be enough: {role} takes 1 to {keys}, as many as it \
+         has keys"
     )]
     NoThreshold { role: Role, keys: usize },
     #[error("any one online key is enough: there is no threshold for them")]
@@ -98,7 +99,8 @@ pub enum ChangeError {
     #[error("{role} would have {0} keys; {MOST_KEYS} are the limit", .keys)]
     TooMany { role: Role, keys: usize },
     #[error(
-        "--threshold goes with `muster keys add`, `remove` and `rotate`: change it by itself with `muster keys threshold ROLE NUMBER`"
+        "--threshold goes with `muster keys add`, `remove` and `rotate`: change it by itself with `muster \
+         keys threshold ROLE NUMBER`"
     )]
     NoRole,
     #[error(transparent)]
@@ -138,7 +140,7 @@ impl Holders {
         RootSpec { version, epoch: self.epoch, expires, root, operators, online }
     }
 
-    /// The key of a role that goes by this name, or whose digits begin like this.
+    /// The key of a role with this name, or whose digits begin like this.
     pub fn find(&self, role: Role, wanted: &str) -> Result<PublicKey, ChangeError> {
         let by_name = |key: &&PublicKey| self.names.get(&key.hex()).is_some_and(|name| name == wanted);
         let by_digits = |key: &&PublicKey| wanted.len() >= 8 && key.hex().starts_with(wanted);
@@ -154,7 +156,7 @@ impl Holders {
         }
     }
 
-    /// What a change makes of it, with another threshold for its role where one is given.
+    /// Applies a change, with a new threshold for its role if one is given.
     pub fn after(&self, change: &Change, threshold: Option<u32>) -> Result<Self, ChangeError> {
         let mut next = self.clone();
         let role = match change {
@@ -178,7 +180,7 @@ impl Holders {
                 next.call(new, name.as_deref().or(inherited.as_deref()))?;
                 *role
             }
-            // With --threshold beside it, that one would count.
+            // An additional --threshold would override it.
             Change::Threshold { .. } if threshold.is_some() => return Err(ChangeError::NoRole),
             Change::Threshold { role, number } if self.threshold(*role) == *number => {
                 return Err(ChangeError::SameThreshold { role: *role, threshold: *number });
@@ -236,7 +238,7 @@ impl Holders {
         Ok(())
     }
 
-    /// What differs in another one, line by line.
+    /// The differences to another set of holders, one per line.
     pub fn differences(&self, next: &Self) -> Vec<String> {
         let mut lines = Vec::new();
         if self.begins_an_epoch(next) {
@@ -284,7 +286,7 @@ impl Holders {
         next.epoch != self.epoch
     }
 
-    /// Whether generations that were signed before may no longer count.
+    /// Whether previously signed generations may no longer count.
     pub fn weakens_old_signatures(&self, next: &Self) -> bool {
         let gone = self.keys(Role::Operator).iter().any(|key| !next.keys(Role::Operator).contains(key));
         gone || next.threshold(Role::Operator) > self.threshold(Role::Operator)

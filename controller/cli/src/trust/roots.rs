@@ -1,5 +1,5 @@
-//! The root that this operator trusts: kept in root.json, and followed from there to the newest, each signed by the one
-//! before it. The controller hands roots out; it is not believed for any of them.
+//! The root that this operator trusts: stored in root.json, and followed to the newest one, each signed by
+//! its predecessor. The controller hands roots out, but is not trusted for any of them.
 
 use std::collections::BTreeMap;
 use std::io::Write as _;
@@ -18,7 +18,7 @@ use crate::terminal::error::WithHint as _;
 use crate::terminal::table;
 
 const MAX_ROOT_BYTES: usize = 1024 * 1024;
-/// So many roots are followed at once; nobody has that many.
+/// The most roots followed at once; nobody has that many.
 const MOST_ROOTS: u32 = 1024;
 
 pub struct Trusted {
@@ -28,7 +28,7 @@ pub struct Trusted {
 }
 
 impl Trusted {
-    /// As it lies in root.json.
+    /// Loads root.json.
     pub fn load(config: &Config) -> Result<Self> {
         let bytes = config.root()?;
         let path = config.root_path();
@@ -46,19 +46,19 @@ impl Trusted {
         Ok(Self { root, names: root_names(&bytes), bytes })
     }
 
-    /// Takes the next root, if it follows, and keeps it.
+    /// Adopts the next root if it follows from this one, and stores it.
     pub fn adopt(&mut self, config: &Config, bytes: Vec<u8>) -> Result<()> {
         self.root = self.root.successor(&bytes).context("the next root does not follow the trusted one")?;
         self.names = root_names(&bytes);
         self.bytes = bytes;
         if let Err(error) = keep(&config.root_path(), &self.bytes) {
-            // It is followed again the next time.
+            // It will be followed again next time.
             tell!("warning: root {} cannot be kept: {error:#}", self.root.version());
         }
         Ok(())
     }
 
-    /// What people call a key: its name in the root, where it has one, and its first digits.
+    /// A key's name for people: its name in the root, if any, and its first digits.
     pub fn name(&self, key: &PublicKey) -> String {
         named(&self.names, key)
     }
@@ -71,30 +71,31 @@ impl Trusted {
         (self.root.keys_of(Role::Targets), self.root.threshold(Role::Targets))
     }
 
-    /// Refuses a key that does not hold the operators' role.
+    /// Refuses a key without the operators' role.
     pub fn require_operator(&self, key: &PublicKey) -> Result<()> {
         if self.root.keys_of(Role::Targets).contains(key) {
             return Ok(());
         }
         Err(anyhow!("your key {} is no operator's in root {}", key.short(), self.root.version())).hint(
             format!(
-                "set operator_key in muster.toml to a key that is, or have the root holders run \
-                 `muster keys add operator {key}`"
+                "set operator_key in muster.toml to a key that is, or have the root holders run `muster keys \
+                 add operator {key}`"
             ),
         )
     }
 }
 
-/// How long before a root's end it is told, in days.
+/// How many days before a root's end a warning is shown.
 const END_DAYS: i64 = 90;
 
-/// What there is to say of a root that ends soon, or has ended.
+/// A warning if a root ends soon, or has ended.
 pub fn end_of(root: &Root, now_seconds: i64) -> Option<String> {
     let (version, ends) = (root.version(), root.expires());
     let day = table::date(ends * 1000);
     match ends - now_seconds {
         ..=0 => Some(format!(
-            "Root {version} ended on {day}: machines take nothing new until `muster keys renew`, with the root key."
+            "Root {version} ended on {day}: machines take nothing new until `muster keys renew`, with the \
+             root key."
         )),
         left if left < END_DAYS * 86_400 => Some(format!(
             "Root {version} ends on {day}, in {}: `muster keys renew`, with the root key.",
@@ -104,7 +105,7 @@ pub fn end_of(root: &Root, now_seconds: i64) -> Option<String> {
     }
 }
 
-/// `alice (3f2a…)`, or the digits alone. A name is a text of somebody's.
+/// `alice (3f2a…)`, or the digits alone. Names are untrusted text.
 pub fn named(names: &BTreeMap<String, String>, key: &PublicKey) -> String {
     match names.get(&key.hex()) {
         Some(name) => format!("{} ({})", name, key.short()),
@@ -112,7 +113,7 @@ pub fn named(names: &BTreeMap<String, String>, key: &PublicKey) -> String {
     }
 }
 
-/// Follows the controller's chain from the trusted root on.
+/// Follows the controller's chain of roots from the trusted one on.
 pub async fn follow(api: &Api, config: &Config) -> Result<Trusted> {
     let mut trusted = Trusted::load(config)?;
     let fleet = api.fleet().await?;
@@ -123,8 +124,8 @@ pub async fn follow(api: &Api, config: &Config) -> Result<Trusted> {
             trusted.root.version()
         ))
         .hint(format!(
-            "if it was brought back from a backup, hand it the newer one: `muster keys publish {}`; if not, somebody \
-             holds it",
+            "if it was brought back from a backup, hand it the newer one: `muster keys publish {}`; if not, \
+             somebody holds it",
             config.root_path().display()
         ));
     }

@@ -1,4 +1,4 @@
-//! The operator's own age keys: where sops looks for them, and who that makes the operator.
+//! The operator's own age keys: where sops looks for them, and which operator has them.
 
 use std::ffi::OsString;
 use std::io::Write as _;
@@ -18,8 +18,8 @@ const MAX_FILE: u64 = 1024 * 1024;
 #[derive(Debug, thiserror::Error)]
 pub enum AgeError {
     #[error(
-        "you have no age key on this computer (looked in {0}): make one with `muster vars keygen`, or name its file in \
-         SOPS_AGE_KEY_FILE"
+        "you have no age key on this computer (looked in {0}): make one with `muster vars keygen`, or name \
+         its file in SOPS_AGE_KEY_FILE"
     )]
     None(String),
     #[error("your age keys in {} cannot be read: {source}", path.display())]
@@ -41,7 +41,7 @@ pub enum AgeError {
 pub struct Places {
     /// `SOPS_AGE_KEY`.
     pub key: Option<Zeroizing<String>>,
-    /// `SOPS_AGE_KEY_FILE`, or sops' own place.
+    /// `SOPS_AGE_KEY_FILE`, or sops' default.
     pub file: Option<PathBuf>,
     /// The public half of the SSH key that sops takes as an identity.
     pub ssh: Option<PathBuf>,
@@ -55,7 +55,7 @@ impl Places {
         let path = |name| text(name).map(PathBuf::from);
         let key = text("SOPS_AGE_KEY").and_then(|key| key.into_string().ok()).map(Zeroizing::new);
         let home = path("HOME");
-        // As sops looks: Go's os.UserConfigDir, but XDG_CONFIG_HOME also on a Mac.
+        // Like sops: Go's os.UserConfigDir, but XDG_CONFIG_HOME also on a Mac.
         let config = path("XDG_CONFIG_HOME").or_else(|| {
             home.as_ref().map(|home| match cfg!(target_os = "macos") {
                 true => home.join("Library/Application Support"),
@@ -74,7 +74,7 @@ impl Places {
         }
     }
 
-    /// The public halves of everything that this operator can decrypt with.
+    /// The public halves of all keys that this operator can decrypt with.
     pub fn recipients(&self) -> Result<Recipients, AgeError> {
         let mut found = Recipients::new();
         if let Some(key) = &self.key {
@@ -94,7 +94,7 @@ impl Places {
         Ok(found)
     }
 
-    /// The same, of an operator who must have one.
+    /// The same; an error if there are none.
     pub fn required(&self) -> Result<Recipients, AgeError> {
         let found = self.recipients()?;
         let looked = || {
@@ -104,7 +104,7 @@ impl Places {
         if found.is_empty() { Err(looked()) } else { Ok(found) }
     }
 
-    /// Makes a new key and adds it to the file, below what is there.
+    /// Makes a new key and appends it to the file.
     pub fn make(&self) -> Result<(Recipient, PathBuf), AgeError> {
         let path = self.file.clone().ok_or(AgeError::NoHome)?;
         let key = AgeKey::generate()?;
@@ -119,18 +119,19 @@ impl Places {
     }
 }
 
-/// The recipients of the keys in a text: age's own are computed, those of plugins stand in the comment above.
+/// The recipients of the keys in a text: computed for age's own, taken from the comment above for those of
+/// plugins.
 fn public_halves(text: &str) -> Recipients {
     let mut found: Recipients =
         keys_in(text).iter().filter_map(|key| Recipient::age(&key.recipient())).collect();
-    let mut told = None;
+    let mut named = None;
     for line in text.lines().map(str::trim) {
         if let Some(comment) = line.strip_prefix('#') {
-            told = comment.split_whitespace().find_map(Recipient::age).or(told);
+            named = comment.split_whitespace().find_map(Recipient::age).or(named);
         } else if line.starts_with("AGE-PLUGIN-") {
-            found.extend(told.take());
+            found.extend(named.take());
         } else if !line.is_empty() {
-            told = None;
+            named = None;
         }
     }
     found
@@ -152,7 +153,7 @@ fn read(path: &Path) -> Result<Option<Zeroizing<String>>, AgeError> {
     Ok(Some(text))
 }
 
-/// Replaces the file as a whole, for its owner alone.
+/// Replaces the file atomically, with mode 0600.
 fn write(path: &Path, contents: &[u8]) -> io::Result<()> {
     let folder = path.parent().ok_or_else(|| io::Error::other("a file needs a folder"))?;
     fs::DirBuilder::new().recursive(true).mode(0o700).create(folder)?;
@@ -199,7 +200,8 @@ mod tests {
     fn keys_of_plugins_are_known_by_the_comment_above_them() {
         let key = AgeKey::generate().unwrap();
         let text = format!(
-            "# recipient: age1yubikey1qqqqqqqqqqqqqqqqqqqqqqqqqq\nAGE-PLUGIN-YUBIKEY-1XXXX\n# public key: age1wrongwrongwrongwrong\n{}",
+            "# recipient: age1yubikey1qqqqqqqqqqqqqqqqqqqqqqqqqq\nAGE-PLUGIN-YUBIKEY-1XXXX\n# public key: \
+             age1wrongwrongwrongwrong\n{}",
             key.entry().lines().nth(1).unwrap()
         );
         let found = public_halves(&text);

@@ -1,4 +1,4 @@
-//! Asking a person for the answers that generators want; or reading them from a file, where nobody is there.
+//! Answers to what generators ask: typed by a person, or read from a file if nobody is there.
 
 use std::collections::BTreeMap;
 use std::fs::{File, OpenOptions};
@@ -17,7 +17,7 @@ use crate::terminal::list::listed;
 
 /// The longest answer, in bytes.
 const MAX_ANSWER: usize = 1024 * 1024;
-/// How often two answers may differ that should be the same.
+/// How often two entries that should match may differ.
 const TRIES: u32 = 3;
 
 /// Answers from a file: `{"GENERATOR": {"PROMPT": "text"}}`, or `"MACHINE/GENERATOR"` for one machine's.
@@ -35,7 +35,7 @@ impl Answers {
             ),
         };
         file.take(16 * MAX_ANSWER as u64).read_to_end(&mut text)?;
-        // What is wrong is told by its place alone: the words of the parser could quote an answer.
+        // Errors give only the position: the parser's message could quote an answer.
         let all: BTreeMap<String, BTreeMap<String, String>> = serde_json::from_slice(&text)
             .map_err(|error| {
                 let place = format!("line {}, column {}", error.line(), error.column());
@@ -61,7 +61,7 @@ impl Answers {
     }
 }
 
-/// The answer to one prompt: from the file, else from the person; `before` is what was answered last time.
+/// The answer to one prompt: from the file, otherwise from the person; `before` is the previous answer.
 pub fn ask(
     answers: &Answers,
     generator: &Generator,
@@ -104,7 +104,7 @@ pub fn ask(
     Err(anyhow!("the two answers for {name} differed {TRIES} times; nothing was changed"))
 }
 
-/// A value for one variable, typed.
+/// A value for one variable, typed at the terminal.
 pub fn value(what: &str, hidden: bool) -> Result<SecretBytes> {
     let mut terminal = Terminal::open(&format!("{what} wants a value"))?;
     for _ in 0..TRIES {
@@ -140,12 +140,12 @@ impl Terminal {
         read_until(&mut self.0, ended)
     }
 
-    /// Without echo, and whatever happens the terminal is as before afterwards.
+    /// Without echo; the terminal is restored whatever happens.
     fn hidden(&mut self, question: &str, lines: bool) -> Result<SecretBytes> {
         self.say(&format!("{question}: "))?;
         let before = tcgetattr(&self.0).context("the terminal cannot be asked for its settings")?;
         let mut quiet = before.clone();
-        // Keys that would end this come as bytes, so that the echo is switched on again first.
+        // Keys that would end this are read as bytes, so that echo is switched on again first.
         quiet
             .local_modes
             .remove(LocalModes::ECHO | LocalModes::ECHONL | LocalModes::ICANON | LocalModes::ISIG);
@@ -168,7 +168,7 @@ impl Drop for Restore {
     }
 }
 
-/// What is typed, key by key: Enter or Ctrl-D ends it, Ctrl-C gives up.
+/// Reads key by key: Enter or Ctrl-D ends it, Ctrl-C gives up.
 fn typed(terminal: &mut impl Read, lines: bool) -> Result<SecretBytes> {
     const INTERRUPT: u8 = 3;
     const END: u8 = 4;

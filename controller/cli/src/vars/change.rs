@@ -1,10 +1,10 @@
-//! What is to be changed in the fleet's folder, as data; and how it is shown to people. Pure.
+//! Changes to the fleet's folder, as data, and how they are shown. Pure.
 
 use std::path::{Path, PathBuf};
 
 use super::keys::Recipients;
 
-/// One change to the folder. Contents are public or encrypted, never in the clear.
+/// One change to the folder. Contents are public or encrypted, never plaintext secrets.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Change {
     Write {
@@ -15,7 +15,7 @@ pub enum Change {
         path: PathBuf,
         target: PathBuf,
     },
-    /// A file or a link; folders that become empty go too.
+    /// A file or a link; folders that become empty are removed too.
     Remove {
         path: PathBuf,
     },
@@ -41,7 +41,7 @@ pub struct Rekey {
     /// Its folder.
     pub secret: PathBuf,
     pub recipients: Recipients,
-    /// Who can read it from then on, and who no longer, by name or key: for people.
+    /// Who gains and who loses access, by name or key, for display.
     pub gains: Vec<String>,
     pub loses: Vec<String>,
 }
@@ -62,7 +62,7 @@ impl Draft {
         self.rekeys.extend(other.rekeys);
     }
 
-    /// One line for each path, as git's short status has it: A(dded or changed), L(inked), D(eleted), R(e-encrypted).
+    /// One line per path, like git's short status: A(dded or changed), L(inked), D(eleted), R(e-encrypted).
     pub fn lines(&self) -> Vec<String> {
         let mut lines: Vec<(PathBuf, String)> = Vec::new();
         for change in &self.changes {

@@ -1,4 +1,4 @@
-//! What is not as it should be in the fleet's folder. Pure.
+//! What is wrong in the fleet's folder. Pure.
 
 use std::path::{Path, PathBuf};
 
@@ -14,17 +14,17 @@ use super::recipients::{RecipientsError, settle};
 use super::repository::{Member, Snapshot};
 use crate::terminal::list::listed;
 
-/// How bad it is.
+/// How serious a finding is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum Weight {
-    /// A machine lacks something, or somebody can read what is not for them.
+    /// A machine lacks something, or somebody can read what they should not.
     Wrong,
     /// Worth knowing.
     Note,
 }
 
-/// One finding, with what to do about it.
+/// One finding, and what to do about it.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Serialize)]
 pub struct Finding {
     pub weight: Weight,
@@ -42,7 +42,7 @@ impl Finding {
     }
 }
 
-/// Looks at these generators, and at everybody's keys.
+/// Checks these generators, and everybody's keys.
 pub fn check(generators: &Generators, chosen: &[&Generator], snapshot: &Snapshot) -> Vec<Finding> {
     let policy = Policy::new(generators, snapshot, &snapshot.members);
     let mut found = Vec::new();
@@ -113,7 +113,7 @@ fn of_state(generator: &Generator, snapshot: &Snapshot) -> Option<Finding> {
     }
 }
 
-/// What `fix` would mend.
+/// What `fix` would change.
 fn of_access(policy: &Policy<'_>, snapshot: &Snapshot, folder: &Path) -> Vec<Finding> {
     if !snapshot.secrets.contains_key(folder) {
         return Vec::new();
@@ -146,7 +146,7 @@ fn of_access(policy: &Policy<'_>, snapshot: &Snapshot, folder: &Path) -> Vec<Fin
     found
 }
 
-/// The files of generators that no machine declares any more.
+/// The files of generators that no machine declares any longer.
 pub fn left_over(generators: &Generators, snapshot: &Snapshot) -> Vec<PathBuf> {
     let declared: Vec<PathBuf> = generators.all.keys().map(layout::generator).collect();
     let mut left: Vec<PathBuf> = snapshot
@@ -163,7 +163,7 @@ pub fn left_over(generators: &Generators, snapshot: &Snapshot) -> Vec<PathBuf> {
     left
 }
 
-/// Who reads a secret, by its links: for lists.
+/// Who can read a secret, according to its links; for lists.
 pub fn readers(snapshot: &Snapshot, folder: &Path) -> Vec<String> {
     let links = snapshot.secrets.get(folder).map(|secret| secret.links.keys());
     links

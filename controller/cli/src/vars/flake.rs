@@ -1,5 +1,5 @@
-//! What a flake says of its variables: the generators of all machines, in one evaluation for each class (in a Clan, in one),
-//! and the scripts of those that are to run, built for this computer.
+//! What a flake says about variables: the generators of all machines, in one evaluation per class (in a Clan,
+//! in one), and the scripts to run, built for this computer. `scripts` uses `opened`, which uses `folder`.
 
 mod folder;
 mod opened;

@@ -1,5 +1,5 @@
-//! The generators of a fleet, as its flake declares them. Pure: `flake` evaluates, this reads what came out and joins what
-//! several machines share.
+//! The generators of a fleet, as declared in its flake. Pure: `flake` evaluates; this parses the result and
+//! joins what several machines share.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -12,7 +12,7 @@ use super::names::{GeneratorId, NameError, Place, VarName};
 /// What Nix prints of one machine.
 #[derive(Debug, Clone, Deserialize)]
 pub struct Declared {
-    /// `sops`, or another store of Clan's that Muster does not read.
+    /// `sops`, or a store of Clan's that Muster does not support.
     #[serde(default)]
     pub store: Option<String>,
     /// The groups that every new secret is encrypted to.
@@ -50,7 +50,7 @@ pub struct Prompt {
     #[serde(rename = "type")]
     pub kind: PromptKind,
     pub description: String,
-    /// Kept as a file of the same name.
+    /// Stored as a file of the same name.
     pub persist: bool,
 }
 
@@ -89,7 +89,7 @@ pub struct Generator {
     pub machines: BTreeSet<MachineName>,
     pub files: BTreeMap<VarName, File>,
     pub prompts: BTreeMap<VarName, Prompt>,
-    /// As the flake names them; `order` says which generators they are.
+    /// As the flake names them; `order` resolves them.
     pub dependencies: BTreeSet<VarName>,
     pub validation: Option<String>,
     /// The groups of the machines that declare it.
@@ -102,7 +102,7 @@ impl Generator {
     }
 }
 
-/// All of a fleet's.
+/// All generators of a fleet.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Generators {
     pub all: BTreeMap<GeneratorId, Generator>,
@@ -114,11 +114,13 @@ pub enum DeclarationError {
     #[error("{machine} declares a generator, file or prompt that cannot be one: {source}")]
     Name { machine: MachineName, source: NameError },
     #[error(
-        "{machine} keeps its secrets with '{store}', and Muster reads those of sops: set vars.settings.secretStore to \"sops\""
+        "{machine} keeps its secrets with '{store}', and Muster reads those of sops: set \
+         vars.settings.secretStore to \"sops\""
     )]
     Store { machine: MachineName, store: String },
     #[error(
-        "{first} and {second} share the generator {generator} and declare other {what} for it: declare it the same on both"
+        "{first} and {second} share the generator {generator} and declare other {what} for it: declare it \
+         the same on both"
     )]
     Conflict { first: MachineName, second: MachineName, generator: VarName, what: &'static str },
     #[error("{generator} of {machine} declares no file: give it one in `files`")]
@@ -126,7 +128,7 @@ pub enum DeclarationError {
 }
 
 impl Generators {
-    /// Joins what every machine declares.
+    /// Joins the declarations of all machines.
     pub fn join(declared: BTreeMap<MachineName, (Class, Declared)>) -> Result<Self, DeclarationError> {
         let mut joined = Self::default();
         for (machine, (class, declared)) in declared {
@@ -189,7 +191,8 @@ impl Generators {
     }
 }
 
-/// What a shared generator must have in common on all machines. Which machine may read a file is each machine's own.
+/// What a shared generator must have in common on all machines. Which machine may read a file is up to each
+/// machine.
 fn difference(known: &Generator, new: &Generator) -> Option<&'static str> {
     let files = |generator: &Generator| -> BTreeMap<VarName, bool> {
         generator.files.iter().map(|(name, file)| (name.clone(), file.secret)).collect()
@@ -237,7 +240,8 @@ fn read(
 pub(super) mod tests {
     use super::*;
 
-    /// Generators of machines, from the JSON that Nix prints of each: `{"tin": {"x": {...}}}`. Names with `mac` are Macs.
+    /// Generators of machines, from the JSON that Nix prints for each: `{"tin": {"x": {...}}}`. Names with
+    /// `mac` are Macs.
     pub fn generators(text: &str) -> Result<Generators, DeclarationError> {
         let machines: BTreeMap<MachineName, Declared> = serde_json::from_str(text).unwrap();
         let class = |name: &MachineName| {
@@ -283,7 +287,8 @@ pub(super) mod tests {
         );
         assert_eq!(
             generators(&text).unwrap_err().to_string(),
-            "lead and tin share the generator ca and declare other validation for it: declare it the same on both"
+            "lead and tin share the generator ca and declare other validation for it: declare it the same on \
+             both"
         );
     }
 

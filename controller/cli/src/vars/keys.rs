@@ -1,4 +1,4 @@
-//! Public keys that secrets are encrypted to, as `key.json` and sops files have them. Pure.
+//! Public keys that secrets are encrypted to, as in `key.json` and sops files. Pure.
 
 use std::collections::BTreeSet;
 use std::fmt;
@@ -6,7 +6,7 @@ use std::fmt;
 use serde::Deserialize;
 use serde_json::{Value, json};
 
-/// What kind of key: sops keeps the two apart.
+/// The kind of key: sops keeps the two apart.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum KeyKind {
     Age,
@@ -22,7 +22,7 @@ impl KeyKind {
     }
 }
 
-/// One recipient. They are ordered by their text first, as Clan sorts them.
+/// One recipient. Ordered by text first, as Clan sorts them.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Recipient {
     pub key: String,
@@ -32,7 +32,7 @@ pub struct Recipient {
 pub type Recipients = BTreeSet<Recipient>;
 
 impl Recipient {
-    /// A native age key, or an SSH key that age takes as a recipient; a comment at its end is dropped.
+    /// A native age key, or an SSH key that age accepts as a recipient; a trailing comment is dropped.
     pub fn age(text: &str) -> Option<Self> {
         let mut words = text.split_whitespace();
         let key = match (words.next()?, words.next()) {
@@ -55,7 +55,7 @@ impl fmt::Display for Recipient {
     }
 }
 
-/// `age1…` in lower case, of a plausible length; plugins' recipients have other letters after the 1.
+/// `age1…` in lower case, of a plausible length; plugin recipients have other letters after the 1.
 fn is_age(text: &str) -> bool {
     text.strip_prefix("age1").is_some_and(|rest| {
         (10..=2000).contains(&rest.len())
@@ -131,7 +131,7 @@ pub enum SopsFileError {
     KeyGroups,
 }
 
-/// To whom a sops file of format binary is encrypted, from what it says of itself.
+/// The recipients of a binary sops file, according to its metadata.
 pub fn recipients_of(file: &[u8]) -> Result<Recipients, SopsFileError> {
     let value: Value =
         serde_json::from_slice(file).map_err(|error| SopsFileError::Json(error.to_string()))?;
@@ -151,7 +151,7 @@ pub fn recipients_of(file: &[u8]) -> Result<Recipients, SopsFileError> {
     Ok(age.into_iter().chain(keys("pgp", "fp", KeyKind::Pgp)).collect())
 }
 
-/// What sops reads with `--config`: one rule with these recipients.
+/// A configuration for sops' `--config`: one rule with these recipients.
 pub fn sops_config(recipients: &Recipients) -> String {
     let of = |kind| -> Vec<&str> {
         recipients

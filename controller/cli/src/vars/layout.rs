@@ -1,4 +1,4 @@
-//! Where everything lies below the folder of the fleet, as Clan has it. Pure; every path is relative to that folder.
+//! Where everything is below the fleet's folder, as in Clan. Pure; every path is relative to that folder.
 //!
 //! ```text
 //! vars/{per-machine/M,shared}/GENERATOR/FILE/value
@@ -24,7 +24,7 @@ pub const VALUE: &str = "value";
 pub const KEY_FILE: &str = "key.json";
 pub const VALIDATION_HASH: &str = ".validation-hash";
 
-/// Whose keys a link stands for.
+/// Whose keys a link refers to.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum Kind {
     Machine,
@@ -35,7 +35,7 @@ pub enum Kind {
 impl Kind {
     pub const ALL: [Self; 3] = [Self::Machine, Self::User, Self::Group];
 
-    /// The folder, in `sops/` and beside a secret.
+    /// Its folder, in `sops/` and beside a secret.
     pub fn folder(self) -> &'static str {
         match self {
             Self::Machine => "machines",
@@ -80,7 +80,7 @@ pub fn key_file(kind: Kind, name: &str) -> PathBuf {
     member(kind, name).join(KEY_FILE)
 }
 
-/// The private key that Clan made for a machine on an operator's computer. Muster has none.
+/// The private key that Clan made for a machine on an operator's computer. Muster makes none.
 pub fn clans_machine_key(machine: &str) -> PathBuf {
     Path::new(SOPS).join("secrets").join(format!("{machine}-age.key"))
 }
@@ -90,7 +90,7 @@ pub fn link(secret: &Path, kind: Kind, name: &str) -> PathBuf {
     secret.join(kind.folder()).join(name)
 }
 
-/// What the link says: the shortest way from its folder to the member's.
+/// The link's target: the shortest path from its folder to the member's.
 pub fn link_target(secret: &Path, kind: Kind, name: &str) -> PathBuf {
     let depth = secret.join(kind.folder()).components().count();
     let (up, rest) = match secret.starts_with(SOPS) {
@@ -100,7 +100,7 @@ pub fn link_target(secret: &Path, kind: Kind, name: &str) -> PathBuf {
     std::iter::repeat_n(Component::ParentDir, up).collect::<PathBuf>().join(rest)
 }
 
-/// The generator's name and file's, or the name in `sops/secrets`, of a secret's folder: for people.
+/// For display: generator and file of a secret's folder, or its name in `sops/secrets`.
 pub fn shown(secret: &Path) -> String {
     let parts: Vec<&str> = secret.iter().filter_map(|part| part.to_str()).collect();
     match parts.as_slice() {

@@ -1,4 +1,4 @@
-//! From values in memory to what is written: public ones as they are, secret ones encrypted.
+//! From values in memory to files: public ones as they are, secret ones encrypted.
 
 use anyhow::Result;
 
@@ -11,7 +11,7 @@ use super::repository::Secret;
 use super::sops::Sops;
 use super::workspace::{Held, Operator};
 
-/// What puts one value into its place.
+/// The changes that store one value.
 pub async fn file(
     held: &Held,
     sops: &Sops,
@@ -23,7 +23,7 @@ pub async fn file(
     let there = held.snapshot.secrets.get(&folder);
     let mut changes = Vec::new();
     if !file.secret {
-        // What was secret is public now: nothing of the secret's stays beside it.
+        // It was secret and is public now: remove what belonged to the secret.
         if let Some(secret) = there {
             changes.push(Change::Remove { path: folder.join(layout::SECRET) });
             changes.extend(relink(&folder, secret, &Default::default()));
@@ -44,7 +44,7 @@ pub async fn file(
     Ok(changes)
 }
 
-/// What notes that the files are of the generator as the flake has it now.
+/// The change that records the generator's current validation hash.
 pub fn validation(held: &Held, generator: &Generator) -> Option<Change> {
     let path = layout::validation_hash(&generator.id);
     let known = held.snapshot.hashes.get(&layout::generator(&generator.id));

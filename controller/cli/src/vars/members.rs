@@ -1,4 +1,4 @@
-//! Machines and operators that come, go or change their key, and what that does to every secret. Pure.
+//! Machines and operators that join, leave or change their key, and what that does to every secret. Pure.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
@@ -22,26 +22,27 @@ pub enum MemberError {
     #[error("there is no machine {0} in sops/machines, so it has no access that could end; there is {1}")]
     UnknownMachine(String, String),
     #[error(
-        "the operator {0} has another key already: give --add to add this computer's beside it, or --replace to put it in \
-         its place"
+        "the operator {0} has another key already: give --add to add this computer's beside it, or --replace \
+         to put it in its place"
     )]
     OtherKey(MemberName),
     #[error("{0} is the only operator who reads {1}: let another one read it first")]
     LastOperator(MemberName, String),
 }
 
-/// A change of members, and which secrets somebody can read who should not any more: they want new values.
+/// A change of members, and the secrets that somebody can still read but no longer should: they need new
+/// values.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Membership {
     pub draft: Draft,
     /// The folders of secrets.
     pub known_to_the_old: Vec<PathBuf>,
-    /// The keys that end.
+    /// The keys that are revoked.
     pub ended: Recipients,
 }
 
-/// What the links beside a secret are to be, by what the flake declares; links beside others stay, as far as they lead to
-/// somebody.
+/// The links that secrets should have according to the flake; links of undeclared secrets stay if they lead
+/// to somebody.
 pub struct Policy<'a> {
     /// By the folders of secrets.
     declared: BTreeMap<PathBuf, (&'a Generator, &'a File)>,
@@ -59,13 +60,13 @@ impl<'a> Policy<'a> {
         Self { declared: files.collect(), snapshot, members }
     }
 
-    /// Every secret that is there, with the links that it is to have.
+    /// Every existing secret, with the links that it should have.
     pub fn all(&self) -> Result<Vec<(&'a Path, &'a Secret, Links)>, RecipientsError> {
         let secrets = self.snapshot.secrets.iter();
         secrets.map(|(path, secret)| Ok((path.as_path(), secret, self.links(path)?))).collect()
     }
 
-    /// The links that a secret in this folder is to have.
+    /// The links that the secret in this folder should have.
     pub fn links(&self, path: &Path) -> Result<Links, RecipientsError> {
         let secret = self.snapshot.secrets.get(path);
         match self.declared.get(path) {
@@ -74,7 +75,7 @@ impl<'a> Policy<'a> {
         }
     }
 
-    /// What brings every secret that `concerned` says yes to where it should be.
+    /// The changes that bring every secret for which `concerned` returns true to where it should be.
     pub fn settle(
         &self,
         concerned: impl Fn(&Path, &Secret, &Links) -> bool,
@@ -96,7 +97,7 @@ fn concerns(member: &Member, members: &Members, secret: &Secret, links: &Links) 
     all.any(|link| link == member || (link.0 == Kind::Group && groups.contains(link.1.as_str())))
 }
 
-/// The secrets that one of these keys reads.
+/// The secrets that one of these keys can read.
 fn readable(snapshot: &Snapshot, keys: &Recipients) -> Vec<PathBuf> {
     snapshot
         .secrets
@@ -110,7 +111,7 @@ fn keys_of(members: &Members, member: &Member) -> Recipients {
     members.keys.get(member).and_then(|keys| keys.as_ref().ok()).cloned().unwrap_or_default()
 }
 
-/// A machine's key takes effect: its first, or one in place of an older.
+/// A machine's key takes effect: its first, or one in place of an older one.
 pub fn accept(
     snapshot: &Snapshot,
     generators: &Generators,
@@ -129,7 +130,7 @@ pub fn accept(
         let path = layout::key_file(Kind::Machine, machine.as_str());
         draft.changes.push(Change::Write { path, contents: key_file(&new).into_bytes() });
     }
-    // A private key of the machine's in the repository would be one that did leave it.
+    // A private key in the repository would be one that left the machine.
     let clans = layout::clans_machine_key(machine.as_str());
     if has_clans_key {
         draft.changes.retain(|change| !change.path().starts_with(&clans));
@@ -139,7 +140,7 @@ pub fn accept(
     Ok(Membership { draft, known_to_the_old: readable(snapshot, &ended), ended })
 }
 
-/// A machine reads nothing any more.
+/// A machine loses access to everything.
 pub fn remove_machine(
     snapshot: &Snapshot,
     generators: &Generators,
@@ -166,7 +167,7 @@ pub fn remove_machine(
     Ok(membership)
 }
 
-/// An operator reads nothing any more.
+/// An operator loses access to everything.
 pub fn remove_operator(
     snapshot: &Snapshot,
     generators: &Generators,
@@ -177,7 +178,7 @@ pub fn remove_operator(
     if members.keys.remove(&member).is_none() {
         return Err(MemberError::UnknownOperator(operator.clone(), listed(&snapshot.members, Kind::User)));
     }
-    // A secret that only machines read could never be changed again.
+    // A secret that only machines can read could never be changed again.
     let operators = |links: &Links| {
         let people = links.iter().filter(|(kind, _)| *kind != Kind::Machine).cloned();
         members.recipients(&people.collect())
@@ -191,7 +192,7 @@ pub fn remove_operator(
     leave(snapshot, generators, &member, &members)
 }
 
-/// Takes a member's folder, its place in groups, and its links away.
+/// Removes a member's folder, group memberships and links.
 fn leave(
     snapshot: &Snapshot,
     generators: &Generators,
@@ -200,7 +201,7 @@ fn leave(
 ) -> Result<Membership, MemberError> {
     let (kind, name) = member;
     let keys = keys_of(&snapshot.members, member);
-    // Another operator may have the same key; then it does not end.
+    // Another operator may have the same key; then it stays valid.
     let others = members.keys.values().filter_map(|keys| keys.as_ref().ok());
     let ended: Recipients = others.fold(keys, |keys, other| &keys - other);
     let mut draft = Policy::new(generators, snapshot, members)
@@ -215,7 +216,7 @@ fn leave(
     Ok(Membership { draft, known_to_the_old: readable(snapshot, &ended), ended })
 }
 
-/// How a key joins those that an operator has.
+/// How a new key relates to the operator's existing ones.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Joining {
     New,
@@ -223,7 +224,8 @@ pub enum Joining {
     Replace,
 }
 
-/// An operator's keys, and the group that he joins. Secrets follow when somebody who reads them runs `fix`.
+/// An operator's keys, and the group that they join. Secrets follow when somebody who can read them runs
+/// `fix`.
 pub fn register(
     snapshot: &Snapshot,
     operator: &MemberName,
@@ -256,7 +258,7 @@ pub fn register(
     Ok(draft)
 }
 
-/// Every secret that `concerned` says yes to, and that one of `mine` reads, is for `operator` as well.
+/// Lets `operator` read every secret for which `concerned` returns true and that one of `mine` can read.
 pub fn add_operator(
     snapshot: &Snapshot,
     generators: &Generators,
@@ -279,7 +281,7 @@ pub fn add_operator(
     Ok(draft)
 }
 
-/// Takes out of a draft what nobody with these keys can do: the secrets that it leaves as they are.
+/// Removes from a draft the secrets that nobody with these keys can change, and returns them.
 pub fn leave_to_others(snapshot: &Snapshot, mine: &Recipients, draft: &mut Draft) -> Vec<PathBuf> {
     let readable: BTreeSet<PathBuf> = readable(snapshot, mine).into_iter().collect();
     let left: Vec<PathBuf> = draft

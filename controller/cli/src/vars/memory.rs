@@ -1,6 +1,6 @@
-//! A folder that lies in memory: what scripts read and write in the clear is there and nowhere else.
+//! A folder in memory: what scripts read and write in plaintext is there and nowhere else.
 //!
-//! On Linux it is in a tmpfs that exists; a Mac has none, so a disk in memory is made for the run.
+//! On Linux it is in an existing tmpfs; a Mac has none, so a RAM disk is made for the run.
 
 use std::fs::{self, File};
 use std::io;
@@ -14,14 +14,14 @@ use rustix::fs::FlockOperation;
 use rustix::process::Pid;
 
 const PREFIX: &str = "muster-vars-";
-/// The size of a Mac's disk in memory, in sectors of 512 bytes: 64 MiB.
+/// The size of a Mac's RAM disk, in sectors of 512 bytes: 64 MiB.
 const SECTORS: u32 = 131_072;
 
 #[derive(Debug, thiserror::Error)]
 pub enum MemoryError {
     #[error(
-        "no folder in memory can be written, and scripts must not leave secrets on a disk: mount a tmpfs at /dev/shm, or \
-         let XDG_RUNTIME_DIR name one"
+        "no folder in memory can be written, and scripts must not leave secrets on a disk: mount a tmpfs at \
+         /dev/shm, or let XDG_RUNTIME_DIR name one"
     )]
     None,
     #[error("{} cannot be used for what scripts read and write: {source}", path.display())]
@@ -32,12 +32,12 @@ pub enum MemoryError {
     Random(#[from] RandomError),
 }
 
-/// Removed, with all that is in it, when this is dropped; what a killed run left is removed by the next one.
+/// Removed with everything in it when dropped; leftovers of a killed run are removed by the next one.
 #[derive(Debug)]
 pub struct Memory {
     path: PathBuf,
     _lock: File,
-    /// The device of a Mac's disk in memory.
+    /// The device of a Mac's RAM disk.
     device: Option<String>,
 }
 
@@ -119,7 +119,8 @@ impl Drop for Memory {
     }
 }
 
-/// Removes what runs left that are gone. `programs` has hdiutil, where the folder may be a mounted disk.
+/// Removes the folders of runs that no longer exist. `programs` has hdiutil, for folders that are mounted
+/// disks.
 fn sweep(parent: &Path, programs: Option<&Path>) {
     let Ok(entries) = fs::read_dir(parent) else { return };
     for entry in entries.flatten() {
@@ -145,7 +146,7 @@ fn sweep(parent: &Path, programs: Option<&Path>) {
     }
 }
 
-/// Removes a folder also where a script took away the right to.
+/// Removes a folder even if a script removed the permission to.
 pub fn remove_tree(path: &Path) -> io::Result<()> {
     use std::os::unix::fs::PermissionsExt as _;
     if fs::remove_dir_all(path).is_ok() {
@@ -207,7 +208,7 @@ mod tests {
     fn what_a_killed_run_left_is_removed_and_what_lives_stays() {
         let folder = tempfile::tempdir().unwrap();
         let living = Memory::make(folder.path()).unwrap();
-        // No process has this number: it is above every limit of the kernel's.
+        // No process has this number: it is above the kernel's limit.
         let left = folder.path().join(format!("{PREFIX}1073741824-00"));
         fs::create_dir_all(left.join("out")).unwrap();
         fs::create_dir(folder.path().join("other")).unwrap();

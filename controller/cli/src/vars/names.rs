@@ -1,4 +1,5 @@
-//! Names of generators, files, prompts, operators and groups: each is one segment of a path, and is checked when it is made.
+//! Names of generators, files, prompts, operators and groups: each is one path segment, checked when it is
+//! made.
 
 use std::fmt;
 use std::str::FromStr;
@@ -11,19 +12,22 @@ const MAX_NAME: usize = 200;
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum NameError {
     #[error(
-        "'{0}' is no name of a generator, file or prompt: it must be one segment of a path that does not begin with a dot"
+        "'{0}' is no name of a generator, file or prompt: it must be one segment of a path that does not \
+         begin with a dot"
     )]
     Var(String),
     #[error("'{0}' names no variable: write GENERATOR/FILE")]
     VarId(String),
     #[error(
-        "'{0}' is no name of an operator or group: 1 to 32 of a-z, 0-9, '_' and '-', beginning with a letter or '_'"
+        "'{0}' is no name of an operator or group: 1 to 32 of a-z, 0-9, '_' and '-', beginning with a letter \
+         or '_'"
     )]
     Member(String),
 }
 
 text_id!(
-    /// A generator's, file's or prompt's name. Clan takes any attribute name; one that leads elsewhere is refused here.
+    /// A generator's, file's or prompt's name. Clan takes any attribute name; one that leads elsewhere is
+    /// refused here.
     VarName,
     NameError::Var,
     is_segment
@@ -68,7 +72,7 @@ impl fmt::Display for VarId {
     }
 }
 
-/// Whose a generator's files are.
+/// Where a generator's files belong.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum Place {
     /// Made once, for all machines that declare it.

@@ -10,7 +10,8 @@ pub enum OrderError {
     #[error("{generator} depends on {dependency}, which no machine of this flake declares for it")]
     Unknown { generator: GeneratorId, dependency: VarName },
     #[error(
-        "{generator} depends on {dependency}, which is one machine's: what is shared can depend only on what is shared"
+        "{generator} depends on {dependency}, which is one machine's: what is shared can depend only on what \
+         is shared"
     )]
     SharedOnOwn { generator: GeneratorId, dependency: VarName },
     #[error("these generators depend on one another in a circle: {0}; take one of the dependencies away")]
@@ -21,7 +22,7 @@ pub enum OrderError {
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Order {
     needs: BTreeMap<GeneratorId, BTreeSet<GeneratorId>>,
-    /// Every generator, after all that it needs.
+    /// Every generator, after everything that it needs.
     pub sorted: Vec<GeneratorId>,
 }
 
@@ -36,12 +37,12 @@ impl Order {
         Ok(Self { needs, sorted })
     }
 
-    /// What a generator needs at once.
+    /// What a generator needs directly.
     pub fn needs(&self, id: &GeneratorId) -> impl Iterator<Item = &GeneratorId> {
         self.needs.get(id).into_iter().flatten()
     }
 
-    /// What needs it at once.
+    /// What needs it directly.
     pub fn needed_by<'a>(&'a self, id: &'a GeneratorId) -> impl Iterator<Item = &'a GeneratorId> {
         self.needs.iter().filter(move |(_, needs)| needs.contains(id)).map(|(other, _)| other)
     }
@@ -55,7 +56,7 @@ fn resolve(generators: &Generators, of: &Generator, name: &VarName) -> Result<Ge
             return Ok(own);
         }
     }
-    // What is shared may be declared by other machines alone.
+    // A shared generator may be declared only by other machines.
     if generators.all.contains_key(&shared) {
         return Ok(shared);
     }
@@ -71,7 +72,7 @@ fn sort(needs: &BTreeMap<GeneratorId, BTreeSet<GeneratorId>>) -> Result<Vec<Gene
     let mut sorted = Vec::new();
     let mut done: BTreeSet<&GeneratorId> = BTreeSet::new();
     for start in needs.keys() {
-        // The way here, each with what it needs and was not looked at yet.
+        // The path so far, each with its dependencies that were not visited yet.
         let mut way: Vec<(&GeneratorId, Vec<&GeneratorId>)> = Vec::new();
         let enter = |id| (id, needs.get(id).into_iter().flatten().rev().collect::<Vec<_>>());
         if !done.contains(start) {
@@ -141,8 +142,8 @@ mod tests {
             fleet(&[("tin", "a", false, &["b"]), ("tin", "b", false, &["c"]), ("tin", "c", false, &["b"])]);
         assert_eq!(
             Order::of(&fleet).unwrap_err().to_string(),
-            "these generators depend on one another in a circle: b of tin → c of tin → b of tin; take one of the \
-             dependencies away"
+            "these generators depend on one another in a circle: b of tin → c of tin → b of tin; take one of \
+             the dependencies away"
         );
         let fleet = self::fleet(&[("tin", "a", true, &["a"])]);
         assert!(Order::of(&fleet).unwrap_err().to_string().contains("a (shared) → a (shared)"));

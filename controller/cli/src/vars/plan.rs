@@ -1,4 +1,4 @@
-//! Which generators are to run, and why; and what is wrong with what is there. Pure.
+//! Which generators to run, and why; and what is wrong with the existing files. Pure.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
@@ -12,12 +12,12 @@ use super::order::Order;
 use super::repository::Snapshot;
 use crate::terminal::list::listed;
 
-/// What there is of a generator's files.
+/// The state of a generator's files.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum State {
     Complete,
     Missing,
-    /// Some files are there and others are not. Its script makes all of them anew.
+    /// Some files exist and others do not. The script makes all of them anew.
     Incomplete {
         has: Vec<VarName>,
         lacks: Vec<VarName>,
@@ -26,7 +26,7 @@ pub enum State {
     Outdated,
 }
 
-/// What there is of a generator.
+/// The state of a generator.
 pub fn state(snapshot: &Snapshot, generator: &Generator) -> State {
     let there = |(name, file): &(&VarName, &super::generators::File)| {
         snapshot.has(&layout::file(&generator.id, name), file.secret)
@@ -49,11 +49,11 @@ pub fn state(snapshot: &Snapshot, generator: &Generator) -> State {
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Why {
     Missing,
-    /// It was asked for, though it is there.
+    /// It was asked for, though it exists.
     Asked,
-    /// It is missing, and this one needs it.
+    /// It is missing, and the given generator needs it.
     NeededBy(GeneratorId),
-    /// It is there, and was made from what is made anew.
+    /// It exists, but was made from one that is made anew.
     MadeFrom(GeneratorId),
 }
 
@@ -73,7 +73,7 @@ impl fmt::Display for Why {
 pub struct Plan {
     /// In the order in which they run.
     pub make: Vec<(GeneratorId, Why)>,
-    /// What is left as it is though something is wrong with it.
+    /// Left as it is, though something is wrong with it.
     pub leave: Vec<(GeneratorId, State)>,
 }
 
@@ -122,8 +122,8 @@ pub fn plan(
             leave.push((id.clone(), state.clone()));
         }
     }
-    // What was made from a generator that is made anew fits it no more. What is missing has nothing made from it, as far
-    // as is known.
+    // What was made from a generator that is made anew no longer fits. Nothing is known to be made from what
+    // is missing.
     let mut left: Vec<&GeneratorId> =
         why.iter().filter(|(_, why)| **why == Why::Asked).map(|(id, _)| *id).collect();
     while let Some(id) = left.pop() {
@@ -160,7 +160,7 @@ pub fn plan(
     Ok(Plan { make, leave })
 }
 
-/// The generators that the wish names.
+/// The generators that the wish selects.
 pub fn chosen<'a>(generators: &'a Generators, wish: &Wish) -> Result<Vec<&'a Generator>, PlanError> {
     for machine in &wish.machines {
         if !generators.machines.contains_key(machine) {
@@ -267,7 +267,7 @@ mod tests {
         snapshot.values.insert("vars/per-machine/tin/lone/b".into());
         snapshot.hashes.insert("vars/per-machine/tin/lone".into(), "v1".into());
         assert!(made(&snapshot, &wish(&[], &[], &[])).is_empty());
-        // A shared one that is gone is made; what was made from its predecessor is left.
+        // A shared generator that is gone is made; what was made from its predecessor is left.
         snapshot.secrets.remove(std::path::Path::new("vars/shared/ca/f"));
         assert_eq!(made(&snapshot, &wish(&[], &[], &[])), ["ca (shared): missing"]);
         let snapshot = with(&ALL);
@@ -317,7 +317,8 @@ mod tests {
         let error = plan(&generators, &order, &snapshot, &wish(&[], &[], &[])).unwrap_err().to_string();
         assert_eq!(
             error,
-            "user of tin needs base of tin, of which there is a and not b: make that anew with --regenerate base"
+            "user of tin needs base of tin, of which there is a and not b: make that anew with --regenerate \
+             base"
         );
     }
 

@@ -1,4 +1,4 @@
-//! Running a program that is given, or prints, what is secret: its input and output stay in memory, its time is limited.
+//! Runs a program whose input or output is secret: both stay in memory, and its time is limited.
 
 use std::path::{Path, PathBuf};
 use std::process::Stdio;
@@ -10,7 +10,7 @@ use tokio::process::Command;
 
 use super::secret::{SecretBytes, read_all};
 
-/// The most that is read of what a program prints beside its output, in bytes.
+/// The most bytes that are read of a program's standard error.
 const MAX_WORDS: usize = 64 * 1024;
 
 #[derive(Debug, thiserror::Error)]
@@ -23,12 +23,12 @@ pub enum ProgramError {
     TooMuch { name: String, limit: usize },
 }
 
-/// What a program came to.
+/// How a program ended.
 pub struct Ended {
-    /// The exit code, or `None` where a signal ended it.
+    /// The exit code, or `None` if it was killed by a signal.
     pub code: Option<i32>,
     pub output: SecretBytes,
-    /// Its standard error: may be told only where nothing secret can be in it.
+    /// Its standard error: show it only if it cannot contain secrets.
     pub stderr: String,
 }
 
@@ -36,7 +36,7 @@ impl Ended {
     pub fn well(&self) -> bool {
         self.code == Some(0)
     }
-    /// How it ended, for people.
+    /// How it ended, for display.
     pub fn how(&self) -> String {
         self.code
             .map_or_else(|| "was ended by a signal".to_owned(), |code| format!("ended with exit code {code}"))
@@ -53,7 +53,8 @@ pub async fn run(
     run_as(command, input, limit, max_output, false).await
 }
 
-/// The same in a process group of its own, so that all that it starts ends with it. It can ask nothing at a terminal.
+/// The same in its own process group, so that everything it starts ends with it. It cannot prompt at a
+/// terminal.
 pub async fn run_alone(
     mut command: Command,
     limit: Duration,
@@ -63,7 +64,7 @@ pub async fn run_alone(
     run_as(command, b"", limit, max_output, true).await
 }
 
-/// Ends a process group, unless its leader has come to its end and was waited for: then the number may be another's.
+/// Kills a process group, unless its leader has ended and been reaped: then the number may belong to another.
 struct Group(Option<Pid>);
 
 impl Drop for Group {
@@ -94,7 +95,7 @@ async fn run_as(
     };
     let work = async {
         let feed = async {
-            // A program that does not read to the end is judged by its exit code.
+            // A program that does not read its input to the end is judged by its exit code.
             let _ = stdin.write_all(input).await;
             drop(stdin);
         };

@@ -1,4 +1,4 @@
-//! Who may read a secret: what the links beside it say, what the flake wants, and what sops wrote. Pure.
+//! Who may read a secret: what its links say, what the flake wants, and what sops wrote. Pure.
 
 use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
@@ -11,20 +11,22 @@ use super::keys::{KeyFileError, Recipient, Recipients, SopsFileError};
 use super::layout::{self, Kind};
 use super::repository::{Member, Members, Secret, Snapshot};
 
-/// Whose links are to lie beside a secret.
+/// The links that belong beside a secret.
 pub type Links = BTreeSet<Member>;
 
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum RecipientsError {
-    #[error("the key of the {kind} {name} cannot be used: {}: {source}", layout::key_file(*kind, name).display())]
+    #[error("the key of the {kind} {name} cannot be used: {}: \
+         {source}", layout::key_file(*kind, name).display())]
     Key { kind: Kind, name: String, source: KeyFileError },
     #[error("{}: {source}; bring it back from git, or make it again", secret.join(layout::SECRET).display())]
     Damaged { secret: PathBuf, source: SopsFileError },
-    #[error("nobody could read {} any more: let an operator read it first, or take it away", layout::shown(.0))]
+    #[error("nobody could read {} any more: let an operator read it first, or take it \
+         away", layout::shown(.0))]
     Nobody(PathBuf),
     #[error(
-        "new secrets shall be encrypted to the group {0}, which has no members: add them in sops/groups/{0}, or take the \
-         group away"
+        "new secrets shall be encrypted to the group {0}, which has no members: add them in sops/groups/{0}, \
+         or take the group away"
     )]
     EmptyGroup(String),
 }
@@ -54,7 +56,7 @@ impl Members {
         }
     }
 
-    /// Everybody whom these links let read.
+    /// The recipients that these links name.
     pub fn recipients(&self, links: &Links) -> Result<Recipients, RecipientsError> {
         let mut all = Recipients::new();
         for member in links {
@@ -63,7 +65,7 @@ impl Members {
         Ok(all)
     }
 
-    /// Whose key it is, for people: names where they are known, else the key.
+    /// The owner of a key, for display: names if known, otherwise the key.
     pub fn owner(&self, recipient: &Recipient) -> String {
         let owners: Vec<&str> = self
             .keys
@@ -100,9 +102,9 @@ impl Secret {
     }
 }
 
-/// The links that a secret of a generator is to have. Operators and groups stay who they are, as far as they exist;
-/// machines are those that the flake lets read it and that have a key. A link of a name that no machine of ours can have
-/// is left alone.
+/// The links that a generator's secret should have. Operators and groups stay, if they exist; machines are
+/// those that the flake lets read it and that have a key. Links with names that Muster cannot use are left
+/// alone.
 pub fn wanted_links(
     members: &Members,
     generator: &Generator,
@@ -141,7 +143,7 @@ pub fn relink(secret: &Path, now: &Secret, wanted: &Links) -> Vec<Change> {
     changes
 }
 
-/// What brings one secret to these links, and to be encrypted to just whom they name.
+/// The changes that bring one secret to these links, encrypted to exactly whom they name.
 pub fn settle(
     snapshot: &Snapshot,
     members: &Members,
@@ -163,7 +165,7 @@ pub fn settle(
         draft.rekeys.push(Rekey {
             secret: secret.to_owned(),
             gains: recipients.difference(current).map(|key| members.owner(key)).collect(),
-            // Whoever goes is known by the old names.
+            // Those who lose access are known by their old names.
             loses: current.difference(&recipients).map(|key| snapshot.members.owner(key)).collect(),
             recipients,
         });

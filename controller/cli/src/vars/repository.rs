@@ -1,4 +1,4 @@
-//! Reading the fleet's folder: who has keys, which secrets there are, and who may read them.
+//! Reading the fleet's folder: who has keys, which secrets exist, and who may read them.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::ffi::OsString;
@@ -37,12 +37,12 @@ pub struct Members {
 /// One secret: `FOLDER/secret`, and the links beside it.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Secret {
-    /// Whose links lie beside it, and what they say.
+    /// The links beside it, and their targets.
     pub links: BTreeMap<Member, PathBuf>,
     pub recipients: Result<Recipients, SopsFileError>,
 }
 
-/// Everything that decisions are made from. Paths are relative to the fleet's folder.
+/// Everything that decisions are based on. Paths are relative to the fleet's folder.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Snapshot {
     pub members: Members,
@@ -82,7 +82,7 @@ impl Snapshot {
             self.values.insert(folder.clone());
         }
         let path = root.join(&folder).join(SECRET);
-        // A file may be called `secret` itself; then this is its folder.
+        // A file may itself be called `secret`; then this is its folder.
         if !path.is_file() {
             return Ok(());
         }
@@ -97,7 +97,7 @@ impl Snapshot {
         Ok(())
     }
 
-    /// Whether there is such a public value, or such a secret.
+    /// Whether this public value, or this secret, exists.
     pub fn has(&self, folder: &Path, secret: bool) -> bool {
         if secret { self.secrets.contains_key(folder) } else { self.values.contains(folder) }
     }
@@ -129,7 +129,7 @@ fn name_of(path: &Path) -> Option<String> {
     Some(path.file_name()?.to_str()?.to_owned())
 }
 
-/// The links in a folder of members, and what they say. What is no link is none of ours, nor Clan's.
+/// The links in a folder of members, and their targets. Anything else is neither ours nor Clan's.
 fn members_in(root: &Path, folder: &Path) -> Result<BTreeMap<String, PathBuf>, RepositoryError> {
     let mut links = BTreeMap::new();
     for name in entries(&root.join(folder))? {
@@ -147,7 +147,7 @@ fn folders(root: &Path, folder: &Path) -> Result<Vec<PathBuf>, RepositoryError> 
     Ok(all.filter(|path| root.join(path).is_dir()).collect())
 }
 
-/// Names in a folder that need not be there, in order.
+/// The names in a folder that may be missing, sorted.
 fn entries(folder: &Path) -> Result<Vec<OsString>, RepositoryError> {
     let error = |source| RepositoryError::Read { path: folder.to_owned(), source };
     let read = match fs::read_dir(folder) {
@@ -164,7 +164,7 @@ fn entries(folder: &Path) -> Result<Vec<OsString>, RepositoryError> {
     Ok(names)
 }
 
-/// A file that need not be there.
+/// A file that may be missing.
 pub fn optional(path: &Path) -> Result<Option<Vec<u8>>, RepositoryError> {
     let error = |source| RepositoryError::Read { path: path.to_owned(), source };
     let file = match fs::File::open(path) {

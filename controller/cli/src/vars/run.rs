@@ -1,4 +1,4 @@
-//! Runs a generator's script: gives it its inputs in memory, and takes what it wrote.
+//! Runs a generator's script: provides its inputs in memory, and reads what it wrote.
 
 use std::collections::BTreeMap;
 use std::fs::{self, OpenOptions};
@@ -15,16 +15,18 @@ use super::program::{self, ProgramError};
 use super::sandbox::{Job, READ, Sandbox, SandboxError, WORK, WRITTEN};
 use super::secret::{MAX_VALUE, SecretBytes};
 
-/// What a script prints on its standard output is of no use, and read no further.
+/// A script's standard output is not used; more than this is not read.
 const MAX_PRINTED: usize = 16 * 1024 * 1024;
 
 #[derive(Debug, thiserror::Error)]
 pub enum RunError {
     #[error(
-        "the script of {generator} {how}; its own words may hold secrets and are shown only with --script-output"
+        "the script of {generator} {how}; its own words may hold secrets and are shown only with \
+         --script-output"
     )]
     Failed { generator: GeneratorId, how: String },
-    #[error("the script of {generator} did not end within {} s: give it more with --script-seconds", .limit.as_secs())]
+    #[error("the script of {generator} did not end within {} s: give it more with \
+         --script-seconds", .limit.as_secs())]
     TooLong { generator: GeneratorId, limit: Duration },
     #[error("the script of {generator} wrote no file $out/{file}; it wrote {wrote}")]
     Missing { generator: GeneratorId, file: VarName, wrote: String },
@@ -83,7 +85,7 @@ impl Runner {
             Ok(()) => self.run_in(&folder, generator, script).await,
             Err(error) => Err(error),
         };
-        // Whatever became of it, nothing in the clear stays.
+        // Whatever happened, no plaintext is left behind.
         remove_tree(&folder).map_err(failed)?;
         outputs
     }
@@ -116,7 +118,7 @@ impl Runner {
 }
 
 fn prepare(folder: &Path, inputs: &Inputs) -> io::Result<()> {
-    // What a run that was interrupted left; nobody reads it any more.
+    // Left by an interrupted run; nobody reads it any longer.
     let _ = remove_tree(folder);
     fs::create_dir(folder)?;
     for name in READ.into_iter().chain([WRITTEN, WORK]) {
@@ -139,7 +141,8 @@ fn write(path: &Path, value: &[u8]) -> io::Result<()> {
     OpenOptions::new().write(true).create_new(true).mode(0o400).open(path)?.write_all(value)
 }
 
-/// Reads what the script wrote. A link is not followed: it could lead to a file that the script itself may not read.
+/// Reads what the script wrote. Links are not followed: they could lead to files that the script itself may
+/// not read.
 fn take(folder: &Path, generator: &Generator, name: &VarName) -> Result<SecretBytes, RunError> {
     let out = folder.join(WRITTEN);
     let not_plain = || RunError::NotPlain { generator: generator.id.clone(), file: name.clone() };

@@ -1,4 +1,4 @@
-//! Where scripts of generators run: they see the Nix store, what they are given and where they write, and no network.
+//! Where generators' scripts run: they see the Nix store, their inputs and outputs, and no network.
 
 mod darwin;
 mod job;
@@ -12,15 +12,15 @@ use tokio::process::Command;
 pub use self::job::Job;
 use super::program::{self, ProgramError};
 
-/// What `--no-sandbox` gives up, for people.
+/// What `--no-sandbox` gives up, for display.
 pub const WITHOUT: &str =
     "Scripts run without a sandbox: they can read your files and your keys, and use the network.";
 
 #[derive(Debug, thiserror::Error)]
 pub enum SandboxError {
     #[error(
-        "there is no `bwrap` on PATH, which keeps scripts away from your files and the network: install bubblewrap, or \
-         give --no-sandbox to let them run without"
+        "there is no `bwrap` on PATH, which keeps scripts away from your files and the network: install \
+         bubblewrap, or give --no-sandbox to let them run without"
     )]
     NoBubblewrap,
     #[error(
@@ -28,7 +28,8 @@ pub enum SandboxError {
     )]
     NoSandboxExec,
     #[error(
-        "no sandbox can be made here ({0}): let this user make namespaces, or give --no-sandbox to let scripts run without"
+        "no sandbox can be made here ({0}): let this user make namespaces, or give --no-sandbox to let \
+         scripts run without"
     )]
     Refused(String),
     #[error(transparent)]
@@ -46,7 +47,7 @@ pub enum Sandbox {
 pub const READ: [&str; 2] = ["in", "prompts"];
 pub const WRITTEN: &str = "out";
 pub const WORK: &str = "work";
-/// Where the sandbox on Linux has them.
+/// Where the sandbox on Linux mounts them.
 const INSIDE: &str = "/muster";
 
 impl Sandbox {
@@ -62,14 +63,14 @@ impl Sandbox {
         program::find("bwrap").map(Self::Bubblewrap).ok_or(SandboxError::NoBubblewrap)
     }
 
-    /// Whether a sandbox can be made here: asked once, so that a script's own failure is told as that.
+    /// Checks once whether a sandbox can be made here, so that a script's own failure is not mistaken for it.
     pub async fn probe(&self, job: &Job<'_>) -> Result<(), SandboxError> {
         let mut command = self.command(job, &["-c".into(), ":".into()]);
         command.current_dir("/");
         let ended = program::run(command, b"", Duration::from_secs(60), 64 * 1024).await?;
         match ended.well() {
             true => Ok(()),
-            // Nothing secret was given to it.
+            // It was given nothing secret.
             false => Err(SandboxError::Refused(
                 ended.stderr.lines().last().unwrap_or(&ended.how()).trim().to_owned(),
             )),
@@ -95,16 +96,16 @@ impl Sandbox {
         for name in READ.into_iter().chain([WRITTEN]) {
             command.env(name, at.join(name));
         }
-        // The script sets PATH to what it asked for; bash has a default of its own where there is none.
+        // The script sets PATH as it needs; bash would otherwise use its own default.
         let work = at.join(WORK);
         command.env("PATH", "/no-such-path").env("HOME", &work).env("TMPDIR", &work);
-        // Nothing of a locale's is in the store's sight.
+        // The store has no locale data in view.
         command.env("LANG", "C.UTF-8");
         command
     }
 }
 
-/// bwrap(1). The folders keep the mode and owner that they have; the script is nobody in particular.
+/// bwrap(1). The folders keep their mode and owner; the script runs as an arbitrary user.
 fn bubblewrap(job: &Job<'_>, shell: &[OsString]) -> Vec<OsString> {
     let mut arguments: Vec<OsString> = Vec::new();
     let mut add = |more: &[&dyn AsRef<std::ffi::OsStr>]| {

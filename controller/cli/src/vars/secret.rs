@@ -1,4 +1,4 @@
-//! What is secret and in the clear: bytes in memory that are wiped when they go, and reading them from a program.
+//! Secrets in plaintext: bytes in memory that are wiped when dropped, and reading them from a program.
 
 use tokio::io::{AsyncRead, AsyncReadExt as _};
 use zeroize::{Zeroize as _, Zeroizing};
@@ -8,7 +8,7 @@ pub type SecretBytes = Zeroizing<Vec<u8>>;
 /// The largest value that is kept, in bytes.
 pub const MAX_VALUE: usize = 4 * 1024 * 1024;
 
-/// Reads to the end, or one byte more than `limit`. No copy stays behind when the buffer grows.
+/// Reads to the end, or one byte more than `limit`. Growing the buffer leaves no copy behind.
 pub async fn read_all(mut stream: impl AsyncRead + Unpin, limit: usize) -> std::io::Result<SecretBytes> {
     let mut bytes = SecretBytes::new(Vec::with_capacity(8 * 1024));
     let mut chunk = Zeroizing::new([0_u8; 8 * 1024]);
@@ -33,11 +33,11 @@ fn append(bytes: &mut SecretBytes, more: &[u8]) {
     bytes.extend_from_slice(more);
 }
 
-/// No process of this run leaves its memory in a core dump, nor do the programs that it starts.
+/// Keeps this process, and the programs that it starts, from leaving memory in a core dump.
 pub fn forbid_core_dumps() {
     use rustix::process::{Resource, Rlimit, setrlimit};
     let none = Rlimit { current: Some(0), maximum: Some(0) };
-    // Where it is forbidden to lower it, there is nothing more to do.
+    // If lowering the limit is forbidden, there is nothing more to do.
     let _ = setrlimit(Resource::Core, none);
 }
 

@@ -1,5 +1,5 @@
-//! The program sops. It is given values on its standard input and prints them on its standard output: nothing that is
-//! secret is in its arguments, its environment or a file.
+//! The program sops. It gets values on standard input and prints them on standard output: nothing secret is
+//! in its arguments, its environment or a file.
 
 use std::path::{Path, PathBuf};
 use std::time::Duration;
@@ -11,10 +11,10 @@ use super::program::{self, Ended, ProgramError};
 use super::repository::MAX_FILE;
 use super::secret::{MAX_VALUE, SecretBytes};
 
-/// The first version that has `encrypt` and `decrypt` as commands.
+/// The first version with `encrypt` and `decrypt` as commands.
 const OLDEST: (u32, u32) = (3, 9);
 const OLDEST_SHOWN: &str = "3.9";
-/// A key on a token may wait for a finger.
+/// A key on a token may wait for a touch.
 const LIMIT: Duration = Duration::from_secs(300);
 /// The largest file that sops writes for a value of [`MAX_VALUE`] bytes.
 const MAX_ENCRYPTED: usize = MAX_FILE as usize;
@@ -22,10 +22,10 @@ const MAX_ENCRYPTED: usize = MAX_FILE as usize;
 const NO_KEY: [i32; 2] = [128, 111];
 const ALTERED: [i32; 3] = [51, 52, 25];
 const NO_DATA_KEY: &str = "Failed to get the data key";
-/// What age says of a key that is not one of the file's.
+/// What age says if a key is not one of the file's.
 const FOREIGN: [&str; 2] =
     ["did not match any of the recipients", "no identity matched any of the recipients"];
-/// Variables of sops that say who is asked for a key. All others could choose other recipients than ours.
+/// Variables of sops that say how to get a key. All others could choose other recipients than ours.
 const IDENTITIES: [&str; 6] = [
     "SOPS_AGE_KEY",
     "SOPS_AGE_KEY_FILE",
@@ -38,8 +38,8 @@ const IDENTITIES: [&str; 6] = [
 #[derive(Debug, thiserror::Error)]
 pub enum SopsError {
     #[error(
-        "there is no `sops` on PATH, which encrypts and decrypts secrets: install version {OLDEST_SHOWN} or newer, with \
-         `nix profile install nixpkgs#sops` for example"
+        "there is no `sops` on PATH, which encrypts and decrypts secrets: install version {OLDEST_SHOWN} or \
+         newer, with `nix profile install nixpkgs#sops` for example"
     )]
     Missing,
     #[error("the `sops` on PATH is version {0}, and {OLDEST_SHOWN} or newer is needed: install a newer one")]
@@ -47,20 +47,21 @@ pub enum SopsError {
     #[error("`{0} --version` does not say a version: put another sops into PATH")]
     NoVersion(String),
     #[error(
-        "none of your keys reads {secret} ({message}): name the file with the right age key in SOPS_AGE_KEY_FILE, or have an operator who \
-         reads it give you access with `muster vars fix --add-user`"
+        "none of your keys reads {secret} ({message}): name the file with the right age key in \
+         SOPS_AGE_KEY_FILE, or have an operator who reads it give you access with `muster vars fix \
+         --add-user`"
     )]
     NoKey { secret: String, message: String },
     #[error(
-        "a key of yours cannot be used for {secret}: {message}. The file is as it was, and nothing says that it is damaged: \
-         fix what is named; for a plugin, the program age-plugin-NAME must be on PATH"
+        "a key of yours cannot be used for {secret}: {message}. The file is as it was, and nothing says that \
+         it is damaged: fix what is named; for a plugin, the program age-plugin-NAME must be on PATH"
     )]
     KeyUnusable { secret: String, message: String },
     #[error("{0} was changed after it was encrypted: bring it back from git, or make it again")]
     Altered(String),
     #[error(
-        "sops cannot read {secret}: it {how} ({message}). Nothing was changed, and the file may be sound: see what `sops \
-         decrypt` says of it before you replace it"
+        "sops cannot read {secret}: it {how} ({message}). Nothing was changed, and the file may be sound: \
+         see what `sops decrypt` says of it before you replace it"
     )]
     Decrypt { secret: String, how: String, message: String },
     #[error("sops cannot encrypt {secret}: it {how} ({message}); look at the keys in sops/")]
@@ -86,7 +87,7 @@ impl Sops {
 
     async fn at(program: PathBuf) -> Result<Self, SopsError> {
         let mut command = Command::new(&program);
-        // It would ask the network for a newer one.
+        // Otherwise it would ask the network for a newer version.
         command.args(["--disable-version-check", "--version"]);
         let ended = program::run(command, b"", LIMIT, 64 * 1024).await?;
         let said = String::from_utf8_lossy(&ended.output);
@@ -98,7 +99,7 @@ impl Sops {
         }
     }
 
-    /// The file that has `value` for these recipients. `secret` is its name, for people.
+    /// A file with `value` for these recipients. `secret` is its name, for display.
     pub async fn encrypt(
         &self,
         value: &[u8],
@@ -134,8 +135,8 @@ impl Sops {
         if ended.well() { Ok(ended.output) } else { Err(decrypt_error(&ended, secret)) }
     }
 
-    /// The file's contents for other recipients. sops would write into the file itself, and half of it if it is killed, so
-    /// it is given a copy.
+    /// The file's contents for other recipients. sops would write to the file in place, and half of it if
+    /// killed, so it gets a copy.
     pub async fn rekey(
         &self,
         file: &Path,
@@ -164,7 +165,7 @@ impl Sops {
                 command.env_remove(&*name);
             }
         }
-        // No other configuration is looked for above the folder that it runs in.
+        // No other configuration is looked for above its working folder.
         command.current_dir(folder).arg("--disable-version-check").arg("--config").arg(config);
         Ok(command)
     }
@@ -188,7 +189,7 @@ fn encrypt_error(ended: &Ended, secret: &str) -> SopsError {
     SopsError::Encrypt { secret: secret.to_owned(), how: ended.how(), message: in_short(&ended.stderr) }
 }
 
-/// Why no key opened it: a key that is not one of the file's, or one that could not be asked.
+/// Why no key opened it: none is one of the file's, or one could not be used.
 fn no_key(stderr: &str, secret: &str) -> SopsError {
     let causes = causes(stderr);
     let foreign = |cause: &String| FOREIGN.iter().any(|text| cause.contains(text));
@@ -203,7 +204,7 @@ fn no_key(stderr: &str, secret: &str) -> SopsError {
     }
 }
 
-/// What sops says of each key, in its own words: a paragraph with bars before its lines.
+/// What sops says about each key: a paragraph with bars before its lines.
 fn causes(stderr: &str) -> Vec<String> {
     let mut causes: Vec<String> = Vec::new();
     for line in stderr.lines().map(str::trim) {
@@ -214,7 +215,7 @@ fn causes(stderr: &str) -> Vec<String> {
             cause.push_str(more.trim());
         }
     }
-    // Where it looked for others is said each time, and is no cause.
+    // Where it looked for others is said every time, and is not a cause.
     for cause in &mut causes {
         let end = cause.find("Did not find keys in locations").unwrap_or(cause.len());
         cause.truncate(end);
@@ -224,12 +225,12 @@ fn causes(stderr: &str) -> Vec<String> {
     causes
 }
 
-/// sops tells of keys and files, never of values: the format is binary, so that it parses none. What it is doing it says
-/// with the time before it; the cause comes after that.
+/// sops reports keys and files, never values: the format is binary, so it parses none. Progress lines begin
+/// with a time; the cause follows them.
 fn in_short(stderr: &str) -> String {
     const LONGEST: usize = 300;
-    let told = |line: &&str| !line.is_empty() && !line.contains("Syncing keys for file");
-    let line = stderr.lines().map(str::trim).find(told).unwrap_or("and said nothing");
+    let is_cause = |line: &&str| !line.is_empty() && !line.contains("Syncing keys for file");
+    let line = stderr.lines().map(str::trim).find(is_cause).unwrap_or("and said nothing");
     line.chars().take(LONGEST).map(|c| if c.is_control() { ' ' } else { c }).collect()
 }
 
@@ -260,7 +261,7 @@ mod tests {
         assert_eq!(in_short(" \n"), "and said nothing");
     }
 
-    /// Writes a program; a child does it, so that no other test's child can hold the file open (ETXTBSY).
+    /// Writes a program from a child process, so that no other test's child can hold the file open (ETXTBSY).
     fn program(folder: &Path, text: &str) -> PathBuf {
         let path = folder.join("sops");
         let write = "printf '#!/bin/sh\\n%s\\n' \"$1\" > \"$0\" && chmod 755 \"$0\"";
@@ -269,21 +270,24 @@ mod tests {
         path
     }
 
-    /// As sops 3.11 writes it, with this for its one key.
+    /// As written by sops 3.11, with this as its only key.
     fn refused(lines: &str) -> Ended {
         let message = format!(
-            "2026/11/28 09:00:05 Syncing keys for file /fleet/secret\nFailed to get the data key required to decrypt the SOPS \
-             file.\n\nGroup 0: FAILED\n  age1rnc: FAILED\n{lines}\nRecovery failed because no master key was able to decrypt \
-             the file. In\norder for SOPS to recover the file, at least one key has to be successful,\nbut none were.\n"
+            "2026/11/28 09:00:05 Syncing keys for file /fleet/secret\nFailed to get the data key required to \
+             decrypt the SOPS \
+             file.\n\nGroup 0: FAILED\n  age1rnc: FAILED\n{lines}\nRecovery failed because no master key was \
+             able to decrypt the file. \
+             In\norder for SOPS to recover the file, at least one key has to be successful,\nbut none were.\n"
         );
         Ended { code: Some(128), output: SecretBytes::new(Vec::new()), stderr: message }
     }
 
     #[test]
     fn a_plugin_that_is_not_there_is_named_and_no_file_is_to_be_replaced_for_it() {
-        let lines = "    - | failed to create reader for decrypting sops data key with\n      | age: yubikey plugin: couldn't start \
-                     plugin: exec:\n      | \"age-plugin-yubikey\": executable file not found in $PATH. Did\n      | not find keys \
-                     in locations 'SOPS_AGE_KEY'.\n";
+        let lines = "    - | failed to create reader for decrypting sops data key with\n      | age: yubikey \
+             plugin: couldn't start plugin: \
+                     exec:\n      | \"age-plugin-yubikey\": executable file not found in $PATH. \
+                     Did\n      | not find keys in locations 'SOPS_AGE_KEY'.\n";
         for code in [Some(128), Some(1)] {
             let told = decrypt_error(&Ended { code, ..refused(lines) }, "tin/x").to_string();
             let cause =
@@ -297,9 +301,10 @@ mod tests {
 
     #[test]
     fn a_key_that_is_not_one_of_the_files_is_told_from_one_that_cannot_be_used() {
-        let lines = "    - | failed to create reader for decrypting sops data key with\n      | age: identity did not match any of \
-                     the recipients: incorrect\n      | identity for recipient block. Did not find keys in locations\n      | \
-                     'SOPS_AGE_KEY'.\n";
+        let lines = "    - | failed to create reader for decrypting sops data key with\n      | age: \
+             identity did not match any of the recipients: \
+                     incorrect\n      | identity for recipient block. Did not find keys in \
+                     locations\n      | 'SOPS_AGE_KEY'.\n";
         let told = decrypt_error(&refused(lines), "tin/x").to_string();
         assert!(told.starts_with("none of your keys reads tin/x (failed to create reader"), "{told}");
         assert!(!told.contains("locations"), "{told}");
@@ -309,7 +314,7 @@ mod tests {
             told.contains("cannot be used for tin/x: failed to load age identities: invalid checksum"),
             "{told}"
         );
-        // What is not known is no reason to replace a file.
+        // An unknown answer is no reason to replace a file.
         let killed = Ended { code: Some(2), stderr: "no space left on device".into(), ..refused("") };
         let told = decrypt_error(&killed, "tin/x").to_string();
         assert!(told.contains("no space left on device") && !told.contains("git"), "{told}");

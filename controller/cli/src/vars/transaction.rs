@@ -1,7 +1,7 @@
-//! Writing to the fleet's folder: all of it or nothing, whatever happens in between. Git has no part in this.
+//! Writes to the fleet's folder: all or nothing, whatever happens in between. Git is not involved.
 //!
-//! Everything new is written beside the folder's own files first, in `.muster-vars`, then a journal says what goes where,
-//! and from that moment on the change is made: whoever comes next finishes it. Before that moment nothing has changed.
+//! New files are first written to `.muster-vars`, then a journal says what goes where. From that moment on
+//! the change is made: the next run finishes it if this one does not. Before that moment nothing has changed.
 
 mod disk;
 #[cfg(test)]
@@ -18,7 +18,7 @@ use serde::{Deserialize, Serialize};
 use self::disk::{Disk, Real};
 use super::change::Change;
 
-/// Where a change is prepared. It is gone when the change is made.
+/// Where a change is prepared. Removed when the change is made.
 const STAGE: &str = ".muster-vars";
 const JOURNAL: &str = "journal.json";
 const IGNORE: &str = ".gitignore";
@@ -35,17 +35,20 @@ pub enum TransactionError {
     Stage { path: PathBuf, source: io::Error },
     #[error("{} is in the way: take it away, then run this again; nothing was changed", .0.display())]
     InTheWay(PathBuf),
-    #[error("{} lies on another file system than the flake, and cannot be changed as one with it", .0.display())]
+    #[error("{} lies on another file system than the flake, and cannot be changed as one with \
+         it", .0.display())]
     Elsewhere(PathBuf),
-    #[error("{} cannot be written: {source}; mend that and run `muster vars fix`, which finishes what was begun", path.display())]
+    #[error("{} cannot be written: {source}; mend that and run `muster vars fix`, which finishes what was \
+         begun", path.display())]
     Unfinished { path: PathBuf, source: io::Error },
-    #[error("{} was written by another version of muster: finish with that version what it began", .0.display())]
+    #[error("{} was written by another version of muster: finish with that version what it \
+         began", .0.display())]
     Foreign(PathBuf),
     #[error("{} is changed twice at once; this is a mistake in muster, please report it", .0.display())]
     Twice(PathBuf),
 }
 
-/// What is done once the journal is there. Each step may be done again.
+/// What is done once the journal exists. Each operation may be repeated.
 #[derive(Debug, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 enum FileOperation {
@@ -61,7 +64,7 @@ struct Journal {
     steps: Vec<FileOperation>,
 }
 
-/// The fleet's folder, held against other writers until this is dropped.
+/// The fleet's folder, locked against other writers until this is dropped.
 #[derive(Debug)]
 pub struct Folder {
     root: PathBuf,
@@ -71,7 +74,7 @@ pub struct Folder {
 }
 
 impl Folder {
-    /// Takes the folder, and first finishes or clears away what an interrupted run left.
+    /// Locks the folder, and first finishes or clears away what an interrupted run left.
     pub fn take(root: &Path) -> Result<Self, TransactionError> {
         Self::take_with(&Real, root)
     }
@@ -109,7 +112,7 @@ impl Folder {
         let journal = match prepare(disk, &stage, changes) {
             Ok(journal) => journal,
             Err(source) => {
-                // What was prepared is of no use any more; if it cannot go now, the next run clears it away.
+                // What was prepared is no longer needed; if it cannot be removed now, the next run does so.
                 let _ = clear(disk, &stage);
                 return Err(TransactionError::Stage { path: stage, source });
             }
@@ -147,16 +150,16 @@ fn recover(disk: &dyn Disk, root: &Path) -> Result<bool, TransactionError> {
     }
 }
 
-/// Everything that can be known to fail is found before anything is done.
+/// Finds everything that is known to fail before anything is done.
 fn check(root: &Path, changes: &[Change]) -> Result<(), TransactionError> {
     let mut seen: BTreeSet<&Path> = BTreeSet::new();
     for change in changes {
         let path = change.path();
-        // Doing a step again must not undo another: no path is changed twice, nor below one that goes.
-        if path.components().any(|part| !matches!(part, Component::Normal(_)))
-            || changes.iter().any(|other| matches!(other, Change::RemoveTree { path: tree } if path != tree && path.starts_with(tree)))
-            || !seen.insert(path)
-        {
+        // Repeating an operation must not undo another: no path is changed twice, nor below one that is
+        // removed.
+        let leads_out = path.components().any(|part| !matches!(part, Component::Normal(_)));
+        let removes = |other: &Change| matches!(other, Change::RemoveTree { path: tree } if path != tree && path.starts_with(tree));
+        if leads_out || changes.iter().any(removes) || !seen.insert(path) {
             return Err(TransactionError::Twice(path.to_owned()));
         }
         let full = root.join(path);
@@ -186,7 +189,7 @@ fn device(path: &Path) -> io::Result<u64> {
     Ok(path.metadata()?.dev())
 }
 
-/// Writes what is new, and the journal last. Once this has returned, the change is made.
+/// Writes the new files, and the journal last. Once this returns, the change is made.
 fn prepare(disk: &dyn Disk, stage: &Path, changes: &[Change]) -> io::Result<Journal> {
     disk.create_folder(stage)?;
     // So that git never shows what is only prepared.
@@ -231,7 +234,7 @@ fn apply(disk: &dyn Disk, root: &Path, journal: &Journal) -> Result<(), Transact
             FileOperation::Write { from, .. } => {
                 folders(disk, root, &full, &mut touched).map_err(unfinished)?;
                 let from = stage.join(from);
-                // It is gone where this was done before.
+                // It is gone if this was done before.
                 if from.exists() {
                     disk.rename(&from, &full).map_err(unfinished)?;
                 }
@@ -262,7 +265,7 @@ fn apply(disk: &dyn Disk, root: &Path, journal: &Journal) -> Result<(), Transact
     Ok(())
 }
 
-/// Makes the folders above `path`; all that must be synced are noted.
+/// Creates the folders above `path`, and collects those to be synced.
 fn folders(disk: &dyn Disk, root: &Path, path: &Path, touched: &mut BTreeSet<PathBuf>) -> io::Result<()> {
     let above: Vec<&Path> = path.ancestors().skip(1).take_while(|folder| *folder != root).collect();
     for folder in above.into_iter().rev() {
@@ -276,7 +279,7 @@ fn folders(disk: &dyn Disk, root: &Path, path: &Path, touched: &mut BTreeSet<Pat
     Ok(())
 }
 
-/// Removes the folders above `path` that are empty now.
+/// Removes the folders above `path` that are now empty.
 fn prune(disk: &dyn Disk, root: &Path, path: &Path, touched: &mut BTreeSet<PathBuf>) -> io::Result<()> {
     for folder in path.ancestors().skip(1).take_while(|folder| *folder != root) {
         touched.insert(folder.to_owned());
@@ -290,7 +293,7 @@ fn prune(disk: &dyn Disk, root: &Path, path: &Path, touched: &mut BTreeSet<PathB
     Ok(())
 }
 
-/// The journal goes first: without it nothing is done again.
+/// The journal goes first: without it nothing is repeated.
 fn finish(disk: &dyn Disk, stage: &Path) -> Result<(), TransactionError> {
     let unfinished = |source| TransactionError::Unfinished { path: stage.to_owned(), source };
     disk.remove(&stage.join(JOURNAL)).map_err(unfinished)?;
@@ -298,7 +301,7 @@ fn finish(disk: &dyn Disk, stage: &Path) -> Result<(), TransactionError> {
     clear(disk, stage).map_err(unfinished)
 }
 
-/// What was prepared and is of no use; the file that hides it from git goes last.
+/// Removes what was prepared; the file that hides it from git goes last.
 fn clear(disk: &dyn Disk, stage: &Path) -> io::Result<()> {
     let entries = match std::fs::read_dir(stage) {
         Ok(entries) => entries.collect::<Result<Vec<_>, _>>()?,

@@ -1,4 +1,5 @@
-//! What the verbs share: the flake and its folder, the operator, sops, and making a change.
+//! What the verbs work with: the flake and its folder, opened to be read or locked to be changed, and the
+//! operator.
 
 use std::future::Future;
 use std::path::PathBuf;
@@ -26,7 +27,7 @@ fn advised(error: VarsFlakeError) -> anyhow::Error {
     }
 }
 
-/// A flake whose folder may only be looked at.
+/// A flake whose folder is only read.
 pub struct Looked {
     pub flake: VarsFlake,
     pub generators: Generators,
@@ -46,7 +47,7 @@ impl Looked {
         Ok(Self { flake, generators, snapshot })
     }
 
-    /// A change that was interrupted is told before anything that it may have left half done.
+    /// Reports an interrupted change before anything that it may have left half done.
     pub fn tell_of_pending(&self) -> bool {
         let pending = transaction::is_pending(&self.flake.root);
         if pending {
@@ -56,7 +57,7 @@ impl Looked {
     }
 }
 
-/// A flake whose folder is held for writing.
+/// A flake whose folder is locked for writing.
 pub struct Held {
     pub flake: VarsFlake,
     pub generators: Generators,
@@ -90,7 +91,7 @@ impl Held {
     }
 }
 
-/// A flake's folder that is held for writing, and what lies in it. No machine is evaluated for it.
+/// A flake's folder, locked for writing, and its contents. Evaluates no machine.
 pub async fn taken(reference: &str) -> Result<(Folder, Snapshot)> {
     let progress = spinner();
     progress.set_message(format!("reading {reference}"));
@@ -104,7 +105,7 @@ pub async fn taken(reference: &str) -> Result<(Folder, Snapshot)> {
     Ok((folder, snapshot))
 }
 
-/// The draft with every secret encrypted anew.
+/// The draft's changes, with every secret encrypted again.
 pub async fn rekeyed(folder: &Folder, sops: &Sops, draft: Draft) -> Result<Vec<Change>> {
     let mut changes = draft.changes;
     let count = draft.rekeys.len();
@@ -120,8 +121,8 @@ pub async fn rekeyed(folder: &Folder, sops: &Sops, draft: Draft) -> Result<Vec<C
     Ok(changes)
 }
 
-/// A change to secrets that is begun and not finished is not to be published. Only a flake's own folder is looked at, without
-/// asking Nix for it.
+/// Refuses to publish while a change to secrets is half done. Looks only at the flake's own folder, without
+/// asking Nix.
 pub fn refuse_pending(reference: &str) -> Result<()> {
     let path = reference.split(['?', '#']).next().unwrap_or(reference);
     let path = path.trim_start_matches("git+file://").trim_start_matches("path:");
@@ -132,14 +133,15 @@ pub fn refuse_pending(reference: &str) -> Result<()> {
     }
 }
 
-/// Who runs this: the keys, and the name in `sops/users`.
+/// The operator who runs this: their keys, and their name in `sops/users`.
 pub struct Operator {
     pub name: String,
     pub keys: Recipients,
 }
 
 impl Operator {
-    /// The operator whose key is on this computer. Of several names for one key the login's is taken, else the first.
+    /// The operator whose key is on this computer. If a key has several names, the login name, otherwise the
+    /// first.
     pub fn find(snapshot: &Snapshot) -> Result<Self> {
         let keys = Places::of_environment().required()?;
         let names: Vec<&str> = snapshot.members.operators_with(&keys).collect();
@@ -154,19 +156,19 @@ impl Operator {
     }
 }
 
-/// The name of the user who is logged in.
+/// The login name of the current user.
 pub fn login() -> Option<String> {
     ["LOGNAME", "USER"].into_iter().find_map(|name| std::env::var(name).ok()).filter(|name| !name.is_empty())
 }
 
-/// Shows what is to change; nothing, where nothing is.
+/// Prints the changes.
 pub fn show(draft: &Draft) {
     for line in draft.lines() {
         say!("  {}", line);
     }
 }
 
-/// What is left to do in git: Nix sees of a git repository only what git knows.
+/// What remains to be done in git: in a git repository Nix sees only what git knows.
 pub fn tell_of_git(folder: &Folder) {
     let root = folder.root();
     if root.ancestors().any(|folder| folder.join(".git").exists()) {
@@ -176,8 +178,8 @@ pub fn tell_of_git(folder: &Folder) {
     }
 }
 
-/// Ends the work when a person presses Ctrl-C, so that what lies in memory is removed. Nothing is asked inside: from here
-/// on the signal no longer ends what waits for a key.
+/// Ends the work on Ctrl-C, so that what is in memory is removed. Nothing may prompt inside: from here on the
+/// signal no longer ends a prompt.
 pub async fn or_interrupted<T>(work: impl Future<Output = Result<T>>) -> Result<T> {
     tokio::select! {
         done = work => done,
@@ -188,7 +190,7 @@ pub async fn or_interrupted<T>(work: impl Future<Output = Result<T>>) -> Result<
     }
 }
 
-/// Whoever had a key has also what it opened: only a new value is a secret again.
+/// Whoever had a key still has what it opened: only a new value is secret again.
 pub fn tell_to_renew(secrets: &[PathBuf]) {
     if secrets.is_empty() {
         return;

@@ -1,4 +1,4 @@
-//! `muster audit`: who did what and when, and whether the log is the one that was seen before.
+//! `muster audit`: who did what and when, and whether the log is the one seen before.
 
 use std::path::{Path, PathBuf};
 
@@ -16,7 +16,7 @@ use crate::terminal::json::print_json;
 use crate::terminal::table;
 use crate::trust::roots;
 
-/// The last entry that was seen and believed, beside muster.toml.
+/// The last entry that was verified, stored beside muster.toml.
 const SEEN: &str = "audit-seen.json";
 
 #[derive(Debug, Args)]
@@ -81,13 +81,13 @@ impl Audit {
     }
 }
 
-/// The whole log: only so can it be checked.
+/// The whole log: only then can it be checked.
 async fn fetch(api: &Api) -> Result<Vec<Entry>> {
     let mut entries: Vec<Entry> = Vec::new();
     loop {
         let after = entries.last().map_or(0, |entry| entry.id);
         let page: Page = api.get(&format!("{OPERATOR_AUDIT}?after={after}&limit={MAX_PAGE}")).await?;
-        // A controller that gives the same again would be asked for ever.
+        // A controller that repeats itself would be asked for ever.
         let new = page.entries.first().is_some_and(|entry| entry.id > after);
         entries.extend(page.entries.into_iter().filter(|_| new));
         if !new || entries.last().is_none_or(|entry| entry.id >= page.last) {
@@ -96,7 +96,7 @@ async fn fetch(api: &Api) -> Result<Vec<Entry>> {
     }
 }
 
-/// Checks the whole chain, and that what was seen before is still there.
+/// Checks the whole chain, and that the entry seen before is still there.
 fn check(
     origin: Checkpoint,
     before: Option<Checkpoint>,
@@ -168,7 +168,7 @@ mod tests {
         assert_eq!(seen.unwrap().id, 3);
         let (_, longer) = log(&["a", "b", "c", "d"]);
         assert_eq!(check(origin, seen, &longer).unwrap().unwrap().id, 4);
-        // A chain that fits in itself, and is another one.
+        // A chain that is consistent, but another one.
         let (_, other) = log(&["a", "B", "c", "d"]);
         assert_eq!(check(origin, seen, &other), Err(AuditError::Rewritten(3)));
         assert_eq!(check(origin, seen, &entries[..2]), Err(AuditError::Shortened { seen: 3, last: 2 }));

@@ -17,7 +17,7 @@ use crate::terminal::error::WithHint as _;
 use crate::terminal::json::print_json;
 use crate::terminal::table;
 
-/// So many generations come in one answer at most.
+/// The most generations in one answer.
 const PAGE: usize = 200;
 
 #[derive(Debug, Args)]
@@ -45,7 +45,7 @@ impl History {
         let attacks: Vec<AttackView> = api.get(&path).await?;
         let attacks = if self.before.is_some() { Vec::new() } else { attacks };
         if entries.is_empty() && attacks.is_empty() {
-            // An unknown name has no history either, and is something else.
+            // An unknown name has no history either, but deserves its own message.
             let known: Result<MachineView> = api.get(&operator_machine(&self.machine)).await;
             known.hint("check the spelling: `muster machines list` shows who is known")?;
         }
@@ -64,7 +64,7 @@ impl History {
         Ok(())
     }
 
-    /// As many pages as it takes: one answer has room for so much, and says of the rest only that it is there.
+    /// Fetches as many pages as needed: one answer has limited room, and only counts the rest.
     async fn entries(&self, api: &Api) -> Result<Vec<HistoryEntry>> {
         let wanted = self.limit as usize;
         let (mut all, mut before) = (Vec::new(), self.before);
@@ -127,8 +127,8 @@ impl History {
     }
 }
 
-/// The beginning of a page of which all is told: what the answer had no room for comes with the next. A controller that
-/// knows no pages, or gives others than were asked for, ends it.
+/// The entries of a page that are complete: what the answer had no room for comes with the next. Ends if a
+/// controller does not know pages, or returns others than were asked for.
 fn whole(page: Vec<HistoryEntry>, before: Option<Generation>, wanted: usize) -> Vec<HistoryEntry> {
     let mut last = before;
     let mut whole: Vec<HistoryEntry> = Vec::new();
@@ -144,14 +144,14 @@ fn whole(page: Vec<HistoryEntry>, before: Option<Generation>, wanted: usize) -> 
     whole
 }
 
-/// The operator's words, and what they told Nix beside the flake.
+/// The operator's message, and their options for Nix.
 fn message(target: &Target) -> String {
     let options = target.evaluation.describe();
     let evaluated = (!options.is_empty()).then(|| format!("(evaluated with {})", options.join(" ")));
     target.message.iter().cloned().chain(evaluated).collect::<Vec<_>>().join(" ")
 }
 
-/// Who signed it.
+/// Its signers.
 fn by(published: &Published) -> String {
     match published.signers.as_slice() {
         [] => published.by.short(),
@@ -159,10 +159,10 @@ fn by(published: &Published) -> String {
     }
 }
 
-/// The last thing that settled the generation, in words; what stands before it where nothing did.
+/// The last event that settled the generation; otherwise the last one before.
 fn outcome(events: &[Event]) -> String {
-    let told: Vec<String> = events.iter().filter_map(|event| word(&event.kind)).collect();
-    told.last().cloned().unwrap_or_else(|| "not heard of yet".to_owned())
+    let settled: Vec<String> = events.iter().filter_map(|event| word(&event.kind)).collect();
+    settled.last().cloned().unwrap_or_else(|| "not heard of yet".to_owned())
 }
 
 fn word(kind: &EventKind) -> Option<String> {
@@ -194,7 +194,7 @@ fn word(kind: &EventKind) -> Option<String> {
         EventKind::Deferred { why, .. } => format!("put off: {}", why.lines().next().unwrap_or_default()),
         EventKind::Progress(progress) => progressed(progress),
         EventKind::Rebooting { why } => format!("rebooting {why}"),
-        // These say nothing of how it ended.
+        // These say nothing about how it ended.
         EventKind::Summary(_)
         | EventKind::HookFailed { .. }
         | EventKind::Retried { .. }
@@ -217,7 +217,7 @@ fn progressed(progress: &Progress) -> String {
     format!("{step}{}", counts.into_iter().flatten().collect::<String>())
 }
 
-/// What a generation changed of the one before it, in a few words.
+/// How a generation differs from the one before, briefly.
 fn changes(events: &[Event]) -> String {
     let summary = events.iter().rev().find_map(|event| match &event.kind {
         EventKind::Summary(summary) => summary.closure.as_ref(),
@@ -277,10 +277,10 @@ mod tests {
             let whole = whole(page, before, wanted);
             whole.iter().map(|entry| entry.published.target.generation.get()).collect::<Vec<_>>()
         };
-        // Of 8 not all fitted: it comes whole with the next page. Of 5 nothing was ever told.
+        // Generation 8 did not fit: it comes whole with the next page. The rest has no events at all.
         assert_eq!(numbers(vec![entry(9, 1, 0), entry(8, 1, 4), entry(7, 0, 3)], None, 9), [9]);
         assert_eq!(numbers(vec![entry(7, 1, 0), entry(6, 1, 0), entry(5, 0, 0)], Some(8), 9), [7, 6, 5]);
-        // What never fits is shown without.
+        // What never fits is shown without events.
         assert_eq!(numbers(vec![entry(4, 0, 3), entry(3, 0, 3)], Some(5), 9), [4]);
         assert_eq!(numbers(vec![entry(9, 1, 0), entry(8, 1, 0)], Some(8), 9), Vec::<u64>::new());
         assert_eq!(numbers(vec![entry(7, 1, 0), entry(7, 1, 0), entry(8, 1, 0)], Some(8), 9), [7]);

@@ -30,12 +30,14 @@ pub struct Init {
     /// Where the controller listens [default: the URL's port, on every address, or on loopback for http]
     #[arg(long, value_name = "ADDRESS:PORT")]
     listen: Option<std::net::SocketAddr>,
-    /// A certificate and key in PEM for the controller; without them a certificate authority is made for this fleet
+    /// A certificate and key in PEM for the controller; without them a certificate authority is made for this
+    /// fleet
     #[arg(long, requires = "tls_key", value_name = "FILE")]
     tls_certificate: Option<PathBuf>,
     #[arg(long, requires = "tls_certificate", value_name = "FILE")]
     tls_key: Option<PathBuf>,
-    /// A key that you have already: ssh-agent, ssh-agent:KEY, or a file [default: a new one in keys/operator.pem]
+    /// A key that you have already: ssh-agent, ssh-agent:KEY, or a file [default: a new one in
+    /// keys/operator.pem]
     #[arg(long, value_name = "KEY")]
     operator_key: Option<KeySource>,
     /// Read the new passphrase from this file instead of asking
@@ -71,7 +73,8 @@ impl Init {
         let parent =
             folder.parent().filter(|parent| !parent.as_os_str().is_empty()).unwrap_or(Path::new("."));
         fs::create_dir_all(parent).with_context(|| format!("cannot make the folder {}", parent.display()))?;
-        // Everything is made beside its place and moved there as a whole, so that half a fleet never exists.
+        // Everything is made in a temporary folder and moved into place at once, so that half a fleet never
+        // exists.
         let work = tempfile::Builder::new()
             .prefix(".muster-init-")
             .tempdir_in(parent)
@@ -154,7 +157,7 @@ impl Init {
             None => Ok(Operator::New(SecretKey::generate()?)),
             Some(source) => {
                 let source = match source {
-                    // It is written into muster.toml, beside which relative paths count.
+                    // muster.toml resolves paths relative to itself.
                     KeySource::File(path) => KeySource::File(std::path::absolute(path)?),
                     agent => agent.clone(),
                 };
@@ -190,7 +193,7 @@ impl Init {
         let host = url.host_str().unwrap_or_default().trim_start_matches('[').trim_end_matches(']');
         let made = tls::make(host)?;
         fs::write(folder.join("ca.pem"), &made.ca)?;
-        // With the authority behind it: a machine finds it there by the hash in its token.
+        // Includes the authority: a machine finds it there by the hash in its token.
         fs::write(tls.join("server.pem"), format!("{}{}", made.server, made.ca))?;
         keyfile::write_private(&tls.join("server-key.pem"), &made.server_key)?;
         let ca_key = match passphrase {
@@ -205,7 +208,8 @@ impl Init {
         let port = url.port_or_known_default().unwrap_or(8443);
         let host = url.host_str().unwrap_or_default().trim_start_matches('[').trim_end_matches(']');
         let named = host.parse::<std::net::IpAddr>().ok();
-        // On the family of the URL: what listens on 127.0.0.1 is not reached at ::1, nor the other way round.
+        // In the URL's address family: a listener on 127.0.0.1 is not reached at ::1, nor the other way
+        // round.
         let address = match (url.scheme(), named) {
             ("http", Some(address)) => address,
             ("http", None) => std::net::IpAddr::from([127, 0, 0, 1]),
@@ -234,7 +238,7 @@ struct TlsFile {
     key: PathBuf,
 }
 
-/// The operator's key, made here or made before.
+/// The operator's key, made now or given.
 enum Operator {
     New(SecretKey),
     Given(PublicKey, KeySource),
@@ -247,7 +251,7 @@ impl Operator {
             Self::Given(key, _) => *key,
         }
     }
-    /// As muster.toml has it.
+    /// As written to muster.toml.
     fn written(&self) -> String {
         match self {
             Self::New(_) => "keys/operator.pem".to_owned(),

@@ -1,5 +1,5 @@
-//! `muster keys`: who may sign what. Every change is a new root, signed by a threshold of the root keys before it and of
-//! its own.
+//! `muster keys`: who may sign what. Every change is a new root, signed by a threshold of the previous root
+//! keys and of its own.
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -99,10 +99,12 @@ pub enum Keys {
         #[command(flatten)]
         how: How,
     },
-    /// Let the numbers of all machines begin anew, where one was set too high or what was signed is to count no longer.
+    /// Let the numbers of all machines begin anew, where one was set too high or what was signed is to count
+    /// no longer.
     ///
-    /// Everything that was signed before is refused from then on, also by machines that sleep now, and what waits on
-    /// machines is dropped. What they run goes on to run. Everything must be signed anew with `muster update`.
+    /// Everything that was signed before is refused from then on, also by machines that sleep now, and what
+    /// waits on machines is dropped. What they run goes on to run. Everything must be signed anew with
+    /// `muster update`.
     NewEpoch {
         #[command(flatten)]
         how: How,
@@ -114,8 +116,8 @@ pub enum Keys {
 /// How a change of the root is signed.
 #[derive(Debug, Args)]
 pub struct How {
-    /// A root key to sign with: a file, ssh-agent, or ssh-agent:KEY; may be repeated [default: keys/root.pem beside
-    /// muster.toml]
+    /// A root key to sign with: a file, ssh-agent, or ssh-agent:KEY; may be repeated [default: keys/root.pem
+    /// beside muster.toml]
     #[arg(long = "root-key", value_name = "KEY")]
     root_keys: Vec<KeySource>,
     /// How many of the role's keys must sign from now on
@@ -192,7 +194,7 @@ struct Listed {
 }
 
 async fn list(config: &Config, json: bool) -> Result<()> {
-    // Roots are public: whoever has lost his key may look too.
+    // Roots are public: an operator who has lost their key may look too.
     let api = Api::open_with(config, Arc::new(SecretKey::generate()?))?;
     let trusted = roots::follow(&api, config).await?;
     let holders = Holders::of(&trusted.root, trusted.names());
@@ -234,7 +236,8 @@ async fn list(config: &Config, json: bool) -> Result<()> {
 }
 
 impl How {
-    /// Changes the root: shows what, asks, signs, and publishes it, or leaves it as a draft for the other holders.
+    /// Changes the root: shows the changes, asks, signs, and publishes it, or leaves it as a draft for the
+    /// other holders.
     async fn change(self, config: &Config, change: impl FnOnce(&Holders) -> Result<Change>) -> Result<()> {
         let signers = self.signers(config)?;
         let first = signers.first().context("no root key was given")?;
@@ -291,11 +294,11 @@ impl How {
         }
         let Drafted::Root { root } = draft.what else { return Ok(()) };
         publish(&api, config, &mut trusted, root).await?;
-        // The new epoch has said it already, and more.
+        // The message about the new epoch says so already, and more.
         if !holders.begins_an_epoch(&next) && holders.weakens_old_signatures(&next) {
             say!(
-                "Generations that too few of today's operators have signed count no longer: machines refuse them until \
-                 they are signed anew. Do so with `muster update --refresh`."
+                "Generations that too few of today's operators have signed count no longer: machines refuse \
+                 them until they are signed anew. Do so with `muster update --refresh`."
             );
         }
         Ok(())
@@ -314,7 +317,7 @@ impl How {
     }
 }
 
-/// Says what a draft in a file still wants.
+/// Says what a draft in a file still needs.
 fn tell_file(draft: &Draft, trusted: &Trusted, out: &Path) -> Result<()> {
     drafts::write(draft, out)?;
     let missing = draft.progress(&trusted.root)?.missing;
@@ -354,7 +357,7 @@ async fn publish_file(config: &Config, file: &Path) -> Result<()> {
     })?;
     let api = Api::open(config)?;
     let mut trusted = Trusted::load(config)?;
-    // The very root that is trusted: a controller from a backup may lack it.
+    // It is the trusted root itself: a controller restored from a backup may lack it.
     if trusted.bytes == root.as_bytes() {
         if api.fleet().await?.root_version >= next.version() {
             say!("The controller has root {} already: nothing was changed.", next.version());

@@ -54,7 +54,8 @@ pub enum Machines {
     Accept(accept::Accept),
     /// End a machine's access at once; what it runs stays as it is
     Revoke { machine: MachineName },
-    /// Ask a machine for a new key, by a signed request; it makes one at its next contact, and the old one ends
+    /// Ask a machine for a new key, by a signed request; it makes one at its next contact, and the old one
+    /// ends
     RotateKey { machine: MachineName },
     /// Have a machine try its latest generation again though it failed, by a signed request
     Retry { machine: MachineName },
@@ -83,7 +84,7 @@ impl Machines {
             _ => Api::open(&config)?,
         };
         match self {
-            // These change files, and are run above.
+            // These change files, and are handled above.
             Self::Accept(_) | Self::Remove(_) => Ok(()),
             Self::Add(add) => add.run(&config, &api).await,
             Self::List { json, all, .. } => show::list(&api, json, all).await,
@@ -94,14 +95,16 @@ impl Machines {
             Self::RotateKey { machine } => {
                 requests::rotate_key(&config, &api, &machine).await?;
                 say!(
-                    "{machine} is asked for a new key. `muster machines show {machine}` tells when it has one."
+                    "{machine} is asked for a new key. `muster machines show {machine}` tells when it has \
+                     one."
                 );
                 Ok(())
             }
             Self::Retry { machine } => {
                 let generation = requests::retry(&config, &api, &machine).await?;
                 say!(
-                    "{machine} is asked to try generation {generation} again. `muster machines show {machine}` tells what becomes of it."
+                    "{machine} is asked to try generation {generation} again. `muster machines show \
+                     {machine}` tells what becomes of it."
                 );
                 Ok(())
             }

@@ -15,7 +15,7 @@ pub struct Serve {}
 impl Serve {
     pub async fn run(self, config: Option<PathBuf>) -> Result<()> {
         let config = match config {
-            // MUSTER_CONFIG names the operator's file; the controller's lies beside it.
+            // MUSTER_CONFIG names the operator's file; the controller's is beside it.
             Some(config) if config.file_name().is_some_and(|name| name == "muster.toml") => {
                 config.with_file_name("controller").join("controller.toml")
             }
@@ -30,7 +30,7 @@ impl Serve {
     }
 }
 
-/// Under systemd with fields of its own, elsewhere plain lines; the level comes from MUSTER_LOG.
+/// Under systemd with structured fields, otherwise plain lines; the level comes from MUSTER_LOG.
 fn log_to_journal_or_lines() {
     let filter = EnvFilter::try_from_env("MUSTER_LOG").unwrap_or_else(|_| EnvFilter::new("info"));
     logging::start(filter, |journal| journal);

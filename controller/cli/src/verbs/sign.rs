@@ -1,7 +1,7 @@
-//! `muster sign`: one operator's signature on what another drafted, after looking at it.
+//! `muster sign`: adds an operator's signature to what another one drafted, after checking it.
 //!
-//! Nothing is believed because the draft or the controller says it: what is shown comes out of the very bytes that are
-//! signed, the derivation is asked what it makes, and with `--flake` the whole is evaluated again.
+//! Neither the draft nor the controller is trusted: what is shown comes from the very bytes that are signed,
+//! the derivation is asked what it makes, and `--flake` evaluates everything again.
 
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
@@ -113,7 +113,8 @@ impl Sign {
         self.go_on(&config, api.as_ref(), &mut trusted, signed).await
     }
 
-    /// Refuses numbers that another operator, or whoever holds their computer, set far above what was seen signed.
+    /// Refuses numbers far above what was seen signed, set by another operator or whoever holds their
+    /// computer.
     async fn require_near(
         &self,
         config: &Config,
@@ -139,7 +140,7 @@ impl Sign {
         highest.require(api, trusted, &claims, self.jump_to).await
     }
 
-    /// Publishes what enough have signed; hands on what more must sign.
+    /// Publishes if enough have signed; otherwise passes the draft on.
     async fn go_on(
         &self,
         config: &Config,
@@ -176,7 +177,7 @@ impl Sign {
         Ok(ExitCode::SUCCESS)
     }
 
-    /// Asks each derivation whether it makes what the draft says, and the flake whether it is what it describes.
+    /// Checks that each derivation makes what the draft says, and that the flake evaluates to it.
     async fn look_into(&self, api: Option<&Api>, generations: &[CheckedPublication]) -> Result<()> {
         let targets: Vec<&Target> = generations.iter().map(|checked| &checked.target).collect();
         if let Some(reference) = &self.flake {

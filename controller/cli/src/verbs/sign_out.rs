@@ -1,4 +1,4 @@
-//! `muster sign-out`: reading asks for the operator's key again.
+//! `muster sign-out`: reading prompts for the operator's key again.
 
 use std::path::PathBuf;
 

@@ -1,4 +1,4 @@
-//! `muster status`: how the fleet fares.
+//! `muster status`: the state of the fleet.
 
 use std::path::PathBuf;
 
@@ -44,10 +44,10 @@ impl Status {
     }
 }
 
-/// That the root ends soon. The kept one says it; whether there is a newer one is asked only then.
+/// A warning if the root ends soon. Judged by the stored root; a newer one is fetched only then.
 async fn root_end(api: &Api, config: &Config) -> Result<Option<String>> {
     let now = api.clock.unix_seconds();
-    // Where root.json is not there, whatever needs it says so.
+    // If root.json is missing, whatever needs it will say so.
     let ends = Trusted::load(config).is_ok_and(|trusted| roots::end_of(&trusted.root, now).is_some());
     if !ends {
         return Ok(None);
@@ -55,10 +55,10 @@ async fn root_end(api: &Api, config: &Config) -> Result<Option<String>> {
     Ok(roots::end_of(&roots::follow(api, config).await?.root, now))
 }
 
-/// How many days before the end of a generation's signature it is told.
+/// How many days before the end of a generation's signature a warning is shown.
 const SIGNATURE_DAYS: i64 = 14;
 
-/// The table, and lines that count.
+/// The table, and the lines with counts.
 fn print(machines: &[MachineView], now: i64) {
     let (rows, lines) = render(machines, now);
     if let Some(rows) = rows {
@@ -103,7 +103,7 @@ fn render(machines: &[MachineView], now: i64) -> (Option<table::Table>, Vec<Stri
     (Some(rows), lines)
 }
 
-/// The note, and that a signature ends soon.
+/// The note, with a warning if the signature ends soon.
 fn with_end(view: &MachineView, now: i64) -> String {
     let mut note = note(view);
     let left = view.published.as_ref().map(|published| published.expires.saturating_sub(now / 1000));
@@ -188,7 +188,7 @@ mod tests {
         assert!(told.contains("altered archive, 60 min ago: hash mismatch"), "{told}");
         assert!(told.contains("update --force cinnabar"), "{told}");
         assert!(told.contains("machines acknowledge cinnabar"), "{told}");
-        // An older controller tells the kind alone.
+        // An older controller only gives the kind.
         attacked.attack = None;
         assert!(note(&attacked).contains("ATTACK REFUSED: wrong output"));
         attacked.refused = Some(Attack::Rollback);

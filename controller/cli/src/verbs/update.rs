@@ -48,11 +48,13 @@ pub struct Update {
     /// Publish also where nothing changed
     #[arg(long)]
     force: bool,
-    /// Change nothing: sign anew only what the flake says unchanged, and whose signature ends soon or counts no more
+    /// Change nothing: sign anew only what the flake says unchanged, and whose signature ends soon or counts
+    /// no more
     #[arg(long, conflicts_with = "force")]
     refresh: bool,
     /// How many days count as soon
-    #[arg(long, default_value_t = 30, value_name = "DAYS", value_parser = clap::value_parser!(u32).range(1..=36_500))]
+    #[arg(long, default_value_t = 30, value_name = "DAYS")]
+    #[arg(value_parser = clap::value_parser!(u32).range(1..=36_500))]
     refresh_days: u32,
     /// Where more than one operator must sign: write the draft to this file too
     #[arg(long, value_name = "FILE")]
@@ -105,7 +107,7 @@ impl Update {
             error.with_hint()
         })?;
         let mut highest = HighestSigned::load(&config)?;
-        // It may ask for the key.
+        // It may prompt for the key.
         progress.finish_and_clear();
         let numbered = Numbered::of(&api, &trusted, &mut highest, &chosen, self.jump_to).await?;
         let request = Request {
@@ -135,7 +137,7 @@ impl Update {
         Ok(if failed.is_empty() { done } else { ExitCode::FAILURE })
     }
 
-    /// Asks, signs what is to be signed, and follows it.
+    /// Asks, signs what should be signed, and follows it.
     async fn publish(
         &self,
         config: &Config,
@@ -184,7 +186,7 @@ impl Update {
         watch::follow(api, &followed, before, Duration::from_secs(self.watch_limit)).await
     }
 
-    /// Whether a generation is to be signed.
+    /// Whether a generation should be signed.
     fn wants(&self, plan: &Planned) -> bool {
         let renewed = plan.renewal.as_ref().is_some_and(|why| self.refresh || why.must_be());
         match plan.difference {

@@ -1,8 +1,8 @@
-//! Wrong input, and advice that fits it: it names what is wrong, helps, and never destroys anything.
+//! Invalid input, and helpful advice: it names what is wrong, and never destroys anything.
 
 use super::*;
 
-/// A command, words of its refusal, and words that would be wrong there.
+/// A command, text of its refusal, and text that would be wrong there.
 type Case<'a> = (&'a [&'a str], &'a [&'a str], &'a [&'a str]);
 
 #[tokio::test(flavor = "multi_thread")]
@@ -16,7 +16,8 @@ async fn advice_fits_its_cause() {
     let operator = muster(folder.path(), &["keys", "public"]);
     let operator = String::from_utf8(operator.stdout).unwrap().trim().to_owned();
     given.lock().unwrap().insert("/v1/operator/machines/lead".into(), (404, json!({
-        "code": "unknown-machine", "message": "there is no machine lead: `muster machines list --all` shows who is known",
+        "code": "unknown-machine", "message": "there is no machine lead: `muster machines list --all` shows \
+         who is known",
     })));
 
     let cases: &[Case] = &[
@@ -88,7 +89,7 @@ async fn advice_fits_its_cause() {
         }
         assert!(!said.contains("panicked") && said.lines().count() <= 9, "{arguments:?}: {said}");
     }
-    // Nothing of it changed what is there.
+    // It changed nothing.
     assert_eq!(std::fs::read(at("junk")).unwrap(), b"junk");
     assert!(!at("new").exists());
 }

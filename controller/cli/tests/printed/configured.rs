@@ -1,8 +1,8 @@
-//! A command that works without a controller as well does not take a configuration that is not good for none.
+//! A command that also works without a controller does not treat an invalid configuration as a missing one.
 
 use super::*;
 
-/// As an operator runs it who has a folder of configuration, and names none.
+/// Run by an operator who has a configuration folder and names none.
 fn plain(folder: &Path, arguments: &[&str]) -> Command {
     let mut command = Command::new(env!("CARGO_BIN_EXE_muster"));
     command.args(arguments).current_dir(folder).env("HOME", folder).stdin(Stdio::null());
@@ -51,14 +51,14 @@ async fn a_configuration_that_is_not_good_is_told_before_anything_changes() {
         std::os::unix::fs::symlink("nowhere", &configured).unwrap();
         run("a link to nothing", "cannot read the operator's configuration", &|_| ());
         std::fs::remove_file(&configured).unwrap();
-        // Named, and not there.
+        // Named, but missing.
         run("--config", "cannot read the operator's configuration", &|command| {
             command.args(["--config", "typo.toml"]);
         });
         run("MUSTER_CONFIG", "cannot read the operator's configuration", &|command| {
             command.env("MUSTER_CONFIG", "typo.toml");
         });
-        // Whoever has no controller has no configuration, and needs none.
+        // An operator without a controller has no configuration, and needs none.
         let output = plain(folder.path(), arguments).output().unwrap();
         assert!(!text(&output.stderr).contains("configuration"), "{arguments:?}: {output:?}");
     }

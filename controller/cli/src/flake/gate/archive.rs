@@ -1,4 +1,4 @@
-//! An archive on its way: unpacked, with memory, time and length in bounds.
+//! An archive in transit: unpacked, within limits of memory, time and length.
 
 use std::io;
 use std::sync::Arc;
@@ -17,14 +17,14 @@ use tokio_util::io::StreamReader;
 use super::answers::{Stop, Trouble, altered, good, sent};
 use super::state::{Archive, PIECE, Shared, lock};
 
-/// The most that zstd remembers of one archive, as a power of two: 8 MiB, which every decoder has (RFC 8878, 3.1.1.1.2).
-/// Nix packs with 2 MiB, and takes 25 archives at once.
+/// The largest zstd window, as a power of two: 8 MiB, which every decoder supports (RFC 8878, 3.1.1.1.2). Nix
+/// packs with 2 MiB, and fetches 25 archives at once.
 const WINDOW: u32 = 23;
 
 type Reader = Box<dyn AsyncRead + Send + Unpin>;
 
 impl Shared {
-    /// The archive's content. What is small is looked at whole before Nix gets any of it.
+    /// The archive's content. Small ones are verified before Nix gets any of it.
     pub(super) async fn unpacked(self: &Arc<Self>, nar: &NarFile, archive: Archive) -> Result<Body, Stop> {
         let asked = self.cache.ask(Method::GET, &archive.file.key())?;
         let answer = good(sent(asked, self.wait).await?, self.wait).await?;
@@ -57,7 +57,7 @@ impl Shared {
         Ok(Body::from_stream(stream::iter([Ok(first)]).chain(pieces)))
     }
 
-    /// Nix may ask once more, and gets nothing of this one then.
+    /// If Nix asks again, it does not get this copy.
     fn breaks_off(&self, archive: &Archive, why: &str) -> Broken {
         for twins in lock(&self.described).archives.values_mut() {
             twins.retain(|known| known != archive);
@@ -71,12 +71,12 @@ impl Shared {
     }
 }
 
-/// Why a connection to Nix breaks off.
+/// Why a connection to Nix is cut.
 #[derive(Debug, thiserror::Error)]
 #[error("{0}")]
 struct Broken(Trouble);
 
-/// So many bytes and then the end; the connection breaks off where it is not so.
+/// Exactly this many bytes; otherwise the connection is cut.
 fn exactly(
     shared: Arc<Shared>,
     reader: Reader,
@@ -113,7 +113,7 @@ fn exactly(
     })
 }
 
-/// As many bytes as there is room for, or as there are.
+/// Fills the buffer, or reads to the end.
 async fn fill(reader: &mut Reader, room: &mut [u8]) -> io::Result<usize> {
     let mut filled = 0;
     while filled < room.len() {

@@ -1,4 +1,4 @@
-//! What one run of Nix may ask for, and what is known of it so far.
+//! What one run of Nix may request, and what is known so far.
 
 use std::collections::{HashMap, HashSet};
 use std::sync::{Mutex, PoisonError};
@@ -12,15 +12,15 @@ use reqwest::Url;
 
 use super::answers::{Stop, Trouble};
 
-/// The most paths of one closure of a derivation, and the most bytes that they have together, unpacked.
+/// The most paths in a derivation's closure, and their total size in bytes, unpacked.
 const MAX_PATHS: usize = 200_000;
 pub const MAX_BYTES: u64 = 16 * 1024 * 1024 * 1024;
-/// How many ways of packing one content are known at once; each operator's zstd may have its own.
+/// How many packings of the same content are tracked; each operator's zstd may produce its own.
 pub const MAX_TWINS: usize = 8;
 /// How much of an archive is moved at once, in bytes.
 pub const PIECE: usize = 64 * 1024;
 
-/// The controller's cache, and the right to it.
+/// The controller's cache and a bearer for it.
 #[derive(Clone)]
 pub struct Cache {
     http: reqwest::Client,
@@ -29,7 +29,7 @@ pub struct Cache {
 }
 
 impl Cache {
-    /// `http` follows no redirection.
+    /// `http` must not follow redirects.
     pub fn new(http: reqwest::Client, url: Url, bearer: String) -> Self {
         Self { http, url, bearer }
     }
@@ -40,19 +40,20 @@ impl Cache {
     }
 }
 
-/// What Nix is let do.
+/// What Nix may do.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Way {
-    /// Take what is named by its content.
+    /// Fetch content-addressed paths.
     Fetch,
-    /// Ask what is there, and bring the rest.
+    /// Ask what is there, and upload the rest.
     Push,
 }
 
 pub struct Shared {
     pub cache: Cache,
     pub way: Way,
-    /// What Nix says, and other users of this computer cannot: they see its arguments, and not the file with this.
+    /// Known to Nix but not to other users of this computer, who can see its arguments but not its netrc
+    /// file.
     pub password: Sha256,
     pub wait: Duration,
     pub described: Mutex<Described>,
@@ -61,14 +62,14 @@ pub struct Shared {
 
 #[derive(Default)]
 pub struct Described {
-    /// By the file that Nix asks for: each holds the same, packed by another hand.
+    /// By the file that Nix asks for: all have the same content, packed differently.
     pub archives: HashMap<NarFile, Vec<Archive>>,
     paths: HashSet<String>,
     bytes: u64,
 }
 
 impl Described {
-    /// Nix may ask for one twice, two paths may have one content, and that may have been packed twice.
+    /// Nix may ask twice, two paths may share content, and the same content may have been packed twice.
     pub fn add(&mut self, hash: &str, file: &NarFile, archive: Archive) -> Result<(), &'static str> {
         let known = self.archives.get(file);
         if known.is_some_and(|twins| twins.iter().any(|twin| twin.size != archive.size)) {
@@ -103,12 +104,12 @@ pub fn lock<T>(mutex: &Mutex<T>) -> std::sync::MutexGuard<'_, T> {
 }
 
 impl Shared {
-    /// Compared by hashes, so that the time it takes says nothing.
+    /// Compares hashes, so that timing reveals nothing.
     pub fn knows(&self, headers: &HeaderMap) -> bool {
         headers.get(header::AUTHORIZATION).is_some_and(|said| Sha256::of(said.as_bytes()) == self.password)
     }
 
-    /// The first one is the cause; but what was away may have come back since.
+    /// Keeps the first cause; but a controller that was unreachable may have come back.
     pub fn note(&self, trouble: Trouble) {
         let mut held = lock(&self.trouble);
         if !matches!(&*held, Some(Trouble::Altered(_) | Trouble::Unnamed(_))) {

@@ -13,17 +13,17 @@ const DRV: &str = "0c0bm0n2hg4kd2x7q2g5p1l1c4cx8kpl";
 
 #[derive(Default)]
 struct Told {
-    /// What is answered, by path.
+    /// The answers, by path.
     files: BTreeMap<String, (u16, Vec<u8>)>,
-    /// What is answered by a byte now and then, for ever.
+    /// Paths answered one byte at a time, for ever.
     drips: Vec<String>,
-    /// Where nothing is taken.
+    /// Paths where uploads stall.
     deaf: Vec<String>,
     asked: Vec<String>,
     brought: Vec<u8>,
 }
 
-/// A controller whose cache answers what it is told to.
+/// A controller whose cache answers as told.
 struct Controller {
     url: Url,
     told: Arc<Mutex<Told>>,
@@ -85,13 +85,13 @@ impl Controller {
     }
 }
 
-/// As Nix asks.
+/// A request as Nix sends it.
 async fn ask(gate: &Gate, method: &str, file: &str, body: &'static [u8]) -> (u16, Option<Vec<u8>>) {
     let netrc = std::fs::read_to_string(gate.netrc()).unwrap();
     let password = netrc.split_whitespace().last().unwrap();
     let http = reqwest::Client::builder().no_proxy().build().unwrap();
     let request = http.request(method.parse().unwrap(), format!("{}/{file}", gate.url())).body(body);
-    // It may break off before anything of it was sent.
+    // The connection may break before anything was sent.
     let Ok(answer) = request.basic_auth("muster", Some(password)).send().await else { return (0, None) };
     (answer.status().as_u16(), answer.bytes().await.ok().map(Vec::from))
 }
@@ -115,8 +115,10 @@ fn hash(bytes: &[u8]) -> String {
 fn narinfo(packed: &[u8], nar_hash: &str, nar_size: u64) -> String {
     let file = hash(packed);
     format!(
-        "StorePath: /nix/store/{DRV}-system.drv\nURL: nar/{file}.nar.zst\nCompression: zstd\nFileHash: sha256:{file}\n\
-         FileSize: {}\nNarHash: sha256:{nar_hash}\nNarSize: {nar_size}\nReferences: \nCA: text:sha256:{nar_hash}\n",
+        "StorePath: /nix/store/{DRV}-system.drv\nURL: nar/{file}.nar.zst\nCompression: zstd\nFileHash: \
+         sha256:{file}\n\
+         FileSize: {}\nNarHash: sha256:{nar_hash}\nNarSize: {nar_size}\nReferences: \nCA: \
+         text:sha256:{nar_hash}\n",
         packed.len()
     )
 }
@@ -189,7 +191,7 @@ async fn an_archive_is_as_long_as_was_described_or_breaks_off() {
         assert!(trouble.contains(&format!("{what} than was described")), "{trouble}");
         assert_eq!(get(&gate, &key).await.0, 404, "asked once more it ends");
     }
-    // What is no zstd, and a file of another length than its description's.
+    // Neither valid zstd nor of the described length.
     let controller = Controller::start().await;
     let garbage = b"this is not packed";
     controller.put(&format!("{DRV}.narinfo"), 200, narinfo(garbage, &hash(b"x"), 1));
@@ -265,7 +267,7 @@ async fn nobody_else_on_this_computer_comes_through_the_gate() {
     assert_eq!(std::fs::metadata(gate.netrc()).unwrap().mode() & 0o777, 0o600);
 }
 
-/// The description of a source, as one hand packed it.
+/// The description of a source, as one packer made it.
 fn source(hash_part: &str, packed: &[u8], nar: &[u8]) -> String {
     let path = format!("{DRV}-system.drv");
     narinfo(packed, &hash(nar), nar.len() as u64).replacen(&path, &format!("{hash_part}-source"), 1)
@@ -283,13 +285,13 @@ async fn one_content_may_have_been_packed_by_several_hands_and_a_broken_one_spoi
         let controller = Controller::start().await;
         let good = zstd(&nar).await;
         let other = [zstd(&nar[..3]).await, zstd(&nar[3..]).await].concat();
-        // One is not there, one is no archive, and one holds something else of the same length.
+        // One is missing, one is not an archive, and one holds other content of the same length.
         let garbage = b"this is not packed".to_vec();
         let nothing = zstd(b"nothing").await;
         let swapped = zstd(&vec![b'x'; nar.len()]).await;
         let key = format!("nar/{}.nar", hash(&nar));
         for broken in [&other, &garbage, &nothing, &swapped] {
-            // Where Nix gets the beginning before the end is known, it finds out itself.
+            // Where Nix gets the beginning before the end is known, it detects the difference itself.
             if nar.len() > PIECE && *broken == swapped {
                 continue;
             }
@@ -307,7 +309,7 @@ async fn one_content_may_have_been_packed_by_several_hands_and_a_broken_one_spoi
             }
             assert_eq!(get(&gate, &key).await, (200, Some(nar.clone())), "{:?}", gate.trouble());
         }
-        // What differs in what it unpacks to is no twin.
+        // Different content is not a copy.
         let longer = source(SOURCES[2], &good, &nar);
         let longer =
             longer.replace(&format!("NarSize: {}", nar.len()), &format!("NarSize: {}", nar.len() + 1));
@@ -384,7 +386,7 @@ async fn a_controller_that_sends_a_byte_now_and_then_holds_nobody() {
     lock(&gate.shared.described).add(DRV, &plain, archive).unwrap();
     assert_eq!(get(&gate, &plain.key()).await.0, 502);
     assert!(slow(&gate), "{:?}", gate.trouble());
-    // Nor does one that takes nothing of what is brought.
+    // Nor does an upload that stalls.
     let file = format!("nar/{}.nar.zst", hash(b"packed"));
     lock(&controller.told).deaf = vec![format!("/cache/{file}")];
     let gate = controller.gate_waiting(Way::Push, wait / 10).await;

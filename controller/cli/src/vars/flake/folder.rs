@@ -1,4 +1,4 @@
-//! Which folder of this computer a flake is in: only there can anything be written.
+//! Which local folder a flake is in: only there can anything be written.
 
 use std::path::{Path, PathBuf};
 
@@ -11,7 +11,8 @@ pub enum FolderError {
     #[error("cannot read the flake {reference}: {source}")]
     Metadata { reference: String, source: NixError },
     #[error(
-        "the flake {0} is not in a folder here, and variables can be written only there: clone it, and give --flake its folder"
+        "the flake {0} is not in a folder here, and variables can be written only there: clone it, and give \
+         --flake its folder"
     )]
     NotLocal(String),
 }
@@ -34,7 +35,7 @@ struct Resolved {
 }
 
 impl Resolved {
-    /// The folders that may be meant. Newer versions escape the URL and keep `dir` out of it; 2.8 does neither.
+    /// The candidate folders. Newer versions escape the URL and keep `dir` out of it; 2.8 does neither.
     fn folders(&self) -> Vec<PathBuf> {
         let dir = self.dir.as_deref().unwrap_or_default().trim_matches('/');
         let sources = match self.kind.as_str() {

@@ -35,8 +35,8 @@ pub enum VarsFlakeError {
     System(NixError),
 }
 
-/// Takes of one configuration what is told of its generators, and forces no script and no value. Clan's names where it has
-/// Clan's options, else Muster's.
+/// Reads the generators' declarations of one configuration without evaluating scripts or values. Uses Clan's
+/// names if it has Clan's options, otherwise Muster's.
 const DESCRIBE: &str = r#"
 configuration:
 let
@@ -61,7 +61,7 @@ in
 }
 "#;
 
-/// What is asked of a Clan: where its folder is in the flake, and for which systems it evaluates its machines.
+/// What is read of a Clan: its folder in the flake, and the systems for which it evaluates its machines.
 const OF_CLAN: &str = r#"
 clan: {
   folder = clan.inventoryClass.relativeDirectory or "";
@@ -75,10 +75,10 @@ struct Clan {
     systems: Vec<String>,
 }
 
-/// The fleet's folder of a flake, without evaluating its machines.
+/// The fleet's folder in a flake, without evaluating its machines.
 pub async fn root_of(reference: &str) -> Result<PathBuf, VarsFlakeError> {
     let folder = folder::local(reference).await?;
-    // Where the fleet's folder is the flake's own, as in most, nothing needs to be evaluated.
+    // If the fleet's folder is the flake's own, as usual, nothing needs to be evaluated.
     if ["vars", "sops"].iter().any(|name| folder.join(name).is_dir()) {
         return Ok(folder);
     }
@@ -93,7 +93,7 @@ pub struct VarsFlake {
     pub root: PathBuf,
     /// The Nix system of this computer.
     pub system: String,
-    /// Whether its machines are evaluated as Clan does it, for this computer's system.
+    /// Whether its machines are evaluated the way Clan does it, for this computer's system.
     pub(super) is_clan: bool,
 }
 
@@ -117,7 +117,7 @@ impl VarsFlake {
         Ok(Self { flake, root, system, is_clan })
     }
 
-    /// The flake itself, for what Nix warned of.
+    /// The flake itself, for Nix's warnings.
     pub fn flake(&self) -> &Flake {
         &self.flake
     }
@@ -136,7 +136,7 @@ impl VarsFlake {
         Ok(Generators::join(declared)?)
     }
 
-    /// The machines that have a system, by name. A name that no machine of ours can have is none.
+    /// The machines that have a system, by name. Names that Muster cannot use are skipped.
     fn classes(&self) -> BTreeMap<String, Class> {
         let found = self.flake.found.iter();
         found
@@ -145,7 +145,7 @@ impl VarsFlake {
             .collect()
     }
 
-    /// Where configurations stand, and the machines that are looked up there.
+    /// The attributes with configurations, and the machines looked up in each.
     fn attributes(&self, classes: &BTreeMap<String, Class>) -> Vec<(String, Vec<String>)> {
         if self.is_clan {
             return vec![(self.clan_attribute(), classes.keys().cloned().collect())];
@@ -160,14 +160,14 @@ impl VarsFlake {
         format!("{}.machines.\"{}\"", CLAN_OUTPUT, self.system)
     }
 
-    /// All at once; where that fails, one by one, so that one machine's mistake is told as that machine's.
+    /// All at once; if that fails, one by one, so that a mistake is reported for the machine that has it.
     async fn describe(
         &self,
         attribute: &str,
         names: &[String],
     ) -> Result<BTreeMap<String, Declared>, VarsFlakeError> {
-        if let Ok(told) = self.ask(attribute, names).await {
-            return Ok(told);
+        if let Ok(declared) = self.ask(attribute, names).await {
+            return Ok(declared);
         }
         let mut all = BTreeMap::new();
         for name in names {
@@ -183,7 +183,8 @@ impl VarsFlake {
     ) -> Result<BTreeMap<String, Declared>, VarsFlakeError> {
         let what = names.join(", ");
         let apply = format!(
-            "all: builtins.listToAttrs (map (name: {{ inherit name; value = ({DESCRIBE}) all.${{name}}; }}) {})",
+            "all: builtins.listToAttrs (map (name: {{ inherit name; value = ({DESCRIBE}) all.${{name}}; }}) \
+             {})",
             nix_list(names.iter().map(String::as_str))
         );
         let printed = self

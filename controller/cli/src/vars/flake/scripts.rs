@@ -1,6 +1,7 @@
-//! The finished scripts of generators. A script runs on the operator's computer, so its programs must be of that system:
-//! Clan evaluates each machine once more with such packages (`clanInternals.machines.SYSTEM`), and other flakes' machines
-//! are extended by this in the same way. The machine's own system is never built here.
+//! The finished scripts of generators. A script runs on the operator's computer, so its programs must be
+//! built for that system: Clan evaluates each machine once more with such packages
+//! (`clanInternals.machines.SYSTEM`), and machines of other flakes are extended in the same way here. The
+//! machine's own system is never built here.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
@@ -16,7 +17,7 @@ use crate::flake::text::{nix_list, nix_string};
 use crate::vars::generators::{Generator, Generators};
 use crate::vars::names::GeneratorId;
 
-/// The longest that building scripts, and fetching their programs, may take.
+/// The time limit for building scripts and fetching their programs.
 const BUILD_LIMIT: Duration = Duration::from_secs(60 * 60);
 
 /// A script that can be run.
@@ -28,19 +29,19 @@ pub struct Script {
 }
 
 #[derive(Clone, Deserialize)]
-struct Told {
+struct Derivations {
     script: Built,
     bash: Built,
 }
 
 #[derive(Clone, Deserialize)]
 struct Built {
-    /// What is to be realised, as `DERIVATION!OUTPUTS`.
+    /// What to realise, as `DERIVATION!OUTPUTS`.
     drvs: Vec<String>,
     out: StorePath,
 }
 
-/// The configuration with packages of the operator's system, wherever its own come from.
+/// The configuration with packages for the operator's system.
 const FOR_OPERATOR: &str = r#"
 configuration:
 let
@@ -66,7 +67,7 @@ else
   }
 "#;
 
-/// The scripts of some generators of one configuration; null where one cannot be evaluated.
+/// The scripts of some generators of one configuration; null for those that cannot be evaluated.
 const SCRIPTS: &str = r#"
 configuration: names:
 let
@@ -96,13 +97,13 @@ in
 builtins.listToAttrs (map (name: { inherit name; value = TRIED name; }) names)
 "#;
 
-/// Where configurations stand, how they are adapted, and the generators that are wanted of each machine.
+/// The attribute of the configurations, how to adapt them, and the generators wanted from each machine.
 type Group<'a> = (String, &'static str, BTreeMap<MachineName, Vec<&'a Generator>>);
 
 pub type Scripts = BTreeMap<GeneratorId, Result<Script, VarsFlakeError>>;
 
 impl VarsFlake {
-    /// Evaluates and builds the scripts of these generators: all in one evaluation, and in one build.
+    /// Evaluates and builds the scripts of these generators: one evaluation, one build.
     pub async fn scripts(
         &self,
         generators: &Generators,
@@ -115,18 +116,18 @@ impl VarsFlake {
             for (machine, wanted) in &machines {
                 for generator in wanted {
                     let name = generator.id.name.as_str();
-                    let told =
+                    let built =
                         together.get(machine.as_str()).and_then(|all| all.get(name)).cloned().flatten();
-                    let told = match told {
-                        Some(told) => Ok(told),
-                        // By itself, for its own words.
+                    let built = match built {
+                        Some(built) => Ok(built),
+                        // Alone, for its own error message.
                         None => self.alone(&attribute, adapt, machine, generator).await,
                     };
-                    let script = told.map(|told| {
-                        drvs.extend(told.script.drvs.into_iter().chain(told.bash.drvs));
+                    let script = built.map(|built| {
+                        drvs.extend(built.script.drvs.into_iter().chain(built.bash.drvs));
                         Script {
-                            path: told.script.out,
-                            bash: Path::new(told.bash.out.as_str()).join("bin/bash"),
+                            path: built.script.out,
+                            bash: Path::new(built.bash.out.as_str()).join("bin/bash"),
                         }
                     });
                     scripts.insert(generator.id.clone(), script);
@@ -141,13 +142,13 @@ impl VarsFlake {
         Ok(scripts)
     }
 
-    /// The generators by the configuration that their scripts come from: where it stands, and how it is adapted.
+    /// Groups generators by the configuration that provides their scripts.
     fn groups<'a>(&self, generators: &Generators, wanted: &[&'a Generator]) -> Vec<Group<'a>> {
         let class = |machine: &MachineName| generators.machines.get(machine).copied().unwrap_or(Class::Nixos);
         let here = self.system.parse().map_or(Class::Nixos, |system: System| system.class());
         let mut groups: BTreeMap<String, BTreeMap<MachineName, Vec<&'a Generator>>> = BTreeMap::new();
         for generator in wanted {
-            // Of the machines that share one, one of this computer's class needs no other packages.
+            // Of the machines that share a generator, one of this computer's class needs no other packages.
             let Some(machine) = generator.machines.iter().min_by_key(|machine| class(machine) != here) else {
                 continue;
             };
@@ -167,17 +168,19 @@ impl VarsFlake {
         adapt: &str,
         machine: &MachineName,
         generator: &Generator,
-    ) -> Result<Told, VarsFlakeError> {
+    ) -> Result<Derivations, VarsFlakeError> {
         let only = BTreeMap::from([(machine.clone(), vec![generator])]);
         let failed = |source| VarsFlakeError::Script {
             generator: generator.id.clone(),
             system: self.system.clone(),
             source,
         };
-        let mut told = self.evaluate(attribute, adapt, &only, "script").await.map_err(failed)?;
-        let told =
-            told.get_mut(machine.as_str()).and_then(|all| all.remove(generator.id.name.as_str())).flatten();
-        told.ok_or_else(|| failed(NixError::Failed("Nix said nothing of it".into())))
+        let mut evaluated = self.evaluate(attribute, adapt, &only, "script").await.map_err(failed)?;
+        let built = evaluated
+            .get_mut(machine.as_str())
+            .and_then(|all| all.remove(generator.id.name.as_str()))
+            .flatten();
+        built.ok_or_else(|| failed(NixError::Failed("Nix said nothing of it".into())))
     }
 
     async fn evaluate(
@@ -186,7 +189,7 @@ impl VarsFlake {
         adapt: &str,
         machines: &BTreeMap<MachineName, Vec<&Generator>>,
         tried: &str,
-    ) -> Result<BTreeMap<String, BTreeMap<String, Option<Told>>>, NixError> {
+    ) -> Result<BTreeMap<String, BTreeMap<String, Option<Derivations>>>, NixError> {
         let wanted: Vec<String> = machines
             .iter()
             .map(|(machine, wanted)| {
@@ -195,7 +198,8 @@ impl VarsFlake {
             })
             .collect();
         let apply = format!(
-            "all: let operator = {}; in builtins.mapAttrs (machine: names: ({}) (({adapt}) all.${{machine}}) names) {{ {} }}",
+            "all: let operator = {}; in builtins.mapAttrs (machine: names: ({}) (({adapt}) all.${{machine}}) \
+             names) {{ {} }}",
             nix_string(&self.system),
             SCRIPTS.replace("TRIED", tried),
             wanted.join(" "),
@@ -206,7 +210,7 @@ impl VarsFlake {
     }
 }
 
-/// Where the store's files lie: below another root, if Nix was told of one (`local?root=`).
+/// Where the store's files are: below another root if Nix was told of one (`local?root=`).
 pub fn physical_store() -> PathBuf {
     let remote = std::env::var("NIX_REMOTE").unwrap_or_default();
     let root = remote.split_once("root=").map(|(_, rest)| rest.split('&').next().unwrap_or(rest));

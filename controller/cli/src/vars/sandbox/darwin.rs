@@ -1,11 +1,11 @@
-//! sandbox-exec(1): a profile in the language of Apple's sandbox, as its own profiles in /System/Library/Sandbox write it.
+//! sandbox-exec(1): a profile in Apple's sandbox language, in the style of those in /System/Library/Sandbox.
 
 use std::ffi::OsString;
 
 use super::job::Job;
 
-/// Everything is denied but what follows: the store and the system's libraries are read, the job's folders read and
-/// written. What begins a process needs (dyld, sysctl, the user database) comes first.
+/// Everything is denied except what follows: the store and the system's libraries can be read, the job's
+/// folders read and written. What a process needs to start (dyld, sysctl, the user database) comes first.
 const PROFILE: &str = r#"(version 1)
 (deny default)
 (allow process-fork)
@@ -36,7 +36,7 @@ pub fn arguments(job: &Job<'_>, shell: &[OsString]) -> Vec<OsString> {
         text.push(value);
         text
     };
-    // The sandbox knows files by their real names, and /var and /tmp are links on a Mac.
+    // The sandbox matches real paths, and /var and /tmp are links on a Mac.
     let real = |path: &std::path::Path| path.canonicalize().unwrap_or_else(|_| path.to_owned());
     let mut arguments = vec!["-p".into(), PROFILE.into()];
     arguments.extend(["-D".into(), parameter("FOLDER", &real(job.folder))]);

@@ -1,4 +1,4 @@
-//! What a transaction does to the disk, one operation at a time; tests end the world before any of them.
+//! What a transaction does to the disk, one operation at a time; tests stop the world before any of them.
 
 use std::fs::{self, File, OpenOptions};
 use std::io::{self, Write as _};
@@ -6,12 +6,12 @@ use std::os::unix::fs::{OpenOptionsExt as _, symlink};
 use std::path::Path;
 
 pub trait Disk {
-    /// Comes before each operation.
+    /// Called before each operation.
     fn before(&self) -> io::Result<()> {
         Ok(())
     }
 
-    /// A folder that may be there already.
+    /// Creates a folder unless it exists.
     fn create_folder(&self, path: &Path) -> io::Result<()> {
         self.before()?;
         match fs::create_dir(path) {
@@ -20,7 +20,7 @@ pub trait Disk {
         }
     }
 
-    /// A new file, on the disk when this returns.
+    /// Writes a new file; it is on disk when this returns.
     fn write(&self, path: &Path, contents: &[u8]) -> io::Result<()> {
         self.before()?;
         let mut file = OpenOptions::new().write(true).create_new(true).mode(0o644).open(path)?;
@@ -42,7 +42,7 @@ pub trait Disk {
         symlink(target, path)
     }
 
-    /// A file or link that may be gone already.
+    /// Removes a file or link unless it is gone.
     fn remove(&self, path: &Path) -> io::Result<()> {
         self.before()?;
         gone(fs::remove_file(path))

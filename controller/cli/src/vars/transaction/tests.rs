@@ -4,7 +4,7 @@ use std::fs;
 
 use super::*;
 
-/// A disk that is gone after so many operations, as if the process was killed or the power was cut.
+/// A disk that fails after this many operations, as if the process was killed or the power was cut.
 struct Mortal {
     left: Cell<u32>,
     dead: Cell<bool>,
@@ -73,7 +73,7 @@ fn fleet() -> tempfile::TempDir {
     folder
 }
 
-/// One of each kind, on what is there and on what is not.
+/// One of each kind, on existing and on missing paths.
 fn changes() -> Vec<Change> {
     vec![
         Change::Write { path: "sops/machines/tin/key.json".into(), contents: b"new".to_vec() },
@@ -137,7 +137,7 @@ fn killed_before_any_operation_the_folder_is_as_it_was_or_the_next_run_finishes_
             folder.commit(&changes()).unwrap();
         } else if killed {
             made += 1;
-            // The second run is killed as well, at each of its operations.
+            // The second run is killed too, at each of its operations.
             for again in 0.. {
                 let disk = Mortal::after(again);
                 match Folder::take_with(&disk, root) {

@@ -1,5 +1,5 @@
-//! `muster machines accept`: a machine's own key, made on it, is registered, and secrets are encrypted to it. The same where
-//! it has a new key or was replaced.
+//! `muster machines accept`: registers a machine's own key and encrypts secrets to it. Also for a new key, or
+//! a replaced machine.
 
 use std::path::PathBuf;
 use std::process::ExitCode;
@@ -30,7 +30,8 @@ use crate::vars::workspace::{Held, show, tell_of_git};
 #[derive(Debug, Args)]
 pub struct Accept {
     machine: MachineName,
-    /// The machine's key (age1…), as `muster-agent status` shows it there; needed where you did not make its token
+    /// The machine's key (age1…), as `muster-agent status` shows it there; needed where you did not make its
+    /// token
     #[arg(long, value_name = "KEY")]
     recipient: Option<String>,
     /// Do not ask before changing files
@@ -78,7 +79,7 @@ impl Accept {
         Ok(ExitCode::SUCCESS)
     }
 
-    /// The machine's key, believed for a reason: the token's proof, or a person who looked at the machine.
+    /// The machine's key, verified by the token's proof or by a person who looked at the machine.
     async fn recipient(&self, config: Option<PathBuf>) -> Result<Recipient> {
         let machine = &self.machine;
         let given = match &self.recipient {
@@ -93,7 +94,7 @@ impl Accept {
             None => Config::load(config)?,
             Some(given) => match Config::load_if_any(config)? {
                 Some(config) => config,
-                // A fleet that has no controller yet.
+                // The fleet has no controller yet.
                 None => return Ok(given.clone()),
             },
         };
@@ -112,21 +113,24 @@ impl Accept {
             }
         }
         let claim = AgeClaim { recipient: view.age.unwrap_or_default(), proof: view.age_proof };
-        let Some(told) = Recipient::age(&claim.recipient) else {
+        let Some(claimed) = Recipient::age(&claim.recipient) else {
             return Err(anyhow!("the controller knows no key of {machine}"))
                 .hint(format!("see that the agent runs on {machine}, and that it has checked in"));
         };
         if let Some(given) = given {
-            if given != told {
-                return Err(anyhow!("the controller says that {machine} has the key {told}, and you say {given}"))
-                    .hint(format!(
-                        "look at `muster-agent status` on {machine} again; if it shows what you gave, the controller lies"
-                    ));
+            if given != claimed {
+                return Err(anyhow!(
+                    "the controller says that {machine} has the key {claimed}, and you say {given}"
+                ))
+                .hint(format!(
+                    "look at `muster-agent status` on {machine} again; if it shows what you gave, the \
+                         controller lies"
+                ));
             }
-            return Ok(told);
+            return Ok(claimed);
         }
         match witnesses::find(&config, machine)? {
-            Some(witness) if witness.verifies(&fleet, machine, &claim) => Ok(told),
+            Some(witness) if witness.verifies(&fleet, machine, &claim) => Ok(claimed),
             Some(_) if claim.proof.is_none() => {
                 Err(anyhow!("{machine} has not proved yet that the key is its own"))
                     .hint(format!("see that the agent runs on {machine}; its next check-in proves it"))
@@ -134,21 +138,22 @@ impl Accept {
             Some(_) => Err(anyhow!(
                 "the key that the controller names for {machine} is not proved to be {machine}'s"
             ))
-            .hint(format!("do not accept it; compare {told} with `muster-agent status` on {machine}")),
-            None => self.compared(told),
+            .hint(format!("do not accept it; compare {claimed} with `muster-agent status` on {machine}")),
+            None => self.compared(claimed),
         }
     }
 
-    /// Without a proof a person compares, as with a host key of SSH.
-    fn compared(&self, told: Recipient) -> Result<Recipient> {
+    /// Without a proof a person compares the keys, as with SSH host keys.
+    fn compared(&self, claimed: Recipient) -> Result<Recipient> {
         let machine = &self.machine;
         say!(
-            "You did not make {machine}'s token here, so nothing proves its key but the machine itself. The controller says:"
+            "You did not make {machine}'s token here, so nothing proves its key but the machine itself. The \
+             controller says:"
         );
-        say!("  {told}");
+        say!("  {claimed}");
         let question = format!("Does `muster-agent status` on {machine} show the same?");
         match confirm_change(&question, false) {
-            Ok(true) => Ok(told),
+            Ok(true) => Ok(claimed),
             Ok(false) => Err(anyhow!("the key of {machine} was not accepted")),
             Err(_) => Err(anyhow!("nothing proves that the key is {machine}'s"))
                 .hint("give what `muster-agent status` shows there with --recipient"),

@@ -29,12 +29,12 @@ pub struct Add {
     /// nixos or darwin [default: as the flake says]
     #[arg(long)]
     class: Option<Class>,
-    /// The Nix system that it builds, aarch64-darwin for example [default: as the flake says, else x86_64-linux or
-    /// aarch64-darwin, by class]
+    /// The Nix system that it builds, aarch64-darwin for example [default: as the flake says, else
+    /// x86_64-linux or aarch64-darwin, by class]
     #[arg(long)]
     system: Option<System>,
-    /// The flake that knows its class and system [default where neither is written: flake in muster.toml, or the current
-    /// folder]
+    /// The flake that knows its class and system [default where neither is written: flake in muster.toml, or
+    /// the current folder]
     #[arg(long, value_name = "REF")]
     flake: Option<String>,
     #[command(flatten)]
@@ -75,7 +75,7 @@ impl Add {
             Some(path) => {
                 let der = tls::certificate_der(&std::fs::read(config.path(path))?)?;
                 let whole = base64::engine::general_purpose::STANDARD.encode(&der);
-                // One that a controller does not send has to travel in the token.
+                // An authority that the controller does not send has to be in the token.
                 let sent = tls::sends(api.url(), &der).await;
                 Some(if sent { pinned(&Sha256::of(&der)) } else { whole })
             }
@@ -105,7 +105,8 @@ impl Add {
             tls_ca,
         };
         let _: MachineView = api.post(OPERATOR_MACHINES, &request).await?;
-        // Before anybody can use the token: without this its machine's key could not be told from the controller's word.
+        // Before anybody can use the token: otherwise its machine's key could not be verified without
+        // trusting the controller.
         witnesses::keep(config, &token.machine, &token.secret.witness())?;
         tell!(
             "{} may enrol within {} with this token, once. On the machine, as root, paste it into:  \
@@ -117,7 +118,7 @@ impl Add {
         Ok(())
     }
 
-    /// The tags that were given; a machine that is replaced keeps those that it has where none were.
+    /// The tags that were given; a replaced machine keeps its tags if none were.
     fn tags_beside(&self, known: Option<&MachineView>) -> BTreeSet<Tag> {
         match known {
             Some(known) if self.replace && self.tags.is_empty() => known.tags.clone(),

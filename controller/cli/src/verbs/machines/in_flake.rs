@@ -1,4 +1,5 @@
-//! `muster machines list --flake`: the machines that a flake describes, whether a controller knows them or not.
+//! `muster machines list --flake`: the machines that a flake describes, whether or not a controller knows
+//! them.
 
 use anyhow::Result;
 
@@ -10,7 +11,7 @@ use crate::terminal::json::print_json;
 use crate::terminal::spinner::spinner;
 use crate::terminal::table;
 
-/// How many machines are evaluated at once where they have to be evaluated one by one.
+/// How many machines are evaluated at once, where they have to be evaluated one by one.
 const JOBS: usize = 2;
 
 pub async fn list(reference: &str, options: &Options, evaluate_systems: bool, json: bool) -> Result<()> {
@@ -29,8 +30,8 @@ pub async fn list(reference: &str, options: &Options, evaluate_systems: bool, js
     }
     if flake.found.is_empty() {
         say!(
-            "The flake {reference} describes no machines: it has no nixosConfigurations, no darwinConfigurations and no \
-             inventory."
+            "The flake {reference} describes no machines: it has no nixosConfigurations, no \
+             darwinConfigurations and no inventory."
         );
         return Ok(());
     }
@@ -61,7 +62,7 @@ fn unknown() -> String {
     "-".to_owned()
 }
 
-/// Without those that every machine has by itself.
+/// Without the tags that every machine has by default.
 fn shown_tags(found: &Found) -> Vec<&str> {
     let by_itself = |tag: &&str| *tag == "all" || found.class.is_some_and(|class| *tag == class.as_str());
     found.tags.iter().map(String::as_str).filter(|tag| !by_itself(tag)).collect()

@@ -1,4 +1,4 @@
-//! What kind of machine is added: as it was written, else as the flake says.
+//! The class and system of a new machine: as given, otherwise as the flake says.
 
 use anyhow::{Result, anyhow};
 use muster_protocol::ids::MachineName;
@@ -11,14 +11,14 @@ use crate::flake::options::Options;
 use crate::terminal::error::WithHint as _;
 use crate::terminal::spinner::spinner;
 
-/// What was written on the command line.
+/// What was given on the command line.
 #[derive(Debug, Clone, Default)]
 pub struct Written {
     pub class: Option<Class>,
     pub system: Option<System>,
 }
 
-/// Class and system. The flake is read where it is named, and where nothing else says the class.
+/// Class and system. The flake is read if it is named, or if nothing else gives the class.
 pub async fn find(
     machine: &MachineName,
     written: &Written,

@@ -1,4 +1,5 @@
-//! `muster machines remove`: a machine that goes loses its enrolment and all its secrets, and what it knew is told.
+//! `muster machines remove`: a machine that leaves loses its enrolment and all its secrets, and what it knew
+//! is reported.
 
 use std::path::PathBuf;
 use std::process::ExitCode;
@@ -38,9 +39,9 @@ pub struct Remove {
     flake: FlakeArgument,
 }
 
-/// What the controller knows of the machine.
+/// What the controller knows about the machine.
 enum Enrolment {
-    /// None is configured here.
+    /// No controller is configured here.
     NotAsked,
     Unknown,
     Ended,
@@ -53,14 +54,16 @@ impl Remove {
         let machine = &self.machine;
         let reference = self.flake.reference(config.clone())?;
         let enrolment = enrolment(config, machine).await?;
-        // Only what is encrypted to this machine changes, and the files say what that is: none has to evaluate.
+        // Only what is encrypted to this machine changes, and the files say what that is: nothing needs to be
+        // evaluated.
         let (folder, snapshot) = taken(&reference).await.hint(format!(
-            "name the flake with --flake; `muster machines revoke {machine}` ends its access to the controller alone"
+            "name the flake with --flake; `muster machines revoke {machine}` ends its access to the \
+             controller alone"
         ))?;
         let clans = has_clans_key(folder.root(), machine.as_str());
         let removed = members::remove_machine(&snapshot, &Generators::default(), machine.as_str(), clans);
         let mut it = match (removed, &enrolment) {
-            // Without secrets there is still an enrolment to end.
+            // Even without secrets there is an enrolment to end.
             (Err(MemberError::UnknownMachine(..)), Enrolment::Ended | Enrolment::Open(_)) => {
                 Membership::default()
             }
@@ -120,9 +123,9 @@ impl Remove {
     }
 }
 
-/// One that is gone is not revoked again, which the audit log would tell as a second deed.
+/// A machine that is already revoked is not revoked again, which would put a second entry into the audit log.
 async fn enrolment(config: Option<PathBuf>, machine: &MachineName) -> Result<Enrolment> {
-    // Whoever has secrets alone has no controller.
+    // An operator who only has secrets has no controller.
     let Some(config) = Config::load_if_any(config)? else { return Ok(Enrolment::NotAsked) };
     let api = Api::open(&config)?;
     api.fleet().await?;
@@ -140,7 +143,7 @@ async fn enrolment(config: Option<PathBuf>, machine: &MachineName) -> Result<Enr
     }
 }
 
-/// The names in the flake are enough for this; where not even they can be had, what was done stays done.
+/// The flake's names are enough for this; if even they cannot be read, what was done stays done.
 async fn tell_of_flake(reference: &str, machine: &MachineName) {
     match Flake::open(reference).await {
         Ok(flake) if flake.found.iter().any(|found| found.machine == machine.as_str()) => {

@@ -78,7 +78,7 @@ impl Fix {
             }
             (draft, Vec::new())
         };
-        // Not all is as it should be where something is left to another operator.
+        // Something left to another operator means that not everything is as it should be.
         let verdict = if left.is_empty() { ExitCode::SUCCESS } else { ExitCode::FAILURE };
         if draft.is_empty() {
             if left.is_empty() {
@@ -92,7 +92,7 @@ impl Fix {
             return Ok(ExitCode::SUCCESS);
         }
         let sops = Sops::find().await?;
-        // Whoever gains access is named above: a key that somebody slipped in is seen here.
+        // The names of those who gain access are shown above: a key that was slipped in is noticed here.
         if !confirm_change(&question(&draft), self.yes)? {
             return Ok(ExitCode::FAILURE);
         }

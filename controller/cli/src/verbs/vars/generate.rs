@@ -1,4 +1,4 @@
-//! `muster vars generate`: says what it is about to make and for whom, asks, and makes all of it or nothing.
+//! `muster vars generate`: shows what it will make and for whom, asks, and makes all of it or nothing.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::PathBuf;
@@ -55,7 +55,8 @@ pub struct Generate {
     #[arg(long)]
     script_output: bool,
     /// The longest that one script may run, in seconds
-    #[arg(long, value_name = "SECONDS", default_value_t = 600, value_parser = clap::value_parser!(u64).range(1..=86_400))]
+    #[arg(long, value_name = "SECONDS", default_value_t = 600)]
+    #[arg(value_parser = clap::value_parser!(u64).range(1..=86_400))]
     script_seconds: u64,
     /// Say what would be made, and make nothing
     #[arg(long)]
@@ -87,7 +88,7 @@ impl Generate {
             say!("Nothing was made: this was a dry run.");
             return Ok(ExitCode::SUCCESS);
         }
-        // What will be needed is looked for before anybody has to answer anything.
+        // Everything needed is looked for before anybody has to answer anything.
         let sops = Sops::find().await?;
         let operator = Operator::find(&held.snapshot)?;
         let sandbox = if self.no_sandbox { Sandbox::None } else { Sandbox::find()? };
@@ -154,7 +155,8 @@ fn tell(held: &Held, plan: &Plan) {
                 id.name
             ),
             _ => tell!(
-                "{id} is left as it is, though what it depends on has changed. --regenerate {} makes it anew.",
+                "{id} is left as it is, though what it depends on has changed. --regenerate {} makes it \
+                 anew.",
                 id.name
             ),
         }
@@ -170,24 +172,24 @@ fn reads(held: &Held, generator: &Generator, file: &File) -> String {
         .readers
         .iter()
         .partition(|machine| held.snapshot.members.has(&(Kind::Machine, machine.to_string())));
-    let mut told = vec!["secret".to_owned()];
+    let mut parts = vec!["secret".to_owned()];
     if !have.is_empty() {
-        told.push(format!("for {}", listed(have)));
+        parts.push(format!("for {}", listed(have)));
     }
     if !lack.is_empty() {
-        told.push(format!("and, once `muster machines accept` has their keys, for {}", listed(lack)));
+        parts.push(format!("and, once `muster machines accept` has their keys, for {}", listed(lack)));
     }
     if file.readers.is_empty() {
-        told.push("for operators alone".to_owned());
+        parts.push("for operators alone".to_owned());
     }
     if !generator.groups.is_empty() {
-        told.push(format!("(and the groups {})", listed(&generator.groups)));
+        parts.push(format!("(and the groups {})", listed(&generator.groups)));
     }
-    told.join(" ")
+    parts.join(" ")
 }
 
-/// The scripts of everything that can run now. One that cannot be evaluated before another has run, and those that need it,
-/// wait for the next time.
+/// The scripts of everything that can run now. One that cannot be evaluated before another has run, and those
+/// that need it, wait for the next run.
 async fn scripts(held: &Held, order: &Order, plan: &Plan) -> Result<BTreeMap<GeneratorId, Script>> {
     let progress = spinner();
     progress.set_message("preparing scripts");
@@ -212,7 +214,7 @@ async fn scripts(held: &Held, order: &Order, plan: &Plan) -> Result<BTreeMap<Gen
     Ok(scripts)
 }
 
-/// Whether what is still to be made is something that this one needs.
+/// Whether something that is still to be made is needed by this one.
 fn waits(order: &Order, plan: &Plan, id: &GeneratorId) -> bool {
     let missing =
         |needs: &GeneratorId| plan.make.iter().any(|(other, why)| other == needs && *why != Why::Asked);
@@ -250,7 +252,7 @@ async fn prompts(
     Ok(all)
 }
 
-/// What there is of a file.
+/// A file's current value, if any.
 async fn there(
     held: &Held,
     sops: &Sops,
@@ -275,7 +277,7 @@ struct Making<'a> {
     sops: &'a Sops,
     operator: &'a Operator,
     runner: Runner,
-    /// What later ones need of what was made.
+    /// Outputs that later generators need.
     made: BTreeMap<GeneratorId, Outputs>,
 }
 
@@ -311,7 +313,7 @@ impl Making<'_> {
         Ok(changes)
     }
 
-    /// The files of what a generator needs: made just now, or there already.
+    /// The files of what a generator needs: made just now, or existing.
     async fn dependencies(&self, generator: &Generator) -> Result<BTreeMap<VarName, Outputs>> {
         let mut all = BTreeMap::new();
         for id in self.order.needs(&generator.id) {

@@ -1,4 +1,4 @@
-//! `muster vars get`: one variable, to standard output and nowhere else.
+//! `muster vars get`: prints one variable to standard output.
 
 use std::path::{Path, PathBuf};
 
@@ -28,7 +28,7 @@ pub struct Get {
 
 impl Get {
     pub async fn run(self, config: Option<PathBuf>) -> Result<()> {
-        // What is there needs no evaluation.
+        // Existing values need no evaluation.
         let root = root_of(&self.flake.reference(config)?).await?;
         let snapshot = Snapshot::read(&root)?;
         let places = [Place::Machine(self.machine.clone()), Place::Shared];
@@ -60,7 +60,7 @@ impl Get {
     }
 }
 
-/// The bytes as they are; at a terminal with a newline after them.
+/// The bytes as they are; at a terminal followed by a newline.
 fn print(value: &[u8]) {
     terminal::bytes(value);
     if terminal::output_is_terminal() && !value.ends_with(b"\n") {

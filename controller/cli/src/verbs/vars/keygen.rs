@@ -1,4 +1,5 @@
-//! `muster vars keygen`: the operator's own key, made once on this computer, and its public half in `sops/users`.
+//! `muster vars keygen`: makes the operator's own key once on this computer, and registers its public half in
+//! `sops/users`.
 
 use std::path::PathBuf;
 use std::process::ExitCode;
@@ -54,7 +55,7 @@ impl Keygen {
             (_, true) => Joining::Replace,
             _ => Joining::New,
         };
-        // A name that is taken is told before a key is made for it.
+        // A name that is taken is reported before a key is made for it.
         let probe = if known.is_empty() { Recipients::from([placeholder()?]) } else { known.clone() };
         register(&snapshot, &name, &probe, joining, self.group.as_ref())?;
         let keys = match known.is_empty() {
@@ -62,8 +63,8 @@ impl Keygen {
             true => {
                 let (key, path) = places.make()?;
                 say!(
-                    "Your new key is in {}. Keep a copy of that file in a safe place: without it you cannot read the \
-                     fleet's secrets.",
+                    "Your new key is in {}. Keep a copy of that file in a safe place: without it you cannot \
+                     read the fleet's secrets.",
                     path.display()
                 );
                 Recipients::from([key])
@@ -79,7 +80,8 @@ impl Keygen {
         show(&draft);
         if !snapshot.secrets.is_empty() {
             say!(
-                "Secrets that are there follow when an operator who reads them has this and runs `muster vars fix{}`.",
+                "Secrets that are there follow when an operator who reads them has this and runs `muster \
+                 vars fix{}`.",
                 if self.group.is_some() { String::new() } else { format!(" --add-user {name}") }
             );
         }

@@ -29,13 +29,13 @@ pub struct List {
     flake: FlakeArgument,
 }
 
-/// One file. A secret's value is never part of it.
+/// One file. Never contains a secret's value.
 #[derive(Debug, Serialize)]
 #[serde(rename_all = "camelCase")]
 struct Row {
     generator: String,
     file: String,
-    /// The machine, or none where it is shared.
+    /// The machine, or `None` if it is shared.
     machine: Option<MachineName>,
     shared_by: Vec<MachineName>,
     secret: bool,
@@ -117,7 +117,7 @@ fn print(rows: &[Row]) {
     printed.print();
 }
 
-/// The first line, as far as a table has room.
+/// The first line, as far as the table has room.
 fn shortened(value: &str) -> String {
     const LONGEST: usize = 48;
     let line = value.lines().next().unwrap_or_default();

@@ -1,5 +1,5 @@
-//! `muster vars set`: one variable's value, given and not generated. It comes from standard input or is typed, never from
-//! the arguments, which everybody can read.
+//! `muster vars set`: sets one variable's value. It comes from standard input or is typed, never from the
+//! arguments, which everybody can read.
 
 use std::io::{IsTerminal as _, Read as _};
 use std::path::PathBuf;
