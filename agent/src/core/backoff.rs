@@ -11,7 +11,7 @@ const LONGEST: Duration = Duration::from_secs(300);
 const LONGEST_ASKED: Duration = Duration::from_secs(MAX_RETRY_AFTER_SECONDS);
 
 /// Counts failures in a row.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Hash)]
 pub struct Backoff {
     failures: u32,
 }

@@ -14,7 +14,7 @@ const INTERVAL: Duration = Duration::from_secs(6 * 3600);
 const FIRST_PAUSE: Duration = Duration::from_secs(15);
 pub const LONGEST_PAUSE: Duration = Duration::from_secs(600);
 
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Hash)]
 pub struct Hints {
     /// The generation that the controller last spoke of.
     hint: Option<Generation>,

@@ -1,11 +1,11 @@
-//! Everything that is said to the controller and heard from it. It survives whatever the controller does.
+//! Speaks to the controller, as [`Schedule`] says: performs its steps and tells it what became of them.
 
-use std::pin::pin;
 use std::time::Duration;
 
+use futures_util::FutureExt as _;
+use futures_util::future::LocalBoxFuture;
 use muster_protocol::api::ProblemCode;
-use muster_protocol::checkin::BEARER_SECONDS;
-use muster_protocol::ids::Generation;
+use muster_protocol::checkin::PollReply;
 use muster_protocol::keys::SecretKey;
 use muster_protocol::report::{Attack, EventKind};
 
@@ -16,21 +16,11 @@ use super::requests::Requests;
 use super::shared::Shared;
 use super::unanswered::{Outgoing, Unanswered};
 use crate::client::{Client, ClientError};
-use crate::core::backoff::{Backoff, part};
-use crate::core::hints::{Hints, LONGEST_PAUSE};
+use crate::core::hints::LONGEST_PAUSE;
+use crate::core::schedule::{CheckedIn, Failure, Next, Observed, Schedule, Spinning};
 use crate::core::state::State;
 use crate::identity;
 use crate::trust::Trust;
-
-/// The longest wait while a generation waits only for the controller to be reached.
-const PROBING_PAUSE: Duration = Duration::from_secs(1);
-/// How long a change waits for others to be told with.
-const MOMENT: Duration = Duration::from_millis(250);
-/// A poll that ends sooner than this and brings nothing new is hasty.
-const TOO_SOON: Duration = Duration::from_millis(500);
-/// As many hasty polls in a row are nothing: calls to check in that follow each other closely. One more counts as a failure,
-/// so that nobody spins.
-const HASTY: u32 = 3;
 
 /// A check-in, the key that it brings, and the key before that signs it where the controller knows no other.
 struct Sending {
@@ -43,165 +33,171 @@ struct Contact<'a> {
     shared: &'a Shared,
     client: &'a Client,
     trust: Trust,
-    /// When the bearer should be renewed, in time awake.
-    bearer_until: Option<Duration>,
-    hints: Hints,
+    schedule: Schedule,
     reporting: Reporting,
     unanswered: Unanswered,
     requests: Requests,
-    /// Which of the keys before signs, while the controller does not know the newest one.
-    older: Option<usize>,
+    poll: Option<Poll<'a>>,
     /// Why the metadata was refused, until it is good.
     unsound: Option<Attack>,
     /// When it was told last that what a check-in brought is sound again, in time awake.
     calmed: Option<Duration>,
     /// It was said that a new key was asked for by nobody's signature.
     unsigned: bool,
-    /// How many polls in a row were hasty.
-    hasty: u32,
-    /// The round before ended with an answer to its poll, and not with a call to check in.
-    heard: bool,
-    poll_seconds: u64,
 }
 
+type Poll<'a> = LocalBoxFuture<'a, Result<PollReply, ClientError>>;
+
+/// Runs until it is dropped. It survives whatever the controller does.
 pub async fn run(shared: &Shared, client: &Client, trust: Trust, unanswered: Unanswered) {
     let mut contact = Contact {
         shared,
         client,
         trust,
-        bearer_until: None,
-        hints: Hints::default(),
+        schedule: Schedule::new(shared.config.poll_seconds),
         reporting: Reporting::default(),
         unanswered,
         requests: Requests::open(&shared.config.state_dir),
-        older: None,
+        poll: None,
         unsound: None,
         calmed: None,
         unsigned: false,
-        hasty: 0,
-        heard: false,
-        poll_seconds: shared.config.poll_seconds,
     };
-    let mut backoff = Backoff::default();
     loop {
-        match contact.round().await {
-            Ok(()) => backoff.succeeded(),
-            Err(error) => {
-                let before = backoff;
-                let wait = contact.failed(&error, &mut backoff);
-                // Frequent tries before a confirmation are no sign that the controller is gone for longer.
-                if contact.probing() && before.failures() > 0 {
-                    backoff = before;
-                }
-                tokio::select! {
-                    () = tokio::time::sleep(wait) => {}
-                    // Nor is a try out of turn.
-                    () = shared.wakes.contact() => if before.failures() > 0 { backoff = before },
-                }
-            }
+        let next = contact.schedule.next(&contact.observed());
+        if let Err(error) = contact.perform(next).await {
+            contact.failed(&error);
         }
     }
 }
 
 impl Contact<'_> {
-    /// Says what there is to say, follows what was hinted at, and listens for one poll.
-    async fn round(&mut self) -> Result<(), ContactError> {
-        if !std::mem::take(&mut self.heard) {
-            self.say().await?;
-        } else if self.has_to_say() {
-            // What a poll has brought comes first, and what there is to say with what follows from it.
-            self.shared.wakes.wake_contact();
+    fn observed(&self) -> Observed {
+        Observed {
+            now: self.now(),
+            held: self.shared.heard.wanted_generation(),
+            to_tell: self.shared.wakes.has_to_tell(),
+            reports: !self.shared.ledger.borrow().outbox.is_empty(),
+            refresh: self.shared.asks.wants_refresh(),
         }
-        if self.must_refresh() {
-            self.refresh().await?;
+    }
+
+    async fn perform(&mut self, next: Next) -> Result<(), ContactError> {
+        let wakes = &self.shared.wakes;
+        match next {
+            Next::CheckIn => self.say().await,
+            Next::Report => {
+                self.report().await;
+                Ok(())
+            }
+            Next::Refresh => self.refresh().await,
+            Next::Remind => {
+                wakes.wake_contact();
+                Ok(())
+            }
+            Next::Poll => {
+                self.open_poll();
+                Ok(())
+            }
+            Next::Listen { until } => self.listen(until).await,
+            Next::Gather { until } => {
+                let late = tokio::time::sleep(self.left(until));
+                if wakes.take_hurry() {
+                    self.schedule.gathered();
+                } else {
+                    tokio::select! {
+                        () = late => self.schedule.gathered(),
+                        () = wakes.contact() => {}
+                    }
+                }
+                Ok(())
+            }
+            Next::Pause { until } => {
+                let over = tokio::time::sleep(self.left(until));
+                tokio::select! {
+                    () = over => {}
+                    () = wakes.contact() => self.schedule.woken(self.now()),
+                }
+                Ok(())
+            }
         }
+    }
+
+    fn open_poll(&mut self) {
         // The work looks whether somebody else changed the machine meanwhile.
         self.shared.wakes.wake_work();
-        let asked = self.now();
-        let have = self.hints.hint().or(self.shared.heard.wanted_generation());
-        let client = self.client;
-        let mut poll = pin!(client.poll(have, self.poll_wait()));
-        loop {
-            let again = self.reports_again();
-            tokio::select! {
-                reply = &mut poll => {
-                    let reply = reply?;
-                    self.hinted(reply.generation);
-                    self.shared.answered();
-                    // Hints that change all the time are no news either; what they bring is.
-                    let soon = self.now().saturating_sub(asked) < TOO_SOON;
-                    self.hasty = if soon { self.hasty.saturating_add(1) } else { 0 };
-                    if reply.check_in {
-                        self.shared.wakes.mark();
-                    }
-                    self.heard = !reply.check_in;
-                    return if self.hasty > HASTY { Err(ContactError::Spinning) } else { Ok(()) };
+        let have = self.schedule.hint().or(self.shared.heard.wanted_generation());
+        let (client, wait) = (self.client, self.schedule.poll_wait(number()));
+        self.poll = Some(client.poll(have, wait).boxed_local());
+        self.schedule.polling(self.now());
+    }
+
+    async fn listen(&mut self, until: Option<Duration>) -> Result<(), ContactError> {
+        let due = tokio::time::sleep(until.map(|until| self.left(until)).unwrap_or_default());
+        let answer = async {
+            match &mut self.poll {
+                Some(poll) => poll.await,
+                None => std::future::pending().await,
+            }
+        };
+        tokio::select! {
+            reply = answer => {
+                self.poll = None;
+                let reply = reply?;
+                let polled = self.schedule.polled(reply.generation, reply.check_in, self.now());
+                self.note_news();
+                self.shared.answered();
+                if reply.check_in {
+                    self.shared.wakes.mark();
                 }
-                () = self.shared.wakes.contact() => {
-                    self.gather().await;
-                    self.say().await?;
-                    if self.must_refresh() {
-                        self.refresh().await?;
-                    }
-                }
-                () = tokio::time::sleep(again.unwrap_or_default()), if again.is_some() => self.report().await,
+                polled.map_err(|Spinning| ContactError::Spinning)
+            }
+            () = self.shared.wakes.contact() => {
+                self.schedule.woken(self.now());
+                Ok(())
+            }
+            () = due, if until.is_some() => {
+                self.schedule.reports_due();
+                Ok(())
             }
         }
     }
 
-    /// Waits a moment for what follows closely, unless somebody waits for what there is: the steps of a quick update are
-    /// told by one check-in.
-    async fn gather(&self) {
-        let moment = tokio::time::sleep(MOMENT);
-        tokio::pin!(moment);
-        while !self.shared.wakes.take_hurry() {
-            tokio::select! {
-                () = &mut moment => return,
-                () = self.shared.wakes.contact() => {}
-            }
-        }
-    }
-
-    fn bearer_due(&self) -> bool {
-        self.bearer_until.is_none_or(|until| self.now() >= until)
-    }
-
-    fn has_to_say(&self) -> bool {
-        self.bearer_due() || self.shared.wakes.has_to_tell() || !self.shared.ledger.borrow().outbox.is_empty()
-    }
-
-    /// A check-in if something changed or the bearer runs out, then all reports that wait.
+    /// Says that it was told before it is: what changes meanwhile is for the next check-in.
     async fn say(&mut self) -> Result<(), ContactError> {
-        // One that waited for its answer, and what is new since.
-        for _ in 0..2 {
-            if !self.shared.wakes.take_to_tell() && !self.bearer_due() {
-                break;
-            }
-            let said = self.check_in().await;
-            if said.is_err() {
-                self.shared.wakes.mark();
-            }
-            said?;
+        self.shared.wakes.take_to_tell();
+        let said = self.check_in().await;
+        if said.is_err() {
+            self.shared.wakes.mark();
         }
-        self.report().await;
-        Ok(())
+        said
     }
 
     async fn report(&mut self) {
         let (shared, client) = (self.shared, self.client);
-        self.reporting.send(shared, client).await;
-    }
-
-    /// How long until reports that were refused are tried again.
-    fn reports_again(&self) -> Option<Duration> {
-        let waiting = !self.shared.ledger.borrow().outbox.is_empty();
-        self.reporting.again().filter(|_| waiting).map(|at| at.saturating_sub(self.now()))
+        match self.reporting.send(shared, client).await {
+            Ok(()) => {
+                let more = !shared.ledger.borrow().outbox.is_empty();
+                self.schedule.reported(more, self.now());
+            }
+            Err(error) => {
+                let answer = error.client();
+                let refused = matches!(answer, Some(ClientError::Refused { status: 400..=499, .. }));
+                let failure = self.failure(&error);
+                let (wait, first) = self.schedule.not_reported(&failure, refused, self.now());
+                if first {
+                    tracing::warn!("reports wait: {error}");
+                } else {
+                    tracing::debug!(wait_ms = wait.as_millis(), "reports wait: {error}");
+                }
+            }
+        }
     }
 
     /// The check-in that waits for its answer, or the next one.
     fn sending(&mut self) -> Result<Sending, ContactError> {
         let in_force = self.client.key().map(|key| key.public());
-        let by = match self.older {
+        let by = match self.schedule.older_key() {
             Some(older) => self.previous_keys()?.into_iter().nth(older),
             None => None,
         };
@@ -237,9 +233,8 @@ impl Contact<'_> {
             self.unanswered.answered();
         }
         if error.needs_new_bearer() {
-            // It may know a key before: it was brought back from a backup, or lied that it took the new one.
-            let next = self.older.map_or(0, |older| older.saturating_add(1));
-            self.older = (next < self.previous_keys()?.len()).then_some(next);
+            let previous = self.previous_keys()?.len();
+            self.schedule.key_not_known(previous);
         }
         let waits = self.shared.next_key.public();
         if error.needs_new_bearer() && waits.is_some() && sending.outgoing.check_in.new_key != waits {
@@ -269,7 +264,6 @@ impl Contact<'_> {
             }
         };
         let Sending { outgoing, next, .. } = sending;
-        self.older = None;
         let waits = self.shared.next_key.public();
         if let Some(next) = next.filter(|next| waits == Some(next.public())) {
             self.shared.rotated(self.client, &next)?;
@@ -282,14 +276,16 @@ impl Contact<'_> {
         if reply.rotate_key && reply.requests.is_empty() && !std::mem::replace(&mut self.unsigned, true) {
             tracing::warn!("the controller asks for a new key without an operator's signature; not followed");
         }
-        let good = Duration::from_secs(reply.bearer_expires_in.min(BEARER_SECONDS)) * 3 / 4;
-        self.bearer_until = Some(sent.saturating_add(good));
-        self.poll_seconds = reply.poll_seconds.min(self.shared.config.poll_seconds).max(1);
-        self.hinted(reply.generation.or(self.hints.hint()));
+        self.schedule.checked_in(&CheckedIn {
+            sent,
+            bearer_seconds: reply.bearer_expires_in,
+            poll_seconds: reply.poll_seconds,
+            hint: reply.generation,
+        });
+        self.note_news();
         self.shared.heard.check_in_answered(sent);
         self.shared.asks.answer(&Ok("the controller answers; the agent takes what it has".to_owned()));
         self.shared.answered();
-        self.reporting.reached();
         // Which count it is of it does not say: only the answer to a batch lets events go.
         self.reporting.claimed(reply.reports_through, self.shared);
         let operators = self.trust.operators();
@@ -306,16 +302,9 @@ impl Contact<'_> {
     }
 
     /// Takes note of what the controller speaks of; never trusted.
-    fn hinted(&mut self, hint: Option<Generation>) {
-        self.hints.heard(hint);
-        self.shared
-            .heard
-            .set_speaks_of_news(self.hints.is_news(self.shared.heard.wanted_generation(), self.now()));
-    }
-
-    fn must_refresh(&self) -> bool {
-        self.shared.asks.wants_refresh()
-            || self.hints.must_refresh(self.shared.heard.wanted_generation(), self.now())
+    fn note_news(&self) {
+        let news = self.schedule.is_news(self.shared.heard.wanted_generation(), self.now());
+        self.shared.heard.set_speaks_of_news(news);
     }
 
     async fn refresh(&mut self) -> Result<(), ContactError> {
@@ -328,14 +317,14 @@ impl Contact<'_> {
             Err(error) => {
                 if let Some(attack) = error.attack() {
                     self.unsound = Some(attack);
-                    self.hints.refused(self.now());
+                    self.schedule.refused(self.now());
                     self.refuse(attack, &error.to_string());
                 }
                 return Err(error.into());
             }
         };
         self.shared.answered();
-        self.hints.refreshed(target.as_ref().map(|target| target.generation), self.now());
+        self.schedule.refreshed(target.as_ref().map(|target| target.generation), self.now());
         self.unsound = None;
         let refuses = self.refuses();
         if self.shared.heard.set_refused(refuses) != refuses {
@@ -355,9 +344,8 @@ impl Contact<'_> {
             return;
         }
         self.shared.wakes.mark();
-        // What operators and root holders signed is news; a controller makes timestamps by itself, as many as it likes.
         if (before.root, before.targets, before.epoch) != (holds.root, holds.targets, holds.epoch) {
-            self.hasty = 0;
+            self.schedule.signed_news();
         }
         if self.shared.heard.disown_before(holds.epoch) {
             tracing::warn!("epoch {} has begun: what was signed before it is taken no longer", holds.epoch);
@@ -389,20 +377,28 @@ impl Contact<'_> {
         tracing::error!("refused as {}: {detail}", attack.as_str());
         let event = EventKind::Refused { attack, detail: detail.to_owned() };
         let now = self.shared.clock.unix_ms();
-        if let Err(error) = self.shared.ledger.borrow_mut().tell(self.hints.hint(), event, now) {
+        if let Err(error) = self.shared.ledger.borrow_mut().tell(self.schedule.hint(), event, now) {
             tracing::error!(%error, "the refusal cannot be reported");
         }
         self.shared.wakes.changed();
     }
 
-    /// Takes note of a failure and says how long to wait.
-    fn failed(&mut self, error: &ContactError, backoff: &mut Backoff) -> Duration {
+    fn failure(&self, error: &ContactError) -> Failure {
+        let client = error.client();
+        Failure {
+            unauthorised: client.is_some_and(ClientError::needs_new_bearer),
+            retry_after: client.and_then(ClientError::retry_after),
+            probing: self.probing(),
+            random: number(),
+        }
+    }
+
+    /// Takes note of a failure.
+    fn failed(&mut self, error: &ContactError) {
+        self.poll = None;
         let client = error.client();
         if client.is_some_and(ClientError::is_unreachable) {
             self.shared.heard.forget_answers();
-        }
-        if client.is_some_and(ClientError::needs_new_bearer) {
-            self.bearer_until = None;
         }
         if client.and_then(ClientError::code) == Some(ProblemCode::Sequence) {
             self.refuse(Attack::Clone, &error.to_string());
@@ -418,15 +414,14 @@ impl Contact<'_> {
                 self.shared.asks.answer(&Ok(words));
             }
         }
-        let wait = backoff.failed(number(), client.and_then(ClientError::retry_after));
-        let wait = if self.probing() { wait.min(PROBING_PAUSE) } else { wait };
+        let failure = self.failure(error);
+        let (wait, first) = self.schedule.failed(&failure, self.now());
         // The first failure of a series is news, the others are not.
-        if backoff.failures() == 1 {
+        if first {
             tracing::warn!("{error}");
         } else {
             tracing::debug!(wait_ms = wait.as_millis(), "{error}");
         }
-        wait
     }
 
     /// Whether a generation waits to be confirmed.
@@ -434,10 +429,8 @@ impl Contact<'_> {
         self.shared.ledger.borrow().transaction().is_some_and(|open| open.state == State::Probing)
     }
 
-    /// In seconds; machines that began together drift apart by up to a tenth.
-    fn poll_wait(&self) -> u64 {
-        let whole = Duration::from_secs(self.poll_seconds);
-        (whole - part(whole / 10, number())).as_secs().max(1)
+    fn left(&self, until: Duration) -> Duration {
+        until.saturating_sub(self.now())
     }
 
     fn now(&self) -> Duration {
