@@ -4,12 +4,14 @@
 //! that is not for tests alone. Declaring a child is no use of it; calling it, or passing it on by `pub use`, is.
 //!
 //! [`tokens`] reads Rust as far as paths need it, [`paths`] finds the paths of one file, [`graph`] finds the circles.
+//! [`width`] finds lines that are too wide, with `--wide`.
 
 #![allow(clippy::print_stdout, clippy::print_stderr)]
 
 mod graph;
 mod paths;
 mod tokens;
+mod width;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
@@ -21,8 +23,15 @@ use paths::{ModulePath, Source};
 
 fn main() -> ExitCode {
     let arguments: Vec<PathBuf> = env::args_os().skip(1).map(PathBuf::from).collect();
+    if let Some((option, folders)) = arguments.split_first()
+        && option == Path::new("--wide")
+    {
+        return wide(folders);
+    }
     if arguments.is_empty() {
-        eprintln!("usage: muster-house FOLDER …   (each with the lib.rs or main.rs of a crate)");
+        eprintln!(
+            "usage: muster-house FOLDER …          circles; each folder has the lib.rs or main.rs of a crate\n       muster-house --wide FOLDER …   lines that are too wide, in every .rs file below"
+        );
         return ExitCode::from(2);
     }
     let mut found = 0;
@@ -36,6 +45,24 @@ fn main() -> ExitCode {
         }
     }
     println!("{found} circles");
+    if found == 0 { ExitCode::SUCCESS } else { ExitCode::FAILURE }
+}
+
+fn wide(folders: &[PathBuf]) -> ExitCode {
+    let mut found = 0;
+    for folder in folders {
+        match width::wide_lines(folder) {
+            Ok(lines) => {
+                found += lines.len();
+                lines.iter().for_each(|(file, line)| println!("{}:{line}", file.display()));
+            }
+            Err(error) => {
+                eprintln!("error: {}: {error}", folder.display());
+                return ExitCode::from(2);
+            }
+        }
+    }
+    println!("{found} lines have more than {} columns", width::COLUMNS);
     if found == 0 { ExitCode::SUCCESS } else { ExitCode::FAILURE }
 }
 

@@ -11,7 +11,7 @@ use muster_protocol::ids::StorePath;
 use muster_protocol::machine::Class;
 use rustix::process::Signal;
 
-use super::check::{check, comes_again, document, is_over, is_told};
+use super::check::{LOOK_AGAIN, check, comes_again, document, is_over, is_told};
 use super::steps::{Fault, Step, Way};
 use crate::fleet::{Fleet, Wishes, both};
 use crate::machine::finish;
@@ -19,7 +19,6 @@ use crate::stand_in::processes;
 
 /// The longest that anything may take; with its deadlines of ten seconds an update of three tries takes a minute.
 const LIMIT: Duration = Duration::from_secs(180);
-pub(super) const LOOK_AGAIN: Duration = Duration::from_millis(20);
 /// The size of a state folder that can be filled.
 const STATE_SIZE: &str = "size=4m,mode=0700";
 

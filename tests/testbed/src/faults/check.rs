@@ -3,6 +3,7 @@
 use std::collections::BTreeSet;
 use std::fs;
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 use anyhow::{Context as _, Result, ensure};
 use muster_protocol::ids::StorePath;
@@ -10,11 +11,13 @@ use muster_protocol::machine::Class;
 use muster_protocol::report::{EventKind, Reason};
 use serde_json::Value;
 
-use super::cell::LOOK_AGAIN;
 use super::steps::Way;
 use crate::fleet::Fleet;
 use crate::machine::Machine;
 use crate::stand_in::wire::find;
+
+/// The time between two looks at what is waited for.
+pub(super) const LOOK_AGAIN: Duration = Duration::from_millis(20);
 
 /// A document of the machine's state folder.
 pub fn document(fleet: &Fleet, name: &str, file: &str) -> Option<Value> {
