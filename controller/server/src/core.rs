@@ -22,5 +22,7 @@ pub mod requests;
 pub mod retention;
 pub mod roots;
 pub mod rows;
+#[cfg(test)]
+mod samples;
 
 pub use change::{Change, Decided};

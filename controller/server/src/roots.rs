@@ -10,8 +10,7 @@ use muster_protocol::keys::PublicKey;
 use muster_protocol::tuf::TufError;
 use muster_protocol::tuf::metadata::{Role, Root};
 
-/// The largest root that is read, in bytes.
-const MAX_ROOT_BYTES: u64 = 1024 * 1024;
+use crate::core::roots::{MAX_ROOT_BYTES, OnlineKeyTooStrong, RootRefusal, next, require_online_keys_apart};
 
 #[derive(Debug, thiserror::Error)]
 pub enum RootsError {
@@ -27,14 +26,13 @@ pub enum RootsError {
         "the key {0} of online_key is not the one that the newest root names for timestamps: bring back that key, or have the root holders sign a root with this one"
     )]
     OnlineKey(String),
-    #[error(
-        "the root lets the online key {0} sign what machines run, or roots: a controller must hold no such key; make another with `muster keys generate` and have the root holders name it instead"
-    )]
-    TooMuch(String),
+    #[error(transparent)]
+    TooStrong(#[from] OnlineKeyTooStrong),
     #[error("the root cannot be kept in {0}: {1}; free some space, or let the controller write there")]
     Write(PathBuf, std::io::Error),
-    #[error("root {found} does not follow: the newest here is {held}, so the next one is {}", .held + 1)]
-    NotNext { held: u64, found: u64 },
+    /// Refused by what it says itself, wherever it lies.
+    #[error(transparent)]
+    Refused(RootRefusal),
 }
 
 /// The chain as it stands in the folder, verified from its first root on.
@@ -99,18 +97,9 @@ impl Chain {
     }
 }
 
-/// I8: what a controller holds makes no machine run anything.
-fn require_harmless(root: &Root) -> Result<(), RootsError> {
-    let strong = [root.keys_of(Role::Targets), root.keys_of(Role::Root)].concat();
-    match root.keys_of(Role::Timestamp).into_iter().find(|online| strong.contains(online)) {
-        Some(online) => Err(RootsError::TooMuch(online.short())),
-        None => Ok(()),
-    }
-}
-
 fn read(path: &Path) -> Result<Option<Vec<u8>>, RootsError> {
     match std::fs::metadata(path) {
-        Ok(meta) if meta.len() > MAX_ROOT_BYTES => return Err(RootsError::TooLarge(path.to_owned())),
+        Ok(meta) if meta.len() > MAX_ROOT_BYTES as u64 => return Err(RootsError::TooLarge(path.to_owned())),
         _ => {}
     }
     match std::fs::read(path) {
@@ -136,7 +125,7 @@ impl Roots {
     /// Refuses a chain whose newest root gives the online key no role.
     pub fn open(folder: &Path, online: &PublicKey) -> Result<Self, RootsError> {
         let chain = Chain::read(folder)?;
-        require_harmless(&chain.newest)?;
+        require_online_keys_apart(&chain.newest)?;
         if !chain.may_sign_timestamps(online) {
             return Err(RootsError::OnlineKey(online.short()));
         }
@@ -155,7 +144,7 @@ impl Roots {
             return held;
         }
         let read = Chain::read(&self.folder).and_then(|chain| {
-            require_harmless(&chain.newest)?;
+            require_online_keys_apart(&chain.newest)?;
             Ok(chain)
         });
         match read {
@@ -172,22 +161,19 @@ impl Roots {
         }
     }
 
-    /// Whether this is the next root; nothing is kept of it yet.
+    /// The next root, if these bytes are one; nothing is kept of it yet.
     pub fn check_next(&self, bytes: &[u8]) -> Result<Root, RootsError> {
         let chain = self.current();
-        let held = chain.newest.version();
-        let path = self.folder.join(format!("{}.root.json", held + 1));
-        let bad = |error| RootsError::Bad(path, error);
-        if bytes.len() as u64 > MAX_ROOT_BYTES {
-            return Err(RootsError::TooLarge(self.folder.join("root.json")));
-        }
-        let found = Root::draft(bytes).map_err(|error| RootsError::Bad("the root".into(), error))?.version();
-        if found != held + 1 {
-            return Err(RootsError::NotNext { held, found });
-        }
-        let next = chain.newest.successor(bytes).map_err(bad)?;
-        require_harmless(&next)?;
-        Ok(next)
+        next(&chain.newest, bytes).map_err(|refusal| match refusal {
+            RootRefusal::TooLarge => RootsError::TooLarge(self.folder.join("root.json")),
+            RootRefusal::Unreadable(error) => RootsError::Bad("the root".into(), error),
+            RootRefusal::Unsound(error) => {
+                let file = format!("{}.root.json", chain.newest.version() + 1);
+                RootsError::Bad(self.folder.join(file), error)
+            }
+            RootRefusal::OnlineKey(error) => error.into(),
+            other => RootsError::Refused(other),
+        })
     }
 
     /// Puts the next root into the folder, durably. Whoever looks at [`Roots::current`] afterwards sees it.

@@ -130,10 +130,11 @@ impl Server {
             ),
             clock,
             wakers: Default::default(),
+            root_log: Default::default(),
             limits: config.limits.clone(),
         });
         let app = Arc::new(App::new(services.clone(), stops));
-        services.log_root().await?;
+        services.log_found_root().await?;
 
         let listen = |error| ServerError::Listen(config.listen, error);
         let listener = bind(config.listen, config.limits.idle()).map_err(listen)?;
@@ -219,7 +220,7 @@ async fn sweep(services: Arc<Services>) {
     loop {
         tokio::time::sleep(LOOK).await;
         since += LOOK;
-        if let Err(error) = services.log_root().await {
+        if let Err(error) = services.log_found_root().await {
             tracing::warn!("a new root could not be logged: {error}");
         }
         if since >= SWEEP {

@@ -3,13 +3,15 @@
 use std::sync::Arc;
 
 use muster_protocol::clock::{Clock, UnixMillis};
+use tokio::sync::Mutex;
 
 use crate::config::Limits;
+use crate::core::audit::AuditContext;
 use crate::notify::Notify;
-use crate::roots::Roots;
+use crate::roots::{Roots, RootsError};
 use crate::signer::{NotNamed, OnlineKey, OnlineSigner};
 use crate::store::blobs::Blobs;
-use crate::store::{Store, StoreError};
+use crate::store::{Failed, Store, StoreError};
 use crate::wakers::Wakers;
 
 pub struct Services {
@@ -23,6 +25,8 @@ pub struct Services {
     pub wakers: Wakers,
     /// Operators who wait for changes.
     pub notify: Notify,
+    /// Held from the moment that a root comes into force until the log says so: nobody else finds it in between.
+    pub root_log: Mutex<()>,
 }
 
 impl Services {
@@ -39,8 +43,22 @@ impl Services {
         self.online.signer(|key| chain.may_sign_timestamps(key)).ok_or(NotNamed)
     }
 
+    /// Puts the next root in force: its file first, then its entry in the log. A crash in between leaves a root that counts and
+    /// no entry; the next start finds it and logs it as found.
+    pub async fn publish_root(
+        &self,
+        version: u64,
+        root: &[u8],
+        context: &AuditContext<'_>,
+    ) -> Result<(), Failed<RootsError>> {
+        let _in_turn = self.root_log.lock().await;
+        self.roots.put(version, root).map_err(Failed::Refused)?;
+        Ok(self.store.log_root(version, Some(context), self.now()).await?)
+    }
+
     /// Logs a root that came into force without being published here.
-    pub async fn log_root(&self) -> Result<(), StoreError> {
+    pub async fn log_found_root(&self) -> Result<(), StoreError> {
+        let _in_turn = self.root_log.lock().await;
         let version = self.roots.current().newest().version();
         if self.store.logged_root().await? < version {
             self.store.log_root(version, None, self.now()).await?;

@@ -1,13 +1,17 @@
 //! Drafts on their way from one signer to the next. The controller keeps them and can do nothing with them: what they
 //! hold is signed, and what is missing only the holders of keys can add.
 
-use muster_protocol::draft::{Draft, DraftError};
-use muster_protocol::ids::Sha256;
-use muster_protocol::tuf::metadata::Root;
+use muster_protocol::draft::{Checked, DRAFT_SECONDS, Draft, DraftError, DraftKind, DraftView, Drafted};
+use muster_protocol::ids::{Epoch, Generation, IdError, MachineName, Sha256};
+use muster_protocol::keys::PublicKey;
+use muster_protocol::machine::{MachineError, can_take};
+use muster_protocol::operator::{Standing, next_generation};
+use muster_protocol::target::Target;
+use muster_protocol::tuf::metadata::{Role, Root};
 
 use super::audit::{AuditContext, NewEntry};
 use super::change::{Change, Decided};
-use super::rows::StoredDraft;
+use super::rows::{Machine, StoredDraft};
 
 /// How many drafts may wait at once.
 const MOST_DRAFTS: u64 = 256;
@@ -29,6 +33,104 @@ pub enum DraftRefusal {
     TooMany,
     #[error("{0}")]
     Draft(#[from] DraftError),
+    #[error("a root key signs roots alone: generations are the operators' to sign")]
+    RootKeyAlone,
+    #[error("nobody of the current root has signed this draft: sign it with `muster sign`")]
+    Unsigned,
+    #[error("{0}: make the draft anew with `muster update`")]
+    Void(Void),
+    #[error("{machine} cannot take this generation: {source}")]
+    CannotTake { machine: MachineName, source: MachineError },
+}
+
+/// Why a drafted generation can no longer be published.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum Void {
+    #[error("there is no machine {0}")]
+    Unknown(MachineName),
+    #[error("{0} is revoked")]
+    Revoked(MachineName),
+    #[error("the next generation of {machine} is {next}, and this is generation {drafted}")]
+    NotNext { machine: MachineName, drafted: Generation, next: Generation },
+    #[error("{machine} has no next generation: {source}")]
+    NoNext { machine: MachineName, source: IdError },
+}
+
+/// Operators may see and sign every draft, holders of root keys those of roots.
+pub fn require_concerned(root: &Root, draft: &Draft, by: &PublicKey) -> Result<(), DraftRefusal> {
+    if root.keys_of(Role::Targets).contains(by) || matches!(draft.what, Drafted::Root { .. }) {
+        return Ok(());
+    }
+    Err(DraftRefusal::RootKeyAlone)
+}
+
+/// The draft as it is kept. Who made it, when, and when it ends is not signed, so it is not the sender's to choose.
+pub fn received(draft: Draft, context: &AuditContext<'_>) -> Draft {
+    let ends = context.at.div_euclid(1000).saturating_add(DRAFT_SECONDS);
+    Draft { made_at: context.at, made_by: *context.operator, ends, ..draft }
+}
+
+/// Whether a draft is sound, and somebody of this root has signed it. Answers with the generations that it holds.
+pub fn check(draft: &Draft, fleet: &Sha256, root: &Root, now_s: i64) -> Result<Vec<Target>, DraftRefusal> {
+    let checked = draft.check(fleet, root, now_s)?;
+    if draft.progress(root)?.signed.is_empty() {
+        return Err(DraftRefusal::Unsigned);
+    }
+    Ok(match checked {
+        Checked::Root(_) => Vec::new(),
+        Checked::Generations(generations) => generations.into_iter().map(|checked| checked.target).collect(),
+    })
+}
+
+/// Whether a machine would take a drafted generation next.
+pub fn require_next(target: &Target, machine: Option<&Machine>, epoch: Epoch) -> Result<(), DraftRefusal> {
+    let known =
+        require_current(&target.machine, target.generation, machine, epoch).map_err(DraftRefusal::Void)?;
+    can_take((known.class, &known.system), target.class, &target.system)
+        .map_err(|source| DraftRefusal::CannotTake { machine: target.machine.clone(), source })
+}
+
+/// Whether a drafted generation is still the next one of its machine; gives the machine.
+pub fn require_current<'a>(
+    name: &MachineName,
+    drafted: Generation,
+    machine: Option<&'a Machine>,
+    epoch: Epoch,
+) -> Result<&'a Machine, Void> {
+    let known = machine.ok_or_else(|| Void::Unknown(name.clone()))?;
+    if known.standing() == Standing::Revoked {
+        return Err(Void::Revoked(name.clone()));
+    }
+    let holds = known.observed.as_ref().map(|observed| observed.holds).unwrap_or_default();
+    let published = known.published.as_ref().map(|published| published.target.generation);
+    match next_generation(epoch, published, &holds) {
+        Ok(next) if next == drafted => Ok(known),
+        Ok(next) => Err(Void::NotNext { machine: name.clone(), drafted, next }),
+        Err(source) => Err(Void::NoNext { machine: name.clone(), source }),
+    }
+}
+
+/// A draft as signers are shown it. `void` says why it can no longer be published.
+pub fn view(stored: &StoredDraft, root: &Root, void: Option<String>) -> Result<DraftView, DraftRefusal> {
+    let draft = &stored.draft;
+    let (kind, machines) = match &draft.what {
+        Drafted::Root { .. } => (DraftKind::Root, Vec::new()),
+        Drafted::Generations { generations } => {
+            (DraftKind::Generations, generations.iter().map(|one| one.machine.clone()).collect())
+        }
+    };
+    let progress = draft.progress(root)?;
+    Ok(DraftView {
+        id: stored.id,
+        kind,
+        made_at: draft.made_at,
+        made_by: draft.made_by,
+        ends: draft.ends,
+        machines,
+        signed: progress.signed,
+        missing: progress.missing,
+        void,
+    })
 }
 
 /// Keeps a draft, or adds its good signatures to the copy that is kept. Answers with what is kept then.
@@ -68,3 +170,6 @@ pub fn drop(stored: &Stored, id: &Sha256, context: &AuditContext<'_>) -> Result<
     ];
     Ok(Decided { changes, answer: () })
 }
+
+#[cfg(test)]
+mod tests;

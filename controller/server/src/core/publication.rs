@@ -3,30 +3,55 @@
 use muster_protocol::checkin::Holds;
 use muster_protocol::ids::{Generation, IdError, MachineName, Sha256};
 use muster_protocol::keys::PublicKey;
-use muster_protocol::machine::{Class, System};
-use muster_protocol::operator::{Publication, next_generation};
+use muster_protocol::machine::{Class, MachineError, System, can_take};
+use muster_protocol::operator::{Publication, Standing, next_generation};
 use muster_protocol::tuf::TufError;
+use muster_protocol::tuf::metadata::{Role, Root};
+use muster_protocol::tuf::repository::{check_publication, signed_by};
 
 use super::audit::{AuditContext, NewEntry};
 use super::change::{Change, Decided};
-use super::rows::{GenerationFiles, StoredGeneration, Timestamp};
+use super::rows::{GenerationFiles, Machine, StoredGeneration, Timestamp};
 
 /// A publication that was checked against the root and the machine.
-#[derive(Debug, Clone, Copy)]
+#[derive(Debug, Clone)]
 pub struct NewGeneration<'a> {
     pub machine: &'a MachineName,
     /// What the machine was when this was checked.
     pub class: Class,
     pub system: &'a System,
     pub publication: &'a Publication,
-    pub target_sha256: &'a Sha256,
+    pub target_sha256: Sha256,
     /// When the operators' signature ends, in unix seconds.
     pub expires: i64,
     /// The operators who signed it.
-    pub signers: &'a [PublicKey],
+    pub signers: Vec<PublicKey>,
 }
 
-impl NewGeneration<'_> {
+impl<'a> NewGeneration<'a> {
+    /// Checks a publication as its machine will: signed by the operators of this root, and for a system that the machine is.
+    pub fn check(
+        root: &Root,
+        machine: &'a Machine,
+        publication: &'a Publication,
+        now_s: i64,
+    ) -> Result<Self, PublishRefusal> {
+        let (name, class, system) = (&machine.name, machine.class, &machine.system);
+        if machine.standing() == Standing::Revoked {
+            return Err(PublishRefusal::Revoked(name.clone()));
+        }
+        let checked =
+            check_publication(root, name, class, publication, now_s).map_err(PublishRefusal::Unsound)?;
+        let signers =
+            signed_by(&publication.targets, &root.keys_of(Role::Targets)).map_err(PublishRefusal::Unsound)?;
+        // Invariant I6 holds for the CPU too, which the signed metadata does not know.
+        let target = &checked.target;
+        can_take((class, system), target.class, &target.system)
+            .map_err(|source| PublishRefusal::CannotTake { machine: name.clone(), source })?;
+        let (target_sha256, expires) = (checked.target_sha256, checked.targets_expires);
+        Ok(Self { machine: name, class, system, publication, target_sha256, expires, signers })
+    }
+
     fn files(&self) -> GenerationFiles {
         GenerationFiles {
             targets: self.publication.targets.clone().into_bytes(),
@@ -65,6 +90,10 @@ pub enum PublishRefusal {
         "there is no machine {0}: `muster machines list --all` shows who is known, `muster machines add {0}` adds it"
     )]
     Unknown(MachineName),
+    #[error("the machine would refuse this generation: {0}; sign it anew with `muster update`")]
+    Unsound(TufError),
+    #[error("{machine} cannot take this generation: {source}")]
+    CannotTake { machine: MachineName, source: MachineError },
     #[error("machine {0} was revoked: add it anew with `muster machines add {0}`")]
     Revoked(MachineName),
     #[error(
@@ -111,11 +140,11 @@ pub fn publish(
             machine: machine.clone(),
             generation: offered,
             files,
-            target_sha256: *new.target_sha256,
+            target_sha256: new.target_sha256,
             expires: new.expires,
             published_at: context.at,
             published_by: *context.operator,
-            signers: new.signers.to_vec(),
+            signers: new.signers.clone(),
         })),
         Change::TimestampStored { machine: machine.clone(), timestamp },
         Change::Published { machine: machine.clone(), generation: offered },
@@ -140,3 +169,6 @@ pub fn timestamp(
     let changes = vec![Change::TimestampStored { machine: machine.clone(), timestamp: timestamp.clone() }];
     Ok(Decided { changes, answer: Some(timestamp) })
 }
+
+#[cfg(test)]
+mod tests;

@@ -1,9 +1,72 @@
-//! What the log says of roots.
+//! The next root: whether it follows, who may hand it in, and what the log says of it.
 
 use muster_protocol::clock::UnixMillis;
+use muster_protocol::keys::PublicKey;
+use muster_protocol::tuf::TufError;
+use muster_protocol::tuf::metadata::{Role, Root};
 
 use super::audit::{AuditContext, NewEntry};
 use super::change::{Change, Decided};
+
+/// The largest root, in bytes.
+pub const MAX_ROOT_BYTES: usize = 1024 * 1024;
+
+/// Why this is not the next root, or not from somebody who may hand it in.
+#[derive(Debug, thiserror::Error)]
+pub enum RootRefusal {
+    #[error("this has more than {MAX_ROOT_BYTES} bytes, so it is no root")]
+    TooLarge,
+    #[error("this is no root: {0}")]
+    Unreadable(TufError),
+    #[error("root {found} does not follow: the newest here is {held}, so the next one is {}", .held + 1)]
+    NotNext { held: u64, found: u64 },
+    #[error("this is no root that machines would follow: {0}")]
+    Unsound(TufError),
+    #[error(transparent)]
+    OnlineKey(#[from] OnlineKeyTooStrong),
+    #[error(
+        "the root is good, and this request is signed by nobody whom it or the one before it names: send it with an operator's or a root key"
+    )]
+    Stranger,
+}
+
+/// The root gives an online key a role that only people may have.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error(
+    "the root lets the online key {0} sign what machines run, or roots: a controller must hold no such key; make another with `muster keys generate` and have the root holders name it instead"
+)]
+pub struct OnlineKeyTooStrong(pub String);
+
+/// I8: what a controller holds makes no machine run anything, so an online key holds no other role.
+pub fn require_online_keys_apart(root: &Root) -> Result<(), OnlineKeyTooStrong> {
+    let strong = [root.keys_of(Role::Targets), root.keys_of(Role::Root)].concat();
+    match root.keys_of(Role::Timestamp).into_iter().find(|online| strong.contains(online)) {
+        Some(online) => Err(OnlineKeyTooStrong(online.short())),
+        None => Ok(()),
+    }
+}
+
+/// The next root, if these bytes are one that machines would follow from the current one.
+pub fn next(current: &Root, bytes: &[u8]) -> Result<Root, RootRefusal> {
+    if bytes.len() > MAX_ROOT_BYTES {
+        return Err(RootRefusal::TooLarge);
+    }
+    let held = current.version();
+    let found = Root::draft(bytes).map_err(RootRefusal::Unreadable)?.version();
+    if found != held + 1 {
+        return Err(RootRefusal::NotNext { held, found });
+    }
+    let next = current.successor(bytes).map_err(RootRefusal::Unsound)?;
+    require_online_keys_apart(&next)?;
+    Ok(next)
+}
+
+/// The next root may come from an operator or a holder of a root key, of the current root or of the next one: after a lost key
+/// only the new one may be there. Whether the root counts its own signatures say.
+pub fn require_named(current: &Root, next: &Root, by: &PublicKey) -> Result<(), RootRefusal> {
+    let names = |root: &Root| [Role::Targets, Role::Root].iter().any(|role| root.keys_of(*role).contains(by));
+    if names(current) || names(next) { Ok(()) } else { Err(RootRefusal::Stranger) }
+}
 
 /// Logs that a root is in force, once. Without a context it was found in the folder: nobody published it here.
 pub fn in_force(
@@ -22,3 +85,6 @@ pub fn in_force(
     };
     Decided { changes: vec![Change::RootInForce { version }, Change::Audited(entry)], answer: () }
 }
+
+#[cfg(test)]
+mod tests;

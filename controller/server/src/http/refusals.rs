@@ -13,6 +13,7 @@ use crate::core::machines::MachineRefusal;
 use crate::core::publication::PublishRefusal;
 use crate::core::reports::ReportRefusal;
 use crate::core::requests::AskRefusal;
+use crate::core::roots::RootRefusal;
 use crate::roots::RootsError;
 use crate::signer::NotNamed;
 use crate::store::blobs::BlobError;
@@ -113,7 +114,10 @@ impl From<DraftRefusal> for Refused {
     fn from(error: DraftRefusal) -> Self {
         let (status, code) = match error {
             DraftRefusal::Unknown(_) => (StatusCode::NOT_FOUND, ProblemCode::NotFound),
-            DraftRefusal::TooMany => (StatusCode::CONFLICT, ProblemCode::Conflict),
+            DraftRefusal::TooMany | DraftRefusal::Void(_) => (StatusCode::CONFLICT, ProblemCode::Conflict),
+            DraftRefusal::RootKeyAlone => (StatusCode::FORBIDDEN, ProblemCode::Unauthorised),
+            DraftRefusal::Unsigned => (StatusCode::UNPROCESSABLE_ENTITY, ProblemCode::BadSignature),
+            DraftRefusal::CannotTake { .. } => (StatusCode::UNPROCESSABLE_ENTITY, ProblemCode::WrongClass),
             DraftRefusal::Draft(_) => (StatusCode::UNPROCESSABLE_ENTITY, ProblemCode::Malformed),
         };
         refuse(status, code, error.to_string())
@@ -128,23 +132,22 @@ impl From<PublishRefusal> for Refused {
             PublishRefusal::NotNext { .. } | PublishRefusal::NoNext { .. } | PublishRefusal::Changed(_) => {
                 (StatusCode::CONFLICT, ProblemCode::Conflict)
             }
+            PublishRefusal::Unsound(ref error) => (StatusCode::UNPROCESSABLE_ENTITY, unsound(error)),
+            PublishRefusal::CannotTake { .. } => (StatusCode::UNPROCESSABLE_ENTITY, ProblemCode::WrongClass),
             PublishRefusal::Sign(_) => (StatusCode::INTERNAL_SERVER_ERROR, ProblemCode::Internal),
         };
         refuse(status, code, error.to_string())
     }
 }
 
-/// A publication that no machine would accept.
-pub fn unacceptable(error: &TufError) -> Refused {
-    let code = match error.attack() {
+/// What is wrong with a publication that no machine would accept.
+fn unsound(error: &TufError) -> ProblemCode {
+    match error.attack() {
         Some(Attack::ForgedSignature) => ProblemCode::BadSignature,
         Some(Attack::WrongClass) => ProblemCode::WrongClass,
         Some(Attack::EndlessData) => ProblemCode::TooLarge,
         _ => ProblemCode::Malformed,
-    };
-    let message =
-        format!("the machine would refuse this generation: {error}; sign it anew with `muster update`");
-    refuse(StatusCode::UNPROCESSABLE_ENTITY, code, message)
+    }
 }
 
 impl From<BlobError> for Refused {
@@ -160,19 +163,38 @@ impl From<BlobError> for Refused {
 impl From<RootsError> for Refused {
     fn from(error: RootsError) -> Self {
         let (status, code) = match error {
-            RootsError::NotNext { .. } => (StatusCode::CONFLICT, ProblemCode::Conflict),
+            RootsError::Refused(refusal) => return refusal.into(),
+            RootsError::TooStrong(refusal) => return RootRefusal::from(refusal).into(),
             RootsError::Write(..) | RootsError::Read(..) | RootsError::Empty(_) => {
                 (StatusCode::INTERNAL_SERVER_ERROR, ProblemCode::Internal)
             }
             RootsError::TooLarge(_) => (StatusCode::PAYLOAD_TOO_LARGE, ProblemCode::TooLarge),
-            RootsError::Bad(_, ref bad) if bad.attack() == Some(Attack::ForgedSignature) => {
-                (StatusCode::UNPROCESSABLE_ENTITY, ProblemCode::BadSignature)
-            }
-            RootsError::Bad(..) | RootsError::OnlineKey(_) | RootsError::TooMuch(..) => {
-                (StatusCode::UNPROCESSABLE_ENTITY, ProblemCode::Malformed)
-            }
+            RootsError::Bad(_, ref error) => (StatusCode::UNPROCESSABLE_ENTITY, bad_root(error)),
+            RootsError::OnlineKey(_) => (StatusCode::UNPROCESSABLE_ENTITY, ProblemCode::Malformed),
         };
         refuse(status, code, error.to_string())
+    }
+}
+
+impl From<RootRefusal> for Refused {
+    fn from(error: RootRefusal) -> Self {
+        let (status, code) = match error {
+            RootRefusal::TooLarge => (StatusCode::PAYLOAD_TOO_LARGE, ProblemCode::TooLarge),
+            RootRefusal::NotNext { .. } => (StatusCode::CONFLICT, ProblemCode::Conflict),
+            RootRefusal::Unreadable(ref error) | RootRefusal::Unsound(ref error) => {
+                (StatusCode::UNPROCESSABLE_ENTITY, bad_root(error))
+            }
+            RootRefusal::OnlineKey(_) => (StatusCode::UNPROCESSABLE_ENTITY, ProblemCode::Malformed),
+            RootRefusal::Stranger => (StatusCode::FORBIDDEN, ProblemCode::Unauthorised),
+        };
+        refuse(status, code, error.to_string())
+    }
+}
+
+fn bad_root(error: &TufError) -> ProblemCode {
+    match error.attack() {
+        Some(Attack::ForgedSignature) => ProblemCode::BadSignature,
+        _ => ProblemCode::Malformed,
     }
 }
 

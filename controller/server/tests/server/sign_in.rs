@@ -197,17 +197,17 @@ async fn nobody_but_an_operator_signs_in_and_only_as_it_is_meant() {
         ("backwards", "12 hours", forged(&own, &fleet.operator, Context::SignIn, &key, now, now - 1)),
         (
             "signed as a request",
-            "does not fit",
+            "does not match",
             forged(&own, &fleet.operator, Context::OperatorRequest, &key, now, now + 60),
         ),
         (
             "signed as a request to a machine",
-            "does not fit",
+            "does not match",
             forged(&own, &fleet.operator, Context::MachineRequest, &key, now, now + 60),
         ),
         (
             "lengthened",
-            "does not fit",
+            "does not match",
             by(&fleet.operator).replace(&(now + 3600).to_string(), &(now + 3601).to_string()),
         ),
     ] {

@@ -384,6 +384,27 @@ async fn every_deed_and_every_danger_stands_in_a_chained_log() {
 }
 
 #[tokio::test]
+async fn a_root_whose_entry_in_the_log_was_cut_off_counts_and_is_found_by_the_next_start() {
+    let mut fleet = Fleet::start().await;
+    let cut_off = "CREATE TRIGGER cut_off BEFORE INSERT ON audit WHEN NEW.action = 'root-published'
+         BEGIN SELECT RAISE(ABORT, 'cut off'); END";
+    fleet.try_sql(cut_off).await.unwrap();
+    let root = next_root(&fleet, 2, |_| ());
+    let answer = send_as(&fleet, &fleet.operator, Method::POST, api::OPERATOR_ROOT, &new_root(&root)).await;
+    answer.refused(500, ProblemCode::Internal);
+    assert!(fleet.dir.path().join("root/2.root.json").exists());
+    assert_eq!(log(&fleet).await.entries.len(), 1, "the root of the fleet's first start alone");
+    fleet.down().await;
+    fleet.up().await;
+    fleet.down().await;
+    fleet.up().await;
+    let found = log(&fleet).await.entries;
+    let found: Vec<(&str, &str)> =
+        found.iter().map(|entry| (entry.action.as_str(), entry.detail.as_str())).collect();
+    assert_eq!(found, [("root-found", "version 1"), ("root-found", "version 2")]);
+}
+
+#[tokio::test]
 async fn a_log_that_was_changed_behind_the_triggers_shows() {
     let fleet = Fleet::start().await;
     fleet.enrolled("cinnabar", Class::Nixos).await;

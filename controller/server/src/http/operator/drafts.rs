@@ -4,16 +4,10 @@ use axum::Json;
 use axum::extract::{Path, State};
 use axum::http::StatusCode;
 use muster_protocol::api::ProblemCode;
-use muster_protocol::draft::{
-    Checked, DRAFT_SECONDS, Draft, DraftError, DraftKind, DraftView, Drafted, MAX_DRAFT_BYTES,
-};
-use muster_protocol::ids::{Generation, MachineName, Sha256};
-use muster_protocol::keys::PublicKey;
-use muster_protocol::machine::can_take;
-use muster_protocol::operator::Standing;
+use muster_protocol::draft::{Draft, DraftView, Drafted, MAX_DRAFT_BYTES};
+use muster_protocol::ids::Sha256;
 
-use super::view::known;
-use crate::core::drafts::DraftRefusal;
+use crate::core::drafts::{self, require_concerned};
 use crate::core::rows::StoredDraft;
 use crate::http::auth::operator::SignedByKeyholder;
 use crate::http::body::Document;
@@ -26,120 +20,52 @@ impl Document for Draft {
     const LIMIT: usize = MAX_DRAFT_BYTES;
 }
 
-/// Whether this key may have to do with this draft.
-fn require_concerned(chain: &Chain, draft: &Draft, by: &PublicKey) -> Result<(), Refused> {
-    if chain.is_operator(by) || matches!(draft.what, Drafted::Root { .. }) {
-        return Ok(());
-    }
-    let message = "a root key signs roots alone: generations are the operators' to sign";
-    Err(refuse(StatusCode::FORBIDDEN, ProblemCode::Unauthorised, message))
-}
-
 /// Keeps a draft that somebody signed, or adds the signatures of one that is kept already.
 pub async fn keep(
     State(app): State<Shared>,
     SignedByKeyholder(signed): SignedByKeyholder<Draft>,
 ) -> Result<Json<DraftView>, Refused> {
-    let (signed, mut draft) = signed.split();
-    let chain = app.services.roots.current();
-    require_concerned(&chain, &draft, &signed.by)?;
-    // What is not signed is not the sender's to choose.
-    let now = app.services.now_s();
-    (draft.made_at, draft.made_by, draft.ends) =
-        (app.services.now(), signed.by, now.saturating_add(DRAFT_SECONDS));
+    let (signed, draft) = signed.split();
+    let (services, context) = (&app.services, signed.audit_context());
+    let chain = services.roots.current();
+    require_concerned(chain.newest(), &draft, &signed.by)?;
+    let (draft, now) = (drafts::received(draft, &context), services.now_s());
     // Thousands of signatures may want to be checked.
-    let (draft, checked) = tokio::task::spawn_blocking(move || {
-        let checked = draft.check(&chain.fleet(), chain.newest(), now)?;
-        if draft.progress(chain.newest())?.signed.is_empty() {
-            return Ok((draft, None));
-        }
-        Ok::<_, DraftError>((draft, Some(checked)))
+    let (draft, targets) = tokio::task::spawn_blocking(move || {
+        let targets = drafts::check(&draft, &chain.fleet(), chain.newest(), now)?;
+        Ok::<_, drafts::DraftRefusal>((draft, targets))
     })
     .await
     .map_err(|_| {
         refuse(StatusCode::INTERNAL_SERVER_ERROR, ProblemCode::Internal, "the check broke off: repeat")
-    })?
-    .map_err(DraftRefusal::from)?;
-    let Some(checked) = checked else {
-        let message = "nobody of the current root has signed this draft: sign it with `muster sign`";
-        return Err(refuse(StatusCode::UNPROCESSABLE_ENTITY, ProblemCode::BadSignature, message));
-    };
-    if let Checked::Generations(targets) = &checked {
-        for checked in targets {
-            let target = &checked.target;
-            require_next(&app, target).await?;
-        }
+    })??;
+    for target in &targets {
+        let machine = services.store.machine(&target.machine).await?;
+        drafts::require_next(target, machine.as_ref(), services.roots.current().newest().epoch())?;
     }
-    let chain = app.services.roots.current();
-    let kept = app.services.store.keep_draft(&draft, chain.newest(), &signed.audit_context()).await?;
+    let chain = services.roots.current();
+    let kept = services.store.keep_draft(&draft, chain.newest(), &context).await?;
     tracing::info!(draft = kept.id.short(), by = signed.by.short(), "a draft waits for signatures");
     Ok(Json(view(&app, &chain, &kept).await?))
 }
 
-/// Whether the machine would take this next.
-async fn require_next(app: &App, target: &muster_protocol::target::Target) -> Result<(), Refused> {
-    if let Some(why) = void(app, &target.machine, target.generation).await? {
-        let message = format!("{why}: make the draft anew with `muster update`");
-        return Err(refuse(StatusCode::CONFLICT, ProblemCode::Conflict, message));
-    }
-    let machine = known(app, &target.machine).await?;
-    can_take((machine.class, &machine.system), target.class, &target.system).map_err(|error| {
-        let message = format!("{} cannot take this generation: {error}", target.machine);
-        refuse(StatusCode::UNPROCESSABLE_ENTITY, ProblemCode::WrongClass, message)
-    })
-}
-
-/// Why this generation can no longer be published, if so.
-async fn void(app: &App, machine: &MachineName, generation: Generation) -> Result<Option<String>, Refused> {
-    let Some(known) = app.services.store.machine(machine).await? else {
-        return Ok(Some(format!("there is no machine {machine}")));
-    };
-    if known.standing() == Standing::Revoked {
-        return Ok(Some(format!("{machine} is revoked")));
-    }
-    let holds = known.observed.as_ref().map(|told| told.holds).unwrap_or_default();
-    let published = known.published.as_ref().map(|published| published.target.generation);
-    let epoch = app.services.roots.current().newest().epoch();
-    Ok(match muster_protocol::operator::next_generation(epoch, published, &holds) {
-        Ok(next) if next == generation => None,
-        Ok(next) => {
-            Some(format!("the next generation of {machine} is {next}, and this is generation {generation}"))
-        }
-        Err(error) => Some(format!("{machine} has no next generation: {error}")),
-    })
-}
-
+/// The draft, with what keeps it from being published if there is such a thing.
 async fn view(app: &App, chain: &Chain, stored: &StoredDraft) -> Result<DraftView, Refused> {
-    let draft = &stored.draft;
-    let (kind, machines) = match &draft.what {
-        Drafted::Root { .. } => (DraftKind::Root, Vec::new()),
-        Drafted::Generations { generations } => {
-            (DraftKind::Generations, generations.iter().map(|one| one.machine.clone()).collect())
-        }
-    };
-    let mut gone = draft
-        .check(&chain.fleet(), chain.newest(), app.services.now_s())
-        .err()
-        .map(|error| error.to_string());
-    if let Drafted::Generations { generations } = &draft.what {
+    let (services, root) = (&app.services, chain.newest());
+    let unsound = stored.draft.check(&chain.fleet(), root, services.now_s()).err();
+    let mut void = unsound.map(|error| error.to_string());
+    if let Drafted::Generations { generations } = &stored.draft.what {
         for one in generations {
-            if gone.is_none() {
-                gone = void(app, &one.machine, one.publication.generation).await?;
+            if void.is_some() {
+                break;
             }
+            let machine = services.store.machine(&one.machine).await?;
+            let (drafted, epoch) = (one.publication.generation, services.roots.current().newest().epoch());
+            let current = drafts::require_current(&one.machine, drafted, machine.as_ref(), epoch);
+            void = current.err().map(|why| why.to_string());
         }
     }
-    let progress = draft.progress(chain.newest()).map_err(DraftRefusal::from)?;
-    Ok(DraftView {
-        id: stored.id,
-        kind,
-        made_at: draft.made_at,
-        made_by: draft.made_by,
-        ends: draft.ends,
-        machines,
-        signed: progress.signed,
-        missing: progress.missing,
-        void: gone,
-    })
+    Ok(drafts::view(stored, root, void)?)
 }
 
 pub async fn list(
@@ -149,7 +75,7 @@ pub async fn list(
     let chain = app.services.roots.current();
     let mut views = Vec::new();
     for stored in app.services.store.drafts(app.services.now_s()).await? {
-        if require_concerned(&chain, &stored.draft, &signed.by).is_ok() {
+        if require_concerned(chain.newest(), &stored.draft, &signed.by).is_ok() {
             views.push(view(&app, &chain, &stored).await?);
         }
     }
@@ -162,7 +88,7 @@ pub async fn show(
     SignedByKeyholder(signed): SignedByKeyholder,
 ) -> Result<Json<Draft>, Refused> {
     let stored = app.services.store.draft(&id, app.services.now_s()).await?;
-    require_concerned(&app.services.roots.current(), &stored.draft, &signed.by)?;
+    require_concerned(app.services.roots.current().newest(), &stored.draft, &signed.by)?;
     Ok(Json(stored.draft))
 }
 
@@ -172,7 +98,7 @@ pub async fn drop(
     SignedByKeyholder(signed): SignedByKeyholder,
 ) -> Result<Json<Sha256>, Refused> {
     let stored = app.services.store.draft(&id, app.services.now_s()).await?;
-    require_concerned(&app.services.roots.current(), &stored.draft, &signed.by)?;
+    require_concerned(app.services.roots.current().newest(), &stored.draft, &signed.by)?;
     app.services.store.drop_draft(&stored.id, &signed.audit_context()).await?;
     Ok(Json(stored.id))
 }
