@@ -1,12 +1,11 @@
-//! Writes the documents `ok-…` of the seed corpora: what programs of this version send. Keys and times are
-//! fixed, so only what changed in the formats changes here. Earlier ones stay beside them: they must still
-//! be read.
+//! Writes the `ok-…` documents of the seed corpora: what programs of this version send. Keys and times are
+//! fixed, so they only change when a format does. Earlier ones are kept: they must still be accepted.
 #![allow(clippy::unwrap_used)]
 
 use std::path::Path;
 
 use base64::Engine as _;
-use muster_fuzz::refresh::Step;
+use muster_fuzz::refresh::Event as LifeEvent;
 use muster_fuzz::world::*;
 use muster_fuzz::{TARGETS, keys, machines, operators, replies};
 use muster_protocol::audit::{Entry, Page, hash, origin};
@@ -29,7 +28,7 @@ use muster_protocol::witness::AgeClaim;
 use serde::Serialize;
 use serde_json::{Value, json};
 
-/// The one document that is never the same twice.
+/// The only document that differs on each run.
 const ENCRYPTED: &str = "encrypted";
 const NAR: &str = "0mdqa9w1p6cmli6976v4wi0sw9r4p5prkj7lzfd1877wk11c9c73";
 
@@ -40,7 +39,7 @@ fn main() {
         assert!((entry.run)(bytes), "{target} refuses {name}");
         let folder = corpus.join(target);
         std::fs::create_dir_all(&folder).unwrap();
-        // Where the format changed, the new document comes beside the old one.
+        // Where the format changed, the new document is stored next to the old one.
         for n in 1.. {
             let number = if n == 1 { String::new() } else { format!("-{n}") };
             let path = folder.join(format!("ok-{name}{number}"));
@@ -61,8 +60,8 @@ fn main() {
     rest(&put);
 }
 
-/// What happens, and how.
-type Happening<'a> = (Step, &'a [u8]);
+/// An event and its parameters.
+type Happening<'a> = (LifeEvent, &'a [u8]);
 type Put<'a> = &'a dyn Fn(&str, &str, &[u8]);
 
 fn json_of(value: &impl Serialize) -> Vec<u8> {
@@ -96,8 +95,10 @@ fn metadata(put: Put<'_>) {
         "targets": {}, "delegations": {
             "keys": { id: { "keytype": "ed25519", "scheme": "ed25519", "keyval": { "public": public } } },
             "roles": [
-                { "name": "helper", "keyids": [id], "threshold": 1, "terminating": false, "paths": ["rel*/?.zip"] },
-                { "name": "other", "keyids": [id], "threshold": 1, "terminating": true, "path_hash_prefixes": ["", "8a"] },
+                { "name": "helper", "keyids": [id], "threshold": 1, "terminating": false,
+                  "paths": ["rel*/?.zip"] },
+                { "name": "other", "keyids": [id], "threshold": 1, "terminating": true,
+                  "path_hash_prefixes": ["", "8a"] },
             ],
         },
     });
@@ -135,14 +136,15 @@ fn metadata(put: Put<'_>) {
     put("target", "plain", published.target.as_bytes());
 }
 
-/// Scripts of whole lives: each ends well, and on the way something is refused.
+/// Scripts of whole lives: each ends well after something was refused.
 fn lives(put: Put<'_>) {
     const END: u8 = 255;
-    let life = |steps: &[Happening<'_>]| -> Vec<u8> {
-        let code = |step: Step| Step::ALL.iter().position(|other| *other as u8 == step as u8).unwrap() as u8;
-        steps.iter().flat_map(|(step, how)| [&[code(*step)], *how].concat()).collect()
+    let life = |happenings: &[Happening<'_>]| -> Vec<u8> {
+        let at = |event: LifeEvent| LifeEvent::ALL.iter().position(|other| *other as u8 == event as u8);
+        let code = |event: LifeEvent| at(event).unwrap() as u8;
+        happenings.iter().flat_map(|(event, how)| [&[code(*event)], *how].concat()).collect()
     };
-    use Step::*;
+    use LifeEvent::*;
     let (first, second): (Happening<'_>, Happening<'_>) = ((Publish, &[0, 10, 1]), (Publish, &[1, 20, 1]));
     let refresh: Happening<'_> = (Refresh, &[END]);
     put("tuf_refresh", "two-generations", &life(&[first, refresh, second, refresh]));
@@ -176,7 +178,7 @@ fn lives(put: Put<'_>) {
         "forged",
         &life(&[first, (Alter, &[2, 0, 99, 64]), refresh, (Stamp, &[0, 50, 9]), refresh, first, refresh]),
     );
-    // Root 2: both root keys, both operators and both online keys, thresholds 1 and 2, good for 15 days.
+    // Root 2: both root keys, both operators and both online keys, thresholds 1 and 2, valid for 15 days.
     put(
         "tuf_refresh",
         "rotation",
@@ -205,7 +207,7 @@ fn lives(put: Put<'_>) {
             refresh,
         ]),
     );
-    let alterations: Vec<(Step, Vec<u8>)> =
+    let alterations: Vec<(LifeEvent, Vec<u8>)> =
         (0..16).map(|change| (Alter, vec![2, change, 30, 0b1_0000])).collect();
     let mut all = vec![first, refresh];
     for (step, how) in &alterations {
@@ -269,7 +271,7 @@ fn traffic(put: Put<'_>) {
     put("signed_requests", "announcement", replies::announced().to_string().as_bytes());
     let asking = CheckInReply { requests: vec![replies::asked()], ..reply };
     put("replies", "asking", &json_of(&asking));
-    // The largest and the smallest numbers that JSON's readers take, in each field that has one.
+    // The largest and the smallest numbers that JSON readers accept, in each field that has one.
     let (high, low) = (u64::MAX, i64::MIN);
     for (name, text) in [
         (
@@ -287,7 +289,7 @@ fn traffic(put: Put<'_>) {
     ] {
         put("replies", name, text.as_bytes());
     }
-    // These are refused, and must do no harm.
+    // These are refused, without harm.
     let refused = [
         ("generation-high", format!(r#"{{"generation":{high}}}"#)),
         ("generation-none", r#"{"generation":0}"#.to_owned()),
@@ -511,7 +513,8 @@ fn rest(put: Put<'_>) {
         ("metadata", json!({ "url": "path:/flake?narHash=sha256-x", "locked": { "rev": "0" } })),
         (
             "facts",
-            json!({ "drv": "/nix/store/0c0bm0n2hg4kd2x7q2g5p1l1c4cx8kpl-x.drv", "out": "/nix/store/1c0bm0n2hg4kd2x7q2g5p1l1c4cx8kpl-x" }),
+            json!({ "drv": "/nix/store/0c0bm0n2hg4kd2x7q2g5p1l1c4cx8kpl-x.drv",
+                "out": "/nix/store/1c0bm0n2hg4kd2x7q2g5p1l1c4cx8kpl-x" }),
         ),
         ("derivation-2-8", json!({ "/nix/store/x.drv": { "system": "x86_64-linux" } })),
         (
@@ -521,9 +524,11 @@ fn rest(put: Put<'_>) {
         (
             "muster",
             json!({ "machines": { "cinnabar": {
-                "tags": ["servers"], "deadlineSeconds": 300, "action": "dry-activate", "trustedNixKeys": ["k:AAAA"],
+                "tags": ["servers"], "deadlineSeconds": 300, "action": "dry-activate",
+                "trustedNixKeys": ["k:AAAA"],
                 "checks": {
-                    "web": { "http": "http://127.0.0.1/" }, "ssh": { "tcp": "127.0.0.1:22", "timeoutSeconds": 5, "tries": 3 },
+                    "web": { "http": "http://127.0.0.1/" },
+                    "ssh": { "tcp": "127.0.0.1:22", "timeoutSeconds": 5, "tries": 3 },
                     "data": { "command": ["/bin/test", "-d", "/data"] }, "two": { "http": "u", "tcp": "t" },
                 },
             } } }),

@@ -1,12 +1,14 @@
-//! Files of private keys, which people carry about and which may come from anywhere.
+//! Files of private keys, which people carry around and which may come from anywhere.
 
 use muster_agent::identity::{parse_age, pem_of};
 use muster_protocol::keys::{Context, SecretKey, is_encrypted};
 
+use crate::input;
+
 pub const PASSPHRASE: &str = "a good one";
 
 pub fn files(data: &[u8]) -> bool {
-    let Some(text) = crate::text(data) else { return false };
+    let Some(text) = input::text(data) else { return false };
     let age = parse_age(text).is_some();
     let plain = SecretKey::from_pem(text);
     let opened = SecretKey::from_encrypted_pem(text, PASSPHRASE);

@@ -2,14 +2,19 @@
 //!
 //! A function takes any bytes, panics where an invariant is broken, and says whether the bytes were accepted
 //! as what they claim to be. `fuzz/fuzz_targets` gives them to libFuzzer; `tests/corpora.rs` runs them over
-//! the committed inputs with a plain compiler, so that a crash that was mended stays mended.
+//! the committed inputs with a plain compiler, so that a fixed crash stays fixed.
+//!
+//! The parsers are in `metadata`, `refresh`, `machines`, `replies`, `operators`, `nix` and `keys`, which do
+//! not use one another. Below them are `oracle` (what must hold of saved metadata), `world` (a fleet with
+//! fixed keys and times) and `input` (bytes as text and as JSON).
 //!
 //! For a new parser: a function here, a line in [`TARGETS`], a program in `fuzz/`, and a document in
 //! `examples/seeds.rs`, which writes the corpus (`cargo run -p muster-fuzz --example seeds`). A test says
 //! what is missing.
-// A broken invariant must be seen by libFuzzer, which sees panics.
+// libFuzzer sees a broken invariant as a panic.
 #![allow(clippy::panic, clippy::expect_used, clippy::unwrap_used)]
 
+mod input;
 pub mod keys;
 pub mod machines;
 pub mod metadata;
@@ -20,12 +25,15 @@ pub mod refresh;
 pub mod replies;
 pub mod world;
 
-/// A fuzz target: its name is that of its corpus and of its program.
+/// A fuzz target.
 pub struct Target {
+    /// The name of its corpus and of its program.
     pub name: &'static str,
+    /// Whether the bytes are accepted.
     pub run: fn(&[u8]) -> bool,
 }
 
+/// Every fuzz target.
 pub const TARGETS: [Target; 19] = [
     Target { name: "tuf_root", run: metadata::root },
     Target { name: "tuf_timestamp", run: metadata::timestamp },
@@ -47,20 +55,3 @@ pub const TARGETS: [Target; 19] = [
     Target { name: "nix_json", run: nix::printed },
     Target { name: "key_files", run: keys::files },
 ];
-
-/// The text form, if it is text at all.
-fn text(bytes: &[u8]) -> Option<&str> {
-    std::str::from_utf8(bytes).ok()
-}
-
-/// Whether these bytes are a `T` in JSON. What was read and is written again must be read as the same.
-fn json<T>(bytes: &[u8]) -> bool
-where
-    T: serde::de::DeserializeOwned + serde::Serialize + PartialEq + std::fmt::Debug,
-{
-    let Ok(read) = serde_json::from_slice::<T>(bytes) else { return false };
-    let written = serde_json::to_vec(&read).expect("what was read can be written");
-    let again: T = serde_json::from_slice(&written).expect("what was written can be read");
-    assert_eq!(again, read);
-    true
-}

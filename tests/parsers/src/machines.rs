@@ -1,4 +1,4 @@
-//! What travels between a machine and the controller: enrolment, check-ins, polls and reports.
+//! What machines and the controller send one another: enrolment, check-ins, polls and reports.
 
 use muster_protocol::api::Problem;
 use muster_protocol::checkin::{CheckIn, CheckInReply, PollReply};
@@ -9,9 +9,10 @@ use muster_protocol::machine::Class;
 use muster_protocol::report::{Accepted, Batch, Event, MAX_BATCH_EVENTS};
 use muster_server::http::readers::{Numbered, RawBatch};
 
+use crate::input;
 use crate::world::*;
 
-/// The one token that the fleet gave out.
+/// The only token that the fleet issued.
 pub fn token() -> Token {
     Token {
         url: "https://muster.example:8443".into(),
@@ -27,7 +28,7 @@ pub fn token() -> Token {
     }
 }
 
-/// The one request that was ever made with it.
+/// The only request made with it.
 pub fn request() -> EnrolRequest {
     let enrolling = Enrolling {
         system: "x86_64-linux".parse().expect("a system"),
@@ -39,7 +40,7 @@ pub fn request() -> EnrolRequest {
 
 /// The token, the request made with it, the reply to it.
 pub fn enrolment(data: &[u8]) -> bool {
-    let token_read = crate::text(data).and_then(|text| Token::decode(text).ok()).is_some_and(|read| {
+    let token_read = input::text(data).and_then(|text| Token::decode(text).ok()).is_some_and(|read| {
         let again = Token::decode(&read.encode().expect("a token can be written"));
         assert!(again.expect("what was written can be read") == read);
         true
@@ -49,20 +50,20 @@ pub fn enrolment(data: &[u8]) -> bool {
     {
         assert_eq!(sent, request(), "a request that nobody with the token made");
     }
-    token_read | crate::json::<EnrolRequest>(data) | crate::json::<EnrolReply>(data)
+    token_read | input::json::<EnrolRequest>(data) | input::json::<EnrolReply>(data)
 }
 
-/// A machine's check-in, and everything that the controller may answer to it and to a poll.
+/// A machine's check-in, and every answer that the controller may give to it and to a poll.
 pub fn check_in(data: &[u8]) -> bool {
-    crate::json::<CheckIn>(data)
-        | crate::json::<CheckInReply>(data)
-        | crate::json::<PollReply>(data)
-        | crate::json::<Problem>(data)
+    input::json::<CheckIn>(data)
+        | input::json::<CheckInReply>(data)
+        | input::json::<PollReply>(data)
+        | input::json::<Problem>(data)
 }
 
 /// A batch of events as the controller reads it, and as programs of this version read it again later.
 pub fn reports(data: &[u8]) -> bool {
-    let accepted = crate::json::<Accepted>(data);
+    let accepted = input::json::<Accepted>(data);
     let Ok(batch) = serde_json::from_slice::<RawBatch>(data) else {
         assert!(
             serde_json::from_slice::<Batch>(data).is_err(),

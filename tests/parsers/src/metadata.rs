@@ -39,8 +39,8 @@ pub fn targets(data: &[u8]) -> bool {
     })
 }
 
-/// Serves the bytes under this name: as they are, and as something that the right keys signed. Says whether
-/// any of it was saved. `before` gives what is served before it, for a document of this version.
+/// Serves the bytes under this name: as they are, and signed by the right keys. Returns whether any of it was
+/// saved. `before` returns what is served before it, for a document of this version.
 fn serve(
     file: &str,
     data: &[u8],
@@ -68,7 +68,8 @@ fn serve(
                 let made = before.iter().find(|(name, ..)| *name == plain).map(|(name, holder, meta)| {
                     let role = name.trim_end_matches(".json");
                     let signed = json!({
-                        "_type": role, "spec_version": "1.0.0", "version": 1, "expires": "2030-01-01T00:00:00Z",
+                        "_type": role, "spec_version": "1.0.0", "version": 1,
+                        "expires": "2030-01-01T00:00:00Z",
                         "x-muster-machine": OWN,
                         "meta": meta,
                     });
@@ -93,7 +94,7 @@ fn serve(
                     }
                 }
             }
-            // A search through whatever it delegates, with the same document for every role.
+            // A search through its delegations, with the same document for every role.
             #[cfg(feature = "delegations")]
             if update.find("releases/x.zip").is_ok() {
                 for _ in 0..64 {
@@ -107,7 +108,7 @@ fn serve(
     saved
 }
 
-/// Canonical JSON, which is read and signed the same however often.
+/// Canonical JSON, which stays the same however often it is read and encoded.
 pub fn canonical_json(data: &[u8]) -> bool {
     let document = [b"{\"signatures\":[],\"signed\":", data, b"}"].concat();
     let strict = Root::parse_self_signed(&document).err().map(|error| error.to_string());
@@ -116,7 +117,7 @@ pub fn canonical_json(data: &[u8]) -> bool {
         return false;
     };
     let Ok(bytes) = canonical::encode(&value) else { return false };
-    // Raw control characters are canonical, and no JSON.
+    // Raw control characters are canonical, but not JSON.
     if bytes.iter().all(|byte| *byte >= b' ') {
         let again: Value = serde_json::from_slice(&bytes).expect("canonical JSON is JSON");
         assert_eq!(again, value);

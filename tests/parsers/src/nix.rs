@@ -1,4 +1,4 @@
-//! What Nix and its caches say.
+//! What Nix prints and its caches serve.
 
 use std::os::unix::process::ExitStatusExt as _;
 use std::process::ExitStatus;
@@ -14,9 +14,11 @@ use muster_protocol::machine::System;
 use muster_protocol::narinfo::{NarFile, Narinfo};
 use muster_protocol::report::{MAX_LOG_TAIL, UpdateStep};
 
+use crate::input;
+
 /// A narinfo, and the name of an archive.
 pub fn narinfo(data: &[u8]) -> bool {
-    let file = crate::text(data).and_then(NarFile::parse);
+    let file = input::text(data).and_then(NarFile::parse);
     if let Some(file) = &file {
         assert!(file.key().starts_with("nar/") && file.key().matches('/').count() == 1, "{}", file.key());
         assert!(!file.key().contains("..") && file.hash().len() == 52);
@@ -39,7 +41,7 @@ pub fn derivation(data: &[u8]) -> bool {
     true
 }
 
-/// Whatever a program of Nix prints: JSON of flakes and derivations, messages, logs, how far it is.
+/// Whatever Nix prints: JSON of flakes and derivations, messages, logs, progress.
 pub fn printed(data: &[u8]) -> bool {
     let text = String::from_utf8_lossy(data);
     let mut tracker = Tracker::new(UpdateStep::Build);

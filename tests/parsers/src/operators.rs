@@ -1,4 +1,4 @@
-//! What operators send, what the controller answers them, and the headers of both sides.
+//! What operators send, what the controller answers, and the headers of both sides.
 
 use axum::http::{HeaderMap, HeaderName, HeaderValue};
 use muster_agent::client::check_bearer;
@@ -16,9 +16,10 @@ use muster_protocol::tuf::metadata::Root;
 use muster_protocol::tuf::repository::check_publication;
 use muster_server::http::readers;
 
+use crate::input;
 use crate::world::*;
 
-/// The bodies of requests, and the answers that the command line reads.
+/// The bodies of requests, and the answers that the CLI reads.
 pub fn requests(data: &[u8]) -> bool {
     if let Ok(publication) = serde_json::from_slice::<Publication>(data) {
         let root = Root::parse_self_signed(&root()).expect("a root");
@@ -29,16 +30,16 @@ pub fn requests(data: &[u8]) -> bool {
             assert!(checked.targets_expires > NOW);
         }
     }
-    crate::json::<Publication>(data)
-        | crate::json::<AddMachine>(data)
-        | crate::json::<Vec<MachineView>>(data)
-        | crate::json::<MachineView>(data)
-        | crate::json::<Vec<HistoryEntry>>(data)
-        | crate::json::<FleetView>(data)
-        | crate::json::<Problem>(data)
+    input::json::<Publication>(data)
+        | input::json::<AddMachine>(data)
+        | input::json::<Vec<MachineView>>(data)
+        | input::json::<MachineView>(data)
+        | input::json::<Vec<HistoryEntry>>(data)
+        | input::json::<FleetView>(data)
+        | input::json::<Problem>(data)
 }
 
-/// What waits for signatures, as a controller hands it out or a mail brings it, new roots, and the log.
+/// Drafts, as a controller serves them or a mail brings them, new roots, and the audit log.
 pub fn drafts(data: &[u8]) -> bool {
     if let Ok(draft) = Draft::parse(data) {
         let (fleet, root) = (Sha256::of(&root()), Root::parse_self_signed(&root()).expect("a root"));
@@ -57,25 +58,25 @@ pub fn drafts(data: &[u8]) -> bool {
             _ => {}
         }
     }
-    crate::json::<Draft>(data)
-        | crate::json::<Vec<DraftView>>(data)
-        | crate::json::<NewRoot>(data)
-        | crate::json::<RootTaken>(data)
-        | crate::json::<Vec<AttackView>>(data)
-        | crate::json::<Page>(data)
+    input::json::<Draft>(data)
+        | input::json::<Vec<DraftView>>(data)
+        | input::json::<NewRoot>(data)
+        | input::json::<RootTaken>(data)
+        | input::json::<Vec<AttackView>>(data)
+        | input::json::<Page>(data)
 }
 
-/// The request that the operator of this fleet signed once.
+/// The only request that this fleet's operator signed.
 pub fn signed_request(audience: &Sha256) -> Request<'_> {
     Request { audience, method: "POST", path: "/v1/operator/session", body: b"{}" }
 }
 
-/// Whom that operator signed in.
+/// The only sign-in that the operator signed.
 pub fn signed_in(fleet: &Sha256) -> SignIn {
     SignIn::make(&key(OPERATOR), fleet, key(MACHINE).public(), NOW, 3600).expect("a signature")
 }
 
-/// The first byte says which header it is.
+/// The first byte selects the header.
 pub fn headers(data: &[u8]) -> bool {
     let Some((which, value)) = data.split_first() else { return false };
     let header = |name: &'static str| {
@@ -111,12 +112,12 @@ pub fn headers(data: &[u8]) -> bool {
             }
             read.is_some()
         }
-        b'b' => crate::text(value).is_some_and(|bearer| {
+        b'b' => input::text(value).is_some_and(|bearer| {
             let good = check_bearer(bearer).is_ok();
             assert!(!good || bearer.split_ascii_whitespace().count() == 1, "a bearer says more than itself");
             good
         }),
-        b'r' => crate::text(value).and_then(retry_after).is_some_and(|wait| {
+        b'r' => input::text(value).and_then(retry_after).is_some_and(|wait| {
             assert!(wait.as_secs() <= 3600);
             true
         }),

@@ -1,5 +1,4 @@
-//! What must hold of metadata that the trust core gives out to be saved, read anew and by other means than
-//! the core's.
+//! What must hold of metadata that the trust core returns to be saved, checked without the core's own code.
 
 use muster_protocol::api::target_name;
 use muster_protocol::ids::Sha256;
@@ -18,7 +17,7 @@ pub fn version(document: &Value) -> u64 {
     document["signed"]["version"].as_u64().expect("a version")
 }
 
-/// Whether a threshold of the keys that `root` names for `role` signed the document.
+/// Whether a threshold of the keys that `root` lists for `role` signed the document.
 pub fn is_signed(document: &Value, root: &Value, role: &str) -> bool {
     let root = &root["signed"];
     let holders = root["roles"][role]["keyids"].as_array().into_iter().flatten();
@@ -46,7 +45,7 @@ pub struct Keeper {
     pub now: i64,
     /// Whether the machine's own rules hold too.
     pub scoped: bool,
-    /// The highest generation that was ever stored.
+    /// The highest generation ever stored.
     pub generation: u64,
     floors: Floors,
 }
@@ -65,8 +64,8 @@ impl Keeper {
         keeper
     }
 
-    /// A refresh begins, or the root changed: what is held is a floor, unless its keys were rotated (TUF
-    /// 5.3.11).
+    /// Sets the floors when a refresh begins or the root changes: the stored metadata, unless its keys were
+    /// rotated (TUF 5.3.11).
     pub fn begin(&mut self) {
         let root = read(&self.stored.root);
         let sound = |bytes: &Option<Vec<u8>>, role| match bytes {
@@ -87,14 +86,14 @@ impl Keeper {
         }
     }
 
-    /// Checks what is to be saved, and saves it.
+    /// Checks what the core wants saved, and saves it.
     pub fn save(&mut self, save: Save) {
         let document = read(&save.bytes);
         let role = save.file.strip_suffix(".json").expect("a role's file");
         assert_eq!(document["signed"]["_type"], role);
         if role == "root" {
             let held = read(&self.stored.root);
-            assert_eq!(version(&document), version(&held) + 1, "a root leaves a version out");
+            assert_eq!(version(&document), version(&held) + 1, "a root skips a version");
             assert!(is_signed(&document, &held, "root"), "a root that the one before did not sign");
             assert!(is_signed(&document, &document, "root"), "a root that its own keys did not sign");
             self.stored.root = save.bytes;
@@ -143,12 +142,12 @@ impl Keeper {
                 }
                 self.stored.targets = Some(save.bytes);
             }
-            other => panic!("'{other}' is no top-level role"),
+            other => panic!("'{other}' is not a top-level role"),
         }
     }
 }
 
-/// Version and SHA-256 of what a document says of another.
+/// Version and SHA-256 that a document pins another one to.
 fn pin<'a>(document: &'a Value, file: &str) -> (u64, Option<&'a str>) {
     let pin = &document["signed"]["meta"][file];
     (pin["version"].as_u64().expect("a pinned version"), pin["hashes"]["sha256"].as_str())
@@ -157,5 +156,5 @@ fn pin<'a>(document: &'a Value, file: &str) -> (u64, Option<&'a str>) {
 fn require_pinned(by: &Value, file: &str, version: u64, bytes: &[u8]) {
     let (pinned, hash) = pin(by, file);
     assert_eq!(pinned, version, "{file} is not the pinned one");
-    assert!(hash.is_none_or(|hash| hash == Sha256::of(bytes).hex()), "{file} has not the pinned hash");
+    assert!(hash.is_none_or(|hash| hash == Sha256::of(bytes).hex()), "{file} does not have the pinned hash");
 }

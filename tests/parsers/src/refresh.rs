@@ -1,7 +1,7 @@
-//! A machine's whole life: whatever is published, forged, dropped or played again, and whenever it crashes,
-//! it never goes back, takes nothing of another machine's, and saves nothing that was not verified.
+//! A machine's whole life: whatever is published, forged, dropped or replayed, and whenever it crashes, it
+//! never goes back, accepts nothing of another machine's, and saves nothing unverified.
 //!
-//! The input is a script: one byte says what happens, the next ones how.
+//! The input is a script: one byte names an event, the next ones its parameters.
 
 use std::collections::BTreeMap;
 
@@ -12,31 +12,31 @@ use serde_json::{Value, json};
 use crate::oracle::Keeper;
 use crate::world::*;
 
-/// What may happen, in the order of the bytes that say it.
+/// What may happen, in the order of the bytes that name it.
 #[derive(Debug, Clone, Copy)]
-pub enum Step {
+pub enum Event {
     /// GENERATION, TIMESTAMP, WHO: bits 0 to 1 the operators who sign, 2 another machine, 3 another online
     /// key.
     Publish,
-    /// GENERATION, TIMESTAMP, WHO as before: a new timestamp for a snapshot that is served.
+    /// GENERATION, TIMESTAMP, WHO as before: a new timestamp for a served snapshot.
     Stamp,
-    /// FILE, CHANGE, VALUE, KEYS: changes a served document and signs it anew.
+    /// FILE, CHANGE, VALUE, KEYS: changes a served document and signs it again.
     Alter,
     /// HOLDERS, THRESHOLDS, VERSION, KEYS: a new root.
     Root,
-    /// FILE
+    /// FILE: it is no longer served.
     Drop,
-    /// FILE, LENGTH, bytes
+    /// FILE, LENGTH, bytes: serves these bytes.
     Raw,
-    /// QUARTERS of a day, signed
+    /// QUARTERS of a day, signed: the clock jumps.
     Time,
-    /// FILE, FILE: the first is served in the place of the second.
+    /// FILE, FILE: serves the first in place of the second.
     Swap,
-    /// SAVES before the machine crashes
+    /// SAVES: the machine refreshes, and crashes after this many.
     Refresh,
 }
 
-impl Step {
+impl Event {
     pub const ALL: [Self; 9] = [
         Self::Publish,
         Self::Stamp,
@@ -50,8 +50,8 @@ impl Step {
     ];
 }
 
-/// The longest script: what comes after is not looked at, so that no input takes long.
-const MAX_STEPS: usize = 64;
+/// The longest script; the rest is ignored, so that no input takes long.
+const MAX_EVENTS: usize = 64;
 
 struct Script<'a>(&'a [u8]);
 
@@ -61,8 +61,8 @@ impl<'a> Script<'a> {
         self.0 = rest;
         Some(*first)
     }
-    fn step(&mut self) -> Option<Step> {
-        self.byte().map(|byte| Step::ALL[usize::from(byte) % Step::ALL.len()])
+    fn event(&mut self) -> Option<Event> {
+        self.byte().map(|byte| Event::ALL[usize::from(byte) % Event::ALL.len()])
     }
     fn take(&mut self, length: usize) -> &'a [u8] {
         let (taken, rest) = self.0.split_at(length.min(self.0.len()));
@@ -76,13 +76,13 @@ struct World {
     keeper: Keeper,
 }
 
-/// Plays the script. Says whether a generation was reached at least once.
+/// Plays the script. Returns whether a generation was reached at least once.
 pub fn run(data: &[u8]) -> bool {
     let mut world = World { served: BTreeMap::new(), keeper: Keeper::new(enrolled(), NOW, true) };
     let mut script = Script(data);
     let mut reached = false;
-    for _ in 0..MAX_STEPS {
-        match world.step(&mut script) {
+    for _ in 0..MAX_EVENTS {
+        match world.play(&mut script) {
             Some(done) => reached |= done,
             None => break,
         }
@@ -91,9 +91,9 @@ pub fn run(data: &[u8]) -> bool {
 }
 
 impl World {
-    fn step(&mut self, script: &mut Script<'_>) -> Option<bool> {
-        match script.step()? {
-            Step::Publish => {
+    fn play(&mut self, script: &mut Script<'_>) -> Option<bool> {
+        match script.event()? {
+            Event::Publish => {
                 let (generation, version, who) =
                     (u64::from(script.byte()?) + 1, script.byte()?, script.byte()?);
                 let machine = if who & 4 == 0 { OWN } else { FOREIGN };
@@ -102,22 +102,22 @@ impl World {
                 self.put(&format!("{generation}.snapshot.json"), publication.snapshot.into_bytes());
                 self.stamp(generation, version, who);
             }
-            Step::Stamp => {
+            Event::Stamp => {
                 let (generation, version, who) =
                     (u64::from(script.byte()?) + 1, script.byte()?, script.byte()?);
                 self.stamp(generation, version, who);
             }
-            Step::Alter => {
+            Event::Alter => {
                 let (file, change) = (script.byte()?, script.byte()?);
                 let (value, keys) = (script.byte()?, script.byte()?);
                 let file = self.file(file)?;
                 let document: Value = serde_json::from_slice(&self.served[&file]).unwrap_or_default();
-                // An earlier step may have put anything in its place.
+                // An earlier event may have replaced it by anything.
                 let mut signed = document.get("signed").cloned().unwrap_or_default();
                 alter(&mut signed, change, value, self.keeper.now);
                 self.put(&file, sealed(&signed, &chosen(keys)));
             }
-            Step::Root => {
+            Event::Root => {
                 let (holders, thresholds) = (script.byte()?, script.byte()?);
                 let (version, keys) = (u64::from(script.byte()?), script.byte()?);
                 let public = |mask: u8, first: u8| {
@@ -135,23 +135,23 @@ impl World {
                     self.put(&format!("{version}.root.json"), root);
                 }
             }
-            Step::Drop => {
+            Event::Drop => {
                 let file = self.file(script.byte()?)?;
                 self.served.remove(&file);
             }
-            Step::Raw => {
+            Event::Raw => {
                 let (file, length) = (script.byte()?, script.byte()?);
                 let bytes = script.take(usize::from(length)).to_vec();
                 let file = self.file(file)?;
                 self.put(&file, bytes);
             }
-            Step::Time => self.keeper.now += i64::from(script.byte()?.cast_signed()) * DAY / 4,
-            Step::Swap => {
+            Event::Time => self.keeper.now += i64::from(script.byte()?.cast_signed()) * DAY / 4,
+            Event::Swap => {
                 let (from, to) = (self.file(script.byte()?)?, self.file(script.byte()?)?);
                 let bytes = self.served[&from].clone();
                 self.put(&to, bytes);
             }
-            Step::Refresh => return Some(self.refresh(script.byte()?)),
+            Event::Refresh => return Some(self.refresh(script.byte()?)),
         }
         Some(false)
     }
@@ -160,7 +160,7 @@ impl World {
         self.served.insert(file.to_owned(), bytes);
     }
 
-    /// One of the files that are served; the timestamp is put there by the first publication.
+    /// One of the served files; the first publication adds the timestamp.
     fn file(&self, number: u8) -> Option<String> {
         let files: Vec<_> = self.served.keys().collect();
         (!files.is_empty()).then(|| files[usize::from(number) % files.len()].clone())
@@ -175,7 +175,7 @@ impl World {
         }
     }
 
-    /// One refresh, ended by a crash after so many saves. Says whether it came to its end with a generation.
+    /// One refresh, which crashes after this many saves. Returns whether it ended with a generation.
     fn refresh(&mut self, saves: u8) -> bool {
         self.keeper.begin();
         let mut update =
@@ -208,7 +208,7 @@ impl World {
     }
 }
 
-/// What an attacker would like documents to say.
+/// Changes a document to what an attacker would like it to say.
 fn alter(signed: &mut Value, change: u8, value: u8, now: i64) {
     let number = Value::from(if value == 255 { u64::MAX } else { u64::from(value) });
     let own = muster_protocol::api::target_name(&name(OWN));
@@ -243,8 +243,8 @@ fn alter(signed: &mut Value, change: u8, value: u8, now: i64) {
     }
 }
 
-/// What is there is altered and what is missing is made. Earlier steps may have put something in the way
-/// that holds no fields: that stays.
+/// Changes the value at a path, and creates what is missing. A value on the way that has no fields, put
+/// there by an earlier event, stays.
 fn set(value: &mut Value, path: &[&str], new: Value) {
     let Some((first, rest)) = path.split_first() else {
         *value = new;

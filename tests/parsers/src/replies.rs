@@ -1,4 +1,4 @@
-//! What a controller answers, at its extremes, and what it only hands on: whatever is read is within its
+//! What a controller answers, at its extremes, and what it only passes on: whatever is read is within its
 //! bounds, and a request counts only if an operator signed it.
 
 use std::time::Duration;
@@ -12,9 +12,10 @@ use muster_protocol::operator::{FleetView, HistoryEntry, MachineView};
 use muster_protocol::report::{Accepted, MAX_EVENT_NUMBER};
 use muster_protocol::request::{Asked, MAX_REQUESTS, MachineRequest, SignedRequest};
 
+use crate::input;
 use crate::world::*;
 
-/// Every reply that an agent or a command line reads and nobody signed.
+/// Every unsigned reply that an agent or the CLI reads.
 pub fn replies(data: &[u8]) -> bool {
     if let Ok(reply) = serde_json::from_slice::<CheckInReply>(data) {
         assert!(reply.bearer.len() <= MAX_BEARER_BYTES);
@@ -23,7 +24,7 @@ pub fn replies(data: &[u8]) -> bool {
         assert!(reply.reports_through <= MAX_EVENT_NUMBER);
         assert!(reply.requests.len() <= MAX_REQUESTS);
         assert!(reply.generation.is_none_or(|generation| generation.get() <= MAX_NUMBER));
-        // What the agent does with them.
+        // How the agent uses them.
         let until = Duration::MAX.checked_sub(Duration::from_secs(reply.bearer_expires_in) * 3 / 4);
         assert!(until.is_some());
     }
@@ -33,17 +34,17 @@ pub fn replies(data: &[u8]) -> bool {
     if let Ok(problem) = serde_json::from_slice::<Problem>(data) {
         assert!(problem.message.len() <= MAX_MESSAGE_BYTES);
     }
-    crate::json::<CheckInReply>(data)
-        | crate::json::<PollReply>(data)
-        | crate::json::<Accepted>(data)
-        | crate::json::<EnrolReply>(data)
-        | crate::json::<FleetView>(data)
-        | crate::json::<MachineView>(data)
-        | crate::json::<Vec<HistoryEntry>>(data)
-        | crate::json::<Problem>(data)
+    input::json::<CheckInReply>(data)
+        | input::json::<PollReply>(data)
+        | input::json::<Accepted>(data)
+        | input::json::<EnrolReply>(data)
+        | input::json::<FleetView>(data)
+        | input::json::<MachineView>(data)
+        | input::json::<Vec<HistoryEntry>>(data)
+        | input::json::<Problem>(data)
 }
 
-/// The one request that an operator of this fleet ever signed for this machine.
+/// The only request that an operator of this fleet signed for this machine.
 pub fn asked() -> SignedRequest {
     let request = MachineRequest {
         fleet: Sha256::of(&root()),
@@ -56,29 +57,29 @@ pub fn asked() -> SignedRequest {
     request.sign(&key(OPERATOR)).expect("a request can be signed")
 }
 
-/// What this machine announced once.
+/// The only announcement that this machine made.
 pub fn announced() -> Announcement {
     Announcement::make(&name(OWN), CHECKIN, b"{}", &key(MACHINE))
 }
 
-/// A request of an operator as a reply carries it, and the announcement of a body.
+/// An operator's request, as a reply carries it, and the announcement of a body.
 pub fn signed(data: &[u8]) -> bool {
     if let Ok(read) = serde_json::from_slice::<SignedRequest>(data) {
         let operators = [key(OPERATOR).public()];
         if read.verify(&Sha256::of(&root()), &name(OWN), &operators, NOW).is_ok() {
             assert_eq!(read, asked(), "a request that no operator signed");
         }
-        // However far a clock is off.
+        // Whatever the clock says.
         for now in [i64::MIN, -1, 0, i64::MAX] {
             assert!(read.verify(&Sha256::of(&root()), &name(OWN), &operators, now).is_err());
         }
     }
-    let announcement = crate::text(data).and_then(|text| text.parse::<Announcement>().ok());
+    let announcement = input::text(data).and_then(|text| text.parse::<Announcement>().ok());
     if let Some(read) = &announcement {
         assert_eq!(read.to_string().parse().as_ref(), Ok(read));
         if read.verify(CHECKIN, &key(MACHINE).public()).is_ok() {
             assert_eq!(*read, announced(), "an announcement that the machine did not make");
         }
     }
-    crate::json::<SignedRequest>(data) | announcement.is_some()
+    input::json::<SignedRequest>(data) | announcement.is_some()
 }

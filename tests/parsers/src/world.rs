@@ -1,4 +1,4 @@
-//! A fleet whose keys and times are always the same, so that inputs mean the same in every run.
+//! A fleet with fixed keys and times, so that an input means the same in every run.
 
 use std::sync::LazyLock;
 
@@ -17,20 +17,20 @@ use muster_protocol::tuf::repository::{
 };
 use serde_json::{Value, json};
 
-/// Unix seconds.
+/// The time of every run, in Unix seconds.
 pub const NOW: i64 = 1_800_000_000;
 pub const DAY: i64 = 86_400;
 pub const OWN: &str = "cinnabar";
 pub const FOREIGN: &str = "realgar";
 
-/// Who holds a key, in the order of [`key`].
+/// The holders of keys, for [`key`]: two of each kind, then a stranger and the machine.
 pub const ROOT: u8 = 0;
 pub const OPERATOR: u8 = 2;
 pub const ONLINE: u8 = 4;
 pub const STRANGER: u8 = 6;
 pub const MACHINE: u8 = 7;
 
-/// Made once: an input should cost what the parsers cost.
+/// Made once, so that an input only costs what the parsers cost.
 static KEYS: LazyLock<[SecretKey; 8]> =
     LazyLock::new(|| std::array::from_fn(|holder| make_key(holder as u8)));
 static FIRST_ROOT: LazyLock<Vec<u8>> =
@@ -40,7 +40,7 @@ pub fn key(holder: u8) -> SecretKey {
     KEYS[usize::from(holder)].clone()
 }
 
-/// A private key that everybody can know: PKCS#8 round a seed of this one byte.
+/// A private key that is no secret: PKCS#8 around a seed that repeats one byte.
 fn make_key(holder: u8) -> SecretKey {
     let mut der = b"\x30\x2e\x02\x01\x00\x30\x05\x06\x03\x2b\x65\x70\x04\x22\x04\x20".to_vec();
     der.extend([holder + 1; 32]);
@@ -48,7 +48,7 @@ fn make_key(holder: u8) -> SecretKey {
     SecretKey::from_pem(&pem).expect("a seed in PKCS#8")
 }
 
-/// The keys whose bits are set.
+/// The keys whose bits are set in `mask`.
 pub fn chosen(mask: u8) -> Vec<SecretKey> {
     (0..8).filter(|bit| mask & (1 << bit) != 0).map(key).collect()
 }
@@ -103,22 +103,23 @@ pub fn timestamp(machine: &str, snapshot: &[u8], version: u64, online: &SecretKe
     sign_timestamp(&name(machine), snapshot, version, NOW + DAY, online).ok()
 }
 
-/// The rules of the machine that all this is for.
+/// The rules of the machine under test.
 pub fn scope() -> Scope {
     Scope { machine: name(OWN), class: Class::Nixos, lowest: Generation::FIRST }
 }
 
-/// The disk of a machine that was just enrolled.
+/// The disk of a newly enrolled machine.
 pub fn enrolled() -> Stored {
     Stored { root: root(), ..Stored::default() }
 }
 
-/// What is signed, with signatures of these keys; none for what has no canonical form.
+/// A document with signatures by these keys; without any if it has no canonical form.
 pub fn sealed(signed: &Value, keys: &[SecretKey]) -> Vec<u8> {
     let claims = canonical::encode(signed).map_or_else(
         |_| vec![],
         |message| {
-            let claim = |key: &SecretKey| json!({ "keyid": key_id(&key.public()), "sig": key.sign_raw(&message).hex() });
+            let signature = |key: &SecretKey| key.sign_raw(&message).hex();
+            let claim = |key: &SecretKey| json!({ "keyid": key_id(&key.public()), "sig": signature(key) });
             keys.iter().map(claim).collect()
         },
     );

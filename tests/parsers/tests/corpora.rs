@@ -1,4 +1,4 @@
-//! Every committed input of every fuzz target, with a plain compiler: what crashed once must not crash again.
+//! Every committed input of every fuzz target, with a plain compiler: a fixed crash must stay fixed.
 
 #![allow(clippy::unwrap_used, clippy::panic)]
 
@@ -18,7 +18,7 @@ fn files(folder: &Path) -> Vec<PathBuf> {
     files
 }
 
-/// `ok-…` are documents as they are sent, and must be accepted for ever; the others must only do no harm.
+/// `ok-…` are documents as they are sent, and must be accepted for ever; others must not crash a parser.
 #[test]
 fn every_input_is_survived_and_real_documents_are_accepted() {
     for target in &TARGETS {
@@ -26,7 +26,7 @@ fn every_input_is_survived_and_real_documents_are_accepted() {
         let mut accepted = 0;
         for path in inputs {
             let bytes = std::fs::read(&path).unwrap();
-            // Little room, so that a parser which nests without end is found out.
+            // A small stack reveals a parser that recurses without a limit.
             let run = target.run;
             let running = std::thread::Builder::new().stack_size(1 << 20).spawn(move || run(&bytes)).unwrap();
             let good = running.join().unwrap_or_else(|_| panic!("{} breaks {}", path.display(), target.name));
