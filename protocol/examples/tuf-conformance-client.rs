@@ -101,7 +101,7 @@ impl<'a> Client<'a> {
         Ok(client)
     }
 
-    /// Does what the core asks for until it asks for no more.
+    /// Fetches what the core requests until it requests no more.
     fn follow(&mut self) -> Outcome<()> {
         while let Some(fetch) = self.update.next() {
             let bytes = self.get(&self.arguments.metadata_url, &quoted(&fetch.file), fetch.max_bytes)?;
@@ -133,7 +133,7 @@ impl<'a> Client<'a> {
         write(&to, &bytes)
     }
 
-    /// Reads at most one byte more than it may have; the core tells by that one.
+    /// Reads at most one byte more than allowed, by which the core recognises endless data.
     fn get(&self, base: &str, file: &str, max_bytes: u64) -> Outcome<Option<Vec<u8>>> {
         let answer = self.web.get(format!("{}/{file}", base.trim_end_matches('/'))).call()?;
         match answer.status().as_u16() {
@@ -147,7 +147,7 @@ impl<'a> Client<'a> {
     }
 }
 
-/// A file's name as one segment of a URL, and a harmless one of a path.
+/// A file name as a single segment of a URL, which is also safe in a path.
 fn quoted(name: &str) -> String {
     name.bytes().fold(String::new(), |mut text, byte| {
         if byte.is_ascii_alphanumeric() || b"_.-~".contains(&byte) {
@@ -159,7 +159,7 @@ fn quoted(name: &str) -> String {
     })
 }
 
-/// Whether a fetched file is of a delegated role; the core gives out the top-level ones itself.
+/// Whether a fetched file is a delegated role's; the core returns the top-level ones to be saved.
 fn is_delegated(file: &str) -> bool {
     !Role::ALL.iter().any(|role| file == role.file() || file.ends_with(&format!(".{}", role.file())))
 }
