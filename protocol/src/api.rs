@@ -159,7 +159,7 @@ pub fn advice_about_a_stranger(status: u16) -> &'static str {
              (client_max_body_size in nginx); no disk is full"
         }
         502..=504 => {
-            "what is in front of the controller cannot reach it: see that `muster serve` runs behind it"
+            "what is in front of the controller does not reach it: see that `muster serve` runs behind it"
         }
         _ => {
             "see that the url is a Muster controller's: a proxy, a portal or another program may \

@@ -100,7 +100,7 @@ pub enum DraftError {
     #[error("the draft's root is not sound: {0}")]
     Root(TufError),
     /// The root does not follow the current one.
-    #[error("the draft's root is version {found}; the next one is {wanted}: make it anew")]
+    #[error("the draft's root is version {found}; the next one is {wanted}: make it again")]
     RootVersion {
         /// The current version plus one.
         wanted: u64,
