@@ -44,7 +44,8 @@ pub struct TlsFiles {
     pub key: PathBuf,
 }
 
-/// What one client may take of the server. The defaults suit a fleet of ten thousand machines behind one address.
+/// What one client may take of the server. The defaults suit a fleet of ten thousand machines behind one
+/// address.
 #[derive(Debug, Clone, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct Limits {
@@ -58,11 +59,11 @@ pub struct Limits {
     pub poll_seconds: u64,
     /// How long a timestamp is good, in hours; it is signed anew after half of it.
     pub timestamp_hours: u32,
-    /// How many connections of one address may be open that proved nothing yet; those of machines and operators who
-    /// have are not counted.
+    /// How many connections of one address may be open that proved nothing yet; those of machines and
+    /// operators who have are not counted.
     pub unproven_per_address: usize,
-    /// How many requests of one address that proved nothing are worked on at once, and how many of its new connections; 0
-    /// for any number. Behind a proxy all begin there.
+    /// How many requests of one address that proved nothing are worked on at once, and how many of its new
+    /// connections; 0 for any number. Behind a proxy all begin there.
     pub turns_per_address: usize,
     /// How many requests a second one machine may send, 12 times as many at once; 0 for any number.
     pub machine_per_second: u32,
@@ -70,12 +71,14 @@ pub struct Limits {
     pub cache_per_second: u32,
     /// The same for one operator.
     pub operator_per_second: u32,
-    /// The same for what one address sends that proves nothing, 100 times as many at once. Behind a proxy all have its
-    /// address.
+    /// The same for what one address sends that proves nothing, 100 times as many at once. Behind a proxy all
+    /// have its address.
     pub address_per_second: u32,
-    /// How many KiB of events a second one machine may have stored, 256 times as many at once; 0 for any number.
+    /// How many KiB of events a second one machine may have stored, 256 times as many at once; 0 for any
+    /// number.
     pub report_kib_per_second: u32,
-    /// How many MiB of events are kept of one machine. Beyond it the oldest go; what decided on a generation goes last.
+    /// How many MiB of events are kept of one machine. Beyond it the oldest go; what decided on a generation
+    /// goes last.
     pub event_mib: u32,
     /// How many days they are kept.
     pub event_days: u32,
@@ -173,8 +176,8 @@ impl Check<'_> {
         self.check_url(&file.url)?;
         if file.tls.is_none() && !listen.ip().is_loopback() {
             let problem = format!(
-                "is missing, and listen = \"{listen}\" is open to others: write [tls] with certificate and key, \
-                 or listen on 127.0.0.1"
+                "is missing, and listen = \"{listen}\" is open to others: write [tls] with certificate and \
+                 key, or listen on 127.0.0.1"
             );
             return Err(self.wrong("tls", problem));
         }

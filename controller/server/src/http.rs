@@ -1,4 +1,12 @@
-//! The controller's HTTP API: routes, and what all of them share.
+//! The controller's HTTP API: its routes, and what every request goes through.
+//!
+//! - `machine`, `operator`, `cache` and `public` hold the handlers, one file a subject. A handler's types say who must
+//!   have asked and what they sent.
+//! - `auth`, `path` and `body` are those types: who asks, what the path names, what the body says.
+//! - `problem` is the one form of a refusal, and `refusals` gives each refusal of the other rooms its status and code.
+//! - `request_peer` knows who asks in the request that is being answered; `connection` lets peers in and gives them
+//!   their turns; `memory` charges each `payer` for bodies, and `answers` for answers; `heavy` is work on many bytes.
+//! - `state` is what every request sees.
 
 mod answers;
 mod auth;
@@ -96,8 +104,8 @@ async fn other_method() -> Refused {
     refuse(StatusCode::METHOD_NOT_ALLOWED, ProblemCode::NotFound, message)
 }
 
-/// Logs each request, charges those that prove nothing to their address, and gives every refusal the one form, those of
-/// the framework too.
+/// Logs each request, charges those that prove nothing to their address, and gives every refusal the one
+/// form, those of the framework too.
 async fn outermost(State(app): State<Shared>, request: Request, next: Next) -> Response {
     let (method, path, began) =
         (request.method().clone(), request.uri().path().to_owned(), app.services.clock.awake());
@@ -125,7 +133,8 @@ async fn outermost(State(app): State<Shared>, request: Request, next: Next) -> R
     in_one_form(response).await
 }
 
-/// Whoever asks too much gets the refusal a little later: over one connection they are refused once in that time.
+/// Whoever asks too much gets the refusal a little later: over one connection they are refused once in that
+/// time.
 async fn late(response: Response) -> Response {
     tokio::time::sleep(LATE).await;
     response

@@ -1,8 +1,8 @@
 //! How many requests one machine, operator or address may send: token buckets, in bounded memory.
 //!
-//! Machines and operators are counted by who they proved to be. An address is charged only for what proved nothing
-//! (public files, and whatever is refused), so that ten thousand honest machines behind one address are never slowed down
-//! by each other, nor by somebody who floods from beside them.
+//! Machines and operators are counted by who they proved to be. An address is charged only for what proved
+//! nothing (public files, and whatever is refused), so that ten thousand honest machines behind one address
+//! are never slowed down by each other, nor by somebody who floods from beside them.
 
 use std::hash::Hash;
 use std::net::IpAddr;

@@ -23,7 +23,8 @@ pub enum RootsError {
     #[error("{0} holds no 1.root.json: `muster init` makes it")]
     Empty(PathBuf),
     #[error(
-        "the key {0} of online_key is not the one that the newest root names for timestamps: bring back that key, or have the root holders sign a root with this one"
+        "the key {0} of online_key is not the one that the newest root names for timestamps: bring back \
+            that key, or have the root holders sign a root with this one"
     )]
     OnlineKey(String),
     #[error(transparent)]

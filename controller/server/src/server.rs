@@ -58,7 +58,8 @@ pub enum ServerError {
     #[error("cannot use the data folder {0}: {1}")]
     Data(PathBuf, std::io::Error),
     #[error(
-        "another controller uses the data folder {0}: stop it, or name another folder as data in controller.toml"
+        "another controller uses the data folder {0}: stop it, or name another folder as data in \
+            controller.toml"
     )]
     Locked(PathBuf),
     #[error("cannot listen on {0}: {1}; write another address or port as listen in controller.toml")]
@@ -194,8 +195,8 @@ impl Server {
     }
 }
 
-/// How many threads work on requests: more than the parties who do their worst can keep busy with long work, so that the
-/// system shares the processors out among them and the others.
+/// How many threads work on requests: more than the parties who do their worst can keep busy with long work,
+/// so that the system shares the processors out among them and the others.
 pub fn workers() -> usize {
     std::thread::available_parallelism().map_or(1, usize::from).max(FEWEST_WORKERS)
 }

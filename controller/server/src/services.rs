@@ -1,4 +1,5 @@
-//! What the controller does its work with. Whoever works with it (HTTP, a loop of the controller's own) holds the same ones.
+//! What the controller does its work with. Whoever works with it (HTTP, a loop of the controller's own) holds
+//! the same ones.
 
 use std::sync::Arc;
 
@@ -25,7 +26,8 @@ pub struct Services {
     pub wakers: Wakers,
     /// Operators who wait for changes.
     pub notify: Notify,
-    /// Held from the moment that a root comes into force until the log says so: nobody else finds it in between.
+    /// Held from the moment that a root comes into force until the log says so: nobody else finds it in
+    /// between.
     pub root_log: Mutex<()>,
 }
 
@@ -37,14 +39,15 @@ impl Services {
         self.clock.unix_seconds()
     }
 
-    /// Who signs timestamps, if the newest root names its key. Where it does not, machines would call the timestamp forged.
+    /// Who signs timestamps, if the newest root names its key. Where it does not, machines would call the
+    /// timestamp forged.
     pub fn signer(&self) -> Result<Arc<OnlineSigner>, NotNamed> {
         let chain = self.roots.current();
         self.online.signer(|key| chain.may_sign_timestamps(key)).ok_or(NotNamed)
     }
 
-    /// Puts the next root in force: its file first, then its entry in the log. A crash in between leaves a root that counts and
-    /// no entry; the next start finds it and logs it as found.
+    /// Puts the next root in force: its file first, then its entry in the log. A crash in between leaves a
+    /// root that counts and no entry; the next start finds it and logs it as found.
     pub async fn publish_root(
         &self,
         version: u64,

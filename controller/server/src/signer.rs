@@ -28,7 +28,8 @@ pub struct OnlineKey {
 /// The controller cannot sign timestamps that machines would believe.
 #[derive(Debug, thiserror::Error)]
 #[error(
-    "the newest root names another key for timestamps than this controller holds: put that key in the place of online_key in controller.toml, or have the root holders name this one"
+    "the newest root names another key for timestamps than this controller holds: put that key in the place \
+        of online_key in controller.toml, or have the root holders name this one"
 )]
 pub struct NotNamed;
 
@@ -65,8 +66,8 @@ impl OnlineSigner {
         Self { key, life }
     }
 
-    /// A timestamp over a snapshot. Its version is the time, so that a restored backup bricks nobody; it is always
-    /// higher than the last one.
+    /// A timestamp over a snapshot. Its version is the time, so that a restored backup bricks nobody; it is
+    /// always higher than the last one.
     pub fn timestamp(
         &self,
         machine: &MachineName,

@@ -17,7 +17,8 @@ pub struct Wakers {
 }
 
 impl Wakers {
-    /// Listens from now on: what happens after this call is not missed. None where too many of this machine wait.
+    /// Listens from now on: what happens after this call is not missed. None where too many of this machine
+    /// wait.
     pub fn listen(&self, machine: &MachineName) -> Option<Listener> {
         let mut waiting = self.waiting.lock().unwrap_or_else(PoisonError::into_inner);
         let sender = waiting.entry(machine.clone()).or_default();

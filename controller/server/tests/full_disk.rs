@@ -1,7 +1,8 @@
 //! A controller whose disk is full.
 //!
-//! The one test runs again in a mount namespace of its own, where a small disk can be had. It is alone in its program: a
-//! process on its way to another program holds, for that moment, what it inherited, the locks of other tests' folders too.
+//! The one test runs again in a mount namespace of its own, where a small disk can be had. It is alone in its
+//! program: a process on its way to another program holds, for that moment, what it inherited, the locks of
+//! other tests' folders too.
 #![cfg(target_os = "linux")]
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 

@@ -1,5 +1,5 @@
-//! Drafts on their way from one signer to the next. The controller keeps them and can do nothing with them: what they
-//! hold is signed, and what is missing only the holders of keys can add.
+//! Drafts on their way from one signer to the next. The controller keeps them and can do nothing with them:
+//! what they hold is signed, and what is missing only the holders of keys can add.
 
 use muster_protocol::draft::{Checked, DRAFT_SECONDS, Draft, DraftError, DraftKind, DraftView, Drafted};
 use muster_protocol::ids::{Epoch, Generation, IdError, MachineName, Sha256};
@@ -64,13 +64,15 @@ pub fn require_concerned(root: &Root, draft: &Draft, by: &PublicKey) -> Result<(
     Err(DraftRefusal::RootKeyAlone)
 }
 
-/// The draft as it is kept. Who made it, when, and when it ends is not signed, so it is not the sender's to choose.
+/// The draft as it is kept. Who made it, when, and when it ends is not signed, so it is not the sender's to
+/// choose.
 pub fn received(draft: Draft, context: &AuditContext<'_>) -> Draft {
     let ends = context.at.div_euclid(1000).saturating_add(DRAFT_SECONDS);
     Draft { made_at: context.at, made_by: *context.operator, ends, ..draft }
 }
 
-/// Whether a draft is sound, and somebody of this root has signed it. Answers with the generations that it holds.
+/// Whether a draft is sound, and somebody of this root has signed it. Answers with the generations that it
+/// holds.
 pub fn check(draft: &Draft, fleet: &Sha256, root: &Root, now_s: i64) -> Result<Vec<Target>, DraftRefusal> {
     let checked = draft.check(fleet, root, now_s)?;
     if draft.progress(root)?.signed.is_empty() {

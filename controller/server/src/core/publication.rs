@@ -29,7 +29,8 @@ pub struct NewGeneration<'a> {
 }
 
 impl<'a> NewGeneration<'a> {
-    /// Checks a publication as its machine will: signed by the operators of this root, and for a system that the machine is.
+    /// Checks a publication as its machine will: signed by the operators of this root, and for a system that
+    /// the machine is.
     pub fn check(
         root: &Root,
         machine: &'a Machine,
@@ -87,7 +88,8 @@ pub struct Current {
 #[derive(Debug, thiserror::Error)]
 pub enum PublishRefusal {
     #[error(
-        "there is no machine {0}: `muster machines list --all` shows who is known, `muster machines add {0}` adds it"
+        "there is no machine {0}: `muster machines list --all` shows who is known, `muster machines add \
+            {0}` adds it"
     )]
     Unknown(MachineName),
     #[error("the machine would refuse this generation: {0}; sign it anew with `muster update`")]
@@ -97,7 +99,8 @@ pub enum PublishRefusal {
     #[error("machine {0} was revoked: add it anew with `muster machines add {0}`")]
     Revoked(MachineName),
     #[error(
-        "generation {offered} of {machine} cannot be published: the next one is {next}; repeat `muster update`"
+        "generation {offered} of {machine} cannot be published: the next one is {next}; repeat `muster \
+            update`"
     )]
     NotNext { machine: MachineName, offered: Generation, next: Generation },
     #[error("{machine} has no next generation: {source}")]
@@ -108,8 +111,9 @@ pub enum PublishRefusal {
     Sign(#[from] TufError),
 }
 
-/// Stores a generation and the timestamp that points to it, both or neither. `sign` signs a timestamp over a snapshot, given
-/// the last version that was used. Nothing changes where this very generation was published before.
+/// Stores a generation and the timestamp that points to it, both or neither. `sign` signs a timestamp over a
+/// snapshot, given the last version that was used. Nothing changes where this very generation was published
+/// before.
 pub fn publish(
     stored: Option<&Stored>,
     new: &NewGeneration<'_>,
@@ -154,7 +158,8 @@ pub fn publish(
     Ok(Decided { changes, answer: () })
 }
 
-/// The current timestamp of a machine; signed anew unless `is_good` says that it may stay. None where nothing was published.
+/// The current timestamp of a machine; signed anew unless `is_good` says that it may stay. None where nothing
+/// was published.
 pub fn timestamp(
     current: Option<&Current>,
     machine: &MachineName,

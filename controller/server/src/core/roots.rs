@@ -25,7 +25,8 @@ pub enum RootRefusal {
     #[error(transparent)]
     OnlineKey(#[from] OnlineKeyTooStrong),
     #[error(
-        "the root is good, and this request is signed by nobody whom it or the one before it names: send it with an operator's or a root key"
+        "the root is good, and this request is signed by nobody whom it or the one before it names: send it \
+            with an operator's or a root key"
     )]
     Stranger,
 }
@@ -33,7 +34,8 @@ pub enum RootRefusal {
 /// The root gives an online key a role that only people may have.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error(
-    "the root lets the online key {0} sign what machines run, or roots: a controller must hold no such key; make another with `muster keys generate` and have the root holders name it instead"
+    "the root lets the online key {0} sign what machines run, or roots: a controller must hold no such key; \
+        make another with `muster keys generate` and have the root holders name it instead"
 )]
 pub struct OnlineKeyTooStrong(pub String);
 
@@ -61,14 +63,15 @@ pub fn next(current: &Root, bytes: &[u8]) -> Result<Root, RootRefusal> {
     Ok(next)
 }
 
-/// The next root may come from an operator or a holder of a root key, of the current root or of the next one: after a lost key
-/// only the new one may be there. Whether the root counts its own signatures say.
+/// The next root may come from an operator or a holder of a root key, of the current root or of the next one:
+/// after a lost key only the new one may be there. Whether the root counts its own signatures say.
 pub fn require_named(current: &Root, next: &Root, by: &PublicKey) -> Result<(), RootRefusal> {
     let names = |root: &Root| [Role::Targets, Role::Root].iter().any(|role| root.keys_of(*role).contains(by));
     if names(current) || names(next) { Ok(()) } else { Err(RootRefusal::Stranger) }
 }
 
-/// Logs that a root is in force, once. Without a context it was found in the folder: nobody published it here.
+/// Logs that a root is in force, once. Without a context it was found in the folder: nobody published it
+/// here.
 pub fn in_force(
     logged: u64,
     version: u64,

@@ -12,8 +12,8 @@ use super::problem::refuse;
 /// What counts as an answer of some size, in bytes.
 const LARGE: usize = 16 * 1024;
 
-/// An answer of some size that is whole in memory is charged to whom it is for, until they took it. (What strangers read lies
-/// there once for all of them.)
+/// An answer of some size that is whole in memory is charged to whom it is for, until they took it. (What
+/// strangers read lies there once for all of them.)
 pub async fn charged(memory: &Memory, response: Response, who: Payer) -> Response {
     let size = response.body().size_hint().exact().and_then(|size| usize::try_from(size).ok());
     let Some(size) = size.filter(|size| *size >= LARGE) else { return response };

@@ -1,4 +1,5 @@
-//! Request bodies: each with a limit of size, none that stands still or crawls, and all of them together in bounded memory.
+//! Request bodies: each with a limit of size, none that stands still or crawls, and all of them together in
+//! bounded memory.
 
 use std::pin::Pin;
 use std::time::Duration;
@@ -93,7 +94,8 @@ pub async fn small_body(
     whole(headers, body, limit, &app.memory, payer).await
 }
 
-/// The whole body, which must arrive within a time that its limit sets. `payer` is charged for it until it is there.
+/// The whole body, which must arrive within a time that its limit sets. `payer` is charged for it until it is
+/// there.
 pub async fn whole(
     headers: &HeaderMap,
     body: Body,
@@ -126,8 +128,8 @@ pub async fn whole(
     })
 }
 
-/// Reads on a little before the refusal is sent: a client that is still writing when the connection closes may never
-/// see the answer. One that waits for `100 Continue` has written nothing yet.
+/// Reads on a little before the refusal is sent: a client that is still writing when the connection closes
+/// may never see the answer. One that waits for `100 Continue` has written nothing yet.
 async fn after_draining(headers: &HeaderMap, rest: Body, refused: Refused) -> Refused {
     if !headers.contains_key(header::EXPECT) {
         let drain = async {

@@ -1,4 +1,5 @@
-//! The binary cache, as Nix's HTTP binary cache store speaks it: machines and operators read, operators write.
+//! The binary cache, as Nix's HTTP binary cache store speaks it: machines and operators read, operators
+//! write.
 
 mod name;
 pub mod read;

@@ -1,7 +1,7 @@
 //! The memory that bodies take while they arrive: charged by the byte, to whoever sends them.
 //!
-//! An address that proved nothing has a share, and so has each machine and each operator who did. Half of all is kept for
-//! those who did: strangers together never take it.
+//! An address that proved nothing has a share, and so has each machine and each operator who did. Half of all
+//! is kept for those who did: strangers together never take it.
 
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, PoisonError};
@@ -11,7 +11,8 @@ use muster_protocol::draft::MAX_DRAFT_BYTES;
 use super::payer::Payer;
 use super::problem::Refused;
 
-/// The parts of all that strangers together, one address, one machine, one operator and the keys that one signed in may take.
+/// The parts of all that strangers together, one address, one machine, one operator and the keys that one
+/// signed in may take.
 const STRANGERS: usize = 2;
 const ADDRESS: usize = 8;
 const MACHINE: usize = 64;

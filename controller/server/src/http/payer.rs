@@ -1,4 +1,5 @@
-//! Parties, as the ones who are charged: an address until somebody proves who they are, then that machine or operator.
+//! Parties, as the ones who are charged: an address until somebody proves who they are, then that machine or
+//! operator.
 
 use muster_protocol::ids::MachineName;
 

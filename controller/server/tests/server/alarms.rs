@@ -83,7 +83,8 @@ async fn a_request_is_handed_on_until_the_machine_has_followed_it_or_it_ends() {
     assert!(machine.check_in(&fleet).await.requests.is_empty(), "they have ended");
 }
 
-/// A controller that was brought back from a backup, or that lied that it took the new key, knows the old one alone.
+/// A controller that was brought back from a backup, or that lied that it took the new key, knows the old one
+/// alone.
 #[tokio::test]
 async fn the_key_before_brings_the_one_in_force_and_a_stolen_one_wins_nothing() {
     let fleet = Fleet::start().await;
@@ -249,7 +250,8 @@ async fn a_quarantine_that_is_lifted_at_a_machine_is_in_the_audit_log_a_few_time
                    WHERE action IN ('quarantine-lifted', 'retried')";
     let name = derivation.name();
     let told = format!(
-        "quarantine-lifted: {name} (by root at the machine), cinnabar; retried: {name} (at the machine), cinnabar"
+        "quarantine-lifted: {name} (by root at the machine), cinnabar; retried: {name} (at the machine), \
+            cinnabar"
     );
     assert_eq!(fleet.sql(details).await, told);
     let count = "SELECT count(*) FROM audit WHERE action = 'quarantine-lifted'";

@@ -152,7 +152,8 @@ async fn a_narinfo_must_be_true_of_the_cache() {
 /// The head of an upload, by hand.
 fn head(bearer: &str, path: &str, length: usize, more: &str) -> String {
     format!(
-        "PUT {path} HTTP/1.1\r\nHost: x\r\nAuthorization: Bearer {bearer}\r\nContent-Length: {length}\r\n{more}\r\n"
+        "PUT {path} HTTP/1.1\r\nHost: x\r\nAuthorization: Bearer {bearer}\r\nContent-Length: \
+            {length}\r\n{more}\r\n"
     )
 }
 fn connect(fleet: &Fleet) -> TcpStream {
@@ -282,8 +283,10 @@ async fn real_nix_copies_a_derivation_through_the_cache() {
     let source = operator.home.path().join("source");
     std::fs::write(&source, "a source file").unwrap();
     let expression = format!(
-        "let dep = n: derivation {{ name = n; system = \"x86_64-linux\"; builder = \"/bin/sh\"; src = {}; }}; in
-         derivation {{ name = \"top\"; system = \"x86_64-linux\"; builder = \"/bin/sh\"; a = dep \"a\"; b = dep \"b\"; }}",
+        "let dep = n: derivation {{ name = n; system = \"x86_64-linux\"; builder = \"/bin/sh\"; src = {}; \
+            }}; in
+         derivation {{ name = \"top\"; system = \"x86_64-linux\"; builder = \"/bin/sh\"; a = dep \"a\"; b = \
+             dep \"b\"; }}",
         source.display()
     );
     let drv = operator.good(&["nix-instantiate", "-E", &expression]);

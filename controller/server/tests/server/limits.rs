@@ -89,7 +89,8 @@ async fn an_address_is_charged_for_what_proves_nothing_and_the_fleet_behind_it_g
     assert!((90..=100).contains(&let_in), "{let_in}");
     assert!(retry_after(&refused) >= 1);
     refused.refused(429, ProblemCode::TooMany);
-    // Everything that proves nothing is refused to it now: guesses at bearers, tokens, names, and public files.
+    // Everything that proves nothing is refused to it now: guesses at bearers, tokens, names, and public
+    // files.
     fleet.get("/cache/nix-cache-info", "a guess").await.refused(429, ProblemCode::TooMany);
     Answer::of(fleet.http.get(fleet.url(api::FLEET))).await.refused(429, ProblemCode::TooMany);
     Answer::of(fleet.http.get(fleet.url("/nowhere"))).await.refused(429, ProblemCode::TooMany);
@@ -103,7 +104,8 @@ async fn an_address_is_charged_for_what_proves_nothing_and_the_fleet_behind_it_g
 
 #[tokio::test]
 async fn ten_thousand_machines_behind_one_address_wake_and_ask_at_once() {
-    // As they stand in a controller.toml that says nothing of limits; the machines are few, the requests as many.
+    // As they stand in a controller.toml that says nothing of limits; the machines are few, the requests as
+    // many.
     let fleet = Fleet::start().await;
     let mut machines = Vec::new();
     for number in 0..20 {
@@ -181,7 +183,8 @@ async fn an_upload_that_stands_still_or_crawls_is_given_up() {
     for crawl in [false, true] {
         let mut stream = TcpStream::connect(fleet.address()).await.unwrap();
         let head = format!(
-            "PUT /cache/nar/{}.nar HTTP/1.1\r\nhost: x\r\nauthorization: Bearer {bearer}\r\ncontent-length: 1000000\r\n\r\n",
+            "PUT /cache/nar/{}.nar HTTP/1.1\r\nhost: x\r\nauthorization: Bearer {bearer}\r\ncontent-length: \
+                1000000\r\n\r\n",
             "1".repeat(52)
         );
         stream.write_all(head.as_bytes()).await.unwrap();

@@ -312,17 +312,20 @@ async fn numbers_that_were_lies_are_left_behind_by_another_count_and_raise_no_al
     let event = |seq: u64| event(seq, Some(1), EventKind::Fetched { ms: seq });
     let first = machine.report_in(&fleet, named(1), 1, vec![event(1), event(2)]).await.good::<Accepted>();
     assert_eq!(first, Accepted { through: 2, stream: named(1) });
-    // What a thief told the machine: numbers beyond all bounds. They are refused as such, and by no other name.
+    // What a thief told the machine: numbers beyond all bounds. They are refused as such, and by no other
+    // name.
     for beyond in [MAX_EVENT_NUMBER + 1, (1 << 63) - 2, 1 << 63, u64::MAX] {
         let refused = machine.report_in(&fleet, named(1), beyond, vec![event(beyond)]).await;
         refused.refused(409, ProblemCode::EventNumbers);
     }
-    // The machine gives its count another name, and begins wherever it likes: the numbers before say nothing of it.
+    // The machine gives its count another name, and begins wherever it likes: the numbers before say nothing
+    // of it.
     let anew = machine.report_in(&fleet, named(2), 1, vec![event(1), event(2), event(3)]).await;
     assert_eq!(anew.good::<Accepted>().through, 3);
     let again = machine.report_in(&fleet, named(2), 1, vec![event(1), event(2), event(3)]).await;
     assert_eq!(again.good::<Accepted>().through, 3, "a repetition");
-    // What a thief told the controller's database. It claims what the machine never sent, which gives its count another name.
+    // What a thief told the controller's database. It claims what the machine never sent, which gives its
+    // count another name.
     let poisons = [
         "UPDATE machines SET reports_through = 1 << 47",
         "UPDATE machines SET reports_through = 1 << 62",

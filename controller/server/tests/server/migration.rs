@@ -28,7 +28,8 @@ async fn of_0_1(fleet: &Fleet) {
         .await
         .unwrap();
     sqlx::query(
-        "INSERT INTO machines (name, class, system, tags, added_at, enrolment, key, enrolled_at, seq, seen_at, published)
+        "INSERT INTO machines (name, class, system, tags, added_at, enrolment, key, enrolled_at, seq, \
+            seen_at, published)
          VALUES ('cinnabar', 'nixos', 'x86_64-linux', '[\"lab\"]', 5, 1, $1, 6, 41, 7, 1)",
     )
     .bind(operator.as_bytes().to_vec())
@@ -36,7 +37,8 @@ async fn of_0_1(fleet: &Fleet) {
     .await
     .unwrap();
     sqlx::query(
-        "INSERT INTO generations (machine, generation, targets, snapshot, target, target_sha256, expires, published_at,
+        "INSERT INTO generations (machine, generation, targets, snapshot, target, target_sha256, expires, \
+            published_at,
              published_by) VALUES ('cinnabar', 1, $1, $2, $3, $4, 9, 8, $5)",
     )
     .bind(generation.targets.as_bytes().to_vec())

@@ -353,7 +353,8 @@ async fn every_deed_is_in_the_audit_log_which_nobody_can_change() {
     for attempt in [
         "DELETE FROM audit",
         "UPDATE audit SET action = 'nothing'",
-        "INSERT OR REPLACE INTO audit SELECT id, at, operator, 'nothing', machine, detail, hash FROM audit WHERE id = 2",
+        "INSERT OR REPLACE INTO audit SELECT id, at, operator, 'nothing', machine, detail, hash FROM audit \
+            WHERE id = 2",
         "INSERT INTO audit SELECT 99, at, operator, action, machine, detail, hash FROM audit WHERE id = 2",
     ] {
         let error = fleet.try_sql(attempt).await.unwrap_err().to_string();

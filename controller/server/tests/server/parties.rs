@@ -135,7 +135,8 @@ fn uploads_that_wait_for_the_disk_hold_no_turn_of_their_operator() {
             let nar = [number; 8];
             let name = format!("{}.nar.zst", nix_base32(&Sha256::of(&nar)));
             let head = format!(
-                "PUT /cache/nar/{name} HTTP/1.1\r\nhost: x\r\nauthorization: Bearer {bearer}\r\ncontent-length: 8\r\n\r\n"
+                "PUT /cache/nar/{name} HTTP/1.1\r\nhost: x\r\nauthorization: Bearer \
+                    {bearer}\r\ncontent-length: 8\r\n\r\n"
             );
             let mut stream = TcpStream::connect(fleet.address()).await.unwrap();
             stream.write_all(&[head.as_bytes(), &nar[1..]].concat()).await.unwrap();

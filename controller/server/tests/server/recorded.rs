@@ -1,4 +1,5 @@
-//! The folder and the requests of an earlier version's controller: today's reads the one and answers the other alike.
+//! The folder and the requests of an earlier version's controller: today's reads the one and answers the
+//! other alike.
 
 use std::fs;
 use std::os::unix::fs::PermissionsExt as _;

@@ -284,7 +284,8 @@ async fn keys_that_one_operator_signed_in_share_one_rate_and_the_operator_goes_o
     assert_eq!(machines[0].standing, Standing::Revoked);
 }
 
-/// What is answered over a connection of its own to a request without a body: its first twelve bytes, and the connection.
+/// What is answered over a connection of its own to a request without a body: its first twelve bytes, and the
+/// connection.
 async fn over_a_new_connection(
     fleet: &Fleet,
     method: &Method,

@@ -30,8 +30,9 @@ pub trait MachineDocument: Document {
 
 /// A document by the machine that it names: signed by the key that is known of it, and counted.
 ///
-/// Refused in this order: no signature, a body that is too large, one that was not announced, no such document, an unknown machine,
-/// a signature that does not fit, a revoked machine, too many requests. A machine that announces its body pays for it.
+/// Refused in this order: no signature, a body that is too large, one that was not announced, no such
+/// document, an unknown machine, a signature that does not fit, a revoked machine, too many requests. A
+/// machine that announces its body pays for it.
 pub struct FromMachine<T> {
     pub sent: T,
     /// As it came, which is what was signed.
@@ -81,8 +82,8 @@ pub fn machine_signature(headers: &HeaderMap) -> Result<Signature, Refused> {
     signature_in(headers, MACHINE_SIGNATURE)
 }
 
-/// Who is charged for the body that comes, and the hash that it must have then. A machine that announces its body by its
-/// key pays for it; version 0.1 announces nothing, and an announcement that does not fit is none.
+/// Who is charged for the body that comes, and the hash that it must have then. A machine that announces its
+/// body by its key pays for it; version 0.1 announces nothing, and an announcement that does not fit is none.
 async fn announced(app: &App, headers: &HeaderMap, path: &str) -> Result<(Payer, Option<Sha256>), Refused> {
     let said = headers.get(MACHINE_ANNOUNCES).and_then(|value| value.to_str().ok());
     let Some(said) = said.and_then(|said| said.parse::<Announcement>().ok()) else {
@@ -127,7 +128,8 @@ async fn known_machine(app: &App, machine: &MachineName) -> Result<KnownMachine,
 
 fn not_by_its_key(machine: &MachineName) -> Refused {
     let message = format!(
-        "the signature is not by the key of {machine}: if it was enrolled anew, this key has ended; see `muster-agent doctor`"
+        "the signature is not by the key of {machine}: if it was enrolled anew, this key has ended; see \
+            `muster-agent doctor`"
     );
     refuse(StatusCode::UNAUTHORIZED, ProblemCode::BadSignature, message)
 }
@@ -156,8 +158,8 @@ async fn signed_by_known(
     Ok(known)
 }
 
-/// What brings a new key is signed by the old one and by the new one. Once the new one is in force its own signature is
-/// enough: the machine did not hear that it is, and says it again.
+/// What brings a new key is signed by the old one and by the new one. Once the new one is in force its own
+/// signature is enough: the machine did not hear that it is, and says it again.
 async fn signed_by_both(
     app: &App,
     machine: &MachineName,

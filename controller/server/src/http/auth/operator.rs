@@ -20,9 +20,11 @@ use crate::http::problem::{Refused, refuse};
 use crate::http::request_peer::{proved, stranger};
 use crate::http::state::{App, Shared};
 
-/// A request that an operator of the current root signed: what it says, and what the path says that it is about.
+/// A request that an operator of the current root signed: what it says, and what the path says that it is
+/// about.
 ///
-/// The signature is refused before the path, and the path before the document. With a body of `()` whatever comes is ignored.
+/// The signature is refused before the path, and the path before the document. With a body of `()` whatever
+/// comes is ignored.
 pub struct Signed<T = (), On = ()> {
     pub by: PublicKey,
     pub at: UnixMillis,
@@ -60,7 +62,8 @@ impl<T: Document, On: FromPath> FromRequest<Shared> for SignedByKeyholder<T, On>
     }
 }
 
-/// The same by some key, whoever that is: the handler finds out whether it may, and then lets the request count.
+/// The same by some key, whoever that is: the handler finds out whether it may, and then lets the request
+/// count.
 pub struct SignedByAnyone<T> {
     signed: Signed<T>,
     nonce: [u8; 16],
@@ -136,8 +139,8 @@ async fn once(app: &App, key: &PublicKey, nonce: &[u8; 16], until: i64) -> Resul
 /// What a request says of who signed it.
 struct Claim {
     signature: RequestSignature,
-    /// In whose name it is: the key that signed it, or the operator in whose place that key reads. Nonces are theirs,
-    /// however many keys they have read.
+    /// In whose name it is: the key that signed it, or the operator in whose place that key reads. Nonces are
+    /// theirs, however many keys they have read.
     by: PublicKey,
     nonce: [u8; 16],
     fleet: Sha256,
@@ -165,7 +168,8 @@ impl Claim {
         verified.map_err(|_| does_not_fit())
     }
 
-    /// Who pays for it. Whatever keys that were signed in do, the operator's own requests are not kept out by it.
+    /// Who pays for it. Whatever keys that were signed in do, the operator's own requests are not kept out by
+    /// it.
     fn payer(&self) -> Payer {
         let by = *self.by.as_bytes();
         if self.by == self.signature.key { Payer::Operator(by) } else { Payer::Reader(by) }
@@ -176,8 +180,8 @@ impl Claim {
         self.signature.at.saturating_add(REQUEST_WINDOW_SECONDS + 1)
     }
 
-    /// The body, once it is known to be what was signed. One whose hash is announced is read only after the signature
-    /// was found good, and only such a one may be large.
+    /// The body, once it is known to be what was signed. One whose hash is announced is read only after the
+    /// signature was found good, and only such a one may be large.
     async fn body(&self, parts: &Parts, body: Body, app: &App, largest: usize) -> Result<Bytes, Refused> {
         let path = parts.uri.path_and_query().map_or("/", |path| path.as_str());
         let request =
@@ -202,7 +206,8 @@ impl Claim {
 }
 
 fn does_not_fit() -> Refused {
-    let message = "the signature does not fit this request: see that muster.toml names this controller's url and fleet, with no proxy between that changes paths";
+    let message = "the signature does not fit this request: see that muster.toml names this controller's \
+        url and fleet, with no proxy between that changes paths";
     refuse(StatusCode::UNAUTHORIZED, ProblemCode::BadSignature, message)
 }
 
@@ -223,7 +228,8 @@ fn require_near(at: i64, now: i64) -> Result<(), Refused> {
     }
     let side = if off < 0 { "behind" } else { "ahead of" };
     let message = format!(
-        "your clock is {} s {side} the controller's, and {REQUEST_WINDOW_SECONDS} s are the limit: set the clock and repeat",
+        "your clock is {} s {side} the controller's, and {REQUEST_WINDOW_SECONDS} s are the limit: set the \
+            clock and repeat",
         off.saturating_abs()
     );
     Err(Refused::unauthorised(message))

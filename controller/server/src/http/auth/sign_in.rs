@@ -18,7 +18,8 @@ pub fn sign_in(headers: &HeaderMap) -> Result<Option<SignIn>, Refused> {
     value.to_str().map_err(|_| malformed("it is no text"))?.parse().map(Some).map_err(malformed)
 }
 
-/// The operator in whose place `key` signed this request, if it may: to read, while they are one and signed in.
+/// The operator in whose place `key` signed this request, if it may: to read, while they are one and signed
+/// in.
 pub fn reads_for(sign_in: &SignIn, key: &PublicKey, parts: &Parts, app: &App) -> Result<PublicKey, Refused> {
     if parts.method != Method::GET {
         let message = "a key that was signed in only reads: sign this request with the operator's own key";

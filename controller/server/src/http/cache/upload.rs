@@ -1,6 +1,7 @@
 //! What operators write to the cache.
 //!
-//! Who may not write, or writes too much, is told before the body is read: `nix copy` sends `Expect: 100-continue`.
+//! Who may not write, or writes too much, is told before the body is read: `nix copy` sends `Expect:
+//! 100-continue`.
 
 use axum::body::Body;
 use axum::extract::{Path, State};
@@ -50,7 +51,8 @@ pub async fn nar(
     let received = received.and_then(|()| match found == nar.hash() {
         true => Ok(()),
         false => Err(unfit(format!(
-            "the archive's SHA-256 is {found}, and its name says {}: it was damaged on the way, upload it again",
+            "the archive's SHA-256 is {found}, and its name says {}: it was damaged on the way, upload it \
+                again",
             nar.hash()
         ))),
     });

@@ -1,4 +1,5 @@
-//! A connection before its first request: a handshake of TLS costs more than most requests, and proves nothing.
+//! A connection before its first request: a handshake of TLS costs more than most requests, and proves
+//! nothing.
 
 use std::io;
 use std::pin::Pin;
@@ -19,8 +20,8 @@ pub struct Arrival {
     line: Mutex<Line>,
 }
 
-/// A turn, or a place in the line for one. Both are given back together: a turn that comes to a place where nobody looks any
-/// more would be lost for as long as the connection lasts.
+/// A turn, or a place in the line for one. Both are given back together: a turn that comes to a place where
+/// nobody looks any more would be lost for as long as the connection lasts.
 #[derive(Debug, Default)]
 struct Line {
     turns: Option<PollSemaphore>,
@@ -43,7 +44,8 @@ impl Arrival {
     }
 }
 
-/// Hands on what comes when it is its address's turn. The turn lasts until more is wanted, which is when it was worked on.
+/// Hands on what comes when it is its address's turn. The turn lasts until more is wanted, which is when it
+/// was worked on.
 #[derive(Debug)]
 pub struct Arriving {
     stream: TcpStream,

@@ -24,7 +24,8 @@ type Admitted = Connection<Arriving, (OwnedSemaphorePermit, Arc<Peer>)>;
 #[derive(Debug, Clone, Copy)]
 pub struct Bounds {
     pub connections: usize,
-    /// Connections of one address that have proved nothing yet. Those of machines and operators who have count for them.
+    /// Connections of one address that have proved nothing yet. Those of machines and operators who have
+    /// count for them.
     pub unproven: usize,
     /// How many of its requests are worked on at once, and how many of its new connections; 0 for any number.
     pub turns: usize,

@@ -1,4 +1,5 @@
-//! Where connections come in: room for many who come at once, and how much of an answer the kernel takes ahead.
+//! Where connections come in: room for many who come at once, and how much of an answer the kernel takes
+//! ahead.
 
 use std::net::SocketAddr;
 use std::time::Duration;
@@ -29,11 +30,11 @@ pub fn bind(address: SocketAddr, idle: Duration) -> std::io::Result<TcpListener>
     socket.listen(BACKLOG)
 }
 
-/// How much of an answer the kernel takes before it can be sent, in bytes (`TCP_NOTSENT_LOWAT`, tcp(7)): half of what the slowest
-/// peer takes in `idle`.
+/// How much of an answer the kernel takes before it can be sent, in bytes (`TCP_NOTSENT_LOWAT`, tcp(7)): half
+/// of what the slowest peer takes in `idle`.
 ///
-/// Left alone Linux takes up to 4 MiB, and a peer on a slow link seems to take nothing for minutes. What is on its way does not
-/// count, so a link that is fast and long is not held up.
+/// Left alone Linux takes up to 4 MiB, and a peer on a slow link seems to take nothing for minutes. What is
+/// on its way does not count, so a link that is fast and long is not held up.
 #[cfg(target_os = "linux")]
 fn unsent(idle: Duration) -> u32 {
     u32::try_from((slowest(idle) / 2).clamp(UNSENT.0, UNSENT.1)).unwrap_or(u32::MAX)

@@ -8,13 +8,14 @@ use tokio::sync::Semaphore;
 
 use crate::http::payer::Payer;
 
-/// How many connections a machine may hold, and an operator. Nix opens 25 for its downloads, unless it is told to open more.
+/// How many connections a machine may hold, and an operator. Nix opens 25 for its downloads, unless it is
+/// told to open more.
 const OF_A_MACHINE: usize = 128;
 const OF_AN_OPERATOR: usize = 512;
 /// The same for all keys together that one operator signed in. What they do keeps nothing from the operator.
 const OF_A_READER: usize = 32;
-/// How many requests of a party are worked on at once, the database's work included, and how many of its new connections.
-/// That of an address may be set.
+/// How many requests of a party are worked on at once, the database's work included, and how many of its new
+/// connections. That of an address may be set.
 pub const TURNS: usize = 2;
 /// Those who left are forgotten once there are so many names.
 const FEW: usize = 1024;
@@ -43,8 +44,8 @@ pub struct Parties {
 }
 
 impl Parties {
-    /// `of_an_address`: how many connections of an address may be open that proved nothing. It has so many turns; 0 for
-    /// any number.
+    /// `of_an_address`: how many connections of an address may be open that proved nothing. It has so many
+    /// turns; 0 for any number.
     pub fn new(of_an_address: usize, turns_of_an_address: usize) -> Self {
         let names = Arc::new(Mutex::new(Names { of: HashMap::new(), room: FEW }));
         let turns_of_an_address = match turns_of_an_address {
@@ -74,7 +75,8 @@ impl Parties {
         party
     }
 
-    /// Begins anew with what this one holds. What is held counts on for those who hold it, and for nobody else.
+    /// Begins anew with what this one holds. What is held counts on for those who hold it, and for nobody
+    /// else.
     pub fn forget(&self, payer: &Payer) {
         self.names.lock().unwrap_or_else(PoisonError::into_inner).of.remove(payer);
     }

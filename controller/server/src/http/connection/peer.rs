@@ -66,13 +66,14 @@ impl Peer {
         }
     }
 
-    /// Whatever holds connections as this machine holds them as somebody else from here on: another key is in force.
+    /// Whatever holds connections as this machine holds them as somebody else from here on: another key is in
+    /// force.
     pub fn forget(&self, who: &Payer) {
         self.parties.forget(who);
     }
 
-    /// It is a machine or an operator: from here on its connection does not count against its address, but as theirs, until
-    /// somebody else asks over it.
+    /// It is a machine or an operator: from here on its connection does not count against its address, but as
+    /// theirs, until somebody else asks over it.
     pub fn proved(&self, who: &Payer) -> Proved {
         let party = self.parties.of(who);
         let mut counts = self.counts.lock().unwrap_or_else(PoisonError::into_inner);
@@ -86,7 +87,8 @@ impl Peer {
                 }
                 Proved { party, within, request: None }
             }
-            // An operator who read with a key that they signed in, and signs something now, or the other way round.
+            // An operator who read with a key that they signed in, and signs something now, or the other way
+            // round.
             Counts::One(known, _) if known.is_same_person(who) => {
                 let held = party.connection();
                 let within = held.is_some();

@@ -38,7 +38,8 @@ impl<T, C> Connection<T, C> {
         Self { stream, idle, waiting: None, _counted: counted }
     }
 
-    /// What a peer must be seen to take within one `idle` that it makes us wait. Half of what it takes may not be seen yet.
+    /// What a peer must be seen to take within one `idle` that it makes us wait. Half of what it takes may
+    /// not be seen yet.
     fn least(&self) -> u64 {
         slowest(self.idle) / 2
     }

@@ -1,6 +1,7 @@
-//! Work that is done in turns: however many requests of one party there are, only a few of them are worked on, and the next
-//! party's turn comes however long that party's own line is. While a request waits for its client (for a body, for news) it
-//! holds no turn; while it waits for the database it does, so that nothing that others wait for is held without one.
+//! Work that is done in turns: however many requests of one party there are, only a few of them are worked
+//! on, and the next party's turn comes however long that party's own line is. While a request waits for its
+//! client (for a body, for news) it holds no turn; while it waits for the database it does, so that nothing
+//! that others wait for is held without one.
 
 use std::pin::Pin;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -28,7 +29,8 @@ impl Pace {
         Self(Arc::new(State { party: Mutex::new(party), away: AtomicBool::new(false) }))
     }
 
-    /// Goes on in the turns of another party, once it has one. Nothing may be held meanwhile that others wait for.
+    /// Goes on in the turns of another party, once it has one. Nothing may be held meanwhile that others wait
+    /// for.
     pub async fn change(&self, party: &Arc<Party>) {
         let changed = {
             let mut held = self.0.party.lock().unwrap_or_else(PoisonError::into_inner);

@@ -41,7 +41,8 @@ pub async fn check_in(
     let fleet = app.services.roots.current().fleet();
     if checkin.audience != fleet {
         let message = format!(
-            "this check-in is for fleet {}, and this controller serves {}: enrol the machine with a token of this fleet",
+            "this check-in is for fleet {}, and this controller serves {}: enrol the machine with a token \
+                of this fleet",
             checkin.audience.short(),
             fleet.short()
         );

@@ -24,7 +24,8 @@ pub async fn enrol(
     FromStranger(request): FromStranger<EnrolRequest>,
 ) -> Result<Json<EnrolReply>, Refused> {
     if !app.services.roots.current().knows(&request.root) {
-        let message = "the token names a root that this controller does not serve: use a token of this fleet, made with `muster machines add`";
+        let message = "the token names a root that this controller does not serve: use a token of this \
+            fleet, made with `muster machines add`";
         return Err(refuse(StatusCode::NOT_FOUND, ProblemCode::TokenUnknown, message));
     }
     let cursor = app.services.store.enrol(&request, app.services.now()).await?;

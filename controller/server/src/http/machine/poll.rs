@@ -24,8 +24,8 @@ pub struct Poll {
     wait: u64,
 }
 
-/// Answers at once when the latest generation is another one than the machine has, else when it becomes so, or after
-/// the wait. A bearer that ends while it waits ends the poll.
+/// Answers at once when the latest generation is another one than the machine has, else when it becomes so,
+/// or after the wait. A bearer that ends while it waits ends the poll.
 pub async fn poll(
     State(app): State<Shared>,
     Query(poll): Query<Poll>,

@@ -27,7 +27,8 @@ pub async fn publish(
     let signer = app.services.signer()?;
     let sign = |last, snapshot: &[u8]| signer.timestamp(name, snapshot, last, now);
     if let Some(cursor) = app.services.store.publish(&new, &signed.audit_context(), sign).await? {
-        tracing::info!(machine = %name, generation = %publication.generation, operator = signed.by.short(), "published");
+        let (generation, operator) = (publication.generation, signed.by.short());
+        tracing::info!(machine = %name, %generation, operator, "published");
         app.services.wakers.wake(name);
         app.services.notify.changed(cursor);
     }

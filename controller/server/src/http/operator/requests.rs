@@ -32,7 +32,8 @@ pub async fn ask(
             refuse(StatusCode::UNPROCESSABLE_ENTITY, ProblemCode::BadSignature, message)
         })?;
     let cursor = app.services.store.ask(asked, &request, &signed.audit_context()).await?;
-    tracing::info!(%machine, operator = signed.by.short(), asks = request.asked.as_str(), "a request waits for a machine");
+    let (operator, asks) = (signed.by.short(), request.asked.as_str());
+    tracing::info!(%machine, operator, asks, "a request waits for a machine");
     app.services.wakers.wake(machine);
     app.services.notify.changed(cursor);
     view(&app, machine).await
