@@ -31,7 +31,7 @@ pub fn write(path: &Path, contents: &[u8], mode: u32) -> io::Result<()> {
     written
 }
 
-/// Like [`write`], for a document that is replaced again and again: file and temporary file change places, so that nothing
+/// Like [`write()`], for a document that is replaced again and again: file and temporary file change places, so that nothing
 /// has to be made or removed on the disk. What the file held before lies beside it as `NAME.new`: not for secrets.
 pub fn rewrite(path: &Path, contents: &[u8], mode: u32) -> io::Result<()> {
     let (folder, temporary) = beside(path)?;

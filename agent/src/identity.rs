@@ -251,7 +251,7 @@ fn age_claim(folder: &Path, fleet: &Sha256, machine: &MachineName) -> Result<Age
     Ok(AgeClaim { recipient, proof })
 }
 
-/// [`age_claim`], made once for as long as the files are the same: an update has many check-ins.
+/// `age_claim`, made once for as long as the files are the same: an update has many check-ins.
 #[derive(Default)]
 pub struct AgeClaims(RefCell<Option<(Stamps, AgeClaim)>>);
 

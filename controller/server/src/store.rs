@@ -1,10 +1,10 @@
 //! What the controller remembers, behind one type: rows and changes of ours. Nothing outside `sqlite/` knows SQL.
 //!
-//! A command of the store ([`commands`], [`publication`], [`drafts`], [`roots`]) reads the facts of a decision, lets
-//! [`crate::core`] decide, and applies its changes, all in one transaction that may be repeated whole ([`Store::decide`]).
+//! A command of the store (`commands`, `publication`, `drafts`, `roots`) reads the facts of a decision, lets
+//! [`crate::core`] decide, and applies its changes, all in one transaction that may be repeated whole (`Store::decide`).
 //! A check-in touches its own machine's rows alone.
 //!
-//! [`interface`] is all that a database has to do: another one is a folder beside `sqlite/` and a variant here.
+//! `interface` is all that a database has to do: another one is a folder beside `sqlite/` and a variant here.
 
 pub mod blobs;
 mod commands;

@@ -497,16 +497,26 @@ fn rest(put: Put<'_>) {
     }
 
     let narinfo = format!(
-        "StorePath: /nix/store/0c0bm0n2hg4kd2x7q2g5p1l1c4cx8kpl-hello.drv\nURL: nar/{NAR}.nar.zst\nCompression: zstd\n\
+        "StorePath: /nix/store/0c0bm0n2hg4kd2x7q2g5p1l1c4cx8kpl-hello.drv\nURL: nar/{NAR}.nar.zst\n\
+         Compression: zstd\n\
          FileHash: sha256:{NAR}\nFileSize: 12\nNarHash: sha256:{NAR}\nNarSize: 120\n\
-         References: 1c0bm0n2hg4kd2x7q2g5p1l1c4cx8kpl-bash.drv\nDeriver: unknown-deriver\nCA: text:sha256:{NAR}\n"
+         References: 1c0bm0n2hg4kd2x7q2g5p1l1c4cx8kpl-bash.drv\nDeriver: unknown-deriver\n\
+         CA: text:sha256:{NAR}\n"
     );
     put("narinfo", "derivation", narinfo.as_bytes());
     put("narinfo", "archive-name", format!("{NAR}.nar.xz").as_bytes());
 
-    let derivation = r#"Derive([("out","/nix/store/1c0bm0n2hg4kd2x7q2g5p1l1c4cx8kpl-x","","")],[("/nix/store/0c0bm0n2hg4kd2x7q2g5p1l1c4cx8kpl-y.drv",["out"])],["/nix/store/2c0bm0n2hg4kd2x7q2g5p1l1c4cx8kpl-s"],"x86_64-linux","/bin/sh",["-c","echo \"hi\" > $out\n"],[("name","x"),("system","x86_64-linux")])"#;
+    let derivation = concat!(
+        r#"Derive([("out","/nix/store/1c0bm0n2hg4kd2x7q2g5p1l1c4cx8kpl-x","","")],"#,
+        r#"[("/nix/store/0c0bm0n2hg4kd2x7q2g5p1l1c4cx8kpl-y.drv",["out"])],"#,
+        r#"["/nix/store/2c0bm0n2hg4kd2x7q2g5p1l1c4cx8kpl-s"],"x86_64-linux","/bin/sh",["-c","echo "#,
+        r#"\"hi\" > $out\n"],[("name","x"),("system","x86_64-linux")])"#,
+    );
     put("derivation", "simple", derivation.as_bytes());
-    let floating = r#"Derive([("dev","","r:sha256",""),("out","","r:sha256","")],[],[],"aarch64-darwin","/bin/sh",[],[])"#;
+    let floating = concat!(
+        r#"Derive([("dev","","r:sha256",""),("out","","r:sha256","")],[],[],"aarch64-darwin","#,
+        r#""/bin/sh",[],[])"#,
+    );
     put("derivation", "floating", floating.as_bytes());
 
     for (name, printed) in [
@@ -546,7 +556,10 @@ fn rest(put: Put<'_>) {
     let far = [
         r#"@nix {"action":"start","id":1,"level":0,"text":"","type":104}"#,
         r#"@nix {"action":"result","fields":[0,2,1,0],"id":1,"type":105}"#,
-        r#"@nix {"action":"start","fields":["/nix/store/0c0bm0n2hg4kd2x7q2g5p1l1c4cx8kpl-x.drv","",1,1],"id":3,"level":3,"text":"","type":105}"#,
+        concat!(
+            r#"@nix {"action":"start","fields":["/nix/store/0c0bm0n2hg4kd2x7q2g5p1l1c4cx8kpl-x.drv","","#,
+            r#"1,1],"id":3,"level":3,"text":"","type":105}"#,
+        ),
         r#"@nix {"action":"result","fields":["a line"],"id":3,"type":101}"#,
         r#"@nix {"action":"stop","id":3}"#,
     ];
