@@ -1,8 +1,8 @@
-# The options of the agent, the same for NixOS and nix-darwin, and the file that they become.
+# The options of the agent, the same for NixOS and nix-darwin, and the file generated from them.
 { lib, config, pkgs, ... }:
 let
   cfg = config.services.muster-agent;
-  # TOML on one line. Its strings, numbers and truth values are written as JSON's.
+  # TOML on one line. Its strings, numbers and booleans are written as in JSON.
   toml =
     value:
     if builtins.isAttrs value then
@@ -50,14 +50,14 @@ in
       type = lib.types.nullOr lib.types.str;
       default = null;
       example = "wheel";
-      description = "Whose members may speak to the agent beside root: status, check-now, pause, resume, retry, rollback.";
+      description = "The group whose members may talk to the agent besides root: status, check-now, pause, resume, retry, rollback.";
     };
 
     proxy = lib.mkOption {
       type = lib.types.nullOr lib.types.str;
       default = null;
       example = "http://proxy.example:3128";
-      description = "The HTTP proxy that the agent and its Nix ask for everything. It is readable by all users of the machine.";
+      description = "The HTTP proxy that the agent and its Nix use for everything. All users of the machine can read it.";
     };
 
     noProxy = lib.mkOption {
@@ -67,7 +67,7 @@ in
         "intern.example"
         "10.0.0.0/8"
       ];
-      description = "Hosts, domains and networks that need no proxy; unless set, what is on the machine itself.";
+      description = "Hosts, domains and networks that need no proxy; by default, the machine itself.";
     };
 
     policy = lib.mkOption {
@@ -77,8 +77,8 @@ in
         { window = { days = [ "sat" ]; from = "22:00"; to = "04:00"; }; minimum_battery = 50; }
       '';
       description = ''
-        When and how this machine takes generations, beside what operators sign for it; the stricter holds. The agent
-        refuses to start with a setting that it does not know.
+        When and how this machine takes generations, in addition to what operators sign for it; the stricter holds. The
+        agent refuses to start with an unknown setting.
       '';
     };
 
@@ -86,14 +86,14 @@ in
       type = lib.types.attrs;
       default = { };
       example = lib.literalExpression "{ ssh = { tcp = \"127.0.0.1:22\"; }; }";
-      description = "Health checks of this machine, beside those that operators sign.";
+      description = "Health checks of this machine, in addition to those that operators sign.";
     };
 
     log = lib.mkOption {
       type = lib.types.str;
       default = "info";
       example = "info,muster_agent::nix=debug";
-      description = "What the agent logs: a level, and levels of its modules.";
+      description = "What the agent logs: a level, and levels for single modules.";
     };
   };
 

@@ -13,8 +13,8 @@ in
     default = "/Library/PrivilegedHelperTools/muster-agent";
     description = ''
       Where every generation's agent is copied to and runs from. macOS grants Full Disk Access and App Management to a
-      path, and packaging/launchd/install installs the first agent there. The folder and all above it must be root's alone:
-      otherwise the agent runs from the store, where no grant reaches it, and says so in its log.
+      path, and packaging/launchd/install installs the first agent there. Only root may write to that folder and all above
+      it: otherwise the agent runs from the store, where no grant reaches it, and says so in its log.
     '';
   };
 

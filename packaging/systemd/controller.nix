@@ -18,8 +18,8 @@ in
       type = lib.types.str;
       default = "/var/lib/muster-controller/controller.toml";
       description = ''
-        The controller.toml that `muster init` made. Its folder holds the online key, so it is no path of the flake and
-        never in the Nix store: copy it to the host once.
+        The controller.toml that `muster init` made. Its folder holds the online key, so it must not be a path of the
+        flake or in the Nix store: copy it to the host once.
       '';
     };
 
@@ -33,7 +33,7 @@ in
       type = lib.types.nullOr lib.types.port;
       default = null;
       example = 8443;
-      description = "The port to open, the one of `listen` in controller.toml.";
+      description = "The port to open: that of `listen` in controller.toml.";
     };
   };
 
@@ -70,7 +70,7 @@ in
         PrivateDevices = true;
         PrivateMounts = true;
         PrivateTmp = true;
-        # In a namespace of users no capability counts outside, where the port is.
+        # In a user namespace no capability counts outside, where the port is.
         PrivateUsers = !cfg.lowPort;
         ProcSubset = "pid";
         ProtectClock = true;
