@@ -6,6 +6,7 @@
 //!
 //! `interface` is all that a database has to do: another one is a folder beside `sqlite/` and a variant here.
 
+mod answers;
 pub mod blobs;
 mod commands;
 mod drafts;
@@ -23,7 +24,6 @@ use muster_protocol::clock::UnixMillis;
 use muster_protocol::ids::{Epoch, Generation, MachineName, Sha256};
 use muster_protocol::keys::PublicKey;
 use muster_protocol::operator::{AttackView, Published};
-use muster_protocol::report::Event;
 
 use crate::core::change::{Change, Decided};
 use crate::core::rows::{KnownMachine, Machine, Principal, StoredDraft};
@@ -31,50 +31,8 @@ use crate::core::{
     checkin, drafts as draft, enrolment, machines, publication as publishing, reports, requests,
 };
 
+pub use answers::{Applied, Committed, Cursor, File, News, Told};
 pub use error::{Failed, StoreError};
-
-/// The number of the newest change of the fleet; it only grows.
-pub type Cursor = u64;
-
-/// A stored file of a machine's repository.
-#[derive(Debug, Clone, Copy)]
-pub enum File {
-    Targets(Generation),
-    Snapshot(Generation),
-    Target(Sha256),
-}
-
-/// What the next check-in of a machine would be told.
-#[derive(Debug, Clone, Copy, Default)]
-pub struct News {
-    /// Its latest published generation.
-    pub generation: Option<Generation>,
-    /// Whether there is something that only the reply of a check-in carries.
-    pub check_in: bool,
-}
-
-/// The events of one generation: the newest, the oldest of those first, and how many were left out.
-#[derive(Debug, Clone, Default)]
-pub struct Told {
-    pub events: Vec<Event>,
-    pub left_out: u64,
-}
-
-/// What applying changes brought about.
-#[derive(Debug, Clone, Copy, Default)]
-pub struct Applied {
-    /// Where the fleet's changes stand, if one of them was a machine's.
-    pub cursor: Option<Cursor>,
-    /// How many old events went.
-    pub forgotten: u64,
-}
-
-/// A decision that is carried out.
-#[derive(Debug, Clone)]
-pub struct Committed<A> {
-    pub answer: A,
-    pub applied: Applied,
-}
 
 /// The databases that there are, each with the same functions: those listed are all that the store asks of one.
 macro_rules! interface {
@@ -265,3 +223,6 @@ impl Store {
 async fn nothing(transaction: Transaction) -> Result<(Transaction, ()), StoreError> {
     Ok((transaction, ()))
 }
+
+#[cfg(test)]
+mod tests;

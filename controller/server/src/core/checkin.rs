@@ -289,3 +289,6 @@ fn repeated(last: &LastCheckIn, signature: &Signature) -> Result<CheckInReply, C
 fn bearer(salt: &[u8; 32], signature: &Signature) -> String {
     to_hex(Sha256::of(&[b"muster-bearer-v1\0".as_slice(), salt, signature.as_bytes()].concat()).as_bytes())
 }
+
+#[cfg(test)]
+mod tests;

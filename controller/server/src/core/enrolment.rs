@@ -100,3 +100,6 @@ pub fn enrol(
     ];
     Ok(Decided { changes, answer: () })
 }
+
+#[cfg(test)]
+mod tests;

@@ -124,3 +124,6 @@ pub fn seen(stored: Option<&Stored>, machine: &MachineName, now: UnixMillis) -> 
     }
     Decided { changes: vec![Change::MachineSeen { machine: machine.clone(), at: now }], answer: () }
 }
+
+#[cfg(test)]
+mod tests;

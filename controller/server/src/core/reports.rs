@@ -261,3 +261,6 @@ fn asker(by: &Asker) -> String {
         Asker::Unknown => "asked for in a way that this version does not know".to_owned(),
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -75,3 +75,6 @@ pub fn ask(
     changes.push(Change::MachineChanged { machine: machine.clone() });
     Ok(Decided { changes, answer: () })
 }
+
+#[cfg(test)]
+mod tests;

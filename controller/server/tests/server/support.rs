@@ -239,7 +239,7 @@ impl Fleet {
         let path = format!("{}/requests", api::operator_machine(machine));
         self.operate(Method::POST, &path, serde_json::to_vec(asked).unwrap()).await
     }
-    /// Asks the database directly.
+    /// Reads the database directly.
     pub async fn sql(&self, query: &'static str) -> String {
         let options =
             sqlx::sqlite::SqliteConnectOptions::new().filename(self.dir.path().join("data/muster.db"));
@@ -247,6 +247,7 @@ impl Fleet {
         let row = sqlx::query(query).fetch_one(&mut connection).await.unwrap();
         row.try_get::<String, _>(0).or_else(|_| row.try_get::<i64, _>(0).map(|n| n.to_string())).unwrap()
     }
+    /// What a thief who owns the controller's folder does to its database: neither the API nor the store makes these states.
     pub async fn try_sql(&self, query: &'static str) -> Result<(), sqlx::Error> {
         let options =
             sqlx::sqlite::SqliteConnectOptions::new().filename(self.dir.path().join("data/muster.db"));

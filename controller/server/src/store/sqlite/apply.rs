@@ -8,7 +8,7 @@ use super::{
     access, attacks, audit, checkins, drafts, enrolment, machines, publication, reports, requests, retention,
 };
 use crate::core::change::Change;
-use crate::store::Applied;
+use crate::store::answers::Applied;
 use crate::store::error::StoreError;
 
 impl Transaction {

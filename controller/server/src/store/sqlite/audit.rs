@@ -45,7 +45,7 @@ struct Newest {
     hash: Vec<u8>,
 }
 
-/// The newest entry, or what the first one is chained to.
+/// The newest entry, or what the first one is chained to. It stays the newest until the commit, since one connection writes.
 pub async fn newest(sql: &mut SqliteConnection) -> Result<Checkpoint, StoreError> {
     let newest: Option<Newest> = sqlx::query_as("SELECT id, hash FROM audit ORDER BY id DESC LIMIT 1")
         .fetch_optional(&mut *sql)

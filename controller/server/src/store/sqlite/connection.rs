@@ -114,10 +114,12 @@ impl Transaction {
 
 impl From<sqlx::Error> for StoreError {
     fn from(error: sqlx::Error) -> Self {
-        // The primary result codes of SQLite (sqlite3.h) are the low byte of the extended ones.
+        // The primary result codes of SQLite (sqlite3.h) are the low byte of the extended ones. 517: another one wrote since
+        // this transaction read.
         let code = error.as_database_error().and_then(|e| e.code()).and_then(|c| c.parse::<u32>().ok());
         match (&error, code.map(|code| code & 0xff)) {
             (_, Some(13)) => Self::Full,
+            (_, Some(5)) if code == Some(517) => Self::Conflict,
             (sqlx::Error::PoolTimedOut, _) | (_, Some(5 | 6)) => Self::Busy,
             _ => Self::Database(error.to_string()),
         }

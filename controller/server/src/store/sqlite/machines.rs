@@ -15,8 +15,8 @@ use super::connection::{Sqlite, Transaction};
 use crate::core::change::Invited;
 use crate::core::machines::Stored;
 use crate::core::rows::{KnownMachine, Machine};
+use crate::store::answers::{Cursor, News};
 use crate::store::error::StoreError;
-use crate::store::{Cursor, News};
 
 #[derive(sqlx::FromRow)]
 struct Row {

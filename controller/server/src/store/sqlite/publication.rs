@@ -10,7 +10,7 @@ use super::connection::{Sqlite, Transaction};
 use super::machines::published;
 use crate::core::publication::{Current, Stored};
 use crate::core::rows::{GenerationFiles, StoredGeneration, Timestamp};
-use crate::store::File;
+use crate::store::answers::File;
 use crate::store::error::StoreError;
 
 #[derive(sqlx::FromRow)]

@@ -18,7 +18,7 @@ use crate::core::reports::{
     ATTACK_REFUSED, Batch, DAY_MS, LOGGED_APART_MS, QUARANTINE_LIFTED, RETRIED, Stored,
 };
 use crate::core::rows::StoredEvent;
-use crate::store::Told;
+use crate::store::answers::Told;
 use crate::store::error::StoreError;
 
 /// The most events of one generation that the history shows: the newest.

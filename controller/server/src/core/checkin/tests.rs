@@ -1,0 +1,274 @@
+use muster_protocol::checkin::Phase;
+use muster_protocol::keys::{Context, SecretKey};
+use muster_protocol::machine::Class;
+use muster_protocol::report::Attack;
+use muster_protocol::request::{Asked, MachineRequest, SignedRequest};
+
+use super::*;
+
+const NOW: UnixMillis = 1_800_000_000_000;
+const SALT: [u8; 32] = [7; 32];
+
+/// What a machine sent: the document, its bytes, and its signature.
+struct Sent {
+    checkin: CheckIn,
+    body: Vec<u8>,
+    key: PublicKey,
+    signature: Signature,
+}
+
+impl Sent {
+    fn at(&self, now: UnixMillis) -> ReceivedCheckIn<'_> {
+        let Self { checkin, body, key, signature } = self;
+        ReceivedCheckIn { checkin, body, key, signature, now, poll_seconds: 55 }
+    }
+}
+
+fn name() -> MachineName {
+    "cinnabar".parse().unwrap()
+}
+
+fn sent(key: &SecretKey, seq: u64, change: impl FnOnce(&mut CheckIn)) -> Sent {
+    let mut checkin = CheckIn {
+        audience: Sha256::of(b"fleet"),
+        machine: name(),
+        class: Class::Nixos,
+        system: "x86_64-linux".parse().unwrap(),
+        boot_id: "boot".into(),
+        seq,
+        clock: NOW + 5,
+        agent: "0.1.0".into(),
+        runs: None,
+        holds: Default::default(),
+        phase: Phase::Idle,
+        phase_generation: None,
+        note: None,
+        refused: None,
+        health: Default::default(),
+        new_key: None,
+        age: None,
+        followed: vec![],
+    };
+    change(&mut checkin);
+    let body = serde_json::to_vec(&checkin).unwrap();
+    let signature = key.sign(Context::CheckIn, &body);
+    Sent { checkin, body, key: key.public(), signature }
+}
+
+fn key() -> SecretKey {
+    SecretKey::generate().unwrap()
+}
+
+fn decided(stored: &Stored, sent: &Sent) -> Decided<Result<CheckInReply, CheckInRefusal>> {
+    check_in(Some(stored), &sent.at(NOW), &SALT)
+}
+
+/// What is stored once these changes are applied.
+fn after(mut stored: Stored, changes: &[Change]) -> Stored {
+    for change in changes {
+        match change {
+            Change::CheckedIn(taken) => {
+                stored.seq = taken.seq;
+                stored.earlier.clone_from(&taken.earlier);
+                let reply = Some(taken.reply.clone());
+                stored.last = Some(LastCheckIn { body: taken.body, salt: taken.salt, reply });
+            }
+            Change::CloneAlarm { .. } => stored.clone_alarm = true,
+            Change::RequestsDropped { ids, .. } => {
+                stored.requests.retain(|request| !ids.contains(&request.id));
+            }
+            Change::RequestsHandedOn { .. } => {
+                stored.requests.iter_mut().for_each(|request| request.handed_on = true);
+            }
+            _ => {}
+        }
+    }
+    stored
+}
+
+fn taken(stored: Stored, sent: &Sent) -> Stored {
+    let decided = decided(&stored, sent);
+    assert!(decided.answer.is_ok(), "{:?}", decided.answer);
+    after(stored, &decided.changes)
+}
+
+fn audited(changes: &[Change]) -> Vec<(&'static str, String)> {
+    let entries = changes.iter().filter_map(|change| match change {
+        Change::Audited(entry) => Some((entry.action, entry.detail.clone())),
+        _ => None,
+    });
+    entries.collect()
+}
+
+#[test]
+fn a_higher_number_is_taken_and_answered_with_what_is_published() {
+    let generation = Some(Generation::new(3).unwrap());
+    let stored = Stored { seq: 4, reports_through: 9, published: generation, ..Stored::default() };
+    let sent = sent(&key(), 6, |_| {});
+    let decided = decided(&stored, &sent);
+    let reply = decided.answer.unwrap();
+    assert_eq!((reply.generation, reply.reports_through, reply.poll_seconds), (generation, 9, 55));
+    let taken = decided.changes.iter().find_map(|change| match change {
+        Change::CheckedIn(taken) => Some(taken),
+        _ => None,
+    });
+    let taken = taken.unwrap();
+    assert_eq!((taken.seq, taken.body, taken.clock_skew_ms, taken.at), (6, Sha256::of(&sent.body), 5, NOW));
+    assert_eq!(taken.reply.bearer, "", "nobody can read the bearer from what is stored");
+    let granted = decided.changes.iter().find_map(|change| match change {
+        Change::BearerGranted(bearer) => Some(bearer),
+        _ => None,
+    });
+    let granted = granted.unwrap();
+    assert_eq!((granted.hash, granted.seq), (Sha256::of(reply.bearer.as_bytes()), 6));
+    assert_eq!(decided.changes.last(), Some(&Change::MachineChanged { machine: name() }));
+}
+
+#[test]
+fn the_last_one_again_gets_the_same_reply_and_changes_nothing() {
+    let (key, now) = (key(), NOW + 60_000);
+    let sent = sent(&key, 1, |_| {});
+    let first = decided(&Stored::default(), &sent);
+    let stored = after(Stored::default(), &first.changes);
+    let again = check_in(Some(&stored), &sent.at(now), &[8; 32]);
+    assert_eq!((again.changes.len(), &again.answer), (0, &first.answer));
+    let unreadable = LastCheckIn { reply: None, ..stored.last.clone().unwrap() };
+    let stored = Stored { last: Some(unreadable), ..stored };
+    assert_eq!(decided(&stored, &sent).answer, Err(CheckInRefusal::CachedReply));
+}
+
+#[test]
+fn one_of_the_sixteen_before_the_last_is_late_and_no_clone() {
+    let key = key();
+    let all: Vec<Sent> = (1..=18).map(|seq| sent(&key, seq, |_| {})).collect();
+    let stored = all.iter().fold(Stored::default(), taken);
+    assert_eq!(stored.earlier.len(), 16);
+    for late in &all[1..17] {
+        let decided = decided(&stored, late);
+        let repeated = CheckInRefusal::Repeated { machine: name(), seq: late.checkin.seq };
+        assert_eq!((decided.changes.len(), decided.answer), (0, Err(repeated)));
+    }
+    let forgotten = decided(&stored, &all[0]).answer;
+    assert!(matches!(forgotten, Err(CheckInRefusal::Sequence { seq: 1, last: 18, .. })), "{forgotten:?}");
+}
+
+#[test]
+fn another_body_under_a_used_number_is_a_clone_and_told_once() {
+    let key = key();
+    let stored = taken(Stored::default(), &sent(&key, 5, |_| {}));
+    let other = sent(&key, 5, |checkin| checkin.boot_id = "another".into());
+    let first = decided(&stored, &other);
+    let refusal = |raised| Err(CheckInRefusal::Sequence { machine: name(), seq: 5, last: 5, raised });
+    assert_eq!(first.answer, refusal(true));
+    assert_eq!(first.changes[0], Change::CloneAlarm { machine: name(), at: NOW });
+    assert_eq!(audited(&first.changes), [("clone-alarm", "check-in 5 came again, or too late".to_owned())]);
+    let stored = after(stored, &first.changes);
+    assert_eq!((stored.seq, stored.clone_alarm), (5, true));
+    let second = decided(&stored, &other);
+    assert_eq!(second.answer, refusal(false));
+    assert_eq!(second.changes, [Change::MachineChanged { machine: name() }]);
+    // A machine that goes on is served: an operator decides what it was.
+    taken(stored, &sent(&key, 6, |_| {}));
+}
+
+#[test]
+fn who_is_not_enrolled_or_counts_out_of_range_changes_nothing() {
+    let key = key();
+    let unknown = check_in(None, &sent(&key, 1, |_| {}).at(NOW), &SALT);
+    assert_eq!(unknown, Decided::unchanged(Err(CheckInRefusal::NotEnrolled(name()))));
+    let beyond = decided(&Stored::default(), &sent(&key, NUMBERS_END, |_| {}));
+    assert_eq!(beyond, Decided::unchanged(Err(CheckInRefusal::OutOfRange(NUMBERS_END))));
+}
+
+#[test]
+fn a_new_key_takes_the_place_of_the_old_one_and_ends_its_bearers() {
+    let new = key().public();
+    let sent = sent(&key(), 1, |checkin| checkin.new_key = Some(new));
+    let decided = decided(&Stored::default(), &sent);
+    assert!(decided.changes.contains(&Change::KeyReplaced { machine: name(), key: new, at: NOW }));
+    assert_eq!(audited(&decided.changes), [(KEY_ROTATED, format!("to key {}", new.short()))]);
+    let place = |wanted: &Change| decided.changes.iter().position(|change| change == wanted);
+    let ended = place(&Change::BearersEnded { machine: name() }).unwrap();
+    let granted = decided.changes.iter().position(|change| matches!(change, Change::BearerGranted(_)));
+    assert!(ended < granted.unwrap(), "the one that it is given now is good");
+}
+
+#[test]
+fn a_key_that_it_has_already_is_no_new_one() {
+    let key = key();
+    let sent = sent(&key, 1, |checkin| checkin.new_key = Some(key.public()));
+    let decided = decided(&Stored::default(), &sent);
+    assert!(decided.answer.is_ok() && audited(&decided.changes).is_empty());
+}
+
+#[test]
+fn a_key_of_another_machine_is_refused_whole() {
+    let rotation = Rotation { taken: true, today: vec![] };
+    let stored = Stored { rotation, ..Stored::default() };
+    let sent = sent(&key(), 1, |checkin| checkin.new_key = Some(key().public()));
+    assert_eq!(decided(&stored, &sent), Decided::unchanged(Err(CheckInRefusal::KeyTaken(name()))));
+}
+
+#[test]
+fn a_machine_brings_few_keys_a_day_unless_it_is_asked_for_one() {
+    let sent = sent(&key(), 1, |checkin| checkin.new_key = Some(key().public()));
+    let of = |count: usize| {
+        let today = (0..count).map(|n| NOW - 3_600_000 * (n as i64 + 1)).collect();
+        Stored { rotation: Rotation { taken: false, today }, ..Stored::default() }
+    };
+    assert!(decided(&of(KEYS_A_DAY - 1), &sent).answer.is_ok());
+    let refused = decided(&of(KEYS_A_DAY), &sent);
+    let wait_seconds = 16 * 3600;
+    let refusal = CheckInRefusal::TooManyKeys { machine: name(), wait_seconds };
+    assert_eq!(refused, Decided::unchanged(Err(refusal)), "until the oldest of the eight is a day old");
+    let asked = Stored { key_rotation_asked: true, ..of(KEYS_A_DAY) };
+    assert!(decided(&asked, &sent).answer.is_ok());
+}
+
+fn request(operator: &SecretKey, asked: Asked, ends: i64) -> Request {
+    let nonce = ends.to_string();
+    let (fleet, made_at) = (Sha256::of(b"fleet"), NOW / 1000);
+    let asks = asked.as_str().to_owned();
+    let made = MachineRequest { fleet, machine: name(), asked, made_at, ends, nonce };
+    let signed: SignedRequest = made.sign(operator).unwrap();
+    Request { id: signed.id(), asks, document: Some(signed), ends, handed_on: false }
+}
+
+#[test]
+fn requests_are_handed_on_until_they_are_followed_or_ended() {
+    let (operator, key) = (key(), key());
+    let now_s = NOW / 1000;
+    let ended = request(&operator, Asked::Unknown, now_s);
+    let [one, two] = [60, 90].map(|more| request(&operator, Asked::Unknown, now_s + more));
+    let requests = vec![ended.clone(), one.clone(), two.clone()];
+    let stored = Stored { requests, ..Stored::default() };
+    let first = decided(&stored, &sent(&key, 1, |_| {}));
+    let handed = |reply: &CheckInReply| reply.requests.iter().map(SignedRequest::id).collect::<Vec<_>>();
+    assert_eq!(handed(first.answer.as_ref().unwrap()), [one.id, two.id]);
+    assert_eq!(first.changes[0], Change::RequestsDropped { machine: name(), ids: vec![ended.id] });
+    assert_eq!(first.changes[1], Change::RequestsHandedOn { machine: name() });
+    let stored = after(stored, &first.changes);
+    let second = decided(&stored, &sent(&key, 2, |checkin| checkin.followed = vec![one.id]));
+    assert_eq!(handed(second.answer.as_ref().unwrap()), [two.id]);
+    assert!(!second.changes.contains(&Change::RequestsHandedOn { machine: name() }), "they were before");
+}
+
+#[test]
+fn a_request_for_another_key_is_void_once_the_key_has_changed() {
+    let (operator, old, new) = (key(), key(), key().public());
+    let rotate = request(&operator, Asked::RotateKey { key: old.public() }, NOW / 1000 + 60);
+    let stored = Stored { requests: vec![rotate.clone()], key_rotation_asked: true, ..Stored::default() };
+    let asked = decided(&stored, &sent(&old, 1, |_| {}));
+    assert!(asked.answer.unwrap().rotate_key, "agents of 0.1 know no requests");
+    let rotated = decided(&stored, &sent(&old, 1, |checkin| checkin.new_key = Some(new)));
+    let void = Change::RequestsDropped { machine: name(), ids: vec![rotate.id] };
+    assert!(rotated.changes.contains(&void) && !rotated.answer.unwrap().rotate_key);
+}
+
+#[test]
+fn an_attack_goes_on_until_a_check_in_no_longer_speaks_of_it() {
+    let ends = Change::AttacksEnded { machine: name(), at: NOW };
+    let goes_on = sent(&key(), 1, |checkin| checkin.refused = Some(Attack::Rollback));
+    assert!(!decided(&Stored::default(), &goes_on).changes.contains(&ends));
+    assert!(decided(&Stored::default(), &sent(&key(), 1, |_| {})).changes.contains(&ends));
+}
