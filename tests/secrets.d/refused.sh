@@ -85,8 +85,8 @@ unknown_names() {
 names_that_are_none() {
   # Clap tells of these, in its own words and with its own exit code.
   refusal_lines=9 refuses_and_leaves "names no variable: write GENERATOR/FILE" as joe muster vars get tin token --flake "$work/wrong"
-  refusal_lines=9 refuses_and_leaves "is no name of an operator" as joe muster vars keygen --user 'J/E' --flake "$work/wrong"
-  refuses_and_leaves "is no public key of age" as joe muster machines accept tin --recipient hello --flake "$work/wrong"
+  refusal_lines=9 refuses_and_leaves "is not a name for an operator" as joe muster vars keygen --user 'J/E' --flake "$work/wrong"
+  refuses_and_leaves "is not a public age key" as joe muster machines accept tin --recipient hello --flake "$work/wrong"
 }
 no_such_flake() { refusal_lines=4 refuses "cannot read the flake" as joe muster vars list --flake "$work/nowhere"; }
 corrupt_file() {
@@ -94,7 +94,7 @@ corrupt_file() {
   local file=vars/per-machine/tin/token/key/secret good
   good=$(cat $file)
   echo 'hunter2' > $file
-  refuses_and_leaves "vars/per-machine/tin/token/key/secret: it is no JSON" as joe muster vars fix --yes --flake "$work/wrong"
+  refuses_and_leaves "vars/per-machine/tin/token/key/secret: it is not JSON" as joe muster vars fix --yes --flake "$work/wrong"
   refuses_and_leaves "sops cannot read token/key of tin" as joe muster vars get tin token/key --flake "$work/wrong"
   fails as joe muster vars check --flake "$work/wrong" > "$work/said"
   contains "$(cat "$work/said")" "token/key of tin"
@@ -114,7 +114,7 @@ damaged_key() {
   cd "$work/wrong"
   mkdir -p sops/machines/tin
   echo '{"publickey": "hello", "type": "age"}' > sops/machines/tin/key.json
-  refuses_and_leaves "the key of the machine tin cannot be used: sops/machines/tin/key.json: 'hello' is no public key" as joe muster vars fix --yes --flake "$work/wrong"
+  refuses_and_leaves "the key of the machine tin cannot be used: sops/machines/tin/key.json: 'hello' is not a public key" as joe muster vars fix --yes --flake "$work/wrong"
   rm -r sops/machines
 }
 empty_group() {
@@ -130,9 +130,9 @@ failing_scripts() {
   bad_generator 'x.files.f = { }; x.script = "echo planted-words >&2; exit 7";' "the script of x of iron ended with exit code 7"
   lacks planted-words "$work/error"
   bad_generator 'x.files.f = { }; x.script = "true";' "wrote no file \$out/f; it wrote none"
-  bad_generator 'x.files.f = { }; x.script = "ln -s /etc/shadow $out/f";' "is no plain file"
-  bad_generator 'x.files.f = { }; x.script = "mkdir $out/f";' "is no plain file"
-  bad_generator 'x.files.f = { }; x.script = "head -c 5000000 /dev/zero > $out/f";' "is no plain file of at most"
+  bad_generator 'x.files.f = { }; x.script = "ln -s /etc/shadow $out/f";' "is not a plain file"
+  bad_generator 'x.files.f = { }; x.script = "mkdir $out/f";' "is not a plain file"
+  bad_generator 'x.files.f = { }; x.script = "head -c 5000000 /dev/zero > $out/f";' "is not a plain file of at most"
   bad_generator 'x.files.f = { }; x.script = "sleep 1000";' "did not end within 1 s" --script-seconds 1
   refusal_lines=4 bad_generator 'x.files.f = { }; x.script = throw "no script";' "the script of x of iron cannot be evaluated"
   refusal_lines=4 bad_generator 'x.files.f = { }; x.script = "${derivation { name = "no"; system = pkgs.system; builder = "/no"; }}";' "cannot be built"
@@ -142,8 +142,8 @@ bad_declarations() {
   bad_generator 'x.files.f = { }; x.dependencies = [ "y" ];' "x of iron depends on y, which no machine of this flake declares"
   bad_generator 'x.share = true; x.files.f = { }; x.dependencies = [ "token" ];' "x (shared) depends on token, which is one machine's"
   bad_generator 'x.share = true; x.files.f = { }; x.validation = name;' "iron and tin share the generator x and declare other validation for it"
-  bad_generator '"../x".files.f = { };' "'../x' is no name of a generator"
-  bad_generator 'x.files."a/b" = { };' "'a/b' is no name of a generator"
+  bad_generator '"../x".files.f = { };' "'../x' is not a name for a generator"
+  bad_generator 'x.files."a/b" = { };' "'a/b' is not a name for a generator"
   bad_generator 'x.script = "true";' "declares no file"
   refusal_lines=4 bad_generator 'x = throw "broken";' "the generators of"
 }

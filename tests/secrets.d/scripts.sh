@@ -108,7 +108,7 @@ made_again_only_when_told() {
   sed -i 's/    files.pub.secret = false;/    files.pub = { };/' generators.nix
   git add -A
   fails as joe muster vars check --flake . > "$work/said"
-  contains "$(cat "$work/said")" "is in the clear, and shall be secret"
+  contains "$(cat "$work/said")" "is in the clear, and should be secret"
   generates tin --regenerate token > /dev/null
   [ ! -e vars/per-machine/tin/token/pub/value ]
   [ -f vars/per-machine/tin/token/pub/secret ]

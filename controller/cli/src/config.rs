@@ -85,7 +85,7 @@ impl Config {
 
     fn read(path: &Path, text: &str) -> Result<Self> {
         let mut file: File = toml::from_str(text)
-            .with_context(|| format!("{} is no configuration of an operator", path.display()))
+            .with_context(|| format!("{} is not an operator's configuration", path.display()))
             .hint("compare it with the muster.toml that `muster init --dir SOME-FOLDER` writes")?;
         if file.signature_days == 0 {
             return Err(anyhow!("{}: signature_days is 0", path.display()))
@@ -93,7 +93,7 @@ impl Config {
         }
         if let Some(hours) = std::env::var_os(SESSION_HOURS) {
             let hours = hours.to_str().and_then(|hours| hours.parse().ok());
-            file.session_hours = hours.ok_or_else(|| anyhow!("{SESSION_HOURS} is no number of hours"))?;
+            file.session_hours = hours.ok_or_else(|| anyhow!("{SESSION_HOURS} is not a number of hours"))?;
         }
         if file.session_hours > MAX_HOURS {
             return Err(anyhow!("session_hours is {}", file.session_hours))

@@ -176,7 +176,7 @@ impl Api {
 
     /// The same, with a bearer if one is given.
     pub async fn file(&self, path: &str, max: usize, bearer: Option<&str>) -> Result<Option<Vec<u8>>> {
-        let url = self.url.join(path).with_context(|| format!("'{path}' is no path"))?;
+        let url = self.url.join(path).with_context(|| format!("'{path}' is not a path"))?;
         let request = self.http.get(url).timeout(REQUEST_LIMIT);
         let request = match bearer {
             Some(bearer) => request.bearer_auth(bearer),
@@ -240,7 +240,7 @@ impl Api {
     ) -> Result<Answer> {
         let request = Request { audience: &self.fleet, method: method.as_str(), path, body };
         let (signature, sign_in) = by.sign(request)?;
-        let url = self.url.join(path).with_context(|| format!("'{path}' is no path"))?;
+        let url = self.url.join(path).with_context(|| format!("'{path}' is not a path"))?;
         let mut sent = self
             .http
             .request(method.clone(), url)
@@ -314,7 +314,7 @@ fn refused(status: StatusCode, body: &[u8]) -> anyhow::Error {
 /// A URL that signed requests may be sent to: https, or http on this machine.
 pub fn parse_url(text: &str) -> Result<Url> {
     let url = Url::parse(text)
-        .with_context(|| format!("'{text}' is no URL"))
+        .with_context(|| format!("'{text}' is not a URL"))
         .hint("write it as https://HOST:PORT")?;
     let loopback = url.host_str().is_some_and(is_loopback);
     match url.scheme() {

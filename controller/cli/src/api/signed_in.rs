@@ -233,15 +233,15 @@ fn folder() -> Result<PathBuf> {
 fn require_private(folder: &Path) -> Result<()> {
     let data =
         fs::symlink_metadata(folder).with_context(|| format!("cannot look at {}", folder.display()))?;
-    let told = folder.display();
+    let shown = folder.display();
     if !data.is_dir() {
-        return Err(anyhow!("{told} is no folder")).hint(format!("remove {told}"));
+        return Err(anyhow!("{shown} is not a folder")).hint(format!("remove {shown}"));
     }
     if data.uid() != own() {
-        return Err(anyhow!("{told} is another user's")).hint(format!("have {told} removed by its owner"));
+        return Err(anyhow!("{shown} is another user's")).hint(format!("have {shown} removed by its owner"));
     }
     if data.mode() & 0o077 != 0 {
-        return Err(anyhow!("{told} is open to others")).hint(format!("run `chmod 700 {told}`"));
+        return Err(anyhow!("{shown} is open to others")).hint(format!("run `chmod 700 {shown}`"));
     }
     Ok(())
 }
@@ -253,14 +253,14 @@ fn read(path: &Path) -> Result<Option<SignedIn>> {
     let file = match opened {
         Ok(file) => file,
         Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(None),
-        Err(error) => return Err(error).context("it is no file that can be read"),
+        Err(error) => return Err(error).context("it cannot be read"),
     };
     let data = file.metadata()?;
     if !data.is_file() || data.uid() != own() || data.mode() & 0o077 != 0 {
-        return Err(anyhow!("it is no file of this user alone (mode 0600)"));
+        return Err(anyhow!("it is not private to this user (mode 0600)"));
     }
     let mut text = Zeroizing::new(String::new());
-    file.take(MAX_BYTES).read_to_string(&mut text).context("it is no text")?;
+    file.take(MAX_BYTES).read_to_string(&mut text).context("it is not text")?;
     let stored: Stored = serde_json::from_str(&text).context("it is not what muster wrote")?;
     let sign_in: SignIn =
         stored.sign_in.parse().map_err(|why| anyhow!("it is not what muster wrote: {why}"))?;

@@ -39,7 +39,7 @@ pub fn make(host: &str) -> Result<Made> {
 
     let server_key = KeyPair::generate().context("cannot make the server's TLS key")?;
     let mut server = CertificateParams::new([host.to_owned()])
-        .with_context(|| format!("'{host}' is no name for a certificate"))?;
+        .with_context(|| format!("'{host}' is not a name for a certificate"))?;
     server.distinguished_name.push(DnType::CommonName, host);
     server.extended_key_usages = vec![ExtendedKeyUsagePurpose::ServerAuth];
     let ca_der = zeroize::Zeroizing::new(ca_key.serialize_der());
@@ -56,7 +56,7 @@ pub fn make(host: &str) -> Result<Made> {
 
 /// The first certificate of a PEM file, as DER.
 pub fn certificate_der(pem: &[u8]) -> Result<Vec<u8>> {
-    let certificate = CertificateDer::from_pem_slice(pem).context("there is no certificate in PEM in it")?;
+    let certificate = CertificateDer::from_pem_slice(pem).context("it contains no PEM certificate")?;
     Ok(certificate.as_ref().to_vec())
 }
 

@@ -75,7 +75,7 @@ impl Found {
     /// Sets the system; notes if its class differs from that of its output.
     pub fn set_system(&mut self, system: System) {
         if let Some(class) = self.class.filter(|class| *class != system.class()) {
-            self.notes.push(format!("{system} is no system of a {class} machine"));
+            self.notes.push(format!("{system} is not a system of a {class} machine"));
         }
         self.system = Some(system);
     }
@@ -230,7 +230,7 @@ mod tests {
             found["tin"].notes,
             [
                 "clanInternals says darwin, and its system is in nixosConfigurations",
-                "aarch64-darwin is no system of a nixos machine",
+                "aarch64-darwin is not a system of a nixos machine",
                 "the tag 'a b' cannot be written as @TAG"
             ]
         );

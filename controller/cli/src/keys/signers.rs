@@ -139,7 +139,7 @@ pub fn public_key(text: &str) -> Result<PublicKey> {
     if path.is_file() {
         return Ok(keyfile::read(path)?.public());
     }
-    Err(anyhow!("'{text}' is no public key")).hint(
+    Err(anyhow!("'{text}' is not a public key")).hint(
         "give 64 hexadecimal digits (`muster keys public` prints them), an ssh-ed25519 line, or its .pub \
              file",
     )

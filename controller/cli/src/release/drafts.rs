@@ -59,7 +59,7 @@ pub fn read_file(path: &Path) -> Result<Vec<u8>> {
         .and_then(|file| file.take(limit + 1).read_to_end(&mut bytes))
         .with_context(|| format!("cannot read {}", path.display()))?;
     if bytes.len() as u64 > limit {
-        return Err(anyhow!("{} has more than {limit} bytes, so it is no draft", path.display()));
+        return Err(anyhow!("{} has more than {limit} bytes, so it is not a draft", path.display()));
     }
     Ok(bytes)
 }

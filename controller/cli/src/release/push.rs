@@ -14,7 +14,7 @@ use crate::terminal::spinner::spinner;
 fn push_hint(message: &str) -> &'static str {
     match message {
         message if message.contains("HTTP error 413") => {
-            "a file of it is larger than what stands at that address takes: raise nar_bytes under [limits] \
+            "a file of it is larger than the server at that address accepts: raise nar_bytes under [limits] \
              in controller.toml, or the limit of the proxy before it (client_max_body_size of nginx), then \
              run the command again"
         }

@@ -81,7 +81,7 @@ pub enum ChangeError {
         "{key} holds the role {held} already: a key holds one role, so that one that is lost costs one role"
     )]
     Held { key: String, held: Role },
-    #[error("no {role} key goes by '{wanted}'; there are {known}")]
+    #[error("no {role} key is called '{wanted}'; there are {known}")]
     Unknown { role: Role, wanted: String, known: String },
     #[error("'{0}' is more than one key: write more of its digits")]
     Ambiguous(String),
@@ -105,7 +105,7 @@ pub enum ChangeError {
     NoRole,
     #[error(transparent)]
     Epoch(#[from] IdError),
-    #[error("'{0}' is no name for a key: 1 to {LONGEST_NAME} printable characters")]
+    #[error("'{0}' is not a name for a key: 1 to {LONGEST_NAME} printable characters")]
     Name(String),
 }
 

@@ -55,7 +55,7 @@ pub fn check(generators: &Generators, chosen: &[&Generator], snapshot: &Snapshot
                 found.push(Finding::wrong(
                     &generator.id,
                     format!(
-                        "{} is in the clear, and shall be secret: take it out of git, and make a new value",
+                        "{} is in the clear, and should be secret: take it out of git, and make a new value",
                         path.display()
                     ),
                 ));
@@ -131,11 +131,12 @@ fn of_access(policy: &Policy<'_>, snapshot: &Snapshot, folder: &Path) -> Vec<Fin
     let mut found = Vec::new();
     for rekey in &draft.rekeys {
         if !rekey.gains.is_empty() {
-            let what = format!("{} shall read it and cannot: `muster vars fix`", listed(&rekey.gains));
+            let what =
+                format!("{} should be able to read it and cannot: `muster vars fix`", listed(&rekey.gains));
             found.push(Finding::wrong(&about, what));
         }
         if !rekey.loses.is_empty() {
-            let what = format!("{} can read it and shall not: `muster vars fix`", listed(&rekey.loses));
+            let what = format!("{} can read it and should not: `muster vars fix`", listed(&rekey.loses));
             found.push(Finding::wrong(&about, what));
         }
     }
@@ -214,7 +215,7 @@ mod tests {
             "Wrong half of tin: there is a and not b; --regenerate half makes all of it anew",
             "Wrong old of tin: what it depends on has changed; --regenerate old makes it anew",
             "Wrong well of tin: vars/per-machine/tin/well/a/value is in the clear",
-            "Wrong half/a of tin: age1xxxxxxxxxxxx can read it and shall not",
+            "Wrong half/a of tin: age1xxxxxxxxxxxx can read it and should not",
             "Note tin: it has no key yet",
         ] {
             assert!(told.iter().any(|it| it.starts_with(expected)), "{expected} is not in {told:#?}");
@@ -238,6 +239,6 @@ mod tests {
         let all: Vec<&Generator> = generators.all.values().collect();
         let found = check(&generators, &all, &snapshot);
         assert_eq!(found.len(), 1);
-        assert_eq!(found[0].what, "tin shall read it and cannot: `muster vars fix`");
+        assert_eq!(found[0].what, "tin should be able to read it and cannot: `muster vars fix`");
     }
 }

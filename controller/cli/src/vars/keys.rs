@@ -65,13 +65,13 @@ fn is_age(text: &str) -> bool {
 
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum KeyFileError {
-    #[error("it is no JSON ({0})")]
+    #[error("it is not JSON ({0})")]
     Json(String),
     #[error("it is neither a key nor a list of keys")]
     Shape,
     #[error("it has a key of the type '{0}', and age and pgp are known")]
     Kind(String),
-    #[error("'{0}' is no public key")]
+    #[error("'{0}' is not a public key")]
     Key(String),
     #[error("it holds no key")]
     Empty,
@@ -123,7 +123,7 @@ pub fn key_file(keys: &Recipients) -> String {
 
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum SopsFileError {
-    #[error("it is no JSON ({0})")]
+    #[error("it is not JSON ({0})")]
     Json(String),
     #[error("it has no part that sops wrote")]
     NotSops,

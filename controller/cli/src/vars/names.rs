@@ -12,15 +12,15 @@ const MAX_NAME: usize = 200;
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum NameError {
     #[error(
-        "'{0}' is no name of a generator, file or prompt: it must be one segment of a path that does not \
+        "'{0}' is not a name for a generator, file or prompt: it must be one segment of a path that does not \
          begin with a dot"
     )]
     Var(String),
     #[error("'{0}' names no variable: write GENERATOR/FILE")]
     VarId(String),
     #[error(
-        "'{0}' is no name of an operator or group: 1 to 32 of a-z, 0-9, '_' and '-', beginning with a letter \
-         or '_'"
+        "'{0}' is not a name for an operator or group: 1 to 32 of a-z, 0-9, '_' and '-', beginning with a \
+         letter or '_'"
     )]
     Member(String),
 }

@@ -25,8 +25,8 @@ pub enum RecipientsError {
          away", layout::shown(.0))]
     Nobody(PathBuf),
     #[error(
-        "new secrets shall be encrypted to the group {0}, which has no members: add them in sops/groups/{0}, \
-         or take the group away"
+        "new secrets are to be encrypted to the group {0}, which has no members: add them in \
+         sops/groups/{0}, or take the group away"
     )]
     EmptyGroup(String),
 }

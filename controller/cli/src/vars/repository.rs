@@ -16,7 +16,7 @@ pub const MAX_FILE: u64 = 16 * 1024 * 1024;
 pub enum RepositoryError {
     #[error("{} cannot be read: {source}", path.display())]
     Read { path: PathBuf, source: io::Error },
-    #[error("{} has more than {MAX_FILE} bytes, and is no file of Muster's or Clan's", .0.display())]
+    #[error("{} has more than {MAX_FILE} bytes, and is not a file of Muster's or Clan's", .0.display())]
     TooLarge(PathBuf),
     #[error("{} is in the way: a folder is wanted there", .0.display())]
     NotAFolder(PathBuf),

@@ -31,7 +31,7 @@ pub enum RunError {
     #[error("the script of {generator} wrote no file $out/{file}; it wrote {wrote}")]
     Missing { generator: GeneratorId, file: VarName, wrote: String },
     #[error(
-        "the script of {generator} wrote $out/{file}, which is no plain file of at most {MAX_VALUE} bytes"
+        "the script of {generator} wrote $out/{file}, which is not a plain file of at most {MAX_VALUE} bytes"
     )]
     NotPlain { generator: GeneratorId, file: VarName },
     #[error("the folder for the script of {generator} cannot be used: {source}")]

@@ -38,7 +38,7 @@ pub enum TransactionError {
     #[error("{} lies on another file system than the flake, and cannot be changed as one with \
          it", .0.display())]
     Elsewhere(PathBuf),
-    #[error("{} cannot be written: {source}; mend that and run `muster vars fix`, which finishes what was \
+    #[error("{} cannot be written: {source}; fix that and run `muster vars fix`, which finishes what was \
          begun", path.display())]
     Unfinished { path: PathBuf, source: io::Error },
     #[error("{} was written by another version of muster: finish with that version what it \

@@ -56,7 +56,7 @@ impl History {
             self.tell_generations(&entries);
         }
         if self.attacks && attacks.is_empty() {
-            say!("{} has told of no attack.", self.machine);
+            say!("{} has reported no attack.", self.machine);
         }
         if !attacks.is_empty() {
             self.tell_attacks(&attacks);

@@ -58,7 +58,7 @@ impl Init {
             None => config::default_folder()?,
         };
         if folder.exists() && !folder.is_dir() {
-            return Err(anyhow!("{} is no folder", folder.display())).hint("name another one with --dir");
+            return Err(anyhow!("{} is not a folder", folder.display())).hint("name another one with --dir");
         }
         if folder.exists() && fs::read_dir(&folder).is_ok_and(|mut entries| entries.next().is_some()) {
             return Err(anyhow!("{} is there already and not empty", folder.display()))

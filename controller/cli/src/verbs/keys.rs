@@ -50,7 +50,7 @@ pub enum Keys {
         #[arg(long, value_name = "FILE", conflicts_with = "plain")]
         passphrase_file: Option<PathBuf>,
     },
-    /// Print the public part of a key, for whoever shall add it
+    /// Print the public part of a key, for whoever adds it
     Public {
         /// A file, ssh-agent, or ssh-agent:KEY [default: operator_key in muster.toml]
         key: Option<KeySource>,
@@ -256,7 +256,7 @@ impl How {
             let key = signer.public();
             if !holders.keys(Role::Root).contains(&key) && !next.keys(Role::Root).contains(&key) {
                 return Err(anyhow!(
-                    "the key {} is no root key, neither before nor after",
+                    "the key {} is not a root key, neither before nor after",
                     trusted.name(&key)
                 ))
                 .hint("name root keys with --root-key; `muster keys list` shows them");
@@ -342,7 +342,7 @@ async fn publish_file(config: &Config, file: &Path) -> Result<()> {
                 .hint("publish it with `muster drafts publish`");
         }
         Err(_) => String::from_utf8(bytes)
-            .with_context(|| format!("{} is no text", file.display()))
+            .with_context(|| format!("{} is not text", file.display()))
             .hint(no_root)?,
     };
     let next = Root::parse_self_signed(root.as_bytes()).map_err(|error| {

@@ -214,7 +214,7 @@ fn require_holder(trusted: &Trusted, checked: &Checked, key: &PublicKey) -> Resu
         Checked::Generations(_) => trusted.require_operator(key),
         Checked::Root(next) if may_sign_root(trusted, next, key) => Ok(()),
         Checked::Root(_) => {
-            Err(anyhow!("your key {} is no root key, neither before nor after", trusted.name(key)))
+            Err(anyhow!("your key {} is not a root key, neither before nor after", trusted.name(key)))
                 .hint("sign a root with a root key: --key FILE, or --key ssh-agent:KEY")
         }
     }

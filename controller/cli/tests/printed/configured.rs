@@ -33,7 +33,7 @@ async fn a_configuration_that_is_not_good_is_told_before_anything_changes() {
             assert!(!output.status.success() && said.contains(wanted), "{arguments:?}, {what}: {said}");
         };
         for (text, wanted) in [
-            ("junk", "is no configuration of an operator"),
+            ("junk", "is not an operator's configuration"),
             (&*format!("{good}session_hours = 24\n"), "session_hours is 24"),
             (&*format!("{good}sesion_hours = 2\n"), "sesion_hours"),
         ] {

@@ -210,7 +210,7 @@ fn root_holders_sign_one_after_the_other_and_a_single_one_changes_nothing() {
     bob.refused(&fleet, &["status"], &["is no operator's"]);
     let id = drafts(&fleet)[0].id.short();
     // An operator is no root holder.
-    refused(&fleet.run(&["sign", &id, "--yes"]).unwrap(), &["is no root key"]);
+    refused(&fleet.run(&["sign", &id, "--yes"]).unwrap(), &["is not a root key"]);
     let signed = fleet.must(&["sign", &id, "--yes", "--key", second]).unwrap();
     assert!(signed.contains("+ operator bob") && signed.contains("Root 3 is in force"), "{signed}");
     bob.must(&fleet, &["status"]);

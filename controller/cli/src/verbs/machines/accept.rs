@@ -85,7 +85,7 @@ impl Accept {
         let given = match &self.recipient {
             None => None,
             Some(text) => {
-                Some(Recipient::age(text).ok_or_else(|| anyhow!("'{text}' is no public key of age")).hint(
+                Some(Recipient::age(text).ok_or_else(|| anyhow!("'{text}' is not a public age key")).hint(
                     format!("copy what `muster-agent status` shows on {machine}: it begins with age1"),
                 )?)
             }

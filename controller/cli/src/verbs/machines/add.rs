@@ -45,7 +45,7 @@ pub struct Add {
     /// How long the token is good, in hours
     #[arg(long, default_value_t = 24, value_parser = clap::value_parser!(u32).range(1..=8760))]
     hours: u32,
-    /// The machine is enrolled already and its key shall end when the new token is used
+    /// The machine is already enrolled; its key is revoked when the new token is used
     #[arg(long)]
     replace: bool,
     /// Do not ask before a machine gets another class
