@@ -1,5 +1,5 @@
-//! The verbs, one file each; none uses another. A new one is a file here, its `mod`, and a line each in `Command` and
-//! `Command::run`.
+//! The verbs, one file each; none uses another. A new one is a file here, its `mod`, and a line each in
+//! `Command` and `Command::run`.
 
 mod audit;
 mod drafts;

@@ -77,9 +77,12 @@ impl Flake {
 /// Configurations, as far as they are read here: one has its platform, one only its packages', one only its
 /// system's.
 const PLAIN: &str = r#"{
-    nixosConfigurations.tin = { config.nixpkgs.hostPlatform.system = "x86_64-linux"; pkgs = throw "not asked"; };
-    nixosConfigurations.lead = { config.nixpkgs.hostPlatform = throw "not defined"; pkgs.stdenv.hostPlatform.system = "aarch64-linux"; };
-    darwinConfigurations.iron = { system = derivation { name = "s"; builder = "/bin/sh"; system = "aarch64-darwin"; }; };
+    nixosConfigurations.tin = { config.nixpkgs.hostPlatform.system = "x86_64-linux";
+      pkgs = throw "not asked"; };
+    nixosConfigurations.lead = { config.nixpkgs.hostPlatform = throw "not defined";
+      pkgs.stdenv.hostPlatform.system = "aarch64-linux"; };
+    darwinConfigurations.iron = { system = derivation { name = "s"; builder = "/bin/sh";
+      system = "aarch64-darwin"; }; };
 }"#;
 
 #[test]
@@ -141,7 +144,8 @@ fn systems_are_not_evaluated_where_nobody_wants_them() {
 #[test]
 fn a_clan_inventory_is_read_in_each_shape_that_it_had() {
     let inventory = r#"{
-        machines.iron = { machineClass = "darwin"; tags = [ "all" "laptop" ]; description = "A Mac"; deploy.buildHost = null; };
+        machines.iron = { machineClass = "darwin"; tags = [ "all" "laptop" ]; description = "A Mac";
+          deploy.buildHost = null; };
         machines.new = { machineClass = "nixos"; tags = [ ]; };
         tags = { all = [ "iron" "new" ]; lab = [ "iron" ]; };
         instances = throw "settings are not asked for";

@@ -22,7 +22,8 @@ const TELLS_ALL: &str = r#"{
       hash = self.narHash or null;
       folder = self.outPath;
       files = builtins.attrNames (builtins.readDir ./.);
-      drv = (derivation { name = "system"; system = "x86_64-linux"; builder = "/bin/sh"; src = self; }).drvPath;
+      drv = (derivation { name = "system"; system = "x86_64-linux"; builder = "/bin/sh"; src = self;
+        }).drvPath;
     };
     muster.inventory.machines.tin = {
       class = "nixos";
@@ -161,7 +162,8 @@ fn every_way_to_name_a_flake_is_what_nix_itself_makes_of_it() {
         fs::set_permissions(bed.at(path), fs::Permissions::from_mode(mode)).unwrap();
     }
     let registry = format!(
-        r#"{{"version":2,"flakes":[{{"from":{{"type":"indirect","id":"fleet"}},"to":{{"type":"git","url":"file://{}"}}}}]}}"#,
+        r#"{{"version":2,"flakes":[{{"from":{{"type":"indirect","id":"fleet"}},"to":{{"type":"git",
+        "url":"file://{}"}}}}]}}"#,
         bed.text("plain")
     );
     bed.write("config/nix/registry.json", &registry);

@@ -205,8 +205,10 @@ mod tests {
 
     #[test]
     fn inventories_add_tags_systems_and_machines_without_a_system() {
-        let clan = r#"{"machines":{"iron":{"class":"darwin","tags":["laptop"],"description":"A Mac"},"new":{"class":"nixos"}}}"#;
-        let muster = r#"{"machines":{"iron":{"tags":["vip"]}},"inventory":{"machines":{"iron":{"system":"aarch64-darwin"}}}}"#;
+        let clan = r#"{"machines":{"iron":{"class":"darwin","tags":["laptop"],"description":"A Mac"},
+            "new":{"class":"nixos"}}}"#;
+        let muster = r#"{"machines":{"iron":{"tags":["vip"]}},
+            "inventory":{"machines":{"iron":{"system":"aarch64-darwin"}}}}"#;
         let found = by_name(&[], &["iron"], Some(clan), muster);
         let iron = &found["iron"];
         assert_eq!(iron.tags, names(&["all", "darwin", "laptop", "vip"]));
@@ -223,7 +225,8 @@ mod tests {
 
     #[test]
     fn what_disagrees_is_noted_and_the_system_decides() {
-        let clan = r#"{"machines":{"tin":{"class":"darwin","system":"aarch64-darwin","tags":["a b"]},"lead":{"class":"bsd"}}}"#;
+        let clan = r#"{"machines":{"tin":{"class":"darwin","system":"aarch64-darwin","tags":["a b"]},
+            "lead":{"class":"bsd"}}}"#;
         let found = by_name(&["tin", "lead", "both", "me@host"], &["both"], Some(clan), "{}");
         assert_eq!(found["tin"].class, Some(Class::Nixos));
         assert_eq!(

@@ -78,7 +78,8 @@ mod tests {
     #[test]
     fn tags_come_from_the_machine_and_from_the_tag() {
         let inventory: Inventory = serde_json::from_str(
-            r#"{"machines":{"a":{"tags":["lab"],"new":1},"-b":{}},"tags":{"all":["a","-b"],"odd one":["a"]},"version":1}"#,
+            r#"{"machines":{"a":{"tags":["lab"],"new":1},"-b":{}},"tags":{"all":["a","-b"],"odd one":["a"]},
+            "version":1}"#,
         )
         .unwrap();
         let tags: Vec<String> = inventory.tags_of("a").into_iter().collect();

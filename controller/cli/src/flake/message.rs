@@ -187,15 +187,18 @@ mod tests {
 
     #[test]
     fn an_error_of_nix_2_8_is_told_in_short() {
-        let said = "warning: Git tree '/x' is dirty\nerror: undefined variable 'pkg'\n\n       at /x/flake.nix:7:30:\n\n            \
-                    6|   a = 1;\n            7|   b = pkg;\n             |       ^\n            8| }\n(use '--show-trace' to show detailed location information)\n";
+        let said = "warning: Git tree '/x' is dirty\n\
+                     error: undefined variable 'pkg'\n\n       at /x/flake.nix:7:30:\n\n            \
+                    6|   a = 1;\n            7|   b = pkg;\n             |       ^\n            8| }\n\
+                    (use '--show-trace' to show detailed location information)\n";
         assert_eq!(shorten(said), "undefined variable 'pkg'\nat /x/flake.nix:7:30:");
     }
 
     #[test]
     fn an_error_of_nix_2_26_is_told_in_short() {
         let said = "\u{1b}[31;1merror:\u{1b}[0m\n       … while evaluating the attribute 'drvPath'\n\n       \
-                    \u{1b}[31;1merror:\u{1b}[0m attribute 'x' missing\n       at /x/flake.nix:1:1:\n            1| {\n             | ^\n";
+                    \u{1b}[31;1merror:\u{1b}[0m attribute 'x' missing\n       at /x/flake.nix:1:1:\n\
+                    \x20           1| {\n             | ^\n";
         assert_eq!(shorten(said), "attribute 'x' missing\nat /x/flake.nix:1:1:");
     }
 
@@ -214,27 +217,34 @@ mod tests {
 
     #[test]
     fn what_git_and_ssh_said_is_kept_and_said_once() {
-        let of_2_8 = "fatal: unable to access 'https://no-such-host.invalid/x/': Could not resolve host: no-such-host.invalid\n\
-                      error: program 'git' failed with exit code 128\n(use '--show-trace' to show detailed location information)\n";
+        let of_2_8 = "fatal: unable to access 'https://no-such-host.invalid/x/': Could not \
+                      resolve host: no-such-host.invalid\n\
+                      error: program 'git' failed with exit code 128\n\
+                      (use '--show-trace' to show detailed location information)\n";
         assert_eq!(
             shorten(of_2_8),
-            "program 'git' failed with exit code 128\nfatal: unable to access 'https://no-such-host.invalid/x/': \
+            "program 'git' failed with exit code 128\n\
+             fatal: unable to access 'https://no-such-host.invalid/x/': \
              Could not resolve host: no-such-host.invalid"
         );
         let of_2_26 = "fatal: unable to access 'http://127.0.0.1:9/x/': Failed to connect\n\
                        warning: could not read HEAD ref from repo at 'http://127.0.0.1:9/x', using 'master'\n\
                        fatal: unable to access 'http://127.0.0.1:9/x/': Failed to connect\n\
                        fatal: Refusing to point HEAD outside of refs/\n\
-                       error:\n       … while updating the flake input 'a'\n\n       … while fetching the input 'git+http://127.0.0.1:9/x'\n\n       \
+                       error:\n       … while updating the flake input 'a'\n\n       … while fetching the \
+                       input 'git+http://127.0.0.1:9/x'\n\n       \
                        error: resolving Git reference 'master': revspec 'master' not found\n";
         assert_eq!(
             shorten(of_2_26),
             "resolving Git reference 'master': revspec 'master' not found\n\
-             fatal: unable to access 'http://127.0.0.1:9/x/': Failed to connect\nwhile updating the flake input 'a'\n\
+             fatal: unable to access 'http://127.0.0.1:9/x/': Failed to connect\n\
+             while updating the flake input 'a'\n\
              while fetching the input 'git+http://127.0.0.1:9/x'"
         );
-        let ssh = "ssh: connect to host 127.0.0.1 port 9: Connection refused\nfatal: Could not read from remote repository.\n\n\
-                   Please make sure you have the correct access rights\nand the repository exists.\nerror: program 'git' failed with exit code 128\n";
+        let ssh = "ssh: connect to host 127.0.0.1 port 9: Connection refused\n\
+                     fatal: Could not read from remote repository.\n\n\
+                   Please make sure you have the correct access rights\nand the repository exists.\n\
+                   error: program 'git' failed with exit code 128\n";
         assert!(shorten(ssh).contains("ssh: connect to host 127.0.0.1 port 9: Connection refused"));
         let unknown = "hg: something is odd\nerror: program 'hg' failed with exit code 255\n";
         assert_eq!(shorten(unknown), "program 'hg' failed with exit code 255\nhg: something is odd");
@@ -242,24 +252,32 @@ mod tests {
 
     #[test]
     fn a_failed_builds_last_lines_are_kept() {
-        let said = "building '/nix/store/x.drv'...\nerror: builder for '/nix/store/x.drv' failed with exit code 1;\n       last 2 log lines:\n       > checking\n       > the cause\n       For full logs, run 'nix log /nix/store/x.drv'.\n";
+        let said = "building '/nix/store/x.drv'...\n\
+                     error: builder for '/nix/store/x.drv' failed with exit code 1;\n\
+                    \x20      last 2 log lines:\n       > checking\n       > the cause\n\
+                    \x20      For full logs, run 'nix log /nix/store/x.drv'.\n";
         assert!(shorten(said).contains("> the cause"), "{}", shorten(said));
     }
 
     #[test]
     fn warnings_are_kept_whole_and_each_once() {
-        let said = "warning: ignoring untrusted flake configuration setting 'extra-substituters'.\nPass '--accept-flake-config' to trust it\n\
+        let said = "warning: ignoring untrusted flake configuration setting 'extra-substituters'.\n\
+                     Pass '--accept-flake-config' to trust it\n\
                     trace: warning: the option x is old\nevaluation warning: y is old\ntrace: a trace\n\
-                    warning: not writing modified lock file of flake 'git+file:///x':\n• Added input 'w':\n    'path:./w'\n\
-                    path '/x' does not contain a 'flake.nix', searching up\nevaluation warning: y is old\nerror: no\n";
+                    warning: not writing modified lock file of flake 'git+file:///x':\n\
+                    • Added input 'w':\n    'path:./w'\n\
+                    path '/x' does not contain a 'flake.nix', searching up\nevaluation warning: y is old\n\
+                    error: no\n";
         assert_eq!(
             warnings(said),
             [
-                "warning: ignoring untrusted flake configuration setting 'extra-substituters'.\nPass '--accept-flake-config' to trust it",
+                "warning: ignoring untrusted flake configuration setting 'extra-substituters'.\n\
+                 Pass '--accept-flake-config' to trust it",
                 "warning: the option x is old",
                 "evaluation warning: y is old",
                 "trace: a trace",
-                "warning: not writing modified lock file of flake 'git+file:///x':\n• Added input 'w':\n'path:./w'",
+                "warning: not writing modified lock file of flake 'git+file:///x':\n• Added input 'w':\n\
+                 'path:./w'",
             ]
         );
         assert_eq!(warnings("1\n"), Vec::<String>::new());

@@ -175,7 +175,8 @@ mod tests {
 
     #[test]
     fn a_tree_in_the_store_says_all_that_its_lock_said() {
-        let clean = r#"{"path":"/nix/store/q-source","url":"x","locked":{"type":"git","rev":"ab","revCount":3,"lastModified":5,
+        let clean = r#"{"path":"/nix/store/q-source","url":"x","locked":{"type":"git","rev":"ab","revCount":3,
+            "lastModified":5,
             "narHash":"sha256-a+/b=","dir":"nix/a b","__final":true}}"#;
         assert_eq!(
             snapshot(&read(clean)).unwrap(),
@@ -187,7 +188,8 @@ mod tests {
     #[test]
     fn a_tree_that_could_not_say_all_is_not_put_in_the_place_of_the_reference() {
         let dirty = read(
-            r#"{"path":"/nix/store/q-source","locked":{"type":"git","narHash":"sha256-a","dirtyRev":"ab-dirty"}}"#,
+            r#"{"path":"/nix/store/q-source","locked":{"type":"git","narHash":"sha256-a",
+            "dirtyRev":"ab-dirty"}}"#,
         );
         assert!(dirty.is_dirty() && snapshot(&dirty).is_none());
         for text in ["{}", r#"{"path":"/nix/store/q-source"}"#, r#"{"locked":{"narHash":"sha256-a"}}"#] {

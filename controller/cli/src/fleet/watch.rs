@@ -121,7 +121,8 @@ mod tests {
 
     fn view(phase: &str, more: serde_json::Value) -> MachineView {
         let mut view = serde_json::json!({
-            "machine": "cinnabar", "class": "nixos", "system": "x86_64-linux", "tags": [], "standing": "enrolled",
+            "machine": "cinnabar", "class": "nixos", "system": "x86_64-linux", "tags": [],
+            "standing": "enrolled",
             "condition": "updating", "published": null, "runs": null, "phase": phase, "phase_generation": 3,
             "note": null, "refused": null, "clone_alarm": false,
             "holds": { "root": 1, "timestamp": 1, "snapshot": 1, "targets": 3 }, "agent": null, "age": null,

@@ -172,7 +172,10 @@ mod tests {
         keyfile::write_private(&file, &key.to_pem().unwrap()).unwrap();
         assert_eq!(public_key(&file.display().to_string()).unwrap(), key.public());
         assert!(
-            public_key("alice").unwrap_err().chain().any(|cause| cause.to_string().contains("no public key"))
+            public_key("alice")
+                .unwrap_err()
+                .chain()
+                .any(|cause| cause.to_string().contains("not a public key"))
         );
         assert!(public_key("ssh-rsa AAAA").is_err());
     }

@@ -155,14 +155,15 @@ mod tests {
 
     #[test]
     fn a_check_that_another_operator_wrote_forges_no_line_of_what_is_signed() {
+        let forged = "true\n    derivation       /nix/store/good.drv\n    signature ends   2099";
         let check: HealthCheck = serde_json::from_value(serde_json::json!({
             "name": "web", "kind": "command",
-            "command": ["/bin/sh", "-c", "true\n    derivation       /nix/store/good.drv\n    signature ends   2099", "a b"],
+            "command": ["/bin/sh", "-c", forged, "a b"],
         }))
         .unwrap();
         let told = shown::field(&describe_check(&check));
         assert!(!told.contains('\n'), "{told}");
-        let command = r"runs /bin/sh -c $'true\n    derivation       /nix/store/good.drv\n    signature ends   2099' 'a b' (";
-        assert!(told.contains(command), "{told}");
+        let command = format!("runs /bin/sh -c $'{}' 'a b' (", forged.replace('\n', r"\n"));
+        assert!(told.contains(&command), "{told}");
     }
 }

@@ -164,7 +164,8 @@ mod tests {
         assert_eq!(
             said,
             "error: the systems of 2 machines of 3 cannot be made, and nothing was signed\n\
-             \x20 | tin: undefined variable 'pkg'\n  |     at /x:1\n  | lead: undefined variable 'pkg'\n  |     at /x:1\n\
+             \x20 | tin: undefined variable 'pkg'\n  |     at /x:1\n\
+             \x20 | lead: undefined variable 'pkg'\n  |     at /x:1\n\
              hint: fix them in the flake, or continue with the others: --keep-going"
         );
         let alone = render(&none_signed(vec![failed("tin")], 1));

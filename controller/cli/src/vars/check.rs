@@ -189,7 +189,8 @@ mod tests {
     fn everything_that_is_wrong_is_told_with_what_to_do() {
         let text = r#"{"tin":{"generators":{
             "gone":{"share":false,"files":{"a":{"secret":true,"deploy":true}}},
-            "half":{"share":false,"files":{"a":{"secret":true,"deploy":true},"b":{"secret":false,"deploy":true}}},
+            "half":{"share":false,"files":{"a":{"secret":true,"deploy":true},"b":{"secret":false,
+            "deploy":true}}},
             "old":{"share":false,"validationHash":"v2","files":{"a":{"secret":true,"deploy":false}}},
             "well":{"share":false,"files":{"a":{"secret":true,"deploy":true}}}}}}"#;
         let generators = generators(text).unwrap();

@@ -252,7 +252,8 @@ pub(super) mod tests {
 
     fn shared(deploy: bool, validation: &str) -> String {
         format!(
-            r#"{{"share":true,"validationHash":{validation},"files":{{"key":{{"secret":true,"deploy":{deploy}}},
+            r#"{{"share":true,"validationHash":{validation},"files":{{"key":{{"secret":true,
+            "deploy":{deploy}}},
             "pub":{{"secret":false,"deploy":true}}}}}}"#
         )
     }
@@ -261,7 +262,8 @@ pub(super) mod tests {
     fn what_machines_share_is_joined_with_the_readers_of_each() {
         let text = format!(
             r#"{{"tin":{{"groups":["admins"],"generators":{{"ca":{}}}}},"mac":{{"generators":{{"ca":{},
-            "own":{{"share":false,"dependencies":["ca"],"files":{{"x":{{"secret":true,"deploy":true}}}}}}}}}}}}"#,
+            "own":{{"share":false,"dependencies":["ca"],"files":{{"x":{{"secret":true,
+            "deploy":true}}}}}}}}}}}}"#,
             shared(false, "null"),
             shared(true, "null")
         );

@@ -189,13 +189,13 @@ mod tests {
     #[test]
     fn key_files_that_hold_no_key_say_why() {
         for (text, why) in [
-            ("{", "no JSON"),
+            ("{", "not JSON"),
             ("7", "neither"),
             ("[]", "no key"),
-            (r#"[{"publickey":"age1x","type":"age"}]"#, "no public key"),
+            (r#"[{"publickey":"age1x","type":"age"}]"#, "not a public key"),
             (
                 r#"[{"publickey":"AGE-SECRET-KEY-1QPF2SQ062UDCWC2FCLQUKPPPT5QWW5A5KQYF8","type":"age"}]"#,
-                "no public",
+                "not a public",
             ),
             (r#"[{"publickey":"k","type":"kms"}]"#, "age and pgp"),
             (r#"[{"key":"k"}]"#, "neither"),
@@ -216,7 +216,8 @@ mod tests {
     #[test]
     fn a_sops_file_tells_its_recipients() {
         let file = format!(
-            r#"{{"data":"ENC[..]","sops":{{"age":[{{"recipient":"{KEY}","enc":"x"}}],"pgp":[{{"fp":"AB"}}],"mac":"m"}}}}"#
+            r#"{{"data":"ENC[..]","sops":{{"age":[{{"recipient":"{KEY}","enc":"x"}}],"pgp":[{{"fp":"AB"}}],
+            "mac":"m"}}}}"#
         );
         let found = recipients_of(file.as_bytes()).unwrap();
         assert_eq!(found.iter().map(|key| key.kind).collect::<Vec<_>>(), [KeyKind::Pgp, KeyKind::Age]);

@@ -108,7 +108,8 @@ mod tests {
         for (machine, name, share, needs) in parts {
             let needs = serde_json::to_string(needs).unwrap();
             machines.entry(machine).or_default().push(format!(
-                r#""{name}":{{"share":{share},"dependencies":{needs},"files":{{"f":{{"secret":true,"deploy":true}}}}}}"#
+                r#""{name}":{{"share":{share},"dependencies":{needs},"files":{{"f":{{"secret":true,
+                "deploy":true}}}}}}"#
             ));
         }
         let machines: Vec<String> = machines

@@ -158,7 +158,10 @@ fn check(root: &Path, changes: &[Change]) -> Result<(), TransactionError> {
         // Repeating an operation must not undo another: no path is changed twice, nor below one that is
         // removed.
         let leads_out = path.components().any(|part| !matches!(part, Component::Normal(_)));
-        let removes = |other: &Change| matches!(other, Change::RemoveTree { path: tree } if path != tree && path.starts_with(tree));
+        let removes = |other: &Change| match other {
+            Change::RemoveTree { path: tree } => path != tree && path.starts_with(tree),
+            _ => false,
+        };
         if leads_out || changes.iter().any(removes) || !seen.insert(path) {
             return Err(TransactionError::Twice(path.to_owned()));
         }

@@ -265,7 +265,8 @@ mod tests {
             let text = format!(
                 r#"{{"published":{{"target":{{"machine":"tin","class":"nixos","generation":{generation},
                 "system":"x86_64-linux","derivation":"/nix/store/0c0bm0n2hg4kd2x7q2g5p1l1c4cx8kpl-system.drv",
-                "output":"/nix/store/1c0bm0n2hg4kd2x7q2g5p1l1c4cx8kpl-system"}},"at":0,"by":"{}","expires":0}},
+                "output":"/nix/store/1c0bm0n2hg4kd2x7q2g5p1l1c4cx8kpl-system"}},"at":0,"by":"{}",
+                "expires":0}},
                 "events":[{}],"left_out":{left_out}}}"#,
                 muster_protocol::keys::SecretKey::generate().unwrap().public(),
                 vec![r#"{"seq":1,"at":1,"kind":"verified"}"#; events].join(","),

@@ -148,7 +148,7 @@ async fn a_wrong_configuration_is_told_with_the_line_that_puts_it_right() {
         (String::new(), &["missing field", "muster init"][..], &[][..]),
         (with("colour = \"red\""), &["unknown field `colour`"], &[]),
         (with("tls_ca = \"nowhere.pem\""), &["certificate authority", "set tls_ca in muster.toml"], &[]),
-        (with("tls_ca = \"../junk\""), &["junk", "no certificate"], &[]),
+        (with("tls_ca = \"../junk\""), &["junk", "no PEM certificate"], &[]),
         (with("operator_key = \"nowhere\""), &["set operator_key in muster.toml"], &[]),
         (with("operator_key = \"../junk\""), &["holds no private key"], &["chmod"]),
         (with("operator_key = \"..\""), &["cannot read the private key", "directory"], &[]),

@@ -41,7 +41,7 @@ async fn a_configuration_that_is_not_good_is_told_before_anything_changes() {
             run(wanted, wanted, &|_| ());
         }
         std::fs::write(&configured, &good).unwrap();
-        run("a variable", "MUSTER_SESSION_HOURS is no number", &|command| {
+        run("a variable", "MUSTER_SESSION_HOURS is not a number", &|command| {
             command.env("MUSTER_SESSION_HOURS", "x");
         });
         std::fs::remove_file(&configured).unwrap();

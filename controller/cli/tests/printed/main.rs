@@ -120,7 +120,8 @@ fn answers(fleet: &Value, key: &str) -> BTreeMap<String, Value> {
         "attack": "rollback", "detail": "more", "generation": 3, "at": 1, "received_at": 1, "ended_at": null,
     });
     let machine = json!({
-        "machine": "tin", "class": "nixos", "system": "x86_64-linux", "tags": ["desk"], "standing": "enrolled",
+        "machine": "tin", "class": "nixos", "system": "x86_64-linux", "tags": ["desk"],
+        "standing": "enrolled",
         "condition": "updating", "published": published, "phase": "building", "phase_generation": 3,
         "runs": { "running": path, "generation": 2, "profile": path },
         "note": "a note", "refused": "rollback", "attack": attack, "clone_alarm": true, "clone_alarm_at": 1,

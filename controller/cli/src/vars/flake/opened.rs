@@ -50,7 +50,10 @@ in
   generators = builtins.mapAttrs (_: generator: {
     inherit (generator) share;
     dependencies =
-      if builtins.isAttrs generator.dependencies then builtins.attrNames generator.dependencies else generator.dependencies;
+      if builtins.isAttrs generator.dependencies then
+        builtins.attrNames generator.dependencies
+      else
+        generator.dependencies;
     validationHash = generator.validationHash or null;
     prompts = builtins.mapAttrs (_: prompt: { inherit (prompt) type description persist; }) generator.prompts;
     files = builtins.mapAttrs (_: file: {

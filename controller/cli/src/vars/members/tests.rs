@@ -9,8 +9,10 @@ const TOKEN: &str = "sops/secrets/token";
 
 /// tin and lead share `ca`, tin has `own`; `kept` is deployed to nobody. joe reads all, tin has no key yet.
 fn fleet() -> (Generators, Snapshot) {
-    let ca = r#""ca":{"share":true,"files":{"key":{"secret":true,"deploy":true},"kept":{"secret":true,"deploy":false}}}"#;
-    let own = r#""own":{"share":false,"files":{"key":{"secret":true,"deploy":true},"pub":{"secret":false,"deploy":true}}}"#;
+    let ca = r#""ca":{"share":true,"files":{"key":{"secret":true,"deploy":true},"kept":{"secret":true,
+        "deploy":false}}}"#;
+    let own = r#""own":{"share":false,"files":{"key":{"secret":true,"deploy":true},"pub":{"secret":false,
+        "deploy":true}}}"#;
     let text = format!(r#"{{"tin":{{"generators":{{{ca},{own}}}}},"lead":{{"generators":{{{ca}}}}}}}"#);
     let joe = [(Kind::User, "joe")];
     let snapshot = Snapshot {
