@@ -1,4 +1,19 @@
-//! Muster's agent. See `docs/design.md` for how its rooms fit together.
+//! Muster's agent: the program on each machine. Each line below depends only on lines under it; `tests/circles` holds that there
+//! is no circle. See `docs/design.md` for how the rooms fit together.
+//!
+//! | rooms | |
+//! | --- | --- |
+//! | [`cli`] | the verbs of `muster-agent` |
+//! | [`enrol`] | joining a fleet |
+//! | [`runner`] | `run`: the contact with the controller, and the work on the machine |
+//! | [`activator`], [`doctor`] | `activate`: switches, and goes back by itself; `doctor`: says what is wrong |
+//! | [`nix`], [`status`] | what Nix is asked for; what people are told |
+//! | [`cache`], [`local`], [`trust`], [`uninstall`] | the cache as Nix sees it, the local socket, the trusted metadata |
+//! | [`client`], [`probes`], [`secrets`], [`service`] | HTTP, health checks, secrets before an activation, the agent's job |
+//! | [`identity`], [`platform`], [`surroundings`] | who this machine is, NixOS and macOS, proxies and Nix's settings |
+//! | [`config`], [`journal`], [`outbox`], [`process`] | agent.toml, the files of a switch, waiting reports, child processes |
+//! | [`core`] | every decision, pure |
+//! | [`durable`], [`environment`], [`buildlog`], [`logs`], [`paste`], [`supervisor`] | files, variables, logs, the terminal |
 
 // Everything is printed by muster_protocol::terminal, which shows what others wrote.
 #![deny(clippy::print_stdout, clippy::print_stderr)]

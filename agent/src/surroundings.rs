@@ -144,7 +144,7 @@ const FULL_BYTES: u64 = 8 * 1024 * 1024;
 
 /// What is seen of a folder.
 #[derive(Debug, Clone, Copy)]
-struct Seen {
+struct FolderFacts {
     read_only: bool,
     no_exec: bool,
     free_bytes: u64,
@@ -162,7 +162,7 @@ pub fn obstacle(folder: &Path, runs: bool) -> Option<Obstacle> {
         }
     };
     let closed = rustix::fs::access(folder, rustix::fs::Access::WRITE_OK).is_err();
-    let seen = Seen {
+    let seen = FolderFacts {
         read_only: stat.f_flag.contains(Flags::RDONLY) || closed,
         no_exec: is_noexec(stat.f_flag),
         free_bytes: stat.f_bavail.saturating_mul(stat.f_frsize),
@@ -181,7 +181,7 @@ fn is_noexec(_: rustix::fs::StatVfsMountFlags) -> bool {
     false
 }
 
-fn judge(name: &str, seen: Seen, runs: bool) -> Option<Obstacle> {
+fn judge(name: &str, seen: FolderFacts, runs: bool) -> Option<Obstacle> {
     let (words, remedy) = if seen.read_only {
         let remedy = "look for errors of the disk (dmesg), then mount it writable again, as root";
         (format!("{name} is read-only"), remedy.to_owned())
@@ -272,14 +272,14 @@ mod tests {
 
     #[test]
     fn each_obstacle_has_its_words_and_noexec_matters_only_where_programs_run() {
-        let well = Seen { read_only: false, no_exec: false, free_bytes: u64::MAX, no_inodes: false };
+        let well = FolderFacts { read_only: false, no_exec: false, free_bytes: u64::MAX, no_inodes: false };
         let words = |seen, runs| judge("/tmp", seen, runs).map(|found| found.words).unwrap_or_default();
         assert_eq!(judge("/tmp", well, true), None);
-        assert!(words(Seen { read_only: true, ..well }, false).contains("read-only"));
-        assert!(words(Seen { free_bytes: 4096, ..well }, false).contains("full"));
-        assert!(words(Seen { no_inodes: true, ..well }, false).contains("inode"));
-        assert!(words(Seen { no_exec: true, ..well }, true).contains("noexec"));
-        assert_eq!(words(Seen { no_exec: true, ..well }, false), "");
+        assert!(words(FolderFacts { read_only: true, ..well }, false).contains("read-only"));
+        assert!(words(FolderFacts { free_bytes: 4096, ..well }, false).contains("full"));
+        assert!(words(FolderFacts { no_inodes: true, ..well }, false).contains("inode"));
+        assert!(words(FolderFacts { no_exec: true, ..well }, true).contains("noexec"));
+        assert_eq!(words(FolderFacts { no_exec: true, ..well }, false), "");
     }
 
     #[test]

@@ -153,11 +153,11 @@ impl Activator {
     }
 
     /// Looks at the machine and at the verdict on this very record.
-    fn look(&self, transaction: &str) -> Seen {
+    fn look(&self, transaction: &str) -> Sighting {
         let layout = self.platform.layout();
         let file = self.files.confirmation_file();
         let verdict = file.as_ref().and_then(|_| self.files.confirmation().ok()?.whole());
-        Seen {
+        Sighting {
             running: layout.running(),
             profile: layout.profile_target(),
             verdict: verdict.filter(|given| given.transaction == transaction).map(|given| given.verdict),
@@ -167,18 +167,18 @@ impl Activator {
     }
 
     /// The same; a verdict that is the file of before need not be read again.
-    fn look_again(&self, transaction: &str, before: Seen) -> Seen {
+    fn look_again(&self, transaction: &str, before: Sighting) -> Sighting {
         if self.files.confirmation_file() != before.file {
             return self.look(transaction);
         }
         let layout = self.platform.layout();
         let (running, profile) = (layout.running(), layout.profile_target());
-        Seen { running, profile, now: self.clock.awake(), ..before }
+        Sighting { running, profile, now: self.clock.awake(), ..before }
     }
 }
 
 /// What was seen at one moment.
-struct Seen {
+struct Sighting {
     running: Option<StorePath>,
     profile: Option<StorePath>,
     verdict: Option<GivenVerdict>,
@@ -187,7 +187,7 @@ struct Seen {
     now: Duration,
 }
 
-impl Seen {
+impl Sighting {
     fn sight(&self) -> Sight<'_> {
         Sight {
             running: self.running.as_ref(),

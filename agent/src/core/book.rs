@@ -68,7 +68,7 @@ pub enum NothingToRetry {
 
 /// What was seen around a change of state.
 #[derive(Debug, Clone, Copy, Default)]
-pub struct Seen<'a> {
+pub struct Moment<'a> {
     pub running: Option<&'a StorePath>,
     pub now: UnixMillis,
     /// How long the transaction took until now, in milliseconds of time awake.
@@ -158,7 +158,7 @@ impl Book {
         mut transaction: Transaction,
         mut events: Vec<EventKind>,
         input: Input,
-        seen: &Seen<'_>,
+        seen: &Moment<'_>,
     ) -> Result<Vec<Write>, BookError> {
         transaction.state = transaction.state.after(input)?;
         events.extend(transaction.final_event(seen.running, seen.ms));
@@ -171,7 +171,7 @@ impl Book {
         &self,
         input: Input,
         mut events: Vec<EventKind>,
-        seen: &Seen<'_>,
+        seen: &Moment<'_>,
         change: impl FnOnce(&mut Transaction),
     ) -> Result<Vec<Write>, BookError> {
         let mut writes = self.flush();

@@ -166,7 +166,7 @@ fn name(path: &str) -> String {
 }
 
 /// In words for people.
-pub fn words(progress: &Progress) -> String {
+pub fn describe(progress: &Progress) -> String {
     let mut words = match progress.step {
         UpdateStep::Fetch => "fetching".to_owned(),
         _ => "building".to_owned(),
@@ -231,7 +231,7 @@ mod tests {
         assert_eq!(kept, ["dep> dep", "warning: it rains"]);
         let progress = tracker.progress();
         assert_eq!((progress.built, progress.to_build, progress.building), (1, 2, 0));
-        assert_eq!(words(progress), "building, 1 of 2 built (now dep)");
+        assert_eq!(describe(progress), "building, 1 of 2 built (now dep)");
     }
 
     #[test]

@@ -1,9 +1,9 @@
 //! NixOS: systemd and `switch-to-configuration`.
 
+mod messages;
 mod reboot;
 mod resurrect;
 mod units;
-mod words;
 
 use std::path::{Path, PathBuf};
 use std::process::Command;
@@ -107,11 +107,11 @@ impl Platform for Nixos {
         check.arg(action.as_str());
         let finished = finish(&self.layout, check, CHECK_LIMIT)?;
         let switches = matches!(action, Action::Switch | Action::Test);
-        Ok(match words::inhibitors(&finished.said) {
+        Ok(match messages::inhibitors(&finished.said) {
             _ if finished.exit == 0 => Preflight::Passed,
             Some(what) if switches => Preflight::Inhibited(what.join(", ")),
             Some(_) => Preflight::Passed,
-            None if words::check_failed(&finished.said) => {
+            None if messages::check_failed(&finished.said) => {
                 let what = "the system's own checks refused";
                 Preflight::Failed(with_cause(what, &finished.output))
             }
@@ -178,7 +178,7 @@ impl Platform for Nixos {
             command.env("NIXOS_NO_CHECK", "1");
         }
         let finished = finish(&self.layout, command, limit)?;
-        if way == Way::Back && words::lacks_logind(&finished.said) {
+        if way == Way::Back && messages::lacks_logind(&finished.said) {
             self.revive_logind();
         }
         Ok(finished)
@@ -186,14 +186,14 @@ impl Platform for Nixos {
 
     fn outcome(&self, finished: &Finished) -> Outcome {
         let held = || linux::holder(&self.layout.system(SWITCH_LOCK)).is_some();
-        words::outcome(finished.exit, &finished.said, held)
+        messages::outcome(finished.exit, &finished.said, held)
     }
 
     fn ailing(&self, finished: &Finished) -> Ailing {
         match self.outcome(finished) {
             Outcome::UnitsFailed => Ailing {
-                units: words::failed_units(&finished.said),
-                sessions: words::failed_sessions(&finished.said),
+                units: messages::failed_units(&finished.said),
+                sessions: messages::failed_sessions(&finished.said),
             },
             _ => Ailing::default(),
         }
@@ -201,7 +201,7 @@ impl Platform for Nixos {
 
     /// Where `check` did not say so, or was not there to be asked.
     fn needs_human(&self, exit: i32, output: &str) -> Option<String> {
-        let what = words::inhibitors(output).filter(|_| exit != 0)?;
+        let what = messages::inhibitors(output).filter(|_| exit != 0)?;
         Some(inhibited(&what.join(", ")))
     }
 

@@ -13,7 +13,7 @@ use super::work::{Work, WorkError};
 use crate::buildlog::BuildLog;
 use crate::core::blame::{self, Caches};
 use crate::core::policy::{Circumstances, Deferral, Hold, Stage, inhibited};
-use crate::core::progress::{Pace, Tracker, words};
+use crate::core::progress::{Pace, Tracker, describe};
 use crate::core::records::Transaction;
 use crate::core::state::Input;
 use crate::core::window;
@@ -205,10 +205,10 @@ impl Work<'_> {
             }
             Preflight::Failed(detail) => return self.fail(Ended::Preflight, detail, true, vec![]),
             Preflight::NeedsHuman(detail) => {
-                let told = !self.asked_for.insert(detail.clone());
+                let told_before = !self.asked_for.insert(detail.clone());
                 let event = EventKind::NeedsHuman { detail: detail.clone() };
                 tracing::warn!("a person is needed: {detail}");
-                let events = if told { vec![] } else { vec![event] };
+                let events = if told_before { vec![] } else { vec![event] };
                 self.advance(Input::Blocked { detail }, events, |_| ())?;
                 self.not_before = Some(self.shared.clock.awake() + HUMAN_INTERVAL);
                 return Ok(());
@@ -296,7 +296,7 @@ fn existing(folder: &std::path::Path) -> std::path::PathBuf {
 impl Shared {
     /// Tells how far a step is, in a report, in the next check-in and to whoever asks here.
     fn progress(&self, generation: Generation, progress: muster_protocol::report::Progress) {
-        self.doing.set_progress(Some(words(&progress)));
+        self.doing.set_progress(Some(describe(&progress)));
         let now = self.clock.unix_ms();
         let event = EventKind::Progress(progress);
         // A disk that refuses it has more to worry about; the step goes on.

@@ -15,7 +15,7 @@ use crate::core::state::Input;
 use crate::journal::{Files, Found, JournalError};
 use crate::outbox::{FOLDER, Outbox, OutboxError};
 
-pub use crate::core::book::Seen;
+pub use crate::core::book::Moment;
 
 #[derive(Debug, thiserror::Error)]
 pub enum LedgerError {
@@ -96,7 +96,7 @@ impl Ledger {
         transaction: Transaction,
         events: Vec<EventKind>,
         input: Input,
-        seen: &Seen<'_>,
+        seen: &Moment<'_>,
     ) -> Result<(), LedgerError> {
         self.perform(self.book.begin_and_end(transaction, events, input, seen)?)
     }
@@ -105,7 +105,7 @@ impl Ledger {
         &mut self,
         input: Input,
         events: Vec<EventKind>,
-        seen: &Seen<'_>,
+        seen: &Moment<'_>,
         change: impl FnOnce(&mut Transaction),
     ) -> Result<(), LedgerError> {
         self.perform(self.book.advance(input, events, seen, change)?)
@@ -231,7 +231,7 @@ mod tests {
     use crate::core::records::{Activation, ActivationPhase};
     use crate::core::state::State;
 
-    const SEEN: Seen<'static> = Seen { running: None, now: 2, ms: 3 };
+    const MOMENT: Moment<'static> = Moment { running: None, now: 2, ms: 3 };
 
     fn on(running: &StorePath) -> Settled<'_> {
         Settled { running: Some(running), at: 3, console: None }
@@ -271,7 +271,7 @@ mod tests {
         let mut ledger = open(folder.path());
         let rolling = State::RollingBack { reason: Reason::Deadline, detail: "late".into() };
         ledger.begin(transaction(2, rolling), vec![], 1).unwrap();
-        ledger.advance(Input::Undone, vec![], &SEEN, |_| ()).unwrap();
+        ledger.advance(Input::Undone, vec![], &MOMENT, |_| ()).unwrap();
         let written = ledger.transaction().unwrap().clone();
         drop(ledger);
         let mut ledger = open(folder.path());
@@ -361,7 +361,7 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         let mut ledger = open(folder.path());
         ledger.begin(transaction(2, State::Verified), vec![], 1).unwrap();
-        assert!(ledger.advance(Input::Undone, vec![EventKind::Verified], &SEEN, |_| ()).is_err());
+        assert!(ledger.advance(Input::Undone, vec![EventKind::Verified], &MOMENT, |_| ()).is_err());
         assert_eq!(ledger.transaction().unwrap().state, State::Verified);
         assert!(events(&ledger).is_empty());
     }

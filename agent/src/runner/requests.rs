@@ -36,7 +36,7 @@ pub(super) struct Requests {
     /// Among what was handed on last there is one that nobody asked for.
     forged: bool,
     /// Those that the controller was told of.
-    told: BTreeSet<Sha256>,
+    reported: BTreeSet<Sha256>,
 }
 
 /// A request that is refused, and as what.
@@ -51,7 +51,7 @@ impl Requests {
         let path = state_dir.join(FILE);
         let bytes = durable::read(&path, MAX_FILE_BYTES).ok().flatten();
         let followed = bytes.and_then(|bytes| serde_json::from_slice(&bytes).ok()).unwrap_or_default();
-        Self { path, followed, refused: BTreeSet::new(), forged: false, told: BTreeSet::new() }
+        Self { path, followed, refused: BTreeSet::new(), forged: false, reported: BTreeSet::new() }
     }
 
     pub fn has_forged(&self) -> bool {
@@ -97,9 +97,9 @@ impl Requests {
         }
         let known: Vec<Sha256> = requests.iter().map(SignedRequest::id).filter(|id| self.has(id)).collect();
         // Each once: a list that changes all the time is no news.
-        let told = self.told.len();
-        self.told.extend(&known);
-        let news = self.told.len() > told;
+        let before = self.reported.len();
+        self.reported.extend(&known);
+        let news = self.reported.len() > before;
         shared.heard.set_followed(known);
         if news {
             shared.wakes.changed();

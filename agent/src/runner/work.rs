@@ -12,7 +12,7 @@ use muster_protocol::target::Target;
 use tracing::Instrument as _;
 
 use super::chance::number;
-use super::ledger::{LedgerError, Seen};
+use super::ledger::{LedgerError, Moment};
 use super::shared::Shared;
 use crate::activator;
 use crate::client::Client;
@@ -179,7 +179,7 @@ impl Work<'_> {
                 self.take(step).await?;
                 self.backoff.succeeded();
                 self.shared.set_problem(None);
-                self.told();
+                self.tell_controller();
                 Ok(())
             }
         }
@@ -187,7 +187,7 @@ impl Work<'_> {
 
     /// A step was taken. Its end is what operators wait for, and a system that is probed needs the controller's answer,
     /// once.
-    fn told(&self) {
+    fn tell_controller(&self) {
         let ledger = self.shared.ledger.borrow();
         let state = ledger.transaction().map(|open| &open.state);
         let reached = self.shared.controller().reached_since_activation;
@@ -326,7 +326,7 @@ impl Work<'_> {
         self.forget_the_last();
         let running = self.shared.platform.layout().running();
         let failed = Input::Failed { step: Ended::Verify, detail, quarantined: true };
-        let seen = Seen { running: running.as_ref(), now: self.shared.clock.unix_ms(), ms: 0 };
+        let seen = Moment { running: running.as_ref(), now: self.shared.clock.unix_ms(), ms: 0 };
         Ok(self.shared.ledger.borrow_mut().begin_and_end(transaction, events, failed, &seen)?)
     }
 
@@ -365,8 +365,9 @@ impl Work<'_> {
         let event = EventKind::Deferred { why: deferral.why.clone(), until: deferral.until };
         // What waits for a person is looked at again and again, and told once.
         let about = self.generation().map(|generation| format!("{generation}: {}", deferral.why));
-        let told = deferral.hold == Hold::Inhibited && !self.asked_for.insert(about.unwrap_or_default());
-        let events = if told { vec![] } else { vec![event] };
+        let told_before =
+            deferral.hold == Hold::Inhibited && !self.asked_for.insert(about.unwrap_or_default());
+        let events = if told_before { vec![] } else { vec![event] };
         self.advance(Input::Deferred { deferral }, events, |_| ())
     }
 
@@ -410,7 +411,7 @@ impl Work<'_> {
             change(open);
             open.took.total_ms = Some(ms);
         };
-        ledger.advance(input, events, &Seen { running: running.as_ref(), now, ms }, timed)?;
+        ledger.advance(input, events, &Moment { running: running.as_ref(), now, ms }, timed)?;
         if let Some(open) = ledger.transaction() {
             let words = format!("generation {} is {}", open.generation(), open.state.name());
             tracing::info!("{words}");

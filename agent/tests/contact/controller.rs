@@ -27,19 +27,19 @@ pub const BEARER: &str = "the-bearer";
 
 /// A request as it came in.
 #[derive(Debug, Clone)]
-pub struct Seen {
+pub struct Received {
     pub path: String,
     pub headers: axum::http::HeaderMap,
     pub body: Bytes,
 }
 
-type Answer = Arc<dyn Fn(&Seen) -> Response + Send + Sync>;
+type Answer = Arc<dyn Fn(&Received) -> Response + Send + Sync>;
 
 #[derive(Default)]
 struct Inner {
     files: BTreeMap<String, Vec<u8>>,
     answers: BTreeMap<String, Answer>,
-    seen: Vec<Seen>,
+    seen: Vec<Received>,
     check_key: Option<Sha256>,
     enrolled: Option<PublicKey>,
     lose_replies: u32,
@@ -105,11 +105,11 @@ impl Controller {
         self.inner.lock().unwrap().files[path].clone()
     }
     /// Answers this path as `answer` says.
-    pub fn answer(&self, path: &str, answer: impl Fn(&Seen) -> Response + Send + Sync + 'static) {
+    pub fn answer(&self, path: &str, answer: impl Fn(&Received) -> Response + Send + Sync + 'static) {
         self.inner.lock().unwrap().answers.insert(path.to_owned(), Arc::new(answer));
     }
     /// What was asked, oldest first.
-    pub fn seen(&self) -> Vec<Seen> {
+    pub fn seen(&self) -> Vec<Received> {
         self.inner.lock().unwrap().seen.clone()
     }
     pub fn expect_enrolment(&self, check_key: Sha256) {
@@ -144,7 +144,7 @@ async fn serve(State(inner): State<Arc<Mutex<Inner>>>, request: Request) -> Resp
     let (parts, body) = request.into_parts();
     let path = parts.uri.path_and_query().map(ToString::to_string).unwrap_or_default();
     let body = axum::body::to_bytes(body, 4 << 20).await.unwrap();
-    let seen = Seen { path, headers: parts.headers, body };
+    let seen = Received { path, headers: parts.headers, body };
     let mut inner = inner.lock().unwrap();
     inner.seen.push(seen.clone());
     let plain = seen.path.split('?').next().unwrap();
@@ -168,7 +168,7 @@ pub fn problem(status: StatusCode, code: ProblemCode, message: &str) -> Response
 }
 
 impl Inner {
-    fn enrol(&mut self, seen: &Seen) -> Response {
+    fn enrol(&mut self, seen: &Received) -> Response {
         let request: EnrolRequest = serde_json::from_slice(&seen.body).unwrap();
         let Some(check_key) = self.check_key else {
             return problem(StatusCode::NOT_FOUND, ProblemCode::TokenUnknown, "this token is not known here");

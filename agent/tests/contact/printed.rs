@@ -121,7 +121,7 @@ fn assert_shown(output: &Output, what: &str) {
 async fn a_controllers_text_is_shown_and_not_obeyed() {
     let site = Site::new().await;
     let refuse =
-        |_: &super::controller::Seen| problem(StatusCode::FORBIDDEN, ProblemCode::BadSignature, HOSTILE);
+        |_: &super::controller::Received| problem(StatusCode::FORBIDDEN, ProblemCode::BadSignature, HOSTILE);
     site.controller.answer(api::ENROL, refuse);
     let refused = agent(&site, &["enrol", "-"], &site.token.encode().unwrap()).await;
     assert!(!refused.status.success());

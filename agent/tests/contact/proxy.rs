@@ -154,7 +154,7 @@ async fn the_machines_own_netrc_and_variables_count_beside_ours() {
     std::fs::create_dir_all(&temporary).unwrap();
     bed.nix().realise(&target, &bed.client, &bed.link(), BuildLimits::default(), &mut Plain).await.unwrap();
     let narinfo = format!("/own/{}.narinfo", target.output.hash_part());
-    let allowed = |seen: &super::controller::Seen| {
+    let allowed = |seen: &super::controller::Received| {
         seen.path == narinfo && seen.headers.get("authorization").is_some_and(|password| password == OWN)
     };
     assert!(own.seen().iter().any(allowed), "its own cache is asked with its own password");

@@ -258,7 +258,7 @@ async fn i1_a_changed_target_is_refused_and_the_old_one_stays() {
 
 #[tokio::test]
 async fn endless_metadata_and_an_endless_target_are_refused() {
-    let endless = |_: &super::controller::Seen| {
+    let endless = |_: &super::controller::Received| {
         let chunks =
             futures_util::stream::repeat_with(|| Ok::<_, std::io::Error>(Bytes::from_static(&[b' '; 4096])));
         Body::from_stream(chunks).into_response()

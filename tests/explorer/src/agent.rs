@@ -3,7 +3,7 @@
 
 use std::time::Duration;
 
-use muster_agent::core::book::{Book, Document, Seen, Write};
+use muster_agent::core::book::{Book, Document, Moment, Write};
 use muster_agent::core::health::CheckResult;
 use muster_agent::core::plan::{self, Controller, Observed, Probed, Step};
 use muster_agent::core::policy::{Circumstances, Rules};
@@ -22,7 +22,7 @@ pub fn step(world: &World, scene: &Scene) -> Option<World> {
     let agent = world.agent.as_ref()?;
     let mut next = world.clone();
     if agent.todo.is_empty() {
-        next.seen.decided_before = false;
+        next.history.decided_before = false;
     }
     if let Some(effect) = next.agent.as_mut()?.todo.pop_front() {
         apply(&mut next, scene, effect);
@@ -116,7 +116,7 @@ fn take(world: &mut World, scene: &Scene, step: Step) -> bool {
                 open(world, |book| book.begin(transaction, vec![], 0));
             } else {
                 let running = path(world.running);
-                let seen = Seen { running: running.as_ref(), now: 0, ms: 0 };
+                let seen = Moment { running: running.as_ref(), now: 0, ms: 0 };
                 open(world, |book| {
                     book.begin_and_end(transaction, vec![], failed, &seen).unwrap_or_default()
                 });
@@ -198,7 +198,7 @@ fn advance(
     change: impl FnOnce(&mut Transaction),
 ) {
     let running = path(world.running);
-    let seen = Seen { running: running.as_ref(), now: 0, ms: 0 };
+    let seen = Moment { running: running.as_ref(), now: 0, ms: 0 };
     let Some(agent) = &world.agent else { return };
     match agent.book.advance(input, events, &seen, change) {
         Ok(writes) => write(world, scene, |_| writes),
@@ -300,24 +300,24 @@ fn note_begin(world: &mut World, scene: &Scene, transaction: &Transaction) {
         return;
     }
     let system = number(transaction.output());
-    (world.seen.old, world.seen.new) = (world.running, system);
+    (world.history.old, world.history.new) = (world.running, system);
     if transaction.is_rollback() {
         return;
     }
     let generation = scene.place(transaction.generation());
-    let decided_before = std::mem::take(&mut world.seen.decided_before);
+    let decided_before = std::mem::take(&mut world.history.decided_before);
     if world.disk.new_epoch && !decided_before && transaction.generation().epoch().is_first() {
         world.violate(format!("I2: generation {generation} is activated though its epoch has ended"));
     }
-    if generation < world.seen.highest {
-        let highest = world.seen.highest;
+    if generation < world.history.highest {
+        let highest = world.history.highest;
         world.violate(format!("I2: generation {generation} is activated after {highest}"));
     }
-    world.seen.highest = world.seen.highest.max(generation);
-    if world.seen.failed.contains(&system) {
+    world.history.highest = world.history.highest.max(generation);
+    if world.history.failed.contains(&system) {
         world.violate(format!("I5: system {system} failed and is activated again"));
     }
-    let Some(times) = world.seen.begun.get_mut(usize::from(generation)) else { return };
+    let Some(times) = world.history.begun.get_mut(usize::from(generation)) else { return };
     *times += 1;
     let times = u32::from(*times);
     let again = world.disk.journal.again.filter(|again| scene.place(again.generation) == generation);
@@ -348,8 +348,8 @@ fn note_failure(world: &mut World, scene: &Scene, transaction: &Transaction) {
         }
         _ => return,
     };
-    if !world.seen.failed.contains(&system) {
-        world.seen.failed.push(system);
+    if !world.history.failed.contains(&system) {
+        world.history.failed.push(system);
     }
 }
 

@@ -257,7 +257,7 @@ fn known(mut next: World, scene: &Scene) -> World {
     if next.new_epoch && !next.disk.new_epoch {
         // The root comes first; from then on nothing that was held before it is.
         (next.disk.new_epoch, next.disk.held) = (true, None);
-        next.seen.decided_before = next.agent.as_ref().is_some_and(|agent| !agent.todo.is_empty());
+        next.history.decided_before = next.agent.as_ref().is_some_and(|agent| !agent.todo.is_empty());
     }
     let left = next.new_epoch && scene.epoch_from.is_some_and(|from| next.published < from);
     let newer = next.disk.held.is_none_or(|held| next.published > held);

@@ -11,7 +11,7 @@ use crate::world::World;
 
 /// What does not hold in this moment, if anything.
 pub fn violated(world: &World, scene: &Scene) -> Option<String> {
-    if let Some(seen) = &world.seen.violation {
+    if let Some(seen) = &world.history.violation {
         return Some(seen.clone());
     }
     told_once(world).or_else(|| settled_well(world, scene)).or_else(|| undone_for_nothing(world, scene))
@@ -54,7 +54,7 @@ fn is_end(kind: &str) -> bool {
 /// I3: where nothing is under way, profile, boot entry, link, daemons and users are of one system, and it is OLD or NEW.
 fn settled_well(world: &World, scene: &Scene) -> Option<String> {
     // Before the first activation the machine is as somebody else left it.
-    let untouched = world.seen.highest == 0;
+    let untouched = world.history.highest == 0;
     if !is_at_rest(world) || gave_up(world) || untouched {
         return None;
     }
@@ -72,7 +72,7 @@ fn settled_well(world: &World, scene: &Scene) -> Option<String> {
             "I3: at rest it runs system {on} with the users of {users} and launchd jobs of the systems {plists:#b}"
         ));
     }
-    if on != world.seen.old && on != world.seen.new {
+    if on != world.history.old && on != world.history.new {
         return Some(format!("I3: at rest it runs system {on}, which is neither OLD nor NEW"));
     }
     let bad = scene.behaviour(on);

@@ -36,7 +36,7 @@ pub struct World {
     /// Root holders have begun the new epoch.
     pub new_epoch: bool,
     pub budget: Budget,
-    pub seen: Seen,
+    pub history: History,
 }
 
 /// What a power cut leaves.
@@ -109,7 +109,7 @@ pub struct Script {
 
 /// What nobody on the machine keeps, and the properties need.
 #[derive(Debug, Clone, Default, Hash)]
-pub struct Seen {
+pub struct History {
     /// The highest generation that an activation was started for.
     pub highest: u8,
     /// The agent was in the middle of a step when the root of the new epoch came: that step was decided before it.
@@ -157,13 +157,13 @@ impl World {
             published: 0,
             new_epoch: false,
             budget: scene.budget,
-            seen: Seen { begun: vec![0; scene.published.len() + 1], ..Seen::default() },
+            history: History { begun: vec![0; scene.published.len() + 1], ..History::default() },
         }
     }
 
     /// Notes the first property that does not hold.
     pub fn violate(&mut self, what: impl Into<String>) {
-        self.seen.violation.get_or_insert(what.into());
+        self.history.violation.get_or_insert(what.into());
     }
 
     pub fn boot_name(&self) -> String {

@@ -6,7 +6,7 @@ use std::process::ExitStatus;
 use muster::flake::evaluate::{Facts, Metadata, described_in};
 use muster::flake::facts::Muster;
 use muster::flake::nix::shorten;
-use muster_agent::core::progress::{Tracker, words};
+use muster_agent::core::progress::{Tracker, describe};
 use muster_agent::nix::derivation::Derivation;
 use muster_agent::nix::{message, tail};
 use muster_protocol::ids::{StorePath, nix_base32};
@@ -53,7 +53,7 @@ pub fn printed(data: &[u8]) -> bool {
         );
     }
     let far = *tracker.progress() != idle;
-    assert!(words(tracker.progress()).len() <= 200 + data.len());
+    assert!(describe(tracker.progress()).len() <= 200 + data.len());
     let _ = shorten(&text);
     assert!(message(&text, ExitStatus::from_raw(256)).len() < 2048);
     assert!(tail(&text).len() <= MAX_LOG_TAIL);

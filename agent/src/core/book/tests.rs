@@ -5,7 +5,7 @@ use super::*;
 use crate::core::records::tests::{path, target, transaction};
 use crate::core::records::{GivenVerdict, Known};
 
-const SEEN: Seen<'static> = Seen { running: None, now: 2, ms: 3 };
+const MOMENT: Moment<'static> = Moment { running: None, now: 2, ms: 3 };
 
 /// What is durable: the book, and every event that was pushed.
 #[derive(Debug, Clone, Default)]
@@ -44,14 +44,14 @@ fn i7_wherever_a_step_is_cut_short_every_event_is_told_once_and_in_order() {
     type Step = fn(&Book) -> Vec<Write>;
     let steps: [Step; 5] = [
         |book| book.begin(transaction(2, State::Verified), vec![EventKind::Verified], 1),
-        |book| book.advance(Input::Fetched, vec![EventKind::Fetched { ms: 4 }], &SEEN, |_| ()).unwrap(),
+        |book| book.advance(Input::Fetched, vec![EventKind::Fetched { ms: 4 }], &MOMENT, |_| ()).unwrap(),
         |book| {
             let failed = Input::Failed {
                 step: muster_protocol::report::UpdateStep::Build,
                 detail: "x".into(),
                 quarantined: true,
             };
-            book.advance(failed, vec![], &SEEN, |_| ()).unwrap()
+            book.advance(failed, vec![], &MOMENT, |_| ()).unwrap()
         },
         |book| book.settle(Settled::default()),
         |book| book.tell(None, EventKind::Unknown, 9),
@@ -122,7 +122,7 @@ fn a_transaction_is_written_before_it_is_told_and_its_own_file_goes_last() {
 #[test]
 fn an_activator_begins_with_no_record_and_no_verdict_of_an_earlier_attempt() {
     let book = Book::new(Journal::default(), Some(transaction(2, State::Checked)), 0);
-    let writes = book.advance(Input::Started, vec![], &SEEN, |_| ()).unwrap();
+    let writes = book.advance(Input::Started, vec![], &MOMENT, |_| ()).unwrap();
     let cleared = |document| writes.iter().position(|write| *write == Write::Clear(document));
     let written = writes.iter().position(|write| matches!(write, Write::Transaction(_)));
     assert!(cleared(Document::Activation) < written && cleared(Document::Confirmation) < written);
@@ -140,8 +140,11 @@ fn a_verdict_is_on_the_open_transaction_and_without_one_there_is_none() {
 #[test]
 fn a_step_that_does_not_fit_changes_nothing() {
     let book = Book::new(Journal::default(), Some(transaction(2, State::Verified)), 0);
-    assert!(book.advance(Input::Undone, vec![EventKind::Verified], &SEEN, |_| ()).is_err());
-    assert_eq!(Book::default().advance(Input::Undone, vec![], &SEEN, |_| ()), Err(BookError::NoTransaction));
+    assert!(book.advance(Input::Undone, vec![EventKind::Verified], &MOMENT, |_| ()).is_err());
+    assert_eq!(
+        Book::default().advance(Input::Undone, vec![], &MOMENT, |_| ()),
+        Err(BookError::NoTransaction)
+    );
 }
 
 #[test]

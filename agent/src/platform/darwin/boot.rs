@@ -8,7 +8,7 @@ use muster_protocol::clock::{Clock as _, SystemClock};
 
 use super::super::layout::Layout;
 use super::super::programs::run;
-use super::words;
+use super::messages;
 
 /// The job's label after its prefix, which each configuration may choose.
 const JOB: &str = ".activate-system";
@@ -26,7 +26,7 @@ pub fn wait(layout: &Layout) {
     loop {
         let printed = run(layout, "launchctl", &["print", &service]);
         let known = printed.as_ref().is_ok_and(|printed| printed.exit == 0);
-        if known && printed.is_ok_and(|printed| words::has_ended(&printed.said)) {
+        if known && printed.is_ok_and(|printed| messages::has_ended(&printed.said)) {
             return;
         }
         if clock.awake() >= if known { LIMIT } else { UNKNOWN_LIMIT } {
