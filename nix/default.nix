@@ -1,4 +1,5 @@
-# Muster's library for flakes. `lib` of the flake; nothing in it needs nixpkgs until a machine's system is asked for.
+# Muster's library for flakes. `lib` of the flake; nothing in it needs nixpkgs until a machine's system is
+# evaluated.
 {
   # Modules that every machine of a class gets: { nixos = [ … ]; darwin = [ … ]; }.
   baseModules ? {

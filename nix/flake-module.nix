@@ -1,5 +1,5 @@
-# For flake-parts: the arguments of `lib.mkFleet` as options, or, for a flake with configurations of its own, what Muster
-# should know of its machines.
+# For flake-parts: the arguments of `lib.mkFleet` as options, or, for a flake with configurations of its own,
+# what Muster should know about its machines.
 { mkFleet }:
 {
   self,
@@ -12,7 +12,7 @@ let
   cfg = config.muster;
 in
 {
-  # Imported twice, by two modules of one flake, it is still one.
+  # Imported twice, by two modules of one flake, it still counts once.
   key = "muster#flakeModules.default";
   _file = "muster#flakeModules.default";
 

@@ -1,5 +1,5 @@
-# What services of Clan get as `clanLib`, as far as a service needs it to describe itself: keys of exports, and public
-# values of vars. The names and forms are Clan's.
+# What Clan services get as `clanLib`, as far as a service needs it to describe itself: keys of exports, and
+# public
 { lib }:
 let
   parts = [

@@ -1,5 +1,5 @@
-# One inventory from several: a fleet may keep its machines in one file and its services in others. What stands in two
-# of them is a mistake, since neither is meant to win.
+# One inventory from several: a fleet may keep its machines in one file and its services in others. What
+# appears in two of them is a mistake, since neither is meant to win.
 { text, names }:
 let
   inherit (builtins)

@@ -1,9 +1,9 @@
-# lib.mkFleet: from one inventory to the systems of its machines, and to what Muster's programs read of it.
+# lib.mkFleet: from one inventory to the systems of its machines, and to what Muster's programs read from it.
 {
   # Muster's own services by name, and the modules that every machine of a class gets.
   services,
   baseModules,
-  # Of Muster's flake, for fleets that have none of that name.
+  # From Muster's flake, for fleets without an input of that name.
   fallback,
 }:
 {
@@ -18,9 +18,9 @@
   sops-nix ? inputs.sops-nix or fallback.sops-nix or null,
   # Services of this flake by name, for `module.input = "self"`.
   modules ? { },
-  # Modules of machines by name, in place of machines/NAME/configuration.nix.
+  # Modules of machines by name, instead of machines/NAME/configuration.nix.
   machines ? { },
-  # Where the machines' folders lie.
+  # Where the machines' folders are.
   machinesDir ? (self.outPath or self) + "/machines",
   specialArgs ? { },
   # What services may export, by name, as Clan's `exportInterfaces`.
@@ -45,7 +45,7 @@ let
   };
   inherit (inspected) fleet names;
   right = report inspected.problems;
-  # A machine's system is made only of a fleet whose services are right as well.
+  # A machine's system is made only if the fleet's services are valid as well.
   sound = value: right (report inspected.serviceProblems value);
 
   base =
@@ -54,7 +54,7 @@ let
     {
       _file = "Muster's mkFleet, for ${machine.name}";
       config = lib.mkMerge [
-        # A machine's name may hold what a host's name cannot.
+        # A machine's name may contain what a host name cannot.
         (lib.mkIf (builtins.match "[A-Za-z0-9]([A-Za-z0-9-]{0,61}[A-Za-z0-9])?" machine.name != null) {
           networking.hostName = lib.mkDefault machine.name;
         })
@@ -94,7 +94,7 @@ let
       ++ inspected.evaluated.modulesFor names.classes.${machine.class}.module machine.name
       ++ [ (inspected.machineModule machine.name) ];
     };
-  # The names are there at once, for whoever only wants to list them.
+  # The names are available at once, for callers that only list them.
   systems =
     class:
     right (
@@ -113,7 +113,7 @@ in
   muster = {
     machines = right (mapAttrs (_: machine: { inherit (machine) tags; } // machine.facts) fleet);
     inventory = right inspected.serialised;
-    # settings.INSTANCE.ROLE.MACHINE, as the service gets them: for people who want to see what a merge came to.
+    # settings.INSTANCE.ROLE.MACHINE, as the service gets them: shows people the result of a merge.
     settings = sound inspected.evaluated.settings;
   };
 }

@@ -1,4 +1,4 @@
-# What an inventory comes to, and everything that is wrong with it. fleet.nix makes the systems of it.
+# What an inventory results in, and everything that is wrong with it. fleet.nix makes the systems from it.
 {
   # Muster's own services by name.
   services,
@@ -57,7 +57,7 @@ let
         "machines.${head (namesOf "darwin")}: the flake has no input `nix-darwin`, which makes the systems of Macs; add one, or give it in mkFleet's argument `nix-darwin`."
       ];
 
-  # Each step looks only at what the one before found right.
+  # Each step looks only at what the previous one accepted.
   steps = [
     (concatMap (part: shape.problems part.value) written)
     (combine.problems written)
@@ -69,7 +69,7 @@ rec {
   inherit names namesOf;
   # Of the inventory without its services: needs no nixpkgs.
   problems = first steps;
-  # Of its services; asked only where there are no others.
+  # Of its services; evaluated only if there are no others.
   serviceProblems = parts.problems {
     inherit (evaluated) services;
     machines = fleet;

@@ -1,5 +1,5 @@
-# Which names, classes and systems there are. The same rules as in protocol/src/ids.rs and machine.rs, where the names
-# are checked again by whoever receives them.
+# Which names, classes and systems there are. The same rules as in protocol/src/ids.rs and machine.rs, with
+# which each recipient checks the names again.
 let
   plain = "[A-Za-z0-9][A-Za-z0-9._-]{0,62}";
 in
@@ -16,7 +16,7 @@ rec {
         "aarch64-linux"
       ];
       module = "nixosModule";
-      # As people call one of them.
+      # The name for one of them in messages.
       noun = "a NixOS host";
     };
     darwin = {
@@ -38,7 +38,7 @@ rec {
   classOfSystem =
     system: if builtins.match ".*-darwin" system != null then "darwin" else "nixos";
 
-  # The class that a machine has by what it says of itself. Without a word on it, it is Clan's default.
+  # The class of a machine by its own declaration; without one, Clan's default.
   classOf =
     machine:
     if isClass (machine.machineClass or null) then
@@ -48,7 +48,7 @@ rec {
     else
       "nixos";
 
-  # Every machine has these by itself.
+  # Every machine has these automatically.
   ownTags = [
     "all"
     "nixos"

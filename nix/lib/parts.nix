@@ -1,5 +1,5 @@
-# Whether each machine can take the part that the inventory gives it: the roles that a service has, what each makes of a
-# machine of this class, and how many machines it wants. Told by what the services said of themselves:
+# Whether each machine can take the part that the inventory gives it: the roles that a service has, what each
+# makes of a machine of this class, and how many machines it needs. Based on what the services declared:
 #
 #   services.INSTANCE = {
 #     title;                      # INPUT/NAME
@@ -52,7 +52,7 @@ let
           class = machines.${name}.class;
           other = names.otherClass class;
         in
-        # A role that gives neither is a mere membership, or extraModules do its work.
+        # A role that gives neither is only a membership, or extraModules do its work.
         if given name class || !(given name other) then
           [ ]
         else
@@ -76,7 +76,7 @@ let
         [ ]
     );
 
-  # Roles with a least number of machines that the instance does not even name.
+  # Roles with a minimum number of machines that the instance does not even name.
   missingRoles =
     service: instance: roles:
     concatMap (
@@ -114,7 +114,7 @@ let
       ];
 in
 {
-  # roles: instances.I.ROLE.MACHINE = [ TAG ], as relations.nix tells.
+  # roles: instances.I.ROLE.MACHINE = [ TAG ], from relations.nix.
   problems =
     {
       services,

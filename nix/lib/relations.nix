@@ -1,5 +1,5 @@
-# How the parts of an inventory relate: which machine has which tags and roles, and what is wrong in that. Everything
-# here is told by the inventory alone, before any service is looked at.
+# How the parts of an inventory relate: which machine has which tags and roles, and what is wrong with them.
+# Everything here follows from the inventory alone, before any service is read.
 { text, names }:
 let
   inherit (builtins)
@@ -27,7 +27,7 @@ let
   sorted = items: attrNames (from items (_: null));
 in
 rec {
-  # A machine as everything after this wants it: each field there, tags complete.
+  # A machine as all later steps need it: each field present, tags complete.
   machinesOf =
     inventory:
     mapAttrs (
@@ -57,7 +57,7 @@ rec {
 
   membersOf = machines: tag: filter (name: elem tag machines.${name}.tags) (attrNames machines);
 
-  # instances.I.ROLE.MACHINE = the tags through which the machine came into the role; none for one that is named alone.
+  # instances.I.ROLE.MACHINE = the tags through which the machine got the role; none if it is only named.
   rolesOf =
     inventory: machines:
     mapAttrs (
@@ -224,7 +224,7 @@ rec {
           concatMap (ofRole instance) (attrNames roles);
       wrongTags = concatMap ofTag (attrNames inventory.tags);
     in
-    # Whoever names a machine's tags needs them to be lists.
+    # Everything that uses a machine's tags needs them to be lists.
     if wrongTags != [ ] then
       wrongTags
     else

@@ -1,4 +1,4 @@
-# Mistakes as one message: all of them at once, so that they are mended at once.
+# Mistakes as one message: all of them at once, so that all can be fixed at once.
 problems: result:
 let
   count = builtins.length problems;

@@ -1,5 +1,5 @@
-# The inventory as programs read it (`nix eval --json .#muster.inventory`): data alone, every tag and role resolved.
-# Additive: a field is never removed, and readers ignore those that they do not know.
+# The inventory as programs read it (`nix eval --json .#muster.inventory`): only data, every tag and role
+# resolved. Additive: a field is never removed, and readers ignore unknown ones.
 { relations }:
 {
   inventory,

@@ -1,5 +1,5 @@
-# One service and its instances, evaluated by the module system through Clan's service interface. The same service file
-# serves in a Clan flake, evaluated by Clan.
+# One service and its instances, evaluated by the module system through Clan's service interface. The same
+# service file works in a Clan flake, evaluated by Clan.
 {
   lib,
   clanLib,
@@ -9,7 +9,7 @@
   exports,
 }:
 {
-  # How messages call it: INPUT/NAME.
+  # Its name in messages: INPUT/NAME.
   title,
   module,
   spec,
@@ -32,7 +32,8 @@ let
     ;
 
   machineModule = mkOption {
-    # A service that leaves it out cannot serve that class; one that gives an empty module says that nothing is to do.
+    # A service that leaves it out does not support that class; an empty module means that there is nothing to
+    # do.
     type = types.nullOr types.deferredModule;
     default = null;
   };
@@ -108,7 +109,7 @@ let
       options = {
         manifest = mkOption {
           type = types.submodule {
-            # What Clan adds to manifests in the meantime does no harm here.
+            # Fields that Clan adds to manifests later do no harm here.
             freeformType = types.lazyAttrsOf types.raw;
             options = {
               name = mkOption { type = types.str; };
@@ -227,7 +228,7 @@ let
           type = types.lazyAttrsOf types.deferredModule;
           default = { };
         };
-        # Clan names the service's source so; services may read it.
+        # Clan's name for the service's source; services may read it.
         module = mkOption {
           type = types.raw;
           default = spec;

@@ -1,5 +1,5 @@
-# What an inventory may say: which fields there are, and what each holds. Finds everything that is wrong in itself;
-# what is wrong in relation (an unknown machine, another class) is found by relations.nix.
+# What an inventory may say: which fields there are, and what each holds. Finds everything that is wrong in
+# itself; what is wrong in relation (an unknown machine, another class) is found by relations.nix.
 #
 # A check is a function `place: value: [ problem ]`; a problem is one sentence that begins with its place.
 { text, names }:
@@ -257,7 +257,7 @@ let
     example = ''drain.command = [ "/run/current-system/sw/bin/drain" ]'';
   };
 
-  # When and how a machine takes a generation; the meaning stands in docs/operators.md.
+  # When and how a machine takes a generation; docs/operators.md explains the settings.
   policy = {
     inherit window;
     urgent = bool;
@@ -323,7 +323,8 @@ let
     };
   };
 
-  # Settings become part of the serialised inventory, as in Clan; what a module computes belongs into the service.
+  # Settings become part of the serialised inventory, as in Clan; what a module computes belongs in the
+  # service.
   plainData =
     place: value:
     if isFunction value then

@@ -1,4 +1,5 @@
-# Where a service comes from: `module.input` and `module.name` of an instance, as in Clan. Only names are looked at.
+# Where a service comes from: `module.input` and `module.name` of an instance, as in Clan. Only names are
+# looked at.
 { text }:
 let
   inherit (builtins)
@@ -16,7 +17,7 @@ in
   inputs,
 }:
 let
-  # An input is looked at only where an instance names it: Nix would fetch it.
+  # An input is read only where an instance names it: Nix would fetch it.
   look =
     place: module:
     let

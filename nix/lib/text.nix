@@ -1,4 +1,4 @@
-# Words for messages. Builtins alone, so that every mistake can be told without nixpkgs.
+# Text for messages. Builtins alone, so that every mistake can be reported without nixpkgs.
 let
   inherit (builtins)
     concatStringsSep
@@ -23,7 +23,7 @@ let
   last = items: elemAt items (length items - 1);
   chars = text: genList (n: substring n 1 text) (stringLength text);
 
-  # How many letters to change, add or take away to come from one word to the other (Levenshtein).
+  # How many letters to change, add or remove to turn one word into the other (Levenshtein).
   distance =
     from: to:
     let
@@ -72,7 +72,7 @@ rec {
     else
       "${concatStringsSep ", " (genList (elemAt names) shown)} and ${toString (count - shown)} more";
 
-  # A sentence more where one of the known words is near, else nothing.
+  # An additional sentence if one of the known words is close, otherwise nothing.
   didYouMean =
     word: known:
     let
@@ -103,7 +103,7 @@ rec {
     else
       "something else";
 
-  # `a.b."c d"`: a path of attributes as one writes it in Nix.
+  # `a.b."c d"`: an attribute path in Nix syntax.
   path =
     parts:
     let
@@ -112,6 +112,6 @@ rec {
     in
     concatStringsSep "." written;
 
-  # Each once, in the order in which they came first.
+  # Each once, in the order of first occurrence.
   unique = foldl' (seen: item: if builtins.elem item seen then seen else seen ++ [ item ]) [ ];
 }

@@ -1,5 +1,5 @@
-# What the fleet's networks tell the machine's other services: who is in them, and at which address. Networks (zerotier,
-# wireguard) write it; hosts, sshd, the exporter and the backups read it.
+# What the fleet's networks offer to the machine's other services: their members and the members' addresses.
+# Networks (zerotier, wireguard) write it; hosts, sshd, the exporter and the backups read it.
 { lib, ... }:
 let
   inherit (lib) mkOption types;

@@ -10,8 +10,8 @@ let
   cfg = config.muster.secrets;
   hasSopsNix = options ? sops.secrets;
 
-  # launchd restarts a job when its plist changes, so the secrets that it uses are hashed into it: `restartUnits` has labels,
-  # or names of nix-darwin's jobs.
+  # launchd restarts a job when its plist changes, so the secrets that it uses are hashed into it:
+  # `restartUnits` has labels, or names of nix-darwin's jobs.
   job =
     { name, config, ... }:
     let
@@ -37,7 +37,7 @@ in
   };
 
   config = lib.optionalAttrs hasSopsNix {
-    # sops-nix writes secrets at the end of an activation, after daemons were reloaded with whatever was there before.
+    # sops-nix writes secrets at the end of an activation, after daemons were reloaded with the old ones.
     system.activationScripts.launchd.text = lib.mkIf (config.sops.secrets != { }) (
       lib.mkBefore ''
         (

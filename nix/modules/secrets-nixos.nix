@@ -9,7 +9,7 @@ let
   inherit (lib) mkOption types;
   cfg = config.muster.secrets;
 
-  # What sops-nix decrypts it also restarts units for. What the agent decrypts is a reason for systemd to restart them.
+  # sops-nix restarts units for what it decrypts. For what the agent decrypts, systemd restarts them.
   service =
     { name, ... }:
     {
@@ -25,7 +25,7 @@ in
     type = types.attrsOf (types.submodule service);
   };
 
-  # A switch by the agent has put them there before; this is for a start of the machine, when its memory is empty.
+  # A switch by the agent has already put them there; this is for a boot, when memory is empty.
   config = lib.optionalAttrs (options ? services.muster-agent) {
     system.activationScripts.muster-secrets = lib.mkIf (cfg.manifest.files != [ ]) {
       deps = [ "specialfs" ];

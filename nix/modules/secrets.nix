@@ -1,6 +1,6 @@
-# Secrets on the machine, for both classes: sops-nix decrypts what users and services need, with the key that the agent made
-# here; what activation needs is decrypted by the agent itself before it switches. In a Clan flake Clan declares its own
-# secrets, and this tells them where the key is.
+# Secrets on the machine, for both classes: sops-nix decrypts what users and services need, with the key that
+# the agent made here; the agent itself decrypts what activation needs before it switches. In a Clan flake
+# Clan declares its own secrets, and this module sets where their key is.
 {
   lib,
   config,
@@ -18,8 +18,8 @@ let
     if inClan then toString config.clan.core.settings.directory else config.muster.vars.directory;
   machine = if inClan then config.clan.core.settings.machine.name else config.muster.vars.machine;
 
-  # Until `muster machines accept` takes it away, a Clan's machine has the key that Clan made for it, and reads its secrets
-  # where Clan puts them.
+  # Until `muster machines accept` removes it, a Clan's machine has the key that Clan made for it, and reads
+  # its secrets where Clan puts them.
   accepted = !inClan || !(builtins.pathExists "${directory}/sops/secrets/${machine}-age.key/secret");
 
   # Every secret that this machine may read and that was generated.
@@ -46,7 +46,7 @@ let
     "users"
     "services"
   ];
-  # A file of its own in the store, so that a change to one secret changes what has to do with that one alone.
+  # A store file of its own, so that a change to one secret affects only what depends on that one.
   source =
     it:
     builtins.path {
@@ -87,7 +87,7 @@ in
   config = lib.mkMerge [
     {
       muster.secrets = {
-        # Without files too: then the agent takes away what an earlier system had.
+        # Even without files: then the agent removes what an earlier system had.
         manifest = {
           version = 1;
           sops = if early == [ ] then null else "${lib.getBin cfg.package}/bin/sops";
@@ -133,13 +133,13 @@ in
             inherit (it.file) owner group mode;
             neededForUsers = it.file.neededFor == "users";
           }
-          # There sops-nix restarts them itself, once the value in the clear has changed.
+          # There sops-nix restarts them itself, once the decrypted value has changed.
           // lib.optionalAttrs (options ? systemd.services) { inherit (it.file) restartUnits; };
         }) late
       );
     })
     (lib.optionalAttrs inClan {
-      # In memory, and not where Clan's own tools would upload to a disk.
+      # In memory, instead of the disk to which Clan's own tools would upload.
       clan.core.vars.sops.secretUploadDirectory = lib.mkIf accepted (lib.mkDefault "/run/muster");
     })
   ];

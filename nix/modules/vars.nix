@@ -1,8 +1,9 @@
-# Variables and secrets of one machine: what generates them, and where they lie. The layout on disk and the names of the
-# options are Clan's, so that a fleet can go from one to the other without making anything again.
+# Variables and secrets of one machine: what generates them, and where they are stored. The layout on disk and
+# the names of the options are Clan's, so that a fleet can move from one to the other without generating
+# anything anew.
 #
-# Public values are read from the flake's source; secrets are there in encrypted form, and `path` is where the machine
-# has them in the clear.
+# Public values are read from the flake's source; secrets are there in encrypted form, and `path` is where the
+# machine has them in the clear.
 {
   lib,
   config,
@@ -195,8 +196,8 @@ let
           type = types.path;
           readOnly = true;
           internal = true;
-          # `pkgs` are those of the operator's computer when `muster vars generate` asks for this. `$in`, `$out` and
-          # `$prompts` are in the environment, and nothing else is.
+          # `pkgs` are those of the operator's computer when `muster vars generate` evaluates this. Only
+          # `$in`, `$out` and `$prompts` are in the environment.
           default = pkgs.writeScript "generator-${lib.strings.sanitizeDerivationName name}" ''
             set -euo pipefail
             export PATH=${lib.makeBinPath (config.runtimeInputs ++ [ pkgs.coreutils ])}
@@ -258,7 +259,7 @@ in
 
   config.muster.vars.secretsDirectories = lib.mapAttrs (_: lib.mkDefault) {
     partitioning = "/run/partitioning-secrets";
-    # In memory on NixOS; on a Mac the agent mounts a disk in memory there.
+    # In memory on NixOS; on a Mac the agent mounts a RAM disk there.
     activation = "/run/muster/activation-secrets";
     users = "/run/secrets-for-users";
     services = "/run/secrets";

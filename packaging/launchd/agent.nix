@@ -2,7 +2,8 @@
 { lib, config, ... }:
 let
   cfg = config.services.muster-agent;
-  # nix-darwin reloads a daemon only when its plist changes, so whatever the agent reads once is hashed into it.
+  # nix-darwin reloads a daemon only when its plist changes, so whatever the agent reads once is hashed into
+  # it.
   settings = builtins.hashString "sha256" config.environment.etc."muster/agent.toml".text;
 in
 {

@@ -4,7 +4,7 @@ let
   ipv6 = import ../common/ipv6.nix;
 
   generators = pkgs: {
-    # Clan's names, so that repositories stay readable when a fleet goes from one to the other.
+    # Clan's names, so that repositories stay readable when a fleet moves from one to the other.
     borgbackup = {
       files."borgbackup.ssh" = { };
       files."borgbackup.ssh.pub".secret = false;
@@ -46,12 +46,13 @@ let
     ) (roles.server.machines or { })
     // settings.destinations;
 
-  # A Mac's /etc/hosts is not ours, so a bare name means nothing there: the server's full name, or its address in a network.
+  # A Mac's /etc/hosts is not ours, so a bare name means nothing there: the server's full name, or its address
+  # in a network.
   knownOf =
     config: server:
     config.muster.names.${server} or [ ]
     ++ lib.concatMap (network: network.hosts.${server}.addresses or [ ]) (lib.attrValues config.muster.networks);
-  # Servers of which a Mac knows the bare name alone.
+  # Servers that a Mac knows only by their bare name.
   unknownTo =
     { roles, ... }:
     config:
@@ -144,7 +145,7 @@ in
                   paths = settings.folders;
                   environment = {
                     BORG_RSH = rshOf vars;
-                    # A server may be reached under another address than before.
+                    # A server may now be reached at another address.
                     BORG_RELOCATED_REPO_ACCESS_IS_OK = "yes";
                   };
                   compression = "auto,zstd";

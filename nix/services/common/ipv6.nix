@@ -25,7 +25,7 @@ let
       group;
   padded = group: substring (stringLength group) 4 "0000" + group;
 
-  # The first longest run of zero groups that has at least two, as RFC 5952 wants it shortened.
+  # The first of the longest runs of at least two zero groups, which RFC 5952 shortens.
   longestRun =
     groups:
     let
@@ -81,6 +81,6 @@ rec {
     assert missing == 0 || length halves == 2;
     hex;
 
-  # As it stands in a URL and before a port.
+  # As written in a URL and before a port.
   bracketed = address: if builtins.match ".*:.*" address == null then address else "[${address}]";
 }

@@ -1,5 +1,5 @@
-# What every daemon of ours on a Mac has: it waits for /nix, which may not be mounted at boot, and carries a hash of what
-# it was configured with, because nix-darwin reloads a daemon only when its plist changes.
+# What all our daemons on a Mac have in common: they wait for /nix, which may not be mounted at boot, and
+# carry a hash of their configuration, because nix-darwin reloads a daemon only when its plist changes.
 { lib }:
 rec {
   fingerprint =
@@ -8,7 +8,7 @@ rec {
       builtins.unsafeDiscardStringContext (builtins.toJSON configuration)
     );
 
-  # `exec` in an argument would replace the shell before it has waited; the words come after it as they are.
+  # `exec` as an argument would replace the shell before it has waited; the words follow it unchanged.
   arguments = name: program: [
     "/bin/sh"
     "-c"

@@ -1,5 +1,5 @@
-# A public value of a machine, or of the whole fleet (`machine = null`), without the white space that programs leave at
-# its end; null where it was not generated. Clan's layout, in the flake's source.
+# A public value of a machine, or of the whole fleet (`machine = null`), without trailing white space; null
+# where it was not generated. Clan's layout, in the flake's source.
 { lib, directory }:
 {
   machine ? null,

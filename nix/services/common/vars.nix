@@ -1,5 +1,5 @@
-# Variables for services, in a Clan flake and in any other. A service declares its generators once; they become Clan's
-# where the machine has Clan's options, and Muster's otherwise.
+# Variables for services, in a Clan flake and in any other. A service declares its generators once; they
+# become Clan's where the machine has Clan's options, and Muster's otherwise.
 {
   lib,
   config,
@@ -12,7 +12,8 @@ let
   directory = if inClan then config.clan.core.settings.directory else config.muster.vars.directory;
   machine = if inClan then config.clan.core.settings.machine.name else config.muster.vars.machine;
 
-  # Clan has no restartUnits on Macs and throws; there a changed secret changes the plist instead (see `fingerprint`).
+  # Clan has no restartUnits on Macs and throws; there a changed secret changes the plist instead (see
+  # `fingerprint`).
   forClan =
     generator:
     if class == "nixos" then
@@ -36,7 +37,7 @@ rec {
   # Public values, of any machine.
   public = import ./public.nix { inherit lib directory; };
 
-  # What changes when a secret does, without telling anything of it.
+  # Changes when a secret does, without revealing anything about it.
   fingerprint =
     generator: name:
     let
@@ -45,6 +46,6 @@ rec {
     in
     import ../../modules/fingerprint.nix path;
 
-  # How values come about, for messages.
+  # How to generate values, for messages.
   generate = if inClan then "`clan vars generate`" else "Generating the variables";
 }

@@ -1,7 +1,8 @@
-# The fleet's names: /etc/hosts on NixOS; on a Mac, whose /etc/hosts belongs to macOS, a resolver for the fleet's domain.
+# The fleet's names: /etc/hosts on NixOS; on a Mac, whose /etc/hosts belongs to macOS, a resolver for the
+# fleet's domain.
 { lib, ... }:
 let
-  # { NAME = [ addresses ]; } of everybody in the instance and in the networks that this machine is in.
+  # { NAME = [ addresses ]; } of every machine in the instance and in this machine's networks.
   entriesOf =
     { settings, roles, ... }:
     config:
@@ -66,7 +67,7 @@ in
       instance@{ instanceName, settings, roles, ... }:
       let
         domain = if settings.domain == null then instanceName else settings.domain;
-        # An instance of another name has another port, by its name.
+        # An instance with another name gets another port, derived from its name.
         own = (builtins.fromTOML "n = 0x${builtins.substring 0 6 (builtins.hashString "sha256" instanceName)}").n;
         port =
           if settings.port != null then

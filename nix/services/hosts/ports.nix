@@ -1,4 +1,4 @@
-# Which instance answers on which port of a Mac. Two on one would leave one of them without its names.
+# Which instance answers on which port of a Mac. Two on one port would leave one of them without its names.
 { lib, config, ... }:
 let
   ports = config.muster.hostsPorts;

@@ -1,4 +1,4 @@
-# Prometheus' node exporter, for machines of both classes.
+# Prometheus's node exporter, for machines of both classes.
 { lib, ... }:
 let
   collectors =
@@ -9,7 +9,7 @@ let
       inherit description;
     };
 
-  # Where it listens: the address of a network of the fleet, or the one that is set.
+  # Where it listens: the address in a network of the fleet, or the configured one.
   listenAddress =
     { instanceName, machine, settings, ... }:
     config:
@@ -92,7 +92,7 @@ in
         {
           imports = [ ../../modules/networks.nix ];
           services.prometheus.exporters.node = exporter "darwin" instance config;
-          # nix-darwin's own daemon, which waits for /nix; the hash is what ours have in common.
+          # nix-darwin's own daemon, which waits for /nix; it gets the hash that our daemons have.
           launchd.daemons.prometheus-node-exporter.serviceConfig.EnvironmentVariables.MUSTER_CONFIGURATION =
             launchd.fingerprint (exporter "darwin" instance config);
         };

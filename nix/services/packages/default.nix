@@ -1,4 +1,4 @@
-# Packages of nixpkgs on machines of both classes.
+# Packages from nixpkgs on machines of both classes.
 { lib, ... }:
 let
   names =

@@ -4,7 +4,7 @@ let
   helper = class: { config, options, ... }: import ../common/vars.nix { inherit lib config options class; };
 
   generators = pkgs: {
-    # Clan's names, so that hosts keep their keys when a fleet goes from one to the other.
+    # Clan's names, so that hosts keep their keys when a fleet moves from one to the other.
     openssh = {
       files."ssh.id_ed25519" = { };
       files."ssh.id_ed25519.pub".secret = false;
@@ -15,7 +15,7 @@ let
     };
   };
 
-  # What a client knows of all servers. A server without a key yet is left out, and the client says so.
+  # What a client knows about all servers. A server without a key yet is left out, with a warning.
   known =
     class:
     { instanceName, roles, ... }:
@@ -31,7 +31,7 @@ let
           file = "ssh.id_ed25519.pub";
         }
       ) servers;
-      # Under the names that a person writes, and under each that a network of the fleet gives.
+      # Under the configured names, and under each that a network of the fleet gives.
       namesOf =
         machine: settings:
         lib.unique (
@@ -160,7 +160,8 @@ in
               (vars.declare (generators pkgs))
               (keysFor settings)
               {
-                # Without a home nix-darwin does not know where the primary user's is, once it knows the user at all.
+                # Once a user is declared, nix-darwin needs their home: without it, it cannot find the primary
+                # user's.
                 users.users = lib.genAttrs (lib.filter (user: user == config.system.primaryUser) (
                   lib.attrNames settings.userKeys
                 )) (user: { home = lib.mkDefault "/Users/${user}"; });
@@ -168,8 +169,9 @@ in
               {
                 services.openssh = {
                   enable = true;
-                  # nix-darwin makes every key of this list that is missing, and the one of the variables is missing until
-                  # it is decrypted: it would be replaced by another. Apple's own keys serve whoever knows none of them.
+                  # nix-darwin creates every missing key in this list, and the one from the variables is
+                  # missing until it is decrypted: another would replace it. Apple's own keys serve clients
+                  # that know none of ours.
                   hostKeys = [ ];
                   extraConfig = ''
                     HostKey ${(vars.file "openssh" "ssh.id_ed25519").path}

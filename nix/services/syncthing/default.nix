@@ -1,8 +1,8 @@
-# Folders that machines of both classes keep in step.
+# Folders that machines of both classes keep in sync.
 { lib, ... }:
 let
   generators = pkgs: owner: {
-    # Clan's names, so that devices keep their ids when a fleet goes from one to the other.
+    # Clan's names, so that devices keep their IDs when a fleet moves from one to the other.
     syncthing = {
       files = {
         key = { inherit owner; };
@@ -27,7 +27,7 @@ let
     };
   };
 
-  # { devices, folders, missing } as Syncthing has them, from this machine's point of view.
+  # { devices, folders, missing } in Syncthing's form, from this machine's point of view.
   fleetOf =
     vars:
     { instanceName, machine, roles, ... }:
@@ -43,7 +43,7 @@ let
         };
       ready = lib.filter (name: idOf name != null) (lib.attrNames peers);
       own = peers.${machine.name}.settings;
-      # Found by discovery, and in the fleet's networks without it.
+      # Found by discovery; in the fleet's networks without it.
       addressesOf =
         name:
         let
@@ -57,7 +57,7 @@ let
           ++ map (address: "tcp://${ipv6.bracketed address}:22000") known
           ++ [ "dynamic" ]
         );
-      # A folder is where a machine says that it has it; everybody who has it shares it.
+      # A folder is on every machine that names it; all of them share it.
       membersOf = folder: lib.filter (name: peers.${name}.settings.folders ? ${folder}) ready;
     in
     {
@@ -212,10 +212,10 @@ in
           };
           fleet = fleetOf vars instance config;
           user = config.system.primaryUser;
-          # nix-darwin's own word for it fails where somebody names the user without a home.
+          # nix-darwin's own attribute fails where the user is declared without a home.
           declared = config.users.users.${user}.home or null;
           home = if declared == null then "/Users/${user}" else declared;
-          # As the REST API has them.
+          # In the form of the REST API.
           wanted = {
             inherit (settings) override;
             devices = map (device: {
@@ -249,7 +249,7 @@ in
             }
             (lib.mkIf (user != null) {
               environment.systemPackages = [ pkgs.syncthing ];
-              # An agent of the person whose folders these are: macOS asks them for access to their folders.
+              # A launch agent of the folders' owner: macOS asks them for access to their folders.
               launchd.user.agents.syncthing = {
                 managedBy = "the service syncthing";
                 serviceConfig = launchd.daemon {

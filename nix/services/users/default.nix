@@ -152,14 +152,15 @@ in
         { config, pkgs, ... }:
         let
           user = userOf instance;
-          # The person whose Mac it is has an account already, and deleting or changing that one could lock them out.
+          # The Mac's owner already has an account, and deleting or changing it could lock them out.
           primary = config.system.primaryUser == user;
         in
         {
           config = lib.mkMerge [
             (shellProgram settings)
             { users.users.${user}.openssh.authorizedKeys.keys = settings.authorizedKeys; }
-            # Without a home nix-darwin does not know where the primary user's is, once it knows the user at all.
+            # Once a user is declared, nix-darwin needs their home: without it, it cannot find the primary
+            # user's.
             (lib.mkIf primary {
               users.users.${user}.home =
                 if settings.home == null then lib.mkDefault "/Users/${user}" else settings.home;

@@ -1,5 +1,6 @@
-# The interface on a Mac. nix-darwin writes wg-quick's configuration; its daemon is left out, because `wg-quick up` refuses
-# an interface that is already there, so that a changed peer would change nothing. Ours takes the interface down first.
+# The interface on a Mac. nix-darwin writes wg-quick's configuration; its daemon is not used, because
+# `wg-quick up` refuses an interface that already exists, so a changed peer would change nothing. Ours takes
+# the interface down first.
 {
   fleet,
   instanceName,

@@ -1,4 +1,4 @@
-# A WireGuard network: controllers on NixOS that can be reached, peers on both classes.
+# A WireGuard network: reachable controllers on NixOS, peers on both classes.
 { lib, directory, ... }:
 let
   common = {

@@ -1,7 +1,9 @@
-# What one machine knows of an instance of wireguard: who is in it, at which address, and who reaches whom through whom.
+# What one machine knows about an instance of wireguard: its members, their addresses, and who routes for
+# whom.
 #
-# The network is one /64 with a random prefix. A machine's address in it follows from its name, so that nobody assigns any.
-# Each peer has a home among the controllers, which routes for it; controllers reach one another.
+# The network is one /64 with a random prefix. A machine's address in it is derived from its name, so nobody
+# assigns addresses. Each peer has a home among the controllers, which routes for it; controllers reach one
+# another.
 {
   lib,
   vars,
@@ -29,7 +31,7 @@ let
   # The second half of the address.
   suffix = machine: builtins.substring 0 16 (builtins.hashString "sha256" "${instanceName}/${machine}");
 
-  # Where an inventory names no home and there is but one controller, that is it.
+  # Where an inventory names no home and there is only one controller, that one is it.
   homeOf =
     peer:
     let
@@ -65,8 +67,8 @@ rec {
   endpoint = controller: "${ipv6.bracketed controllers.${controller}.settings.endpoint}:${toString controllers.${controller}.settings.port}";
   host = machine: "${address machine}/128";
 
-  # Towards another controller: itself, and whom it routes for. A peer's home has the whole network; the narrower ways
-  # go before it.
+  # To another controller: its own address, and those of the peers it routes for. A peer's home has the whole
+  # network; narrower routes take precedence.
   wayTo =
     controller: self:
     if peers ? ${self} && homeOf self == controller then
@@ -81,7 +83,7 @@ rec {
       publicKey = keyOf controller;
       allowedIPs = wayTo controller self;
       endpoint = endpoint controller;
-      # Through a home router's translation only what was sent from inside comes back in.
+      # A home router's NAT lets in only replies to what was sent from inside.
       persistentKeepalive = 25;
     }) (lib.filter (name: name != self && lib.elem name known) (lib.attrNames controllers))
     ++ lib.optionals (controllers ? ${self}) (

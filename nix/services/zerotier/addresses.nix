@@ -1,4 +1,4 @@
-# The addresses that ZeroTier derives from the ids of a network and a node, with builtins alone
+# The addresses that ZeroTier derives from the IDs of a network and a node, with builtins alone
 # (InetAddress::makeIpv6rfc4193 and makeIpv66plane of the ZeroTier sources).
 let
   inherit (builtins)

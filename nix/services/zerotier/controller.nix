@@ -1,4 +1,4 @@
-# What the controller says of the network and its members.
+# What the controller says about the network and its members.
 {
   lib,
   instanceName,
@@ -54,7 +54,7 @@ in
         description = "ZeroTier network ${instanceName} and its members";
         wantedBy = [ "multi-user.target" ];
         after = [ "zerotierone.service" ];
-        # A daemon that starts anew may have lost what it was told.
+        # A daemon that restarts may have lost its configuration.
         partOf = [ "zerotierone.service" ];
         requires = [ "zerotierone.service" ];
         path = [

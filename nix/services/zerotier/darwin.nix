@@ -1,5 +1,5 @@
-# The daemon on a Mac. It needs no kernel extension: the program MacEthernetTapAgent, which has to lie in its folder, makes
-# the interface.
+# The daemon on a Mac. It needs no kernel extension: the program MacEthernetTapAgent, which must be in its
+# folder, creates the interface.
 {
   lib,
   config,
@@ -12,7 +12,7 @@ let
   plan = import ./plan.nix { inherit lib pkgs cfg; };
   home = "/Library/Application Support/ZeroTier/One";
   localConf = pkgs.writeText "zerotier-local.conf" (builtins.toJSON cfg.localConf);
-  # nixpkgs builds that program and does not install it.
+  # nixpkgs builds that program but does not install it.
   package = pkgs.zerotierone.overrideAttrs (old: {
     postInstall = (old.postInstall or "") + ''
       if [ -e MacEthernetTapAgent ]; then install -m 755 MacEthernetTapAgent $out/bin/; fi

@@ -105,7 +105,7 @@ let
             names = [ "${name}.${fleet.domain}" ];
           }) (if fleet.network == null then { } else fleet.known);
         }
-        # A controller that is a peer as well says it once.
+        # A controller that is also a peer declares it once.
         (lib.mkIf (role == "controller" || !(roles.controller.machines or { } ? ${machine.name})) {
           inherit (fleet) warnings assertions;
         })

@@ -24,7 +24,8 @@ let
     file = "network-id";
   };
 
-  # The public identity begins with the node's id. A fleet that comes from Clan's zerotier has the address instead.
+  # The public identity begins with the node's ID. A fleet that comes from Clan's zerotier has the address
+  # instead.
   nodeOf =
     machine:
     let
@@ -70,7 +71,7 @@ in
       message = "instances.${instanceName}: '${toString network}' is no network id of 16 hexadecimal digits.";
     }
     {
-      # The first ten digits of a network's id are its controller's node.
+      # The first ten digits of a network's ID are its controller's node.
       assertion =
         network == null
         || nodes.${controller} == null

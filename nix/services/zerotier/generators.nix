@@ -1,5 +1,5 @@
-# What makes a member's identity, and the network's id. The names and files are those of Clan's own zerotier, whose fleets
-# so keep their identities, networks and addresses; zerotier-node is new.
+# Generates a member's identity, and the network's ID. The names and files are those of Clan's own zerotier,
+# so its fleets keep their identities, networks and addresses; zerotier-node is new.
 {
   pkgs,
   package,
@@ -27,7 +27,7 @@
     };
   };
 
-  # Made for the controller alone: the id begins with its node's.
+  # Made only for the controller: the ID begins with its node's.
   network = instanceName: {
     "zerotier-network-${instanceName}" = {
       share = true;

@@ -7,7 +7,7 @@
 }:
 let
   cfg = config.muster.zerotier;
-  # nixpkgs leaves the controller out unless it is asked, because that part has a licence of its own.
+  # nixpkgs leaves the controller out by default, because that part has a licence of its own.
   withController =
     if lib.functionArgs pkgs.zerotierone.override ? enableUnfree then
       pkgs.zerotierone.override { enableUnfree = true; }
@@ -26,7 +26,7 @@ in
       joinNetworks = lib.attrNames cfg.networks;
     };
     systemd.services.zerotierone = {
-      # The identity must be there before the daemon would make one of its own.
+      # The identity must exist before the daemon would generate its own.
       serviceConfig.ExecStartPre = [
         (lib.escapeShellArgs (
           [

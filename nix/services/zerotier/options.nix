@@ -1,4 +1,4 @@
-# What all instances of zerotier on one machine say together: it runs one daemon.
+# The combined options of all zerotier instances on one machine, which runs one daemon.
 { lib, ... }:
 let
   inherit (lib) mkOption types;

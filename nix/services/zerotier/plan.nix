@@ -1,4 +1,4 @@
-# What zerotier.sh is told on both classes.
+# The arguments of zerotier.sh on both classes.
 {
   lib,
   pkgs,

@@ -3,7 +3,7 @@
     server = {
       machineClass = "nixos";
       system = "x86_64-linux";
-      # What must be so on the machine for an update to stay.
+      # What must hold on the machine for an update to stay.
       muster.checks.ssh.tcp = "127.0.0.1:22";
     };
     laptop = {
@@ -13,7 +13,7 @@
     };
   };
 
-  # Services for several machines. Every machine has the tags `all` and its class by itself.
+  # Services for several machines. Every machine automatically has the tags `all` and its class.
   instances.tools = {
     module.name = "packages";
     roles.default = {

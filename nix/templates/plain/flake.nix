@@ -31,7 +31,7 @@
         ];
       };
 
-      # What must be so on a machine for an update to stay.
+      # What must hold on a machine for an update to stay.
       muster.machines.server.checks.ssh.tcp = "127.0.0.1:22";
     };
 }
