@@ -1,4 +1,4 @@
-# What tests/demo, tests/run and tests/bench share: words, tools, and ending what was started.
+# What tests/demo, tests/run and tests/bench share: messages, tools, and ending what was started.
 # shellcheck shell=bash disable=SC2034
 
 repository=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd -P)
@@ -6,9 +6,9 @@ repository=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd -P)
 cache=${XDG_CACHE_HOME:-$HOME/.cache}/muster-tests
 target=${CARGO_TARGET_DIR:-$repository/target}
 
-# Where people are told things; --json moves it away from stdout.
-words=1
-say() { printf '%s\n' "$*" >&"$words"; }
+# Where messages for people go; --json moves them away from stdout.
+messages=1
+say() { printf '%s\n' "$*" >&"$messages"; }
 if [ -t 1 ] && [ -z "${NO_COLOR:-}" ]; then
   bold=$'\e[1m' dim=$'\e[2m' green=$'\e[32m' red=$'\e[31m' blue=$'\e[34m' plain=$'\e[0m'
 else
@@ -21,7 +21,7 @@ die() {
 
 has() { command -v "$1" > /dev/null 2>&1; }
 
-# On Debian as root, installs packages whose program is missing; elsewhere says what is needed.
+# On Debian, as root, installs missing packages; elsewhere says what is needed.
 apt_updated=
 debian_install() {
   local package
@@ -48,14 +48,14 @@ need_rust() {
   has cc || [ "$(uname)" = Darwin ] || debian_install gcc libc6-dev
 }
 
-# A program that cargo installs, of this very version, under the cache folder.
+# A program that cargo installs, in exactly this version, under the cache folder.
 cargo_tool() {
   PATH=$cache/cargo/bin:$PATH
   case $("$1" --version 2> /dev/null) in
     *"$2"*) ;;
     *)
       say "${dim}installing $1 $2${plain}"
-      # Not into this project's target folder, whose settings are others.
+      # Not into this project's target folder, which has other settings.
       (cd "$HOME" && CARGO_TARGET_DIR=$cache/cargo/target cargo install --quiet --locked --root "$cache/cargo" "$1@$2" >&2) ||
         die "cargo cannot install $1: its message is above."
       ;;
@@ -93,7 +93,7 @@ need_static_shell() {
     debian_install busybox-static
     export MUSTER_BUSYBOX=/bin/busybox
   elif has apt-get; then
-    # The host has a busybox with shared libraries, which is left alone.
+    # The host has a busybox with shared libraries; it is left alone.
     mkdir -p "$cache/busybox"
     (cd "$cache/busybox" && apt-get download -qq busybox-static && dpkg-deb -x busybox-static_*.deb .) > /dev/null ||
       die "A static busybox cannot be downloaded: name one in MUSTER_BUSYBOX."
@@ -123,15 +123,15 @@ build_programs() {
 host_cpu() { uname -m | sed 's/arm64/aarch64/'; }
 
 free_port() {
-  # The kernel's own choice, by way of a listener that ends at once.
+  # Chosen by the kernel, through a listener that ends at once.
   "$bin/muster-machine" free-port
 }
 
-# Where machines can have no Nix store of their own (a Mac, a container without namespaces) they use the host's, and the
-# flake names their folders.
+# Whether machines can have Nix stores of their own. Otherwise (a Mac, a container without namespaces) they
+# use the host's, and the flake names their folders.
 own_stores() { "$bin/muster-machine" can-sandbox; }
 
-# The operator's Nix: a store of its own, and nothing of the home folder. Takes the folder of the demo.
+# The operator's Nix: a store of its own, and nothing from the home folder. Takes the demo's folder.
 operator_nix() {
   mkdir -p "$1/operator"
   export HOME=$1/operator XDG_CACHE_HOME=$1/operator/cache XDG_CONFIG_HOME=$1/operator/config
@@ -163,7 +163,7 @@ copy_flake() {
   nix flake lock "$work/flake" 2> "$work/lock.log" || die "Nix cannot lock the example flake: $(cat "$work/lock.log")"
 }
 
-# Waits until a command succeeds, for so many seconds.
+# Waits until a command succeeds, for at most that many seconds.
 wait_for() {
   local what=$1 seconds=$2 end=$((SECONDS + $2))
   shift 2
@@ -173,7 +173,7 @@ wait_for() {
   done
 }
 
-# Asks a process to end, waits, and makes it.
+# Asks a process to end, waits, and then kills it.
 end_process() {
   local pid=$1 tries=0
   kill "$pid" 2> /dev/null || return 0

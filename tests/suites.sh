@@ -1,10 +1,10 @@
-# How tests/run counts its suites and tells of them. Needs tests/lib.sh and `logs`, a folder.
+# How tests/run counts its suites and reports them. Needs tests/lib.sh and `logs`, a folder.
 # shellcheck shell=bash disable=SC2154
 passed=0 failed=0 failures=()
 
-# What nobody asked for, or what needs what is not in this repository.
+# A suite that was not requested, or that needs something from outside this repository.
 left_out() { say "${dim}$1: not run ($2)${plain}"; }
-# What should have run and could not. CI (CI=true) is where it can, so there that is a failure.
+# A suite that should have run but could not. In CI (CI=true) it can, so there that is a failure.
 not_run() {
   if [ "${CI:-}" = true ]; then
     failed=$((failed + 1)) failures+=("$1")
@@ -16,7 +16,7 @@ not_run() {
 }
 log_of() { printf '%s/%s.log' "$logs" "$(printf '%s' "$1" | tr -c 'a-z0-9' -)"; }
 
-# One command that is one test.
+# A command that is one test.
 check() {
   local name=$1 log start=$SECONDS
   log=$(log_of "$name")
@@ -31,7 +31,7 @@ check() {
   fi
 }
 
-# One call of cargo test, which counts its tests itself.
+# A call of cargo test, which counts its tests itself.
 cargo_tests() {
   local name=$1 log start=$SECONDS good bad status=0
   log=$(log_of "$name")
@@ -39,7 +39,7 @@ cargo_tests() {
   cargo test --no-fail-fast "$@" > "$log" 2>&1 || status=$?
   good=$(sum 's/^test result: .* \([0-9]*\) passed;.*/\1/p' "$log")
   bad=$(sum 's/^test result: .* \([0-9]*\) failed;.*/\1/p' "$log")
-  # A failure that no test tells of (it did not compile, or a test program died) is one of its own.
+  # A failure that no test reports (it did not compile, or a test program died) counts as one.
   if [ "$status" != 0 ] && [ "$bad" = 0 ]; then bad=1; fi
   if [ "$good" = 0 ] && [ "$bad" = 0 ]; then bad=1; fi
   passed=$((passed + good)) failed=$((failed + bad))
@@ -51,7 +51,7 @@ cargo_tests() {
     cat "$log" >&2
   fi
 }
-# A script that counts its tests itself, and says so in its last line.
+# A script that counts its tests itself, and prints the counts in its last line.
 counted() {
   local name=$1 log start=$SECONDS good bad status=0
   log=$(log_of "$name")
@@ -59,7 +59,7 @@ counted() {
   "$@" > "$log" 2>&1 || status=$?
   good=$(sum 's/^\([0-9]*\) passed, [0-9]* failed$/\1/p' "$log")
   bad=$(sum 's/^[0-9]* passed, \([0-9]*\) failed$/\1/p' "$log")
-  # One that ended before it counted failed itself.
+  # A script that ended before it counted has failed.
   if [ "$bad" = 0 ] && { [ "$status" != 0 ] || [ "$good" = 0 ]; }; then bad=1; fi
   passed=$((passed + good)) failed=$((failed + bad))
   if [ "$bad" = 0 ]; then
@@ -72,7 +72,7 @@ counted() {
 }
 sum() { sed -n "$1" "$2" | awk '{ all += $1 } END { print all + 0 }'; }
 
-# A command whose exit code 77 says that it tested nothing, and whose last line says why. Its findings are shown.
+# A command whose exit code 77 means that it tested nothing; its last line says why. Its findings are shown.
 shown_check() {
   local name=$1 log start=$SECONDS status=0
   log=$(log_of "$name")
@@ -88,12 +88,12 @@ shown_check() {
       ;;
   esac
 }
-told_by() { grep -E "$2" "$(log_of "$1")" | sed 's/^/  /' >&"$words" || true; }
+findings() { grep -E "$2" "$(log_of "$1")" | sed 's/^/  /' >&"$messages" || true; }
 
-# What failed, in short, and the line that says it all; its status is the run's.
-closing_words() {
+# The failures in short, and the line with the totals; its status is the run's.
+summary() {
   local name log
-  # A log shows its beginning and its end, and what failed lies in the middle.
+  # CI shows only the beginning and end of a log, and failures are in the middle.
   for name in ${failures[@]+"${failures[@]}"}; do
     say ""
     say "${red}FAILED${plain} $name, in short:"

@@ -1,5 +1,5 @@
 # What Clan services get as `clanLib`, as far as a service needs it to describe itself: keys of exports, and
-# public
+# public values of vars. The names and forms are Clan's.
 { lib }:
 let
   parts = [

@@ -3,7 +3,7 @@
 
 operations=rename,renameat,renameat2,mkdir,mkdirat,unlink,unlinkat,rmdir,symlink,symlinkat,fsync,fdatasync,ftruncate,flock
 
-# How often COMMAND asks the kernel to change a file; then kills it at each of them, or at some.
+# Counts the calls by which COMMAND changes a file; then kills it at each of them, or at some.
 killed_at_each() {
   local verb=$1 count step number=0 after call nth
   shift
@@ -11,7 +11,7 @@ killed_at_each() {
   git checkout -q HEAD -- .
   git clean -qfdx -e .muster-vars
   strace -o "$work/trace" -e trace=$operations "$@" > "$work/said" 2>&1 || { cat "$work/said" && return 1; }
-  # strace counts each call by itself: the third rename, not the hundredth call.
+  # strace counts each kind of call separately: the third rename, not the hundredth call.
   sed -nE "s/^($(tr , '|' <<< $operations))\(.*/\1/p" "$work/trace" | awk '{ print $1, ++seen[$1] }' > "$work/calls"
   count=$(wc -l < "$work/calls")
   [ "$count" -gt 20 ] || { echo "only $count operations" && return 1; }
@@ -24,7 +24,7 @@ killed_at_each() {
     local before=''
     before=$(tree_of .)
     read -r call nth < <(sed -n "${at}p" "$work/calls")
-    # In a shell of its own, which tells of the kill and not us.
+    # In a separate shell, which reports the kill instead of this one.
     if (strace -o /dev/null -e trace="$call" -e inject="$call:signal=KILL:when=$nth" "$@" > /dev/null) 2> /dev/null; then
       echo "$verb was not killed at $at" && return 1
     fi
@@ -55,7 +55,7 @@ killed_at_each() {
   echo "$say_numbers" >> "$work/numbers"
 }
 if [ -n "$thorough" ]; then thorough_step=1; else thorough_step=0; fi
-# How many of the operations a short run takes.
+# How many of the operations a short run tries.
 kills=5
 for_kills() {
   new_fleet killed
@@ -112,7 +112,7 @@ what_a_killed_script_left_goes() {
   extra wrong ''
   rm -r vars/per-machine/*/x
   git add -A
-  # Ctrl-C takes it away at once.
+  # Ctrl-C removes it at once.
   extra wrong 'x.files.f = { }; x.script = "echo planted > $out/f; sleep 1000";'
   "${joe_runs[@]}" muster vars generate tin --yes --flake "$work/wrong" > /dev/null 2> "$work/error" &
   pid=$!

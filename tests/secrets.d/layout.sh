@@ -1,4 +1,4 @@
-# The layout on disk, in flakes of ours, of Clan's, and by the real module. Read by tests/secrets.
+# The layout on disk, in our flakes, in Clan's, and by the real module. Read by tests/secrets.
 # shellcheck shell=bash disable=SC2154,SC2034
 
 layout_to_the_byte() {
@@ -16,7 +16,7 @@ layout_to_the_byte() {
   } | LC_ALL=C sort > "$work/found"
   diff -u "$repository/tests/fixtures/secrets/expected/layout" "$work/found"
   same "$(cat vars/shared/ca/.validation-hash)" "$(printf '{"subject":"fleet","years":10}' | sha256sum | cut -d ' ' -f 1)"
-  # A key file, and the shape of an encrypted file, but for the key and what is random.
+  # A key file, and the shape of an encrypted file, except for the key and random parts.
   same "$(sed 's/age1[a-z0-9]*/AGE/' sops/users/joe/key.json | od -c)" "$(printf '[\n  {\n    "publickey": "AGE",\n    "type": "age"\n  }\n]' | od -c)"
   local secret=vars/per-machine/tin/token/key/secret
   same "$(jq -c '[keys, (.sops | keys), (.sops.age | map(keys))]' $secret)" '[["data","sops"],["age","lastmodified","mac","version"],[["enc","recipient"],["enc","recipient"]]]'

@@ -1,10 +1,10 @@
-# Nothing in the clear but where it belongs. Read by tests/secrets.
+# Nothing in the clear except where it belongs. Read by tests/secrets.
 # shellcheck shell=bash disable=SC2154,SC2034
 
-# Looks at the arguments and the environment of every process, while something runs.
+# Searches the arguments and environment of every process while a command runs.
 watch_processes() {
   local pid=$1
-  # In a file, so that the looking does not find itself.
+  # In a file, so that the search does not find itself.
   printf 'planted-\nAGE-SECRET-KEY\n' > "$work/patterns"
   while kill -0 "$pid" 2> /dev/null; do
     cat /proc/[0-9]*/cmdline /proc/[0-9]*/environ 2> /dev/null | tr '\0' '\n' | grep -F -f "$work/patterns" || true
@@ -28,7 +28,7 @@ nothing_leaks() {
     as joe muster vars list --flake .
     as joe muster vars list --flake . --json
     fails as joe muster vars check --flake .
-    # The failing one is last, and says nothing of what it was given.
+    # The failing one is last, and prints nothing of its input.
     fails as joe muster vars generate --yes --flake . --generator bad
     as joe muster machines list --flake .
     commit .
@@ -37,7 +37,7 @@ nothing_leaks() {
   local pid=$!
   watch_processes $pid > "$work/processes"
   wait $pid || { cat "$work/leak.log" && return 1; }
-  # The looking itself finds what it looks for: a program that is given a secret as an argument.
+  # The search does find what it looks for: a program with a secret as an argument.
   sleep 2 planted-argument 2> /dev/null &
   (exec -a planted-name sleep 1) &
   watch_processes $! > "$work/control"
@@ -46,7 +46,7 @@ nothing_leaks() {
   same "$(as joe muster vars get tin token/key --flake .)" planted-by-set
   same "$(as joe muster vars get tin asked/word --flake .)" planted-by-answer
   same "$(as joe muster vars get tin x/f --flake .)" planted-by-script
-  # The flake's own texts name these two, and nothing else does.
+  # Only the flake's own texts name these two.
   local found
   found=$(grep -rlaE 'planted-(by-answer|line|by-set)' "$work/leak" "$work/leak.log" "$work/operator" "$work/config" "$work/controller.log" "$work/home" "$work/tin" "$work/tin.log" /tmp/sops* /tmp/.tmp* 2> /dev/null || true)
   same "$found" ""
@@ -57,7 +57,7 @@ nothing_leaks() {
     same "$(grep -rlaE 'planted-(by-answer|line|by-set)' "$work/operator/nix/store" 2> /dev/null || true)" ""
   fi
   same "$(in_memory)" ""
-  # What was encrypted has its recipients' names in the clear and nothing else.
+  # An encrypted file has only its recipients in the clear.
   git -C "$work/leak" log -p > "$work/history"
   lacks 'planted-(by-answer|line|by-set)' "$work/history"
 }

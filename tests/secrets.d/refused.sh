@@ -1,7 +1,7 @@
-# What is refused, each with one sentence. Read by tests/secrets.
+# What is refused, each with a single sentence. Read by tests/secrets.
 # shellcheck shell=bash disable=SC2154,SC2034
 
-# One sentence, and at most a hint after it; another exit code than 0.
+# One sentence, and at most a hint after it; the exit code is not 0.
 refuses() {
   local words=$1 status=0 error
   shift
@@ -15,7 +15,7 @@ refuses() {
   lines=$(grep -cv '^hint: ' <<< "$error")
   [ "$lines" -le "${refusal_lines:-1}" ] || { echo "more than one sentence:" && echo "$error" && return 1; }
 }
-# The same, with a fleet that is left as it was.
+# The same, and the fleet is unchanged.
 refuses_and_leaves() {
   local before after
   before=$(tree_of "$work/wrong")
@@ -83,7 +83,7 @@ unknown_names() {
   refuses_and_leaves "there is no operator gold in sops/users; there is joe" as joe muster vars fix --add-user gold --yes --flake "$work/wrong"
 }
 names_that_are_none() {
-  # Clap tells of these, in its own words and with its own exit code.
+  # Clap reports these, with its own message and exit code.
   refusal_lines=9 refuses_and_leaves "names no variable: write GENERATOR/FILE" as joe muster vars get tin token --flake "$work/wrong"
   refusal_lines=9 refuses_and_leaves "is not a name for an operator" as joe muster vars keygen --user 'J/E' --flake "$work/wrong"
   refuses_and_leaves "is not a public age key" as joe muster machines accept tin --recipient hello --flake "$work/wrong"
@@ -168,7 +168,7 @@ folders_that_cannot_be_written() {
   rm vars/per-machine/tin/x
   git add -A
   read_only() {
-    # The operator's Nix looks into the repository as well; a disk that is read-only refuses even root.
+    # The operator's Nix reads the repository as well; a read-only disk refuses even root.
     unshare -m sh -c 'mount --bind "$0" "$0" && mount -o remount,ro,bind "$0" && exec "$@"' "$work/wrong" "$@"
   }
   refuses_and_leaves "nothing was changed" read_only "${joe_runs[@]}" muster vars generate --yes --flake "path:$work/wrong"

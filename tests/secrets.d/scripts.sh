@@ -45,7 +45,7 @@ without_a_sandbox() {
   rm -r vars/per-machine/*/x
   git add -A
 }
-# A person types the answers; nothing of a hidden one is on the screen.
+# A person types the answers; hidden ones never appear on the screen.
 asked_at_a_terminal() {
   cd "$work/wrong"
   extra wrong 'x.files.f = { }; x.prompts.secret = { type = "hidden"; persist = true; }; x.prompts.word = { }; x.prompts.many.type = "multiline-hidden"; x.script = "cat $prompts/secret $prompts/word $prompts/many > $out/f";'
@@ -91,7 +91,7 @@ made_again_only_when_told() {
   contains "$(generates --regenerate ca)" "cert for tin: made anew, for it is made from ca (shared)"
   [ "$(cat vars/per-machine/tin/cert/cert/value)" != "$cert" ]
   same "$(as joe muster vars get tin token/key --flake .)" "$key"
-  # A file that is new in the flake does not change those that are there.
+  # A new file in the flake does not change the existing ones.
   sed -i 's/    files.pub.secret = false;/    files.pub.secret = false;\n    files.more = { };/' generators.nix
   git add -A
   contains "$(generates 2>&1)" "token of tin is left as it is: there is key, pub and not more"
@@ -104,7 +104,7 @@ made_again_only_when_told() {
   contains "$(cat "$work/said")" "--regenerate ca makes it anew"
   git checkout -q HEAD -- .
   git clean -qfd
-  # What was in the clear and is secret now, and the other way round.
+  # What was in the clear and is now secret, and the other way round.
   sed -i 's/    files.pub.secret = false;/    files.pub = { };/' generators.nix
   git add -A
   fails as joe muster vars check --flake . > "$work/said"

@@ -1,4 +1,5 @@
-# The round trip: machines that enrol, are accepted, replaced and removed; operators that come and go. Read by tests/secrets.
+# The round trip: machines that enrol, are accepted, replaced and removed; operators who come and go. Read by
+# tests/secrets.
 # shellcheck shell=bash disable=SC2154,SC2034
 
 set_up() {
@@ -12,7 +13,7 @@ set_up() {
 }
 export MUSTER_CONFIG=$work/config/muster.toml
 age_of() { muster machines show "$1" --json | jq -r "$2"; }
-# Makes a machine in a folder, enrols it with a token of joe's, and lets its agent speak.
+# Makes a machine in a folder, enrols it with joe's token, and lets its agent check in.
 enrol() {
   local name=$1 class=$2 system=$3 token store=()
   own_stores || store=(--host-store)
@@ -47,7 +48,7 @@ made_for_both() {
   contains "$said" "Made 7 generators:"
   commit .
   as joe muster vars check
-  # Nothing is left to make, and nothing is made again.
+  # Nothing is left to make, and nothing is made twice.
   local before
   before=$(tree_of .)
   contains "$(as joe muster vars generate --yes)" "Nothing to make."
@@ -113,7 +114,7 @@ operators_come_and_go() {
   commit .
   as joe muster vars check
 }
-# The group that new secrets are for, in Clan's words as well as in ours.
+# The group that new secrets are for, by Clan's option as well as by ours.
 operators_in_a_group() {
   cd "$work/fleet"
   as bob muster vars keygen --group operators > /dev/null
@@ -164,7 +165,7 @@ renewed() {
   SOPS_AGE_KEY_FILE=$(state iron) sops decrypt --input-type binary --output-type binary "$work/older-secret" > /dev/null
   commit .
 }
-# A controller that names another key than the machine's gets no secret encrypted to it.
+# If a controller names another key than the machine's, no secret is encrypted to it.
 lying_controller() {
   cd "$work/fleet"
   local mine=$work/thief before
@@ -181,7 +182,7 @@ TEXT
   stop_agent tin
   same "$(age_of tin .age)" "$(age-keygen -y "$mine")"
   refuses "is not proved to be tin's" as joe muster machines accept tin --yes
-  # Who did not make the token compares with the machine.
+  # An operator who did not make the token compares the key with the machine's.
   mv "$work/config/witnesses/tin" "$work/witness"
   refuses "nothing proves that the key is tin's" as joe muster machines accept tin --yes < /dev/null
   refuses "the controller says that tin has the key" as joe muster machines accept tin --yes --recipient "$(age-keygen -y "$(state tin)")"
@@ -196,7 +197,7 @@ removed() {
   cd "$work/fleet"
   local said secret
   stop_agent iron
-  # No other machine has to evaluate for it.
+  # No other machine has to be evaluated for it.
   echo '{ pkgs, name }: if name == "tin" then throw "tin is not finished" else { }' > extra.nix
   git add extra.nix
   fails as joe muster vars check
@@ -208,7 +209,7 @@ removed() {
   contains "$said" "iron is revoked"
   contains "$said" "The flake still describes iron"
   contains "$said" "git add"
-  # Once is enough: nothing is revoked, changed or to be added again.
+  # Once is enough: there is nothing left to revoke or change.
   said=$(as joe muster machines remove iron --yes)
   contains "$said" "iron was removed already"
   lacks "git add|is revoked" <<< "$said"
