@@ -22,11 +22,11 @@
         "aarch64-darwin"
         "x86_64-darwin"
       ];
-      # Newer nixpkgs have no packages for Intel Macs any more; older ones do.
+      # Newer nixpkgs no longer have packages for Intel Macs; older ones do.
       systems = builtins.filter (system: nixpkgs.legacyPackages ? ${system}) supported;
       each = make: lib.genAttrs systems (system: make nixpkgs.legacyPackages.${system});
 
-      # The program of one crate. Its tests want Nix itself and run by tests/run, not in the sandbox.
+      # The program of one crate. Its tests need Nix itself and run in tests/run, not in the sandbox.
       program =
         pkgs: name: crate: description:
         pkgs.rustPlatform.buildRustPackage {
@@ -71,13 +71,13 @@
         module: service: name:
         { pkgs, ... }:
         {
-          # Who imports it by themselves and through mkFleet has it once.
+          # Imported both directly and through mkFleet, it counts once.
           key = "muster's ${service}";
           imports = [ module ];
           services.${service}.package = lib.mkDefault (packageFor pkgs.stdenv.hostPlatform.system name);
         };
 
-      # A machine of a fleet without the agent would take one update, its last.
+      # A fleet's machine without the agent would take one update, its last.
       agentIn = module: [
         module
         { services.muster-agent.enable = lib.mkDefault true; }
@@ -102,7 +102,7 @@
       flakeModule = self.flakeModules.default;
 
       nixosModules = {
-        # What a machine of a fleet needs.
+        # What a fleet's machine needs.
         default.imports = [
           self.nixosModules.muster-agent
           self.nixosModules.muster-secrets
@@ -167,7 +167,7 @@
         pkgs:
         removeAttrs (packagesOf pkgs) [ "default" ]
         // lib.optionalAttrs pkgs.stdenv.hostPlatform.isLinux {
-          # tests/nix-modules does without NixOS's own modules, and this does not.
+          # Unlike tests/nix-modules, this uses NixOS's own modules.
           services-on-nixos = import ./tests/nix/lib/real-nixos.nix {
             inherit pkgs nixpkgs;
             muster = self;

@@ -51,7 +51,7 @@
       };
     };
 
-    # Lists of the role, of the tags and of the machine come together.
+    # Lists of the role, of the tags and of the machine are joined.
     tools = {
       module.name = "packages";
       roles.default = {

@@ -11,12 +11,12 @@
       machineClass = "nixos";
       system = "aarch64-linux";
     };
-    # Both Macs get their own configuration and Muster's agent, and nothing of any instance.
+    # Both Macs get their own configuration and Muster's agent, and nothing from any instance.
     rosegold.system = "aarch64-darwin";
     argentum.system = "aarch64-darwin";
   };
 
-  # Whatever is no Mac and not public.
+  # Every machine that is neither a Mac nor public.
   tags =
     { config, ... }:
     {
@@ -38,7 +38,7 @@
       roles.client.tags = [ "nixos" ];
     };
 
-    # A service of this flake, for NixOS alone: it gives no darwinModule, and no Mac is in its role.
+    # This flake's own service, for NixOS only: it has no darwinModule, and no Mac is in its role.
     quiet = {
       module = {
         input = "self";

@@ -1,4 +1,4 @@
-# A service of one's own, in Clan's form: collects garbage at night.
+# A custom service, in Clan's form: collects garbage at night.
 { lib, ... }:
 {
   _class = "clan.service";
