@@ -1,7 +1,7 @@
 //! Breadth first through everything that can happen, so that the first trace that breaks a property is a shortest one.
 
 use std::collections::HashMap;
-use std::hash::{DefaultHasher, Hash as _, Hasher as _};
+use std::hash::{DefaultHasher, Hash, Hasher as _};
 
 use crate::environment::{Action, after};
 use crate::properties;
@@ -22,7 +22,7 @@ pub struct Found {
 #[derive(Debug)]
 pub struct Counterexample {
     pub property: String,
-    pub trace: Vec<Action>,
+    pub trace: Vec<String>,
 }
 
 struct Explored {
@@ -111,11 +111,11 @@ fn leads_nowhere(all: &Explored) -> Option<Counterexample> {
     None
 }
 
-fn trace(from: &[(u32, Action)], mut place: u32) -> Vec<Action> {
+fn trace(from: &[(u32, Action)], mut place: u32) -> Vec<String> {
     let mut trace = Vec::new();
     while place != 0 {
         let (before, action) = from[place as usize];
-        trace.push(action);
+        trace.push(format!("{action:?}"));
         place = before;
     }
     trace.reverse();
@@ -123,7 +123,7 @@ fn trace(from: &[(u32, Action)], mut place: u32) -> Vec<Action> {
 }
 
 /// 128 bits of what a state is: with millions of states no two fall together by chance.
-fn fingerprint(world: &World) -> u128 {
+pub fn fingerprint(world: &impl Hash) -> u128 {
     let half = |salt: u8| {
         let mut hasher = DefaultHasher::new();
         hasher.write_u8(salt);

@@ -6,6 +6,7 @@
 
 mod activator;
 mod agent;
+mod contact;
 mod environment;
 mod explore;
 mod properties;
@@ -21,6 +22,9 @@ use muster_protocol::target::Action;
 
 use explore::{Counterexample, Found, explore};
 use scene::{Behaviour, Break, Budget, Published, Scene};
+
+/// The exploration that is no scene of a machine.
+const CONTACT: &str = "the contact with the controller";
 
 #[derive(Parser)]
 #[command(about = "Explores every interleaving of the agent's decisions with crashes, reboots and outages")]
@@ -54,6 +58,17 @@ fn main() -> ExitCode {
             print_trace(counterexample);
         }
     }
+    if arguments.only.as_ref().is_none_or(|part| CONTACT.contains(part.as_str())) {
+        // With one fault there are half a million states; with two, more than there is room for.
+        let found = contact::explore(arguments.faults.min(1), None, arguments.limit);
+        (states, deepest) = (states + found.states, deepest.max(found.depth));
+        bad += usize::from(found.broken.is_some());
+        cut += usize::from(!found.complete && found.broken.is_none());
+        print(CONTACT, &found);
+        if let Some(counterexample) = &found.broken {
+            print_trace(counterexample);
+        }
+    }
     let seconds = clock.awake().as_secs();
     println!(
         "{states} states visited, up to {deepest} steps deep, in {seconds} s; {bad} explorations broke a property"
@@ -70,9 +85,8 @@ fn main() -> ExitCode {
         match caught(*guard, &arguments) {
             Some((scene, counterexample)) => {
                 println!(
-                    "  caught  {guard:?}: {} ({}; {} steps)",
+                    "  caught  {guard:?}: {} ({scene}; {} steps)",
                     counterexample.property,
-                    scene.name(),
                     counterexample.trace.len()
                 );
                 if arguments.traces {
@@ -107,13 +121,16 @@ fn print(name: &str, found: &Found) {
 
 fn print_trace(counterexample: &Counterexample) {
     println!("    {}", counterexample.property);
-    let words: Vec<String> = counterexample.trace.iter().map(|action| format!("{action:?}")).collect();
-    println!("    {}", words.join(" "));
+    println!("    {}", counterexample.trace.join(" "));
 }
 
 /// A scene in which the properties notice that the guard is gone, with one fault.
-fn caught(guard: Break, arguments: &Arguments) -> Option<(Scene, Counterexample)> {
+fn caught(guard: Break, arguments: &Arguments) -> Option<(String, Counterexample)> {
     use Behaviour as B;
+    if guard.is_of_contact() {
+        let found = contact::explore(1, Some(guard), arguments.limit);
+        return found.broken.map(|counterexample| (CONTACT.to_owned(), counterexample));
+    }
     let switch = |behaviour| Published { behaviour, action: Action::Switch };
     let (class, published) = match guard {
         Break::ForgetTried => (Class::Nixos, vec![switch(B::Good)]),
@@ -132,6 +149,12 @@ fn caught(guard: Break, arguments: &Arguments) -> Option<(Scene, Counterexample)
         Break::TellTwice | Break::TellUnwritten | Break::ForgetReports => {
             (Class::Darwin, vec![switch(B::BuildFails)])
         }
+        // Those of the contact, which are explored without a machine.
+        Break::ForgetUnanswered
+        | Break::SpinOnPolls
+        | Break::ObeyRetryAfter
+        | Break::ForgetToTell
+        | Break::KeepDeadBearer => return None,
     };
     let budget = Budget { faults: 1, rollbacks: 0 };
     let foreign_profile = guard == Break::UndoToProfile;
@@ -145,7 +168,7 @@ fn caught(guard: Break, arguments: &Arguments) -> Option<(Scene, Counterexample)
         old_fails: false,
         broken: Some(guard),
     };
-    explore(&scene, arguments.limit).broken.map(|counterexample| (scene, counterexample))
+    explore(&scene, arguments.limit).broken.map(|counterexample| (scene.name(), counterexample))
 }
 
 fn scenes(arguments: &Arguments) -> Vec<Scene> {

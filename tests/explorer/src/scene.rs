@@ -46,7 +46,7 @@ pub struct Published {
 }
 
 /// A guard that is taken out, to see that the properties notice.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, clap::ValueEnum)]
 pub enum Break {
     /// Begin whatever was tried already.
     ForgetTried,
@@ -84,6 +84,30 @@ pub enum Break {
     TellUnwritten,
     /// Remove reports before the controller has stored them.
     ForgetReports,
+    /// Make another check-in though the last one was not answered.
+    ForgetUnanswered,
+    /// Take polls that are answered at once for news, however many there are.
+    SpinOnPolls,
+    /// Stay away for as long as a `Retry-After` asks.
+    ObeyRetryAfter,
+    /// Take for told what was in a check-in that failed.
+    ForgetToTell,
+    /// Go on with a bearer that the controller knows no longer.
+    KeepDeadBearer,
+}
+
+impl Break {
+    /// Whether it is one of the contact's schedule.
+    pub fn is_of_contact(self) -> bool {
+        matches!(
+            self,
+            Self::ForgetUnanswered
+                | Self::SpinOnPolls
+                | Self::ObeyRetryAfter
+                | Self::ForgetToTell
+                | Self::KeepDeadBearer
+        )
+    }
 }
 
 /// How much may go wrong in one run, whatever and whenever.
