@@ -1,8 +1,9 @@
-# The order of a Mac's activation: what the example systems do is what nix-darwin's own text does, by name and in order.
+# The order of a Mac's activation: what the example systems do is what nix-darwin's own text does, by name and
+# in order.
 t:
 let
   inherit (t) lib;
-  # Every stage of the text becomes a mark. A name that is not there any more is an error of its own.
+  # Every stage of the text becomes a mark. A name that no longer exists is an error.
   marked =
     names:
     (t.darwin {
@@ -16,7 +17,7 @@ let
     }).config;
   plain = (t.darwin { modules = [ ]; }).config;
   stages = text: lib.concatLists (lib.filter lib.isList (builtins.split "@STAGE ([A-Za-z-]+)@" text));
-  # All that there are but the whole of them, and what only remains to say that it was renamed.
+  # All stages, without the combined text and those that remain only to report a rename.
   names = lib.subtractLists [
     "script"
     "extraPostActivation"
@@ -27,7 +28,7 @@ let
   boot = real.launchd.daemons.activate-system.script;
   checks = plain.system.activationScripts.checks.text;
 
-  # Where a text stands in another one.
+  # Where one text is in another.
   place =
     needle: text:
     let

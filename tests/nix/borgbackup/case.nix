@@ -26,7 +26,7 @@ let
       };
     };
   fleet = fleetWith { } [ "all" ];
-  # A server that says neither an address nor a network, beside other services.
+  # A server with neither address nor network, beside other services.
   bare =
     more:
     (t.service {

@@ -1,4 +1,4 @@
-# All ten services at once, on every machine, in a fleet of ours and in a Clan; and each twice, where a fleet may.
+# All ten services at once, on every machine, in our fleet and in a Clan; and each twice, where a fleet may.
 t:
 let
   inherit (t) lib;
@@ -27,7 +27,7 @@ let
     {
       ours = configurations (t.fleet fleet);
       clans = configurations (t.clan fleet);
-      # What generates variables is read before there are any.
+      # Generators are read before there are any variables.
       generators = lib.mapAttrs (_: one: lib.attrNames one.config.muster.vars.generators) (
         let it = t.fleet fleet; in it.nixosConfigurations // it.darwinConfigurations
       );
@@ -37,7 +37,7 @@ let
     };
   fresh = fleetIn (t.repository + "/tests/nix/everything") instances;
   fleet = fleetWith instances;
-  # Networks, backups and exporters of another name beside the first; a port is taken once.
+  # Additional networks, backups and exporters under another name; each port is used once.
   twice = fleetWith (
     instances
     // {
@@ -55,7 +55,7 @@ let
       packages2 = instances.packages;
     }
   );
-  # With the controller of the network a peer as well, and nothing generated.
+  # With the network's controller also a peer, and nothing generated.
   everywhere = fleetIn (t.repository + "/tests/nix/everything") (
     lib.recursiveUpdate instances { zt.roles.peer.tags = [ "all" ]; }
   );

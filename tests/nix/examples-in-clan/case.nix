@@ -5,7 +5,7 @@ let
   inherit (t) lib;
   inventory = import (t.repository + "/examples/minerals/inventory.nix");
   directory = t.repository + "/tests/nix/lib/source";
-  # The shell's own packages are none of the stand-in package set.
+  # The shell's own packages are not in the stand-in package set.
   machines = lib.mapAttrs (
     _: machine: lib.optionalAttrs (machine.machineClass == "darwin") { programs.zsh.enable = false; }
   ) inventory.machines;
@@ -13,7 +13,8 @@ let
   clans = t.clan {
     inherit directory machines;
     inventory = {
-      # Clan knows neither the system nor what Muster is told of a machine, and takes addresses for build hosts.
+      # Clan knows neither the system nor Muster's settings of a machine, and expects addresses for build
+      # hosts.
       machines = lib.mapAttrs (
         _: machine: removeAttrs machine [ "system" "muster" "deploy" ]
       ) inventory.machines;
@@ -60,7 +61,7 @@ let
   plists = one: lib.mapAttrs (_: file: t.withoutSecrets file.text) (
     lib.filterAttrs (name: _: lib.hasInfix "zerotier" name || lib.hasInfix "node-exporter" name) one.config.environment.launchDaemons
   );
-  # In the order in which they come, since that shows the order in which settings were merged.
+  # In their order, since that shows the order in which settings were merged.
   ordered = one: lib.filter (name: lib.elem name [ "git" "htop" "ripgrep" "jq" ]) (map (package: package.name or "") one.config.environment.systemPackages);
 in
 {
@@ -71,7 +72,7 @@ in
     "both have the same machines" =
       lib.attrNames (macs clans) == lib.attrNames (macs ours)
       && lib.attrNames clans.nixosConfigurations == lib.attrNames ours.nixosConfigurations;
-    # Clan has packages of its own behind them.
+    # Clan's own packages follow them.
     "settings are merged in the same order" = lib.all (
       name:
       let

@@ -4,7 +4,8 @@ let
   inherit (t) lib;
   inherit (builtins) attrNames mapAttrs readFile;
 
-  # What the examples' machines say of their hardware and upkeep, beyond the options that Muster's modules set.
+  # What the examples' machines set for their hardware and upkeep, beyond the options that Muster's modules
+  # set.
   hardware.options = lib.genAttrs [ "boot" "fileSystems" "nix" "system" ] (
     name:
     {
@@ -27,7 +28,7 @@ let
   };
   flake = (import (t.repository + "/flake.nix")).outputs {
     inherit nixpkgs;
-    # What sops-nix itself brings is no part of the examples.
+    # What sops-nix itself brings is not part of the examples.
     sops-nix = t.sops-nix-stub;
     self = flake // {
       outPath = t.repository;
@@ -41,7 +42,7 @@ let
     in
     muster.mkFleet (
       {
-        # The variables of the tests: an example has none of its own, since whoever copies it generates others.
+        # The tests' variables: an example has none, since everyone who copies it generates their own.
         self = {
           outPath = t.repository + "/tests/nix/lib/source";
           inputs = { };
@@ -54,7 +55,7 @@ let
         nix-darwin.lib.darwinSystem =
           { modules, specialArgs }:
           t.darwin {
-            # The shell's own packages are none of the stand-in package set.
+            # The shell's own packages are not in the stand-in package set.
             modules = modules ++ [ { programs.zsh.enable = false; } ];
             inherit specialArgs;
           };
@@ -99,7 +100,7 @@ let
       ]
     ) (map (package: package.name or "?") one.config.environment.systemPackages);
   daemons = one: attrNames one.config.launchd.daemons;
-  # A Mac of no fleet, with the agent alone.
+  # A Mac outside any fleet, with only the agent.
   plain = t.darwin {
     modules = [
       flake.darwinModules.muster-agent

@@ -1,4 +1,5 @@
-# flake.nix, with the parts of nixpkgs that tests have: what it exports, and that its modules bring its own packages.
+# flake.nix, with the parts of nixpkgs that tests have: what it exports, and that its modules bring its own
+# packages.
 t:
 let
   inherit (t) lib;
@@ -13,7 +14,7 @@ let
     inherit self nixpkgs;
     sops-nix = t.sops-nix-flake;
   };
-  # The check that evaluates with NixOS itself, as far as it comes without it.
+  # The check that evaluates with NixOS itself, as far as it gets without it.
   raw = lib.mkOption { type = lib.types.raw; };
   onNixos = import (t.repository + "/tests/nix/lib/real-nixos.nix") {
     pkgs = t.pkgs "x86_64-linux";
@@ -51,7 +52,7 @@ let
       }
     ];
   };
-  # By themselves and through a module of theirs, as mkFleet brings it too.
+  # Directly and through a module of theirs, like the one that mkFleet brings.
   twice = [
     self.darwinModules.muster-agent
     (t.repository + "/packaging/launchd/agent.nix")

@@ -1,4 +1,4 @@
-# Right and wrong inventories, with the services evaluated; ./run does those that need no nixpkgs.
+# Right and wrong inventories, with the services evaluated; ./run covers those that need no nixpkgs.
 t:
 let
   wrong = import ./wrong.nix { inherit (t) lib; };
@@ -15,6 +15,6 @@ in
       value = right.cases.${name};
     }) (builtins.attrNames right.cases)
   );
-  # What is said by nixpkgs' module system, or printed by mkFleet itself.
+  # Messages of nixpkgs's module system, or printed by mkFleet itself.
   refuses = import ./refusals.nix { inherit (t) lib; };
 }

@@ -13,7 +13,7 @@ rec {
     };
     zinc.system = "aarch64-darwin";
   };
-  # One instance of the service that serves both classes (see services.nix).
+  # One instance of the service for both classes (see services.nix).
   web = roles: {
     web = {
       module = {

@@ -1,4 +1,5 @@
-# What fails with a message of the module system, which names the place by itself; and two that show how mkFleet prints.
+# What fails with a message of the module system, which names the place itself; and two that show how mkFleet
+# prints.
 { lib }:
 let
   fleet = import ./fleet.nix;

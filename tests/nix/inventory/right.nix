@@ -1,4 +1,4 @@
-# What right inventories come to; without nixpkgs' lib, what needs none.
+# What right inventories result in; without nixpkgs's lib, only those that do not need it.
 {
   lib ? null,
 }:
@@ -13,7 +13,7 @@ let
   fleet = import ./fleet.nix;
   services = import ./services.nix;
   muster = import ../../../nix { };
-  # A system is whatever its modules say under `told`, beside what mkFleet itself sets.
+  # A system is what its modules put under `told`, besides what mkFleet itself sets.
   system =
     class:
     { modules, specialArgs }:
@@ -87,7 +87,7 @@ let
     }
   );
 
-  # docs/flakes.md shows what is said of this one.
+  # docs/flakes.md shows the messages for this one.
   shown =
     let
       minerals = import ../../../examples/minerals/inventory.nix;
@@ -450,7 +450,7 @@ let
   cases = pure // (if lib == null then { } else withLib);
 in
 {
-  # Whether each is so.
+  # Whether each holds.
   cases = builtins.mapAttrs (_: case: case.found == case.wanted) cases;
   checked = length (attrNames cases);
   failures = concatMap (

@@ -1,4 +1,4 @@
-# Services small enough to see through, of every kind that the inventory tells apart.
+# Simple services, of every kind that the inventory distinguishes.
 let
   service = name: rest: {
     _class = "clan.service";
@@ -7,7 +7,7 @@ let
   } // removeAttrs rest [ "manifest" "roles" ];
 in
 {
-  # Serves both classes.
+  # For both classes.
   web =
     { lib, ... }:
     service "web" {
@@ -80,7 +80,7 @@ in
   # Only for Macs.
   launcher = _: service "launcher" { roles.default.perInstance = _: { darwinModule = { }; }; };
 
-  # Mere membership; extraModules do the work.
+  # Only membership; extraModules do the work.
   marker = _: service "marker" { roles.default = { }; };
 
   nothing = _: service "nothing" { };

@@ -1,4 +1,5 @@
-# Every wrong inventory in wrong/ against what is to be said about it; without nixpkgs' lib, those alone that need none.
+# Every wrong inventory in wrong/ against its expected messages; without nixpkgs's lib, only those that do not
+# need it.
 {
   lib ? null,
 }:

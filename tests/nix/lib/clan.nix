@@ -1,11 +1,11 @@
-# The same inventory in a real Clan, where Muster is an input of the flake: Clan's own modules evaluate services, settings
-# and, on Macs, the whole of its core; on NixOS its vars, secrets and settings.
+# The same inventory in a real Clan, where Muster is an input of the flake: Clan's own modules evaluate
+# services, settings and, on Macs, the whole of its core; on NixOS its vars, secrets and settings.
 t:
 {
   inventory,
   directory,
   machines ? { },
-  # Services of Clan's own, for instances with `module.input = null`.
+  # Clan's own services, for instances with `module.input = null`.
   clanServices ? { },
 }:
 let
@@ -21,7 +21,7 @@ let
       ...
     }:
     {
-      # The key that the machine made itself, where nothing else says one.
+      # The key that the machine made itself, unless another is given.
       sops.age.keyFile = lib.mkOverride 1400 "/var/lib/muster/age.txt";
       imports =
         if _class == "darwin" then

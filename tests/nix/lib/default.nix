@@ -1,4 +1,4 @@
-# What a case is given. See ../README.md.
+# The arguments of a case. See ../README.md.
 {
   nixpkgs-lib,
   nix-darwin,
@@ -29,7 +29,7 @@ let
               (t.sops-nix + "/modules/sops")
               ./nixos-in-clan.nix
             ];
-            # Nothing is copied into a store here, so nothing can be looked at there.
+            # Nothing is copied into a store here, so nothing can be read there.
             sops.validateSopsFiles = false;
           };
           darwinModules.sops = {
@@ -79,7 +79,7 @@ let
         ++ modules;
       };
 
-    # A configuration whose assertions hold; as NixOS and nix-darwin do it when they build.
+    # A configuration whose assertions hold, as NixOS and nix-darwin check when they build.
     checked =
       config:
       let
@@ -87,8 +87,8 @@ let
       in
       if failed == [ ] then config else throw (lib.concatStringsSep "\n" failed);
 
-    # One instance of one service, on the machines of ./machines.nix, in a fleet of ours and in a Clan. `more` has further
-    # instances, `modules` further modules of machines.
+    # One instance of one service, on the machines of ./machines.nix, in our fleet and in a Clan. `more` has
+    # additional instances, `modules` additional machine modules.
     service =
       {
         name,
@@ -131,7 +131,7 @@ let
     # The parts of a configuration that goldens show.
     plist = configuration: name: t.checkedPlist configuration.config.environment.launchDaemons name;
     userPlist = configuration: name: t.checkedPlist configuration.config.environment.userLaunchAgents name;
-    # A Clan on a Mac has no restartUnits, so its daemons lack what they add to those of services, which have hashes of
+    # A Clan on a Mac has no restartUnits, so its daemons lack what these add; our services have hashes of
     # their own.
     withoutSecrets =
       text:
@@ -143,7 +143,7 @@ let
     checkedPlist =
       files: name:
       files."${name}.plist".text or (throw "there is no ${name}.plist, but ${toString (lib.attrNames files)}");
-    # Units without what they do not say.
+    # Units without unset fields.
     unit =
       configuration: name:
       lib.filterAttrs (
@@ -155,7 +155,7 @@ let
           ""
         ])
       ) (removeAttrs configuration.config.systemd.services.${name} [ "enable" "restartIfChanged" "stopIfChanged" ]);
-    # What a generator is, without what is the same for all of them. Clan's and ours have the same names.
+    # A generator, without what all of them share. Clan's and ours have the same names.
     generators =
       tree:
       lib.mapAttrs (_: generator: {
@@ -190,10 +190,11 @@ let
       }) tree;
     etc = configuration: name: configuration.config.environment.etc.${name}.text;
 
-    # What is to hold, or is expected (below `clan/`), only where there is a Clan to hold it in.
+    # What holds, or is expected (below `clan/`), only in a Clan.
     inClan = lib.optionalAttrs (t.clan-core != null);
 
-    # A fleet of Muster's own library, and the same inventory in a Clan: { nixosConfigurations, darwinConfigurations }.
+    # A fleet from Muster's own library, and the same inventory in a Clan: { nixosConfigurations,
+    # darwinConfigurations }.
     fleet = import ./fleet.nix t;
     clan = import ./clan.nix t;
   };

@@ -1,4 +1,4 @@
-# lib.mkFleet with the parts that tests have: nix-darwin as it is, and NixOS as the stub of its options.
+# lib.mkFleet with the parts that tests have: the real nix-darwin, and a stub of NixOS's options.
 t:
 {
   inventory,

@@ -1,4 +1,4 @@
-# What Clan's own modules and sops-nix want of NixOS beyond what ours do.
+# What Clan's own modules and sops-nix need of NixOS beyond what ours do.
 { lib, ... }:
 let
   raw = lib.mkOption {

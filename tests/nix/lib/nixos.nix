@@ -1,5 +1,5 @@
-# A stub of NixOS: the options that Muster's modules set, with the types that NixOS documents for them. It computes nothing,
-# so a configuration here shows what our modules say and not what NixOS makes of it.
+# A stub of NixOS: the options that Muster's modules set, with the types that NixOS documents for them. It
+# computes nothing, so a configuration here shows what our modules set, not what NixOS makes of it.
 { lib, pkgs, ... }:
 let
   inherit (lib) mkOption types;

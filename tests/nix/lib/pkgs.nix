@@ -1,5 +1,5 @@
-# A stand-in for nixpkgs' package set: packages are names without contents, and what writes text has a path that depends
-# on the text. Nothing here can be built; modules only put the paths into their settings.
+# A stand-in for nixpkgs' package set: packages are names without contents, and what writes text has a path
+# that depends on the text. Nothing here can be built; modules only put the paths into their settings.
 { lib, system }:
 let
   path = name: text: "/nix/store/${builtins.substring 0 32 (builtins.hashString "sha256" text)}-${name}";
@@ -75,7 +75,7 @@ lib.genAttrs [
 ] package
 // {
   inherit lib;
-  # As in nixpkgs, the controller comes only if it is asked for.
+  # As in nixpkgs, the controller is included only on request.
   zerotierone = lib.makeOverridable (
     {
       enableUnfree ? false,
@@ -111,7 +111,7 @@ lib.genAttrs [
       generate = name: value: written name (builtins.toJSON value);
     };
   };
-  # Also where a file gives several packages (nix-darwin's tools); one that writes a text is as it is.
+  # Also where a file has several packages (nix-darwin's tools); one that writes a text stays as it is.
   callPackage =
     file: arguments:
     if baseNameOf (toString file) == "manifest-for.nix" then

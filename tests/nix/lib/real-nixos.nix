@@ -1,5 +1,5 @@
-# All services on two hosts, evaluated by NixOS itself: `nix flake check` where nixpkgs is at hand. Nothing of the hosts is
-# built; the result is a file with the paths of their systems.
+# All services on two hosts, evaluated by NixOS itself: `nix flake check` where nixpkgs is available. No host
+# is built; the result is a file with the paths of their systems.
 {
   pkgs,
   nixpkgs,

@@ -1,4 +1,4 @@
-# Stands for sops-nix where no checkout of it was given: the options that Muster's modules set.
+# Stands in for sops-nix where no checkout was given: the options that Muster's modules set.
 { lib, pkgs, ... }:
 let
   option =

@@ -1,4 +1,4 @@
-# Stands for sops-nix where its checkout is not given: the options that Clan sets, and where secrets lie.
+# Stands in for sops-nix where no checkout was given: the options that Clan sets, and where secrets are.
 { lib, ... }:
 let
   inherit (lib) mkOption types;

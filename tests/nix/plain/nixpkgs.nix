@@ -1,5 +1,5 @@
-# As much of nixpkgs as flake.nix itself asks for, so that it can be evaluated without nixpkgs. Nothing here can be built:
-# a package is what it was made of.
+# As much of nixpkgs as flake.nix itself uses, so that it can be evaluated without nixpkgs. Nothing here can
+# be built: a package is what it was made of.
 {
   systems ? [
     "x86_64-linux"

@@ -1,4 +1,4 @@
-# The flake's outputs, of a nixpkgs that has packages for these systems.
+# The flake's outputs, from a nixpkgs that has packages for these systems.
 {
   systems ? null,
 }:

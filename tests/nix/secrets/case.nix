@@ -1,4 +1,4 @@
-# nix/modules/secrets-*.nix: what a machine's system says of its secrets, with the real sops-nix, alone and in a Clan.
+# nix/modules/secrets-*.nix: what a machine's system declares of its secrets, with sops-nix, alone and in a Clan.
 # needs: sops-nix
 t:
 let

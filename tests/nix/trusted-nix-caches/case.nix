@@ -1,4 +1,4 @@
-# trusted-nix-caches: nix.settings on both classes, unless somebody else owns nix.conf.
+# trusted-nix-caches: nix.settings on both classes, unless another program owns nix.conf.
 t:
 let
   fleetWith =

@@ -15,7 +15,7 @@ let
       modules.blackphos.system.primaryUser = "alice";
     };
   fleet = fleetWith { uid = 502; };
-  # nix-darwin also manages those who build.
+  # nix-darwin also manages the build users.
   people = one: t.lib.filter (name: !t.lib.hasInfix "nixbld" name) one.config.users.knownUsers;
   mac = one: {
     knownUsers = people one;
@@ -28,7 +28,7 @@ let
     inherit (one.config.users.users.alice.openssh.authorizedKeys) keys;
   };
   host = one: one.config.users.users.alice;
-  # The Mac's owner, named by each service that names users, and what wants to know their home.
+  # The Mac's owner, named by each service that names users, and what needs to know their home.
   ownerWith =
     name: roles: home:
     (t.service {

@@ -1,4 +1,5 @@
-# nix/modules/vars.nix: generators without Clan, with Clan's names and layout; and the helper that picks whose they are.
+# nix/modules/vars.nix: generators without Clan, with Clan's names and layout; and the helper that picks
+# between them.
 t:
 let
   inherit (t) lib;

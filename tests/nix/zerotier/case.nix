@@ -17,7 +17,7 @@ let
       };
     };
   fleet = fleetWith { localConf.settings.interfacePrefixBlacklist = [ "utun" ]; };
-  # What Clan's own zerotier has generated, and no more.
+  # Only what Clan's own zerotier has generated.
   fromClan = t.service {
     name = "zerotier";
     instance = "zt";

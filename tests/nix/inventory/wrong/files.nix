@@ -1,4 +1,4 @@
-# What lies beside the inventory: several inventories, the machines' files, the flake's inputs.
+# What is beside the inventory: several inventories, the machines' files, the flake's inputs.
 fleet:
 let
   inherit (fleet) good;

@@ -1,4 +1,4 @@
-# What is wrong only by what a service says of itself; these evaluate the services, and need nixpkgs' lib.
+# What is wrong only by a service's own declaration; these evaluate the services, and need nixpkgs's lib.
 fleet:
 let
   inherit (fleet) good roles;
