@@ -27,14 +27,14 @@ debian_install() {
   local package
   for package in "$@"; do
     if ! has apt-get; then
-      die "This needs $package, and there is no apt-get to get it with: install it and run this again."
+      die "This needs $package, and there is no apt-get: install it and run this again."
     fi
     if [ "$(id -u)" != 0 ]; then
       die "This needs the package $package: run \`sudo apt-get install --no-install-recommends $package\`, then this again."
     fi
     say "${dim}installing $package${plain}"
     if [ -z "$apt_updated" ]; then
-      apt-get update -qq > /dev/null || die "apt-get update failed: see that this machine reaches its Debian mirror."
+      apt-get update -qq > /dev/null || die "apt-get update failed: check that this machine reaches its Debian mirror."
       apt_updated=yes
     fi
     DEBIAN_FRONTEND=noninteractive apt-get install -qq -y --no-install-recommends "$package" > /dev/null ||
@@ -69,7 +69,7 @@ need_nix() {
   done
   if ! has nix; then
     case $(uname) in
-      Darwin) die "This needs Nix, and cannot install it on a Mac by itself: see https://nixos.org/download, then run this again." ;;
+      Darwin) die "This needs Nix, and cannot install it on a Mac: see https://nixos.org/download, then run this again." ;;
       Linux) debian_install nix-bin ;;
       *) die "This needs Nix, which $(uname) does not have." ;;
     esac
@@ -168,7 +168,7 @@ wait_for() {
   local what=$1 seconds=$2 end=$((SECONDS + $2))
   shift 2
   until "$@" > /dev/null 2>&1; do
-    [ "$SECONDS" -lt "$end" ] || die "$what did not come about within $seconds seconds."
+    [ "$SECONDS" -lt "$end" ] || die "$what did not happen within $seconds seconds."
     sleep 0.1
   done
 }
