@@ -437,7 +437,7 @@ fn lock(state_dir: &Path) -> Result<File> {
 fn told_once(error: &anyhow::Error) -> String {
     let mut causes: Vec<String> = Vec::new();
     for cause in error.chain().map(ToString::to_string) {
-        if !causes.iter().any(|told| told.contains(&cause)) {
+        if !causes.iter().any(|earlier| earlier.contains(&cause)) {
             causes.push(cause);
         }
     }

@@ -43,7 +43,7 @@ pub async fn run(config: &Config) -> ExitCode {
             Health::Doubtful => "warn",
             Health::Bad => "BAD ",
         };
-        let mut lines = shown::lines(&finding.words);
+        let mut lines = shown::lines(&finding.detail);
         say!("{mark} {:<11} {}", finding.about, lines.next().unwrap_or_default());
         for line in lines {
             say!("                 {line}");
@@ -127,7 +127,7 @@ fn state_folder(folder: &Path) -> Finding {
             bad(about, words, format!("chmod 700 {}", folder.display()))
         }
         Ok(_) => match crate::surroundings::obstacle(folder, false) {
-            Some(obstacle) => bad(about, obstacle.words, obstacle.remedy),
+            Some(obstacle) => bad(about, obstacle.problem, obstacle.remedy),
             None => good(about, format!("{} is root's alone", folder.display())),
         },
     }
@@ -274,7 +274,7 @@ fn nix(config: &Config, layout: &Layout) -> Finding {
 fn builds(config: &Config) -> Finding {
     let folder = config.build_folder();
     match crate::surroundings::obstacle(&folder, true) {
-        Some(obstacle) => bad("builds", obstacle.words, obstacle.remedy),
+        Some(obstacle) => bad("builds", obstacle.problem, obstacle.remedy),
         None => good("builds", format!("Nix builds in {}", folder.display())),
     }
 }

@@ -1,10 +1,11 @@
-//! The steps of an activator, forwards and back: a machine that is told what it sees and what became of its last step, and
-//! says the next one. [`super::resume`] says where it begins after a kill or a reboot.
+//! The steps of an activator, forwards and back: a state machine that is given what is observed and the
+//! result of its last step, and returns the next one. [`super::resume`] says where it starts after a kill or
+//! a reboot.
 //!
-//! Nothing here touches the world. Each [`Act`] happens whole, fails, or is cut short by the end of this process; what
-//! stays then is [`Course::record`] as it was last written, and the machine itself.
+//! Nothing here has side effects. Each [`Act`] happens completely, fails, or is cut short when this process
+//! ends; what remains then is the last written [`Course::record`] and the machine itself.
 //!
-//! `forth` and `back` move the [`Course`] of `place`; all stand on `act`.
+//! `forth` and `back` move the [`Course`] of `place`; all depend on `act`.
 
 mod act;
 mod back;

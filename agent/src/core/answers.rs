@@ -1,26 +1,28 @@
-//! What an answer means for what was sent. The controller decides nothing by it that outlasts the next answer.
+//! What an answer means for what was sent. Nothing that the controller causes here outlasts its next answer.
 
 use muster_protocol::api::ProblemCode;
 
-/// Whether a check-in has had its answer, so that the next one may be made. Until then its very bytes are sent again: an answer
-/// that was lost on the way is then given once more, and nothing is taken for a second machine with the same key.
+/// Whether a check-in is answered, so that the next one may be made. Until then the same bytes are sent
+/// again: a lost answer is simply given once more, and the machine is never mistaken for a second one with
+/// the same key.
 ///
-/// An answer that speaks of who asks (401, 403, 404) or when (408, 425, 429, and all that fail on their side) says nothing of what
-/// was said, and it is said again. One that refuses what was said ends it, since it would be refused for good.
+/// Answers about who asks (401, 403, 404) or when (408, 425, 429, every server error) say nothing about the
+/// content, so it is sent again. An answer that rejects the content ends the check-in, since it would be
+/// rejected every time.
 pub fn ends_check_in(status: u16) -> bool {
     matches!(status, 200..=299 | 400 | 405..=407 | 409..=424 | 426..=428 | 431..=499)
 }
 
-/// What the answer to a batch of events asks for.
+/// What the answer to a batch of events calls for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Numbers {
-    /// Nothing: the numbers are good.
+    /// Nothing: the numbers agree.
     Good,
-    /// Another name of the count: the controller has numbers of this one that were never used, or does not take them.
+    /// A new stream name: the controller has numbers of this stream that were never used, or rejects them.
     Renamed,
 }
 
-/// Reads an answer to events whose count has used no number above `last`.
+/// Evaluates the answer to events of a stream whose highest used number is `last`.
 pub fn numbers(through: Option<u64>, code: Option<ProblemCode>, last: u64) -> Numbers {
     let more = through.is_some_and(|through| through > last);
     if more || code == Some(ProblemCode::EventNumbers) { Numbers::Renamed } else { Numbers::Good }

@@ -1,10 +1,10 @@
-//! How long to wait after a failure: twice as long each time, within bounds, never the same for two machines.
+//! How long to wait after a failure: twice as long each time, within bounds, and different on every machine.
 
 use std::time::Duration;
 
 use muster_protocol::api::MAX_RETRY_AFTER_SECONDS;
 
-/// The bounds of a wait, before [`Backoff::failed`] takes up to half of it away.
+/// The bounds of a wait, before [`Backoff::failed`] subtracts up to half of it.
 const FIRST: Duration = Duration::from_millis(500);
 const LONGEST: Duration = Duration::from_secs(300);
 /// The longest `Retry-After` that is honoured: a controller may slow a machine down, not silence it.
@@ -23,7 +23,7 @@ impl Backoff {
         let doubled = FIRST.saturating_mul(1 << self.failures.min(20)).min(LONGEST);
         self.failures = self.failures.saturating_add(1);
         match asked {
-            // Later than asked by up to a tenth, never earlier.
+            // Up to a tenth later than asked, never earlier.
             Some(asked) => {
                 let asked = asked.min(LONGEST_ASKED).max(doubled / 2);
                 asked + part(asked / 10, random)
@@ -41,13 +41,13 @@ impl Backoff {
     }
 }
 
-/// The pause before the next look at something that was waited for since `waited`: a sixth of that, so that what
-/// comes soon is seen at once and what takes long costs nothing.
+/// The pause before the next look at something awaited since `waited`: a sixth of the time waited so far, so
+/// that quick results are seen at once and slow ones cost nothing.
 pub fn look(waited: Duration, longest: Duration) -> Duration {
     (waited / 6).clamp(Duration::from_millis(3).min(longest), longest)
 }
 
-/// A part of `whole` between nothing and all of it, by the low 16 bits of `random`.
+/// A fraction of `whole`, by the low 16 bits of `random`.
 pub fn part(whole: Duration, random: u64) -> Duration {
     let share = u32::try_from(random & 0xffff).unwrap_or(0);
     whole.saturating_mul(share) / 0xffff
@@ -91,7 +91,7 @@ mod tests {
             let wait = Backoff::default().failed(random, Some(Duration::from_secs(1_000_000)));
             assert!(wait <= LONGEST_ASKED + LONGEST_ASKED / 10);
         }
-        // Asking for nothing does not turn the wait off.
+        // Asking for no wait does not turn it off.
         assert!(Backoff::default().failed(0, Some(Duration::ZERO)) >= FIRST / 2);
     }
 

@@ -1,10 +1,10 @@
-//! What the agent knows durably, and in which order it is written: journal, transaction and outbox, changed together so
-//! that every event is told once.
+//! What the agent knows durably, and the order in which it is written: journal, transaction and outbox change
+//! together so that every event is reported exactly once.
 //!
-//! Nothing here writes. Each change is a list of [`Write`]s, to be done one after the other; [`Book::apply`] takes in each
-//! that is done, so a crash or a full disk may stop the list anywhere. An event is written into the transaction (or the
-//! journal) with the number that the outbox will give it, and only then pushed: a number that the outbox has not
-//! reached tells what is still to be pushed.
+//! Nothing here writes. Each change is a list of [`Write`]s to be done in order; [`Book::apply`] takes in
+//! each one that is done, so a crash or a full disk may stop the list anywhere. An event is written into the
+//! transaction (or the journal) with the number that the outbox will give it, and only then pushed: a number
+//! that the outbox has not reached marks what is still to be pushed.
 
 use muster_protocol::checkin::Phase;
 use muster_protocol::clock::UnixMillis;
@@ -17,13 +17,13 @@ use super::reboot::Rebooted;
 use super::records::{Activation, Confirmation, Journal, Last, Settled, Telling, Transaction};
 use super::state::{Impossible, Input, State};
 
-/// One durable change. It happens whole or not at all.
+/// One durable change. It happens completely or not at all.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub enum Write {
     Journal(Box<Journal>),
     Transaction(Box<Transaction>),
     Confirmation(Box<Confirmation>),
-    /// Removes a document; that it is gone already is no error.
+    /// Removes a document; one that is already gone is no error.
     Clear(Document),
     /// Appends to the outbox.
     Push(Box<Telling>),
@@ -42,7 +42,7 @@ pub enum Document {
     Confirmation,
 }
 
-/// Forgets a transaction. Its own file goes last: while it is there the rest is looked for.
+/// Forgets a transaction. Its own file goes last: while it exists the rest is looked for.
 const FORGET: [Write; 3] = [
     Write::Clear(Document::Confirmation),
     Write::Clear(Document::Activation),
@@ -53,25 +53,25 @@ const FORGET: [Write; 3] = [
 pub enum BookError {
     #[error(transparent)]
     Impossible(#[from] Impossible),
-    #[error("there is no transaction; this is a mistake in muster-agent, please report it")]
+    #[error("there is no transaction; this is a bug in muster-agent, please report it")]
     NoTransaction,
 }
 
-/// Why there is nothing to try again.
+/// Why there is nothing to retry.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum NothingToRetry {
     #[error("generation {0} is confirmed and runs: there is nothing to try again")]
     Confirmed(Generation),
-    #[error("{what} is {state} just now: try again when that is over")]
+    #[error("{what} is {state}: try again when that is over")]
     Underway { what: String, state: &'static str },
 }
 
-/// What was seen around a change of state.
+/// What was observed around a change of state.
 #[derive(Debug, Clone, Copy, Default)]
 pub struct Moment<'a> {
     pub running: Option<&'a StorePath>,
     pub now: UnixMillis,
-    /// How long the transaction took until now, in milliseconds of time awake.
+    /// The transaction's duration so far, in milliseconds of awake time.
     pub ms: u64,
 }
 
@@ -80,13 +80,13 @@ pub struct Book {
     journal: Journal,
     transaction: Option<Transaction>,
     /// The highest number in the outbox.
-    told: u64,
+    pushed: u64,
 }
 
 impl Book {
     /// From what was found on disk.
-    pub fn new(journal: Journal, transaction: Option<Transaction>, told: u64) -> Self {
-        Self { journal, transaction, told }
+    pub fn new(journal: Journal, transaction: Option<Transaction>, pushed: u64) -> Self {
+        Self { journal, transaction, pushed }
     }
 
     pub fn journal(&self) -> &Journal {
@@ -102,24 +102,25 @@ impl Book {
             Write::Journal(journal) => self.journal = (**journal).clone(),
             Write::Transaction(transaction) => self.transaction = Some((**transaction).clone()),
             Write::Clear(Document::Transaction) => self.transaction = None,
-            Write::Push(telling) => self.told = self.told.max(telling.seq),
+            Write::Push(telling) => self.pushed = self.pushed.max(telling.seq),
             Write::Clear(_) | Write::Confirmation(_) => {}
         }
     }
 
-    /// What is written down and not pushed yet. Nothing else is pushed or written before it.
+    /// What is written down but not pushed yet. Nothing else is pushed or written before it.
     pub fn flush(&self) -> Vec<Write> {
         let written = self.transaction.iter().flat_map(|transaction| &transaction.telling);
-        let mut untold: Vec<Telling> = self.journal.telling.iter().chain(written).cloned().collect();
-        untold.retain(|telling| telling.seq > self.told);
-        untold.sort_by_key(|telling| telling.seq);
-        untold.dedup_by_key(|telling| telling.seq);
-        untold.into_iter().map(Write::push).collect()
+        let mut pending: Vec<Telling> = self.journal.telling.iter().chain(written).cloned().collect();
+        pending.retain(|telling| telling.seq > self.pushed);
+        pending.sort_by_key(|telling| telling.seq);
+        pending.dedup_by_key(|telling| telling.seq);
+        pending.into_iter().map(Write::push).collect()
     }
 
-    /// Takes out of the documents what they tell under numbers beyond [`MAX_EVENT_NUMBER`]; those through `told` were told.
-    /// The others are pushed first, so a crash in between tells one twice rather than never.
-    pub fn renumbered(&self, told: u64) -> Vec<Write> {
+    /// Removes from the documents the events with numbers beyond [`MAX_EVENT_NUMBER`]; those up to
+    /// `delivered` are already in the outbox. The others are pushed first, so a crash in between repeats one
+    /// rather than losing it.
+    pub fn renumbered(&self, delivered: u64) -> Vec<Write> {
         let beyond = |telling: &Telling| telling.seq > MAX_EVENT_NUMBER;
         let written = self.transaction.iter().flat_map(|transaction| &transaction.telling);
         let mut lost: Vec<Telling> =
@@ -129,8 +130,8 @@ impl Book {
         }
         lost.sort_by_key(|telling| telling.seq);
         lost.dedup_by_key(|telling| telling.seq);
-        lost.retain(|telling| telling.seq > told);
-        let first = self.told.saturating_add(1);
+        lost.retain(|telling| telling.seq > delivered);
+        let first = self.pushed.saturating_add(1);
         let mut writes: Vec<Write> =
             (first..).zip(lost).map(|(seq, telling)| Write::push(Telling { seq, ..telling })).collect();
         if self.journal.telling.iter().any(beyond) {
@@ -146,13 +147,13 @@ impl Book {
     pub fn begin(&self, mut transaction: Transaction, events: Vec<EventKind>, now: UnixMillis) -> Vec<Write> {
         let mut writes = self.flush();
         transaction.telling = numbered(self.next(&writes), Some(transaction.generation()), events, now);
-        // Left over from an earlier transaction they would only be looked through.
+        // Leftovers of an earlier transaction.
         writes.extend(FORGET);
         stored(writes, transaction)
     }
 
-    /// Opens a transaction that is over at once. Opened first and ended in a second document, a crash between the two would
-    /// leave one that goes on to be built and activated.
+    /// Opens a transaction that ends at once. If opening and ending were two documents, a crash between them
+    /// would leave a transaction that goes on to be built and activated.
     pub fn begin_and_end(
         &self,
         mut transaction: Transaction,
@@ -165,8 +166,8 @@ impl Book {
         Ok(self.begin(transaction, events, seen.now))
     }
 
-    /// Moves the transaction by `input` after `change` was made to it, with events that belong to the new state. A final
-    /// state brings its own event.
+    /// Moves the transaction by `input` after `change` was applied to it, with events that belong to the new
+    /// state. A final state adds its own event.
     pub fn advance(
         &self,
         input: Input,
@@ -183,13 +184,13 @@ impl Book {
         }
         transaction.telling = numbered(self.next(&writes), Some(transaction.generation()), events, seen.now);
         if transaction.state == State::Activating {
-            // What an earlier attempt of this transaction left is not of this one.
+            // What an earlier attempt of this transaction left does not belong to this one.
             writes.extend([Write::Clear(Document::Confirmation), Write::Clear(Document::Activation)]);
         }
         Ok(stored(writes, transaction))
     }
 
-    /// Takes a transaction that is over into the journal, and forgets it.
+    /// Takes a finished transaction into the journal and forgets it.
     pub fn settle(&self, seen: Settled<'_>) -> Vec<Write> {
         let mut writes = self.flush();
         let Some(transaction) = &self.transaction else { return writes };
@@ -212,7 +213,7 @@ impl Book {
         writes
     }
 
-    /// Tells an event that belongs to no state. A crash may lose it or, at worst, leave it to be told anew.
+    /// Reports an event that belongs to no state. A crash may lose it or, at worst, report it again.
     pub fn tell(&self, generation: Option<Generation>, event: EventKind, now: UnixMillis) -> Vec<Write> {
         let mut writes = self.flush();
         writes
@@ -227,14 +228,14 @@ impl Book {
         vec![Write::Confirmation(Box::new(Confirmation { transaction, verdict }))]
     }
 
-    /// Notes whether the machine runs what it was left on, and tells each change once.
+    /// Records whether the machine runs what it was left on, and reports each change once.
     pub fn drift(&self, running: &StorePath, now: UnixMillis) -> Vec<Write> {
         let Some(expected) = self.journal.expected.clone().filter(|_| self.transaction.is_none()) else {
             return Vec::new();
         };
         let mut journal = self.journal.clone();
         if self.journal.after_boot.as_ref() == Some(running) {
-            // A system that was only tried out ends with the boot: nobody else changed anything.
+            // A trial system ends with the boot: that is not drift.
             (journal.expected, journal.drift) = (Some(running.clone()), None);
             (journal.after_boot, journal.telling) = (None, Vec::new());
             return self.noted(journal);
@@ -246,12 +247,12 @@ impl Book {
         if journal.left != drift {
             journal.left = None;
         }
-        let told = self.flush();
+        let pending = self.flush();
         journal.telling = match &drift {
             Some(running) => {
                 let event = EventKind::Drift { running: running.clone(), expected };
                 let generation = journal.confirmed.as_ref().map(|known| known.generation);
-                numbered(self.next(&told), generation, vec![event], now)
+                numbered(self.next(&pending), generation, vec![event], now)
             }
             None => Vec::new(),
         };
@@ -259,8 +260,8 @@ impl Book {
         self.noted(journal)
     }
 
-    /// Lets `wanted` be tried again though it failed, and tells who said so. Where it is under way and nothing is changed
-    /// yet there is nothing to write: it only has to be looked at again.
+    /// Allows another try of `wanted` although it failed, and reports who asked. If it is under way and
+    /// nothing has changed yet there is nothing to write: it only has to be looked at again.
     pub fn lift(
         &self,
         wanted: &Target,
@@ -300,7 +301,7 @@ impl Book {
         self.noted(Journal { pause, ..self.journal.clone() })
     }
 
-    /// Notes a reboot before it is asked for, so that it is asked for once.
+    /// Records a reboot before it is requested, so that it is requested once.
     pub fn reboot(&self, rebooted: Rebooted, why: String, now: UnixMillis) -> Vec<Write> {
         let generation = self.journal.confirmed.as_ref().map(|known| known.generation);
         let generation = self.transaction.as_ref().map(Transaction::generation).or(generation);
@@ -308,12 +309,12 @@ impl Book {
         self.noted(Journal { rebooted: Some(rebooted), telling, ..self.journal.clone() })
     }
 
-    /// Notes that nobody took the request for a reboot.
+    /// Records that nobody accepted the request for a reboot.
     pub fn not_rebooting(&self) -> Vec<Write> {
         self.noted(Journal { rebooted: None, ..self.journal.clone() })
     }
 
-    /// A journal with its events behind what was to be told before.
+    /// A journal with its events behind those still pending.
     fn noted(&self, journal: Journal) -> Vec<Write> {
         let mut writes = self.flush();
         let events: Vec<Write> = journal
@@ -334,7 +335,7 @@ impl Book {
             Write::Push(telling) => Some(telling.seq),
             _ => None,
         });
-        pushed.max().unwrap_or(0).max(self.told).saturating_add(1)
+        pushed.max().unwrap_or(0).max(self.pushed).saturating_add(1)
     }
 }
 
@@ -354,7 +355,7 @@ fn stored(mut writes: Vec<Write>, transaction: Transaction) -> Vec<Write> {
     writes
 }
 
-/// A journal in the place of a damaged one. What is held was tried, so that a quarantine that is lost does no harm.
+/// Replaces a damaged journal. The held generation counts as tried, so that a lost quarantine does no harm.
 pub fn rebuilt(held: Option<&Target>, running: Option<&StorePath>, at: UnixMillis) -> Journal {
     let mut journal = Journal { expected: running.cloned(), ..Journal::default() };
     let Some(held) = held else { return journal };

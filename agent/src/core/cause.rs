@@ -1,11 +1,11 @@
 //! The line of a program's output that says why it failed.
 //!
-//! Its first line is chatter as a rule, and its last one only says which step failed.
+//! The first line is usually chatter, and the last one only names the step that failed.
 
-/// The longest cause that is told, in characters; the whole output is told behind it.
+/// The longest cause that is reported, in characters; the full output follows it.
 const LONGEST: usize = 400;
 
-/// What `switch-to-configuration`, `activate` and their tools say on their way, whichever way it goes.
+/// What `switch-to-configuration`, `activate` and their tools print along the way, whatever the result.
 const CHATTER: [&str; 22] = [
     "Checking switch inhibitors...",
     "Not checking switch inhibitors",
@@ -31,7 +31,7 @@ const CHATTER: [&str; 22] = [
     "you can set NIXOS_NO_CHECK",
 ];
 
-/// What only says which step failed; the reason stands before it.
+/// Lines that only say which step failed; the reason is above them.
 const STEPS: [&str; 6] = [
     "Pre-switch check",
     "Failed to install bootloader",
@@ -41,7 +41,7 @@ const STEPS: [&str; 6] = [
     "warning: the following user units failed:",
 ];
 
-/// Words that a line has which says what is wrong.
+/// Words that mark a line as an error.
 const WRONG: [&str; 11] = [
     "error",
     "fail",
@@ -56,14 +56,14 @@ const WRONG: [&str; 11] = [
     "no space",
 ];
 
-/// The cause in one line, with the step that it ended where the output names one; `None` where nothing was said.
+/// The cause in one line, with the failed step if the output names one; `None` for empty output.
 pub fn cause(output: &str) -> Option<String> {
     let lines: Vec<&str> = output.lines().map(str::trim).filter(|line| !line.is_empty()).collect();
     let reason = chain(&lines).or_else(|| of_step(&lines)).or_else(|| of_all(&lines))?;
     Some(reason.chars().take(LONGEST).collect())
 }
 
-/// The cause stands in the first line, which is all that a table shows, and the output behind it.
+/// The cause goes into the first line, which is all that a table shows; the output follows.
 pub fn with_cause(what: &str, output: &str) -> String {
     let output = output.trim();
     match cause(output) {
@@ -73,7 +73,7 @@ pub fn with_cause(what: &str, output: &str) -> String {
     }
 }
 
-/// `Error: WHAT`, `Caused by:` and the causes, as a Rust program ends.
+/// `Error: WHAT`, `Caused by:` and the causes, as Rust programs end.
 fn chain(lines: &[&str]) -> Option<String> {
     let at = lines.iter().rposition(|line| line.starts_with("Error: "))?;
     let what = lines[at].trim_start_matches("Error: ").to_owned();
@@ -90,7 +90,7 @@ fn unnumbered(line: &str) -> &str {
     }
 }
 
-/// What was said last before a step was said to have failed, and which one that was.
+/// The last line before a step was reported as failed, and that step.
 fn of_step(lines: &[&str]) -> Option<String> {
     let at = lines.iter().position(|line| starts(line, &STEPS))?;
     let before = wrong(&lines[..at]).or_else(|| said(&lines[..at]).last().copied());
@@ -102,7 +102,7 @@ fn of_all(lines: &[&str]) -> Option<String> {
     last.map(str::to_owned)
 }
 
-/// The last line that says that something is wrong.
+/// The last line that reports an error.
 fn wrong<'a>(lines: &[&'a str]) -> Option<&'a str> {
     let says = |line: &&&str| {
         let line = line.to_ascii_lowercase();

@@ -1,33 +1,33 @@
-//! Whether a generation that was activated may stay.
+//! Whether an activated generation may stay.
 
 use muster_protocol::ids::StorePath;
 use muster_protocol::report::Reason;
 
-/// What one health check found after all its tries.
+/// The result of one health check after all its tries.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub struct CheckResult {
     pub name: String,
-    /// What was wrong, in the last try.
+    /// What was wrong on the last try.
     pub outcome: Result<(), String>,
 }
 
-/// What is known of the machine after the activation.
+/// What is known about the machine after the activation.
 #[derive(Debug, Clone)]
 pub struct Evidence<'a> {
     pub new: &'a StorePath,
-    /// What the machine runs, by looking.
+    /// What the machine actually runs.
     pub running: Option<&'a StorePath>,
     pub checks: &'a [CheckResult],
     /// Failed units before and after.
     pub failed_before: &'a [String],
     pub failed_after: &'a [String],
-    /// Whether a check-in that was sent after the activation was answered.
+    /// Whether a check-in sent after the activation was answered.
     pub controller_reached: bool,
 }
 
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Verdict {
-    /// It stays; `degraded` are units that had failed before and still do.
+    /// It stays; `degraded` lists units that had failed before and still fail.
     Confirm {
         degraded: Vec<String>,
     },
@@ -35,13 +35,13 @@ pub enum Verdict {
         reason: Reason,
         detail: String,
     },
-    /// All is well but this; the deadline ends the waiting.
+    /// Everything else is fine; the deadline ends the wait.
     Wait {
         missing: Reason,
     },
 }
 
-/// Decides by the worst that is known: what never heals by waiting comes first.
+/// Decides by the worst finding: what waiting cannot fix comes first.
 pub fn judge(evidence: &Evidence<'_>) -> Verdict {
     if evidence.running != Some(evidence.new) {
         let found = evidence.running.map_or("nothing that Nix made", StorePath::as_str);
@@ -86,7 +86,7 @@ mod tests {
         CheckResult { name: name.into(), outcome: outcome.map_err(str::to_owned) }
     }
 
-    /// Every combination of the five facts; the verdict is the one of the first fact that speaks against it.
+    /// Every combination of the five facts; the first fact that rules the system out decides.
     #[test]
     fn a_generation_stays_only_when_nothing_speaks_against_it() {
         let (new, old) = (path("new"), path("old"));

@@ -1,27 +1,28 @@
-//! When the trusted metadata is fetched anew: at a hint of another generation, and now and then without one.
+//! When the trusted metadata is refreshed: when the controller hints at another generation, and now and then
+//! without a hint.
 //!
-//! Hints are nobody's word. One that was followed and brought nothing is followed again after a while, so that a controller
-//! which hid a generation, or was given it later, does not have to hint at another one.
+//! Hints are unauthenticated. One that led nowhere is followed again after a while, so a controller that hid
+//! a generation, or received it later, need not hint at yet another.
 
 use std::time::Duration;
 
 use muster_protocol::ids::Generation;
 
-/// After this long awake the metadata is fetched though nothing new was hinted at: that is how an operator's signature that
-/// ran out, or a controller that withholds, is noticed.
+/// After this much awake time the metadata is fetched even without a hint: that is how an expired operator
+/// signature or a controller that withholds is noticed.
 const INTERVAL: Duration = Duration::from_secs(6 * 3600);
-/// The pause before a hint that brought nothing is followed again; twice as long each time.
+/// The pause before a fruitless hint is followed again; doubled each time.
 const FIRST_PAUSE: Duration = Duration::from_secs(15);
 pub const LONGEST_PAUSE: Duration = Duration::from_secs(600);
 
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Hash)]
 pub struct Hints {
-    /// The generation that the controller last spoke of.
+    /// The generation that the controller last hinted at.
     hint: Option<Generation>,
-    /// The hint that was followed and did not bring what it spoke of, when that was, and how often.
+    /// The hint that was followed without success, when that was, and how often.
     followed: Option<(Generation, Duration, u32)>,
     refreshed: Option<Duration>,
-    /// When something was refused last, and how often since the metadata was good.
+    /// When something was last refused, and how often since the metadata was last good.
     refused: Option<(Duration, u32)>,
 }
 
@@ -34,7 +35,7 @@ impl Hints {
         self.hint = hint;
     }
 
-    /// Whether the controller speaks of a generation that is not held, and that was not asked for lately.
+    /// Whether the controller hints at a generation that is not held and was not requested recently.
     pub fn is_news(&self, held: Option<Generation>, now: Duration) -> bool {
         let Some(hint) = self.hint.filter(|hint| Some(*hint) != held) else { return false };
         match self.followed {
@@ -49,14 +50,14 @@ impl Hints {
         old || doubted || self.is_news(held, now)
     }
 
-    /// Something that the controller gave was refused. That is how the machine stands until it is given what is good, so it asks
-    /// for that again after a while, whether there is something new or not.
+    /// Something from the controller was refused. The machine stays in that state until it receives good
+    /// metadata, so it asks again after a while, with or without news.
     pub fn refused(&mut self, now: Duration) {
         let times = self.refused.map_or(0, |(_, times)| times.saturating_add(1));
         self.refused = Some((now, times));
     }
 
-    /// The metadata was fetched and is good; `held` is what it names.
+    /// The metadata was fetched and is good; `held` is the generation it names.
     pub fn refreshed(&mut self, held: Option<Generation>, now: Duration) {
         (self.refreshed, self.refused) = (Some(now), None);
         self.followed = self.hint.filter(|hint| Some(*hint) != held).map(|hint| {
@@ -129,7 +130,7 @@ mod tests {
         assert_eq!(times[..4], [15, 45, 105, 225]);
         assert!(times.windows(2).all(|pair| pair[1] - pair[0] <= 600), "{times:?}");
         assert!(times.len() < 20, "{times:?}");
-        // Another one is news at once, and the same one again after it was held.
+        // A different hint is news at once, and the same one again once it was held.
         hints.heard(generation(8));
         assert!(hints.is_news(generation(3), seconds(now)));
     }

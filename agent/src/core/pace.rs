@@ -1,24 +1,24 @@
-//! When reports are sent again that were not taken.
+//! When rejected reports are sent again.
 
 use std::time::Duration;
 
 use super::backoff::Backoff;
 
-/// How long reports that were refused wait at the longest, where the controller does not ask for more.
+/// The longest wait after rejected reports, unless the controller asks for more.
 const LONGEST: Duration = Duration::from_secs(60);
 
 /// How the last reports went.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Hash)]
 pub struct Pace {
     backoff: Backoff,
-    /// None is sent before this time awake.
+    /// None is sent before this awake time.
     not_before: Option<Duration>,
-    /// The controller itself refused them; one that could not be reached may be by now.
+    /// The controller itself rejected them; one that was unreachable may be back by now.
     refused: bool,
 }
 
 impl Pace {
-    /// When the reports that wait are tried again, in time awake.
+    /// When the waiting reports are retried, in awake time.
     pub fn again(&self) -> Option<Duration> {
         self.not_before
     }
@@ -34,14 +34,14 @@ impl Pace {
         }
     }
 
-    /// They were taken; `more` wait still.
+    /// They were accepted; `more` are still waiting.
     pub fn sent(&mut self, more: bool, now: Duration) {
         self.backoff.succeeded();
         (self.not_before, self.refused) = (more.then_some(now), false);
     }
 
-    /// They were not taken; `asked` is what the controller asked for (`Retry-After`). Gives how long they wait, and whether this
-    /// is the first failure of a series.
+    /// They were not accepted; `asked` is what the controller asked for (`Retry-After`). Returns how long
+    /// they wait, and whether this is the first failure in a row.
     pub fn failed(
         &mut self,
         random: u64,

@@ -411,11 +411,11 @@ fn awaiting_reboot(
         Phase::Undoing | Phase::Undone | Phase::UndoFailed => undo(activation),
         Phase::AwaitingReboot if activation.boot != observed.boot => watch(observed),
         Phase::AwaitingReboot if newer => {
-            let told = observed.given.is_some_and(|given| {
+            let undo_given = observed.given.is_some_and(|given| {
                 given.transaction == activation.transaction
                     && matches!(given.verdict, GivenVerdict::Undo { .. })
             });
-            if told {
+            if undo_given {
                 return watch(observed);
             }
             let detail = "a newer generation or a new epoch took its place before the reboot".to_owned();

@@ -1,7 +1,7 @@
-//! How far Nix is, from the lines of its `internal-json` log, and how often that is worth telling.
+//! How far Nix is, from its `internal-json` log, and how often that is worth reporting.
 //!
-//! The numbers are those of `libutil/logging.hh`, the same since Nix 2.0. What is not understood is passed over: a later
-//! version may say more.
+//! The numbers are those of `libutil/logging.hh`, unchanged since Nix 2.0. Unknown entries are skipped: a
+//! later version may add some.
 
 use std::collections::HashMap;
 use std::time::Duration;
@@ -21,10 +21,10 @@ const SUBSTITUTE: u64 = 108;
 const BUILD_LOG_LINE: u64 = 101;
 const PROGRESS: u64 = 105;
 const POST_BUILD_LOG_LINE: u64 = 107;
-/// The most activities that are followed at once; Nix has one for each path that it copies just then.
+/// The most activities tracked at once; Nix has one for each path that it is copying.
 const MAX_ACTIVITIES: usize = 4096;
 
-/// The least and the longest time between two events, and how many there are of one step at most.
+/// The shortest and the longest time between two events, and the most events of one step.
 const FIRST: Duration = Duration::from_secs(5);
 const LONGEST: Duration = Duration::from_secs(300);
 const MAX_EVENTS: u32 = 64;
@@ -42,17 +42,17 @@ struct Line {
     fields: Vec<serde_json::Value>,
 }
 
-/// What one activity has contributed, to be taken back when its numbers change.
+/// What one activity has contributed, to be subtracted when its numbers change.
 #[derive(Debug, Clone, Default)]
 struct Activity {
     kind: u64,
-    /// The derivation that it builds.
+    /// The derivation being built.
     builds: Option<String>,
     bytes: u64,
     expected: u64,
 }
 
-/// Adds up what a process of Nix says.
+/// Adds up the log of a Nix process.
 #[derive(Debug)]
 pub struct Tracker {
     activities: HashMap<u64, Activity>,
@@ -79,7 +79,7 @@ impl Tracker {
         &self.progress
     }
 
-    /// Takes in one line; gives the text in it that is worth keeping, if there is one.
+    /// Takes in one line; returns its text if that is worth keeping.
     pub fn line(&mut self, line: &str) -> Option<String> {
         // Programs that Nix runs may write past its log.
         let Some(json) = line.strip_prefix(MARK) else { return Some(line.to_owned()) };
@@ -115,7 +115,7 @@ impl Tracker {
         self.activities.insert(line.id, Activity { kind: line.kind, builds, ..Activity::default() });
     }
 
-    /// Bytes that were transferred stay counted.
+    /// Transferred bytes stay counted.
     fn stop(&mut self, id: u64) {
         let Some(activity) = self.activities.remove(&id) else { return };
         if activity.kind == FILE_TRANSFER {
@@ -165,7 +165,7 @@ fn name(path: &str) -> String {
     name.strip_suffix(".drv").unwrap_or(name).to_owned()
 }
 
-/// In words for people.
+/// As text for people.
 pub fn describe(progress: &Progress) -> String {
     let mut words = match progress.step {
         UpdateStep::Fetch => "fetching".to_owned(),
@@ -183,7 +183,7 @@ pub fn describe(progress: &Progress) -> String {
     words
 }
 
-/// Decides when progress is told: soon at first, ever more rarely then, and at most so often in all.
+/// Decides when progress is reported: soon at first, then ever more rarely, and only so often in total.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Pace {
     events: u32,
@@ -191,12 +191,12 @@ pub struct Pace {
 }
 
 impl Pace {
-    /// For a step that begins at `now`, time awake.
+    /// For a step that begins at `now`, in awake time.
     pub fn new(now: Duration) -> Self {
         Self { events: 0, next: now + FIRST }
     }
 
-    /// Whether it is told at `now`; if so, that counts.
+    /// Whether to report at `now`; if so, it counts as reported.
     pub fn take(&mut self, now: Duration) -> bool {
         if now < self.next || self.events >= MAX_EVENTS {
             return false;
@@ -212,7 +212,7 @@ impl Pace {
 mod tests {
     use super::*;
 
-    /// What Nix 2.8.0 wrote while it built two derivations, some lines left out.
+    /// Written by Nix 2.8.0 while it built two derivations; some lines left out.
     const BUILD_OF_TWO: &str = r#"@nix {"action":"start","id":1,"level":0,"text":"","type":104}
 @nix {"action":"start","id":2,"level":0,"text":"","type":103}
 @nix {"action":"result","fields":[0,2,0,0],"id":1,"type":105}
@@ -280,9 +280,10 @@ mod tests {
     #[test]
     fn progress_is_told_ever_more_rarely_and_not_for_ever() {
         let mut pace = Pace::new(Duration::ZERO);
-        let told: Vec<u64> = (0..100_000).filter(|second| pace.take(Duration::from_secs(*second))).collect();
-        assert_eq!(told[..6], [5, 10, 20, 40, 80, 160]);
-        assert!(told[7..].windows(2).all(|pair| pair[1] - pair[0] == 300), "{told:?}");
-        assert_eq!(told.len(), 64);
+        let reported: Vec<u64> =
+            (0..100_000).filter(|second| pace.take(Duration::from_secs(*second))).collect();
+        assert_eq!(reported[..6], [5, 10, 20, 40, 80, 160]);
+        assert!(reported[7..].windows(2).all(|pair| pair[1] - pair[0] == 300), "{reported:?}");
+        assert_eq!(reported.len(), 64);
     }
 }

@@ -1,4 +1,4 @@
-//! Which generations of the system profile go once a new one is confirmed.
+//! Which generations of the system profile to remove once a new one is confirmed.
 
 use muster_protocol::ids::StorePath;
 
@@ -9,7 +9,7 @@ pub struct ProfileGeneration {
     pub is_current: bool,
 }
 
-/// The numbers of those that go: all but the `keep` newest, the current one, and whatever is one of `spared`.
+/// The numbers to remove: all but the `keep` newest, the current one, and any in `spared`.
 pub fn doomed(all: &[ProfileGeneration], keep: u32, spared: &[&StorePath]) -> Vec<u64> {
     let mut numbers: Vec<u64> = all.iter().map(|generation| generation.number).collect();
     numbers.sort_unstable();
@@ -45,7 +45,7 @@ mod tests {
         assert_eq!(doomed(&all, 2, &[&path("b")]), [1, 3], "OLD is kept whatever its number");
         assert_eq!(doomed(&all, 5, &[]), Vec::<u64>::new());
         assert_eq!(doomed(&all, 100, &[]), Vec::<u64>::new());
-        // After a person went back with `nix-env --rollback` the current one is not the newest.
+        // After a manual `nix-env --rollback` the current one is not the newest.
         assert_eq!(doomed(&generations(&["a", "b", "c", "d", "e"], 1), 2, &[]), [2, 3]);
     }
 }

@@ -1,4 +1,4 @@
-//! Whether the machine is rebooted now, for what its system wants a reboot for.
+//! Whether to reboot the machine now for what its system needs a reboot for.
 
 use muster_protocol::clock::UnixMillis;
 use muster_protocol::policy::RebootPolicy;
@@ -10,17 +10,17 @@ use super::window::Openness;
 /// What a reboot would bring.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub struct Due {
-    /// `kernel`, `initrd`, `kernel-modules`, or `system` where a whole generation waits for it.
+    /// `kernel`, `initrd`, `kernel-modules`, or `system` when a whole generation waits for it.
     pub what: Vec<String>,
-    /// Another one for anything else that is due.
+    /// Differs for everything else that is due.
     pub mark: String,
 }
 
-/// A reboot that this agent asked for. One that did not bring what was due is not asked for again.
+/// A reboot that this agent requested. If it did not bring what was due, it is not requested again.
 #[derive(Debug, Clone, PartialEq, Eq, Hash, Serialize, Deserialize)]
 pub struct Rebooted {
     pub mark: String,
-    /// The boot in which it was asked for.
+    /// The boot in which it was requested.
     pub boot: String,
 }
 
@@ -35,13 +35,13 @@ pub enum Decision {
     Reboot,
 }
 
-/// Everything that the decision rests on, beside what is due.
+/// Everything that the decision rests on, besides what is due.
 #[derive(Debug, Clone, Copy)]
 pub struct View<'a> {
     pub rules: &'a Rules,
     pub seen: &'a Circumstances,
     pub pause: Option<&'a Pause>,
-    /// Who is logged in and what inhibits it; `None` until it was asked.
+    /// Who is logged in and what inhibits it; `None` until that was asked.
     pub blockers: Option<&'a [String]>,
     pub asked: Option<&'a Rebooted>,
     pub boot: &'a str,
@@ -155,7 +155,7 @@ mod tests {
         let view = View { asked: Some(&asked), ..view(&rules, &seen, Some(&[])) };
         assert!(waits(decide(&due(), &view)).contains("about to reboot"));
         assert!(waits(decide(&due(), &View { boot: "b2", ..view })).contains("did not bring it"));
-        // Another kernel is another matter.
+        // A different kernel is a different matter.
         let newer = Due { mark: "k3".into(), ..due() };
         assert_eq!(decide(&newer, &View { boot: "b2", ..view }), Decision::Reboot);
     }

@@ -1,6 +1,7 @@
-//! What the agent and its activator keep on disk. Versioned and additive: unknown fields are kept, none is ever removed.
+//! What the agent and its activator keep on disk. Versioned and additive: unknown fields are kept, none is
+//! ever removed.
 //!
-//! `journal` (what the agent remembers) and `activation` (what its activator writes) stand on `transaction`.
+//! `journal` (what the agent remembers) and `activation` (what its activator writes) depend on `transaction`.
 
 mod activation;
 mod journal;

@@ -1,4 +1,4 @@
-//! What an activator does when it finds the record of one that was killed, or that a reboot ended.
+//! What an activator does when it finds the record of one that was killed or that a reboot ended.
 //!
 //! | phase | same boot | after a reboot |
 //! | --- | --- | --- |
@@ -10,14 +10,16 @@
 //! | unknown (of a later version) | undo | NEW runs: wait; otherwise undo |
 //! | confirmed, undone, undo-failed, finished, untouched | nothing | nothing |
 //!
-//! On a Mac the link `/run/current-system` proves nothing about an activation: the boot job `activate-system` points it at the
-//! profile and then sets up /etc and the keyboard alone, and an activation that changes that job has it do so half way. So
-//! only the record says that NEW's activation ended; one that was cut short is run once more, which nix-darwin's allow.
+//! On a Mac the link `/run/current-system` proves nothing about an activation: the boot job `activate-system`
+//! points it at the profile and then sets up only /etc and the keyboard, and an activation that changes that
+//! job makes it do so half way. So only the record says that NEW's activation ended; one that was cut short
+//! is run again, which nix-darwin's scripts allow.
 //!
-//! A verdict to undo comes before all of this, and one to confirm counts where the table says wait. Nobody waits where the
-//! profile is OLD's again: an undo was begun that a full disk did not record, and is finished. The deadline goes on in the
-//! same boot and begins anew after a reboot; so one that was taken up [`MAX_STARTS`] times is undone. A trial run that was
-//! interrupted is run again. Behind undone and undo-failed the agent's job is looked after once more.
+//! A verdict to undo takes precedence over all of this; one to confirm counts where the table says wait.
+//! There is no wait where the profile is OLD's again: an undo was begun that a full disk did not record, and
+//! it is finished. The deadline continues in the same boot and starts over after a reboot; so a record that
+//! was taken up [`MAX_STARTS`] times is undone. An interrupted trial run is run again. After undone and
+//! undo-failed the agent's job is checked once more.
 
 use muster_protocol::ids::StorePath;
 use muster_protocol::machine::Class;
@@ -26,14 +28,14 @@ use muster_protocol::target::Action;
 
 use super::records::{Activation, ActivationPhase as Phase, GivenVerdict, sets_profile};
 
-/// How often an activator takes up the same record before it gives the new system up.
+/// How often activators take up the same record before giving the new system up.
 pub const MAX_STARTS: u32 = 5;
 
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Resume {
     /// From the start.
     Begin,
-    /// NEW's activation was begun, or the boot did a part of it: it is run to its end.
+    /// NEW's activation was started, or the boot did part of it: run it to its end.
     Again,
     /// NEW runs; wait for the verdict.
     Wait,
@@ -43,12 +45,12 @@ pub enum Resume {
         reason: Reason,
         detail: String,
     },
-    /// All is done.
+    /// Everything is done.
     Nothing,
 }
 
-/// Decides as the table above. `new_runs`, `profile` and `boot` are observed now; `given` is the agent's verdict on this
-/// record.
+/// Decides as the table above says. `new_runs`, `profile` and `boot` are observed now; `given` is the agent's
+/// verdict on this record.
 pub fn resume(
     found: &Activation,
     new_runs: bool,
@@ -108,7 +110,7 @@ pub fn resume(
     }
 }
 
-/// Whether the profile that was set for NEW is OLD's again, though the record knows of no undo.
+/// Whether the profile that was set for NEW is OLD's again although the record has no undo.
 fn went_back(found: &Activation, profile: Option<&StorePath>) -> bool {
     let was_set = sets_profile(found.action) && !matches!(found.phase, Phase::Recorded | Phase::ProfileSet);
     was_set && profile.is_some() && profile != Some(&found.new) && profile == found.old.profile.as_ref()
@@ -175,7 +177,7 @@ mod tests {
         (Phase::Unknown, "UUUW", "UUUW"),
     ];
 
-    /// With NEW as what runs the profile is NEW too, as a boot of a Mac has it.
+    /// When NEW runs the profile is NEW too, as after a boot of a Mac.
     fn row(phase: Phase, class: Class, given: Option<&GivenVerdict>, starts: u32) -> String {
         [("first", false), ("first", true), ("second", false), ("second", true)]
             .map(|(boot, new_runs)| {

@@ -1,7 +1,8 @@
-//! Which events go when nobody takes reports and there is room for no more.
+//! Which events are dropped when nobody accepts reports and the queue is full.
 //!
-//! The least important go first, and of those the oldest: first how far something was and why it waited, then the steps of an
-//! update, then ends that another end of the same generation followed. The newest end of a generation never goes.
+//! The least important go first, the oldest of those before the rest: progress and reasons to wait, then the
+//! steps of an update, then results that a later result of the same generation supersedes. The latest result
+//! of a generation is never dropped.
 
 use std::collections::BTreeMap;
 
@@ -9,11 +10,12 @@ use muster_protocol::clock::UnixMillis;
 use muster_protocol::ids::Generation;
 use muster_protocol::report::EventKind;
 
-/// The most events that wait, and the most bytes of them: some weeks of an agent that is lied to all the time.
+/// The most queued events, and the most bytes they take: enough for some weeks under a controller that lies
+/// all the time.
 pub const MOST_EVENTS: usize = 10_000;
 pub const MOST_BYTES: u64 = 16 * 1024 * 1024;
 
-/// One event that waits.
+/// One queued event.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Item {
     pub seq: u64,
@@ -23,16 +25,16 @@ pub struct Item {
     pub weight: Weight,
 }
 
-/// The lighter one goes first.
+/// The lightest is dropped first.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Weight {
-    /// How far something is, and what it waits for.
+    /// Progress, and what a step waits for.
     Way,
-    /// A step of an update, and what else happened.
+    /// A step of an update, or anything else that happened.
     Step,
-    /// How a generation ended.
+    /// The result of a generation.
     End,
-    /// So many that went before it.
+    /// The number of events dropped before it.
     Dropped(u64, UnixMillis),
 }
 
@@ -61,14 +63,15 @@ impl Weight {
     }
 }
 
-/// What goes, by number, and the event that tells so.
+/// The events to drop, by number, and the event that reports it.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Excess {
     pub numbers: Vec<u64>,
-    pub told: EventKind,
+    pub event: EventKind,
 }
 
-/// What goes so that three quarters of the room are taken at most, or as much as may go. `None` where there is room.
+/// What to drop so that at most three quarters of the queue are used, or as much as may be dropped. `None`
+/// while there is room.
 pub fn excess(items: &[Item], most_events: usize, most_bytes: u64) -> Option<Excess> {
     let mut events = items.len();
     let mut bytes: u64 = items.iter().map(|item| item.bytes).fold(0, u64::saturating_add);
@@ -87,7 +90,7 @@ pub fn excess(items: &[Item], most_events: usize, most_bytes: u64) -> Option<Exc
             Weight::Way => 0,
             Weight::Step => 1,
             Weight::End => 2,
-            // Counted on in the one that takes its place.
+            // Added to the event that replaces it.
             Weight::Dropped(..) => 3,
         };
         (class, item.seq)
@@ -97,7 +100,7 @@ pub fn excess(items: &[Item], most_events: usize, most_bytes: u64) -> Option<Exc
     for item in candidates {
         let gone_already = matches!(item.weight, Weight::Dropped(..));
         let room = events <= most_events / 4 * 3 && bytes <= most_bytes / 4 * 3;
-        // One event tells of all that ever went: an earlier one is taken into it.
+        // One event reports everything that was ever dropped: it absorbs an earlier one.
         if room && !gone_already {
             continue;
         }
@@ -110,8 +113,8 @@ pub fn excess(items: &[Item], most_events: usize, most_bytes: u64) -> Option<Exc
         (events, bytes) = (events.saturating_sub(1), bytes.saturating_sub(item.bytes));
         numbers.push(item.seq);
     }
-    let told = EventKind::Dropped { events: count, since, until };
-    (!numbers.is_empty()).then_some(Excess { numbers, told })
+    let event = EventKind::Dropped { events: count, since, until };
+    (!numbers.is_empty()).then_some(Excess { numbers, event })
 }
 
 #[cfg(test)]
@@ -141,11 +144,11 @@ mod tests {
         let left = |most: usize| {
             let gone = excess(&items, most, u64::MAX).unwrap();
             let stay = |item: &&Item| !gone.numbers.contains(&item.seq);
-            (items.iter().filter(stay).copied().collect::<Vec<_>>(), gone.told)
+            (items.iter().filter(stay).copied().collect::<Vec<_>>(), gone.event)
         };
-        let (some, told) = left(296);
+        let (some, event) = left(296);
         assert_eq!(some.len(), 222);
-        assert_eq!(told, EventKind::Dropped { events: 78, since: 10, until: 2320 });
+        assert_eq!(event, EventKind::Dropped { events: 78, since: 10, until: 2320 });
         assert_eq!(
             some.iter().filter(|item| item.weight == Weight::Way).count(),
             22,
@@ -165,7 +168,7 @@ mod tests {
     fn what_went_before_is_counted_on() {
         let items = [item(5, 1, Weight::Dropped(40, 7)), item(6, 1, Weight::Way), item(7, 1, Weight::Way)];
         let gone = excess(&items, 2, u64::MAX).unwrap();
-        assert_eq!(gone.told, EventKind::Dropped { events: 42, since: 7, until: 70 });
+        assert_eq!(gone.event, EventKind::Dropped { events: 42, since: 7, until: 70 });
         assert_eq!(excess(&items, 3, 200).unwrap().numbers, [6, 7, 5]);
     }
 }

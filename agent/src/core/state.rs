@@ -1,4 +1,4 @@
-//! The states of a switch transaction, and what leads from one to the next.
+//! The states of a switch transaction, and the transitions between them.
 //!
 //! ```text
 //! verified --fetched--> fetched --built--> built --passed--> checked --started--> activating
@@ -31,8 +31,8 @@
 //! unknown --finished--> finished
 //! ```
 //!
-//! `idle` is the absence of a transaction; `unknown` is a state that a later version wrote before this one took its place
-//! again. A test holds this drawing, [`TRANSITIONS`] and [`State::after`] together.
+//! `idle` is the absence of a transaction; `unknown` is a state written by a later version before this one
+//! took over again. A test keeps this drawing, [`TRANSITIONS`] and [`State::after`] in agreement.
 
 use muster_protocol::checkin::Phase;
 use muster_protocol::report::{Reason, UpdateStep};
@@ -40,36 +40,36 @@ use serde::{Deserialize, Serialize};
 
 use super::policy::{Deferral, Stage};
 
-/// Where a transaction stands. Stored by these names; later versions only add to them.
+/// The state of a transaction. Stored by these names; later versions only add to them.
 #[derive(Debug, Clone, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(tag = "state", rename_all = "kebab-case")]
 pub enum State {
     /// Metadata and target are verified.
     Verified,
-    /// The derivation and all that it needs is in the store.
+    /// The derivation and everything it needs are in the store.
     Fetched,
     /// The output is in the store, and it is the signed one.
     Built,
-    /// The system's own checks passed; nothing is changed yet.
+    /// The system's own checks passed; nothing has changed yet.
     Checked,
-    /// It waits for a better time to go on with `stage`.
+    /// Waits for a better time to continue with `stage`.
     Deferred {
         #[serde(flatten)]
         deferral: Deferral,
         #[serde(default)]
         stage: Stage,
     },
-    /// It waits for a person; nothing is changed yet.
+    /// Waits for a person; nothing has changed yet.
     NeedsHuman {
         detail: String,
     },
-    /// The activator works on it, or is about to.
+    /// The activator is working on it, or is about to.
     Activating,
-    /// The new system runs, and nobody has confirmed it yet.
+    /// The new system runs but is not confirmed yet.
     Probing,
     /// The new system runs after the next reboot.
     AwaitingReboot,
-    /// The activator goes back to the old system, or is about to.
+    /// The activator is going back to the old system, or is about to.
     RollingBack {
         reason: Reason,
         detail: String,
@@ -78,10 +78,10 @@ pub enum State {
         #[serde(default)]
         degraded: Vec<String>,
     },
-    /// A trial run ended; it was to change nothing.
+    /// A trial run ended; it was meant to change nothing.
     Finished {
         exit: i32,
-        /// The end of what it said.
+        /// The end of its output.
         #[serde(default)]
         detail: String,
     },
@@ -100,7 +100,7 @@ pub enum State {
         detail: String,
         quarantined: bool,
     },
-    /// A state of a later version. The machine itself and the activator's record say the rest.
+    /// A state of a later version. The machine itself and the activator's record tell the rest.
     #[serde(other)]
     Unknown,
 }
@@ -120,7 +120,7 @@ pub enum Input {
     /// The reason to wait is gone, or may be.
     Retried,
     Started,
-    /// The activator gave up before it changed anything.
+    /// The activator gave up before changing anything.
     Untouched {
         deferral: Deferral,
     },
@@ -149,7 +149,7 @@ pub enum Input {
     },
 }
 
-/// The state machine as a table: from, by, to.
+/// The state machine as a table: from, event, to.
 pub const TRANSITIONS: &[(&str, &str, &str)] = &[
     ("verified", "fetched", "fetched"),
     ("fetched", "built", "built"),
@@ -192,7 +192,7 @@ pub const TRANSITIONS: &[(&str, &str, &str)] = &[
 
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error(
-    "a transaction that is {from} cannot become {input}; this is a mistake in muster-agent, please report it"
+    "a transaction that is {from} cannot become {input}; this is a bug in muster-agent, please report it"
 )]
 pub struct Impossible {
     pub from: &'static str,
@@ -257,7 +257,7 @@ impl State {
         )
     }
 
-    /// Whether nothing more comes.
+    /// Whether this state is final.
     pub fn is_final(&self) -> bool {
         matches!(
             self,
@@ -290,7 +290,7 @@ impl State {
         }
     }
 
-    /// The state in the words of a check-in: there it is told what is being done, here what is done.
+    /// The state as a check-in names it: a check-in says what is being done, the transaction what is done.
     pub fn phase(&self) -> Phase {
         match self {
             Self::Verified => Phase::Fetching,
@@ -311,25 +311,23 @@ impl State {
         }
     }
 
-    /// What it waits for or what went wrong, in words for people.
+    /// What it waits for or what went wrong, in plain text.
     ///
-    /// Whatever did not end well, or waits, has words: its own, or the next best.
+    /// Every state that waits or did not end well has a text: its own, or a default.
     pub fn note(&self) -> Option<&str> {
         fn or<'a>(words: &'a str, instead: &'static str) -> Option<&'a str> {
             Some(if words.trim().is_empty() { instead } else { words })
         }
         match self {
-            Self::Deferred { deferral, .. } => or(&deferral.why, "it waits for a better time"),
-            Self::NeedsHuman { detail } => or(detail, "a person is needed: 'muster-agent logs' says more"),
+            Self::Deferred { deferral, .. } => or(&deferral.why, "waiting for a better time"),
+            Self::NeedsHuman { detail } => or(detail, "a person is needed: see 'muster-agent logs'"),
             Self::RollingBack { detail, .. } | Self::RolledBack { detail, .. } => {
-                or(detail, "it was undone without words: 'muster-agent logs' says more")
+                or(detail, "undone without a message: see 'muster-agent logs'")
             }
             Self::UndoFailed { detail, .. } => {
-                or(detail, "neither forward nor back: 'muster-agent logs' says more")
+                or(detail, "neither the new nor the old system could be activated: see 'muster-agent logs'")
             }
-            Self::Failed { detail, .. } => {
-                or(detail, "it failed without words: 'muster-agent logs' says more")
-            }
+            Self::Failed { detail, .. } => or(detail, "failed without a message: see 'muster-agent logs'"),
             Self::Unknown => {
                 Some("a later version of muster-agent left it in a state that this one does not know")
             }
@@ -339,7 +337,7 @@ impl State {
     }
 }
 
-/// The activator's last words begin with why it went back, and are not said twice.
+/// The activator's last message begins with why it went back; do not repeat that.
 fn join(first: &str, second: &str) -> String {
     let cause = first.lines().next().unwrap_or_default();
     if second.starts_with(cause) { second.to_owned() } else { format!("{first}; {second}") }

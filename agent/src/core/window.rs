@@ -6,7 +6,7 @@ use jiff::{Timestamp, ToSpan as _, ZonedDateTime};
 use muster_protocol::clock::UnixMillis;
 use muster_protocol::policy::{Day, TimeOfDay, Window};
 
-/// How many days ahead the next opening is looked for: a weekly window that opened today opens in seven days.
+/// How many days ahead to look for the next opening: a weekly window that opened today opens in seven days.
 const DAYS_AHEAD: i64 = 8;
 
 #[derive(Debug, Clone, Default, PartialEq, Eq, Hash)]
@@ -25,7 +25,8 @@ impl Openness {
     }
 }
 
-/// Whether one window of each list is open at `now`. `own` is the machine's time zone, for windows that name none.
+/// Whether one window of each list is open at `now`. `own` is the machine's time zone, for windows that name
+/// none.
 pub fn openness(lists: &[Vec<Window>], now: UnixMillis, own: &TimeZone) -> Openness {
     let Ok(at) = Timestamp::from_millisecond(now) else {
         return Openness::Closed { why: "the clock shows no date: set it".to_owned(), opens: None };
@@ -35,7 +36,7 @@ pub fn openness(lists: &[Vec<Window>], now: UnixMillis, own: &TimeZone) -> Openn
         match (one_of(list, at, own), &mut worst) {
             (Openness::Open, _) => {}
             (closed, Openness::Open) => worst = closed,
-            // Of two that are closed the later one is waited for.
+            // If both are closed, the later one counts.
             (Openness::Closed { why, opens }, Openness::Closed { why: held, opens: latest }) => {
                 if opens.is_none() || latest.is_some_and(|latest| opens > Some(latest)) {
                     (*held, *latest) = (why, opens);
@@ -84,7 +85,7 @@ fn one_of(list: &[Window], now: Timestamp, own: &TimeZone) -> Openness {
     }
 }
 
-/// The window that opens `offset` days after `today`, if it does on that day.
+/// The window that opens `offset` days after `today`, if there is one on that day.
 fn occurrence(
     window: &Window,
     today: Date,
@@ -96,7 +97,8 @@ fn occurrence(
         return None;
     }
     let last = if window.to > window.from { day } else { day.tomorrow().ok()? };
-    // Skipped times count as an hour later, as in RFC 5545; of doubled ones the first begins and the second ends.
+    // Skipped times count as an hour later, as in RFC 5545; of doubled ones the window opens at the first and
+    // closes at the second.
     let begins = instant(day, window.from, zone, false)?;
     let ends = instant(last, window.to, zone, true)?;
     Some((begins, ends))
@@ -128,7 +130,7 @@ fn weekday(day: Day) -> Weekday {
 mod tests {
     use super::*;
 
-    /// Central Europe's rule as POSIX writes it, so that no test needs a database of zones.
+    /// Central Europe's rule in POSIX form, so that no test needs a time zone database.
     fn europe() -> TimeZone {
         TimeZone::posix("CET-1CEST,M3.5.0,M10.5.0/3").unwrap()
     }
@@ -160,7 +162,7 @@ mod tests {
         assert_eq!(ask(&lunch, "2026-01-15T11:00:00Z"), Ok(()));
         assert_eq!(ask(&lunch, "2026-01-15T12:29:59Z"), Ok(()));
         assert_eq!(ask(&lunch, "2026-01-15T12:30:00Z"), Err("2026-01-16T11:00:00Z".into()));
-        // In summer the same hours are an hour earlier in UTC.
+        // In summer the same local hours are an hour earlier in UTC.
         assert_eq!(ask(&lunch, "2026-07-15T10:00:00Z"), Ok(()));
     }
 
@@ -183,7 +185,7 @@ mod tests {
         assert_eq!(ask(&short, "2026-03-29T01:14:59Z"), Err("2026-03-29T01:15:00Z".into()));
         assert_eq!(ask(&short, "2026-03-29T01:15:00Z"), Ok(()));
         assert_eq!(ask(&short, "2026-03-29T01:45:00Z"), Err("2026-03-30T00:15:00Z".into()));
-        // One that reaches over it is an hour shorter.
+        // A window across the change is an hour shorter.
         let long = window(&[], "01:00", "04:00");
         assert_eq!(ask(&long, "2026-03-29T00:00:00Z"), Ok(()));
         assert_eq!(ask(&long, "2026-03-29T01:59:59Z"), Ok(()));
@@ -220,7 +222,7 @@ mod tests {
         let mars = Window { zone: Some("Mars/Olympus".into()), ..window(&[], "00:00", "24:00") };
         let closed = openness(&[vec![mars.clone()]], 0, &TimeZone::UTC);
         assert!(matches!(closed, Openness::Closed { why, opens: None } if why.contains("Mars/Olympus")));
-        // Beside one that is known it takes nothing away.
+        // Next to a known zone it changes nothing.
         assert!(openness(&[vec![mars, window(&[], "00:00", "24:00")]], 0, &TimeZone::UTC).is_open());
     }
 }

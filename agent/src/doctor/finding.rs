@@ -17,16 +17,16 @@ pub enum Health {
 pub struct Finding {
     pub about: &'static str,
     pub health: Health,
-    pub words: String,
+    pub detail: String,
     pub remedy: Option<String>,
 }
 
-pub fn good(about: &'static str, words: impl Into<String>) -> Finding {
-    Finding { about, health: Health::Good, words: words.into(), remedy: None }
+pub fn good(about: &'static str, detail: impl Into<String>) -> Finding {
+    Finding { about, health: Health::Good, detail: detail.into(), remedy: None }
 }
-pub fn doubtful(about: &'static str, words: impl Into<String>, remedy: impl Into<String>) -> Finding {
-    Finding { about, health: Health::Doubtful, words: words.into(), remedy: Some(remedy.into()) }
+pub fn doubtful(about: &'static str, detail: impl Into<String>, remedy: impl Into<String>) -> Finding {
+    Finding { about, health: Health::Doubtful, detail: detail.into(), remedy: Some(remedy.into()) }
 }
-pub fn bad(about: &'static str, words: impl Into<String>, remedy: impl Into<String>) -> Finding {
-    Finding { about, health: Health::Bad, words: words.into(), remedy: Some(remedy.into()) }
+pub fn bad(about: &'static str, detail: impl Into<String>, remedy: impl Into<String>) -> Finding {
+    Finding { about, health: Health::Bad, detail: detail.into(), remedy: Some(remedy.into()) }
 }

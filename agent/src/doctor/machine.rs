@@ -166,15 +166,15 @@ mod tests {
         let config = config(folder.path(), settings);
         std::fs::write(folder.path().join("programs/systemctl.failed"), "x.service failed\n").unwrap();
         let findings = examine(&config, Class::Nixos, 0);
-        assert!(find(&findings, "policy").words.contains("has none"));
+        assert!(find(&findings, "policy").detail.contains("has none"));
         let ready = find(&findings, "ready");
-        assert!(ready.words.contains("MiB are free") && ready.remedy.unwrap().contains("collect-garbage"));
-        assert!(find(&findings, "group").words.contains("no such group"));
-        assert!(find(&findings, "supervisor").words.contains("x.service"));
+        assert!(ready.detail.contains("MiB are free") && ready.remedy.unwrap().contains("collect-garbage"));
+        assert!(find(&findings, "group").detail.contains("no such group"));
+        assert!(find(&findings, "supervisor").detail.contains("x.service"));
         let pause = Some(Pause { until: None, since: 0, by: None });
         Files::new(&config.state_dir).write_journal(&Journal { pause, ..Journal::default() }).unwrap();
         let ready = find(&examine(&config, Class::Nixos, 0), "ready");
-        assert!(ready.remedy.unwrap().contains("muster-agent resume"), "{}", ready.words);
+        assert!(ready.remedy.unwrap().contains("muster-agent resume"), "{}", ready.detail);
         script(&folder.path().join("programs/systemctl"), "echo no bus >&2; exit 1");
         assert_eq!(find(&examine(&config, Class::Nixos, 0), "supervisor").health, Health::Bad);
     }
@@ -184,6 +184,6 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         let settings = "[policy]\nwindow = { from = '01:00', to = '02:00', zone = 'Mars/Olympus' }\n";
         let finding = find(&examine(&config(folder.path(), settings), Class::Nixos, 0), "policy");
-        assert!(finding.health == Health::Bad && finding.words.contains("Mars/Olympus"), "{finding:?}");
+        assert!(finding.health == Health::Bad && finding.detail.contains("Mars/Olympus"), "{finding:?}");
     }
 }

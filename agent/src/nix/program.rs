@@ -163,7 +163,7 @@ impl Nix {
         self.inspect(target)?;
         let in_the_way = |runs| surroundings::obstacle(&self.build_folder, runs);
         if let Some(found) = in_the_way(false) {
-            return Err(NixError::BuildFolder(format!("{}; {}", found.words, found.remedy)));
+            return Err(NixError::BuildFolder(format!("{}; {}", found.problem, found.remedy)));
         }
         if let Some(folder) = root_link.parent() {
             std::fs::create_dir_all(folder).map_err(|source| Self::root_error(root_link, &source))?;
@@ -204,7 +204,7 @@ impl Nix {
                 log: tail(&finished.stderr),
                 // What failed in a folder where nothing may run, or that is full by now, may have failed for that.
                 blame: match in_the_way(true) {
-                    Some(found) => Blame::Machine(format!("{}; {}", found.words, found.remedy)),
+                    Some(found) => Blame::Machine(format!("{}; {}", found.problem, found.remedy)),
                     None => blame::of_build(finished.status.code(), &without_colours(&finished.stderr)),
                 },
             });

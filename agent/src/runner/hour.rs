@@ -203,13 +203,13 @@ impl Hour {
 
     /// The machine runs what was published last, has told so, and nothing of the lies is left.
     fn is_right(&self) -> bool {
-        let told = self.line.with(|honest| {
+        let reported = self.line.with(|honest| {
             let last = honest.last.as_ref();
             let runs = last.and_then(|last| last.runs.as_ref()?.generation);
             let calm = last.is_some_and(|last| last.refused.is_none() && last.new_key.is_none());
             runs == Some(self.newest.generation) && calm && !honest.waits_for_a_key()
         });
-        self.runs_newest() && told && Outbox::count(&self.machine.config.state(FOLDER)) == 0
+        self.runs_newest() && reported && Outbox::count(&self.machine.config.state(FOLDER)) == 0
     }
 
     /// What must hold once all is right again; `from` is when the lies ended, in Unix milliseconds.

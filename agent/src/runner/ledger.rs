@@ -170,8 +170,8 @@ impl Ledger {
 
     /// What is written down under a number that no count reaches is told under another one, unless the outbox had it.
     fn come_back(&mut self) -> Result<(), LedgerError> {
-        let told = self.outbox.left_behind().unwrap_or(0);
-        for write in self.book.renumbered(told) {
+        let delivered = self.outbox.left_behind().unwrap_or(0);
+        for write in self.book.renumbered(delivered) {
             self.perform(vec![write])?;
         }
         Ok(())
@@ -184,7 +184,7 @@ impl Ledger {
             events = excess.numbers.len(),
             "nobody takes reports: the least important are dropped"
         );
-        for write in self.book.tell(None, excess.told, now) {
+        for write in self.book.tell(None, excess.event, now) {
             self.put(&write)?;
         }
         Ok(self.outbox.discard(&excess.numbers)?)
@@ -195,8 +195,8 @@ impl Ledger {
         let mut pushed = None;
         for write in writes {
             self.put(&write)?;
-            if let Write::Push(told) = write {
-                pushed = Some(told.at);
+            if let Write::Push(telling) = write {
+                pushed = Some(telling.at);
             }
         }
         // Only now: within the list events have their numbers already.
@@ -211,8 +211,8 @@ impl Ledger {
             Write::Clear(Document::Transaction) => self.files.clear_transaction()?,
             Write::Clear(Document::Activation) => self.files.clear_activation()?,
             Write::Clear(Document::Confirmation) => self.files.clear_confirmation()?,
-            Write::Push(told) => {
-                self.outbox.push(told.at, told.generation, told.event.clone())?;
+            Write::Push(telling) => {
+                self.outbox.push(telling.at, telling.generation, telling.event.clone())?;
             }
         }
         self.book.apply(write);
@@ -295,10 +295,10 @@ mod tests {
         assert!(!ledger.drift(&path("x"), 1).unwrap(), "nothing is expected yet");
         ledger.begin(transaction(2, State::Confirmed { degraded: vec![] }), vec![], 1).unwrap();
         ledger.settle(on(&path("system-2"))).unwrap();
-        for (running, told) in [("system-2", 0), ("x", 1), ("x", 1), ("y", 2), ("system-2", 2), ("x", 3)] {
+        for (running, count) in [("system-2", 0), ("x", 1), ("x", 1), ("y", 2), ("system-2", 2), ("x", 3)] {
             ledger.drift(&path(running), 3).unwrap();
             ledger.drift(&path(running), 3).unwrap();
-            assert_eq!(events(&ledger).len(), told, "{running}");
+            assert_eq!(events(&ledger).len(), count, "{running}");
             drop(ledger);
             ledger = open(folder.path());
         }

@@ -60,8 +60,8 @@ fn progress_of_a_build_is_told_while_it_lasts_and_all_that_it_said_is_kept_on_th
     assert_eq!(code, 0);
     assert!(words.contains("system-1> line 1\n") && words.contains("system-1> line 24\n"), "{words}");
     let events = bed.controller.events();
-    let told = events.iter().filter(|event| matches!(event.kind, EventKind::Progress(_))).count();
-    assert!((1..=2).contains(&told), "a build of twelve seconds tells it {told} times");
+    let count = events.iter().filter(|event| matches!(event.kind, EventKind::Progress(_))).count();
+    assert!((1..=2).contains(&count), "a build of twelve seconds reports it {count} times");
     assert!(bed.machine.ask(&["logs", "7"]).1.contains("there are 1"));
 }
 

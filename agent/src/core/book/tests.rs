@@ -7,7 +7,7 @@ use crate::core::records::{GivenVerdict, Known};
 
 const MOMENT: Moment<'static> = Moment { running: None, now: 2, ms: 3 };
 
-/// What is durable: the book, and every event that was pushed.
+/// What is durable: the book, and every pushed event.
 #[derive(Debug, Clone, Default)]
 struct World {
     book: Book,
@@ -15,7 +15,7 @@ struct World {
 }
 
 impl World {
-    /// Does the first `count` writes; the rest is lost to a crash, or refused by a full disk.
+    /// Does the first `count` writes; the rest is lost in a crash or rejected by a full disk.
     fn does(&mut self, writes: &[Write], count: usize) {
         for write in &writes[..count] {
             if let Write::Push(telling) = write {
@@ -32,13 +32,13 @@ impl World {
     fn whole(&mut self, writes: &[Write]) {
         self.does(writes, writes.len());
     }
-    fn told(&self) -> Vec<EventKind> {
+    fn events(&self) -> Vec<EventKind> {
         self.outbox.iter().map(|telling| telling.event.clone()).collect()
     }
 }
 
-/// The life of a transaction, each step cut short after each of its writes and then taken again: in the end every event
-/// was told once and in order, and the journal is the same.
+/// The life of a transaction, each step cut short after each of its writes and then repeated: in the end
+/// every event was reported once and in order, and the journal is the same.
 #[test]
 fn i7_wherever_a_step_is_cut_short_every_event_is_told_once_and_in_order() {
     type Step = fn(&Book) -> Vec<Write>;
@@ -61,7 +61,7 @@ fn i7_wherever_a_step_is_cut_short_every_event_is_told_once_and_in_order() {
         let writes = step(&straight.book);
         straight.whole(&writes);
     }
-    assert_eq!(straight.told().len(), 4);
+    assert_eq!(straight.events().len(), 4);
     for cut_step in 0..steps.len() {
         let cuts = {
             let mut world = World::default();
@@ -77,7 +77,7 @@ fn i7_wherever_a_step_is_cut_short_every_event_is_told_once_and_in_order() {
                 let writes = step(&world.book);
                 if place == cut_step {
                     world.does(&writes, cut);
-                    // The next process begins from what is durable.
+                    // The next process starts from what is durable.
                     let flush = world.book.flush();
                     world.whole(&flush);
                     let moved = match place {
@@ -96,7 +96,7 @@ fn i7_wherever_a_step_is_cut_short_every_event_is_told_once_and_in_order() {
                     world.whole(&writes);
                 }
             }
-            assert_eq!(world.told(), straight.told(), "step {cut_step} cut after {cut}");
+            assert_eq!(world.events(), straight.events(), "step {cut_step} cut after {cut}");
             assert_eq!(world.book.journal(), straight.book.journal(), "step {cut_step} cut after {cut}");
         }
     }
@@ -107,11 +107,11 @@ fn a_transaction_is_written_before_it_is_told_and_its_own_file_goes_last() {
     let book = Book::default();
     let writes = book.begin(transaction(2, State::Verified), vec![EventKind::Verified], 1);
     let place = |wanted: fn(&Write) -> bool| writes.iter().position(wanted).unwrap();
-    let (written, told) = (
+    let (written, pushed) = (
         place(|write| matches!(write, Write::Transaction(_))),
         place(|write| matches!(write, Write::Push(_))),
     );
-    assert!(written < told);
+    assert!(written < pushed);
     let mut book = book;
     writes.iter().for_each(|write| book.apply(write));
     let writes = book.settle(Settled::default());
@@ -172,12 +172,12 @@ fn resting() -> World {
 #[test]
 fn failure_mode_20_drift_is_told_once_per_change() {
     let mut world = resting();
-    for (running, told) in [("system-2", 0), ("x", 1), ("x", 1), ("y", 2), ("system-2", 2), ("x", 3)] {
+    for (running, count) in [("system-2", 0), ("x", 1), ("x", 1), ("y", 2), ("system-2", 2), ("x", 3)] {
         for _ in 0..2 {
             let writes = world.book.drift(&path(running), 3);
             world.whole(&writes);
         }
-        assert_eq!(world.outbox.len(), told, "{running}");
+        assert_eq!(world.outbox.len(), count, "{running}");
     }
     assert_eq!(world.outbox[0].generation.map(Generation::get), Some(2));
 }
@@ -236,7 +236,7 @@ fn a_reboot_is_noted_before_it_is_told() {
     cut.does(&writes, 1);
     let flush = cut.book.flush();
     cut.whole(&flush);
-    assert_eq!(cut.told(), world.told());
+    assert_eq!(cut.events(), world.events());
     let writes = world.book.not_rebooting();
     world.whole(&writes);
     assert_eq!((world.book.journal().rebooted.clone(), world.outbox.len()), (None, 1));
@@ -262,7 +262,7 @@ fn a_quarantine_is_lifted_and_told_once_wherever_it_is_cut_short() {
         }
         assert!(world.book.journal().quarantined(&wanted.derivation).is_none());
         let event = EventKind::Retried { derivation: wanted.derivation.clone(), quarantined: true, by };
-        assert_eq!(world.told(), [event], "cut after {cut}");
+        assert_eq!(world.events(), [event], "cut after {cut}");
     }
 }
 
@@ -273,7 +273,7 @@ fn nothing_is_lifted_under_a_switch_or_where_all_is_well_and_what_waits_needs_no
     let open = |state| Book::new(Journal::default(), Some(transaction(2, state)), 0);
     assert_eq!(open(State::Built).lift(&wanted, by, None, 7), Ok(vec![]));
     let error = open(State::Probing).lift(&wanted, by, None, 7).unwrap_err();
-    assert_eq!(error.to_string(), "generation 2 is probing just now: try again when that is over");
+    assert_eq!(error.to_string(), "generation 2 is probing: try again when that is over");
     let mut journal = Journal::default();
     journal.settle(&transaction(2, State::Confirmed { degraded: vec![] }), Settled::default());
     let book = Book::new(journal, None, 0);

@@ -8,7 +8,7 @@ use serde::{Deserialize, Serialize};
 
 use super::transaction::{Old, Transaction, Unknown, VERSION};
 
-/// `activation.json`: how far the activator is. It alone writes this file.
+/// `activation.json`: how far the activator is. Only the activator writes it.
 #[derive(Debug, Clone, PartialEq, Eq, Hash, Serialize, Deserialize)]
 pub struct Activation {
     pub version: u32,
@@ -21,14 +21,14 @@ pub struct Activation {
     /// The boot in which `phase` was reached.
     pub boot: String,
     pub phase: ActivationPhase,
-    /// How often an activator took this up.
+    /// How many activators have taken this up.
     pub starts: u32,
-    /// What the new system's activation returned, and how long it took, in milliseconds of time awake.
+    /// The exit code of the new system's activation, and its duration in milliseconds of awake time.
     #[serde(default)]
     pub exit: Option<i32>,
     #[serde(default)]
     pub ms: u64,
-    /// Why it is undone.
+    /// Why it is being undone.
     #[serde(default)]
     pub reason: Option<Reason>,
     #[serde(default)]
@@ -37,35 +37,35 @@ pub struct Activation {
     pub undo_exit: Option<i32>,
     #[serde(default)]
     pub undo_ms: Option<u64>,
-    /// How much of the deadline had gone by when this was written, in milliseconds of time awake in this boot. An
-    /// activator that takes the record up counts on from here.
+    /// How much of the deadline had passed when this was written, in milliseconds of awake time in this boot.
+    /// An activator that takes the record up counts on from here.
     #[serde(default)]
     pub spent_ms: u64,
     #[serde(default)]
     pub degraded: Vec<String>,
-    /// What the new system's activation said that failed: units, and users whose own units did not follow.
+    /// What failed according to the new system's activation: units, and users whose own units did not follow.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub failed: Vec<String>,
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub sessions: Vec<String>,
-    /// Systems that could not be undone, and of which parts may be in place still.
+    /// Systems that could not be undone and may have left parts behind.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub leftovers: Vec<StorePath>,
     #[serde(flatten)]
     pub unknown: Unknown,
 }
 
-/// Each is durable before the step that it names begins, or after the one that it says is done.
+/// Each phase is durable before the step it names begins, or after the one it reports as done.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum ActivationPhase {
-    /// OLD is recorded; nothing is changed.
+    /// OLD is recorded; nothing has changed.
     Recorded,
     /// The profile is NEW.
     ProfileSet,
-    /// NEW's activation is about to run, or runs.
+    /// NEW's activation is about to run, or is running.
     Activating,
-    /// It ended well and waits to be confirmed.
+    /// NEW's activation succeeded; waiting for confirmation.
     Activated,
     /// NEW runs after the next reboot.
     AwaitingReboot,
@@ -76,9 +76,9 @@ pub enum ActivationPhase {
     UndoFailed,
     /// A trial run ended.
     Finished,
-    /// It was given up before anything was changed.
+    /// Given up before anything changed.
     Untouched,
-    /// A phase of a later version: nobody knows how far the new system was brought.
+    /// A phase of a later version: how far the new system was brought is unknown.
     #[serde(other)]
     Unknown,
 }
@@ -104,13 +104,13 @@ impl ActivationPhase {
     }
 }
 
-/// test and dry-activate leave the profile as it is.
+/// test and dry-activate leave the profile alone.
 pub fn sets_profile(action: Action) -> bool {
     matches!(action, Action::Switch | Action::Boot)
 }
 
 impl Activation {
-    /// The record of an activation that has not begun.
+    /// The record of an activation that has not started.
     pub fn new(transaction: &Transaction, boot: &str) -> Self {
         Self {
             version: VERSION,

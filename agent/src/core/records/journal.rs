@@ -13,22 +13,22 @@ use crate::core::policy::Pause;
 use crate::core::reboot::Rebooted;
 use crate::core::state::State;
 
-/// How long a machine that was in its own way is left alone before it tries the same generation by itself.
+/// How long a machine waits before it retries a generation by itself after failing for a reason of its own.
 pub(super) const LATER_MS: i64 = 60 * 60 * 1000;
-/// How often a generation is tried again at once that was undone for what may pass. From then on it regains its tries with
-/// time: an hour after it was undone, then twice as long each time, up to a day. Whoever kept the controller away decides
-/// nothing that lasts.
+/// How often a generation that was undone for a passing reason is retried at once. After that retries become
+/// available with time: an hour after the undo, then twice as long each time, up to a day. So cutting the
+/// controller off decides nothing permanently.
 pub const UNREACHABLE_RETRIES: u32 = 3;
 const FIRST_PAUSE_MS: i64 = 3_600_000;
 const LONGEST_PAUSE_MS: i64 = 24 * FIRST_PAUSE_MS;
-/// Nothing is counted beyond: the pause has its longest.
+/// Higher counts change nothing: the pause is already the longest.
 const MOST_UNDONE: u32 = UNREACHABLE_RETRIES + 6;
-/// As many systems are remembered that could not be undone, one after the other.
+/// How many systems in a row that could not be undone are remembered.
 const MOST_LEFTOVERS: usize = 8;
-/// How many derivations are remembered that are not tried again.
+/// How many quarantined derivations are remembered.
 const MAX_QUARANTINE: usize = 256;
 
-/// `journal.json`: what stays when a transaction is over.
+/// `journal.json`: what remains after a transaction.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Hash, Serialize, Deserialize)]
 pub struct Journal {
     #[serde(default)]
@@ -38,34 +38,34 @@ pub struct Journal {
     /// What ran before the confirmed generation.
     #[serde(default)]
     pub previous: Option<StorePath>,
-    /// The system that the machine was left on, by confirmation or by undo; another one is drift.
+    /// The system that the machine was left on, by a confirmation or an undo; any other is drift.
     #[serde(default)]
     pub expected: Option<StorePath>,
-    /// The highest generation that came to an end, whichever.
+    /// The highest generation that ended, with any result.
     #[serde(default)]
     pub tried: Option<Generation>,
     #[serde(default)]
     pub quarantine: Vec<Quarantined>,
-    /// The generation that may be tried again though it was undone. (Its first name, from when only an absent controller
-    /// was forgiven, is the one that earlier versions read.)
+    /// The generation that may be tried again although it was undone. (Earlier versions read it by its first
+    /// name, from when only an absent controller was a reason to retry.)
     #[serde(default, rename = "unreachable")]
     pub again: Option<Again>,
-    /// The id of the last transaction that this journal has taken in.
+    /// The ID of the last transaction taken into this journal.
     #[serde(default)]
     pub settled: Option<String>,
     #[serde(default)]
     pub last: Option<Last>,
-    /// The drift that was reported.
+    /// The drift last reported.
     #[serde(default)]
     pub drift: Option<StorePath>,
-    /// The system that was to be replaced by the confirmed one and could not be: it is left until something changes.
+    /// The system that the confirmed one was to replace, but could not: left alone until something changes.
     #[serde(default)]
     pub left: Option<StorePath>,
-    /// Systems that could not be undone, and of which parts may be in place still: the next activation looks for them.
+    /// Systems that could not be undone and may have left parts behind: the next activation looks for them.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub leftovers: Vec<StorePath>,
-    /// What the next boot brings in place of a system that is only tried out (action `test`), or that was undone and runs on
-    /// until then.
+    /// What the next boot brings in place of a system that is only a trial (action `test`), or that was
+    /// undone but runs until then.
     #[serde(default)]
     pub after_boot: Option<StorePath>,
     #[serde(default)]
@@ -78,7 +78,7 @@ pub struct Journal {
     pub unknown: Unknown,
 }
 
-/// A derivation that is not tried again.
+/// A quarantined derivation.
 #[derive(Debug, Clone, PartialEq, Eq, Hash, Serialize, Deserialize)]
 pub struct Quarantined {
     pub derivation: StorePath,
@@ -87,38 +87,39 @@ pub struct Quarantined {
     pub at: UnixMillis,
 }
 
-/// A generation that was undone for what may pass.
+/// A generation that was undone for a reason that may pass.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
 pub struct Again {
     pub generation: Generation,
     pub undone: u32,
     #[serde(default)]
     pub cause: Cause,
-    /// The user at the screen of the Mac when it was undone.
+    /// The user at the Mac's screen when it was undone.
     #[serde(default)]
     pub console: Option<u32>,
-    /// When it came to its end.
+    /// When it ended.
     #[serde(default)]
     pub at: UnixMillis,
 }
 
 impl Again {
-    /// How long after it was undone it is tried again by itself, once the first tries are used up, in milliseconds.
+    /// The time between the undo and the next automatic retry, once the first retries are used up, in
+    /// milliseconds.
     fn pause(&self) -> i64 {
         let more = self.undone.saturating_sub(UNREACHABLE_RETRIES + 1).min(MOST_UNDONE);
         FIRST_PAUSE_MS.saturating_mul(1 << more).min(LONGEST_PAUSE_MS)
     }
 }
 
-/// What has to change before it is tried again.
+/// What has to change before it is retried.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum Cause {
-    /// A person has to do something, and to say so or to log in.
+    /// A person has to act, and then to say so or to log in.
     Person,
-    /// Somebody said that it is to be tried again.
+    /// Somebody asked for another try.
     Lifted,
-    /// The machine was in its own way (memory, disk, caches), which may be over later.
+    /// The machine itself was the obstacle (memory, disk, caches), which may pass.
     Machine,
     /// The controller has to answer.
     #[default]
@@ -126,20 +127,20 @@ pub enum Cause {
     Controller,
 }
 
-/// What speaks for trying again.
+/// What speaks for a retry.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Hash)]
 pub struct Chance {
     /// The controller answered the last request.
     pub answers: bool,
     /// Somebody at the machine asked for it.
     pub asked: bool,
-    /// The user at the screen of a Mac, if there is one.
+    /// The user at a Mac's screen, if any.
     pub console: Option<u32>,
     /// The wall clock.
     pub at: UnixMillis,
 }
 
-/// What was seen when a transaction is taken in.
+/// What is observed when a transaction is taken in.
 #[derive(Debug, Clone, Copy, Default)]
 pub struct Settled<'a> {
     pub running: Option<&'a StorePath>,
@@ -162,8 +163,8 @@ impl Journal {
         self.quarantine.iter().find(|entry| &entry.derivation == derivation)
     }
 
-    /// What is to be said of a machine that rests, beside how its last transaction ended: never nothing where it does not
-    /// run what it was left on.
+    /// What to report about an idle machine besides how its last transaction ended: never empty when it does
+    /// not run the system it was left on.
     pub fn remark(&self, specialisation: Option<&str>) -> Option<String> {
         let expected = self.expected.as_ref();
         match (&self.drift, specialisation) {
@@ -187,8 +188,8 @@ impl Journal {
         again.map_or(0, |again| again.undone)
     }
 
-    /// Whether this generation may be tried again now. Nobody is asked to say more often than a few times that all is
-    /// well; whoever does say so is believed.
+    /// Whether this generation may be tried again now. Automatic retries are limited to a few; an explicit
+    /// request is always honoured.
     pub fn may_retry(&self, generation: Generation, chance: Chance) -> bool {
         let Some(again) = self.again.filter(|again| again.generation == generation) else { return false };
         if self.tried != Some(generation) {
@@ -197,7 +198,7 @@ impl Journal {
         let few = again.undone <= UNREACHABLE_RETRIES;
         match again.cause {
             Cause::Controller => {
-                // A clock that was set back says nothing of how long ago it was; it is then later all the same.
+                // A clock that was set back says nothing about how long ago that was; count it as later.
                 let later = i64::try_from(chance.at.abs_diff(again.at)).is_ok_and(|ago| ago >= again.pause());
                 chance.answers && (few || chance.asked || later)
             }
@@ -206,7 +207,8 @@ impl Journal {
             }
             Cause::Lifted => true,
             Cause::Machine => {
-                // Tries regain with time, so that none outlasts a cache that lied, or a disk that was full for a week.
+                // Retries become available with time, so no quarantine outlasts a cache that lied or a disk
+                // that was full for a week.
                 let wait = if few { LATER_MS } else { again.pause() };
                 let later = i64::try_from(chance.at.abs_diff(again.at)).is_ok_and(|ago| ago >= wait);
                 chance.asked || later
@@ -214,7 +216,8 @@ impl Journal {
         }
     }
 
-    /// Lets this target be tried again, whatever became of it; whether its derivation was held back until now.
+    /// Allows another try of this target, whatever happened to it; returns whether its derivation was in
+    /// quarantine.
     pub fn lift(&mut self, target: &Target) -> bool {
         let held = self.quarantine.len();
         self.quarantine.retain(|entry| entry.derivation != target.derivation);
@@ -226,7 +229,7 @@ impl Journal {
         self.quarantine.len() < held
     }
 
-    /// Takes in a transaction that is over. Doing it twice is doing it once.
+    /// Takes in a transaction that has ended. Idempotent.
     pub fn settle(&mut self, transaction: &Transaction, seen: Settled<'_>) {
         if self.is_settled(transaction) {
             return;
@@ -251,14 +254,14 @@ impl Journal {
             let well = matches!(transaction.state, State::Confirmed { .. });
             self.left = if well { None } else { old.cloned() };
         }
-        // What came to its end before the activation changed nothing, and so expects nothing new; neither does a system
+        // What ended before the activation changed nothing, so the expectation stays; the same for a system
         // that could not be brought back.
         let changed = transaction.old.is_some() && !matches!(transaction.state, State::Finished { .. });
         if changed && self.left.is_none() {
             self.expected = seen.running.cloned();
             let old = transaction.old.as_ref().and_then(Old::system).filter(|old| Some(*old) != seen.running);
             if let (State::RolledBack { .. }, Some(old)) = (&transaction.state, old) {
-                // OLD has another init: the next boot brings it back, and nobody else did that.
+                // OLD has a different init: the next boot brings it back, which is not drift.
                 self.after_boot = Some(old.clone());
             }
         }
@@ -286,12 +289,12 @@ impl Journal {
         let detail = note.unwrap_or("undone at the machine").to_owned();
         let generation = transaction.generation();
         self.quarantine.push(Quarantined { derivation: derivation.clone(), generation, detail, at });
-        // The oldest go: operators have published some hundred others since.
+        // The oldest are dropped: operators have published hundreds of others since.
         let over = self.quarantine.len().saturating_sub(MAX_QUARANTINE);
         self.quarantine.drain(..over);
     }
 
-    /// Whether, and for what, the generation may be tried again. Whichever other end it came to is no reason to.
+    /// Whether, and for which cause, the generation may be retried. No other result is a reason to.
     fn forgive(&self, transaction: &Transaction, seen: Settled<'_>) -> Option<Again> {
         let Settled { console, at, .. } = seen;
         let cause = match &transaction.state {
@@ -324,7 +327,7 @@ impl Journal {
         let output = transaction.output().clone();
         let old = transaction.old.as_ref();
         let before = old.and_then(Old::system);
-        // The same system under a new number keeps the one before it, and so does one that was only brought back.
+        // The same system under a new number keeps its predecessor, and so does one that was only restored.
         if before != Some(&output) && !transaction.enforcing {
             self.previous = before.cloned();
         }

@@ -10,7 +10,7 @@ use super::*;
 use crate::core::policy::{Hold, Stage};
 use crate::core::state::State;
 
-/// What is seen when a transaction ends on this system.
+/// What is observed when a transaction ends on this system.
 fn on<'a>(running: Option<&'a StorePath>) -> Settled<'a> {
     Settled { running, at: 5, console: None }
 }
@@ -104,12 +104,14 @@ fn i5_a_failed_derivation_is_quarantined_and_an_interrupted_one_is_not() {
         let event = undone.final_event(Some(&path("old")), 1).unwrap();
         journal.settle(&undone, on(Some(&path("old"))));
         assert_eq!(journal.quarantined(&path("system-2.drv")).is_some(), quarantined, "{reason:?}");
-        assert!(matches!(event, EventKind::RolledBack { quarantined: told, .. } if told == quarantined));
+        assert!(
+            matches!(event, EventKind::RolledBack { quarantined: reported, .. } if reported == quarantined)
+        );
         assert_eq!(journal.tried.unwrap().get(), 2);
     }
 }
 
-/// Whoever keeps the controller away decides nothing that lasts.
+/// Cutting the controller off decides nothing permanently.
 #[test]
 fn an_absent_controller_is_forgiven_at_once_three_times_and_with_time_for_ever() {
     const HOUR: i64 = 3_600_000;
@@ -130,7 +132,7 @@ fn an_absent_controller_is_forgiven_at_once_three_times_and_with_time_for_ever()
         assert!(pause == 0 || !may(at + pause - 1), "attempt {attempt}");
         assert!(may(at + pause), "attempt {attempt}");
         let asked = Chance { asked: true, at, ..ANSWERS };
-        assert!(journal.may_retry(undone.generation(), asked), "somebody says that it is there again");
+        assert!(journal.may_retry(undone.generation(), asked), "somebody says that it is back");
         at += pause;
     }
 }
@@ -170,7 +172,7 @@ fn what_the_machine_was_in_the_way_of_is_tried_again_later_and_ever_more_rarely_
             "{attempt}"
         );
         assert!(journal.may_retry(again.generation(), chance(at + hours * LATER_MS, false)), "{attempt}");
-        assert!(journal.may_retry(again.generation(), chance(at, true)), "whoever asks is believed");
+        assert!(journal.may_retry(again.generation(), chance(at, true)), "every request is honoured");
     }
 }
 
@@ -265,7 +267,8 @@ fn the_quarantine_remembers_the_newest_and_not_for_ever() {
     assert!(journal.quarantined(&path("system-300.drv")).is_some());
 }
 
-/// Failure mode 24: NEW's agent wrote these, OLD's agent took its place again. Both directions of every document.
+/// Failure mode 24: NEW's agent wrote these, then OLD's agent took over again. Both directions of every
+/// document.
 #[test]
 fn failure_mode_24_documents_of_an_earlier_and_of_a_later_version_are_read() {
     let earlier = r#"{"version":1,"tried":3,"unreachable":{"generation":3,"undone":2},"quarantine":[],
@@ -290,7 +293,7 @@ fn failure_mode_24_documents_of_an_earlier_and_of_a_later_version_are_read() {
     );
 }
 
-/// OLD's init is another one, so NEW runs on until the next boot.
+/// OLD has a different init, so NEW keeps running until the next boot.
 #[test]
 fn an_undone_system_that_runs_until_the_next_boot_makes_no_drift_of_that_boot() {
     let mut open = transaction(2, State::RolledBack { reason: Reason::Deadline, detail: String::new() });

@@ -1,4 +1,4 @@
-//! One attempt to bring the machine to another system, and the verdict on it.
+//! One attempt to bring the machine to another system, and its verdict.
 
 use std::collections::BTreeMap;
 
@@ -15,37 +15,38 @@ use crate::core::state::State;
 
 /// The version of every document here. A later one only adds fields.
 pub const VERSION: u32 = 1;
-/// How long a local rollback may take until it is itself undone.
+/// The deadline of a local rollback, after which it is itself undone.
 const ROLLBACK_DEADLINE_SECONDS: u32 = 300;
 
-/// Fields that a later version wrote; an older one hands them on.
+/// Fields that a later version wrote; an older one preserves them.
 pub type Unknown = BTreeMap<String, Value>;
 
 /// `transaction.json`: one attempt to bring the machine to another system.
 #[derive(Debug, Clone, PartialEq, Eq, Hash, Serialize, Deserialize)]
 pub struct Transaction {
     pub version: u32,
-    /// Drawn at random; ties the activator's records and the verdict to this attempt.
+    /// Random; ties the activator's records and the verdict to this attempt.
     pub id: String,
     pub origin: Origin,
     pub began: UnixMillis,
     pub state: State,
-    /// What ran before, from the moment that the activator is started.
+    /// What ran before, set when the activator is started.
     #[serde(default)]
     pub old: Option<Old>,
     /// The units that had failed before the activation.
     #[serde(default)]
     pub failed_before: Vec<String>,
-    /// Somebody else changed the confirmed system, and it is activated again.
+    /// Somebody else changed the confirmed system; it is activated again.
     #[serde(default)]
     pub enforcing: bool,
-    /// It is made what the next boot brings, though a switch was signed: NixOS does not switch a running system to it.
+    /// It becomes the system of the next boot although a switch was signed: NixOS cannot switch a running
+    /// system to it.
     #[serde(default)]
     pub at_boot: bool,
-    /// How long its steps took until now.
+    /// How long its steps have taken so far.
     #[serde(default)]
     pub took: Summary,
-    /// What people should know of it though it ended well.
+    /// What people should know about it although it ended well.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub remark: Option<String>,
     /// Events that belong to `state` and may not be in the outbox yet.
@@ -73,13 +74,15 @@ pub struct Old {
 }
 
 impl Old {
-    /// What an undo sets and activates: what was seen to run. The profile alone may be of a switch that failed.
+    /// What an undo sets and activates: the system that was seen running. The profile may belong to a switch
+    /// that failed.
     pub fn system(&self) -> Option<&StorePath> {
         self.running.as_ref().or(self.profile.as_ref())
     }
 }
 
-/// An event on its way into the outbox, with the number that it gets there: so a crash in between repeats nothing.
+/// An event on its way into the outbox, with the number that it will have there, so that a crash in between
+/// repeats nothing.
 #[derive(Debug, Clone, PartialEq, Eq, Hash, Serialize, Deserialize)]
 pub struct Telling {
     pub seq: u64,
@@ -94,13 +97,13 @@ impl Transaction {
         Self::new(id, Origin::Signed { target: Box::new(target) }, State::Verified, began)
     }
 
-    /// Activates a confirmed target again, whose output is in the store already.
+    /// Activates a confirmed target again; its output is already in the store.
     pub fn enforce(id: String, target: Target, began: UnixMillis) -> Self {
         let origin = Origin::Signed { target: Box::new(target) };
         Self { enforcing: true, ..Self::new(id, origin, State::Built, began) }
     }
 
-    /// Goes back to `output`, which is in the store already.
+    /// Goes back to `output`, which is already in the store.
     pub fn rollback(id: String, from: &Known, output: StorePath, class: Class, began: UnixMillis) -> Self {
         let (generation, derivation) = (from.generation, from.derivation.clone());
         Self::new(id, Origin::Rollback { generation, derivation, output, class }, State::Built, began)
@@ -170,7 +173,7 @@ impl Transaction {
         matches!(self.origin, Origin::Rollback { .. })
     }
 
-    /// The event of a final state; `running` is what the machine runs now, `ms` how long it all took.
+    /// The event of a final state; `running` is what the machine runs now, `ms` the total duration.
     pub fn final_event(&self, running: Option<&StorePath>, ms: u64) -> Option<EventKind> {
         let running = || running.unwrap_or_else(|| self.output()).clone();
         let quarantined = self.quarantines();
@@ -195,7 +198,7 @@ impl Transaction {
                 detail: detail.clone(),
                 quarantined,
             }),
-            // What a trial run leaves is what ran before.
+            // After a trial run the previous system remains.
             (State::Finished { exit: 0, .. }, _) => {
                 Some(EventKind::Confirmed { running: running(), ms, degraded: Vec::new() })
             }
@@ -212,10 +215,11 @@ impl Transaction {
         }
     }
 
-    /// Whether this derivation is not tried again under any number.
+    /// Whether this derivation is quarantined under every number.
     ///
-    /// What was interrupted from outside says nothing about the derivation, and neither does an absent controller, however
-    /// often: whoever cuts a machine off must not condemn what it is to run. One that was confirmed once and could not be brought back is not condemned for it.
+    /// An interruption from outside says nothing about the derivation, and neither does an absent controller,
+    /// however often: cutting a machine off must not condemn what it should run. A system that was once
+    /// confirmed and could not be restored is not condemned for that.
     pub fn quarantines(&self) -> bool {
         match &self.state {
             _ if self.enforcing => false,
@@ -232,7 +236,7 @@ impl Transaction {
     }
 }
 
-/// `confirmation.json`: the agent's verdict. It alone writes this file.
+/// `confirmation.json`: the agent's verdict. Only the agent writes it.
 #[derive(Debug, Clone, PartialEq, Eq, Hash, Serialize, Deserialize)]
 pub struct Confirmation {
     pub transaction: String,
@@ -250,7 +254,7 @@ pub enum GivenVerdict {
         reason: Reason,
         detail: String,
     },
-    /// All is well but this; it is the reason if the deadline passes.
+    /// Everything else is fine; this is the reason if the deadline passes.
     Waiting {
         missing: Reason,
     },

@@ -12,7 +12,7 @@ fn generation(number: u64) -> Option<Generation> {
     Generation::new(number).ok()
 }
 
-/// What is seen of a machine that holds nothing and has nothing to tell.
+/// What is seen of a machine that holds nothing and has nothing to report.
 fn quiet(now: Duration) -> Observed {
     Observed { now, ..Observed::default() }
 }
@@ -102,7 +102,7 @@ fn the_bearer_is_renewed_after_three_quarters_of_its_time_and_when_it_is_not_kno
     assert!(first);
     assert_eq!(schedule.next(&quiet(seconds(1))), Next::Pause { until: seconds(1) + wait });
     assert_eq!(schedule.next(&quiet(seconds(1) + wait)), Next::CheckIn);
-    // No reply makes it last for ever.
+    // No reply makes it last forever.
     schedule.checked_in(&CheckedIn { bearer_seconds: u64::MAX, ..answer(seconds(2)) });
     let later = seconds(2) + seconds(BEARER_SECONDS);
     schedule.reported(false, later);

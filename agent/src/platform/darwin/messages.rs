@@ -105,7 +105,7 @@ pub fn job(printed: &str) -> Result<(), String> {
 mod tests {
     use super::*;
 
-    fn told(exit: i32, output: &str) -> Option<String> {
+    fn needed(exit: i32, output: &str) -> Option<String> {
         needs_human(exit, output, "/Library/PrivilegedHelperTools/muster-agent")
     }
 
@@ -114,7 +114,7 @@ mod tests {
         // What nix-darwin prints where a launch daemon without the grant runs its checks.
         let apps = "\u{1b}[1;31merror: permission denied when trying to update apps over SSH, aborting activation\u{1b}[0m\n\
             Apps could not be updated as `darwin-rebuild` requires Full Disk Access to work over SSH.\n";
-        let words = told(1, apps).unwrap();
+        let words = needed(1, apps).unwrap();
         for part in [
             "Privacy & Security > App Management",
             "/Library/PrivilegedHelperTools/muster-agent",
@@ -123,18 +123,18 @@ mod tests {
             assert!(words.contains(part), "{words}");
         }
         let users = "error: users cannot be created over SSH without Full Disk Access, aborting activation\n";
-        assert!(told(1, users).unwrap().contains("Privacy & Security > Full Disk Access"));
-        assert!(told(1, "needs App Management permission").unwrap().contains("App Management"));
-        assert_eq!(told(1, "error: something else"), None);
+        assert!(needed(1, users).unwrap().contains("Privacy & Security > Full Disk Access"));
+        assert!(needed(1, "needs App Management permission").unwrap().contains("App Management"));
+        assert_eq!(needed(1, "error: something else"), None);
     }
 
     #[test]
     fn failure_mode_6_foreign_files_are_told_by_their_paths() {
         let output = "error: Unexpected files in /etc, aborting activation\n\nThe following files have unrecognized \
             content and would be overwritten:\n\n  /etc/nix/nix.conf\n  /etc/zshrc\n\nPlease check them.\n";
-        let words = told(2, output).unwrap();
+        let words = needed(2, output).unwrap();
         assert!(words.contains("rename /etc/nix/nix.conf, /etc/zshrc to"), "{words}");
-        assert_eq!(told(2, "no paths here"), None);
+        assert_eq!(needed(2, "no paths here"), None);
     }
 
     #[test]
@@ -167,7 +167,7 @@ mod tests {
             "Could not find domain for user gui/501",
             "Bootstrap failed: 125: Domain does not support specified action",
         ] {
-            assert!(told(1, words).unwrap().contains("log in at the Mac's screen"), "{words}");
+            assert!(needed(1, words).unwrap().contains("log in at the Mac's screen"), "{words}");
         }
     }
 
@@ -175,7 +175,7 @@ mod tests {
     fn what_else_stops_an_activation_in_its_checks_is_for_a_person_too() {
         let output = "\u{1b}[1;31merror: Using the homebrew module requires homebrew installed, aborting activation\u{1b}[0m\n\
             See https://brew.sh.\n";
-        let words = told(2, output).unwrap();
+        let words = needed(2, output).unwrap();
         assert!(
             words.starts_with("error: Using the homebrew module") && words.contains("brew.sh"),
             "{words}"

@@ -124,7 +124,7 @@ pub struct Liar {
     sent: u64,
     /// Numbers of reports that it took in and kept from everybody.
     pub swallowed: Vec<u64>,
-    pub told: u64,
+    pub answers: u64,
 }
 
 impl Liar {
@@ -143,7 +143,7 @@ impl Liar {
             operator: None,
             sent: 0,
             swallowed: Vec::new(),
-            told: 0,
+            answers: 0,
         }
     }
 
@@ -186,7 +186,7 @@ impl Liar {
 
     /// `newest` is the highest number of a report that the machine ever used.
     pub fn answer(&mut self, honest: &mut Honest, request: &Request, now: i64, newest: u64) -> Comes {
-        self.told += 1;
+        self.answers += 1;
         self.operator = Some(honest.operator());
         if let Some(last) = serde_json::from_slice::<Batch>(&request.body)
             .ok()
