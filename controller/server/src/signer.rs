@@ -9,6 +9,7 @@ use muster_protocol::tuf::TufError;
 use muster_protocol::tuf::repository::sign_timestamp;
 
 use crate::config::{ConfigError, read_online_key};
+use crate::core::publication::timestamp_version;
 use crate::core::rows::Timestamp;
 
 #[derive(Debug, Clone)]
@@ -66,8 +67,7 @@ impl OnlineSigner {
         Self { key, life }
     }
 
-    /// A timestamp over a snapshot. Its version is the time, so that a restored backup bricks nobody; it is
-    /// always higher than the last one.
+    /// A timestamp over a snapshot, given the last version that was used.
     pub fn timestamp(
         &self,
         machine: &MachineName,
@@ -75,7 +75,7 @@ impl OnlineSigner {
         last: u64,
         now_s: i64,
     ) -> Result<Timestamp, TufError> {
-        let version = u64::try_from(now_s).unwrap_or(0).max(last.saturating_add(1));
+        let version = timestamp_version(last, now_s);
         let expires = now_s.saturating_add(self.life);
         let bytes = sign_timestamp(machine, snapshot, version, expires, &self.key)?;
         Ok(Timestamp { bytes, version, expires, key: self.key.public() })

@@ -1,12 +1,34 @@
 //! Breadth first through everything that can happen, so that the first trace that breaks a property is a shortest one.
 
 use std::collections::HashMap;
+use std::fmt::Debug;
 use std::hash::{DefaultHasher, Hash, Hasher as _};
 
-use crate::environment::{Action, after};
-use crate::properties;
-use crate::scene::Scene;
-use crate::world::World;
+/// What is explored: where it begins, what can happen, what must hold.
+pub trait Scene {
+    /// One moment.
+    type World: Hash;
+    type Action: Copy + Debug;
+
+    fn name(&self) -> String;
+    fn first(&self) -> Self::World;
+    /// What may happen in some moment of this scene.
+    fn actions(&self) -> Vec<Self::Action>;
+    /// The moment after `action`, or `None` where it cannot happen now.
+    fn after(&self, world: &Self::World, action: Self::Action) -> Option<Self::World>;
+    /// What does not hold in this moment, if anything.
+    fn violated(&self, world: &Self::World) -> Option<String>;
+    /// What every moment leads to.
+    fn goals(&self) -> Vec<Goal<Self>>;
+}
+
+/// A good moment that every moment leads to, by some of the actions alone.
+pub struct Goal<S: Scene + ?Sized> {
+    /// What is broken where it cannot be reached.
+    pub property: &'static str,
+    pub is_reached: fn(&S, &S::World) -> bool,
+    pub may: fn(S::Action) -> bool,
+}
 
 /// What one exploration found.
 #[derive(Debug)]
@@ -25,32 +47,32 @@ pub struct Counterexample {
     pub trace: Vec<String>,
 }
 
-struct Explored {
-    /// How each state was first reached.
-    from: Vec<(u32, Action)>,
+struct Explored<A> {
+    /// How each state was first reached; the first one by nothing.
+    from: Vec<Option<(u32, A)>>,
     /// Every step, for what moments lead to: from, to, by.
-    steps: Vec<(u32, u32, Action)>,
-    safe: Vec<bool>,
-    told: Vec<bool>,
+    steps: Vec<(u32, u32, A)>,
+    /// Of each goal, in which states it is reached.
+    reached: Vec<Vec<bool>>,
 }
 
 /// Explores until there is nothing new, a property breaks, or `limit` states are known.
-pub fn explore(scene: &Scene, limit: usize) -> Found {
-    let first = World::new(scene);
+pub fn explore<S: Scene>(scene: &S, limit: usize) -> Found {
+    let (goals, actions) = (scene.goals(), scene.actions());
+    let first = scene.first();
     let mut known: HashMap<u128, u32> = HashMap::from([(fingerprint(&first), 0)]);
     let mut all = Explored {
-        from: vec![(0, Action::AgentStep)],
+        from: vec![None],
         steps: Vec::new(),
-        safe: vec![properties::machine_is_safe(&first)],
-        told: vec![properties::all_is_told(&first, scene)],
+        reached: goals.iter().map(|goal| vec![(goal.is_reached)(scene, &first)]).collect(),
     };
     let mut layer = vec![(0_u32, first)];
     let (mut depth, mut complete) = (0, true);
     while !layer.is_empty() && complete {
         let mut next_layer = Vec::new();
         for (place, world) in &layer {
-            for action in Action::ALL {
-                let Some(next) = after(world, scene, action) else { continue };
+            for &action in &actions {
+                let Some(next) = scene.after(world, action) else { continue };
                 let print = fingerprint(&next);
                 if let Some(&found) = known.get(&print) {
                     all.steps.push((*place, found, action));
@@ -58,11 +80,12 @@ pub fn explore(scene: &Scene, limit: usize) -> Found {
                 }
                 let new = u32::try_from(all.from.len()).unwrap_or(u32::MAX);
                 known.insert(print, new);
-                all.from.push((*place, action));
+                all.from.push(Some((*place, action)));
                 all.steps.push((*place, new, action));
-                all.safe.push(properties::machine_is_safe(&next));
-                all.told.push(properties::all_is_told(&next, scene));
-                if let Some(property) = properties::violated(&next, scene) {
+                for (goal, reached) in goals.iter().zip(&mut all.reached) {
+                    reached.push((goal.is_reached)(scene, &next));
+                }
+                if let Some(property) = scene.violated(&next) {
                     let trace = trace(&all.from, new);
                     return found(&all, depth + 1, false, Some(Counterexample { property, trace }));
                 }
@@ -74,28 +97,23 @@ pub fn explore(scene: &Scene, limit: usize) -> Found {
         layer = next_layer;
     }
     // Of a graph that was cut off nobody can say what its last states lead to.
-    let broken = if complete { leads_nowhere(&all) } else { None };
+    let broken = if complete { leads_nowhere(&all, &goals) } else { None };
     found(&all, depth, complete, broken)
 }
 
-fn found(all: &Explored, depth: usize, complete: bool, broken: Option<Counterexample>) -> Found {
+fn found<A>(all: &Explored<A>, depth: usize, complete: bool, broken: Option<Counterexample>) -> Found {
     Found { states: all.from.len(), steps: all.steps.len(), depth, complete, broken }
 }
 
 /// A state from which a good end cannot be reached.
-fn leads_nowhere(all: &Explored) -> Option<Counterexample> {
-    type Goal<'a> = (&'a str, &'a [bool], fn(Action) -> bool);
-    let goals: [Goal<'_>; 2] = [
-        ("I4: the machine alone comes to no end from here", &all.safe, Action::is_the_machines),
-        ("I3, I7: it is never settled, told and stored from here", &all.told, Action::is_sure),
-    ];
-    for (property, goal, may) in goals {
-        let mut before: Vec<Vec<u32>> = vec![Vec::new(); goal.len()];
-        for (from, to, _) in all.steps.iter().filter(|(_, _, action)| may(*action)) {
+fn leads_nowhere<S: Scene>(all: &Explored<S::Action>, goals: &[Goal<S>]) -> Option<Counterexample> {
+    for (goal, reached) in goals.iter().zip(&all.reached) {
+        let mut before: Vec<Vec<u32>> = vec![Vec::new(); reached.len()];
+        for (from, to, _) in all.steps.iter().filter(|(_, _, action)| (goal.may)(*action)) {
             before[*to as usize].push(*from);
         }
-        let mut good = goal.to_vec();
-        let mut open: Vec<u32> = (0_u32..).zip(goal).filter(|(_, good)| **good).map(|(n, _)| n).collect();
+        let mut good = reached.clone();
+        let mut open: Vec<u32> = (0_u32..).zip(reached).filter(|(_, good)| **good).map(|(n, _)| n).collect();
         while let Some(place) = open.pop() {
             for &from in &before[place as usize] {
                 if !std::mem::replace(&mut good[from as usize], true) {
@@ -105,16 +123,15 @@ fn leads_nowhere(all: &Explored) -> Option<Counterexample> {
         }
         if let Some(bad) = good.iter().position(|good| !good) {
             let trace = trace(&all.from, u32::try_from(bad).unwrap_or(u32::MAX));
-            return Some(Counterexample { property: property.to_owned(), trace });
+            return Some(Counterexample { property: goal.property.to_owned(), trace });
         }
     }
     None
 }
 
-fn trace(from: &[(u32, Action)], mut place: u32) -> Vec<String> {
+fn trace<A: Copy + Debug>(from: &[Option<(u32, A)>], mut place: u32) -> Vec<String> {
     let mut trace = Vec::new();
-    while place != 0 {
-        let (before, action) = from[place as usize];
+    while let Some((before, action)) = from[place as usize] {
         trace.push(format!("{action:?}"));
         place = before;
     }

@@ -1,6 +1,7 @@
 //! Explores what the agent's own decisions (`muster_agent::core`, the code that ships) lead to, together with a model of
 //! the activator's steps, under every interleaving of crashes, reboots, outages, late deadlines, newer generations and
-//! reports that are sent again. Then takes one guard after the other out, and shows that each is missed.
+//! reports that are sent again. The controller's own decisions (`muster_server::core`) are walked in `server`. Then one guard
+//! after the other is taken out, to show that each is missed.
 
 #![allow(clippy::print_stdout)]
 
@@ -11,9 +12,12 @@ mod environment;
 mod explore;
 mod properties;
 mod scene;
+mod server;
+mod walk;
 mod world;
 
 use std::process::ExitCode;
+use std::rc::Rc;
 
 use clap::{Parser, ValueEnum as _};
 use muster_protocol::clock::{Clock as _, SystemClock};
@@ -27,7 +31,7 @@ use scene::{Behaviour, Break, Budget, Published, Scene};
 const CONTACT: &str = "the contact with the controller";
 
 #[derive(Parser)]
-#[command(about = "Explores every interleaving of the agent's decisions with crashes, reboots and outages")]
+#[command(about = "Explores every interleaving of the agent's and the controller's decisions with faults")]
 struct Arguments {
     /// How many faults may come together in one run, whichever and whenever
     #[arg(long, default_value_t = 2)]
@@ -45,66 +49,105 @@ struct Arguments {
 
 fn main() -> ExitCode {
     let arguments = Arguments::parse();
-    let clock = SystemClock::new();
-    let (mut states, mut deepest, mut bad, mut cut) = (0, 0, 0, 0);
-    let wanted = |scene: &Scene| arguments.only.as_ref().is_none_or(|part| scene.name().contains(part));
-    for scene in scenes(&arguments).iter().filter(|scene| wanted(scene)) {
-        let found = explore(scene, arguments.limit);
-        (states, deepest) = (states + found.states, deepest.max(found.depth));
-        bad += usize::from(found.broken.is_some());
-        cut += usize::from(!found.complete && found.broken.is_none());
-        print(&scene.name(), &found);
-        if let Some(counterexample) = &found.broken {
-            print_trace(counterexample);
-        }
-    }
-    if arguments.only.as_ref().is_none_or(|part| CONTACT.contains(part.as_str())) {
+    let Some(cast) = server::cast().map(Rc::new) else {
+        eprintln!("the controller's half cannot begin: its keys and documents cannot be made");
+        return ExitCode::FAILURE;
+    };
+    let mut agent = walk(&scenes(&arguments), &arguments);
+    if arguments.wants(CONTACT) {
         // With one fault there are half a million states; with two, more than there is room for.
-        let found = contact::explore(arguments.faults.min(1), None, arguments.limit);
-        (states, deepest) = (states + found.states, deepest.max(found.depth));
-        bad += usize::from(found.broken.is_some());
-        cut += usize::from(!found.complete && found.broken.is_none());
-        print(CONTACT, &found);
-        if let Some(counterexample) = &found.broken {
-            print_trace(counterexample);
-        }
+        agent.add(CONTACT, &contact::explore(arguments.faults.min(1), None, arguments.limit));
     }
-    let seconds = clock.awake().as_secs();
-    println!(
-        "{states} states visited, up to {deepest} steps deep, in {seconds} s; {bad} explorations broke a property"
-    );
+    agent.close("agent");
+    let controller = walk(&server::scenes::scenes(&cast, arguments.faults), &arguments);
+    controller.close("controller");
+    let (bad, cut) = (agent.bad + controller.bad, agent.cut + controller.cut);
     if cut > 0 {
         println!(
-            "{cut} explorations were given up at {} states: what those lead to was not looked at",
-            arguments.limit
+            "{} explorations were given up at {} states: what those lead to was not looked at",
+            cut, arguments.limit
         );
     }
     println!("\nwith one guard taken out each time:");
     let mut missed = 0;
     for guard in Break::value_variants() {
-        match caught(*guard, &arguments) {
-            Some((scene, counterexample)) => {
-                println!(
-                    "  caught  {guard:?}: {} ({scene}; {} steps)",
-                    counterexample.property,
-                    counterexample.trace.len()
-                );
-                if arguments.traces {
-                    print_trace(&counterexample);
-                }
-            }
-            None => {
-                missed += 1;
-                println!("  MISSED  {guard:?}: every property holds without it");
-            }
+        missed += usize::from(!shown(guard, caught(*guard, &arguments), &arguments));
+    }
+    for guard in server::scenes::Break::value_variants() {
+        let scene = server::scenes::without(*guard, &cast);
+        let found = scene.and_then(|scene| breaks(&scene, &arguments));
+        missed += usize::from(!shown(guard, found, &arguments));
+    }
+    let broken = Break::value_variants().len() + server::scenes::Break::value_variants().len();
+    println!("{broken} broken cores, {} caught", broken - missed);
+    if bad == 0 && missed == 0 { ExitCode::SUCCESS } else { ExitCode::FAILURE }
+}
+
+impl Arguments {
+    fn wants(&self, name: &str) -> bool {
+        self.only.as_ref().is_none_or(|part| name.contains(part.as_str()))
+    }
+}
+
+/// What some explorations found together.
+struct Walked {
+    clock: SystemClock,
+    states: usize,
+    deepest: usize,
+    bad: usize,
+    cut: usize,
+}
+
+fn walk<S: explore::Scene>(scenes: &[S], arguments: &Arguments) -> Walked {
+    let mut walked = Walked { clock: SystemClock::new(), states: 0, deepest: 0, bad: 0, cut: 0 };
+    for scene in scenes.iter().filter(|scene| arguments.wants(&scene.name())) {
+        walked.add(&scene.name(), &explore(scene, arguments.limit));
+    }
+    walked
+}
+
+impl Walked {
+    fn add(&mut self, name: &str, found: &Found) {
+        self.states += found.states;
+        self.deepest = self.deepest.max(found.depth);
+        self.bad += usize::from(found.broken.is_some());
+        self.cut += usize::from(!found.complete && found.broken.is_none());
+        print(name, found);
+        if let Some(counterexample) = &found.broken {
+            print_trace(counterexample);
         }
     }
-    println!(
-        "{} broken cores, {} caught",
-        Break::value_variants().len(),
-        Break::value_variants().len() - missed
-    );
-    if bad == 0 && missed == 0 { ExitCode::SUCCESS } else { ExitCode::FAILURE }
+
+    fn close(&self, whose: &str) {
+        let Self { states, deepest, bad, .. } = self;
+        let seconds = self.clock.awake().as_secs();
+        println!(
+            "{whose}: {states} states visited, up to {deepest} steps deep, in {seconds} s; \
+             {bad} explorations broke a property"
+        );
+    }
+}
+
+/// The name of the scene, and what is broken in it.
+type Caught = Option<(String, Counterexample)>;
+
+fn breaks<S: explore::Scene>(scene: &S, arguments: &Arguments) -> Caught {
+    let found = explore(scene, arguments.limit);
+    found.broken.map(|counterexample| (scene.name(), counterexample))
+}
+
+/// Whether the properties notice that the guard is gone.
+fn shown(guard: &impl std::fmt::Debug, caught: Caught, arguments: &Arguments) -> bool {
+    let Some((scene, counterexample)) = caught else {
+        println!("  MISSED  {guard:?}: every property holds without it");
+        return false;
+    };
+    let Counterexample { property, trace } = &counterexample;
+    println!("  caught  {guard:?}: {property} ({scene}; {} steps)", trace.len());
+    if arguments.traces {
+        print_trace(&counterexample);
+    }
+    true
 }
 
 fn print(name: &str, found: &Found) {
@@ -125,7 +168,7 @@ fn print_trace(counterexample: &Counterexample) {
 }
 
 /// A scene in which the properties notice that the guard is gone, with one fault.
-fn caught(guard: Break, arguments: &Arguments) -> Option<(String, Counterexample)> {
+fn caught(guard: Break, arguments: &Arguments) -> Caught {
     use Behaviour as B;
     if guard.is_of_contact() {
         let found = contact::explore(1, Some(guard), arguments.limit);
@@ -168,7 +211,7 @@ fn caught(guard: Break, arguments: &Arguments) -> Option<(String, Counterexample
         old_fails: false,
         broken: Some(guard),
     };
-    explore(&scene, arguments.limit).broken.map(|counterexample| (scene.name(), counterexample))
+    breaks(&scene, arguments)
 }
 
 fn scenes(arguments: &Arguments) -> Vec<Scene> {

@@ -135,23 +135,6 @@ pub struct Scene {
 }
 
 impl Scene {
-    pub fn name(&self) -> String {
-        let published: Vec<String> = self
-            .published
-            .iter()
-            .map(|published| match published.action {
-                Action::Switch => format!("{:?}", published.behaviour),
-                action => format!("{:?} ({})", published.behaviour, action.as_str()),
-            })
-            .collect();
-        let old = if self.old_fails { ", OLD cannot come back" } else { "" };
-        let foreign = if self.foreign_profile { ", with a profile that does not run" } else { "" };
-        let reports = if self.reports { ", with its reports" } else { "" };
-        let epoch =
-            self.epoch_from.map_or_else(String::new, |from| format!(", a new epoch before number {from}"));
-        format!("{}: {}{epoch}{old}{foreign}{reports}", self.class, published.join(", then "))
-    }
-
     pub fn breaks(&self, guard: Break) -> bool {
         self.broken == Some(guard)
     }

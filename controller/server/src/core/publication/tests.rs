@@ -120,3 +120,23 @@ fn a_good_timestamp_stays_and_another_one_is_signed_over_the_same_snapshot() {
     }
     assert_eq!(timestamp(None, &name(), |_| true, sign).unwrap(), Decided::unchanged(None));
 }
+
+/// Its signatures were checked under the root before; the first generation under the newer root was published since.
+#[test]
+fn what_was_checked_before_a_new_epoch_is_not_published_after_its_first_generation() {
+    let (fleet, known) = (Fleet::new(), machine(None));
+    let (publication, by) = (fleet.publication(1), fleet.operator.public());
+    let new = NewGeneration::check(&fleet.root, &known, &publication, NOW_S).unwrap();
+    let newer = Generation::first_of(muster_protocol::ids::Epoch::new(1).unwrap());
+    let there = Stored { published: Some(newer), ..stored(&new) };
+    let refused = publish(Some(&there), &new, &context(&by), sign).unwrap_err();
+    let PublishRefusal::NotNext { next, .. } = refused else { panic!("{refused}") };
+    assert_eq!(next, newer.next().unwrap());
+}
+
+#[test]
+fn a_timestamp_has_the_version_of_its_time_and_one_above_the_last() {
+    assert_eq!(timestamp_version(0, NOW_S), NOW_S.unsigned_abs());
+    assert_eq!(timestamp_version(NOW_S.unsigned_abs(), NOW_S), NOW_S.unsigned_abs() + 1);
+    assert_eq!(timestamp_version(7, -1), 8);
+}
