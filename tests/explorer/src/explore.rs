@@ -1,4 +1,5 @@
-//! Breadth first through everything that can happen, so that the first trace that breaks a property is a shortest one.
+//! Breadth first through everything that can happen, so that the first trace that breaks a property is a
+//! shortest one.
 
 use std::collections::HashMap;
 use std::fmt::Debug;

@@ -1,6 +1,9 @@
-//! Explores what the agent's own decisions (`muster_agent::core`, the code that ships) lead to, together with a model of
-//! the activator's steps, under every interleaving of crashes, reboots, outages, late deadlines, newer generations and
-//! reports that are sent again. The controller's own decisions (`muster_server::core`) are walked in `server`. Then one guard
+//! Explores what the agent's own decisions (`muster_agent::core`, the code that ships) lead to, together
+//! with a model of
+//! the activator's steps, under every interleaving of crashes, reboots, outages, late deadlines, newer
+//! generations and
+//! reports that are sent again. The controller's own decisions (`muster_server::core`) are walked in
+//! `server`. Then one guard
 //! after the other is taken out, to show that each is missed.
 
 #![allow(clippy::print_stdout)]
@@ -242,7 +245,8 @@ fn scenes(arguments: &Arguments) -> Vec<Scene> {
         ] {
             scenes.push(scene(class, pair.map(switch).to_vec()));
         }
-        // By itself: it is tried again three times, and every newer generation could come at each moment of that.
+        // By itself: it is tried again three times, and every newer generation could come at each moment of
+        // that.
         scenes.push(scene(class, vec![switch(B::CutsNetwork)]));
         let once = Budget { rollbacks: 1, ..budget };
         scenes.push(Scene { budget: once, ..scene(class, vec![switch(B::Good)]) });

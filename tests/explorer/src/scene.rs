@@ -1,4 +1,5 @@
-//! What one exploration is about: a machine's class, what operators publish for it, and how many faults there are.
+//! What one exploration is about: a machine's class, what operators publish for it, and how many faults
+//! there are.
 
 use muster_protocol::ids::{Epoch, Generation, StorePath};
 use muster_protocol::machine::Class;
@@ -125,7 +126,8 @@ pub struct Scene {
     /// The first of them that is of a new epoch, counted from 1, if root holders begin one.
     pub epoch_from: Option<u8>,
     pub budget: Budget,
-    /// Whether the way of each report is followed. What the agent decides does not depend on it, so most scenes leave it out.
+    /// Whether the way of each report is followed. What the agent decides does not depend on it, so most
+    /// scenes leave it out.
     pub reports: bool,
     /// Somebody set another profile than what runs, before all this.
     pub foreign_profile: bool,
@@ -139,7 +141,8 @@ impl Scene {
         self.broken == Some(guard)
     }
 
-    /// The pair of epoch and number that a generation goes by. Their order is the order in which they are published.
+    /// The pair of epoch and number that a generation goes by. Their order is the order in which they are
+    /// published.
     fn pair(&self, generation: u8) -> Option<Generation> {
         match self.epoch_from.filter(|from| generation >= *from) {
             Some(from) => Generation::of(Epoch::new(1).ok()?, u64::from(generation - from + 1)).ok(),

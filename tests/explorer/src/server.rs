@@ -1,9 +1,13 @@
 //! The controller's half: its pure core over a store in memory, with machines and operators round it.
 //!
-//! `memory` keeps what is stored; `controller` decides, whole or with one guard taken out; `cast` is who takes part,
-//! `documents` what they sign, `machine` what a computer's disk holds, `happening` what can happen. `stage` says what one
-//! exploration is about, `world` is one moment of it, and `properties` what must hold there. `deciding` carries decisions out;
-//! `operators` and `steps` lead to the next moment; `scenes` is what is walked. Each uses those before it alone.
+//! `memory` keeps what is stored; `controller` decides, whole or with one guard taken out; `cast` is who
+//! takes part,
+//! `documents` what they sign, `machine` what a computer's disk holds, `happening` what can happen. `stage`
+//! says what one
+//! exploration is about, `world` is one moment of it, and `properties` what must hold there. `deciding`
+//! carries decisions out;
+//! `operators` and `steps` lead to the next moment; `scenes` is what is walked. Each uses those before it
+//! alone.
 
 mod cast;
 mod controller;

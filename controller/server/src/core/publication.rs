@@ -111,7 +111,8 @@ pub enum PublishRefusal {
     Sign(#[from] TufError),
 }
 
-/// The version of a machine's next timestamp: the current time, so that a restored backup locks out no machine, and always
+/// The version of a machine's next timestamp: the current time, so that a restored backup locks out no
+/// machine, and always
 /// higher than the last one.
 pub fn timestamp_version(last: u64, now_s: i64) -> u64 {
     u64::try_from(now_s).unwrap_or(0).max(last.saturating_add(1))
@@ -138,7 +139,8 @@ pub fn publish(
     if stored.published == Some(offered) && stored.latest.as_ref() == Some(&files) {
         return Ok(Decided::unchanged(()));
     }
-    // The offered generation was of the root's epoch when its signatures were checked. A newer root may be in force by now:
+    // The offered generation was of the root's epoch when its signatures were checked. A newer root may be
+    // in force by now:
     // a machine is never pointed back to an epoch before the one that it was pointed to.
     let epoch = stored.published.map_or(offered.epoch(), |held| held.epoch().max(offered.epoch()));
     let next = next_generation(epoch, stored.published, &stored.holds)

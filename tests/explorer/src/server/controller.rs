@@ -1,4 +1,5 @@
-//! What a controller does with a request: reads the facts, lets the core decide, and applies the changes, all at once.
+//! What a controller does with a request: reads the facts, lets the core decide, and applies the changes,
+//! all at once.
 
 use muster_protocol::checkin::CheckInReply;
 use muster_protocol::clock::UnixMillis;
@@ -219,7 +220,8 @@ impl Controller<'_> {
         settled(publication::timestamp(current.as_ref(), machine, good, sign))
     }
 
-    /// A timestamp names the snapshot; its signature is left out, since the online key signs whatever the store has.
+    /// A timestamp names the snapshot; its signature is left out, since the online key signs whatever the
+    /// store has.
     fn sign(&self, last: u64, snapshot: &[u8], now: UnixMillis) -> Timestamp {
         let now_s = now.div_euclid(1000);
         let version = match self.broken {

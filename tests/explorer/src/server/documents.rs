@@ -16,7 +16,8 @@ pub fn class(content: &Content) -> Class {
     if content.darwin { Class::Darwin } else { Class::Nixos }
 }
 
-/// The documents of a generation. Their signatures are left out: what is signed is what operators are known to have signed.
+/// The documents of a generation. Their signatures are left out: what is signed is what operators are known
+/// to have signed.
 pub fn publication(machine: &MachineName, content: &Content) -> Option<Publication> {
     let target = target(machine, class(content), content.generation, content.variant)?;
     let text = format!("{content:?}");

@@ -4,7 +4,8 @@
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Way {
     Answered,
-    /// It is carried out, and the answer is lost: on its way, or with a controller that ended after it had committed.
+    /// It is carried out, and the answer is lost: on its way, or with a controller that ended after it had
+    /// committed.
     Unheard,
     /// A copy is still on its way when the machine gives up.
     Delayed,

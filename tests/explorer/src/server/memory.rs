@@ -1,4 +1,5 @@
-//! The controller's store in memory: the same rows, and every change applied to them as `store/sqlite` applies it.
+//! The controller's store in memory: the same rows, and every change applied to them as `store/sqlite`
+//! applies it.
 //! `memory/tests.rs` holds the two against each other.
 
 mod facts;
@@ -382,7 +383,8 @@ impl Log {
     }
 }
 
-/// What decisions are made by. Of the log that is what it tells, in whatever order it came; of changes it is nothing.
+/// What decisions are made by. Of the log that is what it tells, in whatever order it came; of changes it is
+/// nothing.
 impl Hash for Memory {
     fn hash<H: Hasher>(&self, state: &mut H) {
         let Self { machines, tokens, bearers, requests, events, attacks, generations, drafts, .. } = self;

@@ -71,7 +71,8 @@ impl World {
         Some(())
     }
 
-    /// Everything but the operators' keys is somebody else's: what is stored, and the key that signs timestamps.
+    /// Everything but the operators' keys is somebody else's: what is stored, and the key that signs
+    /// timestamps.
     pub fn take_over(&mut self, scene: &Scene) -> Option<()> {
         self.left.takeovers = self.left.takeovers.checked_sub(1)?;
         let machine = scene.cast.names[0].clone();

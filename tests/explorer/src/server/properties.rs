@@ -112,9 +112,11 @@ pub fn violated(world: &World, scene: &Scene) -> Option<String> {
     broken.map(str::to_owned)
 }
 
-/// I7: of each enrolment the events are in order, each once, and none left out where no disk and no store was brought back.
+/// I7: of each enrolment the events are in order, each once, and none left out where no disk and no store
+/// was brought back.
 fn stored_in_order(world: &World, scene: &Scene) -> Option<&'static str> {
-    // A disk that is brought back, or is there twice, tells again what it told, under another name of its count.
+    // A disk that is brought back, or is there twice, tells again what it told, under another name of its
+    // count.
     if world.seen.brought_back || world.seen.cloned {
         return None;
     }
@@ -142,7 +144,8 @@ fn stored_in_order(world: &World, scene: &Scene) -> Option<&'static str> {
     None
 }
 
-/// A message that is slow, lost or repeated raises no alarm; two machines with one key do once both have spoken.
+/// A message that is slow, lost or repeated raises no alarm; two machines with one key do once both have
+/// spoken.
 fn alarmed_for_nothing(world: &World, scene: &Scene) -> Option<&'static str> {
     let row = world.kept.memory.machines.get(&scene.cast.names[0])?;
     let two = world.seen.cloned || world.seen.brought_back || world.seen.restored;
@@ -194,7 +197,8 @@ pub fn all_is_stored(world: &World, scene: &Scene) -> bool {
     enrolled.all(|machine| machine.waiting.is_empty() && (!alone || world.kept.memory.events.len() == told))
 }
 
-/// Every moment leads to one in which each machine has what is published, or something newer, and has followed what it was
+/// Every moment leads to one in which each machine has what is published, or something newer, and has
+/// followed what it was
 /// asked.
 pub fn all_is_taken(world: &World, scene: &Scene) -> bool {
     world.machines.iter().filter(|machine| is_enrolled(world, scene, machine)).all(|machine| {

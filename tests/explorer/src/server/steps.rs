@@ -288,7 +288,8 @@ impl World {
         }
     }
 
-    /// A machine fetches a timestamp and what it names. It takes what operators signed for it, and never an older one (TUF,
+    /// A machine fetches a timestamp and what it names. It takes what operators signed for it, and never an
+    /// older one (TUF,
     /// whose own tests say so).
     fn update(&mut self, scene: &Scene, n: u8) -> Option<()> {
         let machine = self.machines.get(usize::from(n)).filter(|machine| machine.token.is_none())?;

@@ -121,7 +121,8 @@ fn a_good_timestamp_stays_and_another_one_is_signed_over_the_same_snapshot() {
     assert_eq!(timestamp(None, &name(), |_| true, sign).unwrap(), Decided::unchanged(None));
 }
 
-/// Its signatures were checked under the root before; the first generation under the newer root was published since.
+/// Its signatures were checked under the root before; the first generation under the newer root was
+/// published since.
 #[test]
 fn what_was_checked_before_a_new_epoch_is_not_published_after_its_first_generation() {
     let (fleet, known) = (Fleet::new(), machine(None));

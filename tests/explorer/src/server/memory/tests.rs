@@ -1,4 +1,5 @@
-//! The store in memory against the one in SQLite: the same decisions leave the same in both. So what the explorer finds of the
+//! The store in memory against the one in SQLite: the same decisions leave the same in both. So what the
+//! explorer finds of the
 //! one holds for the other.
 
 use muster_protocol::checkin::CheckIn;
