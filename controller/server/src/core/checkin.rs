@@ -99,6 +99,11 @@ pub enum CheckInRefusal {
     CachedReply,
 }
 
+/// Refuses a number that no count of check-ins reaches.
+pub fn require_range(seq: u64) -> Result<(), CheckInRefusal> {
+    if seq < NUMBERS_END { Ok(()) } else { Err(CheckInRefusal::OutOfRange(seq)) }
+}
+
 /// Decides on a check-in. The clone alarm is a refusal that writes.
 pub fn check_in(
     stored: Option<&Stored>,
@@ -118,9 +123,7 @@ fn decide(
 ) -> Result<Decided<Result<CheckInReply, CheckInRefusal>>, CheckInRefusal> {
     let (checkin, now) = (received.checkin, received.now);
     let (machine, seq) = (&checkin.machine, checkin.seq);
-    if seq >= NUMBERS_END {
-        return Err(CheckInRefusal::OutOfRange(seq));
-    }
+    require_range(seq)?;
     let stored = stored.ok_or_else(|| CheckInRefusal::NotEnrolled(machine.clone()))?;
     let body = Sha256::of(received.body);
     if seq <= stored.seq {

@@ -103,6 +103,16 @@ pub enum ReportRefusal {
     OutOfRange { machine: MachineName, found: u64 },
 }
 
+/// Refuses numbers that no count of events reaches.
+pub fn require_range(batch: &Batch<'_>) -> Result<(), ReportRefusal> {
+    let found = batch.events.iter().map(|event| event.seq).max().unwrap_or(0).max(batch.oldest);
+    // Agents of 0.1 have one count only, and continued where the controller told them to.
+    if (batch.stream.is_some() && found > MAX_EVENT_NUMBER) || found >= NUMBERS_END {
+        return Err(ReportRefusal::OutOfRange { machine: batch.machine.clone(), found });
+    }
+    Ok(())
+}
+
 /// Stores what is new of a batch, at most `keep` bytes of the machine's events. Answers through which number everything is
 /// stored, or never will be.
 pub fn report(
@@ -112,11 +122,7 @@ pub fn report(
     now: UnixMillis,
 ) -> Result<Decided<u64>, ReportRefusal> {
     let (machine, oldest) = (batch.machine, batch.oldest);
-    let found = batch.events.iter().map(|event| event.seq).max().unwrap_or(0).max(oldest);
-    // Agents of 0.1 have one count alone, and went where they were told to.
-    if (batch.stream.is_some() && found > MAX_EVENT_NUMBER) || found >= NUMBERS_END {
-        return Err(ReportRefusal::OutOfRange { machine: machine.clone(), found });
-    }
+    require_range(batch)?;
     let stored = stored.ok_or_else(|| ReportRefusal::NotEnrolled(machine.clone()))?;
     let (before, renamed) = stored.count(batch);
     let mut taking = Taking::new(stored, machine, now);

@@ -41,6 +41,10 @@ impl Store {
         &self,
         received: &ReceivedCheckIn<'_>,
     ) -> Result<Answer<Result<CheckInReply, CheckInRefusal>>, StoreError> {
+        // Before the one connection that writes is waited for.
+        if let Err(refusal) = checkin::require_range(received.checkin.seq) {
+            return Ok(Answer { answer: Err(refusal), cursor: None });
+        }
         let salt = random::bytes::<32>()?;
         let (machine, key) = (&received.checkin.machine, received.key);
         let decided = self.decide(
@@ -48,7 +52,14 @@ impl Store {
                 let stored = transaction.check_in(machine, key, received.new_key(), received.now).await?;
                 Ok((transaction, stored))
             },
-            |stored| Ok::<_, Infallible>(checkin::check_in(stored.as_ref(), received, &salt)),
+            |stored| {
+                let decided = checkin::check_in(stored.as_ref(), received, &salt);
+                // Before the commit: whoever closes the connection at once cannot keep it from being logged.
+                if let Err(CheckInRefusal::Sequence { machine, seq, raised: true, .. }) = &decided.answer {
+                    tracing::warn!(%machine, seq, "clone alarm: a check-in with a number that was used");
+                }
+                Ok::<_, Infallible>(decided)
+            },
         );
         decided.await.map(Answer::from).map_err(Failed::into_store)
     }
@@ -78,6 +89,7 @@ impl Store {
         keep: u64,
         now: UnixMillis,
     ) -> Result<Answer<u64>, Failed<ReportRefusal>> {
+        reports::require_range(batch).map_err(Failed::Refused)?;
         let decided = self.decide(
             |mut transaction| async move {
                 let stored = transaction.report(batch, key, now).await?;

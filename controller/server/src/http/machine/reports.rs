@@ -54,14 +54,14 @@ pub struct Numbered {
 }
 
 /// The events of a batch as they are stored, and what they count for.
-fn events(batch: &[Box<RawValue>]) -> Result<(Vec<NewEvent>, usize), Refused> {
+fn events(batch: &[Box<RawValue>]) -> Result<(Vec<(Numbered, String)>, usize), Refused> {
     let (mut events, mut size) = (Vec::with_capacity(batch.len()), 0);
     for raw in batch {
         let raw = raw.get();
-        let Numbered { seq, generation } = body::json("an event", raw.as_bytes())?;
+        let numbered: Numbered = body::json("an event", raw.as_bytes())?;
         let raw = cut(raw);
         size += raw.len().max(LEAST_CHARGED);
-        events.push(NewEvent::new(seq, generation, raw));
+        events.push((numbered, raw));
     }
     Ok((events, size))
 }
@@ -80,6 +80,9 @@ pub async fn reports(
     app.rates.reports(&batch.machine, size).map_err(|wait| {
         Refused::too_many(&format!("machine {}, by the size of its events,", batch.machine), wait)
     })?;
+    // What they say is read once it is known that they may be as large.
+    let read = |(Numbered { seq, generation }, raw)| NewEvent::new(seq, generation, raw);
+    let events: Vec<NewEvent> = heavy::on(body.len(), || events.into_iter().map(read).collect());
     let keep = u64::from(app.services.limits.event_mib) * 1024 * 1024;
     let received =
         Batch { machine: &batch.machine, stream: batch.stream, oldest: batch.oldest, events: &events };

@@ -4,6 +4,7 @@ use std::path::Path;
 use std::time::Duration;
 
 use muster_protocol::ids::Sha256;
+use sqlx::Connection as _;
 use sqlx::sqlite::{
     SqliteConnectOptions, SqliteConnection, SqliteJournalMode, SqlitePool, SqlitePoolOptions,
     SqliteSynchronous,
@@ -44,8 +45,13 @@ impl Sqlite {
         let pool = |connections| SqlitePoolOptions::new().max_connections(connections).acquire_timeout(WAIT);
         let writer = pool(1).connect_with(options.clone()).await.map_err(|error| open(&error))?;
         sqlx::migrate!("migrations/sqlite").run(&writer).await.map_err(|error| open(&error))?;
-        let readers =
-            pool(READERS).connect_with(options.read_only(true)).await.map_err(|error| open(&error))?;
+        // A failed read makes SQLite end a view by itself, which sqlx does not see: the connection would go on in a view
+        // of long ago. Such a one is given up.
+        let readers = pool(READERS)
+            .before_acquire(|connection, _| Box::pin(async move { Ok(!connection.is_in_transaction()) }))
+            .connect_with(options.read_only(true))
+            .await
+            .map_err(|error| open(&error))?;
         let sqlite = Self { writer, readers };
         sqlite.belongs_to(fleet).await?;
         sqlite.take_over_the_log_of_0_1().await?;
@@ -122,6 +128,34 @@ impl From<sqlx::Error> for StoreError {
             (_, Some(5)) if code == Some(517) => Self::Conflict,
             (sqlx::Error::PoolTimedOut, _) | (_, Some(5 | 6)) => Self::Busy,
             _ => Self::Database(error.to_string()),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// What SQLite does by itself after a failed read, done by hand: sqlx believes that the view goes on.
+    #[tokio::test]
+    async fn a_reader_whose_view_ended_by_itself_sees_what_is_written_afterwards() {
+        let folder = tempfile::tempdir().unwrap();
+        let fleet = Sha256::of(b"fleet");
+        let sqlite = Sqlite::open(&folder.path().join("muster.db"), &fleet).await.unwrap();
+        for _ in 0..READERS {
+            let mut view = sqlite.view().await.unwrap();
+            sqlx::query("ROLLBACK").execute(view.connection()).await.unwrap();
+        }
+        let count = "SELECT count(*) FROM nonces";
+        for written in 1..=i64::from(READERS) * 2 {
+            let mut view = sqlite.view().await.unwrap();
+            let seen: i64 = sqlx::query_scalar(count).fetch_one(view.connection()).await.unwrap();
+            assert_eq!(seen, written - 1);
+            drop(view);
+            let insert = "INSERT INTO nonces (key, nonce, expires) VALUES (x'00', $1, 0)";
+            sqlx::query(insert).bind(written.to_be_bytes().to_vec()).execute(&sqlite.writer).await.unwrap();
+            let seen: i64 = sqlx::query_scalar(count).fetch_one(sqlite.read()).await.unwrap();
+            assert_eq!(seen, written);
         }
     }
 }
