@@ -1,8 +1,9 @@
-//! The activator: `muster-agent activate`, a process of its own that switches, waits to be confirmed, and goes back
-//! by itself when nobody confirms. It needs no network, no agent and no controller.
+//! The activator: `muster-agent activate`, a process of its own that switches, waits for confirmation, and
+//! goes back by itself if none comes. It needs no network, no agent and no controller.
 //!
 //! `transaction.json` tells it what to do; `activation.json` is its own record, written before each step, and
-//! `confirmation.json` is the agent's verdict. [`crate::core::resume`] says how it goes on after a kill or a reboot.
+//! `confirmation.json` is the agent's verdict. [`crate::core::resume`] says how it continues after a kill or
+//! a reboot.
 
 mod error;
 mod run;
@@ -26,11 +27,11 @@ pub use error::ActivatorError;
 use run::Activator;
 
 const LOCK: &str = "activator.lock";
-/// How long the lock is tried: whoever only looks at it holds it for a moment.
+/// How long to try for the lock: readers hold it only for a moment.
 const LOCK_LIMIT: Duration = Duration::from_secs(2);
 const LOCK_PAUSE: Duration = Duration::from_millis(5);
 
-/// The activator's whole life. Another exit code than 0 is for people: the agent reads the record.
+/// The activator's whole life. An exit code other than 0 is for people: the agent reads the record.
 pub fn main_for(config: &Config) -> ExitCode {
     match activate(config) {
         Ok(()) => ExitCode::SUCCESS,
@@ -43,10 +44,10 @@ pub fn main_for(config: &Config) -> ExitCode {
 
 fn activate(config: &Config) -> Result<(), ActivatorError> {
     let Some(_lock) = lock(&config.state_dir)? else {
-        tracing::debug!("another activator works already");
+        tracing::debug!("another activator is already running");
         return Ok(());
     };
-    // In a session of its own all that the activation starts can be found, and ended when it hangs.
+    // In a session of its own everything that the activation starts can be found, and killed when it hangs.
     let _ = rustix::process::setsid();
     let files = Files::new(&config.state_dir);
     let transaction = files.transaction()?.whole();
@@ -59,7 +60,7 @@ fn activate(config: &Config) -> Result<(), ActivatorError> {
     };
     let platform = platform::open(config, class)?;
     let done = work(config, files, platform, record, transaction);
-    // Only what is written down as over is over; one that waits for a reboot is to be started after it.
+    // It is over only when the record says so; one that waits for a reboot must be started after it.
     let record = Files::new(&config.state_dir).activation()?.whole();
     if done.is_ok() && record.is_none_or(|record| record.phase.is_final()) {
         platform::open(config, class)?.activator_ends();
@@ -75,7 +76,7 @@ fn work(
     transaction: Option<Transaction>,
 ) -> Result<(), ActivatorError> {
     let nix = Nix::new(config, platform.layout());
-    // What the boot still does would be taken for what an activation did.
+    // What the boot is still doing would be mistaken for the activation's work.
     platform.wait_for_boot();
     let boot = platform.boot_id()?;
     let about = transaction.as_ref().map(|open| {
@@ -83,7 +84,7 @@ fn work(
         (machine, open.generation().get())
     });
     let (record, fresh) = match (record, transaction) {
-        // A record that is not at its end comes first, whatever the transaction says by now.
+        // An unfinished record comes first, whatever the transaction says by now.
         (Some(record), _) if !record.phase.is_final() => (record, false),
         (Some(record), Some(transaction)) if record.transaction == transaction.id => (record, false),
         (_, Some(transaction)) => match from_transaction(&transaction, platform.layout(), &boot) {
@@ -116,16 +117,16 @@ fn work(
     if fresh { activator.begin(record) } else { activator.resume(record) }
 }
 
-/// The first record of a transaction and whether nothing was done yet. Where the record was lost in the middle, it is
-/// made up from what the transaction and the machine say.
+/// The first record of a transaction, and whether nothing was done yet. If the record was lost in the middle,
+/// it is reconstructed from the transaction and the machine.
 fn from_transaction(transaction: &Transaction, layout: &Layout, boot: &str) -> Option<(Activation, bool)> {
     let new_runs = layout.running().as_ref() == Some(transaction.output());
-    // A Mac's boot may have begun with what is set as the profile.
+    // A Mac's boot may have started what is set as the profile.
     let new_set = transaction.class() == Class::Darwin
         && layout.profile_target().as_ref() == Some(transaction.output());
     let mut record = Activation::new(transaction, boot);
     match &transaction.state {
-        // NEW runs, and nobody knows whether its activation came to its end.
+        // NEW runs, but whether its activation ended is unknown.
         State::Activating if new_runs && record.old.running != layout.running() => {
             record.phase = Phase::Activating;
         }
@@ -149,7 +150,7 @@ fn from_transaction(transaction: &Transaction, layout: &Layout, boot: &str) -> O
 /// Whether an activator holds its lock.
 pub fn is_alive(state_dir: &Path) -> bool {
     let Ok(file) = File::open(state_dir.join(LOCK)) else { return false };
-    // A shared lock, so that two that look do not see each other; it goes with the file at once.
+    // A shared lock, so that two readers do not see each other; it is released with the file.
     matches!(
         rustix::fs::flock(&file, FlockOperation::NonBlockingLockShared),
         Err(rustix::io::Errno::WOULDBLOCK)

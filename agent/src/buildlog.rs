@@ -1,7 +1,7 @@
-//! `STATE/logs/N.log`: what fetching, building and activating generation N said, for `muster-agent logs`.
+//! `STATE/logs/N.log`: the output of fetching, building and activating generation N, for `muster-agent logs`.
 //!
-//! It stays on the machine: a log may hold what nobody else should read, and the end of it goes with the report of a
-//! failure. It is for people alone, so a full disk takes it away and nothing else.
+//! It stays on the machine: a log may hold private data; only its end is sent, with the report of a failure.
+//! It is only for people, so a full disk costs the log and nothing else.
 
 use std::fs::{self, File, OpenOptions};
 use std::io::{self, BufRead as _, BufReader, LineWriter, Read as _, Write as _};
@@ -13,12 +13,12 @@ use muster_protocol::shown;
 
 /// The folder of the logs in the state folder.
 pub const FOLDER: &str = "logs";
-/// A log that grows beyond this is begun anew; the one before it is kept.
+/// A log that grows beyond this is started over; the previous one is kept.
 const MAX_BYTES: u64 = 4 * 1024 * 1024;
-/// How many generations keep theirs.
+/// How many generations keep their logs.
 const KEPT: usize = 10;
 
-/// The log of one generation. Nothing is made on the disk for one that has nothing to say.
+/// The log of one generation. Creates no file until there is something to write.
 pub struct BuildLog {
     path: PathBuf,
     generation: Generation,
@@ -26,16 +26,16 @@ pub struct BuildLog {
 }
 
 enum Place {
-    /// Until the first line.
+    /// Before the first line.
     Unopened,
-    /// With the bytes that it holds.
+    /// With its size in bytes.
     Open(LineWriter<File>, u64),
-    /// The disk has refused it.
+    /// The disk refused it.
     Refused,
 }
 
 impl BuildLog {
-    /// The log of a generation; what is said goes behind what it holds already.
+    /// The log of a generation; new lines are appended.
     pub fn new(state_dir: &Path, generation: Generation) -> Self {
         let path = state_dir.join(FOLDER).join(format!("{generation}.log"));
         Self { path, generation, place: Place::Unopened }
@@ -43,7 +43,7 @@ impl BuildLog {
 
     pub fn line(&mut self, line: &str) {
         if let Err(error) = self.write(line) {
-            tracing::warn!(%error, "{} is kept no further", self.path.display());
+            tracing::warn!(%error, "no longer writing {}", self.path.display());
             self.place = Place::Refused;
         }
     }
@@ -107,12 +107,12 @@ fn held(folder: &Path) -> Vec<Generation> {
     numbers
 }
 
-/// The generations whose logs are kept, the oldest first.
+/// The generations with a log, oldest first.
 pub fn kept(state_dir: &Path) -> Vec<Generation> {
     held(&state_dir.join(FOLDER))
 }
 
-/// Gives all that is kept of a generation's log to `to`, line by line; false where nothing is.
+/// Passes everything kept of a generation's log to `to`, line by line; false if there is none.
 pub fn copy(state_dir: &Path, generation: Generation, mut to: impl FnMut(&str)) -> io::Result<bool> {
     let path = state_dir.join(FOLDER).join(format!("{generation}.log"));
     let mut found = false;

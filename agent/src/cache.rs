@@ -1,8 +1,9 @@
-//! The controller's cache as Nix on this machine sees it: a small server on loopback, for one run of Nix, that hands on what
-//! was checked and nothing else.
+//! The controller's cache as Nix on this machine sees it: a small server on loopback, for one run of Nix,
+//! that passes on only what was checked.
 //!
-//! Nix believes a narinfo's `URL`, whatever it names, and runs as root. So it never speaks to the controller: it asks here,
-//! and here every description is read, checked and written anew, and an archive is as long as its description says.
+//! Nix trusts a narinfo's `URL`, whatever it names, and runs as root. So it never contacts the controller: it
+//! asks this server, where every description is read, checked and rewritten, and an archive is exactly as
+//! long as its description says.
 
 use std::collections::HashMap;
 use std::convert::Infallible;
@@ -33,32 +34,32 @@ use tokio::task::AbortHandle;
 
 use crate::client::{Client, ClientError};
 
-/// How long the controller may send nothing of an archive.
+/// How long the controller may be silent within an archive.
 const STALL: Duration = Duration::from_secs(60);
-/// How long a program that connects may take to say what it wants.
+/// How long a connected program may take to send its request.
 const HEAD_WAIT: Duration = Duration::from_secs(30);
 /// Connections at once; Nix opens 25.
 const CONNECTIONS: usize = 256;
 /// The most paths of one closure; a large system has some ten thousand.
 const MAX_PATHS: usize = 200_000;
 
-/// What a run of Nix takes from the cache.
+/// What a run of Nix may take from the cache.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Takes {
-    /// Only what is named by its content.
+    /// Only paths that are named by their content.
     Derivations,
-    /// Also outputs, under signatures that Nix checks.
+    /// Outputs too, under signatures that Nix checks.
     Outputs,
 }
 
-/// Why the cache kept something from Nix.
+/// Why the cache withheld something from Nix.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Trouble {
-    /// What came is not what it says it is.
+    /// What arrived is not what it claims to be.
     Altered(String),
-    /// The controller does not let this machine read.
+    /// The controller denies this machine access.
     Refused(String),
-    /// The controller, or the way to it.
+    /// The controller or the network failed.
     Away(String),
 }
 
@@ -73,9 +74,9 @@ pub struct Cache {
 struct Shared {
     client: Client,
     takes: Takes,
-    /// The first part of every path. Whoever cannot read Nix's environment does not know it.
+    /// The first part of every path: a secret from everyone who cannot read Nix's environment.
     name: String,
-    /// What else must be said, by those who read the address where everybody may.
+    /// The password required where the address is public.
     password: Option<String>,
     described: Mutex<HashMap<NarFile, u64>>,
     trouble: Mutex<Option<Trouble>>,
@@ -84,8 +85,8 @@ struct Shared {
 type Body = UnsyncBoxBody<Bytes, io::Error>;
 
 impl Cache {
-    /// A cache whose address goes to Nix by its arguments, which every user of the machine reads: `netrc` will hold the
-    /// password for it.
+    /// A cache whose address goes to Nix as an argument, which every user of the machine can read: `netrc`
+    /// will hold the password for it.
     pub async fn with_password(client: &Client, takes: Takes, netrc: &Path) -> io::Result<Self> {
         let password = secret()?;
         let header = format!("Basic {}", STANDARD.encode(format!("muster:{password}")));
@@ -103,7 +104,7 @@ impl Cache {
     async fn open(client: &Client, takes: Takes, password: Option<String>) -> io::Result<Self> {
         let listener = TcpListener::bind(("127.0.0.1", 0)).await?;
         let name = secret()?;
-        // New for each run, so that Nix has nothing remembered of it.
+        // New for each run, so that Nix remembers nothing about it.
         let url = format!("http://{}/{name}", listener.local_addr()?);
         let shared = Arc::new(Shared {
             client: client.clone(),
@@ -121,7 +122,7 @@ impl Cache {
         &self.url
     }
 
-    /// What was kept from Nix, if anything was.
+    /// What was withheld from Nix, if anything.
     pub fn trouble(&self) -> Option<Trouble> {
         lock(&self.shared.trouble).clone()
     }
@@ -140,7 +141,7 @@ fn secret() -> io::Result<String> {
     Ok(to_hex(&random::bytes::<16>().map_err(io::Error::other)?))
 }
 
-/// It is good for one run of Nix, so it need not outlive a power cut.
+/// Valid for one run of Nix, so it need not survive a power cut.
 fn write_privately(path: &Path, text: &str) -> io::Result<()> {
     use std::io::Write as _;
     use std::os::unix::fs::OpenOptionsExt as _;
@@ -171,7 +172,7 @@ async fn accept(listener: TcpListener, shared: Arc<Shared>) {
                     drop(permit);
                 });
             }
-            // Too many files are open, for example.
+            // For example, too many files are open.
             Err(_) => tokio::time::sleep(Duration::from_millis(100)).await,
         }
     }
@@ -248,23 +249,24 @@ impl Shared {
     fn checked(&self, hash: &str, bytes: &[u8]) -> Result<String, String> {
         let info = Narinfo::parse(bytes).map_err(|error| error.to_string())?;
         if info.path.hash_part() != hash {
-            return Err(format!("it speaks of {}", info.path));
+            return Err(format!("it describes {}", info.path));
         }
         if self.takes == Takes::Derivations && info.ca.is_none() {
-            return Err("it does not say by which content the path is named".to_owned());
+            return Err("it does not say which content names the path".to_owned());
         }
         let mut described = lock(&self.described);
         if described.len() >= MAX_PATHS {
-            return Err(format!("more than {MAX_PATHS} paths belong together"));
+            return Err(format!("it has more than {MAX_PATHS} paths"));
         }
-        // Two paths of one content may have one archive, and it has one length: what was described first stays.
+        // Two paths with the same content may share an archive, and it has one length: the first description
+        // stays.
         if *described.entry(info.file.clone()).or_insert(info.file_size) != info.file_size {
             return Err("another description gives its archive another length".to_owned());
         }
         Ok(info.text())
     }
 
-    /// Only what a checked description named is asked for.
+    /// Only what a checked description named is requested.
     async fn nar(self: Arc<Self>, nar: NarFile, head: bool) -> Response<Body> {
         let size = lock(&self.described).get(&nar).copied();
         let Some(size) = size else { return nothing() };
@@ -287,7 +289,7 @@ impl Shared {
         answer
     }
 
-    /// An answer of exactly so many bytes; the connection breaks off where it is not.
+    /// An answer of exactly this many bytes; otherwise the connection breaks off.
     fn exactly(self: Arc<Self>, response: reqwest::Response, nar: NarFile, size: u64) -> Body {
         let from = (response, size, self, nar);
         let pieces = stream::try_unfold(from, |(mut response, left, shared, nar)| async move {
@@ -306,7 +308,7 @@ impl Shared {
         StreamBody::new(pieces).boxed_unsync()
     }
 
-    /// Nix takes 404 for the end of the matter, and tries anything else again.
+    /// Nix treats 404 as final, and retries anything else.
     fn altered(&self, detail: String) -> Response<Body> {
         self.note(Trouble::Altered(detail));
         nothing()
@@ -324,19 +326,19 @@ impl Shared {
         plain(status, "")
     }
 
-    /// The first one is the cause, and what was altered comes before what was away.
+    /// The first one is the cause, and altered content takes precedence over an unreachable controller.
     fn note(&self, trouble: Trouble) {
         let mut held = lock(&self.trouble);
         let outranks =
             matches!((&*held, &trouble), (Some(Trouble::Away(_)), Trouble::Altered(_) | Trouble::Refused(_)));
         if held.is_none() || outranks {
-            tracing::debug!(?trouble, "the cache keeps something from Nix");
+            tracing::debug!(?trouble, "the cache withholds something from Nix");
             *held = Some(trouble);
         }
     }
 }
 
-/// Compared by hashes, so that the time it takes says nothing.
+/// Compared by hash, so that the time it takes reveals nothing.
 fn same(said: &str, wanted: &str) -> bool {
     Sha256::of(said.as_bytes()) == Sha256::of(wanted.as_bytes())
 }

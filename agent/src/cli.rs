@@ -26,12 +26,12 @@ use crate::{
 };
 
 const LOCK: &str = "agent.lock";
-/// How often an agent that is not enrolled looks whether it is.
+/// How often an agent that is not enrolled checks whether it is.
 const ENROLMENT_PAUSE: Duration = Duration::from_secs(5);
-const IN_ARGUMENTS: &str = "a token is not taken from the command line, where every user of this machine can read it: run \
+const IN_ARGUMENTS: &str = "a token is not accepted on the command line, where every user of this machine can read it: run \
      'muster-agent enrol -' and paste it, or 'muster-agent enrol - < FILE'. If it was a token, others may have read it: \
      make a new one with 'muster machines add NAME --replace', which ends it";
-/// How many local requests wait for the runner.
+/// How many local requests may queue for the runner.
 const COMMANDS: usize = 16;
 
 /// Keeps this machine on the system that its operators signed.
@@ -192,7 +192,7 @@ async fn enrol_here(config: &Config, token: Option<&str>, replace: bool) -> Resu
         );
     }
     enrol::prepare_state(&config.state_dir)?;
-    // A running agent would go on as the old machine.
+    // A running agent would continue with the old identity.
     let lock = if replace { Some(lock(&config.state_dir)?) } else { None };
     let enrolled = enrol::enrol(config, &token, replace, SystemClock::new().unix_ms()).await?;
     drop(lock);
@@ -209,12 +209,12 @@ async fn renew_age_key(config: &Config) -> Result<()> {
     let recipient = Keys::renew_age(&config.state_dir)?;
     say!("Secrets for {} are to be encrypted to {recipient} from now on.", identity.machine);
     say!("An operator runs 'muster machines accept {}' and publishes it.", identity.machine);
-    // The next check-in tells it anyhow.
+    // The next check-in reports it anyway.
     let _ = local::check_now(config).await;
     Ok(())
 }
 
-/// At a start of the machine its system has not been activated by the agent, and its memory is empty.
+/// After a boot the agent has not activated the running system, and its memory is empty.
 fn install_secrets(config: &Config, system: Option<&StorePath>) -> Result<()> {
     require_root(config)?;
     let Some(enrolment) = Identity::enrolment(&config.state_dir)? else {
@@ -242,16 +242,16 @@ async fn work(config: &Config) -> Result<()> {
     let _lock = state_folder(config).await?;
     let identity = enrolled(config).await;
     let (sender, commands) = mpsc::channel(COMMANDS);
-    // The machine is kept on its system all the same where the socket cannot be had.
+    // The machine is kept on its system even without the socket.
     let own = local::listen(config, sender.clone());
-    // Not before: whoever started the agent may ask it something at once. Nor later: a directory that knows the group may take
-    // its time, and an activator waits for this.
+    // Not before: whoever started the agent may send a request at once. Nor later: looking up the group in a
+    // directory may take a while, and an activator waits for this.
     supervisor::ready();
     let listeners = (own, local::listen_to_group(config, sender));
     for error in [listeners.0.as_ref().err(), listeners.1.as_ref().err()].into_iter().flatten() {
-        tracing::error!("{error}; people at this machine cannot speak to the agent that way");
+        tracing::error!("{error}; people at this machine cannot reach the agent that way");
     }
-    // Where a start of the machine does not do it, the agent does.
+    // The agent does this itself where a boot does not.
     if !activator::is_alive(&config.state_dir) {
         let layout = Layout::new(config, identity.class);
         let installed = layout.running_itself().map(|system| secrets::install(&layout, &system));
@@ -264,8 +264,8 @@ async fn work(config: &Config) -> Result<()> {
     Ok(())
 }
 
-/// Waits until the state folder can be used: ending would only have a supervisor start the agent again and again. Another
-/// agent in it is another matter.
+/// Waits until the state folder is usable: exiting would only make a supervisor restart the agent again and
+/// again. Another agent using it is a different matter.
 async fn state_folder(config: &Config) -> Result<File> {
     let (mut said, mut backoff) = (String::new(), Backoff::default());
     loop {
@@ -287,10 +287,10 @@ async fn state_folder(config: &Config) -> Result<File> {
 
 /// Another agent holds the state folder.
 #[derive(Debug, thiserror::Error)]
-#[error("another muster-agent works in {}: stop it first", .0.display())]
+#[error("another muster-agent is using {}: stop it first", .0.display())]
 struct Occupied(PathBuf);
 
-/// Waits until this machine is enrolled, so that a supervisor need not start the agent again and again until then.
+/// Waits until this machine is enrolled, so that a supervisor need not restart the agent until then.
 async fn enrolled(config: &Config) -> Identity {
     let mut said = String::new();
     loop {
@@ -329,18 +329,18 @@ async fn show_status(config: &Config, json: bool) -> Result<()> {
 }
 
 fn show_log(config: &Config, generation: Option<Generation>) -> Result<()> {
-    // Where the folder cannot be looked into there may be logs.
+    // If the folder cannot be read there may still be logs.
     if let Err(error) = std::fs::metadata(config.state(buildlog::FOLDER))
         && error.kind() != ErrorKind::NotFound
     {
-        bail!("the logs cannot be looked at: {error}; {}", durable::read_remedy(&error));
+        bail!("the logs cannot be read: {error}; {}", durable::read_remedy(&error));
     }
     let kept = buildlog::kept(&config.state_dir);
     let generation = match generation {
         Some(generation) => generation,
         None => *kept.last().context("no generation has a log on this machine yet")?,
     };
-    // Indented, as no line of ours is: what a build prints cannot pose as the agent.
+    // Indented, unlike our own lines: build output cannot pose as the agent.
     let copied = buildlog::copy(&config.state_dir, generation, |line| say!("  {line}"));
     match copied {
         Ok(true) => Ok(()),
@@ -356,7 +356,7 @@ fn show_log(config: &Config, generation: Option<Generation>) -> Result<()> {
 /// `90m`, `4h`, `2d`: minutes, hours or days, up to a year.
 fn length(text: &str) -> Result<Duration, String> {
     const DAY: u64 = 24 * 60 * 60;
-    let wrong = || format!("'{text}' is no length of time: write one such as 90m, 4h or 2d");
+    let wrong = || format!("'{text}' is not a length of time: write one such as 90m, 4h or 2d");
     let unit = match text.chars().last() {
         Some('m') => 60,
         Some('h') => 60 * 60,
@@ -370,7 +370,7 @@ fn length(text: &str) -> Result<Duration, String> {
 
 fn agreed() -> Result<bool> {
     if !std::io::stdin().is_terminal() {
-        bail!("nobody is here to agree: give --yes to uninstall without being asked");
+        bail!("there is no terminal to confirm at: use --yes to uninstall without being asked");
     }
     terminal::question(format_args!("Remove the agent, its keys and its state from this machine? [y/N]"));
     let mut answer = String::new();
@@ -378,7 +378,7 @@ fn agreed() -> Result<bool> {
     Ok(matches!(answer.trim(), "y" | "Y" | "yes"))
 }
 
-/// Through the running agent, or for the next one that runs.
+/// Through the running agent, or for the next one that starts.
 async fn rotate_key(config: &Config) -> Result<String> {
     require_root(config)?;
     match local::rotate_key(config).await {
@@ -391,19 +391,19 @@ async fn rotate_key(config: &Config) -> Result<String> {
     let _lock = lock(&config.state_dir)?;
     let key = identity::make_next_key(&config.state_dir)?;
     Ok(format!(
-        "the agent does not run: the new key {} is made, and the agent shows it to the controller when it runs",
+        "the agent is not running: the new key {} is made, and the agent shows it to the controller when it starts",
         key.public().short()
     ))
 }
 
-/// What to do where the agent does not run.
+/// How to start the agent.
 fn running(config: &Config, answer: Result<String, LocalError>) -> Result<String> {
     let start = match std::env::consts::OS {
         "macos" => "sudo launchctl kickstart system/org.muster.agent",
         _ => "systemctl start muster-agent",
     };
     match answer {
-        // The agent opens its socket only once it knows who it is.
+        // The agent opens its socket only once it knows its identity.
         Err(LocalError::NotRunning) if Identity::load(config)?.is_none() => {
             bail!("this machine is not enrolled: run muster-agent enrol -")
         }
@@ -419,7 +419,7 @@ fn require_root(config: &Config) -> Result<()> {
     Ok(())
 }
 
-/// Holds the state folder for one agent as long as the file is open.
+/// Holds the state folder for one agent while the file is open.
 fn lock(state_dir: &Path) -> Result<File> {
     let path = state_dir.join(LOCK);
     let file = File::options().create(true).truncate(false).write(true).open(&path);
@@ -433,7 +433,7 @@ fn lock(state_dir: &Path) -> Result<File> {
     }
 }
 
-/// The chain of causes, without those that an error above already tells in its own words.
+/// The chain of causes, without those that an error above them already includes.
 fn told_once(error: &anyhow::Error) -> String {
     let mut causes: Vec<String> = Vec::new();
     for cause in error.chain().map(ToString::to_string) {

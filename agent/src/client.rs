@@ -1,4 +1,4 @@
-//! The one HTTP client: every wait has a limit, every answer a size.
+//! The only HTTP client: every wait has a limit, every answer a maximum size.
 
 mod error;
 mod tls;
@@ -24,28 +24,28 @@ use crate::identity::Identity;
 use crate::surroundings::Proxies;
 
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
-/// From the first byte sent to the last one read.
+/// From the first byte sent to the last byte read.
 const REQUEST_TIMEOUT: Duration = Duration::from_secs(30);
-/// What a long poll gets on top of the wait that it asks for.
+/// What a long poll gets in addition to the wait that it asks for.
 const POLL_GRACE: Duration = Duration::from_secs(15);
 /// How long a connection is kept for the next request.
 const POOL_TIMEOUT: Duration = Duration::from_secs(30);
-/// The largest reply in JSON, and the largest problem.
+/// The largest JSON reply, and the largest problem document.
 const MAX_REPLY_BYTES: u64 = 64 * 1024;
 /// The longest bearer, in bytes.
 const MAX_BEARER: usize = 1024;
 
-/// What carries requests in tests, in place of the network.
+/// Carries requests in tests, in place of the network.
 #[cfg(test)]
 pub trait Wire: Send + Sync {
-    /// The answer, or none where nobody can be reached. It keeps to the request's own limit of time.
+    /// The answer, or `None` if nobody can be reached. Observes the request's own time limit.
     fn carry(
         self: Arc<Self>,
         request: reqwest::Request,
     ) -> futures_util::future::BoxFuture<'static, Option<Response>>;
 }
 
-/// Speaks to one controller, as one machine or as nobody yet.
+/// Talks to one controller, as one machine or before enrolment.
 #[derive(Clone)]
 pub struct Client {
     http: reqwest::Client,
@@ -66,18 +66,18 @@ impl Client {
         })
     }
 
-    /// The client of an enrolled machine, by the proxy that its administrator set.
+    /// The client of an enrolled machine, with the administrator's proxy settings.
     pub fn of(config: &Config, identity: &Identity) -> Result<Self, ClientError> {
         let http = http(tls::config(identity.tls_ca.as_deref())?, &Proxies::of(config))?;
         Ok(Self { http, ..Self::new(identity)? })
     }
 
-    /// A client that has only an address yet. `tls_ca` is in PEM.
+    /// A client that so far has only an address. `tls_ca` is in PEM.
     pub fn anonymous(url: &str, tls_ca: Option<&str>) -> Result<Self, ClientError> {
         Self::anonymous_by(url, tls_ca, &Proxies::default())
     }
 
-    /// The same, by a proxy.
+    /// The same, through a proxy.
     pub fn anonymous_by(url: &str, tls_ca: Option<&str>, proxies: &Proxies) -> Result<Self, ClientError> {
         Self::with_tls(url, tls::config(tls_ca)?, proxies)
     }
@@ -96,15 +96,15 @@ impl Client {
         })
     }
 
-    /// The same client, whose requests go this way.
+    /// The same client, with its requests sent through this transport.
     #[cfg(test)]
     #[must_use]
     pub fn over(self, wire: Arc<dyn Wire>) -> Self {
         Self { wire: Some(wire), ..self }
     }
 
-    /// A client that believes the one certificate authority with this hash, which the controller sends in its chain; and where
-    /// the authority is found once the controller has answered, DER in base64.
+    /// A client that trusts only the certificate authority with this hash, which the controller sends in its
+    /// chain; and the place where the authority, DER in base64, appears once the controller has answered.
     pub fn anonymous_pinned(
         url: &str,
         hash: &Sha256,
@@ -114,16 +114,16 @@ impl Client {
         Ok((Self::with_tls(url, tls::pinned(&pinned)?, proxies)?, pinned))
     }
 
-    /// The same client with another limit for everything but the long poll.
+    /// The same client with a different limit for everything except the long poll.
     #[must_use]
     pub fn with_limit(self, limit: Duration) -> Self {
         Self { limit, ..self }
     }
 
-    /// Sends these very bytes as a check-in; its reply's bearer is used from here on. Where they bring a new key, `next`, it
-    /// signs them as well, and the controller has it once this succeeds; see [`Client::use_key`].
+    /// Sends these bytes as a check-in; from then on uses the bearer in its reply. If they bring a new key,
+    /// `next`, it signs them as well, and on success the controller has it; see [`Client::use_key`].
     ///
-    /// `by` signs in place of the key in force: one before, for a controller that knows no other.
+    /// `by` signs in place of the key in force: a previous key, for a controller that knows no other.
     pub async fn check_in(
         &self,
         body: Vec<u8>,
@@ -135,14 +135,14 @@ impl Client {
         Ok(reply)
     }
 
-    /// Signs with this key from here on.
+    /// Signs with this key from now on.
     pub fn use_key(&self, key: &SecretKey) {
         if let Some((_, held)) = &self.machine {
             *held.lock().unwrap_or_else(PoisonError::into_inner) = key.clone();
         }
     }
 
-    /// The key that it signs with.
+    /// The key it signs with.
     pub fn key(&self) -> Option<SecretKey> {
         let (_, key) = self.machine.as_ref()?;
         Some(key.lock().unwrap_or_else(PoisonError::into_inner).clone())
@@ -158,7 +158,7 @@ impl Client {
         parse(api::ENROL, &self.answer(sent, api::ENROL, MAX_REPLY_BYTES).await?)
     }
 
-    /// Waits until the latest generation is another one than `have`, at most `wait` seconds.
+    /// Waits until the latest generation differs from `have`, at most `wait` seconds.
     pub async fn poll(&self, have: Option<Generation>, wait: u64) -> Result<PollReply, ClientError> {
         let Some((machine, _)) = &self.machine else { return Err(nobody()) };
         let path = api::poll_path(machine, have, wait);
@@ -167,7 +167,7 @@ impl Client {
         parse(&path, &self.answer(sent, &path, MAX_REPLY_BYTES).await?)
     }
 
-    /// The bytes at `path`, at most `max` of them; `None` where there is nothing.
+    /// The bytes at `path`, at most `max` of them; `None` if there is nothing.
     pub async fn get(&self, path: &str, max: u64) -> Result<Option<Vec<u8>>, ClientError> {
         match self.answer(self.request(Method::GET, path), path, max).await {
             Ok(bytes) => Ok(Some(bytes)),
@@ -176,7 +176,7 @@ impl Client {
         }
     }
 
-    /// Asks the controller for its name, as nobody in particular. Gives its clock in Unix seconds, where it says it.
+    /// Asks the controller for its name, unauthenticated. Returns its clock in Unix seconds, if it sends one.
     pub async fn probe(&self) -> Result<(FleetView, Option<i64>), ClientError> {
         let request = self.http.get(format!("{}{}", self.url, api::FLEET)).timeout(self.limit);
         let response = request.send().await.map_err(|error| self.unreachable(error))?;
@@ -186,14 +186,15 @@ impl Client {
         Ok((parse(api::FLEET, &body)?, clock.map(|clock| clock.timestamp().as_second())))
     }
 
-    /// Uses `bearer` from here on.
+    /// Uses `bearer` from now on.
     pub fn set_bearer(&self, bearer: &str) -> Result<(), ClientError> {
         check_bearer(bearer)?;
         *self.bearer.lock().unwrap_or_else(PoisonError::into_inner) = Some(bearer.to_owned());
         Ok(())
     }
 
-    /// The answer to a question for a file of any length, once its head is there. Whoever reads it sets the limits.
+    /// The answer to a request for a file of any length, once its head has arrived. The reader sets the
+    /// limits.
     pub async fn open(&self, path: &str) -> Result<Response, ClientError> {
         let sent = self.with_bearer(self.http.get(format!("{}{path}", self.url))).send();
         let late = || ClientError::Unreachable { url: self.url.clone(), detail: "it does not answer".into() };
@@ -259,7 +260,7 @@ impl Client {
         request.send().await.map_err(|error| self.unreachable(error))
     }
 
-    /// Reads an answer; a body of more than `max` bytes is an error as soon as it is.
+    /// Reads an answer; a body that exceeds `max` bytes is an error at once.
     async fn body(&self, mut response: Response, path: &str, max: u64) -> Result<Vec<u8>, ClientError> {
         let status = response.status();
         let retry_after =
@@ -302,11 +303,11 @@ fn parse<T: DeserializeOwned>(path: &str, body: &[u8]) -> Result<T, ClientError>
         .map_err(|error| ClientError::Malformed { path: path.to_owned(), detail: error.to_string() })
 }
 
-/// It becomes part of a header: a blank or a line break in it would say something else there.
+/// It becomes part of a header: a blank or a line break in it would change the header's meaning.
 #[doc(hidden)]
 pub fn check_bearer(bearer: &str) -> Result<(), ClientError> {
     if bearer.is_empty() || bearer.len() > MAX_BEARER || !bearer.bytes().all(|b| b.is_ascii_graphic()) {
-        let detail = "the bearer has characters that none may have, or too many".to_owned();
+        let detail = "the bearer is too long or has invalid characters".to_owned();
         return Err(ClientError::Malformed { path: api::CHECKIN.into(), detail });
     }
     Ok(())
@@ -337,16 +338,16 @@ fn http(tls: rustls::ClientConfig, proxies: &Proxies) -> Result<reqwest::Client,
     let builder = reqwest::Client::builder()
         .tls_backend_preconfigured(tls)
         .connect_timeout(CONNECT_TIMEOUT)
-        // A bearer goes to the controller that enrolment named, by no detour.
+        // A bearer is sent only to the controller named at enrolment: no redirects.
         .redirect(reqwest::redirect::Policy::none())
-        // As many as Nix keeps: each description of a path is a request of its own.
+        // As many as Nix keeps: each path description is a request of its own.
         .pool_max_idle_per_host(25)
         .pool_idle_timeout(POOL_TIMEOUT)
         .user_agent(concat!("muster-agent/", env!("CARGO_PKG_VERSION")));
     proxies.set(builder).and_then(reqwest::ClientBuilder::build).map_err(failed)
 }
 
-/// An error with its causes, since reqwest's own text says only that something failed.
+/// An error with its causes: reqwest's own text only says that something failed.
 fn chain(error: &dyn std::error::Error) -> String {
     let mut text = error.to_string();
     let mut source = error.source();

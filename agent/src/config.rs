@@ -14,7 +14,7 @@ use serde::Deserialize;
 
 use crate::{durable, environment};
 
-/// Where the configuration lies unless `--config` says otherwise. It need not exist.
+/// Where the configuration is unless `--config` says otherwise. It need not exist.
 pub const DEFAULT_CONFIG: &str = "/etc/muster/agent.toml";
 const MAX_CONFIG_BYTES: u64 = 64 * 1024;
 /// Bounds of `build_seconds`: a minute to a week.
@@ -23,27 +23,27 @@ const BUILD_SECONDS: std::ops::RangeInclusive<u64> = 60..=604_800;
 /// The agent's settings.
 #[derive(Debug, Clone)]
 pub struct Config {
-    /// Everything that the agent keeps; owned by root, mode 0700.
+    /// Everything the agent keeps; owned by root, mode 0700.
     pub state_dir: PathBuf,
     /// How long one long poll waits.
     pub poll_seconds: u64,
     /// The longest that fetching and building one generation may take.
     pub build_seconds: u64,
-    /// The members of this group may speak to the agent too.
+    /// Members of this group may use the agent's socket too.
     pub group: Option<String>,
-    /// What the machine's owner says of when and how generations are taken.
+    /// The machine owner's policy on when and how generations are installed.
     pub policy: Policy,
-    /// Asked beside the checks that operators sign.
+    /// Run besides the checks that operators sign.
     pub checks: Vec<HealthCheck>,
-    /// `http://[NAME:PASSWORD@]HOST:PORT`, asked for everything that agent and Nix fetch.
+    /// `http://[NAME:PASSWORD@]HOST:PORT`, used for everything that the agent and Nix fetch.
     pub proxy: Option<String>,
-    /// But for these hosts, domains and networks; not set: for what is on the machine itself.
+    /// Except for these hosts, domains and networks; if unset, for the machine itself.
     pub no_proxy: Option<Vec<String>>,
-    /// What counts of the environment that the agent was started in; see [`crate::environment`].
+    /// The relevant part of the agent's own environment; see [`crate::environment`].
     pub environment: BTreeMap<String, String>,
-    /// A machine that lives in a folder. Only builds with the feature `stand-in` read it.
+    /// A machine in a folder. Only builds with the feature `stand-in` read it.
     pub stand_in: Option<StandIn>,
-    /// The file that this was read from, whether it exists or not; the activator is started with it.
+    /// The file this was read from, whether it exists or not; the activator is started with it.
     pub source: PathBuf,
 }
 
@@ -51,9 +51,9 @@ pub struct Config {
 #[derive(Debug, Clone, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct StandIn {
-    /// Stands before `/run`, `/etc`, `/nix/var`, `/Library` and so on.
+    /// Prefixed to `/run`, `/etc`, `/nix/var`, `/Library` and so on.
     pub root: PathBuf,
-    /// `NIX_REMOTE` of every Nix process; without it the host's own store is used.
+    /// `NIX_REMOTE` of every Nix process; if unset, the host's own store is used.
     #[serde(default)]
     pub store: Option<String>,
     /// The folder that comes first in `PATH`.
@@ -70,7 +70,7 @@ pub enum ConfigError {
     Read { path: PathBuf, source: io::Error },
     #[error("there is no configuration file {}: give the path of one after --config", .0.display())]
     Missing(PathBuf),
-    #[error("{} is not understood{}: {detail}", path.display(), line.map(|n| format!(" in line {n}")).unwrap_or_default())]
+    #[error("{} is invalid{}: {detail}", path.display(), line.map(|n| format!(" in line {n}")).unwrap_or_default())]
     Format { path: PathBuf, line: Option<usize>, detail: String },
     #[error("{}: {key} is {value}; write a number from {low} to {high}", path.display())]
     Range { path: PathBuf, key: &'static str, value: u64, low: u64, high: u64 },
@@ -82,14 +82,14 @@ pub enum ConfigError {
     Check { path: PathBuf, check: String, reason: &'static str },
     #[error("{}: group is '{group}'; write the name of a group of this machine", path.display())]
     Group { path: PathBuf, group: String },
-    #[error("{}: proxy is not understood; write http://HOST:PORT or http://NAME:PASSWORD@HOST:PORT", .0.display())]
+    #[error("{}: proxy is invalid; write http://HOST:PORT or http://NAME:PASSWORD@HOST:PORT", .0.display())]
     Proxy(PathBuf),
     #[error("{}: no_proxy has '{entry}'; write hosts, domains and networks such as \"10.0.0.0/8\", each by itself", path.display())]
     NoProxy { path: PathBuf, entry: String },
     #[error("{}: state_dir is '{}'; write an absolute path", path.display(), value.display())]
     RelativeState { path: PathBuf, value: PathBuf },
     #[error(
-        "{}: [stand_in] is for tests, and this muster-agent was built without the feature 'stand-in': remove that part",
+        "{}: [stand_in] is for tests, and this muster-agent was built without the feature 'stand-in': remove that section",
         .0.display()
     )]
     StandIn(PathBuf),
@@ -148,7 +148,7 @@ impl Config {
         Ok(config)
     }
 
-    /// Checks the text of a configuration file that lies at `source`.
+    /// Checks the text of a configuration file at `source`.
     pub fn parse(text: &str, source: PathBuf) -> Result<Self, ConfigError> {
         let file: File = toml::from_str(text).map_err(|error| ConfigError::Format {
             path: source.clone(),
@@ -185,7 +185,7 @@ impl Config {
             return Err(ConfigError::Group { path, group: group.clone() });
         }
         if self.proxy.as_ref().is_some_and(|proxy| !is_proxy(proxy)) {
-            // It may carry a password.
+            // It may contain a password.
             return Err(ConfigError::Proxy(path));
         }
         let plain =
@@ -221,7 +221,7 @@ fn is_proxy(text: &str) -> bool {
     })
 }
 
-/// A group's name goes to a program as an argument.
+/// A group's name is passed to a program as an argument.
 fn is_name(text: &str) -> bool {
     let plain = |b: u8| b.is_ascii_alphanumeric() || b"._-".contains(&b);
     !text.is_empty() && text.len() <= 64 && !text.starts_with('-') && text.bytes().all(plain)
@@ -240,7 +240,7 @@ fn checks(written: BTreeMap<String, CheckInFile>, source: &Path) -> Result<Vec<H
         let Some(check) = check.named(&name) else {
             return Err(failed(&name, "must have exactly one of command, http, tcp, unit and label"));
         };
-        // Which of units and labels this machine has is not known here; an agent that cannot ask one says so.
+        // Which units and labels exist is not known here; an agent that cannot check one says so.
         let class = check.probe.class().unwrap_or(muster_protocol::machine::Class::Nixos);
         check.check(class).map_err(|_| failed(&name, "is empty, or has no tries or no time"))?;
         Ok(check)

@@ -1,8 +1,8 @@
-//! The decisions of the agent: pure functions of what was observed, what is wanted and the time.
+//! The agent's decisions: pure functions of what was observed, what is wanted and the time.
 //!
-//! `plan` says what the work does next and `schedule` what the contact does; `book` says what is written for it, and `activate`
-//! and `resume` what an activator does. They stand on `policy`, `window`, `reboot`, `health`, `hints`, `pace` and `backoff`, and
-//! on `state` and `records`, the documents themselves.
+//! `plan` decides what the work does next and `schedule` what the contact does; `book` decides what is
+//! written for it, and `activate` and `resume` what an activator does. They depend on `policy`, `window`,
+//! `reboot`, `health`, `hints`, `pace` and `backoff`, and on `state` and `records`, the documents themselves.
 
 pub mod activate;
 pub mod answers;

@@ -1,4 +1,4 @@
-//! `muster-agent doctor`: looks at everything that may keep the agent from its work, and says what to do.
+//! `muster-agent doctor`: checks everything that may keep the agent from its work, and says what to do.
 
 mod finding;
 mod machine;
@@ -27,14 +27,14 @@ use crate::process::free_bytes;
 use crate::status::profile;
 use crate::trust;
 
-/// A clock that is off by more makes metadata look expired, or not yet valid to TLS.
+/// A larger clock error makes metadata look expired, or not yet valid to TLS.
 const MAX_SKEW_SECONDS: i64 = 120;
 /// Below this a build is likely to fill the disk.
 const COMFORT_BYTES: u64 = 8 * RESERVE_BYTES;
 const MAX_METADATA_BYTES: u64 = 64 * 1024;
 const AS_ROOT: &str = "run this as root: sudo muster-agent doctor";
 
-/// Prints every finding. The exit code is a failure when one is bad.
+/// Prints every finding. The exit code is a failure if one is bad.
 pub async fn run(config: &Config) -> ExitCode {
     let findings = examine(config).await;
     for finding in &findings {
@@ -56,11 +56,11 @@ pub async fn run(config: &Config) -> ExitCode {
     if worst { ExitCode::FAILURE } else { ExitCode::SUCCESS }
 }
 
-/// Looks at everything; changes nothing.
+/// Checks everything; changes nothing.
 pub async fn examine(config: &Config) -> Vec<Finding> {
     let now = SystemClock::new().unix_seconds();
     let mut findings = vec![state_folder(&config.state_dir)];
-    // What others may not look at is not broken for that.
+    // Being unreadable for other users is not a fault.
     if findings.iter().any(|finding| finding.remedy.as_deref() == Some(AS_ROOT)) {
         return findings;
     }
@@ -76,7 +76,7 @@ pub async fn examine(config: &Config) -> Vec<Finding> {
             return findings;
         }
         Err(error) => {
-            // A file that cannot be read is not lost: enrolling again would end what may be in order.
+            // A file that cannot be read is not lost: enrolling again would destroy what may be in order.
             let remedy = match &error {
                 IdentityError::Read { source, .. } => durable::read_remedy(source),
                 IdentityError::Write { source, .. } => durable::remedy(source),
@@ -110,9 +110,9 @@ fn state_folder(folder: &Path) -> Finding {
             let remedy = match error.kind() {
                 ErrorKind::NotFound => "'muster-agent enrol -' makes the folder",
                 _ if !rustix::process::geteuid().is_root() => AS_ROOT,
-                _ => "see what is wrong with this disk, or with the folders above",
+                _ => "check this disk, and the folders above",
             };
-            bad(about, format!("{} cannot be looked at: {error}", folder.display()), remedy)
+            bad(about, format!("{} cannot be inspected: {error}", folder.display()), remedy)
         }
         Ok(data) if data.uid() != rustix::process::geteuid().as_raw() => {
             if !rustix::process::geteuid().is_root() {
@@ -128,7 +128,7 @@ fn state_folder(folder: &Path) -> Finding {
         }
         Ok(_) => match crate::surroundings::obstacle(folder, false) {
             Some(obstacle) => bad(about, obstacle.problem, obstacle.remedy),
-            None => good(about, format!("{} is root's alone", folder.display())),
+            None => good(about, format!("{} is accessible only to root", folder.display())),
         },
     }
 }
@@ -136,7 +136,7 @@ fn state_folder(folder: &Path) -> Finding {
 fn agent(status: &Result<Status, LocalError>) -> Finding {
     let about = "agent";
     match status {
-        Ok(status) if status.agent == env!("CARGO_PKG_VERSION") => good(about, "it runs"),
+        Ok(status) if status.agent == env!("CARGO_PKG_VERSION") => good(about, "running"),
         Ok(status) => {
             let words = format!("version {} runs, this is {}", status.agent, env!("CARGO_PKG_VERSION"));
             doubtful(about, words, "restart it when no switch is under way")
@@ -154,12 +154,12 @@ fn agent(status: &Result<Status, LocalError>) -> Finding {
     }
 }
 
-/// Whether the controller still takes what this machine says, as far as the running agent knows.
+/// Whether the controller still accepts this machine, as far as the running agent knows.
 fn membership(status: Option<Status>) -> Option<Finding> {
     let status = status?;
     let words = status.shut_out?;
     let remedy = format!(
-        "an operator runs 'muster machines add {} --replace'; then run 'muster-agent enrol --replace' with that token",
+        "have an operator run 'muster machines add {} --replace', then run 'muster-agent enrol --replace' with that token",
         status.machine
     );
     Some(bad("membership", words, remedy))
@@ -171,8 +171,8 @@ async fn controller(identity: &Identity, config: &Config, now: i64) -> Vec<Findi
         Ok(client) => client,
         Err(error) => {
             let remedy = match error {
-                // Nothing of the enrolment: a proxy in agent.toml, or this machine's certificates.
-                ClientError::Setup(_) => "correct what the message names, in agent.toml for example",
+                // Not the enrolment: the proxy in agent.toml, or this machine's certificates.
+                ClientError::Setup(_) => "fix what the message names, for example in agent.toml",
                 _ => "enrol again with a new token and --replace",
             };
             return vec![bad(about, error.to_string(), remedy)];
@@ -181,7 +181,7 @@ async fn controller(identity: &Identity, config: &Config, now: i64) -> Vec<Findi
     let (fleet, clock) = match client.probe().await {
         Ok(answer) => answer,
         Err(error) => {
-            // Without its authority curl would blame a certificate that is good.
+            // Without its authority curl would blame a good certificate.
             let ca = identity.ca_file.as_ref().map(|file| format!("--cacert {} ", file.display()));
             let remedy = format!(
                 "check this machine's network, and that the controller runs: curl {}{}/v1/fleet",
@@ -193,15 +193,15 @@ async fn controller(identity: &Identity, config: &Config, now: i64) -> Vec<Findi
     };
     if fleet.fleet != identity.fleet {
         let words = format!("{} serves another fleet ({})", client.url(), fleet.fleet.short());
-        return vec![bad(about, words, "check the address; enrol again if the fleet was made anew")];
+        return vec![bad(about, words, "check the address; enrol again if the fleet was recreated")];
     }
     let mut findings = vec![good(about, format!("{} answers (version {})", client.url(), fleet.version))];
     let skew = clock.map_or(0, |clock| now - clock);
     findings.push(if skew.abs() > MAX_SKEW_SECONDS {
         let words = format!(
-            "this machine's is {} {} the controller's",
+            "this machine's clock is {} {} the controller's",
             moment::span(skew.abs()),
-            if skew > 0 { "before" } else { "behind" }
+            if skew > 0 { "ahead of" } else { "behind" }
         );
         doubtful("clock", words, "set the clock (timedatectl, or System Settings on a Mac)")
     } else {
@@ -210,7 +210,7 @@ async fn controller(identity: &Identity, config: &Config, now: i64) -> Vec<Findi
     findings
 }
 
-/// The part of metadata that says how long it is good.
+/// The part of metadata that says how long it is valid.
 #[derive(Deserialize)]
 struct Dated {
     signed: Expires,
@@ -248,15 +248,15 @@ fn metadata(config: &Config, now: i64) -> Finding {
         Some((name, at)) if at.as_second() <= now => {
             let remedy = match name {
                 "timestamp.json" => {
-                    "the agent gets a new one at its next check; see whether it reaches the controller"
+                    "the agent fetches a new one at its next check; see whether it reaches the controller"
                 }
                 "root.json" => "an operator must sign a new root and give it to the controller",
                 _ => "an operator must publish again: muster update",
             };
-            doubtful(about, format!("{name} has expired {at}: nothing new is taken"), remedy)
+            doubtful(about, format!("{name} expired {at}: nothing new is accepted"), remedy)
         }
         Some((name, at)) => good(about, format!("fresh; {name} is the first to expire, {at}")),
-        None => bad(about, "there is none", "enrol again with a new token and --replace"),
+        None => bad(about, "there is no metadata", "enrol again with a new token and --replace"),
     }
 }
 
@@ -283,14 +283,14 @@ fn disk(about: &'static str, folder: &Path) -> Finding {
     let there = folder.ancestors().find(|folder| folder.is_dir()).unwrap_or(Path::new("/"));
     match free_bytes(there) {
         Ok(free) if free < RESERVE_BYTES => {
-            let words = format!("{} MiB are free at {}", free >> 20, there.display());
+            let words = format!("{} MiB free at {}", free >> 20, there.display());
             bad(about, words, FREE_SPACE)
         }
         Ok(free) if free < COMFORT_BYTES => {
-            let words = format!("only {} MiB are free at {}", free >> 20, there.display());
+            let words = format!("only {} MiB free at {}", free >> 20, there.display());
             doubtful(about, words, FREE_SPACE)
         }
-        Ok(free) => good(about, format!("{} MiB are free at {}", free >> 20, there.display())),
+        Ok(free) => good(about, format!("{} MiB free at {}", free >> 20, there.display())),
         Err(error) => doubtful(about, format!("{}: {error}", there.display()), "look at this disk"),
     }
 }
@@ -304,7 +304,7 @@ fn leftovers(config: &Config) -> Finding {
         (true, true) => good(about, "a switch is under way"),
         (true, false) => bad(
             about,
-            "a switch was begun and the agent does not run",
+            "a switch has begun but the agent is not running",
             "start the agent: it finishes or undoes it",
         ),
     }
@@ -316,11 +316,11 @@ fn systems(layout: &Layout) -> Finding {
     match (running, profile(layout)) {
         (Some(running), Some(profile)) if running == profile => good(about, format!("{running} runs")),
         (Some(running), Some(profile)) => {
-            let words = format!("{running} runs, and the profile is {profile}");
+            let words = format!("{running} runs, but the profile is {profile}");
             doubtful(about, words, "reboot, or publish again: the profile is what runs after a reboot")
         }
         (None, _) => {
-            bad(about, "/run/current-system points to no system", "activate the system by hand once")
+            bad(about, "/run/current-system does not point to a system", "activate the system by hand once")
         }
         (_, None) => bad(about, "there is no system profile", "publish a generation with the action switch"),
     }
@@ -331,7 +331,7 @@ fn reports(config: &Config) -> Finding {
         0 => good("reports", "the controller has them all"),
         few @ 1..=100 => good("reports", format!("{few} wait for the controller")),
         many => {
-            doubtful("reports", format!("{many} wait"), "see why the controller does not take them: its log")
+            doubtful("reports", format!("{many} wait"), "see the controller's log for why it rejects them")
         }
     }
 }

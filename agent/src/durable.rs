@@ -5,9 +5,10 @@ use std::io::{self, Write as _};
 use std::os::unix::fs::{OpenOptionsExt as _, PermissionsExt as _};
 use std::path::{Path, PathBuf};
 
-/// Replaces `path` as a whole: temporary file, fsync, rename, fsync of the directory. `mode` is its permissions.
+/// Replaces `path` atomically: temporary file, fsync, rename, fsync of the directory. `mode` is its
+/// permissions.
 ///
-/// On an error (a full disk, say) the old contents stay as they were and the temporary file is removed.
+/// On an error (a full disk, say) the old contents remain and the temporary file is removed.
 pub fn write(path: &Path, contents: &[u8], mode: u32) -> io::Result<()> {
     let (folder, temporary) = beside(path)?;
     let written = (|| {
@@ -31,8 +32,8 @@ pub fn write(path: &Path, contents: &[u8], mode: u32) -> io::Result<()> {
     written
 }
 
-/// Like [`write()`], for a document that is replaced again and again: file and temporary file change places, so that nothing
-/// has to be made or removed on the disk. What the file held before lies beside it as `NAME.new`: not for secrets.
+/// Like [`write()`], for a document that is replaced often: file and temporary file change places, so nothing
+/// has to be created or deleted on disk. The previous contents stay beside it as `NAME.new`: not for secrets.
 pub fn rewrite(path: &Path, contents: &[u8], mode: u32) -> io::Result<()> {
     let (folder, temporary) = beside(path)?;
     let written = fill(&temporary, contents, mode)
@@ -44,8 +45,8 @@ pub fn rewrite(path: &Path, contents: &[u8], mode: u32) -> io::Result<()> {
     written
 }
 
-/// Removes a document that [`rewrite`] writes, durably; its place on the disk waits for the next one. That it is gone
-/// already is no error.
+/// Durably removes a document that [`rewrite`] writes; its disk space is kept for the next one. A missing
+/// document is no error.
 pub fn retire(path: &Path) -> io::Result<()> {
     let (folder, temporary) = beside(path)?;
     match fs::rename(path, temporary) {
@@ -55,7 +56,7 @@ pub fn retire(path: &Path) -> io::Result<()> {
     }
 }
 
-/// Makes `path` out of `spare`, a file of the same folder that is needed no longer; it is made where there is none.
+/// Makes `path` out of `spare`, an unused file of the same folder; creates it if there is none.
 pub fn write_over(spare: &Path, path: &Path, contents: &[u8], mode: u32) -> io::Result<()> {
     let folder = path.parent().ok_or_else(|| io::Error::other("a file needs a folder"))?;
     let written =
@@ -66,7 +67,8 @@ pub fn write_over(spare: &Path, path: &Path, contents: &[u8], mode: u32) -> io::
     written
 }
 
-/// In place rather than emptied first, so that a full disk takes what is no longer than what lies there.
+/// In place rather than truncated first, so that a full disk accepts anything no longer than the old
+/// contents.
 fn fill(file: &Path, contents: &[u8], mode: u32) -> io::Result<()> {
     let mut file = OpenOptions::new().write(true).create(true).truncate(false).mode(mode).open(file)?;
     let found = file.metadata()?;
@@ -81,7 +83,7 @@ fn fill(file: &Path, contents: &[u8], mode: u32) -> io::Result<()> {
     file.sync_all()
 }
 
-/// Where there is nothing to exchange with, or the file system cannot do it, the one simply takes the other's place.
+/// If there is nothing to exchange with, or the file system cannot do it, the file is simply renamed.
 fn exchange(temporary: &Path, path: &Path) -> io::Result<()> {
     #[cfg(any(target_os = "linux", target_os = "macos"))]
     {
@@ -101,13 +103,13 @@ fn beside(path: &Path) -> io::Result<(&Path, PathBuf)> {
     Ok((folder, folder.join(name)))
 }
 
-/// Puts the file `from` in the place of `to`, durably: afterwards there is one of the two, whole.
+/// Durably moves the file `from` over `to`: afterwards one of the two is there, complete.
 pub fn replace(from: &Path, to: &Path) -> io::Result<()> {
     fs::rename(from, to)?;
     to.parent().map_or(Ok(()), sync_folder)
 }
 
-/// Removes a file durably; that it is gone already is no error.
+/// Durably removes a file; a missing file is no error.
 pub fn remove(path: &Path) -> io::Result<()> {
     match fs::remove_file(path) {
         Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
@@ -116,7 +118,7 @@ pub fn remove(path: &Path) -> io::Result<()> {
     }
 }
 
-/// The contents, or `None` where there is no such file. Refuses a file of more than `limit` bytes.
+/// The contents, or `None` if there is no such file. Refuses a file of more than `limit` bytes.
 pub fn read(path: &Path, limit: u64) -> io::Result<Option<Vec<u8>>> {
     use io::Read as _;
     let file = match File::open(path) {
@@ -131,50 +133,51 @@ pub fn read(path: &Path, limit: u64) -> io::Result<Option<Vec<u8>>> {
     Ok(Some(contents))
 }
 
-/// Saves what was made, renamed or removed in a folder.
+/// Makes creations, renames and removals in a folder durable.
 pub fn sync_folder(folder: &Path) -> io::Result<()> {
     File::open(folder)?.sync_all()
 }
 
-/// What to do where a file cannot be written.
+/// What to do if a file cannot be written.
 pub fn remedy(error: &io::Error) -> &'static str {
     remedy_for(error.kind(), is_root())
 }
 
-/// What to do where a file cannot be read, or a program cannot be run.
+/// What to do if a file cannot be read, or a program cannot be run.
 pub fn read_remedy(error: &io::Error) -> &'static str {
     read_remedy_for(error.kind(), is_root())
 }
 
-/// Nobody who is root already is told to be it.
+/// Does not advise root to become root.
 fn is_root() -> bool {
     rustix::process::geteuid().is_root()
 }
 
-const REFUSED_TO_ROOT: &str = "root itself is refused: see whether a flag (lsattr, ls -lO on a Mac) or the system's own protection keeps it off";
+const REFUSED_TO_ROOT: &str =
+    "even root is refused: check for flags (lsattr, or ls -lO on a Mac) and the system's own protection";
 
 fn read_remedy_for(kind: io::ErrorKind, is_root: bool) -> &'static str {
     match kind {
         io::ErrorKind::PermissionDenied if is_root => REFUSED_TO_ROOT,
         io::ErrorKind::PermissionDenied => "run this as root, with sudo for example",
-        io::ErrorKind::NotFound => "see that it is there, and that what it lies on is mounted",
+        io::ErrorKind::NotFound => "check that it exists, and that its file system is mounted",
         io::ErrorKind::IsADirectory => "a folder is in its place: move that away",
-        _ => "look for errors of the disk (dmesg)",
+        _ => "check the disk for errors (dmesg)",
     }
 }
 
 fn remedy_for(kind: io::ErrorKind, is_root: bool) -> &'static str {
     match kind {
         io::ErrorKind::ReadOnlyFilesystem => {
-            "its file system is read-only: look for errors of the disk (dmesg), then mount it writable again"
+            "its file system is read-only: check the disk for errors (dmesg), then mount it writable again"
         }
         io::ErrorKind::PermissionDenied if is_root => REFUSED_TO_ROOT,
         io::ErrorKind::PermissionDenied => "run this as root, with sudo for example",
         io::ErrorKind::IsADirectory => "a folder is in its place: move that away",
         io::ErrorKind::QuotaExceeded => "raise the quota of root, or free some space there",
-        io::ErrorKind::NotFound => "make the folder, or mount what should be there",
+        io::ErrorKind::NotFound => "create the folder, or mount what should be there",
         io::ErrorKind::StorageFull => "free some space there",
-        _ => "free some space there, and look for errors of the disk",
+        _ => "free some space there, and check the disk for errors",
     }
 }
 
@@ -211,7 +214,7 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("state.json");
         let spare = folder.path().join("state.json.new");
-        // Left by a crash: longer than what is written, and for other eyes.
+        // Left by a crash: longer than what is written, and with other permissions.
         fs::write(&spare, "left by a crash, and long").unwrap();
         fs::set_permissions(&spare, Permissions::from_mode(0o644)).unwrap();
         for contents in ["one", "a longer one", "2", "", "three"] {

@@ -1,4 +1,4 @@
-//! `muster-agent enrol -`: the machine checks the fleet's root against the token, then shows its own keys.
+//! `muster-agent enrol -`: the machine checks the fleet's root against the token, then presents its own keys.
 
 use std::fs;
 use std::io;
@@ -22,13 +22,13 @@ use crate::outbox::{self, Outbox, OutboxError};
 use crate::surroundings::Proxies;
 use crate::trust;
 
-/// The largest root that a controller may send.
+/// The largest root that is accepted from a controller.
 const MAX_ROOT_BYTES: u64 = 512 * 1024;
-/// What an enrolment is doing until it is finished; the replaced identity stays in force meanwhile.
+/// Holds an unfinished enrolment; the replaced identity stays in force meanwhile.
 const PENDING: &str = "enrolling";
-/// The check-in that waits for its answer.
+/// The unanswered check-in.
 const CHECK_IN: &str = crate::runner::UNANSWERED;
-/// State that speaks of one machine of one fleet, and is worth nothing to another.
+/// State that belongs to one machine of one fleet and is useless to another.
 const OF_THE_OLD_MACHINE: [&str; 5] =
     [trust::FOLDER, outbox::FOLDER, "journal.json", "confirmation.json", "activation.json"];
 
@@ -38,7 +38,7 @@ pub enum EnrolmentError {
     Token(#[from] EnrolError),
     #[error("the token contradicts itself: its first root is not its fleet; make a new token")]
     Contradiction,
-    #[error("this machine is enrolled already, as {0}: give --replace if a new token shall replace that")]
+    #[error("this machine is already enrolled as {0}: use --replace to replace that with a new token")]
     AlreadyEnrolled(MachineName),
     #[error("a switch to another system is under way: wait until it has ended, then enrol again")]
     Switching,
@@ -51,7 +51,7 @@ pub enum EnrolmentError {
     #[error(transparent)]
     System(#[from] MachineError),
     #[error(
-        "the controller does not know root {version} of the fleet: check that the token is of this controller ({url})"
+        "the controller does not know root {version} of the fleet: check that the token is for this controller ({url})"
     )]
     NoRoot { version: u64, url: String },
     #[error(
@@ -81,7 +81,7 @@ pub struct Enrolled {
     pub age: String,
 }
 
-/// Enrols this machine. It is enrolled afterwards, or as it was before.
+/// Enrols this machine. Afterwards it is enrolled, or as it was before.
 pub async fn enrol(
     config: &Config,
     token: &str,
@@ -102,7 +102,7 @@ pub async fn enrol(
         return Err(EnrolmentError::Switching);
     }
     if token.expires.saturating_mul(1000) < now {
-        // The controller's clock decides; this one may be wrong by years on a new machine.
+        // The controller's clock decides; this one may be off by years on a new machine.
         tracing::warn!("by this machine's clock the token has expired; asking the controller all the same");
     }
     let proxies = Proxies::of(config);
@@ -117,14 +117,14 @@ pub async fn enrol(
         None => (Client::anonymous_by(&token.url, None, &proxies)?, None),
     };
     let root = fetch_root(&client, &token).await?;
-    // What the controller was believed by from its first answer on is what it is believed by for good.
+    // The certificate authority of the controller's first answer is pinned for good.
     let tls_ca = match pinned {
         Some(pinned) => pinned.authority(),
         None => token.tls_ca.clone(),
     };
 
-    // One folder a token: where an answer was lost, the same token is tried again with the same keys, which the
-    // controller grants again; another token gets new ones.
+    // One folder per token: if an answer was lost, the same token is tried again with the same keys, which
+    // the controller grants again; another token gets new ones.
     let pending = config.state(PENDING).join(token.secret.token_id().short());
     make_folder(&pending)?;
     let keys = Keys::load_or_make(&pending)?;
@@ -157,7 +157,7 @@ pub async fn enrol(
     Ok(Enrolled { machine: token.machine.clone(), class: token.class, url: client.url().to_owned(), age })
 }
 
-/// Puts a granted enrolment in force. Called again after a crash it goes on where it was.
+/// Puts a granted enrolment in force. Called again after a crash it continues where it was.
 pub fn finish(config: &Config) -> Result<(), EnrolmentError> {
     let pending = config.state(PENDING);
     let disk = |path: &Path| {
@@ -173,7 +173,7 @@ pub fn finish(config: &Config) -> Result<(), EnrolmentError> {
         let Some(new) = Identity::enrolment(&folder)? else { continue };
         let state = &config.state_dir;
         let old = Identity::enrolment(state).ok().flatten();
-        // What the old machine held is no floor for another one; the same machine keeps its floors.
+        // The old machine's floors do not apply to a different one; the same machine keeps its floors.
         let another = old.as_ref().is_none_or(|old| (old.fleet, &old.machine) != (new.fleet, &new.machine));
         if another {
             for name in OF_THE_OLD_MACHINE {
@@ -187,8 +187,8 @@ pub fn finish(config: &Config) -> Result<(), EnrolmentError> {
             let bytes = durable::read(&folder.join(trust::ROOT), MAX_ROOT_BYTES).map_err(disk(&folder))?;
             durable::write(&root, &bytes.unwrap_or_default(), 0o600).map_err(disk(&root))?;
         }
-        // One that waited to take the old key's place would ask to take the new one's, and a check-in that waits for its
-        // answer is of the old enrolment.
+        // A pending next key of the old enrolment would try to replace the new key, and an unanswered
+        // check-in belongs to the old enrolment.
         identity::forget_other_keys(state)?;
         let said = state.join(CHECK_IN);
         remove(&said).map_err(disk(&said))?;
@@ -202,7 +202,7 @@ pub fn finish(config: &Config) -> Result<(), EnrolmentError> {
             )?;
         }
         Identity::save(state, &new)?;
-        // Folders of tokens that were never granted stay for their next try until one is.
+        // Folders of tokens that were never granted stay for another try until one is.
         return remove(&pending).map_err(disk(&pending));
     }
     Ok(())
@@ -220,7 +220,7 @@ async fn fetch_root(client: &Client, token: &Token) -> Result<Vec<u8>, Enrolment
     Ok(root)
 }
 
-/// The Nix system of this machine, if it is of the token's class.
+/// The Nix system of this machine, if it has the token's class.
 fn system_for(config: &Config, class: Class) -> Result<System, EnrolmentError> {
     if let Some(stand_in) = &config.stand_in {
         if stand_in.system.class() != class {
@@ -242,7 +242,7 @@ fn system_for(config: &Config, class: Class) -> Result<System, EnrolmentError> {
     Ok(format!("{}-{}", std::env::consts::ARCH, class.kernel()).parse()?)
 }
 
-/// The state folder is root's alone.
+/// Only root may access the state folder.
 pub fn prepare_state(folder: &Path) -> Result<(), EnrolmentError> {
     make_folder(folder)?;
     fs::set_permissions(folder, fs::Permissions::from_mode(0o700))

@@ -1,14 +1,15 @@
-//! What of the agent's own environment counts.
+//! Which part of the agent's own environment is used.
 
 use std::collections::BTreeMap;
 
-/// The variables of the agent's environment that reach Nix, beside those of the proxy. docs/operators.md lists them.
+/// The variables of the agent's environment that reach Nix, besides those of the proxy. Listed in
+/// docs/operators.md.
 pub const PASSED: [&str; 6] =
     ["TMPDIR", "NIX_SSL_CERT_FILE", "SSL_CERT_FILE", "NIX_CONFIG", "NIX_CONF_DIR", "NIX_USER_CONF_FILES"];
-/// And those of the proxy, as curl knows them; each counts in capitals as well.
+/// The proxy variables, as curl knows them; each may also be in capitals.
 pub const OF_THE_PROXY: [&str; 4] = ["http_proxy", "https_proxy", "all_proxy", "no_proxy"];
 
-/// What is taken over of an environment.
+/// Keeps the known variables of an environment.
 pub fn of_environment(variables: impl Iterator<Item = (String, String)>) -> BTreeMap<String, String> {
     let known =
         |name: &str| PASSED.contains(&name) || OF_THE_PROXY.contains(&name.to_ascii_lowercase().as_str());

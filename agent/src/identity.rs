@@ -1,4 +1,4 @@
-//! Who this machine is: what enrolment left on disk. The private keys never leave it.
+//! This machine's identity: what enrolment left on disk. The private keys never leave it.
 
 use std::cell::RefCell;
 use std::io;
@@ -20,22 +20,22 @@ use crate::durable;
 
 const ENROLMENT: &str = "enrolment.json";
 const MACHINE_KEY: &str = "machine.pem";
-/// The key that is to take its place, from before the controller hears of it until it is known to have taken it.
+/// The next key, from before the controller hears of it until it is known to have accepted it.
 const NEXT_KEY: &str = "next-machine.pem";
-/// Those that it took the place of, the newest first, each with the time until which it is kept.
+/// The previous keys, newest first, each with the time until which it is kept.
 pub const PREVIOUS_KEYS: &str = "previous-machine.json";
-/// How long a key is kept after another took its place: a controller that was brought back from a backup, or that lied,
-/// may know it alone.
+/// How long a replaced key is kept: a controller that was restored from a backup, or that lied, may know only
+/// that one.
 const PREVIOUS_KEY_MS: UnixMillis = 30 * 86_400_000;
 /// How many of them are kept.
 const MAX_PREVIOUS_KEYS: usize = 4;
-/// The newest key first; older ones still read what was encrypted before, so that going back is possible.
+/// The newest key first; older ones still decrypt earlier secrets, so that going back is possible.
 pub const AGE_KEY: &str = "age.txt";
-/// What proves to the operator who made the token that the age key is this machine's.
+/// Proves to the operator who made the token that the age key is this machine's.
 const WITNESS: &str = "witness";
 /// How many age keys are kept.
 const MAX_AGE_KEYS: usize = 8;
-/// The certificate that the token pins, for Nix (`ssl-cert-file`).
+/// The certificate pinned by the token, for Nix (`ssl-cert-file`).
 const CA_FILE: &str = "ca.pem";
 const MAX_FILE_BYTES: u64 = 64 * 1024;
 /// The version of `enrolment.json` that this agent writes. Later versions only add fields.
@@ -65,20 +65,20 @@ pub struct Identity {
     pub system: System,
     /// SHA-256 of `1.root.json`.
     pub fleet: Sha256,
-    /// The controller, without a slash at the end.
+    /// The controller's address, without a trailing slash.
     pub url: String,
     /// The lowest generation to accept.
     pub lowest: Generation,
     pub key: SecretKey,
     /// The recipient of this machine's secrets, `age1…`.
     pub age: String,
-    /// The only authority to believe the controller by, in PEM; without it the public ones.
+    /// The only authority to trust for the controller, in PEM; without it the public ones.
     pub tls_ca: Option<String>,
     /// The file of `tls_ca`.
     pub ca_file: Option<PathBuf>,
 }
 
-/// `enrolment.json`. It is written last, so a machine that has it has everything else too.
+/// `enrolment.json`. Written last, so a machine that has it has everything else too.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 pub struct Enrolment {
     pub version: u32,
@@ -102,7 +102,7 @@ impl Enrolment {
 }
 
 impl Identity {
-    /// Who this machine is, or `None` where it was never enrolled.
+    /// This machine's identity, or `None` if it was never enrolled.
     pub fn load(config: &Config) -> Result<Option<Self>, IdentityError> {
         let Some(enrolment) = Self::enrolment(&config.state_dir)? else { return Ok(None) };
         let keys = Keys::load(&config.state_dir)?;
@@ -123,7 +123,7 @@ impl Identity {
         }))
     }
 
-    /// The enrolment that `folder` holds.
+    /// The enrolment in `folder`.
     pub fn enrolment(folder: &Path) -> Result<Option<Enrolment>, IdentityError> {
         let path = folder.join(ENROLMENT);
         let Some(bytes) = read(&path)? else { return Ok(None) };
@@ -175,7 +175,7 @@ pub struct Keys {
 }
 
 impl Keys {
-    /// The keys in `folder`; those that are missing are made and stored before this returns, so that an enrolment
+    /// The keys in `folder`; missing ones are generated and stored before this returns, so that an enrolment
     /// whose reply was lost can be repeated with the same keys.
     pub fn load_or_make(folder: &Path) -> Result<Self, IdentityError> {
         let machine = folder.join(MACHINE_KEY);
@@ -213,18 +213,18 @@ impl Keys {
             let path = to.join(name);
             durable::write(&path, &key, 0o600).map_err(|source| IdentityError::Write { path, source })?;
         }
-        // A folder of an earlier version has none; then the old one is of another token.
+        // A folder of an earlier version has none; then the old one belongs to another token.
         let witness = read(&from.join(WITNESS))?.map(Zeroizing::new).unwrap_or_default();
         let path = to.join(WITNESS);
         durable::write(&path, &witness, 0o600).map_err(|source| IdentityError::Write { path, source })
     }
 
-    /// What secrets for this machine are encrypted to.
+    /// The recipient that this machine's secrets are encrypted to.
     pub fn recipient(&self) -> String {
         self.age.first().map(AgeKey::recipient).unwrap_or_default()
     }
 
-    /// Makes a new age key, for everything that is encrypted from now on; its recipient.
+    /// Generates a new age key for everything encrypted from now on; returns its recipient.
     pub fn renew_age(folder: &Path) -> Result<String, IdentityError> {
         let old = Self::load(folder)?;
         let new = AgeKey::generate()?;
@@ -237,12 +237,12 @@ impl Keys {
     }
 }
 
-/// Keeps what the token gives to prove this machine's age key with.
+/// Stores the token's secret that proves this machine's age key.
 pub fn save_witness(folder: &Path, witness: &Witness) -> Result<(), IdentityError> {
     write_secret(&folder.join(WITNESS), &witness.to_text())
 }
 
-/// What this machine says of its age key, which somebody may have renewed.
+/// This machine's claim about its age key, which may have been renewed.
 fn age_claim(folder: &Path, fleet: &Sha256, machine: &MachineName) -> Result<AgeClaim, IdentityError> {
     let recipient = Keys::load(folder)?.recipient();
     let witness = read(&folder.join(WITNESS))?.map(Zeroizing::new);
@@ -251,12 +251,12 @@ fn age_claim(folder: &Path, fleet: &Sha256, machine: &MachineName) -> Result<Age
     Ok(AgeClaim { recipient, proof })
 }
 
-/// `age_claim`, made once for as long as the files are the same: an update has many check-ins.
+/// `age_claim`, computed once as long as the files are the same: an update has many check-ins.
 #[derive(Default)]
 pub struct AgeClaims(RefCell<Option<(Stamps, AgeClaim)>>);
 
-/// Whether a file is still the same one: its inode, and when it was written, in seconds and nanoseconds. Both files are
-/// only ever replaced.
+/// Whether a file is still the same: its inode and modification time, in seconds and nanoseconds. Both files
+/// are only ever replaced.
 type Stamps = [Option<(u64, i64, i64)>; 2];
 
 impl AgeClaims {
@@ -289,11 +289,12 @@ fn write_secret(path: &Path, text: &str) -> Result<(), IdentityError> {
         .map_err(|source| IdentityError::Write { path: path.to_path_buf(), source })
 }
 
-/// A machine's next key, while one waits to be taken by the controller.
+/// A machine's next key, until the controller accepts it.
 ///
-/// It is durable before it is shown, and takes the old one's place only after the controller has said that it took it.
-/// As long as its file is there, every check-in brings it again, signed by both: whichever of the two the controller
-/// holds, such a check-in is good. So a crash at any instant leaves a machine that can check in.
+/// It is durable before it is shown, and replaces the old one only after the controller has confirmed that it
+/// accepted it. As long as its file is there, every check-in brings it again, signed by both: whichever of
+/// the two the controller has, such a check-in is valid. So a crash at any instant leaves a machine that can
+/// check in.
 pub fn next_key(folder: &Path) -> Result<Option<SecretKey>, IdentityError> {
     let path = folder.join(NEXT_KEY);
     let Some(bytes) = read(&path)?.map(Zeroizing::new) else { return Ok(None) };
@@ -303,7 +304,7 @@ pub fn next_key(folder: &Path) -> Result<Option<SecretKey>, IdentityError> {
         .map_err(|error| IdentityError::Damaged { path, detail: error.to_string() })
 }
 
-/// The next key; made if there is none.
+/// The next key; generated if there is none.
 pub fn make_next_key(folder: &Path) -> Result<SecretKey, IdentityError> {
     if let Some(key) = next_key(folder)? {
         return Ok(key);
@@ -313,7 +314,7 @@ pub fn make_next_key(folder: &Path) -> Result<SecretKey, IdentityError> {
     Ok(key)
 }
 
-/// A key that another took the place of.
+/// A replaced key.
 #[derive(Serialize, Deserialize)]
 struct Previous {
     pem: String,
@@ -328,13 +329,14 @@ impl Drop for Previous {
 
 fn stored_previous(folder: &Path) -> Result<Vec<Previous>, IdentityError> {
     let bytes = read(&folder.join(PREVIOUS_KEYS))?.map(Zeroizing::new);
-    // Damaged it is as if there were none: that locks nobody out by itself.
+    // A damaged file counts as empty: that alone locks nobody out.
     Ok(bytes.and_then(|bytes| serde_json::from_slice(&bytes).ok()).unwrap_or_default())
 }
 
-/// The keys that this machine signed with before and that are still kept, the newest first.
+/// The keys that this machine signed with before and still keeps, newest first.
 ///
-/// A check-in that one of them signs brings the key in force, which signs it too. So whoever stole an old key alone gains
+/// A check-in signed by one of them brings the key in force, which signs it too. So a thief of an old key
+/// alone gains nothing from a controller that knows a newer one.
 /// nothing by it with a controller that knows a newer one.
 pub fn previous_keys(folder: &Path, now: UnixMillis) -> Result<Vec<SecretKey>, IdentityError> {
     let stored = stored_previous(folder)?;
@@ -345,12 +347,12 @@ pub fn previous_keys(folder: &Path, now: UnixMillis) -> Result<Vec<SecretKey>, I
         .collect())
 }
 
-/// When the key in force took the place of another, as far as that is kept.
+/// When the key in force replaced another, if that is still recorded.
 pub fn rotated_at(folder: &Path) -> Result<Option<UnixMillis>, IdentityError> {
     Ok(stored_previous(folder)?.first().map(|newest| newest.until.saturating_sub(PREVIOUS_KEY_MS)))
 }
 
-/// Puts the next key in force: the controller says that it has it. The one before is kept first.
+/// Puts the next key in force: the controller confirmed that it has it. The previous one is stored first.
 pub fn take_next_key(folder: &Path, now: UnixMillis) -> Result<(), IdentityError> {
     let path = folder.join(MACHINE_KEY);
     if next_key(folder)?.is_none() {
@@ -370,13 +372,13 @@ pub fn take_next_key(folder: &Path, now: UnixMillis) -> Result<(), IdentityError
     durable::replace(&folder.join(NEXT_KEY), &path).map_err(|source| IdentityError::Write { path, source })
 }
 
-/// Forgets a next key that no controller takes.
+/// Forgets a next key that no controller accepts.
 pub fn forget_next_key(folder: &Path) -> Result<(), IdentityError> {
     let path = folder.join(NEXT_KEY);
     durable::remove(&path).map_err(|source| IdentityError::Write { path, source })
 }
 
-/// Forgets the keys around one whose enrolment is over: the next one, and those before.
+/// Forgets the keys that belong to a replaced enrolment: the next one, and the previous ones.
 pub fn forget_other_keys(folder: &Path) -> Result<(), IdentityError> {
     forget_next_key(folder)?;
     let path = folder.join(PREVIOUS_KEYS);

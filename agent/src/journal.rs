@@ -1,4 +1,4 @@
-//! The files of the switch transaction: each is written whole or not at all, and each has one writer.
+//! The files of the switch transaction: each is written atomically, and each has one writer.
 
 use std::io;
 use std::os::unix::fs::MetadataExt as _;
@@ -25,12 +25,12 @@ pub enum JournalError {
     Write { path: PathBuf, source: io::Error },
 }
 
-/// What was found where a document should be.
+/// What was found in place of a document.
 #[derive(Debug, Clone, PartialEq)]
 pub enum Found<T> {
     Nothing,
     Whole(T),
-    /// It was put aside as this file; the agent goes on by looking at the machine.
+    /// It was moved aside to this file; the agent continues by looking at the machine.
     Damaged(PathBuf),
 }
 
@@ -43,7 +43,7 @@ impl<T> Found<T> {
     }
 }
 
-/// Which file a document is, without reading it: each write makes another one.
+/// The identity of a document's file, without reading it: it changes with each write.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct FileId {
     inode: u64,
@@ -87,11 +87,11 @@ impl Files {
         self.write(JOURNAL, journal)
     }
 
-    /// The file of the activator's record, if there is one.
+    /// The file of the activator's record, if any.
     pub fn activation_file(&self) -> Option<FileId> {
         self.file(ACTIVATION)
     }
-    /// The file of the verdict, if there is one.
+    /// The file of the verdict, if any.
     pub fn confirmation_file(&self) -> Option<FileId> {
         self.file(CONFIRMATION)
     }
@@ -111,7 +111,7 @@ impl Files {
         self.clear(CONFIRMATION)
     }
 
-    /// That it is gone already is no error.
+    /// A missing document is no error.
     fn clear(&self, name: &str) -> Result<(), JournalError> {
         let path = self.folder.join(name);
         let was = path.exists();
@@ -127,7 +127,7 @@ impl Files {
         let bytes = match durable::read(&path, MAX_BYTES) {
             Ok(None) => return Ok(Found::Nothing),
             Ok(Some(bytes)) => bytes,
-            // Too long is as bad as not understood.
+            // Too long is as bad as malformed.
             Err(error) if error.kind() == io::ErrorKind::Other => Vec::new(),
             Err(source) => return Err(JournalError::Read { path, source }),
         };

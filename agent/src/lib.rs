@@ -1,5 +1,5 @@
-//! Muster's agent: the program on each machine. Each line below depends only on lines under it; `tests/circles` holds that there
-//! is no circle. See `docs/design.md` for how the rooms fit together.
+//! Muster's agent: the program on each machine. Each line below depends only on the lines under it;
+//! `tests/circles` checks that there are no circles. See `docs/design.md` for how the modules fit together.
 //!
 //! | rooms | |
 //! | --- | --- |

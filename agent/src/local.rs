@@ -1,5 +1,6 @@
-//! The local socket: `status`, `check-now`, `pause`, `resume`, `retry` and `rollback` for whoever is root on this machine, one
-//! request a connection. Where the configuration names a group, a second socket is for its members.
+//! The local socket: `status`, `check-now`, `pause`, `resume`, `retry` and `rollback` for root on this
+//! machine, one request per connection. If the configuration names a group, a second socket serves its
+//! members.
 
 mod group;
 
@@ -27,37 +28,37 @@ use crate::identity::Identity;
 use crate::platform::Layout;
 use crate::service;
 
-/// The socket's name in the state folder, which is root's alone.
+/// The socket's name in the state folder, which only root can access.
 pub const SOCKET: &str = "agent.sock";
-/// The folder of the socket that is for a group. It goes with each boot.
+/// The folder of the group's socket. It disappears at each boot.
 const SHARED_FOLDER: &str = "var/run/muster";
 const MAX_REQUEST_BYTES: u64 = 4 * 1024;
 const MAX_REPLY_BYTES: u64 = 256 * 1024;
-/// How long a client may take to say what it wants.
+/// How long a client may take to send its request.
 const READ_LIMIT: Duration = Duration::from_secs(5);
-/// How long the agent may take to answer. An undo is started within it, not finished.
+/// How long the agent may take to answer. An undo is started within this time, not finished.
 const ANSWER_LIMIT: Duration = Duration::from_secs(30);
-/// How long whoever has the controller asked waits for what it says.
+/// How long to wait for the controller's answer to a requested check.
 const CHECK_LIMIT: Duration = Duration::from_secs(15);
-/// How long an agent that is being started may take until it listens. launchd lets one that fell rest for ten seconds.
+/// How long a starting agent may take until it listens. launchd delays restarts by ten seconds.
 const START_LIMIT: Duration = Duration::from_secs(15);
-/// The longest pause between two looks at its socket.
+/// The longest pause between two looks for its socket.
 const LONGEST_LOOK: Duration = Duration::from_millis(250);
 const MAX_CONNECTIONS: usize = 8;
 /// The pause after the system refused a connection (too many open files, say).
 const ACCEPT_PAUSE: Duration = Duration::from_secs(1);
 
-/// What the runner is asked for; it answers through the channel inside.
+/// A request to the runner; it answers through the channel inside.
 #[derive(Debug)]
 pub enum Command {
     Status(oneshot::Sender<Status>),
     /// Ask the controller now.
     CheckNow(Answer),
-    /// Go back to the system before this one. The answer is one sentence: what was started, or why not.
+    /// Go back to the previous system. The answer is one sentence: what was started, or why not.
     Rollback(Answer),
-    /// Take at the next boot what NixOS does not switch to. The answer is one sentence.
+    /// Install at the next boot what NixOS cannot switch to. The answer is one sentence.
     AtBoot(Answer),
-    /// Begin nothing new until then, or until somebody resumes. `by` is the user id of whoever asks.
+    /// Begin nothing new until then, or until resumed. `by` is the user ID of the requester.
     Pause {
         until: Option<UnixMillis>,
         by: Option<u32>,
@@ -67,21 +68,21 @@ pub enum Command {
         by: Option<u32>,
         to: Answer,
     },
-    /// Try the newest generation again though it failed. `by` is the user ID of whoever asks.
+    /// Try the newest generation again although it failed. `by` is the user ID of the requester.
     Retry {
         by: Option<u32>,
         to: Answer,
     },
-    /// Take a new key. The answer is one sentence.
+    /// Generate a new key. The answer is one sentence.
     RotateKey(Answer),
 }
 
 type Answer = oneshot::Sender<Result<String, String>>;
 
-/// How this machine stands, for `muster-agent status [--json]`. Fields are only ever added.
+/// The status of this machine, for `muster-agent status [--json]`. Fields are only ever added.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Status {
-    /// Whether the agent itself answered; otherwise this is what its files say.
+    /// Whether the agent itself answered; if not, this comes from its files.
     pub agent_running: bool,
     pub agent: String,
     pub machine: MachineName,
@@ -90,7 +91,7 @@ pub struct Status {
     pub controller: String,
     pub fleet: Sha256,
     pub phase: Phase,
-    /// The generation that `phase` speaks of.
+    /// The generation that `phase` refers to.
     #[serde(default)]
     pub phase_generation: Option<Generation>,
     /// What the machine waits for, or what is wrong, in one sentence.
@@ -114,12 +115,12 @@ pub struct Status {
     /// When the controller last answered.
     #[serde(default)]
     pub last_contact: Option<UnixMillis>,
-    /// Events that the controller has not stored yet.
+    /// Events not yet stored by the controller.
     pub reports_waiting: usize,
-    /// Why the controller takes nothing of this machine any more, in its words.
+    /// Why the controller no longer accepts this machine, in its words.
     #[serde(default)]
     pub shut_out: Option<String>,
-    /// What this machine's secrets are to be encrypted to.
+    /// The recipient to encrypt this machine's secrets to.
     #[serde(default)]
     pub age: Option<String>,
 }
@@ -150,23 +151,22 @@ enum Reply {
 
 #[derive(Debug, thiserror::Error)]
 pub enum LocalError {
-    #[error("the agent does not run on this machine")]
+    #[error("the agent is not running on this machine")]
     NotRunning,
     #[error(
-        "the agent's job is up, and for {} s nothing listens at its socket: look at its log, or ask as root", .0.as_secs()
+        "the agent's job is up, but nothing has been listening at its socket for {} s: check its log, or ask \
+         as root", .0.as_secs()
     )]
     NotListening(Duration),
-    #[error(
-        "only root may speak to the agent, and the members of the group that agent.toml names: run this with sudo"
-    )]
+    #[error("only root and the members of the group in agent.toml may use the agent: run this with sudo")]
     NotAllowed,
-    #[error("the group '{group}' cannot speak to the agent: {reason}")]
+    #[error("the group '{group}' cannot use the agent: {reason}")]
     Group { group: String, reason: String },
     #[error("the socket {} cannot be used: {source}", path.display())]
     Socket { path: PathBuf, source: io::Error },
-    #[error("the agent gave no answer within {} s: look at its log", .0.as_secs())]
+    #[error("the agent did not answer within {} s: check its log", .0.as_secs())]
     Slow(Duration),
-    #[error("the agent's answer is not understood ({0}): restart it, it may be of another version")]
+    #[error("the agent's answer is not understood ({0}): restart it, it may be a different version")]
     Malformed(String),
     #[error("{0}")]
     Refused(String),
@@ -185,9 +185,9 @@ impl Drop for Listener {
     }
 }
 
-/// Listens at `STATE/agent.sock` (mode 0600) and passes what is asked to the runner.
+/// Listens at `STATE/agent.sock` (mode 0600) and passes requests to the runner.
 ///
-/// The caller holds the agent's lock, so a socket that is there already was left by a crash.
+/// The caller holds the agent's lock, so an existing socket was left by a crash.
 pub fn listen(config: &Config, commands: mpsc::Sender<Command>) -> Result<Listener, LocalError> {
     listen_within(&config.state_dir, commands, READ_LIMIT)
 }
@@ -197,11 +197,11 @@ fn listen_within(
     commands: mpsc::Sender<Command>,
     patience: Duration,
 ) -> Result<Listener, LocalError> {
-    // The folder is root's alone (0700), so nobody comes in before the mode is set.
+    // Only root can enter the folder (0700), so nobody connects before the mode is set.
     bind(state_dir.join(SOCKET), 0o600, commands, patience)
 }
 
-/// Listens for the members of the group that the configuration names, if it names one.
+/// Listens for the members of the configured group, if any.
 pub fn listen_to_group(
     config: &Config,
     commands: mpsc::Sender<Command>,
@@ -213,7 +213,7 @@ pub fn listen_to_group(
     let folder = path.parent().unwrap_or(Path::new("/"));
     let mode = |path: &Path, mode| std::fs::set_permissions(path, std::fs::Permissions::from_mode(mode));
     let open = |source: io::Error| failed(format!("{}: {source}", folder.display()));
-    // Closed until everything in it is as it should be.
+    // Closed until everything in it has its final permissions.
     std::fs::create_dir_all(folder).and_then(|()| mode(folder, 0o700)).map_err(open)?;
     let listener = bind(path.clone(), 0o660, commands, READ_LIMIT)?;
     chown(&path, None, Some(id))
@@ -265,7 +265,7 @@ async fn accept(socket: UnixListener, commands: mpsc::Sender<Command>, patience:
                 });
             }
             Err(error) => {
-                tracing::warn!(%error, "the local socket takes no connection");
+                tracing::warn!(%error, "the local socket accepts no connection");
                 tokio::time::sleep(ACCEPT_PAUSE).await;
             }
         }
@@ -295,7 +295,7 @@ async fn serve(
 }
 
 async fn answer(request: Request, by: Option<u32>, commands: &mpsc::Sender<Command>) -> Reply {
-    let busy = || Reply::Error("the agent is busy and gave no answer: try again".to_owned());
+    let busy = || Reply::Error("the agent is busy and did not answer: try again".to_owned());
     let asked = async {
         match request {
             Request::Status => {
@@ -306,7 +306,7 @@ async fn answer(request: Request, by: Option<u32>, commands: &mpsc::Sender<Comma
             Request::CheckNow => {
                 let (to, receiver) = oneshot::channel();
                 commands.send(Command::CheckNow(to)).await.ok()?;
-                let asks = || Ok("the agent asks the controller now".to_owned());
+                let asks = || Ok("the agent is asking the controller now".to_owned());
                 let answer = timeout(CHECK_LIMIT, receiver).await.ok().and_then(Result::ok);
                 Some(answer.unwrap_or_else(asks).map_or_else(Reply::Error, Reply::Done))
             }
@@ -333,7 +333,7 @@ async fn answer(request: Request, by: Option<u32>, commands: &mpsc::Sender<Comma
     timeout(ANSWER_LIMIT, asked).await.ok().flatten().unwrap_or_else(busy)
 }
 
-/// One line without its end; longer ones are an error.
+/// One line without its newline; longer ones are an error.
 async fn read_line(stream: &mut (impl AsyncRead + Unpin), limit: u64) -> io::Result<Vec<u8>> {
     let mut line = Vec::new();
     let mut stream = stream.take(limit);
@@ -351,7 +351,7 @@ async fn read_line(stream: &mut (impl AsyncRead + Unpin), limit: u64) -> io::Res
     }
 }
 
-/// The status as the running agent tells it.
+/// The status reported by the running agent.
 pub async fn status(config: &Config) -> Result<Status, LocalError> {
     match ask(config, Request::Status).await? {
         Reply::Status(status) => Ok(*status),
@@ -360,7 +360,7 @@ pub async fn status(config: &Config) -> Result<Status, LocalError> {
     }
 }
 
-/// Makes what NixOS does not switch to what the next boot brings.
+/// Makes the next boot bring what NixOS cannot switch to.
 pub async fn at_boot(config: &Config) -> Result<String, LocalError> {
     done(ask(config, Request::AtBoot).await?)
 }
@@ -370,12 +370,12 @@ pub async fn check_now(config: &Config) -> Result<String, LocalError> {
     done(ask(config, Request::CheckNow).await?)
 }
 
-/// Makes the running agent go back to the system before this one.
+/// Makes the running agent go back to the previous system.
 pub async fn rollback(config: &Config) -> Result<String, LocalError> {
     done(ask(config, Request::Rollback).await?)
 }
 
-/// Makes the running agent begin nothing new until then, or until it is resumed.
+/// Makes the running agent begin nothing new until then, or until resumed.
 pub async fn pause(config: &Config, until: Option<UnixMillis>) -> Result<String, LocalError> {
     done(ask(config, Request::Pause { until }).await?)
 }
@@ -389,7 +389,7 @@ pub async fn retry(config: &Config) -> Result<String, LocalError> {
     done(ask(config, Request::Retry).await?)
 }
 
-/// Makes the running agent take a new key.
+/// Makes the running agent generate a new key.
 pub async fn rotate_key(config: &Config) -> Result<String, LocalError> {
     done(ask(config, Request::RotateKey).await?)
 }
@@ -406,7 +406,7 @@ async fn ask(config: &Config, request: Request) -> Result<Reply, LocalError> {
     ask_within(config, request, START_LIMIT).await
 }
 
-/// Waits up to `patience` for an agent that was started a moment ago, by somebody here or after a switch.
+/// Waits up to `patience` for an agent that was just started, by a person or after a switch.
 async fn ask_within(config: &Config, request: Request, patience: Duration) -> Result<Reply, LocalError> {
     let clock = SystemClock::new();
     loop {
@@ -422,7 +422,7 @@ async fn ask_within(config: &Config, request: Request, patience: Duration) -> Re
     }
 }
 
-/// An agent whose machine is not enrolled listens to nobody.
+/// Without an enrolment the agent does not listen.
 async fn is_coming(config: &Config) -> bool {
     let class = match Identity::enrolment(&config.state_dir) {
         Ok(Some(enrolment)) => enrolment.class,
@@ -437,7 +437,7 @@ async fn is_coming(config: &Config) -> bool {
 async fn ask_once(config: &Config, request: Request) -> Result<Reply, LocalError> {
     let own = ask_at(&config.state_dir.join(SOCKET), request).await;
     match own {
-        // Whoever is not root may be of the group.
+        // Users other than root may be members of the group.
         Err(LocalError::NotAllowed) if config.group.is_some() => {
             ask_at(&shared_socket(config), request).await
         }

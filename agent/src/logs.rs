@@ -1,7 +1,8 @@
 //! Where log lines go: the journal under systemd, plain lines on stderr elsewhere (launchd writes them to a file).
 //!
-//! In the journal each line has the fields `MUSTER_MACHINE`, and about a switch `MUSTER_GENERATION` and
-//! `MUSTER_TRANSACTION`: `journalctl MUSTER_GENERATION=7` is the whole story of that generation, the activator's part too.
+//! In the journal each line has the field `MUSTER_MACHINE`, and lines about a switch have `MUSTER_GENERATION`
+//! and `MUSTER_TRANSACTION`: `journalctl MUSTER_GENERATION=7` is the whole story of that generation,
+//! including the activator's part.
 
 use muster_protocol::logging;
 use tracing_subscriber::filter::{LevelFilter, Targets};
@@ -9,7 +10,7 @@ use tracing_subscriber::filter::{LevelFilter, Targets};
 /// Set to a filter such as `debug` or `muster_agent::nix=debug` to see more.
 const VARIABLE: &str = "MUSTER_LOG";
 
-/// Begins logging. A second call changes nothing.
+/// Starts logging. A second call changes nothing.
 pub fn start() {
     let named = std::env::var(VARIABLE).ok().and_then(|text| text.parse::<Targets>().ok());
     let filter = named.unwrap_or_else(|| Targets::new().with_default(LevelFilter::INFO));

@@ -1,4 +1,4 @@
-//! The program of Muster on each machine.
+//! Muster's program on each machine.
 
 use std::process::ExitCode;
 

@@ -1,7 +1,8 @@
 //! Everything that Nix is asked for.
 //!
-//! `program` runs it, and `closure` and `profile` add to what it is asked; `store` is the same behind a trait, so that the
-//! runner can be driven without any. They stand on `derivation` (what a `.drv` says) and `error`.
+//! `program` runs it, and `closure` and `profile` add more requests; `store` is the same behind a trait, so
+//! that the runner can be tested without Nix. They depend on `derivation` (the contents of a `.drv`) and
+//! `error`.
 
 mod closure;
 #[doc(hidden)]

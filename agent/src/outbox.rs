@@ -1,11 +1,11 @@
-//! Reports that wait on disk until the controller has stored them (I7).
+//! Reports queued on disk until the controller has stored them (I7).
 //!
-//! One file per event, named by its number. An event is acknowledged by renaming its file, which a full disk allows: the
-//! newest stays as `N.done`, so that no number is ever used twice, and a few as `N.spare`, for the next ones to be written
-//! over.
+//! One file per event, named by its number. An event is acknowledged by renaming its file, which works on a
+//! full disk: the newest stays as `N.done`, so that no number is ever reused, and a few stay as `N.spare`, to
+//! be overwritten by later events.
 //!
-//! Numbers are counted here alone: nothing that a controller says moves them. One that knows numbers that were never used is
-//! given a new name of the count ([`Stream`]), and takes them as new ones.
+//! Only this module counts the numbers: nothing that a controller says changes them. A controller that knows
+//! numbers that were never used is given a new [`Stream`] name, and accepts them as new.
 
 use std::collections::BTreeMap;
 use std::fs;
@@ -25,14 +25,14 @@ use short::shortened;
 
 /// The folder of the queue in the state folder.
 pub const FOLDER: &str = "outbox";
-/// As many files whose events the controller has are kept, for the next ones to be written over: an update tells about as
-/// many, and nothing has to be made on the disk for them.
+/// How many files of acknowledged events are kept, to be overwritten: about as many as an update reports, so
+/// that nothing has to be created on disk for them.
 const SPARES: usize = 8;
 /// The largest file of one event.
 const MAX_EVENT_BYTES: u64 = 64 * 1024;
-/// The name of the count, in a folder of its own: version 0.1 removes files here that it does not know.
+/// The stream's name, in a folder of its own: version 0.1 removes unknown files here.
 const STREAM: &str = "stream/name";
-/// What the batch needs beside its events.
+/// The size of a batch without its events.
 const BATCH_OVERHEAD: usize = 256;
 
 #[derive(Debug, thiserror::Error)]
@@ -48,18 +48,18 @@ pub enum OutboxError {
 /// The queue of events that the controller has not acknowledged.
 pub struct Outbox {
     folder: PathBuf,
-    /// Number and size of each event that waits.
+    /// Number and size of each queued event.
     waiting: BTreeMap<u64, u64>,
-    /// Numbers whose `N.done` lies in the folder.
+    /// Numbers whose `N.done` is in the folder.
     done: Vec<u64>,
-    /// Numbers whose `N.spare` lies in the folder.
+    /// Numbers whose `N.spare` is in the folder.
     spares: Vec<u64>,
-    /// The highest number ever used; its file is there, waiting or done.
+    /// The highest number ever used; its file exists, queued or done.
     last: u64,
     stream: Stream,
-    /// The highest number that this process has sent.
+    /// The highest number sent by this process.
     sent: u64,
-    /// The highest number that was found beyond all bounds.
+    /// The highest number found beyond the limit.
     beyond: Option<u64>,
 }
 
@@ -81,10 +81,11 @@ fn entry(name: &str) -> Entry {
 }
 
 impl Outbox {
-    /// Opens the queue in `folder`, which is made when missing, and finishes what a crash left half done.
+    /// Opens the queue in `folder`, which is created if missing, and finishes what a crash interrupted.
     ///
-    /// Version 0.1 believed whatever number a controller said. One that no count reaches is left behind here: events get
-    /// numbers after the others, or else after the seconds since 1970, which no count has reached either.
+    /// Version 0.1 trusted any number from a controller. One beyond the limit is abandoned here: events get
+    /// the numbers after the other ones, or else after the seconds since 1970, which no count has reached
+    /// either.
     pub fn open(folder: &Path, now: UnixMillis) -> Result<Self, OutboxError> {
         let disk = |source| OutboxError::Disk { path: folder.to_path_buf(), source };
         fs::create_dir_all(folder).map_err(disk)?;
@@ -110,7 +111,7 @@ impl Outbox {
                 }
                 Entry::Done(number) => outbox.done.push(number),
                 Entry::Spare(number) if outbox.spares.len() < SPARES => outbox.spares.push(number),
-                // One spare file too many, or a temporary one that a crash left. A folder stays.
+                // A surplus spare file, or a temporary one from a crash. A folder stays.
                 Entry::Spare(_) | Entry::Foreign => drop(fs::remove_file(file.path())),
             }
         }
@@ -125,12 +126,12 @@ impl Outbox {
         Ok(outbox)
     }
 
-    /// The highest number beyond all bounds that was found and left behind.
+    /// The highest number beyond the limit that was found and abandoned.
     pub fn left_behind(&self) -> Option<u64> {
         self.beyond
     }
 
-    /// Leaves numbers behind that no count reaches. Repeated after a crash it goes on where it was.
+    /// Abandons numbers beyond the limit. Repeated after a crash it continues where it was.
     fn come_back(&mut self, now: UnixMillis) -> Result<(), OutboxError> {
         tracing::warn!(beyond = self.beyond, "reports had numbers that no count reaches; they get new ones");
         self.begin_stream()?;
@@ -158,7 +159,7 @@ impl Outbox {
         Ok(())
     }
 
-    /// Gives the count another name: a controller that has numbers of it which were never used takes them from now on.
+    /// Renames the stream: a controller that has never-used numbers of it accepts them from now on.
     pub fn begin_stream(&mut self) -> Result<(), OutboxError> {
         self.stream = Stream::generate()?;
         self.sent = 0;
@@ -177,7 +178,7 @@ impl Outbox {
         self.stream
     }
 
-    /// No count reaches the end of the numbers.
+    /// No count reaches the last number.
     fn next(&self) -> u64 {
         self.last.saturating_add(1)
     }
@@ -195,7 +196,7 @@ impl Outbox {
         let path = self.path(seq, "json");
         let spare = self.spares.pop().unwrap_or(seq);
         let spare = self.path(spare, "spare");
-        // What a full disk refuses is not counted as used.
+        // A number that a full disk refused does not count as used.
         durable::write_over(&spare, &path, &json, 0o600)
             .map_err(|source| OutboxError::Disk { path, source })?;
         self.last = seq;
@@ -203,14 +204,14 @@ impl Outbox {
         Ok(seq)
     }
 
-    /// The oldest events that fit into one batch, or `None` where nothing waits. A controller of version 0.1 wants them one
-    /// after the other: `gaps` says whether it takes what has holes.
+    /// The oldest events that fit into one batch, or `None` if the queue is empty. A controller of version
+    /// 0.1 requires consecutive numbers: `gaps` says whether it accepts gaps.
     pub fn batch(&self, machine: &MachineName, gaps: bool) -> Option<Batch> {
         let oldest = *self.waiting.keys().next()?;
         let mut bytes = BATCH_OVERHEAD;
         let mut events: Vec<Event> = Vec::new();
         for (&seq, &size) in self.waiting.iter().take(MAX_BATCH_EVENTS) {
-            // The number may be longer than the one in the file by a few digits.
+            // The number may have a few digits more than the one in the file.
             bytes = bytes.saturating_add(usize::try_from(size).unwrap_or(MAX_BATCH_BYTES)).saturating_add(32);
             let hole = events.last().is_some_and(|last| last.seq.saturating_add(1) != seq);
             if (bytes > MAX_BATCH_BYTES && !events.is_empty()) || (hole && !gaps) {
@@ -226,12 +227,14 @@ impl Outbox {
         self.sent = self.sent.max(through.min(self.last));
     }
 
-    /// Forgets everything through this number: the controller has it. What was never sent it cannot have, whatever it says.
+    /// Forgets everything through this number: the controller has it. It cannot have what was never sent,
+    /// whatever it says.
     pub fn accepted(&mut self, through: u64) -> Result<(), OutboxError> {
         let through = through.min(self.sent);
         let Some(&newest) = self.waiting.range(..=through).next_back().map(|(n, _)| n) else { return Ok(()) };
         if newest == self.last {
-            // Saved with the next event at the latest: one that is told again is one that the controller knows by its number.
+            // Made durable with the next event at the latest: the controller recognises a repeated event by
+            // its number.
             let (json, done) = (self.path(newest, "json"), self.path(newest, "done"));
             fs::rename(&json, done).map_err(|source| OutboxError::Disk { path: json, source })?;
             self.done.push(newest);
@@ -239,20 +242,20 @@ impl Outbox {
         self.forget(newest)
     }
 
-    /// How many events wait in `folder`, without opening it as the agent does.
+    /// The number of queued events in `folder`, without opening it as the agent does.
     pub fn count(folder: &Path) -> usize {
         let files = fs::read_dir(folder).into_iter().flatten().flatten();
         files.filter(|file| matches!(entry(&file.file_name().to_string_lossy()), Entry::Waiting(_))).count()
     }
 
-    /// How many events wait.
+    /// The number of queued events.
     pub fn len(&self) -> usize {
         self.waiting.len()
     }
     pub fn is_empty(&self) -> bool {
         self.waiting.is_empty()
     }
-    /// How many bytes they take.
+    /// Their size in bytes.
     pub fn bytes(&self) -> u64 {
         self.waiting.values().sum()
     }
@@ -265,7 +268,7 @@ impl Outbox {
         self.folder.join(format!("{seq}.{kind}"))
     }
 
-    /// An event that the disk lost keeps its number, so that the ones behind it are not held up.
+    /// An event that the disk lost keeps its number, so that later ones are not held up.
     fn read(&self, seq: u64) -> Event {
         let lost = Event { seq, at: 0, generation: None, kind: EventKind::Unknown };
         let bytes = durable::read(&self.path(seq, "json"), MAX_EVENT_BYTES).ok().flatten();
@@ -273,7 +276,7 @@ impl Outbox {
         event.map_or(lost, |event| Event { seq, ..event })
     }
 
-    /// Removes the events through this number, and the markers that a higher number has made needless.
+    /// Removes the events through this number, and markers that a higher number supersedes.
     fn forget(&mut self, through: u64) -> Result<(), OutboxError> {
         let gone: Vec<(u64, &str)> = self.waiting.range(..=through).map(|(n, _)| (*n, "json")).collect();
         let old = self.done.iter().filter(|n| **n < self.last).map(|n| (*n, "done"));
@@ -296,7 +299,8 @@ impl Outbox {
         Ok(())
     }
 
-    /// What there is no room for, if there is anything. Every event is read for that, so it goes down by a quarter at once.
+    /// What exceeds the room, if anything. That requires reading every event, so a quarter is dropped at
+    /// once.
     pub fn excess(&self) -> Option<Excess> {
         if self.len() <= MOST_EVENTS && self.bytes() <= MOST_BYTES {
             return None;
@@ -313,7 +317,7 @@ impl Outbox {
         excess(&items, MOST_EVENTS, MOST_BYTES)
     }
 
-    /// Drops these events, whose loss was told by another one behind them.
+    /// Drops these events; a later event reports the loss.
     pub fn discard(&mut self, numbers: &[u64]) -> Result<(), OutboxError> {
         for number in numbers.iter().filter(|number| **number < self.last) {
             let path = self.path(*number, "json");
@@ -328,7 +332,7 @@ impl Outbox {
     }
 }
 
-/// The name of the count in `folder`. A damaged one is replaced: that costs nothing.
+/// The stream's name in `folder`. A damaged one is replaced, at no cost.
 fn stored_stream(folder: &Path) -> Result<Option<Stream>, OutboxError> {
     let path = folder.join(STREAM);
     match durable::read(&path, 64) {

@@ -1,5 +1,5 @@
-//! The token, from standard input. At a terminal without echo, and key by key: a terminal that collects lines takes 1,024
-//! bytes in one on a Mac.
+//! The token, from standard input. At a terminal without echo, and byte by byte: a terminal in line mode
+//! accepts only 1,024 bytes per line on a Mac.
 
 use std::io::{IsTerminal as _, Read, Stdin};
 
@@ -8,7 +8,7 @@ use muster_protocol::terminal;
 use rustix::termios::{LocalModes, OptionalActions, SpecialCodeIndex, Termios, tcgetattr, tcsetattr};
 use zeroize::Zeroizing;
 
-/// A token has some hundred bytes; with a certificate a few thousand.
+/// A token has a few hundred bytes; with a certificate, a few thousand.
 const MAX_TOKEN_BYTES: usize = 64 * 1024;
 const INTERRUPT: u8 = 3;
 const END: u8 = 4;
@@ -21,13 +21,13 @@ pub fn token() -> Result<Zeroizing<String>> {
     if !stdin.is_terminal() {
         return line(&mut stdin.lock());
     }
-    let before = tcgetattr(&stdin).context("the terminal cannot be asked for its settings")?;
+    let before = tcgetattr(&stdin).context("the terminal's settings cannot be read")?;
     let mut quiet = before.clone();
-    // Ctrl-C comes as a byte, so that the echo is switched on again first.
+    // Ctrl-C arrives as a byte, so that the echo is restored first.
     quiet.local_modes.remove(LocalModes::ECHO | LocalModes::ECHONL | LocalModes::ICANON | LocalModes::ISIG);
     quiet.special_codes[SpecialCodeIndex::VMIN] = 1;
     quiet.special_codes[SpecialCodeIndex::VTIME] = 0;
-    tcsetattr(&stdin, OptionalActions::Now, &quiet).context("the terminal shows what is pasted")?;
+    tcsetattr(&stdin, OptionalActions::Now, &quiet).context("the terminal's echo cannot be turned off")?;
     let restore = Restore { terminal: &stdin, before };
     terminal::question(format_args!("Paste the token (it is not shown), then press Enter:"));
     let token = line(&mut stdin.lock());
@@ -62,7 +62,7 @@ fn line(from: &mut impl Read) -> Result<Zeroizing<String>> {
             _ => bail!("this is longer than any token"),
         }
     }
-    let text = std::str::from_utf8(&line).context("this is no token: it is no text")?;
+    let text = std::str::from_utf8(&line).context("this is not a token: it is not text")?;
     Ok(Zeroizing::new(text.trim().to_owned()))
 }
 

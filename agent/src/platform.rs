@@ -1,7 +1,7 @@
-//! What differs between NixOS and macOS, behind one name; both are compiled and tested on every system.
+//! The differences between NixOS and macOS behind one name; both are compiled and tested on every system.
 //!
-//! `nixos` and `darwin` answer what `system` asks. They stand on `linux`, `programs` (systemd, launchd and their like, asked with
-//! a limit), `boot_id` and `layout` (where everything lies); nothing below depends on this file.
+//! `nixos` and `darwin` implement `system`. They depend on `linux`, `programs` (systemd, launchd and others,
+//! with a time limit), `boot_id` and `layout` (where everything is); nothing below depends on this file.
 
 mod boot_id;
 mod darwin;
@@ -33,12 +33,12 @@ pub fn open(config: &Config, class: Class) -> Result<Box<dyn Platform>, Platform
     })
 }
 
-/// The program and arguments of the activator: this very program, by its full path.
+/// The program and arguments of the activator: this same program, by its full path.
 fn activator_command(config: &Config) -> Result<Vec<String>, PlatformError> {
     let program = std::env::current_exe()
         .map_err(|source| PlatformError::Run { program: "muster-agent".to_owned(), source })?;
     let mut command = vec![program.to_string_lossy().into_owned()];
-    // The default file need not exist, but one that is named must.
+    // The default file need not exist, but a named one must.
     if config.source.exists() {
         command.extend(["--config".to_owned(), config.source.to_string_lossy().into_owned()]);
     }

@@ -1,4 +1,4 @@
-//! The health checks of a target: they ask, and change nothing.
+//! The health checks of a target: they only observe.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -11,12 +11,12 @@ use crate::core::health::CheckResult;
 use crate::platform::{Layout, Platform};
 use crate::process;
 
-/// The pause before a check that failed is tried again.
+/// The pause before a failed check is retried.
 const PAUSE: Duration = Duration::from_secs(1);
-/// The longest part of an output or an error that a result carries, in bytes, from its end.
+/// The longest part of an output or an error in a result, in bytes, from its end.
 const MAX_DETAIL: usize = 500;
 
-/// Runs all checks at once, each with its own tries, and returns their results in the order of the target.
+/// Runs all checks at once, each with its own tries, and returns their results in the target's order.
 pub async fn run(checks: &[HealthCheck], platform: &Arc<dyn Platform>) -> Vec<CheckResult> {
     let mut running = JoinSet::new();
     for (place, check) in checks.iter().cloned().enumerate() {
@@ -32,7 +32,7 @@ pub async fn run(checks: &[HealthCheck], platform: &Arc<dyn Platform>) -> Vec<Ch
     let result_of = |(place, check): (usize, &HealthCheck)| {
         let outcome = match results.next_if(|(of, _)| *of == place) {
             Some((_, outcome)) => outcome,
-            None => Err("the check itself broke off; please report this".to_owned()),
+            None => Err("the check itself crashed; please report this".to_owned()),
         };
         CheckResult { name: check.name.clone(), outcome }
     };
@@ -40,7 +40,7 @@ pub async fn run(checks: &[HealthCheck], platform: &Arc<dyn Platform>) -> Vec<Ch
 }
 
 async fn tries(check: &HealthCheck, platform: &Arc<dyn Platform>) -> Result<(), String> {
-    let mut outcome = Err("it was never tried".to_owned());
+    let mut outcome = Err("it was never run".to_owned());
     for attempt in 1..=check.tries {
         outcome = once(check, platform).await;
         match &outcome {
@@ -60,20 +60,21 @@ async fn once(check: &HealthCheck, platform: &Arc<dyn Platform>) -> Result<(), S
     match &check.probe {
         Probe::Command { command } => {
             let (command, platform) = (command.clone(), Arc::clone(platform));
-            // It ends by its own limit, with all that it started, also when nobody waits for it any more.
+            // It ends at its own limit, with everything it started, even when nobody waits for it any more.
             let ran = tokio::task::spawn_blocking(move || run_command(&command, limit, platform.layout()));
-            ran.await.unwrap_or_else(|_| Err("the check itself broke off; please report this".to_owned()))
+            ran.await.unwrap_or_else(|_| Err("the check itself crashed; please report this".to_owned()))
         }
         Probe::Unit { unit: name } | Probe::Label { label: name } => {
             let (name, platform) = (name.clone(), Arc::clone(platform));
             let asked = tokio::task::spawn_blocking(move || platform.service(&name));
             match timeout(limit, asked).await {
-                Ok(answer) => answer
-                    .unwrap_or_else(|_| Err("the check itself broke off; please report this".to_owned())),
+                Ok(answer) => {
+                    answer.unwrap_or_else(|_| Err("the check itself crashed; please report this".to_owned()))
+                }
                 Err(_) => Err(late()),
             }
         }
-        // What cannot be asked is not known to be well.
+        // A check of an unknown kind counts as failed.
         Probe::Unknown => Err("this muster-agent does not know this kind of check: update it".to_owned()),
         Probe::Http { url } => timeout(limit, http(url, limit)).await.unwrap_or_else(|_| Err(late())),
         Probe::Tcp { address } => match timeout(limit, tokio::net::TcpStream::connect(address)).await {
@@ -88,7 +89,7 @@ fn run_command(words: &[String], limit: Duration, layout: &Layout) -> Result<(),
     run_with(words, &[], limit, layout)
 }
 
-/// Runs a program of the machine; what it said where it failed. `facts` are variables of its environment.
+/// Runs a program of the machine; returns its output if it failed. `facts` are environment variables.
 pub fn run_with(
     words: &[String],
     facts: &[(&str, String)],
@@ -113,8 +114,8 @@ pub fn run_with(
     Err(format!("{program} ended with {}: {tail}", finished.exit))
 }
 
-/// Any address may be asked, by any certificate authority that the public believes, without following a redirect: a
-/// status from 300 to 399 is an answer too.
+/// Any address may be used, with any certificate authority that is publicly trusted, without following
+/// redirects: a status from 300 to 399 is an answer too.
 #[allow(clippy::disallowed_methods)]
 async fn http(url: &str, limit: Duration) -> Result<(), String> {
     let reason = |error: reqwest::Error| {

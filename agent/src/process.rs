@@ -1,8 +1,9 @@
-//! Child processes with limits: each leads a group of its own, is the first to go when memory runs out, and is ended with all
-//! that it started. Knows nothing of Nix or of a system.
+//! Child processes with limits: each leads a process group of its own, is the first to be killed when memory
+//! runs out, and is ended with everything it started. Independent of Nix and of the system.
 //!
-//! `followed` (heard line by line, without blocking), `blocking` (output in a file that outlives this process) and `captured`
-//! (short, through pipes) stand on `limits`, `family` and `table`; nothing here depends on this file.
+//! `followed` (read line by line, async), `blocking` (output in a file that outlives this process) and
+//! `captured` (short, through pipes) depend on `limits`, `family` and `table`; nothing here depends on this
+//! file.
 
 mod blocking;
 mod captured;

@@ -1,17 +1,17 @@
 //! `muster-agent run`: two tasks on one thread; neither blocks the other.
 //!
-//! `contact` speaks to the controller: check-ins, reports, the long poll, the trusted metadata. `work` brings the
-//! machine to what was verified. They share what is known in `shared`, whose parts say who may write them, and wake each
-//! other; between two polls nothing wakes up at all.
+//! `contact` talks to the controller: check-ins, reports, the long poll, the trusted metadata. `work` brings
+//! the machine to the verified target. They share what is known in `shared`, whose parts say who may write
+//! them, and wake each other; between two polls nothing wakes up at all.
 //!
-//! The agent never exits by itself, least of all while an activation runs: on a Mac `KeepAlive` would start the OLD
-//! program in the middle of it. It does end at once when its supervisor asks, since launchd holds a whole activation up
-//! for a job that does not end. Everything is durable, so the agent that is started next takes up what it finds: a
-//! running activator is watched, a dead one is started again, a finished one is settled.
+//! The agent never exits by itself, least of all during an activation: on a Mac `KeepAlive` would start the
+//! OLD program in the middle of it. It does exit at once when its supervisor asks, since launchd holds up a
+//! whole activation for a job that does not end. Everything is durable, so the next agent takes up what it
+//! finds: a running activator is watched, a dead one is restarted, a finished one is settled.
 //!
-//! `lifecycle` starts `contact` (with `reporting`, `requests`, `rotation`), `work` (with `build`, `switch`, `rest`, `roots`) and
-//! `commands`. All stand on `shared` (with `checkin`), that on `heard`, `doing`, `asks`, `next_key`, `wakes`, `counted` and
-//! `ledger`; nothing depends on this file.
+//! `lifecycle` starts `contact` (with `reporting`, `requests`, `rotation`), `work` (with `build`, `switch`,
+//! `rest`, `roots`) and `commands`. All depend on `shared` (with `checkin`), which depends on `heard`,
+//! `doing`, `asks`, `next_key`, `wakes`, `counted` and `ledger`; nothing depends on this file.
 
 mod asks;
 mod build;
@@ -40,5 +40,5 @@ mod wakes;
 mod work;
 
 pub use lifecycle::run;
-/// The file of the check-in that waits for its answer, in the state folder.
+/// The file of the unanswered check-in, in the state folder.
 pub use unanswered::FILE as UNANSWERED;

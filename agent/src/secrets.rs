@@ -1,5 +1,6 @@
-//! Secrets that a system needs before it is activated: the agent decrypts them with the machine's own key, by the sops that
-//! the system names, into a folder in memory. What services and users need is the work of sops-nix in the activation itself.
+//! Secrets that a system needs before its activation: the agent decrypts them with the machine's own key and
+//! the system's sops into a folder in memory. Secrets of services and users are left to sops-nix during the
+//! activation.
 
 mod error;
 mod ramdisk;
@@ -23,13 +24,13 @@ use crate::durable;
 use crate::platform::Layout;
 
 const MAX_MANIFEST: u64 = 4 * 1024 * 1024;
-/// The files that are there, by their names on the system, so that they can be taken away.
+/// The files in place, by their names on the system, so that they can be removed.
 const RECORD: &str = "activation-secrets.json";
 
 #[derive(Debug, Deserialize)]
 struct Manifest {
     version: u32,
-    /// The sops of the system's closure; none where there is no file.
+    /// The sops of the system's closure; `None` if there is no file.
     #[serde(default)]
     sops: Option<PathBuf>,
     /// Where the files go, in memory.
@@ -41,7 +42,7 @@ struct Manifest {
 
 #[derive(Debug, Deserialize)]
 struct Entry {
-    /// Below the directory.
+    /// Relative to the directory.
     name: String,
     /// The encrypted file in the store.
     source: PathBuf,
@@ -56,17 +57,17 @@ struct Record {
     files: Vec<PathBuf>,
 }
 
-/// One file in the clear.
+/// One decrypted file.
 struct Opened<'a> {
     entry: &'a Entry,
     mode: u32,
     value: Zeroizing<Vec<u8>>,
 }
 
-/// Neither this process nor a program that it starts leaves its memory in a core dump.
+/// Keeps the memory of this process and its children out of core dumps.
 pub fn forbid_core_dumps() {
     use rustix::process::{Resource, Rlimit, setrlimit};
-    // Where it is forbidden to lower it, there is nothing more to do.
+    // If lowering the limit is forbidden, nothing more can be done.
     let _ = setrlimit(Resource::Core, Rlimit { current: Some(0), maximum: Some(0) });
 }
 
@@ -78,7 +79,7 @@ pub fn check(layout: &Layout, system: &StorePath) -> Result<(), SecretsError> {
     }
 }
 
-/// Puts the secrets of `system` in their places and takes away those that it has no more. Done again it changes nothing.
+/// Puts the secrets of `system` in place and removes those that it no longer has. Idempotent.
 pub fn install(layout: &Layout, system: &StorePath) -> Result<(), SecretsError> {
     let manifest = read(layout, system)?;
     let opened = manifest.as_ref().map(|manifest| open(layout, manifest)).transpose()?.unwrap_or_default();
@@ -92,7 +93,7 @@ pub fn install(layout: &Layout, system: &StorePath) -> Result<(), SecretsError> 
         if layout.class() == Class::Darwin {
             ramdisk::ensure(layout, &place)?;
         }
-        // Whatever happens now, what may be there is known.
+        // From here on, whatever happens, the record covers every file that may exist.
         let all = old.files.iter().chain(&new.files).cloned().collect();
         write_record(&record_path, &Record { files: all })?;
         for it in &opened {
@@ -130,12 +131,12 @@ fn read(layout: &Layout, system: &StorePath) -> Result<Option<Manifest>, Secrets
     let inside =
         manifest.directory.strip_prefix("/").is_ok_and(|rest| plain(rest) && rest.components().count() >= 2);
     if !manifest.files.is_empty() && !inside {
-        return Err(damaged(format!("'{}' is no folder for secrets", manifest.directory.display())));
+        return Err(damaged(format!("'{}' is not a folder for secrets", manifest.directory.display())));
     }
     Ok(Some(manifest))
 }
 
-/// A link of the system's `etc` names the store as Nix does, wherever the files lie.
+/// A link in the system's `etc` names the store as Nix does, wherever the files are.
 fn below_the_store(layout: &Layout, path: &Path) -> PathBuf {
     let mut real = PathBuf::new();
     for part in path.components() {
@@ -151,7 +152,7 @@ fn below_the_store(layout: &Layout, path: &Path) -> PathBuf {
     real
 }
 
-/// A file of the store that a manifest names.
+/// A store file named by a manifest.
 fn in_store(layout: &Layout, path: &Path) -> PathBuf {
     path.strip_prefix("/nix/store").map_or_else(|_| path.to_owned(), |rest| layout.store_prefix().join(rest))
 }
@@ -163,7 +164,7 @@ fn open<'a>(layout: &Layout, manifest: &'a Manifest) -> Result<Vec<Opened<'a>>, 
         .iter()
         .map(|entry| {
             let mode = u32::from_str_radix(&entry.mode, 8).ok().filter(|mode| *mode <= 0o777);
-            let mode = mode.ok_or_else(|| damaged(format!("'{}' is no mode", entry.mode)))?;
+            let mode = mode.ok_or_else(|| damaged(format!("'{}' is not a file mode", entry.mode)))?;
             let sops = manifest.sops.as_deref().ok_or_else(|| damaged("it names no sops".into()))?;
             let value = sops::decrypt(
                 layout,
@@ -176,13 +177,13 @@ fn open<'a>(layout: &Layout, manifest: &'a Manifest) -> Result<Vec<Opened<'a>>, 
         .collect()
 }
 
-/// Folders that only root lists and writes; a file's own mode says who reads it.
+/// Folders that only root can list and write; a file's own mode says who may read it.
 fn folders(place: &Path) -> Result<(), SecretsError> {
     let error = |source| SecretsError::Write { path: place.to_owned(), source };
     // What the system itself has above (/run) stays as it is.
     let missing: Vec<&Path> = place.ancestors().take_while(|folder| !folder.exists()).collect();
     DirBuilder::new().recursive(true).mode(0o711).create(place).map_err(error)?;
-    // Neither the umask nor whoever made it before has a say.
+    // Independent of the umask and of any earlier owner.
     for folder in missing.into_iter().chain([place]) {
         fs::set_permissions(folder, Permissions::from_mode(0o711)).map_err(error)?;
     }
@@ -209,7 +210,7 @@ fn write(layout: &Layout, place: &Path, it: &Opened<'_>) -> Result<(), SecretsEr
     written
 }
 
-/// Owner and group. root's own need no look into a user database, which may not be there yet.
+/// Owner and group. root's own need no lookup in a user database, which may not exist yet.
 fn give(layout: &Layout, path: &Path, entry: &Entry) -> Result<(), SecretsError> {
     let failed = |words: String| SecretsError::Owner {
         name: entry.name.clone(),
@@ -239,7 +240,7 @@ fn give(layout: &Layout, path: &Path, entry: &Entry) -> Result<(), SecretsError>
 fn record(path: &Path) -> Result<Record, SecretsError> {
     let text = durable::read(path, MAX_MANIFEST)
         .map_err(|source| SecretsError::Read { path: path.to_owned(), source })?;
-    // A record that is damaged names nothing; what it named is gone with the next start of the machine.
+    // A damaged record names nothing; its files disappear at the next boot.
     Ok(text.and_then(|text| serde_json::from_slice(&text).ok()).unwrap_or_default())
 }
 

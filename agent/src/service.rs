@@ -9,10 +9,10 @@ use crate::platform::Layout;
 
 pub const UNIT: &str = "muster-agent.service";
 pub const LABEL: &str = "org.muster.agent";
-/// How long the service manager may take to say how the job stands.
+/// How long the service manager may take to report the job's state.
 const LIMIT: Duration = Duration::from_secs(5);
 
-/// Whether the service manager runs the agent, or is about to. Where it does not say so, it does not.
+/// Whether the service manager runs the agent, or is about to. If it does not say so, no.
 pub async fn is_up_or_coming(layout: &Layout) -> bool {
     let mut command = match layout.class() {
         Class::Nixos => layout.command("systemctl"),
@@ -28,9 +28,9 @@ pub async fn is_up_or_coming(layout: &Layout) -> bool {
     says_so(layout.class(), &String::from_utf8_lossy(&answer.stdout))
 }
 
-/// `systemctl(1)`: a unit that is not told to be ready yet, or is started again after a pause, is activating; one that is being
-/// restarted is deactivating first. launchd's states
-/// between loaded and running are "spawn scheduled" and "xpcproxy".
+/// `systemctl(1)`: a unit that is not ready yet, or that is restarted after a pause, is activating; one that
+/// is being restarted is deactivating first. launchd's states between loaded and running are "spawn
+/// scheduled" and "xpcproxy".
 fn says_so(class: Class, answer: &str) -> bool {
     let mut words = answer.lines().map(str::trim);
     match class {

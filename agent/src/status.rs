@@ -1,4 +1,5 @@
-//! `muster-agent status`: what the agent tells, or else what its files and the machine say, for people to read.
+//! `muster-agent status`: what the agent reports, or else what its files and the machine show, for people to
+//! read.
 
 use anyhow::{Result, bail};
 use muster_protocol::checkin::{Health, Phase, Runs};
@@ -17,7 +18,7 @@ use crate::outbox::{self, Outbox};
 use crate::platform::Layout;
 use crate::trust::Trust;
 
-/// The status of a machine whose agent does not run.
+/// The status of a machine whose agent is not running.
 pub fn from_files(config: &Config) -> Result<Status> {
     let Some(identity) = Identity::load(config)? else {
         bail!("this machine is not enrolled: run muster-agent enrol -");
@@ -81,7 +82,7 @@ pub fn from_files(config: &Config) -> Result<Status> {
     })
 }
 
-/// What the system profile means: `system` → `system-7-link` → the store.
+/// Resolves the system profile: `system` → `system-7-link` → the store.
 pub fn profile(layout: &Layout) -> Option<muster_protocol::ids::StorePath> {
     let profile = layout.profile();
     let step = std::fs::read_link(&profile).ok()?;
@@ -143,7 +144,7 @@ pub fn next(
     }
 }
 
-/// A moment in words, in the machine's own time zone.
+/// A moment as text, in the machine's own time zone.
 pub fn until(moment: UnixMillis) -> String {
     match jiff::Timestamp::from_millisecond(moment) {
         Ok(at) if moment < UnixMillis::MAX / 2 => {

@@ -1,8 +1,9 @@
-//! Lets a test stop this process exactly at a durable step, to do to it whatever it likes there.
+//! Lets a test stop this process exactly at a durable step, to interfere there.
 //!
-//! Only builds with the feature `stand-in` do any of this; elsewhere these are empty. Beside the state folder lies
-//! `stop-at`, one line such as `after activation.json undoing`. A process that comes by there writes `stopped-at` and
-//! waits until `stop-at` says something else. `write-failed` appears when a document could not be written.
+//! Only builds with the feature `stand-in` do this; otherwise these functions are empty. Beside the state
+//! folder is `stop-at`, one line such as `after activation.json undoing`. A process that reaches that point
+//! writes `stopped-at` and waits until `stop-at` changes. `write-failed` appears when a document could not be
+//! written.
 
 #[cfg(feature = "stand-in")]
 pub use real::{failed, reached};
@@ -19,7 +20,7 @@ mod real {
 
     use serde_json::Value;
 
-    /// `when` is `before` or `after` the document was written (or removed, where it has no bytes).
+    /// `when` is `before` or `after` the document was written (or removed, if there are no bytes).
     pub fn reached(state_dir: &Path, when: &str, document: &str, bytes: &[u8]) {
         let Some(beside) = state_dir.parent() else { return };
         let file = beside.join("stop-at");

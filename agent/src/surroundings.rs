@@ -1,19 +1,19 @@
-//! What the administrator of a machine set for its programs: a proxy, and what Nix reads beside our options.
+//! An administrator's settings for the machine's programs: a proxy, and what Nix reads besides our options.
 //!
-//! [`Config::load`] reads it once. Nothing else of the agent's environment reaches Nix but `PATH`.
+//! [`Config::load`] reads them once. Nothing else of the agent's environment reaches Nix except `PATH`.
 
 use std::path::{Path, PathBuf};
 
 use crate::config::Config;
 use crate::durable;
 
-/// A proxy is not asked for what is on the machine itself, unless somebody says so.
+/// By default the proxy is not used for the machine itself.
 const LOCAL: &str = "localhost,127.0.0.1,::1";
 const MAX_SETTINGS_BYTES: u64 = 1024 * 1024;
 /// How deep one file of settings may include others.
 const MAX_INCLUDES: u32 = 4;
 
-/// Which proxy is asked for which addresses.
+/// Which proxy to use for which addresses.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Proxies {
     pub http: Option<String>,
@@ -22,7 +22,7 @@ pub struct Proxies {
 }
 
 impl Proxies {
-    /// What agent.toml says, or else the environment.
+    /// From agent.toml, or else the environment.
     pub fn of(config: &Config) -> Self {
         if let Some(proxy) = &config.proxy {
             let but = config.no_proxy.as_ref().map_or_else(|| LOCAL.to_owned(), |but| but.join(","));
@@ -40,7 +40,7 @@ impl Proxies {
         Self { http, https, no_proxy }
     }
 
-    /// For the one HTTP client. Another kind of proxy than HTTP's is left to Nix, which knows more of them.
+    /// For the HTTP client. Proxies of other kinds than HTTP are left to Nix, which supports more.
     pub fn set(&self, mut builder: reqwest::ClientBuilder) -> Result<reqwest::ClientBuilder, reqwest::Error> {
         let but = || self.no_proxy.as_deref().and_then(reqwest::NoProxy::from_string);
         let usable = |url: &Option<String>| {
@@ -52,12 +52,12 @@ impl Proxies {
             for url in other {
                 let kind = url.split("://").next().unwrap_or_default().to_owned();
                 tracing::warn!(
-                    "the agent asks no proxy of the kind {kind}: name one with http:// in agent.toml"
+                    "the agent does not support {kind} proxies: set one with http:// in agent.toml"
                 );
             }
             good.into_iter().next()
         };
-        // Whatever else stands in the environment is not asked.
+        // Ignores proxies of the process environment.
         builder = builder.no_proxy();
         if let Some(url) = usable(&self.http) {
             builder = builder.proxy(reqwest::Proxy::http(url)?.no_proxy(but()));
@@ -68,7 +68,7 @@ impl Proxies {
         Ok(builder)
     }
 
-    /// The same for Nix, which reads the controller's cache from 127.0.0.1: no proxy is asked for that.
+    /// The same for Nix, which reads the controller's cache from 127.0.0.1: never through a proxy.
     #[must_use]
     pub fn beside_the_cache(mut self) -> Self {
         if self.http.is_some() || self.https.is_some() {
@@ -78,7 +78,7 @@ impl Proxies {
         self
     }
 
-    /// For Nix and what it downloads with.
+    /// For Nix and its downloads.
     pub fn variables(&self) -> Vec<(String, String)> {
         let named = [("http_proxy", &self.http), ("https_proxy", &self.https), ("no_proxy", &self.no_proxy)];
         let both = |(name, value): (&str, &Option<String>)| {
@@ -123,7 +123,7 @@ impl Config {
         }
     }
 
-    /// What the machine's own configuration of Nix says.
+    /// A setting in the machine's own Nix configuration.
     pub fn nix_setting(&self, name: &str) -> Option<String> {
         let stand_in = self.stand_in.as_ref().map(|stand_in| &stand_in.nix_config);
         let last = stand_in.filter(|text| !text.is_empty()).or_else(|| self.environment.get("NIX_CONFIG"));
@@ -139,10 +139,10 @@ pub struct Obstacle {
     pub remedy: String,
 }
 
-/// Nix itself calls a build that failed with less than this left one that the disk failed.
+/// With less free space than this, Nix itself blames the disk for a failed build.
 const FULL_BYTES: u64 = 8 * 1024 * 1024;
 
-/// What is seen of a folder.
+/// What is observed of a folder.
 #[derive(Debug, Clone, Copy)]
 struct FolderFacts {
     read_only: bool,
@@ -151,14 +151,14 @@ struct FolderFacts {
     no_inodes: bool,
 }
 
-/// Why nothing can be written in a folder, or where `runs`, run from it.
+/// Why nothing can be written in a folder, or, if `runs`, run from it.
 pub fn obstacle(folder: &Path, runs: bool) -> Option<Obstacle> {
     use rustix::fs::StatVfsMountFlags as Flags;
     let stat = match rustix::fs::statvfs(folder) {
         Ok(stat) => stat,
         Err(error) => {
-            let problem = format!("{} cannot be looked at: {error}", folder.display());
-            return Some(Obstacle { problem, remedy: format!("make the folder {}", folder.display()) });
+            let problem = format!("{} cannot be inspected: {error}", folder.display());
+            return Some(Obstacle { problem, remedy: format!("create the folder {}", folder.display()) });
         }
     };
     let closed = rustix::fs::access(folder, rustix::fs::Access::WRITE_OK).is_err();
@@ -175,7 +175,7 @@ pub fn obstacle(folder: &Path, runs: bool) -> Option<Obstacle> {
 fn is_noexec(flags: rustix::fs::StatVfsMountFlags) -> bool {
     flags.contains(rustix::fs::StatVfsMountFlags::NOEXEC)
 }
-/// macOS does not tell it here.
+/// Not available here on macOS.
 #[cfg(not(target_os = "linux"))]
 fn is_noexec(_: rustix::fs::StatVfsMountFlags) -> bool {
     false
@@ -183,7 +183,7 @@ fn is_noexec(_: rustix::fs::StatVfsMountFlags) -> bool {
 
 fn judge(name: &str, seen: FolderFacts, runs: bool) -> Option<Obstacle> {
     let (problem, remedy) = if seen.read_only {
-        let remedy = "look for errors of the disk (dmesg), then mount it writable again, as root";
+        let remedy = "check the disk for errors (dmesg), then mount it writable again, as root";
         (format!("{name} is read-only"), remedy.to_owned())
     } else if seen.free_bytes < FULL_BYTES {
         (format!("{name} is full"), "free some space there".to_owned())
@@ -191,7 +191,8 @@ fn judge(name: &str, seen: FolderFacts, runs: bool) -> Option<Obstacle> {
         (format!("{name} has no inode left"), "remove some files there".to_owned())
     } else if runs && seen.no_exec {
         let remedy = format!(
-            "mount {name} without noexec, or let Nix build elsewhere: build-dir in nix.conf, or TMPDIR in the agent's unit"
+            "mount {name} without noexec, or let Nix build elsewhere: build-dir in nix.conf, or TMPDIR in \
+             the agent's unit"
         );
         (format!("{name} is mounted noexec, and builds run programs there"), remedy)
     } else {
@@ -201,7 +202,7 @@ fn judge(name: &str, seen: FolderFacts, runs: bool) -> Option<Obstacle> {
 }
 
 impl Config {
-    /// Where Nix builds: what nix.conf says, or where newer versions do, or TMPDIR.
+    /// Where Nix builds: as set in nix.conf, the default of newer versions, or TMPDIR.
     pub fn build_folder(&self) -> PathBuf {
         const NEWER: &str = "/nix/var/nix/builds";
         if let Some(folder) = self.nix_setting("build-dir") {
@@ -250,7 +251,7 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         assert_eq!(obstacle(folder.path(), true), None);
         let missing = obstacle(&folder.path().join("missing"), true).unwrap();
-        assert!(missing.remedy.contains("make the folder"), "{missing:?}");
+        assert!(missing.remedy.contains("create the folder"), "{missing:?}");
         let build = config("", &[("NIX_CONFIG", "build-dir = /big"), ("TMPDIR", "/small")]).build_folder();
         assert_eq!(build, Path::new("/big"));
     }

@@ -1,7 +1,7 @@
 //! Refreshes the trusted metadata: drives the verifying core over stored files and the controller.
 //!
-//! Nothing is stored that is not verified, and nothing is used that is not stored. What is refused leaves the machine
-//! on the generation that it holds.
+//! Nothing is stored before it is verified, and nothing is used before it is stored. A refusal leaves the
+//! machine on the generation that it holds.
 
 use std::io;
 use std::path::{Path, PathBuf};
@@ -89,9 +89,9 @@ impl Trust {
             held: None,
             holds: Holds::default(),
         };
-        // The time decides nothing here: what has expired is still what is held.
+        // Time does not matter here: expired metadata is still what is held.
         trust.holds = trust.update(0)?.holds();
-        // A crash may have come between the root of a new epoch and the end of what was before it.
+        // A crash may have come between the root of a new epoch and the removal of the previous epoch.
         trust.leave_earlier_epochs();
         let epoch = trust.holds.epoch;
         trust.held = target.and_then(|bytes| match trust.usable(&bytes, None) {
@@ -105,8 +105,8 @@ impl Trust {
         Ok(trust)
     }
 
-    /// Fetches, verifies and stores what is new at `now` (Unix seconds). Gives the verified target, or `None` where
-    /// nothing was published yet.
+    /// Fetches, verifies and stores what is new at `now` (Unix seconds). Returns the verified target, or
+    /// `None` if nothing was published yet.
     pub async fn refresh(&mut self, client: &Client, now: i64) -> Result<Option<Target>, TrustError> {
         self.remove_left();
         let mut update = self.update(now)?;
@@ -126,7 +126,7 @@ impl Trust {
                 }
                 self.holds = update.holds();
                 if save.file == ROOT {
-                    // Whatever it ends is left once it is durable.
+                    // What the new epoch ends is dropped once the root is durable.
                     self.leave_earlier_epochs();
                     self.remove_left();
                 }
@@ -145,8 +145,8 @@ impl Trust {
         Ok(self.held())
     }
 
-    /// One number is one target (I2): operators to whom a generation was hidden sign another one under its number, and a
-    /// machine that took both could be sent to and fro between them.
+    /// One number is one target (I2): operators to whom a generation was hidden may sign another one under
+    /// its number, and a machine that accepted both could be sent back and forth between them.
     fn require_same(&self, update: &Update) -> Result<(), TufError> {
         let listed = update.listed(&api::target_name(&self.machine)).and_then(|listed| listed.hashes.sha256);
         let other = |(target, hash): &&(Target, Sha256)| {
@@ -174,7 +174,7 @@ impl Trust {
         Ok(())
     }
 
-    /// The target in these bytes, if it is for this machine, and of this generation (I1, I6).
+    /// The target in these bytes, if it is for this machine and this generation (I1, I6).
     fn usable(&self, bytes: &[u8], generation: Option<Generation>) -> Result<Target, TufError> {
         let target = Target::parse(bytes)?;
         let generation = generation.unwrap_or(target.generation);
@@ -188,15 +188,15 @@ impl Trust {
             .map_err(|error| TrustError::NoRoot { path: self.folder.join(ROOT), detail: error.to_string() })
     }
 
-    /// Leaves what was signed in an epoch before that of the trusted root: it holds nothing up, and nothing of it is taken
-    /// any more.
+    /// Drops what was signed in an epoch before that of the trusted root: it holds nothing up and is no
+    /// longer accepted.
     fn leave_earlier_epochs(&mut self) {
         let epoch = self.holds.epoch;
         self.stored.leave_epochs_before(epoch);
         self.held.take_if(|(target, _)| target.generation.epoch() < epoch);
     }
 
-    /// Removes what was left so. It is not used whether it lies there or not, so a failure is told and no more.
+    /// Removes what was dropped. It is unused either way, so a failure is only logged.
     fn remove_left(&self) {
         if self.holds.epoch.is_first() {
             return;
@@ -225,7 +225,7 @@ impl Trust {
         self.held.as_ref().map(|(target, _)| target.clone())
     }
 
-    /// The keys that may sign what is asked of this machine: those of the operators' role in the trusted root.
+    /// The keys that may sign requests to this machine: those of the operators' role in the trusted root.
     pub fn operators(&self) -> Vec<PublicKey> {
         Root::parse_self_signed(&self.stored.root).map(|root| root.keys_of(Role::Targets)).unwrap_or_default()
     }

@@ -1,4 +1,4 @@
-//! `muster-agent uninstall`: takes the agent off a machine. The system that runs stays, and so does its profile.
+//! `muster-agent uninstall`: removes the agent from a machine. The running system and its profile stay.
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -15,14 +15,14 @@ use crate::process;
 use crate::service::{LABEL, UNIT};
 
 const LIMIT: Duration = Duration::from_secs(60);
-/// What `packaging/launchd/install` leaves on a Mac beside the job, now and in earlier versions.
+/// What `packaging/launchd/install` leaves on a Mac besides the job, now and in earlier versions.
 const INSTALLED: [&str; 3] = [
     "/Library/PrivilegedHelperTools/muster-agent",
     "/etc/paths.d/muster-agent",
     "/usr/local/bin/muster-agent",
 ];
 
-/// Where the service manager keeps the agent's job, and where a system of NixOS or nix-darwin would bring it from.
+/// Where the service manager keeps the agent's job, and where NixOS or nix-darwin would install it from.
 fn job(layout: &Layout) -> (PathBuf, PathBuf) {
     let running = layout.current_system();
     match layout.class() {
@@ -48,7 +48,7 @@ fn layout(config: &Config) -> Result<Layout> {
     Ok(Layout::new(config, class))
 }
 
-/// Ends the agent, unless its system would bring it back or a switch is under way.
+/// Stops the agent, unless its system would bring it back or a switch is under way.
 pub fn stop(config: &Config) -> Result<()> {
     let layout = layout(config)?;
     if config.state("transaction.json").exists() {
@@ -87,7 +87,7 @@ pub fn stop(config: &Config) -> Result<()> {
 pub fn remove(config: &Config) -> Result<()> {
     let layout = layout(config)?;
     let name = Identity::load(config)?.map(|identity| identity.machine);
-    // The roots first: a system that only they kept is garbage from then on, and nothing else of it.
+    // The roots first: only systems that nothing else keeps become garbage.
     for folder in [layout.gcroots(), config.state_dir.clone()] {
         remove_folder(&folder)?;
     }

@@ -1,4 +1,4 @@
-//! That what was saved is still there after the power went: the order in which the kernel is asked.
+//! What was saved survives a power cut: checks the order of system calls.
 
 #![allow(clippy::unwrap_used, clippy::expect_used)]
 
@@ -32,7 +32,7 @@ fn goes_round(write: Write, remove: fn(&Path) -> std::io::Result<()>) {
     assert!(!path.exists());
 }
 
-/// What a traced process asked of the kernel about the folder, in its order and in short.
+/// A traced process's system calls about the folder, in order and shortened.
 #[cfg(target_os = "linux")]
 fn asked(folder: &Path, test: &str) -> Vec<String> {
     let trace = folder.join("trace");

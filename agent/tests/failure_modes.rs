@@ -1,12 +1,11 @@
-//! docs/failure-modes.md names the tests that there are: every mode that bites on a machine has one, and none is named
-//! that is not there.
+//! Every failure mode of a machine in docs/failure-modes.md has a test, and every test named there exists.
 
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 
 use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 
-/// Those that bite on a machine, NixOS or Mac.
+/// Those that affect a machine, NixOS or Mac.
 const ON_MACHINES: [u32; 32] = [
     1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15, 16, 17, 18, 19, 20, 21, 22, 23, 24, 25, 26, 29, 33,
     36, 37, 39, 40,

@@ -1,4 +1,4 @@
-//! The state that agents of an earlier version left: today's reads it and says the same of it.
+//! State left by agents of earlier versions: the current one reads it and says the same about it.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 
 use std::fs;
@@ -22,7 +22,7 @@ fn copy(from: &Path, to: &Path) {
     }
 }
 
-/// What the agent says of a copy of the state; the copy must be as it was afterwards.
+/// What the agent says about a copy of the state; the copy must be unchanged afterwards.
 fn status(machine: &str) -> Value {
     let fixture = Path::new(env!("CARGO_MANIFEST_DIR")).join("../tests/fixtures/0.1.0").join(machine);
     let folder = tempfile::tempdir().unwrap();
@@ -50,7 +50,7 @@ fn the_state_of_version_0_1_0_says_what_it_said_then() {
         let then = fs::read_to_string(Path::new(env!("CARGO_MANIFEST_DIR")).join(file)).unwrap();
         let (then, now) = (serde_json::from_str::<Value>(&then).unwrap(), status(machine));
         for (field, value) in then.as_object().unwrap() {
-            // The program's own version is another by now.
+            // The program's own version has changed since.
             assert!(
                 field == "agent" || now[field] == *value,
                 "{machine}: {field}: {value} then, {} now",

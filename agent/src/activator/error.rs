@@ -1,4 +1,4 @@
-//! Why an activator cannot go on.
+//! Why an activator cannot continue.
 
 use std::io;
 use std::path::PathBuf;

@@ -1,4 +1,4 @@
-//! Does what [`Course`] says, and tells it what became of it.
+//! Does what [`Course`] says, and reports the result to it.
 
 use std::time::Duration;
 
@@ -20,7 +20,7 @@ pub struct Activator {
     pub platform: Box<dyn Platform>,
     pub nix: Nix,
     pub clock: SystemClock,
-    /// The boot that this process runs in.
+    /// The boot in which this process runs.
     pub boot: String,
 }
 
@@ -87,7 +87,7 @@ impl Activator {
     fn perform(&self, act: Act, new: &StorePath) -> Done {
         match act {
             Act::AskOthers => Done::Others(self.platform.busy().unwrap_or_else(|error| {
-                tracing::warn!(%error, "whether somebody else switches this machine is not known");
+                tracing::warn!(%error, "cannot find out whether somebody else is switching this machine");
                 None
             })),
             Act::SetProfile(system) => match self.nix.set_profile(&system) {
@@ -152,7 +152,7 @@ impl Activator {
         })
     }
 
-    /// Looks at the machine and at the verdict on this very record.
+    /// Observes the machine and the verdict on this record.
     fn look(&self, transaction: &str) -> Sighting {
         let layout = self.platform.layout();
         let file = self.files.confirmation_file();
@@ -166,7 +166,7 @@ impl Activator {
         }
     }
 
-    /// The same; a verdict that is the file of before need not be read again.
+    /// The same; an unchanged verdict file need not be read again.
     fn look_again(&self, transaction: &str, before: Sighting) -> Sighting {
         if self.files.confirmation_file() != before.file {
             return self.look(transaction);
@@ -177,7 +177,7 @@ impl Activator {
     }
 }
 
-/// What was seen at one moment.
+/// What was observed at one moment.
 struct Sighting {
     running: Option<StorePath>,
     profile: Option<StorePath>,

@@ -1,4 +1,4 @@
-//! How a request can fail, and what follows from it.
+//! How a request can fail, and what follows.
 
 use std::time::Duration;
 
@@ -14,19 +14,17 @@ pub enum ClientError {
     Unreachable { url: String, detail: String },
     #[error("{}", refusal(*status, problem.as_ref()))]
     Refused { status: u16, problem: Option<Problem>, retry_after: Option<Duration> },
-    #[error(
-        "the controller's answer to {path} is longer than the {limit} bytes that it may have; it was thrown away"
-    )]
+    #[error("the controller's answer to {path} exceeds {limit} bytes and was discarded")]
     TooLarge { path: String, limit: u64 },
     #[error(
         "the controller's answer to {path} is not understood ({detail}): is a proxy or another program in its place?"
     )]
     Malformed { path: String, detail: String },
-    #[error("'{url}' is no address of a controller: {detail}")]
+    #[error("'{url}' is not the address of a controller: {detail}")]
     Address { url: String, detail: &'static str },
     #[error("the certificate that the token pins is not usable ({0}): make a new token")]
     Certificate(String),
-    #[error("no HTTP client can be made: {0}")]
+    #[error("the HTTP client cannot be created: {0}")]
     Setup(String),
 }
 
@@ -41,7 +39,7 @@ fn refusal(status: u16, problem: Option<&Problem>) -> String {
 }
 
 impl ClientError {
-    /// Whether nobody answered, or only something in between that speaks for nobody.
+    /// Whether nobody answered, or only an intermediary that does not speak for the controller.
     pub fn is_unreachable(&self) -> bool {
         match self {
             Self::Unreachable { .. } => true,
@@ -49,7 +47,7 @@ impl ClientError {
             _ => false,
         }
     }
-    /// Whether a check-in that was answered like this need not be sent again.
+    /// Whether a check-in with this answer need not be sent again.
     pub fn ends_check_in(&self) -> bool {
         matches!(self, Self::Refused { status, .. } if ends_check_in(*status))
     }
@@ -64,7 +62,7 @@ impl ClientError {
     pub fn needs_new_bearer(&self) -> bool {
         matches!(self, Self::Refused { status: 401, .. })
     }
-    /// What the controller calls it.
+    /// The controller's code for it.
     pub fn code(&self) -> Option<ProblemCode> {
         match self {
             Self::Refused { problem: Some(problem), .. } => Some(problem.code),

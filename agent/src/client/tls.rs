@@ -1,5 +1,5 @@
-//! Whom the agent believes: one certificate authority that it has, one that the controller sends and whose hash it has, or
-//! the public ones.
+//! Whom the agent trusts: a certificate authority that it has, one whose hash it has and that the controller
+//! sends, or the public ones.
 
 use std::sync::{Arc, Mutex, PoisonError};
 
@@ -23,7 +23,7 @@ fn setup(error: &dyn std::fmt::Display) -> ClientError {
     ClientError::Setup(error.to_string())
 }
 
-/// TLS with ring, believing the pinned certificate alone or else the public authorities.
+/// TLS with ring, trusting only the pinned certificate, or else the public authorities.
 pub fn config(tls_ca: Option<&str>) -> Result<rustls::ClientConfig, ClientError> {
     let mut roots = RootCertStore::empty();
     match tls_ca {
@@ -42,7 +42,7 @@ pub fn config(tls_ca: Option<&str>) -> Result<rustls::ClientConfig, ClientError>
     Ok(config)
 }
 
-/// TLS that believes the authority with a hash, and no other.
+/// TLS that trusts only the authority with this hash.
 pub fn pinned(pinned: &Arc<Pinned>) -> Result<rustls::ClientConfig, ClientError> {
     let config = rustls::ClientConfig::builder_with_provider(provider())
         .with_safe_default_protocol_versions()
@@ -56,8 +56,8 @@ pub fn pinned(pinned: &Arc<Pinned>) -> Result<rustls::ClientConfig, ClientError>
 const NOT_SENT: &str = "it does not send the certificate authority that the token names: another server is in its place, or \
      its certificate was changed since (then make a new token)";
 
-/// Takes the authority with a known hash out of what the controller sends, and checks the controller's certificate against
-/// it as against any authority: name, time, signatures.
+/// Picks the authority with a known hash out of what the controller sends, and checks the controller's
+/// certificate against it like against any authority: name, time, signatures.
 #[derive(Debug)]
 pub struct Pinned {
     hash: Sha256,

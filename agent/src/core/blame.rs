@@ -1,22 +1,22 @@
-//! Whether a build that failed says something about the derivation, or only about the machine at that moment.
+//! Whether a failed build says something about the derivation, or only about the machine at that moment.
 //!
-//! Nix says with its exit code that a build failed for good (`Worker::failingExitStatus`), and says so too of a builder that
-//! was killed. So the words count as well. Wrongly blaming the machine costs a few more tries; wrongly blaming the
-//! derivation would keep a good system away.
+//! Nix's exit code says that a build failed permanently (`Worker::failingExitStatus`), even for a builder
+//! that was killed. So the text counts as well. Wrongly blaming the machine costs a few more tries; wrongly
+//! blaming the derivation would keep a good system away.
 
-/// Whose doing it was.
+/// What is to blame.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Blame {
     Derivation,
-    /// With the words that say so.
+    /// With the line that says so.
     Machine(String),
 }
 
-/// From here on Nix's exit codes are flags, of builds that failed for good.
+/// From here on Nix's exit codes are flags of builds that failed permanently.
 const PERMANENT: i32 = 100;
 const TIMED_OUT: i32 = 1;
 
-/// What Nix, shells and compilers say where the machine was in the way.
+/// What Nix, shells and compilers print when the machine is the obstacle.
 const WORDS: [&str; 30] = [
     "failed due to signal",
     "failed with exit code 129",
@@ -41,19 +41,19 @@ const WORDS: [&str; 30] = [
     "Input/output error",
     "Stale file handle",
     "unable to start build process",
-    // What the network did not give, or gave wrongly, to a derivation that fetches. A hash that is wrong for everybody costs
-    // some tries more.
+    // What the network did not deliver, or delivered wrongly, to a derivation that fetches. A hash that is
+    // wrong for everybody costs a few more tries.
     "curl: (",
     "cannot download ",
     "Could not resolve host",
     "Temporary failure in name resolution",
     "unable to access 'http",
     "hash mismatch in fixed-output derivation",
-    // A feature or a platform that its nix.conf does not offer.
+    // A feature or a platform that the machine's nix.conf does not offer.
     "is required to build",
 ];
 
-/// `exit` is Nix's exit code, none where it was killed itself; `output` is the end of what it said.
+/// `exit` is Nix's exit code, `None` if it was killed itself; `output` is the end of its output.
 pub fn of_build(exit: Option<i32>, output: &str) -> Blame {
     let last = || output.lines().rfind(|line| !line.trim().is_empty()).unwrap_or_default().trim().to_owned();
     let Some(exit) = exit else { return Blame::Machine("Nix itself was killed".to_owned()) };
@@ -72,7 +72,7 @@ pub fn of_build(exit: Option<i32>, output: &str) -> Blame {
     Blame::Derivation
 }
 
-/// `/bin/sh: line 3:  4711 Killed   cc1plus …`, and `Killed` alone, with the name of the derivation before it.
+/// `/bin/sh: line 3: 4711 Killed cc1plus …`, and `Killed` alone, after the name of the derivation.
 fn is_killed(line: &str) -> bool {
     let words: Vec<&str> = line.split_whitespace().collect();
     let a_process = |pair: &[&str]| pair[1] == "Killed" && pair[0].bytes().all(|b| b.is_ascii_digit());
@@ -87,20 +87,20 @@ fn is_killed(line: &str) -> bool {
 /// What the next try of a build takes from caches.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub enum Caches {
-    /// All that they say that they have.
+    /// Everything that they claim to have.
     #[default]
     Trusted,
-    /// What they do not give after all is built here.
+    /// What they fail to deliver is built here.
     Doubted,
     /// Nothing: Nix 2.8 itself ends when a cache fails that it was told to do without.
     Unused,
 }
 
-/// After so many failed tries what a cache does not give is built here: an outage of some seconds must not make a machine
-/// build what it could have had a minute later.
+/// After this many failed tries, what a cache does not deliver is built here: an outage of a few seconds must
+/// not make a machine build what it could have had a minute later.
 const CACHE_TRIES: u32 = 5;
 
-/// Decides by how often it failed in a row, and by what Nix said last.
+/// Decides by the number of failures in a row, and by Nix's last output.
 pub fn caches(failures: u32, last: Option<&str>) -> Caches {
     let broke_off = |words: &str| words.contains("nix::SubstituterDisabled");
     match failures >= CACHE_TRIES {

@@ -21,13 +21,13 @@ use super::state::{Input, State};
 #[derive(Debug, Clone, Copy)]
 pub struct Observed<'a> {
     pub transaction: Option<&'a Transaction>,
-    /// That of the trusted root.
+    /// The epoch of the trusted root.
     pub epoch: Epoch,
-    /// The activator's record, of whichever transaction.
+    /// The activator's record, of any transaction.
     pub activation: Option<&'a Activation>,
-    /// Whether an activator holds its lock, or was started so lately that it may not have it yet.
+    /// Whether an activator holds its lock, or was started so recently that it may not have it yet.
     pub activator_alive: bool,
-    /// The verdict that lies on disk, of whichever transaction.
+    /// The verdict on disk, of any transaction.
     pub given: Option<&'a Confirmation>,
     pub running: Option<&'a StorePath>,
     pub boot: &'a str,
@@ -36,67 +36,67 @@ pub struct Observed<'a> {
     pub controller: Controller,
     /// Somebody at the machine asked for the system before this one.
     pub rollback_asked: bool,
-    /// Somebody at the machine said that it may be tried again.
+    /// Somebody at the machine asked for another try.
     pub asked: bool,
-    /// The user at the screen of a Mac, if there is one.
+    /// The user at a Mac's screen, if any.
     pub console: Option<u32>,
     /// The policies of the open transaction, or else of the confirmed generation.
     pub rules: &'a Rules,
-    /// What the machine is like, if that was looked at since the last step.
+    /// The machine's circumstances, if they were looked at since the last step.
     pub circumstances: Option<&'a Circumstances>,
     /// What a reboot would bring, if anything.
     pub due: Option<&'a Due>,
-    /// Who is logged in and what inhibits a reboot, if that was looked at lately.
+    /// Who is logged in and what inhibits a reboot, if that was looked at recently.
     pub blockers: Option<&'a [String]>,
     /// The wall clock.
     pub at: UnixMillis,
-    /// No step is taken before this time awake: the last one failed, or the next one has its time.
+    /// No step is taken before this awake time: the last one failed, or the next one is scheduled.
     pub not_before: Option<Duration>,
     /// Time awake.
     pub now: Duration,
 }
 
-/// What the health checks and the service manager said after the activation.
+/// What the health checks and the service manager reported after the activation.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub struct Probed {
     pub checks: Vec<CheckResult>,
     pub failed_after: Vec<String>,
 }
 
-/// What is known of the controller.
+/// What is known about the controller.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Hash)]
 pub struct Controller {
-    /// It answered the last request, and spoke of no generation that is not known here yet.
+    /// It answered the last request, and hinted at no generation that is unknown here.
     pub answers: bool,
     /// It answered a check-in that was sent after the activation.
     pub reached_since_activation: bool,
 }
 
-/// The next thing to do. Those that change nothing end when something was observed anew.
+/// The next thing to do. Steps that change nothing end when something new is observed.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub enum Step {
-    /// Until something changes.
+    /// Wait until something changes.
     Idle,
-    /// Until something changes, or this time awake.
+    /// Wait until something changes, or until this awake time.
     Wait(Duration),
-    /// Until the activator's record changes.
+    /// Wait until the activator's record changes.
     Watch,
     /// Open a transaction for the wanted target.
     Begin,
-    /// Report that the wanted target is not tried: its derivation failed before.
+    /// Report that the wanted target is not tried because its derivation is quarantined.
     Refuse(Quarantined),
     /// Open a transaction back to this system.
     BeginRollback(StorePath),
     /// Open a transaction for the confirmed target: somebody else changed the system.
     Enforce(Box<Target>),
-    /// Look what the machine is like, for a step of this stage.
+    /// Observe the machine's circumstances, for a step of this stage.
     Look(Stage),
-    /// Put the next step off.
+    /// Put off the next step.
     Defer(Deferral),
-    /// Look who is logged in and what inhibits a reboot.
+    /// Find out who is logged in and what inhibits a reboot.
     LookForBlockers,
     Reboot(Due),
-    /// Forget a transaction that changed nothing: a newer generation takes its place.
+    /// Forget a transaction that changed nothing: a newer generation replaces it.
     Supersede,
     Fetch,
     Build,
@@ -110,11 +110,11 @@ pub enum Step {
     Probe,
     /// Write the verdict for the activator.
     Give(GivenVerdict),
-    /// Take a final state into the journal and tell it.
+    /// Take a final state into the journal and report it.
     Settle,
 }
 
-/// Decides what is next. `wanted` is the newest verified target, if there is one.
+/// Decides what is next. `wanted` is the newest verified target, if any.
 pub fn next(observed: &Observed<'_>, journal: &Journal, wanted: Option<&Target>) -> Step {
     let step = match observed.transaction {
         None => begin(observed, journal, wanted),
@@ -126,7 +126,7 @@ pub fn next(observed: &Observed<'_>, journal: &Journal, wanted: Option<&Target>)
     }
 }
 
-/// Whether a step that failed is worth a pause: it asks something of a machine that has just said no.
+/// Whether a failed step is worth a pause: it asks something of a machine that has just refused.
 fn waits(step: &Step) -> bool {
     matches!(
         step,
@@ -147,7 +147,7 @@ fn waits(step: &Step) -> bool {
 }
 
 fn begin(observed: &Observed<'_>, journal: &Journal, wanted: Option<&Target>) -> Step {
-    // An activation whose transaction was lost comes to its end first; unconfirmed, that is OLD.
+    // An activation whose transaction was lost ends first; unconfirmed, it ends on OLD.
     if let Some(lost) = observed.activation.filter(|record| !record.phase.is_final())
         && (lost.phase != Phase::AwaitingReboot || lost.boot != observed.boot)
     {
@@ -158,10 +158,11 @@ fn begin(observed: &Observed<'_>, journal: &Journal, wanted: Option<&Target>) ->
     {
         return Step::BeginRollback(previous.clone());
     }
-    // What was disowned is not begun, whoever wants it.
+    // A target of an earlier epoch is not begun, whoever wants it.
     let wanted = wanted.filter(|target| target.generation.epoch() >= observed.epoch);
     let Some(target) = wanted else { return rest(observed, journal) };
-    // I2 and I5: only a higher number is new; the same one again only after it fell to what has passed.
+    // I2 and I5: only a higher number is new; the same one again only if it was undone for a reason that may
+    // pass.
     let new = journal.tried.is_none_or(|tried| target.generation > tried);
     let chance = Chance {
         answers: observed.controller.answers,
@@ -178,11 +179,11 @@ fn begin(observed: &Observed<'_>, journal: &Journal, wanted: Option<&Target>) ->
     }
 }
 
-/// Nothing new is wanted: the machine is brought back to what was confirmed, or rebooted, if its policies say so.
+/// Nothing new is wanted: the machine is restored to what was confirmed, or rebooted, if its policies say so.
 fn rest(observed: &Observed<'_>, journal: &Journal) -> Step {
     let drifted = journal.drift.as_ref().is_some_and(|drift| observed.running == Some(drift));
     let confirmed = journal.confirmed.as_ref().and_then(|known| known.target.as_ref());
-    // What an earlier epoch confirmed goes on to run, and is not brought back.
+    // What an earlier epoch confirmed keeps running, and is not enforced.
     let confirmed = confirmed.filter(|target| target.generation.epoch() >= observed.epoch);
     if let Some(target) = confirmed
         && drifted
@@ -221,7 +222,7 @@ fn view<'a>(observed: &Observed<'a>, journal: &'a Journal, seen: &'a Circumstanc
     }
 }
 
-/// A reboot that is due, and why it does not come yet.
+/// A reboot that is due, and why it has not happened yet.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub struct RebootNote {
     pub what: Vec<String>,
@@ -229,7 +230,7 @@ pub struct RebootNote {
     pub until: Option<UnixMillis>,
 }
 
-/// What is to be told of reboots: `None` while that is not known, and what was told last still holds.
+/// What to report about reboots: `None` while that is unknown and the last report still holds.
 pub fn reboot_note(observed: &Observed<'_>, journal: &Journal) -> Option<Option<RebootNote>> {
     let awaited = observed.transaction.filter(|open| open.state == State::AwaitingReboot).map(awaited);
     let Some(due) = awaited.as_ref().or(observed.due) else { return Some(None) };
@@ -250,12 +251,12 @@ pub fn reboot_note(observed: &Observed<'_>, journal: &Journal) -> Option<Option<
     }
 }
 
-/// What a transaction that waits for a reboot waits for.
+/// What a transaction that waits for a reboot needs one for.
 fn awaited(transaction: &Transaction) -> Due {
     Due { what: vec!["system".to_owned()], mark: transaction.output().as_str().to_owned() }
 }
 
-/// When something that is waited for is looked at again, in time awake: soon, and once more when it should be over.
+/// When to look again at something awaited, in awake time: soon, and once more when it should be over.
 fn again(observed: &Observed<'_>, until: Option<UnixMillis>) -> Duration {
     let left = until.and_then(|until| u64::try_from(until.saturating_sub(observed.at)).ok());
     observed.now + left.map_or(LOOK_AGAIN, |left| Duration::from_millis(left).min(LOOK_AGAIN))
@@ -267,12 +268,12 @@ fn go_on(
     transaction: &Transaction,
     wanted: Option<&Target>,
 ) -> Step {
-    // A generation that came to its end takes nobody's place: a local rollback may be from the one before it.
+    // A generation that has ended supersedes nothing: a local rollback may start from an earlier one.
     let newer = wanted.is_some_and(|target| {
         target.generation > transaction.generation()
             && journal.tried.is_none_or(|tried| target.generation > tried)
     });
-    // Root holders disowned it. Whoever goes back at the machine itself asks nobody.
+    // Root holders disowned it. A rollback at the machine itself needs nobody's permission.
     let disowned = transaction.generation().epoch() < observed.epoch && !transaction.is_rollback();
     let newer = newer || disowned;
     let activation = observed.activation.filter(|record| record.transaction == transaction.id);
@@ -280,7 +281,7 @@ fn go_on(
     if newer && before {
         return Step::Supersede;
     }
-    // Somebody who asks for the system before this one has waited long enough.
+    // Somebody asks for the previous system: what waits gives way.
     if observed.rollback_asked && before && !transaction.is_rollback() && journal.previous.is_some() {
         return Step::Supersede;
     }
@@ -310,9 +311,9 @@ fn go_on(
     }
 }
 
-/// What has to come before a step of this stage, if anything has.
+/// What has to come before a step of this stage, if anything.
 fn held(observed: &Observed<'_>, journal: &Journal, transaction: &Transaction, stage: Stage) -> Option<Step> {
-    // Neither an attack nor a failure: the next version of the agent takes it.
+    // Neither an attack nor a failure: the next version of the agent installs it.
     let unknown = transaction.target().map(Target::not_understood).unwrap_or_default();
     if !unknown.is_empty() {
         let why = format!(
@@ -323,12 +324,12 @@ fn held(observed: &Observed<'_>, journal: &Journal, transaction: &Transaction, s
         return Some(Step::Defer(Deferral::new(Hold::Newer, why)));
     }
     let Some(seen) = observed.circumstances else { return Some(Step::Look(stage)) };
-    // Whoever goes back at the machine itself pauses for nobody.
+    // A rollback at the machine itself ignores pauses.
     let pause = journal.pause.as_ref().filter(|_| !transaction.is_rollback());
     gate(stage, observed.rules, seen, pause, observed.at).map(Step::Defer)
 }
 
-/// Whether a deferral says nothing new. Numbers in its words change from look to look.
+/// Whether a deferral says nothing new. Numbers in its text change from look to look.
 fn same(now: &Deferral, before: &Deferral) -> bool {
     now.hold == before.hold && now.until == before.until
 }
@@ -370,7 +371,7 @@ fn probing(observed: &Observed<'_>, transaction: &Transaction, activation: Optio
         Phase::Activated => {}
         _ => return watch(observed),
     }
-    // Without an activator nobody keeps the deadline: that comes before all else.
+    // Without an activator nothing enforces the deadline: that comes before everything else.
     if !observed.activator_alive {
         return Step::RestartActivator;
     }
@@ -379,7 +380,7 @@ fn probing(observed: &Observed<'_>, transaction: &Transaction, activation: Optio
         return Step::Watch;
     }
     let Some(probed) = observed.probed else { return Step::Probe };
-    // One that systemd starts again and again may just run when it is asked.
+    // A unit that systemd keeps restarting may happen to run when it is looked at.
     let mut failed_after = probed.failed_after.clone();
     failed_after.extend(activation.failed.iter().filter(|unit| !probed.failed_after.contains(unit)).cloned());
     let verdict = match health::judge(&Evidence {
@@ -388,7 +389,7 @@ fn probing(observed: &Observed<'_>, transaction: &Transaction, activation: Optio
         checks: &probed.checks,
         failed_before: &transaction.failed_before,
         failed_after: &failed_after,
-        // Whoever goes back at the machine itself may do so because the controller is away.
+        // A rollback at the machine itself may be needed because the controller is away.
         controller_reached: observed.controller.reached_since_activation || transaction.is_rollback(),
     }) {
         Verdict::Confirm { degraded } => GivenVerdict::Confirm { degraded },

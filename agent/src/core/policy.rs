@@ -10,14 +10,14 @@ use serde::{Deserialize, Serialize};
 
 use super::window::Openness;
 
-/// What holds where neither the target nor the machine's file says anything.
+/// What applies where neither the target nor the machine's file says anything.
 const MINIMUM_BATTERY: u8 = 20;
 const MINIMUM_DISK_MIB: u64 = 512;
 const MINIMUM_MEMORY_MIB: u64 = 64;
-/// How often circumstances are looked at again while a step is put off.
+/// How often circumstances are checked again while a step is put off.
 pub const LOOK_AGAIN: Duration = Duration::from_secs(60);
 
-/// Both policies in one: of each setting the stricter.
+/// Both policies combined: the stricter value of each setting.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Hash)]
 pub struct Rules {
     /// One window of each list must be open.
@@ -41,7 +41,8 @@ pub struct Rules {
 }
 
 impl Rules {
-    /// `signed` is the operators' policy, `own` the one of the machine's file. Of what neither says the default holds.
+    /// `signed` is the operators' policy, `own` the one of the machine's file. Settings in neither have their
+    /// default.
     pub fn new(signed: &Policy, own: &Policy) -> Self {
         fn highest<T: Ord>(a: Option<T>, b: Option<T>, default: T) -> T {
             a.max(b).unwrap_or(default)
@@ -54,7 +55,7 @@ impl Rules {
         let windows = [&signed.windows, &own.windows];
         Self {
             windows: windows.into_iter().filter(|windows| !windows.is_empty()).cloned().collect(),
-            // Haste is for the operators to claim.
+            // Only operators may declare urgency.
             urgent: signed.urgent,
             reboot: highest(signed.reboot, own.reboot, RebootPolicy::default()),
             drift: lowest(signed.drift, own.drift).unwrap_or_default(),
@@ -66,7 +67,7 @@ impl Rules {
             max_jobs: lowest(signed.max_jobs, own.max_jobs),
             cores: lowest(signed.cores, own.cores),
             nice: signed.nice.max(own.nice),
-            // Keeping more is the stricter.
+            // Keeping more is the stricter setting.
             keep_generations: signed.keep_generations.max(own.keep_generations),
             before: both(|policy| &policy.before),
             after: both(|policy| &policy.after),
@@ -74,30 +75,30 @@ impl Rules {
     }
 }
 
-/// What a step is asked for.
+/// What a step does.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum Stage {
     Fetch,
     Build,
-    /// Everything from the preflight on. A stage of a later version is taken for this.
+    /// Everything from the preflight on. A later version's unknown stage is treated as this.
     #[default]
     #[serde(other)]
     Switch,
 }
 
-/// What the machine is like just now. What cannot be found out is `None`, and holds nothing up.
+/// The machine's current circumstances. What cannot be found out is `None`, and holds nothing up.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Hash)]
 pub struct Circumstances {
     pub window: Openness,
-    /// The charge in percent, while the machine runs on its battery.
+    /// The charge in percent, while the machine runs on battery.
     pub on_battery: Option<u8>,
-    /// Whether the network is paid for by use.
+    /// Whether the network is metered.
     pub metered: bool,
     /// In bytes: on the disk of the store, and of memory.
     pub free_disk: Option<u64>,
     pub free_memory: Option<u64>,
-    /// Who else switches this machine.
+    /// Who else is switching this machine.
     pub busy: Option<String>,
     /// Who has to log in before this system can be activated.
     pub absent: Option<String>,
@@ -118,14 +119,14 @@ pub enum Hold {
     Hook,
     /// NixOS does not switch a running system to it; a reboot would bring it.
     Inhibited,
-    /// The target requires what this version does not know.
+    /// The target requires features that this version does not know.
     Newer,
     #[default]
     #[serde(other)]
     Unknown,
 }
 
-/// A step that is put off, and until when at the latest, where that is known.
+/// A step that is put off, and until when at the latest, if known.
 #[derive(Debug, Clone, PartialEq, Eq, Hash, Serialize, Deserialize)]
 pub struct Deferral {
     #[serde(default)]
@@ -141,7 +142,7 @@ impl Deferral {
     }
 }
 
-/// What is told of a system that NixOS does not switch a running one to; `what` names what keeps it from that.
+/// The message for a system that NixOS cannot switch a running one to; `what` names the obstacle.
 pub fn inhibited(what: &str) -> String {
     let what = if what.is_empty() { String::new() } else { format!(" ({what})") };
     format!(
@@ -150,14 +151,14 @@ pub fn inhibited(what: &str) -> String {
     )
 }
 
-/// Updates that somebody at the machine paused.
+/// A pause of updates, set at the machine.
 #[derive(Debug, Clone, PartialEq, Eq, Hash, Serialize, Deserialize)]
 pub struct Pause {
     /// `None`: until somebody resumes them.
     #[serde(default)]
     pub until: Option<UnixMillis>,
     pub since: UnixMillis,
-    /// The user id of whoever did it.
+    /// The user ID of the person who paused.
     #[serde(default)]
     pub by: Option<u32>,
 }
@@ -168,9 +169,9 @@ impl Pause {
     }
 }
 
-/// What holds `stage` up at `now`, the wall clock, if anything does.
+/// What holds `stage` up at `now`, the wall clock, if anything.
 ///
-/// A pause comes first: somebody who sits at the machine wants it so, however urgent the generation is.
+/// A pause comes first: somebody at the machine wants it, however urgent the generation is.
 pub fn gate(
     stage: Stage,
     rules: &Rules,
@@ -179,7 +180,7 @@ pub fn gate(
     now: UnixMillis,
 ) -> Option<Deferral> {
     if let Some(pause) = pause.filter(|pause| pause.holds(now)) {
-        let why = "updates were paused on the machine".to_owned();
+        let why = "updates are paused on this machine".to_owned();
         return Some(Deferral { hold: Hold::Paused, why, until: pause.until });
     }
     let patient = !rules.urgent;
@@ -206,19 +207,19 @@ fn window(stage: Stage, seen: &Circumstances) -> Option<Deferral> {
 
 fn battery(rules: &Rules, seen: &Circumstances) -> Option<Deferral> {
     let charge = seen.on_battery.filter(|charge| *charge < rules.minimum_battery)?;
-    let why = format!("on battery at {charge} %, and {} % are wanted", rules.minimum_battery);
+    let why = format!("on battery at {charge} %; {} % required", rules.minimum_battery);
     Some(Deferral::new(Hold::Battery, why))
 }
 
 fn metered(stage: Stage, rules: &Rules, seen: &Circumstances) -> Option<Deferral> {
     let waits = seen.metered && rules.metered == MeteredPolicy::Wait && stage != Stage::Switch;
-    waits.then(|| Deferral::new(Hold::Metered, "the network is paid for by use"))
+    waits.then(|| Deferral::new(Hold::Metered, "the network is metered"))
 }
 
 fn disk(rules: &Rules, seen: &Circumstances) -> Option<Deferral> {
     let free = seen.free_disk.filter(|free| *free < rules.minimum_disk)?;
     let why = format!(
-        "{} MiB are free on the disk of the Nix store, and {} MiB are wanted: free some space, for example with \
+        "{} MiB free on the disk of the Nix store, {} MiB required: free some space, for example with \
          nix-collect-garbage",
         free >> 20,
         rules.minimum_disk >> 20
@@ -228,14 +229,13 @@ fn disk(rules: &Rules, seen: &Circumstances) -> Option<Deferral> {
 
 fn memory(stage: Stage, rules: &Rules, seen: &Circumstances) -> Option<Deferral> {
     let free = seen.free_memory.filter(|free| stage == Stage::Build && *free < rules.minimum_memory)?;
-    let why =
-        format!("{} MiB of memory are free, and {} MiB are wanted", free >> 20, rules.minimum_memory >> 20);
+    let why = format!("{} MiB of memory free, {} MiB required", free >> 20, rules.minimum_memory >> 20);
     Some(Deferral::new(Hold::Memory, why))
 }
 
 fn others(stage: Stage, seen: &Circumstances) -> Option<Deferral> {
     let who = seen.busy.as_ref().filter(|_| stage == Stage::Switch)?;
-    Some(Deferral::new(Hold::Busy, format!("somebody else switches this machine: {who}")))
+    Some(Deferral::new(Hold::Busy, format!("somebody else is switching this machine: {who}")))
 }
 
 fn session(stage: Stage, seen: &Circumstances) -> Option<Deferral> {
@@ -384,7 +384,7 @@ mod tests {
             assert_eq!((rules.max_jobs, rules.cores, rules.nice), (Some(1), Some(2), Some(19)));
             assert_eq!(rules.keep_generations, Some(20));
         }
-        // One that says nothing takes nothing away.
+        // A policy without settings takes nothing away.
         let alone = Rules::new(&strict, &Policy::default());
         assert_eq!((alone.max_jobs, alone.reboot), (Some(1), RebootPolicy::Window));
         assert_eq!(alone, Rules::new(&Policy::default(), &strict));

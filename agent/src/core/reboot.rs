@@ -55,14 +55,14 @@ pub fn decide(due: &Due, view: &View<'_>) -> Decision {
         return wait(if asked.boot == view.boot {
             "the machine is about to reboot".to_owned()
         } else {
-            "a reboot did not bring it: look at the boot loader".to_owned()
+            "a reboot did not bring it: check the boot loader".to_owned()
         });
     }
     match view.rules.reboot {
-        RebootPolicy::Never => return wait("people reboot this machine, Muster does not".to_owned()),
+        RebootPolicy::Never => return wait("the policy leaves reboots to people".to_owned()),
         RebootPolicy::Window if !view.rules.urgent => {
             if view.rules.windows.is_empty() {
-                return wait("it may reboot in its window alone, and has none".to_owned());
+                return wait("it may only reboot in its window, and has none".to_owned());
             }
             if let Openness::Closed { why, opens } = &view.seen.window {
                 return Decision::Wait { why: why.clone(), until: *opens };
@@ -71,7 +71,7 @@ pub fn decide(due: &Due, view: &View<'_>) -> Decision {
         RebootPolicy::Window | RebootPolicy::Now => {}
     }
     if let Some(pause) = view.pause.filter(|pause| pause.holds(view.now)) {
-        let why = "updates were paused on the machine".to_owned();
+        let why = "updates are paused on this machine".to_owned();
         return Decision::Wait { why, until: pause.until };
     }
     match view.blockers {

@@ -76,12 +76,12 @@ pub fn resume(
         return Resume::Stay;
     }
     if found.starts >= MAX_STARTS {
-        return undo(Reason::Interrupted, "the activation was interrupted again and again");
+        return undo(Reason::Interrupted, "the activation was interrupted repeatedly");
     }
     if went_back(found, profile) {
         return undo(
             Reason::Interrupted,
-            "the profile is back already: an undo was interrupted that could not be written down",
+            "the profile is already back: an undo that could not be recorded was interrupted",
         );
     }
     let mac = found.class == Class::Darwin;
@@ -96,7 +96,7 @@ pub fn resume(
         Phase::Activating if rebooted => {
             undo(Reason::Interrupted, "the machine stopped during the activation")
         }
-        Phase::Activating => undo(Reason::Interrupted, "the activation was killed half way"),
+        Phase::Activating => undo(Reason::Interrupted, "the activation was killed halfway"),
         Phase::Activated if !rebooted => Resume::Wait,
         Phase::Activated => undo(Reason::NotRunning, "after a reboot the machine runs another system"),
         Phase::AwaitingReboot => undo(Reason::NotRunning, "the reboot did not bring the new system up"),

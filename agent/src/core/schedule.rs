@@ -1,5 +1,6 @@
-//! When the agent speaks to the controller, and what about: checking in, reporting, fetching the trusted metadata, polling, and
-//! leaving it alone after a failure. Whoever asks [`Schedule::next`] performs what it says and tells what became of it.
+//! When the agent contacts the controller, and why: checking in, reporting, fetching the trusted metadata,
+//! polling, and backing off after a failure. The caller of [`Schedule::next`] does what it says and reports
+//! the result.
 //!
 //! ```text
 //! Start ──► Saying ──► Reporting ──► Refreshing ──► Opening ──► Listening ──► Start
@@ -19,59 +20,59 @@ use super::pace::Pace;
 
 /// The longest wait while a generation waits only for the controller to be reached.
 const PROBING_PAUSE: Duration = Duration::from_secs(1);
-/// How long a change waits for others to be told with.
+/// How long a change waits so that others can be sent along with it.
 const MOMENT: Duration = Duration::from_millis(250);
 /// A poll that ends sooner than this and brings nothing new is hasty.
 const TOO_SOON: Duration = Duration::from_millis(500);
-/// As many hasty polls in a row are nothing: calls to check in that follow each other closely. One more counts as a failure,
-/// so that nobody spins.
+/// This many hasty polls in a row are harmless: calls to check in may follow each other closely. One more
+/// counts as a failure, so that the agent does not spin.
 const HASTY: u32 = 3;
-/// One that waited for its answer, and what is new since.
+/// One unanswered check-in, and one with what is new since.
 const CHECK_INS_AT_ONCE: u8 = 2;
 
-/// What is done next.
+/// What to do next.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum Next {
-    /// Send the check-in that waits for its answer, or one that says what is new.
+    /// Send the unanswered check-in, or a new one.
     CheckIn,
-    /// Send reports, as many as there are.
+    /// Send the waiting reports.
     Report,
     /// Fetch the trusted metadata.
     Refresh,
-    /// Have the next [`Next::Listen`] or [`Next::Pause`] end at once: there is something to tell, behind what the poll has
-    /// brought. Said once.
+    /// End the next [`Next::Listen`] or [`Next::Pause`] at once: there is something to report, after handling
+    /// what the poll brought. Returned once.
     Remind,
     /// Open a poll.
     Poll,
-    /// Wait for the poll, for something to tell, or until this time awake.
+    /// Wait for the poll, for something to report, or until this awake time.
     Listen { until: Option<Duration> },
-    /// Wait for what else is to be told, until this time awake, unless somebody waits for what there is.
+    /// Collect what else there is to report until this awake time, unless somebody waits for it.
     Gather { until: Duration },
-    /// Leave the controller alone until this time awake, or until there is something to tell.
+    /// Leave the controller alone until this awake time, or until there is something to report.
     Pause { until: Duration },
 }
 
-/// What is seen before each step.
+/// What is observed before each step.
 #[derive(Debug, Clone, Copy, Default)]
 pub struct Observed {
-    /// Time awake.
+    /// Awake time.
     pub now: Duration,
-    /// The generation that is held.
+    /// The generation held.
     pub held: Option<Generation>,
-    /// Something has changed that the controller does not know.
+    /// Something has changed that the controller does not know about.
     pub to_tell: bool,
-    /// Reports wait.
+    /// There are waiting reports.
     pub reports: bool,
-    /// Somebody wants the metadata fetched.
+    /// A refresh of the metadata was requested.
     pub refresh: bool,
 }
 
 /// What a check-in brought.
 #[derive(Debug, Clone, Copy)]
 pub struct CheckedIn {
-    /// When it was sent, in time awake.
+    /// When it was sent, in awake time.
     pub sent: Duration,
-    /// How long its bearer is good, in seconds.
+    /// How long its bearer is valid, in seconds.
     pub bearer_seconds: u64,
     /// How long a poll may take, in seconds.
     pub poll_seconds: u64,
@@ -81,11 +82,12 @@ pub struct CheckedIn {
 /// How a request failed.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct Failure {
-    /// The bearer, or the key, is not known.
+    /// The bearer or the key is unknown to the controller.
     pub unauthorised: bool,
     /// How long the controller asks to be left alone.
     pub retry_after: Option<Duration>,
-    /// A generation waits to be confirmed: it is tried every second, which says nothing of how long the controller is away.
+    /// A generation waits for confirmation: it is tried every second, which says nothing about how long the
+    /// controller is away.
     pub probing: bool,
     /// Spreads machines that failed at the same moment.
     pub random: u64,
@@ -100,7 +102,7 @@ enum At {
     Start,
     /// How many check-ins may follow at once.
     Saying(u8),
-    /// `then`: whether the metadata is looked after as well.
+    /// `then`: whether to refresh the metadata as well.
     Reporting {
         then_refresh: bool,
     },
@@ -116,20 +118,20 @@ enum At {
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub struct Schedule {
     at: At,
-    /// When the open poll was begun, in time awake.
+    /// When the open poll began, in awake time.
     polling: Option<Duration>,
     backoff: Backoff,
-    /// When the bearer should be renewed, in time awake.
+    /// When to renew the bearer, in awake time.
     bearer_until: Option<Duration>,
     hints: Hints,
     reports: Pace,
-    /// Which of the keys before signs, while the controller does not know the newest one.
+    /// Which of the previous keys signs, while the controller does not know the newest one.
     older: Option<usize>,
     /// How many polls in a row were hasty.
     hasty: u32,
     /// The last poll was answered, and not with a call to check in.
     heard: bool,
-    /// How long a poll takes by this machine's own settings, and as it is now.
+    /// How long a poll takes by this machine's own settings, and currently.
     longest_poll: u64,
     poll_seconds: u64,
 }
@@ -151,7 +153,7 @@ impl Schedule {
         }
     }
 
-    /// What is to be done now. Asked again before that is done it says the same, but for [`Next::Remind`].
+    /// What to do now. Asking again before that is done returns the same, except for [`Next::Remind`].
     pub fn next(&mut self, seen: &Observed) -> Next {
         loop {
             self.at = match self.at {
@@ -195,27 +197,27 @@ impl Schedule {
         self.reports.reached();
     }
 
-    /// Reports were taken; `more` wait still.
+    /// Reports were accepted; `more` are still waiting.
     pub fn reported(&mut self, more: bool, now: Duration) {
         self.reports.sent(more, now);
         self.leave_reports();
     }
 
-    /// Reports were not taken, which keeps nothing else waiting. Gives how long they wait, and whether this is the first
-    /// failure of a series.
+    /// Reports were not accepted, which delays nothing else. Returns how long they wait, and whether this is
+    /// the first failure in a row.
     pub fn not_reported(&mut self, failure: &Failure, refused: bool, now: Duration) -> (Duration, bool) {
         let wait = self.reports.failed(failure.random, failure.retry_after, refused, now);
         self.leave_reports();
         wait
     }
 
-    /// The metadata was fetched and is good; `held` is what it names.
+    /// The metadata was fetched and is good; `held` is the generation it names.
     pub fn refreshed(&mut self, held: Option<Generation>, now: Duration) {
         self.hints.refreshed(held, now);
         self.at = self.after_refresh();
     }
 
-    /// The metadata was fetched and is refused. [`Schedule::failed`] follows.
+    /// The metadata was fetched and refused. [`Schedule::failed`] follows.
     pub fn refused(&mut self, now: Duration) {
         self.hints.refused(now);
     }
@@ -226,7 +228,7 @@ impl Schedule {
         self.at = At::Listening;
     }
 
-    /// The poll was answered. Where it spins, [`Schedule::failed`] follows.
+    /// The poll was answered. If it spins, [`Schedule::failed`] follows.
     pub fn polled(
         &mut self,
         hint: Option<Generation>,
@@ -234,7 +236,7 @@ impl Schedule {
         now: Duration,
     ) -> Result<(), Spinning> {
         self.hints.heard(hint);
-        // Hints that change all the time are no news either; what they bring is.
+        // Hints that change all the time are no news either; what they lead to is.
         let soon = self.polling.take().is_some_and(|asked| now.saturating_sub(asked) < TOO_SOON);
         self.hasty = if soon { self.hasty.saturating_add(1) } else { 0 };
         self.heard = !check_in;
@@ -246,17 +248,17 @@ impl Schedule {
         Ok(())
     }
 
-    /// Something came that operators or root holders signed. A controller makes timestamps by itself, as many as it likes.
+    /// Something signed by operators or root holders arrived. Timestamps do not count: a controller can make any number.
     pub fn signed_news(&mut self) {
         self.hasty = 0;
     }
 
-    /// There is something to tell.
+    /// There is something to report.
     pub fn woken(&mut self, now: Duration) {
         match self.at {
             At::Listening => self.at = At::Gathering(now),
             At::Pausing(_, before) => {
-                // A try out of turn is no sign that the controller is gone for longer.
+                // A try out of turn is no sign that the controller is away for longer.
                 if before.failures() > 0 {
                     self.backoff = before;
                 }
@@ -266,22 +268,22 @@ impl Schedule {
         }
     }
 
-    /// The time that [`Next::Listen`] named has come.
+    /// The time given by [`Next::Listen`] has come.
     pub fn reports_due(&mut self) {
         if self.at == At::Listening {
             self.at = At::Reporting { then_refresh: false };
         }
     }
 
-    /// What follows closely has come, or is not waited for any longer.
+    /// The changes to send along are complete, or the wait for them is over.
     pub fn gathered(&mut self) {
         if matches!(self.at, At::Gathering(_)) {
             self.at = At::Saying(CHECK_INS_AT_ONCE);
         }
     }
 
-    /// A request failed, other than one that carries reports. Gives how long the controller is left alone, and whether this is
-    /// the first failure of a series.
+    /// A request failed, other than one with reports. Returns how long the controller is left alone, and
+    /// whether this is the first failure in a row.
     pub fn failed(&mut self, failure: &Failure, now: Duration) -> (Duration, bool) {
         if failure.unauthorised {
             self.bearer_until = None;
@@ -298,24 +300,24 @@ impl Schedule {
         (wait, first)
     }
 
-    /// Which of `previous` keys signs the next check-in, if not the newest.
+    /// Which of the `previous` keys signs the next check-in, if not the newest.
     pub fn older_key(&self) -> Option<usize> {
         self.older
     }
 
-    /// The controller does not know the key that signed. It may know one before: it was brought back from a backup, or lied that
-    /// it took the new one.
+    /// The controller does not know the key that signed. It may know a previous one: it was restored from a
+    /// backup, or falsely claimed to have accepted the new key.
     pub fn key_not_known(&mut self, previous: usize) {
         let next = self.older.map_or(0, |older| older.saturating_add(1));
         self.older = (next < previous).then_some(next);
     }
 
-    /// What the controller last spoke of; never trusted.
+    /// The controller's last hint; never trusted.
     pub fn hint(&self) -> Option<Generation> {
         self.hints.hint()
     }
 
-    /// Whether it speaks of a generation that is not held, and that was not asked for lately.
+    /// Whether it hints at a generation that is not held and was not requested recently.
     pub fn is_news(&self, held: Option<Generation>, now: Duration) -> bool {
         self.hints.is_news(held, now)
     }

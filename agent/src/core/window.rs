@@ -29,7 +29,7 @@ impl Openness {
 /// none.
 pub fn openness(lists: &[Vec<Window>], now: UnixMillis, own: &TimeZone) -> Openness {
     let Ok(at) = Timestamp::from_millisecond(now) else {
-        return Openness::Closed { why: "the clock shows no date: set it".to_owned(), opens: None };
+        return Openness::Closed { why: "the clock is not set: set it".to_owned(), opens: None };
     };
     let mut worst = Openness::Open;
     for list in lists {
@@ -78,7 +78,7 @@ fn one_of(list: &[Window], now: Timestamp, own: &TimeZone) -> Openness {
             Openness::Closed { why, opens: Some(next.timestamp().as_millisecond()) }
         }
         (None, Some(zone)) => {
-            let why = format!("this machine knows no time zone {zone}: its window never opens");
+            let why = format!("this machine does not know the time zone {zone}: its window never opens");
             Openness::Closed { why, opens: None }
         }
         (None, None) => Openness::Closed { why: "its window never opens".to_owned(), opens: None },

@@ -1,13 +1,13 @@
-//! One thing that was looked at.
+//! One thing that was checked.
 
-/// What runs before this system can be gone back to; all generations but one need not go for a little space.
+/// Keeps the generations needed for going back: a little space does not require deleting all but one.
 pub const FREE_SPACE: &str = "free some space, for example with nix-collect-garbage --delete-older-than 30d";
 
-/// What was found.
+/// The result.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Health {
     Good,
-    /// It works, but not for ever or not as it should.
+    /// It works, but not permanently or not as it should.
     Doubtful,
     Bad,
 }

@@ -1,4 +1,4 @@
-//! What stands between this machine and its next generation, beside the agent itself.
+//! What keeps this machine from its next generation, besides the agent itself.
 
 use jiff::tz::TimeZone;
 use muster_protocol::machine::Class;
@@ -17,7 +17,7 @@ use crate::process::free_bytes;
 pub fn examine(config: &Config, class: Class, now: i64) -> Vec<Finding> {
     let platform = match platform::open(config, class) {
         Ok(platform) => platform,
-        Err(error) => return vec![bad("platform", error.to_string(), "see what the message names")],
+        Err(error) => return vec![bad("platform", error.to_string(), "fix what the message names")],
     };
     let journal = Files::new(&config.state_dir).journal().ok().and_then(crate::journal::Found::whole);
     let journal = journal.unwrap_or_default();
@@ -32,7 +32,7 @@ pub fn examine(config: &Config, class: Class, now: i64) -> Vec<Finding> {
     findings
 }
 
-/// Whether the policies can ever be met.
+/// Whether the policies can ever be satisfied.
 fn policy(rules: &Rules, now: i64) -> Finding {
     let about = "policy";
     let closed = openness(&rules.windows, now, &TimeZone::system());
@@ -42,16 +42,16 @@ fn policy(rules: &Rules, now: i64) -> Finding {
     }
     if rules.reboot == RebootPolicy::Window && rules.windows.is_empty() {
         let remedy = "give it a window, or another policy for reboots";
-        return doubtful(about, "it may reboot in its window alone, and has none", remedy);
+        return doubtful(about, "it may only reboot in its window, and has none", remedy);
     }
     let words = match rules.windows.len() {
-        0 => "generations are taken at any time".to_owned(),
-        _ => "generations are taken in their windows".to_owned(),
+        0 => "generations are installed at any time".to_owned(),
+        _ => "generations are installed in their windows".to_owned(),
     };
     good(about, words)
 }
 
-/// Whether a generation that came now would be taken.
+/// Whether a generation that arrived now would be installed.
 fn switch(rules: &Rules, journal: &Journal, platform: &dyn Platform, now: i64) -> Finding {
     let about = "ready";
     let store = platform.layout().store_prefix();
@@ -66,7 +66,7 @@ fn switch(rules: &Rules, journal: &Journal, platform: &dyn Platform, now: i64) -
         absent: None,
     };
     match gate(Stage::Switch, rules, &seen, journal.pause.as_ref(), now) {
-        None => good(about, "nothing stands against a switch now"),
+        None => good(about, "nothing prevents a switch now"),
         Some(deferral) => {
             let until = deferral.until.map(|until| format!(" ({})", crate::status::until(until)));
             let remedy = match deferral.hold {
@@ -83,7 +83,7 @@ fn switch(rules: &Rules, journal: &Journal, platform: &dyn Platform, now: i64) -
 fn group(config: &Config) -> Option<Finding> {
     let group = config.group.as_ref()?;
     Some(match crate::local::group_exists(group) {
-        Ok(()) => good("group", format!("members of {group} may speak to the agent")),
+        Ok(()) => good("group", format!("members of {group} may use the agent")),
         Err(reason) => {
             doubtful("group", format!("{group}: {reason}"), "name a group of this machine in agent.toml")
         }
@@ -92,11 +92,12 @@ fn group(config: &Config) -> Option<Finding> {
 
 fn quarantine(journal: &Journal) -> Finding {
     match journal.quarantine.last() {
-        None => good("quarantine", "no derivation is held back"),
+        None => good("quarantine", "no derivation is in quarantine"),
         Some(last) => {
             let count = journal.quarantine.len();
             let words = format!(
-                "{count} held back, the last of generation {} ('muster-agent retry' tries the newest again)",
+                "{count} in quarantine, the latest from generation {} ('muster-agent retry' tries the newest \
+                 again)",
                 last.generation
             );
             good("quarantine", words)
@@ -104,15 +105,15 @@ fn quarantine(journal: &Journal) -> Finding {
     }
 }
 
-/// Whether the service manager answers: without it no switch can be started.
+/// Whether the service manager answers: without it no switch can start.
 fn supervisor(platform: &dyn Platform) -> Finding {
     let about = "supervisor";
     match platform.failed_units() {
-        Ok(units) if units.is_empty() => good(about, "it answers, and nothing has failed"),
+        Ok(units) if units.is_empty() => good(about, "it answers, and no unit has failed"),
         Ok(units) => doubtful(
             about,
             format!("failed: {}", units.join(", ")),
-            "look at them with 'systemctl status'; a switch is judged by what fails since it",
+            "see 'systemctl status'; a switch is judged only by units that fail after it",
         ),
         Err(error) => {
             bad(about, error.to_string(), "without its service manager this machine cannot be switched")
@@ -125,7 +126,7 @@ fn reboot(rules: &Rules, platform: &dyn Platform) -> Option<Finding> {
     let words = format!("a reboot is due for {}", due.what.join(", "));
     let remedy = match rules.reboot {
         RebootPolicy::Never => "reboot when it suits, or allow it with the setting 'reboot'",
-        RebootPolicy::Window | RebootPolicy::Now => "the agent reboots it when nothing is in the way",
+        RebootPolicy::Window | RebootPolicy::Now => "the agent reboots it as soon as nothing prevents it",
     };
     Some(doubtful("reboot", words, remedy))
 }
@@ -168,7 +169,7 @@ mod tests {
         let findings = examine(&config, Class::Nixos, 0);
         assert!(find(&findings, "policy").detail.contains("has none"));
         let ready = find(&findings, "ready");
-        assert!(ready.detail.contains("MiB are free") && ready.remedy.unwrap().contains("collect-garbage"));
+        assert!(ready.detail.contains("MiB free") && ready.remedy.unwrap().contains("collect-garbage"));
         assert!(find(&findings, "group").detail.contains("no such group"));
         assert!(find(&findings, "supervisor").detail.contains("x.service"));
         let pause = Some(Pause { until: None, since: 0, by: None });

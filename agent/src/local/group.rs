@@ -1,4 +1,4 @@
-//! The number of a group, as the machine's own programs know it: groups may come from a directory.
+//! A group's number, as the machine's own programs know it: groups may come from a directory.
 
 use std::path::Path;
 use std::process::Command;
@@ -8,7 +8,7 @@ use crate::process;
 
 const LIMIT: Duration = Duration::from_secs(30);
 
-/// The id of a group of this machine, or why there is none.
+/// The ID of a group of this machine, or why there is none.
 pub fn id(group: &str) -> Result<u32, String> {
     let mut command = if cfg!(target_os = "macos") {
         let mut command = Command::new("dscl");
@@ -24,7 +24,7 @@ pub fn id(group: &str) -> Result<u32, String> {
             parse(&finished.output).ok_or_else(|| "its number is not understood".to_owned())
         }
         Ok(_) => Err("this machine has no such group".to_owned()),
-        // A minimal system has the file and not the program.
+        // A minimal system has the file but not the program.
         Err(_) => {
             let file = std::fs::read_to_string("/etc/group").unwrap_or_default();
             let line = file.lines().find(|line| line.split(':').next() == Some(group));

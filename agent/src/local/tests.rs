@@ -178,7 +178,8 @@ fn a_status_of_a_later_release_still_parses() {
     assert_eq!(status.phase, Phase::Unknown);
 }
 
-/// A machine that is enrolled, and whose service manager says this of the agent. It notes each time that it is asked.
+/// An enrolled machine whose service manager reports this state of the agent. It records each time it is
+/// asked.
 fn enrolled(folder: &Path, says: &str) -> Config {
     let enrolment = crate::identity::Enrolment {
         version: 1,
@@ -229,7 +230,7 @@ async fn nobody_waits_for_an_agent_that_is_not_coming() {
     let config = enrolled(folder.path(), "inactive");
     assert!(matches!(status(&config).await, Err(LocalError::NotRunning)));
     assert_eq!(times_asked(folder.path()), 1);
-    // Where the machine is not enrolled, nor is there anybody who would listen.
+    // On a machine that is not enrolled nobody listens.
     let folder = tempfile::tempdir().unwrap();
     asked_of_systemd(folder.path(), "active");
     assert!(matches!(status(&self::config(folder.path())).await, Err(LocalError::NotRunning)));

@@ -1,4 +1,4 @@
-//! What a system is made of.
+//! What a system consists of.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -10,11 +10,11 @@ use super::error::{NixError, message};
 use super::program::{MOST_MEMORY, Nix, SHORT_LIMIT};
 use crate::process;
 
-/// The most names of each kind that are told.
+/// The most names of each kind that are reported.
 const MAX_NAMED: usize = 64;
 
 impl Nix {
-    /// What the closure of `new` has that the one of `old` has not, and the other way round.
+    /// What the closure of `new` has that the one of `old` lacks, and vice versa.
     pub async fn closure_change(&self, old: &StorePath, new: &StorePath) -> Result<ClosureChange, NixError> {
         let (before, after) = (self.closure(old).await?, self.closure(new).await?);
         let only = |these: &Closure, those: &Closure| -> (BTreeSet<String>, i64) {
@@ -41,14 +41,14 @@ impl Nix {
         let finished =
             process::lines(command, "asking Nix for a closure", SHORT_LIMIT, MOST_MEMORY, add).await?;
         if !finished.status.success() {
-            let what = format!("Nix does not say what {system} is made of");
+            let what = format!("Nix does not list what {system} consists of");
             return Err(NixError::Failed { what, message: message(&finished.stderr, finished.status) });
         }
         Ok(paths)
     }
 }
 
-/// Paths, and the bytes of each as it is in the store.
+/// Paths, and the size of each in the store, in bytes.
 type Closure = BTreeMap<StorePath, i64>;
 
 /// A line of `nix path-info --size`.

@@ -1,7 +1,7 @@
-//! What the agent reads of a `.drv` file: its outputs, its platform, and whether it is what its name says.
+//! What the agent reads from a `.drv` file: its outputs, its platform, and whether it matches its name.
 //!
-//! The file's format has been the same since Nix 1.0 (`Derive(outputs, inputs, sources, platform, …)`), while the JSON of
-//! `nix show-derivation` changed its name and its keys.
+//! The file's format has been the same since Nix 1.0 (`Derive(outputs, inputs, sources, platform, …)`), while
+//! the JSON of `nix show-derivation` has changed its name and its keys.
 
 use std::collections::BTreeSet;
 use std::iter::Peekable;
@@ -12,21 +12,21 @@ use muster_protocol::ids::{Sha256, StorePath, nix_base32_of};
 /// The part of a derivation that decides whether it may be built here.
 #[derive(Debug, PartialEq, Eq)]
 pub struct Derivation {
-    /// The paths of its outputs; empty texts where they are known only after building.
+    /// The paths of its outputs; empty where they are known only after building.
     pub outputs: Vec<String>,
     pub platform: String,
     /// The derivations and sources that it is built from.
     references: BTreeSet<String>,
 }
 
-/// A value of the ATerm format, as far as derivations use it.
+/// An ATerm value, as far as derivations use them.
 enum Term {
     Text(String),
     /// A list or a tuple.
     Group(Vec<Term>),
 }
 
-/// The deepest nesting that a derivation has is 3.
+/// The deepest nesting in a derivation is 3.
 const MAX_DEPTH: u32 = 8;
 
 impl Derivation {
@@ -47,7 +47,7 @@ impl Derivation {
             return Err("its outputs or inputs are missing");
         };
         let Term::Text(platform) = field(false)? else { return Err("its platform is missing") };
-        // The builder, its arguments and its environment are for Nix.
+        // The builder, its arguments and its environment are Nix's business.
         field(false)?;
         field(false)?;
         field(true)?;
@@ -77,8 +77,9 @@ impl Derivation {
         Ok(Self { outputs, platform, references })
     }
 
-    /// Whether `text`, of which this was read, is what the name of `path` is a hash of (`makeTextPath` of Nix's
-    /// `store-api.cc`). That the file lies in the store's folder proves nothing: Nix 2.8 leaves there what it refused.
+    /// Whether the name of `path` is a hash of `text`, which this was parsed from (`makeTextPath` in Nix's
+    /// `store-api.cc`). That the file is in the store's folder proves nothing: Nix 2.8 leaves files there
+    /// that it refused.
     pub fn is_named(&self, path: &StorePath, text: &str) -> bool {
         let mut fingerprint = String::from("text");
         for reference in &self.references {
@@ -87,7 +88,7 @@ impl Derivation {
         }
         let content = Sha256::of(text.as_bytes()).hex();
         fingerprint.push_str(&format!(":sha256:{content}:/nix/store:{}", path.name()));
-        // 20 bytes: what is longer is folded over them.
+        // 20 bytes: longer hashes are folded.
         let mut short = [0; 20];
         for (place, byte) in Sha256::of(fingerprint.as_bytes()).as_bytes().iter().enumerate() {
             short[place % 20] ^= byte;
@@ -152,7 +153,8 @@ mod tests {
         assert_eq!(derivation.platform, "x86_64-linux");
     }
 
-    /// Made by Nix 2.8.0: `derivation { name = "x"; system = "s"; builder = "/b"; a = builtins.toFile "y" "z"; d = derivation { … }; }`.
+    /// Made by Nix 2.8.0: `derivation { name = "x"; system = "s"; builder = "/b"; a = builtins.toFile "y"
+    /// "z"; d = derivation { … }; }`.
     #[test]
     fn what_a_derivation_is_named_is_a_hash_of_all_of_it() {
         let text = r#"Derive([("out","/nix/store/47ggni907b05yfv762zamphhwg3r9xad-x","","")],[("/nix/store/6f39dwv7cggmflac4j1b0z6scbf4sccj-dep.drv",["out"])],["/nix/store/hnh4k9f7ql2wcpblcngqcir7j21i9vi4-y"],"s","/b",[],[("a","/nix/store/hnh4k9f7ql2wcpblcngqcir7j21i9vi4-y"),("builder","/b"),("d","/nix/store/nim4n26h61b7sgklsf4zp102q69n07dd-dep"),("name","x"),("out","/nix/store/47ggni907b05yfv762zamphhwg3r9xad-x"),("system","s")])"#;

@@ -1,4 +1,4 @@
-//! What can go wrong with Nix, and its own words cut to what matters.
+//! What can go wrong with Nix, and its own messages shortened.
 
 use std::io;
 use std::os::unix::process::ExitStatusExt as _;
@@ -11,7 +11,7 @@ use muster_protocol::report::{Attack, MAX_LOG_TAIL};
 use crate::core::blame::Blame;
 use crate::process::{ProcessError, without_colours};
 
-/// The longest message of Nix that a sentence carries.
+/// The longest message of Nix within a sentence.
 const MAX_MESSAGE: usize = 600;
 
 #[derive(Debug, thiserror::Error)]
@@ -22,13 +22,13 @@ pub enum NixError {
     Process(#[from] ProcessError),
     #[error("{derivation} cannot be fetched from the controller's cache: {message}")]
     Fetch { derivation: StorePath, message: String },
-    #[error("what the controller's cache gives for {derivation} is refused: {detail}")]
+    #[error("what the controller's cache delivered for {derivation} is refused: {detail}")]
     Altered { derivation: StorePath, detail: String },
     #[error("the controller's cache cannot be handed to Nix on 127.0.0.1: {0}")]
     Cache(io::Error),
-    #[error("Nix refuses {0}: what the cache gave is not what its name says")]
+    #[error("Nix refuses {0}: what the cache delivered does not match its name")]
     NotValid(StorePath),
-    #[error("{path} is no derivation that can be read: {detail}")]
+    #[error("{path} is not a readable derivation: {detail}")]
     Derivation { path: StorePath, detail: String },
     #[error("{derivation}: {source}")]
     Platform { derivation: StorePath, source: MachineError },
@@ -44,7 +44,7 @@ pub enum NixError {
 }
 
 impl NixError {
-    /// What it would have been, had it been believed.
+    /// The attack, had the answer been believed.
     pub fn attack(&self) -> Option<Attack> {
         match self {
             Self::WrongOutput { .. } => Some(Attack::WrongOutput),
@@ -62,11 +62,11 @@ impl NixError {
             _ => false,
         }
     }
-    /// Whether a builder ran, and came to nothing by the machine's doing.
+    /// Whether a builder ran and failed because of the machine.
     pub fn broke_off_a_build(&self) -> bool {
         matches!(self, Self::Build { blame: Blame::Machine(_), log, .. } if log.contains("builder"))
     }
-    /// For a report: the line with the cause first, and behind it the end of the build's output.
+    /// For a report: the line with the cause first, then the end of the build's output.
     pub fn detail(&self) -> String {
         let Self::Build { message, log, blame, .. } = self else { return self.to_string() };
         let cause = match blame {
@@ -82,20 +82,20 @@ impl NixError {
     }
 }
 
-/// What Nix 2.8 to 2.31 say of an archive, or of what describes it, that is not what its name says. A transfer that broke
-/// off says something else, and is no attack.
+/// What Nix 2.8 to 2.31 print about an archive, or its description, that does not match its name. An
+/// interrupted transfer is reported differently, and is no attack.
 fn is_altered(message: &str) -> bool {
     const WORDS: [&str; 11] = [
         "hash mismatch",
-        // Nix reads a derivation before it looks whether its address is its own.
+        // Nix parses a derivation before it checks its address.
         "error parsing derivation",
-        // A folder's archive in the place of a derivation's.
+        // A directory's archive in place of a derivation's.
         "inside NAR file",
         "lacks a valid signature",
         "lacks a signature by a trusted key",
         "is corrupt",
         "NAR info file",
-        // What a description named; the agent asks for nothing but store paths.
+        // From a description; the agent asks only for store paths.
         "is not in the Nix store",
         "bad archive",
         "input is not a Nix archive",
@@ -104,11 +104,11 @@ fn is_altered(message: &str) -> bool {
     WORDS.iter().any(|words| message.contains(words)) && !message.contains("unable to download")
 }
 
-/// What Nix says of a path, and of a cache's description of itself, that are not there. It says the same where the cache
-/// answers 401 or 403 (`http-binary-cache-store.cc`), which leads nobody to the cause.
+/// What Nix prints about a path, and a cache's description of itself, that do not exist. It prints the same
+/// if the cache answers 401 or 403 (`http-binary-cache-store.cc`), which hides the cause.
 const ABSENT: [&str; 2] = ["is not a valid store path", "does not appear to be a binary cache"];
 
-/// Why a derivation did not come, in words that name both causes where Nix's do not tell them apart.
+/// Why a derivation could not be fetched; names both causes where Nix's message does not tell them apart.
 pub fn of_fetch(message: String) -> String {
     if ABSENT.iter().any(|words| message.contains(words)) {
         return format!("the cache does not have it, or does not let this machine read ({message})");
@@ -116,13 +116,13 @@ pub fn of_fetch(message: String) -> String {
     message
 }
 
-/// Nix's error in one line: from the first `error:` on, without colours and without advice about flags.
+/// Nix's error in one line: from the first `error:` on, without colours and hints about flags.
 pub fn message(output: &str, status: ExitStatus) -> String {
     let plain = without_colours(output);
     let lines: Vec<&str> = plain.lines().map(str::trim).filter(|line| !line.is_empty()).collect();
     let error = lines.iter().position(|line| line.starts_with("error:"));
     if let (None, Some(signal)) = (error, status.signal()) {
-        // What it said last was what it was about to do.
+        // Its last output was what it was about to do.
         return format!("Nix was ended by signal {signal} from outside");
     }
     let first = error.unwrap_or(lines.len().saturating_sub(3));
@@ -138,7 +138,7 @@ pub fn message(output: &str, status: ExitStatus) -> String {
     if text.is_empty() { format!("it ended with {status} and said nothing") } else { text }
 }
 
-/// The end of an output, as much as a report carries.
+/// The end of an output, as much as a report holds.
 pub fn tail(output: &str) -> String {
     let plain = without_colours(output);
     plain[plain.ceil_char_boundary(plain.len().saturating_sub(MAX_LOG_TAIL))..].to_owned()

@@ -1,4 +1,4 @@
-//! The one system profile. Used by the activator too, which has no runtime.
+//! The system profile. Also used by the activator, which has no async runtime.
 
 use muster_protocol::ids::StorePath;
 
@@ -25,7 +25,8 @@ impl Nix {
         Err(NixError::Failed { what, message: message(&stderr, status) })
     }
 
-    /// Takes the system profile away where there was none before. `nix-env` does not delete a current generation.
+    /// Removes the system profile where there was none before. `nix-env` does not delete a current
+    /// generation.
     pub fn remove_profile(&self) -> Result<(), NixError> {
         let profile = self.layout.profile();
         let generation = std::fs::read_link(&profile).ok();

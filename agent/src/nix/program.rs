@@ -1,4 +1,4 @@
-//! Runs Nix: brings a derivation in, builds it, and compares the result with what was signed.
+//! Runs Nix: fetches a derivation, builds it, and compares the result with what was signed.
 
 use std::ffi::OsString;
 use std::io;
@@ -22,16 +22,18 @@ use crate::platform::Layout;
 use crate::process::{self, Limits, Listener, Plain, without_colours};
 use crate::surroundings::{self, Proxies};
 
-/// Longer `.drv` files are not read; the longest of nixpkgs have some hundred KiB.
+/// Longer `.drv` files are not read; the longest in nixpkgs have a few hundred KiB.
 const MAX_DERIVATION_BYTES: u64 = 16 * 1024 * 1024;
-/// The limit of a question to Nix, and of setting the profile.
+/// The limit for a query to Nix, and for setting the profile.
 pub(super) const SHORT_LIMIT: Duration = Duration::from_secs(300);
-/// Below this a fetch or a build is ended, so that the agent and the machine can still write.
+/// With less free space than this a fetch or build is killed, so that the agent and the machine can still
+/// write.
 pub const RESERVE_BYTES: u64 = 128 * 1024 * 1024;
-/// What a Nix that builds nothing may take. One that builds hands its limits down to compilers, so it has none.
+/// The memory limit of a Nix that builds nothing. One that builds passes its limits on to compilers, so it
+/// has none.
 pub(super) const MOST_MEMORY: u64 = 4 * 1024 * 1024 * 1024;
 
-/// What a build may take of the machine. Unset: what its nix.conf says.
+/// What a build may use of the machine. Unset: as nix.conf says.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct BuildLimits {
     pub max_jobs: Option<u32>,
@@ -40,7 +42,7 @@ pub struct BuildLimits {
     pub caches: Caches,
 }
 
-/// Runs Nix with an environment of its own: nothing of the caller's leaks in but `PATH` and what
+/// Runs Nix with an environment of its own: nothing of the caller's leaks in except `PATH` and what
 /// [`environment`] lists.
 #[derive(Debug, Clone)]
 pub struct Nix {
@@ -49,14 +51,14 @@ pub struct Nix {
     home: PathBuf,
     remote: Option<String>,
     config: Option<String>,
-    /// What the administrator set.
+    /// Set by the administrator.
     variables: Vec<(String, String)>,
     build_folder: PathBuf,
     limit: Duration,
 }
 
-/// What Nix remembers of a cache, in a folder that goes with the run: each run has a cache of another address, so nothing of it
-/// is of use later, and it would be a controller's to fill root's home with.
+/// Nix's memory of a cache, in a folder that is deleted after the run: each run's cache has a different
+/// address, so nothing of it is useful later, and a controller could fill root's home with it.
 struct Remembered(PathBuf);
 
 impl Remembered {
@@ -69,7 +71,7 @@ impl Remembered {
         if let Err(error) = std::fs::remove_dir_all(&self.0)
             && error.kind() != std::io::ErrorKind::NotFound
         {
-            tracing::warn!(%error, "what Nix remembered of the cache cannot be removed");
+            tracing::warn!(%error, "Nix's memory of the cache cannot be removed");
         }
     }
 }
@@ -103,17 +105,18 @@ impl Nix {
         }
     }
 
-    /// Brings a derivation and everything that it names into the store.
+    /// Brings a derivation and everything it references into the store.
     pub async fn fetch(
         &self,
         derivation: &StorePath,
         client: &Client,
         listener: &mut dyn Listener,
     ) -> Result<(), NixError> {
-        // The root comes first, so that no garbage collection gets in between; Nix ignores it until the path is valid.
+        // The GC root comes first, so that no garbage collection gets in between; Nix ignores it until the
+        // path is valid.
         self.keep(derivation)?;
-        // A file that Nix refused may lie in the store's folder all the same; only its database tells. Where there is
-        // not even a file it need not be asked.
+        // A file that Nix refused may still be in the store's folder; only its database tells. If not even a
+        // file exists there is no need to ask.
         if self.layout.physical(derivation).exists() && self.valid(derivation).await? {
             return Ok(());
         }
@@ -126,7 +129,7 @@ impl Nix {
         command.arg("--option").arg("netrc-file").arg(&netrc);
         let remembered = Remembered::of(&self.layout);
         command.env("XDG_CACHE_HOME", &remembered.0);
-        // Derivations and sources are named by their content and need no key: so no key is believed here.
+        // Derivations and sources are named by their content and need no key, so no key is trusted here.
         command.args(["--option", "require-sigs", "true", "--option", "trusted-public-keys", ""]);
         command.arg(derivation.as_str());
         let limits = Limits { memory: Some(MOST_MEMORY), ..self.limits(derivation) };
@@ -146,12 +149,13 @@ impl Nix {
         Err(NixError::Fetch { derivation, message })
     }
 
-    /// Builds the target's derivation, keeps the result from garbage collection by `root_link`, and compares it with
-    /// what was signed, before building and after.
+    /// Builds the target's derivation, protects the result from garbage collection with `root_link`, and
+    /// compares it with what was signed, before building and after.
     ///
-    /// Outputs come from the machine's own substituters under the keys of its own nix.conf, as for everything else that
-    /// it builds. The controller's cache is asked only when the signed target names keys, and they are added for this
-    /// one build. Signatures are required whatever nix.conf says, so nothing unsigned comes in by either way.
+    /// Outputs come from the machine's own substituters under the keys of its own nix.conf, like everything
+    /// else it builds. The controller's cache is used only if the signed target names keys, which are added
+    /// for this one build. Signatures are required whatever nix.conf says, so nothing unsigned arrives either
+    /// way.
     pub async fn realise(
         &self,
         target: &Target,
@@ -180,7 +184,7 @@ impl Nix {
         } else {
             command.args(["--option", "extra-trusted-public-keys", &target.trusted_nix_keys.join(" ")]);
             let cache = Cache::by_secret_address(client, Takes::Outputs).await.map_err(NixError::Cache)?;
-            // By the environment, which root alone reads; the machine's own netrc-file stays in force.
+            // Through the environment, which only root can read; the machine's own netrc-file stays in force.
             let set =
                 self.variables.iter().find(|(name, _)| name == "NIX_CONFIG").map(|(_, value)| value.as_str());
             let config = self.config.as_deref().or(set).unwrap_or_default();
@@ -202,7 +206,7 @@ impl Nix {
                 derivation: target.derivation.clone(),
                 message: message(&finished.stderr, finished.status),
                 log: tail(&finished.stderr),
-                // What failed in a folder where nothing may run, or that is full by now, may have failed for that.
+                // A build in a folder that is noexec, or full by now, may have failed because of that.
                 blame: match in_the_way(true) {
                     Some(found) => Blame::Machine(format!("{}; {}", found.problem, found.remedy)),
                     None => blame::of_build(finished.status.code(), &without_colours(&finished.stderr)),
@@ -220,8 +224,8 @@ impl Nix {
         }
     }
 
-    /// Refuses a derivation that is not what its name says, of another platform (I6), or with another output, before
-    /// anything is built.
+    /// Refuses a derivation that does not match its name, is for another platform (I6), or has another
+    /// output, before anything is built.
     fn inspect(&self, target: &Target) -> Result<(), NixError> {
         let path = &target.derivation;
         let unreadable = |detail: String| NixError::Derivation { path: path.clone(), detail };
@@ -235,7 +239,7 @@ impl Nix {
         if text.starts_with("DrvWithVersion(") {
             return Err(unreadable("it is of a kind that this muster-agent does not know".to_owned()));
         }
-        // What cannot be read was not written by Nix, so its name is not a hash of it either.
+        // What cannot be parsed was not written by Nix, so its name is no hash of it either.
         let derivation = Derivation::parse(&text).ok().filter(|derivation| derivation.is_named(path, &text));
         let derivation = derivation.ok_or_else(|| NixError::NotValid(path.clone()))?;
         let platform = |source| NixError::Platform { derivation: path.clone(), source };
@@ -251,7 +255,7 @@ impl Nix {
         Ok(())
     }
 
-    /// Whether Nix holds this path for whole. That a file is there proves nothing.
+    /// Whether Nix considers this path valid. That a file exists proves nothing.
     pub fn is_valid(&self, path: &StorePath) -> Result<bool, NixError> {
         let mut command = self.sync_command("nix-store")?;
         command.args(["--check-validity", path.as_str()]);
@@ -267,20 +271,20 @@ impl Nix {
         validity(path, finished.status, &finished.stderr)
     }
 
-    /// What `nix --version` says.
+    /// The output of `nix --version`.
     pub fn version(&self) -> Result<String, NixError> {
         let mut command = self.sync_command("nix-store")?;
         command.arg("--version");
         let (status, text) =
             process::capture(command, "asking Nix for its version", SHORT_LIMIT, MOST_MEMORY)?;
         if status.success() {
-            // Warnings about the configuration may stand round it.
+            // There may be configuration warnings around it.
             return Ok(text.lines().find(|line| line.starts_with("nix")).unwrap_or(&text).trim().to_owned());
         }
         Err(NixError::Failed { what: "Nix does not run".into(), message: message(&text, status) })
     }
 
-    /// Where Nix's program lies.
+    /// Where Nix's program is.
     pub fn find(&self, program: &str) -> Result<PathBuf, NixError> {
         std::env::split_paths(&self.path)
             .map(|folder| folder.join(program))
@@ -291,7 +295,7 @@ impl Nix {
             })
     }
 
-    /// Keeps the derivation from garbage collection until another one takes its place.
+    /// Protects the derivation from garbage collection until another one replaces it.
     fn keep(&self, derivation: &StorePath) -> Result<(), NixError> {
         let folder = self.layout.gcroots();
         let (link, temporary) = (folder.join("derivation"), folder.join("derivation.new"));
@@ -308,7 +312,7 @@ impl Nix {
 
     fn limits(&self, path: &StorePath) -> Limits {
         let file = self.layout.physical(path);
-        // A store that was never used has no folder yet; it will lie on the disk of the first one above it.
+        // An unused store has no folder yet; it will be on the disk of the first existing parent.
         let disk = file.ancestors().skip(1).find(|folder| folder.is_dir());
         Limits {
             time: self.limit,
@@ -361,7 +365,7 @@ fn validity(path: &StorePath, status: std::process::ExitStatus, output: &str) ->
     if status.success() {
         return Ok(true);
     }
-    // Any other failure says nothing of the path.
+    // Any other failure says nothing about the path.
     if output.contains("is not valid") {
         return Ok(false);
     }

@@ -1,4 +1,4 @@
-//! What the runner asks of Nix, so that it can be driven without any.
+//! What the runner needs from Nix, so that it can be tested without it.
 
 use std::path::Path;
 
@@ -14,7 +14,7 @@ use crate::client::Client;
 use crate::core::prune::ProfileGeneration;
 use crate::process::Listener;
 
-/// See [`Nix`] for what each of them does.
+/// See [`Nix`] for the meaning of each.
 pub trait Store {
     fn fetch<'a>(
         &'a self,

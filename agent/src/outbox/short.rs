@@ -1,4 +1,4 @@
-//! Events are cut to what a report carries.
+//! Shortens events to what a report can hold.
 
 use muster_protocol::report::{EventKind, MAX_LOG_TAIL};
 
@@ -7,7 +7,8 @@ const MAX_NAMES: usize = 64;
 /// The longest of them, in bytes.
 const MAX_NAME: usize = 128;
 
-/// The same event with its texts cut to what a report carries: the end of an output, the first of many names.
+/// The same event with its texts shortened to what a report can hold: the end of an output, the first of many
+/// names.
 pub(super) fn shortened(kind: EventKind) -> EventKind {
     use EventKind as K;
     match kind {

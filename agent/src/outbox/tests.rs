@@ -11,19 +11,19 @@ fn machine() -> MachineName {
 fn open(folder: &Path) -> Outbox {
     Outbox::open(folder, NOW).unwrap()
 }
-/// An event that can be told from others.
+/// A distinguishable event.
 fn event(n: u64) -> EventKind {
     EventKind::Fetched { ms: n }
 }
 fn push(outbox: &mut Outbox, n: u64) -> u64 {
     outbox.push(1000, None, event(n)).unwrap()
 }
-/// The controller got everything through this number, and says so.
+/// The controller confirms that it has everything through this number.
 fn accept(outbox: &mut Outbox, through: u64) {
     outbox.sending(through);
     outbox.accepted(through).unwrap();
 }
-/// What waits, as number and content.
+/// The queue, as numbers and contents.
 fn waiting(outbox: &Outbox) -> Vec<(u64, EventKind)> {
     let events = outbox.batch(&machine(), true).map(|batch| batch.events).unwrap_or_default();
     events.into_iter().map(|event| (event.seq, event.kind)).collect()
@@ -53,7 +53,7 @@ fn i7_events_wait_in_order_until_they_are_accepted() {
     let again = open(folder.path());
     let batch = again.batch(&machine(), true).unwrap();
     assert_eq!((batch.oldest, batch.events.len()), (8, 5));
-    // A reply that comes a second time, or late, changes nothing.
+    // A repeated or late reply changes nothing.
     accept(&mut outbox, 7);
     accept(&mut outbox, 3);
     assert_eq!(outbox.len(), 5);
@@ -101,7 +101,8 @@ fn in_the_long_run_events_are_written_over_files_that_are_there() {
     }
 }
 
-/// Every state that a crash in [`Outbox::accepted`] can leave: the marker is made first, then files go one by one.
+/// Every state that a crash in [`Outbox::accepted`] can leave: the marker is created first, then files are
+/// removed one by one.
 #[test]
 fn i7_a_crash_while_events_are_forgotten_repeats_none_and_loses_none() {
     for removed in 0..=3u64 {
@@ -213,7 +214,7 @@ fn what_a_full_disk_refuses_does_not_count() {
     let folder = tempfile::tempdir().unwrap();
     let mut outbox = open(folder.path());
     push(&mut outbox, 1);
-    // A folder in the place of the temporary file stops the write as a full disk does.
+    // A folder in place of the temporary file makes the write fail as a full disk does.
     fs::create_dir(folder.path().join("2.spare")).unwrap();
     assert!(outbox.push(1, None, event(2)).is_err());
     assert_eq!((outbox.last(), outbox.len()), (1, 1));
@@ -244,7 +245,7 @@ fn nothing_is_believed_beyond_what_was_sent() {
     assert_eq!(push(&mut open(folder.path()), 4), 4);
 }
 
-/// Version 0.1 believed a controller's number, and wrote it down.
+/// Version 0.1 trusted a controller's number, and stored it.
 #[test]
 fn an_outbox_that_holds_a_number_that_was_a_lie_recovers_by_itself_and_keeps_its_events() {
     let seconds = u64::try_from(NOW / 1000).unwrap();
@@ -260,7 +261,7 @@ fn an_outbox_that_holds_a_number_that_was_a_lie_recovers_by_itself_and_keeps_its
         assert_eq!((again.left_behind(), waiting(&again).len()), (None, 1));
         assert_eq!(again.stream(), outbox.stream());
     }
-    // Events that were numbered behind it keep their order; a crash may come between any two of them.
+    // Events that were numbered after it keep their order; a crash may come between any two of them.
     let poison = (1u64 << 63) - 2;
     for crash in 0..=4u64 {
         let folder = tempfile::tempdir().unwrap();

@@ -2,12 +2,12 @@
 
 use super::layout::Layout;
 
-/// Where Linux says it (random(4)).
+/// Linux's boot ID (random(4)).
 pub const LINUX: &str = "/proc/sys/kernel/random/boot_id";
-/// Changes at each boot of a stand-in, where the tests put it.
+/// The boot ID of a stand-in, set by tests; changes at each boot.
 const STAND_IN: &str = "/proc-boot-id";
 
-/// What a stand-in's tests call its boot; otherwise it is this computer's, of whichever class the stand-in is.
+/// The boot ID that a stand-in's tests set; otherwise this computer's, whatever class the stand-in has.
 pub fn of_stand_in(layout: &Layout) -> Option<String> {
     if !layout.is_stand_in() {
         return None;

@@ -27,18 +27,18 @@ use crate::process::{self, Finished};
 
 const ACTIVATOR_LABEL: &str = "org.muster.activator";
 const AGENT_LABEL: &str = "org.muster.agent";
-/// nix-darwin removes what it made itself alone, so this one stays through every activation.
+/// nix-darwin removes only what it made itself, so this one survives every activation.
 pub const ACTIVATOR_PLIST: &str = "/Library/LaunchDaemons/org.muster.activator.plist";
 const MAX_PLIST_BYTES: u64 = 64 * 1024;
 const AGENT_PLIST: &str = "/Library/LaunchDaemons/org.muster.agent.plist";
-/// How often launchd is asked to load the agent, and the pause between two tries.
+/// How often to ask launchd to load the agent, and the pause between two tries.
 const LOAD_TRIES: u32 = 10;
 const LOAD_PAUSE: Duration = Duration::from_millis(500);
-/// The limit of a system's own checks.
+/// The time limit of a system's own checks.
 const CHECK_LIMIT: Duration = Duration::from_secs(300);
-/// What newer closures write into an `activate-user` that is not to be run any more.
+/// What newer closures write into an `activate-user` that must not be run any more.
 const DEPRECATED: &str = "# nix-darwin: deprecated";
-/// A script with this word stops after its checks when it is asked to; an older one would really activate.
+/// A script with this word stops after its checks when asked to; an older one would really activate.
 const CHECK_VARIABLE: &str = "checkActivation";
 
 pub struct Darwin {
@@ -54,7 +54,7 @@ struct Job<'a> {
     program_arguments: &'a [String],
     environment_variables: BTreeMap<&'a str, String>,
     run_at_load: bool,
-    /// One that was killed, or that could not write, is started again; one that came to its end is not.
+    /// A job that was killed, or that could not write, is restarted; one that finished is not.
     keep_alive: KeepAlive,
     /// Without it, unloading the job would kill the activation's children.
     abandon_process_group: bool,
@@ -98,12 +98,12 @@ impl Darwin {
         Ok(xml)
     }
 
-    /// The program that macOS asks permissions of.
+    /// The program that needs macOS permissions.
     fn program(&self) -> &str {
         self.activator.first().map_or("muster-agent", String::as_str)
     }
 
-    /// Newer scripts begin with `env -i`; older ones want these three.
+    /// Newer scripts begin with `env -i`; older ones need these three.
     fn as_root(&self, system: &StorePath) -> Command {
         let mut command = Command::new(self.script(system));
         command.env_clear().env("HOME", "/var/root").env("USER", "root");
@@ -111,14 +111,14 @@ impl Darwin {
         command
     }
 
-    /// The script of closures before 25.05 that has to run as the primary user, if this is one.
+    /// The script of closures before 25.05 that must run as the primary user, if this is one.
     fn user_script(&self, system: &StorePath) -> Option<PathBuf> {
         let script = self.layout.physical(system).join("activate-user");
         let text = std::fs::read_to_string(&script).ok()?;
         (!text.lines().any(|line| line.trim() == DEPRECATED)).then_some(script)
     }
 
-    /// Runs it as whoever is logged in; `None` where nobody is.
+    /// Runs it as the logged-in user; `None` if nobody is logged in.
     fn activate_user(&self, script: PathBuf, limit: Duration) -> Result<Option<Finished>, PlatformError> {
         let Some(owner) = session::console(&self.layout) else { return Ok(None) };
         let owner = owner.to_string();
@@ -141,7 +141,7 @@ impl Platform for Darwin {
         self.boot_session()
     }
 
-    /// launchd does not tell a job that failed from one that ended: the health checks say what must run.
+    /// launchd does not distinguish a failed job from one that ended: the health checks say what must run.
     fn failed_units(&self) -> Result<Vec<String>, PlatformError> {
         Ok(Vec::new())
     }
@@ -149,20 +149,20 @@ impl Platform for Darwin {
     fn preflight(&self, new: &StorePath, _action: Action) -> Result<Preflight, PlatformError> {
         let script = self.script(new);
         let Ok(text) = std::fs::read_to_string(&script) else {
-            return Ok(Preflight::Failed(format!("{new} is no nix-darwin system: it has no activate")));
+            return Ok(Preflight::Failed(format!("{new} is not a nix-darwin system: it has no activate")));
         };
         if !text.contains(CHECK_VARIABLE) {
             return Ok(Preflight::Passed);
         }
-        // Newer scripts begin with `env -i`, which would wipe the variable away and really activate: the interpreter
-        // of the script's first line is run by hand.
+        // Newer scripts begin with `env -i`, which would remove the variable and really activate: run the
+        // interpreter of the script's first line directly.
         let Some(interpreter) = interpreter(&text) else { return Ok(Preflight::Passed) };
         let mut command = Command::new(interpreter);
         command.arg(&script).env_clear().env("HOME", "/var/root").env("USER", "root");
         command.env("PATH", self.layout.search_path()).env(CHECK_VARIABLE, "1").current_dir("/");
         let finished = finish(&self.layout, command, CHECK_LIMIT)?;
         if finished.exit == 0 {
-            // The check of /etc comes behind the place where a script that was asked to check alone ends.
+            // A script that was asked only to check ends before the check of /etc.
             let foreign = etc::foreign(&self.layout, new, &text);
             return Ok(match foreign.is_empty() {
                 true => Preflight::Passed,
@@ -176,7 +176,8 @@ impl Platform for Darwin {
         })
     }
 
-    /// A job of its own, from a plist that nix-darwin does not manage: unloading the agent's leaves it alone.
+    /// A job of its own, from a plist that nix-darwin does not manage: unloading the agent's does not affect
+    /// it.
     fn start_activator(&self, _generation: Generation) -> Result<(), PlatformError> {
         let xml = self.activator_job()?;
         let file = self.layout.state("activator.plist");
@@ -187,7 +188,7 @@ impl Platform for Darwin {
         ask(&self.layout, "launchctl", &["bootstrap", "system", &file.to_string_lossy()]).map(drop)
     }
 
-    /// It stays there: macOS tells the user of each new one, and without a switch under way it ends at once.
+    /// It stays: macOS notifies the user of each new one, and without a switch under way it exits at once.
     fn activator_begins(&self) {
         let file = self.layout.system(ACTIVATOR_PLIST);
         let written = self.activator_job().and_then(|xml| {
@@ -198,7 +199,7 @@ impl Platform for Darwin {
                 .map_err(|source| PlatformError::Write { path: file.clone(), source })
         });
         if let Err(error) = written {
-            tracing::warn!(%error, "after a reboot in mid-switch nobody but the agent can undo this one");
+            tracing::warn!(%error, "after a reboot in mid-switch only the agent could undo this one");
         }
     }
 
@@ -212,7 +213,7 @@ impl Platform for Darwin {
         limit: Duration,
     ) -> Result<Finished, PlatformError> {
         if action != Action::Switch {
-            let words = format!("a Mac knows the action switch alone, not {}", action.as_str());
+            let words = format!("a Mac only supports the action switch, not {}", action.as_str());
             return Err(PlatformError::Other(words));
         }
         if let Some(script) = self.user_script(system) {
@@ -253,12 +254,13 @@ impl Platform for Darwin {
         jobs::tidy(&self.layout, from, to);
     }
 
-    /// An agent that the activation booted out is not always loaded again, and one that is loaded does not always run.
+    /// An agent that the activation unloaded is not always loaded again, and a loaded one does not always
+    /// run.
     fn ensure_agent(&self, _from: Option<&StorePath>, _to: &StorePath) {
         let service = format!("system/{AGENT_LABEL}");
         for attempt in 1..=LOAD_TRIES {
             if run(&self.layout, "launchctl", &["print", &service]).is_ok_and(|printed| printed.exit == 0) {
-                // Of one that runs this changes nothing.
+                // Does nothing if it is already running.
                 if let Err(error) = ask(&self.layout, "launchctl", &["kickstart", &service]) {
                     tracing::warn!(%error, "the agent's job cannot be started");
                 }
@@ -266,11 +268,11 @@ impl Platform for Darwin {
             }
             let plist = self.layout.system(AGENT_PLIST);
             if !plist.is_file() {
-                tracing::warn!("{} is not there: the agent is not started again", plist.display());
+                tracing::warn!("{} does not exist: not restarting the agent", plist.display());
                 return;
             }
             let _ = run(&self.layout, "launchctl", &["enable", &service]);
-            // While launchd still ends the old one it takes no new one (error 37, or 5).
+            // While launchd is still stopping the old one it accepts no new one (error 37, or 5).
             if let Err(error) =
                 ask(&self.layout, "launchctl", &["bootstrap", "system", &plist.to_string_lossy()])
             {
@@ -280,7 +282,7 @@ impl Platform for Darwin {
         }
     }
 
-    /// darwin-rebuild leaves no lock, so its process is looked for, and the script that it runs.
+    /// darwin-rebuild leaves no lock, so look for its process, and for the script that it runs.
     fn busy(&self) -> Result<Option<String>, PlatformError> {
         let scripts = self.layout.store_prefix();
         let root = self.layout.system("/");
@@ -319,21 +321,22 @@ impl Platform for Darwin {
     }
 
     fn reboot(&self) -> Result<(), PlatformError> {
-        Err(PlatformError::Other("Muster reboots no Mac".to_owned()))
+        Err(PlatformError::Other("Muster does not reboot Macs".to_owned()))
     }
 
-    /// A job that runs is well, and so is one that rests after a run that ended well.
+    /// A running job is healthy, and so is one that rests after a successful run.
     fn service(&self, name: &str) -> Result<(), String> {
         let target = if name.contains('/') { name.to_owned() } else { format!("system/{name}") };
         let asked = run(&self.layout, "launchctl", &["print", &target]).map_err(|error| error.to_string())?;
         if asked.exit != 0 {
-            return Err(format!("launchd knows no job {target}"));
+            return Err(format!("launchd has no job {target}"));
         }
         messages::job(&asked.output).map_err(|why| format!("{target} {why}"))
     }
 }
 
-/// What runs a script: the last word of `#!/usr/bin/env -i /nix/store/…/bash`, or of a plain `#!/bin/sh`.
+/// The interpreter of a script: the last word of `#!/usr/bin/env -i /nix/store/…/bash`, or of a plain
+/// `#!/bin/sh`.
 fn interpreter(text: &str) -> Option<&str> {
     text.lines().next()?.strip_prefix("#!")?.split_whitespace().last().filter(|word| word.starts_with('/'))
 }

@@ -1,4 +1,4 @@
-//! Where things lie.
+//! Where things are.
 
 use std::ffi::OsString;
 use std::path::{Path, PathBuf};
@@ -9,13 +9,13 @@ use muster_protocol::machine::Class;
 
 use crate::config::Config;
 
-/// The most entries of a folder that are looked at.
+/// The most entries of a folder that are read.
 const MAX_ENTRIES: usize = 1024;
 
-/// Where things lie on this machine, for the agent and for every program that it starts.
+/// Where things are on this machine, for the agent and for every program that it starts.
 ///
-/// In production all prefixes are empty. A stand-in machine lives in a folder: /run, /etc, /nix/var and /Library are
-/// below it, and so are the files of its store if it has one of its own.
+/// In production all prefixes are empty. A stand-in machine lives in a folder: /run, /etc, /nix/var and
+/// /Library are below it, and so are the files of its store if it has its own.
 #[derive(Debug, Clone)]
 pub struct Layout {
     pub(super) class: Class,
@@ -46,12 +46,12 @@ impl Layout {
         self.root != Path::new("/")
     }
 
-    /// A place of the system, `/run/current-system` for example, where it lies on this machine.
+    /// The location on this machine of a system path such as `/run/current-system`.
     pub fn system(&self, absolute: &str) -> PathBuf {
         self.root.join(absolute.trim_start_matches('/'))
     }
 
-    /// The files of a store path. Its name stays `/nix/store/…` wherever they lie.
+    /// The files of a store path. Its name stays `/nix/store/…` wherever they are.
     pub fn physical(&self, path: &StorePath) -> PathBuf {
         match &self.store_root {
             Some(root) => root.join(path.as_str().trim_start_matches('/')),
@@ -67,7 +67,7 @@ impl Layout {
         }
     }
 
-    /// The store path that a link's text means, whether it was written by name or by where the files lie.
+    /// The store path that a link's text means, whether it gives the name or the location of the files.
     pub fn logical(&self, text: &Path) -> Option<StorePath> {
         let text = match &self.store_root {
             Some(root) => {
@@ -78,7 +78,7 @@ impl Layout {
         text.to_str()?.parse().ok()
     }
 
-    /// The one system profile: a private one is lost at reboot.
+    /// The system profile: a private one is lost at reboot.
     pub fn profile(&self) -> PathBuf {
         self.system("/nix/var/nix/profiles/system")
     }
@@ -87,24 +87,24 @@ impl Layout {
         self.system("/run/current-system")
     }
 
-    /// What the machine runs, by looking. A specialisation counts as the system that has it, which is the one that was
-    /// signed.
+    /// What the machine runs, as observed. A specialisation counts as the system that contains it, which is
+    /// the one that was signed.
     pub fn running(&self) -> Option<StorePath> {
         let itself = self.running_itself()?;
         Some(self.base_of(&itself).map_or(itself, |(base, _)| base))
     }
 
-    /// The same, and a specialisation is itself.
+    /// The same, but a specialisation counts as itself.
     pub fn running_itself(&self) -> Option<StorePath> {
         self.resolve(self.current_system())
     }
 
-    /// The name of the specialisation that runs, if it is one.
+    /// The name of the running specialisation, if it is one.
     pub fn specialisation(&self) -> Option<String> {
         self.base_of(&self.running_itself()?).map(|(_, name)| name)
     }
 
-    /// The specialisations of a system, by their names.
+    /// The specialisations of a system, by name.
     pub fn specialisations(&self, system: &StorePath) -> Vec<(String, StorePath)> {
         let folder = self.physical(system).join("specialisation");
         let entries = std::fs::read_dir(folder).into_iter().flatten().flatten().take(MAX_ENTRIES);
@@ -114,8 +114,8 @@ impl Layout {
         entries.filter_map(named).collect()
     }
 
-    /// Which system of the profile has this one as a specialisation: the profile's own, or else an earlier one, for the
-    /// profile is another as soon as a switch has begun.
+    /// Which system of the profile contains this specialisation: the current one, or else an earlier one,
+    /// since the profile changes as soon as a switch has begun.
     fn base_of(&self, running: &StorePath) -> Option<(StorePath, String)> {
         let current = self.profile_target();
         if self.class == Class::Darwin || current.as_ref() == Some(running) {
@@ -137,7 +137,7 @@ impl Layout {
         })
     }
 
-    /// What the system profile points to, by looking.
+    /// What the system profile points to, as observed.
     pub fn profile_target(&self) -> Option<StorePath> {
         self.resolve(self.profile())
     }
@@ -164,8 +164,8 @@ impl Layout {
         self.state.join(name)
     }
 
-    /// A program of the machine, by its full path where it is found: a name would be looked for in the child, and so this
-    /// process copied for it (fork) in place of being lent (posix_spawn).
+    /// A program of the machine, by its full path if it is found: a name would be looked up in the child,
+    /// which requires copying this process (fork) instead of lending its memory (posix_spawn).
     pub fn command(&self, program: &str) -> Command {
         let path = self.search_path();
         let found = match program.contains('/') {
@@ -182,8 +182,8 @@ impl Layout {
         command
     }
 
-    /// PATH for every program that the agent starts: the stand-ins first, then what the agent was given, then where
-    /// Nix and the system's tools lie (launchd gives /usr/bin:/bin:/usr/sbin:/sbin alone).
+    /// PATH for every program that the agent starts: the stand-ins first, then the agent's own PATH, then
+    /// where Nix and the system's tools are (launchd only gives /usr/bin:/bin:/usr/sbin:/sbin).
     pub fn search_path(&self) -> OsString {
         let mut folders: Vec<PathBuf> = self.programs.iter().cloned().collect();
         if let Some(given) = std::env::var_os("PATH") {

@@ -1,4 +1,4 @@
-//! What Linux itself tells: battery, memory, networks that are paid for, and who holds a lock.
+//! Facts from Linux itself: battery, memory, metered networks, and who holds a lock.
 
 use std::os::unix::fs::MetadataExt as _;
 use std::path::Path;
@@ -8,7 +8,7 @@ use super::programs::run;
 
 const SUPPLIES: &str = "/sys/class/power_supply";
 const MEMORY: &str = "/proc/meminfo";
-/// The locks of this whole computer, also for a machine that lives in a folder.
+/// The locks of the whole computer, also for a machine in a folder.
 const LOCKS: &str = "/proc/locks";
 const NETWORK_MANAGER: [&str; 5] = [
     "get-property",
@@ -18,7 +18,8 @@ const NETWORK_MANAGER: [&str; 5] = [
     "Metered",
 ];
 
-/// The charge of the fullest battery in percent, while no other supply is connected. A mouse's battery is none.
+/// The charge of the fullest battery in percent, while no other supply is connected. A mouse's battery does
+/// not count.
 pub fn on_battery(layout: &Layout) -> Option<u8> {
     let folder = std::fs::read_dir(layout.system(SUPPLIES)).ok()?;
     let (mut charge, mut supplied) = (None, false);
@@ -38,21 +39,21 @@ pub fn on_battery(layout: &Layout) -> Option<u8> {
     charge.filter(|_| !supplied)
 }
 
-/// What could still be given to a program, in bytes.
+/// The memory still available to programs, in bytes.
 pub fn free_memory(layout: &Layout) -> Option<u64> {
     let text = std::fs::read_to_string(layout.system(MEMORY)).ok()?;
     let line = text.lines().find_map(|line| line.strip_prefix("MemAvailable:"))?;
     line.trim().strip_suffix("kB")?.trim().parse::<u64>().ok()?.checked_mul(1024)
 }
 
-/// What NetworkManager says, or guesses (`NM_METERED_YES` and `NM_METERED_GUESS_YES`). Without it nothing is paid for.
+/// According to NetworkManager (`NM_METERED_YES` and `NM_METERED_GUESS_YES`). Without it nothing is metered.
 pub fn metered(layout: &Layout) -> bool {
     run(layout, "busctl", &NETWORK_MANAGER)
         .is_ok_and(|asked| asked.exit == 0 && matches!(asked.output.trim(), "u 1" | "u 3"))
 }
 
-/// The process that holds a lock on this file. It is read from a list: trying the lock would hold it for a moment, and
-/// whoever wants it just then would be refused.
+/// The process that holds a lock on this file. Read from a list: trying the lock would hold it for a moment,
+/// and make a program that wants it just then fail.
 pub fn holder(file: &Path) -> Option<String> {
     let data = std::fs::metadata(file).ok()?;
     let list = std::fs::read_to_string(LOCKS).ok()?;
@@ -64,14 +65,14 @@ pub fn holder(file: &Path) -> Option<String> {
     })
 }
 
-/// `1: FLOCK  ADVISORY  WRITE 812 fd:01:1234 0 EOF`; a line with `->` waits for the one above it.
+/// `1: FLOCK ADVISORY WRITE 812 fd:01:1234 0 EOF`; a line with `->` waits for the one above it.
 fn holds(line: &str, device: u64, inode: u64) -> Option<u32> {
     let mut words = line.split_whitespace().skip(1).skip_while(|word| *word != "WRITE" && *word != "READ");
     let pid = words.nth(1)?.parse().ok()?;
     let mut place = words.next()?.split(':');
     let number = |text: Option<&str>| u64::from_str_radix(text?, 16).ok();
     let (major, minor) = (number(place.next())?, number(place.next())?);
-    // makedev(3) of Linux; the type that rustix has for it differs between systems.
+    // Linux's makedev(3); rustix's type for it differs between systems.
     let of_line = ((major & 0xfff) << 8) | (minor & 0xff) | ((minor & !0xff) << 12);
     let same = of_line == device && place.next()?.parse() == Ok(inode) && !line.contains("->");
     same.then_some(pid)
@@ -140,7 +141,7 @@ mod tests {
         let file = std::fs::File::create(&path).unwrap();
         assert_eq!(holder(&path), None);
         rustix::fs::flock(&file, FlockOperation::NonBlockingLockExclusive).unwrap();
-        // In a process namespace the list may name its holder by another number, or not at all.
+        // In a process namespace the list may give its holder another number, or omit it.
         let listed = std::fs::read_to_string(LOCKS).unwrap_or_default();
         let inode = format!(":{} ", std::fs::metadata(&path).unwrap().ino());
         if listed.contains(&inode) {

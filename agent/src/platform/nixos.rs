@@ -22,17 +22,17 @@ use crate::core::policy::inhibited;
 use crate::core::reboot::Due;
 use crate::process::Finished;
 
-/// What switch-to-configuration-ng locks while it works.
+/// The lock of switch-to-configuration-ng.
 const SWITCH_LOCK: &str = "/run/nixos/switch-to-configuration.lock";
 const AGENT_UNIT: &str = "muster-agent.service";
 const LOGIND_UNIT: &str = "systemd-logind.service";
-/// The limit of a system's own checks.
+/// The time limit of a system's own checks.
 const CHECK_LIMIT: Duration = Duration::from_secs(300);
 
 pub struct Nixos {
     layout: Layout,
     activator: Vec<String>,
-    /// Where the unit that starts the activator at a boot lies between switches.
+    /// Where the unit that starts the activator at a boot is between switches.
     parked: PathBuf,
     compared: reboot::Compared,
 }
@@ -44,23 +44,24 @@ impl Nixos {
         Self { layout, activator, parked, compared: reboot::Compared::default() }
     }
 
-    /// What `system` says of the agent's unit: a changed one is started anew.
+    /// The agent's unit in `system`: a changed one is restarted.
     fn agent_unit(&self, system: &StorePath) -> Option<Vec<u8>> {
         let unit = self.layout.physical(system).join("etc/systemd/system").join(AGENT_UNIT);
-        // In a NixOS system this is a link into the store, whose text tells as much as the file.
+        // In a NixOS system this is a link into the store, whose target says as much as the file.
         std::fs::read_link(&unit)
             .map(|text| text.into_os_string().into_encoded_bytes())
             .or_else(|_| std::fs::read(&unit))
             .ok()
     }
 
-    /// A logind whose bus was killed never answers again, and no switch comes to its end: the next try of OLD finds one. One
-    /// that was only slow is left alone, since a graphical session may not outlive a restart.
+    /// A logind that lost its bus never answers again, and no switch completes: the next try of OLD needs a
+    /// new one. A logind that was only slow is left alone, since a graphical session may not survive its
+    /// restart.
     fn revive_logind(&self) {
         if ask(&self.layout, "loginctl", &["list-users", "--no-legend"]).is_ok() {
             return;
         }
-        tracing::warn!("logind does not answer, so it is restarted");
+        tracing::warn!("logind does not answer; restarting it");
         if let Err(error) = ask(&self.layout, "systemctl", &["restart", LOGIND_UNIT]) {
             tracing::warn!(%error, "logind cannot be restarted");
         }
@@ -99,11 +100,11 @@ impl Platform for Nixos {
     fn preflight(&self, new: &StorePath, action: Action) -> Result<Preflight, PlatformError> {
         let script = self.script(new);
         if !script.is_file() {
-            let words = format!("{new} is no NixOS system: it has no bin/switch-to-configuration");
+            let words = format!("{new} is not a NixOS system: it has no bin/switch-to-configuration");
             return Ok(Preflight::Failed(words));
         }
         let mut check = self.switch(new, "check");
-        // Today's program takes one word, and checks as for a switch whatever is to be done.
+        // The current program takes one word, and checks as for a switch in any case.
         check.arg(action.as_str());
         let finished = finish(&self.layout, check, CHECK_LIMIT)?;
         let switches = matches!(action, Action::Switch | Action::Test);
@@ -119,10 +120,10 @@ impl Platform for Nixos {
         })
     }
 
-    /// A transient unit is outside the agent's cgroup: stopping the agent leaves it alone. systemd starts it again when it
-    /// is killed: a system that breaks the agent is undone all the same.
+    /// A transient unit is outside the agent's cgroup: stopping the agent does not affect it. systemd
+    /// restarts it if it is killed: a system that breaks the agent is undone all the same.
     fn start_activator(&self, generation: Generation) -> Result<(), PlatformError> {
-        // One name a start: the unit of an earlier try of this generation may not be gone yet.
+        // A new name for each start: the unit of an earlier try of this generation may still exist.
         let start = muster_protocol::random::bytes::<4>().map(|bytes| to_hex(&bytes)).unwrap_or_default();
         let mut arguments = vec![
             format!("--unit=muster-activator-{generation}-{start}"),
@@ -131,7 +132,7 @@ impl Platform for Nixos {
             "--service-type=exec".to_owned(),
             "--property=Restart=on-failure".to_owned(),
             "--property=RestartSec=1".to_owned(),
-            // As long as it runs the unit for the next boot has nothing to do, though a switch starts it too.
+            // While it runs the unit for the next boot has nothing to do, although a switch starts it too.
             format!("--property=RuntimeDirectory={}", resurrect::STARTED),
             "--setenv=NIXOS_INSTALL_BOOTLOADER=0".to_owned(),
         ];
@@ -146,7 +147,7 @@ impl Platform for Nixos {
 
     fn activator_begins(&self) {
         if let Err(error) = resurrect::at_boot(&self.layout, &self.parked, &self.activator) {
-            tracing::warn!(%error, "after a reboot in mid-switch nobody but the agent can undo this one");
+            tracing::warn!(%error, "after a reboot in mid-switch only the agent could undo this one");
         }
     }
 
@@ -163,18 +164,18 @@ impl Platform for Nixos {
         way: Way,
         limit: Duration,
     ) -> Result<Finished, PlatformError> {
-        // Whoever chose a specialisation keeps it where the other system has it, as `nixos-rebuild --specialisation` does:
-        // the profile is the base, and the specialisation's own script runs.
+        // A chosen specialisation is kept if the other system has it, as with `nixos-rebuild
+        // --specialisation`: the profile is the base, and the specialisation's own script runs.
         let chosen = self.layout.specialisation().filter(|_| action != Action::Boot).and_then(|name| {
             let there = self.layout.specialisations(system).into_iter();
             there.into_iter().find(|(known, _)| *known == name).map(|(_, system)| system)
         });
         if let Some(chosen) = &chosen {
-            tracing::info!(%chosen, "the specialisation that runs is kept");
+            tracing::info!(%chosen, "keeping the specialisation that runs");
         }
         let mut command = self.switch(chosen.as_ref().unwrap_or(system), action.as_str());
         if way == Way::Back {
-            // What OLD checks before a switch says nothing about going back to it, and would leave NEW running.
+            // OLD's pre-switch checks must not prevent going back to it, which would leave NEW running.
             command.env("NIXOS_NO_CHECK", "1");
         }
         let finished = finish(&self.layout, command, limit)?;
@@ -199,7 +200,7 @@ impl Platform for Nixos {
         }
     }
 
-    /// Where `check` did not say so, or was not there to be asked.
+    /// Where `check` did not say so, or did not exist.
     fn needs_human(&self, exit: i32, output: &str) -> Option<String> {
         let what = messages::inhibitors(output).filter(|_| exit != 0)?;
         Some(inhibited(&what.join(", ")))
@@ -209,8 +210,8 @@ impl Platform for Nixos {
         self.layout.physical(system).join("bin/switch-to-configuration")
     }
 
-    /// The unit has `restartIfChanged = false`, so the switch itself leaves the agent as it is. A changed unit is
-    /// restarted here, so that it is the new agent that confirms; this waits until the old one is gone.
+    /// The unit has `restartIfChanged = false`, so the switch itself leaves the agent alone. A changed unit
+    /// is restarted here, so that the new agent confirms; this waits until the old one is gone.
     fn ensure_agent(&self, from: Option<&StorePath>, to: &StorePath) {
         let after = self.agent_unit(to);
         let changed = after.is_some() && from.is_some_and(|from| self.agent_unit(from) != after);
@@ -332,7 +333,7 @@ mod tests {
             asked.lines().collect::<Vec<_>>(),
             ["check switch", "check test", "check boot", "check dry-activate"]
         );
-        // Seen by the activator alone, it is no fault of the derivation either.
+        // Noticed only by the activator, it is not the derivation's fault either.
         let said = "There are changes to critical components of the system:\n\na : 1 -> 2\n";
         assert!(nixos.needs_human(1, said).unwrap().contains("a: 1 -> 2"));
         assert_eq!(nixos.needs_human(1, "Pre-switch checks failed"), None);

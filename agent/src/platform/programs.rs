@@ -1,4 +1,4 @@
-//! The system's own programs, asked with a limit.
+//! Runs the system's own programs with a time limit.
 
 use std::io;
 use std::path::PathBuf;
@@ -8,7 +8,7 @@ use std::time::Duration;
 use super::layout::Layout;
 use crate::process::{self, Finished};
 
-/// The limit of a question to systemd or launchd.
+/// The limit for a query to systemd or launchd.
 const SHORT: Duration = Duration::from_secs(60);
 
 #[derive(Debug, thiserror::Error)]
@@ -23,7 +23,7 @@ pub enum PlatformError {
     Other(String),
 }
 
-/// Runs a short program and returns its output; another exit code than 0 is an error.
+/// Runs a short program and returns its output; an exit code other than 0 is an error.
 pub fn ask(layout: &Layout, program: &str, arguments: &[&str]) -> Result<String, PlatformError> {
     let finished = run(layout, program, arguments)?;
     if finished.exit == 0 {

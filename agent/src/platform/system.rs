@@ -1,4 +1,4 @@
-//! What the agent and its activator ask of a system.
+//! What the agent and its activator need from a system.
 
 use std::path::PathBuf;
 use std::time::Duration;
@@ -12,23 +12,23 @@ use crate::core::activate::{Ailing, Outcome, Way};
 use crate::core::reboot::Due;
 use crate::process::Finished;
 
-/// What a system's own checks say before anything is changed.
+/// The result of a system's own checks, before anything is changed.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Preflight {
     Passed,
-    /// A person has to do something first; the words say what.
+    /// A person has to do something first; the text says what.
     NeedsHuman(String),
     Failed(String),
-    /// It cannot be switched to while the machine runs; the words name what keeps it from that. A reboot brings it.
+    /// It cannot be switched to while the machine runs; the text names the obstacle. A reboot brings it.
     Inhibited(String),
 }
 
-/// What the agent and its activator ask of a system. Blocking: the runner asks from a thread of its own.
+/// What the agent and its activator need from a system. Blocking: the runner calls it on a separate thread.
 pub trait Platform: Send + Sync {
     fn layout(&self) -> &Layout;
     /// Changes at each boot.
     fn boot_id(&self) -> Result<String, PlatformError>;
-    /// The units that the service manager calls failed, sorted.
+    /// The units that the service manager reports as failed, sorted.
     fn failed_units(&self) -> Result<Vec<String>, PlatformError>;
     /// The units that count as failed before a switch, sorted.
     fn failed_before(&self) -> Result<Vec<String>, PlatformError> {
@@ -36,15 +36,15 @@ pub trait Platform: Send + Sync {
     }
     /// The system's own checks, as far as they change nothing.
     fn preflight(&self, new: &StorePath, action: Action) -> Result<Preflight, PlatformError>;
-    /// Starts `muster-agent activate` where nothing that happens to the agent reaches it.
+    /// Starts `muster-agent activate` where nothing that happens to the agent affects it.
     fn start_activator(&self, generation: Generation) -> Result<(), PlatformError>;
-    /// Has the next boot start the activator as well, until [`Platform::activator_ends`]: the new system's agent may be the
-    /// very thing that does not work. Called by the activator itself, under its lock.
+    /// Makes the next boot start the activator as well, until [`Platform::activator_ends`]: the new system's
+    /// agent may be the very thing that does not work. Called by the activator itself, under its lock.
     fn activator_begins(&self);
     /// The switch is over.
     fn activator_ends(&self);
-    /// Runs the system's own activation to its end, or to `limit` and then ends all that it started. On the way back
-    /// nothing that the system checks first may stop it.
+    /// Runs the system's own activation to its end, or to `limit` and then kills everything it started. On
+    /// the way back none of the system's checks may stop it.
     fn activate(
         &self,
         system: &StorePath,
@@ -53,37 +53,37 @@ pub trait Platform: Send + Sync {
         limit: Duration,
     ) -> Result<Finished, PlatformError>;
     fn outcome(&self, finished: &Finished) -> Outcome;
-    /// What the output of an activation says that failed, though it came to its end.
+    /// What failed according to the output of an activation that ran to its end.
     fn ailing(&self, _finished: &Finished) -> Ailing {
         Ailing::default()
     }
     /// The program that [`Platform::activate`] runs, to find one that an activator left behind.
     fn script(&self, system: &StorePath) -> PathBuf;
-    /// What a person has to do, if the output of an activation asks for one.
+    /// What a person has to do, if an activation's output asks for it.
     fn needs_human(&self, _exit: i32, _output: &str) -> Option<String> {
         None
     }
-    /// Waits until the boot's own part in activating a system is over, if it has one.
+    /// Waits until the boot's own part in activating a system is over, if there is one.
     fn wait_for_boot(&self) {}
-    /// What has to be done now and then, such as keeping logs small where nobody else does.
+    /// Periodic housekeeping, such as keeping logs small where nobody else does.
     fn tend(&self) {}
     /// Removes what `from` has left in place and `to` does not have.
     fn tidy(&self, _from: &StorePath, _to: &StorePath) {}
-    /// Makes sure that the agent's own job runs, as `to` defines it; `from` is the system before.
+    /// Makes sure that the agent's own job runs as `to` defines it; `from` is the system before.
     fn ensure_agent(&self, from: Option<&StorePath>, to: &StorePath);
-    /// Who else switches this machine just now, if anybody.
+    /// Who else is switching this machine, if anybody.
     fn busy(&self) -> Result<Option<String>, PlatformError>;
     /// Keeps the machine from sleeping until the guard is dropped.
     fn keep_awake(&self) -> Option<Awake> {
         None
     }
-    /// The charge in percent, while the machine runs on its battery.
+    /// The charge in percent, while the machine runs on battery.
     fn on_battery(&self) -> Option<u8>;
-    /// Whether the network is paid for by use.
+    /// Whether the network is metered.
     fn metered(&self) -> bool;
     /// In bytes.
     fn free_memory(&self) -> Option<u64>;
-    /// The user at the screen of a Mac, if there is one.
+    /// The user at a Mac's screen, if any.
     fn console(&self) -> Option<u32> {
         None
     }
@@ -95,16 +95,16 @@ pub trait Platform: Send + Sync {
     fn due(&self) -> Option<Due> {
         None
     }
-    /// Who is logged in, and what inhibits a reboot, in words for people.
+    /// Who is logged in and what inhibits a reboot, as text for people.
     fn blockers(&self) -> Result<Vec<String>, PlatformError> {
         Ok(Vec::new())
     }
     fn reboot(&self) -> Result<(), PlatformError>;
-    /// Whether a unit or a job of this name is well, or else what is wrong with it.
+    /// Whether a unit or job of this name is healthy, or what is wrong with it.
     fn service(&self, name: &str) -> Result<(), String>;
 }
 
-/// Keeps a machine awake. Dropping it ends that.
+/// Keeps a machine awake until dropped.
 pub struct Awake {
     pub(super) program: std::process::Child,
 }

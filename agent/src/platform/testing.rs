@@ -1,4 +1,4 @@
-//! Machines in a folder, for the tests of every room.
+//! Machines in a folder, for the tests of every module.
 
 use std::path::Path;
 

@@ -1,4 +1,4 @@
-//! Runs a program to its end, or to a limit and then ends everything that it started. Blocks its thread.
+//! Runs a program to its end, or to a limit and then kills everything it started. Blocks its thread.
 
 use std::fs::{File, OpenOptions};
 use std::io::{self, Read as _, Seek as _, SeekFrom};
@@ -17,11 +17,11 @@ use super::limits::{free_bytes, unprotect};
 use super::table::table;
 use crate::core::backoff::look;
 
-/// How much of a program's output is looked through for what its exit code does not say.
+/// How much of a program's output is searched for what its exit code does not say.
 const MAX_SAID: u64 = 256 * 1024;
-/// With less than this free no words are kept.
+/// With less free space than this no output is kept.
 const ROOM_FOR_WORDS: u64 = 1024 * 1024;
-/// How long a process has to end by itself after it was asked to.
+/// How long a process has to exit by itself after it was asked to.
 const GRACE: Duration = Duration::from_secs(2);
 /// The longest pause between two looks at a child.
 const LONGEST_PAUSE: Duration = Duration::from_millis(50);
@@ -29,26 +29,26 @@ const LONGEST_PAUSE: Duration = Duration::from_millis(50);
 /// How a program ended.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Finished {
-    /// Its exit code, or 128 and the number of the signal that ended it.
+    /// Its exit code, or 128 plus the number of the signal that killed it.
     pub exit: i32,
-    /// The end of what it wrote, as much as is told of it.
+    /// The end of its output, as much as is reported.
     pub output: String,
     /// More of the same.
     pub said: String,
-    /// Whether it was ended at the limit.
+    /// Whether it was killed at the limit.
     pub timed_out: bool,
 }
 
 /// Runs `command` in a process group of its own. `scratch` is a folder for its output.
 ///
-/// The output goes to a file without a name rather than through a pipe: it outlives this process, so a program whose
-/// watcher is killed does not die of writing, and a daemon that it leaves behind holds nothing up.
+/// The output goes to an unnamed file rather than a pipe: the file outlives this process, so a program whose
+/// watcher is killed does not die while writing, and a daemon that it leaves behind blocks nothing.
 pub fn run(command: &mut Command, limit: Duration, scratch: &Path) -> io::Result<Finished> {
-    // On a full disk a program is run without its words being kept: an undo must not depend on them.
+    // On a full disk a program is run without keeping its output: an undo must not depend on that.
     run_into(nameless(scratch).ok(), command, limit)
 }
 
-/// The same for one of the system's own programs, whose words are few and are kept in memory: it is asked often.
+/// The same for one of the system's own programs, whose short output is kept in memory: it is called often.
 #[cfg(target_os = "linux")]
 pub fn ask(command: &mut Command, limit: Duration, scratch: &Path) -> io::Result<Finished> {
     run_into(in_memory().or_else(|_| nameless(scratch)).ok(), command, limit)
@@ -86,13 +86,14 @@ fn exit_code(status: ExitStatus) -> i32 {
 fn in_memory() -> io::Result<File> {
     use rustix::fs::{MemfdFlags, OFlags, fcntl_setfl, memfd_create};
     let file = File::from(memfd_create("output", MemfdFlags::CLOEXEC)?);
-    // Both streams write to its end.
+    // Both streams append to it.
     fcntl_setfl(&file, OFlags::APPEND)?;
     Ok(file)
 }
 
 fn nameless(scratch: &Path) -> io::Result<File> {
-    // A file can be made on a full disk, but a script under `set -e` ends at the first word that it cannot say.
+    // A file can be created on a full disk, but a script under `set -e` ends at the first line that it cannot
+    // write.
     if free_bytes(scratch)? < ROOM_FOR_WORDS {
         return Err(io::ErrorKind::StorageFull.into());
     }
@@ -111,7 +112,7 @@ fn tail(file: &mut File) -> io::Result<String> {
     Ok(String::from_utf8_lossy(&bytes).into_owned())
 }
 
-/// The status of `child`, or `None` when it still runs at the end of `limit`.
+/// The status of `child`, or `None` if it still runs at the end of `limit`.
 fn wait(child: &mut Child, clock: &SystemClock, limit: Duration) -> io::Result<Option<ExitStatus>> {
     let began = clock.awake();
     let end = began.saturating_add(limit);
@@ -128,7 +129,7 @@ fn wait(child: &mut Child, clock: &SystemClock, limit: Duration) -> io::Result<O
     }
 }
 
-/// Ends a child and all that it started, the hard way after [`GRACE`].
+/// Ends a child and everything it started, by force after [`GRACE`].
 fn end(child: &mut Child, clock: &SystemClock) -> io::Result<ExitStatus> {
     let family = family(&table()?, own(), i32::try_from(child.id()).unwrap_or(i32::MAX));
     signal(&family, Signal::TERM);

@@ -1,4 +1,4 @@
-//! Runs a short command without a runtime and keeps what it wrote, read through pipes.
+//! Runs a short command without an async runtime and captures its output through pipes.
 
 use std::io::{self, Read as _};
 use std::os::unix::process::CommandExt as _;
@@ -14,7 +14,7 @@ use super::limits::restrict;
 /// How much of each stream is kept, from its beginning.
 const KEPT_BYTES: u64 = 16 * 1024;
 
-/// Runs it with so much memory, in bytes, and returns its status and everything that it wrote (stdout, then stderr).
+/// Runs it with this memory limit, in bytes, and returns its status and its output (stdout, then stderr).
 pub fn capture(
     mut command: Command,
     what: &str,
@@ -52,7 +52,7 @@ fn read_in_thread(stream: impl io::Read + Send + 'static) -> std::thread::JoinHa
         let mut start = Vec::new();
         let mut stream = stream;
         let _ = io::Read::take(&mut stream, KEPT_BYTES).read_to_end(&mut start);
-        // A full pipe would stop the process, so the rest is read as well.
+        // A full pipe would block the process, so the rest is read as well.
         let _ = io::copy(&mut stream, &mut io::sink());
         String::from_utf8_lossy(&start).into_owned()
     })

@@ -1,4 +1,4 @@
-//! Why a child process came to no end of its own.
+//! Why a child process did not end by itself.
 
 use std::io;
 use std::time::Duration;

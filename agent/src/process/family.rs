@@ -1,4 +1,4 @@
-//! A process with all that it started, and somebody else's at work.
+//! A process with everything it started, and other programs at work.
 
 use std::collections::BTreeSet;
 use std::io;
@@ -15,11 +15,11 @@ pub struct Family {
     pub members: BTreeSet<i32>,
 }
 
-/// A process with its group, its descendants and their groups; and, when this process leads a session of its own, what
-/// remains in that session: a child whose parent has ended already is found there.
+/// A process with its group, its descendants and their groups; and, if this process leads a session of its
+/// own, what remains in that session, including a child whose parent has already ended.
 ///
-/// Group and session of this process come from the table: in a process namespace (a container) both are 0 where their
-/// leader is outside it, a number that `getsid` of rustix does not survive.
+/// Group and session of this process come from the table: in a process namespace (a container) both are 0 if
+/// their leader is outside it, a number that rustix's `getsid` does not support.
 pub fn family(table: &[Process], own: i32, first: i32) -> Family {
     let this = table.iter().find(|process| process.pid == own);
     let own_group = this.map(|process| process.group);
@@ -62,7 +62,7 @@ pub fn signal(family: &Family, signal: Signal) {
     }
 }
 
-/// Ends every process that was started as `script` by an activator that is gone, with all that it started.
+/// Kills every process that was started as `script` by an activator that is gone, with everything it started.
 pub fn end_leftovers(script: &Path) -> io::Result<()> {
     let table = table()?;
     let wanted = script.to_string_lossy();
@@ -76,15 +76,15 @@ pub fn end_leftovers(script: &Path) -> io::Result<()> {
     Ok(())
 }
 
-/// Somebody else at work, in words for people, and for how long.
+/// Another program at work, as text for people, and for how long.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Other {
     pub who: String,
     pub age: Duration,
 }
 
-/// Another process of this computer's root that has such a word among its program and arguments. What this process itself
-/// started is none, and of what other users run nothing is believed: they may give a program any name.
+/// Another process of this computer's root with a matching word in its command line. Processes that this one
+/// started do not count, and other users' processes are not trusted: they may give a program any name.
 pub fn find(wanted: impl Fn(&str) -> bool) -> io::Result<Option<Other>> {
     let table = table()?;
     Ok(other(&table, own(), rustix::process::geteuid().as_raw(), wanted))
@@ -147,7 +147,8 @@ mod tests {
             age: Duration::ZERO,
             words: String::new(),
         };
-        // This process (7) and a stranger (8) are in a group and session whose leader is outside; 21 lost its parent.
+        // This process (7) and a stranger (8) are in a group and session whose leader is outside; 21 lost its
+        // parent.
         let outside = [
             process(7, 0, 0, Some(0)),
             process(8, 0, 0, Some(0)),
@@ -157,7 +158,7 @@ mod tests {
         ];
         let expected = Family { groups: BTreeSet::from([20, 22]), members: BTreeSet::from([20, 21, 22]) };
         assert_eq!(family(&outside, 7, 20), expected);
-        // Leading a session of its own, it ends what remains in it as well.
+        // If it leads a session of its own, it kills what remains in that as well.
         let leading = [process(7, 1, 7, Some(7)), process(20, 7, 20, Some(7)), process(30, 1, 30, Some(7))];
         let expected = Family { groups: BTreeSet::from([20, 30]), members: BTreeSet::from([20, 30]) };
         assert_eq!(family(&leading, 7, 20), expected);

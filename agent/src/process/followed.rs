@@ -1,5 +1,5 @@
-//! Runs a process, hears each line that it writes, holds it to limits on time, memory and disk, and ends its whole group when
-//! it is not wanted any more.
+//! Runs a process, reads each line it writes, limits its time, memory and disk space, and kills its whole
+//! group when it is no longer wanted.
 
 use std::io;
 use std::path::PathBuf;
@@ -15,28 +15,28 @@ use super::limits::{LIMITS_MEMORY, free_bytes, restrict};
 
 /// How much of the output is kept, from its end.
 const TAIL_BYTES: usize = 16 * 1024;
-/// The longest part of a line that is logged, and that is heard at all.
+/// The longest part of a line that is logged or passed to the listener.
 const MAX_LOG_LINE: usize = 1024;
 const MAX_LINE: usize = 64 * 1024;
-/// Nix ends its builders itself when it is asked to; afterwards the group is killed.
+/// Nix ends its builders itself when asked to; afterwards the group is killed.
 const GRACE: Duration = Duration::from_secs(10);
-/// How often the free space is looked at.
+/// How often the free space is checked.
 const SPACE_INTERVAL: Duration = Duration::from_secs(2);
-/// How often the memory of a process is looked at, where the kernel holds it to no limit, and how long that may take.
+/// How often a process's memory is checked if the kernel does not limit it, and how long that may take.
 const MEMORY_INTERVAL: Duration = Duration::from_secs(1);
 const PS_LIMIT: Duration = Duration::from_secs(5);
-/// It says how much memory a process has, on every system.
+/// Reports a process's memory on every system.
 const PS: &str = "/bin/ps";
-/// What a process left.
+/// The result of a process.
 pub struct Ended {
     pub status: ExitStatus,
-    /// The end of what it wrote to stderr, as the listener gave it on.
+    /// The end of its stderr, as the listener passed it on.
     pub stderr: String,
 }
 
-/// Hears every line that a process writes to stderr.
+/// Receives every line that a process writes to stderr.
 pub trait Listener {
-    /// Gives on what is worth keeping of it.
+    /// Returns what is worth keeping of it.
     fn line(&mut self, line: &str) -> Option<String>;
 }
 
@@ -52,13 +52,14 @@ impl Listener for Plain {
 /// Limits of one process.
 pub struct Limits {
     pub time: Duration,
-    /// Memory of its own, in bytes. Linux holds the process to it; on a Mac it is looked at, and ended when it has more.
+    /// Its own memory, in bytes. Linux enforces it; on a Mac it is checked, and the process killed if it uses
+    /// more.
     pub memory: Option<u64>,
-    /// A folder of the disk whose free space is watched, and how much must stay free.
+    /// A folder of the disk whose free space is watched, and how much must remain.
     pub disk: Option<(PathBuf, u64)>,
 }
 
-/// Runs `command` to its end. Dropping the future ends it.
+/// Runs `command` to its end. Dropping the future kills it.
 pub async fn follow(
     mut command: Command,
     what: &str,
@@ -87,7 +88,7 @@ pub async fn follow(
     }
 }
 
-/// Ends when the process has more memory than it may have. Where the kernel sees to that, nobody looks.
+/// Returns when the process uses more memory than allowed. Never, if the kernel enforces the limit.
 async fn watch_memory(pid: Option<u32>, limit: Option<u64>) -> u64 {
     match pid.zip(limit).filter(|_| !LIMITS_MEMORY) {
         Some((pid, limit)) => outgrows(pid, limit, PS).await,
@@ -95,7 +96,7 @@ async fn watch_memory(pid: Option<u32>, limit: Option<u64>) -> u64 {
     }
 }
 
-/// Ends when the process has more than this, as `ps` sees it.
+/// Returns when the process uses more than this according to `ps`.
 async fn outgrows(pid: u32, limit: u64, ps: &str) -> u64 {
     loop {
         if resident(pid, ps).await.is_some_and(|bytes| bytes > limit) {
@@ -105,7 +106,7 @@ async fn outgrows(pid: u32, limit: u64, ps: &str) -> u64 {
     }
 }
 
-/// The memory that a process has, in bytes; `ps` says it in KiB.
+/// The memory of the process in bytes; `ps` prints KiB.
 async fn resident(pid: u32, ps: &str) -> Option<u64> {
     let mut command = Command::new(ps);
     command.args(["-o", "rss=", "-p", &pid.to_string()]).stdin(Stdio::null()).stderr(Stdio::null());
@@ -114,7 +115,7 @@ async fn resident(pid: u32, ps: &str) -> Option<u64> {
     String::from_utf8_lossy(&answer.stdout).trim().parse::<u64>().ok()?.checked_mul(1024)
 }
 
-/// Ends when less than the reserve is free.
+/// Returns when less than the reserve is free.
 async fn watch(disk: Option<&(PathBuf, u64)>) -> u64 {
     loop {
         if let Some((folder, reserve)) = disk
@@ -126,7 +127,7 @@ async fn watch(disk: Option<&(PathBuf, u64)>) -> u64 {
     }
 }
 
-/// The end of a long output; each line goes to the listener, and what that gives on to the log, as it comes.
+/// The end of a long output; each line goes to the listener, and what that returns to the log, as it arrives.
 async fn hear(stream: Option<impl AsyncRead + Unpin>, listener: &mut dyn Listener) -> String {
     let Some(mut stream) = stream else { return String::new() };
     let (mut tail, mut line, mut buffer) = (String::new(), Vec::new(), [0; 4096]);
@@ -155,7 +156,8 @@ async fn hear(stream: Option<impl AsyncRead + Unpin>, listener: &mut dyn Listene
     tail.split_off(tail.ceil_char_boundary(tail.len().saturating_sub(TAIL_BYTES)))
 }
 
-/// Runs a command to its end and gives each line of its stdout to `take`; its status and the end of its stderr.
+/// Runs a command to its end and passes each line of its stdout to `take`; returns its status and the end of
+/// its stderr.
 pub async fn lines(
     mut command: Command,
     what: &str,
@@ -181,7 +183,7 @@ pub async fn lines(
     tokio::time::timeout(limit, work).await.unwrap_or_else(|_| Err(late()))
 }
 
-/// Hands lines on and keeps none.
+/// Passes lines on and keeps none.
 struct Lines<'a, F: FnMut(&str)>(&'a mut F);
 
 impl<F: FnMut(&str)> Listener for Lines<'_, F> {
@@ -191,7 +193,7 @@ impl<F: FnMut(&str)> Listener for Lines<'_, F> {
     }
 }
 
-/// A child that leads its own process group; when dropped before its end the whole group is ended.
+/// A child that leads its own process group; if dropped before its end the whole group is killed.
 struct Group {
     child: Option<Child>,
 }
@@ -237,7 +239,7 @@ mod tests {
     #[cfg(target_os = "linux")]
     #[tokio::test]
     async fn nix_has_a_memory_limit_of_its_own_and_is_ended_by_the_kernel_before_the_agent() {
-        // It waits until the limits are there: they are set right after it was started.
+        // Waits until the limits are there: they are set right after the start.
         let script = "while [ $(ulimit -d) = unlimited ] || [ $(cat /proc/$$/oom_score_adj) != 250 ]; do :; done; \
             ulimit -d >&2";
         let limits = Limits { memory: Some(64 * 1024 * 1024), ..limits(Duration::from_secs(60)) };
@@ -249,7 +251,7 @@ mod tests {
     async fn where_the_kernel_holds_nothing_to_a_limit_a_process_that_outgrows_it_is_noticed() {
         let folder = tempfile::tempdir().unwrap();
         let ps = folder.path().join("ps");
-        // It grows by a MiB between two looks, and what is asked for is this very process.
+        // It grows by a MiB between two looks, and the query is about this very process.
         let grows = "echo >> $0.looks; [ \"$*\" = '-o rss= -p 4711' ] && echo \"  $(( $(wc -l < $0.looks) * 1024 ))\"";
         crate::scripts::script(&ps, grows);
         let ps = ps.to_str().unwrap();

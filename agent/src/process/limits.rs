@@ -1,4 +1,5 @@
-//! What a child process may take of the machine: its place when memory runs out, its memory, the free space that must stay.
+//! What a child process may use of the machine: its OOM priority, its memory, the free space that must
+//! remain.
 
 use std::io;
 use std::path::Path;
@@ -6,24 +7,24 @@ use std::path::Path;
 #[cfg(target_os = "linux")]
 use rustix::process::Pid;
 
-/// How soon the kernel ends what the agent starts when memory runs out: before services, which have 0.
+/// How soon the kernel kills what the agent starts when memory runs out: before services, which have 0.
 const OOM_SCORE: &str = "250";
 
-/// Takes from a child that the kernel kills it last: that is the agent's alone, whose unit says so.
+/// Removes a child's exemption from the OOM killer, which its unit gives only to the agent.
 pub fn unprotect(pid: u32) {
     if cfg!(target_os = "linux") {
-        // A child that has ended already needs nothing.
+        // A child that has already ended needs nothing.
         let _ = std::fs::write(format!("/proc/{pid}/oom_score_adj"), OOM_SCORE);
     }
 }
 
-/// Whether the kernel holds another process to a limit of memory. That of macOS limits address space alone (RLIMIT_AS and
-/// RLIMIT_DATA), of which a process has gigabytes before it begins, and a process sets it for itself; limits of what is in use
-/// (jetsam) are Apple's own.
+/// Whether the kernel enforces a memory limit on another process. macOS limits only address space (RLIMIT_AS
+/// and RLIMIT_DATA), of which a process has gigabytes from the start, and only for the calling process;
+/// limits on used memory (jetsam) are reserved for Apple.
 pub const LIMITS_MEMORY: bool = cfg!(target_os = "linux");
 
-/// Holds a child to so much memory of its own. The kernel counts what may be written, so address space that is only
-/// reserved is free.
+/// Limits a child's own memory. The kernel counts what is writable, so address space that is only reserved is
+/// free.
 #[cfg(target_os = "linux")]
 pub fn limit_memory(pid: u32, bytes: u64) {
     use rustix::process::{Resource, Rlimit, prlimit};
@@ -38,7 +39,7 @@ pub fn limit_memory(pid: u32, bytes: u64) {
 #[cfg(not(target_os = "linux"))]
 pub fn limit_memory(_: u32, _: u64) {}
 
-/// Both of them, for a child that was started just now.
+/// Both of them, for a child that was just started.
 pub fn restrict(pid: Option<u32>, memory: Option<u64>) {
     let Some(pid) = pid else { return };
     unprotect(pid);

@@ -5,23 +5,23 @@ use std::os::unix::fs::MetadataExt as _;
 use std::process::Command;
 use std::time::Duration;
 
-/// Of the times in /proc, whatever the kernel's own clock (`USER_HZ`, proc(5)).
+/// The unit of times in /proc, whatever the kernel's own clock (`USER_HZ`, proc(5)).
 const TICKS_PER_SECOND: u64 = 100;
 
-/// One line of the process table. `words` are the program and its arguments, divided by zero bytes.
+/// One line of the process table. `words` are the program and its arguments, separated by zero bytes.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Process {
     pub pid: i32,
     pub parent: i32,
     pub group: i32,
     pub session: Option<i32>,
-    /// Whose rights it has, where that is known.
+    /// The user it runs as, if known.
     pub user: Option<u32>,
     pub age: Duration,
     pub words: String,
 }
 
-/// All processes: from /proc where there is one, else from `ps`, which knows no sessions.
+/// All processes: from /proc if it exists, else from `ps`, which knows no sessions.
 pub fn table() -> io::Result<Vec<Process>> {
     if cfg!(target_os = "linux") { from_proc() } else { from_ps() }
 }
@@ -33,10 +33,10 @@ fn from_proc() -> io::Result<Vec<Process>> {
     let uptime = Duration::try_from_secs_f64(uptime).unwrap_or_default();
     for entry in std::fs::read_dir("/proc")? {
         let folder = entry?.path();
-        // A process that ends while it is looked at is no error.
+        // A process that ends while it is being read is no error.
         let Ok(stat) = std::fs::read_to_string(folder.join("stat")) else { continue };
         let Some(mut process) = parse_stat(&stat) else { continue };
-        // So far it holds when it began, since the boot.
+        // Until here it holds the start time since the boot.
         process.age = uptime.saturating_sub(process.age);
         process.user = std::fs::metadata(&folder).ok().map(|facts| facts.uid());
         process.words = std::fs::read(folder.join("cmdline"))
@@ -47,8 +47,8 @@ fn from_proc() -> io::Result<Vec<Process>> {
     Ok(table)
 }
 
-/// `PID (NAME) STATE PARENT GROUP SESSION …`; the name may hold blanks and brackets itself. The 22nd field says when it began, in
-/// ticks since the boot, and stands as its age here.
+/// `PID (NAME) STATE PARENT GROUP SESSION …`; the name may contain blanks and brackets itself. The 22nd field
+/// is the start time, in ticks since the boot, returned here as the age.
 fn parse_stat(stat: &str) -> Option<Process> {
     let (head, rest) = stat.rsplit_once(") ")?;
     let began =
@@ -81,7 +81,7 @@ fn parse_ps(line: &str) -> Option<Process> {
     Some(Process { pid, parent, group, session: None, user, age, words })
 }
 
-/// `[[DAYS-]HOURS:]MINUTES:SECONDS`, as ps(1) has it.
+/// `[[DAYS-]HOURS:]MINUTES:SECONDS`, as in ps(1).
 fn elapsed(text: &str) -> Option<Duration> {
     let (days, time) = text.split_once('-').unwrap_or(("0", text));
     let days: u32 = days.parse().ok()?;

@@ -1,10 +1,10 @@
-//! What people at this machine ask for. The local commands write it; the contact and the work take it.
+//! Requests of people at this machine. The local commands write them; the contact and the work take them.
 
 use std::cell::{Cell, RefCell};
 
 use tokio::sync::oneshot;
 
-/// Hears what the controller said to somebody's question.
+/// Receives the controller's answer to a requested check.
 pub type Waiting = oneshot::Sender<Result<String, String>>;
 
 #[derive(Default)]
@@ -12,9 +12,10 @@ pub struct Asks {
     rollback: Cell<bool>,
     /// The transaction that is wanted at the next boot.
     at_boot: RefCell<Option<String>>,
-    /// The metadata is to be fetched: a person asked, or a request names an operator of a root that is not held yet.
+    /// The metadata is to be refreshed: a person asked, or a request names an operator of a root that is not
+    /// held yet.
     refresh: Cell<bool>,
-    /// The work tries again what it put off.
+    /// The work retries what it put off.
     again: Cell<bool>,
     waiting: RefCell<Vec<Waiting>>,
 }
@@ -51,22 +52,22 @@ impl Asks {
     pub fn for_another_try(&self) {
         self.again.set(true);
     }
-    /// Whether somebody asked for it since this was last looked at.
+    /// Whether this was requested since the last look.
     pub fn take_another_try(&self) -> bool {
         self.again.replace(false)
     }
 
-    /// Asks the controller now; what it says is told to this one.
+    /// Asks the controller now; its answer goes to this channel.
     pub fn for_check(&self, to: Waiting) {
         self.waiting.borrow_mut().push(to);
         self.for_refresh();
         self.for_another_try();
     }
 
-    /// Tells those who asked for it what the controller said.
+    /// Passes the controller's answer to everyone who asked.
     pub fn answer(&self, answer: &Result<String, String>) {
         for to in self.waiting.borrow_mut().drain(..) {
-            // Whoever asked may have gone away: that is no error.
+            // The requester may be gone: that is no error.
             let _ = to.send(answer.clone());
         }
     }

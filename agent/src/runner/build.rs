@@ -1,4 +1,4 @@
-//! The steps before the switch: fetching, building, and what must hold before anything is changed.
+//! The steps before the switch: fetching, building, and the conditions before anything is changed.
 
 use std::time::Duration;
 
@@ -23,20 +23,20 @@ use crate::probes;
 use crate::process::{Listener, ProcessError, free_bytes};
 use crate::secrets;
 
-/// How often a person's work is looked for without being told that it is done.
+/// How often to check whether a person's work is done without being told.
 const HUMAN_INTERVAL: Duration = Duration::from_secs(3600);
 /// The pause after a hook put a switch off.
 const HOOK_PAUSE: Duration = Duration::from_secs(300);
-/// How often a step before the activation is tried while the controller answers. An absent controller and a full disk
-/// are waited out.
+/// How often a step before the activation is tried while the controller answers. An absent controller and a
+/// full disk do not count as tries.
 const TRIES: u32 = 8;
-/// The same for a build that was begun: each try may take long.
+/// The same for a build that was started: each try may take long.
 const BUILD_TRIES: u32 = 4;
 
-/// Told where the machine's caches are no longer waited for.
-const DOUBTED: &str = "building failed again and again, and a cache may be why: what this machine's caches do not give is built here now";
+/// Reported when a build stops waiting for the machine's caches.
+const DOUBTED: &str = "building failed repeatedly, possibly because of a cache: what this machine's caches do not deliver is built here now";
 
-/// Follows a process of Nix: keeps its words, and tells now and then how far it is.
+/// Follows a Nix process: keeps its output, and reports its progress now and then.
 struct Follow<'a> {
     shared: &'a Shared,
     generation: Generation,
@@ -73,7 +73,7 @@ impl Drop for Follow<'_> {
 }
 
 impl Work<'_> {
-    /// What the machine is like, as far as this step and its policies ask.
+    /// The machine's circumstances, as far as this step and its policies need them.
     pub(super) async fn look(&self, stage: Stage) -> Result<Circumstances, WorkError> {
         let (rules, output) = (self.rules(), self.output());
         let asks_network = rules.metered != muster_protocol::policy::MeteredPolicy::Go;
@@ -136,7 +136,7 @@ impl Work<'_> {
         })
     }
 
-    /// Goes on after a step of Nix, gives up, or tries it again later.
+    /// Continues after a step of Nix, gives up, or retries it later.
     fn finished<T>(
         &self,
         step: Ended,
@@ -154,7 +154,7 @@ impl Work<'_> {
             Err(error) => error,
         };
         let attack = error.attack();
-        // Told once, however often it is tried again.
+        // Reported once, however often it is tried again.
         let new = attack.filter(|attack| self.shared.doing.set_altered(Some(*attack)) != Some(*attack));
         let events = new.map(|attack| EventKind::Refused { attack, detail: error.to_string() });
         let tries = if error.broke_off_a_build() { BUILD_TRIES } else { TRIES };
@@ -216,7 +216,7 @@ impl Work<'_> {
         }
         if let Err((name, why)) = self.hooks(self.rules().before, "before", true).await {
             self.not_before = Some(self.shared.clock.awake() + HOOK_PAUSE);
-            let why = format!("the hook '{name}' does not let it: {why}");
+            let why = format!("the hook '{name}' prevents it: {why}");
             return self.defer(Deferral::new(Hold::Hook, why));
         }
         let ms = self.since(started);
@@ -226,7 +226,8 @@ impl Work<'_> {
         })
     }
 
-    /// Runs hooks one after the other; the first that fails, unless all are to run, ends it with its name and its words.
+    /// Runs hooks one after the other; the first that fails, unless all are to run, ends this with its name
+    /// and output.
     pub(super) async fn hooks(
         &self,
         hooks: Vec<Hook>,
@@ -242,7 +243,7 @@ impl Work<'_> {
             let command = hook.command;
             let ran =
                 tokio::task::spawn_blocking(move || probes::run_with(&command, &facts, limit, &layout)).await;
-            if let Err(why) = ran.unwrap_or_else(|_| Err("its thread broke off".to_owned())) {
+            if let Err(why) = ran.unwrap_or_else(|_| Err("its thread crashed".to_owned())) {
                 tracing::warn!(hook = hook.name, "the hook failed: {why}");
                 result = Err((hook.name, why));
                 if stop {
@@ -253,7 +254,7 @@ impl Work<'_> {
         result
     }
 
-    /// What a hook is told in its environment.
+    /// A hook's environment variables.
     fn facts(&self, when: &'static str) -> Vec<(&'static str, String)> {
         let ledger = self.shared.ledger.borrow();
         let Some(open) = ledger.transaction() else { return Vec::new() };
@@ -269,11 +270,11 @@ impl Work<'_> {
         ]
     }
 
-    /// The checks that were signed, and those of the machine's own file.
+    /// The signed checks, and those of the machine's own file.
     pub(super) fn checks(&self) -> Vec<HealthCheck> {
         let ledger = self.shared.ledger.borrow();
         let signed = ledger.transaction().map(|open| open.checks().to_vec()).unwrap_or_default();
-        // Somebody who goes back wants to be back, whatever is ill.
+        // A rollback is wanted as it is, whatever is unhealthy.
         let own = ledger.transaction().filter(|open| !open.is_rollback()).map(|_| &self.shared.config.checks);
         signed.into_iter().chain(own.into_iter().flatten().cloned()).collect()
     }
@@ -283,25 +284,25 @@ type Change = Box<dyn FnOnce(&mut Transaction)>;
 
 fn busy(platform: &dyn Platform) -> Option<String> {
     platform.busy().unwrap_or_else(|error| {
-        tracing::warn!(%error, "whether somebody else switches this machine is not known");
+        tracing::warn!(%error, "cannot find out whether somebody else is switching this machine");
         None
     })
 }
 
-/// The folder itself, or the first above it that is there.
+/// The folder itself, or its first existing parent.
 fn existing(folder: &std::path::Path) -> std::path::PathBuf {
     folder.ancestors().find(|folder| folder.is_dir()).unwrap_or(std::path::Path::new("/")).to_path_buf()
 }
 
 impl Shared {
-    /// Tells how far a step is, in a report, in the next check-in and to whoever asks here.
+    /// Reports a step's progress: in an event, in the next check-in and to local requests.
     fn progress(&self, generation: Generation, progress: muster_protocol::report::Progress) {
         self.doing.set_progress(Some(describe(&progress)));
         let now = self.clock.unix_ms();
         let event = EventKind::Progress(progress);
-        // A disk that refuses it has more to worry about; the step goes on.
+        // A disk that refuses it has more serious problems; the step continues.
         if let Err(error) = self.ledger.borrow_mut().tell(Some(generation), event, now) {
-            tracing::debug!(%error, "progress is not told");
+            tracing::debug!(%error, "progress cannot be reported");
         }
         self.wakes.changed();
     }

@@ -1,4 +1,4 @@
-//! Numbers that another machine does not draw.
+//! Random numbers that differ between machines.
 
 use muster_protocol::random;
 
@@ -11,7 +11,7 @@ pub fn number() -> u64 {
     random::bytes().map(u64::from_le_bytes).unwrap_or(u64::MAX / 2)
 }
 
-/// In place of random numbers, where a test wants the same ones each time.
+/// Replaces random numbers if a test needs the same ones each time.
 #[cfg(test)]
 pub mod drawn {
     use std::cell::RefCell;
@@ -26,7 +26,7 @@ pub mod drawn {
         DRAW.set(Some(Box::new(draw)));
     }
 
-    /// As it is outside of tests.
+    /// The default outside of tests.
     pub fn at_random() {
         DRAW.set(None);
     }

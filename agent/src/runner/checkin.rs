@@ -1,4 +1,4 @@
-//! What a check-in says of this machine; people at it are told the same.
+//! What a check-in reports about this machine; people at it see the same.
 
 use muster_protocol::checkin::{CheckIn, Health, Phase, Runs};
 use muster_protocol::clock::UnixMillis;
@@ -12,18 +12,19 @@ use crate::core::state::State;
 
 /// The version of this agent.
 pub const AGENT: &str = env!("CARGO_PKG_VERSION");
-/// How many failed units a check-in names.
+/// How many failed units a check-in lists.
 const MAX_DEGRADED: usize = 32;
 
 impl Shared {
-    /// A check-in under the next number, which nobody else has and no later one gets.
+    /// A check-in with the next number, which is never used again.
     ///
-    /// `new_key` is what it brings: the key that waits to take this one's place, unless a key before signs it.
+    /// `new_key` is the key that it brings: the next key, unless a previous key signs.
     pub fn next_check_in(&self, new_key: Option<PublicKey>) -> std::io::Result<CheckIn> {
         let seq = self.numbers.next()?;
         let (phase, phase_generation, note) = self.standing();
         let mut health = self.health();
-        // Whatever a check or a user's program said: a check-in that is too long would be said again and again, and never taken.
+        // Whatever a check or a user's program printed: an oversized check-in would be sent again and again,
+        // and never accepted.
         let note = note.map(shortened);
         health.reboot_waits = health.reboot_waits.map(shortened);
         let new_key = new_key.or_else(|| self.next_key.to_show(self.clock.awake()));
@@ -49,7 +50,7 @@ impl Shared {
         })
     }
 
-    /// Phase, the generation that it speaks of, and a sentence.
+    /// Phase, its generation, and a sentence.
     pub fn standing(&self) -> (Phase, Option<Generation>, Option<String>) {
         let ledger = self.ledger.borrow();
         let problem = self.heard.shut_out().or_else(|| self.doing.problem());
@@ -103,7 +104,7 @@ impl Shared {
         })
     }
 
-    /// A machine whose age key cannot be read says nothing of it; everything else goes on.
+    /// A machine whose age key cannot be read omits it; everything else continues.
     pub fn age_claim(&self) -> Option<AgeClaim> {
         let identity = &self.identity;
         let claim = self.age.get(&self.config.state_dir, &identity.fleet, &identity.machine);
@@ -111,7 +112,7 @@ impl Shared {
     }
 }
 
-/// The start of a text, as much as a check-in carries.
+/// The start of a text, as much as a check-in holds.
 fn shortened(mut text: String) -> String {
     text.truncate(text.floor_char_boundary(MAX_LOG_TAIL));
     text

@@ -1,4 +1,4 @@
-//! What people at this machine ask for, over the local socket.
+//! Requests of people at this machine, over the local socket.
 
 use muster_protocol::clock::UnixMillis;
 use muster_protocol::machine::Class;
@@ -12,9 +12,9 @@ use crate::core::records::Transaction;
 use crate::local::{Command, Status};
 use crate::status;
 
-/// Answers what comes over the local socket.
+/// Answers requests on the local socket.
 pub(super) async fn serve(shared: &Shared, mut commands: mpsc::Receiver<Command>) {
-    // Whoever asked may have gone away: that is no error.
+    // The requester may be gone: that is no error.
     fn reply<T>(to: oneshot::Sender<T>, with: T) {
         let _ = to.send(with);
     }
@@ -78,7 +78,7 @@ impl Shared {
         let since = self.clock.unix_ms();
         let done = self.ledger.borrow_mut().pause(Some(Pause { until, since, by }));
         done.map_err(|error| format!("updates are not paused: {error}"))?;
-        tracing::warn!(until, by, "updates are paused by somebody at this machine");
+        tracing::warn!(until, by, "somebody at this machine paused updates");
         self.look_again();
         let underway =
             self.ledger.borrow().transaction().is_some_and(|open| !open.state.is_before_activation());
@@ -94,12 +94,12 @@ impl Shared {
         }
         let done = self.ledger.borrow_mut().pause(None);
         done.map_err(|error| format!("updates are still paused: {error}"))?;
-        tracing::warn!(by, "updates are resumed by somebody at this machine");
+        tracing::warn!(by, "somebody at this machine resumed updates");
         self.look_again();
-        Ok("updates go on".to_owned())
+        Ok("updates resumed".to_owned())
     }
 
-    /// Tries the newest verified generation again, though it failed; the one place for whoever may ask for that.
+    /// Tries the newest verified generation again although it failed; every request for that ends here.
     pub(super) fn retry(&self, by: Asker) -> Result<String, String> {
         let wanted = self.heard.wanted().clone();
         let Some(wanted) = wanted else {
@@ -111,7 +111,7 @@ impl Shared {
         let now = self.clock.unix_ms();
         let lifted = self.ledger.borrow_mut().lift(&wanted, by, running.as_ref(), now);
         lifted.map_err(|error| error.to_string())?;
-        tracing::warn!(?by, "generation {} is tried again, as somebody asked", wanted.generation);
+        tracing::warn!(?by, "trying generation {} again, as requested", wanted.generation);
         self.asks.for_another_try();
         self.look_again();
         let generation = wanted.generation;
@@ -123,9 +123,7 @@ impl Shared {
         if let Some(open) = ledger.transaction() {
             let (generation, state) = (open.generation(), open.state.name());
             if !open.state.is_before_activation() {
-                return Err(format!(
-                    "generation {generation} is {state} just now: try again when that is over"
-                ));
+                return Err(format!("generation {generation} is {state}: try again when that is over"));
             }
         }
         match &ledger.journal().previous {
@@ -134,19 +132,17 @@ impl Shared {
                 self.wakes.wake_work();
                 Ok(format!("going back to {previous}; follow it with 'muster-agent status'"))
             }
-            None => {
-                Err("this machine knows no system before the one that it runs: publish an older one with \
+            None => Err("this machine knows no system before the one it runs: publish an older one with \
                          'muster update'"
-                    .to_owned())
-            }
+                .to_owned()),
         }
     }
 
-    /// Somebody at the machine takes the generation that is under way at the next boot, one that NixOS does not switch a
-    /// running system to for example.
+    /// Somebody at the machine wants the generation under way to be installed at the next boot, for example
+    /// one that NixOS cannot switch a running system to.
     fn ask_at_boot(&self) -> Result<String, String> {
         if self.identity.class == Class::Darwin {
-            return Err("a Mac is switched while it runs, and by nothing else".to_owned());
+            return Err("a Mac is only switched while it runs".to_owned());
         }
         let ledger = self.ledger.borrow();
         let Some(open) = ledger.transaction().filter(|open| open.state.is_before_activation()) else {

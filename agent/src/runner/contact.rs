@@ -1,4 +1,4 @@
-//! Speaks to the controller, as [`Schedule`] says: performs its steps and tells it what became of them.
+//! Talks to the controller as [`Schedule`] says: performs its steps and reports the results to it.
 
 use std::time::Duration;
 
@@ -22,7 +22,7 @@ use crate::core::state::State;
 use crate::identity;
 use crate::trust::Trust;
 
-/// A check-in, the key that it brings, and the key before that signs it where the controller knows no other.
+/// A check-in, the key that it brings, and the previous key that signs it if the controller knows no other.
 struct Sending {
     outgoing: Outgoing,
     next: Option<SecretKey>,
@@ -40,15 +40,15 @@ struct Contact<'a> {
     poll: Option<Poll<'a>>,
     /// Why the metadata was refused, until it is good.
     unsound: Option<Attack>,
-    /// When it was told last that what a check-in brought is sound again, in time awake.
+    /// When a check-in's recovery from a refusal was last reported, in awake time.
     calmed: Option<Duration>,
-    /// It was said that a new key was asked for by nobody's signature.
+    /// It was logged that a new key was requested without an operator's signature.
     unsigned: bool,
 }
 
 type Poll<'a> = LocalBoxFuture<'a, Result<PollReply, ClientError>>;
 
-/// Runs until it is dropped. It survives whatever the controller does.
+/// Runs until dropped. It survives whatever the controller does.
 pub async fn run(shared: &Shared, client: &Client, trust: Trust, unanswered: Unanswered) {
     let mut contact = Contact {
         shared,
@@ -124,7 +124,7 @@ impl Contact<'_> {
     }
 
     fn open_poll(&mut self) {
-        // The work looks whether somebody else changed the machine meanwhile.
+        // The work checks whether somebody else changed the machine meanwhile.
         self.shared.wakes.wake_work();
         let have = self.schedule.hint().or(self.shared.heard.wanted_generation());
         let (client, wait) = (self.client, self.schedule.poll_wait(number()));
@@ -163,7 +163,7 @@ impl Contact<'_> {
         }
     }
 
-    /// Says that it was told before it is: what changes meanwhile is for the next check-in.
+    /// Marks it as reported beforehand: later changes belong to the next check-in.
     async fn say(&mut self) -> Result<(), ContactError> {
         self.shared.wakes.take_to_tell();
         let said = self.check_in().await;
@@ -194,7 +194,7 @@ impl Contact<'_> {
         }
     }
 
-    /// The check-in that waits for its answer, or the next one.
+    /// The unanswered check-in, or the next one.
     fn sending(&mut self) -> Result<Sending, ContactError> {
         let in_force = self.client.key().map(|key| key.public());
         let by = match self.schedule.older_key() {
@@ -207,7 +207,7 @@ impl Contact<'_> {
         {
             return Ok(Sending { outgoing, next, by });
         }
-        // A key before only ever brings the one in force.
+        // A previous key only ever brings the one in force.
         let brings = in_force.filter(|_| by.is_some());
         self.unanswered.keep(self.shared.next_check_in(brings)?)?;
         let outgoing = self.unanswered.take().ok_or(ContactError::NothingStored)?;
@@ -220,14 +220,14 @@ impl Contact<'_> {
         Ok(identity::previous_keys(&self.shared.config.state_dir, now)?)
     }
 
-    /// The key that a check-in brings and that signs it too; `None` for one whose key is gone.
+    /// The key that a check-in brings and that also signs it; `None` if that key is gone.
     fn signed_by(&self, outgoing: &Outgoing) -> Option<Option<SecretKey>> {
         let Some(new) = outgoing.check_in.new_key else { return Some(None) };
         let next = self.shared.next_key.get().filter(|next| next.public() == new);
         next.or_else(|| self.client.key().filter(|key| key.public() == new)).map(Some)
     }
 
-    /// A check-in was not answered with a success.
+    /// A check-in failed.
     fn not_taken(&mut self, error: &ClientError, sending: &Sending) -> Result<(), ContactError> {
         if error.ends_check_in() {
             self.unanswered.answered();
@@ -238,7 +238,7 @@ impl Contact<'_> {
         }
         let waits = self.shared.next_key.public();
         if error.needs_new_bearer() && waits.is_some() && sending.outgoing.check_in.new_key != waits {
-            // Or the next one, which it took and said otherwise.
+            // Or the next key, which the controller accepted while claiming otherwise.
             self.shared.next_key.show();
             self.unanswered.answered();
         }
@@ -270,11 +270,11 @@ impl Contact<'_> {
         }
         self.unanswered.answered();
         if !outgoing.fresh {
-            // What has changed since is said by the next one.
+            // Later changes belong to the next one.
             self.shared.wakes.mark();
         }
         if reply.rotate_key && reply.requests.is_empty() && !std::mem::replace(&mut self.unsigned, true) {
-            tracing::warn!("the controller asks for a new key without an operator's signature; not followed");
+            tracing::warn!("the controller asks for a new key without an operator's signature; ignored");
         }
         self.schedule.checked_in(&CheckedIn {
             sent,
@@ -284,9 +284,9 @@ impl Contact<'_> {
         });
         self.note_news();
         self.shared.heard.check_in_answered(sent);
-        self.shared.asks.answer(&Ok("the controller answers; the agent takes what it has".to_owned()));
+        self.shared.asks.answer(&Ok("the controller answers; the agent fetches what it has".to_owned()));
         self.shared.answered();
-        // Which count it is of it does not say: only the answer to a batch lets events go.
+        // It does not say which stream it refers to: only the answer to a batch acknowledges events.
         self.reporting.claimed(reply.reports_through, self.shared);
         let operators = self.trust.operators();
         let refused = self.requests.heard(&reply.requests, &operators, self.shared, self.client)?;
@@ -301,7 +301,7 @@ impl Contact<'_> {
         Ok(())
     }
 
-    /// Takes note of what the controller speaks of; never trusted.
+    /// Records the controller's hints; never trusted.
     fn note_news(&self) {
         let news = self.schedule.is_news(self.shared.heard.wanted_generation(), self.now());
         self.shared.heard.set_speaks_of_news(news);
@@ -335,8 +335,8 @@ impl Contact<'_> {
         Ok(())
     }
 
-    /// What is held now, also where the refresh was refused half way: a new root counts from the moment that it is held, and
-    /// what an earlier epoch wanted is wanted no longer.
+    /// Updates what is held, also after a partly refused refresh: a new root counts from the moment it is
+    /// held, and targets of an earlier epoch are no longer wanted.
     fn note_holds(&mut self) {
         let holds = self.trust.holds();
         let before = self.shared.heard.set_holds(holds);
@@ -348,13 +348,16 @@ impl Contact<'_> {
             self.schedule.signed_news();
         }
         if self.shared.heard.disown_before(holds.epoch) {
-            tracing::warn!("epoch {} has begun: what was signed before it is taken no longer", holds.epoch);
+            tracing::warn!(
+                "epoch {} has begun: what was signed before it is no longer accepted",
+                holds.epoch
+            );
         }
         self.shared.wakes.wake_work();
     }
 
-    /// Whether it is told at once that nothing is refused any more. A controller that hands something forged on now and then
-    /// does not get a check-in for each: the next one tells it anyway.
+    /// Whether to report at once that nothing is refused any more. A controller that sends a forgery now and
+    /// then does not trigger a check-in for each: the next one reports it anyway.
     fn may_calm(&mut self) -> bool {
         let now = self.now();
         let may = self.calmed.is_none_or(|at| now.saturating_sub(at) >= LONGEST_PAUSE);
@@ -364,12 +367,12 @@ impl Contact<'_> {
         may
     }
 
-    /// What the machine was given and refused, and was not given soundly since.
+    /// What was delivered and refused, and not delivered correctly since.
     fn refuses(&self) -> Option<Attack> {
         self.unsound.or(self.requests.has_forged().then_some(Attack::ForgedSignature))
     }
 
-    /// Tells an attack once, until something is accepted again or it is another one.
+    /// Reports an attack once, until something is accepted again or the attack changes.
     fn refuse(&self, attack: Attack, detail: &str) {
         if self.shared.heard.set_refused(Some(attack)) == Some(attack) {
             return;
@@ -393,7 +396,7 @@ impl Contact<'_> {
         }
     }
 
-    /// Takes note of a failure.
+    /// Records a failure.
     fn failed(&mut self, error: &ContactError) {
         self.poll = None;
         let client = error.client();
@@ -405,18 +408,18 @@ impl Contact<'_> {
         }
         match client.and_then(ClientError::code) {
             Some(ProblemCode::Revoked | ProblemCode::UnknownMachine) => {
-                let words = format!("the controller takes nothing of this machine any more: {error}");
+                let words = format!("the controller no longer accepts this machine: {error}");
                 self.shared.asks.answer(&Err(words.clone()));
                 self.shared.heard.set_shut_out(words);
             }
             _ => {
-                let words = format!("the agent asked the controller, in vain, and goes on asking: {error}");
+                let words = format!("asking the controller failed; the agent keeps trying: {error}");
                 self.shared.asks.answer(&Ok(words));
             }
         }
         let failure = self.failure(error);
         let (wait, first) = self.schedule.failed(&failure, self.now());
-        // The first failure of a series is news, the others are not.
+        // Only the first failure in a row is news.
         if first {
             tracing::warn!("{error}");
         } else {
@@ -424,7 +427,7 @@ impl Contact<'_> {
         }
     }
 
-    /// Whether a generation waits to be confirmed.
+    /// Whether a generation waits for confirmation.
     fn probing(&self) -> bool {
         self.shared.ledger.borrow().transaction().is_some_and(|open| open.state == State::Probing)
     }

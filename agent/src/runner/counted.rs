@@ -1,4 +1,4 @@
-//! The numbers of check-ins: none is used twice, whatever becomes of this process.
+//! The numbers of check-ins: none is used twice, whatever happens to this process.
 
 use std::cell::Cell;
 use std::io;
@@ -6,25 +6,25 @@ use std::path::PathBuf;
 
 use crate::durable;
 
-/// How many numbers are reserved at once: an update has some ten.
+/// How many numbers are reserved at once: an update needs about ten.
 const RESERVED: u64 = 63;
 
 pub struct Counted {
     file: PathBuf,
     last: Cell<u64>,
-    /// Up to which number they are reserved on disk.
+    /// The highest number reserved on disk.
     reserved: Cell<u64>,
 }
 
 impl Counted {
-    /// Goes on behind the highest number that is stored, and behind `said`.
+    /// Continues after the highest stored number, and after `said`.
     pub fn open(file: PathBuf, said: u64, unix_seconds: i64) -> io::Result<Self> {
         let reserved = stored(durable::read(&file, 64)?, unix_seconds).max(said);
         Ok(Self { file, last: Cell::new(reserved), reserved: Cell::new(reserved) })
     }
 
-    /// That no number is used twice is durable before this returns: the file holds the highest that is reserved, and a new
-    /// process goes on behind it.
+    /// Before this returns, it is durable that no number is used twice: the file holds the highest reserved
+    /// number, and a new process continues after it.
     pub fn next(&self) -> io::Result<u64> {
         let number = self.last.get().saturating_add(1);
         if number > self.reserved.get() {

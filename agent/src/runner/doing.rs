@@ -9,16 +9,16 @@ use crate::core::plan::RebootNote;
 
 #[derive(Default)]
 pub struct Doing {
-    /// What keeps the work from going on, in one sentence.
+    /// What keeps the work from continuing, in one sentence.
     problem: RefCell<Option<String>>,
-    /// How far the step is that is being taken, in words.
+    /// The progress of the current step, as text.
     progress: RefCell<Option<String>>,
-    /// Units that have failed, as they were last looked at, if they were.
+    /// The failed units at the last look, if any was taken.
     degraded: RefCell<Option<Vec<String>>>,
     reboot: RefCell<Option<RebootNote>>,
-    /// What Nix fetched or built and that was not what was signed, until it gets that.
+    /// What Nix fetched or built that differed from what was signed, until it gets the right thing.
     altered: Cell<Option<Attack>>,
-    /// When the new system was seen to run, in time awake.
+    /// When the new system was seen running, in awake time.
     probing_since: Cell<Option<Duration>>,
 }
 
@@ -42,7 +42,7 @@ impl Doing {
         self.probing_since.get()
     }
 
-    /// Whether it is another one than before.
+    /// Returns whether it changed.
     pub fn set_problem(&self, problem: Option<String>) -> bool {
         let other = *self.problem.borrow() != problem;
         *self.problem.borrow_mut() = problem;
@@ -57,14 +57,14 @@ impl Doing {
         *self.degraded.borrow_mut() = Some(units);
     }
 
-    /// Whether it is another one than before.
+    /// Returns whether it changed.
     pub fn set_reboot(&self, note: Option<RebootNote>) -> bool {
         let other = *self.reboot.borrow() != note;
         *self.reboot.borrow_mut() = note;
         other
     }
 
-    /// Gives what it was before.
+    /// Returns the previous value.
     pub fn set_altered(&self, attack: Option<Attack>) -> Option<Attack> {
         self.altered.replace(attack)
     }

@@ -1,4 +1,4 @@
-//! Why the contact comes to nothing, for now.
+//! Why contacting the controller failed for now.
 
 use super::ledger::LedgerError;
 use crate::client::ClientError;
@@ -13,18 +13,18 @@ pub enum ContactError {
     Trust(#[from] TrustError),
     #[error(transparent)]
     Ledger(#[from] LedgerError),
-    #[error("this machine's keys cannot be changed as they should: {0}")]
+    #[error("this machine's keys cannot be changed: {0}")]
     Keys(#[from] IdentityError),
-    #[error("what belongs to check-ins cannot be kept: {source}; {}", crate::durable::remedy(source))]
+    #[error("the check-in state cannot be written: {source}; {}", crate::durable::remedy(source))]
     Sequence {
         #[from]
         source: std::io::Error,
     },
-    #[error("the controller takes reports without storing them: look at its log")]
+    #[error("the controller accepts reports without storing them: check its log")]
     NothingStored,
     #[error("the controller's numbers of this machine's reports are not its own; they are counted anew")]
     Renamed,
-    #[error("the controller answers polls at once and has nothing new: look at its log")]
+    #[error("the controller answers polls at once and has nothing new: check its log")]
     Spinning,
 }
 

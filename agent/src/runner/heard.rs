@@ -1,4 +1,4 @@
-//! What the controller said. The contact writes it; the work, check-ins and people read it.
+//! What the controller sent. The contact writes it; the work, check-ins and people read it.
 
 use std::cell::{Cell, Ref, RefCell};
 use std::time::Duration;
@@ -15,15 +15,15 @@ pub struct Heard {
     holds: Cell<Holds>,
     /// The last answer that was refused, until one is accepted.
     refused: Cell<Option<Attack>>,
-    /// The operators' requests that were followed, and that the controller still hands on.
+    /// The operators' requests that were followed, and that the controller still passes on.
     followed: RefCell<Vec<Sha256>>,
     answers: Cell<bool>,
-    /// The controller speaks of a generation that was not asked for yet: what was undone waits for that.
+    /// The controller hints at a generation that was not requested yet: retries wait for that.
     hinted: Cell<bool>,
-    /// When the last check-in that was answered was sent, in time awake.
+    /// When the last answered check-in was sent, in awake time.
     reached: Cell<Option<Duration>>,
     last_contact: Cell<Option<UnixMillis>>,
-    /// Why the controller takes nothing of this machine any more, until it does again.
+    /// Why the controller no longer accepts this machine, until it does again.
     shut_out: RefCell<Option<String>>,
 }
 
@@ -64,7 +64,7 @@ impl Heard {
     pub fn speaks_of_news(&self) -> bool {
         self.hinted.get()
     }
-    /// Whether a check-in was answered that was sent then or later, in time awake.
+    /// Whether a check-in sent at or after this awake time was answered.
     pub fn reached_since(&self, since: Duration) -> bool {
         self.reached.get().is_some_and(|sent| sent >= since)
     }
@@ -81,18 +81,18 @@ impl Heard {
         }
     }
 
-    /// Gives what was held before.
+    /// Returns what was held before.
     pub fn set_holds(&self, holds: Holds) -> Holds {
         self.holds.replace(holds)
     }
 
-    /// What is of an earlier epoch is wanted no longer. Gives whether there was such a thing.
+    /// Drops a target of an earlier epoch. Returns whether there was one.
     pub fn disown_before(&self, epoch: Epoch) -> bool {
         let mut wanted = self.wanted.borrow_mut();
         wanted.take_if(|target| target.generation.epoch() < epoch).is_some()
     }
 
-    /// Gives what was refused before.
+    /// Returns what was refused before.
     pub fn set_refused(&self, attack: Option<Attack>) -> Option<Attack> {
         self.refused.replace(attack)
     }
@@ -105,19 +105,19 @@ impl Heard {
         self.hinted.set(news);
     }
 
-    /// A check-in that was sent then, in time awake, was answered.
+    /// A check-in sent at this awake time was answered.
     pub fn check_in_answered(&self, sent: Duration) {
         self.reached.set(Some(sent));
         self.shut_out.borrow_mut().take();
     }
 
-    /// Anything was answered. Gives whether it was not known that the controller answers.
+    /// Anything was answered. Returns whether it was unknown that the controller answers.
     pub fn answered(&self, now: UnixMillis) -> bool {
         self.last_contact.set(Some(now));
         !self.answers.replace(true)
     }
 
-    /// The controller cannot be reached; or, for the work, its last answer is from before what happened since.
+    /// The controller is unreachable; or, for the work, its last answer predates what happened since.
     pub fn forget_answers(&self) {
         self.answers.set(false);
     }

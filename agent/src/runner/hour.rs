@@ -1,13 +1,13 @@
-//! Whoever answers in the controller's place for an hour decides nothing that lasts: the real runner with all its files, in
-//! virtual time, under answers of any kind, killed and started meanwhile. Afterwards an honest controller brings the machine to
-//! the newest generation, with no hand on it. It has no key that signs metadata: what the online key alone can do is told in
-//! docs/security.md.
+//! An hour with an impostor in the controller's place has no lasting effect: the real runner with all its
+//! files, in virtual time, under any kind of answers, killed and restarted meanwhile. Afterwards an honest
+//! controller brings the machine to the newest generation without manual help. The impostor has no key that
+//! signs metadata: docs/security.md says what the online key alone can do.
 //!
-//! Of a machine only its platform, its Nix and the wire are other ones. `MUSTER_HOURS` says how many hours are lived through.
-//! No hour is quite like another with the same number (tokio's `select!` draws by itself), so the log of one that went wrong is
-//! kept, and its place told.
+//! Only the machine's platform, its Nix and the network are simulated. `MUSTER_HOURS` sets the number of
+//! hours. Two hours with the same number are not identical (tokio's `select!` makes its own random choices),
+//! so the log of a failed one is kept, and its path printed.
 
-// What was lived through is told to whoever asks for it (--nocapture).
+// Prints statistics on request (--nocapture).
 #![allow(clippy::print_stdout)]
 
 mod dice;
@@ -46,19 +46,20 @@ use crate::outbox::{FOLDER, Outbox};
 
 const MINUTE: Duration = Duration::from_secs(60);
 const HOUR: Duration = Duration::from_secs(3600);
-/// How long it may take until a machine asks an honest controller again: as long as it was asked to wait, of which ten minutes
-/// and a tenth are honoured.
+/// The longest time until a machine asks an honest controller again: as long as it was told to wait, of which
+/// ten minutes and a tenth are honoured.
 const ASKS_AGAIN: Duration = Duration::from_secs(11 * 60 + 30);
-/// How long an honest controller may take to put everything right. A generation that a lie let fail is tried again after an
-/// hour; nothing else waits for longer than eleven minutes (a `Retry-After`, of which no more than ten are honoured).
+/// The longest time until an honest controller has put everything right. A generation that failed because of
+/// a lie is tried again after an hour; nothing else waits longer than eleven minutes (a `Retry-After`,
+/// honoured up to ten minutes).
 const RIGHT_AGAIN: Duration = Duration::from_secs(90 * 60);
-/// And for what is published after that.
+/// And for later publications.
 const AS_EVER: Duration = Duration::from_secs(5 * 60);
 const HOURS: u64 = 60;
-/// And with an agent that believes too much, until that is noticed.
+/// And with a weak agent, until that is noticed.
 const MOST_HOURS: u64 = 300;
 
-/// What happens beside the lies.
+/// What happens besides the lies.
 #[derive(Debug, Clone, Copy)]
 enum Happens {
     Publication,
@@ -93,7 +94,7 @@ fn start(machine: &Rc<Machine>, line: &Arc<Line>, weak: Option<Weak>) -> JoinHan
     })
 }
 
-/// The target of this number.
+/// The target with this number.
 fn wanted(generation: Generation) -> Target {
     let (epoch, number) = (generation.epoch(), generation.get());
     Target {
@@ -140,7 +141,7 @@ impl Hour {
             }
             Happens::Rotation => self.line.ask_rotation(),
             Happens::Restart => {
-                // As a power cut does it: at whatever it waits for.
+                // Like a power cut: at any await point.
                 self.agent.abort();
                 let _ = (&mut self.agent).await;
                 self.agent = start(&self.machine, &self.line, self.weak);
@@ -176,7 +177,7 @@ impl Hour {
         format!("wanted {}; open {open:?}; {journal:?}; said last {last:?}", self.newest.output)
     }
 
-    /// What holds at each moment.
+    /// Invariants that hold at each moment.
     fn sound(&self) -> Result<(), String> {
         if self.agent.is_finished() {
             return Err("the agent has ended".to_owned());
@@ -201,7 +202,7 @@ impl Hour {
         layout.running().as_ref() == output && layout.profile_target().as_ref() == output
     }
 
-    /// The machine runs what was published last, has told so, and nothing of the lies is left.
+    /// The machine runs the latest publication, has reported that, and no trace of the lies is left.
     fn is_right(&self) -> bool {
         let reported = self.line.with(|honest| {
             let last = honest.last.as_ref();
@@ -212,7 +213,7 @@ impl Hour {
         self.runs_newest() && reported && Outbox::count(&self.machine.config.state(FOLDER)) == 0
     }
 
-    /// What must hold once all is right again; `from` is when the lies ended, in Unix milliseconds.
+    /// What must hold once all is well again; `from` is when the lies ended, in Unix milliseconds.
     fn look_back(&self, from: i64) -> Result<(), String> {
         self.sound()?;
         let swallowed = self.line.swallowed();
@@ -249,7 +250,7 @@ impl Hour {
     }
 }
 
-/// One hour of lies, and what comes of it: how long it took until all was right again.
+/// One hour of lies and its consequences: how long recovery took.
 async fn live_through(seed: u64, weak: Option<Weak>) -> Result<Duration, String> {
     let mut dice = Dice::new(seed ^ 0x5eed);
     let mut hour = Hour::begin(seed, weak).await;
@@ -288,14 +289,14 @@ async fn live_through(seed: u64, weak: Option<Weak>) -> Result<Duration, String>
     let is_right = || hour.line.with(|honest| honest.answered) > answered && hour.is_right();
     let took = hour.until("the newest generation", RIGHT_AGAIN, is_right).await?;
     hour.look_back(from)?;
-    // From here on it is a machine as any other.
+    // From here on it is a machine like any other.
     hour.happens(Happens::Publication).await;
     hour.until("the generation after that", AS_EVER, || hour.is_right()).await?;
     hour.look_back(from)?;
     Ok(took)
 }
 
-/// The controller takes the new key that was asked for, and says that it does not.
+/// The controller accepts the requested new key and claims that it did not.
 async fn deny_the_key() -> Result<Duration, String> {
     let mut hour = Hour::begin(0, None).await;
     hour.until("the first generation", 10 * MINUTE, || hour.is_right()).await?;
@@ -313,7 +314,7 @@ async fn deny_the_key() -> Result<Duration, String> {
     hour.look_back(from).map(|()| took)
 }
 
-/// The controller hands on a request with a bad signature of an operator, again and again, and is sound beside that.
+/// The controller keeps passing on a request with an operator's forged signature, and is otherwise honest.
 async fn forge() -> Result<Duration, String> {
     let mut hour = Hour::begin(0, None).await;
     hour.until("the first generation", 10 * MINUTE, || hour.is_right()).await?;
@@ -323,7 +324,7 @@ async fn forge() -> Result<Duration, String> {
     let refuses = || line.with(|honest| honest.last.as_ref().and_then(|last| last.refused));
     let forged = || refuses() == Some(Attack::ForgedSignature);
     hour.until("its refusal", 10 * MINUTE, forged).await?;
-    // Though its metadata is good, and fetched anew for each generation.
+    // Although its metadata is good, and refreshed for each generation.
     for _ in 0..3 {
         hour.happens(Happens::Publication).await;
         hour.until("the generation", 10 * MINUTE, || hour.runs_newest()).await?;
@@ -367,7 +368,7 @@ fn logged(
     });
     drawn::at_random();
     end.map_err(|error| {
-        // Of a weak one it is what was looked for.
+        // For a weak agent this is the expected outcome.
         if weak.is_some() {
             return format!("hour {seed}: {error}");
         }
@@ -379,7 +380,7 @@ fn logged(
     })
 }
 
-/// What is logged within one hour.
+/// The log of one hour.
 #[derive(Clone, Default)]
 struct Log(Arc<std::sync::Mutex<Vec<u8>>>);
 
@@ -426,7 +427,7 @@ fn a_forged_request_shows_for_as_long_as_it_is_handed_on() {
 #[test]
 fn an_agent_that_believes_too_much_is_noticed() {
     for weak in Weak::ALL {
-        // What the agent as it is does not live through either tells nothing of a weak one.
+        // What the real agent does not survive either says nothing about a weak one.
         let noticed = (0..MOST_HOURS).find_map(|seed| {
             let noticed = hour(seed, Some(weak)).err()?;
             hour(seed, None).is_ok().then_some(noticed)

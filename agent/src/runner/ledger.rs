@@ -1,4 +1,4 @@
-//! Does the writes of [`Book`], one after the other, and tells it of each that is done.
+//! Does the writes of [`Book`] in order, and reports each one that is done back to it.
 
 use std::path::Path;
 
@@ -36,8 +36,8 @@ pub struct Ledger {
 }
 
 impl Ledger {
-    /// Reads what the last run left, and pushes what it wrote down but did not push. What is damaged is replaced by what
-    /// the machine itself shows: `held` is the newest verified target, `running` what runs.
+    /// Reads what the last run left, and pushes what it wrote down but did not push. Damaged documents are
+    /// replaced by what the machine itself shows: `held` is the newest verified target, `running` what runs.
     pub fn open(
         state_dir: &Path,
         held: Option<&Target>,
@@ -58,7 +58,7 @@ impl Ledger {
         let transaction = match files.transaction()? {
             Found::Whole(transaction) => Some(transaction),
             Found::Nothing | Found::Damaged(_) => {
-                // What the journal has taken in is over, whatever was cleared of it.
+                // What the journal has taken in is over, whatever was removed of it.
                 let record = files.activation()?.whole();
                 let record = record.filter(|record| journal.settled.as_ref() != Some(&record.transaction));
                 let transaction = record.and_then(|record| regained(&record, held, now));
@@ -132,7 +132,7 @@ impl Ledger {
         self.perform(self.book.give(verdict))
     }
 
-    /// Whether there was something new about what runs.
+    /// Returns whether there was news about what runs.
     pub fn drift(&mut self, running: &StorePath, now: UnixMillis) -> Result<bool, LedgerError> {
         let writes = self.book.drift(running, now);
         let new = !writes.is_empty();
@@ -140,7 +140,7 @@ impl Ledger {
         Ok(new)
     }
 
-    /// Lets `wanted` be tried again though it failed.
+    /// Allows another try of `wanted` although it failed.
     pub fn lift(
         &mut self,
         wanted: &Target,
@@ -168,7 +168,8 @@ impl Ledger {
         Ok(self.outbox.accepted(through)?)
     }
 
-    /// What is written down under a number that no count reaches is told under another one, unless the outbox had it.
+    /// Events written down under numbers beyond the limit are reported under new ones, unless the outbox had
+    /// them.
     fn come_back(&mut self) -> Result<(), LedgerError> {
         let delivered = self.outbox.left_behind().unwrap_or(0);
         for write in self.book.renumbered(delivered) {
@@ -177,20 +178,17 @@ impl Ledger {
         Ok(())
     }
 
-    /// Drops what there is no room for. That it goes is told first.
+    /// Drops what exceeds the room. The loss is reported first.
     fn make_room(&mut self, now: UnixMillis) -> Result<(), LedgerError> {
         let Some(excess) = self.outbox.excess() else { return Ok(()) };
-        tracing::warn!(
-            events = excess.numbers.len(),
-            "nobody takes reports: the least important are dropped"
-        );
+        tracing::warn!(events = excess.numbers.len(), "nobody accepts reports: dropping the least important");
         for write in self.book.tell(None, excess.event, now) {
             self.put(&write)?;
         }
         Ok(self.outbox.discard(&excess.numbers)?)
     }
 
-    /// What fails, and everything behind it, was not done; the book says so.
+    /// A write that fails, and everything after it, was not done; the book knows.
     fn perform(&mut self, writes: Vec<Write>) -> Result<(), LedgerError> {
         let mut pushed = None;
         for write in writes {
@@ -199,7 +197,7 @@ impl Ledger {
                 pushed = Some(telling.at);
             }
         }
-        // Only now: within the list events have their numbers already.
+        // Only now: events in the list already have their numbers.
         pushed.map_or(Ok(()), |now| self.make_room(now))
     }
 
@@ -251,7 +249,7 @@ mod tests {
         let mut ledger = open(folder.path());
         ledger.begin(transaction(2, State::Verified), vec![EventKind::Verified], 1).unwrap();
         assert_eq!(events(&ledger).len(), 1);
-        // As it is when the push never happened.
+        // As if the push had never happened.
         let mut written = ledger.transaction().unwrap().clone();
         written.state = State::Fetched;
         written.telling =
@@ -277,7 +275,7 @@ mod tests {
         let mut ledger = open(folder.path());
         ledger.settle(on(&path("old"))).unwrap();
         let journal = ledger.journal().clone();
-        // Killed after the journal was written and before the transaction was cleared.
+        // Killed after the journal was written and before the transaction was removed.
         ledger.files.write_transaction(&written).unwrap();
         drop(ledger);
         let mut ledger = open(folder.path());
@@ -346,7 +344,7 @@ mod tests {
         let record = Activation { phase: ActivationPhase::Activated, ..Activation::new(&over, "b") };
         let files = Files::new(folder.path());
         files.write_activation(&record).unwrap();
-        // The transaction was cleared for good; a power cut brought the activator's record back.
+        // The transaction was durably removed; a power cut brought the activator's record back.
         for (settled, regained) in [(Some("t"), false), (Some("other"), true), (None, true)] {
             let journal = Journal { settled: settled.map(str::to_owned), ..Journal::default() };
             files.write_journal(&journal).unwrap();

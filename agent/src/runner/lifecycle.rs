@@ -1,4 +1,4 @@
-//! Starts the agent, again and again until it can, and then keeps its tasks going side by side.
+//! Starts the agent, repeatedly until it succeeds, and then runs its tasks concurrently.
 
 use std::cell::RefCell;
 use std::path::Path;
@@ -31,10 +31,10 @@ use crate::nix::{Nix, Store};
 use crate::platform::{self, Platform};
 use crate::trust::Trust;
 
-/// The file of the highest number of a check-in that is reserved, in the state folder.
+/// The file of the highest reserved check-in number, in the state folder.
 const NUMBERS: &str = "checkin-seq";
 
-/// What the agent has around it.
+/// The agent's dependencies.
 pub struct Around {
     pub clock: Arc<dyn Clock>,
     pub platform: Arc<dyn Platform>,
@@ -51,7 +51,7 @@ impl Around {
     }
 }
 
-/// Runs until it is dropped. Whatever goes wrong is logged, told to the controller, and tried again.
+/// Runs until dropped. Whatever goes wrong is logged, reported to the controller, and retried.
 pub async fn run(config: Config, identity: Identity, commands: mpsc::Receiver<Command>) {
     keep(&config, &identity, commands, || Around::of(&config, &identity)).await;
 }
@@ -67,7 +67,7 @@ pub async fn keep(
         match around().and_then(|around| prepare(config, identity, around)) {
             Ok(prepared) => break prepared,
             Err(error) => {
-                tracing::error!("the agent cannot begin: {error}");
+                tracing::error!("the agent cannot start: {error}");
                 tokio::time::sleep(backoff.failed(number(), None)).await;
             }
         }
@@ -84,12 +84,12 @@ pub async fn keep(
 
 type Boxed = Box<dyn std::error::Error>;
 
-/// The key that waits to be taken. One that is damaged is in nobody's use yet: it is forgotten, and the machine goes on with
-/// the key that it has.
+/// The next key. A damaged one is not in use anywhere yet: it is dropped, and the machine keeps its current
+/// key.
 fn next_key(state_dir: &Path) -> Result<Option<SecretKey>, Boxed> {
     match identity::next_key(state_dir) {
         Err(error @ IdentityError::Damaged { .. }) => {
-            tracing::warn!(%error, "the next key cannot be read, and is forgotten");
+            tracing::warn!(%error, "the next key cannot be read; dropping it");
             identity::forget_next_key(state_dir)?;
             Ok(None)
         }

@@ -1,4 +1,4 @@
-//! The key that waits to take the place of this machine's. See [`crate::identity::next_key`].
+//! The key that is waiting to replace this machine's. See [`crate::identity::next_key`].
 
 use std::cell::{Cell, RefCell};
 use std::time::Duration;
@@ -7,7 +7,7 @@ use muster_protocol::keys::{PublicKey, SecretKey};
 
 pub struct NextKey {
     key: RefCell<Option<SecretKey>>,
-    /// Before this time awake it is not shown.
+    /// Before this awake time it is not shown.
     shown_from: Cell<Option<Duration>>,
 }
 
@@ -28,7 +28,7 @@ impl NextKey {
         self.public().filter(|_| self.shown_from.get().is_none_or(|from| now >= from))
     }
 
-    /// Another one, or none; it is shown at once.
+    /// Replaces or removes it; a new one is shown at once.
     pub fn set(&self, key: Option<SecretKey>) {
         *self.key.borrow_mut() = key;
         self.show();
@@ -38,7 +38,7 @@ impl NextKey {
         self.shown_from.set(None);
     }
 
-    /// Gives whether it was to be shown until now.
+    /// Returns whether it was being shown until now.
     pub fn show_from(&self, from: Duration) -> bool {
         self.shown_from.replace(Some(from)).is_none()
     }

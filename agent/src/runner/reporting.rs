@@ -1,4 +1,4 @@
-//! Reports go their own way: whatever becomes of them keeps no check-in and no metadata from going theirs.
+//! Reports are independent: whatever happens to them delays no check-in and no metadata.
 
 use muster_protocol::api::ProblemCode;
 use muster_protocol::report::{Accepted, Batch};
@@ -8,20 +8,20 @@ use super::shared::Shared;
 use crate::client::Client;
 use crate::core::answers::{Numbers, numbers};
 
-/// How many batches are sent before there is a look at everything else.
+/// How many batches are sent before everything else gets a turn.
 const BATCHES_AT_ONCE: u32 = 8;
 
-/// What is known of how the controller counts.
+/// What is known about how the controller counts.
 #[derive(Debug, Default)]
 pub(super) struct Reporting {
-    /// It takes numbers that are not one after the other.
+    /// It accepts numbers with gaps.
     gaps: bool,
-    /// It was said that it claims numbers that were never used.
+    /// It was logged that it claims numbers that were never used.
     warned: bool,
 }
 
 impl Reporting {
-    /// Takes note of what the controller says that it has. It is told once what it cannot have.
+    /// Records the numbers that the controller claims to have. Impossible ones are logged once.
     pub fn claimed(&mut self, through: u64, shared: &Shared) {
         let last = shared.ledger.borrow().outbox.last();
         if through > last && !std::mem::replace(&mut self.warned, true) {
@@ -33,7 +33,8 @@ impl Reporting {
         }
     }
 
-    /// All that waits, but only so many batches in one go: a slow answer to each must not keep check-ins and metadata waiting.
+    /// All waiting reports, but a limited number of batches in a row: slow answers must not delay check-ins
+    /// and metadata.
     pub async fn send(&mut self, shared: &Shared, client: &Client) -> Result<(), ContactError> {
         for _ in 0..BATCHES_AT_ONCE {
             let batch = self.batch(shared);
@@ -48,7 +49,8 @@ impl Reporting {
                 ledger.outbox.begin_stream().map_err(super::ledger::LedgerError::from)?;
                 return Err(ContactError::Renamed);
             }
-            // A controller of version 0.1 misses a number, and calls it a sequence: it takes what begins behind the hole.
+            // A controller of version 0.1 reports a missing number as a sequence error: it accepts what
+            // begins after the gap.
             if code == Some(ProblemCode::Sequence) && std::mem::replace(&mut self.gaps, false) {
                 continue;
             }

@@ -1,4 +1,5 @@
-//! What operators ask of this machine, as the controller hands it on: checked, followed once, and remembered until its end.
+//! Operators' requests to this machine, passed on by the controller: verified, followed once, and remembered
+//! until they expire.
 
 use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
@@ -14,13 +15,13 @@ use super::shared::Shared;
 use crate::client::Client;
 use crate::durable;
 
-/// What was followed, in the state folder.
+/// The followed requests, in the state folder.
 const FILE: &str = "requests.json";
 const MAX_FILE_BYTES: u64 = 64 * 1024;
-/// How many are remembered: those that end last.
+/// How many are remembered: those that expire last.
 const MOST: usize = 64;
 
-/// A request that was followed. None is followed twice, though the controller goes on handing it on.
+/// A followed request. None is followed twice, although the controller keeps passing it on.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 struct Followed {
     id: Sha256,
@@ -31,22 +32,23 @@ struct Followed {
 pub(super) struct Requests {
     path: PathBuf,
     followed: Vec<Followed>,
-    /// Those that were refused, so that each is told once.
+    /// The refused requests, so that each is reported once.
     refused: BTreeSet<Sha256>,
-    /// Among what was handed on last there is one that nobody asked for.
+    /// The last requests passed on include one that nobody signed.
     forged: bool,
-    /// Those that the controller was told of.
+    /// Those whose execution was reported to the controller.
     reported: BTreeSet<Sha256>,
 }
 
-/// A request that is refused, and as what.
+/// A refused request, and the attack.
 pub(super) struct Refusal {
     pub attack: Attack,
     pub detail: String,
 }
 
 impl Requests {
-    /// A damaged file is as good as none: a key is replaced once all the same, and a generation is tried once more.
+    /// A damaged file counts as empty: at worst a key is replaced once more, and a generation tried once
+    /// more.
     pub fn open(state_dir: &Path) -> Self {
         let path = state_dir.join(FILE);
         let bytes = durable::read(&path, MAX_FILE_BYTES).ok().flatten();
@@ -58,7 +60,7 @@ impl Requests {
         self.forged
     }
 
-    /// Follows what is asked and was not followed yet. Gives what is refused and was not told yet.
+    /// Follows requests that are new. Returns refusals that were not reported yet.
     pub fn heard(
         &mut self,
         requests: &[SignedRequest],
@@ -81,7 +83,7 @@ impl Requests {
                     }
                 }
                 Err(RequestError::NotAnOperator) => {
-                    // One of a root that is not held yet, perhaps: it is looked for once.
+                    // It may belong to a root that is not held yet: look for that once.
                     if self.refused.len() < MOST && self.refused.insert(id) {
                         shared.asks.for_refresh();
                     }
@@ -124,7 +126,7 @@ impl Requests {
     }
 }
 
-/// Whether there is nothing more to do for it.
+/// Whether nothing more is to be done for it.
 fn follow(
     request: &MachineRequest,
     key: PublicKey,
@@ -136,12 +138,12 @@ fn follow(
         Asked::Retry { derivation, .. } => {
             let wanted = shared.heard.wanted().as_ref().map(|target| target.derivation.clone());
             if wanted.as_ref() != Some(derivation) {
-                // Of another generation than the one that is held: it may come with the next metadata.
+                // For a generation other than the one held: it may arrive with the next metadata.
                 return Ok(false);
             }
             match shared.retry(Asker::Operator { key }) {
                 Ok(words) => tracing::info!("an operator asks: {words}"),
-                // Under way it may still fail; confirmed by now there is nothing to lift.
+                // Under way it may still fail; if confirmed by now there is nothing to lift.
                 Err(words) => {
                     tracing::debug!("an operator asks to try {derivation} again: {words}");
                     return Ok(shared.ledger.borrow().transaction().is_none());
@@ -150,7 +152,7 @@ fn follow(
             Ok(true)
         }
         Asked::Unknown => {
-            tracing::debug!("an operator asks for something that this version does not know");
+            tracing::debug!("an operator's request is not supported by this version");
             Ok(false)
         }
     }

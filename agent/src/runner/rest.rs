@@ -1,15 +1,15 @@
-//! What is done when there is nothing new: looking whether somebody changed the machine, and reboots.
+//! What is done when there is nothing new: checking whether somebody changed the machine, and reboots.
 
 use std::time::Duration;
 
 use super::work::{Work, WorkError};
 use crate::core::reboot::{Due, Rebooted};
 
-/// How often the service manager is asked which units have failed while nothing happens.
+/// How often the service manager is asked for failed units while nothing happens.
 const UNITS_INTERVAL: Duration = Duration::from_secs(1800);
 
 impl Work<'_> {
-    /// Looks at the machine; whether there is something new to plan for.
+    /// Looks at the machine; returns whether there is something new to plan for.
     pub(super) async fn rest(&mut self) -> Result<bool, WorkError> {
         let running = self.shared.platform.layout().running();
         let now = self.shared.clock.unix_ms();
@@ -20,7 +20,7 @@ impl Work<'_> {
             self.shared.wakes.changed();
             return Ok(true);
         }
-        // Nothing to plan for, and worth telling.
+        // Nothing to plan for, but worth reporting.
         let specialisation = self.shared.platform.layout().specialisation();
         if self.specialisation != specialisation {
             self.specialisation = specialisation;
@@ -49,7 +49,7 @@ impl Work<'_> {
         }
     }
 
-    /// Reboots, once: that it was asked for is durable first.
+    /// Reboots once: the request is durable first.
     pub(super) async fn reboot(&mut self, due: Due) -> Result<(), WorkError> {
         let why = format!("for {}", due.what.join(", "));
         tracing::warn!("rebooting {why}");
@@ -59,7 +59,7 @@ impl Work<'_> {
         self.shared.wakes.changed();
         let asked = self.ask(|platform| platform.reboot()).await;
         if asked.is_err() {
-            // Nobody took the request, so it may be made again.
+            // Nobody accepted the request, so it may be made again.
             self.shared.ledger.borrow_mut().not_rebooting()?;
         }
         asked

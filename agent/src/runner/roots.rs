@@ -1,4 +1,4 @@
-//! Links in Nix's own folder of roots, so that no garbage collection takes a system that may still be needed.
+//! GC roots that protect every system that may still be needed.
 
 use std::io;
 use std::os::unix::fs::symlink;
@@ -13,11 +13,11 @@ use crate::platform::Layout;
 pub const NEW: &str = "new";
 /// What an undo goes back to.
 const OLD: &str = "old";
-/// The confirmed system, and the one before it.
+/// The confirmed system, and its predecessor.
 const CURRENT: &str = "current";
 const PREVIOUS: &str = "previous";
 
-/// Where `nix-store --add-root` puts the link of what it builds.
+/// The link of what `nix-store --add-root` builds.
 pub fn new_link(layout: &Layout) -> PathBuf {
     layout.gcroots().join(NEW)
 }
@@ -26,8 +26,8 @@ pub fn new_link(layout: &Layout) -> PathBuf {
 pub fn hold(layout: &Layout, new: &StorePath, old: Option<&StorePath>) -> io::Result<()> {
     link(layout, NEW, new)?;
     let Some(old) = old else { return Ok(()) };
-    // Mostly the confirmed one: another name of the link that is there, where the file system gives links names (APFS does
-    // not), so that nothing has to be made on the disk.
+    // Usually the confirmed one: a hard link to the existing link, where the file system allows that (APFS
+    // does not), so that nothing has to be created on disk.
     let named = points_to(layout, CURRENT, old)
         && !layout.gcroots().join(OLD).is_symlink()
         && std::fs::hard_link(layout.gcroots().join(CURRENT), layout.gcroots().join(OLD)).is_ok()
@@ -37,7 +37,7 @@ pub fn hold(layout: &Layout, new: &StorePath, old: Option<&StorePath>) -> io::Re
 
 /// After a confirmation: the new system and the one before it stay.
 pub fn confirm(layout: &Layout, new: &StorePath, previous: Option<&StorePath>) -> io::Result<()> {
-    // Renamed where it is there already: nothing has to be made on the disk.
+    // Renamed if it exists: nothing has to be created on disk.
     let keep = |held: &str, name: &str, path: &StorePath| match points_to(layout, held, path) {
         true => std::fs::rename(layout.gcroots().join(held), layout.gcroots().join(name)),
         false => link(layout, name, path),
@@ -49,7 +49,7 @@ pub fn confirm(layout: &Layout, new: &StorePath, previous: Option<&StorePath>) -
     release(layout)
 }
 
-/// After an undo: what was tried may go.
+/// After an undo: the tried system may be collected.
 pub fn release(layout: &Layout) -> io::Result<()> {
     durable::remove(&layout.gcroots().join(NEW))?;
     durable::remove(&layout.gcroots().join(OLD))

@@ -1,6 +1,6 @@
-//! What the contact, the work and the local commands know of each other. Nothing is borrowed across an await.
+//! State shared by the contact, the work and the local commands. Nothing is borrowed across an await.
 //!
-//! Each part says who writes it. What belongs to two of them is put together here.
+//! Each part says who writes it. What concerns two of them is combined here.
 
 use std::cell::RefCell;
 use std::sync::Arc;
@@ -21,20 +21,20 @@ use crate::identity::{AgeClaims, Identity};
 use crate::platform::Platform;
 
 pub struct Shared {
-    /// What does not change while the agent runs.
+    /// Constant while the agent runs.
     pub config: Config,
     pub identity: Identity,
     pub platform: Arc<dyn Platform>,
     pub clock: Arc<dyn Clock>,
     pub boot: String,
-    /// Everything durable. Its own methods say what may be written.
+    /// Everything durable. Its own methods control what may be written.
     pub ledger: RefCell<Ledger>,
     pub heard: Heard,
     pub doing: Doing,
     pub asks: Asks,
     pub next_key: NextKey,
     pub wakes: Wakes,
-    /// For check-ins alone.
+    /// Only for check-ins.
     pub numbers: Counted,
     pub age: AgeClaims,
 }
@@ -67,18 +67,18 @@ impl Shared {
         }
     }
 
-    /// Something that the work rests on has changed.
+    /// Something that the work depends on has changed.
     pub fn look_again(&self) {
         self.wakes.changed_now();
         self.wakes.wake_work();
     }
 
-    /// Every line of the log says which machine it is of.
+    /// Every log line names its machine.
     pub fn machine_span(&self) -> Span {
         info_span!("agent", machine = %self.identity.machine)
     }
 
-    /// And lines about a switch, of which generation and which attempt.
+    /// And lines about a switch name the generation and the attempt.
     pub fn span(&self) -> Span {
         let ledger = self.ledger.borrow();
         let machine = &self.identity.machine;

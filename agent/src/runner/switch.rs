@@ -1,4 +1,5 @@
-//! The steps round the switch: the activator is started and watched, the new system probed, the end taken in.
+//! The steps around the switch: the activator is started and watched, the new system probed, the result taken
+//! in.
 
 use muster_protocol::ids::{Generation, StorePath};
 use muster_protocol::report::{EventKind, Reason};
@@ -12,11 +13,11 @@ use crate::core::records::{Activation, ActivationPhase, GivenVerdict, Old, Settl
 use crate::core::state::{Input, State};
 use crate::probes;
 
-/// How long the controller's answer is waited for beside the checks.
+/// How long to wait for the controller's answer besides the checks.
 const MOMENT: std::time::Duration = std::time::Duration::from_secs(1);
 /// How old a list of failed units may be to count as what had failed before the switch.
 const FRESH: std::time::Duration = std::time::Duration::from_secs(5);
-/// The pause between two looks whether the activator has lost its patience while checks run.
+/// The pause between two looks at whether the activator gave up while checks run.
 const PATIENCE_LOOK: std::time::Duration = std::time::Duration::from_millis(200);
 
 impl Work<'_> {
@@ -27,7 +28,7 @@ impl Work<'_> {
         let layout = self.shared.platform.layout();
         let old = Old { running: layout.running(), profile: layout.profile_target() };
         roots::hold(layout, &new, old.system()).map_err(|source| WorkError::Roots { source })?;
-        // The first system of a machine replaces none.
+        // A machine's first system replaces none.
         let before = old.system().unwrap_or(&new).clone();
         let kept = layout.specialisations(&new);
         let event = EventKind::Activating { old: before, new };
@@ -46,7 +47,7 @@ impl Work<'_> {
         self.restart_activator().await
     }
 
-    /// As they were asked for during the checks, if that was just now.
+    /// As listed during the checks, if that was recent.
     async fn failed_before(&mut self) -> Vec<String> {
         let now = self.shared.clock.awake();
         if let Some((units, at)) = self.failed_before.take()
@@ -55,7 +56,7 @@ impl Work<'_> {
             return units;
         }
         self.ask(|platform| platform.failed_before()).await.unwrap_or_else(|error| {
-            tracing::warn!(%error, "the units that fail already are not known");
+            tracing::warn!(%error, "cannot determine which units already fail");
             Vec::new()
         })
     }
@@ -68,7 +69,7 @@ impl Work<'_> {
         Ok(())
     }
 
-    /// Takes over what the activator's record says.
+    /// Takes over the content of the activator's record.
     pub(super) fn enter(&mut self, input: Input) -> Result<(), WorkError> {
         let record = self.shared.ledger.borrow().files.activation()?.whole();
         let activating =
@@ -82,7 +83,7 @@ impl Work<'_> {
         if let Input::Untouched { deferral } = &input {
             tracing::info!("put off: {}", deferral.why);
             events.push(EventKind::Deferred { why: deferral.why.clone(), until: None });
-            // The activator that gave up is gone, and the next one is another.
+            // The activator that gave up is gone, and the next one is a new one.
             self.started = None;
         }
         if matches!(input, Input::Activated | Input::Rebooted) {
@@ -100,14 +101,14 @@ impl Work<'_> {
         })
     }
 
-    /// What the activation said goes behind what the build said.
+    /// The activation's output is appended to the build's.
     fn note(&self, record: &Activation) {
         let Some(generation) = self.generation().filter(|_| !record.detail.is_empty()) else { return };
         let mut log = BuildLog::new(&self.shared.config.state_dir, generation);
         record.detail.lines().for_each(|line| log.line(&format!("activation> {line}")));
     }
 
-    /// Asks everything at once; stops when the activator has lost its patience meanwhile.
+    /// Runs everything at once; stops if the activator gives up meanwhile.
     pub(super) async fn probe(&mut self) -> Result<(), WorkError> {
         let now = self.shared.clock.awake();
         if self.shared.doing.probing_since().is_none() {
@@ -132,8 +133,8 @@ impl Work<'_> {
         Ok(())
     }
 
-    /// Until the controller has answered the new system, for a moment: a verdict that waits for it alone is written down
-    /// only where it really is away.
+    /// Briefly waits until the controller has answered the new system: a verdict that waits only for that is
+    /// written only if the controller really is away.
     async fn reached(&self) {
         let wait = async {
             while !self.shared.controller().reached_since_activation {
@@ -158,7 +159,7 @@ impl Work<'_> {
         Ok(self.shared.ledger.borrow_mut().give(verdict)?)
     }
 
-    /// Takes in a transaction that is over. What is told and tidied afterwards may fail: the end stands.
+    /// Takes in a finished transaction. Reporting and cleaning up afterwards may fail: the result stands.
     pub(super) async fn settle(&mut self) -> Result<(), WorkError> {
         let transaction = self.shared.ledger.borrow().transaction().cloned();
         let Some(transaction) = transaction else { return Ok(()) };
@@ -170,7 +171,7 @@ impl Work<'_> {
         }
         let layout = self.shared.platform.layout();
         let rooted = match &transaction.state {
-            // A system that was only brought back keeps the one before it.
+            // A restored system keeps its predecessor.
             State::Confirmed { .. } if transaction.enforcing => {
                 roots::confirm(layout, transaction.output(), None)
             }
@@ -190,7 +191,8 @@ impl Work<'_> {
         };
         let probe_ms = self.probing.map(|began| self.since(began));
         if matches!(transaction.state, State::RolledBack { reason: Reason::ControllerUnreachable, .. }) {
-            // Its last answer is from before the outage: a new one is waited for, and may bring a newer generation.
+            // Its last answer is from before the outage: wait for a new one, which may bring a newer
+            // generation.
             self.shared.heard.forget_answers();
         }
         self.shared.ledger.borrow_mut().settle(settled)?;
@@ -215,11 +217,11 @@ impl Work<'_> {
     fn tell(&self, event: EventKind) {
         let (generation, now) = (self.generation(), self.shared.clock.unix_ms());
         if let Err(error) = self.shared.ledger.borrow_mut().tell(generation, event, now) {
-            tracing::warn!(%error, "an event is not told");
+            tracing::warn!(%error, "an event cannot be reported");
         }
     }
 
-    /// How long it all took and what it changed. OLD and NEW are still kept from the garbage collector.
+    /// The total duration, and what changed. OLD and NEW are still protected from the garbage collector.
     async fn summarise(&self, transaction: &Transaction, old: Option<&StorePath>, probe_ms: Option<u64>) {
         if transaction.is_rollback() {
             return;
@@ -229,13 +231,13 @@ impl Work<'_> {
         if let Some(old) = old.filter(|old| *old != transaction.output()) {
             match self.nix.closure_change(old, transaction.output()).await {
                 Ok(change) => summary.closure = Some(change),
-                Err(error) => tracing::warn!("what changed is not known: {error}"),
+                Err(error) => tracing::warn!("cannot determine what changed: {error}"),
             }
         }
         let (generation, now) = (transaction.generation(), self.shared.clock.unix_ms());
         let event = EventKind::Summary(Box::new(summary));
         if let Err(error) = self.shared.ledger.borrow_mut().tell(Some(generation), event, now) {
-            tracing::warn!(%error, "the summary is not told");
+            tracing::warn!(%error, "the summary cannot be reported");
         }
     }
 

@@ -1,5 +1,6 @@
-//! The check-in that waits for its answer. Its very bytes are sent until it has one, by the next process too; only then is the
-//! next one made. So an answer that was lost is given again, and nobody is taken for a second holder of the key.
+//! The unanswered check-in. The same bytes are sent until it is answered, even by the next process; only then
+//! is the next one made. So a lost answer is given again, and the machine is not mistaken for a second holder
+//! of the key.
 
 use std::io;
 use std::path::{Path, PathBuf};
@@ -12,23 +13,23 @@ use crate::durable;
 /// The file of the check-in in the state folder.
 pub const FILE: &str = "checkin.json";
 
-/// A check-in as it is sent.
+/// A check-in as sent.
 #[derive(Debug, Clone)]
 pub struct Outgoing {
     pub check_in: CheckIn,
     pub bytes: Vec<u8>,
-    /// Made by this process just now. What an older one says is not news any more.
+    /// Made by this process just now. The content of an older one is no longer news.
     pub fresh: bool,
 }
 
-/// Where it is kept.
+/// Where it is stored.
 pub struct Unanswered {
     path: PathBuf,
     outgoing: Option<Outgoing>,
 }
 
 impl Unanswered {
-    /// What the last process left unanswered. A file that is damaged, or of another machine, is none.
+    /// What the last process left unanswered. A file that is damaged, or of another machine, is ignored.
     pub fn open(state_dir: &Path, fleet: &Sha256, machine: &MachineName) -> io::Result<Self> {
         let path = state_dir.join(FILE);
         let bytes = match durable::read(&path, MAX_CHECKIN_BYTES as u64) {
@@ -43,12 +44,12 @@ impl Unanswered {
         Ok(Self { path, outgoing })
     }
 
-    /// The number of the one that waits.
+    /// The number of the unanswered one.
     pub fn number(&self) -> u64 {
         self.outgoing.as_ref().map_or(0, |outgoing| outgoing.check_in.seq)
     }
 
-    /// The one that waits; from now on it is an old one.
+    /// Returns the unanswered one, which from now on is an old one.
     pub fn take(&mut self) -> Option<Outgoing> {
         let outgoing = self.outgoing.clone();
         if let Some(kept) = &mut self.outgoing {
@@ -57,7 +58,7 @@ impl Unanswered {
         outgoing
     }
 
-    /// Keeps the next one, durably.
+    /// Durably stores the next one.
     pub fn keep(&mut self, check_in: CheckIn) -> io::Result<()> {
         let bytes = serde_json::to_vec(&check_in).map_err(io::Error::other)?;
         durable::rewrite(&self.path, &bytes, 0o600)?;
@@ -65,7 +66,7 @@ impl Unanswered {
         Ok(())
     }
 
-    /// It has its answer. Saved with the next one: the controller knows one that is sent once more.
+    /// It is answered. Made durable with the next one: the controller recognises one that is sent again.
     pub fn answered(&mut self) {
         self.outgoing = None;
         let mut spare = self.path.clone().into_os_string();

@@ -1,39 +1,39 @@
-//! Who is to be woken: the contact when there is something to tell, the work when there is something to look at.
+//! Wakes the contact when there is something to report, and the work when there is something to look at.
 
 use std::cell::Cell;
 
 use tokio::sync::Notify;
 
-/// Anybody asks for it; the contact and the work wait.
+/// Anyone sets it; the contact and the work wait for it.
 pub struct Wakes {
-    /// Whether something has changed that the controller does not know.
+    /// Whether something has changed that the controller does not know about.
     to_tell: Cell<bool>,
-    /// Whether that is told without waiting for more of it.
+    /// Whether to report it without waiting for more changes.
     hurry: Cell<bool>,
     contact: Notify,
     work: Notify,
 }
 
 impl Wakes {
-    /// The start of the agent is itself something to tell.
+    /// The start of the agent is itself worth reporting.
     pub fn new() -> Self {
         let (contact, work) = (Notify::new(), Notify::new());
         Self { to_tell: Cell::new(true), hurry: Cell::new(true), contact, work }
     }
 
-    /// Something that a check-in tells has changed. It is told with what else changes within a moment.
+    /// Something that a check-in reports has changed. It is sent along with other changes within a moment.
     pub fn changed(&self) {
         self.to_tell.set(true);
         self.contact.notify_one();
     }
 
-    /// The same, and somebody waits for it to be told.
+    /// The same, and somebody waits for it.
     pub fn changed_now(&self) {
         self.hurry.set(true);
         self.changed();
     }
 
-    /// There is something to tell, whenever the contact comes to it.
+    /// There is something to report, whenever the contact gets to it.
     pub fn mark(&self) {
         self.to_tell.set(true);
     }
@@ -42,7 +42,7 @@ impl Wakes {
         self.to_tell.get()
     }
 
-    /// The same, once: what changes from now on is for the next check-in.
+    /// The same, once: later changes belong to the next check-in.
     pub fn take_to_tell(&self) -> bool {
         self.to_tell.replace(false)
     }

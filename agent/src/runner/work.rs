@@ -1,4 +1,4 @@
-//! Brings the machine to what was verified: asks the plan what is next, does it, and looks again.
+//! Brings the machine to the verified target: asks the plan what is next, does it, and looks again.
 
 use std::collections::BTreeSet;
 use std::sync::Arc;
@@ -26,9 +26,9 @@ use crate::nix::{NixError, Store};
 use crate::platform::{Platform, PlatformError};
 use crate::supervisor;
 
-/// The longest pause between two looks at the activator's record, while there is an activator.
+/// The longest pause between two looks at the activator's record, while an activator is alive.
 const LONGEST_LOOK: Duration = Duration::from_millis(200);
-/// How long an activator that was started may take until it holds its lock.
+/// How long an activator may take from its start until it holds its lock.
 const START_LIMIT: Duration = Duration::from_secs(5);
 
 #[derive(Debug, thiserror::Error)]
@@ -45,7 +45,7 @@ pub(super) enum WorkError {
     Random(#[from] RandomError),
     #[error("the garbage collector's roots cannot be written: {source}; {}", crate::durable::remedy(source))]
     Roots { source: std::io::Error },
-    #[error("a thread broke off; this is a mistake in muster-agent, please report it")]
+    #[error("a thread crashed; this is a bug in muster-agent, please report it")]
     Thread,
 }
 
@@ -56,29 +56,29 @@ pub(super) struct Work<'a> {
     pub backoff: Backoff,
     pub not_before: Option<Duration>,
     pub probed: Option<Probed>,
-    /// When an activator was started last, in time awake.
+    /// When an activator was last started, in awake time.
     pub started: Option<Duration>,
-    /// When the transaction was opened by this process, and when its checks began, in time awake.
+    /// When this process opened the transaction, and when its checks began, in awake time.
     pub began: Option<Duration>,
     pub probing: Option<Duration>,
-    /// Since when the activator's record is looked at, in time awake.
+    /// Since when the activator's record is being watched, in awake time.
     pub watched: Option<Duration>,
-    /// Somebody at the machine said that it may be tried again, and it was not yet.
+    /// Somebody at the machine asked for another try, which is still pending.
     pub asked: bool,
-    /// What was looked at for the next step.
+    /// What was observed for the next step.
     pub circumstances: Option<Circumstances>,
     pub blockers: Option<Vec<String>>,
-    /// Which specialisation of its system the machine ran when that was last looked at.
+    /// The running specialisation, when that was last checked.
     pub specialisation: Option<String>,
-    /// When the service manager was last asked which units have failed, in time awake.
+    /// When the service manager was last asked for failed units, in awake time.
     pub units_seen: Option<Duration>,
-    /// What a person was asked for, told once.
+    /// What a person was asked for, reported once.
     pub asked_for: BTreeSet<String>,
-    /// The units that had failed when the new system was checked, and when that was, in time awake.
+    /// The units that had failed when the new system was checked, and when that was, in awake time.
     pub failed_before: Option<(Vec<String>, Duration)>,
 }
 
-/// How often the platform is asked to tend to what grows.
+/// How often the platform does its housekeeping.
 const TEND_INTERVAL: Duration = Duration::from_secs(1800);
 
 pub async fn run(shared: &Shared, client: &Client, nix: &dyn Store) {
@@ -101,7 +101,7 @@ pub async fn run(shared: &Shared, client: &Client, nix: &dyn Store) {
         asked_for: BTreeSet::new(),
         failed_before: None,
     };
-    // What the boot still does would be taken for what the machine runs.
+    // What the boot is still doing would be mistaken for what the machine runs.
     let waited = work.ask(|platform| {
         platform.wait_for_boot();
         Ok(())
@@ -140,7 +140,7 @@ impl Work<'_> {
             (self.asked, self.not_before) = (true, None);
             (self.circumstances, self.blockers) = (None, None);
         }
-        // Before the record is read: what is written behind that is another one.
+        // Before the record is read: any later write changes it.
         let glance = self.glance();
         let step = self.plan()?;
         if !matches!(step, Step::Idle | Step::Wait(_) | Step::Watch) {
@@ -185,7 +185,7 @@ impl Work<'_> {
         }
     }
 
-    /// A step was taken. Its end is what operators wait for, and a system that is probed needs the controller's answer,
+    /// A step was taken. Operators wait for its end, and a system being probed needs the controller's answer,
     /// once.
     fn tell_controller(&self) {
         let ledger = self.shared.ledger.borrow();
@@ -198,8 +198,8 @@ impl Work<'_> {
         }
     }
 
-    /// Until the activator's record is another one, the activator is gone, or somebody wakes the work. Each look costs two
-    /// system calls: planning all of it anew would cost a hundred times as much.
+    /// Waits until the activator's record changes, the activator is gone, or the work is woken. Each look
+    /// costs two system calls: a complete plan would cost a hundred times as much.
     async fn watch(&mut self, seen: Glance) {
         loop {
             let now = self.shared.clock.awake();
@@ -218,7 +218,7 @@ impl Work<'_> {
         Glance::at(&self.shared.ledger.borrow().files, &self.shared.config.state_dir)
     }
 
-    /// Until the contact or a person wakes the work, or the time is over.
+    /// Waits until the contact or a person wakes the work, or the time is over.
     async fn wait(&self, limit: Option<Duration>) {
         let woken = self.shared.wakes.work();
         match limit {
@@ -271,7 +271,7 @@ impl Work<'_> {
             Step::BeginRollback(previous) => self.begin_rollback(previous),
             Step::Enforce(target) => self.enforce(*target),
             Step::Supersede => {
-                tracing::info!("a transaction that changed nothing makes room for another");
+                tracing::info!("a transaction that changed nothing is superseded");
                 Ok(self.shared.ledger.borrow_mut().supersede()?)
             }
             Step::Defer(deferral) => self.defer(deferral),
@@ -296,7 +296,7 @@ impl Work<'_> {
         let Some(target) = self.wanted() else { return Ok(()) };
         self.asked = false;
         let identity = &self.shared.identity;
-        // The verifying core asks this too; whoever activates looks once more (I1, I6).
+        // The verifying core asks this too; the activating side checks once more (I1, I6).
         let fits = target.require_for(&identity.machine, identity.class, &identity.system, target.generation);
         tracing::info!(output = %target.output, "generation {} is verified", target.generation);
         let transaction = Transaction::signed(id()?, target, self.shared.clock.unix_ms());
@@ -316,7 +316,7 @@ impl Work<'_> {
         self.open_and_end(transaction, vec![], detail)
     }
 
-    /// In one document: a crash must not find it open, and go on with it.
+    /// In one document: a crash must not find it open and continue it.
     fn open_and_end(
         &mut self,
         transaction: Transaction,
@@ -335,7 +335,7 @@ impl Work<'_> {
         let known = self.shared.ledger.borrow().journal().confirmed.clone();
         let Some(known) = known else { return Ok(()) };
         let (class, now) = (self.shared.identity.class, self.shared.clock.unix_ms());
-        tracing::info!(%previous, "going back, as somebody at this machine asked");
+        tracing::info!(%previous, "going back, as requested at this machine");
         self.open(Transaction::rollback(id()?, &known, previous, class, now), vec![])
     }
 
@@ -363,7 +363,7 @@ impl Work<'_> {
     pub(super) fn defer(&mut self, deferral: Deferral) -> Result<(), WorkError> {
         tracing::info!(until = deferral.until, "put off: {}", deferral.why);
         let event = EventKind::Deferred { why: deferral.why.clone(), until: deferral.until };
-        // What waits for a person is looked at again and again, and told once.
+        // What waits for a person is checked again and again, and reported once.
         let about = self.generation().map(|generation| format!("{generation}: {}", deferral.why));
         let told_before =
             deferral.hold == Hold::Inhibited && !self.asked_for.insert(about.unwrap_or_default());
@@ -404,7 +404,7 @@ impl Work<'_> {
         let running = self.shared.platform.layout().running();
         let now = self.shared.clock.unix_ms();
         let mut ledger = self.shared.ledger.borrow_mut();
-        // A restarted agent has only the wall clock to tell how long it took.
+        // A restarted agent has only the wall clock to measure the duration.
         let wall = ledger.transaction().map_or(0, |open| now.saturating_sub(open.began));
         let ms = self.began.map_or(u64::try_from(wall).unwrap_or(0), |began| self.since(began));
         let timed = |open: &mut Transaction| {
@@ -425,7 +425,7 @@ impl Work<'_> {
         u64::try_from(passed.as_millis()).unwrap_or(u64::MAX)
     }
 
-    /// Asks the platform from a thread of its own: its answers take as long as systemd and launchd do.
+    /// Calls the platform on a separate thread: its answers take as long as systemd and launchd do.
     pub(super) async fn ask<T: Send + 'static>(
         &self,
         question: impl FnOnce(&dyn Platform) -> Result<T, PlatformError> + Send + 'static,
@@ -450,12 +450,12 @@ impl Glance {
 }
 
 impl Shared {
-    /// The policies that count now: of the open transaction, or else of the confirmed generation.
+    /// The policies in force: of the open transaction, or else of the confirmed generation.
     pub(super) fn rules(&self, ledger: &super::ledger::Ledger) -> Rules {
         let none = Policy::default();
         let own = &self.config.policy;
         match ledger.transaction() {
-            // Whoever goes back at the machine itself waits for no window and asks no hook.
+            // A rollback at the machine itself waits for no window and runs no hook.
             Some(open) if open.is_rollback() => {
                 Rules { urgent: true, before: Vec::new(), ..Rules::new(&none, own) }
             }

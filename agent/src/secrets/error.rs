@@ -1,11 +1,11 @@
-//! Why secrets cannot be given to a system.
+//! Why secrets cannot be put in place.
 
 use std::io;
 use std::path::PathBuf;
 
-/// Where a system says what it needs (`nix/modules/secrets.nix`).
+/// Where a system lists what it needs (`nix/modules/secrets.nix`).
 pub const MANIFEST: &str = "etc/muster/activation-secrets.json";
-/// The version of the manifest that this agent reads.
+/// The manifest version that this agent reads.
 pub const VERSION: u32 = 1;
 
 #[derive(Debug, thiserror::Error)]
@@ -32,12 +32,12 @@ pub enum SecretsError {
     Run { program: PathBuf, source: io::Error },
     #[error("{name} cannot be given to {owner}:{group}: {words}")]
     Owner { name: String, owner: String, group: String, words: String },
-    #[error("no disk in memory can be made at {}: {words}", at.display())]
+    #[error("no disk in memory can be created at {}: {words}", at.display())]
     RamDisk { at: PathBuf, words: String },
 }
 
 impl SecretsError {
-    /// Whether the same system will fail again, so that it is of no use to try.
+    /// Whether the same system will fail again, so that a retry is useless.
     pub fn is_of_the_system(&self) -> bool {
         matches!(
             self,

@@ -1,4 +1,4 @@
-//! A Mac has no tmpfs: a disk in memory is mounted where secrets go, once after each start of the machine.
+//! A Mac has no tmpfs: a disk in memory is mounted where secrets go, once after each boot.
 
 use std::fs::{self, Permissions};
 use std::os::unix::fs::PermissionsExt as _;
@@ -10,7 +10,7 @@ use crate::platform::Layout;
 
 /// In sectors of 512 bytes: 16 MiB.
 const SECTORS: u32 = 32_768;
-/// Lies on the disk, so that it is known to be one.
+/// A file on the disk that identifies it.
 const MARK: &str = ".in-memory";
 
 /// hdiutil(1), newfs_hfs(8) and mount(8), as they come with macOS.

@@ -1,4 +1,4 @@
-//! Running the system's sops: the key by the name of its file, the value through a pipe into memory.
+//! Runs the system's sops: the key by its file's name, the value through a pipe into memory.
 
 use std::io::{self, Read};
 use std::path::Path;
@@ -17,10 +17,10 @@ use crate::platform::Layout;
 /// The longest that decrypting one file may take.
 const LIMIT: Duration = Duration::from_secs(60);
 const LONGEST_PAUSE: Duration = Duration::from_millis(50);
-/// The largest value, in bytes; `muster vars` takes none larger.
+/// The largest value, in bytes; `muster vars` accepts none larger.
 const MAX_VALUE: usize = 4 * 1024 * 1024;
 const MAX_WORDS: usize = 16 * 1024;
-/// sops' exit codes where no key reads the file (`cmd/sops/codes`).
+/// sops' exit codes if no key decrypts the file (`cmd/sops/codes`).
 const NO_KEY: [i32; 2] = [128, 111];
 
 pub fn decrypt(
@@ -34,7 +34,7 @@ pub fn decrypt(
     command
         .args(["--disable-version-check", "decrypt", "--input-type", "binary", "--output-type", "binary"])
         .arg(file)
-        // Nothing of the agent's environment is for it, and no key but the machine's.
+        // It gets nothing of the agent's environment, and only the machine's key.
         .env_clear()
         .env("HOME", "/var/empty")
         .env("PATH", layout.search_path())
@@ -64,7 +64,7 @@ pub fn decrypt(
     };
     let value = value.join().map_err(|_| failed(io::Error::other("its output cannot be read")))?;
     let words = words.join().ok().and_then(Result::ok).unwrap_or_default();
-    // sops tells of keys and files, never of values: the format is binary, so that it parses none.
+    // sops prints keys and file names, never values: the format is binary, so it parses none.
     let words = String::from_utf8_lossy(&words);
     let words = words.lines().map(str::trim).find(|line| !line.is_empty()).unwrap_or("it said nothing");
     let words: String = words.chars().filter(|c| !c.is_control()).take(200).collect();
@@ -78,7 +78,7 @@ pub fn decrypt(
     }
 }
 
-/// Reads to the end; no copy stays behind when the buffer grows.
+/// Reads to the end; leaves no copy behind when the buffer grows.
 fn read(mut stream: impl Read, limit: usize) -> io::Result<Zeroizing<Vec<u8>>> {
     let mut bytes = Zeroizing::new(Vec::with_capacity(4096));
     let mut chunk = Zeroizing::new([0_u8; 4096]);

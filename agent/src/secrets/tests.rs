@@ -5,8 +5,8 @@ use crate::platform::testing::{layout, script};
 
 const SYSTEM: &str = "/nix/store/0c0bm0n2hg4kd2x7q2g5p1l1c4cx8kpl-system";
 
-/// A machine with a sops that prints what it is given, in the place of a real one: it reads a file whose name ends in a
-/// key that it does not have as sops does.
+/// A machine with a stand-in for sops that prints what it is given: for a file whose name ends in
+/// `unreadable` it fails as sops does without the key.
 fn machine(class: Class) -> (tempfile::TempDir, Layout) {
     let folder = tempfile::tempdir().unwrap();
     let layout = layout(folder.path(), class);
@@ -20,7 +20,7 @@ fn machine(class: Class) -> (tempfile::TempDir, Layout) {
     (folder, layout)
 }
 
-/// Gives `system` a manifest of these files: name, value, mode. Its etc is a link, as it is on NixOS.
+/// Gives `system` a manifest of these files: name, value, mode. Its etc is a link, as on NixOS.
 fn system(layout: &Layout, files: &[(&str, &str, &str)]) -> StorePath {
     let store = layout.store_prefix();
     let etc = store.join("22222222222222222222222222222222-etc/etc/muster");
@@ -162,7 +162,7 @@ fn a_mac_has_them_on_a_disk_in_memory_that_is_made_once() {
             place.display()
         )
     );
-    // A machine whose memory was emptied by a reboot gets another disk.
+    // A machine whose memory was cleared by a reboot gets another disk.
     std::fs::remove_dir_all(layout.system("/run/muster")).unwrap();
     install(&layout, &system).unwrap();
     assert_eq!(std::fs::read_to_string(&log).unwrap().lines().count(), 6);

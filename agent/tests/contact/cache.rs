@@ -1,4 +1,4 @@
-//! The cache on loopback, asked as Nix asks it.
+//! The cache on loopback, queried as Nix does.
 
 use axum::body::Body;
 use axum::response::IntoResponse as _;
@@ -93,12 +93,12 @@ async fn one_content_may_have_been_packed_by_several_hands_and_a_lie_about_one_s
     let other = NAR.replacen("0mdqa", "1mdqa", 1);
     let archives = [NAR, &other, NAR];
     for (path, (archive, size)) in paths.iter().zip(archives.into_iter().zip([12, 13, 99])) {
-        let told = narinfo().replacen(HASH, path, 1);
-        let told = told.replacen(&format!("nar/{NAR}"), &format!("nar/{archive}"), 1);
-        let told =
-            told.replacen(&format!("FileHash: sha256:{NAR}"), &format!("FileHash: sha256:{archive}"), 1);
-        let told = told.replacen("FileSize: 12", &format!("FileSize: {size}"), 1);
-        controller.put(&format!("/cache/{path}.narinfo"), told);
+        let altered = narinfo().replacen(HASH, path, 1);
+        let altered = altered.replacen(&format!("nar/{NAR}"), &format!("nar/{archive}"), 1);
+        let altered =
+            altered.replacen(&format!("FileHash: sha256:{NAR}"), &format!("FileHash: sha256:{archive}"), 1);
+        let altered = altered.replacen("FileSize: 12", &format!("FileSize: {size}"), 1);
+        controller.put(&format!("/cache/{path}.narinfo"), altered);
     }
     controller.put(&format!("/cache/nar/{NAR}.nar.zst"), "twelve bytes");
     controller.put(&format!("/cache/nar/{other}.nar.zst"), "thirteen byte");

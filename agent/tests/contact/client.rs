@@ -1,4 +1,4 @@
-//! Every wait has a limit, every answer a size.
+//! Every wait has a limit, every answer a maximum size.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -138,7 +138,7 @@ async fn an_endless_body_is_dropped_at_its_limit() {
     let error = client.get("/v1/endless", 10_000).await.unwrap_err();
     assert!(matches!(error, ClientError::TooLarge { limit: 10_000, .. }), "{error}");
     assert!(!error.is_unreachable());
-    // What lies in the sockets' buffers is all that was taken: a few MiB, not what a limit at the end would cost.
+    // Only the sockets' buffers were filled: a few MiB, not what a check at the end would cost.
     assert!(sent.load(Ordering::Relaxed) < 64 * 1024);
 }
 
@@ -152,7 +152,7 @@ async fn a_body_that_says_it_is_too_long_is_not_read_at_all() {
     assert!(client.get("/v1/none", 10).await.unwrap().is_none());
 }
 
-/// Slow by nature: it waits for the limit of the client, set to a fifth of a second here.
+/// Slow by nature: it waits for the client's limit, set to a fifth of a second here.
 #[tokio::test]
 async fn failure_mode_23_a_body_that_never_ends_to_come_is_given_up() {
     let (_state, controller, _fleet, client) = enrolled().await;

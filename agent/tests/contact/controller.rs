@@ -1,4 +1,4 @@
-//! A controller whose every answer a test decides.
+//! A controller whose every answer is decided by the test.
 
 use std::collections::BTreeMap;
 use std::path::Path;
@@ -25,7 +25,7 @@ pub const NOW: i64 = 1_800_000_000;
 pub const DAY: i64 = 86_400;
 pub const BEARER: &str = "the-bearer";
 
-/// A request as it came in.
+/// A request as received.
 #[derive(Debug, Clone)]
 pub struct Received {
     pub path: String,
@@ -61,8 +61,8 @@ impl Controller {
         Self { inner, url }
     }
 
-    /// The same over TLS, with a certificate for 127.0.0.1 by an authority of its own. Gives the authority, as a token
-    /// carries it: DER in base64.
+    /// The same over TLS, with a certificate for 127.0.0.1 from an authority of its own. Returns the
+    /// authority as in a token: DER in base64.
     pub async fn start_tls() -> (Self, String) {
         use rustls::pki_types::PrivateKeyDer;
         let inner = Arc::new(Mutex::new(Inner::default()));
@@ -104,11 +104,11 @@ impl Controller {
     pub fn file(&self, path: &str) -> Vec<u8> {
         self.inner.lock().unwrap().files[path].clone()
     }
-    /// Answers this path as `answer` says.
+    /// Answers this path with `answer`.
     pub fn answer(&self, path: &str, answer: impl Fn(&Received) -> Response + Send + Sync + 'static) {
         self.inner.lock().unwrap().answers.insert(path.to_owned(), Arc::new(answer));
     }
-    /// What was asked, oldest first.
+    /// The requests, oldest first.
     pub fn seen(&self) -> Vec<Received> {
         self.inner.lock().unwrap().seen.clone()
     }
@@ -118,7 +118,7 @@ impl Controller {
     pub fn enrolled(&self) -> Option<PublicKey> {
         self.inner.lock().unwrap().enrolled
     }
-    /// A new token: whoever was enrolled by the last one does not count.
+    /// A new token: machines enrolled with the last one do not count.
     pub fn forget_enrolment(&self) {
         self.inner.lock().unwrap().enrolled = None;
     }
@@ -224,7 +224,7 @@ impl Fleet {
     pub fn timestamp(&self, snapshot: &str, expires: i64) -> Vec<u8> {
         static VERSION: std::sync::atomic::AtomicU64 = std::sync::atomic::AtomicU64::new(1);
         let version = VERSION.fetch_add(1, std::sync::atomic::Ordering::Relaxed);
-        // Of whichever machine the snapshot is: the online key serves them all.
+        // For whichever machine: the online key signs every snapshot.
         let parsed: serde_json::Value = serde_json::from_str(snapshot).unwrap();
         let machine = parsed["signed"]["x-muster-machine"].as_str().unwrap().parse().unwrap();
         sign_timestamp(&machine, snapshot.as_bytes(), version, expires, &self.online).unwrap()

@@ -53,7 +53,7 @@ impl Site {
         let batch = outbox.batch(&self.fleet.machine, true);
         batch.map(|batch| batch.events.into_iter().map(|event| event.kind).collect()).unwrap_or_default()
     }
-    /// Another token for the same machine, as `muster machines add --replace` makes it.
+    /// Another token for the same machine, as made by `muster machines add --replace`.
     fn new_token(&mut self) {
         self.token = token(&self.fleet, &self.controller);
         self.controller.forget_enrolment();
@@ -191,7 +191,7 @@ async fn a_replacement_that_is_refused_leaves_the_machine_as_it_was() {
     let site = Site::new().await;
     site.enrol(false).await.unwrap();
     let before = std::fs::read(site.config.state("machine.pem")).unwrap();
-    // The token is used, and by other keys than these new ones.
+    // The token is used, with keys other than these new ones.
     let other = Token { secret: Secret::generate().unwrap(), ..site.token.clone() };
     let error = enrol(&site.config, &other.encode().unwrap(), true, NOW * 1000).await.unwrap_err();
     assert!(matches!(error, EnrolmentError::Client(_)), "{error}");
@@ -200,15 +200,15 @@ async fn a_replacement_that_is_refused_leaves_the_machine_as_it_was() {
     assert!(matches!(site.enrol(true).await, Err(EnrolmentError::Switching)));
 }
 
-/// Every state that a crash after the controller's grant can leave: what is granted lies in a folder of its own, and
-/// is put in force file by file.
+/// Every state that a crash after the controller's grant can leave: the grant is stored in a folder of its
+/// own, and put in force file by file.
 #[tokio::test]
 async fn a_crash_after_the_grant_is_finished_at_the_next_start() {
     let mut site = Site::new().await;
     site.enrol(false).await.unwrap();
     let old = site.identity().unwrap().key.public();
     site.new_token();
-    // A machine elsewhere shows what the folder holds once the grant is stored.
+    // A machine elsewhere shows what the folder contains once the grant is stored.
     let twin = Site::new().await;
     twin.enrol(false).await.unwrap();
     let granted = site.config.state("enrolling/0123456789ab");
@@ -254,7 +254,7 @@ async fn an_authority_is_found_by_its_hash_in_what_the_controller_sends_and_kept
     site.token.url = controller.url.clone();
     let der = base64::engine::general_purpose::STANDARD.decode(&authority).unwrap();
 
-    // Another authority's hash: nobody is believed, and nothing was sent.
+    // Another authority's hash: nobody is trusted, and nothing was sent.
     site.token.tls_ca = Some(pinned(&Sha256::of(b"another")));
     let refused = site.enrol(false).await.unwrap_err().to_string();
     assert!(refused.contains("does not send the certificate authority that the token names"), "{refused}");

@@ -1,4 +1,5 @@
-//! A real Nix, with a store of its own for the operator and one for the machine, and a cache between them that may lie.
+//! A real Nix, with one store for the operator and one for the machine, and a cache between them that may
+//! lie.
 
 use std::path::{Path, PathBuf};
 use std::process::Command;
@@ -16,7 +17,7 @@ use muster_protocol::target::Target;
 
 use super::controller::{BEARER, Controller, Fleet};
 
-/// Builders find a shell where a sandbox has nothing else.
+/// Lets builders find a shell where a sandbox has nothing else.
 const NIX_CONFIG: &str = "substituters =\nsandbox = false\nbuild-users-group =\n\
     experimental-features = nix-command\nsandbox-paths = /bin/sh=/bin/busybox\n";
 
@@ -72,7 +73,8 @@ impl Bed {
         String::from_utf8(output.stdout).unwrap().trim().to_owned()
     }
 
-    /// What an operator signs: this expression's derivation and output, with the closure of the former in the cache.
+    /// What an operator signs: this expression's derivation and output, with the derivation's closure in the
+    /// cache.
     pub(super) fn evaluate(&self, system: &str, script: &str) -> Target {
         let expression = format!(
             r#"derivation {{ name = "system"; system = "{system}"; builder = "/bin/sh";
@@ -94,7 +96,7 @@ impl Bed {
         self.operator("nix", &[&["copy", "--to", &cache], what].concat());
     }
 
-    /// Serves the cache as it is now, to those who hold the bearer.
+    /// Serves the cache in its current state, to holders of the bearer.
     pub(super) fn serve(&self) {
         for file in files(&self.cache()) {
             let path = format!("/cache/{}", file.strip_prefix(self.cache()).unwrap().display());
@@ -160,13 +162,13 @@ async fn a_derivation_is_fetched_built_kept_and_made_the_profile() {
     let profile = std::fs::read_link(bed.layout.profile().with_file_name(generation)).unwrap();
     assert_eq!(bed.layout.logical(&profile), Some(target.output.clone()));
 
-    // All is in place, so the same again needs neither the cache nor a build.
+    // Everything is in place, so a repetition needs neither the cache nor a build.
     let seen = bed.controller.seen().len();
     nix.fetch(&target.derivation, &bed.client, &mut Plain).await.unwrap();
     nix.realise(&target, &bed.client, &bed.link(), BuildLimits::default(), &mut Plain).await.unwrap();
     assert_eq!(bed.controller.seen().len(), seen);
 
-    // Nix's own view: both are protected from garbage collection, the derivation while it is worked on.
+    // Nix's own view: both are protected from garbage collection, the derivation while it is in use.
     let mut command = Command::new("nix-store");
     command.args(["--gc", "--print-roots"]).env("NIX_CONFIG", NIX_CONFIG);
     command.env("NIX_REMOTE", bed.config.stand_in.clone().unwrap().store.unwrap());
@@ -197,7 +199,7 @@ async fn i1_a_derivation_that_was_changed_in_the_cache_is_refused_though_its_fil
     let error = bed.nix().fetch(&target.derivation, &bed.client, &mut Plain).await.unwrap_err();
     assert!(matches!(&error, NixError::Fetch { .. } | NixError::NotValid(_)), "{error}");
     assert!(!bed.nix().is_valid(&target.derivation).unwrap());
-    // Put there by hand it is no better: only Nix's database tells.
+    // Placed there manually it is no better: only Nix's database tells.
     let file = bed.layout.physical(&target.derivation);
     let _ = std::fs::remove_file(&file);
     std::fs::create_dir_all(file.parent().unwrap()).unwrap();
@@ -226,8 +228,8 @@ async fn i1_a_derivation_without_its_content_address_is_refused() {
     assert!(!bed.nix().is_valid(&target.derivation).unwrap());
 }
 
-/// What the thief of the controller would have root's Nix do. Nothing of it reaches Nix, nobody else is asked, and what the
-/// machine says of it is the same whether anybody listens there.
+/// What a thief of the controller would have root's Nix do. Nothing of it reaches Nix, nobody else is
+/// contacted, and the machine's message is the same whether anybody listens there or not.
 #[tokio::test]
 async fn a_description_that_leads_out_of_the_cache_never_reaches_nix() {
     let elsewhere = Controller::start().await;
@@ -320,7 +322,7 @@ async fn outputs_come_from_the_cache_under_the_signed_keys_alone() {
     {
         let bed = Bed::new().await;
         let mut target = bed.evaluate("x86_64-linux", "echo built here > $out");
-        // Content that no build of this derivation makes shows where it came from.
+        // Content that no build of this derivation produces shows where it came from.
         bed.operator("nix-store", &["--realise", target.derivation.as_str()]);
         let key = bed.folder.path().join("key");
         let public = bed.folder.path().join("key.pub");
@@ -364,7 +366,8 @@ fn replace_output(bed: &Bed, target: &Target, content: &str) {
     bed.operator("sh", &["-c", &format!("nix-store --load-db < {}", registration.display())]);
 }
 
-/// The token's authority is enough for Nix: for the derivation, and for outputs, which may come from others as well.
+/// The token's authority is enough for Nix: for the derivation, and for outputs, which may also come from
+/// elsewhere.
 #[tokio::test]
 async fn the_cache_is_read_over_tls_by_the_pinned_authority_alone() {
     let (controller, ca) = Controller::start_tls().await;
@@ -433,7 +436,7 @@ async fn a_machine_without_nix_says_so() {
     assert!(version.starts_with("nix-store (Nix"), "{version:?}");
 }
 
-/// How many processes have this text in their command line.
+/// The number of processes with this text in their command line.
 fn processes(text: &str) -> usize {
     let processes = std::fs::read_dir("/proc").unwrap().flatten();
     let lines = processes.filter_map(|process| std::fs::read(process.path().join("cmdline")).ok());

@@ -1,5 +1,5 @@
-//! What `muster-agent` prints, and what it reads at a terminal: a controller's text is shown and not obeyed, and a closed pipe or a full disk ends nothing in
-//! a panic.
+//! What `muster-agent` prints, and what it reads at a terminal: a controller's text is displayed and never
+//! interpreted, and a closed pipe or a full disk causes no panic.
 
 use std::io::Write as _;
 use std::path::Path;
@@ -95,7 +95,7 @@ async fn agent(site: &Site, arguments: &[&str], stdin: &str) -> Output {
     run(command, stdin).await
 }
 
-/// With a standard output of another kind.
+/// With another kind of standard output.
 async fn agent_to(site: &Site, arguments: &[&str], stdout: impl Into<Stdio>) -> Output {
     let mut command = command(site.folder.path(), arguments);
     command.stdout(stdout);
@@ -154,14 +154,14 @@ async fn advice_does_not_end_an_enrolment_that_only_cannot_be_read() {
     let kept = std::fs::read(&file).unwrap();
     std::fs::remove_file(&file).unwrap();
     std::fs::create_dir(&file).unwrap();
-    let told = String::from_utf8(agent(&site, &["doctor"], "").await.stdout).unwrap();
-    assert!(told.contains("BAD  enrolment") && told.contains("a folder is in its place"), "{told}");
-    assert!(!told.contains("--replace"), "{told}");
-    // One that is damaged is lost.
+    let report = String::from_utf8(agent(&site, &["doctor"], "").await.stdout).unwrap();
+    assert!(report.contains("BAD  enrolment") && report.contains("a folder is in its place"), "{report}");
+    assert!(!report.contains("--replace"), "{report}");
+    // A damaged one is lost.
     std::fs::remove_dir(&file).unwrap();
     std::fs::write(&file, &kept[..kept.len() / 2]).unwrap();
-    let told = String::from_utf8(agent(&site, &["doctor"], "").await.stdout).unwrap();
-    assert!(told.contains("BAD  enrolment") && told.contains("--replace"), "{told}");
+    let report = String::from_utf8(agent(&site, &["doctor"], "").await.stdout).unwrap();
+    assert!(report.contains("BAD  enrolment") && report.contains("--replace"), "{report}");
 }
 
 #[tokio::test]
@@ -181,7 +181,7 @@ async fn a_closed_pipe_is_no_error_and_a_full_disk_is_one() {
             assert!(said.contains("the output cannot be written"), "{arguments:?}: {said}");
         }
     }
-    // The doctor's verdict is its own, whether anybody reads it or not.
+    // The doctor's verdict does not depend on whether anybody reads it.
     let output = agent_to(&site, &["doctor"], closed()).await;
     assert_eq!(output.status.code(), agent(&site, &["doctor"], "").await.status.code(), "{output:?}");
 }
@@ -194,7 +194,7 @@ async fn a_token_pasted_at_a_terminal_is_not_shown_and_ends_with_enter_however_l
     use rustix::pty::{OpenptFlags, grantpt, openpt, ptsname, unlockpt};
 
     let site = Site::new().await;
-    // A token of 0.1 with a certificate in it does not fit into a line of a terminal.
+    // A token of 0.1 that contains a certificate does not fit into a terminal's line.
     let mut old = serde_json::to_value(&site.token).unwrap();
     old["url"] = format!("{}/{}", site.token.url, "x".repeat(6000)).into();
     let json = serde_json::to_vec(&old).unwrap();
@@ -221,20 +221,20 @@ async fn a_token_pasted_at_a_terminal_is_not_shown_and_ends_with_enter_however_l
             asked.push(byte[0]);
         }
         let mut ours = std::fs::File::from(ours);
-        // A terminal's queue has 4,096 bytes: what is read makes room.
+        // A terminal's queue has 4,096 bytes: reading makes room.
         ours.write_all(long.as_bytes()).unwrap();
         ours.write_all(b"\r").unwrap();
         let mut said = String::new();
         stderr.read_to_string(&mut said).unwrap();
         let output = child.wait_with_output().unwrap();
-        // A byte of ours after it all: whatever was echoed comes before.
+        // A final byte of our own: anything echoed comes before it.
         (&again).write_all(b"#").unwrap();
         let mut echoed = [0; 64];
         let length = ours.read(&mut echoed).unwrap();
         (said, output, echoed[..length].to_vec())
     });
     let (said, output, echoed) = typed.await.unwrap();
-    // It was read whole: its address, which names nothing, was asked.
+    // It was read completely: its address, which names nothing, was queried.
     assert!(!output.status.success() && said.contains("does not know root 1"), "{said}");
     assert_eq!(echoed, b"#");
 }

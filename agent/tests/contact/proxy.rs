@@ -1,4 +1,4 @@
-//! What the administrator of a machine set: a proxy (a real one, tinyproxy) and a netrc of its own.
+//! Settings of a machine's administrator: a proxy (a real one, tinyproxy) and a netrc of their own.
 
 use std::process::{Child, Command, Stdio};
 
@@ -82,7 +82,7 @@ async fn the_controller_is_reached_through_the_proxy_end_to_end_and_the_cache_to
     bed.serve();
     bed.nix().fetch(&target.derivation, &bed.client, &mut Plain).await.unwrap();
     assert_eq!(proxy.asked("127.0.0.1"), proxy.asked(&connect), "Nix reads the cache on loopback without it");
-    // What is excepted is asked for without it.
+    // Exceptions are fetched without it.
     let before = proxy.asked("");
     bed.config.no_proxy = Some(vec!["127.0.0.0/8".into()]);
     let direct =

@@ -57,7 +57,7 @@ impl Machine {
         files(&self.state.path().join("tuf"))
     }
 
-    /// Nothing that is asked now changes a byte on disk or what is held, in this process and in the next.
+    /// No request changes a byte on disk or what is held now, in this process and in the next.
     async fn refuses(&self, trust: &mut Trust, attack: Option<Attack>, now: i64) -> TrustError {
         let (files, held, holds) = (self.files(), trust.held(), trust.holds());
         let error = trust.refresh(&self.client, now).await.unwrap_err();
@@ -98,7 +98,7 @@ async fn failure_mode_25_what_is_verified_and_kept_are_the_bytes_as_they_came() 
     let machine = Machine::new().await;
     let publication = machine.fleet.publication(1);
     machine.controller.publish(&machine.fleet, &publication);
-    // The same document with another blank says the same, and is not what was signed.
+    // The same document with one more blank has the same meaning, but is not what was signed.
     let hash = Sha256::of(publication.target.as_bytes());
     let path = api::target_path(&machine.fleet.machine, &hash);
     machine.controller.put(&path, publication.target.replacen(':', ": ", 1).into_bytes());
@@ -141,14 +141,14 @@ async fn i2_another_target_under_a_number_that_was_seen_is_refused() {
     assert_eq!(error.attack(), Some(Attack::MixAndMatch), "{error}");
     assert!(error.to_string().contains("another target was seen as generation 5: sign the next one"));
     machine.refuses(&mut trust, Some(Attack::MixAndMatch), NOW).await;
-    // Nor after a restart, nor by the way of what was seen first, which is still good.
+    // Nor after a restart, nor via the first target, which is still good.
     let mut trust = machine.open();
     machine.refuses(&mut trust, Some(Attack::MixAndMatch), NOW).await;
     machine.controller.publish(&machine.fleet, &machine.fleet.publication(5));
     assert_eq!(trust.refresh(&machine.client, NOW).await.unwrap(), seen);
     machine.controller.publish(&machine.fleet, &other);
     trust.refresh(&machine.client, NOW).await.unwrap_err();
-    // The same target signed for longer is no other one, and the next number ends it.
+    // The same target with a later expiry is not a different one, and the next number resolves it.
     let longer = sign_generation(&machine.fleet.target(5), NOW + 60 * DAY, &[&machine.fleet.operator]);
     machine.controller.publish(&machine.fleet, &longer.unwrap());
     assert_eq!(trust.refresh(&machine.client, NOW).await.unwrap(), seen);
@@ -196,7 +196,7 @@ async fn failure_mode_36_metadata_that_has_expired_or_seems_so_breaks_nothing_an
     let error = trust.refresh(&machine.client, NOW + 40 * DAY).await.unwrap_err();
     assert_eq!(error.attack(), Some(Attack::Freeze), "{error}");
     assert_eq!(trust.held().unwrap().generation.get(), 1);
-    // It was the machine's clock that was wrong, by weeks or by years: set right, it goes on.
+    // The machine's clock was wrong, by weeks or by years: once set right, it continues.
     for wrong in [-50 * 365 * DAY, 50 * 365 * DAY] {
         let _ = trust.refresh(&machine.client, NOW + wrong).await;
         assert_eq!(trust.held().unwrap().generation.get(), 1, "{wrong}");
@@ -226,7 +226,8 @@ async fn i1_metadata_that_operators_did_not_sign_is_refused() {
     let (machine, mut trust) = Machine::holding(1).await;
     let thief = Fleet { operator: SecretKey::generate().unwrap(), ..Fleet::new() };
     let forged = sign_generation(&machine.fleet.target(2), NOW + DAY, &[&thief.operator]).unwrap();
-    // The thief of the whole controller has its online key too, so the timestamp is believed, and nothing else.
+    // The thief of the whole controller has its online key too, so the timestamp is trusted, and nothing
+    // else.
     machine.controller.publish(&machine.fleet, &forged);
     let error = trust.refresh(&machine.client, NOW).await.unwrap_err();
     assert_eq!(error.attack(), Some(Attack::ForgedSignature), "{error}");
@@ -249,7 +250,7 @@ async fn i1_a_changed_target_is_refused_and_the_old_one_stays() {
     machine.controller.put(&path, changed);
     let error = trust.refresh(&machine.client, NOW).await.unwrap_err();
     assert_eq!(error.attack(), Some(Attack::MixAndMatch), "{error}");
-    // The metadata of generation 2 is good and stays; its target was never kept, now or on the next try.
+    // The metadata of generation 2 is good and stays; its target was never stored, now or on the next try.
     machine.refuses(&mut trust, Some(Attack::MixAndMatch), NOW).await;
     assert_eq!(trust.held().unwrap().generation.get(), 1);
     machine.controller.put(&path, publication.target.as_bytes());
@@ -331,7 +332,7 @@ async fn a_disk_that_takes_nothing_leaves_what_is_held() {
     let (machine, mut trust) = Machine::holding(1).await;
     machine.controller.publish(&machine.fleet, &machine.fleet.publication(2));
     let temporary = machine.state.path().join("tuf/generation.json.new");
-    // A folder in the place of the temporary file stops the write as a full disk does.
+    // A folder in place of the temporary file makes the write fail as a full disk does.
     std::fs::create_dir(&temporary).unwrap();
     let error = trust.refresh(&machine.client, NOW).await.unwrap_err();
     assert!(matches!(error, TrustError::Write { .. }) && error.attack().is_none(), "{error}");
@@ -413,7 +414,7 @@ async fn i2_a_machine_that_was_brought_to_the_last_number_takes_generation_1_of_
 
     machine.controller.put(&machine.path("2.root.json"), new_epoch(&machine.fleet));
     machine.controller.take(&machine.path("timestamp.json"));
-    // Nothing was signed in it yet: nothing is held, and nothing of before lies on the disk.
+    // Nothing was signed in it yet: nothing is held, and nothing earlier is on disk.
     assert_eq!(trust.refresh(&machine.client, NOW).await.unwrap(), None);
     assert_eq!((trust.held(), trust.holds().epoch.get(), trust.holds().targets), (None, 1, 0));
     for file in ["timestamp.json", "snapshot.json", "targets.json", "generation.json"] {
@@ -443,7 +444,7 @@ async fn an_agent_that_died_behind_the_root_of_a_new_epoch_leaves_what_was_befor
     std::fs::write(machine.state.path().join("tuf/root.json"), new_epoch(&machine.fleet)).unwrap();
     let mut trust = machine.open();
     assert_eq!((trust.held(), trust.holds().epoch.get(), trust.holds().targets), (None, 1, 0));
-    // The old files lie there still; nobody who brings them back is believed.
+    // The old files are still there; bringing them back has no effect.
     let error = trust.refresh(&machine.client, NOW).await.unwrap_err();
     assert_eq!(error.attack(), Some(Attack::Rollback), "{error}");
     assert!(!machine.state.path().join("tuf/generation.json").exists());

@@ -158,7 +158,7 @@ fn a_switch_that_somebody_else_makes_is_waited_for() {
     assert!(machine.runs().len() >= 2);
 }
 
-/// As where logind is away: EAGAIN, behind the link.
+/// As when logind is away: EAGAIN, after the link was set.
 #[test]
 fn an_exit_that_is_not_the_locks_is_a_failure_and_no_reason_to_run_it_again_and_again() {
     let body = "echo activating the configuration...; echo Unable to list users with logind: EAGAIN; exit 11";
@@ -291,7 +291,8 @@ fn two_activators_never_work_at_once() {
     assert_eq!(machine.runs().len(), 1);
 }
 
-/// Where an activator is killed. In the phases before the activation it is so quick that the record is written instead.
+/// Where an activator is killed. The phases before the activation are so short that the record is written
+/// instead.
 const KILLS: [Phase; 5] =
     [Phase::Recorded, Phase::ProfileSet, Phase::Activating, Phase::Activated, Phase::Undoing];
 
@@ -362,7 +363,7 @@ fn i3_killed_in_any_phase_the_next_activator_brings_the_machine_to_old_or_new() 
                     machine.assert_on(&old);
                     assert_eq!(record.reason, Some(Reason::Interrupted));
                 }
-                // The script that was left behind may have come to its end before the next activator looked.
+                // The script left behind may have ended before the next activator looked.
                 (Phase::Activating, Phase::Confirmed) if class == Class::Darwin => machine.assert_on(&new),
                 (Phase::Undoing, Phase::Undone) => {
                     machine.assert_on(&old);

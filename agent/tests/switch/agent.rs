@@ -26,8 +26,8 @@ fn follows_two_generations(class: Class) {
     bed.assert_confirmed(&first);
     let second = bed.publish(2, ": another");
     bed.assert_confirmed(&second);
-    assert_eq!(bed.controller.told(1), WHOLE);
-    assert_eq!(bed.controller.told(2), WHOLE);
+    assert_eq!(bed.controller.names(1), WHOLE);
+    assert_eq!(bed.controller.names(2), WHOLE);
     let last = bed.controller.check_ins().pop().unwrap();
     let runs = last.runs.unwrap();
     assert_eq!((runs.running, runs.generation), (second.output.clone(), Some(second.generation)));
@@ -46,24 +46,24 @@ fn i4_i5_a_generation_that_fails_its_check_is_undone_once_and_quarantined() {
     let mut bad = bed.target(2, ": bad");
     bad.checks = vec![check("echo 'no ssh'; exit 1")];
     bed.controller.publish(&bad);
-    let EventKind::RolledBack { reason, detail, quarantined, running } = bed.until_told(2, "rolled-back")
+    let EventKind::RolledBack { reason, detail, quarantined, running } = bed.until_event(2, "rolled-back")
     else {
         panic!("the last event is the undo");
     };
     assert_eq!((reason, quarantined, &running), (Reason::HealthCheckFailed, true, &first.output));
     assert!(detail.contains("no ssh"), "{detail}");
     bed.machine.assert_on(&first.output);
-    // The same derivation under a higher number is refused; another one is taken.
+    // The same derivation under a higher number is refused; a different one is accepted.
     let mut again = bad;
     again.generation = Generation::new(3).unwrap();
     bed.controller.publish(&again);
-    let EventKind::Failed { step: UpdateStep::Verify, detail, .. } = bed.until_told(3, "failed") else {
+    let EventKind::Failed { step: UpdateStep::Verify, detail, .. } = bed.until_event(3, "failed") else {
         panic!("a quarantined derivation is refused");
     };
     assert!(detail.contains("generation 2"), "{detail}");
     let good = bed.publish(4, ": good");
     bed.assert_confirmed(&good);
-    assert_eq!(bed.controller.told(2), UNDONE);
+    assert_eq!(bed.controller.names(2), UNDONE);
 }
 
 #[test]
@@ -71,11 +71,11 @@ fn a_unit_that_fails_since_the_switch_undoes_it_and_one_that_failed_before_does_
     let bed = Bed::new(Class::Nixos);
     std::fs::write(bed.machine.file("failed-units"), "old.service loaded failed failed x\n").unwrap();
     let first = bed.publish(1, "exit 4");
-    let confirmed = bed.until_told(1, "confirmed");
+    let confirmed = bed.until_event(1, "confirmed");
     assert!(matches!(confirmed, EventKind::Confirmed { degraded, .. } if degraded == ["old.service"]));
     bed.machine.assert_on(&first.output);
     bed.publish(2, "echo 'new.service loaded failed failed x' >> $R/failed-units; exit 4");
-    let undone = bed.until_told(2, "rolled-back");
+    let undone = bed.until_event(2, "rolled-back");
     assert!(matches!(undone, EventKind::RolledBack { reason: Reason::HealthCheckFailed, detail, .. }
         if detail.contains("new.service") && !detail.contains("old.service")));
     bed.machine.assert_on(&first.output);
@@ -87,7 +87,7 @@ fn a_build_that_fails_is_told_with_the_end_of_its_log_and_changes_nothing() {
     let old = bed.machine.layout.running().unwrap();
     let target = bed.target_built_by(1, "", "echo 'no such compiler' >&2; exit 1");
     bed.controller.publish(&target);
-    let failed = bed.until_told(1, "failed");
+    let failed = bed.until_event(1, "failed");
     let EventKind::Failed { step: UpdateStep::Build, detail, quarantined: true } = failed else {
         panic!("{failed:?}");
     };
@@ -113,9 +113,9 @@ fn failure_mode_4_i4_a_generation_that_cuts_the_network_is_undone_and_tried_agai
     bed.machine.assert_on(&first.output);
     bed.controller.cut(false);
     bed.assert_confirmed(&second);
-    let told = bed.controller.told(2);
-    assert_eq!(told[..6], UNDONE);
-    assert_eq!(told[6..], WHOLE);
+    let names = bed.controller.names(2);
+    assert_eq!(names[..6], UNDONE);
+    assert_eq!(names[6..], WHOLE);
     let events = bed.controller.events();
     assert!(events.iter().any(|event| matches!(
         event.kind,
@@ -151,8 +151,8 @@ fn failure_mode_3_i3_the_agent_is_killed_wherever_it_stands_and_the_report_arriv
         bed.start_agent();
         bed.machine.let_go();
         bed.assert_confirmed(&target);
-        let told = bed.controller.told(1);
-        assert_eq!(told, WHOLE, "killed while {place} on {class}");
+        let names = bed.controller.names(1);
+        assert_eq!(names, WHOLE, "killed while {place} on {class}");
     }
 }
 
@@ -161,13 +161,13 @@ fn failure_mode_2_i9_an_agent_that_its_own_switch_ends_finishes_it_when_it_is_st
     for class in Class::ALL {
         let mut bed = Bed::new(class);
         std::fs::write(bed.machine.file("agent-pid"), bed.agent_pid().to_string()).unwrap();
-        // As nix-darwin's `launchctl unload` and a unit that is restarted do, in the middle of the activation.
+        // As nix-darwin's `launchctl unload` and a restarted unit do, in the middle of the activation.
         let target = bed.publish(1, "kill -9 $(cat $R/agent-pid)");
         bed.machine.until_phase(ActivationPhase::Activated);
         bed.kill_agent();
         bed.start_agent();
         bed.assert_confirmed(&target);
-        assert_eq!(bed.controller.told(1), WHOLE, "{class}");
+        assert_eq!(bed.controller.names(1), WHOLE, "{class}");
     }
 }
 
@@ -186,7 +186,7 @@ fn failure_mode_13_after_a_re_publication_an_undo_goes_to_what_ran_and_not_one_b
     let mut bad = bed.target(4, ": bad");
     bad.checks = vec![check("exit 1")];
     bed.controller.publish(&bad);
-    bed.until_told(4, "rolled-back");
+    bed.until_event(4, "rolled-back");
     bed.machine.assert_on(&again.output);
 }
 
@@ -219,14 +219,14 @@ fn i3_an_activator_that_is_killed_is_started_again_by_the_agent() {
             end(pid);
         }
     }
-    let undone = bed.until_told(2, "rolled-back");
+    let undone = bed.until_event(2, "rolled-back");
     assert!(
         matches!(undone, EventKind::RolledBack { reason: Reason::Interrupted, quarantined: false, .. }),
         "{undone:?}"
     );
     bed.machine.let_go();
     bed.machine.assert_on(&first.output);
-    assert_eq!(bed.controller.told(2).iter().filter(|event| **event == "rolled-back").count(), 1);
+    assert_eq!(bed.controller.names(2).iter().filter(|event| **event == "rolled-back").count(), 1);
 }
 
 #[test]
@@ -235,7 +235,7 @@ fn i7_reports_whose_replies_are_lost_arrive_once() {
     bed.controller.lose_replies(3);
     let first = bed.publish(1, "");
     bed.assert_confirmed(&first);
-    assert_eq!(bed.controller.told(1), WHOLE);
+    assert_eq!(bed.controller.names(1), WHOLE);
 }
 
 #[test]
@@ -266,17 +266,17 @@ fn drift_is_told_once_and_a_local_rollback_is_told_as_the_operators() {
     bed.machine.install(&other);
     let asked = |verb: &str| assert!(bed.machine.spawn(&[verb]).wait().unwrap().success(), "{verb}");
     asked("check-now");
-    bed.until_told(2, "drift");
+    bed.until_event(2, "drift");
     asked("check-now");
     asked("rollback");
-    let back = bed.until_told(2, "rolled-back");
+    let back = bed.until_event(2, "rolled-back");
     assert!(
         matches!(&back, EventKind::RolledBack { reason: Reason::Operator, quarantined: true, running, .. }
         if *running == first.output),
         "{back:?}"
     );
     bed.machine.assert_on(&first.output);
-    assert_eq!(bed.controller.told(2).iter().filter(|event| **event == "drift").count(), 1);
+    assert_eq!(bed.controller.names(2).iter().filter(|event| **event == "drift").count(), 1);
     bed.until_phase(Phase::RolledBack);
 }
 
@@ -292,7 +292,7 @@ fn a_system_for_the_next_boot_is_confirmed_after_it() {
     bed.machine.install(&target.output);
     bed.start_agent();
     bed.assert_confirmed(&target);
-    assert_eq!(bed.controller.told(1), WHOLE);
+    assert_eq!(bed.controller.names(1), WHOLE);
 }
 
 #[test]
@@ -332,7 +332,7 @@ fn failure_mode_6_files_in_the_way_of_a_mac_need_a_person_and_are_looked_for_aga
     std::fs::write(&script, text).unwrap();
     let target = bed.evaluate(1, "");
     bed.controller.publish(&target);
-    let EventKind::NeedsHuman { detail } = bed.until_told(1, "needs-human") else {
+    let EventKind::NeedsHuman { detail } = bed.until_event(1, "needs-human") else {
         panic!("a person is needed");
     };
     assert!(detail.contains("/etc/zshrc"), "{detail}");
@@ -343,6 +343,6 @@ fn failure_mode_6_files_in_the_way_of_a_mac_need_a_person_and_are_looked_for_aga
     std::fs::remove_file(bed.machine.file("etc/zshrc")).unwrap();
     asked();
     bed.assert_confirmed(&target);
-    let told = bed.controller.told(1);
-    assert_eq!(told.iter().filter(|event| **event == "needs-human").count(), 1, "{told:?}");
+    let names = bed.controller.names(1);
+    assert_eq!(names.iter().filter(|event| **event == "needs-human").count(), 1, "{names:?}");
 }

@@ -24,12 +24,12 @@ impl Drop for Bed {
 }
 
 impl Bed {
-    /// With OLD installed by hand, enrolled, and the agent running.
+    /// With OLD installed manually, enrolled, and the agent running.
     pub fn new(class: Class) -> Self {
         Self::with(class, "")
     }
 
-    /// The same, and the machine's own file says this.
+    /// The same, and the machine's own file contains this.
     pub fn with(class: Class, settings: &str) -> Self {
         let controller = Controller::start();
         let machine = Machine::with(class, settings);
@@ -57,7 +57,7 @@ impl Bed {
         }
     }
 
-    /// A derivation whose output is a system that says `what`; `body` runs in its activation.
+    /// A derivation whose output is a system that prints `what`; `body` runs in its activation.
     pub fn target(&self, number: u64, body: &str) -> Target {
         self.target_built_by(number, body, "")
     }
@@ -68,7 +68,7 @@ impl Bed {
         self.evaluate(number, in_build)
     }
 
-    /// The target of the script that lies in the folder of this number.
+    /// The target of the script in the folder with this number.
     pub fn evaluate(&self, number: u64, in_build: &str) -> Target {
         let template = self.machine.file(&format!("template-{number}"));
         let (script, place) = match self.machine.class {
@@ -76,7 +76,7 @@ impl Bed {
             Class::Darwin => ("activate", "activate"),
         };
         let system = self.machine.config.stand_in.as_ref().unwrap().system.clone();
-        // The platform of the derivation must be one that this computer builds for.
+        // The derivation's platform must be one that this computer builds for.
         let expression = format!(
             r#"derivation {{ name = "system-{number}"; system = "{system}"; builder = "/bin/sh";
                 script = builtins.path {{ path = {}; name = "script"; }};
@@ -110,7 +110,7 @@ impl Bed {
         }
     }
 
-    pub fn until_told(&self, generation: u64, event: &str) -> EventKind {
+    pub fn until_event(&self, generation: u64, event: &str) -> EventKind {
         self.machine
             .until(&format!("{event} of generation {generation}"), || self.controller.last(generation, event))
     }
@@ -127,9 +127,9 @@ impl Bed {
         target
     }
 
-    /// Confirmed, and nothing is left of it.
+    /// Confirmed, and nothing of the transaction is left.
     pub fn assert_confirmed(&self, target: &Target) {
-        self.until_told(target.generation.get(), "confirmed");
+        self.until_event(target.generation.get(), "confirmed");
         self.machine.assert_on(&target.output);
         self.until_phase(Phase::Confirmed);
         self.machine.until("a settled transaction", || {

@@ -1,4 +1,4 @@
-//! What a machine's circumstances do to a generation, and what a person at the machine may say about it.
+//! How a machine's circumstances affect a generation, and what a person at the machine can do about it.
 
 use muster_protocol::checkin::Phase;
 use muster_protocol::ids::Generation;
@@ -14,7 +14,7 @@ fn a_quarantine_is_lifted_by_a_word_at_the_machine_which_is_told_and_by_no_other
     let mut target = bed.target(1, "");
     target.checks = vec![check(&format!("test -e {}", repaired.display()))];
     bed.controller.publish(&target);
-    bed.until_told(1, "rolled-back");
+    bed.until_event(1, "rolled-back");
     std::fs::write(&repaired, "").unwrap();
     bed.until_phase(Phase::RolledBack);
     bed.machine.until("the end is taken in", || {
@@ -23,24 +23,24 @@ fn a_quarantine_is_lifted_by_a_word_at_the_machine_which_is_told_and_by_no_other
     // The same derivation under a higher number stays refused.
     target.generation = Generation::new(2).unwrap();
     bed.controller.publish(&target);
-    bed.until_told(2, "failed");
+    bed.until_event(2, "failed");
     let (code, words) = bed.machine.ask(&["check-now"]);
     assert_eq!(code, 0, "{words}");
     let (code, words) = bed.machine.ask(&["retry"]);
     assert_eq!((code, words.contains("generation 2 is tried again")), (0, true), "{words}");
     bed.assert_confirmed(&target);
-    let told = bed.until_told(2, "retried");
+    let retried = bed.until_event(2, "retried");
     assert!(
-        matches!(&told, EventKind::Retried { derivation, quarantined: true, by: Asker::Local { user: Some(_) } }
+        matches!(&retried, EventKind::Retried { derivation, quarantined: true, by: Asker::Local { user: Some(_) } }
         if *derivation == target.derivation),
-        "{told:?}"
+        "{retried:?}"
     );
-    assert_eq!(bed.controller.told(2)[..3], ["failed", "retried", "verified"]);
+    assert_eq!(bed.controller.names(2)[..3], ["failed", "retried", "verified"]);
     let (code, words) = bed.machine.ask(&["retry"]);
     assert_eq!((code, words.contains("is confirmed and runs")), (1, true), "{words}");
 }
 
-/// As the kernel does where memory runs out. Whoever is the first process of a namespace cannot do it to itself.
+/// Like the kernel's OOM killer. The first process of a namespace cannot do this to itself.
 fn kill_whoever_sleeps(seconds: u32) {
     let command = format!("sleep\0{seconds}\0");
     for entry in std::fs::read_dir("/proc").unwrap().flatten() {
@@ -51,7 +51,7 @@ fn kill_whoever_sleeps(seconds: u32) {
     }
 }
 
-/// Slow: it is tried four times, each later than the one before.
+/// Slow: it is tried four times, with growing pauses.
 #[test]
 fn a_builder_that_is_killed_is_tried_again_and_says_nothing_against_its_derivation() {
     let bed = Bed::new(Class::Nixos);
@@ -71,14 +71,14 @@ fn a_builder_that_is_killed_is_tried_again_and_says_nothing_against_its_derivati
     bed.machine.until("the end is taken in", || {
         (!bed.machine.config.state("transaction.json").exists()).then_some(())
     });
-    // Whoever asks need not wait an hour, and needs no new number.
+    // A manual retry need not wait an hour, and needs no new number.
     let (code, words) = bed.machine.ask(&["check-now"]);
     assert_eq!(code, 0, "{words}");
-    bed.machine.until("another try", || (bed.controller.told(1).len() > 3).then_some(()));
-    assert_eq!(bed.controller.told(1)[..4], ["verified", "fetched", "failed", "verified"]);
+    bed.machine.until("another try", || (bed.controller.names(1).len() > 3).then_some(()));
+    assert_eq!(bed.controller.names(1)[..4], ["verified", "fetched", "failed", "verified"]);
 }
 
-/// A cache of the machine's own that is out of order.
+/// A broken cache of the machine's own.
 fn broken_cache(answer: &'static str) -> std::net::SocketAddr {
     use std::io::{Read as _, Write as _};
     let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
@@ -102,7 +102,7 @@ fn broken_cache(answer: &'static str) -> std::net::SocketAddr {
     address
 }
 
-/// Slow: Nix asks a cache that says 502 again some times by itself.
+/// Slow: Nix itself retries a cache that answers 502.
 #[test]
 fn what_a_broken_cache_of_the_machine_does_not_give_is_built_at_home() {
     for answer in ["200 OK", "502 Bad Gateway"] {
@@ -115,7 +115,7 @@ fn what_a_broken_cache_of_the_machine_does_not_give_is_built_at_home() {
         bed.assert_confirmed(&target);
         let (_, log) = bed.machine.ask(&["logs", "1"]);
         let notes: Vec<String> =
-            bed.controller.check_ins().into_iter().filter_map(|told| told.note).collect();
+            bed.controller.check_ins().into_iter().filter_map(|check_in| check_in.note).collect();
         if answer.starts_with("200") {
             assert!(log.contains("is built here now"), "{answer}: {log}");
             assert!(notes.iter().any(|note| note.contains("is built here now")), "{notes:?}");
@@ -123,7 +123,7 @@ fn what_a_broken_cache_of_the_machine_does_not_give_is_built_at_home() {
     }
 }
 
-/// Slow: a person's rollback would be undone after its deadline if it had to be confirmed by somebody else.
+/// Slow: a manual rollback would be undone after its deadline if it needed somebody else's confirmation.
 #[test]
 fn a_persons_rollback_needs_no_controller() {
     let bed = Bed::new(Class::Nixos);
@@ -140,7 +140,7 @@ fn a_persons_rollback_needs_no_controller() {
     });
     bed.machine.assert_on(&first.output);
     bed.controller.cut(false);
-    bed.until_told(2, "rolled-back");
+    bed.until_event(2, "rolled-back");
 }
 
 #[test]
@@ -150,7 +150,7 @@ fn a_machine_that_was_revoked_says_so_wherever_it_is_asked() {
     bed.assert_confirmed(&first);
     bed.controller.revoke();
     let (code, words) = bed.machine.ask(&["check-now"]);
-    assert_eq!((code, words.contains("takes nothing of this machine")), (1, true), "{words}");
+    assert_eq!((code, words.contains("no longer accepts this machine")), (1, true), "{words}");
     let (_, status) = bed.machine.ask(&["status"]);
     assert!(status.contains("machine m was revoked"), "{status}");
     let (code, doctor) = bed.machine.ask(&["doctor"]);
@@ -174,10 +174,10 @@ fn where_nix_cannot_build_is_waited_out_and_seen_by_doctor_and_says_nothing_agai
     assert!(code == 1 && doctor.contains("BAD  builds"), "{doctor}");
     std::fs::create_dir(&folder).unwrap();
     bed.assert_confirmed(&target);
-    assert!(!bed.controller.told(1).contains(&"failed"));
+    assert!(!bed.controller.names(1).contains(&"failed"));
 }
 
-/// The folder of the state is a file at first, which nobody can make one of, not even root.
+/// The state folder is a file at first, in which nobody can create one, not even root.
 #[test]
 fn an_agent_whose_state_folder_cannot_be_used_stays_says_what_to_do_and_goes_on_when_it_can() {
     let mut bed = Bed::new(Class::Nixos);

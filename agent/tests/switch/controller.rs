@@ -1,4 +1,4 @@
-//! A controller with real signatures and the real clock, whose machine may be cut off from it.
+//! A controller with real signatures and the real clock, whose machine can be cut off from it.
 
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex};
@@ -34,7 +34,7 @@ struct Inner {
     revoked: bool,
     /// Requests that nobody answered.
     refused: u32,
-    /// Stores reports and cuts the connection instead of answering.
+    /// Stores reports and closes the connection instead of answering.
     lose_replies: u32,
     timestamp: u64,
 }
@@ -89,7 +89,7 @@ impl Controller {
         }
     }
 
-    /// Makes `machine` one of this fleet.
+    /// Makes `machine` a member of this fleet.
     pub fn enrol(&self, machine: &Machine) {
         let state = &machine.config.state_dir;
         std::fs::create_dir_all(state.join("tuf")).unwrap();
@@ -129,7 +129,7 @@ impl Controller {
         self.published.notify_waiters();
     }
 
-    /// From here on nobody answers, or again.
+    /// From here on nobody answers, or somebody does again.
     pub fn cut(&self, cut: bool) {
         self.inner.lock().unwrap().cut = cut;
         self.published.notify_waiters();
@@ -139,7 +139,7 @@ impl Controller {
         self.inner.lock().unwrap().revoked = true;
         self.published.notify_waiters();
     }
-    /// Ends the polls that wait, with nothing new.
+    /// Ends the waiting polls, with nothing new.
     pub fn wake(&self) {
         self.published.notify_waiters();
     }
@@ -161,8 +161,8 @@ impl Controller {
         phases
     }
 
-    /// The events of a generation by name, without what is told of its way and after its end; I7: numbered without a gap.
-    pub fn told(&self, generation: u64) -> Vec<&'static str> {
+    /// The events of a generation by name, without progress and later events; I7: numbered without gaps.
+    pub fn names(&self, generation: u64) -> Vec<&'static str> {
         let events = self.events();
         for (place, event) in events.iter().enumerate() {
             assert_eq!(event.seq, place as u64 + 1, "every report arrives once and in order");
@@ -171,7 +171,7 @@ impl Controller {
         of.map(|event| name(&event.kind)).filter(|name| !["progress", "summary"].contains(name)).collect()
     }
 
-    /// The last event of a generation that has this name.
+    /// The last event of a generation with this name.
     pub fn last(&self, generation: u64, wanted: &str) -> Option<EventKind> {
         let events = self.events();
         let of = events.into_iter().filter(|event| event.generation.map(Generation::get) == Some(generation));
@@ -229,7 +229,7 @@ async fn serve(State(controller): State<Controller>, request: Request) -> Respon
         api::CHECKIN => {
             let check_in: CheckIn = serde_json::from_slice(&body).unwrap();
             let last = inner.check_ins.last();
-            // One that was not answered is said again, to the byte.
+            // An unanswered check-in is repeated, to the byte.
             if last != Some(&check_in) {
                 assert!(last.is_none_or(|last| last.seq < check_in.seq), "seq goes up");
                 inner.check_ins.push(check_in);

@@ -16,7 +16,7 @@ use muster_protocol::ids::{Generation, StorePath};
 use muster_protocol::machine::Class;
 use muster_protocol::target::{Action, Target};
 
-/// A Mac's derivations are built here too, by a Nix that is told that it runs on one.
+/// A Mac's derivations are built here too, by a Nix that is configured to be on one.
 fn nix_config(system: &str) -> String {
     format!(
         "substituters =\nsandbox = false\nbuild-users-group =\nsystem = {system}\n\
@@ -40,7 +40,7 @@ impl Drop for Machine {
             let log = std::fs::read_to_string(self.root().join("log")).unwrap_or_default();
             eprintln!("--- what the machine logged\n{log}");
         }
-        // Whatever still runs out of this folder ends with it.
+        // Whatever still runs from this folder is killed with it.
         for pid in self.processes() {
             end(pid);
         }
@@ -52,7 +52,7 @@ impl Machine {
         Self::with(class, "")
     }
 
-    /// A machine whose own file says this, too.
+    /// A machine whose own file also contains this.
     pub fn with(class: Class, settings: &str) -> Self {
         let folder = tempfile::tempdir().unwrap();
         let root = folder.path();
@@ -85,7 +85,7 @@ impl Machine {
         self.folder.path()
     }
 
-    /// systemd-run and launchctl start what they are told to start in a session of its own, as the real ones do.
+    /// systemd-run and launchctl start their program in a session of its own, as the real ones do.
     fn stand_ins(&self) {
         let root = self.root().display();
         let program = |name: &str, text: String| self.script(&self.root().join("programs").join(name), &text);
@@ -114,8 +114,8 @@ impl Machine {
         );
     }
 
-    /// Written by a child: what is open for writing here may be inherited by another test's program, and cannot be run
-    /// until that one lets go of it (ETXTBSY, execve(2)).
+    /// Written by a child: a file that is open for writing here may be inherited by another test's program,
+    /// and cannot be run until that one closes it (ETXTBSY, execve(2)).
     fn script(&self, path: &Path, text: &str) {
         std::fs::create_dir_all(path.parent().unwrap()).unwrap();
         let write = "printf '#!/bin/sh\\n%s\\n' \"$1\" > \"$0\" && chmod 755 \"$0\"";
@@ -123,12 +123,13 @@ impl Machine {
         assert!(status.unwrap().success());
     }
 
-    /// What every NixOS system here checks before it does anything, with $A the action and $S the system.
+    /// What every NixOS system here checks first, with $A the action and $S the system.
     pub fn checks(&self, text: &str) {
         std::fs::write(self.root().join("check"), text).unwrap();
     }
 
-    /// A system in this machine's store. `body` runs in its activation, with $R the machine's root and $A the action.
+    /// A system in this machine's store. `body` runs in its activation, with $R the machine's root and $A the
+    /// action.
     pub fn system(&self, name: &str, body: &str) -> StorePath {
         let build = self.root().join("build").join(name);
         self.activation_script(&build, body);
@@ -172,20 +173,20 @@ impl Machine {
         String::from_utf8(output.stdout).unwrap().trim().to_owned()
     }
 
-    /// A program in this machine's store that stands for sops; its name in the store.
+    /// A stand-in for sops in this machine's store; returns its store path.
     pub fn decrypts_with(&self, build: &Path, text: &str) -> String {
         self.script(build, text);
         self.nix("nix-store", &["--add", build.to_str().unwrap()])
     }
 
-    /// What a Mac makes disks in memory with; on Linux nobody asks for it.
+    /// A Mac's programs for disks in memory; unused on Linux.
     pub fn ram_disks(&self) {
         for (name, says) in [("hdiutil", "echo /dev/disk9"), ("newfs_hfs", "true"), ("mount", "true")] {
             self.script(&self.root().join("programs").join(name), says);
         }
     }
 
-    /// Takes a file out of a system, as a garbage collection that went wrong would.
+    /// Removes a file from a system, as a failed garbage collection would.
     pub fn forget(&self, system: &StorePath, file: &str) {
         let path = self.layout.physical(system).join(file);
         for folder in path.ancestors().skip(1).take(3) {
@@ -214,7 +215,7 @@ impl Machine {
         muster_agent::identity::Identity::save(state, &enrolment).unwrap();
     }
 
-    /// Brings the machine to `system`, as whoever installed it did.
+    /// Brings the machine to `system`, like a manual installation.
     pub fn install(&self, system: &StorePath) {
         std::fs::create_dir_all(self.layout.profile().parent().unwrap()).unwrap();
         let profile = self.layout.profile();
@@ -257,7 +258,7 @@ impl Machine {
         self.spawn_with(arguments, &[])
     }
 
-    /// The same, with variables of a supervisor's.
+    /// The same, with a supervisor's variables.
     pub fn spawn_with(&self, arguments: &[&str], variables: &[(&str, &Path)]) -> Child {
         let log = std::fs::File::options().create(true).append(true).open(self.root().join("log")).unwrap();
         let mut command = Command::new(env!("CARGO_BIN_EXE_muster-agent"));
@@ -268,7 +269,7 @@ impl Machine {
         command.spawn().unwrap()
     }
 
-    /// Asks the agent's command line, and gives its exit code and its words.
+    /// Runs a verb of the agent, and returns its exit code and output.
     pub fn ask(&self, arguments: &[&str]) -> (i32, String) {
         let mut command = Command::new(env!("CARGO_BIN_EXE_muster-agent"));
         command.arg("--config").arg(&self.config.source).args(arguments).env("TZ", "UTC");
@@ -278,7 +279,7 @@ impl Machine {
         (output.status.code().unwrap_or(-1), words)
     }
 
-    /// More lines for the configuration of every Nix of the agent that is started next.
+    /// More lines for the Nix configuration of the next agent.
     pub fn add_to_nix_config(&self, lines: &str) {
         let file = &self.config.source;
         let text = std::fs::read_to_string(file).unwrap();
@@ -320,7 +321,7 @@ impl Machine {
         assert_eq!(self.layout.profile_target().as_ref(), Some(system), "the profile");
     }
 
-    /// `ACTION PATH` of each activation that began.
+    /// `ACTION PATH` of each activation that started.
     pub fn runs(&self) -> Vec<String> {
         let text = std::fs::read_to_string(self.root().join("runs")).unwrap_or_default();
         text.lines().map(str::to_owned).collect()
@@ -330,7 +331,7 @@ impl Machine {
         self.root().join(name)
     }
 
-    /// A file that an activation's body waits to be taken away: `while test -e $R/hold; do sleep 0.01; done`.
+    /// A file whose removal an activation's body waits for: `while test -e $R/hold; do sleep 0.01; done`.
     pub fn hold(&self) {
         std::fs::write(self.file("hold"), "").unwrap();
     }
@@ -342,7 +343,7 @@ impl Machine {
         std::fs::write(self.file("proc-boot-id"), "boot-2").unwrap();
     }
 
-    /// Lets this user sit at the screen of the Mac, or nobody.
+    /// Logs this user in at the Mac's screen, or nobody.
     pub fn log_in(&self, user: Option<u32>) {
         let console = self.file("dev/console");
         std::fs::create_dir_all(console.parent().unwrap()).unwrap();
@@ -350,7 +351,7 @@ impl Machine {
         std::os::unix::fs::chown(&console, Some(user.unwrap_or(0)), None).unwrap();
     }
 
-    /// Every process that has this machine's folder in its arguments.
+    /// Every process with this machine's folder in its arguments.
     pub fn processes(&self) -> Vec<u32> {
         let root = self.root().to_string_lossy().into_owned();
         let mut found = Vec::new();
@@ -365,10 +366,10 @@ impl Machine {
     }
 }
 
-/// What holds an activation until the test lets it go.
+/// Blocks an activation until the test releases it.
 pub const HOLD: &str = "while test -e $R/hold; do sleep 0.01; done";
 
-/// Ends a process, if it is still there.
+/// Kills a process, if it still exists.
 pub fn end(pid: u32) {
     let mut kill = Command::new("kill");
     let _ = kill.args(["-9", &pid.to_string()]).stderr(Stdio::null()).status();

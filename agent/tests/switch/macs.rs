@@ -7,7 +7,7 @@ use muster_protocol::report::{EventKind, Reason};
 
 use super::bed::Bed;
 
-/// What nix-darwin prints where the agent may not touch applications.
+/// nix-darwin's message where the agent may not modify applications.
 const DENIED: &str = "error: permission denied when trying to update apps over SSH, aborting activation";
 
 #[test]
@@ -15,9 +15,9 @@ fn failure_mode_5_a_permission_that_is_missing_needs_a_person_with_the_words_of_
     let bed = Bed::new(Class::Darwin);
     let old = bed.machine.layout.running().unwrap();
     std::fs::write(bed.machine.file("denied"), "").unwrap();
-    // The checks pass, and the activation itself is stopped half way.
+    // The checks pass, and the activation itself stops halfway.
     let target = bed.publish(1, &format!("test ! -e $R/denied || {{ echo '{DENIED}' >&2; exit 1; }}"));
-    let undone = bed.until_told(1, "rolled-back");
+    let undone = bed.until_event(1, "rolled-back");
     let EventKind::RolledBack { reason: Reason::NeedsHuman, detail, quarantined: false, .. } = undone else {
         panic!("{undone:?}");
     };
@@ -28,9 +28,9 @@ fn failure_mode_5_a_permission_that_is_missing_needs_a_person_with_the_words_of_
     bed.until_phase(Phase::NeedsHuman);
     let (_, words) = bed.machine.ask(&["status"]);
     assert!(words.contains("needs human") && words.contains("again once somebody has done"), "{words}");
-    // Nobody tries it again before somebody says that it is done.
+    // It is not retried before somebody says that it is done.
     std::fs::remove_file(bed.machine.file("denied")).unwrap();
-    assert_eq!(bed.controller.told(1).iter().filter(|event| **event == "activating").count(), 1);
+    assert_eq!(bed.controller.names(1).iter().filter(|event| **event == "activating").count(), 1);
     assert_eq!(bed.machine.ask(&["check-now"]).0, 0);
     bed.assert_confirmed(&target);
 }
@@ -43,13 +43,13 @@ fn failure_mode_8_a_changed_agent_of_a_user_waits_until_they_log_in() {
         echo plist > $out/user/Library/LaunchAgents/org.example.plist";
     let target = bed.target_built_by(1, "", in_build);
     bed.controller.publish(&target);
-    let deferred = bed.until_told(1, "deferred");
+    let deferred = bed.until_event(1, "deferred");
     assert!(
         matches!(&deferred, EventKind::Deferred { why, .. } if why.contains("log in at the Mac's screen"))
     );
-    assert!(!bed.controller.told(1).contains(&"activating"));
+    assert!(!bed.controller.names(1).contains(&"activating"));
     bed.machine.log_in(Some(501));
-    // The agent looks by itself each minute; nobody needs to wait that long here.
+    // The agent checks by itself each minute; no need to wait that long here.
     assert_eq!(bed.machine.ask(&["check-now"]).0, 0);
     bed.assert_confirmed(&target);
 }
@@ -61,12 +61,12 @@ fn failure_mode_8_an_activation_that_wanted_a_session_is_tried_again_at_the_next
     bed.machine.log_in(None);
     let words = "Could not find domain for user gui/501";
     let target = bed.publish(1, &format!("test -e $R/session || {{ echo '{words}' >&2; exit 1; }}"));
-    let undone = bed.until_told(1, "rolled-back");
+    let undone = bed.until_event(1, "rolled-back");
     assert!(matches!(undone, EventKind::RolledBack { reason: Reason::NeedsHuman, quarantined: false, .. }));
     bed.machine.assert_on(&old);
     std::fs::write(bed.machine.file("session"), "").unwrap();
     bed.machine.log_in(Some(501));
-    // A poll that ends is when the agent looks; the controller has nothing new.
+    // The agent looks when a poll ends; the controller has nothing new.
     bed.controller.wake();
     bed.assert_confirmed(&target);
 }
@@ -91,7 +91,7 @@ fn failure_mode_40_the_mac_is_kept_awake_while_it_switches_and_no_longer() {
     });
 }
 
-/// Slow: the cask's password is waited for until the deadline of ten seconds.
+/// Slow: waits for the cask's password until the deadline of ten seconds.
 #[test]
 fn failure_mode_7_a_cask_that_asks_for_a_password_is_ended_with_its_whole_session() {
     let bed = Bed::new(Class::Darwin);
@@ -101,7 +101,7 @@ fn failure_mode_7_a_cask_that_asks_for_a_password_is_ended_with_its_whole_sessio
     let mut target = bed.target(1, body);
     target.deadline_seconds = 10;
     bed.controller.publish(&target);
-    let undone = bed.until_told(1, "rolled-back");
+    let undone = bed.until_event(1, "rolled-back");
     assert!(matches!(undone, EventKind::RolledBack { reason: Reason::Deadline, .. }), "{undone:?}");
     bed.machine.assert_on(&old);
     bed.machine.until("no process of it runs", || {
@@ -120,7 +120,8 @@ fn failure_mode_14_the_agent_does_not_exit_while_an_activation_runs_whatever_hap
     bed.machine.hold();
     let target = bed.publish(1, super::machine::HOLD);
     bed.machine.until_phase(ActivationPhase::Activating);
-    // KeepAlive would start OLD's program now. Neither an absent controller nor a state that it cannot read ends it.
+    // KeepAlive would start OLD's program now. Neither an absent controller nor an unreadable state makes it
+    // exit.
     bed.controller.cut(true);
     std::fs::write(bed.machine.config.state("confirmation.json"), "{").unwrap();
     assert_ne!(bed.machine.ask(&["rollback"]).0, 0, "nor a person who asks for what cannot be now");

@@ -1,5 +1,6 @@
-//! The switch, driven as in production: the real activator and agent, a real Nix store and profile in a folder, and
-//! small stand-ins for systemd and launchd. Slow by nature: an undo waits for a deadline of ten seconds or more.
+//! The switch, driven as in production: the real activator and agent, a real Nix store and profile in a
+//! folder, and small stand-ins for systemd and launchd. Slow by nature: an undo waits for a deadline of ten
+//! seconds or more.
 #![cfg(feature = "stand-in")]
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 

@@ -1,4 +1,4 @@
-//! What NixOS has and a Mac has not: other actions, somebody else's lock, reboots.
+//! What NixOS has and macOS does not: other actions, somebody else's lock, reboots.
 
 use std::os::unix::fs::symlink;
 
@@ -21,12 +21,12 @@ fn failure_mode_20_a_switch_of_somebody_else_is_waited_for_and_told() {
     let file = std::fs::File::create(lock).unwrap();
     rustix::fs::flock(&file, FlockOperation::NonBlockingLockExclusive).unwrap();
     let target = bed.publish(1, "");
-    let deferred = bed.until_told(1, "deferred");
+    let deferred = bed.until_event(1, "deferred");
     assert!(
         matches!(&deferred, EventKind::Deferred { why, .. } if why.contains("somebody else")),
         "{deferred:?}"
     );
-    assert!(!bed.controller.told(1).contains(&"activating"));
+    assert!(!bed.controller.names(1).contains(&"activating"));
     drop(file);
     assert_eq!(bed.machine.ask(&["check-now"]).0, 0);
     bed.assert_confirmed(&target);
@@ -39,7 +39,7 @@ fn a_dry_activation_changes_nothing_and_is_confirmed_with_what_it_said() {
     let mut target = bed.target(1, "echo would stop x.service");
     target.action = Action::DryActivate;
     bed.controller.publish(&target);
-    bed.until_told(1, "confirmed");
+    bed.until_event(1, "confirmed");
     bed.until_phase(Phase::Confirmed);
     bed.machine.assert_on(&old);
     let last = bed.controller.check_ins().pop().unwrap();
@@ -55,7 +55,7 @@ fn a_system_that_is_only_tried_out_ends_with_the_boot_and_that_is_no_drift() {
     let mut target = bed.target(1, "");
     target.action = Action::Test;
     bed.controller.publish(&target);
-    bed.until_told(1, "confirmed");
+    bed.until_event(1, "confirmed");
     bed.machine.until("a settled transaction", || {
         (!bed.machine.config.state("transaction.json").exists()).then_some(())
     });
@@ -67,10 +67,11 @@ fn a_system_that_is_only_tried_out_ends_with_the_boot_and_that_is_no_drift() {
     bed.machine.until("a check-in of what runs", || {
         (bed.controller.check_ins().last()?.runs.as_ref()?.running == old).then_some(())
     });
-    assert!(!bed.controller.told(1).contains(&"drift"));
+    assert!(!bed.controller.names(1).contains(&"drift"));
 }
 
-/// What NixOS says of a system with another D-Bus implementation, of everything but `boot` and `dry-activate`.
+/// NixOS's message about a system with another D-Bus implementation, for everything but `boot` and
+/// `dry-activate`.
 fn inhibit(bed: &Bed) {
     bed.machine.checks(
         "case \"$S $A\" in *old*|*' boot'|*' dry-activate') ;; *)\n\
@@ -90,13 +91,13 @@ fn a_generation_that_nixos_does_not_switch_to_waits_is_named_and_can_be_had_at_t
     });
     inhibit(&bed);
     let target = bed.publish(1, "");
-    let deferred = bed.until_told(1, "deferred");
+    let deferred = bed.until_event(1, "deferred");
     let EventKind::Deferred { why, .. } = deferred else { panic!("{deferred:?}") };
     assert!(why.contains("dbus-implementation: dbus -> broker") && why.contains("at-boot"), "{why}");
     bed.until_phase(Phase::Deferred);
     assert!(bed.controller.check_ins().last().unwrap().note.as_deref().unwrap().contains("dbus -> broker"));
     bed.machine.assert_on(&old);
-    // Asked again, it says the same, and not twice.
+    // Asked again it says the same, but reports it only once.
     assert_eq!(bed.machine.ask(&["check-now"]).0, 0);
     let (code, words) = bed.machine.ask(&["at-boot"]);
     assert_eq!(code, 0, "{words}");
@@ -105,9 +106,9 @@ fn a_generation_that_nixos_does_not_switch_to_waits_is_named_and_can_be_had_at_t
     });
     assert_eq!(bed.machine.layout.profile_target(), Some(target.output));
     assert_eq!(bed.machine.layout.running(), Some(old));
-    let told = bed.controller.told(1);
-    assert_eq!(told.iter().filter(|kind| **kind == "deferred").count(), 1, "{told:?}");
-    assert!(!told.contains(&"failed") && !told.contains(&"rolled-back"), "{told:?}");
+    let names = bed.controller.names(1);
+    assert_eq!(names.iter().filter(|kind| **kind == "deferred").count(), 1, "{names:?}");
+    assert!(!names.contains(&"failed") && !names.contains(&"rolled-back"), "{names:?}");
 }
 
 #[test]
@@ -134,7 +135,7 @@ fn a_unit_that_only_the_switchs_words_name_is_a_failed_one_unless_it_was_before(
     let old = bed.machine.layout.running().unwrap();
     let said = "echo 'warning: the following units failed: loops.service'; exit 4";
     bed.publish(1, said);
-    let undone = bed.until_told(1, "rolled-back");
+    let undone = bed.until_event(1, "rolled-back");
     assert!(
         matches!(&undone, EventKind::RolledBack { detail, .. } if detail.contains("loops.service")),
         "{undone:?}"
@@ -142,7 +143,7 @@ fn a_unit_that_only_the_switchs_words_name_is_a_failed_one_unless_it_was_before(
     bed.machine.assert_on(&old);
     std::fs::write(bed.machine.file("failed-units"), "loops.service loaded failed failed x\n").unwrap();
     let target = bed.publish(2, &format!(": again; {said}"));
-    let confirmed = bed.until_told(2, "confirmed");
+    let confirmed = bed.until_event(2, "confirmed");
     assert!(matches!(confirmed, EventKind::Confirmed { degraded, .. } if degraded == ["loops.service"]));
     bed.assert_confirmed(&target);
 }
@@ -189,9 +190,11 @@ fn a_reboot_that_is_due_is_told_with_what_is_in_its_way_and_asked_for_once() {
     assert!(!bed.machine.file("reboots").exists());
     std::fs::remove_file(bed.machine.file("inhibitors")).unwrap();
     assert_eq!(bed.machine.ask(&["check-now"]).0, 0);
-    assert!(matches!(bed.until_told(1, "rebooting"), EventKind::Rebooting { why } if why.contains("kernel")));
+    assert!(
+        matches!(bed.until_event(1, "rebooting"), EventKind::Rebooting { why } if why.contains("kernel"))
+    );
     bed.machine.until("the reboot", || bed.machine.file("reboots").exists().then_some(()));
-    // The stand-in does not reboot: nobody asks again.
+    // The stand-in does not reboot: no second request follows.
     for _ in 0..3 {
         assert_eq!(bed.machine.ask(&["check-now"]).0, 0);
     }
@@ -223,7 +226,7 @@ fn failure_mode_1_units_that_failed_already_are_degraded_and_heal_in_what_is_tol
     let bed = Bed::new(Class::Nixos);
     std::fs::write(bed.machine.file("failed-units"), "old.service loaded failed failed x\n").unwrap();
     let target = bed.publish(1, "exit 4");
-    let confirmed = bed.until_told(1, "confirmed");
+    let confirmed = bed.until_event(1, "confirmed");
     assert!(matches!(confirmed, EventKind::Confirmed { degraded, .. } if degraded == ["old.service"]));
     bed.assert_confirmed(&target);
     bed.machine.until("a check-in that names it", || {

@@ -1,4 +1,4 @@
-//! When and how generations are taken: windows, pauses, hooks, and what is done about drift.
+//! When and how generations are installed: windows, pauses, hooks, and drift.
 
 use muster_protocol::checkin::Phase;
 use muster_protocol::clock::{Clock as _, SystemClock};
@@ -10,7 +10,7 @@ use muster_protocol::target::Target;
 
 use super::bed::Bed;
 
-/// A window that is closed now and for some hours more; the machines of these tests go by UTC.
+/// A window that is closed now and for some hours more; the machines of these tests use UTC.
 fn elsewhen() -> Window {
     let hour = (SystemClock::new().unix_seconds().div_euclid(3600) + 12).rem_euclid(24);
     let text = format!(r#"{{"from":"{hour:02}:00","to":"{hour:02}:30"}}"#);
@@ -28,13 +28,13 @@ fn outside_its_window_a_generation_is_built_and_waits_and_a_newer_urgent_one_tak
     let windows = || vec![elsewhen()];
     let waits = with_policy(bed.target(1, ""), Policy { windows: windows(), ..Policy::default() });
     bed.controller.publish(&waits);
-    let EventKind::Deferred { why, until: Some(until) } = bed.until_told(1, "deferred") else {
+    let EventKind::Deferred { why, until: Some(until) } = bed.until_event(1, "deferred") else {
         panic!("it says when the window opens");
     };
     assert!(why.contains("outside its window"), "{why}");
     assert!(until > SystemClock::new().unix_ms());
     bed.until_phase(Phase::Deferred);
-    assert_eq!(bed.controller.told(1), ["verified", "fetched", "built", "deferred"]);
+    assert_eq!(bed.controller.names(1), ["verified", "fetched", "built", "deferred"]);
     bed.machine.assert_on(&old);
     let (code, words) = bed.machine.ask(&["status"]);
     assert_eq!(code, 0, "{words}");
@@ -50,7 +50,7 @@ fn outside_its_window_a_generation_is_built_and_waits_and_a_newer_urgent_one_tak
     let urgent = with_policy(bed.target(2, ": urgent"), haste);
     bed.controller.publish(&urgent);
     bed.assert_confirmed(&urgent);
-    assert!(!bed.controller.told(1).contains(&"activating"));
+    assert!(!bed.controller.names(1).contains(&"activating"));
 }
 
 #[test]
@@ -59,7 +59,7 @@ fn the_machines_own_window_holds_a_generation_up_as_well_as_the_operators() {
     let settings = format!("[policy]\nwindow = {{ from = {}, to = {} }}", window["from"], window["to"]);
     let bed = Bed::with(Class::Darwin, &settings);
     let target = bed.publish(1, "");
-    assert!(matches!(bed.until_told(1, "deferred"), EventKind::Deferred { until: Some(_), .. }));
+    assert!(matches!(bed.until_event(1, "deferred"), EventKind::Deferred { until: Some(_), .. }));
     assert_ne!(bed.machine.layout.running(), Some(target.output));
 }
 
@@ -72,13 +72,13 @@ fn a_pause_outlives_the_agent_and_holds_whatever_is_published_until_it_is_resume
     bed.kill_agent();
     bed.start_agent();
     let mut target = bed.target(1, "");
-    // However urgent it is: somebody sits there and wants peace.
+    // However urgent it is: somebody at the machine wants to be left alone.
     target.policy.urgent = true;
     bed.controller.publish(&target);
     assert!(
-        matches!(bed.until_told(1, "deferred"), EventKind::Deferred { why, .. } if why.contains("paused"))
+        matches!(bed.until_event(1, "deferred"), EventKind::Deferred { why, .. } if why.contains("paused"))
     );
-    assert_eq!(bed.controller.told(1), ["verified", "deferred"], "not even fetched");
+    assert_eq!(bed.controller.names(1), ["verified", "deferred"], "not even fetched");
     bed.machine.until("a check-in that tells of the pause", || {
         bed.controller.check_ins().last()?.health.paused_until.map(drop)
     });
@@ -105,7 +105,7 @@ fn hooks_put_a_switch_off_and_are_told_what_it_is_about_and_one_that_fails_after
         timeout_seconds: 5,
     }];
     bed.controller.publish(&target);
-    let deferred = bed.until_told(1, "deferred");
+    let deferred = bed.until_event(1, "deferred");
     assert!(
         matches!(&deferred, EventKind::Deferred { why, .. } if why.contains("'gate'") && why.contains("busy with a backup")),
         "{deferred:?}"
@@ -113,7 +113,7 @@ fn hooks_put_a_switch_off_and_are_told_what_it_is_about_and_one_that_fails_after
     std::fs::remove_file(closed).unwrap();
     assert_eq!(bed.machine.ask(&["check-now"]).0, 0);
     bed.assert_confirmed(&target);
-    let failed = bed.until_told(1, "hook-failed");
+    let failed = bed.until_event(1, "hook-failed");
     assert!(
         matches!(&failed, EventKind::HookFailed { hook, detail } if hook == "tell" && detail.contains("nobody listens"))
     );
@@ -133,7 +133,7 @@ fn the_machines_own_checks_are_asked_beside_the_signed_ones() {
     let bed = Bed::with(Class::Darwin, settings);
     let old = bed.machine.layout.running().unwrap();
     bed.publish(1, "");
-    let undone = bed.until_told(1, "rolled-back");
+    let undone = bed.until_event(1, "rolled-back");
     assert!(
         matches!(&undone, EventKind::RolledBack { reason: Reason::HealthCheckFailed, detail, .. } if detail.contains("no data")),
         "{undone:?}"
@@ -159,16 +159,16 @@ fn failure_mode_20_drift_is_undone_where_the_policy_says_so_and_a_system_that_re
         (bed.machine.layout.running().as_ref() == Some(&first.output)).then_some(())
     });
     bed.machine.until("its confirmation", || {
-        (bed.controller.told(1).iter().filter(|event| **event == "confirmed").count() == 2).then_some(())
+        (bed.controller.names(1).iter().filter(|event| **event == "confirmed").count() == 2).then_some(())
     });
     bed.machine.assert_on(&first.output);
-    let told = bed.controller.told(1);
-    assert_eq!(told[6..], ["drift", "activating", "activated", "confirmed"], "{told:?}");
-    // It is tried once, and the machine stays on what somebody wanted of it.
+    let names = bed.controller.names(1);
+    assert_eq!(names[6..], ["drift", "activating", "activated", "confirmed"], "{names:?}");
+    // It is tried once, and the machine stays on what somebody chose.
     std::fs::write(bed.machine.file("broken"), "").unwrap();
     bed.machine.install(&other);
     asked();
-    let undone = bed.until_told(1, "rolled-back");
+    let undone = bed.until_event(1, "rolled-back");
     assert!(matches!(undone, EventKind::RolledBack { quarantined: false, .. }), "{undone:?}");
     bed.machine.until("a settled transaction", || {
         (!bed.machine.config.state("transaction.json").exists()).then_some(())
@@ -178,7 +178,7 @@ fn failure_mode_20_drift_is_undone_where_the_policy_says_so_and_a_system_that_re
     std::fs::remove_file(bed.machine.file("broken")).unwrap();
     let next = bed.publish(2, ": next");
     bed.assert_confirmed(&next);
-    assert_eq!(bed.controller.told(1).iter().filter(|event| **event == "rolled-back").count(), 1);
+    assert_eq!(bed.controller.names(1).iter().filter(|event| **event == "rolled-back").count(), 1);
 }
 
 #[test]
@@ -205,7 +205,7 @@ fn failure_mode_39_old_generations_of_the_profile_go_only_after_a_confirmation_a
     let mut bad = bed.target(4, ": bad");
     bad.checks = vec![super::bed::check("exit 1")];
     bed.controller.publish(&bad);
-    bed.until_told(4, "rolled-back");
+    bed.until_event(4, "rolled-back");
     bed.machine.until("a settled transaction", || {
         (!bed.machine.config.state("transaction.json").exists()).then_some(())
     });

@@ -1,5 +1,5 @@
-//! Secrets that a system needs before its activation are there when it begins, and go back with it. What decrypts here
-//! prints the file; `tests/secrets` has the real sops.
+//! Secrets that a system needs before its activation exist when it begins, and go back with it. The sops here
+//! is a stand-in that prints the file; `tests/secrets` uses the real one.
 
 use muster_agent::core::records::{ActivationPhase as Phase, GivenVerdict};
 use muster_protocol::ids::StorePath;
@@ -71,7 +71,7 @@ fn going_back_does_not_depend_on_what_decrypts() {
     machine.transaction(&new, Action::Switch, 60);
     let mut activator = machine.activate();
     machine.until_phase(Phase::Activated);
-    // Whatever OLD decrypts with is gone.
+    // Everything that OLD decrypts with is gone.
     machine.forget(&old, "etc/muster/activation-secrets.json");
     machine.verdict(GivenVerdict::Undo { reason: Reason::HealthCheckFailed, detail: "x".into() });
     assert!(activator.wait().unwrap().success());

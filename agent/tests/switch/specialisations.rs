@@ -1,4 +1,4 @@
-//! A user who chose a specialisation of the signed system runs the signed system, and keeps what they chose.
+//! A user who chose a specialisation of the signed system runs the signed system, and keeps their choice.
 
 use std::process::Command;
 
@@ -23,12 +23,12 @@ fn itself(bed: &Bed) -> StorePath {
 
 fn until_noted(bed: &Bed, words: &str) {
     bed.machine.until(words, || {
-        let told = bed.controller.check_ins().pop()?;
-        told.note.filter(|note| note.contains(words) && told.phase == Phase::Confirmed).map(drop)
+        let check_in = bed.controller.check_ins().pop()?;
+        check_in.note.filter(|note| note.contains(words) && check_in.phase == Phase::Confirmed).map(drop)
     });
 }
 
-/// Slow: the generation that fails is undone.
+/// Slow: the failing generation is undone.
 #[test]
 fn a_specialisation_of_the_confirmed_system_is_that_system_and_is_kept_by_the_next_one_that_has_it() {
     let bed = Bed::with(Class::Nixos, "[policy]\ndrift = 'enforce'\n");
@@ -56,7 +56,7 @@ fn a_specialisation_of_the_confirmed_system_is_that_system_and_is_kept_by_the_ne
     let mut bad = with_desk(&bed, 3, &desks[2]);
     bad.checks = vec![check("exit 1")];
     bed.controller.publish(&bad);
-    bed.until_told(3, "rolled-back");
+    bed.until_event(3, "rolled-back");
     bed.machine.assert_on(&second.output);
     assert_eq!(itself(&bed), desks[1], "an undo brings back what was chosen");
 
@@ -64,7 +64,7 @@ fn a_specialisation_of_the_confirmed_system_is_that_system_and_is_kept_by_the_ne
     bed.assert_confirmed(&fourth);
     assert_eq!(itself(&bed), fourth.output);
     until_noted(&bed, "the specialisation 'desk', which this generation does not have");
-    assert!(!bed.controller.told(1).contains(&"drift"));
+    assert!(!bed.controller.names(1).contains(&"drift"));
 }
 
 #[test]

@@ -1,4 +1,4 @@
-//! The effects of an activator, what became of each, and what is seen before and after.
+//! The effects of an activator, their results, and what is observed before and after.
 
 use std::time::Duration;
 
@@ -10,25 +10,25 @@ use crate::core::records::GivenVerdict;
 /// One effect.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub enum Act {
-    /// Write the record of [`super::Course`] durably.
+    /// Durably write the record of [`super::Course`].
     Write,
-    /// Ask who else switches this machine just now.
+    /// Find out who else is switching this machine.
     AskOthers,
     SetProfile(StorePath),
-    /// Take the profile away: there was none.
+    /// Remove the profile: there was none before.
     RemoveProfile,
-    /// Run the system's own activation to its end, or to the limit and then end all that it started.
+    /// Run the system's own activation to its end, or to the limit and then kill everything it started.
     Run {
         system: StorePath,
         action: Action,
         limit: Duration,
     },
-    /// Remove what each of `from` has left in place and `to` does not have (a Mac's launchd jobs).
+    /// Remove what each system of `from` has left in place and `to` does not have (a Mac's launchd jobs).
     Tidy {
         from: Vec<StorePath>,
         to: StorePath,
     },
-    /// Make sure that the agent's own job runs, as `to` defines it; `from` is the system before.
+    /// Make sure that the agent's own job runs as `to` defines it; `from` is the system before.
     EnsureAgent {
         from: Option<StorePath>,
         to: StorePath,
@@ -37,7 +37,7 @@ pub enum Act {
     End,
 }
 
-/// What became of an [`Act`].
+/// The result of an [`Act`].
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub enum Done {
     Well,
@@ -52,20 +52,20 @@ pub enum Done {
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub struct Ran {
     pub exit: i32,
-    /// The end of what it said.
+    /// The end of its output.
     pub output: String,
     pub timed_out: bool,
     pub outcome: Outcome,
-    /// What a person has to do first, if it asked for one.
+    /// What a person has to do first, if it asked for that.
     pub person: Option<String>,
     pub ailing: Ailing,
 }
 
-/// What an activation says that failed, though it came to its end.
+/// What failed according to an activation that ran to its end.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Hash)]
 pub struct Ailing {
     pub units: Vec<String>,
-    /// Users whose own units did not follow, in words for people. They are no reason to go back.
+    /// Users whose own units did not follow, as text for people. They are no reason to go back.
     pub sessions: Vec<String>,
 }
 
@@ -76,31 +76,31 @@ pub enum Way {
     Back,
 }
 
-/// What the exit code of an activation means.
+/// The meaning of an activation's exit code.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum Outcome {
     Done,
-    /// It is done, and some units failed, unrelated ones perhaps.
+    /// Done, but some units failed, possibly unrelated ones.
     UnitsFailed,
     RebootNeeded,
-    /// Somebody else activates just now.
+    /// Somebody else is activating.
     Locked,
     /// Its checks or the boot loader refused; the running system was not touched.
     Refused,
     /// Its checks refused, and it had touched nothing at all.
     Untouched,
-    /// Its script failed; whatever comes behind was done all the same.
+    /// Its script failed; everything after it was done all the same.
     ScriptFailed,
     Failed,
 }
 
-/// What is seen before each step and after it.
+/// What is observed before each step and after it.
 #[derive(Debug, Clone, Copy, Default)]
 pub struct Sight<'a> {
     pub running: Option<&'a StorePath>,
     pub profile: Option<&'a StorePath>,
     /// The agent's verdict on this record.
     pub verdict: Option<&'a GivenVerdict>,
-    /// Time awake, of this process.
+    /// Awake time of this process.
     pub now: Duration,
 }

@@ -1,4 +1,4 @@
-//! From NEW to OLD, by OLD's own script. Nothing stops it, and success is believed only by looking.
+//! From NEW to OLD, by OLD's own script. Nothing stops it, and success is only believed when observed.
 
 use std::time::Duration;
 
@@ -12,11 +12,11 @@ use super::place::{After, At, Begun, Course, OTHERS_LIMIT, Undo, millis, patienc
 use crate::core::cause::with_cause;
 use crate::core::records::{Activation, ActivationPhase as Phase, sets_profile};
 
-/// How often OLD is tried, and the pause after the first try; the next one is four times as long. What NEW has stopped may
-/// take a moment to come back.
+/// How often OLD is tried, and the pause after the first try; the next pause is four times as long. What NEW
+/// has stopped may need a moment to come back.
 const TRIES: u32 = 3;
 const PAUSE: Duration = Duration::from_secs(1);
-/// The least time that one run of OLD's activation gets.
+/// The minimum time for one run of OLD's activation.
 const LIMIT: Duration = Duration::from_secs(300);
 
 impl Course {
@@ -33,7 +33,7 @@ impl Course {
         let nothing = begun == Begun::Nothing && !new_runs;
         let action = if nothing { None } else { undo_action(&self.record, new_runs || begun == Begun::Undo) };
         let old = &self.record.old;
-        // A profile by itself goes back to what it was, be it what runs or not.
+        // The profile alone goes back to what it was, whether that runs or not.
         let old = if action.is_some() { old.system() } else { old.profile.as_ref().or(old.system()) };
         let old = old.cloned();
         if old.is_none() && action.is_some() {
@@ -46,7 +46,7 @@ impl Course {
     }
 
     pub(super) fn try_old(&mut self, undo: Undo, sight: &Sight<'_>) {
-        // With OLD's script to run its profile is set again in any case: the script reads it.
+        // If OLD's script has to run, its profile is set again in any case: the script reads it.
         let set = undo.sets_profile && (undo.action.is_some() || sight.profile != undo.old.as_ref());
         if set {
             self.at = At::UndoProfile(undo);
@@ -83,7 +83,7 @@ impl Course {
                 let words = with_cause("its activation did not end and was ended", &ran.output);
                 self.undo_failed(undo, &words, sight);
             }
-            // Somebody else's switch is no failure of OLD: it is waited for.
+            // Somebody else's switch is no failure of OLD: wait for it.
             Outcome::Locked if sight.now.saturating_sub(undo.since) < OTHERS_LIMIT => {
                 let pause = patience(sight.now.saturating_sub(undo.since));
                 self.at = At::UndoAgain(undo, pause);
@@ -114,13 +114,13 @@ impl Course {
         }
     }
 
-    /// OLD has another init, which a running system cannot change. Its boot entry is written, and the next boot brings it
-    /// back: when that comes is for the reboot policy.
+    /// OLD has a different init, which a running system cannot change. Its boot entry is written, and the
+    /// next boot brings it back: the reboot policy decides when.
     fn back_at_boot(&mut self, undo: Undo, sight: &Sight<'_>) {
         if sight.profile != undo.old.as_ref() {
             return self.undo_failed(undo, "the system profile points elsewhere", sight);
         }
-        self.add("the old system has another init, so it comes back with the next reboot");
+        self.add("the old system has a different init, so it comes back with the next reboot");
         self.undone(undo, sight);
     }
 
@@ -147,7 +147,7 @@ impl Course {
 
     fn add(&mut self, words: &str) {
         let detail = &mut self.record.detail;
-        // Behind what the first line says; what an activation said follows.
+        // Inserted after the first line's message; the activation's output follows.
         let end = detail.find('\n').unwrap_or(detail.len());
         let words = if end == 0 { words.to_owned() } else { format!("; {words}") };
         detail.insert_str(end, &words);

@@ -15,10 +15,10 @@ use crate::core::resume::{Resume, resume};
 
 /// The longest pause between two looks for the verdict.
 const LONGEST_LOOK: Duration = Duration::from_millis(200);
-/// How often a result that the disk does not take is written again, and the pause between two tries.
+/// How often to retry writing a result that the disk refuses, and the pause between two tries.
 const WRITE_TRIES: u32 = 60;
 const WRITE_PAUSE: Duration = Duration::from_secs(1);
-/// How much of the deadline may go by unrecorded: a sixteenth, within these bounds.
+/// How much of the deadline may pass unrecorded: a sixteenth, within these bounds.
 const SHORTEST_NOTE: Duration = Duration::from_secs(1);
 const LONGEST_NOTE: Duration = Duration::from_secs(60);
 
@@ -44,7 +44,7 @@ impl Course {
             }
             Resume::Wait => {
                 record.starts += 1;
-                // A machine that has just come up gets the whole time again.
+                // A machine that has just booted gets the whole time again.
                 let spent = if same_boot { record.spent_ms } else { 0 };
                 let course = Self::at(record, boot, now, At::Ensure);
                 Self { spent: Duration::from_millis(spent), ..course }
@@ -55,7 +55,8 @@ impl Course {
                 course.undo(reason, detail, begun);
                 course
             }
-            // All is written, and the agent's job perhaps not looked after: the one before was ended in between.
+            // Everything is written, but the agent's job may not have been checked: the previous activator
+            // was killed in between.
             Resume::Nothing if matches!(record.phase, Phase::Undone | Phase::UndoFailed) => {
                 let (new, old) = (record.new.clone(), record.old.system().cloned());
                 let last = old.map(|to| At::EnsureLast { from: Some(new), to });
@@ -120,7 +121,7 @@ impl Course {
         }
     }
 
-    /// Takes in what became of the step that [`Course::next`] said.
+    /// Takes in the result of the step that [`Course::next`] returned.
     pub fn done(&mut self, done: Done, sight: &Sight<'_>) {
         let at = std::mem::replace(&mut self.at, At::End);
         match (at, done) {
@@ -135,7 +136,7 @@ impl Course {
             (At::Run(_), Done::Failed(why)) => self.undo(Reason::ActivationFailed, why, Begun::Activation),
             (At::RunAgain(since) | At::Run(since), _) => self.at = At::Run(since),
             (At::Tidy, _) => self.at = At::Ensure,
-            // Only now: an agent of OLD that is to be restarted must not be the one that confirms NEW.
+            // Only now: an agent of OLD that is about to be restarted must not be the one that confirms NEW.
             (At::Ensure, _) => self.write(Phase::Activated, After::Activated),
             (At::Await(since), _) => self.at = At::Await(since),
             (At::UndoProfile(undo), Done::Failed(why)) => self.undo_failed(undo, &why, sight),
@@ -154,7 +155,7 @@ impl Course {
             _ => None,
         };
         match (after, failed) {
-            // What cannot be written down before it is done is not done.
+            // What cannot be recorded beforehand is not done.
             (After::Recorded | After::Again, Some(_)) => self.at = At::End,
             (After::Recorded | After::Again, None) => self.at = At::Ask(sight.now),
             (After::ProfileSet | After::Activating, Some(why)) => {
@@ -162,7 +163,7 @@ impl Course {
             }
             (After::ProfileSet, None) => self.write(Phase::Activating, After::Activating),
             (After::Activating, None) => self.at = At::Run(sight.now),
-            // Unwritten it stays unconfirmed, and the deadline takes it back.
+            // Unrecorded it stays unconfirmed, and the deadline takes it back.
             (After::Activated, failed) => {
                 if failed.is_some() {
                     self.noted = Duration::ZERO;
@@ -170,7 +171,7 @@ impl Course {
                 self.at = At::Await(sight.now);
             }
             (After::Noted(since), _) => self.at = At::Await(since),
-            // What cannot be written is undone all the same.
+            // What cannot be recorded is undone all the same.
             (After::Undoing(begun), _) => self.choose(begun, sight),
             (After::Finished(tries, then), Some(_)) if tries < WRITE_TRIES => {
                 self.at = At::WriteAgain(After::Finished(tries + 1, then));
@@ -187,22 +188,26 @@ impl Course {
             return;
         }
         let limit = OTHERS_LIMIT.as_secs();
-        self.leave(&format!("somebody else switches this machine for more than {limit} s: {who}"), sight);
+        self.leave(
+            &format!("somebody else has been switching this machine for more than {limit} s: {who}"),
+            sight,
+        );
     }
 
-    /// Nobody else switches: what was recorded as OLD must still be it.
+    /// Nobody else is switching: what was recorded as OLD must still be current.
     fn alone(&mut self, sight: &Sight<'_>) {
         let (old, new) = (&self.record.old, Some(&self.record.new));
         let same_profile = sight.profile == old.profile.as_ref() || sight.profile == new;
         let again = self.again;
-        // Of one that was cut short the link tells nothing: a boot may have moved it, or not have come to that yet.
+        // The link says nothing about an activation that was cut short: a boot may have moved it, or it was
+        // not moved yet.
         let same_running = sight.running == old.running.as_ref()
             || again && sight.running.is_none_or(|running| *running == self.record.new);
         if !same_running || !same_profile {
             self.leave("somebody else switched this machine just now", sight);
             return;
         }
-        // The deadline counts from here.
+        // The deadline starts here.
         (self.since, self.spent) = (sight.now, Duration::ZERO);
         if again && sight.profile == new {
             self.at = At::Run(sight.now);
@@ -213,7 +218,7 @@ impl Course {
         }
     }
 
-    /// Gives up before anything was changed; or, where an earlier activator had set the profile, undoes that.
+    /// Gives up before anything was changed; or, if an earlier activator had set the profile, undoes that.
     fn leave(&mut self, why: &str, sight: &Sight<'_>) {
         if sight.profile == Some(&self.record.new) && self.record.old.profile.as_ref() != sight.profile {
             self.undo(Reason::Interrupted, why.to_owned(), self.begun());
@@ -225,7 +230,7 @@ impl Course {
 
     fn ran(&mut self, ran: Ran, since: Duration, sight: &Sight<'_>) {
         let now = sight.now;
-        // On a Mac the link tells nothing of how far it was.
+        // On a Mac the link does not say how far it got.
         let moved = self.record.class != Class::Darwin && sight.running == Some(&self.record.new);
         self.record.exit = Some(ran.exit);
         (self.record.failed, self.record.sessions) = (ran.ailing.units.clone(), ran.ailing.sessions.clone());
@@ -259,14 +264,14 @@ impl Course {
                 self.at = At::RunAgain(since);
             }
             Outcome::Locked => {
-                let words = "somebody else switches this machine, and did not end in time".to_owned();
+                let words = "somebody else was switching this machine, and did not finish in time".to_owned();
                 self.undo(Reason::Interrupted, words, Begun::Activation);
             }
             Outcome::Refused | Outcome::Untouched | Outcome::ScriptFailed | Outcome::Failed => {
                 let untouched = ran.outcome == Outcome::Untouched && !self.again;
                 let begun = if untouched { Begun::Nothing } else { Begun::Activation };
                 match ran.person {
-                    // Not the generation's fault, so its derivation may come again.
+                    // Not the generation's fault, so its derivation may be used again.
                     Some(words) => self.undo(Reason::NeedsHuman, words, begun),
                     None => self.undo(Reason::ActivationFailed, failure(&ran, moved), begun),
                 }
@@ -274,7 +279,7 @@ impl Course {
         }
     }
 
-    /// Looks for the agent's verdict; at the deadline its absence is one.
+    /// Looks for the agent's verdict; at the deadline its absence is a verdict.
     fn judge(&mut self, sight: &Sight<'_>, since: Duration) {
         let missing = match sight.verdict {
             Some(GivenVerdict::Confirm { degraded }) => {
@@ -307,7 +312,7 @@ impl Course {
     }
 }
 
-/// What failed and how far it was by then, as the machine shows it: an exit code ends any stage.
+/// What failed, and how far it got, as the machine shows it: an exit code may belong to any stage.
 fn failure(ran: &Ran, moved: bool) -> String {
     let what = match (ran.outcome, moved) {
         (Outcome::Refused, false) | (Outcome::Untouched, _) => {

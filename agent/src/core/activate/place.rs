@@ -1,4 +1,4 @@
-//! Where an activator stands: its record, its next step, and how much of its deadline is left.
+//! The position of an activator: its record, its next step, and how much of its deadline is left.
 
 use std::time::Duration;
 
@@ -7,21 +7,21 @@ use muster_protocol::target::Action;
 
 use crate::core::records::{Activation, ActivationPhase as Phase};
 
-/// How long somebody else's switch is waited for, the pause before it is asked again, and the longest one before a script is
-/// run again that found the lock taken.
+/// How long to wait for somebody else's switch, the pause before asking again, and the longest pause before a
+/// script that found the lock taken is run again.
 pub(super) const OTHERS_LIMIT: Duration = Duration::from_secs(600);
 pub(super) const OTHERS_PAUSE: Duration = Duration::from_millis(500);
 pub(super) const LONGEST_PAUSE: Duration = Duration::from_secs(30);
 
-/// An activator. A kill loses everything but the record as it was written last.
+/// An activator. A kill loses everything but the record as last written.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub struct Course {
     pub record: Activation,
     pub(super) at: At,
-    /// Since when the deadline counts in this process, and what earlier ones used of it.
+    /// When the deadline started in this process, and how much of it earlier ones used.
     pub(super) since: Duration,
     pub(super) spent: Duration,
-    /// How much of the deadline had gone by when that was last recorded.
+    /// How much of the deadline had passed when that was last recorded.
     pub(super) noted: Duration,
     /// Whether an earlier run of NEW's activation was cut short.
     pub(super) again: bool,
@@ -31,16 +31,16 @@ pub struct Course {
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub(super) enum At {
     Write(After),
-    /// Since when somebody else's switch is waited for.
+    /// Since when it waits for somebody else's switch.
     Ask(Duration),
     AskAgain(Duration),
     SetProfile,
-    /// Since when NEW's activation runs, and was tried again.
+    /// Since when NEW's activation has been running or retried.
     Run(Duration),
     RunAgain(Duration),
     Tidy,
     Ensure,
-    /// Since when the verdict is waited for.
+    /// Since when it waits for the verdict.
     Await(Duration),
     UndoProfile(Undo),
     UndoRun(Undo),
@@ -58,33 +58,35 @@ pub(super) enum At {
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub(super) enum After {
     Recorded,
-    /// That NEW's activation, which was cut short, is run once more.
+    /// That NEW's activation, which was cut short, is run again.
     Again,
     ProfileSet,
     Activating,
     Activated,
     Noted(Duration),
     Undoing(Begun),
-    /// How often it was tried, and between which systems the agent's job is looked after then.
+    /// How often it was tried, and between which systems the agent's job is then checked.
     Finished(u32, Option<(Option<StorePath>, StorePath)>),
 }
 
-/// What may have been done already when it goes back.
+/// What may already have been done when it goes back.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub(super) enum Begun {
     Nothing,
     /// NEW's own activation.
     Activation,
-    /// An undo that was interrupted: its script may have stopped half way, with the link on OLD and NEW's units running.
+    /// An interrupted undo: its script may have stopped half way, with the link on OLD and NEW's units
+    /// running.
     Undo,
 }
 
 /// The way back.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub(super) struct Undo {
-    /// `None` where there was no system, and none was activated: the profile is taken away again.
+    /// `None` where there was no system, and none was activated: the profile is removed again.
     pub old: Option<StorePath>,
-    /// What OLD's script is asked for; `None` where the running system was not touched and the profile alone goes back.
+    /// What OLD's script is asked for; `None` where the running system was not touched and only the profile
+    /// goes back.
     pub action: Option<Action>,
     pub sets_profile: bool,
     pub tries: u32,
@@ -98,7 +100,7 @@ impl Course {
         Self { record, at, since: now, spent, noted, again: false }
     }
 
-    /// Whether NEW's activation was begun, by this activator or one before it.
+    /// Whether NEW's activation was started, by this activator or an earlier one.
     pub(super) fn begun(&self) -> Begun {
         match self.record.phase {
             Phase::Recorded | Phase::ProfileSet => Begun::Nothing,
@@ -123,7 +125,7 @@ impl Course {
     }
 }
 
-/// The pause before a script is run again that found the lock taken: half of what was waited already.
+/// The pause before a script that found the lock taken is run again: half of the time waited so far.
 pub(super) fn patience(waited: Duration) -> Duration {
     (waited / 2).clamp(OTHERS_PAUSE, LONGEST_PAUSE)
 }

@@ -23,7 +23,7 @@ fn activation(number: u64, phase: Phase) -> Activation {
     record
 }
 
-/// A machine on which nothing stands against anything.
+/// A machine on which nothing prevents a step.
 static WELL: Circumstances = Circumstances {
     window: Openness::Open,
     on_battery: None,

@@ -127,7 +127,7 @@ pub enum Cause {
     Controller,
 }
 
-/// What speaks for a retry.
+/// The facts that allow a retry.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Hash)]
 pub struct Chance {
     /// The controller answered the last request.

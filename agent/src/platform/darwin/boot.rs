@@ -1,5 +1,5 @@
-//! nix-darwin's part in a boot: the job `activate-system` points `/run/current-system` at the profile, and then sets up /etc and
-//! the keyboard. What is seen before it has ended is half of that.
+//! nix-darwin's part in a boot: the job `activate-system` points `/run/current-system` at the profile, and
+//! then sets up /etc and the keyboard. Before it has ended only half of that is visible.
 
 use std::path::PathBuf;
 use std::time::Duration;
@@ -10,15 +10,15 @@ use super::super::layout::Layout;
 use super::super::programs::run;
 use super::messages;
 
-/// The job's label after its prefix, which each configuration may choose.
+/// The job's label without its prefix, which each configuration may choose.
 const JOB: &str = ".activate-system";
-/// How long it is waited for, and how long launchd may take to know of it at all.
+/// How long to wait for it, and how long launchd may take to know it at all.
 const LIMIT: Duration = Duration::from_secs(120);
 const UNKNOWN_LIMIT: Duration = Duration::from_secs(15);
 const PAUSE: Duration = Duration::from_millis(100);
 
-/// Waits until the job has ended, where there is one. It never holds a switch up for ever: an activation that runs beside it is
-/// better than none.
+/// Waits until the job has ended, if there is one. It never holds up a switch forever: an activation that
+/// runs beside it is better than none.
 pub fn wait(layout: &Layout) {
     let Some(label) = label(layout) else { return };
     let clock = SystemClock::new();
@@ -30,10 +30,7 @@ pub fn wait(layout: &Layout) {
             return;
         }
         if clock.awake() >= if known { LIMIT } else { UNKNOWN_LIMIT } {
-            tracing::warn!(
-                label,
-                "nix-darwin's job of the boot has not ended; it is not waited for any longer"
-            );
+            tracing::warn!(label, "nix-darwin's boot job has not ended; no longer waiting for it");
             return;
         }
         std::thread::sleep(PAUSE);

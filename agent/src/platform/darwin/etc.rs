@@ -1,5 +1,5 @@
-//! Which files of /etc an activation would meet that nix-darwin did not make. Its own check comes behind the place where
-//! `checkActivation` ends, so a preflight does not see them.
+//! Which files in an activation's way in /etc were not made by nix-darwin. Its own check comes after the
+//! place where `checkActivation` ends, so a preflight does not reach it.
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
@@ -9,15 +9,15 @@ use muster_protocol::ids::{Sha256, StorePath};
 use super::super::layout::Layout;
 use crate::durable;
 
-/// What begins nix-darwin's list of contents that it may overwrite.
+/// The start of nix-darwin's list of contents that it may overwrite.
 const HASHES: &str = "declare -A etcSha256Hashes=(";
-/// The contents that it knows are those of small files.
+/// The contents it knows are those of small files.
 const MAX_KNOWN_BYTES: u64 = 1024 * 1024;
-/// How deep below /etc is looked.
+/// How deep to look below /etc.
 const MAX_DEPTH: usize = 16;
 
-/// Their paths, sorted. `script` is the text of the system's `activate`: one without such a list is of another age, and its run
-/// must tell.
+/// Their paths, sorted. `script` is the text of the system's `activate`: one without such a list is from
+/// another version, and only running it tells.
 pub fn foreign(layout: &Layout, new: &StorePath, script: &str) -> Vec<String> {
     let Some(known) = known_hashes(script) else { return Vec::new() };
     let mut found = Vec::new();
@@ -34,7 +34,7 @@ fn is_foreign(layout: &Layout, below: &Path, known: &BTreeMap<&str, Vec<&str>>) 
     {
         return false;
     }
-    // A link to nothing is in the way as well: the new one cannot be made.
+    // A dangling link is in the way as well: the new one cannot be created.
     let Ok(target) = std::fs::metadata(&file) else { return true };
     if !target.is_file() {
         return true;
@@ -47,7 +47,7 @@ fn is_foreign(layout: &Layout, below: &Path, known: &BTreeMap<&str, Vec<&str>>) 
     }
 }
 
-/// Every link in a folder, by its path below it.
+/// Every link in a folder, by its relative path.
 fn links(folder: &Path, below: &Path, depth: usize, found: &mut Vec<PathBuf>) {
     let entries = std::fs::read_dir(folder.join(below)).into_iter().flatten().flatten();
     for entry in entries {
@@ -60,7 +60,7 @@ fn links(folder: &Path, below: &Path, depth: usize, found: &mut Vec<PathBuf>) {
     }
 }
 
-/// `[nix/nix.conf]='HASH HASH'`, one a line, with or without quotation marks.
+/// `[nix/nix.conf]='HASH HASH'`, one per line, with or without quotation marks.
 fn known_hashes(script: &str) -> Option<BTreeMap<&str, Vec<&str>>> {
     let list = script[script.find(HASHES)? + HASHES.len()..].lines();
     let entries = list.map(str::trim).take_while(|line| *line != ")").filter_map(|line| {

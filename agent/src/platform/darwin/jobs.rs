@@ -1,6 +1,7 @@
-//! The launchd jobs that a system leaves behind. nix-darwin removes the jobs of what `/run/current-system` points at; where a
-//! boot, or an activation that changes `activate-system`, moved that link first, or where an activation was cut short before
-//! it, those of the other system stay for good. Nor does it load again what it installed before it was cut short.
+//! The launchd jobs that a system leaves behind. nix-darwin removes the jobs of what `/run/current-system`
+//! points at; if a boot, or an activation that changes `activate-system`, moved that link first, or if an
+//! activation was cut short before it, the other system's jobs stay forever. Nor does it load what it had
+//! installed before it was cut short.
 
 use std::collections::BTreeSet;
 use std::path::Path;
@@ -17,7 +18,8 @@ const FOLDERS: [&str; 2] = [DAEMONS, "Library/LaunchAgents"];
 const USERS: &str = "user/Library/LaunchAgents";
 const MAX_PLIST_BYTES: u64 = 1024 * 1024;
 
-/// Removes the jobs of `from` that `to` does not have. What somebody changed is not `from`'s any more, and stays.
+/// Removes the jobs of `from` that `to` does not have. A file that somebody changed no longer belongs to
+/// `from`, and stays.
 pub fn tidy(layout: &Layout, from: &StorePath, to: &StorePath) {
     for folder in FOLDERS {
         for name in left(layout, folder, from, to) {
@@ -42,8 +44,8 @@ pub fn tidy(layout: &Layout, from: &StorePath, to: &StorePath) {
     }
 }
 
-/// Loads what `to` installed and launchd does not have: an activation that was cut short between the two finds the file in its
-/// place the next time, and never loads it.
+/// Loads what `to` installed and launchd does not have: after an activation that was cut short between the
+/// two, the next one finds the file in place and never loads it.
 fn load_missing(layout: &Layout, to: &StorePath) {
     let of_the_system = layout.physical(to).join(DAEMONS);
     let entries = std::fs::read_dir(&of_the_system).into_iter().flatten().flatten();
@@ -55,7 +57,7 @@ fn load_missing(layout: &Layout, to: &StorePath) {
     }
     let Ok(listed) = run(layout, "launchctl", &["list"]) else { return };
     let loaded: BTreeSet<&str> = listed.said.lines().filter_map(|line| line.split('\t').nth(2)).collect();
-    // No Mac has none: whoever could not be asked said nothing.
+    // No Mac has none: an empty answer is a failed query.
     if listed.exit != 0 || loaded.len() < 2 {
         return;
     }
@@ -68,7 +70,7 @@ fn load_missing(layout: &Layout, to: &StorePath) {
     }
 }
 
-/// The user's own folder is touched with the user's own rights alone.
+/// The user's own folder is accessed only with the user's rights.
 fn as_user(layout: &Layout, user: &str, plist: &str, name: &str) {
     let script = "f=$HOME/Library/LaunchAgents/$2; cmp -s \"$1\" \"$f\" || exit 0; \
                   launchctl unload \"$f\" 2> /dev/null; rm -f \"$f\"";

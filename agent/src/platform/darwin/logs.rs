@@ -1,5 +1,5 @@
-//! Logs that launchd writes: it never begins a new file, and what it started goes on writing into one that was renamed. So a file
-//! that became large is copied beside itself and emptied; launchd's jobs write to the end of it, wherever that is.
+//! Logs that launchd writes: it never starts a new file, and a job keeps writing to a file that was renamed.
+//! So a file that grew large is copied and then emptied; launchd's jobs append, wherever the end is.
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -8,13 +8,14 @@ use plist::{Dictionary, Value};
 
 use super::super::layout::Layout;
 
-/// How large a log may become. With the one before it that is twice as much.
+/// The maximum size of a log. With the previous one that is twice as much.
 const LIMIT: u64 = 16 * 1024 * 1024;
-/// What services of Muster's have in their jobs' environment, and the agent's own job.
+/// The environment variable in the jobs of Muster's services, and the agent's own job.
 const OURS: [&str; 2] = ["MUSTER_CONFIGURATION", "MUSTER_SETTINGS"];
 const OWN: &str = "/var/log/muster-agent.log";
 
-/// Empties logs of the agent, its activator and the services that became too large; `NAME.old` holds what they had.
+/// Empties logs of the agent, its activator and the services that grew too large; `NAME.old` keeps the
+/// contents.
 pub fn trim(layout: &Layout) {
     let mut logs = vec![layout.system(OWN), layout.state("activator.log")];
     logs.extend(of_services(layout));
@@ -39,7 +40,7 @@ fn trim_one(log: &Path, limit: u64) -> std::io::Result<()> {
         Err(error) if error.kind() != std::io::ErrorKind::NotFound => return Err(error),
         _ => {}
     }
-    // On a disk without room for both the log is what goes.
+    // On a disk without room for both, the log is lost.
     let copied = fs::copy(log, &old);
     if copied.is_err() {
         let _ = fs::remove_file(&old);
@@ -47,7 +48,7 @@ fn trim_one(log: &Path, limit: u64) -> std::io::Result<()> {
     fs::OpenOptions::new().write(true).open(log)?.set_len(0)
 }
 
-/// What jobs of Muster's services write to below /var/log, which is root's alone.
+/// The logs of Muster's services below /var/log, where only root can write.
 fn of_services(layout: &Layout) -> Vec<PathBuf> {
     let jobs = fs::read_dir(layout.system("/Library/LaunchDaemons")).into_iter().flatten().flatten();
     let jobs = jobs.filter_map(|entry| plist::from_file::<_, Dictionary>(entry.path()).ok());

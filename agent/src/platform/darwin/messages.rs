@@ -1,10 +1,11 @@
-//! What nix-darwin and launchd say, in words that say what to do.
+//! Turns messages of nix-darwin and launchd into instructions.
 
 use std::time::Duration;
 
 use crate::process::{Other, without_colours};
 
-/// What a person has to do before this activation can succeed. `program` is what macOS asks permissions of.
+/// What a person has to do before this activation can succeed. `program` is the one that needs the
+/// permissions.
 pub fn needs_human(exit: i32, output: &str, program: &str) -> Option<String> {
     let lower = output.to_lowercase();
     if exit == 2 || lower.contains("unexpected files in /etc") {
@@ -17,7 +18,7 @@ pub fn needs_human(exit: i32, output: &str, program: &str) -> Option<String> {
             return Some(foreign_files(&paths));
         }
     }
-    // Of what is denied to a program without a screen nix-darwin speaks as of SSH.
+    // nix-darwin describes what is denied to a program without a screen as if it came over SSH.
     for (words, pane, what) in [
         ("update apps", "App Management", "replace the applications in /Applications/Nix Apps"),
         ("app management", "App Management", "replace the applications in /Applications/Nix Apps"),
@@ -42,15 +43,15 @@ pub fn needs_human(exit: i32, output: &str, program: &str) -> Option<String> {
                 .to_owned(),
         );
     }
-    // Every other check of nix-darwin's is about this Mac too, and says itself what to do.
+    // All other checks of nix-darwin concern this Mac too, and say themselves what to do.
     let refused = lower.contains("aborting activation") && lower.contains("error:");
     refused.then(|| format!("{}\nThen run muster-agent check-now", without_colours(output).trim()))
 }
 
-/// How old somebody else's switch may get before it counts as stuck.
+/// The age at which somebody else's switch counts as stuck.
 const PATIENCE: Duration = Duration::from_secs(6 * 3600);
 
-/// Who else switches this Mac, unless that has not come to an end for so long that it is not waited for any more.
+/// Who else is switching this Mac, unless that has been running for so long that it is no longer waited for.
 pub fn busy(other: &Other) -> Option<String> {
     let hours = PATIENCE.as_secs() / 3600;
     if other.age >= PATIENCE {
@@ -71,15 +72,15 @@ pub fn foreign_files(paths: &[impl AsRef<str>]) -> String {
     )
 }
 
-/// Whether an activation ended in its checks, which touch nothing. By its exit code alone nobody can tell: with `set -e` the
-/// code of any program that fails later is the script's. Homebrew's part, which ends with 2 as well, comes behind stages
-/// that say what they set up.
+/// Whether an activation ended in its checks, which touch nothing. The exit code alone does not tell: with
+/// `set -e` the code of any program that fails later becomes the script's. Homebrew's part, which also exits
+/// with 2, comes after stages that print what they set up.
 pub fn untouched(exit: i32, output: &str) -> bool {
     let refused = output.contains("aborting activation") || output.contains("must be run as root");
     exit == 2 && refused && !output.contains("setting up ")
 }
 
-/// Whether a job has come to an end since it was loaded, from what `launchctl print` says of it.
+/// Whether a job has ended since it was loaded, according to `launchctl print`.
 pub fn has_ended(printed: &str) -> bool {
     fact(printed, "state") != Some("running")
         && fact(printed, "last exit code").is_some_and(|code| code != "(never exited)")
@@ -90,7 +91,7 @@ fn fact<'a>(printed: &'a str, key: &str) -> Option<&'a str> {
     lines.find_map(|line| line.trim().strip_prefix(key)?.trim().strip_prefix('=')).map(str::trim)
 }
 
-/// Whether a job is well, from what `launchctl print` says of it.
+/// Whether a job is healthy, according to `launchctl print`.
 pub fn job(printed: &str) -> Result<(), String> {
     if fact(printed, "state") == Some("running") {
         return Ok(());
@@ -111,7 +112,7 @@ mod tests {
 
     #[test]
     fn failure_mode_5_what_macos_does_not_allow_is_told_with_the_place_and_the_program_to_allow_it() {
-        // What nix-darwin prints where a launch daemon without the grant runs its checks.
+        // Printed by nix-darwin when a launch daemon without the permission runs its checks.
         let apps = "\u{1b}[1;31merror: permission denied when trying to update apps over SSH, aborting activation\u{1b}[0m\n\
             Apps could not be updated as `darwin-rebuild` requires Full Disk Access to work over SSH.\n";
         let words = needed(1, apps).unwrap();

@@ -1,4 +1,4 @@
-//! What a Mac tells of its battery, memory and network, and how it is kept awake. Read in the manuals of pmset(1),
+//! A Mac's battery, memory and network, and how to keep it awake. Based on the manuals of pmset(1),
 //! caffeinate(8), route(8) and ifconfig(8).
 
 use std::process::Stdio;
@@ -7,8 +7,8 @@ use super::super::layout::Layout;
 use super::super::programs::ask;
 use super::super::system::Awake;
 
-/// Keeps the machine from sleeping while this process lives, lid or no lid as far as macOS allows; `caffeinate` ends with
-/// it by itself, too.
+/// Keeps the machine from sleeping while this process lives, with the lid open or closed as far as macOS
+/// allows; `caffeinate` also ends by itself with this process.
 pub fn keep_awake(layout: &Layout) -> Option<Awake> {
     let own = std::process::id().to_string();
     let mut command = layout.command("caffeinate");
@@ -36,7 +36,7 @@ fn charge(text: &str) -> Option<u8> {
     before.rsplit(|character: char| !character.is_ascii_digit()).next()?.parse().ok()
 }
 
-/// The share of memory that the system calls free, of all that there is.
+/// The share of memory that the system calls free.
 pub fn free_memory(layout: &Layout) -> Option<u64> {
     let text = ask(layout, "sysctl", &["-n", "hw.memsize", "kern.memorystatus_level"]).ok()?;
     let mut numbers = text.split_whitespace().map(str::parse::<u64>);
@@ -44,7 +44,7 @@ pub fn free_memory(layout: &Layout) -> Option<u64> {
     u64::try_from(u128::from(all) * u128::from(share.min(100)) / 100).ok()
 }
 
-/// Whether the interface of the default route is marked as one that is paid for (a telephone's), or is in Low Data Mode.
+/// Whether the interface of the default route is marked as metered (a phone's), or is in Low Data Mode.
 pub fn metered(layout: &Layout) -> bool {
     let Ok(route) = ask(layout, "route", &["-n", "get", "default"]) else { return false };
     let Some(interface) = route.lines().find_map(|line| line.trim().strip_prefix("interface:")) else {

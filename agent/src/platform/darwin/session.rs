@@ -1,4 +1,4 @@
-//! Who sits at a Mac, and whether a system can be activated without them.
+//! Who is logged in at a Mac, and whether a system can be activated without them.
 
 use std::os::unix::fs::MetadataExt as _;
 use std::path::Path;
@@ -8,23 +8,23 @@ use muster_protocol::ids::StorePath;
 use super::super::layout::Layout;
 use super::super::programs::run;
 
-/// Where a system keeps the launch agents of its primary user.
+/// Where a system keeps its primary user's launch agents.
 const AGENTS: &str = "user/Library/LaunchAgents";
 
-/// The owner of the console, unless it is root's: then nobody is logged in.
+/// The owner of the console, unless that is root: then nobody is logged in.
 pub fn console(layout: &Layout) -> Option<u32> {
     let owner = std::fs::metadata(layout.system("/dev/console")).ok()?.uid();
     (owner != 0).then_some(owner)
 }
 
-/// Who has to be logged in before `new` can be activated, and is not: nix-darwin loads each changed launch agent into the
-/// session of the primary user, and stops half way where there is none (nix-darwin#1758).
+/// Who must be logged in before `new` can be activated, and is not: nix-darwin loads each changed launch
+/// agent into the primary user's session, and stops halfway if there is none (nix-darwin#1758).
 pub fn absent(layout: &Layout, new: &StorePath) -> Option<String> {
     let script = std::fs::read_to_string(layout.physical(new).join("activate")).unwrap_or_default();
     let primary = primary_user(&script);
     let at_screen = console(layout);
     let present = match primary.and_then(|name| user_id(layout, name)) {
-        // Behind fast user switching there is a session too.
+        // With fast user switching there may be a session in the background.
         Some(user) => at_screen == Some(user) || has_session(layout, user),
         None => at_screen.is_some(),
     };
@@ -62,7 +62,7 @@ pub fn primary_user_of(layout: &Layout, system: &StorePath) -> Option<String> {
     primary_user(&script).map(str::to_owned)
 }
 
-/// `launchctl asuser "$(id -u -- NAME)" …`, as nix-darwin's script has it.
+/// `launchctl asuser "$(id -u -- NAME)" …`, as in nix-darwin's script.
 fn primary_user(script: &str) -> Option<&str> {
     let rest = &script[script.find("launchctl asuser \"$(id -u -- ")?..];
     let name = rest.split("id -u -- ").nth(1)?.split(')').next()?;
@@ -105,7 +105,7 @@ mod tests {
         sits(501);
         assert_eq!(console(&layout), Some(501));
         assert_eq!(absent(&layout, &path("new")), None, "nobody knows a user alice here");
-        // Somebody else at the screen is not the one whose agent is loaded.
+        // Somebody else at the screen is not the user whose agent is loaded.
         let programs = folder.path().join("programs");
         script(&programs.join("id"), "test $3 = alice && echo 502");
         script(&programs.join("launchctl"), "test -e $0.gui");

@@ -119,7 +119,7 @@ fn failure_mode_15_an_agent_that_was_booted_out_is_loaded_again() {
     script(&launchctl, "echo \"$@\" >> $0.asked; test $1 != print");
     darwin.ensure_agent(None, &system());
     assert_eq!(asked(folder.path()).len(), 3);
-    // launchd is still busy with ending the old one when it is asked first.
+    // launchd is still stopping the old one when it is first asked.
     script(&plist, "");
     let text = "echo \"$@\" >> $0.asked; case $1 in print) test -e $0.loaded;; \
         bootstrap) test -e $0.busy && touch $0.loaded || { touch $0.busy; exit 37; };; esac";
@@ -157,7 +157,7 @@ fn failure_mode_20_a_darwin_rebuild_or_its_script_is_somebody_else_at_work() {
     assert_eq!(darwin.busy().unwrap(), None);
     for program in [folder.path().join("sw/bin/darwin-rebuild"), darwin.script(&system())] {
         script(&program, "touch $0.runs; sleep 300 & wait");
-        // Not a child of this process's: it would be taken for its own.
+        // Not a child of this process: it would be taken for its own.
         let start = format!("setsid {} </dev/null >/dev/null 2>&1 & echo $!", program.display());
         let started = Command::new("/bin/sh").arg("-c").arg(start).output().unwrap();
         let pid: i32 = String::from_utf8_lossy(&started.stdout).trim().parse().unwrap();

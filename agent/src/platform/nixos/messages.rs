@@ -1,21 +1,22 @@
-//! What `switch-to-configuration` says, and what its exit codes mean together with that.
+//! The output of `switch-to-configuration`, and the meaning of its exit codes together with it.
 //!
-//! A code alone tells little: 4 comes in the place of 2 where a unit failed behind a script that did, 1 ends any stage,
-//! and other codes are the number of whatever system call failed last (11 is EAGAIN, the lock's as well as D-Bus's).
+//! A code alone says little: 4 replaces 2 when a unit failed after the script did, 1 ends any stage, and
+//! other codes are the errno of whatever system call failed last (11 is EAGAIN, the lock's as well as
+//! D-Bus's).
 
 use crate::core::activate::Outcome;
 
 const CANNOT_LOCK: &str = "Could not acquire lock";
-/// Said once the boot loader is written, before the script runs.
+/// Printed once the boot loader is written, before the script runs.
 const ACTIVATES: &str = "activating the configuration...";
 const CHECK_FAILED: &str = "Pre-switch checks failed";
 const BOOT_LOADER_FAILED: &str = "Failed to install bootloader";
 const SCRIPT_FAILED: &str = "Failed to run activate script";
 const UNITS_FAILED: &str = "warning: the following units failed: ";
 const SESSION_FAILED: (&str, &str) = ("warning: user activation for ", " failed");
-/// `Failed to start x.service`, in the words of a job.
+/// `Failed to start x.service`, as a job reports it.
 const JOBS: [&str; 4] = ["Failed to start ", "Failed to restart ", "Failed to reload ", "Failed to stop "];
-/// The endings of what a job is for.
+/// The suffixes of units.
 const UNITS: [&str; 11] = [
     ".service",
     ".socket",
@@ -33,11 +34,11 @@ const NO_LOGIND: &str = "Unable to list users with logind: ";
 const INHIBITED: &str = "switchInhibitors' failed";
 const CRITICAL: &str = "changes to critical components of the system:";
 
-/// What became of an activation. `held` is asked whether somebody else holds the lock.
+/// The result of an activation. `held` is called to find out whether somebody else holds the lock.
 pub fn outcome(exit: i32, said: &str, held: impl FnOnce() -> bool) -> Outcome {
     let says = |words: &str| said.lines().any(|line| line.trim() == words);
     match exit {
-        // Its code there is whatever errno was left, 4 and 2 among them; its units were not started.
+        // The exit code is then any leftover errno, 4 and 2 among them; its units were not started.
         _ if lacks_logind(said) => Outcome::Failed,
         0 => Outcome::Done,
         1 | 11 if says(CANNOT_LOCK) && !says(ACTIVATES) => Outcome::Locked,
@@ -45,14 +46,15 @@ pub fn outcome(exit: i32, said: &str, held: impl FnOnce() -> bool) -> Outcome {
         2 => Outcome::ScriptFailed,
         4 if says(SCRIPT_FAILED) => Outcome::ScriptFailed,
         4 => Outcome::UnitsFailed,
-        // Whoever says nothing of the lock and holds it no more when it says the next thing did not fail by it.
+        // If the output says nothing about the lock and it is free when the next line comes, the lock was not
+        // the reason.
         11 if !says(ACTIVATES) && held() => Outcome::Locked,
         100 => Outcome::RebootNeeded,
         _ => Outcome::Failed,
     }
 }
 
-/// The units that it says failed, sorted.
+/// The units that it reports as failed, sorted.
 pub fn failed_units(said: &str) -> Vec<String> {
     let listed = said.lines().filter_map(|line| line.trim().strip_prefix(UNITS_FAILED));
     let jobs = said.lines().filter_map(|line| {
@@ -67,7 +69,7 @@ pub fn failed_units(said: &str) -> Vec<String> {
     units
 }
 
-/// The users whose sessions did not take the new system, in words for people.
+/// The users whose sessions did not take the new system, as text for people.
 pub fn failed_sessions(said: &str) -> Vec<String> {
     let (before, after) = SESSION_FAILED;
     let name = |line: &str| line.trim().strip_prefix(before)?.strip_suffix(after).map(str::to_owned);
@@ -79,8 +81,7 @@ pub fn lacks_logind(said: &str) -> bool {
     said.lines().any(|line| line.trim().starts_with(NO_LOGIND))
 }
 
-/// What keeps a running system from being switched to this one, if that is why it was refused; empty where it is not
-/// named.
+/// What prevents switching a running system to this one, if that is why it was refused; empty if not named.
 pub fn inhibitors(said: &str) -> Option<Vec<String>> {
     if !said.contains(INHIBITED) && !said.contains(CRITICAL) {
         return None;
@@ -113,7 +114,7 @@ mod tests {
         assert_eq!(of(4, &said, false), Outcome::ScriptFailed);
         assert_eq!(of(2, "", false), Outcome::ScriptFailed);
         assert_eq!(of(4, BEGINS, false), Outcome::UnitsFailed);
-        // Whatever a log of a unit says of it.
+        // Regardless of what a unit's log says about it.
         assert_eq!(of(4, "x[1]: Failed to run activate script of mine\n", false), Outcome::UnitsFailed);
     }
 
@@ -143,7 +144,8 @@ mod tests {
 
     #[test]
     fn units_and_sessions_are_found_by_name() {
-        let said = "Failed to start b.service\nFailed to restart c.mount: Unit is masked.\nFailed to open lock\n\
+        let said = "Failed to start b.service\nFailed to restart c.mount: Unit is masked.\nFailed to open \
+            lock\n\
             Failed to start user unit u.service\nwarning: user activation for alice failed\n\
             warning: the following units failed: a.service, b.service\n● a.service - It\n";
         assert_eq!(failed_units(said), ["a.service", "b.service", "c.mount"]);
@@ -153,8 +155,10 @@ mod tests {
 
     #[test]
     fn what_inhibits_a_switch_is_named() {
-        let said = "Checking switch inhibitors...\nThere are changes to critical components of the system:\n\n\
-            dbus-implementation : dbus -> broker\nkernel : 1 -> 2\n\nSwitching into this system is not recommended.\n\n\
+        let said = "Checking switch inhibitors...\nThere are changes to critical components of the \
+            system:\n\n\
+            dbus-implementation : dbus -> broker\nkernel : 1 -> 2\n\nSwitching into this system is not \
+            recommended.\n\n\
             Pre-switch check 'switchInhibitors' failed\nPre-switch checks failed\n";
         assert_eq!(inhibitors(said).unwrap(), ["dbus-implementation: dbus -> broker", "kernel: 1 -> 2"]);
         assert_eq!(inhibitors("Pre-switch check 'switchInhibitors' failed\n"), Some(vec![]));

@@ -1,4 +1,4 @@
-//! Whether NixOS wants a reboot, and what stands against one.
+//! Whether NixOS needs a reboot, and what prevents one.
 
 use std::path::Path;
 use std::sync::{Mutex, PoisonError};
@@ -13,11 +13,11 @@ use crate::durable;
 /// What only a boot brings; the parts of a system that are compared.
 const PARTS: [&str; 3] = ["initrd", "kernel", "kernel-modules"];
 const BOOTED: &str = "/run/booted-system";
-/// What a running system cannot change either: `switch-to-configuration` refuses with 100.
+/// Something else a running system cannot change: `switch-to-configuration` refuses with 100.
 const INIT: &str = "init-interface-version";
 const MAX_INIT_BYTES: u64 = 4096;
 
-/// What was found of two systems, which never change: it is asked before each step.
+/// The comparison of two systems, which never change: it is needed before each step.
 #[derive(Default)]
 pub struct Compared(Mutex<Option<([StorePath; 3], Option<Due>)>>);
 
@@ -67,7 +67,8 @@ pub fn blockers(layout: &Layout) -> Result<Vec<String>, PlatformError> {
     if !ids.is_empty() {
         let facts = ["--property=Name", "--property=Class", "--property=State", "--property=TTY"];
         let arguments = [&["show-session"][..], &ids, &facts].concat();
-        // One that has ended meanwhile is an error of loginctl's, beside what it says of the others.
+        // A session that has just ended is an error of loginctl's, in addition to its answer about the
+        // others.
         blockers.extend(people(&run(layout, "loginctl", &arguments)?.said));
     }
     let arguments = ["--list", "--no-legend", "--no-pager"];
@@ -75,7 +76,7 @@ pub fn blockers(layout: &Layout) -> Result<Vec<String>, PlatformError> {
     Ok(blockers)
 }
 
-/// Blocks of `KEY=VALUE`, one a session. Greeters, and what runs for users who are away, are no people.
+/// Blocks of `KEY=VALUE`, one per session. Greeters, and processes of users who are away, are not people.
 fn people(text: &str) -> Vec<String> {
     let block = |block: &str| {
         let fact = |key: &str| {
@@ -90,8 +91,8 @@ fn people(text: &str) -> Vec<String> {
     text.split("\n\n").filter_map(block).collect()
 }
 
-/// Lines of `WHO UID USER PID COMM WHAT WHY MODE`, in which WHO and WHY may have blanks: WHAT is the one word that is made
-/// of nothing but what can be inhibited.
+/// Lines of `WHO UID USER PID COMM WHAT WHY MODE`, in which WHO and WHY may contain blanks: WHAT is the one
+/// word that consists only of things that can be inhibited.
 fn inhibitors(text: &str) -> Vec<String> {
     const KINDS: [&str; 8] = [
         "shutdown",
@@ -191,9 +192,10 @@ mod tests {
 
     #[test]
     fn what_blocks_a_shutdown_blocks_a_reboot_and_what_only_delays_it_does_not() {
-        // As systemd 252 prints it.
+        // Output of systemd 252.
         let text = "\
-ModemManager   0 root 700 ModemManager   sleep                          ModemManager needs to reset devices delay
+ModemManager   0 root 700 ModemManager   sleep                          ModemManager needs to reset devices \
+delay
 Unattended Upg 0 root 801 unattended-upg shutdown                       Stop ongoing upgrades or perform upgrades before shutdown delay
 backup job     0 root 922 borg           shutdown:sleep                 A backup is under way block
 alice's player 9 al   950 mpv            idle                           Playing block
@@ -211,7 +213,8 @@ alice's player 9 al   950 mpv            idle                           Playing 
         script(&programs.join("loginctl"), "true");
         assert_eq!(blockers(&layout).unwrap(), Vec::<String>::new());
         let text = "case $1 in list-sessions) echo ' 4 1000 alice seat0 tty2'; echo ' 7 0 root -';; \
-            show-session) test \"$2 $3\" = '4 7' && printf 'Name=alice\\nClass=user\\nState=active\\n'; exit 1;; esac";
+            show-session) test \"$2 $3\" = '4 7' && printf 'Name=alice\\nClass=user\\nState=active\\n'; exit \
+            1;; esac";
         script(&programs.join("loginctl"), text);
         assert_eq!(blockers(&layout).unwrap(), ["alice is logged in"]);
         script(&programs.join("systemd-inhibit"), "echo 'Failed to connect to bus' >&2; exit 1");

@@ -1,15 +1,16 @@
-//! A unit that starts the activator at the next boot. A transient unit is gone then, and the new system's agent may be the
-//! very thing that does not work.
+//! A unit that starts the activator at the next boot. A transient unit is gone then, and the new system's
+//! agent may be the very thing that does not work.
 //!
-//! `/etc/systemd/system.control` is the place for units that programs make and that stay (systemd.unit(5)); NixOS manages
-//! `/etc/systemd/system` and leaves this one alone. Between switches the unit and its link lie in the state folder, where
-//! that is on the same file system: nothing has to be made on the disk for the next switch.
+//! `/etc/systemd/system.control` is the place for persistent units made by programs (systemd.unit(5)); NixOS
+//! manages `/etc/systemd/system` and leaves this one alone. Between switches the unit and its link are in the
+//! state folder, if that is on the same file system: nothing has to be created on disk for the next switch.
 //!
-//! A switch starts whatever the active targets want, this unit too. It has nothing to do while the transient one runs, whose
-//! runtime directory is its condition: a boot finds none.
+//! A switch starts whatever the active targets want, including this unit. It has nothing to do while the
+//! transient one runs, whose runtime directory is its condition: after a boot that does not exist.
 //!
-//! Where `/etc` cannot be written (`system.etc.overlay.mutable = false`) the unit of this name in the NixOS module takes its
-//! place, which each boot would start; its condition is a link in the state folder to the program that is to run.
+//! If `/etc` is read-only (`system.etc.overlay.mutable = false`), the unit of this name in the NixOS module
+//! takes its place; each boot would start it, so its condition is a link in the state folder to the program
+//! to run.
 
 use std::fs;
 use std::io;
@@ -22,15 +23,15 @@ use crate::durable;
 const FOLDER: &str = "/etc/systemd/system.control";
 const UNIT: &str = "muster-activator.service";
 const WANTS: &str = "multi-user.target.wants";
-/// The link's name where it lies between switches.
+/// The link's name between switches.
 const LINK: &str = "wanted";
-/// In the folder of parked units: the program that the unit of the NixOS module starts.
+/// In the folder of parked units: the program that the NixOS module's unit starts.
 const PROGRAM: &str = "activator";
-/// The runtime directory of the activator that the agent started, below `/run`.
+/// The runtime directory of the activator started by the agent, below `/run`.
 pub const STARTED: &str = "muster-activator";
 
-/// Has the next boot start `activator`, a program and its arguments. `parked` is the folder for unit and link between
-/// switches.
+/// Makes the next boot start `activator`, a program and its arguments. `parked` is the folder for unit and
+/// link between switches.
 pub fn at_boot(layout: &Layout, parked: &Path, activator: &[String]) -> io::Result<()> {
     match in_control(layout, parked, activator) {
         Ok(()) => {
@@ -44,7 +45,7 @@ pub fn at_boot(layout: &Layout, parked: &Path, activator: &[String]) -> io::Resu
     }
 }
 
-/// For the unit of the NixOS module; whether there is one.
+/// For the NixOS module's unit; returns whether there is one.
 fn by_module(layout: &Layout, parked: &Path, activator: &[String]) -> io::Result<bool> {
     let Some(program) = activator.first() else { return Ok(false) };
     fs::create_dir_all(parked)?;
@@ -79,7 +80,7 @@ fn in_control(layout: &Layout, parked: &Path, activator: &[String]) -> io::Resul
     durable::sync_folder(&layout.system(FOLDER).join(WANTS))
 }
 
-/// The switch is over. Without its link the unit starts no more; so that one goes first.
+/// The switch is over. Without its link the unit does not start; so the link goes first.
 pub fn no_more(layout: &Layout, parked: &Path) -> io::Result<()> {
     let (unit, link) = places(layout);
     let _ = fs::create_dir_all(parked);
@@ -88,14 +89,14 @@ pub fn no_more(layout: &Layout, parked: &Path) -> io::Result<()> {
     park(&unit, &parked.join(UNIT))
 }
 
-/// One that stays starts an activator that has nothing to do.
+/// A leftover unit starts an activator that has nothing to do.
 fn forget_program(parked: &Path) {
     let _ = durable::remove(&parked.join(PROGRAM));
 }
 
 fn park(file: &Path, parked: &Path) -> io::Result<()> {
     match fs::rename(file, parked) {
-        // Where nobody can write, removing what is not there is an error too.
+        // On a read-only file system, removing a missing file is an error too.
         Err(_) if file.symlink_metadata().is_err() => Ok(()),
         // The state folder is on another file system.
         Err(_) => durable::remove(file),
@@ -112,7 +113,8 @@ fn places(layout: &Layout) -> (PathBuf, PathBuf) {
     (folder.join(UNIT), folder.join(WANTS).join(UNIT))
 }
 
-/// As systemd reads a word of a command line: quotes keep blanks, and `%` and `$` stand for themselves when doubled.
+/// Quotes a word as systemd reads it in a command line: quotes keep blanks, doubled `%` and `$` stand for
+/// themselves.
 fn quoted(word: &str) -> String {
     let word = word.replace('\\', "\\\\").replace('"', "\\\"").replace('%', "%%").replace('$', "$$");
     format!("\"{word}\"")
@@ -153,7 +155,7 @@ mod tests {
             assert!(!unit.exists() && link.symlink_metadata().is_err());
         }
         assert!(inodes.iter().all(|inode| *inode == inodes[0]), "they are moved: {inodes:?}");
-        // Another program, and a folder that cannot be had.
+        // Another program, and a folder that cannot be created.
         at_boot(&layout, &parked, &activator[1..]).unwrap();
         assert!(fs::read_to_string(&link).unwrap().contains("ExecStart=\"--config\""));
         fs::remove_dir_all(&parked).unwrap();
@@ -171,14 +173,14 @@ mod tests {
         let program = parked.join(PROGRAM);
         fs::create_dir_all(layout.system("/etc/systemd/system")).unwrap();
         fs::write(layout.system(FOLDER), "no folder can be made here").unwrap();
-        // Without such a unit nobody starts it, and that is said.
+        // Without such a unit nothing starts it, and that is reported.
         assert!(at_boot(&layout, &parked, &activator).is_err());
         fs::write(layout.system("/etc/systemd/system").join(UNIT), "[Service]").unwrap();
         for _ in 0..2 {
             at_boot(&layout, &parked, &activator).unwrap();
             assert_eq!(fs::read_link(&program).unwrap(), Path::new("/nix/store/x/bin/muster-agent"));
         }
-        // Once it can be written, one unit is enough.
+        // Once it is writable, one unit is enough.
         fs::remove_file(layout.system(FOLDER)).unwrap();
         at_boot(&layout, &parked, &activator).unwrap();
         assert!(program.symlink_metadata().is_err() && places(&layout).1.is_symlink());

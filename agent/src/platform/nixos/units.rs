@@ -1,7 +1,7 @@
-//! Which units fail, as systemd has it.
+//! Which units fail, according to systemd.
 //!
-//! A service that is started again and again is `failed` never, and may just run when it is asked: what it did last, and
-//! how often, say the rest.
+//! A service that keeps being restarted is never `failed`, and may just be running when asked: its last
+//! result and its number of restarts tell.
 
 use muster_protocol::clock::{Clock as _, SystemClock, UnixMillis};
 
@@ -11,16 +11,17 @@ use super::super::programs::{PlatformError, ask, run};
 /// Failed, or waiting for its next start.
 const LIST: [&str; 5] =
     ["list-units", "--state=failed,auto-restart,auto-restart-queued", "--plain", "--no-legend", "--no-pager"];
-/// A service that systemd had to start again counts as one that fails until it has run for so long.
+/// A service that systemd had to restart counts as failing until it has run for this long.
 const SETTLED_SECONDS: i64 = 600;
 
-/// The units that fail now, sorted.
+/// The units that currently fail, sorted.
 pub fn failed(layout: &Layout) -> Result<Vec<String>, PlatformError> {
     let (mut failed, restarting) = rows(&ask(layout, "systemctl", &LIST)?);
     if !restarting.is_empty() {
         let names: Vec<&str> = restarting.iter().map(String::as_str).collect();
         let facts = ["show", "--property=Id", "--property=Result", "--property=ExecMainStatus", "--"];
-        // One that is gone meanwhile is an error of systemctl's, beside what it says of the others.
+        // A unit that has just disappeared is an error of systemctl's, in addition to its answer about the
+        // others.
         let said = run(layout, "systemctl", &[&facts[..], &names].concat())?.said;
         failed.extend(blocks(&said).filter(|unit| !unit.ended_well()).map(|unit| unit.name().to_owned()));
     }
@@ -29,7 +30,8 @@ pub fn failed(layout: &Layout) -> Result<Vec<String>, PlatformError> {
     Ok(failed)
 }
 
-/// The same, and the services that systemd had to start again lately: what is so before a switch is not its fault.
+/// The same, plus the services that systemd had to restart recently: what is so before a switch is not its
+/// fault.
 pub fn failed_or_restless(layout: &Layout) -> Result<Vec<String>, PlatformError> {
     let mut units = failed(layout)?;
     let facts = [
@@ -63,7 +65,7 @@ fn rows(text: &str) -> (Vec<String>, Vec<String>) {
     (names(failed), names(restarting))
 }
 
-/// What `systemctl show` says of one unit, as lines of `KEY=VALUE`.
+/// The output of `systemctl show` for one unit, as lines of `KEY=VALUE`.
 struct Block<'a>(&'a str);
 
 fn blocks(text: &str) -> impl Iterator<Item = Block<'_>> {
@@ -78,7 +80,7 @@ impl Block<'_> {
         self.fact("Id")
     }
 
-    /// Whether its last main process did what it was to do; one that was asked to end did.
+    /// Whether its last main process succeeded; one that was asked to stop did.
     fn ended_well(&self) -> bool {
         match self.fact("Result") {
             "" => self.fact("ExecMainStatus") == "0",

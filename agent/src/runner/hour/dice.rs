@@ -1,6 +1,6 @@
-//! Chance that is the same each time.
+//! Reproducible random choices.
 
-/// Numbers that are the same in each run with the same seed (splitmix64).
+/// The same numbers in each run with the same seed (splitmix64).
 #[derive(Debug, Clone)]
 pub struct Dice(u64);
 

@@ -1,4 +1,4 @@
-//! A controller that keeps every rule: what the machines' API answers, as far as an agent can tell.
+//! A controller that follows every rule: its machine API, as far as an agent can tell.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -16,10 +16,10 @@ use serde::Serialize;
 /// When it all begins, in Unix seconds.
 pub const BEGAN: i64 = 1_800_000_000;
 const DAY: i64 = 86_400;
-/// How long it lets polls wait.
+/// How long it holds polls.
 pub const POLL_SECONDS: u64 = 60;
 
-/// One answer as it goes to the machine.
+/// One answer on its way to the machine.
 #[derive(Debug, Clone, Default)]
 pub struct Answer {
     pub status: u16,
@@ -37,14 +37,14 @@ impl Answer {
     }
 }
 
-/// One request as it comes from the machine.
+/// One request as it arrives from the machine.
 #[derive(Debug, Clone)]
 pub struct Request {
     pub path: String,
     pub query: String,
     pub headers: HeaderMap,
     pub body: Vec<u8>,
-    /// Its bearer was good when it came.
+    /// Its bearer was valid when it arrived.
     pub admitted: bool,
 }
 
@@ -76,27 +76,27 @@ pub struct Honest {
     pub files: BTreeMap<String, Vec<u8>>,
     timestamp: u64,
     pub latest: Option<Generation>,
-    /// The machine's key in force, and every one that was.
+    /// The machine's key in force, and all previous ones.
     pub key: PublicKey,
     seq: (u64, Sha256),
     reply: Option<CheckInReply>,
     earlier: BTreeSet<(u64, Sha256)>,
-    /// Each until its end, in Unix seconds.
+    /// Each with its expiry, in Unix seconds.
     bearers: BTreeMap<String, i64>,
     given: u64,
     asked: Option<SignedRequest>,
-    /// The operators asked for another key once.
+    /// The operators requested another key once.
     pub rotation_was_asked: bool,
     through: (Option<Stream>, u64),
     pub stored: Vec<(Option<Stream>, Event)>,
     pub last: Option<CheckIn>,
-    /// How many questions have come.
+    /// The number of requests received.
     pub heard: u64,
-    /// How many it answered with a success by itself.
+    /// The number of successes that it returned itself.
     pub answered: u64,
-    /// A number was used twice for different words: somebody else holds the key.
+    /// A number was used twice for different contents: somebody else has the key.
     pub alarm: bool,
-    /// What it must never see of an honest agent.
+    /// What it must never receive from an honest agent.
     pub broken: Vec<String>,
 }
 
@@ -160,7 +160,7 @@ impl Honest {
         self.files.insert(api::root_path(self.root_version), root);
     }
 
-    /// Operators sign this, and it is served.
+    /// Operators sign this target, and it is served.
     pub fn publish(&mut self, target: &Target) {
         let expires = BEGAN + 30 * DAY;
         let signed = sign_generation(target, expires, &[&self.operator]).unwrap();
@@ -177,7 +177,7 @@ impl Honest {
         self.latest = Some(target.generation);
     }
 
-    /// An operator asks for another key in the place of the one that is known now.
+    /// An operator requests a replacement of the currently known key.
     pub fn ask_rotation(&mut self, now: i64) {
         let asked = Asked::RotateKey { key: self.key };
         let request = MachineRequest::new(self.fleet(), self.machine.clone(), asked, now, 7 * DAY).unwrap();
@@ -194,12 +194,12 @@ impl Honest {
         self.asked.is_some()
     }
 
-    /// A poll that came to its end.
+    /// A finished poll.
     pub fn poll(&self) -> Answer {
         Answer::json(&PollReply { generation: self.latest, check_in: self.asked.is_some() })
     }
 
-    /// Whether this bearer is good at `now`.
+    /// Whether this bearer is valid at `now`.
     pub fn admits(&self, request: &Request, now: i64) -> bool {
         let given = request.header("authorization").and_then(|value| value.strip_prefix("Bearer "));
         given.and_then(|bearer| self.bearers.get(bearer)).is_some_and(|ends| now < *ends)
@@ -305,7 +305,7 @@ impl Honest {
     }
 }
 
-/// Where a target's derivation lies in the cache of these tests, and what it is there.
+/// Where these tests' cache serves a target's derivation, and its content.
 pub fn in_cache(target: &Target) -> String {
     format!("{}/{}", api::CACHE, target.derivation.name())
 }

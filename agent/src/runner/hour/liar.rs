@@ -1,4 +1,4 @@
-//! Everything that whoever answers in a controller's place may say.
+//! Everything that an impostor in the controller's place may answer.
 
 use std::time::Duration;
 
@@ -13,7 +13,7 @@ use serde_json::{Value, json};
 use super::dice::Dice;
 use super::honest::{Answer, Honest, Request};
 
-/// The numbers that a lie is most likely to be.
+/// The numbers that a lie is most likely to use.
 const NUMBERS: [u64; 14] = [
     0,
     1,
@@ -56,26 +56,26 @@ const CODES: [(u16, ProblemCode); 21] = [
 const WAITS: [&str; 10] =
     ["0", "1", "60", "599", "86400", "4294967296", "99999999999999999999", "-1", "soon", ""];
 
-/// What is done with one request.
+/// What happens to one request.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Way {
     /// The honest answer.
     Honest,
     /// The honest answer, with some of its fields changed.
     Bent,
-    /// The request is kept from whoever would answer it honestly, and answered with an error.
+    /// The request never reaches the honest controller, and is answered with an error.
     Refused,
-    /// It is taken in, and an error comes back all the same.
+    /// It is processed, and an error is returned all the same.
     Denied,
-    /// It is taken in, and the answer breaks off.
+    /// It is processed, and the answer breaks off.
     Cut,
-    /// Something that is no answer at all.
+    /// Something that is not an answer at all.
     Nonsense,
     /// Nobody answers.
     Silence,
-    /// A success that nobody stored anything for.
+    /// A success although nothing was stored.
     Invented,
-    /// What was an answer once, to this or another question.
+    /// An earlier answer, to this or another request.
     Replayed,
 }
 
@@ -91,38 +91,38 @@ const WAYS: [Way; 9] = [
     Way::Replayed,
 ];
 
-/// What comes of a request.
+/// The outcome of a request.
 pub enum Comes {
     Answer(Answer),
-    /// So many bytes of it, and then the connection breaks.
+    /// This many bytes of it, and then the connection breaks.
     Part(Answer, usize),
-    /// After so long there is no connection at all.
+    /// After this long there is no connection at all.
     Nothing(Duration),
 }
 
-/// Keeps to one manner of lying for a while, and then to another.
+/// Keeps to one kind of lie for a while, and then changes it.
 pub struct Liar {
     pub dice: Dice,
     manner: Vec<Way>,
-    /// The error that it likes just now.
+    /// The error that it currently prefers.
     code: Option<(u16, ProblemCode)>,
     /// Only requests with this in their path are lied about.
     about: &'static str,
-    /// Speaks of generations that there are not, and gives nonsense to whoever asks for them.
+    /// Hints at generations that do not exist, and answers nonsense when asked for them.
     mocks: bool,
-    /// Takes each new key, and says that another machine has it.
+    /// Accepts each new key, and claims that another machine has it.
     denies_keys: bool,
-    /// Hands on with each check-in what it has forged once.
+    /// Passes on with each check-in what it forged once.
     hands_on: Option<SignedRequest>,
     left: u64,
-    /// Every honest answer, the oldest first.
+    /// Every honest answer, oldest first.
     seen: Vec<(String, Answer)>,
     thief: SecretKey,
-    /// Whose name it takes in vain.
+    /// The operator whose name it abuses.
     operator: Option<PublicKey>,
-    /// The highest number of a report that was ever sent.
+    /// The highest number of any report ever sent.
     sent: u64,
-    /// Numbers of reports that it took in and kept from everybody.
+    /// Numbers of reports that it accepted and withheld.
     pub swallowed: Vec<u64>,
     pub answers: u64,
 }
@@ -147,7 +147,7 @@ impl Liar {
         }
     }
 
-    /// Takes note of an honest answer.
+    /// Records an honest answer.
     pub fn saw(&mut self, request: &Request, answer: &Answer) {
         if self.seen.len() < 500 && answer.status == 200 {
             self.seen.push((request.path.clone(), answer.clone()));
@@ -166,12 +166,12 @@ impl Liar {
         self.left = 1 + self.dice.below(60);
     }
 
-    /// Lies about new keys, and about nothing else.
+    /// Lies about new keys, and nothing else.
     pub fn only_denies_keys(&mut self) {
         (self.denies_keys, self.left) = (true, u64::MAX);
     }
 
-    /// Hands on one forged request, and lies about nothing else.
+    /// Passes on one forged request, and lies about nothing else.
     pub fn only_forges(&mut self, operator: PublicKey) {
         self.operator = Some(operator);
         let signature = self.thief.sign(Context::MachineRequest, b"something else");
@@ -179,12 +179,12 @@ impl Liar {
         self.left = u64::MAX;
     }
 
-    /// Whether a poll is held for as long as the honest one would hold it.
+    /// Whether a poll is held as long as the honest controller would hold it.
     pub fn holds_polls(&mut self) -> bool {
         !self.dice.one_in(3)
     }
 
-    /// `newest` is the highest number of a report that the machine ever used.
+    /// `newest` is the highest report number the machine ever used.
     pub fn answer(&mut self, honest: &mut Honest, request: &Request, now: i64, newest: u64) -> Comes {
         self.answers += 1;
         self.operator = Some(honest.operator());
@@ -252,20 +252,20 @@ impl Liar {
         Comes::Answer(answer)
     }
 
-    /// Reports that it says are stored, and that are not, are lost, and nobody can do anything about it.
+    /// Reports that it claims to have stored and did not are lost, and nobody can do anything about that.
     fn swallows(&mut self, honest: &Honest, request: &Request, answer: &Answer, newest: u64) {
         let Ok(batch) = serde_json::from_slice::<Batch>(&request.body) else { return };
         let Ok(accepted) = serde_json::from_slice::<Accepted>(&answer.body) else { return };
         if request.path != api::REPORTS || answer.status != 200 {
             return;
         }
-        // Of another count, or of what was never sent: no machine may believe that.
+        // Of another stream, or never sent: no machine may believe that.
         let other = accepted.stream.is_some() && accepted.stream != batch.stream;
         if other || accepted.through > self.sent.min(newest) {
             return;
         }
         let stored = |seq: u64| honest.stored.iter().any(|(_, event)| event.seq == seq);
-        // Everything that was ever sent and waits still.
+        // Everything ever sent that still waits.
         self.swallowed.extend((batch.oldest..=accepted.through).filter(|seq| !stored(*seq)).take(4096));
     }
 
@@ -336,14 +336,14 @@ impl Liar {
         let signature = self.thief.sign(Context::MachineRequest, b"something else");
         let bent = SignedRequest { request: format!("{now}"), key: self.thief.public(), signature };
         let mut forged = vec![request.sign(&self.thief).unwrap(), bent];
-        // In an operator's name, which makes it an attack and not only somebody's mistake.
+        // In an operator's name, which makes it an attack and not just a mistake.
         if let Some(key) = self.operator.filter(|_| self.dice.one_in(2)) {
             forged.push(SignedRequest { key, ..forged[0].clone() });
         }
         forged
     }
 
-    /// The answer with other numbers and words in it; files with other bytes.
+    /// The answer with other numbers and strings in it; files with other bytes.
     fn bent(&mut self, request: &Request, mut answer: Answer, now: i64) -> Answer {
         let Ok(Value::Object(mut reply)) = serde_json::from_slice::<Value>(&answer.body) else {
             if let Some(byte) = answer.body.first_mut() {
@@ -352,7 +352,7 @@ impl Liar {
             return answer;
         };
         if reply.contains_key("signed") || request.path.contains("/targets/") {
-            // A signed file: something in the middle of it is another.
+            // A signed file: change something in the middle.
             let place = usize::try_from(self.dice.below(answer.body.len() as u64)).unwrap();
             match self.dice.below(3) {
                 0 => answer.body[place] = b'0'.wrapping_add(u8::try_from(self.dice.below(10)).unwrap()),

@@ -1,4 +1,4 @@
-//! The wire between the agent and whoever answers it.
+//! The network between the agent and whoever answers it.
 
 use std::io;
 use std::path::{Path, PathBuf};
@@ -27,14 +27,14 @@ use crate::client::Wire;
 use crate::identity::Keys;
 use crate::outbox::FOLDER;
 
-/// How long anything takes on its way.
+/// The latency of every message.
 const WAY: Duration = Duration::from_millis(40);
 
 struct Inner {
     honest: Honest,
     liar: Liar,
     lies: bool,
-    /// What a weak agent has taken in.
+    /// What a weak agent has received.
     silent_until: Duration,
     dead: bool,
     believed: u64,
@@ -80,7 +80,7 @@ impl Line {
         self.with(|honest| honest.ask_rotation(now));
         self.published.notify_waiters();
     }
-    /// From here on somebody else answers, or again the honest one.
+    /// From here on somebody else answers, or the honest controller again.
     pub fn lie(&self, seed: u64) {
         let mut inner = self.lock();
         inner.liar.dice = super::dice::Dice::new(seed);
@@ -104,7 +104,7 @@ impl Line {
         self.lock().liar.swallowed.clone()
     }
 
-    /// The highest number of a report that the machine has used.
+    /// The highest report number the machine has used.
     pub fn newest_report(&self) -> u64 {
         let files = std::fs::read_dir(self.state_dir.join(FOLDER)).into_iter().flatten().flatten();
         let number = |name: String| name.split('.').next().and_then(|digits| digits.parse().ok());
@@ -196,7 +196,7 @@ impl Line {
         }
     }
 
-    /// What a weak agent says in place of this, or that it does not.
+    /// What a weak agent sends instead of this, or nothing.
     fn weakened(&self, request: &mut Request) -> Option<Comes> {
         let nothing = || Some(Comes::Nothing(Duration::from_secs(1)));
         let mut inner = self.lock();

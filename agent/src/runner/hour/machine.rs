@@ -1,4 +1,4 @@
-//! A machine in a folder that lives in the virtual time of a test: its platform, its Nix, its activator.
+//! A machine in a folder that lives in a test's virtual time: its platform, its Nix, its activator.
 
 use std::fs::File;
 use std::os::unix::fs::symlink;
@@ -31,7 +31,7 @@ use crate::nix::{BuildLimits, NixError, Store};
 use crate::platform::{Layout, Platform, PlatformError, Preflight};
 use crate::process::{Finished, Listener};
 
-/// The virtual clock: it stands still while anything is done, and jumps to the next timer.
+/// The virtual clock: it stands still while anything is running, and jumps to the next timer.
 pub struct Virtual {
     start: Instant,
 }
@@ -61,9 +61,9 @@ pub struct Machine {
 }
 
 impl Machine {
-    /// Enrolled by `root` later; it runs a system that somebody installed by hand.
+    /// Enrolled by `root` later; it runs a manually installed system.
     pub fn new() -> (Self, mpsc::UnboundedReceiver<()>) {
-        // In memory where there is such a place: thousands of small files are saved.
+        // In memory if possible: thousands of small files are written.
         let memory = PathBuf::from("/dev/shm");
         let within = if memory.is_dir() { memory } else { std::env::temp_dir() };
         let folder = tempfile::Builder::new().prefix("muster-hour.").tempdir_in(within).unwrap();
@@ -105,7 +105,8 @@ impl Machine {
         Identity::load(&self.config).unwrap().unwrap()
     }
 
-    /// Until the agent starts another activator; then that runs to its end. No crash of the agent touches it.
+    /// Waits until the agent starts another activator, which then runs to its end. No crash of the agent
+    /// affects it.
     pub async fn activators(&self, mut starts: mpsc::UnboundedReceiver<()>) {
         while starts.recv().await.is_some() {
             self.activate().await;
@@ -187,7 +188,7 @@ fn point(link: &std::path::Path, system: &StorePath) {
     symlink(system.as_str(), link).unwrap();
 }
 
-/// A platform on which all goes well.
+/// A platform on which everything succeeds.
 pub struct Quiet {
     layout: Layout,
     starts: mpsc::UnboundedSender<()>,
@@ -241,7 +242,8 @@ impl Platform for Quiet {
     }
 }
 
-/// What Nix does, as far as a controller has a say in it: what its cache gives is looked at, and anything else is good.
+/// What Nix does, as far as a controller can influence it: what its cache delivers is checked, and everything
+/// else succeeds.
 pub struct Cache {
     pub weak: Option<Weak>,
 }

@@ -1,17 +1,17 @@
-//! Agents that believe one thing too much, made out of the real one by what comes and goes at its edges.
+//! Agents that trust one thing too much, made from the real one by changing its inputs and outputs.
 
-/// What an agent would do that it must not.
+/// What an agent must not do.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Weak {
-    /// Forgets every report through the number that the reply to a check-in claims.
+    /// Forgets every report through the number claimed in the reply to a check-in.
     BelievesReportsThrough,
-    /// Is silent for as long as it is asked to be.
+    /// Stays silent for as long as it is asked to.
     HonoursRetryAfter,
-    /// Says nothing any more once it was told that it was revoked.
+    /// Falls silent after being told that it was revoked.
     TakesRevokedAsFinal,
-    /// Never tries a derivation again that the cache did not give as it should be.
+    /// Never retries a derivation that the cache delivered incorrectly.
     HoldsLiesAgainstDerivations,
-    /// Says a check-in that was not answered again in other words, under the same number.
+    /// Resends an unanswered check-in with different contents, under the same number.
     RepeatsInOtherWords,
     /// Knows no key but the one in force.
     ForgetsItsKeys,

@@ -38,7 +38,7 @@ const fn step(at: &'static str, way: Way, activator: bool) -> Step {
     Step { at, way, activator, never: None }
 }
 const fn nixos(at: &'static str, way: Way, activator: bool) -> Step {
-    let never = Some((Class::Darwin, "a Mac knows the action switch alone"));
+    let never = Some((Class::Darwin, "a Mac only supports the action switch"));
     Step { at, way, activator, never }
 }
 const fn darwin(at: &'static str, way: Way, activator: bool) -> Step {

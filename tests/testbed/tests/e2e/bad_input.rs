@@ -70,7 +70,7 @@ fn wrong_changed_used_and_foreign_tokens_are_refused_and_the_right_one_still_wor
     assert_refused(&fleet.enrol("cinnabar", &right).unwrap(), &["used"]);
 
     fleet.invite_and_enrol("stibnite").unwrap();
-    assert_refused(&fleet.enrol("stibnite", &other).unwrap(), &["enrolled already", "--replace"]);
+    assert_refused(&fleet.enrol("stibnite", &other).unwrap(), &["already enrolled", "--replace"]);
 }
 
 #[test]

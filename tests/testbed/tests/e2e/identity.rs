@@ -141,7 +141,7 @@ fn a_machine_takes_a_new_key_whenever_its_agent_is_killed_meanwhile() {
     // The agent is off: the key is made, and shown when it runs.
     fleet.machine(name).stop(false).unwrap();
     let said_so = fleet.agent(name, &["rotate-key"]).unwrap();
-    assert!(String::from_utf8_lossy(&said_so.stdout).contains("does not run"), "{}", said(&said_so));
+    assert!(String::from_utf8_lossy(&said_so.stdout).contains("is not running"), "{}", said(&said_so));
     assert_eq!(key(), fourth);
     fleet.machine(name).start().unwrap();
     fleet.wait(name, "a new key", |view| view.key != Some(fourth)).unwrap();

@@ -56,13 +56,14 @@ fn old_is_tried_three_times_and_somebody_elses_switch_is_no_failure_of_it() {
 fn failure_mode_18_an_undo_that_says_it_succeeded_and_changed_nothing_is_not_believed() {
     let mut world = World::new();
     world.verdict = Some(undo());
-    // It says that units failed, and does not link itself, as the script of a failed system's `current-system` does.
+    // It reports failed units and does not link itself, as the script of a failed system's `current-system`
+    // does.
     world.old = VecDeque::from([(0, Outcome::Refused)]);
     assert_eq!(world.run(Action::Switch).phase, Phase::UndoFailed);
     let mut world = World::new();
     let course = Course::begin(record(Action::Switch), "boot", world.now);
     world.verdict = Some(undo());
-    // Somebody else's profile stands there after the undo.
+    // After the undo somebody else's profile is in place.
     let mut course =
         world.follow(course, |_, act| matches!(act, Act::Run { system, .. } if *system == path("old")));
     for _ in 0..3 {
@@ -90,7 +91,8 @@ fn a_machine_without_an_earlier_system_has_nothing_to_go_back_to() {
     assert!(record.detail.contains("no earlier system"), "{}", record.detail);
 }
 
-/// A Mac whose undo failed keeps jobs of what could not be undone; its boots and other activations look only at the link.
+/// A Mac whose undo failed keeps jobs of the system that could not be undone; its boots and other activations
+/// look only at the link.
 #[test]
 fn i3_what_an_undo_that_failed_left_in_place_goes_with_the_next_activation_whichever_way_it_ends() {
     for (verdict, phase) in [(CONFIRM, Phase::Confirmed), (undo(), Phase::Undone)] {

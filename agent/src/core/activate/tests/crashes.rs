@@ -15,7 +15,7 @@ fn i4_an_activator_that_is_killed_again_and_again_does_not_put_the_deadline_off(
     let mut course = Course::begin(record(Action::Switch), "boot", world.now);
     let mut lived = Duration::ZERO;
     for _ in 0..4 {
-        // Each lives for ten seconds, by a clock that begins anew.
+        // Each lives for ten seconds, by a clock that starts over.
         let life = Duration::from_secs(10);
         world.follow(course, |world, act| matches!(act, Act::Pause(_)) && world.now >= life);
         lived += world.now;
@@ -27,7 +27,7 @@ fn i4_an_activator_that_is_killed_again_and_again_does_not_put_the_deadline_off(
     lived += world.now;
     let record = world.disk.unwrap();
     assert_eq!((record.phase, record.reason), (Phase::Undone, Some(Reason::Deadline)));
-    // What a kill loses is what was not recorded yet: less than a sixteenth of the deadline each time.
+    // A kill loses what was not recorded yet: less than a sixteenth of the deadline each time.
     assert!(lived < Duration::from_secs(60 + 4 * 4), "{lived:?}");
 }
 
@@ -50,7 +50,7 @@ fn what_cannot_be_written_down_first_is_not_done() {
     let course = Course::begin(record(Action::Switch), "boot", world.now);
     world.follow(course, |_, _| false);
     assert_eq!(world.did, Vec::<String>::new());
-    // Full from the moment on that the profile was set: the profile goes back, and OLD's script need not run.
+    // Full from the moment the profile was set: the profile goes back, and OLD's script need not run.
     let mut world = World::new();
     let mut course = Course::begin(record(Action::Switch), "boot", world.now);
     course = world.follow(course, |world, _| world.profile == Some(path("system-2")));
@@ -68,7 +68,8 @@ fn failure_mode_10_a_disk_that_is_full_keeps_nobody_from_going_back() {
     world.full = true;
     world.follow(course, |_, _| false);
     assert_eq!((&world.running, &world.profile), (&Some(path("old")), &Some(path("old"))));
-    // The last record on disk is an earlier one: the next activator looks at the machine, and ends on OLD as well.
+    // The last record on disk is an earlier one: the next activator looks at the machine and ends on OLD as
+    // well.
     let record = world.disk.clone().unwrap();
     assert_eq!(record.phase, Phase::Activating);
     world.full = false;
@@ -91,7 +92,7 @@ fn a_result_is_written_as_soon_as_the_disk_takes_it() {
     assert_eq!(world.disk.unwrap().phase, Phase::Confirmed);
 }
 
-/// After the reboot NEW ran and was ill; OLD's script was ended between the link and the units.
+/// After the reboot NEW ran and was unhealthy; OLD's script was killed between the link and the units.
 #[test]
 fn i3_an_undo_of_a_booted_system_that_was_cut_short_is_a_switch_to_its_end() {
     let mut world = World::new();
@@ -103,7 +104,7 @@ fn i3_an_undo_of_a_booted_system_that_was_cut_short_is_a_switch_to_its_end() {
     assert!(world.did.contains(&"switch old".to_owned()), "{:?}", world.did);
 }
 
-/// A Mac's agent that NEW took out would otherwise stay out until the next boot.
+/// A Mac's agent that NEW unloaded would otherwise stay unloaded until the next boot.
 #[test]
 fn i9_the_agents_job_is_looked_after_though_the_activator_was_killed_behind_its_last_record() {
     for phase in [Phase::Undone, Phase::UndoFailed] {
@@ -115,7 +116,8 @@ fn i9_the_agents_job_is_looked_after_though_the_activator_was_killed_behind_its_
     }
 }
 
-/// NEW's activation failed, the disk took no word of the undo, and the machine rebooted into NEW when the profile was back.
+/// NEW's activation failed, the disk recorded nothing of the undo, and the machine rebooted into NEW when the
+/// profile was back.
 #[test]
 fn i3_an_undo_that_a_full_disk_did_not_take_is_finished_after_a_reboot() {
     let mut world = World::new();
@@ -132,8 +134,8 @@ fn i3_an_undo_that_a_full_disk_did_not_take_is_finished_after_a_reboot() {
     }
 }
 
-/// Every act of a whole switch and a whole undo × killed before it × the same boot or the next: whoever takes it up
-/// brings the machine to OLD or NEW, and profile and running system agree (I3).
+/// Every act of a whole switch and a whole undo × killed before it × the same boot or the next: the activator
+/// that takes it up brings the machine to OLD or NEW, and profile and running system agree (I3).
 #[test]
 fn i3_killed_before_any_step_the_next_activator_ends_on_old_or_new() {
     for verdict in [CONFIRM, undo()] {
@@ -174,8 +176,8 @@ fn i3_killed_before_any_step_the_next_activator_ends_on_old_or_new() {
     }
 }
 
-/// On a Mac the next boot points the link at the profile and brings nothing else of NEW, and NEW's activation may be killed half
-/// way: what is in place is of one system in the end, and it is what runs.
+/// On a Mac the next boot points the link at the profile and brings nothing else of NEW, and NEW's activation
+/// may be killed half way: in the end everything in place belongs to one system, the one that runs.
 #[test]
 fn i3_a_mac_that_lost_its_power_at_any_step_is_whole_in_the_end() {
     for verdict in [CONFIRM, undo()] {

@@ -32,7 +32,7 @@ fn a_switch_is_recorded_before_each_of_its_steps() {
 #[test]
 fn failure_mode_29_the_deadline_counts_from_the_activation_and_in_time_awake() {
     let mut world = World::new();
-    // What came before in this process counts for nothing.
+    // Earlier attempts in this process count for nothing.
     world.now = Duration::from_secs(5000);
     let record = world.run(Action::Switch);
     assert_eq!((record.phase, record.reason), (Phase::Undone, Some(Reason::Deadline)));
@@ -47,7 +47,7 @@ fn failure_mode_20_somebody_elses_switch_is_waited_for_before_anything_is_change
     world.others = (0..20).map(|_| Some("nixos-rebuild".to_owned())).collect();
     assert_eq!(world.run(Action::Switch).phase, Phase::Confirmed);
     assert!(world.now >= Duration::from_secs(10));
-    // For ever is too long; the deadline has not begun, and nothing was changed.
+    // Forever is too long; the deadline has not started, and nothing was changed.
     let mut world = World::new();
     world.others = (0..100_000).map(|_| Some("nixos-rebuild".to_owned())).collect();
     let record = world.run(Action::Switch);
@@ -64,7 +64,7 @@ fn failure_mode_20_what_somebody_else_switched_to_meanwhile_is_not_undone() {
         assert_eq!(world.run(Action::Switch).phase, Phase::Untouched);
         assert_eq!((world.running, world.profile), (Some(path(running)), Some(path(profile))));
     }
-    // Where an earlier activator had set the profile, that alone is taken back.
+    // Where an earlier activator had set the profile, only that is taken back.
     let mut world = World::new();
     (world.running, world.profile) = (Some(path("theirs")), Some(path("system-2")));
     let mut found = record(Action::Switch);
@@ -121,12 +121,12 @@ fn a_lock_that_is_taken_in_between_is_waited_for_until_the_deadline() {
     world.new = VecDeque::from([(11, Outcome::Locked)]);
     let record = world.run(Action::Switch);
     assert_eq!((record.phase, record.reason), (Phase::Undone, Some(Reason::Interrupted)));
-    // Each pause is longer than the one before it: in the 60 seconds of the deadline it is run a dozen times.
+    // Each pause is longer than the one before: it is run a dozen times in the 60 seconds of the deadline.
     let runs = world.did.iter().filter(|did| *did == "switch system-2").count();
     assert!((5..20).contains(&runs), "{runs}");
 }
 
-/// D-Bus is killed in mid-switch, say: exit code 1, with the link on NEW.
+/// For example, D-Bus is killed in mid-switch: exit code 1, with the link on NEW.
 #[test]
 fn what_broke_off_behind_the_link_is_not_told_as_refused_and_its_cause_stands_first() {
     let mut world = World::new();
@@ -151,7 +151,7 @@ fn what_broke_off_behind_the_link_is_not_told_as_refused_and_its_cause_stands_fi
         "the activation broke off after the new system was in place (exit 1): Failed to process dbus messages"
     );
     assert!(detail.contains("activating the configuration..."), "the rest of it is kept: {detail}");
-    // What comes of the undo is told in the first line as well.
+    // The result of the undo is in the first line as well.
     world.old = VecDeque::from([(2, Outcome::ScriptFailed)]);
     world.follow(course, |_, _| false);
     let detail = world.disk.unwrap().detail;

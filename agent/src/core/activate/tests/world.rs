@@ -1,4 +1,4 @@
-//! A machine that does what it is told, for the tests of this room.
+//! A simulated machine for the tests of this module.
 
 use std::collections::VecDeque;
 use std::time::Duration;
@@ -20,16 +20,16 @@ pub struct World {
     pub disk: Option<Activation>,
     pub verdict: Option<GivenVerdict>,
     pub now: Duration,
-    /// Who else switches, one answer a question.
+    /// Who else switches, one answer per question.
     pub others: VecDeque<Option<String>>,
-    /// How NEW's and OLD's activations end; the last answer stays.
+    /// How NEW's and OLD's activations end; the last answer repeats.
     pub new: VecDeque<(i32, Outcome)>,
     pub old: VecDeque<(i32, Outcome)>,
-    /// What is done, in words.
+    /// What is done, as text.
     pub did: Vec<String>,
     pub full: bool,
     pub timed_out: bool,
-    /// Whose daemons, users and files are in place, if they are of one system.
+    /// The system whose daemons, users and files are in place, if they all belong to one.
     pub whole: Option<StorePath>,
 }
 
@@ -107,7 +107,7 @@ impl World {
         Done::Well
     }
 
-    /// Follows the course to its end, or until `stop` says so of the act that comes next.
+    /// Follows the course to its end, or until `stop` returns true for the next act.
     pub fn follow(&mut self, mut course: Course, stop: impl Fn(&Self, &Act) -> bool) -> Course {
         for _ in 0..200_000 {
             let act = self.seen(|sight| course.next(sight));

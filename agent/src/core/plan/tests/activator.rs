@@ -2,8 +2,8 @@
 
 use super::*;
 
-/// Every state from the activation on × every phase of the activator × alive or dead: a step that moves on, and
-/// nothing is waited for that nobody does.
+/// Every state from the activation on × every phase of the activator × alive or dead: the step makes progress,
+/// and never waits for something that nobody does.
 #[test]
 fn i3_whatever_was_left_behind_there_is_a_step_that_leads_on() {
     let (reason, detail) = (Reason::Deadline, "late".to_owned());
@@ -110,13 +110,13 @@ fn a_system_that_waits_for_a_reboot_is_taken_back_for_a_newer_one() {
     observed.activation = Some(&record);
     let newer = target(3, Class::Nixos);
     let Step::Give(verdict) = next(&observed, &Journal::default(), Some(&newer)) else {
-        panic!("the activator is told to undo");
+        panic!("the activator is to undo");
     };
     assert!(matches!(verdict, GivenVerdict::Undo { reason: Reason::Interrupted, .. }));
     let given = Confirmation { transaction: "t2".into(), verdict };
     observed.given = Some(&given);
     assert_eq!(next(&observed, &Journal::default(), Some(&newer)), Step::RestartActivator);
-    // After the reboot the activator looks what came up.
+    // After the reboot the activator finds out what booted.
     observed.boot = "another";
     assert_eq!(next(&observed, &Journal::default(), None), Step::RestartActivator);
 }

@@ -118,7 +118,7 @@ fn what_a_person_was_in_the_way_of_is_tried_again_when_they_say_so_or_log_in() {
     for undone in [1, 3, 4] {
         let cause = Cause::Person;
         journal.again = Some(Again { generation: generation(2), undone, cause, console: Some(501), at: 0 });
-        assert_eq!(step(&journal, false, Some(501)), Step::Idle, "the same one still sits there");
+        assert_eq!(step(&journal, false, Some(501)), Step::Idle, "the same user is still there");
         assert_eq!(step(&journal, false, None), Step::Idle);
         assert_eq!(step(&journal, true, None), Step::Begin);
         let by_login = if undone <= 3 { Step::Begin } else { Step::Idle };
@@ -135,17 +135,17 @@ fn what_somebody_lifts_is_tried_again_once_and_held_back_again_when_it_fails_aga
     journal.settle(&failed, Settled::default());
     assert!(journal.quarantined(&target.derivation).is_some());
     assert_eq!(next(&observed(), &journal, Some(&target)), Step::Idle);
-    // Whoever only asks to look again lifts nothing.
+    // A request to look again does not lift a quarantine.
     assert_eq!(next(&Observed { asked: true, ..observed() }, &journal, Some(&target)), Step::Idle);
     assert!(journal.lift(&target));
     assert_eq!(next(&observed(), &journal, Some(&target)), Step::Begin);
     let again = Transaction { id: "again".into(), ..failed };
     journal.settle(&again, Settled::default());
     assert_eq!(next(&observed(), &journal, Some(&target)), Step::Idle);
-    // A higher number of the same derivation is refused, and taken once it is lifted.
+    // A higher number of the same derivation is refused until the quarantine is lifted.
     let higher = Target { generation: generation(3), ..target };
     assert!(matches!(next(&observed(), &journal, Some(&higher)), Step::Refuse(_)));
     assert!(journal.lift(&higher));
     assert_eq!(next(&observed(), &journal, Some(&higher)), Step::Begin);
-    assert!(!journal.lift(&higher), "nothing is held back any more");
+    assert!(!journal.lift(&higher), "nothing is in quarantine any more");
 }

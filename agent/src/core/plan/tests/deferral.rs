@@ -81,9 +81,9 @@ fn a_target_that_requires_what_this_version_does_not_know_waits_for_a_newer_agen
     let waiting = Transaction { state: State::Deferred { deferral, stage: Stage::Fetch }, ..open };
     let seen = Observed { transaction: Some(&waiting), ..observed() };
     assert!(matches!(next(&seen, &tried(1), None), Step::Wait(_) | Step::Idle));
-    // Neither failed nor in quarantine: what follows it takes its place.
+    // Neither failed nor in quarantine: a later generation supersedes it.
     assert_eq!(next(&seen, &tried(1), Some(&target(3, Class::Nixos))), Step::Supersede);
-    // And a version that knows all of it goes on.
+    // And a version that knows all of it continues.
     let mut understood = waiting.clone();
     let Origin::Signed { target: signed } = &mut understood.origin else { panic!("signed") };
     signed.requires.clear();

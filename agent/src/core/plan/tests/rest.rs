@@ -11,14 +11,14 @@ fn drift_is_left_alone_or_undone_as_the_policy_says_and_never_fought_over() {
     let enforce = Rules::new(&policy, &Policy::default());
     let mut observed = observed();
     observed.running = Some(&other);
-    assert_eq!(next(&observed, &journal, None), Step::Idle, "it is told, and left");
+    assert_eq!(next(&observed, &journal, None), Step::Idle, "it is reported, and left alone");
     observed.rules = &enforce;
     assert_eq!(next(&observed, &journal, None), Step::Enforce(Box::new(target(2, Class::Nixos))));
     // A newer generation is the better answer.
     assert_eq!(next(&observed, &journal, Some(&target(3, Class::Nixos))), Step::Begin);
     journal.left = Some(other.clone());
     assert_eq!(next(&observed, &journal, None), Step::Idle, "it was tried, and could not be done");
-    // Not told yet, so not undone yet.
+    // Not reported yet, so not undone yet.
     (journal.left, journal.drift) = (None, None);
     assert_eq!(next(&observed, &journal, None), Step::Idle);
 }
@@ -45,7 +45,7 @@ fn a_reboot_that_is_due_comes_when_the_policy_lets_it_and_nobody_is_in_the_way()
     assert_eq!(next(&observed, &tried(2), Some(&target(3, Class::Nixos))), Step::Begin);
     let mut journal = tried(2);
     journal.rebooted = Some(Rebooted { mark: "k2".into(), boot: "boot".into() });
-    assert!(matches!(next(&observed, &journal, None), Step::Wait(_)), "it was asked for");
+    assert!(matches!(next(&observed, &journal, None), Step::Wait(_)), "it was already requested");
 }
 
 #[test]
