@@ -105,11 +105,12 @@ mod tests {
         let awake = keep_awake(&layout).unwrap();
         let asked = folder.path().join("programs/caffeinate.asked");
         let clock = SystemClock::new();
-        while !asked.exists() && clock.awake() < Duration::from_secs(60) {
+        let arguments = || std::fs::read_to_string(&asked).unwrap_or_default();
+        // The shell makes the file first, and writes to it then.
+        while !arguments().ends_with('\n') && clock.awake() < Duration::from_secs(60) {
             std::thread::yield_now();
         }
-        let words = format!("-i -m -s -w {}\n", std::process::id());
-        assert_eq!(std::fs::read_to_string(asked).unwrap(), words);
+        assert_eq!(arguments(), format!("-i -m -s -w {}\n", std::process::id()));
         let pid = awake.program.id();
         drop(awake);
         assert!(!std::path::Path::new(&format!("/proc/{pid}")).exists(), "it is ended, and reaped");
