@@ -20,7 +20,7 @@ pub enum ConfigError {
     Value { file: PathBuf, key: &'static str, problem: String },
 }
 
-/// Checked, with every path absolute or relative to the working directory.
+/// The checked configuration, with every path absolute or relative to the working directory.
 #[derive(Debug, Clone)]
 pub struct ServerConfig {
     pub listen: SocketAddr,
@@ -30,9 +30,9 @@ pub struct ServerConfig {
     pub data: PathBuf,
     /// The folder of `1.root.json`, `2.root.json` ….
     pub root: PathBuf,
-    /// Signs timestamps, and can do nothing else.
+    /// Signs timestamps, and nothing else.
     pub online_key: SecretKey,
-    /// Where it lies.
+    /// The online key's file.
     pub online_key_file: PathBuf,
     pub tls: Option<TlsFiles>,
     pub limits: Limits,
@@ -44,45 +44,46 @@ pub struct TlsFiles {
     pub key: PathBuf,
 }
 
-/// What one client may take of the server. The defaults suit a fleet of ten thousand machines behind one
+/// What one client may use of the server. The defaults suit a fleet of ten thousand machines behind one
 /// address.
 #[derive(Debug, Clone, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct Limits {
-    /// The largest archive that the cache takes, in bytes.
+    /// The largest archive that the cache accepts, in bytes.
     pub nar_bytes: u64,
-    /// How long a body that comes, or an answer that goes, may stand still, in seconds.
+    /// How long a request body or a response may stall, in seconds.
     pub idle_seconds: u64,
     /// How many connections may be open at once.
     pub connections: usize,
-    /// How long machines are told to wait in a long poll, in seconds.
+    /// How long machines wait in a long poll, in seconds.
     pub poll_seconds: u64,
-    /// How long a timestamp is good, in hours; it is signed anew after half of it.
+    /// How long a timestamp is valid, in hours; it is signed again after half of that.
     pub timestamp_hours: u32,
-    /// How many connections of one address may be open that proved nothing yet; those of machines and
-    /// operators who have are not counted.
+    /// How many unauthenticated connections one address may have open; those of authenticated machines and
+    /// operators are not counted.
     pub unproven_per_address: usize,
-    /// How many requests of one address that proved nothing are worked on at once, and how many of its new
-    /// connections; 0 for any number. Behind a proxy all begin there.
+    /// How many unauthenticated requests of one address are handled at once, and how many of its new
+    /// connections; 0 means no limit. Behind a proxy all connections start there.
     pub turns_per_address: usize,
-    /// How many requests a second one machine may send, 12 times as many at once; 0 for any number.
+    /// How many requests per second one machine may send, with a burst of 12 seconds' worth; 0 means no
+    /// limit.
     pub machine_per_second: u32,
     /// The same for its requests to the cache.
     pub cache_per_second: u32,
     /// The same for one operator.
     pub operator_per_second: u32,
-    /// The same for what one address sends that proves nothing, 100 times as many at once. Behind a proxy all
-    /// have its address.
+    /// The same for unauthenticated requests of one address, with a burst of 100 seconds' worth. Behind a
+    /// proxy all have its address.
     pub address_per_second: u32,
-    /// How many KiB of events a second one machine may have stored, 256 times as many at once; 0 for any
-    /// number.
+    /// How many KiB of events per second are stored for one machine, with a burst of 256 seconds' worth; 0
+    /// means no limit.
     pub report_kib_per_second: u32,
-    /// How many MiB of events are kept of one machine. Beyond it the oldest go; what decided on a generation
-    /// goes last.
+    /// How many MiB of events are kept for one machine. Beyond that the oldest are removed; those that
+    /// decided a generation are removed last.
     pub event_mib: u32,
-    /// How many days they are kept.
+    /// How many days events are kept.
     pub event_days: u32,
-    /// How much memory bodies may take together while they arrive, in MiB.
+    /// How much memory all bodies together may take while they arrive, in MiB.
     pub body_memory_mib: usize,
 }
 
@@ -112,17 +113,17 @@ impl Limits {
     pub fn idle(&self) -> Duration {
         Duration::from_secs(self.idle_seconds)
     }
-    /// How old an event may become, in milliseconds.
+    /// The maximum age of an event, in milliseconds.
     pub fn event_age_ms(&self) -> i64 {
         i64::from(self.event_days) * 86_400_000
     }
-    /// The life of a timestamp, in seconds.
+    /// The lifetime of a timestamp, in seconds.
     pub fn timestamp_seconds(&self) -> i64 {
         i64::from(self.timestamp_hours) * 3600
     }
 }
 
-/// As it stands in the file.
+/// The configuration as written in the file.
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields)]
 struct File {
@@ -154,7 +155,7 @@ impl ServerConfig {
     }
 }
 
-/// Reads the online key from its file alone, as the server does while it runs.
+/// Reads the online key from its file alone; the server does so while it runs.
 pub fn read_online_key(file: &Path) -> Result<SecretKey, ConfigError> {
     Check { path: file, folder: PathBuf::new() }.online_key(file)
 }
@@ -183,7 +184,8 @@ impl Check<'_> {
         }
         let root = self.folder.join(file.root);
         if !root.is_dir() {
-            let problem = format!("names {}, which is no folder; it must hold 1.root.json", root.display());
+            let problem =
+                format!("names {}, which is not a folder; it must hold 1.root.json", root.display());
             return Err(self.wrong("root", problem));
         }
         self.check_limits(&file.limits)?;
@@ -255,7 +257,7 @@ impl Check<'_> {
         })?;
         if is_encrypted(&text) {
             let problem = format!(
-                "names {}, which wants a passphrase; the server starts alone, so write the key without one",
+                "names {}, which needs a passphrase; the server starts unattended, so store the key without",
                 path.display()
             );
             return Err(self.wrong("online_key", problem));
@@ -264,7 +266,7 @@ impl Check<'_> {
             .map_err(|error: KeyError| self.wrong("online_key", format!("names {}: {error}", path.display())))
     }
 
-    /// A private key that others may read is no private key.
+    /// A private key that others can read is not private.
     fn private_file(&self, key: &'static str, path: &Path) -> Result<(), ConfigError> {
         let meta = std::fs::metadata(path).map_err(|error| {
             self.wrong(key, format!("names {}, which cannot be read: {error}", path.display()))

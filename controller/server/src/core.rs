@@ -1,11 +1,12 @@
-//! What the controller decides: functions of what is stored, what came, the time, and random bytes where they are needed.
-//! Each returns what to write ([`Change`]) and what to answer, or a refusal. Nothing here is asynchronous, and nothing
-//! knows the store, HTTP, SQL or logs.
+//! What the controller decides: functions of what is stored, what arrived, the time, and random bytes where
+//! needed. Each returns what to write ([`Change`]) and the answer, or a refusal. Nothing here is
+//! asynchronous, and nothing knows the store, HTTP, SQL or logging.
 //!
-//! The store reads the facts that a decision names (its `Stored`), calls it, and writes its changes, all in one
-//! transaction. It may do so again from the beginning, so a decision has no side effects.
+//! The store reads the facts that a decision names (its `Stored`), calls it and writes its changes, all in
+//! one transaction. It may run the decision again from the start, so a decision has no side effects.
 //!
-//! `rows` is at the bottom; `change` and `audit` are above it, and the decisions above those. No decision uses another one.
+//! `rows` is at the bottom; `change` and `audit` are above it, and the decisions above those. No decision
+//! uses another.
 
 pub mod access;
 pub mod audit;

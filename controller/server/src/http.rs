@@ -1,12 +1,14 @@
-//! The controller's HTTP API: its routes, and what every request goes through.
+//! The controller's HTTP API: its routes, and the layers that every request passes through.
 //!
-//! - `machine`, `operator`, `cache` and `public` hold the handlers, one file a subject. A handler's types say who must
-//!   have asked and what they sent.
-//! - `auth`, `path` and `body` are those types: who asks, what the path names, what the body says.
-//! - `problem` is the one form of a refusal, and `refusals` gives each refusal of the other rooms its status and code.
-//! - `request_peer` knows who asks in the request that is being answered; `connection` lets peers in and gives them
-//!   their turns; `memory` charges each `payer` for bodies, and `answers` for answers; `heavy` is work on many bytes.
-//! - `state` is what every request sees.
+//! - `machine`, `operator`, `cache` and `public` hold the handlers, one file per subject. A handler's types
+//!   say who must have sent the request and what it holds.
+//! - `auth`, `path` and `body` are those types: who sent it, what the path names, what the body says.
+//! - `problem` is the one form of a refusal, and `refusals` maps each refusal of the other modules to its
+//!   status and code.
+//! - `request_peer` knows who sent the request being handled; `connection` accepts peers and schedules their
+//!   turns; `memory` charges each `payer` for bodies, and `answers` for responses; `heavy` runs CPU-heavy
+//!   work.
+//! - `state` is shared by every request.
 
 mod answers;
 mod auth;
@@ -25,7 +27,7 @@ mod refusals;
 mod request_peer;
 pub(crate) mod state;
 
-/// The readers of what comes over the network that are not in the protocol, for the fuzz targets.
+/// Parsers of network input outside the protocol crate, for the fuzz targets.
 #[doc(hidden)]
 pub mod readers {
     pub use super::auth::bearer::bearer;
@@ -54,7 +56,7 @@ use state::Shared;
 
 use crate::rates::Neighbourhood;
 
-/// How long a refusal for asking too much is held back.
+/// How long a "too many" refusal is delayed.
 const LATE: Duration = Duration::from_secs(1);
 
 pub fn router(app: Shared) -> Router {
@@ -104,8 +106,8 @@ async fn other_method() -> Refused {
     refuse(StatusCode::METHOD_NOT_ALLOWED, ProblemCode::NotFound, message)
 }
 
-/// Logs each request, charges those that prove nothing to their address, and gives every refusal the one
-/// form, those of the framework too.
+/// Logs each request, charges unauthenticated ones to their address, and gives every refusal the same form,
+/// including the framework's.
 async fn outermost(State(app): State<Shared>, request: Request, next: Next) -> Response {
     let (method, path, began) =
         (request.method().clone(), request.uri().path().to_owned(), app.services.clock.awake());
@@ -133,7 +135,7 @@ async fn outermost(State(app): State<Shared>, request: Request, next: Next) -> R
     in_one_form(response).await
 }
 
-/// Whoever asks too much gets the refusal a little later: over one connection they are refused once in that
+/// Delays the refusal of a client that sends too much: over one connection it is refused at most once in that
 /// time.
 async fn late(response: Response) -> Response {
     tokio::time::sleep(LATE).await;

@@ -1,14 +1,15 @@
-//! Muster's controller: what `muster serve` runs. It knows nothing of the operators' command line.
+//! Muster's controller: what `muster serve` runs. It does not know the operators' command line.
 //!
-//! Each room uses those below it, and none above:
+//! Each module uses only those below it:
 //!
 //! - `server` starts and stops the rest.
-//! - `http` answers: who asks and what they may take is decided there, and nothing else.
-//! - `services` is what every part of the controller works with, whether a request or a loop of its own. It holds
-//!   `store`, `roots` (the chain of root files), `signer` (the online key), `wakers` (machines that wait) and `notify`
-//!   (operators who wait). None of these knows HTTP.
-//! - `rates` counts requests; `config` is read once and passed on as a value.
-//! - `core` decides: pure functions, told what is stored, what came and the time. The others use it, and it uses none.
+//! - `http` authenticates requests, applies limits and replies; it decides nothing else.
+//! - `services` is what every part of the controller works with, in a request or in a background loop:
+//!   `store`, `roots` (the chain of root files), `signer` (the online key), `wakers` (waiting machines) and
+//!   `notify` (waiting operators). None of these knows HTTP.
+//! - `rates` counts requests; `config` is read once and passed as a value.
+//! - `core` decides: pure functions of what is stored, what arrived and the time. All others use it; it uses
+//!   none.
 
 #![deny(clippy::print_stdout, clippy::print_stderr)]
 

@@ -1,4 +1,4 @@
-//! The fleet's cursor, as far as this process moved it: who waits for changes is told when it moves.
+//! The fleet's cursor, as far as this process has moved it: wakes those who wait for changes.
 
 use tokio::sync::watch;
 
@@ -14,7 +14,7 @@ impl Notify {
         Self { cursor: watch::Sender::new(cursor) }
     }
 
-    /// Tells those who wait that the cursor stands here now; an older one is no news.
+    /// Wakes those who wait, with the cursor's new position; an older one is ignored.
     pub fn changed(&self, cursor: Cursor) {
         self.cursor.send_if_modified(|held| {
             let newer = cursor > *held;
@@ -23,12 +23,12 @@ impl Notify {
         });
     }
 
-    /// Listens from now on: what happens after this call is not missed.
+    /// Subscribes: nothing that happens after this call is missed.
     pub fn listen(&self) -> watch::Receiver<Cursor> {
         self.cursor.subscribe()
     }
 
-    /// How many listen.
+    /// How many subscribers there are.
     pub fn listeners(&self) -> usize {
         self.cursor.receiver_count()
     }

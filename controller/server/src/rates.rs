@@ -1,8 +1,8 @@
 //! How many requests one machine, operator or address may send: token buckets, in bounded memory.
 //!
-//! Machines and operators are counted by who they proved to be. An address is charged only for what proved
-//! nothing (public files, and whatever is refused), so that ten thousand honest machines behind one address
-//! are never slowed down by each other, nor by somebody who floods from beside them.
+//! Machines and operators are counted once authenticated. An address is charged only for unauthenticated
+//! requests (public files, and everything refused), so that ten thousand honest machines behind one address
+//! are not slowed down by each other or by an attacker who shares the address.
 
 use std::hash::Hash;
 use std::net::IpAddr;
@@ -22,16 +22,16 @@ use crate::config::Limits;
 
 /// How many buckets of one kind are kept: a few megabytes.
 const MOST_BUCKETS: usize = 100_000;
-/// How many seconds' worth of requests may come at once.
+/// How many seconds' worth of requests may come in a burst.
 const BURST: u32 = 12;
-/// The same for the KiB of events of one machine, which come together after an outage.
+/// The same for one machine's KiB of events, which arrive together after an outage.
 const BURST_OF_REPORTS: u32 = 256;
-/// The same for an address, behind which a whole fleet may come back with bearers that have ended.
+/// The same for an address, behind which a whole fleet may come back with expired bearers.
 const BURST_OF_AN_ADDRESS: u32 = 100;
-/// The part of an operator's rate that the keys which they signed in have for themselves, together.
+/// The fraction of an operator's rate that all keys they signed in share.
 const PART_OF_READERS: u32 = 10;
 
-/// Time awake, by the clock that everybody uses.
+/// Time awake, from the shared clock.
 #[derive(Clone)]
 struct Awake(Arc<dyn Clock>);
 
@@ -44,7 +44,7 @@ impl GovernorClock for Awake {
 
 type Limiter<K> = RateLimiter<K, HashMapStateStore<K>, Awake, NoOpMiddleware<Nanos>>;
 
-/// One bucket for each key. When there are too many, full ones are forgotten; if that is not enough, all are.
+/// One bucket per key. When there are too many, full buckets are forgotten; if that is not enough, all are.
 struct Buckets<K: Hash + Eq + Clone> {
     quota: Option<Quota>,
     clock: Awake,
@@ -57,17 +57,17 @@ impl<K: Hash + Eq + Clone> Buckets<K> {
             let most = NonZeroU32::new(per_second.saturating_mul(burst)).unwrap_or(NonZeroU32::MAX);
             Quota::per_second(rate).allow_burst(most)
         });
-        // Never asked where there is no quota.
+        // Never called without a quota.
         let some = quota.unwrap_or(Quota::per_second(NonZeroU32::MIN));
         Self { quota, clock: clock.clone(), limiter: RwLock::new(limiter(some, clock)) }
     }
 
-    /// Takes one token, or says how long there is none.
+    /// Takes one token, or returns how long to wait for one.
     fn take(&self, key: &K) -> Result<(), Duration> {
         self.take_some(key, NonZeroU32::MIN)
     }
 
-    /// Takes several tokens at once, or none; of more than there can be, as many as can be.
+    /// Takes several tokens at once, or none; if that is more than the bucket holds, a full bucket.
     fn take_some(&self, key: &K, count: NonZeroU32) -> Result<(), Duration> {
         let Some(quota) = self.quota else { return Ok(()) };
         let count = count.min(quota.burst_size());
@@ -126,11 +126,11 @@ impl Rates {
     pub fn machine(&self, machine: &MachineName) -> Result<(), Duration> {
         self.machines.take(machine)
     }
-    /// A machine's request to the cache, of which one update makes many.
+    /// A machine's request to the cache; one update makes many.
     pub fn cache(&self, machine: &MachineName) -> Result<(), Duration> {
         self.cache.take(machine)
     }
-    /// So many bytes of events that a machine has stored.
+    /// Bytes of events that a machine stores.
     pub fn reports(&self, machine: &MachineName, bytes: usize) -> Result<(), Duration> {
         let kib = u32::try_from(bytes.div_ceil(1024)).unwrap_or(u32::MAX);
         self.reports.take_some(machine, NonZeroU32::new(kib).unwrap_or(NonZeroU32::MIN))
@@ -138,22 +138,22 @@ impl Rates {
     pub fn operator(&self, key: &PublicKeyBytes) -> Result<(), Duration> {
         self.operators.take(key)
     }
-    /// A request of a key that this operator signed in.
+    /// A request with a key that this operator signed in.
     pub fn reader(&self, operator: &PublicKeyBytes) -> Result<(), Duration> {
         self.readers.take(operator)
     }
-    /// A request that proved nothing.
+    /// An unauthenticated request.
     pub fn address(&self, address: Neighbourhood) -> Result<(), Duration> {
         self.addresses.take(&address)
     }
 }
 
-/// Whom an address stands for: itself, or with IPv6 the network of 64 bits that one customer has to himself.
+/// The party that an address belongs to: itself, or for IPv6 the /64 network that one customer has.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub struct Neighbourhood(u128);
 
 impl Neighbourhood {
-    /// That of a request which came by no connection.
+    /// The address of a request that arrived over no connection.
     pub const NOWHERE: Self = Self(0);
 
     pub fn of(address: IpAddr) -> Self {

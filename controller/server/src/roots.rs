@@ -1,4 +1,4 @@
-//! The fleet's chain of roots: a folder of `1.root.json`, `2.root.json` …, read again when it changes.
+//! The fleet's chain of roots: a folder of `1.root.json`, `2.root.json` …, reread when it changes.
 
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, PoisonError, RwLock};
@@ -16,14 +16,14 @@ use crate::core::roots::{MAX_ROOT_BYTES, OnlineKeyTooStrong, RootRefusal, next, 
 pub enum RootsError {
     #[error("cannot read {0}: {1}")]
     Read(PathBuf, std::io::Error),
-    #[error("{0} has more than {MAX_ROOT_BYTES} bytes, so it is no root")]
+    #[error("{0} has more than {MAX_ROOT_BYTES} bytes, so it is not a root")]
     TooLarge(PathBuf),
-    #[error("{0} is no root that machines would follow: {1}")]
+    #[error("{0} is not a root that machines would accept: {1}")]
     Bad(PathBuf, TufError),
     #[error("{0} holds no 1.root.json: `muster init` makes it")]
     Empty(PathBuf),
     #[error(
-        "the key {0} of online_key is not the one that the newest root names for timestamps: bring back \
+        "the key {0} of online_key is not the one that the newest root names for timestamps: restore \
             that key, or have the root holders sign a root with this one"
     )]
     OnlineKey(String),
@@ -31,12 +31,12 @@ pub enum RootsError {
     TooStrong(#[from] OnlineKeyTooStrong),
     #[error("the root cannot be kept in {0}: {1}; free some space, or let the controller write there")]
     Write(PathBuf, std::io::Error),
-    /// Refused by what it says itself, wherever it lies.
+    /// Refused because of its contents, wherever it is stored.
     #[error(transparent)]
     Refused(RootRefusal),
 }
 
-/// The chain as it stands in the folder, verified from its first root on.
+/// The chain as it is in the folder, verified from its first root on.
 pub struct Chain {
     files: Vec<Bytes>,
     newest: Root,
@@ -44,7 +44,7 @@ pub struct Chain {
 }
 
 impl Chain {
-    /// The fleet: SHA-256 of `1.root.json`.
+    /// The fleet ID: SHA-256 of `1.root.json`.
     pub fn fleet(&self) -> Sha256 {
         Sha256::of(self.files.first().map_or(&[], |file| &file[..]))
     }
@@ -73,7 +73,7 @@ impl Chain {
         self.newest.keys_of(Role::Root).contains(key)
     }
 
-    /// Whether this is an operator's key, or a root key.
+    /// Whether this is an operator key or a root key.
     pub fn names(&self, key: &PublicKey) -> bool {
         self.is_operator(key) || self.is_root_key(key)
     }
@@ -114,7 +114,7 @@ fn modified(folder: &Path) -> Option<SystemTime> {
     std::fs::metadata(folder).and_then(|meta| meta.modified()).ok()
 }
 
-/// The folder, and what was last read of it.
+/// The folder, and what was last read from it.
 pub struct Roots {
     folder: PathBuf,
     chain: RwLock<Arc<Chain>>,
@@ -137,7 +137,7 @@ impl Roots {
         })
     }
 
-    /// The chain of now. A folder that cannot be read leaves the last good one in force.
+    /// The current chain. If the folder cannot be read, the last good chain stays in force.
     pub fn current(&self) -> Arc<Chain> {
         let held = self.chain.read().unwrap_or_else(PoisonError::into_inner).clone();
         let changed = modified(&self.folder);
@@ -162,7 +162,7 @@ impl Roots {
         }
     }
 
-    /// The next root, if these bytes are one; nothing is kept of it yet.
+    /// The next root, if these bytes are one; it is not stored yet.
     pub fn check_next(&self, bytes: &[u8]) -> Result<Root, RootsError> {
         let chain = self.current();
         next(&chain.newest, bytes).map_err(|refusal| match refusal {
@@ -177,19 +177,19 @@ impl Roots {
         })
     }
 
-    /// Puts the next root into the folder, durably. Whoever looks at [`Roots::current`] afterwards sees it.
+    /// Writes the next root into the folder, durably. [`Roots::current`] then includes it.
     pub fn put(&self, version: u64, bytes: &[u8]) -> Result<(), RootsError> {
         use std::io::Write as _;
         let failed = |error: std::io::Error| RootsError::Write(self.folder.clone(), error);
         let mut file = tempfile::NamedTempFile::new_in(&self.folder).map_err(failed)?;
         file.write_all(bytes).and_then(|()| file.as_file().sync_all()).map_err(failed)?;
-        // Never over one that is there: somebody else may have been first.
+        // Never overwrites: another task may have been first.
         let kept = file
             .persist_noclobber(self.folder.join(format!("{version}.root.json")))
             .map_err(|error| failed(error.error))?;
         kept.set_permissions(std::os::unix::fs::PermissionsExt::from_mode(0o644)).map_err(failed)?;
         std::fs::File::open(&self.folder).and_then(|folder| folder.sync_all()).map_err(failed)?;
-        // The folder's time may stand still between two changes: it is read again whatever it says.
+        // The folder's mtime may be the same after two quick changes, so it is reread in any case.
         let chain = Chain::read(&self.folder)?;
         *self.chain.write().unwrap_or_else(PoisonError::into_inner) =
             Arc::new(Chain { changed: None, ..chain });

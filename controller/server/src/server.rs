@@ -1,4 +1,4 @@
-//! The controller's life: what it opens, in which order, and how it stops.
+//! The controller's life cycle: what it opens, in which order, and how it stops.
 
 use std::fs::{File, TryLockError};
 use std::future::Future;
@@ -29,19 +29,19 @@ use crate::signer::{OnlineKey, OnlineSigner};
 use crate::store::blobs::{BlobError, Blobs};
 use crate::store::{Store, StoreError};
 
-/// How long a client may at most take to send the head of a request.
+/// How long a client may take to send the head of a request.
 const HEAD_WAIT: Duration = Duration::from_secs(30);
-/// How large the head of a request may be.
+/// The largest head of a request, in bytes.
 const MAX_HEAD_BYTES: usize = 64 * 1024;
-/// The fewest threads that work on requests, however few processors there are.
+/// The fewest worker threads, however few processors there are.
 const FEWEST_WORKERS: usize = 12;
-/// How long requests that run may go on after the order to stop.
+/// How long running requests may continue after the server is asked to stop.
 const GRACE: Duration = Duration::from_secs(10);
-/// How often what has ended by itself is forgotten.
+/// How often expired rows are removed.
 const SWEEP: Duration = Duration::from_secs(600);
-/// How often it is looked whether a root that nobody published here came into force.
+/// How often the root folder is checked for a root that was not published here.
 const LOOK: Duration = Duration::from_secs(10);
-/// Files that the controller needs beside its connections.
+/// Open files that the controller needs besides its connections.
 const OTHER_FILES: u64 = 256;
 
 /// Why the controller does not start, or stopped.
@@ -70,7 +70,7 @@ pub enum ServerError {
     Serve(std::io::Error),
 }
 
-/// Serves until `shutdown` is done.
+/// Serves until `shutdown` completes.
 pub async fn run(config: &Path, shutdown: impl Future<Output = ()>) -> Result<(), ServerError> {
     let server = Server::start(ServerConfig::load(config)?).await?;
     tokio::pin!(shutdown);
@@ -86,13 +86,13 @@ pub async fn run(config: &Path, shutdown: impl Future<Output = ()>) -> Result<()
 
 fn ended_early(ended: Result<std::io::Result<()>, tokio::task::JoinError>) -> Result<(), ServerError> {
     match ended {
-        Ok(Ok(())) => Err(ServerError::Serve(std::io::Error::other("nobody asked for it"))),
+        Ok(Ok(())) => Err(ServerError::Serve(std::io::Error::other("it was not asked to"))),
         Ok(Err(error)) => Err(ServerError::Serve(error)),
         Err(error) => Err(ServerError::Serve(std::io::Error::other(error))),
     }
 }
 
-/// A controller that answers.
+/// A running controller.
 pub struct Server {
     address: SocketAddr,
     services: Arc<Services>,
@@ -100,7 +100,7 @@ pub struct Server {
     stopping: watch::Sender<bool>,
     serving: JoinHandle<std::io::Result<()>>,
     sweeping: JoinHandle<()>,
-    /// Held as long as the controller lives, so that no second one uses the folder.
+    /// Held as long as the controller lives, so that no second controller uses the folder.
     _lock: File,
 }
 
@@ -109,7 +109,7 @@ impl Server {
         Self::start_at(config, Arc::new(SystemClock::new())).await
     }
 
-    /// Starts with a clock of the caller's.
+    /// Starts with the given clock.
     pub async fn start_at(config: ServerConfig, clock: Arc<dyn Clock>) -> Result<Self, ServerError> {
         let lock = open_data(&config.data)?;
         let roots = Roots::open(&config.root, &config.online_key.public())?;
@@ -152,7 +152,7 @@ impl Server {
         let serving = match tls {
             None => tokio::spawn(server.acceptor(gate).serve(service)),
             Some(tls) => {
-                // The wait for a turn is within that time.
+                // This time includes the wait for a turn.
                 let tls = RustlsAcceptor::new(tls).handshake_timeout(config.limits.idle().min(HEAD_WAIT));
                 tokio::spawn(server.acceptor(tls.acceptor(gate)).serve(service))
             }
@@ -166,22 +166,22 @@ impl Server {
         Ok(Self { address, services, handle, stopping, serving, sweeping, _lock: lock })
     }
 
-    /// Where it listens, its port known.
+    /// The address it listens on, with its actual port.
     pub fn address(&self) -> SocketAddr {
         self.address
     }
 
-    /// How many machines wait in a long poll.
+    /// How many machines are waiting in a long poll.
     pub fn waiting_machines(&self) -> usize {
         self.services.wakers.len()
     }
 
-    /// How many operators wait for changes.
+    /// How many operators are waiting for changes.
     pub fn waiting_operators(&self) -> usize {
         self.services.notify.listeners()
     }
 
-    /// Ends long polls at once, lets other requests end, and closes the database.
+    /// Ends long polls at once, lets other requests finish, and closes the database.
     pub async fn stop(self) -> Result<(), ServerError> {
         self.stopping.send_replace(true);
         self.handle.graceful_shutdown(Some(GRACE));
@@ -195,27 +195,27 @@ impl Server {
     }
 }
 
-/// How many threads work on requests: more than the parties who do their worst can keep busy with long work,
-/// so that the system shares the processors out among them and the others.
+/// How many worker threads there are: more than the most abusive parties can keep busy with long work, so
+/// that the scheduler shares the processors between their requests and everyone else's.
 pub fn workers() -> usize {
     std::thread::available_parallelism().map_or(1, usize::from).max(FEWEST_WORKERS)
 }
 
-/// A server for HTTP/1 whose clients may not dawdle over the head of a request.
+/// An HTTP/1 server that limits how long the head of a request may take.
 fn http1(
     listener: TcpListener,
     handle: Handle<SocketAddr>,
     idle: Duration,
 ) -> axum_server::Server<SocketAddr> {
-    let mut server = axum_server::Server::from_listener(listener)
-        .http1_only()
-        .handle(handle)
-        .accept_error_handler(|peer, error| tracing::debug!(?peer, "a connection was not made: {error}"));
+    let mut server =
+        axum_server::Server::from_listener(listener).http1_only().handle(handle).accept_error_handler(
+            |peer, error| tracing::debug!(?peer, "a connection was not established: {error}"),
+        );
     server.http_builder().http1().header_read_timeout(idle.min(HEAD_WAIT)).max_buf_size(MAX_HEAD_BYTES);
     server
 }
 
-/// Forgets what has ended, and looks for new roots, for as long as the server lives.
+/// Removes what has expired and looks for new roots, for as long as the server lives.
 async fn sweep(services: Arc<Services>) {
     let mut since = Duration::ZERO;
     loop {
@@ -237,7 +237,7 @@ async fn sweep(services: Arc<Services>) {
     }
 }
 
-/// As many files as connections want, if the system lets us have them.
+/// Raises the limit of open files to what the connections need, if the system allows it.
 fn raise_file_limit(connections: usize) {
     use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
     let wanted = (connections as u64).saturating_add(OTHER_FILES);
@@ -251,20 +251,20 @@ fn raise_file_limit(connections: usize) {
         tracing::warn!(
             wanted,
             most,
-            "the system allows fewer open files than limits.connections wants: raise LimitNOFILE of the unit"
+            "the system allows fewer open files than limits.connections needs: raise LimitNOFILE of the unit"
         );
     }
 }
 
-/// Once the root has ended, machines take nothing new.
+/// Once the root has expired, machines accept nothing new.
 fn warn_of_end(roots: &Roots, now_s: i64) {
     let days = roots.current().newest().expires().saturating_sub(now_s).div_euclid(86_400);
     if days < 60 {
-        tracing::warn!(days, "the root ends soon: have the root holders sign the next one");
+        tracing::warn!(days, "the root expires soon: have the root holders sign the next one");
     }
 }
 
-/// The folder, ours alone.
+/// Creates the folder, readable only by us.
 fn open_data(folder: &Path) -> Result<File, ServerError> {
     let failed = |error| ServerError::Data(folder.to_owned(), error);
     std::fs::DirBuilder::new().recursive(true).mode(0o700).create(folder).map_err(failed)?;

@@ -1,5 +1,4 @@
-//! What the controller does its work with. Whoever works with it (HTTP, a loop of the controller's own) holds
-//! the same ones.
+//! What the controller works with, shared by the HTTP handlers and the controller's own loops.
 
 use std::sync::Arc;
 
@@ -23,12 +22,12 @@ pub struct Services {
     pub online: OnlineKey,
     pub clock: Arc<dyn Clock>,
     pub limits: Limits,
-    /// Machines that wait in a long poll.
+    /// Machines waiting in a long poll.
     pub wakers: Wakers,
-    /// Operators who wait for changes.
+    /// Operators waiting for changes.
     pub notify: Notify,
-    /// Held from the moment that a root comes into force until the log says so: nobody else finds it in
-    /// between. What it holds outlives a client that hangs up meanwhile.
+    /// Held while a root comes into force and until it is logged, so that no other task sees it in between.
+    /// What it holds outlives a client that hangs up.
     pub root_log: Mutex<Option<UnloggedRoot>>,
 }
 
@@ -48,17 +47,17 @@ impl Services {
         self.clock.unix_seconds()
     }
 
-    /// Who signs timestamps, if the newest root names its key. Where it does not, machines would call the
+    /// The signer of timestamps, if the newest root names its key. Otherwise machines would call the
     /// timestamp forged.
     pub fn signer(&self) -> Result<Arc<OnlineSigner>, NotNamed> {
         let chain = self.roots.current();
         self.online.signer(|key| chain.may_sign_timestamps(key)).ok_or(NotNamed)
     }
 
-    /// Puts the next root in force: its file first, then its entry in the log. From the file on the root counts,
-    /// so what hinders the entry is no reason to refuse: the entry follows as soon as it can, under the name of the
-    /// operator. A crash in between leaves a root that counts and no entry; the next start finds it and logs it as
-    /// found.
+    /// Puts the next root in force: first its file, then its entry in the log. The root is in force once the
+    /// file is written, so a failure to log it is not a refusal: the entry follows as soon as possible, under
+    /// the operator's name. A crash in between leaves a root in force without an entry; the next start logs it
+    /// as found.
     pub async fn publish_root(
         &self,
         version: u64,

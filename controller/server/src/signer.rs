@@ -1,4 +1,5 @@
-//! The online key. It signs timestamps and nothing else; no operator's or root key is ever here.
+//! The online key. It signs timestamps and nothing else; the controller never holds an operator key or a root
+//! key.
 
 use std::path::PathBuf;
 use std::sync::{Arc, PoisonError, RwLock};
@@ -15,18 +16,18 @@ use crate::core::rows::Timestamp;
 #[derive(Debug, Clone)]
 pub struct OnlineSigner {
     key: SecretKey,
-    /// How long a timestamp is good, in seconds.
+    /// How long a timestamp is valid, in seconds.
     life: i64,
 }
 
-/// The online key as its file has it; read again when a root no longer names the key that is held.
+/// The online key read from its file; reread when a root no longer names it.
 #[derive(Debug)]
 pub struct OnlineKey {
     file: PathBuf,
     held: RwLock<Arc<OnlineSigner>>,
 }
 
-/// The controller cannot sign timestamps that machines would believe.
+/// The controller cannot sign timestamps that machines would accept.
 #[derive(Debug, thiserror::Error)]
 #[error(
     "the newest root names another key for timestamps than this controller holds: put that key in the place \
@@ -39,7 +40,7 @@ impl OnlineKey {
         Self { file, held: RwLock::new(Arc::new(signer)) }
     }
 
-    /// The signer, if `named` says yes to its key, or to the one that lies in its file by now.
+    /// The signer, if `named` accepts its key or the one now in its file.
     pub fn signer(&self, named: impl Fn(&PublicKey) -> bool) -> Option<Arc<OnlineSigner>> {
         let held = self.held.read().unwrap_or_else(PoisonError::into_inner).clone();
         if named(&held.key.public()) {
@@ -67,7 +68,7 @@ impl OnlineSigner {
         Self { key, life }
     }
 
-    /// A timestamp over a snapshot, given the last version that was used.
+    /// A timestamp over a snapshot, given the last version used.
     pub fn timestamp(
         &self,
         machine: &MachineName,
@@ -81,7 +82,7 @@ impl OnlineSigner {
         Ok(Timestamp { bytes, version, expires, key: self.key.public() })
     }
 
-    /// Whether a timestamp is this key's and has half its life before it.
+    /// Whether a timestamp is signed by this key and has at least half of its lifetime left.
     pub fn is_good(&self, timestamp: &Timestamp, now_s: i64) -> bool {
         let left = timestamp.expires.saturating_sub(now_s);
         timestamp.key == self.key.public() && left >= self.life / 2

@@ -1,10 +1,12 @@
-//! What the controller remembers, behind one type: rows and changes of ours. Nothing outside `sqlite/` knows SQL.
+//! The controller's storage behind one type, in terms of our own rows and changes. Nothing outside `sqlite/`
+//! knows SQL.
 //!
 //! A command of the store (`commands`, `publication`, `drafts`, `roots`) reads the facts of a decision, lets
-//! [`crate::core`] decide, and applies its changes, all in one transaction that may be repeated whole (`Store::decide`).
-//! A check-in touches its own machine's rows alone.
+//! [`crate::core`] decide, and applies its changes, all in one transaction that may be repeated as a whole
+//! (`Store::decide`). A check-in touches only its own machine's rows.
 //!
-//! `interface` is all that a database has to do: another one is a folder beside `sqlite/` and a variant here.
+//! `interface` lists everything a database must provide: another one is a folder beside `sqlite/` and a
+//! variant here.
 
 mod answers;
 pub mod blobs;
@@ -15,7 +17,6 @@ mod publication;
 mod roots;
 mod sqlite;
 
-use std::collections::BTreeMap;
 use std::future::Future;
 use std::path::Path;
 
@@ -31,10 +32,10 @@ use crate::core::{
     checkin, drafts as draft, enrolment, machines, publication as publishing, reports, requests,
 };
 
-pub use answers::{Applied, Committed, Cursor, File, News, Told};
+pub use answers::{Applied, Committed, Cursor, EventsByGeneration, File, GenerationEvents, News};
 pub use error::{Failed, StoreError};
 
-/// The databases that there are, each with the same functions: those listed are all that the store asks of one.
+/// The supported databases, each with the same functions: those listed are all that the store needs.
 macro_rules! interface {
     (reads: $($(#[$doc:meta])* fn $name:ident($($argument:ident: $type:ty),*) -> $output:ty;)*) => {
         $($(#[$doc])*
@@ -64,7 +65,7 @@ impl Database {
         }
     }
 
-    /// A transaction that only reads; it sees one state of the database and holds up nobody.
+    /// A read-only transaction; it sees one snapshot of the database and blocks nobody.
     async fn view(&self) -> Result<Transaction, StoreError> {
         match self {
             Self::Sqlite(database) => database.view().await.map(Transaction::Sqlite),
@@ -78,61 +79,62 @@ impl Database {
     }
 
     interface! { reads:
-        /// Where the fleet's changes stand.
+        /// The fleet's cursor.
         fn cursor() -> Cursor;
         fn machine(name: &MachineName) -> Option<Machine>;
-        /// All of them, by name.
+        /// All machines, by name.
         fn machines() -> Vec<Machine>;
         fn machine_key(name: &MachineName) -> Option<KnownMachine>;
         fn news(name: &MachineName) -> News;
-        /// Whose bearer this is the hash of, if it is good now.
+        /// The principal of the bearer with this hash, if it is valid now.
         fn principal(bearer: &Sha256, now_s: i64) -> Option<Principal>;
-        /// Remembers a nonce, in a transaction of its own; false if it was known.
+        /// Records a nonce, in a transaction of its own; false if it is already known.
         fn use_nonce(key: &PublicKey, nonce: &[u8; 16], expires: i64) -> bool;
-        /// The attacks that a machine reported, the newest first.
+        /// The attacks that a machine reported, newest first.
         fn attacks(machine: &MachineName, limit: u32) -> Vec<AttackView>;
-        /// The entries of the audit log after `after`, the oldest first.
+        /// The entries of the audit log after `after`, oldest first.
         fn audit(after: u64, limit: u32) -> Page;
-        /// The newest root that the log knows.
+        /// The newest root in the log.
         fn logged_root() -> u64;
         fn file(machine: &MachineName, file: File) -> Option<Vec<u8>>;
-        /// The newest generations of a machine, of those before one where it is given.
+        /// The newest generations of a machine, only those before `before` if it is given.
         fn generations(machine: &MachineName, before: Option<Generation>, limit: u32) -> Vec<Published>;
-        /// The events of some generations of a machine: of all together no more than an answer holds.
-        fn events(machine: &MachineName, generations: &[Generation]) -> BTreeMap<Generation, Told>;
-        /// Every draft that waits, the oldest first.
+        /// The events of some generations of a machine, together no more than fit in one response.
+        fn events(machine: &MachineName, generations: &[Generation]) -> EventsByGeneration;
+        /// Every waiting draft, oldest first.
         fn drafts(now_s: i64) -> Vec<StoredDraft>;
-        /// The drafts whose IDs begin like this, two at most, each as a text of JSON.
+        /// The drafts whose IDs have this prefix, two at most, each as JSON text.
         fn drafts_beginning(prefix: &str, now_s: i64) -> Vec<(Sha256, String)>;
     }
 }
 
-/// A transaction of one of them: the facts that decisions want, and their changes. Dropped, it leaves nothing behind.
+/// A transaction of one of them: the facts that decisions need, and their changes. Dropped, it is rolled
+/// back.
 enum Transaction {
     Sqlite(sqlite::Transaction),
 }
 
 impl Transaction {
     interface! { facts:
-        /// For a check-in by this key, which may bring a new one.
+        /// For a check-in with this key, which may bring a new one.
         fn check_in(
             machine: &MachineName, key: &PublicKey, new_key: Option<&PublicKey>, now: UnixMillis
         ) -> Option<checkin::Stored>;
-        /// For an enrolment of this key by this token.
+        /// For an enrolment of this key with this token.
         fn enrolment(token: &Sha256, key: &PublicKey) -> Option<enrolment::Stored>;
-        /// For a batch of events by this key.
+        /// For a batch of events signed with this key.
         fn report(batch: &reports::Batch<'_>, key: &PublicKey, now: UnixMillis) -> Option<reports::Stored>;
         fn known(machine: &MachineName) -> Option<machines::Stored>;
         fn token_taken(token: &Sha256) -> bool;
-        /// For a request to a machine that is enrolled.
+        /// For a request to an enrolled machine.
         fn asking(machine: &MachineName) -> Option<requests::Stored>;
-        /// For a generation that is offered.
+        /// For an offered generation.
         fn publishing(machine: &MachineName, offered: Generation) -> Option<publishing::Stored>;
-        /// None where nothing was published in this epoch.
+        /// `None` if nothing was published in this epoch.
         fn timestamp(machine: &MachineName, epoch: Epoch) -> Option<publishing::Current>;
         fn draft(id: &Sha256) -> draft::Stored;
         fn root_logged() -> u64;
-        /// Applies changes in their order. What the log is told is chained to its newest entry.
+        /// Applies changes in order. Audit entries are chained to the newest entry of the log.
         fn apply(changes: &[Change]) -> Applied;
     }
 
@@ -143,7 +145,7 @@ impl Transaction {
     }
 }
 
-/// How often a decision is tried whose transaction is undone in favour of another one.
+/// How often a decision is tried when its transaction conflicts with another.
 const TRIES: u32 = 8;
 
 #[derive(Debug, Clone)]
@@ -152,7 +154,7 @@ pub struct Store {
 }
 
 impl Store {
-    /// Opens `muster.db` in `folder`, makes it if need be, and brings it to the newest form.
+    /// Opens `muster.db` in `folder`, creates it if needed, and migrates it to the newest schema.
     pub async fn open(folder: &Path, fleet: &Sha256) -> Result<Self, StoreError> {
         let sqlite = sqlite::Sqlite::open(&folder.join("muster.db"), fleet).await?;
         Ok(Self { database: Database::Sqlite(sqlite) })
@@ -162,8 +164,8 @@ impl Store {
         self.database.close().await;
     }
 
-    /// Carries out a decision: reads its facts, decides and writes, all in one transaction. All of it is repeated where the
-    /// database undid the transaction in favour of another one, so neither closure may have an effect.
+    /// Carries out a decision: reads its facts, decides and writes, all in one transaction. All of it is
+    /// repeated if the transaction conflicts with another, so neither closure may have side effects.
     async fn decide<S, A, E, R>(
         &self,
         facts: impl Fn(Transaction) -> R,
@@ -199,8 +201,8 @@ impl Store {
         Ok(Committed { answer, applied })
     }
 
-    /// The same for a decision that mostly changes nothing, or that anybody may cause: it is made on a view first, and again
-    /// in a transaction that writes if there is something to write.
+    /// The same for a decision that rarely changes anything, or that anybody can cause: it is made on a
+    /// read-only view first, and again in a write transaction if there is something to write.
     async fn consider<S, A, E, R>(
         &self,
         facts: impl Fn(Transaction) -> R,
@@ -219,7 +221,7 @@ impl Store {
     }
 }
 
-/// For a decision that wants no facts.
+/// For a decision that needs no facts.
 async fn nothing(transaction: Transaction) -> Result<(Transaction, ()), StoreError> {
     Ok((transaction, ()))
 }

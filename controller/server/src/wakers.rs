@@ -1,4 +1,4 @@
-//! Long polls that wait, by machine. Only polls that are open take room here.
+//! Waiting long polls, by machine. Only open polls take up memory here.
 
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, PoisonError};
@@ -17,8 +17,8 @@ pub struct Wakers {
 }
 
 impl Wakers {
-    /// Listens from now on: what happens after this call is not missed. None where too many of this machine
-    /// wait.
+    /// Subscribes: nothing that happens after this call is missed. `None` if too many polls of this machine
+    /// are waiting.
     pub fn listen(&self, machine: &MachineName) -> Option<Listener> {
         let mut waiting = self.waiting.lock().unwrap_or_else(PoisonError::into_inner);
         let sender = waiting.entry(machine.clone()).or_default();
@@ -37,7 +37,7 @@ impl Wakers {
         }
     }
 
-    /// How many machines wait.
+    /// How many machines are waiting.
     pub fn len(&self) -> usize {
         self.waiting.lock().unwrap_or_else(PoisonError::into_inner).len()
     }
@@ -55,7 +55,7 @@ pub struct Listener {
 
 impl Listener {
     pub async fn woken(&mut self) {
-        // The sender lives as long as a listener does.
+        // The sender lives as long as any receiver.
         let _ = self.receiver.changed().await;
     }
 }

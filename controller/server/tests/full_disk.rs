@@ -1,8 +1,8 @@
 //! A controller whose disk is full.
 //!
-//! The one test runs again in a mount namespace of its own, where a small disk can be had. It is alone in its
-//! program: a process on its way to another program holds, for that moment, what it inherited, the locks of
-//! other tests' folders too.
+//! The one test reruns itself in a mount namespace of its own, where a small disk is available. It is the
+//! only test in its binary: a process between fork and exec briefly holds what it inherited, including the
+//! locks of other tests' folders.
 #![cfg(target_os = "linux")]
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 
@@ -45,7 +45,7 @@ fn outside() {
 }
 
 async fn inside() {
-    // The disk is what is to give out, not the machine's tokens.
+    // The disk should run out, not the machine's rate.
     let fleet = Fleet::start_with("[limits]\nmachine_per_second = 0").await;
     let mut machine = fleet.enrolled("cinnabar", Class::Nixos).await;
     let operator = fleet.session().await;
@@ -54,7 +54,7 @@ async fn inside() {
         let request = fleet.http.put(fleet.url(&path)).bearer_auth(&operator);
         Answer::of(request.body(nar)).await
     };
-    // Larger than what is left; small enough to be sent whole before the answer.
+    // Larger than the remaining space; small enough to be sent completely before the response.
     let message = put(vec![1; 7_000_000]).await.refused(507, ProblemCode::StorageFull);
     assert!(message.contains("free some space"), "{message}");
     let nars = fleet.dir.path().join("data/blobs/nar");
@@ -72,7 +72,7 @@ async fn inside() {
         }
         held.push(path);
     }
-    // Some check-ins still find room in the write-ahead log; then one does not.
+    // Some check-ins still fit in the write-ahead log; then one does not.
     let mut refused = None;
     for _ in 0..2000 {
         machine.seq += 1;
@@ -86,7 +86,7 @@ async fn inside() {
     for path in held {
         std::fs::remove_file(path).unwrap();
     }
-    // The same check-in again: it was not kept, so it is no repetition.
+    // The same check-in again: it was not stored, so it is not a repetition.
     let again = machine.checkin(&fleet, machine.seq);
     machine.send_checkin(&fleet, &again).await.good::<CheckInReply>();
     assert_eq!(put(vec![1; 100_000]).await.status, StatusCode::CREATED);

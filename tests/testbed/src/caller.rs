@@ -1,4 +1,4 @@
-//! Anybody who speaks to the controller by hand, with whatever keys he has.
+//! A client that talks to the controller by hand, with whatever keys it has.
 
 use std::path::Path;
 use std::time::Duration;
@@ -12,7 +12,7 @@ use muster_protocol::operator::{Request, RequestSignature, Session};
 use reqwest::Method;
 use serde::de::DeserializeOwned;
 
-/// What came back.
+/// A response.
 #[derive(Debug, Clone)]
 pub struct Answered {
     pub status: u16,
@@ -36,7 +36,7 @@ impl Answered {
     }
 }
 
-/// Speaks to one controller, over connections of its own.
+/// A client of one controller, with its own connections.
 pub struct Caller {
     base: String,
     fleet: Sha256,
@@ -45,7 +45,7 @@ pub struct Caller {
 }
 
 impl Caller {
-    /// `address` is where the controller listens; `first_root` the file that its fleet is named by.
+    /// `address` is where the controller listens; `first_root` is the file whose hash is the fleet's ID.
     pub fn new(address: &str, first_root: &Path) -> Result<Self> {
         let _ = rustls::crypto::ring::default_provider().install_default();
         Ok(Self {
@@ -90,7 +90,7 @@ impl Caller {
         self.ask(&Method::GET, path, &headers, Vec::new())
     }
 
-    /// The header of a request that `key` signs, now or at another time.
+    /// The header of a request signed by `key`, now or `off` seconds from now.
     pub fn signature(
         &self,
         key: &SecretKey,
@@ -105,13 +105,13 @@ impl Caller {
         Ok(serde_json::to_string(&signed)?)
     }
 
-    /// A request that an operator, or somebody who would be one, signs.
+    /// A request signed by an operator, or by someone posing as one.
     pub fn operate(&self, key: &SecretKey, method: &Method, path: &str, body: Vec<u8>) -> Result<Answered> {
         let signature = self.signature(key, method, path, &body, 0)?;
         self.ask(method, path, &[(api::OPERATOR_SIGNATURE, signature)], body)
     }
 
-    /// A body that a machine, or somebody who would be one, signs.
+    /// A body signed by a machine, or by someone posing as one.
     pub fn post_as(
         &self,
         key: &SecretKey,

@@ -1,4 +1,4 @@
-//! A copy of the example flake, in which a generation is a changed file, and the operator's Nix.
+//! A copy of the example flake, where a changed file makes a generation, and the operator's Nix.
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -17,7 +17,7 @@ pub struct Listed {
     pub name: String,
     pub system: System,
     pub tags: Vec<String>,
-    /// Its folder, where it uses the host's store.
+    /// Its folder, if it uses the host's store.
     pub root: Option<PathBuf>,
 }
 
@@ -35,7 +35,7 @@ pub struct Fixture {
     folder: PathBuf,
 }
 
-/// The fixtures as they lie in the repository.
+/// The fixtures in the repository.
 fn source() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("../fixtures/fleet")
 }
@@ -48,12 +48,12 @@ impl Fixture {
         let fixture = Self { folder };
         copy(&source(), &fixture.flake())?;
         fs::rename(fixture.flake().join("words"), fixture.words())?;
-        // No other fleet has these words, so that no store can have them by chance.
+        // No other fleet has this text, so no store can have it by chance.
         let own = muster_protocol::ids::to_hex(&muster_protocol::random::bytes::<16>()?);
         fs::write(fixture.words().join("own"), format!("{own}\n"))?;
         let flake = fixture.flake().join("flake.nix");
         let text = fs::read_to_string(&flake)?;
-        // Nix before 2.26 wants an absolute path here.
+        // Nix before 2.26 needs an absolute path here.
         let input = format!("path:{}", fixture.words().display());
         fs::write(&flake, text.replace("path:./words", &input))?;
         let listed = machines.iter().map(|machine| {
@@ -76,7 +76,7 @@ impl Fixture {
         self.folder.join("flake")
     }
 
-    /// The locked input's source. Nix has copied it once the flake was locked.
+    /// The source of the locked input. Nix copies it when the flake is locked.
     pub fn words(&self) -> PathBuf {
         self.folder.join("words")
     }
@@ -86,7 +86,7 @@ impl Fixture {
         format!("local?root={}", self.folder.join("operator").display())
     }
 
-    /// The environment of everything that the operator runs.
+    /// The environment of every command of the operator.
     pub fn environment(&self) -> [(&'static str, String); 5] {
         let home = self.folder.join("operator");
         [
@@ -94,7 +94,7 @@ impl Fixture {
             ("NIX_REMOTE", self.store()),
             ("HOME", home.display().to_string()),
             ("XDG_CACHE_HOME", home.join("cache").display().to_string()),
-            // None: whoever runs the tests has one.
+            // Unset: whoever runs the tests may have one.
             ("XDG_RUNTIME_DIR", home.join("none").display().to_string()),
         ]
     }
@@ -107,25 +107,25 @@ impl Fixture {
         command
     }
 
-    /// Says how the next generation behaves: `what` is a file's name in `behaviour/`.
+    /// Sets how the next generation behaves: `what` is the name of a file in `behaviour/`.
     pub fn say(&self, what: &str, text: &str) -> Result<()> {
         Ok(fs::write(self.flake().join("behaviour").join(what), format!("{text}\n"))?)
     }
 
-    /// Back to what the flake says without that file.
+    /// Removes that file, so that the flake's default applies.
     pub fn unsay(&self, what: &str) -> Result<()> {
         fs::remove_file(self.flake().join("behaviour").join(what))
             .with_context(|| format!("behaviour/{what}"))
     }
 
-    /// An attribute's derivation, by plain Nix.
+    /// An attribute's derivation, from plain Nix.
     pub fn derivation(&self, attribute: &str) -> Result<StorePath> {
         let reference = format!("{}#{attribute}.drvPath", self.flake().display());
         let path = finish(self.nix("nix").args(["eval", "--raw", &reference]))?;
         Ok(path.trim().parse()?)
     }
 
-    /// What Nix says that it will build to.
+    /// The output path that Nix predicts for it.
     pub fn output(&self, attribute: &str) -> Result<StorePath> {
         let reference = format!("{}#{attribute}.outPath", self.flake().display());
         let path = finish(self.nix("nix").args(["eval", "--raw", &reference]))?;
@@ -138,7 +138,7 @@ impl Fixture {
     }
 }
 
-/// The attribute with a machine's system.
+/// The attribute of a machine's system.
 pub fn attribute(machine: &Listed) -> String {
     match machine.class() {
         Class::Nixos => format!("nixosConfigurations.{}.config.system.build.toplevel", machine.name),

@@ -1,4 +1,5 @@
-//! A whole fleet for one test: flake, controller, machines in folders. Everything of it ends with the value.
+//! A whole fleet for one test: flake, controller, machines in folders. All of it ends when the value is
+//! dropped.
 
 use std::collections::BTreeMap;
 use std::fs;
@@ -16,11 +17,11 @@ use rustix::process::Signal;
 
 use crate::fixture::{Fixture, Listed};
 use crate::machine::{Machine, Plan};
+use crate::printed;
 use crate::programs;
 use crate::stand_in::processes;
-use crate::told;
 
-/// How long anything may take that is waited for.
+/// The longest wait for anything.
 pub const PATIENCE: Duration = Duration::from_secs(90);
 const LOOK_AGAIN: Duration = Duration::from_millis(50);
 
@@ -30,18 +31,18 @@ pub struct Fleet {
     listed: Vec<Listed>,
     /// Where the controller listens.
     pub address: String,
-    /// Where machines and operators are told that it listens.
+    /// The address that machines and operators are given.
     pub url: String,
     server: Option<Child>,
     folder: tempfile::TempDir,
 }
 
-/// What a test wants otherwise than usual.
+/// A test's deviations from the default.
 #[derive(Debug, Clone, Default)]
 pub struct Wishes {
-    /// The URL that machines and operators are given, when it is not the controller's own.
+    /// The URL that machines and operators are given, if it is not the controller's own.
     pub url: Option<String>,
-    /// Machines with nothing on them, not even a first system.
+    /// Empty machines, without even a first system.
     pub bare: bool,
 }
 
@@ -113,7 +114,7 @@ impl Fleet {
         self.folder.path()
     }
 
-    /// What `muster init` made.
+    /// What `muster init` created.
     pub fn config_folder(&self) -> PathBuf {
         self.folder.path().join("fleet")
     }
@@ -127,7 +128,7 @@ impl Fleet {
         &self.machines[name]
     }
 
-    /// A command of the operator's.
+    /// Runs a command of the operator.
     pub fn muster(&self, arguments: &[&str]) -> Result<Command> {
         let mut command = Command::new(programs::find("muster")?);
         command
@@ -144,7 +145,7 @@ impl Fleet {
         Ok(self.muster(arguments)?.output()?)
     }
 
-    /// Runs a command that must succeed; what it printed.
+    /// Runs a command that must succeed; returns its output.
     pub fn must(&self, arguments: &[&str]) -> Result<String> {
         let output = self.run(arguments)?;
         ensure!(output.status.success(), "muster {} failed: {}", arguments.join(" "), said(&output));
@@ -202,7 +203,7 @@ impl Fleet {
         Ok(self.server.as_mut().is_some_and(|child| matches!(child.try_wait(), Ok(None))))
     }
 
-    /// The process that serves.
+    /// The ID of the controller's process.
     pub fn controller_pid(&self) -> Result<u32> {
         Ok(self.server.as_ref().context("the controller does not run")?.id())
     }
@@ -222,7 +223,7 @@ impl Fleet {
         Ok(token)
     }
 
-    /// A command of the machine's agent.
+    /// Runs a command of the machine's agent.
     pub fn agent(&self, name: &str, arguments: &[&str]) -> Result<Output> {
         let machine = self.machine(name);
         let mut command = Command::new(programs::find("muster-agent")?);
@@ -262,7 +263,7 @@ impl Fleet {
     }
 
     pub fn status(&self) -> Result<Vec<MachineView>> {
-        told::read(&self.must(&["status", "--all", "--json"])?)
+        printed::read(&self.must(&["status", "--all", "--json"])?)
     }
 
     pub fn view(&self, name: &str) -> Result<MachineView> {
@@ -271,10 +272,10 @@ impl Fleet {
     }
 
     pub fn history(&self, name: &str) -> Result<Vec<HistoryEntry>> {
-        told::read(&self.must(&["history", name, "--json"])?)
+        printed::read(&self.must(&["history", name, "--json"])?)
     }
 
-    /// Everything that the machine told of a generation.
+    /// Everything that the machine reported about a generation.
     pub fn events(&self, name: &str, generation: u64) -> Result<Vec<EventKind>> {
         let generation = Generation::new(generation)?;
         let history = self.history(name)?;
@@ -338,7 +339,7 @@ impl Fleet {
         Ok(())
     }
 
-    /// The ends of the logs, for a test that failed.
+    /// The ends of the logs, for a failed test.
     pub fn logs(&self, name: &str) -> String {
         let tail = |text: String| {
             let lines: Vec<&str> = text.lines().collect();
@@ -359,7 +360,7 @@ pub fn pids_with(machine: &Machine, words: &[&str]) -> Vec<i32> {
     processes::of_folder(machine.root.folder()).into_iter().filter(fits).collect()
 }
 
-/// What a command said, for an error.
+/// A command's output, for an error message.
 pub fn said(output: &Output) -> String {
     format!(
         "{}\n{}{}",

@@ -1,4 +1,4 @@
-//! A machine in a folder: made, given its first system, turned on and off.
+//! A machine in a folder: created, given its first system, turned on and off.
 
 use std::fs;
 use std::os::unix::fs::{PermissionsExt as _, symlink};
@@ -17,26 +17,26 @@ use crate::stand_in::init::PID;
 use crate::stand_in::processes;
 use crate::stand_in::wire::{Request, ask};
 
-/// The names under which `muster-machine` lies in a machine's `bin`.
+/// The names of `muster-machine` in a machine's `bin`.
 pub const ROLES: [&str; 6] = ["init", "own-session", "in-machine", "launchctl", "systemctl", "systemd-run"];
 /// The agent's job on a Mac, and its unit on NixOS.
 pub const AGENT_LABEL: &str = "org.muster.agent";
 /// nix-darwin's own job at boot.
 pub const BOOT_JOB: &str = "/Library/LaunchDaemons/org.nixos.activate-system.plist";
 pub const AGENT_UNIT: &str = "muster-agent.service";
-/// How long a machine may take to come up or go down.
+/// How long a machine may take to start or stop.
 const POWER: Duration = Duration::from_secs(60);
 
-/// What a machine is made of.
+/// How to make a machine.
 #[derive(Debug, Clone)]
 pub struct Plan {
     pub class: Class,
     pub system: System,
     /// The program to run as the agent.
     pub agent: PathBuf,
-    /// Whether it has a Nix store of its own. Where it has none it uses the host's.
+    /// Whether it has a Nix store of its own; otherwise it uses the host's.
     pub own_store: bool,
-    /// The agent's long poll, in seconds.
+    /// The wait of the agent's long poll, in seconds.
     pub poll_seconds: u64,
     /// `RUST_LOG` of the agent.
     pub log: String,
@@ -62,7 +62,7 @@ pub struct Machine {
 }
 
 impl Machine {
-    /// Makes the folder. It must not exist or be empty.
+    /// Creates the folder, which must be empty or not exist yet.
     pub fn make(folder: &Path, plan: &Plan) -> Result<Self> {
         fs::create_dir_all(folder)?;
         ensure!(fs::read_dir(folder)?.next().is_none(), "{} is not empty", folder.display());
@@ -131,8 +131,8 @@ impl Machine {
         let mut store = String::new();
         if plan.own_store {
             let shell = programs::static_shell().context(
-                "a machine with a store of its own needs a static busybox for its builds: install busybox-static, \
-                 or set MUSTER_BUSYBOX",
+                "a machine with a store of its own needs a static busybox for its builds: install \
+                 busybox-static, or set MUSTER_BUSYBOX",
             )?;
             settings.push_str(&format!(
                 "sandbox-paths = /bin/sh={}\nsandbox-fallback = false\n",
@@ -164,8 +164,9 @@ impl Machine {
         let text = match plan.class {
             Class::Nixos => format!(
                 "[Unit]\nDescription=Muster's agent\n\n[Service]\nExecStart={agent} --config {config} run\n\
-                 Environment=HOME={home} XDG_CACHE_HOME={home}/.cache RUST_LOG={log} RUST_BACKTRACE=1\nRestart=always\n\
-                 RestartSec=200ms\nTimeoutStopSec=5\nX-RestartIfChanged=false\nX-StopIfChanged=false\n\n\
+                 Environment=HOME={home} XDG_CACHE_HOME={home}/.cache RUST_LOG={log} RUST_BACKTRACE=1\n\
+                 Restart=always\nRestartSec=200ms\nTimeoutStopSec=5\n\
+                 X-RestartIfChanged=false\nX-StopIfChanged=false\n\n\
                  [Install]\nWantedBy=multi-user.target\n"
             ),
             Class::Darwin => format!(
@@ -217,7 +218,8 @@ impl Machine {
         Ok(())
     }
 
-    /// Gives the machine its first system, as an installer does: copied from the store `from`, set as the profile.
+    /// Gives the machine its first system, as an installer does: copied from the store `from`, and set as the
+    /// profile.
     pub fn install(&self, derivation: &StorePath, from: &str) -> Result<StorePath> {
         let folder = self.root.folder().display();
         let config = fs::read_to_string(self.configuration())?;
@@ -225,7 +227,8 @@ impl Machine {
         let settings = if own_store {
             let shell = programs::static_shell().context("there is no static busybox")?;
             format!(
-                "sandbox-paths = /bin/sh={}\nextra-platforms = aarch64-darwin x86_64-darwin x86_64-linux aarch64-linux\n",
+                "sandbox-paths = /bin/sh={}\n\
+                 extra-platforms = aarch64-darwin x86_64-darwin x86_64-linux aarch64-linux\n",
                 shell.display()
             )
         } else {
@@ -267,7 +270,8 @@ impl Machine {
         if self.class() == Class::Nixos {
             fs::write(self.root.at("/boot/entry"), format!("default {output}\n"))?;
         }
-        // An installer leaves the files of the first system in place; activation finds nothing foreign.
+        // An installer leaves the files of the first system in place, so that activation finds nothing
+        // foreign.
         let files = self.physical(&output);
         let greeting = files.join("etc/greeting");
         match self.class() {
@@ -297,13 +301,13 @@ impl Machine {
         if config.contains("\nstore = ") { self.root.at("/nix/store") } else { PathBuf::from("/nix/store") }
     }
 
-    /// Where the files of a store path lie.
+    /// Where the files of a store path are.
     pub fn physical(&self, path: &StorePath) -> PathBuf {
         let inside = self.root.at(path.as_str());
         if inside.exists() { inside } else { PathBuf::from(path.as_str()) }
     }
 
-    /// The system that the machine runs, as it is found by looking.
+    /// The system that the machine runs, as observed.
     pub fn running(&self) -> Option<StorePath> {
         fs::read_link(self.root.at("/run/current-system")).ok()?.to_str()?.parse().ok()
     }
@@ -329,7 +333,7 @@ impl Machine {
         ask(&self.root, &Request::List).is_ok()
     }
 
-    /// Turns the machine on and waits until it is.
+    /// Turns the machine on and waits until it is up.
     pub fn start(&self) -> Result<()> {
         ensure!(!self.is_on(), "the machine in {} is on already", self.root.folder().display());
         let log = fs::OpenOptions::new().create(true).append(true).open(self.root.at("/var/log/init.log"))?;
@@ -351,17 +355,18 @@ impl Machine {
             ensure!(clock.awake() < POWER, "the machine did not come up");
             std::thread::sleep(Duration::from_millis(5));
         }
-        // What a Mac runs is what its boot has linked.
+        // A Mac runs the system that its boot has linked.
         while self.root.at(BOOT_JOB).exists() && self.running().is_none() {
             ensure!(clock.awake() < POWER, "the machine's boot linked no system");
             std::thread::sleep(Duration::from_millis(5));
         }
-        // Reaped in the background: whoever made the machine may live longer than it.
+        // Reaped in the background: the process that created the machine may outlive it.
         std::thread::spawn(move || init.wait());
         Ok(())
     }
 
-    /// Turns the machine off, in order or as a power failure does, and waits until nothing of it runs.
+    /// Turns the machine off, in order or like a power failure, and waits until none of its processes is
+    /// left.
     pub fn stop(&self, power_failure: bool) -> Result<()> {
         let pid = fs::read_to_string(self.root.at(PID)).ok().and_then(|text| text.trim().parse::<i32>().ok());
         let asked = ask(&self.root, &Request::Off { power_failure });
@@ -375,7 +380,7 @@ impl Machine {
         Ok(())
     }
 
-    /// Ends what still runs out of this folder, each by its id. Only Linux can tell.
+    /// Kills the processes that still run from this folder, each by its ID. Only possible on Linux.
     pub fn sweep(&self) {
         for signal in [rustix::process::Signal::TERM, rustix::process::Signal::KILL] {
             let clock = SystemClock::new();
@@ -401,7 +406,7 @@ fn install_stand_ins(root: &Root) -> Result<()> {
             fs::copy(&own, &place)?;
         }
     }
-    // launchd's path knows no Nix; on NixOS and Macs it lies elsewhere.
+    // launchd's path does not include Nix, whose place differs between NixOS and Macs.
     for name in ["nix", "nix-store", "nix-env", "nix-build", "nix-instantiate", "nix-daemon"] {
         if let Some(file) = programs::of_the_host(name).filter(|file| !file.starts_with("/usr/bin")) {
             symlink(file, root.at("/bin").join(name))?;
@@ -410,7 +415,7 @@ fn install_stand_ins(root: &Root) -> Result<()> {
     Ok(())
 }
 
-/// Runs a command to its end; its output, or an error with what it said.
+/// Runs a command to its end; returns its output, or an error with what it printed.
 pub fn finish(command: &mut Command) -> Result<String> {
     let output =
         command.stdin(Stdio::null()).output().with_context(|| format!("{command:?} cannot be run"))?;

@@ -1,13 +1,13 @@
-//! Where a machine in a folder keeps what a real one keeps at `/`.
+//! The folder of a machine, with what a real one keeps at `/`.
 
 use std::fs;
 use std::path::{Component, Path, PathBuf};
 
 use anyhow::{Context as _, Result, bail};
 
-/// The file that marks a machine's folder. Nothing is ever done to a folder without it.
+/// The file that marks a machine's folder. A folder without it is never touched.
 pub const MARK: &str = "stand-in-machine";
-/// Links are followed this often before they count as a loop.
+/// After this many links a path counts as a loop.
 const MAX_LINKS: usize = 40;
 
 /// The folder of one machine.
@@ -25,7 +25,7 @@ impl Root {
         Ok(Self(folder))
     }
 
-    /// The machine in whose `bin` this program lies.
+    /// The machine whose `bin` contains this program.
     pub fn of_this_program() -> Result<Self> {
         let program = std::env::current_exe().context("this program cannot find itself")?;
         let folder = program.parent().and_then(Path::parent).context("this program lies in no machine")?;
@@ -36,7 +36,7 @@ impl Root {
         &self.0
     }
 
-    /// Where the machine keeps `path`, links not followed. A path inside the folder stays as it is.
+    /// Where the machine keeps `path`, without following links. A path inside the folder is unchanged.
     pub fn at(&self, path: impl AsRef<Path>) -> PathBuf {
         let path = path.as_ref();
         if path.starts_with(&self.0) {
@@ -45,8 +45,8 @@ impl Root {
         self.0.join(path.strip_prefix("/").unwrap_or(path))
     }
 
-    /// Follows every link as the machine sees it. What the machine lacks (`/bin/sh`, or the host's Nix store) is the
-    /// host's.
+    /// Follows every link as the machine sees it. What the machine lacks (`/bin/sh`, or the host's Nix store)
+    /// is taken from the host.
     pub fn resolve(&self, path: &Path) -> Result<PathBuf> {
         let mut wanted = path.to_path_buf();
         for _ in 0..MAX_LINKS {

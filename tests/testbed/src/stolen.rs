@@ -1,4 +1,4 @@
-//! A fleet whose every word goes through a thief, who holds the controller's folder too.
+//! A fleet whose traffic passes through a thief, who also has the controller's folder.
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -21,15 +21,16 @@ pub struct Stolen {
     pub thief: Thief,
 }
 
-/// What no attack may change of a machine.
+/// What no attack may change about a machine.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Untouched {
     pub running: Option<StorePath>,
     pub profile: Option<StorePath>,
-    /// The generation that is stored as verified. (A snapshot that an operator signed may be newer than this: it is
-    /// kept before its targets are asked for, as TUF wants it.)
+    /// The generation stored as verified. (A snapshot signed by an operator may be newer: as TUF requires, it
+    /// is stored before its targets are fetched.)
     pub generation: Vec<(String, Vec<u8>)>,
-    /// All that is stored of timestamp and snapshot, which an attack may make newer and never another machine's.
+    /// Everything stored of timestamp and snapshot; an attack may make them newer, but never another
+    /// machine's.
     pub floor: String,
 }
 
@@ -52,12 +53,12 @@ impl Stolen {
         Ok(Self { fleet, thief })
     }
 
-    /// Somebody who speaks to the controller itself.
+    /// A client of the controller itself.
     pub fn caller(&self) -> Result<Caller> {
         Caller::new(&self.fleet.address, &self.fleet.controller_folder().join("root/1.root.json"))
     }
 
-    /// The one key that lies on the controller.
+    /// The only key on the controller.
     pub fn online_key(&self) -> Result<SecretKey> {
         key_in(&self.fleet.controller_folder().join("online.pem"))
     }
@@ -67,7 +68,7 @@ impl Stolen {
         self.fleet.machine(name).root.at("/var/lib/muster")
     }
 
-    /// Everything of a machine's repository that went by, the oldest first.
+    /// Everything of a machine's repository that passed through, oldest first.
     pub fn recorded(&self, name: &str) -> Vec<Answer> {
         let of = format!("/machines/{name}/tuf/");
         self.thief
@@ -77,7 +78,7 @@ impl Stolen {
             .collect()
     }
 
-    /// Has the machine ask the controller now.
+    /// Makes the machine contact the controller now.
     pub fn ask(&self, name: &str) -> Result<()> {
         let asked = self.fleet.agent(name, &["check-now"])?;
         ensure!(asked.status.success(), "{name} cannot be asked: {}", crate::fleet::said(&asked));
@@ -100,7 +101,7 @@ impl Stolen {
     }
 }
 
-/// Copies a folder and all that is in it.
+/// Copies a folder recursively.
 pub fn copy(from: &Path, to: &Path) -> Result<()> {
     fs::create_dir_all(to)?;
     for entry in fs::read_dir(from)? {

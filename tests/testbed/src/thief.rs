@@ -1,4 +1,4 @@
-//! Whoever stole the controller's address: stands between machines and controller, and answers as it likes.
+//! A thief of the controller's address: stands between machines and controller, and answers as it likes.
 
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
@@ -9,20 +9,20 @@ use axum::extract::{Request, State};
 use axum::http::{HeaderMap, Method, StatusCode};
 use axum::response::{IntoResponse, Response};
 
-/// One answer on its way to the machine.
+/// A response on its way to the machine.
 #[derive(Debug, Clone, Default)]
 pub struct Answer {
     pub method: String,
     pub path: String,
     pub status: u16,
     pub body: Vec<u8>,
-    /// Where a redirection leads.
+    /// The target of a redirect.
     pub location: Option<String>,
-    /// Seconds for which the machine is asked to wait.
+    /// `Retry-After`, in seconds.
     pub retry_after: Option<u64>,
 }
 
-/// One request as it came from the machine.
+/// A request as received from the machine.
 #[derive(Debug, Clone)]
 pub struct Asked {
     pub method: String,
@@ -34,7 +34,7 @@ pub struct Asked {
 type Rule = Box<dyn FnMut(&mut Answer) + Send>;
 type Catch = Box<dyn FnMut(&Asked) -> Option<Answer> + Send>;
 
-/// Runs until it is dropped.
+/// Runs until dropped.
 pub struct Thief {
     pub url: String,
     shared: Arc<Shared>,
@@ -50,15 +50,16 @@ struct Shared {
     client: reqwest::Client,
 }
 
-/// The limits of one request and one answer.
+/// The limits of one request and its response.
 const PATIENCE: Duration = Duration::from_secs(120);
 const MAX_BODY: usize = 64 * 1024 * 1024;
 
 impl Thief {
-    /// Listens on a port of its own and passes everything on to `upstream` (`http://ADDRESS`), once it is told it.
+    /// Listens on a port of its own and forwards everything to `upstream` (`http://ADDRESS`), once that is
+    /// set.
     pub fn start() -> Result<Self> {
         let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build()?;
-        // Another test of this process may have been first.
+        // Another test of this process may already have installed it.
         let _ = rustls::crypto::ring::default_provider().install_default();
         let client = reqwest::Client::builder().timeout(PATIENCE).no_proxy().build()?;
         let shared = Arc::new(Shared {
@@ -82,28 +83,28 @@ impl Thief {
         *lock(&self.shared.upstream) = upstream.to_owned();
     }
 
-    /// From now on every answer goes through `rule`.
+    /// From now on every response passes through `rule`.
     pub fn bend(&self, rule: impl FnMut(&mut Answer) + Send + 'static) {
         *lock(&self.shared.rule) = Some(Box::new(rule));
     }
 
-    /// From now on `catch` answers what it likes before the controller hears of it; what it leaves goes on as usual.
+    /// From now on `catch` may answer requests before they reach the controller; the others are forwarded.
     pub fn intercept(&self, catch: impl FnMut(&Asked) -> Option<Answer> + Send + 'static) {
         *lock(&self.shared.catch) = Some(Box::new(catch));
     }
 
-    /// Back to honesty.
+    /// Forwards everything honestly again.
     pub fn behave(&self) {
         *lock(&self.shared.rule) = None;
         *lock(&self.shared.catch) = None;
     }
 
-    /// Every request so far, as it came.
+    /// Every request so far, as received.
     pub fn asked(&self) -> Vec<Asked> {
         lock(&self.shared.asked).clone()
     }
 
-    /// Everything that was passed on honestly so far, with the machine's paths.
+    /// Everything that was forwarded honestly so far, with the machine's paths.
     pub fn seen(&self) -> Vec<Answer> {
         lock(&self.shared.seen).clone()
     }

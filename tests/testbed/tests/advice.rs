@@ -1,4 +1,4 @@
-//! Every command that a message, a help text, a comment or a page tells somebody to run is one that the programs have.
+//! Every command that a message, a help text, a comment or a page recommends is one that the programs have.
 
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 
@@ -9,7 +9,7 @@ use std::process::{Command, Stdio};
 
 use muster_testbed::programs;
 
-/// The files below a folder that have one of these endings.
+/// The files below a folder that have one of these suffixes.
 fn files(folder: &Path, endings: &[&str], found: &mut Vec<(String, String)>) {
     for entry in fs::read_dir(folder).unwrap().flatten() {
         let path = entry.path();
@@ -21,13 +21,13 @@ fn files(folder: &Path, endings: &[&str], found: &mut Vec<(String, String)>) {
     }
 }
 
-/// The text with what is broken over lines in one: a string, a comment, a paragraph.
+/// The text with strings, comments and paragraphs joined where they are broken over lines.
 fn joined(text: &str) -> String {
     let mut whole = String::new();
     for line in text.lines() {
         let line = line.trim_start().trim_start_matches(['/', '!', '#']).trim_start();
         whole.push_str(line.trim_end_matches('\\'));
-        // A string that goes on has its space before the backslash.
+        // A continued string has its space before the backslash.
         if !line.ends_with('\\') {
             whole.push(' ');
         }
@@ -35,7 +35,7 @@ fn joined(text: &str) -> String {
     whole
 }
 
-/// What stands in quotes and begins with a program of ours.
+/// Quoted text that starts with one of our programs.
 fn quoted(text: &str) -> BTreeSet<String> {
     let mut found = BTreeSet::new();
     for (mark, begin) in
@@ -51,7 +51,7 @@ fn quoted(text: &str) -> BTreeSet<String> {
     found
 }
 
-/// Something in the place of what stands for something; `before` is the word before it.
+/// A value in place of a placeholder; `before` is the preceding word.
 fn filled(before: &str, word: &str) -> Option<String> {
     let word = word.trim_matches(['[', ']', ',']).trim_end_matches([':', ';']);
     match before {
@@ -73,7 +73,7 @@ fn filled(before: &str, word: &str) -> Option<String> {
         word if is_name(word.trim_end_matches('…')) => "tin".into(),
         word if word.contains('{') => {
             let (before, rest) = word.split_once('{')?;
-            // What follows a word at once is an option, or none.
+            // What directly follows a word is an option, or nothing.
             let name = if before.ends_with(|c: char| c.is_ascii_alphanumeric()) { "" } else { "tin" };
             format!("{before}{name}{}", rest.rsplit_once('}').map(|(_, after)| after).unwrap_or_default())
         }
@@ -81,7 +81,7 @@ fn filled(before: &str, word: &str) -> Option<String> {
     })
 }
 
-/// A command as it would be typed, or none where it is only spoken of.
+/// A command as it would be typed, or `None` if it is only mentioned.
 fn typed(command: &str) -> Vec<String> {
     let ends =
         |word: &&str| !["|", "<", ">", "&&", ";", "<<<", "2>", "||"].contains(word) && !word.starts_with('#');
@@ -121,7 +121,7 @@ fn every_command_that_somebody_is_told_to_run_exists() {
             .output()
             .unwrap();
         let said = String::from_utf8_lossy(&output.stderr).lines().next().unwrap_or_default().to_owned();
-        // An option that is spoken of by its name has no value there.
+        // An option that is only mentioned by name has no value.
         let is_named = command.rsplit(' ').next().is_some_and(|last| {
             last.starts_with("--")
                 && said.contains("a value is required")

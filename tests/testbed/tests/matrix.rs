@@ -1,4 +1,4 @@
-//! The matrix of faults has a row for every durable step that there is.
+//! The matrix of faults has a row for every durable step.
 
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 

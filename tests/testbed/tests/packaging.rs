@@ -1,4 +1,4 @@
-//! What people install: the modules evaluate, and the files for those without modules say the same.
+//! What people install: the modules evaluate, and the files for systems without modules say the same.
 
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 
@@ -28,7 +28,8 @@ fn modules() -> Value {
     serde_json::from_str(&finish(&mut command).unwrap()).unwrap()
 }
 
-/// A unit file's settings, without comments; a key that is given twice is an error, but for the one that is meant to be.
+/// A unit file's settings, without comments; a repeated key is an error, except for the one that is meant to
+/// repeat.
 fn unit(name: &str) -> BTreeMap<String, String> {
     let text = std::fs::read_to_string(repository().join("packaging/systemd").join(name)).unwrap();
     let mut settings = BTreeMap::new();
@@ -45,7 +46,7 @@ fn unit(name: &str) -> BTreeMap<String, String> {
     settings
 }
 
-/// As systemd writes a value of a module.
+/// A module's value, in systemd's notation.
 fn written(value: &Value) -> String {
     match value {
         Value::Bool(true) => "yes".into(),
@@ -79,7 +80,7 @@ fn the_agents_unit_is_the_modules_and_a_switch_leaves_it_alone() {
     assert_eq!(agent["stopIfChanged"], false);
 }
 
-/// Where /etc cannot be written the activator leaves a link in the state folder in place of a unit of its own.
+/// If /etc is not writable, the activator leaves a link in the state folder instead of a unit of its own.
 #[test]
 fn the_modules_activator_starts_only_at_a_boot_in_mid_switch_and_is_the_agent_that_began_it() {
     let activator = &modules()["activator"];
@@ -90,7 +91,7 @@ fn the_modules_activator_starts_only_at_a_boot_in_mid_switch_and_is_the_agent_th
     assert_eq!(activator["serviceConfig"]["ExecStart"], command);
     assert_eq!(activator["restartIfChanged"], false);
     assert_eq!(activator["stopIfChanged"], false);
-    // An undo may go to a system without this unit, and runs in it.
+    // A rollback may lead to a system without this unit, and runs in it.
     assert_eq!(activator["unitConfig"]["X-StopOnRemoval"], false);
 }
 
@@ -100,7 +101,7 @@ fn the_agent_tells_systemd_that_it_is_ready_and_lives() {
     assert_eq!((unit["Type"].as_str(), unit["WatchdogSec"].as_str()), ("notify", "300"));
 }
 
-/// The agent's own reader of agent.toml is the judge of what the modules write into it.
+/// The agent's own parser of agent.toml checks what the modules write.
 #[test]
 fn what_the_modules_write_is_a_configuration() {
     let modules = modules();
@@ -124,7 +125,8 @@ fn the_controllers_unit_is_the_modules() {
     assert_eq!(modules["firewall"], serde_json::json!([8443]));
 }
 
-/// What systemd says of a unit file: 0 for a service that can do nothing, 10 for one that can do all.
+/// systemd's exposure level of a unit file: 0 for a service that can do nothing, 10 for one that can do
+/// everything.
 fn exposure(file: &Path) -> f64 {
     let program =
         programs::of_the_host("systemd-analyze").expect("this test needs systemd: apt-get install systemd");
@@ -140,7 +142,7 @@ fn exposure(file: &Path) -> f64 {
 fn the_controllers_unit_leaves_it_nothing_that_it_does_not_need() {
     let by_hand = repository().join("packaging/systemd/muster-controller.service");
     assert!(exposure(&by_hand) <= 1.5, "{}", exposure(&by_hand));
-    // The module's, as NixOS writes it: a list is a line for each.
+    // The module's unit, as NixOS writes it: a list becomes one line per item.
     let modules = modules();
     let service = modules["controller"]["serviceConfig"].as_object().unwrap();
     let mut text = "[Service]\n".to_owned();
@@ -174,7 +176,7 @@ fn the_agents_plist_is_the_modules_and_has_what_launchd_needs() {
         let words: Vec<&str> =
             plist["ProgramArguments"].as_array().unwrap().iter().filter_map(Value::as_str).collect();
         assert!(words[2].starts_with("/bin/wait4path /nix/store && exec "), "{words:?}");
-        // What a person granted is granted to this path, whichever generation's agent it is.
+        // The user's grant is for this path, whichever generation's agent it is.
         assert_eq!(words[words.len() - 2..], ["/Library/PrivilegedHelperTools/muster-agent", "run"]);
         assert!(
             plist["EnvironmentVariables"]["PATH"]
@@ -183,7 +185,8 @@ fn the_agents_plist_is_the_modules_and_has_what_launchd_needs() {
                 .contains("/nix/var/nix/profiles/default/bin")
         );
     }
-    // The stand-in for launchd, which looks at owner and mode as the real one does, loads it where it is to be copied.
+    // The stand-in for launchd, which checks owner and mode like the real one, loads it from its installed
+    // place.
     let installed = tempfile::NamedTempFile::new().unwrap();
     std::fs::write(installed.path(), std::fs::read(&path).unwrap()).unwrap();
     let loaded = muster_testbed::stand_in::plists::read(installed.path()).unwrap();

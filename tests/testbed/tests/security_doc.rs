@@ -1,4 +1,4 @@
-//! docs/security.md names what shows each of its lines: all of it is there.
+//! docs/security.md names the evidence for each of its lines: all of it exists.
 
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 
@@ -6,7 +6,7 @@ use std::collections::BTreeSet;
 use std::fs;
 use std::path::Path;
 
-/// What stands between two of the same marks, within one line.
+/// The text between two of the same marks, within one line.
 fn between(text: &str, mark: char) -> Vec<&str> {
     text.lines().flat_map(|line| line.split(mark).skip(1).step_by(2)).collect()
 }
@@ -49,7 +49,7 @@ fn every_test_and_every_attack_that_the_page_names_exists() {
 
     let mut suite = String::new();
     sources(&repository.join("tests/testbed/tests/attacks"), &mut suite);
-    // Between marks that are no bold text's.
+    // Text between marks that are not those of bold text.
     let plain = page.replace("**", "").replace('`', "");
     let attacks: BTreeSet<&str> = between(&plain, '*').into_iter().collect();
     assert!(attacks.len() >= 60, "{attacks:?}");

@@ -1,5 +1,5 @@
-//! The example systems on the stand-ins, with no Muster in between: they must behave as the real ones do before
-//! anything that runs on them proves anything.
+//! The example systems on the stand-ins, without Muster: they must behave like the real ones before anything
+//! that runs on them proves anything.
 
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 
@@ -15,7 +15,7 @@ use muster_testbed::fixture::{Fixture, Listed, attribute};
 use muster_testbed::machine::{AGENT_LABEL, AGENT_UNIT, Machine, Plan, finish};
 use muster_testbed::programs;
 
-/// A machine with its first system, whose agent is a script that sleeps, and the flake that it comes from.
+/// A machine with its first system, whose agent is a script that sleeps, and its flake.
 struct Bench {
     machine: Machine,
     listed: Listed,
@@ -52,7 +52,7 @@ impl Bench {
         bench
     }
 
-    /// A Mac's boot sets up /etc by a job of its own, which may be at work still when the machine is up.
+    /// A Mac's boot sets up /etc in a job of its own, which may still be running when the machine is up.
     fn await_boot(&self, class: Class) {
         if class == Class::Darwin {
             eventually("the end of the boot's own job", || {
@@ -63,7 +63,7 @@ impl Bench {
         }
     }
 
-    /// Builds what the flake says now, on the machine.
+    /// Builds the current state of the flake, on the machine.
     fn build(&self) -> StorePath {
         let derivation = self.fixture.derivation(&attribute(&self.listed)).unwrap();
         let own = self.machine.store_folder() != Path::new("/nix/store");
@@ -238,12 +238,13 @@ fn a_mac_flips_its_current_system_last() {
     let failing = bench.build();
     let failed = bench.command(&failing, "activate").output().unwrap();
     assert_eq!(failed.status.code(), Some(7), "{}", said(&failed));
-    // By its words: the boot's job changed too, so it was loaded anew, and sets /etc up as the profile has it when it comes to it.
+    // Judging by its output, the boot's job changed too: it was reloaded, and sets up /etc for the profile
+    // that it finds when it runs.
     let words = all(&failed);
     let (etc, homebrew) = (words.find("setting up /etc"), words.find("homebrew"));
     assert!(etc.is_some() && homebrew.is_some() && etc < homebrew, "etc is done before homebrew: {words}");
     assert_eq!(bench.machine.running().unwrap(), factory, "and /run/current-system was not");
-    // With the profile set, the job of the boot, which changed too, has moved it half way.
+    // With the profile set, the boot's job, which changed too, has moved it halfway.
     let failed = bench.activate(&failing);
     assert_eq!(failed.status.code(), Some(7), "{}", said(&failed));
     bench.machine.stop(true).unwrap();
@@ -323,7 +324,8 @@ fn launchd_ends_a_jobs_process_group_and_not_what_has_its_own() {
     let file = bench.machine.root.at("/tmp/job.plist");
     let marks = bench.machine.root.at("/tmp");
     let script = format!(
-        "sleep 1000 & echo $! > {0}/child; {1}/bin/own-session sh -c 'echo $$ > {0}/grandchild; exec sleep 1000' & wait",
+        "sleep 1000 & echo $! > {0}/child; {1}/bin/own-session sh -c 'echo $$ > {0}/grandchild; \
+         exec sleep 1000' & wait",
         marks.display(),
         bench.machine.root.folder().display()
     );

@@ -98,7 +98,7 @@ async fn advice_fits_its_cause() {
 async fn a_controller_of_another_fleet_is_said_to_be_that() {
     let (folder, given, _) = fleet().await;
     let refusal =
-        json!({ "code": "unauthorised", "message": "the key is no operator's in the current root" });
+        json!({ "code": "unauthorised", "message": "the key is not an operator key in the current root" });
     let said = |given: &Answers| {
         let all = ["/v1/operator/machines", "/v1/operator/machines/tin"];
         given.lock().unwrap().extend(all.map(|path| (path.to_owned(), (403, refusal.clone()))));
@@ -107,7 +107,7 @@ async fn a_controller_of_another_fleet_is_said_to_be_that() {
         String::from_utf8(status.stderr).unwrap()
     };
     let own = said(&given);
-    assert!(own.contains("no operator's") && !own.contains("another fleet"), "{own}");
+    assert!(own.contains("not an operator key") && !own.contains("another fleet"), "{own}");
     given.lock().unwrap().get_mut("/v1/fleet").unwrap().1["fleet"] = json!("cd".repeat(32));
     let other = said(&given);
     assert!(

@@ -1,5 +1,5 @@
-//! Everything that a decision may write. A store applies the changes of one decision in their order and all at once, and
-//! writes nothing else: applied to maps in memory they leave what they leave in a database.
+//! Everything that a decision may write. A store applies the changes of one decision in order and atomically,
+//! and writes nothing else: applied to in-memory maps, they have the same result as in a database.
 
 use std::collections::BTreeSet;
 
@@ -23,7 +23,7 @@ pub struct Decided<A> {
 }
 
 impl<A> Decided<A> {
-    /// Nothing is to be written.
+    /// Nothing to write.
     pub fn unchanged(answer: A) -> Self {
         Self { changes: Vec::new(), answer }
     }
@@ -32,12 +32,13 @@ impl<A> Decided<A> {
 /// One change of what is stored.
 #[derive(Debug, Clone, PartialEq)]
 pub enum Change {
-    /// A machine that was not known.
+    /// A new machine.
     MachineAdded {
         machine: Invited,
         at: UnixMillis,
     },
-    /// A known machine without a key, or a revoked one, becomes an invited one: its key and its revocation go.
+    /// A known machine without a key, or a revoked one, becomes an invited one: its key and its revocation
+    /// are cleared.
     MachineInvited(Invited),
     TagsReplaced {
         machine: MachineName,
@@ -57,15 +58,15 @@ pub enum Change {
         by: PublicKey,
         at: UnixMillis,
     },
-    /// The tokens of this machine that nobody used end.
+    /// This machine's unused tokens expire.
     TokensEnded {
         machine: MachineName,
     },
-    /// A new life of a machine: everything of its last check-in, its reports' count, outcome, alarm and rotation goes.
+    /// A machine enrols: its last check-in, event count, outcome, alarm and rotation are cleared.
     Enrolled(Box<Enrolled>),
 
     CheckedIn(Box<CheckedIn>),
-    /// Also ends the wish for a new key.
+    /// Also clears a pending key rotation.
     KeyReplaced {
         machine: MachineName,
         key: PublicKey,
@@ -78,11 +79,12 @@ pub enum Change {
     CloneAlarmEnded {
         machine: MachineName,
     },
-    /// All of this machine's.
+    /// Removes all bearers of this machine.
     BearersEnded {
         machine: MachineName,
     },
-    /// Of this machine's, those that end by `now_s`, and all but the newest `keep`, counted by their check-ins.
+    /// Removes this machine's bearers that have expired by `now_s`, and all but the newest `keep`, ordered by
+    /// check-in.
     BearersTrimmed {
         machine: MachineName,
         now_s: i64,
@@ -98,7 +100,7 @@ pub enum Change {
         machine: MachineName,
         ids: Vec<Sha256>,
     },
-    /// All that wait for this machine.
+    /// Removes all requests waiting for this machine.
     RequestsHandedOn {
         machine: MachineName,
     },
@@ -108,34 +110,35 @@ pub enum Change {
     },
 
     EventStored(Box<StoredEvent>),
-    /// Where a machine's events stand.
+    /// The position of a machine's event count.
     ReportsThrough(Box<ReportsThrough>),
-    /// Removes a machine's oldest events until they take `wanted` bytes or less of the `bytes` that they take; those that
-    /// decided on a generation go last. More may go than would have to. What they take then is noted.
+    /// Removes a machine's oldest events until they take at most `wanted` of their `bytes`; events that
+    /// decided a generation are removed last. More may be removed than necessary. The new size is recorded.
     EventsTrimmed {
         machine: MachineName,
         bytes: u64,
         wanted: u64,
     },
-    /// Removes events that came before this and decided on nothing, of all machines: the oldest, `most` of them.
+    /// Removes events of all machines that arrived before this and decided no generation: the oldest, `most`
+    /// of them.
     EventsForgotten {
         before: UnixMillis,
         most: u32,
     },
     AttackOpened(Box<StoredAttack>),
-    /// All but the newest `keep` of this machine's go.
+    /// Removes all but this machine's newest `keep`.
     AttacksTrimmed {
         machine: MachineName,
         keep: u32,
     },
-    /// Those of this machine that have not ended end.
+    /// Ends this machine's ongoing attacks.
     AttacksEnded {
         machine: MachineName,
         at: UnixMillis,
     },
 
     GenerationStored(Box<StoredGeneration>),
-    /// The generation that the machine is to be told of.
+    /// The generation that the machine is offered.
     Published {
         machine: MachineName,
         generation: muster_protocol::ids::Generation,
@@ -144,29 +147,30 @@ pub enum Change {
         machine: MachineName,
         timestamp: Timestamp,
     },
-    /// A new draft, or more signatures of one that is kept: then its time, maker and end stay what they are.
+    /// A new draft, or more signatures for a stored one, whose time, author and expiry stay the same.
     DraftKept(Box<StoredDraft>),
     DraftDropped {
         id: Sha256,
     },
-    /// The newest root that the log knows.
+    /// The newest root in the log.
     RootInForce {
         version: u64,
     },
 
-    /// Chained to the entry before it: [`NewEntry::chained`].
+    /// Chained to the previous entry: [`NewEntry::chained`].
     Audited(NewEntry),
     /// Moves the fleet's cursor: this machine's change is the newest.
     MachineChanged {
         machine: MachineName,
     },
-    /// Bearers, nonces, drafts and requests that have ended by then go, and the wish for a new key where its request went.
+    /// Removes bearers, nonces, drafts and requests that have expired by then, and a pending key rotation
+    /// whose request is gone.
     EndedForgotten {
         now_s: i64,
     },
 }
 
-/// What an operator says of a machine.
+/// What an operator says about a machine.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Invited {
     pub machine: MachineName,
@@ -186,12 +190,12 @@ pub struct Enrolled {
     pub at: UnixMillis,
 }
 
-/// A check-in that was taken.
+/// An accepted check-in.
 #[derive(Debug, Clone, PartialEq)]
 pub struct CheckedIn {
     pub machine: MachineName,
     pub seq: u64,
-    /// What the machine said, as it came.
+    /// The check-in's body, as received.
     pub observed: String,
     pub body: Sha256,
     pub salt: [u8; 32],
@@ -203,13 +207,13 @@ pub struct CheckedIn {
     pub earlier: Vec<EarlierCheckIn>,
 }
 
-/// A bearer that is good from now on.
+/// A newly issued bearer.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Bearer {
-    /// SHA-256 of the bearer: nobody can read it from the store.
+    /// SHA-256 of the bearer, which cannot be recovered from the store.
     pub hash: Sha256,
     pub of: Principal,
-    /// The check-in that a machine's came with.
+    /// The check-in that a machine's bearer was issued for.
     pub seq: u64,
     /// Unix seconds.
     pub expires: i64,
@@ -218,11 +222,11 @@ pub struct Bearer {
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct ReportsThrough {
     pub machine: MachineName,
-    /// Everything through this number of the machine's is stored, or never will be.
+    /// Every event of the machine up to this number is stored, or never will be.
     pub through: u64,
     pub outcome: Option<Outcome>,
     pub seen_at: UnixMillis,
     pub stream: Option<String>,
-    /// What the machine's events take.
+    /// The size of the machine's events, in bytes.
     pub events_bytes: u64,
 }

@@ -1,4 +1,4 @@
-//! Check-ins: the sequence rule, what the machine says of itself, its new key, and its bearer.
+//! Check-ins: the sequence rule, the machine's state, its new key, and its bearer.
 
 use muster_protocol::checkin::{BEARER_SECONDS, CheckIn, CheckInReply};
 use muster_protocol::clock::UnixMillis;
@@ -10,51 +10,51 @@ use super::audit::NewEntry;
 use super::change::{Bearer, Change, CheckedIn, Decided};
 use super::rows::{EarlierCheckIn, LastCheckIn, NUMBERS_END, Principal, Request};
 
-/// How many new keys a machine may bring within a day without being asked.
+/// How many new keys a machine may bring within a day without being asked to.
 pub const KEYS_A_DAY: usize = 8;
 pub const DAY_MS: i64 = 86_400_000;
-/// The entry of the audit log about a new key.
+/// The audit action for a new key.
 pub const KEY_ROTATED: &str = "key-rotated";
-/// How many bearers a machine may hold; those of its oldest check-ins end first.
+/// How many bearers a machine may hold; those of its oldest check-ins are revoked first.
 const MOST_BEARERS: u32 = 16;
-/// How many check-ins before the last one are known again.
+/// How many check-ins before the last one are remembered.
 const EARLIER: usize = 16;
 
-/// A check-in whose signature is good.
+/// A check-in with a verified signature.
 #[derive(Debug, Clone, Copy)]
 pub struct ReceivedCheckIn<'a> {
     pub checkin: &'a CheckIn,
     /// The bytes that were signed.
     pub body: &'a [u8],
     pub key: &'a PublicKey,
-    /// That of the newest key: the one that the check-in brings, where it brings one.
+    /// The signature by the newest key: the new one, if the check-in brings one.
     pub signature: &'a Signature,
     pub now: UnixMillis,
     pub poll_seconds: u64,
 }
 
 impl<'a> ReceivedCheckIn<'a> {
-    /// The key that it brings in the place of the machine's.
+    /// The key that replaces the machine's current one.
     pub fn new_key(&self) -> Option<&'a PublicKey> {
         self.checkin.new_key.as_ref().filter(|new| *new != self.key)
     }
 }
 
-/// What is stored of a machine that is enrolled with the key of the check-in.
+/// What is stored of a machine that is enrolled with the check-in's key.
 #[derive(Debug, Clone, PartialEq, Default)]
 pub struct Stored {
     /// The number of its last check-in.
     pub seq: u64,
     pub last: Option<LastCheckIn>,
-    /// Those before it, the oldest first.
+    /// The check-ins before that, oldest first.
     pub earlier: Vec<EarlierCheckIn>,
     pub reports_through: u64,
     pub published: Option<Generation>,
     pub key_rotation_asked: bool,
     pub clone_alarm: bool,
-    /// Those that wait for it, by their end.
+    /// The requests waiting for it, in order of expiry.
     pub requests: Vec<Request>,
-    /// What is asked where the check-in brings a new key.
+    /// Read only if the check-in brings a new key.
     pub rotation: Rotation,
 }
 
@@ -62,40 +62,44 @@ pub struct Stored {
 pub struct Rotation {
     /// Whether another machine has the new key.
     pub taken: bool,
-    /// When its keys of the last day came by the audit log, the newest first: [`KEYS_A_DAY`] at most.
+    /// When its keys of the last day were logged, newest first: at most [`KEYS_A_DAY`].
     pub today: Vec<UnixMillis>,
 }
 
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum CheckInRefusal {
-    /// Its key was replaced or revoked while it asked.
+    /// Its key was replaced or revoked in the meantime.
     #[error("machine {0} is not enrolled with this key: enrol it with a token of `muster machines add {0}`")]
     NotEnrolled(MachineName),
     #[error(
-        "check-in {seq} of {machine} is not newer than {last}: somebody else holds this machine's key, or its state was brought back from a backup; enrol it anew with a token of `muster machines add {machine} --replace`"
+        "check-in {seq} of {machine} is not newer than {last}: somebody else holds this machine's key, or \
+            its state was restored from a backup; enrol it again with a token of \
+            `muster machines add {machine} --replace`"
     )]
     Sequence {
         machine: MachineName,
         seq: u64,
         last: u64,
-        /// Whether the clone alarm was raised now, and not before.
+        /// Whether the clone alarm was raised by this check-in, and not before.
         raised: bool,
     },
-    /// It was slow on its way: the machine has had its answer, and one to a later check-in.
-    #[error("check-in {seq} of {machine} was answered before, and later ones too")]
+    /// It was delayed: the machine has already had its reply, and the reply to a later check-in.
+    #[error("check-in {seq} of {machine} was already answered, and so were later ones")]
     Repeated { machine: MachineName, seq: u64 },
-    #[error("the sequence number {0} is out of range: enrol the machine anew")]
+    #[error("the sequence number {0} is out of range: enrol the machine again")]
     OutOfRange(u64),
     #[error(
-        "another machine has the key that {0} brings: remove next-machine.pem from its state and let it make another"
+        "another machine has the new key of {0}: remove next-machine.pem from its state and let it make \
+            another"
     )]
     KeyTaken(MachineName),
     #[error(
-        "machine {machine} brought {KEYS_A_DAY} new keys within a day: it may bring another one in {}, or at once where an operator asks for it with `muster machines rotate-key {machine}`",
+        "machine {machine} has changed its key {KEYS_A_DAY} times within a day: it may do so again in {}, or \
+            at once if an operator asks for it with `muster machines rotate-key {machine}`",
         muster_protocol::moment::span(i64::try_from(*wait_seconds).unwrap_or(i64::MAX))
     )]
     TooManyKeys { machine: MachineName, wait_seconds: u64 },
-    #[error("the controller's database holds a cached reply that it cannot read: bring back a backup")]
+    #[error("the controller's database holds a cached reply that it cannot read: restore a backup")]
     CachedReply,
 }
 
@@ -104,7 +108,7 @@ pub fn require_range(seq: u64) -> Result<(), CheckInRefusal> {
     if seq < NUMBERS_END { Ok(()) } else { Err(CheckInRefusal::OutOfRange(seq)) }
 }
 
-/// Decides on a check-in. The clone alarm is a refusal that writes.
+/// Decides a check-in. The clone alarm is a refusal that writes.
 pub fn check_in(
     stored: Option<&Stored>,
     received: &ReceivedCheckIn<'_>,
@@ -181,15 +185,15 @@ fn decide(
     Ok(Decided { changes, answer: Ok(reply) })
 }
 
-/// The requests that a check-in's reply hands on, and those that go.
+/// The requests that the reply carries, and those to remove.
 struct Handing<'a> {
     kept: Vec<&'a Request>,
     gone: Vec<Sha256>,
 }
 
 impl<'a> Handing<'a> {
-    /// What the machine says that it followed is kept no longer. Neither is what has ended: left there it would call the
-    /// machine in again and again.
+    /// Requests that the machine says it has followed are removed. So are expired ones: otherwise they would
+    /// make the machine check in again and again.
     fn of(requests: &'a [Request], checkin: &CheckIn, now: UnixMillis) -> Self {
         let goes = |request: &Request| {
             request.ends <= now.div_euclid(1000) || checkin.followed.contains(&request.id)
@@ -218,8 +222,9 @@ impl<'a> Handing<'a> {
     }
 }
 
-/// Puts the new key in the place of the old one; whoever got a bearer by the old one loses it. Each new key is an entry of
-/// the audit log, which nobody can shorten: so a machine has few a day of its own accord.
+/// Replaces the old key with the new one; bearers issued for the old key are revoked. Each new key is an
+/// entry in the audit log, which cannot be shortened: so a machine may change its key only a few times a day
+/// on its own.
 fn rotate(
     stored: &Stored,
     requests: &Handing<'_>,
@@ -242,7 +247,7 @@ fn rotate(
         Change::KeyReplaced { machine: machine.clone(), key: *new, at: now },
         Change::BearersEnded { machine: machine.clone() },
     ];
-    // A request for another key is void once the key has changed.
+    // A request for a new key is void once the key has changed.
     let void = |request: &&&Request| request.asks == "rotate-key";
     let ids: Vec<Sha256> = requests.kept.iter().filter(void).map(|request| request.id).collect();
     if !ids.is_empty() {
@@ -253,7 +258,8 @@ fn rotate(
     Ok(changes)
 }
 
-/// Two hold the key, or one of them is a backup: written down once for each alarm, however often the machine goes on.
+/// Two machines hold the key, or one of them is a restored backup: logged once per alarm, however often the
+/// machine repeats it.
 fn alarm(stored: &Stored, received: &ReceivedCheckIn<'_>) -> Decided<Result<CheckInReply, CheckInRefusal>> {
     let (machine, seq, at) = (&received.checkin.machine, received.checkin.seq, received.now);
     let mut changes = Vec::new();
@@ -273,7 +279,7 @@ fn beginning(body: &Sha256) -> [u8; 16] {
     beginning
 }
 
-/// The earlier check-ins with the last one added.
+/// The earlier check-ins, with the last one added.
 fn with_last(stored: &Stored) -> Vec<EarlierCheckIn> {
     let last = stored.last.as_ref();
     let last = last.map(|last| EarlierCheckIn { seq: stored.seq, body: beginning(&last.body) });
@@ -281,14 +287,15 @@ fn with_last(stored: &Stored) -> Vec<EarlierCheckIn> {
     stored.earlier.iter().copied().chain(last).skip(known.saturating_sub(EARLIER)).collect()
 }
 
-/// The reply of the last check-in, as it was; its bearer comes from the salt and the signature again.
+/// The reply to the last check-in, unchanged; its bearer is derived again from the salt and the signature.
 fn repeated(last: &LastCheckIn, signature: &Signature) -> Result<CheckInReply, CheckInRefusal> {
     let reply = last.reply.clone().ok_or(CheckInRefusal::CachedReply)?;
     Ok(CheckInReply { bearer: bearer(&last.salt, signature), ..reply })
 }
 
-/// A bearer that the controller can give again to whoever repeats the request, and that nobody can read from the store:
-/// it hangs on a random salt, kept there, and on the signature of the request, which is not.
+/// A bearer that the controller can reproduce when the request is repeated, and that cannot be recovered from
+/// the store: it is derived from a random salt, which is stored, and the signature of the request, which is
+/// not.
 fn bearer(salt: &[u8; 32], signature: &Signature) -> String {
     to_hex(Sha256::of(&[b"muster-bearer-v1\0".as_slice(), salt, signature.as_bytes()].concat()).as_bytes())
 }

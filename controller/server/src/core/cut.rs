@@ -1,15 +1,16 @@
-//! An event as it is stored: as it came, unless it is larger than any that an agent sends.
+//! The stored form of an event: as received, unless it is larger than any that an agent sends.
 
 use muster_protocol::report::MAX_LOG_TAIL;
 use serde_json::{Map, Value};
 
-/// The largest event that is stored as it came, in bytes. An agent's longest text has 4 KiB, in JSON up to six times that.
+/// The largest event that is stored as received, in bytes. An agent's longest text has 4 KiB, up to six times
+/// that in JSON.
 pub const MAX_EVENT_BYTES: usize = 32 * 1024;
-/// The most entries of a list that stay.
+/// The most entries that are kept of a list.
 const MOST_ENTRIES: usize = 256;
 
-/// Cuts what is too large: long texts first, from their beginning, since what happened last stands at the end; then lists.
-/// Of what is still too large the fields stay that every event has.
+/// Cuts what is too large: first long texts, from the start, since the latest output is at the end; then
+/// lists. If that is not enough, only the fields that every event has are kept.
 pub fn cut(raw: &str) -> String {
     if raw.len() <= MAX_EVENT_BYTES {
         return raw.to_owned();
@@ -50,7 +51,7 @@ fn shorten(value: &mut Value, text: usize, entries: usize) {
 const KEPT: [&str; 4] = ["seq", "at", "generation", "kind"];
 
 fn stub(fields: &Map<String, Value>) -> String {
-    // A generation of a later epoch is a text.
+    // A generation of a later epoch is a string.
     let short = |name: &str, value: &Value| {
         value.is_number() || name == "generation" && value.as_str().is_some_and(|text| text.len() <= 64)
     };

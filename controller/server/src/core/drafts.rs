@@ -1,5 +1,5 @@
-//! Drafts on their way from one signer to the next. The controller keeps them and can do nothing with them:
-//! what they hold is signed, and what is missing only the holders of keys can add.
+//! Drafts on their way from one signer to the next. The controller stores them and can do nothing with them:
+//! their contents are signed, and only key holders can add what is missing.
 
 use muster_protocol::draft::{Checked, DRAFT_SECONDS, Draft, DraftError, DraftKind, DraftView, Drafted};
 use muster_protocol::ids::{Epoch, Generation, IdError, MachineName, Sha256};
@@ -16,12 +16,12 @@ use super::rows::{Machine, StoredDraft};
 /// How many drafts may wait at once.
 const MOST_DRAFTS: u64 = 256;
 
-/// What is stored around a draft.
+/// What is stored of a draft and around it.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct Stored {
-    /// The copy that is kept, as a text of JSON.
+    /// The stored copy, as JSON text.
     pub held: Option<String>,
-    /// How many drafts are kept.
+    /// How many drafts are stored.
     pub waiting: u64,
 }
 
@@ -29,15 +29,15 @@ pub struct Stored {
 pub enum DraftRefusal {
     #[error("there is no draft {0}: `muster drafts list` shows those that wait")]
     Unknown(String),
-    #[error("{MOST_DRAFTS} drafts wait already: sign them, or end some with `muster drafts drop`")]
+    #[error("{MOST_DRAFTS} drafts are already waiting: sign them, or remove some with `muster drafts drop`")]
     TooMany,
     #[error("{0}")]
     Draft(#[from] DraftError),
-    #[error("a root key signs roots alone: generations are the operators' to sign")]
+    #[error("a root key signs only roots: generations are signed by operators")]
     RootKeyAlone,
-    #[error("nobody of the current root has signed this draft: sign it with `muster sign`")]
+    #[error("no key of the current root has signed this draft: sign it with `muster sign`")]
     Unsigned,
-    #[error("{0}: make the draft anew with `muster update`")]
+    #[error("{0}: make the draft again with `muster update`")]
     Void(Void),
     #[error("{machine} cannot take this generation: {source}")]
     CannotTake { machine: MachineName, source: MachineError },
@@ -56,7 +56,7 @@ pub enum Void {
     NoNext { machine: MachineName, source: IdError },
 }
 
-/// Operators may see and sign every draft, holders of root keys those of roots.
+/// Operators may see and sign every draft, holders of root keys only drafts of roots.
 pub fn require_concerned(root: &Root, draft: &Draft, by: &PublicKey) -> Result<(), DraftRefusal> {
     if root.keys_of(Role::Targets).contains(by) || matches!(draft.what, Drafted::Root { .. }) {
         return Ok(());
@@ -64,15 +64,14 @@ pub fn require_concerned(root: &Root, draft: &Draft, by: &PublicKey) -> Result<(
     Err(DraftRefusal::RootKeyAlone)
 }
 
-/// The draft as it is kept. Who made it, when, and when it ends is not signed, so it is not the sender's to
-/// choose.
+/// The draft as stored. Its author, time and expiry are not signed, so the sender does not get to choose
+/// them.
 pub fn received(draft: Draft, context: &AuditContext<'_>) -> Draft {
     let ends = context.at.div_euclid(1000).saturating_add(DRAFT_SECONDS);
     Draft { made_at: context.at, made_by: *context.operator, ends, ..draft }
 }
 
-/// Whether a draft is sound, and somebody of this root has signed it. Answers with the generations that it
-/// holds.
+/// Checks that a draft is well-formed and signed by somebody of this root. Returns its generations.
 pub fn check(draft: &Draft, fleet: &Sha256, root: &Root, now_s: i64) -> Result<Vec<Target>, DraftRefusal> {
     let checked = draft.check(fleet, root, now_s)?;
     if draft.progress(root)?.signed.is_empty() {
@@ -84,7 +83,7 @@ pub fn check(draft: &Draft, fleet: &Sha256, root: &Root, now_s: i64) -> Result<V
     })
 }
 
-/// Whether a machine would take a drafted generation next.
+/// Whether a machine would accept a drafted generation next.
 pub fn require_next(target: &Target, machine: Option<&Machine>, epoch: Epoch) -> Result<(), DraftRefusal> {
     let known =
         require_current(&target.machine, target.generation, machine, epoch).map_err(DraftRefusal::Void)?;
@@ -92,7 +91,7 @@ pub fn require_next(target: &Target, machine: Option<&Machine>, epoch: Epoch) ->
         .map_err(|source| DraftRefusal::CannotTake { machine: target.machine.clone(), source })
 }
 
-/// Whether a drafted generation is still the next one of its machine; gives the machine.
+/// Whether a drafted generation is still the next one of its machine; returns the machine.
 pub fn require_current<'a>(
     name: &MachineName,
     drafted: Generation,
@@ -112,7 +111,7 @@ pub fn require_current<'a>(
     }
 }
 
-/// A draft as signers are shown it. `void` says why it can no longer be published.
+/// A draft as shown to signers. `void` says why it can no longer be published.
 pub fn view(stored: &StoredDraft, root: &Root, void: Option<String>) -> Result<DraftView, DraftRefusal> {
     let draft = &stored.draft;
     let (kind, machines) = match &draft.what {
@@ -135,7 +134,7 @@ pub fn view(stored: &StoredDraft, root: &Root, void: Option<String>) -> Result<D
     })
 }
 
-/// Keeps a draft, or adds its good signatures to the copy that is kept. Answers with what is kept then.
+/// Stores a draft, or adds its valid signatures to the stored copy. Answers with what is then stored.
 pub fn keep(
     stored: &Stored,
     draft: &Draft,
@@ -144,7 +143,7 @@ pub fn keep(
 ) -> Result<Decided<StoredDraft>, DraftRefusal> {
     let id = draft.id()?;
     let held = stored.held.as_ref().map(|text| Draft::parse(text.as_bytes())).transpose()?;
-    // Also where it is new: what strangers signed is not kept.
+    // Also for a new draft: strangers' signatures are not stored.
     let merged = held.as_ref().unwrap_or(draft).merge(draft, root)?;
     let kept = StoredDraft { id, draft: merged };
     if held.as_ref() == Some(&kept.draft) {
@@ -161,7 +160,7 @@ pub fn keep(
     Ok(Decided { changes, answer: kept })
 }
 
-/// Forgets a draft: it was published, or an operator does not want it.
+/// Removes a draft: it was published, or an operator dropped it.
 pub fn drop(stored: &Stored, id: &Sha256, context: &AuditContext<'_>) -> Result<Decided<()>, DraftRefusal> {
     if stored.held.is_none() {
         return Err(DraftRefusal::Unknown(id.short()));

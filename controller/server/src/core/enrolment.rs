@@ -1,4 +1,4 @@
-//! Enrolment: a token becomes a machine's key, once.
+//! Enrolment: a token is exchanged for a machine's key, once.
 
 use muster_protocol::clock::UnixMillis;
 use muster_protocol::enrol::{EnrolError, EnrolRequest};
@@ -10,14 +10,14 @@ use super::audit::NewEntry;
 use super::change::{Change, Decided, Enrolled};
 use super::rows::Token;
 
-/// What is stored of a token and of its machine.
+/// What is stored of a token and its machine.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Stored {
     pub token: Token,
     /// The key of the token's machine.
     pub key: Option<PublicKey>,
     pub revoked: bool,
-    /// Whether another machine has the key that enrols.
+    /// Whether another machine has the enrolling key.
     pub taken: bool,
 }
 
@@ -25,10 +25,11 @@ pub struct Stored {
 #[derive(Debug, thiserror::Error)]
 pub enum EnrolRefusal {
     #[error(
-        "this controller does not know the token: it is another fleet's, or a newer one took its place; make one with `muster machines add`"
+        "this controller does not know the token: it belongs to another fleet, or a newer one has replaced \
+            it; make one with `muster machines add`"
     )]
     TokenUnknown,
-    #[error("the token was used already: make another with `muster machines add {0} --replace`")]
+    #[error("the token was already used: make another with `muster machines add {0} --replace`")]
     TokenUsed(MachineName),
     #[error("the token has expired: make another with `muster machines add {0}`")]
     TokenExpired(MachineName),
@@ -37,19 +38,21 @@ pub enum EnrolRefusal {
     #[error("the token is for machine {token}, not for {asked}: copy the token that was made for {asked}")]
     OtherMachine { token: MachineName, asked: MachineName },
     #[error(
-        "the token is for a machine of class {token}, and {machine} says that it is {asked}: make a token with `muster machines add {machine} --class {asked}`"
+        "the token is for a machine of class {token}, but {machine} says that it is {asked}: make a token \
+            with `muster machines add {machine} --class {asked}`"
     )]
     WrongClass { machine: MachineName, token: Class, asked: Class },
     #[error(
-        "another machine is enrolled with this key: remove the agent's state from the copy and enrol it with a token of its own"
+        "another machine is enrolled with this key: remove the agent's state from the copy and enrol it with \
+            a token of its own"
     )]
     KeyTaken,
     #[error("machine {0} was revoked: make a new token with `muster machines add {0}`")]
     Revoked(MachineName),
 }
 
-/// Gives the machine its new key and ends the token, both or neither. Asked again with the same key, since the answer was
-/// lost, it changes nothing.
+/// Gives the machine its new key and marks the token as used, both or neither. Repeated with the same key
+/// because the answer was lost, it changes nothing.
 pub fn enrol(
     stored: Option<&Stored>,
     request: &EnrolRequest,

@@ -1,4 +1,4 @@
-//! What operators do with machines: adding, revoking, ending a clone alarm; and that a machine was seen.
+//! What operators do with machines (add, revoke, acknowledge an alarm), and when a machine was last seen.
 
 use muster_protocol::clock::UnixMillis;
 use muster_protocol::ids::MachineName;
@@ -8,7 +8,7 @@ use super::audit::{AuditContext, NewEntry};
 use super::change::{Change, Decided, Invited};
 use super::rows::Token;
 
-/// A machine that asks for nothing is noted as seen this often at most, in milliseconds.
+/// The minimum time between two updates of when a machine was last seen, in milliseconds.
 const SEEN_APART_MS: i64 = 30_000;
 
 /// What is stored of one machine.
@@ -20,23 +20,27 @@ pub struct Stored {
     pub seen_at: Option<UnixMillis>,
 }
 
-/// Why an operator's wish about a machine cannot be met.
+/// Why an operator's change to a machine is refused.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum MachineRefusal {
     #[error(
-        "there is no machine {0}: `muster machines list --all` shows who is known, `muster machines add {0}` adds it"
+        "there is no machine {0}: `muster machines list --all` shows those that are known, \
+            `muster machines add {0}` adds it"
     )]
     Unknown(MachineName),
-    #[error("{0} is enrolled already: repeat with --replace if its key shall end when the new token is used")]
+    #[error(
+        "{0} is already enrolled: repeat with --replace if its key is to be revoked when the new token is \
+            used"
+    )]
     Enrolled(MachineName),
-    #[error("this token was made before: make a new one")]
+    #[error("this token exists already: make a new one")]
     TokenTaken,
-    #[error("there is no clone alarm for {0}: `muster machines show {0}` tells how it stands")]
+    #[error("there is no clone alarm for {0}: `muster machines show {0}` shows its state")]
     NoAlarm(MachineName),
 }
 
-/// A new machine, or a new token for one; an earlier token that nobody used ends. A machine that is replaced stays what it is
-/// until the token is used.
+/// Adds a machine, or a new token for one; an earlier unused token expires. A machine being replaced keeps
+/// its key until the token is used.
 pub fn add(
     stored: Option<&Stored>,
     token_taken: bool,
@@ -80,7 +84,7 @@ pub fn add(
     Ok(Decided { changes, answer: () })
 }
 
-/// Ends a machine's access: its key, its bearers, and any token that was made for it.
+/// Revokes a machine: its key, its bearers, and any token made for it.
 pub fn revoke(
     stored: Option<&Stored>,
     machine: &MachineName,
@@ -98,7 +102,7 @@ pub fn revoke(
     Ok(Decided { changes, answer: () })
 }
 
-/// Ends the clone alarm: an operator knows what it was.
+/// Clears the clone alarm: an operator has explained it.
 pub fn acknowledge(
     stored: Option<&Stored>,
     machine: &MachineName,
@@ -116,7 +120,7 @@ pub fn acknowledge(
     Ok(Decided { changes, answer: () })
 }
 
-/// Notes that a machine is there, every half minute at most.
+/// Records that a machine is online, at most every half minute.
 pub fn seen(stored: Option<&Stored>, machine: &MachineName, now: UnixMillis) -> Decided<()> {
     let stale = |seen: UnixMillis| seen < now.saturating_sub(SEEN_APART_MS);
     if !stored.is_some_and(|known| stale(known.seen_at.unwrap_or(0))) {

@@ -13,24 +13,24 @@ use super::audit::{AuditContext, NewEntry};
 use super::change::{Change, Decided};
 use super::rows::{GenerationFiles, Machine, StoredGeneration, Timestamp};
 
-/// A publication that was checked against the root and the machine.
+/// A publication checked against the root and the machine.
 #[derive(Debug, Clone)]
 pub struct NewGeneration<'a> {
     pub machine: &'a MachineName,
-    /// What the machine was when this was checked.
+    /// The machine's class when this was checked.
     pub class: Class,
     pub system: &'a System,
     pub publication: &'a Publication,
     pub target_sha256: Sha256,
-    /// When the operators' signature ends, in unix seconds.
+    /// When the operators' signature expires, in Unix seconds.
     pub expires: i64,
     /// The operators who signed it.
     pub signers: Vec<PublicKey>,
 }
 
 impl<'a> NewGeneration<'a> {
-    /// Checks a publication as its machine will: signed by the operators of this root, and for a system that
-    /// the machine is.
+    /// Checks a publication as its machine will: signed by the operators of this root, and for the machine's
+    /// system.
     pub fn check(
         root: &Root,
         machine: &'a Machine,
@@ -45,7 +45,7 @@ impl<'a> NewGeneration<'a> {
             check_publication(root, name, class, publication, now_s).map_err(PublishRefusal::Unsound)?;
         let signers =
             signed_by(&publication.targets, &root.keys_of(Role::Targets)).map_err(PublishRefusal::Unsound)?;
-        // Invariant I6 holds for the CPU too, which the signed metadata does not know.
+        // Invariant I6 also covers the CPU, which is not in the signed metadata.
         let target = &checked.target;
         can_take((class, system), target.class, &target.system)
             .map_err(|source| PublishRefusal::CannotTake { machine: name.clone(), source })?;
@@ -62,7 +62,7 @@ impl<'a> NewGeneration<'a> {
     }
 }
 
-/// What is stored of the machine that something is published for.
+/// What is stored of the machine that a generation is published for.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Stored {
     pub class: Class,
@@ -70,17 +70,17 @@ pub struct Stored {
     pub revoked: bool,
     pub published: Option<Generation>,
     pub timestamp_version: u64,
-    /// What the machine said in its last check-in that it holds.
+    /// What the machine holds, according to its last check-in.
     pub holds: Holds,
-    /// The files of the latest generation, where it is the one that is offered.
+    /// The files of the latest generation, if that is the one offered.
     pub latest: Option<GenerationFiles>,
 }
 
-/// What is stored of a machine's timestamp and of the snapshot that it points to.
+/// What is stored of a machine's timestamp and the snapshot that it points to.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Current {
     pub timestamp: Option<Timestamp>,
-    /// The last version that was used.
+    /// The last version used.
     pub version: u64,
     pub snapshot: Vec<u8>,
 }
@@ -92,11 +92,11 @@ pub enum PublishRefusal {
             {0}` adds it"
     )]
     Unknown(MachineName),
-    #[error("the machine would refuse this generation: {0}; sign it anew with `muster update`")]
+    #[error("the machine would refuse this generation: {0}; sign it again with `muster update`")]
     Unsound(TufError),
     #[error("{machine} cannot take this generation: {source}")]
     CannotTake { machine: MachineName, source: MachineError },
-    #[error("machine {0} was revoked: add it anew with `muster machines add {0}`")]
+    #[error("machine {0} was revoked: add it again with `muster machines add {0}`")]
     Revoked(MachineName),
     #[error(
         "generation {offered} of {machine} cannot be published: the next one is {next}; repeat `muster \
@@ -119,8 +119,7 @@ pub fn timestamp_version(last: u64, now_s: i64) -> u64 {
 }
 
 /// Stores a generation and the timestamp that points to it, both or neither. `sign` signs a timestamp over a
-/// snapshot, given the last version that was used. Nothing changes where this very generation was published
-/// before.
+/// snapshot, given the last version used. Nothing changes if exactly this generation is already published.
 pub fn publish(
     stored: Option<&Stored>,
     new: &NewGeneration<'_>,
@@ -140,8 +139,7 @@ pub fn publish(
         return Ok(Decided::unchanged(()));
     }
     // The offered generation was of the root's epoch when its signatures were checked. A newer root may be
-    // in force by now:
-    // a machine is never pointed back to an epoch before the one that it was pointed to.
+    // in force by now: a machine is never pointed back to an earlier epoch.
     let epoch = stored.published.map_or(offered.epoch(), |held| held.epoch().max(offered.epoch()));
     let next = next_generation(epoch, stored.published, &stored.holds)
         .map_err(|source| PublishRefusal::NoNext { machine: machine.clone(), source })?;
@@ -168,8 +166,8 @@ pub fn publish(
     Ok(Decided { changes, answer: () })
 }
 
-/// The current timestamp of a machine; signed anew unless `is_good` says that it may stay. None where nothing
-/// was published.
+/// The current timestamp of a machine; signed again unless `is_good` accepts the stored one. `None` if
+/// nothing was published.
 pub fn timestamp(
     current: Option<&Current>,
     machine: &MachineName,

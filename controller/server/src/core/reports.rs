@@ -1,8 +1,8 @@
-//! Events of machines: each stored once and in order (I7), as the bytes that came.
+//! Events of machines: each stored once and in order (I7), as the bytes received.
 //!
-//! A machine counts its events by itself, and gives the count another name where it has to begin anew: then the numbers
-//! through which everything is stored are none of its own. Here each event gets a number behind the last one, so that they
-//! stay in order.
+//! A machine numbers its events itself, and names a new count when it has to start over: the numbers already
+//! stored then say nothing about the new count. Here each event gets a number after the last one, so that
+//! they stay in order.
 
 use std::collections::BTreeSet;
 
@@ -15,16 +15,17 @@ use super::change::{Change, Decided, ReportsThrough};
 use super::retention;
 use super::rows::{NUMBERS_END, Outcome, StoredAttack, StoredEvent};
 
-/// How many attacks of one machine are kept: the newest.
+/// How many attacks are kept for one machine: the newest.
 const ATTACKS_KEPT: u32 = 500;
-/// An attack that goes on is told in the audit log this often at most, in milliseconds, however often a machine reports it.
+/// The minimum time between audit entries for an ongoing attack, in milliseconds, however often a machine
+/// reports it.
 pub const LOGGED_APART_MS: i64 = 3_600_000;
 pub const ATTACK_REFUSED: &str = "attack-refused";
 
-/// How many entries of the audit log about retries one machine may cause in a day: nobody can remove them.
+/// How many audit entries about retries one machine may cause in a day: entries cannot be removed.
 const RETRIES_LOGGED: u64 = 16;
 pub const DAY_MS: i64 = 24 * 60 * 60 * 1000;
-/// What a machine causes in the audit log when somebody lets a generation be tried again there.
+/// The audit action for a retry that somebody allowed on a machine.
 pub const QUARANTINE_LIFTED: &str = "quarantine-lifted";
 pub const RETRIED: &str = "retried";
 
@@ -33,9 +34,9 @@ pub const RETRIED: &str = "retried";
 pub struct NewEvent {
     pub seq: u64,
     pub generation: Option<Generation>,
-    /// JSON, as it came, or what was cut from it.
+    /// JSON, as received, or what it was cut down to.
     pub raw: String,
-    /// What it says; none where this version cannot read it, which is no reason to refuse it.
+    /// The parsed event; `None` if this version cannot parse it, which is not a reason to refuse it.
     pub read: Option<Event>,
 }
 
@@ -50,44 +51,44 @@ impl NewEvent {
     }
 }
 
-/// A batch whose signature is good.
+/// A batch with a verified signature.
 #[derive(Debug, Clone, Copy)]
 pub struct Batch<'a> {
     pub machine: &'a MachineName,
-    /// The name of the machine's count; agents of 0.1 give none.
+    /// The name of the machine's count; agents of 0.1 do not send one.
     pub stream: Option<Stream>,
-    /// Numbers below it that never came are gone for good.
+    /// Events with lower numbers that have not arrived never will.
     pub oldest: u64,
     pub events: &'a [NewEvent],
 }
 
 impl Batch<'_> {
-    /// Whether the audit log's entries about attacks are asked for.
+    /// Whether the audit entries about attacks are needed.
     pub fn tells_of_attacks(&self) -> bool {
         self.events.iter().any(|event| matches!(event.kind(), EventKind::Refused { .. }))
     }
-    /// Whether the number of the audit log's entries about retries is asked for.
+    /// Whether the number of audit entries about retries is needed.
     pub fn tells_of_retries(&self) -> bool {
         self.events.iter().any(|event| matches!(event.kind(), EventKind::Retried { .. }))
     }
 }
 
-/// What is stored of a machine that is enrolled with the key of the batch.
+/// What is stored of a machine that is enrolled with the batch's key.
 #[derive(Debug, Clone, PartialEq, Default)]
 pub struct Stored {
     pub enrolment: u64,
-    /// Everything through this number is stored, or never will be.
+    /// Every event up to this number is stored, or never will be.
     pub through: u64,
     pub stream: Option<String>,
     pub outcome: Option<Outcome>,
-    /// Whether the last check-in says that an attack goes on.
+    /// Whether the last check-in says that an attack is ongoing.
     pub refuses: bool,
     pub events_bytes: u64,
-    /// The controller's number of its newest event of this enrolment.
+    /// The controller's number for its newest event of this enrolment.
     pub newest: u64,
-    /// The attacks that the audit log has of it within [`LOGGED_APART_MS`], by [`Attack::as_str`].
+    /// The attacks of this machine logged within [`LOGGED_APART_MS`], by [`Attack::as_str`].
     pub attacks_logged: BTreeSet<String>,
-    /// How many entries about retries the audit log has of it within [`DAY_MS`].
+    /// How many of this machine's retries were logged within [`DAY_MS`].
     pub retries_logged: u64,
 }
 
@@ -96,10 +97,11 @@ pub enum ReportRefusal {
     #[error("machine {0} is not enrolled with this key: enrol it with a token of `muster machines add {0}`")]
     NotEnrolled(MachineName),
     #[error(
-        "the events of {machine} go on with {found}, and {wanted} is next: send them by number, from {wanted} on"
+        "the events of {machine} continue with {found}, but {wanted} is next: send them in order, from \
+            {wanted} on"
     )]
     Order { machine: MachineName, wanted: u64, found: u64 },
-    #[error("{found} is no number of an event of {machine}: begin another count, and name it")]
+    #[error("{found} is not a valid event number of {machine}: start another count, with a new name")]
     OutOfRange { machine: MachineName, found: u64 },
 }
 
@@ -113,8 +115,8 @@ pub fn require_range(batch: &Batch<'_>) -> Result<(), ReportRefusal> {
     Ok(())
 }
 
-/// Stores what is new of a batch, at most `keep` bytes of the machine's events. Answers through which number everything is
-/// stored, or never will be.
+/// Stores the new events of a batch, keeping at most `keep` bytes of the machine's events. Answers with the
+/// number up to which everything is stored, or never will be.
 pub fn report(
     stored: Option<&Stored>,
     batch: &Batch<'_>,
@@ -156,20 +158,20 @@ pub fn report(
 }
 
 impl Stored {
-    /// Where the machine's count stands, and whether it has another name than before: then it begins anew. The first name
-    /// says nothing of the numbers: the machine's agent learned to give one. Neither does none: an older agent took its
-    /// place.
+    /// The position of the machine's count, and whether it has a new name: then it starts over. The first
+    /// name says nothing about the numbers: the agent was updated to a version that sends one. Nor does a
+    /// missing name: an older agent replaced it.
     fn count(&self, batch: &Batch<'_>) -> (u64, bool) {
         let known = self.stream.as_ref();
         let renamed = batch.stream.zip(known).is_some_and(|(stream, known)| stream.to_string() != *known);
         let through = if renamed { 0 } else { self.through };
-        // What a machine no longer has never comes. A number that no count reaches was never stored.
+        // Events that a machine has dropped never arrive. A number that no count reaches was never stored.
         let beyond = batch.stream.is_some() && through > MAX_EVENT_NUMBER;
         (if beyond { batch.oldest.saturating_sub(1) } else { through }, renamed)
     }
 }
 
-/// A batch while its events are taken.
+/// A batch being processed.
 struct Taking<'a> {
     stored: &'a Stored,
     machine: &'a MachineName,
@@ -220,14 +222,14 @@ impl<'a> Taking<'a> {
             }
             _ => {}
         }
-        // A local rollback is about an older generation; what became of the newest stays known.
+        // A local rollback concerns an older generation; the newest one's outcome stays.
         let stays = self.outcome.as_ref().map(|held| held.generation);
         if let Some(outcome) = outcome.filter(|new| stays.is_none_or(|held| new.generation >= held)) {
             self.outcome = Some(outcome);
         }
     }
 
-    /// An attack that the last check-in no longer speaks of has ended already.
+    /// An attack that the last check-in no longer mentions is already over.
     fn attack(&mut self, attack: Attack, detail: &str, event: &Event) {
         self.changes.push(Change::AttackOpened(Box::new(StoredAttack {
             machine: self.machine.clone(),
@@ -257,7 +259,7 @@ impl<'a> Taking<'a> {
     }
 }
 
-/// Who asked for it, as the machine reports it.
+/// Who allowed it, as the machine reports it.
 fn asker(by: &Asker) -> String {
     match by {
         Asker::Local { user: Some(0) } => "by root at the machine".to_owned(),

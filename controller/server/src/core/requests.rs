@@ -1,4 +1,5 @@
-//! What operators ask of machines, signed by them: kept until the machine says that it followed it, or until its end.
+//! Operators' signed requests to machines: kept until the machine says that it has followed them, or until
+//! they expire.
 
 use muster_protocol::ids::{MachineName, Sha256};
 use muster_protocol::keys::PublicKey;
@@ -8,28 +9,30 @@ use super::audit::{AuditContext, NewEntry};
 use super::change::{Change, Decided};
 use super::rows::Request;
 
-/// Why a request is not handed on.
+/// Why a request is not relayed.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum AskRefusal {
-    #[error("there is no machine {0} that is enrolled: `muster machines list` shows them")]
+    #[error("machine {0} is not enrolled: `muster machines list` shows those that are")]
     NotEnrolled(MachineName),
-    #[error("{0} has another key by now than the request is bound to: repeat it")]
+    #[error("{0} has changed its key since this request was signed: repeat it")]
     OtherKey(MachineName),
-    #[error("{MAX_REQUESTS} requests wait for {0} already: see that it is online, or wait until they end")]
+    #[error(
+        "{MAX_REQUESTS} requests are already waiting for {0}: bring it online, or wait until they expire"
+    )]
     TooMany(MachineName),
 }
 
-/// What is stored of a machine that is enrolled.
+/// What is stored of an enrolled machine.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Stored {
     pub key: PublicKey,
     pub key_rotation_asked: bool,
-    /// Those that are kept for it, ended or not.
+    /// The stored requests for it, expired or not.
     pub requests: Vec<Request>,
 }
 
-/// Keeps a request whose signature is good; the machine's next check-in hands it on. The same one again is kept and logged
-/// already.
+/// Stores a request with a verified signature; the reply to the machine's next check-in carries it. A
+/// repeated request is already stored and logged.
 pub fn ask(
     stored: Option<&Stored>,
     signed: &SignedRequest,

@@ -1,30 +1,31 @@
-//! How much is kept of what machines report: the newest, in bounds of bytes and of age. What decided on a generation goes
-//! last.
+//! How much is kept of what machines report: the newest, bounded in bytes and in age. Events that decided a
+//! generation are removed last.
 
 use muster_protocol::clock::UnixMillis;
 
 use super::change::{Change, Decided};
 
-/// How many events one transaction removes; other writers wait for no more.
+/// How many events one transaction removes, which is how long other writers wait.
 pub const AT_ONCE: u32 = 512;
 
-/// What an event of so many bytes counts for.
+/// The cost of an event of this many bytes.
 pub fn cost(bytes: usize) -> u64 {
     bytes as u64 + 128
 }
 
-/// What a machine's events are cut down to, if they take more than they may. A little less than they may, so that this is not
-/// done again for each event.
+/// What a machine's events are cut down to if they take more than allowed. A little less than allowed, so
+/// that this is not repeated for every event.
 pub fn cut_down_to(bytes: u64, keep: u64) -> Option<u64> {
     (bytes > keep).then(|| keep - keep / 64)
 }
 
-/// Forgets what has ended by itself: bearers, nonces, drafts and requests.
+/// Removes expired bearers, nonces, drafts and requests.
 pub fn sweep(now_s: i64) -> Decided<()> {
     Decided { changes: vec![Change::EndedForgotten { now_s }], answer: () }
 }
 
-/// Forgets events that came before `before`, but for those that decided on a generation; it is repeated until none is left.
+/// Removes events that arrived before `before`, except those that decided a generation; the caller repeats it
+/// until none is left.
 pub fn forget_events(before: UnixMillis) -> Decided<()> {
     Decided { changes: vec![Change::EventsForgotten { before, most: AT_ONCE }], answer: () }
 }

@@ -1,4 +1,4 @@
-//! The next root: whether it follows, who may hand it in, and what the log says of it.
+//! The next root: whether it follows, who may send it, and what is logged about it.
 
 use muster_protocol::clock::UnixMillis;
 use muster_protocol::keys::PublicKey;
@@ -11,22 +11,22 @@ use super::change::{Change, Decided};
 /// The largest root, in bytes.
 pub const MAX_ROOT_BYTES: usize = 1024 * 1024;
 
-/// Why this is not the next root, or not from somebody who may hand it in.
+/// Why this is not the next root, or its sender may not send it.
 #[derive(Debug, thiserror::Error)]
 pub enum RootRefusal {
-    #[error("this has more than {MAX_ROOT_BYTES} bytes, so it is no root")]
+    #[error("this has more than {MAX_ROOT_BYTES} bytes, so it is not a root")]
     TooLarge,
-    #[error("this is no root: {0}")]
+    #[error("this is not a root: {0}")]
     Unreadable(TufError),
     #[error("root {found} does not follow: the newest here is {held}, so the next one is {}", .held + 1)]
     NotNext { held: u64, found: u64 },
-    #[error("this is no root that machines would follow: {0}")]
+    #[error("this is not a root that machines would accept: {0}")]
     Unsound(TufError),
     #[error(transparent)]
     OnlineKey(#[from] OnlineKeyTooStrong),
     #[error(
-        "the root is good, and this request is signed by nobody whom it or the one before it names: send it \
-            with an operator's or a root key"
+        "the root is valid, but this request is signed with a key that neither it nor the current root \
+            names: send it with an operator key or a root key"
     )]
     Stranger,
 }
@@ -39,7 +39,7 @@ pub enum RootRefusal {
 )]
 pub struct OnlineKeyTooStrong(pub String);
 
-/// I8: what a controller holds makes no machine run anything, so an online key holds no other role.
+/// I8: nothing on a controller can make a machine run anything, so an online key has no other role.
 pub fn require_online_keys_apart(root: &Root) -> Result<(), OnlineKeyTooStrong> {
     let strong = [root.keys_of(Role::Targets), root.keys_of(Role::Root)].concat();
     match root.keys_of(Role::Timestamp).into_iter().find(|online| strong.contains(online)) {
@@ -48,7 +48,7 @@ pub fn require_online_keys_apart(root: &Root) -> Result<(), OnlineKeyTooStrong> 
     }
 }
 
-/// The next root, if these bytes are one that machines would follow from the current one.
+/// The next root, if these bytes are one that machines would accept after the current one.
 pub fn next(current: &Root, bytes: &[u8]) -> Result<Root, RootRefusal> {
     if bytes.len() > MAX_ROOT_BYTES {
         return Err(RootRefusal::TooLarge);
@@ -63,15 +63,15 @@ pub fn next(current: &Root, bytes: &[u8]) -> Result<Root, RootRefusal> {
     Ok(next)
 }
 
-/// The next root may come from an operator or a holder of a root key, of the current root or of the next one:
-/// after a lost key only the new one may be there. Whether the root counts its own signatures say.
+/// The next root may come from an operator or a holder of a root key, in the current root or in the next one:
+/// after a key is lost, only the new one may be available. Whether the root is valid is decided by its own
+/// signatures.
 pub fn require_named(current: &Root, next: &Root, by: &PublicKey) -> Result<(), RootRefusal> {
     let names = |root: &Root| [Role::Targets, Role::Root].iter().any(|role| root.keys_of(*role).contains(by));
     if names(current) || names(next) { Ok(()) } else { Err(RootRefusal::Stranger) }
 }
 
-/// Logs that a root is in force, once. Without a context it was found in the folder: nobody published it
-/// here.
+/// Logs that a root is in force, once. Without a context it was found in the folder and not published here.
 pub fn in_force(
     logged: u64,
     version: u64,

@@ -1,4 +1,4 @@
-//! What is stored, as plain data: no types of a database, no text that is still to be read.
+//! What is stored, as plain data: no database types, no text left to parse.
 
 use std::collections::BTreeSet;
 
@@ -12,10 +12,10 @@ use muster_protocol::report::{Attack, EventKind};
 use muster_protocol::request::SignedRequest;
 use serde::{Deserialize, Serialize};
 
-/// Numbers of check-ins and events from here on are nobody's honest ones, and no database's integers.
+/// No honest machine numbers check-ins or events this high, and database integers do not hold such numbers.
 pub const NUMBERS_END: u64 = i64::MAX as u64;
 
-/// Everything that is known of one machine, as operators are shown it.
+/// Everything known about one machine, for operators.
 #[derive(Debug, Clone)]
 pub struct Machine {
     pub name: MachineName,
@@ -34,10 +34,10 @@ pub struct Machine {
     pub key_rotation_asked_at: Option<UnixMillis>,
     /// Its last check-in.
     pub observed: Option<CheckIn>,
-    /// How the last generation that it reported on ended.
+    /// The outcome of the last generation that it reported on.
     pub outcome: Option<Outcome>,
     pub published: Option<Published>,
-    /// The newest attack that it reported and that has not ended.
+    /// The newest attack that it reported and that is ongoing.
     pub attack: Option<AttackView>,
 }
 
@@ -51,7 +51,7 @@ impl Machine {
     }
 }
 
-/// An enrolled machine, as its requests are checked.
+/// What the requests of an enrolled machine are checked against.
 #[derive(Debug, Clone, Copy)]
 pub struct KnownMachine {
     pub key: PublicKey,
@@ -59,7 +59,7 @@ pub struct KnownMachine {
     pub revoked: bool,
 }
 
-/// The last event that decided on a generation.
+/// The last event that decided a generation.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Outcome {
     pub generation: Generation,
@@ -68,7 +68,7 @@ pub struct Outcome {
 }
 
 impl Outcome {
-    /// The outcome that an event reports, if it decides on a generation.
+    /// The outcome that an event reports, if it decides a generation.
     pub fn of(generation: Option<Generation>, kind: &EventKind) -> Option<Self> {
         let decides = matches!(
             kind,
@@ -81,7 +81,7 @@ impl Outcome {
     }
 }
 
-/// Who a bearer stands for.
+/// The principal of a bearer.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub enum Principal {
     Machine(MachineName),
@@ -108,16 +108,16 @@ pub struct TokenUse {
     pub by: PublicKey,
 }
 
-/// A machine's last check-in, and what answers the same one again.
+/// A machine's last check-in, and the reply to send if it is repeated.
 #[derive(Debug, Clone, PartialEq)]
 pub struct LastCheckIn {
     pub body: Sha256,
     pub salt: [u8; 32],
-    /// Without its bearer; none where it cannot be read.
+    /// Without its bearer; `None` if it cannot be parsed.
     pub reply: Option<CheckInReply>,
 }
 
-/// A check-in before the last one, so that one that was slow raises no alarm.
+/// A check-in before the last one, kept so that a delayed one raises no alarm.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub struct EarlierCheckIn {
     pub seq: u64,
@@ -125,13 +125,13 @@ pub struct EarlierCheckIn {
     pub body: [u8; 16],
 }
 
-/// What an operator asked of a machine.
+/// An operator's request to a machine.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Request {
     pub id: Sha256,
     /// What it asks for ([`muster_protocol::request::Asked::as_str`]).
     pub asks: String,
-    /// None where this version cannot read it.
+    /// `None` if this version cannot parse it.
     pub document: Option<SignedRequest>,
     /// Unix seconds.
     pub ends: i64,
@@ -148,9 +148,9 @@ pub struct StoredEvent {
     pub seq: u64,
     pub generation: Option<Generation>,
     pub received_at: UnixMillis,
-    /// JSON, as it came.
+    /// JSON, as received.
     pub raw: String,
-    /// Whether it decided on a generation: those are kept longest.
+    /// Whether it decided a generation: such events are kept longest.
     pub decides: bool,
 }
 
@@ -167,14 +167,14 @@ pub struct StoredAttack {
     pub ended_at: Option<UnixMillis>,
 }
 
-/// A published generation: the files that operators signed, and what is known of them.
+/// A published generation: the files that operators signed, and what is known about them.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct StoredGeneration {
     pub machine: MachineName,
     pub generation: Generation,
     pub files: GenerationFiles,
     pub target_sha256: Sha256,
-    /// When the operators' signature ends, in unix seconds.
+    /// When the operators' signature expires, in Unix seconds.
     pub expires: i64,
     pub published_at: UnixMillis,
     pub published_by: PublicKey,
@@ -201,7 +201,7 @@ pub struct Timestamp {
     pub key: PublicKey,
 }
 
-/// A draft as it is kept.
+/// A stored draft.
 #[derive(Debug, Clone, PartialEq)]
 pub struct StoredDraft {
     pub id: Sha256,

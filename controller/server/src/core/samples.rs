@@ -1,4 +1,4 @@
-//! Values that the tests of several decisions begin with.
+//! Sample values for the tests of the decisions.
 
 use muster_protocol::ids::{Generation, MachineName};
 use muster_protocol::keys::{PublicKey, SecretKey};
@@ -34,7 +34,7 @@ impl Fleet {
         Self { root_key, operator, online, root: Root::parse_self_signed(&bytes).unwrap() }
     }
 
-    /// The root of this version, for these operators and this online key.
+    /// The root of this version, with these operators and this online key.
     pub fn root(&self, version: u64, operators: &[PublicKey], online: &PublicKey) -> Vec<u8> {
         signed_root(version, &self.root_key, operators, online)
     }
@@ -77,7 +77,7 @@ pub fn target(number: u64) -> Target {
     .unwrap()
 }
 
-/// An enrolled machine that never checked in and for which this was published.
+/// An enrolled machine that has never checked in, with this published.
 pub fn machine(published: Option<u64>) -> Machine {
     let by = key().public();
     let published = published.map(|number| Published {

@@ -1,4 +1,4 @@
-//! Answers on their way out: whoever takes theirs slowly pays for the memory.
+//! Responses on their way out: a slow reader pays for the memory its response takes.
 
 use axum::body::{Body, Bytes, HttpBody as _};
 use axum::http::StatusCode;
@@ -9,11 +9,11 @@ use super::memory::{Held, Memory};
 use super::payer::Payer;
 use super::problem::refuse;
 
-/// What counts as an answer of some size, in bytes.
+/// Responses smaller than this many bytes are not charged.
 const LARGE: usize = 16 * 1024;
 
-/// An answer of some size that is whole in memory is charged to whom it is for, until they took it. (What
-/// strangers read lies there once for all of them.)
+/// A response held whole in memory is charged to its reader until they have taken it. (Public files are held
+/// once and shared by all readers.)
 pub async fn charged(memory: &Memory, response: Response, who: Payer) -> Response {
     let size = response.body().size_hint().exact().and_then(|size| usize::try_from(size).ok());
     let Some(size) = size.filter(|size| *size >= LARGE) else { return response };
@@ -33,7 +33,7 @@ pub async fn charged(memory: &Memory, response: Response, who: Payer) -> Respons
     }
 }
 
-/// Bytes on their way out, and what is charged for them.
+/// A response body, and the memory charged for it.
 struct Charged {
     bytes: Bytes,
     _held: Held,
@@ -69,10 +69,10 @@ mod tests {
         };
         assert_eq!((refused, kept.len()), (StatusCode::SERVICE_UNAVAILABLE, 16));
         assert_eq!(ask(&other).await.status(), StatusCode::OK);
-        // What is small is not counted.
+        // Small responses are not counted.
         let small = charged(&memory, Response::new(Body::from("small")), reader.clone()).await;
         assert_eq!(small.status(), StatusCode::OK);
-        // Taken to the end, it is given back.
+        // Once everything is sent, the charge is released.
         let taken = axum::body::to_bytes(kept.pop().unwrap().into_body(), usize::MAX).await.unwrap();
         assert_eq!(taken.len(), 2 * MIB);
         assert_eq!(ask(&reader).await.status(), StatusCode::SERVICE_UNAVAILABLE);

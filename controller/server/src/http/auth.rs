@@ -1,8 +1,8 @@
-//! Who asks, as types that handlers take: a handler that holds one of them has its proof.
+//! Authentication, as extractor types: a handler that takes one of them has proof of who sent the request.
 //!
-//! `machine`: documents signed by the machine that they name. `operator`: requests signed by an operator,
-//! some of them with a key that `sign_in` lets read. `bearer`: what was given to either of them. What they
-//! refuse, in which order, is theirs alone.
+//! `machine`: documents signed by the machine that they name. `operator`: requests signed by an operator, or
+//! with a key that may read on their behalf (`sign_in`). `bearer`: bearers issued to either. Only these types
+//! decide what is refused, and in which order.
 
 pub mod bearer;
 pub mod machine;

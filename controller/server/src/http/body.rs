@@ -1,5 +1,5 @@
-//! Request bodies: each with a limit of size, none that stands still or crawls, and all of them together in
-//! bounded memory.
+//! Request bodies: each limited in size, none may stall or crawl, and all of them together use bounded
+//! memory.
 
 use std::pin::Pin;
 use std::time::Duration;
@@ -19,16 +19,16 @@ use super::problem::{Refused, refuse};
 use super::request_peer::away;
 use super::state::App;
 
-/// How much of a body that is refused is read all the same, in bytes, and for how long.
+/// How much of a refused body is still read, in bytes, and for how long.
 const MOST_DRAINED: usize = 8 * 1024 * 1024;
 const DRAIN_WAIT: Duration = Duration::from_secs(10);
-/// The least that a client must send, in bytes a second, over each stretch of time that it may stand still.
+/// The slowest pace at which a client may send, in bytes per second, measured over each idle limit.
 const SLOWEST: u64 = 1024;
-/// How long a small body may take to arrive. A larger one gets a second more for each [`PACE`] bytes.
+/// How long a small body may take to arrive. A larger one gets another second for every [`PACE`] bytes.
 const SMALL_WAIT: Duration = Duration::from_secs(30);
 const PACE: usize = 64 * 1024;
 
-/// A body that comes in pieces.
+/// A body that arrives in pieces.
 pub struct Incoming {
     stream: BodyDataStream,
     left: u64,
@@ -39,7 +39,7 @@ pub struct Incoming {
 }
 
 impl Incoming {
-    /// Refuses what is announced as too large before a byte of it is read.
+    /// Refuses a body announced as too large before reading any of it.
     pub fn new(headers: &HeaderMap, body: Body, limit: u64, idle: Duration) -> Result<Self, (Refused, Body)> {
         let announced =
             headers.get(header::CONTENT_LENGTH).and_then(|v| v.to_str().ok()?.parse::<u64>().ok());
@@ -50,7 +50,7 @@ impl Incoming {
         Ok(Self { stream: body.into_data_stream(), left: limit, limit, idle, stretch, in_stretch: 0 })
     }
 
-    /// The next piece; none at the end.
+    /// The next piece; `None` at the end.
     pub async fn next(&mut self) -> Result<Option<Bytes>, Refused> {
         let piece = loop {
             tokio::select! {
@@ -65,8 +65,7 @@ impl Incoming {
             }
         };
         let Some(piece) = piece else { return Ok(None) };
-        let piece =
-            piece.map_err(|_| Refused::malformed("the body broke off before its end: repeat the request"))?;
+        let piece = piece.map_err(|_| Refused::malformed("the body ended too early: repeat the request"))?;
         self.in_stretch += piece.len() as u64;
         self.left =
             self.left.checked_sub(piece.len() as u64).ok_or_else(|| Refused::too_large(self.limit))?;
@@ -75,7 +74,7 @@ impl Incoming {
 
     fn too_slow(&self) -> Refused {
         let message = format!(
-            "{} bytes came in {} s, which is too slow: repeat the request",
+            "{} bytes arrived in {} s, which is too slow: repeat the request",
             self.in_stretch,
             self.idle.as_secs()
         );
@@ -94,8 +93,8 @@ pub async fn small_body(
     whole(headers, body, limit, &app.memory, payer).await
 }
 
-/// The whole body, which must arrive within a time that its limit sets. `payer` is charged for it until it is
-/// there.
+/// The whole body, which must arrive within a time that depends on its limit. `payer` is charged for it until
+/// it is complete.
 pub async fn whole(
     headers: &HeaderMap,
     body: Body,
@@ -113,7 +112,7 @@ pub async fn whole(
         while let Some(piece) = incoming.next().await? {
             let needed = bytes.len() + piece.len();
             if needed > held.bytes() {
-                // What is charged is what is allocated, so that small pieces cost what they are.
+                // The charge is for what is allocated, so small pieces are charged at their real cost.
                 let room = needed.max(2 * held.bytes()).min(limit.max(needed));
                 held.grow_to(room)?;
                 bytes.reserve_exact(room - bytes.len());
@@ -128,8 +127,8 @@ pub async fn whole(
     })
 }
 
-/// Reads on a little before the refusal is sent: a client that is still writing when the connection closes
-/// may never see the answer. One that waits for `100 Continue` has written nothing yet.
+/// Reads a little more before the refusal is sent: a client that is still writing when the connection closes
+/// may never see the response. A client that waits for `100 Continue` has not written anything yet.
 async fn after_draining(headers: &HeaderMap, rest: Body, refused: Refused) -> Refused {
     if !headers.contains_key(header::EXPECT) {
         let drain = async {
@@ -147,11 +146,11 @@ async fn after_draining(headers: &HeaderMap, rest: Body, refused: Refused) -> Re
     refused
 }
 
-/// What a body may be.
+/// A type that a body can have.
 pub trait Document: DeserializeOwned + Send {
-    /// What it is called where it is none, with its article.
+    /// Its name for error messages, with an article.
     const WHAT: &'static str;
-    /// The largest one, in bytes.
+    /// The largest size, in bytes.
     const LIMIT: usize = MAX_REQUEST_BYTES;
 
     fn read(bytes: &Bytes) -> Result<Self, Refused> {
@@ -159,7 +158,7 @@ pub trait Document: DeserializeOwned + Send {
     }
 }
 
-/// No body is wanted, and none is read.
+/// No body is wanted, so none is read.
 impl Document for () {
     const WHAT: &'static str = "nothing";
 
@@ -168,7 +167,7 @@ impl Document for () {
     }
 }
 
-/// Reads a document, or says in one sentence what is wrong with it.
+/// Parses a document, or says in one sentence what is wrong with it.
 pub fn json<T: DeserializeOwned>(what: &str, bytes: &[u8]) -> Result<T, Refused> {
     heavy::on(bytes.len(), || serde_json::from_slice(bytes)).map_err(|error| {
         let message = if error.is_data() {

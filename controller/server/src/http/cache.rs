@@ -1,4 +1,4 @@
-//! The binary cache, as Nix's HTTP binary cache store speaks it: machines and operators read, operators
+//! The binary cache, in the protocol of Nix's HTTP binary cache store: machines and operators read, operators
 //! write.
 
 mod name;

@@ -1,7 +1,8 @@
-//! Connections: who is let in, who is at the other end, whose turn it is.
+//! Connections: which ones are accepted, whom they belong to, and whose turn it is.
 //!
-//! `listen` and `stream` know the kernel and no peers; `parties` and `turns` know parties and no connections;
-//! `arrival` is what comes before a first request; `peer` joins them, and `gate` is the door in front.
+//! `listen` and `stream` deal with the kernel and do not know peers; `parties` and `turns` know parties but
+//! no connections; `arrival` handles what precedes a first request; `peer` joins them, and `gate` is the
+//! entrance.
 
 mod arrival;
 pub mod gate;

@@ -1,4 +1,4 @@
-//! Long work on bytes, which must not keep a thread from the connections that it looks after.
+//! CPU-heavy work, which must not block the other tasks of its thread.
 
 use axum::http::{HeaderValue, StatusCode, header};
 use axum::response::{IntoResponse, Response};
@@ -8,16 +8,16 @@ use tokio::runtime::{Handle, RuntimeFlavor};
 
 use super::problem::refuse;
 
-/// Less than this is done where it comes up, in bytes.
+/// Work on fewer bytes than this runs inline.
 const SMALL: usize = 32 * 1024;
 
-/// Does work on so many bytes, and lets the thread's other tasks go elsewhere meanwhile where it may last.
+/// Runs work on this many bytes; if it may take long, the thread's other tasks move to other threads first.
 pub fn on<T>(bytes: usize, work: impl FnOnce() -> T) -> T {
     let threads = Handle::try_current().is_ok_and(|at| at.runtime_flavor() == RuntimeFlavor::MultiThread);
     if bytes > SMALL && threads { tokio::task::block_in_place(work) } else { work() }
 }
 
-/// An answer in JSON that may be long.
+/// A JSON response that may be long.
 pub struct Long<T>(pub T);
 
 impl<T: Serialize> IntoResponse for Long<T> {
@@ -46,7 +46,7 @@ mod tests {
         let (went, goes) = mpsc::channel();
         let long = tokio::spawn(async move {
             tokio::spawn(async move { went.send(()).unwrap() });
-            // Only another thread can run what was begun here.
+            // Only another thread can run the task spawned here.
             on(1 << 20, || goes.recv().unwrap());
         });
         long.await.unwrap();

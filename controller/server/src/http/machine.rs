@@ -1,4 +1,4 @@
-//! What machines send and ask for, one file a subject.
+//! What machines send and request, one file per subject.
 
 pub mod check_in;
 pub mod enrol;

@@ -1,7 +1,7 @@
-//! The memory that bodies take while they arrive: charged by the byte, to whoever sends them.
+//! The memory that bodies take while they arrive: charged per byte to the sender.
 //!
-//! An address that proved nothing has a share, and so has each machine and each operator who did. Half of all
-//! is kept for those who did: strangers together never take it.
+//! Every unauthenticated address, machine and operator has a share. Half of all memory is reserved for
+//! authenticated senders, so strangers together can never take it.
 
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, PoisonError};
@@ -11,14 +11,14 @@ use muster_protocol::draft::MAX_DRAFT_BYTES;
 use super::payer::Payer;
 use super::problem::Refused;
 
-/// The parts of all that strangers together, one address, one machine, one operator and the keys that one
-/// signed in may take.
+/// The fractions of the total that all strangers together, one address, one machine, one operator, and one
+/// operator's signed-in keys may take.
 const STRANGERS: usize = 2;
 const ADDRESS: usize = 8;
 const MACHINE: usize = 64;
 const OPERATOR: usize = 4;
 const READER: usize = 8;
-/// A machine's share is at least this: its largest batch twice, since a buffer grows by doubling.
+/// A machine's share is at least this: twice its largest batch, since a buffer grows by doubling.
 const LEAST_OF_A_MACHINE: usize = 2 * muster_protocol::report::MAX_BATCH_BYTES;
 
 #[derive(Debug, Clone)]
@@ -42,7 +42,7 @@ impl Memory {
         Self(Arc::new(Pool { all: bytes, taken: Mutex::default() }))
     }
 
-    /// Room for a body of which nothing came yet.
+    /// Room for a body of which nothing has arrived yet.
     pub fn nothing(&self, payer: Payer) -> Held {
         Held { memory: self.clone(), payer, bytes: 0 }
     }
@@ -52,7 +52,7 @@ impl Memory {
             Payer::Address(_) => self.0.all / ADDRESS,
             Payer::Machine(_) => (self.0.all / MACHINE).max(LEAST_OF_A_MACHINE),
             Payer::Operator(_) => (self.0.all / OPERATOR).max(MAX_DRAFT_BYTES),
-            // A draft is to fit, and the operator's own share beside it, and something for machines.
+            // A draft must fit beside the operator's own share, and leave something for machines.
             Payer::Reader(_) => (self.0.all / READER).max(MAX_DRAFT_BYTES.min(self.0.all / 4)),
         }
     }
@@ -63,10 +63,10 @@ impl Memory {
         let stranger = matches!(payer, Payer::Address(_));
         let busy = |message| Err(Refused::busy(message));
         if own + more > self.share(payer) {
-            return busy("too much arrives at once from here: repeat in a moment");
+            return busy("you are sending too much at once: repeat in a moment");
         }
         if taken.all + more > self.0.all || stranger && taken.strangers + more > self.0.all / STRANGERS {
-            return busy("the controller takes in more than it has memory for: repeat in a moment");
+            return busy("the controller is out of memory for requests: repeat in a moment");
         }
         taken.all += more;
         taken.strangers += if stranger { more } else { 0 };
@@ -89,7 +89,7 @@ impl Memory {
     }
 }
 
-/// What one body holds; given back when it is dropped.
+/// What one body holds; released when dropped.
 #[derive(Debug)]
 pub struct Held {
     memory: Memory,

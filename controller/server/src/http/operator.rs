@@ -1,4 +1,4 @@
-//! What operators ask, each request signed by one of them; one file a subject.
+//! What operators request, each request signed by one of them; one file per subject.
 
 pub mod audit;
 pub mod changes;

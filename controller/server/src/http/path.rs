@@ -1,4 +1,4 @@
-//! What a request's path names.
+//! What the path of a request names.
 
 use axum::extract::{FromRequestParts, Path};
 use axum::http::request::Parts;
@@ -9,8 +9,8 @@ use serde::Deserialize;
 use super::problem::{Refused, refuse};
 use super::state::Shared;
 
-/// What a path may name: nothing, or a machine. Its text is taken before it is known who asks, and read
-/// afterwards.
+/// What a path may name: nothing, or a machine. Its text is taken before the sender is authenticated, and
+/// parsed afterwards.
 pub trait FromPath: Sized + Send {
     type Text: Send;
     fn text(parts: &mut Parts, app: &Shared) -> impl Future<Output = Result<Self::Text, Refused>> + Send;

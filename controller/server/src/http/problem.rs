@@ -1,4 +1,4 @@
-//! Every refusal is one sentence in JSON with a code that programs may decide by.
+//! Every refusal is one sentence in JSON, with a code that programs can act on.
 
 use std::time::Duration;
 
@@ -7,17 +7,17 @@ use axum::http::{HeaderValue, StatusCode, header};
 use axum::response::{IntoResponse, Response};
 use muster_protocol::api::{Problem, ProblemCode};
 
-/// An answer that is not a success.
+/// An error response.
 #[derive(Debug)]
 pub struct Refused {
     pub status: StatusCode,
     pub code: ProblemCode,
     pub message: String,
-    /// When to come again, in seconds.
+    /// When to retry, in seconds.
     retry_after: Option<u64>,
-    /// Whether it is no error of the controller's, and anybody can cause as many as they like.
+    /// True if it is not the controller's error and anybody can cause any number of them.
     expected: bool,
-    /// Whether the connection ends with the answer.
+    /// Whether the connection closes after the response.
     closes: bool,
 }
 
@@ -27,16 +27,16 @@ pub fn refuse(status: StatusCode, code: ProblemCode, message: impl Into<String>)
 }
 
 impl Refused {
-    /// The same, with when to come again.
+    /// The same, with the time to retry after.
     pub fn again_in(self, seconds: u64) -> Self {
         Self { retry_after: Some(seconds), ..self }
     }
-    /// One party takes too much: no error in the log, which one party must not fill.
+    /// One party uses too much: not logged as an error, since one party must not fill the log.
     pub fn busy(message: &str) -> Self {
         let refused = refuse(StatusCode::SERVICE_UNAVAILABLE, ProblemCode::Busy, message);
         Self { expected: true, ..refused }
     }
-    /// Too many connections of one party: this one is not kept.
+    /// Too many connections of one party: this one is closed.
     pub fn too_many_connections() -> Self {
         let message = "too many connections of this machine or operator are open: close some";
         let refused = refuse(StatusCode::TOO_MANY_REQUESTS, ProblemCode::TooMany, message);
@@ -51,17 +51,16 @@ impl Refused {
     pub fn unauthorised(message: impl Into<String>) -> Self {
         refuse(StatusCode::UNAUTHORIZED, ProblemCode::Unauthorised, message)
     }
-    /// Too many requests; there is room for another after `wait`.
+    /// Too many requests; another is allowed after `wait`.
     pub fn too_many(who: &str, wait: Duration) -> Self {
-        // A second at least, and rounded up: who comes too early waits again.
+        // At least one second, and rounded up: a client that retries too early waits again.
         let seconds = wait.as_secs() + 1;
-        let message =
-            format!("{who} sends more requests than the controller takes: come again in {seconds} s");
+        let message = format!("{who} sends more requests than the controller accepts: repeat in {seconds} s");
         let refused = refuse(StatusCode::TOO_MANY_REQUESTS, ProblemCode::TooMany, message);
         Self { retry_after: Some(seconds), ..refused }
     }
     pub fn too_large(limit: u64) -> Self {
-        let message = format!("this is larger than the {limit} bytes that the controller takes here");
+        let message = format!("this is larger than the {limit} bytes that the controller accepts here");
         refuse(StatusCode::PAYLOAD_TOO_LARGE, ProblemCode::TooLarge, message)
     }
 }
@@ -78,7 +77,7 @@ impl IntoResponse for Refused {
         let mut response = (status, Json(problem)).into_response();
         let headers = response.headers_mut();
         if status == StatusCode::UNAUTHORIZED {
-            // Nix's curl sends the password of its netrc only where HTTP Basic is asked for (RFC 7617).
+            // Nix's curl sends the password in its netrc only if HTTP Basic is requested (RFC 7617).
             headers.insert(header::WWW_AUTHENTICATE, HeaderValue::from_static("Basic realm=\"muster\""));
         }
         if closes {

@@ -1,4 +1,4 @@
-//! What anybody may read: the fleet's name and its roots.
+//! Public files: the fleet's ID and its roots.
 
 use axum::Json;
 use axum::extract::{Path, State};
@@ -24,7 +24,7 @@ pub async fn root(State(app): State<Shared>, Path(file): Path<String>) -> Result
     root_file(&app, &file)
 }
 
-/// `N.root.json`; TUF clients ask for the next one until there is none.
+/// `N.root.json`; TUF clients request the next one until there is none.
 pub fn root_file(app: &Shared, file: &str) -> Result<Response, Refused> {
     let version = numbered(file, "root").ok_or_else(|| Refused::not_found("roots are named N.root.json"))?;
     let chain = app.services.roots.current();

@@ -1,4 +1,4 @@
-//! What the rest of the controller refuses, as problems: one status and one code each.
+//! Maps the refusals of the rest of the controller to problems: one status and one code each.
 
 use axum::http::StatusCode;
 use muster_protocol::api::ProblemCode;
@@ -140,7 +140,7 @@ impl From<PublishRefusal> for Refused {
     }
 }
 
-/// What is wrong with a publication that no machine would accept.
+/// The code for a publication that no machine would accept.
 fn unsound(error: &TufError) -> ProblemCode {
     match error.attack() {
         Some(Attack::ForgedSignature) => ProblemCode::BadSignature,

@@ -1,4 +1,4 @@
-//! Who asks in the request that is being answered, and whether that was proved.
+//! Who sent the request being handled, and whether they proved it.
 
 use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 
@@ -20,21 +20,21 @@ tokio::task_local! {
 struct RequestPeer {
     peer: Option<Arc<Peer>>,
     pace: Option<Pace>,
-    /// Who it is, once they proved it.
+    /// Who it is, once proved.
     proved: OnceLock<Payer>,
-    /// What counts in the place of its connection, where that is a proxy's.
+    /// What is counted instead of the connection, where that is a proxy's.
     counted: Mutex<Option<Held>>,
 }
 
-/// Who asked, as far as it was proved.
+/// The sender, as far as proved.
 pub enum Asked {
     By(Payer),
     Stranger(Arc<Peer>),
-    /// It came by no connection.
+    /// The request arrived over no connection.
     Nobody,
 }
 
-/// Answers a request; gives the answer, and who asked.
+/// Handles a request; returns the response and who sent the request.
 pub async fn answering<F: Future<Output = Response>>(
     request: Request,
     answer: impl FnOnce(Request) -> F,
@@ -58,9 +58,10 @@ pub async fn answering<F: Future<Output = Response>>(
     }
 }
 
-/// Whoever asks is this machine or operator of the fleet. Refused where they hold too many connections.
+/// Records that the sender is this machine or operator of the fleet. Refused if they hold too many
+/// connections.
 ///
-/// Waits for their turn, so nothing may be held that others wait for.
+/// Waits for their turn, so hold nothing that others need.
 pub async fn proved(who: &Payer) -> Result<(), Refused> {
     let known = REQUEST_PEER.try_with(|asking| {
         let _ = asking.proved.set(who.clone());
@@ -78,12 +79,12 @@ pub async fn proved(who: &Payer) -> Result<(), Refused> {
     Err(Refused::too_many_connections())
 }
 
-/// The connections that were held as this one's are somebody else's from here on.
+/// Stops counting existing connections of this party as theirs.
 pub fn forget(who: &Payer) {
     let _ = REQUEST_PEER.try_with(|asking| asking.peer.as_ref().map(|peer| peer.forget(who)));
 }
 
-/// Waits for the client, who takes nobody's turn meanwhile.
+/// Waits for the client without holding a turn.
 pub async fn away<T>(wait: impl Future<Output = T>) -> T {
     match REQUEST_PEER.try_with(|asking| asking.pace.clone()) {
         Ok(Some(pace)) => pace.away(wait).await,
@@ -91,7 +92,7 @@ pub async fn away<T>(wait: impl Future<Output = T>) -> T {
     }
 }
 
-/// Who is charged for what the request brings, as long as nothing is proved.
+/// Who is charged for the request's memory while nothing is proved.
 pub fn stranger() -> Payer {
     let address =
         REQUEST_PEER.try_with(|asking| asking.peer.as_ref().map(|peer| Neighbourhood::of(peer.address)));

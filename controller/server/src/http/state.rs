@@ -1,4 +1,4 @@
-//! What every request sees.
+//! The state that every handler shares.
 
 use std::sync::Arc;
 
@@ -11,9 +11,9 @@ use crate::services::Services;
 pub struct App {
     pub services: Arc<Services>,
     pub rates: Rates,
-    /// What bodies may take while they arrive.
+    /// The memory for bodies while they arrive.
     pub memory: Memory,
-    /// True once the server stops: long polls end.
+    /// Becomes true when the server stops; long polls then end.
     pub stopping: watch::Receiver<bool>,
 }
 
@@ -26,7 +26,7 @@ impl App {
         Self { services, rates, memory, stopping }
     }
 
-    /// Ends when the server is told to stop.
+    /// Completes when the server is asked to stop.
     pub async fn stopped(&self) {
         let _ = self.stopping.clone().wait_for(|stopping| *stopping).await;
     }

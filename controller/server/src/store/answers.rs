@@ -1,4 +1,6 @@
-//! What the store answers beside rows.
+//! What the store returns besides rows.
+
+use std::collections::BTreeMap;
 
 use muster_protocol::ids::{Generation, Sha256};
 use muster_protocol::report::Event;
@@ -14,32 +16,34 @@ pub enum File {
     Target(Sha256),
 }
 
-/// What the next check-in of a machine would be told.
+/// What is waiting for a machine's next check-in.
 #[derive(Debug, Clone, Copy, Default)]
 pub struct News {
     /// Its latest published generation.
     pub generation: Option<Generation>,
-    /// Whether there is something that only the reply of a check-in carries.
+    /// Whether there is something that only the reply to a check-in carries.
     pub check_in: bool,
 }
 
-/// The events of one generation: the newest, the oldest of those first, and how many were left out.
+pub type EventsByGeneration = BTreeMap<Generation, GenerationEvents>;
+
+/// The newest events of one generation, oldest first, and how many were left out.
 #[derive(Debug, Clone, Default)]
-pub struct Told {
+pub struct GenerationEvents {
     pub events: Vec<Event>,
     pub left_out: u64,
 }
 
-/// What applying changes brought about.
+/// The result of applying changes.
 #[derive(Debug, Clone, Copy, Default)]
 pub struct Applied {
-    /// Where the fleet's changes stand, if one of them was a machine's.
+    /// The fleet's cursor, if one of the changes moved it.
     pub cursor: Option<Cursor>,
-    /// How many old events went.
+    /// How many old events were removed.
     pub forgotten: u64,
 }
 
-/// A decision that is carried out.
+/// A decision that was carried out.
 #[derive(Debug, Clone)]
 pub struct Committed<A> {
     pub answer: A,

@@ -1,5 +1,5 @@
-//! The binary cache's files, in a folder or, later, in an object store. A file appears when it is whole and durable,
-//! or not at all.
+//! The binary cache's files, in a folder or, later, in an object store. A file appears once it is complete
+//! and durable, or not at all.
 
 use std::error::Error as _;
 use std::io::ErrorKind;
@@ -13,7 +13,7 @@ use object_store::local::LocalFileSystem;
 use object_store::path::Path as Key;
 use object_store::{MultipartUpload, ObjectStore, ObjectStoreExt as _, PutPayload};
 
-/// How much is collected before it is written.
+/// How much is buffered before it is written, in bytes.
 const PART_BYTES: usize = 1024 * 1024;
 
 #[derive(Debug, thiserror::Error)]
@@ -52,7 +52,7 @@ pub struct Reading {
 }
 
 impl Blobs {
-    /// Opens the folder, and removes what a crash left half-written in it.
+    /// Opens the folder, and removes partial files that a crash left there.
     pub fn open(folder: &Path) -> Result<Self, BlobError> {
         let failed = |error| BlobError::Open(folder.display().to_string(), error);
         std::fs::create_dir_all(folder.join("nar")).map_err(failed)?;
@@ -82,20 +82,20 @@ impl Blobs {
         }
     }
 
-    /// A small file, whole.
+    /// Reads a small file whole.
     pub async fn write(&self, name: &str, bytes: Bytes) -> Result<(), BlobError> {
         self.store.put(&Key::from(name), bytes.into()).await?;
         Ok(())
     }
 
-    /// Begins a file of any size.
+    /// Starts writing a file of any size.
     pub async fn upload(&self, name: &str) -> Result<Upload, BlobError> {
         let upload = self.store.put_multipart(&Key::from(name)).await?;
         Ok(Upload { upload, part: Vec::new() })
     }
 }
 
-/// A file on its way. Dropped without [`Upload::finish`], it never was.
+/// A file being written. Dropped without [`Upload::finish`], it leaves no trace.
 pub struct Upload {
     upload: Box<dyn MultipartUpload>,
     part: Vec<u8>,
@@ -123,12 +123,12 @@ impl Upload {
 
     pub async fn abandon(mut self) {
         if let Err(error) = self.upload.abort().await {
-            tracing::warn!("a half-written upload could not be removed: {error}; it goes at the next start");
+            tracing::warn!("a partial upload could not be removed: {error}; it is removed at the next start");
         }
     }
 }
 
-/// `object_store` writes beside the file's place, under its name with `#` and a number.
+/// `object_store` writes next to the final path, with `#` and a number appended to the name.
 fn remove_staged(folder: &Path) -> std::io::Result<()> {
     for entry in std::fs::read_dir(folder)? {
         let entry = entry?;
@@ -136,7 +136,7 @@ fn remove_staged(folder: &Path) -> std::io::Result<()> {
         let staged = name.to_str().and_then(|name| name.rsplit_once('#'));
         if staged.is_some_and(|(_, number)| number.bytes().all(|byte| byte.is_ascii_digit())) {
             std::fs::remove_file(entry.path())?;
-            tracing::info!("removed an upload that a crash left: {}", entry.path().display());
+            tracing::info!("removed a partial upload left by a crash: {}", entry.path().display());
         }
     }
     Ok(())

@@ -1,4 +1,4 @@
-//! What machines and operators cause, each in one transaction, and what is read without one.
+//! The commands of machines and operators, each in one transaction, and plain reads.
 
 use std::convert::Infallible;
 
@@ -22,7 +22,7 @@ use crate::core::requests::AskRefusal;
 use crate::core::rows::{KnownMachine, Machine, Principal};
 use crate::core::{access, checkin, enrolment, machines, reports, requests, retention};
 
-/// What came of a check-in or of a batch of events, and where the fleet's changes stand, unless nothing changed.
+/// The answer to a check-in or a batch of events, and the fleet's cursor if anything changed.
 #[derive(Debug)]
 pub struct Answer<A> {
     pub answer: A,
@@ -36,7 +36,7 @@ impl<A> From<Committed<A>> for Answer<A> {
 }
 
 impl Store {
-    /// Takes a check-in. A refusal may change something as well: the clone alarm does.
+    /// Takes a check-in. A refusal may write as well: it can raise the clone alarm.
     pub async fn check_in(
         &self,
         received: &ReceivedCheckIn<'_>,
@@ -64,8 +64,8 @@ impl Store {
         decided.await.map(Answer::from).map_err(Failed::into_store)
     }
 
-    /// Gives a machine its new key and ends its token. Strangers ask for this, so most is refused without a transaction that
-    /// writes.
+    /// Gives a machine its new key and marks its token as used. Strangers can send this, so most refusals
+    /// happen without a write transaction.
     pub async fn enrol(
         &self,
         request: &EnrolRequest,
@@ -81,7 +81,7 @@ impl Store {
         self.cursor_after(decided.await?).await
     }
 
-    /// Takes a batch of events. Answers through which number they are stored.
+    /// Takes a batch of events. Returns the number up to which they are stored.
     pub async fn report(
         &self,
         batch: &Batch<'_>,
@@ -100,7 +100,7 @@ impl Store {
         decided.await.map(Answer::from)
     }
 
-    /// Notes that a machine is there.
+    /// Records that a machine is online.
     pub async fn seen(&self, machine: &MachineName, now: UnixMillis) -> Result<(), StoreError> {
         let decided = self.consider(
             |mut transaction| async move {
@@ -112,7 +112,7 @@ impl Store {
         decided.await.map(drop).map_err(Failed::into_store)
     }
 
-    /// A new machine, or a new token for one.
+    /// Adds a machine, or a new token for one.
     pub async fn add_machine(
         &self,
         new: &AddMachine,
@@ -129,7 +129,7 @@ impl Store {
         self.cursor_after(decided.await?).await
     }
 
-    /// Ends a machine's access.
+    /// Revokes a machine.
     pub async fn revoke(
         &self,
         machine: &MachineName,
@@ -145,7 +145,7 @@ impl Store {
         self.cursor_after(decided.await?).await
     }
 
-    /// Ends a machine's clone alarm.
+    /// Acknowledges a machine's clone alarm.
     pub async fn acknowledge(
         &self,
         machine: &MachineName,
@@ -161,7 +161,7 @@ impl Store {
         self.cursor_after(decided.await?).await
     }
 
-    /// Keeps a request to a machine.
+    /// Stores a request to a machine.
     pub async fn ask(
         &self,
         signed: &SignedRequest,
@@ -186,13 +186,13 @@ impl Store {
         Ok(bearer)
     }
 
-    /// Forgets what has ended by itself: bearers, nonces, drafts and requests.
+    /// Removes expired bearers, nonces, drafts and requests.
     pub async fn sweep(&self, now_s: i64) -> Result<(), StoreError> {
         let decided = self.decide(nothing, |()| Ok::<_, Infallible>(retention::sweep(now_s)));
         decided.await.map(drop).map_err(Failed::into_store)
     }
 
-    /// Removes the events that came before `before`, but for those that decided on a generation.
+    /// Removes events that arrived before `before`, except those that decided a generation.
     pub async fn forget_events(&self, before: UnixMillis) -> Result<(), StoreError> {
         loop {
             let decided = self.decide(nothing, |()| Ok::<_, Infallible>(retention::forget_events(before)));
@@ -202,7 +202,7 @@ impl Store {
         }
     }
 
-    /// Where the fleet's changes stand once a decision is carried out.
+    /// The fleet's cursor after a decision.
     async fn cursor_after<E>(&self, committed: Committed<()>) -> Result<Cursor, Failed<E>> {
         match committed.applied.cursor {
             Some(cursor) => Ok(cursor),
@@ -211,16 +211,16 @@ impl Store {
     }
 }
 
-/// What is read without a transaction.
+/// Reads without a transaction.
 impl Store {
-    /// Where the fleet's changes stand.
+    /// The fleet's cursor.
     pub async fn cursor(&self) -> Result<Cursor, StoreError> {
         self.database.cursor().await
     }
     pub async fn machine(&self, name: &MachineName) -> Result<Option<Machine>, StoreError> {
         self.database.machine(name).await
     }
-    /// All of them, by name.
+    /// All machines, by name.
     pub async fn machines(&self) -> Result<Vec<Machine>, StoreError> {
         self.database.machines().await
     }
@@ -228,15 +228,15 @@ impl Store {
     pub async fn machine_key(&self, name: &MachineName) -> Result<Option<KnownMachine>, StoreError> {
         self.database.machine_key(name).await
     }
-    /// What the machine's next check-in would be told.
+    /// What is waiting for the machine's next check-in.
     pub async fn news(&self, name: &MachineName) -> Result<News, StoreError> {
         self.database.news(name).await
     }
-    /// Who this bearer stands for, if it is good now.
+    /// The principal of this bearer, if it is valid now.
     pub async fn principal(&self, bearer: &str, now_s: i64) -> Result<Option<Principal>, StoreError> {
         self.database.principal(&Sha256::of(bearer.as_bytes()), now_s).await
     }
-    /// Remembers a nonce until `expires`, in unix seconds; false if it was known.
+    /// Records a nonce until `expires`, in Unix seconds; false if it is already known.
     pub async fn use_nonce(
         &self,
         key: &PublicKey,
@@ -245,11 +245,11 @@ impl Store {
     ) -> Result<bool, StoreError> {
         self.database.use_nonce(key, nonce, expires).await
     }
-    /// The attacks that a machine reported, the newest first.
+    /// The attacks that a machine reported, newest first.
     pub async fn attacks(&self, machine: &MachineName, limit: u32) -> Result<Vec<AttackView>, StoreError> {
         self.database.attacks(machine, limit).await
     }
-    /// The entries of the audit log after `after`, the oldest first.
+    /// The entries of the audit log after `after`, oldest first.
     pub async fn audit(&self, after: u64, limit: u32) -> Result<Page, StoreError> {
         self.database.audit(after, limit.min(MAX_PAGE)).await
     }

@@ -1,4 +1,4 @@
-//! Drafts that wait for signatures.
+//! Drafts waiting for signatures.
 
 use muster_protocol::draft::Draft;
 use muster_protocol::ids::Sha256;
@@ -10,7 +10,7 @@ use crate::core::drafts::{self, DraftRefusal};
 use crate::core::rows::StoredDraft;
 
 impl Store {
-    /// Keeps a draft, or adds its good signatures to the copy that is kept. Gives what is kept then.
+    /// Stores a draft, or adds its valid signatures to the stored copy. Returns what is then stored.
     pub async fn keep_draft(
         &self,
         draft: &Draft,
@@ -28,12 +28,12 @@ impl Store {
         Ok(decided.await?.answer)
     }
 
-    /// Everything that waits, the oldest first.
+    /// All waiting drafts, oldest first.
     pub async fn drafts(&self, now_s: i64) -> Result<Vec<StoredDraft>, StoreError> {
         self.database.drafts(now_s).await
     }
 
-    /// The draft whose ID begins like this, if there is exactly one.
+    /// The draft whose ID has this prefix, if there is exactly one.
     pub async fn draft(&self, prefix: &str, now_s: i64) -> Result<StoredDraft, Failed<DraftRefusal>> {
         let unknown = || Failed::Refused(DraftRefusal::Unknown(prefix.chars().take(64).collect()));
         let digits = (8..=64).contains(&prefix.len())
@@ -47,7 +47,7 @@ impl Store {
         Ok(StoredDraft { id, draft })
     }
 
-    /// Forgets a draft: it was published, or an operator does not want it.
+    /// Removes a draft: it was published, or an operator dropped it.
     pub async fn drop_draft(
         &self,
         id: &Sha256,

@@ -10,7 +10,7 @@ use crate::core::publication::{self, NewGeneration, PublishRefusal};
 use crate::core::rows::Timestamp;
 
 impl Store {
-    /// Stores a generation and its timestamp. None: this very generation was published before.
+    /// Stores a generation and its timestamp. `None`: exactly this generation was already published.
     pub async fn publish(
         &self,
         new: &NewGeneration<'_>,
@@ -28,8 +28,8 @@ impl Store {
         Ok(decided.await?.applied.cursor)
     }
 
-    /// The current timestamp of a machine; signed anew unless `is_good` says that it may stay. None where nothing was
-    /// published in this epoch.
+    /// The current timestamp of a machine; signed again unless `is_good` accepts the stored one. `None` if
+    /// nothing was published in this epoch.
     pub async fn timestamp(
         &self,
         machine: &MachineName,
@@ -51,7 +51,8 @@ impl Store {
         self.database.file(machine, file).await
     }
 
-    /// The newest generations of a machine, of those before one where it is given, with what it reported on them.
+    /// The newest generations of a machine, only those before `before` if it is given, with the events it
+    /// reported for them.
     pub async fn history(
         &self,
         machine: &MachineName,
@@ -60,10 +61,10 @@ impl Store {
     ) -> Result<Vec<HistoryEntry>, StoreError> {
         let published = self.database.generations(machine, before, limit).await?;
         let numbers: Vec<Generation> = published.iter().map(|entry| entry.target.generation).collect();
-        let mut told = self.database.events(machine, &numbers).await?;
+        let mut events = self.database.events(machine, &numbers).await?;
         let entries = published.into_iter().map(|published| {
-            let told = told.remove(&published.target.generation).unwrap_or_default();
-            HistoryEntry { published, events: told.events, left_out: told.left_out }
+            let reported = events.remove(&published.target.generation).unwrap_or_default();
+            HistoryEntry { published, events: reported.events, left_out: reported.left_out }
         });
         Ok(entries.collect())
     }

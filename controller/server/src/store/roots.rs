@@ -1,4 +1,4 @@
-//! What the log knows of roots.
+//! Roots in the audit log.
 
 use std::convert::Infallible;
 
@@ -9,12 +9,12 @@ use crate::core::audit::AuditContext;
 use crate::core::roots;
 
 impl Store {
-    /// The newest root that the log knows.
+    /// The newest root in the log.
     pub async fn logged_root(&self) -> Result<u64, StoreError> {
         self.database.logged_root().await
     }
 
-    /// Logs that a root is in force, once. Without a context the root lay in the folder.
+    /// Logs that a root is in force, once. Without a context, the root was found in the folder.
     pub async fn log_root(
         &self,
         version: u64,

@@ -1,4 +1,5 @@
-//! SQLite, embedded: everything that knows SQL, one file a subject. What is in a column is read and written by `columns`.
+//! SQLite, embedded: everything that knows SQL, one file per subject. `columns` converts to and from column
+//! values.
 
 mod access;
 mod apply;

@@ -8,7 +8,7 @@ async fn store(folder: &Path) -> Store {
     Store::open(folder, &Sha256::of(b"fleet")).await.unwrap()
 }
 
-/// Decides that root 3 is in force, in a database that undoes so many transactions in favour of others.
+/// Decides that root 3 is in force, in a database where this many transactions conflict with others.
 async fn decided(store: &Store, undone: u32) -> (Result<(), StoreError>, u32) {
     let tries = AtomicU32::new(0);
     let done = store.decide(

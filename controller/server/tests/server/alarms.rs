@@ -1,4 +1,4 @@
-//! What a machine says of its key and of attacks, over HTTP.
+//! Key rotations and attacks that machines report, over HTTP.
 
 use crate::support::{Fleet, Machine, event, rotate, send_both, target};
 use muster_protocol::api::{self, ProblemCode};
@@ -34,7 +34,7 @@ async fn a_machine_changes_its_key_by_a_check_in_that_old_and_new_sign_and_the_o
     let view = fleet.view("cinnabar").await;
     assert_eq!((view.key, view.key_rotated_at), (Some(new.public()), Some(fleet.now_s() * 1000)));
     assert!(!view.key_rotation_asked);
-    // Whoever held a bearer by the old key holds nothing.
+    // Bearers issued for the old key are no longer valid.
     fleet.get("/cache/nix-cache-info", &old_bearer).await.refused(401, ProblemCode::Unauthorised);
     assert_eq!(fleet.get("/cache/nix-cache-info", &reply.bearer).await.status, StatusCode::OK);
     old.send_checkin(&fleet, &old.checkin(&fleet, 50)).await.refused(401, ProblemCode::BadSignature);
@@ -43,7 +43,7 @@ async fn a_machine_changes_its_key_by_a_check_in_that_old_and_new_sign_and_the_o
     assert!(!fleet.view("cinnabar").await.clone_alarm);
 }
 
-/// The controller only hands requests on, and says which it would not: the machine decides by itself.
+/// The controller only relays requests, and says which ones it would not: the machine decides by itself.
 #[tokio::test]
 async fn a_request_is_handed_on_until_the_machine_has_followed_it_or_it_ends() {
     let fleet = Fleet::start().await;
@@ -54,7 +54,7 @@ async fn a_request_is_handed_on_until_the_machine_has_followed_it_or_it_ends() {
     let signed = fleet.asks(&name, retry());
     let bearer = machine.bearer(&fleet).await;
     fleet.ask(&name, &signed).await.good::<MachineView>();
-    // Asked twice it is the same request, and logged once.
+    // Repeated, it is the same request, and logged once.
     fleet.ask(&name, &signed).await.good::<MachineView>();
     let poll: PollReply = fleet.get(&api::poll_path(&name, None, 30), &bearer).await.good();
     assert!(poll.check_in, "it is told at once");
@@ -66,7 +66,7 @@ async fn a_request_is_handed_on_until_the_machine_has_followed_it_or_it_ends() {
     let followed = CheckIn { followed: vec![signed.id()], ..machine.checkin(&fleet, machine.seq) };
     assert!(machine.send_checkin(&fleet, &followed).await.good::<CheckInReply>().requests.is_empty());
 
-    // Bound to another key, for another machine, by nobody, too many: refused.
+    // Bound to another key, for another machine, unsigned, or too many: refused.
     let other = fleet.asks(&name, Asked::RotateKey { key: key().public() });
     fleet.ask(&name, &other).await.refused(409, ProblemCode::Conflict);
     let foreign = fleet.asks(&"zinc".parse().unwrap(), retry());
@@ -83,8 +83,8 @@ async fn a_request_is_handed_on_until_the_machine_has_followed_it_or_it_ends() {
     assert!(machine.check_in(&fleet).await.requests.is_empty(), "they have ended");
 }
 
-/// A controller that was brought back from a backup, or that lied that it took the new key, knows the old one
-/// alone.
+/// A controller that was restored from a backup, or that lied about accepting the new key, knows only the old
+/// one.
 #[tokio::test]
 async fn the_key_before_brings_the_one_in_force_and_a_stolen_one_wins_nothing() {
     let fleet = Fleet::start().await;
@@ -95,17 +95,17 @@ async fn the_key_before_brings_the_one_in_force_and_a_stolen_one_wins_nothing() 
         let body = serde_json::to_vec(&checkin).unwrap();
         (by.sign(Context::CheckIn, &body).hex(), new.sign(Context::KeyRotation, &body).hex(), body)
     };
-    // The machine has rotated; the controller never heard of it.
+    // The machine has rotated its key; the controller never heard of it.
     let alone = Machine { key: new.clone(), ..machine.clone() };
     alone.send_checkin(&fleet, &alone.checkin(&fleet, 5)).await.refused(401, ProblemCode::BadSignature);
     let (by_old, by_new, body) = brings(&machine, 6, &old, &new);
     send_both(&fleet, by_old, by_new, body).await.good::<CheckInReply>();
     machine.key = new.clone();
     machine.send_checkin(&fleet, &machine.checkin(&fleet, 7)).await.good::<CheckInReply>();
-    // It says so once more where the controller knew all the time.
+    // Repeating it is harmless if the controller knew all along.
     let (by_old, by_new, body) = brings(&machine, 8, &old, &new);
     send_both(&fleet, by_old, by_new, body).await.good::<CheckInReply>();
-    // Whoever stole the old key cannot have another one put in its place.
+    // A thief of the old key cannot replace the new one.
     let mine = key();
     let (by_old, by_mine, body) = brings(&machine, 9, &old, &mine);
     send_both(&fleet, by_old, by_mine, body).await.refused(401, ProblemCode::BadSignature);
@@ -118,14 +118,14 @@ async fn a_rotation_whose_reply_was_lost_is_said_again_and_locks_nobody_out() {
     let mut machine = fleet.enrolled("cinnabar", Class::Nixos).await;
     let (old, new) = (machine.key.clone(), key());
     let first: CheckInReply = rotate(&fleet, &mut machine, &new).await.good();
-    // The very same request: the same reply, with a bearer that works.
+    // The same request gets the same reply, with a bearer that works.
     let checkin = CheckIn { new_key: Some(new.public()), ..machine.checkin(&fleet, machine.seq) };
     let body = serde_json::to_vec(&checkin).unwrap();
     let by_new = new.sign(Context::KeyRotation, &body).hex();
     let again = send_both(&fleet, old.sign(Context::CheckIn, &body).hex(), by_new, body).await;
     assert_eq!(again.good::<CheckInReply>().bearer, first.bearer);
     assert_eq!(fleet.get("/cache/nix-cache-info", &first.bearer).await.status, StatusCode::OK);
-    // And under the next number, still signed by the old key, since the machine does not know.
+    // So does the next number, still signed by the old key, since the machine does not know.
     let mut unaware = Machine { key: old, ..machine.clone() };
     rotate(&fleet, &mut unaware, &new).await.good::<CheckInReply>();
     assert_eq!(fleet.sql("SELECT count(*) FROM audit WHERE action = 'key-rotated'").await, "1");
@@ -156,7 +156,7 @@ async fn nobody_brings_a_key_without_both_signatures() {
     }
     fleet.send(api::CHECKIN, by(&old, check_in), body.clone()).await.refused(401, ProblemCode::Unauthorised);
     assert_eq!(fleet.view("cinnabar").await.key, Some(old.public()));
-    // A neighbour's key, which its holder even signs with.
+    // A neighbour's key, even with its holder's signature.
     rotate(&fleet, &mut machine, &neighbour.key).await.refused(409, ProblemCode::Conflict);
     assert_eq!(fleet.view("cinnabar").await.key, Some(old.public()));
     // A revoked machine changes nothing.

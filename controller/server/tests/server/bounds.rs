@@ -1,4 +1,4 @@
-//! What one party may take of memory, of the database and of the audit log, while the others are served.
+//! How much memory, database space and audit log one party may use while the others are still served.
 
 use crate::support::{Answer, Fleet, LIMIT, Machine, event, rotate};
 use muster_protocol::announce::Announcement;
@@ -16,7 +16,7 @@ use reqwest::Method;
 use tokio::io::AsyncWriteExt as _;
 use tokio::net::TcpStream;
 
-/// Begins a report that never ends, with so many pieces of so many bytes.
+/// Starts a report that never ends, of this many pieces of this many bytes.
 async fn dribble(fleet: &Fleet, pieces: usize, bytes: usize) -> TcpStream {
     let mut stream = TcpStream::connect(fleet.address()).await.unwrap();
     let head = format!(
@@ -55,12 +55,12 @@ async fn one_byte_pieces_cost_their_bytes_and_keep_nobody_out() {
 async fn an_address_that_takes_its_share_keeps_out_no_machine_that_announces_what_it_sends() {
     let fleet = Fleet::start_with("[limits]\nbody_memory_mib = 64").await;
     let mut machine = fleet.enrolled("cinnabar", Class::Nixos).await;
-    // Nearly all of the share at once, the rest in small bits.
+    // Nearly the whole share at once, the rest in small pieces.
     let mut held = Vec::new();
     for _ in 0..7 {
         held.push(dribble(&fleet, 1000, 1000).await);
     }
-    // A machine of version 0.1 behind the same address has the strangers' share, until it is used up.
+    // A machine of version 0.1 behind the same address uses the strangers' share, until that is used up.
     let note = Some("n".repeat(50_000));
     let until_full = async {
         loop {
@@ -78,7 +78,7 @@ async fn an_address_that_takes_its_share_keeps_out_no_machine_that_announces_wha
     for _ in 0..50 {
         announced(&fleet, &mut machine).await.good::<CheckInReply>();
     }
-    // Operators, who announce too, are let in beside it.
+    // Operators, who announce their bodies too, are admitted all the same.
     fleet.operate(Method::GET, api::OPERATOR_MACHINES, vec![]).await.good::<Vec<MachineView>>();
     drop(held);
     let again = async {
@@ -173,7 +173,7 @@ async fn of_each_machine_the_newest_events_are_kept_and_what_decided_on_a_genera
     assert_eq!(fleet.sql("SELECT events_bytes FROM machines").await.parse::<u64>().unwrap(), bytes);
     assert_eq!(fleet.sql("SELECT min(seq) FROM events").await, "1", "what decided is still there");
     assert_eq!(fleet.sql("SELECT max(seq) FROM events").await, "4001");
-    // Even one that tells of nothing but decisions has its bound.
+    // Events that decided a generation are bounded too.
     for batch in 0..20_u64 {
         let first = 4002 + batch * 200;
         let event = |seq| event(seq, Some(seq), EventKind::NeedsHuman { detail: "y".repeat(4000) });
@@ -221,7 +221,7 @@ async fn a_history_of_very_much_is_an_answer_of_bounded_size() {
     assert_eq!(entry.events.len() as u64 + entry.left_out, stored);
     assert!(entry.left_out > 0);
 
-    // What the newest leaves no room for is had by asking for what was before it.
+    // Generations left out of one response can be requested by their number.
     fleet.publish(&machine.name, &fleet.generation("cinnabar", Class::Nixos, 2)).await.good::<MachineView>();
     for batch in 0..4_u64 {
         let first = 4001 + batch * 200;
@@ -266,7 +266,7 @@ async fn a_machine_that_brings_one_key_after_the_other_has_a_few_entries_a_day_i
     assert!(words.contains("rotate-key cinnabar"), "{words}");
     let entries = "SELECT count(*) FROM audit WHERE action = 'key-rotated'";
     assert_eq!(fleet.sql(entries).await, "8");
-    // Its old key is still good, and an operator's word lets it.
+    // Its old key is still valid, and an operator's request allows the new one.
     machine = Machine { seq: machine.seq, ..before };
     machine.check_in(&fleet).await;
     let asked = fleet.asks(&machine.name, Asked::RotateKey { key: machine.key.public() });

@@ -1,4 +1,4 @@
-//! The binary cache: what it takes, what it refuses, and that real Nix can use it.
+//! The binary cache: what it accepts, what it refuses, and that real Nix can use it.
 
 use std::io::{Read as _, Write as _};
 use std::net::{Shutdown, TcpStream};
@@ -27,7 +27,7 @@ fn narinfo(nar: &[u8], nar_hash: &[u8]) -> String {
         nix_base32(&Sha256::of(nar_hash))
     )
 }
-/// Every file of the cache, staged ones too.
+/// Every file of the cache, including temporary ones.
 fn files(fleet: &Fleet) -> Vec<String> {
     let list = |folder: &Path| -> Vec<String> {
         let entries = std::fs::read_dir(folder).unwrap().map(|entry| entry.unwrap());
@@ -49,7 +49,7 @@ async fn an_upload_appears_whole_and_is_read_by_machines_and_operators() {
     let nar = vec![7; 3 * 1024 * 1024 + 5];
     let (nar_path, info_path) = (format!("/cache/nar/{}", nar_name(&nar)), format!("/cache/{HASH}.narinfo"));
     fleet.get(&info_path, &reader).await.refused(404, ProblemCode::NotFound);
-    // Again is as good as once.
+    // Uploading again succeeds too.
     for _ in 0..2 {
         assert_eq!(put(&fleet, &operator, &nar_path, nar.clone()).await.status, StatusCode::CREATED);
         assert_eq!(put(&fleet, &operator, &info_path, narinfo(&nar, b"x")).await.status, StatusCode::CREATED);
@@ -108,12 +108,12 @@ async fn what_is_not_what_its_name_says_leaves_nothing() {
     {
         put(&fleet, &operator, name, "x").await.refused(422, ProblemCode::Malformed);
     }
-    // Too much without having said so: it ends when the limit is reached.
+    // Too large without an announced length: it ends when the limit is reached.
     let endless = futures_util::stream::iter((0..5).map(|_| Ok::<_, std::io::Error>(vec![0_u8; 500_000])));
     let request = fleet.http.put(fleet.url(&nar_path)).bearer_auth(&operator);
     match request.body(reqwest::Body::wrap_stream(endless)).send().await {
         Ok(response) => assert_eq!(response.status(), StatusCode::PAYLOAD_TOO_LARGE),
-        // The client may still have been writing when the connection was closed.
+        // The client may still have been writing when the connection closed.
         Err(error) => assert!(error.is_request(), "{error}"),
     }
     until("nothing is left", || files(&fleet).is_empty()).await;
@@ -149,7 +149,7 @@ async fn a_narinfo_must_be_true_of_the_cache() {
     assert_eq!(fleet.get(&path, &operator).await.text, signed);
 }
 
-/// The head of an upload, by hand.
+/// The head of an upload, written by hand.
 fn head(bearer: &str, path: &str, length: usize, more: &str) -> String {
     format!(
         "PUT {path} HTTP/1.1\r\nHost: x\r\nAuthorization: Bearer {bearer}\r\nContent-Length: \
@@ -161,7 +161,7 @@ fn connect(fleet: &Fleet) -> TcpStream {
     stream.set_read_timeout(Some(LIMIT)).unwrap();
     stream
 }
-/// The status line of what comes next.
+/// The status line of the next response.
 fn status(stream: &mut TcpStream) -> String {
     let mut bytes = Vec::new();
     while !bytes.ends_with(b"\r\n") {
@@ -186,7 +186,7 @@ async fn an_upload_that_breaks_off_leaves_nothing() {
     stream.shutdown(Shutdown::Both).unwrap();
     drop(stream);
     until("nothing is left", || files(&fleet).is_empty()).await;
-    // And it works afterwards.
+    // It still works afterwards.
     assert_eq!(put(&fleet, &operator, &path, nar).await.status, StatusCode::CREATED);
 }
 
@@ -293,7 +293,7 @@ async fn real_nix_copies_a_derivation_through_the_cache() {
     let netrc = operator.netrc(&fleet.session().await);
     let to = fleet.url("/cache?compression=zstd");
     operator.good(&["nix", "copy", "--derivation", "--to", &to, "--option", "netrc-file", &netrc, &drv]);
-    // What is there already is not sent again.
+    // Files that are already there are not sent again.
     operator.good(&["nix", "copy", "--derivation", "--to", &to, "--option", "netrc-file", &netrc, &drv]);
     assert_eq!(files(&fleet).len(), 8, "three derivations and a source, each with its narinfo");
 
@@ -304,8 +304,8 @@ async fn real_nix_copies_a_derivation_through_the_cache() {
     assert_eq!(there, operator.good(&["nix-store", "--query", "--requisites", &drv]));
     assert_eq!(there.lines().count(), 4);
 
-    // A machine does not write, and nobody reads without a bearer.
-    // Nix calls a cache that wants a password none at all.
+    // A machine cannot write, and nobody can read without a bearer.
+    // Nix treats a cache that wants a password as no cache at all.
     let stranger = Nix::new();
     let denied = stranger.run(&["nix", "copy", "--derivation", "--from", &from, &drv]);
     let words = String::from_utf8_lossy(&denied.stderr);

@@ -80,7 +80,7 @@ async fn the_data_folder_is_the_controllers_alone() {
     assert_eq!(mode & 0o077, 0);
 }
 
-/// A certificate for 127.0.0.1 in `tls/`, and a client that believes it alone.
+/// A certificate for 127.0.0.1 in `tls/`, and a client that trusts only that.
 fn certify(folder: &Path) -> reqwest::Client {
     let made = rcgen::generate_simple_self_signed(["127.0.0.1".to_owned()]).unwrap();
     std::fs::create_dir(folder.join("tls")).unwrap();

@@ -1,4 +1,4 @@
-//! What one machine, operator, address or connection may take of the controller, over real HTTP.
+//! What one machine, operator, address or connection may take from the controller, over real HTTP.
 
 use std::time::Duration;
 
@@ -13,7 +13,7 @@ use reqwest::{Method, StatusCode};
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::TcpStream;
 
-/// Sends the same again and again until it is told to come later; how often it was let in, and the refusal.
+/// Repeats a request until it is told to retry later; returns how often it was accepted, and the refusal.
 async fn flood(mut send: impl AsyncFnMut() -> Answer) -> (u32, Answer) {
     for count in 0..5000 {
         let answer = send().await;
@@ -89,12 +89,11 @@ async fn an_address_is_charged_for_what_proves_nothing_and_the_fleet_behind_it_g
     assert!((90..=100).contains(&let_in), "{let_in}");
     assert!(retry_after(&refused) >= 1);
     refused.refused(429, ProblemCode::TooMany);
-    // Everything that proves nothing is refused to it now: guesses at bearers, tokens, names, and public
-    // files.
+    // All its unauthenticated requests are refused now: guessed bearers, tokens and names, and public files.
     fleet.get("/cache/nix-cache-info", "a guess").await.refused(429, ProblemCode::TooMany);
     Answer::of(fleet.http.get(fleet.url(api::FLEET))).await.refused(429, ProblemCode::TooMany);
     Answer::of(fleet.http.get(fleet.url("/nowhere"))).await.refused(429, ProblemCode::TooMany);
-    // Who proves to be of the fleet comes through, from the same address.
+    // Authenticated members of the fleet still get through, from the same address.
     honest.check_in(&fleet).await;
     assert_eq!(fleet.get("/cache/nix-cache-info", &bearer).await.status, StatusCode::OK);
     fleet.operate(Method::GET, api::OPERATOR_MACHINES, vec![]).await.good::<Vec<MachineView>>();
@@ -104,8 +103,7 @@ async fn an_address_is_charged_for_what_proves_nothing_and_the_fleet_behind_it_g
 
 #[tokio::test]
 async fn ten_thousand_machines_behind_one_address_wake_and_ask_at_once() {
-    // As they stand in a controller.toml that says nothing of limits; the machines are few, the requests as
-    // many.
+    // The defaults of a controller.toml that sets no limits; few machines, but as many requests.
     let fleet = Fleet::start().await;
     let mut machines = Vec::new();
     for number in 0..20 {
@@ -118,7 +116,8 @@ async fn ten_thousand_machines_behind_one_address_wake_and_ask_at_once() {
             assert_eq!(answer.status, StatusCode::OK, "{}", answer.text);
         }
     }
-    // Ten thousand bearers that have ended, as after a restored backup: each is told so, and none to wait.
+    // Ten thousand expired bearers, as after a restored backup: each is refused as expired, and none is told
+    // to wait.
     for _ in 0..10_000 {
         fleet.get("/cache/nix-cache-info", "ended").await.refused(401, ProblemCode::Unauthorised);
     }
@@ -149,7 +148,7 @@ async fn a_machine_may_wait_in_eight_polls_and_no_more() {
     assert_eq!(fleet.get(&api::poll_path(&machine.name, None, 0), &bearer).await.status, StatusCode::OK);
 }
 
-/// Whether the far end closes the connection, whatever it says before.
+/// Whether the far end closes the connection, whatever it sends first.
 async fn is_closed(stream: &mut TcpStream) -> Vec<u8> {
     let mut said = Vec::new();
     let read = tokio::time::timeout(LIMIT, stream.read_to_end(&mut said)).await;
@@ -166,7 +165,7 @@ async fn a_head_that_never_ends_ends_the_connection() {
         let said = String::from_utf8(is_closed(&mut stream).await).unwrap();
         assert!(!said.contains("200 OK"), "{said}");
     }
-    // One that is too long is refused, not stored.
+    // A request that is too long is refused, not buffered.
     let mut stream = TcpStream::connect(fleet.address()).await.unwrap();
     let long = format!("GET /v1/fleet HTTP/1.1\r\nhost: x\r\nx-long: {}\r\n\r\n", "x".repeat(1_000_000));
     let _ = stream.write_all(long.as_bytes()).await;
@@ -215,7 +214,7 @@ async fn a_reader_that_takes_nothing_of_a_large_answer_is_left() {
     let mut stream = TcpStream::connect(fleet.address()).await.unwrap();
     let head = format!("GET {path} HTTP/1.1\r\nhost: x\r\nauthorization: Bearer {bearer}\r\n\r\n");
     stream.write_all(head.as_bytes()).await.unwrap();
-    // Nothing is taken until the controller has lost its patience.
+    // Reads nothing until the controller gives up.
     tokio::time::sleep(Duration::from_secs(4)).await;
     let mut said = Vec::new();
     let _ = tokio::time::timeout(LIMIT, stream.read_to_end(&mut said)).await.unwrap();
@@ -245,7 +244,7 @@ async fn connections_that_prove_nothing_are_few_for_one_address_and_those_of_mac
     let fleet = Fleet::start_with("[limits]\nunproven_per_address = 2").await;
     let mut machine = fleet.enrolled("cinnabar", Class::Nixos).await;
     let bearer = machine.bearer(&fleet).await;
-    // Connections on which the machine has shown its bearer.
+    // Connections on which the machine has presented its bearer.
     let mut proven = Vec::new();
     for _ in 0..10 {
         let mut stream = TcpStream::connect(fleet.address()).await.unwrap();
@@ -290,7 +289,7 @@ async fn every_body_has_a_limit_of_its_own() {
         .operate(Method::POST, api::OPERATOR_MACHINES, x(1025 * 1024))
         .await
         .refused(413, ProblemCode::TooLarge);
-    // Without its hash announced a draft may not be large either; with it up to 32 MiB.
+    // A draft may not be large unless its hash is announced; then up to 32 MiB.
     fleet
         .operate(Method::POST, api::OPERATOR_DRAFTS, x(1025 * 1024))
         .await
@@ -303,7 +302,7 @@ async fn every_body_has_a_limit_of_its_own() {
     };
     announced(2 * 1024 * 1024).await.refused(400, ProblemCode::Malformed);
     announced(33 * 1024 * 1024).await.refused(413, ProblemCode::TooLarge);
-    // An upload by a machine is refused before its size matters.
+    // An upload by a machine is refused before its size is considered.
     let put =
         |who: &str, bytes| fleet.http.put(fleet.url("/cache/x.narinfo")).bearer_auth(who).body(x(bytes));
     Answer::of(put(&bearer, 10)).await.refused(403, ProblemCode::Unauthorised);

@@ -1,4 +1,4 @@
-//! What machines meet: enrolment, check-ins, reports and the long poll, over HTTP.
+//! Machines' requests: enrolment, check-ins, reports and the long poll, over HTTP.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -124,7 +124,7 @@ async fn a_new_token_ends_the_one_before_and_a_replacement_ends_the_old_key() {
     fleet.get("/cache/nix-cache-info", &bearer).await.refused(401, ProblemCode::Unauthorised);
     old.send_checkin(&fleet, &old.checkin(&fleet, 9)).await.refused(401, ProblemCode::BadSignature);
 
-    // The new machine counts from the beginning.
+    // The new machine starts counting again.
     let mut new = support::Machine { key: new_key, seq: 0, ..old };
     assert_eq!(new.check_in(&fleet).await.reports_through, 0);
 }
@@ -135,7 +135,7 @@ async fn a_key_is_one_machines() {
     let machine = fleet.enrolled("cinnabar", Class::Nixos).await;
     let token = fleet.invited("copy", Class::Nixos).await;
     fleet.post(api::ENROL, &enrol_request(&token, &machine.key)).await.refused(409, ProblemCode::Conflict);
-    // The token was not used up by it.
+    // The refusal did not use up the token.
     fleet.post(api::ENROL, &enrol_request(&token, &key())).await.good::<EnrolReply>();
 }
 
@@ -154,7 +154,7 @@ async fn the_same_check_in_gets_the_same_reply_even_after_a_restart() {
     assert_eq!((reply.bearer_expires_in, reply.poll_seconds), (3600, 55));
     assert_eq!(fleet.get("/cache/nix-cache-info", &reply.bearer).await.status, StatusCode::OK);
     assert!(!fleet.view("cinnabar").await.clone_alarm);
-    // Neither a bearer nor what would make one lies in the database.
+    // The database holds neither a bearer nor anything from which one could be made.
     let data = fleet.data_bytes();
     let holds = |text: &str| data.windows(text.len()).any(|window| window == text.as_bytes());
     assert!(holds("cinnabar") && !holds(&reply.bearer));
@@ -175,7 +175,7 @@ async fn a_check_in_that_was_slow_is_known_again_and_raises_no_alarm() {
     let other = CheckIn { boot_id: "another".into(), ..slow.clone() };
     machine.send_checkin(&fleet, &other).await.refused(409, ProblemCode::Sequence);
     assert!(fleet.view("cinnabar").await.clone_alarm, "another body under its number is a copy all the same");
-    // What is longer ago is not remembered.
+    // Older check-ins are not remembered.
     machine.check_in(&fleet).await;
     machine.send_checkin(&fleet, &slow).await.refused(409, ProblemCode::Sequence);
 }
@@ -192,7 +192,7 @@ async fn a_used_number_with_another_body_or_a_lower_one_raises_the_clone_alarm()
         let view = fleet.view("cinnabar").await;
         assert!(view.clone_alarm);
         assert_eq!(view.condition, Condition::UnderAttack);
-        // The rightful holder goes on all the same.
+        // The rightful holder continues all the same.
         machine.send_checkin(&fleet, &machine.checkin(&fleet, 8)).await.good::<CheckInReply>();
     }
 }
@@ -265,7 +265,7 @@ async fn a_machine_holds_no_more_than_its_newest_bearers() {
     let fleet = Fleet::start().await;
     let mut machine = fleet.enrolled("cinnabar", Class::Nixos).await;
     let mut bearers = Vec::new();
-    // All in one second, and then with a clock that was set back: the order is that of the check-ins.
+    // All within one second, then with a clock that was set back: the order is that of the check-ins.
     for seconds in [0, -100] {
         fleet.clock.forward(seconds);
         for _ in 0..20 {
@@ -296,7 +296,7 @@ async fn events_arrive_once_and_in_order_however_often_they_are_sent() {
     let message = machine.report(&fleet, 6, backwards).await.refused(400, ProblemCode::Malformed);
     assert!(message.contains("from 8 on"), "{message}");
     assert_eq!(fleet.sql("SELECT group_concat(seq) FROM events").await, "1,2,3,4,5");
-    // The machine dropped 7, and no longer has 9 to 11 either: they will never come.
+    // The machine dropped 7, and no longer has 9 to 11 either: they will never arrive.
     let with_a_hole = vec![event(6, None, EventKind::Verified), event(8, None, EventKind::Verified)];
     assert_eq!(through(machine.report(&fleet, 6, with_a_hole.clone()).await), 8);
     assert_eq!(through(machine.report(&fleet, 6, with_a_hole).await), 8);
@@ -312,20 +312,19 @@ async fn numbers_that_were_lies_are_left_behind_by_another_count_and_raise_no_al
     let event = |seq: u64| event(seq, Some(1), EventKind::Fetched { ms: seq });
     let first = machine.report_in(&fleet, named(1), 1, vec![event(1), event(2)]).await.good::<Accepted>();
     assert_eq!(first, Accepted { through: 2, stream: named(1) });
-    // What a thief told the machine: numbers beyond all bounds. They are refused as such, and by no other
-    // name.
+    // Numbers out of range, which a thief made the machine use, are refused with their own code.
     for beyond in [MAX_EVENT_NUMBER + 1, (1 << 63) - 2, 1 << 63, u64::MAX] {
         let refused = machine.report_in(&fleet, named(1), beyond, vec![event(beyond)]).await;
         refused.refused(409, ProblemCode::EventNumbers);
     }
-    // The machine gives its count another name, and begins wherever it likes: the numbers before say nothing
-    // of it.
+    // The machine gives its count another name and starts wherever it likes: the earlier numbers say nothing
+    // about it.
     let anew = machine.report_in(&fleet, named(2), 1, vec![event(1), event(2), event(3)]).await;
     assert_eq!(anew.good::<Accepted>().through, 3);
     let again = machine.report_in(&fleet, named(2), 1, vec![event(1), event(2), event(3)]).await;
     assert_eq!(again.good::<Accepted>().through, 3, "a repetition");
-    // What a thief told the controller's database. It claims what the machine never sent, which gives its
-    // count another name.
+    // A thief changed the controller's database: it claims events that the machine never sent, so the machine
+    // gives its count another name.
     let poisons = [
         "UPDATE machines SET reports_through = 1 << 47",
         "UPDATE machines SET reports_through = 1 << 62",
@@ -397,7 +396,7 @@ async fn a_poll_wakes_when_a_generation_is_published() {
     fleet.publish(&machine.name, &fleet.generation("cinnabar", Class::Nixos, 1)).await.good::<MachineView>();
     let reply: PollReply = poll.await.unwrap().good();
     assert_eq!(reply.generation, Some(Generation::FIRST));
-    // And at once for whoever is behind.
+    // At once, if the machine is behind.
     let reply: PollReply = fleet.get(&path, &bearer).await.good();
     assert_eq!(reply.generation, Some(Generation::FIRST));
     assert_eq!(machine.check_in(&fleet).await.generation, Some(Generation::FIRST));

@@ -1,4 +1,4 @@
-//! A real server in this process, and clients that sign for real.
+//! A real server in this process, and clients that sign their requests.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 
 mod alarms;

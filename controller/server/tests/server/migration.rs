@@ -1,4 +1,4 @@
-//! The database of a released version is taken over, with all that it holds.
+//! The database of a released version is migrated with all that it holds.
 
 use crate::support::{Fleet, target};
 use muster_protocol::api;
@@ -7,7 +7,9 @@ use muster_protocol::operator::{HistoryEntry, MachineView, Standing};
 use reqwest::Method;
 use sqlx::Connection as _;
 
-/// A database as version 0.1 left it: one machine with one generation, and a log of three deeds.
+/// A database with the schema of version 0.1 before its later migrations: one machine with one generation,
+/// and an audit log of three entries. Written with SQL, since today's store writes only today's schema; the
+/// recorded folder of 0.1.0 (`recorded.rs`) has the later migrations already.
 async fn of_0_1(fleet: &Fleet) {
     let folder = fleet.dir.path().join("migrations-of-0.1");
     std::fs::create_dir(&folder).unwrap();
@@ -84,7 +86,7 @@ async fn a_database_of_version_0_1_keeps_its_machines_and_its_log_gets_a_chain()
         fleet.operate(Method::GET, "/v1/operator/machines/cinnabar/history", vec![]).await.good();
     assert_eq!(history.len(), 1);
 
-    // However often it starts, the log is taken over once.
+    // However often it starts, the log is migrated once.
     fleet.down().await;
     fleet.up().await;
     let page: Page = fleet.operate(Method::GET, api::OPERATOR_AUDIT, vec![]).await.good();

@@ -1,4 +1,4 @@
-//! What operators meet: signed requests, publications, TUF files as a machine's client reads them, changes.
+//! Operators' requests: signatures, publications, TUF files as a machine's client reads them, changes.
 
 use std::sync::Arc;
 
@@ -83,7 +83,7 @@ async fn a_new_root_counts_at_once_for_requests_and_sessions_alike() {
     let newcomer = SecretKey::generate().unwrap();
     let path = fleet.dir.path().join("root/2.root.json");
 
-    // One that the first root's keys did not sign changes nothing.
+    // A root that the first root's keys did not sign changes nothing.
     let foreign = make_root(2, &SecretKey::generate().unwrap(), &[&newcomer], &fleet.online);
     std::fs::write(&path, foreign).unwrap();
     fleet.operate(Method::GET, MACHINES, vec![]).await.good::<Vec<MachineView>>();
@@ -102,7 +102,7 @@ async fn a_new_root_counts_at_once_for_requests_and_sessions_alike() {
     Answer::of(fleet.http.get(fleet.url(&api::root_path(3)))).await.refused(404, ProblemCode::NotFound);
 }
 
-/// What a machine that trusts the first root makes of its repository.
+/// The result of a machine that trusts the first root verifying its repository.
 async fn refresh(fleet: &Fleet, machine: &Machine, bearer: &str) -> Result<(u64, Vec<u8>), String> {
     let stored = Stored { root: fleet.root.clone(), timestamp: None, snapshot: None, targets: None };
     let scope = Scope { machine: machine.name.clone(), class: machine.class, lowest: Generation::FIRST };
@@ -136,7 +136,7 @@ async fn a_machines_client_accepts_what_was_published() {
         let (version, bytes) = refresh(&fleet, &machine, &bearer).await.unwrap();
         assert_eq!((version, bytes), (number, publication.target.into_bytes()));
     }
-    // Older files stay for a client that is in the middle of them.
+    // Older files remain for a client that is still reading them.
     assert_eq!(fleet.get(&machine.tuf("1.targets.json"), &bearer).await.status, StatusCode::OK);
     for none in ["4.targets.json", "4.snapshot.json", "0.targets.json", "muster.db", "targets.json"] {
         fleet.get(&machine.tuf(none), &bearer).await.refused(404, ProblemCode::NotFound);
@@ -164,7 +164,7 @@ async fn a_timestamp_is_signed_anew_after_half_its_life_with_a_higher_version() 
     let (old, new) = (version_and_end(&first), version_and_end(&second));
     assert!(new.0 > old.0 && new.1 > old.1, "{old:?} {new:?}");
     assert_eq!(i64::try_from(new.0).unwrap(), fleet.now_s());
-    // A clock set back gives no version that was used.
+    // A clock that is set back does not lead to a used version.
     fleet.clock.forward(-86_400);
     let next = fleet.generation("cinnabar", Class::Nixos, 2);
     fleet.publish(&machine.name, &next).await.good::<MachineView>();
@@ -317,7 +317,7 @@ async fn changes_wake_operators_and_their_cursor_outlives_a_restart() {
     let at = |after: u64, wait: u64| format!("/v1/operator/changes?after={after}&wait={wait}");
     let Cursor { cursor } = fleet.operate(Method::GET, &at(0, 0), vec![]).await.good();
     assert!(cursor > 0);
-    // Nothing new: it waits for as long as it was told, here not at all.
+    // Nothing new: it waits as long as requested, here not at all.
     assert_eq!(fleet.operate(Method::GET, &at(cursor, 0), vec![]).await.good::<Cursor>().cursor, cursor);
 
     let path = at(cursor, 600);

@@ -1,4 +1,4 @@
-//! What one party may take of connections and turns while the others are served, over real HTTP.
+//! How many connections and turns one party may use while the others are still served, over real HTTP.
 
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, mpsc};
@@ -14,7 +14,7 @@ use reqwest::Method;
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::TcpStream;
 
-/// A connection on which somebody has shown a bearer: the beginning of the answer, and the connection.
+/// A connection on which a bearer was presented: the start of the response, and the connection.
 async fn shown(fleet: &Fleet, bearer: &str) -> (String, TcpStream) {
     let mut stream = TcpStream::connect(fleet.address()).await.unwrap();
     let head =
@@ -101,7 +101,7 @@ async fn whoever_asks_much_at_once_waits_behind_themselves() {
             }
         });
     }
-    // All of them are there.
+    // All of them are connected.
     let all = async {
         while answered.load(Ordering::SeqCst) < 2 * AT_ONCE {
             tokio::task::yield_now().await;
@@ -115,14 +115,14 @@ async fn whoever_asks_much_at_once_waits_behind_themselves() {
     }
     let meanwhile = answered.load(Ordering::SeqCst) - before;
     floods.abort_all();
-    // In one line with all of them there would be about sixty for each of its own.
+    // In one queue with all of them, about sixty would precede each of its own.
     assert!(
         meanwhile < TIMES * AT_ONCE / 2,
         "{meanwhile} of the others' were answered before {TIMES} of its own"
     );
 }
 
-/// One thread does all work on files, so that a test can keep the disk busy.
+/// A single thread does all file work, so that a test can keep the disk busy.
 #[test]
 fn uploads_that_wait_for_the_disk_hold_no_turn_of_their_operator() {
     let runtime =

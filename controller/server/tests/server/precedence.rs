@@ -1,4 +1,4 @@
-//! What a request that is wrong in several ways is refused for: who may ask comes before what they ask.
+//! The reason given for a request that is wrong in several ways: authentication comes before everything else.
 
 use crate::support::{Answer, Fleet};
 use muster_protocol::api::{self, ProblemCode};
@@ -26,13 +26,13 @@ async fn of_an_operators_request_the_signature_comes_first_then_the_name_and_the
     let name = fleet.operate(Method::POST, &path("no%20name"), rubbish()).await;
     let said = name.refused(400, ProblemCode::Malformed);
     assert!(said.contains("name") && !said.contains("JSON"), "{said}");
-    // The document before the machine that nobody knows.
+    // The document is checked before the unknown machine.
     let said =
         fleet.operate(Method::POST, &path("nobody"), rubbish()).await.refused(400, ProblemCode::Malformed);
     assert!(said.starts_with("this is not JSON, so it is not a signed generation"), "{said}");
     let said = fleet.operate(Method::POST, &path("nobody"), b"{}".to_vec()).await;
     assert!(said.refused(400, ProblemCode::Malformed).starts_with("this is not a signed generation"));
-    // What stands behind the `?` is read before the signature.
+    // The query string is parsed before the signature is checked.
     let odd = format!("{}/nobody/history?limit=many", api::OPERATOR_MACHINES);
     Answer::of(fleet.http.get(fleet.url(&odd))).await.refused(400, ProblemCode::Malformed);
 }
@@ -91,7 +91,7 @@ async fn a_machines_name_is_read_before_the_bearer_and_the_caches_names_after_it
     for path in ["/v1/machines/nobody/poll", "/v1/machines/nobody/tuf/x"] {
         fleet.get(path, &own).await.refused(403, ProblemCode::Unauthorised);
     }
-    // An operator reads every machine's files, and waits in no machine's place.
+    // An operator reads every machine's files, but does not poll for a machine.
     fleet.get("/v1/machines/nobody/tuf/x", &operators).await.refused(404, ProblemCode::NotFound);
     fleet.get("/v1/machines/cinnabar/poll", &operators).await.refused(403, ProblemCode::Unauthorised);
     fleet.get("/cache/rubbish", &own).await.refused(404, ProblemCode::NotFound);

@@ -1,5 +1,5 @@
-//! The folder and the requests of an earlier version's controller: today's reads the one and answers the
-//! other alike.
+//! The folder and the requests of an earlier version's controller: today's controller reads the folder and
+//! gives the same replies.
 
 use std::fs;
 use std::os::unix::fs::PermissionsExt as _;
@@ -15,10 +15,10 @@ use serde_json::Value;
 
 use crate::support::{Answer, HandClock, LIMIT, START_S};
 
-/// A request with the reply that it got.
+/// A request and its reply.
 #[derive(Deserialize)]
 struct Exchange {
-    /// Whether it came after the folder was copied, so that the copy has not seen it.
+    /// Whether it came after the folder was copied, so that the copy does not include it.
     after_the_copy: bool,
     /// Unix milliseconds.
     at: i64,
@@ -39,7 +39,7 @@ fn exchanges() -> Vec<Exchange> {
     text.lines().map(|line| serde_json::from_str(line).unwrap()).collect()
 }
 
-/// Today's server over a copy of the folder.
+/// Today's server with a copy of the folder.
 struct Recorded {
     server: Server,
     clock: Arc<HandClock>,
@@ -83,7 +83,7 @@ impl Recorded {
     }
 }
 
-/// The last of each machine on a path.
+/// Each machine's last exchange on a path.
 fn last_of_each_machine<'a>(all: &'a [Exchange], path: &str) -> Vec<&'a Exchange> {
     let machine =
         |exchange: &Exchange| serde_json::from_str::<Value>(&exchange.body).unwrap()["machine"].clone();

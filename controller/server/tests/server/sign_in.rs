@@ -1,4 +1,4 @@
-//! Reading under a key that an operator signed in: what it may, and everything that it may not.
+//! Reading with a key that an operator signed in: what it may do, and everything it may not.
 
 use crate::support::{Answer, Fleet, LIMIT, make_root};
 use muster_protocol::api::{self, ProblemCode};
@@ -22,7 +22,7 @@ fn signed_in(fleet: &Fleet, operator: &SecretKey) -> (SecretKey, String) {
     (key, sign_in.to_string())
 }
 
-/// A sign-in as somebody else's program would write it, whatever it says.
+/// A sign-in as another program might write it, valid or not.
 fn forged(fleet: &Sha256, by: &SecretKey, context: Context, key: &SecretKey, from: i64, to: i64) -> String {
     let (by_key, key) = (by.public(), key.public());
     let signed = by.sign(context, format!("{fleet}\n{by_key}\n{key}\n{from}\n{to}\n").as_bytes());
@@ -97,7 +97,7 @@ async fn a_key_that_was_signed_in_changes_nothing_and_gets_no_bearer() {
         let answer = send(&fleet, method.clone(), path, b"{}", &signature, &sign_in).await;
         let message = answer.refused(403, ProblemCode::Unauthorised);
         assert!(message.contains("the operator's own key"), "{message}");
-        // Nor without saying so, or as an operator's own request.
+        // Nor without the header, nor as an operator's own request.
         fleet.send_signed(method.clone(), path, b"{}".to_vec(), &signature).await.refused(
             if path == api::OPERATOR_ROOT { 401 } else { 403 },
             match path {
@@ -106,7 +106,7 @@ async fn a_key_that_was_signed_in_changes_nothing_and_gets_no_bearer() {
             },
         );
     }
-    // One that was signed for reading is none for anything else, and the other way round.
+    // A signature for reading is not valid for anything else, and vice versa.
     let signature = reading(&fleet, &key, &Method::GET, api::OPERATOR_SESSION, b"");
     send(&fleet, Method::POST, api::OPERATOR_SESSION, b"", &signature, &sign_in)
         .await
@@ -155,7 +155,8 @@ async fn nobody_but_an_operator_signs_in_and_only_as_it_is_meant() {
     let (now, own) = (fleet.now_s(), fleet.fleet_id());
     let key = SecretKey::generate().unwrap();
     let by = |by: &SecretKey| forged(&own, by, Context::SignIn, &key, now, now + 3600);
-    // Written by hand as it is made: that it counts shows that what follows fails for its own reason.
+    // Written by hand in its valid form: that it is accepted shows that the following ones fail for their own
+    // reasons.
     get(&fleet, MACHINES, &key, &by(&fleet.operator)).await.good::<Vec<MachineView>>();
 
     for (who, stranger) in [
@@ -164,19 +165,19 @@ async fn nobody_but_an_operator_signs_in_and_only_as_it_is_meant() {
         ("a machine", &machine.key),
         ("the key itself", &key),
     ] {
-        // Root holders read drafts, under their own key.
+        // Root holders read drafts with their own key.
         for path in [MACHINES, api::OPERATOR_DRAFTS] {
             let answer = get(&fleet, path, &key, &by(stranger)).await;
             assert_eq!(answer.status, StatusCode::FORBIDDEN, "{who} {path}: {}", answer.text);
             answer.refused(403, ProblemCode::Revoked);
         }
     }
-    // A key that was signed in signs nobody in.
+    // A signed-in key cannot sign in another.
     let (first, sign_in) = signed_in(&fleet, &fleet.operator);
     let second = forged(&own, &first, Context::SignIn, &key, now, now + 3600);
     get(&fleet, MACHINES, &key, &second).await.refused(403, ProblemCode::Revoked);
     get(&fleet, MACHINES, &key, &sign_in).await.refused(401, ProblemCode::Unauthorised);
-    // An operator's own key is no key that reads in another one's place.
+    // An operator's own key does not read on another operator's behalf.
     let itself = forged(&own, &fleet.operator, Context::SignIn, &fleet.operator, now, now + 3600);
     get(&fleet, MACHINES, &fleet.operator, &itself).await.refused(401, ProblemCode::Unauthorised);
 
@@ -229,7 +230,7 @@ async fn nobody_but_an_operator_signs_in_and_only_as_it_is_meant() {
         .get(fleet.url(MACHINES))
         .header(api::OPERATOR_SIGNATURE, serde_json::to_string(&signature).unwrap())
         .header(api::OPERATOR_SIGN_IN, huge);
-    // The connection may end before all of it was sent.
+    // The connection may end before all of it is sent.
     if let Some(answer) = Answer::of_or_none(request).await {
         assert!(answer.status.is_client_error(), "{}", answer.status);
     }
@@ -244,7 +245,7 @@ async fn a_request_that_was_read_once_is_not_read_again_under_any_key_that_was_s
     for again in [&sign_in, &signed_in_anew(&fleet, &key)] {
         send(&fleet, Method::GET, MACHINES, b"", &signature, again).await.refused(409, ProblemCode::Sequence);
     }
-    // Another path, another method, another time: none was signed.
+    // Another path, another method, another time: the signature covers none of them.
     let path = "/v1/operator/machines/cinnabar";
     let signature = reading(&fleet, &key, &Method::GET, MACHINES, b"");
     send(&fleet, Method::GET, path, b"", &signature, &sign_in).await.refused(401, ProblemCode::BadSignature);
@@ -284,7 +285,7 @@ async fn keys_that_one_operator_signed_in_share_one_rate_and_the_operator_goes_o
     assert_eq!(machines[0].standing, Standing::Revoked);
 }
 
-/// What is answered over a connection of its own to a request without a body: its first twelve bytes, and the
+/// The first twelve bytes of the response to a request without a body, over a connection of its own, and the
 /// connection.
 async fn over_a_new_connection(
     fleet: &Fleet,

@@ -26,11 +26,11 @@ use reqwest::{Method, StatusCode};
 use serde::de::DeserializeOwned;
 use sqlx::{Connection as _, Row as _};
 
-/// No wait in a test may take longer.
+/// The longest that a test waits for anything.
 pub const LIMIT: Duration = Duration::from_secs(30);
 pub const START_S: i64 = 1_800_000_000;
 
-/// A clock that the test moves. Set back, it is the wall's clock alone that goes back.
+/// A clock that the test moves. Setting it back affects only the wall clock.
 #[derive(Debug, Default)]
 pub struct HandClock {
     wall: AtomicI64,
@@ -42,7 +42,7 @@ impl HandClock {
         self.wall.fetch_add(seconds * 1000, Ordering::SeqCst);
         self.awake.fetch_add(seconds.max(0).unsigned_abs() * 1000, Ordering::SeqCst);
     }
-    /// Sets the wall's clock alone, in Unix milliseconds.
+    /// Sets only the wall clock, in Unix milliseconds.
     pub fn set_unix_ms(&self, now: i64) {
         self.wall.store(now - START_S * 1000, Ordering::SeqCst);
     }
@@ -74,7 +74,7 @@ impl Fleet {
         Self::start_with("").await
     }
 
-    /// Starts with more lines in `controller.toml`.
+    /// Starts with extra lines in `controller.toml`.
     pub async fn start_with(more: &str) -> Self {
         let _ = rustls::crypto::ring::default_provider().install_default();
         let key = || SecretKey::generate().unwrap();
@@ -134,7 +134,7 @@ impl Fleet {
         self.clock.unix_seconds()
     }
 
-    /// A signature header of `key` for a request, made now.
+    /// The signature header of `key` for a request, made now.
     pub fn signature(&self, key: &SecretKey, method: &Method, path: &str, body: &[u8]) -> RequestSignature {
         let fleet = self.fleet_id();
         let request = Request { audience: &fleet, method: method.as_str(), path, body };
@@ -154,7 +154,7 @@ impl Fleet {
         let request = self.http.request(method, self.url(path)).header(api::OPERATOR_SIGNATURE, header);
         Answer::of(request.body(body)).await
     }
-    /// A request that the operator signs.
+    /// A request signed by the operator.
     pub async fn operate(&self, method: Method, path: &str, body: Vec<u8>) -> Answer {
         let signature = self.signature(&self.operator, &method, path, &body);
         self.send_signed(method, path, body, &signature).await
@@ -227,7 +227,7 @@ impl Fleet {
         let request = self.http.post(self.url(path)).header(api::MACHINE_SIGNATURE, signature);
         Answer::of(request.body(body)).await
     }
-    /// What the first operator asks of a machine.
+    /// The first operator's request to a machine.
     pub fn asks(&self, machine: &MachineName, asked: Asked) -> SignedRequest {
         let fleet = self.fleet_id();
         MachineRequest::new(fleet, machine.clone(), asked, self.now_s(), 3600)
@@ -247,7 +247,8 @@ impl Fleet {
         let row = sqlx::query(query).fetch_one(&mut connection).await.unwrap();
         row.try_get::<String, _>(0).or_else(|_| row.try_get::<i64, _>(0).map(|n| n.to_string())).unwrap()
     }
-    /// What a thief who owns the controller's folder does to its database: neither the API nor the store makes these states.
+    /// What a thief who owns the controller's folder can do to its database: neither the API nor the store
+    /// creates these states.
     pub async fn try_sql(&self, query: &'static str) -> Result<(), sqlx::Error> {
         let options =
             sqlx::sqlite::SqliteConnectOptions::new().filename(self.dir.path().join("data/muster.db"));
@@ -382,7 +383,7 @@ pub fn event(seq: u64, generation: Option<u64>, kind: EventKind) -> Event {
     Event { seq, at: 1, generation: generation.map(|number| Generation::new(number).unwrap()), kind }
 }
 
-/// What came back.
+/// A response.
 #[derive(Debug)]
 pub struct Answer {
     pub status: StatusCode,
@@ -396,7 +397,7 @@ impl Answer {
         let (status, headers) = (response.status(), response.headers().clone());
         Self { status, headers, text: String::from_utf8_lossy(&response.bytes().await.unwrap()).into_owned() }
     }
-    /// The same where the connection may be refused.
+    /// The same, but the connection may be refused.
     pub async fn of_or_none(request: reqwest::RequestBuilder) -> Option<Self> {
         let response = request.send().await.ok()?;
         let (status, headers) = (response.status(), response.headers().clone());
@@ -406,13 +407,13 @@ impl Answer {
             text: String::from_utf8_lossy(&response.bytes().await.ok()?).into_owned(),
         })
     }
-    /// A success, read.
+    /// Asserts success and parses the body.
     #[track_caller]
     pub fn good<T: DeserializeOwned>(self) -> T {
         assert_eq!(self.status, StatusCode::OK, "{}", self.text);
         serde_json::from_str(&self.text).unwrap()
     }
-    /// A refusal of this kind; gives its sentence.
+    /// Asserts a refusal of this kind; returns its sentence.
     #[track_caller]
     pub fn refused(self, status: u16, code: ProblemCode) -> String {
         let problem: Problem = serde_json::from_str(&self.text).expect("every refusal is a Problem in JSON");
@@ -421,7 +422,7 @@ impl Answer {
     }
 }
 
-/// Looks again and again until it is so.
+/// Polls until the condition holds.
 pub async fn until(what: &str, mut so: impl FnMut() -> bool) {
     let look = async {
         while !so() {
@@ -431,7 +432,7 @@ pub async fn until(what: &str, mut so: impl FnMut() -> bool) {
     tokio::time::timeout(LIMIT, look).await.unwrap_or_else(|_| panic!("it never came about: {what}"));
 }
 
-/// A check-in that brings `new`, which is the machine's key once it is taken.
+/// A check-in that brings `new`, which becomes the machine's key once it is accepted.
 pub async fn rotate(fleet: &Fleet, machine: &mut Machine, new: &SecretKey) -> Answer {
     machine.seq += 1;
     let checkin = CheckIn { new_key: Some(new.public()), ..machine.checkin(fleet, machine.seq) };
@@ -445,7 +446,7 @@ pub async fn rotate(fleet: &Fleet, machine: &mut Machine, new: &SecretKey) -> An
     answer
 }
 
-/// A check-in under two signatures, whichever they are.
+/// A check-in with two signatures, valid or not.
 pub async fn send_both(fleet: &Fleet, by_old: String, by_new: String, body: Vec<u8>) -> Answer {
     let request = fleet.http.post(fleet.url(api::CHECKIN)).header(api::MACHINE_SIGNATURE, by_old);
     Answer::of(request.header(api::MACHINE_NEW_SIGNATURE, by_new).body(body)).await

@@ -23,7 +23,7 @@ fn key() -> SecretKey {
     SecretKey::generate().unwrap()
 }
 
-/// A request that any key signs.
+/// A request signed with any key.
 async fn send_as(
     fleet: &Fleet,
     key: &SecretKey,
@@ -37,7 +37,7 @@ async fn send_as(
     fleet.send_signed(method, path, body, &signature).await
 }
 
-/// The root as `change` makes it of one like the fleet's, signed by the root key.
+/// A root like the fleet's after `change`, signed by the root key.
 fn next_root(fleet: &Fleet, version: u64, change: impl FnOnce(&mut RootSpec)) -> Vec<u8> {
     let mut spec = RootSpec {
         version,
@@ -55,7 +55,8 @@ fn new_root(bytes: &[u8]) -> NewRoot {
     NewRoot { root: String::from_utf8(bytes.to_vec()).unwrap() }
 }
 
-/// A fleet whose generations two of these three operators must sign; the first is the fleet's own.
+/// A fleet whose generations need the signatures of two of these three operators; the first is the fleet's
+/// own.
 async fn of_three() -> (Fleet, [SecretKey; 2]) {
     let fleet = Fleet::start().await;
     let others = [key(), key()];
@@ -109,10 +110,10 @@ async fn a_generation_waits_as_a_draft_until_a_threshold_has_signed_it() {
     let view: DraftView = keep(&fleet, &fleet.operator, &one).await.good();
     assert_eq!((view.kind, view.missing), (DraftKind::Generations, 1));
     assert_eq!((view.id, view.signed), (one.id().unwrap(), vec![fleet.operator.public()]));
-    // What is not signed is not the sender's to choose.
+    // The sender does not get to choose what is not signed.
     assert_eq!(view.ends, fleet.now_s() + 14 * 86_400);
 
-    // Another one signs what the controller gives out, or what came by mail; both come together.
+    // Another operator signs the controller's copy, or one that came by mail; the signatures are merged.
     let path = format!("{}/{}", api::OPERATOR_DRAFTS, view.id.short());
     let given: Draft = fleet.operate(Method::GET, &path, vec![]).await.good();
     assert_eq!(given.id().unwrap(), view.id);
@@ -125,7 +126,7 @@ async fn a_generation_waits_as_a_draft_until_a_threshold_has_signed_it() {
     signers.sort_by_key(|key| *key != fleet.operator.public());
     assert_eq!(signers, [fleet.operator.public(), third.public()]);
 
-    // The one that was published is over, and so is every other of that number.
+    // The published draft is over, and so is every other draft of that number.
     let late = draft(&fleet, &["cinnabar"], 1).sign(&second).unwrap();
     fleet.clock.forward(1);
     let message = keep(&fleet, &second, &late).await.refused(409, ProblemCode::Conflict);
@@ -169,7 +170,7 @@ async fn the_controller_keeps_no_draft_that_nobody_signed_or_no_machine_would_ta
         let answer = fleet.operate(Method::GET, &format!("{}/{id}", api::OPERATOR_DRAFTS), vec![]).await;
         assert!(answer.status == StatusCode::NOT_FOUND, "{id}: {}", answer.text);
     }
-    // A root key signs roots alone, and nobody else gets that far.
+    // A root key signs only roots, and strangers do not get that far.
     keep(&fleet, &fleet.root_key, &signed).await.refused(403, ProblemCode::Unauthorised);
     keep(&fleet, &fleet.online, &signed).await.refused(403, ProblemCode::Revoked);
 }
@@ -219,7 +220,7 @@ async fn a_root_waits_for_a_threshold_of_old_and_new_holders_and_counts_at_once(
     let both = one.sign(&second_root).unwrap();
     let Drafted::Root { root } = &both.what else { panic!() };
     let complete = NewRoot { root: root.clone() };
-    // Somebody who has to do with neither root is turned away, however good the root is.
+    // A sender named in neither root is turned away, however good the root is.
     send_as(&fleet, &key(), Method::POST, api::OPERATOR_ROOT, &complete)
         .await
         .refused(403, ProblemCode::Unauthorised);
@@ -232,7 +233,7 @@ async fn a_root_waits_for_a_threshold_of_old_and_new_holders_and_counts_at_once(
         .refused(409, ProblemCode::Conflict);
     let served = Answer::of(fleet.http.get(fleet.url(&api::root_path(2)))).await;
     assert_eq!(served.text, *root);
-    // It lies in the folder as any other, for the next start and for a backup.
+    // It is in the folder like any other root, for the next start and for backups.
     let kept = std::fs::read(fleet.dir.path().join("root/2.root.json")).unwrap();
     assert_eq!(kept, root.as_bytes());
 }
@@ -249,13 +250,13 @@ async fn no_root_is_taken_that_does_not_follow_or_arms_the_controller() {
     let foreign = make_root(2, &key(), &[&fleet.operator], &fleet.online);
     send(&foreign).await.refused(422, ProblemCode::BadSignature);
     send(b"<html>").await.refused(422, ProblemCode::Malformed);
-    // I8: a key that lies on the controller signs nothing else than timestamps.
+    // I8: a key on the controller signs nothing but timestamps.
     let armed = next_root(&fleet, 2, |spec| spec.operators.0.push(spec.online[0]));
     let message = send(&armed).await.refused(422, ProblemCode::Malformed);
     assert!(message.contains("a controller must hold no such key"), "{message}");
     let armed = next_root(&fleet, 2, |spec| spec.root.0.push(spec.online[0]));
     send(&armed).await.refused(422, ProblemCode::Malformed);
-    // The limit of keys in a role.
+    // The limit on the number of keys in a role.
     let many = (0..300).map(|_| key().public()).collect::<Vec<_>>();
     let spec = RootSpec {
         version: 2,
@@ -297,7 +298,7 @@ async fn a_controller_whose_online_key_is_named_no_more_signs_nothing_until_it_g
     let taken: RootTaken =
         send_as(&fleet, &fleet.operator, Method::POST, api::OPERATOR_ROOT, &new_root(&root)).await.good();
     assert!(!taken.online_key_named);
-    // Machines would call its timestamps forged; so it gives none, and publishes nothing.
+    // Machines would call its timestamps forged, so it issues none and publishes nothing.
     let answer = fleet.get(&path, &bearer).await;
     assert_eq!(answer.headers["retry-after"], "5");
     answer.refused(503, ProblemCode::Busy);
@@ -377,7 +378,7 @@ async fn every_deed_and_every_danger_stands_in_a_chained_log() {
     );
     let last = verify(origin(&fleet.fleet_id()), &page.entries).unwrap();
     assert_eq!((last.id, page.last), (10, 10));
-    // Read on from any entry.
+    // Reading can continue from any entry.
     let rest: Page =
         fleet.operate(Method::GET, &format!("{}?after=4&limit=3", api::OPERATOR_AUDIT), vec![]).await.good();
     assert_eq!(rest.entries, page.entries[4..7]);

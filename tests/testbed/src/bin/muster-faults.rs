@@ -1,4 +1,4 @@
-//! Goes through the matrix of faults and prints it as a table.
+//! Runs the matrix of faults and prints it as a table.
 
 use std::collections::BTreeMap;
 use std::process::ExitCode;
@@ -9,7 +9,7 @@ use clap::Parser;
 use muster_protocol::clock::{Clock as _, SystemClock};
 use muster_protocol::machine::Class;
 use muster_testbed::faults::cell::Bench;
-use muster_testbed::faults::steps::{Fault, LEFT_OUT, STEPS, Step};
+use muster_testbed::faults::steps::{DurableStep, Fault, LEFT_OUT, STEPS};
 
 #[derive(Parser)]
 #[command(about = "Every durable step of agent and activator, every fault, both classes of machines")]
@@ -17,7 +17,8 @@ struct Arguments {
     /// Only steps with this in their names
     #[arg(long)]
     only: Option<String>,
-    /// Only this fault: "kill agent", "kill activator", "kill both", "disk full", "controller gone" or "reboot"
+    /// Only this fault: "kill agent", "kill activator", "kill both", "disk full", "controller gone" or
+    /// "reboot"
     #[arg(long)]
     fault: Option<String>,
     /// How many fleets of two machines work at once
@@ -28,9 +29,9 @@ struct Arguments {
     every: usize,
 }
 
-/// What became of a cell.
+/// The result of a cell.
 enum Cell {
-    /// Where the machine ended.
+    /// The state in which the machine ended.
     Well(&'static str),
     Senseless(&'static str),
     Bad,
@@ -75,7 +76,7 @@ fn run(arguments: &Arguments) -> Result<bool> {
         }
     }
     let all = rounds.len();
-    // Neighbours share step or fault, so every Nth meets all of both.
+    // Neighbouring rounds share a step or a fault, so every Nth round still covers all of both.
     let chosen: Vec<_> = rounds.into_iter().step_by(arguments.every.max(1)).collect();
     let left_out = all - chosen.len();
     let queue = Mutex::new(chosen);
@@ -89,8 +90,8 @@ fn run(arguments: &Arguments) -> Result<bool> {
     Ok(print(&table, left_out, clock.awake().as_secs()))
 }
 
-/// Takes round after round; a fleet that cannot be brought back is replaced by another.
-fn work(queue: &Mutex<Vec<(usize, usize, Step, Fault)>>, table: &Mutex<Table>) {
+/// Runs round after round; a fleet that cannot be restored is replaced by another.
+fn work(queue: &Mutex<Vec<(usize, usize, DurableStep, Fault)>>, table: &Mutex<Table>) {
     let lock = |cell: Cell, key| {
         table.lock().unwrap_or_else(PoisonError::into_inner).insert(key, cell);
     };

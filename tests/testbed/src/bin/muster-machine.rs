@@ -1,4 +1,4 @@
-//! Makes machines in folders, and is every stand-in on them, by the name under which it was started.
+//! Makes machines in folders, and is every stand-in on them, depending on the name it was started as.
 
 use std::os::unix::process::CommandExt as _;
 use std::path::PathBuf;
@@ -95,14 +95,14 @@ fn start_init() -> Result<u8> {
     Ok(0)
 }
 
-/// Becomes the program given, at the head of a session of its own.
+/// Executes the given program, as the leader of a new session.
 fn own_session(words: &[String]) -> Result<u8> {
     let (program, arguments) = words.split_first().context("no program is given")?;
     rustix::process::setsid().context("no session of its own can be had")?;
     Err(Command::new(program).args(arguments).exec()).with_context(|| format!("{program} cannot be run"))
 }
 
-/// Becomes a program of the machine, found as the machine sees its paths.
+/// Executes a program of the machine, found in the machine's view of paths.
 fn in_machine(words: &[String]) -> Result<u8> {
     let root = Root::of_this_program()?;
     let (program, arguments) = words.split_first().context("no program is given")?;
@@ -134,7 +134,7 @@ fn make(arguments: Arguments) -> Result<u8> {
     Ok(0)
 }
 
-/// Looks at each activator until it is gone; what it spent in its last moment is not seen.
+/// Samples each activator until it is gone; what it spends in its last moment is missed.
 fn activators(machine: &Machine) -> ! {
     use std::collections::BTreeMap;
     let config = machine.configuration().display().to_string();

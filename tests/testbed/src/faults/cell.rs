@@ -1,4 +1,5 @@
-//! One row's cells under one fault: both machines of a fleet go through the same update at the same time.
+//! The cells of one row under one fault: both machines of a fleet go through the same update at the same
+//! time.
 
 use std::fs;
 use std::path::PathBuf;
@@ -11,13 +12,13 @@ use muster_protocol::ids::StorePath;
 use muster_protocol::machine::Class;
 use rustix::process::Signal;
 
-use super::check::{LOOK_AGAIN, check, comes_again, document, is_over, is_told};
-use super::steps::{Fault, Step, Way};
+use super::check::{LOOK_AGAIN, check, comes_again, document, has_no_pending_reports, is_over};
+use super::steps::{DurableStep, Fault, Way};
 use crate::fleet::{Fleet, Wishes, both};
 use crate::machine::finish;
 use crate::stand_in::processes;
 
-/// The longest that anything may take; with its deadlines of ten seconds an update of three tries takes a minute.
+/// The longest wait; with deadlines of ten seconds, an update of three tries takes a minute.
 const LIMIT: Duration = Duration::from_secs(180);
 /// The size of a state folder that can be filled.
 const STATE_SIZE: &str = "size=4m,mode=0700";
@@ -26,7 +27,7 @@ const STATE_SIZE: &str = "size=4m,mode=0700";
 pub struct Bench {
     pub fleet: Fleet,
     round: u32,
-    /// Why no disk can be full here.
+    /// Why no disk can be filled here.
     pub no_disks: Option<String>,
     mounted: Vec<PathBuf>,
 }
@@ -47,7 +48,7 @@ struct Patient {
     name: &'static str,
     old: StorePath,
     generation: u64,
-    /// Lines of its agent's log before the fault.
+    /// How many lines the agent's log had before the fault.
     lines: usize,
 }
 
@@ -75,14 +76,14 @@ impl Bench {
         Ok(bench)
     }
 
-    /// A generation that is well, so that every round begins alike.
+    /// A healthy generation, so that every round starts alike.
     fn settle_well(&mut self) -> Result<()> {
         self.speak(Way::Good)?;
         self.fleet.update(&[])?;
         for (name, _) in both() {
             let generation = self.generation(name)?;
             self.until(name, "a good generation", || {
-                is_over(&self.fleet, name, generation) && is_told(&self.fleet, name)
+                is_over(&self.fleet, name, generation) && has_no_pending_reports(&self.fleet, name)
             })?;
         }
         Ok(())
@@ -93,7 +94,7 @@ impl Bench {
         Ok(view.published.context("nothing is published")?.target.generation.get())
     }
 
-    /// What the next generation is like.
+    /// Describes the next generation.
     fn speak(&mut self, way: Way) -> Result<()> {
         self.round += 1;
         let fixture = &self.fleet.fixture;
@@ -101,7 +102,7 @@ impl Bench {
             let _ = fixture.unsay(word);
         }
         fixture.say("greeting", &format!("round {}", self.round))?;
-        // Another user and another launchd job each time: what stays of another generation shows.
+        // Another user and another launchd job each time: leftovers of another generation show.
         fixture.say("users", if self.round.is_multiple_of(2) { "alice carol" } else { "bob carol" })?;
         fixture.say("job", &format!("round-{}", self.round))?;
         fixture.say("deadline-seconds", "10")?;
@@ -114,8 +115,8 @@ impl Bench {
         }
     }
 
-    /// The cells of a step under a fault: a result for each machine that comes by it.
-    pub fn cells(&mut self, step: &Step, fault: Fault) -> Result<Vec<(Class, Result<&'static str>)>> {
+    /// The cells of a step under a fault: a result for each machine that reaches it.
+    pub fn cells(&mut self, step: &DurableStep, fault: Fault) -> Result<Vec<(Class, Result<&'static str>)>> {
         let names: Vec<&'static str> = both()
             .iter()
             .map(|(name, _)| *name)
@@ -140,7 +141,7 @@ impl Bench {
 
     fn run_round(
         &mut self,
-        step: &Step,
+        step: &DurableStep,
         fault: Fault,
         names: &[&'static str],
     ) -> Result<Vec<Result<&'static str>>> {
@@ -182,7 +183,7 @@ impl Bench {
         let (name, generation) = (patient.name, patient.generation);
         self.until(name, "an end and its last word", || {
             is_over(&self.fleet, name, generation)
-                && is_told(&self.fleet, name)
+                && has_no_pending_reports(&self.fleet, name)
                 && !comes_again(&self.fleet, name, generation)
         })?;
         check(&self.fleet, name, way, &patient.old, generation).with_context(|| {
@@ -192,7 +193,7 @@ impl Bench {
         })
     }
 
-    /// What the way needs before the generation comes.
+    /// Prepares what this kind of update needs before the generation arrives.
     fn before(&self, name: &str, way: Way) -> Result<()> {
         let root = &self.fleet.machine(name).root;
         match way {
@@ -216,7 +217,7 @@ impl Bench {
         Ok(())
     }
 
-    /// What a person does, or the reboot that is waited for.
+    /// What a person does, or the reboot that the machine waits for.
     fn help(&self, patient: &Patient, way: Way) -> Result<()> {
         let name = patient.name;
         let state = |wanted: &str| {
@@ -260,7 +261,7 @@ impl Bench {
                 for patient in patients {
                     let machine = self.fleet.machine(patient.name);
                     machine.stop(true)?;
-                    // Nothing of the test is to be met by the next boot.
+                    // The next boot must not meet anything of the test.
                     self.beside(patient.name, "stop-at", None)?;
                     machine.start()?;
                 }
@@ -298,8 +299,8 @@ impl Bench {
         Ok(())
     }
 
-    /// Takes the fault away again once it has bitten, or once the machine is through with it.
-    fn repair(&mut self, fault: Fault, step: &Step, patients: &[Patient]) -> Result<()> {
+    /// Removes the fault once it has had an effect, or once the machine has finished.
+    fn repair(&mut self, fault: Fault, step: &DurableStep, patients: &[Patient]) -> Result<()> {
         let rests = |patient: &Patient| {
             let waits = match step.way {
                 Way::Boot => Some("awaiting-reboot"),
@@ -343,7 +344,7 @@ impl Bench {
         )
     }
 
-    /// After each round both machines are as before one.
+    /// Restores both machines after each round.
     fn recover(&mut self, way: Way) -> Result<()> {
         if !self.fleet.controller_is_running()? {
             let _ = self.fleet.stop_controller();

@@ -1,4 +1,4 @@
-//! What must hold when it is over.
+//! What must hold when a cell has ended.
 
 use std::collections::BTreeSet;
 use std::fs;
@@ -16,7 +16,7 @@ use crate::fleet::Fleet;
 use crate::machine::Machine;
 use crate::stand_in::wire::find;
 
-/// The time between two looks at what is waited for.
+/// The time between two looks at what is awaited.
 pub(super) const LOOK_AGAIN: Duration = Duration::from_millis(20);
 
 /// A document of the machine's state folder.
@@ -25,20 +25,21 @@ pub fn document(fleet: &Fleet, name: &str, file: &str) -> Option<Value> {
     serde_json::from_slice(&fs::read(path).ok()?).ok()
 }
 
-/// Whether the machine has come to an end with this generation, as its own files say.
+/// Whether the machine has finished with this generation, according to its own files.
 pub fn is_over(fleet: &Fleet, name: &str, generation: u64) -> bool {
     let tried = document(fleet, name, "journal.json").and_then(|journal| journal["tried"].as_u64());
     tried >= Some(generation) && document(fleet, name, "transaction.json").is_none()
 }
 
-/// Whether the agent answers, and nothing waits in it to be told.
-pub fn is_told(fleet: &Fleet, name: &str) -> bool {
+/// Whether the agent answers and has no pending reports.
+pub fn has_no_pending_reports(fleet: &Fleet, name: &str) -> bool {
     let Ok(status) = fleet.agent(name, &["status", "--json"]) else { return false };
     let status: Value = serde_json::from_slice(&status.stdout).unwrap_or_default();
     status["agent_running"] == true && status["reports_waiting"] == 0
 }
 
-/// Whether it fell to an absent controller last, and is not given up: it begins again as soon as that answers.
+/// Whether its last failure was an absent controller, and it has not given up: it starts again as soon as the
+/// controller answers.
 pub fn comes_again(fleet: &Fleet, name: &str, generation: u64) -> bool {
     let events = fleet.events(name, generation).unwrap_or_default();
     let last = events.iter().rev().find(|event| {
@@ -50,7 +51,7 @@ pub fn comes_again(fleet: &Fleet, name: &str, generation: u64) -> bool {
     )
 }
 
-/// I1 to I5 and I9, and that the report arrived once.
+/// I1 to I5 and I9, and that the report arrived exactly once.
 pub fn check(fleet: &Fleet, name: &str, way: Way, old: &StorePath, generation: u64) -> Result<&'static str> {
     let machine = fleet.machine(name);
     let view = fleet.view(name)?;
@@ -81,7 +82,7 @@ pub fn check(fleet: &Fleet, name: &str, way: Way, old: &StorePath, generation: u
             ensure!(boots == running, "I3: it runs {running:?} and its boot loader has {entry}");
         }
         if machine.class() == Class::Darwin {
-            // A job that has just been loaded anew is not there for a moment.
+            // A job that was just reloaded is missing for a moment.
             let mut seen = whole(machine);
             for _ in 0..50 {
                 if seen.is_ok() {
@@ -108,27 +109,28 @@ pub fn check(fleet: &Fleet, name: &str, way: Way, old: &StorePath, generation: u
     let unreachable = |event: &&EventKind| {
         matches!(event, EventKind::RolledBack { reason: Reason::ControllerUnreachable, .. })
     };
-    // An update that fell to an absent controller is told as such, and tried again when it answers.
+    // An update that failed because the controller was absent is reported as such, and retried when it
+    // answers.
     let again = ends.iter().copied().filter(|event| unreachable(event)).count();
     ensure!(
         ends.len() == again + 1 || ends.last().is_some_and(unreachable),
-        "told as ended {} times: {ends:#?}",
+        "reported as ended {} times: {ends:#?}",
         ends.len()
     );
     let begun = events.iter().filter(|event| matches!(event, EventKind::Activating { .. })).count();
     ensure!(begun <= again + 1, "I5: it was activated {begun} times: {events:#?}");
     for kind in ["verified", "fetched", "built"] {
         let times = events.iter().filter(|event| is(event, kind)).count();
-        ensure!(times <= again + 1, "'{kind}' was told {times} times");
+        ensure!(times <= again + 1, "'{kind}' was reported {times} times");
     }
     let mut numbers: Vec<u64> =
         fleet.history(name)?.iter().flat_map(|entry| entry.events.iter().map(|event| event.seq)).collect();
-    let told = numbers.len();
+    let arrived = numbers.len();
     numbers.sort_unstable();
     numbers.dedup();
-    ensure!(numbers.len() == told, "I7: a report arrived twice");
+    ensure!(numbers.len() == arrived, "I7: a report arrived twice");
 
-    // A process that the agent starts bears its name for a moment, until it becomes another program.
+    // A child of the agent has the agent's name for a moment, until exec.
     let alone = || fleet.agent_pids(name).len() == 1;
     ensure!(
         (0..50).any(|_| alone() || {

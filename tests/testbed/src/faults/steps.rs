@@ -1,8 +1,8 @@
-//! The steps, and on which way an update comes by them.
+//! The durable steps, and the kind of update that reaches each.
 
 use muster_protocol::machine::Class;
 
-/// How the update goes that comes by a step.
+/// The kind of update that reaches a step.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Way {
     /// It is confirmed.
@@ -14,47 +14,48 @@ pub enum Way {
     Boot,
     /// The action `dry-activate`.
     Dry,
-    /// It is ill, and OLD cannot be activated again.
+    /// The update is unhealthy, and OLD cannot be activated again.
     OldFails,
-    /// A file in `/etc` that nix-darwin did not make; somebody moves it.
+    /// A file in `/etc` that nix-darwin did not make; somebody moves it away.
     Foreign,
-    /// Somebody had paused the updates, and resumes them.
+    /// Updates were paused, and are resumed.
     Paused,
 }
 
 /// One durable step.
 #[derive(Debug, Clone, Copy)]
-pub struct Step {
-    /// What `stop-at` says.
+pub struct DurableStep {
+    /// The step's name in `stop-at`.
     pub at: &'static str,
     pub way: Way,
-    /// Whether an activator is at work there.
+    /// Whether an activator is running there.
     pub activator: bool,
-    /// Why one of the classes does not come by here.
+    /// Why one of the classes does not reach this step.
     pub never: Option<(Class, &'static str)>,
 }
 
-const fn step(at: &'static str, way: Way, activator: bool) -> Step {
-    Step { at, way, activator, never: None }
+const fn step(at: &'static str, way: Way, activator: bool) -> DurableStep {
+    DurableStep { at, way, activator, never: None }
 }
-const fn nixos(at: &'static str, way: Way, activator: bool) -> Step {
+const fn nixos(at: &'static str, way: Way, activator: bool) -> DurableStep {
     let never = Some((Class::Darwin, "a Mac only supports the action switch"));
-    Step { at, way, activator, never }
+    DurableStep { at, way, activator, never }
 }
-const fn darwin(at: &'static str, way: Way, activator: bool) -> Step {
+const fn darwin(at: &'static str, way: Way, activator: bool) -> DurableStep {
     let never = Some((Class::Nixos, "NixOS' activation asks no person"));
-    Step { at, way, activator, never }
+    DurableStep { at, way, activator, never }
 }
 
-const fn stage(at: &'static str, way: Way) -> Step {
+const fn stage(at: &'static str, way: Way) -> DurableStep {
     let never = Some((Class::Nixos, "the stages of a Mac's activation"));
-    Step { at, way, activator: true, never }
+    DurableStep { at, way, activator: true, never }
 }
 
 /// Every state of a transaction (`TRANSITIONS` in `agent/src/core/state.rs`), every phase of an activator
-/// (`ActivationPhase::ALL`), every verdict, and the documents' removal; before and after the write where something was
-/// done to the machine in between; and every stage of a Mac's activation, forwards and back. A test holds this list to those.
-pub const STEPS: &[Step] = &[
+/// (`ActivationPhase::ALL`), every verdict, and the removal of the documents; before and after the write if
+/// the machine is changed in between; and every stage of a Mac's activation, forwards and backwards. A test
+/// checks this list against them.
+pub const STEPS: &[DurableStep] = &[
     step("after transaction.json verified", Way::Good, false),
     step("after transaction.json fetched", Way::Good, false),
     step("after transaction.json built", Way::Good, false),
@@ -120,7 +121,7 @@ pub const STEPS: &[Step] = &[
     stage("during undo homebrew", Way::Ill),
 ];
 
-/// Steps that no cell comes by, with the reason; printed with the table.
+/// Steps without cells, with the reason; printed with the table.
 pub const LEFT_OUT: &[(&str, &str)] = &[
     (
         "activation.json untouched",
@@ -163,15 +164,16 @@ impl Fault {
         }
     }
 
-    /// Why this makes no sense at a step, if it does not.
-    pub fn senseless(self, step: &Step) -> Option<&'static str> {
+    /// Why this fault makes no sense at a step, if it does not.
+    pub fn senseless(self, step: &DurableStep) -> Option<&'static str> {
         match self {
             Self::KillActivator | Self::KillBoth if !step.activator => {
                 Some("no activator is at work, or it has gone on to a row of its own (activation.json)")
             }
             Self::KillAgent | Self::DiskFull | Self::ControllerGone if step.at.starts_with("during ") => {
                 Some(
-                    "a script under way needs none of them; the rows of activation.json activating and undoing have it",
+                    "a running script needs none of them; the rows of activation.json activating and \
+                     undoing have it",
                 )
             }
             _ => None,

@@ -1,10 +1,11 @@
 //! The first process of a machine in a folder: its launchd or systemd.
 //!
-//! It boots the machine (empties `/run`, gives it a boot id, loads the daemons that lie in their folder) and does what the
-//! commands ask through its socket. On NixOS it makes `/run/current-system` from the boot entry; a Mac's system brings a daemon
-//! that does it, `activate-system`, and so the link comes while other daemons run already, or never.
-//! Left out: users and sessions, dependencies and their order, timers, sockets, resource limits, and activation of
-//! a system at boot beyond that one link and, on NixOS, its units.
+//! It boots the machine (empties `/run`, sets a boot ID, loads the daemons found in their folder) and
+//! executes the commands that arrive on its socket. On NixOS it makes `/run/current-system` from the boot
+//! entry; a Mac's system brings a daemon for that, `activate-system`, so the link appears while other daemons
+//! are already running, or never. Left out: users and sessions, dependencies and their order, timers,
+//! sockets, resource limits, and activation of a system at boot beyond that one link and, on NixOS, its
+//! units.
 
 use std::collections::HashMap;
 use std::fs;
@@ -30,7 +31,7 @@ use crate::root::{MARK, Root};
 pub const PID: &str = "/run/stand-in.pid";
 /// The id of the boot.
 pub const BOOT_ID: &str = "/proc-boot-id";
-/// How long a command may take to say what it wants.
+/// How long a client may take to send its command.
 const REQUEST_LIMIT: Duration = Duration::from_secs(10);
 
 struct Init {
@@ -116,7 +117,7 @@ impl Init {
 
     fn with_jobs<T>(&self, work: impl FnOnce(&mut HashMap<String, Handle>) -> T) -> T {
         let mut jobs = self.jobs.lock().unwrap_or_else(PoisonError::into_inner);
-        // A job that is collected takes its inbox with it.
+        // A collected job takes its inbox with it.
         jobs.retain(|_, job| !job.orders.is_closed());
         work(&mut jobs)
     }
@@ -138,7 +139,7 @@ impl Init {
         let orders =
             self.with_jobs(|jobs| jobs.get(name).map(|job| job.orders.clone())).ok_or(Refusal::NotLoaded)?;
         orders.send((order, done)).await.map_err(|_| Refusal::NotLoaded)?;
-        // A job that ends while it is told to has done what was asked.
+        // A job that ends while it is being told to end has done as asked.
         let _ = wait.await;
         Ok(self.with_jobs(|jobs| jobs.get(name).map(|job| job.status.borrow().clone())).into_iter().collect())
     }
@@ -160,14 +161,14 @@ impl Init {
     }
 }
 
-/// What is there after a reboot, before anything runs.
+/// The state after a reboot, before anything runs.
 fn boot(root: &Root) -> Result<()> {
     let run = root.at("/run");
     match fs::remove_dir_all(&run) {
         Err(error) if error.kind() != std::io::ErrorKind::NotFound => return Err(error.into()),
         _ => fs::create_dir_all(&run)?,
     }
-    // What the agent reads where a real machine has /proc or sysctl.
+    // What the agent reads from /proc or sysctl on a real machine.
     let random = muster_protocol::ids::to_hex(&muster_protocol::random::bytes::<16>()?);
     let parts = [&random[..8], &random[8..12], &random[12..16], &random[16..20], &random[20..]];
     fs::write(root.at(BOOT_ID), format!("{}\n", parts.join("-")))?;
@@ -181,7 +182,7 @@ fn boot(root: &Root) -> Result<()> {
     Ok(())
 }
 
-/// NixOS has the units of the system that it boots, whatever a switch had left in `/etc`.
+/// NixOS has the units of the system that it boots, whatever a switch left in `/etc`.
 fn units_of(root: &Root, system: &Path) -> Result<()> {
     let folder = root.resolve(&system.join("etc/systemd/system"))?;
     for unit in fs::read_dir(folder).into_iter().flatten().flatten() {
@@ -192,7 +193,7 @@ fn units_of(root: &Root, system: &Path) -> Result<()> {
     Ok(())
 }
 
-/// NixOS boots its boot loader's entry, or its profile where there is none.
+/// NixOS boots its boot loader's entry, or its profile if there is none.
 fn boot_system(root: &Root) -> Option<PathBuf> {
     if let Ok(entry) = fs::read_to_string(root.at("/boot/entry")) {
         return entry.trim().strip_prefix("default ").map(PathBuf::from);
@@ -207,16 +208,16 @@ fn boot_system(root: &Root) -> Option<PathBuf> {
     None
 }
 
-/// A machine with the folder of a Mac is one.
+/// A machine with a Mac's folder is a Mac.
 pub fn manager(root: &Root) -> Manager {
     if root.at("/Library/LaunchDaemons").is_dir() { Manager::Launchd } else { Manager::Systemd }
 }
 
-/// The daemons of the machine, as they lie in their folder.
+/// The machine's daemons, from their folder.
 fn boot_jobs(root: &Root) -> Vec<Job> {
     let (folders, ending) = match manager(root) {
         Manager::Launchd => (vec![root.at("/Library/LaunchDaemons")], "plist"),
-        // What programs made with systemd's own means, and a system's units.
+        // Units created at run time by programs, and those of the system.
         Manager::Systemd => {
             (vec![root.at("/etc/systemd/system.control"), root.at("/etc/systemd/system")], "service")
         }

@@ -1,4 +1,4 @@
-//! What systemd calls a service and launchd a job, as far as both are stood in for.
+//! What systemd calls a service and launchd a job, as far as the stand-ins go.
 
 use std::collections::BTreeMap;
 use std::path::PathBuf;
@@ -7,9 +7,9 @@ use serde::{Deserialize, Serialize};
 
 use crate::root::Root;
 
-/// launchd's own path (`launchd.plist(5)`); a machine's `bin` is put before it.
+/// launchd's own path (`launchd.plist(5)`); the machine's `bin` comes first.
 pub const LAUNCHD_PATH: &str = "/usr/bin:/bin:/usr/sbin:/sbin";
-/// systemd's path for services of the system (`systemd.exec(5)`); a machine's `bin` is put before it.
+/// systemd's path for system services (`systemd.exec(5)`); the machine's `bin` comes first.
 pub const SYSTEMD_PATH: &str = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
@@ -27,7 +27,7 @@ impl Manager {
     }
 }
 
-/// When a job that ended is started again.
+/// When a job that ended is restarted.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Restart {
     Never,
@@ -56,7 +56,7 @@ pub struct Job {
     pub manager: Manager,
     /// The plist or unit file; a transient unit has none.
     pub source: Option<PathBuf>,
-    /// The program first. Looked for in the machine, then on the host.
+    /// The program and its arguments. The program is looked up in the machine, then on the host.
     pub arguments: Vec<String>,
     pub environment: BTreeMap<String, String>,
     pub folder: Option<PathBuf>,
@@ -65,17 +65,19 @@ pub struct Job {
     /// Whether it runs as soon as it is loaded.
     pub start: bool,
     pub restart: Restart,
-    /// launchd: the least time between two starts. systemd: the time between an end and the next start. In milliseconds.
+    /// launchd: the least time between two starts. systemd: the time between an end and the next start. In
+    /// milliseconds.
     pub pause_ms: u64,
     /// How long it may take to end before it is killed, in milliseconds.
     pub patience_ms: u64,
     pub together: Together,
-    /// Forgotten as soon as it ends (`--collect`).
+    /// Unloaded as soon as it ends (`--collect`).
     pub collect: bool,
-    /// `ConditionPathExists`, with `!` before what must not be there. A start that does not meet them does nothing.
+    /// `ConditionPathExists`, with `!` before a path that must not exist. A start whose conditions fail does
+    /// nothing.
     #[serde(default)]
     pub conditions: Vec<String>,
-    /// Below `/run`, as long as it runs.
+    /// Below `/run`; exists while the job runs.
     #[serde(default)]
     pub runtime_directory: Option<String>,
 }
@@ -91,14 +93,14 @@ impl Job {
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub enum State {
-    /// Loaded, and not running.
+    /// Loaded, but not running.
     Waiting,
     Running,
-    /// It ended badly and is not started again by itself.
+    /// It ended with an error and is not restarted automatically.
     Failed,
 }
 
-/// How a job fares.
+/// The state of a job.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Status {
     pub job: Job,

@@ -1,8 +1,9 @@
-//! `launchctl`, with the words and exit codes of macOS 13 as far as activation and the agent go by them.
+//! `launchctl`, with the output and exit codes of macOS 13 as far as activation and the agent depend on them.
 //!
-//! Verbs: bootstrap, bootout, kickstart, print, load, unload, list, managername, asuser, and the domain `system` alone.
-//! Left out: the domains of users and their sessions. `asuser` runs its command as whoever runs this, in no other session;
-//! for a user who is not at the screen (who does not own `/dev/console`) it fails as a Mac does.
+//! Verbs: bootstrap, bootout, kickstart, print, load, unload, list, managername, asuser; the only domain is
+//! `system`. Left out: users' domains and their sessions. `asuser` runs its command as the current user,
+//! without another session; for a user who is not at the screen (who does not own `/dev/console`) it fails as
+//! on a Mac.
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -14,9 +15,9 @@ use super::plists;
 use super::wire::{Refusal, Request, ask, find};
 use crate::root::Root;
 
-/// The labels that `unload -w` turned off.
+/// The labels disabled by `unload -w`.
 const DISABLED: &str = "/var/db/stand-in-disabled";
-/// What `launchctl print` exits with where there is no such service.
+/// The exit code of `launchctl print` for an unknown service.
 const NO_SERVICE: u8 = 113;
 
 pub fn run(root: &Root, arguments: &[String]) -> Result<u8> {
@@ -115,7 +116,7 @@ fn jobs(root: &Root) -> Result<Vec<Status>> {
     Ok(all.into_iter().filter(|status| status.job.manager == Manager::Launchd).collect())
 }
 
-/// Does it for each; the exit code is the last bad one.
+/// Runs it for each; the exit code is the last non-zero one.
 fn each(files: &[&str], work: impl Fn(&str) -> Result<u8>) -> Result<u8> {
     files.iter().try_fold(0, |worst, file| {
         Ok(match work(file)? {
@@ -231,7 +232,7 @@ fn print(root: &Root, label: &str) -> Result<u8> {
 }
 
 fn load(root: &Root, file: &Path, enable: bool) -> Result<u8> {
-    // `load` prints what is wrong and succeeds; scripts that go by its exit code do not notice on a Mac either.
+    // `load` prints errors and succeeds; scripts that rely on its exit code do not notice on a Mac either.
     let failed = |why: &str| {
         eprintln!(
             "Load failed: 5: Input/output error\nTry running `launchctl bootstrap` as root for richer errors."
@@ -257,7 +258,7 @@ fn load(root: &Root, file: &Path, enable: bool) -> Result<u8> {
 }
 
 fn unload(root: &Root, file: &Path, disable: bool) -> Result<u8> {
-    // A plist that is gone or broken still names its job, by its file.
+    // A plist that is missing or broken still names its job, by its file name.
     let label = plists::read(file).map(|plist| plist.job.name).unwrap_or_else(|_| {
         file.file_stem().map(|stem| stem.to_string_lossy().into_owned()).unwrap_or_default()
     });

@@ -1,8 +1,8 @@
 //! A launch daemon's plist.
 //!
-//! Left out: every key that is not read here, path triggers, sockets, users, resource limits,
-//! `KeepAlive` conditions other than `SuccessfulExit` and `Crashed`, `StartInterval` and `StartCalendarInterval`
-//! (no job of nix-darwin's that the agent meets is begun by them).
+//! Left out: every key that is not read here, path triggers, sockets, users, resource limits, `KeepAlive`
+//! conditions other than `SuccessfulExit` and `Crashed`, `StartInterval` and `StartCalendarInterval` (no job
+//! of nix-darwin's that the agent meets is begun by them).
 
 use std::fs;
 use std::os::unix::fs::MetadataExt as _;
@@ -13,7 +13,7 @@ use plist::Value;
 
 use super::job::{Job, Manager, Restart, Together};
 
-/// `launchd.plist(5)`: a job is started at most once in so many seconds.
+/// `launchd.plist(5)`: the minimum time between two starts of a job, in seconds.
 const THROTTLE_SECONDS: u64 = 10;
 /// `launchd.plist(5)`: from SIGTERM to SIGKILL.
 const EXIT_TIMEOUT_SECONDS: u64 = 20;
@@ -24,7 +24,8 @@ pub struct Plist {
     pub disabled: bool,
 }
 
-/// Reads a plist that launchd would load: only root (here: who runs the machine) may be able to change it.
+/// Reads a plist that launchd would load: only root (here: the user who runs the machine) may be able to
+/// change it.
 pub fn read(file: &Path) -> Result<Plist> {
     let facts = fs::metadata(file).with_context(|| format!("{} cannot be read", file.display()))?;
     let own = rustix::process::geteuid().as_raw();
@@ -102,7 +103,8 @@ mod tests {
 
     const AGENT: &str = r#"<?xml version="1.0" encoding="UTF-8"?><plist version="1.0"><dict>
         <key>Label</key><string>org.muster.agent</string>
-        <key>ProgramArguments</key><array><string>/bin/sh</string><string>-c</string><string>true</string></array>
+        <key>ProgramArguments</key>
+        <array><string>/bin/sh</string><string>-c</string><string>true</string></array>
         <key>KeepAlive</key><dict><key>SuccessfulExit</key><false/></dict>
         <key>EnvironmentVariables</key><dict><key>A</key><string>b</string></dict>
         <key>ThrottleInterval</key><integer>3</integer><key>AbandonProcessGroup</key><true/>

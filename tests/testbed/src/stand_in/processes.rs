@@ -1,20 +1,20 @@
-//! Signals, and who belongs to whom.
+//! Signals, and which processes belong together.
 
 use std::path::Path;
 
 use rustix::process::{Pid, Signal, kill_process, kill_process_group, test_kill_process};
 
-/// systemd gives every start of a unit an identifier of its own; children inherit it.
+/// systemd gives every start of a unit its own ID; children inherit it.
 pub const INVOCATION: &str = "INVOCATION_ID";
 
-/// Sends a signal to one process; that it is gone already is no error.
+/// Sends a signal to one process; not an error if it is already gone.
 pub fn signal(pid: i32, signal: Signal) {
     if let Some(pid) = Pid::from_raw(pid) {
         let _ = kill_process(pid, signal);
     }
 }
 
-/// Sends a signal to a process group; that it is gone already is no error.
+/// Sends a signal to a process group; not an error if it is already gone.
 pub fn signal_group(group: i32, signal: Signal) {
     if let Some(group) = Pid::from_raw(group) {
         let _ = kill_process_group(group, signal);
@@ -29,9 +29,9 @@ pub fn is_alive(pid: i32) -> bool {
     Pid::from_raw(pid).is_some_and(|pid| test_kill_process(pid).is_ok())
 }
 
-/// The living processes of a session, and those that carry the invocation in their environment.
+/// The living processes of a session, and those with the invocation ID in their environment.
 ///
-/// Where there is no `/proc` (macOS) nobody is found, and the process group must do.
+/// Without `/proc` (macOS) none is found, and the process group must do.
 pub fn members(session: i32, invocation: Option<&str>) -> Vec<i32> {
     let wanted = invocation.map(|id| format!("{INVOCATION}={id}"));
     every_process()
@@ -44,8 +44,8 @@ pub fn members(session: i32, invocation: Option<&str>) -> Vec<i32> {
         .collect()
 }
 
-/// The processes, this one excepted, that belong to a folder: by their program, their arguments, where they work, or
-/// the environment that they were started with.
+/// The processes, except this one, that belong to a folder: by their program, their arguments, their working
+/// directory, or their initial environment.
 pub fn of_folder(folder: &Path) -> Vec<i32> {
     let own = rustix::process::getpid().as_raw_nonzero().get();
     let text = format!("{}/", folder.display());
@@ -80,7 +80,7 @@ struct Stat {
     session: i32,
 }
 
-/// `proc_pid_stat(5)`: the name in parentheses may hold anything, so the fields are counted from its end.
+/// `proc_pid_stat(5)`: the name in parentheses may contain anything, so fields are counted from its end.
 fn stat(pid: i32) -> Option<Stat> {
     let text = std::fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
     let mut fields = text.rsplit_once(')')?.1.split_whitespace();
@@ -104,8 +104,8 @@ mod tests {
         let mut child =
             std::process::Command::new("sleep").arg("1000").env(INVOCATION, "0123abc").spawn().unwrap();
         let pid = i32::try_from(child.id()).unwrap();
-        // `spawn` returns as soon as the child has another memory, a moment before the kernel has said where its environment
-        // lies in it.
+        // `spawn` returns as soon as the child has its own memory, a moment before the kernel has recorded
+        // where the environment is.
         let clock = SystemClock::new();
         while !environment_has(pid, &format!("{INVOCATION}=0123abc")) && clock.awake() < LIMIT {
             std::thread::yield_now();

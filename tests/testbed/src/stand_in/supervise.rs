@@ -1,4 +1,4 @@
-//! One job's life: start, end, start again.
+//! The life of one job: start, end, restart.
 
 use std::fs::OpenOptions;
 use std::path::{Path, PathBuf};
@@ -16,7 +16,7 @@ use super::processes::{self, INVOCATION};
 use super::wire::Refusal;
 use crate::root::Root;
 
-/// What `init` tells a job, with a place to say that it is done.
+/// A command of `init` to a job, with a channel for its completion.
 #[derive(Debug)]
 pub enum Order {
     Start { kill: bool },
@@ -31,7 +31,7 @@ pub struct Handle {
     pub status: watch::Receiver<Status>,
 }
 
-/// Takes a job up. It runs at once if it wants that.
+/// Starts supervising a job, which runs at once if it is set to.
 pub fn take_up(root: &Root, job: Job) -> Result<Handle, Refusal> {
     let program = program(root, &job)?;
     let (orders, inbox) = mpsc::channel(16);
@@ -41,7 +41,7 @@ pub fn take_up(root: &Root, job: Job) -> Result<Handle, Refusal> {
     Ok(Handle { orders, status })
 }
 
-/// The program's file, which must exist: launchd and systemd refuse a job whose program is not there.
+/// The program's file, which must exist: launchd and systemd refuse a job whose program is missing.
 fn program(root: &Root, job: &Job) -> Result<PathBuf, Refusal> {
     let cannot = |why: &str| Refusal::CannotRun(format!("{}: {why}", job.name));
     let word = job.arguments.first().ok_or_else(|| cannot("it names no program"))?;
@@ -57,7 +57,7 @@ fn program(root: &Root, job: &Job) -> Result<PathBuf, Refusal> {
     if found.is_file() { Ok(found) } else { Err(cannot(&format!("there is no {}", found.display()))) }
 }
 
-/// Exactly what the job names, and the manager's own path with the machine's stand-ins before it.
+/// Exactly what the job sets, and the manager's own path with the machine's stand-ins first.
 fn environment(root: &Root, job: &Job) -> std::collections::BTreeMap<String, String> {
     let mut environment = job.environment.clone();
     let path = environment.remove("PATH").unwrap_or_else(|| job.manager.path().to_owned());
@@ -71,7 +71,7 @@ struct Life {
     program: PathBuf,
     tell: watch::Sender<Status>,
     clock: SystemClock,
-    /// When it was last started, as time awake.
+    /// When it was last started, in time awake.
     started: Option<Duration>,
 }
 
@@ -121,7 +121,7 @@ impl Life {
         }
     }
 
-    /// The time before the next start; whether the job is still loaded after it.
+    /// Waits for the next start; returns whether the job is still loaded.
     async fn pause(&mut self, inbox: &mut Inbox) -> bool {
         let pause = Duration::from_millis(self.job.pause_ms);
         let rest = match (self.job.manager, self.started) {
@@ -259,7 +259,7 @@ impl Life {
         }
     }
 
-    /// Asks the job to end, and makes it after its patience.
+    /// Asks the job to end, and kills it after its timeout.
     async fn end(&mut self, running: &mut Running) {
         processes::signal(running.pid, Signal::TERM);
         if self.job.together == Together::Everything {
@@ -277,11 +277,11 @@ impl Life {
         self.ended(code(&exit));
     }
 
-    /// What the first process left behind.
+    /// Ends what the first process left behind.
     async fn end_the_rest(&self, running: &Running, signal: Signal) {
         match self.job.together {
             Together::Nothing => {}
-            // launchd sends SIGTERM to the group and looks no further.
+            // launchd sends SIGTERM to the group and does nothing else.
             Together::Group => processes::signal_group(running.pid, signal),
             Together::Everything => {
                 self.signal_everything(running, signal);
@@ -333,7 +333,7 @@ impl Life {
 }
 
 enum Next {
-    /// It ended; whether it is to be started again.
+    /// It ended; whether to restart it.
     Ended(bool),
     /// It is no longer loaded.
     Gone,

@@ -1,8 +1,8 @@
 //! `systemctl`, for the services in the machine's `/etc/systemd/system` and the transient ones.
 //!
 //! Verbs: start, stop, restart, try-restart, is-active, is-failed, reset-failed, list-units, show, status,
-//! daemon-reload. Of targets there is multi-user.target alone, and all that is wanted belongs to it. A test may say in
-//! `/run/stand-in-failed` (a name on each line) that other units have failed, and would fail again.
+//! daemon-reload. The only target is multi-user.target, and every wanted unit belongs to it. A test can list
+//! other units in `/run/stand-in-failed` (one name per line) that have failed and would fail again.
 
 use anyhow::Result;
 
@@ -35,7 +35,7 @@ pub fn run(root: &Root, arguments: &[String]) -> Result<u8> {
             _ => Ok(0),
         }),
         "stop" => worst(&|name| {
-            // Unloaded, so that the next start reads the unit file again.
+            // Unloaded, so that the next start rereads the unit file.
             let _ = ask(root, &Request::Unload(name.to_owned()))?;
             Ok(0)
         }),
@@ -91,7 +91,7 @@ pub fn run(root: &Root, arguments: &[String]) -> Result<u8> {
     }
 }
 
-/// A name without an ending is a service's.
+/// A name without a suffix is that of a service.
 pub fn full(name: &str) -> String {
     if name.contains('.') { name.to_owned() } else { format!("{name}.service") }
 }
@@ -103,13 +103,13 @@ fn active(status: Option<&Status>) -> &'static str {
         Some((State::Waiting, super::job::Restart::Always | super::job::Restart::OnFailure, 1..)) => {
             "activating"
         }
-        // Its start was asked for, and is not done yet.
+        // It is still starting.
         Some((State::Waiting, _, 0)) if status.is_some_and(|status| status.job.start) => "activating",
         Some((State::Waiting, _, _)) | None => "inactive",
     }
 }
 
-/// Everything that the target wants and that does not run.
+/// Every unit that the target wants and that is not running.
 fn start_wanted(root: &Root) -> Result<u8> {
     let mut worst = 0;
     for folder in ["/etc/systemd/system.control", "/etc/systemd/system"] {
@@ -201,7 +201,9 @@ fn list(root: &Root, options: &[&str]) -> Result<u8> {
         let rows: Vec<_> = rows
             .iter()
             .map(|(name, state, sub)| {
-                serde_json::json!({"unit": name, "load": "loaded", "active": state, "sub": sub, "description": name})
+                serde_json::json!({
+                    "unit": name, "load": "loaded", "active": state, "sub": sub, "description": name
+                })
             })
             .collect();
         println!("{}", serde_json::to_string(&rows)?);

@@ -1,4 +1,4 @@
-//! `systemd-run`, for transient services that outlive who asked for them.
+//! `systemd-run`, for transient services that outlive their caller.
 //!
 //! `--property` is read for `KillMode`, `TimeoutStopSec` and `Restart` and otherwise ignored; scopes, timers,
 //! `--pipe`, `--pty` and `--wait` are refused, since what they would run here would not be what they run.
@@ -28,7 +28,8 @@ pub fn run(root: &Root, arguments: &[String]) -> Result<u8> {
         }
         Err(Refusal::AlreadyLoaded) => {
             eprintln!(
-                "Failed to start transient service unit: Unit {name} was already loaded or has a fragment file."
+                "Failed to start transient service unit: Unit {name} was already loaded or has a \
+                 fragment file."
             );
             Ok(1)
         }

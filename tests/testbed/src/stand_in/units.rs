@@ -1,7 +1,7 @@
 //! A service's unit file.
 //!
-//! Left out: every setting that is not read here, drop-ins, templates, specifiers, and all types but `simple`,
-//! `exec` and `notify`, which are treated alike: started means running.
+//! Left out: every setting that is not read here, drop-ins, templates, specifiers, and all types but
+//! `simple`, `exec` and `notify`, which are treated alike: started means running.
 
 use std::collections::BTreeMap;
 use std::fs;
@@ -92,7 +92,7 @@ fn milliseconds(text: &str) -> Option<u64> {
     })
 }
 
-/// Splits at blanks, and keeps what stands in quotes together.
+/// Splits at blanks, except inside quotes.
 pub fn words(line: &str) -> Vec<String> {
     let (mut words, mut word, mut quote, mut open) = (Vec::new(), String::new(), None, false);
     for c in line.chars() {
@@ -120,8 +120,10 @@ mod tests {
 
     #[test]
     fn a_services_settings_are_read() {
-        let text = "[Unit]\nDescription=The agent\n[Service]\n# why\nExecStart=/bin/agent --config \"/a b\" run\n\
-            Restart=always\nRestartSec=250ms\nEnvironment=\"A=b c\" D=e\nTimeoutStopSec=5\n[Install]\nWantedBy=x\n";
+        let text = "[Unit]\nDescription=The agent\n[Service]\n# why\n\
+            ExecStart=/bin/agent --config \"/a b\" run\n\
+            Restart=always\nRestartSec=250ms\nEnvironment=\"A=b c\" D=e\nTimeoutStopSec=5\n\
+            [Install]\nWantedBy=x\n";
         let unit = parse(text, Path::new("/etc/muster-agent.service")).unwrap();
         assert_eq!(unit.job.arguments, ["/bin/agent", "--config", "/a b", "run"]);
         assert_eq!((unit.job.restart, unit.job.pause_ms), (Restart::Always, 250));

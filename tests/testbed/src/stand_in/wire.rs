@@ -1,4 +1,4 @@
-//! What the commands ask of the machine's `init`: one line of JSON there, one back.
+//! The protocol between the commands and the machine's `init`: one line of JSON each way.
 
 use std::io::{BufRead as _, BufReader, Write as _};
 use std::os::unix::net::UnixStream;
@@ -16,21 +16,21 @@ const PATIENCE: Duration = Duration::from_secs(120);
 
 #[derive(Debug, Serialize, Deserialize)]
 pub enum Request {
-    /// Everything that is loaded.
+    /// Lists everything that is loaded.
     List,
     Load(Box<Job>),
-    /// Ends the job and forgets it.
+    /// Ends the job and unloads it.
     Unload(String),
-    /// Starts a loaded job that does not run; with `kill`, ends a running one first.
+    /// Starts a loaded job that is not running; with `kill`, ends a running one first.
     Start {
         name: String,
         kill: bool,
     },
     /// Ends the job and keeps it loaded.
     Stop(String),
-    /// Forgets that a job failed.
+    /// Clears a job's failed state.
     Reset(String),
-    /// Turns the machine off, in order, or as a power failure does.
+    /// Turns the machine off, in order or like a power failure.
     Off {
         power_failure: bool,
     },
@@ -45,7 +45,7 @@ pub enum Refusal {
 
 pub type Reply = Result<Vec<Status>, Refusal>;
 
-/// Asks `init`; an error means that the machine is off.
+/// Sends a command to `init`; an error means that the machine is off.
 pub fn ask(root: &Root, request: &Request) -> anyhow::Result<Reply> {
     use anyhow::Context as _;
     let mut stream = UnixStream::connect(root.at(SOCKET))

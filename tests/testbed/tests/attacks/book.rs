@@ -1,20 +1,20 @@
-//! What was tried, who refused it, and what was told of it.
+//! What was tried, who refused it, and what was reported about it.
 
 use std::fmt;
 
 use muster_protocol::clock::{Clock as _, SystemClock};
 
-/// The fewest attacks that a run must have tried.
+/// The fewest attacks that a run must try.
 const FEWEST: usize = 40;
 
-/// Who said no.
+/// Who refused it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum By {
     Agent,
-    /// What the machine itself gets from the cache.
+    /// The machine's own Nix, reading from the cache.
     Nix,
     Controller,
-    /// The command line of an operator.
+    /// An operator's command line.
     Operator,
 }
 
@@ -50,13 +50,13 @@ impl Default for Book {
 }
 
 impl Book {
-    /// An attack that was refused. `reported` says what there is to see of it afterwards.
+    /// An attack that was refused. `reported` says what can be seen of it afterwards.
     pub fn refused(&mut self, name: &str, attempt: &str, by: By, reported: impl Into<String>) {
         eprintln!("refused  {name}");
         let row = Row { name: name.into(), attempt: attempt.into(), by, reported: reported.into() };
         self.rows.push(row);
     }
-    /// An honest update that came through after all that.
+    /// An honest update that succeeded afterwards.
     pub fn control(&mut self, what: &str) {
         eprintln!("control  {what}");
         self.controls.push(what.to_owned());
@@ -65,7 +65,7 @@ impl Book {
         eprintln!("FAILED   {what}");
         self.failures.push(what.to_owned());
     }
-    /// One attack: tried, and noted as refused or as failed; the others go on.
+    /// One attack: tried, and recorded as refused or failed; the others continue.
     pub fn attack(&mut self, name: &str, attempt: &str, by: By, tried: anyhow::Result<String>) {
         match tried {
             Ok(reported) => self.refused(name, attempt, by, reported),

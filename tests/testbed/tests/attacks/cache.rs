@@ -1,4 +1,4 @@
-//! What a thief may put in the place of targets and of the cache's files, once the metadata itself is genuine.
+//! What a thief may substitute for targets and for the cache's files when the metadata itself is genuine.
 
 use std::fs;
 
@@ -24,7 +24,7 @@ pub fn run(siege: &mut Siege, book: &mut Book) -> Result<()> {
     lie_of_an_operator(siege, book)
 }
 
-/// Bends the one target of the victim, which its genuine metadata names.
+/// Alters the victim's only target, which its genuine metadata names.
 fn bend_target(siege: &Siege, edit: impl Fn(&mut Vec<u8>) + Send + 'static) {
     siege.stolen.thief.bend(move |answer: &mut Answer| {
         if answer.path.ends_with(".generation.json") && answer.path.contains(&format!("/machines/{VICTIM}/"))
@@ -98,7 +98,8 @@ fn targets(siege: &mut Siege, book: &mut Book) -> Result<()> {
     Ok(())
 }
 
-/// Publishes another generation while the cache lies, sees Nix refuse what it gives, and the machine take it honestly.
+/// Publishes another generation while the cache lies; Nix refuses what it serves, and the machine then gets
+/// it honestly.
 fn lies(
     siege: &mut Siege,
     book: &mut Book,
@@ -116,7 +117,7 @@ fn lies(
     Ok(())
 }
 
-/// Whether this is a narinfo of a derivation on its way to a machine.
+/// Whether this is the narinfo of a derivation on its way to a machine.
 fn describes_derivation(answer: &Answer) -> bool {
     answer.method == "GET"
         && answer.status == 200
@@ -139,7 +140,7 @@ fn archives(siege: &mut Siege, book: &mut Book) -> Result<()> {
     };
     lies(siege, book, ("an altered archive", "a flipped byte in every archive of the cache"), flipped)?;
 
-    // The archive of another path, described truly, under the name of the derivation.
+    // The archive of another path, truthfully described, under the derivation's name.
     let mut other: Option<String> = None;
     let swapped = move |answer: &mut Answer| {
         if answer.method != "GET" || answer.status != 200 || !answer.path.ends_with(".narinfo") {
@@ -159,7 +160,7 @@ fn archives(siege: &mut Siege, book: &mut Book) -> Result<()> {
                 }
             });
         } else {
-            // Nothing else was asked for yet: another hash will do.
+            // Nothing else has been requested yet: another hash will do.
             lines(answer, |line| {
                 Some(if line.starts_with("NarSize:") { "NarSize: 1".into() } else { line.to_owned() })
             });
@@ -217,7 +218,7 @@ fn archives(siege: &mut Siege, book: &mut Book) -> Result<()> {
     Ok(())
 }
 
-/// A ready-made output that the cache offers unsigned: the machine builds at home.
+/// A prebuilt output that the cache offers unsigned: the machine builds it itself.
 fn poisoned(siege: &mut Siege, book: &mut Book) -> Result<()> {
     let name = "a poisoned output";
     let (fleet, thief) = (&siege.stolen.fleet, &siege.stolen.thief);
@@ -266,7 +267,8 @@ fn poisoned(siege: &mut Siege, book: &mut Book) -> Result<()> {
     Ok(())
 }
 
-/// A stolen operator's key signs an output that the derivation does not make: what runs is what was built, or nothing.
+/// A stolen operator key signs an output that the derivation does not produce: the machine runs what was
+/// built, or nothing new.
 fn lie_of_an_operator(siege: &mut Siege, book: &mut Book) -> Result<()> {
     let target = siege.view(VICTIM)?.published.context("something was published")?.target;
     let older = siege.stolen.fleet.history(VICTIM)?.pop().context("generation 1")?.published.target;

@@ -1,4 +1,4 @@
-//! Whoever would be an operator, and what the controller refuses even from one.
+//! Impostors of an operator, and what the controller refuses even from a real one.
 
 use anyhow::{Result, ensure};
 use muster_protocol::api::{self, ProblemCode};
@@ -251,7 +251,7 @@ fn cache(siege: &Siege, book: &mut Book) -> Result<()> {
     let name = format!("/cache/nar/{}.nar", nix_base32(&Sha256::of(b"one thing")));
     let tried = put(&name, b"another").and_then(|a| refused(siege, &a, 422, ProblemCode::Malformed));
     book.attack("a mislabelled upload", "an archive under another one's hash", By::Controller, tried);
-    // A derivation that the cache has, with another content.
+    // A derivation that the cache has, with other contents.
     let held = siege
         .view(VICTIM)?
         .published

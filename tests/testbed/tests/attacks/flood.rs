@@ -1,4 +1,4 @@
-//! Whoever takes more than his share.
+//! Clients that take more than their share.
 
 use anyhow::{Result, ensure};
 use muster_protocol::api::{self, ProblemCode};
@@ -25,7 +25,7 @@ pub fn run(siege: &Siege, book: &mut Book) -> Result<()> {
         book.attack(name, attempt, By::Controller, tried);
     }
 
-    // An enrolled machine that asks without end; its neighbour goes on as if nothing were.
+    // An enrolled machine that sends requests without pause; its neighbour is not affected.
     let key = stolen_key(siege, NEIGHBOUR)?;
     let body =
         serde_json::to_vec(&Batch { machine: NEIGHBOUR.parse()?, stream: None, oldest: 1, events: vec![] })?;

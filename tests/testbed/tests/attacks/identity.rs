@@ -1,4 +1,4 @@
-//! Whoever would be a machine: with a copied key, a neighbour's, a guessed bearer, another's token.
+//! Impostors of a machine: with a copied key, a neighbour's, a guessed bearer, or another machine's token.
 
 use std::collections::BTreeSet;
 use std::fs;
@@ -31,7 +31,7 @@ pub fn run(siege: &Siege, book: &mut Book) -> Result<()> {
     clones(siege, book)
 }
 
-/// Refused with this status and code, and both machines are as they were.
+/// Refused with this status and code, with both machines unchanged.
 pub fn refused(siege: &Siege, answered: &Answered, status: u16, code: ProblemCode) -> Result<String> {
     ensure!(
         (answered.status, answered.code()) == (status, Some(code)),
@@ -48,7 +48,7 @@ pub fn stolen_key(siege: &Siege, name: &str) -> Result<SecretKey> {
     key_in(&siege.stolen.state(name).join("machine.pem"))
 }
 
-/// A check-in of a machine that went by and was answered: another one followed it.
+/// A check-in of a machine that was answered: another one has followed it.
 fn last_check_in(siege: &Siege, name: &str) -> Result<CheckIn> {
     siege.stolen.thief.forget();
     siege.until("two check-ins that go by", || {
@@ -116,7 +116,7 @@ fn check_ins(siege: &Siege, book: &mut Book) -> Result<()> {
         .and_then(|a| refused(siege, &a, 401, bad));
     book.attack(
         "a neighbour's report",
-        "events of the victim, told by another machine",
+        "events of the victim, reported by another machine",
         By::Controller,
         tried,
     );
@@ -202,7 +202,7 @@ fn bearers(siege: &Siege, book: &mut Book) -> Result<()> {
     Ok(())
 }
 
-/// The bearer that a machine holds just now.
+/// The machine's current bearer.
 fn bearer_of(siege: &Siege, name: &str) -> Result<String> {
     let own = format!("/machines/{name}/");
     siege.until("a request with its bearer", || {
@@ -215,7 +215,7 @@ fn bearer_of(siege: &Siege, name: &str) -> Result<String> {
     })
 }
 
-/// A token as `muster machines add` makes it, for a machine that is none.
+/// A token as `muster machines add` makes it, for a machine that does not exist.
 fn token(siege: &Siege, name: &str) -> Result<Token> {
     let now = muster_protocol::clock::Clock::unix_seconds(&muster_protocol::clock::SystemClock::new());
     let token = Token {
@@ -303,7 +303,7 @@ fn tokens(siege: &Siege, book: &mut Book) -> Result<()> {
         .and_then(|(_, a)| refused(siege, &a, 410, ProblemCode::TokenUsed));
     book.attack("a used token", "the same token with another key", By::Controller, tried);
 
-    // The ghost is a machine now; it is revoked, and everything of it ends.
+    // The ghost is now a machine; it is revoked, and everything it has ends.
     let check_in =
         CheckIn { machine: ghost.machine.clone(), seq: 1, new_key: None, ..last_check_in(siege, VICTIM)? };
     let reply: CheckInReply = send(siege, &key, &check_in)?.read()?;
@@ -320,7 +320,7 @@ fn tokens(siege: &Siege, book: &mut Book) -> Result<()> {
     Ok(())
 }
 
-/// A controller with another root, met at enrolment: no trust on first use.
+/// A controller with another root at enrolment: no trust on first use.
 fn false_controller(siege: &Siege, book: &mut Book) -> Result<()> {
     let thief = &siege.stolen.thief;
     let token = token(siege, "newcomer")?;
@@ -402,15 +402,15 @@ fn clones(siege: &Siege, book: &mut Book) -> Result<()> {
     book.attack("a replayed check-in", "an old one, as it was signed", By::Controller, tried);
     acknowledge()?;
 
-    // The copy is ahead: it is the machine itself that is told so, and tells it.
-    let known = siege.told(VICTIM)?.len();
+    // The copy is ahead: the machine itself is refused, and reports it.
+    let known = siege.reported_attacks(VICTIM)?.len();
     let check_in = last_check_in(siege, VICTIM)?;
     let ahead = CheckIn { seq: check_in.seq + 10, boot_id: "a copy".into(), ..check_in };
     ensure!(send(siege, &key, &ahead)?.is_good(), "it holds the key");
     let tried = siege.until("the machine's own word", || {
         siege.stolen.ask(VICTIM)?;
-        let told = siege.told(VICTIM)?;
-        Ok((told.len() > known && told[0].attack == Attack::Clone).then_some(()))
+        let reported = siege.reported_attacks(VICTIM)?;
+        Ok((reported.len() > known && reported[0].attack == Attack::Clone).then_some(()))
     });
     let tried = tried.and_then(|()| {
         siege.require_untouched()?;

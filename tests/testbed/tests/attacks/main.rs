@@ -1,8 +1,9 @@
-//! Every attack by name, tried against a running controller and running agents: real Nix, real signatures, real HTTP.
+//! Every attack by name, tried against a running controller and running agents: real Nix, real signatures,
+//! real HTTP.
 //!
-//! Groups share a fleet, so that the whole takes minutes. After each attack both machines are looked at: what they run,
-//! what they will boot, and the generation that they hold must be what they were. Each group ends with a control: the
-//! honest update comes through, so that nothing was refused because nothing works.
+//! The attacks of a group share a fleet, so that the whole run takes minutes. After each attack both machines
+//! are checked: what they run, what they will boot, and the generation that they hold must be unchanged. Each
+//! group ends with a control: an honest update succeeds, so nothing was refused merely because nothing works.
 
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 
@@ -37,7 +38,7 @@ fn main() -> ExitCode {
         ("one fleet, besieged", siege::run),
         ("two operators", signers::run),
     ];
-    // For whoever works on one group: the words that its name holds.
+    // For work on a single group: words in its name.
     let only: Vec<String> = std::env::args().skip(1).filter(|word| !word.starts_with('-')).collect();
     for (name, group) in groups {
         if !only.iter().all(|word| name.contains(word.as_str())) {

@@ -1,4 +1,4 @@
-//! What a thief may put in the place of metadata: replayed, frozen, forged, mixed, foreign, endless, broken.
+//! What a thief may substitute for metadata: replayed, frozen, forged, mixed, foreign, endless, broken.
 
 use anyhow::{Context as _, Result, ensure};
 use muster_protocol::clock::{Clock as _, SystemClock};
@@ -15,14 +15,14 @@ use serde_json::Value;
 use crate::book::{Book, By};
 use crate::siege::{DAY, Laid, Siege};
 
-/// More than any document may have, and little enough to be sent.
+/// Larger than any document may be, and small enough to be sent.
 const ENDLESS: usize = 8 * 1024 * 1024;
 
 fn laid<const N: usize>(files: [(&str, Vec<u8>); N]) -> Laid {
     files.into_iter().map(|(name, bytes)| (name.to_owned(), bytes)).collect()
 }
 
-/// A whole generation, with a timestamp of the stolen online key.
+/// A whole generation, with a timestamp by the stolen online key.
 fn lay(siege: &Siege, publication: &Publication) -> Result<Laid> {
     let number = publication.generation;
     let snapshot = publication.snapshot.clone().into_bytes();
@@ -44,7 +44,7 @@ fn key() -> Result<SecretKey> {
     Ok(SecretKey::generate()?)
 }
 
-/// What the thief would like to run: the system of generation 1, under the next number.
+/// What the thief would like to run: the system of generation 1 under the next number.
 fn wish(siege: &Siege) -> Target {
     let evil =
         siege.stolen.fleet.history(VICTIM).map(|history| history.last().map(|e| e.published.target.clone()));
@@ -73,7 +73,7 @@ fn replayed(siege: &Siege, book: &mut Book) -> Result<()> {
     let tried = siege.refuses(&[Attack::Rollback], laid([("timestamp.json", old)]));
     book.attack("an older timestamp", "a timestamp with a lower version than was seen", By::Agent, tried);
 
-    // What operators sign to whom the controller hid that there is a generation 2.
+    // What operators sign when the controller hides generation 2 from them.
     let hidden = Target { generation: Generation::new(2)?, ..siege.withheld.clone() };
     let twin = sign_generation(&hidden, siege.expires(), &[&siege.operator])?;
     let tried = siege.refuses(&[Attack::MixAndMatch], lay(siege, &twin)?);
@@ -238,7 +238,7 @@ fn frozen_and_foreign(siege: &Siege, book: &mut Book) -> Result<()> {
     let tried = siege.refuses(&foreign, files);
     book.attack("another machine's metadata", "everything genuine, and the neighbour's", By::Agent, tried);
 
-    // A Mac's system under the host's name, signed by an operator whose key was stolen too.
+    // A Mac's system under the host's name, signed by an operator whose key was also stolen.
     let mac = siege.view(NEIGHBOUR)?.published.context("the neighbour has a generation")?.target;
     let as_host = Target { machine: VICTIM.parse()?, generation: siege.withheld.generation, ..mac };
     let signed = sign_generation(&as_host, siege.expires(), &[&siege.operator])?;
@@ -267,7 +267,7 @@ fn endless_and_broken(siege: &Siege, book: &mut Book) -> Result<()> {
     let endless = [Attack::EndlessData];
     let tried = siege.refuses(&endless, laid([("timestamp.json", vec![b'{'; ENDLESS])]));
     book.attack("an endless timestamp", "megabytes where a kilobyte is allowed", By::Agent, tried);
-    // One that the machine does not have yet, so that it asks for it.
+    // One that the machine does not have yet, so that it fetches it.
     let unseen = sign_generation(&wish(siege), siege.expires(), &[&siege.online])?.snapshot.into_bytes();
     let stamp = siege.stamp(&unseen, DAY)?;
     let tried =
@@ -305,7 +305,7 @@ fn root(siege: &Siege, version: u64, operators: &[&SecretKey], signers: &[&Secre
     Ok(sign_root(&spec, &signers)?)
 }
 
-/// A root with more keys than any may have, well signed.
+/// A root with more keys than allowed, correctly signed.
 pub fn crowded(root: &[u8], signer: &SecretKey) -> Result<Vec<u8>> {
     let mut value: Value = serde_json::from_slice(root)?;
     value["signed"]["version"] = 2.into();
@@ -333,7 +333,7 @@ fn roots(siege: &Siege, book: &mut Book) -> Result<()> {
         By::Agent,
         tried,
     );
-    // Signed by the operator, who holds another role.
+    // Signed by the operator, who has another role.
     let own = root(siege, 2, &[&siege.operator], &[&siege.operator])?;
     let tried = siege.refuses(&forged, laid([("2.root.json", own)]));
     book.attack("an operator's root", "the next root, signed by an operator's key", By::Agent, tried);
@@ -358,7 +358,7 @@ fn roots(siege: &Siege, book: &mut Book) -> Result<()> {
     Ok(())
 }
 
-/// What an agent cannot tell from plain trouble, and takes nothing by.
+/// What an agent cannot distinguish from ordinary trouble; it accepts none of it.
 fn deceived(siege: &Siege, book: &mut Book) -> Result<()> {
     let thief = &siege.stolen.thief;
     let asked = |what: &str, wanted: &'static str, times: usize| {

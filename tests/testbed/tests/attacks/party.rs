@@ -1,12 +1,13 @@
-//! One party against the service: what the others get while somebody does his worst.
+//! One party against the service: how the others fare while one attacker does its worst.
 //!
-//! `muster serve` runs as it is shipped. Twenty honest machines at addresses of their own check in every second or so, and
-//! each request is tried once. Beside them, first alone and then together: an address that proves nothing, an enrolled
-//! machine, and a reader that takes nothing. They are processes of their own.
+//! `muster serve` runs as shipped. Twenty honest machines at addresses of their own check in about every
+//! second, and each request is tried once. Beside them, first alone and then together, there are three
+//! attackers, each a process of its own: an unauthenticated address, an enrolled machine, and a reader that
+//! takes nothing.
 //!
-//! Time is a limit here, which no other test has: how long others wait is the very thing that is promised. So that a busy
-//! host fails nothing, a second controller that nobody attacks answers a few machines in the same seconds on the same
-//! processors and disk. Where even those wait, the limit is as much longer.
+//! Unlike any other test, this one has time limits: how long others wait is exactly what is promised. So that
+//! a busy host does not make it fail, a second controller that nobody attacks answers a few machines during
+//! the same seconds on the same processors and disk. If those wait too, the limit is longer by as much.
 
 mod enrolled;
 mod honest;
@@ -21,22 +22,24 @@ use std::time::Duration;
 use anyhow::{Result, ensure};
 
 use crate::book::{Book, By};
-use honest::{Machine, Seen, live};
+use honest::{Machine, Measured, live};
 use service::{Cost, Service};
 use stage::{Attack, Party, Plan, Tallies};
 pub use stage::{WORD, perform};
 
 const HONEST: u8 = 20;
 const WITNESSES: u8 = 4;
-/// Of a hundred check-ins that are tried once.
+/// Of a hundred check-ins, each tried once.
 const PROMISED: f64 = 99.0;
 /// The longest wait.
 const LONGEST: Duration = Duration::from_secs(1);
-/// The same while all three are at it: the tests' build is not optimised, and several times slower than what is shipped.
+/// The same while all three attack: the tests' build is not optimised, and several times slower than what is
+/// shipped.
 const LONGEST_TOGETHER: Duration = Duration::from_secs(5);
-/// A witness that waits longer says that the host is busy with something else.
+/// A witness that waits longer shows that the host is busy with something else.
 const QUIET: Duration = Duration::from_millis(100);
-/// The most memory that the controller may come to, and what may be more on its disk after one attack, in MiB.
+/// The most memory that the controller may use, and by how much its disk usage may grow in one attack, in
+/// MiB.
 const MOST_MEMORY: u64 = 768;
 const MOST_DISK: u64 = 64;
 /// How long each attack lasts, unless the environment says otherwise.
@@ -48,14 +51,14 @@ struct Scene {
     honest: Vec<Machine>,
     beside: Vec<Machine>,
     seconds: u64,
-    /// How many attackers there have been: each is somebody new.
+    /// How many attackers there have been: each has a new identity.
     attackers: u8,
 }
 
-/// What one stretch of time brought.
+/// The measurements of one interval.
 struct Stretch {
-    seen: Seen,
-    witness: Seen,
+    measured: Measured,
+    witness: Measured,
     tallies: Vec<(Party, Tallies)>,
     before: Cost,
     after: Cost,
@@ -76,8 +79,8 @@ pub fn run(book: &mut Book) -> Result<()> {
         }
         let mut scene = runtime.block_on(Scene::set(scheme, seconds))?;
         let quiet = scene.stretch(&runtime, &[])?;
-        eprintln!("quiet    {scheme}: {}", quiet.words());
-        ensure!(quiet.seen.failures().next().is_none(), "without an attack: {}", quiet.words());
+        eprintln!("quiet    {scheme}: {}", quiet.describe());
+        ensure!(quiet.measured.failures().next().is_none(), "without an attack: {}", quiet.describe());
         let alone: [(&str, &[Party]); 3] = [
             ("a stranger at its worst", &[Stranger]),
             ("a machine at its worst", &[Enrolled]),
@@ -89,18 +92,18 @@ pub fn run(book: &mut Book) -> Result<()> {
                 for (party, tallies) in &stretch.tallies {
                     eprint!("{}", listed(*party, tallies));
                 }
-                eprintln!("         {}", stretch.words());
+                eprintln!("         {}", stretch.describe());
                 stretch.judged()?;
                 ensure!(scene.attacked.is_up(), "the controller ended: {}", scene.attacked.log());
-                Ok(format!("{}; without an attack {}", stretch.words(), quiet.waits()))
+                Ok(format!("{}; without an attack {}", stretch.describe(), quiet.waits()))
             });
             let attempt = format!("{seconds} s while {HONEST} others check in over {scheme}");
             book.attack(name, &attempt, By::Controller, tried);
         }
-        // Nobody is shut out afterwards.
+        // Nobody is locked out afterwards.
         let after = scene.stretch(&runtime, &[])?;
-        ensure!(after.seen.failures().next().is_none(), "after the attacks: {}", after.words());
-        book.control(&format!("after the attacks over {scheme}: {}", after.words()));
+        ensure!(after.measured.failures().next().is_none(), "after the attacks: {}", after.describe());
+        book.control(&format!("after the attacks over {scheme}: {}", after.describe()));
     }
     Ok(())
 }
@@ -113,7 +116,7 @@ impl Scene {
         Ok(Self { attacked, witness, honest, beside, seconds, attackers: 0 })
     }
 
-    /// Lives through some seconds, with these attackers.
+    /// Runs for some seconds with these attackers.
     fn stretch(&mut self, runtime: &tokio::runtime::Runtime, parties: &[Party]) -> Result<Stretch> {
         let mut attacks = Vec::new();
         let plans: Vec<Plan> =
@@ -123,24 +126,24 @@ impl Scene {
         for plan in &plans {
             attacks.push(Attack::begin(plan)?);
         }
-        // What is measured is measured while all of it goes on.
+        // Measurements are taken while all attacks are running.
         attacks.iter_mut().try_for_each(Attack::wait)?;
         let before = Cost { disk_bytes: disk.disk_bytes, ..self.attacked.cost()? };
         let how_long = Duration::from_secs(if parties.is_empty() { 5 } else { self.seconds });
         let (honest, beside) = (std::mem::take(&mut self.honest), std::mem::take(&mut self.beside));
         let honest = live(honest, self.attacked.url(""), how_long);
         let beside = live(beside, self.witness.url(""), how_long);
-        let join = |thread: std::thread::JoinHandle<Result<(Vec<Machine>, Seen)>>| {
+        let join = |thread: std::thread::JoinHandle<Result<(Vec<Machine>, Measured)>>| {
             thread.join().map_err(|_| anyhow::anyhow!("the honest machines ended"))?
         };
-        let ((honest, seen), (beside, witness)) = (join(honest)?, join(beside)?);
+        let ((honest, measured), (beside, witness)) = (join(honest)?, join(beside)?);
         (self.honest, self.beside) = (honest, beside);
         let after = self.attacked.cost()?;
         let mut tallies = Vec::new();
         for attack in attacks {
             tallies.push((attack.party, attack.end()?));
         }
-        Ok(Stretch { seen, witness, tallies, before, after })
+        Ok(Stretch { measured, witness, tallies, before, after })
     }
 
     async fn plan(&mut self, party: Party) -> Result<Plan> {
@@ -172,7 +175,7 @@ impl Scene {
 impl Stretch {
     fn waits(&self) -> String {
         let ms = |wait: Duration| wait.as_millis();
-        let served = &self.seen.check_ins;
+        let served = &self.measured.check_ins;
         format!(
             "median {} ms, 99 % {} ms, slowest {} ms",
             ms(served.within(50)),
@@ -181,11 +184,11 @@ impl Stretch {
         )
     }
 
-    fn words(&self) -> String {
-        let Seen { check_ins, reports, polls } = &self.seen;
+    fn describe(&self) -> String {
+        let Measured { check_ins, reports, polls } = &self.measured;
         format!(
-            "{} of {} check-ins, {}; {} of {} reports, slowest {} ms; {} of {} polls, slowest {} ms; beside it slowest {} ms; \
-             {} MiB at most, {} KiB more on disk, {} ms of CPU",
+            "{} of {} check-ins, {}; {} of {} reports, slowest {} ms; {} of {} polls, slowest {} ms; \
+             beside it slowest {} ms; {} MiB at most, {} KiB more on disk, {} ms of CPU",
             check_ins.waits.len(),
             check_ins.all(),
             self.waits(),
@@ -202,7 +205,7 @@ impl Stretch {
         )
     }
 
-    /// The longest wait that counts as none: longer where a controller that nobody attacks waits as well.
+    /// The longest acceptable wait: longer if the controller that nobody attacks is slow as well.
     fn longest(&self) -> Duration {
         let beside = self.witness.check_ins.slowest().max(self.witness.polls.slowest());
         let longest = if self.tallies.len() > 1 { LONGEST_TOGETHER } else { LONGEST };
@@ -210,7 +213,7 @@ impl Stretch {
     }
 
     fn judged(&self) -> Result<()> {
-        let Seen { check_ins, reports, polls } = &self.seen;
+        let Measured { check_ins, reports, polls } = &self.measured;
         for (what, served) in [("check-ins", check_ins), ("reports", reports), ("polls", polls)] {
             ensure!(
                 served.share() >= PROMISED,
@@ -218,24 +221,24 @@ impl Stretch {
                 served.share(),
                 served.all(),
                 served.failures.first().map(String::as_str).unwrap_or_default(),
-                self.words()
+                self.describe()
             );
             ensure!(
                 served.slowest() <= self.longest(),
                 "one of the {what} waited {} ms, and {} ms are allowed: {}",
                 served.slowest().as_millis(),
                 self.longest().as_millis(),
-                self.words()
+                self.describe()
             );
         }
         let grown = self.after.disk_bytes.saturating_sub(self.before.disk_bytes);
-        ensure!(self.after.peak_kib < MOST_MEMORY * 1024, "too much memory: {}", self.words());
-        ensure!(grown < MOST_DISK * 1024 * 1024, "too much on disk: {}", self.words());
+        ensure!(self.after.peak_kib < MOST_MEMORY * 1024, "too much memory: {}", self.describe());
+        ensure!(grown < MOST_DISK * 1024 * 1024, "too much on disk: {}", self.describe());
         Ok(())
     }
 }
 
-/// What an attacker did, a line for each way.
+/// What an attacker did, one line per method.
 fn listed(party: Party, tallies: &Tallies) -> String {
     let mut text = String::new();
     for (trick, tally) in tallies {

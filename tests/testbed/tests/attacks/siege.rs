@@ -1,4 +1,4 @@
-//! One fleet whose network and controller are in a thief's hands.
+//! A fleet whose network and controller are in a thief's hands.
 
 use std::collections::BTreeMap;
 
@@ -26,18 +26,19 @@ pub struct Siege {
     pub caller: Caller,
     pub operator: SecretKey,
     pub root: SecretKey,
-    /// All that lies on the controller.
+    /// Everything that is on the controller.
     pub online: SecretKey,
-    /// Files of the victim's repository by their last part, generations 1 and 2 and the withheld 3.
+    /// Files of the victim's repository by the last part of their path: generations 1 and 2, and the withheld
+    /// 3.
     pub files: BTreeMap<String, Vec<u8>>,
-    /// The target of the generation that is withheld.
+    /// The target of the withheld generation.
     pub withheld: Target,
-    /// What both machines must stay.
+    /// The state that both machines must keep.
     pub before: [Untouched; 2],
     stamps: std::cell::Cell<u64>,
 }
 
-/// Files of the victim's repository that the thief puts in the place of the controller's, by their last part.
+/// The thief's replacements for files of the victim's repository, by the last part of their path.
 pub type Laid = BTreeMap<String, Vec<u8>>;
 
 pub fn run(book: &mut Book) -> Result<()> {
@@ -51,7 +52,7 @@ pub fn run(book: &mut Book) -> Result<()> {
 }
 
 impl Siege {
-    /// Both machines run generation 2, the neighbour 3; generation 3 of the victim is published, and kept back.
+    /// Both machines run generation 2, the neighbour 3; the victim's generation 3 is published but withheld.
     fn lay() -> Result<Self> {
         let stolen = Stolen::new()?;
         let fleet = &stolen.fleet;
@@ -101,7 +102,7 @@ impl Siege {
         Ok(siege)
     }
 
-    /// A file of the victim's repository, as the controller has it.
+    /// A file of the victim's repository, from the controller.
     fn file(&self, name: &str) -> Result<Vec<u8>> {
         let bearer = self.caller.session(&self.operator)?;
         let path = format!("{}/{name}", api::tuf_path(&VICTIM.parse()?));
@@ -115,8 +116,8 @@ impl Siege {
         self.caller.operate(&self.operator, &Method::GET, &path, Vec::new())?.read()
     }
 
-    /// The attacks that a machine told of, the newest first.
-    pub fn told(&self, machine: &str) -> Result<Vec<AttackView>> {
+    /// The attacks that a machine reported, newest first.
+    pub fn reported_attacks(&self, machine: &str) -> Result<Vec<AttackView>> {
         let path = format!("{}/{machine}/attacks?limit=200", api::OPERATOR_MACHINES);
         self.caller.operate(&self.operator, &Method::GET, &path, Vec::new())?.read()
     }
@@ -136,7 +137,7 @@ impl Siege {
         }
     }
 
-    /// A timestamp that the stolen key signs, one after all before it.
+    /// A timestamp by the stolen key, newer than all before it.
     pub fn stamp(&self, snapshot: &[u8], expires_in: i64) -> Result<Vec<u8>> {
         let now = SystemClock::new().unix_seconds();
         let version = u64::try_from(now)?.max(self.stamps.get() + 1);
@@ -144,14 +145,14 @@ impl Siege {
         Ok(sign_timestamp(&VICTIM.parse()?, snapshot, version, now + expires_in, &self.online)?)
     }
 
-    /// Waits until the controller's next timestamp is newer than all that the stolen key signed.
+    /// Waits until the controller's next timestamp is newer than all those by the stolen key.
     pub fn outlast_stamps(&self) -> Result<()> {
         let clock = SystemClock::new();
         let last = i64::try_from(self.stamps.get())?;
         self.until("a later second", || Ok((clock.unix_seconds() > last).then_some(())))
     }
 
-    /// Puts these files in the place of the controller's, and keeps generation 3 back else.
+    /// Substitutes these files for the controller's, and otherwise withholds generation 3.
     pub fn bend(&self, laid: Laid) {
         let held = self.files["held-timestamp.json"].clone();
         self.stolen.thief.bend(move |answer: &mut Answer| {
@@ -166,12 +167,13 @@ impl Siege {
         });
     }
 
-    /// How many attacks the victim told of so far.
+    /// How many attacks the victim has reported so far.
     pub fn known(&self) -> Result<usize> {
-        Ok(self.told(VICTIM)?.len())
+        Ok(self.reported_attacks(VICTIM)?.len())
     }
 
-    /// Lays these files before the victim, and sees it refuse them as one of `attacks`, tell so, and stay what it is.
+    /// Serves these files to the victim, and checks that it refuses them as one of `attacks`, reports it, and
+    /// is unchanged.
     pub fn refuses(&self, attacks: &[Attack], laid: Laid) -> Result<String> {
         self.part(attacks)?;
         let known = self.known()?;
@@ -181,7 +183,8 @@ impl Siege {
         Ok(words)
     }
 
-    /// An agent tells an attack once, until it is another one: this is another one, where it would not tell `attacks`.
+    /// An agent reports an ongoing attack once: this makes it report another first if it would not report
+    /// `attacks`.
     pub fn part(&self, attacks: &[Attack]) -> Result<()> {
         if !self.view(VICTIM)?.refused.is_some_and(|refused| attacks.contains(&refused)) {
             return Ok(());
@@ -195,42 +198,45 @@ impl Siege {
         self.bend([("timestamp.json".to_owned(), stamp)].into());
         self.stolen.ask(VICTIM)?;
         self.until("another attack between two of one kind", || {
-            let told = self.told(VICTIM)?;
-            Ok((told.len() > known && told[0].attack == other).then_some(()))
+            let reported = self.reported_attacks(VICTIM)?;
+            Ok((reported.len() > known && reported[0].attack == other).then_some(()))
         })
     }
 
-    /// The victim tells that it refuses one of `attacks`, after `known` others, and runs what it ran.
+    /// Waits until the victim reports that it refuses one of `attacks`, after `known` others, and still runs
+    /// the same.
     pub fn sees(&self, known: usize, attacks: &[Attack]) -> Result<String> {
         self.stolen.ask(VICTIM)?;
         let mut other = None;
-        let told = self.until("a refusal that is told", || {
-            let told = self.told(VICTIM)?;
-            // More than one may be told where the refusal of the first file lets another one be asked for.
-            let Some(last) = (told.len() > known).then(|| told.into_iter().next()).flatten() else {
+        let reported = self.until("a reported refusal", || {
+            let reported = self.reported_attacks(VICTIM)?;
+            // There may be several reports if the first refusal lets another file be fetched.
+            let Some(last) = (reported.len() > known).then(|| reported.into_iter().next()).flatten() else {
                 return Ok(None);
             };
             if attacks.contains(&last.attack) {
                 return Ok(Some(last));
             }
-            // A machine that refused something asks again by itself: it may have been between two files when these were laid.
+            // A machine that refused something tries again by itself: it may have been between two files when
+            // these were substituted.
             other = Some(last);
             self.stolen.ask(VICTIM)?;
             Ok(None)
         });
-        let told = told.with_context(|| match &other {
+        let reported = reported.with_context(|| match &other {
             Some(other) => format!("it was taken for {}: {}", other.attack.as_str(), other.detail),
             None => "nothing was refused".to_owned(),
         })?;
-        // The event comes before the check-in that says what became of the generation.
+        // The event arrives before the check-in that shows the generation's outcome.
         self.until("the machine's word that it is under attack", || {
             Ok((self.view(VICTIM)?.condition == Condition::UnderAttack).then_some(()))
         })?;
         self.require_running()?;
-        Ok(format!("status and history: {}", told.attack.as_str()))
+        Ok(format!("status and history: {}", reported.attack.as_str()))
     }
 
-    /// The same of an attack like the one before, which is not told a second time: it is asked for, and goes on.
+    /// The same for an attack like the previous one, which is not reported again: the machine is asked, and
+    /// the attack is ongoing.
     pub fn goes_on_refusing(&self, attack: Attack, file: &str) -> Result<String> {
         self.stolen.thief.forget();
         self.until("a second try", || {
@@ -239,13 +245,13 @@ impl Siege {
             Ok((count >= 2).then_some(()))
         })?;
         let view = self.view(VICTIM)?;
-        let told = view.attack.map(|told| told.attack).or(view.refused);
-        ensure!(told == Some(attack), "it was taken for {told:?}");
+        let reported = view.attack.map(|reported| reported.attack).or(view.refused);
+        ensure!(reported == Some(attack), "it was taken for {reported:?}");
         self.require_running()?;
         Ok(format!("status and history: {}", attack.as_str()))
     }
 
-    /// Both machines are what they were.
+    /// Both machines are unchanged.
     pub fn require_untouched(&self) -> Result<()> {
         for (name, before) in [VICTIM, NEIGHBOUR].into_iter().zip(&self.before) {
             let now = self.stolen.untouched(name)?;
@@ -262,7 +268,7 @@ impl Siege {
         Ok(())
     }
 
-    /// What a machine holds may move on with an honest publication, what it runs not.
+    /// An honest publication may change what a machine holds, but not what it runs.
     pub fn require_running(&self) -> Result<()> {
         for (name, before) in [VICTIM, NEIGHBOUR].into_iter().zip(&self.before) {
             let now = self.stolen.untouched(name)?;
@@ -273,7 +279,7 @@ impl Siege {
         Ok(())
     }
 
-    /// The victim settles on the newest generation, and both machines are remembered as they are now.
+    /// The victim settles on the newest generation, and the state of both machines is recorded.
     pub fn settles(&mut self, greeting: &str) -> Result<u64> {
         let number = self.view(VICTIM)?.published.context("something was published")?.target.generation.get();
         self.stolen.ask(VICTIM)?;
@@ -284,7 +290,7 @@ impl Siege {
         Ok(number)
     }
 
-    /// The siege is over: both machines take an honest update.
+    /// The siege is over: both machines accept an honest update.
     fn raise(mut self, book: &mut Book) -> Result<()> {
         self.stolen.thief.behave();
         let words = self.stolen.fleet.must(&["history", VICTIM, "--attacks", "--limit", "200"])?;

@@ -1,4 +1,4 @@
-//! Two operators of whom one is a thief, and a controller that lies to both.
+//! Two operators, one of them a thief, and a controller that lies to both.
 
 use std::cell::Cell;
 use std::fs;
@@ -17,9 +17,9 @@ use muster_protocol::target::Target;
 use muster_protocol::tuf::repository::{RootSpec, sign_generation, sign_root, sign_timestamp};
 use muster_testbed::caller::key_in;
 use muster_testbed::fleet::{Fleet, said};
+use muster_testbed::printed;
 use muster_testbed::stolen::{Stolen, Untouched, VICTIM};
 use muster_testbed::thief::Answer;
-use muster_testbed::told;
 use reqwest::Method;
 use serde_json::Value;
 
@@ -68,7 +68,7 @@ impl Pair {
         let alice = key_in(&fleet.config_folder().join("keys/operator.pem"))?;
         let before = stolen.untouched(VICTIM)?;
         let mut pair = Self { before, bob: folder.join("muster.toml"), alice, stolen, stamps: Cell::new(0) };
-        // What one had signed before the threshold was two is signed by both.
+        // What one had signed before the threshold became two is signed by both.
         pair.together("at home", &mut Book::default())?;
         Ok(pair)
     }
@@ -83,15 +83,16 @@ impl Pair {
     }
 
     fn draft(&self) -> Result<String> {
-        let drafts: Vec<DraftView> = told::read(&self.stolen.fleet.must(&["drafts", "list", "--json"])?)?;
+        let drafts: Vec<DraftView> = printed::read(&self.stolen.fleet.must(&["drafts", "list", "--json"])?)?;
         Ok(drafts.last().context("a draft waits")?.id.short())
     }
 
-    /// An honest update that both sign comes through.
+    /// An honest update signed by both succeeds.
     fn together(&mut self, greeting: &str, book: &mut Book) -> Result<()> {
         let fleet = &self.stolen.fleet;
         self.stolen.thief.behave();
-        // The thief's timestamps are a second or two ahead of the clock, and the controller's versions are the time.
+        // The thief's timestamps are a second or two ahead of the clock, and the controller's versions are
+        // the time.
         while u64::try_from(SystemClock::new().unix_seconds())? <= self.stamps.get() {
             std::thread::sleep(Duration::from_millis(100));
         }
@@ -121,7 +122,7 @@ impl Pair {
         Ok(Target { generation: target.generation.next()?, ..target })
     }
 
-    /// Lays a generation before the machine and sees it refuse it as forged.
+    /// Serves a generation to the machine and checks that it refuses it as forged.
     fn refuses(
         &self,
         publication: &muster_protocol::operator::Publication,
@@ -135,7 +136,7 @@ impl Pair {
         self.stamps.set(version);
         let stamp =
             sign_timestamp(&VICTIM.parse()?, &snapshot, version, now + DAY, &self.stolen.online_key()?)?;
-        // An attack like the one before is not told a second time: between two there is another one.
+        // An attack like the previous one is not reported again: between two there is a different one.
         let timestamp = format!("/{VICTIM}/tuf/timestamp.json");
         self.stolen.thief.bend(move |answer: &mut Answer| {
             if answer.path.ends_with(&timestamp) {
@@ -143,7 +144,7 @@ impl Pair {
             }
         });
         self.stolen.ask(VICTIM)?;
-        fleet.wait(VICTIM, "the page's refusal", |view| told(view) == Some(Attack::Malformed))?;
+        fleet.wait(VICTIM, "the page's refusal", |view| attack_of(view) == Some(Attack::Malformed))?;
         let number = publication.generation;
         let (targets, target) =
             (publication.targets.clone().into_bytes(), publication.target.clone().into_bytes());
@@ -159,16 +160,21 @@ impl Pair {
             (answer.status, answer.body) = (200, bytes.clone());
         });
         self.stolen.ask(VICTIM)?;
-        let view =
-            fleet.wait(VICTIM, "a refusal", |view| told(view).is_some_and(|a| a != Attack::Malformed))?;
-        let told = view.attack.context("it is told")?;
-        ensure!(attacks.contains(&told.attack), "it was taken for {}: {}", told.attack.as_str(), told.detail);
+        let view = fleet
+            .wait(VICTIM, "a refusal", |view| attack_of(view).is_some_and(|a| a != Attack::Malformed))?;
+        let reported = view.attack.context("it is not reported")?;
+        ensure!(
+            attacks.contains(&reported.attack),
+            "it was taken for {}: {}",
+            reported.attack.as_str(),
+            reported.detail
+        );
         self.require_untouched()?;
         self.stolen.thief.behave();
-        Ok(format!("status and history: {}", told.attack.as_str()))
+        Ok(format!("status and history: {}", reported.attack.as_str()))
     }
 
-    fn told_by_operator(&self, output: &Output, words: &[&str]) -> Result<String> {
+    fn refused_by_operator(&self, output: &Output, words: &[&str]) -> Result<String> {
         let text = String::from_utf8_lossy(&output.stderr).into_owned();
         ensure!(!output.status.success(), "it was accepted: {}", said(output));
         for word in words {
@@ -179,11 +185,11 @@ impl Pair {
     }
 }
 
-fn told(view: &MachineView) -> Option<Attack> {
-    view.attack.as_ref().map(|told| told.attack)
+fn attack_of(view: &MachineView) -> Option<Attack> {
+    view.attack.as_ref().map(|reported| reported.attack)
 }
 
-/// One stolen operator's key where two are wanted.
+/// One stolen operator key where two are required.
 fn alone(pair: &Pair, book: &mut Book) -> Result<()> {
     let expires = SystemClock::new().unix_seconds() + 30 * DAY;
     let target = pair.next()?;
@@ -231,7 +237,7 @@ fn alone(pair: &Pair, book: &mut Book) -> Result<()> {
     Ok(())
 }
 
-/// What a lying controller may tell operators.
+/// Lies that a controller may tell operators.
 fn deceived(pair: &Pair, book: &mut Book) -> Result<()> {
     let (fleet, thief) = (&pair.stolen.fleet, &pair.stolen.thief);
     fleet.fixture.say("greeting", "honest")?;
@@ -255,7 +261,7 @@ fn deceived(pair: &Pair, book: &mut Book) -> Result<()> {
     });
     let tried = pair
         .bob(&["sign", &id, "--yes"])
-        .and_then(|out| pair.told_by_operator(&out, &["is not sound", "do not sign it"]));
+        .and_then(|out| pair.refused_by_operator(&out, &["is not sound", "do not sign it"]));
     book.attack(
         "a draft bent on its way",
         "the controller shows the second operator another target",
@@ -263,7 +269,8 @@ fn deceived(pair: &Pair, book: &mut Book) -> Result<()> {
         tried,
     );
 
-    // A whole draft of the controller's own, well formed, signed by a key of its own, and another machine's work.
+    // A complete draft of the controller's own, well-formed, signed with a key of its own, and another
+    // machine's generation.
     let mine = sign_generation(
         &Target { derivation: old.derivation.clone(), output: old.output.clone(), ..pair.next()? },
         SystemClock::new().unix_seconds() + 30 * DAY,
@@ -284,7 +291,7 @@ fn deceived(pair: &Pair, book: &mut Book) -> Result<()> {
     let flake = pair.flake();
     let tried = pair
         .bob(&["sign", &id, "--yes", "--flake", &flake])
-        .and_then(|out| pair.told_by_operator(&out, &["is not what", "derivation"]));
+        .and_then(|out| pair.refused_by_operator(&out, &["is not what", "derivation"]));
     book.attack(
         "a draft of the controller's own",
         "an old system, offered to the second operator to sign",
@@ -309,7 +316,7 @@ fn deceived(pair: &Pair, book: &mut Book) -> Result<()> {
     });
     let tried = pair
         .bob(&["sign", &id, "--yes"])
-        .and_then(|out| pair.told_by_operator(&out, &["do not sign anything", "root 3"]));
+        .and_then(|out| pair.refused_by_operator(&out, &["do not sign anything", "root 3"]));
     book.attack(
         "a forged root for operators",
         "the next root, signed by its own keys alone",
@@ -326,7 +333,7 @@ fn deceived(pair: &Pair, book: &mut Book) -> Result<()> {
     });
     let tried = pair
         .bob(&["sign", &id, "--yes"])
-        .and_then(|out| pair.told_by_operator(&out, &["you have seen version 2"]));
+        .and_then(|out| pair.refused_by_operator(&out, &["you have seen version 2"]));
     book.attack(
         "an older root for operators",
         "the controller forgets that a second operator is wanted",
@@ -342,7 +349,7 @@ fn deceived(pair: &Pair, book: &mut Book) -> Result<()> {
     let tried = pair
         .bob(&["status"])
         .and(pair.bob(&["drafts", "list"]))
-        .and_then(|out| pair.told_by_operator(&out, &["has more than"]));
+        .and_then(|out| pair.refused_by_operator(&out, &["has more than"]));
     book.attack(
         "an endless answer for operators",
         "80 megabytes where a view of the fleet belongs",
@@ -350,7 +357,7 @@ fn deceived(pair: &Pair, book: &mut Book) -> Result<()> {
         tried,
     );
 
-    // What the controller says that a machine runs is nothing that is signed again: the flake is.
+    // What a machine runs according to the controller is never what gets signed again: the flake is.
     thief.bend(move |answer: &mut Answer| {
         if answer.path == api::OPERATOR_MACHINES && answer.method == "GET" {
             let mut machines: Value = serde_json::from_slice(&answer.body).unwrap_or_default();
@@ -414,12 +421,13 @@ fn log(pair: &mut Pair, book: &mut Book) -> Result<()> {
         .stolen
         .fleet
         .run(&["audit"])
-        .and_then(|out| pair.told_by_operator(&out, &["does not match the one before it"]));
+        .and_then(|out| pair.refused_by_operator(&out, &["does not match the one before it"]));
     book.attack("a log edited behind its guard", "the triggers dropped first", By::Operator, tried);
     Ok(())
 }
 
-/// A timestamp from the far future is genuine, and keeps every later one out: it delays until the online key is rotated.
+/// A timestamp from the far future is genuine and blocks every later one: it delays updates until the online
+/// key is rotated.
 fn fast_forward(pair: &mut Pair, book: &mut Book) -> Result<()> {
     let fleet = &pair.stolen.fleet;
     let now = SystemClock::new().unix_seconds();
@@ -440,7 +448,7 @@ fn fast_forward(pair: &mut Pair, book: &mut Book) -> Result<()> {
     let view = fleet.wait(VICTIM, "a refusal", |view| view.attack.is_some())?;
     let tried = (|| {
         ensure!(
-            view.attack.as_ref().is_some_and(|told| told.attack == Attack::Rollback),
+            view.attack.as_ref().is_some_and(|reported| reported.attack == Attack::Rollback),
             "{:?}",
             view.attack
         );
@@ -454,7 +462,7 @@ fn fast_forward(pair: &mut Pair, book: &mut Book) -> Result<()> {
         tried,
     );
 
-    // The way back, as docs/operators.md says it.
+    // The way back described in docs/operators.md.
     let online = fleet.controller_folder().join("online.pem");
     let old = key_in(&online)?.public();
     let new_file = fleet.folder().join("online-2.pem");
@@ -466,7 +474,8 @@ fn fast_forward(pair: &mut Pair, book: &mut Book) -> Result<()> {
     pair.together("the stolen key is worth nothing", book)
 }
 
-/// Changes the controller's database behind its back.
+/// Changes the controller's database as a thief who owns its folder can: neither the API nor the store
+/// creates these states.
 fn sql(database: &std::path::Path, statement: &str) -> Result<u64> {
     use sqlx::{AssertSqlSafe, Connection as _, Executor as _, SqliteConnection};
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;

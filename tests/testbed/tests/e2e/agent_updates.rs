@@ -8,7 +8,7 @@ use rustix::process::Signal;
 
 use crate::common::{assert_agrees_with_itself, assert_runs_published, only_outcome};
 
-/// The agent's job as the machine has it, changed, as part of the next generation.
+/// The machine's agent job with a change, as part of the next generation.
 fn change_job(fleet: &Fleet, name: &str, from: &str, to: &str) {
     let job = std::fs::read_to_string(fleet.machine(name).agent_job()).unwrap();
     let changed = job.replacen(from, to, 1);

@@ -1,17 +1,21 @@
-//! Bad input gets one clear sentence that says what to do, a non-zero exit, and nothing half-written.
+//! Bad input gets one clear sentence that says what to do, a non-zero exit code, and leaves nothing
+//! half-written.
 
+use std::collections::BTreeSet;
 use std::io::{Read as _, Write as _};
 use std::net::TcpStream;
 use std::process::Output;
 
-use muster_protocol::operator::{Condition, Standing};
+use muster_protocol::enrol::{Secret, Token};
+use muster_protocol::operator::{AddMachine, Condition, Standing};
+use muster_server::core::audit::AuditContext;
 use muster_testbed::caller::{Caller, key_in};
 use muster_testbed::fleet::{Fleet, Wishes, both, said};
 use muster_testbed::thief::Thief;
 
-use crate::common::told;
+use crate::common::{reported, with_store};
 
-/// Refused, in few lines, with all of these words, and with no trace of a program's insides.
+/// Refused in a few lines, with all of these words, and without a program's internals.
 #[track_caller]
 fn assert_refused(output: &Output, words: &[&str]) {
     let text = String::from_utf8_lossy(&output.stderr).into_owned();
@@ -41,25 +45,25 @@ fn wrong_changed_used_and_foreign_tokens_are_refused_and_the_right_one_still_wor
     let (right, other) = (fleet.invite("cinnabar").unwrap(), fleet.invite("stibnite").unwrap());
     let enrol = |token: &str| fleet.enrol("cinnabar", token).unwrap();
 
-    // Every user of the machine reads the arguments of its programs.
+    // Every user of the machine can read the arguments of its programs.
     let shown = fleet.agent("cinnabar", &["enrol", &right]).unwrap();
     assert_refused(&shown, &["command line", "enrol -", "muster machines add"]);
     assert_refused(&enrol("swordfish"), &["token"]);
     assert_refused(&enrol(&right[..right.len() - 9]), &["token"]);
     assert_not_enrolled(&fleet, "cinnabar");
-    // Another machine's, by class.
+    // Another machine's token: the class differs.
     assert_refused(&enrol(&other), &["darwin"]);
     assert_not_enrolled(&fleet, "cinnabar");
-    // Another machine's, its name changed: the code does not fit.
-    let mut forged = muster_protocol::enrol::Token::decode(&right).unwrap();
-    forged.secret = muster_protocol::enrol::Secret::generate().unwrap();
+    // Another machine's token with its name changed: the code does not match.
+    let mut forged = Token::decode(&right).unwrap();
+    forged.secret = Secret::generate().unwrap();
     assert_refused(&enrol(&forged.encode().unwrap()), &["token"]);
-    let mut forged = muster_protocol::enrol::Token::decode(&other).unwrap();
+    let mut forged = Token::decode(&other).unwrap();
     forged.machine = "cinnabar".parse().unwrap();
     forged.class = muster_protocol::machine::Class::Nixos;
     assert_refused(&enrol(&forged.encode().unwrap()), &["token"]);
     // A root that is not the fleet's: no trust on first use.
-    let mut forged = muster_protocol::enrol::Token::decode(&right).unwrap();
+    let mut forged = Token::decode(&right).unwrap();
     forged.root = muster_protocol::ids::Sha256::of(b"another");
     assert_refused(&enrol(&forged.encode().unwrap()), &["token"]);
     assert_not_enrolled(&fleet, "cinnabar");
@@ -147,7 +151,7 @@ fn a_build_that_fails_is_reported_with_its_own_words_and_changes_nothing() {
     for ((name, _), before) in both().iter().zip(&before) {
         fleet.settled(name, 1, Condition::Failed).unwrap();
         assert_eq!(&fleet.machine(name).running(), before);
-        let words = format!("{:?}", told(&fleet, name, 1));
+        let words = format!("{:?}", reported(&fleet, name, 1));
         assert!(words.contains("Build") && words.contains("behaviour/build-exit"), "{words}");
     }
 }
@@ -160,7 +164,8 @@ fn an_upload_that_breaks_off_leaves_nothing() {
     let mut stream = TcpStream::connect(&fleet.address).unwrap();
     write!(
         stream,
-        "PUT {path} HTTP/1.1\r\nhost: {}\r\nauthorization: Bearer {bearer}\r\ncontent-length: 1000000\r\n\r\nhalf",
+        "PUT {path} HTTP/1.1\r\nhost: {}\r\nauthorization: Bearer {bearer}\r\n\
+         content-length: 1000000\r\n\r\nhalf",
         fleet.address
     )
     .unwrap();
@@ -215,14 +220,29 @@ fn metadata_that_is_no_json_is_refused_in_a_sentence_and_the_agent_goes_on() {
 #[test]
 fn an_expired_token_is_refused_as_such() {
     let fleet = Fleet::prepare(&both()[..1], &Wishes::default()).unwrap();
-    let token = fleet.invite("cinnabar").unwrap();
-    expire_tokens(&fleet);
+    let token = expired_token(&fleet, &fleet.invite("cinnabar").unwrap());
     assert_refused(&fleet.enrol("cinnabar", &token).unwrap(), &["expired", "muster machines add"]);
     assert_not_enrolled(&fleet, "cinnabar");
 }
 
-/// Time cannot be waited for: the controller's database is told that the day has passed.
-fn expire_tokens(fleet: &Fleet) {
-    let database = fleet.controller_folder().join("data/muster.db");
-    crate::common::sql(&database, "UPDATE tokens SET expires = 1").unwrap();
+/// A token in the place of `valid`, made by the store: the API refuses one that has already expired.
+fn expired_token(fleet: &Fleet, valid: &str) -> String {
+    let mut token = Token::decode(valid).unwrap();
+    token.secret = Secret::generate().unwrap();
+    let new = AddMachine {
+        machine: token.machine.clone(),
+        class: token.class,
+        system: fleet.view(token.machine.as_str()).unwrap().system,
+        tags: BTreeSet::new(),
+        token: token.secret.token_id(),
+        check_key: token.secret.check_key(),
+        expires: 1,
+        replace: false,
+    };
+    let operator = key_in(&fleet.config_folder().join("keys/operator.pem")).unwrap().public();
+    let context = AuditContext { operator: &operator, at: 0 };
+    with_store(fleet, async |store| {
+        store.add_machine(&new, &context).await.unwrap();
+    });
+    token.encode().unwrap()
 }

@@ -1,15 +1,19 @@
-//! Numbers that nobody should have set, and how root holders leave them behind: a new epoch.
+//! Generation numbers that should never have been used, and how root holders leave them behind: a new epoch.
 
 use std::fs;
 
-use muster_protocol::checkin::Phase;
+use muster_protocol::api;
+use muster_protocol::checkin::{CheckIn, Holds, Phase};
+use muster_protocol::clock::{Clock as _, SystemClock};
 use muster_protocol::ids::Generation;
+use muster_protocol::keys::Context;
 use muster_protocol::operator::{Condition, MachineView};
 use muster_protocol::report::Attack;
+use muster_testbed::caller::{Caller, key_in};
 use muster_testbed::fleet::{Fleet, both};
 use muster_testbed::stolen::Stolen;
 
-use crate::common::{assert_events_in_order, assert_runs_published, sql};
+use crate::common::{assert_events_in_order, assert_runs_published};
 use crate::operators::{Operator, flake, log, refused};
 
 fn generation(text: &str) -> Generation {
@@ -34,12 +38,41 @@ fn confirmed(fleet: &Fleet, name: &str, number: &str) {
     assert_runs_published(fleet, name);
 }
 
-/// What the controller says that the machine holds, while it is off and cannot say otherwise.
+/// Checks in for a machine that is off, with its own key: it claims to hold this generation.
 fn claim(fleet: &Fleet, name: &str, targets: u64) {
-    let statement = format!(
-        "UPDATE machines SET observed = json_set(observed, '$.holds.targets', json('{targets}')) WHERE name = '{name}'"
-    );
-    assert_eq!(sql(&fleet.controller_folder().join("data/muster.db"), &statement).unwrap(), 1);
+    let state = fleet.machine(name).root.at("/var/lib/muster");
+    let view = fleet.view(name).unwrap();
+    // Like its agent: the number is on the disk before it is sent, and no earlier check-in is unanswered.
+    let numbers = state.join("checkin-seq");
+    let seq = fs::read_to_string(&numbers).unwrap().trim().parse::<u64>().unwrap() + 1;
+    fs::write(&numbers, seq.to_string()).unwrap();
+    let _ = fs::remove_file(state.join("checkin.json"));
+    let caller = Caller::new(&fleet.address, &fleet.controller_folder().join("root/1.root.json")).unwrap();
+    let check_in = CheckIn {
+        audience: caller.fleet(),
+        machine: view.machine,
+        class: view.class,
+        system: view.system,
+        boot_id: "a claim".into(),
+        seq,
+        clock: SystemClock::new().unix_ms(),
+        agent: view.agent.unwrap(),
+        runs: view.runs,
+        holds: Holds { targets, ..view.holds },
+        phase: Phase::Idle,
+        phase_generation: None,
+        note: None,
+        refused: None,
+        health: view.health,
+        new_key: None,
+        age: None,
+        followed: vec![],
+    };
+    let key = key_in(&state.join("machine.pem")).unwrap();
+    let body = serde_json::to_vec(&check_in).unwrap();
+    let answered = caller.post_as(&key, Context::CheckIn, api::CHECKIN, body).unwrap();
+    assert!(answered.is_good(), "{}", answered.text());
+    assert_eq!(fleet.view(name).unwrap().holds.targets, targets);
 }
 
 #[test]
@@ -56,30 +89,30 @@ fn a_claimed_number_is_not_counted_on_from_and_one_that_was_signed_is_left_behin
     let update = ["update", "--force", "--yes", "--flake", &flake(&fleet)];
     let one = [&update[..], &["cinnabar"]].concat();
 
-    // No number is left above it, whoever asks and however.
+    // There is no number above it, whoever asks.
     claim(&fleet, "cinnabar", u64::MAX);
     for arguments in [one.clone(), [&one[..], &["--jump-to", "281474976710656"]].concat()] {
         refused(&fleet.run(&arguments).unwrap(), &["18446744073709551615", "seen signed here is 1"]);
     }
-    // Nor is one signed that skips nearly all of them; both numbers are named.
+    // A number that skips nearly all of them is not signed either; both numbers are named.
     claim(&fleet, "cinnabar", 1 << 40);
     let words = ["1099511627777", "seen signed is 1"];
     refused(&fleet.run(&one).unwrap(), &words);
     bob.refused(&fleet, &one, &words);
     assert_eq!(published(&fleet.view("cinnabar").unwrap()), "1");
-    // What one machine says keeps no other from its update, and is no success either.
+    // One machine's claim does not keep another from its update, but the command does not succeed either.
     refused(&fleet.run(&update).unwrap(), &["1099511627777 of cinnabar"]);
     fleet.settled("stibnite", 2, Condition::UpToDate).unwrap();
     assert_eq!(published(&fleet.view("cinnabar").unwrap()), "1");
 
-    // An explicit word goes on; the machine takes it, since it is no further than machines go.
+    // An explicit option continues; the machine accepts the number, since it is within the limit.
     claim(&fleet, "cinnabar", 1 << 20);
     refused(&fleet.run(&one).unwrap(), &["1048577", "seen signed is 1", "--jump-to 1048577"]);
     fleet.must(&[&one[..], &["--jump-to", "1048577"]].concat()).unwrap();
     fleet.machine("cinnabar").start().unwrap();
     confirmed(&fleet, "cinnabar", "1048577");
 
-    // Nothing but the root holders' word brings it back.
+    // Only the root holders can bring it back.
     let said = fleet.must(&["keys", "new-epoch", "--yes"]).unwrap();
     for words in ["+ epoch 1 (before: 0)", "Root 3 is in force", "Epoch 1 has begun", "muster update"] {
         assert!(said.contains(words), "'{words}' is missing in: {said}");
@@ -105,7 +138,7 @@ fn a_claimed_number_is_not_counted_on_from_and_one_that_was_signed_is_left_behin
         assert!(history.contains(number), "{number} is missing in: {history}");
     }
     refused(&fleet.run(&["keys", "new-epoch", "--yes", "--threshold", "2"]).unwrap(), &["--threshold"]);
-    // A token counts in the epoch that it was made in.
+    // A token is valid in the epoch in which it was made.
     let replaced = ["machines", "add", "stibnite", "--class", "darwin", "--replace"];
     let token = muster_protocol::enrol::Token::decode(&fleet.must(&replaced).unwrap()).unwrap();
     assert_eq!(token.lowest_generation, generation("1.2"));
@@ -128,7 +161,7 @@ fn two_of_three_root_holders_begin_an_epoch_over_machines_that_wait_sleep_and_sw
         fleet.settled(name, 1, Condition::UpToDate).unwrap();
     }
 
-    // One waits, the other is in the middle of a switch, when the second root holder signs.
+    // One is paused and the other in the middle of a switch when the second root holder signs.
     assert!(fleet.agent("stibnite", &["pause"]).unwrap().status.success());
     fleet.fixture.say("greeting", "two").unwrap();
     fleet.fixture.say("hang-at.cinnabar", "activate").unwrap();
@@ -150,7 +183,7 @@ fn two_of_three_root_holders_begin_an_epoch_over_machines_that_wait_sleep_and_sw
         })
         .unwrap();
 
-    // What waits is dropped, though nothing was signed since; the switch comes to its own end.
+    // The paused update is dropped, though nothing has been signed since; the switch completes.
     fleet
         .wait("stibnite", "the end of what waited", |view| {
             let _ = fleet.agent("stibnite", &["check-now"]);
@@ -167,7 +200,7 @@ fn two_of_three_root_holders_begin_an_epoch_over_machines_that_wait_sleep_and_sw
         })
         .unwrap();
 
-    // And a machine that sleeps through all of it.
+    // And a machine that is off during all of it.
     fleet.machine("stibnite").stop(true).unwrap();
     fs::remove_file(fleet.fixture.flake().join("behaviour/hang-at.cinnabar")).unwrap();
     fleet.update(&[]).unwrap();

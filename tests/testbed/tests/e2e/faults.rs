@@ -1,4 +1,4 @@
-//! Killed at the worst moments, a machine ends well by itself, and what it tells arrives once.
+//! Killed at the worst moments, a machine recovers by itself, and its reports arrive once.
 
 use muster_protocol::operator::Condition;
 use muster_protocol::report::{EventKind, Reason};
@@ -7,10 +7,10 @@ use muster_testbed::stand_in::processes;
 use rustix::process::Signal;
 
 use crate::common::{
-    assert_agrees_with_itself, assert_events_in_order, assert_runs_published, only_outcome, told,
+    assert_agrees_with_itself, assert_events_in_order, assert_runs_published, only_outcome, reported,
 };
 
-/// The step of an activation that is slow, by class.
+/// The slow step of an activation, by class.
 const MIDDLE: [(&str, &str); 2] = [("cinnabar", "activate"), ("stibnite", "launchd")];
 
 #[test]
@@ -181,7 +181,7 @@ fn reports_wait_while_the_controller_is_down() {
     for (name, _) in both() {
         fleet.settled(name, 1, Condition::UpToDate).unwrap();
         assert!(matches!(only_outcome(&fleet, name, 1), EventKind::Confirmed { .. }));
-        let events = told(&fleet, name, 1);
+        let events = reported(&fleet, name, 1);
         assert!(events.iter().any(|kind| matches!(kind, EventKind::Activated { exit: 0, .. })), "{events:?}");
         assert_events_in_order(&fleet, name);
     }
@@ -210,7 +210,7 @@ fn a_system_that_was_undone_for_want_of_a_controller_is_tried_again_when_it_answ
     for (name, _) in both() {
         fleet.settled(name, 1, Condition::UpToDate).unwrap();
         assert_runs_published(&fleet, name);
-        let events = told(&fleet, name, 1);
+        let events = reported(&fleet, name, 1);
         assert!(
             events.iter().any(|kind| matches!(
                 kind,

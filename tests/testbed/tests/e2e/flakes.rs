@@ -1,4 +1,4 @@
-//! What an update says of machines that it cannot update, and of what it told Nix beside the flake.
+//! What an update says about machines that it cannot update, and about the options it gave Nix.
 
 use std::fs;
 
@@ -6,7 +6,7 @@ use muster_testbed::fleet::{Fleet, Wishes, both, said};
 
 use crate::operators::{Operator, flake, refused};
 
-/// Adds a machine that nobody has enrolled, and breaks the Mac's configuration or mends it.
+/// Adds a machine that nobody has enrolled, and breaks the Mac's configuration or repairs it.
 pub fn write_machines(fleet: &Fleet, broken: bool) {
     let folder = fleet.fixture.flake();
     let original = folder.join("original.nix");
@@ -72,8 +72,8 @@ fn what_nix_was_told_is_signed_shown_and_wanted_of_the_next_signer() {
         .must(&["keys", "add", "operator", &bob.public, "--name", "bob", "--threshold", "2", "--yes"])
         .unwrap();
     let flake = flake(&fleet);
-    let told = ["--impure", "--option", "eval-cache", "false"];
-    fleet.must(&[&["update", "cinnabar", "--yes", "--flake", &flake], &told[..]].concat()).unwrap();
+    let options = ["--impure", "--option", "eval-cache", "false"];
+    fleet.must(&[&["update", "cinnabar", "--yes", "--flake", &flake], &options[..]].concat()).unwrap();
     let drafts = fleet.must(&["drafts", "list", "--json"]).unwrap();
     let drafts: serde_json::Value = serde_json::from_str(&drafts).unwrap();
     let id = drafts[0]["id"].as_str().unwrap().to_owned();
@@ -85,7 +85,7 @@ fn what_nix_was_told_is_signed_shown_and_wanted_of_the_next_signer() {
         &["sign", &id, "--yes", "--flake", &flake],
         &["was evaluated with --impure --option eval-cache false, and you gave nothing beside the flake"],
     );
-    bob.must(&fleet, &[&["sign", &id, "--yes", "--flake", &flake], &told[..]].concat());
+    bob.must(&fleet, &[&["sign", &id, "--yes", "--flake", &flake], &options[..]].concat());
     let target = fleet.view("cinnabar").unwrap().published.unwrap().target;
     assert_eq!(target.evaluation.describe(), ["--impure", "--option eval-cache false"]);
     let history = fleet.must(&["history", "cinnabar"]).unwrap();

@@ -1,15 +1,15 @@
-//! What a stolen controller's cache says to an operator who looks into a derivation before signing it.
+//! What a stolen controller's cache serves to an operator who inspects a derivation before signing it.
 
 use std::process::Output;
 
 use muster_protocol::draft::DraftView;
 use muster_testbed::fleet::{Fleet, Wishes, both, said};
+use muster_testbed::printed;
 use muster_testbed::thief::{Answer, Thief};
-use muster_testbed::told;
 
 use crate::operators::{Operator, refused};
 
-/// A draft of alice's, behind a thief, and bob, in whose store nothing of it is.
+/// Alice's draft, behind a thief, and bob, whose store has nothing of it.
 struct Desk {
     fleet: Fleet,
     thief: Thief,
@@ -30,7 +30,8 @@ impl Desk {
             .unwrap();
         fleet.fixture.say("greeting", "one").unwrap();
         fleet.update(&[]).unwrap();
-        let drafts: Vec<DraftView> = told::read(&fleet.must(&["drafts", "list", "--json"]).unwrap()).unwrap();
+        let drafts: Vec<DraftView> =
+            printed::read(&fleet.must(&["drafts", "list", "--json"]).unwrap()).unwrap();
         let draft = drafts[0].id.short();
         Self { fleet, thief, bob, draft }
     }
@@ -42,7 +43,7 @@ impl Desk {
         command.env("MUSTER_CONFIG", &self.bob.config).output().unwrap()
     }
 
-    /// From now on this line of every description says something else.
+    /// From now on this line of every narinfo is replaced.
     fn describes(&self, name: &'static str, value: String) {
         self.thief.bend(move |answer: &mut Answer| {
             if answer.status != 200 || !answer.path.ends_with(".narinfo") || answer.method == "HEAD" {
@@ -69,7 +70,7 @@ fn what_a_stolen_cache_describes_leads_an_operators_nix_nowhere_and_a_sound_one_
         refused(&output, &["is not believed", "is refused", "--unseen only if you know"]);
     }
     assert!(trap.asked().is_empty(), "Nix asked another host: {:?}", trap.asked());
-    // A size that no archive of it has: what unpacks to more breaks off.
+    // A size that no archive of it has: unpacking stops when there is more.
     desk.describes("NarSize", "100".into());
     refused(&desk.sign(), &["is not believed", "longer than was described"]);
     desk.thief.bend(|answer: &mut Answer| {
@@ -79,7 +80,7 @@ fn what_a_stolen_cache_describes_leads_an_operators_nix_nowhere_and_a_sound_one_
         }
     });
     refused(&desk.sign(), &["not as Muster does"]);
-    // Only the gate's requests came, each with bob's bearer, which Nix never had.
+    // Only the gate's requests arrived, each with bob's bearer, which Nix never had.
     let asked = desk.thief.asked();
     let cache: Vec<_> = asked.iter().filter(|asked| asked.path.starts_with("/cache/")).collect();
     assert!(!cache.is_empty());

@@ -1,11 +1,11 @@
-//! Generation after generation, the good ones and one that is not.
+//! Generation after generation, good ones and a bad one.
 
 use muster_protocol::checkin::Phase;
 use muster_protocol::operator::Condition;
 use muster_protocol::report::{EventKind, Reason};
 use muster_testbed::fleet::{Fleet, Wishes, both};
 
-use crate::common::{assert_events_in_order, assert_runs_published, has_words, only_outcome, told};
+use crate::common::{assert_events_in_order, assert_runs_published, has_words, only_outcome, reported};
 
 #[test]
 fn three_generations_reach_both_classes_and_the_unhealthy_one_is_undone_and_quarantined() {
@@ -24,7 +24,7 @@ fn three_generations_reach_both_classes_and_the_unhealthy_one_is_undone_and_quar
 
     fleet.fixture.say("greeting", "one").unwrap();
     fleet.update(&[]).unwrap();
-    // The input's source is gone; what a machine builds from can only have come through the cache.
+    // The input's source is gone; whatever a machine builds from can only have come through the cache.
     std::fs::remove_dir_all(fleet.fixture.words()).unwrap();
     for name in names {
         fleet.settled(name, 1, Condition::UpToDate).unwrap();
@@ -62,14 +62,14 @@ fn three_generations_reach_both_classes_and_the_unhealthy_one_is_undone_and_quar
         assert_events_in_order(&fleet, name);
     }
 
-    // Asked again, the machine does not try it again (I5).
+    // Asked again, the machine does not retry it (I5).
     for name in names {
         assert!(fleet.agent(name, &["check-now"]).unwrap().status.success());
         fleet.kill_agent(name).unwrap();
         fleet.until(name, "another agent", |_| !fleet.agent_pids(name).is_empty()).unwrap();
         let seen = fleet.view(name).unwrap().last_seen;
         fleet.wait(name, "a check-in of the new agent", |view| view.last_seen > seen).unwrap();
-        let tried = told(&fleet, name, 3);
+        let tried = reported(&fleet, name, 3);
         let activations = tried.iter().filter(|kind| matches!(kind, EventKind::Activating { .. })).count();
         assert_eq!(activations, 1, "{name}: {tried:#?}");
     }
@@ -92,7 +92,7 @@ fn a_machine_without_any_system_takes_its_first() {
         fleet.machine(name).start().unwrap();
     }
     fleet.update(&[]).unwrap();
-    // NixOS switches no machine that runs no NixOS: the first system comes with a boot.
+    // NixOS does not switch a machine that does not run NixOS: the first system comes with a boot.
     fleet.wait("cinnabar", "a reboot to wait for", |view| view.phase == Some(Phase::AwaitingReboot)).unwrap();
     fleet.machine("cinnabar").stop(false).unwrap();
     fleet.machine("cinnabar").start().unwrap();

@@ -1,4 +1,4 @@
-//! A machine's key, its counted check-ins and its bearers, across whatever ends an agent or swallows an answer.
+//! A machine's key, its counted check-ins and its bearers, across killed agents and lost responses.
 
 use std::sync::{Arc, Mutex};
 
@@ -10,7 +10,7 @@ use muster_testbed::fleet::{Fleet, both, said};
 use muster_testbed::stolen::{Stolen, VICTIM, copy};
 use muster_testbed::thief::Answer;
 
-use crate::common::{assert_runs_published, sql};
+use crate::common::{assert_runs_published, with_store};
 use crate::operators::log;
 
 /// Kills a machine's agent, and waits until its service manager has started another one.
@@ -26,7 +26,7 @@ fn restart(stolen: &Stolen, name: &str) {
         .unwrap();
 }
 
-/// The number of a check-in, the one that was on the disk, and the body.
+/// The number of a check-in, the number then on the disk, and the body.
 type Sent = (u64, u64, Vec<u8>);
 
 #[test]
@@ -44,7 +44,7 @@ fn a_check_ins_number_is_on_the_disk_before_it_is_sent_and_never_used_for_anothe
         noted.lock().unwrap().push((check_in.seq, stored, asked.body.clone()));
         None
     });
-    // Every second answer is lost on its way: whether the controller has heard it, the machine cannot know.
+    // Every second response is lost: the machine cannot know whether the controller received the check-in.
     let mut count = 0;
     stolen.thief.bend(move |answer| {
         count += usize::from(answer.path == api::CHECKIN);
@@ -69,7 +69,8 @@ fn a_check_ins_number_is_on_the_disk_before_it_is_sent_and_never_used_for_anothe
     for (seq, stored, _) in &sent {
         assert!(stored >= seq, "{seq} was sent while the disk had {stored}");
     }
-    // One that was not answered is sent again to the byte, by the next process too; then the next number is used.
+    // An unanswered check-in is sent again byte for byte, also by the next process; then the next number is
+    // used.
     let goes_on = |pair: &[Sent]| match pair[0].0 == pair[1].0 {
         true => pair[0].2 == pair[1].2,
         false => pair[0].0 < pair[1].0,
@@ -94,14 +95,14 @@ fn a_machine_takes_a_new_key_whenever_its_agent_is_killed_meanwhile() {
     let brings = move |body: &[u8]| serde_json::from_slice(body).is_ok_and(|value| rotates(&value));
     let answered = |status| Some(Answer { status, ..Answer::default() });
 
-    // Asked by the operator, with nobody in the way.
+    // Requested by the operator, without interference.
     let first = key();
     fleet.must(&["machines", "rotate-key", name]).unwrap();
     let view = fleet.wait(name, "a new key", |view| view.key != Some(first)).unwrap();
     assert!(!view.key_rotation_asked && view.key_rotated_at.is_some());
     fleet.until(name, "the new key in force", |_| !next.exists()).unwrap();
 
-    // The new key is made and durable; the controller never hears of it. Killed there.
+    // The new key is made and durable, but never reaches the controller. The agent is killed there.
     let second = key();
     thief.intercept(move |asked| if brings(&asked.body) { answered(502) } else { None });
     let said_so = fleet.agent(name, &["rotate-key"]).unwrap();
@@ -116,9 +117,9 @@ fn a_machine_takes_a_new_key_whenever_its_agent_is_killed_meanwhile() {
     fleet.wait(name, "a new key", |view| view.key != Some(second)).unwrap();
     fleet.until(name, "the new key in force", |_| !next.exists()).unwrap();
 
-    // The controller has the new key; the machine never hears of that. Killed there.
+    // The controller has the new key, but its response is lost. The agent is killed there.
     let third = key();
-    // What it says first is not about the key: that has its answer before the thief takes answers away.
+    // Its first check-in is not about the key: that one is answered before the thief drops responses.
     stolen.ask(name).unwrap();
     let unanswered = stolen.state(name).join("checkin.json");
     fleet.until(name, "an answer to all that it said", |_| !unanswered.exists()).unwrap();
@@ -138,7 +139,7 @@ fn a_machine_takes_a_new_key_whenever_its_agent_is_killed_meanwhile() {
     fleet.until(name, "the new key in force", |_| !next.exists()).unwrap();
     assert_eq!(key(), fourth);
 
-    // The agent is off: the key is made, and shown when it runs.
+    // The agent is off: the key is made now, and presented when the agent runs.
     fleet.machine(name).stop(false).unwrap();
     let said_so = fleet.agent(name, &["rotate-key"]).unwrap();
     assert!(String::from_utf8_lossy(&said_so.stdout).contains("is not running"), "{}", said(&said_so));
@@ -146,7 +147,7 @@ fn a_machine_takes_a_new_key_whenever_its_agent_is_killed_meanwhile() {
     fleet.machine(name).start().unwrap();
     fleet.wait(name, "a new key", |view| view.key != Some(fourth)).unwrap();
 
-    // After all that it is a machine as any other: no alarm, and updates come through.
+    // After all that it is a machine like any other: no alarm, and it gets updates.
     fleet.fixture.say("greeting", "still here").unwrap();
     fleet.update(&[name]).unwrap();
     let view: MachineView = fleet.settled(name, 2, Condition::UpToDate).unwrap();
@@ -160,9 +161,8 @@ fn a_bearer_that_the_cache_knows_no_longer_is_replaced_before_the_next_try() {
     let fleet = Fleet::start(&both()[..1]).unwrap();
     fleet.update(&[]).unwrap();
     fleet.settled("cinnabar", 1, Condition::UpToDate).unwrap();
-    // As a controller forgets those that it gave after its backup.
-    let database = fleet.controller_folder().join("data/muster.db");
-    sql(&database, "DELETE FROM bearers WHERE machine IS NOT NULL").unwrap();
+    // Like a restored controller, which does not know the bearers it issued after its backup.
+    with_store(&fleet, async |store| store.sweep(i64::MAX).await.unwrap());
     fleet.fixture.say("greeting", "two").unwrap();
     fleet.update(&[]).unwrap();
     fleet.settled("cinnabar", 2, Condition::UpToDate).unwrap();
@@ -175,7 +175,7 @@ fn key_in_force(fleet: &Fleet, name: &str) -> PublicKey {
     SecretKey::from_pem(&std::fs::read_to_string(file).unwrap()).unwrap().public()
 }
 
-/// The key that takes the place of this one once an operator has asked for another, when both sides have it.
+/// The key that replaces this one after an operator has requested a new one, once both sides have it.
 fn rotated(fleet: &Fleet, name: &str, before: PublicKey) -> PublicKey {
     let view = fleet.wait(name, "a new key", |view| view.key.is_some_and(|key| key != before)).unwrap();
     let key = view.key.unwrap();
@@ -206,7 +206,7 @@ fn a_controller_brought_back_from_before_a_machines_new_key_has_it_again_with_no
     assert!(!view.clone_alarm && !view.key_rotation_asked, "{view:?}");
     assert_eq!(key_in_force(&fleet, name), second);
 
-    // The next generation comes, and the next key.
+    // The next generation arrives, and so does the next key.
     fleet.fixture.say("greeting", "two").unwrap();
     fleet.update(&[]).unwrap();
     let view = fleet.settled(name, 2, Condition::UpToDate).unwrap();
@@ -226,7 +226,7 @@ fn a_machine_that_is_told_that_nobody_knows_its_new_key_goes_on_with_it() {
     fleet.must(&["machines", "rotate-key", VICTIM]).unwrap();
     let second = rotated(fleet, VICTIM, first);
 
-    // Nobody hears anything of the machine, and every one of its keys is refused.
+    // Nothing of the machine gets through, and every one of its keys is refused.
     thief.forget();
     thief.intercept(|asked| {
         let body = br#"{"code":"bad-signature","message":"not signed by its key"}"#.to_vec();

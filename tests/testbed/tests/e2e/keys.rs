@@ -1,4 +1,4 @@
-//! Where keys live: in OpenSSH's agent or in a file, and never with the server.
+//! Where keys are kept: in OpenSSH's agent or in a file, and never with the server.
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -12,7 +12,7 @@ use muster_testbed::fleet::{Fleet, both, said};
 
 use crate::operators::{flake, refused};
 
-/// OpenSSH's own agent, ended with the test.
+/// OpenSSH's own agent, killed when the test ends.
 struct SshAgent {
     child: Child,
     folder: PathBuf,
@@ -40,7 +40,7 @@ impl SshAgent {
     fn socket(&self) -> PathBuf {
         self.folder.join("socket")
     }
-    /// Makes a key and gives it to the agent; its public file. The private one is removed.
+    /// Makes a key and adds it to the agent; returns its public file. The private one is removed.
     fn add(&self, kind: &str, name: &str) -> PathBuf {
         let file = self.folder.join(name);
         let made = Command::new("ssh-keygen")
@@ -123,7 +123,7 @@ fn an_operators_key_in_ssh_agent_signs_generations_and_requests_and_other_kinds_
             machine.greeting().as_deref() == Some("from the agent")
         })
         .unwrap();
-    // Locked, it signs nothing, and the words say so.
+    // Locked, it signs nothing, and the message says so.
     let second = agent.add("ed25519", "bob");
     use_key("ssh-agent");
     refused(&run(&["status"]), &["more than one", "alice", "bob"]);
@@ -141,7 +141,7 @@ fn an_operators_key_in_ssh_agent_signs_generations_and_requests_and_other_kinds_
     );
 }
 
-/// Every place where these bytes lie in a process's memory, as long as it can be read.
+/// Every place in a process's memory with these bytes, as far as it can be read.
 fn in_memory(pid: u32, wanted: &[u8]) -> usize {
     use std::os::unix::fs::FileExt as _;
     let maps = fs::read_to_string(format!("/proc/{pid}/maps")).unwrap();
@@ -189,7 +189,7 @@ fn i8_the_server_never_has_an_operators_or_a_root_key_in_its_folder_its_files_or
     for seed in &strong {
         assert_eq!(in_memory(pid, seed), 0, "a strong key lies in the server's memory");
     }
-    // Nor does it have one of their files open, nor any file outside its own folder but what the system has.
+    // Nor does it have any of their files open, nor any file outside its own folder except the system's.
     for fd in fs::read_dir(format!("/proc/{pid}/fd")).unwrap().flatten() {
         let target = fs::read_link(fd.path()).unwrap_or_default();
         assert!(!target.starts_with(&keys), "it has {} open", target.display());

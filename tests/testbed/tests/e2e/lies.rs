@@ -1,4 +1,4 @@
-//! A controller that answers anything for a while leaves nothing behind.
+//! A controller that lies for a while leaves no lasting damage.
 
 use std::cell::Cell;
 use std::sync::Arc;
@@ -18,7 +18,7 @@ use serde_json::{Value, json};
 
 use crate::common::assert_agrees_with_itself;
 
-/// The numbers that a lie is most likely to be.
+/// Likely numbers for a lie.
 const NUMBERS: [u64; 9] =
     [0, 1, (1 << 32) + 1, (1 << 47) + 5, (1 << 48) - 1, 1 << 53, (1 << 63) - 2, 1 << 63, u64::MAX];
 const CODES: [(u16, ProblemCode); 10] = [
@@ -34,7 +34,7 @@ const CODES: [(u16, ProblemCode); 10] = [
     (503, ProblemCode::Busy),
 ];
 
-/// Requests that no operator signed, and one that somebody did.
+/// Requests that no operator signed, and one that an operator did.
 fn forged(turn: usize) -> Vec<SignedRequest> {
     let thief = SecretKey::generate().unwrap();
     let asked = Asked::RotateKey { key: thief.public() };
@@ -45,7 +45,8 @@ fn forged(turn: usize) -> Vec<SignedRequest> {
     vec![request.sign(&thief).unwrap(), bent]
 }
 
-/// Another lie each time. Some answers are left as they are, so that the machine goes on far enough to hear the others.
+/// Another lie each time. Some responses are left unchanged, so that the machine gets far enough to receive
+/// the others.
 fn lie(answer: &mut Answer, turn: usize) {
     let number = NUMBERS[turn % NUMBERS.len()];
     if turn % 5 == 3 {
@@ -83,8 +84,8 @@ fn whatever_a_controller_answers_an_honest_one_finds_the_machine_as_if_it_had_be
     let stolen = Stolen::new().unwrap();
     let (fleet, thief) = (&stolen.fleet, &stolen.thief);
     let key = fleet.view(VICTIM).unwrap().key;
-    let told = Arc::new(AtomicUsize::new(0));
-    let turn = Arc::clone(&told);
+    let lies = Arc::new(AtomicUsize::new(0));
+    let turn = Arc::clone(&lies);
     thief.bend(move |answer| {
         let bends =
             [api::CHECKIN, api::REPORTS].contains(&answer.path.as_str()) || answer.path.contains("/poll");
@@ -92,7 +93,7 @@ fn whatever_a_controller_answers_an_honest_one_finds_the_machine_as_if_it_had_be
             lie(answer, turn.fetch_add(1, Ordering::Relaxed));
         }
     });
-    // A generation comes meanwhile, and the agent starts anew in the middle of it all, again and again.
+    // Meanwhile a generation arrives, and the agent is restarted in the middle of it, again and again.
     fleet.fixture.say("greeting", "two").unwrap();
     fleet.update(&[VICTIM]).unwrap();
     let clock = SystemClock::new();
@@ -100,19 +101,20 @@ fn whatever_a_controller_answers_an_honest_one_finds_the_machine_as_if_it_had_be
         let quiet = Cell::new((0, Duration::ZERO));
         fleet
             .until(VICTIM, "more lies", |_| {
-                let (told, now) = (told.load(Ordering::Relaxed), clock.awake());
-                if told > quiet.get().0 {
-                    quiet.set((told, now));
+                let (lies, now) = (lies.load(Ordering::Relaxed), clock.awake());
+                if lies > quiet.get().0 {
+                    quiet.set((lies, now));
                 } else if now.saturating_sub(quiet.get().1) > Duration::from_secs(1) {
-                    // It waits ever longer between two tries, and an agent that is killed begins anew. Nobody asks it anything.
-                    quiet.set((told, now));
+                    // Its retries get ever slower, but an agent that is killed starts over. Nobody asks it
+                    // for anything.
+                    quiet.set((lies, now));
                     let _ = fleet.kill_agent(VICTIM);
                 }
-                told >= half
+                lies >= half
             })
             .unwrap();
         fleet.machine(VICTIM).stop(false).unwrap();
-        // What version 0.1 wrote down when it was told so.
+        // What version 0.1 stored when it was told so.
         let outbox = stolen.state(VICTIM).join("outbox");
         std::fs::write(outbox.join("9223372036854775806.done"), "").unwrap();
         fleet.machine(VICTIM).start().unwrap();

@@ -1,4 +1,4 @@
-//! What a machine does when its controller has had enough of it.
+//! What a machine does when its controller refuses it for sending too much.
 
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
@@ -25,7 +25,7 @@ fn a_machine_that_is_told_to_come_later_comes_later_and_then_goes_on() {
         noted.lock().unwrap().push(clock.awake());
         Some(Answer { status: 429, retry_after: Some(WAIT), ..Answer::default() })
     });
-    // What it has to say of a new generation would else be said at once, and again and again.
+    // Otherwise its events about a new generation would be sent at once, again and again.
     stolen.ask(VICTIM).unwrap();
     stolen.fleet.until(VICTIM, "a fourth try", |_| times.lock().unwrap().len() >= 4).unwrap();
     let times = times.lock().unwrap().clone();

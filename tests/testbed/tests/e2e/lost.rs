@@ -1,4 +1,4 @@
-//! The ways back that docs/operators.md describes: a lost operator's key, a lost online key, an expired root.
+//! The recoveries that docs/operators.md describes: a lost operator key, a lost online key, an expired root.
 
 use std::fs;
 
@@ -22,13 +22,13 @@ fn a_lost_operator_key_is_replaced_by_the_root_holder_and_what_it_signed_is_sign
     fs::rename(&lost, fleet.folder().join("lost.pem")).unwrap();
     refused(&fleet.run(&["status"]).unwrap(), &["operator.pem"]);
 
-    // As docs/operators.md says it.
+    // As described in docs/operators.md.
     let new = fleet.must(&["keys", "generate", lost.to_str().unwrap(), "--plain"]).unwrap();
     let said = fleet.must(&["keys", "rotate", "operator", &old.short(), new.trim(), "--yes"]).unwrap();
     assert!(said.contains("muster update --refresh"), "{said}");
     let status = fleet.must(&["status"]).unwrap();
     assert!(status.contains("cinnabar"), "{status}");
-    // The finder of the lost key is told that it is worth nothing.
+    // The finder of the lost key learns that it is worthless.
     let finder = Operator::new(&fleet, "finder");
     fs::copy(fleet.folder().join("lost.pem"), finder.config.with_file_name("keys/operator.pem")).unwrap();
     finder.refused(&fleet, &["status"], &["is no operator's"]);
@@ -41,7 +41,7 @@ fn a_lost_operator_key_is_replaced_by_the_root_holder_and_what_it_signed_is_sign
     fleet.update(&[]).unwrap();
     fleet.settled("cinnabar", 3, Condition::UpToDate).unwrap();
     assert_eq!(fleet.machine("cinnabar").greeting().unwrap(), "new hands");
-    // Nothing was ever called an attack.
+    // None of this is ever called an attack.
     assert!(fleet.must(&["history", "cinnabar", "--attacks"]).unwrap().contains("no attack"));
 }
 
@@ -57,7 +57,7 @@ fn a_lost_online_key_is_replaced_without_a_restart_and_without_an_alarm() {
     fs::remove_file(&online).unwrap();
     let said = fleet.must(&["keys", "rotate", "online", &old.short(), new.trim(), "--yes"]).unwrap();
     assert!(said.contains("put the new one in the place of its online_key"), "{said}");
-    // Until it is there the controller signs nothing, and machines wait.
+    // Until the new key is there, the controller signs nothing, and machines wait.
     fleet.fixture.say("greeting", "fresh").unwrap();
     let early = fleet.run(&["update", "--yes", "--flake", &flake(&fleet)]);
     fs::rename(&new_file, &online).unwrap();
@@ -78,7 +78,7 @@ fn an_expired_root_stops_machines_where_they_are_and_a_renewed_one_sets_them_goi
     fleet.update(&[]).unwrap();
     fleet.settled("cinnabar", 1, Condition::UpToDate).unwrap();
     let before = fleet.machine("cinnabar").running();
-    // Nobody can wait for a root to end: this one has ended already.
+    // The test cannot wait for a root to expire: this one has already expired.
     let keys = fleet.config_folder();
     let (root, operator) =
         (key_in(&keys.join("keys/root.pem")).unwrap(), key_in(&keys.join("keys/operator.pem")).unwrap());
@@ -101,7 +101,7 @@ fn an_expired_root_stops_machines_where_they_are_and_a_renewed_one_sets_them_goi
     assert!(listed.contains("muster keys renew"), "{listed}");
 
     fleet.must(&["keys", "renew", "--yes", "--days", "30"]).unwrap();
-    // It is told where one looks each day, before it happens again.
+    // The daily commands warn before it happens again.
     let status = fleet.must(&["status"]).unwrap();
     assert!(status.contains("Root 3 ends on") && status.contains("muster keys renew"), "{status}");
     fleet.must(&["keys", "renew", "--yes"]).unwrap();
@@ -110,6 +110,6 @@ fn an_expired_root_stops_machines_where_they_are_and_a_renewed_one_sets_them_goi
     assert!(asked.status.success());
     fleet.settled("cinnabar", 2, Condition::UpToDate).unwrap();
     assert_eq!(fleet.machine("cinnabar").greeting().unwrap(), "late");
-    let told = fleet.must(&["history", "cinnabar", "--attacks"]).unwrap();
-    assert!(told.contains("freeze") && !told.contains("goes on"), "{told}");
+    let printed = fleet.must(&["history", "cinnabar", "--attacks"]).unwrap();
+    assert!(printed.contains("freeze") && !printed.contains("goes on"), "{printed}");
 }

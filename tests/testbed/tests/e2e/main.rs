@@ -1,6 +1,6 @@
 //! The main job end to end: real Nix, real signatures, real HTTP, a real database, real files.
 //!
-//! Operator and machines never share a Nix store: what a machine builds came through the cache.
+//! Operator and machines never share a Nix store: whatever a machine builds came through the cache.
 
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 

@@ -1,4 +1,4 @@
-//! Machines that go and come back: gone means gone, and once.
+//! Machines that are removed and come back: removed means removed, and once.
 
 use std::fs;
 
@@ -25,25 +25,25 @@ fn a_machine_without_secrets_is_removed_once_and_no_other_has_to_evaluate() {
         fleet.invite(name).unwrap();
     }
     write_machines(&fleet, true);
-    // Advice about git is given where there is git.
+    // Advice about git is given only with git.
     fs::create_dir(fleet.fixture.flake().join(".git")).unwrap();
     let flake = flake(&fleet);
     let remove = |name: &str| fleet.run(&["machines", "remove", name, "--yes", "--flake", &flake]).unwrap();
 
     let removed = remove("cinnabar");
-    let told = said(&removed);
-    assert!(removed.status.success(), "{told}");
+    let printed = said(&removed);
+    assert!(removed.status.success(), "{printed}");
     assert!(
-        told.contains("cinnabar is revoked") && told.contains("The flake still describes cinnabar"),
-        "{told}"
+        printed.contains("cinnabar is revoked") && printed.contains("The flake still describes cinnabar"),
+        "{printed}"
     );
-    assert!(!told.contains("git"), "nothing changed that git knows of: {told}");
+    assert!(!printed.contains("git"), "nothing changed that git knows of: {printed}");
     assert_eq!(revocations(&fleet, "cinnabar"), 1);
 
     let again = remove("cinnabar");
-    let told = said(&again);
-    assert!(again.status.success() && told.contains("cinnabar was removed already"), "{told}");
-    assert!(!told.contains("git") && !told.contains("is revoked"), "{told}");
+    let printed = said(&again);
+    assert!(again.status.success() && printed.contains("cinnabar was removed already"), "{printed}");
+    assert!(!printed.contains("git") && !printed.contains("is revoked"), "{printed}");
     assert_eq!(revocations(&fleet, "cinnabar"), 1, "a second deed in the log");
 
     for verb in [&["machines", "list"][..], &["status"]] {
@@ -56,7 +56,7 @@ fn a_machine_without_secrets_is_removed_once_and_no_other_has_to_evaluate() {
     }
     assert_eq!(fleet.view("cinnabar").unwrap().standing, Standing::Revoked);
 
-    // What nobody knows is a slip of the fingers, and no success.
+    // An unknown machine is a typo, and not a success.
     refused(
         &remove("cinabar"),
         &[
@@ -65,20 +65,20 @@ fn a_machine_without_secrets_is_removed_once_and_no_other_has_to_evaluate() {
             "machines list",
         ],
     );
-    // Nor does a flake that is not there end a machine's access half-way.
+    // A missing flake does not revoke a machine halfway either.
     let nowhere =
         fleet.run(&["machines", "remove", "stibnite", "--yes", "--flake", "path:/nowhere"]).unwrap();
     refused(&nowhere, &["--flake", "muster machines revoke stibnite"]);
     assert_eq!(fleet.view("stibnite").unwrap().standing, Standing::Invited);
 
-    // The flake itself is broken: what was there to do is done, and the rest is said.
+    // The flake itself is broken: what can be done is done, and the rest is reported.
     fs::create_dir(fleet.fixture.flake().join("sops")).unwrap();
     fs::write(fleet.fixture.flake().join("machines.nix"), "throw \"no machines\"\n").unwrap();
     let removed = remove("stibnite");
-    let told = said(&removed);
-    assert!(removed.status.success() && told.contains("stibnite is revoked"), "{told}");
-    assert!(told.contains("Whether the flake still describes stibnite is not known"), "{told}");
-    assert!(told.contains("no machines"), "the cause: {told}");
+    let printed = said(&removed);
+    assert!(removed.status.success() && printed.contains("stibnite is revoked"), "{printed}");
+    assert!(printed.contains("Whether the flake still describes stibnite is not known"), "{printed}");
+    assert!(printed.contains("no machines"), "the cause: {printed}");
 }
 
 #[test]

@@ -1,4 +1,4 @@
-//! Several operators: drafts, signatures, thresholds, and what is signed anew.
+//! Several operators: drafts, signatures, thresholds, and what is signed again.
 
 use std::fs;
 use std::path::PathBuf;
@@ -10,11 +10,11 @@ use muster_protocol::draft::DraftView;
 use muster_protocol::ids::Sha256;
 use muster_protocol::operator::Condition;
 use muster_testbed::fleet::{Fleet, both, said};
-use muster_testbed::told;
+use muster_testbed::printed;
 
 use crate::common::assert_runs_published;
 
-/// Another operator, with a folder and a key of his own beside the fleet's.
+/// Another operator, with their own folder and key beside the fleet's.
 pub struct Operator {
     pub config: PathBuf,
     pub public: String,
@@ -62,17 +62,17 @@ pub fn flake(fleet: &Fleet) -> String {
 }
 
 fn drafts(fleet: &Fleet) -> Vec<DraftView> {
-    told::read(&fleet.must(&["drafts", "list", "--json"]).unwrap()).unwrap()
+    printed::read(&fleet.must(&["drafts", "list", "--json"]).unwrap()).unwrap()
 }
 
 fn published(fleet: &Fleet, name: &str) -> Option<u64> {
     fleet.view(name).unwrap().published.map(|published| published.target.generation.get())
 }
 
-/// The log, checked from its beginning on.
+/// The log, verified from its start.
 pub fn log(fleet: &Fleet) -> Vec<Entry> {
     let entries: Vec<Entry> =
-        told::read(&fleet.must(&["audit", "--json", "--limit", "100000"]).unwrap()).unwrap();
+        printed::read(&fleet.must(&["audit", "--json", "--limit", "100000"]).unwrap()).unwrap();
     let first = fs::read(fleet.controller_folder().join("root/1.root.json")).unwrap();
     verify(origin(&Sha256::of(&first)), &entries).unwrap();
     entries
@@ -100,7 +100,7 @@ fn two_operators_sign_what_one_drafted_and_only_then_the_machines_take_it() {
     assert!(drafted.contains(&format!("muster sign {id}")), "{drafted}");
     assert_eq!(published(&fleet, "cinnabar"), None);
 
-    // The other one sees what it would deploy; what his flake does not say he does not sign.
+    // The other operator sees what it would deploy, and does not sign what their flake does not say.
     let shown = bob.must(&fleet, &["drafts", "show", &id]);
     let output = fleet.fixture.output("nixosConfigurations.cinnabar.config.system.build.toplevel").unwrap();
     for words in [
@@ -121,7 +121,7 @@ fn two_operators_sign_what_one_drafted_and_only_then_the_machines_take_it() {
     fleet.fixture.say("greeting", "another").unwrap();
     bob.refused(&fleet, &["sign", &id, "--yes", "--flake", &flake(&fleet)], &["is not what", "derivation"]);
     fleet.fixture.say("greeting", "one").unwrap();
-    // His own signature counts once.
+    // Bob's own signature counts once.
     let again = fleet.must(&["sign", &id, "--yes"]).unwrap();
     assert!(again.contains("You have signed"), "{again}");
     assert_eq!(published(&fleet, "cinnabar"), None);
@@ -134,7 +134,7 @@ fn two_operators_sign_what_one_drafted_and_only_then_the_machines_take_it() {
     }
     assert!(drafts(&fleet).is_empty());
 
-    // By mail, signed where nobody is asked anything: the file is all that travels.
+    // By mail, signed without a prompt: only the file travels.
     fleet.fixture.say("greeting", "two").unwrap();
     let file = fleet.folder().join("draft.json");
     let file = file.to_str().unwrap();
@@ -148,7 +148,8 @@ fn two_operators_sign_what_one_drafted_and_only_then_the_machines_take_it() {
     fleet.must(&["drafts", "publish", file]).unwrap();
     fleet.settled("cinnabar", 2, Condition::UpToDate).unwrap();
     assert_eq!(fleet.machine("cinnabar").greeting().unwrap(), "two");
-    // Published again it is no second one; and whoever publishes has seen what enough have signed.
+    // Publishing it again does not create a second one; and the publisher has seen what enough operators have
+    // signed.
     let seen = bob.config.with_file_name("generations-seen.json");
     fs::remove_file(&seen).unwrap();
     bob.must(&fleet, &["drafts", "publish", file]);
@@ -156,7 +157,7 @@ fn two_operators_sign_what_one_drafted_and_only_then_the_machines_take_it() {
     let seen: serde_json::Value = serde_json::from_str(&fs::read_to_string(&seen).unwrap()).unwrap();
     assert_eq!(seen["machines"]["cinnabar"], 2);
 
-    // A draft that somebody bent on its way is refused by whoever looks at it.
+    // Everyone refuses a draft that was altered on its way.
     fleet.fixture.say("greeting", "three").unwrap();
     fleet.must(&["update", "--yes", "--flake", &flake, "--draft-file", file, "cinnabar"]).unwrap();
     let evil = fs::read_to_string(file).unwrap().replacen(
@@ -188,7 +189,7 @@ fn root_holders_sign_one_after_the_other_and_a_single_one_changes_nothing() {
     let public = fleet.must(&["keys", "generate", second, "--plain"]).unwrap();
     let first = fleet.config_folder().join("keys/root.pem");
     let first = first.to_str().unwrap();
-    // The new holder signs, too: so nobody is named whose key is lost already.
+    // The new holder signs too, so that no lost key is ever named.
     fleet
         .must(&[
             "keys",
@@ -209,12 +210,12 @@ fn root_holders_sign_one_after_the_other_and_a_single_one_changes_nothing() {
     assert!(said.contains("waits for 1 signature"), "{said}");
     bob.refused(&fleet, &["status"], &["is no operator's"]);
     let id = drafts(&fleet)[0].id.short();
-    // An operator is no root holder.
+    // An operator is not a root holder.
     refused(&fleet.run(&["sign", &id, "--yes"]).unwrap(), &["is not a root key"]);
     let signed = fleet.must(&["sign", &id, "--yes", "--key", second]).unwrap();
     assert!(signed.contains("+ operator bob") && signed.contains("Root 3 is in force"), "{signed}");
     bob.must(&fleet, &["status"]);
-    // And by file, with nothing but the trusted root at hand.
+    // By file too, with nothing but the trusted root at hand.
     let file = fleet.folder().join("root-draft.json");
     let file = file.to_str().unwrap();
     fleet.must(&["keys", "remove", "operator", "bob", "--yes", "--out", file]).unwrap();
@@ -240,7 +241,7 @@ fn a_generation_near_the_end_of_its_signature_is_renewed_and_changed_machines_ar
         status.contains("the signature ends in") && status.contains("muster update --refresh"),
         "{status}"
     );
-    // Five days and no second less are five days yet.
+    // Five days, to the second, still count as five.
     let clock = SystemClock::new();
     let settled = clock.unix_seconds();
     fleet.until("cinnabar", "another second", |_| clock.unix_seconds() > settled).unwrap();
@@ -252,7 +253,7 @@ fn a_generation_near_the_end_of_its_signature_is_renewed_and_changed_machines_ar
     assert_eq!(published(&fleet, "cinnabar"), Some(1));
 
     fs::write(&config, &text).unwrap();
-    // One of the two says something new: that is no renewal.
+    // One of the two changes: that is not a renewal.
     fleet.fixture.say("greeting.stibnite", "changed").unwrap();
     let renewed = fleet.must(&["update", "--refresh", "--yes", "--flake", &flake(&fleet)]).unwrap();
     fleet.settled("cinnabar", 2, Condition::UpToDate).unwrap();

@@ -1,7 +1,7 @@
-//! What both programs print as JSON, over a real fleet: no number of it is a time.
+//! JSON output of both programs in a real fleet: no number in it is a time.
 
 use muster_testbed::fleet::{Fleet, both, said};
-use muster_testbed::told::bare_times;
+use muster_testbed::printed::bare_times;
 use serde_json::Value;
 
 use crate::operators::flake;

@@ -1,4 +1,4 @@
-//! Reading signs in once; whatever changes something asks for the operator's own key.
+//! Reading signs in once; every change asks for the operator's own key.
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -34,12 +34,12 @@ impl<'a> Alice<'a> {
     fn config(&self) -> PathBuf {
         self.folder.join("muster.toml")
     }
-    /// Where nobody is there to type a passphrase.
+    /// Without anybody to type a passphrase.
     fn alone(&self, arguments: &[&str]) -> Output {
         let mut command = self.fleet.muster(arguments).unwrap();
         command.env("MUSTER_CONFIG", self.config()).output().unwrap()
     }
-    /// Where it is typed whenever it is asked for.
+    /// With the passphrase typed whenever it is asked for.
     fn there(&self, arguments: &[&str]) -> Output {
         let mut command = self.fleet.muster(arguments).unwrap();
         command.env("MUSTER_PASSPHRASE_FILE", self.folder.join("passphrase"));
@@ -49,7 +49,7 @@ impl<'a> Alice<'a> {
     fn asked(&self, arguments: &[&str]) {
         refused(&self.alone(arguments), &["a passphrase is needed"]);
     }
-    /// The files of keys that are signed in.
+    /// The files of signed-in keys.
     fn kept(&self) -> Vec<PathBuf> {
         let folder = self.fleet.fixture.environment();
         let cache = folder.iter().find(|(name, _)| *name == "XDG_CACHE_HOME").unwrap().1.clone();
@@ -74,8 +74,8 @@ fn reading_asks_an_operator_once_and_everything_else_each_time_until_they_are_re
     let alice = Alice::new(&fleet);
     let flake = flake(&fleet);
     alice.asked(&["machines", "list"]);
-    let told = good(&alice.there(&["machines", "list"]));
-    assert!(told.contains("Signed in") && told.contains("muster sign-out"), "{told}");
+    let printed = good(&alice.there(&["machines", "list"]));
+    assert!(printed.contains("Signed in") && printed.contains("muster sign-out"), "{printed}");
     for reads in [
         &["machines", "list"][..],
         &["machines", "list", "--json"],
@@ -87,15 +87,15 @@ fn reading_asks_an_operator_once_and_everything_else_each_time_until_they_are_re
         &["drafts", "list"],
         &["update", "--dry-run", "--flake", &flake],
     ] {
-        let told = good(&alice.alone(reads));
-        assert!(!told.contains("Signed in"), "{reads:?}: {told}");
+        let printed = good(&alice.alone(reads));
+        assert!(!printed.contains("Signed in"), "{reads:?}: {printed}");
     }
     let kept = alice.kept();
     assert_eq!(kept.len(), 1, "{kept:?}");
     let mode = |path: &Path| fs::metadata(path).unwrap().mode() & 0o777;
     assert_eq!((mode(&kept[0]), mode(kept[0].parent().unwrap())), (0o600, 0o700));
 
-    // What changes something is the operator's own to sign, signed in or not.
+    // Every change is signed by the operator, signed in or not.
     alice.asked(&["update", "--yes", "--flake", &flake]);
     alice.asked(&["machines", "revoke", "cinnabar"]);
     alice.asked(&["machines", "rotate-key", "cinnabar"]);
@@ -108,14 +108,14 @@ fn reading_asks_an_operator_once_and_everything_else_each_time_until_they_are_re
     alice.asked(&["machines", "list"]);
     good(&alice.there(&["machines", "list"]));
 
-    // A file that is damaged is told, and replaced.
+    // A damaged file is reported and replaced.
     fs::write(&alice.kept()[0], "{\"sign_in\":").unwrap();
     alice.asked(&["machines", "list"]);
-    let told = good(&alice.there(&["machines", "list"]));
-    assert!(told.contains("Signed in"), "{told}");
+    let printed = good(&alice.there(&["machines", "list"]));
+    assert!(printed.contains("Signed in"), "{printed}");
     good(&alice.alone(&["machines", "list"]));
 
-    // Nothing is kept where that is not wished, and nothing for longer than a working day.
+    // Nothing is kept unless wanted, and nothing for longer than a working day.
     let text = fs::read_to_string(alice.config()).unwrap();
     fs::write(alice.config(), format!("session_hours = 0\n{text}")).unwrap();
     alice.asked(&["machines", "list"]);

@@ -1,6 +1,7 @@
-//! Whoever owns the controller's folder, its online key and the network between can withhold, and nothing else (I1, I8).
+//! A thief who has the controller's folder, its online key and the network can withhold updates, and nothing
+//! else (I1, I8).
 //!
-//! What it may put in the place of single files is tried in the suite of attacks, by name.
+//! What it may substitute for single files is tried in the suite of attacks, by name.
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -14,9 +15,9 @@ use muster_testbed::fleet::{Fleet, both};
 use muster_testbed::stolen::copy;
 use muster_testbed::thief::{Answer, Thief};
 
-use crate::common::{assert_agrees_with_itself, assert_runs_published, sql, told};
+use crate::common::{assert_agrees_with_itself, assert_runs_published, reported, sql};
 
-/// The library's, with what its tests look at.
+/// The library's fixture, with the helpers of these tests.
 struct Stolen(muster_testbed::stolen::Stolen);
 
 impl std::ops::Deref for Stolen {
@@ -72,7 +73,7 @@ fn no_flipped_byte_in_any_file_of_trust_is_believed() {
                 fleet.update(&["cinnabar"]).unwrap();
                 published = true;
             }
-            // The second time it asks, it has made up its mind about the first.
+            // Once it asks a second time, it has decided about the first.
             fleet
                 .until("cinnabar", "a second request for the altered file", |_| {
                     let _ = fleet.agent("cinnabar", &["check-now"]);
@@ -99,20 +100,22 @@ fn a_stolen_folder_with_every_file_altered_makes_no_machine_run_anything() {
     copy(&fleet.controller_folder(), &good).unwrap();
     let before: Vec<_> = both().iter().map(|(name, _)| fleet.machine(name).running()).collect();
 
-    // What is stored is changed where it hurts most: each machine's newest generation becomes the other's.
+    // The worst change to the stored data: each machine's newest generation becomes the other's. Only a thief
+    // does this; neither the API nor the store creates this state.
     let database = fleet.controller_folder().join("data/muster.db");
     let changed = sql(
         &database,
         "INSERT INTO generations (machine, generation, targets, snapshot, target, target_sha256, expires, \
-         published_at, published_by) SELECT m.other, 2, g.targets, g.snapshot, g.target, g.target_sha256, g.expires, \
-         g.published_at, g.published_by FROM generations g JOIN (SELECT 'cinnabar' AS name, 'stibnite' AS other \
+         published_at, published_by) SELECT m.other, 2, g.targets, g.snapshot, g.target, g.target_sha256, \
+         g.expires, g.published_at, g.published_by FROM generations g JOIN (SELECT 'cinnabar' AS name, \
+         'stibnite' AS other \
          UNION SELECT 'stibnite', 'cinnabar') m ON g.machine = m.name WHERE g.generation = 1",
     )
     .unwrap();
     assert_eq!(changed, 2);
     serve_and_look(&mut fleet, &thief, "foreign generations", &before);
 
-    // Then every file of the folder gets a flipped byte, one file at a time, from a fresh copy each time.
+    // Then one byte of every file in the folder is flipped, one file at a time, each time in a fresh copy.
     let files = files(&good);
     assert!(files.len() >= 5, "{files:?}");
     for file in files {
@@ -140,8 +143,8 @@ fn a_stolen_folder_with_every_file_altered_makes_no_machine_run_anything() {
     }
 }
 
-/// Serves the altered folder until both machines have asked for their metadata or were turned away, and looks at them.
-/// A controller that refuses to start is well.
+/// Serves the altered folder until both machines have requested their metadata or were turned away, and
+/// checks them. A controller that refuses to start is fine.
 #[track_caller]
 fn serve_and_look(fleet: &mut Fleet, thief: &Thief, what: &str, before: &[Option<StorePath>]) {
     thief.forget();
@@ -211,6 +214,6 @@ fn a_withheld_update_is_all_that_a_thief_can_do_and_it_ends_with_the_theft() {
     assert_eq!(stolen.fleet.view("cinnabar").unwrap().condition, Condition::Updating);
     stolen.thief.behave();
     stolen.recovers();
-    let events = told(&stolen.fleet, "cinnabar", 2);
+    let events = reported(&stolen.fleet, "cinnabar", 2);
     assert!(events.iter().any(|kind| matches!(kind, EventKind::Confirmed { .. })), "{events:?}");
 }

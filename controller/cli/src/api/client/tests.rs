@@ -208,7 +208,7 @@ async fn an_older_controller_gets_the_operators_own_signature_and_nothing_is_kep
         let signed: RequestSignature = serde_json::from_str(header).unwrap();
         match signed.key == operator {
             true => "[1]".into_response(),
-            false => problem(StatusCode::FORBIDDEN, ProblemCode::Revoked, "the key is no operator's"),
+            false => problem(StatusCode::FORBIDDEN, ProblemCode::Revoked, "the key is not an operator key"),
         }
     };
     assert_eq!(desk.read(old).await.unwrap(), [1]);
@@ -234,10 +234,14 @@ async fn a_refused_key_is_replaced_once_and_then_the_controllers_own_words_are_t
     let error = desk.read(move |request| {
         // Whose fleet it is may be asked besides.
         counted.fetch_add(usize::from(request.uri().path() != FLEET), Ordering::SeqCst);
-        problem(StatusCode::FORBIDDEN, ProblemCode::Revoked, "the key is no operator's in the current root")
+        problem(
+            StatusCode::FORBIDDEN,
+            ProblemCode::Revoked,
+            "the key is not an operator key in the current root",
+        )
     });
     let error = error.await.unwrap_err().to_string();
-    assert!(error.contains("no operator's in the current root"), "{error}");
+    assert!(error.contains("not an operator key in the current root"), "{error}");
     // The stored key, a new one, the operator's own: never more attempts, whatever the controller answers.
     assert_eq!(requests.load(Ordering::SeqCst), 3);
     assert!(desk.kept().is_none());

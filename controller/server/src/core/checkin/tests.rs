@@ -167,7 +167,7 @@ fn another_body_under_a_used_number_is_a_clone_and_told_once() {
     let second = decided(&stored, &other);
     assert_eq!(second.answer, refusal(false));
     assert_eq!(second.changes, [Change::MachineChanged { machine: name() }]);
-    // A machine that goes on is served: an operator decides what it was.
+    // A machine that continues is served: an operator decides what happened.
     taken(stored, &sent(&key, 6, |_| {}));
 }
 

@@ -151,7 +151,7 @@ fn a_machine_on_its_way_is_updating() {
         Phase::Deferred,
         Phase::AwaitingReboot,
     ] {
-        // Even if it tried this generation before and will try it again.
+        // Even if it has tried this generation before and will try again.
         let machine = machine(Some(told(phase, 2, '1', Some(1))), Some((2, rolled_back_event())));
         assert_eq!(decide(&machine), Condition::Updating, "{phase:?}");
     }
@@ -213,7 +213,7 @@ fn a_machine_that_is_paused_or_fell_silent_at_work_is_not_called_updating() {
     let heard = |seen_at| Machine { seen_at: Some(seen_at), ..at_work.clone() };
     assert_eq!(decide(&heard(NOW - limit)), Condition::Updating);
     assert_eq!(decide(&heard(NOW - limit - 1)), Condition::Offline);
-    // One that is where it should be may miss some polls.
+    // A machine that is where it should be may miss some polls.
     let well = machine(Some(told(Phase::Confirmed, 2, '2', Some(2))), None);
     assert_eq!(decide(&Machine { seen_at: Some(NOW - limit - 1), ..well }), Condition::UpToDate);
     let paused = |phase, until| {

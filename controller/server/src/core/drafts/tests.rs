@@ -8,7 +8,7 @@ fn fleet_id() -> Sha256 {
     Sha256::of(b"fleet")
 }
 
-/// A draft that nobody signed yet.
+/// An unsigned draft.
 fn draft(number: u64) -> Draft {
     let publication = draft_generation(&target(number), NOW_S + YEAR).unwrap();
     let generations = vec![DraftedGeneration { machine: name(), class: Class::Nixos, publication }];
@@ -85,7 +85,7 @@ fn signatures_are_added_to_the_copy_that_is_kept_and_the_same_ones_change_nothin
     let held = serde_json::to_string(&made.answer.draft).unwrap();
     let there = Stored { held: Some(held), waiting: MOST_DRAFTS };
     assert_eq!(keep(&there, &signed).unwrap(), Decided::unchanged(made.answer));
-    // What a stranger signed is left out.
+    // Signatures of strangers are left out.
     let strange = draft(1).sign(&key()).unwrap();
     assert!(keep(&there, &strange).unwrap().changes.is_empty());
     let full = Stored { held: None, waiting: MOST_DRAFTS };

@@ -90,7 +90,7 @@ fn a_used_token_answers_the_key_that_used_it_and_nobody_else() {
     let mut used = stored(&ticket);
     used.token.used = Some(TokenUse { at: NOW - 1, by: key.public() });
     used.key = Some(key.public());
-    // Also after the token's end: its answer was lost.
+    // Even after the token expired: its answer was lost.
     let again = enrol(Some(&used), &same, ticket.expires * 1000).unwrap();
     assert!(again.changes.is_empty());
     let other = request(&ticket, &SecretKey::generate().unwrap(), "x86_64-linux");

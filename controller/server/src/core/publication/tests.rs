@@ -2,7 +2,7 @@ use super::*;
 use crate::core::samples::{Fleet, NOW_S, YEAR, context, generation, key, machine, name};
 use muster_protocol::tuf::repository::sign_generation;
 
-/// What is stored of the sample machine, for which nothing was published.
+/// What is stored of the sample machine, with nothing published.
 fn stored(new: &NewGeneration<'_>) -> Stored {
     Stored {
         class: new.class,
@@ -15,12 +15,12 @@ fn stored(new: &NewGeneration<'_>) -> Stored {
     }
 }
 
-/// "Signs" by writing down what it was asked to sign.
+/// "Signs" by recording what it was asked to sign.
 fn sign(last: u64, snapshot: &[u8]) -> Result<Timestamp, TufError> {
     let key = muster_protocol::keys::PublicKey::from_bytes(&BASE).unwrap();
     Ok(Timestamp { bytes: snapshot.to_vec(), version: last + 1, expires: NOW_S, key })
 }
-/// The base point of the curve (RFC 8032): a key that is none of anybody's.
+/// The base point of the curve (RFC 8032): nobody's key.
 const BASE: [u8; 32] = {
     let mut bytes = [0x66; 32];
     bytes[0] = 0x58;
@@ -83,7 +83,7 @@ fn only_the_next_generation_of_a_machine_that_stayed_what_it_was_is_published() 
     assert!(matches!(refused(Some(&revoked), &first), PublishRefusal::Revoked(_)));
     let changed = Stored { class: Class::Darwin, ..plain.clone() };
     assert!(matches!(refused(Some(&changed), &first), PublishRefusal::Changed(_)));
-    // A machine that outlived a restored backup knows more than the controller.
+    // A machine that survived the restore of a controller's backup knows more than the controller.
     let ahead = Stored { holds: Holds { targets: 2, ..Holds::default() }, ..plain };
     assert!(publish(Some(&ahead), &third, &context(&by), sign).is_ok());
 }

@@ -63,7 +63,7 @@ fn each_event_is_stored_once_and_behind_the_last_one() {
     let decided = report(Some(&named('a', 3)), &batch(&name, 1, &sent), KEEP, NOW).unwrap();
     assert_eq!((decided.answer, events(&decided.changes)), (7, vec![4, 5]));
     assert_eq!(count(&decided.changes).through, 7);
-    // The answer was lost, and the batch comes again.
+    // The answer was lost, and the batch is sent again.
     let again = report(Some(&named('a', 7)), &batch(&name, 1, &sent), KEEP, NOW).unwrap();
     assert_eq!((again.answer, again.changes.len()), (7, 0));
 }
@@ -88,7 +88,7 @@ fn a_count_with_another_name_begins_anew_and_its_events_stay_in_order() {
     let renamed = report(Some(&named('b', 40)), &batch(&name, 1, &sent), KEEP, NOW).unwrap();
     assert_eq!((renamed.answer, events(&renamed.changes)), (2, vec![41, 42]));
     assert_eq!(count(&renamed.changes).stream, stream('a').map(|stream| stream.to_string()));
-    // Also where nothing came with it: what the count is called is news.
+    // Also for an empty batch: the count's name is new.
     let empty = report(Some(&named('b', 0)), &batch(&name, 1, &[]), KEEP, NOW).unwrap();
     assert_eq!((empty.answer, empty.changes.len()), (0, 2));
 }
@@ -99,7 +99,7 @@ fn the_first_name_of_a_count_says_nothing_of_its_numbers() {
     let unnamed = Stored { stream: None, ..named('a', 5) };
     let decided = report(Some(&unnamed), &batch(&name, 1, &sent), KEEP, NOW).unwrap();
     assert_eq!((decided.answer, events(&decided.changes)), (6, vec![6]));
-    // An agent of 0.1 took its place: it names none, and the name stays.
+    // An agent of 0.1 replaced it: it sends no name, and the stored name stays.
     let older = Batch { stream: None, ..batch(&name, 1, &sent) };
     let decided = report(Some(&named('b', 5)), &older, KEEP, NOW).unwrap();
     assert_eq!(count(&decided.changes).stream, named('b', 5).stream);
@@ -164,10 +164,8 @@ fn an_attack_is_kept_each_time_and_logged_once_an_hour() {
 fn a_machine_causes_few_entries_about_retries() {
     let path = format!("/nix/store/{}-system.drv", "9".repeat(32));
     let retried = |seq| {
-        event(
-            seq,
-            &json!({ "kind": "retried", "derivation": path, "quarantined": seq == 1, "by": { "who": "local" } }),
-        )
+        let by = json!({ "who": "local" });
+        event(seq, &json!({ "kind": "retried", "derivation": path, "quarantined": seq == 1, "by": by }))
     };
     let (name, sent) = (name(), [retried(1), retried(2), retried(3)]);
     let batch = batch(&name, 1, &sent);

@@ -1,4 +1,4 @@
-//! Who holds a request's bearer: a machine gets one by checking in, an operator by opening a session.
+//! Bearers: a machine gets one by checking in, an operator by opening a session.
 
 use std::convert::Infallible;
 use std::time::Duration;
@@ -34,7 +34,7 @@ pub fn bearer(headers: &HeaderMap) -> Option<String> {
     None
 }
 
-/// What a request has for a bearer; nothing is known of it yet.
+/// A request's bearer, not looked up yet.
 pub struct Bearer(Option<String>);
 
 impl FromRequestParts<Shared> for Bearer {
@@ -46,15 +46,17 @@ impl FromRequestParts<Shared> for Bearer {
 }
 
 impl Bearer {
-    /// An enrolled machine, or an operator who still holds the role.
+    /// Looks it up: an enrolled machine, or an operator who is still in the root.
     async fn principal(&self, app: &App) -> Result<Principal, Refused> {
         let bearer = self.0.as_ref().ok_or_else(|| {
             Refused::unauthorised(
-                "this wants a bearer: machines get one by checking in, operators at /v1/operator/session",
+                "this needs a bearer: machines get one by checking in, operators at /v1/operator/session",
             )
         })?;
         let ended = || {
-            Refused::unauthorised("this bearer is unknown or has ended: check in, or open a session, anew")
+            Refused::unauthorised(
+                "this bearer is unknown or has expired: check in again, or open a new session",
+            )
         };
         let services = &app.services;
         let principal = services.store.principal(bearer, services.now_s()).await?.ok_or_else(ended)?;
@@ -68,7 +70,7 @@ impl Bearer {
         Ok(principal)
     }
 
-    /// Whether it is this machine's own. The request counts as the machine's.
+    /// Whether it belongs to this machine. Counts the request as the machine's.
     pub async fn is_machines(&self, app: &App, machine: &MachineName) -> Result<(), Refused> {
         match self.principal(app).await? {
             Principal::Machine(name) if name == *machine => count(app, &name),
@@ -77,7 +79,7 @@ impl Bearer {
     }
 }
 
-/// A machine that reads what is its own, or an operator. The machine is the one that the path names.
+/// A machine reading its own files, or an operator. The machine is the one that the path names.
 pub struct MachineReader(pub MachineName);
 
 impl FromRequestParts<Shared> for MachineReader {
@@ -93,7 +95,7 @@ impl FromRequestParts<Shared> for MachineReader {
     }
 }
 
-/// A machine or an operator who reads a file of the cache, of which machines ask many at once.
+/// A machine or an operator reading a file of the cache; a machine sends many such requests at once.
 pub struct CacheReader;
 
 impl FromRequestParts<Shared> for CacheReader {
@@ -119,14 +121,14 @@ impl FromRequestParts<Shared> for Uploader {
         match Bearer(bearer(&parts.headers)).principal(app).await? {
             Principal::Operator(key) => Ok(Self(key)),
             Principal::Machine(_) => {
-                let message = "machines only read here: operators upload, with a bearer of their own";
+                let message = "machines may only read here: operators upload, with a bearer of their own";
                 Err(refuse(StatusCode::FORBIDDEN, ProblemCode::Unauthorised, message))
             }
         }
     }
 }
 
-/// One more request of a machine.
+/// Counts one more request of a machine.
 pub fn count(app: &App, machine: &MachineName) -> Result<(), Refused> {
     app.rates.machine(machine).map_err(|wait| too_many(machine, wait))
 }
@@ -136,6 +138,6 @@ fn too_many(machine: &MachineName, wait: Duration) -> Refused {
 }
 
 fn somebody_elses(machine: &MachineName) -> Refused {
-    let message = format!("this bearer is not that of {machine}: each machine reads its own alone");
+    let message = format!("this bearer does not belong to {machine}: each machine may read only its own");
     refuse(StatusCode::FORBIDDEN, ProblemCode::Unauthorised, message)
 }

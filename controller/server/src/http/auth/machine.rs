@@ -1,4 +1,4 @@
-//! What machines send with a body: signed by the machine that the body names.
+//! Request bodies from machines, each signed by the machine that the body names.
 
 use axum::body::Bytes;
 use axum::extract::{FromRequest, Request};
@@ -18,28 +18,29 @@ use crate::http::state::{App, Shared};
 
 /// A document that a machine sends.
 pub trait MachineDocument: Document {
-    /// Where it is sent to; its announcement says so.
+    /// The path it is sent to, which its announcement also covers.
     const PATH: &'static str;
     const CONTEXT: Context;
     fn machine(&self) -> &MachineName;
-    /// The key that it brings, which signs it as well.
+    /// A new key in the document, which must sign it as well.
     fn new_key(&self) -> Option<&PublicKey> {
         None
     }
 }
 
-/// A document by the machine that it names: signed by the key that is known of it, and counted.
+/// A document signed with the known key of the machine that it names, and counted against that machine's
+/// rate.
 ///
-/// Refused in this order: no signature, a body that is too large, one that was not announced, no such
-/// document, an unknown machine, a signature that does not fit, a revoked machine, too many requests. A
-/// machine that announces its body pays for it.
+/// Checks, in this order: a signature is present, the body is not too large, it is the one announced, it
+/// parses, the machine is known, the signature matches, the machine is not revoked, it is within its rate.
+/// The memory of an announced body is charged to its machine.
 pub struct FromMachine<T> {
     pub sent: T,
-    /// As it came, which is what was signed.
+    /// The bytes as received, which are what was signed.
     pub bytes: Bytes,
-    /// What is known of the machine.
+    /// What is stored of the machine.
     pub known: KnownMachine,
-    /// By the key that is in force once the document is taken.
+    /// The signature by the key that is in force once the document is accepted.
     pub signature: Signature,
 }
 
@@ -64,7 +65,7 @@ impl<T: MachineDocument> FromRequest<Shared> for FromMachine<T> {
     }
 }
 
-/// A document that nobody signed: what it says proves who it is from, or nothing does.
+/// An unsigned document: its contents must prove who sent it.
 pub struct FromStranger<T>(pub T);
 
 impl<T: Document> FromRequest<Shared> for FromStranger<T> {
@@ -77,13 +78,13 @@ impl<T: Document> FromRequest<Shared> for FromStranger<T> {
     }
 }
 
-/// The signature that a machine sent over its body.
+/// The machine's signature over the body.
 pub fn machine_signature(headers: &HeaderMap) -> Result<Signature, Refused> {
     signature_in(headers, MACHINE_SIGNATURE)
 }
 
-/// Who is charged for the body that comes, and the hash that it must have then. A machine that announces its
-/// body by its key pays for it; version 0.1 announces nothing, and an announcement that does not fit is none.
+/// Who is charged for the incoming body, and the hash it must have. A machine that announces its body with
+/// its key is charged; version 0.1 announces nothing, and an announcement that does not verify is ignored.
 async fn announced(app: &App, headers: &HeaderMap, path: &str) -> Result<(Payer, Option<Sha256>), Refused> {
     let said = headers.get(MACHINE_ANNOUNCES).and_then(|value| value.to_str().ok());
     let Some(said) = said.and_then(|said| said.parse::<Announcement>().ok()) else {
@@ -96,7 +97,7 @@ async fn announced(app: &App, headers: &HeaderMap, path: &str) -> Result<(Payer,
     }
 }
 
-/// The body is the one that was announced.
+/// Checks that the body is the one announced.
 fn fits(announced: Option<&Sha256>, body: &[u8]) -> Result<(), Refused> {
     match announced {
         Some(hash) if *hash != Sha256::of(body) => {
@@ -111,12 +112,12 @@ fn fits(announced: Option<&Sha256>, body: &[u8]) -> Result<(), Refused> {
 fn signature_in(headers: &HeaderMap, name: &'static str) -> Result<Signature, Refused> {
     let value = headers.get(name).and_then(|value| value.to_str().ok());
     let value = value.ok_or_else(|| {
-        Refused::unauthorised(format!("this wants the machine's signature in the header {name}"))
+        Refused::unauthorised(format!("this needs the machine's signature in the header {name}"))
     })?;
     value.parse().map_err(|error| Refused::malformed(format!("the header {name}: {error}")))
 }
 
-/// What is known of a machine that says so.
+/// What is stored of the named machine.
 async fn known_machine(app: &App, machine: &MachineName) -> Result<KnownMachine, Refused> {
     app.services.store.machine_key(machine).await?.ok_or_else(|| {
         let message = format!(
@@ -134,11 +135,11 @@ fn not_by_its_key(machine: &MachineName) -> Refused {
     refuse(StatusCode::UNAUTHORIZED, ProblemCode::BadSignature, message)
 }
 
-/// Whether a machine that proved to hold its key may go on.
+/// Whether a machine that proved to hold its key may continue.
 async fn admit(app: &App, machine: &MachineName, known: &KnownMachine) -> Result<(), Refused> {
     if known.revoked {
         let message = format!(
-            "machine {machine} was revoked: an operator may add it anew with `muster machines add {machine}`"
+            "machine {machine} was revoked: an operator may add it again with `muster machines add {machine}`"
         );
         return Err(refuse(StatusCode::FORBIDDEN, ProblemCode::Revoked, message));
     }
@@ -158,8 +159,8 @@ async fn signed_by_known(
     Ok(known)
 }
 
-/// What brings a new key is signed by the old one and by the new one. Once the new one is in force its own
-/// signature is enough: the machine did not hear that it is, and says it again.
+/// A document with a new key is signed by the old key and the new one. Once the new key is in force, its
+/// signature alone is enough: the machine missed the reply and sends the document again.
 async fn signed_by_both(
     app: &App,
     machine: &MachineName,

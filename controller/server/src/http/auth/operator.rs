@@ -1,4 +1,4 @@
-//! What operators send: requests that are signed with their keys, with what they are about and what they say.
+//! Requests signed with operator keys: who signed, the subject in the path, and the document in the body.
 
 use axum::body::{Body, Bytes};
 use axum::extract::{FromRequest, Request};
@@ -20,11 +20,10 @@ use crate::http::problem::{Refused, refuse};
 use crate::http::request_peer::{proved, stranger};
 use crate::http::state::{App, Shared};
 
-/// A request that an operator of the current root signed: what it says, and what the path says that it is
-/// about.
+/// A request signed by an operator of the current root, with its parsed path and body.
 ///
-/// The signature is refused before the path, and the path before the document. With a body of `()` whatever
-/// comes is ignored.
+/// The signature is checked before the path, and the path before the document. With a body type of `()` any
+/// body is ignored.
 pub struct Signed<T = (), On = ()> {
     pub by: PublicKey,
     pub at: UnixMillis,
@@ -33,7 +32,7 @@ pub struct Signed<T = (), On = ()> {
 }
 
 impl<T, On> Signed<T, On> {
-    /// What the request says, apart from who signed it.
+    /// The request's contents, apart from who signed it.
     pub fn split(self) -> (Signed<(), On>, T) {
         let Self { by, at, on, sent } = self;
         (Signed { by, at, on, sent: () }, sent)
@@ -51,7 +50,7 @@ impl<T: Document, On: FromPath> FromRequest<Shared> for Signed<T, On> {
     }
 }
 
-/// The same by an operator or by a holder of a root key, who may sign roots and nothing else.
+/// The same, signed with an operator key or a root key; a root key may sign only roots.
 pub struct SignedByKeyholder<T = (), On = ()>(pub Signed<T, On>);
 
 impl<T: Document, On: FromPath> FromRequest<Shared> for SignedByKeyholder<T, On> {
@@ -62,8 +61,8 @@ impl<T: Document, On: FromPath> FromRequest<Shared> for SignedByKeyholder<T, On>
     }
 }
 
-/// The same by some key, whoever that is: the handler finds out whether it may, and then lets the request
-/// count.
+/// The same, signed with any key: the handler decides whether that key may send it, and then counts the
+/// request.
 pub struct SignedByAnyone<T> {
     signed: Signed<T>,
     nonce: [u8; 16],
@@ -90,7 +89,7 @@ impl<T> SignedByAnyone<T> {
     pub fn sent(&self) -> &T {
         &self.signed.sent
     }
-    /// Whoever signed may send this: the request counts as theirs, once.
+    /// The signer may send this: counts the request as theirs, and uses its nonce.
     pub async fn accepted(self, app: &App) -> Result<Signed<T>, Refused> {
         let by = &self.signed.by;
         count(app, Payer::Operator(*by.as_bytes())).await?;
@@ -130,17 +129,17 @@ async fn count(app: &App, payer: Payer) -> Result<(), Refused> {
 
 async fn once(app: &App, key: &PublicKey, nonce: &[u8; 16], until: i64) -> Result<(), Refused> {
     if !app.services.store.use_nonce(key, nonce, until).await? {
-        let message = "this very request was sent before: sign it anew to repeat it";
+        let message = "this request was already sent: sign it again to repeat it";
         return Err(refuse(StatusCode::CONFLICT, ProblemCode::Sequence, message));
     }
     Ok(())
 }
 
-/// What a request says of who signed it.
+/// What a request says about its signer.
 struct Claim {
     signature: RequestSignature,
-    /// In whose name it is: the key that signed it, or the operator in whose place that key reads. Nonces are
-    /// theirs, however many keys they have read.
+    /// Whom it counts for: the key that signed it, or the operator on whose behalf that key reads. Nonces
+    /// belong to the operator, however many keys they have signed in.
     by: PublicKey,
     nonce: [u8; 16],
     fleet: Sha256,
@@ -159,7 +158,7 @@ impl Claim {
         Ok(Self { signature, by, nonce, fleet: app.services.roots.current().fleet() })
     }
 
-    /// Whether the signature fits.
+    /// Checks the signature.
     fn verify(&self, request: operator::Request<'_>, body: &Sha256) -> Result<(), Refused> {
         let verified = match self.by == self.signature.key {
             true => self.signature.verify_announced(request, body),
@@ -168,20 +167,20 @@ impl Claim {
         verified.map_err(|_| does_not_fit())
     }
 
-    /// Who pays for it. Whatever keys that were signed in do, the operator's own requests are not kept out by
-    /// it.
+    /// Who pays for it. Signed-in keys are charged apart, so they never crowd out the operator's own
+    /// requests.
     fn payer(&self) -> Payer {
         let by = *self.by.as_bytes();
         if self.by == self.signature.key { Payer::Operator(by) } else { Payer::Reader(by) }
     }
 
-    /// Kept a second longer than anybody would believe its time.
+    /// Kept a second longer than the request's time is accepted.
     fn until(&self) -> i64 {
         self.signature.at.saturating_add(REQUEST_WINDOW_SECONDS + 1)
     }
 
-    /// The body, once it is known to be what was signed. One whose hash is announced is read only after the
-    /// signature was found good, and only such a one may be large.
+    /// The body, checked against what was signed. A body whose hash is announced is read only after the
+    /// signature is verified, and only such a body may be large.
     async fn body(&self, parts: &Parts, body: Body, app: &App, largest: usize) -> Result<Bytes, Refused> {
         let path = parts.uri.path_and_query().map_or("/", |path| path.as_str());
         let request =
@@ -214,13 +213,13 @@ fn does_not_fit() -> Refused {
 pub fn operator_signature(headers: &HeaderMap) -> Result<RequestSignature, Refused> {
     let value = headers.get(OPERATOR_SIGNATURE).ok_or_else(|| {
         Refused::unauthorised(format!(
-            "this wants an operator's signature in the header {OPERATOR_SIGNATURE}"
+            "this needs an operator's signature in the header {OPERATOR_SIGNATURE}"
         ))
     })?;
     body::json("an operator's signature", value.as_bytes())
 }
 
-/// An operator's clock may be off a little; by how much is said, since that is what there is to mend.
+/// An operator's clock may be off a little; the error says by how much, so that it can be corrected.
 fn require_near(at: i64, now: i64) -> Result<(), Refused> {
     let off = at.saturating_sub(now);
     if off.saturating_abs() <= REQUEST_WINDOW_SECONDS {

@@ -1,4 +1,4 @@
-//! A key that is no operator's, or no longer.
+//! A key that is not, or is no longer, an operator key.
 
 use axum::http::StatusCode;
 use muster_protocol::api::ProblemCode;
@@ -8,8 +8,8 @@ use crate::http::problem::{Refused, refuse};
 
 pub fn revoked_operator(key: &PublicKey) -> Refused {
     let message = format!(
-        "the key {} is no operator's in the current root: sign with an operator's key, or have a root \
-            signed that names it",
+        "the key {} is not an operator key in the current root: sign with an operator key, or have a \
+            root signed that names it",
         key.short()
     );
     refuse(StatusCode::FORBIDDEN, ProblemCode::Revoked, message)

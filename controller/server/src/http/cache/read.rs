@@ -1,4 +1,4 @@
-//! What Nix reads of the cache: what it is, narinfos and archives.
+//! What Nix reads from the cache: `nix-cache-info`, narinfos and archives.
 
 use axum::body::Body;
 use axum::extract::{Path, State};
@@ -12,7 +12,7 @@ use crate::http::problem::Refused;
 use crate::http::state::Shared;
 use crate::store::blobs::Reading;
 
-/// What the cache is; Nix asks it before anything else.
+/// `nix-cache-info`, which Nix requests before anything else.
 pub async fn info(_: CacheReader) -> Result<Response, Refused> {
     let text = "StoreDir: /nix/store\nWantMassQuery: 1\nPriority: 30\n";
     Ok(([(header::CONTENT_TYPE, "text/x-nix-cache-info")], text).into_response())

@@ -1,7 +1,7 @@
-//! What operators write to the cache.
+//! Uploads to the cache by operators.
 //!
-//! Who may not write, or writes too much, is told before the body is read: `nix copy` sends `Expect:
-//! 100-continue`.
+//! A client that may not write, or writes too much, is refused before the body is read: `nix copy` sends
+//! `Expect: 100-continue`.
 
 use axum::body::Body;
 use axum::extract::{Path, State};
@@ -23,7 +23,8 @@ fn unfit(message: impl Into<String>) -> Refused {
     refuse(StatusCode::UNPROCESSABLE_ENTITY, ProblemCode::Malformed, message)
 }
 
-/// Streams to a place beside, hashed on the way; it gets its name once it is known to be what the name says.
+/// Streams into a temporary file and hashes on the way; the file gets its name once its contents match that
+/// name.
 pub async fn nar(
     State(app): State<Shared>,
     Path(file): Path<String>,
@@ -32,7 +33,9 @@ pub async fn nar(
     body: Body,
 ) -> Result<StatusCode, Refused> {
     let nar = NarFile::parse(&file).ok_or_else(|| {
-        unfit(format!("'{file}' is no archive's name: it must be HASH.nar with its compression's ending"))
+        unfit(format!(
+            "'{file}' is not the name of an archive: it must be HASH.nar with the ending of its compression"
+        ))
     })?;
     let mut incoming =
         Incoming::new(&headers, body, app.services.limits.nar_bytes, app.services.limits.idle())
@@ -56,7 +59,7 @@ pub async fn nar(
             nar.hash()
         ))),
     });
-    // Storing waits for the disk and holds nothing that others wait for: `nix copy` sends many at once.
+    // Storing waits for the disk but holds nothing that others need: `nix copy` sends many files at once.
     if let Err(refused) = received {
         away(upload.abandon()).await;
         return Err(refused);
@@ -72,36 +75,37 @@ pub async fn narinfo(
     headers: HeaderMap,
     body: Body,
 ) -> Result<StatusCode, Refused> {
-    let name = narinfo_name(&file).map_err(|_| unfit(format!("'{file}' is no name that the cache takes")))?;
+    let name =
+        narinfo_name(&file).map_err(|_| unfit(format!("'{file}' is not a name that the cache accepts")))?;
     let bytes =
         small_body(&app, &headers, body, MAX_NARINFO_BYTES, Payer::Operator(*operator.as_bytes())).await?;
-    let info = Narinfo::parse(&bytes).map_err(|error| unfit(format!("{file} is no narinfo: {error}")))?;
+    let info = Narinfo::parse(&bytes).map_err(|error| unfit(format!("{file} is not a narinfo: {error}")))?;
     if name.strip_suffix(".narinfo") != Some(info.path.hash_part()) {
-        return Err(unfit(format!("{file} speaks of another path, {}", info.path)));
+        return Err(unfit(format!("{file} describes another path, {}", info.path)));
     }
     require_nar(&app, &info).await?;
     if held(&app, &name).await?.is_some_and(|held| !held.same_content(&info)) {
-        let message = format!("{} is stored with another content, and store paths never change", info.path);
+        let message = format!("{} is stored with other contents, and store paths never change", info.path);
         return Err(refuse(StatusCode::CONFLICT, ProblemCode::Conflict, message));
     }
     away(app.services.blobs.write(&name, bytes)).await?;
     Ok(StatusCode::CREATED)
 }
 
-/// The archive must be there as described, so that what a narinfo promises can be fetched.
+/// The archive must already be stored as described, so that every narinfo can be fulfilled.
 async fn require_nar(app: &App, info: &Narinfo) -> Result<(), Refused> {
     let key = info.file.key();
     match app.services.blobs.size(&key).await? {
         Some(size) if size == info.file_size => Ok(()),
         Some(size) => Err(unfit(format!(
-            "{key} has {size} bytes, and the narinfo of {} says {}: copy the path again",
+            "{key} has {size} bytes, but the narinfo of {} says {}: copy the path again",
             info.path, info.file_size
         ))),
         None => Err(unfit(format!("{key} is not in the cache: upload it before its narinfo"))),
     }
 }
 
-/// What is stored under this name. A file that cannot be read as a narinfo may be replaced.
+/// What is stored under this name. A file that does not parse as a narinfo may be replaced.
 async fn held(app: &App, name: &str) -> Result<Option<Narinfo>, Refused> {
     let Some(found) = app.services.blobs.read(name).await? else { return Ok(None) };
     let bytes = axum::body::to_bytes(Body::from_stream(found.stream), MAX_NARINFO_BYTES).await;

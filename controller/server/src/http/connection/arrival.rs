@@ -1,5 +1,4 @@
-//! A connection before its first request: a handshake of TLS costs more than most requests, and proves
-//! nothing.
+//! A connection before its first request: a TLS handshake costs more than most requests, and proves nothing.
 
 use std::io;
 use std::pin::Pin;
@@ -13,15 +12,15 @@ use tokio::net::TcpStream;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio_util::sync::PollSemaphore;
 
-/// Whether the first request is there, and the turn of what came before it.
+/// Whether the first request has arrived, and the turn of what preceded it.
 #[derive(Debug, Default)]
 pub struct Arrival {
     there: AtomicBool,
     line: Mutex<Line>,
 }
 
-/// A turn, or a place in the line for one. Both are given back together: a turn that comes to a place where
-/// nobody looks any more would be lost for as long as the connection lasts.
+/// A turn, or a place in the queue for one. Both are released together: a turn granted to a place that nobody
+/// polls any more would be lost for as long as the connection lasts.
 #[derive(Debug, Default)]
 struct Line {
     turns: Option<PollSemaphore>,
@@ -44,8 +43,8 @@ impl Arrival {
     }
 }
 
-/// Hands on what comes when it is its address's turn. The turn lasts until more is wanted, which is when it
-/// was worked on.
+/// Passes on incoming data when its address has a turn. The turn lasts until more data is wanted, which means
+/// that the previous data has been processed.
 #[derive(Debug)]
 pub struct Arriving {
     stream: TcpStream,
@@ -69,7 +68,7 @@ impl AsyncRead for Arriving {
             return Pin::new(&mut self.stream).poll_read(cx, buf);
         }
         self.arrival.line().turn = None;
-        // Whoever sends nothing waits for no turn.
+        // A client that sends nothing does not wait for a turn.
         ready!(self.stream.poll_read_ready(cx))?;
         let turn = match &mut self.arrival.line().turns {
             Some(turns) => ready!(turns.poll_acquire(cx)),
@@ -158,7 +157,7 @@ mod tests {
             let byte = arriving.read_u8().await.unwrap();
             (byte, arriving)
         });
-        // It has its place by now, or soon; either way it asks for more than it was given a turn for.
+        // By now it has its place, or soon will; either way it wants more than its turn covers.
         for _ in 0..100 {
             tokio::task::yield_now().await;
         }

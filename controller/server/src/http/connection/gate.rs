@@ -1,4 +1,4 @@
-//! The door: so many connections at once, and so many of one address that proved nothing.
+//! The entrance: limits on all connections, and on unauthenticated ones per address.
 
 use std::future::{Ready, ready};
 use std::io;
@@ -17,23 +17,23 @@ use super::parties::Parties;
 use super::peer::Peer;
 use super::stream::Connection;
 
-/// A connection that was let in, and what it counts as while it is open.
+/// An accepted connection, and what it counts as while it is open.
 type Admitted = Connection<Arriving, (OwnedSemaphorePermit, Arc<Peer>)>;
 
-/// What one address may hold at most.
+/// The limits for one address.
 #[derive(Debug, Clone, Copy)]
 pub struct Bounds {
     pub connections: usize,
-    /// Connections of one address that have proved nothing yet. Those of machines and operators who have
-    /// count for them.
+    /// Unauthenticated connections of one address. Connections of authenticated machines and operators count
+    /// for those.
     pub unproven: usize,
-    /// How many of its requests are worked on at once, and how many of its new connections; 0 for any number.
+    /// How many of its requests and new connections are handled at once; 0 means no limit.
     pub turns: usize,
-    /// How long an answer may stand still.
+    /// How long a response may stall.
     pub idle: Duration,
 }
 
-/// Lets in no more than so many connections at once.
+/// Limits how many connections are open at once.
 #[derive(Debug, Clone)]
 pub struct Gate {
     free: Arc<Semaphore>,
@@ -52,7 +52,7 @@ impl Gate {
         let permit = self.free.clone().try_acquire_owned().map_err(|_| refused("too many connections"))?;
         let address = stream.peer_addr()?.ip();
         let peer = Peer::admitted(address, self.parties.clone())
-            .ok_or_else(|| refused("too many connections of one address that proved nothing"))?;
+            .ok_or_else(|| refused("too many unauthenticated connections of one address"))?;
         stream.set_nodelay(true)?;
         let peer = Arc::new(peer);
         let stream = Arriving::new(stream, peer.arrival().clone(), peer.arrivals());

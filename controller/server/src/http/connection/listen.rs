@@ -1,5 +1,4 @@
-//! Where connections come in: room for many who come at once, and how much of an answer the kernel takes
-//! ahead.
+//! The listening socket: a long backlog, and a limit on how much of a response the kernel buffers.
 
 use std::net::SocketAddr;
 use std::time::Duration;
@@ -11,17 +10,17 @@ use tokio::net::{TcpListener, TcpSocket};
 #[cfg(target_os = "linux")]
 use super::stream::slowest;
 
-/// How many connections may wait until they are taken.
+/// How many connections may wait to be accepted.
 const BACKLOG: u32 = 4096;
 /// The bounds of what is handed to the kernel before it can be sent.
 #[cfg(target_os = "linux")]
 const UNSENT: (u64, u64) = (4 * 1024, 128 * 1024);
 
-/// Listens with room for many who come at once: who finds none waits a second before the kernel tries again.
+/// Listens with a long backlog: a client that finds it full waits a second before its kernel tries again.
 pub fn bind(address: SocketAddr, idle: Duration) -> std::io::Result<TcpListener> {
     let socket = if address.is_ipv4() { TcpSocket::new_v4()? } else { TcpSocket::new_v6()? };
     socket.set_reuseaddr(true)?;
-    // Connections have it from here.
+    // Accepted connections inherit it.
     #[cfg(target_os = "linux")]
     SockRef::from(&socket).set_tcp_notsent_lowat(unsent(idle))?;
     #[cfg(not(target_os = "linux"))]
@@ -30,11 +29,11 @@ pub fn bind(address: SocketAddr, idle: Duration) -> std::io::Result<TcpListener>
     socket.listen(BACKLOG)
 }
 
-/// How much of an answer the kernel takes before it can be sent, in bytes (`TCP_NOTSENT_LOWAT`, tcp(7)): half
-/// of what the slowest peer takes in `idle`.
+/// How much unsent data of a response the kernel accepts, in bytes (`TCP_NOTSENT_LOWAT`, tcp(7)): half of
+/// what the slowest peer takes in `idle`.
 ///
-/// Left alone Linux takes up to 4 MiB, and a peer on a slow link seems to take nothing for minutes. What is
-/// on its way does not count, so a link that is fast and long is not held up.
+/// By default Linux accepts up to 4 MiB, and a peer on a slow link seems to take nothing for minutes. Data in
+/// flight does not count, so a fast link with a long round trip is not slowed down.
 #[cfg(target_os = "linux")]
 fn unsent(idle: Duration) -> u32 {
     u32::try_from((slowest(idle) / 2).clamp(UNSENT.0, UNSENT.1)).unwrap_or(u32::MAX)

@@ -1,4 +1,4 @@
-//! What each party holds at the moment: its connections, and its turns.
+//! What each party holds at the moment: connections and turns.
 
 use std::collections::HashMap;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -8,21 +8,22 @@ use tokio::sync::Semaphore;
 
 use crate::http::payer::Payer;
 
-/// How many connections a machine may hold, and an operator. Nix opens 25 for its downloads, unless it is
-/// told to open more.
+/// How many connections a machine or an operator may hold. Nix opens 25 for downloads unless configured
+/// otherwise.
 const OF_A_MACHINE: usize = 128;
 const OF_AN_OPERATOR: usize = 512;
-/// The same for all keys together that one operator signed in. What they do keeps nothing from the operator.
+/// The same for all keys together that one operator has signed in. They never take anything from the
+/// operator.
 const OF_A_READER: usize = 32;
-/// How many requests of a party are worked on at once, the database's work included, and how many of its new
-/// connections. That of an address may be set.
+/// How many requests of a party are handled at once, database work included, and how many of its new
+/// connections. The value for an address is configurable.
 pub const TURNS: usize = 2;
-/// Those who left are forgotten once there are so many names.
+/// When there are this many names, those that hold nothing are forgotten.
 const FEW: usize = 1024;
 
 #[derive(Debug)]
 pub struct Party {
-    /// Turns of its requests, and of its connections before their first request.
+    /// Turns for its requests, and for its connections before their first request.
     pub requests: Arc<Semaphore>,
     pub arrivals: Arc<Semaphore>,
     connections: AtomicUsize,
@@ -32,7 +33,7 @@ pub struct Party {
 #[derive(Debug)]
 struct Names {
     of: HashMap<Payer, Weak<Party>>,
-    /// How many names may be held before those who left are forgotten.
+    /// How many names are kept before those that hold nothing are forgotten.
     room: usize,
 }
 
@@ -44,8 +45,8 @@ pub struct Parties {
 }
 
 impl Parties {
-    /// `of_an_address`: how many connections of an address may be open that proved nothing. It has so many
-    /// turns; 0 for any number.
+    /// `of_an_address`: how many unauthenticated connections one address may have open. It has as many turns;
+    /// 0 means no limit.
     pub fn new(of_an_address: usize, turns_of_an_address: usize) -> Self {
         let names = Arc::new(Mutex::new(Names { of: HashMap::new(), room: FEW }));
         let turns_of_an_address = match turns_of_an_address {
@@ -75,8 +76,7 @@ impl Parties {
         party
     }
 
-    /// Begins anew with what this one holds. What is held counts on for those who hold it, and for nobody
-    /// else.
+    /// Starts a new count for this party. Existing connections keep counting for their holders only.
     pub fn forget(&self, payer: &Payer) {
         self.names.lock().unwrap_or_else(PoisonError::into_inner).of.remove(payer);
     }
@@ -88,7 +88,7 @@ impl Party {
         Self { requests: turns(), arrivals: turns(), connections: AtomicUsize::new(0), most }
     }
 
-    /// One connection more; none where it holds too many.
+    /// One more connection; `None` if it holds too many.
     pub fn connection(self: &Arc<Self>) -> Option<Held> {
         let counted = self.connections.fetch_update(Ordering::Relaxed, Ordering::Relaxed, |held| {
             (held < self.most).then_some(held + 1)
@@ -97,7 +97,7 @@ impl Party {
     }
 }
 
-/// A connection of a party, counted until it is dropped.
+/// A party's connection, counted until dropped.
 #[derive(Debug)]
 pub struct Held(Arc<Party>);
 

@@ -1,4 +1,4 @@
-//! Who is at the other end of a connection, and as whose it counts.
+//! The peer of a connection, and whom the connection counts against.
 
 use std::net::IpAddr;
 use std::sync::{Arc, Mutex, PoisonError};
@@ -10,7 +10,7 @@ use super::parties::{Held, Parties, Party};
 use crate::http::payer::Payer;
 use crate::rates::Neighbourhood;
 
-/// Who is at the other end.
+/// The other end of a connection.
 #[derive(Debug)]
 pub struct Peer {
     pub address: IpAddr,
@@ -20,10 +20,10 @@ pub struct Peer {
     arrival: Arc<Arrival>,
 }
 
-/// As whose a connection counts.
+/// Whom a connection counts against.
 #[derive(Debug)]
 enum Counts {
-    /// Its address's: nobody is known to ask over it yet, or it is a proxy's, which hands on what many ask.
+    /// Its address: nobody has authenticated over it yet, or it is a proxy's, which forwards many senders.
     Address {
         shared: bool,
         _held: Held,
@@ -31,34 +31,34 @@ enum Counts {
     One(Payer, Held),
 }
 
-/// What follows from what somebody proved.
+/// The result of an authentication.
 pub struct Proved {
     pub party: Arc<Party>,
-    /// Whether they hold no more than they may.
+    /// Whether they are within their limit of connections.
     pub within: bool,
-    /// Counts as a connection of theirs as long as their request lasts, where the connection is a proxy's.
+    /// On a proxy's connection: counts as one of their connections for the duration of the request.
     pub request: Option<Held>,
 }
 
 impl Peer {
-    /// None where its address holds too many already.
+    /// `None` if its address holds too many already.
     pub fn admitted(address: IpAddr, parties: Parties) -> Option<Self> {
         let address_party = parties.of(&Payer::Address(Neighbourhood::of(address)));
         let counts = Mutex::new(Counts::Address { shared: false, _held: address_party.connection()? });
         Some(Self { address, parties, address_party, counts, arrival: Arc::default() })
     }
 
-    /// Whether its first request is there, and the turn of what comes before that.
+    /// Whether its first request has arrived, and the turn of what precedes it.
     pub fn arrival(&self) -> &Arc<Arrival> {
         &self.arrival
     }
 
-    /// The turns of what comes of its address before a first request.
+    /// The turns for what arrives from its address before a first request.
     pub fn arrivals(&self) -> Arc<Semaphore> {
         self.address_party.arrivals.clone()
     }
 
-    /// Whose line its requests wait in, as far as is known.
+    /// The queue in which its requests wait, as far as is known.
     pub fn party(&self) -> Arc<Party> {
         match &*self.counts.lock().unwrap_or_else(PoisonError::into_inner) {
             Counts::One(_, held) => held.party().clone(),
@@ -66,14 +66,13 @@ impl Peer {
         }
     }
 
-    /// Whatever holds connections as this machine holds them as somebody else from here on: another key is in
-    /// force.
+    /// This machine's existing connections no longer count as its own: another key is in force.
     pub fn forget(&self, who: &Payer) {
         self.parties.forget(who);
     }
 
-    /// It is a machine or an operator: from here on its connection does not count against its address, but as
-    /// theirs, until somebody else asks over it.
+    /// The sender is a machine or an operator: its connection now counts against them instead of its address,
+    /// until someone else authenticates over it.
     pub fn proved(&self, who: &Payer) -> Proved {
         let party = self.parties.of(who);
         let mut counts = self.counts.lock().unwrap_or_else(PoisonError::into_inner);
@@ -87,8 +86,7 @@ impl Peer {
                 }
                 Proved { party, within, request: None }
             }
-            // An operator who read with a key that they signed in, and signs something now, or the other way
-            // round.
+            // An operator may alternate between a signed-in key for reading and their own key for signing.
             Counts::One(known, _) if known.is_same_person(who) => {
                 let held = party.connection();
                 let within = held.is_some();
@@ -119,7 +117,7 @@ mod tests {
     use super::super::parties::TURNS;
     use super::*;
 
-    /// Peers of a controller that lets an address open so many connections.
+    /// Peers of a controller that allows an address this many connections.
     fn from(parties: &Parties, text: &str) -> Option<Peer> {
         Peer::admitted(text.parse().unwrap(), parties.clone())
     }
@@ -180,7 +178,7 @@ mod tests {
             assert!(begins(&peer, &parties, &address), "nobody in particular");
             shared.push(peer);
         }
-        // There each request counts while it lasts.
+        // On a proxy's connection each request counts while it lasts.
         let asking: Vec<Proved> = shared.iter().map(|peer| peer.proved(&who)).collect();
         let within = asking.iter().filter(|proved| proved.within).count();
         assert!((100..200).contains(&within), "{within}");

@@ -1,4 +1,4 @@
-//! A stream whose peer may not take too little of an answer for too long.
+//! A stream whose peer must keep reading the response at a minimum pace.
 
 use std::future::Future as _;
 use std::io;
@@ -9,7 +9,7 @@ use std::time::Duration;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::time::{Sleep, sleep};
 
-/// The least that a peer must take of an answer, in bytes a second, once it makes the controller wait.
+/// The slowest pace at which a peer may read a response once it blocks the controller, in bytes per second.
 const SLOWEST: u64 = 1024;
 
 /// What the slowest peer takes in that time.
@@ -17,12 +17,12 @@ pub fn slowest(idle: Duration) -> u64 {
     idle.as_secs().max(1) * SLOWEST
 }
 
-/// A stream whose writes may not stand still, nor crawl. `counted` is held as long as it is open.
+/// A stream whose writes may neither stall nor crawl. `counted` is held as long as it is open.
 #[derive(Debug)]
 pub struct Connection<T, C> {
     stream: T,
     idle: Duration,
-    /// Since the peer first made us wait with what is being written now.
+    /// Since the peer first blocked the current write.
     waiting: Option<Waiting>,
     _counted: C,
 }
@@ -38,13 +38,13 @@ impl<T, C> Connection<T, C> {
         Self { stream, idle, waiting: None, _counted: counted }
     }
 
-    /// What a peer must be seen to take within one `idle` that it makes us wait. Half of what it takes may
-    /// not be seen yet.
+    /// What a peer must visibly take within one `idle` of blocking. Up to half of what it takes may not be
+    /// visible yet.
     fn least(&self) -> u64 {
         slowest(self.idle) / 2
     }
 
-    /// The peer took so much.
+    /// Records that the peer took this much.
     fn took(&mut self, bytes: usize) {
         let least = self.least();
         if let Some(waiting) = &mut self.waiting {
@@ -55,14 +55,14 @@ impl<T, C> Connection<T, C> {
         }
     }
 
-    /// The peer makes us wait: an error once that has lasted for too long.
+    /// Records that the peer blocks: an error once that has lasted too long.
     fn wait<R>(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<R>> {
         let idle = self.idle;
         let waiting = self.waiting.get_or_insert_with(|| Waiting { until: Box::pin(sleep(idle)), taken: 0 });
         match waiting.until.as_mut().poll(cx) {
             Poll::Ready(()) => Poll::Ready(Err(io::Error::new(
                 io::ErrorKind::TimedOut,
-                "the peer takes too little of the answer",
+                "the peer reads the response too slowly",
             ))),
             Poll::Pending => Poll::Pending,
         }
@@ -79,7 +79,7 @@ impl<T, C> Connection<T, C> {
         }
     }
 
-    /// Once everything is written there is nothing to wait for.
+    /// Once everything is written, there is nothing to wait for.
     fn flushed(&mut self, cx: &mut Context<'_>, outcome: Poll<io::Result<()>>) -> Poll<io::Result<()>> {
         if outcome.is_ready() {
             self.waiting = None;

@@ -1,7 +1,6 @@
-//! Work that is done in turns: however many requests of one party there are, only a few of them are worked
-//! on, and the next party's turn comes however long that party's own line is. While a request waits for its
-//! client (for a body, for news) it holds no turn; while it waits for the database it does, so that nothing
-//! that others wait for is held without one.
+//! Fair scheduling: only a few requests of each party are handled at once, and the next party gets its turn
+//! however long another party's queue is. A request that waits for its client (for a body, for news) holds no
+//! turn; one that waits for the database does, so that nobody holds a shared resource without a turn.
 
 use std::pin::Pin;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -19,7 +18,7 @@ pub struct Pace(Arc<State>);
 
 #[derive(Debug)]
 struct State {
-    /// Held, so that it is the same party, with the same turns, for whatever else of it comes meanwhile.
+    /// Keeps the party alive, so that its other requests share the same turns.
     party: Mutex<Arc<Party>>,
     away: AtomicBool,
 }
@@ -29,8 +28,7 @@ impl Pace {
         Self(Arc::new(State { party: Mutex::new(party), away: AtomicBool::new(false) }))
     }
 
-    /// Goes on in the turns of another party, once it has one. Nothing may be held meanwhile that others wait
-    /// for.
+    /// Switches to the turns of another party, once it has one. Hold nothing that others need while waiting.
     pub async fn change(&self, party: &Arc<Party>) {
         let changed = {
             let mut held = self.0.party.lock().unwrap_or_else(PoisonError::into_inner);
@@ -43,7 +41,7 @@ impl Pace {
         }
     }
 
-    /// Waits without a turn.
+    /// Waits without holding a turn.
     pub async fn away<T>(&self, wait: impl Future<Output = T>) -> T {
         self.0.away.store(true, Ordering::Relaxed);
         let waited = wait.await;
@@ -105,7 +103,7 @@ mod tests {
             tokio::spawn(Paced::new(work, pace))
         };
         let for_news = waits(true);
-        // Waits with the turn for the database, say.
+        // Waits while holding the turn, for the database for example.
         let for_the_database = waits(false);
         let next = tokio::spawn(Paced::new(async {}, Pace::new(party.clone())));
         while party.requests.available_permits() > 0 {
@@ -124,7 +122,7 @@ mod tests {
         let pace = Pace::new(free.clone());
         let (changing, to) = (pace.clone(), full.clone());
         let work = tokio::spawn(Paced::new(async move { changing.change(&to).await }, pace));
-        // It left its first line, where the next one's turn is now.
+        // It has left its first queue, so the next request there has its turn.
         Paced::new(async {}, Pace::new(free.clone())).await;
         for _ in 0..10 {
             tokio::task::yield_now().await;

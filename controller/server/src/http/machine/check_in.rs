@@ -1,4 +1,4 @@
-//! The check-in: what a machine runs and holds, signed by it.
+//! The check-in: what a machine runs and holds, with its signature.
 
 use axum::Json;
 use axum::extract::State;
@@ -50,7 +50,7 @@ pub async fn check_in(
     }
     if checkin.class != known.class {
         let message = format!(
-            "{} is enrolled as a {} machine and says that it is {}: enrol it anew with --class {}",
+            "{} is enrolled as a {} machine but says that it is {}: enrol it again with --class {}",
             checkin.machine, known.class, checkin.class, checkin.class
         );
         return Err(refuse(StatusCode::FORBIDDEN, ProblemCode::WrongClass, message));
@@ -74,7 +74,7 @@ pub async fn check_in(
         }
         Err(refusal) => {
             if let CheckInRefusal::Sequence { machine, seq, last, .. } = &refusal {
-                tracing::debug!(%machine, seq, last, "a check-in with a number that was used");
+                tracing::debug!(%machine, seq, last, "a check-in with a used number");
             }
             Err(refusal.into())
         }

@@ -1,4 +1,4 @@
-//! Enrolment: a machine comes with a token.
+//! Enrolment: a machine presents a token.
 
 use axum::Json;
 use axum::extract::State;
@@ -18,7 +18,7 @@ impl Document for EnrolRequest {
     const LIMIT: usize = MAX_ENROL_BYTES;
 }
 
-/// The request proves by its token's secret that it is the machine's, which the store checks.
+/// The request proves with the token's secret that it comes from the machine; the store checks it.
 pub async fn enrol(
     State(app): State<Shared>,
     FromStranger(request): FromStranger<EnrolRequest>,
@@ -33,7 +33,7 @@ pub async fn enrol(
     app.services.wakers.wake(&request.machine);
     app.services.notify.changed(cursor);
     let payer = Payer::Machine(request.machine.clone());
-    // Whoever had the key before may hold all the connections that a machine may have.
+    // The holder of the previous key may be using all the connections that a machine may have.
     forget(&payer);
     proved(&payer).await?;
     Ok(Json(EnrolReply { machine: request.machine }))

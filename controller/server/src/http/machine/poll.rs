@@ -1,4 +1,4 @@
-//! The long poll: a machine waits for a generation, or for something that its next check-in is told.
+//! The long poll: a machine waits for a generation, or for something that its next check-in will get.
 
 use std::time::Duration;
 
@@ -18,14 +18,14 @@ use crate::store::News;
 
 #[derive(Deserialize)]
 pub struct Poll {
-    /// None where it is 0, or missing.
+    /// `None` if it is 0 or missing.
     have: Option<String>,
     #[serde(default)]
     wait: u64,
 }
 
-/// Answers at once when the latest generation is another one than the machine has, else when it becomes so,
-/// or after the wait. A bearer that ends while it waits ends the poll.
+/// Replies at once if the latest generation is not the one the machine has; otherwise when that changes, or
+/// after the wait. The poll also ends when its bearer expires.
 pub async fn poll(
     State(app): State<Shared>,
     Query(poll): Query<Poll>,

@@ -1,4 +1,4 @@
-//! Reports: batches of events, signed by the machine that they tell of.
+//! Reports: batches of events, signed by the machine they are about.
 
 use axum::Json;
 use axum::extract::State;
@@ -18,10 +18,10 @@ use crate::http::heavy;
 use crate::http::problem::{Refused, refuse};
 use crate::http::state::Shared;
 
-/// What the smallest event counts for: a row has more than its text.
+/// The least that an event costs: a row takes more room than its text.
 const LEAST_CHARGED: usize = 256;
 
-/// A batch with each event as it came.
+/// A batch, with each event as received.
 #[derive(Deserialize)]
 pub struct RawBatch {
     pub machine: MachineName,
@@ -45,7 +45,7 @@ impl MachineDocument for RawBatch {
     }
 }
 
-/// What must be known of every event, of whatever version.
+/// The fields that an event of any version must have.
 #[derive(Deserialize)]
 pub struct Numbered {
     pub seq: u64,
@@ -53,7 +53,7 @@ pub struct Numbered {
     pub generation: Option<Generation>,
 }
 
-/// The events of a batch as they are stored, and what they count for.
+/// The events of a batch as they are stored, and their cost.
 fn events(batch: &[Box<RawValue>]) -> Result<(Vec<(Numbered, String)>, usize), Refused> {
     let (mut events, mut size) = (Vec::with_capacity(batch.len()), 0);
     for raw in batch {

@@ -1,4 +1,4 @@
-//! A machine's TUF repository, read by that machine and by operators.
+//! A machine's TUF repository, for that machine and for operators.
 
 use axum::extract::{Path, State};
 use axum::response::Response;
@@ -27,7 +27,7 @@ pub async fn metadata(
     if numbered(&file, "root").is_some() {
         return root_file(&app, &file);
     }
-    // What an earlier epoch left is in the history alone.
+    // Generations of an earlier epoch are only in the history.
     let epoch = app.services.roots.current().newest().epoch();
     let version = |role| numbered(&file, role).and_then(|number| Generation::of(epoch, number).ok());
     let which = match (version("targets"), version("snapshot")) {
@@ -38,7 +38,7 @@ pub async fn metadata(
     stored(&app, &machine, which).await
 }
 
-/// The machine stands in the name of a target once more (`NAME/generation.json`).
+/// A target's name starts with the machine's name (`NAME/generation.json`).
 #[derive(Deserialize)]
 pub struct Target {
     of: String,
@@ -62,7 +62,7 @@ async fn stored(app: &Shared, machine: &MachineName, which: File) -> Result<Resp
     bytes.map(json_file).ok_or_else(|| Refused::not_found(format!("{machine} has no such file")))
 }
 
-/// Signed anew when less than half of its life is left.
+/// Signed again when less than half of its lifetime is left.
 async fn timestamp(app: &Shared, machine: &MachineName) -> Result<Response, Refused> {
     let now = app.services.now_s();
     let signer = app.services.signer()?;
@@ -76,7 +76,7 @@ async fn timestamp(app: &Shared, machine: &MachineName) -> Result<Response, Refu
             |last, snapshot| signer.timestamp(machine, snapshot, last, now),
         )
         .await?;
-    let timestamp =
-        timestamp.ok_or_else(|| Refused::not_found(format!("nothing was published for {machine} yet")))?;
+    let timestamp = timestamp
+        .ok_or_else(|| Refused::not_found(format!("nothing has been published for {machine} yet")))?;
     Ok(json_file(timestamp.bytes))
 }

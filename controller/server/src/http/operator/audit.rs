@@ -1,4 +1,4 @@
-//! The audit log, as operators read it.
+//! The audit log, for operators.
 
 use axum::extract::{Query, State};
 use muster_protocol::audit::{MAX_PAGE, Page};
@@ -16,7 +16,7 @@ pub struct Log {
     limit: Option<u32>,
 }
 
-/// The audit log, from an entry on.
+/// The audit log, starting after a given entry.
 pub async fn audit(
     State(app): State<Shared>,
     Query(Log { after, limit }): Query<Log>,

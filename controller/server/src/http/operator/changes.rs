@@ -1,4 +1,4 @@
-//! The long poll of operators: something in the fleet changed.
+//! The operators' long poll for changes in the fleet.
 
 use std::time::Duration;
 
@@ -21,7 +21,7 @@ pub struct Changes {
     wait: u64,
 }
 
-/// Waits until anything that any machine did was stored, or an operator changed something.
+/// Waits until a machine sends something that is stored, or an operator changes something.
 pub async fn changes(
     State(app): State<Shared>,
     Query(changes): Query<Changes>,
@@ -31,7 +31,8 @@ pub async fn changes(
     let wait = Duration::from_secs(changes.wait.min(MAX_POLL_SECONDS));
     let news = async {
         tokio::select! {
-            // Another one, not a higher one: a restored database may stand behind what the operator saw.
+            // Any different cursor, not only a higher one: a restored database may be behind what the
+            // operator has seen.
             _ = cursor.wait_for(|cursor| *cursor != changes.after) => {}
             () = tokio::time::sleep(wait) => {}
             () = app.stopped() => {}

@@ -1,4 +1,5 @@
-//! Drafts: kept, shown and dropped. A root holder who is no operator may see and sign drafts of roots.
+//! Drafts: storing, listing and dropping them. A root holder who is not an operator may see and sign drafts
+//! of roots.
 
 use axum::Json;
 use axum::extract::{Path, State};
@@ -20,7 +21,7 @@ impl Document for Draft {
     const LIMIT: usize = MAX_DRAFT_BYTES;
 }
 
-/// Keeps a draft that somebody signed, or adds the signatures of one that is kept already.
+/// Stores a signed draft, or adds its signatures to the stored one.
 pub async fn keep(
     State(app): State<Shared>,
     SignedByKeyholder(signed): SignedByKeyholder<Draft>,
@@ -30,14 +31,14 @@ pub async fn keep(
     let chain = services.roots.current();
     require_concerned(chain.newest(), &draft, &signed.by)?;
     let (draft, now) = (drafts::received(draft, &context), services.now_s());
-    // Thousands of signatures may want to be checked.
+    // There may be thousands of signatures to verify.
     let (draft, targets) = tokio::task::spawn_blocking(move || {
         let targets = drafts::check(&draft, &chain.fleet(), chain.newest(), now)?;
         Ok::<_, drafts::DraftRefusal>((draft, targets))
     })
     .await
     .map_err(|_| {
-        refuse(StatusCode::INTERNAL_SERVER_ERROR, ProblemCode::Internal, "the check broke off: repeat")
+        refuse(StatusCode::INTERNAL_SERVER_ERROR, ProblemCode::Internal, "the check was interrupted: repeat")
     })??;
     for target in &targets {
         let machine = services.store.machine(&target.machine).await?;
@@ -49,7 +50,7 @@ pub async fn keep(
     Ok(Json(view(&app, &chain, &kept).await?))
 }
 
-/// The draft, with what keeps it from being published if there is such a thing.
+/// The draft, with the reason why it cannot be published, if there is one.
 async fn view(app: &App, chain: &Chain, stored: &StoredDraft) -> Result<DraftView, Refused> {
     let (services, root) = (&app.services, chain.newest());
     let unsound = stored.draft.check(&chain.fleet(), root, services.now_s()).err();

@@ -1,4 +1,4 @@
-//! What a machine ran and what it refused, the newest first.
+//! What a machine ran and what it refused, newest first.
 
 use axum::extract::{Query, State};
 use muster_protocol::ids::{Generation, IdError, MachineName};
@@ -11,14 +11,14 @@ use crate::http::heavy::Long;
 use crate::http::problem::Refused;
 use crate::http::state::Shared;
 
-/// How many generations a history shows unless asked, and at most.
+/// How many generations a history shows by default, and at most.
 const HISTORY: u32 = 20;
 const MAX_HISTORY: u32 = 200;
 
 #[derive(Deserialize)]
 pub struct Limit {
     limit: Option<u32>,
-    /// Only generations before this one.
+    /// Only generations older than this one.
     before: Option<String>,
 }
 
@@ -39,7 +39,7 @@ pub async fn history(
     Ok(Long(app.services.store.history(&machine, before, limit).await?))
 }
 
-/// The attacks that a machine refused, the newest first.
+/// The attacks that a machine refused, newest first.
 pub async fn attacks(
     State(app): State<Shared>,
     Query(Limit { limit, .. }): Query<Limit>,

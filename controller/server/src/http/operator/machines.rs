@@ -1,4 +1,4 @@
-//! Machines, as operators add, see and revoke them.
+//! Adding, listing and revoking machines.
 
 use axum::Json;
 use axum::extract::State;
@@ -50,7 +50,7 @@ pub async fn add(
         return Err(refuse(StatusCode::UNPROCESSABLE_ENTITY, ProblemCode::WrongClass, message));
     }
     if new.expires <= app.services.now_s() {
-        let message = "the token would have expired already: see that your clock is right and make another";
+        let message = "the token would already have expired: check your clock and make another";
         return Err(refuse(StatusCode::UNPROCESSABLE_ENTITY, ProblemCode::TokenExpired, message));
     }
     let cursor = app.services.store.add_machine(new, &signed.audit_context()).await?;

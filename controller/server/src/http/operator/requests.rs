@@ -1,4 +1,4 @@
-//! Requests to machines, which operators sign and the controller hands on.
+//! Requests to machines, signed by operators and relayed by the controller.
 
 use axum::Json;
 use axum::extract::State;
@@ -18,7 +18,7 @@ impl Document for SignedRequest {
     const WHAT: &'static str = "a request to a machine";
 }
 
-/// Hands a request on to a machine. The machine checks it once more, by the root that it trusts.
+/// Relays a request to a machine, which checks it again against the root that it trusts.
 pub async fn ask(
     State(app): State<Shared>,
     signed: Signed<SignedRequest, MachineName>,
@@ -28,7 +28,7 @@ pub async fn ask(
     let operators = chain.operators();
     let request =
         asked.verify(&chain.fleet(), machine, &operators, app.services.now_s()).map_err(|error| {
-            let message = format!("the machine would refuse this: {error}; sign it anew");
+            let message = format!("the machine would refuse this: {error}; sign it again");
             refuse(StatusCode::UNPROCESSABLE_ENTITY, ProblemCode::BadSignature, message)
         })?;
     let cursor = app.services.store.ask(asked, &request, &signed.audit_context()).await?;

@@ -1,4 +1,4 @@
-//! The next root: whoever hands it in, its own signatures say whether it counts.
+//! The next root: its own signatures decide whether it is valid, whoever sends it.
 
 use axum::Json;
 use axum::extract::State;
@@ -14,7 +14,7 @@ impl Document for NewRoot {
     const WHAT: &'static str = "a root";
 }
 
-/// Takes the next root, from whoever it or the current one names.
+/// Accepts the next root from anybody named in it or in the current one.
 pub async fn publish(
     State(app): State<Shared>,
     request: SignedByAnyone<NewRoot>,

@@ -1,4 +1,4 @@
-//! A bearer for what an operator uploads and reads with Nix.
+//! Bearers with which an operator uploads to and reads from the cache with Nix.
 
 use axum::Json;
 use axum::extract::State;

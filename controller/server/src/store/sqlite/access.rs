@@ -39,7 +39,8 @@ impl Sqlite {
     ) -> Result<bool, StoreError> {
         let mut tx = self.begin().await?;
         let done = sqlx::query(
-            "INSERT INTO nonces (key, nonce, expires) VALUES ($1, $2, $3) ON CONFLICT (key, nonce) DO NOTHING",
+            "INSERT INTO nonces (key, nonce, expires) VALUES ($1, $2, $3)
+             ON CONFLICT (key, nonce) DO NOTHING",
         )
         .bind(key.as_bytes().as_slice())
         .bind(nonce.as_slice())

@@ -1,4 +1,4 @@
-//! Every change that a decision may make, as statements.
+//! Every change that a decision may make, as SQL statements.
 
 use muster_protocol::audit::Checkpoint;
 use sqlx::SqliteConnection;
@@ -24,7 +24,7 @@ impl Transaction {
 struct Applying<'a> {
     sql: &'a mut SqliteConnection,
     applied: Applied,
-    /// The newest entry of the log, once it was asked for.
+    /// The newest entry of the log, once it has been read.
     newest: Option<Checkpoint>,
 }
 

@@ -1,4 +1,5 @@
-//! The audit log: each entry in the transaction of what it is about, chained to the one before it.
+//! The audit log: each entry is written in the transaction of the change it records, and chained to the entry
+//! before it.
 
 use muster_protocol::audit::{Checkpoint, Entry, Page, hash, origin};
 use muster_protocol::clock::UnixMillis;
@@ -45,7 +46,8 @@ struct Newest {
     hash: Vec<u8>,
 }
 
-/// The newest entry, or what the first one is chained to. It stays the newest until the commit, since one connection writes.
+/// The newest entry, or what the first entry is chained to. It stays the newest until the commit, since there
+/// is one writer.
 pub async fn newest(sql: &mut SqliteConnection) -> Result<Checkpoint, StoreError> {
     let newest: Option<Newest> = sqlx::query_as("SELECT id, hash FROM audit ORDER BY id DESC LIMIT 1")
         .fetch_optional(&mut *sql)
@@ -59,7 +61,8 @@ pub async fn newest(sql: &mut SqliteConnection) -> Result<Checkpoint, StoreError
 
 pub async fn insert(sql: &mut SqliteConnection, entry: &Entry) -> Result<(), StoreError> {
     sqlx::query(
-        "INSERT INTO audit (id, at, operator, action, machine, detail, hash) VALUES ($1, $2, $3, $4, $5, $6, $7)",
+        "INSERT INTO audit (id, at, operator, action, machine, detail, hash)
+         VALUES ($1, $2, $3, $4, $5, $6, $7)",
     )
     .bind(signed(entry.id))
     .bind(entry.at)
@@ -99,7 +102,8 @@ struct Old {
 impl Sqlite {
     pub async fn audit(&self, after: u64, limit: u32) -> Result<Page, StoreError> {
         let rows: Vec<Row> = sqlx::query_as(
-            "SELECT id, at, operator, action, machine, detail, hash FROM audit WHERE id > $1 ORDER BY id LIMIT $2",
+            "SELECT id, at, operator, action, machine, detail, hash FROM audit
+             WHERE id > $1 ORDER BY id LIMIT $2",
         )
         .bind(signed(after))
         .bind(i64::from(limit))
@@ -117,7 +121,7 @@ impl Sqlite {
         Ok(unsigned(version))
     }
 
-    /// Copies the log of version 0.1 into the chained one, whole or not at all.
+    /// Copies the log of version 0.1 into the chained one, all or nothing.
     pub async fn take_over_the_log_of_0_1(&self) -> Result<(), StoreError> {
         let exists = "SELECT EXISTS (SELECT 1 FROM sqlite_master WHERE name = 'audit_of_0_1')";
         let left: bool = sqlx::query_scalar(exists).fetch_one(self.read()).await?;

@@ -1,4 +1,4 @@
-//! Check-ins: a machine's last one, those before it, and its key.
+//! Check-ins: a machine's last one, the ones before it, and its key.
 
 use muster_protocol::clock::UnixMillis;
 use muster_protocol::ids::MachineName;

@@ -1,4 +1,4 @@
-//! Numbers, hashes and keys, as they are in columns.
+//! Conversion of numbers, hashes and keys to and from column values.
 
 use muster_protocol::ids::{Generation, MachineName, Sha256};
 use muster_protocol::keys::PublicKey;
@@ -8,7 +8,7 @@ use crate::store::error::StoreError;
 pub fn unsigned(number: i64) -> u64 {
     u64::try_from(number).unwrap_or(0)
 }
-/// SQL's integers have a sign; nothing that is counted here comes near it.
+/// SQL integers are signed; nothing that is counted here comes near the limit.
 pub fn signed(number: u64) -> i64 {
     i64::try_from(number).unwrap_or(i64::MAX)
 }
@@ -22,14 +22,14 @@ pub fn public_key(bytes: &[u8]) -> Result<PublicKey, StoreError> {
 pub fn generation(number: i64) -> Result<Generation, StoreError> {
     Generation::from_packed(number).map_err(|_| StoreError::Damaged("a generation's number"))
 }
-/// A number that earlier versions took, or that a machine made up, and that no generation has is none.
+/// A number that no generation has is `None`: earlier versions may have accepted it, or a machine made it up.
 pub fn some_generation(number: Option<i64>) -> Option<Generation> {
     number.and_then(|number| generation(number).ok())
 }
 pub fn machine(name: &str) -> Result<MachineName, StoreError> {
     name.parse().map_err(|_| StoreError::Damaged("a machine's name"))
 }
-/// A document that was read from JSON, written as JSON.
+/// Serialises a document that was parsed from JSON.
 pub fn json(document: &impl serde::Serialize, what: &'static str) -> Result<String, StoreError> {
     serde_json::to_string(document).map_err(|_| StoreError::Damaged(what))
 }

@@ -1,4 +1,5 @@
-//! One connection writes, so that nobody waits for a lock in the middle of a transaction; some read beside it (WAL).
+//! One connection writes, so that no transaction has to wait for a lock halfway; several read beside it
+//! (WAL).
 
 use std::path::Path;
 use std::time::Duration;
@@ -14,10 +15,11 @@ use super::columns::sha256;
 use crate::store::error::StoreError;
 
 const READERS: u32 = 4;
-/// How long anybody waits for a lock or for a connection.
+/// How long to wait for a lock or a connection.
 const WAIT: Duration = Duration::from_secs(10);
 
-/// One writer: the lock is taken at the beginning, so that what a transaction read stays true until it commits.
+/// One writer: it takes the lock at the start, so that what a transaction has read stays true until it
+/// commits.
 const BEGIN: &str = "BEGIN IMMEDIATE";
 
 #[derive(Debug, Clone)]
@@ -26,13 +28,13 @@ pub struct Sqlite {
     readers: SqlitePool,
 }
 
-/// A transaction: of the writer, or of a reader, where it sees one state of the database.
+/// A transaction: of the writer, or of a reader, which sees one snapshot of the database.
 pub struct Transaction {
     transaction: sqlx::Transaction<'static, sqlx::Sqlite>,
 }
 
 impl Sqlite {
-    /// Opens the database of a fleet, makes it if need be, and brings it to the newest form.
+    /// Opens the database of a fleet, creates it if needed, and migrates it to the newest schema.
     pub async fn open(file: &Path, fleet: &Sha256) -> Result<Self, StoreError> {
         let options = SqliteConnectOptions::new()
             .filename(file)
@@ -58,10 +60,11 @@ impl Sqlite {
         Ok(sqlite)
     }
 
-    /// A transaction that holds the write lock from its beginning.
+    /// A transaction that holds the write lock from the start.
     ///
-    /// A full disk makes SQLite roll back by itself, which sqlx does not see: it believes that the transaction goes on,
-    /// and the connection would refuse every later one. Such a connection is given up for a new one.
+    /// On a full disk SQLite rolls back by itself, which sqlx does not notice: it believes that the
+    /// transaction is still open, and the connection would refuse every later one. Such a connection is
+    /// replaced.
     pub async fn begin(&self) -> Result<Transaction, StoreError> {
         let transaction = match self.writer.begin_with(BEGIN).await {
             Err(sqlx::Error::InvalidSavePointStatement) => {
@@ -73,7 +76,7 @@ impl Sqlite {
         Ok(Transaction { transaction })
     }
 
-    /// A transaction that only reads.
+    /// A read-only transaction.
     pub async fn view(&self) -> Result<Transaction, StoreError> {
         Ok(Transaction { transaction: self.readers.begin().await? })
     }
@@ -120,8 +123,8 @@ impl Transaction {
 
 impl From<sqlx::Error> for StoreError {
     fn from(error: sqlx::Error) -> Self {
-        // The primary result codes of SQLite (sqlite3.h) are the low byte of the extended ones. 517: another one wrote since
-        // this transaction read.
+        // SQLite's primary result codes (sqlite3.h) are the low byte of the extended ones. 517: another
+        // connection has written since this transaction read.
         let code = error.as_database_error().and_then(|e| e.code()).and_then(|c| c.parse::<u32>().ok());
         match (&error, code.map(|code| code & 0xff)) {
             (_, Some(13)) => Self::Full,

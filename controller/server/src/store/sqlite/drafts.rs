@@ -1,4 +1,4 @@
-//! Drafts that wait for signatures.
+//! Drafts waiting for signatures.
 
 use muster_protocol::draft::{Draft, Drafted};
 use muster_protocol::ids::Sha256;

@@ -1,4 +1,4 @@
-//! Tokens, and what a machine becomes by one.
+//! Tokens, and the enrolment of machines with them.
 
 use muster_protocol::clock::UnixMillis;
 use muster_protocol::ids::{MachineName, Sha256};

@@ -1,4 +1,4 @@
-//! Machines as rows: what operators are shown, and what they do with them.
+//! Machines as rows: what operators see, and what they change.
 
 use std::collections::BTreeSet;
 
@@ -54,13 +54,15 @@ impl Row {
         let attack = self.attack();
         let published = match (self.target, self.expires, self.published_at, self.published_by) {
             (Some(target), Some(expires), Some(at), Some(by)) => {
-                // One that earlier versions took and this one does not read (a number above the cap) is as good as none: its
-                // machine still has to be listed, to be brought into a new epoch.
+                // A generation that earlier versions accepted and this one does not parse (a number above the
+                // cap) is treated as missing: its machine must still be listed, so that it can be brought
+                // into a new epoch.
                 published(&target, expires, at, &by, self.signers.as_deref().unwrap_or_default()).ok()
             }
             _ => None,
         };
-        // What a machine once said may be of another version; then it is unknown, and unknown is not healthy.
+        // A check-in may come from another version and not parse; then the state is unknown, and unknown is
+        // not healthy.
         let observed = self.observed.and_then(|text| serde_json::from_str(&text).ok());
         Ok(Machine {
             name: self.name.parse().map_err(|_| damaged())?,
@@ -131,7 +133,7 @@ macro_rules! select {
     };
 }
 
-/// An enrolled machine, as its requests are checked.
+/// What the requests of an enrolled machine are checked against.
 #[derive(sqlx::FromRow)]
 struct KeyRow {
     key: Option<Vec<u8>>,
@@ -178,7 +180,8 @@ impl Sqlite {
 
     pub async fn news(&self, name: &MachineName) -> Result<News, StoreError> {
         let row: Option<NewsRow> = sqlx::query_as(
-            "SELECT published, EXISTS (SELECT 1 FROM requests WHERE machine = $1 AND handed_on = FALSE) AS waits
+            "SELECT published,
+                    EXISTS (SELECT 1 FROM requests WHERE machine = $1 AND handed_on = FALSE) AS waits
              FROM machines WHERE name = $1",
         )
         .bind(name.as_str())
@@ -294,7 +297,7 @@ pub async fn seen(
     Ok(())
 }
 
-/// One row a machine, so that the table does not grow. With one writer the numbers are in the order of commits.
+/// One row per machine, so that the table does not grow. With one writer the numbers are in commit order.
 pub async fn changed(sql: &mut SqliteConnection, machine: &MachineName) -> Result<Cursor, StoreError> {
     sqlx::query("DELETE FROM changes WHERE machine = $1").bind(machine.as_str()).execute(&mut *sql).await?;
     let id: i64 = sqlx::query_scalar("INSERT INTO changes (machine) VALUES ($1) RETURNING id")

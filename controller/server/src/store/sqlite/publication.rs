@@ -66,7 +66,8 @@ impl Transaction {
         offered: Generation,
     ) -> Result<Option<Stored>, StoreError> {
         let row: Option<MachineRow> = sqlx::query_as(
-            "SELECT class, system, revoked_at, published, timestamp_version, observed FROM machines WHERE name = $1",
+            "SELECT class, system, revoked_at, published, timestamp_version, observed
+             FROM machines WHERE name = $1",
         )
         .bind(machine.as_str())
         .fetch_optional(self.connection())
@@ -209,7 +210,8 @@ pub async fn keep_timestamp(
     timestamp: &Timestamp,
 ) -> Result<(), StoreError> {
     sqlx::query(
-        "UPDATE machines SET timestamp = $2, timestamp_version = $3, timestamp_expires = $4, timestamp_key = $5
+        "UPDATE machines SET timestamp = $2, timestamp_version = $3, timestamp_expires = $4,
+             timestamp_key = $5
          WHERE name = $1",
     )
     .bind(machine.as_str())

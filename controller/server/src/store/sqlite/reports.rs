@@ -1,4 +1,4 @@
-//! Events of machines, and where their counts stand.
+//! Events of machines, and how far each machine's count is stored.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -18,12 +18,12 @@ use crate::core::reports::{
     ATTACK_REFUSED, Batch, DAY_MS, LOGGED_APART_MS, QUARANTINE_LIFTED, RETRIED, Stored,
 };
 use crate::core::rows::StoredEvent;
-use crate::store::answers::Told;
+use crate::store::answers::{EventsByGeneration, GenerationEvents};
 use crate::store::error::StoreError;
 
 /// The most events of one generation that the history shows: the newest.
 const SHOWN: i64 = 500;
-/// The most bytes of events in one answer, and what each takes beside its text.
+/// The most bytes of events in one response, and the overhead of each.
 const SHOWN_BYTES: usize = 2 * 1024 * 1024;
 const EVENT_OVERHEAD: usize = 256;
 
@@ -89,7 +89,7 @@ impl Transaction {
     }
 }
 
-/// In the log itself: of the attacks only the newest are kept.
+/// Counted in the log itself: of the attacks only the newest are kept.
 async fn attacks_logged(
     sql: &mut SqliteConnection,
     machine: &MachineName,
@@ -170,7 +170,7 @@ impl Sqlite {
         &self,
         machine: &MachineName,
         generations: &[Generation],
-    ) -> Result<BTreeMap<Generation, Told>, StoreError> {
+    ) -> Result<EventsByGeneration, StoreError> {
         let (mut all, mut room) = (BTreeMap::new(), SHOWN_BYTES);
         for &generation in generations {
             let count: i64 =
@@ -179,7 +179,7 @@ impl Sqlite {
                     .bind(generation.packed())
                     .fetch_one(self.read())
                     .await?;
-            // A larger one than is stored today comes from version 0.1, and is not brought into memory.
+            // An event larger than is stored today comes from version 0.1, and is not loaded into memory.
             let mut rows = sqlx::query_as::<_, EventRow>(
                 "SELECT seq, received_at, iif(length(event) <= $4, event, NULL) AS event FROM events
                  WHERE machine = $1 AND generation = $2 ORDER BY enrolment DESC, seq DESC LIMIT $3",
@@ -203,7 +203,7 @@ impl Sqlite {
             }
             events.reverse();
             let left_out = unsigned(count).saturating_sub(events.len() as u64);
-            all.insert(generation, Told { events, left_out });
+            all.insert(generation, GenerationEvents { events, left_out });
         }
         Ok(all)
     }

@@ -1,4 +1,4 @@
-//! What operators ask of machines.
+//! Operators' requests to machines.
 
 use muster_protocol::clock::UnixMillis;
 use muster_protocol::ids::{MachineName, Sha256};
@@ -31,7 +31,7 @@ impl Row {
     }
 }
 
-/// Those of a machine, by their end.
+/// A machine's requests, in order of expiry.
 pub async fn of(sql: &mut SqliteConnection, machine: &MachineName) -> Result<Vec<Request>, StoreError> {
     let rows: Vec<Row> = sqlx::query_as(
         "SELECT id, asks, document, ends, handed_on FROM requests WHERE machine = $1 ORDER BY ends",

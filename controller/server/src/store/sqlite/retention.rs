@@ -1,4 +1,4 @@
-//! What goes: old events, and what has ended.
+//! Removal of old events and expired rows.
 
 use std::collections::BTreeMap;
 
@@ -21,7 +21,8 @@ pub async fn trim(
         while left > wanted {
             let gone: Vec<i64> = sqlx::query_scalar(
                 "DELETE FROM events WHERE rowid IN
-                     (SELECT rowid FROM events WHERE machine = $1 AND decides = $2 ORDER BY enrolment, seq LIMIT $3)
+                     (SELECT rowid FROM events WHERE machine = $1 AND decides = $2
+                       ORDER BY enrolment, seq LIMIT $3)
                  RETURNING length(CAST(event AS BLOB)) + 128",
             )
             .bind(machine.as_str())
@@ -49,7 +50,7 @@ struct Gone {
     bytes: i64,
 }
 
-/// How many went.
+/// How many were removed.
 pub async fn forget(sql: &mut SqliteConnection, before: UnixMillis, most: u32) -> Result<u64, StoreError> {
     let gone: Vec<Gone> = sqlx::query_as(
         "DELETE FROM events WHERE rowid IN
@@ -84,7 +85,7 @@ pub async fn sweep(sql: &mut SqliteConnection, now_s: i64) -> Result<(), StoreEr
     ] {
         sqlx::query(query).bind(now_s).execute(&mut *sql).await?;
     }
-    // A key that was asked for and did not come in time is asked for no longer.
+    // A requested key rotation that did not happen in time is no longer pending.
     sqlx::query(
         "UPDATE machines SET key_rotation_asked_at = NULL WHERE key_rotation_asked_at IS NOT NULL
          AND NOT EXISTS (SELECT 1 FROM requests r WHERE r.machine = machines.name AND r.asks = 'rotate-key')",

@@ -16,7 +16,7 @@ use super::honest::check_in;
 use super::service::Identity;
 use super::stage::{Stage, Wire, request};
 
-/// How many connections it holds that have shown its bearer.
+/// How many connections it holds on which its bearer was presented.
 const HELD: usize = 2000;
 
 struct Me {
@@ -50,7 +50,7 @@ impl Me {
         self.signed(api::CHECKIN, Context::CheckIn, &body, &[])
     }
 
-    /// Takes the bearer of an answered check-in.
+    /// Takes the bearer from the reply to a check-in.
     fn took(&self, reply: &[u8]) {
         let reply = serde_json::from_slice::<serde_json::Value>(reply).unwrap_or_default();
         if let Some(bearer) = reply["bearer"].as_str() {
@@ -87,7 +87,7 @@ pub fn attack(stage: &Rc<Stage>) -> Result<()> {
         event: Cell::new(0),
         bearer: RefCell::default(),
     });
-    // Everything else wants its bearer, which it gets as an honest one does.
+    // Everything else needs its bearer, which it gets like an honest machine.
     let (then, stage) = (me, stage.clone());
     tokio::task::spawn_local(async move {
         if let Err(error) = enter(&stage, &then).await {
@@ -123,11 +123,11 @@ fn reads(stage: &Rc<Stage>, me: &Rc<Me>) {
         ("its own repository", 20, format!("{repository}/timestamp.json")),
         ("roots by its bearer", 20, format!("{repository}/1.root.json")),
     ] {
-        // With the bearer that is good by then: each new key ends those before.
+        // With the bearer that is then valid: each new key revokes the earlier ones.
         let mine = me.clone();
         stage.each(trick, connections, async move |wire| wire.ask_without_end(|| mine.get(&path)).await);
     }
-    // Each is shown the bearer once, and held.
+    // The bearer is presented once on each, which is then held open.
     let mine = me.clone();
     stage.each("connections held", HELD, async move |wire| {
         loop {
@@ -139,13 +139,23 @@ fn reads(stage: &Rc<Stage>, me: &Rc<Me>) {
 }
 
 fn reports(stage: &Rc<Stage>, me: &Rc<Me>) {
-    let large = |seq| serde_json::json!({ "seq": seq, "at": 1, "generation": 1, "kind": "hook-failed", "hook": "x", "detail": "y".repeat(4000) });
+    let large = |seq| {
+        let detail = "y".repeat(4000);
+        serde_json::json!({
+            "seq": seq, "at": 1, "generation": 1, "kind": "hook-failed", "hook": "x", "detail": detail
+        })
+    };
     let mine = me.clone();
     stage.each("events by the megabyte", 4, async move |wire| {
         wire.ask_without_end(|| mine.batch(large, MAX_BATCH_BYTES - 64 * 1024)).await
     });
     let mine = me.clone();
-    let one = |seq| serde_json::json!({ "seq": seq, "at": 1, "generation": 1, "kind": "needs-human", "detail": "y".repeat(MAX_BATCH_BYTES - 512) });
+    let one = |seq| {
+        let detail = "y".repeat(MAX_BATCH_BYTES - 512);
+        serde_json::json!({
+            "seq": seq, "at": 1, "generation": 1, "kind": "needs-human", "detail": detail
+        })
+    };
     stage.each("one event of a megabyte", 2, async move |wire| {
         wire.ask_without_end(|| mine.batch(one, 1)).await
     });
@@ -169,7 +179,7 @@ fn reports(stage: &Rc<Stage>, me: &Rc<Me>) {
         };
         wire.ask_without_end(|| mine.batch(attack, 1)).await
     });
-    // Announced by its key, so that it is read, and signed by none: a megabyte to hash and to parse for nothing.
+    // Announced with its key, so that it is read, but not signed: a megabyte to hash and parse for nothing.
     let mine = me.clone();
     stage.each("announced and not signed", 4, async move |wire| {
         let name = mine.identity.borrow().name.clone();
@@ -207,7 +217,7 @@ async fn rotate(me: &Me, wire: &mut Wire) -> Result<()> {
         let asked =
             me.signed(api::CHECKIN, Context::CheckIn, &body, &[(api::MACHINE_NEW_SIGNATURE, &by_new)]);
         wire.send(&asked).await?;
-        // Kept where it was taken, or nothing else would be by its key.
+        // Kept if it was accepted; otherwise everything later would be signed with the wrong key.
         if wire.answer().await? == 200 {
             me.identity.borrow_mut().key = next;
             me.took(&wire.body);

@@ -1,5 +1,5 @@
-//! Honest machines: each checks in every second or so, reports now and then, and asks by the long poll what is new.
-//! What they wait for is what is measured.
+//! Honest machines: each checks in about every second, sometimes sends a report, and uses the long poll.
+//! Their waiting times are what is measured.
 
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
@@ -16,10 +16,10 @@ use muster_protocol::report::{Accepted, Batch, Event, EventKind};
 
 use super::service::{Identity, Service, client};
 
-/// How often each checks in.
+/// The time between two check-ins of a machine.
 const EVERY: Duration = Duration::from_secs(1);
 
-/// What became of the requests of one kind, each tried once.
+/// The results of the requests of one kind, each tried once.
 #[derive(Debug, Clone, Default)]
 pub struct Served {
     pub waits: Vec<Duration>,
@@ -36,14 +36,14 @@ impl Served {
     pub fn all(&self) -> usize {
         self.waits.len() + self.failures.len()
     }
-    /// In hundredths.
+    /// The percentage that succeeded.
     pub fn share(&self) -> f64 {
         100.0 * self.waits.len() as f64 / self.all().max(1) as f64
     }
     pub fn slowest(&self) -> Duration {
         self.waits.iter().max().copied().unwrap_or_default()
     }
-    /// What so many hundredths did not wait longer than.
+    /// The wait that this percentage of requests did not exceed.
     pub fn within(&self, hundredths: usize) -> Duration {
         let mut waits = self.waits.clone();
         waits.sort_unstable();
@@ -56,19 +56,19 @@ impl Served {
 }
 
 #[derive(Debug, Clone, Default)]
-pub struct Seen {
+pub struct Measured {
     pub check_ins: Served,
     pub reports: Served,
     pub polls: Served,
 }
 
-impl Seen {
+impl Measured {
     pub fn join(&mut self, other: Self) {
         self.check_ins.join(other.check_ins);
         self.reports.join(other.reports);
         self.polls.join(other.polls);
     }
-    /// Of all three.
+    /// The failures of all three kinds.
     pub fn failures(&self) -> impl Iterator<Item = &String> {
         [&self.check_ins, &self.reports, &self.polls].into_iter().flat_map(|served| &served.failures)
     }
@@ -82,8 +82,8 @@ pub struct Machine {
     bearer: String,
 }
 
-/// Enrols so many machines, each at an address of its own: 127.0.`net`.N. Every second one keeps its connections, the
-/// others make a new one for each request.
+/// Enrols this many machines, each at its own address: 127.0.`net`.N. Every second one keeps its connections;
+/// the others open a new one for each request.
 pub async fn enrol(service: &Service, net: u8, count: u8) -> Result<Vec<Machine>> {
     let mut machines = Vec::new();
     for number in 0..count {
@@ -132,7 +132,7 @@ impl Machine {
         Ok(())
     }
 
-    /// One that is answered at once: a generation is published that it does not hold.
+    /// A poll that is answered at once: a generation is published that the machine does not hold.
     async fn poll(&self, at: &str) -> Result<()> {
         let path = api::poll_path(&self.identity.name, None, 30);
         answered(self.client.get(format!("{at}{path}")).bearer_auth(&self.bearer)).await.map(drop)
@@ -146,7 +146,7 @@ async fn answered(request: reqwest::RequestBuilder) -> Result<Vec<u8>> {
     Ok(body)
 }
 
-/// What a machine says that has nothing to say.
+/// The check-in of a machine with nothing to report.
 pub fn check_in(of: &Identity, seq: u64) -> CheckIn {
     CheckIn {
         audience: of.fleet,
@@ -170,15 +170,15 @@ pub fn check_in(of: &Identity, seq: u64) -> CheckIn {
     }
 }
 
-/// Has the machines ask for so long, in a thread of their own. They come back with what they saw.
+/// Runs the machines for this long, in a thread of their own. Returns them with their measurements.
 pub fn live(
     machines: Vec<Machine>,
     at: String,
     how_long: Duration,
-) -> std::thread::JoinHandle<Result<(Vec<Machine>, Seen)>> {
+) -> std::thread::JoinHandle<Result<(Vec<Machine>, Measured)>> {
     std::thread::spawn(move || {
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
-        let all = Arc::new(Mutex::new(Seen::default()));
+        let all = Arc::new(Mutex::new(Measured::default()));
         let machines = runtime.block_on(async {
             let mut tasks = Vec::new();
             let count = u32::try_from(machines.len())?.max(1);
@@ -195,16 +195,16 @@ pub fn live(
             }
             Ok::<_, anyhow::Error>(machines)
         })?;
-        let seen = all.lock().unwrap_or_else(PoisonError::into_inner).clone();
-        Ok((machines, seen))
+        let measured = all.lock().unwrap_or_else(PoisonError::into_inner).clone();
+        Ok((machines, measured))
     })
 }
 
-async fn life(mut machine: Machine, at: &str, how_long: Duration, all: &Mutex<Seen>) -> Machine {
+async fn life(mut machine: Machine, at: &str, how_long: Duration, all: &Mutex<Measured>) -> Machine {
     let clock = SystemClock::new();
     let mut ticks = tokio::time::interval(EVERY);
     ticks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
-    let mut seen = Seen::default();
+    let mut measured = Measured::default();
     for turn in 0_u32.. {
         ticks.tick().await;
         if clock.awake() >= how_long {
@@ -212,18 +212,18 @@ async fn life(mut machine: Machine, at: &str, how_long: Duration, all: &Mutex<Se
         }
         let before = clock.awake();
         let outcome = machine.check_in(at).await;
-        seen.check_ins.note(clock.awake() - before, outcome);
+        measured.check_ins.note(clock.awake() - before, outcome);
         if turn % 3 == 0 {
             let before = clock.awake();
             let outcome = machine.poll(at).await;
-            seen.polls.note(clock.awake() - before, outcome);
+            measured.polls.note(clock.awake() - before, outcome);
         }
         if turn % 4 == 1 {
             let before = clock.awake();
             let outcome = machine.report(at).await;
-            seen.reports.note(clock.awake() - before, outcome);
+            measured.reports.note(clock.awake() - before, outcome);
         }
     }
-    all.lock().unwrap_or_else(PoisonError::into_inner).join(seen);
+    all.lock().unwrap_or_else(PoisonError::into_inner).join(measured);
     machine
 }

@@ -24,7 +24,7 @@ use reqwest::Method;
 use rustls::pki_types::CertificateDer;
 use rustls::pki_types::pem::PemObject as _;
 
-/// The archive that is read without end: large enough that no socket buffer holds it.
+/// The archive that is read without pause: large enough that no socket buffer holds it.
 const ARCHIVE_BYTES: usize = 16 * 1024 * 1024;
 
 pub struct Service {
@@ -32,7 +32,7 @@ pub struct Service {
     pub scheme: &'static str,
     pub fleet: Sha256,
     pub operator: SecretKey,
-    /// The certificate authority, where it speaks TLS.
+    /// The certificate authority, if it uses TLS.
     pub ca: Option<PathBuf>,
     /// The path of a large archive in its cache.
     pub archive: String,
@@ -41,7 +41,7 @@ pub struct Service {
     child: Child,
 }
 
-/// An enrolled machine, as far as its requests want it.
+/// An enrolled machine, as far as its requests need it.
 #[derive(Clone)]
 pub struct Identity {
     pub name: MachineName,
@@ -57,7 +57,7 @@ pub struct Cost {
     pub cpu_ms: u64,
 }
 
-/// Believes the fleet's own authority.
+/// Trusts the fleet's own authority.
 pub fn tls(ca: &Path) -> Result<rustls::ClientConfig> {
     let mut roots = rustls::RootCertStore::empty();
     roots.add(CertificateDer::from_pem_file(ca)?)?;
@@ -68,7 +68,7 @@ pub fn tls(ca: &Path) -> Result<rustls::ClientConfig> {
         .with_no_client_auth())
 }
 
-/// A client that asks from one address of this host, and keeps its connections or not.
+/// A client at one address of this host, which keeps its connections or not.
 pub fn client(ca: Option<&Path>, from: [u8; 4], keeps: bool) -> Result<reqwest::Client> {
     let mut builder = reqwest::Client::builder()
         .no_proxy()
@@ -209,7 +209,7 @@ impl Service {
         matches!(self.child.try_wait(), Ok(None))
     }
 
-    /// Peaks count from here on.
+    /// Resets the peak values.
     pub fn forget_peak(&self) -> Result<()> {
         Ok(fs::write(format!("/proc/{}/clear_refs", self.child.id()), "5")?)
     }
@@ -237,7 +237,7 @@ impl Drop for Service {
     }
 }
 
-/// All that lies in a folder, the log too.
+/// The size of a folder, logs included.
 fn size(folder: &Path) -> Result<u64> {
     let mut all = 0;
     for entry in fs::read_dir(folder)? {

@@ -1,4 +1,5 @@
-//! A reader that asks for the largest answers and takes nothing, or a byte a second: as anybody, as a machine, and as an operator.
+//! A reader that requests the largest responses and takes nothing, or a byte a second: unauthenticated, as a
+//! machine, and as an operator.
 
 use std::rc::Rc;
 
@@ -15,7 +16,7 @@ use super::stage::{Stage, Wire, request};
 pub fn attack(stage: &Rc<Stage>) -> Result<()> {
     let stage = stage.clone();
     tokio::task::spawn_local(async move {
-        // The bearers come first: later they would wait behind all that is not read.
+        // The bearers come first: later they would queue behind everything that is not read.
         match (operators_bearer(&stage).await, machines_bearer(&stage).await) {
             (Ok(operator), Ok(machine)) => read_nothing(&stage, &operator, &machine),
             (operator, machine) => {
@@ -43,7 +44,12 @@ async fn machines_bearer(stage: &Rc<Stage>) -> Result<String> {
     let reply: serde_json::Value = sent.send().await?.json().await?;
     let bearer = format!("Bearer {}", reply["bearer"].as_str().context("no bearer")?);
     // A history of some length, for the operator to read slowly.
-    let event = |seq: u64| serde_json::json!({ "seq": seq, "at": 1, "generation": 1, "kind": "needs-human", "detail": "y".repeat(30_000) });
+    let event = |seq: u64| {
+        let detail = "y".repeat(30_000);
+        serde_json::json!({
+            "seq": seq, "at": 1, "generation": 1, "kind": "needs-human", "detail": detail
+        })
+    };
     for first in [1, 26, 51, 76] {
         let events: Vec<_> = (first..first + 25).map(event).collect();
         let body = serde_json::json!({ "machine": name, "oldest": 1, "events": events }).to_string();

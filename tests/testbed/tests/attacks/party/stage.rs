@@ -1,5 +1,5 @@
-//! One attacker: a process of its own, with one thread, at one address. What it sends is made beforehand wherever it can be,
-//! so that it costs the attacker less than the controller.
+//! One attacker: a process of its own, with one thread, at one address. Its requests are prepared in advance
+//! wherever possible, so that they cost the attacker less than the controller.
 
 use std::cell::RefCell;
 use std::collections::BTreeMap;
@@ -19,17 +19,17 @@ use tokio::io::{AsyncRead, AsyncReadExt as _, AsyncWrite, AsyncWriteExt as _};
 use tokio::net::TcpSocket;
 use tokio_rustls::TlsConnector;
 
-/// The word that makes this program an attacker.
+/// The argument that makes this program an attacker.
 pub const WORD: &str = "--party";
-/// The priority that attackers leave to those who are measured: the processors of another host are not this host's.
+/// The nice value of attackers: real ones would not use this host's processors.
 const NICE: &str = "10";
-/// How long to wait for an answer.
+/// How long to wait for a response.
 const PATIENCE: Duration = Duration::from_secs(30);
-/// How long it takes until all connections of one kind are there.
+/// How long it takes to open all connections of one kind.
 const ALL_BEGIN: Duration = Duration::from_secs(3);
-/// Bodies below this are looked at.
+/// Bodies below this size are kept.
 const SMALL: usize = 64 * 1024;
-/// The longest head of an answer.
+/// The longest head of a response.
 const MAX_HEAD: usize = 16 * 1024;
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
@@ -40,7 +40,7 @@ pub enum Party {
 }
 
 impl Party {
-    /// How many ways of attacking each has.
+    /// How many methods of attack each has.
     fn ways(self) -> usize {
         match self {
             Self::Stranger => 19,
@@ -50,7 +50,7 @@ impl Party {
     }
 }
 
-/// What an attacker is told, in JSON in the first line of its standard input.
+/// The attacker's instructions, in JSON on the first line of its standard input.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 pub struct Plan {
     pub party: Party,
@@ -58,24 +58,24 @@ pub struct Plan {
     pub ca: Option<PathBuf>,
     pub from: Ipv4Addr,
     pub fleet: Sha256,
-    /// Honest machines, whose names are no secret.
+    /// Honest machines, whose names are not secret.
     pub victims: Vec<MachineName>,
     pub archive: String,
     /// The machine that the attacker is, and its key in PEM.
     pub machine: Option<(MachineName, String)>,
-    /// An operator's key, in PEM, for the reader that is one.
+    /// An operator's key in PEM, for the reader that is one.
     pub operator: Option<String>,
 }
 
-/// What was done in one way of attacking.
+/// What one method of attack did.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Tally {
     pub connections: u64,
-    /// Connections that were refused, or ended by the controller.
+    /// Connections that were refused, or closed by the controller.
     pub ended: u64,
     pub sent: u64,
     pub bytes: u64,
-    /// Answers by their status.
+    /// Responses by status.
     pub answers: BTreeMap<u16, u64>,
 }
 
@@ -96,12 +96,12 @@ pub struct Wire {
     stage: Rc<Stage>,
     trick: &'static str,
     read: Vec<u8>,
-    /// The body of the last answer, where it is small.
+    /// The body of the last response, if it is small.
     pub body: Vec<u8>,
 }
 
 impl Stage {
-    /// The ways of attacking that were not tried yet.
+    /// The methods of attack that have not been tried yet.
     fn missing(&self) -> Vec<String> {
         let tallies = self.tallies.borrow();
         let known =
@@ -119,12 +119,12 @@ impl Stage {
         format!("{scheme}://{}{path}", self.plan.address)
     }
 
-    /// For what comes before the attack.
+    /// For what precedes the attack.
     pub fn client(&self) -> Result<reqwest::Client> {
         super::service::client(self.plan.ca.as_deref(), self.plan.from.octets(), true)
     }
 
-    /// A bare connection; with a small buffer for what comes, for readers that take nothing.
+    /// A bare connection; with a small receive buffer for readers that take nothing.
     pub async fn tcp(&self, small: bool) -> Result<tokio::net::TcpStream> {
         let socket = TcpSocket::new_v4()?;
         if small {
@@ -147,7 +147,7 @@ impl Stage {
         Ok(Wire { stream, stage: self.clone(), trick, read: Vec::new(), body: Vec::new() })
     }
 
-    /// Attacks in one way over so many connections at once; one that ends is made anew.
+    /// Attacks in one way over this many connections at once; one that ends is replaced.
     pub fn each<F>(self: &Rc<Self>, trick: &'static str, connections: usize, act: F)
     where
         F: AsyncFn(&mut Wire) -> Result<()> + 'static,
@@ -184,7 +184,7 @@ impl Stage {
         }
     }
 
-    /// Bare connections, for what comes before HTTP.
+    /// Bare connections, for what precedes HTTP.
     pub fn each_bare<F>(self: &Rc<Self>, trick: &'static str, connections: usize, act: F)
     where
         F: AsyncFn(&mut tokio::net::TcpStream) -> Result<()> + 'static,
@@ -223,7 +223,7 @@ impl Wire {
         Ok(())
     }
 
-    /// More of what was sent.
+    /// Records more bytes sent.
     pub async fn more(&mut self, bytes: &[u8]) -> Result<()> {
         self.stream.write_all(bytes).await?;
         self.stream.flush().await?;
@@ -231,7 +231,7 @@ impl Wire {
         Ok(())
     }
 
-    /// The next answer, its body read and dropped.
+    /// Reads the next response and drops its body.
     pub async fn answer(&mut self) -> Result<u16> {
         tokio::time::timeout(PATIENCE, self.read_answer()).await.context("no answer came")?
     }
@@ -276,7 +276,7 @@ impl Wire {
         Ok(())
     }
 
-    /// Sends and waits for the answer, without end.
+    /// Sends and waits for the response, forever.
     pub async fn ask_without_end(&mut self, request: impl Fn() -> Vec<u8>) -> Result<()> {
         loop {
             self.send(&request()).await?;
@@ -284,7 +284,7 @@ impl Wire {
         }
     }
 
-    /// Reads one byte a second, until the controller has had enough.
+    /// Reads one byte a second, until the controller gives up.
     pub async fn sip(&mut self) -> Result<()> {
         loop {
             tokio::time::sleep(Duration::from_secs(1)).await;
@@ -293,12 +293,12 @@ impl Wire {
     }
 }
 
-/// They begin one after the other, so that the attacker itself keeps up.
+/// They start one after the other, so that the attacker itself keeps up.
 fn begins(number: usize, of: usize) -> Duration {
     ALL_BEGIN.mul_f64(number as f64 / of as f64)
 }
 
-/// A request as it goes over the wire.
+/// A request as sent over the wire.
 pub fn request(method: &str, path: &str, headers: &[(&str, &str)], body: &[u8]) -> Vec<u8> {
     let mut head = format!("{method} {path} HTTP/1.1\r\nhost: x\r\n");
     for (name, value) in headers {
@@ -310,7 +310,7 @@ pub fn request(method: &str, path: &str, headers: &[(&str, &str)], body: &[u8]) 
     [head.as_bytes(), b"\r\n", body].concat()
 }
 
-/// An attack that goes on until [`Attack::end`], which says what was done.
+/// An attack that runs until [`Attack::end`], which returns what was done.
 pub struct Attack {
     pub party: Party,
     child: Child,
@@ -329,12 +329,12 @@ impl Attack {
             .context("nice cannot be run")?;
         let mut child = child;
         let said = BufReader::new(child.stdout.take().context("no standard output")?);
-        let told = child.stdin.as_mut().context("no standard input")?;
-        writeln!(told, "{}", serde_json::to_string(plan)?)?;
+        let stdin = child.stdin.as_mut().context("no standard input")?;
+        writeln!(stdin, "{}", serde_json::to_string(plan)?)?;
         Ok(Self { party: plan.party, child, said })
     }
 
-    /// Waits until every way of attacking was tried.
+    /// Waits until every method of attack was tried.
     pub fn wait(&mut self) -> Result<()> {
         let mut line = String::new();
         self.said.read_line(&mut line)?;
@@ -360,7 +360,7 @@ impl Drop for Attack {
     }
 }
 
-/// The attacker's own life: it does its worst until its standard input ends, and says what it did.
+/// The attacker's main loop: it does its worst until its standard input ends, and reports what it did.
 pub fn perform() -> Result<()> {
     let mut line = String::new();
     std::io::stdin().read_line(&mut line)?;
@@ -394,7 +394,7 @@ pub fn perform() -> Result<()> {
         Ok::<_, anyhow::Error>(())
     }))?;
     say(&*stage.tallies.borrow())?;
-    // What still waits is dropped with the process.
+    // Whatever is still waiting is dropped with the process.
     std::process::exit(0)
 }
 

@@ -1,4 +1,4 @@
-//! The worst that an address can do that proves nothing.
+//! The worst that an unauthenticated address can do.
 
 use std::rc::Rc;
 use std::time::Duration;
@@ -26,7 +26,7 @@ pub fn attack(stage: &Rc<Stage>) -> Result<()> {
     operators(stage)
 }
 
-/// Bodies that do not come, or never end.
+/// Bodies that do not arrive, or never end.
 fn bodies(stage: &Rc<Stage>) {
     let signed = ("0".repeat(128), api::MACHINE_SIGNATURE);
     let chunked = {
@@ -79,7 +79,7 @@ fn heads(stage: &Rc<Stage>) {
         Ok(())
     });
     stage.each("HTTP/2", 10, async |wire| {
-        // The preface, settings, and streams that are opened and reset at once.
+        // The preface, settings, and streams that are opened and immediately reset.
         let mut bytes = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n\0\0\0\x04\0\0\0\0\0".to_vec();
         for stream in 0..200_u8 {
             bytes.extend([0, 0, 1, 1, 5, 0, 0, 0, stream, 0x82, 0, 0, 4, 3, 0, 0, 0, 0, stream, 0, 0, 0, 8]);
@@ -92,7 +92,8 @@ fn heads(stage: &Rc<Stage>) {
 
 fn connections(stage: &Rc<Stage>) {
     stage.each_bare("connections that come and go", 20, async |_| Ok(()));
-    // A whole hello, so that the controller does its part of the handshake, and half of one, on which it waits.
+    // A complete client hello, so that the controller does its part of the handshake, and half of one, for
+    // which it waits.
     let hello = CLIENT_HELLO.concat();
     let half = hello[..hello.len() / 2].to_vec();
     stage.each_bare("handshakes that stop half-way", 20, async move |tcp| {
@@ -107,7 +108,7 @@ fn connections(stage: &Rc<Stage>) {
     });
 }
 
-/// Tokens, signatures and bearers that are none.
+/// Invalid tokens, signatures and bearers.
 fn guesses(stage: &Rc<Stage>) -> Result<()> {
     let key = SecretKey::generate()?;
     let victim = stage.plan.victims[0].clone();
@@ -166,7 +167,7 @@ fn public_files(stage: &Rc<Stage>) {
     }
 }
 
-/// Requests that an operator would sign, signed by nobody's key.
+/// Requests as an operator would sign them, signed with an unknown key.
 fn operators(stage: &Rc<Stage>) -> Result<()> {
     let key = SecretKey::generate()?;
     let root = serde_json::to_vec(&serde_json::json!({ "root": "[".repeat(900_000) }))?;
@@ -179,7 +180,7 @@ fn operators(stage: &Rc<Stage>) -> Result<()> {
     Ok(())
 }
 
-/// A hello of TLS 1.3 with one X25519 share (RFC 8446, 4.1.2), the same each time.
+/// A TLS 1.3 client hello with one X25519 share (RFC 8446, 4.1.2), the same each time.
 const CLIENT_HELLO: [&[u8]; 7] = [
     // Record and handshake, their lengths counted from what follows.
     b"\x16\x03\x01\x00\x8d\x01\x00\x00\x89\x03\x03",

@@ -1,11 +1,11 @@
-//! Documents as the programs print them, read back: times are RFC 3339 there and numbers in the types.
+//! Parses JSON as the programs print it, where times are RFC 3339 strings; the protocol's types hold numbers.
 
 use anyhow::{Context as _, Result};
 use muster_protocol::moment::{Unit, unit_of};
 use serde::de::DeserializeOwned;
 use serde_json::Value;
 
-/// What `--json` printed.
+/// Parses the output of `--json`.
 pub fn read<T: DeserializeOwned>(text: &str) -> Result<T> {
     let mut value = serde_json::from_str(text)?;
     numbered(&mut value)?;
@@ -32,10 +32,12 @@ fn numbered(value: &mut Value) -> Result<()> {
     }
 }
 
-/// A version of metadata, though it counts seconds: machines compare it, and nothing ends by it.
+/// A metadata version is not a time, although it counts seconds: machines compare it, and nothing expires by
+/// it.
 const VERSION: &str = "/holds/timestamp";
 
-/// Every number of a printed document that is a moment of these decades, in seconds or milliseconds: there are to be none.
+/// Every number in a printed document that looks like a time of these decades, in seconds or milliseconds:
+/// there should be none.
 pub fn bare_times(value: &Value, at: &str) -> Vec<String> {
     let is_time = |number: f64| (1e9..5e9).contains(&number) || (1e12..5e12).contains(&number);
     let children: Vec<(String, &Value)> = match value {
