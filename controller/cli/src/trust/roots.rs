@@ -76,7 +76,7 @@ impl Trusted {
         if self.root.keys_of(Role::Targets).contains(key) {
             return Ok(());
         }
-        Err(anyhow!("your key {} is no operator's in root {}", key.short(), self.root.version())).hint(
+        Err(anyhow!("your key {} is not an operator key in root {}", key.short(), self.root.version())).hint(
             format!(
                 "set operator_key in muster.toml to a key that is, or have the root holders run `muster keys \
                  add operator {key}`"

@@ -42,7 +42,7 @@ async fn a_machine_that_floods_is_told_when_to_come_again_and_slows_down_nobody_
     let wait = retry_after(&refused);
     assert!((1..=2).contains(&wait), "{wait}");
     let message = refused.refused(429, ProblemCode::TooMany);
-    assert!(message.contains("cinnabar") && message.contains("come again"), "{message}");
+    assert!(message.contains("cinnabar") && message.contains("repeat in"), "{message}");
     other.check_in(&fleet).await;
     // Its reports and its metadata are counted with it.
     machine.report(&fleet, 1, vec![]).await.refused(429, ProblemCode::TooMany);

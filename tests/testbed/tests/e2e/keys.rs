@@ -86,7 +86,7 @@ fn an_operators_key_in_ssh_agent_signs_generations_and_requests_and_other_kinds_
     agent.add("ecdsa", "other");
     refused(&run(&["status"]), &["ecdsa-sha2-nistp256", "only plain ed25519"]);
     let public = agent.add("ed25519", "alice");
-    refused(&run(&["status"]), &["is no operator's"]);
+    refused(&run(&["status"]), &["is not an operator key"]);
 
     fs::write(&config, &text).unwrap();
     fleet.must(&["keys", "add", "operator", public.to_str().unwrap(), "--name", "alice", "--yes"]).unwrap();
@@ -128,7 +128,7 @@ fn an_operators_key_in_ssh_agent_signs_generations_and_requests_and_other_kinds_
     use_key("ssh-agent");
     refused(&run(&["status"]), &["more than one", "alice", "bob"]);
     use_key(second.to_str().unwrap());
-    refused(&run(&["status"]), &["is no operator's"]);
+    refused(&run(&["status"]), &["is not an operator key"]);
     drop(agent);
     use_key("ssh-agent:alice");
     refused(

@@ -31,7 +31,7 @@ fn a_lost_operator_key_is_replaced_by_the_root_holder_and_what_it_signed_is_sign
     // The finder of the lost key learns that it is worthless.
     let finder = Operator::new(&fleet, "finder");
     fs::copy(fleet.folder().join("lost.pem"), finder.config.with_file_name("keys/operator.pem")).unwrap();
-    finder.refused(&fleet, &["status"], &["is no operator's"]);
+    finder.refused(&fleet, &["status"], &["is not an operator key"]);
 
     let renewed = fleet.must(&["update", "--refresh", "--yes", "--flake", &flake(&fleet)]).unwrap();
     assert!(renewed.contains("signed anew: too few of today's operators"), "{renewed}");

@@ -82,7 +82,7 @@ pub fn log(fleet: &Fleet) -> Vec<Entry> {
 fn two_operators_sign_what_one_drafted_and_only_then_the_machines_take_it() {
     let fleet = Fleet::start(&both()).unwrap();
     let bob = Operator::new(&fleet, "bob");
-    bob.refused(&fleet, &["status"], &["is no operator's in the current root"]);
+    bob.refused(&fleet, &["status"], &["is not an operator key in the current root"]);
     let said = fleet
         .must(&["keys", "add", "operator", &bob.public, "--name", "bob", "--threshold", "2", "--yes"])
         .unwrap();
@@ -208,7 +208,7 @@ fn root_holders_sign_one_after_the_other_and_a_single_one_changes_nothing() {
     let bob = Operator::new(&fleet, "bob");
     let said = fleet.must(&["keys", "add", "operator", &bob.public, "--name", "bob", "--yes"]).unwrap();
     assert!(said.contains("waits for 1 signature"), "{said}");
-    bob.refused(&fleet, &["status"], &["is no operator's"]);
+    bob.refused(&fleet, &["status"], &["is not an operator key"]);
     let id = drafts(&fleet)[0].id.short();
     // An operator is not a root holder.
     refused(&fleet.run(&["sign", &id, "--yes"]).unwrap(), &["is not a root key"]);
@@ -222,7 +222,7 @@ fn root_holders_sign_one_after_the_other_and_a_single_one_changes_nothing() {
     fleet.must(&["sign", file, "--offline", "--yes", "--key", second]).unwrap();
     bob.must(&fleet, &["status"]);
     fleet.must(&["keys", "publish", file]).unwrap();
-    bob.refused(&fleet, &["status"], &["is no operator's"]);
+    bob.refused(&fleet, &["status"], &["is not an operator key"]);
     assert_eq!(log(&fleet).iter().filter(|entry| entry.action == "root-published").count(), 3);
 }
 

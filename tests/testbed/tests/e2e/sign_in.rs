@@ -127,6 +127,6 @@ fn reading_asks_an_operator_once_and_everything_else_each_time_until_they_are_re
     fleet.must(&["keys", "remove", "operator", &alice.public, "--yes"]).unwrap();
     alice.asked(&["machines", "list"]);
     assert_eq!(alice.kept(), [] as [PathBuf; 0], "what the controller refused is not kept");
-    refused(&alice.there(&["machines", "list"]), &["is no operator's in the current root"]);
+    refused(&alice.there(&["machines", "list"]), &["is not an operator key in the current root"]);
     assert_eq!(alice.kept(), [] as [PathBuf; 0]);
 }
