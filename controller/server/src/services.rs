@@ -56,8 +56,8 @@ impl Services {
 
     /// Puts the next root in force: first its file, then its entry in the log. The root is in force once the
     /// file is written, so a failure to log it is not a refusal: the entry follows as soon as possible, under
-    /// the operator's name. A crash in between leaves a root in force without an entry; the next start logs it
-    /// as found.
+    /// the operator's name. A crash in between leaves a root in force without an entry; the next start logs
+    /// it as found.
     pub async fn publish_root(
         &self,
         version: u64,
@@ -74,8 +74,8 @@ impl Services {
         Ok(())
     }
 
-    /// Logs a root that is in force and not in the log: one that came into the folder without being published here, or
-    /// one whose entry could not be written.
+    /// Logs a root that is in force and not in the log: one that came into the folder without being published
+    /// here, or one whose entry could not be written.
     pub async fn log_found_root(&self) -> Result<(), StoreError> {
         self.log_newest_root(&mut *self.root_log.lock().await).await
     }

@@ -56,7 +56,7 @@ impl Store {
                 let decided = checkin::check_in(stored.as_ref(), received, &salt);
                 // Before the commit: whoever closes the connection at once cannot keep it from being logged.
                 if let Err(CheckInRefusal::Sequence { machine, seq, raised: true, .. }) = &decided.answer {
-                    tracing::warn!(%machine, seq, "clone alarm: a check-in with a number that was used");
+                    tracing::warn!(%machine, seq, "clone alarm: a check-in with a used number");
                 }
                 Ok::<_, Infallible>(decided)
             },

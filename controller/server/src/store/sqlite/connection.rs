@@ -47,8 +47,8 @@ impl Sqlite {
         let pool = |connections| SqlitePoolOptions::new().max_connections(connections).acquire_timeout(WAIT);
         let writer = pool(1).connect_with(options.clone()).await.map_err(|error| open(&error))?;
         sqlx::migrate!("migrations/sqlite").run(&writer).await.map_err(|error| open(&error))?;
-        // A failed read makes SQLite end a view by itself, which sqlx does not see: the connection would go on in a view
-        // of long ago. Such a one is given up.
+        // A failed read makes SQLite end a view by itself, which sqlx does not see: the connection would go
+        // on in a view of long ago. Such a one is given up.
         let readers = pool(READERS)
             .before_acquire(|connection, _| Box::pin(async move { Ok(!connection.is_in_transaction()) }))
             .connect_with(options.read_only(true))
