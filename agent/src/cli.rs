@@ -29,7 +29,8 @@ const LOCK: &str = "agent.lock";
 /// How often an agent that is not enrolled checks whether it is.
 const ENROLMENT_PAUSE: Duration = Duration::from_secs(5);
 const IN_ARGUMENTS: &str = "a token is not accepted on the command line, where every user of this machine can read it: run \
-     'muster-agent enrol -' and paste it, or 'muster-agent enrol - < FILE'. If it was a token, others may have read it: \
+     'muster-agent enrol -' and paste it, or 'muster-agent enrol - < FILE'. If it was a token, others may \
+     have read it: \
      make a new one with 'muster machines add NAME --replace', which ends it";
 /// How many local requests may queue for the runner.
 const COMMANDS: usize = 16;
@@ -50,7 +51,8 @@ enum Verb {
     /// Make this machine a member of a fleet, with a token from `muster machines add`
     #[command(alias = "enroll")]
     Enrol {
-        /// The token is read from standard input, and without echo at a terminal: arguments can be read by every user
+        /// The token is read from standard input, and without echo at a terminal: arguments can be read by
+        /// every user
         #[arg(value_name = "-", hide = true)]
         token: Option<String>,
         /// Replace the enrolment that this machine has
@@ -188,7 +190,8 @@ async fn enrol_here(config: &Config, token: Option<&str>, replace: bool) -> Resu
     let token = paste::token()?;
     if token.trim().is_empty() {
         bail!(
-            "no token was given: run 'muster-agent enrol -' at a terminal and paste it, or 'muster-agent enrol - < FILE'"
+            "no token was given: run 'muster-agent enrol -' at a terminal and paste it, or 'muster-agent \
+             enrol - < FILE'"
         );
     }
     enrol::prepare_state(&config.state_dir)?;
@@ -391,7 +394,8 @@ async fn rotate_key(config: &Config) -> Result<String> {
     let _lock = lock(&config.state_dir)?;
     let key = identity::make_next_key(&config.state_dir)?;
     Ok(format!(
-        "the agent is not running: the new key {} is made, and the agent shows it to the controller when it starts",
+        "the agent is not running: the new key {} is made, and the agent shows it to the controller when it \
+         starts",
         key.public().short()
     ))
 }

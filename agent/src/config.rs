@@ -84,12 +84,14 @@ pub enum ConfigError {
     Group { path: PathBuf, group: String },
     #[error("{}: proxy is invalid; write http://HOST:PORT or http://NAME:PASSWORD@HOST:PORT", .0.display())]
     Proxy(PathBuf),
-    #[error("{}: no_proxy has '{entry}'; write hosts, domains and networks such as \"10.0.0.0/8\", each by itself", path.display())]
+    #[error("{}: no_proxy has '{entry}'; write hosts, domains and networks such as \"10.0.0.0/8\", each by \
+        itself", path.display())]
     NoProxy { path: PathBuf, entry: String },
     #[error("{}: state_dir is '{}'; write an absolute path", path.display(), value.display())]
     RelativeState { path: PathBuf, value: PathBuf },
     #[error(
-        "{}: [stand_in] is for tests, and this muster-agent was built without the feature 'stand-in': remove that section",
+        "{}: [stand_in] is for tests, and this muster-agent was built without the feature 'stand-in': \
+         remove that section",
         .0.display()
     )]
     StandIn(PathBuf),
@@ -311,7 +313,8 @@ mod tests {
     #[test]
     fn a_stand_in_is_read_only_by_builds_that_are_made_for_it() {
         let read = parse(
-            "[stand_in]\nroot = '/tmp/m1'\npath = '/bin'\nsystem = 'aarch64-darwin'\nstore = 'local?root=/tmp/m1'",
+            "[stand_in]\nroot = '/tmp/m1'\npath = '/bin'\nsystem = 'aarch64-darwin'\nstore = \
+             'local?root=/tmp/m1'",
         );
         if cfg!(feature = "stand-in") {
             assert_eq!(read.unwrap().stand_in.unwrap().store.unwrap(), "local?root=/tmp/m1");

@@ -144,7 +144,8 @@ fn agent(status: &Result<Status, LocalError>) -> Finding {
         Err(error @ LocalError::NotRunning) => {
             let remedy = match std::env::consts::OS {
                 "macos" => {
-                    "'sudo launchctl bootstrap system /Library/LaunchDaemons/org.muster.agent.plist', then look at its log"
+                    "'sudo launchctl bootstrap system /Library/LaunchDaemons/org.muster.agent.plist', then \
+                     look at its log"
                 }
                 _ => "'systemctl start muster-agent', then 'journalctl -u muster-agent'",
             };
@@ -159,7 +160,8 @@ fn membership(status: Option<Status>) -> Option<Finding> {
     let status = status?;
     let words = status.shut_out?;
     let remedy = format!(
-        "have an operator run 'muster machines add {} --replace', then run 'muster-agent enrol --replace' with that token",
+        "have an operator run 'muster machines add {} --replace', then run 'muster-agent enrol --replace' \
+         with that token",
         status.machine
     );
     Some(bad("membership", words, remedy))

@@ -45,13 +45,15 @@ pub enum EnrolmentError {
     #[error("the token is for a machine of class {token}, but this is {found}: make a token for {found}")]
     WrongClass { token: Class, found: &'static str },
     #[error(
-        "this machine is neither NixOS nor a Mac (there is no /etc/NIXOS and no /run/current-system), so Muster has nothing to switch here"
+        "this machine is neither NixOS nor a Mac (there is no /etc/NIXOS and no /run/current-system), so \
+         Muster has nothing to switch here"
     )]
     NoClass,
     #[error(transparent)]
     System(#[from] MachineError),
     #[error(
-        "the controller does not know root {version} of the fleet: check that the token is for this controller ({url})"
+        "the controller does not know root {version} of the fleet: check that the token is for this \
+         controller ({url})"
     )]
     NoRoot { version: u64, url: String },
     #[error(

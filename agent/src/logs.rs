@@ -1,4 +1,5 @@
-//! Where log lines go: the journal under systemd, plain lines on stderr elsewhere (launchd writes them to a file).
+//! Where log lines go: the journal under systemd, plain lines on stderr elsewhere (launchd writes them to a
+//! file).
 //!
 //! In the journal each line has the field `MUSTER_MACHINE`, and lines about a switch have `MUSTER_GENERATION`
 //! and `MUSTER_TRANSACTION`: `journalctl MUSTER_GENERATION=7` is the whole story of that generation,

@@ -61,7 +61,8 @@ mod tests {
         }
         let print = |state: &str| {
             format!(
-                "system/{LABEL} = {{\n\tactive count = 1\n\tstate = {state}\n\n\tendpoint = {{\n\t\tstate = running\n"
+                "system/{LABEL} = {{\n\tactive count = 1\n\tstate = {state}\n\n\tendpoint = {{\n\t\tstate = \
+                 running\n"
             )
         };
         for (state, up) in

@@ -109,12 +109,14 @@ pub fn next(
                     Stage::Switch => "switch to",
                 };
                 format!(
-                    "{what} generation {generation} as soon as the policy allows it; a newer one takes its place"
+                    "{what} generation {generation} as soon as the policy allows it; a newer one takes its \
+                     place"
                 )
             }
             State::NeedsHuman { .. } => {
                 format!(
-                    "generation {generation} resumes once somebody has done that and run muster-agent check-now"
+                    "generation {generation} resumes once somebody has done that and run muster-agent \
+                     check-now"
                 )
             }
             State::Activating | State::Probing => {
@@ -134,10 +136,12 @@ pub fn next(
             format!("try generation {verified} again when the controller answers")
         }
         Some(Cause::Person) => format!(
-            "try generation {verified} again once somebody has done what it asks for and run muster-agent check-now"
+            "try generation {verified} again once somebody has done what it asks for and run muster-agent \
+             check-now"
         ),
         Some(Cause::Machine) => format!(
-            "try generation {verified} again in an hour, then less often, or when somebody runs muster-agent check-now"
+            "try generation {verified} again in an hour, then less often, or when somebody runs \
+             muster-agent check-now"
         ),
         Some(Cause::Lifted) => format!("try generation {verified} again, as somebody asked"),
         None => format!("waiting for a generation newer than {verified}"),

@@ -39,7 +39,8 @@ pub enum TrustError {
     Read { path: PathBuf, source: io::Error },
     #[error("{} cannot be written: {source}; {}", path.display(), crate::durable::remedy(source))]
     Write { path: PathBuf, source: io::Error },
-    #[error("the pinned root {} is missing or damaged ({detail}): enrol this machine again with a new token and --replace", path.display())]
+    #[error("the pinned root {} is missing or damaged ({detail}): enrol this machine again with a new token \
+        and --replace", path.display())]
     NoRoot { path: PathBuf, detail: String },
 }
 

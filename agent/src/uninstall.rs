@@ -53,7 +53,8 @@ pub fn stop(config: &Config) -> Result<()> {
     let layout = layout(config)?;
     if config.state("transaction.json").exists() {
         bail!(
-            "a switch is under way: wait until 'muster-agent status' says that it is over; nothing was removed"
+            "a switch is under way: wait until 'muster-agent status' says that it is over; nothing was \
+             removed"
         );
     }
     let (job, managed) = job(&layout);

@@ -47,7 +47,8 @@ impl Activator {
         if phase.is_final() || course.is_over() {
             tracing::debug!(?phase, "nothing is left to do");
         } else {
-            tracing::info!(?phase, next = ?course.record.phase, "taking up an activation that was interrupted");
+            tracing::info!(?phase, next = ?course.record.phase, "taking up an activation that was \
+                interrupted");
         }
         self.follow(course)
     }

@@ -9,7 +9,8 @@ use crate::core::answers::ends_check_in;
 #[derive(Debug, thiserror::Error)]
 pub enum ClientError {
     #[error(
-        "the controller at {url} cannot be reached ({detail}): check that it runs and that this machine is online"
+        "the controller at {url} cannot be reached ({detail}): check that it runs and that this machine is \
+         online"
     )]
     Unreachable { url: String, detail: String },
     #[error("{}", refusal(*status, problem.as_ref()))]
@@ -17,7 +18,8 @@ pub enum ClientError {
     #[error("the controller's answer to {path} exceeds {limit} bytes and was discarded")]
     TooLarge { path: String, limit: u64 },
     #[error(
-        "the controller's answer to {path} is not understood ({detail}): is a proxy or another program in its place?"
+        "the controller's answer to {path} is not understood ({detail}): is a proxy or another program in \
+         its place?"
     )]
     Malformed { path: String, detail: String },
     #[error("'{url}' is not the address of a controller: {detail}")]

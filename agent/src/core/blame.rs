@@ -130,7 +130,8 @@ mod tests {
         for (exit, output) in [
             (
                 Some(100),
-                "these 2 derivations will be built:\nerror: builder for '/nix/store/x.drv' failed due to signal 9 (Killed)",
+                "these 2 derivations will be built:\nerror: builder for '/nix/store/x.drv' failed due to \
+                 signal 9 (Killed)",
             ),
             (
                 Some(100),
@@ -139,7 +140,8 @@ mod tests {
             (Some(100), "error: builder for '/nix/store/x.drv' failed with exit code 137"),
             (
                 Some(100),
-                "x> g++: fatal error: Killed signal terminated program cc1plus\nerror: … failed with exit code 1",
+                "x> g++: fatal error: Killed signal terminated program cc1plus\nerror: … failed with exit \
+                 code 1",
             ),
             (
                 Some(100),
@@ -154,7 +156,8 @@ mod tests {
             ),
             (
                 Some(100),
-                "x> process didn't exit successfully: rustc (signal: 9, SIGKILL: kill)\n… failed with exit code 101",
+                "x> process didn't exit successfully: rustc (signal: 9, SIGKILL: kill)\n… failed with exit \
+                 code 101",
             ),
             (Some(100), "x> cannot write: No space left on device\n… failed with exit code 1"),
             (Some(100), "x> fork: Cannot allocate memory\n… failed with exit code 1"),
@@ -186,7 +189,8 @@ mod tests {
     #[test]
     fn the_words_are_those_of_the_cause() {
         let output = "these 2 derivations will be built:\n  /nix/store/x.drv\nerror: builder for '/nix/store/x.drv' \
-                      failed due to signal 9 (Killed)\nerror: 1 dependencies of derivation '/nix/store/y.drv' failed";
+                      failed due to signal 9 (Killed)\nerror: 1 dependencies of derivation \
+                      '/nix/store/y.drv' failed";
         let Blame::Machine(words) = of_build(Some(100), output) else { panic!("it was killed") };
         assert_eq!(words, "error: builder for '/nix/store/x.drv' failed due to signal 9 (Killed)");
     }

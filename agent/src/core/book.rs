@@ -367,7 +367,8 @@ pub fn rebuilt(held: Option<&Target>, running: Option<&StorePath>, at: UnixMilli
         return journal;
     }
     let note = format!(
-        "journal.json was damaged, so nobody knows whether generation {} failed: publish it again under a new number",
+        "journal.json was damaged, so nobody knows whether generation {} failed: publish it again under a \
+         new number",
         held.generation
     );
     journal.tried = Some(held.generation);

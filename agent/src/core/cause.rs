@@ -129,8 +129,10 @@ mod tests {
             (
                 "Checking switch inhibitors... done\nactivating the configuration...\nsetting up /etc...\n\
                  cp: cannot create regular file '/etc/x': Permission denied\n\
-                 Activation script snippet 'x' failed (1)\nFailed to run activate script\nreloading user units for a...\n",
-                "cp: cannot create regular file '/etc/x': Permission denied; Activation script snippet 'x' failed (1)",
+                 Activation script snippet 'x' failed (1)\nFailed to run activate script\nreloading user \
+                 units for a...\n",
+                "cp: cannot create regular file '/etc/x': Permission denied; Activation script snippet 'x' \
+                 failed (1)",
             ),
             (
                 "Checking switch inhibitors... done\nefibootmgr: no space left on device\nInstalled nothing\n\
@@ -138,12 +140,14 @@ mod tests {
                 "efibootmgr: no space left on device; Failed to install bootloader",
             ),
             (
-                "Checking switch inhibitors... done\nthe pool is degraded\nPre-switch check 'zfs' failed\nPre-switch checks failed\n",
+                "Checking switch inhibitors... done\nthe pool is degraded\nPre-switch check 'zfs' \
+                 failed\nPre-switch checks failed\n",
                 "the pool is degraded; Pre-switch check 'zfs' failed",
             ),
             (
                 "Checking switch inhibitors... done\nactivating the configuration...\n\
-                 Error: Failed to process dbus messages\n\nCaused by:\n    0: D-Bus error\n    1: Disconnected from D-Bus\n",
+                 Error: Failed to process dbus messages\n\nCaused by:\n    0: D-Bus error\n    1: \
+                 Disconnected from D-Bus\n",
                 "Failed to process dbus messages: D-Bus error: Disconnected from D-Bus",
             ),
             ("Error: one\n\nCaused by:\n    another\n", "one: another"),

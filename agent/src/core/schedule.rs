@@ -248,7 +248,8 @@ impl Schedule {
         Ok(())
     }
 
-    /// Something signed by operators or root holders arrived. Timestamps do not count: a controller can make any number.
+    /// Something signed by operators or root holders arrived. Timestamps do not count: a controller can make
+    /// any number.
     pub fn signed_news(&mut self) {
         self.hasty = 0;
     }

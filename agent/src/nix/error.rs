@@ -151,7 +151,8 @@ mod tests {
     #[test]
     fn nixs_message_is_cut_to_what_matters() {
         let output = "these derivations will be built:\n  /nix/store/x.drv\n\u{1b}[31;1merror:\u{1b}[0m builder for \
-            '/nix/store/x.drv' failed with exit code 1;\n       last 1 log lines:\n       > no\n(use '--show-trace' to see)\n";
+            '/nix/store/x.drv' failed with exit code 1;\n       last 1 log lines:\n       > no\n(use \
+            '--show-trace' to see)\n";
         let text = message(output, ExitStatus::from_raw(256));
         assert_eq!(text, "builder for '/nix/store/x.drv' failed with exit code 1; last 1 log lines: > no");
         assert!(message(&format!("error: {}", "é".repeat(5000)), ExitStatus::from_raw(256)).len() < 700);

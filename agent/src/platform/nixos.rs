@@ -317,7 +317,8 @@ mod tests {
         let nixos = nixos(folder.path());
         let new = path("new");
         let text = "echo \"$@\" >> $0.asked\nprintf '%s\\n' 'Checking switch inhibitors...' \
-            'There are changes to critical components of the system:' '' 'dbus-implementation : dbus -> broker' '' \
+            'There are changes to critical components of the system:' '' 'dbus-implementation : dbus -> \
+            broker' '' \
             'Switching into this system is not recommended.' \"Pre-switch check 'switchInhibitors' failed\" \
             'Pre-switch checks failed'; exit 1";
         script(&nixos.script(&new), text);

@@ -9,7 +9,8 @@ pub enum ProcessError {
     Run { program: String, source: io::Error },
     #[error("{what} took longer than {} s and was ended", limit.as_secs())]
     TimedOut { what: String, limit: Duration },
-    #[error("the disk of the Nix store has less than {} MiB left: free some space, for example with nix-collect-garbage", .0 / 1024 / 1024)]
+    #[error("the disk of the Nix store has less than {} MiB left: free some space, for example with \
+        nix-collect-garbage", .0 / 1024 / 1024)]
     NoSpace(u64),
     #[error("{what} took more than {} MiB of memory and was ended", limit / 1024 / 1024)]
     TooMuchMemory { what: String, limit: u64 },

@@ -81,10 +81,13 @@ pub async fn follow(
     };
     tokio::select! {
         finished = tokio::time::timeout(limits.time, work) => {
-            finished.unwrap_or_else(|_| Err(ProcessError::TimedOut { what: what.to_owned(), limit: limits.time }))
+            let late = |_| Err(ProcessError::TimedOut { what: what.to_owned(), limit: limits.time });
+            finished.unwrap_or_else(late)
         }
         reserve = watch(limits.disk.as_ref()) => Err(ProcessError::NoSpace(reserve)),
-        limit = watch_memory(pid, limits.memory) => Err(ProcessError::TooMuchMemory { what: what.to_owned(), limit }),
+        limit = watch_memory(pid, limits.memory) => {
+            Err(ProcessError::TooMuchMemory { what: what.to_owned(), limit })
+        }
     }
 }
 
@@ -252,7 +255,8 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         let ps = folder.path().join("ps");
         // It grows by a MiB between two looks, and the query is about this very process.
-        let grows = "echo >> $0.looks; [ \"$*\" = '-o rss= -p 4711' ] && echo \"  $(( $(wc -l < $0.looks) * 1024 ))\"";
+        let grows = "echo >> $0.looks; [ \"$*\" = '-o rss= -p 4711' ] && echo \"  $(( $(wc -l < $0.looks) * \
+            1024 ))\"";
         crate::scripts::script(&ps, grows);
         let ps = ps.to_str().unwrap();
         assert_eq!(resident(4711, ps).await, Some(1024 * 1024));

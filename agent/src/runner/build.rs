@@ -34,7 +34,8 @@ const TRIES: u32 = 8;
 const BUILD_TRIES: u32 = 4;
 
 /// Reported when a build stops waiting for the machine's caches.
-const DOUBTED: &str = "building failed repeatedly, possibly because of a cache: what this machine's caches do not deliver is built here now";
+const DOUBTED: &str = "building failed repeatedly, possibly because of a cache: what this machine's caches \
+    do not deliver is built here now";
 
 /// Follows a Nix process: keeps its output, and reports its progress now and then.
 struct Follow<'a> {

@@ -72,7 +72,8 @@ pub async fn keep(
             }
         }
     };
-    tracing::info!(machine = %identity.machine, class = %identity.class, "muster-agent {AGENT} keeps this machine");
+    tracing::info!(machine = %identity.machine, class = %identity.class, "muster-agent {AGENT} keeps this \
+        machine");
     crate::supervisor::status("keeps this machine");
     let machine = shared.machine_span();
     tokio::join!(

@@ -309,7 +309,8 @@ impl Work<'_> {
     fn refuse(&mut self, entry: &Quarantined) -> Result<(), WorkError> {
         let Some(target) = self.wanted() else { return Ok(()) };
         let detail = format!(
-            "its derivation failed as generation {} ({}) and is not tried again: change the system and publish that",
+            "its derivation failed as generation {} ({}) and is not tried again: change the system and \
+             publish that",
             entry.generation, entry.detail
         );
         let transaction = Transaction::signed(id()?, target, self.shared.clock.unix_ms());

@@ -17,15 +17,18 @@ pub enum SecretsError {
     #[error("{} of the new system is damaged ({detail}): build it with another Muster", MANIFEST)]
     Manifest { detail: String },
     #[error(
-        "the new system has secrets of version {0}, and this agent reads version {VERSION}: publish a newer muster-agent first"
+        "the new system has secrets of version {0}, and this agent reads version {VERSION}: publish a newer \
+         muster-agent first"
     )]
     Version(u32),
     #[error(
-        "this machine's key does not read {name}: run `muster machines accept` for it and publish the system again ({words})"
+        "this machine's key does not read {name}: run `muster machines accept` for it and publish the \
+         system again ({words})"
     )]
     NoKey { name: String, words: String },
     #[error(
-        "{name} cannot be decrypted: sops {how} ({words}); run `muster vars check` and publish the system again"
+        "{name} cannot be decrypted: sops {how} ({words}); run `muster vars check` and publish the system \
+         again"
     )]
     Decrypt { name: String, how: String, words: String },
     #[error("{} cannot be run: {source}", program.display())]

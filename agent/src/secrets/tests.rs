@@ -13,7 +13,8 @@ fn machine(class: Class) -> (tempfile::TempDir, Layout) {
     let store = layout.store_prefix();
     script(
         &store.join("11111111111111111111111111111111-sops/bin/sops"),
-        "for file; do :; done\ncase $file in *unreadable) echo no key >&2; exit 128 ;; *broken) exit 51 ;; esac\ncat \"$file\"",
+        "for file; do :; done\ncase $file in *unreadable) echo no key >&2; exit 128 ;; *broken) exit 51 ;; \
+         esac\ncat \"$file\"",
     );
     std::fs::create_dir_all(layout.system("/run")).unwrap();
     std::fs::write(layout.state("age.txt"), "key").unwrap();

@@ -404,7 +404,8 @@ async fn a_build_that_is_not_wanted_any_more_is_ended() {
     let works = || processes(link.to_str().unwrap());
     let (mut plain, limits) = (Plain, BuildLimits::default());
     tokio::select! {
-        result = nix.realise(&target, &bed.client, &link, limits, &mut plain) => panic!("it ended by itself: {result:?}"),
+        result = nix.realise(&target, &bed.client, &link, limits, &mut plain) => panic!("it ended by \
+            itself: {result:?}"),
         () = until(|| works() > 0) => {}
     }
     until(|| works() == 0).await;

@@ -18,7 +18,8 @@ use muster_protocol::shown::is_unseen;
 
 use super::controller::{Controller, DAY, Fleet, NOW, problem};
 
-const HOSTILE: &str = "x\u{1b}[2J\u{1b}]52;c;ZXZpbA==\u{7}\u{9b}1m\r\nok   enrolment   as root\n\u{202e}\u{2066}\u{200b}\u{feff}\u{e0041}y";
+const HOSTILE: &str = "x\u{1b}[2J\u{1b}]52;c;ZXZpbA==\u{7}\u{9b}1m\r\nok   enrolment   as \
+    root\n\u{202e}\u{2066}\u{200b}\u{feff}\u{e0041}y";
 
 struct Site {
     folder: tempfile::TempDir,
@@ -47,7 +48,8 @@ impl Site {
         let folder = tempfile::tempdir().unwrap();
         let root = folder.path().display();
         let settings = format!(
-            "state_dir = '{root}/state'\n[stand_in]\nroot = '{root}'\npath = '{root}/programs'\nsystem = 'x86_64-linux'\n"
+            "state_dir = '{root}/state'\n[stand_in]\nroot = '{root}'\npath = '{root}/programs'\nsystem = \
+             'x86_64-linux'\n"
         );
         std::fs::write(folder.path().join("agent.toml"), settings).unwrap();
         Self { folder, controller, fleet, token }

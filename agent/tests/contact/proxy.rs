@@ -32,7 +32,8 @@ impl Tinyproxy {
         let file = folder.path().join("tinyproxy.conf");
         let log = folder.path().join("log");
         let text = format!(
-            "Port {port}\nListen 127.0.0.1\nTimeout 600\nMaxClients 50\nAllow 127.0.0.1\nLogLevel Info\nLogFile \"{}\"\n",
+            "Port {port}\nListen 127.0.0.1\nTimeout 600\nMaxClients 50\nAllow 127.0.0.1\nLogLevel \
+             Info\nLogFile \"{}\"\n",
             log.display()
         );
         std::fs::write(&file, text).unwrap();

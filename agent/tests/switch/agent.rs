@@ -97,8 +97,7 @@ fn a_build_that_fails_is_told_with_the_end_of_its_log_and_changes_nothing() {
 
 /// Slow: the undo waits for the deadline.
 #[test]
-fn failure_mode_4_i4_a_generation_that_cuts_the_network_is_undone_and_tried_again_when_the_controller_answers()
- {
+fn failure_mode_4_i4_a_generation_that_cuts_the_network_is_undone_and_tried_again_when_it_is_back() {
     let bed = Bed::new(Class::Nixos);
     let first = bed.publish(1, "");
     bed.assert_confirmed(&first);

@@ -31,8 +31,11 @@ fn a_quarantine_is_lifted_by_a_word_at_the_machine_which_is_told_and_by_no_other
     bed.assert_confirmed(&target);
     let retried = bed.until_event(2, "retried");
     assert!(
-        matches!(&retried, EventKind::Retried { derivation, quarantined: true, by: Asker::Local { user: Some(_) } }
-        if *derivation == target.derivation),
+        matches!(
+            &retried,
+            EventKind::Retried { derivation, quarantined: true, by: Asker::Local { user: Some(_) } }
+                if *derivation == target.derivation
+        ),
         "{retried:?}"
     );
     assert_eq!(bed.controller.names(2)[..3], ["failed", "retried", "verified"]);

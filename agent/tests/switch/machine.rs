@@ -108,7 +108,8 @@ impl Machine {
             "launchctl",
             format!(
                 "case $1 in\nbootout) exit 3;;\nbootstrap)\n  echo started >> {root}/starts\n  \
-                 set -- $(sed -n '/<key>ProgramArguments/,/<\\/array>/s/.*<string>\\(.*\\)<\\/string>.*/\\1/p' \"$3\")\n  \
+                 set -- $(sed -n \
+                 '/<key>ProgramArguments/,/<\\/array>/s/.*<string>\\(.*\\)<\\/string>.*/\\1/p' \"$3\")\n  \
                  {detach}\n  ;;\nesac"
             ),
         );
@@ -138,7 +139,8 @@ impl Machine {
     }
 
     pub fn activation_script(&self, folder: &Path, body: &str) {
-        let link = "ln -sfn \"$S\" \"$R/run/current-system.new\"; mv -T \"$R/run/current-system.new\" \"$R/run/current-system\"";
+        let link = "ln -sfn \"$S\" \"$R/run/current-system.new\"; mv -T \"$R/run/current-system.new\" \
+            \"$R/run/current-system\"";
         let begin = "R=${0%%/nix/store/*}; S=${0#$R}";
         match self.class {
             // The link comes before the units.

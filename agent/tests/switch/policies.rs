@@ -129,7 +129,8 @@ fn hooks_put_a_switch_off_and_are_told_what_it_is_about_and_one_that_fails_after
 
 #[test]
 fn the_machines_own_checks_are_asked_beside_the_signed_ones() {
-    let settings = "[checks.data]\ncommand = ['sh', '-c', 'test -e ROOT/data || { echo no data; exit 1; }']\ntries = 1\n";
+    let settings = "[checks.data]\ncommand = ['sh', '-c', 'test -e ROOT/data || { echo no data; exit 1; \
+        }']\ntries = 1\n";
     let bed = Bed::with(Class::Darwin, settings);
     let old = bed.machine.layout.running().unwrap();
     bed.publish(1, "");

@@ -1,5 +1,5 @@
-//! The activator: `core::activate` says the steps, as it ships; here they are done to the machine, and a kill or a power cut
-//! comes between any two of them, or in the middle of a system's own script.
+//! The activator: `core::activate` says the steps, as it ships; here they are done to the machine, and a kill
+//! or a power cut comes between any two of them, or in the middle of a system's own script.
 
 use std::time::Duration;
 
@@ -14,12 +14,14 @@ use crate::world::{Activator, Script, World};
 
 /// The last stage of a script; after it the script has ended.
 const LAST: u8 = 2;
-/// Before the deadline, and late enough for a note of the time: a sixteenth of a rollback's 300 seconds, or of 60.
+/// Before the deadline, and late enough for a note of the time: a sixteenth of a rollback's 300 seconds, or
+/// of 60.
 const SOON: Duration = Duration::from_secs(30);
 /// Behind every deadline.
 const LATE: Duration = Duration::from_secs(100_000);
 
-/// Its supervisor starts it; a second one finds the lock taken and ends. The next boot starts it as well, until it ends.
+/// Its supervisor starts it; a second one finds the lock taken and ends. The next boot starts it as well,
+/// until it ends.
 pub fn start(world: &mut World, scene: &Scene) {
     world.job = !scene.breaks(Break::NoRestart);
     world.disk.boot_job = !scene.breaks(Break::NoStartAtBoot);
@@ -162,7 +164,8 @@ fn further(world: &World, scene: &Scene, now: Duration) -> Option<World> {
             done(&mut next, Done::Well);
         }
         Act::EnsureAgent { from, to } => {
-            // Of all systems only one that breaks the agent brings another unit of it, so only there it is restarted.
+            // Of all systems only one that breaks the agent brings another unit of it, so only there it is
+            // restarted.
             let breaks = |system| scene.behaviour(system) == Behaviour::BreaksAgent;
             let other = from.is_some_and(|from| breaks(number(&from)) != breaks(number(&to)));
             if scene.class == Class::Nixos && other && !scene.breaks(Break::KeepOldAgent) {
@@ -286,7 +289,8 @@ fn run(mut world: World, scene: &Scene, script: Script) -> Option<World> {
     Some(world)
 }
 
-/// One stage of a system's activation. NixOS: boot loader, the link, units. A Mac: users and daemons out, daemons in, the link.
+/// One stage of a system's activation. NixOS: boot loader, the link, units. A Mac: users and daemons out,
+/// daemons in, the link.
 fn stage(world: &mut World, scene: &Scene, script: Script) -> Stage {
     let behaviour = scene.behaviour(script.system);
     match (scene.class, script.stage) {
@@ -319,7 +323,8 @@ fn stage(world: &mut World, scene: &Scene, script: Script) -> Stage {
             }
             world.daemons = script.system;
             if scene.class == Class::Darwin {
-                // Its jobs come first, the boot's own among them, and then those of what the link points at go.
+                // Its jobs come first, the boot's own among them, and then those of what the link points at
+                // go.
                 world.plists |= 1 << script.system;
                 let before = world.running;
                 if behaviour == Behaviour::ChangesBootJob {

@@ -1,5 +1,5 @@
-//! The agent: `core::plan` says what is next and `core::book` what is written for it, both as they ship; a crash comes
-//! between any two of those writes. This follows `runner/work.rs` of the agent.
+//! The agent: `core::plan` says what is next and `core::book` what is written for it, both as they ship; a
+//! crash comes between any two of those writes. This follows `runner/work.rs` of the agent.
 
 use std::time::Duration;
 
@@ -326,7 +326,8 @@ fn note_begin(world: &mut World, scene: &Scene, transaction: &Transaction) {
     }
 }
 
-/// I4, where a verdict is given: a system that cuts the network, that breaks the agent, or that is ill, is not confirmed.
+/// I4, where a verdict is given: a system that cuts the network, that breaks the agent, or that is ill, is
+/// not confirmed.
 fn judge(world: &mut World, scene: &Scene) {
     let behaviour = scene.behaviour(world.running);
     if matches!(behaviour, Behaviour::Ill | Behaviour::CutsNetwork | Behaviour::BreaksAgent) {

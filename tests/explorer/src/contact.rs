@@ -1,6 +1,6 @@
-//! The agent's contact with the controller: `core::schedule` says what is next, as it ships, and every request may be answered,
-//! lost on its way back, refused, put off or lied to, with changes, publications, kills and time in between. This follows
-//! `runner/contact.rs` of the agent.
+//! The agent's contact with the controller: `core::schedule` says what is next, as it ships, and every
+//! request may be answered, lost on its way back, refused, put off or lied to, with changes, publications,
+//! kills and time in between. This follows `runner/contact.rs` of the agent.
 
 mod properties;
 mod world;

@@ -154,7 +154,8 @@ pub fn after(world: &World, scene: &Scene, action: Action) -> Option<World> {
     }
 }
 
-/// Where agent and controller could still confirm in time, a deadline that passes first is a fault like any other.
+/// Where agent and controller could still confirm in time, a deadline that passes first is a fault like any
+/// other.
 fn deadline(world: &World, scene: &Scene) -> Option<World> {
     let mut next = activator::deadline(world, scene)?;
     let hangs = matches!(world.activator, Some(Activator { script: Some(_), .. }));
@@ -199,8 +200,8 @@ fn reboot(world: &mut World, scene: &Scene) {
     (world.agent, world.activator, world.leftover, world.loaded) = (None, None, None, true);
     world.job = world.disk.boot_job;
     world.boot += 1;
-    // NixOS boots its boot loader's entry, all of it. A Mac's boot points the link at the profile; daemons and users are what
-    // was left on the disk.
+    // NixOS boots its boot loader's entry, all of it. A Mac's boot points the link at the profile; daemons
+    // and users are what was left on the disk.
     match scene.class {
         Class::Nixos => {
             world.running = world.disk.entry;
@@ -210,7 +211,8 @@ fn reboot(world: &mut World, scene: &Scene) {
     }
 }
 
-/// A check-in, the reports, and the trusted metadata. A reply that is lost leaves the controller knowing and the machine not.
+/// A check-in, the reports, and the trusted metadata. A reply that is lost leaves the controller knowing and
+/// the machine not.
 fn contact(world: &World, scene: &Scene, reply: bool) -> Option<World> {
     let reachable = reachable(world, scene);
     // Without reports there is nothing that a lost reply leaves behind.
@@ -232,7 +234,8 @@ fn contact(world: &World, scene: &Scene, reply: bool) -> Option<World> {
     if !scene.reports {
         return Some(known(next, scene));
     }
-    // The batch begins with the oldest that waits; what the controller has already it does not store again (I7).
+    // The batch begins with the oldest that waits; what the controller has already it does not store again
+    // (I7).
     let (oldest, newest) = (next.disk.acknowledged, next.disk.told.len());
     if oldest > next.disk.stored {
         next.violate("I7: a report is gone that the controller has not stored");

@@ -51,7 +51,8 @@ fn is_end(kind: &str) -> bool {
     kind.starts_with("rolled-back") || matches!(kind, "confirmed" | "failed" | "needs-human")
 }
 
-/// I3: where nothing is under way, profile, boot entry, link, daemons and users are of one system, and it is OLD or NEW.
+/// I3: where nothing is under way, profile, boot entry, link, daemons and users are of one system, and it is
+/// OLD or NEW.
 fn settled_well(world: &World, scene: &Scene) -> Option<String> {
     // Before the first activation the machine is as somebody else left it.
     let untouched = world.history.highest == 0;
@@ -63,13 +64,15 @@ fn settled_well(world: &World, scene: &Scene) -> Option<String> {
     if (world.disk.profile, world.daemons, entry) != (on, on, on) {
         let (profile, daemons) = (world.disk.profile, world.daemons);
         return Some(format!(
-            "I3: at rest it runs system {on} with the daemons of {daemons}, and profile {profile} and boot entry {entry}"
+            "I3: at rest it runs system {on} with the daemons of {daemons}, and profile {profile} and boot \
+             entry {entry}"
         ));
     }
     if scene.class == Class::Darwin && (world.users, world.plists) != (on, 1 << on) {
         let (users, plists) = (world.users, world.plists);
         return Some(format!(
-            "I3: at rest it runs system {on} with the users of {users} and launchd jobs of the systems {plists:#b}"
+            "I3: at rest it runs system {on} with the users of {users} and launchd jobs of the systems \
+             {plists:#b}"
         ));
     }
     if on != world.history.old && on != world.history.new {
@@ -104,7 +107,8 @@ fn awaits_reboot(world: &World) -> bool {
     waits && world.activator.is_none()
 }
 
-/// I4: every moment leads to one like this by what the machine does alone, without network, agent's luck or a person.
+/// I4: every moment leads to one like this by what the machine does alone, without network, agent's luck or a
+/// person.
 pub fn machine_is_safe(world: &World) -> bool {
     let over = world.disk.activation.as_ref().is_none_or(|record| record.phase.is_final());
     let begun = world.disk.transaction.as_ref().is_some_and(|open| {
@@ -113,7 +117,8 @@ pub fn machine_is_safe(world: &World) -> bool {
     world.activator.is_none() && world.leftover.is_none() && (over && !begun || awaits_reboot(world))
 }
 
-/// I3 and I7: every moment leads to one like this once the network is back: all is settled, told, stored, forgotten.
+/// I3 and I7: every moment leads to one like this once the network is back: all is settled, told, stored,
+/// forgotten.
 pub fn all_is_told(world: &World, scene: &Scene) -> bool {
     let told = world.disk.told.len();
     let open = world.disk.transaction.is_some();

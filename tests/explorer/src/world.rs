@@ -112,13 +112,15 @@ pub struct Script {
 pub struct History {
     /// The highest generation that an activation was started for.
     pub highest: u8,
-    /// The agent was in the middle of a step when the root of the new epoch came: that step was decided before it.
+    /// The agent was in the middle of a step when the root of the new epoch came: that step was decided
+    /// before it.
     pub decided_before: bool,
     /// Systems whose generation was told to have failed by its own fault.
     pub failed: Vec<System>,
     /// How often the activation of one generation was begun.
     pub begun: Vec<u8>,
-    /// What the machine may be on when all is at rest: what ran before the last activation, and what it brought.
+    /// What the machine may be on when all is at rest: what ran before the last activation, and what it
+    /// brought.
     pub old: System,
     pub new: System,
     pub violation: Option<String>,

@@ -1,10 +1,11 @@
 //! Prints which modules of each crate use one another in a circle, and how many there are.
 //!
-//! A module is a file. It uses another one if a path in it leads there (`use crate::a::b`, `super::b::f()`), in code
-//! that is not for tests alone. Declaring a child is no use of it; calling it, or passing it on by `pub use`, is.
+//! A module is a file. It uses another one if a path in it leads there (`use crate::a::b`, `super::b::f()`),
+//! in code that is not for tests alone. Declaring a child is no use of it; calling it, or passing it on by
+//! `pub use`, is.
 //!
-//! [`tokens`] reads Rust as far as paths need it, [`paths`] finds the paths of one file, [`graph`] finds the circles.
-//! [`width`] finds lines that are too wide, with `--wide`.
+//! [`tokens`] reads Rust as far as paths need it, [`paths`] finds the paths of one file, [`graph`] finds the
+//! circles. [`width`] finds lines that are too wide, with `--wide`.
 
 #![allow(clippy::print_stdout, clippy::print_stderr)]
 
@@ -30,7 +31,8 @@ fn main() -> ExitCode {
     }
     if arguments.is_empty() {
         eprintln!(
-            "usage: muster-house FOLDER …          circles; each folder has the lib.rs or main.rs of a crate\n       muster-house --wide FOLDER …   lines that are too wide, in every .rs file below"
+            "usage: muster-house FOLDER …          circles; each folder has the lib.rs or main.rs of a \
+             crate\n       muster-house --wide FOLDER …   lines that are too wide, in every .rs file below"
         );
         return ExitCode::from(2);
     }

@@ -1,4 +1,5 @@
-//! Rust as a row of tokens: names, `::`, and single signs. Comments, texts, characters and lifetimes are left out.
+//! Rust as a row of tokens: names, `::`, and single signs. Comments, texts, characters and lifetimes are left
+//! out.
 
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Token {

@@ -100,7 +100,8 @@ mod tests {
         std::fs::create_dir(etc("folder")).unwrap();
         std::fs::write(etc("not-of-new"), "").unwrap();
         let script = format!(
-            "declare -A etcSha256Hashes=(\n  ['zshrc']='0000 {hash}'\n  [shells]={hash}\n  [nix/nix.conf]=''\n  [mine]=''\n)\n"
+            "declare -A etcSha256Hashes=(\n  ['zshrc']='0000 {hash}'\n  [shells]={hash}\n  \
+             [nix/nix.conf]=''\n  [mine]=''\n)\n"
         );
         let found = foreign(&layout, &path("new"), &script);
         assert_eq!(found, ["/etc/folder", "/etc/gone", "/etc/mine", "/etc/shells"]);

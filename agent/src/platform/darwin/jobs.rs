@@ -139,7 +139,8 @@ mod tests {
         let activate = "launchctl asuser \"$(id -u -- alice)\" sudo --user=alice -- launchctl load -w x";
         write(layout.physical(&path("from")).join("activate"), activate);
         for program in ["launchctl", "sudo"] {
-            let text = "echo \"$@\" >> $0.asked; [ \"$1\" != list ] || printf 'PID\\tStatus\\tLabel\\n-\\t0\\tkept\\n'";
+            let text = "echo \"$@\" >> $0.asked; [ \"$1\" != list ] || printf \
+                'PID\\tStatus\\tLabel\\n-\\t0\\tkept\\n'";
             script(&folder.path().join("programs").join(program), text);
         }
         tidy(&layout, &path("from"), &path("to"));

@@ -28,7 +28,8 @@ pub fn needs_human(exit: i32, output: &str, program: &str) -> Option<String> {
         if lower.contains(words) {
             return Some(format!(
                 "macOS does not let muster-agent {what}: open System Settings > Privacy & Security > {pane}, press +, \
-                 choose {program} (Cmd-Shift-G takes a path), switch it on, then run muster-agent check-now. A profile \
+                 choose {program} (Cmd-Shift-G takes a path), switch it on, then run muster-agent \
+                 check-now. A profile \
                  of your MDM can grant it to a whole fleet"
             ));
         }

@@ -68,7 +68,8 @@ mod tests {
 
     #[test]
     fn a_mac_is_on_battery_when_it_draws_from_it() {
-        let battery = "Now drawing from 'Battery Power'\n -InternalBattery-0 (id=4653155)\t87%; discharging; 4:10 remaining\n";
+        let battery = "Now drawing from 'Battery Power'\n -InternalBattery-0 (id=4653155)\t87%; \
+            discharging; 4:10 remaining\n";
         assert_eq!(charge(battery), Some(87));
         assert_eq!(charge(&battery.replace("Battery Power", "AC Power")), None);
         assert_eq!(charge("Now drawing from 'AC Power'\n"), None, "a Mac mini");

@@ -196,7 +196,8 @@ mod tests {
         let text = "\
 ModemManager   0 root 700 ModemManager   sleep                          ModemManager needs to reset devices \
 delay
-Unattended Upg 0 root 801 unattended-upg shutdown                       Stop ongoing upgrades or perform upgrades before shutdown delay
+Unattended Upg 0 root 801 unattended-upg shutdown                       Stop ongoing upgrades or perform \
+upgrades before shutdown delay
 backup job     0 root 922 borg           shutdown:sleep                 A backup is under way block
 alice's player 9 al   950 mpv            idle                           Playing block
 ";

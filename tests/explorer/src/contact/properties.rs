@@ -6,11 +6,12 @@ use muster_agent::core::schedule::Next;
 
 use super::world::{Event, World};
 
-/// So many requests without any time passing are enough for whatever comes together: each hasty poll may bring a check-in for
-/// what waited and one for what is new, reports and metadata, and of hasty polls there are four until they count as a failure.
+/// So many requests without any time passing are enough for whatever comes together: each hasty poll may
+/// bring a check-in for what waited and one for what is new, reports and metadata, and of hasty polls there
+/// are four until they count as a failure.
 const MOST_REQUESTS: u8 = 24;
-/// As long as it may take until a reachable controller has heard everything and been heard: eleven minutes of a `Retry-After`, and
-/// ten of a hint that brought nothing.
+/// As long as it may take until a reachable controller has heard everything and been heard: eleven minutes of
+/// a `Retry-After`, and ten of a hint that brought nothing.
 const HEARD_AGAIN: Duration = Duration::from_secs(22 * 60);
 /// And as many steps.
 const MOST_STEPS: u32 = 300;
@@ -24,7 +25,8 @@ fn spins(world: &World) -> Option<String> {
         .then(|| format!("it never comes to rest: {} requests without any time passing", world.requests))
 }
 
-/// Nothing goes wrong from here on: then it is at rest within the bound, holds what is published and has told everything.
+/// Nothing goes wrong from here on: then it is at rest within the bound, holds what is published and has told
+/// everything.
 fn is_deaf(world: &World) -> Option<String> {
     let mut world = world.clone().well();
     let began = world.now;

@@ -52,8 +52,8 @@ pub struct World {
     /// Its disk: the last number used, and the check-in that waits for its answer.
     number: u8,
     unanswered: Option<CheckIn>,
-    /// The controller: the last check-in, whether its answer was lost, what it stored and published, and whether it knows the
-    /// bearer.
+    /// The controller: the last check-in, whether its answer was lost, what it stored and published, and
+    /// whether it knows the bearer.
     last: Option<CheckIn>,
     lost: bool,
     stored: u8,

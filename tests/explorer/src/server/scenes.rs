@@ -43,7 +43,8 @@ impl explore::Scene for Scene {
                 may: Action::is_sure,
             },
             Goal {
-                property: "a machine never has what is published, or never follows what it was asked, from here",
+                property: "a machine never has what is published, or never follows what it was asked, from \
+                    here",
                 is_reached: |scene, world| properties::all_is_taken(world, scene),
                 may: Action::is_sure,
             },

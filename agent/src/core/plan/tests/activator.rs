@@ -2,8 +2,8 @@
 
 use super::*;
 
-/// Every state from the activation on × every phase of the activator × alive or dead: the step makes progress,
-/// and never waits for something that nobody does.
+/// Every state from the activation on × every phase of the activator × alive or dead: the step makes
+/// progress, and never waits for something that nobody does.
 #[test]
 fn i3_whatever_was_left_behind_there_is_a_step_that_leads_on() {
     let (reason, detail) = (Reason::Deadline, "late".to_owned());
