@@ -1,5 +1,6 @@
 //! Lines that are too wide to be read beside others. rustfmt breaks code, and neither comments nor texts.
-//! Rows of a table cannot be broken, and some texts should not be: a line with either may be as wide as it has to.
+//! Rows of a table cannot be broken, and some texts should not be: a line with either may be as wide as it
+//! has to.
 
 use std::fs;
 use std::io;
