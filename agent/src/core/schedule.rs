@@ -189,7 +189,7 @@ impl Schedule {
         if let At::Saying(left) = self.at {
             self.at = At::Saying(left.saturating_sub(1));
         }
-        self.older = None;
+        self.key_known();
         let good = Duration::from_secs(answer.bearer_seconds.min(BEARER_SECONDS)) * 3 / 4;
         self.bearer_until = Some(answer.sent.saturating_add(good));
         self.poll_seconds = answer.poll_seconds.min(self.longest_poll).max(1);
@@ -311,6 +311,11 @@ impl Schedule {
     pub fn key_not_known(&mut self, previous: usize) {
         let next = self.older.map_or(0, |older| older.saturating_add(1));
         self.older = (next < previous).then_some(next);
+    }
+
+    /// A check-in was answered, so the controller knows the newest key.
+    pub fn key_known(&mut self) {
+        self.older = None;
     }
 
     /// The controller's last hint; never trusted.

@@ -264,6 +264,8 @@ impl Contact<'_> {
             }
         };
         let Sending { outgoing, next, .. } = sending;
+        // Before the key is replaced, which may fail half-way: then the same bytes are sent again.
+        self.schedule.key_known();
         let waits = self.shared.next_key.public();
         if let Some(next) = next.filter(|next| waits == Some(next.public())) {
             self.shared.rotated(self.client, &next)?;

@@ -83,7 +83,7 @@ fn a_pause_outlives_the_agent_and_holds_whatever_is_published_until_it_is_resume
         bed.controller.check_ins().last()?.health.paused_until.map(drop)
     });
     let (code, words) = bed.machine.ask(&["resume"]);
-    assert!(code == 0 && words.contains("go on"), "{words}");
+    assert!(code == 0 && words.contains("updates resumed"), "{words}");
     bed.assert_confirmed(&target);
     assert!(bed.machine.ask(&["resume"]).1.contains("were not paused"));
     assert!(bed.machine.ask(&["pause", "--for", "soon"]).1.contains("such as 90m, 4h or 2d"));

@@ -257,7 +257,7 @@ fn read(path: &Path) -> Result<Option<SignedIn>> {
     };
     let data = file.metadata()?;
     if !data.is_file() || data.uid() != own() || data.mode() & 0o077 != 0 {
-        return Err(anyhow!("it is not private to this user (mode 0600)"));
+        return Err(anyhow!("it is not a file private to this user (mode 0600)"));
     }
     let mut text = Zeroizing::new(String::new());
     file.take(MAX_BYTES).read_to_string(&mut text).context("it is not text")?;

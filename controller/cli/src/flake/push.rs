@@ -46,12 +46,12 @@ impl PushError {
             }
             Self::Unnamed(_) => {
                 "the flake has it by builtins.storePath, for example: bring it here from a cache that you \
-                 trust and evaluate the                  flake here, then repeat; or sign with --unseen if \
-                 you know by other means what the draft does"
+                 trust and evaluate the flake here, then repeat; or sign with --unseen if you know by other \
+                 means what the draft does"
             }
             _ => {
                 "repeat this once the controller answers well. Sign with --unseen only if you know by other \
-                 means what the draft                  does"
+                 means what the draft does"
             }
         }
     }

@@ -126,3 +126,32 @@ impl Add {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[derive(clap::Parser)]
+    struct Line {
+        #[command(flatten)]
+        add: Add,
+    }
+
+    #[test]
+    fn a_machine_that_is_replaced_keeps_its_tags_unless_others_are_given() {
+        let known: MachineView = serde_json::from_value(serde_json::json!({
+            "machine": "tin", "class": "nixos", "system": "x86_64-linux", "tags": ["desk"],
+            "standing": "enrolled", "condition": "up-to-date", "clone_alarm": false,
+            "holds": {"root": 1, "timestamp": 1, "snapshot": 1, "targets": 1},
+        }))
+        .unwrap();
+        let tags = |more: &[&str]| {
+            let line = [&["add", "tin", "--class", "nixos"], more].concat();
+            let add = <Line as clap::Parser>::parse_from(line).add;
+            add.tags_beside(Some(&known)).iter().map(ToString::to_string).collect::<Vec<_>>()
+        };
+        assert_eq!(tags(&["--replace"]), ["desk"]);
+        assert_eq!(tags(&["--replace", "--tag", "lab"]), ["lab"]);
+        assert!(tags(&[]).is_empty());
+    }
+}
