@@ -4,6 +4,7 @@ use muster_protocol::checkin::{BEARER_SECONDS, CheckIn, CheckInReply};
 use muster_protocol::clock::UnixMillis;
 use muster_protocol::ids::{Generation, MachineName, Sha256, to_hex};
 use muster_protocol::keys::{PublicKey, Signature};
+use muster_protocol::machine::Class;
 use muster_protocol::request::MAX_REQUESTS;
 
 use super::audit::NewEntry;
@@ -68,6 +69,18 @@ pub struct Rotation {
 
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum CheckInRefusal {
+    #[error(
+        "this check-in is for fleet {}, and this controller serves {}: enrol the machine with a token of \
+            this fleet",
+        audience.short(),
+        fleet.short()
+    )]
+    OtherFleet { audience: Sha256, fleet: Sha256 },
+    #[error(
+        "{machine} is enrolled as a {enrolled} machine and says that it is {reported}: enrol it anew with \
+            --class {reported}"
+    )]
+    WrongClass { machine: MachineName, enrolled: Class, reported: Class },
     /// Its key was replaced or revoked in the meantime.
     #[error("machine {0} is not enrolled with this key: enrol it with a token of `muster machines add {0}`")]
     NotEnrolled(MachineName),
@@ -101,6 +114,18 @@ pub enum CheckInRefusal {
     TooManyKeys { machine: MachineName, wait_seconds: u64 },
     #[error("the controller's database holds a cached reply that it cannot read: restore a backup")]
     CachedReply,
+}
+
+/// Refuses a check-in for another fleet, or of another class than the machine is enrolled as.
+pub fn require_own(checkin: &CheckIn, fleet: Sha256, enrolled: Class) -> Result<(), CheckInRefusal> {
+    if checkin.audience != fleet {
+        return Err(CheckInRefusal::OtherFleet { audience: checkin.audience, fleet });
+    }
+    if checkin.class != enrolled {
+        let (machine, reported) = (checkin.machine.clone(), checkin.class);
+        return Err(CheckInRefusal::WrongClass { machine, enrolled, reported });
+    }
+    Ok(())
 }
 
 /// Refuses a number that no count of check-ins reaches.

@@ -25,6 +25,11 @@ pub struct Stored {
 #[derive(Debug, thiserror::Error)]
 pub enum EnrolRefusal {
     #[error(
+        "the token names a root that this controller does not serve: use a token of this fleet, made with \
+            `muster machines add`"
+    )]
+    RootUnknown,
+    #[error(
         "this controller does not know the token: it belongs to another fleet, or a newer one has replaced \
             it; make one with `muster machines add`"
     )]

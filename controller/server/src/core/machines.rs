@@ -2,6 +2,7 @@
 
 use muster_protocol::clock::UnixMillis;
 use muster_protocol::ids::MachineName;
+use muster_protocol::machine::{Class, System};
 use muster_protocol::operator::AddMachine;
 
 use super::audit::{AuditContext, NewEntry};
@@ -23,6 +24,10 @@ pub struct Stored {
 /// Why an operator's change to a machine is refused.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum MachineRefusal {
+    #[error("a {class} machine does not build {system}: correct the class or the system")]
+    WrongClass { class: Class, system: System },
+    #[error("the token would already have expired: check your clock and make another")]
+    TokenExpired,
     #[error(
         "there is no machine {0}: `muster machines list --all` shows those that are known, \
             `muster machines add {0}` adds it"
@@ -37,6 +42,14 @@ pub enum MachineRefusal {
     TokenTaken,
     #[error("there is no clone alarm for {0}: `muster machines show {0}` shows its state")]
     NoAlarm(MachineName),
+}
+
+/// Refuses a token that could enrol no machine.
+pub fn require_usable(new: &AddMachine, now_s: i64) -> Result<(), MachineRefusal> {
+    if new.system.class() != new.class {
+        return Err(MachineRefusal::WrongClass { class: new.class, system: new.system.clone() });
+    }
+    if new.expires <= now_s { Err(MachineRefusal::TokenExpired) } else { Ok(()) }
 }
 
 /// Adds a machine, or a new token for one; an earlier unused token expires. A machine being replaced keeps

@@ -3,7 +3,7 @@
 
 use muster_protocol::ids::{MachineName, Sha256};
 use muster_protocol::keys::PublicKey;
-use muster_protocol::request::{Asked, MAX_REQUESTS, MachineRequest, SignedRequest};
+use muster_protocol::request::{Asked, MAX_REQUESTS, MachineRequest, RequestError, SignedRequest};
 
 use super::audit::{AuditContext, NewEntry};
 use super::change::{Change, Decided};
@@ -12,6 +12,8 @@ use super::rows::Request;
 /// Why a request is not relayed.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum AskRefusal {
+    #[error("the machine would refuse this: {0}; sign it again")]
+    Unsound(RequestError),
     #[error("machine {0} is not enrolled: `muster machines list` shows those that are")]
     NotEnrolled(MachineName),
     #[error("{0} has changed its key since this request was signed: repeat it")]

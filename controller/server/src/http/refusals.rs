@@ -45,7 +45,9 @@ where
 impl From<EnrolRefusal> for Refused {
     fn from(error: EnrolRefusal) -> Self {
         let (status, code) = match error {
-            EnrolRefusal::TokenUnknown => (StatusCode::NOT_FOUND, ProblemCode::TokenUnknown),
+            EnrolRefusal::RootUnknown | EnrolRefusal::TokenUnknown => {
+                (StatusCode::NOT_FOUND, ProblemCode::TokenUnknown)
+            }
             EnrolRefusal::TokenUsed(_) => (StatusCode::GONE, ProblemCode::TokenUsed),
             EnrolRefusal::TokenExpired(_) => (StatusCode::GONE, ProblemCode::TokenExpired),
             EnrolRefusal::BadCode(_) => (StatusCode::FORBIDDEN, ProblemCode::BadSignature),
@@ -65,6 +67,8 @@ impl From<CheckInRefusal> for Refused {
                 let refused = refuse(StatusCode::TOO_MANY_REQUESTS, ProblemCode::TooMany, error.to_string());
                 return refused.again_in(wait_seconds);
             }
+            CheckInRefusal::OtherFleet { .. } => (StatusCode::FORBIDDEN, ProblemCode::Unauthorised),
+            CheckInRefusal::WrongClass { .. } => (StatusCode::FORBIDDEN, ProblemCode::WrongClass),
             CheckInRefusal::NotEnrolled(_) => (StatusCode::FORBIDDEN, ProblemCode::Revoked),
             CheckInRefusal::Sequence { .. } => (StatusCode::CONFLICT, ProblemCode::Sequence),
             CheckInRefusal::Repeated { .. } => (StatusCode::CONFLICT, ProblemCode::Repeated),
@@ -90,6 +94,8 @@ impl From<ReportRefusal> for Refused {
 impl From<MachineRefusal> for Refused {
     fn from(error: MachineRefusal) -> Self {
         let (status, code) = match error {
+            MachineRefusal::WrongClass { .. } => (StatusCode::UNPROCESSABLE_ENTITY, ProblemCode::WrongClass),
+            MachineRefusal::TokenExpired => (StatusCode::UNPROCESSABLE_ENTITY, ProblemCode::TokenExpired),
             MachineRefusal::Unknown(_) => (StatusCode::NOT_FOUND, ProblemCode::UnknownMachine),
             MachineRefusal::NoAlarm(_) => (StatusCode::NOT_FOUND, ProblemCode::NotFound),
             MachineRefusal::Enrolled(_) | MachineRefusal::TokenTaken => {
@@ -103,6 +109,7 @@ impl From<MachineRefusal> for Refused {
 impl From<AskRefusal> for Refused {
     fn from(error: AskRefusal) -> Self {
         let (status, code) = match error {
+            AskRefusal::Unsound(_) => (StatusCode::UNPROCESSABLE_ENTITY, ProblemCode::BadSignature),
             AskRefusal::NotEnrolled(_) => (StatusCode::NOT_FOUND, ProblemCode::UnknownMachine),
             AskRefusal::OtherKey(_) | AskRefusal::TooMany(_) => (StatusCode::CONFLICT, ProblemCode::Conflict),
         };

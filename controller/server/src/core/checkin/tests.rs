@@ -272,3 +272,15 @@ fn an_attack_goes_on_until_a_check_in_no_longer_speaks_of_it() {
     assert!(!decided(&Stored::default(), &goes_on).changes.contains(&ends));
     assert!(decided(&Stored::default(), &sent(&key(), 1, |_| {})).changes.contains(&ends));
 }
+
+#[test]
+fn a_check_in_for_another_fleet_or_of_another_class_is_refused() {
+    let checkin = sent(&key(), 1, |_| ()).checkin;
+    let (fleet, class) = (checkin.audience, checkin.class);
+    assert_eq!(require_own(&checkin, fleet, class), Ok(()));
+    let other = require_own(&checkin, Sha256::of(b"another fleet"), class);
+    assert!(matches!(other, Err(CheckInRefusal::OtherFleet { .. })), "{other:?}");
+    let enrolled = Class::ALL.into_iter().find(|other| *other != class).unwrap();
+    let other = require_own(&checkin, fleet, enrolled);
+    assert!(matches!(other, Err(CheckInRefusal::WrongClass { .. })), "{other:?}");
+}

@@ -84,3 +84,12 @@ fn a_machine_is_noted_as_seen_every_half_minute() {
     assert_eq!([at(None), at(Some(NOW - 30_001)), at(Some(NOW - 30_000))], [1, 1, 0]);
     assert!(seen(None, &name(), NOW).changes.is_empty());
 }
+
+#[test]
+fn a_token_that_could_enrol_no_machine_is_refused() {
+    let now_s = NOW / 1000;
+    assert_eq!(require_usable(&new(false), now_s), Ok(()));
+    assert_eq!(require_usable(&new(false), now_s + 60), Err(MachineRefusal::TokenExpired));
+    let other = AddMachine { class: Class::Darwin, ..new(false) };
+    assert!(matches!(require_usable(&other, now_s), Err(MachineRefusal::WrongClass { .. })));
+}

@@ -2,17 +2,16 @@
 
 use axum::Json;
 use axum::extract::State;
-use axum::http::StatusCode;
-use muster_protocol::api::{self, ProblemCode};
+use muster_protocol::api;
 use muster_protocol::checkin::{CheckIn, CheckInReply, MAX_CHECKIN_BYTES};
 use muster_protocol::ids::MachineName;
 use muster_protocol::keys::{Context, PublicKey};
 
-use crate::core::checkin::{CheckInRefusal, ReceivedCheckIn};
+use crate::core::checkin::{CheckInRefusal, ReceivedCheckIn, require_own};
 use crate::http::auth::machine::{FromMachine, MachineDocument};
 use crate::http::body::Document;
 use crate::http::payer::Payer;
-use crate::http::problem::{Refused, refuse};
+use crate::http::problem::Refused;
 use crate::http::request_peer::forget;
 use crate::http::state::Shared;
 
@@ -38,23 +37,7 @@ pub async fn check_in(
     request: FromMachine<CheckIn>,
 ) -> Result<Json<CheckInReply>, Refused> {
     let FromMachine { sent: checkin, bytes: body, known, signature } = request;
-    let fleet = app.services.roots.current().fleet();
-    if checkin.audience != fleet {
-        let message = format!(
-            "this check-in is for fleet {}, and this controller serves {}: enrol the machine with a token \
-                of this fleet",
-            checkin.audience.short(),
-            fleet.short()
-        );
-        return Err(refuse(StatusCode::FORBIDDEN, ProblemCode::Unauthorised, message));
-    }
-    if checkin.class != known.class {
-        let message = format!(
-            "{} is enrolled as a {} machine but says that it is {}: enrol it again with --class {}",
-            checkin.machine, known.class, checkin.class, checkin.class
-        );
-        return Err(refuse(StatusCode::FORBIDDEN, ProblemCode::WrongClass, message));
-    }
+    require_own(&checkin, app.services.roots.current().fleet(), known.class)?;
     let received = ReceivedCheckIn {
         checkin: &checkin,
         body: &body,

@@ -2,14 +2,13 @@
 
 use axum::Json;
 use axum::extract::State;
-use axum::http::StatusCode;
-use muster_protocol::api::ProblemCode;
 use muster_protocol::enrol::{EnrolReply, EnrolRequest, MAX_ENROL_BYTES};
 
+use crate::core::enrolment::EnrolRefusal;
 use crate::http::auth::machine::FromStranger;
 use crate::http::body::Document;
 use crate::http::payer::Payer;
-use crate::http::problem::{Refused, refuse};
+use crate::http::problem::Refused;
 use crate::http::request_peer::{forget, proved};
 use crate::http::state::Shared;
 
@@ -24,9 +23,7 @@ pub async fn enrol(
     FromStranger(request): FromStranger<EnrolRequest>,
 ) -> Result<Json<EnrolReply>, Refused> {
     if !app.services.roots.current().knows(&request.root) {
-        let message = "the token names a root that this controller does not serve: use a token of this \
-            fleet, made with `muster machines add`";
-        return Err(refuse(StatusCode::NOT_FOUND, ProblemCode::TokenUnknown, message));
+        return Err(EnrolRefusal::RootUnknown.into());
     }
     let cursor = app.services.store.enrol(&request, app.services.now()).await?;
     tracing::info!(machine = %request.machine, key = request.key.short(), "enrolled");

@@ -2,18 +2,17 @@
 
 use axum::Json;
 use axum::extract::State;
-use axum::http::StatusCode;
-use muster_protocol::api::ProblemCode;
 use muster_protocol::ids::MachineName;
 use muster_protocol::operator::{AddMachine, MachineView};
 
 use super::view::view;
 use crate::core::condition;
+use crate::core::machines::require_usable;
 use crate::http::auth::operator::Signed;
 use crate::http::body::Document;
 use crate::http::heavy::Long;
 use crate::http::payer::Payer;
-use crate::http::problem::{Refused, refuse};
+use crate::http::problem::Refused;
 use crate::http::request_peer::forget;
 use crate::http::state::Shared;
 
@@ -44,15 +43,7 @@ pub async fn add(
     signed: Signed<AddMachine>,
 ) -> Result<Json<MachineView>, Refused> {
     let new = &signed.sent;
-    if new.system.class() != new.class {
-        let message =
-            format!("a {} machine does not build {}: correct the class or the system", new.class, new.system);
-        return Err(refuse(StatusCode::UNPROCESSABLE_ENTITY, ProblemCode::WrongClass, message));
-    }
-    if new.expires <= app.services.now_s() {
-        let message = "the token would already have expired: check your clock and make another";
-        return Err(refuse(StatusCode::UNPROCESSABLE_ENTITY, ProblemCode::TokenExpired, message));
-    }
+    require_usable(new, app.services.now_s())?;
     let cursor = app.services.store.add_machine(new, &signed.audit_context()).await?;
     tracing::info!(machine = %new.machine, operator = signed.by.short(), "a token was made");
     app.services.notify.changed(cursor);

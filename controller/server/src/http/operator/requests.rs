@@ -2,16 +2,15 @@
 
 use axum::Json;
 use axum::extract::State;
-use axum::http::StatusCode;
-use muster_protocol::api::ProblemCode;
 use muster_protocol::ids::MachineName;
 use muster_protocol::operator::MachineView;
 use muster_protocol::request::SignedRequest;
 
 use super::view::view;
+use crate::core::requests::AskRefusal;
 use crate::http::auth::operator::Signed;
 use crate::http::body::Document;
-use crate::http::problem::{Refused, refuse};
+use crate::http::problem::Refused;
 use crate::http::state::Shared;
 
 impl Document for SignedRequest {
@@ -26,11 +25,9 @@ pub async fn ask(
     let (machine, asked) = (&signed.on, &signed.sent);
     let chain = app.services.roots.current();
     let operators = chain.operators();
-    let request =
-        asked.verify(&chain.fleet(), machine, &operators, app.services.now_s()).map_err(|error| {
-            let message = format!("the machine would refuse this: {error}; sign it again");
-            refuse(StatusCode::UNPROCESSABLE_ENTITY, ProblemCode::BadSignature, message)
-        })?;
+    let request = asked
+        .verify(&chain.fleet(), machine, &operators, app.services.now_s())
+        .map_err(AskRefusal::Unsound)?;
     let cursor = app.services.store.ask(asked, &request, &signed.audit_context()).await?;
     let (operator, asks) = (signed.by.short(), request.asked.as_str());
     tracing::info!(%machine, operator, asks, "a request waits for a machine");
