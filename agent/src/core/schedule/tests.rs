@@ -223,7 +223,8 @@ fn a_controller_shortens_polls_and_lengthens_none() {
     }
 }
 
-/// The key may then be replaced in two files, of which only one is written: the next try goes by the new order.
+/// The key may then be replaced in two files, of which only one is written: the next try goes by the new
+/// order.
 #[test]
 fn an_answered_check_in_ends_the_use_of_older_keys_before_anything_else_is_written() {
     let mut schedule = Schedule::new(POLL);
