@@ -142,7 +142,7 @@ mod tests {
             settled(&view("deferred", serde_json::json!({ "paused_until": 5 })), generation),
             Settled::Later
         );
-        // A state that ends by itself in a moment is waited for.
+        // A state that ends by itself in a moment: keep waiting.
         assert_eq!(settled(&view("deferred", nothing.clone()), generation), Settled::NotYet);
         assert_eq!(settled(&view("awaiting-reboot", nothing.clone()), generation), Settled::Later);
         assert_eq!(settled(&view("building", nothing), generation), Settled::NotYet);

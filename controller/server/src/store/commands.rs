@@ -14,6 +14,7 @@ use muster_protocol::request::{MachineRequest, SignedRequest};
 
 use super::{Committed, Cursor, Failed, News, Store, StoreError, nothing};
 use crate::core::audit::AuditContext;
+use crate::core::change::Decided;
 use crate::core::checkin::{CheckInRefusal, ReceivedCheckIn};
 use crate::core::enrolment::EnrolRefusal;
 use crate::core::machines::MachineRefusal;
@@ -41,7 +42,7 @@ impl Store {
         &self,
         received: &ReceivedCheckIn<'_>,
     ) -> Result<Answer<Result<CheckInReply, CheckInRefusal>>, StoreError> {
-        // Before the one connection that writes is waited for.
+        // Before waiting for the one connection that writes.
         if let Err(refusal) = checkin::require_range(received.checkin.seq) {
             return Ok(Answer { answer: Err(refusal), cursor: None });
         }
@@ -135,14 +136,7 @@ impl Store {
         machine: &MachineName,
         context: &AuditContext<'_>,
     ) -> Result<Cursor, Failed<MachineRefusal>> {
-        let decided = self.decide(
-            |mut transaction| async move {
-                let stored = transaction.known(machine).await?;
-                Ok((transaction, stored))
-            },
-            |stored| machines::revoke(stored.as_ref(), machine, context),
-        );
-        self.cursor_after(decided.await?).await
+        self.decide_known(machine, |stored| machines::revoke(stored, machine, context)).await
     }
 
     /// Acknowledges a machine's clone alarm.
@@ -151,14 +145,7 @@ impl Store {
         machine: &MachineName,
         context: &AuditContext<'_>,
     ) -> Result<Cursor, Failed<MachineRefusal>> {
-        let decided = self.decide(
-            |mut transaction| async move {
-                let stored = transaction.known(machine).await?;
-                Ok((transaction, stored))
-            },
-            |stored| machines::acknowledge(stored.as_ref(), machine, context),
-        );
-        self.cursor_after(decided.await?).await
+        self.decide_known(machine, |stored| machines::acknowledge(stored, machine, context)).await
     }
 
     /// Stores a request to a machine.
@@ -200,6 +187,22 @@ impl Store {
                 return Ok(());
             }
         }
+    }
+
+    /// Decides from what is known about one machine; returns the fleet's cursor.
+    async fn decide_known<E>(
+        &self,
+        machine: &MachineName,
+        decision: impl Fn(Option<&machines::Stored>) -> Result<Decided<()>, E>,
+    ) -> Result<Cursor, Failed<E>> {
+        let decided = self.decide(
+            |mut transaction| async move {
+                let stored = transaction.known(machine).await?;
+                Ok((transaction, stored))
+            },
+            |stored: &Option<machines::Stored>| decision(stored.as_ref()),
+        );
+        self.cursor_after(decided.await?).await
     }
 
     /// The fleet's cursor after a decision.

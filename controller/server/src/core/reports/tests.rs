@@ -151,7 +151,7 @@ fn an_attack_is_kept_each_time_and_logged_once_an_hour() {
             _ => None,
         })
         .collect();
-    assert_eq!(opened, [Some(NOW), Some(NOW)], "the last check-in no longer speaks of it");
+    assert_eq!(opened, [Some(NOW), Some(NOW)], "the last check-in no longer reports it");
     assert_eq!(logged(&decided.changes), [ATTACK_REFUSED]);
     let logged_before = BTreeSet::from(["rollback".to_owned()]);
     let stored = Stored { attacks_logged: logged_before, refuses: true, ..named('a', 0) };
