@@ -1,0 +1,234 @@
+//! A fleet in a folder: keys, root, configuration, an operator who signs, and machines that enrol.
+
+use std::collections::BTreeSet;
+use std::os::unix::fs::PermissionsExt as _;
+use std::path::{Path, PathBuf};
+
+use anyhow::Result;
+use bytes::Bytes;
+use http_body_util::Full;
+use hyper::Request;
+use muster_protocol::announce::Announcement;
+use muster_protocol::api;
+use muster_protocol::checkin::{CheckIn, CheckInReply, Health, Holds, Phase, Runs};
+use muster_protocol::clock::{Clock as _, SystemClock};
+use muster_protocol::enrol::{EnrolRequest, Enrolling, Secret, Token};
+use muster_protocol::ids::{Generation, MachineName, Sha256};
+use muster_protocol::keys::{Context, SecretKey};
+use muster_protocol::machine::Class;
+use muster_protocol::operator::{self, AddMachine, MachineView, Publication, RequestSignature};
+use muster_protocol::random;
+use muster_protocol::target::{Action, Target};
+use muster_protocol::tuf::repository::{RootSpec, sign_generation, sign_root};
+use rustls::pki_types::CertificateDer;
+
+use crate::client::{Answer, Connection};
+
+const SYSTEM: &str = "x86_64-linux";
+const DERIVATION: &str = "/nix/store/0c0bm0n2hg4kd2x7q2g5p1l1c4cx8kpl-nixos-system-anvil-26.05.drv";
+const OUTPUT: &str = "/nix/store/1c0bm0n2hg4kd2x7q2g5p1l1c4cx8kpl-nixos-system-anvil-26.05";
+const DAY_SECONDS: i64 = 86_400;
+
+/// What the operators and the controller hold.
+pub struct Fleet {
+    pub folder: PathBuf,
+    pub id: Sha256,
+    pub root: Vec<u8>,
+    pub operator: SecretKey,
+    /// The controller's certificate, where it speaks TLS.
+    pub certificate: CertificateDer<'static>,
+    pub clock: SystemClock,
+}
+
+impl Fleet {
+    /// Writes `controller.toml`, keys and root of a new fleet into `folder`, with no limit on what one
+    /// machine or address may ask: a load stands for many.
+    pub fn make(folder: &Path, listen: std::net::SocketAddr, tls: bool, more: &str) -> Result<Self> {
+        let clock = SystemClock::new();
+        let (root_key, operator, online) =
+            (SecretKey::generate()?, SecretKey::generate()?, SecretKey::generate()?);
+        let spec = RootSpec {
+            version: 1,
+            epoch: Default::default(),
+            expires: clock.unix_seconds() + 365 * DAY_SECONDS,
+            root: (vec![root_key.public()], 1),
+            operators: (vec![operator.public()], 1),
+            online: vec![online.public()],
+        };
+        let root = sign_root(&spec, &[&root_key])?;
+        std::fs::create_dir_all(folder.join("root"))?;
+        std::fs::write(folder.join("root/1.root.json"), &root)?;
+        private(&folder.join("online.pem"), online.to_pem()?.as_bytes())?;
+        let made = rcgen::generate_simple_self_signed(vec!["localhost".into()])?;
+        std::fs::write(folder.join("tls.crt"), made.cert.pem())?;
+        private(&folder.join("tls.key"), made.signing_key.serialize_pem().as_bytes())?;
+        let scheme = if tls { "https" } else { "http" };
+        let files = "[tls]\ncertificate = \"tls.crt\"\nkey = \"tls.key\"\n";
+        let config = format!(
+            "listen = \"{listen}\"\nurl = \"{scheme}://{listen}\"\ndata = \"data\"\nroot = \"root\"\n\
+             online_key = \"online.pem\"\n{more}{}[limits]\nconnections = 32768\nmachine_per_second = 0\n\
+             operator_per_second = 0\naddress_per_second = 0\nunproven_per_address = 32768\npoll_seconds = 55\n",
+            if tls { files } else { "" }
+        );
+        std::fs::write(folder.join("controller.toml"), config)?;
+        let id = Sha256::of(&root);
+        let certificate = made.cert.der().clone();
+        Ok(Self { folder: folder.to_owned(), id, root, operator, certificate, clock })
+    }
+
+    pub fn config(&self) -> PathBuf {
+        self.folder.join("controller.toml")
+    }
+
+    /// A request that the operator signed.
+    pub fn signed(&self, method: &str, path: &str, body: Vec<u8>) -> Result<Request<Full<Bytes>>> {
+        let request = operator::Request { audience: &self.id, method, path, body: &body };
+        let signature =
+            RequestSignature::make(&self.operator, request, self.clock.unix_seconds(), random::bytes()?);
+        let request = Request::builder().method(method).uri(path).header("host", "localhost");
+        let request = request.header(api::OPERATOR_SIGNATURE, serde_json::to_string(&signature)?);
+        Ok(request.body(Full::new(body.into()))?)
+    }
+
+    /// Adds a machine and enrols it, over one connection.
+    pub async fn enrol(&self, connection: &mut Connection, name: &str) -> Result<Machine> {
+        let token = Token {
+            url: "http://localhost".into(),
+            machine: name.parse()?,
+            class: Class::Nixos,
+            fleet: self.id,
+            root: self.id,
+            root_version: 1,
+            lowest_generation: Generation::FIRST,
+            expires: self.clock.unix_seconds() + 3600,
+            secret: Secret::generate()?,
+            tls_ca: None,
+        };
+        let add = AddMachine {
+            machine: token.machine.clone(),
+            class: token.class,
+            system: SYSTEM.parse()?,
+            tags: BTreeSet::from(["lab".parse()?]),
+            token: token.secret.token_id(),
+            check_key: token.secret.check_key(),
+            expires: token.expires,
+            replace: false,
+        };
+        let request = self.signed("POST", api::OPERATOR_MACHINES, serde_json::to_vec(&add)?)?;
+        connection.send(request).await?.good::<MachineView>()?;
+        let key = SecretKey::generate()?;
+        let enrolling =
+            Enrolling { system: SYSTEM.parse()?, age: "age1example".into(), agent: "0.1.0".into() };
+        let body = serde_json::to_vec(&EnrolRequest::make(&token, &key, enrolling))?;
+        let answer = connection.send(post(api::ENROL, body)?).await?;
+        answer.good::<serde_json::Value>()?;
+        Ok(Machine {
+            name: token.machine,
+            key,
+            seq: 0,
+            fleet: self.id,
+            bearer: String::new(),
+            generation: None,
+        })
+    }
+
+    /// The next generation of a machine, signed for 90 days.
+    pub fn generation(&self, machine: &MachineName, number: u64) -> Result<Publication> {
+        let target = Target {
+            machine: machine.clone(),
+            class: Class::Nixos,
+            generation: Generation::new(number)?,
+            system: SYSTEM.parse()?,
+            derivation: DERIVATION.parse()?,
+            output: OUTPUT.parse()?,
+            action: Action::Switch,
+            deadline_seconds: 300,
+            checks: vec![],
+            trusted_nix_keys: vec![],
+            policy: muster_protocol::policy::Policy::default(),
+            requires: vec![],
+            message: None,
+            evaluation: Default::default(),
+        };
+        let ends = self.clock.unix_seconds() + 90 * DAY_SECONDS;
+        Ok(sign_generation(&target, ends, &[&self.operator])?)
+    }
+}
+
+/// An enrolled machine, as its agent remembers it.
+pub struct Machine {
+    pub name: MachineName,
+    key: SecretKey,
+    seq: u64,
+    fleet: Sha256,
+    pub bearer: String,
+    /// The generation that it was last told of.
+    pub generation: Option<Generation>,
+}
+
+impl Machine {
+    /// The next check-in, signed and announced as an agent does.
+    pub fn checkin(&mut self, clock: &SystemClock) -> Result<Request<Full<Bytes>>> {
+        self.seq += 1;
+        let checkin = CheckIn {
+            audience: self.fleet,
+            machine: self.name.clone(),
+            class: Class::Nixos,
+            system: SYSTEM.parse()?,
+            boot_id: "5f8b5f0e-6c0e-4b0a-9a57-0f6b1f1d2a3c".into(),
+            seq: self.seq,
+            clock: clock.unix_ms(),
+            agent: "0.1.0".into(),
+            runs: Some(Runs {
+                running: OUTPUT.parse()?,
+                profile: Some(OUTPUT.parse()?),
+                generation: self.generation,
+            }),
+            holds: Holds { root: 1, ..Holds::default() },
+            phase: Phase::Idle,
+            phase_generation: None,
+            note: None,
+            refused: None,
+            health: Health { degraded: Some(vec![]), ..Health::default() },
+            new_key: None,
+            age: None,
+            followed: vec![],
+        };
+        let body = serde_json::to_vec(&checkin)?;
+        let request = Request::builder().method("POST").uri(api::CHECKIN).header("host", "localhost");
+        let announced = Announcement::make(&self.name, api::CHECKIN, &body, &self.key);
+        let request = request
+            .header(api::MACHINE_SIGNATURE, self.key.sign(Context::CheckIn, &body).hex())
+            .header(api::MACHINE_ANNOUNCES, announced.to_string());
+        Ok(request.body(Full::new(body.into()))?)
+    }
+
+    /// Takes the reply to its check-in.
+    pub fn checked_in(&mut self, answer: &Answer) -> Result<()> {
+        let reply: CheckInReply = answer.good()?;
+        (self.bearer, self.generation) = (reply.bearer, reply.generation);
+        Ok(())
+    }
+
+    /// A long poll for something newer than what it has.
+    pub fn poll(&self, wait: u64) -> Result<Request<Full<Bytes>>> {
+        self.get(&api::poll_path(&self.name, self.generation, wait))
+    }
+
+    /// A request with its bearer.
+    pub fn get(&self, path: &str) -> Result<Request<Full<Bytes>>> {
+        let request = Request::builder().uri(path).header("host", "localhost");
+        let request = request.header("authorization", format!("Bearer {}", self.bearer));
+        Ok(request.body(Full::default())?)
+    }
+}
+
+pub fn post(path: &str, body: Vec<u8>) -> Result<Request<Full<Bytes>>> {
+    let request = Request::builder().method("POST").uri(path).header("host", "localhost");
+    Ok(request.body(Full::new(body.into()))?)
+}
+
+fn private(file: &Path, contents: &[u8]) -> Result<()> {
+    std::fs::write(file, contents)?;
+    Ok(std::fs::set_permissions(file, std::fs::Permissions::from_mode(0o600))?)
+}

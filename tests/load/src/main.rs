@@ -1,0 +1,225 @@
+//! Puts the load of a fleet on a controller, and prints what it does per second, how long it takes and what
+//! memory it needs. `tests/bench controller` builds both and calls this.
+//!
+//! The load signs for real and verifies what it is handed. The controller runs on one processor, the load on
+//! another; both are on this computer and talk over loopback.
+
+mod agents;
+mod checkins;
+mod client;
+mod fleet;
+mod herd;
+mod publish;
+mod server;
+mod waiting;
+
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::Duration;
+
+use anyhow::{Context as _, Result};
+use clap::{Parser, ValueEnum};
+use serde::Serialize;
+
+use crate::agents::Agent;
+use crate::client::Target;
+use crate::fleet::Fleet;
+use crate::server::{Program, Server, free_address};
+
+#[derive(Debug, Parser)]
+#[command(name = "muster-load", about = "Measures a controller under the load of a whole fleet")]
+struct Cli {
+    /// The program `muster`
+    #[arg(long)]
+    muster: PathBuf,
+    /// What to measure; all of it if nothing is named
+    #[arg(value_enum)]
+    what: Vec<What>,
+    /// The sizes of the fleets that check in
+    #[arg(long, value_delimiter = ',', default_values_t = [100, 1_000, 10_000])]
+    machines: Vec<usize>,
+    /// How many agents wait when their memory is measured
+    #[arg(long, default_value_t = 19_500)]
+    waiting: usize,
+    /// How many come back at once
+    #[arg(long, default_value_t = 10_000)]
+    herd: usize,
+    /// The sizes of the fleets that a generation is published to
+    #[arg(long, value_delimiter = ',', default_values_t = [1_000, 10_000])]
+    publish: Vec<usize>,
+    /// How long each rate is measured, in seconds
+    #[arg(long, default_value_t = 5)]
+    seconds: u64,
+    /// The processor of the controller
+    #[arg(long, default_value_t = 0)]
+    server_core: usize,
+    /// Where to write the figures as JSON
+    #[arg(long)]
+    json: Option<PathBuf>,
+    /// Lines to add to controller.toml, before its tables
+    #[arg(long, default_value = "")]
+    configure: String,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+enum What {
+    Checkins,
+    Waiting,
+    Publish,
+    Herd,
+}
+
+#[derive(Debug, Default, Serialize)]
+struct Figures {
+    checkins: Vec<checkins::Rate>,
+    waiting: Vec<waiting::Waiting>,
+    publish: Vec<publish::Wake>,
+    herd: Option<herd::Herd>,
+    /// From a start with that many machines until it answers, in milliseconds.
+    ready_ms: Option<f64>,
+}
+
+fn main() -> Result<()> {
+    // An error means that the tests' own provider is set already.
+    let _ = rustls::crypto::ring::default_provider().install_default();
+    raise_file_limit();
+    let cli = Cli::parse();
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+    let figures = runtime.block_on(measure(&cli))?;
+    if let Some(file) = &cli.json {
+        std::fs::write(file, serde_json::to_vec_pretty(&figures)?)
+            .with_context(|| format!("cannot write {}", file.display()))?;
+    }
+    Ok(())
+}
+
+async fn measure(cli: &Cli) -> Result<Figures> {
+    let wanted = |what| cli.what.is_empty() || cli.what.contains(&what);
+    let mut figures = Figures::default();
+    if wanted(What::Checkins) || wanted(What::Herd) {
+        plain(cli, &mut figures, &wanted).await?;
+    }
+    if wanted(What::Publish) {
+        for &count in &cli.publish {
+            let bench = Bench::start(cli, false).await?;
+            let agents = bench.enrol(0..count).await?;
+            let wake = publish::wake(&bench.fleet, &bench.server, agents, 1).await?;
+            println!(
+                "a generation for {} waiting machines: signed in {:.0} ms, stored in {:.0} ms; held by each {:.0} ms \
+                 (median) and {:.0} ms (99 %) after it was sent, {:.0} and {:.0} ms after it was answered",
+                wake.machines,
+                wake.sign_ms,
+                wake.store_ms,
+                wake.sent_p50_ms,
+                wake.sent_p99_ms,
+                wake.answered_p50_ms,
+                wake.answered_p99_ms
+            );
+            figures.publish.push(wake);
+            bench.server.stop().await?;
+        }
+    }
+    if wanted(What::Waiting) {
+        for tls in [false, true] {
+            let bench = Bench::start(cli, tls).await?;
+            let agents = bench.enrol(0..cli.waiting).await?;
+            // What enrolling left behind in memory is not the waiting agents'.
+            let bench = bench.restart(cli).await?;
+            let (waiting, polls) = waiting::wait(&bench.server, agents, tls).await?;
+            println!(
+                "memory of a waiting agent, {}, {} of them: {:.1} KiB each ({} -> {} KiB)",
+                if tls { "TLS" } else { "plain" },
+                waiting.agents,
+                waiting.kib_each,
+                waiting.rss_before_kib,
+                waiting.rss_kib
+            );
+            figures.waiting.push(waiting);
+            drop(polls);
+            bench.server.stop().await?;
+        }
+    }
+    Ok(figures)
+}
+
+async fn plain(cli: &Cli, figures: &mut Figures, wanted: &impl Fn(What) -> bool) -> Result<()> {
+    let mut bench = Bench::start(cli, false).await?;
+    let mut agents: Vec<Agent> = Vec::new();
+    if wanted(What::Checkins) {
+        for &count in &cli.machines {
+            agents.extend(bench.enrol(agents.len()..count).await?);
+            let connected = agents::connect(agents, &bench.server.target).await?;
+            let (rate, used) =
+                checkins::rate(&bench.server, connected, Duration::from_secs(cli.seconds)).await?;
+            agents = used;
+            println!(
+                "check-ins of {} machines: {:.0} a second, median {:.1} ms, 99 % {:.1} ms, {:.1} us of CPU each",
+                rate.machines, rate.per_second, rate.median_ms, rate.p99_ms, rate.cpu_us
+            );
+            figures.checkins.push(rate);
+        }
+    }
+    if wanted(What::Herd) {
+        if agents.len() < cli.herd {
+            agents.extend(bench.enrol(agents.len()..cli.herd).await?);
+        }
+        agents.truncate(cli.herd);
+        agents.iter_mut().for_each(|agent| agent.connection = None);
+        bench = bench.restart(cli).await?;
+        let ready = bench.server.ready_after.as_secs_f64() * 1e3;
+        println!("ready {ready:.0} ms after its start, with {} machines", agents.len());
+        figures.ready_ms = Some(ready);
+        let (herd, _) = herd::herd(&bench.server, agents).await?;
+        println!(
+            "{} at once from one address: {} closed without an answer, {} asked to come later, all in after \
+             {:.0} ms",
+            herd.machines, herd.closed, herd.put_off, herd.all_in_ms
+        );
+        figures.herd = Some(herd);
+    }
+    bench.server.stop().await?;
+    Ok(())
+}
+
+/// A fleet with its controller.
+struct Bench {
+    _folder: tempfile::TempDir,
+    fleet: Arc<Fleet>,
+    target: Target,
+    server: Server,
+}
+
+impl Bench {
+    async fn start(cli: &Cli, tls: bool) -> Result<Self> {
+        let folder = tempfile::Builder::new().prefix("muster-load.").tempdir()?;
+        let listen = free_address()?;
+        let more = if cli.configure.is_empty() { String::new() } else { format!("{}\n", cli.configure) };
+        let fleet = Arc::new(Fleet::make(folder.path(), listen, tls, &more)?);
+        let target =
+            if tls { Target::tls(listen, fleet.certificate.clone())? } else { Target::plain(listen) };
+        let program = Program { muster: cli.muster.clone(), core: cli.server_core };
+        let server = Server::start(&program, &fleet, target.clone()).await?;
+        Ok(Self { _folder: folder, fleet, target, server })
+    }
+
+    async fn enrol(&self, names: std::ops::Range<usize>) -> Result<Vec<Agent>> {
+        agents::enrol(&self.fleet, &self.target, names).await
+    }
+
+    async fn restart(self, cli: &Cli) -> Result<Self> {
+        let Self { _folder, fleet, target, server } = self;
+        server.stop().await?;
+        let program = Program { muster: cli.muster.clone(), core: cli.server_core };
+        let server = Server::start(&program, &fleet, target.clone()).await?;
+        Ok(Self { _folder, fleet, target, server })
+    }
+}
+
+/// Each machine has a connection.
+fn raise_file_limit() {
+    use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
+    let held = getrlimit(Resource::Nofile);
+    let raised = Rlimit { current: held.maximum, maximum: held.maximum };
+    // Where it cannot be raised, opening a connection says so.
+    let _ = setrlimit(Resource::Nofile, raised);
+}

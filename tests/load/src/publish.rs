@@ -1,0 +1,176 @@
+//! A publication to all machines: signing, storing, and until each waiting agent holds its files.
+
+use std::collections::BTreeMap;
+use std::sync::{Arc, Mutex, PoisonError};
+
+use anyhow::{Context as _, Result, ensure};
+use bytes::Bytes;
+use muster_protocol::api;
+use muster_protocol::checkin::PollReply;
+use muster_protocol::clock::Clock as _;
+use muster_protocol::ids::{Generation, MachineName, Sha256};
+use muster_protocol::machine::Class;
+use muster_protocol::operator::Publication;
+use muster_protocol::tuf::client::{Scope, Stored, Update};
+use serde::Serialize;
+use tokio::task::JoinSet;
+use tokio::time::Instant;
+
+use crate::agents::{Agent, connect};
+use crate::checkins::quantile;
+use crate::client::Connection;
+use crate::fleet::{Fleet, Machine};
+use crate::server::Server;
+
+/// How many connections an operator publishes over.
+const AT_ONCE: usize = 8;
+const POLL_SECONDS: u64 = 600;
+/// The target among the files of a machine.
+const TARGET: &str = "generation.json";
+
+#[derive(Debug, Clone, Serialize)]
+pub struct Wake {
+    pub machines: usize,
+    pub sign_ms: f64,
+    /// Sent, stored and answered.
+    pub store_ms: f64,
+    /// From the sending of a machine's publication until it holds all files, and the same from the answer.
+    pub sent_p50_ms: f64,
+    pub sent_p99_ms: f64,
+    pub answered_p50_ms: f64,
+    pub answered_p99_ms: f64,
+}
+
+type Times = Arc<Mutex<BTreeMap<MachineName, (Instant, Instant)>>>;
+
+/// Publishes `number` to all machines while all of them wait.
+pub async fn wake(fleet: &Arc<Fleet>, server: &Server, agents: Vec<Agent>, number: u64) -> Result<Wake> {
+    let machines = agents.len();
+    let names: Vec<MachineName> = agents.iter().map(|agent| agent.machine.name.clone()).collect();
+    let agents = connect(agents, &server.target).await?;
+    let mut waiting = JoinSet::new();
+    for mut agent in agents {
+        waiting.spawn(async move {
+            let mut connection = agent.connection.take().context("it is connected")?;
+            hold(&agent.machine, &mut connection).await
+        });
+    }
+    crate::waiting::settled(server).await?;
+    let began = Instant::now();
+    let signed: Vec<(MachineName, Publication)> = names
+        .into_iter()
+        .map(|name| anyhow::Ok((name.clone(), fleet.generation(&name, number)?)))
+        .collect::<Result<_>>()?;
+    let sign_ms = began.elapsed().as_secs_f64() * 1e3;
+    let published = publish(fleet, server, signed).await?;
+    let store_ms = began.elapsed().as_secs_f64() * 1e3 - sign_ms;
+    let (mut sent, mut answered) = (Vec::new(), Vec::new());
+    while let Some(held) = waiting.join_next().await {
+        let Held { name, at, files } = held??;
+        let (when_sent, when_answered) = published
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .get(&name)
+            .copied()
+            .context("published")?;
+        sent.push(at.saturating_duration_since(when_sent));
+        answered.push(at.saturating_duration_since(when_answered));
+        files.verify(fleet, &name, Generation::new(number)?)?;
+    }
+    sent.sort_unstable();
+    answered.sort_unstable();
+    Ok(Wake {
+        machines,
+        sign_ms,
+        store_ms,
+        sent_p50_ms: quantile(&sent, 0.5),
+        sent_p99_ms: quantile(&sent, 0.99),
+        answered_p50_ms: quantile(&answered, 0.5),
+        answered_p99_ms: quantile(&answered, 0.99),
+    })
+}
+
+async fn publish(
+    fleet: &Arc<Fleet>,
+    server: &Server,
+    mut signed: Vec<(MachineName, Publication)>,
+) -> Result<Times> {
+    let times = Times::default();
+    let mut workers = JoinSet::new();
+    let each = signed.len().div_ceil(AT_ONCE).max(1);
+    while !signed.is_empty() {
+        let part = signed.split_off(signed.len().saturating_sub(each));
+        let (fleet, target, times) = (fleet.clone(), server.target.clone(), times.clone());
+        workers.spawn(async move {
+            let mut connection = Connection::open(&target).await?;
+            for (name, publication) in part {
+                let path = format!("{}/generations", api::operator_machine(&name));
+                let sent = Instant::now();
+                let request = fleet.signed("POST", &path, serde_json::to_vec(&publication)?)?;
+                connection.send(request).await?.good::<serde_json::Value>()?;
+                times.lock().unwrap_or_else(PoisonError::into_inner).insert(name, (sent, Instant::now()));
+            }
+            anyhow::Ok(())
+        });
+    }
+    while let Some(done) = workers.join_next().await {
+        done??;
+    }
+    Ok(times)
+}
+
+struct Held {
+    name: MachineName,
+    at: Instant,
+    files: Files,
+}
+
+/// What a machine fetched, by its name in the repository.
+#[derive(Default)]
+struct Files(BTreeMap<String, Bytes>);
+
+/// Waits for a generation, and fetches what an agent fetches. It is verified afterwards: ten thousand agents
+/// share one processor here, and have one each in the field.
+async fn hold(machine: &Machine, connection: &mut Connection) -> Result<Held> {
+    let name = &machine.name;
+    let reply: PollReply = connection.send(machine.poll(POLL_SECONDS)?).await?.good()?;
+    let number = reply.generation.with_context(|| format!("{name} was woken for nothing"))?.get();
+    let mut files = Files::default();
+    let metadata = [
+        "2.root.json".into(),
+        "timestamp.json".into(),
+        format!("{number}.snapshot.json"),
+        format!("{number}.targets.json"),
+    ];
+    for file in metadata {
+        let answer = connection.send(machine.get(&format!("{}/{file}", api::tuf_path(name)))?).await?;
+        if answer.status == 200 {
+            files.0.insert(file, answer.body);
+        }
+    }
+    let targets = files.0.get(&format!("{number}.targets.json")).context("there are no targets")?;
+    let targets: serde_json::Value = serde_json::from_slice(targets)?;
+    let listed = &targets["signed"]["targets"][api::target_name(name)]["hashes"]["sha256"];
+    let hash: Sha256 = listed.as_str().context("the target has no hash")?.parse()?;
+    let answer = connection.send(machine.get(&api::target_path(name, &hash))?).await?;
+    ensure!(answer.status == 200, "{name}'s target: {}", answer.status);
+    files.0.insert(TARGET.into(), answer.body);
+    Ok(Held { name: name.clone(), at: Instant::now(), files })
+}
+
+impl Files {
+    /// Checks all of it as an agent does.
+    fn verify(&self, fleet: &Fleet, machine: &MachineName, generation: Generation) -> Result<()> {
+        let stored = Stored { root: fleet.root.clone(), ..Stored::default() };
+        let scope = Scope { machine: machine.clone(), class: Class::Nixos, lowest: Generation::FIRST };
+        let mut update = Update::start(&stored, Some(scope), fleet.clock.unix_seconds())?;
+        while let Some(wanted) = update.next() {
+            update.feed(self.0.get(&wanted.file).map(|bytes| bytes.as_ref()))?;
+        }
+        ensure!(update.generation() == Some(generation), "{machine} holds another generation");
+        let name = api::target_name(machine);
+        let target = self.0.get(TARGET).context("there is no target")?;
+        update.listed(&name).context("no target is listed")?.require_bytes(&name, target)?;
+        Ok(())
+    }
+}
