@@ -4,6 +4,8 @@
 //! recompute the whole chain, so a reader keeps the last entry they verified ([`Checkpoint`]) and asks for
 //! it again.
 
+mod shown;
+
 use serde::{Deserialize, Serialize};
 use sha2::Digest as _;
 
@@ -12,8 +14,12 @@ use crate::clock::UnixMillis;
 use crate::ids::{MachineName, Sha256};
 use crate::keys::PublicKey;
 
+pub use shown::{MAX_SHOWN, ShownLog};
+
 /// The most entries in one reply.
 pub const MAX_PAGE: u32 = 1000;
+/// The highest number of an entry; no log reaches it, and databases hold none that is higher.
+pub const MAX_ENTRY: u64 = i64::MAX as u64;
 
 /// One line of the log.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -52,6 +58,7 @@ pub struct Page {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Checkpoint {
     /// The entry's number; 0 for the [`origin`].
+    #[serde(deserialize_with = "bounded::number::<_, 0, MAX_ENTRY>")]
     pub id: u64,
     /// The entry's hash.
     pub hash: Sha256,

@@ -4,6 +4,7 @@
 use serde::{Deserialize, Serialize};
 
 use crate::api::MAX_POLL_SECONDS;
+use crate::audit::{Checkpoint, ShownLog};
 use crate::bounded;
 use crate::clock::UnixMillis;
 use crate::ids::{Epoch, Generation, MachineName, Sha256, StorePath};
@@ -77,6 +78,9 @@ pub struct CheckIn {
         deserialize_with = "bounded::list::<_, _, MAX_REQUESTS>"
     )]
     pub followed: Vec<Sha256>,
+    /// What the machine was shown of the audit log. Agents of version 0.1 send none.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub shown: Option<ShownLog>,
 }
 
 /// What a machine knows about itself besides its phase.
@@ -231,6 +235,9 @@ pub struct CheckInReply {
         deserialize_with = "bounded::list::<_, _, MAX_REQUESTS>"
     )]
     pub requests: Vec<SignedRequest>,
+    /// The newest entry of the audit log that the controller knows of, for the machine to carry and show.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub log: Option<Checkpoint>,
 }
 
 /// The reply to the long poll.

@@ -78,6 +78,8 @@ pub enum Context {
     SignIn,
     /// An HTTP request signed by such a key.
     SessionRequest,
+    /// What a machine was shown of the audit log ([`crate::audit::ShownLog`]).
+    ShownLog,
 }
 
 impl Context {
@@ -92,6 +94,7 @@ impl Context {
             Self::Announcement => b"muster-announcement-v1\0",
             Self::SignIn => b"muster-sign-in-v1\0",
             Self::SessionRequest => b"muster-session-request-v1\0",
+            Self::ShownLog => b"muster-shown-log-v1\0",
         }
     }
     fn message(self, body: &[u8]) -> Vec<u8> {

@@ -4,6 +4,7 @@ use std::collections::BTreeSet;
 
 use serde::{Deserialize, Serialize};
 
+use crate::audit::ShownLog;
 use crate::bounded;
 use crate::checkin::{Health, Holds, MAX_BEARER_BYTES, Phase, Runs};
 use crate::clock::UnixMillis;
@@ -298,6 +299,9 @@ pub struct MachineView {
     /// The machine's clock minus the controller's at the last check-in, in milliseconds.
     #[serde(default, deserialize_with = "bounded::some_time")]
     pub clock_skew_ms: Option<i64>,
+    /// What it says it was shown of the audit log, signed by it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub shown: Option<ShownLog>,
 }
 
 impl MachineView {

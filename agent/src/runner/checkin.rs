@@ -47,6 +47,7 @@ impl Shared {
             new_key,
             age: self.age_claim(),
             followed: self.heard.followed(),
+            shown: None,
         })
     }
 

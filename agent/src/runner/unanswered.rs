@@ -103,6 +103,7 @@ mod tests {
             new_key: None,
             age: None,
             followed: vec![],
+            shown: None,
         }
     }
     fn open(folder: &Path) -> Unanswered {

@@ -48,6 +48,7 @@ fn check_in(fleet: &Fleet) -> CheckIn {
         new_key: None,
         age: None,
         followed: vec![],
+        shown: None,
     }
 }
 fn body(check_in: &CheckIn) -> Vec<u8> {

@@ -193,6 +193,7 @@ impl Machine {
             new_key: None,
             age: None,
             followed: vec![],
+            shown: None,
         };
         let body = serde_json::to_vec(&checkin)?;
         let request = Request::builder().method("POST").uri(api::CHECKIN).header("host", "localhost");

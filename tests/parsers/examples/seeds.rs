@@ -250,6 +250,7 @@ fn traffic(put: Put<'_>) {
         new_key: None,
         age: None,
         followed: vec![],
+        shown: None,
     };
     put("check_in", "check-in", &json_of(&check_in));
     let age = AgeClaim { recipient: "age1".into(), proof: Some(Sha256::of(b"proof")) };
@@ -263,6 +264,7 @@ fn traffic(put: Put<'_>) {
         reports_through: 41,
         rotate_key: false,
         requests: vec![],
+        log: None,
     };
     put("check_in", "reply", &json_of(&reply));
     put("check_in", "poll", &json_of(&PollReply { generation: Some(generation), check_in: false }));
@@ -415,6 +417,7 @@ fn traffic(put: Put<'_>) {
         enrolled_at: Some(NOW * 1000),
         last_seen: Some(NOW * 1000),
         clock_skew_ms: Some(-5),
+        shown: None,
         age_proof: None,
     };
     put("operator", "machine", &json_of(&view));

@@ -276,6 +276,7 @@ impl Honest {
             reports_through: self.through.1,
             rotate_key: self.asked.is_some(),
             requests: self.asked.iter().cloned().collect(),
+            log: None,
         };
         self.reply = Some(reply.clone());
         self.last = Some(check_in);

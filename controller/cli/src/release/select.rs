@@ -156,6 +156,7 @@ pub(super) mod tests {
             enrolled_at: None,
             last_seen: None,
             clock_skew_ms: None,
+            shown: None,
         }
     }
 

@@ -174,6 +174,7 @@ fn decide(
         reports_through: stored.reports_through,
         rotate_key: stored.key_rotation_asked && checkin.new_key.is_none(),
         requests: requests.documents(),
+        log: None,
     };
     let mut changes = requests.changes(machine);
     changes.push(Change::CheckedIn(Box::new(CheckedIn {

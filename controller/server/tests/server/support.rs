@@ -343,6 +343,7 @@ impl Machine {
             new_key: None,
             age: None,
             followed: vec![],
+            shown: None,
         }
     }
     pub async fn send_checkin(&self, fleet: &Fleet, checkin: &CheckIn) -> Answer {

@@ -132,6 +132,7 @@ impl Cast {
             new_key: None,
             age: None,
             followed: vec![],
+            shown: None,
         })
     }
 }

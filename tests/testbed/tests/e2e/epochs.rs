@@ -67,6 +67,7 @@ fn claim(fleet: &Fleet, name: &str, targets: u64) {
         new_key: None,
         age: None,
         followed: vec![],
+        shown: None,
     };
     let key = key_in(&state.join("machine.pem")).unwrap();
     let body = serde_json::to_vec(&check_in).unwrap();

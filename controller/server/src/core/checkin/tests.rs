@@ -48,6 +48,7 @@ fn sent(key: &SecretKey, seq: u64, change: impl FnOnce(&mut CheckIn)) -> Sent {
         new_key: None,
         age: None,
         followed: vec![],
+        shown: None,
     };
     change(&mut checkin);
     let body = serde_json::to_vec(&checkin).unwrap();

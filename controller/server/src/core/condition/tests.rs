@@ -44,6 +44,7 @@ fn told(phase: Phase, of: u64, running: char, confirmed: Option<u64>) -> CheckIn
         new_key: None,
         age: None,
         followed: vec![],
+        shown: None,
     }
 }
 fn machine(observed: Option<CheckIn>, outcome: Option<(u64, EventKind)>) -> Machine {

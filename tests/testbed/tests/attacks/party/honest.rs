@@ -167,6 +167,7 @@ pub fn check_in(of: &Identity, seq: u64) -> CheckIn {
         new_key: None,
         age: None,
         followed: vec![],
+        shown: None,
     }
 }
 
