@@ -1,6 +1,7 @@
 //! A fleet in a folder: keys, root, configuration, an operator who signs, and machines that enrol.
 
 use std::collections::BTreeSet;
+use std::net::SocketAddr;
 use std::os::unix::fs::PermissionsExt as _;
 use std::path::{Path, PathBuf};
 
@@ -18,6 +19,7 @@ use muster_protocol::keys::{Context, SecretKey};
 use muster_protocol::machine::Class;
 use muster_protocol::operator::{self, AddMachine, MachineView, Publication, RequestSignature};
 use muster_protocol::random;
+use muster_protocol::report::{Batch, Event, Stream};
 use muster_protocol::target::{Action, Target};
 use muster_protocol::tuf::repository::{RootSpec, sign_generation, sign_root};
 use rustls::pki_types::CertificateDer;
@@ -41,9 +43,8 @@ pub struct Fleet {
 }
 
 impl Fleet {
-    /// Writes `controller.toml`, keys and root of a new fleet into `folder`, with no limit on what one
-    /// machine or address may ask: a load stands for many.
-    pub fn make(folder: &Path, listen: std::net::SocketAddr, tls: bool, more: &str) -> Result<Self> {
+    /// Writes the root, the online key and a certificate of a new fleet into `folder`.
+    pub fn make(folder: &Path) -> Result<Self> {
         let clock = SystemClock::new();
         let (root_key, operator, online) =
             (SecretKey::generate()?, SecretKey::generate()?, SecretKey::generate()?);
@@ -62,22 +63,25 @@ impl Fleet {
         let made = rcgen::generate_simple_self_signed(vec!["localhost".into()])?;
         std::fs::write(folder.join("tls.crt"), made.cert.pem())?;
         private(&folder.join("tls.key"), made.signing_key.serialize_pem().as_bytes())?;
-        let scheme = if tls { "https" } else { "http" };
-        let files = "[tls]\ncertificate = \"tls.crt\"\nkey = \"tls.key\"\n";
-        let config = format!(
-            "listen = \"{listen}\"\nurl = \"{scheme}://{listen}\"\ndata = \"data\"\nroot = \"root\"\n\
-             online_key = \"online.pem\"\n{more}{}[limits]\nconnections = 32768\nmachine_per_second = 0\n\
-             operator_per_second = 0\naddress_per_second = 0\nunproven_per_address = 32768\npoll_seconds = 55\n",
-            if tls { files } else { "" }
-        );
-        std::fs::write(folder.join("controller.toml"), config)?;
         let id = Sha256::of(&root);
         let certificate = made.cert.der().clone();
         Ok(Self { folder: folder.to_owned(), id, root, operator, certificate, clock })
     }
 
-    pub fn config(&self) -> PathBuf {
-        self.folder.join("controller.toml")
+    /// Writes the configuration of a controller with a data folder of its own. Nothing limits what one machine
+    /// or address may ask: a load stands for many. `settings` are further lines, before the tables.
+    pub fn controller(&self, name: &str, listen: SocketAddr, tls: bool, settings: &str) -> Result<PathBuf> {
+        let scheme = if tls { "https" } else { "http" };
+        let files = if tls { "[tls]\ncertificate = \"tls.crt\"\nkey = \"tls.key\"\n" } else { "" };
+        let config = format!(
+            "listen = \"{listen}\"\nurl = \"{scheme}://{listen}\"\ndata = \"{name}\"\nroot = \"root\"\n\
+             online_key = \"online.pem\"\n{settings}\n{files}[limits]\nconnections = 32768\n\
+             machine_per_second = 0\noperator_per_second = 0\naddress_per_second = 0\n\
+             unproven_per_address = 32768\npoll_seconds = 55\n",
+        );
+        let file = self.folder.join(format!("{name}.toml"));
+        std::fs::write(&file, config)?;
+        Ok(file)
     }
 
     /// A request that the operator signed.
@@ -209,6 +213,20 @@ impl Machine {
         let reply: CheckInReply = answer.good()?;
         (self.bearer, self.generation) = (reply.bearer, reply.generation);
         Ok(())
+    }
+
+    /// A batch of events, signed.
+    pub fn report(&self, stream: Stream, events: &[Event]) -> Result<Request<Full<Bytes>>> {
+        let oldest = events.first().map_or(1, |event| event.seq);
+        let batch =
+            Batch { machine: self.name.clone(), stream: Some(stream), oldest, events: events.to_vec() };
+        let body = serde_json::to_vec(&batch)?;
+        let announced = Announcement::make(&self.name, api::REPORTS, &body, &self.key);
+        let request = Request::builder().method("POST").uri(api::REPORTS).header("host", "localhost");
+        let request = request
+            .header(api::MACHINE_SIGNATURE, self.key.sign(Context::Reports, &body).hex())
+            .header(api::MACHINE_ANNOUNCES, announced.to_string());
+        Ok(request.body(Full::new(body.into()))?)
     }
 
     /// A long poll for something newer than what it has.

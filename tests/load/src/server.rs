@@ -1,7 +1,7 @@
 //! The controller under load: the program itself, on a processor of its own.
 
 use std::net::{SocketAddr, TcpListener};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::time::Duration;
 
@@ -11,7 +11,6 @@ use rustix::process::{Pid, Signal};
 use tokio::time::Instant;
 
 use crate::client::{Connection, Target};
-use crate::fleet::Fleet;
 
 /// The longest that it may take to start or to stop.
 const LIMIT: Duration = Duration::from_secs(60);
@@ -21,13 +20,14 @@ const TRY: Duration = Duration::from_millis(1);
 pub struct Program {
     /// The path of `muster`.
     pub muster: PathBuf,
-    /// The processor that it gets for itself.
-    pub core: usize,
+    /// The processor that it gets for itself, if it gets one.
+    pub core: Option<usize>,
 }
 
 /// A running controller. Dropped, it is killed.
 pub struct Server {
     child: Child,
+    log: PathBuf,
     pub target: Target,
     /// From its start until it answered a request.
     pub ready_after: Duration,
@@ -39,24 +39,12 @@ pub fn free_address() -> Result<SocketAddr> {
 }
 
 impl Server {
-    pub async fn start(program: &Program, fleet: &Fleet, target: Target) -> Result<Self> {
-        let log = std::fs::File::options().create(true).append(true).open(fleet.folder.join("server.log"))?;
+    /// Starts it and waits until it answers.
+    pub async fn start(program: &Program, config: &Path, target: Target) -> Result<Self> {
         let began = Instant::now();
-        let child = Command::new("taskset")
-            .args(["-c", &program.core.to_string()])
-            .arg(&program.muster)
-            .args(["serve", "--config"])
-            .arg(fleet.config())
-            .stdin(Stdio::null())
-            .stdout(Stdio::null())
-            .stderr(log)
-            .spawn()
-            .context("taskset (package util-linux) starts the controller on a processor of its own")?;
-        let mut server = Self { child, target, ready_after: Duration::ZERO };
+        let mut server = Self::begin(program, config, target)?;
         while let Err(error) = server.answers().await {
-            if let Some(status) = server.child.try_wait()? {
-                bail!("the controller ended with {status}; see {}/server.log", fleet.folder.display());
-            }
+            server.require_running()?;
             ensure!(began.elapsed() < LIMIT, "the controller does not answer: {error:#}");
             tokio::time::sleep(TRY).await;
         }
@@ -64,7 +52,39 @@ impl Server {
         Ok(server)
     }
 
-    async fn answers(&self) -> Result<()> {
+    /// Starts it; what it prints is added to a file beside its configuration.
+    pub fn begin(program: &Program, config: &Path, target: Target) -> Result<Self> {
+        let log = config.with_extension("log");
+        let output = std::fs::File::options().create(true).append(true).open(&log)?;
+        let mut command = match program.core {
+            None => Command::new(&program.muster),
+            Some(core) => {
+                let mut pinned = Command::new("taskset");
+                pinned.args(["-c", &core.to_string()]).arg(&program.muster);
+                pinned
+            }
+        };
+        let child = command
+            .args(["serve", "--config"])
+            .arg(config)
+            .stdin(Stdio::null())
+            .stdout(Stdio::null())
+            .stderr(output)
+            .spawn()
+            .context("the controller, or taskset (package util-linux), does not start")?;
+        Ok(Self { child, log, target, ready_after: Duration::ZERO })
+    }
+
+    /// An error if it has ended.
+    pub fn require_running(&mut self) -> Result<()> {
+        match self.child.try_wait()? {
+            Some(status) => bail!("the controller ended with {status}; see {}", self.log.display()),
+            None => Ok(()),
+        }
+    }
+
+    /// Whether it answers a request now.
+    pub async fn answers(&self) -> Result<()> {
         let mut connection = Connection::open(&self.target).await?;
         let request = hyper::Request::get(api::FLEET).header("host", "localhost").body(Default::default())?;
         connection.send(request).await?.good::<serde_json::Value>().map(drop)
@@ -87,12 +107,16 @@ impl Server {
         Ok(Duration::from_secs_f64(ticks as f64 / rustix::param::clock_ticks_per_second() as f64))
     }
 
+    pub fn signal(&self, signal: Signal) -> Result<()> {
+        let pid =
+            i32::try_from(self.child.id()).ok().and_then(Pid::from_raw).context("a process has an ID")?;
+        Ok(rustix::process::kill_process(pid, signal)?)
+    }
+
     /// Asks it to stop, and waits until it has.
     pub async fn stop(mut self) -> Result<Duration> {
         let began = Instant::now();
-        if let Some(pid) = i32::try_from(self.child.id()).ok().and_then(Pid::from_raw) {
-            rustix::process::kill_process(pid, Signal::TERM)?;
-        }
+        self.signal(Signal::TERM)?;
         while self.child.try_wait()?.is_none() {
             ensure!(began.elapsed() < LIMIT, "the controller does not stop");
             tokio::time::sleep(Duration::from_millis(5)).await;

@@ -4,15 +4,6 @@
 //! The load signs for real and verifies what it is handed. The controller runs on one processor, the load on
 //! another; both are on this computer and talk over loopback.
 
-mod agents;
-mod checkins;
-mod client;
-mod fleet;
-mod herd;
-mod publish;
-mod server;
-mod waiting;
-
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
@@ -21,10 +12,11 @@ use anyhow::{Context as _, Result};
 use clap::{Parser, ValueEnum};
 use serde::Serialize;
 
-use crate::agents::Agent;
-use crate::client::Target;
-use crate::fleet::Fleet;
-use crate::server::{Program, Server, free_address};
+use muster_load::agents::{self, Agent};
+use muster_load::client::Target;
+use muster_load::fleet::Fleet;
+use muster_load::server::{Program, Server, free_address};
+use muster_load::{checkins, herd, publish, waiting};
 
 #[derive(Debug, Parser)]
 #[command(name = "muster-load", about = "Measures a controller under the load of a whole fleet")]
@@ -185,6 +177,7 @@ async fn plain(cli: &Cli, figures: &mut Figures, wanted: &impl Fn(What) -> bool)
 struct Bench {
     _folder: tempfile::TempDir,
     fleet: Arc<Fleet>,
+    config: PathBuf,
     target: Target,
     server: Server,
 }
@@ -193,13 +186,12 @@ impl Bench {
     async fn start(cli: &Cli, tls: bool) -> Result<Self> {
         let folder = tempfile::Builder::new().prefix("muster-load.").tempdir()?;
         let listen = free_address()?;
-        let more = if cli.configure.is_empty() { String::new() } else { format!("{}\n", cli.configure) };
-        let fleet = Arc::new(Fleet::make(folder.path(), listen, tls, &more)?);
+        let fleet = Arc::new(Fleet::make(folder.path())?);
+        let config = fleet.controller("data", listen, tls, &cli.configure)?;
         let target =
             if tls { Target::tls(listen, fleet.certificate.clone())? } else { Target::plain(listen) };
-        let program = Program { muster: cli.muster.clone(), core: cli.server_core };
-        let server = Server::start(&program, &fleet, target.clone()).await?;
-        Ok(Self { _folder: folder, fleet, target, server })
+        let server = Server::start(&program(cli), &config, target.clone()).await?;
+        Ok(Self { _folder: folder, fleet, config, target, server })
     }
 
     async fn enrol(&self, names: std::ops::Range<usize>) -> Result<Vec<Agent>> {
@@ -207,12 +199,14 @@ impl Bench {
     }
 
     async fn restart(self, cli: &Cli) -> Result<Self> {
-        let Self { _folder, fleet, target, server } = self;
-        server.stop().await?;
-        let program = Program { muster: cli.muster.clone(), core: cli.server_core };
-        let server = Server::start(&program, &fleet, target.clone()).await?;
-        Ok(Self { _folder, fleet, target, server })
+        self.server.stop().await?;
+        let server = Server::start(&program(cli), &self.config, self.target.clone()).await?;
+        Ok(Self { server, ..self })
     }
+}
+
+fn program(cli: &Cli) -> Program {
+    Program { muster: cli.muster.clone(), core: Some(cli.server_core) }
 }
 
 /// Each machine has a connection.
