@@ -1,8 +1,9 @@
 //! Several controllers over one database, agents and an operator at work, and things killed at random. In the
 //! end nothing is lost, nothing is there twice, and every machine is in its right state.
 //!
-//! `dice` makes the run repeatable; `postgres` and `relay` are the database and the way to it; `controllers` are
-//! the programs; `agent` and `operator` do what real ones do; `chaos` kills; `verdict` looks at what is left.
+//! `dice` makes the run repeatable; `postgres` and `relay` are the database and the way to it; `controllers`
+//! are the programs; `agent` and `operator` do what real ones do; `chaos` kills; `verdict` looks at what is
+//! left.
 
 pub mod agent;
 pub mod chaos;

@@ -68,8 +68,8 @@ impl Fleet {
         Ok(Self { folder: folder.to_owned(), id, root, operator, certificate, clock })
     }
 
-    /// Writes the configuration of a controller with a data folder of its own. Nothing limits what one machine
-    /// or address may ask: a load stands for many. `settings` are further lines, before the tables.
+    /// Writes the configuration of a controller with a data folder of its own. Nothing limits what one
+    /// machine or address may ask: a load stands for many. `settings` are further lines, before the tables.
     pub fn controller(&self, name: &str, listen: SocketAddr, tls: bool, settings: &str) -> Result<PathBuf> {
         let scheme = if tls { "https" } else { "http" };
         let files = if tls { "[tls]\ncertificate = \"tls.crt\"\nkey = \"tls.key\"\n" } else { "" };
@@ -197,6 +197,7 @@ impl Machine {
             new_key: None,
             age: None,
             followed: vec![],
+            shown: None,
             shown: None,
         };
         let body = serde_json::to_vec(&checkin)?;
