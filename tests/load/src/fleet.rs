@@ -198,7 +198,6 @@ impl Machine {
             age: None,
             followed: vec![],
             shown: None,
-            shown: None,
         };
         let body = serde_json::to_vec(&checkin)?;
         let request = Request::builder().method("POST").uri(api::CHECKIN).header("host", "localhost");
