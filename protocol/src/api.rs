@@ -7,6 +7,14 @@ use crate::ids::{Generation, MachineName, Sha256};
 
 /// `GET`: [`crate::operator::FleetView`], for anybody.
 pub const FLEET: &str = "/v1/fleet";
+/// `GET`: whether the process is alive, in one sentence.
+pub const HEALTH: &str = "/healthz";
+/// `GET`: whether it can serve requests now, in one sentence.
+pub const READY: &str = "/readyz";
+/// `GET`: this API as an OpenAPI document.
+pub const OPENAPI: &str = "/v1/openapi.json";
+/// `GET`: what Prometheus scrapes, at an address of its own (`metrics_listen`).
+pub const METRICS: &str = "/metrics";
 /// `POST`: [`crate::enrol::EnrolRequest`].
 pub const ENROL: &str = "/v1/enrol";
 /// `POST`: [`crate::checkin::CheckIn`].
@@ -40,6 +48,19 @@ pub const OPERATOR_SIGNATURE: &str = "muster-operator";
 /// The header with the [`crate::signin::SignIn`] of a key that reads on an operator's behalf; that key
 /// signed the request.
 pub const OPERATOR_SIGN_IN: &str = "muster-sign-in";
+
+/// The header with the ID of a request: a client's own, or one that the controller made. It is in the
+/// controller's log lines about the request, and in each refusal.
+pub const REQUEST_ID: &str = "x-request-id";
+
+/// The longest ID of a request, in bytes.
+pub const MAX_REQUEST_ID_BYTES: usize = 64;
+
+/// A request's ID, if it is one plain word that may be logged and shown.
+pub fn request_id(text: &str) -> Option<&str> {
+    let plain = |byte: u8| byte.is_ascii_alphanumeric() || b"-_.".contains(&byte);
+    ((1..=MAX_REQUEST_ID_BYTES).contains(&text.len()) && text.bytes().all(plain)).then_some(text)
+}
 
 /// The longest that a long poll may wait, in seconds, on either side.
 pub const MAX_POLL_SECONDS: u64 = 600;

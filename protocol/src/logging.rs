@@ -31,6 +31,23 @@ where
     let _ = registry.with(ShownFields(lines(terminal::stderr))).try_init();
 }
 
+/// The same, as one JSON object a line on standard error, wherever the program runs.
+#[cfg(feature = "logging-json")]
+pub fn start_json<F>(filter: F)
+where
+    F: Layer<Registry> + Send + Sync + 'static,
+    Layered<F, Registry>: Send + Sync,
+{
+    let lines = tracing_subscriber::fmt::layer()
+        .json()
+        .flatten_event(true)
+        .with_span_list(false)
+        .with_writer(terminal::stderr)
+        .with_target(false)
+        .log_internal_errors(false);
+    let _ = tracing_subscriber::registry().with(filter).with(ShownFields(lines)).try_init();
+}
+
 /// Plain lines. A log line that cannot be written is dropped: reporting that would fail the same way.
 fn lines<S, W>(writer: W) -> impl Layer<S> + Send + Sync
 where

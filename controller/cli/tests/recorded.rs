@@ -2,6 +2,7 @@
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 
 use std::fs;
+use std::io::{BufRead as _, BufReader, Read as _, Write as _};
 use std::net::{TcpListener, TcpStream};
 use std::os::unix::fs::PermissionsExt as _;
 use std::path::Path;
@@ -27,10 +28,15 @@ fn copy(from: &Path, to: &Path) {
 struct Fleet {
     folder: tempfile::TempDir,
     server: Child,
+    address: String,
 }
 
 impl Fleet {
     fn start() -> Self {
+        Self::start_with(|_| {})
+    }
+
+    fn start_with(change: impl FnOnce(&mut Command)) -> Self {
         let folder = tempfile::tempdir().unwrap();
         copy(&Path::new(env!("CARGO_MANIFEST_DIR")).join("../../tests/fixtures/0.1.0"), folder.path());
         let place = folder.path();
@@ -45,19 +51,18 @@ impl Fleet {
             settings.insert(field.to_owned(), value.into());
             fs::write(place.join(file), settings.to_string()).unwrap();
         }
-        let server = Self::command(place, &["serve", "--config"])
-            .arg(place.join("controller/controller.toml"))
-            .stderr(Stdio::null())
-            .spawn()
-            .unwrap();
-        let fleet = Self { folder, server };
+        let mut serve = Self::command(place, &["serve", "--config"]);
+        serve.arg(place.join("controller/controller.toml")).stderr(Stdio::null());
+        change(&mut serve);
+        let server = serve.spawn().unwrap();
+        let fleet = Self { folder, server, address };
         for _ in 0..600 {
-            if TcpStream::connect(&address).is_ok() {
+            if TcpStream::connect(&fleet.address).is_ok() {
                 return fleet;
             }
             std::thread::sleep(Duration::from_millis(50));
         }
-        panic!("the controller does not answer at {address}");
+        panic!("the controller does not answer at {}", fleet.address);
     }
 
     fn command(place: &Path, arguments: &[&str]) -> Command {
@@ -113,4 +118,31 @@ fn todays_programs_go_on_with_the_folders_of_version_0_1_0() {
     fleet.muster(&["machines", "revoke", "stibnite"]);
     let view = fleet.json(&["machines", "list", "--all"]).pop().unwrap();
     assert_eq!(view["standing"], "revoked");
+}
+
+#[test]
+fn each_line_of_a_log_in_json_is_an_object_and_what_is_said_of_a_request_has_its_id() {
+    let mut fleet = Fleet::start_with(|serve| {
+        serve.env("MUSTER_LOG_FORMAT", "json").env("MUSTER_LOG", "debug").stderr(Stdio::piped());
+    });
+    // It is refused, so there are two lines about it.
+    let mut stream = TcpStream::connect(&fleet.address).unwrap();
+    stream
+        .write_all(
+            b"GET /v1/checkin HTTP/1.1\r\nhost: x\r\nx-request-id: by-hand\r\nconnection: close\r\n\r\n",
+        )
+        .unwrap();
+    let mut answer = String::new();
+    stream.read_to_string(&mut answer).unwrap();
+    assert!(answer.starts_with("HTTP/1.1 405") && answer.contains("x-request-id: by-hand"), "{answer}");
+    let log = fleet.server.stderr.take().unwrap();
+    drop(fleet);
+    let lines: Vec<Value> = BufReader::new(log)
+        .lines()
+        .map(|line| serde_json::from_str(&line.unwrap()).expect("each line is JSON"))
+        .collect();
+    let of_it: Vec<_> =
+        lines.iter().filter(|line| line["span"]["id"] == "by-hand" || line["id"] == "by-hand").collect();
+    assert!(of_it.iter().any(|line| line["status"] == 405 && line["span"]["id"] == "by-hand"), "{lines:?}");
+    assert!(of_it.iter().any(|line| line["path"] == "/v1/checkin" && line["id"] == "by-hand"), "{lines:?}");
 }

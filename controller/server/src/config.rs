@@ -24,6 +24,8 @@ pub enum ConfigError {
 #[derive(Debug, Clone)]
 pub struct ServerConfig {
     pub listen: SocketAddr,
+    /// Where Prometheus scrapes, if anywhere: plain HTTP without authentication.
+    pub metrics_listen: Option<SocketAddr>,
     /// Where machines and operators reach this controller.
     pub url: String,
     /// `muster.db` and the folder `blobs`.
@@ -128,6 +130,7 @@ impl Limits {
 #[serde(deny_unknown_fields)]
 struct File {
     listen: String,
+    metrics_listen: Option<String>,
     url: String,
     data: PathBuf,
     root: PathBuf,
@@ -167,13 +170,11 @@ struct Check<'a> {
 
 impl Check<'_> {
     fn check(&self, file: File) -> Result<ServerConfig, ConfigError> {
-        let listen: SocketAddr = file.listen.parse().map_err(|_| {
-            let problem = format!(
-                "is '{}': write an address and a port, \"127.0.0.1:8443\" or \"[::]:8443\"",
-                file.listen
-            );
-            self.wrong("listen", problem)
-        })?;
+        let listen = self.address("listen", &file.listen, "8443")?;
+        let metrics_listen = file
+            .metrics_listen
+            .map(|address| self.address("metrics_listen", &address, "9090"))
+            .transpose()?;
         self.check_url(&file.url)?;
         if file.tls.is_none() && !listen.ip().is_loopback() {
             let problem = format!(
@@ -193,6 +194,7 @@ impl Check<'_> {
         let online_key_file = self.folder.join(file.online_key);
         Ok(ServerConfig {
             listen,
+            metrics_listen,
             url: file.url,
             data: self.folder.join(file.data),
             root,
@@ -200,6 +202,14 @@ impl Check<'_> {
             online_key_file,
             tls,
             limits: file.limits,
+        })
+    }
+
+    fn address(&self, key: &'static str, text: &str, port: &str) -> Result<SocketAddr, ConfigError> {
+        text.parse().map_err(|_| {
+            let problem =
+                format!("is '{text}': write an address and a port, \"127.0.0.1:{port}\" or \"[::]:{port}\"");
+            self.wrong(key, problem)
         })
     }
 
@@ -335,6 +345,7 @@ mod tests {
         for (from, to, want) in [
             ("127.0.0.1:8443\"\n        url", "here\"\n        url", "listen is 'here'"),
             ("listen = \"127.0.0.1:8443\"", "listen = \"0.0.0.0:8443\"", "tls is missing"),
+            ("url =", "metrics_listen = \"9090\"\n        url =", "metrics_listen is '9090'"),
             ("url = \"http://127.0.0.1:8443\"", "url = \"muster\"", "url is 'muster'"),
             ("root = \"root\"", "root = \"nowhere\"", "root names"),
             ("online_key = \"online.pem\"", "online_key = \"none.pem\"", "online_key names"),

@@ -6,10 +6,11 @@
 //! one transaction. It may run the decision again from the start, so a decision has no side effects.
 //!
 //! `rows` is at the bottom; `change` and `audit` are above it, and the decisions above those. No decision
-//! uses another.
+//! uses another; `census` counts machines by their `condition`.
 
 pub mod access;
 pub mod audit;
+pub mod census;
 pub mod change;
 pub mod checkin;
 pub mod condition;

@@ -8,6 +8,7 @@
 //! - `request_peer` knows who sent the request being handled; `connection` accepts peers and schedules their
 //!   turns; `memory` charges each `payer` for bodies, and `answers` for responses; `heavy` runs CPU-heavy
 //!   work.
+//! - `watched` is what those who watch the controller ask: its health, its metrics, a log with request IDs.
 //! - `state` is shared by every request.
 
 mod answers;
@@ -26,6 +27,7 @@ mod public;
 mod refusals;
 mod request_peer;
 pub(crate) mod state;
+mod watched;
 
 /// Parsers of network input outside the protocol crate, for the fuzz targets.
 #[doc(hidden)]
@@ -53,6 +55,8 @@ use operator::{audit, changes, drafts, history, machines, publish, requests, roo
 use problem::{Refused, refuse};
 use request_peer::Asked;
 use state::Shared;
+use tracing::Instrument as _;
+use watched::Access;
 
 use crate::rates::Neighbourhood;
 
@@ -88,9 +92,21 @@ pub fn router(app: Shared) -> Router {
         .route(api::OPERATOR_DRAFTS, get(drafts::list).post(drafts::keep))
         .route(&format!("{}/{{id}}", api::OPERATOR_DRAFTS), get(drafts::show))
         .route(&format!("{}/{{id}}/drop", api::OPERATOR_DRAFTS), post(drafts::drop))
+        .route(api::HEALTH, get(watched::healthz))
+        .route(api::READY, get(watched::readyz))
         .fallback(nothing_here)
         .method_not_allowed_fallback(other_method)
         .layer(middleware::from_fn_with_state(app.clone(), outermost))
+        .with_state(app)
+}
+
+/// What is served where Prometheus scrapes.
+pub fn watched_router(app: Shared) -> Router {
+    Router::new()
+        .route(api::METRICS, get(watched::metrics))
+        .route(api::HEALTH, get(watched::healthz))
+        .route(api::READY, get(watched::readyz))
+        .fallback(nothing_here)
         .with_state(app)
 }
 
@@ -106,14 +122,18 @@ async fn other_method() -> Refused {
     refuse(StatusCode::METHOD_NOT_ALLOWED, ProblemCode::NotFound, message)
 }
 
-/// Logs each request, charges unauthenticated ones to their address, and gives every refusal the same form,
-/// including the framework's.
+/// Gives each request its ID, logs and counts it.
 async fn outermost(State(app): State<Shared>, request: Request, next: Next) -> Response {
-    let (method, path, began) =
-        (request.method().clone(), request.uri().path().to_owned(), app.services.clock.awake());
+    let access = Access::new(&request, &*app.services.clock);
+    let mut response = answered(&app, request, next).instrument(access.span()).await;
+    access.answered(&mut response, &*app.services.clock);
+    response
+}
+
+/// Charges unauthenticated requests to their address, and gives every refusal the same form, including the
+/// framework's.
+async fn answered(app: &Shared, request: Request, next: Next) -> Response {
     let (response, asked) = request_peer::answering(request, |request| next.run(request)).await;
-    let (status, ms) = (response.status().as_u16(), (app.services.clock.awake() - began).as_millis());
-    tracing::debug!(%method, path, status, ms, "answered");
     if let Asked::Stranger(peer) = &asked
         && let Err(wait) = app.rates.address(Neighbourhood::of(peer.address))
     {

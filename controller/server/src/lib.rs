@@ -7,6 +7,7 @@
 //! - `services` is what every part of the controller works with, in a request or in a background loop:
 //!   `store`, `roots` (the chain of root files), `signer` (the online key), `wakers` (waiting machines) and
 //!   `notify` (waiting operators). None of these knows HTTP.
+//! - `metrics` counts what happens, for those who watch; every part counts in it, and it uses none.
 //! - `rates` counts requests; `config` is read once and passed as a value.
 //! - `core` decides: pure functions of what is stored, what arrived and the time. All others use it; it uses
 //!   none.
@@ -16,6 +17,7 @@
 pub mod config;
 pub mod core;
 pub mod http;
+mod metrics;
 mod notify;
 mod rates;
 mod roots;

@@ -20,8 +20,8 @@ use tokio::task::JoinHandle;
 use crate::config::{ConfigError, ServerConfig, TlsFiles};
 use crate::http::connection::gate::{Bounds, Gate};
 use crate::http::connection::listen::bind;
-use crate::http::router;
 use crate::http::state::App;
+use crate::http::{router, watched_router};
 use crate::notify::Notify;
 use crate::roots::{Roots, RootsError};
 use crate::services::Services;
@@ -64,6 +64,8 @@ pub enum ServerError {
     Locked(PathBuf),
     #[error("cannot listen on {0}: {1}; write another address or port as listen in controller.toml")]
     Listen(SocketAddr, std::io::Error),
+    #[error("cannot listen on {0}: {1}; write another address or port as metrics_listen in controller.toml")]
+    ListenMetrics(SocketAddr, std::io::Error),
     #[error("the certificate {0} cannot be used: {1}")]
     Certificate(PathBuf, String),
     #[error("the server ended: {0}")]
@@ -95,6 +97,7 @@ fn ended_early(ended: Result<std::io::Result<()>, tokio::task::JoinError>) -> Re
 /// A running controller.
 pub struct Server {
     address: SocketAddr,
+    metrics_address: Option<SocketAddr>,
     services: Arc<Services>,
     handle: Handle<SocketAddr>,
     stopping: watch::Sender<bool>,
@@ -132,9 +135,11 @@ impl Server {
             clock,
             wakers: Default::default(),
             root_log: Default::default(),
+            pulse: Default::default(),
             limits: config.limits.clone(),
         });
-        let app = Arc::new(App::new(services.clone(), stops));
+        services.pulse.beat(&*services.clock);
+        let app = Arc::new(App::new(services.clone(), config.data.clone(), stops.clone()));
         services.log_found_root().await?;
 
         let listen = |error| ServerError::Listen(config.listen, error);
@@ -148,7 +153,7 @@ impl Server {
             idle: config.limits.idle(),
         });
         let (server, service) =
-            (http1(listener, handle.clone(), config.limits.idle()), router(app).into_make_service());
+            (http1(listener, handle.clone(), config.limits.idle()), router(app.clone()).into_make_service());
         let serving = match tls {
             None => tokio::spawn(server.acceptor(gate).serve(service)),
             Some(tls) => {
@@ -157,18 +162,27 @@ impl Server {
                 tokio::spawn(server.acceptor(tls.acceptor(gate)).serve(service))
             }
         };
+        let metrics_address = match config.metrics_listen {
+            Some(address) => Some(serve_metrics(address, watched_router(app), stops).await?),
+            None => None,
+        };
         let sweeping = tokio::spawn(sweep(services.clone()));
         tracing::info!(
             fleet = services.roots.current().fleet().short(),
             url = config.url,
             "listening on {address}"
         );
-        Ok(Self { address, services, handle, stopping, serving, sweeping, _lock: lock })
+        Ok(Self { address, metrics_address, services, handle, stopping, serving, sweeping, _lock: lock })
     }
 
     /// The address it listens on, with its actual port.
     pub fn address(&self) -> SocketAddr {
         self.address
+    }
+
+    /// The address that serves metrics, with its actual port.
+    pub fn metrics_address(&self) -> Option<SocketAddr> {
+        self.metrics_address
     }
 
     /// How many machines are waiting in a long poll.
@@ -215,11 +229,29 @@ fn http1(
     server
 }
 
+/// Serves metrics until the server stops; returns the address with its actual port.
+async fn serve_metrics(
+    address: SocketAddr,
+    router: axum::Router,
+    mut stops: watch::Receiver<bool>,
+) -> Result<SocketAddr, ServerError> {
+    let failed = |error| ServerError::ListenMetrics(address, error);
+    let listener = TcpListener::bind(address).await.map_err(failed)?;
+    let address = listener.local_addr().map_err(failed)?;
+    let stopped = async move {
+        let _ = stops.wait_for(|stopping| *stopping).await;
+    };
+    tokio::spawn(async move { axum::serve(listener, router).with_graceful_shutdown(stopped).await });
+    tracing::info!("metrics are at http://{address}/metrics");
+    Ok(address)
+}
+
 /// Removes what has expired and looks for new roots, for as long as the server lives.
 async fn sweep(services: Arc<Services>) {
     let mut since = Duration::ZERO;
     loop {
         tokio::time::sleep(LOOK).await;
+        services.pulse.beat(&*services.clock);
         since += LOOK;
         if let Err(error) = services.log_found_root().await {
             tracing::warn!("a new root could not be logged: {error}");

@@ -1,6 +1,8 @@
 //! What the controller works with, shared by the HTTP handlers and the controller's own loops.
 
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Duration;
 
 use muster_protocol::clock::{Clock, UnixMillis};
 use muster_protocol::keys::PublicKey;
@@ -29,6 +31,23 @@ pub struct Services {
     /// Held while a root comes into force and until it is logged, so that no other task sees it in between.
     /// What it holds outlives a client that hangs up.
     pub root_log: Mutex<Option<UnloggedRoot>>,
+    /// The controller's own loops.
+    pub pulse: Pulse,
+}
+
+/// When the controller's loops last went round.
+#[derive(Debug, Default)]
+pub struct Pulse(AtomicU64);
+
+impl Pulse {
+    pub fn beat(&self, clock: &dyn Clock) {
+        self.0.store(u64::try_from(clock.awake().as_millis()).unwrap_or(u64::MAX), Ordering::Relaxed);
+    }
+
+    /// How long ago that was.
+    pub fn age(&self, clock: &dyn Clock) -> Duration {
+        clock.awake().saturating_sub(Duration::from_millis(self.0.load(Ordering::Relaxed)))
+    }
 }
 
 /// A root that was published here and is in force, and whose entry is not in the log yet.

@@ -32,6 +32,8 @@ use crate::core::{
     checkin, drafts as draft, enrolment, machines, publication as publishing, reports, requests,
 };
 
+use crate::metrics::{COUNTED, Call};
+
 pub use answers::{Applied, Committed, Cursor, EventsByGeneration, File, GenerationEvents, News};
 pub use error::{Failed, StoreError};
 
@@ -40,7 +42,9 @@ macro_rules! interface {
     (reads: $($(#[$doc:meta])* fn $name:ident($($argument:ident: $type:ty),*) -> $output:ty;)*) => {
         $($(#[$doc])*
         async fn $name(&self $(, $argument: $type)*) -> Result<$output, StoreError> {
-            match self { Self::Sqlite(database) => database.$name($($argument),*).await }
+            COUNTED.call(Call::Read, async {
+                match self { Self::Sqlite(database) => database.$name($($argument),*).await }
+            }).await
         })*
     };
     (facts: $($(#[$doc:meta])* fn $name:ident($($argument:ident: $type:ty),*) -> $output:ty;)*) => {
@@ -60,9 +64,12 @@ enum Database {
 impl Database {
     /// A transaction that writes.
     async fn begin(&self) -> Result<Transaction, StoreError> {
-        match self {
-            Self::Sqlite(database) => database.begin().await.map(Transaction::Sqlite),
-        }
+        let begun = async {
+            match self {
+                Self::Sqlite(database) => database.begin().await.map(Transaction::Sqlite),
+            }
+        };
+        COUNTED.call(Call::Begin, begun).await
     }
 
     /// A read-only transaction; it sees one snapshot of the database and blocks nobody.
@@ -134,14 +141,19 @@ impl Transaction {
         fn timestamp(machine: &MachineName, epoch: Epoch) -> Option<publishing::Current>;
         fn draft(id: &Sha256) -> draft::Stored;
         fn root_logged() -> u64;
+        /// Writes something that changes nothing.
+        fn touch() -> ();
         /// Applies changes in order. Audit entries are chained to the newest entry of the log.
         fn apply(changes: &[Change]) -> Applied;
     }
 
     async fn commit(self) -> Result<(), StoreError> {
-        match self {
-            Self::Sqlite(transaction) => transaction.commit().await,
-        }
+        let committed = async {
+            match self {
+                Self::Sqlite(transaction) => transaction.commit().await,
+            }
+        };
+        COUNTED.call(Call::Commit, committed).await
     }
 }
 
@@ -174,13 +186,25 @@ impl Store {
     where
         R: Future<Output = Result<(Transaction, S), StoreError>>,
     {
-        let mut tries = 1;
-        loop {
-            match self.attempt(&facts, &decision).await {
-                Err(Failed::Store(StoreError::Conflict)) if tries < TRIES => tries += 1,
-                done => return done,
+        let _queued = COUNTED.writer_queue.running();
+        let decided = async {
+            let mut tries = 1;
+            loop {
+                match self.attempt(&facts, &decision).await {
+                    Err(Failed::Store(StoreError::Conflict)) if tries < TRIES => tries += 1,
+                    done => return done,
+                }
             }
-        }
+        };
+        COUNTED.call(Call::Write, decided).await
+    }
+
+    /// Writes and reads, durably: whether the database answers.
+    pub async fn probe(&self) -> Result<(), StoreError> {
+        let mut transaction = self.database.begin().await?;
+        transaction.touch().await?;
+        transaction.commit().await?;
+        self.database.cursor().await.map(drop)
     }
 
     async fn attempt<S, A, E, R>(
@@ -198,6 +222,7 @@ impl Store {
         }
         let applied = transaction.apply(&changes).await?;
         transaction.commit().await?;
+        COUNTED.groups.add(1);
         Ok(Committed { answer, applied })
     }
 

@@ -83,9 +83,14 @@ async fn inside() {
         }
     }
     refused.expect("the disk is full").refused(507, ProblemCode::StorageFull);
+    fleet.clock.forward(2);
+    let ready = async || Answer::of(fleet.http.get(fleet.url(muster_protocol::api::READY))).await;
+    assert!(ready().await.refused(503, ProblemCode::Busy).contains("free some space"));
     for path in held {
         std::fs::remove_file(path).unwrap();
     }
+    fleet.clock.forward(2);
+    assert_eq!(ready().await.status, StatusCode::OK);
     // The same check-in again: it was not stored, so it is not a repetition.
     let again = machine.checkin(&fleet, machine.seq);
     machine.send_checkin(&fleet, &again).await.good::<CheckInReply>();

@@ -187,7 +187,7 @@ impl Api {
         match status {
             StatusCode::NOT_FOUND => Ok(None),
             status if status.is_success() => Ok(Some(bytes)),
-            status => Err(refused(status, &bytes)),
+            _ => Err(refused(&answer, &bytes)),
         }
     }
 
@@ -256,12 +256,12 @@ impl Api {
         Ok(match (status, wait) {
             (status, _) if status.is_success() => Answer::Good(bytes),
             (StatusCode::TOO_MANY_REQUESTS, Some(wait)) => {
-                Answer::Later { wait, patience: PATIENCE, error: refused(status, &bytes) }
+                Answer::Later { wait, patience: PATIENCE, error: refused(&answer, &bytes) }
             }
             (StatusCode::SERVICE_UNAVAILABLE, Some(wait)) => {
-                Answer::Later { wait, patience: SHORT_PATIENCE, error: refused(status, &bytes) }
+                Answer::Later { wait, patience: SHORT_PATIENCE, error: refused(&answer, &bytes) }
             }
-            _ => Answer::Refused(refused(status, &bytes)),
+            _ => Answer::Refused(refused(&answer, &bytes)),
         })
     }
 
@@ -303,9 +303,17 @@ async fn read(answer: &mut reqwest::Response, max: usize) -> Result<Vec<u8>> {
     Ok(bytes)
 }
 
-fn refused(status: StatusCode, body: &[u8]) -> anyhow::Error {
+fn refused(answer: &reqwest::Response, body: &[u8]) -> anyhow::Error {
+    let status = answer.status();
     match serde_json::from_slice::<Problem>(body) {
-        Ok(problem) => anyhow::Error::new(Refused { status, code: problem.code, message: problem.message }),
+        Ok(Problem { code, mut message }) => {
+            // What failed is in the controller's log, under the request's ID.
+            let id = answer.headers().get(api::REQUEST_ID).and_then(|id| api::request_id(id.to_str().ok()?));
+            if let Some(id) = id.filter(|_| status.is_server_error()) {
+                message = format!("{message} (request {id} in the controller's log)");
+            }
+            anyhow::Error::new(Refused { status, code, message })
+        }
         Err(_) => anyhow!("the controller answered {status}, and not as Muster does")
             .context(Hint(api::advice_about_a_stranger(status.as_u16()).to_owned())),
     }

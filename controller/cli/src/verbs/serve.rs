@@ -2,7 +2,7 @@
 
 use std::path::PathBuf;
 
-use anyhow::{Context as _, Result};
+use anyhow::{Context as _, Result, anyhow};
 use clap::Args;
 use muster_protocol::logging;
 use tracing_subscriber::EnvFilter;
@@ -22,7 +22,7 @@ impl Serve {
             Some(config) => config,
             None => crate::config::default_folder()?.join("controller/controller.toml"),
         };
-        log_to_journal_or_lines();
+        start_logging()?;
         muster_server::server::run(&config, shutdown())
             .await
             .context("the controller stopped")
@@ -30,10 +30,19 @@ impl Serve {
     }
 }
 
-/// Under systemd with structured fields, otherwise plain lines; the level comes from MUSTER_LOG.
-fn log_to_journal_or_lines() {
+/// With MUSTER_LOG_FORMAT=json one object a line; otherwise under systemd with structured fields, elsewhere
+/// plain lines. The level comes from MUSTER_LOG.
+fn start_logging() -> Result<()> {
     let filter = EnvFilter::try_from_env("MUSTER_LOG").unwrap_or_else(|_| EnvFilter::new("info"));
-    logging::start(filter, |journal| journal);
+    match std::env::var("MUSTER_LOG_FORMAT").as_deref() {
+        Ok("json") => logging::start_json(filter),
+        Err(std::env::VarError::NotPresent) | Ok("" | "text") => logging::start(filter, |journal| journal),
+        _ => {
+            return Err(anyhow!("MUSTER_LOG_FORMAT is neither json nor text"))
+                .hint("set one of them, or neither");
+        }
+    }
+    Ok(())
 }
 
 /// SIGTERM or SIGINT.

@@ -7,6 +7,8 @@ use axum::http::{HeaderValue, StatusCode, header};
 use axum::response::{IntoResponse, Response};
 use muster_protocol::api::{Problem, ProblemCode};
 
+use crate::metrics::COUNTED;
+
 /// An error response.
 #[derive(Debug)]
 pub struct Refused {
@@ -67,6 +69,7 @@ impl Refused {
 
 impl IntoResponse for Refused {
     fn into_response(self) -> Response {
+        COUNTED.refused(self.code);
         if self.status.is_server_error() && !self.expected {
             tracing::error!(status = self.status.as_u16(), "{}", self.message);
         } else {

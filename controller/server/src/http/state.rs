@@ -1,10 +1,12 @@
 //! The state that every handler shares.
 
+use std::path::PathBuf;
 use std::sync::Arc;
 
 use tokio::sync::watch;
 
 use super::memory::Memory;
+use super::watched::{Counts, Readiness};
 use crate::rates::Rates;
 use crate::services::Services;
 
@@ -15,15 +17,27 @@ pub struct App {
     pub memory: Memory,
     /// Becomes true when the server stops; long polls then end.
     pub stopping: watch::Receiver<bool>,
+    /// The data folder, whose free space is watched.
+    pub data: PathBuf,
+    pub readiness: Readiness,
+    pub counts: Counts,
 }
 
 pub type Shared = Arc<App>;
 
 impl App {
-    pub fn new(services: Arc<Services>, stopping: watch::Receiver<bool>) -> Self {
+    pub fn new(services: Arc<Services>, data: PathBuf, stopping: watch::Receiver<bool>) -> Self {
         let rates = Rates::new(&services.limits, services.clock.clone());
         let memory = Memory::new(services.limits.body_memory_mib * 1024 * 1024);
-        Self { services, rates, memory, stopping }
+        Self {
+            services,
+            rates,
+            memory,
+            stopping,
+            data,
+            readiness: Default::default(),
+            counts: Default::default(),
+        }
     }
 
     /// Completes when the server is asked to stop.

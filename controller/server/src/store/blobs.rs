@@ -13,6 +13,8 @@ use object_store::local::LocalFileSystem;
 use object_store::path::Path as Key;
 use object_store::{MultipartUpload, ObjectStore, ObjectStoreExt as _, PutPayload};
 
+use crate::metrics::{Blob, COUNTED};
+
 /// How much is buffered before it is written, in bytes.
 const PART_BYTES: usize = 1024 * 1024;
 
@@ -64,7 +66,7 @@ impl Blobs {
     }
 
     pub async fn size(&self, name: &str) -> Result<Option<u64>, BlobError> {
-        match self.store.head(&Key::from(name)).await {
+        match COUNTED.blob(Blob::Size, self.store.head(&Key::from(name))).await {
             Ok(meta) => Ok(Some(meta.size)),
             Err(object_store::Error::NotFound { .. }) => Ok(None),
             Err(error) => Err(error.into()),
@@ -72,7 +74,7 @@ impl Blobs {
     }
 
     pub async fn read(&self, name: &str) -> Result<Option<Reading>, BlobError> {
-        match self.store.get(&Key::from(name)).await {
+        match COUNTED.blob(Blob::Read, self.store.get(&Key::from(name))).await {
             Ok(found) => {
                 let size = found.meta.size;
                 Ok(Some(Reading { size, stream: found.into_stream().map_err(BlobError::from).boxed() }))
@@ -84,7 +86,7 @@ impl Blobs {
 
     /// Reads a small file whole.
     pub async fn write(&self, name: &str, bytes: Bytes) -> Result<(), BlobError> {
-        self.store.put(&Key::from(name), bytes.into()).await?;
+        COUNTED.blob(Blob::Write, self.store.put(&Key::from(name), bytes.into())).await?;
         Ok(())
     }
 
@@ -109,7 +111,7 @@ impl Upload {
 
     async fn flush(&mut self) -> Result<(), BlobError> {
         let part = std::mem::take(&mut self.part);
-        Ok(self.upload.put_part(PutPayload::from(part)).await?)
+        Ok(COUNTED.blob(Blob::Part, self.upload.put_part(PutPayload::from(part))).await?)
     }
 
     /// Makes the file durable, then visible under its name.
@@ -117,7 +119,7 @@ impl Upload {
         if !self.part.is_empty() {
             self.flush().await?;
         }
-        self.upload.complete().await?;
+        COUNTED.blob(Blob::Finish, self.upload.complete()).await?;
         Ok(())
     }
 

@@ -15,3 +15,4 @@ mod recorded;
 mod sign_in;
 mod support;
 mod trust;
+mod watched;

@@ -74,6 +74,21 @@ async fn a_wait_that_nobody_would_sit_out_is_told_at_once() {
 }
 
 #[tokio::test]
+async fn a_failure_of_the_controller_names_the_request_in_its_log_and_a_refusal_does_not() {
+    for (status, id, named) in [(500, "1a2b-7", true), (500, "two\twords", false), (409, "1a2b-7", false)] {
+        let api = served(move |_| {
+            let problem = Problem { code: ProblemCode::Internal, message: "the database failed".into() };
+            let status = StatusCode::from_u16(status).unwrap();
+            (status, [(api::REQUEST_ID, id)], serde_json::to_vec(&problem).unwrap()).into_response()
+        })
+        .await;
+        let error = api.get::<Vec<u8>>("/v1/x").await.unwrap_err().to_string();
+        assert!(error.starts_with("the database failed"), "{error}");
+        assert_eq!(error.contains(&format!("request {id} in the controller's log")), named, "{error}");
+    }
+}
+
+#[tokio::test]
 async fn an_answer_without_end_is_given_up_at_its_limit() {
     let api = served(|_| {
         let block = axum::body::Bytes::from_static(&[b' '; 65_536]);

@@ -16,6 +16,7 @@ use super::arrival::Arriving;
 use super::parties::Parties;
 use super::peer::Peer;
 use super::stream::Connection;
+use crate::metrics::{COUNTED, Turned};
 
 /// An accepted connection, and what it counts as while it is open.
 type Admitted = Connection<Arriving, (OwnedSemaphorePermit, Arc<Peer>)>;
@@ -49,10 +50,15 @@ impl Gate {
 
     fn admit(&self, stream: TcpStream) -> io::Result<(Admitted, Arc<Peer>)> {
         let refused = |why| io::Error::new(io::ErrorKind::ConnectionRefused, why);
-        let permit = self.free.clone().try_acquire_owned().map_err(|_| refused("too many connections"))?;
+        let permit = self.free.clone().try_acquire_owned().map_err(|_| {
+            COUNTED.turned_away(Turned::All);
+            refused("too many connections")
+        })?;
         let address = stream.peer_addr()?.ip();
-        let peer = Peer::admitted(address, self.parties.clone())
-            .ok_or_else(|| refused("too many unauthenticated connections of one address"))?;
+        let peer = Peer::admitted(address, self.parties.clone()).ok_or_else(|| {
+            COUNTED.turned_away(Turned::Address);
+            refused("too many unauthenticated connections of one address")
+        })?;
         stream.set_nodelay(true)?;
         let peer = Arc::new(peer);
         let stream = Arriving::new(stream, peer.arrival().clone(), peer.arrivals());

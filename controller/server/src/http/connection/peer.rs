@@ -8,6 +8,7 @@ use tokio::sync::Semaphore;
 use super::arrival::Arrival;
 use super::parties::{Held, Parties, Party};
 use crate::http::payer::Payer;
+use crate::metrics::{COUNTED, Running};
 use crate::rates::Neighbourhood;
 
 /// The other end of a connection.
@@ -18,6 +19,7 @@ pub struct Peer {
     address_party: Arc<Party>,
     counts: Mutex<Counts>,
     arrival: Arc<Arrival>,
+    _open: Running,
 }
 
 /// Whom a connection counts against.
@@ -45,7 +47,14 @@ impl Peer {
     pub fn admitted(address: IpAddr, parties: Parties) -> Option<Self> {
         let address_party = parties.of(&Payer::Address(Neighbourhood::of(address)));
         let counts = Mutex::new(Counts::Address { shared: false, _held: address_party.connection()? });
-        Some(Self { address, parties, address_party, counts, arrival: Arc::default() })
+        Some(Self {
+            address,
+            parties,
+            address_party,
+            counts,
+            arrival: Arc::default(),
+            _open: COUNTED.connections.running(),
+        })
     }
 
     /// Whether its first request has arrived, and the turn of what precedes it.

@@ -17,6 +17,7 @@ use crate::http::body::{self, Document};
 use crate::http::heavy;
 use crate::http::problem::{Refused, refuse};
 use crate::http::state::Shared;
+use crate::metrics::COUNTED;
 
 /// The least that an event costs: a row takes more room than its text.
 const LEAST_CHARGED: usize = 256;
@@ -87,6 +88,7 @@ pub async fn reports(
     let received =
         Batch { machine: &batch.machine, stream: batch.stream, oldest: batch.oldest, events: &events };
     let stored = app.services.store.report(&received, &known.key, keep, app.services.now()).await?;
+    COUNTED.events.add(events.len() as u64);
     stored.cursor.into_iter().for_each(|cursor| app.services.notify.changed(cursor));
     Ok(Json(Accepted { through: stored.answer, stream: batch.stream }))
 }

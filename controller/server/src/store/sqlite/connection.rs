@@ -116,6 +116,12 @@ impl Transaction {
         &mut self.transaction
     }
 
+    /// Writes a row as it is: the page goes to the disk as with any other change.
+    pub async fn touch(&mut self) -> Result<(), StoreError> {
+        sqlx::query("UPDATE fleet SET id = id").execute(self.connection()).await?;
+        Ok(())
+    }
+
     pub async fn commit(self) -> Result<(), StoreError> {
         Ok(self.transaction.commit().await?)
     }

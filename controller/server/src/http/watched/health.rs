@@ -1,0 +1,85 @@
+//! Whether the process is alive, and whether it can serve requests. Anybody may ask, so what it costs is
+//! shared by all who ask within a second.
+
+use std::time::Duration;
+
+use axum::extract::State;
+use tokio::sync::Mutex;
+use tokio::time::timeout;
+
+use crate::http::problem::Refused;
+use crate::http::state::{App, Shared};
+use crate::store::StoreError;
+use crate::store::blobs::BlobError;
+
+/// How long the controller's loops may be late: each goes round every ten seconds.
+const LATE: Duration = Duration::from_secs(60);
+/// How long an answer is given again.
+const KEPT: Duration = Duration::from_secs(1);
+/// How long the database and the blob store may take.
+const WAIT: Duration = Duration::from_secs(2);
+/// A file that is in no cache; asking for it shows whether the blob store answers.
+const NOTHING: &str = "nix-cache-info";
+
+/// Whether the process is alive and its loops run.
+pub async fn healthz(State(app): State<Shared>) -> Result<&'static str, Refused> {
+    let late = app.services.pulse.age(&*app.services.clock);
+    if late > LATE {
+        let seconds = late.as_secs();
+        let message = format!("the controller's own loop has not run for {seconds} s: restart it");
+        return Err(Refused::busy(&message));
+    }
+    Ok("the controller is alive\n")
+}
+
+/// Whether it can serve requests now.
+pub async fn readyz(State(app): State<Shared>) -> Result<&'static str, Refused> {
+    match app.readiness.now(&app).await {
+        Ok(()) => Ok("the controller is ready\n"),
+        Err(why) => Err(Refused::busy(why)),
+    }
+}
+
+/// The last answer, and when it was found. Those who ask while it is being found wait for it.
+#[derive(Debug, Default)]
+pub struct Readiness(Mutex<Option<(Duration, Result<(), &'static str>)>>);
+
+impl Readiness {
+    /// `Err` says in one sentence what is wrong; the log has the details.
+    pub async fn now(&self, app: &App) -> Result<(), &'static str> {
+        if *app.stopping.borrow() {
+            return Err("the controller is stopping: ask again when it has started");
+        }
+        let mut last = self.0.lock().await;
+        let now = app.services.clock.awake();
+        match *last {
+            Some((at, answer)) if now.saturating_sub(at) < KEPT => answer,
+            _ => {
+                let answer = look(app).await;
+                *last = Some((app.services.clock.awake(), answer));
+                answer
+            }
+        }
+    }
+}
+
+async fn look(app: &App) -> Result<(), &'static str> {
+    match timeout(WAIT, app.services.store.probe()).await {
+        Ok(Ok(())) => {}
+        Ok(Err(StoreError::Full)) => return Err("the disk of the database is full: free some space"),
+        Ok(Err(error)) => {
+            tracing::warn!("not ready: {error}");
+            return Err("the database does not take a change: the controller's log says why");
+        }
+        Err(_) => return Err("the database did not take a change within 2 s"),
+    }
+    match timeout(WAIT, app.services.blobs.size(NOTHING)).await {
+        Ok(Ok(_)) => Ok(()),
+        Ok(Err(BlobError::Full)) => Err("the disk of the cache is full: free some space"),
+        Ok(Err(error)) => {
+            tracing::warn!("not ready: {error}");
+            Err("the cache's store does not answer as it should: the controller's log says why")
+        }
+        Err(_) => Err("the cache's store did not answer within 2 s"),
+    }
+}

@@ -1,0 +1,147 @@
+//! `/metrics`: what was counted, and what is asked when somebody scrapes. Counting the machines reads all of
+//! them, so that is done again after ten seconds at the earliest, or after thirty times as long as it took.
+
+use std::fs;
+use std::time::Duration;
+
+use axum::extract::State;
+use axum::http::header;
+use axum::response::{IntoResponse as _, Response};
+use tokio::sync::Mutex;
+
+use crate::core::census::{Census, census};
+use crate::http::state::{App, Shared};
+use crate::metrics::COUNTED;
+use crate::metrics::text::{CONTENT_TYPE, Kind, Text};
+
+/// The least time between two counts of the machines.
+const LEAST: Duration = Duration::from_secs(10);
+/// How many times as long as a count took it is kept: so counting takes at most a thirtieth of the time.
+const TIMES: u32 = 30;
+
+/// The last count of the machines, and how long it is kept.
+#[derive(Debug, Default)]
+pub struct Counts(Mutex<Option<(Duration, Census)>>);
+
+impl Counts {
+    /// `None` if the database does not say. Those who ask while it is being counted wait.
+    async fn now(&self, app: &App) -> Option<Census> {
+        let mut last = self.0.lock().await;
+        let clock = &app.services.clock;
+        let began = clock.awake();
+        match &*last {
+            Some((until, census)) if began < *until => Some(census.clone()),
+            _ => {
+                let machines = match app.services.store.machines().await {
+                    Ok(machines) => machines,
+                    Err(error) => {
+                        tracing::warn!("the machines could not be counted: {error}");
+                        return None;
+                    }
+                };
+                let census = census(&machines, app.services.limits.poll_seconds, app.services.now());
+                let ended = clock.awake();
+                let keep = (ended.saturating_sub(began) * TIMES).max(LEAST);
+                *last = Some((ended + keep, census.clone()));
+                Some(census)
+            }
+        }
+    }
+}
+
+pub async fn metrics(State(app): State<Shared>) -> Response {
+    let mut text = Text::default();
+    this_controller(&app, &mut text).await;
+    COUNTED.write(&mut text);
+    if let Some(census) = app.counts.now(&app).await {
+        fleet(&census, app.services.now_s(), &mut text);
+    }
+    process(&mut text);
+    ([(header::CONTENT_TYPE, CONTENT_TYPE)], text.finish()).into_response()
+}
+
+async fn this_controller(app: &App, out: &mut Text) {
+    out.family("muster_build_info", Kind::Gauge, "The controller's version.");
+    out.sample(&[("version", env!("CARGO_PKG_VERSION"))], 1);
+    out.family("muster_ready", Kind::Gauge, "Whether the controller can serve requests, as /readyz says.");
+    out.sample(&[], u8::from(app.readiness.now(app).await.is_ok()));
+    out.family("muster_waiting_polls", Kind::Gauge, "Machines and operators who wait in a long poll.");
+    out.sample(&[("of", "machine")], app.services.wakers.len());
+    out.sample(&[("of", "operator")], app.services.notify.listeners());
+    let chain = app.services.roots.current();
+    let root = chain.newest();
+    out.family("muster_root_version", Kind::Gauge, "The version of the newest root.");
+    out.sample(&[], root.version());
+    out.family("muster_root_seconds_left", Kind::Gauge, "How long the newest root is valid, in seconds.");
+    out.sample(&[], root.expires().saturating_sub(app.services.now_s()));
+    out.family(
+        "muster_online_key_named",
+        Kind::Gauge,
+        "Whether the newest root names this controller's online key, so that it can sign timestamps.",
+    );
+    out.sample(&[], u8::from(app.services.signer().is_ok()));
+    if let Ok(disk) = rustix::fs::statvfs(&app.data) {
+        out.family("muster_data_free_bytes", Kind::Gauge, "Free space where the data folder is.");
+        out.sample(&[], disk.f_bavail.saturating_mul(disk.f_frsize));
+        out.family("muster_data_size_bytes", Kind::Gauge, "All space where the data folder is.");
+        out.sample(&[], disk.f_blocks.saturating_mul(disk.f_frsize));
+    }
+}
+
+fn fleet(census: &Census, now_s: i64, out: &mut Text) {
+    out.family("muster_machines", Kind::Gauge, "Machines by class and condition.");
+    for ((class, condition), count) in &census.conditions {
+        out.sample(&[("class", class.as_str()), ("condition", &word(condition))], count);
+    }
+    out.family(
+        "muster_machines_behind",
+        Kind::Gauge,
+        "Enrolled machines by how many generations they are behind their newest.",
+    );
+    for (behind, count) in &census.behind {
+        out.sample(&[("generations", behind.as_str())], count);
+    }
+    out.family("muster_attacks", Kind::Gauge, "Machines that refuse what they were given, by the attack.");
+    for (attack, count) in &census.attacks {
+        out.sample(&[("attack", &word(attack))], count);
+    }
+    out.family("muster_clone_alarms", Kind::Gauge, "Machines whose key more than one machine seems to have.");
+    out.sample(&[], census.clone_alarms);
+    out.family(
+        "muster_signatures_ending",
+        Kind::Gauge,
+        "Newest generations of enrolled machines whose signatures end within 14 days, or have ended.",
+    );
+    out.sample(&[], census.ending);
+    if let Some(first) = census.first_end {
+        out.family(
+            "muster_signature_seconds_left",
+            Kind::Gauge,
+            "How long the signatures of newest generations are valid, the first one to end, in seconds.",
+        );
+        out.sample(&[], first.saturating_sub(now_s));
+    }
+}
+
+/// A label of one word.
+fn word(text: &str) -> String {
+    text.replace(' ', "-")
+}
+
+/// What Prometheus' client libraries say of a process, under their names; where there is no /proc, nothing.
+fn process(out: &mut Text) {
+    let statm = fs::read_to_string("/proc/self/statm").ok();
+    let pages = statm.and_then(|text| text.split(' ').nth(1)?.parse::<u64>().ok());
+    if let Some(pages) = pages {
+        out.family("process_resident_memory_bytes", Kind::Gauge, "Resident memory.");
+        out.sample(&[], pages.saturating_mul(rustix::param::page_size() as u64));
+    }
+    if let Ok(open) = fs::read_dir("/proc/self/fd") {
+        out.family("process_open_fds", Kind::Gauge, "Open files and sockets.");
+        out.sample(&[], open.count());
+    }
+    if let Some(most) = rustix::process::getrlimit(rustix::process::Resource::Nofile).current {
+        out.family("process_max_fds", Kind::Gauge, "How many files and sockets may be open.");
+        out.sample(&[], most);
+    }
+}
