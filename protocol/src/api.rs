@@ -43,6 +43,9 @@ pub const MACHINE_SIGNATURE: &str = "muster-signature";
 pub const MACHINE_NEW_SIGNATURE: &str = "muster-new-signature";
 /// The header with a machine's [`crate::announce::Announcement`]; agents of version 0.1 send none.
 pub const MACHINE_ANNOUNCES: &str = "muster-announces";
+/// The header with a [`crate::session::SessionProof`], in place of the signature of a check-in that brings
+/// no new key and sets up no session.
+pub const MACHINE_SESSION: &str = "muster-session";
 /// The header with an operator's [`crate::operator::RequestSignature`], in JSON.
 pub const OPERATOR_SIGNATURE: &str = "muster-operator";
 /// The header with the [`crate::signin::SignIn`] of a key that reads on an operator's behalf; that key
@@ -135,6 +138,8 @@ pub enum ProblemCode {
     Unauthorised,
     /// The signature does not match the request and the key.
     BadSignature,
+    /// The session is unknown or has ended: sign the same bytes.
+    SessionEnded,
     /// There is no machine of this name.
     UnknownMachine,
     /// The machine or the operator was revoked.

@@ -12,6 +12,7 @@ use crate::keys::PublicKey;
 use crate::machine::{Class, System};
 use crate::report::{Attack, MAX_EVENT_NUMBER};
 use crate::request::{MAX_REQUESTS, SignedRequest};
+use crate::session::{ExchangeKey, SessionOffer};
 use crate::witness::AgeClaim;
 
 /// How long a bearer token is valid, in seconds.
@@ -81,6 +82,10 @@ pub struct CheckIn {
     /// What the machine was shown of the audit log. Agents of version 0.1 send none.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub shown: Option<ShownLog>,
+    /// A fresh key, to set up a session with: then the check-in is signed, and the reply offers one.
+    /// Controllers of version 0.1 ignore it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub session: Option<ExchangeKey>,
 }
 
 /// What a machine knows about itself besides its phase.
@@ -238,6 +243,9 @@ pub struct CheckInReply {
     /// The newest entry of the audit log that the controller knows of, for the machine to carry and show.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub log: Option<Checkpoint>,
+    /// The session that the check-in asked for; none from controllers of version 0.1.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub session: Option<SessionOffer>,
 }
 
 /// The reply to the long poll.

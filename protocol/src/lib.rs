@@ -5,7 +5,7 @@
 //!   carries metadata from one signer to the next.
 //! - **Conversation**, what is sent over HTTP: [`checkin`] and [`report`] from a machine; [`operator`] and
 //!   [`signin`] from an operator; [`request`] from an operator, through the controller, to a machine;
-//!   [`audit`] from the controller; [`announce`] in front of a body; [`api`] with the paths, headers and
+//!   [`audit`] from the controller; [`announce`] in front of a body; [`session`] in place of a signature; [`api`] with the paths, headers and
 //!   errors.
 //! - **Content**, what a signature vouches for: [`target`], with its [`policy`], its health checks and the
 //!   [`evaluation`] it came from.
@@ -43,6 +43,7 @@ pub mod policy;
 pub mod random;
 pub mod report;
 pub mod request;
+pub mod session;
 pub mod shown;
 pub mod signin;
 pub mod target;

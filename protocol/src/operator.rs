@@ -416,13 +416,23 @@ fn is_zero(number: &u64) -> bool {
     *number == 0
 }
 
-/// The reply of `GET /v1/operator/changes`: the number of the fleet's newest change. A different number,
-/// even a lower one, means that something changed: a restored database may be behind what was seen.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+/// The reply of `GET /v1/operator/changes`: the number of the fleet's newest change, and which process of the
+/// controller counts. Another number, even a lower one, or another instance means that something changed.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Changes {
     /// Passed back as `after` to wait for the next one.
     pub cursor: u64,
+    /// Passed back as `instance`, which is what `after` is a number of. Controllers of version 0.1 name none.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub instance: Option<String>,
+    /// The machines that changed after `after`, in the order of their changes. `None`: any may have, since
+    /// the instance is another one, or they are more than [`MAX_CHANGED`].
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub machines: Option<Vec<MachineName>>,
 }
+
+/// The most machines that [`Changes`] names.
+pub const MAX_CHANGED: usize = 1000;
 
 /// `GET /v1/fleet`: what anybody may know, and what a new CLI needs.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]

@@ -48,6 +48,7 @@ impl Shared {
             age: self.age_claim(),
             followed: self.heard.followed(),
             shown: None,
+            session: None,
         })
     }
 

@@ -104,6 +104,7 @@ mod tests {
             age: None,
             followed: vec![],
             shown: None,
+            session: None,
         }
     }
     fn open(folder: &Path) -> Unanswered {

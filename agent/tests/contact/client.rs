@@ -49,6 +49,7 @@ fn check_in(fleet: &Fleet) -> CheckIn {
         age: None,
         followed: vec![],
         shown: None,
+        session: None,
     }
 }
 fn body(check_in: &CheckIn) -> Vec<u8> {

@@ -5,8 +5,8 @@
 //! The store reads the facts that a decision names (its `Stored`), calls it and writes its changes, all in
 //! one transaction. It may run the decision again from the start, so a decision has no side effects.
 //!
-//! `rows` is at the bottom; `change` and `audit` are above it, and the decisions above those. No decision
-//! uses another; `census` counts machines by their `condition`.
+//! `rows` is at the bottom; `seals`, `change` and `audit` are above it, and the decisions above those. No
+//! decision uses another; `census` counts machines by their `condition`.
 
 pub mod access;
 pub mod audit;
@@ -26,5 +26,6 @@ pub mod roots;
 pub mod rows;
 #[cfg(test)]
 mod samples;
+pub mod seals;
 
 pub use change::{Change, Decided};

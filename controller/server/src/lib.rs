@@ -5,7 +5,8 @@
 //! - `server` starts and stops the rest.
 //! - `http` authenticates requests, applies limits and replies; it decides nothing else.
 //! - `services` is what every part of the controller works with, in a request or in a background loop:
-//!   `store`, `roots` (the chain of root files), `signer` (the online key), `wakers` (waiting machines) and
+//!   `store`, `roots` (the chain of root files), `signer` (the online key),
+//!   `keyring` (what seals bearers and sessions), `wakers` (waiting machines) and
 //!   `notify` (waiting operators). None of these knows HTTP.
 //! - `metrics` counts what happens, for those who watch; every part counts in it, and it uses none.
 //! - `rates` counts requests; `config` is read once and passed as a value.
@@ -17,6 +18,7 @@
 pub mod config;
 pub mod core;
 pub mod http;
+mod keyring;
 mod metrics;
 mod notify;
 mod rates;

@@ -22,7 +22,7 @@ use crate::http::connection::gate::{Bounds, Gate};
 use crate::http::connection::listen::bind;
 use crate::http::state::App;
 use crate::http::{router, watched_router};
-use crate::notify::Notify;
+use crate::keyring::{Keyring, KeyringError};
 use crate::roots::{Roots, RootsError};
 use crate::services::Services;
 use crate::signer::{OnlineKey, OnlineSigner};
@@ -55,6 +55,8 @@ pub enum ServerError {
     Store(#[from] StoreError),
     #[error(transparent)]
     Blobs(#[from] BlobError),
+    #[error(transparent)]
+    Keyring(#[from] KeyringError),
     #[error("cannot use the data folder {0}: {1}")]
     Data(PathBuf, std::io::Error),
     #[error(
@@ -124,7 +126,7 @@ impl Server {
         raise_file_limit(config.limits.connections);
         let (stopping, stops) = watch::channel(false);
         let services = Arc::new(Services {
-            notify: Notify::new(store.cursor().await?),
+            notify: store.notify().clone(),
             store,
             blobs,
             roots,
@@ -132,6 +134,7 @@ impl Server {
                 config.online_key_file.clone(),
                 OnlineSigner::new(config.online_key.clone(), config.limits.timestamp_seconds()),
             ),
+            keyring: Keyring::open(&config.data, clock.unix_seconds())?,
             clock,
             wakers: Default::default(),
             root_log: Default::default(),
@@ -260,6 +263,9 @@ async fn sweep(services: Arc<Services>) {
             since = Duration::ZERO;
             if let Err(error) = services.store.sweep(services.clock.unix_seconds()).await {
                 tracing::warn!("old bearers could not be removed: {error}");
+            }
+            if let Err(error) = services.keyring.renew(services.clock.unix_seconds()) {
+                tracing::warn!("the keys of bearers could not be renewed: {error}");
             }
             let oldest = services.clock.unix_ms().saturating_sub(services.limits.event_age_ms());
             if let Err(error) = services.store.forget_events(oldest).await {

@@ -10,6 +10,7 @@ use tokio::sync::Mutex;
 
 use crate::config::Limits;
 use crate::core::audit::AuditContext;
+use crate::keyring::Keyring;
 use crate::notify::Notify;
 use crate::roots::{Roots, RootsError};
 use crate::signer::{NotNamed, OnlineKey, OnlineSigner};
@@ -22,6 +23,7 @@ pub struct Services {
     pub blobs: Blobs,
     pub roots: Roots,
     pub online: OnlineKey,
+    pub keyring: Keyring,
     pub clock: Arc<dyn Clock>,
     pub limits: Limits,
     /// Machines waiting in a long poll.

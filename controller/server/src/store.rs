@@ -10,15 +10,18 @@
 
 mod answers;
 pub mod blobs;
+mod checkins;
 mod commands;
 mod drafts;
 mod error;
+mod known;
 mod publication;
 mod roots;
 mod sqlite;
 
 use std::future::Future;
 use std::path::Path;
+use std::sync::Arc;
 
 use muster_protocol::audit::Page;
 use muster_protocol::clock::UnixMillis;
@@ -32,9 +35,14 @@ use crate::core::{
     checkin, drafts as draft, enrolment, machines, publication as publishing, reports, requests,
 };
 
-use crate::metrics::{COUNTED, Call};
+use checkins::{Asking, Queue};
+use known::{Effects, Known};
 
-pub use answers::{Applied, Committed, Cursor, EventsByGeneration, File, GenerationEvents, News};
+use crate::metrics::{COUNTED, Call};
+use crate::notify::Notify;
+
+pub use answers::{Applied, Committed, EventsByGeneration, File, GenerationEvents, News};
+pub use checkins::{Arrived, MOST_TOGETHER, Taken};
 pub use error::{Failed, StoreError};
 
 /// The supported databases, each with the same functions: those listed are all that the store needs.
@@ -86,11 +94,11 @@ impl Database {
     }
 
     interface! { reads:
-        /// The fleet's cursor.
-        fn cursor() -> Cursor;
         fn machine(name: &MachineName) -> Option<Machine>;
         /// All machines, by name.
         fn machines() -> Vec<Machine>;
+        /// Those of these machines that exist, by name.
+        fn machines_named(names: &[MachineName]) -> Vec<Machine>;
         fn machine_key(name: &MachineName) -> Option<KnownMachine>;
         fn news(name: &MachineName) -> News;
         /// The principal of the bearer with this hash, if it is valid now.
@@ -125,8 +133,11 @@ impl Transaction {
     interface! { facts:
         /// For a check-in with this key, which may bring a new one.
         fn check_in(
-            machine: &MachineName, key: &PublicKey, new_key: Option<&PublicKey>, now: UnixMillis
+            asked: &Asking<'_>, new_key: Option<&PublicKey>, now: UnixMillis
         ) -> Option<checkin::Stored>;
+        /// For check-ins that bring no new key, of as many machines: what is stored of each, in their order.
+        /// What cannot be read of one machine is that one's error.
+        fn check_ins(asked: &[Asking<'_>]) -> Vec<Result<Option<checkin::Stored>, StoreError>>;
         /// For an enrolment of this key with this token.
         fn enrolment(token: &Sha256, key: &PublicKey) -> Option<enrolment::Stored>;
         /// For a batch of events signed with this key.
@@ -143,7 +154,8 @@ impl Transaction {
         fn root_logged() -> u64;
         /// Writes something that changes nothing.
         fn touch() -> ();
-        /// Applies changes in order. Audit entries are chained to the newest entry of the log.
+        /// Applies changes, those of each machine in order. Audit entries are chained to the newest entry of
+        /// the log. Of several [`Change::CheckedIn`], each of another machine, all are written at once.
         fn apply(changes: &[Change]) -> Applied;
     }
 
@@ -163,13 +175,23 @@ const TRIES: u32 = 8;
 #[derive(Debug, Clone)]
 pub struct Store {
     database: Database,
+    known: Arc<Known>,
+    queue: Arc<Queue>,
+    notify: Notify,
 }
 
 impl Store {
     /// Opens `muster.db` in `folder`, creates it if needed, and migrates it to the newest schema.
     pub async fn open(folder: &Path, fleet: &Sha256) -> Result<Self, StoreError> {
         let sqlite = sqlite::Sqlite::open(&folder.join("muster.db"), fleet).await?;
-        Ok(Self { database: Database::Sqlite(sqlite) })
+        // Nobody else writes to this database, so what is known of it needs no lease.
+        let (known, queue) = (Arc::new(Known::new(None)), Arc::default());
+        Ok(Self { database: Database::Sqlite(sqlite), known, queue, notify: Notify::new()? })
+    }
+
+    /// Where committed changes are announced.
+    pub fn notify(&self) -> &Notify {
+        &self.notify
     }
 
     pub async fn close(&self) {
@@ -204,7 +226,7 @@ impl Store {
         let mut transaction = self.database.begin().await?;
         transaction.touch().await?;
         transaction.commit().await?;
-        self.database.cursor().await.map(drop)
+        self.database.logged_root().await.map(drop)
     }
 
     async fn attempt<S, A, E, R>(
@@ -218,12 +240,27 @@ impl Store {
         let (mut transaction, stored) = facts(self.database.begin().await?).await?;
         let Decided { changes, answer } = decision(&stored).map_err(Failed::Refused)?;
         if changes.is_empty() {
-            return Ok(Committed { answer, applied: Applied::default() });
+            return Ok(Committed { answer, changed: false, applied: Applied::default() });
         }
         let applied = transaction.apply(&changes).await?;
-        transaction.commit().await?;
+        let (store, effects) = (self.clone(), Effects::of(&changes));
+        // A task of its own: were it dropped halfway, by a client that hangs up, the database might commit
+        // what memory contradicts from then on.
+        let committed = tokio::spawn(async move { store.commit(transaction, effects).await });
+        committed.await.map_err(|error| StoreError::Database(error.to_string()))??;
         COUNTED.groups.add(1);
-        Ok(Committed { answer, applied })
+        Ok(Committed { answer, changed: true, applied })
+    }
+
+    /// Commits changes, and then brings what is kept in memory in line. Not to be dropped halfway.
+    async fn commit(&self, transaction: Transaction, effects: Effects) -> Result<(), StoreError> {
+        if let Err(error) = transaction.commit().await {
+            // It may have been committed all the same.
+            self.known.forget(&effects.identities);
+            return Err(error);
+        }
+        self.notify.changed(self.known.committed(effects));
+        Ok(())
     }
 
     /// The same for a decision that rarely changes anything, or that anybody can cause: it is made on a
@@ -240,7 +277,7 @@ impl Store {
         drop(view);
         let Decided { changes, answer } = decision(&stored).map_err(Failed::Refused)?;
         if changes.is_empty() {
-            return Ok(Committed { answer, applied: Applied::default() });
+            return Ok(Committed { answer, changed: false, applied: Applied::default() });
         }
         self.decide(facts, decision).await
     }

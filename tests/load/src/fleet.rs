@@ -198,6 +198,7 @@ impl Machine {
             age: None,
             followed: vec![],
             shown: None,
+            session: None,
         };
         let body = serde_json::to_vec(&checkin)?;
         let request = Request::builder().method("POST").uri(api::CHECKIN).header("host", "localhost");

@@ -251,6 +251,7 @@ fn traffic(put: Put<'_>) {
         age: None,
         followed: vec![],
         shown: None,
+        session: None,
     };
     put("check_in", "check-in", &json_of(&check_in));
     let age = AgeClaim { recipient: "age1".into(), proof: Some(Sha256::of(b"proof")) };
@@ -265,6 +266,7 @@ fn traffic(put: Put<'_>) {
         rotate_key: false,
         requests: vec![],
         log: None,
+        session: None,
     };
     put("check_in", "reply", &json_of(&reply));
     put("check_in", "poll", &json_of(&PollReply { generation: Some(generation), check_in: false }));

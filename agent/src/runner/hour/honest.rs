@@ -277,6 +277,7 @@ impl Honest {
             rotate_key: self.asked.is_some(),
             requests: self.asked.iter().cloned().collect(),
             log: None,
+            session: None,
         };
         self.reply = Some(reply.clone());
         self.last = Some(check_in);

@@ -11,7 +11,7 @@ use muster_protocol::machine::{Class, System};
 
 use super::audit::NewEntry;
 use super::rows::{
-    EarlierCheckIn, Outcome, Principal, Request, StoredAttack, StoredDraft, StoredEvent, StoredGeneration,
+    EarlierCheckIn, Grant, Outcome, Request, StoredAttack, StoredDraft, StoredEvent, StoredGeneration,
     Timestamp, Token,
 };
 
@@ -79,16 +79,9 @@ pub enum Change {
     CloneAlarmEnded {
         machine: MachineName,
     },
-    /// Removes all bearers of this machine.
+    /// Ends all bearers and sessions of this machine: raises the counter that each of them names.
     BearersEnded {
         machine: MachineName,
-    },
-    /// Removes this machine's bearers that have expired by `now_s`, and all but the newest `keep`, ordered by
-    /// check-in.
-    BearersTrimmed {
-        machine: MachineName,
-        now_s: i64,
-        keep: u32,
     },
     BearerGranted(Bearer),
 
@@ -159,7 +152,7 @@ pub enum Change {
 
     /// Chained to the previous entry: [`NewEntry::chained`].
     Audited(NewEntry),
-    /// Moves the fleet's cursor: this machine's change is the newest.
+    /// Moves the fleet's cursor: this machine's change is the newest. Nothing is stored.
     MachineChanged {
         machine: MachineName,
     },
@@ -198,23 +191,23 @@ pub struct CheckedIn {
     /// The check-in's body, as received.
     pub observed: String,
     pub body: Sha256,
-    pub salt: [u8; 32],
+    pub grant: Grant,
     /// Without its bearer.
     pub reply: CheckInReply,
     pub agent: String,
     pub at: UnixMillis,
     pub clock_skew_ms: i64,
     pub earlier: Vec<EarlierCheckIn>,
+    /// What it tells operators ([`super::checkin::told`]); not stored.
+    pub told: u64,
 }
 
-/// A newly issued bearer.
+/// A newly issued bearer of an operator.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Bearer {
     /// SHA-256 of the bearer, which cannot be recovered from the store.
     pub hash: Sha256,
-    pub of: Principal,
-    /// The check-in that a machine's bearer was issued for.
-    pub seq: u64,
+    pub of: PublicKey,
     /// Unix seconds.
     pub expires: i64,
 }

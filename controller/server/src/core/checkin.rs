@@ -1,35 +1,41 @@
 //! Check-ins: the sequence rule, the machine's state, its new key, and its bearer.
 
+use std::hash::{DefaultHasher, Hasher as _};
+
 use muster_protocol::checkin::{BEARER_SECONDS, CheckIn, CheckInReply};
 use muster_protocol::clock::UnixMillis;
 use muster_protocol::ids::{Generation, MachineName, Sha256, to_hex};
 use muster_protocol::keys::{PublicKey, Signature};
 use muster_protocol::machine::Class;
 use muster_protocol::request::MAX_REQUESTS;
+use muster_protocol::session::SessionOffer;
 
 use super::audit::NewEntry;
-use super::change::{Bearer, Change, CheckedIn, Decided};
-use super::rows::{EarlierCheckIn, LastCheckIn, NUMBERS_END, Principal, Request};
+use super::change::{Change, CheckedIn, Decided};
+use super::rows::{EarlierCheckIn, Grant, Granted, LastCheckIn, NUMBERS_END, Request};
+use super::seals::{Claims, Seals, SessionClaims};
 
 /// How many new keys a machine may bring within a day without being asked to.
 pub const KEYS_A_DAY: usize = 8;
 pub const DAY_MS: i64 = 86_400_000;
 /// The audit action for a new key.
 pub const KEY_ROTATED: &str = "key-rotated";
-/// How many bearers a machine may hold; those of its oldest check-ins are revoked first.
-const MOST_BEARERS: u32 = 16;
 /// How many check-ins before the last one are remembered.
 const EARLIER: usize = 16;
 
-/// A check-in with a verified signature.
+/// How long a machine that says the same again is no news, in milliseconds.
+const SAME_NEWS_MS: i64 = 60_000;
+
+/// A check-in that its machine is proved to have sent.
 #[derive(Debug, Clone, Copy)]
 pub struct ReceivedCheckIn<'a> {
     pub checkin: &'a CheckIn,
     /// The bytes that were signed.
     pub body: &'a [u8],
+    pub body_sha256: Sha256,
     pub key: &'a PublicKey,
-    /// The signature by the newest key: the new one, if the check-in brings one.
-    pub signature: &'a Signature,
+    /// By the newest key: the new one, if the check-in brings one. `None` if a session proves it.
+    pub signature: Option<&'a Signature>,
     pub now: UnixMillis,
     pub poll_seconds: u64,
 }
@@ -44,6 +50,9 @@ impl<'a> ReceivedCheckIn<'a> {
 /// What is stored of a machine that is enrolled with the check-in's key.
 #[derive(Debug, Clone, PartialEq, Default)]
 pub struct Stored {
+    /// Which of its lives the machine is in, and how often its bearers have been ended.
+    pub enrolment: u64,
+    pub counter: u64,
     /// The number of its last check-in.
     pub seq: u64,
     pub last: Option<LastCheckIn>,
@@ -53,6 +62,8 @@ pub struct Stored {
     pub published: Option<Generation>,
     pub key_rotation_asked: bool,
     pub clone_alarm: bool,
+    /// Whether an attack that it reported is ongoing.
+    pub attack_open: bool,
     /// The requests waiting for it, in order of expiry.
     pub requests: Vec<Request>,
     /// Read only if the check-in brings a new key.
@@ -137,9 +148,9 @@ pub fn require_range(seq: u64) -> Result<(), CheckInRefusal> {
 pub fn check_in(
     stored: Option<&Stored>,
     received: &ReceivedCheckIn<'_>,
-    salt: &[u8; 32],
+    seals: &Seals,
 ) -> Decided<Result<CheckInReply, CheckInRefusal>> {
-    match decide(stored, received, salt) {
+    match decide(stored, received, seals) {
         Ok(decided) => decided,
         Err(refusal) => Decided::unchanged(Err(refusal)),
     }
@@ -148,17 +159,17 @@ pub fn check_in(
 fn decide(
     stored: Option<&Stored>,
     received: &ReceivedCheckIn<'_>,
-    salt: &[u8; 32],
+    seals: &Seals,
 ) -> Result<Decided<Result<CheckInReply, CheckInRefusal>>, CheckInRefusal> {
     let (checkin, now) = (received.checkin, received.now);
     let (machine, seq) = (&checkin.machine, checkin.seq);
     require_range(seq)?;
     let stored = stored.ok_or_else(|| CheckInRefusal::NotEnrolled(machine.clone()))?;
-    let body = Sha256::of(received.body);
+    let body = received.body_sha256;
     if seq <= stored.seq {
         let last = stored.last.as_ref().filter(|last| seq == stored.seq && last.body == body);
         if let Some(last) = last {
-            return Ok(Decided::unchanged(Ok(repeated(last, received.signature)?)));
+            return Ok(Decided::unchanged(Ok(repeated(stored, last, received, seals)?)));
         }
         if stored.earlier.contains(&EarlierCheckIn { seq, body: beginning(&body) }) {
             return Err(CheckInRefusal::Repeated { machine: machine.clone(), seq });
@@ -175,40 +186,70 @@ fn decide(
         rotate_key: stored.key_rotation_asked && checkin.new_key.is_none(),
         requests: requests.documents(),
         log: None,
+        session: None,
     };
+    let grant = granted(seals, now);
     let mut changes = requests.changes(machine);
     changes.push(Change::CheckedIn(Box::new(CheckedIn {
         machine: machine.clone(),
         seq,
         observed: String::from_utf8_lossy(received.body).into_owned(),
         body,
-        salt: *salt,
+        grant,
         reply: reply.clone(),
         agent: checkin.agent.clone(),
         at: now,
         clock_skew_ms: checkin.clock.saturating_sub(now),
         earlier: with_last(stored),
+        told: told(checkin),
     })));
+    let mut counter = stored.counter;
     if let Some(new) = received.new_key() {
         changes.extend(rotate(stored, &requests, checkin, new, now)?);
+        // The bearer of this very check-in is the new key's first.
+        counter += 1;
     }
-    if checkin.refused.is_none() {
+    if checkin.refused.is_none() && stored.attack_open {
         changes.push(Change::AttacksEnded { machine: machine.clone(), at: now });
     }
-    let reply = CheckInReply { bearer: bearer(salt, received.signature), ..reply };
-    let now_s = now.div_euclid(1000);
-    changes.extend([
-        // By number, not by time: many check-ins may fall in one second, and a clock may be set back.
-        Change::BearersTrimmed { machine: machine.clone(), now_s, keep: MOST_BEARERS - 1 },
-        Change::BearerGranted(Bearer {
-            hash: Sha256::of(reply.bearer.as_bytes()),
-            of: Principal::Machine(machine.clone()),
-            seq,
-            expires: now_s.saturating_add_unsigned(BEARER_SECONDS),
-        }),
-        Change::MachineChanged { machine: machine.clone() },
-    ]);
-    Ok(Decided { changes, answer: Ok(reply) })
+    changes.push(Change::MachineChanged { machine: machine.clone() });
+    let sealed = Sealed { checkin, enrolment: stored.enrolment, counter, grant, seals };
+    Ok(Decided { changes, answer: Ok(sealed.reply(reply)) })
+}
+
+fn granted(seals: &Seals, now: UnixMillis) -> Grant {
+    let expires = now.div_euclid(1000).saturating_add_unsigned(BEARER_SECONDS);
+    Grant { key: seals.newest(), expires }
+}
+
+/// What a check-in tells operators, as a number that is the same as long as a machine says the same: all but
+/// its own number and its time.
+pub fn told(checkin: &CheckIn) -> u64 {
+    let CheckIn { system, boot_id, agent, runs, holds, phase, phase_generation, note, refused, .. } = checkin;
+    let told = (system, boot_id, agent, runs, holds, phase, phase_generation, note, refused);
+    let mut hasher = DefaultHasher::new();
+    // Serialising what was parsed from JSON never fails.
+    let _ = serde_json::to_writer(Hashing(&mut hasher), &told);
+    let _ = serde_json::to_writer(Hashing(&mut hasher), &(&checkin.health, &checkin.age, &checkin.followed));
+    hasher.finish()
+}
+
+/// Whether operators who follow the fleet are told of a check-in that changed nothing but when the machine
+/// was seen: what it tells and when, now and the last time.
+pub fn is_news(now: (u64, UnixMillis), before: Option<(u64, UnixMillis)>) -> bool {
+    before.is_none_or(|(told, at)| told != now.0 || !(0..SAME_NEWS_MS).contains(&now.1.saturating_sub(at)))
+}
+
+struct Hashing<'a>(&'a mut DefaultHasher);
+
+impl std::io::Write for Hashing<'_> {
+    fn write(&mut self, bytes: &[u8]) -> std::io::Result<usize> {
+        self.0.write(bytes);
+        Ok(bytes.len())
+    }
+    fn flush(&mut self) -> std::io::Result<()> {
+        Ok(())
+    }
 }
 
 /// The requests that the reply carries, and those to remove.
@@ -313,17 +354,57 @@ fn with_last(stored: &Stored) -> Vec<EarlierCheckIn> {
     stored.earlier.iter().copied().chain(last).skip(known.saturating_sub(EARLIER)).collect()
 }
 
-/// The reply to the last check-in, unchanged; its bearer is derived again from the salt and the signature.
-fn repeated(last: &LastCheckIn, signature: &Signature) -> Result<CheckInReply, CheckInRefusal> {
+/// The reply to the last check-in, unchanged. Its bearer is made again from its end and the key that sealed
+/// it; nothing has raised the counter since, or there would be no last check-in.
+fn repeated(
+    stored: &Stored,
+    last: &LastCheckIn,
+    received: &ReceivedCheckIn<'_>,
+    seals: &Seals,
+) -> Result<CheckInReply, CheckInRefusal> {
     let reply = last.reply.clone().ok_or(CheckInRefusal::CachedReply)?;
-    Ok(CheckInReply { bearer: bearer(&last.salt, signature), ..reply })
+    let grant = match last.granted {
+        Granted::Sealed(grant) => grant,
+        Granted::Salted(salt) => {
+            let signature = received.signature.ok_or(CheckInRefusal::CachedReply)?;
+            return Ok(CheckInReply { bearer: bearer_of_0_1(&salt, signature), ..reply });
+        }
+    };
+    let Stored { enrolment, counter, .. } = *stored;
+    Ok(Sealed { checkin: received.checkin, enrolment, counter, grant, seals }.reply(reply))
 }
 
-/// A bearer that the controller can reproduce when the request is repeated, and that cannot be recovered from
-/// the store: it is derived from a random salt, which is stored, and the signature of the request, which is
-/// not.
-fn bearer(salt: &[u8; 32], signature: &Signature) -> String {
+/// Version 0.1 stored the bearer's hash, and derived it from a salt and the signature.
+fn bearer_of_0_1(salt: &[u8; 32], signature: &Signature) -> String {
     to_hex(Sha256::of(&[b"muster-bearer-v1\0".as_slice(), salt, signature.as_bytes()].concat()).as_bytes())
+}
+
+/// What a reply hands out and nothing in the store reveals. It is made again when the check-in is repeated.
+struct Sealed<'a> {
+    checkin: &'a CheckIn,
+    enrolment: u64,
+    counter: u64,
+    grant: Grant,
+    seals: &'a Seals,
+}
+
+impl Sealed<'_> {
+    fn reply(&self, reply: CheckInReply) -> CheckInReply {
+        CheckInReply { bearer: self.bearer(), session: self.session(), ..reply }
+    }
+
+    fn bearer(&self) -> String {
+        let Self { checkin, enrolment, counter, grant, seals } = *self;
+        let (machine, seq, expires) = (checkin.machine.clone(), checkin.seq, grant.expires);
+        seals.bearer(grant.key, &Claims { machine, enrolment, counter, seq, expires })
+    }
+
+    fn session(&self) -> Option<SessionOffer> {
+        let Self { checkin, enrolment, counter, grant, seals } = *self;
+        let (machine, expires, key) = (checkin.machine.clone(), grant.expires, checkin.session?);
+        let token = seals.session(grant.key, &SessionClaims { machine, enrolment, counter, expires, key });
+        Some(SessionOffer { key: seals.exchange(), token, expires_in: BEARER_SECONDS })
+    }
 }
 
 #[cfg(test)]

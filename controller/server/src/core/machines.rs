@@ -133,10 +133,14 @@ pub fn acknowledge(
     Ok(Decided { changes, answer: () })
 }
 
+/// Whether it was last seen too long ago to leave it at that.
+pub fn is_stale(seen_at: UnixMillis, now: UnixMillis) -> bool {
+    seen_at < now.saturating_sub(SEEN_APART_MS)
+}
+
 /// Records that a machine is online, at most every half minute.
 pub fn seen(stored: Option<&Stored>, machine: &MachineName, now: UnixMillis) -> Decided<()> {
-    let stale = |seen: UnixMillis| seen < now.saturating_sub(SEEN_APART_MS);
-    if !stored.is_some_and(|known| stale(known.seen_at.unwrap_or(0))) {
+    if !stored.is_some_and(|known| is_stale(known.seen_at.unwrap_or(0), now)) {
         return Decided::unchanged(());
     }
     Decided { changes: vec![Change::MachineSeen { machine: machine.clone(), at: now }], answer: () }

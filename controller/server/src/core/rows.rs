@@ -52,11 +52,19 @@ impl Machine {
 }
 
 /// What the requests of an enrolled machine are checked against.
-#[derive(Debug, Clone, Copy)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct KnownMachine {
     pub key: PublicKey,
     pub class: Class,
     pub revoked: bool,
+    /// Which of its lives it is in.
+    pub enrolment: u64,
+    /// How often its bearers and sessions have been ended.
+    pub counter: u64,
+    /// The number of its last check-in.
+    pub seq: u64,
+    /// When it was last heard of; 0 if never.
+    pub seen_at: UnixMillis,
 }
 
 /// The last event that decided a generation.
@@ -112,9 +120,26 @@ pub struct TokenUse {
 #[derive(Debug, Clone, PartialEq)]
 pub struct LastCheckIn {
     pub body: Sha256,
-    pub salt: [u8; 32],
+    pub granted: Granted,
     /// Without its bearer; `None` if it cannot be parsed.
     pub reply: Option<CheckInReply>,
+}
+
+/// What the bearer of a check-in is made again from.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Granted {
+    Sealed(Grant),
+    /// By version 0.1: from this salt and the check-in's signature.
+    Salted([u8; 32]),
+}
+
+/// What a bearer is sealed with: the same text each time.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Grant {
+    /// The number of the key that sealed it.
+    pub key: u32,
+    /// Unix seconds.
+    pub expires: i64,
 }
 
 /// A check-in before the last one, kept so that a delayed one raises no alarm.

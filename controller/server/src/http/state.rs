@@ -5,6 +5,7 @@ use std::sync::Arc;
 
 use tokio::sync::watch;
 
+use super::auth::session::Sessions;
 use super::memory::Memory;
 use super::watched::{Counts, Readiness};
 use crate::rates::Rates;
@@ -15,6 +16,7 @@ pub struct App {
     pub rates: Rates,
     /// The memory for bodies while they arrive.
     pub memory: Memory,
+    pub sessions: Sessions,
     /// Becomes true when the server stops; long polls then end.
     pub stopping: watch::Receiver<bool>,
     /// The data folder, whose free space is watched.
@@ -33,6 +35,7 @@ impl App {
             services,
             rates,
             memory,
+            sessions: Sessions::default(),
             stopping,
             data,
             readiness: Default::default(),

@@ -5,9 +5,6 @@ use std::collections::BTreeMap;
 use muster_protocol::ids::{Generation, Sha256};
 use muster_protocol::report::Event;
 
-/// The number of the newest change of the fleet; it only grows.
-pub type Cursor = u64;
-
 /// A stored file of a machine's repository.
 #[derive(Debug, Clone, Copy)]
 pub enum File {
@@ -37,8 +34,6 @@ pub struct GenerationEvents {
 /// The result of applying changes.
 #[derive(Debug, Clone, Copy, Default)]
 pub struct Applied {
-    /// The fleet's cursor, if one of the changes moved it.
-    pub cursor: Option<Cursor>,
     /// How many old events were removed.
     pub forgotten: u64,
 }
@@ -47,5 +42,7 @@ pub struct Applied {
 #[derive(Debug, Clone)]
 pub struct Committed<A> {
     pub answer: A,
+    /// Whether anything was written.
+    pub changed: bool,
     pub applied: Applied,
 }

@@ -3,7 +3,6 @@
 use std::convert::Infallible;
 
 use muster_protocol::audit::{MAX_PAGE, Page};
-use muster_protocol::checkin::CheckInReply;
 use muster_protocol::clock::UnixMillis;
 use muster_protocol::enrol::EnrolRequest;
 use muster_protocol::ids::{MachineName, Sha256, to_hex};
@@ -12,66 +11,20 @@ use muster_protocol::operator::{AddMachine, AttackView};
 use muster_protocol::random;
 use muster_protocol::request::{MachineRequest, SignedRequest};
 
-use super::{Committed, Cursor, Failed, News, Store, StoreError, nothing};
+use super::{Failed, News, Store, StoreError, nothing};
 use crate::core::audit::AuditContext;
 use crate::core::change::Decided;
-use crate::core::checkin::{CheckInRefusal, ReceivedCheckIn};
 use crate::core::enrolment::EnrolRefusal;
 use crate::core::machines::MachineRefusal;
 use crate::core::reports::{Batch, ReportRefusal};
 use crate::core::requests::AskRefusal;
 use crate::core::rows::{KnownMachine, Machine, Principal};
-use crate::core::{access, checkin, enrolment, machines, reports, requests, retention};
-
-/// The answer to a check-in or a batch of events, and the fleet's cursor if anything changed.
-#[derive(Debug)]
-pub struct Answer<A> {
-    pub answer: A,
-    pub cursor: Option<Cursor>,
-}
-
-impl<A> From<Committed<A>> for Answer<A> {
-    fn from(committed: Committed<A>) -> Self {
-        Self { answer: committed.answer, cursor: committed.applied.cursor }
-    }
-}
+use crate::core::{access, enrolment, machines, reports, requests, retention};
 
 impl Store {
-    /// Takes a check-in. A refusal may write as well: it can raise the clone alarm.
-    pub async fn check_in(
-        &self,
-        received: &ReceivedCheckIn<'_>,
-    ) -> Result<Answer<Result<CheckInReply, CheckInRefusal>>, StoreError> {
-        // Before waiting for the one connection that writes.
-        if let Err(refusal) = checkin::require_range(received.checkin.seq) {
-            return Ok(Answer { answer: Err(refusal), cursor: None });
-        }
-        let salt = random::bytes::<32>()?;
-        let (machine, key) = (&received.checkin.machine, received.key);
-        let decided = self.decide(
-            |mut transaction| async move {
-                let stored = transaction.check_in(machine, key, received.new_key(), received.now).await?;
-                Ok((transaction, stored))
-            },
-            |stored| {
-                let decided = checkin::check_in(stored.as_ref(), received, &salt);
-                // Before the commit: whoever closes the connection at once cannot keep it from being logged.
-                if let Err(CheckInRefusal::Sequence { machine, seq, raised: true, .. }) = &decided.answer {
-                    tracing::warn!(%machine, seq, "clone alarm: a check-in with a used number");
-                }
-                Ok::<_, Infallible>(decided)
-            },
-        );
-        decided.await.map(Answer::from).map_err(Failed::into_store)
-    }
-
     /// Gives a machine its new key and marks its token as used. Strangers can send this, so most refusals
     /// happen without a write transaction.
-    pub async fn enrol(
-        &self,
-        request: &EnrolRequest,
-        now: UnixMillis,
-    ) -> Result<Cursor, Failed<EnrolRefusal>> {
+    pub async fn enrol(&self, request: &EnrolRequest, now: UnixMillis) -> Result<(), Failed<EnrolRefusal>> {
         let decided = self.consider(
             |mut transaction| async move {
                 let stored = transaction.enrolment(&request.token, &request.key).await?;
@@ -79,7 +32,7 @@ impl Store {
             },
             |stored| enrolment::enrol(stored.as_ref(), request, now),
         );
-        self.cursor_after(decided.await?).await
+        decided.await.map(drop)
     }
 
     /// Takes a batch of events. Returns the number up to which they are stored.
@@ -89,7 +42,7 @@ impl Store {
         key: &PublicKey,
         keep: u64,
         now: UnixMillis,
-    ) -> Result<Answer<u64>, Failed<ReportRefusal>> {
+    ) -> Result<u64, Failed<ReportRefusal>> {
         reports::require_range(batch).map_err(Failed::Refused)?;
         let decided = self.decide(
             |mut transaction| async move {
@@ -98,12 +51,15 @@ impl Store {
             },
             |stored| reports::report(stored.as_ref(), batch, keep, now),
         );
-        decided.await.map(Answer::from)
+        decided.await.map(|committed| committed.answer)
     }
 
-    /// Records that a machine is online.
+    /// Records that a machine is online; mostly that is known already, and nothing is read.
     pub async fn seen(&self, machine: &MachineName, now: UnixMillis) -> Result<(), StoreError> {
-        let decided = self.consider(
+        if self.known.get(machine).is_some_and(|known| !machines::is_stale(known.seen_at, now)) {
+            return Ok(());
+        }
+        let decided = self.decide(
             |mut transaction| async move {
                 let stored = transaction.known(machine).await?;
                 Ok((transaction, stored))
@@ -118,7 +74,7 @@ impl Store {
         &self,
         new: &AddMachine,
         context: &AuditContext<'_>,
-    ) -> Result<Cursor, Failed<MachineRefusal>> {
+    ) -> Result<(), Failed<MachineRefusal>> {
         let decided = self.decide(
             |mut transaction| async move {
                 let taken = transaction.token_taken(&new.token).await?;
@@ -127,7 +83,7 @@ impl Store {
             },
             |(known, taken)| machines::add(known.as_ref(), *taken, new, context),
         );
-        self.cursor_after(decided.await?).await
+        decided.await.map(drop)
     }
 
     /// Revokes a machine.
@@ -135,7 +91,7 @@ impl Store {
         &self,
         machine: &MachineName,
         context: &AuditContext<'_>,
-    ) -> Result<Cursor, Failed<MachineRefusal>> {
+    ) -> Result<(), Failed<MachineRefusal>> {
         self.decide_known(machine, |stored| machines::revoke(stored, machine, context)).await
     }
 
@@ -144,7 +100,7 @@ impl Store {
         &self,
         machine: &MachineName,
         context: &AuditContext<'_>,
-    ) -> Result<Cursor, Failed<MachineRefusal>> {
+    ) -> Result<(), Failed<MachineRefusal>> {
         self.decide_known(machine, |stored| machines::acknowledge(stored, machine, context)).await
     }
 
@@ -154,7 +110,7 @@ impl Store {
         signed: &SignedRequest,
         request: &MachineRequest,
         context: &AuditContext<'_>,
-    ) -> Result<Cursor, Failed<AskRefusal>> {
+    ) -> Result<(), Failed<AskRefusal>> {
         let decided = self.decide(
             |mut transaction| async move {
                 let stored = transaction.asking(&request.machine).await?;
@@ -162,7 +118,7 @@ impl Store {
             },
             |stored| requests::ask(stored.as_ref(), signed, request, context),
         );
-        self.cursor_after(decided.await?).await
+        decided.await.map(drop)
     }
 
     /// A bearer for an operator's `nix copy`.
@@ -189,12 +145,12 @@ impl Store {
         }
     }
 
-    /// Decides from what is known about one machine; returns the fleet's cursor.
+    /// Decides from what is known about one machine.
     async fn decide_known<E>(
         &self,
         machine: &MachineName,
         decision: impl Fn(Option<&machines::Stored>) -> Result<Decided<()>, E>,
-    ) -> Result<Cursor, Failed<E>> {
+    ) -> Result<(), Failed<E>> {
         let decided = self.decide(
             |mut transaction| async move {
                 let stored = transaction.known(machine).await?;
@@ -202,24 +158,12 @@ impl Store {
             },
             |stored: &Option<machines::Stored>| decision(stored.as_ref()),
         );
-        self.cursor_after(decided.await?).await
-    }
-
-    /// The fleet's cursor after a decision.
-    async fn cursor_after<E>(&self, committed: Committed<()>) -> Result<Cursor, Failed<E>> {
-        match committed.applied.cursor {
-            Some(cursor) => Ok(cursor),
-            None => Ok(self.cursor().await?),
-        }
+        decided.await.map(drop)
     }
 }
 
 /// Reads without a transaction.
 impl Store {
-    /// The fleet's cursor.
-    pub async fn cursor(&self) -> Result<Cursor, StoreError> {
-        self.database.cursor().await
-    }
     pub async fn machine(&self, name: &MachineName) -> Result<Option<Machine>, StoreError> {
         self.database.machine(name).await
     }
@@ -227,9 +171,21 @@ impl Store {
     pub async fn machines(&self) -> Result<Vec<Machine>, StoreError> {
         self.database.machines().await
     }
+    /// Those of these machines that exist, by name.
+    pub async fn machines_named(&self, names: &[MachineName]) -> Result<Vec<Machine>, StoreError> {
+        self.database.machines_named(names).await
+    }
     /// The key that a machine signs with, and what else its requests are checked against.
     pub async fn machine_key(&self, name: &MachineName) -> Result<Option<KnownMachine>, StoreError> {
-        self.database.machine_key(name).await
+        if let Some(known) = self.known.get(name) {
+            return Ok(Some(known));
+        }
+        let before = self.known.before();
+        let known = self.database.machine_key(name).await?;
+        if let Some(known) = known {
+            self.known.fill(name, known, before);
+        }
+        Ok(known)
     }
     /// What is waiting for the machine's next check-in.
     pub async fn news(&self, name: &MachineName) -> Result<News, StoreError> {

@@ -4,19 +4,19 @@ use muster_protocol::ids::{Epoch, Generation, MachineName};
 use muster_protocol::operator::HistoryEntry;
 use muster_protocol::tuf::TufError;
 
-use super::{Cursor, Failed, File, Store, StoreError};
+use super::{Failed, File, Store, StoreError};
 use crate::core::audit::AuditContext;
 use crate::core::publication::{self, NewGeneration, PublishRefusal};
 use crate::core::rows::Timestamp;
 
 impl Store {
-    /// Stores a generation and its timestamp. `None`: exactly this generation was already published.
+    /// Stores a generation and its timestamp. False: exactly this generation was already published.
     pub async fn publish(
         &self,
         new: &NewGeneration<'_>,
         context: &AuditContext<'_>,
         sign: impl Fn(u64, &[u8]) -> Result<Timestamp, TufError>,
-    ) -> Result<Option<Cursor>, Failed<PublishRefusal>> {
+    ) -> Result<bool, Failed<PublishRefusal>> {
         let offered = new.publication.generation;
         let decided = self.decide(
             |mut transaction| async move {
@@ -25,7 +25,7 @@ impl Store {
             },
             |stored| publication::publish(stored.as_ref(), new, context, &sign),
         );
-        Ok(decided.await?.applied.cursor)
+        Ok(decided.await?.changed)
     }
 
     /// The current timestamp of a machine; signed again unless `is_good` accepts the stored one. `None` if

@@ -12,6 +12,7 @@ mod operators;
 mod parties;
 mod precedence;
 mod recorded;
+mod sessions;
 mod sign_in;
 mod support;
 mod trust;

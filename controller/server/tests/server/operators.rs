@@ -4,11 +4,11 @@ use std::sync::Arc;
 
 use crate::support::{Answer, Fleet, LIMIT, Machine, event, make_root, system, target, until};
 use muster_protocol::api::{self, ProblemCode};
-use muster_protocol::checkin::CheckInReply;
+use muster_protocol::checkin::{CheckIn, CheckInReply};
 use muster_protocol::ids::{Generation, Sha256};
 use muster_protocol::keys::SecretKey;
 use muster_protocol::machine::Class;
-use muster_protocol::operator::{Condition, FleetView, HistoryEntry, MachineView, Publication};
+use muster_protocol::operator::{Changes, Condition, FleetView, HistoryEntry, MachineView, Publication};
 use muster_protocol::report::EventKind;
 use muster_protocol::tuf::client::{Scope, Stored, Update};
 use reqwest::{Method, StatusCode};
@@ -311,7 +311,7 @@ struct Cursor {
 }
 
 #[tokio::test]
-async fn changes_wake_operators_and_their_cursor_outlives_a_restart() {
+async fn changes_wake_operators_and_a_restart_is_a_change() {
     let mut fleet = Fleet::start().await;
     let mut machine = fleet.enrolled("cinnabar", Class::Nixos).await;
     let at = |after: u64, wait: u64| format!("/v1/operator/changes?after={after}&wait={wait}");
@@ -332,7 +332,44 @@ async fn changes_wake_operators_and_their_cursor_outlives_a_restart() {
     assert!(later > cursor);
     fleet.down().await;
     fleet.up().await;
-    assert_eq!(fleet.operate(Method::GET, &at(0, 0), vec![]).await.good::<Cursor>().cursor, later);
+    // It waits for nothing: what changed meanwhile is not known.
+    let restarted = fleet.operate(Method::GET, &at(later, 600), vec![]).await.good::<Cursor>().cursor;
+    assert_ne!(restarted, later);
+}
+
+#[tokio::test]
+async fn a_follower_is_told_whose_changes_it_missed_and_lists_those_alone() {
+    let mut fleet = Fleet::start().await;
+    let mut machine = fleet.enrolled("cinnabar", Class::Nixos).await;
+    fleet.enrolled("stibnite", Class::Nixos).await;
+    let ask = async |fleet: &Fleet, path: &str| fleet.operate(Method::GET, path, vec![]).await;
+    let first: Changes = ask(&fleet, "/v1/operator/changes?after=0&wait=0").await.good();
+    assert_eq!(first.machines, None, "it may be any");
+    let instance = first.instance.unwrap();
+    let since = |path: &str, cursor: u64| format!("{path}?after={cursor}&instance={instance}");
+    machine.check_in(&fleet).await;
+    let changes = since("/v1/operator/changes", first.cursor) + "&wait=600";
+    let next: Changes = ask(&fleet, &changes).await.good();
+    assert_eq!(next.machines.as_deref(), Some([machine.name.clone()].as_slice()));
+    let listed = |views: Vec<MachineView>| views.into_iter().map(|view| view.machine).collect::<Vec<_>>();
+    let list = since(MACHINES, first.cursor);
+    assert_eq!(listed(ask(&fleet, &list).await.good()), std::slice::from_ref(&machine.name));
+    assert!(listed(ask(&fleet, &since(MACHINES, next.cursor)).await.good()).is_empty());
+    // A machine that says the same again is no news; one that says something else is.
+    machine.check_in(&fleet).await;
+    let changes = since("/v1/operator/changes", next.cursor) + "&wait=0";
+    assert_eq!(ask(&fleet, &changes).await.good::<Changes>().machines, Some(vec![]));
+    machine.seq += 1;
+    let other = CheckIn { note: Some("waits for power".into()), ..machine.checkin(&fleet, machine.seq) };
+    machine.send_checkin(&fleet, &other).await.good::<CheckInReply>();
+    assert_eq!(ask(&fleet, &changes).await.good::<Changes>().machines.map(|names| names.len()), Some(1));
+    // Another process does not know what the follower has seen.
+    fleet.down().await;
+    fleet.up().await;
+    let changes = since("/v1/operator/changes", next.cursor) + "&wait=600";
+    let after: Changes = ask(&fleet, &changes).await.good();
+    assert!(after.machines.is_none() && after.instance.as_deref() != Some(instance.as_str()));
+    assert_eq!(listed(ask(&fleet, &list).await.good()).len(), 2);
 }
 
 #[tokio::test]

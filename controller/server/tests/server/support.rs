@@ -344,6 +344,7 @@ impl Machine {
             age: None,
             followed: vec![],
             shown: None,
+            session: None,
         }
     }
     pub async fn send_checkin(&self, fleet: &Fleet, checkin: &CheckIn) -> Answer {

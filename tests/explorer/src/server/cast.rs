@@ -8,9 +8,11 @@ use muster_protocol::ids::{Generation, MachineName, Sha256};
 use muster_protocol::keys::{PublicKey, SecretKey, Signer};
 use muster_protocol::machine::{Class, System};
 use muster_protocol::operator::AddMachine;
+use muster_protocol::session::ExchangeKey;
 use muster_protocol::target::{Action, Target};
 use muster_protocol::tuf::metadata::Root;
 use muster_protocol::tuf::repository::{RootSpec, sign_root};
+use muster_server::core::seals::{SealKey, Seals};
 
 /// When everything begins, in unix seconds.
 pub const START_S: i64 = 1_800_000_000;
@@ -47,6 +49,7 @@ pub struct Cast {
     enrolments: Vec<Vec<EnrolRequest>>,
     /// Two of two operators sign.
     pub root: Root,
+    seals: Seals,
 }
 
 impl Cast {
@@ -82,11 +85,17 @@ impl Cast {
         };
         let enrolments = tokens.iter().map(of_token).collect();
         let root = root(&secrets)?;
-        Some(Self { secrets, fleet, names, tokens, enrolments, root })
+        let seals = Seals::new(SealKey::new(1, [1; 32]), Vec::new(), ExchangeKey::from_bytes([2; 32]));
+        Some(Self { secrets, fleet, names, tokens, enrolments, root, seals })
     }
 
     pub fn key(&self, n: u8) -> PublicKey {
         self.secrets[usize::from(n)].public()
+    }
+
+    /// What bearers are sealed with.
+    pub fn seals(&self) -> &Seals {
+        &self.seals
     }
 
     pub fn secret(&self, n: u8) -> &SecretKey {
@@ -133,6 +142,7 @@ impl Cast {
             age: None,
             followed: vec![],
             shown: None,
+            session: None,
         })
     }
 }

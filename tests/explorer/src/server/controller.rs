@@ -20,6 +20,7 @@ use muster_server::core::publication::{NewGeneration, PublishRefusal, timestamp_
 use muster_server::core::reports::{Batch, ReportRefusal};
 use muster_server::core::requests::AskRefusal;
 use muster_server::core::rows::{StoredDraft, Timestamp};
+use muster_server::core::seals::Seals;
 use muster_server::core::{checkin, drafts, enrolment, machines, publication, reports, requests};
 
 use super::cast::TIMESTAMP_SECONDS;
@@ -46,7 +47,7 @@ pub enum Break {
     TakeUsedToken,
     /// Leave a token alone whose machine is revoked.
     KeepTokens,
-    /// Leave bearers alone whose machine is revoked.
+    /// Leave bearers alone whose key is replaced.
     KeepBearers,
     /// Publish whatever number is offered.
     PublishAnyNumber,
@@ -95,7 +96,7 @@ impl Controller<'_> {
     pub fn check_in(
         &self,
         received: &ReceivedCheckIn<'_>,
-        salt: &[u8; 32],
+        seals: &Seals,
     ) -> Decided<Result<CheckInReply, CheckInRefusal>> {
         let (machine, seq) = (&received.checkin.machine, received.checkin.seq);
         let mut stored =
@@ -116,7 +117,7 @@ impl Controller<'_> {
                 stored.seq = 0;
             }
         }
-        checkin::check_in(stored.as_ref(), received, salt)
+        checkin::check_in(stored.as_ref(), received, seals)
     }
 
     pub fn enrol(&self, request: &EnrolRequest, now: UnixMillis) -> Decided<Result<(), EnrolRefusal>> {

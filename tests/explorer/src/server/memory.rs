@@ -20,7 +20,7 @@ use muster_server::core::Change;
 use muster_server::core::change::{Bearer, CheckedIn, Enrolled, Invited, ReportsThrough};
 use muster_server::core::retention::{AT_ONCE, cost};
 use muster_server::core::rows::{
-    EarlierCheckIn, LastCheckIn, Outcome, Principal, Request, StoredAttack, StoredDraft, StoredEvent,
+    EarlierCheckIn, Granted, LastCheckIn, Outcome, Request, StoredAttack, StoredDraft, StoredEvent,
     StoredGeneration, Timestamp, Token, TokenUse,
 };
 
@@ -70,6 +70,7 @@ pub struct Row {
     pub key_rotated_at: Option<UnixMillis>,
     pub key_rotation_asked_at: Option<UnixMillis>,
     pub enrolment: u64,
+    pub bearer_counter: u64,
     pub seq: u64,
     pub last: Option<LastCheckIn>,
     pub earlier: Vec<EarlierCheckIn>,
@@ -100,6 +101,7 @@ impl Row {
             key_rotated_at: None,
             key_rotation_asked_at: None,
             enrolment: 0,
+            bearer_counter: 0,
             seq: 0,
             last: None,
             earlier: Vec::new(),
@@ -181,8 +183,7 @@ impl Memory {
             }
             Change::CloneAlarm { machine, at } => self.row(machine, |row| row.clone_alarm_at = Some(*at)),
             Change::CloneAlarmEnded { machine } => self.row(machine, |row| row.clone_alarm_at = None),
-            Change::BearersEnded { machine } => self.bearers.retain(|_, bearer| !is_of(bearer, machine)),
-            Change::BearersTrimmed { machine, now_s, keep } => self.trim_bearers(machine, *now_s, *keep),
+            Change::BearersEnded { machine } => self.row(machine, |row| row.bearer_counter += 1),
             Change::BearerGranted(bearer) => insert(&mut self.bearers, bearer.hash, bearer.clone())?,
             Change::RequestKept { machine, request } => {
                 self.known(machine)?;
@@ -286,6 +287,7 @@ impl Memory {
                 enrolled_at: Some(at),
                 seen_at: Some(at),
                 enrolment: before.enrolment + 1,
+                bearer_counter: before.bearer_counter,
                 events_bytes: before.events_bytes,
                 published: before.published,
                 timestamp: before.timestamp,
@@ -297,23 +299,30 @@ impl Memory {
     }
 
     fn check_in(&mut self, checked_in: &CheckedIn) {
-        let CheckedIn { machine, seq, observed, body, salt, reply, agent, at, clock_skew_ms, earlier } =
-            checked_in;
+        let CheckedIn {
+            machine,
+            seq,
+            observed,
+            body,
+            grant,
+            reply,
+            agent,
+            at,
+            clock_skew_ms,
+            earlier,
+            told: _,
+        } = checked_in;
         self.row(machine, |row| {
             row.seq = *seq;
-            row.last = Some(LastCheckIn { body: *body, salt: *salt, reply: Some(reply.clone()) });
+            row.last = Some(LastCheckIn {
+                body: *body,
+                granted: Granted::Sealed(*grant),
+                reply: Some(reply.clone()),
+            });
             (row.observed, row.agent) = (Some(observed.clone()), Some(agent.clone()));
             (row.seen_at, row.clock_skew_ms) = (Some(*at), Some(*clock_skew_ms));
             row.earlier.clone_from(earlier);
         });
-    }
-
-    fn trim_bearers(&mut self, machine: &MachineName, now_s: i64, keep: u32) {
-        let mut of_it: Vec<&Bearer> = self.bearers.values().filter(|one| is_of(one, machine)).collect();
-        of_it.sort_by_key(|bearer| std::cmp::Reverse(bearer.seq));
-        let kept: Vec<Sha256> = of_it.iter().take(keep as usize).map(|bearer| bearer.hash).collect();
-        self.bearers
-            .retain(|hash, bearer| !is_of(bearer, machine) || bearer.expires > now_s && kept.contains(hash));
     }
 
     fn trim_events(&mut self, machine: &MachineName, bytes: u64, wanted: u64) {
@@ -366,10 +375,6 @@ impl Memory {
             row.key_rotation_asked_at = row.key_rotation_asked_at.filter(|_| self.requests.iter().any(waits));
         }
     }
-}
-
-fn is_of(bearer: &Bearer, machine: &MachineName) -> bool {
-    matches!(&bearer.of, Principal::Machine(of) if of == machine)
 }
 
 fn insert<K: Ord, V>(map: &mut BTreeMap<K, V>, key: K, value: V) -> Result<(), Forbidden> {

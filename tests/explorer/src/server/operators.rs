@@ -64,6 +64,7 @@ impl World {
         seen.published.clear();
         seen.highest.clear();
         seen.replies.clear();
+        seen.bearers.clear();
         seen.tokens.clear();
         seen.spoke.clear();
         seen.drafted.clear();

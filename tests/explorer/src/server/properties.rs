@@ -4,7 +4,7 @@ use muster_protocol::audit::{Entry, verify};
 use muster_protocol::checkin::CheckInReply;
 use muster_protocol::ids::Sha256;
 use muster_server::core::checkin::CheckInRefusal;
-use muster_server::core::rows::{Principal, StoredEvent};
+use muster_server::core::rows::StoredEvent;
 
 use super::documents::draft;
 use super::machine::{Content, Machine, Said};
@@ -64,6 +64,7 @@ pub fn of_check_in(
 ) {
     of_access(world, answer.is_ok());
     if let Ok(reply) = answer {
+        world.seen.bearers.insert(reply.bearer.clone(), said.next_key.unwrap_or(said.by));
         let reply = format!("{reply:?}");
         if *world.seen.replies.entry(*body).or_insert_with(|| reply.clone()) != reply {
             world.violate("the same check-in has two answers");
@@ -158,11 +159,21 @@ fn alarmed_for_nothing(world: &World, scene: &Scene) -> Option<&'static str> {
     }
 }
 
+/// A bearer ends with its machine, and with the key of the check-in that it came with.
 fn revoked_is_over(world: &World, scene: &Scene) -> Option<&'static str> {
-    let name = &scene.cast.names[0];
-    let memory = &world.kept.memory;
-    let of_it = |hash| memory.principal(hash, world.now() / 1000) == Some(Principal::Machine(name.clone()));
-    (world.seen.revoked && memory.bearers.keys().any(of_it)).then_some("a revoked machine's bearer is good")
+    let (memory, seals) = (&world.kept.memory, scene.cast.seals());
+    for (bearer, key) in &world.seen.bearers {
+        let Some(claims) = seals.read_bearer(bearer) else { return Some("a bearer is not the controller's") };
+        let known = memory.known_machine(&claims.machine);
+        let Some(known) = known.filter(|known| claims.hold(known, world.now() / 1000)) else { continue };
+        if world.seen.revoked && claims.machine == scene.cast.names[0] {
+            return Some("a revoked machine's bearer is good");
+        }
+        if known.key != scene.cast.key(*key) {
+            return Some("a bearer of a key that was replaced is good");
+        }
+    }
+    None
 }
 
 fn draft_is_whole(world: &World, scene: &Scene) -> Option<&'static str> {

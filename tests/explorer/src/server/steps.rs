@@ -2,7 +2,6 @@
 
 use muster_protocol::checkin::CheckInReply;
 use muster_protocol::ids::{Epoch, Sha256};
-use muster_protocol::keys::Signature;
 use muster_protocol::machine::Class;
 use muster_server::core::change::Decided;
 use muster_server::core::checkin::{CheckInRefusal, ReceivedCheckIn};
@@ -231,17 +230,16 @@ impl World {
         // A controller reads the machine's key, and sees that the check-in is signed by it.
         let known = self.kept.memory.machines.get(&checkin.machine)?.key;
         let key = known.filter(|key| said.is_by(key, &scene.cast)).unwrap_or(scene.cast.key(said.by));
-        let mut signature = [0; 64];
-        signature[..32].copy_from_slice(hash.as_bytes());
         let received = ReceivedCheckIn {
             checkin: &checkin,
             body: &body,
+            body_sha256: hash,
             key: &key,
-            signature: &Signature::from_bytes(signature),
+            signature: None,
             now: self.now(),
             poll_seconds: 60,
         };
-        let decided = self.controller(scene).check_in(&received, hash.as_bytes());
+        let decided = self.controller(scene).check_in(&received, scene.cast.seals());
         if !self.keep(scene, decided.changes) {
             return Some(Heard::CheckIn(Err(CheckInRefusal::CachedReply)));
         }

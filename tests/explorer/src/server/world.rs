@@ -79,6 +79,8 @@ pub struct Seen {
     pub highest: BTreeMap<u8, Generation>,
     /// What came of each check-in, by its hash.
     pub replies: BTreeMap<Sha256, String>,
+    /// The bearers in them, each with the key that was in force.
+    pub bearers: BTreeMap<String, u8>,
     /// Which key each token was used by.
     pub tokens: BTreeMap<u8, u8>,
     pub revoked: bool,

@@ -68,6 +68,7 @@ fn claim(fleet: &Fleet, name: &str, targets: u64) {
         age: None,
         followed: vec![],
         shown: None,
+        session: None,
     };
     let key = key_in(&state.join("machine.pem")).unwrap();
     let body = serde_json::to_vec(&check_in).unwrap();

@@ -1,26 +1,40 @@
 use muster_protocol::checkin::Phase;
-use muster_protocol::keys::{Context, SecretKey};
+use muster_protocol::keys::SecretKey;
 use muster_protocol::machine::Class;
 use muster_protocol::report::Attack;
 use muster_protocol::request::{Asked, MachineRequest, SignedRequest};
 
+use muster_protocol::session::ExchangeKey;
+
+use super::super::seals::SealKey;
 use super::*;
 
 const NOW: UnixMillis = 1_800_000_000_000;
-const SALT: [u8; 32] = [7; 32];
+
+fn seals(id: u32) -> Seals {
+    let key = SealKey::new(id, [u8::try_from(id).unwrap(); 32]);
+    Seals::new(key, vec![], ExchangeKey::from_bytes([5; 32]))
+}
 
 /// What a machine sent: the document, its bytes, and its signature.
 struct Sent {
     checkin: CheckIn,
     body: Vec<u8>,
     key: PublicKey,
-    signature: Signature,
 }
 
 impl Sent {
     fn at(&self, now: UnixMillis) -> ReceivedCheckIn<'_> {
-        let Self { checkin, body, key, signature } = self;
-        ReceivedCheckIn { checkin, body, key, signature, now, poll_seconds: 55 }
+        let Self { checkin, body, key } = self;
+        ReceivedCheckIn {
+            checkin,
+            body,
+            body_sha256: Sha256::of(body),
+            key,
+            signature: None,
+            now,
+            poll_seconds: 55,
+        }
     }
 }
 
@@ -49,11 +63,11 @@ fn sent(key: &SecretKey, seq: u64, change: impl FnOnce(&mut CheckIn)) -> Sent {
         age: None,
         followed: vec![],
         shown: None,
+        session: None,
     };
     change(&mut checkin);
     let body = serde_json::to_vec(&checkin).unwrap();
-    let signature = key.sign(Context::CheckIn, &body);
-    Sent { checkin, body, key: key.public(), signature }
+    Sent { checkin, body, key: key.public() }
 }
 
 fn key() -> SecretKey {
@@ -61,7 +75,7 @@ fn key() -> SecretKey {
 }
 
 fn decided(stored: &Stored, sent: &Sent) -> Decided<Result<CheckInReply, CheckInRefusal>> {
-    check_in(Some(stored), &sent.at(NOW), &SALT)
+    check_in(Some(stored), &sent.at(NOW), &seals(7))
 }
 
 /// What is stored once these changes are applied.
@@ -72,7 +86,8 @@ fn after(mut stored: Stored, changes: &[Change]) -> Stored {
                 stored.seq = taken.seq;
                 stored.earlier.clone_from(&taken.earlier);
                 let reply = Some(taken.reply.clone());
-                stored.last = Some(LastCheckIn { body: taken.body, salt: taken.salt, reply });
+                stored.last =
+                    Some(LastCheckIn { body: taken.body, granted: Granted::Sealed(taken.grant), reply });
             }
             Change::CloneAlarm { .. } => stored.clone_alarm = true,
             Change::RequestsDropped { ids, .. } => {
@@ -116,12 +131,10 @@ fn a_higher_number_is_taken_and_answered_with_what_is_published() {
     let taken = taken.unwrap();
     assert_eq!((taken.seq, taken.body, taken.clock_skew_ms, taken.at), (6, Sha256::of(&sent.body), 5, NOW));
     assert_eq!(taken.reply.bearer, "", "nobody can read the bearer from what is stored");
-    let granted = decided.changes.iter().find_map(|change| match change {
-        Change::BearerGranted(bearer) => Some(bearer),
-        _ => None,
-    });
-    let granted = granted.unwrap();
-    assert_eq!((granted.hash, granted.seq), (Sha256::of(reply.bearer.as_bytes()), 6));
+    let claims = seals(7).read_bearer(&reply.bearer).unwrap();
+    let expires = NOW / 1000 + 3600;
+    assert_eq!(claims, Claims { machine: name(), enrolment: 0, counter: 0, seq: 6, expires });
+    assert_eq!(decided.changes.len(), 2, "a routine check-in writes one row");
     assert_eq!(decided.changes.last(), Some(&Change::MachineChanged { machine: name() }));
 }
 
@@ -131,11 +144,57 @@ fn the_last_one_again_gets_the_same_reply_and_changes_nothing() {
     let sent = sent(&key, 1, |_| {});
     let first = decided(&Stored::default(), &sent);
     let stored = after(Stored::default(), &first.changes);
-    let again = check_in(Some(&stored), &sent.at(now), &[8; 32]);
+    let again = check_in(Some(&stored), &sent.at(now), &seals(7));
     assert_eq!((again.changes.len(), &again.answer), (0, &first.answer));
     let unreadable = LastCheckIn { reply: None, ..stored.last.clone().unwrap() };
     let stored = Stored { last: Some(unreadable), ..stored };
     assert_eq!(decided(&stored, &sent).answer, Err(CheckInRefusal::CachedReply));
+}
+
+#[test]
+fn a_session_is_offered_to_a_check_in_that_asks_for_one_and_again_when_it_is_repeated() {
+    let key = ExchangeKey::from_bytes([3; 32]);
+    let sent = sent(&self::key(), 1, |checkin| checkin.session = Some(key));
+    let first = decided(&Stored { enrolment: 2, counter: 4, ..Stored::default() }, &sent);
+    let offer = first.answer.as_ref().unwrap().session.clone().unwrap();
+    assert_eq!(offer.key, ExchangeKey::from_bytes([5; 32]));
+    let claims = seals(7).read_session(&offer.token).unwrap();
+    let expires = NOW / 1000 + 3600;
+    assert_eq!(claims, SessionClaims { machine: name(), enrolment: 2, counter: 4, expires, key });
+    let stored = after(Stored { enrolment: 2, counter: 4, ..Stored::default() }, &first.changes);
+    assert_eq!(
+        stored.last.as_ref().unwrap().reply.as_ref().unwrap().session,
+        None,
+        "nothing is stored of it"
+    );
+    let again = check_in(Some(&stored), &sent.at(NOW + 60_000), &seals(7));
+    assert_eq!(again.answer, first.answer);
+    assert_eq!(
+        decided(&Stored::default(), &self::sent(&self::key(), 1, |_| {})).answer.unwrap().session,
+        None
+    );
+}
+
+#[test]
+fn a_check_in_that_says_the_same_is_no_news_for_a_minute() {
+    let key = key();
+    let of = |seq, change: fn(&mut CheckIn)| told(&sent(&key, seq, change).checkin);
+    let same = of(1, |_| {});
+    assert_eq!(same, of(2, |checkin| checkin.clock += 60_000));
+    for other in [
+        of(1, |checkin| checkin.note = Some("waits".into())),
+        of(1, |checkin| checkin.phase = Phase::Fetching),
+        of(1, |checkin| checkin.refused = Some(Attack::Rollback)),
+        of(1, |checkin| checkin.holds.targets = 3),
+        of(1, |checkin| checkin.health.degraded = Some(vec![])),
+        of(1, |checkin| checkin.boot_id = "another".into()),
+    ] {
+        assert!(is_news((other, NOW), Some((same, NOW))));
+    }
+    assert!(is_news((same, NOW), None));
+    assert!(!is_news((same, NOW + 59_999), Some((same, NOW))));
+    assert!(is_news((same, NOW + 60_000), Some((same, NOW))));
+    assert!(is_news((same, NOW - 1), Some((same, NOW))), "a clock that was set back");
 }
 
 #[test]
@@ -175,7 +234,7 @@ fn another_body_under_a_used_number_is_a_clone_and_told_once() {
 #[test]
 fn who_is_not_enrolled_or_counts_out_of_range_changes_nothing() {
     let key = key();
-    let unknown = check_in(None, &sent(&key, 1, |_| {}).at(NOW), &SALT);
+    let unknown = check_in(None, &sent(&key, 1, |_| {}).at(NOW), &seals(7));
     assert_eq!(unknown, Decided::unchanged(Err(CheckInRefusal::NotEnrolled(name()))));
     let beyond = decided(&Stored::default(), &sent(&key, NUMBERS_END, |_| {}));
     assert_eq!(beyond, Decided::unchanged(Err(CheckInRefusal::OutOfRange(NUMBERS_END))));
@@ -188,10 +247,9 @@ fn a_new_key_takes_the_place_of_the_old_one_and_ends_its_bearers() {
     let decided = decided(&Stored::default(), &sent);
     assert!(decided.changes.contains(&Change::KeyReplaced { machine: name(), key: new, at: NOW }));
     assert_eq!(audited(&decided.changes), [(KEY_ROTATED, format!("to key {}", new.short()))]);
-    let place = |wanted: &Change| decided.changes.iter().position(|change| change == wanted);
-    let ended = place(&Change::BearersEnded { machine: name() }).unwrap();
-    let granted = decided.changes.iter().position(|change| matches!(change, Change::BearerGranted(_)));
-    assert!(ended < granted.unwrap(), "the one that it is given now is good");
+    assert!(decided.changes.contains(&Change::BearersEnded { machine: name() }));
+    let claims = seals(7).read_bearer(&decided.answer.unwrap().bearer).unwrap();
+    assert_eq!(claims.counter, 1, "the one that it is given now is good");
 }
 
 #[test]
@@ -270,8 +328,10 @@ fn a_request_for_another_key_is_void_once_the_key_has_changed() {
 fn an_attack_goes_on_until_a_check_in_no_longer_speaks_of_it() {
     let ends = Change::AttacksEnded { machine: name(), at: NOW };
     let goes_on = sent(&key(), 1, |checkin| checkin.refused = Some(Attack::Rollback));
-    assert!(!decided(&Stored::default(), &goes_on).changes.contains(&ends));
-    assert!(decided(&Stored::default(), &sent(&key(), 1, |_| {})).changes.contains(&ends));
+    let attacked = Stored { attack_open: true, ..Stored::default() };
+    assert!(!decided(&attacked, &goes_on).changes.contains(&ends));
+    assert!(decided(&attacked, &sent(&key(), 1, |_| {})).changes.contains(&ends));
+    assert!(!decided(&Stored::default(), &sent(&key(), 1, |_| {})).changes.contains(&ends), "there is none");
 }
 
 #[test]

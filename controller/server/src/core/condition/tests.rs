@@ -45,6 +45,7 @@ fn told(phase: Phase, of: u64, running: char, confirmed: Option<u64>) -> CheckIn
         age: None,
         followed: vec![],
         shown: None,
+        session: None,
     }
 }
 fn machine(observed: Option<CheckIn>, outcome: Option<(u64, EventKind)>) -> Machine {

@@ -59,7 +59,15 @@ impl Bearer {
             )
         };
         let services = &app.services;
-        let principal = services.store.principal(bearer, services.now_s()).await?.ok_or_else(ended)?;
+        let principal = match services.keyring.keys().seals.read_bearer(bearer) {
+            Some(claims) => {
+                let known = services.store.machine_key(&claims.machine).await?;
+                let holds = known.is_some_and(|known| claims.hold(&known, services.now_s()));
+                holds.then_some(Principal::Machine(claims.machine))
+            }
+            None => services.store.principal(bearer, services.now_s()).await?,
+        };
+        let principal = principal.ok_or_else(ended)?;
         match &principal {
             Principal::Operator(key) if !services.roots.current().is_operator(key) => {
                 return Err(revoked_operator(key));

@@ -1,14 +1,16 @@
 //! Request bodies from machines, each signed by the machine that the body names.
 
-use axum::body::Bytes;
+use axum::body::{Body, Bytes};
 use axum::extract::{FromRequest, Request};
 use axum::http::{HeaderMap, StatusCode};
 use muster_protocol::announce::Announcement;
 use muster_protocol::api::{MACHINE_ANNOUNCES, MACHINE_NEW_SIGNATURE, MACHINE_SIGNATURE, ProblemCode};
 use muster_protocol::ids::{MachineName, Sha256};
 use muster_protocol::keys::{Context, PublicKey, Signature};
+use muster_protocol::session::SessionProof;
 
 use super::bearer::count;
+use super::session::{by_session, session_ended, session_proof};
 use crate::core::rows::KnownMachine;
 use crate::http::body::{Document, small_body};
 use crate::http::payer::Payer;
@@ -26,22 +28,28 @@ pub trait MachineDocument: Document {
     fn new_key(&self) -> Option<&PublicKey> {
         None
     }
+    /// Whether a session may prove it in place of the machine's signature, for all that it says.
+    fn is_routine(&self) -> bool {
+        false
+    }
 }
 
-/// A document signed with the known key of the machine that it names, and counted against that machine's
-/// rate.
+/// A document signed with the known key of the machine that it names, or sent in its session, and counted
+/// against that machine's rate.
 ///
-/// Checks, in this order: a signature is present, the body is not too large, it is the one announced, it
+/// Checks, in this order: a session's proof is good or a signature is present, the body is not too large, it is the one announced, it
 /// parses, the machine is known, the signature matches, the machine is not revoked, it is within its rate.
 /// The memory of an announced body is charged to its machine.
 pub struct FromMachine<T> {
     pub sent: T,
     /// The bytes as received, which are what was signed.
     pub bytes: Bytes,
+    pub sha256: Sha256,
     /// What is stored of the machine.
     pub known: KnownMachine,
-    /// The signature by the key that is in force once the document is accepted.
-    pub signature: Signature,
+    /// The signature by the key that is in force once the document is accepted; `None` if a session proves
+    /// it.
+    pub signature: Option<Signature>,
 }
 
 impl<T: MachineDocument> FromRequest<Shared> for FromMachine<T> {
@@ -50,10 +58,14 @@ impl<T: MachineDocument> FromRequest<Shared> for FromMachine<T> {
     async fn from_request(request: Request, app: &Shared) -> Result<Self, Refused> {
         let (parts, body) = request.into_parts();
         let headers = &parts.headers;
+        if let Some(proof) = session_proof(headers)? {
+            return Self::of_session(app, headers, body, &proof).await;
+        }
         let signature = machine_signature(headers)?;
         let (payer, hash) = announced(app, headers, T::PATH).await?;
         let bytes = small_body(app, headers, body, T::LIMIT, payer).await?;
-        fits(hash.as_ref(), &bytes)?;
+        let sha256 = Sha256::of(&bytes);
+        fits(hash.as_ref(), &sha256)?;
         let sent = T::read(&bytes)?;
         let machine = sent.machine();
         let (known, signature) = match sent.new_key() {
@@ -61,7 +73,29 @@ impl<T: MachineDocument> FromRequest<Shared> for FromMachine<T> {
             Some(new) => signed_by_both(app, machine, new, headers, T::CONTEXT, &bytes, &signature).await?,
         };
         admit(app, machine, &known).await?;
-        Ok(Self { sent, bytes, known, signature })
+        Ok(Self { sent, bytes, sha256, known, signature: Some(signature) })
+    }
+}
+
+impl<T: MachineDocument> FromMachine<T> {
+    async fn of_session(
+        app: &Shared,
+        headers: &HeaderMap,
+        body: Body,
+        proof: &SessionProof,
+    ) -> Result<Self, Refused> {
+        let (machine, _) = by_session(app, T::PATH, proof).await?;
+        let bytes = small_body(app, headers, body, T::LIMIT, Payer::Machine(machine.clone())).await?;
+        let sha256 = Sha256::of(&bytes);
+        fits(Some(&proof.body), &sha256)?;
+        let sent = T::read(&bytes)?;
+        if *sent.machine() != machine || !sent.is_routine() {
+            return Err(session_ended());
+        }
+        // Once more: the body may have taken its time.
+        let (_, known) = by_session(app, T::PATH, proof).await?;
+        admit(app, &machine, &known).await?;
+        Ok(Self { sent, bytes, sha256, known, signature: None })
     }
 }
 
@@ -98,9 +132,9 @@ async fn announced(app: &App, headers: &HeaderMap, path: &str) -> Result<(Payer,
 }
 
 /// Checks that the body is the one announced.
-fn fits(announced: Option<&Sha256>, body: &[u8]) -> Result<(), Refused> {
+fn fits(announced: Option<&Sha256>, body: &Sha256) -> Result<(), Refused> {
     match announced {
-        Some(hash) if *hash != Sha256::of(body) => {
+        Some(hash) if hash != body => {
             let message =
                 "the body is not the one that was announced: it was changed on the way, repeat the request";
             Err(refuse(StatusCode::UNAUTHORIZED, ProblemCode::BadSignature, message))

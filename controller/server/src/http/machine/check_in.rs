@@ -1,4 +1,4 @@
-//! The check-in: what a machine runs and holds, with its signature.
+//! The check-in: what a machine runs and holds, signed by it or proved by its session.
 
 use axum::Json;
 use axum::extract::State;
@@ -7,13 +7,14 @@ use muster_protocol::checkin::{CheckIn, CheckInReply, MAX_CHECKIN_BYTES};
 use muster_protocol::ids::MachineName;
 use muster_protocol::keys::{Context, PublicKey};
 
-use crate::core::checkin::{CheckInRefusal, ReceivedCheckIn, require_own};
+use crate::core::checkin::{CheckInRefusal, require_own};
 use crate::http::auth::machine::{FromMachine, MachineDocument};
 use crate::http::body::Document;
 use crate::http::payer::Payer;
 use crate::http::problem::Refused;
 use crate::http::request_peer::forget;
 use crate::http::state::Shared;
+use crate::store::Arrived;
 
 impl Document for CheckIn {
     const WHAT: &'static str = "a check-in";
@@ -30,29 +31,32 @@ impl MachineDocument for CheckIn {
     fn new_key(&self) -> Option<&PublicKey> {
         self.new_key.as_ref()
     }
+    /// A session changes no key and sets up no other session.
+    fn is_routine(&self) -> bool {
+        self.new_key.is_none() && self.session.is_none()
+    }
 }
 
 pub async fn check_in(
     State(app): State<Shared>,
     request: FromMachine<CheckIn>,
 ) -> Result<Json<CheckInReply>, Refused> {
-    let FromMachine { sent: checkin, bytes: body, known, signature } = request;
+    let FromMachine { sent: checkin, bytes: body, sha256: body_sha256, known, signature } = request;
     require_own(&checkin, app.services.roots.current().fleet(), known.class)?;
-    let received = ReceivedCheckIn {
-        checkin: &checkin,
-        body: &body,
-        key: &known.key,
-        signature: &signature,
+    let brings_key = checkin.new_key.as_ref().map(|_| checkin.machine.clone());
+    let arrived = Arrived {
+        checkin,
+        body,
+        body_sha256,
+        key: known.key,
+        signature,
         now: app.services.now(),
         poll_seconds: app.services.limits.poll_seconds,
+        seals: app.services.keyring.keys().seals.clone(),
     };
-    let answer = app.services.store.check_in(&received).await?;
-    answer.cursor.into_iter().for_each(|cursor| app.services.notify.changed(cursor));
-    match answer.answer {
+    match app.services.store.check_in(arrived).await? {
         Ok(reply) => {
-            if checkin.new_key.is_some() {
-                forget(&Payer::Machine(checkin.machine.clone()));
-            }
+            brings_key.into_iter().for_each(|machine| forget(&Payer::Machine(machine)));
             Ok(Json(reply))
         }
         Err(refusal) => {

@@ -25,10 +25,9 @@ pub async fn enrol(
     if !app.services.roots.current().knows(&request.root) {
         return Err(EnrolRefusal::RootUnknown.into());
     }
-    let cursor = app.services.store.enrol(&request, app.services.now()).await?;
+    app.services.store.enrol(&request, app.services.now()).await?;
     tracing::info!(machine = %request.machine, key = request.key.short(), "enrolled");
     app.services.wakers.wake(&request.machine);
-    app.services.notify.changed(cursor);
     let payer = Payer::Machine(request.machine.clone());
     // The holder of the previous key may be using all the connections that a machine may have.
     forget(&payer);

@@ -87,8 +87,7 @@ pub async fn reports(
     let keep = u64::from(app.services.limits.event_mib) * 1024 * 1024;
     let received =
         Batch { machine: &batch.machine, stream: batch.stream, oldest: batch.oldest, events: &events };
-    let stored = app.services.store.report(&received, &known.key, keep, app.services.now()).await?;
+    let through = app.services.store.report(&received, &known.key, keep, app.services.now()).await?;
     COUNTED.events.add(events.len() as u64);
-    stored.cursor.into_iter().for_each(|cursor| app.services.notify.changed(cursor));
-    Ok(Json(Accepted { through: stored.answer, stream: batch.stream }))
+    Ok(Json(Accepted { through, stream: batch.stream }))
 }

@@ -5,7 +5,7 @@ use std::time::Duration;
 use axum::Json;
 use axum::extract::{Query, State};
 use muster_protocol::api::MAX_POLL_SECONDS;
-use muster_protocol::operator::Changes as Changed;
+use muster_protocol::operator::{Changes as Changed, MAX_CHANGED};
 use serde::Deserialize;
 
 use crate::http::auth::operator::Signed;
@@ -13,32 +13,51 @@ use crate::http::problem::Refused;
 use crate::http::request_peer::away;
 use crate::http::state::Shared;
 
+/// How long changes are gathered before a follower is told of them: in a fleet where something changes all
+/// the time it would ask anew for each of them.
+const GATHER: Duration = Duration::from_millis(250);
+
 #[derive(Deserialize)]
 pub struct Changes {
     #[serde(default)]
     after: u64,
+    /// What `after` is a number of; programs of version 0.1 name none.
+    #[serde(default)]
+    instance: Option<String>,
     #[serde(default)]
     wait: u64,
 }
 
-/// Waits until a machine sends something that is stored, or an operator changes something.
+/// Waits until a machine sends something that is stored, or an operator changes something, and says which
+/// machines changed.
 pub async fn changes(
     State(app): State<Shared>,
     Query(changes): Query<Changes>,
     _: Signed,
 ) -> Result<Json<Changed>, Refused> {
-    let mut cursor = app.services.notify.listen();
-    let wait = Duration::from_secs(changes.wait.min(MAX_POLL_SECONDS));
-    let news = async {
-        tokio::select! {
-            // Any different cursor, not only a higher one: a restored database may be behind what the
-            // operator has seen.
-            _ = cursor.wait_for(|cursor| *cursor != changes.after) => {}
-            () = tokio::time::sleep(wait) => {}
-            () = app.stopped() => {}
-        }
-    };
-    away(news).await;
+    let notify = &app.services.notify;
+    let mut cursor = notify.listen();
+    let same = changes.instance.as_deref().is_none_or(|instance| instance == notify.instance());
+    if same {
+        let wait = Duration::from_secs(changes.wait.min(MAX_POLL_SECONDS));
+        let news = async {
+            let changed = tokio::select! {
+                // Any different number, not only a higher one: the process that gave it may be gone.
+                _ = cursor.wait_for(|cursor| *cursor != changes.after) => true,
+                () = tokio::time::sleep(wait) => false,
+                () = app.stopped() => false,
+            };
+            if changed && changes.instance.is_some() {
+                tokio::select! {
+                    () = tokio::time::sleep(GATHER.min(wait)) => {}
+                    () = app.stopped() => {}
+                }
+            }
+        };
+        away(news).await;
+    }
+    // Before the machines: a change between the two is told twice, and not left out.
     let cursor = *cursor.borrow();
-    Ok(Json(Changed { cursor }))
+    let machines = notify.since(changes.instance.as_deref(), changes.after, MAX_CHANGED);
+    Ok(Json(Changed { cursor, instance: Some(notify.instance().to_owned()), machines }))
 }

@@ -1,9 +1,10 @@
 //! Adding, listing and revoking machines.
 
 use axum::Json;
-use axum::extract::State;
+use axum::extract::{Query, State};
 use muster_protocol::ids::MachineName;
-use muster_protocol::operator::{AddMachine, MachineView};
+use muster_protocol::operator::{AddMachine, MAX_CHANGED, MachineView};
+use serde::Deserialize;
 
 use super::view::view;
 use crate::core::condition;
@@ -20,9 +21,25 @@ impl Document for AddMachine {
     const WHAT: &'static str = "a new machine";
 }
 
-pub async fn list(State(app): State<Shared>, _: Signed) -> Result<Long<Vec<MachineView>>, Refused> {
-    let now = app.services.now();
-    let machines = app.services.store.machines().await?;
+/// Which machines are listed: those that changed after a cursor, or all of them.
+#[derive(Deserialize)]
+pub struct Listed {
+    #[serde(default)]
+    after: u64,
+    #[serde(default)]
+    instance: Option<String>,
+}
+
+pub async fn list(
+    State(app): State<Shared>,
+    Query(listed): Query<Listed>,
+    _: Signed,
+) -> Result<Long<Vec<MachineView>>, Refused> {
+    let (store, now) = (&app.services.store, app.services.now());
+    let machines = match app.services.notify.since(listed.instance.as_deref(), listed.after, MAX_CHANGED) {
+        Some(changed) => store.machines_named(&changed).await?,
+        None => store.machines().await?,
+    };
     Ok(Long(
         machines
             .into_iter()
@@ -44,9 +61,8 @@ pub async fn add(
 ) -> Result<Json<MachineView>, Refused> {
     let new = &signed.sent;
     require_usable(new, app.services.now_s())?;
-    let cursor = app.services.store.add_machine(new, &signed.audit_context()).await?;
+    app.services.store.add_machine(new, &signed.audit_context()).await?;
     tracing::info!(machine = %new.machine, operator = signed.by.short(), "a token was made");
-    app.services.notify.changed(cursor);
     view(&app, &new.machine).await
 }
 
@@ -55,11 +71,10 @@ pub async fn revoke(
     signed: Signed<(), MachineName>,
 ) -> Result<Json<MachineView>, Refused> {
     let machine = &signed.on;
-    let cursor = app.services.store.revoke(machine, &signed.audit_context()).await?;
+    app.services.store.revoke(machine, &signed.audit_context()).await?;
     tracing::info!(%machine, operator = signed.by.short(), "revoked");
     forget(&Payer::Machine(machine.clone()));
     app.services.wakers.wake(machine);
-    app.services.notify.changed(cursor);
     view(&app, machine).await
 }
 
@@ -69,8 +84,7 @@ pub async fn acknowledge(
     signed: Signed<(), MachineName>,
 ) -> Result<Json<MachineView>, Refused> {
     let machine = &signed.on;
-    let cursor = app.services.store.acknowledge(machine, &signed.audit_context()).await?;
+    app.services.store.acknowledge(machine, &signed.audit_context()).await?;
     tracing::info!(%machine, operator = signed.by.short(), "the clone alarm was ended");
-    app.services.notify.changed(cursor);
     view(&app, machine).await
 }

@@ -26,11 +26,10 @@ pub async fn publish(
     let new = NewGeneration::check(root.newest(), &machine, publication, now)?;
     let signer = app.services.signer()?;
     let sign = |last, snapshot: &[u8]| signer.timestamp(name, snapshot, last, now);
-    if let Some(cursor) = app.services.store.publish(&new, &signed.audit_context(), sign).await? {
+    if app.services.store.publish(&new, &signed.audit_context(), sign).await? {
         let (generation, operator) = (publication.generation, signed.by.short());
         tracing::info!(machine = %name, %generation, operator, "published");
         app.services.wakers.wake(name);
-        app.services.notify.changed(cursor);
     }
     view(&app, name).await
 }

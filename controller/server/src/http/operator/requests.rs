@@ -28,10 +28,9 @@ pub async fn ask(
     let request = asked
         .verify(&chain.fleet(), machine, &operators, app.services.now_s())
         .map_err(AskRefusal::Unsound)?;
-    let cursor = app.services.store.ask(asked, &request, &signed.audit_context()).await?;
+    app.services.store.ask(asked, &request, &signed.audit_context()).await?;
     let (operator, asks) = (signed.by.short(), request.asked.as_str());
     tracing::info!(%machine, operator, asks, "a request waits for a machine");
     app.services.wakers.wake(machine);
-    app.services.notify.changed(cursor);
     view(&app, machine).await
 }

@@ -4,7 +4,7 @@ use muster_protocol::ids::{MachineName, Sha256};
 use muster_protocol::keys::PublicKey;
 use sqlx::SqliteConnection;
 
-use super::columns::{machine, public_key, signed};
+use super::columns::{machine, public_key};
 use super::connection::Sqlite;
 use crate::core::change::Bearer;
 use crate::core::rows::Principal;
@@ -52,39 +52,21 @@ impl Sqlite {
     }
 }
 
+/// Raises the machine's counter, and removes what is left of version 0.1.
 pub async fn end(sql: &mut SqliteConnection, machine: &MachineName) -> Result<(), StoreError> {
+    sqlx::query("UPDATE machines SET bearer_counter = bearer_counter + 1 WHERE name = $1")
+        .bind(machine.as_str())
+        .execute(&mut *sql)
+        .await?;
     sqlx::query("DELETE FROM bearers WHERE machine = $1").bind(machine.as_str()).execute(sql).await?;
     Ok(())
 }
 
-pub async fn trim(
-    sql: &mut SqliteConnection,
-    machine: &MachineName,
-    now_s: i64,
-    keep: u32,
-) -> Result<(), StoreError> {
-    sqlx::query(
-        "DELETE FROM bearers WHERE machine = $1 AND (expires <= $2 OR hash NOT IN
-             (SELECT hash FROM bearers WHERE machine = $1 ORDER BY seq DESC LIMIT $3))",
-    )
-    .bind(machine.as_str())
-    .bind(now_s)
-    .bind(i64::from(keep))
-    .execute(sql)
-    .await?;
-    Ok(())
-}
-
+/// An operator's.
 pub async fn grant(sql: &mut SqliteConnection, bearer: &Bearer) -> Result<(), StoreError> {
-    let (machine, operator) = match &bearer.of {
-        Principal::Machine(machine) => (Some(machine.as_str()), None),
-        Principal::Operator(key) => (None, Some(key.as_bytes().as_slice())),
-    };
-    sqlx::query("INSERT INTO bearers (hash, machine, operator, seq, expires) VALUES ($1, $2, $3, $4, $5)")
+    sqlx::query("INSERT INTO bearers (hash, operator, expires) VALUES ($1, $2, $3)")
         .bind(bearer.hash.as_bytes().as_slice())
-        .bind(machine)
-        .bind(operator)
-        .bind(signed(bearer.seq))
+        .bind(bearer.of.as_bytes().as_slice())
         .bind(bearer.expires)
         .execute(sql)
         .await?;

@@ -7,12 +7,20 @@ use super::connection::Transaction;
 use super::{
     access, attacks, audit, checkins, drafts, enrolment, machines, publication, reports, requests, retention,
 };
-use crate::core::change::Change;
+use crate::core::change::{Change, CheckedIn};
 use crate::store::answers::Applied;
 use crate::store::error::StoreError;
 
 impl Transaction {
     pub async fn apply(&mut self, changes: &[Change]) -> Result<Applied, StoreError> {
+        let checked_in: Vec<&CheckedIn> = changes
+            .iter()
+            .filter_map(|change| match change {
+                Change::CheckedIn(checked_in) => Some(&**checked_in),
+                _ => None,
+            })
+            .collect();
+        checkins::keep(self.connection(), &checked_in).await?;
         let mut applying = Applying { sql: self.connection(), applied: Applied::default(), newest: None };
         for change in changes {
             applying.one(change).await?;
@@ -37,22 +45,16 @@ impl Applying<'_> {
             Change::TagsReplaced { machine, tags } => machines::replace_tags(sql, machine, tags).await,
             Change::MachineRevoked { machine, at } => machines::revoke(sql, machine, *at).await,
             Change::MachineSeen { machine, at } => machines::seen(sql, machine, *at).await,
-            Change::MachineChanged { machine } => {
-                self.applied.cursor = Some(machines::changed(sql, machine).await?);
-                Ok(())
-            }
+            // Written with the others, and kept in memory.
+            Change::CheckedIn(_) | Change::MachineChanged { .. } => Ok(()),
             Change::TokenMade(token) => enrolment::make_token(sql, token).await,
             Change::TokenUsed { token, by, at } => enrolment::use_token(sql, token, by, *at).await,
             Change::TokensEnded { machine } => enrolment::end_tokens(sql, machine).await,
             Change::Enrolled(enrolled) => enrolment::enrol(sql, enrolled).await,
-            Change::CheckedIn(checked_in) => checkins::keep(sql, checked_in).await,
             Change::KeyReplaced { machine, key, at } => checkins::replace_key(sql, machine, key, *at).await,
             Change::CloneAlarm { machine, at } => checkins::alarm(sql, machine, Some(*at)).await,
             Change::CloneAlarmEnded { machine } => checkins::alarm(sql, machine, None).await,
             Change::BearersEnded { machine } => access::end(sql, machine).await,
-            Change::BearersTrimmed { machine, now_s, keep } => {
-                access::trim(sql, machine, *now_s, *keep).await
-            }
             Change::BearerGranted(bearer) => access::grant(sql, bearer).await,
             Change::RequestKept { machine, request } => requests::keep(sql, machine, request).await,
             Change::RequestsDropped { machine, ids } => requests::end(sql, machine, ids).await,

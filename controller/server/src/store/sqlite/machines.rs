@@ -15,7 +15,7 @@ use super::connection::{Sqlite, Transaction};
 use crate::core::change::Invited;
 use crate::core::machines::Stored;
 use crate::core::rows::{KnownMachine, Machine};
-use crate::store::answers::{Cursor, News};
+use crate::store::answers::News;
 use crate::store::error::StoreError;
 
 #[derive(sqlx::FromRow)]
@@ -139,6 +139,10 @@ struct KeyRow {
     key: Option<Vec<u8>>,
     revoked_at: Option<i64>,
     class: String,
+    enrolment: i64,
+    bearer_counter: i64,
+    seq: i64,
+    seen_at: Option<i64>,
 }
 
 #[derive(sqlx::FromRow)]
@@ -148,12 +152,6 @@ struct NewsRow {
 }
 
 impl Sqlite {
-    pub async fn cursor(&self) -> Result<Cursor, StoreError> {
-        let id: Option<i64> =
-            sqlx::query_scalar("SELECT max(id) FROM changes").fetch_one(self.read()).await?;
-        Ok(id.map_or(0, unsigned))
-    }
-
     pub async fn machine(&self, name: &MachineName) -> Result<Option<Machine>, StoreError> {
         let row: Option<Row> = sqlx::query_as(select!("WHERE m.name = $1"))
             .bind(name.as_str())
@@ -167,15 +165,32 @@ impl Sqlite {
         rows.into_iter().map(Row::machine).collect()
     }
 
+    pub async fn machines_named(&self, names: &[MachineName]) -> Result<Vec<Machine>, StoreError> {
+        let of_these = select!("WHERE m.name IN (SELECT value FROM json_each($1)) ORDER BY m.name");
+        let rows: Vec<Row> =
+            sqlx::query_as(of_these).bind(json(&names, "names")?).fetch_all(self.read()).await?;
+        rows.into_iter().map(Row::machine).collect()
+    }
+
     pub async fn machine_key(&self, name: &MachineName) -> Result<Option<KnownMachine>, StoreError> {
-        let row: Option<KeyRow> =
-            sqlx::query_as("SELECT key, revoked_at, class FROM machines WHERE name = $1")
-                .bind(name.as_str())
-                .fetch_optional(self.read())
-                .await?;
-        let Some(KeyRow { key: Some(key), revoked_at, class }) = row else { return Ok(None) };
-        let class = class.parse().map_err(|_| StoreError::Damaged("a class"))?;
-        Ok(Some(KnownMachine { key: public_key(&key)?, class, revoked: revoked_at.is_some() }))
+        let row: Option<KeyRow> = sqlx::query_as(
+            "SELECT key, revoked_at, class, enrolment, bearer_counter, seq, seen_at FROM machines
+                 WHERE name = $1",
+        )
+        .bind(name.as_str())
+        .fetch_optional(self.read())
+        .await?;
+        let Some(row) = row else { return Ok(None) };
+        let Some(key) = row.key else { return Ok(None) };
+        Ok(Some(KnownMachine {
+            key: public_key(&key)?,
+            class: row.class.parse().map_err(|_| StoreError::Damaged("a class"))?,
+            revoked: row.revoked_at.is_some(),
+            enrolment: unsigned(row.enrolment),
+            counter: unsigned(row.bearer_counter),
+            seq: unsigned(row.seq),
+            seen_at: row.seen_at.unwrap_or(0),
+        }))
     }
 
     pub async fn news(&self, name: &MachineName) -> Result<News, StoreError> {
@@ -295,14 +310,4 @@ pub async fn seen(
         .execute(sql)
         .await?;
     Ok(())
-}
-
-/// One row per machine, so that the table does not grow. With one writer the numbers are in commit order.
-pub async fn changed(sql: &mut SqliteConnection, machine: &MachineName) -> Result<Cursor, StoreError> {
-    sqlx::query("DELETE FROM changes WHERE machine = $1").bind(machine.as_str()).execute(&mut *sql).await?;
-    let id: i64 = sqlx::query_scalar("INSERT INTO changes (machine) VALUES ($1) RETURNING id")
-        .bind(machine.as_str())
-        .fetch_one(sql)
-        .await?;
-    Ok(unsigned(id))
 }

@@ -9,7 +9,9 @@ use muster_protocol::keys::PublicKey;
 use muster_protocol::operator::{AttackView, Published};
 use muster_server::core::checkin::{DAY_MS, KEY_ROTATED, KEYS_A_DAY, Rotation};
 use muster_server::core::reports::{ATTACK_REFUSED, Batch, LOGGED_APART_MS, QUARANTINE_LIFTED, RETRIED};
-use muster_server::core::rows::{Machine, Principal, Request, StoredAttack};
+#[cfg(test)]
+use muster_server::core::rows::Principal;
+use muster_server::core::rows::{KnownMachine, Machine, Request, StoredAttack};
 use muster_server::core::{checkin, drafts, enrolment, machines, publication, reports, requests};
 
 use super::{Memory, Row};
@@ -40,7 +42,11 @@ impl Memory {
         now: UnixMillis,
     ) -> Option<checkin::Stored> {
         let row = self.enrolled(machine, key)?;
+        let attacks = self.attacks.values();
         Some(checkin::Stored {
+            enrolment: row.enrolment,
+            counter: row.bearer_counter,
+            attack_open: attacks.filter(|of| of.machine == *machine).any(|of| of.ended_at.is_none()),
             seq: row.seq,
             last: row.last.clone(),
             earlier: row.earlier.clone(),
@@ -162,9 +168,25 @@ impl Memory {
         drafts::Stored { held, waiting: self.drafts.len() as u64 }
     }
 
-    /// Whose bearer this is the hash of, if it is good now.
+    /// Which operator's bearer this is the hash of, if it is good now.
+    #[cfg(test)]
     pub fn principal(&self, bearer: &Sha256, now_s: i64) -> Option<Principal> {
-        self.bearers.get(bearer).filter(|bearer| bearer.expires > now_s).map(|bearer| bearer.of.clone())
+        let bearer = self.bearers.get(bearer).filter(|bearer| bearer.expires > now_s)?;
+        Some(Principal::Operator(bearer.of))
+    }
+
+    /// What a machine's requests are checked against.
+    pub fn known_machine(&self, machine: &MachineName) -> Option<KnownMachine> {
+        let row = self.machines.get(machine)?;
+        Some(KnownMachine {
+            key: row.key?,
+            class: row.class,
+            revoked: row.revoked_at.is_some(),
+            enrolment: row.enrolment,
+            counter: row.bearer_counter,
+            seq: row.seq,
+            seen_at: row.seen_at.unwrap_or(0),
+        })
     }
 
     pub fn machine(&self, name: &MachineName) -> Option<Machine> {

@@ -168,6 +168,7 @@ pub fn check_in(of: &Identity, seq: u64) -> CheckIn {
         age: None,
         followed: vec![],
         shown: None,
+        session: None,
     }
 }
 

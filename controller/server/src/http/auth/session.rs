@@ -1,0 +1,72 @@
+//! Sessions of machines: check-ins that a MAC proves, in place of a signature.
+
+use std::collections::HashMap;
+use std::sync::{Mutex, PoisonError};
+
+use axum::http::{HeaderMap, StatusCode};
+use muster_protocol::api::{MACHINE_SESSION, ProblemCode};
+use muster_protocol::ids::MachineName;
+use muster_protocol::session::{SessionKey, SessionProof};
+
+use crate::core::rows::KnownMachine;
+use crate::core::seals::SessionClaims;
+use crate::http::problem::{Refused, refuse};
+use crate::http::state::App;
+use crate::keyring::Keys;
+
+/// How many sessions' keys are kept in memory. With more, all are forgotten and derived again.
+const MOST: usize = 65_536;
+
+/// The keys of sessions, each with its token: deriving one costs about as much as checking a signature.
+#[derive(Debug, Default)]
+pub struct Sessions(Mutex<HashMap<MachineName, (String, SessionKey)>>);
+
+impl Sessions {
+    fn key(&self, keys: &Keys, claims: &SessionClaims, token: &str) -> Option<SessionKey> {
+        let held = self.0.lock().unwrap_or_else(PoisonError::into_inner).get(&claims.machine).cloned();
+        if let Some((_, key)) = held.filter(|(of, _)| of == token) {
+            return Some(key);
+        }
+        let key = keys.exchange.of_machine(&claims.key, token)?;
+        let mut held = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        if held.len() >= MOST {
+            held.clear();
+        }
+        held.insert(claims.machine.clone(), (token.to_owned(), key.clone()));
+        Some(key)
+    }
+}
+
+/// The proof in the header; `None` where a signature is to prove it.
+pub fn session_proof(headers: &HeaderMap) -> Result<Option<SessionProof>, Refused> {
+    let Some(value) = headers.get(MACHINE_SESSION) else { return Ok(None) };
+    let proof = value.to_str().unwrap_or_default().parse();
+    proof.map(Some).map_err(|error| Refused::malformed(format!("the header {MACHINE_SESSION}: {error}")))
+}
+
+/// The machine that proves to send a body with this hash to `path`, before the body has arrived.
+pub async fn by_session(
+    app: &App,
+    path: &str,
+    proof: &SessionProof,
+) -> Result<(MachineName, KnownMachine), Refused> {
+    let services = &app.services;
+    let keys = services.keyring.keys();
+    let claims = keys.seals.read_session(&proof.token).ok_or_else(session_ended)?;
+    let known = services.store.machine_key(&claims.machine).await?;
+    let known = known.filter(|known| claims.hold(known, services.now_s())).ok_or_else(session_ended)?;
+    let key = app.sessions.key(&keys, &claims, &proof.token).ok_or_else(session_ended)?;
+    if !key.verifies(path, proof) {
+        return Err(session_ended());
+    }
+    Ok((claims.machine, known))
+}
+
+/// Whatever the reason, the machine signs the same bytes at once, and loses nothing.
+pub fn session_ended() -> Refused {
+    refuse(
+        StatusCode::UNAUTHORIZED,
+        ProblemCode::SessionEnded,
+        "this session is unknown or has ended: sign the same bytes with the machine's key",
+    )
+}

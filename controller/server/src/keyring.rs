@@ -1,0 +1,223 @@
+//! The controller's own secrets: what seals bearers and sessions, and the key that sessions are set up with.
+//! They are in a file of their own, outside the database and its backups. Whoever loses it loses nothing:
+//! machines sign their next check-in and get new ones.
+
+use std::io::Write as _;
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, PoisonError, RwLock};
+
+use muster_protocol::ids::{from_hex, to_hex};
+use muster_protocol::random::{self, RandomError};
+use muster_protocol::session::ExchangeSecret;
+use serde::{Deserialize, Serialize};
+use zeroize::{Zeroize as _, Zeroizing};
+
+use crate::core::seals::{SealKey, Seals};
+
+/// Its name in the data folder.
+pub const FILE: &str = "bearer-keys.json";
+/// How long a key seals, in seconds.
+const SEALS_S: i64 = 7 * 86_400;
+/// How long an earlier key is accepted after another one began to seal, in seconds: longer than anything
+/// that it sealed lives.
+const ACCEPTED_S: i64 = 2 * 3600;
+
+#[derive(Debug, thiserror::Error)]
+pub enum KeyringError {
+    #[error("the keys of bearers {0}: {1}")]
+    File(PathBuf, std::io::Error),
+    #[error(
+        "the keys of bearers {0} are not what `muster serve` writes: remove the file and start again; each \
+            machine then gets a new bearer with its next check-in"
+    )]
+    Damaged(PathBuf),
+    #[error(transparent)]
+    Random(#[from] RandomError),
+}
+
+#[derive(Debug)]
+pub struct Keyring {
+    file: PathBuf,
+    held: RwLock<Arc<Keys>>,
+}
+
+/// The keys at one moment.
+#[derive(Debug)]
+pub struct Keys {
+    pub seals: Arc<Seals>,
+    /// The private half of what sessions are set up with.
+    pub exchange: ExchangeSecret,
+}
+
+/// The file.
+#[derive(Serialize, Deserialize)]
+struct Written {
+    /// Newest first.
+    keys: Vec<WrittenKey>,
+    exchange: Hex,
+}
+
+/// A secret in hexadecimal; wiped from memory when dropped.
+#[derive(Serialize, Deserialize)]
+#[serde(transparent)]
+struct Hex(String);
+
+impl Hex {
+    fn of(bytes: &[u8; 32]) -> Self {
+        Self(to_hex(bytes))
+    }
+}
+
+impl Drop for Hex {
+    fn drop(&mut self) {
+        self.0.zeroize();
+    }
+}
+
+#[derive(Serialize, Deserialize)]
+struct WrittenKey {
+    id: u32,
+    /// Unix seconds.
+    made_at: i64,
+    secret: Hex,
+}
+
+impl Keyring {
+    /// Opens the keys in the data folder; makes them at the first start.
+    pub fn open(data: &Path, now_s: i64) -> Result<Self, KeyringError> {
+        let file = data.join(FILE);
+        let keys = in_force(&file, now_s)?;
+        Ok(Self { file, held: RwLock::new(Arc::new(keys)) })
+    }
+
+    pub fn keys(&self) -> Arc<Keys> {
+        self.held.read().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    /// Reads the file again, and replaces a key that has sealed long enough.
+    pub fn renew(&self, now_s: i64) -> Result<(), KeyringError> {
+        let keys = in_force(&self.file, now_s)?;
+        *self.held.write().unwrap_or_else(PoisonError::into_inner) = Arc::new(keys);
+        Ok(())
+    }
+}
+
+/// The keys in the file, which is brought up to date first: a key is on disk before it seals anything.
+fn in_force(file: &Path, now_s: i64) -> Result<Keys, KeyringError> {
+    let failed = |error| KeyringError::File(file.to_owned(), error);
+    let (mut written, mut changed) = match std::fs::read(file) {
+        Ok(text) => {
+            let text = Zeroizing::new(text);
+            let written = serde_json::from_slice::<Written>(&text);
+            (written.map_err(|_| KeyringError::Damaged(file.to_owned()))?, false)
+        }
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => {
+            let exchange = Hex::of(&ExchangeSecret::generate()?.to_bytes());
+            (Written { keys: Vec::new(), exchange }, true)
+        }
+        Err(error) => return Err(failed(error)),
+    };
+    // A clock that was set back makes no key last longer.
+    let seals = |key: &WrittenKey| (0..SEALS_S).contains(&now_s.saturating_sub(key.made_at));
+    if !written.keys.first().is_some_and(seals) {
+        written.keys.insert(0, new_key(now_s)?);
+        changed = true;
+    }
+    let mut keys = written.keys.into_iter();
+    let mut kept: Vec<WrittenKey> = keys.next().into_iter().collect();
+    for key in keys {
+        let replaced_at = kept.last().map_or(now_s, |after| after.made_at);
+        if now_s.saturating_sub(replaced_at) < ACCEPTED_S {
+            kept.push(key);
+        } else {
+            changed = true;
+        }
+    }
+    written.keys = kept;
+    if changed {
+        write(file, &written).map_err(failed)?;
+    }
+    read(&written).ok_or_else(|| KeyringError::Damaged(file.to_owned()))
+}
+
+fn new_key(now_s: i64) -> Result<WrittenKey, KeyringError> {
+    let secret = Zeroizing::new(random::bytes::<32>()?);
+    let id = u32::from_be_bytes(random::bytes()?);
+    Ok(WrittenKey { id, made_at: now_s, secret: Hex::of(&secret) })
+}
+
+fn read(written: &Written) -> Option<Keys> {
+    let exchange = ExchangeSecret::from_bytes(from_hex(&written.exchange.0)?);
+    let read = |key: &WrittenKey| Some(SealKey::new(key.id, from_hex(&key.secret.0)?));
+    let (newest, earlier) = written.keys.split_first()?;
+    let earlier = earlier.iter().map(read).collect::<Option<_>>()?;
+    Some(Keys { seals: Arc::new(Seals::new(read(newest)?, earlier, exchange.public())), exchange })
+}
+
+/// Readable only by us; replaced as a whole, and durable.
+fn write(file: &Path, written: &Written) -> std::io::Result<()> {
+    let folder = file.parent().unwrap_or(Path::new("."));
+    let text = Zeroizing::new(serde_json::to_vec(written)?);
+    // Its mode is 0600.
+    let mut new = tempfile::NamedTempFile::new_in(folder)?;
+    new.write_all(&text)?;
+    new.as_file().sync_all()?;
+    new.persist(file).map_err(|error| error.error)?;
+    std::fs::File::open(folder)?.sync_all()
+}
+
+#[cfg(test)]
+mod tests {
+    use std::os::unix::fs::PermissionsExt as _;
+
+    use super::*;
+    use crate::core::seals::Claims;
+
+    const NOW: i64 = 1_800_000_000;
+
+    fn claims() -> Claims {
+        Claims { machine: "tin".parse().unwrap(), enrolment: 1, counter: 0, seq: 1, expires: NOW + 60 }
+    }
+
+    #[test]
+    fn the_keys_outlive_a_restart_in_a_file_that_nobody_else_reads() {
+        let folder = tempfile::tempdir().unwrap();
+        let first = Keyring::open(folder.path(), NOW).unwrap().keys();
+        let mode = std::fs::metadata(folder.path().join(FILE)).unwrap().permissions().mode();
+        assert_eq!(mode & 0o777, 0o600);
+        let bearer = first.seals.bearer(first.seals.newest(), &claims());
+        let again = Keyring::open(folder.path(), NOW + 3600).unwrap().keys();
+        assert_eq!(again.seals.read_bearer(&bearer), Some(claims()));
+        assert_eq!(again.exchange.public(), first.exchange.public());
+    }
+
+    #[test]
+    fn a_key_is_replaced_and_accepted_as_long_as_what_it_sealed() {
+        let folder = tempfile::tempdir().unwrap();
+        let keyring = Keyring::open(folder.path(), NOW).unwrap();
+        let first = keyring.keys();
+        let bearer = first.seals.bearer(first.seals.newest(), &claims());
+        keyring.renew(NOW + SEALS_S - 1).unwrap();
+        assert_eq!(keyring.keys().seals.newest(), first.seals.newest());
+        keyring.renew(NOW + SEALS_S).unwrap();
+        assert_ne!(keyring.keys().seals.newest(), first.seals.newest());
+        assert!(keyring.keys().seals.read_bearer(&bearer).is_some());
+        keyring.renew(NOW + SEALS_S + ACCEPTED_S).unwrap();
+        assert!(keyring.keys().seals.read_bearer(&bearer).is_none());
+    }
+
+    #[test]
+    fn a_lost_file_is_made_anew_and_a_damaged_one_says_what_to_do() {
+        let folder = tempfile::tempdir().unwrap();
+        let file = folder.path().join(FILE);
+        let first = Keyring::open(folder.path(), NOW).unwrap().keys();
+        std::fs::remove_file(&file).unwrap();
+        let second = Keyring::open(folder.path(), NOW).unwrap().keys();
+        assert_ne!(second.exchange.public(), first.exchange.public());
+        for damaged in ["", "{}", r#"{"keys":[],"exchange":"00"}"#] {
+            std::fs::write(&file, damaged).unwrap();
+            let error = Keyring::open(folder.path(), NOW).unwrap_err().to_string();
+            assert!(error.contains("remove the file"), "{error}");
+        }
+    }
+}
