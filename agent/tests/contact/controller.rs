@@ -1,6 +1,7 @@
 //! A controller whose every answer is decided by the test.
 
 use std::collections::BTreeMap;
+use std::net::SocketAddr;
 use std::path::Path;
 use std::sync::{Arc, Mutex};
 
@@ -19,6 +20,9 @@ use muster_protocol::machine::Class;
 use muster_protocol::operator::Publication;
 use muster_protocol::target::Target;
 use muster_protocol::tuf::repository::{RootSpec, sign_generation, sign_root, sign_timestamp};
+use tokio::net::{TcpListener, TcpStream};
+use tokio_rustls::TlsAcceptor;
+use tokio_rustls::server::TlsStream;
 
 /// The time at which everything here happens, in Unix seconds.
 pub const NOW: i64 = 1_800_000_000;
@@ -45,6 +49,29 @@ struct Inner {
     lose_replies: u32,
 }
 
+/// Connections over TLS.
+struct Tls {
+    listener: TcpListener,
+    acceptor: TlsAcceptor,
+}
+
+impl axum::serve::Listener for Tls {
+    type Io = TlsStream<TcpStream>;
+    type Addr = SocketAddr;
+
+    async fn accept(&mut self) -> (Self::Io, SocketAddr) {
+        loop {
+            let Ok((stream, address)) = self.listener.accept().await else { continue };
+            if let Ok(stream) = self.acceptor.accept(stream).await {
+                return (stream, address);
+            }
+        }
+    }
+    fn local_addr(&self) -> std::io::Result<SocketAddr> {
+        self.listener.local_addr()
+    }
+}
+
 #[derive(Clone)]
 pub struct Controller {
     inner: Arc<Mutex<Inner>>,
@@ -54,7 +81,7 @@ pub struct Controller {
 impl Controller {
     pub async fn start() -> Self {
         let inner = Arc::new(Mutex::new(Inner::default()));
-        let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let url = format!("http://{}", listener.local_addr().unwrap());
         let app = Router::new().fallback(serve).with_state(Arc::clone(&inner));
         tokio::spawn(async move { axum::serve(listener, app).await });
@@ -83,13 +110,11 @@ impl Controller {
                 PrivateKeyDer::try_from(server_key.serialize_der()).unwrap(),
             )
             .unwrap();
-        let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
-        listener.set_nonblocking(true).unwrap();
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let url = format!("https://{}", listener.local_addr().unwrap());
         let app = Router::new().fallback(serve).with_state(Arc::clone(&inner));
-        let config = axum_server::tls_rustls::RustlsConfig::from_config(Arc::new(config));
-        let server = axum_server::from_tcp_rustls(listener, config).unwrap();
-        tokio::spawn(server.serve(app.into_make_service()));
+        let listener = Tls { listener, acceptor: Arc::new(config).into() };
+        tokio::spawn(async move { axum::serve(listener, app).await });
         let base64 = authority.pem().lines().filter(|line| !line.starts_with('-')).collect();
         (Self { inner, url }, base64)
     }

@@ -94,7 +94,7 @@ impl Default for Limits {
         Self {
             nar_bytes: 4 * 1024 * 1024 * 1024,
             idle_seconds: 60,
-            connections: 16_384,
+            connections: 32_768,
             poll_seconds: 55,
             timestamp_hours: 24,
             unproven_per_address: 4_000,

@@ -8,6 +8,7 @@
 //! - `request_peer` knows who sent the request being handled; `connection` accepts peers and schedules their
 //!   turns; `memory` charges each `payer` for bodies, and `answers` for responses; `heavy` runs CPU-heavy
 //!   work.
+//! - `spread` moves each `Retry-After`, so that those who are told the same do not come back together.
 //! - `watched` is what those who watch the controller ask: its health, its metrics, a log with request IDs.
 //! - `state` is shared by every request.
 
@@ -26,6 +27,7 @@ mod problem;
 mod public;
 mod refusals;
 mod request_peer;
+mod spread;
 pub(crate) mod state;
 mod watched;
 
@@ -47,7 +49,9 @@ use axum::http::{StatusCode, header};
 use axum::middleware::{self, Next};
 use axum::response::{IntoResponse as _, Response};
 use axum::routing::{get, post};
+use futures_util::future::BoxFuture;
 use muster_protocol::api::{self, ProblemCode};
+use tower::Service as _;
 
 use cache::{read, upload};
 use machine::{check_in, enrol, poll, reports, tuf};
@@ -122,20 +126,30 @@ async fn other_method() -> Refused {
     refuse(StatusCode::METHOD_NOT_ALLOWED, ProblemCode::NotFound, message)
 }
 
-/// Gives each request its ID, logs and counts it.
-async fn outermost(State(app): State<Shared>, request: Request, next: Next) -> Response {
-    let access = Access::new(&request, &*app.services.clock);
-    let mut response = answered(&app, request, next).instrument(access.span()).await;
-    access.answered(&mut response, &*app.services.clock);
-    response
+/// What every request passes through: gives it its ID, logs and counts it. Those who are told to come later
+/// come back at different times.
+///
+/// Not an `async fn`: that would keep room for the request for as long as it is being answered.
+fn outermost(State(app): State<Shared>, request: Request, mut next: Next) -> BoxFuture<'static, Response> {
+    let (access, caller) = (Access::new(&request, &*app.services.clock), spread::caller(&request));
+    let answering = request_peer::answering(request, move |request| next.call(request));
+    Box::pin(async move {
+        let answered = async {
+            let (response, asked) = answering.await;
+            charged(&app, response, asked).await
+        };
+        let mut response = answered.instrument(access.span()).await;
+        spread::out(&mut response, caller);
+        access.answered(&mut response, &*app.services.clock);
+        response
+    })
 }
 
 /// Charges unauthenticated requests to their address, and gives every refusal the same form, including the
 /// framework's.
-async fn answered(app: &Shared, request: Request, next: Next) -> Response {
-    let (response, asked) = request_peer::answering(request, |request| next.run(request)).await;
+async fn charged(app: &Shared, response: Response, asked: Asked) -> Response {
     if let Asked::Stranger(peer) = &asked
-        && let Err(wait) = app.rates.address(Neighbourhood::of(peer.address))
+        && let Err(wait) = app.rates.address(Neighbourhood::of(peer.address()))
     {
         return late(Refused::too_many("this address", wait).into_response()).await;
     }

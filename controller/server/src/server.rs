@@ -8,8 +8,6 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
-use axum_server::Handle;
-use axum_server::tls_rustls::{RustlsAcceptor, RustlsConfig};
 use muster_protocol::clock::{Clock, SystemClock};
 use rustls::pki_types::pem::PemObject as _;
 use rustls::pki_types::{CertificateDer, PrivateKeyDer};
@@ -18,8 +16,9 @@ use tokio::sync::watch;
 use tokio::task::JoinHandle;
 
 use crate::config::{ConfigError, ServerConfig, TlsFiles};
-use crate::http::connection::gate::{Bounds, Gate};
+use crate::http::connection::gate::Bounds;
 use crate::http::connection::listen::bind;
+use crate::http::connection::serve::{REFUSING, Serving};
 use crate::http::state::App;
 use crate::http::{router, watched_router};
 use crate::keyring::{Keyring, KeyringError};
@@ -29,20 +28,14 @@ use crate::signer::{OnlineKey, OnlineSigner};
 use crate::store::blobs::{BlobError, Blobs};
 use crate::store::{Store, StoreError};
 
-/// How long a client may take to send the head of a request.
-const HEAD_WAIT: Duration = Duration::from_secs(30);
-/// The largest head of a request, in bytes.
-const MAX_HEAD_BYTES: usize = 64 * 1024;
 /// The fewest worker threads, however few processors there are.
 const FEWEST_WORKERS: usize = 12;
-/// How long running requests may continue after the server is asked to stop.
-const GRACE: Duration = Duration::from_secs(10);
 /// How often expired rows are removed.
 const SWEEP: Duration = Duration::from_secs(600);
 /// How often the root folder is checked for a root that was not published here.
 const LOOK: Duration = Duration::from_secs(10);
-/// Open files that the controller needs besides its connections.
-const OTHER_FILES: u64 = 256;
+/// Open files that the controller needs besides the connections that it serves.
+const OTHER_FILES: u64 = 256 + REFUSING as u64;
 
 /// Why the controller does not start, or stopped.
 #[derive(Debug, thiserror::Error)]
@@ -84,15 +77,10 @@ pub async fn run(config: &Path, shutdown: impl Future<Output = ()>) -> Result<()
             tracing::info!("stopping");
             server.stop().await
         }
-        ended = &mut server.serving => ended_early(ended),
-    }
-}
-
-fn ended_early(ended: Result<std::io::Result<()>, tokio::task::JoinError>) -> Result<(), ServerError> {
-    match ended {
-        Ok(Ok(())) => Err(ServerError::Serve(std::io::Error::other("it was not asked to"))),
-        Ok(Err(error)) => Err(ServerError::Serve(error)),
-        Err(error) => Err(ServerError::Serve(std::io::Error::other(error))),
+        ended = server.serving.ended() => {
+            let why = ended.err().map_or_else(|| "it was not asked to".to_owned(), |error| error.to_string());
+            Err(ServerError::Serve(std::io::Error::other(why)))
+        }
     }
 }
 
@@ -101,9 +89,8 @@ pub struct Server {
     address: SocketAddr,
     metrics_address: Option<SocketAddr>,
     services: Arc<Services>,
-    handle: Handle<SocketAddr>,
     stopping: watch::Sender<bool>,
-    serving: JoinHandle<std::io::Result<()>>,
+    serving: Serving,
     sweeping: JoinHandle<()>,
     /// Held as long as the controller lives, so that no second controller uses the folder.
     _lock: File,
@@ -148,23 +135,13 @@ impl Server {
         let listen = |error| ServerError::Listen(config.listen, error);
         let listener = bind(config.listen, config.limits.idle()).map_err(listen)?;
         let address = listener.local_addr().map_err(listen)?;
-        let handle = Handle::new();
-        let gate = Gate::new(Bounds {
+        let bounds = Bounds {
             connections: config.limits.connections,
             unproven: config.limits.unproven_per_address,
             turns: config.limits.turns_per_address,
             idle: config.limits.idle(),
-        });
-        let (server, service) =
-            (http1(listener, handle.clone(), config.limits.idle()), router(app.clone()).into_make_service());
-        let serving = match tls {
-            None => tokio::spawn(server.acceptor(gate).serve(service)),
-            Some(tls) => {
-                // This time includes the wait for a turn.
-                let tls = RustlsAcceptor::new(tls).handshake_timeout(config.limits.idle().min(HEAD_WAIT));
-                tokio::spawn(server.acceptor(tls.acceptor(gate)).serve(service))
-            }
         };
+        let serving = Serving::start(listener, bounds, tls, router(app.clone()));
         let metrics_address = match config.metrics_listen {
             Some(address) => Some(serve_metrics(address, watched_router(app), stops).await?),
             None => None,
@@ -175,7 +152,7 @@ impl Server {
             url = config.url,
             "listening on {address}"
         );
-        Ok(Self { address, metrics_address, services, handle, stopping, serving, sweeping, _lock: lock })
+        Ok(Self { address, metrics_address, services, stopping, serving, sweeping, _lock: lock })
     }
 
     /// The address it listens on, with its actual port.
@@ -201,14 +178,10 @@ impl Server {
     /// Ends long polls at once, lets other requests finish, and closes the database.
     pub async fn stop(self) -> Result<(), ServerError> {
         self.stopping.send_replace(true);
-        self.handle.graceful_shutdown(Some(GRACE));
-        let ended = self.serving.await;
+        let ended = self.serving.stop().await;
         self.sweeping.abort();
         self.services.store.close().await;
-        match ended {
-            Ok(Ok(())) => Ok(()),
-            other => ended_early(other),
-        }
+        ended.map_err(|error| ServerError::Serve(std::io::Error::other(error)))
     }
 }
 
@@ -216,20 +189,6 @@ impl Server {
 /// that the scheduler shares the processors between their requests and everyone else's.
 pub fn workers() -> usize {
     std::thread::available_parallelism().map_or(1, usize::from).max(FEWEST_WORKERS)
-}
-
-/// An HTTP/1 server that limits how long the head of a request may take.
-fn http1(
-    listener: TcpListener,
-    handle: Handle<SocketAddr>,
-    idle: Duration,
-) -> axum_server::Server<SocketAddr> {
-    let mut server =
-        axum_server::Server::from_listener(listener).http1_only().handle(handle).accept_error_handler(
-            |peer, error| tracing::debug!(?peer, "a connection was not established: {error}"),
-        );
-    server.http_builder().http1().header_read_timeout(idle.min(HEAD_WAIT)).max_buf_size(MAX_HEAD_BYTES);
-    server
 }
 
 /// Serves metrics until the server stops; returns the address with its actual port.
@@ -315,7 +274,7 @@ fn open_data(folder: &Path) -> Result<File, ServerError> {
     }
 }
 
-fn tls(files: &TlsFiles) -> Result<RustlsConfig, ServerError> {
+fn tls(files: &TlsFiles) -> Result<Arc<rustls::ServerConfig>, ServerError> {
     let wrong = |error: &dyn std::fmt::Display| {
         ServerError::Certificate(files.certificate.clone(), error.to_string())
     };
@@ -330,5 +289,5 @@ fn tls(files: &TlsFiles) -> Result<RustlsConfig, ServerError> {
         .and_then(|builder| builder.with_no_client_auth().with_single_cert(chain, key))
         .map_err(|error| wrong(&error))?;
     config.alpn_protocols = vec![b"http/1.1".to_vec()];
-    Ok(RustlsConfig::from_config(Arc::new(config)))
+    Ok(Arc::new(config))
 }

@@ -1,70 +1,104 @@
 //! Waiting long polls, by machine. Only open polls take up memory here.
 
 use std::collections::HashMap;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::collections::hash_map::Entry;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use muster_protocol::ids::MachineName;
-use tokio::sync::watch;
-
-type Waiting = Mutex<HashMap<MachineName, watch::Sender<()>>>;
+use tokio::sync::Notify;
 
 /// How many polls of one machine may wait at once: an old one may linger when its machine changes networks.
 const MOST_POLLS: usize = 8;
 
+/// A `watch` channel would do the same, at half a kilobyte for each waiting machine.
+#[derive(Debug, Default)]
+struct Bell {
+    rung: AtomicU64,
+    notify: Notify,
+}
+
+#[derive(Debug, Default)]
+struct Waiting {
+    bell: Arc<Bell>,
+    polls: usize,
+}
+
+type Machines = HashMap<MachineName, Waiting>;
+
 #[derive(Debug, Clone, Default)]
 pub struct Wakers {
-    waiting: Arc<Waiting>,
+    waiting: Arc<Mutex<Machines>>,
 }
 
 impl Wakers {
     /// Subscribes: nothing that happens after this call is missed. `None` if too many polls of this machine
     /// are waiting.
     pub fn listen(&self, machine: &MachineName) -> Option<Listener> {
-        let mut waiting = self.waiting.lock().unwrap_or_else(PoisonError::into_inner);
-        let sender = waiting.entry(machine.clone()).or_default();
-        if sender.receiver_count() >= MOST_POLLS {
+        let mut machines = self.machines();
+        let waiting = machines.entry(machine.clone()).or_default();
+        if waiting.polls >= MOST_POLLS {
             return None;
         }
-        let receiver = sender.subscribe();
-        Some(Listener { machine: machine.clone(), receiver, waiting: self.waiting.clone() })
+        waiting.polls += 1;
+        let bell = waiting.bell.clone();
+        let heard = bell.rung.load(Ordering::Acquire);
+        Some(Listener { machine: machine.clone(), bell, heard, wakers: self.clone() })
     }
 
     /// Wakes every poll of this machine.
     pub fn wake(&self, machine: &MachineName) {
-        let waiting = self.waiting.lock().unwrap_or_else(PoisonError::into_inner);
-        if let Some(sender) = waiting.get(machine) {
-            sender.send_replace(());
+        if let Some(waiting) = self.machines().get(machine) {
+            waiting.bell.rung.fetch_add(1, Ordering::Release);
+            waiting.bell.notify.notify_waiters();
         }
     }
 
     /// How many machines are waiting.
     pub fn len(&self) -> usize {
-        self.waiting.lock().unwrap_or_else(PoisonError::into_inner).len()
+        self.machines().len()
     }
     pub fn is_empty(&self) -> bool {
         self.len() == 0
+    }
+
+    fn machines(&self) -> MutexGuard<'_, Machines> {
+        self.waiting.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
 #[derive(Debug)]
 pub struct Listener {
     machine: MachineName,
-    receiver: watch::Receiver<()>,
-    waiting: Arc<Waiting>,
+    bell: Arc<Bell>,
+    /// How often the bell had been rung when it was last heard.
+    heard: u64,
+    wakers: Wakers,
 }
 
 impl Listener {
     pub async fn woken(&mut self) {
-        // The sender lives as long as any receiver.
-        let _ = self.receiver.changed().await;
+        loop {
+            // Created before the count is read: whoever rings after that is noticed.
+            let rings = self.bell.notify.notified();
+            let rung = self.bell.rung.load(Ordering::Acquire);
+            if rung != self.heard {
+                self.heard = rung;
+                return;
+            }
+            rings.await;
+        }
     }
 }
 
 impl Drop for Listener {
     fn drop(&mut self) {
-        let mut waiting = self.waiting.lock().unwrap_or_else(PoisonError::into_inner);
-        if waiting.get(&self.machine).is_some_and(|sender| sender.receiver_count() == 1) {
-            waiting.remove(&self.machine);
+        let mut machines = self.wakers.machines();
+        if let Entry::Occupied(mut waiting) = machines.entry(self.machine.clone()) {
+            waiting.get_mut().polls -= 1;
+            if waiting.get().polls == 0 {
+                waiting.remove();
+            }
         }
     }
 }
@@ -82,7 +116,7 @@ mod tests {
         wakers.wake(&one);
         a.woken().await;
         b.woken().await;
-        assert!(!c.receiver.has_changed().unwrap());
+        assert_eq!(c.bell.rung.load(Ordering::Acquire), c.heard, "nobody rang there");
         wakers.wake(&other);
         c.woken().await;
     }

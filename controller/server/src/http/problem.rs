@@ -17,6 +17,9 @@ pub struct Refused {
     pub message: String,
     /// When to retry, in seconds.
     retry_after: Option<u64>,
+    /// Over how many seconds those who are told the same at one moment come back; `None` for as many as they
+    /// wait.
+    spread: Option<u64>,
     /// True if it is not the controller's error and anybody can cause any number of them.
     expected: bool,
     /// Whether the connection closes after the response.
@@ -25,13 +28,29 @@ pub struct Refused {
 
 pub fn refuse(status: StatusCode, code: ProblemCode, message: impl Into<String>) -> Refused {
     let retry_after = (status == StatusCode::SERVICE_UNAVAILABLE).then_some(5);
-    Refused { status, code, message: message.into(), retry_after, expected: false, closes: false }
+    Refused {
+        status,
+        code,
+        message: message.into(),
+        retry_after,
+        spread: None,
+        expected: false,
+        closes: false,
+    }
 }
 
 impl Refused {
     /// The same, with the time to retry after.
     pub fn again_in(self, seconds: u64) -> Self {
         Self { retry_after: Some(seconds), ..self }
+    }
+    /// The same, told to come back at any time within this many seconds after that.
+    pub fn spread_over(self, seconds: u64) -> Self {
+        Self { spread: Some(seconds), ..self }
+    }
+    /// The same, with the connection closed after it.
+    pub fn closing(self) -> Self {
+        Self { closes: true, ..self }
     }
     /// One party uses too much: not logged as an error, since one party must not fill the log.
     pub fn busy(message: &str) -> Self {
@@ -42,7 +61,7 @@ impl Refused {
     pub fn too_many_connections() -> Self {
         let message = "too many connections of this machine or operator are open: close some";
         let refused = refuse(StatusCode::TOO_MANY_REQUESTS, ProblemCode::TooMany, message);
-        Self { closes: true, retry_after: Some(5), ..refused }
+        Self { retry_after: Some(5), ..refused.closing() }
     }
     pub fn malformed(message: impl Into<String>) -> Self {
         refuse(StatusCode::BAD_REQUEST, ProblemCode::Malformed, message)
@@ -76,6 +95,7 @@ impl IntoResponse for Refused {
             tracing::debug!(status = self.status.as_u16(), "{}", self.message);
         }
         let (status, retry_after, closes) = (self.status, self.retry_after, self.closes);
+        let spread = self.spread.or(retry_after);
         let problem = Problem { code: self.code, message: self.message };
         let mut response = (status, Json(problem)).into_response();
         let headers = response.headers_mut();
@@ -89,6 +109,13 @@ impl IntoResponse for Refused {
         if let Some(seconds) = retry_after {
             headers.insert(header::RETRY_AFTER, seconds.into());
         }
+        if let Some(seconds) = spread {
+            response.extensions_mut().insert(Spread(seconds));
+        }
         response
     }
 }
+
+/// Over how many seconds the receivers of a response come back, counted from its `Retry-After`.
+#[derive(Debug, Clone, Copy)]
+pub struct Spread(pub u64);

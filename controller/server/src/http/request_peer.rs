@@ -1,10 +1,11 @@
 //! Who sent the request being handled, and whether they proved it.
 
+use std::convert::Infallible;
 use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 
 use axum::extract::Request;
 use axum::response::Response;
-use futures_util::Future;
+use futures_util::future::Either;
 
 use super::connection::parties::Held;
 use super::connection::peer::{Peer, Proved};
@@ -35,16 +36,19 @@ pub enum Asked {
 }
 
 /// Handles a request; returns the response and who sent the request.
-pub async fn answering<F: Future<Output = Response>>(
+pub fn answering<F>(
     request: Request,
     answer: impl FnOnce(Request) -> F,
-) -> (Response, Asked) {
+) -> impl Future<Output = (Response, Asked)>
+where
+    F: Future<Output = Result<Response, Infallible>>,
+{
     let peer = request.extensions().get::<Arc<Peer>>().cloned();
     let pace = peer.as_ref().map(|peer| Pace::new(peer.party()));
     let asking = RequestPeer { peer, pace: pace.clone(), proved: OnceLock::new(), counted: Mutex::default() };
     let answer = answer(request);
     let answered = REQUEST_PEER.scope(asking, async {
-        let response = answer.await;
+        let response = answer.await.unwrap_or_else(|never| match never {});
         let asked = REQUEST_PEER.with(|asking| match (asking.proved.get(), &asking.peer) {
             (Some(who), _) => Asked::By(who.clone()),
             (None, Some(peer)) => Asked::Stranger(peer.clone()),
@@ -53,8 +57,8 @@ pub async fn answering<F: Future<Output = Response>>(
         (response, asked)
     });
     match pace {
-        Some(pace) => Paced::new(answered, pace).await,
-        None => answered.await,
+        Some(pace) => Either::Left(Paced::new(answered, pace)),
+        None => Either::Right(answered),
     }
 }
 
@@ -95,6 +99,6 @@ pub async fn away<T>(wait: impl Future<Output = T>) -> T {
 /// Who is charged for the request's memory while nothing is proved.
 pub fn stranger() -> Payer {
     let address =
-        REQUEST_PEER.try_with(|asking| asking.peer.as_ref().map(|peer| Neighbourhood::of(peer.address)));
+        REQUEST_PEER.try_with(|asking| asking.peer.as_ref().map(|peer| Neighbourhood::of(peer.address())));
     Payer::Address(address.ok().flatten().unwrap_or(Neighbourhood::NOWHERE))
 }

@@ -423,7 +423,12 @@ async fn a_revoked_machines_poll_ends_and_a_poll_ends_when_the_server_stops() {
             poll.await.unwrap().refused(401, ProblemCode::Unauthorised);
         } else {
             tokio::time::timeout(Duration::from_secs(5), fleet.down()).await.unwrap();
-            assert_eq!(poll.await.unwrap().good::<PollReply>().generation, None);
+            // It is handed over: to whoever answers at this address in a moment.
+            let answer = poll.await.unwrap();
+            assert_eq!(answer.headers["connection"], "close");
+            let wait: u64 = answer.headers["retry-after"].to_str().unwrap().parse().unwrap();
+            assert!((1..=2).contains(&wait), "{wait}");
+            answer.refused(503, ProblemCode::Busy);
         }
     }
 }

@@ -1,32 +1,32 @@
 //! The entrance: limits on all connections, and on unauthenticated ones per address.
+//!
+//! A connection of an address that has as many unauthenticated ones as it may waits in a line, accepted and
+//! unread, instead of being closed: ten thousand machines behind one address are a line that moves as fast as
+//! each proves with its first request who it is.
 
-use std::future::{Ready, ready};
-use std::io;
+use std::net::SocketAddr;
 use std::sync::Arc;
-use std::task::{Context, Poll};
 use std::time::Duration;
 
-use axum::http::Request;
-use axum_server::accept::Accept;
-use tokio::net::TcpStream;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
-use tower::Service;
 
-use super::arrival::Arriving;
-use super::parties::Parties;
+use super::parties::{Parties, Party};
 use super::peer::Peer;
-use super::stream::Connection;
-use crate::metrics::{COUNTED, Turned};
+use crate::http::payer::Payer;
+use crate::metrics::{COUNTED, Running, Turned};
+use crate::rates::Neighbourhood;
 
-/// An accepted connection, and what it counts as while it is open.
-type Admitted = Connection<Arriving, (OwnedSemaphorePermit, Arc<Peer>)>;
+/// How many eighths of all connections may be unread ones of one address.
+const LINE: usize = 5;
+/// An address may have at least so many, however few connections there are.
+const SHORTEST_LINE: usize = 64;
 
 /// The limits for one address.
 #[derive(Debug, Clone, Copy)]
 pub struct Bounds {
     pub connections: usize,
-    /// Unauthenticated connections of one address. Connections of authenticated machines and operators count
-    /// for those.
+    /// Unauthenticated connections of one address that are read. Connections of authenticated machines and
+    /// operators count for those.
     pub unproven: usize,
     /// How many of its requests and new connections are handled at once; 0 means no limit.
     pub turns: usize,
@@ -39,61 +39,112 @@ pub struct Bounds {
 pub struct Gate {
     free: Arc<Semaphore>,
     parties: Parties,
-    bounds: Bounds,
+}
+
+/// Why there is no place.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Full {
+    All,
+    Address,
+}
+
+/// A place for one connection, in the line of its address.
+#[derive(Debug)]
+pub struct Place {
+    source: SocketAddr,
+    parties: Parties,
+    address: Arc<Party>,
+    open: Open,
+    _line: OwnedSemaphorePermit,
+}
+
+/// What a connection counts as while it is open.
+#[derive(Debug)]
+pub struct Open {
+    _permit: OwnedSemaphorePermit,
+    _counted: Running,
 }
 
 impl Gate {
     pub fn new(bounds: Bounds) -> Self {
         let free = Arc::new(Semaphore::new(bounds.connections.min(Semaphore::MAX_PERMITS)));
-        Self { free, parties: Parties::new(bounds.unproven, bounds.turns), bounds }
+        let line = (bounds.connections / 8).saturating_mul(LINE).max(SHORTEST_LINE);
+        Self { free, parties: Parties::new(bounds.unproven, line, bounds.turns) }
     }
 
-    fn admit(&self, stream: TcpStream) -> io::Result<(Admitted, Arc<Peer>)> {
-        let refused = |why| io::Error::new(io::ErrorKind::ConnectionRefused, why);
+    /// A place for a new connection, if there is one.
+    pub fn place(&self, source: SocketAddr) -> Result<Place, Full> {
         let permit = self.free.clone().try_acquire_owned().map_err(|_| {
             COUNTED.turned_away(Turned::All);
-            refused("too many connections")
+            Full::All
         })?;
-        let address = stream.peer_addr()?.ip();
-        let peer = Peer::admitted(address, self.parties.clone()).ok_or_else(|| {
+        let open = Open { _permit: permit, _counted: COUNTED.connections.running() };
+        let address = self.address(source);
+        let line = address.line.clone().try_acquire_owned().map_err(|_| {
             COUNTED.turned_away(Turned::Address);
-            refused("too many unauthenticated connections of one address")
+            Full::Address
         })?;
-        stream.set_nodelay(true)?;
-        let peer = Arc::new(peer);
-        let stream = Arriving::new(stream, peer.arrival().clone(), peer.arrivals());
-        Ok((Connection::new(stream, self.bounds.idle, (permit, peer.clone())), peer))
+        Ok(Place { source, parties: self.parties.clone(), address, open, _line: line })
+    }
+
+    /// The turns for what arrives from this address before a first request.
+    pub fn arrivals(&self, source: SocketAddr) -> Arc<Semaphore> {
+        self.address(source).arrivals.clone()
+    }
+
+    fn address(&self, source: SocketAddr) -> Arc<Party> {
+        self.parties.of(&Payer::Address(Neighbourhood::of(source.ip())))
     }
 }
 
-impl<S> Accept<TcpStream, S> for Gate {
-    type Stream = Admitted;
-    type Service = OfPeer<S>;
-    type Future = Ready<io::Result<(Self::Stream, Self::Service)>>;
-
-    fn accept(&self, stream: TcpStream, service: S) -> Self::Future {
-        ready(self.admit(stream).map(|(stream, peer)| (stream, OfPeer { service, peer })))
+impl Place {
+    /// Waits until one more connection of the address may be read. [`Open`] is held while it is.
+    pub async fn admitted(self) -> (Open, Peer) {
+        let held = self.address.next_connection().await;
+        (self.open, Peer::new(self.source, self.parties, self.address, held))
     }
 }
 
-/// A service whose requests carry the [`Peer`] that sent them.
-#[derive(Debug, Clone)]
-pub struct OfPeer<S> {
-    service: S,
-    peer: Arc<Peer>,
-}
+#[cfg(test)]
+mod tests {
+    use futures_util::FutureExt as _;
 
-impl<S: Service<Request<B>>, B> Service<Request<B>> for OfPeer<S> {
-    type Response = S::Response;
-    type Error = S::Error;
-    type Future = S::Future;
+    use super::*;
 
-    fn poll_ready(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), S::Error>> {
-        self.service.poll_ready(cx)
+    fn gate(connections: usize, unproven: usize) -> Gate {
+        Gate::new(Bounds { connections, unproven, turns: 2, idle: Duration::from_secs(60) })
     }
-    fn call(&mut self, mut request: Request<B>) -> S::Future {
-        self.peer.arrival().is_there();
-        request.extensions_mut().insert(self.peer.clone());
-        self.service.call(request)
+    fn source(text: &str) -> SocketAddr {
+        text.parse().unwrap()
+    }
+
+    #[tokio::test]
+    async fn a_herd_of_one_address_waits_in_a_line_and_others_have_their_own() {
+        let gate = gate(32_768, 2);
+        let (herd, other) = (source("192.0.2.1:1"), source("192.0.2.2:1"));
+        let first = gate.place(herd).unwrap().admitted().await;
+        let second = gate.place(herd).unwrap().admitted().await;
+        let mut line: Vec<_> = (0..20_000).map(|_| Box::pin(gate.place(herd).unwrap().admitted())).collect();
+        assert!(line[0].as_mut().now_or_never().is_none(), "two are read and have proved nothing yet");
+        assert!(line[1].as_mut().now_or_never().is_none());
+        let another = gate.place(other).unwrap().admitted().now_or_never();
+        assert!(another.is_some(), "another address has its own line");
+        assert!(first.1.proved(&Payer::Machine("cinnabar".parse().unwrap())).within);
+        let third = line[0].as_mut().now_or_never().expect("the first one is its machine's now");
+        assert!(line[1].as_mut().now_or_never().is_none(), "and the next one waits for the third");
+        drop((first, second, third));
+        assert!(line[1].as_mut().now_or_never().is_some(), "there is room again");
+    }
+
+    #[tokio::test]
+    async fn an_address_takes_most_of_the_places_and_leaves_some_to_others() {
+        let gate = gate(1024, 2);
+        let place = |number: u32| gate.place(source(&format!("192.0.2.{number}:1")));
+        let line: Vec<_> = std::iter::from_fn(|| place(1).ok()).collect();
+        assert_eq!((line.len(), place(1).unwrap_err()), (640, Full::Address));
+        let others: Vec<_> = (2..).map_while(|number| place(number % 100 + 2).ok()).collect();
+        assert_eq!((others.len(), place(1).unwrap_err()), (1024 - 640, Full::All));
+        drop(line);
+        assert!(place(1).is_ok());
     }
 }

@@ -10,8 +10,8 @@ use tokio::net::{TcpListener, TcpSocket};
 #[cfg(target_os = "linux")]
 use super::stream::slowest;
 
-/// How many connections may wait to be accepted.
-const BACKLOG: u32 = 4096;
+/// How many connections may wait to be accepted; the kernel allows at most `net.core.somaxconn`.
+const BACKLOG: u32 = 16_384;
 /// The bounds of what is handed to the kernel before it can be sent.
 #[cfg(target_os = "linux")]
 const UNSENT: (u64, u64) = (4 * 1024, 128 * 1024);

@@ -1,10 +1,9 @@
 //! What each party holds at the moment: connections and turns.
 
 use std::collections::HashMap;
-use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, PoisonError, Weak};
 
-use tokio::sync::Semaphore;
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
 use crate::http::payer::Payer;
 
@@ -26,8 +25,9 @@ pub struct Party {
     /// Turns for its requests, and for its connections before their first request.
     pub requests: Arc<Semaphore>,
     pub arrivals: Arc<Semaphore>,
-    connections: AtomicUsize,
-    most: usize,
+    /// Places for its unread connections; only an address has any.
+    pub line: Arc<Semaphore>,
+    connections: Arc<Semaphore>,
 }
 
 #[derive(Debug)]
@@ -41,19 +41,20 @@ struct Names {
 pub struct Parties {
     names: Arc<Mutex<Names>>,
     of_an_address: usize,
+    line_of_an_address: usize,
     turns_of_an_address: usize,
 }
 
 impl Parties {
-    /// `of_an_address`: how many unauthenticated connections one address may have open. It has as many turns;
-    /// 0 means no limit.
-    pub fn new(of_an_address: usize, turns_of_an_address: usize) -> Self {
+    /// `of_an_address`: how many unauthenticated connections of one address are read; `line`: how many more
+    /// wait. It has as many turns; 0 means no limit.
+    pub fn new(of_an_address: usize, line: usize, turns_of_an_address: usize) -> Self {
         let names = Arc::new(Mutex::new(Names { of: HashMap::new(), room: FEW }));
         let turns_of_an_address = match turns_of_an_address {
             0 => Semaphore::MAX_PERMITS,
             turns => turns.min(Semaphore::MAX_PERMITS),
         };
-        Self { names, of_an_address, turns_of_an_address }
+        Self { names, of_an_address, line_of_an_address: line, turns_of_an_address }
     }
 
     pub fn of(&self, payer: &Payer) -> Arc<Party> {
@@ -65,13 +66,13 @@ impl Parties {
             names.of.retain(|_, party| party.strong_count() > 0);
             names.room = FEW.max(2 * names.of.len());
         }
-        let (most, turns) = match payer {
-            Payer::Address(_) => (self.of_an_address, self.turns_of_an_address),
-            Payer::Machine(_) => (OF_A_MACHINE, TURNS),
-            Payer::Operator(_) => (OF_AN_OPERATOR, TURNS),
-            Payer::Reader(_) => (OF_A_READER, TURNS),
+        let (most, line, turns) = match payer {
+            Payer::Address(_) => (self.of_an_address, self.line_of_an_address, self.turns_of_an_address),
+            Payer::Machine(_) => (OF_A_MACHINE, 0, TURNS),
+            Payer::Operator(_) => (OF_AN_OPERATOR, 0, TURNS),
+            Payer::Reader(_) => (OF_A_READER, 0, TURNS),
         };
-        let party = Arc::new(Party::new(most, turns));
+        let party = Arc::new(Party::new(most, line, turns));
         names.of.insert(payer.clone(), Arc::downgrade(&party));
         party
     }
@@ -83,33 +84,40 @@ impl Parties {
 }
 
 impl Party {
-    pub fn new(most: usize, turns: usize) -> Self {
-        let turns = || Arc::new(Semaphore::new(turns));
-        Self { requests: turns(), arrivals: turns(), connections: AtomicUsize::new(0), most }
+    pub fn new(most: usize, line: usize, turns: usize) -> Self {
+        let permits = |many: usize| Arc::new(Semaphore::new(many.min(Semaphore::MAX_PERMITS)));
+        Self {
+            requests: permits(turns),
+            arrivals: permits(turns),
+            line: permits(line),
+            connections: permits(most),
+        }
     }
 
     /// One more connection; `None` if it holds too many.
     pub fn connection(self: &Arc<Self>) -> Option<Held> {
-        let counted = self.connections.fetch_update(Ordering::Relaxed, Ordering::Relaxed, |held| {
-            (held < self.most).then_some(held + 1)
-        });
-        counted.is_ok().then(|| Held(self.clone()))
+        let counted = self.connections.clone().try_acquire_owned();
+        counted.ok().map(|counted| Held { party: self.clone(), _counted: Some(counted) })
+    }
+
+    /// Waits until it may hold one more.
+    pub async fn next_connection(self: &Arc<Self>) -> Held {
+        // The semaphore is never closed.
+        let counted = self.connections.clone().acquire_owned().await;
+        Held { party: self.clone(), _counted: counted.ok() }
     }
 }
 
 /// A party's connection, counted until dropped.
 #[derive(Debug)]
-pub struct Held(Arc<Party>);
+pub struct Held {
+    party: Arc<Party>,
+    _counted: Option<OwnedSemaphorePermit>,
+}
 
 impl Held {
     pub fn party(&self) -> &Arc<Party> {
-        &self.0
-    }
-}
-
-impl Drop for Held {
-    fn drop(&mut self) {
-        self.0.connections.fetch_sub(1, Ordering::Relaxed);
+        &self.party
     }
 }
 
@@ -124,7 +132,7 @@ mod tests {
 
     #[test]
     fn each_party_holds_so_many_connections_and_others_do_not_count() {
-        let parties = Parties::new(2, TURNS);
+        let parties = Parties::new(2, 0, TURNS);
         let one = parties.of(&address("192.0.2.1"));
         let held = (one.connection().unwrap(), one.connection().unwrap());
         assert!(parties.of(&address("192.0.2.1")).connection().is_none());
@@ -138,7 +146,7 @@ mod tests {
 
     #[test]
     fn whoever_held_a_machines_connections_under_an_older_key_keeps_nobody_out() {
-        let parties = Parties::new(2, TURNS);
+        let parties = Parties::new(2, 0, TURNS);
         let machine = Payer::Machine("cinnabar".parse().unwrap());
         let thief = parties.of(&machine);
         let many: Vec<Held> = (0..OF_A_MACHINE).map_while(|_| thief.connection()).collect();
@@ -153,7 +161,7 @@ mod tests {
 
     #[test]
     fn keys_that_were_signed_in_hold_few_connections_and_none_of_their_operators() {
-        let parties = Parties::new(2, TURNS);
+        let parties = Parties::new(2, 0, TURNS);
         let (operator, reader) = (parties.of(&Payer::Operator([1; 32])), parties.of(&Payer::Reader([1; 32])));
         let many: Vec<Held> = (0..OF_AN_OPERATOR).map_while(|_| reader.connection()).collect();
         assert_eq!(many.len(), OF_A_READER);
@@ -168,7 +176,7 @@ mod tests {
     #[test]
     fn the_turns_of_an_address_are_as_many_as_is_said_and_those_of_others_stay() {
         for (said, turns) in [(1, 1), (64, 64), (0, Semaphore::MAX_PERMITS)] {
-            let parties = Parties::new(2, said);
+            let parties = Parties::new(2, 0, said);
             let proxy = parties.of(&address("192.0.2.1"));
             assert_eq!(proxy.requests.available_permits(), turns);
             assert_eq!(proxy.arrivals.available_permits(), turns);
@@ -179,7 +187,7 @@ mod tests {
 
     #[test]
     fn nothing_is_kept_of_those_who_left() {
-        let parties = Parties::new(2, TURNS);
+        let parties = Parties::new(2, 0, TURNS);
         let stays = parties.of(&address("192.0.2.1"));
         for number in 0..10 * FEW as u32 {
             let address = std::net::Ipv4Addr::from_bits(number).into();

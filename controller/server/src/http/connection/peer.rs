@@ -1,6 +1,6 @@
 //! The peer of a connection, and whom the connection counts against.
 
-use std::net::IpAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::sync::{Arc, Mutex, PoisonError};
 
 use tokio::sync::Semaphore;
@@ -8,18 +8,15 @@ use tokio::sync::Semaphore;
 use super::arrival::Arrival;
 use super::parties::{Held, Parties, Party};
 use crate::http::payer::Payer;
-use crate::metrics::{COUNTED, Running};
-use crate::rates::Neighbourhood;
 
 /// The other end of a connection.
 #[derive(Debug)]
 pub struct Peer {
-    pub address: IpAddr,
+    pub source: SocketAddr,
     parties: Parties,
     address_party: Arc<Party>,
     counts: Mutex<Counts>,
     arrival: Arc<Arrival>,
-    _open: Running,
 }
 
 /// Whom a connection counts against.
@@ -43,18 +40,14 @@ pub struct Proved {
 }
 
 impl Peer {
-    /// `None` if its address holds too many already.
-    pub fn admitted(address: IpAddr, parties: Parties) -> Option<Self> {
-        let address_party = parties.of(&Payer::Address(Neighbourhood::of(address)));
-        let counts = Mutex::new(Counts::Address { shared: false, _held: address_party.connection()? });
-        Some(Self {
-            address,
-            parties,
-            address_party,
-            counts,
-            arrival: Arc::default(),
-            _open: COUNTED.connections.running(),
-        })
+    /// `held` is its connection, counted against its address.
+    pub fn new(source: SocketAddr, parties: Parties, address: Arc<Party>, held: Held) -> Self {
+        let counts = Mutex::new(Counts::Address { shared: false, _held: held });
+        Self { source, parties, address_party: address, counts, arrival: Arc::default() }
+    }
+
+    pub fn address(&self) -> IpAddr {
+        self.source.ip()
     }
 
     /// Whether its first request has arrived, and the turn of what precedes it.
@@ -125,10 +118,14 @@ fn by_request(party: Arc<Party>) -> Proved {
 mod tests {
     use super::super::parties::TURNS;
     use super::*;
+    use crate::rates::Neighbourhood;
 
     /// Peers of a controller that allows an address this many connections.
     fn from(parties: &Parties, text: &str) -> Option<Peer> {
-        Peer::admitted(text.parse().unwrap(), parties.clone())
+        let source = SocketAddr::new(text.parse().unwrap(), 1);
+        let address = parties.of(&Payer::Address(Neighbourhood::of(source.ip())));
+        let held = address.connection()?;
+        Some(Peer::new(source, parties.clone(), address, held))
     }
     fn machine(name: &str) -> Payer {
         Payer::Machine(name.parse().unwrap())
@@ -139,7 +136,7 @@ mod tests {
 
     #[test]
     fn only_peers_that_proved_nothing_count_against_their_address() {
-        let parties = Parties::new(2, TURNS);
+        let parties = Parties::new(2, 0, TURNS);
         let from = |text| from(&parties, text);
         let machine = machine("cinnabar");
         let (first, second) = (from("192.0.2.1").unwrap(), from("192.0.2.1").unwrap());
@@ -155,7 +152,7 @@ mod tests {
 
     #[test]
     fn connections_of_a_machine_are_counted_as_its_own_wherever_they_come_from() {
-        let parties = Parties::new(1000, TURNS);
+        let parties = Parties::new(1000, 0, TURNS);
         let who = machine("cinnabar");
         let from = |number: usize| {
             let address = if number.is_multiple_of(2) { "192.0.2.1" } else { "192.0.2.2" };
@@ -173,7 +170,7 @@ mod tests {
 
     #[test]
     fn a_proxys_connection_is_nobodys_once_a_second_one_asks_over_it() {
-        let parties = Parties::new(1000, TURNS);
+        let parties = Parties::new(1000, 0, TURNS);
         let (who, next) = (machine("cinnabar"), machine("blackphos"));
         let address = Payer::Address(Neighbourhood::of("192.0.2.1".parse().unwrap()));
         let open = || from(&parties, "192.0.2.1").unwrap();
@@ -198,7 +195,7 @@ mod tests {
 
     #[test]
     fn where_an_address_is_full_a_shared_connection_counts_as_the_first_ones() {
-        let parties = Parties::new(1, TURNS);
+        let parties = Parties::new(1, 0, TURNS);
         let (who, next) = (machine("cinnabar"), machine("blackphos"));
         let first = from(&parties, "192.0.2.1").unwrap();
         assert!(first.proved(&who).within);
@@ -212,7 +209,7 @@ mod tests {
 
     #[test]
     fn a_machine_without_a_known_connection_has_one_line_for_all_it_asks_at_once() {
-        let parties = Parties::new(1000, TURNS);
+        let parties = Parties::new(1000, 0, TURNS);
         let shared = from(&parties, "192.0.2.1").unwrap();
         let (who, next) = (machine("cinnabar"), machine("blackphos"));
         let _ = (shared.proved(&next), shared.proved(&who));

@@ -1,13 +1,16 @@
 //! The long poll: a machine waits for a generation, or for something that its next check-in will get.
 
+use std::pin::Pin;
 use std::time::Duration;
 
 use axum::Json;
-use axum::extract::{Query, State};
+use axum::extract::{FromRequestParts as _, Query, Request, State};
+use axum::response::{IntoResponse, Response};
 use muster_protocol::api::MAX_POLL_SECONDS;
 use muster_protocol::checkin::PollReply;
-use muster_protocol::ids::IdError;
+use muster_protocol::ids::{Generation, IdError, MachineName};
 use serde::Deserialize;
+use tokio::time::Sleep;
 
 use crate::http::auth::bearer::Bearer;
 use crate::http::path::OfMachine;
@@ -15,6 +18,10 @@ use crate::http::problem::Refused;
 use crate::http::request_peer::away;
 use crate::http::state::Shared;
 use crate::store::News;
+use crate::wakers::Listener;
+
+/// How many machines a second may come back after the controller has stopped.
+const BACK_PER_SECOND: usize = 2000;
 
 #[derive(Deserialize)]
 pub struct Poll {
@@ -26,19 +33,40 @@ pub struct Poll {
 
 /// Replies at once if the latest generation is not the one the machine has; otherwise when that changes, or
 /// after the wait. The poll also ends when its bearer expires.
-pub async fn poll(
-    State(app): State<Shared>,
-    Query(poll): Query<Poll>,
-    OfMachine(machine): OfMachine,
-    bearer: Bearer,
-) -> Result<Json<PollReply>, Refused> {
-    let have = match poll.have.as_deref() {
-        None | Some("" | "0") => None,
-        Some(text) => Some(text.parse().map_err(|error: IdError| Refused::malformed(error.to_string()))?),
-    };
-    bearer.is_machines(&app, &machine).await?;
+pub async fn poll(State(app): State<Shared>, request: Request) -> Result<Json<PollReply>, Response> {
+    let (asked, bearer) = Asked::read(&app, request).await?;
+    wait(&app, asked, bearer).await.map_err(IntoResponse::into_response)
+}
+
+/// What a poll asks. The request itself is gone while it waits: its head takes 8 KiB.
+struct Asked {
+    machine: MachineName,
+    have: Option<Generation>,
+    wait: Duration,
+}
+
+impl Asked {
+    async fn read(app: &Shared, request: Request) -> Result<(Self, Bearer), Response> {
+        let (mut parts, _) = request.into_parts();
+        let query = Query::<Poll>::from_request_parts(&mut parts, app).await;
+        let Query(poll) = query.map_err(IntoResponse::into_response)?;
+        let of = OfMachine::from_request_parts(&mut parts, app).await;
+        let OfMachine(machine) = of.map_err(IntoResponse::into_response)?;
+        let Ok(bearer) = Bearer::from_request_parts(&mut parts, app).await;
+        let malformed = |error: IdError| Refused::malformed(error.to_string()).into_response();
+        let have = match poll.have.as_deref() {
+            None | Some("" | "0") => None,
+            Some(text) => Some(text.parse().map_err(malformed)?),
+        };
+        Ok((Self { machine, have, wait: Duration::from_secs(poll.wait.min(MAX_POLL_SECONDS)) }, bearer))
+    }
+}
+
+async fn wait(app: &Shared, asked: Asked, bearer: Bearer) -> Result<Json<PollReply>, Refused> {
+    let Asked { machine, have, wait } = asked;
+    bearer.is_machines(app, &machine).await?;
     app.services.store.seen(&machine, app.services.now()).await?;
-    let timeout = tokio::time::sleep(Duration::from_secs(poll.wait.min(MAX_POLL_SECONDS)));
+    let timeout = tokio::time::sleep(wait);
     tokio::pin!(timeout);
     let mut listener = app.services.wakers.listen(&machine).ok_or_else(|| {
         Refused::too_many(
@@ -52,17 +80,32 @@ pub async fn poll(
         if last_look || check_in || generation != have {
             return Ok(Json(PollReply { generation, check_in }));
         }
-        let news = async {
-            tokio::select! {
-                () = listener.woken() => true,
-                () = &mut timeout => false,
-                () = app.stopped() => false,
-            }
-        };
-        if away(news).await {
-            bearer.is_machines(&app, &machine).await?;
-        } else {
-            last_look = true;
+        match away(next(app, &mut listener, timeout.as_mut())).await {
+            Next::News => bearer.is_machines(app, &machine).await?,
+            Next::Timeout => last_look = true,
+            Next::Stop => return Err(stopping(app.services.wakers.len())),
         }
     }
+}
+
+enum Next {
+    News,
+    Timeout,
+    Stop,
+}
+
+async fn next(app: &Shared, listener: &mut Listener, timeout: Pin<&mut Sleep>) -> Next {
+    tokio::select! {
+        () = listener.woken() => Next::News,
+        () = timeout => Next::Timeout,
+        () = app.stopped() => Next::Stop,
+    }
+}
+
+/// The machines that wait come back within a time that grows with their number, so that the next controller
+/// does not meet all of them at the same moment.
+fn stopping(waiting: usize) -> Refused {
+    let spread = (waiting / BACK_PER_SECOND) as u64;
+    let refused = Refused::busy("the controller is about to stop: ask again in a moment");
+    refused.again_in(1).spread_over(spread + 1).closing()
 }
