@@ -2,6 +2,7 @@
 //! `Command` and `Command::run`.
 
 mod audit;
+mod database;
 mod drafts;
 mod history;
 mod init;
@@ -38,6 +39,9 @@ enum Command {
     Init(init::Init),
     /// Run the controller
     Serve(serve::Serve),
+    /// Move the controller to another database
+    #[command(subcommand)]
+    Database(database::Database),
     /// Add, list, show and revoke machines
     #[command(subcommand)]
     Machines(machines::Machines),
@@ -79,6 +83,7 @@ impl Command {
         match self {
             Self::Init(init) => init.run().map(done),
             Self::Serve(serve) => serve.run(config).await.map(done),
+            Self::Database(database) => database.run().await.map(done),
             Self::Machines(machines) => machines.run(config).await,
             Self::Vars(vars) => vars.run(config).await,
             Self::Update(update) => update.run(config).await,

@@ -1,5 +1,7 @@
 //! The server's configuration, `controller.toml`: read once, checked, and passed as a value.
 
+mod database;
+
 use std::net::SocketAddr;
 use std::os::unix::fs::PermissionsExt as _;
 use std::path::{Path, PathBuf};
@@ -8,6 +10,8 @@ use std::time::Duration;
 use muster_protocol::api::MAX_POLL_SECONDS;
 use muster_protocol::keys::{KeyError, SecretKey, is_encrypted};
 use serde::Deserialize;
+
+pub use database::{DatabaseSettings, PostgresSettings};
 
 /// What is wrong with the configuration, and what to write instead.
 #[derive(Debug, thiserror::Error)]
@@ -28,9 +32,10 @@ pub struct ServerConfig {
     pub metrics_listen: Option<SocketAddr>,
     /// Where machines and operators reach this controller.
     pub url: String,
-    /// `muster.db` and the folder `blobs`.
+    /// `muster.db`, unless the database is elsewhere, and the folder `blobs`.
     pub data: PathBuf,
-    /// The folder of `1.root.json`, `2.root.json` ….
+    pub database: DatabaseSettings,
+    /// The folder of `1.root.json`, `2.root.json` …: all roots, or those that a shared database begins with.
     pub root: PathBuf,
     /// Signs timestamps, and nothing else.
     pub online_key: SecretKey,
@@ -135,6 +140,9 @@ struct File {
     data: PathBuf,
     root: PathBuf,
     online_key: PathBuf,
+    database: Option<String>,
+    database_password: Option<PathBuf>,
+    database_listen: Option<String>,
     tls: Option<TlsTable>,
     #[serde(default)]
     limits: Limits,
@@ -151,8 +159,13 @@ impl ServerConfig {
     pub fn load(path: &Path) -> Result<Self, ConfigError> {
         let text = std::fs::read_to_string(path)
             .map_err(|error| ConfigError::Read { file: path.to_owned(), error })?;
-        let file: File = toml::from_str(&text)
-            .map_err(|error| ConfigError::Format { file: path.to_owned(), error: Box::new(error) })?;
+        let file: File = toml::from_str(&text).map_err(|mut error| {
+            // What is wrong is shown with its line, and a line may have the database's password.
+            if text.contains("postgres") {
+                error.set_input(None);
+            }
+            ConfigError::Format { file: path.to_owned(), error: Box::new(error) }
+        })?;
         let folder = path.parent().unwrap_or(Path::new("")).to_owned();
         Check { path, folder }.check(file)
     }
@@ -192,11 +205,17 @@ impl Check<'_> {
         self.check_limits(&file.limits)?;
         let tls = file.tls.map(|tls| self.tls(&tls)).transpose()?;
         let online_key_file = self.folder.join(file.online_key);
+        let database = self.database(database::Written {
+            database: file.database,
+            password: file.database_password,
+            listen: file.database_listen,
+        })?;
         Ok(ServerConfig {
             listen,
             metrics_listen,
             url: file.url,
             data: self.folder.join(file.data),
+            database,
             root,
             online_key: self.online_key(&online_key_file)?,
             online_key_file,
@@ -300,10 +319,10 @@ impl Check<'_> {
 mod tests {
     use super::*;
 
-    struct Folder(tempfile::TempDir);
+    pub(super) struct Folder(tempfile::TempDir);
 
     impl Folder {
-        fn new() -> Self {
+        pub fn new() -> Self {
             let dir = tempfile::tempdir().unwrap();
             std::fs::create_dir(dir.path().join("root")).unwrap();
             let key = SecretKey::generate().unwrap();
@@ -312,18 +331,21 @@ mod tests {
             folder.mode("online.pem", 0o600);
             folder
         }
-        fn mode(&self, name: &str, mode: u32) {
+        pub fn mode(&self, name: &str, mode: u32) {
             let path = self.0.path().join(name);
             std::fs::set_permissions(path, std::fs::Permissions::from_mode(mode)).unwrap();
         }
-        fn load(&self, text: &str) -> Result<ServerConfig, ConfigError> {
+        pub fn path(&self, name: &str) -> PathBuf {
+            self.0.path().join(name)
+        }
+        pub fn load(&self, text: &str) -> Result<ServerConfig, ConfigError> {
             let path = self.0.path().join("controller.toml");
             std::fs::write(&path, text).unwrap();
             ServerConfig::load(&path)
         }
     }
 
-    const GOOD: &str = r#"
+    pub(super) const GOOD: &str = r#"
         listen = "127.0.0.1:8443"
         url = "http://127.0.0.1:8443"
         data = "data"

@@ -2,8 +2,9 @@
 //!
 //! Each module uses only those below it:
 //!
-//! - `server` starts and stops the rest.
+//! - `server` starts and stops the rest; `database` copies a stopped controller's database.
 //! - `http` authenticates requests, applies limits and replies; it decides nothing else.
+//! - `following` hears what other controllers on the same database did.
 //! - `services` is what every part of the controller works with, in a request or in a background loop:
 //!   `store`, `roots` (the chain of root files), `signer` (the online key),
 //!   `keyring` (what seals bearers and sessions), `wakers` (waiting machines) and
@@ -17,6 +18,8 @@
 
 pub mod config;
 pub mod core;
+pub mod database;
+mod following;
 pub mod http;
 mod keyring;
 mod metrics;

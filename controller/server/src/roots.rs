@@ -1,4 +1,5 @@
-//! The fleet's chain of roots: a folder of `1.root.json`, `2.root.json` …, reread when it changes.
+//! The fleet's chain of roots: a folder of `1.root.json`, `2.root.json` …, reread when it changes. Controllers
+//! that share a database share the roots in it; the folder then has those that the chain began with.
 
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, PoisonError, RwLock};
@@ -11,6 +12,8 @@ use muster_protocol::tuf::TufError;
 use muster_protocol::tuf::metadata::{Role, Root};
 
 use crate::core::roots::{MAX_ROOT_BYTES, OnlineKeyTooStrong, RootRefusal, next, require_online_keys_apart};
+use crate::store::shared::SharedRoots;
+use crate::store::{Failed, StoreError};
 
 #[derive(Debug, thiserror::Error)]
 pub enum RootsError {
@@ -20,6 +23,11 @@ pub enum RootsError {
     TooLarge(PathBuf),
     #[error("{0} is not a root that machines would accept: {1}")]
     Bad(PathBuf, TufError),
+    #[error(
+        "{0} is not the root of that number in the database: remove it from the folder, since the database's \
+            is in force"
+    )]
+    Other(PathBuf),
     #[error("{0} holds no 1.root.json: `muster init` makes it")]
     Empty(PathBuf),
     #[error(
@@ -96,6 +104,19 @@ impl Chain {
         }
         Ok(Self { files, newest, changed })
     }
+
+    /// This chain with the roots that follow in the database.
+    fn extended(&self, following: Vec<Vec<u8>>) -> Result<Self, RootsError> {
+        let (mut files, mut newest) = (self.files.clone(), self.newest.clone());
+        for bytes in following {
+            let bad =
+                |error| RootsError::Bad(format!("root {} in the database", files.len() + 1).into(), error);
+            newest = newest.successor(&bytes).map_err(bad)?;
+            files.push(bytes.into());
+        }
+        require_online_keys_apart(&newest)?;
+        Ok(Self { files, newest, changed: None })
+    }
 }
 
 fn read(path: &Path) -> Result<Option<Vec<u8>>, RootsError> {
@@ -114,32 +135,100 @@ fn modified(folder: &Path) -> Option<SystemTime> {
     std::fs::metadata(folder).and_then(|meta| meta.modified()).ok()
 }
 
-/// The folder, and what was last read from it.
+/// The folder or the database, and what was last read from it.
 pub struct Roots {
     folder: PathBuf,
+    shared: Option<SharedRoots>,
     chain: RwLock<Arc<Chain>>,
     /// The last complaint, so that it is logged once.
     complaint: RwLock<String>,
 }
 
 impl Roots {
-    /// Refuses a chain whose newest root gives the online key no role.
-    pub fn open(folder: &Path, online: &PublicKey) -> Result<Self, RootsError> {
+    pub fn open(folder: &Path) -> Result<Self, RootsError> {
         let chain = Chain::read(folder)?;
         require_online_keys_apart(&chain.newest)?;
-        if !chain.may_sign_timestamps(online) {
-            return Err(RootsError::OnlineKey(online.short()));
-        }
         Ok(Self {
             folder: folder.to_owned(),
+            shared: None,
             chain: RwLock::new(Arc::new(chain)),
             complaint: RwLock::default(),
         })
     }
 
+    /// Refuses a chain whose newest root gives the online key no role.
+    pub fn require(&self, online: &PublicKey) -> Result<(), RootsError> {
+        match self.current().may_sign_timestamps(online) {
+            true => Ok(()),
+            false => Err(RootsError::OnlineKey(online.short())),
+        }
+    }
+
+    /// From now on the roots are those in the database. What only the folder has is added to them, if the
+    /// online key is named then.
+    pub async fn share(
+        mut self,
+        shared: SharedRoots,
+        online: &PublicKey,
+    ) -> Result<Self, Failed<RootsError>> {
+        let folder = self.current();
+        let known = shared.after(0).await?;
+        for (index, (file, held)) in folder.files.iter().zip(&known).enumerate() {
+            if **held != **file {
+                let file = self.folder.join(format!("{}.root.json", index + 1));
+                return Err(Failed::Refused(RootsError::Other(file)));
+            }
+        }
+        let following = known.get(folder.files.len()..).unwrap_or_default().to_vec();
+        self.chain = RwLock::new(Arc::new(folder.extended(following).map_err(Failed::Refused)?));
+        self.shared = Some(shared.clone());
+        self.require(online).map_err(Failed::Refused)?;
+        for (file, version) in folder.files.iter().zip(1..).skip(known.len()) {
+            // Another controller may be doing the same.
+            shared.add(version, file).await?;
+        }
+        self.refresh().await?;
+        Ok(self)
+    }
+
+    /// Takes over what other controllers have published. If it cannot be read, nothing that depends on who an
+    /// operator is may go on; if it is unsound, the last good chain stays in force.
+    pub async fn refresh(&self) -> Result<(), StoreError> {
+        let Some(shared) = &self.shared else { return Ok(()) };
+        let held = self.held();
+        let known = held.files.len() as u64;
+        if shared.newest().await? <= known {
+            return Ok(());
+        }
+        match held.extended(shared.after(known).await?) {
+            Ok(chain) => self.replace(chain),
+            Err(error) => drop(self.complain(held, error.to_string())),
+        }
+        Ok(())
+    }
+
+    pub fn shared(&self) -> bool {
+        self.shared.is_some()
+    }
+
+    fn held(&self) -> Arc<Chain> {
+        self.chain.read().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    fn replace(&self, chain: Chain) {
+        let mut held = self.chain.write().unwrap_or_else(PoisonError::into_inner);
+        if chain.files.len() > held.files.len() {
+            tracing::info!(version = chain.newest.version(), "a new root is in force");
+            *held = Arc::new(chain);
+        }
+    }
+
     /// The current chain. If the folder cannot be read, the last good chain stays in force.
     pub fn current(&self) -> Arc<Chain> {
-        let held = self.chain.read().unwrap_or_else(PoisonError::into_inner).clone();
+        let held = self.held();
+        if self.shared.is_some() {
+            return held;
+        }
         let changed = modified(&self.folder);
         if changed.is_some() && changed == held.changed {
             return held;

@@ -16,6 +16,7 @@ use tokio::sync::watch;
 use tokio::task::JoinHandle;
 
 use crate::config::{ConfigError, ServerConfig, TlsFiles};
+use crate::following::Following;
 use crate::http::connection::gate::Bounds;
 use crate::http::connection::listen::bind;
 use crate::http::connection::serve::{REFUSING, Serving};
@@ -26,7 +27,8 @@ use crate::roots::{Roots, RootsError};
 use crate::services::Services;
 use crate::signer::{OnlineKey, OnlineSigner};
 use crate::store::blobs::{BlobError, Blobs};
-use crate::store::{Store, StoreError};
+use crate::store::shared::Ear;
+use crate::store::{Failed, Store, StoreError};
 
 /// The fewest worker threads, however few processors there are.
 const FEWEST_WORKERS: usize = 12;
@@ -92,6 +94,7 @@ pub struct Server {
     stopping: watch::Sender<bool>,
     serving: Serving,
     sweeping: JoinHandle<()>,
+    following: Following,
     /// Held as long as the controller lives, so that no second controller uses the folder.
     _lock: File,
 }
@@ -104,10 +107,9 @@ impl Server {
     /// Starts with the given clock.
     pub async fn start_at(config: ServerConfig, clock: Arc<dyn Clock>) -> Result<Self, ServerError> {
         let lock = open_data(&config.data)?;
-        let roots = Roots::open(&config.root, &config.online_key.public())?;
+        let (roots, store) = open_store(&config).await?;
         warn_of_end(&roots, clock.unix_seconds());
         let tls = config.tls.as_ref().map(tls).transpose()?;
-        let store = Store::open(&config.data, &roots.current().fleet()).await?;
         let blobs = Blobs::open(&config.data.join("blobs"))?;
         store.sweep(clock.unix_seconds()).await?;
         raise_file_limit(config.limits.connections);
@@ -147,12 +149,13 @@ impl Server {
             None => None,
         };
         let sweeping = tokio::spawn(sweep(services.clone()));
+        let following = Following::start(&services, Ear::of(&config.database)?);
         tracing::info!(
             fleet = services.roots.current().fleet().short(),
             url = config.url,
             "listening on {address}"
         );
-        Ok(Self { address, metrics_address, services, stopping, serving, sweeping, _lock: lock })
+        Ok(Self { address, metrics_address, services, stopping, serving, sweeping, following, _lock: lock })
     }
 
     /// The address it listens on, with its actual port.
@@ -180,6 +183,7 @@ impl Server {
         self.stopping.send_replace(true);
         let ended = self.serving.stop().await;
         self.sweeping.abort();
+        self.following.stop();
         self.services.store.close().await;
         ended.map_err(|error| ServerError::Serve(std::io::Error::other(error)))
     }
@@ -234,6 +238,22 @@ async fn sweep(services: Arc<Services>) {
     }
 }
 
+/// The roots name the fleet that the database belongs to; a shared database has the roots themselves.
+async fn open_store(config: &ServerConfig) -> Result<(Roots, Store), ServerError> {
+    let (mut roots, online) = (Roots::open(&config.root)?, config.online_key.public());
+    if config.database.is_sqlite() {
+        roots.require(&online)?;
+    }
+    let store = Store::open_in(&config.database, &config.data, &roots.current().fleet()).await?;
+    if let Some(shared) = store.shared_roots() {
+        roots = roots.share(shared, &online).await.map_err(|failed| match failed {
+            Failed::Refused(error) => ServerError::Roots(error),
+            Failed::Store(error) => ServerError::Store(error),
+        })?;
+    }
+    Ok((roots, store))
+}
+
 /// Raises the limit of open files to what the connections need, if the system allows it.
 fn raise_file_limit(connections: usize) {
     use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
@@ -262,7 +282,7 @@ fn warn_of_end(roots: &Roots, now_s: i64) {
 }
 
 /// Creates the folder, readable only by us.
-fn open_data(folder: &Path) -> Result<File, ServerError> {
+pub(crate) fn open_data(folder: &Path) -> Result<File, ServerError> {
     let failed = |error| ServerError::Data(folder.to_owned(), error);
     std::fs::DirBuilder::new().recursive(true).mode(0o700).create(folder).map_err(failed)?;
     let lock =

@@ -10,6 +10,7 @@ use tokio::sync::Mutex;
 
 use crate::config::Limits;
 use crate::core::audit::AuditContext;
+use crate::core::roots::RootRefusal;
 use crate::keyring::Keyring;
 use crate::notify::Notify;
 use crate::roots::{Roots, RootsError};
@@ -85,6 +86,9 @@ impl Services {
         root: &[u8],
         context: &AuditContext<'_>,
     ) -> Result<(), Failed<RootsError>> {
+        if self.roots.shared() {
+            return self.publish_shared_root(version, root, context).await;
+        }
         let mut unlogged = self.root_log.lock().await;
         self.log_newest_root(&mut unlogged).await?;
         self.roots.put(version, root).map_err(Failed::Refused)?;
@@ -95,9 +99,26 @@ impl Services {
         Ok(())
     }
 
+    /// In a shared database the root and its entry come together.
+    async fn publish_shared_root(
+        &self,
+        version: u64,
+        root: &[u8],
+        context: &AuditContext<'_>,
+    ) -> Result<(), Failed<RootsError>> {
+        let added = self.store.publish_shared_root(version, root, context, self.now()).await?;
+        self.roots.refresh().await?;
+        if added {
+            return Ok(());
+        }
+        let held = self.roots.current().newest().version();
+        Err(Failed::Refused(RootsError::Refused(RootRefusal::NotNext { held, found: version })))
+    }
+
     /// Logs a root that is in force and not in the log: one that came into the folder without being published
     /// here, or one whose entry could not be written.
     pub async fn log_found_root(&self) -> Result<(), StoreError> {
+        self.roots.refresh().await?;
         self.log_newest_root(&mut *self.root_log.lock().await).await
     }
 

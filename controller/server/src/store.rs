@@ -1,34 +1,40 @@
 //! The controller's storage behind one type, in terms of our own rows and changes. Nothing outside `sqlite/`
-//! knows SQL.
+//! and `postgres/` knows SQL.
 //!
 //! A command of the store (`commands`, `publication`, `drafts`, `roots`) reads the facts of a decision, lets
 //! [`crate::core`] decide, and applies its changes, all in one transaction that may be repeated as a whole
 //! (`Store::decide`). A check-in touches only its own machine's rows.
 //!
-//! `interface` lists everything a database must provide: another one is a folder beside `sqlite/` and a
-//! variant here.
+//! `interface` lists everything a database must provide: another one is a folder beside those two and
+//! a variant here.
 
 mod answers;
 pub mod blobs;
 mod checkins;
 mod commands;
+pub mod copy;
 mod drafts;
 mod error;
 mod known;
+mod postgres;
 mod publication;
 mod roots;
+pub mod shared;
 mod sqlite;
 
 use std::future::Future;
 use std::path::Path;
 use std::sync::Arc;
+use std::time::Duration;
 
 use muster_protocol::audit::Page;
 use muster_protocol::clock::UnixMillis;
 use muster_protocol::ids::{Epoch, Generation, MachineName, Sha256};
 use muster_protocol::keys::PublicKey;
 use muster_protocol::operator::{AttackView, Published};
+use muster_protocol::random;
 
+use crate::config::DatabaseSettings;
 use crate::core::change::{Change, Decided};
 use crate::core::rows::{KnownMachine, Machine, Principal, StoredDraft};
 use crate::core::{
@@ -41,7 +47,7 @@ use known::{Effects, Known};
 use crate::metrics::{COUNTED, Call};
 use crate::notify::Notify;
 
-pub use answers::{Applied, Committed, EventsByGeneration, File, GenerationEvents, News};
+pub use answers::{Applied, Committed, EventsByGeneration, File, GenerationEvents, Heard, News};
 pub use checkins::{Arrived, MOST_TOGETHER, Taken};
 pub use error::{Failed, StoreError};
 
@@ -51,14 +57,20 @@ macro_rules! interface {
         $($(#[$doc])*
         async fn $name(&self $(, $argument: $type)*) -> Result<$output, StoreError> {
             COUNTED.call(Call::Read, async {
-                match self { Self::Sqlite(database) => database.$name($($argument),*).await }
+                match self {
+                    Self::Sqlite(database) => database.$name($($argument),*).await,
+                    Self::Postgres(database) => within(database.$name($($argument),*)).await,
+                }
             }).await
         })*
     };
     (facts: $($(#[$doc:meta])* fn $name:ident($($argument:ident: $type:ty),*) -> $output:ty;)*) => {
         $($(#[$doc])*
         async fn $name(&mut self $(, $argument: $type)*) -> Result<$output, StoreError> {
-            match self { Self::Sqlite(transaction) => transaction.$name($($argument),*).await }
+            match self {
+                Self::Sqlite(transaction) => transaction.$name($($argument),*).await,
+                Self::Postgres(transaction) => within(transaction.$name($($argument),*)).await,
+            }
         })*
     };
 }
@@ -67,6 +79,7 @@ macro_rules! interface {
 #[derive(Debug, Clone)]
 enum Database {
     Sqlite(sqlite::Sqlite),
+    Postgres(postgres::Postgres),
 }
 
 impl Database {
@@ -75,6 +88,7 @@ impl Database {
         let begun = async {
             match self {
                 Self::Sqlite(database) => database.begin().await.map(Transaction::Sqlite),
+                Self::Postgres(database) => database.begin().await.map(Transaction::Postgres),
             }
         };
         COUNTED.call(Call::Begin, begun).await
@@ -84,12 +98,14 @@ impl Database {
     async fn view(&self) -> Result<Transaction, StoreError> {
         match self {
             Self::Sqlite(database) => database.view().await.map(Transaction::Sqlite),
+            Self::Postgres(database) => database.view().await.map(Transaction::Postgres),
         }
     }
 
     async fn close(&self) {
         match self {
             Self::Sqlite(database) => database.close().await,
+            Self::Postgres(database) => database.close().await,
         }
     }
 
@@ -127,6 +143,7 @@ impl Database {
 /// back.
 enum Transaction {
     Sqlite(sqlite::Transaction),
+    Postgres(postgres::Transaction),
 }
 
 impl Transaction {
@@ -163,10 +180,25 @@ impl Transaction {
         let committed = async {
             match self {
                 Self::Sqlite(transaction) => transaction.commit().await,
+                Self::Postgres(transaction) => transaction.commit().await,
             }
         };
         COUNTED.call(Call::Commit, committed).await
     }
+}
+
+/// A call of PostgreSQL, which ends even if the network swallows the answer.
+async fn within<T>(call: impl Future<Output = Result<T, StoreError>>) -> Result<T, StoreError> {
+    tokio::time::timeout(postgres::LONGEST, call).await.unwrap_or_else(|_| Err(postgres::silent()))
+}
+
+/// Lets those go ahead that a decision conflicted with: longer each time, and not equally long for two that
+/// conflicted with each other.
+async fn pause(tries: u32) -> Result<(), StoreError> {
+    let [random, ..] = random::bytes::<2>()?;
+    let most = 1_u64 << tries.min(7);
+    tokio::time::sleep(Duration::from_micros(most * 1000 * u64::from(random) / 256)).await;
+    Ok(())
 }
 
 /// How often a decision is tried when its transaction conflicts with another.
@@ -194,6 +226,21 @@ impl Store {
         &self.notify
     }
 
+    /// The same for PostgreSQL, if the settings say so.
+    pub async fn open_in(
+        database: &DatabaseSettings,
+        folder: &Path,
+        fleet: &Sha256,
+    ) -> Result<Self, StoreError> {
+        let DatabaseSettings::Postgres(settings) = database else {
+            return Self::open(folder, fleet).await;
+        };
+        let postgres = postgres::Postgres::open(settings, fleet).await?;
+        // Others write to it, and what they revoke counts at once: what was read is never believed again.
+        let (known, queue) = (Arc::new(Known::new(Some(Duration::ZERO))), Arc::default());
+        Ok(Self { database: Database::Postgres(postgres), known, queue, notify: Notify::new()? })
+    }
+
     pub async fn close(&self) {
         self.database.close().await;
     }
@@ -213,7 +260,10 @@ impl Store {
             let mut tries = 1;
             loop {
                 match self.attempt(&facts, &decision).await {
-                    Err(Failed::Store(StoreError::Conflict)) if tries < TRIES => tries += 1,
+                    Err(Failed::Store(StoreError::Conflict)) if tries < TRIES => {
+                        tries += 1;
+                        pause(tries).await?;
+                    }
                     done => return done,
                 }
             }

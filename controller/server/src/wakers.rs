@@ -54,6 +54,14 @@ impl Wakers {
         }
     }
 
+    /// Wakes every poll of every machine.
+    pub fn wake_all(&self) {
+        let waiting = self.waiting.lock().unwrap_or_else(PoisonError::into_inner);
+        for sender in waiting.values() {
+            sender.send_replace(());
+        }
+    }
+
     /// How many machines are waiting.
     pub fn len(&self) -> usize {
         self.machines().len()

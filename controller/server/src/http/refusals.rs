@@ -23,7 +23,9 @@ impl From<StoreError> for Refused {
     fn from(error: StoreError) -> Self {
         let (status, code) = match error {
             StoreError::Full => (StatusCode::INSUFFICIENT_STORAGE, ProblemCode::StorageFull),
-            StoreError::Busy | StoreError::Conflict => (StatusCode::SERVICE_UNAVAILABLE, ProblemCode::Busy),
+            StoreError::Busy | StoreError::Conflict | StoreError::Unavailable(_) => {
+                (StatusCode::SERVICE_UNAVAILABLE, ProblemCode::Busy)
+            }
             _ => (StatusCode::INTERNAL_SERVER_ERROR, ProblemCode::Internal),
         };
         refuse(status, code, error.to_string())
@@ -177,7 +179,9 @@ impl From<RootsError> for Refused {
             }
             RootsError::TooLarge(_) => (StatusCode::PAYLOAD_TOO_LARGE, ProblemCode::TooLarge),
             RootsError::Bad(_, ref error) => (StatusCode::UNPROCESSABLE_ENTITY, bad_root(error)),
-            RootsError::OnlineKey(_) => (StatusCode::UNPROCESSABLE_ENTITY, ProblemCode::Malformed),
+            RootsError::OnlineKey(_) | RootsError::Other(_) => {
+                (StatusCode::UNPROCESSABLE_ENTITY, ProblemCode::Malformed)
+            }
         };
         refuse(status, code, error.to_string())
     }

@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use muster_protocol::ids::{Generation, Sha256};
+use muster_protocol::ids::{Generation, MachineName, Sha256};
 use muster_protocol::report::Event;
 
 /// A stored file of a machine's repository.
@@ -45,4 +45,13 @@ pub struct Committed<A> {
     /// Whether anything was written.
     pub changed: bool,
     pub applied: Applied,
+}
+
+/// What another controller on the same database said.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Heard {
+    /// These machines have news, or are not what they were.
+    Machines(Vec<MachineName>),
+    /// Anything may have changed.
+    Everything,
 }

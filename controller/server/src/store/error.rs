@@ -10,6 +10,9 @@ pub enum StoreError {
     /// The transaction conflicted with another: it may succeed when repeated as a whole.
     #[error("the controller's database is busy: repeat in a moment")]
     Conflict,
+    /// It cannot be reached, stops, starts, or is a standby.
+    #[error("the controller's database cannot be used now ({0}): repeat in a moment")]
+    Unavailable(String),
     #[error("the controller's database fails: {0}")]
     Database(String),
     #[error("the controller's database cannot be opened: {0}")]
@@ -23,6 +26,49 @@ pub enum StoreError {
     Damaged(&'static str),
     #[error(transparent)]
     Random(#[from] muster_protocol::random::RandomError),
+}
+
+impl From<sqlx::Error> for StoreError {
+    fn from(error: sqlx::Error) -> Self {
+        if let Some(told) = error.as_database_error() {
+            return match told.try_downcast_ref::<sqlx::postgres::PgDatabaseError>() {
+                Some(told) => of_sqlstate(told.code(), told.message()),
+                None => of_result_code(told),
+            };
+        }
+        match error {
+            sqlx::Error::PoolTimedOut => Self::Busy,
+            sqlx::Error::Io(_) | sqlx::Error::Tls(_) => Self::Unavailable(error.to_string()),
+            _ => Self::Database(error.to_string()),
+        }
+    }
+}
+
+/// What an error of SQLite means here. Its primary result codes (sqlite3.h) are the low byte of the extended
+/// ones. 517: another connection has written since this transaction read.
+fn of_result_code(error: &dyn sqlx::error::DatabaseError) -> StoreError {
+    let code = error.code().and_then(|code| code.parse::<u32>().ok());
+    match code.map(|code| code & 0xff) {
+        Some(13) => StoreError::Full,
+        Some(5) if code == Some(517) => StoreError::Conflict,
+        Some(5 | 6) => StoreError::Busy,
+        _ => StoreError::Database(error.to_string()),
+    }
+}
+
+/// What an error of PostgreSQL means here, by its SQLSTATE.
+fn of_sqlstate(code: &str, message: &str) -> StoreError {
+    match code {
+        // Serialisation, deadlock, and a row that another transaction has inserted since this one looked.
+        "40001" | "40P01" | "23505" => StoreError::Conflict,
+        "53100" => StoreError::Full,
+        // Too many connections, no lock in time, a statement that took too long or was cancelled.
+        "53300" | "55P03" | "57014" => StoreError::Busy,
+        // The server stops, starts, has failed over to a standby, or gave up a transaction that waited.
+        "57P01" | "57P02" | "57P03" | "25006" | "25P03" => StoreError::Unavailable(message.to_owned()),
+        _ if code.starts_with("08") => StoreError::Unavailable(message.to_owned()),
+        _ => StoreError::Database(message.to_owned()),
+    }
 }
 
 /// A decision that was not carried out: it refused, or the store failed.

@@ -8,6 +8,7 @@ mod audit;
 mod checkins;
 mod columns;
 mod connection;
+mod copy;
 mod drafts;
 mod enrolment;
 mod machines;

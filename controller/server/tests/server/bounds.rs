@@ -11,6 +11,7 @@ use muster_protocol::machine::Class;
 use muster_protocol::operator::{HistoryEntry, MachineView};
 use muster_protocol::report::{Accepted, Attack, Event, EventKind};
 use muster_protocol::request::Asked;
+use muster_server::config::ServerConfig;
 use muster_server::store::Store;
 use reqwest::Method;
 use tokio::io::AsyncWriteExt as _;
@@ -191,7 +192,9 @@ async fn events_that_are_too_old_go_and_decisions_stay() {
     fleet.clock.forward(3600);
     machine.report(&fleet, 3, vec![long(3, 10)]).await.good::<Accepted>();
     fleet.down().await;
-    let store = Store::open(&fleet.dir.path().join("data"), &Sha256::of(&fleet.root)).await.unwrap();
+    let database = ServerConfig::load(&fleet.config_file()).unwrap().database;
+    let (data, id) = (fleet.dir.path().join("data"), Sha256::of(&fleet.root));
+    let store = Store::open_in(&database, &data, &id).await.unwrap();
     store.forget_events(fleet.clock.unix_ms() - 1000).await.unwrap();
     store.close().await;
     assert_eq!(fleet.sql("SELECT group_concat(seq) FROM events").await, "1,3");

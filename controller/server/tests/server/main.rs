@@ -4,6 +4,7 @@
 mod alarms;
 mod bounds;
 mod cache;
+mod copying;
 mod lifecycle;
 mod limits;
 mod machines;
@@ -13,6 +14,7 @@ mod parties;
 mod precedence;
 mod recorded;
 mod sessions;
+mod shared;
 mod sign_in;
 mod support;
 mod trust;

@@ -81,15 +81,14 @@ async fn a_new_root_counts_at_once_for_requests_and_sessions_alike() {
     let bearer = fleet.session().await;
     assert_eq!(fleet.get("/cache/nix-cache-info", &bearer).await.status, StatusCode::OK);
     let newcomer = SecretKey::generate().unwrap();
-    let path = fleet.dir.path().join("root/2.root.json");
 
     // A root that the first root's keys did not sign changes nothing.
     let foreign = make_root(2, &SecretKey::generate().unwrap(), &[&newcomer], &fleet.online);
-    std::fs::write(&path, foreign).unwrap();
+    fleet.put_root(2, &foreign).await;
     fleet.operate(Method::GET, MACHINES, vec![]).await.good::<Vec<MachineView>>();
 
     let next = make_root(2, &fleet.root_key, &[&newcomer], &fleet.online);
-    std::fs::write(&path, &next).unwrap();
+    fleet.put_root(2, &next).await;
     fleet.operate(Method::GET, MACHINES, vec![]).await.refused(403, ProblemCode::Revoked);
     fleet.get("/cache/nix-cache-info", &bearer).await.refused(403, ProblemCode::Revoked);
     let signature = fleet.signature(&newcomer, &Method::GET, MACHINES, b"");
@@ -380,7 +379,7 @@ async fn every_deed_is_in_the_audit_log_which_nobody_can_change() {
     fleet.publish(&machine.name, &fleet.generation("cinnabar", Class::Nixos, 1)).await.good::<MachineView>();
     fleet.operate(Method::POST, "/v1/operator/machines/cinnabar/revoke", vec![]).await.good::<MachineView>();
     assert_eq!(
-        fleet.sql("SELECT group_concat(action) FROM (SELECT action FROM audit ORDER BY id)").await,
+        fleet.sql("SELECT group_concat(action) FROM (SELECT action FROM audit ORDER BY id) AS entries").await,
         "root-found,machine-added,enrolled,session-opened,generation-published,machine-revoked"
     );
     assert_eq!(
@@ -390,8 +389,12 @@ async fn every_deed_is_in_the_audit_log_which_nobody_can_change() {
     for attempt in [
         "DELETE FROM audit",
         "UPDATE audit SET action = 'nothing'",
-        "INSERT OR REPLACE INTO audit SELECT id, at, operator, 'nothing', machine, detail, hash FROM audit \
-            WHERE id = 2",
+        fleet.dialect(
+            "INSERT OR REPLACE INTO audit SELECT id, at, operator, 'nothing', machine, detail, hash FROM audit \
+                WHERE id = 2",
+            "INSERT INTO audit SELECT id, at, operator, 'nothing', machine, detail, hash FROM audit \
+                WHERE id = 2 ON CONFLICT (id) DO UPDATE SET action = excluded.action",
+        ),
         "INSERT INTO audit SELECT 99, at, operator, action, machine, detail, hash FROM audit WHERE id = 2",
     ] {
         let error = fleet.try_sql(attempt).await.unwrap_err().to_string();

@@ -8,11 +8,13 @@ use std::sync::Arc;
 
 use muster_protocol::api;
 use muster_server::config::ServerConfig;
+use muster_server::database;
 use muster_server::server::Server;
 use reqwest::Method;
 use serde::Deserialize;
 use serde_json::Value;
 
+use crate::support::postgres::Place;
 use crate::support::{Answer, HandClock, LIMIT, START_S};
 
 /// A request and its reply.
@@ -30,7 +32,7 @@ struct Exchange {
     reply: String,
 }
 
-fn fixture() -> PathBuf {
+pub fn fixture() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("../../tests/fixtures/0.1.0")
 }
 
@@ -65,7 +67,14 @@ impl Recorded {
         fs::write(to.join("controller.toml"), settings.to_string()).unwrap();
         let clock = Arc::new(HandClock::default());
         clock.forward(exchanges().last().unwrap().at / 1000 - START_S);
-        let config = ServerConfig::load(&to.join("controller.toml")).unwrap();
+        let mut config = ServerConfig::load(&to.join("controller.toml")).unwrap();
+        if let Some(postgres) = Place::new().await {
+            // Copied there first.
+            let shared = format!("{}{settings}", postgres.setting());
+            fs::write(to.join("shared.toml"), shared).unwrap();
+            database::copy(&to.join("controller.toml"), &to.join("shared.toml")).await.unwrap();
+            config = ServerConfig::load(&to.join("shared.toml")).unwrap();
+        }
         let server = Server::start_at(config, clock.clone()).await.unwrap();
         let http = reqwest::Client::builder().no_proxy().timeout(LIMIT).build().unwrap();
         Self { server, clock, http, _folder: folder }

@@ -141,7 +141,7 @@ async fn signing_in_ends_with_its_operators_removal_at_once() {
     get(&fleet, MACHINES, &key, &sign_in).await.good::<Vec<MachineView>>();
     let newcomer = SecretKey::generate().unwrap();
     let next = make_root(2, &fleet.root_key, &[&newcomer], &fleet.online);
-    std::fs::write(fleet.dir.path().join("root/2.root.json"), next).unwrap();
+    fleet.put_root(2, &next).await;
     let message = get(&fleet, MACHINES, &key, &sign_in).await.refused(403, ProblemCode::Revoked);
     assert!(message.contains(&fleet.operator.public().short()), "{message}");
     let (key, sign_in) = signed_in(&fleet, &newcomer);

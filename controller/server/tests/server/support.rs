@@ -24,7 +24,10 @@ use muster_server::config::ServerConfig;
 use muster_server::server::Server;
 use reqwest::{Method, StatusCode};
 use serde::de::DeserializeOwned;
-use sqlx::{Connection as _, Row as _};
+use sqlx::{AssertSqlSafe, Connection as _, Row as _};
+
+#[path = "postgres.rs"]
+pub mod postgres;
 
 /// The longest that a test waits for anything.
 pub const LIMIT: Duration = Duration::from_secs(30);
@@ -67,6 +70,8 @@ pub struct Fleet {
     pub http: reqwest::Client,
     base: String,
     nonce: AtomicU64,
+    /// Its database, if the tests run on PostgreSQL.
+    pub postgres: Option<postgres::Place>,
 }
 
 impl Fleet {
@@ -86,9 +91,11 @@ impl Fleet {
         let pem = dir.path().join("online.pem");
         std::fs::write(&pem, online.to_pem().unwrap().as_bytes()).unwrap();
         std::fs::set_permissions(&pem, std::fs::Permissions::from_mode(0o600)).unwrap();
+        let postgres = postgres::Place::new().await;
+        let database = postgres.as_ref().map(postgres::Place::setting).unwrap_or_default();
         let config = format!(
             "listen = \"127.0.0.1:0\"\nurl = \"http://127.0.0.1:1\"\ndata = \"data\"\nroot = \"root\"\n\
-             online_key = \"online.pem\"\n{more}"
+             online_key = \"online.pem\"\n{database}{more}"
         );
         std::fs::write(dir.path().join("controller.toml"), config).unwrap();
         let mut fleet = Self {
@@ -102,9 +109,37 @@ impl Fleet {
             http: reqwest::Client::builder().no_proxy().timeout(LIMIT).build().unwrap(),
             base: String::new(),
             nonce: AtomicU64::new(0),
+            postgres,
         };
         fleet.up().await;
         fleet
+    }
+
+    /// Another controller on the same database, with a folder of its own and extra lines in its
+    /// `controller.toml`.
+    pub async fn beside(&self, more: &str) -> Self {
+        let dir = tempfile::tempdir().unwrap();
+        std::fs::create_dir(dir.path().join("root")).unwrap();
+        for file in ["root/1.root.json", "online.pem", "controller.toml"] {
+            std::fs::copy(self.dir.path().join(file), dir.path().join(file)).unwrap();
+        }
+        let config = std::fs::read_to_string(dir.path().join("controller.toml")).unwrap();
+        std::fs::write(dir.path().join("controller.toml"), format!("{config}{more}")).unwrap();
+        let mut beside = Self {
+            dir,
+            clock: self.clock.clone(),
+            root_key: self.root_key.clone(),
+            operator: self.operator.clone(),
+            online: self.online.clone(),
+            root: self.root.clone(),
+            server: None,
+            http: self.http.clone(),
+            base: String::new(),
+            nonce: AtomicU64::new(1 << 32),
+            postgres: self.postgres.clone(),
+        };
+        beside.up().await;
+        beside
     }
 
     pub async fn up(&mut self) {
@@ -241,25 +276,58 @@ impl Fleet {
     }
     /// Reads the database directly.
     pub async fn sql(&self, query: &'static str) -> String {
-        let options =
-            sqlx::sqlite::SqliteConnectOptions::new().filename(self.dir.path().join("data/muster.db"));
-        let mut connection = sqlx::SqliteConnection::connect_with(&options).await.unwrap();
-        let row = sqlx::query(query).fetch_one(&mut connection).await.unwrap();
+        if let Some(postgres) = &self.postgres {
+            return postgres.sql(query).await;
+        }
+        let row = sqlx::query(query).fetch_one(&mut self.sqlite().await.unwrap()).await.unwrap();
         row.try_get::<String, _>(0).or_else(|_| row.try_get::<i64, _>(0).map(|n| n.to_string())).unwrap()
     }
     /// What a thief who owns the controller's folder can do to its database: neither the API nor the store
     /// creates these states.
-    pub async fn try_sql(&self, query: &'static str) -> Result<(), sqlx::Error> {
-        let options =
-            sqlx::sqlite::SqliteConnectOptions::new().filename(self.dir.path().join("data/muster.db"));
-        let mut connection = sqlx::SqliteConnection::connect_with(&options).await?;
-        sqlx::query(query).execute(&mut connection).await.map(drop)
+    pub async fn try_sql(&self, query: &str) -> Result<(), sqlx::Error> {
+        if let Some(postgres) = &self.postgres {
+            return postgres.try_sql(query).await;
+        }
+        sqlx::query(AssertSqlSafe(query.to_owned())).execute(&mut self.sqlite().await?).await.map(drop)
     }
-    /// Every byte under the data folder.
-    pub fn data_bytes(&self) -> Vec<u8> {
+    async fn sqlite(&self) -> Result<sqlx::SqliteConnection, sqlx::Error> {
+        let file = self.dir.path().join("data/muster.db");
+        sqlx::SqliteConnection::connect_with(&sqlx::sqlite::SqliteConnectOptions::new().filename(file)).await
+    }
+    /// The statement of the database that the tests run on.
+    pub fn dialect<'a>(&self, sqlite: &'a str, postgres: &'a str) -> &'a str {
+        if self.postgres.is_some() { postgres } else { sqlite }
+    }
+    /// A root that was not published here, where the controller's roots are.
+    pub async fn put_root(&self, version: u64, root: &[u8]) {
+        let Some(postgres) = &self.postgres else {
+            let path = self.dir.path().join(format!("root/{version}.root.json"));
+            return std::fs::write(path, root).unwrap();
+        };
+        let bytes = muster_protocol::ids::to_hex(root);
+        let put = format!(
+            "DELETE FROM roots WHERE version = {version};
+             INSERT INTO roots (version, document) VALUES ({version}, decode('{bytes}', 'hex'))"
+        );
+        postgres.try_sql(&put).await.unwrap();
+    }
+    pub async fn kept_root(&self, version: u64) -> Vec<u8> {
+        let Some(postgres) = &self.postgres else {
+            return std::fs::read(self.dir.path().join(format!("root/{version}.root.json"))).unwrap();
+        };
+        let query = format!("SELECT convert_from(document, 'UTF8') FROM roots WHERE version = {version}");
+        postgres.sql(&query).await.into_bytes()
+    }
+    /// Every byte under the data folder, and every row of a database elsewhere as text.
+    pub async fn data_bytes(&self) -> Vec<u8> {
         let files =
             std::fs::read_dir(self.dir.path().join("data")).unwrap().map(|entry| entry.unwrap().path());
-        files.filter(|path| path.is_file()).flat_map(|path| std::fs::read(path).unwrap()).collect()
+        let files = files.filter(|path| path.is_file()).flat_map(|path| std::fs::read(path).unwrap());
+        let mut bytes: Vec<u8> = files.collect();
+        if let Some(postgres) = &self.postgres {
+            bytes.extend(postgres.all_rows().await.into_bytes());
+        }
+        bytes
     }
 }
 

@@ -233,9 +233,8 @@ async fn a_root_waits_for_a_threshold_of_old_and_new_holders_and_counts_at_once(
         .refused(409, ProblemCode::Conflict);
     let served = Answer::of(fleet.http.get(fleet.url(&api::root_path(2)))).await;
     assert_eq!(served.text, *root);
-    // It is in the folder like any other root, for the next start and for backups.
-    let kept = std::fs::read(fleet.dir.path().join("root/2.root.json")).unwrap();
-    assert_eq!(kept, root.as_bytes());
+    // It is with the other roots, for the next start and for backups.
+    assert_eq!(fleet.kept_root(2).await, root.as_bytes());
 }
 
 #[tokio::test]
@@ -441,7 +440,11 @@ async fn a_roots_entry_that_could_not_be_written_follows_under_the_name_of_its_o
 async fn a_log_that_was_changed_behind_the_triggers_shows() {
     let fleet = Fleet::start().await;
     fleet.enrolled("cinnabar", Class::Nixos).await;
-    fleet.try_sql("DROP TRIGGER audit_entries_are_never_changed").await.unwrap();
+    let without = fleet.dialect(
+        "DROP TRIGGER audit_entries_are_never_changed",
+        "DROP TRIGGER audit_entries_are_never_changed ON audit",
+    );
+    fleet.try_sql(without).await.unwrap();
     fleet.try_sql("UPDATE audit SET operator = NULL WHERE action = 'machine-added'").await.unwrap();
     let page = log(&fleet).await;
     assert_eq!(verify(origin(&fleet.fleet_id()), &page.entries), Err(AuditError::Changed(2)));

@@ -68,6 +68,9 @@ impl Bearer {
             None => services.store.principal(bearer, services.now_s()).await?,
         };
         let principal = principal.ok_or_else(ended)?;
+        if matches!(principal, Principal::Operator(_)) {
+            services.roots.refresh().await?;
+        }
         match &principal {
             Principal::Operator(key) if !services.roots.current().is_operator(key) => {
                 return Err(revoked_operator(key));

@@ -75,6 +75,7 @@ impl<T: Document> FromRequest<Shared> for SignedByAnyone<T> {
     async fn from_request(request: Request, app: &Shared) -> Result<Self, Refused> {
         let (parts, body) = request.into_parts();
         let claim = Claim::read(&parts, app)?;
+        app.services.roots.refresh().await?;
         let body = claim.body(&parts, body, app, T::LIMIT).await?;
         let (nonce, until, by) = (claim.nonce, claim.until(), claim.by);
         let signed = Signed { by, at: app.services.now(), on: (), sent: T::read(&body)? };
@@ -106,6 +107,7 @@ async fn signed_by<T: Document, On: FromPath>(
     let (mut parts, body) = request.into_parts();
     let on = On::text(&mut parts, app).await?;
     let claim = Claim::read(&parts, app)?;
+    app.services.roots.refresh().await?;
     let by = claim.by;
     if !may(&by) {
         return Err(revoked_operator(&by));

@@ -127,20 +127,6 @@ impl Transaction {
     }
 }
 
-impl From<sqlx::Error> for StoreError {
-    fn from(error: sqlx::Error) -> Self {
-        // SQLite's primary result codes (sqlite3.h) are the low byte of the extended ones. 517: another
-        // connection has written since this transaction read.
-        let code = error.as_database_error().and_then(|e| e.code()).and_then(|c| c.parse::<u32>().ok());
-        match (&error, code.map(|code| code & 0xff)) {
-            (_, Some(13)) => Self::Full,
-            (_, Some(5)) if code == Some(517) => Self::Conflict,
-            (sqlx::Error::PoolTimedOut, _) | (_, Some(5 | 6)) => Self::Busy,
-            _ => Self::Database(error.to_string()),
-        }
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;

@@ -1,6 +1,5 @@
-//! The store in memory against the one in SQLite: the same decisions leave the same in both. So what the
-//! explorer finds of the
-//! one holds for the other.
+//! The store in memory against the one in SQLite and the one in PostgreSQL: the same decisions leave the
+//! same in all of them. So what the explorer finds of the one holds for the others.
 
 use muster_protocol::checkin::CheckIn;
 use muster_protocol::draft::{DRAFT_SECONDS, Draft, Drafted, DraftedGeneration};
@@ -11,6 +10,7 @@ use muster_protocol::report::{Attack, Event, EventKind, Stream};
 use muster_protocol::request::{Asked, MachineRequest};
 use muster_protocol::session::ExchangeKey;
 use muster_protocol::tuf::repository::draft_generation;
+use muster_server::config::{DatabaseSettings, PostgresSettings};
 use muster_server::core::audit::AuditContext;
 use muster_server::core::change::Decided;
 use muster_server::core::checkin::ReceivedCheckIn;
@@ -31,14 +31,25 @@ const DECISIONS: u32 = 250;
 fn the_same_decisions_leave_the_same_in_memory_and_in_sqlite() {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
     for seed in 1..=SEQUENCES {
-        runtime.block_on(both(seed));
+        runtime.block_on(both(seed, &DatabaseSettings::Sqlite));
     }
 }
 
-async fn both(seed: u64) {
+/// `tests/run postgres` names the cluster and makes a database for each seed.
+#[test]
+fn the_same_decisions_leave_the_same_in_memory_and_in_postgresql() {
+    let Ok(cluster) = std::env::var("MUSTER_TEST_POSTGRES") else { return };
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+    for seed in 1..=SEQUENCES {
+        let settings = PostgresSettings::at(&format!("{cluster}/explorer_{seed}"));
+        runtime.block_on(both(seed, &DatabaseSettings::Postgres(settings)));
+    }
+}
+
+async fn both(seed: u64, database: &DatabaseSettings) {
     let folder = tempfile::tempdir().unwrap();
     let cast = Cast::new().unwrap();
-    let store = Store::open(folder.path(), &cast.fleet).await.unwrap();
+    let store = Store::open_in(database, folder.path(), &cast.fleet).await.unwrap();
     let memory = Memory::new(&cast.fleet);
     let mut both = Both { cast, store, memory, random: Random(seed), now: START_S * 1000, bearers: vec![] };
     for step in 0..DECISIONS {

@@ -1,0 +1,26 @@
+//! PostgreSQL: everything that knows its SQL, one file per subject, like `sqlite`. `locks` and `connection` say
+//! how transactions keep out of one another's way; `notify` and `listen` are how controllers wake one another.
+
+mod access;
+mod apply;
+mod attacks;
+mod audit;
+mod checkins;
+mod columns;
+mod connection;
+mod copy;
+mod drafts;
+mod enrolment;
+mod listen;
+mod locks;
+mod machines;
+mod migrations;
+mod notify;
+mod publication;
+mod reports;
+mod requests;
+mod retention;
+mod roots;
+
+pub(super) use connection::{LONGEST, Postgres, Transaction, listen_options, silent};
+pub(super) use listen::Listener;

@@ -1,0 +1,92 @@
+//! Bearers and the nonces of operators' requests.
+
+use muster_protocol::ids::{MachineName, Sha256};
+use muster_protocol::keys::PublicKey;
+use sqlx::PgConnection;
+
+use super::columns::{machine, public_key, query, query_as, signed};
+use super::connection::Postgres;
+use crate::core::change::Bearer;
+use crate::core::rows::Principal;
+use crate::store::error::StoreError;
+
+#[derive(sqlx::FromRow)]
+struct Row {
+    machine: Option<String>,
+    operator: Option<Vec<u8>>,
+}
+
+impl Postgres {
+    pub async fn principal(&self, bearer: &Sha256, now_s: i64) -> Result<Option<Principal>, StoreError> {
+        let row: Option<Row> =
+            query_as("SELECT machine, operator FROM bearers WHERE hash = $1 AND expires > $2")
+                .bind(bearer.as_bytes().as_slice())
+                .bind(now_s)
+                .fetch_optional(self.view().await?.connection())
+                .await?;
+        match row {
+            Some(Row { machine: Some(name), .. }) => Ok(Some(Principal::Machine(machine(&name)?))),
+            Some(Row { operator: Some(key), .. }) => Ok(Some(Principal::Operator(public_key(&key)?))),
+            _ => Ok(None),
+        }
+    }
+
+    pub async fn use_nonce(
+        &self,
+        key: &PublicKey,
+        nonce: &[u8; 16],
+        expires: i64,
+    ) -> Result<bool, StoreError> {
+        let mut tx = self.begin().await?;
+        let done = query(
+            "INSERT INTO nonces (key, nonce, expires) VALUES ($1, $2, $3)
+             ON CONFLICT (key, nonce) DO NOTHING",
+        )
+        .bind(key.as_bytes().as_slice())
+        .bind(nonce.as_slice())
+        .bind(expires)
+        .execute(tx.connection())
+        .await?;
+        tx.commit().await?;
+        Ok(done.rows_affected() == 1)
+    }
+}
+
+pub async fn end(sql: &mut PgConnection, machine: &MachineName) -> Result<(), StoreError> {
+    query("DELETE FROM bearers WHERE machine = $1").bind(machine.as_str()).execute(sql).await?;
+    Ok(())
+}
+
+pub async fn trim(
+    sql: &mut PgConnection,
+    machine: &MachineName,
+    now_s: i64,
+    keep: u32,
+) -> Result<(), StoreError> {
+    query(
+        "DELETE FROM bearers WHERE machine = $1 AND (expires <= $2 OR hash NOT IN
+             (SELECT hash FROM bearers WHERE machine = $1 ORDER BY seq DESC LIMIT $3))",
+    )
+    .bind(machine.as_str())
+    .bind(now_s)
+    .bind(i64::from(keep))
+    .execute(sql)
+    .await?;
+    Ok(())
+}
+
+pub async fn grant(sql: &mut PgConnection, bearer: &Bearer) -> Result<(), StoreError> {
+    let (machine, operator) = match &bearer.of {
+        Principal::Machine(machine) => (Some(machine.as_str()), None),
+        Principal::Operator(key) => (None, Some(key.as_bytes().as_slice())),
+    };
+    query("INSERT INTO bearers (hash, machine, operator, seq, expires) VALUES ($1, $2, $3, $4, $5)")
+        .bind(bearer.hash.as_bytes().as_slice())
+        .bind(machine)
+        .bind(operator)
+        .bind(signed(bearer.seq))
+        .bind(bearer.expires)
+        .execute(sql)
+        .await?;
+    Ok(())
+}

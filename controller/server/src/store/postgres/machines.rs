@@ -1,0 +1,343 @@
+//! Machines as rows: what operators see, and what they change.
+
+use std::collections::BTreeSet;
+
+use muster_protocol::clock::UnixMillis;
+use muster_protocol::ids::{MachineName, Tag};
+use muster_protocol::keys::PublicKey;
+use muster_protocol::operator::{AttackView, Published};
+use muster_protocol::report::Attack;
+use muster_protocol::target::Target;
+use sqlx::PgConnection;
+
+use super::columns::{
+    json, machine, plain, public_key, query, query_as, query_scalar, signed, some_generation, unsigned,
+};
+use super::connection::{Postgres, Transaction, locking};
+use crate::core::change::Invited;
+use crate::core::machines::Stored;
+use crate::core::rows::{KnownMachine, Machine};
+use crate::store::answers::{Cursor, News};
+use crate::store::error::StoreError;
+
+#[derive(sqlx::FromRow)]
+struct Row {
+    name: String,
+    class: String,
+    system: String,
+    tags: String,
+    key: Option<Vec<u8>>,
+    age: Option<String>,
+    agent: Option<String>,
+    enrolled_at: Option<i64>,
+    revoked_at: Option<i64>,
+    seen_at: Option<i64>,
+    clock_skew_ms: Option<i64>,
+    clone_alarm_at: Option<i64>,
+    key_rotated_at: Option<i64>,
+    key_rotation_asked_at: Option<i64>,
+    observed: Option<String>,
+    outcome: Option<String>,
+    target: Option<Vec<u8>>,
+    expires: Option<i64>,
+    published_at: Option<i64>,
+    published_by: Option<Vec<u8>>,
+    signers: Option<String>,
+    attack: Option<String>,
+    attack_detail: Option<String>,
+    attack_generation: Option<i64>,
+    attack_at: Option<i64>,
+    attack_received_at: Option<i64>,
+}
+
+impl Row {
+    fn machine(self) -> Result<Machine, StoreError> {
+        let damaged = || StoreError::Damaged("a machine");
+        let attack = self.attack();
+        let published = match (self.target, self.expires, self.published_at, self.published_by) {
+            (Some(target), Some(expires), Some(at), Some(by)) => {
+                // A generation that earlier versions accepted and this one does not parse (a number above the
+                // cap) is treated as missing: its machine must still be listed, so that it can be brought
+                // into a new epoch.
+                published(&target, expires, at, &by, self.signers.as_deref().unwrap_or_default()).ok()
+            }
+            _ => None,
+        };
+        // A check-in may come from another version and not parse; then the state is unknown, and unknown is
+        // not healthy.
+        let observed = self.observed.and_then(|text| serde_json::from_str(&plain(text)).ok());
+        Ok(Machine {
+            name: self.name.parse().map_err(|_| damaged())?,
+            class: self.class.parse().map_err(|_| damaged())?,
+            system: self.system.parse().map_err(|_| damaged())?,
+            tags: serde_json::from_str(&self.tags).map_err(|_| damaged())?,
+            key: self.key.as_deref().map(public_key).transpose()?,
+            age: self.age.map(plain),
+            agent: self.agent.map(plain),
+            enrolled_at: self.enrolled_at,
+            revoked_at: self.revoked_at,
+            seen_at: self.seen_at,
+            clock_skew_ms: self.clock_skew_ms,
+            clone_alarm_at: self.clone_alarm_at,
+            key_rotated_at: self.key_rotated_at,
+            key_rotation_asked_at: self.key_rotation_asked_at,
+            attack,
+            observed,
+            outcome: self.outcome.and_then(|text| serde_json::from_str(&text).ok()),
+            published,
+        })
+    }
+
+    fn attack(&self) -> Option<AttackView> {
+        let (Some(kind), Some(at), Some(received_at)) =
+            (&self.attack, self.attack_at, self.attack_received_at)
+        else {
+            return None;
+        };
+        Some(AttackView {
+            attack: serde_json::from_value(kind.as_str().into()).unwrap_or(Attack::Unknown),
+            detail: plain(self.attack_detail.clone().unwrap_or_default()),
+            generation: some_generation(self.attack_generation),
+            at,
+            received_at,
+            ended_at: None,
+        })
+    }
+}
+
+pub fn published(
+    target: &[u8],
+    expires: i64,
+    at: UnixMillis,
+    by: &[u8],
+    signers: &str,
+) -> Result<Published, StoreError> {
+    let target: Target = serde_json::from_slice(target).map_err(|_| StoreError::Damaged("a target"))?;
+    let signers = serde_json::from_str(signers).unwrap_or_default();
+    Ok(Published { target, at, by: public_key(by)?, expires, signers })
+}
+
+macro_rules! select {
+    ($tail:literal) => {
+        concat!(
+            "SELECT m.name, m.class, m.system, m.tags, m.key, m.age, m.agent, m.enrolled_at, m.revoked_at,
+                    m.seen_at, m.clock_skew_ms, m.clone_alarm_at, m.key_rotated_at, m.key_rotation_asked_at,
+                    m.observed, m.outcome,
+                    g.target, g.expires, g.published_at, g.published_by, g.signers,
+                    a.attack, a.detail AS attack_detail, a.generation AS attack_generation, a.at AS attack_at,
+                    a.received_at AS attack_received_at
+             FROM machines m
+             LEFT JOIN generations g ON g.machine = m.name AND g.generation = m.published
+             LEFT JOIN attacks a ON a.id =
+                 (SELECT max(id) FROM attacks o WHERE o.machine = m.name AND o.ended_at IS NULL) ",
+            $tail
+        )
+    };
+}
+
+/// If more have changed since somebody looked, that one looks at all.
+const MOST_CHANGED: i64 = 5_000;
+
+/// What the requests of an enrolled machine are checked against.
+#[derive(sqlx::FromRow)]
+struct KeyRow {
+    key: Option<Vec<u8>>,
+    revoked_at: Option<i64>,
+    class: String,
+}
+
+#[derive(sqlx::FromRow)]
+struct NewsRow {
+    published: Option<i64>,
+    waits: bool,
+}
+
+impl Postgres {
+    pub async fn cursor(&self) -> Result<Cursor, StoreError> {
+        let id: Option<i64> =
+            query_scalar("SELECT max(id) FROM changes").fetch_one(self.view().await?.connection()).await?;
+        Ok(id.map_or(0, unsigned))
+    }
+
+    pub async fn changed_since(
+        &self,
+        cursor: Cursor,
+    ) -> Result<(Option<Vec<MachineName>>, Cursor), StoreError> {
+        let mut view = self.view().await?;
+        let newest: Option<i64> =
+            query_scalar("SELECT max(id) FROM changes").fetch_one(view.connection()).await?;
+        let newest = newest.map_or(0, unsigned);
+        if newest <= cursor {
+            return Ok(((newest == cursor).then(Vec::new), newest));
+        }
+        let names: Vec<String> =
+            query_scalar("SELECT machine FROM changes WHERE id > $1 ORDER BY id DESC LIMIT $2")
+                .bind(signed(cursor))
+                .bind(MOST_CHANGED)
+                .fetch_all(view.connection())
+                .await?;
+        if names.len() as i64 == MOST_CHANGED {
+            return Ok((None, newest));
+        }
+        let names = names.iter().map(|name| machine(name)).collect::<Result<_, _>>()?;
+        Ok((Some(names), newest))
+    }
+
+    pub async fn machine(&self, name: &MachineName) -> Result<Option<Machine>, StoreError> {
+        let row: Option<Row> = query_as(select!("WHERE m.name = $1"))
+            .bind(name.as_str())
+            .fetch_optional(self.view().await?.connection())
+            .await?;
+        row.map(Row::machine).transpose()
+    }
+
+    pub async fn machines(&self) -> Result<Vec<Machine>, StoreError> {
+        let rows: Vec<Row> =
+            query_as(select!("ORDER BY m.name")).fetch_all(self.view().await?.connection()).await?;
+        rows.into_iter().map(Row::machine).collect()
+    }
+
+    pub async fn machine_key(&self, name: &MachineName) -> Result<Option<KnownMachine>, StoreError> {
+        let row: Option<KeyRow> = query_as("SELECT key, revoked_at, class FROM machines WHERE name = $1")
+            .bind(name.as_str())
+            .fetch_optional(self.view().await?.connection())
+            .await?;
+        let Some(KeyRow { key: Some(key), revoked_at, class }) = row else { return Ok(None) };
+        let class = class.parse().map_err(|_| StoreError::Damaged("a class"))?;
+        Ok(Some(KnownMachine { key: public_key(&key)?, class, revoked: revoked_at.is_some() }))
+    }
+
+    pub async fn news(&self, name: &MachineName) -> Result<News, StoreError> {
+        let row: Option<NewsRow> = query_as(
+            "SELECT published,
+                    EXISTS (SELECT 1 FROM requests WHERE machine = $1 AND handed_on = FALSE) AS waits
+             FROM machines WHERE name = $1",
+        )
+        .bind(name.as_str())
+        .fetch_optional(self.view().await?.connection())
+        .await?;
+        let news = row.map(|row| News { generation: some_generation(row.published), check_in: row.waits });
+        Ok(news.unwrap_or_default())
+    }
+}
+
+#[derive(sqlx::FromRow)]
+struct Standing {
+    has_key: bool,
+    revoked_at: Option<i64>,
+    clone_alarm_at: Option<i64>,
+    seen_at: Option<i64>,
+}
+
+impl Transaction {
+    /// What is read of this machine afterwards stays true until the commit.
+    pub async fn lock_machine(&mut self, machine: &MachineName) -> Result<(), StoreError> {
+        if self.writes {
+            query("SELECT 1 FROM machines WHERE name = $1 FOR NO KEY UPDATE")
+                .bind(machine.as_str())
+                .execute(self.connection())
+                .await?;
+        }
+        Ok(())
+    }
+
+    pub async fn known(&mut self, machine: &MachineName) -> Result<Option<Stored>, StoreError> {
+        let row: Option<Standing> = query_as(locking!(
+            self,
+            "SELECT key IS NOT NULL AS has_key, revoked_at, clone_alarm_at, seen_at FROM machines
+             WHERE name = $1",
+            "FOR NO KEY UPDATE"
+        ))
+        .bind(machine.as_str())
+        .fetch_optional(self.connection())
+        .await?;
+        Ok(row.map(|row| Stored {
+            has_key: row.has_key,
+            revoked_at: row.revoked_at,
+            clone_alarm_at: row.clone_alarm_at,
+            seen_at: row.seen_at,
+        }))
+    }
+}
+
+/// Whether another machine has this key.
+pub async fn another_has(
+    sql: &mut PgConnection,
+    machine: &MachineName,
+    key: &PublicKey,
+) -> Result<bool, StoreError> {
+    let taken = query_scalar("SELECT EXISTS (SELECT 1 FROM machines WHERE key = $1 AND name <> $2)")
+        .bind(key.as_bytes().as_slice())
+        .bind(machine.as_str())
+        .fetch_one(sql)
+        .await?;
+    Ok(taken)
+}
+
+pub async fn add(sql: &mut PgConnection, new: &Invited, at: UnixMillis) -> Result<(), StoreError> {
+    query("INSERT INTO machines (name, class, system, tags, added_at) VALUES ($1, $2, $3, $4, $5)")
+        .bind(new.machine.as_str())
+        .bind(new.class.as_str())
+        .bind(new.system.as_str())
+        .bind(json(&new.tags, "tags")?)
+        .bind(at)
+        .execute(sql)
+        .await?;
+    Ok(())
+}
+
+pub async fn invite(sql: &mut PgConnection, new: &Invited) -> Result<(), StoreError> {
+    query(
+        "UPDATE machines SET class = $2, system = $3, tags = $4, key = NULL, revoked_at = NULL
+         WHERE name = $1",
+    )
+    .bind(new.machine.as_str())
+    .bind(new.class.as_str())
+    .bind(new.system.as_str())
+    .bind(json(&new.tags, "tags")?)
+    .execute(sql)
+    .await?;
+    Ok(())
+}
+
+pub async fn replace_tags(
+    sql: &mut PgConnection,
+    machine: &MachineName,
+    tags: &BTreeSet<Tag>,
+) -> Result<(), StoreError> {
+    query("UPDATE machines SET tags = $2 WHERE name = $1")
+        .bind(machine.as_str())
+        .bind(json(tags, "tags")?)
+        .execute(sql)
+        .await?;
+    Ok(())
+}
+
+pub async fn revoke(sql: &mut PgConnection, machine: &MachineName, at: UnixMillis) -> Result<(), StoreError> {
+    query("UPDATE machines SET revoked_at = $2 WHERE name = $1")
+        .bind(machine.as_str())
+        .bind(at)
+        .execute(sql)
+        .await?;
+    Ok(())
+}
+
+pub async fn seen(sql: &mut PgConnection, machine: &MachineName, at: UnixMillis) -> Result<(), StoreError> {
+    query("UPDATE machines SET seen_at = $2 WHERE name = $1")
+        .bind(machine.as_str())
+        .bind(at)
+        .execute(sql)
+        .await?;
+    Ok(())
+}
+
+/// One row per machine, so that the table does not grow. `apply` holds the lock that keeps the numbers in the order of
+/// commits.
+pub async fn changed(sql: &mut PgConnection, machine: &MachineName) -> Result<Cursor, StoreError> {
+    query("DELETE FROM changes WHERE machine = $1").bind(machine.as_str()).execute(&mut *sql).await?;
+    let id: i64 = query_scalar("INSERT INTO changes (machine) VALUES ($1) RETURNING id")
+        .bind(machine.as_str())
+        .fetch_one(sql)
+        .await?;
+    Ok(unsigned(id))
+}

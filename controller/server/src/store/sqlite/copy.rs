@@ -1,0 +1,121 @@
+//! Everything of this database, read or written as values.
+
+use sqlx::{AssertSqlSafe, Column as _, Row as _, TypeInfo as _, ValueRef as _};
+use tokio::sync::mpsc;
+use tokio::task::JoinHandle;
+
+use super::connection::Sqlite;
+use crate::store::copy::{BATCH, Batch, CopyError, Table, Value, compare, same_shape};
+use crate::store::error::StoreError;
+
+impl Sqlite {
+    pub async fn tables(&self) -> Result<Vec<Table>, StoreError> {
+        let names: Vec<String> = sqlx::query_scalar(
+            "SELECT name FROM sqlite_master WHERE type = 'table' AND name NOT LIKE 'sqlite_%'
+             AND name NOT LIKE '_sqlx_%'",
+        )
+        .fetch_all(self.read())
+        .await?;
+        let mut tables = Vec::new();
+        for name in names {
+            let columns = sqlx::query_scalar("SELECT name FROM pragma_table_info($1)")
+                .bind(&name)
+                .fetch_all(self.read())
+                .await?;
+            tables.push(Table { name, columns });
+        }
+        Ok(tables)
+    }
+
+    /// Sends every row, and returns how many each table has.
+    pub async fn read_all(&self, tables: &[Table], to: mpsc::Sender<Batch>) -> Result<Vec<u64>, CopyError> {
+        use futures_util::TryStreamExt as _;
+        let mut view = self.view().await?;
+        let mut counts = Vec::new();
+        for (table, shape) in tables.iter().enumerate() {
+            let query = format!("SELECT {} FROM {}{}", shape.listed(), shape.name, shape.order());
+            let mut found = sqlx::query(AssertSqlSafe(query)).fetch(view.connection());
+            let (mut rows, mut count) = (Vec::new(), 0);
+            while let Some(row) = found.try_next().await? {
+                rows.push(values(&row)?);
+                count += 1;
+                if rows.len() == BATCH {
+                    let batch = Batch { table, rows: std::mem::take(&mut rows) };
+                    to.send(batch).await.map_err(|_| CopyError::Ended)?;
+                }
+            }
+            to.send(Batch { table, rows }).await.map_err(|_| CopyError::Ended)?;
+            counts.push(count);
+        }
+        Ok(counts)
+    }
+
+    /// Writes every row, all or nothing.
+    pub async fn write_all(
+        &self,
+        tables: &[Table],
+        mut from: mpsc::Receiver<Batch>,
+        reading: JoinHandle<Result<Vec<u64>, CopyError>>,
+    ) -> Result<Vec<u64>, CopyError> {
+        same_shape(tables, self.tables().await?)?;
+        let mut tx = self.begin().await?;
+        for table in tables.iter().filter(|table| table.name != "fleet") {
+            let count = count(tx.connection(), table).await?;
+            if count > 0 {
+                return Err(CopyError::NotEmpty(table.name.clone(), count));
+            }
+        }
+        sqlx::query("DELETE FROM fleet").execute(tx.connection()).await?;
+        while let Some(Batch { table, rows }) = from.recv().await {
+            let Some(table) = tables.get(table) else { continue };
+            let places: Vec<String> = (1..=table.columns.len()).map(|n| format!("${n}")).collect();
+            let insert =
+                format!("INSERT INTO {} ({}) VALUES ({})", table.name, table.listed(), places.join(", "));
+            for row in rows {
+                let mut query = sqlx::query(AssertSqlSafe(insert.clone()));
+                for value in row {
+                    query = match value {
+                        Value::Null => query.bind(None::<i64>),
+                        Value::Integer(number) => query.bind(number),
+                        Value::Text(text) => query.bind(text),
+                        Value::Bytes(bytes) => query.bind(bytes),
+                    };
+                }
+                query.execute(tx.connection()).await?;
+            }
+        }
+        let read = reading.await.map_err(|_| CopyError::Ended)??;
+        let mut counts = Vec::new();
+        for table in tables {
+            counts.push(count(tx.connection(), table).await?);
+        }
+        compare(tables, &read, &counts)?;
+        tx.commit().await?;
+        Ok(counts)
+    }
+}
+
+async fn count(sql: &mut sqlx::SqliteConnection, table: &Table) -> Result<u64, StoreError> {
+    let query = format!("SELECT count(*) FROM {}", table.name);
+    let count: i64 = sqlx::query_scalar(AssertSqlSafe(query)).fetch_one(sql).await?;
+    Ok(super::columns::unsigned(count))
+}
+
+fn values(row: &sqlx::sqlite::SqliteRow) -> Result<Vec<Value>, StoreError> {
+    row.columns()
+        .iter()
+        .map(|column| {
+            let at = column.ordinal();
+            let raw = row.try_get_raw(at)?;
+            if raw.is_null() {
+                return Ok(Value::Null);
+            }
+            Ok(match raw.type_info().name() {
+                "INTEGER" | "BOOLEAN" => Value::Integer(row.try_get_unchecked(at)?),
+                "TEXT" => Value::Text(row.try_get_unchecked(at)?),
+                "BLOB" => Value::Bytes(row.try_get_unchecked(at)?),
+                _ => return Err(StoreError::Damaged("a value")),
+            })
+        })
+        .collect()
+}
