@@ -1,9 +1,9 @@
 //! The server's configuration, `controller.toml`: read once, checked, and passed as a value.
 
 mod database;
+mod private;
 
 use std::net::SocketAddr;
-use std::os::unix::fs::PermissionsExt as _;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
@@ -35,6 +35,8 @@ pub struct ServerConfig {
     /// `muster.db`, unless the database is elsewhere, and the folder `blobs`.
     pub data: PathBuf,
     pub database: DatabaseSettings,
+    /// The keys of bearers, if several controllers share them; otherwise they are in the data folder.
+    pub bearer_keys: Option<PathBuf>,
     /// The folder of `1.root.json`, `2.root.json` …: all roots, or those that a shared database begins with.
     pub root: PathBuf,
     /// Signs timestamps, and nothing else.
@@ -140,6 +142,7 @@ struct File {
     data: PathBuf,
     root: PathBuf,
     online_key: PathBuf,
+    bearer_keys: Option<PathBuf>,
     database: Option<String>,
     database_password: Option<PathBuf>,
     database_listen: Option<String>,
@@ -205,17 +208,21 @@ impl Check<'_> {
         self.check_limits(&file.limits)?;
         let tls = file.tls.map(|tls| self.tls(&tls)).transpose()?;
         let online_key_file = self.folder.join(file.online_key);
-        let database = self.database(database::Written {
+        let read = database::Read { config: self.path, folder: &self.folder };
+        let written = database::Written {
             database: file.database,
             password: file.database_password,
             listen: file.database_listen,
-        })?;
+        };
+        let database =
+            read.database(written).map_err(|database::Wrong(key, problem)| self.wrong(key, problem))?;
         Ok(ServerConfig {
             listen,
             metrics_listen,
             url: file.url,
             data: self.folder.join(file.data),
             database,
+            bearer_keys: file.bearer_keys.map(|file| self.folder.join(file)),
             root,
             online_key: self.online_key(&online_key_file)?,
             online_key_file,
@@ -295,19 +302,8 @@ impl Check<'_> {
             .map_err(|error: KeyError| self.wrong("online_key", format!("names {}: {error}", path.display())))
     }
 
-    /// A private key that others can read is not private.
     fn private_file(&self, key: &'static str, path: &Path) -> Result<(), ConfigError> {
-        let meta = std::fs::metadata(path).map_err(|error| {
-            self.wrong(key, format!("names {}, which cannot be read: {error}", path.display()))
-        })?;
-        let mode = meta.permissions().mode() & 0o777;
-        if mode & 0o077 != 0 {
-            let path = path.display();
-            let problem =
-                format!("names {path}, which others may read (mode {mode:04o}): run `chmod 600 {path}`");
-            return Err(self.wrong(key, problem));
-        }
-        Ok(())
+        private::require_private(path).map_err(|problem| self.wrong(key, problem))
     }
 
     fn wrong(&self, key: &'static str, problem: String) -> ConfigError {
@@ -317,6 +313,8 @@ impl Check<'_> {
 
 #[cfg(test)]
 mod tests {
+    use std::os::unix::fs::PermissionsExt as _;
+
     use super::*;
 
     pub(super) struct Folder(tempfile::TempDir);

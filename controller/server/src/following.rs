@@ -1,5 +1,5 @@
-//! Other controllers on the same database: what they did wakes those who wait here. It is heard by notifications
-//! where there is a connection for them, and asked for every second in any case.
+//! Other controllers on the same database: what they did wakes those who wait here. It is heard by
+//! notifications where there is a connection for them, and asked for every second in any case.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -9,7 +9,7 @@ use tokio::task::JoinHandle;
 
 use crate::services::Services;
 use crate::store::shared::Ear;
-use crate::store::{Cursor, Heard, StoreError};
+use crate::store::{Heard, StoreError};
 
 /// How often the database is asked.
 const LOOK: Duration = Duration::from_secs(1);
@@ -39,26 +39,29 @@ impl Following {
 
 /// Asks what has changed, and wakes the machines concerned: their poll looks whether it is for them.
 async fn ask(services: Arc<Services>) {
-    let mut known = *services.notify.listen().borrow();
+    let mut known = None;
     let mut complaint = String::new();
     loop {
         tokio::time::sleep(LOOK).await;
         match look(&services, known).await {
-            Ok(cursor) => (known, complaint) = (cursor, String::new()),
+            Ok(number) => (known, complaint) = (Some(number), String::new()),
             Err(error) => complain(&mut complaint, &error),
         }
     }
 }
 
-async fn look(services: &Services, known: Cursor) -> Result<Cursor, StoreError> {
+async fn look(services: &Services, known: Option<u64>) -> Result<u64, StoreError> {
     services.roots.refresh().await?;
-    let (machines, cursor) = services.store.changed_since(known).await?;
-    match machines {
-        Some(machines) => machines.iter().for_each(|machine| services.wakers.wake(machine)),
-        None => services.wakers.wake_all(),
-    }
-    services.notify.changed(cursor);
-    Ok(cursor)
+    let Some(known) = known else {
+        let number = services.store.newest_change().await?;
+        // Until now nobody was asked.
+        services.wakers.wake_all();
+        return Ok(number);
+    };
+    let (machines, number) = services.store.changed_since(known).await?;
+    machines.iter().for_each(|machine| services.wakers.wake(machine));
+    services.notify.changed(machines);
+    Ok(number)
 }
 
 async fn listen(services: Arc<Services>, ear: Ear) {

@@ -38,6 +38,8 @@ pub enum KeyringError {
 #[derive(Debug)]
 pub struct Keyring {
     file: PathBuf,
+    /// Whether it is this controller's alone.
+    own: bool,
     held: RwLock<Arc<Keys>>,
 }
 
@@ -85,9 +87,18 @@ struct WrittenKey {
 impl Keyring {
     /// Opens the keys in the data folder; makes them at the first start.
     pub fn open(data: &Path, now_s: i64) -> Result<Self, KeyringError> {
-        let file = data.join(FILE);
-        let keys = in_force(&file, now_s)?;
-        Ok(Self { file, held: RwLock::new(Arc::new(keys)) })
+        Self::of(data.join(FILE), true, now_s)
+    }
+
+    /// The same, in a file that several controllers have: none of them replaces its keys, since the others
+    /// would not know the new one.
+    pub fn shared(file: &Path, now_s: i64) -> Result<Self, KeyringError> {
+        Self::of(file.to_owned(), false, now_s)
+    }
+
+    fn of(file: PathBuf, own: bool, now_s: i64) -> Result<Self, KeyringError> {
+        let keys = in_force(&file, own, now_s)?;
+        Ok(Self { file, own, held: RwLock::new(Arc::new(keys)) })
     }
 
     pub fn keys(&self) -> Arc<Keys> {
@@ -96,14 +107,14 @@ impl Keyring {
 
     /// Reads the file again, and replaces a key that has sealed long enough.
     pub fn renew(&self, now_s: i64) -> Result<(), KeyringError> {
-        let keys = in_force(&self.file, now_s)?;
+        let keys = in_force(&self.file, self.own, now_s)?;
         *self.held.write().unwrap_or_else(PoisonError::into_inner) = Arc::new(keys);
         Ok(())
     }
 }
 
 /// The keys in the file, which is brought up to date first: a key is on disk before it seals anything.
-fn in_force(file: &Path, now_s: i64) -> Result<Keys, KeyringError> {
+fn in_force(file: &Path, own: bool, now_s: i64) -> Result<Keys, KeyringError> {
     let failed = |error| KeyringError::File(file.to_owned(), error);
     let (mut written, mut changed) = match std::fs::read(file) {
         Ok(text) => {
@@ -118,7 +129,7 @@ fn in_force(file: &Path, now_s: i64) -> Result<Keys, KeyringError> {
         Err(error) => return Err(failed(error)),
     };
     // A clock that was set back makes no key last longer.
-    let seals = |key: &WrittenKey| (0..SEALS_S).contains(&now_s.saturating_sub(key.made_at));
+    let seals = |key: &WrittenKey| !own || (0..SEALS_S).contains(&now_s.saturating_sub(key.made_at));
     if !written.keys.first().is_some_and(seals) {
         written.keys.insert(0, new_key(now_s)?);
         changed = true;
@@ -127,7 +138,7 @@ fn in_force(file: &Path, now_s: i64) -> Result<Keys, KeyringError> {
     let mut kept: Vec<WrittenKey> = keys.next().into_iter().collect();
     for key in keys {
         let replaced_at = kept.last().map_or(now_s, |after| after.made_at);
-        if now_s.saturating_sub(replaced_at) < ACCEPTED_S {
+        if !own || now_s.saturating_sub(replaced_at) < ACCEPTED_S {
             kept.push(key);
         } else {
             changed = true;

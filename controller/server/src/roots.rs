@@ -1,5 +1,6 @@
-//! The fleet's chain of roots: a folder of `1.root.json`, `2.root.json` …, reread when it changes. Controllers
-//! that share a database share the roots in it; the folder then has those that the chain began with.
+//! The fleet's chain of roots: a folder of `1.root.json`, `2.root.json` …, reread when it changes.
+//! Controllers that share a database share the roots in it; the folder then has those that the chain began
+//! with.
 
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, PoisonError, RwLock};

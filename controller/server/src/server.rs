@@ -123,7 +123,10 @@ impl Server {
                 config.online_key_file.clone(),
                 OnlineSigner::new(config.online_key.clone(), config.limits.timestamp_seconds()),
             ),
-            keyring: Keyring::open(&config.data, clock.unix_seconds())?,
+            keyring: match &config.bearer_keys {
+                Some(file) => Keyring::shared(file, clock.unix_seconds())?,
+                None => Keyring::open(&config.data, clock.unix_seconds())?,
+            },
             clock,
             wakers: Default::default(),
             root_log: Default::default(),

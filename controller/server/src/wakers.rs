@@ -18,6 +18,13 @@ struct Bell {
     notify: Notify,
 }
 
+impl Bell {
+    fn ring(&self) {
+        self.rung.fetch_add(1, Ordering::Release);
+        self.notify.notify_waiters();
+    }
+}
+
 #[derive(Debug, Default)]
 struct Waiting {
     bell: Arc<Bell>,
@@ -49,17 +56,13 @@ impl Wakers {
     /// Wakes every poll of this machine.
     pub fn wake(&self, machine: &MachineName) {
         if let Some(waiting) = self.machines().get(machine) {
-            waiting.bell.rung.fetch_add(1, Ordering::Release);
-            waiting.bell.notify.notify_waiters();
+            waiting.bell.ring();
         }
     }
 
     /// Wakes every poll of every machine.
     pub fn wake_all(&self) {
-        let waiting = self.waiting.lock().unwrap_or_else(PoisonError::into_inner);
-        for sender in waiting.values() {
-            sender.send_replace(());
-        }
+        self.machines().values().for_each(|waiting| waiting.bell.ring());
     }
 
     /// How many machines are waiting.

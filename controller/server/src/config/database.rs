@@ -1,11 +1,11 @@
 //! Which database: SQLite in the data folder, or PostgreSQL by a connection string.
 
 use std::fmt;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use zeroize::Zeroizing;
 
-use super::{Check, ConfigError};
+use super::private::require_private;
 
 #[derive(Debug, Clone, Default)]
 pub enum DatabaseSettings {
@@ -87,8 +87,17 @@ const SSL_MODES: [&str; 6] = ["disable", "allow", "prefer", "require", "verify-c
 /// A password is longer than this by mistake.
 const MAX_PASSWORD_BYTES: u64 = 4096;
 
-impl Check<'_> {
-    pub(super) fn database(&self, written: Written) -> Result<DatabaseSettings, ConfigError> {
+/// The key that is wrong, and what to write instead.
+pub(super) struct Wrong(pub &'static str, pub String);
+
+/// Checks what is written in a configuration.
+pub(super) struct Read<'a> {
+    pub config: &'a Path,
+    pub folder: &'a Path,
+}
+
+impl Read<'_> {
+    pub(super) fn database(&self, written: Written) -> Result<DatabaseSettings, Wrong> {
         let Written { database, password, listen } = written;
         let Some(url) = database else {
             for (key, given) in
@@ -96,7 +105,7 @@ impl Check<'_> {
             {
                 if given {
                     let problem = "belongs to database = \"postgres://…\", which is missing";
-                    return Err(self.wrong(key, problem.into()));
+                    return Err(Wrong(key, problem.into()));
                 }
             }
             return Ok(DatabaseSettings::Sqlite);
@@ -117,12 +126,12 @@ impl Check<'_> {
     }
 
     /// The text itself is never part of the complaint.
-    fn connection_string(&self, key: &'static str, url: &str) -> Result<(), ConfigError> {
+    fn connection_string(&self, key: &'static str, url: &str) -> Result<(), Wrong> {
         let rest = url.strip_prefix("postgres://").or_else(|| url.strip_prefix("postgresql://"));
         let Some(rest) = rest else {
             let problem = "must be \"postgres://USER@HOST:PORT/DATABASE?sslmode=verify-full\"; leave it out to \
                 keep everything in muster.db in the data folder";
-            return Err(self.wrong(key, problem.into()));
+            return Err(Wrong(key, problem.into()));
         };
         let (place, parameters) = rest.split_once('?').unwrap_or((rest, ""));
         let mut has_password = place.split_once('@').is_some_and(|(user, _)| user.contains(':'));
@@ -133,31 +142,35 @@ impl Check<'_> {
                     "has a parameter after its '?' that muster does not know; it knows {}",
                     PARAMETERS.join(", ")
                 );
-                return Err(self.wrong(key, problem));
+                return Err(Wrong(key, problem));
             }
             if name == "sslmode" && !SSL_MODES.contains(&value) {
                 let problem = format!("has a wrong sslmode: write one of {}", SSL_MODES.join(", "));
-                return Err(self.wrong(key, problem));
+                return Err(Wrong(key, problem));
             }
             has_password |= name == "password";
         }
-        if has_password { self.private_file(key, self.path) } else { Ok(()) }
+        if has_password {
+            require_private(self.config).map_err(|problem| Wrong(key, problem))
+        } else {
+            Ok(())
+        }
     }
 
-    fn password(&self, file: PathBuf) -> Result<Zeroizing<String>, ConfigError> {
+    fn password(&self, file: PathBuf) -> Result<Zeroizing<String>, Wrong> {
         use std::io::Read as _;
         const KEY: &str = "database_password";
         let file = self.folder.join(file);
-        self.private_file(KEY, &file)?;
+        require_private(&file).map_err(|problem| Wrong(KEY, problem))?;
         let unreadable = |error: std::io::Error| {
-            self.wrong(KEY, format!("names {}, which cannot be read: {error}", file.display()))
+            Wrong(KEY, format!("names {}, which cannot be read: {error}", file.display()))
         };
         let mut text = Zeroizing::new(String::new());
         let opened = std::fs::File::open(&file).map_err(unreadable)?;
         opened.take(MAX_PASSWORD_BYTES).read_to_string(&mut text).map_err(unreadable)?;
         let password = text.trim_end_matches(['\r', '\n']);
         if password.is_empty() {
-            return Err(self.wrong(KEY, format!("names {}, which is empty", file.display())));
+            return Err(Wrong(KEY, format!("names {}, which is empty", file.display())));
         }
         Ok(Zeroizing::new(password.to_owned()))
     }

@@ -1,5 +1,6 @@
-//! PostgreSQL: everything that knows its SQL, one file per subject, like `sqlite`. `locks` and `connection` say
-//! how transactions keep out of one another's way; `notify` and `listen` are how controllers wake one another.
+//! PostgreSQL: everything that knows its SQL, one file per subject, like `sqlite`. `locks` and `connection`
+//! say how transactions keep out of one another's way; `notify` and `listen` are how controllers wake one
+//! another.
 
 mod access;
 mod apply;

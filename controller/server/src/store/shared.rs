@@ -6,7 +6,7 @@ use muster_protocol::clock::UnixMillis;
 use muster_protocol::ids::MachineName;
 
 use super::postgres::{self, Listener};
-use super::{Cursor, Database, Failed, Heard, Store, StoreError, Transaction};
+use super::{Database, Failed, Heard, Store, StoreError, Transaction};
 use crate::config::DatabaseSettings;
 use crate::core::audit::AuditContext;
 use crate::core::change::Decided;
@@ -63,15 +63,19 @@ impl Store {
         Ok(decided.await.map_err(Failed::into_store)?.answer)
     }
 
-    /// The machines that changed after this cursor, and the cursor now. No list if they are too many, or if the
-    /// database is one in which the cursor was not reached.
-    pub async fn changed_since(
-        &self,
-        cursor: Cursor,
-    ) -> Result<(Option<Vec<MachineName>>, Cursor), StoreError> {
+    /// The number of the newest change in a shared database.
+    pub async fn newest_change(&self) -> Result<u64, StoreError> {
         match &self.database {
-            Database::Sqlite(database) => Ok((Some(Vec::new()), database.cursor().await?)),
-            Database::Postgres(database) => super::within(database.changed_since(cursor)).await,
+            Database::Sqlite(_) => Ok(0),
+            Database::Postgres(database) => super::within(database.newest_change()).await,
+        }
+    }
+
+    /// The machines that other controllers changed after this number, and the number to ask for next.
+    pub async fn changed_since(&self, number: u64) -> Result<(Vec<MachineName>, u64), StoreError> {
+        match &self.database {
+            Database::Sqlite(_) => Ok((Vec::new(), number)),
+            Database::Postgres(database) => super::within(database.changed_since(number)).await,
         }
     }
 

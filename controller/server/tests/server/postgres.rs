@@ -5,8 +5,8 @@ use std::sync::atomic::{AtomicU64, Ordering};
 
 use sqlx::{AssertSqlSafe, Connection as _, PgConnection};
 
-/// Names the cluster as `postgres://USER@HOST:PORT`. There, the database `muster_template` has the functions of
-/// SQLite that the tests' own queries use.
+/// Names the cluster as `postgres://USER@HOST:PORT`. There, the database `muster_template` has the functions
+/// of SQLite that the tests' own queries use.
 const CLUSTER: &str = "MUSTER_TEST_POSTGRES";
 /// The same through a pooler: that is where the controller connects to, and it listens at the cluster itself.
 const POOLER: &str = "MUSTER_TEST_POOLER";
@@ -36,12 +36,13 @@ impl Place {
 
     /// The lines of `controller.toml`.
     pub fn setting(&self) -> String {
+        let keys = "bearer_keys = \"bearer-keys.json\"\n";
         match std::env::var(POOLER) {
             Ok(pooler) => {
                 let (pooler, direct) = (format!("{pooler}/{}", self.name), self.url());
-                format!("database = \"{pooler}\"\ndatabase_listen = \"{direct}\"\n")
+                format!("{keys}database = \"{pooler}\"\ndatabase_listen = \"{direct}\"\n")
             }
-            Err(_) => format!("database = \"{}\"\n", self.url()),
+            Err(_) => format!("{keys}database = \"{}\"\n", self.url()),
         }
     }
 

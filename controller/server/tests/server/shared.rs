@@ -1,5 +1,5 @@
-//! Several controllers on one PostgreSQL: `tests/run postgres`. On SQLite there is nothing to share, and these
-//! tests end at once.
+//! Several controllers on one PostgreSQL: `tests/run postgres`. On SQLite there is nothing to share, and
+//! these tests end at once.
 
 use muster_protocol::api::{self, ProblemCode};
 use muster_protocol::audit::{Page, origin, verify};
@@ -23,7 +23,8 @@ async fn fleet() -> Option<Fleet> {
     Some(fleet)
 }
 
-/// A poll at `here` ends by what is published at `there`: long before its own end, and before the client's limit.
+/// A poll at `here` ends by what is published at `there`: long before its own end, and before the client's
+/// limit.
 async fn woken(here: &Fleet, there: &Fleet) {
     let mut machine = here.enrolled("cinnabar", Class::Nixos).await;
     let bearer = machine.bearer(there).await;

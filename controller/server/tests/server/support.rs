@@ -120,7 +120,7 @@ impl Fleet {
     pub async fn beside(&self, more: &str) -> Self {
         let dir = tempfile::tempdir().unwrap();
         std::fs::create_dir(dir.path().join("root")).unwrap();
-        for file in ["root/1.root.json", "online.pem", "controller.toml"] {
+        for file in ["root/1.root.json", "online.pem", "controller.toml", "bearer-keys.json"] {
             std::fs::copy(self.dir.path().join(file), dir.path().join(file)).unwrap();
         }
         let config = std::fs::read_to_string(dir.path().join("controller.toml")).unwrap();

@@ -4,7 +4,7 @@ use muster_protocol::ids::{MachineName, Sha256};
 use muster_protocol::keys::PublicKey;
 use sqlx::PgConnection;
 
-use super::columns::{machine, public_key, query, query_as, signed};
+use super::columns::{machine, public_key, query, query_as};
 use super::connection::Postgres;
 use crate::core::change::Bearer;
 use crate::core::rows::Principal;
@@ -52,39 +52,21 @@ impl Postgres {
     }
 }
 
+/// Raises the machine's counter, and removes what is left of version 0.1.
 pub async fn end(sql: &mut PgConnection, machine: &MachineName) -> Result<(), StoreError> {
+    query("UPDATE machines SET bearer_counter = bearer_counter + 1 WHERE name = $1")
+        .bind(machine.as_str())
+        .execute(&mut *sql)
+        .await?;
     query("DELETE FROM bearers WHERE machine = $1").bind(machine.as_str()).execute(sql).await?;
     Ok(())
 }
 
-pub async fn trim(
-    sql: &mut PgConnection,
-    machine: &MachineName,
-    now_s: i64,
-    keep: u32,
-) -> Result<(), StoreError> {
-    query(
-        "DELETE FROM bearers WHERE machine = $1 AND (expires <= $2 OR hash NOT IN
-             (SELECT hash FROM bearers WHERE machine = $1 ORDER BY seq DESC LIMIT $3))",
-    )
-    .bind(machine.as_str())
-    .bind(now_s)
-    .bind(i64::from(keep))
-    .execute(sql)
-    .await?;
-    Ok(())
-}
-
+/// An operator's.
 pub async fn grant(sql: &mut PgConnection, bearer: &Bearer) -> Result<(), StoreError> {
-    let (machine, operator) = match &bearer.of {
-        Principal::Machine(machine) => (Some(machine.as_str()), None),
-        Principal::Operator(key) => (None, Some(key.as_bytes().as_slice())),
-    };
-    query("INSERT INTO bearers (hash, machine, operator, seq, expires) VALUES ($1, $2, $3, $4, $5)")
+    query("INSERT INTO bearers (hash, operator, expires) VALUES ($1, $2, $3)")
         .bind(bearer.hash.as_bytes().as_slice())
-        .bind(machine)
-        .bind(operator)
-        .bind(signed(bearer.seq))
+        .bind(bearer.of.as_bytes().as_slice())
         .bind(bearer.expires)
         .execute(sql)
         .await?;

@@ -1,5 +1,7 @@
 //! Every change that a decision may make, as SQL statements.
 
+use std::collections::BTreeSet;
+
 use muster_protocol::audit::Checkpoint;
 use sqlx::PgConnection;
 
@@ -9,20 +11,24 @@ use super::{
     access, attacks, audit, checkins, drafts, enrolment, machines, notify, publication, reports, requests,
     retention,
 };
-use crate::core::change::Change;
+use crate::core::change::{Change, CheckedIn};
 use crate::store::answers::Applied;
 use crate::store::error::StoreError;
 
 impl Transaction {
     pub async fn apply(&mut self, changes: &[Change]) -> Result<Applied, StoreError> {
+        let (mut checked_in, mut changed): (Vec<&CheckedIn>, BTreeSet<&str>) = Default::default();
+        for change in changes {
+            match change {
+                Change::CheckedIn(one) => checked_in.push(one),
+                Change::MachineChanged { machine } => drop(changed.insert(machine.as_str())),
+                _ => {}
+            }
+        }
+        checkins::keep(self.connection(), &checked_in).await?;
         // In one order, so that no two transactions wait for one another.
-        let (log, cursor) = changes.iter().fold((false, false), |(log, cursor), change| {
-            (
-                log || matches!(change, Change::Audited(_)),
-                cursor || matches!(change, Change::MachineChanged { .. }),
-            )
-        });
-        for (needed, lock) in [(log, Lock::Log), (cursor, Lock::Changes)] {
+        let logs = changes.iter().any(|change| matches!(change, Change::Audited(_)));
+        for (needed, lock) in [(logs, Lock::Log), (!changed.is_empty(), Lock::Changes)] {
             if needed {
                 locks::take(self.connection(), lock).await?;
             }
@@ -31,7 +37,8 @@ impl Transaction {
         for change in changes {
             applying.one(change).await?;
         }
-        let applied = applying.applied;
+        let (applied, instance) = (applying.applied, self.instance);
+        machines::changed(self.connection(), &changed, instance).await?;
         notify::announce(self.connection(), changes).await?;
         Ok(applied)
     }
@@ -53,22 +60,16 @@ impl Applying<'_> {
             Change::TagsReplaced { machine, tags } => machines::replace_tags(sql, machine, tags).await,
             Change::MachineRevoked { machine, at } => machines::revoke(sql, machine, *at).await,
             Change::MachineSeen { machine, at } => machines::seen(sql, machine, *at).await,
-            Change::MachineChanged { machine } => {
-                self.applied.cursor = Some(machines::changed(sql, machine).await?);
-                Ok(())
-            }
+            // Written with the others.
+            Change::CheckedIn(_) | Change::MachineChanged { .. } => Ok(()),
             Change::TokenMade(token) => enrolment::make_token(sql, token).await,
             Change::TokenUsed { token, by, at } => enrolment::use_token(sql, token, by, *at).await,
             Change::TokensEnded { machine } => enrolment::end_tokens(sql, machine).await,
             Change::Enrolled(enrolled) => enrolment::enrol(sql, enrolled).await,
-            Change::CheckedIn(checked_in) => checkins::keep(sql, checked_in).await,
             Change::KeyReplaced { machine, key, at } => checkins::replace_key(sql, machine, key, *at).await,
             Change::CloneAlarm { machine, at } => checkins::alarm(sql, machine, Some(*at)).await,
             Change::CloneAlarmEnded { machine } => checkins::alarm(sql, machine, None).await,
             Change::BearersEnded { machine } => access::end(sql, machine).await,
-            Change::BearersTrimmed { machine, now_s, keep } => {
-                access::trim(sql, machine, *now_s, *keep).await
-            }
             Change::BearerGranted(bearer) => access::grant(sql, bearer).await,
             Change::RequestKept { machine, request } => requests::keep(sql, machine, request).await,
             Change::RequestsDropped { machine, ids } => requests::end(sql, machine, ids).await,

@@ -1,13 +1,14 @@
 //! Connections and transactions. Every query is part of a transaction, and every wait in one has a limit.
 //!
 //! A transaction reads what is committed, and locks what its decision depends on before it reads it: the
-//! machine's row, or one of the locks of `locks.rs`. Whoever comes second waits, and then reads what the first
-//! one wrote. What no lock covers (two machines with one key, a token made twice) a unique index refuses, and
+//! machine's row, or one of the locks of `locks.rs`. Whoever comes second waits, and then reads what the
+//! first one wrote. What no lock covers (two machines with one key, a token made twice) a unique index refuses, and
 //! the decision is made again.
 
 use std::time::Duration;
 
 use muster_protocol::ids::Sha256;
+use muster_protocol::random;
 use sqlx::postgres::{PgConnectOptions, PgConnection, PgPool, PgPoolOptions};
 
 use super::columns::{query, query_scalar, sha256};
@@ -43,6 +44,8 @@ const BEGIN_LONG: &str = "BEGIN ISOLATION LEVEL READ COMMITTED READ WRITE; SET L
 #[derive(Debug, Clone)]
 pub struct Postgres {
     pool: PgPool,
+    /// Who wrote a change, so that this controller does not hear its own.
+    pub instance: i64,
 }
 
 /// A transaction that writes, or a view, which sees one snapshot of the database.
@@ -50,6 +53,7 @@ pub struct Transaction {
     transaction: sqlx::Transaction<'static, sqlx::Postgres>,
     /// Whether it locks what it reads.
     pub writes: bool,
+    pub instance: i64,
 }
 
 /// The text of a query whose rows a writing transaction locks.
@@ -112,7 +116,7 @@ impl Postgres {
                 })
             })
             .connect_lazy_with(options);
-        let postgres = Self { pool };
+        let postgres = Self { pool, instance: i64::from_be_bytes(random::bytes()?) };
         postgres.prepare().await.map_err(|error| match error {
             StoreError::Database(error) | StoreError::Unavailable(error) => {
                 StoreError::Open(format!("PostgreSQL at {place}: {error}"))
@@ -164,7 +168,7 @@ impl Postgres {
         loop {
             let begun = tokio::time::timeout(LONGEST, self.pool.begin_with(begin)).await;
             match begun.unwrap_or(Err(sqlx::Error::PoolTimedOut)) {
-                Ok(transaction) => return Ok(Transaction { transaction, writes }),
+                Ok(transaction) => return Ok(Transaction { transaction, writes, instance: self.instance }),
                 Err(error) if left > 0 && ended(&error) => left -= 1,
                 Err(error) => return Err(error.into()),
             }

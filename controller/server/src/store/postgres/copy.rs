@@ -21,7 +21,7 @@ struct ColumnRow {
 async fn catalogue(sql: &mut PgConnection) -> Result<Vec<ColumnRow>, StoreError> {
     let columns = query_as(
         "SELECT table_name::text, column_name::text, data_type::text FROM information_schema.columns
-         WHERE table_schema = current_schema() AND table_name NOT IN ('schema_migrations', 'roots')
+         WHERE table_schema = current_schema() AND table_name NOT IN ('schema_migrations', 'roots', 'changes')
          ORDER BY table_name, ordinal_position",
     );
     Ok(columns.fetch_all(sql).await?)
@@ -88,12 +88,11 @@ impl Postgres {
             }
         }
         // What is numbered here goes on where it was.
-        for table in ["changes", "attacks"] {
-            let go_on = format!(
-                "SELECT setval(pg_get_serial_sequence('{table}', 'id'), max(id)) FROM {table} HAVING max(id) > 0"
-            );
-            sqlx::query(AssertSqlSafe(go_on)).persistent(false).execute(tx.connection()).await?;
-        }
+        query(
+            "SELECT setval(pg_get_serial_sequence('attacks', 'id'), max(id)) FROM attacks HAVING max(id) > 0",
+        )
+        .execute(tx.connection())
+        .await?;
         let read = reading.await.map_err(|_| CopyError::Ended)??;
         let mut counts = Vec::new();
         for table in tables {

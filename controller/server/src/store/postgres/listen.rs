@@ -23,8 +23,8 @@ impl Listener {
         Self { options }
     }
 
-    /// Listens until the connection ends. What was said before it began is lost, so everything counts as heard
-    /// once it begins.
+    /// Listens until the connection ends. What was said before it began is lost, so everything counts as
+    /// heard once it begins.
     pub async fn listen(&self, heard: &mut (impl FnMut(Heard) + Send)) -> Result<(), StoreError> {
         let pool = PgPoolOptions::new()
             .max_connections(1)

@@ -1,6 +1,7 @@
 //! Locks that end with their transaction, so that they hold behind a pooler too.
 //!
-//! A transaction takes what it needs in this order: rows of machines by name, the drafts, the log, the cursor.
+//! A transaction takes what it needs in this order: rows of machines by name, the drafts, the log, the
+//! changes.
 
 use sqlx::PgConnection;
 

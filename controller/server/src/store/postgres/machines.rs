@@ -17,7 +17,7 @@ use super::connection::{Postgres, Transaction, locking};
 use crate::core::change::Invited;
 use crate::core::machines::Stored;
 use crate::core::rows::{KnownMachine, Machine};
-use crate::store::answers::{Cursor, News};
+use crate::store::answers::News;
 use crate::store::error::StoreError;
 
 #[derive(sqlx::FromRow)]
@@ -135,8 +135,15 @@ macro_rules! select {
     };
 }
 
-/// If more have changed since somebody looked, that one looks at all.
+/// If more have changed, the rest is asked for next.
 const MOST_CHANGED: i64 = 5_000;
+
+#[derive(sqlx::FromRow)]
+struct ChangeRow {
+    id: i64,
+    machine: String,
+    instance: i64,
+}
 
 /// What the requests of an enrolled machine are checked against.
 #[derive(sqlx::FromRow)]
@@ -144,6 +151,10 @@ struct KeyRow {
     key: Option<Vec<u8>>,
     revoked_at: Option<i64>,
     class: String,
+    enrolment: i64,
+    bearer_counter: i64,
+    seq: i64,
+    seen_at: Option<i64>,
 }
 
 #[derive(sqlx::FromRow)]
@@ -153,34 +164,25 @@ struct NewsRow {
 }
 
 impl Postgres {
-    pub async fn cursor(&self) -> Result<Cursor, StoreError> {
-        let id: Option<i64> =
+    /// The number of the newest change.
+    pub async fn newest_change(&self) -> Result<u64, StoreError> {
+        let newest: Option<i64> =
             query_scalar("SELECT max(id) FROM changes").fetch_one(self.view().await?.connection()).await?;
-        Ok(id.map_or(0, unsigned))
+        Ok(newest.map_or(0, unsigned))
     }
 
-    pub async fn changed_since(
-        &self,
-        cursor: Cursor,
-    ) -> Result<(Option<Vec<MachineName>>, Cursor), StoreError> {
-        let mut view = self.view().await?;
-        let newest: Option<i64> =
-            query_scalar("SELECT max(id) FROM changes").fetch_one(view.connection()).await?;
-        let newest = newest.map_or(0, unsigned);
-        if newest <= cursor {
-            return Ok(((newest == cursor).then(Vec::new), newest));
-        }
-        let names: Vec<String> =
-            query_scalar("SELECT machine FROM changes WHERE id > $1 ORDER BY id DESC LIMIT $2")
-                .bind(signed(cursor))
+    /// The machines that other controllers changed after this number, and the number to ask for next.
+    pub async fn changed_since(&self, number: u64) -> Result<(Vec<MachineName>, u64), StoreError> {
+        let rows: Vec<ChangeRow> =
+            query_as("SELECT id, machine, instance FROM changes WHERE id > $1 ORDER BY id LIMIT $2")
+                .bind(signed(number))
                 .bind(MOST_CHANGED)
-                .fetch_all(view.connection())
+                .fetch_all(self.view().await?.connection())
                 .await?;
-        if names.len() as i64 == MOST_CHANGED {
-            return Ok((None, newest));
-        }
-        let names = names.iter().map(|name| machine(name)).collect::<Result<_, _>>()?;
-        Ok((Some(names), newest))
+        let next = rows.last().map_or(number, |row| unsigned(row.id));
+        let others = rows.iter().filter(|row| row.instance != self.instance);
+        let names = others.map(|row| machine(&row.machine)).collect::<Result<_, _>>()?;
+        Ok((names, next))
     }
 
     pub async fn machine(&self, name: &MachineName) -> Result<Option<Machine>, StoreError> {
@@ -197,14 +199,34 @@ impl Postgres {
         rows.into_iter().map(Row::machine).collect()
     }
 
-    pub async fn machine_key(&self, name: &MachineName) -> Result<Option<KnownMachine>, StoreError> {
-        let row: Option<KeyRow> = query_as("SELECT key, revoked_at, class FROM machines WHERE name = $1")
-            .bind(name.as_str())
-            .fetch_optional(self.view().await?.connection())
+    pub async fn machines_named(&self, names: &[MachineName]) -> Result<Vec<Machine>, StoreError> {
+        let names: Vec<&str> = names.iter().map(MachineName::as_str).collect();
+        let rows: Vec<Row> = query_as(select!("WHERE m.name = ANY($1) ORDER BY m.name"))
+            .bind(names)
+            .fetch_all(self.view().await?.connection())
             .await?;
-        let Some(KeyRow { key: Some(key), revoked_at, class }) = row else { return Ok(None) };
-        let class = class.parse().map_err(|_| StoreError::Damaged("a class"))?;
-        Ok(Some(KnownMachine { key: public_key(&key)?, class, revoked: revoked_at.is_some() }))
+        rows.into_iter().map(Row::machine).collect()
+    }
+
+    pub async fn machine_key(&self, name: &MachineName) -> Result<Option<KnownMachine>, StoreError> {
+        let row: Option<KeyRow> = query_as(
+            "SELECT key, revoked_at, class, enrolment, bearer_counter, seq, seen_at FROM machines
+             WHERE name = $1",
+        )
+        .bind(name.as_str())
+        .fetch_optional(self.view().await?.connection())
+        .await?;
+        let Some(row) = row else { return Ok(None) };
+        let Some(key) = row.key else { return Ok(None) };
+        Ok(Some(KnownMachine {
+            key: public_key(&key)?,
+            class: row.class.parse().map_err(|_| StoreError::Damaged("a class"))?,
+            revoked: row.revoked_at.is_some(),
+            enrolment: unsigned(row.enrolment),
+            counter: unsigned(row.bearer_counter),
+            seq: unsigned(row.seq),
+            seen_at: row.seen_at.unwrap_or(0),
+        }))
     }
 
     pub async fn news(&self, name: &MachineName) -> Result<News, StoreError> {
@@ -235,6 +257,17 @@ impl Transaction {
         if self.writes {
             query("SELECT 1 FROM machines WHERE name = $1 FOR NO KEY UPDATE")
                 .bind(machine.as_str())
+                .execute(self.connection())
+                .await?;
+        }
+        Ok(())
+    }
+
+    /// The same for many, by name, so that no two transactions wait for one another.
+    pub async fn lock_machines(&mut self, machines: &[&str]) -> Result<(), StoreError> {
+        if self.writes {
+            query("SELECT 1 FROM machines WHERE name = ANY($1) ORDER BY name FOR NO KEY UPDATE")
+                .bind(machines)
                 .execute(self.connection())
                 .await?;
         }
@@ -331,13 +364,22 @@ pub async fn seen(sql: &mut PgConnection, machine: &MachineName, at: UnixMillis)
     Ok(())
 }
 
-/// One row per machine, so that the table does not grow. `apply` holds the lock that keeps the numbers in the order of
-/// commits.
-pub async fn changed(sql: &mut PgConnection, machine: &MachineName) -> Result<Cursor, StoreError> {
-    query("DELETE FROM changes WHERE machine = $1").bind(machine.as_str()).execute(&mut *sql).await?;
-    let id: i64 = query_scalar("INSERT INTO changes (machine) VALUES ($1) RETURNING id")
-        .bind(machine.as_str())
-        .fetch_one(sql)
+/// One row per machine, so that the table does not grow. `apply` holds the lock that keeps the numbers in
+/// the order of commits.
+pub async fn changed(
+    sql: &mut PgConnection,
+    machines: &BTreeSet<&str>,
+    instance: i64,
+) -> Result<(), StoreError> {
+    if machines.is_empty() {
+        return Ok(());
+    }
+    let machines: Vec<&str> = machines.iter().copied().collect();
+    query("DELETE FROM changes WHERE machine = ANY($1)").bind(&machines).execute(&mut *sql).await?;
+    query("INSERT INTO changes (machine, instance) SELECT machine, $2 FROM UNNEST($1::text[]) AS machine")
+        .bind(&machines)
+        .bind(instance)
+        .execute(sql)
         .await?;
-    Ok(unsigned(id))
+    Ok(())
 }

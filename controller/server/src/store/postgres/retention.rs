@@ -51,8 +51,8 @@ struct Gone {
     bytes: i64,
 }
 
-/// How many were removed. The rows of the machines concerned are locked first, as by everyone who changes their
-/// events. If another controller is at it, nothing.
+/// How many were removed. The rows of the machines concerned are locked first, as by everyone who changes
+/// their events. If another controller is at it, nothing.
 pub async fn forget(sql: &mut PgConnection, before: UnixMillis, most: u32) -> Result<u64, StoreError> {
     if !locks::try_take(sql, Lock::Forgetting).await? {
         return Ok(0);
