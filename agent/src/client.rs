@@ -158,10 +158,16 @@ impl Client {
         parse(api::ENROL, &self.answer(sent, api::ENROL, MAX_REPLY_BYTES).await?)
     }
 
-    /// Waits until the latest generation differs from `have`, at most `wait` seconds.
-    pub async fn poll(&self, have: Option<Generation>, wait: u64) -> Result<PollReply, ClientError> {
+    /// Waits until the latest generation differs from `have`, at most `wait` seconds. `root` is the version
+    /// of the trusted root: newer ones come along.
+    pub async fn poll(
+        &self,
+        have: Option<Generation>,
+        wait: u64,
+        root: u64,
+    ) -> Result<PollReply, ClientError> {
         let Some((machine, _)) = &self.machine else { return Err(nobody()) };
-        let path = api::poll_path(machine, have, wait);
+        let path = api::poll_files_path(machine, have, wait, root);
         let sent =
             self.request(Method::GET, &path).timeout(Duration::from_secs(wait).saturating_add(POLL_GRACE));
         parse(&path, &self.answer(sent, &path, MAX_REPLY_BYTES).await?)

@@ -7,14 +7,14 @@ use std::io;
 use std::path::{Path, PathBuf};
 
 use muster_protocol::api;
-use muster_protocol::checkin::Holds;
+use muster_protocol::checkin::{Files, Holds};
 use muster_protocol::ids::{Generation, MachineName, Sha256};
 use muster_protocol::keys::PublicKey;
 use muster_protocol::machine::{Class, System};
 use muster_protocol::report::Attack;
 use muster_protocol::target::{MAX_TARGET_BYTES, Target};
 use muster_protocol::tuf::TufError;
-use muster_protocol::tuf::client::{Scope, Stored, Update};
+use muster_protocol::tuf::client::{Fetch, Scope, Stored, Update};
 use muster_protocol::tuf::metadata::{Listed, Role, Root};
 
 use crate::client::{Client, ClientError};
@@ -55,6 +55,60 @@ impl TrustError {
     }
 }
 
+/// What came with a poll's reply, for a machine that trusted this version of the root then.
+#[derive(Debug, Clone)]
+pub struct Sent {
+    pub files: Files,
+    pub root: u64,
+}
+
+impl Sent {
+    /// What the controller would answer to a request for this file of the repository: its bytes, or that
+    /// there is none. `None` if only the controller knows.
+    fn answer(&self, file: &str) -> Option<Option<&[u8]>> {
+        let Files { root, roots, timestamp, snapshot, targets, .. } = &self.files;
+        let (version, kind) = match file.split_once('.') {
+            Some((number, kind)) => (number.parse::<u64>().ok(), kind),
+            None => (None, file),
+        };
+        match (version, kind) {
+            (Some(version), "root.json") if version > *root => Some(None),
+            (Some(version), "root.json") => {
+                let place = usize::try_from(version.checked_sub(self.root)?.checked_sub(1)?).ok()?;
+                roots.get(place).map(|root| Some(root.as_bytes()))
+            }
+            (None, _) if file == "timestamp.json" => Some(Some(timestamp.as_bytes())),
+            (Some(_), "snapshot.json") => Some(Some(snapshot.as_bytes())),
+            (Some(_), "targets.json") => Some(Some(targets.as_bytes())),
+            _ => None,
+        }
+    }
+}
+
+/// Where a refresh gets its files: from what was sent along, and otherwise from the controller.
+struct Source<'a> {
+    client: &'a Client,
+    sent: Option<&'a Sent>,
+}
+
+impl Source<'_> {
+    /// A file of the machine's repository, to be checked whoever it comes from.
+    async fn file(&self, machine: &MachineName, fetch: &Fetch) -> Result<Option<Vec<u8>>, ClientError> {
+        if let Some(answer) = self.sent.and_then(|sent| sent.answer(&fetch.file)) {
+            return Ok(answer.map(<[u8]>::to_vec));
+        }
+        let path = format!("{}/{}", api::tuf_path(machine), fetch.file);
+        self.client.get(&path, fetch.max_bytes).await
+    }
+
+    async fn target(&self, path: &str, max: u64) -> Result<Option<Vec<u8>>, ClientError> {
+        match self.sent {
+            Some(sent) => Ok(Some(sent.files.target.as_bytes().to_vec())),
+            None => self.client.get(path, max).await,
+        }
+    }
+}
+
 /// The trusted metadata of this machine, and the target that it names.
 pub struct Trust {
     folder: PathBuf,
@@ -66,6 +120,8 @@ pub struct Trust {
     /// The newest verified target, and the hash of its bytes.
     held: Option<(Target, Sha256)>,
     holds: Holds,
+    /// Why the files that were sent along were refused.
+    bent: Option<TufError>,
 }
 
 impl Trust {
@@ -89,6 +145,7 @@ impl Trust {
             stored,
             held: None,
             holds: Holds::default(),
+            bent: None,
         };
         // Time does not matter here: expired metadata is still what is held.
         trust.holds = trust.update(0)?.holds();
@@ -109,11 +166,39 @@ impl Trust {
     /// Fetches, verifies and stores what is new at `now` (Unix seconds). Returns the verified target, or
     /// `None` if nothing was published yet.
     pub async fn refresh(&mut self, client: &Client, now: i64) -> Result<Option<Target>, TrustError> {
+        self.refresh_by(Source { client, sent: None }, now).await
+    }
+
+    /// The same with files that were sent along, which spare the requests for them. They are checked alike.
+    /// If they are refused, everything is fetched; [`Trust::take_bent`] tells of the refusal.
+    pub async fn refresh_from(
+        &mut self,
+        client: &Client,
+        sent: Option<Sent>,
+        now: i64,
+    ) -> Result<Option<Target>, TrustError> {
+        if let Some(sent) = &sent {
+            match self.refresh_by(Source { client, sent: Some(sent) }, now).await {
+                Err(TrustError::Refused(error)) => {
+                    tracing::warn!("what was sent along with news is refused, and fetched instead: {error}");
+                    self.bent = Some(error);
+                }
+                done => return done,
+            }
+        }
+        self.refresh(client, now).await
+    }
+
+    /// Why the files that were sent along were refused, if they were; told once.
+    pub fn take_bent(&mut self) -> Option<TufError> {
+        self.bent.take()
+    }
+
+    async fn refresh_by(&mut self, source: Source<'_>, now: i64) -> Result<Option<Target>, TrustError> {
         self.remove_left();
         let mut update = self.update(now)?;
-        let base = api::tuf_path(&self.machine);
         while let Some(fetch) = update.next() {
-            let answer = client.get(&format!("{base}/{}", fetch.file), fetch.max_bytes).await?;
+            let answer = source.file(&self.machine, &fetch).await?;
             if let Some(save) = update.feed(answer.as_deref())? {
                 if save.file == "targets.json" {
                     self.require_same(&update)?;
@@ -141,7 +226,7 @@ impl Trust {
         let hash = listed.hashes.sha256.ok_or_else(missing)?;
         let fits = |(target, held): &(Target, Sha256)| *held == hash && target.generation == generation;
         if !self.held.as_ref().is_some_and(fits) {
-            self.take_target(client, listed, hash, generation).await?;
+            self.take_target(&source, listed, hash, generation).await?;
         }
         Ok(self.held())
     }
@@ -160,14 +245,15 @@ impl Trust {
 
     async fn take_target(
         &mut self,
-        client: &Client,
+        source: &Source<'_>,
         listed: &Listed,
         hash: Sha256,
         generation: Generation,
     ) -> Result<(), TrustError> {
         let path = api::target_path(&self.machine, &hash);
         let max = listed.length.min(MAX_TARGET_BYTES);
-        let bytes = client.get(&path, max).await?.ok_or_else(|| TufError::Missing { what: path.clone() })?;
+        let bytes =
+            source.target(&path, max).await?.ok_or_else(|| TufError::Missing { what: path.clone() })?;
         listed.require_bytes("the target", &bytes)?;
         let target = self.usable(&bytes, Some(generation))?;
         self.write(TARGET, &bytes)?;

@@ -27,6 +27,8 @@ pub const CACHE: &str = "/cache";
 pub const OPERATOR_SESSION: &str = "/v1/operator/session";
 /// `GET`: every machine; `POST`: [`crate::operator::AddMachine`].
 pub const OPERATOR_MACHINES: &str = "/v1/operator/machines";
+/// `POST`: generations of many machines at once ([`crate::operator::Publications`]).
+pub const OPERATOR_GENERATIONS: &str = "/v1/operator/generations";
 /// `GET`: waits for a change of the fleet ([`crate::operator::Changes`]).
 pub const OPERATOR_CHANGES: &str = "/v1/operator/changes";
 /// `GET` and `POST`: drafts ([`crate::draft`]).
@@ -93,6 +95,10 @@ pub fn target_path(machine: &MachineName, hash: &Sha256) -> String {
 pub fn poll_path(machine: &MachineName, have: Option<Generation>, wait: u64) -> String {
     let have = have.map_or_else(|| "0".to_owned(), |have| have.to_string());
     format!("/v1/machines/{machine}/poll?have={have}&wait={wait}")
+}
+/// The same, for an agent that trusts this version of the root and wants the files along with the news.
+pub fn poll_files_path(machine: &MachineName, have: Option<Generation>, wait: u64, root: u64) -> String {
+    format!("{}&root={root}&files=1", poll_path(machine, have, wait))
 }
 /// One machine, by its name.
 pub fn operator_machine(machine: &MachineName) -> String {

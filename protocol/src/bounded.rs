@@ -5,7 +5,7 @@
 //! A number that only says how long or how far is clamped. A text or a list that is too long comes from no
 //! honest sender, and the document that holds it is refused.
 
-use serde::de::{Deserialize, Deserializer, Error as _, SeqAccess, Visitor};
+use serde::de::{Deserialize, DeserializeOwned, Deserializer, Error as _, SeqAccess, Visitor};
 
 use crate::clock::UnixMillis;
 
@@ -69,6 +69,13 @@ pub fn some_truncated<'de, D: Deserializer<'de>, const MOST: usize>(
     }))
 }
 
+/// A document that is not needed: `None` where it is not of its form.
+pub fn if_well_formed<'de, D: Deserializer<'de>, T: DeserializeOwned>(
+    from: D,
+) -> Result<Option<T>, D::Error> {
+    serde_json::Value::deserialize(from).map(|value| serde_json::from_value(value).ok())
+}
+
 /// A list of at most `MOST` entries; a longer one is refused before the rest is read.
 pub fn list<'de, D, T, const MOST: usize>(from: D) -> Result<Vec<T>, D::Error>
 where
@@ -116,6 +123,8 @@ mod tests {
         note: String,
         #[serde(deserialize_with = "super::list::<_, _, 2>")]
         list: Vec<u8>,
+        #[serde(default, deserialize_with = "super::if_well_formed")]
+        extra: Option<Vec<u8>>,
     }
 
     fn read(document: &str) -> Result<Bounded, serde_json::Error> {
@@ -129,6 +138,17 @@ mod tests {
         let read = read(document).unwrap();
         assert_eq!((read.number, read.time, read.some_time), (600, super::FIRST_MS, Some(super::LAST_MS)));
         assert_eq!((read.text.as_str(), read.note.as_str(), read.list.len()), ("abcd", "abc", 2));
+    }
+
+    #[test]
+    fn what_is_not_needed_and_not_of_its_form_counts_as_not_sent() {
+        let with = |extra: &str| {
+            read(&format!(r#"{{"number":0,"time":0,"text":"","note":"","list":[]{extra}}}"#)).unwrap().extra
+        };
+        assert_eq!((with(""), with(r#","extra":[1]"#)), (None, Some(vec![1])));
+        for odd in ["null", "7", "{}", "[1,\"two\"]", "[300]"] {
+            assert_eq!(with(&format!(r#","extra":{odd}"#)), None, "{odd}");
+        }
     }
 
     #[test]

@@ -248,8 +248,53 @@ pub struct CheckInReply {
     pub session: Option<SessionOffer>,
 }
 
-/// The reply to the long poll.
+/// The most roots in one [`Files`].
+pub const MAX_SENT_ROOTS: usize = 8;
+/// The most bytes that one text of [`Files`] may have.
+pub const MAX_SENT_FILE_BYTES: usize = 32 * 1024;
+/// How many bytes of JSON [`Files`] may take; what is larger is fetched file by file.
+pub const MAX_SENT_BYTES: usize = 48 * 1024;
+
+/// The files of a machine's latest generation, sent along with the news of it. They save requests and prove
+/// nothing: the machine checks each as if it had fetched it, and fetches what is not here. Each text has the
+/// bytes of its file.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Files {
+    /// The version of the newest root.
+    pub root: u64,
+    /// The roots that follow the one that the machine named, in order; the rest is fetched.
+    #[serde(
+        default,
+        skip_serializing_if = "Vec::is_empty",
+        deserialize_with = "bounded::list::<_, _, MAX_SENT_ROOTS>"
+    )]
+    pub roots: Vec<String>,
+    /// `timestamp.json`.
+    #[serde(deserialize_with = "bounded::text::<_, MAX_SENT_FILE_BYTES>")]
+    pub timestamp: String,
+    /// `N.snapshot.json`.
+    #[serde(deserialize_with = "bounded::text::<_, MAX_SENT_FILE_BYTES>")]
+    pub snapshot: String,
+    /// `N.targets.json`.
+    #[serde(deserialize_with = "bounded::text::<_, MAX_SENT_FILE_BYTES>")]
+    pub targets: String,
+    /// `generation.json`.
+    #[serde(deserialize_with = "bounded::text::<_, MAX_SENT_FILE_BYTES>")]
+    pub target: String,
+}
+
+impl Files {
+    /// These files, unless they are too large to be sent along.
+    pub fn if_small(self) -> Option<Self> {
+        let texts = [&self.timestamp, &self.snapshot, &self.targets, &self.target];
+        let fits = texts.iter().all(|text| text.len() <= MAX_SENT_FILE_BYTES)
+            && serde_json::to_string(&self).is_ok_and(|text| text.len() <= MAX_SENT_BYTES);
+        fits.then_some(self)
+    }
+}
+
+/// The reply to the long poll.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct PollReply {
     /// The latest published generation: a hint to refresh, nothing more.
     #[serde(default)]
@@ -257,4 +302,8 @@ pub struct PollReply {
     /// Whether the controller has something that only the reply to a check-in carries.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub check_in: bool,
+    /// The files of that generation, for agents that ask for them. What is not of this form counts as not
+    /// sent: the agent fetches it, and sees there what is wrong.
+    #[serde(default, skip_serializing_if = "Option::is_none", deserialize_with = "bounded::if_well_formed")]
+    pub files: Option<Box<Files>>,
 }

@@ -283,6 +283,10 @@ pub trait Signer: Send + Sync {
     fn public(&self) -> PublicKey;
     /// Signs exactly these bytes; fails where the holder is unreachable or declines.
     fn sign_raw(&self, message: &[u8]) -> Result<Signature, KeyError>;
+    /// Whether the key is in this process, so that several threads may sign with it at once.
+    fn is_in_memory(&self) -> bool {
+        false
+    }
 }
 
 impl Signer for SecretKey {
@@ -291,6 +295,9 @@ impl Signer for SecretKey {
     }
     fn sign_raw(&self, message: &[u8]) -> Result<Signature, KeyError> {
         Ok(self.sign_raw(message))
+    }
+    fn is_in_memory(&self) -> bool {
+        true
     }
 }
 

@@ -165,6 +165,38 @@ pub struct Publication {
     pub target: String,
 }
 
+/// The most generations in one [`Publications`].
+pub const MAX_PUBLICATIONS: usize = 10_000;
+/// The largest [`Publications`], in bytes: 10,000 small generations, with some room to spare.
+pub const MAX_PUBLICATIONS_BYTES: usize = 32 * 1024 * 1024;
+
+/// `POST /v1/operator/generations`: the next generations of many machines. All of them are published, or
+/// none.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Publications {
+    /// One for each machine; 1 to [`MAX_PUBLICATIONS`].
+    #[serde(deserialize_with = "bounded::list::<_, _, MAX_PUBLICATIONS>")]
+    pub generations: Vec<MachinePublication>,
+}
+
+/// One machine's generation among many.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct MachinePublication {
+    /// The machine it is for.
+    pub machine: MachineName,
+    /// What was signed.
+    pub publication: Publication,
+}
+
+/// The reply to [`Publications`].
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct PublicationsTaken {
+    /// How many were published now.
+    pub published: usize,
+    /// How many were published before, exactly like this.
+    pub unchanged: usize,
+}
+
 /// Whether a machine may talk to the controller.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]

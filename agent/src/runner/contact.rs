@@ -5,7 +5,7 @@ use std::time::Duration;
 use futures_util::FutureExt as _;
 use futures_util::future::LocalBoxFuture;
 use muster_protocol::api::ProblemCode;
-use muster_protocol::checkin::PollReply;
+use muster_protocol::checkin::{Holds, PollReply};
 use muster_protocol::keys::SecretKey;
 use muster_protocol::report::{Attack, EventKind};
 
@@ -20,7 +20,7 @@ use crate::core::hints::LONGEST_PAUSE;
 use crate::core::schedule::{CheckedIn, Failure, Next, Observed, Schedule, Spinning};
 use crate::core::state::State;
 use crate::identity;
-use crate::trust::Trust;
+use crate::trust::{Sent, Trust};
 
 /// A check-in, the key that it brings, and the previous key that signs it if the controller knows no other.
 struct Sending {
@@ -38,6 +38,10 @@ struct Contact<'a> {
     unanswered: Unanswered,
     requests: Requests,
     poll: Option<Poll<'a>>,
+    /// What was held when the poll was opened.
+    polled_with: Holds,
+    /// What came with the last poll's reply, until the next refresh.
+    sent: Option<Sent>,
     /// Why the metadata was refused, until it is good.
     unsound: Option<Attack>,
     /// When a check-in's recovery from a refusal was last reported, in awake time.
@@ -59,6 +63,8 @@ pub async fn run(shared: &Shared, client: &Client, trust: Trust, unanswered: Una
         unanswered,
         requests: Requests::open(&shared.config.state_dir),
         poll: None,
+        polled_with: Holds::default(),
+        sent: None,
         unsound: None,
         calmed: None,
         unsigned: false,
@@ -128,7 +134,9 @@ impl Contact<'_> {
         self.shared.wakes.wake_work();
         let have = self.schedule.hint().or(self.shared.heard.wanted_generation());
         let (client, wait) = (self.client, self.schedule.poll_wait(number()));
-        self.poll = Some(client.poll(have, wait).boxed_local());
+        self.polled_with = self.trust.holds();
+        self.sent = None;
+        self.poll = Some(client.poll(have, wait, self.polled_with.root).boxed_local());
         self.schedule.polling(self.now());
     }
 
@@ -144,6 +152,8 @@ impl Contact<'_> {
             reply = answer => {
                 self.poll = None;
                 let reply = reply?;
+                let root = self.polled_with.root;
+                self.sent = reply.files.map(|files| Sent { files: *files, root });
                 let polled = self.schedule.polled(reply.generation, reply.check_in, self.now());
                 self.note_news();
                 self.shared.answered();
@@ -310,7 +320,15 @@ impl Contact<'_> {
     }
 
     async fn refresh(&mut self) -> Result<(), ContactError> {
-        let result = self.trust.refresh(self.client, self.shared.clock.unix_seconds()).await;
+        // What was fetched since the poll was opened may be newer than what came with its reply, which would
+        // look like an attack.
+        let sent = self.sent.take().filter(|_| self.trust.holds() == self.polled_with);
+        let result = self.trust.refresh_from(self.client, sent, self.shared.clock.unix_seconds()).await;
+        if let Some(bent) = self.trust.take_bent()
+            && let Some(attack) = bent.attack()
+        {
+            self.refuse(attack, &format!("{bent} (sent along with news)"));
+        }
         self.note_holds();
         self.shared.asks.refreshed();
         self.shared.heard.set_speaks_of_news(false);

@@ -199,7 +199,7 @@ async fn an_expired_bearer_asks_for_a_new_check_in() {
             )
         },
     );
-    let error = client.poll(None, 1).await.unwrap_err();
+    let error = client.poll(None, 1, 1).await.unwrap_err();
     assert!(error.needs_new_bearer() && !error.is_unreachable());
 }
 

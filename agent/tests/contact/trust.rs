@@ -20,6 +20,8 @@ use muster_protocol::tuf::repository::{RootSpec, sign_generation, sign_root, sig
 
 use super::controller::{Controller, DAY, Fleet, NOW, root_of};
 
+mod sent;
+
 struct Machine {
     state: tempfile::TempDir,
     controller: Controller,

@@ -245,9 +245,10 @@ async fn serve(State(controller): State<Controller>, request: Request) -> Respon
             json(serde_json::to_value(reply).unwrap())
         }
         api::REPORTS => inner.report(&body),
-        path if path.ends_with("/poll") => {
-            json(serde_json::to_value(PollReply { generation: inner.latest, check_in: false }).unwrap())
-        }
+        path if path.ends_with("/poll") => json(
+            serde_json::to_value(PollReply { generation: inner.latest, check_in: false, files: None })
+                .unwrap(),
+        ),
         path => match inner.files.get(path) {
             Some(bytes) => bytes.clone().into_response(),
             None => StatusCode::NOT_FOUND.into_response(),

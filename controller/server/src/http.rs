@@ -55,7 +55,7 @@ use tower::Service as _;
 
 use cache::{read, upload};
 use machine::{check_in, enrol, poll, reports, tuf};
-use operator::{audit, changes, drafts, history, machines, publish, requests, roots, session};
+use operator::{audit, changes, drafts, history, machines, publish, publish_all, requests, roots, session};
 use problem::{Refused, refuse};
 use request_peer::Asked;
 use state::Shared;
@@ -87,6 +87,7 @@ pub fn router(app: Shared) -> Router {
         .route(&format!("{of_machines}/{{name}}"), get(machines::show))
         .route(&format!("{of_machines}/{{name}}/revoke"), post(machines::revoke))
         .route(&format!("{of_machines}/{{name}}/generations"), post(publish::publish))
+        .route(api::OPERATOR_GENERATIONS, post(publish_all::publish_all))
         .route(&format!("{of_machines}/{{name}}/history"), get(history::history))
         .route(&format!("{of_machines}/{{name}}/attacks"), get(history::attacks))
         .route(&format!("{of_machines}/{{name}}/acknowledge"), post(machines::acknowledge))

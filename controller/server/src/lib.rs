@@ -11,6 +11,7 @@
 //!   `notify` (waiting operators). None of these knows HTTP.
 //! - `metrics` counts what happens, for those who watch; every part counts in it, and it uses none.
 //! - `rates` counts requests; `config` is read once and passed as a value.
+//! - `threads` keeps CPU-heavy work from blocking other tasks.
 //! - `core` decides: pure functions of what is stored, what arrived and the time. All others use it; it uses
 //!   none.
 
@@ -30,4 +31,5 @@ pub mod server;
 mod services;
 mod signer;
 pub mod store;
+pub mod threads;
 mod wakers;

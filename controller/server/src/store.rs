@@ -22,6 +22,7 @@ mod roots;
 pub mod shared;
 mod sqlite;
 
+use std::collections::BTreeMap;
 use std::future::Future;
 use std::path::Path;
 use std::sync::Arc;
@@ -47,7 +48,7 @@ use known::{Effects, Known};
 use crate::metrics::{COUNTED, Call};
 use crate::notify::Notify;
 
-pub use answers::{Applied, Committed, EventsByGeneration, File, GenerationEvents, Heard, News};
+pub use answers::{Applied, Committed, EventsByGeneration, File, GenerationEvents, Heard, Latest, News};
 pub use checkins::{Arrived, MOST_TOGETHER, Taken};
 pub use error::{Failed, StoreError};
 
@@ -128,6 +129,9 @@ impl Database {
         /// The newest root in the log.
         fn logged_root() -> u64;
         fn file(machine: &MachineName, file: File) -> Option<Vec<u8>>;
+        /// The latest generation of a machine with its timestamp; `None` if nothing was published in this
+        /// epoch.
+        fn latest(machine: &MachineName, epoch: Epoch) -> Option<Latest>;
         /// The newest generations of a machine, only those before `before` if it is given.
         fn generations(machine: &MachineName, before: Option<Generation>, limit: u32) -> Vec<Published>;
         /// The events of some generations of a machine, together no more than fit in one response.
@@ -165,6 +169,10 @@ impl Transaction {
         fn asking(machine: &MachineName) -> Option<requests::Stored>;
         /// For an offered generation.
         fn publishing(machine: &MachineName, offered: Generation) -> Option<publishing::Stored>;
+        /// The same for many machines; unknown ones are left out.
+        fn publishing_all(
+            offered: &[(&MachineName, Generation)]
+        ) -> BTreeMap<MachineName, publishing::Stored>;
         /// `None` if nothing was published in this epoch.
         fn timestamp(machine: &MachineName, epoch: Epoch) -> Option<publishing::Current>;
         fn draft(id: &Sha256) -> draft::Stored;

@@ -5,7 +5,8 @@ use std::collections::hash_map::Entry;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-use muster_protocol::ids::MachineName;
+use muster_protocol::ids::{Generation, MachineName};
+use muster_protocol::operator::Publication;
 use tokio::sync::Notify;
 
 /// How many polls of one machine may wait at once: an old one may linger when its machine changes networks.
@@ -16,6 +17,8 @@ const MOST_POLLS: usize = 8;
 struct Bell {
     rung: AtomicU64,
     notify: Notify,
+    /// What the last ring told.
+    tells: Mutex<Wake>,
 }
 
 impl Bell {
@@ -32,6 +35,33 @@ struct Waiting {
 }
 
 type Machines = HashMap<MachineName, Waiting>;
+
+/// Why a poll wakes.
+#[derive(Debug, Clone, Default)]
+pub enum Wake {
+    /// Something changed: look.
+    #[default]
+    Look,
+    /// This was published and is stored: there is no need to look for it. It is held for as long as the poll
+    /// waits, and thus not at all where no machine waits.
+    Published(Arc<Fresh>),
+}
+
+/// A generation that was published just now.
+#[derive(Debug)]
+pub struct Fresh {
+    /// The version of the root that it was checked under.
+    pub root: u64,
+    pub publication: Publication,
+    /// The bytes of its `timestamp.json`.
+    pub timestamp: Vec<u8>,
+}
+
+impl Fresh {
+    pub fn generation(&self) -> Generation {
+        self.publication.generation
+    }
+}
 
 #[derive(Debug, Clone, Default)]
 pub struct Wakers {
@@ -55,8 +85,18 @@ impl Wakers {
 
     /// Wakes every poll of this machine.
     pub fn wake(&self, machine: &MachineName) {
-        if let Some(waiting) = self.machines().get(machine) {
-            waiting.bell.ring();
+        self.wake_for(machine, || Wake::Look);
+    }
+
+    /// Wakes every poll of this machine with what was published for it, which is made only if one waits.
+    pub fn wake_with(&self, machine: &MachineName, fresh: impl FnOnce() -> Fresh) {
+        self.wake_for(machine, || Wake::Published(Arc::new(fresh())));
+    }
+
+    fn wake_for(&self, machine: &MachineName, wake: impl FnOnce() -> Wake) {
+        if let Some(Waiting { bell, .. }) = self.machines().get(machine) {
+            *bell.tells.lock().unwrap_or_else(PoisonError::into_inner) = wake();
+            bell.ring();
         }
     }
 
@@ -88,14 +128,14 @@ pub struct Listener {
 }
 
 impl Listener {
-    pub async fn woken(&mut self) {
+    pub async fn woken(&mut self) -> Wake {
         loop {
             // Created before the count is read: whoever rings after that is noticed.
             let rings = self.bell.notify.notified();
             let rung = self.bell.rung.load(Ordering::Acquire);
             if rung != self.heard {
                 self.heard = rung;
-                return;
+                return self.bell.tells.lock().unwrap_or_else(PoisonError::into_inner).clone();
             }
             rings.await;
         }
@@ -130,6 +170,34 @@ mod tests {
         assert_eq!(c.bell.rung.load(Ordering::Acquire), c.heard, "nobody rang there");
         wakers.wake(&other);
         c.woken().await;
+    }
+
+    #[tokio::test]
+    async fn what_was_published_is_held_only_where_a_poll_waits_for_it() {
+        let wakers = Wakers::default();
+        let machine = "cinnabar".parse().unwrap();
+        let fresh = || Fresh {
+            root: 1,
+            publication: Publication {
+                generation: Generation::FIRST,
+                targets: "{}".into(),
+                snapshot: "{}".into(),
+                target: "{}".into(),
+            },
+            timestamp: b"{}".to_vec(),
+        };
+        wakers.wake_with(&machine, || unreachable!("nobody waits"));
+        let mut listener = wakers.listen(&machine).unwrap();
+        wakers.wake_with(&machine, fresh);
+        let Wake::Published(held) = listener.woken().await else { panic!("it looks") };
+        assert_eq!(held.generation(), Generation::FIRST);
+        drop(listener);
+        assert_eq!(Arc::strong_count(&held), 1, "it is dropped with the poll");
+        // What comes later is looked for.
+        let mut listener = wakers.listen(&machine).unwrap();
+        wakers.wake_with(&machine, fresh);
+        wakers.wake(&machine);
+        assert!(matches!(listener.woken().await, Wake::Look));
     }
 
     #[test]

@@ -94,11 +94,16 @@ pub(super) struct Holders {
 /// Who may sign something: the keys of a document, and which of them count.
 pub(super) type Authority<'a> = (&'a Keys, &'a Holders);
 
-/// Requires signatures by a threshold of distinct public keys; a key with two key IDs counts once.
-pub(super) fn verify((keys, holders): Authority<'_>, what: &str, envelope: &Envelope) -> Result<()> {
+/// Requires signatures by a threshold of distinct public keys; a key with two key IDs counts once. Returns
+/// the bytes of the keys that signed.
+pub(super) fn verify(
+    (keys, holders): Authority<'_>,
+    what: &str,
+    envelope: &Envelope,
+) -> Result<BTreeSet<Vec<u8>>> {
     let claims = envelope.signatures.iter().filter(|claim| holders.keyids.contains(&claim.keyid));
     let good = claims.filter_map(|claim| keys.0.get(&claim.keyid)?.signed(&envelope.message, &claim.sig));
-    let (found, threshold) = (good.collect::<BTreeSet<_>>().len(), holders.threshold.get());
-    let (what, enough) = (what.to_owned(), found >= threshold as usize);
-    if enough { Ok(()) } else { Err(TufError::Signatures { what, found, threshold }) }
+    let (good, threshold) = (good.collect::<BTreeSet<_>>(), holders.threshold.get());
+    let (what, found) = (what.to_owned(), good.len());
+    if found >= threshold as usize { Ok(good) } else { Err(TufError::Signatures { what, found, threshold }) }
 }

@@ -1,6 +1,6 @@
 //! The four kinds of metadata, checked for form when parsed (TUF 4).
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::num::NonZeroU64;
 
 use serde::Deserialize;
@@ -59,9 +59,17 @@ pub(super) struct Signed<B> {
 impl<B: Body> Signed<B> {
     /// Reads metadata signed by a threshold of these holders; nothing in it is used before that is certain.
     pub(super) fn open(what: &str, authority: Authority<'_>, bytes: &[u8]) -> Result<Self> {
+        Self::open_by(what, authority, bytes).map(|(signed, _)| signed)
+    }
+    /// The same, with the bytes of the keys that signed it.
+    pub(super) fn open_by(
+        what: &str,
+        authority: Authority<'_>,
+        bytes: &[u8],
+    ) -> Result<(Self, BTreeSet<Vec<u8>>)> {
         let envelope = Envelope::parse(what, bytes)?;
-        verify(authority, what, &envelope)?;
-        envelope.read(what)
+        let signers = verify(authority, what, &envelope)?;
+        Ok((envelope.read(what)?, signers))
     }
     /// Reads metadata that was verified before, or that somebody else will verify.
     pub(super) fn unverified(bytes: &[u8]) -> Result<Self> {

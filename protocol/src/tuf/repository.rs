@@ -3,7 +3,7 @@
 //!
 //! What needs several signatures is drafted unsigned, and each signer adds one ([`add_signature`]).
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use serde::Deserialize;
 use serde_json::{Map, Value, json};
@@ -159,6 +159,8 @@ pub struct CheckedPublication {
     pub target_sha256: Sha256,
     /// When the targets or the snapshot expires, whichever is earlier, in Unix seconds.
     pub targets_expires: i64,
+    /// The operators who signed the targets; nobody where signatures were not checked.
+    pub signers: Vec<PublicKey>,
 }
 
 /// The generation of these targets, if a threshold of this root's operators signed them for this machine.
@@ -201,10 +203,11 @@ fn check(
     publication: &Publication,
     now: i64,
 ) -> Result<CheckedPublication, TufError> {
-    fn open<B: Body>((root, is_signed): (&Root, bool), text: &str) -> Result<Signed<B>, TufError> {
+    type Opened<B> = (Signed<B>, BTreeSet<Vec<u8>>);
+    fn open<B: Body>((root, is_signed): (&Root, bool), text: &str) -> Result<Opened<B>, TufError> {
         match is_signed {
-            true => Signed::open(B::ROLE.file(), root.authority(B::ROLE), text.as_bytes()),
-            false => Signed::unverified(text.as_bytes()),
+            true => Signed::open_by(B::ROLE.file(), root.authority(B::ROLE), text.as_bytes()),
+            false => Signed::unverified(text.as_bytes()).map(|signed| (signed, BTreeSet::new())),
         }
     }
     let generation = publication.generation;
@@ -213,7 +216,7 @@ fn check(
     let scope = Scope { machine: machine.clone(), class, lowest: Generation::first_of(epoch) };
     let (snapshot_file, targets_file) = (Role::Snapshot.file(), Role::Targets.file());
 
-    let snapshot: Signed<Snapshot> = open(root, &publication.snapshot)?;
+    let (snapshot, _) = open::<Snapshot>(root, &publication.snapshot)?;
     scope.require_own(&snapshot, epoch)?;
     snapshot.require_fresh(snapshot_file, now)?;
     if snapshot.version() != generation.get() || !snapshot.body.meta.delegated.is_empty() {
@@ -222,7 +225,7 @@ fn check(
 
     let pin = &snapshot.body.meta.targets;
     pin.require_bytes(targets_file, publication.targets.as_bytes())?;
-    let targets: Signed<Targets> = open(root, &publication.targets)?;
+    let (targets, signed_by) = open::<Targets>(root, &publication.targets)?;
     scope.require_own(&targets, epoch)?;
     targets.require_fresh(targets_file, now)?;
     pin.require_version(targets_file, &targets)?;
@@ -235,7 +238,9 @@ fn check(
     target.require_for(machine, class, &target.system, generation)?;
     let expires = targets.expires.min(snapshot.expires).as_second();
     let target_sha256 = Sha256::of(publication.target.as_bytes());
-    Ok(CheckedPublication { target, target_sha256, targets_expires: expires })
+    let mut signers = root.0.keys_of(Role::Targets);
+    signers.retain(|key| signed_by.contains(&key.as_bytes()[..]));
+    Ok(CheckedPublication { target, target_sha256, targets_expires: expires, signers })
 }
 
 /// What the signing side and the server need of a root; machines do not.

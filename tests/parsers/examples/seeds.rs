@@ -269,7 +269,11 @@ fn traffic(put: Put<'_>) {
         session: None,
     };
     put("check_in", "reply", &json_of(&reply));
-    put("check_in", "poll", &json_of(&PollReply { generation: Some(generation), check_in: false }));
+    put(
+        "check_in",
+        "poll",
+        &json_of(&PollReply { generation: Some(generation), check_in: false, files: None }),
+    );
     put("check_in", "problem", br#"{"code":"bad-signature","message":"the signature does not fit"}"#);
     put("signed_requests", "request", &json_of(&replies::asked()));
     put("signed_requests", "announcement", replies::announced().to_string().as_bytes());

@@ -196,7 +196,7 @@ impl Honest {
 
     /// A finished poll.
     pub fn poll(&self) -> Answer {
-        Answer::json(&PollReply { generation: self.latest, check_in: self.asked.is_some() })
+        Answer::json(&PollReply { generation: self.latest, check_in: self.asked.is_some(), files: None })
     }
 
     /// Whether this bearer is valid at `now`.

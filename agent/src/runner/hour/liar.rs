@@ -322,7 +322,9 @@ impl Liar {
                 }
                 Err(_) => self.nonsense(),
             },
-            path if path.ends_with("/poll") => Answer::json(&PollReply { generation: None, check_in: false }),
+            path if path.ends_with("/poll") => {
+                Answer::json(&PollReply { generation: None, check_in: false, files: None })
+            }
             _ => Answer { status: 200, body: b"invented".to_vec(), retry_after: None },
         };
         if self.dice.one_in(2) { self.bent(request, answer, now) } else { answer }

@@ -25,6 +25,8 @@ use crate::terminal::error::{Hint, WithHint as _};
 const MAX_ANSWER: usize = 64 * 1024 * 1024;
 const MAX_FLEET_BYTES: usize = 64 * 1024;
 const REQUEST_LIMIT: Duration = Duration::from_secs(60);
+/// A large body gets another second for every so many bytes.
+const PACE: usize = 64 * 1024;
 const CONNECT_LIMIT: Duration = Duration::from_secs(10);
 /// How long all waits asked for by `Retry-After` may take together: a controller that limits requests will
 /// take them later; one that cannot serve may not recover.
@@ -117,7 +119,9 @@ impl Api {
         self.ask(Method::GET, path, Vec::new(), REQUEST_LIMIT + wait).await
     }
     pub async fn post<T: DeserializeOwned>(&self, path: &str, body: &impl Serialize) -> Result<T> {
-        self.ask(Method::POST, path, serde_json::to_vec(body)?, REQUEST_LIMIT).await
+        let body = serde_json::to_vec(body)?;
+        let limit = REQUEST_LIMIT + Duration::from_secs((body.len() / PACE) as u64);
+        self.ask(Method::POST, path, body, limit).await
     }
 
     /// The controller's fleet, checked against the operator's.

@@ -1,10 +1,13 @@
 //! Publishing what was signed.
 
 use anyhow::{Context as _, Result, anyhow};
-use muster_protocol::api::{OPERATOR_DRAFTS, ProblemCode, operator_machine};
+use muster_protocol::api::{OPERATOR_DRAFTS, OPERATOR_GENERATIONS, ProblemCode, operator_machine};
 use muster_protocol::draft::{Draft, Drafted};
-use muster_protocol::ids::{MachineName, Sha256};
-use muster_protocol::operator::{MachineView, Publication};
+use muster_protocol::ids::Sha256;
+use muster_protocol::operator::{
+    MAX_PUBLICATIONS, MAX_PUBLICATIONS_BYTES, MachinePublication, MachineView, Publication, Publications,
+    PublicationsTaken,
+};
 
 use super::drafts::is;
 use super::highest::HighestSigned;
@@ -15,11 +18,27 @@ use crate::terminal::error::WithHint as _;
 use crate::trust::change;
 use crate::trust::roots::Trusted;
 
-/// Publishes one machine's generation. Each stands alone: `done` of `all` were published before it.
-pub async fn generation(
+/// Room in a request for what is around a generation's texts.
+const FRAME_BYTES: usize = 512;
+
+/// Publishes generations, as many as possible in one request: the controller publishes all generations of a
+/// request, or none. What does not fit in one request is published in several, one after the other.
+pub async fn generations(api: &Api, all: &[MachinePublication]) -> Result<()> {
+    let mut done = 0;
+    for batch in requests(all) {
+        match batch {
+            [one] => generation(api, one, (done, all.len())).await?,
+            many => together(api, many, (done, all.len())).await?,
+        }
+        done += batch.len();
+    }
+    Ok(())
+}
+
+/// Publishes one machine's generation: `done` of `all` were published before it.
+async fn generation(
     api: &Api,
-    machine: &MachineName,
-    publication: &Publication,
+    MachinePublication { machine, publication }: &MachinePublication,
     (done, all): (usize, usize),
 ) -> Result<()> {
     let path = format!("{}/generations", operator_machine(machine));
@@ -30,7 +49,61 @@ pub async fn generation(
     })
 }
 
-/// Publishes a draft with enough signatures, one generation after the other, and ends it.
+async fn together(api: &Api, some: &[MachinePublication], (done, all): (usize, usize)) -> Result<()> {
+    let taken: Result<PublicationsTaken> =
+        api.post(OPERATOR_GENERATIONS, &Publications { generations: some.to_vec() }).await;
+    match taken {
+        Err(error) if is_of_older_version(&error) => {
+            for (more, one) in some.iter().enumerate() {
+                generation(api, one, (done + more, all)).await?;
+            }
+            Ok(())
+        }
+        taken => taken.map(drop).with_context(|| match done {
+            0 => format!("nothing was published of {all} generations"),
+            done => format!("{done} of {all} generations were published, and nothing of the rest"),
+        }),
+    }
+}
+
+/// Whether the controller takes generations only one by one, as version 0.1 does.
+fn is_of_older_version(error: &anyhow::Error) -> bool {
+    error.downcast_ref::<Refused>().is_some_and(|refused| matches!(refused.status.as_u16(), 404 | 405))
+}
+
+/// The generations in parts that fit in a request each.
+fn requests(all: &[MachinePublication]) -> Vec<&[MachinePublication]> {
+    let (mut parts, mut begin, mut bytes) = (Vec::new(), 0, FRAME_BYTES);
+    for (place, one) in all.iter().enumerate() {
+        let size = written(one);
+        let full = bytes + size > MAX_PUBLICATIONS_BYTES || place - begin == MAX_PUBLICATIONS;
+        if full && place > begin {
+            parts.push(&all[begin..place]);
+            (begin, bytes) = (place, FRAME_BYTES);
+        }
+        bytes += size;
+    }
+    if begin < all.len() {
+        parts.push(&all[begin..]);
+    }
+    parts
+}
+
+/// How many bytes of JSON a generation takes.
+fn written(MachinePublication { machine, publication }: &MachinePublication) -> usize {
+    let Publication { targets, snapshot, target, .. } = publication;
+    let escaped = |byte: u8| match byte {
+        b'"' | b'\\' => 2,
+        0..0x20 => 6,
+        _ => 1,
+    };
+    let texts = [targets, snapshot, target];
+    texts.iter().flat_map(|text| text.bytes()).map(escaped).sum::<usize>()
+        + machine.as_str().len()
+        + FRAME_BYTES
+}
+
+/// Publishes a draft with enough signatures, and ends it.
 pub async fn draft(api: &Api, config: &Config, trusted: &mut Trusted, draft: &Draft) -> Result<()> {
     let missing = draft.progress(&trusted.root)?.missing;
     if missing > 0 {
@@ -47,22 +120,28 @@ pub async fn draft(api: &Api, config: &Config, trusted: &mut Trusted, draft: &Dr
             // Enough operators have signed these numbers, so they count as seen.
             HighestSigned::load(config)?
                 .keep(generations.iter().map(|one| (one.machine.clone(), one.publication.generation)));
-            for (done, one) in generations.iter().enumerate() {
-                let (machine, generation) = (&one.machine, one.publication.generation);
-                let published =
-                    self::generation(api, machine, &one.publication, (done, generations.len())).await;
-                let passed = published
-                    .as_ref()
-                    .is_err_and(|error| is(error, &[ProblemCode::Conflict, ProblemCode::Sequence]));
-                let hint = match passed {
-                    true => format!(
-                        "see with `muster history {machine}` whether it was published already, and drop the \
-                         draft then; if not, have a new one made with `muster update`"
-                    ),
-                    false => format!("repeat with `muster drafts publish {}`", draft.id()?.short()),
-                };
-                published.hint(hint)?;
-                say!("published generation {generation} for {machine}");
+            let all: Vec<MachinePublication> = generations
+                .iter()
+                .map(|one| MachinePublication {
+                    machine: one.machine.clone(),
+                    publication: one.publication.clone(),
+                })
+                .collect();
+            let published = self::generations(api, &all).await;
+            let passed = published
+                .as_ref()
+                .is_err_and(|error| is(error, &[ProblemCode::Conflict, ProblemCode::Sequence]));
+            let hint = match passed {
+                true => {
+                    "see with `muster history MACHINE` whether it was published already, and drop the draft \
+                         then; if not, have a new one made with `muster update`"
+                        .to_owned()
+                }
+                false => format!("repeat with `muster drafts publish {}`", draft.id()?.short()),
+            };
+            published.hint(hint)?;
+            for MachinePublication { machine, publication } in &all {
+                say!("published generation {} for {machine}", publication.generation);
             }
         }
     }
@@ -75,5 +154,39 @@ pub async fn draft(api: &Api, config: &Config, trusted: &mut Trusted, draft: &Dr
             Err(error)
         }
         _ => Ok(()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use muster_protocol::ids::Generation;
+
+    use super::*;
+
+    fn of_size(bytes: usize) -> MachinePublication {
+        let publication = Publication {
+            generation: Generation::FIRST,
+            targets: "\"\\\n".into(),
+            snapshot: "{}".into(),
+            target: "x".repeat(bytes),
+        };
+        MachinePublication { machine: "cinnabar".parse().unwrap(), publication }
+    }
+
+    #[test]
+    fn what_is_published_is_divided_into_requests_that_the_controller_accepts() {
+        let sizes =
+            |all: &[MachinePublication]| requests(all).iter().map(|part| part.len()).collect::<Vec<_>>();
+        assert_eq!(sizes(&[]), Vec::<usize>::new());
+        let small = vec![of_size(1); MAX_PUBLICATIONS + 1];
+        assert_eq!(sizes(&small), [MAX_PUBLICATIONS, 1]);
+        let large = vec![of_size(MAX_PUBLICATIONS_BYTES / 5); 9];
+        assert_eq!(sizes(&large), [4, 4, 1]);
+        for part in requests(&large) {
+            let body = serde_json::to_vec(&Publications { generations: part.to_vec() }).unwrap();
+            assert!(body.len() <= MAX_PUBLICATIONS_BYTES, "{}", body.len());
+        }
+        // One that is too large is sent alone, and the controller says so.
+        assert_eq!(sizes(&[of_size(1), of_size(MAX_PUBLICATIONS_BYTES), of_size(1)]), [1, 1, 1]);
     }
 }

@@ -8,7 +8,9 @@ use muster_protocol::api::OPERATOR_DRAFTS;
 use muster_protocol::clock::Clock as _;
 use muster_protocol::draft::{DRAFT_SECONDS, Draft, DraftView, Drafted, DraftedGeneration, MAX_GENERATIONS};
 use muster_protocol::machine::can_take;
+use muster_protocol::operator::MachinePublication;
 use muster_protocol::tuf::repository::{draft_generation, sign_generation};
+use muster_server::threads;
 
 use super::drafts;
 use super::plan::Planned;
@@ -45,11 +47,21 @@ pub async fn sign(
     }
 }
 
-/// Signs and publishes one machine after the other; each stands alone.
+/// Signs all generations, then publishes them.
 async fn publish(api: &Api, planned: &[&Planned], expires: i64) -> Result<()> {
-    for (done, Planned { target, .. }) in planned.iter().enumerate() {
-        let publication = sign_generation(target, expires, &[api.key()?.as_ref()])?;
-        publish::generation(api, &target.machine, &publication, (done, planned.len())).await?;
+    let key = api.key()?;
+    let sign = |Planned { target, .. }: &&Planned| -> Result<MachinePublication> {
+        let publication = sign_generation(target, expires, &[key.as_ref()])?;
+        Ok(MachinePublication { machine: target.machine.clone(), publication })
+    };
+    // An agent is asked for one signature after the other: it may ask its user for each.
+    let signed = match key.is_in_memory() {
+        true => threads::on(usize::MAX, || threads::for_all(planned, sign)),
+        false => planned.iter().map(sign).collect(),
+    };
+    let signed = signed.into_iter().collect::<Result<Vec<_>>>()?;
+    publish::generations(api, &signed).await?;
+    for Planned { target, .. } in planned {
         say!("signed and published generation {} for {}", target.generation, target.machine);
     }
     Ok(())

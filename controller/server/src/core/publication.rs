@@ -1,13 +1,15 @@
 //! Publishing generations, and the timestamps that point to them.
 
+pub mod batch;
+
 use muster_protocol::checkin::Holds;
 use muster_protocol::ids::{Generation, IdError, MachineName, Sha256};
 use muster_protocol::keys::PublicKey;
 use muster_protocol::machine::{Class, MachineError, System, can_take};
 use muster_protocol::operator::{Publication, Standing, next_generation};
 use muster_protocol::tuf::TufError;
-use muster_protocol::tuf::metadata::{Role, Root};
-use muster_protocol::tuf::repository::{check_publication, signed_by};
+use muster_protocol::tuf::metadata::Root;
+use muster_protocol::tuf::repository::{CheckedPublication, check_publication};
 
 use super::audit::{AuditContext, NewEntry};
 use super::change::{Change, Decided};
@@ -37,19 +39,41 @@ impl<'a> NewGeneration<'a> {
         publication: &'a Publication,
         now_s: i64,
     ) -> Result<Self, PublishRefusal> {
-        let (name, class, system) = (&machine.name, machine.class, &machine.system);
-        if machine.standing() == Standing::Revoked {
+        let revoked = machine.standing() == Standing::Revoked;
+        let known = Known { class: machine.class, system: &machine.system, revoked };
+        Self::check_for(root, &machine.name, known, publication, now_s)
+    }
+
+    /// The same, where less is known of the machine.
+    pub fn check_stored(
+        root: &Root,
+        machine: &'a MachineName,
+        stored: Option<&'a Stored>,
+        publication: &'a Publication,
+        now_s: i64,
+    ) -> Result<Self, PublishRefusal> {
+        let stored = stored.ok_or_else(|| PublishRefusal::Unknown(machine.clone()))?;
+        let known = Known { class: stored.class, system: &stored.system, revoked: stored.revoked };
+        Self::check_for(root, machine, known, publication, now_s)
+    }
+
+    fn check_for(
+        root: &Root,
+        name: &'a MachineName,
+        Known { class, system, revoked }: Known<'a>,
+        publication: &'a Publication,
+        now_s: i64,
+    ) -> Result<Self, PublishRefusal> {
+        if revoked {
             return Err(PublishRefusal::Revoked(name.clone()));
         }
         let checked =
             check_publication(root, name, class, publication, now_s).map_err(PublishRefusal::Unsound)?;
-        let signers =
-            signed_by(&publication.targets, &root.keys_of(Role::Targets)).map_err(PublishRefusal::Unsound)?;
         // Invariant I6 also covers the CPU, which is not in the signed metadata.
         let target = &checked.target;
         can_take((class, system), target.class, &target.system)
             .map_err(|source| PublishRefusal::CannotTake { machine: name.clone(), source })?;
-        let (target_sha256, expires) = (checked.target_sha256, checked.targets_expires);
+        let CheckedPublication { target_sha256, targets_expires: expires, signers, .. } = checked;
         Ok(Self { machine: name, class, system, publication, target_sha256, expires, signers })
     }
 
@@ -60,6 +84,14 @@ impl<'a> NewGeneration<'a> {
             target: self.publication.target.clone().into_bytes(),
         }
     }
+}
+
+/// What a publication is checked against.
+#[derive(Clone, Copy)]
+struct Known<'a> {
+    class: Class,
+    system: &'a System,
+    revoked: bool,
 }
 
 /// What is stored of the machine that a generation is published for.
@@ -119,13 +151,55 @@ pub fn timestamp_version(last: u64, now_s: i64) -> u64 {
 }
 
 /// Stores a generation and the timestamp that points to it, both or neither. `sign` signs a timestamp over a
-/// snapshot, given the last version used. Nothing changes if exactly this generation is already published.
+/// snapshot, given the last version used. Answers with the timestamp; nothing changes, and there is none, if
+/// exactly this generation is already published.
 pub fn publish(
     stored: Option<&Stored>,
     new: &NewGeneration<'_>,
     context: &AuditContext<'_>,
     sign: impl Fn(u64, &[u8]) -> Result<Timestamp, TufError>,
-) -> Result<Decided<()>, PublishRefusal> {
+) -> Result<Decided<Option<Timestamp>>, PublishRefusal> {
+    let Some(next) = next(stored, new, sign)? else { return Ok(Decided::unchanged(None)) };
+    let answer = Some(next.timestamp.clone());
+    Ok(Decided { changes: next.changes(context).into(), answer })
+}
+
+/// A generation that is the next one of its machine, and its timestamp.
+struct Next<'a> {
+    new: &'a NewGeneration<'a>,
+    timestamp: Timestamp,
+}
+
+impl Next<'_> {
+    fn changes(self, context: &AuditContext<'_>) -> [Change; 5] {
+        let (machine, generation) = (self.new.machine, self.new.publication.generation);
+        [
+            Change::GenerationStored(Box::new(StoredGeneration {
+                machine: machine.clone(),
+                generation,
+                files: self.new.files(),
+                target_sha256: self.new.target_sha256,
+                expires: self.new.expires,
+                published_at: context.at,
+                published_by: *context.operator,
+                signers: self.new.signers.clone(),
+            })),
+            Change::TimestampStored { machine: machine.clone(), timestamp: self.timestamp },
+            Change::Published { machine: machine.clone(), generation },
+            Change::Audited(
+                NewEntry::by(context, "generation-published", generation.to_string()).on(machine),
+            ),
+            Change::MachineChanged { machine: machine.clone() },
+        ]
+    }
+}
+
+/// Decides on one generation; `None` if exactly this one is already published.
+fn next<'a>(
+    stored: Option<&Stored>,
+    new: &'a NewGeneration<'a>,
+    sign: impl Fn(u64, &[u8]) -> Result<Timestamp, TufError>,
+) -> Result<Option<Next<'a>>, PublishRefusal> {
     let machine = new.machine;
     let stored = stored.ok_or_else(|| PublishRefusal::Unknown(machine.clone()))?;
     if stored.revoked {
@@ -134,9 +208,9 @@ pub fn publish(
     if stored.class != new.class || stored.system != *new.system {
         return Err(PublishRefusal::Changed(machine.clone()));
     }
-    let (offered, files) = (new.publication.generation, new.files());
-    if stored.published == Some(offered) && stored.latest.as_ref() == Some(&files) {
-        return Ok(Decided::unchanged(()));
+    let (offered, publication) = (new.publication.generation, new.publication);
+    if stored.published == Some(offered) && stored.latest.as_ref().is_some_and(|held| held.is(publication)) {
+        return Ok(None);
     }
     // The offered generation was of the root's epoch when its signatures were checked. A newer root may be
     // in force by now: a machine is never pointed back to an earlier epoch.
@@ -146,24 +220,8 @@ pub fn publish(
     if offered != next {
         return Err(PublishRefusal::NotNext { machine: machine.clone(), offered, next });
     }
-    let timestamp = sign(stored.timestamp_version, &files.snapshot)?;
-    let changes = vec![
-        Change::GenerationStored(Box::new(StoredGeneration {
-            machine: machine.clone(),
-            generation: offered,
-            files,
-            target_sha256: new.target_sha256,
-            expires: new.expires,
-            published_at: context.at,
-            published_by: *context.operator,
-            signers: new.signers.clone(),
-        })),
-        Change::TimestampStored { machine: machine.clone(), timestamp },
-        Change::Published { machine: machine.clone(), generation: offered },
-        Change::Audited(NewEntry::by(context, "generation-published", offered.to_string()).on(machine)),
-        Change::MachineChanged { machine: machine.clone() },
-    ];
-    Ok(Decided { changes, answer: () })
+    let timestamp = sign(stored.timestamp_version, publication.snapshot.as_bytes())?;
+    Ok(Some(Next { new, timestamp }))
 }
 
 /// The current timestamp of a machine; signed again unless `is_good` accepts the stored one. `None` if

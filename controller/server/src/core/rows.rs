@@ -7,7 +7,7 @@ use muster_protocol::clock::UnixMillis;
 use muster_protocol::ids::{Generation, MachineName, Sha256, Tag};
 use muster_protocol::keys::PublicKey;
 use muster_protocol::machine::{Class, System};
-use muster_protocol::operator::{AttackView, Published, Standing};
+use muster_protocol::operator::{AttackView, Publication, Published, Standing};
 use muster_protocol::report::{Attack, EventKind};
 use muster_protocol::request::SignedRequest;
 use serde::{Deserialize, Serialize};
@@ -213,6 +213,15 @@ pub struct GenerationFiles {
     pub targets: Vec<u8>,
     pub snapshot: Vec<u8>,
     pub target: Vec<u8>,
+}
+
+impl GenerationFiles {
+    /// Whether these are the files of this publication.
+    pub fn is(&self, publication: &Publication) -> bool {
+        let Publication { generation: _, targets, snapshot, target } = publication;
+        (&self.targets[..], &self.snapshot[..], &self.target[..])
+            == (targets.as_bytes(), snapshot.as_bytes(), target.as_bytes())
+    }
 }
 
 /// A signed `timestamp.json`.

@@ -1,21 +1,12 @@
-//! CPU-heavy work, which must not block the other tasks of its thread.
+//! CPU-heavy work, and responses that take long to write.
 
 use axum::http::{HeaderValue, StatusCode, header};
 use axum::response::{IntoResponse, Response};
 use muster_protocol::api::ProblemCode;
 use serde::Serialize;
-use tokio::runtime::{Handle, RuntimeFlavor};
 
 use super::problem::refuse;
-
-/// Work on fewer bytes than this runs inline.
-const SMALL: usize = 32 * 1024;
-
-/// Runs work on this many bytes; if it may take long, the thread's other tasks move to other threads first.
-pub fn on<T>(bytes: usize, work: impl FnOnce() -> T) -> T {
-    let threads = Handle::try_current().is_ok_and(|at| at.runtime_flavor() == RuntimeFlavor::MultiThread);
-    if bytes > SMALL && threads { tokio::task::block_in_place(work) } else { work() }
-}
+pub use crate::threads::on;
 
 /// A JSON response that may be long.
 pub struct Long<T>(pub T);
@@ -37,24 +28,10 @@ impl<T: Serialize> IntoResponse for Long<T> {
 
 #[cfg(test)]
 mod tests {
-    use std::sync::mpsc;
-
     use super::*;
 
-    #[tokio::test(flavor = "multi_thread", worker_threads = 1)]
-    async fn what_waits_at_a_thread_goes_on_while_long_work_is_done_there() {
-        let (went, goes) = mpsc::channel();
-        let long = tokio::spawn(async move {
-            tokio::spawn(async move { went.send(()).unwrap() });
-            // Only another thread can run the task spawned here.
-            on(1 << 20, || goes.recv().unwrap());
-        });
-        long.await.unwrap();
-    }
-
     #[tokio::test]
-    async fn it_is_done_at_once_where_there_is_one_thread() {
-        assert_eq!(on(1 << 20, || 7), 7);
+    async fn a_long_response_is_written_where_there_is_one_thread_too() {
         assert_eq!(Long(vec![1, 2]).into_response().status(), StatusCode::OK);
     }
 }

@@ -2,6 +2,7 @@
 
 pub mod check_in;
 pub mod enrol;
+mod files;
 pub mod poll;
 pub mod reports;
 pub mod tuf;

@@ -6,6 +6,7 @@ pub mod drafts;
 pub mod history;
 pub mod machines;
 pub mod publish;
+pub mod publish_all;
 pub mod requests;
 pub mod roots;
 pub mod session;

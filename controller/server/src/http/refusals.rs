@@ -11,6 +11,7 @@ use crate::core::drafts::DraftRefusal;
 use crate::core::enrolment::EnrolRefusal;
 use crate::core::machines::MachineRefusal;
 use crate::core::publication::PublishRefusal;
+use crate::core::publication::batch::BatchRefusal;
 use crate::core::reports::ReportRefusal;
 use crate::core::requests::AskRefusal;
 use crate::core::roots::RootRefusal;
@@ -135,15 +136,37 @@ impl From<DraftRefusal> for Refused {
 
 impl From<PublishRefusal> for Refused {
     fn from(error: PublishRefusal) -> Self {
-        let (status, code) = match error {
-            PublishRefusal::Unknown(_) => (StatusCode::NOT_FOUND, ProblemCode::UnknownMachine),
-            PublishRefusal::Revoked(_) => (StatusCode::FORBIDDEN, ProblemCode::Revoked),
-            PublishRefusal::NotNext { .. } | PublishRefusal::NoNext { .. } | PublishRefusal::Changed(_) => {
-                (StatusCode::CONFLICT, ProblemCode::Conflict)
-            }
-            PublishRefusal::Unsound(ref error) => (StatusCode::UNPROCESSABLE_ENTITY, unsound(error)),
-            PublishRefusal::CannotTake { .. } => (StatusCode::UNPROCESSABLE_ENTITY, ProblemCode::WrongClass),
-            PublishRefusal::Sign(_) => (StatusCode::INTERNAL_SERVER_ERROR, ProblemCode::Internal),
+        let (status, code) = not_published(&error);
+        refuse(status, code, error.to_string())
+    }
+}
+
+fn not_published(error: &PublishRefusal) -> (StatusCode, ProblemCode) {
+    match error {
+        PublishRefusal::Unknown(_) => (StatusCode::NOT_FOUND, ProblemCode::UnknownMachine),
+        PublishRefusal::Revoked(_) => (StatusCode::FORBIDDEN, ProblemCode::Revoked),
+        PublishRefusal::NotNext { .. } | PublishRefusal::NoNext { .. } | PublishRefusal::Changed(_) => {
+            (StatusCode::CONFLICT, ProblemCode::Conflict)
+        }
+        PublishRefusal::Unsound(error) => (StatusCode::UNPROCESSABLE_ENTITY, unsound(error)),
+        PublishRefusal::CannotTake { .. } => (StatusCode::UNPROCESSABLE_ENTITY, ProblemCode::WrongClass),
+        PublishRefusal::Sign(_) => (StatusCode::INTERNAL_SERVER_ERROR, ProblemCode::Internal),
+    }
+}
+
+impl From<BatchRefusal> for Refused {
+    /// With the status and the code of the first machine's refusal, whose name comes first in the message. An
+    /// unknown machine is a conflict here: 404 would say that there is nothing at this address.
+    fn from(error: BatchRefusal) -> Self {
+        let (status, code) = match &error {
+            BatchRefusal::Empty | BatchRefusal::Twice(_) => (StatusCode::BAD_REQUEST, ProblemCode::Malformed),
+            BatchRefusal::NewRoot => (StatusCode::CONFLICT, ProblemCode::Conflict),
+            BatchRefusal::Refused { refused, .. } => match refused.first().map(|(_, why)| not_published(why))
+            {
+                Some((StatusCode::NOT_FOUND, code)) => (StatusCode::CONFLICT, code),
+                Some(first) => first,
+                None => (StatusCode::CONFLICT, ProblemCode::Conflict),
+            },
         };
         refuse(status, code, error.to_string())
     }

@@ -5,12 +5,21 @@ use std::collections::BTreeMap;
 use muster_protocol::ids::{Generation, MachineName, Sha256};
 use muster_protocol::report::Event;
 
+use crate::core::rows::{GenerationFiles, Timestamp};
+
 /// A stored file of a machine's repository.
 #[derive(Debug, Clone, Copy)]
 pub enum File {
     Targets(Generation),
     Snapshot(Generation),
     Target(Sha256),
+}
+
+/// The files of a machine's latest generation, read at one moment.
+#[derive(Debug, Clone)]
+pub struct Latest {
+    pub timestamp: Timestamp,
+    pub files: GenerationFiles,
 }
 
 /// What is waiting for a machine's next check-in.

@@ -192,7 +192,7 @@ impl Controller<'_> {
         new: &NewGeneration<'_>,
         at_check: &Memory,
         context: &AuditContext<'_>,
-    ) -> Decided<Result<(), PublishRefusal>> {
+    ) -> Decided<Result<Option<Timestamp>, PublishRefusal>> {
         let from = if self.breaks(Break::DecideOnOldFacts) { at_check } else { self.stored };
         let offered = new.publication.generation;
         let mut stored = from.facts_of_publication(new.machine, offered);

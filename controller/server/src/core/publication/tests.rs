@@ -100,7 +100,7 @@ fn the_same_generation_again_changes_nothing_and_another_one_of_its_number_is_re
     let latest = Some(one.files());
     let there = Stored { published: Some(generation(1)), latest, ..stored(&one) };
     let by = fleet.operator.public();
-    assert_eq!(publish(Some(&there), &one, &context(&by), sign).unwrap(), Decided::unchanged(()));
+    assert_eq!(publish(Some(&there), &one, &context(&by), sign).unwrap(), Decided::unchanged(None));
     let refused = publish(Some(&there), &other, &context(&by), sign).unwrap_err();
     assert!(matches!(refused, PublishRefusal::NotNext { .. }));
 }

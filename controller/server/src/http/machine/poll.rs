@@ -12,13 +12,14 @@ use muster_protocol::ids::{Generation, IdError, MachineName};
 use serde::Deserialize;
 use tokio::time::Sleep;
 
+use super::files;
 use crate::http::auth::bearer::Bearer;
 use crate::http::path::OfMachine;
 use crate::http::problem::Refused;
 use crate::http::request_peer::away;
 use crate::http::state::Shared;
 use crate::store::News;
-use crate::wakers::Listener;
+use crate::wakers::{Listener, Wake};
 
 /// How many machines a second may come back after the controller has stopped.
 const BACK_PER_SECOND: usize = 2000;
@@ -29,6 +30,12 @@ pub struct Poll {
     have: Option<String>,
     #[serde(default)]
     wait: u64,
+    /// 1 if the files of the latest generation are wanted with the news of it.
+    #[serde(default)]
+    files: u8,
+    /// The version of the root that the machine trusts.
+    #[serde(default)]
+    root: u64,
 }
 
 /// Replies at once if the latest generation is not the one the machine has; otherwise when that changes, or
@@ -43,6 +50,8 @@ struct Asked {
     machine: MachineName,
     have: Option<Generation>,
     wait: Duration,
+    /// The version of the root that the machine trusts, if it wants files.
+    root: Option<u64>,
 }
 
 impl Asked {
@@ -58,12 +67,14 @@ impl Asked {
             None | Some("" | "0") => None,
             Some(text) => Some(text.parse().map_err(malformed)?),
         };
-        Ok((Self { machine, have, wait: Duration::from_secs(poll.wait.min(MAX_POLL_SECONDS)) }, bearer))
+        let root = (poll.files == 1).then_some(poll.root);
+        let wait = Duration::from_secs(poll.wait.min(MAX_POLL_SECONDS));
+        Ok((Self { machine, have, wait, root }, bearer))
     }
 }
 
 async fn wait(app: &Shared, asked: Asked, bearer: Bearer) -> Result<Json<PollReply>, Refused> {
-    let Asked { machine, have, wait } = asked;
+    let Asked { machine, have, wait, root } = asked;
     bearer.is_machines(app, &machine).await?;
     app.services.store.seen(&machine, app.services.now()).await?;
     let timeout = tokio::time::sleep(wait);
@@ -78,10 +89,23 @@ async fn wait(app: &Shared, asked: Asked, bearer: Bearer) -> Result<Json<PollRep
     loop {
         let News { generation, check_in } = app.services.store.news(&machine).await?;
         if last_look || check_in || generation != have {
-            return Ok(Json(PollReply { generation, check_in }));
+            let files = match root.filter(|_| generation != have && generation.is_some()) {
+                Some(root) => files::stored(app, &machine, root).await?,
+                None => None,
+            };
+            return Ok(Json(PollReply { generation, check_in, files }));
         }
         match away(next(app, &mut listener, timeout.as_mut())).await {
-            Next::News => bearer.is_machines(app, &machine).await?,
+            Next::News(wake) => {
+                // It may have been revoked meanwhile.
+                bearer.is_machines(app, &machine).await?;
+                if let Wake::Published(fresh) = wake
+                    && Some(fresh.generation()) != have
+                    && let Some(reply) = files::reply(app, &fresh, root)
+                {
+                    return Ok(Json(reply));
+                }
+            }
             Next::Timeout => last_look = true,
             Next::Stop => return Err(stopping(app.services.wakers.len())),
         }
@@ -89,14 +113,14 @@ async fn wait(app: &Shared, asked: Asked, bearer: Bearer) -> Result<Json<PollRep
 }
 
 enum Next {
-    News,
+    News(Wake),
     Timeout,
     Stop,
 }
 
 async fn next(app: &Shared, listener: &mut Listener, timeout: Pin<&mut Sleep>) -> Next {
     tokio::select! {
-        () = listener.woken() => Next::News,
+        wake = listener.woken() => Next::News(wake),
         () = timeout => Next::Timeout,
         () = app.stopped() => Next::Stop,
     }

@@ -7,10 +7,12 @@ use muster_protocol::operator::{MachineView, Publication};
 
 use super::view::{known, view};
 use crate::core::publication::NewGeneration;
+use crate::core::rows::Timestamp;
 use crate::http::auth::operator::Signed;
 use crate::http::body::Document;
 use crate::http::problem::Refused;
 use crate::http::state::Shared;
+use crate::wakers::Fresh;
 
 impl Document for Publication {
     const WHAT: &'static str = "a signed generation";
@@ -20,16 +22,19 @@ pub async fn publish(
     State(app): State<Shared>,
     signed: Signed<Publication, MachineName>,
 ) -> Result<Json<MachineView>, Refused> {
-    let (name, publication) = (&signed.on, &signed.sent);
+    let (signed, publication) = signed.split();
+    let name = &signed.on;
     let machine = known(&app, name).await?;
     let (root, now) = (app.services.roots.current(), app.services.now_s());
-    let new = NewGeneration::check(root.newest(), &machine, publication, now)?;
+    let new = NewGeneration::check(root.newest(), &machine, &publication, now)?;
     let signer = app.services.signer()?;
     let sign = |last, snapshot: &[u8]| signer.timestamp(name, snapshot, last, now);
-    if app.services.store.publish(&new, &signed.audit_context(), sign).await? {
+    let published = app.services.store.publish(&new, &signed.audit_context(), sign).await?;
+    if let Some(Timestamp { bytes: timestamp, .. }) = published {
         let (generation, operator) = (publication.generation, signed.by.short());
         tracing::info!(machine = %name, %generation, operator, "published");
-        app.services.wakers.wake(name);
+        let root = root.newest().version();
+        app.services.wakers.wake_with(name, || Fresh { root, publication, timestamp });
     }
     view(&app, name).await
 }

@@ -4,10 +4,11 @@
 use muster_protocol::audit::{Checkpoint, Entry, Page, hash, origin};
 use muster_protocol::clock::UnixMillis;
 use muster_protocol::ids::MachineName;
-use sqlx::SqliteConnection;
+use sqlx::{QueryBuilder, SqliteConnection};
 
 use super::columns::{public_key, sha256, signed, unsigned};
 use super::connection::{Sqlite, Transaction};
+use super::publication::AT_ONCE;
 use crate::store::error::StoreError;
 
 #[derive(sqlx::FromRow)]
@@ -59,20 +60,21 @@ pub async fn newest(sql: &mut SqliteConnection) -> Result<Checkpoint, StoreError
     Ok(origin(&sha256(&fleet)?))
 }
 
-pub async fn insert(sql: &mut SqliteConnection, entry: &Entry) -> Result<(), StoreError> {
-    sqlx::query(
-        "INSERT INTO audit (id, at, operator, action, machine, detail, hash)
-         VALUES ($1, $2, $3, $4, $5, $6, $7)",
-    )
-    .bind(signed(entry.id))
-    .bind(entry.at)
-    .bind(entry.by.as_ref().map(|key| key.as_bytes().to_vec()))
-    .bind(&entry.action)
-    .bind(entry.machine.as_ref().map(MachineName::as_str))
-    .bind(&entry.detail)
-    .bind(entry.hash.as_bytes().as_slice())
-    .execute(sql)
-    .await?;
+pub async fn insert(sql: &mut SqliteConnection, entries: &[Entry]) -> Result<(), StoreError> {
+    for some in entries.chunks(AT_ONCE) {
+        let mut insert =
+            QueryBuilder::new("INSERT INTO audit (id, at, operator, action, machine, detail, hash) ");
+        insert.push_values(some, |mut row, entry| {
+            row.push_bind(signed(entry.id))
+                .push_bind(entry.at)
+                .push_bind(entry.by.as_ref().map(|key| &key.as_bytes()[..]))
+                .push_bind(&entry.action)
+                .push_bind(entry.machine.as_ref().map(MachineName::as_str))
+                .push_bind(&entry.detail)
+                .push_bind(&entry.hash.as_bytes()[..]);
+        });
+        insert.build().execute(&mut *sql).await?;
+    }
     Ok(())
 }
 
@@ -138,7 +140,7 @@ impl Sqlite {
             let (id, by, machine) = (before.id + 1, Some(public_key(&operator)?), machine(name)?);
             let mut entry = Entry { id, at, by, action, machine, detail, hash: before.hash };
             entry.hash = hash(&before.hash, &entry);
-            insert(tx.connection(), &entry).await?;
+            insert(tx.connection(), std::slice::from_ref(&entry)).await?;
             before = Checkpoint { id, hash: entry.hash };
         }
         sqlx::query("DROP TABLE audit_of_0_1").execute(tx.connection()).await?;

@@ -1,16 +1,18 @@
 //! Published generations, and the files of a machine's TUF repository.
 
+use std::collections::BTreeMap;
+
 use muster_protocol::checkin::{CheckIn, Holds};
 use muster_protocol::ids::{Epoch, Generation, MachineName};
 use muster_protocol::operator::Published;
-use sqlx::SqliteConnection;
+use sqlx::{QueryBuilder, SqliteConnection};
 
 use super::columns::{json, public_key, signed, some_generation, unsigned};
 use super::connection::{Sqlite, Transaction};
 use super::machines::published;
 use crate::core::publication::{Current, Stored};
 use crate::core::rows::{GenerationFiles, StoredGeneration, Timestamp};
-use crate::store::answers::File;
+use crate::store::answers::{File, Latest};
 use crate::store::error::StoreError;
 
 #[derive(sqlx::FromRow)]
@@ -27,6 +29,42 @@ impl MachineRow {
     fn holds(&self) -> Holds {
         let last: Option<CheckIn> = self.observed.as_deref().and_then(|text| serde_json::from_str(text).ok());
         last.map(|checkin| checkin.holds).unwrap_or_default()
+    }
+
+    fn stored(self, latest: Option<GenerationFiles>) -> Result<Stored, StoreError> {
+        let damaged = || StoreError::Damaged("a machine");
+        Ok(Stored {
+            class: self.class.parse().map_err(|_| damaged())?,
+            system: self.system.parse().map_err(|_| damaged())?,
+            revoked: self.revoked_at.is_some(),
+            published: some_generation(self.published),
+            timestamp_version: unsigned(self.timestamp_version),
+            holds: self.holds(),
+            latest,
+        })
+    }
+}
+
+#[derive(sqlx::FromRow)]
+struct ManyRow {
+    name: String,
+    #[sqlx(flatten)]
+    machine: MachineRow,
+    targets: Option<Vec<u8>>,
+    snapshot: Option<Vec<u8>>,
+    target: Option<Vec<u8>>,
+}
+
+impl ManyRow {
+    fn stored(self) -> Result<(MachineName, Stored), StoreError> {
+        let latest = match (self.targets, self.snapshot, self.target) {
+            (Some(targets), Some(snapshot), Some(target)) => {
+                Some(GenerationFiles { targets, snapshot, target })
+            }
+            _ => None,
+        };
+        let name = self.name.parse().map_err(|_| StoreError::Damaged("a machine"))?;
+        Ok((name, self.machine.stored(latest)?))
     }
 }
 
@@ -59,6 +97,22 @@ impl CurrentRow {
     }
 }
 
+#[derive(sqlx::FromRow)]
+struct LatestRow {
+    #[sqlx(flatten)]
+    current: CurrentRow,
+    targets: Vec<u8>,
+    target: Vec<u8>,
+}
+
+impl LatestRow {
+    fn latest(self) -> Result<Option<Latest>, StoreError> {
+        let Current { timestamp, version: _, snapshot } = self.current.current()?;
+        let files = GenerationFiles { targets: self.targets, snapshot, target: self.target };
+        Ok(timestamp.map(|timestamp| Latest { timestamp, files }))
+    }
+}
+
 impl Transaction {
     pub async fn publishing(
         &mut self,
@@ -78,15 +132,27 @@ impl Transaction {
             true => self.files(machine, offered).await?,
             false => None,
         };
-        Ok(Some(Stored {
-            class: row.class.parse().map_err(|_| StoreError::Damaged("a machine"))?,
-            system: row.system.parse().map_err(|_| StoreError::Damaged("a machine"))?,
-            revoked: row.revoked_at.is_some(),
-            published,
-            timestamp_version: unsigned(row.timestamp_version),
-            holds: row.holds(),
-            latest,
-        }))
+        row.stored(latest).map(Some)
+    }
+
+    /// The same for many machines, by one statement.
+    pub async fn publishing_all(
+        &mut self,
+        offered: &[(&MachineName, Generation)],
+    ) -> Result<BTreeMap<MachineName, Stored>, StoreError> {
+        let offered: Vec<_> = offered.iter().map(|(name, number)| (name.as_str(), number.packed())).collect();
+        // The files only where exactly this generation is published already.
+        let rows: Vec<ManyRow> = sqlx::query_as(
+            "SELECT m.name, m.class, m.system, m.revoked_at, m.published, m.timestamp_version, m.observed,
+                    g.targets, g.snapshot, g.target
+             FROM json_each($1) o JOIN machines m ON m.name = o.value ->> 0
+             LEFT JOIN generations g
+                 ON g.machine = m.name AND g.generation = m.published AND g.generation = o.value ->> 1",
+        )
+        .bind(json(&offered, "generations")?)
+        .fetch_all(self.connection())
+        .await?;
+        rows.into_iter().map(ManyRow::stored).collect()
     }
 
     async fn files(
@@ -149,6 +215,20 @@ impl Sqlite {
         Ok(query.fetch_optional(self.read()).await?)
     }
 
+    pub async fn latest(&self, machine: &MachineName, epoch: Epoch) -> Result<Option<Latest>, StoreError> {
+        let row: Option<LatestRow> = sqlx::query_as(
+            "SELECT m.timestamp, m.timestamp_version, m.timestamp_expires, m.timestamp_key,
+                    g.targets, g.snapshot, g.target
+             FROM machines m JOIN generations g ON g.machine = m.name AND g.generation = m.published
+             WHERE m.name = $1 AND m.published >= $2",
+        )
+        .bind(machine.as_str())
+        .bind(Generation::first_of(epoch).packed())
+        .fetch_optional(self.read())
+        .await?;
+        Ok(row.map(LatestRow::latest).transpose()?.flatten())
+    }
+
     pub async fn generations(
         &self,
         machine: &MachineName,
@@ -170,56 +250,69 @@ impl Sqlite {
     }
 }
 
-pub async fn store(sql: &mut SqliteConnection, new: &StoredGeneration) -> Result<(), StoreError> {
-    sqlx::query(
-        "INSERT INTO generations (machine, generation, targets, snapshot, target, target_sha256, expires,
-             published_at, published_by, signers)
-         VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10)",
-    )
-    .bind(new.machine.as_str())
-    .bind(new.generation.packed())
-    .bind(&new.files.targets)
-    .bind(&new.files.snapshot)
-    .bind(&new.files.target)
-    .bind(new.target_sha256.as_bytes().as_slice())
-    .bind(new.expires)
-    .bind(new.published_at)
-    .bind(new.published_by.as_bytes().as_slice())
-    .bind(json(&new.signers, "signers")?)
-    .execute(sql)
-    .await?;
+/// How many rows one statement writes. Databases limit the parameters of a statement: SQLite to 32,766.
+pub const AT_ONCE: usize = 256;
+
+pub async fn store(sql: &mut SqliteConnection, new: &[&StoredGeneration]) -> Result<(), StoreError> {
+    for some in new.chunks(AT_ONCE) {
+        let signers = some.iter().map(|new| json(&new.signers, "signers"));
+        let signers: Vec<String> = signers.collect::<Result<_, _>>()?;
+        let mut insert = QueryBuilder::new(
+            "INSERT INTO generations (machine, generation, targets, snapshot, target, target_sha256,
+                 expires, published_at, published_by, signers) ",
+        );
+        insert.push_values(some.iter().zip(&signers), |mut row, (new, signers)| {
+            row.push_bind(new.machine.as_str())
+                .push_bind(new.generation.packed())
+                .push_bind(&new.files.targets[..])
+                .push_bind(&new.files.snapshot[..])
+                .push_bind(&new.files.target[..])
+                .push_bind(&new.target_sha256.as_bytes()[..])
+                .push_bind(new.expires)
+                .push_bind(new.published_at)
+                .push_bind(&new.published_by.as_bytes()[..])
+                .push_bind(signers.as_str());
+        });
+        insert.build().execute(&mut *sql).await?;
+    }
     Ok(())
 }
 
 pub async fn point(
     sql: &mut SqliteConnection,
-    machine: &MachineName,
-    generation: Generation,
+    published: &[(&MachineName, Generation)],
 ) -> Result<(), StoreError> {
-    sqlx::query("UPDATE machines SET published = $2 WHERE name = $1")
-        .bind(machine.as_str())
-        .bind(generation.packed())
-        .execute(sql)
-        .await?;
+    for some in published.chunks(AT_ONCE) {
+        let mut update = QueryBuilder::new("WITH new (name, published) AS (");
+        update.push_values(some, |mut row, (machine, generation)| {
+            row.push_bind(machine.as_str()).push_bind(generation.packed());
+        });
+        update
+            .push(") UPDATE machines SET published = new.published FROM new WHERE machines.name = new.name");
+        update.build().execute(&mut *sql).await?;
+    }
     Ok(())
 }
 
-pub async fn keep_timestamp(
+pub async fn keep_timestamps(
     sql: &mut SqliteConnection,
-    machine: &MachineName,
-    timestamp: &Timestamp,
+    timestamps: &[(&MachineName, &Timestamp)],
 ) -> Result<(), StoreError> {
-    sqlx::query(
-        "UPDATE machines SET timestamp = $2, timestamp_version = $3, timestamp_expires = $4,
-             timestamp_key = $5
-         WHERE name = $1",
-    )
-    .bind(machine.as_str())
-    .bind(&timestamp.bytes)
-    .bind(signed(timestamp.version))
-    .bind(timestamp.expires)
-    .bind(timestamp.key.as_bytes().as_slice())
-    .execute(sql)
-    .await?;
+    for some in timestamps.chunks(AT_ONCE) {
+        let mut update = QueryBuilder::new("WITH new (name, bytes, version, expires, key) AS (");
+        update.push_values(some, |mut row, (machine, timestamp)| {
+            row.push_bind(machine.as_str())
+                .push_bind(&timestamp.bytes[..])
+                .push_bind(signed(timestamp.version))
+                .push_bind(timestamp.expires)
+                .push_bind(&timestamp.key.as_bytes()[..]);
+        });
+        update.push(
+            ") UPDATE machines SET timestamp = new.bytes, timestamp_version = new.version,
+                 timestamp_expires = new.expires, timestamp_key = new.key
+             FROM new WHERE machines.name = new.name",
+        );
+        update.build().execute(&mut *sql).await?;
+    }
     Ok(())
 }

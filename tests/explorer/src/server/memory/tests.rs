@@ -298,7 +298,7 @@ impl Both {
         let decided = self.controller().publish(&new, &self.memory, context);
         let here = answer(self.keep(decided));
         let there = self.store.publish(&new, context, self.sign()).await;
-        assert_eq!(here, of_store(there).map(drop));
+        assert_eq!(here, of_store(there));
         "publish"
     }
 
