@@ -293,6 +293,9 @@ async fn live_through(seed: u64, weak: Option<Weak>) -> Result<Duration, String>
     hour.happens(Happens::Publication).await;
     hour.until("the generation after that", AS_EVER, || hour.is_right()).await?;
     hour.look_back(from)?;
+    if hour.line.with(|honest| honest.in_sessions) == 0 {
+        return Err("no session proved any of its check-ins".to_owned());
+    }
     Ok(took)
 }
 

@@ -16,6 +16,7 @@ use muster_protocol::ids::Sha256;
 use muster_protocol::keys::{Context, SecretKey, Signature};
 use muster_protocol::machine::Class;
 use muster_protocol::report::Batch;
+use muster_protocol::session::{ExchangeSecret, SessionOffer, SessionProof};
 
 use super::controller::{BEARER, Controller, Fleet, problem};
 
@@ -77,6 +78,24 @@ async fn a_check_in_is_signed_and_its_bearer_is_used_from_then_on() {
     let key = fleet.enrol(state.path(), &controller.url).1.key.public();
     key.verify(Context::CheckIn, &seen[0].body, &signature).unwrap();
     assert!(seen[0].headers.get("authorization").is_none());
+    assert_eq!(seen[1].headers["authorization"], format!("Bearer {BEARER}"));
+}
+
+#[tokio::test]
+async fn a_check_in_in_a_session_carries_its_proof_and_no_signature() {
+    let (_state, controller, fleet, client) = enrolled().await;
+    let (controllers, own) = (ExchangeSecret::generate().unwrap(), ExchangeSecret::generate().unwrap());
+    let offer = SessionOffer { key: controllers.public(), token: "token".into(), expires_in: 3600 };
+    let session = own.accept(&offer).unwrap();
+    controller.put(api::CHECKIN, reply(BEARER));
+    controller.put("/v1/x", "x");
+    client.check_in_by_session(body(&check_in(&fleet)), &session).await.unwrap();
+    client.get("/v1/x", 10).await.unwrap();
+    let seen = controller.seen();
+    let proof: SessionProof = seen[0].headers[api::MACHINE_SESSION].to_str().unwrap().parse().unwrap();
+    assert_eq!(proof.body, Sha256::of(&seen[0].body));
+    assert!(controllers.of_machine(&own.public(), "token").unwrap().verifies(api::CHECKIN, &proof));
+    assert!(seen[0].headers.get(api::MACHINE_SIGNATURE).is_none());
     assert_eq!(seen[1].headers["authorization"], format!("Bearer {BEARER}"));
 }
 

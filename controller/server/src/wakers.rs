@@ -102,7 +102,10 @@ impl Wakers {
 
     /// Wakes every poll of every machine.
     pub fn wake_all(&self) {
-        self.machines().values().for_each(|waiting| waiting.bell.ring());
+        for Waiting { bell, .. } in self.machines().values() {
+            *bell.tells.lock().unwrap_or_else(PoisonError::into_inner) = Wake::Look;
+            bell.ring();
+        }
     }
 
     /// How many machines are waiting.

@@ -1,4 +1,4 @@
-//! How many check-ins a second the controller answers, each durable and with a real signature.
+//! How many check-ins a second the controller answers, each durable, with a real signature or a session's MAC.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -18,6 +18,8 @@ const AT_ONCE: usize = 256;
 #[derive(Debug, Clone, Serialize)]
 pub struct Rate {
     pub machines: usize,
+    /// Whether sessions proved them; otherwise each was signed.
+    pub in_session: bool,
     pub per_second: f64,
     pub median_ms: f64,
     pub p99_ms: f64,
@@ -29,6 +31,7 @@ pub struct Rate {
 pub async fn rate(server: &Server, agents: Vec<Agent>, lasts: Duration) -> Result<(Rate, Vec<Agent>)> {
     let machines = agents.len();
     ensure!(machines > 0, "there are no machines");
+    let in_session = agents.iter().all(|agent| agent.machine.in_session);
     let clock = Arc::new(SystemClock::new());
     let (cpu, began) = (server.cpu()?, Instant::now());
     let mut workers = JoinSet::new();
@@ -60,6 +63,7 @@ pub async fn rate(server: &Server, agents: Vec<Agent>, lasts: Duration) -> Resul
     took.sort_unstable();
     let rate = Rate {
         machines,
+        in_session,
         per_second: took.len() as f64 / elapsed,
         median_ms: quantile(&took, 0.5),
         p99_ms: quantile(&took, 0.99),

@@ -5,7 +5,7 @@ use std::net::SocketAddr;
 use std::os::unix::fs::PermissionsExt as _;
 use std::path::{Path, PathBuf};
 
-use anyhow::Result;
+use anyhow::{Context as _, Result};
 use bytes::Bytes;
 use http_body_util::Full;
 use hyper::Request;
@@ -20,6 +20,7 @@ use muster_protocol::machine::Class;
 use muster_protocol::operator::{self, AddMachine, MachineView, Publication, RequestSignature};
 use muster_protocol::random;
 use muster_protocol::report::{Batch, Event, Stream};
+use muster_protocol::session::{ExchangeSecret, Session};
 use muster_protocol::target::{Action, Target};
 use muster_protocol::tuf::repository::{RootSpec, sign_generation, sign_root};
 use rustls::pki_types::CertificateDer;
@@ -133,6 +134,9 @@ impl Fleet {
             fleet: self.id,
             bearer: String::new(),
             generation: None,
+            in_session: false,
+            asked: None,
+            session: None,
         })
     }
 
@@ -168,12 +172,19 @@ pub struct Machine {
     pub bearer: String,
     /// The generation that it was last told of.
     pub generation: Option<Generation>,
+    /// Whether it asks for a session and proves its check-ins by that, as agents do; otherwise it signs each.
+    pub in_session: bool,
+    asked: Option<ExchangeSecret>,
+    session: Option<Session>,
 }
 
 impl Machine {
     /// The next check-in, signed and announced as an agent does.
     pub fn checkin(&mut self, clock: &SystemClock) -> Result<Request<Full<Bytes>>> {
         self.seq += 1;
+        if self.in_session && self.session.is_none() && self.asked.is_none() {
+            self.asked = Some(ExchangeSecret::generate()?);
+        }
         let checkin = CheckIn {
             audience: self.fleet,
             machine: self.name.clone(),
@@ -198,10 +209,14 @@ impl Machine {
             age: None,
             followed: vec![],
             shown: None,
-            session: None,
+            session: self.asked.as_ref().map(ExchangeSecret::public),
         };
         let body = serde_json::to_vec(&checkin)?;
         let request = Request::builder().method("POST").uri(api::CHECKIN).header("host", "localhost");
+        if let Some(session) = self.session.as_ref().filter(|_| self.in_session) {
+            let proof = session.prove(api::CHECKIN, &body).to_string();
+            return Ok(request.header(api::MACHINE_SESSION, proof).body(Full::new(body.into()))?);
+        }
         let announced = Announcement::make(&self.name, api::CHECKIN, &body, &self.key);
         let request = request
             .header(api::MACHINE_SIGNATURE, self.key.sign(Context::CheckIn, &body).hex())
@@ -213,6 +228,10 @@ impl Machine {
     pub fn checked_in(&mut self, answer: &Answer) -> Result<()> {
         let reply: CheckInReply = answer.good()?;
         (self.bearer, self.generation) = (reply.bearer, reply.generation);
+        if let Some(asked) = self.asked.take() {
+            let offer = reply.session.context("the controller offers no session")?;
+            self.session = Some(asked.accept(&offer).context("the controller's key is no good")?);
+        }
         Ok(())
     }
 

@@ -140,15 +140,24 @@ async fn plain(cli: &Cli, figures: &mut Figures, wanted: &impl Fn(What) -> bool)
     if wanted(What::Checkins) {
         for &count in &cli.machines {
             agents.extend(bench.enrol(agents.len()..count).await?);
-            let connected = agents::connect(agents, &bench.server.target).await?;
-            let (rate, used) =
-                checkins::rate(&bench.server, connected, Duration::from_secs(cli.seconds)).await?;
-            agents = used;
-            println!(
-                "check-ins of {} machines: {:.0} a second, median {:.1} ms, 99 % {:.1} ms, {:.1} us of CPU each",
-                rate.machines, rate.per_second, rate.median_ms, rate.p99_ms, rate.cpu_us
-            );
-            figures.checkins.push(rate);
+            for in_session in [false, true] {
+                agents.iter_mut().for_each(|agent| agent.machine.in_session = in_session);
+                let connected = agents::connect(agents, &bench.server.target).await?;
+                let (rate, used) =
+                    checkins::rate(&bench.server, connected, Duration::from_secs(cli.seconds)).await?;
+                agents = used;
+                println!(
+                    "check-ins of {} machines, {}: {:.0} a second, median {:.1} ms, 99 % {:.1} ms, {:.1} us of CPU \
+                     each",
+                    rate.machines,
+                    if in_session { "in sessions" } else { "each signed" },
+                    rate.per_second,
+                    rate.median_ms,
+                    rate.p99_ms,
+                    rate.cpu_us
+                );
+                figures.checkins.push(rate);
+            }
         }
     }
     if wanted(What::Herd) {
