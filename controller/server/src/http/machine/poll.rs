@@ -64,8 +64,9 @@ impl Asked {
 
 async fn wait(app: &Shared, asked: Asked, bearer: Bearer) -> Result<Json<PollReply>, Refused> {
     let Asked { machine, have, wait } = asked;
-    bearer.is_machines(app, &machine).await?;
-    app.services.store.seen(&machine, app.services.now()).await?;
+    // What asks the database is large and soon over, so it has boxes of its own: thousands wait here.
+    Box::pin(bearer.is_machines(app, &machine)).await?;
+    Box::pin(app.services.store.seen(&machine, app.services.now())).await?;
     let timeout = tokio::time::sleep(wait);
     tokio::pin!(timeout);
     let mut listener = app.services.wakers.listen(&machine).ok_or_else(|| {
@@ -76,12 +77,12 @@ async fn wait(app: &Shared, asked: Asked, bearer: Bearer) -> Result<Json<PollRep
     })?;
     let mut last_look = false;
     loop {
-        let News { generation, check_in } = app.services.store.news(&machine).await?;
+        let News { generation, check_in } = Box::pin(app.services.store.news(&machine)).await?;
         if last_look || check_in || generation != have {
             return Ok(Json(PollReply { generation, check_in }));
         }
         match away(next(app, &mut listener, timeout.as_mut())).await {
-            Next::News => bearer.is_machines(app, &machine).await?,
+            Next::News => Box::pin(bearer.is_machines(app, &machine)).await?,
             Next::Timeout => last_look = true,
             Next::Stop => return Err(stopping(app.services.wakers.len())),
         }
