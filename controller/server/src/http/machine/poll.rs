@@ -75,8 +75,9 @@ impl Asked {
 
 async fn wait(app: &Shared, asked: Asked, bearer: Bearer) -> Result<Json<PollReply>, Refused> {
     let Asked { machine, have, wait, root } = asked;
-    bearer.is_machines(app, &machine).await?;
-    app.services.store.seen(&machine, app.services.now()).await?;
+    // What asks the database is large and soon over, so it has boxes of its own: thousands wait here.
+    Box::pin(bearer.is_machines(app, &machine)).await?;
+    Box::pin(app.services.store.seen(&machine, app.services.now())).await?;
     let timeout = tokio::time::sleep(wait);
     tokio::pin!(timeout);
     let mut listener = app.services.wakers.listen(&machine).ok_or_else(|| {
@@ -87,10 +88,10 @@ async fn wait(app: &Shared, asked: Asked, bearer: Bearer) -> Result<Json<PollRep
     })?;
     let mut last_look = false;
     loop {
-        let News { generation, check_in } = app.services.store.news(&machine).await?;
+        let News { generation, check_in } = Box::pin(app.services.store.news(&machine)).await?;
         if last_look || check_in || generation != have {
             let files = match root.filter(|_| generation != have && generation.is_some()) {
-                Some(root) => files::stored(app, &machine, root).await?,
+                Some(root) => Box::pin(files::stored(app, &machine, root)).await?,
                 None => None,
             };
             return Ok(Json(PollReply { generation, check_in, files }));
@@ -98,7 +99,7 @@ async fn wait(app: &Shared, asked: Asked, bearer: Bearer) -> Result<Json<PollRep
         match away(next(app, &mut listener, timeout.as_mut())).await {
             Next::News(wake) => {
                 // It may have been revoked meanwhile.
-                bearer.is_machines(app, &machine).await?;
+                Box::pin(bearer.is_machines(app, &machine)).await?;
                 if let Wake::Published(fresh) = wake
                     && Some(fresh.generation()) != have
                     && let Some(reply) = files::reply(app, &fresh, root)
