@@ -1,4 +1,4 @@
-//! What the controller showed of its audit log. The agent carries it and shows it, and obeys nothing about it.
+//! What the controller showed of its audit log. The agent carries and shows it, and obeys nothing about it.
 
 use muster_protocol::audit::{Checkpoint, MAX_SHOWN};
 use muster_protocol::clock::UnixMillis;
@@ -19,8 +19,8 @@ impl LogShown {
         Self { fleet, log: Vec::new(), at: 0 }
     }
 
-    /// Takes in what a reply showed; returns whether that is new. The oldest is forgotten for it, whatever the
-    /// numbers are: no lie about a number stays for ever.
+    /// Takes in what a reply showed; returns whether that is new. The oldest is forgotten for it, whatever
+    /// the numbers are: no lie about a number stays for ever.
     pub fn heard(&mut self, shown: Checkpoint, now: UnixMillis) -> bool {
         if self.log.contains(&shown) {
             return false;

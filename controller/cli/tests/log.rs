@@ -1,5 +1,5 @@
-//! The audit log before operators with memories, with files, and with machines as witnesses: a controller that
-//! shows two histories is found out, and one that was cut goes on.
+//! The audit log before operators with memories, with files, and with machines as witnesses: a controller
+//! that shows two histories is found out, and one that was cut goes on.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 
 use std::fs;
@@ -35,7 +35,8 @@ impl Fleet {
             (reqwest::Client::builder().no_proxy().build().unwrap(), folder.path().join("alice"));
         let url = format!("http://{address}");
         let fleet = Self { folder, address, server: None, http };
-        let made = fleet.command(&["init", "--plain-keys", "--url", &url, "--dir", place.to_str().unwrap()]);
+        let mut made =
+            fleet.command(&["init", "--plain-keys", "--url", &url, "--dir", place.to_str().unwrap()]);
         assert!(made.output().unwrap().status.success());
         for other in ["bob", "carol"] {
             fs::create_dir_all(fleet.at(other).join("keys")).unwrap();

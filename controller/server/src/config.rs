@@ -88,8 +88,8 @@ pub struct Limits {
     pub event_mib: u32,
     /// How many days events are kept.
     pub event_days: u32,
-    /// How many generations are kept of one machine, the newest. The one that it is offered, runs, holds or is
-    /// working on is always kept.
+    /// How many generations are kept of one machine, the newest. The one that it is offered, runs, holds or
+    /// is working on is always kept.
     pub generations: u32,
     /// How many days generations are kept, however many there are.
     pub generation_days: u32,

@@ -1,7 +1,7 @@
-//! A log in a file: one JSON document a line. The first names the fleet and what the entries follow, then comes
-//! each entry, and the last is a checkpoint at the last entry, signed by an operator.
+//! A log in a file: one JSON document a line. The first names the fleet and what the entries follow, then
+//! comes each entry, and the last is a checkpoint at the last entry, signed by an operator.
 
-use std::io::{BufReader, Read as _, Write};
+use std::io::{BufRead, BufReader, Read as _, Write};
 use std::path::Path;
 
 use anyhow::{Context as _, Result, anyhow};
@@ -101,7 +101,7 @@ struct Lines<R> {
     hash: sha2::Sha256,
 }
 
-impl<R: std::io::BufRead> Lines<R> {
+impl<R: BufRead> Lines<R> {
     /// The next line, if there is one.
     fn next(&mut self) -> Result<Option<Vec<u8>>> {
         let mut line = Vec::new();
@@ -122,7 +122,7 @@ enum Line {
     Entry(Box<Entry>),
 }
 
-fn verified<R: std::io::BufRead>(
+fn verified<R: BufRead>(
     mut lines: Lines<R>,
     fleet: &Sha256,
     operators: &[PublicKey],
@@ -206,7 +206,7 @@ mod tests {
         let (alice, mallory) = (SecretKey::generate().unwrap(), SecretKey::generate().unwrap());
         let (origin, entries) = log(&["a", "b", "c", "d"]);
         let file = exported(&entries, origin, &alice);
-        let text = String::from_utf8(file.clone()).unwrap();
+        let text = String::from_utf8(file).unwrap();
         let lines: Vec<&str> = text.split_inclusive('\n').collect();
         let refused = |text: &str| assert!(read(text.as_bytes(), &[alice.public()]).is_err(), "{text}");
         refused(&text.replace("\"detail\":\"b\"", "\"detail\":\"B\""));
@@ -221,7 +221,7 @@ mod tests {
         let (_, other) = log(&["a", "B", "c", "d"]);
         let forged = String::from_utf8(exported(&other, origin, &mallory)).unwrap();
         assert!(read(forged.as_bytes(), &[alice.public()]).unwrap().0.signers.is_empty());
-        let theirs = forged.split_inclusive('\n').last().unwrap();
+        let theirs = forged.split_inclusive('\n').next_back().unwrap();
         refused(&text.replace(lines[5], theirs));
         let begins = Checkpoint { id: 0, hash: Sha256::of(b"x") };
         assert!(read(&exported(&[], begins, &alice), &[]).is_err());

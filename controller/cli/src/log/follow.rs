@@ -39,8 +39,8 @@ pub struct Walk<'a> {
 }
 
 impl<'a> Walk<'a> {
-    /// From this entry on. The entry itself is taken as it is, unless the log begins with it; those after it are
-    /// verified.
+    /// From this entry on. The entry itself is taken as it is, unless the log begins with it; those after
+    /// it are verified.
     pub fn new(origin: Checkpoint, from: u64, wanted: &'a BTreeSet<u64>) -> Self {
         let found = Followed { anchor: origin, last: 0, head: None, known: BTreeMap::new() };
         Self { origin, from, wanted, at: None, end: None, found }

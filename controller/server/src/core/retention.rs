@@ -1,5 +1,6 @@
 //! How much is kept. Of what machines report: the newest, bounded in bytes and in age; events that decided a
-//! generation are removed last. Of generations: the newest and the youngest, and what a machine runs or holds.
+//! generation are removed last. Of generations: the newest and the youngest, and what a machine runs or
+//! holds.
 
 use muster_protocol::checkin::CheckIn;
 use muster_protocol::clock::UnixMillis;

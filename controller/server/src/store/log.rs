@@ -30,7 +30,8 @@ impl Store {
         }
     }
 
-    /// Lets the log begin after an entry that was exported. What is before it is removed later, in small steps.
+    /// Lets the log begin after an entry that was exported. What is before it is removed later, in small
+    /// steps.
     pub async fn cut_log(
         &self,
         asked: &CutLog,

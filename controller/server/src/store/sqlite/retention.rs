@@ -182,7 +182,8 @@ impl Sqlite {
     ) -> Result<Vec<(MachineName, bool)>, StoreError> {
         let rows: Vec<MachineRow> = sqlx::query_as(
             "SELECT m.name, EXISTS (
-                 SELECT 1 FROM generations g WHERE g.machine = m.name AND g.published_at < $3 AND g.generation <
+                 SELECT 1 FROM generations g
+                 WHERE g.machine = m.name AND g.published_at < $3 AND g.generation <
                      (SELECT n.generation FROM generations n WHERE n.machine = m.name
                       ORDER BY n.generation DESC LIMIT 1 OFFSET $4)) AS has_old
              FROM machines m WHERE m.name > $1 ORDER BY m.name LIMIT $2",
