@@ -117,11 +117,13 @@ impl Verify {
         let (witnesses, agree) = witnesses(&machines, &fleet, &found);
         let ours = kept.iter().zip(&judged).find(|(kept, _)| kept.ours);
         let extends = ours.map(|(_, judged)| judged.code == 0);
-        // An export alone is no reason to believe a log that was never seen.
-        if extends.unwrap_or(self.export.is_none() && before.is_none()) {
+        let code = worst(judged.iter().map(|one| one.code).chain(witnesses.iter().map(|one| one.code)));
+        // An export alone is no reason to believe a log that was never seen, and nothing is where two histories
+        // are shown.
+        let believed = extends.unwrap_or(self.export.is_none() && code != Verdict::Contradicts.code());
+        if believed {
             seen::keep(&config, before, found.head)?;
         }
-        let code = worst(judged.iter().map(|one| one.code).chain(witnesses.iter().map(|one| one.code)));
         if self.json {
             print_json(&Printed {
                 log: &found.head,

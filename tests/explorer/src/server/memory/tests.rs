@@ -209,6 +209,7 @@ impl Both {
             signature: None,
             now: self.now,
             poll_seconds: 60,
+            log: None,
             seals: seals.into(),
         };
         let there = answer(self.store.check_in(arrived).await.unwrap());
