@@ -24,3 +24,4 @@ pub mod schedule;
 pub mod sparing;
 pub mod state;
 pub mod window;
+pub mod witness;

@@ -35,6 +35,7 @@ pub mod environment;
 pub mod identity;
 pub mod journal;
 pub mod local;
+mod log_shown;
 pub mod logs;
 pub mod nix;
 pub mod outbox;

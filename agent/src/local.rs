@@ -10,6 +10,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
+use muster_protocol::audit::Checkpoint;
 use muster_protocol::checkin::{Health, Holds, Phase, Runs};
 use muster_protocol::clock::{Clock as _, SystemClock, UnixMillis};
 use muster_protocol::ids::{Generation, MachineName, Sha256};
@@ -123,6 +124,9 @@ pub struct Status {
     /// The recipient to encrypt this machine's secrets to.
     #[serde(default)]
     pub age: Option<String>,
+    /// What the controller showed of its audit log, oldest first.
+    #[serde(default)]
+    pub log: Vec<Checkpoint>,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]

@@ -11,9 +11,11 @@ use crate::config::Config;
 use crate::core::policy::Stage;
 use crate::core::records::{Cause, Journal, Transaction};
 use crate::core::state::State;
+use crate::core::witness::contradict;
 use crate::identity::Identity;
 use crate::journal::Files;
 use crate::local::Status;
+use crate::log_shown;
 use crate::outbox::{self, Outbox};
 use crate::platform::Layout;
 use crate::trust::Trust;
@@ -57,6 +59,7 @@ pub fn from_files(config: &Config) -> Result<Status> {
         profile: profile(&layout),
         running,
     });
+    let log = log_shown::read(&config.state_dir, &identity.fleet).log;
     let waiting = Outbox::count(&config.state(outbox::FOLDER));
     Ok(Status {
         agent_running: false,
@@ -79,6 +82,7 @@ pub fn from_files(config: &Config) -> Result<Status> {
         reports_waiting: waiting,
         shut_out: None,
         age: Some(identity.age),
+        log,
     })
 }
 
@@ -214,6 +218,17 @@ pub fn lines(status: &Status, now: UnixMillis) -> Vec<String> {
     };
     line("controller", &format!("{}{contact}", status.controller));
     line("reports", &format!("{} waiting", status.reports_waiting));
+    for (at, shown) in status.log.iter().enumerate().rev() {
+        let name = if at + 1 == status.log.len() { "log" } else { "" };
+        line(name, &format!("the controller showed entry {} {}", shown.id, shown.hash));
+    }
+    if contradict(&status.log) {
+        line(
+            "",
+            "the controller showed two histories of its audit log, or was restored from a backup: tell an \
+             operator, who finds out with 'muster audit verify'",
+        );
+    }
     if let Some(age) = &status.age {
         line("secrets", &format!("for {age}"));
     }

@@ -37,6 +37,8 @@ pub const OPERATOR_DRAFTS: &str = "/v1/operator/drafts";
 pub const OPERATOR_ROOT: &str = "/v1/operator/root";
 /// `GET`: a page of the audit log ([`crate::audit::Page`]).
 pub const OPERATOR_AUDIT: &str = "/v1/operator/audit";
+/// `POST`: [`crate::audit::CutLog`].
+pub const OPERATOR_AUDIT_CUT: &str = "/v1/operator/audit/cut";
 
 /// The header with the machine's signature over the body, in hexadecimal.
 pub const MACHINE_SIGNATURE: &str = "muster-signature";

@@ -334,6 +334,9 @@ pub struct MachineView {
     /// What it says it was shown of the audit log, signed by it.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub shown: Option<ShownLog>,
+    /// How many of its oldest generations the controller has forgotten.
+    #[serde(default, skip_serializing_if = "is_zero")]
+    pub generations_forgotten: u64,
 }
 
 impl MachineView {

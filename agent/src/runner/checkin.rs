@@ -3,7 +3,7 @@
 use muster_protocol::checkin::{CheckIn, Health, Phase, Runs};
 use muster_protocol::clock::UnixMillis;
 use muster_protocol::ids::Generation;
-use muster_protocol::keys::PublicKey;
+use muster_protocol::keys::{PublicKey, SecretKey};
 use muster_protocol::report::{Attack, MAX_LOG_TAIL};
 use muster_protocol::witness::AgeClaim;
 
@@ -18,8 +18,13 @@ const MAX_DEGRADED: usize = 32;
 impl Shared {
     /// A check-in with the next number, which is never used again.
     ///
-    /// `new_key` is the key that it brings: the next key, unless a previous key signs.
-    pub fn next_check_in(&self, new_key: Option<PublicKey>) -> std::io::Result<CheckIn> {
+    /// `new_key` is the key that it brings: the next key, unless a previous key signs. `in_force` is the key
+    /// that the machine signs with.
+    pub fn next_check_in(
+        &self,
+        new_key: Option<PublicKey>,
+        in_force: Option<&SecretKey>,
+    ) -> std::io::Result<CheckIn> {
         let seq = self.numbers.next()?;
         let (phase, phase_generation, note) = self.standing();
         let mut health = self.health();
@@ -28,6 +33,10 @@ impl Shared {
         let note = note.map(shortened);
         health.reboot_waits = health.reboot_waits.map(shortened);
         let new_key = new_key.or_else(|| self.next_key.to_show(self.clock.awake()));
+        // By the key that this check-in leaves in force.
+        let next = self.next_key.get().filter(|next| new_key == Some(next.public()));
+        let key = next.as_ref().or(in_force);
+        let shown = key.and_then(|key| self.log.statement(key, &self.identity.machine));
         Ok(CheckIn {
             audience: self.identity.fleet,
             machine: self.identity.machine.clone(),
@@ -47,7 +56,7 @@ impl Shared {
             new_key,
             age: self.age_claim(),
             followed: self.heard.followed(),
-            shown: None,
+            shown,
             session: None,
         })
     }

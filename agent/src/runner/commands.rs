@@ -59,6 +59,7 @@ impl Shared {
             reports_waiting: self.ledger.borrow().outbox.len(),
             shut_out: self.heard.shut_out(),
             age: self.age_claim().map(|claim| claim.recipient),
+            log: self.log.shown(),
         }
     }
 

@@ -209,7 +209,8 @@ impl Contact<'_> {
 
     /// The unanswered check-in, or the next one.
     fn sending(&mut self) -> Result<Sending, ContactError> {
-        let in_force = self.client.key().map(|key| key.public());
+        let key = self.client.key();
+        let in_force = key.as_ref().map(SecretKey::public);
         let by = match self.schedule.older_key() {
             Some(older) => self.previous_keys()?.into_iter().nth(older),
             None => None,
@@ -222,7 +223,7 @@ impl Contact<'_> {
         }
         // A previous key only ever brings the one in force.
         let brings = in_force.filter(|_| by.is_some());
-        let next = self.shared.next_check_in(brings)?;
+        let next = self.shared.next_check_in(brings, key.as_ref())?;
         let session = self.sessions.ask(next.new_key.is_some(), self.now());
         self.unanswered.keep(CheckIn { session, ..next })?;
         let outgoing = self.unanswered.take().ok_or(ContactError::NothingStored)?;
@@ -319,6 +320,7 @@ impl Contact<'_> {
         });
         self.note_news();
         self.shared.heard.check_in_answered(sent);
+        self.shared.log.heard(reply.log, self.shared.clock.unix_ms(), self.now());
         self.shared.asks.answer(&Ok("the controller answers; the agent fetches what it has".to_owned()));
         self.shared.answered();
         // It does not say which stream it refers to: only the answer to a batch acknowledges events.

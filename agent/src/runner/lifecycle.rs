@@ -27,6 +27,7 @@ use crate::config::Config;
 use crate::core::backoff::Backoff;
 use crate::identity::{self, AgeClaims, Identity, IdentityError};
 use crate::local::Command;
+use crate::log_shown::LogWitness;
 use crate::nix::{Nix, Store};
 use crate::platform::{self, Platform};
 use crate::trust::Trust;
@@ -125,6 +126,7 @@ fn prepare(config: &Config, identity: &Identity, around: Around) -> Result<Prepa
         wakes: Wakes::new(),
         numbers,
         age: AgeClaims::default(),
+        log: LogWitness::open(&config.state_dir, &identity.fleet),
     };
     Ok((shared, trust, unanswered, (client, nix)))
 }

@@ -18,6 +18,7 @@ use super::wakes::Wakes;
 use crate::config::Config;
 use crate::core::plan::{Controller, RebootNote};
 use crate::identity::{AgeClaims, Identity};
+use crate::log_shown::LogWitness;
 use crate::platform::Platform;
 
 pub struct Shared {
@@ -37,6 +38,8 @@ pub struct Shared {
     /// Only for check-ins.
     pub numbers: Counted,
     pub age: AgeClaims,
+    /// Written by the contact.
+    pub log: LogWitness,
 }
 
 impl Shared {

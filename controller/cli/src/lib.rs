@@ -6,6 +6,7 @@
 //! | `release` | from a flake to published generations | trust, api, flake, config |
 //! | `fleet` | machines as the controller shows them | trust, api, keys, config |
 //! | [`vars`] | variables and secrets in the fleet's repository | flake |
+//! | `log` | the audit log, verified, and what others saw of it | trust, api, config |
 //! | `trust` | the roots that this operator trusts, and their next | api, config |
 //! | `api` | requests to the controller, signed in or not; TLS | config, keys, flake |
 //! | `config` | the operator's muster.toml | keys |
@@ -26,6 +27,7 @@ mod config;
 pub mod flake;
 mod fleet;
 mod keys;
+mod log;
 mod release;
 pub mod terminal;
 mod trust;

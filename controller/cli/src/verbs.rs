@@ -93,7 +93,7 @@ impl Command {
             Self::Keys(keys) => keys.run(config).await.map(done),
             Self::Status(status) => status.run(config).await.map(done),
             Self::History(history) => history.run(config).await.map(done),
-            Self::Audit(audit) => audit.run(config).await.map(done),
+            Self::Audit(audit) => audit.run(config).await,
         }
     }
 }

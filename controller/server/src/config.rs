@@ -8,10 +8,13 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use muster_protocol::api::MAX_POLL_SECONDS;
+use muster_protocol::clock::UnixMillis;
 use muster_protocol::keys::{KeyError, SecretKey, is_encrypted};
 use serde::Deserialize;
 
 pub use database::{DatabaseSettings, PostgresSettings};
+
+use crate::core::retention::Kept;
 
 /// What is wrong with the configuration, and what to write instead.
 #[derive(Debug, thiserror::Error)]
@@ -92,6 +95,11 @@ pub struct Limits {
     pub event_mib: u32,
     /// How many days events are kept.
     pub event_days: u32,
+    /// How many generations are kept of one machine, the newest. The one that it is offered, runs, holds or
+    /// is working on is always kept.
+    pub generations: u32,
+    /// How many days generations are kept, however many there are.
+    pub generation_days: u32,
     /// How much memory all bodies together may take while they arrive, in MiB.
     pub body_memory_mib: usize,
 }
@@ -113,6 +121,8 @@ impl Default for Limits {
             report_kib_per_second: 16,
             event_mib: 16,
             event_days: 400,
+            generations: 50,
+            generation_days: 90,
             body_memory_mib: 256,
         }
     }
@@ -125,6 +135,11 @@ impl Limits {
     /// The maximum age of an event, in milliseconds.
     pub fn event_age_ms(&self) -> i64 {
         i64::from(self.event_days) * 86_400_000
+    }
+    /// Which generations are kept of each machine.
+    pub fn generations_kept(&self, now: UnixMillis) -> Kept {
+        let since = now.saturating_sub(i64::from(self.generation_days) * 86_400_000);
+        Kept { newest: self.generations, since }
     }
     /// The lifetime of a timestamp, in seconds.
     pub fn timestamp_seconds(&self) -> i64 {
@@ -264,6 +279,12 @@ impl Check<'_> {
             ),
             ("limits.event_mib", (1..=65_536).contains(&limits.event_mib), "must be from 1 to 65536"),
             ("limits.event_days", (1..=36_500).contains(&limits.event_days), "must be from 1 to 36500"),
+            ("limits.generations", (2..=100_000).contains(&limits.generations), "must be from 2 to 100000"),
+            (
+                "limits.generation_days",
+                (1..=36_500).contains(&limits.generation_days),
+                "must be from 1 to 36500",
+            ),
             ("limits.unproven_per_address", limits.unproven_per_address > 0, "must be at least 1"),
             // The largest draft must fit.
             (

@@ -93,6 +93,7 @@ pub fn router(app: Shared) -> Router {
         .route(&format!("{of_machines}/{{name}}/acknowledge"), post(machines::acknowledge))
         .route(&format!("{of_machines}/{{name}}/requests"), post(requests::ask))
         .route(api::OPERATOR_AUDIT, get(audit::audit))
+        .route(api::OPERATOR_AUDIT_CUT, post(audit::cut))
         .route(api::OPERATOR_ROOT, post(roots::publish))
         .route(api::OPERATOR_DRAFTS, get(drafts::list).post(drafts::keep))
         .route(&format!("{}/{{id}}", api::OPERATOR_DRAFTS), get(drafts::show))

@@ -227,16 +227,28 @@ async fn sweep(services: Arc<Services>) {
         }
         if since >= SWEEP {
             since = Duration::ZERO;
-            if let Err(error) = services.store.sweep(services.clock.unix_seconds()).await {
-                tracing::warn!("old bearers could not be removed: {error}");
-            }
             if let Err(error) = services.keyring.renew(services.clock.unix_seconds()) {
                 tracing::warn!("the keys of bearers could not be renewed: {error}");
             }
-            let oldest = services.clock.unix_ms().saturating_sub(services.limits.event_age_ms());
-            if let Err(error) = services.store.forget_events(oldest).await {
-                tracing::warn!("old events could not be removed: {error}");
-            }
+            forget(&services).await;
+        }
+    }
+}
+
+/// Removes what has expired or is older than it is kept; what fails is tried again with the next sweep.
+async fn forget(services: &Services) {
+    let (store, now, now_s) = (&services.store, services.now(), services.now_s());
+    let oldest = now.saturating_sub(services.limits.event_age_ms());
+    for (what, done) in [
+        ("bearers", store.sweep(now_s).await),
+        ("events", store.forget_events(oldest).await),
+        ("attacks", store.forget_attacks(oldest).await),
+        ("tokens", store.forget_tokens(now_s).await),
+        ("generations", store.forget_generations(services.limits.generations_kept(now)).await),
+        ("entries of the audit log", store.forget_cut_entries().await),
+    ] {
+        if let Err(error) = done {
+            tracing::warn!("old {what} could not be removed: {error}");
         }
     }
 }

@@ -16,8 +16,10 @@ pub mod copy;
 mod drafts;
 mod error;
 mod known;
+mod log;
 mod postgres;
 mod publication;
+mod retention;
 mod roots;
 pub mod shared;
 mod sqlite;
@@ -25,10 +27,10 @@ mod sqlite;
 use std::collections::BTreeMap;
 use std::future::Future;
 use std::path::Path;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
-use muster_protocol::audit::Page;
+use muster_protocol::audit::{Checkpoint, Page};
 use muster_protocol::clock::UnixMillis;
 use muster_protocol::ids::{Epoch, Generation, MachineName, Sha256};
 use muster_protocol::keys::PublicKey;
@@ -39,7 +41,8 @@ use crate::config::DatabaseSettings;
 use crate::core::change::{Change, Decided};
 use crate::core::rows::{KnownMachine, Machine, Principal, StoredDraft};
 use crate::core::{
-    checkin, drafts as draft, enrolment, machines, publication as publishing, reports, requests,
+    checkin, drafts as draft, enrolment, log as auditing, machines, publication as publishing, reports,
+    requests, retention as keeping,
 };
 
 use checkins::{Asking, Queue};
@@ -126,8 +129,14 @@ impl Database {
         fn attacks(machine: &MachineName, limit: u32) -> Vec<AttackView>;
         /// The entries of the audit log after `after`, oldest first.
         fn audit(after: u64, limit: u32) -> Page;
+        /// The newest entry of the log, or what its first entry is chained to.
+        fn newest_entry() -> Checkpoint;
         /// The newest root in the log.
         fn logged_root() -> u64;
+        /// The next machines by name, `most` of them, each with whether it has generations to forget.
+        fn machines_after(
+            name: Option<&MachineName>, most: u32, kept: keeping::Kept
+        ) -> Vec<(MachineName, bool)>;
         fn file(machine: &MachineName, file: File) -> Option<Vec<u8>>;
         /// The latest generation of a machine with its timestamp; `None` if nothing was published in this
         /// epoch.
@@ -179,6 +188,10 @@ impl Transaction {
         fn root_logged() -> u64;
         /// Writes something that changes nothing.
         fn touch() -> ();
+        /// For a cut of the log at this entry.
+        fn log(through: u64) -> auditing::Stored;
+        /// `None` if the machine has no generations to forget.
+        fn old_generations(machine: &MachineName, kept: keeping::Kept) -> Option<keeping::Old>;
         /// Applies changes, those of each machine in order. Audit entries are chained to the newest entry of
         /// the log. Of several [`Change::CheckedIn`], each of another machine, all are written at once.
         fn apply(changes: &[Change]) -> Applied;
@@ -218,15 +231,19 @@ pub struct Store {
     known: Arc<Known>,
     queue: Arc<Queue>,
     notify: Notify,
+    /// The newest entry of the log that this process knows to be committed.
+    newest: Arc<Mutex<Checkpoint>>,
 }
 
 impl Store {
     /// Opens `muster.db` in `folder`, creates it if needed, and migrates it to the newest schema.
     pub async fn open(folder: &Path, fleet: &Sha256) -> Result<Self, StoreError> {
         let sqlite = sqlite::Sqlite::open(&folder.join("muster.db"), fleet).await?;
+        let database = Database::Sqlite(sqlite);
+        let newest = Arc::new(Mutex::new(database.newest_entry().await?));
         // Nobody else writes to this database, so what is known of it needs no lease.
         let (known, queue) = (Arc::new(Known::new(None)), Arc::default());
-        Ok(Self { database: Database::Sqlite(sqlite), known, queue, notify: Notify::new()? })
+        Ok(Self { database, known, queue, notify: Notify::new()?, newest })
     }
 
     /// Where committed changes are announced.
@@ -304,19 +321,25 @@ impl Store {
         let (store, effects) = (self.clone(), Effects::of(&changes));
         // A task of its own: were it dropped halfway, by a client that hangs up, the database might commit
         // what memory contradicts from then on.
-        let committed = tokio::spawn(async move { store.commit(transaction, effects).await });
+        let committed = tokio::spawn(async move { store.commit(transaction, effects, &applied).await });
         committed.await.map_err(|error| StoreError::Database(error.to_string()))??;
         COUNTED.groups.add(1);
         Ok(Committed { answer, changed: true, applied })
     }
 
     /// Commits changes, and then brings what is kept in memory in line. Not to be dropped halfway.
-    async fn commit(&self, transaction: Transaction, effects: Effects) -> Result<(), StoreError> {
+    async fn commit(
+        &self,
+        transaction: Transaction,
+        effects: Effects,
+        applied: &Applied,
+    ) -> Result<(), StoreError> {
         if let Err(error) = transaction.commit().await {
             // It may have been committed all the same.
             self.known.forget(&effects.identities);
             return Err(error);
         }
+        self.logged(applied);
         self.notify.changed(self.known.committed(effects));
         Ok(())
     }

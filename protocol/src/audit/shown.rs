@@ -3,7 +3,7 @@
 
 use serde::{Deserialize, Serialize};
 
-use super::Checkpoint;
+use super::chain::Checkpoint;
 use crate::bounded;
 use crate::clock::UnixMillis;
 use crate::ids::{MachineName, Sha256};

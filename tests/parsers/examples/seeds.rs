@@ -424,6 +424,7 @@ fn traffic(put: Put<'_>) {
         last_seen: Some(NOW * 1000),
         clock_skew_ms: Some(-5),
         shown: None,
+        generations_forgotten: 0,
         age_proof: None,
     };
     put("operator", "machine", &json_of(&view));
@@ -486,7 +487,7 @@ fn drafts(put: Put<'_>) {
         hash: fleet,
     };
     entry.hash = hash(&origin(&fleet).hash, &entry);
-    put("drafts", "log", &json_of(&Page { entries: vec![entry], last: 1 }));
+    put("drafts", "log", &json_of(&Page { entries: vec![entry], last: 1, anchor: None }));
 }
 
 fn rest(put: Put<'_>) {

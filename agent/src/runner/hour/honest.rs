@@ -4,6 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use axum::http::HeaderMap;
 use muster_protocol::api::{self, Problem, ProblemCode};
+use muster_protocol::audit::Checkpoint;
 use muster_protocol::checkin::{BEARER_SECONDS, CheckIn, CheckInReply, PollReply};
 use muster_protocol::ids::{Epoch, Generation, MachineName, Sha256};
 use muster_protocol::keys::{Context, PublicKey, SecretKey, Signature};
@@ -295,6 +296,10 @@ impl Honest {
             self.bearers.clear();
             self.sessions.clear();
         }
+        let (fleet, machine) = (&check_in.audience, &check_in.machine);
+        if check_in.shown.as_ref().is_some_and(|shown| shown.verify(fleet, machine, &self.key).is_err()) {
+            self.broken.push("what the log showed is not signed by the machine's key".into());
+        }
         if let Some(asked) = &self.asked
             && check_in.followed.contains(&asked.id())
         {
@@ -311,7 +316,8 @@ impl Honest {
             reports_through: self.through.1,
             rotate_key: self.asked.is_some(),
             requests: self.asked.iter().cloned().collect(),
-            log: None,
+            // Each reply shows more of the log.
+            log: Some(Checkpoint { id: self.given, hash: Sha256::of(&self.given.to_be_bytes()) }),
             session: self.offer(&check_in),
         };
         self.reply = Some(reply.clone());

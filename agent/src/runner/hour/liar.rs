@@ -3,6 +3,7 @@
 use std::time::Duration;
 
 use muster_protocol::api::{self, ProblemCode};
+use muster_protocol::audit::Checkpoint;
 use muster_protocol::checkin::{BEARER_SECONDS, CheckIn, CheckInReply, PollReply};
 use muster_protocol::ids::{Generation, Sha256};
 use muster_protocol::keys::{Context, PublicKey, SecretKey};
@@ -313,6 +314,7 @@ impl Liar {
                 bearer: "invented".into(),
                 bearer_expires_in: BEARER_SECONDS,
                 poll_seconds: 60,
+                log: Some(Checkpoint { id: self.dice.of(&NUMBERS), hash: Sha256::of(b"a lie") }),
                 ..CheckInReply::default()
             }),
             api::REPORTS => match serde_json::from_slice::<Batch>(&request.body) {

@@ -157,6 +157,7 @@ pub(super) mod tests {
             last_seen: None,
             clock_skew_ms: None,
             shown: None,
+            generations_forgotten: 0,
         }
     }
 

@@ -13,6 +13,7 @@ use muster_protocol::target::Target;
 
 use crate::api::client::Api;
 use crate::config::Config;
+use crate::terminal::count::count;
 use crate::terminal::error::WithHint as _;
 use crate::terminal::json::print_json;
 use crate::terminal::table;
@@ -54,6 +55,9 @@ impl History {
         }
         if !self.attacks {
             self.tell_generations(&entries);
+            if entries.len() < self.limit as usize {
+                self.tell_forgotten(&api).await?;
+            }
         }
         if self.attacks && attacks.is_empty() {
             say!("{} has reported no attack.", self.machine);
@@ -80,6 +84,16 @@ impl History {
             all.extend(page);
         }
         Ok(all)
+    }
+
+    /// The end of the history need not be its beginning.
+    async fn tell_forgotten(&self, api: &Api) -> Result<()> {
+        let view: MachineView = api.get(&operator_machine(&self.machine)).await?;
+        if view.generations_forgotten > 0 {
+            let many = count(view.generations_forgotten, "older generation was", "older generations were");
+            say!("{many} forgotten (`generations` and `generation_days` in the controller's limits).");
+        }
+        Ok(())
     }
 
     fn tell_attacks(&self, attacks: &[AttackView]) {

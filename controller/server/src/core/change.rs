@@ -3,9 +3,10 @@
 
 use std::collections::BTreeSet;
 
+use muster_protocol::audit::Checkpoint;
 use muster_protocol::checkin::CheckInReply;
 use muster_protocol::clock::UnixMillis;
-use muster_protocol::ids::{MachineName, Sha256, Tag};
+use muster_protocol::ids::{Generation, MachineName, Sha256, Tag};
 use muster_protocol::keys::PublicKey;
 use muster_protocol::machine::{Class, System};
 
@@ -134,7 +135,7 @@ pub enum Change {
     /// The generation that the machine is offered.
     Published {
         machine: MachineName,
-        generation: muster_protocol::ids::Generation,
+        generation: Generation,
     },
     TimestampStored {
         machine: MachineName,
@@ -152,14 +153,38 @@ pub enum Change {
 
     /// Chained to the previous entry: [`NewEntry::chained`].
     Audited(NewEntry),
+    /// The log begins after this entry; the newest entry says so.
+    LogCut {
+        through: Checkpoint,
+    },
+    /// Removes the oldest entries that were cut, `most` of them.
+    CutEntriesForgotten {
+        most: u32,
+    },
     /// Moves the fleet's cursor: this machine's change is the newest. Nothing is stored.
     MachineChanged {
         machine: MachineName,
     },
-    /// Removes bearers, nonces, drafts and requests that have expired by then, and a pending key rotation
-    /// whose request is gone.
+    /// Removes bearers, nonces, drafts and requests that have expired by then, `most` of each, and a pending
+    /// key rotation whose request is gone.
     EndedForgotten {
         now_s: i64,
+        most: u32,
+    },
+    /// Removes tokens that expired before this (Unix seconds), `most` of them.
+    TokensForgotten {
+        before_s: i64,
+        most: u32,
+    },
+    /// Removes attacks that ended before this, `most` of them.
+    AttacksForgotten {
+        before: UnixMillis,
+        most: u32,
+    },
+    /// Removes these generations of a machine, and counts them.
+    GenerationsForgotten {
+        machine: MachineName,
+        generations: Vec<Generation>,
     },
 }
 

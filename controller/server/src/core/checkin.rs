@@ -2,6 +2,7 @@
 
 use std::hash::{DefaultHasher, Hasher as _};
 
+use muster_protocol::audit::Checkpoint;
 use muster_protocol::checkin::{BEARER_SECONDS, CheckIn, CheckInReply};
 use muster_protocol::clock::UnixMillis;
 use muster_protocol::ids::{Generation, MachineName, Sha256, to_hex};
@@ -38,6 +39,8 @@ pub struct ReceivedCheckIn<'a> {
     pub signature: Option<&'a Signature>,
     pub now: UnixMillis,
     pub poll_seconds: u64,
+    /// The newest entry of the audit log, for the machine to carry.
+    pub log: Option<Checkpoint>,
 }
 
 impl<'a> ReceivedCheckIn<'a> {
@@ -185,7 +188,7 @@ fn decide(
         reports_through: stored.reports_through,
         rotate_key: stored.key_rotation_asked && checkin.new_key.is_none(),
         requests: requests.documents(),
-        log: None,
+        log: received.log,
         session: None,
     };
     let grant = granted(seals, now);

@@ -146,6 +146,7 @@ pub fn view(machine: Machine, poll_seconds: u64, now: UnixMillis) -> MachineView
         agent: machine.agent,
         age_proof: claim.as_ref().and_then(|claim| claim.proof),
         age: claim.map(|claim| claim.recipient).or(machine.age),
+        generations_forgotten: machine.generations_forgotten,
         shown: observed.as_ref().and_then(|observed| observed.shown.clone()),
         runs: observed.and_then(|observed| observed.runs),
         key: machine.key,

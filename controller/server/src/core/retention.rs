@@ -1,12 +1,20 @@
-//! How much is kept of what machines report: the newest, bounded in bytes and in age. Events that decided a
-//! generation are removed last.
+//! How much is kept. Of what machines report: the newest, bounded in bytes and in age; events that decided a
+//! generation are removed last. Of generations: the newest and the youngest, and what a machine runs or
+//! holds.
 
+use muster_protocol::checkin::CheckIn;
 use muster_protocol::clock::UnixMillis;
+use muster_protocol::ids::{Generation, MachineName};
 
 use super::change::{Change, Decided};
 
 /// How many events one transaction removes, which is how long other writers wait.
 pub const AT_ONCE: u32 = 512;
+/// The same for generations, whose rows are larger.
+pub const GENERATIONS_AT_ONCE: u32 = 64;
+/// How long a token is kept after it expired, in seconds: a machine whose enrolment was not answered repeats
+/// it, and somebody may wonder what became of a token.
+pub const TOKENS_KEPT_S: i64 = 30 * 86_400;
 
 /// The cost of an event of this many bytes.
 pub fn cost(bytes: usize) -> u64 {
@@ -19,13 +27,94 @@ pub fn cut_down_to(bytes: u64, keep: u64) -> Option<u64> {
     (bytes > keep).then(|| keep - keep / 64)
 }
 
-/// Removes expired bearers, nonces, drafts and requests.
+/// Removes expired bearers, nonces, drafts and requests; the caller repeats it until none is left.
 pub fn sweep(now_s: i64) -> Decided<()> {
-    Decided { changes: vec![Change::EndedForgotten { now_s }], answer: () }
+    Decided { changes: vec![Change::EndedForgotten { now_s, most: AT_ONCE }], answer: () }
+}
+
+/// Removes tokens that ended long ago; the caller repeats it until none is left.
+pub fn forget_tokens(now_s: i64) -> Decided<()> {
+    let before_s = now_s.saturating_sub(TOKENS_KEPT_S);
+    Decided { changes: vec![Change::TokensForgotten { before_s, most: AT_ONCE }], answer: () }
+}
+
+/// Removes attacks that ended before `before`; the caller repeats it until none is left.
+pub fn forget_attacks(before: UnixMillis) -> Decided<()> {
+    Decided { changes: vec![Change::AttacksForgotten { before, most: AT_ONCE }], answer: () }
+}
+
+/// Removes entries of the log that were cut; the caller repeats it until none is left.
+pub fn forget_cut_entries() -> Decided<()> {
+    Decided { changes: vec![Change::CutEntriesForgotten { most: AT_ONCE }], answer: () }
+}
+
+/// Which generations are kept of each machine: the newest, and those that were published recently.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Kept {
+    /// How many of the newest, at least 1.
+    pub newest: u32,
+    /// All that were published since then.
+    pub since: UnixMillis,
+}
+
+/// What is stored of a machine that has old generations.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Old {
+    pub published: Option<Generation>,
+    pub observed: Option<CheckIn>,
+    /// Those that are neither among the newest nor recent; not necessarily all.
+    pub generations: Vec<Generation>,
+}
+
+/// Forgets a machine's old generations, except those that it is offered, runs, holds or is working on.
+pub fn forget_generations(machine: &MachineName, old: &Old) -> Decided<()> {
+    let observed = old.observed.as_ref();
+    let holds = observed.and_then(|last| Generation::of(last.holds.epoch, last.holds.targets).ok());
+    let runs = observed.and_then(|last| last.runs.as_ref()?.generation);
+    let works_on = observed.and_then(|last| last.phase_generation);
+    let needed = [old.published, holds, runs, works_on];
+    let generations: Vec<Generation> =
+        old.generations.iter().copied().filter(|generation| !needed.contains(&Some(*generation))).collect();
+    if generations.is_empty() {
+        return Decided::unchanged(());
+    }
+    let machine = machine.clone();
+    Decided { changes: vec![Change::GenerationsForgotten { machine, generations }], answer: () }
 }
 
 /// Removes events that arrived before `before`, except those that decided a generation; the caller repeats it
 /// until none is left.
 pub fn forget_events(before: UnixMillis) -> Decided<()> {
     Decided { changes: vec![Change::EventsForgotten { before, most: AT_ONCE }], answer: () }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_a_machine_is_offered_runs_holds_or_works_on_is_not_forgotten() {
+        let generation = |number| Generation::new(number).unwrap();
+        let last: CheckIn = serde_json::from_value(serde_json::json!({
+            "audience": muster_protocol::ids::Sha256::of(b"fleet"), "machine": "tin", "class": "nixos",
+            "system": "x86_64-linux", "boot_id": "b", "seq": 1, "clock": 5, "agent": "1",
+            "runs": {"running": "/nix/store/0c0bm0n2hg4kd2x7q2g5p1l1c4cx8kpl-system", "generation": 2},
+            "holds": {"targets": 3}, "phase": "building", "phase_generation": 4,
+        }))
+        .unwrap();
+        let old = |numbers: &[u64], observed| Old {
+            published: Some(generation(6)),
+            observed,
+            generations: numbers.iter().map(|number| generation(*number)).collect(),
+        };
+        let tin: MachineName = "tin".parse().unwrap();
+        let forgotten = |old: &Old| match forget_generations(&tin, old).changes.pop() {
+            Some(Change::GenerationsForgotten { generations, .. }) => generations,
+            other => panic!("{other:?}"),
+        };
+        let all = [1, 2, 3, 4, 5, 6];
+        assert_eq!(forgotten(&old(&all, Some(last.clone()))), [generation(1), generation(5)]);
+        assert_eq!(forgotten(&old(&all, None)).len(), 5, "of a machine that never checked in");
+        assert!(forget_generations(&tin, &old(&[2, 3, 4, 6], Some(last))).changes.is_empty());
+    }
 }

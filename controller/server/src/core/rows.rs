@@ -39,6 +39,8 @@ pub struct Machine {
     pub published: Option<Published>,
     /// The newest attack that it reported and that is ongoing.
     pub attack: Option<AttackView>,
+    /// How many of its generations were forgotten.
+    pub generations_forgotten: u64,
 }
 
 impl Machine {

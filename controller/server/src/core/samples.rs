@@ -106,5 +106,6 @@ pub fn machine(published: Option<u64>) -> Machine {
         observed: None,
         outcome: None,
         published,
+        generations_forgotten: 0,
     }
 }

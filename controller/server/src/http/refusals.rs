@@ -9,6 +9,7 @@ use super::problem::{Refused, refuse};
 use crate::core::checkin::CheckInRefusal;
 use crate::core::drafts::DraftRefusal;
 use crate::core::enrolment::EnrolRefusal;
+use crate::core::log::CutRefusal;
 use crate::core::machines::MachineRefusal;
 use crate::core::publication::PublishRefusal;
 use crate::core::publication::batch::BatchRefusal;
@@ -102,6 +103,19 @@ impl From<MachineRefusal> for Refused {
             MachineRefusal::Unknown(_) => (StatusCode::NOT_FOUND, ProblemCode::UnknownMachine),
             MachineRefusal::NoAlarm(_) => (StatusCode::NOT_FOUND, ProblemCode::NotFound),
             MachineRefusal::Enrolled(_) | MachineRefusal::TokenTaken => {
+                (StatusCode::CONFLICT, ProblemCode::Conflict)
+            }
+        };
+        refuse(status, code, error.to_string())
+    }
+}
+
+impl From<CutRefusal> for Refused {
+    fn from(error: CutRefusal) -> Self {
+        let (status, code) = match error {
+            CutRefusal::Unknown { .. } => (StatusCode::NOT_FOUND, ProblemCode::NotFound),
+            CutRefusal::NotHeld => (StatusCode::UNPROCESSABLE_ENTITY, ProblemCode::Malformed),
+            CutRefusal::Cut(_) | CutRefusal::Other(_) | CutRefusal::Young { .. } | CutRefusal::Damaged(_) => {
                 (StatusCode::CONFLICT, ProblemCode::Conflict)
             }
         };

@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 
+use muster_protocol::audit::Checkpoint;
 use muster_protocol::ids::{Generation, MachineName, Sha256};
 use muster_protocol::report::Event;
 
@@ -43,8 +44,10 @@ pub struct GenerationEvents {
 /// The result of applying changes.
 #[derive(Debug, Clone, Copy, Default)]
 pub struct Applied {
-    /// How many old events were removed.
+    /// How many old rows were removed.
     pub forgotten: u64,
+    /// The newest entry of the log, if one was added.
+    pub log: Option<Checkpoint>,
 }
 
 /// A decision that was carried out.

@@ -7,6 +7,7 @@ use std::convert::Infallible;
 use std::sync::{Arc, Mutex, PoisonError};
 
 use bytes::Bytes;
+use muster_protocol::audit::Checkpoint;
 use muster_protocol::checkin::{CheckIn, CheckInReply};
 use muster_protocol::clock::UnixMillis;
 use muster_protocol::ids::{MachineName, Sha256};
@@ -35,16 +36,18 @@ pub struct Arrived {
     pub signature: Option<Signature>,
     pub now: UnixMillis,
     pub poll_seconds: u64,
+    /// The newest entry of the audit log.
+    pub log: Option<Checkpoint>,
     /// What seals the bearer.
     pub seals: Arc<Seals>,
 }
 
 impl Arrived {
     fn received(&self) -> ReceivedCheckIn<'_> {
-        let Self { checkin, body, body_sha256, key, signature, now, poll_seconds, seals: _ } = self;
+        let Self { checkin, body, body_sha256, key, signature, now, poll_seconds, log, seals: _ } = self;
         let (body_sha256, signature) = (*body_sha256, signature.as_ref());
-        let (now, poll_seconds) = (*now, *poll_seconds);
-        ReceivedCheckIn { checkin, body, body_sha256, key, signature, now, poll_seconds }
+        let (now, poll_seconds, log) = (*now, *poll_seconds, *log);
+        ReceivedCheckIn { checkin, body, body_sha256, key, signature, now, poll_seconds, log }
     }
 
     fn asking(&self) -> Asking<'_> {
@@ -209,8 +212,8 @@ impl Store {
             }));
         }
         if !changes.is_empty() {
-            transaction.apply(&changes).await?;
-            self.commit(transaction, Effects::of(&changes)).await?;
+            let applied = transaction.apply(&changes).await?;
+            self.commit(transaction, Effects::of(&changes), &applied).await?;
             COUNTED.groups.add(together.len() as u64);
         }
         Ok(answers)

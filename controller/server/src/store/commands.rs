@@ -2,7 +2,6 @@
 
 use std::convert::Infallible;
 
-use muster_protocol::audit::{MAX_PAGE, Page};
 use muster_protocol::clock::UnixMillis;
 use muster_protocol::enrol::EnrolRequest;
 use muster_protocol::ids::{MachineName, Sha256, to_hex};
@@ -19,7 +18,7 @@ use crate::core::machines::MachineRefusal;
 use crate::core::reports::{Batch, ReportRefusal};
 use crate::core::requests::AskRefusal;
 use crate::core::rows::{KnownMachine, Machine, Principal};
-use crate::core::{access, enrolment, machines, reports, requests, retention};
+use crate::core::{access, enrolment, machines, reports, requests};
 
 impl Store {
     /// Gives a machine its new key and marks its token as used. Strangers can send this, so most refusals
@@ -129,22 +128,6 @@ impl Store {
         Ok(bearer)
     }
 
-    /// Removes expired bearers, nonces, drafts and requests.
-    pub async fn sweep(&self, now_s: i64) -> Result<(), StoreError> {
-        let decided = self.decide(nothing, |()| Ok::<_, Infallible>(retention::sweep(now_s)));
-        decided.await.map(drop).map_err(Failed::into_store)
-    }
-
-    /// Removes events that arrived before `before`, except those that decided a generation.
-    pub async fn forget_events(&self, before: UnixMillis) -> Result<(), StoreError> {
-        loop {
-            let decided = self.decide(nothing, |()| Ok::<_, Infallible>(retention::forget_events(before)));
-            if decided.await.map_err(Failed::into_store)?.applied.forgotten == 0 {
-                return Ok(());
-            }
-        }
-    }
-
     /// Decides from what is known about one machine.
     async fn decide_known<E>(
         &self,
@@ -207,9 +190,5 @@ impl Store {
     /// The attacks that a machine reported, newest first.
     pub async fn attacks(&self, machine: &MachineName, limit: u32) -> Result<Vec<AttackView>, StoreError> {
         self.database.attacks(machine, limit).await
-    }
-    /// The entries of the audit log after `after`, oldest first.
-    pub async fn audit(&self, after: u64, limit: u32) -> Result<Page, StoreError> {
-        self.database.audit(after, limit.min(MAX_PAGE)).await
     }
 }

@@ -18,6 +18,7 @@ use muster_protocol::keys::PublicKey;
 use muster_protocol::machine::{Class, System};
 use muster_server::core::Change;
 use muster_server::core::change::{Bearer, CheckedIn, Enrolled, Invited, ReportsThrough};
+use muster_server::core::log::LOG_CUT;
 use muster_server::core::retention::{AT_ONCE, cost};
 use muster_server::core::rows::{
     EarlierCheckIn, Granted, LastCheckIn, Outcome, Request, StoredAttack, StoredDraft, StoredEvent,
@@ -49,6 +50,7 @@ pub struct Memory {
 /// The audit log.
 #[derive(Debug, Clone)]
 pub struct Log {
+    /// What its first entry is chained to: its origin, or the entry that it was cut at.
     pub origin: Checkpoint,
     pub entries: Vec<Rc<Entry>>,
 }
@@ -82,6 +84,7 @@ pub struct Row {
     pub published: Option<Generation>,
     pub timestamp: Option<Timestamp>,
     pub timestamp_version: u64,
+    pub generations_forgotten: u64,
 }
 
 impl Row {
@@ -113,6 +116,7 @@ impl Row {
             published: None,
             timestamp: None,
             timestamp_version: 0,
+            generations_forgotten: 0,
         }
     }
 }
@@ -254,7 +258,22 @@ impl Memory {
                 self.last_change += 1;
                 self.changes.insert(machine.clone(), self.last_change);
             }
-            Change::EndedForgotten { now_s } => self.sweep(*now_s),
+            Change::LogCut { through } => self.log.cut(through)?,
+            Change::CutEntriesForgotten { most: _ } => {}
+            Change::EndedForgotten { now_s, most: _ } => self.sweep(*now_s),
+            Change::TokensForgotten { before_s, most: _ } => {
+                self.tokens.retain(|_, token| token.expires >= *before_s);
+            }
+            Change::AttacksForgotten { before, most: _ } => {
+                self.attacks.retain(|_, attack| attack.ended_at.is_none_or(|ended| ended >= *before));
+            }
+            Change::GenerationsForgotten { machine, generations } => {
+                for generation in generations {
+                    if self.generations.remove(&(machine.clone(), *generation)).is_some() {
+                        self.row(machine, |row| row.generations_forgotten += 1);
+                    }
+                }
+            }
         }
         Ok(())
     }
@@ -292,6 +311,7 @@ impl Memory {
                 published: before.published,
                 timestamp: before.timestamp,
                 timestamp_version: before.timestamp_version,
+                generations_forgotten: before.generations_forgotten,
                 ..Row::new(&Invited { machine: enrolled.machine.clone(), class, system, tags: before.tags })
             };
         });
@@ -382,6 +402,19 @@ fn insert<K: Ord, V>(map: &mut BTreeMap<K, V>, key: K, value: V) -> Result<(), F
 }
 
 impl Log {
+    /// Only at one of its entries, and not at the newest, which tells of the cut.
+    fn cut(&mut self, through: &Checkpoint) -> Result<(), Forbidden> {
+        let is_it = |entry: &Rc<Entry>| entry.id == through.id && entry.hash == through.hash;
+        let place = self.entries.iter().position(is_it).ok_or(Forbidden)?;
+        let told = self.entries.last().is_some_and(|newest| newest.action == LOG_CUT);
+        if !told || place + 1 == self.entries.len() {
+            return Err(Forbidden);
+        }
+        self.entries.drain(..=place);
+        self.origin = *through;
+        Ok(())
+    }
+
     pub fn newest(&self) -> Checkpoint {
         let newest = self.entries.last();
         newest.map_or(self.origin, |entry| Checkpoint { id: entry.id, hash: entry.hash })

@@ -238,6 +238,7 @@ impl World {
             signature: None,
             now: self.now(),
             poll_seconds: 60,
+            log: None,
         };
         let decided = self.controller(scene).check_in(&received, scene.cast.seals());
         if !self.keep(scene, decided.changes) {

@@ -74,6 +74,13 @@ pub fn show(view: &MachineView, now: i64) -> Result<()> {
     row("agent", view.agent.clone());
     row("key", view.key.map(|key| key.hex()));
     row("age", view.age.clone());
+    row(
+        "log shown",
+        view.shown
+            .as_ref()
+            .and_then(|shown| shown.log.last())
+            .map(|at| format!("entry {} {}", at.id, at.hash)),
+    );
     rows.print();
     Ok(())
 }

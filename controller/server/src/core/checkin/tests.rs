@@ -34,6 +34,7 @@ impl Sent {
             signature: None,
             now,
             poll_seconds: 55,
+            log: None,
         }
     }
 }

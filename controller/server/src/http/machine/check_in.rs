@@ -52,6 +52,7 @@ pub async fn check_in(
         signature,
         now: app.services.now(),
         poll_seconds: app.services.limits.poll_seconds,
+        log: app.services.store.newest_entry(),
         seals: app.services.keyring.keys().seals.clone(),
     };
     match app.services.store.check_in(arrived).await? {

@@ -94,6 +94,7 @@ impl Applying<'_> {
         }
         audit::insert(self.sql, &entries).await?;
         self.newest = Some(before);
+        self.applied.log = self.newest;
         Ok(())
     }
 
@@ -143,7 +144,26 @@ impl Applying<'_> {
             Change::DraftDropped { id } => drafts::end(sql, id).await,
             Change::RootInForce { version } => audit::root_in_force(sql, *version).await,
             Change::Audited(_) => self.audit(std::slice::from_ref(change)).await,
-            Change::EndedForgotten { now_s } => retention::sweep(sql, *now_s).await,
+            Change::LogCut { through } => audit::cut(sql, through).await,
+            Change::CutEntriesForgotten { most } => {
+                self.applied.forgotten += retention::forget_cut_entries(sql, *most).await?;
+                Ok(())
+            }
+            Change::EndedForgotten { now_s, most } => {
+                self.applied.forgotten += retention::sweep(sql, *now_s, *most).await?;
+                Ok(())
+            }
+            Change::TokensForgotten { before_s, most } => {
+                self.applied.forgotten += retention::forget_tokens(sql, *before_s, *most).await?;
+                Ok(())
+            }
+            Change::AttacksForgotten { before, most } => {
+                self.applied.forgotten += retention::forget_attacks(sql, *before, *most).await?;
+                Ok(())
+            }
+            Change::GenerationsForgotten { machine, generations } => {
+                retention::forget_generations(sql, machine, generations).await
+            }
         }
     }
 }

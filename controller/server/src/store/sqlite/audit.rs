@@ -9,6 +9,7 @@ use sqlx::{QueryBuilder, SqliteConnection};
 use super::columns::{public_key, sha256, signed, unsigned};
 use super::connection::{Sqlite, Transaction};
 use super::publication::AT_ONCE;
+use crate::core::log::Stored;
 use crate::store::error::StoreError;
 
 #[derive(sqlx::FromRow)]
@@ -53,11 +54,37 @@ pub async fn newest(sql: &mut SqliteConnection) -> Result<Checkpoint, StoreError
     let newest: Option<Newest> = sqlx::query_as("SELECT id, hash FROM audit ORDER BY id DESC LIMIT 1")
         .fetch_optional(&mut *sql)
         .await?;
-    if let Some(Newest { id, hash }) = newest {
-        return Ok(Checkpoint { id: unsigned(id), hash: sha256(&hash)? });
+    match newest {
+        Some(Newest { id, hash }) => Ok(Checkpoint { id: unsigned(id), hash: sha256(&hash)? }),
+        None => anchor(sql).await,
     }
-    let fleet: Vec<u8> = sqlx::query_scalar("SELECT id FROM fleet").fetch_one(sql).await?;
-    Ok(origin(&sha256(&fleet)?))
+}
+
+#[derive(sqlx::FromRow)]
+struct Anchor {
+    id: Vec<u8>,
+    audit_cut: i64,
+    audit_cut_hash: Option<Vec<u8>>,
+}
+
+/// What the log's first entry is chained to: the entry that it was cut at, or its origin.
+async fn anchor(sql: &mut SqliteConnection) -> Result<Checkpoint, StoreError> {
+    let row: Anchor =
+        sqlx::query_as("SELECT id, audit_cut, audit_cut_hash FROM fleet").fetch_one(sql).await?;
+    match row.audit_cut_hash {
+        Some(hash) => Ok(Checkpoint { id: unsigned(row.audit_cut), hash: sha256(&hash)? }),
+        None => Ok(origin(&sha256(&row.id)?)),
+    }
+}
+
+/// Triggers let this happen only at an entry that is there, and only after the entry that tells of it.
+pub async fn cut(sql: &mut SqliteConnection, through: &Checkpoint) -> Result<(), StoreError> {
+    sqlx::query("UPDATE fleet SET audit_cut = $1, audit_cut_hash = $2")
+        .bind(signed(through.id))
+        .bind(through.hash.as_bytes().as_slice())
+        .execute(sql)
+        .await?;
+    Ok(())
 }
 
 pub async fn insert(sql: &mut SqliteConnection, entries: &[Entry]) -> Result<(), StoreError> {
@@ -89,6 +116,19 @@ impl Transaction {
             sqlx::query_scalar("SELECT root_version FROM fleet").fetch_one(self.connection()).await?;
         Ok(unsigned(version))
     }
+
+    pub async fn log(&mut self, through: u64) -> Result<Stored, StoreError> {
+        let (anchor, newest) = (anchor(self.connection()).await?, newest(self.connection()).await?);
+        let entry: Option<Newest> = sqlx::query_as("SELECT id, hash FROM audit WHERE id = $1 AND id > $2")
+            .bind(signed(through))
+            .bind(signed(anchor.id))
+            .fetch_optional(self.connection())
+            .await?;
+        let entry = entry.map(|Newest { id, hash }| {
+            Ok::<_, StoreError>(Checkpoint { id: unsigned(id), hash: sha256(&hash)? })
+        });
+        Ok(Stored { anchor, newest, entry: entry.transpose()? })
+    }
 }
 
 /// An entry of version 0.1, which had no chain.
@@ -102,19 +142,24 @@ struct Old {
 }
 
 impl Sqlite {
+    /// One snapshot: a cut in between would leave a gap.
     pub async fn audit(&self, after: u64, limit: u32) -> Result<Page, StoreError> {
+        let mut view = self.view().await?;
+        let (anchor, newest) = (anchor(view.connection()).await?, newest(view.connection()).await?);
         let rows: Vec<Row> = sqlx::query_as(
             "SELECT id, at, operator, action, machine, detail, hash FROM audit
              WHERE id > $1 ORDER BY id LIMIT $2",
         )
-        .bind(signed(after))
+        .bind(signed(after.max(anchor.id)))
         .bind(i64::from(limit))
-        .fetch_all(self.read())
+        .fetch_all(view.connection())
         .await?;
-        let last: Option<i64> =
-            sqlx::query_scalar("SELECT max(id) FROM audit").fetch_one(self.read()).await?;
         let entries = rows.into_iter().map(Row::entry).collect::<Result<_, _>>()?;
-        Ok(Page { entries, last: last.map_or(0, unsigned) })
+        Ok(Page { entries, last: newest.id, anchor: (anchor.id > 0).then_some(anchor) })
+    }
+
+    pub async fn newest_entry(&self) -> Result<Checkpoint, StoreError> {
+        newest(self.view().await?.connection()).await
     }
 
     pub async fn logged_root(&self) -> Result<u64, StoreError> {

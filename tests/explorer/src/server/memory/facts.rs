@@ -212,6 +212,7 @@ impl Memory {
             outcome: row.outcome.clone(),
             published: row.published.and_then(|generation| self.published(name, generation)),
             attack: attack.map(view),
+            generations_forgotten: row.generations_forgotten,
         })
     }
 
@@ -227,7 +228,7 @@ impl Memory {
     }
 }
 
-fn observed(row: &Row) -> Option<CheckIn> {
+pub fn observed(row: &Row) -> Option<CheckIn> {
     row.observed.as_deref().and_then(|text| serde_json::from_str(text).ok())
 }
 

@@ -1,6 +1,7 @@
 //! The store in memory against the one in SQLite and the one in PostgreSQL: the same decisions leave the
 //! same in all of them. So what the explorer finds of the one holds for the others.
 
+use muster_protocol::audit::{CutLog, Possession};
 use muster_protocol::checkin::CheckIn;
 use muster_protocol::draft::{DRAFT_SECONDS, Draft, Drafted, DraftedGeneration};
 use muster_protocol::ids::Epoch;
@@ -14,6 +15,7 @@ use muster_server::config::{DatabaseSettings, PostgresSettings};
 use muster_server::core::audit::AuditContext;
 use muster_server::core::change::Decided;
 use muster_server::core::checkin::ReceivedCheckIn;
+use muster_server::core::log::Reading;
 use muster_server::core::publication::{NewGeneration, timestamp_version};
 use muster_server::core::reports::{Batch, NewEvent};
 use muster_server::core::{access, retention, roots};
@@ -145,7 +147,7 @@ impl Both {
             19 => self.timestamp().await,
             20 => self.ask(&context).await,
             21 => self.draft(&context).await,
-            22 => self.forget().await,
+            22 => self.forget(&context).await,
             _ => self.session_or_root(&context).await,
         }
     }
@@ -205,6 +207,7 @@ impl Both {
             signature: None,
             now: self.now,
             poll_seconds: 60,
+            log: None,
         };
         let seals = self.cast.seals().clone();
         let decided = self.controller().check_in(&received, &seals);
@@ -217,6 +220,7 @@ impl Both {
             signature: None,
             now: self.now,
             poll_seconds: 60,
+            log: None,
             seals: seals.into(),
         };
         let there = answer(self.store.check_in(arrived).await.unwrap());
@@ -382,7 +386,25 @@ impl Both {
         "draft"
     }
 
-    async fn forget(&mut self) -> &'static str {
+    async fn forget(&mut self, context: &AuditContext<'_>) -> &'static str {
+        if self.random.yes(3) {
+            return self.cut(context).await;
+        }
+        if self.random.yes(2) {
+            let kept = retention::Kept { newest: 2, since: self.now - 20_000 };
+            for name in self.cast.names.clone() {
+                if let Some(old) = self.memory.facts_of_generations(&name, kept) {
+                    self.keep(retention::forget_generations(&name, &old));
+                }
+            }
+            self.store.forget_generations(kept).await.unwrap();
+            let (now_s, before) = (self.now / 1000 + retention::TOKENS_KEPT_S + 3000, self.now - 10_000);
+            self.keep(retention::forget_tokens(now_s));
+            self.store.forget_tokens(now_s).await.unwrap();
+            self.keep(retention::forget_attacks(before));
+            self.store.forget_attacks(before).await.unwrap();
+            return "forget generations, tokens and attacks";
+        }
         if self.random.yes(2) {
             let now_s = self.now / 1000 + 60;
             self.keep(retention::sweep(now_s));
@@ -393,6 +415,35 @@ impl Both {
         self.keep(retention::forget_events(before));
         self.store.forget_events(before).await.unwrap();
         "forget events"
+    }
+
+    /// Cuts the log somewhere, as an operator who holds the entries or one who does not.
+    async fn cut(&mut self, context: &AuditContext<'_>) -> &'static str {
+        let anchor = self.memory.log.origin;
+        let through = anchor.id + self.random.below(12);
+        let stored = self.memory.facts_of_log(through);
+        let entries: Vec<Entry> = self.memory.log.entries.iter().map(|entry| Entry::clone(entry)).collect();
+        let mut reading = Reading::from(anchor);
+        let mut holds = Possession::default();
+        reading.add(&entries, through).unwrap();
+        entries.iter().filter(|entry| entry.id <= through).for_each(|entry| holds.add(entry));
+        let asked = CutLog {
+            through: stored.entry.unwrap_or(stored.newest),
+            holds: if self.random.yes(4) { Sha256::of(b"no") } else { holds.finish() },
+            export: Sha256::of(b"export"),
+        };
+        let now = self.now + i64::try_from(self.random.below(2)).unwrap() * 40 * 86_400_000;
+        let stored = self.memory.facts_of_log(asked.through.id);
+        let decided = muster_server::core::log::cut(&stored, &reading.done(), &asked, context, now);
+        let here = match decided {
+            Ok(decided) => Ok(self.keep(decided)),
+            Err(refusal) => Err(refusal.to_string()),
+        };
+        assert_eq!(here, of_store(self.store.cut_log(&asked, context, now).await));
+        if self.random.yes(2) {
+            self.store.forget_cut_entries().await.unwrap();
+        }
+        "cut the log"
     }
 
     async fn session_or_root(&mut self, context: &AuditContext<'_>) -> &'static str {
@@ -455,7 +506,12 @@ impl Both {
         drafts.sort_by_key(|kept| (kept.draft.made_at, kept.id));
         drafts.retain(|kept| kept.draft.ends > self.now / 1000);
         assert_eq!(self.store.drafts(self.now / 1000).await.unwrap(), drafts, "{at}");
-        let log = self.store.audit(0, 1000).await.unwrap().entries;
+        let page = self.store.audit(0, 1000).await.unwrap();
+        let anchor = page.anchor.unwrap_or(origin(&self.cast.fleet));
+        assert_eq!(anchor, self.memory.log.origin, "{at}");
+        let newest = self.memory.log.newest();
+        assert_eq!(self.store.newest_entry(), (newest.id > 0).then_some(newest), "{at}");
+        let log = page.entries;
         let here: Vec<_> = self.memory.log.entries.iter().map(|entry| Entry::clone(entry)).collect();
         assert_eq!(log, here, "{at}");
         assert_eq!(self.store.logged_root().await.unwrap(), self.memory.root_logged, "{at}");
@@ -469,5 +525,30 @@ impl Both {
         let of_it = self.memory.events.values();
         let of_it = of_it.filter(|event| event.machine == *machine && event.generation == Some(generation));
         of_it.map(|event| serde_json::from_str(&event.raw).unwrap()).collect()
+    }
+}
+
+/// Facts of decisions that the explorer does not make.
+impl Memory {
+    /// For a cut of the log at this entry.
+    pub fn facts_of_log(&self, through: u64) -> muster_server::core::log::Stored {
+        let entry = self.log.entries.iter().find(|entry| entry.id == through);
+        let entry = entry.map(|entry| Checkpoint { id: entry.id, hash: entry.hash });
+        muster_server::core::log::Stored { anchor: self.log.origin, newest: self.log.newest(), entry }
+    }
+
+    /// For forgetting a machine's old generations.
+    pub fn facts_of_generations(
+        &self,
+        machine: &MachineName,
+        kept: retention::Kept,
+    ) -> Option<retention::Old> {
+        let row = self.machines.get(machine)?;
+        let of_it = self.generations.iter().filter(|((of, _), _)| of == machine);
+        let old = of_it.rev().skip(kept.newest as usize);
+        let old = old.filter(|(_, stored)| stored.published_at < kept.since);
+        let mut generations: Vec<Generation> = old.map(|((_, generation), _)| *generation).collect();
+        generations.reverse();
+        Some(retention::Old { published: row.published, observed: super::facts::observed(row), generations })
     }
 }
