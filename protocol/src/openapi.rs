@@ -11,6 +11,7 @@ use crate::keys::{PublicKey, Signature};
 use crate::machine::System;
 use crate::policy::TimeOfDay;
 use crate::report::Stream;
+use crate::session::ExchangeKey;
 
 fn text(pattern: &str, what: &str) -> ObjectBuilder {
     ObjectBuilder::new()
@@ -52,6 +53,7 @@ texts! {
     StorePath: "^/nix/store/[0-9a-df-np-sv-z]{32}-[A-Za-z0-9+_?=-][A-Za-z0-9+._?=-]{0,210}$",
         "An absolute path of the Nix store.";
     PublicKey: "^[0-9a-f]{64}$", "An Ed25519 public key in hexadecimal.";
+    ExchangeKey: "^[0-9a-f]{64}$", "An X25519 public key in hexadecimal.";
     Signature: "^[0-9a-f]{128}$", "An Ed25519 signature in hexadecimal.";
     System: "^[A-Za-z0-9_]{1,25}-(linux|darwin)$", "A Nix system.";
     TimeOfDay: "^([01][0-9]|2[0-3]):[0-5][0-9]$|^24:00$", "A time of day.";
