@@ -12,6 +12,7 @@ use crate::ids::Sha256;
 pub const CUT_DAYS: i64 = 30;
 
 /// `POST /v1/operator/audit/cut`: the log is to begin after this entry.
+#[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub struct CutLog {
     /// The last entry that is forgotten.
@@ -23,6 +24,7 @@ pub struct CutLog {
 }
 
 /// The reply to [`CutLog`].
+#[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub struct LogCut {
     /// Where the log begins now.

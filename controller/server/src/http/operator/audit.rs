@@ -4,6 +4,7 @@ use axum::Json;
 use axum::extract::{Query, State};
 use muster_protocol::audit::{CutLog, LogCut, MAX_PAGE, Page};
 use serde::Deserialize;
+use utoipa::ToSchema;
 
 use crate::http::auth::operator::Signed;
 use crate::http::body::Document;
@@ -11,7 +12,7 @@ use crate::http::heavy::Long;
 use crate::http::problem::Refused;
 use crate::http::state::Shared;
 
-#[derive(Deserialize)]
+#[derive(Deserialize, ToSchema)]
 pub struct Log {
     #[serde(default)]
     after: u64,
