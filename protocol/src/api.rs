@@ -27,6 +27,10 @@ pub const CACHE: &str = "/cache";
 pub const OPERATOR_SESSION: &str = "/v1/operator/session";
 /// `GET`: every machine; `POST`: [`crate::operator::AddMachine`].
 pub const OPERATOR_MACHINES: &str = "/v1/operator/machines";
+/// `GET`: what a list shows of every machine ([`crate::operator::MachineSummary`]).
+pub const OPERATOR_SUMMARIES: &str = "/v1/operator/machines?fields=summary";
+/// `POST`: [`crate::operator::AddMachines`].
+pub const OPERATOR_INVITATIONS: &str = "/v1/operator/invitations";
 /// `POST`: generations of many machines at once ([`crate::operator::Publications`]).
 pub const OPERATOR_GENERATIONS: &str = "/v1/operator/generations";
 /// `GET`: waits for a change of the fleet ([`crate::operator::Changes`]).

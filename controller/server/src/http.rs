@@ -112,6 +112,7 @@ fn table<R: Routes>(routes: R) -> R {
         .get(api::OPERATOR_CHANGES, "Waits for a change of the fleet", changes::changes)
         .get(of_machines, "Every machine", machines::list)
         .post(of_machines, "A new machine, or a new token for one", machines::add)
+        .post(api::OPERATOR_INVITATIONS, "New machines, or new tokens for them", machines::add_all)
         .get(&machine, "One machine", machines::show)
         .post(&format!("{machine}/revoke"), "Ends a machine's access", machines::revoke)
         .post(&format!("{machine}/generations"), "Publishes a signed generation", publish::publish)
