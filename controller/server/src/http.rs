@@ -55,7 +55,7 @@ use tower::Service as _;
 
 use cache::{read, upload};
 use machine::{check_in, enrol, poll, reports, tuf};
-use operator::{audit, changes, drafts, history, machines, publish, requests, roots, session};
+use operator::{audit, changes, collect, drafts, history, machines, publish, requests, roots, session};
 use problem::{Refused, refuse};
 use request_peer::Asked;
 use state::Shared;
@@ -92,6 +92,7 @@ pub fn router(app: Shared) -> Router {
         .route(&format!("{of_machines}/{{name}}/acknowledge"), post(machines::acknowledge))
         .route(&format!("{of_machines}/{{name}}/requests"), post(requests::ask))
         .route(api::OPERATOR_AUDIT, get(audit::audit))
+        .route(api::OPERATOR_COLLECT, get(collect::show).post(collect::start))
         .route(api::OPERATOR_ROOT, post(roots::publish))
         .route(api::OPERATOR_DRAFTS, get(drafts::list).post(drafts::keep))
         .route(&format!("{}/{{id}}", api::OPERATOR_DRAFTS), get(drafts::show))

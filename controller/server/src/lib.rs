@@ -4,6 +4,7 @@
 //!
 //! - `server` starts and stops the rest.
 //! - `http` authenticates requests, applies limits and replies; it decides nothing else.
+//! - `collector` removes from the cache what nothing needs.
 //! - `services` is what every part of the controller works with, in a request or in a background loop:
 //!   `store`, `roots` (the chain of root files), `signer` (the online key),
 //!   `keyring` (what seals bearers and sessions), `wakers` (waiting machines) and
@@ -15,6 +16,7 @@
 
 #![deny(clippy::print_stdout, clippy::print_stderr)]
 
+mod collector;
 pub mod config;
 pub mod core;
 pub mod http;

@@ -108,7 +108,7 @@ impl Server {
         warn_of_end(&roots, clock.unix_seconds());
         let tls = config.tls.as_ref().map(tls).transpose()?;
         let store = Store::open(&config.data, &roots.current().fleet()).await?;
-        let blobs = Blobs::open(&config.data.join("blobs"))?;
+        let blobs = Blobs::open(&config.blobs)?;
         store.sweep(clock.unix_seconds()).await?;
         raise_file_limit(config.limits.connections);
         let (stopping, stops) = watch::channel(false);
@@ -126,6 +126,7 @@ impl Server {
             wakers: Default::default(),
             root_log: Default::default(),
             pulse: Default::default(),
+            collecting: Default::default(),
             limits: config.limits.clone(),
         });
         services.pulse.beat(&*services.clock);
@@ -147,6 +148,12 @@ impl Server {
             None => None,
         };
         let sweeping = tokio::spawn(sweep(services.clone()));
+        let blobs = services.blobs.clone();
+        tokio::spawn(async move {
+            if let Err(error) = blobs.check().await {
+                tracing::warn!("machines and operators get no file of the cache yet: {error}");
+            }
+        });
         tracing::info!(
             fleet = services.roots.current().fleet().short(),
             url = config.url,

@@ -14,6 +14,7 @@ mod checkins;
 mod commands;
 mod drafts;
 mod error;
+mod garbage;
 mod known;
 mod publication;
 mod roots;
@@ -30,6 +31,7 @@ use muster_protocol::keys::PublicKey;
 use muster_protocol::operator::{AttackView, Published};
 
 use crate::core::change::{Change, Decided};
+use crate::core::garbage::Marks;
 use crate::core::rows::{KnownMachine, Machine, Principal, StoredDraft};
 use crate::core::{
     checkin, drafts as draft, enrolment, machines, publication as publishing, reports, requests,
@@ -41,7 +43,7 @@ use known::{Effects, Known};
 use crate::metrics::{COUNTED, Call};
 use crate::notify::Notify;
 
-pub use answers::{Applied, Committed, EventsByGeneration, File, GenerationEvents, News};
+pub use answers::{Applied, Committed, EventsByGeneration, File, GenerationEvents, NeededPage, News};
 pub use checkins::{Arrived, MOST_TOGETHER, Taken};
 pub use error::{Failed, StoreError};
 
@@ -118,6 +120,13 @@ impl Database {
         fn events(machine: &MachineName, generations: &[Generation]) -> EventsByGeneration;
         /// Every waiting draft, oldest first.
         fn drafts(now_s: i64) -> Vec<StoredDraft>;
+        /// Whether this file of the cache has a mark.
+        fn cache_marked(name: &str) -> bool;
+        /// The marked files after this name, by name.
+        fn cache_marked_after(after: &str, limit: u32) -> Vec<String>;
+        /// Targets of the newest published generation of each machine and of those published since, after
+        /// this machine and generation.
+        fn needed(since: UnixMillis, after_machine: &str, after_generation: i64) -> NeededPage;
         /// The drafts whose IDs have this prefix, two at most, each as JSON text.
         fn drafts_beginning(prefix: &str, now_s: i64) -> Vec<(Sha256, String)>;
     }
@@ -154,6 +163,8 @@ impl Transaction {
         fn root_logged() -> u64;
         /// Writes something that changes nothing.
         fn touch() -> ();
+        /// The marks of these files of the cache.
+        fn cache_marks(names: &[String]) -> Marks;
         /// Applies changes, those of each machine in order. Audit entries are chained to the newest entry of
         /// the log. Of several [`Change::CheckedIn`], each of another machine, all are written at once.
         fn apply(changes: &[Change]) -> Applied;

@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use muster_protocol::ids::{Generation, Sha256};
+use muster_protocol::ids::{Generation, MachineName, Sha256};
 use muster_protocol::report::Event;
 
 /// A stored file of a machine's repository.
@@ -29,6 +29,15 @@ pub type EventsByGeneration = BTreeMap<Generation, GenerationEvents>;
 pub struct GenerationEvents {
     pub events: Vec<Event>,
     pub left_out: u64,
+}
+
+/// Some of the targets whose files the cache must keep, and where the next page begins: nowhere if it is the
+/// last.
+#[derive(Debug, Clone, Default)]
+pub struct NeededPage {
+    /// As they were signed.
+    pub targets: Vec<Vec<u8>>,
+    pub after: Option<(MachineName, Generation)>,
 }
 
 /// The result of applying changes.

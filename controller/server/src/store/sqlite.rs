@@ -10,6 +10,7 @@ mod columns;
 mod connection;
 mod drafts;
 mod enrolment;
+mod garbage;
 mod machines;
 mod publication;
 mod reports;

@@ -2,8 +2,10 @@
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 
 mod alarms;
+mod blobs;
 mod bounds;
 mod cache;
+mod collect;
 mod lifecycle;
 mod limits;
 mod machines;
@@ -14,6 +16,7 @@ mod precedence;
 mod recorded;
 mod sessions;
 mod sign_in;
+mod stores;
 mod support;
 mod trust;
 mod watched;

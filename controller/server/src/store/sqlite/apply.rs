@@ -5,7 +5,8 @@ use sqlx::SqliteConnection;
 
 use super::connection::Transaction;
 use super::{
-    access, attacks, audit, checkins, drafts, enrolment, machines, publication, reports, requests, retention,
+    access, attacks, audit, checkins, drafts, enrolment, garbage, machines, publication, reports, requests,
+    retention,
 };
 use crate::core::change::{Change, CheckedIn};
 use crate::store::answers::Applied;
@@ -90,6 +91,7 @@ impl Applying<'_> {
                 self.newest = Some(Checkpoint { id: entry.id, hash: entry.hash });
                 Ok(())
             }
+            Change::CacheMarked { names, mark } => garbage::mark(sql, names, *mark).await,
             Change::EndedForgotten { now_s } => retention::sweep(sql, *now_s).await,
         }
     }
