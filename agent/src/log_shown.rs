@@ -101,7 +101,7 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         let (fleet, machine): (Sha256, MachineName) = (Sha256::of(b"fleet"), "tin".parse().unwrap());
         let stored = || read(folder.path(), &fleet).log.len();
-        let minutes = |minutes| Duration::from_secs(minutes * 60);
+        let minutes = |minutes: u64| Duration::from_secs(minutes * 60);
         let witness = LogWitness::open(folder.path(), &fleet);
         let key = SecretKey::generate().unwrap();
         assert!(witness.statement(&key, &machine).is_none());

@@ -39,6 +39,8 @@ pub const OPERATOR_CHANGES: &str = "/v1/operator/changes";
 pub const OPERATOR_DRAFTS: &str = "/v1/operator/drafts";
 /// `POST`: [`crate::operator::NewRoot`].
 pub const OPERATOR_ROOT: &str = "/v1/operator/root";
+/// `POST`: [`crate::cache::Collect`]; both `POST` and `GET`: [`crate::cache::Collection`].
+pub const OPERATOR_COLLECT: &str = "/v1/operator/cache/collect";
 /// `GET`: a page of the audit log ([`crate::audit::Page`]).
 pub const OPERATOR_AUDIT: &str = "/v1/operator/audit";
 /// `POST`: [`crate::audit::CutLog`].

@@ -5,7 +5,8 @@
 //!   carries metadata from one signer to the next.
 //! - **Conversation**, what is sent over HTTP: [`checkin`] and [`report`] from a machine; [`operator`] and
 //!   [`signin`] from an operator; [`request`] from an operator, through the controller, to a machine;
-//!   [`audit`] from the controller; [`announce`] in front of a body; [`session`] in place of a signature; [`api`] with the paths, headers and
+//!   [`cache`] (what operators have removed from the cache); [`audit`] from the controller; [`announce`] in
+//!   front of a body; [`session`] in place of a signature; [`api`] with the paths, headers and
 //!   errors.
 //! - **Content**, what a signature vouches for: [`target`], with its [`policy`], its health checks and the
 //!   [`evaluation`] it came from.
@@ -25,6 +26,7 @@ pub mod announce;
 pub mod api;
 pub mod audit;
 pub mod bounded;
+pub mod cache;
 pub mod checkin;
 pub mod clock;
 pub mod derivation;

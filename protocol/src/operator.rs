@@ -425,6 +425,7 @@ pub struct MachineSummary {
 }
 
 /// The part of a [`Published`] that a list shows.
+#[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub struct PublishedSummary {
     /// What was signed.
@@ -435,6 +436,7 @@ pub struct PublishedSummary {
 }
 
 /// The part of a [`Target`] that a list shows.
+#[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub struct TargetSummary {
     /// Its number.
@@ -442,6 +444,7 @@ pub struct TargetSummary {
 }
 
 /// The part of [`Runs`] that a list shows.
+#[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub struct RunsSummary {
     /// The confirmed generation that the running system is, if any.

@@ -110,6 +110,7 @@ fn check_in(identity: &Identity, seq: u64) -> Vec<u8> {
         age: Some(AgeClaim { recipient: identity.age.clone(), proof: None }),
         followed: vec![],
         shown: None,
+        session: None,
     };
     serde_json::to_vec(&check_in).unwrap()
 }
@@ -134,7 +135,7 @@ async fn todays_agent_is_served_by_a_controller_of_version_0_1_0() {
                 let accepted = client.report(&batch).await.unwrap();
                 assert_eq!(accepted.stream, batch.stream);
             } else if path.ends_with("/poll") {
-                generations.extend(client.poll(None, 1).await.unwrap().generation.map(|it| it.get()));
+                generations.extend(client.poll(None, 1, 1).await.unwrap().generation.map(|it| it.get()));
             } else if path.ends_with("/timestamp.json") {
                 let taken = trust.refresh(&client, one.at / 1000).await.unwrap();
                 let number = taken.map(|target| target.generation.get());

@@ -2,6 +2,7 @@
 //! `Command` and `Command::run`.
 
 mod audit;
+mod cache;
 mod database;
 mod drafts;
 mod history;
@@ -60,6 +61,9 @@ enum Command {
     /// List, add, remove and rotate the keys that the fleet trusts
     #[command(subcommand)]
     Keys(keys::Keys),
+    /// Remove from the controller's cache what nothing needs
+    #[command(subcommand)]
+    Cache(cache::Cache),
     /// Show how the fleet fares
     Status(status::Status),
     /// Show a machine's generations and what became of them
@@ -91,6 +95,7 @@ impl Command {
             Self::SignOut(sign_out) => sign_out.run(config).map(done),
             Self::Drafts(drafts) => drafts.run(config).await.map(done),
             Self::Keys(keys) => keys.run(config).await.map(done),
+            Self::Cache(cache) => cache.run(config).await.map(done),
             Self::Status(status) => status.run(config).await.map(done),
             Self::History(history) => history.run(config).await.map(done),
             Self::Audit(audit) => audit.run(config).await,

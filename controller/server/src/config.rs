@@ -1,5 +1,6 @@
 //! The server's configuration, `controller.toml`: read once, checked, and passed as a value.
 
+mod blobs;
 mod database;
 mod private;
 
@@ -12,6 +13,7 @@ use muster_protocol::clock::UnixMillis;
 use muster_protocol::keys::{KeyError, SecretKey, is_encrypted};
 use serde::Deserialize;
 
+pub use blobs::{BlobsAt, Credentials, Encryption, S3};
 pub use database::{DatabaseSettings, PostgresSettings};
 
 use crate::core::retention::Kept;
@@ -35,8 +37,10 @@ pub struct ServerConfig {
     pub metrics_listen: Option<SocketAddr>,
     /// Where machines and operators reach this controller.
     pub url: String,
-    /// `muster.db`, unless the database is elsewhere, and the folder `blobs`.
+    /// `muster.db`, unless the database is elsewhere, and by default the folder `blobs`.
     pub data: PathBuf,
+    /// The files of the cache.
+    pub blobs: BlobsAt,
     pub database: DatabaseSettings,
     /// The keys of bearers, if several controllers share them; otherwise they are in the data folder.
     pub bearer_keys: Option<PathBuf>,
@@ -155,6 +159,8 @@ struct File {
     metrics_listen: Option<String>,
     url: String,
     data: PathBuf,
+    blobs: Option<String>,
+    s3: Option<blobs::Table>,
     root: PathBuf,
     online_key: PathBuf,
     bearer_keys: Option<PathBuf>,
@@ -222,6 +228,8 @@ impl Check<'_> {
         }
         self.check_limits(&file.limits)?;
         let tls = file.tls.map(|tls| self.tls(&tls)).transpose()?;
+        let data = self.folder.join(file.data);
+        let blobs = self.blobs(file.blobs.as_deref(), file.s3, &data, file.limits.nar_bytes)?;
         let online_key_file = self.folder.join(file.online_key);
         let read = database::Read { config: self.path, folder: &self.folder };
         let written = database::Written {
@@ -235,7 +243,8 @@ impl Check<'_> {
             listen,
             metrics_listen,
             url: file.url,
-            data: self.folder.join(file.data),
+            data,
+            blobs,
             database,
             bearer_keys: file.bearer_keys.map(|file| self.folder.join(file)),
             root,
@@ -401,6 +410,46 @@ mod tests {
             let error = folder.load(&GOOD.replacen(from, to, 1)).unwrap_err().to_string();
             assert!(error.contains(want), "{error}");
         }
+    }
+
+    #[test]
+    fn a_bucket_is_read_with_its_settings_and_what_is_wrong_is_named() {
+        let folder = Folder::new();
+        let credentials = folder.0.path().join("s3.toml");
+        std::fs::write(&credentials, "access_key_id = \"ID\"\nsecret_access_key = \"hidden\"\n").unwrap();
+        folder.mode("s3.toml", 0o600);
+        let s3 = |blobs: &str, table: &str| {
+            let limits = "[limits]\nnar_bytes = 68719476736\n";
+            folder
+                .load(&format!("blobs = \"{blobs}\"\n{GOOD}{limits}[s3]\ncredentials = \"s3.toml\"\n{table}"))
+        };
+        let config = s3("s3://bucket/of/ours/", "endpoint = \"http://127.0.0.1:3900\"").unwrap();
+        let BlobsAt::S3(found) = &config.blobs else { panic!("{:?}", config.blobs) };
+        assert_eq!((found.bucket.as_str(), found.prefix.as_str()), ("bucket", "of/ours"));
+        assert!(found.path_style && found.part_bytes as u64 * 10_000 >= 68_719_476_736);
+        assert!(!format!("{config:?}").contains("hidden"));
+        assert!(
+            matches!(folder.load(GOOD).unwrap().blobs, BlobsAt::Folder(path) if path.ends_with("data/blobs"))
+        );
+        for (blobs, table, want) in [
+            ("s3://b", "", "blobs is 's3://b'"),
+            ("s3://bucket/../x", "", "blobs is"),
+            ("gs://bucket", "", "s3 has settings"),
+            ("s3://bucket", "endpoint = \"http://store.example\"", "http is only for a store on this host"),
+            ("s3://bucket", "endpoint = \"https://store.example/path\"", "s3.endpoint is"),
+            ("s3://bucket", "encryption = \"aws:kms\"", "s3.encryption must be"),
+            ("s3://bucket", "timeout_seconds = 0", "s3.timeout_seconds must be"),
+            ("s3://bucket", "retries = 11", "s3.retries must be"),
+        ] {
+            let error = s3(blobs, table).unwrap_err().to_string();
+            assert!(error.contains(want), "{error}");
+        }
+        folder.mode("s3.toml", 0o644);
+        assert!(s3("s3://bucket", "").unwrap_err().to_string().contains("chmod 600"));
+        std::fs::write(&credentials, "secret_access_key = hidden").unwrap();
+        folder.mode("s3.toml", 0o600);
+        let error = s3("s3://bucket", "").unwrap_err().to_string();
+        assert!(error.contains("must have two lines") && !error.contains("hidden"), "{error}");
     }
 
     #[test]

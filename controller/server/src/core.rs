@@ -17,6 +17,7 @@ pub mod condition;
 pub mod cut;
 pub mod drafts;
 pub mod enrolment;
+pub mod garbage;
 pub mod log;
 pub mod machines;
 pub mod publication;

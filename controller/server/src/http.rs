@@ -60,7 +60,9 @@ use tower::Service as _;
 
 use cache::{read, upload};
 use machine::{check_in, enrol, poll, reports, tuf};
-use operator::{audit, changes, drafts, history, machines, publish, publish_all, requests, roots, session};
+use operator::{
+    audit, changes, collect, drafts, history, machines, publish, publish_all, requests, roots, session,
+};
 use problem::{Refused, refuse};
 use request_peer::Asked;
 use routes::Routes;
@@ -123,6 +125,8 @@ fn table<R: Routes>(routes: R) -> R {
         .post(&format!("{machine}/requests"), "Asks something of a machine", requests::ask)
         .get(api::OPERATOR_AUDIT, "A page of the audit log", audit::audit)
         .post(api::OPERATOR_AUDIT_CUT, "Cuts the audit log at an entry that was exported", audit::cut)
+        .get(api::OPERATOR_COLLECT, "What the last collection of the cache's garbage found", collect::show)
+        .post(api::OPERATOR_COLLECT, "Collects the cache's garbage", collect::start)
         .post(api::OPERATOR_ROOT, "Publishes the next root", roots::publish)
         .get(api::OPERATOR_DRAFTS, "What waits for signatures", drafts::list)
         .post(api::OPERATOR_DRAFTS, "Keeps a draft", drafts::keep)

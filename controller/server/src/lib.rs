@@ -4,6 +4,7 @@
 //!
 //! - `server` starts and stops the rest; `database` copies a stopped controller's database.
 //! - `http` authenticates requests, applies limits and replies; it decides nothing else.
+//! - `collector` removes from the cache what nothing needs.
 //! - `following` hears what other controllers on the same database did.
 //! - `services` is what every part of the controller works with, in a request or in a background loop:
 //!   `store`, `roots` (the chain of root files), `signer` (the online key),
@@ -17,6 +18,7 @@
 
 #![deny(clippy::print_stdout, clippy::print_stderr)]
 
+mod collector;
 pub mod config;
 pub mod core;
 pub mod database;

@@ -112,7 +112,7 @@ impl Server {
         let (roots, store) = open_store(&config).await?;
         warn_of_end(&roots, clock.unix_seconds());
         let tls = config.tls.as_ref().map(tls).transpose()?;
-        let blobs = Blobs::open(&config.data.join("blobs"))?;
+        let blobs = Blobs::open(&config.blobs)?;
         store.sweep(clock.unix_seconds()).await?;
         raise_file_limit(config.limits.connections);
         let (stopping, stops) = watch::channel(false);
@@ -133,6 +133,7 @@ impl Server {
             wakers: Default::default(),
             root_log: Default::default(),
             pulse: Default::default(),
+            collecting: Default::default(),
             limits: config.limits.clone(),
         });
         services.pulse.beat(&*services.clock);
@@ -156,6 +157,12 @@ impl Server {
         let metrics = metrics.transpose()?;
         let sweeping = tokio::spawn(sweep(services.clone()));
         let following = Following::start(&services, Ear::of(&config.database)?);
+        let blobs = services.blobs.clone();
+        tokio::spawn(async move {
+            if let Err(error) = blobs.check().await {
+                tracing::warn!("machines and operators get no file of the cache yet: {error}");
+            }
+        });
         tracing::info!(
             fleet = services.roots.current().fleet().short(),
             url = config.url,

@@ -4,9 +4,10 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
+use muster_protocol::cache::Collection;
 use muster_protocol::clock::{Clock, UnixMillis};
 use muster_protocol::keys::PublicKey;
-use tokio::sync::Mutex;
+use tokio::sync::{Mutex, watch};
 
 use crate::config::Limits;
 use crate::core::audit::AuditContext;
@@ -31,6 +32,8 @@ pub struct Services {
     pub wakers: Wakers,
     /// Operators waiting for changes.
     pub notify: Notify,
+    /// The newest run of the cache's collector.
+    pub collecting: std::sync::Mutex<Option<watch::Receiver<Collection>>>,
     /// Held while a root comes into force and until it is logged, so that no other task sees it in between.
     /// What it holds outlives a client that hangs up.
     pub root_log: Mutex<Option<UnloggedRoot>>,

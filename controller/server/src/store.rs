@@ -15,6 +15,7 @@ mod commands;
 pub mod copy;
 mod drafts;
 mod error;
+mod garbage;
 mod known;
 mod log;
 mod postgres;
@@ -39,6 +40,7 @@ use muster_protocol::random;
 
 use crate::config::DatabaseSettings;
 use crate::core::change::{Change, Decided};
+use crate::core::garbage::Marks;
 use crate::core::rows::{KnownMachine, Machine, Principal, StoredDraft};
 use crate::core::{
     checkin, drafts as draft, enrolment, log as auditing, machines, publication as publishing, reports,
@@ -51,7 +53,9 @@ use known::{Effects, Known};
 use crate::metrics::{COUNTED, Call};
 use crate::notify::Notify;
 
-pub use answers::{Applied, Committed, EventsByGeneration, File, GenerationEvents, Heard, Latest, News};
+pub use answers::{
+    Applied, Committed, EventsByGeneration, File, GenerationEvents, Heard, Latest, NeededPage, News,
+};
 pub use checkins::{Arrived, MOST_TOGETHER, Taken};
 pub use error::{Failed, StoreError};
 
@@ -147,6 +151,13 @@ impl Database {
         fn events(machine: &MachineName, generations: &[Generation]) -> EventsByGeneration;
         /// Every waiting draft, oldest first.
         fn drafts(now_s: i64) -> Vec<StoredDraft>;
+        /// Whether this file of the cache has a mark.
+        fn cache_marked(name: &str) -> bool;
+        /// The marked files after this name, by name.
+        fn cache_marked_after(after: &str, limit: u32) -> Vec<String>;
+        /// Targets of the newest published generation of each machine and of those published since, after
+        /// this machine and generation.
+        fn needed(since: UnixMillis, after_machine: &str, after_generation: i64) -> NeededPage;
         /// The drafts whose IDs have this prefix, two at most, each as JSON text.
         fn drafts_beginning(prefix: &str, now_s: i64) -> Vec<(Sha256, String)>;
     }
@@ -192,6 +203,8 @@ impl Transaction {
         fn log(through: u64) -> auditing::Stored;
         /// `None` if the machine has no generations to forget.
         fn old_generations(machine: &MachineName, kept: keeping::Kept) -> Option<keeping::Old>;
+        /// The marks of these files of the cache.
+        fn cache_marks(names: &[String]) -> Marks;
         /// Applies changes, those of each machine in order. Audit entries are chained to the newest entry of
         /// the log. Of several [`Change::CheckedIn`], each of another machine, all are written at once.
         fn apply(changes: &[Change]) -> Applied;
@@ -263,7 +276,9 @@ impl Store {
         let postgres = postgres::Postgres::open(settings, fleet).await?;
         // Others write to it, and what they revoke counts at once: what was read is never believed again.
         let (known, queue) = (Arc::new(Known::new(Some(Duration::ZERO))), Arc::default());
-        Ok(Self { database: Database::Postgres(postgres), known, queue, notify: Notify::new()? })
+        let database = Database::Postgres(postgres);
+        let newest = Arc::new(Mutex::new(database.newest_entry().await?));
+        Ok(Self { database, known, queue, notify: Notify::new()?, newest })
     }
 
     pub async fn close(&self) {

@@ -11,6 +11,7 @@ use muster_protocol::keys::PublicKey;
 use muster_protocol::machine::{Class, System};
 
 use super::audit::NewEntry;
+use super::garbage::Mark;
 use super::rows::{
     EarlierCheckIn, Grant, Outcome, Request, StoredAttack, StoredDraft, StoredEvent, StoredGeneration,
     Timestamp, Token,
@@ -149,6 +150,12 @@ pub enum Change {
     /// The newest root in the log.
     RootInForce {
         version: u64,
+    },
+
+    /// The mark of these files of the cache: a new one, or none any more.
+    CacheMarked {
+        names: Vec<String>,
+        mark: Option<Mark>,
     },
 
     /// Chained to the previous entry: [`NewEntry::chained`].

@@ -2,5 +2,6 @@
 //! write.
 
 mod name;
+mod range;
 pub mod read;
 pub mod upload;

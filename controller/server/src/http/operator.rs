@@ -2,6 +2,7 @@
 
 pub mod audit;
 pub mod changes;
+pub mod collect;
 pub mod drafts;
 pub mod history;
 pub mod machines;

@@ -9,6 +9,7 @@ use super::problem::{Refused, refuse};
 use crate::core::checkin::CheckInRefusal;
 use crate::core::drafts::DraftRefusal;
 use crate::core::enrolment::EnrolRefusal;
+use crate::core::garbage::GarbageRefusal;
 use crate::core::log::CutRefusal;
 use crate::core::machines::MachineRefusal;
 use crate::core::publication::PublishRefusal;
@@ -203,9 +204,20 @@ impl From<BlobError> for Refused {
     fn from(error: BlobError) -> Self {
         let (status, code) = match error {
             BlobError::Full => (StatusCode::INSUFFICIENT_STORAGE, ProblemCode::StorageFull),
-            _ => (StatusCode::INTERNAL_SERVER_ERROR, ProblemCode::Internal),
+            BlobError::Unreachable | BlobError::Denied | BlobError::NoBucket(_) | BlobError::Crowded => {
+                (StatusCode::SERVICE_UNAVAILABLE, ProblemCode::Busy)
+            }
+            BlobError::Other(_) | BlobError::Open(..) | BlobError::Settings(_) => {
+                (StatusCode::INTERNAL_SERVER_ERROR, ProblemCode::Internal)
+            }
         };
         refuse(status, code, error.to_string())
+    }
+}
+
+impl From<GarbageRefusal> for Refused {
+    fn from(error: GarbageRefusal) -> Self {
+        Self::busy(&error.to_string())
     }
 }
 

@@ -41,6 +41,15 @@ pub struct GenerationEvents {
     pub left_out: u64,
 }
 
+/// Some of the targets whose files the cache must keep, and where the next page begins: nowhere if it is the
+/// last.
+#[derive(Debug, Clone, Default)]
+pub struct NeededPage {
+    /// As they were signed.
+    pub targets: Vec<Vec<u8>>,
+    pub after: Option<(MachineName, Generation)>,
+}
+
 /// The result of applying changes.
 #[derive(Debug, Clone, Copy, Default)]
 pub struct Applied {

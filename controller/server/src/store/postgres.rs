@@ -12,6 +12,7 @@ mod connection;
 mod copy;
 mod drafts;
 mod enrolment;
+mod garbage;
 mod listen;
 mod locks;
 mod machines;

@@ -11,6 +11,7 @@ mod connection;
 mod copy;
 mod drafts;
 mod enrolment;
+mod garbage;
 mod machines;
 mod publication;
 mod reports;

@@ -3,8 +3,10 @@
 
 mod alarms;
 mod batch;
+mod blobs;
 mod bounds;
 mod cache;
+mod collect;
 mod copying;
 mod lifecycle;
 mod limits;
@@ -19,6 +21,7 @@ mod retention;
 mod sessions;
 mod shared;
 mod sign_in;
+mod stores;
 mod support;
 mod trust;
 mod watched;

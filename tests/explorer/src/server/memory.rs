@@ -18,6 +18,7 @@ use muster_protocol::keys::PublicKey;
 use muster_protocol::machine::{Class, System};
 use muster_server::core::Change;
 use muster_server::core::change::{Bearer, CheckedIn, Enrolled, Invited, ReportsThrough};
+use muster_server::core::garbage::Mark;
 use muster_server::core::log::LOG_CUT;
 use muster_server::core::retention::{AT_ONCE, cost};
 use muster_server::core::rows::{
@@ -39,6 +40,7 @@ pub struct Memory {
     pub attacks: BTreeMap<u64, StoredAttack>,
     pub generations: BTreeMap<(MachineName, Generation), Rc<StoredGeneration>>,
     pub drafts: BTreeMap<Sha256, StoredDraft>,
+    pub cache_marks: BTreeMap<String, Mark>,
     pub root_logged: u64,
     pub log: Log,
     /// The newest change of each machine, by its number.
@@ -136,6 +138,7 @@ impl Memory {
             attacks: BTreeMap::new(),
             generations: BTreeMap::new(),
             drafts: BTreeMap::new(),
+            cache_marks: BTreeMap::new(),
             root_logged: 0,
             log: Log { origin: origin(fleet), entries: Vec::new() },
             changes: BTreeMap::new(),
@@ -271,6 +274,14 @@ impl Memory {
                 for generation in generations {
                     if self.generations.remove(&(machine.clone(), *generation)).is_some() {
                         self.row(machine, |row| row.generations_forgotten += 1);
+                    }
+                }
+            }
+            Change::CacheMarked { names, mark } => {
+                for name in names {
+                    match mark {
+                        Some(mark) => drop(self.cache_marks.insert(name.clone(), *mark)),
+                        None => drop(self.cache_marks.remove(name)),
                     }
                 }
             }

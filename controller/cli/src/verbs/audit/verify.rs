@@ -118,8 +118,8 @@ impl Verify {
         let ours = kept.iter().zip(&judged).find(|(kept, _)| kept.ours);
         let extends = ours.map(|(_, judged)| judged.code == 0);
         let code = worst(judged.iter().map(|one| one.code).chain(witnesses.iter().map(|one| one.code)));
-        // An export alone is no reason to believe a log that was never seen, and nothing is where two histories
-        // are shown.
+        // An export alone is no reason to believe a log that was never seen, and nothing is where two
+        // histories are shown.
         let believed = extends.unwrap_or(self.export.is_none() && code != Verdict::Contradicts.code());
         if believed {
             seen::keep(&config, before, found.head)?;

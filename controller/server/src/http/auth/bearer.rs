@@ -107,7 +107,11 @@ impl FromRequestParts<Shared> for MachineReader {
 }
 
 /// A machine or an operator reading a file of the cache; a machine sends many such requests at once.
-pub struct CacheReader;
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum CacheReader {
+    Machine,
+    Operator,
+}
 
 impl FromRequestParts<Shared> for CacheReader {
     type Rejection = Refused;
@@ -115,9 +119,9 @@ impl FromRequestParts<Shared> for CacheReader {
     async fn from_request_parts(parts: &mut Parts, app: &Shared) -> Result<Self, Refused> {
         match Bearer(bearer(&parts.headers)).principal(app).await? {
             Principal::Machine(name) => {
-                app.rates.cache(&name).map_err(|wait| too_many(&name, wait)).map(|()| Self)
+                app.rates.cache(&name).map_err(|wait| too_many(&name, wait)).map(|()| Self::Machine)
             }
-            Principal::Operator(_) => Ok(Self),
+            Principal::Operator(_) => Ok(Self::Operator),
         }
     }
 }

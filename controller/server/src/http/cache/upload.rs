@@ -37,10 +37,11 @@ pub async fn nar(
             "'{file}' is not the name of an archive: it must be HASH.nar with the ending of its compression"
         ))
     })?;
+    app.services.store.spare_upload(&[nar.key()], app.services.now()).await?;
     let mut incoming =
         Incoming::new(&headers, body, app.services.limits.nar_bytes, app.services.limits.idle())
             .map_err(|(refused, _)| refused)?;
-    let mut upload = app.services.blobs.upload(&nar.key()).await?;
+    let mut upload = app.services.blobs.upload(&nar.key());
     let mut hasher = sha2::Sha256::new();
     let receive = async {
         while let Some(piece) = incoming.next().await? {
@@ -83,6 +84,8 @@ pub async fn narinfo(
     if name.strip_suffix(".narinfo") != Some(info.path.hash_part()) {
         return Err(unfit(format!("{file} describes another path, {}", info.path)));
     }
+    let names = [name.clone(), info.file.key()];
+    app.services.store.spare_upload(&names, app.services.now()).await?;
     require_nar(&app, &info).await?;
     if held(&app, &name).await?.is_some_and(|held| !held.same_content(&info)) {
         let message = format!("{} is stored with other contents, and store paths never change", info.path);

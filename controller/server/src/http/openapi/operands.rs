@@ -3,7 +3,7 @@
 use axum::Json;
 use axum::body::Body;
 use axum::extract::{Path, Query, State};
-use axum::http::{HeaderMap, StatusCode};
+use axum::http::{HeaderMap, Method, StatusCode};
 use axum::response::Response;
 use utoipa::openapi::{RefOr, Schema};
 use utoipa::{PartialSchema, ToSchema};
@@ -37,7 +37,7 @@ macro_rules! says_nothing {
         }
     )*};
 }
-says_nothing!(State<Shared>, HeaderMap, OfMachine);
+says_nothing!(State<Shared>, HeaderMap, Method, OfMachine);
 
 /// What the path says of it is enough.
 impl<T> Operand for Path<T> {

@@ -40,7 +40,7 @@ pub struct Listed {
     fields: Fields,
 }
 
-#[derive(Clone, Copy, Default, Deserialize)]
+#[derive(Clone, Copy, Default, Deserialize, ToSchema)]
 #[serde(rename_all = "kebab-case")]
 enum Fields {
     #[default]

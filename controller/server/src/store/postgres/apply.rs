@@ -8,7 +8,7 @@ use sqlx::PgConnection;
 use super::connection::Transaction;
 use super::locks::{self, Lock};
 use super::{
-    access, attacks, audit, checkins, drafts, enrolment, machines, notify, publication, reports, requests,
+    access, attacks, audit, checkins, drafts, enrolment, garbage, machines, notify, publication, reports, requests,
     retention,
 };
 use crate::core::change::{Change, CheckedIn};
@@ -103,9 +103,30 @@ impl Applying<'_> {
                 let entry = entry.chained(&before);
                 audit::insert(sql, &entry).await?;
                 self.newest = Some(Checkpoint { id: entry.id, hash: entry.hash });
+                self.applied.log = self.newest;
                 Ok(())
             }
-            Change::EndedForgotten { now_s } => retention::sweep(sql, *now_s).await,
+            Change::LogCut { through } => audit::cut(sql, through).await,
+            Change::CutEntriesForgotten { most } => {
+                self.applied.forgotten += retention::forget_cut_entries(sql, *most).await?;
+                Ok(())
+            }
+            Change::EndedForgotten { now_s, most } => {
+                self.applied.forgotten += retention::sweep(sql, *now_s, *most).await?;
+                Ok(())
+            }
+            Change::TokensForgotten { before_s, most } => {
+                self.applied.forgotten += retention::forget_tokens(sql, *before_s, *most).await?;
+                Ok(())
+            }
+            Change::AttacksForgotten { before, most } => {
+                self.applied.forgotten += retention::forget_attacks(sql, *before, *most).await?;
+                Ok(())
+            }
+            Change::GenerationsForgotten { machine, generations } => {
+                retention::forget_generations(sql, machine, generations).await
+            }
+            Change::CacheMarked { names, mark } => garbage::mark(sql, names, *mark).await,
         }
     }
 }

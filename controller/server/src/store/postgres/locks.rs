@@ -1,7 +1,7 @@
 //! Locks that end with their transaction, so that they hold behind a pooler too.
 //!
-//! A transaction takes what it needs in this order: rows of machines by name, the drafts, the log, the
-//! changes.
+//! A transaction takes what it needs in this order: rows of machines by name, the drafts, the marks of
+//! the cache, the log, the changes.
 
 use sqlx::PgConnection;
 
@@ -24,6 +24,8 @@ pub enum Lock {
     Forgetting = 5,
     /// The chain of roots.
     Roots = 6,
+    /// The marks of the cache's files.
+    Cache = 7,
 }
 
 pub async fn take(sql: &mut PgConnection, lock: Lock) -> Result<(), StoreError> {

@@ -1,5 +1,7 @@
 //! Published generations, and the files of a machine's TUF repository.
 
+use std::collections::BTreeMap;
+
 use muster_protocol::checkin::{CheckIn, Holds};
 use muster_protocol::ids::{Epoch, Generation, MachineName};
 use muster_protocol::operator::Published;
@@ -10,7 +12,7 @@ use super::connection::{Postgres, Transaction, locking};
 use super::machines::published;
 use crate::core::publication::{Current, Stored};
 use crate::core::rows::{GenerationFiles, StoredGeneration, Timestamp};
-use crate::store::answers::File;
+use crate::store::answers::{File, Latest};
 use crate::store::error::StoreError;
 
 #[derive(sqlx::FromRow)]
@@ -59,7 +61,39 @@ impl CurrentRow {
     }
 }
 
+#[derive(sqlx::FromRow)]
+struct LatestRow {
+    #[sqlx(flatten)]
+    current: CurrentRow,
+    targets: Vec<u8>,
+    target: Vec<u8>,
+}
+
+impl LatestRow {
+    fn latest(self) -> Result<Option<Latest>, StoreError> {
+        let Current { timestamp, version: _, snapshot } = self.current.current()?;
+        let files = GenerationFiles { targets: self.targets, snapshot, target: self.target };
+        Ok(timestamp.map(|timestamp| Latest { timestamp, files }))
+    }
+}
+
 impl Transaction {
+    /// The same for many machines, locked in the order of their names.
+    pub async fn publishing_all(
+        &mut self,
+        offered: &[(&MachineName, Generation)],
+    ) -> Result<BTreeMap<MachineName, Stored>, StoreError> {
+        let mut offered = offered.to_vec();
+        offered.sort_by(|one, other| one.0.as_str().cmp(other.0.as_str()));
+        let mut all = BTreeMap::new();
+        for (machine, generation) in offered {
+            if let Some(stored) = self.publishing(machine, generation).await? {
+                all.insert(machine.clone(), stored);
+            }
+        }
+        Ok(all)
+    }
+
     pub async fn publishing(
         &mut self,
         machine: &MachineName,
@@ -135,6 +169,20 @@ struct PublishedRow {
 }
 
 impl Postgres {
+    pub async fn latest(&self, machine: &MachineName, epoch: Epoch) -> Result<Option<Latest>, StoreError> {
+        let row: Option<LatestRow> = query_as(
+            "SELECT m.timestamp, m.timestamp_version, m.timestamp_expires, m.timestamp_key,
+                    g.targets, g.snapshot, g.target
+             FROM machines m JOIN generations g ON g.machine = m.name AND g.generation = m.published
+             WHERE m.name = $1 AND m.published >= $2",
+        )
+        .bind(machine.as_str())
+        .bind(Generation::first_of(epoch).packed())
+        .fetch_optional(self.view().await?.connection())
+        .await?;
+        Ok(row.map(LatestRow::latest).transpose()?.flatten())
+    }
+
     pub async fn file(&self, machine: &MachineName, file: File) -> Result<Option<Vec<u8>>, StoreError> {
         let text = match file {
             File::Targets(_) => "SELECT targets FROM generations WHERE machine = $1 AND generation = $2",

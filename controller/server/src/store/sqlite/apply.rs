@@ -8,7 +8,8 @@ use sqlx::SqliteConnection;
 
 use super::connection::Transaction;
 use super::{
-    access, attacks, audit, checkins, drafts, enrolment, machines, publication, reports, requests, retention,
+    access, attacks, audit, checkins, drafts, enrolment, garbage, machines, publication, reports, requests,
+    retention,
 };
 use crate::core::change::{Change, CheckedIn};
 use crate::store::answers::Applied;
@@ -164,6 +165,7 @@ impl Applying<'_> {
             Change::GenerationsForgotten { machine, generations } => {
                 retention::forget_generations(sql, machine, generations).await
             }
+            Change::CacheMarked { names, mark } => garbage::mark(sql, names, *mark).await,
         }
     }
 }
