@@ -10,7 +10,7 @@ use muster_protocol::keys::{Context, PublicKey, Signature};
 use muster_protocol::session::SessionProof;
 
 use super::bearer::count;
-use super::session::{by_session, session_ended, session_proof};
+use super::session::{by_session, in_force, session_ended, session_proof};
 use crate::core::rows::KnownMachine;
 use crate::http::body::{Document, small_body};
 use crate::http::payer::Payer;
@@ -84,17 +84,18 @@ impl<T: MachineDocument> FromMachine<T> {
         body: Body,
         proof: &SessionProof,
     ) -> Result<Self, Refused> {
-        let (machine, _) = by_session(app, T::PATH, proof).await?;
+        let claims = by_session(app, T::PATH, proof).await?;
+        let machine = &claims.machine;
         let bytes = small_body(app, headers, body, T::LIMIT, Payer::Machine(machine.clone())).await?;
         let sha256 = Sha256::of(&bytes);
         fits(Some(&proof.body), &sha256)?;
         let sent = T::read(&bytes)?;
-        if *sent.machine() != machine || !sent.is_routine() {
+        if sent.machine() != machine || !sent.is_routine() {
             return Err(session_ended());
         }
         // Once more: the body may have taken its time.
-        let (_, known) = by_session(app, T::PATH, proof).await?;
-        admit(app, &machine, &known).await?;
+        let known = in_force(app, &claims).await?;
+        admit(app, machine, &known).await?;
         Ok(Self { sent, bytes, sha256, known, signature: None })
     }
 }

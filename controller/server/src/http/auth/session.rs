@@ -45,21 +45,18 @@ pub fn session_proof(headers: &HeaderMap) -> Result<Option<SessionProof>, Refuse
 }
 
 /// The machine that proves to send a body with this hash to `path`, before the body has arrived.
-pub async fn by_session(
-    app: &App,
-    path: &str,
-    proof: &SessionProof,
-) -> Result<(MachineName, KnownMachine), Refused> {
-    let services = &app.services;
-    let keys = services.keyring.keys();
+pub async fn by_session(app: &App, path: &str, proof: &SessionProof) -> Result<SessionClaims, Refused> {
+    let keys = app.services.keyring.keys();
     let claims = keys.seals.read_session(&proof.token).ok_or_else(session_ended)?;
-    let known = services.store.machine_key(&claims.machine).await?;
-    let known = known.filter(|known| claims.hold(known, services.now_s())).ok_or_else(session_ended)?;
+    in_force(app, &claims).await?;
     let key = app.sessions.key(&keys, &claims, &proof.token).ok_or_else(session_ended)?;
-    if !key.verifies(path, proof) {
-        return Err(session_ended());
-    }
-    Ok((claims.machine, known))
+    if key.verifies(path, proof) { Ok(claims) } else { Err(session_ended()) }
+}
+
+/// What is known of the session's machine, while the session goes on.
+pub async fn in_force(app: &App, claims: &SessionClaims) -> Result<KnownMachine, Refused> {
+    let known = app.services.store.machine_key(&claims.machine).await?;
+    known.filter(|known| claims.hold(known, app.services.now_s())).ok_or_else(session_ended)
 }
 
 /// Whatever the reason, the machine signs the same bytes at once, and loses nothing.

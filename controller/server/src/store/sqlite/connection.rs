@@ -15,6 +15,8 @@ use super::columns::sha256;
 use crate::store::error::StoreError;
 
 const READERS: u32 = 4;
+/// After how many pages the write-ahead log is copied into the database: 16 MiB.
+const CHECKPOINT_PAGES: &str = "4096";
 /// How long to wait for a lock or a connection.
 const WAIT: Duration = Duration::from_secs(10);
 
@@ -42,9 +44,15 @@ impl Sqlite {
             .journal_mode(SqliteJournalMode::Wal)
             .synchronous(SqliteSynchronous::Full)
             .foreign_keys(true)
+            // Pages that are written again and again are copied into the database less often.
+            .pragma("wal_autocheckpoint", CHECKPOINT_PAGES)
             .busy_timeout(WAIT);
         let open = |error: &dyn std::fmt::Display| StoreError::Open(format!("{}: {error}", file.display()));
-        let pool = |connections| SqlitePoolOptions::new().max_connections(connections).acquire_timeout(WAIT);
+        // A connection to a file needs no asking whether it is still there.
+        let pool = |connections| {
+            let pool = SqlitePoolOptions::new().max_connections(connections).acquire_timeout(WAIT);
+            pool.test_before_acquire(false)
+        };
         let writer = pool(1).connect_with(options.clone()).await.map_err(|error| open(&error))?;
         sqlx::migrate!("migrations/sqlite").run(&writer).await.map_err(|error| open(&error))?;
         // A failed read makes SQLite end a view by itself, which sqlx does not see: the connection would go
