@@ -7,6 +7,8 @@ use sqlx::PgConnection;
 
 use super::columns::{plain, public_key, query, query_as, query_scalar, sha256, signed, text, unsigned};
 use super::connection::{Postgres, Transaction, locking};
+use super::locks::{self, Lock};
+use crate::core::log::Stored;
 use crate::store::error::StoreError;
 
 #[derive(sqlx::FromRow)]
@@ -50,25 +52,56 @@ struct Newest {
 pub async fn newest(sql: &mut PgConnection) -> Result<Checkpoint, StoreError> {
     let newest: Option<Newest> =
         query_as("SELECT id, hash FROM audit ORDER BY id DESC LIMIT 1").fetch_optional(&mut *sql).await?;
-    if let Some(Newest { id, hash }) = newest {
-        return Ok(Checkpoint { id: unsigned(id), hash: sha256(&hash)? });
+    match newest {
+        Some(Newest { id, hash }) => Ok(Checkpoint { id: unsigned(id), hash: sha256(&hash)? }),
+        None => anchor(sql).await,
     }
-    let fleet: Vec<u8> = query_scalar("SELECT id FROM fleet").fetch_one(sql).await?;
-    Ok(origin(&sha256(&fleet)?))
 }
 
-pub async fn insert(sql: &mut PgConnection, entry: &Entry) -> Result<(), StoreError> {
+#[derive(sqlx::FromRow)]
+struct Anchor {
+    id: Vec<u8>,
+    audit_cut: i64,
+    audit_cut_hash: Option<Vec<u8>>,
+}
+
+/// What the log's first entry is chained to: the entry that it was cut at, or its origin.
+async fn anchor(sql: &mut PgConnection) -> Result<Checkpoint, StoreError> {
+    let row: Anchor = query_as("SELECT id, audit_cut, audit_cut_hash FROM fleet").fetch_one(sql).await?;
+    match row.audit_cut_hash {
+        Some(hash) => Ok(Checkpoint { id: unsigned(row.audit_cut), hash: sha256(&hash)? }),
+        None => Ok(origin(&sha256(&row.id)?)),
+    }
+}
+
+/// Triggers let this happen only at an entry that is there, and only after the entry that tells of it.
+pub async fn cut(sql: &mut PgConnection, through: &Checkpoint) -> Result<(), StoreError> {
+    query("UPDATE fleet SET audit_cut = $1, audit_cut_hash = $2")
+        .bind(signed(through.id))
+        .bind(through.hash.as_bytes().as_slice())
+        .execute(sql)
+        .await?;
+    Ok(())
+}
+
+/// In their order, by one statement.
+pub async fn insert(sql: &mut PgConnection, entries: &[Entry]) -> Result<(), StoreError> {
+    fn column<'a, T>(entries: &'a [Entry], value: impl Fn(&'a Entry) -> T) -> Vec<T> {
+        entries.iter().map(value).collect()
+    }
     query(
         "INSERT INTO audit (id, at, operator, action, machine, detail, hash)
-         VALUES ($1, $2, $3, $4, $5, $6, $7)",
+         SELECT * FROM UNNEST($1::bigint[], $2::bigint[], $3::bytea[], $4::text[], $5::text[], $6::text[],
+                              $7::bytea[]) AS v (id, at, operator, action, machine, detail, hash)
+         ORDER BY v.id",
     )
-    .bind(signed(entry.id))
-    .bind(entry.at)
-    .bind(entry.by.as_ref().map(|key| key.as_bytes().to_vec()))
-    .bind(&entry.action)
-    .bind(entry.machine.as_ref().map(MachineName::as_str))
-    .bind(text(&entry.detail))
-    .bind(entry.hash.as_bytes().as_slice())
+    .bind(column(entries, |entry| signed(entry.id)))
+    .bind(column(entries, |entry| entry.at))
+    .bind(column(entries, |entry| entry.by.as_ref().map(|key| key.as_bytes().to_vec())))
+    .bind(column(entries, |entry| entry.action.as_str()))
+    .bind(column(entries, |entry| entry.machine.as_ref().map(MachineName::as_str)))
+    .bind(column(entries, |entry| text(&entry.detail)))
+    .bind(column(entries, |entry| entry.hash.as_bytes().as_slice()))
     .execute(sql)
     .await?;
     Ok(())
@@ -86,23 +119,43 @@ impl Transaction {
             .await?;
         Ok(unsigned(version))
     }
+
+    pub async fn log(&mut self, through: u64) -> Result<Stored, StoreError> {
+        if self.writes {
+            locks::take(self.connection(), Lock::Log).await?;
+        }
+        let (anchor, newest) = (anchor(self.connection()).await?, newest(self.connection()).await?);
+        let entry: Option<Newest> = query_as("SELECT id, hash FROM audit WHERE id = $1 AND id > $2")
+            .bind(signed(through))
+            .bind(signed(anchor.id))
+            .fetch_optional(self.connection())
+            .await?;
+        let entry = entry.map(|Newest { id, hash }| {
+            Ok::<_, StoreError>(Checkpoint { id: unsigned(id), hash: sha256(&hash)? })
+        });
+        Ok(Stored { anchor, newest, entry: entry.transpose()? })
+    }
 }
 
 impl Postgres {
+    /// One snapshot: a cut in between would leave a gap.
     pub async fn audit(&self, after: u64, limit: u32) -> Result<Page, StoreError> {
         let mut view = self.view().await?;
+        let (anchor, newest) = (anchor(view.connection()).await?, newest(view.connection()).await?);
         let rows: Vec<Row> = query_as(
             "SELECT id, at, operator, action, machine, detail, hash FROM audit
              WHERE id > $1 ORDER BY id LIMIT $2",
         )
-        .bind(signed(after))
+        .bind(signed(after.max(anchor.id)))
         .bind(i64::from(limit))
         .fetch_all(view.connection())
         .await?;
-        let last: Option<i64> =
-            query_scalar("SELECT max(id) FROM audit").fetch_one(view.connection()).await?;
         let entries = rows.into_iter().map(Row::entry).collect::<Result<_, _>>()?;
-        Ok(Page { entries, last: last.map_or(0, unsigned) })
+        Ok(Page { entries, last: newest.id, anchor: (anchor.id > 0).then_some(anchor) })
+    }
+
+    pub async fn newest_entry(&self) -> Result<Checkpoint, StoreError> {
+        newest(self.view().await?.connection()).await
     }
 
     pub async fn logged_root(&self) -> Result<u64, StoreError> {

@@ -33,6 +33,7 @@ struct Row {
     revoked_at: Option<i64>,
     seen_at: Option<i64>,
     clock_skew_ms: Option<i64>,
+    generations_forgotten: i64,
     clone_alarm_at: Option<i64>,
     key_rotated_at: Option<i64>,
     key_rotation_asked_at: Option<i64>,
@@ -85,6 +86,7 @@ impl Row {
             observed,
             outcome: self.outcome.and_then(|text| serde_json::from_str(&text).ok()),
             published,
+            generations_forgotten: unsigned(self.generations_forgotten),
         })
     }
 
@@ -122,7 +124,7 @@ macro_rules! select {
         concat!(
             "SELECT m.name, m.class, m.system, m.tags, m.key, m.age, m.agent, m.enrolled_at, m.revoked_at,
                     m.seen_at, m.clock_skew_ms, m.clone_alarm_at, m.key_rotated_at, m.key_rotation_asked_at,
-                    m.observed, m.outcome,
+                    m.observed, m.outcome, m.generations_forgotten,
                     g.target, g.expires, g.published_at, g.published_by, g.signers,
                     a.attack, a.detail AS attack_detail, a.generation AS attack_generation, a.at AS attack_at,
                     a.received_at AS attack_received_at

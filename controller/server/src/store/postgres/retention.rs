@@ -1,14 +1,15 @@
-//! Removal of old events and expired rows.
+//! Removal of old events, old generations and expired rows.
 
 use std::collections::BTreeMap;
 
 use muster_protocol::clock::UnixMillis;
-use muster_protocol::ids::MachineName;
+use muster_protocol::ids::{Generation, MachineName};
 use sqlx::PgConnection;
 
-use super::columns::{query, query_as, query_scalar, signed, unsigned};
+use super::columns::{machine, query, query_as, query_scalar, signed, some_generation, unsigned};
+use super::connection::{Postgres, Transaction};
 use super::locks::{self, Lock};
-use crate::core::retention::AT_ONCE;
+use crate::core::retention::{AT_ONCE, GENERATIONS_AT_ONCE, Kept, Old};
 use crate::store::error::StoreError;
 
 pub async fn trim(
@@ -92,18 +93,21 @@ pub async fn forget(sql: &mut PgConnection, before: UnixMillis, most: u32) -> Re
     Ok(forgotten)
 }
 
-/// Nothing if another controller is at it.
-pub async fn sweep(sql: &mut PgConnection, now_s: i64) -> Result<(), StoreError> {
+/// Removes what has expired, `most` rows of each table. How many were removed: none if another
+/// controller is at it.
+pub async fn sweep(sql: &mut PgConnection, now_s: i64, most: u32) -> Result<u64, StoreError> {
     if !locks::try_take(sql, Lock::Forgetting).await? {
-        return Ok(());
+        return Ok(0);
     }
+    let mut gone = 0;
     for expired in [
-        "DELETE FROM bearers WHERE expires <= $1",
-        "DELETE FROM nonces WHERE expires < $1",
-        "DELETE FROM drafts WHERE ends <= $1",
-        "DELETE FROM requests WHERE ends <= $1",
+        "DELETE FROM bearers WHERE hash IN (SELECT hash FROM bearers WHERE expires <= $1 LIMIT $2)",
+        "DELETE FROM nonces WHERE (key, nonce) IN (SELECT key, nonce FROM nonces WHERE expires < $1 LIMIT $2)",
+        "DELETE FROM drafts WHERE id IN (SELECT id FROM drafts WHERE ends <= $1 LIMIT $2)",
+        "DELETE FROM requests WHERE (machine, id) IN
+             (SELECT machine, id FROM requests WHERE ends <= $1 LIMIT $2)",
     ] {
-        query(expired).bind(now_s).execute(&mut *sql).await?;
+        gone += query(expired).bind(now_s).bind(i64::from(most)).execute(&mut *sql).await?.rows_affected();
     }
     // A requested key rotation that did not happen in time is no longer pending.
     query(
@@ -112,5 +116,135 @@ pub async fn sweep(sql: &mut PgConnection, now_s: i64) -> Result<(), StoreError>
     )
     .execute(sql)
     .await?;
+    Ok(gone)
+}
+
+pub async fn forget_tokens(sql: &mut PgConnection, before_s: i64, most: u32) -> Result<u64, StoreError> {
+    let gone = query(
+        "DELETE FROM tokens WHERE id IN (SELECT id FROM tokens WHERE expires < $1 ORDER BY expires, id LIMIT $2)",
+    )
+    .bind(before_s)
+    .bind(i64::from(most))
+    .execute(sql)
+    .await?;
+    Ok(gone.rows_affected())
+}
+
+pub async fn forget_attacks(
+    sql: &mut PgConnection,
+    before: UnixMillis,
+    most: u32,
+) -> Result<u64, StoreError> {
+    let gone = query(
+        "DELETE FROM attacks WHERE id IN
+             (SELECT id FROM attacks WHERE ended_at IS NOT NULL AND ended_at < $1 ORDER BY ended_at, id LIMIT $2)",
+    )
+    .bind(before)
+    .bind(i64::from(most))
+    .execute(sql)
+    .await?;
+    Ok(gone.rows_affected())
+}
+
+/// The entries up to the one that the log was cut at; a trigger protects the others.
+pub async fn forget_cut_entries(sql: &mut PgConnection, most: u32) -> Result<u64, StoreError> {
+    let gone = query(
+        "DELETE FROM audit WHERE id IN
+             (SELECT id FROM audit WHERE id <= (SELECT audit_cut FROM fleet) ORDER BY id LIMIT $1)",
+    )
+    .bind(i64::from(most))
+    .execute(sql)
+    .await?;
+    Ok(gone.rows_affected())
+}
+
+pub async fn forget_generations(
+    sql: &mut PgConnection,
+    machine: &MachineName,
+    generations: &[Generation],
+) -> Result<(), StoreError> {
+    let mut gone = 0;
+    for generation in generations {
+        let done = query("DELETE FROM generations WHERE machine = $1 AND generation = $2")
+            .bind(machine.as_str())
+            .bind(generation.packed())
+            .execute(&mut *sql)
+            .await?;
+        gone += done.rows_affected();
+    }
+    query("UPDATE machines SET generations_forgotten = generations_forgotten + $2 WHERE name = $1")
+        .bind(machine.as_str())
+        .bind(signed(gone))
+        .execute(sql)
+        .await?;
     Ok(())
+}
+
+#[derive(sqlx::FromRow)]
+struct MachineRow {
+    name: String,
+    has_old: bool,
+}
+
+#[derive(sqlx::FromRow)]
+struct OldRow {
+    published: Option<i64>,
+    observed: Option<String>,
+}
+
+impl Postgres {
+    pub async fn machines_after(
+        &self,
+        name: Option<&MachineName>,
+        most: u32,
+        kept: Kept,
+    ) -> Result<Vec<(MachineName, bool)>, StoreError> {
+        let rows: Vec<MachineRow> = query_as(
+            "SELECT m.name, EXISTS (
+                 SELECT 1 FROM generations g
+                 WHERE g.machine = m.name AND g.published_at < $3 AND g.generation <
+                     (SELECT n.generation FROM generations n WHERE n.machine = m.name
+                      ORDER BY n.generation DESC LIMIT 1 OFFSET $4)) AS has_old
+             FROM machines m WHERE m.name > $1 ORDER BY m.name LIMIT $2",
+        )
+        .bind(name.map_or("", MachineName::as_str))
+        .bind(i64::from(most))
+        .bind(kept.since)
+        .bind(i64::from(kept.newest.saturating_sub(1)))
+        .fetch_all(self.view().await?.connection())
+        .await?;
+        rows.into_iter().map(|row| Ok((machine(&row.name)?, row.has_old))).collect()
+    }
+}
+
+impl Transaction {
+    pub async fn old_generations(
+        &mut self,
+        machine: &MachineName,
+        kept: Kept,
+    ) -> Result<Option<Old>, StoreError> {
+        self.lock_machine(machine).await?;
+        let row: Option<OldRow> = query_as("SELECT published, observed FROM machines WHERE name = $1")
+            .bind(machine.as_str())
+            .fetch_optional(self.connection())
+            .await?;
+        let Some(row) = row else { return Ok(None) };
+        let generations: Vec<i64> = query_scalar(
+            "SELECT g.generation FROM generations g WHERE g.machine = $1 AND g.published_at < $2 AND g.generation <
+                 (SELECT n.generation FROM generations n WHERE n.machine = $1
+                  ORDER BY n.generation DESC LIMIT 1 OFFSET $3)
+             ORDER BY g.generation LIMIT $4",
+        )
+        .bind(machine.as_str())
+        .bind(kept.since)
+        .bind(i64::from(kept.newest.saturating_sub(1)))
+        .bind(i64::from(GENERATIONS_AT_ONCE))
+        .fetch_all(self.connection())
+        .await?;
+        Ok(Some(Old {
+            published: some_generation(row.published),
+            observed: row.observed.and_then(|text| serde_json::from_str(&text).ok()),
+            generations: generations.into_iter().filter_map(|packed| some_generation(Some(packed))).collect(),
+        }))
+    }
 }
