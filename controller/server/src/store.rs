@@ -273,11 +273,10 @@ impl Store {
         let DatabaseSettings::Postgres(settings) = database else {
             return Self::open(folder, fleet).await;
         };
-        let postgres = postgres::Postgres::open(settings, fleet).await?;
+        let database = Database::Postgres(postgres::Postgres::open(settings, fleet).await?);
+        let newest = Arc::new(Mutex::new(database.newest_entry().await?));
         // Others write to it, and what they revoke counts at once: what was read is never believed again.
         let (known, queue) = (Arc::new(Known::new(Some(Duration::ZERO))), Arc::default());
-        let database = Database::Postgres(postgres);
-        let newest = Arc::new(Mutex::new(database.newest_entry().await?));
         Ok(Self { database, known, queue, notify: Notify::new()?, newest })
     }
 

@@ -3,13 +3,9 @@
 -- (store/postgres/columns.rs). Names sort by their bytes.
 
 CREATE TABLE fleet (
-    id             BYTEA PRIMARY KEY,
+    id           BYTEA PRIMARY KEY,
     -- The newest root that the log tells of.
-    root_version   BIGINT NOT NULL DEFAULT 0,
-    -- The audit log begins after this entry (0: with the first one). Entries up to it were exported; they are removed in
-    -- small steps, and nobody reads them any more.
-    audit_cut      BIGINT NOT NULL DEFAULT 0,
-    audit_cut_hash BYTEA
+    root_version BIGINT NOT NULL DEFAULT 0
 );
 
 -- The chain of roots, which several controllers share.
@@ -59,9 +55,7 @@ CREATE TABLE machines (
     timestamp_expires     BIGINT,
     timestamp_key         BYTEA,
     key_rotated_at        BIGINT,
-    key_rotation_asked_at BIGINT,
-    -- How many of its generations were forgotten, for its history.
-    generations_forgotten BIGINT NOT NULL DEFAULT 0
+    key_rotation_asked_at BIGINT
 ) WITH (fillfactor = 70);
 
 CREATE TABLE tokens (
@@ -75,7 +69,6 @@ CREATE TABLE tokens (
     used_by   BYTEA
 );
 CREATE INDEX tokens_of_a_machine ON tokens (machine);
-CREATE INDEX tokens_by_end ON tokens (expires);
 
 -- An operator's bearers, and what is left of those that version 0.1 gave machines; only their hashes are here.
 CREATE TABLE bearers (
@@ -149,7 +142,6 @@ CREATE TABLE attacks (
 CREATE INDEX attacks_of_a_machine ON attacks (machine, id);
 -- A check-in asks whether there is one.
 CREATE INDEX attacks_going_on ON attacks (machine) WHERE ended_at IS NULL;
-CREATE INDEX attacks_by_end ON attacks (ended_at) WHERE ended_at IS NOT NULL;
 
 -- Metadata that too few have signed yet (protocol/src/draft.rs). The id is the hash of what is signed.
 CREATE TABLE drafts (
@@ -187,49 +179,19 @@ CREATE INDEX audit_of_a_machine ON audit (machine, id);
 -- What the log has of one kind, for those who ask it before they write more of that kind.
 CREATE INDEX audit_of_a_kind ON audit (machine, action, at);
 
--- Files of the cache that nothing needs (core/garbage.rs): since when operators are told that they are not there, or
--- since when they are being removed.
-CREATE TABLE cache_marks (
-    name     TEXT COLLATE "C" PRIMARY KEY,
-    at       BIGINT NOT NULL,
-    removing BIGINT NOT NULL DEFAULT 0
-);
-
 CREATE FUNCTION audit_is_append_only() RETURNS trigger LANGUAGE plpgsql AS $$
 BEGIN
     RAISE EXCEPTION 'the audit log is append-only';
 END $$;
-CREATE TRIGGER audit_entries_are_never_changed BEFORE UPDATE OR TRUNCATE ON audit
+CREATE TRIGGER audit_entries_are_never_changed BEFORE UPDATE OR DELETE OR TRUNCATE ON audit
     FOR EACH STATEMENT EXECUTE FUNCTION audit_is_append_only();
-CREATE FUNCTION audit_is_only_forgotten_where_it_was_cut() RETURNS trigger LANGUAGE plpgsql AS $$
-BEGIN
-    IF OLD.id > coalesce((SELECT audit_cut FROM fleet), 0) THEN
-        RAISE EXCEPTION 'the audit log is append-only';
-    END IF;
-    RETURN OLD;
-END $$;
-CREATE TRIGGER audit_entries_are_never_removed BEFORE DELETE ON audit
-    FOR EACH ROW EXECUTE FUNCTION audit_is_only_forgotten_where_it_was_cut();
 -- The rows of a statement see one another, so several entries may be added in one.
 CREATE FUNCTION audit_is_only_added_to() RETURNS trigger LANGUAGE plpgsql AS $$
 BEGIN
-    IF NEW.id <> coalesce((SELECT max(id) FROM audit), (SELECT audit_cut FROM fleet), 0) + 1 THEN
+    IF NEW.id <> coalesce((SELECT max(id) FROM audit), 0) + 1 THEN
         RAISE EXCEPTION 'the audit log is append-only';
     END IF;
     RETURN NEW;
 END $$;
 CREATE TRIGGER audit_entries_are_only_added BEFORE INSERT ON audit
     FOR EACH ROW EXECUTE FUNCTION audit_is_only_added_to();
--- Only forward, only at an entry that is there, and only in the transaction that logs it.
-CREATE FUNCTION audit_is_cut_at_its_entries() RETURNS trigger LANGUAGE plpgsql AS $$
-BEGIN
-    IF NEW.audit_cut <= OLD.audit_cut
-      OR NOT EXISTS (SELECT 1 FROM audit WHERE id = NEW.audit_cut AND hash = NEW.audit_cut_hash)
-      OR NOT EXISTS (SELECT 1 FROM audit WHERE id = (SELECT max(id) FROM audit) AND id > NEW.audit_cut AND action = 'log-cut'
-           AND starts_with(detail, 'through entry ' || NEW.audit_cut || ' ' || encode(NEW.audit_cut_hash, 'hex'))) THEN
-        RAISE EXCEPTION 'the audit log is append-only';
-    END IF;
-    RETURN NEW;
-END $$;
-CREATE TRIGGER audit_is_cut_at_its_entries BEFORE UPDATE OF audit_cut, audit_cut_hash ON fleet
-    FOR EACH ROW EXECUTE FUNCTION audit_is_cut_at_its_entries();

@@ -79,6 +79,8 @@ impl Store {
     /// Copies everything into `target`, which has the fleet's ID and nothing else. Returns how many rows each
     /// table has.
     pub async fn copy_to(&self, target: &Self, fleet: &Sha256) -> Result<Vec<(String, u64)>, CopyError> {
+        // What was cut off is removed first: a log begins after its cut.
+        self.forget_cut_entries().await?;
         self.verify_log(fleet).await.map_err(|failed| failed.map_or_else(CopyError::from, CopyError::Log))?;
         let tables = in_order(match &self.database {
             Database::Sqlite(database) => database.tables().await?,
@@ -106,6 +108,9 @@ impl Store {
         let mut before: Checkpoint = origin(fleet);
         loop {
             let page = self.audit(before.id, MAX_PAGE).await.map_err(LogFailure::Store)?;
+            if let Some(anchor) = page.anchor.filter(|anchor| anchor.id > before.id) {
+                before = anchor;
+            }
             if page.entries.is_empty() {
                 return Ok(());
             }

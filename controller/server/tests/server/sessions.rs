@@ -129,7 +129,8 @@ async fn bearers_and_sessions_outlive_a_restart_and_end_where_their_keys_are_rem
     fleet.up().await;
     next(&fleet, &mut machine, &session).await.1.good::<CheckInReply>();
     assert_eq!(fleet.get("/cache/nix-cache-info", &bearer).await.status, StatusCode::OK);
-    let keys = fleet.dir.path().join("data/bearer-keys.json");
+    // Shared with other controllers where the database is.
+    let keys = fleet.dir.path().join(fleet.dialect("data/bearer-keys.json", "bearer-keys.json"));
     assert_eq!(std::fs::metadata(&keys).unwrap().permissions().mode() & 0o777, 0o600);
     fleet.down().await;
     std::fs::remove_file(keys).unwrap();
@@ -148,7 +149,11 @@ async fn of_check_ins_that_come_together_one_that_cannot_be_read_is_refused_alon
         machine.check_in(&fleet).await;
         machines.push(machine);
     }
-    fleet.try_sql("UPDATE machines SET body_sha256 = x'00' WHERE name = 'm7'").await.unwrap();
+    let unreadable = fleet.dialect(
+        "UPDATE machines SET body_sha256 = x'00' WHERE name = 'm7'",
+        "UPDATE machines SET body_sha256 = '\\x00' WHERE name = 'm7'",
+    );
+    fleet.try_sql(unreadable).await.unwrap();
     let (told, mut answers) = tokio::sync::mpsc::unbounded_channel();
     for machine in machines {
         let (fleet, told) = (fleet.clone(), told.clone());

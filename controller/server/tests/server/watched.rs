@@ -46,7 +46,11 @@ async fn who_asks_whether_it_is_ready_does_not_keep_the_database_at_work() {
     let fleet = Fleet::start().await;
     ask(&fleet, api::READY).await;
     // The database takes no more changes; the answer is a second old at most.
-    let full = "CREATE TRIGGER full BEFORE UPDATE ON fleet BEGIN SELECT RAISE(ABORT, 'no'); END";
+    let full = fleet.dialect(
+        "CREATE TRIGGER no BEFORE UPDATE ON fleet BEGIN SELECT RAISE(ABORT, 'no'); END",
+        "CREATE FUNCTION no() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN RAISE EXCEPTION 'no'; END $$;
+         CREATE TRIGGER no BEFORE UPDATE ON fleet FOR EACH STATEMENT EXECUTE FUNCTION no()",
+    );
     fleet.try_sql(full).await.unwrap();
     assert_eq!(ask(&fleet, api::READY).await.status, StatusCode::OK, "the answer is given again");
     fleet.clock.forward(2);
@@ -54,7 +58,7 @@ async fn who_asks_whether_it_is_ready_does_not_keep_the_database_at_work() {
     assert_eq!(answer.status, StatusCode::SERVICE_UNAVAILABLE);
     let said = answer.refused(503, api::ProblemCode::Busy);
     assert!(said.contains("database"), "{said}");
-    fleet.try_sql("DROP TRIGGER full").await.unwrap();
+    fleet.try_sql(fleet.dialect("DROP TRIGGER no", "DROP TRIGGER no ON fleet")).await.unwrap();
     fleet.clock.forward(2);
     assert_eq!(ask(&fleet, api::READY).await.status, StatusCode::OK);
 }

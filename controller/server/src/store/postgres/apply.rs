@@ -1,6 +1,7 @@
 //! Every change that a decision may make, as SQL statements.
 
 use std::collections::BTreeSet;
+use std::mem::discriminant;
 
 use muster_protocol::audit::Checkpoint;
 use sqlx::PgConnection;
@@ -8,8 +9,8 @@ use sqlx::PgConnection;
 use super::connection::Transaction;
 use super::locks::{self, Lock};
 use super::{
-    access, attacks, audit, checkins, drafts, enrolment, garbage, machines, notify, publication, reports, requests,
-    retention,
+    access, attacks, audit, checkins, drafts, enrolment, garbage, machines, notify, publication, reports,
+    requests, retention,
 };
 use crate::core::change::{Change, CheckedIn};
 use crate::store::answers::Applied;
@@ -34,8 +35,12 @@ impl Transaction {
             }
         }
         let mut applying = Applying { sql: self.connection(), applied: Applied::default(), newest: None };
-        for change in changes {
-            applying.one(change).await?;
+        for run in changes.chunk_by(|one, next| discriminant(one) == discriminant(next)) {
+            if !applying.together(run).await? {
+                for change in run {
+                    applying.one(change).await?;
+                }
+            }
         }
         let (applied, instance) = (applying.applied, self.instance);
         machines::changed(self.connection(), &changed, instance).await?;
@@ -51,7 +56,61 @@ struct Applying<'a> {
     newest: Option<Checkpoint>,
 }
 
+/// What these changes hold, if all of them are of this kind and no machine is named twice.
+macro_rules! all_of {
+    ($run:expr, $kind:pat => ($machine:expr, $held:expr)) => {{
+        let mut machines = BTreeSet::new();
+        let held = $run.iter().map(|change| match change {
+            $kind => machines.insert($machine).then_some($held),
+            _ => None,
+        });
+        held.collect::<Option<Vec<_>>>()
+    }};
+}
+
 impl Applying<'_> {
+    /// Writes many changes of one kind with few statements. Returns false, with nothing written, if they are
+    /// of a kind that comes one by one.
+    async fn together(&mut self, run: &[Change]) -> Result<bool, StoreError> {
+        let sql = &mut *self.sql;
+        if let Some(new) = all_of!(run, Change::GenerationStored(new) => (&new.machine, &**new)) {
+            publication::store(sql, &new).await?;
+        } else if let Some(published) =
+            all_of!(run, Change::Published { machine, generation } => (machine, (machine, *generation)))
+        {
+            publication::point(sql, &published).await?;
+        } else if let Some(timestamps) =
+            all_of!(run, Change::TimestampStored { machine, timestamp } => (machine, (machine, timestamp)))
+        {
+            publication::keep_timestamps(sql, &timestamps).await?;
+        } else if run.iter().all(|change| matches!(change, Change::Audited(_))) {
+            self.audit(run).await?;
+        } else {
+            return Ok(false);
+        }
+        Ok(true)
+    }
+
+    /// Chains the entries of these changes to the log.
+    async fn audit(&mut self, run: &[Change]) -> Result<(), StoreError> {
+        let mut before = match self.newest {
+            Some(newest) => newest,
+            None => audit::newest(self.sql).await?,
+        };
+        let mut entries = Vec::with_capacity(run.len());
+        for change in run {
+            if let Change::Audited(new) = change {
+                let entry = new.chained(&before);
+                before = Checkpoint { id: entry.id, hash: entry.hash };
+                entries.push(entry);
+            }
+        }
+        audit::insert(self.sql, &entries).await?;
+        self.newest = Some(before);
+        self.applied.log = self.newest;
+        Ok(())
+    }
+
     async fn one(&mut self, change: &Change) -> Result<(), StoreError> {
         let sql = &mut *self.sql;
         match change {
@@ -87,25 +146,18 @@ impl Applying<'_> {
             Change::AttackOpened(attack) => attacks::open(sql, attack).await,
             Change::AttacksTrimmed { machine, keep } => attacks::trim(sql, machine, *keep).await,
             Change::AttacksEnded { machine, at } => attacks::end(sql, machine, *at).await,
-            Change::GenerationStored(generation) => publication::store(sql, generation).await,
-            Change::Published { machine, generation } => publication::point(sql, machine, *generation).await,
+            Change::GenerationStored(generation) => publication::store(sql, &[generation]).await,
+            Change::Published { machine, generation } => {
+                publication::point(sql, &[(machine, *generation)]).await
+            }
             Change::TimestampStored { machine, timestamp } => {
-                publication::keep_timestamp(sql, machine, timestamp).await
+                publication::keep_timestamps(sql, &[(machine, timestamp)]).await
             }
             Change::DraftKept(draft) => drafts::keep(sql, draft).await,
             Change::DraftDropped { id } => drafts::end(sql, id).await,
             Change::RootInForce { version } => audit::root_in_force(sql, *version).await,
-            Change::Audited(entry) => {
-                let before = match self.newest {
-                    Some(newest) => newest,
-                    None => audit::newest(sql).await?,
-                };
-                let entry = entry.chained(&before);
-                audit::insert(sql, &entry).await?;
-                self.newest = Some(Checkpoint { id: entry.id, hash: entry.hash });
-                self.applied.log = self.newest;
-                Ok(())
-            }
+            Change::Audited(_) => self.audit(std::slice::from_ref(change)).await,
+            Change::CacheMarked { names, mark } => garbage::mark(sql, names, *mark).await,
             Change::LogCut { through } => audit::cut(sql, through).await,
             Change::CutEntriesForgotten { most } => {
                 self.applied.forgotten += retention::forget_cut_entries(sql, *most).await?;
@@ -126,7 +178,6 @@ impl Applying<'_> {
             Change::GenerationsForgotten { machine, generations } => {
                 retention::forget_generations(sql, machine, generations).await
             }
-            Change::CacheMarked { names, mark } => garbage::mark(sql, names, *mark).await,
         }
     }
 }

@@ -47,19 +47,13 @@ struct Newest {
     hash: Vec<u8>,
 }
 
-impl Newest {
-    fn checkpoint(self) -> Result<Checkpoint, StoreError> {
-        Ok(Checkpoint { id: unsigned(self.id), hash: sha256(&self.hash)? })
-    }
-}
-
 /// The newest entry, or what the first entry is chained to. It stays the newest until the commit:
 /// `apply` holds the log's lock.
 pub async fn newest(sql: &mut PgConnection) -> Result<Checkpoint, StoreError> {
     let newest: Option<Newest> =
         query_as("SELECT id, hash FROM audit ORDER BY id DESC LIMIT 1").fetch_optional(&mut *sql).await?;
     match newest {
-        Some(newest) => newest.checkpoint(),
+        Some(Newest { id, hash }) => Ok(Checkpoint { id: unsigned(id), hash: sha256(&hash)? }),
         None => anchor(sql).await,
     }
 }
@@ -90,18 +84,24 @@ pub async fn cut(sql: &mut PgConnection, through: &Checkpoint) -> Result<(), Sto
     Ok(())
 }
 
-pub async fn insert(sql: &mut PgConnection, entry: &Entry) -> Result<(), StoreError> {
+/// In their order, by one statement.
+pub async fn insert(sql: &mut PgConnection, entries: &[Entry]) -> Result<(), StoreError> {
+    fn column<'a, T>(entries: &'a [Entry], value: impl Fn(&'a Entry) -> T) -> Vec<T> {
+        entries.iter().map(value).collect()
+    }
     query(
         "INSERT INTO audit (id, at, operator, action, machine, detail, hash)
-         VALUES ($1, $2, $3, $4, $5, $6, $7)",
+         SELECT * FROM UNNEST($1::bigint[], $2::bigint[], $3::bytea[], $4::text[], $5::text[], $6::text[],
+                              $7::bytea[]) AS v (id, at, operator, action, machine, detail, hash)
+         ORDER BY v.id",
     )
-    .bind(signed(entry.id))
-    .bind(entry.at)
-    .bind(entry.by.as_ref().map(|key| key.as_bytes().to_vec()))
-    .bind(&entry.action)
-    .bind(entry.machine.as_ref().map(MachineName::as_str))
-    .bind(text(&entry.detail))
-    .bind(entry.hash.as_bytes().as_slice())
+    .bind(column(entries, |entry| signed(entry.id)))
+    .bind(column(entries, |entry| entry.at))
+    .bind(column(entries, |entry| entry.by.as_ref().map(|key| key.as_bytes().to_vec())))
+    .bind(column(entries, |entry| entry.action.as_str()))
+    .bind(column(entries, |entry| entry.machine.as_ref().map(MachineName::as_str)))
+    .bind(column(entries, |entry| text(&entry.detail)))
+    .bind(column(entries, |entry| entry.hash.as_bytes().as_slice()))
     .execute(sql)
     .await?;
     Ok(())
@@ -130,7 +130,10 @@ impl Transaction {
             .bind(signed(anchor.id))
             .fetch_optional(self.connection())
             .await?;
-        Ok(Stored { anchor, newest, entry: entry.map(Newest::checkpoint).transpose()? })
+        let entry = entry.map(|Newest { id, hash }| {
+            Ok::<_, StoreError>(Checkpoint { id: unsigned(id), hash: sha256(&hash)? })
+        });
+        Ok(Stored { anchor, newest, entry: entry.transpose()? })
     }
 }
 

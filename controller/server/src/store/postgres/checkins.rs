@@ -40,7 +40,8 @@ struct Row {
 
 /// Of many machines at once. The flags keep the tables of what is rare untouched.
 const ROWS: &str = "SELECT name, key, revoked_at, enrolment, bearer_counter, seq, body_sha256, bearer_key,
-        bearer_expires, bearer_salt, reply, reports_through, published, key_rotation_asked_at, earlier, clone_alarm_at,
+        bearer_expires, bearer_salt, reply, reports_through, published, key_rotation_asked_at, earlier,
+        clone_alarm_at,
         EXISTS (SELECT 1 FROM requests r WHERE r.machine = m.name) AS has_requests,
         EXISTS (SELECT 1 FROM attacks a WHERE a.machine = m.name AND a.ended_at IS NULL) AS attack_open
      FROM machines m WHERE name = ANY($1)";
@@ -158,11 +159,12 @@ pub async fn keep(sql: &mut PgConnection, checked_in: &[&CheckedIn]) -> Result<(
     let replies: Result<Vec<String>, StoreError> =
         checked_in.iter().map(|one| json(&one.reply, "a reply")).collect();
     query(
-        "UPDATE machines SET seq = v.seq, body_sha256 = v.body, bearer_key = v.key, bearer_expires = v.expires,
+        "UPDATE machines SET seq = v.seq, body_sha256 = v.body, bearer_key = v.key,
+             bearer_expires = v.expires,
              reply = v.reply, observed = v.observed, seen_at = v.seen_at, clock_skew_ms = v.skew,
              agent = v.agent, earlier = v.earlier, bearer_salt = NULL
-         FROM UNNEST($1::text[], $2::bigint[], $3::bytea[], $4::bigint[], $5::bigint[], $6::text[], $7::text[],
-                     $8::bigint[], $9::bigint[], $10::text[], $11::bytea[])
+         FROM UNNEST($1::text[], $2::bigint[], $3::bytea[], $4::bigint[], $5::bigint[], $6::text[],
+                     $7::text[], $8::bigint[], $9::bigint[], $10::text[], $11::bytea[])
              AS v (name, seq, body, key, expires, reply, observed, seen_at, skew, agent, earlier)
          WHERE machines.name = v.name",
     )

@@ -2,8 +2,8 @@
 //!
 //! A transaction reads what is committed, and locks what its decision depends on before it reads it: the
 //! machine's row, or one of the locks of `locks.rs`. Whoever comes second waits, and then reads what the
-//! first one wrote. What no lock covers (two machines with one key, a token made twice) a unique index refuses, and
-//! the decision is made again.
+//! first one wrote. What no lock covers (two machines with one key, a token made twice) a unique index
+//! refuses, and the decision is made again.
 
 use std::time::Duration;
 

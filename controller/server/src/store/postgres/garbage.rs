@@ -31,11 +31,10 @@ impl Transaction {
         if self.writes {
             locks::take(self.connection(), Lock::Cache).await?;
         }
-        let rows: Vec<MarkRow> =
-            query_as("SELECT name, at, removing FROM cache_marks WHERE name = ANY($1)")
-                .bind(names)
-                .fetch_all(self.connection())
-                .await?;
+        let rows: Vec<MarkRow> = query_as("SELECT name, at, removing FROM cache_marks WHERE name = ANY($1)")
+            .bind(names)
+            .fetch_all(self.connection())
+            .await?;
         let mark = |MarkRow { name, at, removing }| (name, Mark { at, removing: removing != 0 });
         Ok(rows.into_iter().map(mark).collect())
     }

@@ -30,6 +30,42 @@ impl MachineRow {
         let last: Option<CheckIn> = self.observed.as_deref().and_then(|text| serde_json::from_str(text).ok());
         last.map(|checkin| checkin.holds).unwrap_or_default()
     }
+
+    fn stored(self, latest: Option<GenerationFiles>) -> Result<Stored, StoreError> {
+        let damaged = || StoreError::Damaged("a machine");
+        Ok(Stored {
+            class: self.class.parse().map_err(|_| damaged())?,
+            system: self.system.parse().map_err(|_| damaged())?,
+            revoked: self.revoked_at.is_some(),
+            published: some_generation(self.published),
+            timestamp_version: unsigned(self.timestamp_version),
+            holds: self.holds(),
+            latest,
+        })
+    }
+}
+
+#[derive(sqlx::FromRow)]
+struct ManyRow {
+    name: String,
+    #[sqlx(flatten)]
+    machine: MachineRow,
+    targets: Option<Vec<u8>>,
+    snapshot: Option<Vec<u8>>,
+    target: Option<Vec<u8>>,
+}
+
+impl ManyRow {
+    fn stored(self) -> Result<(MachineName, Stored), StoreError> {
+        let latest = match (self.targets, self.snapshot, self.target) {
+            (Some(targets), Some(snapshot), Some(target)) => {
+                Some(GenerationFiles { targets, snapshot, target })
+            }
+            _ => None,
+        };
+        let name = self.name.parse().map_err(|_| StoreError::Damaged("a machine"))?;
+        Ok((name, self.machine.stored(latest)?))
+    }
 }
 
 #[derive(sqlx::FromRow)]
@@ -78,22 +114,6 @@ impl LatestRow {
 }
 
 impl Transaction {
-    /// The same for many machines, locked in the order of their names.
-    pub async fn publishing_all(
-        &mut self,
-        offered: &[(&MachineName, Generation)],
-    ) -> Result<BTreeMap<MachineName, Stored>, StoreError> {
-        let mut offered = offered.to_vec();
-        offered.sort_by(|one, other| one.0.as_str().cmp(other.0.as_str()));
-        let mut all = BTreeMap::new();
-        for (machine, generation) in offered {
-            if let Some(stored) = self.publishing(machine, generation).await? {
-                all.insert(machine.clone(), stored);
-            }
-        }
-        Ok(all)
-    }
-
     pub async fn publishing(
         &mut self,
         machine: &MachineName,
@@ -114,15 +134,30 @@ impl Transaction {
             true => self.files(machine, offered).await?,
             false => None,
         };
-        Ok(Some(Stored {
-            class: row.class.parse().map_err(|_| StoreError::Damaged("a machine"))?,
-            system: row.system.parse().map_err(|_| StoreError::Damaged("a machine"))?,
-            revoked: row.revoked_at.is_some(),
-            published,
-            timestamp_version: unsigned(row.timestamp_version),
-            holds: row.holds(),
-            latest,
-        }))
+        row.stored(latest).map(Some)
+    }
+
+    /// The same for many machines.
+    pub async fn publishing_all(
+        &mut self,
+        offered: &[(&MachineName, Generation)],
+    ) -> Result<BTreeMap<MachineName, Stored>, StoreError> {
+        let names: Vec<&str> = offered.iter().map(|(name, _)| name.as_str()).collect();
+        let numbers: Vec<i64> = offered.iter().map(|(_, number)| number.packed()).collect();
+        self.lock_machines(&names).await?;
+        // The files only where exactly this generation is published already.
+        let rows: Vec<ManyRow> = query_as(
+            "SELECT m.name, m.class, m.system, m.revoked_at, m.published, m.timestamp_version, m.observed,
+                    g.targets, g.snapshot, g.target
+             FROM UNNEST($1::text[], $2::bigint[]) AS o (name, generation) JOIN machines m ON m.name = o.name
+             LEFT JOIN generations g
+                 ON g.machine = m.name AND g.generation = m.published AND g.generation = o.generation",
+        )
+        .bind(names)
+        .bind(numbers)
+        .fetch_all(self.connection())
+        .await?;
+        rows.into_iter().map(ManyRow::stored).collect()
     }
 
     async fn files(
@@ -169,20 +204,6 @@ struct PublishedRow {
 }
 
 impl Postgres {
-    pub async fn latest(&self, machine: &MachineName, epoch: Epoch) -> Result<Option<Latest>, StoreError> {
-        let row: Option<LatestRow> = query_as(
-            "SELECT m.timestamp, m.timestamp_version, m.timestamp_expires, m.timestamp_key,
-                    g.targets, g.snapshot, g.target
-             FROM machines m JOIN generations g ON g.machine = m.name AND g.generation = m.published
-             WHERE m.name = $1 AND m.published >= $2",
-        )
-        .bind(machine.as_str())
-        .bind(Generation::first_of(epoch).packed())
-        .fetch_optional(self.view().await?.connection())
-        .await?;
-        Ok(row.map(LatestRow::latest).transpose()?.flatten())
-    }
-
     pub async fn file(&self, machine: &MachineName, file: File) -> Result<Option<Vec<u8>>, StoreError> {
         let text = match file {
             File::Targets(_) => "SELECT targets FROM generations WHERE machine = $1 AND generation = $2",
@@ -198,6 +219,20 @@ impl Postgres {
             File::Target(hash) => query.bind(hash.as_bytes().to_vec()),
         };
         Ok(query.fetch_optional(self.view().await?.connection()).await?)
+    }
+
+    pub async fn latest(&self, machine: &MachineName, epoch: Epoch) -> Result<Option<Latest>, StoreError> {
+        let row: Option<LatestRow> = query_as(
+            "SELECT m.timestamp, m.timestamp_version, m.timestamp_expires, m.timestamp_key,
+                    g.targets, g.snapshot, g.target
+             FROM machines m JOIN generations g ON g.machine = m.name AND g.generation = m.published
+             WHERE m.name = $1 AND m.published >= $2",
+        )
+        .bind(machine.as_str())
+        .bind(Generation::first_of(epoch).packed())
+        .fetch_optional(self.view().await?.connection())
+        .await?;
+        Ok(row.map(LatestRow::latest).transpose()?.flatten())
     }
 
     pub async fn generations(
@@ -221,22 +256,29 @@ impl Postgres {
     }
 }
 
-pub async fn store(sql: &mut PgConnection, new: &StoredGeneration) -> Result<(), StoreError> {
+fn column<'a, R: ?Sized, T>(rows: &[&'a R], value: impl Fn(&'a R) -> T) -> Vec<T> {
+    rows.iter().map(|row| value(row)).collect()
+}
+
+pub async fn store(sql: &mut PgConnection, new: &[&StoredGeneration]) -> Result<(), StoreError> {
+    let signers = new.iter().map(|new| json(&new.signers, "signers"));
+    let signers: Vec<String> = signers.collect::<Result<_, _>>()?;
     query(
         "INSERT INTO generations (machine, generation, targets, snapshot, target, target_sha256, expires,
              published_at, published_by, signers)
-         VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10)",
+         SELECT * FROM UNNEST($1::text[], $2::bigint[], $3::bytea[], $4::bytea[], $5::bytea[], $6::bytea[],
+                              $7::bigint[], $8::bigint[], $9::bytea[], $10::text[])",
     )
-    .bind(new.machine.as_str())
-    .bind(new.generation.packed())
-    .bind(&new.files.targets)
-    .bind(&new.files.snapshot)
-    .bind(&new.files.target)
-    .bind(new.target_sha256.as_bytes().as_slice())
-    .bind(new.expires)
-    .bind(new.published_at)
-    .bind(new.published_by.as_bytes().as_slice())
-    .bind(json(&new.signers, "signers")?)
+    .bind(column(new, |new| new.machine.as_str()))
+    .bind(column(new, |new| new.generation.packed()))
+    .bind(column(new, |new| &new.files.targets[..]))
+    .bind(column(new, |new| &new.files.snapshot[..]))
+    .bind(column(new, |new| &new.files.target[..]))
+    .bind(column(new, |new| new.target_sha256.as_bytes().as_slice()))
+    .bind(column(new, |new| new.expires))
+    .bind(column(new, |new| new.published_at))
+    .bind(column(new, |new| new.published_by.as_bytes().as_slice()))
+    .bind(signers)
     .execute(sql)
     .await?;
     Ok(())
@@ -244,32 +286,39 @@ pub async fn store(sql: &mut PgConnection, new: &StoredGeneration) -> Result<(),
 
 pub async fn point(
     sql: &mut PgConnection,
-    machine: &MachineName,
-    generation: Generation,
+    published: &[(&MachineName, Generation)],
 ) -> Result<(), StoreError> {
-    query("UPDATE machines SET published = $2 WHERE name = $1")
-        .bind(machine.as_str())
-        .bind(generation.packed())
-        .execute(sql)
-        .await?;
+    let (machines, generations): (Vec<&str>, Vec<i64>) =
+        published.iter().map(|(machine, generation)| (machine.as_str(), generation.packed())).unzip();
+    query(
+        "UPDATE machines SET published = new.published
+         FROM UNNEST($1::text[], $2::bigint[]) AS new (name, published) WHERE machines.name = new.name",
+    )
+    .bind(machines)
+    .bind(generations)
+    .execute(sql)
+    .await?;
     Ok(())
 }
 
-pub async fn keep_timestamp(
+pub async fn keep_timestamps(
     sql: &mut PgConnection,
-    machine: &MachineName,
-    timestamp: &Timestamp,
+    timestamps: &[(&MachineName, &Timestamp)],
 ) -> Result<(), StoreError> {
+    let machines: Vec<&str> = timestamps.iter().map(|(machine, _)| machine.as_str()).collect();
+    let timestamps: Vec<&Timestamp> = timestamps.iter().map(|(_, timestamp)| *timestamp).collect();
     query(
-        "UPDATE machines SET timestamp = $2, timestamp_version = $3, timestamp_expires = $4,
-             timestamp_key = $5
-         WHERE name = $1",
+        "UPDATE machines SET timestamp = new.bytes, timestamp_version = new.version,
+             timestamp_expires = new.expires, timestamp_key = new.key
+         FROM UNNEST($1::text[], $2::bytea[], $3::bigint[], $4::bigint[], $5::bytea[])
+             AS new (name, bytes, version, expires, key)
+         WHERE machines.name = new.name",
     )
-    .bind(machine.as_str())
-    .bind(&timestamp.bytes)
-    .bind(signed(timestamp.version))
-    .bind(timestamp.expires)
-    .bind(timestamp.key.as_bytes().as_slice())
+    .bind(machines)
+    .bind(column(&timestamps, |timestamp| &timestamp.bytes[..]))
+    .bind(column(&timestamps, |timestamp| signed(timestamp.version)))
+    .bind(column(&timestamps, |timestamp| timestamp.expires))
+    .bind(column(&timestamps, |timestamp| timestamp.key.as_bytes().as_slice()))
     .execute(sql)
     .await?;
     Ok(())

@@ -6,8 +6,8 @@ use muster_protocol::clock::UnixMillis;
 use muster_protocol::ids::{Generation, MachineName};
 use sqlx::PgConnection;
 
-use super::columns::{machine, plain, query, query_as, query_scalar, signed, some_generation, unsigned};
-use super::connection::{Postgres, Transaction, locking};
+use super::columns::{machine, query, query_as, query_scalar, signed, some_generation, unsigned};
+use super::connection::{Postgres, Transaction};
 use super::locks::{self, Lock};
 use crate::core::retention::{AT_ONCE, GENERATIONS_AT_ONCE, Kept, Old};
 use crate::store::error::StoreError;
@@ -93,8 +93,8 @@ pub async fn forget(sql: &mut PgConnection, before: UnixMillis, most: u32) -> Re
     Ok(forgotten)
 }
 
-/// Removes what has expired, `most` rows of each table. How many were removed: none if another controller is
-/// at it.
+/// Removes what has expired, `most` rows of each table. How many were removed: none if another
+/// controller is at it.
 pub async fn sweep(sql: &mut PgConnection, now_s: i64, most: u32) -> Result<u64, StoreError> {
     if !locks::try_take(sql, Lock::Forgetting).await? {
         return Ok(0);
@@ -163,15 +163,18 @@ pub async fn forget_generations(
     machine: &MachineName,
     generations: &[Generation],
 ) -> Result<(), StoreError> {
-    let numbers: Vec<i64> = generations.iter().map(|generation| generation.packed()).collect();
-    let gone = query("DELETE FROM generations WHERE machine = $1 AND generation = ANY($2)")
-        .bind(machine.as_str())
-        .bind(numbers)
-        .execute(&mut *sql)
-        .await?;
+    let mut gone = 0;
+    for generation in generations {
+        let done = query("DELETE FROM generations WHERE machine = $1 AND generation = $2")
+            .bind(machine.as_str())
+            .bind(generation.packed())
+            .execute(&mut *sql)
+            .await?;
+        gone += done.rows_affected();
+    }
     query("UPDATE machines SET generations_forgotten = generations_forgotten + $2 WHERE name = $1")
         .bind(machine.as_str())
-        .bind(signed(gone.rows_affected()))
+        .bind(signed(gone))
         .execute(sql)
         .await?;
     Ok(())
@@ -220,14 +223,11 @@ impl Transaction {
         machine: &MachineName,
         kept: Kept,
     ) -> Result<Option<Old>, StoreError> {
-        let row: Option<OldRow> = query_as(locking!(
-            self,
-            "SELECT published, observed FROM machines WHERE name = $1",
-            "FOR NO KEY UPDATE"
-        ))
-        .bind(machine.as_str())
-        .fetch_optional(self.connection())
-        .await?;
+        self.lock_machine(machine).await?;
+        let row: Option<OldRow> = query_as("SELECT published, observed FROM machines WHERE name = $1")
+            .bind(machine.as_str())
+            .fetch_optional(self.connection())
+            .await?;
         let Some(row) = row else { return Ok(None) };
         let generations: Vec<i64> = query_scalar(
             "SELECT g.generation FROM generations g WHERE g.machine = $1 AND g.published_at < $2 AND g.generation <
@@ -243,7 +243,7 @@ impl Transaction {
         .await?;
         Ok(Some(Old {
             published: some_generation(row.published),
-            observed: row.observed.and_then(|text| serde_json::from_str(&plain(text)).ok()),
+            observed: row.observed.and_then(|text| serde_json::from_str(&text).ok()),
             generations: generations.into_iter().filter_map(|packed| some_generation(Some(packed))).collect(),
         }))
     }
