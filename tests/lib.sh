@@ -62,6 +62,20 @@ cargo_tool() {
   esac
 }
 
+# Sets `promtool`. Debian has it in the package of the server, which would start as a service: it is unpacked here.
+need_promtool() {
+  promtool=$(type -P promtool || true)
+  [ -z "$promtool" ] || return 0
+  promtool=$cache/prometheus/usr/bin/promtool
+  [ ! -x "$promtool" ] || return 0
+  has apt-get || die "This needs promtool: install Prometheus and run this again."
+  say "${dim}unpacking promtool${plain}"
+  mkdir -p "$cache/prometheus"
+  (cd "$cache/prometheus" && { apt-get download -qq prometheus || { apt-get update -qq && apt-get download -qq prometheus; }; } &&
+    dpkg-deb -x prometheus_*.deb . && rm -f prometheus_*.deb) > /dev/null 2>&1 ||
+    die "promtool cannot be downloaded: install the package prometheus."
+}
+
 need_nix() {
   local folder
   for folder in /run/current-system/sw/bin /nix/var/nix/profiles/default/bin "$HOME/.nix-profile/bin"; do
@@ -117,6 +131,25 @@ build_programs() {
     dev) bin=$target/debug ;;
     *) bin=$target/$profile ;;
   esac
+}
+
+# Serves a copy of the recorded fleet in a folder, on a port of its own: sets `url` and `server`. Its keys are
+# known, and there is something to read. The second argument is added to controller.toml.
+serve_recorded() {
+  local work=$1 more=$2 port
+  cp -R "$repository/tests/fixtures/0.1.0/." "$work"
+  chmod -R u+w,go-rwx "$work"
+  mkdir "$work/controller/data"
+  mv "$work/controller/muster.db" "$work/controller/data/"
+  port=$(free_port)
+  url=http://127.0.0.1:$port
+  {
+    sed "s|^listen = .*|listen = \"127.0.0.1:$port\"|" "$work/controller/controller.toml"
+    printf '%s\n' "$more"
+  } > "$work/controller/changed.toml"
+  "$bin/muster" serve --config "$work/controller/changed.toml" 2> "$work/log" &
+  server=$!
+  wait_for "the controller's start" 30 curl --silent --fail "$url/readyz"
 }
 
 # The Nix name of this host's architecture.
