@@ -14,6 +14,7 @@ use muster_protocol::ids::{Generation, MachineName, Sha256};
 use muster_protocol::keys::{Context, SecretKey};
 use muster_protocol::operator::FleetView;
 use muster_protocol::report::{Accepted, Batch};
+use muster_protocol::session::Session;
 use reqwest::{Method, RequestBuilder, Response, StatusCode};
 use serde::de::DeserializeOwned;
 
@@ -131,6 +132,21 @@ impl Client {
         by: Option<&SecretKey>,
     ) -> Result<CheckInReply, ClientError> {
         let reply: CheckInReply = self.signed(api::CHECKIN, Context::CheckIn, body, (next, by)).await?;
+        self.set_bearer(&reply.bearer)?;
+        Ok(reply)
+    }
+
+    /// The same in a session, in place of the machine's signature.
+    pub async fn check_in_by_session(
+        &self,
+        body: Vec<u8>,
+        session: &Session,
+    ) -> Result<CheckInReply, ClientError> {
+        let proof = session.prove(api::CHECKIN, &body).to_string();
+        let sent = self.request(Method::POST, api::CHECKIN).header(api::MACHINE_SESSION, proof);
+        let sent = sent.header("content-type", "application/json").body(body);
+        let reply: CheckInReply =
+            parse(api::CHECKIN, &self.answer(sent, api::CHECKIN, MAX_REPLY_BYTES).await?)?;
         self.set_bearer(&reply.bearer)?;
         Ok(reply)
     }

@@ -5,7 +5,7 @@ use std::time::Duration;
 use futures_util::FutureExt as _;
 use futures_util::future::LocalBoxFuture;
 use muster_protocol::api::ProblemCode;
-use muster_protocol::checkin::PollReply;
+use muster_protocol::checkin::{CheckIn, CheckInReply, PollReply};
 use muster_protocol::keys::SecretKey;
 use muster_protocol::report::{Attack, EventKind};
 
@@ -13,6 +13,7 @@ use super::chance::number;
 use super::error::ContactError;
 use super::reporting::Reporting;
 use super::requests::Requests;
+use super::sessions::Sessions;
 use super::shared::Shared;
 use super::unanswered::{Outgoing, Unanswered};
 use crate::client::{Client, ClientError};
@@ -37,6 +38,7 @@ struct Contact<'a> {
     reporting: Reporting,
     unanswered: Unanswered,
     requests: Requests,
+    sessions: Sessions,
     poll: Option<Poll<'a>>,
     /// Why the metadata was refused, until it is good.
     unsound: Option<Attack>,
@@ -58,6 +60,7 @@ pub async fn run(shared: &Shared, client: &Client, trust: Trust, unanswered: Una
         reporting: Reporting::default(),
         unanswered,
         requests: Requests::open(&shared.config.state_dir),
+        sessions: Sessions::default(),
         poll: None,
         unsound: None,
         calmed: None,
@@ -209,7 +212,9 @@ impl Contact<'_> {
         }
         // A previous key only ever brings the one in force.
         let brings = in_force.filter(|_| by.is_some());
-        self.unanswered.keep(self.shared.next_check_in(brings)?)?;
+        let next = self.shared.next_check_in(brings)?;
+        let session = self.sessions.ask(next.new_key.is_some(), self.now());
+        self.unanswered.keep(CheckIn { session, ..next })?;
         let outgoing = self.unanswered.take().ok_or(ContactError::NothingStored)?;
         let next = self.signed_by(&outgoing).flatten();
         Ok(Sending { outgoing, next, by })
@@ -251,12 +256,29 @@ impl Contact<'_> {
         Ok(())
     }
 
+    /// Sends a check-in in its session if there is one. Whatever refuses that as a proof, the same bytes are
+    /// signed at once: they have the same answer, and raise no alarm.
+    async fn send(&mut self, sending: &Sending, now: Duration) -> Result<CheckInReply, ClientError> {
+        let Sending { outgoing, next, by } = sending;
+        let bytes = outgoing.bytes.clone();
+        if by.is_none()
+            && let Some(session) = self.sessions.of(&outgoing.check_in, now)
+        {
+            match self.client.check_in_by_session(bytes.clone(), session).await {
+                Err(error) if error.needs_new_bearer() => {
+                    tracing::debug!("the session has ended: {error}");
+                    self.sessions.ended();
+                }
+                answered => return answered,
+            }
+        }
+        self.client.check_in(bytes, next.as_ref(), by.as_ref()).await
+    }
+
     async fn check_in(&mut self) -> Result<(), ContactError> {
         let sending = self.sending()?;
         let sent = self.now();
-        let bytes = sending.outgoing.bytes.clone();
-        let answer = self.client.check_in(bytes, sending.next.as_ref(), sending.by.as_ref()).await;
-        let reply = match answer {
+        let reply = match self.send(&sending, sent).await {
             Ok(reply) => reply,
             Err(error) => {
                 self.not_taken(&error, &sending)?;
@@ -264,6 +286,7 @@ impl Contact<'_> {
             }
         };
         let Sending { outgoing, next, .. } = sending;
+        self.sessions.offered(&outgoing.check_in, reply.session.as_ref(), sent);
         // Before the key is replaced, which may fail half-way: then the same bytes are sent again.
         self.schedule.key_known();
         let waits = self.shared.next_key.public();

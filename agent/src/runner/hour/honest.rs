@@ -9,6 +9,7 @@ use muster_protocol::ids::{Epoch, Generation, MachineName, Sha256};
 use muster_protocol::keys::{Context, PublicKey, SecretKey, Signature};
 use muster_protocol::report::{Accepted, Batch, Event, Stream};
 use muster_protocol::request::{Asked, MachineRequest, SignedRequest};
+use muster_protocol::session::{ExchangeSecret, SessionKey, SessionOffer, SessionProof};
 use muster_protocol::target::Target;
 use muster_protocol::tuf::repository::{RootSpec, sign_generation, sign_root, sign_timestamp};
 use serde::Serialize;
@@ -83,6 +84,11 @@ pub struct Honest {
     earlier: BTreeSet<(u64, Sha256)>,
     /// Each with its expiry, in Unix seconds.
     bearers: BTreeMap<String, i64>,
+    exchange: ExchangeSecret,
+    /// By their tokens.
+    sessions: BTreeMap<String, SessionKey>,
+    /// How many check-ins a session proved.
+    pub in_sessions: u64,
     given: u64,
     asked: Option<SignedRequest>,
     /// The operators requested another key once.
@@ -123,6 +129,9 @@ impl Honest {
             reply: None,
             earlier: BTreeSet::new(),
             bearers: BTreeMap::new(),
+            exchange: ExchangeSecret::generate().unwrap(),
+            sessions: BTreeMap::new(),
+            in_sessions: 0,
             given: 0,
             asked: None,
             rotation_was_asked: false,
@@ -225,6 +234,22 @@ impl Honest {
         }
     }
 
+    /// Whether a check-in's session proves it.
+    fn in_session(&self, request: &Request) -> Option<bool> {
+        let proof: SessionProof = request.header(api::MACHINE_SESSION)?.parse().ok()?;
+        let key = self.sessions.get(&proof.token);
+        let proved = key.is_some_and(|key| key.verifies(api::CHECKIN, &proof));
+        Some(proved && proof.body == Sha256::of(&request.body))
+    }
+
+    /// The session that a check-in asks for.
+    fn offer(&mut self, check_in: &CheckIn) -> Option<SessionOffer> {
+        let asked = check_in.session?;
+        let token = format!("session-{}", self.given);
+        self.sessions.insert(token.clone(), self.exchange.of_machine(&asked, &token)?);
+        Some(SessionOffer { key: self.exchange.public(), token, expires_in: BEARER_SECONDS })
+    }
+
     fn check_in(&mut self, request: &Request, now: i64) -> Answer {
         let unsigned = || Answer::problem(401, ProblemCode::BadSignature);
         let Ok(check_in) = serde_json::from_slice::<CheckIn>(&request.body) else {
@@ -239,8 +264,17 @@ impl Honest {
         {
             return unsigned();
         }
-        if check_in.new_key != Some(self.key) && !by(&self.key, api::MACHINE_SIGNATURE, Context::CheckIn) {
-            return unsigned();
+        match self.in_session(request) {
+            // It forgets a session now and then, as if it had been restarted.
+            Some(false) => return Answer::problem(401, ProblemCode::SessionEnded),
+            Some(true) if check_in.seq.is_multiple_of(7) => {
+                self.sessions.clear();
+                return Answer::problem(401, ProblemCode::SessionEnded);
+            }
+            Some(true) => self.in_sessions += 1,
+            None if check_in.new_key == Some(self.key) => {}
+            None if by(&self.key, api::MACHINE_SIGNATURE, Context::CheckIn) => {}
+            None => return unsigned(),
         }
         let hash = Sha256::of(&request.body);
         if check_in.seq <= self.seq.0 {
@@ -259,6 +293,7 @@ impl Honest {
             self.key = new;
             self.asked = None;
             self.bearers.clear();
+            self.sessions.clear();
         }
         if let Some(asked) = &self.asked
             && check_in.followed.contains(&asked.id())
@@ -277,7 +312,7 @@ impl Honest {
             rotate_key: self.asked.is_some(),
             requests: self.asked.iter().cloned().collect(),
             log: None,
-            session: None,
+            session: self.offer(&check_in),
         };
         self.reply = Some(reply.clone());
         self.last = Some(check_in);

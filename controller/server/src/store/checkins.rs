@@ -18,7 +18,7 @@ use super::{Failed, Store, StoreError};
 use crate::core::change::Decided;
 use crate::core::checkin::{self, CheckInRefusal, ReceivedCheckIn};
 use crate::core::seals::Seals;
-use crate::metrics::COUNTED;
+use crate::metrics::{COUNTED, Call};
 
 /// How many check-ins one transaction takes.
 pub const MOST_TOGETHER: usize = 256;
@@ -168,7 +168,10 @@ impl Store {
     }
 
     async fn take_together(&self, together: Vec<Waits>) {
-        match self.commit_together(&together).await {
+        if together.is_empty() {
+            return;
+        }
+        match COUNTED.call(Call::Write, self.commit_together(&together)).await {
             Ok(taken) => {
                 for (one, taken) in together.into_iter().zip(taken) {
                     let _ = one.answer.send(taken);
@@ -193,9 +196,6 @@ impl Store {
         &self,
         together: &[Waits],
     ) -> Result<Vec<Result<Taken, StoreError>>, StoreError> {
-        if together.is_empty() {
-            return Ok(Vec::new());
-        }
         let asked: Vec<Asking<'_>> = together.iter().map(|one| one.arrived.asking()).collect();
         let mut transaction = self.database.begin().await?;
         let stored = transaction.check_ins(&asked).await?;
