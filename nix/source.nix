@@ -6,6 +6,8 @@ let
   files = [
     "Cargo.toml"
     "Cargo.lock"
+    # What the controller serves.
+    "docs/openapi.json"
   ];
   isBelow = folder: path: builtins.substring 0 (builtins.stringLength folder + 1) path == folder + "/";
   wanted =
@@ -16,7 +18,7 @@ let
     builtins.elem name files
     || builtins.any (
       member: name == member || isBelow member name || (type == "directory" && isBelow name member)
-    ) workspace.members;
+    ) (workspace.members ++ files);
 in
 builtins.path {
   path = root;

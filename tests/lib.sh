@@ -62,6 +62,23 @@ cargo_tool() {
   esac
 }
 
+# schemathesis in exactly this version, with what signs requests; sets `schemathesis` to its folder.
+need_schemathesis() {
+  local version=4.32.5
+  schemathesis=$cache/schemathesis
+  has curl || debian_install curl
+  case $("$schemathesis/bin/schemathesis" --version 2> /dev/null) in
+    *"$version"*) return ;;
+  esac
+  # Debian's python3 has venv in a package of its own.
+  if ! has python3 || { has apt-get && ! python3 -c 'import ensurepip' 2> /dev/null; }; then
+    debian_install python3 python3-venv
+  fi
+  say "${dim}installing schemathesis $version${plain}"
+  python3 -m venv "$schemathesis" && "$schemathesis/bin/pip" install --quiet "schemathesis==$version" pynacl==1.6.2 >&2 ||
+    die "pip cannot install schemathesis: its message is above."
+}
+
 # Sets `promtool`. Debian has it in the package of the server, which would start as a service: it is unpacked here.
 need_promtool() {
   promtool=$(type -P promtool || true)

@@ -107,6 +107,7 @@ pub fn is_loopback(host: &str) -> bool {
 }
 
 /// The body of every reply that is not a success.
+#[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Problem {
     /// What a program decides by.
@@ -127,6 +128,7 @@ pub fn retry_after(value: &str) -> Option<std::time::Duration> {
 }
 
 /// Why a request was refused, for programs. Unknown codes read as `Other`.
+#[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum ProblemCode {

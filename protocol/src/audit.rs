@@ -22,6 +22,7 @@ pub const MAX_PAGE: u32 = 1000;
 pub const MAX_ENTRY: u64 = i64::MAX as u64;
 
 /// One line of the log.
+#[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Entry {
     /// Counted from 1, without gaps.
@@ -46,6 +47,7 @@ pub struct Entry {
 }
 
 /// `GET /v1/operator/audit?after=N&limit=M`: the entries after `N`, oldest first.
+#[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Page {
     /// In order of their numbers; at most [`MAX_PAGE`].
@@ -55,6 +57,7 @@ pub struct Page {
 }
 
 /// The last entry that a reader has verified, which the next entries must follow.
+#[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Checkpoint {
     /// The entry's number; 0 for the [`origin`].

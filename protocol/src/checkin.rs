@@ -23,6 +23,7 @@ pub const MAX_CHECKIN_BYTES: usize = 64 * 1024;
 pub const MAX_BEARER_BYTES: usize = 256;
 
 /// The body, signed by the machine in `Context::CheckIn`; the signature travels in a header.
+#[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct CheckIn {
     /// The fleet (SHA-256 of `1.root.json`), so that a check-in for one fleet is worthless in another.
@@ -89,6 +90,7 @@ pub struct CheckIn {
 }
 
 /// What a machine knows about itself besides its phase.
+#[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default)]
 pub struct Health {
@@ -118,6 +120,7 @@ impl Health {
 }
 
 /// The system that a machine runs, as the agent found it.
+#[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Runs {
     /// The target of `/run/current-system`.
@@ -131,6 +134,7 @@ pub struct Runs {
 }
 
 /// The versions of trusted metadata that a machine holds; 0 where it holds none.
+#[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default)]
 pub struct Holds {
@@ -149,6 +153,7 @@ pub struct Holds {
 
 /// Where a machine is in the switch transaction. The agent's own states are finer; several map to one
 /// phase.
+#[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum Phase {
@@ -211,6 +216,7 @@ impl Phase {
 
 /// The reply to a check-in. It is not signed: a controller that lies can say anything here, so nothing in
 /// it is trusted.
+#[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct CheckInReply {
     /// For `authorization: Bearer …`, and as the password of HTTP Basic for the cache.
@@ -249,6 +255,7 @@ pub struct CheckInReply {
 }
 
 /// The reply to the long poll.
+#[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct PollReply {
     /// The latest published generation: a hint to refresh, nothing more.

@@ -26,6 +26,7 @@ pub const MAX_GENERATIONS: usize = 10_000;
 pub const DRAFT_SECONDS: i64 = 14 * 86_400;
 
 /// One act of signing that waits for more signatures. Unknown fields are ignored.
+#[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Draft {
     /// The fleet (SHA-256 of `1.root.json`); a draft for another fleet is refused.
@@ -44,6 +45,7 @@ pub struct Draft {
 }
 
 /// What a draft carries.
+#[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(tag = "kind", rename_all = "kebab-case")]
 pub enum Drafted {
@@ -60,6 +62,7 @@ pub enum Drafted {
 }
 
 /// One machine's generation in a draft.
+#[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct DraftedGeneration {
     /// The machine it is for.
@@ -280,6 +283,7 @@ pub enum Checked {
 
 /// `GET /v1/operator/drafts`: what waits for signatures. Unsigned: the CLI fetches the draft itself before
 /// it signs.
+#[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct DraftView {
     /// [`Draft::id`] of it.
@@ -306,6 +310,7 @@ pub struct DraftView {
 }
 
 /// What kind of metadata a draft carries.
+#[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum DraftKind {

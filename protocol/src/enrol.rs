@@ -257,6 +257,7 @@ fn mac(key: &[u8; 32], label: &[u8], parts: &[&[u8]]) -> Sha256 {
 }
 
 /// The body of `POST /v1/enrol`.
+#[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct EnrolRequest {
     /// [`Secret::token_id`] of the token.
@@ -340,6 +341,7 @@ impl EnrolRequest {
 }
 
 /// The reply to an enrolment.
+#[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct EnrolReply {
     /// The name it is enrolled under.

@@ -8,6 +8,7 @@ use serde::{Deserialize, Serialize};
 use crate::shown::command;
 
 /// Everything that changes what a flake evaluates to. Empty: the flake and its lock determined all of it.
+#[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
 #[derive(Debug, Clone, Default, PartialEq, Eq, Hash, Serialize, Deserialize)]
 pub struct Evaluation {
     /// `--impure`: files and the environment of the operator's computer counted too.
@@ -22,6 +23,7 @@ pub struct Evaluation {
 }
 
 /// One input that came from somewhere other than the lock says.
+#[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
 #[derive(Debug, Clone, PartialEq, Eq, Hash, Serialize, Deserialize)]
 pub struct Override {
     /// Its path, `nixpkgs` or `home-manager/nixpkgs`.

@@ -2,7 +2,7 @@
 
 mod error;
 mod generation;
-mod limits;
+pub(crate) mod limits;
 
 use std::fmt;
 use std::str::FromStr;

@@ -37,6 +37,8 @@ pub mod logging;
 pub mod machine;
 pub mod moment;
 pub mod narinfo;
+#[cfg(feature = "openapi")]
+mod openapi;
 pub mod operator;
 pub mod packages;
 pub mod policy;

@@ -118,6 +118,7 @@ fn message_of(request: Request<'_>, at: i64, nonce: &str, body: &Sha256) -> Vec<
 }
 
 /// The reply of `POST /v1/operator/session`: a bearer token for `nix copy`, which only supports HTTP Basic.
+#[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
 #[derive(Debug, Clone, Serialize, Deserialize)]
 pub struct Session {
     /// The password; any user name will do.
@@ -129,6 +130,7 @@ pub struct Session {
 }
 
 /// `POST /v1/operator/machines`: a new machine, or a new token for one.
+#[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct AddMachine {
     /// The name it gets, or has.
@@ -153,6 +155,7 @@ pub struct AddMachine {
 }
 
 /// `POST /v1/operator/machines/NAME/generations`: one signed generation, as the bytes that were signed.
+#[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Publication {
     /// The generation that all three documents are.
@@ -166,6 +169,7 @@ pub struct Publication {
 }
 
 /// Whether a machine may talk to the controller.
+#[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum Standing {
@@ -178,6 +182,7 @@ pub enum Standing {
 }
 
 /// How a machine is doing. Only the controller decides this, from what it was told and when.
+#[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum Condition {
@@ -236,6 +241,7 @@ impl Condition {
 }
 
 /// `GET /v1/operator/machines` and `…/NAME`. Unsigned: a controller that lies can say anything here.
+#[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct MachineView {
     /// Its name in the flake.
@@ -330,6 +336,7 @@ pub fn next_generation(
 }
 
 /// One published generation, for display and comparison.
+#[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Published {
     /// What was signed.
@@ -361,6 +368,7 @@ impl Published {
 }
 
 /// An attack that a machine refused: `GET /v1/operator/machines/NAME/attacks`, newest first.
+#[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct AttackView {
     /// What believing the reply would have been.
@@ -384,6 +392,7 @@ pub struct AttackView {
 
 /// `POST /v1/operator/root`: the next root, signed by a threshold of the previous root's keys and of its
 /// own.
+#[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct NewRoot {
     /// `N.root.json`, a text of JSON.
@@ -391,6 +400,7 @@ pub struct NewRoot {
 }
 
 /// The reply to [`NewRoot`].
+#[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct RootTaken {
     /// The version that is now the current one.
@@ -401,6 +411,7 @@ pub struct RootTaken {
 }
 
 /// `GET /v1/operator/machines/NAME/history`, newest generation first.
+#[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct HistoryEntry {
     /// The generation.
@@ -418,6 +429,7 @@ fn is_zero(number: &u64) -> bool {
 
 /// The reply of `GET /v1/operator/changes`: the number of the fleet's newest change, and which process of the
 /// controller counts. Another number, even a lower one, or another instance means that something changed.
+#[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Changes {
     /// Passed back as `after` to wait for the next one.
@@ -435,6 +447,7 @@ pub struct Changes {
 pub const MAX_CHANGED: usize = 1000;
 
 /// `GET /v1/fleet`: what anybody may know, and what a new CLI needs.
+#[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct FleetView {
     /// SHA-256 of `1.root.json`: the fleet's name.

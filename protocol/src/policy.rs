@@ -19,6 +19,7 @@ pub const MAX_NICE: u8 = 19;
 
 /// Every field is optional; for what is absent, the machine's defaults apply. Unknown fields are ignored,
 /// as in the target.
+#[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
 #[derive(Debug, Clone, Default, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(default)]
 pub struct Policy {
@@ -119,6 +120,7 @@ impl Policy {
 ///
 /// A time that the clocks skip in spring counts as an hour later. Of a time that they show twice in autumn,
 /// a window begins at the first and ends at the second.
+#[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
 #[derive(Debug, Clone, PartialEq, Eq, Hash, Serialize, Deserialize)]
 pub struct Window {
     /// The days on which it opens. Empty: every day.
@@ -157,6 +159,7 @@ fn is_zone(zone: &str) -> bool {
 }
 
 /// A day of the week, written `mon` to `sun`.
+#[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Day {
@@ -230,6 +233,7 @@ impl fmt::Debug for TimeOfDay {
 }
 
 /// When a machine whose system needs a reboot gets one. The strictest comes last.
+#[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum RebootPolicy {
@@ -244,6 +248,7 @@ pub enum RebootPolicy {
 }
 
 /// What to do when somebody else changed the running system. The stricter comes first.
+#[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum DriftPolicy {
@@ -256,6 +261,7 @@ pub enum DriftPolicy {
 }
 
 /// What to do with a system that NixOS refuses to switch a running one to. The stricter comes last.
+#[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum InhibitedPolicy {
@@ -268,6 +274,7 @@ pub enum InhibitedPolicy {
 }
 
 /// What to do on a metered network. The stricter comes last.
+#[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum MeteredPolicy {
@@ -280,6 +287,7 @@ pub enum MeteredPolicy {
 }
 
 /// A program on the machine that is run before or after a switch, as root.
+#[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
 #[derive(Debug, Clone, PartialEq, Eq, Hash, Serialize, Deserialize)]
 pub struct Hook {
     /// Its name, for people.

@@ -18,6 +18,7 @@ pub const MAX_LOG_TAIL: usize = 4096;
 pub const MAX_EVENT_NUMBER: u64 = (1 << 48) - 1;
 
 /// The body of `POST /v1/reports`, signed by the machine in `Context::Reports`.
+#[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Batch {
     /// The machine whose events these are.
@@ -35,6 +36,7 @@ pub struct Batch {
 }
 
 /// The reply to a batch. The machine may forget what it covers.
+#[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Accepted {
     /// The highest number that is stored durably, with all numbers below it.
@@ -80,6 +82,7 @@ impl std::fmt::Display for Stream {
 }
 
 /// One thing that happened on a machine.
+#[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Event {
     /// Its number in the machine's stream, from 1.
@@ -96,6 +99,7 @@ pub struct Event {
 }
 
 /// What happened on a machine. Durations are in milliseconds of time awake.
+#[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
 #[derive(Debug, Clone, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(tag = "kind", rename_all = "kebab-case")]
 pub enum EventKind {
@@ -246,6 +250,7 @@ pub enum EventKind {
 }
 
 /// Who asked a machine for something.
+#[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(tag = "who", rename_all = "kebab-case")]
 pub enum Asker {
@@ -266,6 +271,7 @@ pub enum Asker {
 }
 
 /// How far a fetch or a build has got. A count is 0 where Nix does not report it.
+#[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
 #[derive(Debug, Clone, PartialEq, Eq, Hash, Serialize, Deserialize)]
 pub struct Progress {
     /// `Fetch` or `Build`.
@@ -297,6 +303,7 @@ pub struct Progress {
 }
 
 /// How long each step took, in milliseconds of time awake; `None` for a step that was not taken.
+#[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
 #[derive(Debug, Clone, Default, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(default)]
 pub struct Summary {
@@ -327,6 +334,7 @@ pub struct Summary {
 }
 
 /// How the new system's closure differs from the old one's, by package names.
+#[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
 #[derive(Debug, Clone, Default, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(default)]
 pub struct ClosureChange {
@@ -343,6 +351,7 @@ pub struct ClosureChange {
 }
 
 /// Why a generation was undone.
+#[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum Reason {
@@ -368,6 +377,7 @@ pub enum Reason {
 }
 
 /// Where an update ended before its activation.
+#[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum UpdateStep {
@@ -387,6 +397,7 @@ pub enum UpdateStep {
 }
 
 /// What believing a refused reply would have been (TUF 1.5.2).
+#[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum Attack {

@@ -23,6 +23,7 @@ pub const MAX_REQUEST_SECONDS: i64 = 30 * 86_400;
 const CLOCKS_APART: i64 = 86_400;
 
 /// A request, as the operator's key signed it.
+#[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct SignedRequest {
     /// The text of a [`MachineRequest`] in JSON; its bytes are signed.

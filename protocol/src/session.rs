@@ -118,6 +118,7 @@ fn keyed(key: &[u8; 32]) -> Hmac<sha2::Sha256> {
 }
 
 /// What the reply to a signed check-in offers.
+#[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct SessionOffer {
     /// The controller's key.

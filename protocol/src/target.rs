@@ -23,6 +23,7 @@ pub const MAX_REQUIRES_BYTES: usize = 64;
 /// One signed target for one machine.
 ///
 /// Unknown fields are ignored, and a field is never removed.
+#[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
 #[derive(Debug, Clone, PartialEq, Eq, Hash, Serialize, Deserialize)]
 pub struct Target {
     /// The machine it is for; any other refuses it.
@@ -70,6 +71,7 @@ fn default_deadline() -> u32 {
 }
 
 /// What to do with the system, as in `switch-to-configuration`. Macs only know `switch`.
+#[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum Action {
@@ -97,6 +99,7 @@ impl Action {
 }
 
 /// A question that decides whether a generation is confirmed.
+#[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
 #[derive(Debug, Clone, PartialEq, Eq, Hash, Serialize, Deserialize)]
 pub struct HealthCheck {
     /// What people call it.
@@ -120,6 +123,7 @@ fn default_tries() -> u32 {
 }
 
 /// What a health check asks, and which answer is healthy.
+#[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
 #[derive(Debug, Clone, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(tag = "kind", rename_all = "kebab-case")]
 pub enum Probe {

@@ -53,6 +53,7 @@ impl std::fmt::Debug for Witness {
 }
 
 /// The age recipient that a machine states in each check-in.
+#[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct AgeClaim {
     /// `age1…`.

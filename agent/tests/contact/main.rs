@@ -9,4 +9,5 @@ mod nix;
 #[cfg(feature = "stand-in")]
 mod printed;
 mod proxy;
+mod replayed;
 mod trust;

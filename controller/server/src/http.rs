@@ -9,6 +9,8 @@
 //!   turns; `memory` charges each `payer` for bodies, and `answers` for responses; `heavy` runs CPU-heavy
 //!   work.
 //! - `spread` moves each `Retry-After`, so that those who are told the same do not come back together.
+//! - `kept` shares what costs something to find.
+//! - `routes` is how the table of routes is read, by the router and by `openapi`, which describes the API.
 //! - `watched` is what those who watch the controller ask: its health, its metrics, a log with request IDs.
 //! - `state` is shared by every request.
 
@@ -18,8 +20,10 @@ mod body;
 mod cache;
 pub(crate) mod connection;
 mod heavy;
+mod kept;
 mod machine;
 mod memory;
+mod openapi;
 mod operator;
 mod path;
 mod payer;
@@ -27,6 +31,7 @@ mod problem;
 mod public;
 mod refusals;
 mod request_peer;
+mod routes;
 mod spread;
 pub(crate) mod state;
 mod watched;
@@ -48,7 +53,7 @@ use axum::extract::{Request, State};
 use axum::http::{StatusCode, header};
 use axum::middleware::{self, Next};
 use axum::response::{IntoResponse as _, Response};
-use axum::routing::{get, post};
+use axum::routing::get;
 use futures_util::future::BoxFuture;
 use muster_protocol::api::{self, ProblemCode};
 use tower::Service as _;
@@ -58,6 +63,7 @@ use machine::{check_in, enrol, poll, reports, tuf};
 use operator::{audit, changes, drafts, history, machines, publish, requests, roots, session};
 use problem::{Refused, refuse};
 use request_peer::Asked;
+use routes::Routes;
 use state::Shared;
 use tracing::Instrument as _;
 use watched::Access;
@@ -68,40 +74,57 @@ use crate::rates::Neighbourhood;
 const LATE: Duration = Duration::from_secs(1);
 
 pub fn router(app: Shared) -> Router {
-    let of_machines = api::OPERATOR_MACHINES;
-    Router::new()
-        .route(api::FLEET, get(public::fleet))
-        .route("/v1/root/{file}", get(public::root))
-        .route(api::ENROL, post(enrol::enrol))
-        .route(api::CHECKIN, post(check_in::check_in))
-        .route(api::REPORTS, post(reports::reports))
-        .route("/v1/machines/{name}/poll", get(poll::poll))
-        .route("/v1/machines/{name}/tuf/{file}", get(tuf::metadata))
-        .route("/v1/machines/{name}/tuf/targets/{of}/{file}", get(tuf::target))
-        .route("/cache/nix-cache-info", get(read::info))
-        .route("/cache/{file}", get(read::narinfo).put(upload::narinfo))
-        .route("/cache/nar/{file}", get(read::nar).put(upload::nar))
-        .route(api::OPERATOR_SESSION, post(session::session))
-        .route(api::OPERATOR_CHANGES, get(changes::changes))
-        .route(of_machines, get(machines::list).post(machines::add))
-        .route(&format!("{of_machines}/{{name}}"), get(machines::show))
-        .route(&format!("{of_machines}/{{name}}/revoke"), post(machines::revoke))
-        .route(&format!("{of_machines}/{{name}}/generations"), post(publish::publish))
-        .route(&format!("{of_machines}/{{name}}/history"), get(history::history))
-        .route(&format!("{of_machines}/{{name}}/attacks"), get(history::attacks))
-        .route(&format!("{of_machines}/{{name}}/acknowledge"), post(machines::acknowledge))
-        .route(&format!("{of_machines}/{{name}}/requests"), post(requests::ask))
-        .route(api::OPERATOR_AUDIT, get(audit::audit))
-        .route(api::OPERATOR_ROOT, post(roots::publish))
-        .route(api::OPERATOR_DRAFTS, get(drafts::list).post(drafts::keep))
-        .route(&format!("{}/{{id}}", api::OPERATOR_DRAFTS), get(drafts::show))
-        .route(&format!("{}/{{id}}/drop", api::OPERATOR_DRAFTS), post(drafts::drop))
-        .route(api::HEALTH, get(watched::healthz))
-        .route(api::READY, get(watched::readyz))
+    table(Router::new())
         .fallback(nothing_here)
         .method_not_allowed_fallback(other_method)
         .layer(middleware::from_fn_with_state(app.clone(), outermost))
         .with_state(app)
+}
+
+/// The API as an OpenAPI document, made anew.
+pub fn described() -> serde_json::Value {
+    table(routes::Operations::default()).document()
+}
+
+/// Every route, with what it is for.
+fn table<R: Routes>(routes: R) -> R {
+    let of_machines = api::OPERATOR_MACHINES;
+    let machine = format!("{of_machines}/{{name}}");
+    let draft = format!("{}/{{id}}", api::OPERATOR_DRAFTS);
+    routes
+        .get(api::FLEET, "The fleet's name and newest root", public::fleet)
+        .get("/v1/root/{file}", "A root, N.root.json", public::root)
+        .get(api::OPENAPI, "This document", openapi::openapi)
+        .get(api::HEALTH, "Whether the process is alive", watched::healthz)
+        .get(api::READY, "Whether it can serve requests", watched::readyz)
+        .post(api::ENROL, "A machine enrols with its token", enrol::enrol)
+        .post(api::CHECKIN, "A machine says what it runs and holds", check_in::check_in)
+        .post(api::REPORTS, "A machine says what happened", reports::reports)
+        .get("/v1/machines/{name}/poll", "Waits for another generation", poll::poll)
+        .get("/v1/machines/{name}/tuf/{file}", "A machine's metadata", tuf::metadata)
+        .get("/v1/machines/{name}/tuf/targets/{of}/{file}", "A machine's target", tuf::target)
+        .get("/cache/nix-cache-info", "What Nix asks a cache first", read::info)
+        .get("/cache/{file}", "What the cache says of a store path", read::narinfo)
+        .put("/cache/{file}", "Says what a store path is", upload::narinfo)
+        .get("/cache/nar/{file}", "An archive of the cache", read::nar)
+        .put("/cache/nar/{file}", "Uploads an archive", upload::nar)
+        .post(api::OPERATOR_SESSION, "A bearer for the cache", session::session)
+        .get(api::OPERATOR_CHANGES, "Waits for a change of the fleet", changes::changes)
+        .get(of_machines, "Every machine", machines::list)
+        .post(of_machines, "A new machine, or a new token for one", machines::add)
+        .get(&machine, "One machine", machines::show)
+        .post(&format!("{machine}/revoke"), "Ends a machine's access", machines::revoke)
+        .post(&format!("{machine}/generations"), "Publishes a signed generation", publish::publish)
+        .get(&format!("{machine}/history"), "What a machine ran", history::history)
+        .get(&format!("{machine}/attacks"), "What a machine refused", history::attacks)
+        .post(&format!("{machine}/acknowledge"), "Ends a clone alarm", machines::acknowledge)
+        .post(&format!("{machine}/requests"), "Asks something of a machine", requests::ask)
+        .get(api::OPERATOR_AUDIT, "A page of the audit log", audit::audit)
+        .post(api::OPERATOR_ROOT, "Publishes the next root", roots::publish)
+        .get(api::OPERATOR_DRAFTS, "What waits for signatures", drafts::list)
+        .post(api::OPERATOR_DRAFTS, "Keeps a draft", drafts::keep)
+        .get(&draft, "A draft", drafts::show)
+        .post(&format!("{draft}/drop"), "Drops a draft", drafts::drop)
 }
 
 /// What is served where Prometheus scrapes.

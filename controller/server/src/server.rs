@@ -11,7 +11,6 @@ use std::time::Duration;
 use muster_protocol::clock::{Clock, SystemClock};
 use rustls::pki_types::pem::PemObject as _;
 use rustls::pki_types::{CertificateDer, PrivateKeyDer};
-use tokio::net::TcpListener;
 use tokio::sync::watch;
 use tokio::task::JoinHandle;
 
@@ -30,6 +29,8 @@ use crate::store::{Store, StoreError};
 
 /// The fewest worker threads, however few processors there are.
 const FEWEST_WORKERS: usize = 12;
+/// How many connections may be open where metrics are served.
+const WATCHERS: usize = 64;
 /// How often expired rows are removed.
 const SWEEP: Duration = Duration::from_secs(600);
 /// How often the root folder is checked for a root that was not published here.
@@ -87,7 +88,8 @@ pub async fn run(config: &Path, shutdown: impl Future<Output = ()>) -> Result<()
 /// A running controller.
 pub struct Server {
     address: SocketAddr,
-    metrics_address: Option<SocketAddr>,
+    /// Where metrics are served.
+    metrics: Option<(SocketAddr, Serving)>,
     services: Arc<Services>,
     stopping: watch::Sender<bool>,
     serving: Serving,
@@ -129,7 +131,7 @@ impl Server {
             limits: config.limits.clone(),
         });
         services.pulse.beat(&*services.clock);
-        let app = Arc::new(App::new(services.clone(), config.data.clone(), stops.clone()));
+        let app = Arc::new(App::new(services.clone(), config.data.clone(), stops));
         services.log_found_root().await?;
 
         let listen = |error| ServerError::Listen(config.listen, error);
@@ -142,17 +144,18 @@ impl Server {
             idle: config.limits.idle(),
         };
         let serving = Serving::start(listener, bounds, tls, router(app.clone()));
-        let metrics_address = match config.metrics_listen {
-            Some(address) => Some(serve_metrics(address, watched_router(app), stops).await?),
-            None => None,
-        };
+        let metrics = config.metrics_listen.map(|address| {
+            let (idle, router) = (config.limits.idle(), watched_router(app));
+            serve_metrics(address, idle, router)
+        });
+        let metrics = metrics.transpose()?;
         let sweeping = tokio::spawn(sweep(services.clone()));
         tracing::info!(
             fleet = services.roots.current().fleet().short(),
             url = config.url,
             "listening on {address}"
         );
-        Ok(Self { address, metrics_address, services, stopping, serving, sweeping, _lock: lock })
+        Ok(Self { address, metrics, services, stopping, serving, sweeping, _lock: lock })
     }
 
     /// The address it listens on, with its actual port.
@@ -162,7 +165,7 @@ impl Server {
 
     /// The address that serves metrics, with its actual port.
     pub fn metrics_address(&self) -> Option<SocketAddr> {
-        self.metrics_address
+        self.metrics.as_ref().map(|(address, _)| *address)
     }
 
     /// How many machines are waiting in a long poll.
@@ -179,6 +182,9 @@ impl Server {
     pub async fn stop(self) -> Result<(), ServerError> {
         self.stopping.send_replace(true);
         let ended = self.serving.stop().await;
+        if let Some((_, metrics)) = self.metrics {
+            let _ = metrics.stop().await;
+        }
         self.sweeping.abort();
         self.services.store.close().await;
         ended.map_err(|error| ServerError::Serve(std::io::Error::other(error)))
@@ -191,21 +197,18 @@ pub fn workers() -> usize {
     std::thread::available_parallelism().map_or(1, usize::from).max(FEWEST_WORKERS)
 }
 
-/// Serves metrics until the server stops; returns the address with its actual port.
-async fn serve_metrics(
+/// Serves metrics; returns the address with its actual port.
+fn serve_metrics(
     address: SocketAddr,
+    idle: Duration,
     router: axum::Router,
-    mut stops: watch::Receiver<bool>,
-) -> Result<SocketAddr, ServerError> {
+) -> Result<(SocketAddr, Serving), ServerError> {
     let failed = |error| ServerError::ListenMetrics(address, error);
-    let listener = TcpListener::bind(address).await.map_err(failed)?;
+    let listener = bind(address, idle).map_err(failed)?;
     let address = listener.local_addr().map_err(failed)?;
-    let stopped = async move {
-        let _ = stops.wait_for(|stopping| *stopping).await;
-    };
-    tokio::spawn(async move { axum::serve(listener, router).with_graceful_shutdown(stopped).await });
     tracing::info!("metrics are at http://{address}/metrics");
-    Ok(address)
+    let bounds = Bounds { connections: WATCHERS, unproven: WATCHERS, turns: 0, idle };
+    Ok((address, Serving::start(listener, bounds, None, router)))
 }
 
 /// Removes what has expired and looks for new roots, for as long as the server lives.

@@ -15,6 +15,7 @@ pub const MAX_SHOWN: usize = 4;
 
 /// The last different checkpoints that a machine was shown, signed by it, so that the controller that passes
 /// them on cannot alter them. A machine obeys nothing about them: it carries and prints them.
+#[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct ShownLog {
     /// In the order in which they were shown; not necessarily rising.

@@ -7,4 +7,4 @@ pub const MAX_NUMBER: u64 = 1 << 48;
 /// wants a machine to accept nothing more would sign such a number.
 pub const MAX_JUMP: u64 = 1 << 20;
 /// The last epoch: up to it, a generation fits a signed 64-bit integer; see `Generation::packed`.
-pub(super) const MAX_EPOCH: u16 = (1 << 14) - 1;
+pub(crate) const MAX_EPOCH: u16 = (1 << 14) - 1;

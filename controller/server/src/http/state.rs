@@ -6,8 +6,9 @@ use std::sync::Arc;
 use tokio::sync::watch;
 
 use super::auth::session::Sessions;
+use super::kept::Kept;
 use super::memory::Memory;
-use super::watched::{Counts, Readiness};
+use crate::core::census::Census;
 use crate::rates::Rates;
 use crate::services::Services;
 
@@ -21,8 +22,9 @@ pub struct App {
     pub stopping: watch::Receiver<bool>,
     /// The data folder, whose free space is watched.
     pub data: PathBuf,
-    pub readiness: Readiness,
-    pub counts: Counts,
+    /// Whether it can serve requests, and why not.
+    pub readiness: Kept<Result<(), &'static str>>,
+    pub census: Kept<Census>,
 }
 
 pub type Shared = Arc<App>;
@@ -39,7 +41,7 @@ impl App {
             stopping,
             data,
             readiness: Default::default(),
-            counts: Default::default(),
+            census: Default::default(),
         }
     }
 

@@ -6,5 +6,5 @@ mod health;
 mod scrape;
 
 pub use access::Access;
-pub use health::{Readiness, healthz, readyz};
-pub use scrape::{Counts, metrics};
+pub use health::{healthz, readyz};
+pub use scrape::metrics;

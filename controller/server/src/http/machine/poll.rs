@@ -4,13 +4,14 @@ use std::pin::Pin;
 use std::time::Duration;
 
 use axum::Json;
-use axum::extract::{FromRequestParts as _, Query, Request, State};
+use axum::extract::{FromRequest, FromRequestParts as _, Query, Request, State};
 use axum::response::{IntoResponse, Response};
 use muster_protocol::api::MAX_POLL_SECONDS;
 use muster_protocol::checkin::PollReply;
 use muster_protocol::ids::{Generation, IdError, MachineName};
 use serde::Deserialize;
 use tokio::time::Sleep;
+use utoipa::ToSchema;
 
 use crate::http::auth::bearer::Bearer;
 use crate::http::path::OfMachine;
@@ -23,7 +24,7 @@ use crate::wakers::Listener;
 /// How many machines a second may come back after the controller has stopped.
 const BACK_PER_SECOND: usize = 2000;
 
-#[derive(Deserialize)]
+#[derive(Deserialize, ToSchema)]
 pub struct Poll {
     /// `None` if it is 0 or missing.
     have: Option<String>,
@@ -33,20 +34,22 @@ pub struct Poll {
 
 /// Replies at once if the latest generation is not the one the machine has; otherwise when that changes, or
 /// after the wait. The poll also ends when its bearer expires.
-pub async fn poll(State(app): State<Shared>, request: Request) -> Result<Json<PollReply>, Response> {
-    let (asked, bearer) = Asked::read(&app, request).await?;
-    wait(&app, asked, bearer).await.map_err(IntoResponse::into_response)
+pub async fn poll(State(app): State<Shared>, asked: Asked) -> Result<Json<PollReply>, Refused> {
+    wait(&app, asked).await
 }
 
 /// What a poll asks. The request itself is gone while it waits: its head takes 8 KiB.
-struct Asked {
+pub struct Asked {
     machine: MachineName,
+    bearer: Bearer,
     have: Option<Generation>,
     wait: Duration,
 }
 
-impl Asked {
-    async fn read(app: &Shared, request: Request) -> Result<(Self, Bearer), Response> {
+impl FromRequest<Shared> for Asked {
+    type Rejection = Response;
+
+    async fn from_request(request: Request, app: &Shared) -> Result<Self, Response> {
         let (mut parts, _) = request.into_parts();
         let query = Query::<Poll>::from_request_parts(&mut parts, app).await;
         let Query(poll) = query.map_err(IntoResponse::into_response)?;
@@ -58,12 +61,13 @@ impl Asked {
             None | Some("" | "0") => None,
             Some(text) => Some(text.parse().map_err(malformed)?),
         };
-        Ok((Self { machine, have, wait: Duration::from_secs(poll.wait.min(MAX_POLL_SECONDS)) }, bearer))
+        let wait = Duration::from_secs(poll.wait.min(MAX_POLL_SECONDS));
+        Ok(Self { machine, bearer, have, wait })
     }
 }
 
-async fn wait(app: &Shared, asked: Asked, bearer: Bearer) -> Result<Json<PollReply>, Refused> {
-    let Asked { machine, have, wait } = asked;
+async fn wait(app: &Shared, asked: Asked) -> Result<Json<PollReply>, Refused> {
+    let Asked { machine, bearer, have, wait } = asked;
     // What asks the database is large and soon over, so it has boxes of its own: thousands wait here.
     Box::pin(bearer.is_machines(app, &machine)).await?;
     Box::pin(app.services.store.seen(&machine, app.services.now())).await?;

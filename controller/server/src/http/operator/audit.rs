@@ -3,13 +3,14 @@
 use axum::extract::{Query, State};
 use muster_protocol::audit::{MAX_PAGE, Page};
 use serde::Deserialize;
+use utoipa::ToSchema;
 
 use crate::http::auth::operator::Signed;
 use crate::http::heavy::Long;
 use crate::http::problem::Refused;
 use crate::http::state::Shared;
 
-#[derive(Deserialize)]
+#[derive(Deserialize, ToSchema)]
 pub struct Log {
     #[serde(default)]
     after: u64,

@@ -7,6 +7,7 @@ use axum::extract::{Query, State};
 use muster_protocol::api::MAX_POLL_SECONDS;
 use muster_protocol::operator::{Changes as Changed, MAX_CHANGED};
 use serde::Deserialize;
+use utoipa::ToSchema;
 
 use crate::http::auth::operator::Signed;
 use crate::http::problem::Refused;
@@ -17,7 +18,7 @@ use crate::http::state::Shared;
 /// the time it would ask anew for each of them.
 const GATHER: Duration = Duration::from_millis(250);
 
-#[derive(Deserialize)]
+#[derive(Deserialize, ToSchema)]
 pub struct Changes {
     #[serde(default)]
     after: u64,

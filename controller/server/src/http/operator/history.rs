@@ -4,6 +4,7 @@ use axum::extract::{Query, State};
 use muster_protocol::ids::{Generation, IdError, MachineName};
 use muster_protocol::operator::{AttackView, HistoryEntry};
 use serde::Deserialize;
+use utoipa::ToSchema;
 
 use super::view::known;
 use crate::http::auth::operator::Signed;
@@ -15,7 +16,7 @@ use crate::http::state::Shared;
 const HISTORY: u32 = 20;
 const MAX_HISTORY: u32 = 200;
 
-#[derive(Deserialize)]
+#[derive(Deserialize, ToSchema)]
 pub struct Limit {
     limit: Option<u32>,
     /// Only generations older than this one.

@@ -5,6 +5,7 @@ use axum::extract::{Query, State};
 use muster_protocol::ids::MachineName;
 use muster_protocol::operator::{AddMachine, MAX_CHANGED, MachineView};
 use serde::Deserialize;
+use utoipa::ToSchema;
 
 use super::view::view;
 use crate::core::condition;
@@ -22,7 +23,7 @@ impl Document for AddMachine {
 }
 
 /// Which machines are listed: those that changed after a cursor, or all of them.
-#[derive(Deserialize)]
+#[derive(Deserialize, ToSchema)]
 pub struct Listed {
     #[serde(default)]
     after: u64,

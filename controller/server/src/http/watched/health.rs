@@ -1,10 +1,10 @@
 //! Whether the process is alive, and whether it can serve requests. Anybody may ask, so what it costs is
 //! shared by all who ask within a second.
 
+use std::convert::Infallible;
 use std::time::Duration;
 
 use axum::extract::State;
-use tokio::sync::Mutex;
 use tokio::time::timeout;
 
 use crate::http::problem::Refused;
@@ -34,32 +34,21 @@ pub async fn healthz(State(app): State<Shared>) -> Result<&'static str, Refused>
 
 /// Whether it can serve requests now.
 pub async fn readyz(State(app): State<Shared>) -> Result<&'static str, Refused> {
-    match app.readiness.now(&app).await {
+    match readiness(&app).await {
         Ok(()) => Ok("the controller is ready\n"),
         Err(why) => Err(Refused::busy(why)),
     }
 }
 
-/// The last answer, and when it was found. Those who ask while it is being found wait for it.
-#[derive(Debug, Default)]
-pub struct Readiness(Mutex<Option<(Duration, Result<(), &'static str>)>>);
-
-impl Readiness {
-    /// `Err` says in one sentence what is wrong; the log has the details.
-    pub async fn now(&self, app: &App) -> Result<(), &'static str> {
-        if *app.stopping.borrow() {
-            return Err("the controller is stopping: ask again when it has started");
-        }
-        let mut last = self.0.lock().await;
-        let now = app.services.clock.awake();
-        match *last {
-            Some((at, answer)) if now.saturating_sub(at) < KEPT => answer,
-            _ => {
-                let answer = look(app).await;
-                *last = Some((app.services.clock.awake(), answer));
-                answer
-            }
-        }
+/// `Err` says in one sentence what is wrong; the log has the details.
+pub async fn readiness(app: &App) -> Result<(), &'static str> {
+    if *app.stopping.borrow() {
+        return Err("the controller is stopping: ask again when it has started");
+    }
+    let found = async { Ok::<_, Infallible>((KEPT, look(app).await)) };
+    match app.readiness.get(&*app.services.clock, found).await {
+        Ok(answer) => answer,
+        Err(never) => match never {},
     }
 }
 

@@ -7,53 +7,38 @@ use std::time::Duration;
 use axum::extract::State;
 use axum::http::header;
 use axum::response::{IntoResponse as _, Response};
-use tokio::sync::Mutex;
 
+use super::health::readiness;
 use crate::core::census::{Census, census};
 use crate::http::state::{App, Shared};
 use crate::metrics::COUNTED;
 use crate::metrics::text::{CONTENT_TYPE, Kind, Text};
+use crate::store::StoreError;
 
 /// The least time between two counts of the machines.
 const LEAST: Duration = Duration::from_secs(10);
 /// How many times as long as a count took it is kept: so counting takes at most a thirtieth of the time.
 const TIMES: u32 = 30;
 
-/// The last count of the machines, and how long it is kept.
-#[derive(Debug, Default)]
-pub struct Counts(Mutex<Option<(Duration, Census)>>);
-
-impl Counts {
-    /// `None` if the database does not say. Those who ask while it is being counted wait.
-    async fn now(&self, app: &App) -> Option<Census> {
-        let mut last = self.0.lock().await;
-        let clock = &app.services.clock;
-        let began = clock.awake();
-        match &*last {
-            Some((until, census)) if began < *until => Some(census.clone()),
-            _ => {
-                let machines = match app.services.store.machines().await {
-                    Ok(machines) => machines,
-                    Err(error) => {
-                        tracing::warn!("the machines could not be counted: {error}");
-                        return None;
-                    }
-                };
-                let census = census(&machines, app.services.limits.poll_seconds, app.services.now());
-                let ended = clock.awake();
-                let keep = (ended.saturating_sub(began) * TIMES).max(LEAST);
-                *last = Some((ended + keep, census.clone()));
-                Some(census)
-            }
-        }
-    }
+/// `None` if the database does not say.
+async fn counted(app: &App) -> Option<Census> {
+    let services = &app.services;
+    let find = async {
+        let began = services.clock.awake();
+        let machines = services.store.machines().await?;
+        let census = census(&machines, services.limits.poll_seconds, services.now());
+        let took = services.clock.awake().saturating_sub(began);
+        Ok((took.saturating_mul(TIMES).max(LEAST), census))
+    };
+    let found: Result<_, StoreError> = app.census.get(&*services.clock, find).await;
+    found.inspect_err(|error| tracing::warn!("the machines could not be counted: {error}")).ok()
 }
 
 pub async fn metrics(State(app): State<Shared>) -> Response {
     let mut text = Text::default();
     this_controller(&app, &mut text).await;
     COUNTED.write(&mut text);
-    if let Some(census) = app.counts.now(&app).await {
+    if let Some(census) = counted(&app).await {
         fleet(&census, app.services.now_s(), &mut text);
     }
     process(&mut text);
@@ -64,7 +49,7 @@ async fn this_controller(app: &App, out: &mut Text) {
     out.family("muster_build_info", Kind::Gauge, "The controller's version.");
     out.sample(&[("version", env!("CARGO_PKG_VERSION"))], 1);
     out.family("muster_ready", Kind::Gauge, "Whether the controller can serve requests, as /readyz says.");
-    out.sample(&[], u8::from(app.readiness.now(app).await.is_ok()));
+    out.sample(&[], u8::from(readiness(app).await.is_ok()));
     out.family("muster_waiting_polls", Kind::Gauge, "Machines and operators who wait in a long poll.");
     out.sample(&[("of", "machine")], app.services.wakers.len());
     out.sample(&[("of", "operator")], app.services.notify.listeners());
