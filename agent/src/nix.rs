@@ -1,12 +1,9 @@
 //! Everything that Nix is asked for.
 //!
 //! `program` runs it, and `closure` and `profile` add more requests; `store` is the same behind a trait, so
-//! that the runner can be tested without Nix. They depend on `derivation` (the contents of a `.drv`) and
-//! `error`.
+//! that the runner can be tested without Nix. They depend on `error`.
 
 mod closure;
-#[doc(hidden)]
-pub mod derivation;
 mod error;
 mod profile;
 mod program;

@@ -12,9 +12,9 @@
 //! - **Identity**: [`enrol`] brings a machine into the fleet, [`witness`] proves whose an [`age`] key is,
 //!   [`keys`] signs and verifies.
 //! - **Words of both programs**: [`ids`] (names, hashes, store paths, generations), [`machine`] (classes and
-//!   systems), [`narinfo`] (what a binary cache states), [`packages`] (how closures differ), [`bounded`]
-//!   (limits of unsigned fields), [`terminal`] and `logging` (what is printed) above [`moment`] and
-//!   [`shown`] (how), [`clock`] and [`random`].
+//!   systems), [`narinfo`] (what a binary cache states), [`derivation`] (what is built), [`packages`] (how
+//!   closures differ), [`bounded`] (limits of unsigned fields), [`terminal`] and `logging` (what is printed)
+//!   above [`moment`] and [`shown`] (how), [`clock`] and [`random`].
 //!
 //! Everything here is pure: no files, no sockets, and no clock but the [`clock::Clock`] that the caller
 //! passes in. Only [`terminal`] and `logging` write, to standard output, standard error and the journal.
@@ -27,6 +27,7 @@ pub mod audit;
 pub mod bounded;
 pub mod checkin;
 pub mod clock;
+pub mod derivation;
 pub mod draft;
 pub mod enrol;
 pub mod evaluation;

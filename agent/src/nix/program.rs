@@ -5,12 +5,12 @@ use std::io;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
+use muster_protocol::derivation::Derivation;
 use muster_protocol::ids::StorePath;
 use muster_protocol::machine::{Class, can_take};
 use muster_protocol::target::Target;
 use tokio::process::Command;
 
-use super::derivation::Derivation;
 use super::error::{self, NixError, message, tail};
 use crate::cache::{Cache, Takes, Trouble};
 use crate::client::Client;

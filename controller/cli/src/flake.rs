@@ -3,11 +3,14 @@
 //! `notes` use `evaluate`; `push` copies through `gate`.
 
 mod advice;
+pub mod derivations;
 pub mod discover;
+mod each;
 pub mod evaluate;
 pub mod facts;
 pub mod gate;
 pub mod inventory;
+pub mod machines;
 pub mod message;
 pub mod nix;
 pub mod notes;

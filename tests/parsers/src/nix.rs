@@ -3,12 +3,14 @@
 use std::os::unix::process::ExitStatusExt as _;
 use std::process::ExitStatus;
 
-use muster::flake::evaluate::{Facts, Metadata, described_in};
+use muster::flake::derivations::described_in;
+use muster::flake::evaluate::Metadata;
 use muster::flake::facts::Muster;
+use muster::flake::machines::Facts;
 use muster::flake::nix::shorten;
 use muster_agent::core::progress::{Tracker, describe};
-use muster_agent::nix::derivation::Derivation;
 use muster_agent::nix::{message, tail};
+use muster_protocol::derivation::Derivation;
 use muster_protocol::ids::{StorePath, nix_base32};
 use muster_protocol::machine::System;
 use muster_protocol::narinfo::{NarFile, Narinfo};
@@ -65,7 +67,7 @@ pub fn printed(data: &[u8]) -> bool {
         }
     }
     let value = serde_json::from_slice::<serde_json::Value>(data).unwrap_or_default();
-    let system = described_in(&value).is_some_and(|(system, _)| system.parse::<System>().is_ok());
+    let system = described_in(&value).iter().any(|(_, system, _)| system.parse::<System>().is_ok());
     let facts = serde_json::from_slice::<Facts>(data)
         .is_ok_and(|facts| facts.drv.parse::<StorePath>().is_ok() && facts.out.parse::<StorePath>().is_ok());
     far | system | facts | muster.is_ok() | serde_json::from_slice::<Metadata>(data).is_ok()

@@ -1,18 +1,17 @@
-//! Evaluating a flake: the machines that it describes, and the derivation of each.
+//! A flake, opened once: the machines that it describes, and evaluating what it says.
 
 use std::collections::BTreeSet;
 use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 
 use muster_protocol::evaluation::{Evaluation, Override};
-use muster_protocol::ids::{MachineName, StorePath};
-use muster_protocol::machine::{Class, MachineError, System, can_take};
-use serde::Deserialize;
+use muster_protocol::ids::MachineName;
+use muster_protocol::machine::{Class, MachineError};
 
 use super::discover::{Found, Outputs, discover};
 use super::facts::Muster;
 use super::inventory::{CLAN_OUTPUT, Inventory, OF_CLAN};
-use super::nix::{EVALUATION_LIMIT, NixError, nix, nix_noting, run};
+use super::nix::{EVALUATION_LIMIT, NixError, nix_noting};
 use super::options::{OptionError, Options};
 use super::pin::{self, NO_WRITE, Pin};
 
@@ -46,15 +45,6 @@ pub struct Flake {
     pub muster: Muster,
     /// Every machine the flake mentions, and where it is known from.
     pub found: Vec<Found>,
-}
-
-/// What one machine's system evaluates to.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Evaluated {
-    pub class: Class,
-    pub system: System,
-    pub derivation: StorePath,
-    pub output: StorePath,
 }
 
 #[derive(Debug, thiserror::Error)]
@@ -118,19 +108,8 @@ impl FlakeError {
 #[doc(hidden)]
 pub use super::pin::Metadata;
 
-/// What [`SYSTEM_FACTS`] makes `nix eval` print.
-#[doc(hidden)]
-#[derive(Deserialize)]
-pub struct Facts {
-    pub drv: String,
-    pub out: String,
-}
-
 /// Settings are for people to read, and evaluating them would evaluate every service.
 const OF_MUSTER: &str = r#"muster: builtins.removeAttrs muster [ "settings" ]"#;
-
-/// What makes up a system; the names avoid `outPath`, which Nix would print in place of the set.
-const SYSTEM_FACTS: &str = "s: { drv = s.drvPath; out = s.outPath; }";
 
 impl Flake {
     /// Locks the flake and lists what it describes; evaluates no system yet, and writes nothing.
@@ -228,7 +207,7 @@ impl Flake {
         self.warnings.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
-    fn note(&self, warnings: Vec<String>) {
+    pub(super) fn note(&self, warnings: Vec<String>) {
         let mut known = self.warnings.lock().unwrap_or_else(PoisonError::into_inner);
         for warning in warnings {
             let is_of_dirt = warning.starts_with("warning: Git tree") && warning.ends_with("is dirty");
@@ -245,10 +224,8 @@ impl Flake {
         apply: &str,
         limit: Duration,
     ) -> Result<Vec<u8>, NixError> {
-        let installable = format!("{}#{attribute}", self.pin.url());
-        let mut arguments = vec!["eval", "--json", NO_WRITE];
-        arguments.extend(self.arguments.iter().map(String::as_str));
-        arguments.extend([installable.as_str(), "--apply", apply]);
+        let arguments = self.eval_arguments(attribute, apply);
+        let arguments: Vec<&str> = arguments.iter().map(String::as_str).collect();
         match nix_noting(&arguments, limit).await {
             Ok(printed) => {
                 self.note(printed.warnings);
@@ -256,6 +233,14 @@ impl Flake {
             }
             Err(error) => Err(super::advice::advised(error, &self.reference, self.path.as_deref()).await),
         }
+    }
+
+    /// What `nix` is told to apply a function to an attribute of the locked tree.
+    pub(super) fn eval_arguments(&self, attribute: &str, apply: &str) -> Vec<String> {
+        let mut arguments: Vec<String> = ["eval", "--json", NO_WRITE].map(str::to_owned).to_vec();
+        arguments.extend(self.arguments.iter().cloned());
+        arguments.extend([format!("{}#{attribute}", self.pin.url()), "--apply".into(), apply.into()]);
+        arguments
     }
 
     /// Checks, at the end, that the tree is still the one that was read, where it could not be pinned.
@@ -273,7 +258,7 @@ impl Flake {
         }
     }
 
-    fn names(&self, class: Class) -> &BTreeSet<String> {
+    pub(super) fn names(&self, class: Class) -> &BTreeSet<String> {
         match class {
             Class::Nixos => &self.nixos,
             Class::Darwin => &self.darwin,
@@ -287,62 +272,6 @@ impl Flake {
 
     pub fn describes(&self, machine: &MachineName) -> bool {
         self.machines().any(|name| name == machine.as_str())
-    }
-
-    /// Evaluates one machine's system and checks that it may go to that machine (I6).
-    pub async fn evaluate(
-        &self,
-        machine: &MachineName,
-        class: Class,
-        system: &System,
-    ) -> Result<Evaluated, FlakeError> {
-        self.require_described(machine, class)?;
-        let attribute = attribute(machine, class);
-        let fail = |source| FlakeError::Evaluate {
-            reference: self.reference.clone(),
-            attribute: attribute.clone(),
-            source,
-        };
-        let printed = self.eval(&attribute, SYSTEM_FACTS, EVALUATION_LIMIT).await.map_err(fail)?;
-        let shape = |reason: String| FlakeError::Shape {
-            reference: self.reference.clone(),
-            attribute: attribute.clone(),
-            reason,
-        };
-        let facts: Facts = serde_json::from_slice(&printed).map_err(|error| shape(error.to_string()))?;
-        let derivation: StorePath = facts.drv.parse().map_err(|error| shape(format!("{error}")))?;
-        let derivation = derivation.require_derivation().map_err(|error| shape(error.to_string()))?;
-        let output = facts.out.parse().map_err(|error| shape(format!("{error}")))?;
-        // Asks the derivation itself, not the attribute `system`, which a flake may set freely.
-        let found = describe(&derivation).await.map_err(fail)?;
-        can_take((class, system), class, &found.system)
-            .map_err(|source| FlakeError::CannotTake { machine: machine.clone(), source })?;
-        Ok(Evaluated { class, system: found.system, derivation, output })
-    }
-
-    fn require_described(&self, machine: &MachineName, class: Class) -> Result<(), FlakeError> {
-        if self.names(class).contains(machine.as_str()) {
-            return Ok(());
-        }
-        let reference = self.reference.clone();
-        for other in Class::ALL {
-            if self.names(other).contains(machine.as_str()) {
-                return Err(FlakeError::OtherClass {
-                    reference,
-                    machine: machine.clone(),
-                    wanted: class,
-                    output: other.flake_output(),
-                });
-            }
-        }
-        let known: Vec<&str> = self.names(class).iter().map(String::as_str).take(20).collect();
-        let known = if known.is_empty() { "none".to_owned() } else { known.join(", ") };
-        Err(FlakeError::NotInFlake {
-            reference,
-            machine: machine.clone(),
-            output: class.flake_output(),
-            known,
-        })
     }
 
     /// An optional output; `null` if it is missing.
@@ -375,82 +304,5 @@ impl Flake {
                 reason: error.to_string(),
             }
         })
-    }
-}
-
-/// The attribute of a machine's system in a flake.
-pub fn attribute(machine: &MachineName, class: Class) -> String {
-    match class {
-        Class::Nixos => format!("nixosConfigurations.\"{machine}\".config.system.build.toplevel"),
-        Class::Darwin => format!("darwinConfigurations.\"{machine}\".system"),
-    }
-}
-
-/// What a derivation says about itself.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Described {
-    /// The Nix system that builds it.
-    pub system: System,
-    /// Every path that it makes.
-    pub outputs: Vec<String>,
-}
-
-/// Reads a derivation in this store.
-pub async fn describe(derivation: &StorePath) -> Result<Described, NixError> {
-    let path = derivation.as_str();
-    let printed = match nix(&["derivation", "show", path], EVALUATION_LIMIT).await {
-        // Before Nix 2.12 the command had another name.
-        Err(NixError::Failed(_)) => nix(&["show-derivation", path], EVALUATION_LIMIT).await?,
-        printed => printed?,
-    };
-    let format = |reason: String| NixError::Format { program: "nix derivation show", reason };
-    let value = serde_json::from_slice(&printed).map_err(|error| format(error.to_string()))?;
-    let (system, outputs) = described_in(&value).ok_or_else(|| format("it names no system".to_owned()))?;
-    Ok(Described { system: system.parse().map_err(|error| format(format!("{error}")))?, outputs })
-}
-
-/// The derivation's `system` and outputs, whether it is listed under its path or, in newer versions, under
-/// `derivations`, and whether output paths are absolute or relative to the store.
-#[doc(hidden)]
-pub fn described_in(value: &serde_json::Value) -> Option<(&str, Vec<String>)> {
-    let derivations = value.get("derivations").unwrap_or(value).as_object()?;
-    let derivation = derivations.values().find(|derivation| derivation.get("system").is_some())?;
-    let outputs = derivation.get("outputs").and_then(serde_json::Value::as_object);
-    let paths = outputs.into_iter().flat_map(|outputs| outputs.values()).filter_map(|output| {
-        let path = output.get("path")?.as_str()?;
-        Some(if path.starts_with('/') { path.to_owned() } else { format!("/nix/store/{path}") })
-    });
-    Some((derivation.get("system")?.as_str()?, paths.collect()))
-}
-
-/// The names and versions in a derivation's closure, or `None` if this store does not have it.
-pub async fn closure(derivation: &StorePath) -> Option<BTreeSet<String>> {
-    let limit = std::time::Duration::from_secs(60);
-    run("nix-store", &["--check-validity", derivation.as_str()], limit).await.ok()?;
-    let printed = run("nix-store", &["--query", "--requisites", derivation.as_str()], limit).await.ok()?;
-    let lines = String::from_utf8(printed).ok()?;
-    let paths = lines.lines().filter_map(|line| line.parse::<StorePath>().ok());
-    Some(paths.filter_map(|path| path.name().strip_suffix(".drv").map(str::to_owned)).collect())
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn both_forms_of_a_shown_derivation_are_read() {
-        let old = serde_json::json!({"/nix/store/x.drv": {
-            "system": "x86_64-linux", "new": 1, "outputs": {"out": {"path": "/nix/store/a-x"}}}});
-        let new = serde_json::json!({"version": 4, "derivations": {"x.drv": {
-            "system": "aarch64-darwin", "outputs": {"out": {"path": "a-x"}, "floating": {}}}}});
-        assert_eq!(described_in(&old), Some(("x86_64-linux", vec!["/nix/store/a-x".to_owned()])));
-        assert_eq!(described_in(&new), Some(("aarch64-darwin", vec!["/nix/store/a-x".to_owned()])));
-        assert_eq!(described_in(&serde_json::json!([])), None);
-    }
-
-    #[test]
-    fn names_are_quoted_in_attributes() {
-        let machine = "mac.local".parse().unwrap();
-        assert_eq!(attribute(&machine, Class::Darwin), "darwinConfigurations.\"mac.local\".system");
     }
 }

@@ -4,8 +4,8 @@
 /// A build's last lines, or a mistake in an inventory, take more than a few; longer messages are cut.
 const MAX_MESSAGE_LINES: usize = 16;
 const MAX_LINE: usize = 2000;
-/// The most warnings kept from one run, and the most characters of one.
-const MAX_WARNINGS: usize = 30;
+/// The most warnings kept from one run about one thing, and the most characters of one.
+pub const MAX_WARNINGS: usize = 30;
 const MAX_WARNING_LINES: usize = 6;
 
 /// The innermost `error:` of Nix's trace with its position, what git or ssh said before it, and which input
@@ -118,8 +118,8 @@ fn is_source(line: &str) -> bool {
     line.trim_start_matches(|c: char| c.is_ascii_digit()).starts_with('|')
 }
 
-/// Warnings by Nix and by the flake itself, each once, in whole paragraphs.
-pub fn warnings(stderr: &str) -> Vec<String> {
+/// The first warnings by Nix and by the flake itself, each once, in whole paragraphs.
+pub fn warnings(stderr: &str, most: usize) -> Vec<String> {
     const BEGIN: [&str; 4] = ["warning:", "evaluation warning:", "trace:", "Warning:"];
     // A warning ends where another of Nix's lines begins.
     const OTHER: [&str; 12] = [
@@ -141,7 +141,7 @@ pub fn warnings(stderr: &str) -> Vec<String> {
     let mut open = false;
     for line in plain.lines() {
         if BEGIN.iter().any(|begin| line.starts_with(begin)) {
-            open = kept.len() < MAX_WARNINGS;
+            open = kept.len() < most;
             if open {
                 let line =
                     line.strip_prefix("trace: ").filter(|rest| rest.starts_with("warning:")).unwrap_or(line);
@@ -269,7 +269,7 @@ mod tests {
                     path '/x' does not contain a 'flake.nix', searching up\nevaluation warning: y is old\n\
                     error: no\n";
         assert_eq!(
-            warnings(said),
+            warnings(said, MAX_WARNINGS),
             [
                 "warning: ignoring untrusted flake configuration setting 'extra-substituters'.\n\
                  Pass '--accept-flake-config' to trust it",
@@ -280,6 +280,6 @@ mod tests {
                  'path:./w'",
             ]
         );
-        assert_eq!(warnings("1\n"), Vec::<String>::new());
+        assert_eq!(warnings("1\n", MAX_WARNINGS), Vec::<String>::new());
     }
 }

@@ -3,11 +3,12 @@
 use std::process::Stdio;
 use std::time::Duration;
 
+use muster_protocol::ids::StorePath;
 use tokio::io::{AsyncRead, AsyncReadExt as _};
 use tokio::process::Command;
 
 pub use super::message::shorten;
-use super::message::warnings;
+use super::message::{MAX_WARNINGS, warnings};
 
 /// Evaluating nixpkgs for one machine takes seconds to minutes; an evaluation that takes this long hangs.
 pub const EVALUATION_LIMIT: Duration = Duration::from_secs(30 * 60);
@@ -47,6 +48,28 @@ async fn run_noting(
     variables: &[(&str, String)],
     limit: Duration,
 ) -> Result<Printed, NixError> {
+    let Ended { success, stdout, stderr } = run_to_end(program, arguments, variables, limit).await?;
+    if success {
+        Ok(Printed { stdout, warnings: warnings(&stderr, MAX_WARNINGS) })
+    } else {
+        Err(NixError::Failed(shorten(&stderr)))
+    }
+}
+
+/// How a program of Nix ended, and all that it printed.
+#[derive(Debug)]
+pub struct Ended {
+    pub success: bool,
+    pub stdout: Vec<u8>,
+    pub stderr: String,
+}
+
+async fn run_to_end(
+    program: &'static str,
+    arguments: &[&str],
+    variables: &[(&str, String)],
+    limit: Duration,
+) -> Result<Ended, NixError> {
     let start = |source: std::io::Error| match source.kind() {
         std::io::ErrorKind::NotFound => NixError::Missing { program },
         _ => NixError::Start { program, source },
@@ -69,11 +92,8 @@ async fn run_noting(
         .await
         .map_err(|_| NixError::TooLong { program, limit })?
         .map_err(start)?;
-    if status.success() {
-        Ok(Printed { stdout, warnings: warnings(&String::from_utf8_lossy(&stderr)) })
-    } else {
-        Err(NixError::Failed(shorten(&String::from_utf8_lossy(&stderr))))
-    }
+    let stderr = String::from_utf8_lossy(&stderr).into_owned();
+    Ok(Ended { success: status.success(), stdout, stderr })
 }
 
 /// Runs `nix` with the features that flakes need, whatever nix.conf says.
@@ -101,6 +121,36 @@ pub async fn nix_noting(arguments: &[&str], limit: Duration) -> Result<Printed, 
     run_noting("nix", &[FEATURES, arguments].concat(), &[], limit).await
 }
 
+/// The same, whether it succeeds or not, with environment variables of its own.
+pub async fn nix_to_end(
+    arguments: &[&str],
+    variables: &[(&str, String)],
+    limit: Duration,
+) -> Result<Ended, NixError> {
+    run_to_end("nix", &[FEATURES, arguments].concat(), variables, limit).await
+}
+
+/// The paths in groups that fit in one command line each; macOS allows the fewest bytes, 1 MiB with the
+/// environment.
+pub fn in_command_lines(paths: &[StorePath]) -> Vec<&[StorePath]> {
+    const MOST_BYTES: usize = 512 * 1024;
+    let mut groups = Vec::new();
+    let (mut begin, mut bytes) = (0, 0);
+    for (at, path) in paths.iter().enumerate() {
+        // With its terminator and its pointer.
+        let more = path.as_str().len() + 9;
+        if bytes + more > MOST_BYTES {
+            groups.push(&paths[begin..at]);
+            (begin, bytes) = (at, 0);
+        }
+        bytes += more;
+    }
+    if begin < paths.len() {
+        groups.push(&paths[begin..]);
+    }
+    groups
+}
+
 async fn read_bounded(stream: Option<impl AsyncRead + Unpin>) -> std::io::Result<Vec<u8>> {
     let mut bytes = Vec::new();
     if let Some(stream) = stream {
@@ -120,6 +170,17 @@ mod tests {
     async fn a_missing_program_is_named() {
         let missing = run("no-such-program-of-nix", &[], EVALUATION_LIMIT).await.unwrap_err();
         assert_eq!(missing.to_string(), "there is no `no-such-program-of-nix` on PATH");
+    }
+
+    #[test]
+    fn many_paths_are_split_so_that_a_command_line_takes_them() {
+        let path = |n: usize| format!("/nix/store/{}-x{n}.drv", "0".repeat(32)).parse().unwrap();
+        let paths: Vec<StorePath> = (0..20_000).map(path).collect();
+        assert!(in_command_lines(&[]).is_empty());
+        assert_eq!(in_command_lines(&paths[..1000]).len(), 1);
+        let groups = in_command_lines(&paths);
+        assert!(groups.len() > 1 && groups.iter().all(|group| !group.is_empty()), "{}", groups.len());
+        assert_eq!(groups.concat(), paths);
     }
 
     #[tokio::test]

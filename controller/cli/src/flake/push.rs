@@ -6,14 +6,12 @@ use std::time::Duration;
 use muster_protocol::ids::StorePath;
 
 use super::gate::{Cache, Gate, Trouble, Way};
-use super::nix::{NixError, nix_here};
+use super::nix::{NixError, in_command_lines, nix_here};
 
 /// The time limit of one push; a closure of sources is at most a few gigabytes.
 const PUSH_LIMIT: Duration = Duration::from_secs(6 * 3600);
 /// The time limit for fetching one derivation and its sources, whatever the controller does.
 const FETCH_LIMIT: Duration = Duration::from_secs(30 * 60);
-/// How many paths one `nix copy` is given, to keep the argument list short.
-const PATHS_AT_ONCE: usize = 200;
 
 #[derive(Debug, thiserror::Error)]
 pub enum PushError {
@@ -61,7 +59,7 @@ impl PushError {
 pub async fn push(derivations: &[StorePath], cache: &Cache) -> Result<(), PushError> {
     let gate = Gate::open(cache, Way::Push).await.map_err(PushError::Gate)?;
     let store = format!("{}?compression=zstd", gate.url());
-    for paths in derivations.chunks(PATHS_AT_ONCE) {
+    for paths in in_command_lines(derivations) {
         let copied = copy(&gate, &["--to", &store], paths, PUSH_LIMIT).await;
         copied.map_err(|error| explained(gate.trouble(), error, PushError::Copy))?;
     }

@@ -4,10 +4,11 @@
 use std::collections::BTreeMap;
 use std::time::Duration;
 
-use futures_util::{StreamExt as _, stream};
 use muster_protocol::machine::{Class, System};
+use serde_json::Value;
 
 use super::discover::Found;
+use super::each::Question;
 use super::evaluate::Flake;
 use super::nix::NixError;
 use super::text::nix_string;
@@ -66,42 +67,25 @@ impl Flake {
 /// Each machine's system, or why it is unknown.
 type Systems = BTreeMap<String, Result<System, String>>;
 
-/// Evaluates the systems of machines of one class in one Nix run; if that fails, one by one, so that a
-/// mistake is reported for the machine that has it.
 async fn systems(flake: &Flake, class: Class, names: &[String], jobs: usize) -> Systems {
-    if names.is_empty() {
-        return Systems::new();
-    }
-    if let Ok(systems) = ask(flake, class, names).await {
-        return systems;
-    }
-    let each = stream::iter(names).map(|name| async move {
-        let alone = std::slice::from_ref(name);
-        let system = ask(flake, class, alone).await.map(|mut systems| systems.remove(name));
-        match system {
-            Ok(Some(system)) => (name.clone(), system),
-            Ok(None) => (name.clone(), Err("it says no system".to_owned())),
-            Err(error) => (name.clone(), Err(error.to_string())),
-        }
+    let question = Question { output: class.flake_output(), function: SYSTEM_OF, limit: SYSTEM_LIMIT };
+    let alone = |name: String| async move { ask(flake, class, &name).await };
+    let asked: Vec<&str> = names.iter().map(String::as_str).collect();
+    let values = flake.eval_each(&question, &asked, jobs, (alone, |_| {})).await;
+    let each = names.iter().cloned().zip(values).map(|(name, value)| {
+        let system = match value {
+            Ok(Value::String(system)) => system.parse().map_err(|error| format!("{error}")),
+            Ok(_) => Err("it says no system".to_owned()),
+            Err(error) => Err(error.to_string()),
+        };
+        (name, system)
     });
-    each.buffer_unordered(jobs.max(1)).collect().await
+    each.collect()
 }
 
-async fn ask(flake: &Flake, class: Class, names: &[String]) -> Result<Systems, NixError> {
-    let wanted: Vec<String> = names.iter().map(|name| nix_string(name)).collect();
-    let apply = format!(
-        "all: builtins.listToAttrs (map (name: {{ inherit name; value = ({SYSTEM_OF}) all.${{name}}; }}) [ \
-         {} ])",
-        wanted.join(" ")
-    );
+async fn ask(flake: &Flake, class: Class, name: &str) -> Result<Value, NixError> {
+    let apply = format!("all: ({SYSTEM_OF}) all.${{{}}}", nix_string(name));
     let printed = flake.eval(class.flake_output(), &apply, SYSTEM_LIMIT).await?;
-    let systems: BTreeMap<String, Option<String>> = serde_json::from_slice(&printed)
-        .map_err(|error| NixError::Format { program: "nix", reason: error.to_string() })?;
-    Ok(systems
-        .into_iter()
-        .map(|(name, system)| {
-            let system = system.ok_or_else(|| "it says no system".to_owned());
-            (name, system.and_then(|system| system.parse().map_err(|error| format!("{error}"))))
-        })
-        .collect())
+    serde_json::from_slice(&printed)
+        .map_err(|error| NixError::Format { program: "nix", reason: error.to_string() })
 }

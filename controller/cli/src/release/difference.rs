@@ -3,7 +3,7 @@
 use muster_protocol::packages::{self, Changes};
 use muster_protocol::target::Target;
 
-use crate::flake::evaluate;
+use crate::flake::derivations::Derivations;
 
 const SHOWN: usize = 12;
 
@@ -41,16 +41,24 @@ impl Difference {
     }
 }
 
-/// Compares a new target with the last, including packages if both closures are in this store.
-pub async fn between(old: Option<&Target>, new: &Target) -> Difference {
-    let mut difference = terms(old, new);
-    if let (Difference::System(packages), Some(old)) = (&mut difference, old) {
-        let closures = tokio::join!(evaluate::closure(&old.derivation), evaluate::closure(&new.derivation));
-        if let (Some(old), Some(new)) = closures {
-            *packages = Some(packages::changes(&old, &new));
+/// Compares each new target with the last, including packages if both closures are in this store.
+pub async fn between(pairs: &[(Option<&Target>, &Target)], derivations: &mut Derivations) -> Vec<Difference> {
+    let terms: Vec<Difference> = pairs.iter().map(|(old, new)| terms(*old, new)).collect();
+    let changed = terms.iter().zip(pairs).filter_map(|(difference, (old, new))| match (difference, old) {
+        (Difference::System(_), Some(old)) => Some([&old.derivation, &new.derivation]),
+        _ => None,
+    });
+    let changed: Vec<_> = changed.flatten().collect();
+    derivations.prepare(&changed).await;
+    let each = terms.into_iter().zip(pairs).map(|(difference, (old, new))| match (difference, old) {
+        (Difference::System(_), Some(old)) => {
+            let old = derivations.names(&old.derivation);
+            let new = derivations.names(&new.derivation);
+            Difference::System(old.zip(new).map(|(old, new)| packages::changes(&old, &new)))
         }
-    }
-    difference
+        (other, _) => other,
+    });
+    each.collect()
 }
 
 /// Compares the terms only; [`packages`] compares packages.

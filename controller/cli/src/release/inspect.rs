@@ -12,8 +12,9 @@ use muster_protocol::shown;
 use muster_protocol::target::{HealthCheck, Probe};
 use muster_protocol::tuf::repository::{CheckedPublication, root_names};
 
-use super::difference;
+use super::difference::{self, Difference};
 use crate::api::client::Api;
+use crate::flake::derivations::Derivations;
 use crate::trust::roots::Trusted;
 
 use crate::terminal::count::count;
@@ -59,8 +60,12 @@ pub async fn tell(
             tell_root(trusted, next, &root_names(root.as_bytes()));
         }
         (Checked::Generations(generations), _) => {
-            for generation in generations {
-                for line in lines(generation, current).await {
+            let new = generations.iter().map(|checked| &checked.target);
+            let pairs: Vec<_> =
+                new.map(|new| (current.of(&new.machine).map(|old| &old.target), new)).collect();
+            let differences = difference::between(&pairs, &mut Derivations::default()).await;
+            for (generation, difference) in generations.iter().zip(&differences) {
+                for line in lines(generation, current, difference) {
                     say!("{line}");
                 }
             }
@@ -80,7 +85,7 @@ pub async fn tell(
 }
 
 /// One generation, and how it differs from what the machine has.
-async fn lines(checked: &CheckedPublication, current: &Current) -> Vec<String> {
+fn lines(checked: &CheckedPublication, current: &Current, difference: &Difference) -> Vec<String> {
     let target = &checked.target;
     let mut lines = vec![format!(
         "{} ({}, {}) generation {}",
@@ -97,7 +102,7 @@ async fn lines(checked: &CheckedPublication, current: &Current) -> Vec<String> {
         (None, Some(_)) => line("in the place of", "nothing: it is the first".into()),
         (None, None) => line("in the place of", "not known here".into()),
     }
-    let (summary, more) = difference::between(old.map(|old| &old.target), target).await.describe();
+    let (summary, more) = difference.describe();
     line("that is", summary.to_owned());
     for change in more {
         line("", change);

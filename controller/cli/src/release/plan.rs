@@ -1,7 +1,8 @@
 //! Each machine's next generation: evaluated, and compared with what was published last.
 
+use std::cell::Cell;
+
 use anyhow::{Context as _, Result};
-use futures_util::StreamExt as _;
 use muster_protocol::clock::{Clock as _, SystemClock};
 use muster_protocol::ids::Generation;
 use muster_protocol::machine::System;
@@ -13,8 +14,11 @@ use super::difference::{self, Difference};
 use super::left_out::Failed;
 use super::renewal::{self, Renewal};
 use super::terms::terms_of;
-use crate::flake::evaluate::{Evaluated, Flake};
+use crate::flake::derivations::Derivations;
+use crate::flake::evaluate::Flake;
+use crate::flake::machines::{Evaluated, Wanted};
 use crate::flake::notes::unsigned;
+use crate::terminal::count::count;
 use crate::terminal::error::WithHint as _;
 use crate::terminal::spinner::Spinner;
 use crate::trust::roots::Trusted;
@@ -35,7 +39,7 @@ pub struct Request<'a> {
     pub message: Option<&'a str>,
     /// How many days before its end a signature counts as ending soon.
     pub refresh_days: u32,
-    /// How many machines are evaluated at once.
+    /// How many Nix processes evaluate at once.
     pub jobs: u8,
 }
 
@@ -48,43 +52,61 @@ impl Request<'_> {
         trusted: &Trusted,
         progress: &Spinner,
     ) -> (Vec<Planned>, Vec<Failed>) {
-        let each = counted.iter().map(|&(view, generation)| async move {
-            progress.set_message(format!("evaluating {}", view.machine));
-            let planned = async {
-                let evaluated =
-                    flake.evaluate(&view.machine, view.class, &view.system).await.map_err(unsigned)?;
-                self.plan_one(flake, (view, generation), &evaluated, trusted).await
-            };
-            planned.await.map_err(|error| Failed { machine: view.machine.clone(), error })
+        let all = count(counted.len(), "machine", "machines");
+        progress.set_message(format!("evaluating {all}"));
+        let done = Cell::new(0);
+        let told = |more| {
+            done.set(done.get() + more);
+            progress.set_message(format!("evaluating {all}: {} done", done.get()));
+        };
+        let wanted = counted.iter().map(|&(view, _)| Wanted {
+            machine: &view.machine,
+            class: view.class,
+            system: &view.system,
         });
-        let made: Vec<Result<Planned, Failed>> =
-            futures_util::stream::iter(each).buffered(usize::from(self.jobs)).collect().await;
-        let (mut planned, mut failed) = (Vec::new(), Vec::new());
-        for one in made {
-            match one {
-                Ok(plan) => planned.push(plan),
-                Err(error) => failed.push(error),
+        let wanted: Vec<Wanted<'_>> = wanted.collect();
+        let mut derivations = Derivations::default();
+        let evaluated = flake.evaluate(&wanted, &mut derivations, usize::from(self.jobs), told).await;
+        let (mut targets, mut failed) = (Vec::new(), Vec::new());
+        for (&(view, generation), evaluated) in counted.iter().zip(evaluated) {
+            let target = evaluated.map_err(unsigned).and_then(|evaluated| {
+                let target = self.target(flake, (view, generation), evaluated)?;
+                Ok((view, target))
+            });
+            match target {
+                Ok(target) => targets.push(target),
+                Err(error) => failed.push(Failed { machine: view.machine.clone(), error }),
             }
         }
-        (planned, failed)
+        progress.set_message("comparing with what is published");
+        let pairs: Vec<_> = targets
+            .iter()
+            .map(|(view, target)| (view.published.as_ref().map(|last| &last.target), target))
+            .collect();
+        let differences = difference::between(&pairs, &mut derivations).await;
+        let now = SystemClock::new().unix_seconds();
+        let planned = targets.into_iter().zip(differences).map(|((view, target), difference)| {
+            let last = view.published.as_ref();
+            let renewal = last.and_then(|last| renewal::wanted(last, &trusted.root, now, self.refresh_days));
+            Planned { target, system: view.system.clone(), difference, renewal }
+        });
+        (planned.collect(), failed)
     }
 
-    async fn plan_one(
+    fn target(
         &self,
         flake: &Flake,
         (view, generation): (&MachineView, Generation),
-        evaluated: &Evaluated,
-        trusted: &Trusted,
-    ) -> Result<Planned> {
+        evaluated: Evaluated,
+    ) -> Result<Target> {
         let terms = terms_of(flake, &view.machine)?;
-        let last = view.published.as_ref();
         let target = Target {
             machine: view.machine.clone(),
             class: view.class,
             generation,
-            system: evaluated.system.clone(),
-            derivation: evaluated.derivation.clone(),
-            output: evaluated.output.clone(),
+            system: evaluated.system,
+            derivation: evaluated.derivation,
+            output: evaluated.output,
             action: terms.action,
             deadline_seconds: terms.deadline_seconds,
             checks: terms.checks,
@@ -98,9 +120,6 @@ impl Request<'_> {
             .check()
             .with_context(|| format!("muster.machines.{} of {}", view.machine, flake.reference))
             .hint("correct it in the flake and run the command again")?;
-        let difference = difference::between(last.map(|last| &last.target), &target).await;
-        let now = SystemClock::new().unix_seconds();
-        let renewal = last.and_then(|last| renewal::wanted(last, &trusted.root, now, self.refresh_days));
-        Ok(Planned { target, system: view.system.clone(), difference, renewal })
+        Ok(target)
     }
 }

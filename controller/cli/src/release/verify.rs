@@ -5,27 +5,39 @@
 
 use anyhow::{Context as _, Result, anyhow};
 use muster_protocol::evaluation::Evaluation;
-use muster_protocol::ids::MachineName;
+use muster_protocol::ids::{MachineName, StorePath};
 use muster_protocol::policy::Policy;
 use muster_protocol::target::Target;
 
 use super::inspect::settings;
 use super::terms::terms_of;
-use crate::flake::evaluate::{self, Flake, Lock};
+use crate::flake::derivations::{Derivations, Described};
+use crate::flake::evaluate::{Flake, Lock};
+use crate::flake::machines::Wanted;
 use crate::flake::notes::{tell_of, unsigned};
 use crate::flake::options::Options;
 use crate::terminal::error::WithHint as _;
 
-/// Compares the derivation itself with the draft.
-pub async fn against_derivation(target: &Target) -> Result<()> {
+/// How many Nix processes evaluate at once.
+const JOBS: usize = 2;
+
+/// Compares the derivations themselves with the draft.
+pub async fn against_derivations(targets: &[&Target]) -> Result<()> {
+    let paths: Vec<StorePath> = targets.iter().map(|target| target.derivation.clone()).collect();
+    let described = Derivations::default().described(&paths).await;
+    targets.iter().zip(described).try_for_each(|(target, described)| {
+        let described = described
+            .with_context(|| format!("the derivation for {} cannot be looked into", target.machine))
+            .hint(
+                "run this where the derivation can be had, or give --unseen if you know by other means what \
+                 it does",
+            )?;
+        against_derivation(target, &described)
+    })
+}
+
+fn against_derivation(target: &Target, described: &Described) -> Result<()> {
     let machine = &target.machine;
-    let described = evaluate::describe(&target.derivation)
-        .await
-        .with_context(|| format!("the derivation for {machine} cannot be looked into"))
-        .hint(
-            "run this where the derivation can be had, or give --unseen if you know by other means what it \
-             does",
-        )?;
     if !described.outputs.iter().any(|output| output == target.output.as_str()) {
         return Err(anyhow!(
             "{} makes {}, and the draft for {machine} says {}",
@@ -52,8 +64,16 @@ pub async fn against_flake(reference: &str, options: &Options, targets: &[&Targe
     let flake = Flake::open_with(reference, options, Lock::Keep).await.map_err(unsigned)?;
     for target in targets {
         require_same_options(&target.machine, &target.evaluation, flake.evaluation())?;
-        let evaluated =
-            flake.evaluate(&target.machine, target.class, &target.system).await.map_err(unsigned)?;
+    }
+    let wanted = targets.iter().copied().map(|target| Wanted {
+        machine: &target.machine,
+        class: target.class,
+        system: &target.system,
+    });
+    let wanted: Vec<Wanted<'_>> = wanted.collect();
+    let evaluated = flake.evaluate(&wanted, &mut Derivations::default(), JOBS, |_| {}).await;
+    for (target, evaluated) in targets.iter().zip(evaluated) {
+        let evaluated = evaluated.map_err(unsigned)?;
         let terms = terms_of(&flake, &target.machine)?;
         let mut differs = Vec::new();
         let mut compare = |what: &str, drafted: String, flake: String| {

@@ -11,7 +11,7 @@ use clap::Args;
 use muster_protocol::api::{OPERATOR_DRAFTS, OPERATOR_MACHINES, OPERATOR_SESSION};
 use muster_protocol::clock::{Clock as _, SystemClock};
 use muster_protocol::draft::{Checked, Draft, DraftView, Drafted};
-use muster_protocol::ids::Generation;
+use muster_protocol::ids::{Generation, StorePath};
 use muster_protocol::keys::PublicKey;
 use muster_protocol::operator::{MachineView, Session};
 use muster_protocol::target::Target;
@@ -19,7 +19,7 @@ use muster_protocol::tuf::repository::CheckedPublication;
 
 use crate::api::client::Api;
 use crate::config::Config;
-use crate::flake::evaluate;
+use crate::flake::derivations;
 use crate::flake::options::Options;
 use crate::flake::push;
 use crate::keys::signers::KeySource;
@@ -194,18 +194,16 @@ impl Sign {
             }
             None => None,
         };
-        for target in targets {
-            let held = evaluate::closure(&target.derivation).await.is_some();
-            if let (false, Some(cache)) = (held, &cache) {
-                let fetched = push::fetch(&target.derivation, cache).await;
-                fetched.map_err(|error| {
-                    let hint = error.hint();
-                    anyhow!(error).context(Hint(hint.to_owned()))
-                })?;
-            }
-            verify::against_derivation(target).await?;
+        let wanted: Vec<StorePath> = targets.iter().map(|target| target.derivation.clone()).collect();
+        let held = derivations::valid(&wanted).await.unwrap_or_default();
+        for derivation in wanted.iter().filter(|derivation| !held.contains(derivation)) {
+            let Some(cache) = &cache else { break };
+            push::fetch(derivation, cache).await.map_err(|error| {
+                let hint = error.hint();
+                anyhow!(error).context(Hint(hint.to_owned()))
+            })?;
         }
-        Ok(())
+        verify::against_derivations(&targets).await
     }
 }
 

@@ -74,7 +74,7 @@ pub struct Update {
     /// Sign numbers up to this one, also where they are far above what was seen signed
     #[arg(long, value_name = "GENERATION")]
     jump_to: Option<Generation>,
-    /// How many machines are evaluated at once
+    /// How many Nix processes evaluate at once, each as many machines as its memory allows
     #[arg(long, default_value_t = 2, value_parser = clap::value_parser!(u8).range(1..=64))]
     jobs: u8,
     /// Go on with the others where a machine's system cannot be made; the exit code is 1 then, too

@@ -1,4 +1,5 @@
-//! What the agent reads from a `.drv` file: its outputs, its platform, and whether it matches its name.
+//! What is read from a `.drv` file: its outputs, its platform, what it is built from, and whether it matches
+//! its name. Pure.
 //!
 //! The file's format has been the same since Nix 1.0 (`Derive(outputs, inputs, sources, platform, …)`), while
 //! the JSON of `nix show-derivation` has changed its name and its keys.
@@ -7,16 +8,17 @@ use std::collections::BTreeSet;
 use std::iter::Peekable;
 use std::str::Chars;
 
-use muster_protocol::ids::{Sha256, StorePath, nix_base32_of};
+use crate::ids::{Sha256, StorePath, nix_base32_of};
 
 /// The part of a derivation that decides whether it may be built here.
 #[derive(Debug, PartialEq, Eq)]
 pub struct Derivation {
     /// The paths of its outputs; empty where they are known only after building.
     pub outputs: Vec<String>,
+    /// The Nix system that builds it.
     pub platform: String,
     /// The derivations and sources that it is built from.
-    references: BTreeSet<String>,
+    pub references: BTreeSet<String>,
 }
 
 /// An ATerm value, as far as derivations use them.
