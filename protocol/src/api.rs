@@ -27,6 +27,10 @@ pub const CACHE: &str = "/cache";
 pub const OPERATOR_SESSION: &str = "/v1/operator/session";
 /// `GET`: every machine; `POST`: [`crate::operator::AddMachine`].
 pub const OPERATOR_MACHINES: &str = "/v1/operator/machines";
+/// `GET`: what a list shows of every machine ([`crate::operator::MachineSummary`]).
+pub const OPERATOR_SUMMARIES: &str = "/v1/operator/machines?fields=summary";
+/// `POST`: [`crate::operator::AddMachines`].
+pub const OPERATOR_INVITATIONS: &str = "/v1/operator/invitations";
 /// `GET`: waits for a change of the fleet ([`crate::operator::Changes`]).
 pub const OPERATOR_CHANGES: &str = "/v1/operator/changes";
 /// `GET` and `POST`: drafts ([`crate::draft`]).

@@ -152,6 +152,23 @@ pub struct AddMachine {
     pub replace: bool,
 }
 
+/// `POST /v1/operator/invitations`: new machines, or new tokens for known ones; all of them or none.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct AddMachines {
+    /// Each machine once; at least one, and at most [`MAX_ADDED`].
+    pub machines: Vec<AddMachine>,
+}
+
+/// The most machines in one [`AddMachines`].
+pub const MAX_ADDED: usize = 1000;
+
+/// The reply to [`AddMachines`].
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct MachinesAdded {
+    /// How many machines may enrol now.
+    pub added: usize,
+}
+
 /// `POST /v1/operator/machines/NAME/generations`: one signed generation, as the bytes that were signed.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Publication {
@@ -312,6 +329,108 @@ impl MachineView {
     }
 }
 
+/// What `GET /v1/operator/machines?fields=summary` gives of each machine: the part of a [`MachineView`] that a
+/// list shows, in the same form. A controller that does not know `fields` gives all of it, which reads as
+/// well.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct MachineSummary {
+    /// Its name in the flake.
+    pub machine: MachineName,
+    /// The class it was invited as.
+    pub class: Class,
+    /// Whether it may talk to the controller.
+    pub standing: Standing,
+    /// How it is doing.
+    pub condition: Condition,
+    /// The latest generation published for it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub published: Option<PublishedSummary>,
+    /// The confirmed generation that it runs.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub runs: Option<RunsSummary>,
+    /// Its phase, by its last check-in.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub phase: Option<Phase>,
+    /// The generation that `phase` is about.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub phase_generation: Option<Generation>,
+    /// What it is waiting for, or what is wrong, in its own words.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub note: Option<String>,
+    /// The kind of the last reply it refused, until it accepts one.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub refused: Option<Attack>,
+    /// The attack it refused and that has not ended, as far as it has reported it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub attack: Option<AttackView>,
+    /// The controller has seen more than one machine with this key.
+    #[serde(default, skip_serializing_if = "is_false")]
+    pub clone_alarm: bool,
+    /// Since when, in Unix milliseconds.
+    #[serde(default, skip_serializing_if = "Option::is_none", deserialize_with = "bounded::some_time")]
+    pub clone_alarm_at: Option<UnixMillis>,
+    /// Failed units, pending reboots and pauses, by its last check-in.
+    #[serde(default, skip_serializing_if = "Health::is_empty")]
+    pub health: Health,
+    /// When it last checked in, in Unix milliseconds of the controller's clock.
+    #[serde(default, skip_serializing_if = "Option::is_none", deserialize_with = "bounded::some_time")]
+    pub last_seen: Option<UnixMillis>,
+}
+
+/// The part of a [`Published`] that a list shows.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct PublishedSummary {
+    /// What was signed.
+    pub target: TargetSummary,
+    /// When the operators' signatures expire, in Unix seconds.
+    #[serde(deserialize_with = "bounded::seconds")]
+    pub expires: i64,
+}
+
+/// The part of a [`Target`] that a list shows.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct TargetSummary {
+    /// Its number.
+    pub generation: Generation,
+}
+
+/// The part of [`Runs`] that a list shows.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct RunsSummary {
+    /// The confirmed generation that the running system is, if any.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub generation: Option<Generation>,
+}
+
+impl From<MachineView> for MachineSummary {
+    fn from(view: MachineView) -> Self {
+        Self {
+            machine: view.machine,
+            class: view.class,
+            standing: view.standing,
+            condition: view.condition,
+            published: view.published.map(|published| PublishedSummary {
+                target: TargetSummary { generation: published.target.generation },
+                expires: published.expires,
+            }),
+            runs: view.runs.map(|runs| RunsSummary { generation: runs.generation }),
+            phase: view.phase,
+            phase_generation: view.phase_generation,
+            note: view.note,
+            refused: view.refused,
+            attack: view.attack,
+            clone_alarm: view.clone_alarm,
+            clone_alarm_at: view.clone_alarm_at,
+            health: view.health,
+            last_seen: view.last_seen,
+        }
+    }
+}
+
+fn is_false(it: &bool) -> bool {
+    !it
+}
+
 /// The number of the next generation in the root's epoch: above what is published, and above what the
 /// machine says it holds. After the controller was restored from a backup, the machine knows numbers that
 /// the controller does not, and refuses to go back. Other epochs do not count.
@@ -470,6 +589,30 @@ mod tests {
         assert!(!signed(&[alice, alice]).is_signed_by(&[alice, bob], 2), "one key counts once");
         assert!(signed(&[]).is_signed_by(&[alice], 1), "published by version 0.1");
         assert!(!signed(&[]).is_signed_by(&[bob], 1));
+    }
+
+    #[test]
+    fn a_summary_is_read_from_a_whole_view_and_from_itself() {
+        let view = serde_json::json!({
+            "machine": "tin", "class": "nixos", "system": "x86_64-linux", "tags": ["a"],
+            "standing": "enrolled", "condition": "degraded", "clone_alarm": true, "clone_alarm_at": 7,
+            "published": {
+                "at": 1, "by": SecretKey::generate().unwrap().public(), "expires": 9,
+                "target": {
+                    "machine": "tin", "class": "nixos", "generation": 3, "system": "x86_64-linux",
+                    "derivation": "/nix/store/0c0bm0n2hg4kd2x7q2g5p1l1c4cx8kpl-system.drv",
+                    "output": "/nix/store/1c0bm0n2hg4kd2x7q2g5p1l1c4cx8kpl-system",
+                },
+            },
+            "runs": {"running": "/nix/store/1c0bm0n2hg4kd2x7q2g5p1l1c4cx8kpl-system", "generation": 2},
+            "phase": "building", "phase_generation": 3, "note": "x", "refused": null, "last_seen": 5,
+            "holds": {}, "health": {"degraded": ["x.service"]},
+        });
+        let whole: MachineView = serde_json::from_value(view.clone()).unwrap();
+        let summary = MachineSummary::from(whole);
+        assert_eq!(serde_json::from_value::<MachineSummary>(view).unwrap(), summary);
+        let written = serde_json::to_value(&summary).unwrap();
+        assert_eq!(serde_json::from_value::<MachineSummary>(written).unwrap(), summary);
     }
 
     #[test]

@@ -106,6 +106,33 @@ fn a_plain_flake_is_read_as_it_is() {
 }
 
 #[test]
+fn those_that_fail_among_many_are_notes_whatever_the_names() {
+    let flake = Flake::new(
+        r#"{
+            nixosConfigurations = builtins.listToAttrs (builtins.genList (n: {
+                name = "m${toString n}";
+                value.config.nixpkgs.hostPlatform.system = "x86_64-linux";
+            }) 60) // {
+                m3.config = { }.nothing;
+                m41.config = abort "no more";
+                "me@host".config.nixpkgs.hostPlatform.system = "aarch64-linux";
+                "a\"b\${c}\\".config.nixpkgs.hostPlatform.system = "aarch64-linux";
+            };
+        }"#,
+    );
+    let machines = flake.list(&[]);
+    let named = |name: &str| machines.iter().find(|found| found["machine"] == name).unwrap();
+    assert_eq!((named("me@host")["system"].as_str(), machines.len()), (Some("aarch64-linux"), 62));
+    assert_eq!(named("a\"b${c}\\")["system"], "aarch64-linux");
+    for (name, why) in [("m3", "attribute 'nothing' missing"), ("m41", "no more")] {
+        let note = named(name)["notes"][0].as_str().unwrap();
+        assert!(note.starts_with("its system is not known: ") && note.contains(why), "{note}");
+    }
+    let unknown = machines.iter().filter(|found| found["system"].is_null()).count();
+    assert_eq!(unknown, 2, "{machines:?}");
+}
+
+#[test]
 fn one_machine_that_fails_is_a_note_and_the_others_are_listed() {
     let flake = Flake::new(
         r#"{

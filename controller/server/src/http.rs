@@ -84,6 +84,7 @@ pub fn router(app: Shared) -> Router {
         .route(api::OPERATOR_SESSION, post(session::session))
         .route(api::OPERATOR_CHANGES, get(changes::changes))
         .route(of_machines, get(machines::list).post(machines::add))
+        .route(api::OPERATOR_INVITATIONS, post(machines::add_all))
         .route(&format!("{of_machines}/{{name}}"), get(machines::show))
         .route(&format!("{of_machines}/{{name}}/revoke"), post(machines::revoke))
         .route(&format!("{of_machines}/{{name}}/generations"), post(publish::publish))

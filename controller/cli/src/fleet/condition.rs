@@ -2,13 +2,13 @@
 //! one printed line.
 
 use muster_protocol::clock::UnixMillis;
-use muster_protocol::operator::{Condition, MachineView, Standing};
+use muster_protocol::operator::{Condition, MachineSummary, Standing};
 use muster_protocol::report::Attack;
 
 use crate::terminal::table;
 
 /// Everything that looks like an attack, readable without colour: a name, and what to know and do.
-pub fn dangers(view: &MachineView, now: i64) -> Vec<(&'static str, String)> {
+pub fn dangers(view: &MachineSummary, now: i64) -> Vec<(&'static str, String)> {
     let mut dangers = Vec::new();
     if let Some(attack) = &view.attack {
         dangers.push((
@@ -41,7 +41,7 @@ pub fn dangers(view: &MachineView, now: i64) -> Vec<(&'static str, String)> {
 }
 
 /// What ends an attack, and what to look into.
-fn end_of(attack: Attack, view: &MachineView) -> String {
+fn end_of(attack: Attack, view: &MachineSummary) -> String {
     match attack {
         Attack::FastForward => {
             "the machine is untouched and took no number so far above its own; it ends by itself once what \
@@ -62,9 +62,9 @@ fn end_of(attack: Attack, view: &MachineView) -> String {
 }
 
 /// The machines that are shown, and how many are hidden: removed and revoked ones, unless `all` is set.
-pub fn members(mut machines: Vec<MachineView>, all: bool) -> (Vec<MachineView>, usize) {
+pub fn members<T>(mut machines: Vec<T>, standing: impl Fn(&T) -> Standing, all: bool) -> (Vec<T>, usize) {
     let before = machines.len();
-    machines.retain(|view| all || view.standing != Standing::Revoked);
+    machines.retain(|view| all || standing(view) != Standing::Revoked);
     let gone = before - machines.len();
     (machines, gone)
 }
@@ -76,7 +76,7 @@ pub fn tell_of_gone(gone: usize) {
 }
 
 /// What is wrong or awaited, briefly.
-pub fn note(view: &MachineView) -> String {
+pub fn note(view: &MachineSummary) -> String {
     let mut parts = Vec::new();
     if view.clone_alarm {
         parts.push("CLONE: somebody else holds this machine's key".to_owned());

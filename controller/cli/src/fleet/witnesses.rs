@@ -23,10 +23,7 @@ pub fn keep(config: &Config, machine: &MachineName, witness: &Witness) -> Result
     let path = path(config, machine);
     let folder = config.path(FOLDER.as_ref());
     fs::create_dir_all(&folder).with_context(|| format!("cannot write {}", folder.display()))?;
-    let new = path.with_added_extension("new");
-    let _ = fs::remove_file(&new);
-    keyfile::write_private(&new, &witness.to_text())?;
-    fs::rename(&new, &path).with_context(|| format!("cannot write {}", path.display()))
+    keyfile::replace_private(&path, &witness.to_text())
 }
 
 /// `None` if another operator, or an earlier version, made the token.

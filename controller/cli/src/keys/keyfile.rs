@@ -80,6 +80,14 @@ pub fn write_private(path: &Path, text: &str) -> Result<()> {
     file.sync_all().with_context(|| format!("cannot write {}", path.display()))
 }
 
+/// Puts such a file in the place of an older one, if there is one.
+pub fn replace_private(path: &Path, text: &str) -> Result<()> {
+    let new = path.with_added_extension("new");
+    let _ = fs::remove_file(&new);
+    write_private(&new, text)?;
+    fs::rename(&new, path).with_context(|| format!("cannot write {}", path.display()))
+}
+
 /// A new passphrase: from a file, or typed twice.
 pub fn new_passphrase(file: Option<PathBuf>) -> Result<Zeroizing<String>> {
     let from_file = file.is_some() || std::env::var_os(PASSPHRASE_FILE).is_some();

@@ -2,10 +2,12 @@
 
 mod accept;
 mod add;
+mod add_many;
 mod in_flake;
 mod kind;
 mod remove;
 mod show;
+mod token;
 
 use std::path::PathBuf;
 use std::process::ExitCode;
@@ -25,7 +27,7 @@ use crate::terminal::json::print_json;
 
 #[derive(Debug, Subcommand)]
 pub enum Machines {
-    /// Add a machine and print the one-time token that enrols it
+    /// Add a machine and print the one-time token that enrols it, or all new machines of a flake
     Add(add::Add),
     /// List the machines that the controller knows, or with --flake those that a flake describes
     List {

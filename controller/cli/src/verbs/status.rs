@@ -4,10 +4,10 @@ use std::path::PathBuf;
 
 use anyhow::Result;
 use clap::Args;
-use muster_protocol::api::OPERATOR_MACHINES;
+use muster_protocol::api::{OPERATOR_MACHINES, OPERATOR_SUMMARIES};
 use muster_protocol::clock::Clock as _;
 use muster_protocol::ids::Generation;
-use muster_protocol::operator::{Condition, MachineView};
+use muster_protocol::operator::{Condition, MachineSummary, MachineView};
 
 use crate::api::client::Api;
 use crate::config::Config;
@@ -31,10 +31,12 @@ impl Status {
     pub async fn run(self, config: Option<PathBuf>) -> Result<()> {
         let config = Config::load(config)?;
         let api = Api::to_read(&config)?;
-        let (machines, gone) = members(api.get(OPERATOR_MACHINES).await?, self.all);
         if self.json {
-            return print_json(&machines);
+            let machines: Vec<MachineView> = api.get(OPERATOR_MACHINES).await?;
+            return print_json(&members(machines, |view| view.standing, self.all).0);
         }
+        let machines: Vec<MachineSummary> = api.get(OPERATOR_SUMMARIES).await?;
+        let (machines, gone) = members(machines, |view| view.standing, self.all);
         print(&machines, api.clock.unix_ms());
         tell_of_gone(gone);
         if let Some(line) = root_end(&api, &config).await? {
@@ -59,7 +61,7 @@ async fn root_end(api: &Api, config: &Config) -> Result<Option<String>> {
 const SIGNATURE_DAYS: i64 = 14;
 
 /// The table, and the lines with counts.
-fn print(machines: &[MachineView], now: i64) {
+fn print(machines: &[MachineSummary], now: i64) {
     let (rows, lines) = render(machines, now);
     if let Some(rows) = rows {
         rows.print();
@@ -70,7 +72,7 @@ fn print(machines: &[MachineView], now: i64) {
     }
 }
 
-fn render(machines: &[MachineView], now: i64) -> (Option<table::Table>, Vec<String>) {
+fn render(machines: &[MachineSummary], now: i64) -> (Option<table::Table>, Vec<String>) {
     if machines.is_empty() {
         let line = "No machines yet. Add one with `muster machines add NAME --class nixos|darwin`.";
         return (None, vec![line.to_owned()]);
@@ -104,7 +106,7 @@ fn render(machines: &[MachineView], now: i64) -> (Option<table::Table>, Vec<Stri
 }
 
 /// The note, with a warning if the signature ends soon.
-fn with_end(view: &MachineView, now: i64) -> String {
+fn with_end(view: &MachineSummary, now: i64) -> String {
     let mut note = note(view);
     let left = view.published.as_ref().map(|published| published.expires.saturating_sub(now / 1000));
     let end = match left {
@@ -120,7 +122,7 @@ fn with_end(view: &MachineView, now: i64) -> String {
     note + &end
 }
 
-fn counts(machines: &[MachineView]) -> String {
+fn counts(machines: &[MachineSummary]) -> String {
     let mut counted: Vec<(Condition, usize)> = Vec::new();
     for view in machines {
         match counted.iter_mut().find(|(condition, _)| *condition == view.condition) {
@@ -140,12 +142,12 @@ mod tests {
 
     use super::*;
 
-    fn text(machines: &[MachineView], now: i64) -> String {
+    fn text(machines: &[MachineSummary], now: i64) -> String {
         let (rows, lines) = render(machines, now);
         format!("{}\n{}", rows.unwrap().text(), lines.join("\n"))
     }
 
-    fn view(condition: Condition) -> MachineView {
+    fn view(condition: Condition) -> MachineSummary {
         serde_json::from_value(serde_json::json!({
             "machine": "cinnabar", "class": "nixos", "system": "x86_64-linux", "tags": [],
             "standing": Standing::Enrolled, "condition": condition, "clone_alarm": false,

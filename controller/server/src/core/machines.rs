@@ -1,9 +1,11 @@
 //! What operators do with machines (add, revoke, acknowledge an alarm), and when a machine was last seen.
 
+use std::collections::BTreeSet;
+
 use muster_protocol::clock::UnixMillis;
 use muster_protocol::ids::MachineName;
 use muster_protocol::machine::{Class, System};
-use muster_protocol::operator::AddMachine;
+use muster_protocol::operator::{AddMachine, MAX_ADDED};
 
 use super::audit::{AuditContext, NewEntry};
 use super::change::{Change, Decided, Invited};
@@ -40,6 +42,10 @@ pub enum MachineRefusal {
     Enrolled(MachineName),
     #[error("this token exists already: make a new one")]
     TokenTaken,
+    #[error("{0} is named twice: name each machine once")]
+    Twice(MachineName),
+    #[error("these are {0} machines: add from 1 to {MAX_ADDED} in one request")]
+    Count(usize),
     #[error("there is no clone alarm for {0}: `muster machines show {0}` shows its state")]
     NoAlarm(MachineName),
 }
@@ -94,6 +100,40 @@ pub fn add(
         Change::Audited(NewEntry::by(context, "machine-added", detail).on(machine)),
         Change::MachineChanged { machine: machine.clone() },
     ];
+    Ok(Decided { changes, answer: () })
+}
+
+/// Refuses what is no list of different machines, each with a token of its own.
+pub fn require_each_once(new: &[AddMachine]) -> Result<(), MachineRefusal> {
+    if new.is_empty() || new.len() > MAX_ADDED {
+        return Err(MachineRefusal::Count(new.len()));
+    }
+    let (mut names, mut tokens) = (BTreeSet::new(), BTreeSet::new());
+    for one in new {
+        if !names.insert(&one.machine) {
+            return Err(MachineRefusal::Twice(one.machine.clone()));
+        }
+        if !tokens.insert(one.token) {
+            return Err(MachineRefusal::TokenTaken);
+        }
+    }
+    Ok(())
+}
+
+/// What is stored about one new machine, and whether its token exists already.
+pub type StoredOfNew = (Option<Stored>, bool);
+
+/// Adds many machines, all or none; `stored` is in the same order. See [`add`].
+pub fn add_all(
+    stored: &[StoredOfNew],
+    new: &[AddMachine],
+    context: &AuditContext<'_>,
+) -> Result<Decided<()>, MachineRefusal> {
+    require_each_once(new)?;
+    let mut changes = Vec::with_capacity(5 * new.len());
+    for ((known, taken), new) in stored.iter().zip(new) {
+        changes.extend(add(known.as_ref(), *taken, new, context)?.changes);
+    }
     Ok(Decided { changes, answer: () })
 }
 

@@ -1,9 +1,12 @@
 //! CPU-heavy work, which must not block the other tasks of its thread.
 
+use std::cell::Cell;
+
 use axum::http::{HeaderValue, StatusCode, header};
 use axum::response::{IntoResponse, Response};
 use muster_protocol::api::ProblemCode;
-use serde::Serialize;
+use serde::ser::Error as _;
+use serde::{Serialize, Serializer};
 use tokio::runtime::{Handle, RuntimeFlavor};
 
 use super::problem::refuse;
@@ -32,6 +35,23 @@ impl<T: Serialize> IntoResponse for Long<T> {
                 refuse(StatusCode::INTERNAL_SERVER_ERROR, ProblemCode::Internal, message).into_response()
             }
         }
+    }
+}
+
+/// A JSON list whose values are made one by one, as they are written: a long one is never whole in memory
+/// beside its text.
+pub struct Each<I>(Cell<Option<I>>);
+
+impl<I: Iterator> Each<I> {
+    pub fn of(values: I) -> Self {
+        Self(Cell::new(Some(values)))
+    }
+}
+
+impl<I: Iterator<Item: Serialize>> Serialize for Each<I> {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        let values = self.0.take().ok_or_else(|| S::Error::custom("the list was written already"))?;
+        serializer.collect_seq(values)
     }
 }
 

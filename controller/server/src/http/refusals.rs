@@ -95,6 +95,9 @@ impl From<MachineRefusal> for Refused {
     fn from(error: MachineRefusal) -> Self {
         let (status, code) = match error {
             MachineRefusal::WrongClass { .. } => (StatusCode::UNPROCESSABLE_ENTITY, ProblemCode::WrongClass),
+            MachineRefusal::Twice(_) | MachineRefusal::Count(_) => {
+                (StatusCode::UNPROCESSABLE_ENTITY, ProblemCode::Malformed)
+            }
             MachineRefusal::TokenExpired => (StatusCode::UNPROCESSABLE_ENTITY, ProblemCode::TokenExpired),
             MachineRefusal::Unknown(_) => (StatusCode::NOT_FOUND, ProblemCode::UnknownMachine),
             MachineRefusal::NoAlarm(_) => (StatusCode::NOT_FOUND, ProblemCode::NotFound),

@@ -86,6 +86,26 @@ impl Store {
         decided.await.map(drop)
     }
 
+    /// Adds many machines in one transaction, or none of them.
+    pub async fn add_machines(
+        &self,
+        new: &[AddMachine],
+        context: &AuditContext<'_>,
+    ) -> Result<(), Failed<MachineRefusal>> {
+        let decided = self.decide(
+            |mut transaction| async move {
+                let mut stored = Vec::with_capacity(new.len());
+                for one in new {
+                    let taken = transaction.token_taken(&one.token).await?;
+                    stored.push((transaction.known(&one.machine).await?, taken));
+                }
+                Ok((transaction, stored))
+            },
+            |stored: &Vec<machines::StoredOfNew>| machines::add_all(stored, new, context),
+        );
+        decided.await.map(drop)
+    }
+
     /// Revokes a machine.
     pub async fn revoke(
         &self,

@@ -17,6 +17,7 @@ mod keys;
 mod lies;
 mod limits;
 mod lost;
+mod many;
 mod members;
 mod operators;
 mod printed;

@@ -1,31 +1,38 @@
 //! `muster machines add`: the one-time token that enrols a machine.
 
 use std::collections::BTreeSet;
+use std::path::PathBuf;
 
 use anyhow::{Result, anyhow};
-use base64::Engine as _;
 use clap::Args;
-use muster_protocol::api::OPERATOR_MACHINES;
-use muster_protocol::clock::Clock as _;
-use muster_protocol::enrol::{Secret, Token, pinned};
-use muster_protocol::ids::{MachineName, Sha256, Tag};
+use muster_protocol::api::{OPERATOR_MACHINES, ProblemCode, operator_machine};
+use muster_protocol::ids::{MachineName, Tag};
 use muster_protocol::machine::{Class, System};
-use muster_protocol::operator::{AddMachine, MachineView};
+use muster_protocol::operator::MachineView;
 
+use super::add_many::AddMany;
 use super::kind::{self, Written};
+use super::token::{Kind, Made, Making};
 use crate::api::client::Api;
-use crate::api::tls;
 use crate::config::Config;
 use crate::flake::options::Options;
 use crate::fleet::witnesses;
-use crate::release::highest;
+use crate::release::{drafts, highest};
 use crate::terminal::ask::confirm;
 use crate::terminal::table;
-use crate::trust::roots;
 
 #[derive(Debug, Args)]
 pub struct Add {
-    machine: MachineName,
+    #[arg(required_unless_present = "from_flake", conflicts_with = "from_flake")]
+    machine: Option<MachineName>,
+    /// Add every machine of the flake that the controller does not know, in one request
+    #[arg(long, conflicts_with_all = ["class", "system", "replace"], requires = "tokens_go_to")]
+    from_flake: bool,
+    #[command(flatten)]
+    to: Destination,
+    /// With --from-flake: make new tokens for machines that have not used theirs, too
+    #[arg(long, requires = "from_flake")]
+    invited: bool,
     /// nixos or darwin [default: as the flake says]
     #[arg(long)]
     class: Option<Class>,
@@ -53,57 +60,54 @@ pub struct Add {
     yes: bool,
 }
 
+/// Where the tokens of --from-flake go.
+#[derive(Debug, Clone, Args)]
+#[group(id = "tokens_go_to", multiple = false)]
+pub struct Destination {
+    /// With --from-flake: write each token to FOLDER/MACHINE.token, readable by you alone
+    #[arg(long, value_name = "FOLDER", requires = "from_flake")]
+    pub tokens: Option<PathBuf>,
+    /// With --from-flake: print a line of JSON for each machine, with its token
+    #[arg(long, requires = "from_flake")]
+    pub json: bool,
+}
+
 impl Add {
     pub async fn run(self, config: &Config, api: &Api) -> Result<()> {
-        let written = Written { class: self.class, system: self.system.clone() };
         let usual = config.file.flake.clone().unwrap_or_else(|| ".".to_owned());
+        match self.machine.clone() {
+            Some(machine) => self.one(machine, &usual, config, api).await,
+            None => {
+                let many = AddMany {
+                    reference: self.flake.unwrap_or(usual),
+                    options: self.options,
+                    tags: self.tags.into_iter().collect(),
+                    hours: self.hours,
+                    invited: self.invited,
+                    to: self.to,
+                };
+                many.run(config, api).await
+            }
+        }
+    }
+
+    async fn one(self, machine: MachineName, usual: &str, config: &Config, api: &Api) -> Result<()> {
+        let written = Written { class: self.class, system: self.system.clone() };
         let (class, system) =
-            kind::find(&self.machine, &written, self.flake.as_deref(), &usual, &self.options).await?;
-        let trusted = roots::follow(api, config).await?;
-        trusted.require_operator(&api.public()?)?;
-        let machines: Vec<MachineView> = api.get(OPERATOR_MACHINES).await?;
-        let known = machines.into_iter().find(|view| view.machine == self.machine);
+            kind::find(&machine, &written, self.flake.as_deref(), usual, &self.options).await?;
+        let making = Making::prepare(config, api, self.hours).await?;
+        let known = known(api, &machine).await?;
         if let Some(old) = known.as_ref().filter(|old| old.class != class) {
-            let question = format!("{} is a {} machine: make it a {class} one?", self.machine, old.class);
+            let question = format!("{machine} is a {} machine: make it a {class} one?", old.class);
             if !confirm(&question, self.yes)? {
                 return Err(anyhow!("nothing was changed"));
             }
         }
-        let lowest = highest::lowest(config, api, &trusted, known.as_ref()).await?;
-        let tls_ca = match &config.file.tls_ca {
-            None => None,
-            Some(path) => {
-                let der = tls::certificate_der(&std::fs::read(config.path(path))?)?;
-                let whole = base64::engine::general_purpose::STANDARD.encode(&der);
-                // An authority that the controller does not send has to be in the token.
-                let sent = tls::sends(api.url(), &der).await;
-                Some(if sent { pinned(&Sha256::of(&der)) } else { whole })
-            }
-        };
-        let expires = api.clock.unix_seconds() + i64::from(self.hours) * 3600;
-        let secret = Secret::generate()?;
-        let request = AddMachine {
-            machine: self.machine.clone(),
-            class,
-            system,
-            tags: self.tags_beside(known.as_ref()),
-            token: secret.token_id(),
-            check_key: secret.check_key(),
-            expires,
-            replace: self.replace,
-        };
-        let token = Token {
-            url: config.file.url.clone(),
-            machine: self.machine,
-            class,
-            fleet: config.file.fleet,
-            root: Sha256::of(&trusted.bytes),
-            root_version: trusted.root.version(),
-            lowest_generation: lowest,
-            expires,
-            secret,
-            tls_ca,
-        };
+        let lowest = highest::lowest(config, api, &making.trusted, known.as_ref()).await?;
+        let tags = self.tags_beside(known.as_ref());
+        let kind = Kind { class, system, tags };
+        let Made { mut request, token } = making.one(machine, kind, lowest)?;
+        request.replace = self.replace;
         let _: MachineView = api.post(OPERATOR_MACHINES, &request).await?;
         // Before anybody can use the token: otherwise its machine's key could not be verified without
         // trusting the controller.
@@ -124,6 +128,15 @@ impl Add {
             Some(known) if self.replace && self.tags.is_empty() => known.tags.clone(),
             _ => self.tags.iter().cloned().collect(),
         }
+    }
+}
+
+/// What the controller knows of a machine; `None` if nothing.
+pub async fn known(api: &Api, machine: &MachineName) -> Result<Option<MachineView>> {
+    match api.get(&operator_machine(machine)).await {
+        Ok(view) => Ok(Some(view)),
+        Err(error) if drafts::is(&error, &[ProblemCode::UnknownMachine]) => Ok(None),
+        Err(error) => Err(error),
     }
 }
 

@@ -61,7 +61,11 @@ pub async fn find(
 }
 
 /// Pure.
-fn decide(machine: &MachineName, written: &Written, found: Option<&Found>) -> Result<(Class, System)> {
+pub(super) fn decide(
+    machine: &MachineName,
+    written: &Written,
+    found: Option<&Found>,
+) -> Result<(Class, System)> {
     let of_flake = found.and_then(|found| found.class);
     if let (Some(written), Some(of_flake)) = (written.class, of_flake)
         && written != of_flake

@@ -11,7 +11,8 @@ use crate::terminal::json::print_json;
 use crate::terminal::table;
 
 pub async fn list(api: &Api, json: bool, all: bool) -> Result<()> {
-    let (machines, gone) = condition::members(api.get(OPERATOR_MACHINES).await?, all);
+    let machines: Vec<MachineView> = api.get(OPERATOR_MACHINES).await?;
+    let (machines, gone) = condition::members(machines, |view| view.standing, all);
     if json {
         return print_json(&machines);
     }
@@ -61,7 +62,7 @@ pub fn show(view: &MachineView, now: i64) -> Result<()> {
     row("signature ends", view.published.as_ref().map(|published| table::date(published.expires * 1000)));
     row("phase", view.phase.map(|phase| phase.as_str().to_owned()));
     row("note", view.note.clone());
-    for (name, text) in condition::dangers(view, now) {
+    for (name, text) in condition::dangers(&view.clone().into(), now) {
         row(name, Some(text));
     }
     if view.key_rotation_asked {

@@ -48,6 +48,33 @@ fn a_machine_is_added_invited_again_or_left_as_it_is_until_its_token_is_used() {
 }
 
 #[test]
+fn many_machines_are_added_together_or_not_at_all() {
+    let operator = operator();
+    let context = AuditContext { operator: &operator, at: NOW };
+    let named = |name: &str| AddMachine {
+        machine: name.parse().unwrap(),
+        token: Sha256::of(name.as_bytes()),
+        ..new(false)
+    };
+    let both = [named("tin"), named("lead")];
+    let decided = add_all(&[(None, false), (Some(Stored::default()), false)], &both, &context).unwrap();
+    let one = |stored: Option<&Stored>, new| add(stored, false, new, &context).unwrap().changes;
+    let each = [one(None, &both[0]), one(Some(&Stored::default()), &both[1])];
+    assert_eq!(decided.changes, each.concat());
+
+    let enrolled = add_all(&[(None, false), (Some(enrolled()), false)], &both, &context);
+    assert_eq!(enrolled, Err(MachineRefusal::Enrolled("lead".parse().unwrap())));
+    let twice = add_all(&[], &[named("tin"), named("tin")], &context);
+    assert_eq!(twice, Err(MachineRefusal::Twice("tin".parse().unwrap())));
+    let same = AddMachine { token: Sha256::of(b"tin"), ..named("lead") };
+    assert_eq!(add_all(&[], &[named("tin"), same], &context), Err(MachineRefusal::TokenTaken));
+    assert_eq!(add_all(&[], &[], &context), Err(MachineRefusal::Count(0)));
+    let many: Vec<AddMachine> = (0..=MAX_ADDED).map(|n| named(&format!("m{n}"))).collect();
+    assert_eq!(require_each_once(&many), Err(MachineRefusal::Count(MAX_ADDED + 1)));
+    assert_eq!(require_each_once(&many[1..]), Ok(()));
+}
+
+#[test]
 fn revoking_ends_bearers_and_tokens_and_keeps_the_first_time() {
     let operator = operator();
     let context = AuditContext { operator: &operator, at: NOW };

@@ -2,16 +2,19 @@
 
 use axum::Json;
 use axum::extract::{Query, State};
+use axum::response::{IntoResponse as _, Response};
 use muster_protocol::ids::MachineName;
-use muster_protocol::operator::{AddMachine, MAX_CHANGED, MachineView};
+use muster_protocol::operator::{
+    AddMachine, AddMachines, MAX_CHANGED, MachineSummary, MachineView, MachinesAdded,
+};
 use serde::Deserialize;
 
 use super::view::view;
 use crate::core::condition;
-use crate::core::machines::require_usable;
+use crate::core::machines::{require_each_once, require_usable};
 use crate::http::auth::operator::Signed;
 use crate::http::body::Document;
-use crate::http::heavy::Long;
+use crate::http::heavy::{Each, Long};
 use crate::http::payer::Payer;
 use crate::http::problem::Refused;
 use crate::http::request_peer::forget;
@@ -21,31 +24,44 @@ impl Document for AddMachine {
     const WHAT: &'static str = "a new machine";
 }
 
-/// Which machines are listed: those that changed after a cursor, or all of them.
+impl Document for AddMachines {
+    const WHAT: &'static str = "a list of new machines";
+}
+
+/// Which machines are listed: those that changed after a cursor, or all of them. And how much of each.
 #[derive(Deserialize)]
 pub struct Listed {
     #[serde(default)]
     after: u64,
     #[serde(default)]
     instance: Option<String>,
+    #[serde(default)]
+    fields: Fields,
+}
+
+#[derive(Clone, Copy, Default, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+enum Fields {
+    #[default]
+    All,
+    Summary,
 }
 
 pub async fn list(
     State(app): State<Shared>,
     Query(listed): Query<Listed>,
     _: Signed,
-) -> Result<Long<Vec<MachineView>>, Refused> {
-    let (store, now) = (&app.services.store, app.services.now());
+) -> Result<Response, Refused> {
+    let (store, now, poll) = (&app.services.store, app.services.now(), app.services.limits.poll_seconds);
     let machines = match app.services.notify.since(listed.instance.as_deref(), listed.after, MAX_CHANGED) {
         Some(changed) => store.machines_named(&changed).await?,
         None => store.machines().await?,
     };
-    Ok(Long(
-        machines
-            .into_iter()
-            .map(|machine| condition::view(machine, app.services.limits.poll_seconds, now))
-            .collect(),
-    ))
+    let views = machines.into_iter().map(|machine| condition::view(machine, poll, now));
+    Ok(match listed.fields {
+        Fields::All => Long(Each::of(views)).into_response(),
+        Fields::Summary => Long(Each::of(views.map(MachineSummary::from))).into_response(),
+    })
 }
 
 pub async fn show(
@@ -64,6 +80,20 @@ pub async fn add(
     app.services.store.add_machine(new, &signed.audit_context()).await?;
     tracing::info!(machine = %new.machine, operator = signed.by.short(), "a token was made");
     view(&app, &new.machine).await
+}
+
+/// Adds many machines, or none of them.
+pub async fn add_all(
+    State(app): State<Shared>,
+    signed: Signed<AddMachines>,
+) -> Result<Json<MachinesAdded>, Refused> {
+    let new = &signed.sent.machines;
+    require_each_once(new)?;
+    let now = app.services.now_s();
+    new.iter().try_for_each(|one| require_usable(one, now))?;
+    app.services.store.add_machines(new, &signed.audit_context()).await?;
+    tracing::info!(machines = new.len(), operator = signed.by.short(), "tokens were made");
+    Ok(Json(MachinesAdded { added: new.len() }))
 }
 
 pub async fn revoke(

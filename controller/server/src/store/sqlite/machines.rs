@@ -2,6 +2,7 @@
 
 use std::collections::BTreeSet;
 
+use futures_util::TryStreamExt as _;
 use muster_protocol::clock::UnixMillis;
 use muster_protocol::ids::{MachineName, Tag};
 use muster_protocol::keys::PublicKey;
@@ -17,6 +18,9 @@ use crate::core::machines::Stored;
 use crate::core::rows::{KnownMachine, Machine};
 use crate::store::answers::News;
 use crate::store::error::StoreError;
+
+/// How many rows are read before other tasks of the thread have their turn.
+const ROWS_AT_ONCE: usize = 64;
 
 #[derive(sqlx::FromRow)]
 struct Row {
@@ -161,8 +165,16 @@ impl Sqlite {
     }
 
     pub async fn machines(&self) -> Result<Vec<Machine>, StoreError> {
-        let rows: Vec<Row> = sqlx::query_as(select!("ORDER BY m.name")).fetch_all(self.read()).await?;
-        rows.into_iter().map(Row::machine).collect()
+        // Each row is read while SQLite, in its own thread, makes the next ones.
+        let mut rows = sqlx::query_as::<_, Row>(select!("ORDER BY m.name")).fetch(self.read());
+        let mut machines = Vec::new();
+        while let Some(row) = rows.try_next().await? {
+            machines.push(row.machine()?);
+            if machines.len() % ROWS_AT_ONCE == 0 {
+                tokio::task::yield_now().await;
+            }
+        }
+        Ok(machines)
     }
 
     pub async fn machines_named(&self, names: &[MachineName]) -> Result<Vec<Machine>, StoreError> {
