@@ -329,8 +329,8 @@ impl MachineView {
     }
 }
 
-/// What `GET /v1/operator/machines?fields=summary` gives of each machine: the part of a [`MachineView`] that a
-/// list shows, in the same form. A controller that does not know `fields` gives all of it, which reads as
+/// What `GET /v1/operator/machines?fields=summary` gives of each machine: the part of a [`MachineView`] that
+/// a list shows, in the same form. A controller that does not know `fields` gives all of it, which reads as
 /// well.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct MachineSummary {

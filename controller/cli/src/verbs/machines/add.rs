@@ -1,23 +1,22 @@
 //! `muster machines add`: the one-time token that enrols a machine.
 
 use std::collections::BTreeSet;
-use std::path::PathBuf;
 
 use anyhow::{Result, anyhow};
 use clap::Args;
-use muster_protocol::api::{OPERATOR_MACHINES, ProblemCode, operator_machine};
+use muster_protocol::api::OPERATOR_MACHINES;
 use muster_protocol::ids::{MachineName, Tag};
 use muster_protocol::machine::{Class, System};
 use muster_protocol::operator::MachineView;
 
 use super::add_many::AddMany;
 use super::kind::{self, Written};
-use super::token::{Kind, Made, Making};
+use super::token::{Destination, Kind, Made, Making, known};
 use crate::api::client::Api;
 use crate::config::Config;
 use crate::flake::options::Options;
 use crate::fleet::witnesses;
-use crate::release::{drafts, highest};
+use crate::release::highest;
 use crate::terminal::ask::confirm;
 use crate::terminal::table;
 
@@ -58,18 +57,6 @@ pub struct Add {
     /// Do not ask before a machine gets another class
     #[arg(long, short)]
     yes: bool,
-}
-
-/// Where the tokens of --from-flake go.
-#[derive(Debug, Clone, Args)]
-#[group(id = "tokens_go_to", multiple = false)]
-pub struct Destination {
-    /// With --from-flake: write each token to FOLDER/MACHINE.token, readable by you alone
-    #[arg(long, value_name = "FOLDER", requires = "from_flake")]
-    pub tokens: Option<PathBuf>,
-    /// With --from-flake: print a line of JSON for each machine, with its token
-    #[arg(long, requires = "from_flake")]
-    pub json: bool,
 }
 
 impl Add {
@@ -128,15 +115,6 @@ impl Add {
             Some(known) if self.replace && self.tags.is_empty() => known.tags.clone(),
             _ => self.tags.iter().cloned().collect(),
         }
-    }
-}
-
-/// What the controller knows of a machine; `None` if nothing.
-pub async fn known(api: &Api, machine: &MachineName) -> Result<Option<MachineView>> {
-    match api.get(&operator_machine(machine)).await {
-        Ok(view) => Ok(Some(view)),
-        Err(error) if drafts::is(&error, &[ProblemCode::UnknownMachine]) => Ok(None),
-        Err(error) => Err(error),
     }
 }
 

@@ -13,9 +13,8 @@ use muster_protocol::operator::{
 };
 use serde_json::json;
 
-use super::add::{Destination, known};
 use super::kind::{Written, decide};
-use super::token::{Kind, Made, Making};
+use super::token::{Destination, Kind, Made, Making, known};
 use crate::api::client::Api;
 use crate::config::Config;
 use crate::flake::discover::Found;

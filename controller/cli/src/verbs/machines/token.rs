@@ -1,19 +1,35 @@
 //! Making one-time tokens, and the requests that announce them to the controller.
 
 use std::collections::BTreeSet;
+use std::path::PathBuf;
 
 use anyhow::Result;
 use base64::Engine as _;
+use clap::Args;
+use muster_protocol::api::{ProblemCode, operator_machine};
 use muster_protocol::clock::Clock as _;
 use muster_protocol::enrol::{Secret, Token, pinned};
 use muster_protocol::ids::{Generation, MachineName, Sha256, Tag};
 use muster_protocol::machine::{Class, System};
-use muster_protocol::operator::AddMachine;
+use muster_protocol::operator::{AddMachine, MachineView};
 
 use crate::api::client::Api;
 use crate::api::tls;
 use crate::config::Config;
+use crate::release::drafts;
 use crate::trust::roots::{self, Trusted};
+
+/// Where the tokens of --from-flake go.
+#[derive(Debug, Clone, Args)]
+#[group(id = "tokens_go_to", multiple = false)]
+pub struct Destination {
+    /// With --from-flake: write each token to FOLDER/MACHINE.token, readable by you alone
+    #[arg(long, value_name = "FOLDER", requires = "from_flake")]
+    pub tokens: Option<PathBuf>,
+    /// With --from-flake: print a line of JSON for each machine, with its token
+    #[arg(long, requires = "from_flake")]
+    pub json: bool,
+}
 
 /// What all tokens of one command have in common.
 pub struct Making<'a> {
@@ -80,5 +96,14 @@ impl<'a> Making<'a> {
             tls_ca: self.tls_ca.clone(),
         };
         Ok(Made { request, token })
+    }
+}
+
+/// What the controller knows of a machine; `None` if nothing.
+pub async fn known(api: &Api, machine: &MachineName) -> Result<Option<MachineView>> {
+    match api.get(&operator_machine(machine)).await {
+        Ok(view) => Ok(Some(view)),
+        Err(error) if drafts::is(&error, &[ProblemCode::UnknownMachine]) => Ok(None),
+        Err(error) => Err(error),
     }
 }
