@@ -20,9 +20,10 @@ pub enum Unit {
 }
 
 /// The fields of printed documents that hold a time, at any depth.
-const FIELDS: [(&str, Unit); 16] = [
+const FIELDS: [(&str, Unit); 17] = [
     ("at", Unit::Milliseconds),
     ("clock", Unit::Milliseconds),
+    ("began_at", Unit::Milliseconds),
     ("clone_alarm_at", Unit::Milliseconds),
     ("ended_at", Unit::Milliseconds),
     ("ends", Unit::Seconds),
