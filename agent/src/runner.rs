@@ -9,7 +9,8 @@
 //! whole activation for a job that does not end. Everything is durable, so the next agent takes up what it
 //! finds: a running activator is watched, a dead one is restarted, a finished one is settled.
 //!
-//! `lifecycle` starts `contact` (with `reporting`, `requests`, `rotation`, `sessions`), `work` (with `build`, `switch`,
+//! `lifecycle` starts `contact` (with `reporting`, `requests`, `rotation`, `sessions`), `work` (with
+//! `build`, `switch`,
 //! `rest`, `roots`) and `commands`. All depend on `shared` (with `checkin`), which depends on `heard`,
 //! `doing`, `asks`, `next_key`, `wakes`, `counted` and `ledger`; nothing depends on this file.
 

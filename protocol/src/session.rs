@@ -17,10 +17,11 @@ use x25519_dalek::{PublicKey as Point, StaticSecret};
 use zeroize::{Zeroize, ZeroizeOnDrop, Zeroizing};
 
 use crate::bounded;
-use crate::checkin::BEARER_SECONDS;
 use crate::ids::{Sha256, from_hex, to_hex};
 use crate::random::{self, RandomError};
 
+/// The longest that a session lasts, in seconds.
+pub const SESSION_SECONDS: u64 = 3600;
 /// The longest token of a session, in bytes.
 pub const MAX_TOKEN_BYTES: usize = 256;
 
@@ -127,7 +128,7 @@ pub struct SessionOffer {
     #[serde(deserialize_with = "bounded::text::<_, MAX_TOKEN_BYTES>")]
     pub token: String,
     /// How long the session lasts, in seconds from now.
-    #[serde(deserialize_with = "bounded::number::<_, 60, BEARER_SECONDS>")]
+    #[serde(deserialize_with = "bounded::number::<_, 60, SESSION_SECONDS>")]
     pub expires_in: u64,
 }
 

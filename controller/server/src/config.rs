@@ -229,7 +229,9 @@ impl Check<'_> {
         self.check_limits(&file.limits)?;
         let tls = file.tls.map(|tls| self.tls(&tls)).transpose()?;
         let data = self.folder.join(file.data);
-        let blobs = self.blobs(file.blobs.as_deref(), file.s3, &data, file.limits.nar_bytes)?;
+        let blobs = blobs::Read { folder: &self.folder }
+            .blobs(file.blobs.as_deref(), file.s3, &data, file.limits.nar_bytes)
+            .map_err(|blobs::Wrong(key, problem)| self.wrong(key, problem))?;
         let online_key_file = self.folder.join(file.online_key);
         let read = database::Read { config: self.path, folder: &self.folder };
         let written = database::Written {

@@ -32,6 +32,7 @@ mod public;
 mod refusals;
 mod request_peer;
 mod routes;
+mod sessions;
 mod spread;
 pub(crate) mod state;
 mod watched;

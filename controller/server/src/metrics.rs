@@ -1,8 +1,9 @@
 //! What this process has counted: numbers that only rise, and a few that say how many there are now.
 //!
-//! Counting is a few atomic additions. [`COUNTED`] is the process's own, so that the store and the connections
-//! count without being handed anything; tests with several controllers in one process see the sum. What is
-//! known otherwise (machines, waiting polls, ends of signatures) is asked when somebody scrapes.
+//! Counting is a few atomic additions. [`COUNTED`] is the process's own, so that the store and the
+//! connections count without being handed anything; tests with several controllers in one process see the
+//! sum. What is known otherwise (machines, waiting polls, ends of signatures) is asked when somebody
+//! scrapes.
 
 mod kinds;
 mod numbers;

@@ -20,6 +20,7 @@ mod known;
 mod log;
 mod postgres;
 mod publication;
+mod queue;
 mod retention;
 mod roots;
 pub mod shared;
@@ -47,8 +48,8 @@ use crate::core::{
     requests, retention as keeping,
 };
 
-use checkins::{Asking, Queue};
 use known::{Effects, Known};
+use queue::{Asking, Queue};
 
 use crate::metrics::{COUNTED, Call};
 use crate::notify::Notify;
@@ -56,8 +57,8 @@ use crate::notify::Notify;
 pub use answers::{
     Applied, Committed, EventsByGeneration, File, GenerationEvents, Heard, Latest, NeededPage, News,
 };
-pub use checkins::{Arrived, MOST_TOGETHER, Taken};
 pub use error::{Failed, StoreError};
+pub use queue::{Arrived, MOST_TOGETHER, Taken};
 
 /// The supported databases, each with the same functions: those listed are all that the store needs.
 macro_rules! interface {
@@ -298,7 +299,8 @@ impl Store {
         let decided = async {
             let mut tries = 1;
             loop {
-                match self.attempt(&facts, &decision).await {
+                // Its own box: what applies changes is large, and many things wait for a decision.
+                match Box::pin(self.attempt(&facts, &decision)).await {
                     Err(Failed::Store(StoreError::Conflict)) if tries < TRIES => {
                         tries += 1;
                         pause(tries).await?;

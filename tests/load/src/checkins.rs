@@ -1,4 +1,5 @@
-//! How many check-ins a second the controller answers, each durable, with a real signature or a session's MAC.
+//! How many check-ins a second the controller answers, each durable, with a real signature or a session's
+//! MAC.
 
 use std::sync::Arc;
 use std::time::Duration;

@@ -161,7 +161,7 @@ impl Follower<'_> {
             changed.into_iter().filter(|name| self.machines.contains_key(name)).collect();
         let asked = match ours.len() {
             0 => 0,
-            ..=FEW => self.look_at_each(&ours).await?,
+            1..=FEW => self.look_at_each(&ours).await?,
             _ => self.look_at_list(&format!("{OPERATOR_SUMMARIES}&{}", before.query())).await?,
         };
         let rest = REST.saturating_mul(u32::try_from(asked).unwrap_or(u32::MAX));

@@ -20,7 +20,7 @@ pub struct Cell {
 
 impl From<&str> for Cell {
     fn from(text: &str) -> Self {
-        Self { text: shown::field(text).to_string(), colour: None }
+        Self { text: shown::field(text), colour: None }
     }
 }
 impl From<String> for Cell {

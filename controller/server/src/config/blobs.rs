@@ -7,7 +7,7 @@ use muster_protocol::api::is_loopback;
 use serde::Deserialize;
 use zeroize::Zeroizing;
 
-use super::{Check, ConfigError};
+use super::private::require_private;
 
 /// S3 takes at most this many parts in one upload, and no part but the last smaller than this.
 const MAX_PARTS: u64 = 10_000;
@@ -89,7 +89,19 @@ struct CredentialsFile {
     session_token: Option<String>,
 }
 
-impl Check<'_> {
+/// What is wrong: the setting, and the problem.
+pub(super) struct Wrong(pub &'static str, pub String);
+
+/// Reads the settings; paths are relative to the folder.
+pub(super) struct Read<'a> {
+    pub folder: &'a Path,
+}
+
+impl Read<'_> {
+    fn wrong(&self, key: &'static str, problem: String) -> Wrong {
+        Wrong(key, problem)
+    }
+
     /// The setting `blobs`, and `[s3]` where it names a bucket.
     pub(super) fn blobs(
         &self,
@@ -97,7 +109,7 @@ impl Check<'_> {
         table: Option<Table>,
         data: &Path,
         nar_bytes: u64,
-    ) -> Result<BlobsAt, ConfigError> {
+    ) -> Result<BlobsAt, Wrong> {
         let rest = setting.and_then(|setting| setting.strip_prefix("s3://"));
         let Some(rest) = rest else {
             if table.is_some() {
@@ -129,7 +141,7 @@ impl Check<'_> {
         self.s3(bucket, prefix, table.unwrap_or_default(), nar_bytes).map(|s3| BlobsAt::S3(Box::new(s3)))
     }
 
-    fn s3(&self, bucket: &str, prefix: &str, table: Table, nar_bytes: u64) -> Result<S3, ConfigError> {
+    fn s3(&self, bucket: &str, prefix: &str, table: Table, nar_bytes: u64) -> Result<S3, Wrong> {
         if let Some(endpoint) = &table.endpoint {
             self.check_endpoint(endpoint)?;
         }
@@ -168,7 +180,7 @@ impl Check<'_> {
     }
 
     /// Plain HTTP would show the archives, and every signature of a request, to the network.
-    fn check_endpoint(&self, endpoint: &str) -> Result<(), ConfigError> {
+    fn check_endpoint(&self, endpoint: &str) -> Result<(), Wrong> {
         let wrong = |why: &str| Err(self.wrong("s3.endpoint", format!("is '{endpoint}': {why}")));
         let Ok(url) = endpoint.parse::<reqwest::Url>() else {
             return wrong("write https://HOST or https://HOST:PORT");
@@ -187,12 +199,12 @@ impl Check<'_> {
     }
 
     /// From the file, or else from the environment, under the names that S3 programs agree on.
-    fn credentials(&self, file: Option<&Path>) -> Result<Credentials, ConfigError> {
+    fn credentials(&self, file: Option<&Path>) -> Result<Credentials, Wrong> {
         const KEY: &str = "s3.credentials";
         let found = match file {
             Some(path) => {
                 let path = self.folder.join(path);
-                self.private_file(KEY, &path)?;
+                require_private(&path).map_err(|problem| self.wrong(KEY, problem))?;
                 let read = || -> std::io::Result<String> {
                     use std::io::Read as _;
                     let mut text = String::new();

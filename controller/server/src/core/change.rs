@@ -11,9 +11,8 @@ use muster_protocol::keys::PublicKey;
 use muster_protocol::machine::{Class, System};
 
 use super::audit::NewEntry;
-use super::garbage::Mark;
 use super::rows::{
-    EarlierCheckIn, Grant, Outcome, Request, StoredAttack, StoredDraft, StoredEvent, StoredGeneration,
+    EarlierCheckIn, Grant, Mark, Outcome, Request, StoredAttack, StoredDraft, StoredEvent, StoredGeneration,
     Timestamp, Token,
 };
 

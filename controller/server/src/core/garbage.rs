@@ -6,28 +6,16 @@
 //! if nothing needs it then. So no answer that a running `nix copy` got becomes untrue under it, however
 //! many controllers answer.
 
-use std::collections::BTreeMap;
-
 use muster_protocol::cache::GRACE_SECONDS;
 use muster_protocol::clock::UnixMillis;
 
 use super::audit::{AuditContext, NewEntry};
 use super::change::{Change, Decided};
+pub use super::rows::{Mark, Marks};
 
 /// After this time, in milliseconds, no controller is in the middle of removing the file any more: one that
 /// was has ended.
 const REMOVED_BY: i64 = 3_600_000;
-
-/// What is recorded of a file that nothing needs.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Mark {
-    /// When it was condemned, or when its removal began.
-    pub at: UnixMillis,
-    pub removing: bool,
-}
-
-/// The marks of some files; those without one are not in it.
-pub type Marks = BTreeMap<String, Mark>;
 
 #[derive(Debug, PartialEq, Eq, thiserror::Error)]
 pub enum GarbageRefusal {

@@ -1,6 +1,6 @@
 //! What is stored, as plain data: no database types, no text left to parse.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 
 use muster_protocol::checkin::{CheckIn, CheckInReply};
 use muster_protocol::clock::UnixMillis;
@@ -243,3 +243,14 @@ pub struct StoredDraft {
     pub id: Sha256,
     pub draft: muster_protocol::draft::Draft,
 }
+
+/// What is recorded of a file that nothing needs.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Mark {
+    /// When it was condemned, or when its removal began.
+    pub at: UnixMillis,
+    pub removing: bool,
+}
+
+/// The marks of some files; those without one are not in it.
+pub type Marks = BTreeMap<String, Mark>;

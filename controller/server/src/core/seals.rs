@@ -1,5 +1,6 @@
-//! What the controller hands a machine to be shown again: bearers, and the tokens of sessions. Nothing about them is stored, so checking
-//! one costs no row; what they claim is held against what is known of the machine.
+//! What the controller hands a machine to be shown again: bearers, and the tokens of sessions. Nothing
+//! about them is stored, so checking one costs no row; what they claim is held against what is known of the
+//! machine.
 
 use base64::Engine as _;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;

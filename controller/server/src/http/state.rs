@@ -5,9 +5,9 @@ use std::sync::Arc;
 
 use tokio::sync::watch;
 
-use super::auth::session::Sessions;
 use super::kept::Kept;
 use super::memory::Memory;
+use super::sessions::Sessions;
 use crate::core::census::Census;
 use crate::rates::Rates;
 use crate::services::Services;

@@ -2,126 +2,15 @@
 //! stored of all of them, one writes what they bring, and one commit makes them durable before any of them is
 //! answered.
 
-use std::collections::{HashSet, VecDeque};
 use std::convert::Infallible;
-use std::sync::{Arc, Mutex, PoisonError};
 
-use bytes::Bytes;
-use muster_protocol::audit::Checkpoint;
-use muster_protocol::checkin::{CheckIn, CheckInReply};
-use muster_protocol::clock::UnixMillis;
-use muster_protocol::ids::{MachineName, Sha256};
-use muster_protocol::keys::{PublicKey, Signature};
 use tokio::sync::oneshot;
 
 use super::known::Effects;
+use super::queue::{Arrived, Asking, Taken, Waiting, Waits};
 use super::{Failed, Store, StoreError};
-use crate::core::change::Decided;
-use crate::core::checkin::{self, CheckInRefusal, ReceivedCheckIn};
-use crate::core::seals::Seals;
+use crate::core::checkin;
 use crate::metrics::{COUNTED, Call};
-
-/// How many check-ins one transaction takes.
-pub const MOST_TOGETHER: usize = 256;
-
-/// A check-in that its machine is proved to have sent.
-#[derive(Debug, Clone)]
-pub struct Arrived {
-    pub checkin: CheckIn,
-    pub body: Bytes,
-    pub body_sha256: Sha256,
-    /// The key that is in force.
-    pub key: PublicKey,
-    /// By the newest key; `None` if a session proves it.
-    pub signature: Option<Signature>,
-    pub now: UnixMillis,
-    pub poll_seconds: u64,
-    /// The newest entry of the audit log.
-    pub log: Option<Checkpoint>,
-    /// What seals the bearer.
-    pub seals: Arc<Seals>,
-}
-
-impl Arrived {
-    fn received(&self) -> ReceivedCheckIn<'_> {
-        let Self { checkin, body, body_sha256, key, signature, now, poll_seconds, log, seals: _ } = self;
-        let (body_sha256, signature) = (*body_sha256, signature.as_ref());
-        let (now, poll_seconds, log) = (*now, *poll_seconds, *log);
-        ReceivedCheckIn { checkin, body, body_sha256, key, signature, now, poll_seconds, log }
-    }
-
-    fn asking(&self) -> Asking<'_> {
-        Asking { machine: &self.checkin.machine, key: &self.key, seq: self.checkin.seq }
-    }
-
-    fn decide(&self, stored: Option<&checkin::Stored>) -> Decided<Taken> {
-        let decided = checkin::check_in(stored, &self.received(), &self.seals);
-        // Before the commit: whoever closes the connection at once cannot keep it from being logged.
-        if let Err(CheckInRefusal::Sequence { machine, seq, raised: true, .. }) = &decided.answer {
-            tracing::warn!(%machine, seq, "clone alarm: a check-in with a used number");
-        }
-        decided
-    }
-}
-
-/// A check-in was taken, or refused. A refusal may have written as well: it can raise the clone alarm.
-pub type Taken = Result<CheckInReply, CheckInRefusal>;
-
-/// What the rows of a check-in are found by.
-#[derive(Debug, Clone, Copy)]
-pub struct Asking<'a> {
-    pub machine: &'a MachineName,
-    pub key: &'a PublicKey,
-    pub seq: u64,
-}
-
-/// The check-ins that wait for the next transaction.
-#[derive(Debug, Default)]
-pub struct Queue(Mutex<Waiting>);
-
-#[derive(Debug, Default)]
-struct Waiting {
-    waiting: VecDeque<Waits>,
-    /// Whether a task takes them.
-    led: bool,
-}
-
-#[derive(Debug)]
-struct Waits {
-    arrived: Arrived,
-    answer: oneshot::Sender<Result<Taken, StoreError>>,
-}
-
-impl Queue {
-    fn with<T>(&self, work: impl FnOnce(&mut Waiting) -> T) -> T {
-        work(&mut self.0.lock().unwrap_or_else(PoisonError::into_inner))
-    }
-
-    /// The next ones: those that go together, and those that are decided alone. `None` at the end, and then
-    /// nobody leads.
-    fn next(&self) -> Option<(Vec<Waits>, Vec<Waits>)> {
-        self.with(|queue| {
-            let (mut together, mut alone, mut later) = (Vec::new(), Vec::new(), VecDeque::new());
-            let mut machines = HashSet::new();
-            while together.len() + alone.len() < MOST_TOGETHER
-                && let Some(next) = queue.waiting.pop_front()
-            {
-                // Two of one machine are decided one after the other, by what the first has changed.
-                if machines.contains(&next.arrived.checkin.machine) {
-                    later.push_back(next);
-                    continue;
-                }
-                machines.insert(next.arrived.checkin.machine.clone());
-                let routine = next.arrived.received().new_key().is_none();
-                if routine { together.push(next) } else { alone.push(next) }
-            }
-            later.append(&mut queue.waiting);
-            queue.waiting = later;
-            queue.led = !machines.is_empty();
-            queue.led.then_some((together, alone))
-        })
-    }
-}
 
 /// Whoever takes the check-ins that wait. Where it ends early, those that wait are told to come again.
 struct Leader {

@@ -197,7 +197,8 @@ async fn a_controller_starts_without_its_store_and_says_what_is_wrong_with_it() 
         assert!(message.contains(want) && !message.contains(SECRET), "{message}");
     }
     store.proxy().turn(Mode::Dead);
-    let fleet = Fleet::start_with(&store.config).await;
+    // Its file has the right secret again.
+    let fleet = Fleet::start_with(&store.config_of("cache", SECRET)).await;
     let operator = fleet.session().await;
     fleet.get(&nar_path(b"small"), &operator).await.refused(503, ProblemCode::Busy);
     store.proxy().turn(Mode::Through);

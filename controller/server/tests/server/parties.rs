@@ -3,7 +3,7 @@
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, mpsc};
 
-use crate::support::{Answer, Fleet, LIMIT, enrol_request, until};
+use crate::support::{Answer, Fleet, LIMIT, enrol_request};
 use muster_protocol::api;
 use muster_protocol::enrol::EnrolReply;
 use muster_protocol::ids::{Sha256, nix_base32};
@@ -144,8 +144,6 @@ fn uploads_that_wait_for_the_disk_hold_no_turn_of_their_operator() {
             stream.write_all(&[head.as_bytes(), &nar[1..]].concat()).await.unwrap();
             uploads.push((stream, number));
         }
-        let begun = fleet.dir.path().join("data/blobs/nar");
-        until("all are begun", || std::fs::read_dir(&begun).unwrap().count() == 3).await;
         let (free, busy) = mpsc::channel::<()>();
         let disk = tokio::task::spawn_blocking(move || busy.recv());
         for (stream, last) in &mut uploads {

@@ -13,14 +13,14 @@ use crate::support::{Fleet, event};
 /// Forgets as the running controller does from time to time.
 async fn forget(fleet: &mut Fleet, kept: Kept) {
     let (now, now_s) = (fleet.now_s() * 1000, fleet.now_s());
-    fleet.down().await;
+    Box::pin(fleet.down()).await;
     let store = Store::open(&fleet.dir.path().join("data"), &fleet.fleet_id()).await.unwrap();
     store.sweep(now_s).await.unwrap();
     store.forget_generations(kept).await.unwrap();
     store.forget_attacks(now - 86_400_000).await.unwrap();
     store.forget_tokens(now_s).await.unwrap();
     store.close().await;
-    fleet.up().await;
+    Box::pin(fleet.up()).await;
 }
 
 async fn numbers(fleet: &Fleet) -> Vec<u64> {
@@ -82,6 +82,9 @@ async fn attacks_that_ended_and_tokens_that_expired_go_once_they_are_old() {
     forget(&mut fleet, kept).await;
     assert_eq!(fleet.sql(count).await, "1 2");
     fleet.clock.forward(2 * 86_400);
+    machine.seq += 1;
+    let refuses = CheckIn { refused: Some(Attack::Rollback), ..machine.checkin(&fleet, machine.seq) };
+    machine.send_checkin(&fleet, &refuses).await.good::<CheckInReply>();
     machine.report(&fleet, 2, vec![event(2, None, refused)]).await.good::<Accepted>();
     forget(&mut fleet, kept).await;
     assert_eq!(fleet.sql(count).await, "1 2", "the ended one went, the one that goes on stays");

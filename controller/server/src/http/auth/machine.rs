@@ -37,9 +37,9 @@ pub trait MachineDocument: Document {
 /// A document signed with the known key of the machine that it names, or sent in its session, and counted
 /// against that machine's rate.
 ///
-/// Checks, in this order: a session's proof is good or a signature is present, the body is not too large, it is the one announced, it
-/// parses, the machine is known, the signature matches, the machine is not revoked, it is within its rate.
-/// The memory of an announced body is charged to its machine.
+/// Checks, in this order: a session's proof is good or a signature is present, the body is not too large,
+/// it is the one announced, it parses, the machine is known, the signature matches, the machine is not
+/// revoked, it is within its rate. The memory of an announced body is charged to its machine.
 pub struct FromMachine<T> {
     pub sent: T,
     /// The bytes as received, which are what was signed.

@@ -1,41 +1,13 @@
 //! Sessions of machines: check-ins that a MAC proves, in place of a signature.
 
-use std::collections::HashMap;
-use std::sync::{Mutex, PoisonError};
-
 use axum::http::{HeaderMap, StatusCode};
 use muster_protocol::api::{MACHINE_SESSION, ProblemCode};
-use muster_protocol::ids::MachineName;
-use muster_protocol::session::{SessionKey, SessionProof};
+use muster_protocol::session::SessionProof;
 
 use crate::core::rows::KnownMachine;
 use crate::core::seals::SessionClaims;
 use crate::http::problem::{Refused, refuse};
 use crate::http::state::App;
-use crate::keyring::Keys;
-
-/// How many sessions' keys are kept in memory. With more, all are forgotten and derived again.
-const MOST: usize = 65_536;
-
-/// The keys of sessions, each with its token: deriving one costs about as much as checking a signature.
-#[derive(Debug, Default)]
-pub struct Sessions(Mutex<HashMap<MachineName, (String, SessionKey)>>);
-
-impl Sessions {
-    fn key(&self, keys: &Keys, claims: &SessionClaims, token: &str) -> Option<SessionKey> {
-        let held = self.0.lock().unwrap_or_else(PoisonError::into_inner).get(&claims.machine).cloned();
-        if let Some((_, key)) = held.filter(|(of, _)| of == token) {
-            return Some(key);
-        }
-        let key = keys.exchange.of_machine(&claims.key, token)?;
-        let mut held = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        if held.len() >= MOST {
-            held.clear();
-        }
-        held.insert(claims.machine.clone(), (token.to_owned(), key.clone()));
-        Some(key)
-    }
-}
 
 /// The proof in the header; `None` where a signature is to prove it.
 pub fn session_proof(headers: &HeaderMap) -> Result<Option<SessionProof>, Refused> {

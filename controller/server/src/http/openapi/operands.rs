@@ -5,6 +5,7 @@ use axum::body::Body;
 use axum::extract::{Path, Query, State};
 use axum::http::{HeaderMap, Method, StatusCode};
 use axum::response::Response;
+use muster_protocol::operator::MachineView;
 use utoipa::openapi::{RefOr, Schema};
 use utoipa::{PartialSchema, ToSchema};
 
@@ -16,6 +17,7 @@ use crate::http::body::Document;
 use crate::http::heavy::Long;
 use crate::http::machine::poll;
 use crate::http::machine::reports::RawBatch;
+use crate::http::operator::machines::Listing;
 use crate::http::path::OfMachine;
 use crate::http::problem::Refused;
 use crate::http::state::Shared;
@@ -134,6 +136,12 @@ impl<T: ToSchema> Reply for Json<T> {
 impl<T: ToSchema> Reply for Long<T> {
     fn describe(operation: &mut Operation) {
         operation.answers::<T>();
+    }
+}
+
+impl Reply for Listing {
+    fn describe(operation: &mut Operation) {
+        operation.answers::<Vec<MachineView>>();
     }
 }
 

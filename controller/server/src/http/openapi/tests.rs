@@ -66,5 +66,5 @@ fn requests_say_who_must_sign_them() {
     }
     let poll = &made["paths"]["/v1/machines/{name}/poll"]["get"];
     let names: Vec<_> = poll["parameters"].as_array().unwrap().iter().map(|p| p["name"].clone()).collect();
-    assert_eq!(names, ["have", "wait", "files", "root", "name"]);
+    assert_eq!(names, ["files", "have", "root", "wait", "name"]);
 }

@@ -2,7 +2,7 @@
 
 use axum::Json;
 use axum::extract::{Query, State};
-use axum::response::{IntoResponse as _, Response};
+use axum::response::{IntoResponse, Response};
 use muster_protocol::ids::MachineName;
 use muster_protocol::operator::{
     AddMachine, AddMachines, MAX_CHANGED, MachineSummary, MachineView, MachinesAdded,
@@ -37,6 +37,7 @@ pub struct Listed {
     #[serde(default)]
     instance: Option<String>,
     #[serde(default)]
+    #[schema(inline)]
     fields: Fields,
 }
 
@@ -52,17 +53,26 @@ pub async fn list(
     State(app): State<Shared>,
     Query(listed): Query<Listed>,
     _: Signed,
-) -> Result<Response, Refused> {
+) -> Result<Listing, Refused> {
     let (store, now, poll) = (&app.services.store, app.services.now(), app.services.limits.poll_seconds);
     let machines = match app.services.notify.since(listed.instance.as_deref(), listed.after, MAX_CHANGED) {
         Some(changed) => store.machines_named(&changed).await?,
         None => store.machines().await?,
     };
     let views = machines.into_iter().map(|machine| condition::view(machine, poll, now));
-    Ok(match listed.fields {
+    Ok(Listing(match listed.fields {
         Fields::All => Long(Each::of(views)).into_response(),
         Fields::Summary => Long(Each::of(views.map(MachineSummary::from))).into_response(),
-    })
+    }))
+}
+
+/// A list of [`MachineView`], or of [`MachineSummary`], which has some of its fields.
+pub struct Listing(Response);
+
+impl IntoResponse for Listing {
+    fn into_response(self) -> Response {
+        self.0
+    }
 }
 
 pub async fn show(

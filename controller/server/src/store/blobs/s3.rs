@@ -10,7 +10,7 @@ use object_store::{BackoffConfig, ClientOptions, RetryConfig};
 use rustls::pki_types::CertificateDer;
 use rustls::pki_types::pem::PemObject as _;
 
-use super::BlobError;
+use super::error::BlobError;
 use crate::config::{Encryption, S3};
 
 const CONNECT_LIMIT: Duration = Duration::from_secs(10);

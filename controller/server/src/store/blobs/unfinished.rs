@@ -11,7 +11,7 @@ use object_store::signer::{SignedUrlOptions, Signer as _};
 use quick_xml::de::from_str;
 use serde::Deserialize;
 
-use super::BlobError;
+use super::error::BlobError;
 
 /// How many of S3's pages, of up to a thousand uploads, one run looks at.
 const PAGES: usize = 100;

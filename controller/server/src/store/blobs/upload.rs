@@ -3,11 +3,13 @@
 use std::time::Duration;
 
 use axum::body::Bytes;
+use object_store::path::Path as Key;
 use object_store::{MultipartUpload, ObjectStoreExt as _, PutPayload};
 use tokio::sync::OwnedSemaphorePermit;
 use tokio::time::timeout;
 
-use super::{BlobError, Blobs, Key};
+use super::error::BlobError;
+use super::place::Blobs;
 use crate::metrics::{Blob, COUNTED};
 
 /// How long an upload waits for memory.

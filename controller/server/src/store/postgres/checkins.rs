@@ -13,8 +13,8 @@ use super::{machines, requests};
 use crate::core::change::CheckedIn;
 use crate::core::checkin::{DAY_MS, KEY_ROTATED, KEYS_A_DAY, Rotation, Stored};
 use crate::core::rows::{EarlierCheckIn, Grant, Granted, LastCheckIn, Request};
-use crate::store::checkins::Asking;
 use crate::store::error::StoreError;
+use crate::store::queue::Asking;
 
 #[derive(sqlx::FromRow)]
 struct Row {

@@ -13,8 +13,8 @@ use super::{machines, requests};
 use crate::core::change::CheckedIn;
 use crate::core::checkin::{DAY_MS, KEY_ROTATED, KEYS_A_DAY, Rotation, Stored};
 use crate::core::rows::{EarlierCheckIn, Grant, Granted, LastCheckIn, Request};
-use crate::store::checkins::{Asking, MOST_TOGETHER};
 use crate::store::error::StoreError;
+use crate::store::queue::{Asking, MOST_TOGETHER};
 
 #[derive(sqlx::FromRow)]
 struct Row {
@@ -40,7 +40,8 @@ struct Row {
 
 /// Of many machines at once. The flags keep the tables of what is rare untouched.
 const ROWS: &str = "SELECT name, key, revoked_at, enrolment, bearer_counter, seq, body_sha256, bearer_key,
-        bearer_expires, bearer_salt, reply, reports_through, published, key_rotation_asked_at, earlier, clone_alarm_at,
+        bearer_expires, bearer_salt, reply, reports_through, published, key_rotation_asked_at, earlier,
+        clone_alarm_at,
         EXISTS (SELECT 1 FROM requests r WHERE r.machine = m.name) AS has_requests,
         EXISTS (SELECT 1 FROM attacks a WHERE a.machine = m.name AND a.ended_at IS NULL) AS attack_open
      FROM machines m WHERE name IN (SELECT value FROM json_each($1))";

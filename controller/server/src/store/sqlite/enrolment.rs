@@ -109,7 +109,8 @@ pub async fn enrol(sql: &mut SqliteConnection, enrolled: &Enrolled) -> Result<()
     sqlx::query(
         "UPDATE machines SET class = $2, system = $3, key = $4, age = $5, agent = $6, enrolled_at = $7,
              seen_at = $7, revoked_at = NULL, enrolment = enrolment + 1, seq = 0, body_sha256 = NULL,
-             bearer_salt = NULL, bearer_key = NULL, bearer_expires = NULL, reply = NULL, observed = NULL, clock_skew_ms = NULL,
+             bearer_salt = NULL, bearer_key = NULL, bearer_expires = NULL, reply = NULL, observed = NULL,
+             clock_skew_ms = NULL,
              clone_alarm_at = NULL, reports_through = 0, report_stream = NULL, earlier = NULL,
              outcome = NULL, key_rotated_at = NULL, key_rotation_asked_at = NULL
          WHERE name = $1",
