@@ -254,6 +254,11 @@ impl Machine {
         self.get(&api::poll_path(&self.name, self.generation, wait))
     }
 
+    /// The same, with the files of what is new.
+    pub fn poll_files(&self, wait: u64) -> Result<Request<Full<Bytes>>> {
+        self.get(&api::poll_files_path(&self.name, self.generation, wait, 1))
+    }
+
     /// A request with its bearer.
     pub fn get(&self, path: &str) -> Result<Request<Full<Bytes>>> {
         let request = Request::builder().uri(path).header("host", "localhost");

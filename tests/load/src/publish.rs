@@ -1,7 +1,7 @@
 //! A publication to all machines: signing, storing, and until each waiting agent holds its files.
 
 use std::collections::BTreeMap;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::Arc;
 
 use anyhow::{Context as _, Result, ensure};
 use bytes::Bytes;
@@ -10,7 +10,9 @@ use muster_protocol::checkin::PollReply;
 use muster_protocol::clock::Clock as _;
 use muster_protocol::ids::{Generation, MachineName, Sha256};
 use muster_protocol::machine::Class;
-use muster_protocol::operator::Publication;
+use muster_protocol::operator::{
+    MAX_PUBLICATIONS, MachinePublication, Publication, Publications, PublicationsTaken,
+};
 use muster_protocol::tuf::client::{Scope, Stored, Update};
 use serde::Serialize;
 use tokio::task::JoinSet;
@@ -22,8 +24,6 @@ use crate::client::Connection;
 use crate::fleet::{Fleet, Machine};
 use crate::server::Server;
 
-/// How many connections an operator publishes over.
-const AT_ONCE: usize = 8;
 const POLL_SECONDS: u64 = 600;
 /// The target among the files of a machine.
 const TARGET: &str = "generation.json";
@@ -31,6 +31,8 @@ const TARGET: &str = "generation.json";
 #[derive(Debug, Clone, Serialize)]
 pub struct Wake {
     pub machines: usize,
+    /// How many got all files with the reply to their poll.
+    pub along: usize,
     pub sign_ms: f64,
     /// Sent, stored and answered.
     pub store_ms: f64,
@@ -40,8 +42,6 @@ pub struct Wake {
     pub answered_p50_ms: f64,
     pub answered_p99_ms: f64,
 }
-
-type Times = Arc<Mutex<BTreeMap<MachineName, (Instant, Instant)>>>;
 
 /// Publishes `number` to all machines while all of them wait.
 pub async fn wake(fleet: &Arc<Fleet>, server: &Server, agents: Vec<Agent>, number: u64) -> Result<Wake> {
@@ -64,15 +64,11 @@ pub async fn wake(fleet: &Arc<Fleet>, server: &Server, agents: Vec<Agent>, numbe
     let sign_ms = began.elapsed().as_secs_f64() * 1e3;
     let published = publish(fleet, server, signed).await?;
     let store_ms = began.elapsed().as_secs_f64() * 1e3 - sign_ms;
-    let (mut sent, mut answered) = (Vec::new(), Vec::new());
+    let (mut sent, mut answered, mut along) = (Vec::new(), Vec::new(), 0);
     while let Some(held) = waiting.join_next().await {
-        let Held { name, at, files } = held??;
-        let (when_sent, when_answered) = published
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner)
-            .get(&name)
-            .copied()
-            .context("published")?;
+        let Held { name, at, files, along: came_along } = held??;
+        along += usize::from(came_along);
+        let (when_sent, when_answered) = published.get(&name).copied().context("published")?;
         sent.push(at.saturating_duration_since(when_sent));
         answered.push(at.saturating_duration_since(when_answered));
         files.verify(fleet, &name, Generation::new(number)?)?;
@@ -81,6 +77,7 @@ pub async fn wake(fleet: &Arc<Fleet>, server: &Server, agents: Vec<Agent>, numbe
     answered.sort_unstable();
     Ok(Wake {
         machines,
+        along,
         sign_ms,
         store_ms,
         sent_p50_ms: quantile(&sent, 0.5),
@@ -90,31 +87,26 @@ pub async fn wake(fleet: &Arc<Fleet>, server: &Server, agents: Vec<Agent>, numbe
     })
 }
 
+/// Publishes all of them by as few requests as they fit in.
 async fn publish(
-    fleet: &Arc<Fleet>,
+    fleet: &Fleet,
     server: &Server,
-    mut signed: Vec<(MachineName, Publication)>,
-) -> Result<Times> {
-    let times = Times::default();
-    let mut workers = JoinSet::new();
-    let each = signed.len().div_ceil(AT_ONCE).max(1);
-    while !signed.is_empty() {
-        let part = signed.split_off(signed.len().saturating_sub(each));
-        let (fleet, target, times) = (fleet.clone(), server.target.clone(), times.clone());
-        workers.spawn(async move {
-            let mut connection = Connection::open(&target).await?;
-            for (name, publication) in part {
-                let path = format!("{}/generations", api::operator_machine(&name));
-                let sent = Instant::now();
-                let request = fleet.signed("POST", &path, serde_json::to_vec(&publication)?)?;
-                connection.send(request).await?.good::<serde_json::Value>()?;
-                times.lock().unwrap_or_else(PoisonError::into_inner).insert(name, (sent, Instant::now()));
-            }
-            anyhow::Ok(())
-        });
-    }
-    while let Some(done) = workers.join_next().await {
-        done??;
+    signed: Vec<(MachineName, Publication)>,
+) -> Result<BTreeMap<MachineName, (Instant, Instant)>> {
+    let mut times = BTreeMap::new();
+    let mut connection = Connection::open(&server.target).await?;
+    for part in signed.chunks(MAX_PUBLICATIONS) {
+        let one = |(machine, publication): &(MachineName, Publication)| MachinePublication {
+            machine: machine.clone(),
+            publication: publication.clone(),
+        };
+        let all = Publications { generations: part.iter().map(one).collect() };
+        let sent = Instant::now();
+        let request = fleet.signed("POST", api::OPERATOR_GENERATIONS, serde_json::to_vec(&all)?)?;
+        let taken: PublicationsTaken = connection.send(request).await?.good()?;
+        ensure!(taken.published == part.len(), "{} of {} were published", taken.published, part.len());
+        let answered = Instant::now();
+        times.extend(part.iter().map(|(name, _)| (name.clone(), (sent, answered))));
     }
     Ok(times)
 }
@@ -123,6 +115,8 @@ struct Held {
     name: MachineName,
     at: Instant,
     files: Files,
+    /// Whether all of it came along with the poll's reply.
+    along: bool,
 }
 
 /// What a machine fetched, by its name in the repository.
@@ -133,9 +127,20 @@ struct Files(BTreeMap<String, Bytes>);
 /// share one processor here, and have one each in the field.
 async fn hold(machine: &Machine, connection: &mut Connection) -> Result<Held> {
     let name = &machine.name;
-    let reply: PollReply = connection.send(machine.poll(POLL_SECONDS)?).await?.good()?;
+    let reply: PollReply = connection.send(machine.poll_files(POLL_SECONDS)?).await?.good()?;
     let number = reply.generation.with_context(|| format!("{name} was woken for nothing"))?.get();
     let mut files = Files::default();
+    if let Some(sent) = reply.files {
+        for (file, text) in [
+            ("timestamp.json".into(), sent.timestamp),
+            (format!("{number}.snapshot.json"), sent.snapshot),
+            (format!("{number}.targets.json"), sent.targets),
+            (TARGET.into(), sent.target),
+        ] {
+            files.0.insert(file, text.into());
+        }
+        return Ok(Held { name: name.clone(), at: Instant::now(), files, along: true });
+    }
     let metadata = [
         "2.root.json".into(),
         "timestamp.json".into(),
@@ -155,7 +160,7 @@ async fn hold(machine: &Machine, connection: &mut Connection) -> Result<Held> {
     let answer = connection.send(machine.get(&api::target_path(name, &hash))?).await?;
     ensure!(answer.status == 200, "{name}'s target: {}", answer.status);
     files.0.insert(TARGET.into(), answer.body);
-    Ok(Held { name: name.clone(), at: Instant::now(), files })
+    Ok(Held { name: name.clone(), at: Instant::now(), files, along: false })
 }
 
 impl Files {

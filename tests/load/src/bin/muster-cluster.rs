@@ -68,7 +68,10 @@ async fn run(cli: &Cli, seed: u64) -> Result<()> {
     };
     let fleet = Arc::new(Fleet::make(folder.path())?);
     let settings = match &databases {
-        Some(databases) => format!("database = \"{}\"\n{}", databases.url(), cli.configure),
+        Some(databases) => {
+            let url = databases.url();
+            format!("database = \"{url}\"\nbearer_keys = \"bearer-keys.json\"\n{}", cli.configure)
+        }
         None => cli.configure.clone(),
     };
     let count = if databases.is_some() { 3 } else { 1 };

@@ -98,14 +98,16 @@ async fn measure(cli: &Cli) -> Result<Figures> {
             let wake = publish::wake(&bench.fleet, &bench.server, agents, 1).await?;
             println!(
                 "a generation for {} waiting machines: signed in {:.0} ms, stored in {:.0} ms; held by each {:.0} ms \
-                 (median) and {:.0} ms (99 %) after it was sent, {:.0} and {:.0} ms after it was answered",
+                 (median) and {:.0} ms (99 %) after it was sent, {:.0} and {:.0} ms after it was answered; {} \
+                 got it with the reply to their poll",
                 wake.machines,
                 wake.sign_ms,
                 wake.store_ms,
                 wake.sent_p50_ms,
                 wake.sent_p99_ms,
                 wake.answered_p50_ms,
-                wake.answered_p99_ms
+                wake.answered_p99_ms,
+                wake.along
             );
             figures.publish.push(wake);
             bench.server.stop().await?;

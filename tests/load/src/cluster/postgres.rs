@@ -1,7 +1,7 @@
 //! PostgreSQL servers of our own: a primary, and a standby that follows it synchronously and can take over.
 
 use std::net::SocketAddr;
-use std::os::unix::fs::chown;
+use std::os::unix::fs::{DirBuilderExt as _, chown};
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output, Stdio};
 
@@ -39,8 +39,21 @@ impl Postgres {
     pub fn following(folder: &Path, name: &str, primary: &Self) -> Result<Self> {
         let postgres = Self::place(folder, name)?;
         let from = primary.address.port().to_string();
-        let options =
-            ["-h", "127.0.0.1", "-p", &from, "-U", "muster", "-X", "stream", "-R", "--no-sync", "-D"];
+        let options = [
+            "-h",
+            "127.0.0.1",
+            "-p",
+            &from,
+            "-U",
+            "muster",
+            "-X",
+            "stream",
+            "-R",
+            "-c",
+            "fast",
+            "--no-sync",
+            "-D",
+        ];
         postgres.run("pg_basebackup", &options)?;
         let follows =
             format!("primary_conninfo = 'host=127.0.0.1 port={from} user=muster application_name={name}'\n");
@@ -50,7 +63,8 @@ impl Postgres {
 
     fn place(folder: &Path, name: &str) -> Result<Self> {
         let data = folder.join(name);
-        std::fs::create_dir(&data)?;
+        // It refuses a folder that others may read.
+        std::fs::DirBuilder::new().mode(0o700).create(&data)?;
         let (user, group) = (id("-u")?, id("-g")?);
         chown(&data, Some(user), Some(group))?;
         Ok(Self { programs: programs()?, data, address: free_address()? })
