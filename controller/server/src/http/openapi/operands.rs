@@ -5,7 +5,7 @@ use axum::body::Body;
 use axum::extract::{Path, Query, State};
 use axum::http::{HeaderMap, Method, StatusCode};
 use axum::response::Response;
-use muster_protocol::operator::MachineView;
+use muster_protocol::operator::MachineSummary;
 use utoipa::openapi::{RefOr, Schema};
 use utoipa::{PartialSchema, ToSchema};
 
@@ -139,9 +139,10 @@ impl<T: ToSchema> Reply for Long<T> {
     }
 }
 
+/// Without `fields=summary` each has all fields of a `MachineView`.
 impl Reply for Listing {
     fn describe(operation: &mut Operation) {
-        operation.answers::<Vec<MachineView>>();
+        operation.answers::<Vec<MachineSummary>>();
     }
 }
 
