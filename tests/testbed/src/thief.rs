@@ -165,6 +165,15 @@ fn respond(headers: &HeaderMap, answer: Answer) -> Response {
     response
 }
 
+/// A poll's reply without the files that come along.
+fn without_files(body: Vec<u8>) -> Vec<u8> {
+    let Ok(serde_json::Value::Object(mut reply)) = serde_json::from_slice(&body) else { return body };
+    match reply.remove("files") {
+        Some(_) => serde_json::Value::Object(reply).to_string().into_bytes(),
+        None => body,
+    }
+}
+
 async fn ask(
     shared: &Shared,
     method: &Method,
@@ -181,7 +190,11 @@ async fn ask(
     }
     let response = request.send().await?;
     let (status, headers) = (response.status().as_u16(), response.headers().clone());
-    let body = response.bytes().await?.to_vec();
+    let mut body = response.bytes().await?.to_vec();
+    if path.contains("/poll?") {
+        // A thief's controller lets machines fetch each file, where rules can bend it.
+        body = without_files(body);
+    }
     let (method, path) = (method.to_string(), path.to_owned());
     Ok((headers, Answer { method, path, status, body, ..Answer::default() }))
 }

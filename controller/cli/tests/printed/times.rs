@@ -7,19 +7,23 @@ use serde_json::Value;
 use super::*;
 
 /// Every command with `--json` that reads, with the arguments that the stand-in's answers need.
-const READING: [&[&str]; 9] = [
+const READING: [&[&str]; 11] = [
     &["status"],
     &["machines", "list"],
     &["machines", "show", "tin"],
     &["history", "tin"],
     &["history", "tin", "--attacks"],
     &["audit"],
+    &["audit", "checkpoint"],
+    &["audit", "verify"],
     &["drafts", "list"],
     &["keys", "list"],
     &["machines", "list", "--flake", "flake"],
 ];
-/// These need sops and Nix, and are run by tests/secrets; they contain no times.
-const ELSEWHERE: [&[&str]; 2] = [&["vars", "list"], &["vars", "check"]];
+/// These need sops and Nix, and are run by tests/secrets; they contain no times. A list of tokens is for
+/// programs that enrol, a collection takes a controller's time: their fields are in `protocol`'s list of times.
+const ELSEWHERE: [&[&str]; 4] =
+    [&["vars", "list"], &["vars", "check"], &["machines", "add"], &["cache", "gc"]];
 
 /// Large numbers that are not times.
 fn bare(value: &Value, at: &str, found: &mut Vec<String>) {
@@ -98,6 +102,10 @@ async fn no_number_in_a_printed_document_is_a_time() {
         assert!(found.is_empty(), "{arguments:?}: {found:?}");
         let text = String::from_utf8(output.stdout).unwrap();
         let has_times = !matches!(arguments, ["keys", ..]);
+        if let ["audit", _, ..] = arguments {
+            // What these tell is of now.
+            continue;
+        }
         assert_eq!(text.contains("\"2026-11-28T10:31:15.250Z\""), has_times, "{arguments:?}: {text}");
         if text.contains("\"expires\"") || text.contains("\"ends\"") {
             assert!(text.contains("\"2026-11-28T10:31:15Z\""), "{arguments:?}: {text}");

@@ -10,8 +10,8 @@ use muster_protocol::ids::Generation;
 use muster_protocol::keys::SecretKey;
 use muster_protocol::machine::Class;
 use muster_protocol::operator::{
-    MAX_PUBLICATIONS_BYTES, MachinePublication, MachineView, Publications, PublicationsTaken, Request,
-    RequestSignature,
+    MAX_PUBLICATIONS_BYTES, MachinePublication, MachineView, NewRoot, Publications, PublicationsTaken,
+    Request, RequestSignature, RootTaken,
 };
 use reqwest::Method;
 
@@ -163,13 +163,19 @@ async fn of_a_large_publication_every_row_is_written() {
     assert_eq!(named.len(), 600);
 }
 
+async fn in_force(fleet: &Fleet, root: &[u8]) {
+    let new = NewRoot { root: String::from_utf8(root.to_vec()).unwrap() };
+    let body = serde_json::to_vec(&new).unwrap();
+    fleet.operate(Method::POST, api::OPERATOR_ROOT, body).await.good::<RootTaken>();
+}
+
 #[tokio::test]
 async fn an_operator_who_is_removed_in_between_publishes_no_more() {
     let fleet = Fleet::start().await;
     three(&fleet).await;
     publish(&fleet, &[("cinnabar", 1)]).await.good::<PublicationsTaken>();
     let next_root = make_root(2, &fleet.root_key, &[&SecretKey::generate().unwrap()], &fleet.online);
-    std::fs::write(fleet.dir.path().join("root/2.root.json"), next_root).unwrap();
+    in_force(&fleet, &next_root).await;
     publish(&fleet, &[("realgar", 1), ("orpiment", 1)]).await.refused(403, ProblemCode::Revoked);
     assert_eq!(fleet.sql(STORED).await, "1 1 1");
 }
@@ -268,7 +274,7 @@ async fn newer_roots_come_along_and_files_that_are_to_be_signed_anew_do_not() {
     let [mut machine, ..] = three(&fleet).await;
     publish(&fleet, &[("cinnabar", 1)]).await.good::<PublicationsTaken>();
     let next_root = make_root(2, &fleet.root_key, &[&fleet.operator], &fleet.online);
-    std::fs::write(fleet.dir.path().join("root/2.root.json"), &next_root).unwrap();
+    in_force(&fleet, &next_root).await;
     let bearer = machine.bearer(&fleet).await;
     let reply: PollReply = poll(&fleet, &machine, &bearer, None, 0).await.good();
     let files = reply.files.unwrap();

@@ -7,6 +7,7 @@ use muster_protocol::audit::{
 use muster_protocol::checkin::{CheckIn, CheckInReply};
 use muster_protocol::ids::Sha256;
 use muster_protocol::machine::Class;
+use muster_server::config::ServerConfig;
 use muster_server::store::Store;
 use reqwest::Method;
 
@@ -35,7 +36,8 @@ async fn cut(fleet: &Fleet, asked: &CutLog) -> crate::support::Answer {
 /// Removes what was cut, as the running controller does from time to time.
 async fn forget(fleet: &mut Fleet) {
     fleet.down().await;
-    let store = Store::open(&fleet.dir.path().join("data"), &fleet.fleet_id()).await.unwrap();
+    let ServerConfig { database, data, .. } = ServerConfig::load(&fleet.config_file()).unwrap();
+    let store = Store::open_in(&database, &data, &fleet.fleet_id()).await.unwrap();
     store.forget_cut_entries().await.unwrap();
     store.close().await;
     fleet.up().await;

@@ -4,6 +4,7 @@ use muster_protocol::checkin::{CheckIn, CheckInReply, Holds};
 use muster_protocol::machine::Class;
 use muster_protocol::operator::{HistoryEntry, MachineView};
 use muster_protocol::report::{Accepted, Attack, EventKind};
+use muster_server::config::ServerConfig;
 use muster_server::core::retention::Kept;
 use muster_server::store::Store;
 use reqwest::Method;
@@ -14,7 +15,8 @@ use crate::support::{Fleet, event};
 async fn forget(fleet: &mut Fleet, kept: Kept) {
     let (now, now_s) = (fleet.now_s() * 1000, fleet.now_s());
     Box::pin(fleet.down()).await;
-    let store = Store::open(&fleet.dir.path().join("data"), &fleet.fleet_id()).await.unwrap();
+    let ServerConfig { database, data, .. } = ServerConfig::load(&fleet.config_file()).unwrap();
+    let store = Store::open_in(&database, &data, &fleet.fleet_id()).await.unwrap();
     store.sweep(now_s).await.unwrap();
     store.forget_generations(kept).await.unwrap();
     store.forget_attacks(now - 86_400_000).await.unwrap();

@@ -425,10 +425,11 @@ impl Both {
         let entries: Vec<Entry> = self.memory.log.entries.iter().map(|entry| Entry::clone(entry)).collect();
         let mut reading = Reading::from(anchor);
         let mut holds = Possession::default();
-        reading.add(&entries, through).unwrap();
-        entries.iter().filter(|entry| entry.id <= through).for_each(|entry| holds.add(entry));
+        let through = stored.entry.unwrap_or(stored.newest);
+        reading.add(&entries, through.id).unwrap();
+        entries.iter().filter(|entry| entry.id <= through.id).for_each(|entry| holds.add(entry));
         let asked = CutLog {
-            through: stored.entry.unwrap_or(stored.newest),
+            through,
             holds: if self.random.yes(4) { Sha256::of(b"no") } else { holds.finish() },
             export: Sha256::of(b"export"),
         };
