@@ -21,7 +21,7 @@ const READING: [&[&str]; 11] = [
     &["machines", "list", "--flake", "flake"],
 ];
 /// These need sops and Nix, and are run by tests/secrets; they contain no times. A list of tokens is for
-/// programs that enrol, a collection takes a controller's time: their fields are in `protocol`'s list of times.
+/// programs that enrol, a collection takes a controller's time: `protocol`'s list of times has their fields.
 const ELSEWHERE: [&[&str]; 4] =
     [&["vars", "list"], &["vars", "check"], &["machines", "add"], &["cache", "gc"]];
 

@@ -97,9 +97,9 @@ async fn measure(cli: &Cli) -> Result<Figures> {
             let agents = bench.enrol(0..count).await?;
             let wake = publish::wake(&bench.fleet, &bench.server, agents, 1).await?;
             println!(
-                "a generation for {} waiting machines: signed in {:.0} ms, stored in {:.0} ms; held by each {:.0} ms \
-                 (median) and {:.0} ms (99 %) after it was sent, {:.0} and {:.0} ms after it was answered; {} \
-                 got it with the reply to their poll",
+                "a generation for {} waiting machines: signed in {:.0} ms, stored in {:.0} ms; held by each \
+                 {:.0} ms (median) and {:.0} ms (99 %) after it was sent, {:.0} and {:.0} ms after it \
+                 was answered; {} got it with the reply to their poll",
                 wake.machines,
                 wake.sign_ms,
                 wake.store_ms,
