@@ -55,7 +55,7 @@ const ASKS_AGAIN: Duration = Duration::from_secs(11 * 60 + 30);
 const RIGHT_AGAIN: Duration = Duration::from_secs(90 * 60);
 /// And for later publications.
 const AS_EVER: Duration = Duration::from_secs(5 * 60);
-const HOURS: u64 = 60;
+const HOURS: u64 = 100;
 /// And with a weak agent, until that is noticed.
 const MOST_HOURS: u64 = 300;
 

@@ -19,8 +19,11 @@ pub struct Sessions {
 
 impl Sessions {
     /// The key that the next check-in asks for a session with; `None` while one lasts. A new key of the
-    /// machine ends every session.
+    /// machine ends every session, and nothing that was offered before it is one of that key.
     pub fn ask(&mut self, brings_key: bool, now: Duration) -> Option<ExchangeKey> {
+        if brings_key {
+            self.asked = None;
+        }
         let lasts = |end: Duration| now.saturating_add(EARLY) < end;
         if !brings_key && self.open.as_ref().is_some_and(|(_, end)| lasts(*end)) {
             return None;
@@ -41,6 +44,10 @@ impl Sessions {
     /// The reply to a check-in that was sent at this time. What is offered to a key of an earlier process is
     /// of no use.
     pub fn offered(&mut self, check_in: &CheckIn, offer: Option<&SessionOffer>, sent: Duration) {
+        if check_in.new_key.is_some() {
+            // A controller that only claims to have the new key would go on with the session of the old one.
+            self.open = None;
+        }
         let Some((offer, asked)) = offer.zip(self.asked.as_ref()) else { return };
         if check_in.session != Some(asked.public()) {
             return;
@@ -111,6 +118,24 @@ mod tests {
         assert!(sessions.ask(false, late).is_some());
         assert!(sessions.of(&check_in(None), late).is_some(), "the one before lasts until then");
         assert!(open().0.ask(true, START).is_some(), "a new key ends it");
+    }
+
+    #[test]
+    fn a_new_key_that_is_said_to_be_taken_ends_the_session_of_the_old_one() {
+        let key = muster_protocol::keys::SecretKey::generate().unwrap().public();
+        let brings = |session| CheckIn { new_key: Some(key), ..check_in(session) };
+        let (mut sessions, controller) = open();
+        let asked = sessions.ask(true, START);
+        sessions.offered(&brings(asked), None, START);
+        assert!(sessions.of(&check_in(None), START).is_none());
+        // Nor does one begin that was offered to the old key and held back.
+        let mut sessions = Sessions::default();
+        let before = sessions.ask(false, START);
+        let after = sessions.ask(true, START);
+        assert!(before.is_some() && after.is_some() && before != after);
+        let held_back = SessionOffer { key: controller.public(), token: "t".into(), expires_in: 3600 };
+        sessions.offered(&check_in(before), Some(&held_back), START);
+        assert!(sessions.of(&check_in(None), START).is_none());
     }
 
     #[test]
