@@ -233,3 +233,17 @@ end_process() {
     sleep 0.1
   done
 }
+
+# An S3 store of others: garage, which cargo builds once, in minutes. Sets `garage`.
+garage_version=2.5.0
+need_garage() {
+  garage=$cache/garage/bin/garage
+  case $("$garage" --version 2> /dev/null) in *"$garage_version"*) return 0 ;; esac
+  need_rust
+  say "${dim}building garage $garage_version, once${plain}"
+  # Not into this project's target folder, which has other settings; nor as slowly as for those who ship it.
+  (cd "$HOME" && CARGO_TARGET_DIR=$cache/garage/target CARGO_PROFILE_RELEASE_LTO=off CARGO_PROFILE_RELEASE_OPT_LEVEL=1 \
+    CARGO_PROFILE_RELEASE_CODEGEN_UNITS=16 cargo install --quiet --locked --root "$cache/garage" \
+    "garage@$garage_version" >&2) || die "cargo cannot install garage: its message is above."
+  rm -rf "$cache/garage/target"
+}

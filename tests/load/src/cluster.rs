@@ -3,13 +3,17 @@
 //!
 //! `dice` makes the run repeatable; `postgres` and `relay` are the database and the way to it; `controllers`
 //! are the programs; `agent` and `operator` do what real ones do; `chaos` kills; `verdict` looks at what is
-//! left.
+//! left. `blobs` are the archives that generations bring along, in a folder or in `garage`. `speed` is how
+//! long things take while nothing is broken.
 
 pub mod agent;
+pub mod blobs;
 pub mod chaos;
 pub mod controllers;
 pub mod dice;
+pub mod garage;
 pub mod operator;
 pub mod postgres;
 pub mod relay;
+pub mod speed;
 pub mod verdict;

@@ -9,9 +9,10 @@ use anyhow::{Context as _, Result, ensure};
 use clap::Parser;
 use muster_load::agents::enrol;
 use muster_load::cluster::agent::{Agent, Run};
-use muster_load::cluster::chaos::{Databases, reign};
+use muster_load::cluster::chaos::{Broken, Databases, reign};
 use muster_load::cluster::controllers::Controllers;
 use muster_load::cluster::dice::Dice;
+use muster_load::cluster::garage::Garage;
 use muster_load::cluster::{operator, verdict};
 use muster_load::fleet::Fleet;
 use muster_load::server::Program;
@@ -28,6 +29,15 @@ struct Cli {
     /// The program `muster`
     #[arg(long)]
     muster: PathBuf,
+    /// Another version of it: in the middle of the time it replaces the first, one controller after the other
+    #[arg(long)]
+    then: Option<PathBuf>,
+    /// The program `garage`: archives are in its S3 store, which crashes too; otherwise in a folder
+    #[arg(long)]
+    garage: Option<PathBuf>,
+    /// For how many seconds nothing is broken, and everything timed
+    #[arg(long, default_value_t = 10)]
+    calm: u64,
     /// SQLite: one controller. PostgreSQL: three, over a primary and a standby
     #[arg(long, default_value = "postgres", value_parser = ["sqlite", "postgres"])]
     database: String,
@@ -67,17 +77,23 @@ async fn run(cli: &Cli, seed: u64) -> Result<()> {
         _ => Some(Databases::create(folder.path().to_owned()).await?),
     };
     let fleet = Arc::new(Fleet::make(folder.path())?);
-    let settings = match &databases {
-        Some(databases) => {
-            let url = databases.url();
-            format!("database = \"{url}\"\nbearer_keys = \"bearer-keys.json\"\n{}", cli.configure)
+    let (store, s3) = match &cli.garage {
+        Some(program) => {
+            let (garage, table) = Garage::create(program, folder.path()).await?;
+            (Some(garage), table)
         }
-        None => cli.configure.clone(),
+        None => (None, String::new()),
     };
+    let blobs = if store.is_some() { Garage::blobs() } else { "blobs = \"blobs\"\n".into() };
+    let database = databases.as_ref().map_or_else(String::new, |databases| {
+        format!("database = \"{}\"\nbearer_keys = \"bearer-keys.json\"\n", databases.url())
+    });
+    let settings = format!("{database}{blobs}{}\n{s3}", cli.configure);
     let count = if databases.is_some() { 3 } else { 1 };
-    let program = Program { muster: cli.muster.clone(), core: None };
+    let programs = std::iter::once(&cli.muster).chain(&cli.then);
+    let programs = programs.map(|muster| Program { muster: muster.clone(), core: None }).collect();
     let controllers =
-        Controllers::start(program, count, |name, listen| fleet.controller(name, listen, false, &settings))
+        Controllers::start(programs, count, |name, listen| fleet.controller(name, listen, false, &settings))
             .await?;
     let controllers = Arc::new(controllers);
     let enrolled = enrol(&fleet, controllers.target(0)?, 0..cli.machines).await?;
@@ -94,7 +110,21 @@ async fn run(cli: &Cli, seed: u64) -> Result<()> {
     let began = Instant::now();
     let tell = move |what: &str| println!("{:6.1} s  {what}", began.elapsed().as_secs_f64());
     let lasts = Duration::from_secs(cli.seconds);
-    let (broken, databases) = reign(controllers.clone(), databases, dice, lasts, tell).await?;
+    tokio::time::sleep(Duration::from_secs(cli.calm)).await;
+    for line in run.speed.end() {
+        tell(&line);
+    }
+    let mut broken = Broken::default();
+    let mut parts = (databases, store);
+    let halves = if cli.then.is_some() { 2 } else { 1 };
+    for half in 0..halves {
+        if half > 0 {
+            tell("replace the program of each controller");
+            controllers.upgrade().await?;
+        }
+        let lasts = lasts / halves;
+        parts = reign(controllers.clone(), parts, dice.fork(), lasts, &mut broken, tell).await?;
+    }
     tell("all is well again");
 
     run.ends.store(true, Ordering::Relaxed);
@@ -116,19 +146,23 @@ async fn run(cli: &Cli, seed: u64) -> Result<()> {
     ensure!(seen.generations > 0 && seen.events > 0, "nothing happened in this run, so it shows nothing");
     let sum = |of: fn(&Agent) -> u64| lived.iter().map(of).sum::<u64>();
     println!(
-        "{} machines, {count} controllers on {}: {} check-ins, {} reports, {} polls, {} times tried again; {} \
-         generations and {} events are there once, in order; {} entries of the audit log in one chain",
+        "{} machines, {count} controllers on {}: {} check-ins, {} reports, {} polls, {} archives, {} times \
+         tried again; {} generations and {} events are there once, in order, with archives of {} KiB in {}; \
+         {} entries of the audit log in one chain",
         lived.len(),
         cli.database,
         sum(|agent| agent.told.check_ins),
         sum(|agent| agent.told.reports),
         sum(|agent| agent.told.polls),
+        sum(|agent| agent.told.archives),
         sum(|agent| agent.told.tried_again),
         seen.generations,
         seen.events,
+        seen.bytes / 1024,
+        if cli.garage.is_some() { "garage" } else { "a folder" },
         seen.entries
     );
     println!("{broken:?}");
-    drop(databases);
+    drop(parts);
     Ok(())
 }

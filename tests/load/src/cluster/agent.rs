@@ -6,7 +6,7 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
-use anyhow::{Context as _, Result, bail};
+use anyhow::{Context as _, Result, bail, ensure};
 use bytes::Bytes;
 use http_body_util::Full;
 use hyper::Request;
@@ -17,9 +17,12 @@ use muster_protocol::ids::{Generation, MachineName};
 use muster_protocol::machine::Class;
 use muster_protocol::report::{Accepted, Event, EventKind, Stream};
 use muster_protocol::tuf::client::{Scope, Stored, Update};
+use tokio::time::Instant;
 
+use super::blobs;
 use super::controllers::Controllers;
 use super::dice::Dice;
+use super::speed::Speed;
 use crate::client::{Answer, Connection};
 use crate::fleet::{Fleet, Machine};
 
@@ -38,6 +41,8 @@ pub struct Agent {
     unanswered: Option<Request<Full<Bytes>>>,
     outbox: Vec<Event>,
     numbered: u64,
+    /// It holds a generation whose archive it has not read yet.
+    unread: bool,
     trusted: Stored,
     /// The generation whose files it verified last.
     pub holds: Option<Generation>,
@@ -52,6 +57,7 @@ pub struct Told {
     pub check_ins: u64,
     pub reports: u64,
     pub polls: u64,
+    pub archives: u64,
     pub tried_again: u64,
 }
 
@@ -62,6 +68,7 @@ pub struct Run {
     pub ends: AtomicBool,
     /// What was published last to each machine; an agent that holds it and has nothing to send has ended.
     pub goal: OnceLock<BTreeMap<MachineName, u64>>,
+    pub speed: Speed,
 }
 
 impl Run {
@@ -79,6 +86,7 @@ impl Agent {
             unanswered: None,
             outbox: Vec::new(),
             numbered: 0,
+            unread: false,
             trusted: Stored { root: fleet.root.clone(), ..Stored::default() },
             holds: None,
             reported: BTreeMap::new(),
@@ -88,7 +96,7 @@ impl Agent {
 
     /// Nothing waits to be sent.
     pub fn is_quiet(&self) -> bool {
-        self.unanswered.is_none() && self.outbox.is_empty()
+        self.unanswered.is_none() && self.outbox.is_empty() && !self.unread
     }
 
     /// Lives until the run ends. An error is a broken promise of the controllers.
@@ -101,7 +109,7 @@ impl Agent {
     ) -> Result<Self> {
         let mut connection = None;
         while !run.is_over_for(&self) {
-            match self.round(&fleet, &controllers, &mut connection, &mut dice).await? {
+            match self.round(&fleet, &controllers, &run.speed, &mut connection, &mut dice).await? {
                 Outcome::Well => {}
                 Outcome::Again => {
                     connection = None;
@@ -118,6 +126,7 @@ impl Agent {
         &mut self,
         fleet: &Fleet,
         controllers: &Controllers,
+        speed: &Speed,
         held: &mut Option<Connection>,
         dice: &mut Dice,
     ) -> Result<Outcome> {
@@ -129,9 +138,13 @@ impl Agent {
             Some(request) => request.clone(),
             None => self.unanswered.insert(self.machine.checkin(&fleet.clock)?).clone(),
         };
+        let asked = Instant::now();
         let Some(answer) = sent(connection, request).await else { return Ok(Outcome::Again) };
         match self.judge("a check-in", &answer)? {
-            Verdict::Done => self.machine.checked_in(&answer)?,
+            Verdict::Done => {
+                speed.took("check-ins", asked.elapsed());
+                self.machine.checked_in(&answer)?;
+            }
             // An earlier try of the same bytes was answered; the agent makes the next one.
             Verdict::Over => {
                 self.unanswered = None;
@@ -143,14 +156,22 @@ impl Agent {
         self.told.check_ins += 1;
         while !self.outbox.is_empty() {
             let request = self.machine.report(self.stream, &self.outbox)?;
+            let asked = Instant::now();
             let Some(answer) = sent(connection, request).await else { return Ok(Outcome::Again) };
             match self.judge("a report", &answer)? {
                 Verdict::Done => {
+                    speed.took("reports", asked.elapsed());
                     let accepted: Accepted = answer.good()?;
                     self.outbox.retain(|event| event.seq > accepted.through);
                     self.told.reports += 1;
                 }
                 _ => return Ok(Outcome::Again),
+            }
+        }
+        if self.unread {
+            match self.read(connection, speed).await? {
+                Outcome::Well => {}
+                Outcome::Again => return Ok(Outcome::Again),
             }
         }
         let Some(answer) = sent(connection, self.machine.poll(POLL_SECONDS)?).await else {
@@ -199,6 +220,7 @@ impl Agent {
         }
         if let Some(generation) = now.filter(|_| now != self.holds) {
             self.holds = now;
+            self.unread = true;
             self.machine.generation = now;
             let mark = MARKS.fetch_add(2, Ordering::Relaxed);
             for kind in [EventKind::Fetched { ms: mark }, EventKind::Fetched { ms: mark + 1 }] {
@@ -209,6 +231,27 @@ impl Agent {
             self.reported.entry(generation).or_default().extend([mark, mark + 1]);
         }
         Ok(Outcome::Well)
+    }
+
+    /// Reads the archive of the generation that it holds, as what is built of it would be.
+    async fn read(&mut self, connection: &mut Connection, speed: &Speed) -> Result<Outcome> {
+        let (name, held) = (&self.machine.name, self.holds.context("it holds a generation")?);
+        let archive = blobs::archive(name, held.get());
+        let asked = Instant::now();
+        let Some(answer) = sent(connection, self.machine.get(&blobs::path(&archive))?).await else {
+            return Ok(Outcome::Again);
+        };
+        match answer.status {
+            200 => {
+                speed.took("archives read", asked.elapsed());
+                ensure!(answer.body == archive, "{name} was handed another archive for generation {held}");
+                self.told.archives += 1;
+                self.unread = false;
+                Ok(Outcome::Well)
+            }
+            404 => bail!("the archive of generation {held} of {name} was stored, and is not there"),
+            _ => Ok(Outcome::Again),
+        }
     }
 
     fn judge(&self, what: &str, answer: &Answer) -> Result<Verdict> {

@@ -9,6 +9,7 @@ use tokio::time::Instant;
 
 use super::controllers::Controllers;
 use super::dice::Dice;
+use super::garage::Garage;
 use super::postgres::Postgres;
 use super::relay::Relay;
 
@@ -91,55 +92,83 @@ pub struct Broken {
     pub failed_over: u32,
     pub crashed: u32,
     pub cut: u32,
+    pub store_crashed: u32,
+}
+
+/// What can be broken.
+#[derive(Debug, Clone, Copy)]
+enum Kind {
+    Kill,
+    Restart,
+    Hang,
+    FailOver,
+    Crash,
+    Cut,
+    Store,
 }
 
 /// Breaks things until the time is over, and then lets all of it come back.
 pub async fn reign(
     controllers: Arc<Controllers>,
-    mut databases: Option<Databases>,
+    (mut databases, mut store): (Option<Databases>, Option<Garage>),
     mut dice: Dice,
     lasts: Duration,
+    broken: &mut Broken,
     tell: impl Fn(&str),
-) -> Result<(Broken, Option<Databases>)> {
-    let (began, mut broken) = (Instant::now(), Broken::default());
-    let kinds = if databases.is_some() { 7 } else { 3 };
+) -> Result<(Option<Databases>, Option<Garage>)> {
+    let began = Instant::now();
+    let mut kinds = vec![Kind::Kill, Kind::Kill, Kind::Restart, Kind::Hang];
+    if databases.is_some() {
+        kinds.extend([Kind::FailOver, Kind::Crash, Kind::Cut]);
+    }
+    if store.is_some() {
+        kinds.push(Kind::Store);
+    }
     while began.elapsed() < lasts {
         tokio::time::sleep(Duration::from_millis(500) + dice.up_to_ms(2000)).await;
-        let (one, kind) = (dice.below(controllers.count()), dice.below(kinds));
-        match (kind, &mut databases) {
-            (0 | 6, _) => {
+        let (one, kind) = (dice.below(controllers.count()), kinds.get(dice.below(kinds.len())));
+        match (kind, &mut databases, &mut store) {
+            (Some(Kind::Kill), ..) => {
                 tell(&format!("kill controller {one}"));
                 controllers.kill(one, dice.up_to_ms(2000)).await.context("killing a controller")?;
                 broken.killed += 1;
             }
-            (1, _) => {
+            (Some(Kind::Restart), ..) => {
                 tell(&format!("restart controller {one}"));
                 controllers.restart(one).await.context("restarting a controller")?;
                 broken.restarted += 1;
             }
-            (2, _) => {
+            (Some(Kind::Hang), ..) => {
                 tell(&format!("hang controller {one}"));
                 controllers.hang(one, Duration::from_secs(1) + dice.up_to_ms(4000)).await?;
                 broken.hung += 1;
             }
-            (3, Some(databases)) => {
+            (Some(Kind::FailOver), Some(databases), _) => {
                 tell("fail the database over");
                 databases.fail_over().await.context("failing over")?;
                 broken.failed_over += 1;
             }
-            (4, Some(databases)) => {
+            (Some(Kind::Crash), Some(databases), _) => {
                 tell("crash the database");
                 databases.crash(dice.up_to_ms(2000)).await.context("crashing the database")?;
                 broken.crashed += 1;
             }
-            (_, Some(databases)) => {
+            (Some(Kind::Store), _, Some(store)) => {
+                tell("crash the store");
+                store.crash(dice.up_to_ms(2000)).await.context("crashing the store")?;
+                broken.store_crashed += 1;
+            }
+            (Some(Kind::Cut), Some(databases), _) => {
                 tell("cut all sessions of the database");
                 databases.cut()?;
                 broken.cut += 1;
             }
-            (_, None) => {}
+            _ => {}
         }
     }
     controllers.all_answer().await?;
-    Ok((broken, databases))
+    if let Some(store) = &store {
+        store.answers().await?;
+    }
+    Ok((databases, store))
 }

@@ -1,6 +1,7 @@
 //! The controllers of a cluster, and how clients find one that answers.
 
 use std::path::PathBuf;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use anyhow::{Context as _, Result, ensure};
@@ -18,7 +19,9 @@ const LIMIT: Duration = Duration::from_secs(60);
 const CONNECT: Duration = Duration::from_secs(2);
 
 pub struct Controllers {
-    program: Program,
+    /// What runs and, for the second half of a run, what each is replaced with.
+    programs: Vec<Program>,
+    second: AtomicBool,
     all: Vec<Controller>,
 }
 
@@ -31,19 +34,36 @@ struct Controller {
 impl Controllers {
     /// Starts `count` of them; `write` writes the configuration of one that listens there.
     pub async fn start(
-        program: Program,
+        programs: Vec<Program>,
         count: usize,
         write: impl Fn(&str, std::net::SocketAddr) -> Result<PathBuf>,
     ) -> Result<Self> {
+        let program = programs.first().context("there is a program")?;
         let mut all = Vec::new();
         for number in 0..count {
             let listen = free_address()?;
             let config = write(&format!("controller{number}"), listen)?;
             let target = Target::plain(listen);
-            let server = Server::start(&program, &config, target.clone()).await?;
+            let server = Server::start(program, &config, target.clone()).await?;
             all.push(Controller { config, target, server: Mutex::new(Some(server)) });
         }
-        Ok(Self { program, all })
+        Ok(Self { programs, second: AtomicBool::new(false), all })
+    }
+
+    /// The program that the next start runs.
+    fn program(&self) -> Result<&Program> {
+        let second = self.programs.last().filter(|_| self.second.load(Ordering::Relaxed));
+        second.or(self.programs.first()).context("there is a program")
+    }
+
+    /// Replaces the program of one after the other, while the rest goes on.
+    pub async fn upgrade(&self) -> Result<()> {
+        self.second.store(true, Ordering::Relaxed);
+        for number in 0..self.count() {
+            self.restart(number).await?;
+            self.answers(number).await?;
+        }
+        Ok(())
     }
 
     pub fn count(&self) -> usize {
@@ -67,7 +87,7 @@ impl Controllers {
         // Dropping it kills it.
         drop(server.take());
         tokio::time::sleep(down).await;
-        *server = Some(Server::begin(&self.program, &one.config, one.target.clone())?);
+        *server = Some(Server::begin(self.program()?, &one.config, one.target.clone())?);
         Ok(())
     }
 
@@ -78,7 +98,7 @@ impl Controllers {
         if let Some(server) = server.take() {
             server.stop().await?;
         }
-        *server = Some(Server::begin(&self.program, &one.config, one.target.clone())?);
+        *server = Some(Server::begin(self.program()?, &one.config, one.target.clone())?);
         Ok(())
     }
 
@@ -97,15 +117,21 @@ impl Controllers {
     /// Waits until all of them answer. One that ended by itself is an error: a controller never exits because
     /// of its database.
     pub async fn all_answer(&self) -> Result<()> {
+        for number in 0..self.count() {
+            self.answers(number).await?;
+        }
+        Ok(())
+    }
+
+    async fn answers(&self, number: usize) -> Result<()> {
         let began = Instant::now();
-        for one in &self.all {
-            let mut server = one.server.lock().await;
-            let server = server.as_mut().context("every controller was started again")?;
-            while server.answers().await.is_err() {
-                server.require_running()?;
-                ensure!(began.elapsed() < LIMIT, "{} does not answer", one.config.display());
-                tokio::time::sleep(Duration::from_millis(20)).await;
-            }
+        let one = self.all.get(number).context("there is such a controller")?;
+        let mut server = one.server.lock().await;
+        let server = server.as_mut().context("every controller was started again")?;
+        while server.answers().await.is_err() {
+            server.require_running()?;
+            ensure!(began.elapsed() < LIMIT, "{} does not answer", one.config.display());
+            tokio::time::sleep(Duration::from_millis(20)).await;
         }
         Ok(())
     }

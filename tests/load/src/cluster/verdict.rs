@@ -10,6 +10,7 @@ use muster_protocol::operator::{HistoryEntry, MachineView};
 use muster_protocol::report::EventKind;
 
 use super::agent::Agent;
+use super::blobs;
 use super::controllers::Controllers;
 use crate::client::Connection;
 use crate::fleet::Fleet;
@@ -20,6 +21,8 @@ pub struct Seen {
     pub generations: u64,
     pub events: u64,
     pub entries: u64,
+    /// Of all archives.
+    pub bytes: u64,
 }
 
 /// Nothing lost, nothing twice, every machine on what was published last, no alarm, the audit log whole.
@@ -33,8 +36,13 @@ pub async fn check(
     for number in 0..controllers.count() {
         let mut connection = Connection::open(controllers.target(number)?).await?;
         seen = Seen::default();
+        let bearer = blobs::bearer(fleet, &mut connection).await?;
         for agent in agents {
             machine(fleet, &mut connection, agent, published, &mut seen)
+                .await
+                .with_context(|| format!("controller {number}, machine {}", agent.machine.name))?;
+            let name = &agent.machine.name;
+            archives(&mut connection, name, published.get(name), &bearer, &mut seen)
                 .await
                 .with_context(|| format!("controller {number}, machine {}", agent.machine.name))?;
         }
@@ -86,6 +94,20 @@ async fn machine(
         "{generations} generations are there, and {last:?} were stored"
     );
     seen.generations += generations;
+    Ok(())
+}
+
+/// The archive of each generation is there, byte for byte.
+async fn archives(
+    connection: &mut Connection,
+    name: &MachineName,
+    last: Option<&u64>,
+    bearer: &str,
+    seen: &mut Seen,
+) -> Result<()> {
+    for number in 1..=last.copied().unwrap_or_default() {
+        seen.bytes += blobs::require(connection, name, number, bearer).await?;
+    }
     Ok(())
 }
 
