@@ -8,6 +8,7 @@
 //! - `request_peer` knows who sent the request being handled; `connection` accepts peers and schedules their
 //!   turns; `memory` charges each `payer` for bodies, and `answers` for responses; `heavy` runs CPU-heavy
 //!   work.
+//! - `unread` reads the rest of a body that was refused.
 //! - `spread` moves each `Retry-After`, so that those who are told the same do not come back together.
 //! - `kept` shares what costs something to find.
 //! - `routes` is how the table of routes is read, by the router and by `openapi`, which describes the API.
@@ -35,6 +36,7 @@ mod routes;
 mod sessions;
 mod spread;
 pub(crate) mod state;
+mod unread;
 mod watched;
 
 /// Parsers of network input outside the protocol crate, for the fuzz targets.
@@ -163,6 +165,7 @@ async fn other_method() -> Refused {
 /// Not an `async fn`: that would keep room for the request for as long as it is being answered.
 fn outermost(State(app): State<Shared>, request: Request, mut next: Next) -> BoxFuture<'static, Response> {
     let (access, caller) = (Access::new(&request, &*app.services.clock), spread::caller(&request));
+    let (request, unread) = unread::kept(request);
     let answering = request_peer::answering(request, move |request| next.call(request));
     Box::pin(async move {
         let answered = async {
@@ -170,6 +173,11 @@ fn outermost(State(app): State<Shared>, request: Request, mut next: Next) -> Box
             charged(&app, response, asked).await
         };
         let mut response = answered.instrument(access.span()).await;
+        if let Some(unread) = unread
+            && (response.status().is_client_error() || response.status().is_server_error())
+        {
+            Box::pin(unread.drain()).await;
+        }
         spread::out(&mut response, caller);
         access.answered(&mut response, &*app.services.clock);
         response

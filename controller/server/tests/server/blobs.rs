@@ -162,7 +162,8 @@ async fn a_store_that_is_away_fails_or_is_silent_is_told_and_the_rest_goes_on() 
         };
         tokio::join!(upload, cut).0.refused(503, ProblemCode::Busy);
         store.proxy().turn(Mode::Through);
-        assert_eq!(put(&fleet, &operator, &path, large.clone()).await.status, StatusCode::CREATED);
+        let again = put(&fleet, &operator, &path, large.clone()).await;
+        assert_eq!(again.status, StatusCode::CREATED, "{}: {}", store.name, again.text);
         let request = fleet.http.get(fleet.url(&path)).bearer_auth(&operator);
         let mut response = request.send().await.unwrap();
         assert!(response.chunk().await.unwrap().is_some());
