@@ -98,6 +98,8 @@ async fn outside() -> Option<Store> {
     // Each test has a place of its own in the bucket.
     let place = dir.path().file_name().unwrap().to_str().unwrap().replace('.', "");
     let config = config(dir.path(), proxy.address, &format!("{bucket}/{place}"), region, id, secret, "");
+    // One that waits for its disk takes longer.
+    let config = config.replace("timeout_seconds = 1", "timeout_seconds = 5");
     Some(Store { name: "outside", config, proxy: Some(proxy), dir, serving: None })
 }
 
