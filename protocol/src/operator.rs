@@ -173,6 +173,24 @@ pub struct MachinesAdded {
     pub added: usize,
 }
 
+/// `POST /v1/operator/machines/NAME/readmit`: a machine that a lost database knew, with the key that it has.
+#[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Readmit {
+    /// Its class.
+    pub class: Class,
+    /// Its Nix system.
+    pub system: System,
+    /// Its tags in the inventory.
+    #[serde(default)]
+    pub tags: BTreeSet<Tag>,
+    /// The key that it signs with. Its age key comes with its next check-in.
+    pub key: PublicKey,
+    /// Whether a machine that is enrolled with another key gets this one in its place.
+    #[serde(default)]
+    pub replace: bool,
+}
+
 /// `POST /v1/operator/machines/NAME/generations`: one signed generation, as the bytes that were signed.
 #[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]

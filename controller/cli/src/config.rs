@@ -151,6 +151,18 @@ impl FlakeArgument {
     }
 }
 
+/// The controller's configuration: the named one, or the one beside the operator's, which MUSTER_CONFIG
+/// names.
+pub fn controller_file(config: Option<PathBuf>) -> Result<PathBuf> {
+    match config {
+        Some(config) if config.file_name().is_some_and(|name| name == "muster.toml") => {
+            Ok(config.with_file_name("controller").join("controller.toml"))
+        }
+        Some(config) => Ok(config),
+        None => Ok(default_folder()?.join("controller/controller.toml")),
+    }
+}
+
 /// `muster` in the user's configuration folder (XDG Base Directory Specification).
 pub fn default_folder() -> Result<PathBuf> {
     let xdg = std::env::var_os("XDG_CONFIG_HOME").map(PathBuf::from).filter(|path| path.is_absolute());

@@ -2,6 +2,7 @@
 //! `Command` and `Command::run`.
 
 mod audit;
+mod backup;
 mod cache;
 mod database;
 mod drafts;
@@ -40,6 +41,10 @@ enum Command {
     Init(init::Init),
     /// Run the controller
     Serve(serve::Serve),
+    /// Copy the controller's database, roots and settings into a folder, also while it runs
+    Backup(backup::Backup),
+    /// Bring such a copy back, where no database is
+    Restore(backup::Restore),
     /// Move the controller to another database
     #[command(subcommand)]
     Database(database::Database),
@@ -87,6 +92,8 @@ impl Command {
         match self {
             Self::Init(init) => init.run().map(done),
             Self::Serve(serve) => serve.run(config).await.map(done),
+            Self::Backup(backup) => backup.run(config).await.map(done),
+            Self::Restore(restore) => restore.run(config).await.map(done),
             Self::Database(database) => database.run().await.map(done),
             Self::Machines(machines) => machines.run(config).await,
             Self::Vars(vars) => vars.run(config).await,

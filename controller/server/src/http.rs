@@ -120,6 +120,7 @@ fn table<R: Routes>(routes: R) -> R {
         .post(api::OPERATOR_INVITATIONS, "New machines, or new tokens for them", machines::add_all)
         .get(&machine, "One machine", machines::show)
         .post(&format!("{machine}/revoke"), "Ends a machine's access", machines::revoke)
+        .post(&format!("{machine}/readmit"), "Admits a machine by its key", machines::readmit)
         .post(&format!("{machine}/generations"), "Publishes a signed generation", publish::publish)
         .post(api::OPERATOR_GENERATIONS, "Publishes generations of many machines", publish_all::publish_all)
         .get(&format!("{machine}/history"), "What a machine ran", history::history)

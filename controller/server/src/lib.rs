@@ -2,7 +2,8 @@
 //!
 //! Each module uses only those below it:
 //!
-//! - `server` starts and stops the rest; `database` copies a stopped controller's database.
+//! - `server` starts and stops the rest; `database` copies a stopped controller's database, and `backup` a
+//!   running one's, which it also restores.
 //! - `http` authenticates requests, applies limits and replies; it decides nothing else.
 //! - `collector` removes from the cache what nothing needs.
 //! - `following` hears what other controllers on the same database did.
@@ -18,6 +19,7 @@
 
 #![deny(clippy::print_stdout, clippy::print_stderr)]
 
+pub mod backup;
 mod collector;
 pub mod config;
 pub mod core;

@@ -9,6 +9,7 @@
 //! a variant here.
 
 mod answers;
+mod backup;
 pub mod blobs;
 mod checkins;
 mod commands;
@@ -186,6 +187,8 @@ impl Transaction {
         fn report(batch: &reports::Batch<'_>, key: &PublicKey, now: UnixMillis) -> Option<reports::Stored>;
         fn known(machine: &MachineName) -> Option<machines::Stored>;
         fn token_taken(token: &Sha256) -> bool;
+        /// Whether another machine has this key.
+        fn key_taken(machine: &MachineName, key: &PublicKey) -> bool;
         /// For a request to an enrolled machine.
         fn asking(machine: &MachineName) -> Option<requests::Stored>;
         /// For an offered generation.
@@ -352,7 +355,7 @@ impl Store {
     ) -> Result<(), StoreError> {
         if let Err(error) = transaction.commit().await {
             // It may have been committed all the same.
-            self.known.forget(&effects.identities);
+            self.known.doubt(&effects);
             return Err(error);
         }
         self.logged(applied);

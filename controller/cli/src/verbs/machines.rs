@@ -5,6 +5,7 @@ mod add;
 mod add_many;
 mod in_flake;
 mod kind;
+mod readmit;
 mod remove;
 mod show;
 mod token;
@@ -54,6 +55,8 @@ pub enum Machines {
     },
     /// Register a machine's own key, and encrypt to it the secrets that it should read
     Accept(accept::Accept),
+    /// Admit machines that a lost database knew, by the keys that they have
+    Readmit(readmit::Readmit),
     /// End a machine's access at once; what it runs stays as it is
     Revoke { machine: MachineName },
     /// Ask a machine for a new key, by a signed request; it makes one at its next contact, and the old one
@@ -89,6 +92,7 @@ impl Machines {
             // These change files, and are handled above.
             Self::Accept(_) | Self::Remove(_) => Ok(()),
             Self::Add(add) => add.run(&config, &api).await,
+            Self::Readmit(readmit) => readmit.run(&api).await,
             Self::List { json, all, .. } => show::list(&api, json, all).await,
             Self::Show { machine, json } => {
                 let view: MachineView = api.get(&operator_machine(&machine)).await?;

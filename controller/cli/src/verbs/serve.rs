@@ -7,6 +7,7 @@ use clap::Args;
 use muster_protocol::logging;
 use tracing_subscriber::EnvFilter;
 
+use crate::config::controller_file;
 use crate::terminal::error::WithHint as _;
 
 #[derive(Debug, Args)]
@@ -14,14 +15,7 @@ pub struct Serve {}
 
 impl Serve {
     pub async fn run(self, config: Option<PathBuf>) -> Result<()> {
-        let config = match config {
-            // MUSTER_CONFIG names the operator's file; the controller's is beside it.
-            Some(config) if config.file_name().is_some_and(|name| name == "muster.toml") => {
-                config.with_file_name("controller").join("controller.toml")
-            }
-            Some(config) => config,
-            None => crate::config::default_folder()?.join("controller/controller.toml"),
-        };
+        let config = controller_file(config)?;
         start_logging()?;
         muster_server::server::run(&config, shutdown())
             .await

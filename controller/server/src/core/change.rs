@@ -85,6 +85,14 @@ pub enum Change {
         machine: MachineName,
     },
     BearerGranted(Bearer),
+    /// Raises the counter of this machine's bearers, or of everybody's if none is named: by one, and to this
+    /// at least.
+    CounterRaised {
+        machine: Option<MachineName>,
+        to: u64,
+    },
+    /// Removes all stored bearers and all unused tokens.
+    AccessEnded,
 
     RequestKept {
         machine: MachineName,

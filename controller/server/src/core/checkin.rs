@@ -358,7 +358,7 @@ fn with_last(stored: &Stored) -> Vec<EarlierCheckIn> {
 }
 
 /// The reply to the last check-in, unchanged. Its bearer is made again from its end and the key that sealed
-/// it; nothing has raised the counter since, or there would be no last check-in.
+/// it. Only a restored backup has raised the counter since: otherwise there would be no last check-in.
 fn repeated(
     stored: &Stored,
     last: &LastCheckIn,

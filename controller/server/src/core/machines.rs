@@ -5,10 +5,11 @@ use std::collections::BTreeSet;
 use muster_protocol::clock::UnixMillis;
 use muster_protocol::ids::MachineName;
 use muster_protocol::machine::{Class, System};
-use muster_protocol::operator::{AddMachine, MAX_ADDED};
+use muster_protocol::operator::{AddMachine, MAX_ADDED, Readmit};
 
+use super::access;
 use super::audit::{AuditContext, NewEntry};
-use super::change::{Change, Decided, Invited};
+use super::change::{Change, Decided, Enrolled, Invited};
 use super::rows::Token;
 
 /// The minimum time between two updates of when a machine was last seen, in milliseconds.
@@ -40,6 +41,12 @@ pub enum MachineRefusal {
             used"
     )]
     Enrolled(MachineName),
+    #[error("another machine has the key of {0}: `muster machines list` shows which")]
+    KeyTaken(MachineName),
+    #[error("{0} is enrolled with another key: repeat with --replace if that key is to be revoked")]
+    OtherKey(MachineName),
+    #[error("{0} was revoked: enrol it anew with a token of `muster machines add {0}`")]
+    Revoked(MachineName),
     #[error("this token exists already: make a new one")]
     TokenTaken,
     #[error("{0} is named twice: name each machine once")]
@@ -134,6 +141,48 @@ pub fn add_all(
     for ((known, taken), new) in stored.iter().zip(new) {
         changes.extend(add(known.as_ref(), *taken, new, context)?.changes);
     }
+    Ok(Decided { changes, answer: () })
+}
+
+/// Admits a machine by the key that it has, which a lost database knew. It begins a new life here. One that
+/// was revoked is not admitted.
+pub fn readmit(
+    stored: Option<&Stored>,
+    taken: bool,
+    machine: &MachineName,
+    known: &Readmit,
+    context: &AuditContext<'_>,
+) -> Result<Decided<()>, MachineRefusal> {
+    let Readmit { class, system, tags, key, replace } = known.clone();
+    if system.class() != class {
+        return Err(MachineRefusal::WrongClass { class, system });
+    }
+    if taken {
+        return Err(MachineRefusal::KeyTaken(machine.clone()));
+    }
+    let invited = Invited { machine: machine.clone(), class, system: system.clone(), tags };
+    let change = match stored {
+        None => Change::MachineAdded { machine: invited, at: context.at },
+        Some(Stored { revoked_at: Some(_), .. }) => return Err(MachineRefusal::Revoked(machine.clone())),
+        Some(Stored { has_key: true, .. }) if !replace => {
+            return Err(MachineRefusal::OtherKey(machine.clone()));
+        }
+        Some(_) => Change::MachineInvited(invited),
+    };
+    let (machine, at) = (machine.clone(), context.at);
+    let (age, agent) = (String::new(), String::new());
+    let enrolled = Enrolled { machine: machine.clone(), class, system, key, age, agent, at };
+    let entry = NewEntry::by(context, "machine-readmitted", format!("with key {}", key.short()));
+    let changes = vec![
+        change,
+        Change::TokensEnded { machine: machine.clone() },
+        Change::Enrolled(Box::new(enrolled)),
+        Change::BearersEnded { machine: machine.clone() },
+        Change::CounterRaised { machine: Some(machine.clone()), to: access::floor(at) },
+        Change::AttacksEnded { machine: machine.clone(), at },
+        Change::Audited(entry.on(&machine)),
+        Change::MachineChanged { machine },
+    ];
     Ok(Decided { changes, answer: () })
 }
 

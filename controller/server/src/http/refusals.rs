@@ -106,9 +106,11 @@ impl From<MachineRefusal> for Refused {
             MachineRefusal::TokenExpired => (StatusCode::UNPROCESSABLE_ENTITY, ProblemCode::TokenExpired),
             MachineRefusal::Unknown(_) => (StatusCode::NOT_FOUND, ProblemCode::UnknownMachine),
             MachineRefusal::NoAlarm(_) => (StatusCode::NOT_FOUND, ProblemCode::NotFound),
-            MachineRefusal::Enrolled(_) | MachineRefusal::TokenTaken => {
-                (StatusCode::CONFLICT, ProblemCode::Conflict)
-            }
+            MachineRefusal::Enrolled(_)
+            | MachineRefusal::TokenTaken
+            | MachineRefusal::KeyTaken(_)
+            | MachineRefusal::OtherKey(_)
+            | MachineRefusal::Revoked(_) => (StatusCode::CONFLICT, ProblemCode::Conflict),
         };
         refuse(status, code, error.to_string())
     }

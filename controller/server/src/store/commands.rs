@@ -2,11 +2,12 @@
 
 use std::convert::Infallible;
 
+use muster_protocol::audit::Checkpoint;
 use muster_protocol::clock::UnixMillis;
 use muster_protocol::enrol::EnrolRequest;
 use muster_protocol::ids::{MachineName, Sha256, to_hex};
 use muster_protocol::keys::PublicKey;
-use muster_protocol::operator::{AddMachine, AttackView};
+use muster_protocol::operator::{AddMachine, AttackView, Readmit};
 use muster_protocol::random;
 use muster_protocol::request::{MachineRequest, SignedRequest};
 
@@ -105,6 +106,24 @@ impl Store {
         decided.await.map(drop)
     }
 
+    /// Admits a machine by the key that it has.
+    pub async fn readmit(
+        &self,
+        machine: &MachineName,
+        known: &Readmit,
+        context: &AuditContext<'_>,
+    ) -> Result<(), Failed<MachineRefusal>> {
+        let decided = self.decide(
+            |mut transaction| async move {
+                let stored = transaction.known(machine).await?;
+                let taken = transaction.key_taken(machine, &known.key).await?;
+                Ok((transaction, (stored, taken)))
+            },
+            |(stored, taken)| machines::readmit(stored.as_ref(), *taken, machine, known, context),
+        );
+        decided.await.map(drop)
+    }
+
     /// Revokes a machine.
     pub async fn revoke(
         &self,
@@ -146,6 +165,17 @@ impl Store {
         let decided = self.decide(nothing, |()| Ok::<_, Infallible>(access::open_session(&bearer, context)));
         decided.await.map_err(Failed::into_store)?;
         Ok(bearer)
+    }
+
+    /// This database comes from a backup, and no controller has used it since.
+    pub async fn restored(
+        &self,
+        made_at: UnixMillis,
+        log: &Checkpoint,
+        now: UnixMillis,
+    ) -> Result<(), StoreError> {
+        let decided = self.decide(nothing, |()| Ok::<_, Infallible>(access::restored(made_at, log, now)));
+        decided.await.map(drop).map_err(Failed::into_store)
     }
 
     /// Decides from what is known about one machine.

@@ -1,16 +1,17 @@
 //! Everything of one database into another, empty one, of the same kind or not. Nobody else may use either
-//! meanwhile.
+//! meanwhile; `backup` copies a database in use.
 
 use muster_protocol::audit::{AuditError, Checkpoint, MAX_PAGE, origin, verify};
 use muster_protocol::ids::Sha256;
 use tokio::sync::mpsc;
+use tokio::task::JoinHandle;
 
 use super::{Database, Store, StoreError};
 
 /// Rows that are handed on at once.
 pub(super) const BATCH: usize = 200;
 /// Batches that wait.
-const WAITING: usize = 2;
+pub(super) const WAITING: usize = 2;
 
 #[derive(Debug, thiserror::Error)]
 pub enum CopyError {
@@ -70,7 +71,7 @@ pub(super) struct Batch {
 }
 
 /// The tables that others refer to come first.
-fn in_order(mut tables: Vec<Table>) -> Vec<Table> {
+pub(super) fn in_order(mut tables: Vec<Table>) -> Vec<Table> {
     tables.sort_by_key(|table| (table.name != "fleet", table.name != "machines", table.name.clone()));
     tables
 }
@@ -94,17 +95,35 @@ impl Store {
                 Database::Postgres(database) => database.read_all(&read, sender).await,
             }
         });
-        let written = match &target.database {
-            Database::Sqlite(database) => database.write_all(&tables, receiver, reading).await,
-            Database::Postgres(database) => database.write_all(&tables, receiver, reading).await,
-        }?;
+        let written = target.write_all(&tables, receiver, reading).await?;
         let verified = target.verify_log(fleet).await;
         verified.map_err(|failed| failed.map_or_else(CopyError::from, CopyError::CopiedLog))?;
         Ok(tables.into_iter().map(|table| table.name).zip(written).collect())
     }
 
-    /// The log from its first entry on.
-    async fn verify_log(&self, fleet: &Sha256) -> Result<(), LogFailure> {
+    /// Refuses a copy that is damaged, or whose log does not hold together. Returns the log's newest entry.
+    pub async fn require_sound(&self, fleet: &Sha256) -> Result<Checkpoint, CopyError> {
+        if let Database::Sqlite(database) = &self.database {
+            database.require_sound().await?;
+        }
+        self.verify_log(fleet).await.map_err(|failed| failed.map_or_else(CopyError::from, CopyError::Log))
+    }
+
+    /// Writes every row, all or nothing.
+    pub(super) async fn write_all(
+        &self,
+        tables: &[Table],
+        from: mpsc::Receiver<Batch>,
+        reading: JoinHandle<Result<Vec<u64>, CopyError>>,
+    ) -> Result<Vec<u64>, CopyError> {
+        match &self.database {
+            Database::Sqlite(database) => database.write_all(tables, from, reading).await,
+            Database::Postgres(database) => database.write_all(tables, from, reading).await,
+        }
+    }
+
+    /// The log from its first entry on. Returns its newest entry.
+    async fn verify_log(&self, fleet: &Sha256) -> Result<Checkpoint, LogFailure> {
         let mut before: Checkpoint = origin(fleet);
         loop {
             let page = self.audit(before.id, MAX_PAGE).await.map_err(LogFailure::Store)?;
@@ -112,7 +131,7 @@ impl Store {
                 before = anchor;
             }
             if page.entries.is_empty() {
-                return Ok(());
+                return Ok(before);
             }
             before = verify(before, &page.entries).map_err(LogFailure::Log)?;
         }

@@ -90,9 +90,21 @@ impl Known {
         });
     }
 
+    /// Forgets the machines whose identity these changes may have changed: they were committed, or may have
+    /// been.
+    pub fn doubt(&self, effects: &Effects) {
+        self.forget(&effects.identities);
+        if effects.everybody {
+            self.with(|inner| {
+                inner.machines.clear();
+                inner.version += 1;
+            });
+        }
+    }
+
     /// These changes are committed. Returns the machines whose change operators are told of.
     pub fn committed(&self, effects: Effects) -> Vec<MachineName> {
-        self.forget(&effects.identities);
+        self.doubt(&effects);
         self.with(|inner| {
             for (machine, at) in &effects.seen {
                 if let Some(entry) = inner.machines.get_mut(machine) {
@@ -128,7 +140,9 @@ impl Inner {
 #[derive(Debug, Default)]
 pub struct Effects {
     /// Machines whose identity may have changed.
-    pub identities: Vec<MachineName>,
+    identities: Vec<MachineName>,
+    /// The identity of every machine has changed.
+    everybody: bool,
     seen: Vec<(MachineName, UnixMillis)>,
     changed: Vec<Changed>,
 }
@@ -157,6 +171,7 @@ impl Effects {
         for change in changes {
             effects.identities.extend(identity(change).cloned());
             match change {
+                Change::CounterRaised { machine: None, .. } => effects.everybody = true,
                 Change::CheckedIn(one) => said = Some(Said { seq: one.seq, at: one.at, told: one.told }),
                 Change::MachineSeen { machine, at } => effects.seen.push((machine.clone(), *at)),
                 Change::ReportsThrough(count) => {
@@ -182,7 +197,8 @@ fn identity(change: &Change) -> Option<&MachineName> {
         Change::Enrolled(enrolled) => Some(&enrolled.machine),
         Change::MachineRevoked { machine, .. }
         | Change::KeyReplaced { machine, .. }
-        | Change::BearersEnded { machine } => Some(machine),
+        | Change::BearersEnded { machine }
+        | Change::CounterRaised { machine: Some(machine), .. } => Some(machine),
         _ => None,
     }
 }

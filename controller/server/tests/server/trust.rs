@@ -70,7 +70,7 @@ async fn of_three() -> (Fleet, [SecretKey; 2]) {
     (fleet, others)
 }
 
-fn draft(fleet: &Fleet, machines: &[&str], number: u64) -> Draft {
+pub fn draft(fleet: &Fleet, machines: &[&str], number: u64) -> Draft {
     let generations = machines.iter().map(|machine| DraftedGeneration {
         machine: machine.parse().unwrap(),
         class: Class::Nixos,

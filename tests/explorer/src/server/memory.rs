@@ -191,6 +191,16 @@ impl Memory {
             Change::CloneAlarm { machine, at } => self.row(machine, |row| row.clone_alarm_at = Some(*at)),
             Change::CloneAlarmEnded { machine } => self.row(machine, |row| row.clone_alarm_at = None),
             Change::BearersEnded { machine } => self.row(machine, |row| row.bearer_counter += 1),
+            Change::CounterRaised { machine, to } => {
+                let named = |name: &MachineName| machine.as_ref().is_none_or(|machine| machine == name);
+                for (_, row) in self.machines.iter_mut().filter(|(name, _)| named(name)) {
+                    row.bearer_counter = (row.bearer_counter + 1).max(*to);
+                }
+            }
+            Change::AccessEnded => {
+                self.bearers.clear();
+                self.tokens.retain(|_, token| token.used.is_some());
+            }
             Change::BearerGranted(bearer) => insert(&mut self.bearers, bearer.hash, bearer.clone())?,
             Change::RequestKept { machine, request } => {
                 self.known(machine)?;

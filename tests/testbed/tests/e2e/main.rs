@@ -21,5 +21,6 @@ mod many;
 mod members;
 mod operators;
 mod printed;
+mod restored;
 mod sign_in;
 mod stolen;

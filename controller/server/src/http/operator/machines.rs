@@ -5,7 +5,7 @@ use axum::extract::{Query, State};
 use axum::response::{IntoResponse, Response};
 use muster_protocol::ids::MachineName;
 use muster_protocol::operator::{
-    AddMachine, AddMachines, MAX_CHANGED, MachineSummary, MachineView, MachinesAdded,
+    AddMachine, AddMachines, MAX_CHANGED, MachineSummary, MachineView, MachinesAdded, Readmit,
 };
 use serde::Deserialize;
 use utoipa::ToSchema;
@@ -27,6 +27,10 @@ impl Document for AddMachine {
 
 impl Document for AddMachines {
     const WHAT: &'static str = "a list of new machines";
+}
+
+impl Document for Readmit {
+    const WHAT: &'static str = "a machine to admit by its key";
 }
 
 /// Which machines are listed: those that changed after a cursor, or all of them. And how much of each.
@@ -105,6 +109,19 @@ pub async fn add_all(
     app.services.store.add_machines(new, &signed.audit_context()).await?;
     tracing::info!(machines = new.len(), operator = signed.by.short(), "tokens were made");
     Ok(Json(MachinesAdded { added: new.len() }))
+}
+
+/// Admits a machine by the key that it has, which a lost database knew.
+pub async fn readmit(
+    State(app): State<Shared>,
+    signed: Signed<Readmit, MachineName>,
+) -> Result<Json<MachineView>, Refused> {
+    let machine = &signed.on;
+    app.services.store.readmit(machine, &signed.sent, &signed.audit_context()).await?;
+    tracing::info!(%machine, operator = signed.by.short(), "admitted by its key");
+    forget(&Payer::Machine(machine.clone()));
+    app.services.wakers.wake(machine);
+    view(&app, machine).await
 }
 
 pub async fn revoke(

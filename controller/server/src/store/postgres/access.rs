@@ -4,7 +4,7 @@ use muster_protocol::ids::{MachineName, Sha256};
 use muster_protocol::keys::PublicKey;
 use sqlx::PgConnection;
 
-use super::columns::{machine, public_key, query, query_as};
+use super::columns::{machine, public_key, query, query_as, signed};
 use super::connection::Postgres;
 use crate::core::change::Bearer;
 use crate::core::rows::Principal;
@@ -59,6 +59,26 @@ pub async fn end(sql: &mut PgConnection, machine: &MachineName) -> Result<(), St
         .execute(&mut *sql)
         .await?;
     query("DELETE FROM bearers WHERE machine = $1").bind(machine.as_str()).execute(sql).await?;
+    Ok(())
+}
+
+/// Raises the counter of one machine, or of all.
+pub async fn raise(sql: &mut PgConnection, machine: Option<&MachineName>, to: u64) -> Result<(), StoreError> {
+    query(
+        "UPDATE machines SET bearer_counter = greatest(bearer_counter + 1, $1)
+         WHERE $2::text IS NULL OR name = $2",
+    )
+    .bind(signed(to))
+    .bind(machine.map(MachineName::as_str))
+    .execute(sql)
+    .await?;
+    Ok(())
+}
+
+/// Removes every stored bearer and every unused token.
+pub async fn end_all(sql: &mut PgConnection) -> Result<(), StoreError> {
+    query("DELETE FROM bearers").execute(&mut *sql).await?;
+    query("DELETE FROM tokens WHERE used_at IS NULL").execute(sql).await?;
     Ok(())
 }
 

@@ -130,6 +130,8 @@ impl Applying<'_> {
             Change::CloneAlarmEnded { machine } => checkins::alarm(sql, machine, None).await,
             Change::BearersEnded { machine } => access::end(sql, machine).await,
             Change::BearerGranted(bearer) => access::grant(sql, bearer).await,
+            Change::CounterRaised { machine, to } => access::raise(sql, machine.as_ref(), *to).await,
+            Change::AccessEnded => access::end_all(sql).await,
             Change::RequestKept { machine, request } => requests::keep(sql, machine, request).await,
             Change::RequestsDropped { machine, ids } => requests::end(sql, machine, ids).await,
             Change::RequestsHandedOn { machine } => requests::handed_on(sql, machine).await,

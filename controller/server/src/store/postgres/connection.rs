@@ -38,6 +38,7 @@ macro_rules! limited {
 }
 const BEGIN: &str = limited!("BEGIN ISOLATION LEVEL READ COMMITTED READ WRITE");
 const VIEW: &str = limited!("BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY");
+const VIEW_LONG: &str = "BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY";
 /// A migration or a copy may take long.
 const BEGIN_LONG: &str = "BEGIN ISOLATION LEVEL READ COMMITTED READ WRITE; SET LOCAL lock_timeout = '60s'";
 
@@ -99,8 +100,37 @@ impl Postgres {
         Ok(postgres)
     }
 
+    /// Opens a database that controllers use, and changes nothing there. Its schema must be this muster's.
+    pub async fn beside(settings: &PostgresSettings, fleet: &Sha256) -> Result<Self, StoreError> {
+        let (postgres, place) = Self::lazily(settings)?;
+        let mut view = postgres.view().await?;
+        migrations::require_all(view.connection())
+            .await
+            .map_err(|error| StoreError::Open(format!("PostgreSQL at {place}: {error}")))?;
+        let found: Vec<u8> = query_scalar("SELECT id FROM fleet").fetch_one(view.connection()).await?;
+        drop(view);
+        if found != fleet.as_bytes() {
+            let found = sha256(&found)?.short();
+            return Err(StoreError::OtherFleet { wanted: fleet.short(), found });
+        }
+        Ok(postgres)
+    }
+
     /// Opens a database, empty or not, and migrates it to the newest schema.
     pub async fn connect(settings: &PostgresSettings) -> Result<Self, StoreError> {
+        let (postgres, place) = Self::lazily(settings)?;
+        postgres.prepare().await.map_err(|error| match error {
+            StoreError::Database(error) | StoreError::Unavailable(error) => {
+                StoreError::Open(format!("PostgreSQL at {place}: {error}"))
+            }
+            StoreError::Open(error) => StoreError::Open(format!("PostgreSQL at {place}: {error}")),
+            error => error,
+        })?;
+        Ok(postgres)
+    }
+
+    /// Where it is, and connections that are made when they are needed.
+    fn lazily(settings: &PostgresSettings) -> Result<(Self, String), StoreError> {
         let options = options(settings)?;
         let place = format!("{}:{}", options.get_host(), options.get_port());
         let pool = PgPoolOptions::new()
@@ -116,15 +146,7 @@ impl Postgres {
                 })
             })
             .connect_lazy_with(options);
-        let postgres = Self { pool, instance: i64::from_be_bytes(random::bytes()?) };
-        postgres.prepare().await.map_err(|error| match error {
-            StoreError::Database(error) | StoreError::Unavailable(error) => {
-                StoreError::Open(format!("PostgreSQL at {place}: {error}"))
-            }
-            StoreError::Open(error) => StoreError::Open(format!("PostgreSQL at {place}: {error}")),
-            error => error,
-        })?;
-        Ok(postgres)
+        Ok((Self { pool, instance: i64::from_be_bytes(random::bytes()?) }, place))
     }
 
     /// Refuses a server whose answers would not hold, and migrates. Only one controller does so at a time.
@@ -160,6 +182,11 @@ impl Postgres {
     /// A transaction without a limit for its statements.
     pub async fn begin_long(&self) -> Result<Transaction, StoreError> {
         self.begin_as(BEGIN_LONG, true).await
+    }
+
+    /// A view without a limit for its statements.
+    pub async fn view_long(&self) -> Result<Transaction, StoreError> {
+        self.begin_as(VIEW_LONG, false).await
     }
 
     /// A connection may have ended while it was idle: then another one is tried.

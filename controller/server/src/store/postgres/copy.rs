@@ -41,28 +41,17 @@ impl Postgres {
 
     /// Sends every row, and returns how many each table has. Nobody changes anything meanwhile.
     pub async fn read_all(&self, tables: &[Table], to: mpsc::Sender<Batch>) -> Result<Vec<u64>, CopyError> {
-        use futures_util::TryStreamExt as _;
         let mut tx = self.begin_long().await?;
         let names: Vec<&str> = tables.iter().map(|table| table.name.as_str()).collect();
         let lock = format!("LOCK TABLE {} IN EXCLUSIVE MODE", names.join(", "));
         sqlx::raw_sql(AssertSqlSafe(lock)).execute(tx.connection()).await?;
-        let mut counts = Vec::new();
-        for (table, shape) in tables.iter().enumerate() {
-            let query = format!("SELECT {} FROM {}{}", shape.listed(), shape.name, shape.order());
-            let mut found = sqlx::query(AssertSqlSafe(query)).persistent(false).fetch(tx.connection());
-            let (mut rows, mut count) = (Vec::new(), 0);
-            while let Some(row) = found.try_next().await? {
-                rows.push(values(&row)?);
-                count += 1;
-                if rows.len() == BATCH {
-                    let batch = Batch { table, rows: std::mem::take(&mut rows) };
-                    to.send(batch).await.map_err(|_| CopyError::Ended)?;
-                }
-            }
-            to.send(Batch { table, rows }).await.map_err(|_| CopyError::Ended)?;
-            counts.push(count);
-        }
-        Ok(counts)
+        rows_of(tx.connection(), tables, to).await
+    }
+
+    /// The same as of one moment, while others go on.
+    pub async fn read_view(&self, tables: &[Table], to: mpsc::Sender<Batch>) -> Result<Vec<u64>, CopyError> {
+        let mut view = self.view_long().await?;
+        rows_of(view.connection(), tables, to).await
     }
 
     /// Writes every row, all or nothing.
@@ -102,6 +91,33 @@ impl Postgres {
         tx.commit().await?;
         Ok(counts)
     }
+}
+
+async fn rows_of(
+    sql: &mut PgConnection,
+    tables: &[Table],
+    to: mpsc::Sender<Batch>,
+) -> Result<Vec<u64>, CopyError> {
+    use futures_util::TryStreamExt as _;
+    let mut counts = Vec::new();
+    for (table, shape) in tables.iter().enumerate() {
+        // A log begins after its cut, whether or not what is before it was removed.
+        let from = if shape.name == "audit" { " WHERE id > (SELECT audit_cut FROM fleet)" } else { "" };
+        let query = format!("SELECT {} FROM {}{from}{}", shape.listed(), shape.name, shape.order());
+        let mut found = sqlx::query(AssertSqlSafe(query)).persistent(false).fetch(&mut *sql);
+        let (mut rows, mut count) = (Vec::new(), 0);
+        while let Some(row) = found.try_next().await? {
+            rows.push(values(&row)?);
+            count += 1;
+            if rows.len() == BATCH {
+                let batch = Batch { table, rows: std::mem::take(&mut rows) };
+                to.send(batch).await.map_err(|_| CopyError::Ended)?;
+            }
+        }
+        to.send(Batch { table, rows }).await.map_err(|_| CopyError::Ended)?;
+        counts.push(count);
+    }
+    Ok(counts)
 }
 
 /// All rows in one statement, column by column.

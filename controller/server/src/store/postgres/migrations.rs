@@ -3,7 +3,7 @@
 use sqlx::PgConnection;
 use sqlx::migrate::Migrator;
 
-use super::columns::{query, query_as};
+use super::columns::{query, query_as, query_scalar};
 use crate::store::error::StoreError;
 
 static ALL: Migrator = sqlx::migrate!("migrations/postgres");
@@ -55,4 +55,17 @@ async fn run_to(sql: &mut PgConnection, newest: i64) -> Result<(), StoreError> {
         }
     }
     Ok(())
+}
+
+/// Refuses a database of another schema.
+pub async fn require_all(sql: &mut PgConnection) -> Result<(), StoreError> {
+    let schema: i64 =
+        query_scalar("SELECT coalesce(max(version), 0) FROM schema_migrations").fetch_one(sql).await?;
+    let ours = ALL.iter().map(|migration| migration.version).max().unwrap_or(0);
+    if schema == ours {
+        return Ok(());
+    }
+    let problem =
+        format!("it has schema {schema}, and this muster's is {ours}: use the version that runs there");
+    Err(StoreError::Database(problem))
 }

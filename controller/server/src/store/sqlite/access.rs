@@ -4,7 +4,7 @@ use muster_protocol::ids::{MachineName, Sha256};
 use muster_protocol::keys::PublicKey;
 use sqlx::SqliteConnection;
 
-use super::columns::{machine, public_key};
+use super::columns::{machine, public_key, signed};
 use super::connection::Sqlite;
 use crate::core::change::Bearer;
 use crate::core::rows::Principal;
@@ -59,6 +59,30 @@ pub async fn end(sql: &mut SqliteConnection, machine: &MachineName) -> Result<()
         .execute(&mut *sql)
         .await?;
     sqlx::query("DELETE FROM bearers WHERE machine = $1").bind(machine.as_str()).execute(sql).await?;
+    Ok(())
+}
+
+/// Raises the counter of one machine, or of all.
+pub async fn raise(
+    sql: &mut SqliteConnection,
+    machine: Option<&MachineName>,
+    to: u64,
+) -> Result<(), StoreError> {
+    sqlx::query(
+        "UPDATE machines SET bearer_counter = max(bearer_counter + 1, $1)
+         WHERE $2 IS NULL OR name = $2",
+    )
+    .bind(signed(to))
+    .bind(machine.map(MachineName::as_str))
+    .execute(sql)
+    .await?;
+    Ok(())
+}
+
+/// Removes every stored bearer and every unused token.
+pub async fn end_all(sql: &mut SqliteConnection) -> Result<(), StoreError> {
+    sqlx::query("DELETE FROM bearers").execute(&mut *sql).await?;
+    sqlx::query("DELETE FROM tokens WHERE used_at IS NULL").execute(sql).await?;
     Ok(())
 }
 

@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use muster_protocol::ids::Sha256;
 use sqlx::Connection as _;
+use sqlx::migrate::{MigrateError, Migrator};
 use sqlx::sqlite::{
     SqliteConnectOptions, SqliteConnection, SqliteJournalMode, SqlitePool, SqlitePoolOptions,
     SqliteSynchronous,
@@ -14,11 +15,12 @@ use sqlx::sqlite::{
 use super::columns::sha256;
 use crate::store::error::StoreError;
 
+pub(super) static MIGRATIONS: Migrator = sqlx::migrate!("migrations/sqlite");
 const READERS: u32 = 4;
 /// After how many pages the write-ahead log is copied into the database: 16 MiB.
 const CHECKPOINT_PAGES: &str = "4096";
 /// How long to wait for a lock or a connection.
-const WAIT: Duration = Duration::from_secs(10);
+pub(super) const WAIT: Duration = Duration::from_secs(10);
 
 /// One writer: it takes the lock at the start, so that what a transaction has read stays true until it
 /// commits.
@@ -54,7 +56,15 @@ impl Sqlite {
             pool.test_before_acquire(false)
         };
         let writer = pool(1).connect_with(options.clone()).await.map_err(|error| open(&error))?;
-        sqlx::migrate!("migrations/sqlite").run(&writer).await.map_err(|error| open(&error))?;
+        MIGRATIONS.run(&writer).await.map_err(|error| match error {
+            MigrateError::VersionMissing(version) => open(&format_args!(
+                "a newer muster has migrated it to schema {version}: use that version or a newer one"
+            )),
+            MigrateError::VersionMismatch(version) => {
+                open(&format_args!("its schema {version} is not this muster's: use the version that made it"))
+            }
+            error => open(&error),
+        })?;
         // A failed read makes SQLite end a view by itself, which sqlx does not see: the connection would go
         // on in a view of long ago. Such a one is given up.
         let readers = pool(READERS)

@@ -1,10 +1,17 @@
 //! Everything of this database, read or written as values.
 
-use sqlx::{AssertSqlSafe, Column as _, Row as _, TypeInfo as _, ValueRef as _};
+use std::path::Path;
+
+use muster_protocol::audit::Checkpoint;
+use muster_protocol::ids::Sha256;
+use sqlx::sqlite::{SqliteConnectOptions, SqliteConnection};
+use sqlx::{AssertSqlSafe, Column as _, Connection as _, Row as _, TypeInfo as _, ValueRef as _};
 use tokio::sync::mpsc;
 use tokio::task::JoinHandle;
 
-use super::connection::Sqlite;
+use super::audit::newest;
+use super::columns::sha256;
+use super::connection::{MIGRATIONS, Sqlite, WAIT};
 use crate::store::copy::{BATCH, Batch, CopyError, Table, Value, compare, same_shape};
 use crate::store::error::StoreError;
 
@@ -25,6 +32,37 @@ impl Sqlite {
             tables.push(Table { name, columns });
         }
         Ok(tables)
+    }
+
+    /// Copies the database in `file` into `to`, which is empty, as it is at one moment, while a
+    /// controller may use it. Migrates nothing. Returns its fleet and the newest entry of its log.
+    pub async fn copy_file(file: &Path, to: &Path) -> Result<(Sha256, Checkpoint), StoreError> {
+        let open = |error: &dyn std::fmt::Display| StoreError::Open(format!("{}: {error}", file.display()));
+        let options = SqliteConnectOptions::new().filename(file).read_only(true).busy_timeout(WAIT);
+        let mut source = SqliteConnection::connect_with(&options).await.map_err(|error| open(&error))?;
+        let schema: i64 = sqlx::query_scalar("SELECT coalesce(max(version), 0) FROM _sqlx_migrations")
+            .fetch_one(&mut source)
+            .await?;
+        let ours = MIGRATIONS.iter().map(|migration| migration.version).max().unwrap_or(0);
+        if schema != ours {
+            return Err(open(&format_args!(
+                "it has schema {schema}, and this muster's is {ours}: use the version that runs there"
+            )));
+        }
+        let path = to.to_str().ok_or_else(|| StoreError::Open(format!("{}: no UTF-8", to.display())))?;
+        sqlx::query("VACUUM INTO $1").bind(path).execute(&mut source).await?;
+        source.close().await?;
+        let mut copy = SqliteConnection::connect_with(&options.filename(to)).await?;
+        let fleet: Vec<u8> = sqlx::query_scalar("SELECT id FROM fleet").fetch_one(&mut copy).await?;
+        let newest = newest(&mut copy).await?;
+        copy.close().await?;
+        Ok((sha256(&fleet)?, newest))
+    }
+
+    /// Refuses a file that SQLite finds damaged.
+    pub async fn require_sound(&self) -> Result<(), StoreError> {
+        let found: String = sqlx::query_scalar("PRAGMA integrity_check(1)").fetch_one(self.read()).await?;
+        if found == "ok" { Ok(()) } else { Err(StoreError::Database(found)) }
     }
 
     /// Sends every row, and returns how many each table has.

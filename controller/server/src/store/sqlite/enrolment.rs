@@ -57,6 +57,10 @@ impl Transaction {
         Ok(Some(Stored { token, key, revoked: row.revoked_at.is_some(), taken }))
     }
 
+    pub async fn key_taken(&mut self, machine: &MachineName, key: &PublicKey) -> Result<bool, StoreError> {
+        machines::another_has(self.connection(), machine, key).await
+    }
+
     pub async fn token_taken(&mut self, token: &Sha256) -> Result<bool, StoreError> {
         let taken = sqlx::query_scalar("SELECT EXISTS (SELECT 1 FROM tokens WHERE id = $1)")
             .bind(token.as_bytes().as_slice())

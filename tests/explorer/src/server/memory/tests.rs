@@ -6,7 +6,7 @@ use muster_protocol::checkin::CheckIn;
 use muster_protocol::draft::{DRAFT_SECONDS, Draft, Drafted, DraftedGeneration};
 use muster_protocol::ids::Epoch;
 use muster_protocol::keys::Context;
-use muster_protocol::operator::Publication;
+use muster_protocol::operator::{Publication, Readmit};
 use muster_protocol::report::{Attack, Event, EventKind, Stream};
 use muster_protocol::request::{Asked, MachineRequest};
 use muster_protocol::session::ExchangeKey;
@@ -18,7 +18,7 @@ use muster_server::core::checkin::ReceivedCheckIn;
 use muster_server::core::log::Reading;
 use muster_server::core::publication::{NewGeneration, timestamp_version};
 use muster_server::core::reports::{Batch, NewEvent};
-use muster_server::core::{access, retention, roots};
+use muster_server::core::{access, machines, retention, roots};
 use muster_server::store::{Arrived, Failed, Store};
 
 use super::super::cast::{Cast, MACHINES, ONLINE, OPERATORS, START_S, system, target};
@@ -124,7 +124,7 @@ impl Both {
         self.now += i64::try_from(self.random.below(4)).unwrap() * 400;
         let operator = self.cast.key(OPERATORS[0]);
         let context = AuditContext { operator: &operator, at: self.now };
-        match self.random.below(24) {
+        match self.random.below(25) {
             0 | 1 => self.add(&context).await,
             2..=4 => self.enrol().await,
             5 if self.random.yes(3) => {
@@ -148,6 +148,7 @@ impl Both {
             20 => self.ask(&context).await,
             21 => self.draft(&context).await,
             22 => self.forget(&context).await,
+            23 => self.admit(&context).await,
             _ => self.session_or_root(&context).await,
         }
     }
@@ -165,6 +166,25 @@ impl Both {
         let here = answer(self.keep(decided));
         assert_eq!(here, of_store(self.store.add_machine(&new, context).await).map(drop));
         "add"
+    }
+
+    /// By a key that a lost database knew; or, rarely, this is another database's backup.
+    async fn admit(&mut self, context: &AuditContext<'_>) -> &'static str {
+        if self.random.yes(4) {
+            let log = self.memory.log.newest();
+            self.keep(access::restored(self.now - 5000, &log, self.now));
+            self.store.restored(self.now - 5000, &log, self.now).await.unwrap();
+            return "restored";
+        }
+        let (machine, key) = (self.name(), self.any_key());
+        let (class, tags, replace) = (Class::Nixos, BTreeSet::new(), self.random.yes(2));
+        let known = Readmit { class, system: system(class).unwrap(), tags, key, replace };
+        let stored = self.memory.facts_of_machine(&machine);
+        let taken = self.memory.another_has(&machine, &key);
+        let decided = machines::readmit(stored.as_ref(), taken, &machine, &known, context);
+        let here = decided.map(|decided| self.keep(decided)).map_err(|refusal| refusal.to_string());
+        assert_eq!(here, of_store(self.store.readmit(&machine, &known, context).await));
+        "readmit"
     }
 
     async fn enrol(&mut self) -> &'static str {
