@@ -16,6 +16,7 @@ mod commands;
 pub mod copy;
 mod drafts;
 mod error;
+mod facts;
 mod garbage;
 mod known;
 mod log;
@@ -49,6 +50,7 @@ use crate::core::{
     requests, retention as keeping,
 };
 
+use facts::Facts;
 use known::{Effects, Known};
 use queue::{Asking, Queue};
 
@@ -247,6 +249,8 @@ pub struct Store {
     database: Database,
     known: Arc<Known>,
     queue: Arc<Queue>,
+    /// `None` where other processes write to the same database.
+    facts: Option<Arc<Facts>>,
     notify: Notify,
     /// The newest entry of the log that this process knows to be committed.
     newest: Arc<Mutex<Checkpoint>>,
@@ -260,7 +264,7 @@ impl Store {
         let newest = Arc::new(Mutex::new(database.newest_entry().await?));
         // Nobody else writes to this database, so what is known of it needs no lease.
         let (known, queue) = (Arc::new(Known::new(None)), Arc::default());
-        Ok(Self { database, known, queue, notify: Notify::new()?, newest })
+        Ok(Self { database, known, queue, facts: Some(Arc::default()), notify: Notify::new()?, newest })
     }
 
     /// Where committed changes are announced.
@@ -281,7 +285,7 @@ impl Store {
         let newest = Arc::new(Mutex::new(database.newest_entry().await?));
         // Others write to it, and what they revoke counts at once: what was read is never believed again.
         let (known, queue) = (Arc::new(Known::new(Some(Duration::ZERO))), Arc::default());
-        Ok(Self { database, known, queue, notify: Notify::new()?, newest })
+        Ok(Self { database, known, queue, facts: None, notify: Notify::new()?, newest })
     }
 
     pub async fn close(&self) {
@@ -337,6 +341,9 @@ impl Store {
             return Ok(Committed { answer, changed: false, applied: Applied::default() });
         }
         let applied = transaction.apply(&changes).await?;
+        if let Some(facts) = &self.facts {
+            facts.before_commit(&changes);
+        }
         let (store, effects) = (self.clone(), Effects::of(&changes));
         // A task of its own: were it dropped halfway, by a client that hangs up, the database might commit
         // what memory contradicts from then on.

@@ -1,15 +1,18 @@
-//! Check-ins. Those that wait at the same time are taken in one transaction: one statement reads what is
-//! stored of all of them, one writes what they bring, and one commit makes them durable before any of them is
-//! answered.
+//! Check-ins. Those that wait at the same time are taken in one transaction: what is stored of them is in
+//! memory, or one statement reads it; one statement writes what they bring, and one commit makes them durable
+//! before any of them is answered.
 
 use std::convert::Infallible;
 
+use muster_protocol::ids::MachineName;
 use tokio::sync::oneshot;
 
+use super::facts::Fact;
 use super::known::Effects;
 use super::queue::{Arrived, Asking, Taken, Waiting, Waits};
-use super::{Failed, Store, StoreError};
-use crate::core::checkin;
+use super::{Failed, Store, StoreError, Transaction};
+use crate::core::change::Change;
+use crate::core::checkin::{self, Stored};
 use crate::metrics::{COUNTED, Call};
 
 /// Whoever takes the check-ins that wait. Where it ends early, those that wait are told to come again.
@@ -29,7 +32,10 @@ impl Drop for Leader {
 
 impl Leader {
     async fn lead(mut self) {
-        while let Some((together, alone)) = self.store.queue.next() {
+        loop {
+            // Whoever is about to ask goes along.
+            tokio::task::yield_now().await;
+            let Some((together, alone)) = self.store.queue.next() else { break };
             self.store.take_together(together).await;
             for one in alone {
                 self.store.take_alone(one).await;
@@ -39,9 +45,15 @@ impl Leader {
     }
 }
 
+/// What a check-in that changed nothing else leaves behind.
+fn left_behind(arrived: &Arrived, stored: Stored, changes: &[Change]) -> Option<(MachineName, Fact)> {
+    let [Change::CheckedIn(checked_in), Change::MachineChanged { .. }] = changes else { return None };
+    Some((checked_in.machine.clone(), Fact::of(&arrived.key, stored.after(checked_in))?))
+}
+
 impl Store {
     /// Takes a check-in; it is durable once this returns.
-    pub async fn check_in(&self, arrived: Arrived) -> Result<Taken, StoreError> {
+    pub async fn check_in(&self, arrived: Box<Arrived>) -> Result<Taken, StoreError> {
         // Before waiting for the one connection that writes.
         if let Err(refusal) = checkin::require_range(arrived.checkin.seq) {
             return Ok(Err(refusal));
@@ -90,22 +102,51 @@ impl Store {
     ) -> Result<Vec<Result<Taken, StoreError>>, StoreError> {
         let asked: Vec<Asking<'_>> = together.iter().map(|one| one.arrived.asking()).collect();
         let mut transaction = self.database.begin().await?;
-        let stored = transaction.check_ins(&asked).await?;
+        let stored = self.stored(&mut transaction, &asked).await?;
         let mut changes = Vec::with_capacity(together.len() * 2);
-        let mut answers = Vec::with_capacity(together.len());
+        let (mut answers, mut left) =
+            (Vec::with_capacity(together.len()), Vec::with_capacity(together.len()));
         for (one, stored) in together.iter().zip(stored) {
             answers.push(stored.map(|stored| {
                 let decided = one.arrived.decide(stored.as_ref());
+                left.extend(stored.and_then(|stored| left_behind(&one.arrived, stored, &decided.changes)));
                 changes.extend(decided.changes);
                 decided.answer
             }));
         }
         if !changes.is_empty() {
             let applied = transaction.apply(&changes).await?;
+            let before = self.facts.as_ref().map(|facts| (facts, facts.before_commit(&changes)));
             self.commit(transaction, Effects::of(&changes), &applied).await?;
+            if let Some((facts, before)) = before {
+                facts.keep(before, left);
+            }
             COUNTED.groups.add(together.len() as u64);
         }
         Ok(answers)
+    }
+
+    /// What is stored of the machines of these check-ins, in their order: from memory where it is there.
+    async fn stored(
+        &self,
+        transaction: &mut Transaction,
+        asked: &[Asking<'_>],
+    ) -> Result<Vec<Result<Option<Stored>, StoreError>>, StoreError> {
+        let Some(facts) = &self.facts else { return transaction.check_ins(asked).await };
+        let known = facts.take(asked);
+        let unknown: Vec<Asking<'_>> = asked
+            .iter()
+            .zip(&known)
+            .filter(|(_, known)| known.is_none())
+            .map(|(asking, _)| *asking)
+            .collect();
+        let read = if unknown.is_empty() { Vec::new() } else { transaction.check_ins(&unknown).await? };
+        let mut read = read.into_iter();
+        let found = known.into_iter().map(|known| match known {
+            Some(stored) => Ok(Some(stored)),
+            None => read.next().unwrap_or(Ok(None)),
+        });
+        Ok(found.collect())
     }
 
     async fn take_alone(&self, one: Waits) {

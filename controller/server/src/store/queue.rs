@@ -22,7 +22,7 @@ pub const MOST_TOGETHER: usize = 256;
 /// A check-in that its machine is proved to have sent.
 #[derive(Debug, Clone)]
 pub struct Arrived {
-    pub checkin: CheckIn,
+    pub checkin: Box<CheckIn>,
     pub body: Bytes,
     pub body_sha256: Sha256,
     /// The key that is in force.
@@ -84,7 +84,7 @@ pub struct Waiting {
 /// One that waits, and where its answer goes.
 #[derive(Debug)]
 pub struct Waits {
-    pub arrived: Arrived,
+    pub arrived: Box<Arrived>,
     pub answer: oneshot::Sender<Result<Taken, StoreError>>,
 }
 

@@ -10,13 +10,14 @@ use std::time::Duration;
 
 use anyhow::{Context as _, Result};
 use clap::{Parser, ValueEnum};
+use muster_protocol::clock::Clock as _;
 use serde::Serialize;
 
 use muster_load::agents::{self, Agent};
 use muster_load::client::Target;
 use muster_load::fleet::Fleet;
 use muster_load::server::{Program, Server, free_address};
-use muster_load::{checkins, herd, publish, waiting};
+use muster_load::{checkins, filled, herd, publish, waiting};
 
 #[derive(Debug, Parser)]
 #[command(name = "muster-load", about = "Measures a controller under the load of a whole fleet")]
@@ -30,6 +31,9 @@ struct Cli {
     /// The sizes of the fleets that check in
     #[arg(long, value_delimiter = ',', default_values_t = [100, 1_000, 10_000])]
     machines: Vec<usize>,
+    /// How many events the machines reported before they check in; 0 for an empty table
+    #[arg(long, default_value_t = 0)]
+    events: u64,
     /// How many agents wait when their memory is measured
     #[arg(long, default_value_t = 19_500)]
     waiting: usize,
@@ -63,6 +67,8 @@ enum What {
 
 #[derive(Debug, Default, Serialize)]
 struct Figures {
+    /// How many events were stored before the machines checked in.
+    events: u64,
     checkins: Vec<checkins::Rate>,
     waiting: Vec<waiting::Waiting>,
     publish: Vec<publish::Wake>,
@@ -142,6 +148,11 @@ async fn plain(cli: &Cli, figures: &mut Figures, wanted: &impl Fn(What) -> bool)
     if wanted(What::Checkins) {
         for &count in &cli.machines {
             agents.extend(bench.enrol(agents.len()..count).await?);
+            if cli.events > 0 && figures.events == 0 {
+                bench = bench.filled(cli).await?;
+                figures.events = cli.events;
+                println!("{} events of {count} machines are stored", cli.events);
+            }
             for in_session in [false, true] {
                 agents.iter_mut().for_each(|agent| agent.machine.in_session = in_session);
                 let connected = agents::connect(agents, &bench.server.target).await?;
@@ -207,6 +218,15 @@ impl Bench {
 
     async fn enrol(&self, names: std::ops::Range<usize>) -> Result<Vec<Agent>> {
         agents::enrol(&self.fleet, &self.target, names).await
+    }
+
+    /// The same fleet with events in its database, and the controller started anew.
+    async fn filled(self, cli: &Cli) -> Result<Self> {
+        self.server.stop().await?;
+        let database = self.fleet.folder.join("data/muster.db");
+        filled::fill(&database, cli.events, self.fleet.clock.unix_ms()).await?;
+        let server = Server::start(&program(cli), &self.config, self.target.clone()).await?;
+        Ok(Self { server, ..self })
     }
 
     async fn restart(self, cli: &Cli) -> Result<Self> {

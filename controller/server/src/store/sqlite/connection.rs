@@ -14,6 +14,7 @@ use sqlx::sqlite::{
 
 use super::columns::sha256;
 use crate::store::error::StoreError;
+use crate::store::queue::MOST_TOGETHER;
 
 pub(super) static MIGRATIONS: Migrator = sqlx::migrate!("migrations/sqlite");
 const READERS: u32 = 4;
@@ -48,6 +49,10 @@ impl Sqlite {
             .foreign_keys(true)
             // Pages that are written again and again are copied into the database less often.
             .pragma("wal_autocheckpoint", CHECKPOINT_PAGES)
+            // What a statement would undo by is not worth a file.
+            .pragma("temp_store", "MEMORY")
+            // All rows of a group at once, so that its reader is woken once.
+            .row_buffer_size(MOST_TOGETHER + 1)
             .busy_timeout(WAIT);
         let open = |error: &dyn std::fmt::Display| StoreError::Open(format!("{}: {error}", file.display()));
         // A connection to a file needs no asking whether it is still there.
