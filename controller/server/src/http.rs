@@ -34,6 +34,8 @@ mod refusals;
 mod request_peer;
 mod routes;
 mod sessions;
+#[cfg(test)]
+mod sizes;
 mod spread;
 pub(crate) mod state;
 mod unread;

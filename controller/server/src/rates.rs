@@ -152,7 +152,7 @@ impl Rates {
 }
 
 /// The party that an address belongs to: itself, or for IPv6 the /64 network that one customer has.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Neighbourhood(u128);
 
 impl Neighbourhood {

@@ -64,14 +64,17 @@ pub use error::{Failed, StoreError};
 pub use queue::{Arrived, MOST_TOGETHER, Taken};
 
 /// The supported databases, each with the same functions: those listed are all that the store needs.
+///
+/// Each call has a box of its own. A future keeps room for the largest that it may wait for, of either
+/// database, and thousands of requests are under way of which few ask the database at a time.
 macro_rules! interface {
     (reads: $($(#[$doc:meta])* fn $name:ident($($argument:ident: $type:ty),*) -> $output:ty;)*) => {
         $($(#[$doc])*
         async fn $name(&self $(, $argument: $type)*) -> Result<$output, StoreError> {
             COUNTED.call(Call::Read, async {
                 match self {
-                    Self::Sqlite(database) => database.$name($($argument),*).await,
-                    Self::Postgres(database) => within(database.$name($($argument),*)).await,
+                    Self::Sqlite(database) => Box::pin(database.$name($($argument),*)).await,
+                    Self::Postgres(database) => Box::pin(within(database.$name($($argument),*))).await,
                 }
             }).await
         })*
@@ -80,8 +83,8 @@ macro_rules! interface {
         $($(#[$doc])*
         async fn $name(&mut self $(, $argument: $type)*) -> Result<$output, StoreError> {
             match self {
-                Self::Sqlite(transaction) => transaction.$name($($argument),*).await,
-                Self::Postgres(transaction) => within(transaction.$name($($argument),*)).await,
+                Self::Sqlite(transaction) => Box::pin(transaction.$name($($argument),*)).await,
+                Self::Postgres(transaction) => Box::pin(within(transaction.$name($($argument),*))).await,
             }
         })*
     };
@@ -99,8 +102,8 @@ impl Database {
     async fn begin(&self) -> Result<Transaction, StoreError> {
         let begun = async {
             match self {
-                Self::Sqlite(database) => database.begin().await.map(Transaction::Sqlite),
-                Self::Postgres(database) => database.begin().await.map(Transaction::Postgres),
+                Self::Sqlite(database) => Box::pin(database.begin()).await.map(Transaction::Sqlite),
+                Self::Postgres(database) => Box::pin(database.begin()).await.map(Transaction::Postgres),
             }
         };
         COUNTED.call(Call::Begin, begun).await
@@ -109,8 +112,8 @@ impl Database {
     /// A read-only transaction; it sees one snapshot of the database and blocks nobody.
     async fn view(&self) -> Result<Transaction, StoreError> {
         match self {
-            Self::Sqlite(database) => database.view().await.map(Transaction::Sqlite),
-            Self::Postgres(database) => database.view().await.map(Transaction::Postgres),
+            Self::Sqlite(database) => Box::pin(database.view()).await.map(Transaction::Sqlite),
+            Self::Postgres(database) => Box::pin(database.view()).await.map(Transaction::Postgres),
         }
     }
 
@@ -219,8 +222,8 @@ impl Transaction {
     async fn commit(self) -> Result<(), StoreError> {
         let committed = async {
             match self {
-                Self::Sqlite(transaction) => transaction.commit().await,
-                Self::Postgres(transaction) => transaction.commit().await,
+                Self::Sqlite(transaction) => Box::pin(transaction.commit()).await,
+                Self::Postgres(transaction) => Box::pin(transaction.commit()).await,
             }
         };
         COUNTED.call(Call::Commit, committed).await
