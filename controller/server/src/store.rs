@@ -20,6 +20,7 @@ mod facts;
 mod garbage;
 mod known;
 mod log;
+mod parsed;
 mod postgres;
 mod publication;
 mod queue;
@@ -61,6 +62,7 @@ pub use answers::{
     Applied, Committed, EventsByGeneration, File, GenerationEvents, Heard, Latest, NeededPage, News,
 };
 pub use error::{Failed, StoreError};
+pub use parsed::Keys;
 pub use queue::{Arrived, MOST_TOGETHER, Taken};
 
 /// The supported databases, each with the same functions: those listed are all that the store needs.
@@ -127,9 +129,9 @@ impl Database {
     interface! { reads:
         fn machine(name: &MachineName) -> Option<Machine>;
         /// All machines, by name.
-        fn machines() -> Vec<Machine>;
+        fn machines(keys: Keys) -> Vec<Machine>;
         /// Those of these machines that exist, by name.
-        fn machines_named(names: &[MachineName]) -> Vec<Machine>;
+        fn machines_named(names: &[MachineName], keys: Keys) -> Vec<Machine>;
         fn machine_key(name: &MachineName) -> Option<KnownMachine>;
         fn news(name: &MachineName) -> News;
         /// The principal of the bearer with this hash, if it is valid now.

@@ -11,7 +11,7 @@ use muster_protocol::operator::{AddMachine, AttackView, Readmit};
 use muster_protocol::random;
 use muster_protocol::request::{MachineRequest, SignedRequest};
 
-use super::{Failed, News, Store, StoreError, nothing};
+use super::{Failed, Keys, News, Store, StoreError, nothing};
 use crate::core::audit::AuditContext;
 use crate::core::change::Decided;
 use crate::core::enrolment::EnrolRefusal;
@@ -201,12 +201,16 @@ impl Store {
         self.database.machine(name).await
     }
     /// All machines, by name.
-    pub async fn machines(&self) -> Result<Vec<Machine>, StoreError> {
-        self.database.machines().await
+    pub async fn machines(&self, keys: Keys) -> Result<Vec<Machine>, StoreError> {
+        self.database.machines(keys).await
     }
     /// Those of these machines that exist, by name.
-    pub async fn machines_named(&self, names: &[MachineName]) -> Result<Vec<Machine>, StoreError> {
-        self.database.machines_named(names).await
+    pub async fn machines_named(
+        &self,
+        names: &[MachineName],
+        keys: Keys,
+    ) -> Result<Vec<Machine>, StoreError> {
+        self.database.machines_named(names, keys).await
     }
     /// The key that a machine signs with, and what else its requests are checked against.
     pub async fn machine_key(&self, name: &MachineName) -> Result<Option<KnownMachine>, StoreError> {

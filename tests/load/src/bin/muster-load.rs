@@ -17,7 +17,7 @@ use muster_load::agents::{self, Agent};
 use muster_load::client::Target;
 use muster_load::fleet::Fleet;
 use muster_load::server::{Program, Server, free_address};
-use muster_load::{checkins, filled, herd, publish, waiting};
+use muster_load::{checkins, filled, followers, herd, publish, waiting};
 
 #[derive(Debug, Parser)]
 #[command(name = "muster-load", about = "Measures a controller under the load of a whole fleet")]
@@ -43,6 +43,11 @@ struct Cli {
     /// The sizes of the fleets that a generation is published to
     #[arg(long, value_delimiter = ',', default_values_t = [1_000, 10_000])]
     publish: Vec<usize>,
+    /// The size of the fleet that operators follow, and how many of them do
+    #[arg(long, default_value_t = 10_000)]
+    followed: usize,
+    #[arg(long, default_value_t = 4)]
+    followers: usize,
     /// How long each rate is measured, in seconds
     #[arg(long, default_value_t = 5)]
     seconds: u64,
@@ -60,6 +65,7 @@ struct Cli {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
 enum What {
     Checkins,
+    Followers,
     Waiting,
     Publish,
     Herd,
@@ -70,6 +76,7 @@ struct Figures {
     /// How many events were stored before the machines checked in.
     events: u64,
     checkins: Vec<checkins::Rate>,
+    followers: Option<followers::Followed>,
     waiting: Vec<waiting::Waiting>,
     publish: Vec<publish::Wake>,
     herd: Option<herd::Herd>,
@@ -96,6 +103,9 @@ async fn measure(cli: &Cli) -> Result<Figures> {
     let mut figures = Figures::default();
     if wanted(What::Checkins) || wanted(What::Herd) {
         plain(cli, &mut figures, &wanted).await?;
+    }
+    if wanted(What::Followers) {
+        figures.followers = Some(followed(cli).await?);
     }
     if wanted(What::Publish) {
         for &count in &cli.publish {
@@ -193,6 +203,28 @@ async fn plain(cli: &Cli, figures: &mut Figures, wanted: &impl Fn(What) -> bool)
     }
     bench.server.stop().await?;
     Ok(())
+}
+
+async fn followed(cli: &Cli) -> Result<followers::Followed> {
+    let bench = Bench::start(cli, false).await?;
+    let mut agents = bench.enrol(0..cli.followed).await?;
+    agents.iter_mut().for_each(|agent| agent.machine.in_session = true);
+    // A follower of many machines lists all of them every 15 seconds.
+    let lasts = Duration::from_secs(3 * cli.seconds);
+    let followed = followers::followed(&bench.fleet, &bench.server, agents, cli.followers, lasts).await?;
+    println!(
+        "check-ins of {} machines at work: {:.0} a second, and {:.0} while {} operators follow them, which is \
+         {:.2} of it; {:.1} and {:.1} us of CPU each",
+        followed.machines,
+        followed.alone_per_second,
+        followed.followed_per_second,
+        followed.followers,
+        followed.ratio,
+        followed.alone_cpu_us,
+        followed.followed_cpu_us
+    );
+    bench.server.stop().await?;
+    Ok(followed)
 }
 
 /// A fleet with its controller.

@@ -495,7 +495,7 @@ impl Both {
     /// Everything that the two give as facts.
     async fn compare(&self, at: &str) {
         let machines: Vec<_> = self.cast.names.iter().filter_map(|name| self.memory.machine(name)).collect();
-        let there = self.store.machines().await.unwrap();
+        let there = self.store.machines(muster_server::store::Keys::Parsed).await.unwrap();
         assert_eq!(format!("{machines:#?}"), format!("{there:#?}"), "{at}");
         for name in &self.cast.names {
             let known = self.store.machine_key(name).await.unwrap();
