@@ -1,5 +1,5 @@
-//! What the rows of a list have in common is parsed once: a key costs more than all else of a row, since it
-//! is a point of a curve.
+//! What the rows of a list have in common is parsed once, and what nobody is shown is not parsed: a key is a
+//! point of a curve, which takes 5 to 6 µs to read.
 
 use std::collections::HashMap;
 
