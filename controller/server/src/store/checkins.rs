@@ -3,6 +3,7 @@
 //! before any of them is answered.
 
 use std::convert::Infallible;
+use std::time::Duration;
 
 use muster_protocol::ids::MachineName;
 use tokio::sync::oneshot;
@@ -14,6 +15,9 @@ use super::{Failed, Store, StoreError, Transaction};
 use crate::core::change::Change;
 use crate::core::checkin::{self, Stored};
 use crate::metrics::{COUNTED, Call};
+
+/// How long a check-in may wait for its commit: longer than a transaction may take, so that most hear why.
+const WAIT: Duration = Duration::from_secs(30);
 
 /// Whoever takes the check-ins that wait. Where it ends early, those that wait are told to come again.
 struct Leader {
@@ -37,9 +41,7 @@ impl Leader {
             tokio::task::yield_now().await;
             let Some((together, alone)) = self.store.queue.next() else { break };
             self.store.take_together(together).await;
-            for one in alone {
-                self.store.take_alone(one).await;
-            }
+            Box::pin(self.store.take_each(alone, None)).await;
         }
         self.ended = true;
     }
@@ -58,17 +60,17 @@ impl Store {
         if let Err(refusal) = checkin::require_range(arrived.checkin.seq) {
             return Ok(Err(refusal));
         }
-        let _queued = COUNTED.writer_queue.running();
         let (answer, answered) = oneshot::channel();
-        let led = self.queue.with(|queue| {
-            queue.waiting.push_back(Waits { arrived, answer });
-            std::mem::replace(&mut queue.led, true)
-        });
+        let one = Waits { arrived, answer, _counted: COUNTED.writer_queue.running() };
+        let led = self.queue.with(|queue| queue.push(one).then(|| std::mem::replace(&mut queue.led, true)));
+        let Some(led) = led else { return Err(StoreError::Busy) };
         if !led {
             // A task of its own: a client that hangs up ends its own request, and not everybody's.
             tokio::spawn(Leader { store: self.clone(), ended: false }.lead());
         }
-        answered.await.unwrap_or(Err(StoreError::Busy))
+        // Whoever gives up sends the same again, which has the same answer if it was taken after all.
+        let answered = tokio::time::timeout(WAIT, answered).await;
+        answered.ok().and_then(Result::ok).unwrap_or(Err(StoreError::Busy))
     }
 
     async fn take_together(&self, together: Vec<Waits>) {
@@ -81,17 +83,20 @@ impl Store {
                     let _ = one.answer.send(taken);
                 }
             }
-            // The next ones would meet the same disk.
-            Err(StoreError::Full) => {
-                for one in together {
-                    let _ = one.answer.send(Err(StoreError::Full));
-                }
-            }
-            Err(_) => {
-                for one in together {
-                    self.take_alone(one).await;
-                }
-            }
+            Err(error) => Box::pin(self.take_each(together, error.for_all())).await,
+        }
+    }
+
+    /// Takes one after the other, until there is an error that all others would meet too.
+    async fn take_each(&self, each: Vec<Waits>, mut error: Option<StoreError>) {
+        for one in each {
+            let taken = match error.as_ref().and_then(StoreError::for_all) {
+                Some(error) => Err(error),
+                None if one.answer.is_closed() => continue,
+                None => self.commit_alone(&one.arrived).await,
+            };
+            error = error.or(taken.as_ref().err().and_then(StoreError::for_all));
+            let _ = one.answer.send(taken);
         }
     }
 
@@ -147,11 +152,6 @@ impl Store {
             None => read.next().unwrap_or(Ok(None)),
         });
         Ok(found.collect())
-    }
-
-    async fn take_alone(&self, one: Waits) {
-        let Waits { arrived, answer } = one;
-        let _ = answer.send(self.commit_alone(&arrived).await);
     }
 
     async fn commit_alone(&self, arrived: &Arrived) -> Result<Taken, StoreError> {

@@ -101,6 +101,40 @@ fn arrived(machine: &MachineName, key: PublicKey, seq: u64) -> Arrived {
     Arrived { checkin, body, body_sha256, key, signature: None, now: NOW, poll_seconds: 55, log: None, seals }
 }
 
+#[test]
+fn check_ins_that_wait_take_bounded_room_and_those_that_hung_up_none() {
+    let key = SecretKey::generate().unwrap().public();
+    let (queue, mut hears) = (queue::Queue::default(), Vec::new());
+    let mut push = |hangs_up: bool| {
+        let mut arrived = Box::new(arrived(&"tin".parse().unwrap(), key, 1));
+        arrived.body = Bytes::from(vec![b' '; 1024 * 1024]);
+        let (answer, hear) = tokio::sync::oneshot::channel();
+        hears.extend(Some(hear).filter(|_| !hangs_up));
+        let _counted = crate::metrics::COUNTED.writer_queue.running();
+        queue.with(|queue| queue.push(queue::Waits { arrived, answer, _counted }))
+    };
+    // Whoever sends and hangs up, again and again, takes no more than is there.
+    assert!((0..1000).all(|_| push(true)));
+    let fit = (0..1000).take_while(|_| push(false)).count();
+    assert_eq!(fit, 31, "the rest are told to come later");
+    let mut taken = 0;
+    while let Some((together, alone)) = queue.next() {
+        taken += together.len() + alone.len();
+        assert!(together.into_iter().all(|one| one.answer.send(Err(StoreError::Busy)).is_ok()));
+    }
+    assert_eq!(taken, fit);
+}
+
+#[test]
+fn what_a_group_meets_together_is_not_met_again_by_each() {
+    for all in [StoreError::Full, StoreError::Busy, StoreError::Unavailable("it stops".into())] {
+        assert!(all.for_all().is_some());
+    }
+    for one in [StoreError::Conflict, StoreError::Database("odd".into()), StoreError::Damaged("a key")] {
+        assert!(one.for_all().is_none());
+    }
+}
+
 #[tokio::test]
 async fn what_is_kept_of_a_check_in_is_what_the_database_says() {
     let folder = tempfile::tempdir().unwrap();
