@@ -38,7 +38,7 @@ impl Leader {
             let Some((together, alone)) = self.store.queue.next() else { break };
             self.store.take_together(together).await;
             for one in alone {
-                self.store.take_alone(one).await;
+                Box::pin(self.store.take_alone(one)).await;
             }
         }
         self.ended = true;
@@ -89,7 +89,7 @@ impl Store {
             }
             Err(_) => {
                 for one in together {
-                    self.take_alone(one).await;
+                    Box::pin(self.take_alone(one)).await;
                 }
             }
         }

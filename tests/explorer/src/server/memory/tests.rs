@@ -235,7 +235,7 @@ impl Both {
         let arrived = Arrived {
             body: body.clone().into(),
             body_sha256: received.body_sha256,
-            checkin,
+            checkin: Box::new(checkin),
             key,
             signature: None,
             now: self.now,
@@ -243,7 +243,7 @@ impl Both {
             log: None,
             seals: seals.into(),
         };
-        let there = answer(self.store.check_in(arrived).await.unwrap());
+        let there = answer(self.store.check_in(Box::new(arrived)).await.unwrap());
         assert_eq!(here, there, "with its bearer and its session");
         "check in"
     }
