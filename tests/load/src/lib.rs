@@ -3,8 +3,8 @@
 //!
 //! `fleet` makes keys and configuration and signs as operators and machines do; `client` is one connection;
 //! `server` runs `muster serve`, and `filled` gives it a past. `agents`, `checkins`, `followers`, `waiting`,
-//! `publish` and `herd` are the loads that `muster-load` measures. `cluster` runs several controllers over one
-//! database while things are killed.
+//! `publish` and `herd` are the loads that `muster-load` measures. `cluster` runs several controllers over
+//! one database while things are killed.
 
 pub mod agents;
 pub mod checkins;

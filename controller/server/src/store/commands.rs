@@ -218,7 +218,8 @@ impl Store {
             return Ok(Some(known));
         }
         let before = self.known.before();
-        let known = self.database.machine_key(name).await?;
+        // Its own box: every request of a machine keeps room for this, and few come here.
+        let known = Box::pin(self.database.machine_key(name)).await?;
         if let Some(known) = known {
             self.known.fill(name, known, before);
         }

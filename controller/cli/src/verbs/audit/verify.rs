@@ -29,8 +29,8 @@ use crate::trust::roots::{self, Trusted};
 
 /// The exit codes; see docs/operators.md.
 const CODES: &str = "Exit codes: 0 the log extends all of them, 3 it ends before one, 4 it has another entry of \
-    that number, 5 another fleet's checkpoint, 6 not a checkpoint, 7 a wrong signature, 8 the entry was cut off \
-    the log; 1 if nothing could be compared";
+    that number, 5 another fleet's checkpoint, 6 not a checkpoint, 7 a wrong signature, 8 the entry was cut \
+    off the log; 1 if nothing could be compared";
 
 #[derive(Debug, Args)]
 #[command(after_help = CODES)]

@@ -20,6 +20,9 @@ pub(super) static MIGRATIONS: Migrator = sqlx::migrate!("migrations/sqlite");
 const READERS: u32 = 4;
 /// After how many pages the write-ahead log is copied into the database: 16 MiB.
 const CHECKPOINT_PAGES: &str = "4096";
+/// How much of the database the writer keeps in memory, in KiB (negative for SQLite): the rows of thousands
+/// of machines that check in again and again.
+const WRITER_CACHE: &str = "-8192";
 /// How long to wait for a lock or a connection.
 pub(super) const WAIT: Duration = Duration::from_secs(10);
 
@@ -60,7 +63,8 @@ impl Sqlite {
             let pool = SqlitePoolOptions::new().max_connections(connections).acquire_timeout(WAIT);
             pool.test_before_acquire(false)
         };
-        let writer = pool(1).connect_with(options.clone()).await.map_err(|error| open(&error))?;
+        let writing = options.clone().pragma("cache_size", WRITER_CACHE);
+        let writer = pool(1).connect_with(writing).await.map_err(|error| open(&error))?;
         MIGRATIONS.run(&writer).await.map_err(|error| match error {
             MigrateError::VersionMissing(version) => open(&format_args!(
                 "a newer muster has migrated it to schema {version}: use that version or a newer one"
