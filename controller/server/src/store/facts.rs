@@ -106,7 +106,7 @@ enum Concerns<'a> {
 
 fn contradicts(change: &Change) -> Concerns<'_> {
     match change {
-        Change::MachineAdded { machine, .. } | Change::MachineInvited(machine) => Concerns::One(&machine.machine),
+        Change::MachineAdded { machine: it, .. } | Change::MachineInvited(it) => Concerns::One(&it.machine),
         Change::Enrolled(enrolled) => Concerns::One(&enrolled.machine),
         Change::CheckedIn(checked_in) => Concerns::One(&checked_in.machine),
         Change::ReportsThrough(count) => Concerns::One(&count.machine),
