@@ -2,7 +2,6 @@
 
 use std::convert::Infallible;
 
-use muster_protocol::audit::Checkpoint;
 use muster_protocol::clock::UnixMillis;
 use muster_protocol::enrol::EnrolRequest;
 use muster_protocol::ids::{MachineName, Sha256, to_hex};
@@ -18,8 +17,9 @@ use crate::core::enrolment::EnrolRefusal;
 use crate::core::machines::MachineRefusal;
 use crate::core::reports::{Batch, ReportRefusal};
 use crate::core::requests::AskRefusal;
+use crate::core::restored::Restored;
 use crate::core::rows::{KnownMachine, Machine, Principal};
-use crate::core::{access, enrolment, machines, reports, requests};
+use crate::core::{access, enrolment, machines, reports, requests, restored};
 
 impl Store {
     /// Gives a machine its new key and marks its token as used. Strangers can send this, so most refusals
@@ -168,14 +168,18 @@ impl Store {
     }
 
     /// This database comes from a backup, and no controller has used it since.
-    pub async fn restored(
-        &self,
-        made_at: UnixMillis,
-        log: &Checkpoint,
-        now: UnixMillis,
-    ) -> Result<(), StoreError> {
-        let decided = self.decide(nothing, |()| Ok::<_, Infallible>(access::restored(made_at, log, now)));
-        decided.await.map(drop).map_err(Failed::into_store)
+    pub async fn restored(&self, backup: &Restored<'_>) -> Result<(), Failed<MachineRefusal>> {
+        let decided = self.decide(
+            |mut transaction| async move {
+                let mut stored = Vec::with_capacity(backup.revoked.len());
+                for machine in backup.revoked {
+                    stored.push(transaction.known(machine).await?);
+                }
+                Ok((transaction, stored))
+            },
+            |stored: &Vec<Option<machines::Stored>>| restored::restored(stored, backup),
+        );
+        decided.await.map(drop)
     }
 
     /// Decides from what is known about one machine.
