@@ -106,7 +106,9 @@ enum Concerns<'a> {
 
 fn contradicts(change: &Change) -> Concerns<'_> {
     match change {
-        Change::MachineAdded { machine, .. } | Change::MachineInvited(machine) => Concerns::One(&machine.machine),
+        Change::MachineAdded { machine, .. } | Change::MachineInvited(machine) => {
+            Concerns::One(&machine.machine)
+        }
         Change::Enrolled(enrolled) => Concerns::One(&enrolled.machine),
         Change::CheckedIn(checked_in) => Concerns::One(&checked_in.machine),
         Change::ReportsThrough(count) => Concerns::One(&count.machine),
