@@ -33,13 +33,14 @@ use super::gate::{Bounds, Gate, Place};
 use super::keep::Keeper;
 use super::peer::Peer;
 use super::refuse::{Why, answer, say};
+use super::seats::Seat;
 use super::stream::Connection;
 use crate::metrics::{COUNTED, Running, Turned};
 
 /// How long a client may take to send the head of a request.
 const HEAD_WAIT: Duration = Duration::from_secs(30);
 /// The largest head of a request, in bytes.
-const MAX_HEAD_BYTES: usize = 64 * 1024;
+const MAX_HEAD_BYTES: usize = 16 * 1024;
 /// How long running requests may continue after the server is asked to stop.
 const GRACE: Duration = Duration::from_secs(10);
 /// How many connections may be refused with an answer at once, besides those that are served. Any more are
@@ -148,16 +149,14 @@ impl Server {
     }
 
     async fn serve(self: Arc<Self>, stream: TcpStream, source: SocketAddr, place: Place) {
+        // Whoever is refused has its seat until it has heard why: what is open is counted.
+        let seat = place.seat();
         let (stream, peer) = match self.enter(&stream, place).await {
             Ok(Some((open, peer))) => self.admit(stream, open, peer),
             Ok(None) => return,
-            Err(why) => {
-                if let Some(permit) = self.may_refuse(why).await {
-                    Box::pin(self.refuse(stream, source, why, permit)).await;
-                }
-                return;
-            }
+            Err(why) => return Box::pin(self.turn_away(stream, source, why, seat)).await,
         };
+        drop(seat);
         let seat = peer.seat();
         tokio::select! {
             () = self.keep(stream, peer) => {}
@@ -191,13 +190,18 @@ impl Server {
         None
     }
 
-    /// Those who made room for others have none left, and do not wait for it.
-    async fn may_refuse(&self, why: Why) -> Option<OwnedSemaphorePermit> {
+    /// Says why, in turn, to one that was in line. One whose seat is somebody else's does not wait for that.
+    async fn turn_away(self: Arc<Self>, stream: TcpStream, source: SocketAddr, why: Why, seat: Arc<Seat>) {
         let refusing = self.refusing.clone();
-        if why == Why::Displaced {
-            refusing.try_acquire_owned().ok()
-        } else {
-            refusing.acquire_owned().await.ok()
+        let permit = match why {
+            Why::Displaced => refusing.try_acquire_owned().ok(),
+            _ => tokio::select! {
+                permit = refusing.acquire_owned() => permit.ok(),
+                () = seat.given_up() => None,
+            },
+        };
+        if let Some(permit) = permit {
+            self.refuse(stream, source, why, permit).await;
         }
     }
 
