@@ -28,6 +28,19 @@ pub enum StoreError {
     Random(#[from] muster_protocol::random::RandomError),
 }
 
+impl StoreError {
+    /// The same for everybody else who would ask the database now; `None` if it is about what one of them
+    /// wants.
+    pub fn for_all(&self) -> Option<Self> {
+        match self {
+            Self::Full => Some(Self::Full),
+            Self::Busy => Some(Self::Busy),
+            Self::Unavailable(why) => Some(Self::Unavailable(why.clone())),
+            _ => None,
+        }
+    }
+}
+
 impl From<sqlx::Error> for StoreError {
     fn from(error: sqlx::Error) -> Self {
         if let Some(told) = error.as_database_error() {

@@ -13,7 +13,7 @@ use crate::core::census::{Census, census};
 use crate::http::state::{App, Shared};
 use crate::metrics::COUNTED;
 use crate::metrics::text::{CONTENT_TYPE, Kind, Text};
-use crate::store::StoreError;
+use crate::store::{Keys, StoreError};
 
 /// The least time between two counts of the machines.
 const LEAST: Duration = Duration::from_secs(10);
@@ -25,7 +25,7 @@ async fn counted(app: &App) -> Option<Census> {
     let services = &app.services;
     let find = async {
         let began = services.clock.awake();
-        let machines = services.store.machines().await?;
+        let machines = services.store.machines(Keys::Left).await?;
         let census = census(&machines, services.limits.poll_seconds, services.now());
         let took = services.clock.awake().saturating_sub(began);
         Ok((took.saturating_mul(TIMES).max(LEAST), census))
