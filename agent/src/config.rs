@@ -9,6 +9,7 @@ use muster_protocol::api::MAX_POLL_SECONDS;
 use muster_protocol::machine::System;
 use muster_protocol::policy::written::{CheckInFile, InFile};
 use muster_protocol::policy::{Policy, PolicyError};
+use muster_protocol::shown::without_types;
 use muster_protocol::target::{HealthCheck, MAX_CHECKS};
 use serde::Deserialize;
 
@@ -155,7 +156,7 @@ impl Config {
         let file: File = toml::from_str(text).map_err(|error| ConfigError::Format {
             path: source.clone(),
             line: error.span().map(|span| 1 + text[..span.start].matches('\n').count()),
-            detail: error.message().replace('`', "'"),
+            detail: without_types(error.message()).replace('`', "'"),
         })?;
         let config = Self {
             state_dir: file.state_dir,

@@ -10,6 +10,6 @@ mod note;
 mod shown;
 
 pub use chain::{AuditError, Checkpoint, Entry, MAX_ENTRY, MAX_PAGE, Page, hash, origin, verify};
-pub use cut::{CUT_DAYS, CutLog, LogCut, Possession};
+pub use cut::{CUT_DAYS, CutLog, LOG_CUT, LogCut, Possession};
 pub use note::{MAX_NOTE_BYTES, NotANote, Note, verifier_key};
 pub use shown::{MAX_SHOWN, ShownLog};

@@ -50,6 +50,7 @@ pub mod report;
 pub mod request;
 pub mod session;
 pub mod shown;
+pub mod signed_cut;
 pub mod signin;
 pub mod target;
 pub mod terminal;

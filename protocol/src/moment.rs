@@ -89,6 +89,17 @@ pub fn span(seconds: i64) -> String {
     }
 }
 
+/// The same, rounded up: how long somebody has to wait.
+pub fn wait(seconds: i64) -> String {
+    let unit = match seconds {
+        ..=119 => 1,
+        120..=7199 => 60,
+        7200..=172_799 => 3600,
+        _ => 86_400,
+    };
+    span(seconds.saturating_add(unit - 1))
+}
+
 /// `12 s ago`.
 pub fn ago(then_ms: UnixMillis, now_ms: UnixMillis) -> String {
     format!("{} ago", span(now_ms.saturating_sub(then_ms).max(0) / 1000))

@@ -141,6 +141,19 @@ pub fn json(text: &str) -> String {
     shown
 }
 
+/// A message about a configuration with the number types of Rust in words.
+pub fn without_types(message: &str) -> String {
+    const WORDS: [(&str, &str); 6] = [
+        ("expected usize", "expected a whole number from 0 on"),
+        ("expected u64", "expected a whole number from 0 on"),
+        ("expected u32", "expected a whole number from 0 to 4294967295"),
+        ("expected u16", "expected a whole number from 0 to 65535"),
+        ("expected u8", "expected a whole number from 0 to 255"),
+        ("expected i64", "expected a whole number"),
+    ];
+    WORDS.iter().fold(message.to_owned(), |text, (from, to)| text.replace(from, to))
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

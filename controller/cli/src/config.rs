@@ -5,6 +5,7 @@ use std::path::{Path, PathBuf};
 use anyhow::{Context as _, Result, anyhow};
 use clap::Args;
 use muster_protocol::ids::Sha256;
+use muster_protocol::shown::without_types;
 use muster_protocol::signin::MAX_HOURS;
 use serde::{Deserialize, Serialize};
 
@@ -84,7 +85,9 @@ impl Config {
     }
 
     fn read(path: &Path, text: &str) -> Result<Self> {
-        let mut file: File = toml::from_str(text)
+        let read: Result<File, _> = toml::from_str(text);
+        let mut file = read
+            .map_err(|error| anyhow!("{}", without_types(&error.to_string())))
             .with_context(|| format!("{} is not an operator's configuration", path.display()))
             .hint("compare it with the muster.toml that `muster init --dir SOME-FOLDER` writes")?;
         if file.signature_days == 0 {

@@ -2,11 +2,10 @@
 
 use std::process::ExitCode;
 
-use clap::Parser as _;
 use muster_protocol::{tell, terminal};
 
 fn main() -> ExitCode {
-    let arguments = muster::verbs::Arguments::parse();
+    let arguments = muster::verbs::Arguments::of_program();
     let code = match muster::verbs::run(arguments) {
         Ok(code) => code,
         Err(error) => {

@@ -21,7 +21,7 @@ use std::path::PathBuf;
 use std::process::ExitCode;
 
 use anyhow::{Context as _, Result};
-use clap::{Parser, Subcommand};
+use clap::{CommandFactory as _, FromArgMatches as _, Parser, Subcommand};
 
 /// Signed updates for fleets of Macs and NixOS hosts, pulled by the machines.
 #[derive(Debug, Parser)]
@@ -33,6 +33,24 @@ pub struct Arguments {
     config: Option<PathBuf>,
     #[command(subcommand)]
     command: Command,
+}
+
+impl Arguments {
+    /// The program's arguments; ends the program if they are wrong.
+    pub fn of_program() -> Self {
+        let mut command = with_negatives(Self::command());
+        let matches = command.get_matches_mut();
+        Self::from_arg_matches(&matches).unwrap_or_else(|error| error.format(&mut command).exit())
+    }
+}
+
+/// `-1` after an option is its value, which it refuses in its own words, and no option that does not exist.
+fn with_negatives(command: clap::Command) -> clap::Command {
+    let with = |arg: clap::Arg| match arg.get_action().takes_values() && !arg.is_positional() {
+        true => arg.allow_negative_numbers(true),
+        false => arg,
+    };
+    command.mut_args(with).mut_subcommands(with_negatives)
 }
 
 #[derive(Debug, Subcommand)]
@@ -116,4 +134,24 @@ impl Command {
 
 fn done((): ()) -> ExitCode {
     ExitCode::SUCCESS
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_number_that_is_too_small_is_refused_as_one() {
+        for (line, told) in [
+            (&["cache", "gc", "--keep-days", "-1"][..], "-1 is not in 0..="),
+            (&["update", "--jobs", "-2"], "-2 is not in 1..=64"),
+            (&["audit", "--limit", "0"], "a whole number from 1 on"),
+            (&["audit", "--limit", "-1"], "a whole number from 1 on"),
+            (&["audit", "cut", "--export", "x", "--at", "0"], "a whole number from 1 on"),
+        ] {
+            let line = ["muster"].iter().chain(line);
+            let refused = with_negatives(Arguments::command()).try_get_matches_from(line).unwrap_err();
+            assert!(refused.to_string().contains(told), "{refused}");
+        }
+    }
 }

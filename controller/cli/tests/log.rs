@@ -9,7 +9,7 @@ use std::process::{Child, Command, Output, Stdio};
 use std::time::Duration;
 
 use muster_protocol::api;
-use muster_protocol::audit::{Checkpoint, Entry, ShownLog};
+use muster_protocol::audit::{Checkpoint, Entry, Note, Page, ShownLog, hash};
 use muster_protocol::checkin::{CheckIn, CheckInReply};
 use muster_protocol::enrol::{EnrolRequest, Enrolling, Token};
 use muster_protocol::ids::{MachineName, Sha256};
@@ -269,6 +269,93 @@ async fn two_histories_are_found_out_by_a_kept_checkpoint_by_two_operators_and_b
     let output = fleet.run("carol", &["audit", "verify", "--json", "later.txt"]);
     let printed: Value = serde_json::from_slice(&output.stdout).unwrap();
     assert_eq!(printed["checkpoints"][0]["verdict"], "older", "{printed}");
+
+    // Whoever knows why goes on, and what was seen before is kept.
+    let before = fs::read_to_string(fleet.at("alice/audit-seen.json")).unwrap();
+    let before: Value = serde_json::from_str(&before).unwrap();
+    let (code, text) = fleet.said("alice", &["audit"]);
+    assert!(code == 1 && text.contains("muster audit accept"), "{code} {text}");
+    let (code, text) = fleet.said("alice", &["audit", "accept"]);
+    assert!(code == 1 && text.contains("--yes"), "{code} {text}");
+    assert_eq!(fleet.said("alice", &["audit"]).0, 1);
+    let text = fleet.must("alice", &["audit", "accept", "--yes", "--reason", "an older backup"]);
+    assert!(text.contains(before["hash"].as_str().unwrap()), "{text}");
+    fleet.must("alice", &["audit"]);
+    let after = fs::read_to_string(fleet.at("alice/audit-seen.json")).unwrap();
+    let after: Value = serde_json::from_str(&after).unwrap();
+    assert_eq!(after["former"][0]["hash"], before["hash"]);
+    assert_eq!(after["former"][0]["reason"], "an older backup");
+    let text = fleet.must("alice", &["audit", "accept", "--yes"]);
+    assert!(text.contains("nothing to accept"), "{text}");
+}
+
+/// A controller between operators and the true one: it says that the log was cut at this entry.
+async fn lying(to: String, anchor: Checkpoint) -> String {
+    let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let address = listener.local_addr().unwrap().to_string();
+    let http = reqwest::Client::builder().no_proxy().build().unwrap();
+    let app = axum::Router::new().fallback(move |request: axum::extract::Request| {
+        let (to, http) = (to.clone(), http.clone());
+        async move {
+            let (mut parts, body) = request.into_parts();
+            parts.headers.remove("host");
+            let path = parts.uri.path_and_query().unwrap().to_string();
+            let body = axum::body::to_bytes(body, 1 << 20).await.unwrap();
+            let request = http.request(parts.method, format!("http://{to}{path}")).headers(parts.headers);
+            let answer = request.body(body).send().await.unwrap();
+            let (status, mut bytes) = (answer.status(), answer.bytes().await.unwrap().to_vec());
+            if path.starts_with(&format!("{}?", api::OPERATOR_AUDIT)) {
+                let mut page: Page = serde_json::from_slice(&bytes).unwrap();
+                page.anchor = Some(anchor);
+                page.entries.retain(|entry| entry.id > anchor.id);
+                bytes = serde_json::to_vec(&page).unwrap();
+            }
+            (status, bytes)
+        }
+    });
+    tokio::spawn(async move { axum::serve(listener, app).await });
+    address
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_cut_that_no_operator_signed_hides_nothing() {
+    let mut fleet = Fleet::new();
+    fleet.start();
+    let add = ["machines", "add", "tin", "--class", "nixos", "--system", "x86_64-linux"];
+    fleet.must("alice", &add);
+    let seen = entries(&fleet.must("alice", &["audit", "--json"]));
+    let seen = seen.last().unwrap();
+    let hash: Sha256 = seen["hash"].as_str().unwrap().parse().unwrap();
+    let seen = Checkpoint { id: seen["id"].as_u64().unwrap(), hash };
+    fleet.must("alice", &["machines", "revoke", "tin"]);
+    // Cut at the very entry that alice saw last; bob has seen nothing.
+    let address = lying(fleet.address.clone(), seen).await;
+    for operator in ["alice", "bob"] {
+        let file = fleet.at(operator).join("muster.toml");
+        let config = fs::read_to_string(&file).unwrap().replace(&fleet.address, &address);
+        fs::write(&file, config).unwrap();
+        for arguments in [
+            &["audit"][..],
+            &["audit", "--whole"],
+            &["audit", "--machine", "tin"],
+            &["audit", "checkpoint"],
+            &["audit", "export", "hidden.ndjson"],
+        ] {
+            let (code, text) = fleet.said(operator, arguments);
+            let is_told = text.contains(&format!("the audit log was cut at entry {}, and ", seen.id));
+            assert!(code == 1 && is_told, "{operator} {arguments:?}: {code} {text}");
+        }
+        let (code, text) = fleet.said(operator, &["audit", "verify"]);
+        assert!(code == 4 && text.contains("is said to be cut"), "{operator}: {code} {text}");
+    }
+    assert!(!fleet.at("hidden.ndjson").exists() && !fleet.at("bob/audit-seen.json").exists());
+    let (_, text) = fleet.said("alice", &["audit"]);
+    assert!(text.contains("entries stay for 30 days"), "{text}");
+    let text = fleet.must("bob", &["audit", "accept", "--yes"]);
+    assert!(text.contains("no entry after it holds an operator's signed request"), "{text}");
+    let text = fleet.must("bob", &["audit", "--whole"]);
+    assert!(text.contains("accepted here on"), "{text}");
+    assert_eq!(fleet.said("bob", &["audit", "verify"]).0, 0);
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -310,12 +397,18 @@ async fn a_log_is_exported_cut_and_goes_on_and_who_saw_less_wants_the_export() {
     let (code, text) = cut("4", "log.ndjson");
     assert!(code == 1 && text.contains("not 30 days old yet"), "{code} {text}");
     assert_eq!(cut("3", "bent.ndjson").0, 1);
-    assert_eq!(cut("9", "log.ndjson").0, 1);
+    let (code, text) = cut("9", "log.ndjson");
+    assert!(code == 1 && text.contains("ends with entry 4, before entry 9"), "{code} {text}");
     let (code, text) = cut("3", "log.ndjson");
     assert!(code == 0 && text.contains("begins after entry 3"), "{code} {text}");
 
     let after = fleet.must("alice", &["audit", "--whole"]);
-    assert!(after.contains("2 entries after entry 3, where the log was cut"), "{after}");
+    assert!(after.contains("2 entries after entry 3, where the log was cut by "), "{after}");
+    assert!(!after.contains("; request"), "{after}");
+    let (code, text) = fleet.said("alice", &["audit", "verify"]);
+    assert!(code == 0 && text.contains("The log was cut at entry 3 by "), "{code} {text}");
+    let (code, text) = cut("2", "log.ndjson");
+    assert!(code == 1 && text.contains("was cut at entry 3 already"), "{code} {text}");
     let after = entries(&fleet.must("bob", &["audit", "--json"]));
     assert_eq!((after.len(), &after[1]["action"]), (2, &json!("log-cut")));
     // Carol saw less than what is left.
@@ -323,12 +416,29 @@ async fn a_log_is_exported_cut_and_goes_on_and_who_saw_less_wants_the_export() {
     assert!(code == 1 && text.contains("--export FILE"), "{code} {text}");
     let (code, text) = fleet.said("carol", &["audit", "verify"]);
     assert!(code == 8 && text.contains("was exported and forgotten"), "{code} {text}");
+    // A file that no operator signed moves nothing: it says what somebody likes.
+    let mut lines: Vec<&str> = file.lines().collect();
+    let last: Entry = serde_json::from_str(lines[4]).unwrap();
+    let mut more = Entry { id: 5, detail: "made up".into(), ..last.clone() };
+    more.hash = hash(&last.hash, &more);
+    let (text, note) = (serde_json::to_string(&more).unwrap(), Checkpoint { id: 5, hash: more.hash });
+    let note = json!({ "checkpoint": Note::new(fleet.fleet_id(), note, 5).to_string() }).to_string();
+    lines.splice(5.., [text.as_str(), &note]);
+    fs::write(fleet.at("unsigned.ndjson"), lines.join("\n") + "\n").unwrap();
+    let (code, text) = fleet.said("carol", &["audit", "verify", "--export", "unsigned.ndjson"]);
+    assert!(code == 0 && text.contains("not signed by an operator"), "{code} {text}");
+    assert_eq!(fs::read_to_string(fleet.at("carol/audit-seen.json")).unwrap(), seen.to_string());
+
     // The export needs no controller, and leads from what she saw to what she sees.
     fleet.stop();
     let (code, text) = fleet.said("carol", &["audit", "verify", "--export", "log.ndjson"]);
     assert!(code == 0 && text.contains("extends entry 2 by 2 entries"), "{code} {text}");
+    assert!(text.contains("; signed by "), "{text}");
     fleet.start();
     fleet.must("carol", &["audit"]);
     fleet.must("alice", &["audit", "export", "rest.ndjson"]);
     assert_eq!(fs::read_to_string(fleet.at("rest.ndjson")).unwrap().lines().count(), 4);
+    let cut = ["audit", "cut", "--yes", "--at", "3", "--export", "rest.ndjson"];
+    let (code, text) = fleet.said("alice", &cut);
+    assert!(code == 1 && text.contains("already"), "{code} {text}");
 }

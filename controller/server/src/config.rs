@@ -11,6 +11,7 @@ use std::time::Duration;
 use muster_protocol::api::MAX_POLL_SECONDS;
 use muster_protocol::clock::UnixMillis;
 use muster_protocol::keys::{KeyError, SecretKey, is_encrypted};
+use muster_protocol::shown::without_types;
 use serde::Deserialize;
 
 pub use blobs::{BlobsAt, Credentials, Encryption, S3};
@@ -24,7 +25,7 @@ pub enum ConfigError {
     #[error("cannot read {file}: {error}; name the file that `muster init` wrote with --config")]
     Read { file: PathBuf, error: std::io::Error },
     #[error("{file} is not a controller's configuration: {error}")]
-    Format { file: PathBuf, error: Box<toml::de::Error> },
+    Format { file: PathBuf, error: String },
     #[error("{file}: {key} {problem}")]
     Value { file: PathBuf, key: &'static str, problem: String },
 }
@@ -192,7 +193,7 @@ impl ServerConfig {
             if text.contains("postgres") {
                 error.set_input(None);
             }
-            ConfigError::Format { file: path.to_owned(), error: Box::new(error) }
+            ConfigError::Format { file: path.to_owned(), error: without_types(&error.to_string()) }
         })?;
         let folder = path.parent().unwrap_or(Path::new("")).to_owned();
         Check { path, folder }.check(file)
@@ -408,6 +409,11 @@ mod tests {
             ("online_key = \"online.pem\"", "online_key = \"none.pem\"", "online_key names"),
             ("data = \"data\"", "dada = \"data\"", "dada"),
             ("data = \"data\"", "", "data"),
+            (
+                "data = \"data\"",
+                "data = \"data\"\nlimits.connections = -1",
+                "expected a whole number from 0 on",
+            ),
             (
                 "root = \"root\"",
                 "root = \"root\"\nlimits = {poll_seconds = 0}",

@@ -7,6 +7,9 @@ use sha2::Digest as _;
 use super::chain::{Checkpoint, Entry, feed};
 use crate::ids::Sha256;
 
+/// The action of the entry that tells of a cut.
+pub const LOG_CUT: &str = "log-cut";
+
 /// How old an entry must be before the log may be cut at it, in days: what the controller itself asks of the
 /// log concerns the last days.
 pub const CUT_DAYS: i64 = 30;

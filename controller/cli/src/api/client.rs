@@ -7,11 +7,12 @@ use anyhow::{Context as _, Result, anyhow};
 use muster_protocol::api::{
     self, FLEET, OPERATOR_SIGN_IN, OPERATOR_SIGNATURE, Problem, ProblemCode, is_loopback,
 };
-use muster_protocol::clock::{Clock as _, SystemClock};
+use muster_protocol::clock::SystemClock;
 use muster_protocol::ids::Sha256;
 use muster_protocol::keys::{PublicKey, Signer};
 use muster_protocol::operator::{FleetView, Request};
 use reqwest::{Method, StatusCode, Url};
+use rustls::CertificateError;
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 
@@ -29,9 +30,10 @@ const REQUEST_LIMIT: Duration = Duration::from_secs(60);
 const PACE: usize = 64 * 1024;
 const CONNECT_LIMIT: Duration = Duration::from_secs(10);
 /// How long all waits asked for by `Retry-After` may take together: a controller that limits requests will
-/// take them later; one that cannot serve may not recover.
+/// take them later; one that cannot serve may not recover, unless its database is moving to another server.
+/// Only waits count: before it says that it cannot serve, it tries for a while.
 const PATIENCE: Duration = Duration::from_secs(120);
-const SHORT_PATIENCE: Duration = Duration::from_secs(15);
+const SHORT_PATIENCE: Duration = Duration::from_secs(60);
 
 /// An answer other than success.
 #[derive(Debug, thiserror::Error)]
@@ -56,10 +58,31 @@ enum Answer {
     Refused(anyhow::Error),
     /// The controller asks the client to wait and try again.
     Later {
+        status: StatusCode,
         wait: Duration,
-        patience: Duration,
         error: anyhow::Error,
     },
+}
+
+/// How long a request has waited because the controller asked it to.
+#[derive(Default)]
+struct Waits(Duration);
+
+impl Waits {
+    /// Waits as long as the answer asks for; an error if it asks for nothing, or for more than anybody would
+    /// sit out.
+    async fn wait(&mut self, status: StatusCode, wait: Option<Duration>, error: anyhow::Error) -> Result<()> {
+        let patience = match status {
+            StatusCode::TOO_MANY_REQUESTS => PATIENCE,
+            StatusCode::SERVICE_UNAVAILABLE => SHORT_PATIENCE,
+            _ => return Err(error),
+        };
+        let Some(wait) = wait.filter(|wait| self.0 + *wait <= patience) else { return Err(error) };
+        self.0 += wait;
+        tell!("The controller asks for {} s of patience: {error}", wait.as_secs());
+        tokio::time::sleep(wait).await;
+        Ok(())
+    }
 }
 
 impl Api {
@@ -181,17 +204,21 @@ impl Api {
     /// The same, with a bearer if one is given.
     pub async fn file(&self, path: &str, max: usize, bearer: Option<&str>) -> Result<Option<Vec<u8>>> {
         let url = self.url.join(path).with_context(|| format!("'{path}' is not a path"))?;
-        let request = self.http.get(url).timeout(REQUEST_LIMIT);
-        let request = match bearer {
-            Some(bearer) => request.bearer_auth(bearer),
-            None => request,
-        };
-        let mut answer = request.send().await.map_err(|error| self.unreachable(error))?;
-        let (status, bytes) = (answer.status(), read(&mut answer, max).await?);
-        match status {
-            StatusCode::NOT_FOUND => Ok(None),
-            status if status.is_success() => Ok(Some(bytes)),
-            _ => Err(refused(&answer, &bytes)),
+        let mut waits = Waits::default();
+        loop {
+            let request = self.http.get(url.clone()).timeout(REQUEST_LIMIT);
+            let request = match bearer {
+                Some(bearer) => request.bearer_auth(bearer),
+                None => request,
+            };
+            let mut answer = request.send().await.map_err(|error| self.unreachable(error))?;
+            let (status, wait) = (answer.status(), retry_after(&answer));
+            let bytes = read(&mut answer, max).await?;
+            match status {
+                StatusCode::NOT_FOUND => return Ok(None),
+                status if status.is_success() => return Ok(Some(bytes)),
+                _ => waits.wait(status, wait, refused(&answer, &bytes)).await?,
+            }
         }
     }
 
@@ -202,7 +229,7 @@ impl Api {
         body: Vec<u8>,
         limit: Duration,
     ) -> Result<T> {
-        let began = self.clock.awake();
+        let mut waits = Waits::default();
         let bytes = loop {
             let by = self.signing.by(&method)?;
             match self.send_once(&by, &method, path, &body, limit).await? {
@@ -219,13 +246,7 @@ impl Api {
                         return Err(error);
                     }
                 }
-                Answer::Later { wait, patience, error } => {
-                    if self.clock.awake() + wait > began + patience {
-                        return Err(error);
-                    }
-                    tell!("The controller asks for {} s of patience: {error}", wait.as_secs());
-                    tokio::time::sleep(wait).await;
-                }
+                Answer::Later { status, wait, error } => waits.wait(status, Some(wait), error).await?,
             }
         };
         serde_json::from_slice(&bytes)
@@ -259,23 +280,54 @@ impl Api {
         let bytes = read(&mut answer, MAX_ANSWER).await?;
         Ok(match (status, wait) {
             (status, _) if status.is_success() => Answer::Good(bytes),
-            (StatusCode::TOO_MANY_REQUESTS, Some(wait)) => {
-                Answer::Later { wait, patience: PATIENCE, error: refused(&answer, &bytes) }
-            }
-            (StatusCode::SERVICE_UNAVAILABLE, Some(wait)) => {
-                Answer::Later { wait, patience: SHORT_PATIENCE, error: refused(&answer, &bytes) }
+            (StatusCode::TOO_MANY_REQUESTS | StatusCode::SERVICE_UNAVAILABLE, Some(wait)) => {
+                Answer::Later { status, wait, error: refused(&answer, &bytes) }
             }
             _ => Answer::Refused(refused(&answer, &bytes)),
         })
     }
 
     fn unreachable(&self, error: reqwest::Error) -> anyhow::Error {
+        let hint = hint_about(&error);
         anyhow::Error::new(error.without_url())
             .context(format!("cannot reach the controller at {}", self.url))
-            .context(Hint(
-                "see that `muster serve` runs there and that url in muster.toml is right".to_owned(),
-            ))
+            .context(Hint(hint.to_owned()))
     }
+}
+
+/// What to do if a controller cannot be reached.
+fn hint_about(error: &(dyn std::error::Error + 'static)) -> &'static str {
+    match certificate_error(error) {
+        None => "see that `muster serve` runs there and that url in muster.toml is right",
+        Some(CertificateError::NotValidForName | CertificateError::NotValidForNameContext { .. }) => {
+            "the certificate there is for another name: see that url in muster.toml is right"
+        }
+        Some(
+            CertificateError::Expired
+            | CertificateError::ExpiredContext { .. }
+            | CertificateError::NotValidYet
+            | CertificateError::NotValidYetContext { .. },
+        ) => "see that this computer's clock is right, and renew the controller's certificate if it is",
+        Some(_) => {
+            "the certificate there is not by the expected authority: set tls_ca in muster.toml to the \
+             ca.pem that `muster init` wrote for this controller, or leave it out if a public \
+             authority signed the certificate; if that is right, somebody else answers there"
+        }
+    }
+}
+
+/// Why the controller's certificate is refused, if that is it.
+fn certificate_error<'a>(error: &'a (dyn std::error::Error + 'static)) -> Option<&'a CertificateError> {
+    let mut next = Some(error);
+    while let Some(error) = next {
+        if let Some(rustls::Error::InvalidCertificate(why)) = error.downcast_ref() {
+            return Some(why);
+        }
+        // An I/O error names the source of what it holds, and not that itself.
+        let held = error.downcast_ref::<std::io::Error>().and_then(std::io::Error::get_ref);
+        next = held.map(|held| held as &(dyn std::error::Error + 'static)).or_else(|| error.source());
+    }
+    None
 }
 
 fn client(ca: Option<Vec<u8>>) -> Result<reqwest::Client> {

@@ -4,15 +4,22 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use anyhow::Result;
 use muster_protocol::api::OPERATOR_AUDIT;
-use muster_protocol::audit::{AuditError, Checkpoint, Entry, MAX_ENTRY, MAX_PAGE, Page, origin, verify};
+use muster_protocol::audit::{
+    AuditError, Checkpoint, Entry, LOG_CUT, MAX_ENTRY, MAX_PAGE, Page, origin, verify,
+};
+use muster_protocol::clock::UnixMillis;
 use muster_protocol::ids::Sha256;
+use muster_protocol::signed_cut::SignedCut;
 
+use super::beginning::{Cut, Why};
 use crate::api::client::Api;
 use crate::terminal::error::WithHint as _;
 
 /// What to do if a log does not fit.
 pub const CHANGED: &str =
     "somebody changed the controller's database: keep a copy of it, and find out who could";
+/// The action of the entry that a restored controller begins with.
+const RESTORED: &str = "controller-restored";
 
 /// What a walk found.
 #[derive(Debug, Clone)]
@@ -23,8 +30,16 @@ pub struct Followed {
     pub last: u64,
     /// The newest entry; `None` if the log ends before the walk began.
     pub head: Option<Checkpoint>,
+    /// When that entry was made, by the controller's clock, if this walk verified it.
+    pub made: Option<UnixMillis>,
     /// The hashes of the entries that were asked for.
     pub known: BTreeMap<u64, Sha256>,
+    /// Whether an operator cut the log at its anchor.
+    pub cut: Cut,
+    /// The first entry that says so.
+    pub told: Option<Entry>,
+    /// The newest entry that says that the controller was restored from a backup.
+    pub restored: Option<Entry>,
 }
 
 /// The walk itself: told of pages, it says what to fetch next.
@@ -42,7 +57,16 @@ impl<'a> Walk<'a> {
     /// From this entry on. The entry itself is taken as it is, unless the log begins with it; those after
     /// it are verified.
     pub fn new(origin: Checkpoint, from: u64, wanted: &'a BTreeSet<u64>) -> Self {
-        let found = Followed { anchor: origin, last: 0, head: None, known: BTreeMap::new() };
+        let found = Followed {
+            anchor: origin,
+            last: 0,
+            head: None,
+            made: None,
+            known: BTreeMap::new(),
+            cut: Cut::Whole,
+            told: None,
+            restored: None,
+        };
         Self { origin, from, wanted, at: None, end: None, found }
     }
 
@@ -61,6 +85,9 @@ impl<'a> Walk<'a> {
                 self.found.anchor = page.anchor.unwrap_or(self.origin);
                 self.found.last = end;
                 let anchor = self.found.anchor;
+                if anchor != self.origin {
+                    self.found.cut = Cut::Unproven(Why::Untold);
+                }
                 self.note(anchor);
                 match first {
                     _ if self.from <= anchor.id.saturating_add(1) => anchor,
@@ -77,6 +104,15 @@ impl<'a> Walk<'a> {
         let at = verify(before, entries)?;
         for entry in entries {
             self.note(Checkpoint { id: entry.id, hash: entry.hash });
+            self.found.made = Some(entry.at);
+            match entry.action.as_str() {
+                RESTORED => self.found.restored = Some(entry.clone()),
+                LOG_CUT if self.found.told.is_none() => {
+                    let here = SignedCut::of(entry).filter(|cut| cut.asked.through == self.found.anchor);
+                    self.found.told = here.map(|_| entry.clone());
+                }
+                _ => (),
+            }
             each(entry);
         }
         self.at = Some(at);
@@ -100,7 +136,7 @@ impl<'a> Walk<'a> {
 }
 
 /// Walks along the controller's log, from the entry `from` on (0: from where it begins).
-pub async fn follow(
+pub async fn walk(
     api: &Api,
     fleet: &Sha256,
     from: u64,
@@ -188,6 +224,7 @@ pub mod tests {
             assert_eq!((found.anchor, seen), (anchor, vec![3, 4, 5]), "{from}");
             assert_eq!(found.known, BTreeMap::from([(2, anchor.hash)]));
         }
+        assert_eq!(walked(&entries, Some(anchor), 0, &[]).unwrap().0.cut, Cut::Unproven(Why::Untold));
         let forged = Checkpoint { id: 2, hash: Sha256::of(b"x") };
         assert_eq!(walked(&entries, Some(forged), 0, &[]).unwrap_err(), AuditError::Changed(3));
     }

@@ -4,6 +4,7 @@ use muster_protocol::audit::{Checkpoint, NotANote, Note};
 use muster_protocol::ids::Sha256;
 use muster_protocol::keys::PublicKey;
 
+use super::beginning::Cut;
 use super::follow::Followed;
 use crate::terminal::count::count;
 
@@ -21,6 +22,8 @@ pub enum Verdict {
     WrongSignature,
     /// The entry was forgotten: the log begins after this one.
     Cut(u64),
+    /// The same, but nobody is known to have cut the log there.
+    Hidden(u64),
 }
 
 impl Verdict {
@@ -29,7 +32,10 @@ impl Verdict {
         match found.known.get(&checkpoint.id) {
             Some(hash) if *hash == checkpoint.hash => Self::Extends(found.last.saturating_sub(checkpoint.id)),
             Some(_) => Self::Contradicts,
-            None if checkpoint.id < found.anchor.id => Self::Cut(found.anchor.id),
+            None if checkpoint.id < found.anchor.id => match found.cut {
+                Cut::Unproven(_) => Self::Hidden(found.anchor.id),
+                _ => Self::Cut(found.anchor.id),
+            },
             None => Self::Older(found.last),
         }
     }
@@ -50,7 +56,7 @@ impl Verdict {
         match self {
             Self::Extends(_) => 0,
             Self::Older(_) => 3,
-            Self::Contradicts => 4,
+            Self::Contradicts | Self::Hidden(_) => 4,
             Self::OtherFleet(_) => 5,
             Self::NotACheckpoint(_) => 6,
             Self::WrongSignature => 7,
@@ -68,6 +74,7 @@ impl Verdict {
             Self::NotACheckpoint(_) => "not-a-checkpoint",
             Self::WrongSignature => "wrong-signature",
             Self::Cut(_) => "cut",
+            Self::Hidden(_) => "hidden",
         }
     }
 
@@ -94,6 +101,10 @@ impl Verdict {
             Self::Cut(anchor) => format!(
                 "entry {id} was exported and forgotten, as the log was cut at entry {anchor}: compare it with \
                  the export, by --export FILE"
+            ),
+            Self::Hidden(anchor) => format!(
+                "the log begins after entry {anchor} without proof that an operator cut it there, so entry {id} \
+                 is hidden: find out who could"
             ),
         }
     }
@@ -122,7 +133,21 @@ mod tests {
             hash: entries[id - 1].hash,
         };
         let of = |checkpoint: Checkpoint, shown: &[_], anchor| {
-            Verdict::of(&checkpoint, &walked(shown, anchor, checkpoint.id, &[checkpoint.id]).unwrap().0)
+            let mut found = walked(shown, anchor, checkpoint.id, &[checkpoint.id]).unwrap().0;
+            let lied = Verdict::of(&checkpoint, &found);
+            if anchor.is_some() {
+                found.cut = Cut::File;
+            }
+            (Verdict::of(&checkpoint, &found), lied)
+        };
+        let of = |checkpoint, shown: &[_], anchor| {
+            let (verdict, lied) = of(checkpoint, shown, anchor);
+            match verdict {
+                // Only a proven cut explains that an entry is gone.
+                Verdict::Cut(at) => assert_eq!(lied, Verdict::Hidden(at)),
+                _ => assert_eq!(lied, verdict),
+            }
+            verdict
         };
         assert_eq!(of(at(&entries, 2), &entries, None), Verdict::Extends(2));
         assert_eq!(of(at(&entries, 4), &entries, None), Verdict::Extends(0));

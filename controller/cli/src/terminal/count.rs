@@ -8,6 +8,11 @@ pub fn count<N: Display + PartialEq + From<u8> + Copy>(number: N, one: &str, man
     format!("{number} {noun}")
 }
 
+/// Reads a number of an option that counts from 1.
+pub fn from_one(text: &str) -> Result<u64, &'static str> {
+    text.parse().ok().filter(|number| *number > 0).ok_or("write a whole number from 1 on")
+}
+
 #[cfg(test)]
 mod tests {
     use super::count;

@@ -144,6 +144,32 @@ pub async fn follow(api: &Api, config: &Config) -> Result<Trusted> {
     Ok(trusted)
 }
 
+/// The operators of all roots up to the trusted one: a log may hold what somebody signed who has left. Each
+/// root is verified, from the fleet's first one to the trusted one.
+pub async fn operators_ever(api: &Api, config: &Config, trusted: &Trusted) -> Result<Vec<PublicKey>> {
+    let mut operators = trusted.operators().0;
+    let mut before: Option<Root> = None;
+    for version in 1..trusted.root.version() {
+        let bytes = api
+            .public_file(&root_path(version), MAX_ROOT_BYTES)
+            .await?
+            .ok_or_else(|| anyhow!("the controller has no root {version}"))
+            .hint("put the fleet's roots into its folder roots, and restart it")?;
+        let root = match before {
+            None if Sha256::of(&bytes) == config.file.fleet => Root::parse_self_signed(&bytes)?,
+            None => return Err(anyhow!("the controller's root 1 is not this fleet's")),
+            Some(before) => before.successor(&bytes).with_context(|| format!("root {version}"))?,
+        };
+        operators.extend(root.keys_of(Role::Targets));
+        before = Some(root);
+    }
+    // They lead to the root that is trusted, or somebody made them up.
+    if let Some(last) = before {
+        last.successor(&trusted.bytes).context("the controller's roots do not lead to the trusted one")?;
+    }
+    Ok(operators)
+}
+
 fn keep(path: &Path, bytes: &[u8]) -> Result<()> {
     let folder = path.parent().filter(|folder| !folder.as_os_str().is_empty()).unwrap_or(Path::new("."));
     let mut file = tempfile::NamedTempFile::new_in(folder)?;

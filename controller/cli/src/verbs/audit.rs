@@ -1,5 +1,6 @@
 //! `muster audit`: who did what and when, and whether the log is the one seen before.
 
+mod accept;
 mod checkpoint;
 mod cut;
 mod export;
@@ -31,6 +32,8 @@ enum What {
     Export(export::Export),
     /// Have the controller forget old entries that were exported
     Cut(cut::Cut),
+    /// Go on with a log that does not extend the one seen here, after a backup was restored for example
+    Accept(accept::Accept),
 }
 
 impl Audit {
@@ -41,6 +44,7 @@ impl Audit {
             Some(What::Verify(verify)) => return verify.run(config).await,
             Some(What::Export(export)) => export.run(config).await?,
             Some(What::Cut(cut)) => return cut.run(config).await,
+            Some(What::Accept(accept)) => return accept.run(config).await,
         }
         Ok(ExitCode::SUCCESS)
     }

@@ -2,14 +2,15 @@
 
 use std::path::PathBuf;
 
-use anyhow::{Context as _, Result, anyhow};
+use anyhow::{Result, anyhow};
 use clap::Args;
 use muster_protocol::moment::{self, Unit};
 use muster_protocol::{logging, tell};
+use muster_server::server::ServerError;
 use tracing_subscriber::EnvFilter;
 
 use crate::config::controller_file;
-use crate::terminal::error::WithHint as _;
+use crate::terminal::error::{Hint, WithHint as _};
 
 #[derive(Debug, Args)]
 pub struct Serve {
@@ -28,10 +29,19 @@ impl Serve {
             return Ok(());
         }
         start_logging()?;
-        muster_server::server::run(&config, shutdown())
-            .await
-            .context("the controller stopped")
-            .hint("fix what the message names and start `muster serve` again; nothing stored was lost")
+        let ended = muster_server::server::run(&config, shutdown()).await;
+        ended.map_err(|error| {
+            let hint = hint_about(&error).to_owned();
+            anyhow::Error::new(error).context("the controller stopped").context(Hint(hint))
+        })
+    }
+}
+
+/// Only a controller that has served is known to have its data whole.
+fn hint_about(error: &ServerError) -> &'static str {
+    match error {
+        ServerError::Serve(_) => "start `muster serve` again; nothing stored was lost",
+        _ => "fix what the message names and start `muster serve` again",
     }
 }
 
@@ -60,4 +70,25 @@ async fn shutdown() {
         return std::future::pending().await;
     }
     futures_util::future::select_all(waits).await;
+}
+
+#[cfg(test)]
+mod tests {
+    use std::io::Error;
+
+    use super::*;
+
+    #[test]
+    fn only_a_controller_that_served_promises_that_nothing_was_lost() {
+        let promises = |error: &ServerError| hint_about(error).contains("nothing stored was lost");
+        assert!(promises(&ServerError::Serve(Error::other("accept"))));
+        for error in [
+            ServerError::Data("data".into(), Error::other("full")),
+            ServerError::Locked("data".into()),
+            ServerError::Certificate("server.pem".into(), "not one".into()),
+            ServerError::Listen(([127, 0, 0, 1], 1).into(), Error::other("taken")),
+        ] {
+            assert!(!promises(&error), "{error}");
+        }
+    }
 }

@@ -17,7 +17,7 @@ pub struct Stored {
     /// The key of the token's machine.
     pub key: Option<PublicKey>,
     pub revoked: bool,
-    /// Whether another machine has the enrolling key.
+    /// Whether a machine has the enrolling key, or the token's machine enrolled with it before.
     pub taken: bool,
 }
 
@@ -48,8 +48,8 @@ pub enum EnrolRefusal {
     )]
     WrongClass { machine: MachineName, token: Class, asked: Class },
     #[error(
-        "another machine is enrolled with this key: remove the agent's state from the copy and enrol it with \
-            a token of its own"
+        "a machine is enrolled with this key, or this one was before: remove the agent's state from the copy \
+            and enrol it with a token of its own"
     )]
     KeyTaken,
     #[error("machine {0} was revoked: make a new token with `muster machines add {0}`")]

@@ -1,15 +1,13 @@
 //! Cutting the audit log at an entry that an operator has exported.
 
-use muster_protocol::audit::{AuditError, CUT_DAYS, Checkpoint, CutLog, Entry, Possession, verify};
+use muster_protocol::audit::{AuditError, CUT_DAYS, Checkpoint, Entry, LOG_CUT, Possession, verify};
 use muster_protocol::clock::UnixMillis;
 use muster_protocol::ids::Sha256;
 use muster_protocol::moment;
+use muster_protocol::signed_cut::SignedCut;
 
 use super::audit::{AuditContext, NewEntry};
 use super::change::{Change, Decided};
-
-/// The audit action; the database lets nothing be cut unless it is the newest.
-pub const LOG_CUT: &str = "log-cut";
 
 /// How old an entry must be before the log may be cut at it.
 const CUT_AGE_MS: i64 = CUT_DAYS * 86_400_000;
@@ -41,7 +39,7 @@ pub struct Read {
 
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum CutRefusal {
-    #[error("the audit log was cut at entry {0} already, or later: export it again to cut more of it")]
+    #[error("{}", no_further(*.0))]
     Cut(u64),
     #[error("the audit log has no entry {wanted}: its newest is {newest}; export it again")]
     Unknown { wanted: u64, newest: u64 },
@@ -52,7 +50,7 @@ pub enum CutRefusal {
     Other(u64),
     #[error(
         "an entry up to {id} is not {CUT_DAYS} days old yet: the log can be cut there in {}",
-        moment::span(*wait_seconds)
+        moment::wait(*wait_seconds)
     )]
     Young { id: u64, wait_seconds: i64 },
     #[error("whoever asks for the cut does not hold the entries: export the log again")]
@@ -61,6 +59,13 @@ pub enum CutRefusal {
         "the audit log cannot be cut: {0}; keep a copy of the database, and find out who could change it"
     )]
     Damaged(AuditError),
+}
+
+fn no_further(anchor: u64) -> String {
+    match anchor {
+        0 => "the audit log begins with entry 1: name an entry to cut it at".to_owned(),
+        _ => format!("the audit log was cut at entry {anchor} already: export it again to cut more of it"),
+    }
 }
 
 impl Reading {
@@ -94,10 +99,11 @@ impl Reading {
 pub fn cut(
     stored: &Stored,
     read: &Read,
-    asked: &CutLog,
+    signed: &SignedCut,
     context: &AuditContext<'_>,
     now: UnixMillis,
 ) -> Result<Decided<Checkpoint>, CutRefusal> {
+    let asked = &signed.asked;
     let through = asked.through;
     if through.id <= stored.anchor.id {
         return Err(CutRefusal::Cut(stored.anchor.id));
@@ -113,15 +119,17 @@ pub fn cut(
     if wait > 0 {
         return Err(CutRefusal::Young { id: through.id, wait_seconds: wait / 1000 + 1 });
     }
-    let detail = format!("through entry {} {}, export {}", through.id, through.hash, asked.export);
-    let changes = vec![Change::Audited(NewEntry::by(context, LOG_CUT, detail)), Change::LogCut { through }];
+    // The database lets nothing be cut unless the newest entry tells of it, in these words.
+    let entry = NewEntry::by(context, LOG_CUT, signed.detail());
+    let changes = vec![Change::Audited(entry), Change::LogCut { through }];
     Ok(Decided { changes, answer: through })
 }
 
 #[cfg(test)]
 mod tests {
-    use muster_protocol::audit::{hash, origin};
+    use muster_protocol::audit::{CutLog, hash, origin};
     use muster_protocol::keys::SecretKey;
+    use muster_protocol::operator::{Request, RequestSignature};
 
     use super::*;
 
@@ -157,12 +165,28 @@ mod tests {
         let (through, export) = (checkpoint(&entries[5]), Sha256::of(b"file"));
         let asked = CutLog { through, holds: held.finish(), export };
         let stored = Stored { anchor, newest: checkpoint(&entries[9]), entry: Some(through) };
-        let operator = SecretKey::generate().unwrap().public();
+        let key = SecretKey::generate().unwrap();
+        let operator = key.public();
+        let request = Request { audience: &Sha256::of(b"fleet"), method: "POST", path: "/", body: b"" };
+        let signature = RequestSignature::make(&key, request, 5, [7; 16]);
         let now = (6 + CUT_DAYS) * DAY;
         let context = AuditContext { operator: &operator, at: now };
-        let cut = |stored: &Stored, asked: &CutLog, now| cut(stored, &read, asked, &context, now);
+        let cut = |stored: &Stored, asked: &CutLog, now| {
+            let signed = SignedCut { asked: *asked, signature: signature.clone() };
+            cut(stored, &read, &signed, &context, now)
+        };
         let decided = cut(&stored, &asked, now).unwrap();
         assert_eq!(decided.changes[1], Change::LogCut { through });
+        let Change::Audited(told) = &decided.changes[0] else { panic!("{decided:?}") };
+        let signed = SignedCut { asked, signature: signature.clone() };
+        assert_eq!((told.by, &told.detail), (Some(operator), &signed.detail()));
+        assert_eq!(
+            SignedCut::of(&told.chained(&through)),
+            Some(SignedCut { signature: RequestSignature { body: None, ..signature.clone() }, ..signed })
+        );
+        let nothing = CutLog { through: anchor, ..asked };
+        let refused = cut(&stored, &nothing, now).unwrap_err().to_string();
+        assert!(refused.contains("begins with entry 1"), "{refused}");
         assert_eq!(cut(&stored, &asked, now - 1), Err(CutRefusal::Young { id: 6, wait_seconds: 1 }));
         assert_eq!(cut(&Stored { anchor: through, ..stored }, &asked, now), Err(CutRefusal::Cut(6)));
         let gone = Stored { entry: None, ..stored };

@@ -2,8 +2,9 @@
 
 use std::sync::PoisonError;
 
-use muster_protocol::audit::{Checkpoint, CutLog, MAX_PAGE, Page};
+use muster_protocol::audit::{Checkpoint, MAX_PAGE, Page};
 use muster_protocol::clock::UnixMillis;
+use muster_protocol::signed_cut::SignedCut;
 
 use super::{Applied, Failed, Store, StoreError};
 use crate::core::audit::AuditContext;
@@ -34,11 +35,11 @@ impl Store {
     /// steps.
     pub async fn cut_log(
         &self,
-        asked: &CutLog,
+        signed: &SignedCut,
         context: &AuditContext<'_>,
         now: UnixMillis,
     ) -> Result<Checkpoint, Failed<CutRefusal>> {
-        let through = asked.through.id;
+        let through = signed.asked.through.id;
         let (view, stored) = log_of(self.database.view().await?, through).await?;
         drop(view);
         let mut reading = Reading::from(stored.anchor);
@@ -51,7 +52,7 @@ impl Store {
         let read = reading.done();
         let decided = self.decide(
             |transaction| log_of(transaction, through),
-            |stored| log::cut(stored, &read, asked, context, now),
+            |stored| log::cut(stored, &read, signed, context, now),
         );
         Ok(decided.await?.answer)
     }

@@ -140,6 +140,31 @@ async fn a_key_is_one_machines() {
 }
 
 #[tokio::test]
+async fn a_machine_does_not_enrol_again_with_a_key_that_it_had_before() {
+    let fleet = Fleet::start().await;
+    let mut machine = fleet.enrolled("cinnabar", Class::Nixos).await;
+    machine.check_in(&fleet).await;
+    // Somebody kept this one.
+    let kept = machine.checkin(&fleet, machine.seq + 1);
+    machine.check_in(&fleet).await;
+    let token = fleet.token("cinnabar", Class::Nixos);
+    fleet.add(&token, true).await.good::<MachineView>();
+    fleet.post(api::ENROL, &enrol_request(&token, &machine.key)).await.refused(409, ProblemCode::Conflict);
+    let next = key();
+    fleet.post(api::ENROL, &enrol_request(&token, &next)).await.good::<EnrolReply>();
+    // Nor once it has another: the first life's check-ins stay void.
+    let token = fleet.token("cinnabar", Class::Nixos);
+    fleet.add(&token, true).await.good::<MachineView>();
+    fleet.post(api::ENROL, &enrol_request(&token, &machine.key)).await.refused(409, ProblemCode::Conflict);
+    machine.send_checkin(&fleet, &kept).await.refused(401, ProblemCode::BadSignature);
+    // What uses the token may repeat it.
+    let last = key();
+    for _ in 0..2 {
+        fleet.post(api::ENROL, &enrol_request(&token, &last)).await.good::<EnrolReply>();
+    }
+}
+
+#[tokio::test]
 async fn the_same_check_in_gets_the_same_reply_even_after_a_restart() {
     let mut fleet = Fleet::start().await;
     let machine = fleet.enrolled("cinnabar", Class::Nixos).await;

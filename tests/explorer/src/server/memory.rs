@@ -11,7 +11,7 @@ use std::fmt::{self, Write as _};
 use std::hash::{Hash, Hasher};
 use std::rc::Rc;
 
-use muster_protocol::audit::{Checkpoint, Entry, origin};
+use muster_protocol::audit::{Checkpoint, Entry, LOG_CUT, origin};
 use muster_protocol::clock::UnixMillis;
 use muster_protocol::ids::{Generation, MachineName, Sha256, Tag};
 use muster_protocol::keys::PublicKey;
@@ -19,7 +19,6 @@ use muster_protocol::machine::{Class, System};
 use muster_server::core::Change;
 use muster_server::core::change::{Bearer, CheckedIn, Enrolled, Invited, ReportsThrough};
 use muster_server::core::garbage::Mark;
-use muster_server::core::log::LOG_CUT;
 use muster_server::core::retention::{AT_ONCE, cost};
 use muster_server::core::rows::{
     EarlierCheckIn, Granted, LastCheckIn, Outcome, Request, StoredAttack, StoredDraft, StoredEvent,

@@ -5,6 +5,7 @@ use axum::Router;
 use axum::body::Body;
 use axum::extract::Request as HttpRequest;
 use axum::response::{IntoResponse as _, Response};
+use muster_protocol::clock::Clock as _;
 use muster_protocol::keys::{KeyError, SecretKey, Signature};
 use muster_protocol::operator::RequestSignature;
 use muster_protocol::signin::SignIn;
@@ -64,13 +65,57 @@ async fn a_controller_that_asks_for_patience_gets_it_and_each_try_is_signed_anew
 
 #[tokio::test]
 async fn a_wait_that_nobody_would_sit_out_is_told_at_once() {
-    for (status, seconds) in [(StatusCode::TOO_MANY_REQUESTS, 3600), (StatusCode::SERVICE_UNAVAILABLE, 60)] {
+    for (status, seconds) in [(StatusCode::TOO_MANY_REQUESTS, 3600), (StatusCode::SERVICE_UNAVAILABLE, 61)] {
         let api = served(move |_| busy(status, seconds)).await;
         let began = api.clock.awake();
         let error = api.get::<Vec<u8>>("/v1/x").await.unwrap_err();
         assert!(error.to_string().contains("too many requests"), "{error}");
         assert!(api.clock.awake() - began < Duration::from_secs(10));
     }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_database_that_moves_for_half_a_minute_is_waited_for() {
+    // Each answer comes after ten seconds of trying; only what the client waits counts.
+    let failed = |error: &str| anyhow!("{error}");
+    let (mut waits, began) = (Waits::default(), tokio::time::Instant::now());
+    let ten = Some(Duration::from_secs(10));
+    for _ in 0..3 {
+        tokio::time::sleep(Duration::from_secs(10)).await;
+        waits.wait(StatusCode::SERVICE_UNAVAILABLE, ten, failed("moving")).await.unwrap();
+    }
+    assert_eq!(began.elapsed(), Duration::from_secs(60));
+    let long = Some(Duration::from_secs(31));
+    assert!(waits.wait(StatusCode::SERVICE_UNAVAILABLE, long, failed("moving")).await.is_err());
+    assert!(waits.wait(StatusCode::INTERNAL_SERVER_ERROR, ten, failed("broken")).await.is_err());
+    assert!(waits.wait(StatusCode::SERVICE_UNAVAILABLE, None, failed("broken")).await.is_err());
+}
+
+#[tokio::test]
+async fn files_are_waited_for_as_well() {
+    let tries = AtomicUsize::new(0);
+    let api = served(move |_| match tries.fetch_add(1, Ordering::SeqCst) {
+        0 => busy(StatusCode::SERVICE_UNAVAILABLE, 1),
+        _ => "root".into_response(),
+    })
+    .await;
+    assert_eq!(api.public_file("/v1/root/2.json", 1000).await.unwrap().unwrap(), b"root");
+}
+
+#[test]
+fn a_certificate_that_is_refused_names_what_to_set() {
+    let refused = |why| {
+        let error = std::io::Error::other(rustls::Error::InvalidCertificate(why));
+        // As HTTP clients wrap it.
+        let error = anyhow::Error::new(std::io::Error::other(error)).context("connecting");
+        hint_about(error.as_ref())
+    };
+    for why in [CertificateError::UnknownIssuer, CertificateError::BadSignature] {
+        assert!(refused(why).contains("tls_ca in muster.toml"));
+    }
+    assert!(refused(CertificateError::NotValidForName).contains("url in muster.toml"));
+    assert!(refused(CertificateError::Expired).contains("clock"));
+    assert!(hint_about(&std::io::Error::other("refused")).contains("`muster serve` runs there"));
 }
 
 #[tokio::test]

@@ -11,7 +11,7 @@ use serde::Serialize;
 
 use crate::api::client::Api;
 use crate::config::Config;
-use crate::log::{follow, seen};
+use crate::log::{cut, seen};
 use crate::terminal::error::WithHint as _;
 use crate::terminal::json::print_json;
 
@@ -42,11 +42,11 @@ impl Checkpoint {
         let config = Config::load(config)?;
         let api = Api::to_read(&config)?;
         let before = seen::seen(&config)?;
-        let wanted = before.iter().map(|seen| seen.id).collect();
-        let from = before.map_or(0, |seen| seen.id);
-        let found = follow::follow(&api, &config.file.fleet, from, &wanted, &mut |_| ()).await?;
-        seen::require(before, &found)?;
-        seen::keep(&config, before, found.head)?;
+        let wanted = before.iter().map(|seen| seen.at.id).collect();
+        let from = before.as_ref().map_or(0, |seen| seen.at.id);
+        let found = cut::follow(&api, &config, before.as_ref(), from, &wanted, &mut |_| ()).await?;
+        seen::require(before.as_ref(), &found)?;
+        seen::keep(&config, before.as_ref(), &found)?;
         let head = found
             .head
             .ok_or_else(|| anyhow!("the audit log has no entry"))

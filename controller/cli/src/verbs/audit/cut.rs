@@ -12,14 +12,14 @@ use crate::api::client::Api;
 use crate::config::Config;
 use crate::log::{export, follow, seen};
 use crate::terminal::ask::confirm;
-use crate::terminal::count::count;
+use crate::terminal::count::{count, from_one};
 use crate::terminal::error::WithHint as _;
 use crate::trust::roots;
 
 #[derive(Debug, Args)]
 pub struct Cut {
     /// The last entry that is forgotten; it and all before it must be at least 30 days old
-    #[arg(long, value_name = "NUMBER", value_parser = clap::value_parser!(u64).range(1..))]
+    #[arg(long, value_name = "NUMBER", value_parser = from_one)]
     at: u64,
     /// The file that the entries were exported to; keep it, and give it to the other operators
     #[arg(long, value_name = "FILE")]
@@ -36,8 +36,12 @@ impl Cut {
         let trusted = roots::follow(&api, &config).await?;
         let (_, anchor) = follow::ends(&api).await?;
         let anchor = anchor.unwrap_or_else(|| audit::origin(&config.file.fleet));
+        if self.at <= anchor.id {
+            return Err(anyhow!("the log was cut at entry {} already", anchor.id))
+                .hint("name a later entry; `muster audit` shows those that are left");
+        }
         let (mut holds, mut through, mut seen_in_file) = (Possession::default(), None, None);
-        let before = seen::seen(&config)?;
+        let before = seen::seen(&config)?.map(|seen| seen.at);
         let mut each = |entry: &audit::Entry| {
             if entry.id > anchor.id && entry.id <= self.at {
                 holds.add(entry);
@@ -66,9 +70,7 @@ impl Cut {
             .hint("make another with `muster audit export FILE`");
         }
         let through = through
-            .ok_or_else(|| {
-                anyhow!("{file} ends with entry {}, and holds no entry {}", export.last.id, self.at)
-            })
+            .ok_or_else(|| anyhow!("{file} ends with entry {}, before entry {}", export.last.id, self.at))
             .hint("name an entry that is in it, or export the log again")?;
         if seen_in_file.is_some_and(|found| Some(found) != before) {
             return Err(audit::AuditError::Rewritten(self.at)).hint(follow::CHANGED);

@@ -11,7 +11,7 @@ use muster_protocol::clock::Clock as _;
 use crate::api::client::Api;
 use crate::config::Config;
 use crate::log::export::Writer;
-use crate::log::{follow, seen};
+use crate::log::{cut, follow, seen};
 use crate::terminal::count::count;
 use crate::terminal::error::WithHint as _;
 
@@ -27,7 +27,7 @@ impl Export {
         let api = Api::to_read(&config)?;
         let key = api.key()?;
         let before = seen::seen(&config)?;
-        let wanted = before.iter().map(|seen| seen.id).collect();
+        let wanted = before.iter().map(|seen| seen.at.id).collect();
         let (_, anchor) = follow::ends(&api).await?;
         let after = anchor.unwrap_or_else(|| muster_protocol::audit::origin(&config.file.fleet));
         let shown = self.file.display();
@@ -42,11 +42,11 @@ impl Export {
                 failed = writer.entry(entry).err();
             }
         };
-        let found = follow::follow(&api, &config.file.fleet, 0, &wanted, &mut write).await?;
+        let found = cut::follow(&api, &config, before.as_ref(), 0, &wanted, &mut write).await?;
         if let Some(error) = failed {
             return Err(error.context(format!("cannot write {shown}"))).hint("free some space there");
         }
-        seen::require(before, &found)?;
+        seen::require(before.as_ref(), &found)?;
         if found.anchor != after {
             return Err(anyhow::anyhow!("the log was cut while it was exported")).hint("repeat this");
         }
@@ -56,7 +56,7 @@ impl Export {
         let file = writer.end(&note)?.into_inner().map_err(|error| error.into_error())?;
         file.as_file().sync_all().with_context(|| format!("cannot write {shown}"))?;
         file.persist(&self.file).with_context(|| format!("cannot write {shown}"))?;
-        seen::keep(&config, before, found.head)?;
+        seen::keep(&config, before.as_ref(), &found)?;
         let entries = count(last.id.saturating_sub(after.id), "entry", "entries");
         say!(
             "{entries} up to number {} are in {shown}, signed by your key {}.",

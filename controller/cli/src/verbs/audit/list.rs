@@ -7,11 +7,13 @@ use anyhow::Result;
 use clap::Args;
 use muster_protocol::audit::Entry;
 use muster_protocol::ids::MachineName;
+use muster_protocol::signed_cut::SignedCut;
 
 use crate::api::client::Api;
 use crate::config::Config;
-use crate::log::{follow, seen};
-use crate::terminal::count::count;
+use crate::log::beginning::Cut;
+use crate::log::{cut, follow, seen};
+use crate::terminal::count::{count, from_one};
 use crate::terminal::json::print_json;
 use crate::terminal::table;
 use crate::trust::roots;
@@ -19,7 +21,7 @@ use crate::trust::roots;
 #[derive(Debug, Args)]
 pub struct List {
     /// How many entries, the newest
-    #[arg(long, default_value_t = 50, value_parser = clap::value_parser!(u64).range(1..))]
+    #[arg(long, default_value_t = 50, value_parser = from_one)]
     limit: u64,
     /// Only what was done to this machine, or by it
     #[arg(long, value_name = "MACHINE")]
@@ -40,13 +42,13 @@ impl List {
         let before = seen::seen(&config)?;
         let (last, _) = follow::ends(&api).await?;
         // All that is shown hangs on the newest entry, so what is older need not be read again.
-        let from = match before {
+        let from = match &before {
             Some(seen) if !self.whole && self.machine.is_none() => {
-                seen.id.min(last.saturating_sub(self.limit))
+                seen.at.id.min(last.saturating_sub(self.limit))
             }
             _ => 0,
         };
-        let wanted: BTreeSet<u64> = before.iter().map(|seen| seen.id).collect();
+        let wanted: BTreeSet<u64> = before.iter().map(|seen| seen.at.id).collect();
         let limit = usize::try_from(self.limit).unwrap_or(usize::MAX);
         let mut shown: std::collections::VecDeque<Entry> = Default::default();
         let mut keep = |entry: &Entry| {
@@ -57,9 +59,9 @@ impl List {
                 }
             }
         };
-        let found = follow::follow(&api, &config.file.fleet, from, &wanted, &mut keep).await?;
-        seen::require(before, &found)?;
-        seen::keep(&config, before, found.head)?;
+        let found = cut::follow(&api, &config, before.as_ref(), from, &wanted, &mut keep).await?;
+        seen::require(before.as_ref(), &found)?;
+        seen::keep(&config, before.as_ref(), &found)?;
         let shown: Vec<Entry> = shown.into();
         if self.json {
             return print_json(&shown);
@@ -72,7 +74,7 @@ impl List {
                 entry.by.map_or_else(|| "-".to_owned(), |key| trusted.name(&key)),
                 entry.action.replace('-', " "),
                 entry.machine.as_ref().map(ToString::to_string).unwrap_or_default(),
-                entry.detail.clone(),
+                SignedCut::for_people(&entry.detail).to_owned(),
             ]);
         }
         match (shown.is_empty(), &self.machine) {
@@ -86,15 +88,19 @@ impl List {
         let of = match found.anchor.id {
             0 => count(found.last, "entry", "entries"),
             cut => format!(
-                "{} after entry {cut}, where the log was cut",
-                count(found.last.saturating_sub(cut), "entry", "entries")
+                "{} after entry {cut}, where the log was cut{}",
+                count(found.last.saturating_sub(cut), "entry", "entries"),
+                match &found.cut {
+                    Cut::Proven(cut) => format!(" {}", cut.who_and_when(&trusted)),
+                    _ => String::new(),
+                }
             ),
         };
         say!(
             "{of}, each fits the one before it{}{}.",
             if begins > found.anchor.id + 1 { format!(" from entry {begins} on") } else { String::new() },
-            match before {
-                Some(seen) => format!(", and entry {} is the one that was seen before", seen.id),
+            match &before {
+                Some(seen) => format!(", and entry {} is the one that was seen before", seen.at.id),
                 None => String::new(),
             }
         );

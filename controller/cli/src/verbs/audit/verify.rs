@@ -17,8 +17,10 @@ use serde::Serialize;
 
 use crate::api::client::Api;
 use crate::config::Config;
+use crate::log::beginning::{Cut, Proven};
+use crate::log::cut::follow;
 use crate::log::export;
-use crate::log::follow::{Followed, follow};
+use crate::log::follow::Followed;
 use crate::log::seen::{self, SEEN};
 use crate::log::verdict::{Verdict, worst};
 use crate::terminal::count::count;
@@ -80,6 +82,12 @@ struct Witness {
 struct Printed<'a> {
     log: &'a Option<Checkpoint>,
     begins_after: &'a Checkpoint,
+    /// Who cut it there; missing if it was not cut, or if nobody is known to have done so.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    cut: Option<&'a Proven>,
+    /// The operators who signed the export.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    signers: &'a Vec<PublicKey>,
     checkpoints: &'a [Judged],
     machines: &'a [Witness],
     machines_that_agree: usize,
@@ -91,18 +99,18 @@ impl Verify {
         let fleet = config.file.fleet;
         let before = seen::seen(&config)?;
         let mut kept = self.files.iter().map(|file| read(file)).collect::<Result<Vec<_>>>()?;
-        if let Some(seen) = before {
-            let note = Ok(Note::new(fleet, seen, 0));
+        if let Some(seen) = &before {
+            let note = Ok(Note::new(fleet, seen.at, 0));
             kept.insert(0, Kept { from: format!("this computer ({SEEN})"), note, ours: true });
         }
         let ids = kept.iter().filter_map(|kept| kept.note.as_ref().ok()).map(|note| note.at.id);
         let mut wanted: BTreeSet<u64> = ids.collect();
-        let (trusted, machines, found) = match &self.export {
+        let (trusted, machines, found, signers) = match &self.export {
             Some(file) => {
                 let trusted = Trusted::load(&config)?;
-                let found = exported(file, &fleet, &trusted, &wanted)?;
+                let (found, signers) = exported(file, &fleet, &trusted, &wanted)?;
                 kept.retain(|kept| !kept.ours || !is_beyond(kept, &found));
-                (trusted, Vec::new(), found)
+                (trusted, Vec::new(), found, signers)
             }
             None => {
                 let api = Api::to_read(&config)?;
@@ -112,8 +120,8 @@ impl Verify {
                 let shown = machines.iter().filter_map(|view| view.shown.as_ref());
                 wanted.extend(shown.flat_map(|shown| &shown.log).map(|shown| shown.id));
                 let from = wanted.first().copied().unwrap_or(0);
-                let found = follow(&api, &fleet, from, &wanted, &mut |_| ()).await?;
-                (trusted, machines, found)
+                let found = follow(&api, &config, before.as_ref(), from, &wanted, &mut |_| ()).await?;
+                (trusted, machines, found, Vec::new())
             }
         };
         let operators = trusted.operators().0;
@@ -123,17 +131,32 @@ impl Verify {
         let (witnesses, agree) = witnesses(&machines, &fleet, &found);
         let ours = kept.iter().zip(&judged).find(|(kept, _)| kept.ours);
         let extends = ours.map(|(_, judged)| judged.code == 0);
-        let code = worst(judged.iter().map(|one| one.code).chain(witnesses.iter().map(|one| one.code)));
-        // An export alone is no reason to believe a log that was never seen, and nothing is where two
-        // histories are shown.
-        let believed = extends.unwrap_or(self.export.is_none() && code != Verdict::Contradicts.code());
+        let hidden = match &found.cut {
+            Cut::Unproven(why) => {
+                Some(format!("The log is said to be cut at entry {}, and {why}.", found.anchor.id))
+            }
+            _ => None,
+        };
+        let codes = judged.iter().map(|one| one.code).chain(witnesses.iter().map(|one| one.code));
+        let code = worst(codes.chain(hidden.iter().map(|_| Verdict::Hidden(0).code())));
+        // An export is no reason to believe a log that was never seen, nor one that no operator signed to go
+        // further than what was seen; and nothing is where two histories are shown.
+        let believed = match &self.export {
+            Some(_) => extends == Some(true) && !signers.is_empty(),
+            None => extends.unwrap_or(code != Verdict::Contradicts.code()) && hidden.is_none(),
+        };
         if believed {
-            seen::keep(&config, before, found.head)?;
+            seen::keep(&config, before.as_ref(), &found)?;
         }
         if self.json {
             print_json(&Printed {
                 log: &found.head,
                 begins_after: &found.anchor,
+                cut: match &found.cut {
+                    Cut::Proven(cut) => Some(cut.as_ref()),
+                    _ => None,
+                },
+                signers: &signers,
                 checkpoints: &judged,
                 machines: &witnesses,
                 machines_that_agree: agree,
@@ -157,8 +180,20 @@ impl Verify {
         if agree > 0 {
             say!("{} shown this history.", count(agree, "machine was", "machines were"));
         }
+        if let Some(hidden) = hidden {
+            say!("{hidden}");
+        }
+        if let Cut::Proven(cut) = &found.cut {
+            say!("The log was cut at entry {} {}.", found.anchor.id, cut.who_and_when(&trusted));
+        }
         if let Some(head) = found.head {
-            say!("The log ends with entry {} {}.", head.id, head.hash);
+            let restored = if code == 0 { String::new() } else { seen::restored(&found) };
+            say!(
+                "The log ends with entry {} {}{}{restored}.",
+                head.id,
+                head.hash,
+                signed_by(&signers, &trusted)
+            );
         }
         Ok(ExitCode::from(code))
     }
@@ -190,11 +225,17 @@ fn read(file: &Path) -> Result<Kept> {
     Ok(Kept { from, note, ours: false })
 }
 
-/// The log in a file, in place of the controller's.
-fn exported(file: &Path, fleet: &Sha256, trusted: &Trusted, wanted: &BTreeSet<u64>) -> Result<Followed> {
+/// The log in a file, in place of the controller's, and who signed it.
+fn exported(
+    file: &Path,
+    fleet: &Sha256,
+    trusted: &Trusted,
+    wanted: &BTreeSet<u64>,
+) -> Result<(Followed, Vec<PublicKey>)> {
     let operators = trusted.operators().0;
-    let mut known = std::collections::BTreeMap::new();
+    let (mut known, mut made) = (std::collections::BTreeMap::new(), None);
     let mut each = |entry: &audit::Entry| {
+        made = Some(entry.at);
         if wanted.contains(&entry.id) {
             known.insert(entry.id, entry.hash);
         }
@@ -211,7 +252,17 @@ fn exported(file: &Path, fleet: &Sha256, trusted: &Trusted, wanted: &BTreeSet<u6
             trusted.root.version()
         );
     }
-    Ok(Followed { anchor: export.after, last: export.last.id, head: Some(export.last), known })
+    let found = Followed {
+        anchor: export.after,
+        last: export.last.id,
+        head: Some(export.last),
+        made,
+        known,
+        cut: if export.after.id == 0 { Cut::Whole } else { Cut::File },
+        told: None,
+        restored: None,
+    };
+    Ok((found, export.signers))
 }
 
 /// Whether an export ends before what was seen, which says nothing against either.
@@ -264,8 +315,9 @@ fn witnesses(machines: &[MachineView], fleet: &Sha256, found: &Followed) -> (Vec
         let Some(shown) = view.shown.as_ref().filter(|shown| !shown.log.is_empty()) else { continue };
         let is_its_own = view.key.is_some_and(|key| shown.verify(fleet, &view.machine, &key).is_ok());
         let verdicts = shown.log.iter().map(|shown| (*shown, Verdict::of(shown, found)));
-        let contradicting =
-            verdicts.filter(|(_, verdict)| matches!(verdict, Verdict::Contradicts | Verdict::Older(_)));
+        let contradicting = verdicts.filter(|(_, verdict)| {
+            matches!(verdict, Verdict::Contradicts | Verdict::Older(_) | Verdict::Hidden(_))
+        });
         let worst = contradicting.max_by_key(|(_, verdict)| verdict.code());
         let (code, verdict, sentence) = match worst {
             _ if !is_its_own => (
@@ -285,6 +337,11 @@ fn witnesses(machines: &[MachineView], fleet: &Sha256, found: &Followed) -> (Vec
                     Verdict::Older(last) => format!(
                         "it was shown entry {} {} until {when}, and this log ends with entry {last}: the \
                          controller was restored from an older backup, or hides entries",
+                        at.id, at.hash
+                    ),
+                    Verdict::Hidden(anchor) => format!(
+                        "it was shown entry {} {} until {when}, which is before entry {anchor}, where nobody is \
+                         known to have cut the log",
                         at.id, at.hash
                     ),
                     _ => format!(
@@ -308,6 +365,7 @@ mod tests {
     use muster_protocol::keys::SecretKey;
 
     use super::*;
+    use crate::log::beginning::Why;
 
     fn at(id: u64, of: &str) -> Checkpoint {
         Checkpoint { id, hash: Sha256::of(of.as_bytes()) }
@@ -316,7 +374,16 @@ mod tests {
     fn found(entries: &[Checkpoint]) -> Followed {
         let last = *entries.last().unwrap();
         let known = entries.iter().map(|at| (at.id, at.hash)).collect();
-        Followed { anchor: at(0, ""), last: last.id, head: Some(last), known }
+        Followed {
+            anchor: at(0, ""),
+            last: last.id,
+            head: Some(last),
+            made: None,
+            known,
+            cut: Cut::Whole,
+            told: None,
+            restored: None,
+        }
     }
 
     #[test]
@@ -361,5 +428,13 @@ mod tests {
             others.iter().map(|other| (other.machine.as_str(), other.verdict)).collect();
         assert_eq!(others, [("lead", "contradicts"), ("zinc", "older"), ("iron", "wrong-signature")]);
         assert_eq!(agree, 1);
+        // What is before a cut was forgotten, if somebody cut there; if not, it is hidden.
+        let mut cut = Followed { anchor: at(7, "7"), known: [(8, at(8, "8").hash)].into(), ..found };
+        let before = [view("tin", &[at(3, "3"), at(8, "8")], &key)];
+        cut.cut = Cut::Proven(Box::new(Proven { at_entry: at(7, "7"), by: None, at: 5 }));
+        assert_eq!(witnesses(&before, &fleet, &cut).1, 1);
+        cut.cut = Cut::Unproven(Why::Untold);
+        let (others, _) = witnesses(&before, &fleet, &cut);
+        assert_eq!((others[0].verdict, others[0].code), ("hidden", 4));
     }
 }

@@ -18,6 +18,7 @@ use crate::flake::options::Options;
 use crate::fleet::witnesses;
 use crate::release::highest;
 use crate::terminal::ask::confirm;
+use crate::terminal::error::WithHint as _;
 use crate::terminal::table;
 
 #[derive(Debug, Args)]
@@ -45,7 +46,7 @@ pub struct Add {
     flake: Option<String>,
     #[command(flatten)]
     options: Options,
-    /// A tag, to update it as @TAG; may be repeated
+    /// A tag, to update it as @TAG; may be repeated [default: the tags it has]
     #[arg(long = "tag", value_name = "TAG")]
     tags: Vec<Tag>,
     /// How long the token is good, in hours
@@ -84,6 +85,10 @@ impl Add {
             kind::find(&machine, &written, self.flake.as_deref(), usual, &self.options).await?;
         let making = Making::prepare(config, api, self.hours).await?;
         let known = known(api, &machine).await?;
+        if self.replace && known.is_none() {
+            return Err(anyhow!("the controller knows no machine {machine}: there is nothing to replace"))
+                .hint("`muster machines list --all` shows those it knows; without --replace this adds a new one");
+        }
         if let Some(old) = known.as_ref().filter(|old| old.class != class) {
             let question = format!("{machine} is a {} machine: make it a {class} one?", old.class);
             if !confirm(&question, self.yes)? {
@@ -92,6 +97,10 @@ impl Add {
         }
         let lowest = highest::lowest(config, api, &making.trusted, known.as_ref()).await?;
         let tags = self.tags_beside(known.as_ref());
+        if self.tags.is_empty() && !tags.is_empty() {
+            let kept: Vec<&str> = tags.iter().map(Tag::as_str).collect();
+            tell!("{machine} keeps its tags {}; --tag gives it others.", kept.join(", "));
+        }
         let kind = Kind { class, system, tags };
         let Made { mut request, token } = making.one(machine, kind, lowest)?;
         request.replace = self.replace;
@@ -109,10 +118,10 @@ impl Add {
         Ok(())
     }
 
-    /// The tags that were given; a replaced machine keeps its tags if none were.
+    /// The tags that were given; a machine that is known keeps its tags if none were.
     fn tags_beside(&self, known: Option<&MachineView>) -> BTreeSet<Tag> {
         match known {
-            Some(known) if self.replace && self.tags.is_empty() => known.tags.clone(),
+            Some(known) if self.tags.is_empty() => known.tags.clone(),
             _ => self.tags.iter().cloned().collect(),
         }
     }
@@ -129,7 +138,7 @@ mod tests {
     }
 
     #[test]
-    fn a_machine_that_is_replaced_keeps_its_tags_unless_others_are_given() {
+    fn a_machine_that_is_known_keeps_its_tags_unless_others_are_given() {
         let known: MachineView = serde_json::from_value(serde_json::json!({
             "machine": "tin", "class": "nixos", "system": "x86_64-linux", "tags": ["desk"],
             "standing": "enrolled", "condition": "up-to-date", "clone_alarm": false,
@@ -143,6 +152,7 @@ mod tests {
         };
         assert_eq!(tags(&["--replace"]), ["desk"]);
         assert_eq!(tags(&["--replace", "--tag", "lab"]), ["lab"]);
-        assert!(tags(&[]).is_empty());
+        assert_eq!(tags(&[]), ["desk"], "its first token was lost, say");
+        assert_eq!(tags(&["--tag", "lab"]), ["lab"]);
     }
 }

@@ -9,7 +9,8 @@ use anyhow::{Context as _, Result};
 use muster_protocol::api::{OPERATOR_INVITATIONS, OPERATOR_SUMMARIES};
 use muster_protocol::ids::{MachineName, Tag};
 use muster_protocol::operator::{
-    AddMachine, AddMachines, MAX_ADDED, MAX_REQUEST_BYTES, MachineSummary, MachinesAdded, Standing,
+    AddMachine, AddMachines, MAX_ADDED, MAX_REQUEST_BYTES, MachineSummary, MachineView, MachinesAdded,
+    Standing,
 };
 use serde_json::json;
 
@@ -79,7 +80,7 @@ impl AddMany {
             let lowest = highest::lowest(config, api, &making.trusted, known.as_ref()).await?;
             made.push(making.one(
                 machine.clone(),
-                Kind { class, system, tags: self.tags.clone() },
+                Kind { class, system, tags: self.tags_beside(known.as_ref()) },
                 lowest,
             )?);
         }
@@ -90,6 +91,14 @@ impl AddMany {
         choice.tell();
         self.tell(added);
         Ok(())
+    }
+
+    /// A machine that had a token keeps its tags if none were given.
+    fn tags_beside(&self, known: Option<&MachineView>) -> BTreeSet<Tag> {
+        match known {
+            Some(known) if self.tags.is_empty() => known.tags.clone(),
+            _ => self.tags.clone(),
+        }
     }
 
     /// Announces tokens to the controller, and hands them out once it has taken all of them.

@@ -29,13 +29,15 @@ pub struct Signed<T = (), On = ()> {
     pub at: UnixMillis,
     pub on: On,
     pub sent: T,
+    /// What proves it.
+    pub signature: RequestSignature,
 }
 
 impl<T, On> Signed<T, On> {
     /// The request's contents, apart from who signed it.
     pub fn split(self) -> (Signed<(), On>, T) {
-        let Self { by, at, on, sent } = self;
-        (Signed { by, at, on, sent: () }, sent)
+        let Self { by, at, on, sent, signature } = self;
+        (Signed { by, at, on, sent: (), signature }, sent)
     }
     pub fn audit_context(&self) -> AuditContext<'_> {
         AuditContext { operator: &self.by, at: self.at }
@@ -78,7 +80,8 @@ impl<T: Document> FromRequest<Shared> for SignedByAnyone<T> {
         app.services.roots.refresh().await?;
         let body = claim.body(&parts, body, app, T::LIMIT).await?;
         let (nonce, until, by) = (claim.nonce, claim.until(), claim.by);
-        let signed = Signed { by, at: app.services.now(), on: (), sent: T::read(&body)? };
+        let (at, signature) = (app.services.now(), claim.signature);
+        let signed = Signed { by, at, on: (), sent: T::read(&body)?, signature };
         Ok(Self { signed, nonce, until })
     }
 }
@@ -116,7 +119,7 @@ async fn signed_by<T: Document, On: FromPath>(
     count(app, claim.payer()).await?;
     once(app, &by, &claim.nonce, claim.until()).await?;
     let at = app.services.now();
-    Ok(Signed { by, at, on: On::read(on)?, sent: T::read(&body)? })
+    Ok(Signed { by, at, on: On::read(on)?, sent: T::read(&body)?, signature: claim.signature })
 }
 
 async fn count(app: &App, payer: Payer) -> Result<(), Refused> {

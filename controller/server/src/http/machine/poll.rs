@@ -104,7 +104,7 @@ async fn wait(app: &Shared, asked: Asked) -> Result<Json<PollReply>, Refused> {
                 // It may have been revoked meanwhile.
                 Box::pin(bearer.is_machines(app, &machine)).await?;
                 if let Wake::Published(fresh) = wake
-                    && Some(fresh.generation()) != have
+                    && is_newer(fresh.generation(), have)
                     && let Some(reply) = files::reply(app, &fresh, root)
                 {
                     return Ok(Json(reply));
@@ -114,6 +114,12 @@ async fn wait(app: &Shared, asked: Asked) -> Result<Json<PollReply>, Refused> {
             Next::Stop => return Err(stopping(app.services.wakers.len())),
         }
     }
+}
+
+/// Wakes may arrive late: a machine that has fetched a later generation meanwhile would take the one it is
+/// told of for an attack.
+fn is_newer(fresh: Generation, have: Option<Generation>) -> bool {
+    have.is_none_or(|have| fresh > have)
 }
 
 enum Next {
@@ -136,4 +142,21 @@ fn stopping(waiting: usize) -> Refused {
     let spread = (waiting / BACK_PER_SECOND) as u64;
     let refused = Refused::busy("the controller is about to stop: ask again in a moment");
     refused.again_in(1).spread_over(spread + 1).closing()
+}
+
+#[cfg(test)]
+mod tests {
+    use muster_protocol::ids::Epoch;
+
+    use super::*;
+
+    #[test]
+    fn a_wake_that_comes_late_tells_of_nothing() {
+        let (one, two) = (Generation::new(1).unwrap(), Generation::new(2).unwrap());
+        let anew = Generation::first_of(Epoch::new(1).unwrap());
+        assert!(is_newer(one, None) && is_newer(two, Some(one)) && is_newer(anew, Some(two)));
+        for (fresh, have) in [(one, one), (one, two), (two, anew)] {
+            assert!(!is_newer(fresh, Some(have)), "{fresh} {have}");
+        }
+    }
 }

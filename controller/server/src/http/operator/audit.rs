@@ -3,6 +3,7 @@
 use axum::Json;
 use axum::extract::{Query, State};
 use muster_protocol::audit::{CutLog, LogCut, MAX_PAGE, Page};
+use muster_protocol::signed_cut::SignedCut;
 use serde::Deserialize;
 use utoipa::ToSchema;
 
@@ -35,7 +36,15 @@ impl Document for CutLog {
 /// Lets the log begin after an entry that the operator has exported.
 pub async fn cut(State(app): State<Shared>, signed: Signed<CutLog>) -> Result<Json<LogCut>, Refused> {
     let context = signed.audit_context();
-    let anchor = app.services.store.cut_log(&signed.sent, &context, app.services.now()).await?;
+    let cut = SignedCut { asked: signed.sent, signature: signed.signature.clone() };
+    // What the log keeps has to prove to others what this operator asked for.
+    if !cut.is_signed(&app.services.roots.current().fleet()) {
+        return Err(Refused::malformed(
+            "a request to cut the audit log is kept in the log with its signature: send it to its path without \
+             a query, as JSON without spaces, with the fields through (id, hash), holds and export in this order",
+        ));
+    }
+    let anchor = app.services.store.cut_log(&cut, &context, app.services.now()).await?;
     tracing::warn!(through = anchor.id, operator = signed.by.short(), "the audit log was cut");
     Ok(Json(LogCut { anchor }))
 }

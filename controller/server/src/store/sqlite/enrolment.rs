@@ -43,7 +43,7 @@ impl Transaction {
             (Some(at), Some(by)) => Some(TokenUse { at, by: public_key(&by)? }),
             (Some(_), None) => return Err(StoreError::Damaged("a token")),
         };
-        let taken = machines::another_has(self.connection(), &name, key).await?;
+        let taken = had(self.connection(), &name, key).await?;
         let token = Token {
             id: *token,
             machine: name,
@@ -68,6 +68,20 @@ impl Transaction {
             .await?;
         Ok(taken)
     }
+}
+
+/// Whether any machine has this key, or this one enrolled with it before: what it signed then would count
+/// once more, as a new enrolment counts its check-ins from the beginning.
+async fn had(sql: &mut SqliteConnection, machine: &MachineName, key: &PublicKey) -> Result<bool, StoreError> {
+    let had = sqlx::query_scalar(
+        "SELECT EXISTS (SELECT 1 FROM machines WHERE key = $1)
+             OR EXISTS (SELECT 1 FROM tokens WHERE machine = $2 AND used_by = $1)",
+    )
+    .bind(key.as_bytes().as_slice())
+    .bind(machine.as_str())
+    .fetch_one(sql)
+    .await?;
+    Ok(had)
 }
 
 pub async fn make_token(sql: &mut SqliteConnection, token: &Token) -> Result<(), StoreError> {

@@ -11,7 +11,7 @@ use muster_server::core::checkin::{DAY_MS, KEY_ROTATED, KEYS_A_DAY, Rotation};
 use muster_server::core::reports::{ATTACK_REFUSED, Batch, LOGGED_APART_MS, QUARANTINE_LIFTED, RETRIED};
 #[cfg(test)]
 use muster_server::core::rows::Principal;
-use muster_server::core::rows::{KnownMachine, Machine, Request, StoredAttack};
+use muster_server::core::rows::{KnownMachine, Machine, Request, StoredAttack, Token};
 use muster_server::core::{checkin, drafts, enrolment, machines, publication, reports, requests};
 
 use super::{Memory, Row};
@@ -19,6 +19,13 @@ use super::{Memory, Row};
 impl Memory {
     pub fn another_has(&self, machine: &MachineName, key: &PublicKey) -> bool {
         self.machines.iter().any(|(name, row)| name != machine && row.key == Some(*key))
+    }
+
+    /// Whether any machine has this key, or this one enrolled with it before.
+    fn had(&self, machine: &MachineName, key: &PublicKey) -> bool {
+        let used = |token: &Token| token.used.as_ref().is_some_and(|used| used.by == *key);
+        self.machines.values().any(|row| row.key == Some(*key))
+            || self.tokens.values().any(|token| token.machine == *machine && used(token))
     }
 
     /// The machine, if it is enrolled with this key.
@@ -77,7 +84,7 @@ impl Memory {
             token: token.clone(),
             key: row.key,
             revoked: row.revoked_at.is_some(),
-            taken: self.another_has(&token.machine, key),
+            taken: self.had(&token.machine, key),
         })
     }
 

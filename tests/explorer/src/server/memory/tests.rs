@@ -5,11 +5,12 @@ use muster_protocol::audit::{CutLog, Possession};
 use muster_protocol::checkin::CheckIn;
 use muster_protocol::draft::{DRAFT_SECONDS, Draft, Drafted, DraftedGeneration};
 use muster_protocol::ids::Epoch;
-use muster_protocol::keys::Context;
-use muster_protocol::operator::{Publication, Readmit};
+use muster_protocol::keys::{Context, Signature};
+use muster_protocol::operator::{Publication, Readmit, RequestSignature};
 use muster_protocol::report::{Attack, Event, EventKind, Stream};
 use muster_protocol::request::{Asked, MachineRequest};
 use muster_protocol::session::ExchangeKey;
+use muster_protocol::signed_cut::SignedCut;
 use muster_protocol::tuf::repository::draft_generation;
 use muster_server::config::{DatabaseSettings, PostgresSettings};
 use muster_server::core::audit::AuditContext;
@@ -457,8 +458,12 @@ impl Both {
             holds: if self.random.yes(4) { Sha256::of(b"no") } else { holds.finish() },
             export: Sha256::of(b"export"),
         };
+        // The server has verified it, so it is any.
+        let (nonce, signature) = ("00".repeat(16), Signature::from_bytes([7; 64]));
+        let signature = RequestSignature { key: *context.operator, at: 5, nonce, signature, body: None };
+        let asked = SignedCut { asked, signature };
         let now = self.now + i64::try_from(self.random.below(2)).unwrap() * 40 * 86_400_000;
-        let stored = self.memory.facts_of_log(asked.through.id);
+        let stored = self.memory.facts_of_log(asked.asked.through.id);
         let decided = muster_server::core::log::cut(&stored, &reading.done(), &asked, context, now);
         let here = match decided {
             Ok(decided) => Ok(self.keep(decided)),
