@@ -19,6 +19,7 @@ mod error;
 mod garbage;
 mod known;
 mod log;
+mod moved;
 mod postgres;
 mod publication;
 mod queue;

@@ -20,14 +20,17 @@ impl Serve {
         muster_server::server::run(&config, shutdown())
             .await
             .context("the controller stopped")
-            .hint("fix what the message names and start `muster serve` again; nothing stored was lost")
+            .hint("fix what the message names and start `muster serve` again")
     }
 }
+
+/// Without what the database's driver says of single connections: the controller says what it means.
+const LOGGED: &str = "info,sqlx::pool=error,sqlx_core::pool=error,sqlx::postgres::notice=warn";
 
 /// With MUSTER_LOG_FORMAT=json one object a line; otherwise under systemd with structured fields, elsewhere
 /// plain lines. The level comes from MUSTER_LOG.
 fn start_logging() -> Result<()> {
-    let filter = EnvFilter::try_from_env("MUSTER_LOG").unwrap_or_else(|_| EnvFilter::new("info"));
+    let filter = EnvFilter::try_from_env("MUSTER_LOG").unwrap_or_else(|_| EnvFilter::new(LOGGED));
     match std::env::var("MUSTER_LOG_FORMAT").as_deref() {
         Ok("json") => logging::start_json(filter),
         Err(std::env::VarError::NotPresent) | Ok("" | "text") => logging::start(filter, |journal| journal),
