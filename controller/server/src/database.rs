@@ -3,6 +3,9 @@
 use std::fs::File;
 use std::path::{Path, PathBuf};
 
+use futures_util::future::BoxFuture;
+use muster_protocol::ids::Sha256;
+
 use crate::config::{ConfigError, ServerConfig};
 use crate::roots::{Roots, RootsError, write_root};
 use crate::server::{ServerError, open_data};
@@ -36,13 +39,17 @@ pub enum DatabaseError {
 /// Copies everything from the database that one configuration names to the empty one that another names, and
 /// the roots along with it. From then on the copy counts: no controller starts on the original. The files of
 /// the cache stay where they are. Returns how many rows each table has.
-pub async fn copy(from: &Path, to: &Path) -> Result<Vec<(String, u64)>, DatabaseError> {
+pub fn copy<'a>(from: &'a Path, to: &'a Path) -> BoxFuture<'a, Result<Vec<(String, u64)>, DatabaseError>> {
+    Box::pin(copy_all(from, to))
+}
+
+async fn copy_all(from: &Path, to: &Path) -> Result<Vec<(String, u64)>, DatabaseError> {
     let (source, target) = (ServerConfig::load(from)?, ServerConfig::load(to)?);
     if source.database.is_sqlite() && target.database.is_sqlite() && source.data == target.data {
         return Err(DatabaseError::Same(from.to_owned(), to.to_owned()));
     }
     // Before anything is created.
-    if !Store::exists(&source.database, &source.data).await? {
+    if !exists(&source).await? {
         let place = match source.database.is_sqlite() {
             true => source.data.display().to_string(),
             false => "PostgreSQL".to_owned(),
@@ -59,11 +66,11 @@ pub async fn copy(from: &Path, to: &Path) -> Result<Vec<(String, u64)>, Database
     if target_roots.as_ref().is_some_and(|roots| roots.current().fleet() != fleet) {
         return Err(DatabaseError::OtherFleet(from.to_owned(), to.to_owned()));
     }
-    let old = Store::open_in(&source.database, &source.data, &fleet).await?;
-    require_idle(&old, from).await?;
-    let new = Store::open_in(&target.database, &target.data, &fleet).await?;
+    let old = open(&source, &fleet).await?;
+    Box::pin(require_idle(&old, from)).await?;
+    let new = open(&target, &fleet).await?;
     require_idle(&new, to).await?;
-    let copied = old.copy_to(&new, &fleet).await?;
+    let copied = Box::pin(old.copy_to(&new, &fleet)).await?;
     let files = match old.shared_roots() {
         Some(shared) => shared.after(0).await?,
         None => (1..).map_while(|version| roots.current().file(version).map(|file| file.to_vec())).collect(),
@@ -86,6 +93,15 @@ pub async fn copy(from: &Path, to: &Path) -> Result<Vec<(String, u64)>, Database
     old.close().await;
     new.close().await;
     Ok(copied)
+}
+
+/// What opens a database is large, so it has a box and is made in a frame of its own.
+fn open<'a>(config: &'a ServerConfig, fleet: &'a Sha256) -> BoxFuture<'a, Result<Store, StoreError>> {
+    Box::pin(Store::open_in(&config.database, &config.data, fleet))
+}
+
+fn exists(config: &ServerConfig) -> BoxFuture<'_, Result<bool, StoreError>> {
+    Box::pin(Store::exists(&config.database, &config.data))
 }
 
 async fn require_idle(store: &Store, config: &Path) -> Result<(), DatabaseError> {

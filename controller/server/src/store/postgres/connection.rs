@@ -157,7 +157,7 @@ impl Postgres {
 
     /// Refuses a server whose answers would not hold, and migrates. Only one controller does so at a time.
     async fn prepare(&self) -> Result<(), StoreError> {
-        let mut tx = self.begin_as(BEGIN_LONG, true).await?;
+        let mut tx = self.begun(BEGIN_LONG, true).await?;
         for (setting, bad, advice) in [
             ("synchronous_commit", "off", "it answers before it is durable: set synchronous_commit = on"),
             ("fsync", "off", "it does not write durably: set fsync = on"),
@@ -177,22 +177,31 @@ impl Postgres {
 
     /// A transaction that writes.
     pub async fn begin(&self) -> Result<Transaction, StoreError> {
-        self.begin_as(BEGIN, true).await
+        self.begun(BEGIN, true).await
     }
 
     /// A read-only transaction.
     pub async fn view(&self) -> Result<Transaction, StoreError> {
-        self.begin_as(VIEW, false).await
+        self.begun(VIEW, false).await
     }
 
     /// A transaction without a limit for its statements.
     pub async fn begin_long(&self) -> Result<Transaction, StoreError> {
-        self.begin_as(BEGIN_LONG, true).await
+        self.begun(BEGIN_LONG, true).await
     }
 
     /// A view without a limit for its statements.
     pub async fn view_long(&self) -> Result<Transaction, StoreError> {
-        self.begin_as(VIEW_LONG, false).await
+        self.begun(VIEW_LONG, false).await
+    }
+
+    /// In a box: it is part of all that uses the database, and of whatever waits for that.
+    fn begun(
+        &self,
+        begin: &'static str,
+        writes: bool,
+    ) -> futures_util::future::BoxFuture<'_, Result<Transaction, StoreError>> {
+        Box::pin(self.begin_as(begin, writes))
     }
 
     /// A connection may have ended while it was idle: then another one is tried.
