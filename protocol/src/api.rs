@@ -23,6 +23,10 @@ pub const CHECKIN: &str = "/v1/checkin";
 pub const REPORTS: &str = "/v1/reports";
 /// The binary cache, for machines and operators with a bearer token.
 pub const CACHE: &str = "/cache";
+/// `POST` with an operator's bearer: which paths the cache does not have ([`crate::cache::AskedFor`]).
+pub const CACHE_MISSING: &str = "/cache/missing";
+/// `POST` with an operator's bearer: small paths for the cache ([`crate::cache::Uploads`]).
+pub const CACHE_PATHS: &str = "/cache/paths";
 /// `POST`: a bearer token for the cache ([`crate::operator::Session`]).
 pub const OPERATOR_SESSION: &str = "/v1/operator/session";
 /// `GET`: every machine; `POST`: [`crate::operator::AddMachine`].

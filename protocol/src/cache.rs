@@ -1,9 +1,11 @@
-//! Garbage collection in the controller's cache, as operators ask for it.
+//! The controller's cache: what operators upload to it in few requests, and garbage collection as they ask
+//! for it.
 
 use serde::{Deserialize, Serialize};
 
 use crate::bounded;
 use crate::clock::UnixMillis;
+use crate::ids::StorePath;
 
 /// How long a file that nothing needs is kept, in seconds: as long again once operators are no longer told of
 /// it. More than a `nix copy` and the publication after it take.
@@ -12,6 +14,62 @@ pub const GRACE_SECONDS: i64 = 86_400;
 pub const KEEP_DAYS: u32 = 30;
 /// The most days that an operator may name: a hundred years.
 pub const MAX_KEEP_DAYS: u32 = 36_500;
+
+/// The most paths in one [`AskedFor`].
+pub const MAX_ASKED_FOR: usize = 10_000;
+/// The largest [`AskedFor`], in bytes: so many paths with the longest names.
+pub const MAX_ASKED_FOR_BYTES: usize = MAX_ASKED_FOR * 256;
+
+/// `POST /cache/missing`: paths that an operator's Nix has and a machine will need.
+#[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct AskedFor {
+    /// At most [`MAX_ASKED_FOR`].
+    #[serde(deserialize_with = "bounded::list::<_, _, MAX_ASKED_FOR>")]
+    pub paths: Vec<StorePath>,
+}
+
+/// The reply to [`AskedFor`].
+#[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Missing {
+    /// Those that the cache does not have, in the order of the question.
+    #[serde(deserialize_with = "bounded::list::<_, _, MAX_ASKED_FOR>")]
+    pub paths: Vec<StorePath>,
+}
+
+/// The most paths in one [`Uploads`].
+pub const MAX_UPLOADS: usize = 4_000;
+/// The largest [`Uploads`], in bytes.
+pub const MAX_UPLOADS_BYTES: usize = 8 * 1024 * 1024;
+
+/// `POST /cache/paths`: small store paths, each with its archive; as if each had been uploaded alone. All of
+/// them are checked before any is stored.
+#[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Uploads {
+    /// At most [`MAX_UPLOADS`].
+    #[serde(deserialize_with = "bounded::list::<_, _, MAX_UPLOADS>")]
+    pub paths: Vec<UploadedPath>,
+}
+
+/// One path of [`Uploads`].
+#[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct UploadedPath {
+    /// The text of its narinfo.
+    pub narinfo: String,
+    /// The archive that the narinfo names, in base 64.
+    pub archive: String,
+}
+
+/// The reply to [`Uploads`].
+#[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct UploadsTaken {
+    /// How many paths the cache has now, of those that were sent: all.
+    pub stored: usize,
+}
 
 /// `POST /v1/operator/cache/collect`: removes what no signed generation needs. A run that is under way is
 /// joined instead.

@@ -1,6 +1,7 @@
 //! Reading flakes: which machines they describe, and what each evaluates to; and copying derivations to and
 //! from the cache. `evaluate` uses `discover`, `facts`, `inventory`, `options` and `pin`; `systems` and
-//! `notes` use `evaluate`; `push` copies through `gate`.
+//! `notes` use `evaluate`; `push` uses `upload` for derivations, and
+//! copies all else through `gate`.
 
 mod advice;
 pub mod derivations;
@@ -19,3 +20,4 @@ pub mod pin;
 pub mod push;
 pub mod systems;
 pub mod text;
+mod upload;

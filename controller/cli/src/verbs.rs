@@ -85,7 +85,11 @@ pub fn run(arguments: Arguments) -> Result<ExitCode> {
         .enable_all()
         .build()
         .context("cannot start the runtime")?;
-    runtime.block_on(arguments.command.run(arguments.config))
+    match arguments.command {
+        // Alone: what the commands of operators may need together would stay in the server's memory.
+        Command::Serve(serve) => runtime.block_on(serve.run(arguments.config)).map(done),
+        command => runtime.block_on(command.run(arguments.config)),
+    }
 }
 
 impl Command {

@@ -221,6 +221,7 @@ async fn two_histories_are_found_out_by_a_kept_checkpoint_by_two_operators_and_b
     assert!(text.contains("signed by"), "{text}");
     let (code, text) = fleet.said("carol", &["audit", "verify", "alice.txt", "bob.txt"]);
     assert!(code == 4 && text.contains("it contradicts alice.txt"), "{code} {text}");
+    assert!(text.contains("had seen no log of this fleet, and does not remember this one"), "{text}");
     fleet.check_in(&mut tin).await;
     let (code, text) = fleet.said("bob", &["audit", "verify"]);
     assert!(code == 4 && text.contains("machine tin: it was shown another history"), "{code} {text}");
@@ -241,6 +242,7 @@ async fn two_histories_are_found_out_by_a_kept_checkpoint_by_two_operators_and_b
     let (code, text) = fleet.said("alice", &["audit", "verify", "alice.txt", "-"]);
     assert!(code == 4 && text.contains("machine lead: it was shown another history"), "{code} {text}");
     assert!(text.contains("standard input: not a checkpoint"), "{text}");
+    assert!(text.contains("its first line is empty"), "{text}");
 
     // Each other outcome has its own code.
     fs::write(fleet.at("junk.txt"), "hello\n").unwrap();

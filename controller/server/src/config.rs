@@ -82,6 +82,9 @@ pub struct Limits {
     /// How many unauthenticated requests of one address are handled at once, and how many of its new
     /// connections; 0 means no limit. Behind a proxy all connections start there.
     pub turns_per_address: usize,
+    /// How many controllers serve the fleet. Each allows its part of the rates per second, so that together
+    /// they allow what is written here.
+    pub controllers: u32,
     /// How many requests per second one machine may send, with a burst of 12 seconds' worth; 0 means no
     /// limit.
     pub machine_per_second: u32,
@@ -119,6 +122,7 @@ impl Default for Limits {
             timestamp_hours: 24,
             unproven_per_address: 4_000,
             turns_per_address: 2,
+            controllers: 1,
             machine_per_second: 50,
             cache_per_second: 1_000,
             operator_per_second: 500,
@@ -297,6 +301,7 @@ impl Check<'_> {
                 (1..=36_500).contains(&limits.generation_days),
                 "must be from 1 to 36500",
             ),
+            ("limits.controllers", (1..=1000).contains(&limits.controllers), "must be from 1 to 1000"),
             ("limits.unproven_per_address", limits.unproven_per_address > 0, "must be at least 1"),
             // The largest draft must fit.
             (

@@ -6,7 +6,8 @@
 //! one transaction. It may run the decision again from the start, so a decision has no side effects.
 //!
 //! `rows` is at the bottom; `seals`, `change` and `audit` are above it, and the decisions above those. No
-//! decision uses another; `census` counts machines by their `condition`.
+//! decision uses another, but `restored` revokes what `machines` knows; `census` counts machines by their
+//! `condition`.
 
 pub mod access;
 pub mod audit;
@@ -23,6 +24,7 @@ pub mod machines;
 pub mod publication;
 pub mod reports;
 pub mod requests;
+pub mod restored;
 pub mod retention;
 pub mod roots;
 pub mod rows;

@@ -34,6 +34,8 @@ mod refusals;
 mod request_peer;
 mod routes;
 mod sessions;
+#[cfg(test)]
+mod sizes;
 mod spread;
 pub(crate) mod state;
 mod unread;
@@ -61,7 +63,7 @@ use futures_util::future::BoxFuture;
 use muster_protocol::api::{self, ProblemCode};
 use tower::Service as _;
 
-use cache::{read, upload};
+use cache::{many, read, upload};
 use machine::{check_in, enrol, poll, reports, tuf};
 use operator::{
     audit, changes, collect, drafts, history, machines, publish, publish_all, requests, roots, session,
@@ -113,6 +115,8 @@ fn table<R: Routes>(routes: R) -> R {
         .put("/cache/{file}", "Says what a store path is", upload::narinfo)
         .get("/cache/nar/{file}", "An archive of the cache", read::nar)
         .put("/cache/nar/{file}", "Uploads an archive", upload::nar)
+        .post(api::CACHE_MISSING, "Which store paths the cache does not have", many::missing)
+        .post(api::CACHE_PATHS, "Uploads small store paths", many::paths)
         .post(api::OPERATOR_SESSION, "A bearer for the cache", session::session)
         .get(api::OPERATOR_CHANGES, "Waits for a change of the fleet", changes::changes)
         .get(of_machines, "Every machine", machines::list)

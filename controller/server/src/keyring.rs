@@ -22,6 +22,9 @@ const SEALS_S: i64 = 7 * 86_400;
 /// How long an earlier key is accepted after another one began to seal, in seconds: longer than anything
 /// that it sealed lives.
 const ACCEPTED_S: i64 = 2 * 3600;
+/// How long after it was added the next key of a shared file begins to seal, in seconds: until then the file
+/// is copied to the other controllers, and each reads it again.
+pub const NEXT_S: i64 = 3600;
 
 #[derive(Debug, thiserror::Error)]
 pub enum KeyringError {
@@ -87,7 +90,7 @@ impl Drop for Hex {
 #[derive(Serialize, Deserialize)]
 struct WrittenKey {
     id: u32,
-    /// Unix seconds.
+    /// When it began to seal, or will; Unix seconds.
     made_at: i64,
     secret: Hex,
 }
@@ -99,7 +102,8 @@ impl Keyring {
     }
 
     /// The same, in a file that several controllers have: none of them replaces its keys, since the others
-    /// would not know the new one.
+    /// would not know the new one. A key that was added to it ([`add_next`]) seals from its time on; the one
+    /// before is accepted as long as what it sealed.
     pub fn shared(file: &Path, now_s: i64) -> Result<Self, KeyringError> {
         Self::of(file.to_owned(), false, now_s)
     }
@@ -120,6 +124,30 @@ impl Keyring {
         *self.held.write().unwrap_or_else(PoisonError::into_inner) = Arc::new(keys);
         Ok(())
     }
+}
+
+/// Adds the next key to a file that several controllers have. Returns when it begins to seal, in Unix
+/// seconds.
+pub fn add_next(file: &Path, now_s: i64) -> Result<i64, KeyringError> {
+    let failed = |error| KeyringError::File(file.to_owned(), error);
+    let text = Zeroizing::new(std::fs::read(file).map_err(failed)?);
+    let written = serde_json::from_slice::<Written>(&text).ok().filter(|written| !written.keys.is_empty());
+    let mut written = written.ok_or_else(|| KeyringError::Damaged(file.to_owned()))?;
+    let from = now_s.saturating_add(NEXT_S);
+    // One that has not begun yet is replaced: a copy of it seals nothing before its time.
+    written.keys.retain(|key| key.made_at <= now_s);
+    written.keys.retain({
+        let mut replaced_at = from;
+        move |key| accepted(std::mem::replace(&mut replaced_at, key.made_at), now_s)
+    });
+    written.keys.insert(0, new_key(from)?);
+    write(file, &written).map_err(failed)?;
+    Ok(from)
+}
+
+/// Whether a key is still accepted that another one replaced then.
+fn accepted(replaced_at: i64, now_s: i64) -> bool {
+    now_s.saturating_sub(replaced_at) < ACCEPTED_S
 }
 
 /// The keys in the file, which is brought up to date first: a key is on disk before it seals anything.
@@ -152,7 +180,7 @@ fn in_force(file: &Path, own: bool, make: bool, now_s: i64) -> Result<Keys, Keyr
     let mut kept: Vec<WrittenKey> = keys.next().into_iter().collect();
     for key in keys {
         let replaced_at = kept.last().map_or(now_s, |after| after.made_at);
-        if !own || now_s.saturating_sub(replaced_at) < ACCEPTED_S {
+        if !own || accepted(replaced_at, now_s) {
             kept.push(key);
         } else {
             changed = true;
@@ -162,7 +190,7 @@ fn in_force(file: &Path, own: bool, make: bool, now_s: i64) -> Result<Keys, Keyr
     if changed {
         write(file, &written).map_err(failed)?;
     }
-    read(&written).ok_or_else(damaged)
+    read(&written, now_s).ok_or_else(damaged)
 }
 
 fn new_key(now_s: i64) -> Result<WrittenKey, KeyringError> {
@@ -171,12 +199,22 @@ fn new_key(now_s: i64) -> Result<WrittenKey, KeyringError> {
     Ok(WrittenKey { id, made_at: now_s, secret: Hex::of(&secret) })
 }
 
-fn read(written: &Written) -> Option<Keys> {
+fn read(written: &Written, now_s: i64) -> Option<Keys> {
     let exchange = ExchangeSecret::from_bytes(from_hex(&written.exchange.0)?);
     let read = |key: &WrittenKey| Some(SealKey::new(key.id, from_hex(&key.secret.0)?));
-    let (newest, earlier) = written.keys.split_first()?;
-    let earlier = earlier.iter().map(read).collect::<Option<_>>()?;
-    Some(Keys { seals: Arc::new(Seals::new(read(newest)?, earlier, exchange.public())), exchange })
+    // Another controller, whose clock is ahead, may seal with a key whose time has not come here.
+    let begun = written.keys.iter().position(|key| key.made_at <= now_s);
+    let seals = begun.unwrap_or(written.keys.len().checked_sub(1)?);
+    let mut others = Vec::with_capacity(written.keys.len());
+    let mut replaced_at = now_s;
+    for (index, key) in written.keys.iter().enumerate() {
+        if index != seals && (index < seals || accepted(replaced_at, now_s)) {
+            others.push(read(key)?);
+        }
+        replaced_at = key.made_at;
+    }
+    let seals = Seals::new(read(written.keys.get(seals)?)?, others, exchange.public());
+    Some(Keys { seals: Arc::new(seals), exchange })
 }
 
 /// Readable only by us; replaced as a whole, and durable.
@@ -229,6 +267,44 @@ mod tests {
         assert!(keyring.keys().seals.read_bearer(&bearer).is_some());
         keyring.renew(NOW + SEALS_S + ACCEPTED_S).unwrap();
         assert!(keyring.keys().seals.read_bearer(&bearer).is_none());
+    }
+
+    #[test]
+    fn a_shared_key_is_replaced_without_a_restart_and_every_bearer_is_accepted_until_it_ends() {
+        let folder = tempfile::tempdir().unwrap();
+        let [one, two] = ["one.json", "two.json"].map(|name| folder.path().join(name));
+        let first = Keyring::shared(&one, NOW).unwrap();
+        std::fs::copy(&one, &two).unwrap();
+        let second = Keyring::shared(&two, NOW).unwrap();
+        let bearer = |keyring: &Keyring| {
+            let seals = &keyring.keys().seals;
+            seals.bearer(seals.newest(), &claims())
+        };
+        let knows = |keyring: &Keyring, bearer: &str| keyring.keys().seals.read_bearer(bearer).is_some();
+        let old = bearer(&first);
+        let from = add_next(&one, NOW).unwrap();
+        first.renew(NOW).unwrap();
+        assert_eq!(bearer(&first), old, "it does not seal yet");
+        std::fs::copy(&one, &two).unwrap();
+        second.renew(from - 1).unwrap();
+        first.renew(from).unwrap();
+        let new = bearer(&first);
+        assert_ne!(new, old);
+        assert!(knows(&second, &new), "a controller whose clock is behind");
+        assert_eq!(bearer(&second), old);
+        assert!(knows(&first, &old));
+        second.renew(from + ACCEPTED_S - 1).unwrap();
+        assert!(knows(&second, &old) && bearer(&second) == new);
+        for keyring in [&first, &second] {
+            keyring.renew(from + ACCEPTED_S).unwrap();
+            assert!(!knows(keyring, &old) && knows(keyring, &new));
+        }
+        // What has ended is left out when the next one is added, and one that never began is replaced.
+        add_next(&one, from + ACCEPTED_S).unwrap();
+        add_next(&one, from + ACCEPTED_S).unwrap();
+        let text = std::fs::read_to_string(&one).unwrap();
+        assert_eq!(text.matches("made_at").count(), 2);
+        assert!(add_next(&folder.path().join("none.json"), NOW).is_err());
     }
 
     #[test]

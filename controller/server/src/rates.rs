@@ -113,13 +113,16 @@ type PublicKeyBytes = [u8; 32];
 impl Rates {
     pub fn new(limits: &Limits, clock: Arc<dyn Clock>) -> Self {
         let clock = Awake(clock);
+        // This controller's part, which is at least one; 0 stays 0.
+        let part = |rate: u32| rate.div_ceil(limits.controllers.max(1));
+        let readers = limits.operator_per_second.div_ceil(PART_OF_READERS);
         Self {
-            machines: Buckets::new(limits.machine_per_second, BURST, &clock),
-            cache: Buckets::new(limits.cache_per_second, BURST, &clock),
-            reports: Buckets::new(limits.report_kib_per_second, BURST_OF_REPORTS, &clock),
-            operators: Buckets::new(limits.operator_per_second, BURST, &clock),
-            readers: Buckets::new(limits.operator_per_second.div_ceil(PART_OF_READERS), BURST, &clock),
-            addresses: Buckets::new(limits.address_per_second, BURST_OF_AN_ADDRESS, &clock),
+            machines: Buckets::new(part(limits.machine_per_second), BURST, &clock),
+            cache: Buckets::new(part(limits.cache_per_second), BURST, &clock),
+            reports: Buckets::new(part(limits.report_kib_per_second), BURST_OF_REPORTS, &clock),
+            operators: Buckets::new(part(limits.operator_per_second), BURST, &clock),
+            readers: Buckets::new(part(readers), BURST, &clock),
+            addresses: Buckets::new(part(limits.address_per_second), BURST_OF_AN_ADDRESS, &clock),
         }
     }
     /// A request of a machine to anything but the cache.
@@ -149,7 +152,7 @@ impl Rates {
 }
 
 /// The party that an address belongs to: itself, or for IPv6 the /64 network that one customer has.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Neighbourhood(u128);
 
 impl Neighbourhood {
@@ -217,6 +220,19 @@ mod tests {
     fn no_limit_is_none() {
         let buckets: Buckets<u32> = Buckets::new(0, 3, &clock().1);
         assert!((0..10_000).all(|_| buckets.take(&1).is_ok()));
+    }
+
+    #[test]
+    fn several_controllers_divide_the_rates_and_each_allows_something() {
+        let taken = |controllers, machine_per_second| {
+            let limits = Limits { controllers, machine_per_second, ..Limits::default() };
+            let rates = Rates::new(&limits, Arc::new(Hand::default()));
+            (0..1000).take_while(|_| rates.machine(&"tin".parse().unwrap()).is_ok()).count()
+        };
+        assert_eq!(taken(1, 30), 30 * BURST as usize);
+        assert_eq!(taken(3, 30), 10 * BURST as usize);
+        assert_eq!(taken(3, 1), BURST as usize);
+        assert_eq!(taken(3, 0), 1000, "no limit stays none");
     }
 
     #[test]

@@ -153,6 +153,8 @@ fn modified(folder: &Path) -> Option<SystemTime> {
 /// The folder or the database, and what was last read from it.
 pub struct Roots {
     folder: PathBuf,
+    /// The ID of the fleet, which no later root changes.
+    fleet: Sha256,
     shared: Option<SharedRoots>,
     chain: RwLock<Arc<Chain>>,
     /// The last complaint, so that it is logged once.
@@ -165,6 +167,7 @@ impl Roots {
         require_online_keys_apart(&chain.newest)?;
         Ok(Self {
             folder: folder.to_owned(),
+            fleet: chain.fleet(),
             shared: None,
             chain: RwLock::new(Arc::new(chain)),
             complaint: RwLock::default(),
@@ -220,6 +223,11 @@ impl Roots {
             Err(error) => drop(self.complain(held, error.to_string())),
         }
         Ok(())
+    }
+
+    /// The fleet ID, without a look at the folder.
+    pub fn fleet(&self) -> Sha256 {
+        self.fleet
     }
 
     pub fn shared(&self) -> bool {

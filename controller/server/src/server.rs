@@ -21,7 +21,7 @@ use crate::http::connection::listen::bind;
 use crate::http::connection::serve::{REFUSING, Serving};
 use crate::http::state::App;
 use crate::http::{router, watched_router};
-use crate::keyring::{Keyring, KeyringError};
+use crate::keyring::{self, Keyring, KeyringError};
 use crate::roots::{Roots, RootsError};
 use crate::services::{Pulse, Services};
 use crate::signer::{OnlineKey, OnlineSigner};
@@ -70,6 +70,18 @@ pub enum ServerError {
     Certificate(PathBuf, String),
     #[error("the server ended: {0}")]
     Serve(std::io::Error),
+}
+
+/// Adds the next key to the file `bearer_keys` of this configuration, for its controllers. Returns when it
+/// begins to seal, in Unix milliseconds.
+pub fn next_bearer_key(config: &Path) -> Result<i64, ServerError> {
+    let loaded = ServerConfig::load(config)?;
+    let file = loaded.bearer_keys.ok_or_else(|| ConfigError::Value {
+        file: config.to_owned(),
+        key: "bearer_keys",
+        problem: "is missing: a controller that has its keys for itself replaces them by itself".into(),
+    })?;
+    Ok(keyring::add_next(&file, SystemClock::new().unix_seconds())?.saturating_mul(1000))
 }
 
 /// Serves until `shutdown` completes.

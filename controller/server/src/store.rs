@@ -16,10 +16,12 @@ mod commands;
 pub mod copy;
 mod drafts;
 mod error;
+mod facts;
 mod garbage;
 mod known;
 mod log;
 mod moved;
+mod parsed;
 mod postgres;
 mod publication;
 mod queue;
@@ -50,6 +52,7 @@ use crate::core::{
     requests, retention as keeping,
 };
 
+use facts::Facts;
 use known::{Effects, Known};
 use queue::{Asking, Queue};
 
@@ -60,17 +63,21 @@ pub use answers::{
     Applied, Committed, EventsByGeneration, File, GenerationEvents, Heard, Latest, NeededPage, News,
 };
 pub use error::{Failed, StoreError};
+pub use parsed::Keys;
 pub use queue::{Arrived, MOST_TOGETHER, Taken};
 
 /// The supported databases, each with the same functions: those listed are all that the store needs.
+///
+/// Each call has a box of its own. A future keeps room for the largest that it may wait for, of either
+/// database, and thousands of requests are under way of which few ask the database at a time.
 macro_rules! interface {
     (reads: $($(#[$doc:meta])* fn $name:ident($($argument:ident: $type:ty),*) -> $output:ty;)*) => {
         $($(#[$doc])*
         async fn $name(&self $(, $argument: $type)*) -> Result<$output, StoreError> {
             COUNTED.call(Call::Read, async {
                 match self {
-                    Self::Sqlite(database) => database.$name($($argument),*).await,
-                    Self::Postgres(database) => within(database.$name($($argument),*)).await,
+                    Self::Sqlite(database) => Box::pin(database.$name($($argument),*)).await,
+                    Self::Postgres(database) => Box::pin(within(database.$name($($argument),*))).await,
                 }
             }).await
         })*
@@ -79,8 +86,8 @@ macro_rules! interface {
         $($(#[$doc])*
         async fn $name(&mut self $(, $argument: $type)*) -> Result<$output, StoreError> {
             match self {
-                Self::Sqlite(transaction) => transaction.$name($($argument),*).await,
-                Self::Postgres(transaction) => within(transaction.$name($($argument),*)).await,
+                Self::Sqlite(transaction) => Box::pin(transaction.$name($($argument),*)).await,
+                Self::Postgres(transaction) => Box::pin(within(transaction.$name($($argument),*))).await,
             }
         })*
     };
@@ -98,8 +105,8 @@ impl Database {
     async fn begin(&self) -> Result<Transaction, StoreError> {
         let begun = async {
             match self {
-                Self::Sqlite(database) => database.begin().await.map(Transaction::Sqlite),
-                Self::Postgres(database) => database.begin().await.map(Transaction::Postgres),
+                Self::Sqlite(database) => Box::pin(database.begin()).await.map(Transaction::Sqlite),
+                Self::Postgres(database) => Box::pin(database.begin()).await.map(Transaction::Postgres),
             }
         };
         COUNTED.call(Call::Begin, begun).await
@@ -108,8 +115,8 @@ impl Database {
     /// A read-only transaction; it sees one snapshot of the database and blocks nobody.
     async fn view(&self) -> Result<Transaction, StoreError> {
         match self {
-            Self::Sqlite(database) => database.view().await.map(Transaction::Sqlite),
-            Self::Postgres(database) => database.view().await.map(Transaction::Postgres),
+            Self::Sqlite(database) => Box::pin(database.view()).await.map(Transaction::Sqlite),
+            Self::Postgres(database) => Box::pin(database.view()).await.map(Transaction::Postgres),
         }
     }
 
@@ -123,9 +130,9 @@ impl Database {
     interface! { reads:
         fn machine(name: &MachineName) -> Option<Machine>;
         /// All machines, by name.
-        fn machines() -> Vec<Machine>;
+        fn machines(keys: Keys) -> Vec<Machine>;
         /// Those of these machines that exist, by name.
-        fn machines_named(names: &[MachineName]) -> Vec<Machine>;
+        fn machines_named(names: &[MachineName], keys: Keys) -> Vec<Machine>;
         fn machine_key(name: &MachineName) -> Option<KnownMachine>;
         fn news(name: &MachineName) -> News;
         /// The principal of the bearer with this hash, if it is valid now.
@@ -218,8 +225,8 @@ impl Transaction {
     async fn commit(self) -> Result<(), StoreError> {
         let committed = async {
             match self {
-                Self::Sqlite(transaction) => transaction.commit().await,
-                Self::Postgres(transaction) => transaction.commit().await,
+                Self::Sqlite(transaction) => Box::pin(transaction.commit()).await,
+                Self::Postgres(transaction) => Box::pin(transaction.commit()).await,
             }
         };
         COUNTED.call(Call::Commit, committed).await
@@ -248,6 +255,8 @@ pub struct Store {
     database: Database,
     known: Arc<Known>,
     queue: Arc<Queue>,
+    /// `None` where other processes write to the same database.
+    facts: Option<Arc<Facts>>,
     notify: Notify,
     /// The newest entry of the log that this process knows to be committed.
     newest: Arc<Mutex<Checkpoint>>,
@@ -261,7 +270,7 @@ impl Store {
         let newest = Arc::new(Mutex::new(database.newest_entry().await?));
         // Nobody else writes to this database, so what is known of it needs no lease.
         let (known, queue) = (Arc::new(Known::new(None)), Arc::default());
-        Ok(Self { database, known, queue, notify: Notify::new()?, newest })
+        Ok(Self { database, known, queue, facts: Some(Arc::default()), notify: Notify::new()?, newest })
     }
 
     /// Where committed changes are announced.
@@ -282,7 +291,7 @@ impl Store {
         let newest = Arc::new(Mutex::new(database.newest_entry().await?));
         // Others write to it, and what they revoke counts at once: what was read is never believed again.
         let (known, queue) = (Arc::new(Known::new(Some(Duration::ZERO))), Arc::default());
-        Ok(Self { database, known, queue, notify: Notify::new()?, newest })
+        Ok(Self { database, known, queue, facts: None, notify: Notify::new()?, newest })
     }
 
     pub async fn close(&self) {
@@ -338,6 +347,9 @@ impl Store {
             return Ok(Committed { answer, changed: false, applied: Applied::default() });
         }
         let applied = transaction.apply(&changes).await?;
+        if let Some(facts) = &self.facts {
+            facts.before_commit(&changes);
+        }
         let (store, effects) = (self.clone(), Effects::of(&changes));
         // A task of its own: were it dropped halfway, by a client that hangs up, the database might commit
         // what memory contradicts from then on.

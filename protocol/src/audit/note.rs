@@ -143,7 +143,12 @@ impl FromStr for Note {
         let (body, signed) = text.split_once("\n\n").unwrap_or((text.trim_end_matches('\n'), ""));
         let mut lines = body.lines();
         let mut line = || lines.next().unwrap_or_default();
-        let fleet = line().strip_prefix(ORIGIN).ok_or(NotANote("its first line is another log's"))?;
+        let fleet = match line() {
+            "" => return Err(NotANote("its first line is empty")),
+            first => {
+                first.strip_prefix(ORIGIN).ok_or(NotANote("its first line names no fleet's audit log"))?
+            }
+        };
         let fleet = fleet.parse().map_err(|_| NotANote("its first line names no fleet"))?;
         let id: u64 = line().parse().map_err(|_| NotANote("its second line is not a number"))?;
         if id > MAX_ENTRY {

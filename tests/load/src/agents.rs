@@ -67,6 +67,10 @@ pub async fn connect(agents: Vec<Agent>, target: &Target) -> Result<Vec<Agent>> 
             for agent in &mut part {
                 agent.connection = None;
                 agent.check_in(&target, &clock).await?;
+                if agent.machine.in_session {
+                    // The first one in a session has its key derived.
+                    agent.check_in(&target, &clock).await?;
+                }
             }
             anyhow::Ok(part)
         });

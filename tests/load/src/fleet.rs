@@ -135,6 +135,7 @@ impl Fleet {
             bearer: String::new(),
             generation: None,
             in_session: false,
+            at_work: false,
             asked: None,
             session: None,
         })
@@ -174,6 +175,8 @@ pub struct Machine {
     pub generation: Option<Generation>,
     /// Whether it asks for a session and proves its check-ins by that, as agents do; otherwise it signs each.
     pub in_session: bool,
+    /// Whether each of its check-ins says something new, as those of a machine at work do.
+    pub at_work: bool,
     asked: Option<ExchangeSecret>,
     session: Option<Session>,
 }
@@ -200,9 +203,9 @@ impl Machine {
                 generation: self.generation,
             }),
             holds: Holds { root: 1, ..Holds::default() },
-            phase: Phase::Idle,
-            phase_generation: None,
-            note: None,
+            phase: if self.at_work { Phase::Building } else { Phase::Idle },
+            phase_generation: self.generation.filter(|_| self.at_work),
+            note: self.at_work.then(|| format!("{} derivations are built", self.seq)),
             refused: None,
             health: Health { degraded: Some(vec![]), ..Health::default() },
             new_key: None,

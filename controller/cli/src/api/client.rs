@@ -338,4 +338,4 @@ pub fn parse_url(text: &str) -> Result<Url> {
 }
 
 #[cfg(test)]
-mod tests;
+pub mod tests;

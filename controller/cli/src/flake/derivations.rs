@@ -48,7 +48,7 @@ impl Default for Derivations {
 }
 
 impl Derivations {
-    fn at(remote: Option<&str>) -> Self {
+    pub(super) fn at(remote: Option<&str>) -> Self {
         let root = remote.and_then(|remote| {
             let (_, settings) = remote.strip_prefix("local")?.split_once('?')?;
             settings.split('&').find_map(|setting| setting.strip_prefix("root="))
@@ -60,16 +60,38 @@ impl Derivations {
 
     fn file(&mut self, path: &StorePath) -> Option<&Derivation> {
         if !self.files.contains_key(path) {
-            let read = self.roots.iter().find_map(|root| {
-                let file = File::open(root.join(path.as_str().trim_start_matches('/'))).ok()?;
-                let mut text = String::new();
-                let length = file.take(MAX_BYTES + 1).read_to_string(&mut text).ok()?;
-                let derivation = Derivation::parse(&text).ok()?;
-                (length as u64 <= MAX_BYTES && derivation.is_named(path, &text)).then_some(derivation)
-            });
+            let read = self.read(path).map(|(derivation, _)| derivation);
             self.files.insert(path.clone(), read);
         }
         self.files.get(path)?.as_ref()
+    }
+
+    /// Reads a derivation's file: what it says, and its text.
+    pub fn read(&self, path: &StorePath) -> Option<(Derivation, String)> {
+        self.roots.iter().find_map(|root| {
+            let file = File::open(root.join(path.as_str().trim_start_matches('/'))).ok()?;
+            let mut text = String::new();
+            let length = file.take(MAX_BYTES + 1).read_to_string(&mut text).ok()?;
+            let derivation = Derivation::parse(&text).ok()?;
+            let is_good = length as u64 <= MAX_BYTES && derivation.is_named(path, &text);
+            is_good.then_some((derivation, text))
+        })
+    }
+
+    /// These derivations and all that they are built from, sources too; `None` unless each derivation among
+    /// them is here as a file.
+    pub fn everything(&mut self, derivations: &[StorePath]) -> Option<BTreeSet<StorePath>> {
+        let mut all: BTreeSet<StorePath> = derivations.iter().cloned().collect();
+        let mut left: Vec<StorePath> = derivations.to_vec();
+        while let Some(path) = left.pop() {
+            for reference in &self.file(&path)?.references {
+                let reference: StorePath = reference.parse().ok()?;
+                if all.insert(reference.clone()) && reference.is_derivation() {
+                    left.push(reference);
+                }
+            }
+        }
+        Some(all)
     }
 
     /// What these derivations say about themselves, in their order.

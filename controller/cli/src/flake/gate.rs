@@ -29,7 +29,8 @@ use tokio::net::TcpListener;
 use tokio::task::AbortHandle;
 
 pub use self::answers::Trouble;
-use self::answers::{Stop, altered, away, bounded, good, sent, slow};
+use self::answers::{Stop, altered, away, slow};
+pub(super) use self::answers::{bounded, good, sent};
 use self::state::{Archive, PIECE, Shared, lock};
 pub use self::state::{Cache, Way};
 

@@ -1,12 +1,14 @@
-//! Copies between this computer's Nix store and the controller's cache, with Nix's own `nix copy` and the
-//! gate between them.
+//! Copies between this computer's Nix store and the controller's cache: derivations in a few requests where
+//! that is possible, all else with Nix's own `nix copy` and the gate between them.
 
 use std::time::Duration;
 
 use muster_protocol::ids::StorePath;
 
+use super::derivations::Derivations;
 use super::gate::{Cache, Gate, Trouble, Way};
 use super::nix::{NixError, in_command_lines, nix_here};
+use super::upload::upload;
 
 /// The time limit of one push; a closure of sources is at most a few gigabytes.
 const PUSH_LIMIT: Duration = Duration::from_secs(6 * 3600);
@@ -56,11 +58,26 @@ impl PushError {
 }
 
 /// Copies the closures of these derivations, without what the cache already has.
-pub async fn push(derivations: &[StorePath], cache: &Cache) -> Result<(), PushError> {
+pub async fn push(
+    derivations: &[StorePath],
+    files: &mut Derivations,
+    cache: &Cache,
+) -> Result<(), PushError> {
+    match upload(derivations, files, cache).await {
+        Some(sources) if sources.is_empty() => Ok(()),
+        Some(sources) => push_by_nix(&sources, &[], cache).await,
+        None => push_by_nix(derivations, &[OF_DERIVATIONS], cache).await,
+    }
+}
+
+/// The paths are derivations, and mean themselves and not what they build.
+const OF_DERIVATIONS: &str = "--derivation";
+
+async fn push_by_nix(paths: &[StorePath], how: &[&str], cache: &Cache) -> Result<(), PushError> {
     let gate = Gate::open(cache, Way::Push).await.map_err(PushError::Gate)?;
     let store = format!("{}?compression=zstd", gate.url());
-    for paths in in_command_lines(derivations) {
-        let copied = copy(&gate, &["--to", &store], paths, PUSH_LIMIT).await;
+    for paths in in_command_lines(paths) {
+        let copied = copy(&gate, &[how, &["--to", &store]].concat(), paths, PUSH_LIMIT).await;
         copied.map_err(|error| explained(gate.trouble(), error, PushError::Copy))?;
     }
     Ok(())
@@ -70,7 +87,7 @@ pub async fn push(derivations: &[StorePath], cache: &Cache) -> Result<(), PushEr
 /// sources are content-addressed, so nothing fetched this way is taken on trust.
 pub async fn fetch(derivation: &StorePath, cache: &Cache) -> Result<(), PushError> {
     let gate = Gate::open(cache, Way::Fetch).await.map_err(PushError::Gate)?;
-    let mut from = vec!["--from", gate.url()];
+    let mut from = vec![OF_DERIVATIONS, "--from", gate.url()];
     from.extend(["--option", "require-sigs", "true", "--option", "trusted-public-keys", ""]);
     let fetched = copy(&gate, &from, std::slice::from_ref(derivation), FETCH_LIMIT).await;
     let failed = |error| match error {
@@ -96,7 +113,7 @@ fn explained(
 
 async fn copy(gate: &Gate, how: &[&str], paths: &[StorePath], limit: Duration) -> Result<(), NixError> {
     let netrc = gate.netrc();
-    let mut arguments = vec!["copy", "--derivation"];
+    let mut arguments = vec!["copy"];
     arguments.extend(how);
     arguments.extend(["--option", "netrc-file", &netrc]);
     // Nix's cached answers for this URL belong to another run.

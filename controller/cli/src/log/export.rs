@@ -89,7 +89,9 @@ pub fn read(
     operators: &[PublicKey],
     each: &mut dyn FnMut(&Entry),
 ) -> Result<Export> {
-    let file = std::fs::File::open(path).with_context(|| format!("cannot read {}", path.display()))?;
+    let file = std::fs::File::open(path)
+        .with_context(|| format!("cannot read {}", path.display()))
+        .hint("name a file that `muster audit export` wrote")?;
     let lines = Lines { from: BufReader::new(file), hash: sha2::Sha256::new() };
     verified(lines, fleet, operators, each)
         .with_context(|| format!("{} is not a whole export of this fleet's audit log", path.display()))

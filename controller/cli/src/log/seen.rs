@@ -56,9 +56,14 @@ pub fn require(seen: Option<Checkpoint>, found: &Followed) -> Result<()> {
             "get the export from whoever cut it (the newest entries say who), and check it with `muster audit \
              verify --export FILE`",
         ),
+        Err(Differs::Log(error @ AuditError::Shortened { .. })) => Err(error).hint(SHORTER),
         Err(Differs::Log(error)) => Err(error).hint(CHANGED),
     }
 }
+
+/// A log that ends too early has an innocent cause as well, and an operator must be able to go on after it.
+const SHORTER: &str = "if the controller was restored from an older backup, remove audit-seen.json beside muster.toml \
+     and run this again; if nobody restored it, keep a copy of its database, and find out who could change it";
 
 #[derive(Debug, PartialEq, Eq)]
 enum Differs {

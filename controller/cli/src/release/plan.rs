@@ -47,7 +47,7 @@ impl Request<'_> {
     /// Evaluates every chosen machine and compares it with its last published generation.
     pub async fn plan(
         &self,
-        flake: &Flake,
+        (flake, derivations): (&Flake, &mut Derivations),
         counted: &[(&MachineView, Generation)],
         trusted: &Trusted,
         progress: &Spinner,
@@ -65,8 +65,7 @@ impl Request<'_> {
             system: &view.system,
         });
         let wanted: Vec<Wanted<'_>> = wanted.collect();
-        let mut derivations = Derivations::default();
-        let evaluated = flake.evaluate(&wanted, &mut derivations, usize::from(self.jobs), told).await;
+        let evaluated = flake.evaluate(&wanted, derivations, usize::from(self.jobs), told).await;
         let (mut targets, mut failed) = (Vec::new(), Vec::new());
         for (&(view, generation), evaluated) in counted.iter().zip(evaluated) {
             let target = evaluated.map_err(unsigned).and_then(|evaluated| {
@@ -83,7 +82,7 @@ impl Request<'_> {
             .iter()
             .map(|(view, target)| (view.published.as_ref().map(|last| &last.target), target))
             .collect();
-        let differences = difference::between(&pairs, &mut derivations).await;
+        let differences = difference::between(&pairs, derivations).await;
         let now = SystemClock::new().unix_seconds();
         let planned = targets.into_iter().zip(differences).map(|((view, target), difference)| {
             let last = view.published.as_ref();

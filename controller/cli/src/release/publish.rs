@@ -159,9 +159,15 @@ pub async fn draft(api: &Api, config: &Config, trusted: &mut Trusted, draft: &Dr
 
 #[cfg(test)]
 mod tests {
+    use std::sync::{Arc, Mutex};
+
+    use axum::extract::Request;
+    use axum::http::StatusCode;
+    use axum::response::{IntoResponse as _, Response};
     use muster_protocol::ids::Generation;
 
     use super::*;
+    use crate::api::client::tests::served;
 
     fn of_size(bytes: usize) -> MachinePublication {
         let publication = Publication {
@@ -188,5 +194,80 @@ mod tests {
         }
         // One that is too large is sent alone, and the controller says so.
         assert_eq!(sizes(&[of_size(1), of_size(MAX_PUBLICATIONS_BYTES), of_size(1)]), [1, 1, 1]);
+    }
+
+    /// What version 0.1.0 answers where it has nothing.
+    const NOTHING_THERE: &str = r#"{"code":"not-found","message":"there is nothing at this address: see that the controller and this program are of one version"}"#;
+    /// What any version answers to the publication of one generation.
+    const PUBLISHED: &str = r#"{"machine":"tin","class":"nixos","system":"x86_64-linux","tags":[],
+        "standing":"enrolled","condition":"updating","clone_alarm":false,
+        "holds":{"root":1,"timestamp":1,"snapshot":1,"targets":1}}"#;
+
+    /// An API, and the paths that were asked of it.
+    async fn recorded(
+        answer: impl Fn(&str) -> Response + Send + Sync + 'static,
+    ) -> (Api, Arc<Mutex<Vec<String>>>) {
+        let paths = Arc::new(Mutex::new(Vec::new()));
+        let asked = Arc::clone(&paths);
+        let api = served(move |request: &Request| {
+            let path = request.uri().path();
+            asked.lock().unwrap().push(format!("{} {path}", request.method()));
+            answer(path)
+        });
+        (api.await, paths)
+    }
+
+    fn of(machine: &str) -> MachinePublication {
+        MachinePublication { machine: machine.parse().unwrap(), ..of_size(1) }
+    }
+
+    #[tokio::test]
+    async fn a_controller_without_the_batch_gets_one_generation_after_the_other() {
+        let (api, paths) = recorded(|path| match path {
+            OPERATOR_GENERATIONS => (StatusCode::NOT_FOUND, NOTHING_THERE).into_response(),
+            _ => PUBLISHED.into_response(),
+        })
+        .await;
+        generations(&api, &["tin", "lead", "zinc"].map(of)).await.unwrap();
+        let alone = |machine| format!("POST /v1/operator/machines/{machine}/generations");
+        let wanted = ["POST /v1/operator/generations".to_owned(), alone("tin"), alone("lead"), alone("zinc")];
+        assert_eq!(*paths.lock().unwrap(), wanted);
+    }
+
+    #[tokio::test]
+    async fn whoever_stops_there_says_how_many_were_published_and_which_was_not() {
+        const PASSED: &str = r#"{"code":"sequence","message":"generation 3 is published already"}"#;
+        let (api, paths) = recorded(|path| match path {
+            OPERATOR_GENERATIONS => (StatusCode::NOT_FOUND, NOTHING_THERE).into_response(),
+            path if path.contains("/lead/") => (StatusCode::CONFLICT, PASSED).into_response(),
+            _ => PUBLISHED.into_response(),
+        })
+        .await;
+        let error = generations(&api, &["tin", "lead", "zinc"].map(of)).await.unwrap_err();
+        let said = format!("{error:#}");
+        assert!(
+            said.starts_with("generation 1 for lead was not published (1 of 3 were, before it)"),
+            "{said}"
+        );
+        assert!(said.ends_with("generation 3 is published already"), "{said}");
+        assert_eq!(paths.lock().unwrap().len(), 3, "nothing is published after it");
+    }
+
+    #[tokio::test]
+    async fn a_batch_that_is_refused_is_not_tried_one_by_one() {
+        for (status, code) in [(409, "conflict"), (422, "bad-signature"), (507, "storage-full")] {
+            let (api, paths) = recorded(move |_| {
+                let problem = format!(r#"{{"code":"{code}","message":"its own words"}}"#);
+                (StatusCode::from_u16(status).unwrap(), problem).into_response()
+            })
+            .await;
+            let error = generations(&api, &["tin", "lead"].map(of)).await.unwrap_err();
+            assert_eq!(format!("{error:#}"), "nothing was published of 2 generations: its own words");
+            assert_eq!(paths.lock().unwrap().len(), 1, "{status}");
+        }
+        // Nor does an answer of something else than a controller say anything of its version.
+        let (api, paths) = recorded(|_| (StatusCode::NOT_FOUND, "<html>").into_response()).await;
+        assert!(generations(&api, &["tin", "lead"].map(of)).await.is_err());
+        assert_eq!(paths.lock().unwrap().len(), 1);
     }
 }

@@ -6,6 +6,7 @@ use muster_protocol::operator::Session;
 use muster_protocol::target::Target;
 
 use crate::api::client::Api;
+use crate::flake::derivations::Derivations;
 use crate::flake::push;
 use crate::terminal::error::Hint;
 use crate::terminal::spinner::spinner;
@@ -26,17 +27,16 @@ fn push_hint(message: &str) -> &'static str {
 }
 
 /// Pushes what machines need to build these targets.
-pub async fn push_closures(api: &Api, targets: &[&Target]) -> Result<()> {
+pub async fn push_closures(api: &Api, targets: &[&Target], files: &mut Derivations) -> Result<()> {
     let progress = spinner();
     progress.set_message("pushing derivations to the controller's cache");
     let session: Session = api.post(OPERATOR_SESSION, &()).await?;
     let derivations: Vec<_> = targets.iter().map(|target| target.derivation.clone()).collect();
-    push::push(&derivations, &api.cache(session.bearer)).await.context("nothing was signed").map_err(
-        |error| {
-            let hint = push_hint(&format!("{error:#}"));
-            error.context(Hint(hint.to_owned()))
-        },
-    )?;
+    let pushed = push::push(&derivations, files, &api.cache(session.bearer)).await;
+    pushed.context("nothing was signed").map_err(|error| {
+        let hint = push_hint(&format!("{error:#}"));
+        error.context(Hint(hint.to_owned()))
+    })?;
     progress.finish_and_clear();
     Ok(())
 }

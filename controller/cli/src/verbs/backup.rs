@@ -5,6 +5,7 @@ use std::path::PathBuf;
 use anyhow::{Context as _, Result};
 use clap::Args;
 use muster_protocol::clock::SystemClock;
+use muster_protocol::ids::MachineName;
 use muster_protocol::moment;
 use muster_server::backup;
 use muster_server::config::{BlobsAt, ServerConfig};
@@ -27,6 +28,9 @@ pub struct Backup {
 pub struct Restore {
     /// The folder that `muster backup` made
     folder: PathBuf,
+    /// Revoke this machine again, which was revoked after the backup was made; may be given several times
+    #[arg(long, value_name = "MACHINE")]
+    revoke: Vec<MachineName>,
 }
 
 impl Backup {
@@ -61,13 +65,15 @@ impl Backup {
 impl Restore {
     pub async fn run(self, config: Option<PathBuf>) -> Result<()> {
         let file = controller_file(config)?;
-        let restored = backup::restore(&file, &self.folder, &SystemClock::new())
+        let restored = backup::restore(&file, &self.folder, &self.revoke, &SystemClock::new())
             .await
             .context("nothing was restored")
             .hint("fix what the message names and repeat")?;
         let made = moment::date(restored.made_at);
         say!("The backup of {made} is restored; its audit log ended at entry {}.", restored.log.id);
-        say!("Revoke again whoever was revoked after that, before you start `muster serve` for all.");
+        if self.revoke.is_empty() {
+            say!("Whoever was revoked after that is not now: `muster machines revoke` them first of all.");
+        }
         say!("Tokens, bearers and sessions of before are void; machines get new bearers by themselves.");
         say!("\"When the controller is lost\" in docs/operators.md says what else was lost, and what to do.");
         Ok(())

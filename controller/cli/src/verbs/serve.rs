@@ -4,18 +4,29 @@ use std::path::PathBuf;
 
 use anyhow::{Context as _, Result, anyhow};
 use clap::Args;
-use muster_protocol::logging;
+use muster_protocol::moment::{self, Unit};
+use muster_protocol::{logging, tell};
 use tracing_subscriber::EnvFilter;
 
 use crate::config::controller_file;
 use crate::terminal::error::WithHint as _;
 
 #[derive(Debug, Args)]
-pub struct Serve {}
+pub struct Serve {
+    /// Add the next key to the file `bearer_keys` that several controllers share; it seals in an hour
+    #[arg(long)]
+    next_bearer_key: bool,
+}
 
 impl Serve {
     pub async fn run(self, config: Option<PathBuf>) -> Result<()> {
         let config = controller_file(config)?;
+        if self.next_bearer_key {
+            let from = muster_server::server::next_bearer_key(&config)?;
+            let from = moment::rfc3339(from, Unit::Milliseconds);
+            tell!("the next key is added: copy the file to the other controllers before {from}");
+            return Ok(());
+        }
         start_logging()?;
         muster_server::server::run(&config, shutdown())
             .await

@@ -13,6 +13,7 @@ use muster_protocol::target::Target;
 
 use crate::api::client::Api;
 use crate::config::Config;
+use crate::flake::derivations::Derivations;
 use crate::flake::evaluate::{Flake, Lock};
 use crate::flake::notes::{tell_of, unsigned};
 use crate::flake::options::Options;
@@ -117,7 +118,9 @@ impl Update {
             jobs: self.jobs,
         };
         let progress = spinner();
-        let (planned, failed) = request.plan(&flake, &numbered.counted, &trusted, &progress).await;
+        let mut files = Derivations::default();
+        let planned = request.plan((&flake, &mut files), &numbered.counted, &trusted, &progress);
+        let (planned, failed) = planned.await;
         flake.require_unchanged().await.map_err(unsigned)?;
         progress.finish_and_clear();
 
@@ -133,7 +136,8 @@ impl Update {
             tell!("left out, since their systems cannot be made:");
             tell_each(&left_out::describe_failed(&failed));
         }
-        let done = numbered.or(self.publish(&config, &api, &trusted, &mut highest, &planned).await?);
+        let done =
+            numbered.or(self.publish(&config, &api, &trusted, &mut highest, (&planned, &mut files)).await?);
         Ok(if failed.is_empty() { done } else { ExitCode::FAILURE })
     }
 
@@ -144,7 +148,7 @@ impl Update {
         api: &Api,
         trusted: &Trusted,
         highest: &mut HighestSigned,
-        planned: &[Planned],
+        (planned, files): (&[Planned], &mut Derivations),
     ) -> Result<ExitCode> {
         let wanted: Vec<&Planned> = planned.iter().filter(|plan| self.wants(plan)).collect();
         if wanted.is_empty() {
@@ -166,7 +170,7 @@ impl Update {
         }
 
         let targets: Vec<&Target> = wanted.iter().map(|plan| &plan.target).collect();
-        push_closures(api, &targets).await?;
+        push_closures(api, &targets, files).await?;
         let before = watch::cursor(api).await?;
         highest.keep(targets.iter().map(|target| (target.machine.clone(), target.generation)));
         if let Outcome::Drafted =

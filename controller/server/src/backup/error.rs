@@ -4,6 +4,7 @@ use std::io;
 use std::path::PathBuf;
 
 use crate::config::ConfigError;
+use crate::core::machines::MachineRefusal;
 use crate::roots::RootsError;
 use crate::server::ServerError;
 use crate::store::StoreError;
@@ -32,6 +33,9 @@ pub enum BackupError {
     OtherRoot(PathBuf),
     #[error("the backup's log ends at another entry than its manifest says: take another backup")]
     OtherLog,
+    /// Somebody cannot be revoked.
+    #[error(transparent)]
+    Revoke(#[from] MachineRefusal),
     #[error(transparent)]
     Config(#[from] ConfigError),
     #[error(transparent)]

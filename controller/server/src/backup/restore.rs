@@ -3,21 +3,29 @@
 use std::path::Path;
 
 use muster_protocol::clock::Clock;
+use muster_protocol::ids::MachineName;
 
 use super::error::BackupError;
 use super::files;
 use super::manifest::{Backup, DATABASE, Manifest, ROOTS, root};
 use crate::config::ServerConfig;
+use crate::core::restored::Restored;
 use crate::roots::Roots;
 use crate::server::open_data;
-use crate::store::Store;
+use crate::store::{Failed, Store};
 
 /// Where a backup is prepared, in the data folder.
 const PREPARED: &str = "restoring";
 
 /// Restores the backup in the folder `from` into the database that `config` names, which must be empty, and
-/// the roots that its root folder lacks. Nothing is in place until everything was checked.
-pub async fn restore(config: &Path, from: &Path, clock: &dyn Clock) -> Result<Backup, BackupError> {
+/// the roots that its root folder lacks. Machines that were revoked after the backup was made are `revoked`
+/// again. Nothing is in place until everything was checked.
+pub async fn restore(
+    config: &Path,
+    from: &Path,
+    revoked: &[MachineName],
+    clock: &dyn Clock,
+) -> Result<Backup, BackupError> {
     let settings = ServerConfig::load(config)?;
     let manifest = Manifest::read(from)?;
     let data = &settings.data;
@@ -48,7 +56,11 @@ pub async fn restore(config: &Path, from: &Path, clock: &dyn Clock) -> Result<Ba
         if store.require_sound(&fleet).await? != manifest.log {
             return Err(BackupError::OtherLog);
         }
-        store.restored(manifest.made_at, &manifest.log, clock.unix_ms()).await?;
+        let (made_at, log, now) = (manifest.made_at, &manifest.log, clock.unix_ms());
+        store.restored(&Restored { made_at, log, revoked, now }).await.map_err(|failed| match failed {
+            Failed::Refused(refusal) => BackupError::Revoke(refusal),
+            Failed::Store(error) => BackupError::Store(error),
+        })?;
         put_roots(&settings, from, &manifest)?;
         if !settings.database.is_sqlite() {
             let target = Store::open_in(&settings.database, data, &fleet).await?;

@@ -146,7 +146,7 @@ mod tests {
             enrolled(Some(1), 50),
             enrolled(Some(7), 5),
             enrolled(None, 5),
-            Machine { key: None, ..machine(None) },
+            Machine { has_key: false, ..machine(None) },
         ];
         let census = census(&fleet, 55, NOW);
         let behind: Vec<u64> = census.behind.values().copied().collect();

@@ -2,6 +2,7 @@
 //! and writes nothing else: applied to in-memory maps, they have the same result as in a database.
 
 use std::collections::BTreeSet;
+use std::sync::Arc;
 
 use muster_protocol::audit::Checkpoint;
 use muster_protocol::checkin::CheckInReply;
@@ -228,7 +229,7 @@ pub struct CheckedIn {
     pub machine: MachineName,
     pub seq: u64,
     /// The check-in's body, as received.
-    pub observed: String,
+    pub observed: Arc<str>,
     pub body: Sha256,
     pub grant: Grant,
     /// Without its bearer.

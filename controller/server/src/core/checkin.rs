@@ -73,6 +73,22 @@ pub struct Stored {
     pub rotation: Rotation,
 }
 
+impl Stored {
+    /// Whether nothing else is going on with the machine.
+    pub fn is_routine(&self) -> bool {
+        let waits = self.key_rotation_asked || self.clone_alarm || self.attack_open;
+        !waits && self.requests.is_empty()
+    }
+
+    /// What is stored once this check-in and nothing else was. It is not for the same check-in again, since
+    /// the reply is left out.
+    pub fn after(self, checked_in: &CheckedIn) -> Self {
+        let CheckedIn { seq, body, grant, ref earlier, .. } = *checked_in;
+        let last = Some(LastCheckIn { body, granted: Granted::Sealed(grant), reply: None });
+        Self { seq, last, earlier: earlier.clone(), ..self }
+    }
+}
+
 #[derive(Debug, Clone, PartialEq, Default)]
 pub struct Rotation {
     /// Whether another machine has the new key.
@@ -196,7 +212,7 @@ fn decide(
     changes.push(Change::CheckedIn(Box::new(CheckedIn {
         machine: machine.clone(),
         seq,
-        observed: String::from_utf8_lossy(received.body).into_owned(),
+        observed: String::from_utf8_lossy(received.body).into(),
         body,
         grant,
         reply: reply.clone(),
@@ -230,10 +246,10 @@ fn granted(seals: &Seals, now: UnixMillis) -> Grant {
 pub fn told(checkin: &CheckIn) -> u64 {
     let CheckIn { system, boot_id, agent, runs, holds, phase, phase_generation, note, refused, .. } = checkin;
     let told = (system, boot_id, agent, runs, holds, phase, phase_generation, note, refused);
-    let mut hasher = DefaultHasher::new();
+    let (mut text, mut hasher) = (Vec::with_capacity(1024), DefaultHasher::new());
     // Serialising what was parsed from JSON never fails.
-    let _ = serde_json::to_writer(Hashing(&mut hasher), &told);
-    let _ = serde_json::to_writer(Hashing(&mut hasher), &(&checkin.health, &checkin.age, &checkin.followed));
+    let _ = serde_json::to_writer(&mut text, &(told, &checkin.health, &checkin.age, &checkin.followed));
+    hasher.write(&text);
     hasher.finish()
 }
 
@@ -241,18 +257,6 @@ pub fn told(checkin: &CheckIn) -> u64 {
 /// was seen: what it tells and when, now and the last time.
 pub fn is_news(now: (u64, UnixMillis), before: Option<(u64, UnixMillis)>) -> bool {
     before.is_none_or(|(told, at)| told != now.0 || !(0..SAME_NEWS_MS).contains(&now.1.saturating_sub(at)))
-}
-
-struct Hashing<'a>(&'a mut DefaultHasher);
-
-impl std::io::Write for Hashing<'_> {
-    fn write(&mut self, bytes: &[u8]) -> std::io::Result<usize> {
-        self.0.write(bytes);
-        Ok(bytes.len())
-    }
-    fn flush(&mut self) -> std::io::Result<()> {
-        Ok(())
-    }
 }
 
 /// The requests that the reply carries, and those to remove.

@@ -7,10 +7,9 @@ use muster_protocol::ids::MachineName;
 use muster_protocol::machine::{Class, System};
 use muster_protocol::operator::{AddMachine, MAX_ADDED, Readmit};
 
-use super::access;
 use super::audit::{AuditContext, NewEntry};
 use super::change::{Change, Decided, Enrolled, Invited};
-use super::rows::Token;
+use super::rows::{Token, counters_go_on};
 
 /// The minimum time between two updates of when a machine was last seen, in milliseconds.
 const SEEN_APART_MS: i64 = 30_000;
@@ -178,7 +177,7 @@ pub fn readmit(
         Change::TokensEnded { machine: machine.clone() },
         Change::Enrolled(Box::new(enrolled)),
         Change::BearersEnded { machine: machine.clone() },
-        Change::CounterRaised { machine: Some(machine.clone()), to: access::floor(at) },
+        Change::CounterRaised { machine: Some(machine.clone()), to: counters_go_on(at) },
         Change::AttacksEnded { machine: machine.clone(), at },
         Change::Audited(entry.on(&machine)),
         Change::MachineChanged { machine },

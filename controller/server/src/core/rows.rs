@@ -22,6 +22,8 @@ pub struct Machine {
     pub class: Class,
     pub system: System,
     pub tags: BTreeSet<Tag>,
+    pub has_key: bool,
+    /// The key, where it was wanted.
     pub key: Option<PublicKey>,
     pub age: Option<String>,
     pub agent: Option<String>,
@@ -45,10 +47,10 @@ pub struct Machine {
 
 impl Machine {
     pub fn standing(&self) -> Standing {
-        match (self.revoked_at, self.key) {
+        match (self.revoked_at, self.has_key) {
             (Some(_), _) => Standing::Revoked,
-            (None, Some(_)) => Standing::Enrolled,
-            (None, None) => Standing::Invited,
+            (None, true) => Standing::Enrolled,
+            (None, false) => Standing::Invited,
         }
     }
 }
@@ -254,3 +256,8 @@ pub struct Mark {
 
 /// The marks of some files; those without one are not in it.
 pub type Marks = BTreeMap<String, Mark>;
+
+/// Where the counter of a machine's bearers goes on if a lost database may have had a higher one.
+pub fn counters_go_on(now: UnixMillis) -> u64 {
+    u64::try_from(now.div_euclid(1000)).unwrap_or(0)
+}

@@ -92,6 +92,7 @@ pub fn machine(published: Option<u64>) -> Machine {
         class: Class::Nixos,
         system: "x86_64-linux".parse().unwrap(),
         tags: Default::default(),
+        has_key: true,
         key: Some(by),
         age: None,
         agent: None,

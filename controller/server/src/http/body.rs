@@ -4,9 +4,11 @@
 use std::pin::Pin;
 use std::time::Duration;
 
-use axum::body::{Body, BodyDataStream, Bytes};
+use axum::body::{Body, BodyDataStream, Bytes, HttpBody as _};
 use axum::http::{HeaderMap, StatusCode, header};
-use futures_util::StreamExt as _;
+use futures_util::future::ready;
+use futures_util::stream::once;
+use futures_util::{FutureExt as _, StreamExt as _};
 use muster_protocol::api::ProblemCode;
 use muster_protocol::operator::MAX_REQUEST_BYTES;
 use serde::de::DeserializeOwned;
@@ -19,6 +21,9 @@ use super::problem::{Refused, refuse};
 use super::request_peer::away;
 use super::state::App;
 
+/// The largest body that is taken without a charge if it came with its request's head, in bytes: no more than
+/// a connection's buffer.
+const AT_ONCE: usize = 8 * 1024;
 /// How much of a refused body is still read, in bytes, and for how long.
 const MOST_DRAINED: usize = 8 * 1024 * 1024;
 const DRAIN_WAIT: Duration = Duration::from_secs(10);
@@ -79,6 +84,21 @@ impl Incoming {
             self.idle.as_secs()
         );
         refuse(StatusCode::REQUEST_TIMEOUT, ProblemCode::Other, message)
+    }
+}
+
+/// The whole of a small body that came together with its request's head. That takes no memory which the
+/// connection had not taken already, so nobody is charged for it. Any other body is returned as it is.
+pub fn at_once(body: Body) -> Result<Bytes, Body> {
+    let size = body.size_hint().exact().and_then(|size| usize::try_from(size).ok());
+    let Some(size) = size.filter(|size| (1..=AT_ONCE).contains(size)) else { return Err(body) };
+    let mut stream = body.into_data_stream();
+    match stream.next().now_or_never() {
+        // Copied, so that the connection's buffer is free for what comes next.
+        Some(Some(Ok(all))) if all.len() == size => Ok(Bytes::copy_from_slice(&all)),
+        Some(Some(first)) => Err(Body::from_stream(once(ready(first)).chain(stream))),
+        Some(None) => Err(Body::empty()),
+        None => Err(Body::new(stream)),
     }
 }
 
@@ -221,6 +241,43 @@ mod tests {
         assert!(matches!(error.status, StatusCode::REQUEST_TIMEOUT | StatusCode::PAYLOAD_TOO_LARGE));
         let body = drip(4, 100, Duration::from_secs(1));
         assert_eq!(whole(&HeaderMap::new(), body, 60_000, &memory, STRANGER).await.unwrap().len(), 400);
+    }
+
+    /// A body whose head announced its size.
+    struct Announced(Body, u64);
+
+    impl axum::body::HttpBody for Announced {
+        type Data = Bytes;
+        type Error = axum::Error;
+
+        fn poll_frame(
+            mut self: Pin<&mut Self>,
+            cx: &mut std::task::Context<'_>,
+        ) -> std::task::Poll<Option<Result<hyper::body::Frame<Bytes>, axum::Error>>> {
+            Pin::new(&mut self.0).poll_frame(cx)
+        }
+        fn size_hint(&self) -> hyper::body::SizeHint {
+            hyper::body::SizeHint::with_exact(self.1)
+        }
+    }
+
+    #[tokio::test]
+    async fn a_small_body_that_is_there_is_taken_at_once_and_any_other_is_left_whole() {
+        let text = Bytes::from("a check-in");
+        assert_eq!(at_once(Body::from(text.clone())).unwrap(), text);
+        let pieces = ["a che", "ck-in"].map(|piece| Ok::<_, std::io::Error>(Bytes::from(piece)));
+        let announced = |body| Body::new(Announced(body, text.len() as u64));
+        let large = Bytes::from(vec![b'x'; AT_ONCE + 1]);
+        for (body, whole) in [
+            (Body::empty(), Bytes::new()),
+            (Body::from(large.clone()), large),
+            (announced(Body::empty()), Bytes::new()),
+            (announced(Body::from_stream(futures_util::stream::iter(pieces))), text.clone()),
+            (announced(drip(1, text.len(), Duration::from_millis(1))), Bytes::from(vec![0; text.len()])),
+        ] {
+            let left = at_once(body).unwrap_err();
+            assert_eq!(axum::body::to_bytes(left, usize::MAX).await.unwrap(), whole);
+        }
     }
 
     #[tokio::test]

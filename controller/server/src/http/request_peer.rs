@@ -96,6 +96,13 @@ pub async fn away<T>(wait: impl Future<Output = T>) -> T {
     }
 }
 
+/// Waits for news, without a turn. Meanwhile the connection takes as little memory as it can.
+pub async fn for_news<T>(wait: impl Future<Output = T>) -> T {
+    let peer = REQUEST_PEER.try_with(|asking| asking.peer.clone()).ok().flatten();
+    let _waiting = peer.map(Peer::waiting);
+    away(wait).await
+}
+
 /// Who is charged for the request's memory while nothing is proved.
 pub fn stranger() -> Payer {
     let address =

@@ -19,9 +19,12 @@ pub struct Sessions(Mutex<HashMap<MachineName, (String, SessionKey)>>);
 impl Sessions {
     /// The key of this session; `None` if the machine's key is one that would make it known to anybody.
     pub fn key(&self, keys: &Keys, claims: &SessionClaims, token: &str) -> Option<SessionKey> {
-        let held = self.0.lock().unwrap_or_else(PoisonError::into_inner).get(&claims.machine).cloned();
-        if let Some((_, key)) = held.filter(|(of, _)| of == token) {
-            return Some(key);
+        let held = {
+            let held = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+            held.get(&claims.machine).filter(|(of, _)| of == token).map(|(_, key)| key.clone())
+        };
+        if held.is_some() {
+            return held;
         }
         let key = keys.exchange.of_machine(&claims.key, token)?;
         let mut held = self.0.lock().unwrap_or_else(PoisonError::into_inner);

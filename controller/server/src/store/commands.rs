@@ -2,7 +2,6 @@
 
 use std::convert::Infallible;
 
-use muster_protocol::audit::Checkpoint;
 use muster_protocol::clock::UnixMillis;
 use muster_protocol::enrol::EnrolRequest;
 use muster_protocol::ids::{MachineName, Sha256, to_hex};
@@ -11,15 +10,16 @@ use muster_protocol::operator::{AddMachine, AttackView, Readmit};
 use muster_protocol::random;
 use muster_protocol::request::{MachineRequest, SignedRequest};
 
-use super::{Failed, News, Store, StoreError, nothing};
+use super::{Failed, Keys, News, Store, StoreError, nothing};
 use crate::core::audit::AuditContext;
 use crate::core::change::Decided;
 use crate::core::enrolment::EnrolRefusal;
 use crate::core::machines::MachineRefusal;
 use crate::core::reports::{Batch, ReportRefusal};
 use crate::core::requests::AskRefusal;
+use crate::core::restored::Restored;
 use crate::core::rows::{KnownMachine, Machine, Principal};
-use crate::core::{access, enrolment, machines, reports, requests};
+use crate::core::{access, enrolment, machines, reports, requests, restored};
 
 impl Store {
     /// Gives a machine its new key and marks its token as used. Strangers can send this, so most refusals
@@ -172,14 +172,18 @@ impl Store {
     }
 
     /// This database comes from a backup, and no controller has used it since.
-    pub async fn restored(
-        &self,
-        made_at: UnixMillis,
-        log: &Checkpoint,
-        now: UnixMillis,
-    ) -> Result<(), StoreError> {
-        let decided = self.decide(nothing, |()| Ok::<_, Infallible>(access::restored(made_at, log, now)));
-        decided.await.map(drop).map_err(Failed::into_store)
+    pub async fn restored(&self, backup: &Restored<'_>) -> Result<(), Failed<MachineRefusal>> {
+        let decided = self.decide(
+            |mut transaction| async move {
+                let mut stored = Vec::with_capacity(backup.revoked.len());
+                for machine in backup.revoked {
+                    stored.push(transaction.known(machine).await?);
+                }
+                Ok((transaction, stored))
+            },
+            |stored: &Vec<Option<machines::Stored>>| restored::restored(stored, backup),
+        );
+        decided.await.map(drop)
     }
 
     /// Decides from what is known about one machine.
@@ -205,12 +209,16 @@ impl Store {
         self.database.machine(name).await
     }
     /// All machines, by name.
-    pub async fn machines(&self) -> Result<Vec<Machine>, StoreError> {
-        self.database.machines().await
+    pub async fn machines(&self, keys: Keys) -> Result<Vec<Machine>, StoreError> {
+        self.database.machines(keys).await
     }
     /// Those of these machines that exist, by name.
-    pub async fn machines_named(&self, names: &[MachineName]) -> Result<Vec<Machine>, StoreError> {
-        self.database.machines_named(names).await
+    pub async fn machines_named(
+        &self,
+        names: &[MachineName],
+        keys: Keys,
+    ) -> Result<Vec<Machine>, StoreError> {
+        self.database.machines_named(names, keys).await
     }
     /// The key that a machine signs with, and what else its requests are checked against.
     pub async fn machine_key(&self, name: &MachineName) -> Result<Option<KnownMachine>, StoreError> {
@@ -218,7 +226,8 @@ impl Store {
             return Ok(Some(known));
         }
         let before = self.known.before();
-        let known = self.database.machine_key(name).await?;
+        // Its own box: every request of a machine keeps room for this, and few come here.
+        let known = Box::pin(self.database.machine_key(name)).await?;
         if let Some(known) = known {
             self.known.fill(name, known, before);
         }

@@ -41,6 +41,20 @@ impl StoreError {
     pub fn is_away(&self) -> bool {
         matches!(self, Self::Unreachable { .. } | Self::Unavailable(_))
     }
+
+    /// The same for everybody else who would ask the database now; `None` if it is about what one of them
+    /// wants.
+    pub fn for_all(&self) -> Option<Self> {
+        match self {
+            Self::Full => Some(Self::Full),
+            Self::Busy => Some(Self::Busy),
+            Self::Unavailable(why) => Some(Self::Unavailable(why.clone())),
+            Self::Unreachable { place, why, advice } => {
+                Some(Self::Unreachable { place: place.clone(), why: why.clone(), advice })
+            }
+            _ => None,
+        }
+    }
 }
 
 impl From<sqlx::Error> for StoreError {

@@ -1,5 +1,6 @@
 //! The marks of the cache's files, and what signed generations need.
 
+use std::collections::BTreeSet;
 use std::convert::Infallible;
 
 use muster_protocol::clock::UnixMillis;
@@ -29,6 +30,12 @@ impl Store {
     /// Whether operators are told that the cache does not have this file.
     pub async fn is_condemned(&self, name: &str) -> Result<bool, StoreError> {
         self.database.cache_marked(name).await
+    }
+
+    /// Those of these files that operators are told are missing.
+    pub async fn condemned(&self, names: &[String]) -> Result<BTreeSet<String>, StoreError> {
+        let marks = self.database.view().await?.cache_marks(names).await?;
+        Ok(marks.into_keys().collect())
     }
 
     /// Something needs these files after all.

@@ -15,14 +15,20 @@ use super::error::StoreError;
 use crate::core::change::Decided;
 use crate::core::checkin::{self, CheckInRefusal, ReceivedCheckIn};
 use crate::core::seals::Seals;
+use crate::metrics::Running;
 
 /// How many check-ins one transaction takes.
 pub const MOST_TOGETHER: usize = 256;
+/// How many bytes of check-ins may wait. Ten thousand usual ones are 20 MB; in memory each is two to three
+/// times as large.
+const MOST_BYTES: usize = 32 * 1024 * 1024;
+/// What one counts besides its bytes.
+const EACH_BYTES: usize = 512;
 
 /// A check-in that its machine is proved to have sent.
 #[derive(Debug, Clone)]
 pub struct Arrived {
-    pub checkin: CheckIn,
+    pub checkin: Box<CheckIn>,
     pub body: Bytes,
     pub body_sha256: Sha256,
     /// The key that is in force.
@@ -76,16 +82,52 @@ pub struct Queue(Mutex<Waiting>);
 
 #[derive(Debug, Default)]
 pub struct Waiting {
-    pub waiting: VecDeque<Waits>,
+    waiting: VecDeque<Waits>,
+    bytes: usize,
     /// Whether a task takes them.
     pub led: bool,
+}
+
+impl Waiting {
+    /// One more waits; `false` if there is no room for it. Nobody waits for the answer of one whose client
+    /// has hung up, and its machine sends the same again.
+    pub fn push(&mut self, one: Waits) -> bool {
+        if self.bytes + one.bytes() > MOST_BYTES {
+            self.waiting.retain(|one| !one.answer.is_closed());
+            self.bytes = self.waiting.iter().map(Waits::bytes).sum();
+        }
+        let fits = self.bytes + one.bytes() <= MOST_BYTES;
+        if fits {
+            self.bytes += one.bytes();
+            self.waiting.push_back(one);
+        }
+        fits
+    }
+
+    fn pop(&mut self) -> Option<Waits> {
+        loop {
+            let one = self.waiting.pop_front()?;
+            self.bytes -= one.bytes();
+            if !one.answer.is_closed() {
+                return Some(one);
+            }
+        }
+    }
 }
 
 /// One that waits, and where its answer goes.
 #[derive(Debug)]
 pub struct Waits {
-    pub arrived: Arrived,
+    pub arrived: Box<Arrived>,
     pub answer: oneshot::Sender<Result<Taken, StoreError>>,
+    /// It is counted for as long as it is here, even if its client has hung up.
+    pub _counted: Running,
+}
+
+impl Waits {
+    fn bytes(&self) -> usize {
+        self.arrived.body.len() + EACH_BYTES
+    }
 }
 
 impl Queue {
@@ -100,7 +142,7 @@ impl Queue {
             let (mut together, mut alone, mut later) = (Vec::new(), Vec::new(), VecDeque::new());
             let mut machines = HashSet::new();
             while together.len() + alone.len() < MOST_TOGETHER
-                && let Some(next) = queue.waiting.pop_front()
+                && let Some(next) = queue.pop()
             {
                 // Two of one machine are decided one after the other, by what the first has changed.
                 if machines.contains(&next.arrived.checkin.machine) {
@@ -111,6 +153,7 @@ impl Queue {
                 let routine = next.arrived.received().new_key().is_none();
                 if routine { together.push(next) } else { alone.push(next) }
             }
+            queue.bytes += later.iter().map(Waits::bytes).sum::<usize>();
             later.append(&mut queue.waiting);
             queue.waiting = later;
             queue.led = !machines.is_empty();

@@ -5,10 +5,12 @@ use std::net::{Shutdown, TcpStream};
 use std::path::Path;
 use std::process::{Command, Output};
 
+use crate::stores::each;
 use crate::support::{Answer, Fleet, LIMIT, until};
 use base64::Engine as _;
-use muster_protocol::api::ProblemCode;
-use muster_protocol::ids::{Sha256, nix_base32};
+use muster_protocol::api::{CACHE_MISSING, CACHE_PATHS, ProblemCode};
+use muster_protocol::cache::{AskedFor, MAX_ASKED_FOR, Missing, UploadedPath, Uploads, UploadsTaken};
+use muster_protocol::ids::{Sha256, StorePath, nix_base32};
 use muster_protocol::machine::Class;
 use reqwest::{Method, StatusCode};
 
@@ -144,6 +146,83 @@ async fn a_narinfo_must_be_true_of_the_cache() {
     assert_eq!(put(&fleet, &operator, &path, signed.clone()).await.status, StatusCode::CREATED);
     put(&fleet, &operator, &path, narinfo(nar, b"another content")).await.refused(409, ProblemCode::Conflict);
     assert_eq!(fleet.get(&path, &operator).await.text, signed);
+}
+
+/// What one request uploads: each a name of a path, what its archive holds, and what its content hashes to.
+fn uploads(paths: &[(&str, &[u8], &[u8])]) -> Uploads {
+    let path = |&(hash, nar, content): &(&str, &[u8], &[u8])| UploadedPath {
+        narinfo: narinfo(nar, content).replace(HASH, hash),
+        archive: base64::engine::general_purpose::STANDARD.encode(nar),
+    };
+    Uploads { paths: paths.iter().map(path).collect() }
+}
+async fn post(fleet: &Fleet, bearer: &str, path: &str, body: &impl serde::Serialize) -> Answer {
+    Answer::of(fleet.http.post(fleet.url(path)).bearer_auth(bearer).json(body)).await
+}
+const OTHER: &str = "1c0bm0n2hg4kd2x7q2g5p1l1c4cx8kpl";
+
+#[tokio::test]
+async fn many_paths_are_asked_for_by_one_request_and_uploaded_by_another() {
+    for store in each().await {
+        let fleet = Fleet::start_with(&store.config).await;
+        let mut machine = fleet.enrolled("cinnabar", Class::Nixos).await;
+        let (operator, reader) = (fleet.session().await, machine.bearer(&fleet).await);
+        let path = |hash| format!("/nix/store/{hash}-hello.drv").parse::<StorePath>().unwrap();
+        let asked = AskedFor { paths: vec![path(OTHER), path(HASH)] };
+        let missing =
+            async |fleet: &Fleet| post(fleet, &operator, CACHE_MISSING, &asked).await.good::<Missing>();
+        assert_eq!(missing(&fleet).await.paths, asked.paths);
+        // As often as it is sent: an operator who got no answer repeats it.
+        for _ in 0..2 {
+            let both = uploads(&[(HASH, b"one", b"x"), (OTHER, b"other", b"y")]);
+            let taken = post(&fleet, &operator, CACHE_PATHS, &both).await.good::<UploadsTaken>();
+            assert_eq!(taken.stored, 2);
+        }
+        assert_eq!(missing(&fleet).await.paths, []);
+        let text = fleet.get(&format!("/cache/{HASH}.narinfo"), &reader).await.text;
+        assert_eq!(text, narinfo(b"one", b"x"));
+        assert_eq!(fleet.get(&format!("/cache/nar/{}", nar_name(b"other")), &reader).await.text, "other");
+        // Machines read files alone.
+        for (path, body) in [
+            (CACHE_MISSING, serde_json::to_value(&asked).unwrap()),
+            (CACHE_PATHS, serde_json::to_value(uploads(&[])).unwrap()),
+        ] {
+            post(&fleet, &reader, path, &body).await.refused(403, ProblemCode::Unauthorised);
+            post(&fleet, "nobody", path, &body).await.refused(401, ProblemCode::Unauthorised);
+            let wrong = serde_json::json!({ "paths": [7] });
+            post(&fleet, &operator, path, &wrong).await.refused(400, ProblemCode::Malformed);
+        }
+        let many = serde_json::json!({ "paths": vec![path(HASH); MAX_ASKED_FOR + 1] });
+        post(&fleet, &operator, CACHE_MISSING, &many).await.refused(400, ProblemCode::Malformed);
+    }
+}
+
+#[tokio::test]
+async fn one_path_that_is_not_what_it_says_leaves_nothing_of_its_request() {
+    let fleet = Fleet::start_with("[limits]\nnar_bytes = 1000\n").await;
+    let operator = fleet.session().await;
+    let good = || uploads(&[(HASH, b"one", b"x"), (OTHER, b"other", b"y")]);
+    let refused = async |change: &dyn Fn(&mut UploadedPath)| {
+        let mut sent = good();
+        change(&mut sent.paths[1]);
+        post(&fleet, &operator, CACHE_PATHS, &sent).await.refused(422, ProblemCode::Malformed)
+    };
+    let message = refused(&|path| path.archive = "b3RoZXMK".into()).await;
+    assert!(message.contains("upload it again") && message.contains(OTHER), "{message}");
+    refused(&|path| path.archive = "???".into()).await;
+    refused(&|path| path.narinfo = path.narinfo.replace("FileSize: 5", "FileSize: 6")).await;
+    refused(&|path| path.narinfo = path.narinfo.replace("URL: nar/", "URL: ../nar/")).await;
+    refused(&|path| path.narinfo = path.narinfo.replace("/nix/store/", "/etc/")).await;
+    let large = vec![b'x'; 1001];
+    let sent = uploads(&[(HASH, b"one", b"x"), (OTHER, &large, b"y")]);
+    post(&fleet, &operator, CACHE_PATHS, &sent).await.refused(413, ProblemCode::TooLarge);
+    assert!(files(&fleet).is_empty(), "{:?}", files(&fleet));
+
+    post(&fleet, &operator, CACHE_PATHS, &good()).await.good::<UploadsTaken>();
+    let other = uploads(&[(HASH, b"one more", b"another content")]);
+    let message = post(&fleet, &operator, CACHE_PATHS, &other).await.refused(409, ProblemCode::Conflict);
+    assert!(message.contains("store paths never change"), "{message}");
+    assert_eq!(fleet.get(&format!("/cache/{HASH}.narinfo"), &operator).await.text, narinfo(b"one", b"x"));
 }
 
 /// The head of an upload, written by hand.

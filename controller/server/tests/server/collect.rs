@@ -4,9 +4,9 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::{Duration, UNIX_EPOCH};
 
-use muster_protocol::api::{OPERATOR_AUDIT, OPERATOR_COLLECT, ProblemCode};
+use muster_protocol::api::{CACHE_MISSING, OPERATOR_AUDIT, OPERATOR_COLLECT, ProblemCode};
 use muster_protocol::audit::Page;
-use muster_protocol::cache::{Collect, Collection, Found};
+use muster_protocol::cache::{AskedFor, Collect, Collection, Found, Missing};
 use muster_protocol::clock::Clock as _;
 use muster_protocol::ids::{MachineName, NIX_BASE32, Sha256, nix_base32};
 use muster_protocol::machine::Class;
@@ -112,6 +112,10 @@ async fn what_nothing_needs_is_told_of_no_more_and_removed_a_day_later() {
         }
         let again = collect(&fleet, false, 30).await;
         assert_eq!((again.condemned, again.waiting, again.removed), (0, 3, 0));
+        let path = |path| format!("/nix/store/{}", base(path)).parse().unwrap();
+        let asked = AskedFor { paths: vec![path(needed), path(unneeded)] };
+        let missing = fleet.http.post(fleet.url(CACHE_MISSING)).bearer_auth(&operator).json(&asked);
+        assert_eq!(Answer::of(missing).await.good::<Missing>().paths, asked.paths[1..]);
         // Whoever needs one of them uploads it again.
         copy(&fleet, &operator, unneeded, &[below]).await;
         assert_eq!(status(&fleet, &operator, &info_path(unneeded)).await, 200);

@@ -17,6 +17,7 @@ mod operators;
 mod parties;
 mod precedence;
 mod recorded;
+mod resting;
 mod restored;
 mod retention;
 mod schemas;

@@ -29,7 +29,11 @@ async fn back_up(fleet: &Fleet, with_keys: bool) -> Result<Backup, BackupError> 
 }
 
 async fn bring_back(fleet: &Fleet) -> Result<Backup, BackupError> {
-    restore(&fleet.config_file(), &at(fleet, "backup"), &*fleet.clock).await
+    bring_back_without(fleet, &[]).await
+}
+
+async fn bring_back_without(fleet: &Fleet, revoked: &[MachineName]) -> Result<Backup, BackupError> {
+    restore(&fleet.config_file(), &at(fleet, "backup"), revoked, &*fleet.clock).await
 }
 
 /// The controller loses its database. Its keys of bearers are still there, which is the harder case.
@@ -88,6 +92,7 @@ async fn an_older_backup_bricks_no_machine_moves_none_backwards_and_raises_no_al
     let mut machine = fleet.enrolled("cinnabar", Class::Nixos).await;
     let mut rotated = fleet.enrolled("quartz", Class::Nixos).await;
     let mut revoked_later = fleet.enrolled("galena", Class::Nixos).await;
+    let mut revoked_too = fleet.enrolled("orpiment", Class::Nixos).await;
     let used_later = fleet.invited("beryl", Class::Nixos).await;
     fleet.publish(&machine.name, &fleet.generation("cinnabar", Class::Nixos, 1)).await.good::<MachineView>();
     machine.check_in(&fleet).await;
@@ -96,6 +101,7 @@ async fn an_older_backup_bricks_no_machine_moves_none_backwards_and_raises_no_al
         ..event(seq, Some(1), EventKind::Verified)
     };
     machine.report(&fleet, 1, vec![said(1), said(2)]).await.good::<serde_json::Value>();
+    let early = fleet.session().await;
     let made = back_up(&fleet, false).await.unwrap();
 
     // What the backup does not know.
@@ -123,7 +129,10 @@ async fn an_older_backup_bricks_no_machine_moves_none_backwards_and_raises_no_al
     (unanswered.holds.targets, unanswered.holds.snapshot) = (3, 3);
 
     lose(&mut fleet).await;
-    let restored = bring_back(&fleet).await.unwrap();
+    let nobody: MachineName = "nobody".parse().unwrap();
+    let error = bring_back_without(&fleet, &[nobody]).await.unwrap_err();
+    assert!(matches!(error, BackupError::Revoke(_)), "{error}");
+    let restored = bring_back_without(&fleet, std::slice::from_ref(&revoked_too.name)).await.unwrap();
     assert_eq!(restored.log, made.log);
     fleet.clock.forward(60);
     fleet.up().await;
@@ -149,7 +158,7 @@ async fn an_older_backup_bricks_no_machine_moves_none_backwards_and_raises_no_al
     fleet.publish(&machine.name, &fourth).await.good::<MachineView>();
     assert_eq!(machine.check_in(&fleet).await.generation.unwrap().get(), 4);
     // Every bearer of before has ended, also those that the backup takes for good.
-    for bearer in [&bearer, &session, &ended, &gone] {
+    for bearer in [&bearer, &early, &session, &ended, &gone] {
         fleet.get("/cache/nix-cache-info", bearer).await.refused(401, ProblemCode::Unauthorised);
     }
     // A token that was used since enrols nobody else.
@@ -167,6 +176,11 @@ async fn an_older_backup_bricks_no_machine_moves_none_backwards_and_raises_no_al
     assert!(stranger.status.is_client_error(), "{}", stranger.text);
     readmit(&fleet, &unknown.name, &unknown.key, false).await.good::<MachineView>();
     unknown.check_in(&fleet).await;
+    // Whoever is named as revoked is, from the first moment on.
+    revoked_too.seq += 1;
+    let out = revoked_too.send_checkin(&fleet, &revoked_too.checkin(&fleet, revoked_too.seq)).await;
+    out.refused(403, ProblemCode::Revoked);
+    assert_eq!(fleet.view("orpiment").await.standing, Standing::Revoked);
     // A revocation since is forgotten: an operator repeats it, and it holds at once.
     revoked_later.check_in(&fleet).await;
     revoke(&fleet, &revoked_later.name).await;

@@ -86,6 +86,7 @@ async fn a_key_that_was_signed_in_changes_nothing_and_gets_no_bearer() {
         (Method::POST, api::OPERATOR_SESSION),
         (Method::POST, MACHINES),
         (Method::POST, "/v1/operator/machines/cinnabar/revoke"),
+        (Method::POST, "/v1/operator/machines/cinnabar/readmit"),
         (Method::POST, "/v1/operator/machines/cinnabar/acknowledge"),
         (Method::POST, "/v1/operator/machines/cinnabar/requests"),
         (Method::POST, "/v1/operator/machines/cinnabar/generations"),

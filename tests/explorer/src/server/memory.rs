@@ -360,7 +360,7 @@ impl Memory {
                 granted: Granted::Sealed(*grant),
                 reply: Some(reply.clone()),
             });
-            (row.observed, row.agent) = (Some(observed.clone()), Some(agent.clone()));
+            (row.observed, row.agent) = (Some(observed.to_string()), Some(agent.clone()));
             (row.seen_at, row.clock_skew_ms) = (Some(*at), Some(*clock_skew_ms));
             row.earlier.clone_from(earlier);
         });

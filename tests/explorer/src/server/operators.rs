@@ -3,8 +3,9 @@
 use muster_protocol::ids::{Epoch, Generation, Sha256};
 use muster_protocol::machine::Class;
 use muster_protocol::operator::next_generation;
+use muster_server::core::Change;
+use muster_server::core::restored::{Restored, restored};
 use muster_server::core::rows::{Request, StoredGeneration, Timestamp};
-use muster_server::core::{Change, access};
 
 use super::cast::{ONLINE, OPERATORS, STRANGER};
 use super::documents::{asked, draft, files_of, publication, signed_by};
@@ -60,7 +61,8 @@ impl World {
         let backup = self.backup.take()?;
         self.hour += 1;
         let log = backup.memory.log.newest();
-        let restored = access::restored(self.now(), &log, self.now());
+        let (now, revoked) = (self.now(), &[]);
+        let restored = restored(&[], &Restored { made_at: now, log: &log, revoked, now }).ok()?;
         self.kept = Kept::new(backup.memory.with(&restored.changes).ok()?);
         let seen = &mut self.seen;
         (seen.restored, seen.revoked) = (true, false);

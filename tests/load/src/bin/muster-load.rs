@@ -10,13 +10,14 @@ use std::time::Duration;
 
 use anyhow::{Context as _, Result};
 use clap::{Parser, ValueEnum};
+use muster_protocol::clock::Clock as _;
 use serde::Serialize;
 
 use muster_load::agents::{self, Agent};
 use muster_load::client::Target;
 use muster_load::fleet::Fleet;
 use muster_load::server::{Program, Server, free_address};
-use muster_load::{checkins, herd, publish, waiting};
+use muster_load::{checkins, filled, followers, herd, publish, waiting};
 
 #[derive(Debug, Parser)]
 #[command(name = "muster-load", about = "Measures a controller under the load of a whole fleet")]
@@ -30,6 +31,9 @@ struct Cli {
     /// The sizes of the fleets that check in
     #[arg(long, value_delimiter = ',', default_values_t = [100, 1_000, 10_000])]
     machines: Vec<usize>,
+    /// How many events the machines reported before they check in; 0 for an empty table
+    #[arg(long, default_value_t = 0)]
+    events: u64,
     /// How many agents wait when their memory is measured
     #[arg(long, default_value_t = 19_500)]
     waiting: usize,
@@ -39,6 +43,11 @@ struct Cli {
     /// The sizes of the fleets that a generation is published to
     #[arg(long, value_delimiter = ',', default_values_t = [1_000, 10_000])]
     publish: Vec<usize>,
+    /// The size of the fleet that operators follow, and how many of them do
+    #[arg(long, default_value_t = 10_000)]
+    followed: usize,
+    #[arg(long, default_value_t = 4)]
+    followers: usize,
     /// How long each rate is measured, in seconds
     #[arg(long, default_value_t = 5)]
     seconds: u64,
@@ -56,6 +65,7 @@ struct Cli {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
 enum What {
     Checkins,
+    Followers,
     Waiting,
     Publish,
     Herd,
@@ -63,7 +73,10 @@ enum What {
 
 #[derive(Debug, Default, Serialize)]
 struct Figures {
+    /// How many events were stored before the machines checked in.
+    events: u64,
     checkins: Vec<checkins::Rate>,
+    followers: Option<followers::Followed>,
     waiting: Vec<waiting::Waiting>,
     publish: Vec<publish::Wake>,
     herd: Option<herd::Herd>,
@@ -90,6 +103,9 @@ async fn measure(cli: &Cli) -> Result<Figures> {
     let mut figures = Figures::default();
     if wanted(What::Checkins) || wanted(What::Herd) {
         plain(cli, &mut figures, &wanted).await?;
+    }
+    if wanted(What::Followers) {
+        figures.followers = Some(followed(cli).await?);
     }
     if wanted(What::Publish) {
         for &count in &cli.publish {
@@ -142,6 +158,11 @@ async fn plain(cli: &Cli, figures: &mut Figures, wanted: &impl Fn(What) -> bool)
     if wanted(What::Checkins) {
         for &count in &cli.machines {
             agents.extend(bench.enrol(agents.len()..count).await?);
+            if cli.events > 0 && figures.events == 0 {
+                bench = bench.filled(cli).await?;
+                figures.events = cli.events;
+                println!("{} events of {count} machines are stored", cli.events);
+            }
             for in_session in [false, true] {
                 agents.iter_mut().for_each(|agent| agent.machine.in_session = in_session);
                 let connected = agents::connect(agents, &bench.server.target).await?;
@@ -184,6 +205,28 @@ async fn plain(cli: &Cli, figures: &mut Figures, wanted: &impl Fn(What) -> bool)
     Ok(())
 }
 
+async fn followed(cli: &Cli) -> Result<followers::Followed> {
+    let bench = Bench::start(cli, false).await?;
+    let mut agents = bench.enrol(0..cli.followed).await?;
+    agents.iter_mut().for_each(|agent| agent.machine.in_session = true);
+    // A follower of many machines lists all of them every 15 seconds.
+    let lasts = Duration::from_secs(3 * cli.seconds);
+    let followed = followers::followed(&bench.fleet, &bench.server, agents, cli.followers, lasts).await?;
+    println!(
+        "check-ins of {} machines at work: {:.0} a second, and {:.0} while {} operators follow them, which is \
+         {:.2} of it; {:.1} and {:.1} us of CPU each",
+        followed.machines,
+        followed.alone_per_second,
+        followed.followed_per_second,
+        followed.followers,
+        followed.ratio,
+        followed.alone_cpu_us,
+        followed.followed_cpu_us
+    );
+    bench.server.stop().await?;
+    Ok(followed)
+}
+
 /// A fleet with its controller.
 struct Bench {
     _folder: tempfile::TempDir,
@@ -207,6 +250,15 @@ impl Bench {
 
     async fn enrol(&self, names: std::ops::Range<usize>) -> Result<Vec<Agent>> {
         agents::enrol(&self.fleet, &self.target, names).await
+    }
+
+    /// The same fleet with events in its database, and the controller started anew.
+    async fn filled(self, cli: &Cli) -> Result<Self> {
+        self.server.stop().await?;
+        let database = self.fleet.folder.join("data/muster.db");
+        filled::fill(&database, cli.events, self.fleet.clock.unix_ms()).await?;
+        let server = Server::start(&program(cli), &self.config, self.target.clone()).await?;
+        Ok(Self { server, ..self })
     }
 
     async fn restart(self, cli: &Cli) -> Result<Self> {

@@ -106,7 +106,11 @@ fn machines_of_a_flake_are_added_in_one_request_and_updated_by_as_many_nix_proce
     assert_eq!(many.published().len(), 63);
     many.fleet.fixture.say("greeting", "changed").unwrap();
     let second = many.processes(&["update", "--yes"]);
-    assert_eq!((first, second), (few + 1, few + 1), "and one more copies all derivations");
+    let sources = few..=few + 1;
+    assert!(
+        sources.contains(&first) && sources.contains(&second),
+        "one more may copy sources: {first} {second}"
+    );
     assert!(many.published().values().all(|generation| *generation == 2));
     many.fleet.fixture.say("greeting", "changed again").unwrap();
     let told = many.must(&["update", "--dry-run", "m9"]);

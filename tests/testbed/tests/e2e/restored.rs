@@ -41,7 +41,7 @@ fn a_lost_controller_comes_back_from_an_older_backup_and_from_nothing_and_its_ma
     let data = fleet.controller_folder().join("data");
     fs::remove_dir_all(&data).unwrap();
     let told = fleet.must(&["restore", &folder]).unwrap();
-    assert!(told.contains("is restored") && told.contains("Revoke again"), "{told}");
+    assert!(told.contains("is restored") && told.contains("`muster machines revoke`"), "{told}");
     fleet.start_controller().unwrap();
     // It runs on what it holds, and refuses what is older.
     let view = fleet.wait(NAME, "a check-in with what it holds", |view| view.holds.targets == 2).unwrap();

@@ -15,7 +15,7 @@ use crate::api::signing::Reading;
 use crate::keys::signers::KeySource;
 
 /// A controller that answers every request with `answer`, on a port of its own.
-async fn served(answer: impl Fn(&HttpRequest) -> Response + Send + Sync + 'static) -> Api {
+pub async fn served(answer: impl Fn(&HttpRequest) -> Response + Send + Sync + 'static) -> Api {
     served_to(Signing::Own(Arc::new(SecretKey::generate().unwrap())), answer).await
 }
 

@@ -27,7 +27,13 @@ use crate::terminal::json::print_json;
 use crate::terminal::table;
 use crate::trust::roots::{self, Trusted};
 
+/// The exit codes; see docs/operators.md.
+const CODES: &str = "Exit codes: 0 the log extends all of them, 3 it ends before one, 4 it has another entry of \
+    that number, 5 another fleet's checkpoint, 6 not a checkpoint, 7 a wrong signature, 8 the entry was cut \
+    off the log; 1 if nothing could be compared";
+
 #[derive(Debug, Args)]
+#[command(after_help = CODES)]
 pub struct Verify {
     /// Files with checkpoints of `muster audit checkpoint`; - reads one from standard input
     #[arg(value_name = "FILE")]
@@ -139,6 +145,14 @@ impl Verify {
         }
         for one in &witnesses {
             say!("machine {}: {}.", one.machine, one.sentence);
+        }
+        if before.is_none() && self.export.is_none() && found.head.is_some() {
+            match believed {
+                true => say!(
+                    "This computer had seen no log of this fleet; from now on this one must be extended."
+                ),
+                false => say!("This computer had seen no log of this fleet, and does not remember this one."),
+            }
         }
         if agree > 0 {
             say!("{} shown this history.", count(agree, "machine was", "machines were"));

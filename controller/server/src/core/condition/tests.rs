@@ -55,6 +55,7 @@ fn machine(observed: Option<CheckIn>, outcome: Option<(u64, EventKind)>) -> Mach
         class: Class::Nixos,
         system: "x86_64-linux".parse().unwrap(),
         tags: Default::default(),
+        has_key: true,
         key: Some(key),
         age: None,
         agent: None,
@@ -94,7 +95,7 @@ fn rolled_back_event() -> EventKind {
 #[test]
 fn a_machine_without_a_key_is_invited_and_a_revoked_one_revoked() {
     let all_well = machine(Some(told(Phase::Confirmed, 2, '2', Some(2))), None);
-    assert_eq!(decide(&Machine { key: None, ..all_well.clone() }), Condition::Invited);
+    assert_eq!(decide(&Machine { has_key: false, ..all_well.clone() }), Condition::Invited);
     assert_eq!(decide(&Machine { revoked_at: Some(1), ..all_well }), Condition::Revoked);
 }
 

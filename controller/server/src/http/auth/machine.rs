@@ -12,7 +12,7 @@ use muster_protocol::session::SessionProof;
 use super::bearer::count;
 use super::session::{by_session, in_force, session_ended, session_proof};
 use crate::core::rows::KnownMachine;
-use crate::http::body::{Document, small_body};
+use crate::http::body::{Document, at_once, small_body};
 use crate::http::payer::Payer;
 use crate::http::problem::{Refused, refuse};
 use crate::http::request_peer::{proved, stranger};
@@ -39,9 +39,11 @@ pub trait MachineDocument: Document {
 ///
 /// Checks, in this order: a session's proof is good or a signature is present, the body is not too large,
 /// it is the one announced, it parses, the machine is known, the signature matches, the machine is not
-/// revoked, it is within its rate. The memory of an announced body is charged to its machine.
+/// revoked, it is within its rate. The memory of an announced body is charged to its machine; a body that
+/// came with its head takes none, so its announcement is not verified.
 pub struct FromMachine<T> {
-    pub sent: T,
+    /// In a box, since it is handed on many times.
+    pub sent: Box<T>,
     /// The bytes as received, which are what was signed.
     pub bytes: Bytes,
     pub sha256: Sha256,
@@ -62,15 +64,32 @@ impl<T: MachineDocument> FromRequest<Shared> for FromMachine<T> {
             return Self::of_session(app, headers, body, &proof).await;
         }
         let signature = machine_signature(headers)?;
-        let (payer, hash) = announced(app, headers, T::PATH).await?;
-        let bytes = small_body(app, headers, body, T::LIMIT, payer).await?;
-        let sha256 = Sha256::of(&bytes);
-        fits(hash.as_ref(), &sha256)?;
-        let sent = T::read(&bytes)?;
+        let (bytes, sha256) = match at_once(body) {
+            Ok(bytes) => {
+                let sha256 = Sha256::of(&bytes);
+                // Nobody has to pay for it, so an announcement matters only if it is of another body.
+                if announcement(headers).is_some_and(|said| said.body != sha256) {
+                    let (_, hash) = Box::pin(announced(app, headers, T::PATH)).await?;
+                    fits(hash.as_ref(), &sha256)?;
+                }
+                (bytes, sha256)
+            }
+            Err(body) => {
+                let (payer, hash) = Box::pin(announced(app, headers, T::PATH)).await?;
+                let bytes = Box::pin(small_body(app, headers, body, T::LIMIT, payer)).await?;
+                let sha256 = Sha256::of(&bytes);
+                fits(hash.as_ref(), &sha256)?;
+                (bytes, sha256)
+            }
+        };
+        let sent = Box::new(T::read(&bytes)?);
         let machine = sent.machine();
         let (known, signature) = match sent.new_key() {
             None => (signed_by_known(app, machine, T::CONTEXT, &bytes, &signature).await?, signature),
-            Some(new) => signed_by_both(app, machine, new, headers, T::CONTEXT, &bytes, &signature).await?,
+            Some(new) => {
+                let both = signed_by_both(app, machine, new, headers, T::CONTEXT, &bytes, &signature);
+                Box::pin(both).await?
+            }
         };
         admit(app, machine, &known).await?;
         Ok(Self { sent, bytes, sha256, known, signature: Some(signature) })
@@ -86,10 +105,16 @@ impl<T: MachineDocument> FromMachine<T> {
     ) -> Result<Self, Refused> {
         let claims = by_session(app, T::PATH, proof).await?;
         let machine = &claims.machine;
-        let bytes = small_body(app, headers, body, T::LIMIT, Payer::Machine(machine.clone())).await?;
+        let bytes = match at_once(body) {
+            Ok(bytes) => bytes,
+            Err(body) => {
+                let payer = Payer::Machine(machine.clone());
+                Box::pin(small_body(app, headers, body, T::LIMIT, payer)).await?
+            }
+        };
         let sha256 = Sha256::of(&bytes);
         fits(Some(&proof.body), &sha256)?;
-        let sent = T::read(&bytes)?;
+        let sent = Box::new(T::read(&bytes)?);
         if sent.machine() != machine || !sent.is_routine() {
             return Err(session_ended());
         }
@@ -118,13 +143,15 @@ pub fn machine_signature(headers: &HeaderMap) -> Result<Signature, Refused> {
     signature_in(headers, MACHINE_SIGNATURE)
 }
 
+/// What the header announces; nobody has checked yet who says so.
+fn announcement(headers: &HeaderMap) -> Option<Announcement> {
+    headers.get(MACHINE_ANNOUNCES)?.to_str().ok()?.parse().ok()
+}
+
 /// Who is charged for the incoming body, and the hash it must have. A machine that announces its body with
 /// its key is charged; version 0.1 announces nothing, and an announcement that does not verify is ignored.
 async fn announced(app: &App, headers: &HeaderMap, path: &str) -> Result<(Payer, Option<Sha256>), Refused> {
-    let said = headers.get(MACHINE_ANNOUNCES).and_then(|value| value.to_str().ok());
-    let Some(said) = said.and_then(|said| said.parse::<Announcement>().ok()) else {
-        return Ok((stranger(), None));
-    };
+    let Some(said) = announcement(headers) else { return Ok((stranger(), None)) };
     let known = app.services.store.machine_key(&said.machine).await?.filter(|known| !known.revoked);
     match known.filter(|known| said.verify(path, &known.key).is_ok()) {
         Some(_) => Ok((Payer::Machine(said.machine), Some(said.body))),

@@ -157,7 +157,7 @@ impl Claim {
             None => signature.key,
             Some(sign_in) => reads_for(&sign_in, &signature.key, parts, app)?,
         };
-        Ok(Self { signature, by, nonce, fleet: app.services.roots.current().fleet() })
+        Ok(Self { signature, by, nonce, fleet: app.services.roots.fleet() })
     }
 
     /// Checks the signature.

@@ -19,7 +19,7 @@ use crate::http::problem::{Refused, refuse};
 use crate::http::request_peer::away;
 use crate::http::state::{App, Shared};
 
-fn unfit(message: impl Into<String>) -> Refused {
+pub(super) fn unfit(message: impl Into<String>) -> Refused {
     refuse(StatusCode::UNPROCESSABLE_ENTITY, ProblemCode::Malformed, message)
 }
 
@@ -87,10 +87,7 @@ pub async fn narinfo(
     let names = [name.clone(), info.file.key()];
     app.services.store.spare_upload(&names, app.services.now()).await?;
     require_nar(&app, &info).await?;
-    if held(&app, &name).await?.is_some_and(|held| !held.same_content(&info)) {
-        let message = format!("{} is stored with other contents, and store paths never change", info.path);
-        return Err(refuse(StatusCode::CONFLICT, ProblemCode::Conflict, message));
-    }
+    require_same(&app, &name, &info).await?;
     away(app.services.blobs.write(&name, bytes)).await?;
     Ok(StatusCode::CREATED)
 }
@@ -106,6 +103,15 @@ async fn require_nar(app: &App, info: &Narinfo) -> Result<(), Refused> {
         ))),
         None => Err(unfit(format!("{key} is not in the cache: upload it before its narinfo"))),
     }
+}
+
+/// What is stored under this name already must have the same contents.
+pub(super) async fn require_same(app: &App, name: &str, info: &Narinfo) -> Result<(), Refused> {
+    if held(app, name).await?.is_some_and(|held| !held.same_content(info)) {
+        let message = format!("{} is stored with other contents, and store paths never change", info.path);
+        return Err(refuse(StatusCode::CONFLICT, ProblemCode::Conflict, message));
+    }
+    Ok(())
 }
 
 /// What is stored under this name. A file that does not parse as a narinfo may be replaced.

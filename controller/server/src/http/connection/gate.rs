@@ -1,4 +1,5 @@
-//! The entrance: limits on all connections, and on unauthenticated ones per address.
+//! The entrance: limits on all connections, on unauthenticated ones, and on those of an address that are
+//! read.
 //!
 //! A connection of an address that has as many unauthenticated ones as it may waits in a line, accepted and
 //! unread, instead of being closed: ten thousand machines behind one address are a line that moves as fast as
@@ -8,18 +9,19 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
-use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+use tokio::sync::Semaphore;
 
 use super::parties::{Parties, Party};
 use super::peer::Peer;
+use super::seats::{Full, Seat, Seats};
 use crate::http::payer::Payer;
 use crate::metrics::{COUNTED, Running, Turned};
 use crate::rates::Neighbourhood;
 
-/// How many eighths of all connections may be unread ones of one address.
-const LINE: usize = 5;
-/// An address may have at least so many, however few connections there are.
-const SHORTEST_LINE: usize = 64;
+/// How many eighths of all connections may be unauthenticated ones.
+const STRANGERS: usize = 5;
+/// There may be at least so many, however few connections there are.
+const FEWEST_STRANGERS: usize = 64;
 
 /// The limits for one address.
 #[derive(Debug, Clone, Copy)]
@@ -37,15 +39,8 @@ pub struct Bounds {
 /// Limits how many connections are open at once.
 #[derive(Debug, Clone)]
 pub struct Gate {
-    free: Arc<Semaphore>,
+    seats: Seats,
     parties: Parties,
-}
-
-/// Why there is no place.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Full {
-    All,
-    Address,
 }
 
 /// A place for one connection, in the line of its address.
@@ -54,37 +49,27 @@ pub struct Place {
     source: SocketAddr,
     parties: Parties,
     address: Arc<Party>,
-    open: Open,
-    _line: OwnedSemaphorePermit,
-}
-
-/// What a connection counts as while it is open.
-#[derive(Debug)]
-pub struct Open {
-    _permit: OwnedSemaphorePermit,
-    _counted: Running,
+    seat: Arc<Seat>,
+    open: Running,
 }
 
 impl Gate {
     pub fn new(bounds: Bounds) -> Self {
-        let free = Arc::new(Semaphore::new(bounds.connections.min(Semaphore::MAX_PERMITS)));
-        let line = (bounds.connections / 8).saturating_mul(LINE).max(SHORTEST_LINE);
-        Self { free, parties: Parties::new(bounds.unproven, line, bounds.turns) }
+        let strangers = (bounds.connections / 8).saturating_mul(STRANGERS).max(FEWEST_STRANGERS);
+        let seats = Seats::new(bounds.connections, strangers);
+        Self { seats, parties: Parties::new(bounds.unproven, bounds.turns) }
     }
 
     /// A place for a new connection, if there is one.
     pub fn place(&self, source: SocketAddr) -> Result<Place, Full> {
-        let permit = self.free.clone().try_acquire_owned().map_err(|_| {
-            COUNTED.turned_away(Turned::All);
-            Full::All
+        let seat = self.seats.take(Neighbourhood::of(source.ip())).inspect_err(|full| {
+            COUNTED.turned_away(match full {
+                Full::All => Turned::All,
+                Full::Address => Turned::Address,
+            });
         })?;
-        let open = Open { _permit: permit, _counted: COUNTED.connections.running() };
-        let address = self.address(source);
-        let line = address.line.clone().try_acquire_owned().map_err(|_| {
-            COUNTED.turned_away(Turned::Address);
-            Full::Address
-        })?;
-        Ok(Place { source, parties: self.parties.clone(), address, open, _line: line })
+        let (seat, open) = (Arc::new(seat), COUNTED.connections.running());
+        Ok(Place { source, parties: self.parties.clone(), address: self.address(source), seat, open })
     }
 
     /// The turns for what arrives from this address before a first request.
@@ -98,10 +83,15 @@ impl Gate {
 }
 
 impl Place {
-    /// Waits until one more connection of the address may be read. [`Open`] is held while it is.
-    pub async fn admitted(self) -> (Open, Peer) {
+    /// Waits until one more connection of the address may be read. [`Running`] is held while it is open.
+    pub async fn admitted(self) -> (Running, Peer) {
         let held = self.address.next_connection().await;
-        (self.open, Peer::new(self.source, self.parties, self.address, held))
+        (self.open, Peer::new(self.source, self.parties, self.address, held, self.seat))
+    }
+
+    /// It may become somebody else's.
+    pub fn seat(&self) -> Arc<Seat> {
+        self.seat.clone()
     }
 }
 
@@ -137,14 +127,18 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn an_address_takes_most_of_the_places_and_leaves_some_to_others() {
+    async fn addresses_together_take_most_of_the_places_and_each_has_its_share() {
         let gate = gate(1024, 2);
         let place = |number: u32| gate.place(source(&format!("192.0.2.{number}:1")));
         let line: Vec<_> = std::iter::from_fn(|| place(1).ok()).collect();
         assert_eq!((line.len(), place(1).unwrap_err()), (640, Full::Address));
-        let others: Vec<_> = (2..).map_while(|number| place(number % 100 + 2).ok()).collect();
-        assert_eq!((others.len(), place(1).unwrap_err()), (1024 - 640, Full::All));
-        drop(line);
+        let others: Vec<_> = std::iter::from_fn(|| place(2).ok()).collect();
+        assert_eq!((others.len(), place(2).unwrap_err()), (320, Full::All));
+        let gave_up = line.iter().filter(|place| place.seat().given_up().now_or_never().is_some());
+        assert_eq!(gave_up.count(), 320);
+        let (_open, machine) = place(3).unwrap().admitted().await;
+        assert!(machine.proved(&Payer::Machine("cinnabar".parse().unwrap())).within);
+        drop((line, others));
         assert!(place(1).is_ok());
     }
 }

@@ -25,8 +25,6 @@ pub struct Party {
     /// Turns for its requests, and for its connections before their first request.
     pub requests: Arc<Semaphore>,
     pub arrivals: Arc<Semaphore>,
-    /// Places for its unread connections; only an address has any.
-    pub line: Arc<Semaphore>,
     connections: Arc<Semaphore>,
 }
 
@@ -41,20 +39,18 @@ struct Names {
 pub struct Parties {
     names: Arc<Mutex<Names>>,
     of_an_address: usize,
-    line_of_an_address: usize,
     turns_of_an_address: usize,
 }
 
 impl Parties {
-    /// `of_an_address`: how many unauthenticated connections of one address are read; `line`: how many more
-    /// wait. It has as many turns; 0 means no limit.
-    pub fn new(of_an_address: usize, line: usize, turns_of_an_address: usize) -> Self {
+    /// `of_an_address`: how many unauthenticated connections of one address are read; 0 turns mean no limit.
+    pub fn new(of_an_address: usize, turns_of_an_address: usize) -> Self {
         let names = Arc::new(Mutex::new(Names { of: HashMap::new(), room: FEW }));
         let turns_of_an_address = match turns_of_an_address {
             0 => Semaphore::MAX_PERMITS,
             turns => turns.min(Semaphore::MAX_PERMITS),
         };
-        Self { names, of_an_address, line_of_an_address: line, turns_of_an_address }
+        Self { names, of_an_address, turns_of_an_address }
     }
 
     pub fn of(&self, payer: &Payer) -> Arc<Party> {
@@ -66,13 +62,13 @@ impl Parties {
             names.of.retain(|_, party| party.strong_count() > 0);
             names.room = FEW.max(2 * names.of.len());
         }
-        let (most, line, turns) = match payer {
-            Payer::Address(_) => (self.of_an_address, self.line_of_an_address, self.turns_of_an_address),
-            Payer::Machine(_) => (OF_A_MACHINE, 0, TURNS),
-            Payer::Operator(_) => (OF_AN_OPERATOR, 0, TURNS),
-            Payer::Reader(_) => (OF_A_READER, 0, TURNS),
+        let (most, turns) = match payer {
+            Payer::Address(_) => (self.of_an_address, self.turns_of_an_address),
+            Payer::Machine(_) => (OF_A_MACHINE, TURNS),
+            Payer::Operator(_) => (OF_AN_OPERATOR, TURNS),
+            Payer::Reader(_) => (OF_A_READER, TURNS),
         };
-        let party = Arc::new(Party::new(most, line, turns));
+        let party = Arc::new(Party::new(most, turns));
         names.of.insert(payer.clone(), Arc::downgrade(&party));
         party
     }
@@ -84,14 +80,9 @@ impl Parties {
 }
 
 impl Party {
-    pub fn new(most: usize, line: usize, turns: usize) -> Self {
+    pub fn new(most: usize, turns: usize) -> Self {
         let permits = |many: usize| Arc::new(Semaphore::new(many.min(Semaphore::MAX_PERMITS)));
-        Self {
-            requests: permits(turns),
-            arrivals: permits(turns),
-            line: permits(line),
-            connections: permits(most),
-        }
+        Self { requests: permits(turns), arrivals: permits(turns), connections: permits(most) }
     }
 
     /// One more connection; `None` if it holds too many.
@@ -132,7 +123,7 @@ mod tests {
 
     #[test]
     fn each_party_holds_so_many_connections_and_others_do_not_count() {
-        let parties = Parties::new(2, 0, TURNS);
+        let parties = Parties::new(2, TURNS);
         let one = parties.of(&address("192.0.2.1"));
         let held = (one.connection().unwrap(), one.connection().unwrap());
         assert!(parties.of(&address("192.0.2.1")).connection().is_none());
@@ -146,7 +137,7 @@ mod tests {
 
     #[test]
     fn whoever_held_a_machines_connections_under_an_older_key_keeps_nobody_out() {
-        let parties = Parties::new(2, 0, TURNS);
+        let parties = Parties::new(2, TURNS);
         let machine = Payer::Machine("cinnabar".parse().unwrap());
         let thief = parties.of(&machine);
         let many: Vec<Held> = (0..OF_A_MACHINE).map_while(|_| thief.connection()).collect();
@@ -161,7 +152,7 @@ mod tests {
 
     #[test]
     fn keys_that_were_signed_in_hold_few_connections_and_none_of_their_operators() {
-        let parties = Parties::new(2, 0, TURNS);
+        let parties = Parties::new(2, TURNS);
         let (operator, reader) = (parties.of(&Payer::Operator([1; 32])), parties.of(&Payer::Reader([1; 32])));
         let many: Vec<Held> = (0..OF_AN_OPERATOR).map_while(|_| reader.connection()).collect();
         assert_eq!(many.len(), OF_A_READER);
@@ -176,7 +167,7 @@ mod tests {
     #[test]
     fn the_turns_of_an_address_are_as_many_as_is_said_and_those_of_others_stay() {
         for (said, turns) in [(1, 1), (64, 64), (0, Semaphore::MAX_PERMITS)] {
-            let parties = Parties::new(2, 0, said);
+            let parties = Parties::new(2, said);
             let proxy = parties.of(&address("192.0.2.1"));
             assert_eq!(proxy.requests.available_permits(), turns);
             assert_eq!(proxy.arrivals.available_permits(), turns);
@@ -187,7 +178,7 @@ mod tests {
 
     #[test]
     fn nothing_is_kept_of_those_who_left() {
-        let parties = Parties::new(2, 0, TURNS);
+        let parties = Parties::new(2, TURNS);
         let stays = parties.of(&address("192.0.2.1"));
         for number in 0..10 * FEW as u32 {
             let address = std::net::Ipv4Addr::from_bits(number).into();

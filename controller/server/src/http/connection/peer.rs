@@ -1,12 +1,14 @@
 //! The peer of a connection, and whom the connection counts against.
 
 use std::net::{IpAddr, SocketAddr};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 
 use tokio::sync::Semaphore;
 
 use super::arrival::Arrival;
 use super::parties::{Held, Parties, Party};
+use super::seats::Seat;
 use crate::http::payer::Payer;
 
 /// The other end of a connection.
@@ -17,6 +19,9 @@ pub struct Peer {
     address_party: Arc<Party>,
     counts: Mutex<Counts>,
     arrival: Arc<Arrival>,
+    seat: Arc<Seat>,
+    /// Whether its request waits for news.
+    waits: AtomicBool,
 }
 
 /// Whom a connection counts against.
@@ -41,9 +46,16 @@ pub struct Proved {
 
 impl Peer {
     /// `held` is its connection, counted against its address.
-    pub fn new(source: SocketAddr, parties: Parties, address: Arc<Party>, held: Held) -> Self {
+    pub fn new(
+        source: SocketAddr,
+        parties: Parties,
+        address: Arc<Party>,
+        held: Held,
+        seat: Arc<Seat>,
+    ) -> Self {
         let counts = Mutex::new(Counts::Address { shared: false, _held: held });
-        Self { source, parties, address_party: address, counts, arrival: Arc::default() }
+        let (arrival, waits) = (Arc::default(), AtomicBool::new(false));
+        Self { source, parties, address_party: address, counts, arrival, seat, waits }
     }
 
     pub fn address(&self) -> IpAddr {
@@ -53,6 +65,22 @@ impl Peer {
     /// Whether its first request has arrived, and the turn of what precedes it.
     pub fn arrival(&self) -> &Arc<Arrival> {
         &self.arrival
+    }
+
+    /// Its connection's seat, which it keeps once it has proved whose it is.
+    pub fn seat(&self) -> Arc<Seat> {
+        self.seat.clone()
+    }
+
+    /// Whether its request waits for news, for up to a minute.
+    pub fn waits(&self) -> bool {
+        self.waits.load(Ordering::Relaxed)
+    }
+
+    /// Its request waits for news until the value is dropped.
+    pub fn waiting(self: Arc<Self>) -> Waiting {
+        self.waits.store(true, Ordering::Relaxed);
+        Waiting(self)
     }
 
     /// The turns for what arrives from its address before a first request.
@@ -85,6 +113,7 @@ impl Peer {
                 let within = held.is_some();
                 if let Some(held) = held {
                     *counts = Counts::One(who.clone(), held);
+                    self.seat.prove();
                 }
                 Proved { party, within, request: None }
             }
@@ -109,6 +138,15 @@ impl Peer {
     }
 }
 
+/// A request that waits for news.
+pub struct Waiting(Arc<Peer>);
+
+impl Drop for Waiting {
+    fn drop(&mut self) {
+        self.0.waits.store(false, Ordering::Relaxed);
+    }
+}
+
 fn by_request(party: Arc<Party>) -> Proved {
     let request = party.connection();
     Proved { party, within: request.is_some(), request }
@@ -117,6 +155,7 @@ fn by_request(party: Arc<Party>) -> Proved {
 #[cfg(test)]
 mod tests {
     use super::super::parties::TURNS;
+    use super::super::seats::Seats;
     use super::*;
     use crate::rates::Neighbourhood;
 
@@ -125,7 +164,8 @@ mod tests {
         let source = SocketAddr::new(text.parse().unwrap(), 1);
         let address = parties.of(&Payer::Address(Neighbourhood::of(source.ip())));
         let held = address.connection()?;
-        Some(Peer::new(source, parties.clone(), address, held))
+        let seat = Seats::new(1, 1).take(Neighbourhood::of(source.ip())).unwrap();
+        Some(Peer::new(source, parties.clone(), address, held, Arc::new(seat)))
     }
     fn machine(name: &str) -> Payer {
         Payer::Machine(name.parse().unwrap())
@@ -136,7 +176,7 @@ mod tests {
 
     #[test]
     fn only_peers_that_proved_nothing_count_against_their_address() {
-        let parties = Parties::new(2, 0, TURNS);
+        let parties = Parties::new(2, TURNS);
         let from = |text| from(&parties, text);
         let machine = machine("cinnabar");
         let (first, second) = (from("192.0.2.1").unwrap(), from("192.0.2.1").unwrap());
@@ -152,7 +192,7 @@ mod tests {
 
     #[test]
     fn connections_of_a_machine_are_counted_as_its_own_wherever_they_come_from() {
-        let parties = Parties::new(1000, 0, TURNS);
+        let parties = Parties::new(1000, TURNS);
         let who = machine("cinnabar");
         let from = |number: usize| {
             let address = if number.is_multiple_of(2) { "192.0.2.1" } else { "192.0.2.2" };
@@ -170,7 +210,7 @@ mod tests {
 
     #[test]
     fn a_proxys_connection_is_nobodys_once_a_second_one_asks_over_it() {
-        let parties = Parties::new(1000, 0, TURNS);
+        let parties = Parties::new(1000, TURNS);
         let (who, next) = (machine("cinnabar"), machine("blackphos"));
         let address = Payer::Address(Neighbourhood::of("192.0.2.1".parse().unwrap()));
         let open = || from(&parties, "192.0.2.1").unwrap();
@@ -195,7 +235,7 @@ mod tests {
 
     #[test]
     fn where_an_address_is_full_a_shared_connection_counts_as_the_first_ones() {
-        let parties = Parties::new(1, 0, TURNS);
+        let parties = Parties::new(1, TURNS);
         let (who, next) = (machine("cinnabar"), machine("blackphos"));
         let first = from(&parties, "192.0.2.1").unwrap();
         assert!(first.proved(&who).within);
@@ -209,7 +249,7 @@ mod tests {
 
     #[test]
     fn a_machine_without_a_known_connection_has_one_line_for_all_it_asks_at_once() {
-        let parties = Parties::new(1000, 0, TURNS);
+        let parties = Parties::new(1000, TURNS);
         let shared = from(&parties, "192.0.2.1").unwrap();
         let (who, next) = (machine("cinnabar"), machine("blackphos"));
         let _ = (shared.proved(&next), shared.proved(&who));

@@ -9,7 +9,7 @@ use axum::http::StatusCode;
 use muster_protocol::api::{Problem, ProblemCode};
 use tokio::io::{AsyncRead, AsyncReadExt as _, AsyncWrite, AsyncWriteExt as _};
 
-use super::gate::Full;
+use super::seats::Full;
 use crate::http::spread::later;
 
 /// When those come back who found no place, in seconds, and over how many seconds more.
@@ -26,6 +26,8 @@ pub enum Why {
     Full(Full),
     /// It waited too long in the line of its address.
     Late,
+    /// Its seat was given to another address, which has fewer.
+    Displaced,
     Stopping,
 }
 
@@ -36,7 +38,7 @@ pub fn answer(why: Why, source: SocketAddr) -> String {
             let message = "the controller has as many connections as limits.connections allows: repeat later";
             (BACK, StatusCode::SERVICE_UNAVAILABLE, ProblemCode::Busy, message)
         }
-        Why::Full(Full::Address) | Why::Late => {
+        Why::Full(Full::Address) | Why::Late | Why::Displaced => {
             let message = "too many unauthenticated connections of this address are open: repeat later";
             (BACK, StatusCode::TOO_MANY_REQUESTS, ProblemCode::TooMany, message)
         }
@@ -84,6 +86,7 @@ mod tests {
         for (why, status, waits) in [
             (Why::Full(Full::All), "HTTP/1.1 503 Service Unavailable\r\n", 5..=20),
             (Why::Full(Full::Address), "HTTP/1.1 429 Too Many Requests\r\n", 5..=20),
+            (Why::Displaced, "HTTP/1.1 429 Too Many Requests\r\n", 5..=20),
             (Why::Late, "HTTP/1.1 429 Too Many Requests\r\n", 5..=20),
             (Why::Stopping, "HTTP/1.1 503 Service Unavailable\r\n", 1..=6),
         ] {

@@ -1,7 +1,7 @@
-//! Accepts connections and serves them: each one is a small task until it is admitted, then hyper's.
+//! Accepts connections and serves them: each one is a small task until it is admitted.
 //!
 //! ```text
-//! accepted ──► in line (unread) ──► TLS handshake ──► hyper ──► closed
+//! accepted ──► in line (unread) ──► TLS handshake ──► kept (`keep`) ──► closed
 //!     │              │
 //!     └── refused ◄──┘  an answer, then closed
 //! ```
@@ -9,36 +9,32 @@
 //! A waiting machine is one connection here for almost a minute, thousands at a time. So futures that are
 //! large, or that are over soon, have a box of their own.
 
-use std::convert::Infallible;
 use std::io;
 use std::net::SocketAddr;
-use std::pin::Pin;
 use std::sync::Arc;
 use std::time::Duration;
 
 use axum::Router;
-use axum::body::Body;
-use axum::http::{Request, Response};
-use axum::routing::future::RouteFuture;
 use futures_util::FutureExt as _;
-use hyper::body::Incoming;
 use hyper::server::conn::http1;
-use hyper_util::rt::{TokioIo, TokioTimer};
-use tokio::io::{AsyncRead, AsyncWrite};
+use hyper_util::rt::TokioTimer;
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio::task::{JoinError, JoinHandle};
 use tokio::time::{sleep, timeout};
 use tokio_rustls::TlsAcceptor;
+use tokio_rustls::server::TlsStream;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
-use tower::Service as _;
 
 use super::arrival::Arriving;
-use super::gate::{Bounds, Gate, Open, Place};
+use super::exchange::Exchange;
+use super::gate::{Bounds, Gate, Place};
+use super::keep::Keeper;
 use super::peer::Peer;
 use super::refuse::{Why, answer, say};
 use super::stream::Connection;
+use crate::metrics::{COUNTED, Running, Turned};
 
 /// How long a client may take to send the head of a request.
 const HEAD_WAIT: Duration = Duration::from_secs(30);
@@ -55,8 +51,7 @@ const REFUSING_WAIT: Duration = Duration::from_secs(5);
 const BREATH: Duration = Duration::from_millis(50);
 
 /// An admitted connection, and what it counts as while it is open.
-type Admitted = Connection<Arriving, (Open, Arc<Peer>)>;
-type Http1<S> = http1::Connection<TokioIo<S>, OfPeer>;
+type Admitted = Connection<Arriving, (Running, Arc<Peer>)>;
 
 /// Connections are being accepted and served.
 pub struct Serving {
@@ -78,7 +73,7 @@ impl Serving {
         http.timer(TokioTimer::new()).header_read_timeout(head_wait).max_buf_size(MAX_HEAD_BYTES);
         let server = Arc::new(Server {
             gate: Gate::new(bounds),
-            http,
+            keeper: Keeper::new(http, head_wait, stopping.clone()),
             tls: tls.map(TlsAcceptor::from),
             router,
             idle: bounds.idle,
@@ -109,7 +104,7 @@ impl Serving {
 
 struct Server {
     gate: Gate,
-    http: http1::Builder,
+    keeper: Keeper,
     tls: Option<TlsAcceptor>,
     router: Router,
     idle: Duration,
@@ -157,30 +152,58 @@ impl Server {
             Ok(Some((open, peer))) => self.admit(stream, open, peer),
             Ok(None) => return,
             Err(why) => {
-                if let Ok(permit) = self.refusing.clone().acquire_owned().await {
+                if let Some(permit) = self.may_refuse(why).await {
                     Box::pin(self.refuse(stream, source, why, permit)).await;
                 }
                 return;
             }
         };
+        let seat = peer.seat();
+        tokio::select! {
+            () = self.keep(stream, peer) => {}
+            () = seat.given_up() => COUNTED.turned_away(Turned::Address),
+        }
+    }
+
+    async fn keep(&self, stream: Admitted, peer: Arc<Peer>) {
+        let source = peer.source;
+        let exchange = Arc::new(Exchange::new(self.router.clone(), peer));
         let Some(tls) = &self.tls else {
-            let http = self.http1(stream, peer);
-            return self.until_closed(http).await;
+            return self.keeper.keep(Box::new(stream), exchange).await;
         };
-        // This time includes the wait for a turn.
-        match Box::pin(timeout(self.head_wait, tls.accept(stream))).await {
-            Ok(Ok(stream)) => {
-                let http = self.http1(stream, peer);
-                self.until_closed(http).await;
-            }
+        if let Some(stream) = Box::pin(self.handshake(tls, stream, source)).await {
+            self.keeper.keep(stream, exchange).await;
+        }
+    }
+
+    /// The time it may take includes the wait for a turn.
+    async fn handshake(
+        &self,
+        tls: &TlsAcceptor,
+        stream: Admitted,
+        source: SocketAddr,
+    ) -> Option<Box<TlsStream<Admitted>>> {
+        match timeout(self.head_wait, tls.accept(stream)).await {
+            Ok(Ok(stream)) => return Some(Box::new(stream)),
             Ok(Err(error)) => tracing::debug!(?source, "a connection was not established: {error}"),
             Err(_) => tracing::debug!(?source, "a TLS handshake took too long"),
+        }
+        None
+    }
+
+    /// Those who made room for others have none left, and do not wait for it.
+    async fn may_refuse(&self, why: Why) -> Option<OwnedSemaphorePermit> {
+        let refusing = self.refusing.clone();
+        if why == Why::Displaced {
+            refusing.try_acquire_owned().ok()
+        } else {
+            refusing.acquire_owned().await.ok()
         }
     }
 
     /// Waits in the line of the connection's address. `None` if its client sends nothing.
-    async fn enter(&self, stream: &TcpStream, place: Place) -> Result<Option<(Open, Peer)>, Why> {
-        let mut spoke = false;
+    async fn enter(&self, stream: &TcpStream, place: Place) -> Result<Option<(Running, Peer)>, Why> {
+        let (mut spoke, seat) = (false, place.seat());
         let admitted = async {
             if stream.readable().await.is_err() {
                 return None;
@@ -191,6 +214,10 @@ impl Server {
         let entered = tokio::select! {
             entered = timeout(self.head_wait, admitted) => entered,
             () = self.stopping.cancelled() => return Err(Why::Stopping),
+            () = seat.given_up() => {
+                COUNTED.turned_away(Turned::Address);
+                return if spoke { Err(Why::Displaced) } else { Ok(None) };
+            }
         };
         match entered {
             Ok(admitted) => Ok(admitted),
@@ -199,37 +226,12 @@ impl Server {
         }
     }
 
-    fn admit(&self, stream: TcpStream, open: Open, peer: Peer) -> (Admitted, Arc<Peer>) {
+    fn admit(&self, stream: TcpStream, open: Running, peer: Peer) -> (Admitted, Arc<Peer>) {
         // Without it answers are only slower.
         let _ = stream.set_nodelay(true);
         let peer = Arc::new(peer);
         let stream = Arriving::new(stream, peer.arrival().clone(), peer.arrivals());
         (Connection::new(stream, self.idle, (open, peer.clone())), peer)
-    }
-
-    /// Boxed before any future holds it, since a future keeps room for what was moved out of it.
-    fn http1<S>(&self, stream: S, peer: Arc<Peer>) -> Pin<Box<Http1<S>>>
-    where
-        S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
-    {
-        let service = OfPeer { router: self.router.clone(), peer };
-        Box::pin(self.http.serve_connection(TokioIo::new(stream), service))
-    }
-
-    async fn until_closed<S>(&self, mut http: Pin<Box<Http1<S>>>)
-    where
-        S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
-    {
-        let closed = tokio::select! {
-            closed = http.as_mut() => closed,
-            () = self.stopping.cancelled() => {
-                http.as_mut().graceful_shutdown();
-                http.await
-            }
-        };
-        if let Err(error) = closed {
-            tracing::debug!("a connection ended: {error}");
-        }
     }
 
     async fn refuse(
@@ -265,36 +267,20 @@ fn is_of_one_connection(error: &io::Error) -> bool {
     matches!(error.kind(), ConnectionRefused | ConnectionAborted | ConnectionReset)
 }
 
-/// The router, whose requests carry the [`Peer`] that sent them.
-struct OfPeer {
-    router: Router,
-    peer: Arc<Peer>,
-}
-
-impl hyper::service::Service<Request<Incoming>> for OfPeer {
-    type Response = Response<Body>;
-    type Error = Infallible;
-    type Future = RouteFuture<Infallible>;
-
-    fn call(&self, mut request: Request<Incoming>) -> Self::Future {
-        self.peer.arrival().is_there();
-        request.extensions_mut().insert(self.peer.clone());
-        // A router is always ready.
-        self.router.clone().call(request)
-    }
-}
-
 #[cfg(test)]
 mod tests {
-    use std::mem::size_of;
-
-    use tokio_rustls::server::TlsStream;
-
     use super::*;
 
+    /// The size of what a function returns, in bytes.
+    fn size<A, F>(_: impl FnOnce(A) -> F) -> usize {
+        size_of::<F>()
+    }
+
     #[test]
-    fn a_connection_is_small_besides_its_buffers() {
-        assert!(size_of::<Http1<Admitted>>() <= 800);
-        assert!(size_of::<Http1<TlsStream<Admitted>>>() <= 2048);
+    fn a_connection_that_waits_is_small() {
+        let serve =
+            |(server, stream, source, place): (Arc<Server>, _, _, _)| server.serve(stream, source, place);
+        let bytes = size(serve);
+        assert!(bytes <= 3 * 1024, "{bytes} bytes");
     }
 }

@@ -94,7 +94,7 @@ mod tests {
 
     #[tokio::test]
     async fn only_so_many_of_a_party_are_worked_on_and_who_waits_for_a_client_holds_no_turn() {
-        let party = Arc::new(Party::new(1, 0, 1));
+        let party = Arc::new(Party::new(1, 1));
         let waits = |away: bool| {
             let pace = Pace::new(party.clone());
             let inner = pace.clone();
@@ -117,7 +117,7 @@ mod tests {
 
     #[tokio::test]
     async fn a_full_line_holds_up_its_own_alone_and_work_may_change_its_line() {
-        let (full, free) = (Arc::new(Party::new(1, 0, 1)), Arc::new(Party::new(1, 0, 1)));
+        let (full, free) = (Arc::new(Party::new(1, 1)), Arc::new(Party::new(1, 1)));
         let held = full.requests.clone().acquire_owned().await.unwrap();
         let pace = Pace::new(free.clone());
         let (changing, to) = (pace.clone(), full.clone());

@@ -42,9 +42,9 @@ pub async fn check_in(
     request: FromMachine<CheckIn>,
 ) -> Result<Json<CheckInReply>, Refused> {
     let FromMachine { sent: checkin, bytes: body, sha256: body_sha256, known, signature } = request;
-    require_own(&checkin, app.services.roots.current().fleet(), known.class)?;
+    require_own(&checkin, app.services.roots.fleet(), known.class)?;
     let brings_key = checkin.new_key.as_ref().map(|_| checkin.machine.clone());
-    let arrived = Arrived {
+    let arrived = Box::new(Arrived {
         checkin,
         body,
         body_sha256,
@@ -54,7 +54,7 @@ pub async fn check_in(
         poll_seconds: app.services.limits.poll_seconds,
         log: app.services.store.newest_entry(),
         seals: app.services.keyring.keys().seals.clone(),
-    };
+    });
     match app.services.store.check_in(arrived).await? {
         Ok(reply) => {
             brings_key.into_iter().for_each(|machine| forget(&Payer::Machine(machine)));

@@ -17,7 +17,7 @@ use super::files;
 use crate::http::auth::bearer::Bearer;
 use crate::http::path::OfMachine;
 use crate::http::problem::Refused;
-use crate::http::request_peer::away;
+use crate::http::request_peer::for_news;
 use crate::http::state::Shared;
 use crate::store::News;
 use crate::wakers::{Listener, Wake};
@@ -99,7 +99,7 @@ async fn wait(app: &Shared, asked: Asked) -> Result<Json<PollReply>, Refused> {
             };
             return Ok(Json(PollReply { generation, check_in, files }));
         }
-        match away(next(app, &mut listener, timeout.as_mut())).await {
+        match for_news(next(app, &mut listener, timeout.as_mut())).await {
             Next::News(wake) => {
                 // It may have been revoked meanwhile.
                 Box::pin(bearer.is_machines(app, &machine)).await?;

@@ -14,6 +14,7 @@ use crate::http::auth::bearer::{Bearer, CacheReader, MachineReader, Uploader};
 use crate::http::auth::machine::{FromMachine, FromStranger};
 use crate::http::auth::operator::{Signed, SignedByAnyone, SignedByKeyholder};
 use crate::http::body::Document;
+use crate::http::cache::many::Uploaded;
 use crate::http::heavy::Long;
 use crate::http::machine::poll;
 use crate::http::machine::reports::RawBatch;
@@ -68,6 +69,13 @@ macro_rules! has_a_bearer {
     )*};
 }
 has_a_bearer!(Bearer, MachineReader, CacheReader, Uploader);
+
+impl<T: ToSchema> Operand for Uploaded<T> {
+    fn describe(operation: &mut Operation) {
+        operation.auth(Auth::Bearer);
+        operation.takes::<T>();
+    }
+}
 
 impl Operand for poll::Asked {
     fn describe(operation: &mut Operation) {

@@ -11,7 +11,7 @@ use utoipa::ToSchema;
 
 use crate::http::auth::operator::Signed;
 use crate::http::problem::Refused;
-use crate::http::request_peer::away;
+use crate::http::request_peer::for_news;
 use crate::http::state::Shared;
 
 /// How long changes are gathered before a follower is told of them: in a fleet where something changes all
@@ -55,7 +55,7 @@ pub async fn changes(
                 }
             }
         };
-        away(news).await;
+        for_news(news).await;
     }
     // Before the machines: a change between the two is told twice, and not left out.
     let cursor = *cursor.borrow();

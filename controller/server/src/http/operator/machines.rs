@@ -20,6 +20,7 @@ use crate::http::payer::Payer;
 use crate::http::problem::Refused;
 use crate::http::request_peer::forget;
 use crate::http::state::Shared;
+use crate::store::Keys;
 
 impl Document for AddMachine {
     const WHAT: &'static str = "a new machine";
@@ -59,9 +60,13 @@ pub async fn list(
     _: Signed,
 ) -> Result<Listing, Refused> {
     let (store, now, poll) = (&app.services.store, app.services.now(), app.services.limits.poll_seconds);
+    let keys = match listed.fields {
+        Fields::All => Keys::Parsed,
+        Fields::Summary => Keys::Left,
+    };
     let machines = match app.services.notify.since(listed.instance.as_deref(), listed.after, MAX_CHANGED) {
-        Some(changed) => store.machines_named(&changed).await?,
-        None => store.machines().await?,
+        Some(changed) => store.machines_named(&changed, keys).await?,
+        None => store.machines(keys).await?,
     };
     let views = machines.into_iter().map(|machine| condition::view(machine, poll, now));
     Ok(Listing(match listed.fields {

@@ -5,7 +5,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use axum::extract::Request;
-use axum::http::{HeaderMap, HeaderValue, Method};
+use axum::http::{HeaderMap, HeaderValue, Method, StatusCode};
 use axum::response::Response;
 use muster_protocol::api::{REQUEST_ID, request_id};
 use muster_protocol::clock::Clock;
@@ -17,6 +17,9 @@ use crate::metrics::{COUNTED, Door};
 
 /// Requests that take longer are logged at the usual level.
 const SLOW: Duration = Duration::from_secs(1);
+
+/// The most of a path that is logged, in bytes.
+const MOST_PATH: usize = 256;
 
 /// The ID of a request: the client's, if it is a plain word, or the trace ID of its `traceparent`
 /// (W3C Trace Context), or a number of our own.
@@ -92,15 +95,23 @@ impl Access {
         let took = clock.awake().saturating_sub(self.began);
         let (status, ms, id) = (response.status().as_u16(), took.as_millis(), self.id.as_str());
         COUNTED.answered(self.door, status, took);
-        if took > SLOW && !self.door.waits() {
-            tracing::info!(method = %self.method, path = self.path, status, ms, id, "answered slowly");
+        let path = beginning(&self.path);
+        // What is told to come later is held back on purpose, and whoever floods does not fill the log too.
+        let slow = took > SLOW && !self.door.waits() && response.status() != StatusCode::TOO_MANY_REQUESTS;
+        if slow {
+            tracing::info!(method = %self.method, path, status, ms, id, "answered slowly");
         } else {
-            tracing::debug!(method = %self.method, path = self.path, status, ms, id, "answered");
+            tracing::debug!(method = %self.method, path, status, ms, id, "answered");
         }
         if !response.status().is_success() {
             self.id.tell(response);
         }
     }
+}
+
+/// As much of a path as the log has room for: nothing of ours is longer.
+fn beginning(path: &str) -> &str {
+    path.get(..path.floor_char_boundary(MOST_PATH)).unwrap_or_default()
 }
 
 #[cfg(test)]
@@ -129,6 +140,14 @@ mod tests {
         for bad in [nothing.as_str(), "00-4bf9-1-01", "", "zz-4bf92f3577b34da6a3ce929d0e0e4736-1-01"] {
             assert_ne!(id(&[("traceparent", bad)]), trace);
         }
+    }
+
+    #[test]
+    fn of_a_long_path_the_beginning_is_logged() {
+        let long = format!("/v1/{}", "\u{e9}".repeat(30_000));
+        let shown = beginning(&long);
+        assert!(long.starts_with(shown) && (MOST_PATH - 1..=MOST_PATH).contains(&shown.len()));
+        assert_eq!(beginning("/v1/checkin"), "/v1/checkin");
     }
 
     #[test]

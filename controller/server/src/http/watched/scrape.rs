@@ -14,6 +14,7 @@ use crate::core::census::{Census, census};
 use crate::http::state::{App, Shared};
 use crate::metrics::COUNTED;
 use crate::metrics::text::{CONTENT_TYPE, Kind, Text};
+use crate::store::Keys;
 
 /// The least time between two counts of the machines.
 const LEAST: Duration = Duration::from_secs(10);
@@ -28,7 +29,7 @@ async fn counted(app: &App) -> Option<Census> {
     let services = &app.services;
     let find = async {
         let began = services.clock.awake();
-        let machines = match tokio::time::timeout(MOST, services.store.machines()).await {
+        let machines = match tokio::time::timeout(MOST, services.store.machines(Keys::Left)).await {
             Ok(Ok(machines)) => machines,
             failed => {
                 let why = match failed {

@@ -19,6 +19,7 @@ use crate::core::machines::Stored;
 use crate::core::rows::{KnownMachine, Machine};
 use crate::store::answers::News;
 use crate::store::error::StoreError;
+use crate::store::parsed::{Keys, Parsed};
 
 #[derive(sqlx::FromRow)]
 struct Row {
@@ -52,7 +53,7 @@ struct Row {
 }
 
 impl Row {
-    fn machine(self) -> Result<Machine, StoreError> {
+    fn machine(self, parsed: &mut Parsed) -> Result<Machine, StoreError> {
         let damaged = || StoreError::Damaged("a machine");
         let attack = self.attack();
         let published = match (self.target, self.expires, self.published_at, self.published_by) {
@@ -60,7 +61,8 @@ impl Row {
                 // A generation that earlier versions accepted and this one does not parse (a number above the
                 // cap) is treated as missing: its machine must still be listed, so that it can be brought
                 // into a new epoch.
-                published(&target, expires, at, &by, self.signers.as_deref().unwrap_or_default()).ok()
+                let signers = self.signers.as_deref().unwrap_or_default();
+                published(&target, (expires, at), (&by, signers), parsed).ok()
             }
             _ => None,
         };
@@ -72,7 +74,8 @@ impl Row {
             class: self.class.parse().map_err(|_| damaged())?,
             system: self.system.parse().map_err(|_| damaged())?,
             tags: serde_json::from_str(&self.tags).map_err(|_| damaged())?,
-            key: self.key.as_deref().map(public_key).transpose()?,
+            has_key: self.key.is_some(),
+            key: parsed.own(self.key.as_deref())?,
             age: self.age.map(plain),
             agent: self.agent.map(plain),
             enrolled_at: self.enrolled_at,
@@ -109,14 +112,12 @@ impl Row {
 
 pub fn published(
     target: &[u8],
-    expires: i64,
-    at: UnixMillis,
-    by: &[u8],
-    signers: &str,
+    (expires, at): (i64, UnixMillis),
+    (by, signers): (&[u8], &str),
+    parsed: &mut Parsed,
 ) -> Result<Published, StoreError> {
     let target: Target = serde_json::from_slice(target).map_err(|_| StoreError::Damaged("a target"))?;
-    let signers = serde_json::from_str(signers).unwrap_or_default();
-    Ok(Published { target, at, by: public_key(by)?, expires, signers })
+    Ok(Published { target, at, by: parsed.publisher(by)?, expires, signers: parsed.signers(signers) })
 }
 
 macro_rules! select {
@@ -192,22 +193,28 @@ impl Postgres {
             .bind(name.as_str())
             .fetch_optional(self.view().await?.connection())
             .await?;
-        row.map(Row::machine).transpose()
+        row.map(|row| row.machine(&mut Parsed::new(Keys::Parsed))).transpose()
     }
 
-    pub async fn machines(&self) -> Result<Vec<Machine>, StoreError> {
+    pub async fn machines(&self, keys: Keys) -> Result<Vec<Machine>, StoreError> {
         let rows: Vec<Row> =
             query_as(select!("ORDER BY m.name")).fetch_all(self.view().await?.connection()).await?;
-        rows.into_iter().map(Row::machine).collect()
+        let mut parsed = Parsed::new(keys);
+        rows.into_iter().map(|row| row.machine(&mut parsed)).collect()
     }
 
-    pub async fn machines_named(&self, names: &[MachineName]) -> Result<Vec<Machine>, StoreError> {
+    pub async fn machines_named(
+        &self,
+        names: &[MachineName],
+        keys: Keys,
+    ) -> Result<Vec<Machine>, StoreError> {
         let names: Vec<&str> = names.iter().map(MachineName::as_str).collect();
         let rows: Vec<Row> = query_as(select!("WHERE m.name = ANY($1) ORDER BY m.name"))
             .bind(names)
             .fetch_all(self.view().await?.connection())
             .await?;
-        rows.into_iter().map(Row::machine).collect()
+        let mut parsed = Parsed::new(keys);
+        rows.into_iter().map(|row| row.machine(&mut parsed)).collect()
     }
 
     pub async fn machine_key(&self, name: &MachineName) -> Result<Option<KnownMachine>, StoreError> {

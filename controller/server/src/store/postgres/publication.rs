@@ -14,6 +14,7 @@ use crate::core::publication::{Current, Stored};
 use crate::core::rows::{GenerationFiles, StoredGeneration, Timestamp};
 use crate::store::answers::{File, Latest};
 use crate::store::error::StoreError;
+use crate::store::parsed::{Keys, Parsed};
 
 #[derive(sqlx::FromRow)]
 struct MachineRow {
@@ -250,8 +251,12 @@ impl Postgres {
         .bind(before.map_or(i64::MAX, Generation::packed))
         .fetch_all(self.view().await?.connection())
         .await?;
+        let mut parsed = Parsed::new(Keys::Left);
         rows.iter()
-            .map(|row| published(&row.target, row.expires, row.published_at, &row.published_by, &row.signers))
+            .map(|row| {
+                let times = (row.expires, row.published_at);
+                published(&row.target, times, (&row.published_by, &row.signers), &mut parsed)
+            })
             .collect()
     }
 }

@@ -164,7 +164,7 @@ pub async fn keep(sql: &mut SqliteConnection, checked_in: &[&CheckedIn]) -> Resu
                 .bind(i64::from(one.grant.key))
                 .bind(one.grant.expires)
                 .bind(json(&one.reply, "a reply")?)
-                .bind(&one.observed)
+                .bind(one.observed.clone())
                 .bind(one.at)
                 .bind(one.clock_skew_ms)
                 .bind(&one.agent)
@@ -180,11 +180,12 @@ pub async fn keep(sql: &mut SqliteConnection, checked_in: &[&CheckedIn]) -> Resu
 
 const COLUMNS: usize = 11;
 
+/// It fails as it is: the transaction is undone as a whole, so the statement keeps nothing to undo itself by.
 fn update(rows: usize) -> String {
     const ROW: &str = "(?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)";
     let values = vec![ROW; rows].join(", ");
     format!(
-        "UPDATE machines SET seq = v.column2, body_sha256 = v.column3, bearer_key = v.column4,
+        "UPDATE OR FAIL machines SET seq = v.column2, body_sha256 = v.column3, bearer_key = v.column4,
              bearer_expires = v.column5, reply = v.column6, observed = v.column7, seen_at = v.column8,
              clock_skew_ms = v.column9, agent = v.column10, earlier = v.column11, bearer_salt = NULL
          FROM (VALUES {values}) AS v WHERE name = v.column1"

@@ -14,11 +14,15 @@ use sqlx::sqlite::{
 
 use super::columns::sha256;
 use crate::store::error::StoreError;
+use crate::store::queue::MOST_TOGETHER;
 
 pub(super) static MIGRATIONS: Migrator = sqlx::migrate!("migrations/sqlite");
 const READERS: u32 = 4;
 /// After how many pages the write-ahead log is copied into the database: 16 MiB.
 const CHECKPOINT_PAGES: &str = "4096";
+/// How much of the database the writer keeps in memory, in KiB (negative for SQLite): the rows of thousands
+/// of machines that check in again and again.
+const WRITER_CACHE: &str = "-8192";
 /// How long to wait for a lock or a connection.
 pub(super) const WAIT: Duration = Duration::from_secs(10);
 
@@ -64,6 +68,10 @@ impl Sqlite {
             .foreign_keys(true)
             // Pages that are written again and again are copied into the database less often.
             .pragma("wal_autocheckpoint", CHECKPOINT_PAGES)
+            // What a statement would undo by is not worth a file.
+            .pragma("temp_store", "MEMORY")
+            // All rows of a group at once, so that its reader is woken once.
+            .row_buffer_size(MOST_TOGETHER + 1)
             .busy_timeout(WAIT);
         let open = |error: &dyn std::fmt::Display| StoreError::Open(format!("{}: {error}", file.display()));
         // A connection to a file needs no asking whether it is still there.
@@ -71,7 +79,8 @@ impl Sqlite {
             let pool = SqlitePoolOptions::new().max_connections(connections).acquire_timeout(WAIT);
             pool.test_before_acquire(false)
         };
-        let writer = pool(1).connect_with(options.clone()).await.map_err(|error| opened(file, &error))?;
+        let writing = options.clone().pragma("cache_size", WRITER_CACHE);
+        let writer = pool(1).connect_with(writing).await.map_err(|error| opened(file, &error))?;
         MIGRATIONS.run(&writer).await.map_err(|error| match error {
             MigrateError::VersionMissing(version) => open(&format_args!(
                 "a newer muster has migrated it to schema {version}: use that version or a newer one"

@@ -3,7 +3,7 @@
 use muster_protocol::clock::UnixMillis;
 use sqlx::SqliteConnection;
 
-use super::columns::{generation, machine};
+use super::columns::{generation, json, machine};
 use super::connection::{Sqlite, Transaction};
 use crate::core::garbage::{Mark, Marks};
 use crate::store::answers::NeededPage;
@@ -13,6 +13,7 @@ const NEEDED_AT_ONCE: i64 = 500;
 
 #[derive(sqlx::FromRow)]
 struct MarkRow {
+    name: String,
     at: i64,
     removing: i64,
 }
@@ -26,17 +27,14 @@ struct TargetRow {
 
 impl Transaction {
     pub async fn cache_marks(&mut self, names: &[String]) -> Result<Marks, StoreError> {
-        let mut marks = Marks::new();
-        for name in names {
-            let row: Option<MarkRow> = sqlx::query_as("SELECT at, removing FROM cache_marks WHERE name = $1")
-                .bind(name)
-                .fetch_optional(self.connection())
-                .await?;
-            if let Some(MarkRow { at, removing }) = row {
-                marks.insert(name.clone(), Mark { at, removing: removing != 0 });
-            }
-        }
-        Ok(marks)
+        let rows: Vec<MarkRow> = sqlx::query_as(
+            "SELECT m.name, m.at, m.removing FROM json_each($1) o JOIN cache_marks m ON m.name = o.value",
+        )
+        .bind(json(&names, "names")?)
+        .fetch_all(self.connection())
+        .await?;
+        let mark = |MarkRow { name, at, removing }| (name, Mark { at, removing: removing != 0 });
+        Ok(rows.into_iter().map(mark).collect())
     }
 }
 

@@ -18,6 +18,7 @@ use crate::core::machines::Stored;
 use crate::core::rows::{KnownMachine, Machine};
 use crate::store::answers::News;
 use crate::store::error::StoreError;
+use crate::store::parsed::{Keys, Parsed};
 
 /// How many rows are read before other tasks of the thread have their turn.
 const ROWS_AT_ONCE: usize = 64;
@@ -54,7 +55,7 @@ struct Row {
 }
 
 impl Row {
-    fn machine(self) -> Result<Machine, StoreError> {
+    fn machine(self, parsed: &mut Parsed) -> Result<Machine, StoreError> {
         let damaged = || StoreError::Damaged("a machine");
         let attack = self.attack();
         let published = match (self.target, self.expires, self.published_at, self.published_by) {
@@ -62,7 +63,8 @@ impl Row {
                 // A generation that earlier versions accepted and this one does not parse (a number above the
                 // cap) is treated as missing: its machine must still be listed, so that it can be brought
                 // into a new epoch.
-                published(&target, expires, at, &by, self.signers.as_deref().unwrap_or_default()).ok()
+                let signers = self.signers.as_deref().unwrap_or_default();
+                published(&target, (expires, at), (&by, signers), parsed).ok()
             }
             _ => None,
         };
@@ -74,7 +76,8 @@ impl Row {
             class: self.class.parse().map_err(|_| damaged())?,
             system: self.system.parse().map_err(|_| damaged())?,
             tags: serde_json::from_str(&self.tags).map_err(|_| damaged())?,
-            key: self.key.as_deref().map(public_key).transpose()?,
+            has_key: self.key.is_some(),
+            key: parsed.own(self.key.as_deref())?,
             age: self.age,
             agent: self.agent,
             enrolled_at: self.enrolled_at,
@@ -111,14 +114,12 @@ impl Row {
 
 pub fn published(
     target: &[u8],
-    expires: i64,
-    at: UnixMillis,
-    by: &[u8],
-    signers: &str,
+    (expires, at): (i64, UnixMillis),
+    (by, signers): (&[u8], &str),
+    parsed: &mut Parsed,
 ) -> Result<Published, StoreError> {
     let target: Target = serde_json::from_slice(target).map_err(|_| StoreError::Damaged("a target"))?;
-    let signers = serde_json::from_str(signers).unwrap_or_default();
-    Ok(Published { target, at, by: public_key(by)?, expires, signers })
+    Ok(Published { target, at, by: parsed.publisher(by)?, expires, signers: parsed.signers(signers) })
 }
 
 macro_rules! select {
@@ -163,15 +164,15 @@ impl Sqlite {
             .bind(name.as_str())
             .fetch_optional(self.read())
             .await?;
-        row.map(Row::machine).transpose()
+        row.map(|row| row.machine(&mut Parsed::new(Keys::Parsed))).transpose()
     }
 
-    pub async fn machines(&self) -> Result<Vec<Machine>, StoreError> {
+    pub async fn machines(&self, keys: Keys) -> Result<Vec<Machine>, StoreError> {
         // Each row is read while SQLite, in its own thread, makes the next ones.
         let mut rows = sqlx::query_as::<_, Row>(select!("ORDER BY m.name")).fetch(self.read());
-        let mut machines = Vec::new();
+        let (mut machines, mut parsed) = (Vec::new(), Parsed::new(keys));
         while let Some(row) = rows.try_next().await? {
-            machines.push(row.machine()?);
+            machines.push(row.machine(&mut parsed)?);
             if machines.len() % ROWS_AT_ONCE == 0 {
                 tokio::task::yield_now().await;
             }
@@ -179,11 +180,16 @@ impl Sqlite {
         Ok(machines)
     }
 
-    pub async fn machines_named(&self, names: &[MachineName]) -> Result<Vec<Machine>, StoreError> {
+    pub async fn machines_named(
+        &self,
+        names: &[MachineName],
+        keys: Keys,
+    ) -> Result<Vec<Machine>, StoreError> {
         let of_these = select!("WHERE m.name IN (SELECT value FROM json_each($1)) ORDER BY m.name");
         let rows: Vec<Row> =
             sqlx::query_as(of_these).bind(json(&names, "names")?).fetch_all(self.read()).await?;
-        rows.into_iter().map(Row::machine).collect()
+        let mut parsed = Parsed::new(keys);
+        rows.into_iter().map(|row| row.machine(&mut parsed)).collect()
     }
 
     pub async fn machine_key(&self, name: &MachineName) -> Result<Option<KnownMachine>, StoreError> {

@@ -14,6 +14,7 @@ use crate::core::publication::{Current, Stored};
 use crate::core::rows::{GenerationFiles, StoredGeneration, Timestamp};
 use crate::store::answers::{File, Latest};
 use crate::store::error::StoreError;
+use crate::store::parsed::{Keys, Parsed};
 
 #[derive(sqlx::FromRow)]
 struct MachineRow {
@@ -244,8 +245,12 @@ impl Sqlite {
         .bind(before.map_or(i64::MAX, Generation::packed))
         .fetch_all(self.read())
         .await?;
+        let mut parsed = Parsed::new(Keys::Left);
         rows.iter()
-            .map(|row| published(&row.target, row.expires, row.published_at, &row.published_by, &row.signers))
+            .map(|row| {
+                let times = (row.expires, row.published_at);
+                published(&row.target, times, (&row.published_by, &row.signers), &mut parsed)
+            })
             .collect()
     }
 }

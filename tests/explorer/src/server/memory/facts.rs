@@ -198,6 +198,7 @@ impl Memory {
             class: row.class,
             system: row.system.clone(),
             tags: row.tags.clone(),
+            has_key: row.key.is_some(),
             key: row.key,
             age: row.age.clone(),
             agent: row.agent.clone(),

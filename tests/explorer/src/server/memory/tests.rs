@@ -18,6 +18,7 @@ use muster_server::core::checkin::ReceivedCheckIn;
 use muster_server::core::log::Reading;
 use muster_server::core::publication::{NewGeneration, timestamp_version};
 use muster_server::core::reports::{Batch, NewEvent};
+use muster_server::core::restored::{Restored, restored};
 use muster_server::core::{access, machines, retention, roots};
 use muster_server::store::{Arrived, Failed, Store};
 
@@ -171,9 +172,12 @@ impl Both {
     /// By a key that a lost database knew; or, rarely, this is another database's backup.
     async fn admit(&mut self, context: &AuditContext<'_>) -> &'static str {
         if self.random.yes(4) {
-            let log = self.memory.log.newest();
-            self.keep(access::restored(self.now - 5000, &log, self.now));
-            self.store.restored(self.now - 5000, &log, self.now).await.unwrap();
+            let (log, revoked) = (self.memory.log.newest(), &[self.name()]);
+            let backup = Restored { made_at: self.now - 5000, log: &log, revoked, now: self.now };
+            let stored = [self.memory.facts_of_machine(&revoked[0])];
+            let decided = restored(&stored, &backup);
+            let here = decided.map(|decided| self.keep(decided)).map_err(|refusal| refusal.to_string());
+            assert_eq!(here, of_store(self.store.restored(&backup).await));
             return "restored";
         }
         let (machine, key) = (self.name(), self.any_key());
@@ -235,7 +239,7 @@ impl Both {
         let arrived = Arrived {
             body: body.clone().into(),
             body_sha256: received.body_sha256,
-            checkin,
+            checkin: Box::new(checkin),
             key,
             signature: None,
             now: self.now,
@@ -243,7 +247,7 @@ impl Both {
             log: None,
             seals: seals.into(),
         };
-        let there = answer(self.store.check_in(arrived).await.unwrap());
+        let there = answer(self.store.check_in(Box::new(arrived)).await.unwrap());
         assert_eq!(here, there, "with its bearer and its session");
         "check in"
     }
@@ -495,7 +499,7 @@ impl Both {
     /// Everything that the two give as facts.
     async fn compare(&self, at: &str) {
         let machines: Vec<_> = self.cast.names.iter().filter_map(|name| self.memory.machine(name)).collect();
-        let there = self.store.machines().await.unwrap();
+        let there = self.store.machines(muster_server::store::Keys::Parsed).await.unwrap();
         assert_eq!(format!("{machines:#?}"), format!("{there:#?}"), "{at}");
         for name in &self.cast.names {
             let known = self.store.machine_key(name).await.unwrap();
