@@ -27,7 +27,8 @@ use clap::{CommandFactory as _, FromArgMatches as _, Parser, Subcommand};
 #[derive(Debug, Parser)]
 #[command(name = "muster", version, max_term_width = 100)]
 pub struct Arguments {
-    /// The operator's configuration, as `muster init` made it [default: muster/muster.toml in
+    /// The operator's configuration, as `muster init` made it; for `serve`, `backup` and `restore` the
+    /// controller's, controller.toml [default: muster/muster.toml, or muster/controller/controller.toml, in
     /// $XDG_CONFIG_HOME]
     #[arg(long, global = true, env = "MUSTER_CONFIG", value_name = "FILE")]
     config: Option<PathBuf>,

@@ -16,13 +16,14 @@ use serde::Deserialize;
 
 pub use blobs::{BlobsAt, Credentials, Encryption, S3};
 pub use database::{DatabaseSettings, PostgresSettings};
+pub(crate) use private::require_private;
 
 use crate::core::retention::Kept;
 
 /// What is wrong with the configuration, and what to write instead.
 #[derive(Debug, thiserror::Error)]
 pub enum ConfigError {
-    #[error("cannot read {file}: {error}; name the file that `muster init` wrote with --config")]
+    #[error("cannot read {file}: {error}; name the controller.toml that `muster init` wrote")]
     Read { file: PathBuf, error: std::io::Error },
     #[error("{file} is not a controller's configuration: {error}")]
     Format { file: PathBuf, error: String },
@@ -451,6 +452,9 @@ mod tests {
             ("s3://bucket", "endpoint = \"http://store.example\"", "http is only for a store on this host"),
             ("s3://bucket", "endpoint = \"https://store.example/path\"", "s3.endpoint is"),
             ("s3://bucket", "encryption = \"aws:kms\"", "s3.encryption must be"),
+            ("s3://bucket", "region = \"eu central\"", "s3.region is 'eu central'"),
+            ("s3://bucket", "region = \"\"", "s3.region is ''"),
+            ("s3://bucket", "kms_key = \"a\\nb\"", "s3.kms_key is"),
             ("s3://bucket", "timeout_seconds = 0", "s3.timeout_seconds must be"),
             ("s3://bucket", "retries = 11", "s3.retries must be"),
         ] {
@@ -459,6 +463,9 @@ mod tests {
         }
         folder.mode("s3.toml", 0o644);
         assert!(s3("s3://bucket", "").unwrap_err().to_string().contains("chmod 600"));
+        std::fs::write(&credentials, "access_key_id = \"I D\"\nsecret_access_key = \"hidden\"\n").unwrap();
+        folder.mode("s3.toml", 0o600);
+        assert!(s3("s3://bucket", "").unwrap_err().to_string().contains("with a space"));
         std::fs::write(&credentials, "secret_access_key = hidden").unwrap();
         folder.mode("s3.toml", 0o600);
         let error = s3("s3://bucket", "").unwrap_err().to_string();

@@ -4,6 +4,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use muster_protocol::operator::REQUEST_WINDOW_SECONDS;
 use muster_protocol::random;
 use tokio::task::JoinHandle;
 
@@ -13,6 +14,8 @@ use crate::store::{Heard, StoreError};
 
 /// How often the database is asked.
 const LOOK: Duration = Duration::from_secs(1);
+/// By how many seconds the clocks of a controller and of its database may differ without a word.
+const MOST_APART_S: i64 = 5;
 /// How long to wait before a lost connection is tried again, at first and at most.
 const FIRST_PAUSE: Duration = Duration::from_millis(500);
 const LONGEST_PAUSE: Duration = Duration::from_secs(30);
@@ -35,6 +38,55 @@ impl Following {
     pub fn stop(&self) {
         self.0.iter().for_each(JoinHandle::abort);
     }
+}
+
+/// What this controller should share with others on the same database, and how it is set up.
+pub struct Setup {
+    pub has_shared_keys: bool,
+    pub has_bucket: bool,
+}
+
+/// Warns, before this controller is one of those at work, of what is wrong where several are.
+pub async fn warn_of(setup: &Setup, services: &Services) -> Result<(), StoreError> {
+    if !services.roots.shared() {
+        return Ok(());
+    }
+    let others = services.store.at_work().await?;
+    let ahead_ms = services.now().saturating_sub(services.store.clock(services.now()).await?);
+    for complaint in complaints(setup, &others, ahead_ms) {
+        tracing::warn!("{complaint}");
+    }
+    Ok(())
+}
+
+fn complaints(setup: &Setup, others: &[String], ahead_ms: i64) -> Vec<String> {
+    let mut found = Vec::new();
+    let apart = ahead_ms.saturating_abs() / 1000;
+    if apart > MOST_APART_S {
+        let direction = if ahead_ms > 0 { "ahead of" } else { "behind" };
+        found.push(format!(
+            "the clock here is {apart} s {direction} PostgreSQL's: set both by NTP; signed requests are refused \
+             where clocks are more than {REQUEST_WINDOW_SECONDS} s apart"
+        ));
+    }
+    if others.is_empty() {
+        return found;
+    }
+    let others = others.join(", ");
+    if !setup.has_shared_keys {
+        found.push(format!(
+            "another controller works on this database (connected from {others}), and bearer_keys is not set: \
+             a machine that moves between them has to check in anew each time; name one file as bearer_keys \
+             in each controller.toml"
+        ));
+    }
+    if !setup.has_bucket {
+        found.push(format!(
+            "another controller works on this database (connected from {others}), and the cache is in a folder \
+             here, which the other does not have: name a bucket as blobs in each controller.toml"
+        ));
+    }
+    found
 }
 
 /// Asks what has changed, and wakes the machines concerned: their poll looks whether it is for them.
@@ -92,5 +144,26 @@ fn complain(last: &mut String, error: &StoreError) {
     if *last != text {
         tracing::warn!("other controllers cannot be heard: {text}");
         *last = text;
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn several_controllers_are_warned_of_clocks_keys_and_files_that_they_do_not_share() {
+        let apart = Setup { has_shared_keys: false, has_bucket: false };
+        let together = Setup { has_shared_keys: true, has_bucket: true };
+        assert!(complaints(&apart, &[], 4_000).is_empty(), "it is alone");
+        let others = ["10.0.0.7".to_owned()];
+        assert!(complaints(&together, &others, -4_000).is_empty());
+        let found = complaints(&apart, &others, -400_000);
+        let words = ["400 s behind", "bearer_keys is not set", "name a bucket"];
+        assert!(
+            found.len() == 3 && found.iter().zip(words).all(|(one, word)| one.contains(word)),
+            "{found:?}"
+        );
+        assert!(complaints(&together, &[], 6_000)[0].contains("6 s ahead of"));
     }
 }

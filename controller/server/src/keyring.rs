@@ -12,6 +12,7 @@ use muster_protocol::session::ExchangeSecret;
 use serde::{Deserialize, Serialize};
 use zeroize::{Zeroize as _, Zeroizing};
 
+use crate::config::require_private;
 use crate::core::seals::{SealKey, Seals};
 
 /// Its name in the data folder.
@@ -34,6 +35,13 @@ pub enum KeyringError {
             machine then gets a new bearer with its next check-in"
     )]
     Damaged(PathBuf),
+    #[error(
+        "the keys of bearers {0} are not what `muster serve` writes: copy the file from another controller; if \
+            none has it, remove it and start again, and each machine gets a new bearer with its next check-in"
+    )]
+    DamagedShared(PathBuf),
+    #[error("bearer_keys {0}")]
+    Open(String),
     #[error(transparent)]
     Random(#[from] RandomError),
 }
@@ -101,7 +109,7 @@ impl Keyring {
     }
 
     fn of(file: PathBuf, own: bool, now_s: i64) -> Result<Self, KeyringError> {
-        let keys = in_force(&file, own, now_s)?;
+        let keys = in_force(&file, own, true, now_s)?;
         Ok(Self { file, own, held: RwLock::new(Arc::new(keys)) })
     }
 
@@ -109,9 +117,10 @@ impl Keyring {
         self.held.read().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
-    /// Reads the file again, and replaces a key that has sealed long enough.
+    /// Reads the file again, and replaces a key that has sealed long enough. A file that is missing now,
+    /// perhaps for a moment, is not made anew.
     pub fn renew(&self, now_s: i64) -> Result<(), KeyringError> {
-        let keys = in_force(&self.file, self.own, now_s)?;
+        let keys = in_force(&self.file, self.own, false, now_s)?;
         *self.held.write().unwrap_or_else(PoisonError::into_inner) = Arc::new(keys);
         Ok(())
     }
@@ -142,15 +151,20 @@ fn accepted(replaced_at: i64, now_s: i64) -> bool {
 }
 
 /// The keys in the file, which is brought up to date first: a key is on disk before it seals anything.
-fn in_force(file: &Path, own: bool, now_s: i64) -> Result<Keys, KeyringError> {
+fn in_force(file: &Path, own: bool, make: bool, now_s: i64) -> Result<Keys, KeyringError> {
     let failed = |error| KeyringError::File(file.to_owned(), error);
+    let damaged = || match own {
+        true => KeyringError::Damaged(file.to_owned()),
+        false => KeyringError::DamagedShared(file.to_owned()),
+    };
     let (mut written, mut changed) = match std::fs::read(file) {
         Ok(text) => {
             let text = Zeroizing::new(text);
+            require_private(file).map_err(KeyringError::Open)?;
             let written = serde_json::from_slice::<Written>(&text);
-            (written.map_err(|_| KeyringError::Damaged(file.to_owned()))?, false)
+            (written.map_err(|_| damaged())?, false)
         }
-        Err(error) if error.kind() == std::io::ErrorKind::NotFound => {
+        Err(error) if make && error.kind() == std::io::ErrorKind::NotFound => {
             let exchange = Hex::of(&ExchangeSecret::generate()?.to_bytes());
             (Written { keys: Vec::new(), exchange }, true)
         }
@@ -176,7 +190,7 @@ fn in_force(file: &Path, own: bool, now_s: i64) -> Result<Keys, KeyringError> {
     if changed {
         write(file, &written).map_err(failed)?;
     }
-    read(&written, now_s).ok_or_else(|| KeyringError::Damaged(file.to_owned()))
+    read(&written, now_s).ok_or_else(damaged)
 }
 
 fn new_key(now_s: i64) -> Result<WrittenKey, KeyringError> {
@@ -306,5 +320,26 @@ mod tests {
             let error = Keyring::open(folder.path(), NOW).unwrap_err().to_string();
             assert!(error.contains("remove the file"), "{error}");
         }
+    }
+
+    #[test]
+    fn a_shared_file_is_private_and_is_never_made_anew_while_the_controller_runs() {
+        let folder = tempfile::tempdir().unwrap();
+        let file = folder.path().join("shared.json");
+        let keyring = Keyring::shared(&file, NOW).unwrap();
+        let (held, text) = (keyring.keys(), std::fs::read(&file).unwrap());
+        std::fs::remove_file(&file).unwrap();
+        keyring.renew(NOW + 600).unwrap_err();
+        assert!(!file.exists());
+        assert_eq!(keyring.keys().exchange.public(), held.exchange.public());
+        std::fs::write(&file, text).unwrap();
+        std::fs::set_permissions(&file, std::fs::Permissions::from_mode(0o644)).unwrap();
+        let error = Keyring::shared(&file, NOW).unwrap_err().to_string();
+        assert!(error.contains("chmod 600"), "{error}");
+        std::fs::set_permissions(&file, std::fs::Permissions::from_mode(0o600)).unwrap();
+        keyring.renew(NOW + 600).unwrap();
+        std::fs::write(&file, "{}").unwrap();
+        let error = Keyring::shared(&file, NOW).unwrap_err().to_string();
+        assert!(error.contains("copy the file from another controller"), "{error}");
     }
 }

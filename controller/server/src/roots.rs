@@ -132,6 +132,20 @@ fn read(path: &Path) -> Result<Option<Vec<u8>>, RootsError> {
     }
 }
 
+/// Writes a root into a folder, durably.
+pub fn write_root(folder: &Path, version: u64, bytes: &[u8]) -> Result<(), RootsError> {
+    use std::io::Write as _;
+    let failed = |error: std::io::Error| RootsError::Write(folder.to_owned(), error);
+    let mut file = tempfile::NamedTempFile::new_in(folder).map_err(failed)?;
+    file.write_all(bytes).and_then(|()| file.as_file().sync_all()).map_err(failed)?;
+    // Never overwrites: another task may have been first.
+    let kept = file
+        .persist_noclobber(folder.join(format!("{version}.root.json")))
+        .map_err(|error| failed(error.error))?;
+    kept.set_permissions(std::os::unix::fs::PermissionsExt::from_mode(0o644)).map_err(failed)?;
+    std::fs::File::open(folder).and_then(|folder| folder.sync_all()).map_err(failed)
+}
+
 fn modified(folder: &Path) -> Option<SystemTime> {
     std::fs::metadata(folder).and_then(|meta| meta.modified()).ok()
 }
@@ -277,16 +291,7 @@ impl Roots {
 
     /// Writes the next root into the folder, durably. [`Roots::current`] then includes it.
     pub fn put(&self, version: u64, bytes: &[u8]) -> Result<(), RootsError> {
-        use std::io::Write as _;
-        let failed = |error: std::io::Error| RootsError::Write(self.folder.clone(), error);
-        let mut file = tempfile::NamedTempFile::new_in(&self.folder).map_err(failed)?;
-        file.write_all(bytes).and_then(|()| file.as_file().sync_all()).map_err(failed)?;
-        // Never overwrites: another task may have been first.
-        let kept = file
-            .persist_noclobber(self.folder.join(format!("{version}.root.json")))
-            .map_err(|error| failed(error.error))?;
-        kept.set_permissions(std::os::unix::fs::PermissionsExt::from_mode(0o644)).map_err(failed)?;
-        std::fs::File::open(&self.folder).and_then(|folder| folder.sync_all()).map_err(failed)?;
+        write_root(&self.folder, version, bytes)?;
         // The folder's mtime may be the same after two quick changes, so it is reread in any case.
         let chain = Chain::read(&self.folder)?;
         *self.chain.write().unwrap_or_else(PoisonError::into_inner) =

@@ -14,8 +14,8 @@ use rustls::pki_types::{CertificateDer, PrivateKeyDer};
 use tokio::sync::watch;
 use tokio::task::JoinHandle;
 
-use crate::config::{ConfigError, ServerConfig, TlsFiles};
-use crate::following::Following;
+use crate::config::{BlobsAt, ConfigError, ServerConfig, TlsFiles};
+use crate::following::{Following, Setup, warn_of};
 use crate::http::connection::gate::Bounds;
 use crate::http::connection::listen::bind;
 use crate::http::connection::serve::{REFUSING, Serving};
@@ -23,7 +23,7 @@ use crate::http::state::App;
 use crate::http::{router, watched_router};
 use crate::keyring::{self, Keyring, KeyringError};
 use crate::roots::{Roots, RootsError};
-use crate::services::Services;
+use crate::services::{Pulse, Services};
 use crate::signer::{OnlineKey, OnlineSigner};
 use crate::store::blobs::{BlobError, Blobs};
 use crate::store::shared::Ear;
@@ -37,8 +37,10 @@ const WATCHERS: usize = 64;
 const SWEEP: Duration = Duration::from_secs(600);
 /// How often the root folder is checked for a root that was not published here.
 const LOOK: Duration = Duration::from_secs(10);
-/// Open files that the controller needs besides the connections that it serves.
-const OTHER_FILES: u64 = 256 + REFUSING as u64;
+/// For how many of those the pulse goes on during one step: half an hour.
+const MOST_BEATS: u32 = 180;
+/// Open files that the controller needs besides the connections that it serves; docs/operators.md says so.
+const OTHER_FILES: u64 = 512 + REFUSING as u64;
 
 /// Why the controller does not start, or stopped.
 #[derive(Debug, thiserror::Error)]
@@ -122,6 +124,7 @@ impl Server {
     pub async fn start_at(config: ServerConfig, clock: Arc<dyn Clock>) -> Result<Self, ServerError> {
         let lock = open_data(&config.data)?;
         let (roots, store) = open_store(&config).await?;
+        store.require_here(&config.data).await?;
         warn_of_end(&roots, clock.unix_seconds());
         let tls = config.tls.as_ref().map(tls).transpose()?;
         let blobs = Blobs::open(&config.blobs)?;
@@ -151,6 +154,11 @@ impl Server {
         services.pulse.beat(&*services.clock);
         let app = Arc::new(App::new(services.clone(), config.data.clone(), stops));
         services.log_found_root().await?;
+        let setup = Setup {
+            has_shared_keys: config.bearer_keys.is_some(),
+            has_bucket: matches!(config.blobs, BlobsAt::S3(_)),
+        };
+        warn_of(&setup, &services).await?;
 
         let listen = |error| ServerError::Listen(config.listen, error);
         let listener = bind(config.listen, config.limits.idle()).map_err(listen)?;
@@ -242,10 +250,9 @@ async fn sweep(services: Arc<Services>) {
     let mut since = Duration::ZERO;
     loop {
         tokio::time::sleep(LOOK).await;
-        services.pulse.beat(&*services.clock);
         since += LOOK;
-        if let Err(error) = services.log_found_root().await {
-            tracing::warn!("a new root could not be logged: {error}");
+        if let Err(error) = beating(&services.pulse, &*services.clock, services.log_found_root()).await {
+            tracing::warn!("new roots cannot be looked for: {error}");
         }
         if since >= SWEEP {
             since = Duration::ZERO;
@@ -257,20 +264,66 @@ async fn sweep(services: Arc<Services>) {
     }
 }
 
-/// Removes what has expired or is older than it is kept; what fails is tried again with the next sweep.
+/// The pulse goes on while one step takes long, since each of its waits for the database has a limit of its
+/// own; it stops if the step never ends.
+async fn beating<T>(pulse: &Pulse, clock: &dyn Clock, step: impl Future<Output = T>) -> T {
+    tokio::pin!(step);
+    for _ in 0..MOST_BEATS {
+        pulse.beat(clock);
+        if let Ok(done) = tokio::time::timeout(LOOK, &mut step).await {
+            pulse.beat(clock);
+            return done;
+        }
+    }
+    step.await
+}
+
+/// What is removed, in this order.
+#[derive(Debug, Clone, Copy)]
+enum Old {
+    Bearers,
+    Events,
+    Attacks,
+    Tokens,
+    Generations,
+    Entries,
+}
+
+impl Old {
+    const ALL: [(Self, &str); 6] = [
+        (Self::Bearers, "bearers"),
+        (Self::Events, "events"),
+        (Self::Attacks, "attacks"),
+        (Self::Tokens, "tokens"),
+        (Self::Generations, "generations"),
+        (Self::Entries, "entries of the audit log"),
+    ];
+
+    async fn forget(self, services: &Services) -> Result<(), StoreError> {
+        let (store, now, now_s) = (&services.store, services.now(), services.now_s());
+        let oldest = now.saturating_sub(services.limits.event_age_ms());
+        match self {
+            Self::Bearers => store.sweep(now_s).await.map(drop),
+            Self::Events => store.forget_events(oldest).await.map(drop),
+            Self::Attacks => store.forget_attacks(oldest).await.map(drop),
+            Self::Tokens => store.forget_tokens(now_s).await.map(drop),
+            Self::Generations => {
+                store.forget_generations(services.limits.generations_kept(now)).await.map(drop)
+            }
+            Self::Entries => store.forget_cut_entries().await.map(drop),
+        }
+    }
+}
+
+/// Removes what has expired or is older than it is kept. What fails is tried again with the next sweep, and
+/// so is the rest while the database is away.
 async fn forget(services: &Services) {
-    let (store, now, now_s) = (&services.store, services.now(), services.now_s());
-    let oldest = now.saturating_sub(services.limits.event_age_ms());
-    for (what, done) in [
-        ("bearers", store.sweep(now_s).await),
-        ("events", store.forget_events(oldest).await),
-        ("attacks", store.forget_attacks(oldest).await),
-        ("tokens", store.forget_tokens(now_s).await),
-        ("generations", store.forget_generations(services.limits.generations_kept(now)).await),
-        ("entries of the audit log", store.forget_cut_entries().await),
-    ] {
-        if let Err(error) = done {
+    for (old, what) in Old::ALL {
+        if let Err(error) = beating(&services.pulse, &*services.clock, old.forget(services)).await {
             tracing::warn!("old {what} could not be removed: {error}");
+            if error.is_away() {
+                return;
+            }
         }
     }
 }
@@ -347,4 +400,39 @@ fn tls(files: &TlsFiles) -> Result<Arc<rustls::ServerConfig>, ServerError> {
         .map_err(|error| wrong(&error))?;
     config.alpn_protocols = vec![b"http/1.1".to_vec()];
     Ok(Arc::new(config))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Time awake as tokio counts it, which a test may pause.
+    struct Paused(tokio::time::Instant);
+
+    impl Clock for Paused {
+        fn unix_ms(&self) -> i64 {
+            0
+        }
+        fn awake(&self) -> Duration {
+            self.0.elapsed()
+        }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn the_pulse_goes_on_while_a_step_waits_for_the_database_and_stops_if_it_never_ends() {
+        let (clock, pulse) = (Paused(tokio::time::Instant::now()), Pulse::default());
+        let oldest = std::cell::Cell::new(Duration::ZERO);
+        let step = async {
+            for _ in 0..300 {
+                tokio::time::sleep(Duration::from_secs(1)).await;
+                oldest.set(oldest.get().max(pulse.age(&clock)));
+            }
+        };
+        beating(&pulse, &clock, step).await;
+        assert!(oldest.get() <= LOOK, "{:?}", oldest.get());
+        assert_eq!(pulse.age(&clock), Duration::ZERO);
+        let never = beating(&pulse, &clock, std::future::pending::<()>());
+        assert!(tokio::time::timeout(LOOK * MOST_BEATS + SWEEP, never).await.is_err());
+        assert!(pulse.age(&clock) >= SWEEP);
+    }
 }

@@ -82,10 +82,11 @@ impl OnlineSigner {
         Ok(Timestamp { bytes, version, expires, key: self.key.public() })
     }
 
-    /// Whether a timestamp is signed by this key and has at least half of its lifetime left.
-    pub fn is_good(&self, timestamp: &Timestamp, now_s: i64) -> bool {
+    /// Whether a timestamp has at least half of its lifetime left and is signed by a key that the root names
+    /// for it, this one or another controller's.
+    pub fn is_good(&self, timestamp: &Timestamp, named: impl Fn(&PublicKey) -> bool, now_s: i64) -> bool {
         let left = timestamp.expires.saturating_sub(now_s);
-        timestamp.key == self.key.public() && left >= self.life / 2
+        named(&timestamp.key) && left >= self.life / 2
     }
 }
 
@@ -100,12 +101,14 @@ mod tests {
     }
 
     #[test]
-    fn a_timestamp_is_renewed_after_half_its_life_or_under_a_new_key() {
-        let key = SecretKey::generate().unwrap();
+    fn a_timestamp_is_renewed_after_half_its_life_or_when_its_key_is_no_longer_named() {
+        let (key, other) = (SecretKey::generate().unwrap(), SecretKey::generate().unwrap());
         let signer = OnlineSigner::new(key.clone(), 1000);
-        assert!(signer.is_good(&timestamp(1, NOW + 1000, &key), NOW));
-        assert!(signer.is_good(&timestamp(1, NOW + 500, &key), NOW));
-        assert!(!signer.is_good(&timestamp(1, NOW + 499, &key), NOW));
-        assert!(!signer.is_good(&timestamp(1, NOW + 1000, &SecretKey::generate().unwrap()), NOW));
+        let named = |found: &PublicKey| [key.public(), other.public()].contains(found);
+        assert!(signer.is_good(&timestamp(1, NOW + 1000, &key), named, NOW));
+        assert!(signer.is_good(&timestamp(1, NOW + 500, &key), named, NOW));
+        assert!(!signer.is_good(&timestamp(1, NOW + 499, &key), named, NOW));
+        assert!(signer.is_good(&timestamp(1, NOW + 1000, &other), named, NOW), "another controller's");
+        assert!(!signer.is_good(&timestamp(1, NOW + 1000, &SecretKey::generate().unwrap()), named, NOW));
     }
 }

@@ -20,6 +20,7 @@ mod facts;
 mod garbage;
 mod known;
 mod log;
+mod moved;
 mod parsed;
 mod postgres;
 mod publication;

@@ -42,7 +42,8 @@ impl Copy {
         }
         let rows: u64 = copied.iter().map(|(_, rows)| rows).sum();
         say!("copied {rows} rows of {} tables; the log holds together", copied.len());
-        say!("start the controller with `muster serve --config {}`", self.to.display());
+        say!("no controller starts on the database of {} any more", self.from.display());
+        say!("put {} in the place of each controller's controller.toml, and start them", self.to.display());
         Ok(())
     }
 }

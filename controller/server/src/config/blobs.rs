@@ -12,6 +12,9 @@ use super::private::require_private;
 /// S3 takes at most this many parts in one upload, and no part but the last smaller than this.
 const MAX_PARTS: u64 = 10_000;
 const MIN_PART: u64 = 5 * 1024 * 1024;
+const MAX_REGION: usize = 64;
+/// An ARN of AWS has at most 2048 characters.
+const MAX_KMS_KEY: usize = 2048;
 const MAX_CREDENTIALS_BYTES: u64 = 16 * 1024;
 
 #[derive(Debug, Clone)]
@@ -89,6 +92,11 @@ struct CredentialsFile {
     session_token: Option<String>,
 }
 
+/// Whether it has only letters, digits and these.
+fn is_plain(text: &str, more: &str, most: usize) -> bool {
+    (1..=most).contains(&text.len()) && text.chars().all(|c| c.is_ascii_alphanumeric() || more.contains(c))
+}
+
 /// What is wrong: the setting, and the problem.
 pub(super) struct Wrong(pub &'static str, pub String);
 
@@ -154,6 +162,18 @@ impl Read<'_> {
                 return Err(self.wrong("s3.encryption", problem.into()));
             }
         };
+        // What is sent in a header must be one, or the first request fails.
+        let region = table.region.unwrap_or_else(|| "us-east-1".to_owned());
+        if !is_plain(&region, "-_.", MAX_REGION) {
+            let problem = format!("is '{region}': write it with letters, digits and '-', like eu-central-1");
+            return Err(self.wrong("s3.region", problem));
+        }
+        if let Some(Encryption::Kms(key)) = &encryption
+            && !is_plain(key, ":/_-.", MAX_KMS_KEY)
+        {
+            let problem = format!("is '{key}': write the key's ID, its alias or its ARN");
+            return Err(self.wrong("s3.kms_key", problem));
+        }
         let timeout = table.timeout_seconds.unwrap_or(30);
         if !(1..=600).contains(&timeout) {
             return Err(self.wrong("s3.timeout_seconds", "must be from 1 to 600".into()));
@@ -166,7 +186,7 @@ impl Read<'_> {
         Ok(S3 {
             bucket: bucket.to_owned(),
             prefix: prefix.to_owned(),
-            region: table.region.unwrap_or_else(|| "us-east-1".to_owned()),
+            region,
             path_style: table.path_style.unwrap_or(table.endpoint.is_some()),
             endpoint: table.endpoint.map(|endpoint| endpoint.trim_end_matches('/').to_owned()),
             credentials: self.credentials(table.credentials.as_deref())?,
@@ -241,6 +261,12 @@ impl Read<'_> {
                 Credentials { id, secret: secret.into(), token }
             }
         };
+        let visible = |text: &str| text.bytes().all(|byte| byte.is_ascii_graphic());
+        if !visible(&found.id) || !found.token.as_ref().is_none_or(|token| visible(token)) {
+            let problem = "has an access_key_id or session_token with a space or a character that is not \
+                           ASCII: write it as the store gave it";
+            return Err(self.wrong(KEY, problem.into()));
+        }
         if found.id.is_empty() || found.secret.is_empty() {
             return Err(self.wrong(KEY, "has an empty access_key_id or secret_access_key".into()));
         }

@@ -3,6 +3,7 @@
 use std::fmt;
 use std::path::{Path, PathBuf};
 
+use muster_protocol::api::is_loopback;
 use zeroize::Zeroizing;
 
 use super::private::require_private;
@@ -134,6 +135,8 @@ impl Read<'_> {
             return Err(Wrong(key, problem.into()));
         };
         let (place, parameters) = rest.split_once('?').unwrap_or((rest, ""));
+        let mut has_mode = false;
+        let mut host = host_of(place);
         let mut has_password = place.split_once('@').is_some_and(|(user, _)| user.contains(':'));
         for parameter in parameters.split('&').filter(|parameter| !parameter.is_empty()) {
             let (name, value) = parameter.split_once('=').unwrap_or((parameter, ""));
@@ -149,9 +152,23 @@ impl Read<'_> {
                 return Err(Wrong(key, problem));
             }
             has_password |= name == "password";
+            has_mode |= name == "sslmode";
+            if matches!(name, "host" | "hostaddr") {
+                host = value;
+            }
+        }
+        // Without it, a server that offers no TLS, or somebody between, gets everything in the clear.
+        if !has_mode && !is_here(host) {
+            let problem = "names another host without saying how to encrypt: write ?sslmode=verify-full after \
+                the database's name, or another mode on purpose";
+            return Err(Wrong(key, problem.into()));
         }
         if has_password {
-            require_private(self.config).map_err(|problem| Wrong(key, problem))
+            // The text says which file, and what is in it that others must not read.
+            require_private(self.config).map_err(|problem| {
+                let problem = problem.strip_prefix("names ").unwrap_or(&problem);
+                Wrong(key, format!("holds a password, so only the controller may read this file: {problem}"))
+            })
         } else {
             Ok(())
         }
@@ -176,6 +193,22 @@ impl Read<'_> {
     }
 }
 
+/// The host of what is between `postgres://` and the question mark.
+fn host_of(place: &str) -> &str {
+    let authority = place.split('/').next().unwrap_or_default();
+    let host = authority.rsplit('@').next().unwrap_or_default();
+    match host.strip_prefix('[').and_then(|rest| rest.split_once(']')) {
+        Some((address, _)) => address,
+        None => host.split(':').next().unwrap_or_default(),
+    }
+}
+
+/// Whether nothing leaves this host: it is a loopback address, or the folder of a socket.
+fn is_here(host: &str) -> bool {
+    let socket = host.is_empty() || host.starts_with('/') || host.to_ascii_lowercase().starts_with("%2f");
+    socket || is_loopback(host)
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -198,7 +231,7 @@ mod tests {
         };
         assert_eq!(listens("").as_deref(), Some(URL));
         assert_eq!(listens("database_listen = \"none\""), None);
-        let direct = "postgres://muster@direct/muster";
+        let direct = "postgres://muster@direct/muster?sslmode=require";
         assert_eq!(listens(&format!("database_listen = \"{direct}\"")).as_deref(), Some(direct));
     }
 
@@ -211,8 +244,13 @@ mod tests {
             ("database = \"mysql://u:geheim@h/d\"", "database must be \"postgres://USER@HOST"),
             ("database = \"postgres://u:geheim@h/d?sslmod=require\"", "that muster does not know"),
             ("database = \"postgres://u:geheim@h/d?sslmode=maybe\"", "write one of disable"),
-            ("database = \"postgres://u@h/d\"\ndatabase_listen = \"geheim\"", "database_listen must be"),
-            ("database = \"postgres://u@h/d\"\ndatabase_password = \"none\"", "database_password names"),
+            ("database = \"postgres://u@[::1]/d\"\ndatabase_listen = \"geheim\"", "database_listen must be"),
+            (
+                "database = \"postgres://u@/d?host=/run\"\ndatabase_password = \"none\"",
+                "database_password names",
+            ),
+            ("database = \"postgres://u:geheim@h/d\"", "sslmode=verify-full"),
+            ("database = \"postgres://u@127.0.0.1/d?host=h\"", "sslmode=verify-full"),
             ("database_password = \"online.pem\"", "which is missing"),
             ("database_listen = \"postgres://u:geheim@h/d\"", "which is missing"),
             ("database = \"postgres://u:geheim@h/d", "controller.toml"),
@@ -235,10 +273,11 @@ mod tests {
         let DatabaseSettings::Postgres(settings) = settings else { panic!("it is not SQLite") };
         assert_eq!(settings.password.as_ref().map(|password| password.as_str()), Some("geheim"));
 
-        let inside = "database = \"postgres://muster:geheim@db.example/muster\"";
+        let inside = "database = \"postgres://muster:geheim@db.example/muster?sslmode=require\"";
         folder.mode("controller.toml", 0o644);
         let error = with(&folder, inside).unwrap_err();
         assert!(error.contains("chmod 600") && !error.contains("geheim"), "{error}");
+        assert!(error.contains("database holds a password"), "{error}");
         folder.mode("controller.toml", 0o600);
         assert!(with(&folder, inside).is_ok());
     }

@@ -24,6 +24,11 @@ use crate::store::{Failed, StoreError};
 
 impl From<StoreError> for Refused {
     fn from(error: StoreError) -> Self {
+        // Where it is, is for the log, not for strangers; `reach` has written it there.
+        if let StoreError::Unreachable { .. } = error {
+            let message = "the controller's database cannot be reached: repeat in a moment";
+            return refuse(StatusCode::SERVICE_UNAVAILABLE, ProblemCode::Busy, message);
+        }
         let (status, code) = match error {
             StoreError::Full => (StatusCode::INSUFFICIENT_STORAGE, ProblemCode::StorageFull),
             StoreError::Busy | StoreError::Conflict | StoreError::Unavailable(_) => {

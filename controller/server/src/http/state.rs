@@ -24,7 +24,8 @@ pub struct App {
     pub data: PathBuf,
     /// Whether it can serve requests, and why not.
     pub readiness: Kept<Result<(), &'static str>>,
-    pub census: Kept<Census>,
+    /// `None` if the database did not say.
+    pub census: Kept<Option<Census>>,
 }
 
 pub type Shared = Arc<App>;

@@ -94,12 +94,16 @@ impl Store {
     ) -> Result<(), Failed<MachineRefusal>> {
         let decided = self.decide(
             |mut transaction| async move {
+                // Rows of machines are locked by name, so that no two requests wait for each other.
+                let mut by_name: Vec<(usize, &AddMachine)> = new.iter().enumerate().collect();
+                by_name.sort_by(|(_, one), (_, other)| one.machine.cmp(&other.machine));
                 let mut stored = Vec::with_capacity(new.len());
-                for one in new {
+                for (place, one) in by_name {
                     let taken = transaction.token_taken(&one.token).await?;
-                    stored.push((transaction.known(&one.machine).await?, taken));
+                    stored.push((place, (transaction.known(&one.machine).await?, taken)));
                 }
-                Ok((transaction, stored))
+                stored.sort_by_key(|(place, _)| *place);
+                Ok((transaction, stored.into_iter().map(|(_, found)| found).collect()))
             },
             |stored: &Vec<machines::StoredOfNew>| machines::add_all(stored, new, context),
         );

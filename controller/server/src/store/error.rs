@@ -10,7 +10,10 @@ pub enum StoreError {
     /// The transaction conflicted with another: it may succeed when repeated as a whole.
     #[error("the controller's database is busy: repeat in a moment")]
     Conflict,
-    /// It cannot be reached, stops, starts, or is a standby.
+    /// There is no connection to it.
+    #[error("PostgreSQL at {place} cannot be reached ({why}): {advice}")]
+    Unreachable { place: String, why: String, advice: &'static str },
+    /// It stops, starts, is a standby, or does not answer.
     #[error("the controller's database cannot be used now ({0}): repeat in a moment")]
     Unavailable(String),
     #[error("the controller's database fails: {0}")]
@@ -22,6 +25,11 @@ pub enum StoreError {
             data or root in controller.toml"
     )]
     OtherFleet { wanted: String, found: String },
+    #[error(
+        "the controller's database was copied to the one that {to} names, and that one counts since: start the \
+            controller with it; to give up that copy and go on here, {undo}"
+    )]
+    Moved { to: String, undo: String },
     #[error("the controller's database holds {0} that it cannot read: restore a backup")]
     Damaged(&'static str),
     #[error(transparent)]
@@ -29,6 +37,11 @@ pub enum StoreError {
 }
 
 impl StoreError {
+    /// Whether the database as a whole is out of reach, so that nothing else will succeed either.
+    pub fn is_away(&self) -> bool {
+        matches!(self, Self::Unreachable { .. } | Self::Unavailable(_))
+    }
+
     /// The same for everybody else who would ask the database now; `None` if it is about what one of them
     /// wants.
     pub fn for_all(&self) -> Option<Self> {
@@ -36,6 +49,9 @@ impl StoreError {
             Self::Full => Some(Self::Full),
             Self::Busy => Some(Self::Busy),
             Self::Unavailable(why) => Some(Self::Unavailable(why.clone())),
+            Self::Unreachable { place, why, advice } => {
+                Some(Self::Unreachable { place: place.clone(), why: why.clone(), advice })
+            }
             _ => None,
         }
     }

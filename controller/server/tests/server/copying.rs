@@ -68,28 +68,78 @@ async fn a_released_versions_database_is_the_same_after_it_was_copied_there_and_
     let both = ["1.root.json", "2.root.json"];
     configure(at, "old", &both, "");
     fs::copy(fixture().join("controller/muster.db"), at.join("old/muster.db")).unwrap();
-    let shared = Place::new().await.map(|postgres| postgres.setting()).unwrap_or_default();
+    let postgres = Place::new().await;
+    let shared = postgres.as_ref().map(|postgres| postgres.setting()).unwrap_or_default();
     configure(at, "there", &both, &shared);
-    configure(at, "back", &both[..1], "");
+    configure(at, "back", &[], "");
     let (old, there, back) = (at.join("old.toml"), at.join("there.toml"), at.join("back.toml"));
 
     let copied = database::copy(&old, &there).await.unwrap();
     assert!(copied.iter().any(|(table, count)| table == "audit" && *count > 0), "{copied:?}");
     assert_eq!(database::copy(&there, &back).await.unwrap(), copied);
     assert_eq!(rows(&at.join("back/muster.db")).await, rows(&at.join("old/muster.db")).await);
-    let root = |name: &str| fs::read(at.join(name).join("root/2.root.json")).unwrap();
-    assert_eq!(root("back"), root("old"), "the roots came along");
+    for root in both {
+        let root = |name: &str| fs::read(at.join(name).join("root").join(root)).unwrap();
+        assert_eq!(root("back"), root("old"), "the roots came along");
+    }
 
     // Nothing is written into a database that has something.
     let error = database::copy(&old, &there).await.unwrap_err();
     assert!(matches!(error, DatabaseError::Copy(CopyError::NotEmpty(..))), "{error}");
     assert!(matches!(database::copy(&old, &old).await, Err(DatabaseError::Same(..))));
-    // Nor from under a controller.
+    // No controller starts on what was copied, unless that is undone on purpose.
     let _ = rustls::crypto::ring::default_provider().install_default();
+    for moved in [&old, &there] {
+        let Err(refused) = Server::start(ServerConfig::load(moved).unwrap()).await else {
+            panic!("it started")
+        };
+        let text = refused.to_string();
+        assert!(text.contains("was copied to") && text.contains("to give up that copy"), "{text}");
+    }
+    match &postgres {
+        Some(postgres) => postgres.try_sql("COMMENT ON TABLE fleet IS NULL").await.unwrap(),
+        None => fs::remove_file(at.join("there/moved-to")).unwrap(),
+    }
+    // Nor is anything copied from under a controller, in its folder or beside it.
     let server = Server::start(ServerConfig::load(&there).unwrap()).await.unwrap();
     let error = database::copy(&there, &at.join("back.toml")).await.unwrap_err();
     assert!(matches!(error, DatabaseError::Folder(ServerError::Locked(_))), "{error}");
+    if postgres.is_some() {
+        configure(at, "beside", &both, &shared);
+        let beside = at.join("beside.toml");
+        let mut refused = database::copy(&beside, &back).await.unwrap_err();
+        // It listens a moment after it has started.
+        while !matches!(refused, DatabaseError::AtWork(..)) {
+            assert!(matches!(refused, DatabaseError::Copy(CopyError::NotEmpty(..))), "{refused}");
+            refused = database::copy(&beside, &back).await.unwrap_err();
+        }
+        assert!(refused.to_string().contains("stop them"), "{refused}");
+    }
     server.stop().await.unwrap();
+}
+
+#[tokio::test]
+async fn what_is_no_database_is_not_copied_and_nothing_is_made() {
+    let folder = tempfile::tempdir().unwrap();
+    let at = folder.path();
+    configure(at, "old", &["1.root.json"], "");
+    configure(at, "new", &["1.root.json"], "");
+    let (old, new) = (at.join("old.toml"), at.join("new.toml"));
+    let mistyped = fs::read_to_string(&old).unwrap().replace("data = \"old\"", "data = \"odl\"");
+    fs::write(&old, mistyped).unwrap();
+    let error = database::copy(&old, &new).await.unwrap_err().to_string();
+    assert!(error.contains("there is no database in"), "{error}");
+    assert!(!at.join("odl").exists() && !at.join("new/muster.db").exists());
+    if let Some(postgres) = Place::new().await {
+        configure(at, "empty", &["1.root.json"], &postgres.setting());
+        let error = database::copy(&at.join("empty.toml"), &new).await.unwrap_err().to_string();
+        assert!(error.contains("there is no database in PostgreSQL"), "{error}");
+    }
+    // A file that is something else says what to do.
+    fs::write(at.join("new/muster.db"), "something else, and long enough to be read as a header of it")
+        .unwrap();
+    let error = database::copy(&new, &old).await.unwrap_err().to_string();
+    assert!(error.contains("restore a backup"), "{error}");
 }
 
 #[tokio::test]

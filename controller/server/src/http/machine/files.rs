@@ -29,11 +29,19 @@ pub fn reply(app: &App, fresh: &Fresh, wanted: Option<u64>) -> Option<PollReply>
 /// The stored files of the latest generation, for a machine that trusts this version of the root.
 pub async fn stored(app: &Shared, machine: &MachineName, root: u64) -> Result<Option<Box<Files>>, Refused> {
     let (services, now) = (&app.services, app.services.now_s());
+    if root > services.roots.current().newest().version() {
+        // Another controller has shown the machine a root that is not known here yet.
+        services.roots.refresh().await?;
+    }
     let chain = services.roots.current();
+    if root > chain.newest().version() {
+        return Ok(None);
+    }
     let Ok(signer) = services.signer() else { return Ok(None) };
     let latest = services.store.latest(machine, chain.newest().epoch()).await?;
+    let named = |key: &_| chain.may_sign_timestamps(key);
     // One that is to be signed again is signed when it is fetched.
-    let Some(latest) = latest.filter(|latest| signer.is_good(&latest.timestamp, now)) else {
+    let Some(latest) = latest.filter(|latest| signer.is_good(&latest.timestamp, named, now)) else {
         return Ok(None);
     };
     if services.roots.current().newest().version() != chain.newest().version() {

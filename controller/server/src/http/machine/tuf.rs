@@ -65,14 +65,16 @@ async fn stored(app: &Shared, machine: &MachineName, which: File) -> Result<Resp
 /// Signed again when less than half of its lifetime is left.
 async fn timestamp(app: &Shared, machine: &MachineName) -> Result<Response, Refused> {
     let now = app.services.now_s();
-    let signer = app.services.signer()?;
+    // Another controller may have published a root a moment ago.
+    app.services.roots.refresh().await?;
+    let (signer, chain) = (app.services.signer()?, app.services.roots.current());
     let timestamp = app
         .services
         .store
         .timestamp(
             machine,
-            app.services.roots.current().newest().epoch(),
-            |held| signer.is_good(held, now),
+            chain.newest().epoch(),
+            |held| signer.is_good(held, |key| chain.may_sign_timestamps(key), now),
             |last, snapshot| signer.timestamp(machine, snapshot, last, now),
         )
         .await?;

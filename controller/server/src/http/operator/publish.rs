@@ -7,6 +7,7 @@ use muster_protocol::operator::{MachineView, Publication};
 
 use super::view::{known, view};
 use crate::core::publication::NewGeneration;
+use crate::core::publication::batch::BatchRefusal;
 use crate::core::rows::Timestamp;
 use crate::http::auth::operator::Signed;
 use crate::http::body::Document;
@@ -28,6 +29,11 @@ pub async fn publish(
     let (root, now) = (app.services.roots.current(), app.services.now_s());
     let new = NewGeneration::check(root.newest(), &machine, &publication, now)?;
     let signer = app.services.signer()?;
+    // Since then an operator may have been removed, by another controller perhaps.
+    app.services.roots.refresh().await?;
+    if app.services.roots.current().newest().version() != root.newest().version() {
+        return Err(BatchRefusal::NewRoot.into());
+    }
     let sign = |last, snapshot: &[u8]| signer.timestamp(name, snapshot, last, now);
     let published = app.services.store.publish(&new, &signed.audit_context(), sign).await?;
     if let Some(Timestamp { bytes: timestamp, .. }) = published {

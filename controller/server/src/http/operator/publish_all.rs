@@ -57,7 +57,8 @@ pub async fn publish_all(
     if !refused.is_empty() {
         return Err(BatchRefusal::Refused { all: generations.len(), refused }.into());
     }
-    // Checking takes long enough for an operator to be removed meanwhile.
+    // Checking takes long enough for an operator to be removed meanwhile, by another controller perhaps.
+    services.roots.refresh().await?;
     if services.roots.current().newest().version() != chain.newest().version() {
         return Err(BatchRefusal::NewRoot.into());
     }

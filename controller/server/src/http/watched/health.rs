@@ -56,11 +56,15 @@ async fn look(app: &App) -> Result<(), &'static str> {
     match timeout(WAIT, app.services.store.probe()).await {
         Ok(Ok(())) => {}
         Ok(Err(StoreError::Full)) => return Err("the disk of the database is full: free some space"),
+        Ok(Err(error)) if error.is_away() => {
+            tracing::warn!("not ready: {error}");
+            return Err("the database cannot be reached: the controller's log says why");
+        }
         Ok(Err(error)) => {
             tracing::warn!("not ready: {error}");
             return Err("the database does not take a change: the controller's log says why");
         }
-        Err(_) => return Err("the database did not take a change within 2 s"),
+        Err(_) => return Err("the database did not answer within 2 s"),
     }
     match timeout(WAIT, app.services.blobs.size(NOTHING)).await {
         Ok(Ok(_)) => Ok(()),

@@ -1,6 +1,7 @@
 //! `/metrics`: what was counted, and what is asked when somebody scrapes. Counting the machines reads all of
 //! them, so that is done again after ten seconds at the earliest, or after thirty times as long as it took.
 
+use std::convert::Infallible;
 use std::fs;
 use std::time::Duration;
 
@@ -13,25 +14,40 @@ use crate::core::census::{Census, census};
 use crate::http::state::{App, Shared};
 use crate::metrics::COUNTED;
 use crate::metrics::text::{CONTENT_TYPE, Kind, Text};
-use crate::store::{Keys, StoreError};
+use crate::store::Keys;
 
 /// The least time between two counts of the machines.
 const LEAST: Duration = Duration::from_secs(10);
 /// How many times as long as a count took it is kept: so counting takes at most a thirtieth of the time.
 const TIMES: u32 = 30;
 
-/// `None` if the database does not say.
+/// How long a count may take: Prometheus gives up the whole scrape after ten seconds, and the alerts with it.
+const MOST: Duration = Duration::from_secs(2);
+
+/// `None` if the database does not say; it is asked again after [`LEAST`].
 async fn counted(app: &App) -> Option<Census> {
     let services = &app.services;
     let find = async {
         let began = services.clock.awake();
-        let machines = services.store.machines(Keys::Left).await?;
+        let machines = match tokio::time::timeout(MOST, services.store.machines(Keys::Left)).await {
+            Ok(Ok(machines)) => machines,
+            failed => {
+                let why = match failed {
+                    Ok(Err(error)) => error.to_string(),
+                    _ => format!("the database did not answer within {} s", MOST.as_secs()),
+                };
+                tracing::warn!("the machines could not be counted: {why}");
+                return Ok::<_, Infallible>((LEAST, None));
+            }
+        };
         let census = census(&machines, services.limits.poll_seconds, services.now());
         let took = services.clock.awake().saturating_sub(began);
-        Ok((took.saturating_mul(TIMES).max(LEAST), census))
+        Ok((took.saturating_mul(TIMES).max(LEAST), Some(census)))
     };
-    let found: Result<_, StoreError> = app.census.get(&*services.clock, find).await;
-    found.inspect_err(|error| tracing::warn!("the machines could not be counted: {error}")).ok()
+    match app.census.get(&*services.clock, find).await {
+        Ok(found) => found,
+        Err(never) => match never {},
+    }
 }
 
 pub async fn metrics(State(app): State<Shared>) -> Response {

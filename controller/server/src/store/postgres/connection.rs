@@ -5,15 +5,18 @@
 //! first one wrote. What no lock covers (two machines with one key, a token made twice) a unique index
 //! refuses, and the decision is made again.
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use muster_protocol::ids::Sha256;
 use muster_protocol::random;
+use sqlx::SqlSafeStr as _;
 use sqlx::postgres::{PgConnectOptions, PgConnection, PgPool, PgPoolOptions};
 
 use super::columns::{query, query_scalar, sha256};
 use super::locks::{self, Lock};
 use super::migrations;
+use super::reach::Reach;
 use crate::config::PostgresSettings;
 use crate::store::error::StoreError;
 
@@ -45,6 +48,7 @@ const BEGIN_LONG: &str = "BEGIN ISOLATION LEVEL READ COMMITTED READ WRITE; SET L
 #[derive(Debug, Clone)]
 pub struct Postgres {
     pool: PgPool,
+    reach: Arc<Reach>,
     /// Who wrote a change, so that this controller does not hear its own.
     pub instance: i64,
 }
@@ -102,7 +106,8 @@ impl Postgres {
 
     /// Opens a database that controllers use, and changes nothing there. Its schema must be this muster's.
     pub async fn beside(settings: &PostgresSettings, fleet: &Sha256) -> Result<Self, StoreError> {
-        let (postgres, place) = Self::lazily(settings)?;
+        let postgres = Self::lazily(settings)?;
+        let place = postgres.reach.place();
         let mut view = postgres.view().await?;
         migrations::require_all(view.connection())
             .await
@@ -118,7 +123,8 @@ impl Postgres {
 
     /// Opens a database, empty or not, and migrates it to the newest schema.
     pub async fn connect(settings: &PostgresSettings) -> Result<Self, StoreError> {
-        let (postgres, place) = Self::lazily(settings)?;
+        let postgres = Self::lazily(settings)?;
+        let place = postgres.reach.place();
         postgres.prepare().await.map_err(|error| match error {
             StoreError::Database(error) | StoreError::Unavailable(error) => {
                 StoreError::Open(format!("PostgreSQL at {place}: {error}"))
@@ -129,10 +135,10 @@ impl Postgres {
         Ok(postgres)
     }
 
-    /// Where it is, and connections that are made when they are needed.
-    fn lazily(settings: &PostgresSettings) -> Result<(Self, String), StoreError> {
+    /// With connections that are made when they are needed.
+    pub fn lazily(settings: &PostgresSettings) -> Result<Self, StoreError> {
         let options = options(settings)?;
-        let place = format!("{}:{}", options.get_host(), options.get_port());
+        let reach = Arc::new(Reach::new(options.clone()));
         let pool = PgPoolOptions::new()
             .max_connections(CONNECTIONS)
             .acquire_timeout(WAIT)
@@ -146,12 +152,12 @@ impl Postgres {
                 })
             })
             .connect_lazy_with(options);
-        Ok((Self { pool, instance: i64::from_be_bytes(random::bytes()?) }, place))
+        Ok(Self { pool, reach, instance: i64::from_be_bytes(random::bytes()?) })
     }
 
     /// Refuses a server whose answers would not hold, and migrates. Only one controller does so at a time.
     async fn prepare(&self) -> Result<(), StoreError> {
-        let mut tx = self.begin_as(BEGIN_LONG, true).await?;
+        let mut tx = self.begun(BEGIN_LONG, true).await?;
         for (setting, bad, advice) in [
             ("synchronous_commit", "off", "it answers before it is durable: set synchronous_commit = on"),
             ("fsync", "off", "it does not write durably: set fsync = on"),
@@ -171,33 +177,49 @@ impl Postgres {
 
     /// A transaction that writes.
     pub async fn begin(&self) -> Result<Transaction, StoreError> {
-        self.begin_as(BEGIN, true).await
+        self.begun(BEGIN, true).await
     }
 
     /// A read-only transaction.
     pub async fn view(&self) -> Result<Transaction, StoreError> {
-        self.begin_as(VIEW, false).await
+        self.begun(VIEW, false).await
     }
 
     /// A transaction without a limit for its statements.
     pub async fn begin_long(&self) -> Result<Transaction, StoreError> {
-        self.begin_as(BEGIN_LONG, true).await
+        self.begun(BEGIN_LONG, true).await
     }
 
     /// A view without a limit for its statements.
     pub async fn view_long(&self) -> Result<Transaction, StoreError> {
-        self.begin_as(VIEW_LONG, false).await
+        self.begun(VIEW_LONG, false).await
+    }
+
+    /// In a box: it is part of all that uses the database, and of whatever waits for that.
+    fn begun(
+        &self,
+        begin: &'static str,
+        writes: bool,
+    ) -> futures_util::future::BoxFuture<'_, Result<Transaction, StoreError>> {
+        Box::pin(self.begin_as(begin, writes))
     }
 
     /// A connection may have ended while it was idle: then another one is tried.
     async fn begin_as(&self, begin: &'static str, writes: bool) -> Result<Transaction, StoreError> {
         let mut left = CONNECTIONS;
         loop {
-            let begun = tokio::time::timeout(LONGEST, self.pool.begin_with(begin)).await;
-            match begun.unwrap_or(Err(sqlx::Error::PoolTimedOut)) {
-                Ok(transaction) => return Ok(Transaction { transaction, writes, instance: self.instance }),
-                Err(error) if left > 0 && ended(&error) => left -= 1,
-                Err(error) => return Err(error.into()),
+            let connection = self.reach.wait(self.pool.acquire()).await?;
+            let begun = sqlx::Transaction::begin(connection, Some(begin.into_sql_str()));
+            // A task of its own: were it dropped halfway, the transaction would stay open, and the next one
+            // on this connection would be part of it.
+            match tokio::spawn(tokio::time::timeout(LONGEST, begun)).await {
+                Ok(Ok(Ok(transaction))) => {
+                    return Ok(Transaction { transaction, writes, instance: self.instance });
+                }
+                Ok(Ok(Err(error))) if left > 0 && ended(&error) => left -= 1,
+                Ok(Ok(Err(error))) => return Err(error.into()),
+                Ok(Err(_)) => return Err(silent()),
+                Err(error) => return Err(StoreError::Database(error.to_string())),
             }
         }
     }

@@ -6,21 +6,24 @@ use muster_protocol::ids::MachineName;
 use sqlx::postgres::{PgConnectOptions, PgListener, PgPoolOptions};
 
 use super::connection::{LONGEST, silent};
+use super::moved;
 use super::notify::{CHANNEL, EVERYTHING};
+use super::reach::Reach;
 use crate::store::answers::Heard;
 use crate::store::error::StoreError;
 
 /// After this long without a word, the connection is tried.
 const QUIET: Duration = Duration::from_secs(15);
 
-#[derive(Debug, Clone)]
+#[derive(Debug)]
 pub struct Listener {
     options: PgConnectOptions,
+    reach: Reach,
 }
 
 impl Listener {
     pub fn new(options: PgConnectOptions) -> Self {
-        Self { options }
+        Self { reach: Reach::new(options.clone()), options }
     }
 
     /// Listens until the connection ends. What was said before it began is lost, so everything counts as
@@ -32,9 +35,10 @@ impl Listener {
             .max_lifetime(None)
             .idle_timeout(None)
             .connect_lazy_with(self.options.clone());
-        let mut listener = PgListener::connect_with(&pool).await?;
+        let mut listener = self.reach.wait(PgListener::connect_with(&pool)).await?;
         listener.eager_reconnect(false);
         within(listener.listen(CHANNEL)).await?;
+        within(moved::work(&mut listener)).await?;
         heard(Heard::Everything);
         loop {
             match tokio::time::timeout(QUIET, listener.try_recv()).await {

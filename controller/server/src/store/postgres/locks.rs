@@ -9,7 +9,7 @@ use super::columns::{query, query_scalar};
 use crate::store::error::StoreError;
 
 /// `pg_advisory_xact_lock` counts them by two numbers; the first one is ours.
-const OURS: i32 = 0x6d75_7374;
+pub const OURS: i32 = 0x6d75_7374;
 
 #[derive(Debug, Clone, Copy)]
 pub enum Lock {
@@ -26,6 +26,8 @@ pub enum Lock {
     Roots = 6,
     /// The marks of the cache's files.
     Cache = 7,
+    /// Held, shared, by every controller that works on the database, as long as its session lives.
+    Work = 8,
 }
 
 pub async fn take(sql: &mut PgConnection, lock: Lock) -> Result<(), StoreError> {

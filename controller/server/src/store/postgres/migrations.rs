@@ -21,11 +21,12 @@ pub async fn run(sql: &mut PgConnection) -> Result<(), StoreError> {
 }
 
 async fn run_to(sql: &mut PgConnection, newest: i64) -> Result<(), StoreError> {
-    query(
-        "CREATE TABLE IF NOT EXISTS schema_migrations (version BIGINT PRIMARY KEY, checksum BYTEA NOT NULL)",
-    )
-    .execute(&mut *sql)
-    .await?;
+    // Without IF NOT EXISTS, which the server answers with a notice each time.
+    if query_scalar("SELECT to_regclass('schema_migrations') IS NULL").fetch_one(&mut *sql).await? {
+        query("CREATE TABLE schema_migrations (version BIGINT PRIMARY KEY, checksum BYTEA NOT NULL)")
+            .execute(&mut *sql)
+            .await?;
+    }
     let applied: Vec<Applied> = query_as("SELECT version, checksum FROM schema_migrations ORDER BY version")
         .fetch_all(&mut *sql)
         .await?;

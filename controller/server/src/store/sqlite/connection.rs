@@ -42,6 +42,22 @@ pub struct Transaction {
 }
 
 impl Sqlite {
+    /// Whether the file is a database with a fleet's state. Creates and changes nothing.
+    pub async fn exists(file: &Path) -> Result<bool, StoreError> {
+        if !file.is_file() {
+            return Ok(false);
+        }
+        let options = SqliteConnectOptions::new().filename(file).read_only(true).busy_timeout(WAIT);
+        let open = |error: sqlx::Error| opened(file, &error);
+        let mut connection = SqliteConnection::connect_with(&options).await.map_err(open)?;
+        let found: i64 = sqlx::query_scalar("SELECT count(*) FROM sqlite_master WHERE name = 'fleet'")
+            .fetch_one(&mut connection)
+            .await
+            .map_err(open)?;
+        connection.close().await?;
+        Ok(found > 0)
+    }
+
     /// Opens the database of a fleet, creates it if needed, and migrates it to the newest schema.
     pub async fn open(file: &Path, fleet: &Sha256) -> Result<Self, StoreError> {
         let options = SqliteConnectOptions::new()
@@ -64,7 +80,7 @@ impl Sqlite {
             pool.test_before_acquire(false)
         };
         let writing = options.clone().pragma("cache_size", WRITER_CACHE);
-        let writer = pool(1).connect_with(writing).await.map_err(|error| open(&error))?;
+        let writer = pool(1).connect_with(writing).await.map_err(|error| opened(file, &error))?;
         MIGRATIONS.run(&writer).await.map_err(|error| match error {
             MigrateError::VersionMissing(version) => open(&format_args!(
                 "a newer muster has migrated it to schema {version}: use that version or a newer one"
@@ -136,6 +152,16 @@ impl Sqlite {
         }
         tx.commit().await
     }
+}
+
+/// Why a file cannot be opened; for a damaged one (SQLITE_CORRUPT, SQLITE_NOTADB), what to do.
+fn opened(file: &Path, error: &sqlx::Error) -> StoreError {
+    let code = error.as_database_error().and_then(|error| error.code()?.parse::<u32>().ok());
+    let advice = match code.map(|code| code & 0xff) {
+        Some(11 | 26) => ": it is damaged, so restore a backup with `muster restore`",
+        _ => "",
+    };
+    StoreError::Open(format!("{}: {error}{advice}", file.display()))
 }
 
 impl Transaction {
