@@ -73,7 +73,7 @@ async fn advice_fits_its_cause() {
         (&["sign", "junk"], &["junk: this is not a draft"], &[]),
         (&["machines", "show", "lead"], &["no machine lead", "machines list --all"], &[]),
         (&["history", "tin", "--limit", "0"], &["1..=1000"], &[]),
-        (&["audit", "--limit", "0"], &["0 is not in"], &[]),
+        (&["audit", "--limit", "0"], &["a whole number from 1 on"], &["0 is not in"]),
         (&["machines", "add", "tin", "--class", "nixos", "--hours", "0"], &["1..=8760"], &[]),
         (&["machines", "add", "tin", "--class", "windows"], &["write nixos or darwin"], &[]),
     ];

@@ -22,8 +22,9 @@ const READING: [&[&str]; 11] = [
 ];
 /// These need sops and Nix, and are run by tests/secrets; they contain no times. A list of tokens is for
 /// programs that enrol, a collection takes a controller's time: `protocol`'s list of times has their fields.
-const ELSEWHERE: [&[&str]; 4] =
-    [&["vars", "list"], &["vars", "check"], &["machines", "add"], &["cache", "gc"]];
+/// The help of `readmit` only names the option of another command.
+const ELSEWHERE: [&[&str]; 5] =
+    [&["vars", "list"], &["vars", "check"], &["machines", "add"], &["machines", "readmit"], &["cache", "gc"]];
 
 /// Large numbers that are not times.
 fn bare(value: &Value, at: &str, found: &mut Vec<String>) {
