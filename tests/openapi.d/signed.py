@@ -15,12 +15,13 @@ from nacl.signing import SigningKey
 FLEET = pathlib.Path(os.environ["MUSTER_FLEET"])
 URL = os.environ["MUSTER_URL"]
 AUDIENCE = hashlib.sha256((FLEET / "controller/root/1.root.json").read_bytes()).hexdigest()
-# One who is enrolled, and one whom nothing else needs: it may be revoked.
+# One who is enrolled, and one whom nothing else needs: it may be revoked, and admitted by another key.
 MACHINE, SPARE = "cinnabar", "spare"
 OPERATOR_PREFIX, CHECK_IN_PREFIX, REPORTS_PREFIX = (
     f"muster-{what}-v1\0".encode() for what in ("operator-request", "check-in", "reports")
 )
-CHECK_IN, REPORTS, ENROL, REVOKE = "/v1/checkin", "/v1/reports", "/v1/enrol", "/revoke"
+CHECK_IN, REPORTS, ENROL = "/v1/checkin", "/v1/reports", "/v1/enrol"
+ENDS_A_KEY = ("/revoke", "/readmit")
 # Polls end soon.
 LONGEST_WAIT = 1
 
@@ -110,7 +111,7 @@ class Signed(requests.auth.AuthBase):
         elif path in (CHECK_IN, REPORTS):
             prefix = CHECK_IN_PREFIX if path == CHECK_IN else REPORTS_PREFIX
             headers["muster-signature"] = of_machine(prefix, body)
-        elif path.startswith("/cache/") and request.method == "PUT":
+        elif path.startswith("/cache/") and request.method in ("PUT", "POST"):
             headers["authorization"] = "Bearer " + BEARERS.of("operator")
         elif path.startswith(("/cache/", "/v1/machines/")):
             headers["authorization"] = "Bearer " + BEARERS.of("machine")
@@ -125,7 +126,7 @@ def mostly(value):
 @schemathesis.hook
 def map_path_parameters(context, path_parameters):
     if path_parameters and mostly(path_parameters):
-        name = SPARE if context.operation.path.endswith(REVOKE) else MACHINE
+        name = SPARE if context.operation.path.endswith(ENDS_A_KEY) else MACHINE
         for parameter in ("name", "of"):
             if parameter in path_parameters:
                 path_parameters[parameter] = name
