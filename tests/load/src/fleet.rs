@@ -88,8 +88,12 @@ impl Fleet {
     /// A request that the operator signed.
     pub fn signed(&self, method: &str, path: &str, body: Vec<u8>) -> Result<Request<Full<Bytes>>> {
         let request = operator::Request { audience: &self.id, method, path, body: &body };
-        let signature =
-            RequestSignature::make(&self.operator, request, self.clock.unix_seconds(), random::bytes()?);
+        let signature = RequestSignature::make_with(
+            &self.operator,
+            request,
+            self.clock.unix_seconds(),
+            random::bytes()?,
+        )?;
         let request = Request::builder().method(method).uri(path).header("host", "localhost");
         let request = request.header(api::OPERATOR_SIGNATURE, serde_json::to_string(&signature)?);
         Ok(request.body(Full::new(body.into()))?)
