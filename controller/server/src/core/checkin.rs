@@ -415,4 +415,4 @@ impl Sealed<'_> {
 }
 
 #[cfg(test)]
-mod tests;
+pub(crate) mod tests;

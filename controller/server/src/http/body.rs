@@ -24,9 +24,6 @@ use super::state::App;
 /// The largest body that is taken without a charge if it came with its request's head, in bytes: no more than
 /// a connection's buffer.
 const AT_ONCE: usize = 8 * 1024;
-/// How much of a refused body is still read, in bytes, and for how long.
-const MOST_DRAINED: usize = 8 * 1024 * 1024;
-const DRAIN_WAIT: Duration = Duration::from_secs(10);
 /// The slowest pace at which a client may send, in bytes per second, measured over each idle limit.
 const SLOWEST: u64 = 1024;
 /// How long a small body may take to arrive. A larger one gets another second for every [`PACE`] bytes.
@@ -45,11 +42,11 @@ pub struct Incoming {
 
 impl Incoming {
     /// Refuses a body announced as too large before reading any of it.
-    pub fn new(headers: &HeaderMap, body: Body, limit: u64, idle: Duration) -> Result<Self, (Refused, Body)> {
+    pub fn new(headers: &HeaderMap, body: Body, limit: u64, idle: Duration) -> Result<Self, Refused> {
         let announced =
             headers.get(header::CONTENT_LENGTH).and_then(|v| v.to_str().ok()?.parse::<u64>().ok());
         if announced.is_some_and(|length| length > limit) {
-            return Err((Refused::too_large(limit), body));
+            return Err(Refused::too_large(limit));
         }
         let stretch = Box::pin(sleep(idle));
         Ok(Self { stream: body.into_data_stream(), left: limit, limit, idle, stretch, in_stretch: 0 })
@@ -124,10 +121,7 @@ pub async fn whole(
 ) -> Result<Bytes, Refused> {
     let wait = SMALL_WAIT + Duration::from_secs((limit / PACE) as u64);
     let read = async {
-        let mut incoming = match Incoming::new(headers, body, limit as u64, wait) {
-            Ok(incoming) => incoming,
-            Err((refused, rest)) => return Err(after_draining(headers, rest, refused).await),
-        };
+        let mut incoming = Incoming::new(headers, body, limit as u64, wait)?;
         let (mut bytes, mut held) = (Vec::new(), memory.nothing(payer));
         while let Some(piece) = incoming.next().await? {
             let needed = bytes.len() + piece.len();
@@ -145,25 +139,6 @@ pub async fn whole(
         let message = format!("the body did not arrive within {} s: repeat the request", wait.as_secs());
         Err(refuse(StatusCode::REQUEST_TIMEOUT, ProblemCode::Other, message))
     })
-}
-
-/// Reads a little more before the refusal is sent: a client that is still writing when the connection closes
-/// may never see the response. A client that waits for `100 Continue` has not written anything yet.
-async fn after_draining(headers: &HeaderMap, rest: Body, refused: Refused) -> Refused {
-    if !headers.contains_key(header::EXPECT) {
-        let drain = async {
-            let mut stream = rest.into_data_stream();
-            let mut left = MOST_DRAINED;
-            while let Some(Ok(piece)) = stream.next().await {
-                left = left.saturating_sub(piece.len());
-                if left == 0 {
-                    break;
-                }
-            }
-        };
-        let _ = tokio::time::timeout(DRAIN_WAIT, drain).await;
-    }
-    refused
 }
 
 /// A type that a body can have.
@@ -214,8 +189,7 @@ mod tests {
     }
 
     async fn read(body: Body, idle: Duration) -> Result<usize, Refused> {
-        let mut incoming =
-            Incoming::new(&HeaderMap::new(), body, 1 << 20, idle).map_err(|(refused, _)| refused)?;
+        let mut incoming = Incoming::new(&HeaderMap::new(), body, 1 << 20, idle)?;
         let mut all = 0;
         while let Some(piece) = incoming.next().await? {
             all += piece.len();

@@ -1,6 +1,7 @@
 //! Everything of one database into another, empty one, of the same kind or not. Nobody else may use either
 //! meanwhile; `backup` copies a database in use.
 
+use futures_util::{Stream, TryStreamExt as _};
 use muster_protocol::audit::{AuditError, Checkpoint, MAX_PAGE, origin, verify};
 use muster_protocol::ids::Sha256;
 use tokio::sync::mpsc;
@@ -9,7 +10,7 @@ use tokio::task::JoinHandle;
 use super::{Database, Store, StoreError};
 
 /// Rows that are handed on at once.
-pub(super) const BATCH: usize = 200;
+const BATCH: usize = 200;
 /// Batches that wait.
 pub(super) const WAITING: usize = 2;
 
@@ -59,15 +60,39 @@ impl Table {
     pub fn listed(&self) -> String {
         self.columns.iter().map(|column| format!("\"{column}\"")).collect::<Vec<_>>().join(", ")
     }
-    /// The log must be written in its order.
-    pub fn order(&self) -> &'static str {
-        if self.columns.iter().any(|column| column == "id") { " ORDER BY id" } else { "" }
+    /// Every row, as both databases are asked for it.
+    pub fn select(&self) -> String {
+        // A log begins after its cut, whether or not what is before it was removed, and is written in its
+        // order.
+        let from = if self.name == "audit" { " WHERE id > (SELECT audit_cut FROM fleet)" } else { "" };
+        let order = if self.columns.iter().any(|column| column == "id") { " ORDER BY id" } else { "" };
+        format!("SELECT {} FROM {}{from}{order}", self.listed(), self.name)
     }
 }
 
 pub(super) struct Batch {
     pub table: usize,
     pub rows: Vec<Vec<Value>>,
+}
+
+/// Sends the rows of one table, and returns how many they are.
+pub(super) async fn send<R>(
+    table: usize,
+    mut found: impl Stream<Item = Result<R, sqlx::Error>> + Unpin,
+    values: impl Fn(&R) -> Result<Vec<Value>, StoreError>,
+    to: &mpsc::Sender<Batch>,
+) -> Result<u64, CopyError> {
+    let (mut rows, mut count) = (Vec::new(), 0);
+    while let Some(row) = found.try_next().await? {
+        rows.push(values(&row)?);
+        count += 1;
+        if rows.len() == BATCH {
+            let batch = Batch { table, rows: std::mem::take(&mut rows) };
+            to.send(batch).await.map_err(|_| CopyError::Ended)?;
+        }
+    }
+    to.send(Batch { table, rows }).await.map_err(|_| CopyError::Ended)?;
+    Ok(count)
 }
 
 /// The tables that others refer to come first.

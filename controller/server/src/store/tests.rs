@@ -3,7 +3,6 @@ use std::convert::Infallible;
 use std::sync::atomic::{AtomicU32, Ordering};
 
 use bytes::Bytes;
-use muster_protocol::checkin::{CheckIn, Phase};
 use muster_protocol::keys::SecretKey;
 use muster_protocol::machine::Class;
 use muster_protocol::session::ExchangeKey;
@@ -12,6 +11,7 @@ use super::facts::Fact;
 use super::*;
 use crate::core::change::{Enrolled, Invited};
 use crate::core::checkin::CheckInRefusal;
+use crate::core::checkin::tests::plain;
 use crate::core::roots;
 use crate::core::seals::{SealKey, Seals};
 
@@ -73,28 +73,7 @@ async fn enrolled(store: &Store, key: PublicKey) -> MachineName {
 }
 
 fn arrived(machine: &MachineName, key: PublicKey, seq: u64) -> Arrived {
-    let checkin = Box::new(CheckIn {
-        audience: Sha256::of(b"fleet"),
-        machine: machine.clone(),
-        class: Class::Nixos,
-        system: "x86_64-linux".parse().unwrap(),
-        boot_id: "boot".into(),
-        seq,
-        clock: NOW,
-        agent: "0.1.0".into(),
-        runs: None,
-        holds: Default::default(),
-        phase: Phase::Idle,
-        phase_generation: None,
-        note: None,
-        refused: None,
-        health: Default::default(),
-        new_key: None,
-        age: None,
-        followed: vec![],
-        shown: None,
-        session: None,
-    });
+    let checkin = Box::new(plain(machine.clone(), seq, NOW));
     let body = Bytes::from(serde_json::to_vec(&checkin).unwrap());
     let seals = Seals::new(SealKey::new(1, [1; 32]), vec![], ExchangeKey::from_bytes([5; 32]));
     let (body_sha256, seals) = (Sha256::of(&body), Arc::new(seals));

@@ -43,15 +43,16 @@ fn name() -> MachineName {
     "cinnabar".parse().unwrap()
 }
 
-fn sent(key: &SecretKey, seq: u64, change: impl FnOnce(&mut CheckIn)) -> Sent {
-    let mut checkin = CheckIn {
+/// A check-in that says nothing special.
+pub fn plain(machine: MachineName, seq: u64, clock: UnixMillis) -> CheckIn {
+    CheckIn {
         audience: Sha256::of(b"fleet"),
-        machine: name(),
+        machine,
         class: Class::Nixos,
         system: "x86_64-linux".parse().unwrap(),
         boot_id: "boot".into(),
         seq,
-        clock: NOW + 5,
+        clock,
         agent: "0.1.0".into(),
         runs: None,
         holds: Default::default(),
@@ -65,7 +66,11 @@ fn sent(key: &SecretKey, seq: u64, change: impl FnOnce(&mut CheckIn)) -> Sent {
         followed: vec![],
         shown: None,
         session: None,
-    };
+    }
+}
+
+fn sent(key: &SecretKey, seq: u64, change: impl FnOnce(&mut CheckIn)) -> Sent {
+    let mut checkin = plain(name(), seq, NOW + 5);
     change(&mut checkin);
     let body = serde_json::to_vec(&checkin).unwrap();
     Sent { checkin, body, key: key.public() }

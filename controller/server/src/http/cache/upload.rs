@@ -39,8 +39,7 @@ pub async fn nar(
     })?;
     app.services.store.spare_upload(&[nar.key()], app.services.now()).await?;
     let mut incoming =
-        Incoming::new(&headers, body, app.services.limits.nar_bytes, app.services.limits.idle())
-            .map_err(|(refused, _)| refused)?;
+        Incoming::new(&headers, body, app.services.limits.nar_bytes, app.services.limits.idle())?;
     let mut upload = app.services.blobs.upload(&nar.key());
     let mut hasher = sha2::Sha256::new();
     let receive = async {

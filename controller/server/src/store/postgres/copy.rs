@@ -7,7 +7,7 @@ use tokio::task::JoinHandle;
 
 use super::columns::{plain, query, query_as, text, unsigned};
 use super::connection::Postgres;
-use crate::store::copy::{BATCH, Batch, CopyError, Table, Value, compare, same_shape};
+use crate::store::copy::{Batch, CopyError, Table, Value, compare, same_shape, send};
 use crate::store::error::StoreError;
 
 #[derive(sqlx::FromRow)]
@@ -98,24 +98,10 @@ async fn rows_of(
     tables: &[Table],
     to: mpsc::Sender<Batch>,
 ) -> Result<Vec<u64>, CopyError> {
-    use futures_util::TryStreamExt as _;
     let mut counts = Vec::new();
     for (table, shape) in tables.iter().enumerate() {
-        // A log begins after its cut, whether or not what is before it was removed.
-        let from = if shape.name == "audit" { " WHERE id > (SELECT audit_cut FROM fleet)" } else { "" };
-        let query = format!("SELECT {} FROM {}{from}{}", shape.listed(), shape.name, shape.order());
-        let mut found = sqlx::query(AssertSqlSafe(query)).persistent(false).fetch(&mut *sql);
-        let (mut rows, mut count) = (Vec::new(), 0);
-        while let Some(row) = found.try_next().await? {
-            rows.push(values(&row)?);
-            count += 1;
-            if rows.len() == BATCH {
-                let batch = Batch { table, rows: std::mem::take(&mut rows) };
-                to.send(batch).await.map_err(|_| CopyError::Ended)?;
-            }
-        }
-        to.send(Batch { table, rows }).await.map_err(|_| CopyError::Ended)?;
-        counts.push(count);
+        let found = sqlx::query(AssertSqlSafe(shape.select())).persistent(false).fetch(&mut *sql);
+        counts.push(send(table, found, values, &to).await?);
     }
     Ok(counts)
 }

@@ -12,7 +12,7 @@ use tokio::task::JoinHandle;
 use super::audit::newest;
 use super::columns::sha256;
 use super::connection::{MIGRATIONS, Sqlite, WAIT};
-use crate::store::copy::{BATCH, Batch, CopyError, Table, Value, compare, same_shape};
+use crate::store::copy::{Batch, CopyError, Table, Value, compare, same_shape, send};
 use crate::store::error::StoreError;
 
 impl Sqlite {
@@ -67,23 +67,11 @@ impl Sqlite {
 
     /// Sends every row, and returns how many each table has.
     pub async fn read_all(&self, tables: &[Table], to: mpsc::Sender<Batch>) -> Result<Vec<u64>, CopyError> {
-        use futures_util::TryStreamExt as _;
         let mut view = self.view().await?;
         let mut counts = Vec::new();
         for (table, shape) in tables.iter().enumerate() {
-            let query = format!("SELECT {} FROM {}{}", shape.listed(), shape.name, shape.order());
-            let mut found = sqlx::query(AssertSqlSafe(query)).fetch(view.connection());
-            let (mut rows, mut count) = (Vec::new(), 0);
-            while let Some(row) = found.try_next().await? {
-                rows.push(values(&row)?);
-                count += 1;
-                if rows.len() == BATCH {
-                    let batch = Batch { table, rows: std::mem::take(&mut rows) };
-                    to.send(batch).await.map_err(|_| CopyError::Ended)?;
-                }
-            }
-            to.send(Batch { table, rows }).await.map_err(|_| CopyError::Ended)?;
-            counts.push(count);
+            let found = sqlx::query(AssertSqlSafe(shape.select())).fetch(view.connection());
+            counts.push(send(table, found, values, &to).await?);
         }
         Ok(counts)
     }
