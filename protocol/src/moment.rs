@@ -260,17 +260,25 @@ mod tests {
     /// Fields of both programs that are times by their type and are printed, or may be one day.
     #[test]
     fn every_field_of_a_document_that_is_a_time_by_its_type_is_told_as_one() {
-        let source = Path::new(env!("CARGO_MANIFEST_DIR")).join("src");
+        let mut folders = vec![Path::new(env!("CARGO_MANIFEST_DIR")).join("src")];
         let mut found = 0;
-        for file in std::fs::read_dir(source).unwrap() {
-            let path = file.unwrap().path();
-            let Ok(text) = std::fs::read_to_string(&path) else { continue };
-            for line in text.lines() {
-                let Some((name, kind)) = line.trim().trim_end_matches(',').split_once(": ") else { continue };
-                if kind == "UnixMillis" || kind == "Option<UnixMillis>" {
-                    let name = name.trim_start_matches("pub ");
-                    assert_eq!(unit_of(name), Some(Unit::Milliseconds), "{}: {line}", path.display());
-                    found += 1;
+        while let Some(folder) = folders.pop() {
+            for entry in std::fs::read_dir(folder).unwrap() {
+                let path = entry.unwrap().path();
+                if path.is_dir() {
+                    folders.push(path);
+                    continue;
+                }
+                let Ok(text) = std::fs::read_to_string(&path) else { continue };
+                for line in text.lines() {
+                    let Some((name, kind)) = line.trim().trim_end_matches(',').split_once(": ") else {
+                        continue;
+                    };
+                    if kind == "UnixMillis" || kind == "Option<UnixMillis>" {
+                        let name = name.trim_start_matches("pub ");
+                        assert_eq!(unit_of(name), Some(Unit::Milliseconds), "{}: {line}", path.display());
+                        found += 1;
+                    }
                 }
             }
         }
