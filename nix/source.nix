@@ -6,6 +6,8 @@ let
   files = [
     "Cargo.toml"
     "Cargo.lock"
+    # How SQLite is compiled.
+    ".cargo/config.toml"
     # What the controller serves.
     "docs/openapi.json"
   ];

@@ -10,7 +10,7 @@
 //!   work.
 //! - `unread` reads the rest of a body that was refused.
 //! - `spread` moves each `Retry-After`, so that those who are told the same do not come back together.
-//! - `kept` shares what costs something to find.
+//! - `kept` and `together` share what costs something to find.
 //! - `routes` is how the table of routes is read, by the router and by `openapi`, which describes the API.
 //! - `watched` is what those who watch the controller ask: its health, its metrics, a log with request IDs.
 //! - `state` is shared by every request.
@@ -38,6 +38,7 @@ mod sessions;
 mod sizes;
 mod spread;
 pub(crate) mod state;
+mod together;
 mod unread;
 mod watched;
 

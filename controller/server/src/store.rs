@@ -15,6 +15,7 @@ mod checkins;
 mod commands;
 pub mod copy;
 mod drafts;
+mod earlier;
 mod error;
 mod facts;
 mod garbage;

@@ -2,13 +2,14 @@
 
 use std::cell::Cell;
 
+use axum::body::Bytes;
 use axum::http::{HeaderValue, StatusCode, header};
 use axum::response::{IntoResponse, Response};
 use muster_protocol::api::ProblemCode;
 use serde::ser::Error as _;
 use serde::{Serialize, Serializer};
 
-use super::problem::refuse;
+use super::problem::{Refused, refuse};
 pub use crate::threads::on;
 
 /// A JSON response that may be long.
@@ -16,17 +17,26 @@ pub struct Long<T>(pub T);
 
 impl<T: Serialize> IntoResponse for Long<T> {
     fn into_response(self) -> Response {
-        match on(usize::MAX, || serde_json::to_vec(&self.0)) {
-            Ok(bytes) => {
-                let kind = HeaderValue::from_static("application/json");
-                ([(header::CONTENT_TYPE, kind)], bytes).into_response()
-            }
-            Err(error) => {
-                let message = format!("the answer cannot be written: {error}");
-                refuse(StatusCode::INTERNAL_SERVER_ERROR, ProblemCode::Internal, message).into_response()
-            }
-        }
+        written(&self.0).map(Written).into_response()
     }
+}
+
+/// A JSON response that is written already.
+pub struct Written(pub Bytes);
+
+impl IntoResponse for Written {
+    fn into_response(self) -> Response {
+        let kind = HeaderValue::from_static("application/json");
+        ([(header::CONTENT_TYPE, kind)], self.0).into_response()
+    }
+}
+
+/// Writes JSON that may be long.
+pub fn written<T: Serialize>(value: &T) -> Result<Bytes, Refused> {
+    on(usize::MAX, || serde_json::to_vec(value)).map(Bytes::from).map_err(|error| {
+        let message = format!("the answer cannot be written: {error}");
+        refuse(StatusCode::INTERNAL_SERVER_ERROR, ProblemCode::Internal, message)
+    })
 }
 
 /// A JSON list whose values are made one by one, as they are written: a long one is never whole in memory

@@ -3,11 +3,13 @@
 use std::path::PathBuf;
 use std::sync::Arc;
 
+use axum::body::Bytes;
 use tokio::sync::watch;
 
 use super::kept::Kept;
 use super::memory::Memory;
 use super::sessions::Sessions;
+use super::together::Together;
 use crate::core::census::Census;
 use crate::rates::Rates;
 use crate::services::Services;
@@ -26,6 +28,8 @@ pub struct App {
     pub readiness: Kept<Result<(), &'static str>>,
     /// `None` if the database did not say.
     pub census: Kept<Option<Census>>,
+    /// The list of all machines' summaries.
+    pub summaries: Together<Bytes>,
 }
 
 pub type Shared = Arc<App>;
@@ -43,6 +47,7 @@ impl App {
             data,
             readiness: Default::default(),
             census: Default::default(),
+            summaries: Default::default(),
         }
     }
 

@@ -1,6 +1,7 @@
 //! Adding, listing and revoking machines.
 
 use axum::Json;
+use axum::body::Bytes;
 use axum::extract::{Query, State};
 use axum::response::{IntoResponse, Response};
 use muster_protocol::ids::MachineName;
@@ -15,11 +16,11 @@ use crate::core::condition;
 use crate::core::machines::{require_each_once, require_usable};
 use crate::http::auth::operator::Signed;
 use crate::http::body::Document;
-use crate::http::heavy::{Each, Long};
+use crate::http::heavy::{self, Each};
 use crate::http::payer::Payer;
 use crate::http::problem::Refused;
 use crate::http::request_peer::forget;
-use crate::http::state::Shared;
+use crate::http::state::{App, Shared};
 use crate::store::Keys;
 
 impl Document for AddMachine {
@@ -59,20 +60,32 @@ pub async fn list(
     Query(listed): Query<Listed>,
     _: Signed,
 ) -> Result<Listing, Refused> {
+    let changed = app.services.notify.since(listed.instance.as_deref(), listed.after, MAX_CHANGED);
+    let (fields, changed) = (listed.fields, changed.as_deref());
+    if let (Fields::Summary, None) = (fields, changed) {
+        // Whoever follows the fleet asks for it.
+        let all = app.summaries.get(Box::pin(written(&app, fields, None))).await?;
+        return Ok(Listing(heavy::Written(all).into_response()));
+    }
+    Ok(Listing(heavy::Written(written(&app, fields, changed).await?).into_response()))
+}
+
+/// The list of these machines, or of all, as JSON.
+async fn written(app: &App, fields: Fields, of: Option<&[MachineName]>) -> Result<Bytes, Refused> {
     let (store, now, poll) = (&app.services.store, app.services.now(), app.services.limits.poll_seconds);
-    let keys = match listed.fields {
+    let keys = match fields {
         Fields::All => Keys::Parsed,
         Fields::Summary => Keys::Left,
     };
-    let machines = match app.services.notify.since(listed.instance.as_deref(), listed.after, MAX_CHANGED) {
-        Some(changed) => store.machines_named(&changed, keys).await?,
+    let machines = match of {
+        Some(names) => store.machines_named(names, keys).await?,
         None => store.machines(keys).await?,
     };
     let views = machines.into_iter().map(|machine| condition::view(machine, poll, now));
-    Ok(Listing(match listed.fields {
-        Fields::All => Long(Each::of(views)).into_response(),
-        Fields::Summary => Long(Each::of(views.map(MachineSummary::from))).into_response(),
-    }))
+    match fields {
+        Fields::All => heavy::written(&Each::of(views)),
+        Fields::Summary => heavy::written(&Each::of(views.map(MachineSummary::from))),
+    }
 }
 
 /// A list of [`MachineView`], or of [`MachineSummary`], which has some of its fields.

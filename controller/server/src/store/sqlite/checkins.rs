@@ -12,7 +12,8 @@ use super::connection::Transaction;
 use super::{machines, requests};
 use crate::core::change::CheckedIn;
 use crate::core::checkin::{DAY_MS, KEY_ROTATED, KEYS_A_DAY, Rotation, Stored};
-use crate::core::rows::{EarlierCheckIn, Grant, Granted, LastCheckIn, Request};
+use crate::core::rows::{Grant, Granted, LastCheckIn, Request};
+use crate::store::earlier;
 use crate::store::error::StoreError;
 use crate::store::queue::{Asking, MOST_TOGETHER};
 
@@ -71,7 +72,7 @@ impl Row {
             counter: unsigned(self.bearer_counter),
             seq: unsigned(self.seq),
             last: self.last(asked)?,
-            earlier: earlier(self.earlier.as_deref().unwrap_or_default()),
+            earlier: earlier::read(self.earlier.as_deref().unwrap_or_default()),
             reports_through: unsigned(self.reports_through),
             published: some_generation(self.published),
             key_rotation_asked: self.key_rotation_asked_at.is_some(),
@@ -168,7 +169,7 @@ pub async fn keep(sql: &mut SqliteConnection, checked_in: &[&CheckedIn]) -> Resu
                 .bind(one.at)
                 .bind(one.clock_skew_ms)
                 .bind(&one.agent)
-                .bind(column_of(&one.earlier));
+                .bind(earlier::column(&one.earlier));
         }
         for _ in some.len() * COLUMNS..rows * COLUMNS {
             query = query.bind(None::<i64>);
@@ -220,20 +221,4 @@ pub async fn alarm(
         .execute(sql)
         .await?;
     Ok(())
-}
-
-/// What is kept of each earlier check-in: its number, and the first bytes of its body's hash.
-const EARLIER_BYTES: usize = 8 + 16;
-
-fn earlier(column: &[u8]) -> Vec<EarlierCheckIn> {
-    let (entries, _) = column.as_chunks::<EARLIER_BYTES>();
-    let entries = entries.iter().filter_map(|entry| {
-        let (seq, body) = entry.split_first_chunk::<8>()?;
-        Some(EarlierCheckIn { seq: u64::from_be_bytes(*seq), body: body.try_into().ok()? })
-    });
-    entries.collect()
-}
-
-fn column_of(earlier: &[EarlierCheckIn]) -> Vec<u8> {
-    earlier.iter().flat_map(|entry| [&entry.seq.to_be_bytes()[..], &entry.body].concat()).collect()
 }

@@ -21,8 +21,8 @@ const READERS: u32 = 4;
 /// After how many pages the write-ahead log is copied into the database: 16 MiB.
 const CHECKPOINT_PAGES: &str = "4096";
 /// How much of the database the writer keeps in memory, in KiB (negative for SQLite): the rows of thousands
-/// of machines that check in again and again.
-const WRITER_CACHE: &str = "-8192";
+/// of machines that check in again and again. Ten thousand whose rows have 1 KiB take 10 MiB.
+const WRITER_CACHE: &str = "-32768";
 /// How long to wait for a lock or a connection.
 pub(super) const WAIT: Duration = Duration::from_secs(10);
 

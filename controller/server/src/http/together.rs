@@ -1,0 +1,100 @@
+//! What costs much and must not be of before it was asked for: those who ask while it is being found for
+//! somebody else share the next one.
+
+use std::future::Future;
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
+
+use tokio::sync::Mutex;
+
+#[derive(Debug)]
+pub struct Together<T> {
+    /// How often finding began.
+    begun: AtomicU64,
+    /// How many ask.
+    asking: AtomicUsize,
+    /// What was found last, and as the how manieth, while somebody may still share it.
+    last: Mutex<Option<(u64, T)>>,
+}
+
+impl<T> Default for Together<T> {
+    fn default() -> Self {
+        Self { begun: AtomicU64::new(0), asking: AtomicUsize::new(0), last: Mutex::new(None) }
+    }
+}
+
+/// Somebody asks.
+struct Asks<'a>(&'a AtomicUsize);
+
+impl<'a> Asks<'a> {
+    fn new(asking: &'a AtomicUsize) -> Self {
+        asking.fetch_add(1, Ordering::SeqCst);
+        Self(asking)
+    }
+}
+
+impl Drop for Asks<'_> {
+    fn drop(&mut self) {
+        self.0.fetch_sub(1, Ordering::SeqCst);
+    }
+}
+
+impl<T: Clone> Together<T> {
+    /// What `find` finds, or what another one found that began after this was called. What could not be found
+    /// is not shared.
+    pub async fn get<E>(&self, find: impl Future<Output = Result<T, E>>) -> Result<T, E> {
+        let begun = self.begun.load(Ordering::SeqCst);
+        let _asks = Asks::new(&self.asking);
+        let mut last = self.last.lock().await;
+        let found = match last.take() {
+            Some((number, value)) if number > begun => (number, value),
+            _ => {
+                let number = self.begun.fetch_add(1, Ordering::SeqCst) + 1;
+                (number, find.await?)
+            }
+        };
+        let value = found.1.clone();
+        // The last one leaves nothing behind.
+        *last = (self.asking.load(Ordering::SeqCst) > 1).then_some(found);
+        Ok(value)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::cell::Cell;
+    use std::convert::Infallible;
+
+    use futures_util::{FutureExt as _, join};
+
+    use super::*;
+
+    #[tokio::test]
+    async fn those_who_ask_meanwhile_share_one_that_began_after_they_asked() {
+        let (together, found) = (Together::default(), Cell::new(0));
+        let find = || async {
+            found.set(found.get() + 1);
+            let value = found.get();
+            tokio::task::yield_now().await;
+            Ok::<_, Infallible>(value)
+        };
+        let (first, second, third, fourth) =
+            join!(together.get(find()), together.get(find()), together.get(find()), together.get(find()));
+        // All but the first one asked after the first had begun.
+        assert_eq!([first, second, third, fourth], [Ok(1), Ok(2), Ok(2), Ok(2)]);
+        assert!(together.last.lock().await.is_none(), "nothing is kept for nobody");
+        assert_eq!(together.get(find()).await, Ok(3), "nor for those who ask later");
+    }
+
+    #[tokio::test]
+    async fn what_failed_or_was_given_up_is_found_anew() {
+        let together = Together::default();
+        let gives_up = async {
+            let never = together.get(std::future::pending::<Result<u8, ()>>());
+            assert!(Box::pin(never).now_or_never().is_none());
+            together.get(async { Err::<u8, _>(()) }).await
+        };
+        let (failed, good) = join!(gives_up, together.get(async { Ok::<_, ()>(7) }));
+        assert_eq!((failed, good), (Err(()), Ok(7)));
+        assert_eq!(together.asking.load(Ordering::SeqCst), 0);
+    }
+}
