@@ -52,19 +52,20 @@ pub mod readers {
     pub use super::machine::reports::{Numbered, RawBatch};
 }
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use axum::Router;
-use axum::extract::{Request, State};
+use axum::extract::Request;
 use axum::http::{StatusCode, header};
-use axum::middleware::{self, Next};
 use axum::response::{IntoResponse as _, Response};
 use axum::routing::get;
-use futures_util::future::BoxFuture;
+use futures_util::future::{BoxFuture, Either, Ready, ready};
 use muster_protocol::api::{self, ProblemCode};
 use tower::Service as _;
 
 use cache::{many, read, upload};
+use connection::exchange::{Answers, of_router};
 use machine::{check_in, enrol, poll, reports, tuf};
 use operator::{
     audit, changes, collect, drafts, history, machines, publish, publish_all, requests, roots, session,
@@ -81,12 +82,14 @@ use crate::rates::Neighbourhood;
 /// How long a "too many" refusal is delayed.
 const LATE: Duration = Duration::from_secs(1);
 
-pub fn router(app: Shared) -> Router {
-    table(Router::new())
+/// Answers what machines and operators ask.
+pub fn answers(app: Shared) -> Answers {
+    let router = table(Router::new())
         .fallback(nothing_here)
         .method_not_allowed_fallback(other_method)
-        .layer(middleware::from_fn_with_state(app.clone(), outermost))
-        .with_state(app)
+        .with_state(app.clone());
+    // Around the router, where a layer in it would have three more boxes for each request.
+    Arc::new(move |request| Box::pin(outermost(app.clone(), request, router.clone())))
 }
 
 /// The API as an OpenAPI document, made anew.
@@ -144,13 +147,14 @@ fn table<R: Routes>(routes: R) -> R {
 }
 
 /// What is served where Prometheus scrapes.
-pub fn watched_router(app: Shared) -> Router {
-    Router::new()
+pub fn watched_answers(app: Shared) -> Answers {
+    let router = Router::new()
         .route(api::METRICS, get(watched::metrics))
         .route(api::HEALTH, get(watched::healthz))
         .route(api::READY, get(watched::readyz))
         .fallback(nothing_here)
-        .with_state(app)
+        .with_state(app);
+    of_router(router)
 }
 
 async fn nothing_here() -> Refused {
@@ -169,11 +173,15 @@ async fn other_method() -> Refused {
 /// come back at different times.
 ///
 /// Not an `async fn`: that would keep room for the request for as long as it is being answered.
-fn outermost(State(app): State<Shared>, request: Request, mut next: Next) -> BoxFuture<'static, Response> {
+fn outermost(
+    app: Shared,
+    request: Request,
+    mut router: Router,
+) -> impl Future<Output = Response> + Send + 'static {
     let (access, caller) = (Access::new(&request, &*app.services.clock), spread::caller(&request));
     let (request, unread) = unread::kept(request);
-    let answering = request_peer::answering(request, move |request| next.call(request));
-    Box::pin(async move {
+    let answering = request_peer::answering(request, move |request| router.call(request));
+    async move {
         let answered = async {
             let (response, asked) = answering.await;
             charged(&app, response, asked).await
@@ -187,31 +195,38 @@ fn outermost(State(app): State<Shared>, request: Request, mut next: Next) -> Box
         spread::out(&mut response, caller);
         access.answered(&mut response, &*app.services.clock);
         response
-    })
+    }
 }
 
 /// Charges unauthenticated requests to their address, and gives every refusal the same form, including the
-/// framework's.
-async fn charged(app: &Shared, response: Response, asked: Asked) -> Response {
+/// framework's. What takes longer has a box: most requests are answered at once or have waited before.
+fn charged(
+    app: &Shared,
+    response: Response,
+    asked: Asked,
+) -> Either<Ready<Response>, BoxFuture<'static, Response>> {
     if let Asked::Stranger(peer) = &asked
         && let Err(wait) = app.rates.address(Neighbourhood::of(peer.address()))
     {
-        return late(Refused::too_many("this address", wait).into_response()).await;
+        return Either::Right(Box::pin(late(Refused::too_many("this address", wait).into_response())));
     }
     if response.status() == StatusCode::TOO_MANY_REQUESTS {
-        return late(response).await;
+        return Either::Right(Box::pin(late(response)));
     }
     if !response.status().is_client_error() && !response.status().is_server_error() {
         return match asked {
-            Asked::By(who) => answers::charged(&app.memory, response, who).await,
-            _ => response,
+            Asked::By(who) if answers::is_large(&response) => {
+                let app = app.clone();
+                Either::Right(Box::pin(async move { answers::charged(&app.memory, response, who).await }))
+            }
+            _ => Either::Left(ready(response)),
         };
     }
     let kind = response.headers().get(header::CONTENT_TYPE);
     if kind.is_some_and(|kind| kind.as_bytes().starts_with(b"application/json")) {
-        return response;
+        return Either::Left(ready(response));
     }
-    in_one_form(response).await
+    Either::Right(Box::pin(in_one_form(response)))
 }
 
 /// Delays the refusal of a client that sends too much: over one connection it is refused at most once in that

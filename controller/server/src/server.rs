@@ -16,11 +16,12 @@ use tokio::task::JoinHandle;
 
 use crate::config::{BlobsAt, ConfigError, ServerConfig, TlsFiles};
 use crate::following::{Following, Setup, warn_of};
+use crate::http::connection::exchange::Answers;
 use crate::http::connection::gate::Bounds;
 use crate::http::connection::listen::bind;
 use crate::http::connection::serve::{REFUSING, Serving};
 use crate::http::state::App;
-use crate::http::{router, watched_router};
+use crate::http::{answers, watched_answers};
 use crate::keyring::{self, Keyring, KeyringError};
 use crate::roots::{Roots, RootsError};
 use crate::services::{Pulse, Services};
@@ -170,10 +171,10 @@ impl Server {
             turns: config.limits.turns_per_address,
             idle: config.limits.idle(),
         };
-        let serving = Serving::start(listener, bounds, tls, router(app.clone()));
+        let serving = Serving::start(listener, bounds, tls, answers(app.clone()));
         let metrics = config.metrics_listen.map(|address| {
-            let (idle, router) = (config.limits.idle(), watched_router(app));
-            serve_metrics(address, idle, router)
+            let (idle, answers) = (config.limits.idle(), watched_answers(app));
+            serve_metrics(address, idle, answers)
         });
         let metrics = metrics.transpose()?;
         let sweeping = tokio::spawn(sweep(services.clone()));
@@ -215,6 +216,7 @@ impl Server {
     /// Ends long polls at once, lets other requests finish, and closes the database.
     pub async fn stop(self) -> Result<(), ServerError> {
         self.stopping.send_replace(true);
+        self.services.wakers.wake_all();
         let ended = self.serving.stop().await;
         if let Some((_, metrics)) = self.metrics {
             let _ = metrics.stop().await;
@@ -236,14 +238,14 @@ pub fn workers() -> usize {
 fn serve_metrics(
     address: SocketAddr,
     idle: Duration,
-    router: axum::Router,
+    answers: Answers,
 ) -> Result<(SocketAddr, Serving), ServerError> {
     let failed = |error| ServerError::ListenMetrics(address, error);
     let listener = bind(address, idle).map_err(failed)?;
     let address = listener.local_addr().map_err(failed)?;
     tracing::info!("metrics are at http://{address}/metrics");
     let bounds = Bounds { connections: WATCHERS, unproven: WATCHERS, turns: 0, idle };
-    Ok((address, Serving::start(listener, bounds, None, router)))
+    Ok((address, Serving::start(listener, bounds, None, answers)))
 }
 
 /// Removes what has expired and looks for new roots, for as long as the server lives.

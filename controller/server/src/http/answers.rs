@@ -12,11 +12,19 @@ use super::problem::refuse;
 /// Responses smaller than this many bytes are not charged.
 const LARGE: usize = 16 * 1024;
 
+fn size(response: &Response) -> Option<usize> {
+    response.body().size_hint().exact().and_then(|size| usize::try_from(size).ok())
+}
+
+/// Whether it is charged.
+pub fn is_large(response: &Response) -> bool {
+    size(response).is_some_and(|size| size >= LARGE)
+}
+
 /// A response held whole in memory is charged to its reader until they have taken it. (Public files are held
 /// once and shared by all readers.)
 pub async fn charged(memory: &Memory, response: Response, who: Payer) -> Response {
-    let size = response.body().size_hint().exact().and_then(|size| usize::try_from(size).ok());
-    let Some(size) = size.filter(|size| *size >= LARGE) else { return response };
+    let Some(size) = size(&response).filter(|size| *size >= LARGE) else { return response };
     let mut held = memory.nothing(who);
     if let Err(refused) = held.grow_to(size) {
         return refused.into_response();

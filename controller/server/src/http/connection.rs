@@ -7,7 +7,7 @@
 //! `exchange` knows when that is.
 
 mod arrival;
-mod exchange;
+pub mod exchange;
 pub mod gate;
 mod keep;
 pub mod listen;

@@ -5,11 +5,11 @@ use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 
 use axum::extract::Request;
 use axum::response::Response;
-use futures_util::future::Either;
+use futures_util::future::BoxFuture;
 
 use super::connection::parties::Held;
-use super::connection::peer::{Peer, Proved};
-use super::connection::turns::{Pace, Paced};
+use super::connection::peer::{Peer, Proved, Waiting};
+use super::connection::turns::{Away, Pace, Paced};
 use super::payer::Payer;
 use super::problem::Refused;
 use crate::rates::Neighbourhood;
@@ -39,14 +39,14 @@ pub enum Asked {
 pub fn answering<F>(
     request: Request,
     answer: impl FnOnce(Request) -> F,
-) -> impl Future<Output = (Response, Asked)>
+) -> BoxFuture<'static, (Response, Asked)>
 where
-    F: Future<Output = Result<Response, Infallible>>,
+    F: Future<Output = Result<Response, Infallible>> + Send + 'static,
 {
     let peer = request.extensions().get::<Arc<Peer>>().cloned();
     let pace = peer.as_ref().map(|peer| Pace::new(peer.party()));
     let asking = RequestPeer { peer, pace: pace.clone(), proved: OnceLock::new(), counted: Mutex::default() };
-    let answer = answer(request);
+    let answer = Box::pin(answer(request));
     let answered = REQUEST_PEER.scope(asking, async {
         let response = answer.await.unwrap_or_else(|never| match never {});
         let asked = REQUEST_PEER.with(|asking| match (asking.proved.get(), &asking.peer) {
@@ -57,8 +57,8 @@ where
         (response, asked)
     });
     match pace {
-        Some(pace) => Either::Left(Paced::new(answered, pace)),
-        None => Either::Right(answered),
+        Some(pace) => Box::pin(Paced::new(answered, pace)),
+        None => Box::pin(answered),
     }
 }
 
@@ -96,11 +96,12 @@ pub async fn away<T>(wait: impl Future<Output = T>) -> T {
     }
 }
 
-/// Waits for news, without a turn. Meanwhile the connection takes as little memory as it can.
-pub async fn for_news<T>(wait: impl Future<Output = T>) -> T {
-    let peer = REQUEST_PEER.try_with(|asking| asking.peer.clone()).ok().flatten();
-    let _waiting = peer.map(Peer::waiting);
-    away(wait).await
+/// The request waits for news, without a turn, until the value is dropped. Meanwhile the connection takes as
+/// little memory as it can.
+#[must_use]
+pub fn waits_for_news() -> Option<(Waiting, Away)> {
+    let asking = REQUEST_PEER.try_with(|asking| asking.peer.clone().zip(asking.pace.clone()));
+    asking.ok().flatten().map(|(peer, pace)| (peer.waiting(), pace.leave()))
 }
 
 /// Who is charged for the request's memory while nothing is proved.

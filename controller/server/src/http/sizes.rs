@@ -25,12 +25,18 @@ fn is_small(what: &str, bytes: usize, most: usize) {
 fn a_poll_and_a_routine_check_in_are_small() {
     let state = |app: &'static Shared| State(app.clone());
     let asked = |(request, app): (Request, &'static Shared)| poll::Asked::from_request(request, app);
-    is_small("what a poll asks", size(asked), 1024);
-    is_small("a poll", size(|(app, asked)| poll::poll(state(app), asked)), 3 * 1024);
+    is_small("what a poll asks", size(asked), 64);
+    is_small("a poll", size(|(app, asked)| poll::poll(state(app), asked)), 320);
     let from =
         |(request, app): (Request, &'static Shared)| FromMachine::<CheckIn>::from_request(request, app);
     is_small("who checks in", size(from), 6 * 1024);
     is_small("a check-in", size(|(app, sent)| check_in::check_in(state(app), sent)), 5 * 1024);
+}
+
+#[test]
+fn what_every_request_passes_through_is_small() {
+    let outermost = |(app, request, router)| super::outermost(app, request, router);
+    is_small("what every request passes through", size(outermost), 512);
 }
 
 #[test]

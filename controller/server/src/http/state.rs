@@ -51,6 +51,11 @@ impl App {
         }
     }
 
+    /// Whether the server is asked to stop.
+    pub fn is_stopping(&self) -> bool {
+        *self.stopping.borrow()
+    }
+
     /// Completes when the server is asked to stop.
     pub async fn stopped(&self) {
         let _ = self.stopping.clone().wait_for(|stopping| *stopping).await;

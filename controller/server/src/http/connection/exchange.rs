@@ -27,7 +27,8 @@ use std::task::{Context, Poll, ready};
 use axum::Router;
 use axum::body::{Body, Bytes, HttpBody};
 use axum::http::{HeaderMap, Method, Request, Response, Version, header};
-use axum::routing::future::RouteFuture;
+use futures_util::FutureExt as _;
+use futures_util::future::BoxFuture;
 use hyper::body::{Frame, Incoming, SizeHint};
 use tower::Service as _;
 
@@ -36,9 +37,19 @@ use super::peer::Peer;
 /// A request whose answer is there already.
 pub const STAND_IN: &[u8] = b"GET / HTTP/1.1\r\n\r\n";
 
+/// What answers requests.
+pub type Answers = Arc<dyn Fn(Request<Body>) -> BoxFuture<'static, Response<Body>> + Send + Sync>;
+
+/// Answers with what this router says.
+pub fn of_router(router: Router) -> Answers {
+    // A router is always ready.
+    let answer = |answered: Result<_, Infallible>| answered.unwrap_or_else(|never| match never {});
+    Arc::new(move |request| Box::pin(router.clone().call(request).map(answer)))
+}
+
 /// The requests of one connection, one at a time.
 pub struct Exchange {
-    router: Router,
+    answers: Answers,
     peer: Arc<Peer>,
     now: Mutex<Now>,
 }
@@ -63,7 +74,7 @@ enum Asked {
 
 /// A request that is being answered.
 struct Underway {
-    answer: Pin<Box<RouteFuture<Infallible>>>,
+    answer: BoxFuture<'static, Response<Body>>,
     /// Its answer may be sent by another hyper.
     moves: bool,
     /// The connection may be used again.
@@ -91,8 +102,8 @@ pub enum Next {
 }
 
 impl Exchange {
-    pub fn new(router: Router, peer: Arc<Peer>) -> Self {
-        Self { router, peer, now: Mutex::default() }
+    pub fn new(answers: Answers, peer: Arc<Peer>) -> Self {
+        Self { answers, peer, now: Mutex::default() }
     }
 
     fn now(&self) -> MutexGuard<'_, Now> {
@@ -125,8 +136,7 @@ impl Exchange {
             None => Body::empty(),
         });
         request.extensions_mut().insert(self.peer.clone());
-        // A router is always ready.
-        let answer = Box::pin(self.router.clone().call(request));
+        let answer = (self.answers)(request);
         now.asked = Asked::For(Underway { answer, moves, lasts, body });
     }
 
@@ -138,7 +148,7 @@ impl Exchange {
             Asked::For(mut request) => {
                 // Not while the lock is held: whatever answers may take its time.
                 let polled = request.answer.as_mut().poll(cx);
-                (Some(request), polled.map(|answered| answered.unwrap_or_else(|never| match never {})))
+                (Some(request), polled)
             }
         };
         let mut now = self.now();

@@ -50,23 +50,24 @@ impl Keeper {
         Self { http, head_wait, stopping, in_hyper: AtomicUsize::new(0), crowd: CROWD }
     }
 
-    /// Serves a connection until it is closed.
+    /// Serves a connection until it is closed. What is soon over has a box: most of the time it waits for
+    /// news.
     pub async fn keep<S>(&self, stream: Box<S>, exchange: Arc<Exchange>)
     where
         S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
     {
         let mut held = Held { ahead: Bytes::new(), stream };
         loop {
-            if held.ahead.is_empty() && !self.begins(&mut held).await {
+            if held.ahead.is_empty() && !Box::pin(self.begins(&mut held)).await {
                 break;
             }
-            let mut left = self.in_hyper(held, &exchange).await;
+            let mut left = Box::pin(self.in_hyper(held, &exchange)).await;
             if let Some((aside, Next::Aside)) = left {
                 held = aside;
                 let Some(answer) = awaited(&mut held, &exchange).await else { return };
                 exchange.answer_with(answer);
                 held.ahead = joined(STAND_IN, &held.ahead);
-                left = self.in_hyper(held, &exchange).await;
+                left = Box::pin(self.in_hyper(held, &exchange)).await;
             }
             let Some((rests, _)) = left else { return };
             held = rests;
@@ -222,6 +223,7 @@ mod tests {
     use hyper_util::rt::TokioTimer;
     use tokio::io::AsyncReadExt as _;
 
+    use super::super::exchange::of_router;
     use super::super::gate::{Bounds, Gate};
     use super::*;
 
@@ -250,7 +252,7 @@ mod tests {
         let gate = Gate::new(Bounds { connections: 64, unproven: 64, turns: 2, idle: LIMIT });
         let (_open, peer) = gate.place(source).unwrap().admitted().await;
         let (near, mut far) = tokio::io::duplex(64 * 1024);
-        let exchange = Arc::new(Exchange::new(router, Arc::new(peer)));
+        let exchange = Arc::new(Exchange::new(of_router(router), Arc::new(peer)));
         let kept = tokio::spawn(async move { keeper.keep(Box::new(near), exchange).await });
         for piece in sent.chunks(piece) {
             // It may be closed early.

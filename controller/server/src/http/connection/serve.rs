@@ -14,7 +14,6 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
-use axum::Router;
 use futures_util::FutureExt as _;
 use hyper::server::conn::http1;
 use hyper_util::rt::TokioTimer;
@@ -28,7 +27,7 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
 use super::arrival::Arriving;
-use super::exchange::Exchange;
+use super::exchange::{Answers, Exchange};
 use super::gate::{Bounds, Gate, Place};
 use super::keep::Keeper;
 use super::peer::Peer;
@@ -66,7 +65,7 @@ impl Serving {
         listener: TcpListener,
         bounds: Bounds,
         tls: Option<Arc<rustls::ServerConfig>>,
-        router: Router,
+        answers: Answers,
     ) -> Self {
         let (stopping, open) = (CancellationToken::new(), TaskTracker::new());
         let head_wait = bounds.idle.min(HEAD_WAIT);
@@ -76,7 +75,7 @@ impl Serving {
             gate: Gate::new(bounds),
             keeper: Keeper::new(http, head_wait, stopping.clone()),
             tls: tls.map(TlsAcceptor::from),
-            router,
+            answers,
             idle: bounds.idle,
             head_wait,
             refusing: Arc::new(Semaphore::new(REFUSING)),
@@ -107,7 +106,7 @@ struct Server {
     gate: Gate,
     keeper: Keeper,
     tls: Option<TlsAcceptor>,
-    router: Router,
+    answers: Answers,
     idle: Duration,
     head_wait: Duration,
     refusing: Arc<Semaphore>,
@@ -139,7 +138,10 @@ impl Server {
     fn take(self: &Arc<Self>, stream: TcpStream, source: SocketAddr, open: &TaskTracker) {
         let server = self.clone();
         match self.gate.place(source) {
-            Ok(place) => drop(open.spawn(server.serve(stream, source, place))),
+            Ok(place) => {
+                let entering = Box::pin(server.clone().enter(stream, source, place));
+                drop(open.spawn(server.serve(entering)));
+            }
             Err(full) => {
                 if let Ok(permit) = self.refusing.clone().try_acquire_owned() {
                     open.spawn(server.refuse(stream, source, Why::Full(full), permit));
@@ -148,15 +150,8 @@ impl Server {
         }
     }
 
-    async fn serve(self: Arc<Self>, stream: TcpStream, source: SocketAddr, place: Place) {
-        // Whoever is refused has its seat until it has heard why: what is open is counted.
-        let seat = place.seat();
-        let (stream, peer) = match self.enter(&stream, place).await {
-            Ok(Some((open, peer))) => self.admit(stream, open, peer),
-            Ok(None) => return,
-            Err(why) => return Box::pin(self.turn_away(stream, source, why, seat)).await,
-        };
-        drop(seat);
+    async fn serve(self: Arc<Self>, entering: impl Future<Output = Option<(Box<Admitted>, Arc<Peer>)>>) {
+        let Some((stream, peer)) = entering.await else { return };
         let seat = peer.seat();
         tokio::select! {
             () = self.keep(stream, peer) => {}
@@ -164,13 +159,32 @@ impl Server {
         }
     }
 
-    async fn keep(&self, stream: Admitted, peer: Arc<Peer>) {
+    /// Brings it through the gate. `None` if that is where it ends.
+    async fn enter(
+        self: Arc<Self>,
+        stream: TcpStream,
+        source: SocketAddr,
+        place: Place,
+    ) -> Option<(Box<Admitted>, Arc<Peer>)> {
+        // Whoever is refused has its seat until it has heard why: what is open is counted.
+        let seat = place.seat();
+        match self.wait_in_line(&stream, place).await {
+            Ok(Some((open, peer))) => Some(self.admit(stream, open, peer)),
+            Ok(None) => None,
+            Err(why) => {
+                Box::pin(self.turn_away(stream, source, why, seat)).await;
+                None
+            }
+        }
+    }
+
+    async fn keep(&self, stream: Box<Admitted>, peer: Arc<Peer>) {
         let source = peer.source;
-        let exchange = Arc::new(Exchange::new(self.router.clone(), peer));
+        let exchange = Arc::new(Exchange::new(self.answers.clone(), peer));
         let Some(tls) = &self.tls else {
-            return self.keeper.keep(Box::new(stream), exchange).await;
+            return self.keeper.keep(stream, exchange).await;
         };
-        if let Some(stream) = Box::pin(self.handshake(tls, stream, source)).await {
+        if let Some(stream) = Box::pin(self.handshake(tls, *stream, source)).await {
             self.keeper.keep(stream, exchange).await;
         }
     }
@@ -206,7 +220,7 @@ impl Server {
     }
 
     /// Waits in the line of the connection's address. `None` if its client sends nothing.
-    async fn enter(&self, stream: &TcpStream, place: Place) -> Result<Option<(Running, Peer)>, Why> {
+    async fn wait_in_line(&self, stream: &TcpStream, place: Place) -> Result<Option<(Running, Peer)>, Why> {
         let (mut spoke, seat) = (false, place.seat());
         let admitted = async {
             if stream.readable().await.is_err() {
@@ -230,12 +244,12 @@ impl Server {
         }
     }
 
-    fn admit(&self, stream: TcpStream, open: Running, peer: Peer) -> (Admitted, Arc<Peer>) {
+    fn admit(&self, stream: TcpStream, open: Running, peer: Peer) -> (Box<Admitted>, Arc<Peer>) {
         // Without it answers are only slower.
         let _ = stream.set_nodelay(true);
         let peer = Arc::new(peer);
         let stream = Arriving::new(stream, peer.arrival().clone(), peer.arrivals());
-        (Connection::new(stream, self.idle, (open, peer.clone())), peer)
+        (Box::new(Connection::new(stream, self.idle, (open, peer.clone()))), peer)
     }
 
     async fn refuse(
@@ -282,9 +296,12 @@ mod tests {
 
     #[test]
     fn a_connection_that_waits_is_small() {
-        let serve =
-            |(server, stream, source, place): (Arc<Server>, _, _, _)| server.serve(stream, source, place);
-        let bytes = size(serve);
-        assert!(bytes <= 3 * 1024, "{bytes} bytes");
+        type Entering = std::pin::Pin<Box<dyn Future<Output = Option<(Box<Admitted>, Arc<Peer>)>>>>;
+        let bytes = size(|(server, entering): (Arc<Server>, Entering)| server.serve(entering));
+        assert!(bytes <= 512, "{bytes} bytes");
+        let enter =
+            |(server, stream, source, place): (Arc<Server>, _, _, _)| server.enter(stream, source, place);
+        let bytes = size(enter);
+        assert!(bytes <= 1536, "one in line: {bytes} bytes");
     }
 }

@@ -43,14 +43,27 @@ impl Pace {
 
     /// Waits without holding a turn.
     pub async fn away<T>(&self, wait: impl Future<Output = T>) -> T {
+        let _away = self.clone().leave();
+        wait.await
+    }
+
+    /// Holds no turn until the value is dropped.
+    pub fn leave(self) -> Away {
         self.0.away.store(true, Ordering::Relaxed);
-        let waited = wait.await;
-        self.0.away.store(false, Ordering::Relaxed);
-        waited
+        Away(self)
     }
 
     pub fn party(&self) -> Arc<Party> {
         self.0.party.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+}
+
+/// Work that waits for its client.
+pub struct Away(Pace);
+
+impl Drop for Away {
+    fn drop(&mut self) {
+        self.0.0.away.store(false, Ordering::Relaxed);
     }
 }
 

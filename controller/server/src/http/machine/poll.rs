@@ -1,6 +1,5 @@
 //! The long poll: a machine waits for a generation, or for something that its next check-in will get.
 
-use std::pin::Pin;
 use std::time::Duration;
 
 use axum::Json;
@@ -10,14 +9,14 @@ use muster_protocol::api::MAX_POLL_SECONDS;
 use muster_protocol::checkin::PollReply;
 use muster_protocol::ids::{Generation, IdError, MachineName};
 use serde::Deserialize;
-use tokio::time::Sleep;
+use tokio::time::{Instant, timeout_at};
 use utoipa::ToSchema;
 
 use super::files;
 use crate::http::auth::bearer::Bearer;
 use crate::http::path::OfMachine;
 use crate::http::problem::Refused;
-use crate::http::request_peer::for_news;
+use crate::http::request_peer;
 use crate::http::state::Shared;
 use crate::store::News;
 use crate::wakers::{Listener, Wake};
@@ -41,8 +40,24 @@ pub struct Poll {
 
 /// Replies at once if the latest generation is not the one the machine has; otherwise when that changes, or
 /// after the wait. The poll also ends when its bearer expires.
-pub async fn poll(State(app): State<Shared>, asked: Asked) -> Result<Json<PollReply>, Refused> {
-    wait(&app, asked).await
+///
+/// Not an `async fn`: that would keep room for what is asked for as long as it waits.
+pub fn poll(
+    State(app): State<Shared>,
+    asked: Asked,
+) -> impl Future<Output = Result<Json<PollReply>, Refused>> + Send {
+    // What asks the database is large and soon over, so it has boxes of its own: thousands wait here.
+    let begun = Box::pin(begin(app, asked));
+    async move {
+        let mut waiting = begun.await?;
+        let mut next = None;
+        loop {
+            if let Some(reply) = Box::pin(waiting.look(next)).await? {
+                return Ok(Json(reply));
+            }
+            next = Some(waiting.next().await);
+        }
+    }
 }
 
 /// What a poll asks. The request itself is gone while it waits: its head takes 8 KiB.
@@ -58,68 +73,95 @@ pub struct Asked {
 impl FromRequest<Shared> for Asked {
     type Rejection = Response;
 
-    async fn from_request(request: Request, app: &Shared) -> Result<Self, Response> {
-        let (mut parts, _) = request.into_parts();
-        let query = Query::<Poll>::from_request_parts(&mut parts, app).await;
-        let Query(poll) = query.map_err(IntoResponse::into_response)?;
-        let of = OfMachine::from_request_parts(&mut parts, app).await;
-        let OfMachine(machine) = of.map_err(IntoResponse::into_response)?;
-        let Ok(bearer) = Bearer::from_request_parts(&mut parts, app).await;
-        let malformed = |error: IdError| Refused::malformed(error.to_string()).into_response();
-        let have = match poll.have.as_deref() {
-            None | Some("" | "0") => None,
-            Some(text) => Some(text.parse().map_err(malformed)?),
-        };
-        let root = (poll.files == 1).then_some(poll.root);
-        let wait = Duration::from_secs(poll.wait.min(MAX_POLL_SECONDS));
-        Ok(Self { machine, bearer, have, wait, root })
+    fn from_request(request: Request, app: &Shared) -> impl Future<Output = Result<Self, Response>> + Send {
+        Box::pin(read(request, app))
     }
 }
 
-async fn wait(app: &Shared, asked: Asked) -> Result<Json<PollReply>, Refused> {
+async fn read(request: Request, app: &Shared) -> Result<Asked, Response> {
+    let (mut parts, _) = request.into_parts();
+    let query = Query::<Poll>::from_request_parts(&mut parts, app).await;
+    let Query(poll) = query.map_err(IntoResponse::into_response)?;
+    let of = OfMachine::from_request_parts(&mut parts, app).await;
+    let OfMachine(machine) = of.map_err(IntoResponse::into_response)?;
+    let Ok(bearer) = Bearer::from_request_parts(&mut parts, app).await;
+    let malformed = |error: IdError| Refused::malformed(error.to_string()).into_response();
+    let have = match poll.have.as_deref() {
+        None | Some("" | "0") => None,
+        Some(text) => Some(text.parse().map_err(malformed)?),
+    };
+    let root = (poll.files == 1).then_some(poll.root);
+    let wait = Duration::from_secs(poll.wait.min(MAX_POLL_SECONDS));
+    Ok(Asked { machine, bearer, have, wait, root })
+}
+
+/// A poll whose machine has proved who it is.
+struct Waiting {
+    app: Shared,
+    machine: MachineName,
+    bearer: Bearer,
+    have: Option<Generation>,
+    root: Option<u64>,
+    until: Instant,
+    listener: Listener,
+}
+
+async fn begin(app: Shared, asked: Asked) -> Result<Box<Waiting>, Refused> {
     let Asked { machine, bearer, have, wait, root } = asked;
-    // What asks the database is large and soon over, so it has boxes of its own: thousands wait here.
-    Box::pin(bearer.is_machines(app, &machine)).await?;
-    Box::pin(app.services.store.seen(&machine, app.services.now())).await?;
-    let timeout = tokio::time::sleep(wait);
-    tokio::pin!(timeout);
-    let mut listener = app.services.wakers.listen(&machine).ok_or_else(|| {
+    bearer.is_machines(&app, &machine).await?;
+    app.services.store.seen(&machine, app.services.now()).await?;
+    let until = Instant::now() + wait;
+    let listener = app.services.wakers.listen(&machine).ok_or_else(|| {
         Refused::too_many(
             &format!("machine {machine}"),
             Duration::from_secs(app.services.limits.poll_seconds),
         )
     })?;
-    let mut last_look = false;
-    loop {
-        let News { generation, check_in } = Box::pin(app.services.store.news(&machine)).await?;
-        if last_look || check_in || generation != have {
-            let files = match root.filter(|_| generation != have && generation.is_some()) {
-                Some(root) => Box::pin(files::stored(app, &machine, root)).await?,
-                None => None,
-            };
-            return Ok(Json(PollReply { generation, check_in, files }));
-        }
-        match for_news(next(app, &mut listener, timeout.as_mut())).await {
-            Next::News(wake) => {
-                // It may have been revoked meanwhile.
-                Box::pin(bearer.is_machines(app, &machine)).await?;
-                if let Wake::Published(fresh) = wake
-                    && is_newer(fresh.generation(), have)
-                    && let Some(reply) = files::reply(app, &fresh, root)
-                {
-                    return Ok(Json(reply));
-                }
-            }
-            Next::Timeout => last_look = true,
-            Next::Stop => return Err(stopping(app.services.wakers.len())),
-        }
-    }
+    Ok(Box::new(Waiting { app, machine, bearer, have, root, until, listener }))
 }
 
-/// Wakes may arrive late: a machine that has fetched a later generation meanwhile would take the one it is
-/// told of for an attack.
-fn is_newer(fresh: Generation, have: Option<Generation>) -> bool {
-    have.is_none_or(|have| fresh > have)
+impl Waiting {
+    /// The reply, if there is one after what was waited for. `None` before it waits at all.
+    async fn look(&self, next: Option<Next>) -> Result<Option<PollReply>, Refused> {
+        let services = &self.app.services;
+        match &next {
+            Some(Next::Stop) => return Err(stopping(services.wakers.len())),
+            Some(Next::News(wake)) => {
+                // It may have been revoked meanwhile.
+                self.bearer.is_machines(&self.app, &self.machine).await?;
+                if let Wake::Published(fresh) = wake
+                    && is_newer(fresh.generation(), self.have)
+                    && let Some(reply) = files::reply(&self.app, fresh, self.root)
+                {
+                    return Ok(Some(reply));
+                }
+            }
+            Some(Next::Timeout) | None => {}
+        }
+        let News { generation, check_in } = services.store.news(&self.machine).await?;
+        let is_other = generation != self.have;
+        if !is_other && !check_in && !matches!(next, Some(Next::Timeout)) {
+            return Ok(None);
+        }
+        let files = match self.root.filter(|_| is_other && generation.is_some()) {
+            Some(root) => Box::pin(files::stored(&self.app, &self.machine, root)).await?,
+            None => None,
+        };
+        Ok(Some(PollReply { generation, check_in, files }))
+    }
+
+    async fn next(&mut self) -> Next {
+        let _waits = request_peer::waits_for_news();
+        // Who stops the server rings every bell then.
+        if self.app.is_stopping() {
+            return Next::Stop;
+        }
+        match timeout_at(self.until, self.listener.woken()).await {
+            _ if self.app.is_stopping() => Next::Stop,
+            Ok(wake) => Next::News(wake),
+            Err(_) => Next::Timeout,
+        }
+    }
 }
 
 enum Next {
@@ -128,12 +170,10 @@ enum Next {
     Stop,
 }
 
-async fn next(app: &Shared, listener: &mut Listener, timeout: Pin<&mut Sleep>) -> Next {
-    tokio::select! {
-        wake = listener.woken() => Next::News(wake),
-        () = timeout => Next::Timeout,
-        () = app.stopped() => Next::Stop,
-    }
+/// Wakes may arrive late: a machine that has fetched a later generation meanwhile would take the one it is
+/// told of for an attack.
+fn is_newer(fresh: Generation, have: Option<Generation>) -> bool {
+    have.is_none_or(|have| fresh > have)
 }
 
 /// The machines that wait come back within a time that grows with their number, so that the next controller

@@ -11,7 +11,7 @@ use utoipa::ToSchema;
 
 use crate::http::auth::operator::Signed;
 use crate::http::problem::Refused;
-use crate::http::request_peer::for_news;
+use crate::http::request_peer;
 use crate::http::state::Shared;
 
 /// How long changes are gathered before a follower is told of them: in a fleet where something changes all
@@ -55,7 +55,8 @@ pub async fn changes(
                 }
             }
         };
-        for_news(news).await;
+        let _waits = request_peer::waits_for_news();
+        news.await;
     }
     // Before the machines: a change between the two is told twice, and not left out.
     let cursor = *cursor.borrow();

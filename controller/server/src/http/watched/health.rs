@@ -42,7 +42,7 @@ pub async fn readyz(State(app): State<Shared>) -> Result<&'static str, Refused> 
 
 /// `Err` says in one sentence what is wrong; the log has the details.
 pub async fn readiness(app: &App) -> Result<(), &'static str> {
-    if *app.stopping.borrow() {
+    if app.is_stopping() {
         return Err("the controller is stopping: ask again when it has started");
     }
     let found = async { Ok::<_, Infallible>((KEPT, look(app).await)) };
