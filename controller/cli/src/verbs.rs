@@ -105,7 +105,7 @@ pub fn run(arguments: Arguments) -> Result<ExitCode> {
         .context("cannot start the runtime")?;
     match arguments.command {
         // Alone: what the commands of operators may need together would stay in the server's memory.
-        Command::Serve(serve) => runtime.block_on(serve.run(arguments.config)).map(done),
+        Command::Serve(serve) => runtime.block_on(serve.run(arguments.config)),
         command => runtime.block_on(command.run(arguments.config)),
     }
 }
@@ -114,7 +114,7 @@ impl Command {
     async fn run(self, config: Option<PathBuf>) -> Result<ExitCode> {
         match self {
             Self::Init(init) => init.run().map(done),
-            Self::Serve(serve) => serve.run(config).await.map(done),
+            Self::Serve(serve) => serve.run(config).await,
             Self::Backup(backup) => backup.run(config).await.map(done),
             Self::Restore(restore) => restore.run(config).await.map(done),
             Self::Database(database) => database.run().await.map(done),

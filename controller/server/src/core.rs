@@ -31,5 +31,6 @@ pub mod rows;
 #[cfg(test)]
 mod samples;
 pub mod seals;
+pub mod settings;
 
 pub use change::{Change, Decided};

@@ -14,6 +14,8 @@ use crate::store::{Heard, StoreError};
 
 /// How often the database is asked.
 const LOOK: Duration = Duration::from_secs(1);
+/// After how many of those the settings of all are compared.
+const COMPARE: u32 = 15;
 /// By how many seconds the clocks of a controller and of its database may differ without a word.
 const MOST_APART_S: i64 = 5;
 /// How long to wait before a lost connection is tried again, at first and at most.
@@ -56,6 +58,13 @@ pub async fn warn_of(setup: &Setup, services: &Services) -> Result<(), StoreErro
     for complaint in complaints(setup, &others, ahead_ms) {
         tracing::warn!("{complaint}");
     }
+    compare(services).await
+}
+
+/// Compares this controller's settings with what the others tell of theirs.
+async fn compare(services: &Services) -> Result<(), StoreError> {
+    let told = services.store.told().await?;
+    services.settings.compare(&services.keyring, &told);
     Ok(())
 }
 
@@ -93,9 +102,18 @@ fn complaints(setup: &Setup, others: &[String], ahead_ms: i64) -> Vec<String> {
 async fn ask(services: Arc<Services>) {
     let mut known = None;
     let mut complaint = String::new();
+    let mut since = 0;
     loop {
         tokio::time::sleep(LOOK).await;
-        match look(&services, known).await {
+        since += 1;
+        let looked = match look(&services, known).await {
+            Ok(number) if since >= COMPARE => {
+                since = 0;
+                compare(&services).await.map(|()| number)
+            }
+            looked => looked,
+        };
+        match looked {
             Ok(number) => (known, complaint) = (Some(number), String::new()),
             Err(error) => complain(&mut complaint, &error),
         }
@@ -128,7 +146,8 @@ async fn listen(services: Arc<Services>, ear: Ear) {
                 Heard::Everything => services.wakers.wake_all(),
             }
         };
-        if let Err(error) = ear.listen(&mut hear).await {
+        let prints = || services.settings.prints(&services.keyring);
+        if let Err(error) = ear.listen(&mut hear, &prints).await {
             complain(&mut complaint, &error);
         }
         // Not all controllers at once.

@@ -6,7 +6,7 @@ use std::io::Write as _;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, PoisonError, RwLock};
 
-use muster_protocol::ids::{from_hex, to_hex};
+use muster_protocol::ids::{Sha256, from_hex, to_hex};
 use muster_protocol::random::{self, RandomError};
 use muster_protocol::session::ExchangeSecret;
 use serde::{Deserialize, Serialize};
@@ -51,6 +51,7 @@ pub struct Keyring {
     file: PathBuf,
     /// Whether it is this controller's alone.
     own: bool,
+    fleet: Sha256,
     held: RwLock<Arc<Keys>>,
 }
 
@@ -97,20 +98,20 @@ struct WrittenKey {
 
 impl Keyring {
     /// Opens the keys in the data folder; makes them at the first start.
-    pub fn open(data: &Path, now_s: i64) -> Result<Self, KeyringError> {
-        Self::of(data.join(FILE), true, now_s)
+    pub fn open(data: &Path, fleet: &Sha256, now_s: i64) -> Result<Self, KeyringError> {
+        Self::of(data.join(FILE), true, fleet, now_s)
     }
 
     /// The same, in a file that several controllers have: none of them replaces its keys, since the others
     /// would not know the new one. A key that was added to it ([`add_next`]) seals from its time on; the one
     /// before is accepted as long as what it sealed.
-    pub fn shared(file: &Path, now_s: i64) -> Result<Self, KeyringError> {
-        Self::of(file.to_owned(), false, now_s)
+    pub fn shared(file: &Path, fleet: &Sha256, now_s: i64) -> Result<Self, KeyringError> {
+        Self::of(file.to_owned(), false, fleet, now_s)
     }
 
-    fn of(file: PathBuf, own: bool, now_s: i64) -> Result<Self, KeyringError> {
-        let keys = in_force(&file, own, true, now_s)?;
-        Ok(Self { file, own, held: RwLock::new(Arc::new(keys)) })
+    fn of(file: PathBuf, own: bool, fleet: &Sha256, now_s: i64) -> Result<Self, KeyringError> {
+        let keys = in_force(&file, own, true, fleet, now_s)?;
+        Ok(Self { file, own, fleet: *fleet, held: RwLock::new(Arc::new(keys)) })
     }
 
     pub fn keys(&self) -> Arc<Keys> {
@@ -120,7 +121,7 @@ impl Keyring {
     /// Reads the file again, and replaces a key that has sealed long enough. A file that is missing now,
     /// perhaps for a moment, is not made anew.
     pub fn renew(&self, now_s: i64) -> Result<(), KeyringError> {
-        let keys = in_force(&self.file, self.own, false, now_s)?;
+        let keys = in_force(&self.file, self.own, false, &self.fleet, now_s)?;
         *self.held.write().unwrap_or_else(PoisonError::into_inner) = Arc::new(keys);
         Ok(())
     }
@@ -151,7 +152,7 @@ fn accepted(replaced_at: i64, now_s: i64) -> bool {
 }
 
 /// The keys in the file, which is brought up to date first: a key is on disk before it seals anything.
-fn in_force(file: &Path, own: bool, make: bool, now_s: i64) -> Result<Keys, KeyringError> {
+fn in_force(file: &Path, own: bool, make: bool, fleet: &Sha256, now_s: i64) -> Result<Keys, KeyringError> {
     let failed = |error| KeyringError::File(file.to_owned(), error);
     let damaged = || match own {
         true => KeyringError::Damaged(file.to_owned()),
@@ -190,7 +191,7 @@ fn in_force(file: &Path, own: bool, make: bool, now_s: i64) -> Result<Keys, Keyr
     if changed {
         write(file, &written).map_err(failed)?;
     }
-    read(&written, now_s).ok_or_else(damaged)
+    read(&written, fleet, now_s).ok_or_else(damaged)
 }
 
 fn new_key(now_s: i64) -> Result<WrittenKey, KeyringError> {
@@ -199,9 +200,9 @@ fn new_key(now_s: i64) -> Result<WrittenKey, KeyringError> {
     Ok(WrittenKey { id, made_at: now_s, secret: Hex::of(&secret) })
 }
 
-fn read(written: &Written, now_s: i64) -> Option<Keys> {
+fn read(written: &Written, fleet: &Sha256, now_s: i64) -> Option<Keys> {
     let exchange = ExchangeSecret::from_bytes(from_hex(&written.exchange.0)?);
-    let read = |key: &WrittenKey| Some(SealKey::new(key.id, from_hex(&key.secret.0)?));
+    let read = |key: &WrittenKey| Some(SealKey::new(key.id, from_hex(&key.secret.0)?).of_fleet(fleet));
     // Another controller, whose clock is ahead, may seal with a key whose time has not come here.
     let begun = written.keys.iter().position(|key| key.made_at <= now_s);
     let seals = begun.unwrap_or(written.keys.len().checked_sub(1)?);
@@ -238,6 +239,9 @@ mod tests {
 
     const NOW: i64 = 1_800_000_000;
 
+    fn fleet() -> Sha256 {
+        Sha256::of(b"fleet")
+    }
     fn claims() -> Claims {
         Claims { machine: "tin".parse().unwrap(), enrolment: 1, counter: 0, seq: 1, expires: NOW + 60 }
     }
@@ -245,11 +249,11 @@ mod tests {
     #[test]
     fn the_keys_outlive_a_restart_in_a_file_that_nobody_else_reads() {
         let folder = tempfile::tempdir().unwrap();
-        let first = Keyring::open(folder.path(), NOW).unwrap().keys();
+        let first = Keyring::open(folder.path(), &fleet(), NOW).unwrap().keys();
         let mode = std::fs::metadata(folder.path().join(FILE)).unwrap().permissions().mode();
         assert_eq!(mode & 0o777, 0o600);
         let bearer = first.seals.bearer(first.seals.newest(), &claims());
-        let again = Keyring::open(folder.path(), NOW + 3600).unwrap().keys();
+        let again = Keyring::open(folder.path(), &fleet(), NOW + 3600).unwrap().keys();
         assert_eq!(again.seals.read_bearer(&bearer), Some(claims()));
         assert_eq!(again.exchange.public(), first.exchange.public());
     }
@@ -257,7 +261,7 @@ mod tests {
     #[test]
     fn a_key_is_replaced_and_accepted_as_long_as_what_it_sealed() {
         let folder = tempfile::tempdir().unwrap();
-        let keyring = Keyring::open(folder.path(), NOW).unwrap();
+        let keyring = Keyring::open(folder.path(), &fleet(), NOW).unwrap();
         let first = keyring.keys();
         let bearer = first.seals.bearer(first.seals.newest(), &claims());
         keyring.renew(NOW + SEALS_S - 1).unwrap();
@@ -273,9 +277,9 @@ mod tests {
     fn a_shared_key_is_replaced_without_a_restart_and_every_bearer_is_accepted_until_it_ends() {
         let folder = tempfile::tempdir().unwrap();
         let [one, two] = ["one.json", "two.json"].map(|name| folder.path().join(name));
-        let first = Keyring::shared(&one, NOW).unwrap();
+        let first = Keyring::shared(&one, &fleet(), NOW).unwrap();
         std::fs::copy(&one, &two).unwrap();
-        let second = Keyring::shared(&two, NOW).unwrap();
+        let second = Keyring::shared(&two, &fleet(), NOW).unwrap();
         let bearer = |keyring: &Keyring| {
             let seals = &keyring.keys().seals;
             seals.bearer(seals.newest(), &claims())
@@ -311,13 +315,13 @@ mod tests {
     fn a_lost_file_is_made_anew_and_a_damaged_one_says_what_to_do() {
         let folder = tempfile::tempdir().unwrap();
         let file = folder.path().join(FILE);
-        let first = Keyring::open(folder.path(), NOW).unwrap().keys();
+        let first = Keyring::open(folder.path(), &fleet(), NOW).unwrap().keys();
         std::fs::remove_file(&file).unwrap();
-        let second = Keyring::open(folder.path(), NOW).unwrap().keys();
+        let second = Keyring::open(folder.path(), &fleet(), NOW).unwrap().keys();
         assert_ne!(second.exchange.public(), first.exchange.public());
         for damaged in ["", "{}", r#"{"keys":[],"exchange":"00"}"#] {
             std::fs::write(&file, damaged).unwrap();
-            let error = Keyring::open(folder.path(), NOW).unwrap_err().to_string();
+            let error = Keyring::open(folder.path(), &fleet(), NOW).unwrap_err().to_string();
             assert!(error.contains("remove the file"), "{error}");
         }
     }
@@ -326,7 +330,7 @@ mod tests {
     fn a_shared_file_is_private_and_is_never_made_anew_while_the_controller_runs() {
         let folder = tempfile::tempdir().unwrap();
         let file = folder.path().join("shared.json");
-        let keyring = Keyring::shared(&file, NOW).unwrap();
+        let keyring = Keyring::shared(&file, &fleet(), NOW).unwrap();
         let (held, text) = (keyring.keys(), std::fs::read(&file).unwrap());
         std::fs::remove_file(&file).unwrap();
         keyring.renew(NOW + 600).unwrap_err();
@@ -334,12 +338,12 @@ mod tests {
         assert_eq!(keyring.keys().exchange.public(), held.exchange.public());
         std::fs::write(&file, text).unwrap();
         std::fs::set_permissions(&file, std::fs::Permissions::from_mode(0o644)).unwrap();
-        let error = Keyring::shared(&file, NOW).unwrap_err().to_string();
+        let error = Keyring::shared(&file, &fleet(), NOW).unwrap_err().to_string();
         assert!(error.contains("chmod 600"), "{error}");
         std::fs::set_permissions(&file, std::fs::Permissions::from_mode(0o600)).unwrap();
         keyring.renew(NOW + 600).unwrap();
         std::fs::write(&file, "{}").unwrap();
-        let error = Keyring::shared(&file, NOW).unwrap_err().to_string();
+        let error = Keyring::shared(&file, &fleet(), NOW).unwrap_err().to_string();
         assert!(error.contains("copy the file from another controller"), "{error}");
     }
 }

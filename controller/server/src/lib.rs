@@ -9,7 +9,8 @@
 //! - `following` hears what other controllers on the same database did.
 //! - `services` is what every part of the controller works with, in a request or in a background loop:
 //!   `store`, `roots` (the chain of root files), `signer` (the online key),
-//!   `keyring` (what seals bearers and sessions), `wakers` (waiting machines) and
+//!   `keyring` (what seals bearers and sessions), `certificate` (what connections are accepted with),
+//!   `settings` (what controllers on one database must have the same), `wakers` (waiting machines) and
 //!   `notify` (waiting operators). None of these knows HTTP.
 //! - `metrics` counts what happens, for those who watch; every part counts in it, and it uses none.
 //! - `rates` counts requests; `config` is read once and passed as a value.
@@ -20,6 +21,7 @@
 #![deny(clippy::print_stdout, clippy::print_stderr)]
 
 pub mod backup;
+mod certificate;
 mod collector;
 pub mod config;
 pub mod core;
@@ -33,6 +35,7 @@ mod rates;
 mod roots;
 pub mod server;
 mod services;
+mod settings;
 mod signer;
 pub mod store;
 pub mod threads;

@@ -9,12 +9,11 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use muster_protocol::clock::{Clock, SystemClock};
-use rustls::pki_types::pem::PemObject as _;
-use rustls::pki_types::{CertificateDer, PrivateKeyDer};
 use tokio::sync::watch;
 use tokio::task::JoinHandle;
 
-use crate::config::{BlobsAt, ConfigError, ServerConfig, TlsFiles};
+use crate::certificate::{Certificate, CertificateError};
+use crate::config::{BlobsAt, ConfigError, ServerConfig};
 use crate::following::{Following, Setup, warn_of};
 use crate::http::connection::exchange::Answers;
 use crate::http::connection::gate::Bounds;
@@ -25,6 +24,7 @@ use crate::http::{answers, watched_answers};
 use crate::keyring::{self, Keyring, KeyringError};
 use crate::roots::{Roots, RootsError};
 use crate::services::{Pulse, Services};
+use crate::settings::Settings;
 use crate::signer::{OnlineKey, OnlineSigner};
 use crate::store::blobs::{BlobError, Blobs};
 use crate::store::shared::Ear;
@@ -37,7 +37,8 @@ const FEWEST_WORKERS: usize = 2;
 const WATCHERS: usize = 64;
 /// How often expired rows are removed.
 const SWEEP: Duration = Duration::from_secs(600);
-/// How often the root folder is checked for a root that was not published here.
+/// How often the root folder is checked for a root that was not published here, and the certificate's files
+/// for another one.
 const LOOK: Duration = Duration::from_secs(10);
 /// For how many of those the pulse goes on during one step: half an hour.
 const MOST_BEATS: u32 = 180;
@@ -68,8 +69,8 @@ pub enum ServerError {
     Listen(SocketAddr, std::io::Error),
     #[error("cannot listen on {0}: {1}; write another address or port as metrics_listen in controller.toml")]
     ListenMetrics(SocketAddr, std::io::Error),
-    #[error("the certificate {0} cannot be used: {1}")]
-    Certificate(PathBuf, String),
+    #[error(transparent)]
+    Certificate(#[from] CertificateError),
     #[error("the server ended: {0}")]
     Serve(std::io::Error),
 }
@@ -128,7 +129,9 @@ impl Server {
         let (roots, store) = open_store(&config).await?;
         store.require_here(&config.data).await?;
         warn_of_end(&roots, clock.unix_seconds());
-        let tls = config.tls.as_ref().map(tls).transpose()?;
+        let certificate = config.tls.as_ref().map(Certificate::open).transpose()?;
+        let tls = certificate.as_ref().map(Certificate::config).transpose()?;
+        let fleet = roots.current().fleet();
         let blobs = Blobs::open(&config.blobs)?;
         store.sweep(clock.unix_seconds()).await?;
         raise_file_limit(config.limits.connections);
@@ -143,9 +146,11 @@ impl Server {
                 OnlineSigner::new(config.online_key.clone(), config.limits.timestamp_seconds()),
             ),
             keyring: match &config.bearer_keys {
-                Some(file) => Keyring::shared(file, clock.unix_seconds())?,
-                None => Keyring::open(&config.data, clock.unix_seconds())?,
+                Some(file) => Keyring::shared(file, &fleet, clock.unix_seconds())?,
+                None => Keyring::open(&config.data, &fleet, clock.unix_seconds())?,
             },
+            certificate,
+            settings: Settings::of(&config),
             clock,
             wakers: Default::default(),
             root_log: Default::default(),
@@ -256,6 +261,9 @@ async fn sweep(services: Arc<Services>) {
         since += LOOK;
         if let Err(error) = beating(&services.pulse, &*services.clock, services.log_found_root()).await {
             tracing::warn!("new roots cannot be looked for: {error}");
+        }
+        if let Some(certificate) = &services.certificate {
+            certificate.look();
         }
         if since >= SWEEP {
             since = Duration::ZERO;
@@ -385,24 +393,6 @@ pub(crate) fn open_data(folder: &Path) -> Result<File, ServerError> {
         Err(TryLockError::WouldBlock) => Err(ServerError::Locked(folder.to_owned())),
         Err(TryLockError::Error(error)) => Err(failed(error)),
     }
-}
-
-fn tls(files: &TlsFiles) -> Result<Arc<rustls::ServerConfig>, ServerError> {
-    let wrong = |error: &dyn std::fmt::Display| {
-        ServerError::Certificate(files.certificate.clone(), error.to_string())
-    };
-    let chain = CertificateDer::pem_file_iter(&files.certificate)
-        .and_then(|certificates| certificates.collect::<Result<Vec<_>, _>>())
-        .map_err(|error| wrong(&error))?;
-    let key = PrivateKeyDer::from_pem_file(&files.key)
-        .map_err(|error| wrong(&format_args!("its key {}: {error}", files.key.display())))?;
-    let provider = Arc::new(rustls::crypto::ring::default_provider());
-    let mut config = rustls::ServerConfig::builder_with_provider(provider)
-        .with_safe_default_protocol_versions()
-        .and_then(|builder| builder.with_no_client_auth().with_single_cert(chain, key))
-        .map_err(|error| wrong(&error))?;
-    config.alpn_protocols = vec![b"http/1.1".to_vec()];
-    Ok(Arc::new(config))
 }
 
 #[cfg(test)]

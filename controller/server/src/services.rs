@@ -9,12 +9,14 @@ use muster_protocol::clock::{Clock, UnixMillis};
 use muster_protocol::keys::PublicKey;
 use tokio::sync::{Mutex, watch};
 
+use crate::certificate::Certificate;
 use crate::config::Limits;
 use crate::core::audit::AuditContext;
 use crate::core::roots::RootRefusal;
 use crate::keyring::Keyring;
 use crate::notify::Notify;
 use crate::roots::{Roots, RootsError};
+use crate::settings::Settings;
 use crate::signer::{NotNamed, OnlineKey, OnlineSigner};
 use crate::store::blobs::Blobs;
 use crate::store::{Failed, Store, StoreError};
@@ -26,6 +28,9 @@ pub struct Services {
     pub roots: Roots,
     pub online: OnlineKey,
     pub keyring: Keyring,
+    /// `None` if connections are accepted without TLS.
+    pub certificate: Option<Arc<Certificate>>,
+    pub settings: Settings,
     pub clock: Arc<dyn Clock>,
     pub limits: Limits,
     /// Machines waiting in a long poll.

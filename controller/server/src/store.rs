@@ -8,6 +8,7 @@
 //! `interface` lists everything a database must provide: another one is a folder beside those two and
 //! a variant here.
 
+mod alone;
 mod answers;
 mod backup;
 pub mod blobs;

@@ -2,7 +2,11 @@
 
 use std::fmt;
 
+use muster_protocol::clock::UnixMillis;
+use muster_protocol::moment::{self, Unit};
+use muster_protocol::shown::Shown;
 use muster_protocol::terminal;
+use serde_json::json;
 
 /// What to do about an error. Part of the chain, printed last.
 #[derive(Debug, Clone)]
@@ -52,6 +56,18 @@ pub fn print(error: &anyhow::Error) {
     for line in render(error).lines() {
         tell!("{line}");
     }
+}
+
+/// The same as one line of a log that is written as JSON.
+pub fn print_json(error: &anyhow::Error, now: UnixMillis) {
+    let shown = |text: &str| Shown(text).to_string();
+    let line = json!({
+        "timestamp": moment::rfc3339(now, Unit::Milliseconds),
+        "level": "ERROR",
+        "message": shown(&causes(error)),
+        "hint": hint_of(error).map(shown),
+    });
+    tell!("{line}");
 }
 
 #[cfg(test)]

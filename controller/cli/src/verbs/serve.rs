@@ -1,16 +1,18 @@
 //! `muster serve`: the controller.
 
 use std::path::PathBuf;
+use std::process::ExitCode;
 
 use anyhow::{Result, anyhow};
 use clap::Args;
+use muster_protocol::clock::{Clock as _, SystemClock};
 use muster_protocol::moment::{self, Unit};
 use muster_protocol::{logging, tell};
 use muster_server::server::ServerError;
 use tracing_subscriber::EnvFilter;
 
 use crate::config::controller_file;
-use crate::terminal::error::{Hint, WithHint as _};
+use crate::terminal::error::{self, Hint, WithHint as _};
 
 #[derive(Debug, Args)]
 pub struct Serve {
@@ -20,21 +22,38 @@ pub struct Serve {
 }
 
 impl Serve {
-    pub async fn run(self, config: Option<PathBuf>) -> Result<()> {
-        let config = controller_file(config)?;
+    pub async fn run(self, config: Option<PathBuf>) -> Result<ExitCode> {
         if self.next_bearer_key {
+            let config = controller_file(config)?;
             let from = muster_server::server::next_bearer_key(&config)?;
             let from = moment::rfc3339(from, Unit::Milliseconds);
             tell!("the next key is added: copy the file to the other controllers before {from}");
-            return Ok(());
+            return Ok(ExitCode::SUCCESS);
         }
-        start_logging()?;
-        let ended = muster_server::server::run(&config, shutdown()).await;
-        ended.map_err(|error| {
-            let hint = hint_about(&error).to_owned();
-            anyhow::Error::new(error).context("the controller stopped").context(Hint(hint))
-        })
+        match (start_logging()?, serve(config).await) {
+            (_, Ok(())) => Ok(ExitCode::SUCCESS),
+            (Format::Text, Err(error)) => Err(error),
+            // Whoever reads the log reads objects to its end, whatever MUSTER_LOG says.
+            (Format::Json, Err(error)) => {
+                error::print_json(&error, SystemClock::new().unix_ms());
+                Ok(ExitCode::FAILURE)
+            }
+        }
     }
+}
+
+async fn serve(config: Option<PathBuf>) -> Result<()> {
+    let ended = muster_server::server::run(&controller_file(config)?, shutdown()).await;
+    ended.map_err(|error| {
+        let hint = hint_about(&error).to_owned();
+        anyhow::Error::new(error).context("the controller stopped").context(Hint(hint))
+    })
+}
+
+/// How the log is written.
+enum Format {
+    Text,
+    Json,
 }
 
 /// Only a controller that has served is known to have its data whole.
@@ -47,17 +66,19 @@ fn hint_about(error: &ServerError) -> &'static str {
 
 /// With MUSTER_LOG_FORMAT=json one object a line; otherwise under systemd with structured fields, elsewhere
 /// plain lines. The level comes from MUSTER_LOG.
-fn start_logging() -> Result<()> {
+fn start_logging() -> Result<Format> {
     let filter = EnvFilter::try_from_env("MUSTER_LOG").unwrap_or_else(|_| EnvFilter::new("info"));
     match std::env::var("MUSTER_LOG_FORMAT").as_deref() {
-        Ok("json") => logging::start_json(filter),
-        Err(std::env::VarError::NotPresent) | Ok("" | "text") => logging::start(filter, |journal| journal),
-        _ => {
-            return Err(anyhow!("MUSTER_LOG_FORMAT is neither json nor text"))
-                .hint("set one of them, or neither");
+        Ok("json") => {
+            logging::start_json(filter);
+            Ok(Format::Json)
         }
+        Err(std::env::VarError::NotPresent) | Ok("" | "text") => {
+            logging::start(filter, |journal| journal);
+            Ok(Format::Text)
+        }
+        _ => Err(anyhow!("MUSTER_LOG_FORMAT is neither json nor text")).hint("set one of them, or neither"),
     }
-    Ok(())
 }
 
 /// SIGTERM or SIGINT.
@@ -85,7 +106,6 @@ mod tests {
         for error in [
             ServerError::Data("data".into(), Error::other("full")),
             ServerError::Locked("data".into()),
-            ServerError::Certificate("server.pem".into(), "not one".into()),
             ServerError::Listen(([127, 0, 0, 1], 1).into(), Error::other("taken")),
         ] {
             assert!(!promises(&error), "{error}");

@@ -5,6 +5,7 @@
 
 mod advice;
 mod configured;
+mod logged;
 mod times;
 
 use std::collections::BTreeMap;

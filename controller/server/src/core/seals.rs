@@ -5,7 +5,7 @@
 use base64::Engine as _;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use hmac::{Hmac, KeyInit as _, Mac as _};
-use muster_protocol::ids::MachineName;
+use muster_protocol::ids::{MachineName, Sha256};
 use muster_protocol::session::ExchangeKey;
 use zeroize::Zeroizing;
 
@@ -18,6 +18,8 @@ const BEARER: &str = "mb1.";
 const BEARER_CONTEXT: &[u8] = b"muster-bearer-v2\0";
 const SESSION: &str = "ms1.";
 const SESSION_CONTEXT: &[u8] = b"muster-session-token-v1\0";
+const FLEET_CONTEXT: &[u8] = b"muster-seal-key-of-fleet-v1\0";
+const PRINT_CONTEXT: &[u8] = b"muster-seal-key-print-v1\0";
 /// The longest text that is looked at.
 const MOST: usize = 512;
 
@@ -33,6 +35,12 @@ pub struct SealKey {
 impl SealKey {
     pub fn new(id: u32, secret: [u8; 32]) -> Self {
         Self { id, secret: Zeroizing::new(secret) }
+    }
+
+    /// What this key is for one fleet: another fleet that has the same file takes nothing that it sealed.
+    pub fn of_fleet(self, fleet: &Sha256) -> Self {
+        let secret = mac(&self, FLEET_CONTEXT, fleet.as_bytes()).finalize().into_bytes();
+        Self::new(self.id, secret.into())
     }
 }
 
@@ -57,6 +65,22 @@ impl Seals {
     /// The number of the key that seals.
     pub fn newest(&self) -> u32 {
         self.newest.id
+    }
+
+    /// A number that tells whether two controllers seal with the same key, and nothing else.
+    pub fn print(&self) -> i32 {
+        self.print_of(&self.newest)
+    }
+
+    /// Whether bearers and sessions of whoever told this number are accepted here.
+    pub fn accept(&self, print: i32) -> bool {
+        std::iter::once(&self.newest).chain(&self.earlier).any(|key| self.print_of(key) == print)
+    }
+
+    fn print_of(&self, key: &SealKey) -> i32 {
+        let of = [&key.id.to_be_bytes()[..], self.exchange.as_bytes()].concat();
+        let [a, b, c, d, ..] = <[u8; 32]>::from(mac(key, PRINT_CONTEXT, &of).finalize().into_bytes());
+        i32::from_be_bytes([a, b, c, d])
     }
 
     /// The key of this number; the newest one where it has been forgotten. What that one seals in its place

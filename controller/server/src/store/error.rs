@@ -67,7 +67,10 @@ impl From<sqlx::Error> for StoreError {
         }
         match error {
             sqlx::Error::PoolTimedOut => Self::Busy,
-            sqlx::Error::Io(_) | sqlx::Error::Tls(_) => Self::Unavailable(error.to_string()),
+            // The second is also what a connection is that something before the server has ended.
+            sqlx::Error::Io(_) | sqlx::Error::Protocol(_) | sqlx::Error::Tls(_) => {
+                Self::Unavailable(error.to_string())
+            }
             _ => Self::Database(error.to_string()),
         }
     }

@@ -7,11 +7,12 @@
 //! nothing is decided by facts that a commit has contradicted.
 
 use std::collections::HashMap;
-use std::sync::{Mutex, PoisonError};
+use std::sync::Mutex;
 
 use muster_protocol::ids::MachineName;
 use muster_protocol::keys::PublicKey;
 
+use super::alone::alone;
 use super::queue::Asking;
 use crate::core::change::Change;
 use crate::core::checkin::Stored;
@@ -49,7 +50,7 @@ pub struct Before(u64);
 
 impl Facts {
     fn with<T>(&self, work: impl FnOnce(&mut Inner) -> T) -> T {
-        work(&mut self.0.lock().unwrap_or_else(PoisonError::into_inner))
+        alone(&self.0, work)
     }
 
     /// Takes out what is known of the machines of new check-ins. To be called while nobody else may write. A

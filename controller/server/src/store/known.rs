@@ -3,13 +3,14 @@
 //! contradict.
 
 use std::collections::HashMap;
-use std::sync::{Mutex, PoisonError};
+use std::sync::Mutex;
 use std::time::Duration;
 
 use muster_protocol::clock::UnixMillis;
 use muster_protocol::ids::MachineName;
 use tokio::time::Instant;
 
+use super::alone::alone;
 use crate::core::Change;
 use crate::core::checkin::is_news;
 use crate::core::rows::KnownMachine;
@@ -52,7 +53,7 @@ impl Known {
     }
 
     fn with<T>(&self, work: impl FnOnce(&mut Inner) -> T) -> T {
-        work(&mut self.inner.lock().unwrap_or_else(PoisonError::into_inner))
+        alone(&self.inner, work)
     }
 
     pub fn get(&self, machine: &MachineName) -> Option<KnownMachine> {

@@ -25,6 +25,7 @@ mod reports;
 mod requests;
 mod retention;
 mod roots;
+mod settings;
 
 pub(super) use connection::{LONGEST, Postgres, Transaction, listen_options, silent};
 pub(super) use listen::Listener;

@@ -1,7 +1,7 @@
 //! Check-ins that wait for the next transaction.
 
 use std::collections::{HashSet, VecDeque};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex};
 
 use bytes::Bytes;
 use muster_protocol::audit::Checkpoint;
@@ -11,6 +11,7 @@ use muster_protocol::ids::{MachineName, Sha256};
 use muster_protocol::keys::{PublicKey, Signature};
 use tokio::sync::oneshot;
 
+use super::alone::alone;
 use super::error::StoreError;
 use crate::core::change::Decided;
 use crate::core::checkin::{self, CheckInRefusal, ReceivedCheckIn};
@@ -132,7 +133,7 @@ impl Waits {
 
 impl Queue {
     pub fn with<T>(&self, work: impl FnOnce(&mut Waiting) -> T) -> T {
-        work(&mut self.0.lock().unwrap_or_else(PoisonError::into_inner))
+        alone(&self.0, work)
     }
 
     /// The next ones: those that go together, and those that are decided alone. `None` at the end, and then

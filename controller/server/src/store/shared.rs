@@ -11,6 +11,7 @@ use crate::config::DatabaseSettings;
 use crate::core::audit::AuditContext;
 use crate::core::change::Decided;
 use crate::core::roots;
+use crate::core::settings::{Prints, Told};
 
 /// The roots in a database that several controllers share.
 #[derive(Debug, Clone)]
@@ -79,6 +80,14 @@ impl Store {
         }
     }
 
+    /// What the controllers on a shared database tell of their settings, this one too.
+    pub async fn told(&self) -> Result<Vec<Told>, StoreError> {
+        match &self.database {
+            Database::Sqlite(_) => Ok(Vec::new()),
+            Database::Postgres(database) => super::within(database.told()).await,
+        }
+    }
+
     /// `None` if this database belongs to one controller, whose roots are in a folder.
     pub fn shared_roots(&self) -> Option<SharedRoots> {
         match &self.database {
@@ -99,8 +108,12 @@ impl Ear {
         Ok(postgres::listen_options(settings)?.map(|options| Self(Listener::new(options))))
     }
 
-    /// Listens until the connection ends.
-    pub async fn listen(&self, heard: &mut (impl FnMut(Heard) + Send)) -> Result<(), StoreError> {
-        self.0.listen(heard).await
+    /// Listens until the connection ends, and tells others of this controller's settings as long as it lasts.
+    pub async fn listen(
+        &self,
+        heard: &mut (impl FnMut(Heard) + Send),
+        prints: &(impl Fn() -> Prints + Sync),
+    ) -> Result<(), StoreError> {
+        self.0.listen(heard, prints).await
     }
 }

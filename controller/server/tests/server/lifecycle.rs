@@ -4,7 +4,7 @@ use std::os::unix::fs::PermissionsExt as _;
 use std::path::Path;
 use std::sync::Arc;
 
-use crate::support::{Answer, Fleet, make_root};
+use crate::support::{Answer, Fleet, LIMIT, make_root};
 use muster_protocol::api;
 use muster_protocol::keys::SecretKey;
 use muster_protocol::operator::FleetView;
@@ -83,7 +83,7 @@ async fn the_data_folder_is_the_controllers_alone() {
 /// A certificate for 127.0.0.1 in `tls/`, and a client that trusts only that.
 fn certify(folder: &Path) -> reqwest::Client {
     let made = rcgen::generate_simple_self_signed(["127.0.0.1".to_owned()]).unwrap();
-    std::fs::create_dir(folder.join("tls")).unwrap();
+    std::fs::create_dir_all(folder.join("tls")).unwrap();
     std::fs::write(folder.join("tls/server.pem"), made.cert.pem()).unwrap();
     let key = folder.join("tls/server-key.pem");
     std::fs::write(&key, made.signing_key.serialize_pem()).unwrap();
@@ -113,6 +113,16 @@ async fn with_a_certificate_it_speaks_tls_alone() {
     assert_eq!(view.fleet, fleet.fleet_id());
     assert!(fleet.http.get(&url).send().await.is_err(), "a stranger's client does not believe it");
     assert!(fleet.http.get(fleet.url(api::FLEET)).send().await.is_err(), "it speaks no plain HTTP");
+
+    // Its files are looked at every ten seconds; connections that are open go on.
+    let renewed = certify(fleet.dir.path());
+    let found = async {
+        while renewed.get(&url).send().await.is_err() {
+            tokio::time::sleep(std::time::Duration::from_millis(50)).await;
+        }
+    };
+    tokio::time::timeout(LIMIT, found).await.unwrap();
+    assert_eq!(Answer::of(client.get(&url)).await.status, reqwest::StatusCode::OK);
     fleet.down().await;
 
     std::fs::write(fleet.dir.path().join("tls/server.pem"), "nonsense").unwrap();

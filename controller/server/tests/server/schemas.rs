@@ -29,14 +29,14 @@ use crate::trust::draft;
 /// What version 0.1 and later ones stored besides roots. The last two say what is under way, and may be lost.
 const NOT_FILLED: [&str; 4] = ["roots", "audit_of_0_1", "changes", "cache_marks"];
 
-enum Database {
+pub enum Database {
     Sqlite(SqliteConnection),
     Postgres(PgConnection),
 }
 
 impl Database {
     /// An empty one in the place of the fleet's.
-    async fn empty(fleet: &mut Fleet) -> Self {
+    pub async fn empty(fleet: &mut Fleet) -> Self {
         if let Some(before) = fleet.postgres.take() {
             let new = Place::new().await.unwrap();
             let config = std::fs::read_to_string(fleet.config_file()).unwrap();
@@ -113,7 +113,7 @@ impl Database {
     }
 
     /// What a controller of that time did at its first start.
-    async fn migrate(&mut self, folder: &Path, newest: i64) {
+    pub async fn migrate(&mut self, folder: &Path, newest: i64) {
         let earlier = tempfile::tempdir().unwrap();
         for (version, file) in versions(folder) {
             if version <= newest {
@@ -141,7 +141,7 @@ impl Database {
     }
 }
 
-fn folder(fleet: &Fleet) -> PathBuf {
+pub fn folder(fleet: &Fleet) -> PathBuf {
     let kind = if fleet.postgres.is_some() { "postgres" } else { "sqlite" };
     Path::new(env!("CARGO_MANIFEST_DIR")).join("migrations").join(kind)
 }

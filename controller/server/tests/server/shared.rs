@@ -10,7 +10,7 @@ use muster_protocol::operator::{MachineView, NewRoot, RootTaken};
 use muster_protocol::report::{Accepted, EventKind};
 use reqwest::{Method, StatusCode};
 
-use crate::support::{Fleet, event, make_root, until};
+use crate::support::{Answer, Fleet, event, make_root, until};
 
 const MACHINES: &str = api::OPERATOR_MACHINES;
 
@@ -21,6 +21,21 @@ async fn fleet() -> Option<Fleet> {
         return None;
     }
     Some(fleet)
+}
+
+/// Until what `/readyz` says of its settings is so. Controllers compare theirs every quarter of a minute.
+async fn until_ready_says(fleet: &Fleet, so: impl Fn(&str) -> bool) {
+    let look = async {
+        loop {
+            let answer = Answer::of(fleet.http.get(fleet.url(api::READY))).await;
+            assert_eq!(answer.status, StatusCode::OK, "{}", answer.text);
+            if so(&answer.text) {
+                return;
+            }
+            tokio::time::sleep(std::time::Duration::from_millis(50)).await;
+        }
+    };
+    tokio::time::timeout(2 * crate::support::LIMIT, look).await.expect("it never says so");
 }
 
 /// A poll at `here` ends by what is published at `there`: long before its own end, and before the client's
@@ -173,4 +188,29 @@ async fn texts_that_a_column_cannot_hold_are_stored_all_the_same() {
     assert_eq!(fleet.sql("SELECT detail FROM attacks").await, "a\u{1a}0b\u{1a}1c");
     let view: MachineView = fleet.view("cinnabar").await;
     assert!(view.attack.is_none(), "it is over: the machine's check-ins tell of none");
+}
+
+#[tokio::test]
+async fn controllers_whose_keys_of_bearers_or_limits_differ_say_so_until_they_are_the_same() {
+    let Some(here) = fleet().await else { return };
+    let mut there = here.beside("").await;
+    until_ready_says(&there, |text| text.lines().count() == 1).await;
+    there.down().await;
+    let config = std::fs::read_to_string(there.config_file()).unwrap();
+    std::fs::write(there.config_file(), format!("{config}[limits]\nmachine_per_second = 7\n")).unwrap();
+    let keys = there.dir.path().join("bearer-keys.json");
+    std::fs::remove_file(&keys).unwrap();
+    there.up().await;
+    let told = |text: &str| text.contains("bearer_keys is not") && text.contains("[limits] are not");
+    until_ready_says(&there, told).await;
+    until_ready_says(&here, told).await;
+
+    there.down().await;
+    std::fs::write(there.config_file(), config).unwrap();
+    std::fs::copy(here.dir.path().join("bearer-keys.json"), keys).unwrap();
+    there.up().await;
+    until_ready_says(&here, |text| text.lines().count() == 1).await;
+    let mut machine = here.enrolled("cinnabar", Class::Nixos).await;
+    let bearer = machine.bearer(&here).await;
+    assert_eq!(there.get("/cache/nix-cache-info", &bearer).await.status, StatusCode::OK);
 }

@@ -117,6 +117,43 @@ async fn a_scrape_counts_machines_requests_and_what_ends() {
     poll.abort();
 }
 
+/// Ten thousand machines, each with words of its own wherever one may choose them, and a stranger who asks
+/// for ever new paths.
+#[tokio::test]
+async fn a_scrape_is_as_short_for_ten_thousand_machines_and_has_nobodys_words() {
+    let fleet = Fleet::start_with(METRICS).await;
+    let alone = scrape(&fleet).await.len();
+    let machines = "INSERT INTO machines (name, class, system, tags, added_at, enrolment, key, agent,
+             enrolled_at, seen_at, seq)
+         SELECT 'hostile-' || n, CASE n % 2 WHEN 0 THEN 'nixos' ELSE 'darwin' END, 'x86_64-linux',
+             '[\"evil-' || n || '\"]', 1, 1, KEY, 'evil \"} 1 ' || n, 1, n, n FROM NUMBERS";
+    let sqlite = "(WITH RECURSIVE all_of (n) AS (SELECT 1 UNION ALL SELECT n + 1 FROM all_of WHERE n < 10000)
+         SELECT n FROM all_of)";
+    let numbers = fleet.dialect(sqlite, "generate_series(1, 10000) AS all_of (n)");
+    let key = fleet.dialect("randomblob(32)", "sha256(n::text::bytea)");
+    fleet.try_sql(&machines.replace("NUMBERS", numbers).replace("KEY", key)).await.unwrap();
+    let attacks = "INSERT INTO attacks (machine, attack, detail, at, received_at)
+         SELECT name, 'forged-signature', 'evil of ' || name, 1, 1 FROM machines WHERE seq % 3 = 0";
+    fleet.try_sql(attacks).await.unwrap();
+    for n in 0..50 {
+        let path = format!("/v1/hostile-{n}/%22%7D%0Aevil%20{n}");
+        let request = fleet.http.get(fleet.url(&path)).header(api::REQUEST_ID, format!("hostile-{n}"));
+        Answer::of(request).await;
+        Answer::of(fleet.http.get(fleet.url(&format!("/v1/machines/hostile-{n}/poll"))).bearer_auth("evil"))
+            .await;
+    }
+    fleet.clock.forward(3600);
+    let now = scrape(&fleet).await;
+    let counted: f64 =
+        now.iter().filter(|(name, _)| name.starts_with("muster_machines{")).map(|(_, count)| count).sum();
+    assert_eq!(counted, 10_000.0);
+    assert!(now.len() < alone + 100, "{alone}, and {}", now.len());
+    for name in now.keys() {
+        assert!(!name.contains("hostile") && !name.contains("evil"), "{name}");
+        assert!(name.len() < 120, "{name}");
+    }
+}
+
 #[tokio::test]
 async fn a_refusal_carries_the_id_that_the_client_gave_its_request_or_one_of_our_own() {
     let fleet = Fleet::start().await;

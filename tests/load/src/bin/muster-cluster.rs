@@ -1,27 +1,24 @@
 //! `tests/cluster`: several controllers, agents as real HTTP clients, and things killed at random by a seed.
 
-use std::path::PathBuf;
-use std::sync::Arc;
-use std::sync::atomic::Ordering;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use anyhow::{Context as _, Result, ensure};
 use clap::Parser;
-use muster_load::agents::enrol;
-use muster_load::cluster::agent::{Agent, Run};
+use muster_load::cluster::agent::Agent;
 use muster_load::cluster::chaos::{Broken, Databases, reign};
-use muster_load::cluster::controllers::Controllers;
 use muster_load::cluster::dice::Dice;
 use muster_load::cluster::garage::Garage;
-use muster_load::cluster::{operator, verdict};
+use muster_load::cluster::life::{Life, Lived};
+use muster_load::cluster::speed::{Figures, table};
+use muster_load::cluster::verdict;
 use muster_load::fleet::Fleet;
-use muster_load::server::Program;
 use muster_protocol::random;
-use tokio::task::JoinSet;
+use serde_json::json;
 use tokio::time::Instant;
 
-/// The longest that agents may need in the end.
-const SETTLE: Duration = Duration::from_secs(60);
+/// The setting for archives in a folder.
+const FOLDER: &str = "blobs = \"blobs\"\n";
 
 #[derive(Debug, Parser)]
 #[command(name = "muster-cluster", about = "Several controllers, and things killed at random")]
@@ -35,7 +32,7 @@ struct Cli {
     /// The program `garage`: archives are in its S3 store, which crashes too; otherwise in a folder
     #[arg(long)]
     garage: Option<PathBuf>,
-    /// For how many seconds nothing is broken, and everything timed
+    /// For how many seconds nothing is broken, and everything timed, beside a fleet over SQLite
     #[arg(long, default_value_t = 10)]
     calm: u64,
     /// SQLite: one controller. PostgreSQL: three, over a primary and a standby
@@ -49,6 +46,9 @@ struct Cli {
     /// Repeats the choices of an earlier run
     #[arg(long)]
     seed: Option<u64>,
+    /// Writes what was timed to this file
+    #[arg(long)]
+    json: Option<PathBuf>,
     /// Further lines of every controller.toml
     #[arg(long, default_value = "")]
     configure: String,
@@ -72,48 +72,52 @@ async fn run(cli: &Cli, seed: u64) -> Result<()> {
     let folder = tempfile::Builder::new().prefix("muster-cluster.").tempdir()?;
     // PostgreSQL runs as somebody else.
     std::fs::set_permissions(folder.path(), std::os::unix::fs::PermissionsExt::from_mode(0o755))?;
-    let databases = match cli.database.as_str() {
-        "sqlite" => None,
-        _ => Some(Databases::create(folder.path().to_owned()).await?),
+    let began = Instant::now();
+    let tell = move |what: &str| println!("{:6.1} s  {what}", began.elapsed().as_secs_f64());
+    let calm = Duration::from_secs(cli.calm);
+    let (sqlite, s3) = (cli.database == "sqlite", cli.garage.is_some());
+    let databases = match sqlite {
+        true => None,
+        false => Some(Databases::create(folder.path().to_owned()).await?),
     };
-    let fleet = Arc::new(Fleet::make(folder.path())?);
-    let (store, s3) = match &cli.garage {
+    let fleet = Fleet::make(folder.path())?;
+    let (store, s3_table) = match &cli.garage {
         Some(program) => {
             let (garage, table) = Garage::create(program, folder.path()).await?;
             (Some(garage), table)
         }
         None => (None, String::new()),
     };
-    let blobs = if store.is_some() { Garage::blobs() } else { "blobs = \"blobs\"\n".into() };
+    let blobs = if s3 { Garage::blobs() } else { FOLDER.into() };
     let database = databases.as_ref().map_or_else(String::new, |databases| {
         format!("database = \"{}\"\nbearer_keys = \"bearer-keys.json\"\n", databases.url())
     });
-    let settings = format!("{database}{blobs}{}\n{s3}", cli.configure);
-    let count = if databases.is_some() { 3 } else { 1 };
-    let programs = std::iter::once(&cli.muster).chain(&cli.then);
-    let programs = programs.map(|muster| Program { muster: muster.clone(), core: None }).collect();
-    let controllers =
-        Controllers::start(programs, count, |name, listen| fleet.controller(name, listen, false, &settings))
-            .await?;
-    let controllers = Arc::new(controllers);
-    let enrolled = enrol(&fleet, controllers.target(0)?, 0..cli.machines).await?;
-    let names = enrolled.iter().map(|agent| agent.machine.name.clone()).collect();
-
-    let run = Arc::new(Run::default());
-    let mut agents = JoinSet::new();
-    for agent in enrolled {
-        let agent = Agent::new(agent.machine, &fleet)?;
-        agents.spawn(agent.live(fleet.clone(), controllers.clone(), run.clone(), dice.fork()));
+    let settings = format!("{database}{blobs}{}\n{s3_table}", cli.configure);
+    let count = if sqlite { 1 } else { 3 };
+    let programs: Vec<PathBuf> = std::iter::once(&cli.muster).chain(&cli.then).cloned().collect();
+    let life = Life::begin(fleet, &programs, count, &settings, cli.machines, &mut dice).await?;
+    let (fleet, controllers) = (life.fleet.clone(), life.controllers.clone());
+    // Both at once: whatever else this machine does meanwhile, it does to both.
+    let beside = match (!sqlite || s3) && !calm.is_zero() {
+        true => Some(beside(cli, &folder.path().join("beside"), &mut dice).await?),
+        false => None,
+    };
+    let mut figures = Vec::new();
+    let times = match &beside {
+        Some(beside) => {
+            let (usual, times) = tokio::join!(beside.calm(calm), life.calm(calm));
+            figures.push(Figures { database: "SQLite", blobs: "folder", controllers: 1, times: usual });
+            times
+        }
+        None => life.calm(calm).await,
+    };
+    let (database, blobs) = (if sqlite { "SQLite" } else { "PostgreSQL" }, if s3 { "S3" } else { "folder" });
+    figures.push(Figures { database, blobs, controllers: count, times });
+    if let Some(beside) = beside {
+        beside.end().await?;
     }
-    let publishes =
-        tokio::spawn(operator::publish(fleet.clone(), controllers.clone(), names, run.clone(), dice.fork()));
-    let began = Instant::now();
-    let tell = move |what: &str| println!("{:6.1} s  {what}", began.elapsed().as_secs_f64());
+    tell("what things take was measured; now they are broken");
     let lasts = Duration::from_secs(cli.seconds);
-    tokio::time::sleep(Duration::from_secs(cli.calm)).await;
-    for line in run.speed.end() {
-        tell(&line);
-    }
     let mut broken = Broken::default();
     let mut parts = (databases, store);
     let halves = if cli.then.is_some() { 2 } else { 1 };
@@ -127,29 +131,17 @@ async fn run(cli: &Cli, seed: u64) -> Result<()> {
     }
     tell("all is well again");
 
-    run.ends.store(true, Ordering::Relaxed);
-    let published = publishes.await??;
     let settles = Instant::now();
-    run.goal.set(published.clone()).ok().context("the goal is set once")?;
-    let mut lived = Vec::new();
-    let quiet = async {
-        while let Some(agent) = agents.join_next().await {
-            lived.push(agent??);
-        }
-        anyhow::Ok(())
-    };
-    tokio::time::timeout(SETTLE, quiet)
-        .await
-        .context("some agents do not get what was published, or cannot report")??;
+    let Lived { agents, published } = life.end().await?;
     tell(&format!("the agents are quiet after {:.1} s", settles.elapsed().as_secs_f64()));
-    let seen = verdict::check(&fleet, &controllers, &lived, &published).await?;
+    let seen = verdict::check(&fleet, &controllers, &agents, &published).await?;
     ensure!(seen.generations > 0 && seen.events > 0, "nothing happened in this run, so it shows nothing");
-    let sum = |of: fn(&Agent) -> u64| lived.iter().map(of).sum::<u64>();
+    let sum = |of: fn(&Agent) -> u64| agents.iter().map(of).sum::<u64>();
     println!(
         "{} machines, {count} controllers on {}: {} check-ins, {} reports, {} polls, {} archives, {} times \
          tried again; {} generations and {} events are there once, in order, with archives of {} KiB in {}; \
          {} entries of the audit log in one chain",
-        lived.len(),
+        agents.len(),
         cli.database,
         sum(|agent| agent.told.check_ins),
         sum(|agent| agent.told.reports),
@@ -159,10 +151,21 @@ async fn run(cli: &Cli, seed: u64) -> Result<()> {
         seen.generations,
         seen.events,
         seen.bytes / 1024,
-        if cli.garage.is_some() { "garage" } else { "a folder" },
+        if s3 { "garage" } else { "a folder" },
         seen.entries
     );
     println!("{broken:?}");
+    println!("{}", table(&figures));
+    if let Some(file) = &cli.json {
+        let measured = json!({ "seed": seed, "machines": cli.machines, "figures": figures });
+        std::fs::write(file, serde_json::to_vec_pretty(&measured)?)?;
+    }
     drop(parts);
     Ok(())
+}
+
+/// As many machines with one controller over SQLite and a folder, until nothing is timed any more.
+async fn beside(cli: &Cli, folder: &Path, dice: &mut Dice) -> Result<Life> {
+    let (programs, settings) = ([cli.muster.clone()], format!("{FOLDER}{}\n", cli.configure));
+    Life::begin(Fleet::make(folder)?, &programs, 1, &settings, cli.machines, dice).await
 }

@@ -22,7 +22,7 @@ use tokio::time::Instant;
 use super::blobs;
 use super::controllers::Controllers;
 use super::dice::Dice;
-use super::speed::Speed;
+use super::speed::{Speed, What};
 use crate::client::{Answer, Connection};
 use crate::fleet::{Fleet, Machine};
 
@@ -142,7 +142,7 @@ impl Agent {
         let Some(answer) = sent(connection, request).await else { return Ok(Outcome::Again) };
         match self.judge("a check-in", &answer)? {
             Verdict::Done => {
-                speed.took("check-ins", asked.elapsed());
+                speed.took(What::CheckIn, asked.elapsed());
                 self.machine.checked_in(&answer)?;
             }
             // An earlier try of the same bytes was answered; the agent makes the next one.
@@ -154,13 +154,20 @@ impl Agent {
         }
         self.unanswered = None;
         self.told.check_ins += 1;
+        // Its poll would wait for one that is newer than what the reply told of.
+        if self.machine.generation.is_some() && self.machine.generation != self.holds {
+            match self.refresh(fleet, connection, speed).await? {
+                Outcome::Well => {}
+                Outcome::Again => return Ok(Outcome::Again),
+            }
+        }
         while !self.outbox.is_empty() {
             let request = self.machine.report(self.stream, &self.outbox)?;
             let asked = Instant::now();
             let Some(answer) = sent(connection, request).await else { return Ok(Outcome::Again) };
             match self.judge("a report", &answer)? {
                 Verdict::Done => {
-                    speed.took("reports", asked.elapsed());
+                    speed.took(What::Report, asked.elapsed());
                     let accepted: Accepted = answer.good()?;
                     self.outbox.retain(|event| event.seq > accepted.through);
                     self.told.reports += 1;
@@ -183,13 +190,18 @@ impl Agent {
         }
         let reply: PollReply = answer.good()?;
         if reply.generation.is_some() && reply.generation != self.holds {
-            return self.refresh(fleet, connection).await;
+            return self.refresh(fleet, connection, speed).await;
         }
         Ok(Outcome::Well)
     }
 
     /// Fetches and verifies as an agent does, and reports what it then holds.
-    async fn refresh(&mut self, fleet: &Fleet, connection: &mut Connection) -> Result<Outcome> {
+    async fn refresh(
+        &mut self,
+        fleet: &Fleet,
+        connection: &mut Connection,
+        speed: &Speed,
+    ) -> Result<Outcome> {
         let name = &self.machine.name;
         let scope = Scope { machine: name.clone(), class: Class::Nixos, lowest: Generation::FIRST };
         let mut update = Update::start(&self.trusted, Some(scope), fleet.clock.unix_seconds())?;
@@ -219,6 +231,7 @@ impl Agent {
             bail!("{name} held {:?} and was brought back to {now:?}", self.holds);
         }
         if let Some(generation) = now.filter(|_| now != self.holds) {
+            speed.holds(name, generation.get());
             self.holds = now;
             self.unread = true;
             self.machine.generation = now;
@@ -243,7 +256,7 @@ impl Agent {
         };
         match answer.status {
             200 => {
-                speed.took("archives read", asked.elapsed());
+                speed.took(What::Read, asked.elapsed());
                 ensure!(answer.body == archive, "{name} was handed another archive for generation {held}");
                 self.told.archives += 1;
                 self.unread = false;

@@ -15,6 +15,7 @@ use tokio::time::Instant;
 use super::blobs;
 use super::controllers::Controllers;
 use super::dice::Dice;
+use super::speed::What;
 use crate::fleet::Fleet;
 
 const LIMIT: Duration = Duration::from_secs(12);
@@ -37,6 +38,7 @@ pub async fn publish(
         upload(&fleet, &controllers, &run, name, number, &mut bearer, &mut dice).await?;
         let publication = fleet.generation(name, number)?;
         let path = format!("{}/generations", api::operator_machine(name));
+        run.speed.sends(name, number);
         // Once it is signed it goes out: another one under its number would be an attack to the machine.
         loop {
             let request = fleet.signed("POST", &path, serde_json::to_vec(&publication)?)?;
@@ -49,7 +51,7 @@ pub async fn publish(
             };
             match answer {
                 Some(answer) if answer.status == 200 => {
-                    run.speed.took("generations stored", asked.elapsed());
+                    run.speed.took(What::Publication, asked.elapsed());
                     break;
                 }
                 Some(answer) if answer.status < 500 && answer.status != 429 => bail!(
@@ -87,7 +89,7 @@ async fn upload(
             let request = blobs::put(archive.clone(), bearer)?;
             match tokio::time::timeout(LIMIT, connection.send(request)).await {
                 Ok(Ok(answer)) if answer.status == 201 => {
-                    run.speed.took("archives stored", asked.elapsed());
+                    run.speed.took(What::Upload, asked.elapsed());
                     return Ok(());
                 }
                 Ok(Ok(answer)) if answer.status == 401 => bearer.clear(),

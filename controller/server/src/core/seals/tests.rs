@@ -89,3 +89,25 @@ fn a_session_s_token_is_no_bearer_and_ends_like_one_but_for_the_count_of_check_i
     assert!(!claims.hold(&KnownMachine { counter: 3, ..known }, 0));
     assert!(!claims.hold(&KnownMachine { enrolment: 2, ..known }, 0));
 }
+
+#[test]
+fn a_fleet_takes_nothing_that_another_one_with_the_same_file_sealed() {
+    let of = |fleet: &[u8]| Seals::new(seals(1).of_fleet(&Sha256::of(fleet)), vec![], exchange());
+    let (one, same, other) = (of(b"one"), of(b"one"), of(b"other"));
+    let session =
+        SessionClaims { machine: claims().machine, enrolment: 1, counter: 2, expires: 9, key: exchange() };
+    let (bearer, token) = (one.bearer(1, &claims()), one.session(1, &session));
+    assert!(same.read_bearer(&bearer).is_some() && same.read_session(&token).is_some());
+    assert!(other.read_bearer(&bearer).is_none() && other.read_session(&token).is_none());
+    assert_ne!(one.print(), other.print());
+}
+
+#[test]
+fn a_print_tells_whether_what_another_controller_seals_is_accepted() {
+    let one = Seals::new(seals(1), vec![], exchange());
+    let later = Seals::new(seals(2), vec![seals(1)], exchange());
+    assert!(one.accept(one.print()) && later.accept(one.print()) && later.accept(later.print()));
+    assert!(!one.accept(later.print()));
+    let apart = Seals::new(seals(1), vec![], ExchangeKey::from_bytes([6; 32]));
+    assert!(!one.accept(apart.print()), "the key that sessions are set up with counts too");
+}

@@ -165,6 +165,11 @@ impl Reply for &'static str {
         operation.answers_with("200", "text/plain");
     }
 }
+impl Reply for String {
+    fn describe(operation: &mut Operation) {
+        operation.answers_with("200", "text/plain");
+    }
+}
 /// Handlers that return a status say that something was stored.
 impl Reply for StatusCode {
     fn describe(operation: &mut Operation) {

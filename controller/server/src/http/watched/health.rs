@@ -33,9 +33,20 @@ pub async fn healthz(State(app): State<Shared>) -> Result<&'static str, Refused>
 }
 
 /// Whether it can serve requests now.
-pub async fn readyz(State(app): State<Shared>) -> Result<&'static str, Refused> {
+///
+/// Settings that differ from another controller's are named, and are no reason to ask others instead: the
+/// other one says the same, and the fleet would have none.
+pub async fn readyz(State(app): State<Shared>) -> Result<String, Refused> {
     match readiness(&app).await {
-        Ok(()) => Ok("the controller is ready\n"),
+        Ok(()) => {
+            let mut text = "the controller is ready\n".to_owned();
+            app.services
+                .settings
+                .apart()
+                .iter()
+                .for_each(|setting| text += &format!("{}\n", setting.complaint()));
+            Ok(text)
+        }
         Err(why) => Err(Refused::busy(why)),
     }
 }

@@ -11,6 +11,7 @@ use axum::response::{IntoResponse as _, Response};
 
 use super::health::readiness;
 use crate::core::census::{Census, census};
+use crate::core::settings::Setting;
 use crate::http::state::{App, Shared};
 use crate::metrics::COUNTED;
 use crate::metrics::text::{CONTENT_TYPE, Kind, Text};
@@ -81,6 +82,23 @@ async fn this_controller(app: &App, out: &mut Text) {
         "Whether the newest root names this controller's online key, so that it can sign timestamps.",
     );
     out.sample(&[], u8::from(app.services.signer().is_ok()));
+    out.family(
+        "muster_certificate_seconds_left",
+        Kind::Gauge,
+        "How long the controller's certificate is valid, the first of its chain to end, in seconds.",
+    );
+    if let Some(certificate) = &app.services.certificate {
+        out.sample(&[], certificate.ends().saturating_sub(app.services.now_s()));
+    }
+    out.family(
+        "muster_settings_apart",
+        Kind::Gauge,
+        "Whether a setting differs from another controller's on the same database.",
+    );
+    let apart = app.services.settings.apart();
+    for setting in Setting::ALL {
+        out.sample(&[("setting", setting.name())], u8::from(apart.contains(&setting)));
+    }
     if let Ok(disk) = rustix::fs::statvfs(&app.data) {
         out.family("muster_data_free_bytes", Kind::Gauge, "Free space where the data folder is.");
         out.sample(&[], disk.f_bavail.saturating_mul(disk.f_frsize));

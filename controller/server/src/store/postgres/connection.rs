@@ -45,6 +45,12 @@ const VIEW_LONG: &str = "BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY";
 /// A migration or a copy may take long.
 const BEGIN_LONG: &str = "BEGIN ISOLATION LEVEL READ COMMITTED READ WRITE; SET LOCAL lock_timeout = '60s'";
 
+/// How long a migration waits for a table that somebody reads, a backup perhaps. Whoever else needs the table
+/// waits behind it, so it gives up before they do, lets them go on, and tries again so often.
+const MIGRATION_LOCK: &str = "SET LOCAL lock_timeout = '3s'";
+const MIGRATION_TRIES: u32 = 20;
+const MIGRATION_PAUSE: Duration = Duration::from_secs(1);
+
 #[derive(Debug, Clone)]
 pub struct Postgres {
     pool: PgPool,
@@ -126,6 +132,10 @@ impl Postgres {
         let postgres = Self::lazily(settings)?;
         let place = postgres.reach.place();
         postgres.prepare().await.map_err(|error| match error {
+            StoreError::Busy => StoreError::Open(format!(
+                "PostgreSQL at {place}: its tables are in use, by a backup or a long query perhaps: start \
+                 again when that is done"
+            )),
             StoreError::Database(error) | StoreError::Unavailable(error) => {
                 StoreError::Open(format!("PostgreSQL at {place}: {error}"))
             }
@@ -157,6 +167,16 @@ impl Postgres {
 
     /// Refuses a server whose answers would not hold, and migrates. Only one controller does so at a time.
     async fn prepare(&self) -> Result<(), StoreError> {
+        for _ in 1..MIGRATION_TRIES {
+            match self.prepare_once().await {
+                Err(StoreError::Busy) => tokio::time::sleep(MIGRATION_PAUSE).await,
+                done => return done,
+            }
+        }
+        self.prepare_once().await
+    }
+
+    async fn prepare_once(&self) -> Result<(), StoreError> {
         let mut tx = self.begun(BEGIN_LONG, true).await?;
         for (setting, bad, advice) in [
             ("synchronous_commit", "off", "it answers before it is durable: set synchronous_commit = on"),
@@ -171,6 +191,7 @@ impl Postgres {
             }
         }
         locks::take(tx.connection(), Lock::Migration).await?;
+        query(MIGRATION_LOCK).execute(tx.connection()).await?;
         migrations::run(tx.connection()).await?;
         tx.commit().await
     }

@@ -9,6 +9,8 @@ use super::connection::{LONGEST, silent};
 use super::moved;
 use super::notify::{CHANNEL, EVERYTHING};
 use super::reach::Reach;
+use super::settings;
+use crate::core::settings::Prints;
 use crate::store::answers::Heard;
 use crate::store::error::StoreError;
 
@@ -28,7 +30,11 @@ impl Listener {
 
     /// Listens until the connection ends. What was said before it began is lost, so everything counts as
     /// heard once it begins.
-    pub async fn listen(&self, heard: &mut (impl FnMut(Heard) + Send)) -> Result<(), StoreError> {
+    pub async fn listen(
+        &self,
+        heard: &mut (impl FnMut(Heard) + Send),
+        prints: &(impl Fn() -> Prints + Sync),
+    ) -> Result<(), StoreError> {
         let pool = PgPoolOptions::new()
             .max_connections(1)
             .acquire_timeout(LONGEST)
@@ -39,6 +45,8 @@ impl Listener {
         listener.eager_reconnect(false);
         within(listener.listen(CHANNEL)).await?;
         within(moved::work(&mut listener)).await?;
+        let mut said = prints();
+        within(settings::tell(&mut listener, None, &said)).await?;
         heard(Heard::Everything);
         loop {
             match tokio::time::timeout(QUIET, listener.try_recv()).await {
@@ -48,6 +56,11 @@ impl Listener {
                 Err(_) => {
                     within(sqlx::Executor::execute(&mut listener, "SELECT 1")).await?;
                 }
+            }
+            let now = prints();
+            if now != said {
+                within(settings::tell(&mut listener, Some(&said), &now)).await?;
+                said = now;
             }
         }
     }

@@ -138,6 +138,7 @@ mod tests {
 
     use super::*;
     use crate::config::PostgresSettings;
+    use crate::core::settings::Prints;
     use crate::store::postgres::{Listener, Postgres, listen_options};
 
     /// A port where nobody listens.
@@ -146,13 +147,29 @@ mod tests {
         (PostgresSettings::at(&format!("postgres://muster:geheim@127.0.0.1:{port}/muster")), port)
     }
 
+    /// As a load balancer or a pooler does whose server is away.
+    #[tokio::test]
+    async fn connections_that_are_ended_before_a_word_is_said_mean_that_it_is_away() {
+        let before = TcpListener::bind("127.0.0.1:0").unwrap();
+        let port = before.local_addr().unwrap().port();
+        std::thread::spawn(move || before.incoming().for_each(drop));
+        for mode in ["disable", "prefer"] {
+            let url = format!("postgres://muster:geheim@127.0.0.1:{port}/muster?sslmode={mode}");
+            let opened =
+                Postgres::open(&PostgresSettings::at(&url), &Sha256::of(b"fleet")).await.unwrap_err();
+            assert!(opened.is_away() || matches!(opened, StoreError::Open(_)), "{mode}: {opened:?}");
+            let asked = Postgres::lazily(&PostgresSettings::at(&url)).unwrap().begin().await.err().unwrap();
+            assert!(asked.is_away(), "{mode}: {asked:?}");
+        }
+    }
+
     #[tokio::test]
     async fn a_database_that_is_down_is_told_as_such_with_its_place_long_before_the_pools_limit() {
         let (settings, port) = nobody();
         let clock = SystemClock::new();
         let opened = Postgres::open(&settings, &Sha256::of(b"fleet")).await.unwrap_err();
         let listener = Listener::new(listen_options(&settings).unwrap().unwrap());
-        let heard = listener.listen(&mut |_| {}).await.unwrap_err();
+        let heard = listener.listen(&mut |_| {}, &|| Prints::new(|_| None)).await.unwrap_err();
         assert!(clock.awake() < Duration::from_secs(8), "{:?}", clock.awake());
         for error in [opened, heard] {
             assert!(error.is_away());
