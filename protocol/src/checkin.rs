@@ -293,9 +293,15 @@ pub struct Files {
 impl Files {
     /// These files, unless they are too large to be sent along.
     pub fn if_small(self) -> Option<Self> {
+        /// The longest form of a byte in JSON, `\u0000`.
+        const LONGEST: usize = 6;
+        /// More than what is around the texts.
+        const FRAME: usize = 256;
         let texts = [&self.timestamp, &self.snapshot, &self.targets, &self.target];
+        let bytes: usize = texts.into_iter().chain(&self.roots).map(String::len).sum();
         let fits = texts.iter().all(|text| text.len() <= MAX_SENT_FILE_BYTES)
-            && serde_json::to_string(&self).is_ok_and(|text| text.len() <= MAX_SENT_BYTES);
+            && (LONGEST * bytes + FRAME <= MAX_SENT_BYTES
+                || serde_json::to_string(&self).is_ok_and(|text| text.len() <= MAX_SENT_BYTES));
         fits.then_some(self)
     }
 }

@@ -212,6 +212,9 @@ pub struct Publication {
 
 /// The most generations in one [`Publications`].
 pub const MAX_PUBLICATIONS: usize = 10_000;
+/// How many of them `muster update` sends in one request: those who wait for what is stored already get it
+/// while the next ones are stored.
+pub const PUBLISHED_TOGETHER: usize = 250;
 /// The largest [`Publications`], in bytes: 10,000 small generations, with some room to spare.
 pub const MAX_PUBLICATIONS_BYTES: usize = 32 * 1024 * 1024;
 

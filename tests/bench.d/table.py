@@ -32,7 +32,10 @@ for waiting in figures["waiting"]:
 for wake in figures["publish"]:
     machines = wake["machines"]
     goal = {1_000: "at most 0.25", 10_000: "at most 1.5"}.get(machines, "-")
-    row(f"s from a publication until {machines:,} hold it, 99 %", f"{wake['sent_p99_ms'] / 1000:.2f}", goal)
+    seen = f"{wake['sent_p99_ms'] / 1000:.2f}"
+    row(f"s from a machine's publication until it holds it, {machines:,}, 99 %", seen, goal)
+    seen = f"{wake['first_p99_ms'] / 1000:.2f}"
+    row(f"s from the first of {wake['requests']} publications until {machines:,} hold theirs, 99 %", seen, "-")
     goal = {10_000: "at most 5"}.get(machines, "-")
     stored = (wake["sign_ms"] + wake["store_ms"]) / 1000
     row(f"s to sign, store and publish {machines:,}", f"{stored:.2f}", goal)

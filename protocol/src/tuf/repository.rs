@@ -45,7 +45,8 @@ pub struct RootSpec {
 /// Makes and signs a root. It must be signed by a threshold of its own root keys; the next version also by
 /// a threshold of the keys before it, which [`Root::successor`] checks.
 pub fn sign_root(spec: &RootSpec, signers: &[&dyn Signer]) -> Result<Vec<u8>, TufError> {
-    let bytes = signed_by_all(&draft_root(spec, &BTreeMap::new())?, signers)?.into_bytes();
+    let draft = Document::parse(&draft_root(spec, &BTreeMap::new())?)?;
+    let bytes = draft.signed_by_all(signers)?.into_bytes();
     // A root that no client would read is not returned.
     Root::parse_self_signed(&bytes)?;
     Ok(bytes)
@@ -95,9 +96,9 @@ pub fn sign_generation(
     signers: &[&dyn Signer],
 ) -> Result<Publication, TufError> {
     let (text, targets) = unsigned_targets(target, expires)?;
-    let targets = signed_by_all(&targets, signers)?;
+    let targets = targets.signed_by_all(signers)?;
     let meta = pin(Role::Targets, target.generation.get(), targets.as_bytes());
-    let snapshot = signed_by_all(&unsigned_snapshot(target, expires, meta)?, signers)?;
+    let snapshot = unsigned_snapshot(target, expires, meta)?.signed_by_all(signers)?;
     Ok(Publication { generation: target.generation, targets, snapshot, target: text })
 }
 
@@ -107,11 +108,13 @@ pub fn sign_generation(
 pub fn draft_generation(target: &Target, expires: i64) -> Result<Publication, TufError> {
     let (text, targets) = unsigned_targets(target, expires)?;
     let meta = json!({ Role::Targets.file(): { "version": target.generation.get() } });
-    let snapshot = unsigned_snapshot(target, expires, meta)?;
+    let snapshot = unsigned_snapshot(target, expires, meta)?.text();
+    let targets = targets.text();
     Ok(Publication { generation: target.generation, targets, snapshot, target: text })
 }
 
-fn unsigned_targets(target: &Target, expires: i64) -> Result<(String, String), TufError> {
+/// The target's text, and the metadata that lists it.
+fn unsigned_targets(target: &Target, expires: i64) -> Result<(String, Document), TufError> {
     target.check()?;
     let (machine, generation) = (&target.machine, target.generation);
     let text = serde_json::to_string(target).map_err(|why| TufError::malformed("the target", why))?;
@@ -124,14 +127,14 @@ fn unsigned_targets(target: &Target, expires: i64) -> Result<(String, String), T
             "custom": { "machine": machine, "class": target.class, "generation": generation },
         } }),
     );
-    Ok((text, Document::unsigned(targets).text()))
+    Ok((text, Document::unsigned(targets)))
 }
 
-fn unsigned_snapshot(target: &Target, expires: i64, meta: Value) -> Result<String, TufError> {
+fn unsigned_snapshot(target: &Target, expires: i64, meta: Value) -> Result<Document, TufError> {
     let (version, epoch) = (target.generation.get(), target.generation.epoch());
     let mut snapshot = machine_header(Role::Snapshot, version, epoch, expires, &target.machine)?;
     snapshot.insert("meta".into(), meta);
-    Ok(Document::unsigned(snapshot).text())
+    Ok(Document::unsigned(snapshot))
 }
 
 /// Makes and signs a timestamp for these bytes of `N.snapshot.json`, in its epoch; `expires` is in Unix
@@ -147,7 +150,7 @@ pub fn sign_timestamp(
     pinned.require_machine(machine)?;
     let mut timestamp = machine_header(Role::Timestamp, version, pinned.epoch, expires, machine)?;
     timestamp.insert("meta".into(), pin(Role::Snapshot, pinned.version(), snapshot));
-    Ok(signed_by_all(&Document::unsigned(timestamp).text(), &[signer])?.into_bytes())
+    Ok(Document::unsigned(timestamp).signed_by_all(&[signer])?.into_bytes())
 }
 
 /// A publication that a machine would accept.
@@ -348,9 +351,20 @@ impl Document {
         canonical::encode(&self.signed).map_err(|why| TufError::malformed("the metadata", why))
     }
 
-    fn text(&self) -> String {
-        let claims = self.signatures.iter().map(|(keyid, sig)| json!({ "keyid": keyid, "sig": sig }));
-        json!({ "signatures": claims.collect::<Vec<_>>(), "signed": self.signed }).to_string()
+    /// Its text with these signers' signatures added or renewed.
+    fn signed_by_all(mut self, signers: &[&dyn Signer]) -> Result<String, TufError> {
+        let message = self.message()?;
+        for signer in signers {
+            let signature = signer.sign_raw(&message)?;
+            self.signatures.insert(key_id(&signer.public()), signature.hex());
+        }
+        Ok(self.text())
+    }
+
+    fn text(self) -> String {
+        let claims = self.signatures.into_iter().map(|(keyid, sig)| json!({ "keyid": keyid, "sig": sig }));
+        let signatures = ("signatures".to_owned(), claims.collect());
+        Value::Object([signatures, ("signed".to_owned(), self.signed)].into_iter().collect()).to_string()
     }
 
     fn is_signed_by(&self, message: &[u8], key: &PublicKey) -> bool {
@@ -359,16 +373,9 @@ impl Document {
     }
 }
 
-fn signed_by_all(document: &str, signers: &[&dyn Signer]) -> Result<String, TufError> {
-    signers.iter().try_fold(document.to_owned(), |text, signer| add_signature(&text, *signer))
-}
-
 /// The same document with this signer's signature added or renewed.
 pub fn add_signature(document: &str, signer: &dyn Signer) -> Result<String, TufError> {
-    let mut document = Document::parse(document)?;
-    let signature = signer.sign_raw(&document.message()?)?;
-    document.signatures.insert(key_id(&signer.public()), signature.hex());
-    Ok(document.text())
+    Document::parse(document)?.signed_by_all(&[signer])
 }
 
 /// Which of these keys have signed a document, in their order; other signatures are ignored.

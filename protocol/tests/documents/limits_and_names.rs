@@ -1,6 +1,8 @@
 //! Limits, and names as people read them.
 
-use muster_protocol::checkin::{Holds, MAX_CHECKIN_BYTES, Phase};
+use muster_protocol::checkin::{
+    Files, Holds, MAX_CHECKIN_BYTES, MAX_SENT_BYTES, MAX_SENT_FILE_BYTES, MAX_SENT_ROOTS, Phase,
+};
 use muster_protocol::enrol::{MAX_ENROL_BYTES, Secret, Token};
 use muster_protocol::ids::{Epoch, Generation, MAX_NUMBER, Sha256};
 use muster_protocol::machine::{Class, MachineError, System, can_take};
@@ -153,4 +155,28 @@ fn a_printed_token_names_its_machine_and_tells_nothing() {
     let derived = [token.secret.check_key().hex(), token.secret.token_id().hex(), secret];
     assert!(derived[0] != derived[1] && derived[1] != derived[2] && derived[0] != derived[2]);
     assert!(Secret::try_from("5A".repeat(32)).is_err() && Secret::try_from("5a".to_owned()).is_err());
+}
+
+#[test]
+fn files_are_sent_along_up_to_so_many_bytes_of_json_whatever_is_in_them() {
+    let files = |text: &str| Files {
+        root: u64::MAX,
+        roots: vec![text.to_owned(); MAX_SENT_ROOTS],
+        timestamp: text.to_owned(),
+        snapshot: text.to_owned(),
+        targets: text.to_owned(),
+        target: text.to_owned(),
+    };
+    for unit in ["x", "\"", "\u{1}", "é"] {
+        let (mut sent, mut left_out) = (0, 0);
+        for times in (0..MAX_SENT_FILE_BYTES / 4).step_by(211) {
+            let files = files(&unit.repeat(times));
+            let fits = serde_json::to_string(&files).unwrap().len() <= MAX_SENT_BYTES;
+            assert_eq!(files.if_small().is_some(), fits, "{unit:?} {times} times");
+            *if fits { &mut sent } else { &mut left_out } += 1;
+        }
+        assert!(sent > 2 && left_out > 2, "{unit:?}");
+    }
+    let long = Files { roots: vec![], timestamp: "x".repeat(MAX_SENT_FILE_BYTES + 1), ..files("") };
+    assert_eq!(long.if_small(), None);
 }

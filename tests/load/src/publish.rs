@@ -11,7 +11,7 @@ use muster_protocol::clock::Clock as _;
 use muster_protocol::ids::{Generation, MachineName, Sha256};
 use muster_protocol::machine::Class;
 use muster_protocol::operator::{
-    MAX_PUBLICATIONS, MachinePublication, Publication, Publications, PublicationsTaken,
+    MachinePublication, PUBLISHED_TOGETHER, Publication, Publications, PublicationsTaken,
 };
 use muster_protocol::tuf::client::{Scope, Stored, Update};
 use serde::Serialize;
@@ -36,11 +36,18 @@ pub struct Wake {
     pub sign_ms: f64,
     /// Sent, stored and answered.
     pub store_ms: f64,
-    /// From the sending of a machine's publication until it holds all files, and the same from the answer.
+    /// How many requests it was.
+    pub requests: usize,
+    /// From the sending of the request with a machine's publication until it holds all files, the same from
+    /// the answer to it, and from the sending of the first request.
     pub sent_p50_ms: f64,
     pub sent_p99_ms: f64,
     pub answered_p50_ms: f64,
     pub answered_p99_ms: f64,
+    pub first_p50_ms: f64,
+    pub first_p99_ms: f64,
+    /// CPU time of the controller for each machine, in microseconds.
+    pub cpu_us: f64,
 }
 
 /// Publishes `number` to all machines while all of them wait.
@@ -51,51 +58,67 @@ pub async fn wake(fleet: &Arc<Fleet>, server: &Server, agents: Vec<Agent>, numbe
     let mut waiting = JoinSet::new();
     for mut agent in agents {
         waiting.spawn(async move {
-            let mut connection = agent.connection.take().context("it is connected")?;
-            hold(&agent.machine, &mut connection).await
+            let connection = agent.connection.take().context("it is connected")?;
+            hold(&agent.machine, connection).await
         });
     }
     crate::waiting::settled(server).await?;
+    let cpu = server.cpu()?;
     let began = Instant::now();
     let signed: Vec<(MachineName, Publication)> = names
         .into_iter()
         .map(|name| anyhow::Ok((name.clone(), fleet.generation(&name, number)?)))
         .collect::<Result<_>>()?;
     let sign_ms = began.elapsed().as_secs_f64() * 1e3;
-    let published = publish(fleet, server, signed).await?;
+    let first = Instant::now();
+    let (published, requests) = publish(fleet, server, signed).await?;
     let store_ms = began.elapsed().as_secs_f64() * 1e3 - sign_ms;
-    let (mut sent, mut answered, mut along) = (Vec::new(), Vec::new(), 0);
+    let mut all = Vec::new();
     while let Some(held) = waiting.join_next().await {
-        let Held { name, at, files, along: came_along } = held??;
+        all.push(held??);
+    }
+    let cpu = server.cpu()?.saturating_sub(cpu);
+    let (mut sent, mut answered, mut whole, mut along) = (Vec::new(), Vec::new(), Vec::new(), 0);
+    for Held { name, at, files, along: came_along, .. } in all {
         along += usize::from(came_along);
         let (when_sent, when_answered) = published.get(&name).copied().context("published")?;
         sent.push(at.saturating_duration_since(when_sent));
         answered.push(at.saturating_duration_since(when_answered));
+        whole.push(at.saturating_duration_since(first));
         files.verify(fleet, &name, Generation::new(number)?)?;
     }
     sent.sort_unstable();
     answered.sort_unstable();
+    whole.sort_unstable();
     Ok(Wake {
         machines,
         along,
         sign_ms,
         store_ms,
+        requests,
         sent_p50_ms: quantile(&sent, 0.5),
         sent_p99_ms: quantile(&sent, 0.99),
         answered_p50_ms: quantile(&answered, 0.5),
         answered_p99_ms: quantile(&answered, 0.99),
+        first_p50_ms: quantile(&whole, 0.5),
+        first_p99_ms: quantile(&whole, 0.99),
+        cpu_us: cpu.as_secs_f64() * 1e6 / machines as f64,
     })
 }
 
-/// Publishes all of them by as few requests as they fit in.
+/// When each machine's publication was sent, and when it was answered.
+type Times = BTreeMap<MachineName, (Instant, Instant)>;
+
+/// Publishes all of them as `muster update` does; also counts the requests.
 async fn publish(
     fleet: &Fleet,
     server: &Server,
     signed: Vec<(MachineName, Publication)>,
-) -> Result<BTreeMap<MachineName, (Instant, Instant)>> {
-    let mut times = BTreeMap::new();
+) -> Result<(Times, usize)> {
+    let (mut times, parts) = (Times::new(), signed.chunks(PUBLISHED_TOGETHER));
+    let requests = parts.len();
     let mut connection = Connection::open(&server.target).await?;
-    for part in signed.chunks(MAX_PUBLICATIONS) {
+    for part in parts {
         let one = |(machine, publication): &(MachineName, Publication)| MachinePublication {
             machine: machine.clone(),
             publication: publication.clone(),
@@ -108,11 +131,13 @@ async fn publish(
         let answered = Instant::now();
         times.extend(part.iter().map(|(name, _)| (name.clone(), (sent, answered))));
     }
-    Ok(times)
+    Ok((times, requests))
 }
 
+/// What a machine holds. It keeps its connection, as agents do.
 struct Held {
     name: MachineName,
+    _connection: Connection,
     at: Instant,
     files: Files,
     /// Whether all of it came along with the poll's reply.
@@ -125,7 +150,7 @@ struct Files(BTreeMap<String, Bytes>);
 
 /// Waits for a generation, and fetches what an agent fetches. It is verified afterwards: ten thousand agents
 /// share one processor here, and have one each in the field.
-async fn hold(machine: &Machine, connection: &mut Connection) -> Result<Held> {
+async fn hold(machine: &Machine, mut connection: Connection) -> Result<Held> {
     let name = &machine.name;
     let reply: PollReply = connection.send(machine.poll_files(POLL_SECONDS)?).await?.good()?;
     let number = reply.generation.with_context(|| format!("{name} was woken for nothing"))?.get();
@@ -139,7 +164,8 @@ async fn hold(machine: &Machine, connection: &mut Connection) -> Result<Held> {
         ] {
             files.0.insert(file, text.into());
         }
-        return Ok(Held { name: name.clone(), at: Instant::now(), files, along: true });
+        let (name, at) = (name.clone(), Instant::now());
+        return Ok(Held { name, _connection: connection, at, files, along: true });
     }
     let metadata = [
         "2.root.json".into(),
@@ -160,7 +186,7 @@ async fn hold(machine: &Machine, connection: &mut Connection) -> Result<Held> {
     let answer = connection.send(machine.get(&api::target_path(name, &hash))?).await?;
     ensure!(answer.status == 200, "{name}'s target: {}", answer.status);
     files.0.insert(TARGET.into(), answer.body);
-    Ok(Held { name: name.clone(), at: Instant::now(), files, along: false })
+    Ok(Held { name: name.clone(), _connection: connection, at: Instant::now(), files, along: false })
 }
 
 impl Files {

@@ -5,7 +5,7 @@ use muster_protocol::api::{OPERATOR_DRAFTS, OPERATOR_GENERATIONS, ProblemCode, o
 use muster_protocol::draft::{Draft, Drafted};
 use muster_protocol::ids::Sha256;
 use muster_protocol::operator::{
-    MAX_PUBLICATIONS, MAX_PUBLICATIONS_BYTES, MachinePublication, MachineView, Publication, Publications,
+    MAX_PUBLICATIONS_BYTES, MachinePublication, MachineView, PUBLISHED_TOGETHER, Publication, Publications,
     PublicationsTaken,
 };
 
@@ -21,8 +21,9 @@ use crate::trust::roots::Trusted;
 /// Room in a request for what is around a generation's texts.
 const FRAME_BYTES: usize = 512;
 
-/// Publishes generations, as many as possible in one request: the controller publishes all generations of a
-/// request, or none. What does not fit in one request is published in several, one after the other.
+/// Publishes generations, in requests one after the other: the controller publishes all generations of a
+/// request, or none. What was published before a request is refused stays published; publishing all of them
+/// again goes on with the rest, since what is published already is left as it is.
 pub async fn generations(api: &Api, all: &[MachinePublication]) -> Result<()> {
     let mut done = 0;
     for batch in requests(all) {
@@ -59,11 +60,29 @@ async fn together(api: &Api, some: &[MachinePublication], (done, all): (usize, u
             }
             Ok(())
         }
-        taken => taken.map(drop).with_context(|| match done {
-            0 => format!("nothing was published of {all} generations"),
-            done => format!("{done} of {all} generations were published, and nothing of the rest"),
-        }),
+        Err(error) => {
+            let said = match (done, is_refusal(&error)) {
+                (0, true) => format!("nothing was published of {all} generations"),
+                (_, true) => format!(
+                    "{done} of {all} generations were published, and nothing of the rest (the same command \
+                     goes on with it)"
+                ),
+                (_, false) => format!(
+                    "{done} of {all} generations were published; of the next {} it is not known",
+                    some.len()
+                ),
+            };
+            Err(error.context(said))
+        }
+        Ok(_) => Ok(()),
     }
+}
+
+/// Whether nothing of the request was published for certain. An answer that was lost may have been a good
+/// one.
+fn is_refusal(error: &anyhow::Error) -> bool {
+    let refused = error.downcast_ref::<Refused>();
+    refused.is_some_and(|refused| matches!(refused.status.as_u16(), 400..=499 | 507))
 }
 
 /// Whether the controller takes generations only one by one, as version 0.1 does.
@@ -76,7 +95,7 @@ fn requests(all: &[MachinePublication]) -> Vec<&[MachinePublication]> {
     let (mut parts, mut begin, mut bytes) = (Vec::new(), 0, FRAME_BYTES);
     for (place, one) in all.iter().enumerate() {
         let size = written(one);
-        let full = bytes + size > MAX_PUBLICATIONS_BYTES || place - begin == MAX_PUBLICATIONS;
+        let full = bytes + size > MAX_PUBLICATIONS_BYTES || place - begin == PUBLISHED_TOGETHER;
         if full && place > begin {
             parts.push(&all[begin..place]);
             (begin, bytes) = (place, FRAME_BYTES);
@@ -184,8 +203,8 @@ mod tests {
         let sizes =
             |all: &[MachinePublication]| requests(all).iter().map(|part| part.len()).collect::<Vec<_>>();
         assert_eq!(sizes(&[]), Vec::<usize>::new());
-        let small = vec![of_size(1); MAX_PUBLICATIONS + 1];
-        assert_eq!(sizes(&small), [MAX_PUBLICATIONS, 1]);
+        let small = vec![of_size(1); 2 * PUBLISHED_TOGETHER + 1];
+        assert_eq!(sizes(&small), [PUBLISHED_TOGETHER, PUBLISHED_TOGETHER, 1]);
         let large = vec![of_size(MAX_PUBLICATIONS_BYTES / 5); 9];
         assert_eq!(sizes(&large), [4, 4, 1]);
         for part in requests(&large) {
@@ -254,6 +273,28 @@ mod tests {
     }
 
     #[tokio::test]
+    async fn what_was_published_before_a_request_is_refused_is_counted_and_nothing_is_sent_after_it() {
+        const PASSED: &str = r#"{"code":"conflict","message":"none of them: repeat `muster update`"}"#;
+        let requests = Mutex::new(0);
+        let (api, paths) = recorded(move |_| {
+            let mut requests = requests.lock().unwrap();
+            *requests += 1;
+            match *requests {
+                2 => (StatusCode::CONFLICT, PASSED).into_response(),
+                _ => format!(r#"{{"published":{PUBLISHED_TOGETHER},"unchanged":0}}"#).into_response(),
+            }
+        })
+        .await;
+        let all = vec![of_size(1); 2 * PUBLISHED_TOGETHER + 1];
+        let error = generations(&api, &all).await.unwrap_err();
+        let said = format!("{error:#}");
+        let (done, all) = (PUBLISHED_TOGETHER, all.len());
+        let wanted = format!("{done} of {all} generations were published, and nothing of the rest (");
+        assert!(said.starts_with(&wanted), "{said}");
+        assert_eq!(paths.lock().unwrap().len(), 2, "nothing is published after it");
+    }
+
+    #[tokio::test]
     async fn a_batch_that_is_refused_is_not_tried_one_by_one() {
         for (status, code) in [(409, "conflict"), (422, "bad-signature"), (507, "storage-full")] {
             let (api, paths) = recorded(move |_| {
@@ -265,7 +306,13 @@ mod tests {
             assert_eq!(format!("{error:#}"), "nothing was published of 2 generations: its own words");
             assert_eq!(paths.lock().unwrap().len(), 1, "{status}");
         }
-        // Nor does an answer of something else than a controller say anything of its version.
+        // Nor does an answer of something else than a controller say anything of its version, or of what was
+        // published.
+        let (api, _) = recorded(|_| (StatusCode::BAD_GATEWAY, "<html>").into_response()).await;
+        let error = generations(&api, &["tin", "lead"].map(of)).await.unwrap_err();
+        let said = format!("{error:#}");
+        let unknown = "0 of 2 generations were published; of the next 2 it is not known: ";
+        assert!(said.starts_with(unknown), "{said}");
         let (api, paths) = recorded(|_| (StatusCode::NOT_FOUND, "<html>").into_response()).await;
         assert!(generations(&api, &["tin", "lead"].map(of)).await.is_err());
         assert_eq!(paths.lock().unwrap().len(), 1);

@@ -3,7 +3,9 @@
 
 use std::collections::HashMap;
 
+use muster_protocol::checkin::Holds;
 use muster_protocol::keys::PublicKey;
+use serde::Deserialize;
 
 use super::error::StoreError;
 
@@ -61,7 +63,31 @@ impl Parsed {
     }
 }
 
+/// What a machine holds, according to its last check-in, of which nothing else is parsed.
+pub fn holds(observed: &str) -> Holds {
+    #[derive(Deserialize)]
+    struct Observed {
+        #[serde(default)]
+        holds: Holds,
+    }
+    serde_json::from_str(observed).map(|Observed { holds }| holds).unwrap_or_default()
+}
+
 fn parsed(bytes: &[u8]) -> Result<PublicKey, StoreError> {
     let bytes = bytes.try_into().map_err(|_| StoreError::Damaged("a key"))?;
     PublicKey::from_bytes(bytes).map_err(|_| StoreError::Damaged("a key"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_a_machine_holds_is_read_whatever_else_it_said() {
+        let held = holds(r#"{"machine":"tin","phase":"of a later version","holds":{"root":2,"targets":7}}"#);
+        assert_eq!((held.root, held.targets, held.snapshot), (2, 7, 0));
+        for nothing in ["", "{}", "[]", r#"{"holds":7}"#] {
+            assert_eq!(holds(nothing), Holds::default());
+        }
+    }
 }

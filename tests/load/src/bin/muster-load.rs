@@ -113,16 +113,21 @@ async fn measure(cli: &Cli) -> Result<Figures> {
             let agents = bench.enrol(0..count).await?;
             let wake = publish::wake(&bench.fleet, &bench.server, agents, 1).await?;
             println!(
-                "a generation for {} waiting machines: signed in {:.0} ms, stored in {:.0} ms; held by each \
-                 {:.0} ms (median) and {:.0} ms (99 %) after it was sent, {:.0} and {:.0} ms after it \
-                 was answered; {} got it with the reply to their poll",
+                "a generation for {} waiting machines: signed in {:.0} ms, stored in {:.0} ms by {} \
+                 requests; held by each {:.0} ms (median) and {:.0} ms (99 %) after its request was sent, \
+                 {:.0} and {:.0} ms after that was answered, {:.0} and {:.0} ms after the first request was \
+                 sent; {:.0} us of CPU for each; {} got it with the reply to their poll",
                 wake.machines,
                 wake.sign_ms,
                 wake.store_ms,
+                wake.requests,
                 wake.sent_p50_ms,
                 wake.sent_p99_ms,
                 wake.answered_p50_ms,
                 wake.answered_p99_ms,
+                wake.first_p50_ms,
+                wake.first_p99_ms,
+                wake.cpu_us,
                 wake.along
             );
             figures.publish.push(wake);

@@ -2,7 +2,6 @@
 
 use std::collections::BTreeMap;
 
-use muster_protocol::checkin::{CheckIn, Holds};
 use muster_protocol::ids::{Epoch, Generation, MachineName};
 use muster_protocol::operator::Published;
 use sqlx::{QueryBuilder, SqliteConnection};
@@ -14,7 +13,7 @@ use crate::core::publication::{Current, Stored};
 use crate::core::rows::{GenerationFiles, StoredGeneration, Timestamp};
 use crate::store::answers::{File, Latest};
 use crate::store::error::StoreError;
-use crate::store::parsed::{Keys, Parsed};
+use crate::store::parsed::{Keys, Parsed, holds};
 
 #[derive(sqlx::FromRow)]
 struct MachineRow {
@@ -27,11 +26,6 @@ struct MachineRow {
 }
 
 impl MachineRow {
-    fn holds(&self) -> Holds {
-        let last: Option<CheckIn> = self.observed.as_deref().and_then(|text| serde_json::from_str(text).ok());
-        last.map(|checkin| checkin.holds).unwrap_or_default()
-    }
-
     fn stored(self, latest: Option<GenerationFiles>) -> Result<Stored, StoreError> {
         let damaged = || StoreError::Damaged("a machine");
         Ok(Stored {
@@ -40,7 +34,7 @@ impl MachineRow {
             revoked: self.revoked_at.is_some(),
             published: some_generation(self.published),
             timestamp_version: unsigned(self.timestamp_version),
-            holds: self.holds(),
+            holds: self.observed.as_deref().map(holds).unwrap_or_default(),
             latest,
         })
     }
