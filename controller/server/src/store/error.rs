@@ -67,9 +67,10 @@ impl From<sqlx::Error> for StoreError {
         }
         match error {
             sqlx::Error::PoolTimedOut => Self::Busy,
-            // The second is also what a connection is that something before the server has ended.
-            sqlx::Error::Io(_) | sqlx::Error::Protocol(_) | sqlx::Error::Tls(_) => {
-                Self::Unavailable(error.to_string())
+            sqlx::Error::Io(_) | sqlx::Error::Tls(_) => Self::Unavailable(error.to_string()),
+            // As where something before the server accepts a connection and ends it without a word.
+            sqlx::Error::Protocol(_) => {
+                Self::Unavailable("what answers there ended the connection, or is not PostgreSQL".into())
             }
             _ => Self::Database(error.to_string()),
         }
