@@ -103,11 +103,14 @@ pub fn run(arguments: Arguments) -> Result<ExitCode> {
         .enable_all()
         .build()
         .context("cannot start the runtime")?;
-    match arguments.command {
+    let done = match arguments.command {
         // Alone: what the commands of operators may need together would stay in the server's memory.
         Command::Serve(serve) => runtime.block_on(serve.run(arguments.config)),
         command => runtime.block_on(command.run(arguments.config)),
-    }
+    };
+    // A thread that waits for a file that hangs keeps nobody here.
+    runtime.shutdown_background();
+    done
 }
 
 impl Command {

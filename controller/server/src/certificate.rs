@@ -64,13 +64,18 @@ impl Certificate {
     }
 
     /// Looks whether the files have changed, and shows what is in them from then on if it can be used.
-    /// Halfway through being replaced they cannot, and are looked at again.
-    pub fn look(&self) {
+    /// Halfway through being replaced they cannot, and are looked at again. A certificate that has ended
+    /// takes the place of none that has not.
+    pub fn look(&self, now_s: i64) {
         let found = read(&self.files).map_err(|why| (None, why)).and_then(|(of, read)| {
             if of == self.with(|shown| shown.of) {
                 return Ok(None);
             }
-            shown(of, &read, &self.provider).map(Some).map_err(|why| (Some(of), why))
+            let new = shown(of, &read, &self.provider).map_err(|why| (Some(of), why))?;
+            match new.ends <= now_s && now_s < self.ends() {
+                true => Err((Some(of), "it has ended".to_owned())),
+                false => Ok(Some(new)),
+            }
         });
         let mut refused = self.refused.lock().unwrap_or_else(PoisonError::into_inner);
         match found {
@@ -123,8 +128,15 @@ fn read(files: &TlsFiles) -> Result<(Contents, Read), String> {
 
 fn bounded(file: &Path) -> std::io::Result<Vec<u8>> {
     use std::io::Read as _;
+    use std::os::unix::fs::OpenOptionsExt as _;
+    // A pipe is not waited for.
+    let nonblock = i32::try_from(rustix::fs::OFlags::NONBLOCK.bits()).unwrap_or_default();
+    let opened = std::fs::File::options().read(true).custom_flags(nonblock).open(file)?;
+    if !opened.metadata()?.is_file() {
+        return Err(std::io::Error::other("it is not a file"));
+    }
     let mut bytes = Vec::new();
-    std::fs::File::open(file)?.take(MOST).read_to_end(&mut bytes)?;
+    opened.take(MOST).read_to_end(&mut bytes)?;
     Ok(bytes)
 }
 
@@ -168,7 +180,8 @@ fn end(certificate: &[u8]) -> Option<i64> {
         _ => return None,
     };
     let moment = jiff::civil::DateTime::strptime("%Y%m%d%H%M%SZ", time).ok()?;
-    jiff::tz::Offset::UTC.to_timestamp(moment).ok().map(jiff::Timestamp::as_second)
+    // 99991231235959Z stands for no end (RFC 5280, section 4.1.2.5), and is after jiff's last timestamp.
+    Some(jiff::tz::Offset::UTC.to_timestamp(moment).map_or(i64::MAX, jiff::Timestamp::as_second))
 }
 
 /// The first element of some DER: its tag, its contents, and what is after it.
@@ -192,10 +205,17 @@ mod tests {
 
     use super::*;
 
+    /// Before 2030.
+    const NOW: i64 = 1_800_000_000;
+
     /// A certificate of this year for `localhost`, and its key.
     fn made(year: i32) -> (String, String) {
+        made_until(year, 3, 4)
+    }
+
+    fn made_until(year: i32, month: u8, day: u8) -> (String, String) {
         let mut parameters = rcgen::CertificateParams::new(vec!["localhost".to_owned()]).unwrap();
-        parameters.not_after = rcgen::date_time_ymd(year, 3, 4);
+        parameters.not_after = rcgen::date_time_ymd(year, month, day);
         let key = rcgen::KeyPair::generate().unwrap();
         (parameters.self_signed(&key).unwrap().pem(), key.serialize_pem())
     }
@@ -222,32 +242,53 @@ mod tests {
         let shown = || held.with(|shown| shown.key.cert[0].clone());
         let before = shown();
         assert_eq!(held.ends(), at(2030));
-        held.look();
+        held.look(NOW);
         assert_eq!(shown(), before);
 
         // Halfway, damaged, open to others, gone.
         put(&files, &(second.0.clone(), first.1.clone()));
-        held.look();
+        held.look(NOW);
         put(&files, &("-----BEGIN CERTIFICATE-----\n".into(), first.1.clone()));
-        held.look();
+        held.look(NOW);
         put(&files, &second);
         std::fs::set_permissions(&files.key, std::fs::Permissions::from_mode(0o644)).unwrap();
-        held.look();
+        held.look(NOW);
         std::fs::remove_file(&files.certificate).unwrap();
-        held.look();
+        held.look(NOW);
         assert_eq!((shown(), held.ends()), (before.clone(), at(2030)));
 
         put(&files, &second);
-        held.look();
+        held.look(NOW);
         assert_ne!(shown(), before);
         assert_eq!(held.ends(), at(2049), "the last year with two digits");
         put(&files, &third);
-        held.look();
+        held.look(NOW);
         assert_eq!(held.ends(), at(2050));
         // Of a chain, what ends first.
         put(&files, &(third.0 + &first.0, third.1));
-        held.look();
+        held.look(NOW);
         assert_eq!(held.ends(), at(2030));
+        // One that has ended takes the place of another that has ended, and of no other.
+        put(&files, &made(2020));
+        held.look(NOW);
+        assert_eq!(held.ends(), at(2030));
+        held.look(at(2030));
+        assert_eq!(held.ends(), at(2020));
+        // A pipe is no file, and nobody waits for whoever might write to it.
+        std::fs::remove_file(&files.certificate).unwrap();
+        let pipe = std::process::Command::new("mkfifo").arg(&files.certificate).status().unwrap();
+        assert!(pipe.success());
+        held.look(NOW);
+        assert_eq!(held.ends(), at(2020));
+    }
+
+    #[test]
+    fn a_certificate_without_an_end_is_shown() {
+        let folder = tempfile::tempdir().unwrap();
+        let [certificate, key] = ["server.pem", "server-key.pem"].map(|name| folder.path().join(name));
+        let files = TlsFiles { certificate, key };
+        put(&files, &made_until(9999, 12, 31));
+        assert_eq!(Certificate::open(&files).unwrap().ends(), i64::MAX);
     }
 
     #[test]

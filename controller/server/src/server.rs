@@ -29,9 +29,11 @@ use crate::signer::{OnlineKey, OnlineSigner};
 use crate::store::blobs::{BlobError, Blobs};
 use crate::store::shared::Ear;
 use crate::store::{Failed, Store, StoreError};
+use crate::threads;
 
 /// The fewest worker threads, however few processors there are: a second one goes on where the first is held
-/// up for a moment.
+/// up for a moment. That is no help where the first one is who waits for the kernel: whatever may hang has a
+/// thread of its own.
 const FEWEST_WORKERS: usize = 2;
 /// How many connections may be open where metrics are served.
 const WATCHERS: usize = 64;
@@ -255,19 +257,25 @@ fn serve_metrics(
 
 /// Removes what has expired and looks for new roots, for as long as the server lives.
 async fn sweep(services: Arc<Services>) {
-    let mut since = Duration::ZERO;
+    let (mut since, mut looking) = (Duration::ZERO, None::<JoinHandle<()>>);
     loop {
         tokio::time::sleep(LOOK).await;
         since += LOOK;
         if let Err(error) = beating(&services.pulse, &*services.clock, services.log_found_root()).await {
             tracing::warn!("new roots cannot be looked for: {error}");
         }
-        if let Some(certificate) = &services.certificate {
-            certificate.look();
+        // A file may hang for ever, on a mount whose server is away. Whoever waits for it here could be the
+        // one who hears of connections.
+        if looking.as_ref().is_none_or(JoinHandle::is_finished)
+            && let Some(certificate) = services.certificate.clone()
+        {
+            let now_s = services.now_s();
+            looking = Some(tokio::task::spawn_blocking(move || certificate.look(now_s)));
         }
         if since >= SWEEP {
             since = Duration::ZERO;
-            if let Err(error) = services.keyring.renew(services.clock.unix_seconds()) {
+            let renewed = threads::on(usize::MAX, || services.keyring.renew(services.clock.unix_seconds()));
+            if let Err(error) = renewed {
                 tracing::warn!("the keys of bearers could not be renewed: {error}");
             }
             forget(&services).await;

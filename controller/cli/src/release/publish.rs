@@ -1,6 +1,6 @@
 //! Publishing what was signed.
 
-use anyhow::{Context as _, Result, anyhow};
+use anyhow::{Result, anyhow};
 use muster_protocol::api::{OPERATOR_DRAFTS, OPERATOR_GENERATIONS, ProblemCode, operator_machine};
 use muster_protocol::draft::{Draft, Drafted};
 use muster_protocol::ids::Sha256;
@@ -44,9 +44,13 @@ async fn generation(
 ) -> Result<()> {
     let path = format!("{}/generations", operator_machine(machine));
     let published: Result<MachineView> = api.post(&path, publication).await;
-    published.map(drop).with_context(|| {
-        let generation = publication.generation;
-        format!("generation {generation} for {machine} was not published ({done} of {all} were, before it)")
+    published.map(drop).map_err(|error| {
+        let what = format!("generation {} for {machine}", publication.generation);
+        let said = match is_refusal(&error) {
+            true => format!("{what} was not published"),
+            false => format!("it is not known whether {what} was published"),
+        };
+        error.context(format!("{said} ({done} of {all} were, before it)"))
     })
 }
 
@@ -63,10 +67,7 @@ async fn together(api: &Api, some: &[MachinePublication], (done, all): (usize, u
         Err(error) => {
             let said = match (done, is_refusal(&error)) {
                 (0, true) => format!("nothing was published of {all} generations"),
-                (_, true) => format!(
-                    "{done} of {all} generations were published, and nothing of the rest (the same command \
-                     goes on with it)"
-                ),
+                (_, true) => format!("{done} of {all} generations were published, and nothing of the rest"),
                 (_, false) => format!(
                     "{done} of {all} generations were published; of the next {} it is not known",
                     some.len()
@@ -152,8 +153,8 @@ pub async fn draft(api: &Api, config: &Config, trusted: &mut Trusted, draft: &Dr
                 .is_err_and(|error| is(error, &[ProblemCode::Conflict, ProblemCode::Sequence]));
             let hint = match passed {
                 true => {
-                    "see with `muster history MACHINE` whether it was published already, and drop the draft \
-                         then; if not, have a new one made with `muster update`"
+                    "see with `muster history MACHINE` what was published already; have a new draft made with \
+                         `muster update` for the machines that are left, and drop this one"
                         .to_owned()
                 }
                 false => format!("repeat with `muster drafts publish {}`", draft.id()?.short()),
@@ -289,7 +290,7 @@ mod tests {
         let error = generations(&api, &all).await.unwrap_err();
         let said = format!("{error:#}");
         let (done, all) = (PUBLISHED_TOGETHER, all.len());
-        let wanted = format!("{done} of {all} generations were published, and nothing of the rest (");
+        let wanted = format!("{done} of {all} generations were published, and nothing of the rest: ");
         assert!(said.starts_with(&wanted), "{said}");
         assert_eq!(paths.lock().unwrap().len(), 2, "nothing is published after it");
     }

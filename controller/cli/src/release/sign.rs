@@ -8,7 +8,7 @@ use muster_protocol::api::OPERATOR_DRAFTS;
 use muster_protocol::clock::Clock as _;
 use muster_protocol::draft::{DRAFT_SECONDS, Draft, DraftView, Drafted, DraftedGeneration, MAX_GENERATIONS};
 use muster_protocol::machine::can_take;
-use muster_protocol::operator::MachinePublication;
+use muster_protocol::operator::{MachinePublication, PUBLISHED_TOGETHER};
 use muster_protocol::tuf::repository::{draft_generation, sign_generation};
 use muster_server::threads;
 
@@ -60,7 +60,11 @@ async fn publish(api: &Api, planned: &[&Planned], expires: i64) -> Result<()> {
         false => planned.iter().map(sign).collect(),
     };
     let signed = signed.into_iter().collect::<Result<Vec<_>>>()?;
-    publish::generations(api, &signed).await?;
+    let published = publish::generations(api, &signed).await;
+    match signed.len() > PUBLISHED_TOGETHER {
+        true => published.hint("repeat the command: it goes on with what is not published yet")?,
+        false => published?,
+    }
     for Planned { target, .. } in planned {
         say!("signed and published generation {} for {}", target.generation, target.machine);
     }

@@ -22,19 +22,23 @@ impl<T> Default for Together<T> {
     }
 }
 
-/// Somebody asks.
-struct Asks<'a>(&'a AtomicUsize);
+/// Somebody asks. The last one leaves nothing behind, even if it gives up.
+struct Asks<'a, T>(&'a Together<T>);
 
-impl<'a> Asks<'a> {
-    fn new(asking: &'a AtomicUsize) -> Self {
-        asking.fetch_add(1, Ordering::SeqCst);
-        Self(asking)
+impl<'a, T> Asks<'a, T> {
+    fn new(together: &'a Together<T>) -> Self {
+        together.asking.fetch_add(1, Ordering::SeqCst);
+        Self(together)
     }
 }
 
-impl Drop for Asks<'_> {
+impl<T> Drop for Asks<'_, T> {
     fn drop(&mut self) {
-        self.0.fetch_sub(1, Ordering::SeqCst);
+        if self.0.asking.fetch_sub(1, Ordering::SeqCst) == 1
+            && let Ok(mut last) = self.0.last.try_lock()
+        {
+            *last = None;
+        }
     }
 }
 
@@ -43,7 +47,7 @@ impl<T: Clone> Together<T> {
     /// is not shared.
     pub async fn get<E>(&self, find: impl Future<Output = Result<T, E>>) -> Result<T, E> {
         let begun = self.begun.load(Ordering::SeqCst);
-        let _asks = Asks::new(&self.asking);
+        let _asks = Asks::new(self);
         let mut last = self.last.lock().await;
         let found = match last.take() {
             Some((number, value)) if number > begun => (number, value),
@@ -53,7 +57,6 @@ impl<T: Clone> Together<T> {
             }
         };
         let value = found.1.clone();
-        // The last one leaves nothing behind.
         *last = (self.asking.load(Ordering::SeqCst) > 1).then_some(found);
         Ok(value)
     }
@@ -96,5 +99,6 @@ mod tests {
         let (failed, good) = join!(gives_up, together.get(async { Ok::<_, ()>(7) }));
         assert_eq!((failed, good), (Err(()), Ok(7)));
         assert_eq!(together.asking.load(Ordering::SeqCst), 0);
+        assert!(together.last.lock().await.is_none());
     }
 }

@@ -8,6 +8,7 @@ use super::{Failed, Store, StoreError};
 use crate::core::audit::AuditContext;
 use crate::core::drafts::{self, DraftRefusal};
 use crate::core::rows::StoredDraft;
+use crate::threads;
 
 impl Store {
     /// Stores a draft, or adds its valid signatures to the stored copy. Returns what is then stored.
@@ -17,13 +18,14 @@ impl Store {
         root: &Root,
         context: &AuditContext<'_>,
     ) -> Result<StoredDraft, Failed<DraftRefusal>> {
-        let id = draft.id().map_err(|error| Failed::Refused(DraftRefusal::from(error)))?;
+        let id = threads::on(usize::MAX, || draft.id());
+        let id = id.map_err(|error| Failed::Refused(DraftRefusal::from(error)))?;
         let decided = self.decide(
             |mut transaction| async move {
                 let stored = transaction.draft(&id).await?;
                 Ok((transaction, stored))
             },
-            |stored| drafts::keep(stored, draft, root, context),
+            |stored| threads::on(usize::MAX, || drafts::keep(stored, draft, root, context)),
         );
         Ok(decided.await?.answer)
     }
@@ -43,7 +45,8 @@ impl Store {
         }
         let found = self.database.drafts_beginning(prefix, now_s).await?;
         let [(id, text)] = <[_; 1]>::try_from(found).map_err(|_| unknown())?;
-        let draft = Draft::parse(text.as_bytes()).map_err(|error| Failed::Refused(error.into()))?;
+        let draft = threads::on(text.len(), || Draft::parse(text.as_bytes()));
+        let draft = draft.map_err(|error| Failed::Refused(error.into()))?;
         Ok(StoredDraft { id, draft })
     }
 

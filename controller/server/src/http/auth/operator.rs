@@ -19,6 +19,7 @@ use crate::http::payer::Payer;
 use crate::http::problem::{Refused, refuse};
 use crate::http::request_peer::{proved, stranger};
 use crate::http::state::{App, Shared};
+use crate::threads;
 
 /// A request signed by an operator of the current root, with its parsed path and body.
 ///
@@ -200,7 +201,7 @@ impl Claim {
             limit = largest;
         }
         let body = whole(&parts.headers, body, limit, &app.memory, payer).await?;
-        let found = Sha256::of(&body);
+        let found = threads::on(body.len(), || Sha256::of(&body));
         match &self.signature.body {
             Some(announced) if *announced == found => Ok(body),
             Some(_) => Err(does_not_fit()),

@@ -12,9 +12,11 @@ use crate::core::drafts::{self, require_concerned};
 use crate::core::rows::StoredDraft;
 use crate::http::auth::operator::SignedByKeyholder;
 use crate::http::body::Document;
+use crate::http::heavy::Long;
 use crate::http::problem::{Refused, refuse};
 use crate::http::state::{App, Shared};
 use crate::roots::Chain;
+use crate::threads;
 
 impl Document for Draft {
     const WHAT: &'static str = "a draft";
@@ -53,7 +55,8 @@ pub async fn keep(
 /// The draft, with the reason why it cannot be published, if there is one.
 async fn view(app: &App, chain: &Chain, stored: &StoredDraft) -> Result<DraftView, Refused> {
     let (services, root) = (&app.services, chain.newest());
-    let unsound = stored.draft.check(&chain.fleet(), root, services.now_s()).err();
+    let check = || stored.draft.check(&chain.fleet(), root, services.now_s());
+    let unsound = threads::on(usize::MAX, check).err();
     let mut void = unsound.map(|error| error.to_string());
     if let Drafted::Generations { generations } = &stored.draft.what {
         for one in generations {
@@ -66,13 +69,13 @@ async fn view(app: &App, chain: &Chain, stored: &StoredDraft) -> Result<DraftVie
             void = current.err().map(|why| why.to_string());
         }
     }
-    Ok(drafts::view(stored, root, void)?)
+    Ok(threads::on(usize::MAX, || drafts::view(stored, root, void))?)
 }
 
 pub async fn list(
     State(app): State<Shared>,
     SignedByKeyholder(signed): SignedByKeyholder,
-) -> Result<Json<Vec<DraftView>>, Refused> {
+) -> Result<Long<Vec<DraftView>>, Refused> {
     let chain = app.services.roots.current();
     let mut views = Vec::new();
     for stored in app.services.store.drafts(app.services.now_s()).await? {
@@ -80,17 +83,17 @@ pub async fn list(
             views.push(view(&app, &chain, &stored).await?);
         }
     }
-    Ok(Json(views))
+    Ok(Long(views))
 }
 
 pub async fn show(
     State(app): State<Shared>,
     Path(id): Path<String>,
     SignedByKeyholder(signed): SignedByKeyholder,
-) -> Result<Json<Draft>, Refused> {
+) -> Result<Long<Draft>, Refused> {
     let stored = app.services.store.draft(&id, app.services.now_s()).await?;
     require_concerned(app.services.roots.current().newest(), &stored.draft, &signed.by)?;
-    Ok(Json(stored.draft))
+    Ok(Long(stored.draft))
 }
 
 pub async fn drop(

@@ -21,6 +21,7 @@ use super::error::BlobError;
 use super::{s3, unfinished};
 use crate::config::{BlobsAt, S3};
 use crate::metrics::{Blob, COUNTED};
+use crate::threads;
 
 /// How much of an upload into a folder is buffered before it is written, in bytes.
 const PART_BYTES: usize = 1024 * 1024;
@@ -236,7 +237,8 @@ impl Blobs {
         let mut count = 0;
         for place in self.folder.iter().flat_map(|folder| [folder.clone(), folder.join("nar")]) {
             let failed = |error| BlobError::Open(place.display().to_string(), error);
-            count += unfinished::in_folder(&place, before, dry).map_err(failed)?;
+            let found = threads::on(usize::MAX, || unfinished::in_folder(&place, before, dry));
+            count += found.map_err(failed)?;
         }
         Ok(count)
     }

@@ -24,9 +24,11 @@ pub fn in_folder(folder: &Path, before: UnixMillis, dry: bool) -> std::io::Resul
     let mut count = 0;
     for entry in std::fs::read_dir(folder)? {
         let entry = entry?;
+        if !is_staged(&entry.file_name()) {
+            continue;
+        }
         let modified = entry.metadata()?.modified()?.duration_since(UNIX_EPOCH).unwrap_or_default();
-        let old = i64::try_from(modified.as_millis()).is_ok_and(|modified| modified < before);
-        if old && is_staged(&entry.file_name()) {
+        if i64::try_from(modified.as_millis()).is_ok_and(|modified| modified < before) {
             count += 1;
             if !dry {
                 std::fs::remove_file(entry.path())?;

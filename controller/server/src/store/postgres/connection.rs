@@ -133,8 +133,8 @@ impl Postgres {
         let place = postgres.reach.place();
         postgres.prepare().await.map_err(|error| match error {
             StoreError::Busy => StoreError::Open(format!(
-                "PostgreSQL at {place}: its tables are in use, by a backup or a long query perhaps: start \
-                 again when that is done"
+                "PostgreSQL at {place} is busy: another controller migrates it, a backup or a long query reads \
+                 its tables, or no connection is free: start again when that is over"
             )),
             StoreError::Database(error) | StoreError::Unavailable(error) => {
                 StoreError::Open(format!("PostgreSQL at {place}: {error}"))
@@ -190,8 +190,8 @@ impl Postgres {
                 return Err(StoreError::Open(format!("{setting} is {found}, so {advice}")));
             }
         }
-        locks::take(tx.connection(), Lock::Migration).await?;
         query(MIGRATION_LOCK).execute(tx.connection()).await?;
+        locks::take(tx.connection(), Lock::Migration).await?;
         migrations::run(tx.connection()).await?;
         tx.commit().await
     }

@@ -10,6 +10,7 @@ use super::locks::{self, Lock};
 use crate::core::drafts::Stored;
 use crate::core::rows::StoredDraft;
 use crate::store::error::StoreError;
+use crate::threads;
 
 #[derive(sqlx::FromRow)]
 struct Row {
@@ -39,7 +40,8 @@ impl Postgres {
             .await?;
         rows.into_iter()
             .map(|row| {
-                let draft = Draft::parse(row.document.as_bytes());
+                let text = row.document.as_bytes();
+                let draft = threads::on(text.len(), || Draft::parse(text));
                 let draft = draft.map_err(|_| StoreError::Damaged("a draft"))?;
                 Ok(StoredDraft { id: sha256(&row.id)?, draft })
             })

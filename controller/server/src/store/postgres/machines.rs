@@ -20,6 +20,7 @@ use crate::core::rows::{KnownMachine, Machine};
 use crate::store::answers::News;
 use crate::store::error::StoreError;
 use crate::store::parsed::{Keys, Parsed};
+use crate::threads;
 
 #[derive(sqlx::FromRow)]
 struct Row {
@@ -200,7 +201,7 @@ impl Postgres {
         let rows: Vec<Row> =
             query_as(select!("ORDER BY m.name")).fetch_all(self.view().await?.connection()).await?;
         let mut parsed = Parsed::new(keys);
-        rows.into_iter().map(|row| row.machine(&mut parsed)).collect()
+        threads::on(usize::MAX, || rows.into_iter().map(|row| row.machine(&mut parsed)).collect())
     }
 
     pub async fn machines_named(
@@ -214,7 +215,7 @@ impl Postgres {
             .fetch_all(self.view().await?.connection())
             .await?;
         let mut parsed = Parsed::new(keys);
-        rows.into_iter().map(|row| row.machine(&mut parsed)).collect()
+        threads::on(usize::MAX, || rows.into_iter().map(|row| row.machine(&mut parsed)).collect())
     }
 
     pub async fn machine_key(&self, name: &MachineName) -> Result<Option<KnownMachine>, StoreError> {

@@ -14,6 +14,7 @@ use crate::core::rows::{GenerationFiles, StoredGeneration, Timestamp};
 use crate::store::answers::{File, Latest};
 use crate::store::error::StoreError;
 use crate::store::parsed::{Keys, Parsed, holds};
+use crate::threads;
 
 #[derive(sqlx::FromRow)]
 struct MachineRow {
@@ -152,7 +153,7 @@ impl Transaction {
         .bind(numbers)
         .fetch_all(self.connection())
         .await?;
-        rows.into_iter().map(ManyRow::stored).collect()
+        threads::on(usize::MAX, || rows.into_iter().map(ManyRow::stored).collect())
     }
 
     async fn files(

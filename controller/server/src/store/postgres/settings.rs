@@ -1,5 +1,5 @@
-//! What controllers tell one another of their settings: locks of the session that listens, which nobody
-//! waits for. They end with the session, so nothing of a controller that is gone stays.
+//! What controllers tell one another of their settings: locks of the session that listens, shared ones that
+//! nobody waits for. They end with the session, so nothing of a controller that is gone stays.
 
 use sqlx::PgExecutor;
 use sqlx::postgres::PgListener;
@@ -30,7 +30,7 @@ pub async fn tell(session: &mut PgListener, said: Option<&Prints>, now: &Prints)
             continue;
         }
         if let Some(print) = now {
-            lock("SELECT pg_advisory_lock_shared($1, $2)", setting, print, &mut *session).await?;
+            lock("SELECT pg_try_advisory_lock_shared($1, $2)", setting, print, &mut *session).await?;
         }
         if let Some(print) = before {
             lock("SELECT pg_advisory_unlock_shared($1, $2)", setting, print, &mut *session).await?;

@@ -9,6 +9,7 @@ use super::connection::{Sqlite, Transaction};
 use crate::core::drafts::Stored;
 use crate::core::rows::StoredDraft;
 use crate::store::error::StoreError;
+use crate::threads;
 
 #[derive(sqlx::FromRow)]
 struct Row {
@@ -37,7 +38,8 @@ impl Sqlite {
                 .await?;
         rows.into_iter()
             .map(|row| {
-                let draft = Draft::parse(row.document.as_bytes());
+                let text = row.document.as_bytes();
+                let draft = threads::on(text.len(), || Draft::parse(text));
                 let draft = draft.map_err(|_| StoreError::Damaged("a draft"))?;
                 Ok(StoredDraft { id: sha256(&row.id)?, draft })
             })

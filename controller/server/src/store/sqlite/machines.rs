@@ -19,6 +19,7 @@ use crate::core::rows::{KnownMachine, Machine};
 use crate::store::answers::News;
 use crate::store::error::StoreError;
 use crate::store::parsed::{Keys, Parsed};
+use crate::threads;
 
 /// How many rows are read before other tasks of the thread have their turn.
 const ROWS_AT_ONCE: usize = 64;
@@ -189,7 +190,7 @@ impl Sqlite {
         let rows: Vec<Row> =
             sqlx::query_as(of_these).bind(json(&names, "names")?).fetch_all(self.read()).await?;
         let mut parsed = Parsed::new(keys);
-        rows.into_iter().map(|row| row.machine(&mut parsed)).collect()
+        threads::on(usize::MAX, || rows.into_iter().map(|row| row.machine(&mut parsed)).collect())
     }
 
     pub async fn machine_key(&self, name: &MachineName) -> Result<Option<KnownMachine>, StoreError> {
