@@ -6,7 +6,7 @@ let
   files = [
     "Cargo.toml"
     "Cargo.lock"
-    # How SQLite is compiled.
+    # How SQLite and mimalloc are compiled.
     ".cargo/config.toml"
     # What the controller serves.
     "docs/openapi.json"

@@ -19,6 +19,7 @@ mod vars;
 
 use std::path::PathBuf;
 use std::process::ExitCode;
+use std::time::Duration;
 
 use anyhow::{Context as _, Result};
 use clap::{CommandFactory as _, FromArgMatches as _, Parser, Subcommand};
@@ -96,6 +97,9 @@ enum Command {
     Audit(audit::Audit),
 }
 
+/// How long the program waits at its end for files that are being written.
+const LAST_WRITES: Duration = Duration::from_secs(5);
+
 /// Runs one command; the exit code is its verdict, an error means that there is none.
 pub fn run(arguments: Arguments) -> Result<ExitCode> {
     let runtime = tokio::runtime::Builder::new_multi_thread()
@@ -108,8 +112,8 @@ pub fn run(arguments: Arguments) -> Result<ExitCode> {
         Command::Serve(serve) => runtime.block_on(serve.run(arguments.config)),
         command => runtime.block_on(command.run(arguments.config)),
     };
-    // A thread that waits for a file that hangs keeps nobody here.
-    runtime.shutdown_background();
+    // What still writes may finish; a thread that waits for a file that hangs keeps nobody here.
+    runtime.shutdown_timeout(LAST_WRITES);
     done
 }
 

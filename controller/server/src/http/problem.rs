@@ -10,7 +10,7 @@ use muster_protocol::api::{Problem, ProblemCode};
 use crate::metrics::COUNTED;
 
 /// An error response.
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 pub struct Refused {
     pub status: StatusCode,
     pub code: ProblemCode,

@@ -15,7 +15,7 @@ use super::problem::Refused;
 use crate::rates::Neighbourhood;
 
 tokio::task_local! {
-    static REQUEST_PEER: RequestPeer;
+    static REQUEST_PEER: Arc<RequestPeer>;
 }
 
 struct RequestPeer {
@@ -46,6 +46,7 @@ where
     let peer = request.extensions().get::<Arc<Peer>>().cloned();
     let pace = peer.as_ref().map(|peer| Pace::new(peer.party()));
     let asking = RequestPeer { peer, pace: pace.clone(), proved: OnceLock::new(), counted: Mutex::default() };
+    let asking = Arc::new(asking);
     let answer = Box::pin(answer(request));
     let answered = REQUEST_PEER.scope(asking, async {
         let response = answer.await.unwrap_or_else(|never| match never {});
@@ -81,6 +82,29 @@ pub async fn proved(who: &Payer) -> Result<(), Refused> {
         return Ok(());
     }
     Err(Refused::too_many_connections())
+}
+
+/// Does work to its end, even if the client hangs up: what is stored has to be told to those who wait for it.
+/// It takes a turn of the sender's, as if it were still the request.
+pub async fn regardless<T: Send + 'static>(
+    work: impl Future<Output = Result<T, Refused>> + Send + 'static,
+) -> Result<T, Refused> {
+    let Ok(asking) = REQUEST_PEER.try_with(Arc::clone) else { return work.await };
+    let outer = asking.pace.clone();
+    let inner = outer.as_ref().map(|pace| Pace::new(pace.party()));
+    let work = REQUEST_PEER.scope(asking, work);
+    let done = match inner {
+        Some(pace) => tokio::spawn(Paced::new(work, pace)),
+        None => tokio::spawn(work),
+    };
+    let done = match outer {
+        Some(pace) => pace.away(done).await,
+        None => done.await,
+    };
+    done.unwrap_or_else(|ended| match ended.try_into_panic() {
+        Ok(panic) => std::panic::resume_unwind(panic),
+        Err(_) => Err(Refused::busy("the controller stops: repeat this in a moment")),
+    })
 }
 
 /// Stops counting existing connections of this party as theirs.

@@ -8,6 +8,7 @@ use tokio::sync::watch;
 
 use super::kept::Kept;
 use super::memory::Memory;
+use super::problem::Refused;
 use super::sessions::Sessions;
 use super::together::Together;
 use crate::core::census::Census;
@@ -29,7 +30,7 @@ pub struct App {
     /// `None` if the database did not say.
     pub census: Kept<Option<Census>>,
     /// The list of all machines' summaries.
-    pub summaries: Together<Bytes>,
+    pub summaries: Together<Result<Bytes, Refused>>,
 }
 
 pub type Shared = Arc<App>;

@@ -43,9 +43,9 @@ impl<T> Drop for Asks<'_, T> {
 }
 
 impl<T: Clone> Together<T> {
-    /// What `find` finds, or what another one found that began after this was called. What could not be found
-    /// is not shared.
-    pub async fn get<E>(&self, find: impl Future<Output = Result<T, E>>) -> Result<T, E> {
+    /// What `find` finds, or what another one found that began after this was called. An error is shared too:
+    /// else each would wait anew for a database that does not answer.
+    pub async fn get(&self, find: impl Future<Output = T>) -> T {
         let begun = self.begun.load(Ordering::SeqCst);
         let _asks = Asks::new(self);
         let mut last = self.last.lock().await;
@@ -53,19 +53,18 @@ impl<T: Clone> Together<T> {
             Some((number, value)) if number > begun => (number, value),
             _ => {
                 let number = self.begun.fetch_add(1, Ordering::SeqCst) + 1;
-                (number, find.await?)
+                (number, find.await)
             }
         };
         let value = found.1.clone();
         *last = (self.asking.load(Ordering::SeqCst) > 1).then_some(found);
-        Ok(value)
+        value
     }
 }
 
 #[cfg(test)]
 mod tests {
     use std::cell::Cell;
-    use std::convert::Infallible;
 
     use futures_util::{FutureExt as _, join};
 
@@ -73,31 +72,33 @@ mod tests {
 
     #[tokio::test]
     async fn those_who_ask_meanwhile_share_one_that_began_after_they_asked() {
-        let (together, found) = (Together::default(), Cell::new(0));
-        let find = || async {
-            found.set(found.get() + 1);
-            let value = found.get();
-            tokio::task::yield_now().await;
-            Ok::<_, Infallible>(value)
-        };
-        let (first, second, third, fourth) =
-            join!(together.get(find()), together.get(find()), together.get(find()), together.get(find()));
-        // All but the first one asked after the first had begun.
-        assert_eq!([first, second, third, fourth], [Ok(1), Ok(2), Ok(2), Ok(2)]);
-        assert!(together.last.lock().await.is_none(), "nothing is kept for nobody");
-        assert_eq!(together.get(find()).await, Ok(3), "nor for those who ask later");
+        for good in [true, false] {
+            let (together, found) = (Together::default(), Cell::new(0));
+            let find = || async {
+                found.set(found.get() + 1);
+                let number = found.get();
+                tokio::task::yield_now().await;
+                if good { Ok(number) } else { Err(number) }
+            };
+            let is = |number| if good { Ok(number) } else { Err(number) };
+            let (first, second, third, fourth) =
+                join!(together.get(find()), together.get(find()), together.get(find()), together.get(find()));
+            // All but the first one asked after the first had begun.
+            assert_eq!([first, second, third, fourth], [is(1), is(2), is(2), is(2)]);
+            assert!(together.last.lock().await.is_none(), "nothing is kept for nobody");
+            assert_eq!(together.get(find()).await, is(3), "nor for those who ask later");
+        }
     }
 
     #[tokio::test]
-    async fn what_failed_or_was_given_up_is_found_anew() {
+    async fn what_was_given_up_is_found_anew() {
         let together = Together::default();
         let gives_up = async {
-            let never = together.get(std::future::pending::<Result<u8, ()>>());
+            let never = together.get(std::future::pending::<u8>());
             assert!(Box::pin(never).now_or_never().is_none());
-            together.get(async { Err::<u8, _>(()) }).await
         };
-        let (failed, good) = join!(gives_up, together.get(async { Ok::<_, ()>(7) }));
-        assert_eq!((failed, good), (Err(()), Ok(7)));
+        let ((), found) = join!(gives_up, together.get(async { 7 }));
+        assert_eq!(found, 7);
         assert_eq!(together.asking.load(Ordering::SeqCst), 0);
         assert!(together.last.lock().await.is_none());
     }

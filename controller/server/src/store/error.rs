@@ -69,9 +69,9 @@ impl From<sqlx::Error> for StoreError {
             sqlx::Error::PoolTimedOut => Self::Busy,
             sqlx::Error::Io(_) | sqlx::Error::Tls(_) => Self::Unavailable(error.to_string()),
             // As where something before the server accepts a connection and ends it without a word.
-            sqlx::Error::Protocol(_) => {
-                Self::Unavailable("what answers there ended the connection, or is not PostgreSQL".into())
-            }
+            sqlx::Error::Protocol(why) => Self::Unavailable(format!(
+                "what answers there ended the connection, or is not the database: {why}"
+            )),
             _ => Self::Database(error.to_string()),
         }
     }

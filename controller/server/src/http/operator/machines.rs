@@ -19,7 +19,7 @@ use crate::http::body::Document;
 use crate::http::heavy::{self, Each};
 use crate::http::payer::Payer;
 use crate::http::problem::Refused;
-use crate::http::request_peer::forget;
+use crate::http::request_peer::{forget, regardless};
 use crate::http::state::{App, Shared};
 use crate::store::Keys;
 
@@ -62,12 +62,12 @@ pub async fn list(
 ) -> Result<Listing, Refused> {
     let changed = app.services.notify.since(listed.instance.as_deref(), listed.after, MAX_CHANGED);
     let (fields, changed) = (listed.fields, changed.as_deref());
-    if let (Fields::Summary, None) = (fields, changed) {
+    let list = match (fields, changed) {
         // Whoever follows the fleet asks for it.
-        let all = app.summaries.get(Box::pin(written(&app, fields, None))).await?;
-        return Ok(Listing(heavy::Written(all).into_response()));
-    }
-    Ok(Listing(heavy::Written(written(&app, fields, changed).await?).into_response()))
+        (Fields::Summary, None) => app.summaries.get(Box::pin(written(&app, fields, None))).await?,
+        _ => written(&app, fields, changed).await?,
+    };
+    Ok(Listing(heavy::Written(list).into_response()))
 }
 
 /// The list of these machines, or of all, as JSON.
@@ -134,24 +134,30 @@ pub async fn readmit(
     State(app): State<Shared>,
     signed: Signed<Readmit, MachineName>,
 ) -> Result<Json<MachineView>, Refused> {
-    let machine = &signed.on;
-    app.services.store.readmit(machine, &signed.sent, &signed.audit_context()).await?;
-    tracing::info!(%machine, operator = signed.by.short(), "admitted by its key");
-    forget(&Payer::Machine(machine.clone()));
-    app.services.wakers.wake(machine);
-    view(&app, machine).await
+    regardless(async move {
+        let machine = &signed.on;
+        app.services.store.readmit(machine, &signed.sent, &signed.audit_context()).await?;
+        tracing::info!(%machine, operator = signed.by.short(), "admitted by its key");
+        forget(&Payer::Machine(machine.clone()));
+        app.services.wakers.wake(machine);
+        view(&app, machine).await
+    })
+    .await
 }
 
 pub async fn revoke(
     State(app): State<Shared>,
     signed: Signed<(), MachineName>,
 ) -> Result<Json<MachineView>, Refused> {
-    let machine = &signed.on;
-    app.services.store.revoke(machine, &signed.audit_context()).await?;
-    tracing::info!(%machine, operator = signed.by.short(), "revoked");
-    forget(&Payer::Machine(machine.clone()));
-    app.services.wakers.wake(machine);
-    view(&app, machine).await
+    regardless(async move {
+        let machine = &signed.on;
+        app.services.store.revoke(machine, &signed.audit_context()).await?;
+        tracing::info!(%machine, operator = signed.by.short(), "revoked");
+        forget(&Payer::Machine(machine.clone()));
+        app.services.wakers.wake(machine);
+        view(&app, machine).await
+    })
+    .await
 }
 
 /// Ends a clone alarm.

@@ -12,6 +12,7 @@ use crate::core::rows::Timestamp;
 use crate::http::auth::operator::Signed;
 use crate::http::body::Document;
 use crate::http::problem::Refused;
+use crate::http::request_peer::regardless;
 use crate::http::state::Shared;
 use crate::wakers::Fresh;
 
@@ -23,24 +24,27 @@ pub async fn publish(
     State(app): State<Shared>,
     signed: Signed<Publication, MachineName>,
 ) -> Result<Json<MachineView>, Refused> {
-    let (signed, publication) = signed.split();
-    let name = &signed.on;
-    let machine = known(&app, name).await?;
-    let (root, now) = (app.services.roots.current(), app.services.now_s());
-    let new = NewGeneration::check(root.newest(), &machine, &publication, now)?;
-    let signer = app.services.signer()?;
-    // Since then an operator may have been removed, by another controller perhaps.
-    app.services.roots.refresh().await?;
-    if app.services.roots.current().newest().version() != root.newest().version() {
-        return Err(BatchRefusal::NewRoot.into());
-    }
-    let sign = |last, snapshot: &[u8]| signer.timestamp(name, snapshot, last, now);
-    let published = app.services.store.publish(&new, &signed.audit_context(), sign).await?;
-    if let Some(Timestamp { bytes: timestamp, .. }) = published {
-        let (generation, operator) = (publication.generation, signed.by.short());
-        tracing::info!(machine = %name, %generation, operator, "published");
-        let root = root.newest().version();
-        app.services.wakers.wake_with(name, || Fresh { root, publication, timestamp });
-    }
-    view(&app, name).await
+    regardless(async move {
+        let (signed, publication) = signed.split();
+        let name = &signed.on;
+        let machine = known(&app, name).await?;
+        let (root, now) = (app.services.roots.current(), app.services.now_s());
+        let new = NewGeneration::check(root.newest(), &machine, &publication, now)?;
+        let signer = app.services.signer()?;
+        // Since then an operator may have been removed, by another controller perhaps.
+        app.services.roots.refresh().await?;
+        if app.services.roots.current().newest().version() != root.newest().version() {
+            return Err(BatchRefusal::NewRoot.into());
+        }
+        let sign = |last, snapshot: &[u8]| signer.timestamp(name, snapshot, last, now);
+        let published = app.services.store.publish(&new, &signed.audit_context(), sign).await?;
+        if let Some(Timestamp { bytes: timestamp, .. }) = published {
+            let (generation, operator) = (publication.generation, signed.by.short());
+            tracing::info!(machine = %name, %generation, operator, "published");
+            let root = root.newest().version();
+            app.services.wakers.wake_with(name, || Fresh { root, publication, timestamp });
+        }
+        view(&app, name).await
+    })
+    .await
 }

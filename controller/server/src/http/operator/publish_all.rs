@@ -20,6 +20,7 @@ use crate::core::rows::Timestamp;
 use crate::http::auth::operator::Signed;
 use crate::http::body::Document;
 use crate::http::problem::Refused;
+use crate::http::request_peer::regardless;
 use crate::http::state::Shared;
 use crate::signer::OnlineSigner;
 use crate::threads;
@@ -34,6 +35,10 @@ pub async fn publish_all(
     State(app): State<Shared>,
     signed: Signed<Publications>,
 ) -> Result<Json<PublicationsTaken>, Refused> {
+    regardless(published(app, signed)).await
+}
+
+async fn published(app: Shared, signed: Signed<Publications>) -> Result<Json<PublicationsTaken>, Refused> {
     let (services, (signed, Publications { generations })) = (&app.services, signed.split());
     require_batch(&generations)?;
     let (chain, now, signer) = (services.roots.current(), services.now_s(), services.signer()?);

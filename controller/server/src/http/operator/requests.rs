@@ -11,6 +11,7 @@ use crate::core::requests::AskRefusal;
 use crate::http::auth::operator::Signed;
 use crate::http::body::Document;
 use crate::http::problem::Refused;
+use crate::http::request_peer::regardless;
 use crate::http::state::Shared;
 
 impl Document for SignedRequest {
@@ -28,9 +29,13 @@ pub async fn ask(
     let request = asked
         .verify(&chain.fleet(), machine, &operators, app.services.now_s())
         .map_err(AskRefusal::Unsound)?;
-    app.services.store.ask(asked, &request, &signed.audit_context()).await?;
-    let (operator, asks) = (signed.by.short(), request.asked.as_str());
-    tracing::info!(%machine, operator, asks, "a request waits for a machine");
-    app.services.wakers.wake(machine);
-    view(&app, machine).await
+    regardless(async move {
+        let (machine, asked) = (&signed.on, &signed.sent);
+        app.services.store.ask(asked, &request, &signed.audit_context()).await?;
+        let (operator, asks) = (signed.by.short(), request.asked.as_str());
+        tracing::info!(%machine, operator, asks, "a request waits for a machine");
+        app.services.wakers.wake(machine);
+        view(&app, machine).await
+    })
+    .await
 }

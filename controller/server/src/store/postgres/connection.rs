@@ -41,9 +41,10 @@ macro_rules! limited {
 }
 const BEGIN: &str = limited!("BEGIN ISOLATION LEVEL READ COMMITTED READ WRITE");
 const VIEW: &str = limited!("BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY");
-const VIEW_LONG: &str = "BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY";
-/// A migration or a copy may take long.
-const BEGIN_LONG: &str = "BEGIN ISOLATION LEVEL READ COMMITTED READ WRITE; SET LOCAL lock_timeout = '60s'";
+const VIEW_LONG: &str = "BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY; SET LOCAL statement_timeout = 0";
+/// A migration or a copy may take long, whatever limit the server has of its own.
+const BEGIN_LONG: &str = "BEGIN ISOLATION LEVEL READ COMMITTED READ WRITE; SET LOCAL statement_timeout = 0; \
+                          SET LOCAL lock_timeout = '60s'";
 
 /// How long a migration waits for a table that somebody reads, a backup perhaps. Whoever else needs the table
 /// waits behind it, so it gives up before they do, lets them go on, and tries again so often.
