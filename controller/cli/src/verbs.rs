@@ -17,6 +17,7 @@ mod status;
 mod update;
 mod vars;
 
+use std::ffi::OsString;
 use std::path::PathBuf;
 use std::process::ExitCode;
 use std::time::Duration;
@@ -28,18 +29,57 @@ use clap::{CommandFactory as _, FromArgMatches as _, Parser, Subcommand};
 #[derive(Debug, Parser)]
 #[command(name = "muster", version, max_term_width = 100)]
 pub struct Arguments {
+    #[command(flatten)]
+    common: Common,
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Debug, clap::Args)]
+struct Common {
     /// The operator's configuration, as `muster init` made it; for `serve`, `backup` and `restore` the
     /// controller's, controller.toml [default: muster/muster.toml, or muster/controller/controller.toml, in
     /// $XDG_CONFIG_HOME]
     #[arg(long, global = true, env = "MUSTER_CONFIG", value_name = "FILE")]
     config: Option<PathBuf>,
+}
+
+/// The same with `serve` alone. To know the options of all verbs takes memory, which would stay with a
+/// server.
+#[derive(Debug, Parser)]
+#[command(name = "muster", version)]
+struct Serving {
+    #[command(flatten)]
+    common: Common,
     #[command(subcommand)]
-    command: Command,
+    command: Serve,
+}
+
+#[derive(Debug, Subcommand)]
+enum Serve {
+    Serve(serve::Serve),
+}
+
+impl Serving {
+    /// `None` if it is another verb, or not well put: [`Arguments`] then says why.
+    fn of(arguments: impl IntoIterator<Item = OsString>) -> Option<Self> {
+        let matches = with_negatives(Self::command()).try_get_matches_from(arguments).ok()?;
+        Self::from_arg_matches(&matches).ok()
+    }
+}
+
+impl From<Serving> for Arguments {
+    fn from(Serving { common, command: Serve::Serve(serve) }: Serving) -> Self {
+        Self { common, command: Command::Serve(serve) }
+    }
 }
 
 impl Arguments {
     /// The program's arguments; ends the program if they are wrong.
     pub fn of_program() -> Self {
+        if let Some(serving) = Serving::of(std::env::args_os()) {
+            return serving.into();
+        }
         let mut command = with_negatives(Self::command());
         let matches = command.get_matches_mut();
         Self::from_arg_matches(&matches).unwrap_or_else(|error| error.format(&mut command).exit())
@@ -109,8 +149,8 @@ pub fn run(arguments: Arguments) -> Result<ExitCode> {
         .context("cannot start the runtime")?;
     let done = match arguments.command {
         // Alone: what the commands of operators may need together would stay in the server's memory.
-        Command::Serve(serve) => runtime.block_on(serve.run(arguments.config)),
-        command => runtime.block_on(command.run(arguments.config)),
+        Command::Serve(serve) => runtime.block_on(serve.run(arguments.common.config)),
+        command => runtime.block_on(command.run(arguments.common.config)),
     };
     // What still writes may finish; a thread that waits for a file that hangs keeps nobody here.
     runtime.shutdown_timeout(LAST_WRITES);
@@ -160,6 +200,24 @@ mod tests {
             let line = ["muster"].iter().chain(line);
             let refused = with_negatives(Arguments::command()).try_get_matches_from(line).unwrap_err();
             assert!(refused.to_string().contains(told), "{refused}");
+        }
+    }
+    #[test]
+    fn serve_is_read_without_the_other_verbs_and_means_the_same() {
+        for line in [
+            &["serve"][..],
+            &["serve", "--config", "f"],
+            &["--config", "f", "serve", "--next-bearer-key"],
+            &["--config=f", "serve"],
+        ] {
+            let line = ["muster"].iter().chain(line);
+            let whole = Arguments::try_parse_from(line.clone()).unwrap();
+            let alone = Serving::of(line.map(OsString::from)).map(Arguments::from).unwrap();
+            assert_eq!(format!("{alone:?}"), format!("{whole:?}"));
+        }
+        // What is said of these is said by the whole parser.
+        for line in [&[][..], &["serve", "--odd"], &["serve", "--help"], &["--version"], &["status"]] {
+            assert!(Serving::of(["muster"].iter().chain(line).map(OsString::from)).is_none(), "{line:?}");
         }
     }
 }

@@ -63,6 +63,11 @@ impl Refused {
         let refused = refuse(StatusCode::TOO_MANY_REQUESTS, ProblemCode::TooMany, message);
         Self { retry_after: Some(5), ..refused.closing() }
     }
+    /// Its handler has panicked, or the controller stops.
+    pub fn unfinished() -> Self {
+        let message = "the controller could not finish this: repeat it in a moment";
+        refuse(StatusCode::INTERNAL_SERVER_ERROR, ProblemCode::Internal, message)
+    }
     pub fn malformed(message: impl Into<String>) -> Self {
         refuse(StatusCode::BAD_REQUEST, ProblemCode::Malformed, message)
     }

@@ -6,6 +6,7 @@ use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 use axum::extract::Request;
 use axum::response::Response;
 use futures_util::future::BoxFuture;
+use tokio::sync::oneshot;
 
 use super::connection::parties::Held;
 use super::connection::peer::{Peer, Proved, Waiting};
@@ -90,21 +91,23 @@ pub async fn regardless<T: Send + 'static>(
     work: impl Future<Output = Result<T, Refused>> + Send + 'static,
 ) -> Result<T, Refused> {
     let Ok(asking) = REQUEST_PEER.try_with(Arc::clone) else { return work.await };
-    let outer = asking.pace.clone();
-    let inner = outer.as_ref().map(|pace| Pace::new(pace.party()));
-    let work = REQUEST_PEER.scope(asking, work);
-    let done = match inner {
-        Some(pace) => tokio::spawn(Paced::new(work, pace)),
-        None => tokio::spawn(work),
+    let (answer, answered) = oneshot::channel();
+    // One type for all of them: what is generic in a task would be compiled for each.
+    let work: BoxFuture<'static, ()> = Box::pin(async move {
+        let _ = answer.send(work.await);
+    });
+    let (outer, work) = (asking.pace.clone(), REQUEST_PEER.scope(asking, work));
+    let answered = match outer {
+        Some(outer) => {
+            drop(tokio::spawn(Paced::new(work, Pace::new(outer.party()))));
+            outer.away(answered).await
+        }
+        None => {
+            drop(tokio::spawn(work));
+            answered.await
+        }
     };
-    let done = match outer {
-        Some(pace) => pace.away(done).await,
-        None => done.await,
-    };
-    done.unwrap_or_else(|ended| match ended.try_into_panic() {
-        Ok(panic) => std::panic::resume_unwind(panic),
-        Err(_) => Err(Refused::busy("the controller stops: repeat this in a moment")),
-    })
+    answered.unwrap_or_else(|_| Err(Refused::unfinished()))
 }
 
 /// Stops counting existing connections of this party as theirs.
