@@ -86,7 +86,8 @@ pub async fn proved(who: &Payer) -> Result<(), Refused> {
 }
 
 /// Does work to its end, even if the client hangs up: what is stored has to be told to those who wait for it.
-/// It takes a turn of the sender's, as if it were still the request.
+/// It takes a turn of the sender's, as if it were still the request. For those whose requests are limited:
+/// what they leave behind is not.
 pub async fn regardless<T: Send + 'static>(
     work: impl Future<Output = Result<T, Refused>> + Send + 'static,
 ) -> Result<T, Refused> {

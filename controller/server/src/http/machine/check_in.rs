@@ -12,9 +12,9 @@ use crate::http::auth::machine::{FromMachine, MachineDocument};
 use crate::http::body::Document;
 use crate::http::payer::Payer;
 use crate::http::problem::Refused;
-use crate::http::request_peer::{forget, regardless};
+use crate::http::request_peer::forget;
 use crate::http::state::Shared;
-use crate::store::{Arrived, Taken};
+use crate::store::Arrived;
 
 impl Document for CheckIn {
     const WHAT: &'static str = "a check-in";
@@ -55,12 +55,11 @@ pub async fn check_in(
         log: app.services.store.newest_entry(),
         seals: app.services.keyring.keys().seals.clone(),
     });
-    let taken = match brings_key {
-        None => app.services.store.check_in(arrived).await?,
-        Some(machine) => Box::pin(replacing(app, arrived, machine)).await?,
-    };
-    match taken {
-        Ok(reply) => Ok(Json(reply)),
+    match app.services.store.check_in(arrived).await? {
+        Ok(reply) => {
+            brings_key.into_iter().for_each(|machine| forget(&Payer::Machine(machine)));
+            Ok(Json(reply))
+        }
         Err(refusal) => {
             if let CheckInRefusal::Sequence { machine, seq, last, .. } = &refusal {
                 tracing::debug!(%machine, seq, last, "a check-in with a used number");
@@ -68,17 +67,4 @@ pub async fn check_in(
             Err(refusal.into())
         }
     }
-}
-
-/// One that brings another key: whoever holds the previous one may be using all the connections that a
-/// machine may have.
-async fn replacing(app: Shared, arrived: Box<Arrived>, machine: MachineName) -> Result<Taken, Refused> {
-    regardless(async move {
-        let taken = app.services.store.check_in(arrived).await?;
-        if taken.is_ok() {
-            forget(&Payer::Machine(machine));
-        }
-        Ok(taken)
-    })
-    .await
 }

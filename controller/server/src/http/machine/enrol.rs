@@ -9,7 +9,7 @@ use crate::http::auth::machine::FromStranger;
 use crate::http::body::Document;
 use crate::http::payer::Payer;
 use crate::http::problem::Refused;
-use crate::http::request_peer::{forget, proved, regardless};
+use crate::http::request_peer::{forget, proved};
 use crate::http::state::Shared;
 
 impl Document for EnrolRequest {
@@ -25,18 +25,12 @@ pub async fn enrol(
     if !app.services.roots.current().knows(&request.root) {
         return Err(EnrolRefusal::RootUnknown.into());
     }
-    let machine = request.machine.clone();
-    let payer = Payer::Machine(machine.clone());
-    let held = payer.clone();
-    regardless(async move {
-        app.services.store.enrol(&request, app.services.now()).await?;
-        tracing::info!(machine = %request.machine, key = request.key.short(), "enrolled");
-        app.services.wakers.wake(&request.machine);
-        // The holder of the previous key may be using all the connections that a machine may have.
-        forget(&held);
-        Ok(())
-    })
-    .await?;
+    app.services.store.enrol(&request, app.services.now()).await?;
+    tracing::info!(machine = %request.machine, key = request.key.short(), "enrolled");
+    app.services.wakers.wake(&request.machine);
+    let payer = Payer::Machine(request.machine.clone());
+    // The holder of the previous key may be using all the connections that a machine may have.
+    forget(&payer);
     proved(&payer).await?;
-    Ok(Json(EnrolReply { machine }))
+    Ok(Json(EnrolReply { machine: request.machine }))
 }
