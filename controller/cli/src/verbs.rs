@@ -202,6 +202,7 @@ mod tests {
             assert!(refused.to_string().contains(told), "{refused}");
         }
     }
+
     #[test]
     fn serve_is_read_without_the_other_verbs_and_means_the_same() {
         for line in [
