@@ -99,9 +99,26 @@ pub fn tuf_path(machine: &MachineName) -> String {
 pub fn target_name(machine: &MachineName) -> String {
     format!("{machine}/generation.json")
 }
+/// The path of a target that has a place in a rollout. Another one, so that an agent that knows nothing of
+/// gates does not find it.
+pub fn gated_name(machine: &MachineName) -> String {
+    format!("{machine}/gated.json")
+}
 /// Where the target is fetched, with its hash in front of the file name (consistent snapshots, TUF 6.2).
 pub fn target_path(machine: &MachineName, hash: &Sha256) -> String {
     format!("{}/targets/{machine}/{hash}.generation.json", tuf_path(machine))
+}
+/// The same for a target that has a place in a rollout.
+pub fn gated_path(machine: &MachineName, hash: &Sha256) -> String {
+    format!("{}/targets/{machine}/{hash}.gated.json", tuf_path(machine))
+}
+/// The plan of a rollout, for machines and operators with a bearer token.
+pub fn plan_path(plan: &Sha256) -> String {
+    format!("/v1/plans/{plan}")
+}
+/// What machines said of that plan, as far as the gate of this machine's wave needs it.
+pub fn statements_path(plan: &Sha256, machine: &MachineName, wave: u32) -> String {
+    format!("{}/statements?machine={machine}&wave={wave}", plan_path(plan))
 }
 /// Waits until the latest generation differs from `have`, or for `wait` seconds.
 pub fn poll_path(machine: &MachineName, have: Option<Generation>, wait: u64) -> String {

@@ -10,15 +10,20 @@ use crate::clock::UnixMillis;
 use crate::ids::{Epoch, Generation, MachineName, Sha256, StorePath};
 use crate::keys::PublicKey;
 use crate::machine::{Class, System};
+use crate::plan::{self, Leave, Vouch};
 use crate::report::{Attack, MAX_EVENT_NUMBER};
 use crate::request::{MAX_REQUESTS, SignedRequest};
 use crate::session::{ExchangeKey, SessionOffer};
-use crate::witness::AgeClaim;
+use crate::witness::{AgeClaim, KeyClaim};
 
 /// How long a bearer token is valid, in seconds.
 pub const BEARER_SECONDS: u64 = 3600;
 /// The largest check-in, in bytes.
 pub const MAX_CHECKIN_BYTES: usize = 64 * 1024;
+/// What this version's agents know of.
+pub const UNDERSTANDS: [&str; 1] = [plan::FEATURE];
+/// The most words in [`CheckIn::understands`].
+pub const MAX_UNDERSTANDS: usize = 32;
 /// The longest bearer token, in bytes.
 pub const MAX_BEARER_BYTES: usize = 256;
 
@@ -87,6 +92,23 @@ pub struct CheckIn {
     /// Controllers of version 0.1 ignore it.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub session: Option<ExchangeKey>,
+    /// What its agent knows of, for operators to see before they sign something that needs it
+    /// ([`UNDERSTANDS`]). Agents of version 0.1 send nothing.
+    #[serde(
+        default,
+        skip_serializing_if = "Vec::is_empty",
+        deserialize_with = "bounded::list::<_, _, MAX_UNDERSTANDS>"
+    )]
+    pub understands: Vec<String>,
+    /// The key that signs its next check-in, with the proof that it is this machine's.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub signing: Option<KeyClaim>,
+    /// What it says of the rollout that it is a voucher of; repeated, since a controller may be restored.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub vouch: Option<Vouch>,
+    /// The plan in whose rollout it is about to switch, and waits only for its turn.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub awaits: Option<Sha256>,
 }
 
 /// What a machine knows about itself besides its phase.
@@ -252,6 +274,9 @@ pub struct CheckInReply {
     /// The session that the check-in asked for; none from controllers of version 0.1.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub session: Option<SessionOffer>,
+    /// What it says to a machine whose target has a plan: it can hold the machine back, and nothing more.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub rollout: Option<Leave>,
 }
 
 /// The most roots in one [`Files`].

@@ -14,7 +14,7 @@ pub use error::IdError;
 pub use generation::{Epoch, Generation};
 pub use limits::{MAX_JUMP, MAX_NUMBER};
 
-fn is_plain_name(text: &str) -> bool {
+pub(crate) fn is_plain_name(text: &str) -> bool {
     let bytes = text.as_bytes();
     matches!(bytes.len(), 1..=63)
         && bytes[0].is_ascii_alphanumeric()

@@ -80,6 +80,8 @@ pub enum Context {
     SessionRequest,
     /// What a machine was shown of the audit log ([`crate::audit::ShownLog`]).
     ShownLog,
+    /// What a machine says about its part of a rollout ([`crate::plan::Claim`]).
+    Attestation,
 }
 
 impl Context {
@@ -95,6 +97,7 @@ impl Context {
             Self::SignIn => b"muster-sign-in-v1\0",
             Self::SessionRequest => b"muster-session-request-v1\0",
             Self::ShownLog => b"muster-shown-log-v1\0",
+            Self::Attestation => b"muster-attestation-v1\0",
         }
     }
     fn message(self, body: &[u8]) -> Vec<u8> {

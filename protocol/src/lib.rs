@@ -8,8 +8,8 @@
 //!   [`cache`] (what operators have removed from the cache); [`audit`] from the controller; [`announce`] in
 //!   front of a body; [`session`] in place of a signature; [`api`] with the paths, headers and
 //!   errors.
-//! - **Content**, what a signature vouches for: [`target`], with its [`policy`], its health checks and the
-//!   [`evaluation`] it came from.
+//! - **Content**, what a signature vouches for: [`target`], with its [`policy`], its health checks, the
+//!   [`evaluation`] it came from, and its place in a rollout's [`plan`].
 //! - **Identity**: [`enrol`] brings a machine into the fleet, [`witness`] proves whose an [`age`] key is,
 //!   [`keys`] signs and verifies.
 //! - **Words of both programs**: [`ids`] (names, hashes, store paths, generations), [`machine`] (classes and
@@ -44,6 +44,7 @@ pub mod narinfo;
 mod openapi;
 pub mod operator;
 pub mod packages;
+pub mod plan;
 pub mod policy;
 pub mod random;
 pub mod report;

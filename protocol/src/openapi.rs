@@ -9,6 +9,7 @@ use utoipa::{PartialSchema, ToSchema};
 use crate::ids::{Epoch, Generation, MachineName, Sha256, StorePath, Tag};
 use crate::keys::{PublicKey, Signature};
 use crate::machine::System;
+use crate::plan::RolloutName;
 use crate::policy::TimeOfDay;
 use crate::report::Stream;
 use crate::session::ExchangeKey;
@@ -50,6 +51,7 @@ texts! {
     Sha256: "^[0-9a-f]{64}$", "SHA-256 in hexadecimal.";
     MachineName: "^[A-Za-z0-9][A-Za-z0-9._-]{0,62}$", "A machine's name in the flake.";
     Tag: "^[A-Za-z0-9][A-Za-z0-9._-]{0,62}$", "A tag in the inventory.";
+    RolloutName: "^[A-Za-z0-9][A-Za-z0-9._-]{0,62}$", "The name of a rollout.";
     StorePath: "^/nix/store/[0-9a-df-np-sv-z]{32}-[A-Za-z0-9+_?=-][A-Za-z0-9+._?=-]{0,210}$",
         "An absolute path of the Nix store.";
     PublicKey: "^[0-9a-f]{64}$", "An Ed25519 public key in hexadecimal.";

@@ -84,14 +84,7 @@ impl Policy {
 
     /// Checks what must hold for every policy.
     pub fn check(&self) -> Result<(), PolicyError> {
-        if self.windows.len() > MAX_WINDOWS {
-            return Err(PolicyError::TooMany {
-                what: "windows",
-                found: self.windows.len(),
-                most: MAX_WINDOWS,
-            });
-        }
-        self.windows.iter().try_for_each(Window::check)?;
+        check_windows(&self.windows)?;
         for hooks in [&self.before, &self.after] {
             if hooks.len() > MAX_HOOKS {
                 return Err(PolicyError::TooMany { what: "hooks", found: hooks.len(), most: MAX_HOOKS });
@@ -114,6 +107,15 @@ impl Policy {
         }
         Ok(())
     }
+}
+
+/// Checks what must hold for every list of windows.
+pub(crate) fn check_windows(windows: &[Window]) -> Result<(), PolicyError> {
+    let found = windows.len();
+    if found > MAX_WINDOWS {
+        return Err(PolicyError::TooMany { what: "windows", found, most: MAX_WINDOWS });
+    }
+    windows.iter().try_for_each(Window::check)
 }
 
 /// A time of each week in which a machine may switch.

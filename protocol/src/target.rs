@@ -2,9 +2,11 @@
 
 use serde::{Deserialize, Serialize};
 
+use crate::api;
 use crate::evaluation::Evaluation;
 use crate::ids::{Generation, IdError, MachineName, StorePath};
 use crate::machine::{Class, MachineError, System, can_take};
+use crate::plan::{FEATURE, Place};
 use crate::policy::{Policy, PolicyError};
 
 /// The largest `generation.json` that anybody reads, in bytes.
@@ -13,8 +15,8 @@ pub const MAX_TARGET_BYTES: u64 = 64 * 1024;
 pub const DEADLINE_SECONDS: std::ops::RangeInclusive<u32> = 10..=86_400;
 /// The most health checks that a target may carry.
 pub const MAX_CHECKS: usize = 64;
-/// Features of agents that this version understands, which [`Target::requires`] may name. None so far.
-pub const UNDERSTOOD: [&str; 0] = [];
+/// Features of agents that this version understands, which [`Target::requires`] may name.
+pub const UNDERSTOOD: [&str; 1] = [crate::plan::FEATURE];
 /// The most features in [`Target::requires`].
 pub const MAX_REQUIRES: usize = 16;
 /// The longest of them, in bytes.
@@ -58,6 +60,10 @@ pub struct Target {
     /// leaves the generation alone and reports that it needs a newer version.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub requires: Vec<String>,
+    /// Its place in a rollout: the machine switches once its gate is open. Such a target requires
+    /// [`crate::plan::FEATURE`], and is listed as [`api::gated_name`](crate::api::gated_name).
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub rollout: Option<Place>,
     /// Why the operator published it, for the history.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub message: Option<String>,
@@ -253,6 +259,9 @@ pub enum TargetError {
          {MAX_REQUIRES_BYTES} letters, digits or '-'"
     )]
     Requires,
+    /// It has a place in a rollout and does not require agents that know what that is.
+    #[error("a target of a rollout must require the feature {FEATURE} of its agent")]
+    Ungated,
     /// Its policy contradicts itself or is out of bounds.
     #[error(transparent)]
     Policy(#[from] PolicyError),
@@ -291,10 +300,21 @@ impl Target {
         if self.requires.len() > MAX_REQUIRES || !self.requires.iter().all(word) {
             return Err(TargetError::Requires);
         }
+        if self.rollout.is_some() && !self.requires.iter().any(|word| word == FEATURE) {
+            return Err(TargetError::Ungated);
+        }
         if self.class == Class::Darwin && self.action != Action::Switch {
             return Err(TargetError::ActionOnDarwin(self.action.as_str()));
         }
         Ok(())
+    }
+
+    /// The path under which its metadata lists it.
+    pub fn listed_as(&self) -> String {
+        match self.rollout {
+            Some(_) => api::gated_name(&self.machine),
+            None => api::target_name(&self.machine),
+        }
     }
 
     /// The features it requires that this version does not understand.
@@ -340,6 +360,7 @@ mod tests {
             trusted_nix_keys: vec![],
             policy: Policy::default(),
             requires: vec![],
+            rollout: None,
             message: None,
             evaluation: Evaluation::default(),
         }

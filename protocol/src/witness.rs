@@ -8,6 +8,7 @@ use subtle::ConstantTimeEq as _;
 use zeroize::{Zeroize, ZeroizeOnDrop};
 
 use crate::ids::{IdError, MachineName, Sha256, to_hex};
+use crate::keys::PublicKey;
 
 /// The key shared by a machine and the operator who invited it.
 #[derive(Clone, PartialEq, Eq, Zeroize, ZeroizeOnDrop)]
@@ -29,11 +30,27 @@ impl Witness {
 
     /// The machine's proof that this recipient is its own.
     pub fn prove(&self, fleet: &Sha256, machine: &MachineName, recipient: &str) -> Sha256 {
+        self.mac(b"muster-age-recipient-v1", fleet, machine, recipient.as_bytes())
+    }
+
+    /// The machine's claim that it signs with this key.
+    pub fn claim(&self, fleet: &Sha256, machine: &MachineName, key: PublicKey) -> KeyClaim {
+        let proof = self.mac(b"muster-signing-key-v1", fleet, machine, key.as_bytes());
+        KeyClaim { key, proof }
+    }
+
+    /// Whether the machine itself claims this key.
+    pub fn verifies_key(&self, fleet: &Sha256, machine: &MachineName, claim: &KeyClaim) -> bool {
+        let wanted = self.claim(fleet, machine, claim.key).proof;
+        bool::from(wanted.as_bytes().ct_eq(claim.proof.as_bytes()))
+    }
+
+    fn mac(&self, what: &[u8], fleet: &Sha256, machine: &MachineName, value: &[u8]) -> Sha256 {
         // HMAC takes a key of any length, so this cannot fail; the fallback is never used.
         let mut mac =
             Hmac::<sha2::Sha256>::new_from_slice(&self.0).unwrap_or_else(|_| Hmac::new(&Default::default()));
-        mac.update(b"muster-age-recipient-v1");
-        for part in [fleet.as_bytes().as_slice(), machine.as_str().as_bytes(), recipient.as_bytes()] {
+        mac.update(what);
+        for part in [fleet.as_bytes().as_slice(), machine.as_str().as_bytes(), value] {
             mac.update(&(part.len() as u64).to_be_bytes());
             mac.update(part);
         }
@@ -64,6 +81,17 @@ pub struct AgeClaim {
     pub proof: Option<Sha256>,
 }
 
+/// The key that a machine signs with, as it states it in each check-in. An operator who invited the machine
+/// can tell that it comes from the machine itself, and not from the controller.
+#[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct KeyClaim {
+    /// The key.
+    pub key: PublicKey,
+    /// What [`Witness::claim`] gives.
+    pub proof: Sha256,
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -89,6 +117,21 @@ mod tests {
         assert!(!witness.verifies(&Sha256::of(b"another"), &machine, &claim(&witness, "age1a")));
         other.proof = None;
         assert!(!witness.verifies(&fleet, &machine, &other));
+    }
+
+    #[test]
+    fn only_who_has_the_tokens_secret_can_claim_a_signing_key() {
+        let witness = Secret::generate().unwrap().witness();
+        let (fleet, machine): (Sha256, MachineName) = (Sha256::of(b"fleet"), "tin".parse().unwrap());
+        let [key, other] = [0, 1].map(|_| crate::keys::SecretKey::generate().unwrap().public());
+        let claim = witness.claim(&fleet, &machine, key);
+        assert!(witness.verifies_key(&fleet, &machine, &claim));
+        assert!(!witness.verifies_key(&fleet, &machine, &KeyClaim { key: other, ..claim }));
+        assert!(!witness.verifies_key(&fleet, &"lead".parse().unwrap(), &claim));
+        assert!(!witness.verifies_key(&Sha256::of(b"another"), &machine, &claim));
+        // A proof of one kind is none of the other.
+        let recipient = witness.prove(&fleet, &machine, "age1a");
+        assert!(!witness.verifies_key(&fleet, &machine, &KeyClaim { proof: recipient, ..claim }));
     }
 
     #[test]

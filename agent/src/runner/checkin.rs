@@ -38,6 +38,10 @@ impl Shared {
         let key = next.as_ref().or(in_force);
         let shown = key.and_then(|key| self.log.statement(key, &self.identity.machine));
         Ok(CheckIn {
+            understands: vec![],
+            signing: None,
+            vouch: None,
+            awaits: None,
             audience: self.identity.fleet,
             machine: self.identity.machine.clone(),
             class: self.identity.class,

@@ -72,6 +72,10 @@ mod tests {
 
     fn check_in(session: Option<ExchangeKey>) -> CheckIn {
         CheckIn {
+            understands: vec![],
+            signing: None,
+            vouch: None,
+            awaits: None,
             audience: Sha256::of(b"fleet"),
             machine: "tin".parse().unwrap(),
             class: muster_protocol::machine::Class::Nixos,

@@ -85,6 +85,10 @@ mod tests {
 
     fn check_in(seq: u64) -> CheckIn {
         CheckIn {
+            understands: vec![],
+            signing: None,
+            vouch: None,
+            awaits: None,
             audience: Sha256::of(b"fleet"),
             machine: "tin".parse().unwrap(),
             class: muster_protocol::machine::Class::Nixos,

@@ -31,6 +31,10 @@ async fn enrolled() -> (tempfile::TempDir, Controller, Fleet, Client) {
 
 fn check_in(fleet: &Fleet) -> CheckIn {
     CheckIn {
+        understands: vec![],
+        signing: None,
+        vouch: None,
+        awaits: None,
         audience: Sha256::of(&fleet.root),
         machine: fleet.machine.clone(),
         class: Class::Nixos,

@@ -91,6 +91,10 @@ fn enrolled(machine: &str, url: &str) -> (tempfile::TempDir, Config, Identity) {
 /// All that today's agent may say.
 fn check_in(identity: &Identity, seq: u64) -> Vec<u8> {
     let check_in = CheckIn {
+        understands: vec![],
+        signing: None,
+        vouch: None,
+        awaits: None,
         audience: identity.fleet,
         machine: identity.machine.clone(),
         class: identity.class,

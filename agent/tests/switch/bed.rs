@@ -93,6 +93,7 @@ impl Bed {
             self.machine.nix("nix-instantiate", &[file.to_str().unwrap()]).parse().unwrap();
         let output = self.machine.nix("nix-store", &["--query", "--outputs", derivation.as_str()]);
         Target {
+            rollout: None,
             machine: self.controller.machine.clone(),
             class: self.machine.class,
             generation: Generation::new(number).unwrap(),

@@ -229,6 +229,7 @@ impl Machine {
     /// The transaction that the agent would have written, just before it starts the activator.
     pub fn transaction(&self, new: &StorePath, action: Action, deadline_seconds: u32) -> Transaction {
         let target = Target {
+            rollout: None,
             machine: "m".parse().unwrap(),
             class: self.class,
             generation: Generation::new(2).unwrap(),

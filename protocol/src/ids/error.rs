@@ -14,6 +14,12 @@ pub enum IdError {
     /// For a [`Tag`](super::Tag).
     #[error("'{0}' is not a tag: 1 to 63 letters, digits, '.', '_' or '-', beginning with a letter or digit")]
     Tag(String),
+    /// For a [`RolloutName`](crate::plan::RolloutName).
+    #[error(
+        "'{0}' is not the name of a rollout: 1 to 63 letters, digits, '.', '_' or '-', beginning with a letter or \
+         digit"
+    )]
+    RolloutName(String),
     /// For a [`StorePath`](super::StorePath).
     #[error("'{0}' is not a store path: it must look like /nix/store/<32 characters>-<name>")]
     StorePath(String),

@@ -13,8 +13,9 @@ pub use super::scope::Scope;
 use super::search::{Found, Visit};
 pub use super::stored::Stored;
 use super::{Result, TufError, require_near, require_no_lower};
+use crate::api;
 use crate::checkin::Holds;
-use crate::ids::Generation;
+use crate::ids::{Generation, MachineName};
 
 /// How many new roots one refresh follows (5.3.3); the next refresh continues from there.
 pub const MAX_ROOTS: u32 = 256;
@@ -273,6 +274,12 @@ impl Update {
             return Some(found);
         }
         self.targets.as_ref()?.body.targets.get(path)
+    }
+
+    /// The one target of this machine, once the refresh is done, and whether it has a place in a rollout.
+    pub fn listed_of(&self, machine: &MachineName) -> Option<(bool, &Listed)> {
+        let gated = self.listed(&api::gated_name(machine)).map(|listed| (true, listed));
+        gated.or_else(|| self.listed(&api::target_name(machine)).map(|listed| (false, listed)))
     }
 
     /// The version of the verified targets, once the refresh is done: the generation's number. `None`:

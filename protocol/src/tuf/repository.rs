@@ -11,8 +11,7 @@ use serde_json::{Map, Value, json};
 use super::keyring::Key;
 use super::metadata::{Body, EPOCH_FIELD, MACHINE_FIELD, Role, Root, Signed, Snapshot, Targets};
 use super::scope::Scope;
-use super::{TufError, canonical, require_epoch, require_near};
-use crate::api;
+use super::{TufError, canonical, require_epoch, require_near, require_pinned};
 use crate::ids::{Epoch, Generation, MAX_NUMBER, MachineName, Sha256, from_hex};
 pub use crate::keys::Signer;
 use crate::keys::{PublicKey, Signature};
@@ -119,9 +118,10 @@ fn unsigned_targets(target: &Target, expires: i64) -> Result<(String, Document),
     let (machine, generation) = (&target.machine, target.generation);
     let text = serde_json::to_string(target).map_err(|why| TufError::malformed("the target", why))?;
     let mut targets = machine_header(Role::Targets, generation.get(), generation.epoch(), expires, machine)?;
+    let name = target.listed_as();
     targets.insert(
         "targets".into(),
-        json!({ api::target_name(machine): {
+        json!({ name: {
             "length": text.len(),
             "hashes": { "sha256": Sha256::of(text.as_bytes()).hex() },
             "custom": { "machine": machine, "class": target.class, "generation": generation },
@@ -239,6 +239,8 @@ fn check(
     scope.require_target(&targets)?.require_bytes("the target", publication.target.as_bytes())?;
     let target = Target::parse(publication.target.as_bytes())?;
     target.require_for(machine, class, &target.system, generation)?;
+    let found = targets.body.targets.keys().next().map(String::as_str).unwrap_or_default();
+    require_pinned(targets_file, found == target.listed_as(), "it lists the target under the other name")?;
     let expires = targets.expires.min(snapshot.expires).as_second();
     let target_sha256 = Sha256::of(publication.target.as_bytes());
     let mut signers = root.0.keys_of(Role::Targets);

@@ -31,8 +31,9 @@ impl Scope {
             class: String,
             generation: Generation,
         }
-        let (what, path) = (Role::Targets.file(), api::target_name(&self.machine));
-        let list = &targets.body.targets;
+        let (what, list) = (Role::Targets.file(), &targets.body.targets);
+        let [plain, gated] = [api::target_name(&self.machine), api::gated_name(&self.machine)];
+        let path = if list.contains_key(&gated) { gated } else { plain };
         require_form(what, targets.body.delegations.is_none(), "a machine's targets delegate to nobody")?;
         let Some(listed) = list.get(&path).filter(|_| list.len() == 1) else {
             return Err(TufError::malformed(what, format_args!("it must list {path} and nothing else")));

@@ -174,6 +174,7 @@ impl Scene {
         let published = self.published.get(usize::from(generation).checked_sub(1)?)?;
         let system = self.system(generation);
         Some(Target {
+            rollout: None,
             machine: "m".parse().ok()?,
             class: self.class,
             generation: self.pair(generation)?,

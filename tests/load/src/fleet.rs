@@ -148,6 +148,7 @@ impl Fleet {
     /// The next generation of a machine, signed for 90 days.
     pub fn generation(&self, machine: &MachineName, number: u64) -> Result<Publication> {
         let target = Target {
+            rollout: None,
             machine: machine.clone(),
             class: Class::Nixos,
             generation: Generation::new(number)?,
@@ -193,6 +194,10 @@ impl Machine {
             self.asked = Some(ExchangeSecret::generate()?);
         }
         let checkin = CheckIn {
+            understands: vec![],
+            signing: None,
+            vouch: None,
+            awaits: None,
             audience: self.fleet,
             machine: self.name.clone(),
             class: Class::Nixos,

@@ -226,6 +226,10 @@ fn traffic(put: Put<'_>) {
     let generation = target(OWN, 3).generation;
     let runs = Runs { running: system.clone(), profile: Some(old.clone()), generation: Some(generation) };
     let check_in = CheckIn {
+        understands: vec![],
+        signing: None,
+        vouch: None,
+        awaits: None,
         audience: Sha256::of(&root()),
         machine: name(OWN),
         class: Class::Nixos,
@@ -258,6 +262,7 @@ fn traffic(put: Put<'_>) {
     let rotating = CheckIn { new_key: Some(key(STRANGER).public()), age: Some(age), ..check_in.clone() };
     put("check_in", "rotation", &json_of(&rotating));
     let reply = CheckInReply {
+        rollout: None,
         bearer: "c".repeat(64),
         bearer_expires_in: 3600,
         generation: Some(generation),

@@ -78,6 +78,7 @@ pub fn name(text: &str) -> MachineName {
 
 pub fn target(machine: &str, generation: u64) -> Target {
     Target {
+        rollout: None,
         machine: name(machine),
         class: Class::Nixos,
         generation: Generation::new(generation).expect("a generation"),

@@ -23,6 +23,7 @@ pub(crate) fn path(name: &str) -> StorePath {
 
 pub(crate) fn target(number: u64, class: Class) -> Target {
     Target {
+        rollout: None,
         machine: "m".parse().unwrap(),
         class,
         generation: Generation::new(number).unwrap(),

@@ -309,6 +309,7 @@ impl Honest {
         let bearer = format!("bearer-{}", self.given);
         self.bearers.insert(bearer.clone(), now + i64::try_from(BEARER_SECONDS).unwrap());
         let reply = CheckInReply {
+            rollout: None,
             bearer,
             bearer_expires_in: BEARER_SECONDS,
             generation: self.latest,

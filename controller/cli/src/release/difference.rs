@@ -101,6 +101,7 @@ mod tests {
 
     fn target() -> Target {
         Target {
+            rollout: None,
             machine: "cinnabar".parse().unwrap(),
             class: Class::Nixos,
             generation: Generation::FIRST,

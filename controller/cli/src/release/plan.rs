@@ -100,6 +100,7 @@ impl Request<'_> {
     ) -> Result<Target> {
         let terms = terms_of(flake, &view.machine)?;
         let target = Target {
+            rollout: None,
             machine: view.machine.clone(),
             class: view.class,
             generation,

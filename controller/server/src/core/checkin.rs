@@ -197,6 +197,7 @@ fn decide(
     }
     let requests = Handing::of(&stored.requests, checkin, now);
     let reply = CheckInReply {
+        rollout: None,
         bearer: String::new(),
         bearer_expires_in: BEARER_SECONDS,
         generation: stored.published,

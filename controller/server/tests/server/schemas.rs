@@ -298,6 +298,7 @@ impl Held {
     async fn machines(&self, database: &mut Database) {
         let body = serde_json::to_string(&self.last).unwrap();
         let reply = CheckInReply {
+            rollout: None,
             bearer: String::new(),
             bearer_expires_in: 3600,
             generation: Some(muster_protocol::ids::Generation::FIRST),

@@ -357,6 +357,7 @@ pub fn system(class: Class) -> System {
 
 pub fn target(machine: &str, class: Class, number: u64) -> Target {
     Target {
+        rollout: None,
         machine: machine.parse().unwrap(),
         class,
         generation: Generation::new(number).unwrap(),
@@ -393,6 +394,10 @@ pub struct Machine {
 impl Machine {
     pub fn checkin(&self, fleet: &Fleet, seq: u64) -> CheckIn {
         CheckIn {
+            understands: vec![],
+            signing: None,
+            vouch: None,
+            awaits: None,
             audience: self.fleet,
             machine: self.name.clone(),
             class: self.class,

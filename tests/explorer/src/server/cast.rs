@@ -123,6 +123,10 @@ impl Cast {
 
     pub fn check_in(&self, machine: u8, seq: u64) -> Option<CheckIn> {
         Some(CheckIn {
+            understands: vec![],
+            signing: None,
+            vouch: None,
+            awaits: None,
             audience: self.fleet,
             machine: self.names[usize::from(machine)].clone(),
             class: Class::Nixos,
@@ -171,6 +175,7 @@ fn root(secrets: &[SecretKey]) -> Option<Root> {
 
 pub fn target(machine: &MachineName, class: Class, generation: Generation, variant: u8) -> Option<Target> {
     Some(Target {
+        rollout: None,
         machine: machine.clone(),
         class,
         generation,

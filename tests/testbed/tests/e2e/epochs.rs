@@ -49,6 +49,10 @@ fn claim(fleet: &Fleet, name: &str, targets: u64) {
     let _ = fs::remove_file(state.join("checkin.json"));
     let caller = Caller::new(&fleet.address, &fleet.controller_folder().join("root/1.root.json")).unwrap();
     let check_in = CheckIn {
+        understands: vec![],
+        signing: None,
+        vouch: None,
+        awaits: None,
         audience: caller.fleet(),
         machine: view.machine,
         class: view.class,

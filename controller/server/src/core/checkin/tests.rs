@@ -46,6 +46,10 @@ fn name() -> MachineName {
 /// A check-in that says nothing special.
 pub fn plain(machine: MachineName, seq: u64, clock: UnixMillis) -> CheckIn {
     CheckIn {
+        understands: vec![],
+        signing: None,
+        vouch: None,
+        awaits: None,
         audience: Sha256::of(b"fleet"),
         machine,
         class: Class::Nixos,

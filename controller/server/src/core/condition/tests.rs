@@ -26,6 +26,10 @@ fn target() -> Target {
 }
 fn told(phase: Phase, of: u64, running: char, confirmed: Option<u64>) -> CheckIn {
     CheckIn {
+        understands: vec![],
+        signing: None,
+        vouch: None,
+        awaits: None,
         audience: Sha256::of(b""),
         machine: "cinnabar".parse().unwrap(),
         class: Class::Nixos,
