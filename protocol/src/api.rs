@@ -39,6 +39,12 @@ pub const OPERATOR_INVITATIONS: &str = "/v1/operator/invitations";
 pub const OPERATOR_GENERATIONS: &str = "/v1/operator/generations";
 /// `GET`: waits for a change of the fleet ([`crate::operator::Changes`]).
 pub const OPERATOR_CHANGES: &str = "/v1/operator/changes";
+/// `POST`: [`crate::operator::NewPlan`].
+pub const OPERATOR_PLANS: &str = "/v1/operator/plans";
+/// `GET`: rollouts, the newest first ([`crate::operator::RolloutView`]).
+pub const OPERATOR_ROLLOUTS: &str = "/v1/operator/rollouts";
+/// `GET`: [`crate::operator::BrakeView`] or null; `POST`: [`crate::operator::SetBrake`].
+pub const OPERATOR_BRAKE: &str = "/v1/operator/brake";
 /// `GET` and `POST`: drafts ([`crate::draft`]).
 pub const OPERATOR_DRAFTS: &str = "/v1/operator/drafts";
 /// `POST`: [`crate::operator::NewRoot`].
@@ -128,6 +134,10 @@ pub fn poll_path(machine: &MachineName, have: Option<Generation>, wait: u64) -> 
 /// The same, for an agent that trusts this version of the root and wants the files along with the news.
 pub fn poll_files_path(machine: &MachineName, have: Option<Generation>, wait: u64, root: u64) -> String {
     format!("{}&root={root}&files=1", poll_path(machine, have, wait))
+}
+/// One rollout, by its plan: `GET`: [`crate::operator::RolloutView`]; `POST`: [`crate::operator::AskRollout`].
+pub fn operator_rollout(plan: &Sha256) -> String {
+    format!("{OPERATOR_ROLLOUTS}/{plan}")
 }
 /// One machine, by its name.
 pub fn operator_machine(machine: &MachineName) -> String {

@@ -11,8 +11,13 @@ use crate::keys::{Context, KeyError, PublicKey, SecretKey, Signature, Signer, si
 use crate::machine::{Class, System};
 use crate::report::Event;
 
+mod rollouts;
 mod views;
 
+pub use rollouts::{
+    AskRollout, BrakeView, MemberState, MemberView, NewPlan, RolloutState, RolloutView, SetBrake, WaveView,
+    Wish,
+};
 use views::is_zero;
 pub use views::{
     AttackView, Condition, MachineSummary, MachineView, Published, PublishedSummary, RunsSummary, Standing,
