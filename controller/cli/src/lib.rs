@@ -11,6 +11,7 @@
 //! | `api` | requests to the controller, signed in or not; TLS | config, keys, flake |
 //! | `config` | the operator's muster.toml | keys |
 //! | [`flake`] | reading flakes, and pushing what they make | |
+//! | `simulator` | a fleet in simulated time | (the controller's engine) |
 //! | `keys` | private keys in files and in ssh-agent | |
 //! | [`terminal`] | errors with hints, tables, JSON, questions | (used by all) |
 //!
@@ -29,6 +30,7 @@ mod fleet;
 mod keys;
 mod log;
 mod release;
+mod simulator;
 pub mod terminal;
 mod trust;
 pub mod vars;

@@ -13,6 +13,7 @@ mod machines;
 mod serve;
 mod sign;
 mod sign_out;
+mod simulate;
 mod status;
 mod update;
 mod vars;
@@ -129,6 +130,8 @@ enum Command {
     /// Remove from the controller's cache what nothing needs
     #[command(subcommand)]
     Cache(cache::Cache),
+    /// Try in simulated time how a publication would go through a fleet
+    Simulate(simulate::Simulate),
     /// Show how the fleet fares
     Status(status::Status),
     /// Show a machine's generations and what became of them
@@ -173,6 +176,7 @@ impl Command {
             Self::Drafts(drafts) => drafts.run(config).await.map(done),
             Self::Keys(keys) => keys.run(config).await.map(done),
             Self::Cache(cache) => cache.run(config).await.map(done),
+            Self::Simulate(simulate) => simulate.run().map(done),
             Self::Status(status) => status.run(config).await.map(done),
             Self::History(history) => history.run(config).await.map(done),
             Self::Audit(audit) => audit.run(config).await,

@@ -290,9 +290,9 @@ pub fn decide(observed: &Observed<'_>) -> Decision {
             for name in next {
                 let member = observed.member(name);
                 let holds_slot = observed.is_in_flight(member);
-                let has_leave =
-                    member.leave.is_some_and(|leave| !leave.taken_back && observed.now <= leave.until);
-                if has_leave || (!holds_slot && slots == 0) {
+                // Leave that was taken back needs no slot of its own when it is given again.
+                let again = member.leave.is_some_and(|leave| leave.taken_back && observed.now <= leave.until);
+                if !again && (holds_slot || slots == 0) {
                     continue;
                 }
                 slots -= u32::from(!holds_slot);
