@@ -7,7 +7,7 @@ use std::path::Path;
 use base64::Engine as _;
 use muster_fuzz::refresh::Event as LifeEvent;
 use muster_fuzz::world::*;
-use muster_fuzz::{TARGETS, keys, machines, operators, replies};
+use muster_fuzz::{TARGETS, keys, machines, operators, plans, replies};
 use muster_protocol::audit::{Entry, Page, hash, origin};
 use muster_protocol::checkin::{CheckIn, CheckInReply, Health, Holds, Phase, PollReply, Runs};
 use muster_protocol::draft::{DRAFT_SECONDS, Draft, DraftKind, DraftView, Drafted, DraftedGeneration};
@@ -18,6 +18,7 @@ use muster_protocol::operator::{
     AddMachine, AttackView, Condition, FleetView, HistoryEntry, MachineView, NewRoot, Published,
     RequestSignature, RootTaken, Standing,
 };
+use muster_protocol::plan::{Claim, Leave, Said, Statement, Statements, Vouch};
 use muster_protocol::report::{
     Accepted, Attack, Batch, ClosureChange, Event, EventKind, Progress, Reason, Summary,
     UpdateStep as Failing,
@@ -58,6 +59,22 @@ fn main() {
     traffic(&put);
     drafts(&put);
     rest(&put);
+    rollouts(&put);
+}
+
+fn rollouts(put: Put<'_>) {
+    let plan = plans::plan(0);
+    let bytes = plan.to_bytes().unwrap();
+    put("plans", "plan", &bytes);
+    let voucher = &plan.waves[0].vouchers[0];
+    let claim = Claim { hash: Sha256::of(&bytes), plan: &plan, voucher, said: Said::Soaked };
+    let (said, signature) = (claim.said, claim.sign(&key(0)));
+    put("plans", "vouch", &json_of(&Vouch { plan: claim.hash, said, signature }));
+    let statements = vec![Statement { machine: voucher.machine.clone(), said, signature }];
+    put("plans", "statements", &json_of(&Statements { statements }));
+    let why = Some("its turn comes later".to_owned());
+    put("plans", "leave", &json_of(&Leave { plan: claim.hash, seconds: 0, why }));
+    put("gates", "honest", &plans::honest());
 }
 
 /// An event and its parameters.

@@ -4,7 +4,7 @@
 //! as what they claim to be. `fuzz/fuzz_targets` gives them to libFuzzer; `tests/corpora.rs` runs them over
 //! the committed inputs with a plain compiler, so that a fixed crash stays fixed.
 //!
-//! The parsers are in `metadata`, `refresh`, `machines`, `replies`, `operators`, `nix` and `keys`, which do
+//! The parsers are in `metadata`, `refresh`, `machines`, `replies`, `operators`, `plans`, `nix` and `keys`, which do
 //! not use one another. Below them are `oracle` (what must hold of saved metadata), `world` (a fleet with
 //! fixed keys and times) and `input` (bytes as text and as JSON).
 //!
@@ -21,6 +21,7 @@ pub mod metadata;
 pub mod nix;
 pub mod operators;
 pub mod oracle;
+pub mod plans;
 pub mod refresh;
 pub mod replies;
 pub mod world;
@@ -34,7 +35,7 @@ pub struct Target {
 }
 
 /// Every fuzz target.
-pub const TARGETS: [Target; 19] = [
+pub const TARGETS: [Target; 21] = [
     Target { name: "tuf_root", run: metadata::root },
     Target { name: "tuf_timestamp", run: metadata::timestamp },
     Target { name: "tuf_snapshot", run: metadata::snapshot },
@@ -49,6 +50,8 @@ pub const TARGETS: [Target; 19] = [
     Target { name: "signed_requests", run: replies::signed },
     Target { name: "operator", run: operators::requests },
     Target { name: "drafts", run: operators::drafts },
+    Target { name: "plans", run: plans::documents },
+    Target { name: "gates", run: plans::gates },
     Target { name: "headers", run: operators::headers },
     Target { name: "narinfo", run: nix::narinfo },
     Target { name: "derivation", run: nix::derivation },

@@ -70,7 +70,6 @@ struct World {
     count: u64,
     now: Time,
     dice: Dice,
-    in_flight: Vec<u32>,
     /// The controller will decide: something changed.
     dirty: bool,
     course: Course,
@@ -113,7 +112,6 @@ impl World {
         };
         let here = Member { belongs: Belongs::Here, ..Member::default() };
         let members = names.iter().map(|name| (name.clone(), here.clone())).collect();
-        let in_flight = vec![0; plan.waves.len()];
         let mut world = Self {
             fleet,
             plan,
@@ -125,7 +123,6 @@ impl World {
             count: 0,
             now: 0,
             dice,
-            in_flight,
             dirty: true,
             course,
         };
@@ -208,14 +205,11 @@ impl World {
         let machine = &mut self.machines[place];
         match doing {
             Doing::Preparing => machine.begins(Doing::Ready, 0, now),
-            Doing::Switching => {
-                self.in_flight[wave] -= 1;
-                match machine.fate {
-                    Fate::Undone => machine.begins(Doing::Undone, 0, now),
-                    _ if machine.vouches => machine.begins(Doing::Soaking, soak, now),
-                    _ => machine.begins(Doing::Runs, 0, now),
-                }
-            }
+            Doing::Switching => match machine.fate {
+                Fate::Undone => machine.begins(Doing::Undone, 0, now),
+                _ if machine.vouches => machine.begins(Doing::Soaking, soak, now),
+                _ => machine.begins(Doing::Runs, 0, now),
+            },
             Doing::Soaking | Doing::Runs => {
                 machine.begins(doing, machine.left - (now - machine.since).max(0), now);
                 if machine.fails_in() == Some(0) {
@@ -338,8 +332,13 @@ impl World {
             let size = self.plan.waves[wave].members.len();
             self.tell(format!("wave '{}' begins ({size} machines)", self.plan.waves[wave].name));
         }
-        self.in_flight[wave] += 1;
-        self.course.most_in_flight = self.course.most_in_flight.max(self.in_flight[wave]);
+        // A lid that was closed in the middle of it keeps nobody else waiting.
+        let others = self.machines.iter().filter(|other| {
+            let here = other.awake || self.now - other.seen <= AWAY;
+            other.wave == wave && other.doing == Doing::Switching && here
+        });
+        let in_flight = u32::try_from(others.count()).unwrap_or(u32::MAX).saturating_add(1);
+        self.course.most_in_flight = self.course.most_in_flight.max(in_flight);
         let takes = self.dice.between(1, 8) * MINUTE;
         self.machines[place].begins(Doing::Switching, takes, self.now);
         self.go_on(place);
