@@ -15,8 +15,8 @@
 //! job makes it do so half way. So only the record says that NEW's activation ended; one that was cut short
 //! is run again, which nix-darwin's scripts allow.
 //!
-//! Where a boot was to bring NEW up and did not, the reason says so ([`Reason::DidNotBoot`]), and the activator
-//! adds what the boot loader knows about it ([`super::boots`]).
+//! Where a boot was to bring NEW up and did not, the reason says so ([`Reason::DidNotBoot`]), and the
+//! activator adds what the boot loader knows about it ([`super::boots`]).
 //!
 //! A verdict to undo takes precedence over all of this; one to confirm counts where the table says wait.
 //! There is no wait where the profile is OLD's again: an undo was begun that a full disk did not record, and

@@ -1,5 +1,5 @@
-//! Boots that do not bring up what they should: what the boot loader counted is in a folder in place of the EFI
-//! system partition, with the names that systemd gives its files.
+//! Boots that do not bring up what they should: what the boot loader counted is in a folder in place of the
+//! EFI system partition, with the names that systemd gives its files.
 
 use muster_agent::core::records::ActivationPhase;
 use muster_protocol::checkin::Phase;

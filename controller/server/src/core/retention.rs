@@ -1,6 +1,6 @@
 //! How much is kept. Of what machines report: the newest, bounded in bytes and in age; events that decided a
-//! generation are removed last. Of generations: the newest and the youngest, what a machine runs or holds, and
-//! the last ones that it confirmed, to one of which `muster rollback` may go back.
+//! generation are removed last. Of generations: the newest and the youngest, what a machine runs or holds,
+//! and the last ones that it confirmed, to one of which `muster rollback` may go back.
 
 use std::collections::BTreeSet;
 
