@@ -16,7 +16,9 @@ fn machines_go_back_to_what_they_confirmed_before_with_the_flake_deleted() {
             fleet.settled(name, number, Condition::UpToDate).unwrap();
         }
     }
+    // The folder itself is where the operator stands.
     std::fs::remove_dir_all(fleet.fixture.flake()).unwrap();
+    std::fs::create_dir(fleet.fixture.flake()).unwrap();
 
     // Nothing but the controller is asked, and nothing is signed before somebody agrees.
     let dry = fleet.must(&["rollback", "@all", "--dry-run"]).unwrap();
