@@ -7,10 +7,10 @@ use std::collections::BTreeSet;
 use muster_protocol::checkin::CheckIn;
 use muster_protocol::clock::UnixMillis;
 use muster_protocol::ids::{Generation, MachineName};
+use muster_protocol::report::EventKind;
 
 use super::change::{Change, Decided};
 use super::rows::Outcome;
-use muster_protocol::report::EventKind;
 
 /// How many events one transaction removes, which is how long other writers wait.
 pub const AT_ONCE: u32 = 512;
