@@ -2,13 +2,15 @@
 //!
 //! `plan` decides what the work does next and `schedule` what the contact does; `book` decides what is
 //! written for it, and `activate` and `resume` what an activator does. They depend on `policy`, `window`,
-//! `reboot`, `health`, `hints`, `pace` and `backoff`, and on `state` and `records`, the documents themselves.
+//! `reboot`, `boots`, `health`, `hints`, `pace` and `backoff`, and on `state` and `records`, the documents
+//! themselves.
 
 pub mod activate;
 pub mod answers;
 pub mod backoff;
 pub mod blame;
 pub mod book;
+pub mod boots;
 pub mod cause;
 pub mod health;
 pub mod hints;

@@ -367,6 +367,8 @@ pub enum Reason {
     Deadline,
     /// A crash or a power cut interrupted the activation.
     Interrupted,
+    /// A boot did not bring the new system up.
+    DidNotBoot,
     /// Somebody at the machine or an operator asked for it.
     Operator,
     /// Something on the machine was in the way that only a person can clear.

@@ -4,11 +4,13 @@ use std::time::Duration;
 
 use muster_protocol::clock::{Clock as _, SystemClock};
 use muster_protocol::ids::StorePath;
+use muster_protocol::report::Reason;
 use muster_protocol::target::Action;
 
 use super::error::ActivatorError;
 use crate::core::activate::{Act, Course, Done, Ran, Sight, Way};
-use crate::core::records::{Activation, GivenVerdict};
+use crate::core::boots::assess;
+use crate::core::records::{Activation, ActivationPhase, GivenVerdict};
 use crate::journal::{FileId, Files};
 use crate::nix::Nix;
 use crate::platform::Platform;
@@ -43,7 +45,12 @@ impl Activator {
         }
         let phase = record.phase;
         let seen = self.look(&record.transaction);
-        let course = Course::resume(record, &self.boot, &seen.sight());
+        let went_back = record.phase == ActivationPhase::Undoing;
+        let mut course = Course::resume(record, &self.boot, &seen.sight());
+        if course.record.reason == Some(Reason::DidNotBoot) && !went_back && !course.is_over() {
+            let facts = self.platform.boots().unwrap_or_default();
+            course.explain(&assess(&course.record.new, &facts).words());
+        }
         if phase.is_final() || course.is_over() {
             tracing::debug!(?phase, "nothing is left to do");
         } else {

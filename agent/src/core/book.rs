@@ -228,6 +228,21 @@ impl Book {
         vec![Write::Confirmation(Box::new(Confirmation { transaction, verdict }))]
     }
 
+    /// Records that the expected system runs in this boot, and whether the boot itself brought it up: a later
+    /// boot that comes up on another one is compared with it.
+    pub fn came_up(&self, running: &StorePath, boot: &str, booted: Option<&StorePath>) -> Vec<Write> {
+        let expected = self.journal.expected.as_ref() == Some(running);
+        let booted = booted.filter(|booted| *booted == running).or(self.journal.booted.as_ref());
+        let known = self.journal.seen_in.as_deref() == Some(boot) && self.journal.booted.as_ref() == booted;
+        if !expected || self.transaction.is_some() || known {
+            return Vec::new();
+        }
+        let (seen_in, booted) = (Some(boot.to_owned()), booted.cloned());
+        let mut journal = Journal { seen_in, booted, ..self.journal.clone() };
+        journal.telling = Vec::new();
+        self.noted(journal)
+    }
+
     /// Records whether the machine runs what it was left on, and reports each change once.
     pub fn drift(&self, running: &StorePath, now: UnixMillis) -> Vec<Write> {
         let Some(expected) = self.journal.expected.clone().filter(|_| self.transaction.is_none()) else {
@@ -362,7 +377,7 @@ pub fn rebuilt(held: Option<&Target>, running: Option<&StorePath>, at: UnixMilli
     if Some(&held.output) == running {
         let mut transaction = Transaction::signed("rebuilt".to_owned(), held.clone(), at);
         transaction.state = State::Confirmed { degraded: Vec::new() };
-        journal.settle(&transaction, Settled { running, at, console: None });
+        journal.settle(&transaction, Settled { running, at, ..Settled::default() });
         journal.previous = None;
         return journal;
     }

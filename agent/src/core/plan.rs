@@ -189,6 +189,7 @@ fn rest(observed: &Observed<'_>, journal: &Journal) -> Step {
         && drifted
         && observed.rules.drift == DriftPolicy::Enforce
         && journal.left != journal.drift
+        && journal.quarantined(&target.derivation).is_none()
     {
         return Step::Enforce(target.clone());
     }

@@ -15,6 +15,9 @@
 //! job makes it do so half way. So only the record says that NEW's activation ended; one that was cut short
 //! is run again, which nix-darwin's scripts allow.
 //!
+//! Where a boot was to bring NEW up and did not, the reason says so ([`Reason::DidNotBoot`]), and the
+//! activator adds what the boot loader knows about it ([`super::boots`]).
+//!
 //! A verdict to undo takes precedence over all of this; one to confirm counts where the table says wait.
 //! There is no wait where the profile is OLD's again: an undo was begun that a full disk did not record, and
 //! it is finished. The deadline continues in the same boot and starts over after a reboot; so a record that
@@ -98,8 +101,12 @@ pub fn resume(
         }
         Phase::Activating => undo(Reason::Interrupted, "the activation was killed halfway"),
         Phase::Activated if !rebooted => Resume::Wait,
-        Phase::Activated => undo(Reason::NotRunning, "after a reboot the machine runs another system"),
-        Phase::AwaitingReboot => undo(Reason::NotRunning, "the reboot did not bring the new system up"),
+        // A system that is only tried out ends with the boot.
+        Phase::Activated if !sets_profile(found.action) => {
+            undo(Reason::NotRunning, "after a reboot the machine runs another system")
+        }
+        Phase::Activated => undo(Reason::DidNotBoot, "after a reboot the machine came up on another system"),
+        Phase::AwaitingReboot => undo(Reason::DidNotBoot, "the reboot did not bring the new system up"),
         Phase::Unknown => undo(Reason::Interrupted, "a later version of muster-agent left it unfinished"),
         Phase::Undoing
         | Phase::Confirmed
@@ -206,6 +213,23 @@ mod tests {
             assert_eq!(row(phase, Class::Nixos, Some(&undo), 1), expected, "{phase:?}");
             let tired: String = nixos.chars().map(|c| if c == 'B' || c == 'W' { 'U' } else { c }).collect();
             assert_eq!(row(phase, Class::Nixos, None, MAX_STARTS), tired, "{phase:?}");
+        }
+    }
+
+    #[test]
+    fn a_boot_that_did_not_bring_the_new_system_up_is_the_reason_unless_it_was_only_tried_out() {
+        for (phase, action, expected) in [
+            (Phase::AwaitingReboot, Action::Boot, Reason::DidNotBoot),
+            (Phase::Activated, Action::Switch, Reason::DidNotBoot),
+            (Phase::Activated, Action::Test, Reason::NotRunning),
+            (Phase::Activating, Action::Switch, Reason::Interrupted),
+        ] {
+            let record = Activation { action, ..found(phase, Class::Nixos) };
+            let resumed = resume(&record, false, Some(&record.new), "second", None);
+            assert!(
+                matches!(resumed, Resume::Undo { reason, .. } if reason == expected),
+                "{phase:?} {resumed:?}"
+            );
         }
     }
 

@@ -142,6 +142,26 @@ impl Layout {
         self.resolve(self.profile())
     }
 
+    /// The generations of the system profile that are still there, by number.
+    pub fn generations(&self) -> Vec<(u64, StorePath)> {
+        let profile = self.profile();
+        let links = profile.parent().and_then(|folder| std::fs::read_dir(folder).ok());
+        let links = links.into_iter().flatten().flatten().take(MAX_ENTRIES);
+        let numbered = |entry: std::fs::DirEntry| {
+            let name = entry.file_name().into_string().ok()?;
+            let number = name.strip_prefix("system-")?.strip_suffix("-link")?.parse().ok()?;
+            Some((number, self.resolve(entry.path())?))
+        };
+        let mut generations: Vec<(u64, StorePath)> = links.filter_map(numbered).collect();
+        generations.sort_unstable();
+        generations
+    }
+
+    /// What this boot brought up, before anything was switched.
+    pub fn booted(&self) -> Option<StorePath> {
+        self.resolve(self.system("/run/booted-system"))
+    }
+
     /// Follows links by their texts until one names a store path.
     pub fn resolve(&self, mut link: PathBuf) -> Option<StorePath> {
         for _ in 0..8 {

@@ -1,5 +1,6 @@
 //! NixOS: systemd and `switch-to-configuration`.
 
+mod boots;
 mod messages;
 mod reboot;
 mod resurrect;
@@ -17,6 +18,7 @@ use super::programs::{PlatformError, ask, finish, run};
 use super::system::{Platform, Preflight};
 use super::{boot_id, linux};
 use crate::core::activate::{Ailing, Outcome, Way};
+use crate::core::boots::BootFacts;
 use crate::core::cause::with_cause;
 use crate::core::policy::inhibited;
 use crate::core::reboot::Due;
@@ -243,6 +245,10 @@ impl Platform for Nixos {
 
     fn due(&self) -> Option<Due> {
         self.compared.due(&self.layout)
+    }
+
+    fn boots(&self) -> Option<BootFacts> {
+        boots::facts(&self.layout)
     }
 
     fn blockers(&self) -> Result<Vec<String>, PlatformError> {

@@ -9,6 +9,7 @@ use muster_protocol::target::Action;
 use super::layout::Layout;
 use super::programs::PlatformError;
 use crate::core::activate::{Ailing, Outcome, Way};
+use crate::core::boots::BootFacts;
 use crate::core::reboot::Due;
 use crate::process::Finished;
 
@@ -93,6 +94,10 @@ pub trait Platform: Send + Sync {
     }
     /// What a reboot would bring.
     fn due(&self) -> Option<Due> {
+        None
+    }
+    /// What the boot loader says about the last boot, where it is systemd's.
+    fn boots(&self) -> Option<BootFacts> {
         None
     }
     /// Who is logged in and what inhibits a reboot, as text for people.

@@ -132,6 +132,15 @@ impl Ledger {
         self.perform(self.book.give(verdict))
     }
 
+    pub fn came_up(
+        &mut self,
+        running: &StorePath,
+        boot: &str,
+        booted: Option<&StorePath>,
+    ) -> Result<(), LedgerError> {
+        self.perform(self.book.came_up(running, boot, booted))
+    }
+
     /// Returns whether there was news about what runs.
     pub fn drift(&mut self, running: &StorePath, now: UnixMillis) -> Result<bool, LedgerError> {
         let writes = self.book.drift(running, now);
@@ -232,7 +241,7 @@ mod tests {
     const MOMENT: Moment<'static> = Moment { running: None, now: 2, ms: 3 };
 
     fn on(running: &StorePath) -> Settled<'_> {
-        Settled { running: Some(running), at: 3, console: None }
+        Settled { running: Some(running), at: 3, ..Settled::default() }
     }
 
     fn open(folder: &Path) -> Ledger {

@@ -186,6 +186,7 @@ impl Work<'_> {
         let running = layout.running();
         let settled = Settled {
             running: running.as_ref(),
+            boot: Some(&self.shared.boot),
             at: self.shared.clock.unix_ms(),
             console: self.shared.platform.console(),
         };

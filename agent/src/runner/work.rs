@@ -19,7 +19,7 @@ use crate::client::Client;
 use crate::core::backoff::{Backoff, look};
 use crate::core::plan::{self, Observed, Probed, Step};
 use crate::core::policy::{Circumstances, Deferral, Hold, Rules};
-use crate::core::records::{Quarantined, Transaction};
+use crate::core::records::{Old, Quarantined, Transaction};
 use crate::core::state::{Input, State};
 use crate::journal::{FileId, Files, JournalError};
 use crate::nix::{NixError, Store};
@@ -108,6 +108,10 @@ pub async fn run(shared: &Shared, client: &Client, nix: &dyn Store) {
     });
     if let Err(error) = waited.await {
         tracing::warn!("{error}");
+    }
+    // Before anything newer is begun, which would hide it.
+    if let Err(error) = work.fell_back().await {
+        tracing::warn!("whether the last boot fell back cannot be found out: {error}");
     }
     let mut tended: Option<Duration> = None;
     loop {
@@ -346,6 +350,12 @@ impl Work<'_> {
             target.generation
         );
         self.open(Transaction::enforce(id()?, target, self.shared.clock.unix_ms()), vec![])
+    }
+
+    /// The confirmed generation did not boot: the activator makes `old`, which runs, the next boot's system
+    /// again.
+    pub(super) fn take_back(&mut self, target: Target, old: Old, why: String) -> Result<(), WorkError> {
+        self.open(Transaction::fallen_back(id()?, target, old, why, self.shared.clock.unix_ms()), vec![])
     }
 
     fn open(&mut self, transaction: Transaction, events: Vec<EventKind>) -> Result<(), WorkError> {

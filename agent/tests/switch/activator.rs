@@ -242,7 +242,7 @@ fn a_reboot_into_the_new_system_waits_for_its_verdict_and_into_another_one_is_un
         } else {
             machine.activate().wait().unwrap();
             let record = machine.record().unwrap();
-            assert_eq!((record.phase, record.reason), (Phase::Undone, Some(Reason::NotRunning)));
+            assert_eq!((record.phase, record.reason), (Phase::Undone, Some(Reason::DidNotBoot)));
             machine.assert_on(&old);
         }
     }

@@ -13,6 +13,7 @@ mod machine;
 mod macs;
 mod nixos;
 mod policies;
+mod reboots;
 mod secrets;
 mod specialisations;
 mod telling;

@@ -2,6 +2,7 @@
 //! requests to one.
 
 pub mod condition;
+pub mod past;
 pub mod requests;
 pub mod watch;
 pub mod witnesses;

@@ -1,5 +1,5 @@
 //! From a flake to published generations: select machines, number, evaluate and compare, sign, draft,
-//! publish. `select`, `left_out`, `renewal`, `terms` and `unread` are pure.
+//! publish. `select`, `left_out`, `renewal`, `rollback`, `terms` and `unread` are pure.
 
 pub mod difference;
 pub mod drafts;
@@ -11,6 +11,7 @@ pub mod plan;
 pub mod publish;
 pub mod push;
 pub mod renewal;
+pub mod rollback;
 pub mod select;
 pub mod sign;
 pub mod terms;

@@ -10,6 +10,7 @@ mod history;
 mod init;
 mod keys;
 mod machines;
+mod rollback;
 mod serve;
 mod sign;
 mod sign_out;
@@ -117,6 +118,8 @@ enum Command {
     Vars(vars::Vars),
     /// Sign and publish the flake's systems to machines
     Update(update::Update),
+    /// Sign again what machines ran before, without the flake
+    Rollback(rollback::Rollback),
     /// Add your signature to what another operator drafted, after looking at it
     Sign(sign::Sign),
     /// Forget here the key that was signed in: reading asks for the operator's key again
@@ -171,6 +174,7 @@ impl Command {
             Self::Machines(machines) => machines.run(config).await,
             Self::Vars(vars) => vars.run(config).await,
             Self::Update(update) => update.run(config).await,
+            Self::Rollback(rollback) => rollback.run(config).await,
             Self::Sign(sign) => sign.run(config).await,
             Self::SignOut(sign_out) => sign_out.run(config).map(done),
             Self::Drafts(drafts) => drafts.run(config).await.map(done),

@@ -11,6 +11,7 @@ use futures_util::{StreamExt as _, TryStreamExt as _};
 use muster_protocol::cache::{Collect, Collection, Found};
 use muster_protocol::clock::UnixMillis;
 use muster_protocol::draft::Drafted;
+use muster_protocol::ids::Sha256;
 use muster_protocol::keys::PublicKey;
 use muster_protocol::narinfo::{MAX_NARINFO_BYTES, NarFile, Narinfo, is_base32};
 use muster_protocol::target::Target;
@@ -160,13 +161,15 @@ impl Run<'_> {
 
     /// The paths that signed generations and drafts name.
     async fn signed(&mut self) -> Result<BTreeSet<[u8; 32]>, CollectError> {
-        let mut roots = BTreeSet::new();
-        let mut take = |target: &[u8]| -> Result<(), CollectError> {
+        let (mut roots, mut seen) = (BTreeSet::new(), BTreeSet::new());
+        // Whether it is one that was not counted yet.
+        let mut take = |target: &[u8]| -> Result<bool, CollectError> {
+            let is_new = seen.insert(Sha256::of(target));
             let target: Target = serde_json::from_slice(target).map_err(CollectError::Target)?;
             for path in [&target.derivation, &target.output] {
                 roots.extend(<[u8; 32]>::try_from(path.hash_part().as_bytes()).ok());
             }
-            Ok(())
+            Ok(is_new)
         };
         let since = self.now.saturating_sub(i64::from(self.asked.keep_days) * 86_400_000);
         let mut page = NeededPage::default();
@@ -180,10 +183,18 @@ impl Run<'_> {
                 break;
             }
         }
+        // `muster rollback` may go back to any of these.
+        let mut after = None;
+        while let Some((last, targets)) = self.services.store.confirmed(after.as_ref()).await? {
+            for target in &targets {
+                self.found.generations += u64::from(take(target)?);
+            }
+            after = Some(last);
+        }
         for stored in self.services.store.drafts(self.now.div_euclid(1000)).await? {
             if let Drafted::Generations { generations } = &stored.draft.what {
                 self.found.generations += generations.len() as u64;
-                generations.iter().try_for_each(|one| take(one.publication.target.as_bytes()))?;
+                generations.iter().try_for_each(|one| take(one.publication.target.as_bytes()).map(drop))?;
             }
         }
         Ok(roots)

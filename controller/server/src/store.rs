@@ -48,7 +48,7 @@ use muster_protocol::random;
 use crate::config::DatabaseSettings;
 use crate::core::change::{Change, Decided};
 use crate::core::garbage::Marks;
-use crate::core::rows::{KnownMachine, Machine, Principal, StoredDraft};
+use crate::core::rows::{KnownMachine, Machine, Outcome, Principal, StoredDraft};
 use crate::core::{
     checkin, drafts as draft, enrolment, log as auditing, machines, publication as publishing, reports,
     requests, retention as keeping,
@@ -153,6 +153,10 @@ impl Database {
         fn machines_after(
             name: Option<&MachineName>, most: u32, kept: keeping::Kept
         ) -> Vec<(MachineName, bool)>;
+        /// What a machine reported of its generations, the newest first.
+        fn decisions(machine: &MachineName) -> Vec<Outcome>;
+        /// The signed text of a generation that is kept.
+        fn target_of(machine: &MachineName, generation: Generation) -> Option<Vec<u8>>;
         fn file(machine: &MachineName, file: File) -> Option<Vec<u8>>;
         /// The latest generation of a machine with its timestamp; `None` if nothing was published in this
         /// epoch.

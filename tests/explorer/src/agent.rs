@@ -145,7 +145,7 @@ fn take(world: &mut World, scene: &Scene, step: Step) -> bool {
         Step::Give(verdict) => write(world, scene, |book| book.give(verdict)),
         Step::Settle => {
             let running = path(world.running);
-            let settled = Settled { running: running.as_ref(), at: 0, console: None };
+            let settled = Settled { running: running.as_ref(), ..Settled::default() };
             write(world, scene, |book| book.settle(settled));
         }
         other => world.violate(format!("the model does not know the step {other:?}")),

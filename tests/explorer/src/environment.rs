@@ -204,7 +204,9 @@ fn reboot(world: &mut World, scene: &Scene) {
     // and users are what was left on the disk.
     match scene.class {
         Class::Nixos => {
-            world.running = world.disk.entry;
+            if scene.behaviour(world.disk.entry) != Behaviour::DoesNotBoot {
+                world.running = world.disk.entry;
+            }
             world.daemons = world.running;
         }
         Class::Darwin => world.running = world.disk.profile,

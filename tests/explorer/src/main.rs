@@ -269,6 +269,7 @@ fn scenes(arguments: &Arguments) -> Vec<Scene> {
     scenes.push(scene(Class::Nixos, vec![boot(B::Good), switch(B::Good)]));
     scenes.push(Scene { epoch_from: Some(2), ..scene(Class::Nixos, vec![boot(B::Good), switch(B::Good)]) });
     scenes.push(scene(Class::Nixos, vec![boot(B::Ill)]));
+    scenes.push(scene(Class::Nixos, vec![boot(B::DoesNotBoot), boot(B::SameAgain)]));
     scenes.push(scene(Class::Nixos, vec![switch(B::NeedsReboot), switch(B::Good)]));
     scenes
 }

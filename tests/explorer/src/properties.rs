@@ -79,7 +79,10 @@ fn settled_well(world: &World, scene: &Scene) -> Option<String> {
         return Some(format!("I3: at rest it runs system {on}, which is neither OLD nor NEW"));
     }
     let bad = scene.behaviour(on);
-    if matches!(bad, Behaviour::BreaksAgent | Behaviour::CutsNetwork | Behaviour::Ill) {
+    if matches!(
+        bad,
+        Behaviour::BreaksAgent | Behaviour::CutsNetwork | Behaviour::Ill | Behaviour::DoesNotBoot
+    ) {
         return Some(format!("I4: at rest it runs a system that is {bad:?}"));
     }
     None

@@ -36,6 +36,8 @@ pub enum Behaviour {
     CutsNetwork,
     /// Its activation wants a reboot first (NixOS).
     NeedsReboot,
+    /// The boot loader gives it up and boots what ran before (NixOS).
+    DoesNotBoot,
     /// The very derivation of the generation before it, under a new number.
     SameAgain,
 }

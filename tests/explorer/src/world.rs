@@ -193,6 +193,10 @@ pub fn kind(event: &EventKind) -> String {
 pub fn is_own_fault(reason: Reason) -> bool {
     matches!(
         reason,
-        Reason::ActivationFailed | Reason::HealthCheckFailed | Reason::NotRunning | Reason::Deadline
+        Reason::ActivationFailed
+            | Reason::HealthCheckFailed
+            | Reason::NotRunning
+            | Reason::DidNotBoot
+            | Reason::Deadline
     )
 }

@@ -26,12 +26,20 @@ impl Course {
         self.write(Phase::Undoing, After::Undoing(begun));
     }
 
+    /// Adds what else is known to the reason for which it goes back.
+    pub fn explain(&mut self, words: &str) {
+        self.add(words);
+    }
+
     /// What there is to undo.
     pub(super) fn choose(&mut self, begun: Begun, sight: &Sight<'_>) {
         let new_runs = sight.running == Some(&self.record.new);
         // A reboot may have brought up what was only set as the profile.
         let nothing = begun == Begun::Nothing && !new_runs;
-        let action = if nothing { None } else { undo_action(&self.record, new_runs || begun == Begun::Undo) };
+        // After a boot that did not bring NEW up, nothing of NEW was ever started: OLD only has to be booted
+        // again.
+        let began = begun == Begun::Undo && self.record.reason != Some(Reason::DidNotBoot);
+        let action = if nothing { None } else { undo_action(&self.record, new_runs || began) };
         let old = &self.record.old;
         // The profile alone goes back to what it was, whether that runs or not.
         let old = if action.is_some() { old.system() } else { old.profile.as_ref().or(old.system()) };

@@ -211,6 +211,27 @@ fn a_system_that_was_only_tried_out_ends_with_the_boot_and_that_is_no_drift() {
 }
 
 #[test]
+fn in_which_boot_the_expected_system_ran_is_written_once_and_whether_a_boot_brought_it_up() {
+    let mut world = resting();
+    let (own, old) = (path("system-2"), path("old"));
+    for (running, boot, booted, writes) in [
+        (&own, "b1", &old, 1),
+        (&own, "b1", &old, 0),
+        (&old, "b2", &old, 0),
+        (&own, "b2", &own, 1),
+        (&own, "b2", &own, 0),
+        (&own, "b3", &old, 1),
+    ] {
+        let written = world.book.came_up(running, boot, Some(booted));
+        assert_eq!(written.len(), writes, "{running} in {boot}");
+        world.whole(&written);
+    }
+    let journal = world.book.journal();
+    assert_eq!((journal.seen_in.as_deref(), &journal.booted), (Some("b3"), &Some(own)));
+    assert_eq!(world.outbox.len(), 0);
+}
+
+#[test]
 fn a_pause_is_written_once_and_ends_once() {
     let mut world = resting();
     let pause = Pause { until: Some(9), since: 1, by: Some(0) };

@@ -68,6 +68,12 @@ pub struct Journal {
     /// undone but runs until then.
     #[serde(default)]
     pub after_boot: Option<StorePath>,
+    /// The boot in which the expected system was last seen running.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub seen_in: Option<String>,
+    /// The last expected system that a boot brought up.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub booted: Option<StorePath>,
     #[serde(default)]
     pub pause: Option<Pause>,
     #[serde(default)]
@@ -144,6 +150,8 @@ pub struct Chance {
 #[derive(Debug, Clone, Copy, Default)]
 pub struct Settled<'a> {
     pub running: Option<&'a StorePath>,
+    /// The ID of the present boot, if it is known.
+    pub boot: Option<&'a str>,
     pub at: UnixMillis,
     pub console: Option<u32>,
 }
@@ -265,6 +273,10 @@ impl Journal {
                 self.after_boot = Some(old.clone());
             }
         }
+        self.unconfirm(transaction);
+        if let Some(boot) = seen.boot.filter(|_| self.expected.as_ref() == seen.running) {
+            self.seen_in = Some(boot.to_owned());
+        }
         self.tried = self.tried.max(Some(generation));
         self.last = Some(Last {
             generation,
@@ -316,6 +328,20 @@ impl Journal {
             console,
             at,
         })
+    }
+
+    /// A confirmed generation that a later boot did not bring up is confirmed no longer. Which generation the
+    /// older system was is not remembered, as after a rollback at the machine.
+    fn unconfirm(&mut self, transaction: &Transaction) {
+        let undone = matches!(
+            transaction.state,
+            State::RolledBack { reason: Reason::DidNotBoot, .. }
+                | State::UndoFailed { reason: Reason::DidNotBoot, .. }
+        );
+        let generation = transaction.generation();
+        if undone && self.confirmed.as_ref().is_some_and(|known| known.generation == generation) {
+            (self.confirmed, self.previous) = (None, None);
+        }
     }
 
     fn confirm(&mut self, transaction: &Transaction, at: UnixMillis) {

@@ -12,7 +12,7 @@ use crate::core::state::State;
 
 /// What is observed when a transaction ends on this system.
 fn on<'a>(running: Option<&'a StorePath>) -> Settled<'a> {
-    Settled { running, at: 5, console: None }
+    Settled { running, at: 5, ..Settled::default() }
 }
 
 const ANSWERS: Chance = Chance { answers: true, asked: false, console: None, at: 0 };
@@ -94,6 +94,7 @@ fn i5_a_failed_derivation_is_quarantined_and_an_interrupted_one_is_not() {
         (Reason::ActivationFailed, true),
         (Reason::HealthCheckFailed, true),
         (Reason::NotRunning, true),
+        (Reason::DidNotBoot, true),
         (Reason::Deadline, true),
         (Reason::Operator, true),
         (Reason::Interrupted, false),
@@ -192,6 +193,32 @@ fn a_local_rollback_quarantines_what_it_left_and_says_who_did_it() {
     assert!(journal.quarantined(&path("system-2.drv")).is_some());
     assert_eq!(journal.expected, Some(path("old")));
     assert_eq!((journal.confirmed, journal.previous), (None, None));
+}
+
+#[test]
+fn i5_a_confirmed_generation_that_did_not_boot_is_confirmed_no_longer_and_quarantined() {
+    let mut journal = Journal::default();
+    let seen = Settled { boot: Some("b1"), ..Settled::default() };
+    let (new, old) = (path("system-2"), path("old"));
+    let confirmed = transaction(2, State::Confirmed { degraded: vec![] });
+    journal.settle(&confirmed, Settled { running: Some(&new), ..seen });
+    assert_eq!((journal.seen_in.as_deref(), &journal.expected), (Some("b1"), &Some(new)));
+    let was = Old { running: Some(old.clone()), profile: Some(old.clone()) };
+    let signed = target(2, Class::Nixos);
+    let mut back = Transaction::fallen_back("f".into(), signed.clone(), was, "why".into(), 6);
+    assert_eq!((back.action(), back.state.name()), (Action::Boot, "rolling-back"));
+    back.state = rolled_back(Reason::DidNotBoot);
+    let seen = Settled { running: Some(&old), boot: Some("b2"), ..seen };
+    journal.settle(&back, seen);
+    assert!(journal.quarantined(&signed.derivation).is_some());
+    assert_eq!((&journal.confirmed, &journal.previous, &journal.drift), (&None, &None, &None));
+    assert_eq!((journal.seen_in.as_deref(), &journal.expected), (Some("b2"), &Some(old.clone())));
+    assert_eq!(journal.last.as_ref().unwrap().phase, Phase::RolledBack);
+    // One that only waited for its first boot leaves the confirmed one alone.
+    let mut journal = Journal::default();
+    journal.settle(&confirmed, on(Some(&path("system-2"))));
+    journal.settle(&transaction(3, rolled_back(Reason::DidNotBoot)), on(Some(&path("system-2"))));
+    assert_eq!(journal.confirmed.unwrap().generation.get(), 2);
 }
 
 #[test]

@@ -109,6 +109,14 @@ impl Transaction {
         Self::new(id, Origin::Rollback { generation, derivation, output, class }, State::Built, began)
     }
 
+    /// Takes back a confirmed target that a later boot did not bring up: `old` runs, and becomes the next
+    /// boot's system again.
+    pub fn fallen_back(id: String, target: Target, old: Old, detail: String, began: UnixMillis) -> Self {
+        let origin = Origin::Signed { target: Box::new(target) };
+        let state = State::RollingBack { reason: Reason::DidNotBoot, detail };
+        Self { old: Some(old), at_boot: true, ..Self::new(id, origin, state, began) }
+    }
+
     fn new(id: String, origin: Origin, state: State, began: UnixMillis) -> Self {
         Self {
             version: VERSION,

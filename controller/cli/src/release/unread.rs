@@ -11,9 +11,7 @@ use crate::terminal::error::WithHint as _;
 pub fn require(draft: &Draft) -> Result<()> {
     let Drafted::Generations { generations } = &draft.what else { return Ok(()) };
     for one in generations {
-        let text = one.publication.target.as_bytes();
-        let read = serde_json::to_value(Target::parse(text)?)?;
-        if let Some(path) = beyond(&serde_json::from_slice(text)?, &read) {
+        if let Some(path) = of_target(one.publication.target.as_bytes())? {
             return Err(anyhow!(
                 "the draft for {} says something under '{path}' that this muster does not know",
                 one.machine
@@ -22,6 +20,12 @@ pub fn require(draft: &Draft) -> Result<()> {
         }
     }
     Ok(())
+}
+
+/// The path of the first field of a target's text that this program does not know.
+pub fn of_target(text: &[u8]) -> Result<Option<String>> {
+    let read = serde_json::to_value(Target::parse(text)?)?;
+    Ok(beyond(&serde_json::from_slice(text)?, &read))
 }
 
 /// The path of the first field that was not read.

@@ -1,17 +1,25 @@
 //! How much is kept. Of what machines report: the newest, bounded in bytes and in age; events that decided a
-//! generation are removed last. Of generations: the newest and the youngest, and what a machine runs or
-//! holds.
+//! generation are removed last. Of generations: the newest and the youngest, what a machine runs or holds,
+//! and the last ones that it confirmed, to one of which `muster rollback` may go back.
+
+use std::collections::BTreeSet;
 
 use muster_protocol::checkin::CheckIn;
 use muster_protocol::clock::UnixMillis;
 use muster_protocol::ids::{Generation, MachineName};
+use muster_protocol::report::EventKind;
 
 use super::change::{Change, Decided};
+use super::rows::Outcome;
 
 /// How many events one transaction removes, which is how long other writers wait.
 pub const AT_ONCE: u32 = 512;
 /// The same for generations, whose rows are larger.
 pub const GENERATIONS_AT_ONCE: u32 = 64;
+/// How many confirmed generations of a machine are kept, whatever their age.
+pub const CONFIRMED: usize = 3;
+/// How many decisions are looked through for them.
+pub const DECISIONS: u32 = 512;
 /// How long a token is kept after it expired, in seconds: a machine whose enrolment was not answered repeats
 /// it, and somebody may wonder what became of a token.
 pub const TOKENS_KEPT_S: i64 = 30 * 86_400;
@@ -64,17 +72,35 @@ pub struct Old {
     pub observed: Option<CheckIn>,
     /// Those that are neither among the newest nor recent; not necessarily all.
     pub generations: Vec<Generation>,
+    /// What the machine reported of generations, the newest first; [`DECISIONS`] at most.
+    pub decisions: Vec<Outcome>,
 }
 
-/// Forgets a machine's old generations, except those that it is offered, runs, holds or is working on.
+/// The last generations that a machine confirmed and did not go back from later, by its decisions, the newest
+/// first.
+pub fn last_confirmed(decisions: &[Outcome]) -> Vec<Generation> {
+    let (mut seen, mut confirmed) = (BTreeSet::new(), BTreeSet::new());
+    for Outcome { generation, kind } in decisions {
+        let is_last_word = seen.insert(*generation);
+        if is_last_word && matches!(kind, EventKind::Confirmed { .. }) {
+            confirmed.insert(*generation);
+        }
+    }
+    confirmed.into_iter().rev().take(CONFIRMED).collect()
+}
+
+/// Forgets a machine's old generations, except those that it is offered, runs, holds, is working on, or
+/// confirmed last.
 pub fn forget_generations(machine: &MachineName, old: &Old) -> Decided<()> {
     let observed = old.observed.as_ref();
     let holds = observed.and_then(|last| Generation::of(last.holds.epoch, last.holds.targets).ok());
     let runs = observed.and_then(|last| last.runs.as_ref()?.generation);
     let works_on = observed.and_then(|last| last.phase_generation);
-    let needed = [old.published, holds, runs, works_on];
+    let mut needed: BTreeSet<Generation> =
+        [old.published, holds, runs, works_on].into_iter().flatten().collect();
+    needed.extend(last_confirmed(&old.decisions));
     let generations: Vec<Generation> =
-        old.generations.iter().copied().filter(|generation| !needed.contains(&Some(*generation))).collect();
+        old.generations.iter().copied().filter(|generation| !needed.contains(generation)).collect();
     if generations.is_empty() {
         return Decided::unchanged(());
     }
@@ -106,6 +132,7 @@ mod tests {
             published: Some(generation(6)),
             observed,
             generations: numbers.iter().map(|number| generation(*number)).collect(),
+            decisions: vec![],
         };
         let tin: MachineName = "tin".parse().unwrap();
         let forgotten = |old: &Old| match forget_generations(&tin, old).changes.pop() {
@@ -116,5 +143,45 @@ mod tests {
         assert_eq!(forgotten(&old(&all, Some(last.clone()))), [generation(1), generation(5)]);
         assert_eq!(forgotten(&old(&all, None)).len(), 5, "of a machine that never checked in");
         assert!(forget_generations(&tin, &old(&[2, 3, 4, 6], Some(last))).changes.is_empty());
+    }
+
+    #[test]
+    fn the_last_three_that_a_machine_confirmed_and_kept_are_not_forgotten() {
+        let generation = |number| Generation::new(number).unwrap();
+        let running = || "/nix/store/0c0bm0n2hg4kd2x7q2g5p1l1c4cx8kpl-system".parse().unwrap();
+        let confirmed = |number| Outcome {
+            generation: generation(number),
+            kind: EventKind::Confirmed { running: running(), ms: 1, degraded: vec![] },
+        };
+        let back = |number| Outcome {
+            generation: generation(number),
+            kind: EventKind::RolledBack {
+                running: running(),
+                reason: muster_protocol::report::Reason::DidNotBoot,
+                detail: String::new(),
+                quarantined: true,
+            },
+        };
+        // The newest first: 8 was confirmed, and did not boot later; 6 was tried twice.
+        let decisions = vec![
+            back(8),
+            confirmed(8),
+            confirmed(7),
+            confirmed(6),
+            back(6),
+            back(5),
+            confirmed(4),
+            confirmed(3),
+            confirmed(2),
+        ];
+        assert_eq!(last_confirmed(&decisions), [7, 6, 4].map(generation));
+        assert_eq!(last_confirmed(&[]), []);
+        let generations = (1..=9).map(generation).collect();
+        let old = Old { published: Some(generation(9)), observed: None, generations, decisions };
+        let forgotten = match forget_generations(&"tin".parse().unwrap(), &old).changes.pop() {
+            Some(Change::GenerationsForgotten { generations, .. }) => generations,
+            other => panic!("{other:?}"),
+        };
+        assert_eq!(forgotten, [1, 2, 3, 5, 8].map(generation));
     }
 }

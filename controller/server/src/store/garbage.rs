@@ -4,11 +4,16 @@ use std::collections::BTreeSet;
 use std::convert::Infallible;
 
 use muster_protocol::clock::UnixMillis;
+use muster_protocol::ids::MachineName;
 
 use super::answers::NeededPage;
 use super::{Failed, Store, StoreError};
 use crate::core::audit::AuditContext;
 use crate::core::garbage::{self, GarbageRefusal, Marks, Sentence};
+use crate::core::retention::{Kept, last_confirmed};
+
+/// How many machines one read looks at.
+const CONFIRMED_AT_ONCE: u32 = 64;
 
 impl Store {
     /// An operator uploads these files, or one that relies on them: they are spared.
@@ -92,5 +97,22 @@ impl Store {
         let after_generation = after.after.as_ref().map_or(0, |(_, generation)| generation.packed());
         let after_machine = after.after.as_ref().map_or("", |(machine, _)| machine.as_str());
         self.database.needed(since, after_machine, after_generation).await
+    }
+
+    /// The targets of the generations that each machine confirmed last, of the next machines after this one,
+    /// and the last of them; `None` after all of them.
+    pub async fn confirmed(
+        &self,
+        after: Option<&MachineName>,
+    ) -> Result<Option<(MachineName, Vec<Vec<u8>>)>, StoreError> {
+        let kept = Kept { newest: 1, since: UnixMillis::MAX };
+        let machines = self.database.machines_after(after, CONFIRMED_AT_ONCE, kept).await?;
+        let mut targets = Vec::new();
+        for (machine, _) in &machines {
+            for generation in last_confirmed(&self.database.decisions(machine).await?) {
+                targets.extend(self.database.target_of(machine, generation).await?);
+            }
+        }
+        Ok(machines.into_iter().last().map(|(last, _)| (last, targets)))
     }
 }

@@ -10,10 +10,11 @@ use muster_protocol::cache::{AskedFor, Collect, Collection, Found, Missing};
 use muster_protocol::clock::Clock as _;
 use muster_protocol::ids::{MachineName, NIX_BASE32, Sha256, nix_base32};
 use muster_protocol::machine::Class;
+use muster_protocol::report::{Accepted, EventKind};
 use reqwest::{Method, StatusCode};
 
 use crate::stores::each;
-use crate::support::{Answer, Fleet, target};
+use crate::support::{Answer, Fleet, event, target};
 
 const DAY: i64 = 86_400;
 
@@ -148,6 +149,39 @@ async fn what_nothing_needs_is_told_of_no_more_and_removed_a_day_later() {
         let log: Page = fleet.operate(Method::GET, OPERATOR_AUDIT, vec![]).await.good();
         assert_eq!(log.entries.iter().filter(|entry| entry.action == "cache-collected").count(), 6);
         assert!(log.entries.last().unwrap().detail.contains("keep 0 days: 0 condemned, 2 removed"));
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_a_machine_confirmed_last_can_be_built_again_however_old_it_is() {
+    for store in each().await {
+        let fleet = Fleet::start_with(&store.config).await;
+        let operator = fleet.session().await;
+        let mut machine = fleet.enrolled("cinnabar", Class::Nixos).await;
+        for number in 1..=5 {
+            let path = usize::try_from(number).unwrap();
+            copy(&fleet, &operator, path, &[path + 10]).await;
+            copy(&fleet, &operator, path + 10, &[]).await;
+            publish(&fleet, &machine.name, number, path).await;
+        }
+        let running: muster_protocol::ids::StorePath =
+            "/nix/store/0c0bm0n2hg4kd2x7q2g5p1l1c4cx8kpl-system".parse().unwrap();
+        let told = (1..=4).map(|number| {
+            let kind = EventKind::Confirmed { running: running.clone(), ms: 1, degraded: vec![] };
+            event(number, Some(number), kind)
+        });
+        machine.report(&fleet, 1, told.collect()).await.good::<Accepted>();
+        fleet.clock.forward(100 * DAY);
+        let found = collect(&fleet, false, 0).await;
+        // The one that is offered, and 2, 3 and 4; what only the first needs goes.
+        assert_eq!((found.generations, found.condemned), (4, 4), "{}", store.name);
+        fleet.clock.forward(2 * DAY);
+        assert_eq!(collect(&fleet, false, 0).await.removed, 4);
+        let reader = machine.bearer(&fleet).await;
+        for path in [2, 12, 3, 13, 4, 14, 5, 15] {
+            assert_eq!(status(&fleet, &reader, &info_path(path)).await, 200, "{path}");
+        }
+        assert_eq!(status(&fleet, &reader, &info_path(1)).await, 404);
     }
 }
 

@@ -71,6 +71,40 @@ async fn old_generations_go_except_the_newest_the_youngest_and_what_the_machine_
     fleet.publish(&machine.name, &fleet.generation("cinnabar", Class::Nixos, 7)).await.good::<MachineView>();
 }
 
+fn confirmed() -> EventKind {
+    let running = "/nix/store/0c0bm0n2hg4kd2x7q2g5p1l1c4cx8kpl-system".parse().unwrap();
+    EventKind::Confirmed { running, ms: 1, degraded: vec![] }
+}
+
+#[tokio::test]
+async fn the_last_three_generations_that_a_machine_confirmed_are_kept_whatever_their_age() {
+    let mut fleet = Fleet::start().await;
+    let mut machine = fleet.enrolled("cinnabar", Class::Nixos).await;
+    for number in 1..=8 {
+        fleet
+            .publish(&machine.name, &fleet.generation("cinnabar", Class::Nixos, number))
+            .await
+            .good::<MachineView>();
+        fleet.clock.forward(86_400);
+    }
+    let back = EventKind::RolledBack {
+        running: "/nix/store/0c0bm0n2hg4kd2x7q2g5p1l1c4cx8kpl-system".parse().unwrap(),
+        reason: muster_protocol::report::Reason::DidNotBoot,
+        detail: "no tries left".into(),
+        quarantined: true,
+    };
+    let told = [(1, confirmed()), (2, confirmed()), (3, confirmed()), (4, back.clone()), (5, confirmed())];
+    let told = told.into_iter().chain([(6, confirmed()), (6, back)]);
+    let told = (1..).zip(told).map(|(seq, (generation, kind))| event(seq, Some(generation), kind));
+    machine.report(&fleet, 1, told.collect()).await.good::<Accepted>();
+    machine.check_in(&fleet).await;
+    let none_young = Kept { newest: 1, since: (fleet.now_s() + 1) * 1000 };
+    forget(&mut fleet, none_young).await;
+    assert_eq!(numbers(&fleet).await, [8, 5, 3, 2], "6 was confirmed, and did not boot later");
+    forget(&mut fleet, none_young).await;
+    assert_eq!(numbers(&fleet).await, [8, 5, 3, 2]);
+}
+
 #[tokio::test]
 async fn attacks_that_ended_and_tokens_that_expired_go_once_they_are_old() {
     let mut fleet = Fleet::start().await;

@@ -22,5 +22,6 @@ mod members;
 mod operators;
 mod printed;
 mod restored;
+mod rollback;
 mod sign_in;
 mod stolen;

@@ -87,7 +87,7 @@ fn a_newer_generation_takes_the_place_of_one_that_changed_nothing_yet() {
 fn a_confirmed_generation_is_not_begun_again() {
     let mut journal = Journal::default();
     let running = path("system-2");
-    let seen = Settled { running: Some(&running), at: 1, console: None };
+    let seen = Settled { running: Some(&running), at: 1, ..Settled::default() };
     journal.settle(&transaction(2, State::Confirmed { degraded: vec![] }), seen);
     let known: Known = journal.confirmed.clone().unwrap();
     assert_eq!(known.generation, generation(2));

@@ -14,6 +14,12 @@ fn drift_is_left_alone_or_undone_as_the_policy_says_and_never_fought_over() {
     assert_eq!(next(&observed, &journal, None), Step::Idle, "it is reported, and left alone");
     observed.rules = &enforce;
     assert_eq!(next(&observed, &journal, None), Step::Enforce(Box::new(target(2, Class::Nixos))));
+    // What is known not to work is not forced upon anybody.
+    let mut condemned = journal.clone();
+    let derivation = target(2, Class::Nixos).derivation;
+    let (generation, detail) = (generation(2), "it did not boot".to_owned());
+    condemned.quarantine.push(Quarantined { derivation, generation, detail, at: 0 });
+    assert_eq!(next(&observed, &condemned, None), Step::Idle);
     // A newer generation is the better answer.
     assert_eq!(next(&observed, &journal, Some(&target(3, Class::Nixos))), Step::Begin);
     journal.left = Some(other.clone());

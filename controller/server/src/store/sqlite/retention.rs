@@ -4,11 +4,13 @@ use std::collections::BTreeMap;
 
 use muster_protocol::clock::UnixMillis;
 use muster_protocol::ids::{Generation, MachineName};
+use muster_protocol::report::Event;
 use sqlx::SqliteConnection;
 
 use super::columns::{machine, signed, some_generation, unsigned};
 use super::connection::{Sqlite, Transaction};
-use crate::core::retention::{AT_ONCE, GENERATIONS_AT_ONCE, Kept, Old};
+use crate::core::retention::{AT_ONCE, DECISIONS, GENERATIONS_AT_ONCE, Kept, Old};
+use crate::core::rows::Outcome;
 use crate::store::error::StoreError;
 
 pub async fn trim(
@@ -173,7 +175,48 @@ struct OldRow {
     observed: Option<String>,
 }
 
+/// What a machine reported of its generations, the newest first.
+const DECIDED: &str = "SELECT generation, event FROM events
+     WHERE machine = $1 AND decides = 1 ORDER BY enrolment DESC, seq DESC LIMIT $2";
+
+#[derive(sqlx::FromRow)]
+struct DecisionRow {
+    generation: Option<i64>,
+    event: String,
+}
+
+impl DecisionRow {
+    /// What cannot be read decides nothing.
+    fn outcome(self) -> Option<Outcome> {
+        let event: Event = serde_json::from_str(&self.event).ok()?;
+        Outcome::of(some_generation(self.generation), &event.kind)
+    }
+}
+
 impl Sqlite {
+    pub async fn decisions(&self, machine: &MachineName) -> Result<Vec<Outcome>, StoreError> {
+        let rows: Vec<DecisionRow> = sqlx::query_as(DECIDED)
+            .bind(machine.as_str())
+            .bind(i64::from(DECISIONS))
+            .fetch_all(self.read())
+            .await?;
+        Ok(rows.into_iter().filter_map(DecisionRow::outcome).collect())
+    }
+
+    pub async fn target_of(
+        &self,
+        machine: &MachineName,
+        generation: Generation,
+    ) -> Result<Option<Vec<u8>>, StoreError> {
+        let target =
+            sqlx::query_scalar("SELECT target FROM generations WHERE machine = $1 AND generation = $2")
+                .bind(machine.as_str())
+                .bind(generation.packed())
+                .fetch_optional(self.read())
+                .await?;
+        Ok(target)
+    }
+
     pub async fn machines_after(
         &self,
         name: Option<&MachineName>,
@@ -221,7 +264,13 @@ impl Transaction {
         .bind(i64::from(GENERATIONS_AT_ONCE))
         .fetch_all(self.connection())
         .await?;
+        let decisions: Vec<DecisionRow> = sqlx::query_as(DECIDED)
+            .bind(machine.as_str())
+            .bind(i64::from(DECISIONS))
+            .fetch_all(self.connection())
+            .await?;
         Ok(Some(Old {
+            decisions: decisions.into_iter().filter_map(DecisionRow::outcome).collect(),
             published: some_generation(row.published),
             observed: row.observed.and_then(|text| serde_json::from_str(&text).ok()),
             generations: generations.into_iter().filter_map(|packed| some_generation(Some(packed))).collect(),

@@ -20,6 +20,7 @@ use muster_server::core::log::Reading;
 use muster_server::core::publication::{NewGeneration, timestamp_version};
 use muster_server::core::reports::{Batch, NewEvent};
 use muster_server::core::restored::{Restored, restored};
+use muster_server::core::rows::Outcome;
 use muster_server::core::{access, machines, retention, roots};
 use muster_server::store::{Arrived, Failed, Store};
 
@@ -579,6 +580,13 @@ impl Memory {
         let old = old.filter(|(_, stored)| stored.published_at < kept.since);
         let mut generations: Vec<Generation> = old.map(|((_, generation), _)| *generation).collect();
         generations.reverse();
-        Some(retention::Old { published: row.published, observed: super::facts::observed(row), generations })
+        let decided = self.events.values().rev().filter(|event| event.machine == *machine && event.decides);
+        let outcome = |event: &StoredEvent| {
+            let told: Event = serde_json::from_str(&event.raw).ok()?;
+            Outcome::of(event.generation, &told.kind)
+        };
+        let decisions = decided.filter_map(|event| outcome(event)).collect();
+        let (published, observed) = (row.published, super::facts::observed(row));
+        Some(retention::Old { published, observed, generations, decisions })
     }
 }
