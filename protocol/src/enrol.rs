@@ -314,13 +314,14 @@ impl EnrolRequest {
         request
     }
 
-    /// Whether the sender holds the token and the key.
+    /// Whether the sender holds the token and the key, which must be a plain one.
     pub fn verify(&self, check_key: &Sha256) -> Result<(), EnrolError> {
         let message = self.message();
         let wanted = mac(check_key.as_bytes(), b"muster-enrolment-code-v1", &[&message]);
         if !bool::from(wanted.as_bytes().ct_eq(self.code.as_bytes())) {
             return Err(EnrolError::BadCode);
         }
+        self.key.require_plain()?;
         Ok(self.key.verify(Context::Enrolment, &message, &self.signature)?)
     }
 

@@ -30,6 +30,9 @@ pub enum SignInError {
     /// It begins this many seconds from now; [`REQUEST_WINDOW_SECONDS`] are allowed.
     #[error("it begins in {0} s: one of the two clocks is wrong")]
     NotBegun(i64),
+    /// The key that it signs in is a security key, which would wait for a touch at each request.
+    #[error("the key that it is for is a security key: only a plain one reads on an operator's behalf")]
+    NotPlain,
     /// It lasts for less than a second or more than [`MAX_SECONDS`].
     #[error("it is to last for longer than {MAX_HOURS} hours, or ends before it begins")]
     Length,
@@ -67,6 +70,9 @@ impl SignIn {
     /// Checks that it is valid for this fleet at `now` (Unix seconds). Whether the operator is one of the
     /// current root is up to the caller.
     pub fn verify(&self, fleet: &Sha256, now: i64) -> Result<(), SignInError> {
+        if self.key.is_security_key() {
+            return Err(SignInError::NotPlain);
+        }
         if !(1..=MAX_SECONDS).contains(&self.ends.saturating_sub(self.begins)) {
             return Err(SignInError::Length);
         }

@@ -8,7 +8,8 @@ use serde::Deserialize;
 
 use super::envelope::Envelope;
 use super::{Result, TufError};
-use crate::keys::PublicKey;
+use crate::ids::from_hex;
+use crate::keys::{APPLICATION, KeyError, Kind, PublicKey, SECURITY_KEY};
 
 /// The most keys that one document may name.
 const MAX_KEYS: usize = 256;
@@ -17,6 +18,7 @@ const MAX_KEYS: usize = 256;
 #[derive(Clone, Deserialize)]
 #[serde(try_from = "RawKey")]
 pub(super) enum Key {
+    /// A plain one, or a security key's.
     Ed25519(PublicKey),
     #[cfg(feature = "conformance")]
     P256(super::p256::Key),
@@ -35,6 +37,8 @@ struct RawKey {
 #[derive(Deserialize)]
 struct RawKeyVal {
     public: String,
+    /// Of a security key: what it signs for.
+    application: Option<String>,
 }
 
 impl TryFrom<RawKey> for Key {
@@ -42,9 +46,8 @@ impl TryFrom<RawKey> for Key {
     fn try_from(raw: RawKey) -> Result<Self, String> {
         let public = &raw.keyval.public;
         match (raw.keytype.as_str(), raw.scheme.as_str()) {
-            ("ed25519", "ed25519") => {
-                public.parse().map(Self::Ed25519).map_err(|why| format!("a key of it is none: {why}"))
-            }
+            ("ed25519", "ed25519") => key_of(Kind::Plain, public).map(Self::Ed25519),
+            (SECURITY_KEY, SECURITY_KEY) => security_key(&raw.keyval).map(Self::Ed25519),
             #[cfg(feature = "conformance")]
             ("ecdsa" | "ecdsa-sha2-nistp256", "ecdsa-sha2-nistp256") => {
                 super::p256::Key::parse(public).map(Self::P256)
@@ -54,9 +57,21 @@ impl TryFrom<RawKey> for Key {
     }
 }
 
+fn security_key(raw: &RawKeyVal) -> Result<PublicKey, String> {
+    if raw.application.as_deref() != Some(APPLICATION) {
+        return Err(format!("a security key of it is not for the application {APPLICATION}"));
+    }
+    key_of(Kind::Security, &raw.public)
+}
+
+fn key_of(kind: Kind, digits: &str) -> Result<PublicKey, String> {
+    let point = from_hex::<32>(digits).ok_or(KeyError::NotAPublicKey);
+    point.and_then(|point| PublicKey::of(kind, &point)).map_err(|why| format!("a key of it is none: {why}"))
+}
+
 impl Key {
     /// The bytes of the public key if it made this signature. They tell keys apart, whatever key IDs a
-    /// document gives them.
+    /// document gives them: one point as a plain key and as a security key is one signer.
     fn signed(&self, message: &[u8], signature: &str) -> Option<Vec<u8>> {
         match self {
             Self::Ed25519(key) => {
