@@ -130,6 +130,7 @@ impl FromStr for SignIn {
 mod tests {
     use super::*;
     use crate::keys::SecretKey;
+    use crate::keys::soft::Soft;
 
     const NOW: i64 = 1_800_000_000;
 
@@ -175,6 +176,18 @@ mod tests {
             let long = SignIn { begins, ends, signature, ..made.clone() };
             assert_eq!(long.verify(&fleet, NOW), Err(SignInError::Length), "{begins} {ends}");
         }
+    }
+
+    #[test]
+    fn a_security_key_signs_in_a_plain_one_and_is_itself_signed_in_by_nobody() {
+        let (security, fleet) = (Soft::generate(), Sha256::of(b"fleet"));
+        let (operator, session, _) = made();
+        let made = SignIn::make(&security, &fleet, session.public(), NOW, 3600).unwrap();
+        let text = made.to_string();
+        assert!(text.len() <= MAX_HEADER_BYTES, "{} bytes", text.len());
+        assert_eq!(text.parse::<SignIn>().unwrap().verify(&fleet, NOW), Ok(()));
+        let read = SignIn::make(&operator, &fleet, security.public(), NOW, 3600).unwrap();
+        assert_eq!(read.verify(&fleet, NOW), Err(SignInError::NotPlain));
     }
 
     #[test]

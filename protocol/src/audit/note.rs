@@ -195,6 +195,7 @@ fn signature(line: &str) -> Option<NoteSignature> {
 mod tests {
     use super::*;
     use crate::keys::SecretKey;
+    use crate::keys::soft::Soft;
 
     fn note() -> Note {
         let at = Checkpoint { id: 120, hash: Sha256::of(b"entry") };
@@ -219,6 +220,23 @@ mod tests {
         assert_eq!(lines[0], format!("muster/audit/{}", Sha256::of(b"fleet")));
         assert_eq!((lines[1], lines[3], lines[4]), ("120", "time 1800000000000", ""));
         assert!(lines[5].starts_with(&format!("\u{2014} muster-operator-{} ", alice.public().short())));
+    }
+
+    #[test]
+    fn a_security_key_signs_a_note_under_a_kind_of_its_own() {
+        let (security, plain) = (Soft::generate(), SecretKey::generate().unwrap());
+        let twin = PublicKey::from_bytes(security.public().as_bytes()).unwrap();
+        let mut note = note();
+        note.sign(&security).unwrap();
+        note.sign(&plain).unwrap();
+        let read: Note = note.to_string().parse().unwrap();
+        assert_eq!(read, note);
+        let signers = [security.public(), plain.public()];
+        assert_eq!(read.signers(&signers).unwrap(), signers);
+        assert_eq!(read.signers(&[twin]).unwrap(), [], "the same point as a plain key has another ID");
+        let key = verifier_key(&security.public());
+        let bytes = STANDARD.decode(key.splitn(3, '+').last().unwrap()).unwrap();
+        assert!(bytes.starts_with(b"\xffmuster-sk-ssh-ed25519"), "{key}");
     }
 
     #[test]

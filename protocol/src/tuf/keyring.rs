@@ -8,15 +8,14 @@ use serde::Deserialize;
 
 use super::envelope::Envelope;
 use super::{Result, TufError};
-use crate::ids::from_hex;
-use crate::keys::{APPLICATION, KeyError, Kind, PublicKey, SECURITY_KEY};
+use crate::keys::{PublicKey, Written};
 
 /// The most keys that one document may name.
 const MAX_KEYS: usize = 256;
 
 /// A public key in a document. Fields unknown here still count for the signature over the document.
 #[derive(Clone, Deserialize)]
-#[serde(try_from = "RawKey")]
+#[serde(try_from = "Written")]
 pub(super) enum Key {
     /// A plain one, or a security key's.
     Ed25519(PublicKey),
@@ -27,46 +26,18 @@ pub(super) enum Key {
     Unknown,
 }
 
-#[derive(Deserialize)]
-struct RawKey {
-    keytype: String,
-    scheme: String,
-    keyval: RawKeyVal,
-}
-
-#[derive(Deserialize)]
-struct RawKeyVal {
-    public: String,
-    /// Of a security key: what it signs for.
-    application: Option<String>,
-}
-
-impl TryFrom<RawKey> for Key {
+impl TryFrom<Written> for Key {
     type Error = String;
-    fn try_from(raw: RawKey) -> Result<Self, String> {
-        let public = &raw.keyval.public;
-        match (raw.keytype.as_str(), raw.scheme.as_str()) {
-            ("ed25519", "ed25519") => key_of(Kind::Plain, public).map(Self::Ed25519),
-            (SECURITY_KEY, SECURITY_KEY) => security_key(&raw.keyval).map(Self::Ed25519),
+    fn try_from(written: Written) -> Result<Self, String> {
+        match (written.key()?, written.keytype.as_str(), written.scheme.as_str()) {
+            (Some(key), ..) => Ok(Self::Ed25519(key)),
             #[cfg(feature = "conformance")]
-            ("ecdsa" | "ecdsa-sha2-nistp256", "ecdsa-sha2-nistp256") => {
-                super::p256::Key::parse(public).map(Self::P256)
+            (None, "ecdsa" | "ecdsa-sha2-nistp256", "ecdsa-sha2-nistp256") => {
+                super::p256::Key::parse(written.value()).map(Self::P256)
             }
             _ => Ok(Self::Unknown),
         }
     }
-}
-
-fn security_key(raw: &RawKeyVal) -> Result<PublicKey, String> {
-    if raw.application.as_deref() != Some(APPLICATION) {
-        return Err(format!("a security key of it is not for the application {APPLICATION}"));
-    }
-    key_of(Kind::Security, &raw.public)
-}
-
-fn key_of(kind: Kind, digits: &str) -> Result<PublicKey, String> {
-    let point = from_hex::<32>(digits).ok_or(KeyError::NotAPublicKey);
-    point.and_then(|point| PublicKey::of(kind, &point)).map_err(|why| format!("a key of it is none: {why}"))
 }
 
 impl Key {

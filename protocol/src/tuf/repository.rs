@@ -15,7 +15,7 @@ use super::{TufError, canonical, require_epoch, require_near};
 use crate::api;
 use crate::ids::{Epoch, Generation, MAX_NUMBER, MachineName, Sha256};
 pub use crate::keys::Signer;
-use crate::keys::{APPLICATION, Kind, PublicKey, SECURITY_KEY};
+use crate::keys::{PublicKey, written};
 use crate::machine::Class;
 use crate::operator::Publication;
 use crate::target::Target;
@@ -69,7 +69,7 @@ pub fn draft_root(spec: &RootSpec, names: &BTreeMap<String, String>) -> Result<S
         if threshold == 0 || signers.len() < threshold as usize {
             return Err(TufError::RootSpec("a role needs a threshold of 1 or more, and as many keys"));
         }
-        keys.extend(ids.iter().map(|(id, key)| (id.clone(), key_json(key))));
+        keys.extend(ids.iter().map(|(id, key)| (id.clone(), written(key))));
         Ok(json!({ "keyids": ids.into_keys().collect::<Vec<_>>(), "threshold": threshold }))
     };
     let roles = json!({
@@ -282,20 +282,7 @@ impl Root {
 /// The key ID: the hash of the key's canonical JSON (4.2).
 pub fn key_id(key: &PublicKey) -> String {
     // A few texts and no number, so it has a canonical form.
-    Sha256::of(&canonical::encode(&key_json(key)).unwrap_or_default()).hex()
-}
-
-fn key_json(key: &PublicKey) -> Value {
-    match key.kind() {
-        Kind::Plain => {
-            json!({ "keytype": "ed25519", "scheme": "ed25519", "keyval": { "public": key.hex() } })
-        }
-        Kind::Security => json!({
-            "keytype": SECURITY_KEY,
-            "scheme": SECURITY_KEY,
-            "keyval": { "application": APPLICATION, "public": key.hex() },
-        }),
-    }
+    Sha256::of(&canonical::encode(&written(key)).unwrap_or_default()).hex()
 }
 
 fn machine_header(

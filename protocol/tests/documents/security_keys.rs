@@ -21,10 +21,10 @@ const UNTOUCHED: &str = "0d9ecd5a0dfbeef93b4423bd67e1138cec10996b813679cf72cc1c3
 const AT_WORK: &str = "sk-ed25519:18946af679733bd1881ad2493d89b7923f336e8e5b0e3d93fa227baab4f4fe8d";
 const BY_WORK: &str = "a9e627c1043ab6bbadb275ea66fe05e8622d37f654e711679aca12b110398e793555fe09d20a0e7887258788876abb\
                        0fd8a6abf7b90cf9add5fb8d998e53550c0101020305";
-const ARMOURED: &str = "U1NIU0lHAAAAAQAAAEoAAAAac2stc3NoLWVkMjU1MTlAb3BlbnNzaC5jb20AAAAgWuykiowgUnXBpDpb0HbkI7tvcs7hz\
-                        KRSj6MUjwRTx8AAAAEc3NoOgAAAAR0ZXN0AAAAAAAAAAZzaGE1MTIAAABnAAAAGnNrLXNzaC1lZDI1NTE5QG9wZW5zc2gu\
-                        Y29tAAAAQAG4e1kL7Bb4kl3q3GoT6LeblJIPzI/VbmNKNwH2LejQZDaNOxsl/Ds87ZPZN+HjbDCy5QUey2wc03mzP2Wysw\
-                        EBAAAAAQ==";
+const ARMOURED: &str = "U1NIU0lHAAAAAQAAAEoAAAAac2stc3NoLWVkMjU1MTlAb3BlbnNzaC5jb20AAAAgWuykioowgUnXBpDpb0Hb\
+                        kI7tvcs7hzKRSj6MUjwRTx8AAAAEc3NoOgAAAAR0ZXN0AAAAAAAAAAZzaGE1MTIAAABnAAAAGnNrLXNzaC1l\
+                        ZDI1NTE5QG9wZW5zc2guY29tAAAAQAG4e1kL7Bb4kl3q3GoT6LeblJIPzI/VbmNKNwH2LejQZDaNOxsl/Ds8\
+                        7ZPZN+HjbDCy5QUey2wc03mzP2WyswEBAAAAAQ==";
 
 fn key(text: &str) -> PublicKey {
     text.parse().unwrap()
@@ -104,7 +104,9 @@ fn a_plain_signature_never_counts_for_a_security_key_nor_the_other_way_round() {
     let touch = Touch { flags: 1, counter: 1 };
     let stated = stated("ssh:", 1, 1, MESSAGE);
     let by_security = Signature::of_security_key(*secret.sign_raw(&stated).as_bytes(), touch);
-    assert!(plain.verify_raw(MESSAGE, &by_plain).is_ok() && security.verify_raw(MESSAGE, &by_security).is_ok());
+    assert!(
+        plain.verify_raw(MESSAGE, &by_plain).is_ok() && security.verify_raw(MESSAGE, &by_security).is_ok()
+    );
     assert!(plain.verify_raw(MESSAGE, &by_security).is_err());
     assert!(security.verify_raw(MESSAGE, &by_plain).is_err());
     // With the five bytes cut off, or added.

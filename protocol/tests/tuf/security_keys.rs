@@ -5,7 +5,8 @@ use muster_protocol::keys::{KeyError, Kind, PublicKey, SecretKey, Signature, Tou
 use muster_protocol::report::Attack;
 use muster_protocol::tuf::metadata::{Role, Root};
 use muster_protocol::tuf::repository::{
-    RootSpec, Signer, add_signature, draft_root, key_id, merge_signatures, sign_generation, sign_root, signed_by,
+    RootSpec, Signer, add_signature, draft_root, key_id, merge_signatures, sign_generation, sign_root,
+    signed_by,
 };
 use serde_json::{Value, json};
 

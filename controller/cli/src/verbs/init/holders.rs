@@ -220,6 +220,7 @@ mod tests {
     use muster_protocol::keys::Kind;
 
     use super::*;
+    use crate::terminal::error::render;
 
     /// Answers in order, and records the questions.
     fn answered(answers: &[&str]) -> (Result<Wanted>, Vec<String>) {
@@ -282,9 +283,9 @@ mod tests {
         let twin = PublicKey::of(Kind::Security, key.as_bytes()).unwrap();
         let public = |name: &str, key| Holder { name: name.into(), place: Place::Public(key) };
         let holders = vec![new("alice"), public("bob", key), public("carol", twin)];
-        let error = Held::of(&Wanted { holders, threshold: 2 }).err().unwrap().to_string();
+        let error = render(&Held::of(&Wanted { holders, threshold: 2 }).err().unwrap());
         assert!(error.contains("carol's key is another root holder's"), "{error}");
         let nobody = Wanted { holders: vec![public("bob", key)], threshold: 1 };
-        assert!(Held::of(&nobody).err().unwrap().to_string().contains("nobody can sign"));
+        assert!(render(&Held::of(&nobody).err().unwrap()).contains("nobody can sign"));
     }
 }
