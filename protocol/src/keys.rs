@@ -1,8 +1,8 @@
 //! Ed25519 keys, their files and their signatures.
 //!
 //! A key file is PKCS#8 in PEM, as `openssl genpkey -algorithm ed25519` writes it; with a passphrase it is
-//! the encrypted form (RFC 5958 with PBES2 and scrypt, RFC 7914), which OpenSSL reads too. An operator's key may
-//! be in a security key instead ([`SECURITY_KEY`]), which signs more than what it is given.
+//! the encrypted form (RFC 5958 with PBES2 and scrypt, RFC 7914), which OpenSSL reads too. An operator's key
+//! may be in a security key instead ([`Kind::Security`]), which signs more than what it is given.
 
 mod context;
 mod error;

@@ -124,8 +124,8 @@ fn read_pub(path: &Path) -> Result<PublicKey> {
     key_of_line(&text).with_context(|| path.display().to_string())
 }
 
-/// A public key as people pass it on: 64 hexadecimal digits, a security key's `sk-ed25519:` and 64, an OpenSSH
-/// line, or a file with one.
+/// A public key as people pass it on: 64 hexadecimal digits, a security key's `sk-ed25519:` and 64, an
+/// OpenSSH line, or a file with one.
 pub fn public_key(text: &str) -> Result<PublicKey> {
     let text = text.trim();
     if let Ok(key) = text.parse() {

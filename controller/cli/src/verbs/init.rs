@@ -14,7 +14,7 @@ use muster_protocol::tuf::metadata::Root;
 use muster_protocol::tuf::repository::{RootSpec, add_signature, draft_root};
 use zeroize::Zeroizing;
 
-use self::holders::{Held, Holder, Wanted};
+use self::holders::{Held, Holder, Place, Wanted};
 use crate::api::{client, tls};
 use crate::config;
 use crate::keys::keyfile;
@@ -48,8 +48,8 @@ pub struct Init {
     /// Read the new passphrase from this file instead of asking
     #[arg(long, value_name = "FILE", conflicts_with = "plain_keys")]
     passphrase_file: Option<PathBuf>,
-    /// A holder of the root, as NAME=KEY: new, ssh-agent, ssh-agent:KEY, a key file, a public key, or later; may be
-    /// repeated [default: asked at a terminal; else one new key in keys/root.pem]
+    /// A holder of the root, as NAME=KEY: new, ssh-agent, ssh-agent:KEY, a key file, a public key, or later;
+    /// may be repeated [default: asked at a terminal; else one new key in keys/root.pem]
     #[arg(long = "root", value_name = "NAME=KEY")]
     roots: Vec<Holder>,
     /// How many root holders must sign [default: 1, or more than half of several]
@@ -78,7 +78,7 @@ impl Init {
         }
         let url = client::parse_url(&self.url)?;
         let wanted = self.wanted()?;
-        let passphrase = match self.plain_keys {
+        let passphrase = match self.plain_keys || !self.makes_keys(&url, wanted.as_ref()) {
             true => None,
             false => Some(keyfile::new_passphrase(self.passphrase_file.clone())?),
         };
@@ -103,7 +103,8 @@ impl Init {
         Ok(())
     }
 
-    /// Who is to hold the root, from the options or from whoever sits at the terminal; `None` for one new key.
+    /// Who is to hold the root, from the options or from whoever sits at the terminal; `None` for one new
+    /// key.
     fn wanted(&self) -> Result<Option<Wanted>> {
         let count = u32::try_from(self.roots.len())?;
         if count > 0 {
@@ -124,6 +125,13 @@ impl Init {
         );
         say!("Enter accepts what is in brackets.");
         holders::asked(&mut ask::line).map(Some)
+    }
+
+    /// Whether a passphrase has anything to protect.
+    fn makes_keys(&self, url: &reqwest::Url, wanted: Option<&Wanted>) -> bool {
+        let root = wanted.is_none_or(|wanted| wanted.holders.iter().any(|holder| holder.place == Place::New));
+        let ca = url.scheme() != "http" && self.tls_certificate.is_none();
+        root || ca || self.operator_key.is_none()
     }
 
     fn fill(

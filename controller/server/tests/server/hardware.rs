@@ -129,7 +129,7 @@ async fn the_private_key_of_a_security_key_asks_for_nothing_as_a_plain_key() {
     let twin = RequestSignature { key: fleet.operator.public(), ..made(&Security(fleet.operator.clone())) };
     for claimed in [plain, twin] {
         let answer = fleet.send_signed(Method::GET, path, vec![], &claimed).await;
-        answer.refused(401, ProblemCode::Unauthorised);
+        answer.refused(401, ProblemCode::BadSignature);
     }
 }
 

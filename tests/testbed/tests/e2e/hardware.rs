@@ -145,17 +145,9 @@ fn an_operators_security_key_signs_generations_requests_and_roots_and_each_signa
         let file = authenticator.add(name, &[]);
         good(&["keys", "add", "root", file.to_str().unwrap(), "--name", name, "--yes"]);
     }
-    good(&[
-        "keys",
-        "threshold",
-        "root",
-        "2",
-        "--root-key",
-        "ssh-agent:bob",
-        "--root-key",
-        "keys/root.pem",
-        "--yes",
-    ]);
+    let file = fleet.config_folder().join("keys/root.pem").display().to_string();
+    let holders = ["--root-key", "ssh-agent:bob", "--root-key", &file, "--yes"];
+    good(&[&["keys", "threshold", "root", "2"][..], &holders].concat());
     good(&["keys", "renew", "--root-key", "ssh-agent:bob", "--root-key", "ssh-agent:carol", "--yes"]);
     refused(&run(&["keys", "add", "online", work.to_str().unwrap(), "--yes"]), &words);
     let online = authenticator.add("online", &[]);
@@ -180,7 +172,7 @@ fn a_fleet_begins_with_security_keys_alone() {
     let init = Command::new(muster_testbed::programs::find("muster").unwrap())
         .args(["init", "--dir"])
         .arg(place.join("fleet"))
-        .args(["--plain-keys", "--operator-key", "ssh-agent:operator"])
+        .args(["--url", "http://127.0.0.1:8443", "--operator-key", "ssh-agent:operator"])
         .args(["--root", "alice=ssh-agent:alice", "--root", "bob=ssh-agent:bob", "--root", carol])
         .env("SSH_AUTH_SOCK", authenticator.agent.socket())
         .stdin(Stdio::null())
