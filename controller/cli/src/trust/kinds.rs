@@ -50,7 +50,7 @@ fn names(machines: &[MachineName]) -> String {
     }
 }
 
-/// How many of these keys are plain ones; one point counts once.
+/// Those of the keys that are plain ones.
 pub fn plain(keys: &[PublicKey]) -> Vec<PublicKey> {
     keys.iter().copied().filter(|key| !key.is_security_key()).collect()
 }
@@ -62,11 +62,11 @@ pub fn require_known(what: String, readers: &[Reader]) -> Result<(), Unverifiabl
     if machines.is_empty() { Ok(()) } else { Err(Unverifiable { what, machines }) }
 }
 
-/// Which role of a root its plain keys cannot fill, in words; `None` if they can fill both.
-pub fn needs_security_keys(next: &Holders) -> Option<String> {
+/// The first role of a root that its plain keys cannot fill, and that in words; `None` if they can fill both.
+pub fn needs_security_keys(next: &Holders) -> Option<(Role, String)> {
     let short = |role: &Role| plain(next.keys(*role)).len() < next.threshold(*role) as usize;
     let role = [Role::Root, Role::Operator].into_iter().find(short)?;
-    Some(format!("{role} would not reach its threshold of {}", next.threshold(role)))
+    Some((role, format!("{role} would not reach its threshold of {}", next.threshold(role))))
 }
 
 #[cfg(test)]
@@ -105,7 +105,8 @@ mod tests {
             ((&[P], 1), (&[P, S, S], 2), Some("operator would not reach its threshold of 2")),
         ] {
             let found = needs_security_keys(&holders(root, operators));
-            assert_eq!(found.as_deref(), needs, "{root:?} {operators:?}");
+            let found = found.as_ref().map(|(_, words)| words.as_str());
+            assert_eq!(found, needs, "{root:?} {operators:?}");
         }
     }
 
