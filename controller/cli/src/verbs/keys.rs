@@ -313,15 +313,16 @@ impl How {
         if !self.root_keys.is_empty() {
             return self.root_keys.iter().map(KeySource::open).collect();
         }
+        // `muster init` makes several where several people hold the root; each takes theirs away.
         let usual = config.path(Path::new("keys/root.pem"));
-        if !usual.exists() {
+        let others = (2..=16).map(|number| config.path(Path::new(&format!("keys/root-{number}.pem"))));
+        let here: Vec<_> =
+            std::iter::once(usual.clone()).chain(others).filter(|file| file.exists()).collect();
+        if here.is_empty() {
             return Err(anyhow!("there is no {}", usual.display()))
                 .hint("name the root key with --root-key: a file, ssh-agent, or ssh-agent:KEY");
         }
-        // `muster init` makes these where several people hold the root; each takes theirs away.
-        let others = (2..=16).map(|number| config.path(Path::new(&format!("keys/root-{number}.pem"))));
-        let here = std::iter::once(usual).chain(others.filter(|file| file.exists()));
-        here.map(|file| KeySource::File(file).open()).collect()
+        here.into_iter().map(|file| KeySource::File(file).open()).collect()
     }
 }
 

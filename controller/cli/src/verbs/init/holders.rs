@@ -9,6 +9,7 @@ use anyhow::{Result, anyhow};
 use muster_protocol::keys::{PublicKey, SecretKey, Signer};
 
 use crate::keys::signers::{KeySource, public_key};
+use crate::terminal::count::count;
 use crate::terminal::error::WithHint as _;
 use crate::trust::holders::require_name;
 
@@ -80,17 +81,17 @@ pub struct Wanted {
 
 /// Asks for holders and threshold; `ask` gets a question and what Enter stands for.
 pub fn asked(ask: &mut dyn FnMut(&str, &str) -> Result<String>) -> Result<Wanted> {
-    let count = until(ask, "How many people hold the root?", &PROPOSED.0.to_string(), |text| {
+    let people = until(ask, "How many people hold the root?", &PROPOSED.0.to_string(), |text| {
         let count = text.parse().ok().filter(|count| (1..=MOST).contains(count));
         count.ok_or_else(|| format!("write a number from 1 to {MOST}"))
     })?;
-    let most = u32::try_from(count)?;
+    let most = u32::try_from(people)?;
     let threshold = until(ask, "How many of them must sign?", &PROPOSED.1.min(most).to_string(), |text| {
         let threshold = text.parse().ok().filter(|threshold| (1..=most).contains(threshold));
         threshold.ok_or_else(|| format!("write a number from 1 to {most}"))
     })?;
     let mut holders: Vec<Holder> = Vec::new();
-    for number in 1..=count {
+    for number in 1..=people {
         let name = until(ask, &format!("Name of holder {number}?"), &format!("root-{number}"), |text| {
             require_name(text).map_err(|error| error.to_string())?;
             match holders.iter().any(|holder| holder.name == text) {
@@ -124,6 +125,7 @@ fn until<T>(
 }
 
 /// The holders' keys, made, opened or known.
+#[derive(Default)]
 pub struct Held {
     /// In the order of the holders; without those that are added later.
     pub keys: Vec<PublicKey>,
@@ -156,9 +158,8 @@ impl Held {
     /// Makes and opens the keys. The first root is signed here and now, so no more signatures are required
     /// of it than there are keys to sign with.
     pub fn of(wanted: &Wanted) -> Result<Self> {
-        let mut held = Self { keys: Vec::new(), signers: Vec::new(), made: Vec::new(), ..Self::alone()? };
-        (held.names, held.wanted) = (BTreeMap::new(), wanted.threshold);
-        for Holder { name, place } in &wanted.holders {
+        let mut held = Self { wanted: wanted.threshold, ..Self::default() };
+        for (number, Holder { name, place }) in (1..).zip(&wanted.holders) {
             let key = match place {
                 Place::Later => {
                     held.later.push(name.clone());
@@ -166,9 +167,9 @@ impl Held {
                 }
                 Place::New => {
                     let key = SecretKey::generate()?;
-                    let file = match held.made.len() {
-                        0 => "keys/root.pem".to_owned(),
-                        before => format!("keys/root-{}.pem", before + 1),
+                    let file = match number {
+                        1 => "keys/root.pem".to_owned(),
+                        _ => format!("keys/root-{number}.pem"),
                     };
                     held.signers.push(Arc::new(key.clone()));
                     held.made.push((key.clone(), file, Some(name.clone())));
@@ -208,7 +209,13 @@ impl Held {
             return;
         }
         say!();
-        say!("The root takes {} signature until the other holders sign too; then:", self.threshold);
+        match self.threshold < self.wanted {
+            true => say!(
+                "The root takes {} until the other holders can sign; then:",
+                count(self.threshold, "signature", "signatures")
+            ),
+            false => say!("Once the other holders have keys:"),
+        }
         for line in lines {
             say!("  {line}");
         }
