@@ -8,7 +8,7 @@ use crate::audit::{Checkpoint, ShownLog};
 use crate::bounded;
 use crate::clock::UnixMillis;
 use crate::ids::{Epoch, Generation, MachineName, Sha256, StorePath};
-use crate::keys::PublicKey;
+use crate::keys::{PublicKey, SECURITY_KEY};
 use crate::machine::{Class, System};
 use crate::plan::{self, Leave, Vouch};
 use crate::report::{Attack, MAX_EVENT_NUMBER};
@@ -21,7 +21,7 @@ pub const BEARER_SECONDS: u64 = 3600;
 /// The largest check-in, in bytes.
 pub const MAX_CHECKIN_BYTES: usize = 64 * 1024;
 /// What this version's agents know of.
-pub const UNDERSTANDS: [&str; 1] = [plan::FEATURE];
+pub const UNDERSTANDS: [&str; 2] = [plan::FEATURE, SECURITY_KEY];
 /// The most words in [`CheckIn::understands`].
 pub const MAX_UNDERSTANDS: usize = 32;
 /// The longest bearer token, in bytes.

@@ -314,13 +314,14 @@ impl EnrolRequest {
         request
     }
 
-    /// Whether the sender holds the token and the key.
+    /// Whether the sender holds the token and the key, which must be a plain one.
     pub fn verify(&self, check_key: &Sha256) -> Result<(), EnrolError> {
         let message = self.message();
         let wanted = mac(check_key.as_bytes(), b"muster-enrolment-code-v1", &[&message]);
         if !bool::from(wanted.as_bytes().ct_eq(self.code.as_bytes())) {
             return Err(EnrolError::BadCode);
         }
+        self.key.require_plain()?;
         Ok(self.key.verify(Context::Enrolment, &message, &self.signature)?)
     }
 
@@ -351,6 +352,8 @@ pub struct EnrolReply {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::keys::soft::Soft;
+    use crate::keys::{Signer as _, sign_in};
 
     fn token() -> Token {
         Token {
@@ -429,5 +432,18 @@ mod tests {
             assert!(bad.verify(&key).is_err(), "{bad:?}");
         }
         assert!(good.verify(&Secret::generate().unwrap().check_key()).is_err());
+    }
+
+    #[test]
+    fn a_security_key_enrols_no_machine() {
+        let (token, security) = (token(), Soft::generate());
+        let mut request = EnrolRequest { key: security.public(), ..request(&token) };
+        let message = request.message();
+        let check_key = token.secret.check_key();
+        request.code = mac(check_key.as_bytes(), b"muster-enrolment-code-v1", &[&message]);
+        request.signature = sign_in(&security, Context::Enrolment, &message).unwrap();
+        assert!(security.public().verify(Context::Enrolment, &message, &request.signature).is_ok());
+        let refused = request.verify(&check_key);
+        assert!(matches!(refused, Err(EnrolError::Key(KeyError::NotPlain))), "{refused:?}");
     }
 }

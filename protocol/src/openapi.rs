@@ -54,9 +54,11 @@ texts! {
     RolloutName: "^[A-Za-z0-9][A-Za-z0-9._-]{0,62}$", "The name of a rollout.";
     StorePath: "^/nix/store/[0-9a-df-np-sv-z]{32}-[A-Za-z0-9+_?=-][A-Za-z0-9+._?=-]{0,210}$",
         "An absolute path of the Nix store.";
-    PublicKey: "^[0-9a-f]{64}$", "An Ed25519 public key in hexadecimal.";
+    PublicKey: "^(sk-ed25519:)?[0-9a-f]{64}$",
+        "An Ed25519 public key in hexadecimal; an operator's may be a security key's, with `sk-ed25519:` in front.";
     ExchangeKey: "^[0-9a-f]{64}$", "An X25519 public key in hexadecimal.";
-    Signature: "^[0-9a-f]{128}$", "An Ed25519 signature in hexadecimal.";
+    Signature: "^[0-9a-f]{128}([0-9a-f]{10})?$",
+        "An Ed25519 signature in hexadecimal; a security key's has its flags and counter after it.";
     System: "^[A-Za-z0-9_]{1,25}-(linux|darwin)$", "A Nix system.";
     TimeOfDay: "^([01][0-9]|2[0-3]):[0-5][0-9]$|^24:00$", "A time of day.";
     Stream: "^[0-9a-f]{16}$", "The name of one stream of events.";

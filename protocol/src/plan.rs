@@ -207,6 +207,9 @@ pub enum PlanError {
         /// The other one.
         second: MachineName,
     },
+    /// A voucher's key is none that a machine has.
+    #[error("{0} cannot vouch with a security key: a machine signs with a plain one")]
+    NotPlain(MachineName),
     /// More successes than vouchers can give.
     #[error(
         "wave '{wave}' asks for {at_least} machines that have soaked, and {vouchers} of its machines can \
@@ -307,6 +310,7 @@ impl Plan {
         }
         let mut keys = BTreeMap::new();
         for voucher in self.waves.iter().flat_map(|wave| &wave.vouchers) {
+            voucher.key.require_plain().map_err(|_| PlanError::NotPlain(voucher.machine.clone()))?;
             if let Some(first) = keys.insert(*voucher.key.as_bytes(), &voucher.machine) {
                 let (first, second) = (first.clone(), voucher.machine.clone());
                 return Err(PlanError::SharedKey { first, second });

@@ -30,6 +30,9 @@ pub enum SignInError {
     /// It begins this many seconds from now; [`REQUEST_WINDOW_SECONDS`] are allowed.
     #[error("it begins in {0} s: one of the two clocks is wrong")]
     NotBegun(i64),
+    /// The key that it signs in is a security key, which would wait for a touch at each request.
+    #[error("the key that it is for is a security key: only a plain one reads on an operator's behalf")]
+    NotPlain,
     /// It lasts for less than a second or more than [`MAX_SECONDS`].
     #[error("it is to last for longer than {MAX_HOURS} hours, or ends before it begins")]
     Length,
@@ -67,6 +70,9 @@ impl SignIn {
     /// Checks that it is valid for this fleet at `now` (Unix seconds). Whether the operator is one of the
     /// current root is up to the caller.
     pub fn verify(&self, fleet: &Sha256, now: i64) -> Result<(), SignInError> {
+        if self.key.is_security_key() {
+            return Err(SignInError::NotPlain);
+        }
         if !(1..=MAX_SECONDS).contains(&self.ends.saturating_sub(self.begins)) {
             return Err(SignInError::Length);
         }
@@ -124,6 +130,7 @@ impl FromStr for SignIn {
 mod tests {
     use super::*;
     use crate::keys::SecretKey;
+    use crate::keys::soft::Soft;
 
     const NOW: i64 = 1_800_000_000;
 
@@ -169,6 +176,18 @@ mod tests {
             let long = SignIn { begins, ends, signature, ..made.clone() };
             assert_eq!(long.verify(&fleet, NOW), Err(SignInError::Length), "{begins} {ends}");
         }
+    }
+
+    #[test]
+    fn a_security_key_signs_in_a_plain_one_and_is_itself_signed_in_by_nobody() {
+        let (security, fleet) = (Soft::generate(), Sha256::of(b"fleet"));
+        let (operator, session, _) = made();
+        let made = SignIn::make(&security, &fleet, session.public(), NOW, 3600).unwrap();
+        let text = made.to_string();
+        assert!(text.len() <= MAX_HEADER_BYTES, "{} bytes", text.len());
+        assert_eq!(text.parse::<SignIn>().unwrap().verify(&fleet, NOW), Ok(()));
+        let read = SignIn::make(&operator, &fleet, security.public(), NOW, 3600).unwrap();
+        assert_eq!(read.verify(&fleet, NOW), Err(SignInError::NotPlain));
     }
 
     #[test]

@@ -3,3 +3,4 @@
 pub mod keyfile;
 pub mod signers;
 pub mod ssh_agent;
+pub mod touches;

@@ -2,4 +2,6 @@
 
 pub mod change;
 pub mod holders;
+pub mod kinds;
 pub mod roots;
+pub mod understands;

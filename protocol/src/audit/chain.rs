@@ -107,11 +107,12 @@ pub fn hash(before: &Sha256, entry: &Entry) -> Sha256 {
 
 pub(super) fn feed(hash: &mut sha2::Sha256, before: &Sha256, entry: &Entry) {
     let (id, at) = (entry.id.to_be_bytes(), entry.at.to_be_bytes());
+    let by = entry.by.as_ref().map(PublicKey::to_bytes);
     let parts: [Option<&[u8]>; 7] = [
         Some(before.as_bytes()),
         Some(&id),
         Some(&at),
-        entry.by.as_ref().map(|key| &key.as_bytes()[..]),
+        by.as_deref(),
         Some(entry.action.as_bytes()),
         entry.machine.as_ref().map(|machine| machine.as_str().as_bytes()),
         Some(entry.detail.as_bytes()),

@@ -24,7 +24,9 @@ const MAX_SIGNATURES: usize = 32;
 /// documents begin with `{`, and contexts with `muster-`.
 const ORIGIN: &str = "muster/audit/";
 /// What the specification gives Ed25519.
-const ED25519: u8 = 1;
+const ED25519: &[u8] = &[1];
+/// What it gives kinds of its users' own: a byte, and a name of theirs.
+const SECURITY_KEY: &[u8] = b"\xffmuster-sk-ssh-ed25519";
 /// An em dash and a space.
 const SIGNATURE: &str = "\u{2014} ";
 
@@ -103,10 +105,15 @@ fn name(key: &PublicKey) -> String {
     format!("muster-operator-{}", key.short())
 }
 
+fn kind(key: &PublicKey) -> &'static [u8] {
+    if key.is_security_key() { SECURITY_KEY } else { ED25519 }
+}
+
 fn id(key: &PublicKey) -> [u8; 4] {
     let mut hash = sha2::Sha256::new();
     hash.update(name(key));
-    hash.update([b'\n', ED25519]);
+    hash.update(b"\n");
+    hash.update(kind(key));
     hash.update(key.as_bytes());
     let hash: [u8; 32] = hash.finalize().into();
     let [a, b, c, d, ..] = hash;
@@ -115,7 +122,7 @@ fn id(key: &PublicKey) -> [u8; 4] {
 
 /// The key as programs for signed notes take it: name, ID and key in one text.
 pub fn verifier_key(key: &PublicKey) -> String {
-    let bytes = [&[ED25519][..], key.as_bytes()].concat();
+    let bytes = [kind(key), key.as_bytes()].concat();
     format!("{}+{}+{}", name(key), crate::ids::to_hex(&id(key)), STANDARD.encode(bytes))
 }
 
@@ -126,7 +133,7 @@ impl fmt::Display for Note {
             writeln!(f)?;
         }
         for made in &self.signatures {
-            let bytes = [&made.id[..], made.signature.as_bytes()].concat();
+            let bytes = [&made.id[..], &made.signature.to_bytes()].concat();
             writeln!(f, "{SIGNATURE}{} {}", made.name, STANDARD.encode(bytes))?;
         }
         Ok(())
@@ -176,7 +183,7 @@ fn signature(line: &str) -> Option<NoteSignature> {
     let (name, bytes) = line.strip_prefix(SIGNATURE)?.split_once(' ')?;
     let bytes = STANDARD.decode(bytes).ok()?;
     let (id, signature) = bytes.split_first_chunk::<4>()?;
-    let signature = Signature::from_bytes(signature.try_into().ok()?);
+    let signature = Signature::parse(signature).ok()?;
     (!name.is_empty() && !name.contains('+')).then(|| NoteSignature {
         name: name.to_owned(),
         id: *id,
@@ -188,6 +195,7 @@ fn signature(line: &str) -> Option<NoteSignature> {
 mod tests {
     use super::*;
     use crate::keys::SecretKey;
+    use crate::keys::soft::Soft;
 
     fn note() -> Note {
         let at = Checkpoint { id: 120, hash: Sha256::of(b"entry") };
@@ -212,6 +220,23 @@ mod tests {
         assert_eq!(lines[0], format!("muster/audit/{}", Sha256::of(b"fleet")));
         assert_eq!((lines[1], lines[3], lines[4]), ("120", "time 1800000000000", ""));
         assert!(lines[5].starts_with(&format!("\u{2014} muster-operator-{} ", alice.public().short())));
+    }
+
+    #[test]
+    fn a_security_key_signs_a_note_under_a_kind_of_its_own() {
+        let (security, plain) = (Soft::generate(), SecretKey::generate().unwrap());
+        let twin = PublicKey::from_bytes(security.public().as_bytes()).unwrap();
+        let mut note = note();
+        note.sign(&security).unwrap();
+        note.sign(&plain).unwrap();
+        let read: Note = note.to_string().parse().unwrap();
+        assert_eq!(read, note);
+        let signers = [security.public(), plain.public()];
+        assert_eq!(read.signers(&signers).unwrap(), signers);
+        assert_eq!(read.signers(&[twin]).unwrap(), [], "the same point as a plain key has another ID");
+        let key = verifier_key(&security.public());
+        let bytes = STANDARD.decode(key.splitn(3, '+').last().unwrap()).unwrap();
+        assert!(bytes.starts_with(b"\xffmuster-sk-ssh-ed25519"), "{key}");
     }
 
     #[test]

@@ -8,15 +8,16 @@ use serde::Deserialize;
 
 use super::envelope::Envelope;
 use super::{Result, TufError};
-use crate::keys::PublicKey;
+use crate::keys::{PublicKey, Written};
 
 /// The most keys that one document may name.
 const MAX_KEYS: usize = 256;
 
 /// A public key in a document. Fields unknown here still count for the signature over the document.
 #[derive(Clone, Deserialize)]
-#[serde(try_from = "RawKey")]
+#[serde(try_from = "Written")]
 pub(super) enum Key {
+    /// A plain one, or a security key's.
     Ed25519(PublicKey),
     #[cfg(feature = "conformance")]
     P256(super::p256::Key),
@@ -25,29 +26,14 @@ pub(super) enum Key {
     Unknown,
 }
 
-#[derive(Deserialize)]
-struct RawKey {
-    keytype: String,
-    scheme: String,
-    keyval: RawKeyVal,
-}
-
-#[derive(Deserialize)]
-struct RawKeyVal {
-    public: String,
-}
-
-impl TryFrom<RawKey> for Key {
+impl TryFrom<Written> for Key {
     type Error = String;
-    fn try_from(raw: RawKey) -> Result<Self, String> {
-        let public = &raw.keyval.public;
-        match (raw.keytype.as_str(), raw.scheme.as_str()) {
-            ("ed25519", "ed25519") => {
-                public.parse().map(Self::Ed25519).map_err(|why| format!("a key of it is none: {why}"))
-            }
+    fn try_from(written: Written) -> Result<Self, String> {
+        match (written.key()?, written.keytype.as_str(), written.scheme.as_str()) {
+            (Some(key), ..) => Ok(Self::Ed25519(key)),
             #[cfg(feature = "conformance")]
-            ("ecdsa" | "ecdsa-sha2-nistp256", "ecdsa-sha2-nistp256") => {
-                super::p256::Key::parse(public).map(Self::P256)
+            (None, "ecdsa" | "ecdsa-sha2-nistp256", "ecdsa-sha2-nistp256") => {
+                super::p256::Key::parse(written.value()).map(Self::P256)
             }
             _ => Ok(Self::Unknown),
         }
@@ -56,7 +42,7 @@ impl TryFrom<RawKey> for Key {
 
 impl Key {
     /// The bytes of the public key if it made this signature. They tell keys apart, whatever key IDs a
-    /// document gives them.
+    /// document gives them: one point as a plain key and as a security key is one signer.
     fn signed(&self, message: &[u8], signature: &str) -> Option<Vec<u8>> {
         match self {
             Self::Ed25519(key) => {

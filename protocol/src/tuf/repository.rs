@@ -12,9 +12,9 @@ use super::keyring::Key;
 use super::metadata::{Body, EPOCH_FIELD, MACHINE_FIELD, Role, Root, Signed, Snapshot, Targets};
 use super::scope::Scope;
 use super::{TufError, canonical, require_epoch, require_near, require_pinned};
-use crate::ids::{Epoch, Generation, MAX_NUMBER, MachineName, Sha256, from_hex};
+use crate::ids::{Epoch, Generation, MAX_NUMBER, MachineName, Sha256};
 pub use crate::keys::Signer;
-use crate::keys::{PublicKey, Signature};
+use crate::keys::{PublicKey, written};
 use crate::machine::Class;
 use crate::operator::Publication;
 use crate::target::Target;
@@ -53,13 +53,22 @@ pub fn sign_root(spec: &RootSpec, signers: &[&dyn Signer]) -> Result<Vec<u8>, Tu
 
 /// Makes a root that nobody has signed yet. `names` are for people, by key in hexadecimal.
 pub fn draft_root(spec: &RootSpec, names: &BTreeMap<String, String>) -> Result<String, TufError> {
+    if spec.online.iter().any(PublicKey::is_security_key) {
+        return Err(TufError::RootSpec(
+            "the controller's key is a plain one: nobody is there to touch another",
+        ));
+    }
     let mut keys = BTreeMap::new();
     let mut role = |holders: &[PublicKey], threshold: u32| {
         let ids: BTreeMap<String, PublicKey> = holders.iter().map(|key| (key_id(key), *key)).collect();
-        if threshold == 0 || ids.len() < threshold as usize {
+        let signers: BTreeSet<&[u8; 32]> = holders.iter().map(PublicKey::as_bytes).collect();
+        if signers.len() < ids.len() {
+            return Err(TufError::RootSpec("a key is listed both as a plain one and as a security key's"));
+        }
+        if threshold == 0 || signers.len() < threshold as usize {
             return Err(TufError::RootSpec("a role needs a threshold of 1 or more, and as many keys"));
         }
-        keys.extend(ids.iter().map(|(id, key)| (id.clone(), key_json(key))));
+        keys.extend(ids.iter().map(|(id, key)| (id.clone(), written(key))));
         Ok(json!({ "keyids": ids.into_keys().collect::<Vec<_>>(), "threshold": threshold }))
     };
     let roles = json!({
@@ -258,7 +267,7 @@ impl Root {
     pub fn expires(&self) -> i64 {
         self.0.expires.as_second()
     }
-    /// The distinct keys that hold a role.
+    /// The distinct keys that hold a role. In a root that no `muster` makes, two of them may be one signer.
     pub fn keys_of(&self, role: Role) -> Vec<PublicKey> {
         let (keys, holders) = self.authority(role);
         let mut found = Vec::new();
@@ -274,12 +283,8 @@ impl Root {
 
 /// The key ID: the hash of the key's canonical JSON (4.2).
 pub fn key_id(key: &PublicKey) -> String {
-    // Three texts and no number, so it has a canonical form.
-    Sha256::of(&canonical::encode(&key_json(key)).unwrap_or_default()).hex()
-}
-
-fn key_json(key: &PublicKey) -> Value {
-    json!({ "keytype": "ed25519", "scheme": "ed25519", "keyval": { "public": key.hex() } })
+    // A few texts and no number, so it has a canonical form.
+    Sha256::of(&canonical::encode(&written(key)).unwrap_or_default()).hex()
 }
 
 fn machine_header(
@@ -370,8 +375,8 @@ impl Document {
     }
 
     fn is_signed_by(&self, message: &[u8], key: &PublicKey) -> bool {
-        let signature = self.signatures.get(&key_id(key)).and_then(|sig| from_hex::<64>(sig));
-        signature.is_some_and(|bytes| key.verify_raw(message, &Signature::from_bytes(bytes)).is_ok())
+        let signature = self.signatures.get(&key_id(key)).and_then(|sig| sig.parse().ok());
+        signature.is_some_and(|signature| key.verify_raw(message, &signature).is_ok())
     }
 }
 
@@ -380,13 +385,14 @@ pub fn add_signature(document: &str, signer: &dyn Signer) -> Result<String, TufE
     Document::parse(document)?.signed_by_all(&[signer])
 }
 
-/// Which of these keys have signed a document, in their order; other signatures are ignored.
+/// Which of these keys have signed a document, in their order; other signatures are ignored. One point under
+/// two kinds counts once.
 pub fn signed_by(document: &str, keys: &[PublicKey]) -> Result<Vec<PublicKey>, TufError> {
     let document = Document::parse(document)?;
     let message = document.message()?;
     let mut good: Vec<PublicKey> = Vec::new();
     for key in keys {
-        if !good.contains(key) && document.is_signed_by(&message, key) {
+        if !good.iter().any(|found| found.is_same_signer(key)) && document.is_signed_by(&message, key) {
             good.push(*key);
         }
     }

@@ -5,4 +5,5 @@ mod ids;
 mod keys;
 mod limits_and_names;
 mod recorded;
+mod security_keys;
 mod targets;

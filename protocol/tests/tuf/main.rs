@@ -14,5 +14,6 @@ mod mix_and_match;
 mod publication;
 mod rollback;
 mod roots;
+mod security_keys;
 mod size;
 mod workflow;

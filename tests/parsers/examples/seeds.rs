@@ -13,6 +13,7 @@ use muster_protocol::checkin::{CheckIn, CheckInReply, Health, Holds, Phase, Poll
 use muster_protocol::draft::{DRAFT_SECONDS, Draft, DraftKind, DraftView, Drafted, DraftedGeneration};
 use muster_protocol::enrol::EnrolReply;
 use muster_protocol::ids::{Sha256, StorePath};
+use muster_protocol::keys::Signer as _;
 use muster_protocol::machine::Class;
 use muster_protocol::operator::{
     AddMachine, AttackView, Condition, FleetView, HistoryEntry, MachineView, NewRoot, Published,
@@ -97,6 +98,13 @@ fn metadata(put: Put<'_>) {
     };
     put("tuf_root", "first", &root());
     put("tuf_root", "second", &sign_root(&second, &[&key(ROOT), &key(ROOT + 1)]).unwrap());
+    let third = RootSpec {
+        version: 2,
+        root: (vec![Security(ROOT + 1).public(), key(ROOT).public()], 2),
+        operators: (vec![Security(OPERATOR).public()], 1),
+        ..root_spec()
+    };
+    put("tuf_root", "security-keys", &sign_root(&third, &[&key(ROOT), &Security(ROOT + 1)]).unwrap());
     let mut next: Value = serde_json::from_slice(&signed(&root())).unwrap();
     next["version"] = 2.into();
     put("tuf_root", "second-signed", &json_of(&next));
@@ -515,12 +523,16 @@ fn drafts(put: Put<'_>) {
 fn rest(put: Put<'_>) {
     let fleet = Sha256::of(&root());
     let signed = RequestSignature::make(&key(OPERATOR), operators::signed_request(&fleet), NOW, [9; 16]);
+    let by_security_key =
+        RequestSignature::make_with(&Security(OPERATOR), operators::signed_request(&fleet), NOW, [9; 16])
+            .unwrap();
     let basic = base64::engine::general_purpose::STANDARD.encode("muster:bearer");
     for (name, header) in [
         ("bearer", "aBearer 5f0c".into()),
         ("basic", format!("aBasic {basic}")),
         ("machine", format!("m{}", key(MACHINE).sign_raw(b"body").hex())),
         ("operator", format!("o{}", serde_json::to_string(&signed).unwrap())),
+        ("security-key", format!("o{}", serde_json::to_string(&by_security_key).unwrap())),
         ("sign-in", format!("s{}", operators::signed_in(&fleet))),
         ("netrc", "b5f0c".into()),
         ("retry-after", "r120".into()),

@@ -23,7 +23,14 @@ pub fn is_signed(document: &Value, root: &Value, role: &str) -> bool {
     let holders = root["roles"][role]["keyids"].as_array().into_iter().flatten();
     let keys = holders.filter_map(|id| {
         let key = &root["keys"][id.as_str()?];
-        (key["keytype"] == "ed25519").then(|| key["keyval"]["public"].as_str()?.parse::<PublicKey>().ok())?
+        let public = key["keyval"]["public"].as_str()?;
+        match (key["keytype"].as_str()?, key["scheme"].as_str()?) {
+            ("ed25519", "ed25519") => public.parse::<PublicKey>().ok(),
+            ("sk-ssh-ed25519", "sk-ssh-ed25519") if key["keyval"]["application"] == "ssh:" => {
+                format!("sk-ed25519:{public}").parse().ok()
+            }
+            _ => None,
+        }
     });
     let message = canonical::encode(&document["signed"]).expect("what is saved has a canonical form");
     let mut good: Vec<PublicKey> = keys
@@ -35,7 +42,8 @@ pub fn is_signed(document: &Value, root: &Value, role: &str) -> bool {
         })
         .collect();
     good.sort_by_key(|key| *key.as_bytes());
-    good.dedup();
+    // One point is one signer, whatever its kinds.
+    good.dedup_by_key(|key| *key.as_bytes());
     good.len() as u64 >= root["roles"][role]["threshold"].as_u64().expect("a threshold").max(1)
 }
 

@@ -4,8 +4,8 @@ use std::sync::LazyLock;
 
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
-use muster_protocol::ids::{Generation, MachineName};
-use muster_protocol::keys::SecretKey;
+use muster_protocol::ids::{Generation, MachineName, Sha256};
+use muster_protocol::keys::{KeyError, Kind, PublicKey, SecretKey, Signature, Touch};
 use muster_protocol::machine::Class;
 use muster_protocol::operator::Publication;
 use muster_protocol::policy::Policy;
@@ -46,6 +46,21 @@ fn make_key(holder: u8) -> SecretKey {
     der.extend([holder + 1; 32]);
     let pem = format!("-----BEGIN PRIVATE KEY-----\n{}\n-----END PRIVATE KEY-----\n", STANDARD.encode(der));
     SecretKey::from_pem(&pem).expect("a seed in PKCS#8")
+}
+
+/// The same key in a security key, which states a touch and always the same counter.
+pub struct Security(pub u8);
+
+impl Signer for Security {
+    fn public(&self) -> PublicKey {
+        PublicKey::of(Kind::Security, key(self.0).public().as_bytes()).expect("a point")
+    }
+    fn sign_raw(&self, message: &[u8]) -> Result<Signature, KeyError> {
+        let [application, message] = [b"ssh:".as_slice(), message].map(Sha256::of);
+        let stated = [&application.as_bytes()[..], &[1, 0, 0, 0, 9], message.as_bytes()].concat();
+        let touch = Touch { flags: 1, counter: 9 };
+        Ok(Signature::of_security_key(*key(self.0).sign_raw(&stated).as_bytes(), touch))
+    }
 }
 
 /// The keys whose bits are set in `mask`.

@@ -7,7 +7,7 @@ use anyhow::{Context as _, Result};
 use muster_protocol::api::{self, Problem, ProblemCode};
 use muster_protocol::clock::{Clock as _, SystemClock};
 use muster_protocol::ids::Sha256;
-use muster_protocol::keys::{self, SecretKey};
+use muster_protocol::keys::{self, SecretKey, Signer};
 use muster_protocol::operator::{Request, RequestSignature, Session};
 use reqwest::Method;
 use serde::de::DeserializeOwned;
@@ -93,7 +93,7 @@ impl Caller {
     /// The header of a request signed by `key`, now or `off` seconds from now.
     pub fn signature(
         &self,
-        key: &SecretKey,
+        key: &dyn Signer,
         method: &Method,
         path: &str,
         body: &[u8],

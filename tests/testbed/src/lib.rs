@@ -12,6 +12,7 @@ pub mod machine;
 pub mod printed;
 pub mod programs;
 pub mod root;
+pub mod security_key;
 pub mod stand_in;
 pub mod stolen;
 pub mod thief;

@@ -93,7 +93,7 @@ impl Api {
 
     /// The same, with a key that is already open.
     pub fn open_with(config: &Config, key: Arc<dyn Signer>) -> Result<Self> {
-        Self::make(config, Signing::Own(key))
+        Self::make(config, Signing::with(config, key))
     }
 
     /// For commands that only read: uses a signed-in key where the operator's own would prompt.

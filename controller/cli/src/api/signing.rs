@@ -5,6 +5,7 @@ use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 use anyhow::Result;
 use muster_protocol::api::ProblemCode;
 use muster_protocol::clock::{Clock as _, SystemClock};
+use muster_protocol::ids::Sha256;
 use muster_protocol::keys::{PublicKey, SecretKey, Signer};
 use muster_protocol::operator::{REQUEST_WINDOW_SECONDS, Request, RequestSignature};
 use muster_protocol::random;
@@ -85,6 +86,24 @@ impl Signing {
         };
         let own = own.map_or_else(OnceLock::new, OnceLock::from);
         Ok(Self::Reading(Box::new(Reading::new(source, own, place, i64::from(hours) * 3600))))
+    }
+
+    /// With a key that is open. A security key waits for a touch each time, so reading uses a signed-in key.
+    pub fn with(config: &Config, key: Arc<dyn Signer>) -> Self {
+        let hours = config.file.session_hours;
+        if !key.public().is_security_key() || hours == 0 {
+            return Self::Own(key);
+        }
+        match Place::new(config.file.fleet, Sha256::of(&key.public().to_bytes())) {
+            Ok(place) => {
+                let (source, own) = (KeySource::Agent(Some(key.public().to_string())), OnceLock::from(key));
+                Self::Reading(Box::new(Reading::new(source, own, place, i64::from(hours) * 3600)))
+            }
+            Err(error) => {
+                tell!("warning: nobody can be signed in here: {}", causes(&error));
+                Self::Own(key)
+            }
+        }
     }
 
     /// The operator's own key.

@@ -69,7 +69,7 @@ impl KeySource {
     /// Opens the key, asking for its passphrase if it has one. A `.pub` file means the key in ssh-agent.
     pub fn open(&self) -> Result<Arc<dyn Signer>> {
         match self {
-            Self::File(path) if is_pub(path) => open_agent(Some(&read_pub(path)?.hex())),
+            Self::File(path) if is_pub(path) => open_agent(Some(&read_pub(path)?.to_string())),
             Self::File(path) => Ok(Arc::new(keyfile::read(path)?)),
             Self::Agent(wanted) => open_agent(wanted.as_deref()),
         }
@@ -89,7 +89,7 @@ impl KeySource {
             }
             _ => {
                 let key = self.open()?;
-                Ok(Look::Asks { identity: Sha256::of(key.public().as_bytes()), key: Some(key) })
+                Ok(Look::Asks { identity: Sha256::of(&key.public().to_bytes()), key: Some(key) })
             }
         }
     }
@@ -101,8 +101,9 @@ fn open_agent(wanted: Option<&str>) -> Result<Arc<dyn Signer>> {
         Err(AgentError::Ambiguous(_)) => {
             "write ssh-agent:FINGERPRINT or ssh-agent:COMMENT, as `ssh-add -l` prints them"
         }
-        Err(AgentError::SecurityKey(_) | AgentError::OtherKind(..)) => {
-            "make one with `ssh-keygen -t ed25519` and add it with `ssh-add`"
+        Err(AgentError::OtherKind(..)) => "make one with `ssh-keygen -t ed25519` and add it with `ssh-add`",
+        Err(AgentError::OtherApplication { .. }) => {
+            "make one with `ssh-keygen -t ed25519-sk`, without -O application, and add it with `ssh-add`"
         }
         Err(AgentError::NotHeld { .. }) => "add the key with `ssh-add`, and see `ssh-add -l`",
         _ => "start ssh-agent and add the key with `ssh-add`",
@@ -123,7 +124,8 @@ fn read_pub(path: &Path) -> Result<PublicKey> {
     key_of_line(&text).with_context(|| path.display().to_string())
 }
 
-/// A public key as people pass it on: 64 hexadecimal digits, an OpenSSH line, or a file with either.
+/// A public key as people pass it on: 64 hexadecimal digits, a security key's `sk-ed25519:` and 64, an
+/// OpenSSH line, or a file with one.
 pub fn public_key(text: &str) -> Result<PublicKey> {
     let text = text.trim();
     if let Ok(key) = text.parse() {
@@ -140,8 +142,8 @@ pub fn public_key(text: &str) -> Result<PublicKey> {
         return Ok(keyfile::read(path)?.public());
     }
     Err(anyhow!("'{text}' is not a public key")).hint(
-        "give 64 hexadecimal digits (`muster keys public` prints them), an ssh-ed25519 line, or its .pub \
-             file",
+        "give 64 hexadecimal digits (`muster keys public` prints them), an ssh-ed25519 or sk-ssh-ed25519 \
+             line, or its .pub file",
     )
 }
 

@@ -1,9 +1,10 @@
 //! Keys in ssh-agent: the two requests of its protocol that are used (draft-ietf-sshm-ssh-agent), listing its
 //! keys and signing with one.
 //!
-//! A plain ed25519 key signs the bytes as they are, so that its signatures are those of TUF. No signature
-//! made here is valid for SSH, nor the other way round: what SSH signs begins with the length of a session
-//! ID, or with `SSHSIG`; what is signed here begins with `{` or `muster-`.
+//! A plain ed25519 key signs the bytes as they are, so that its signatures are those of TUF. A security key
+//! (FIDO2) signs their hash, with what it states of itself. No signature made here is valid for SSH, nor the
+//! other way round: what SSH signs begins with the length of a session ID, or with `SSHSIG`; what is signed
+//! here begins with `{` or `muster-`.
 
 use std::io::{Read as _, Write as _};
 use std::os::unix::net::UnixStream;
@@ -13,7 +14,7 @@ use std::time::Duration;
 use base64::Engine as _;
 use base64::engine::general_purpose::{STANDARD, STANDARD_NO_PAD};
 use muster_protocol::ids::Sha256;
-use muster_protocol::keys::{KeyError, PublicKey, Signature, Signer};
+use muster_protocol::keys::{APPLICATION, KeyError, Kind, PublicKey, Signature, Signer, Touch};
 
 /// Where ssh-agent listens (ssh-agent(1)).
 const SOCKET: &str = "SSH_AUTH_SOCK";
@@ -27,6 +28,8 @@ const MAX_MESSAGE: usize = 256 * 1024;
 const PATIENCE: Duration = Duration::from_secs(120);
 /// The name of a plain ed25519 key (RFC 8709).
 pub const ED25519: &str = "ssh-ed25519";
+/// The name of an ed25519 key in a security key (OpenSSH's PROTOCOL.u2f).
+const SECURITY_KEY: &str = "sk-ssh-ed25519@openssh.com";
 
 #[derive(Debug, thiserror::Error)]
 pub enum AgentError {
@@ -40,14 +43,14 @@ pub enum AgentError {
     Declined(String),
     #[error("ssh-agent holds no key {wanted}; it holds {held}")]
     NotHeld { wanted: String, held: String },
-    #[error("ssh-agent holds more than one ed25519 key: {0}")]
+    #[error("ssh-agent holds more than one key that can sign here: {0}")]
     Ambiguous(String),
     #[error(
-        "{0} is a security key: it signs more than what it is given, so its signatures do not count here; \
-         use a plain ed25519 key"
+        "{key} is a security key for the application {application}: only signatures for {APPLICATION} count \
+         here"
     )]
-    SecurityKey(String),
-    #[error("{0} is a key of kind {1}: only plain ed25519 keys sign here")]
+    OtherApplication { key: String, application: String },
+    #[error("{0} is a key of kind {1}: only ed25519 keys sign here, plain ones and those of security keys")]
     OtherKind(String, String),
     #[error("ssh-agent gave a signature that does not fit: nothing was signed")]
     BadSignature,
@@ -74,18 +77,19 @@ impl Identity {
     }
     fn key(&self) -> Result<PublicKey, AgentError> {
         let mut blob = Reader(&self.blob);
-        if blob.text()? != ED25519 {
-            return Err(self.other_kind());
-        }
+        let kind = match blob.text()?.as_str() {
+            ED25519 => Kind::Plain,
+            SECURITY_KEY => Kind::Security,
+            other => return Err(AgentError::OtherKind(self.described(), other.to_owned())),
+        };
         let bytes = blob.string()?.try_into().map_err(|_| AgentError::Malformed)?;
-        Ok(PublicKey::from_bytes(&bytes)?)
-    }
-    fn other_kind(&self) -> AgentError {
-        let described = self.described();
-        match self.kind.starts_with("sk-") {
-            true => AgentError::SecurityKey(described),
-            false => AgentError::OtherKind(described, self.kind.clone()),
+        if kind == Kind::Security {
+            let application = blob.text()?;
+            if application != APPLICATION {
+                return Err(AgentError::OtherApplication { key: self.described(), application });
+            }
         }
+        Ok(PublicKey::of(kind, &bytes)?)
     }
     fn described(&self) -> String {
         match self.comment.is_empty() {
@@ -94,7 +98,7 @@ impl Identity {
         }
     }
     fn is(&self, wanted: &str) -> bool {
-        let is_key = self.key().is_ok_and(|key| key.hex() == wanted);
+        let is_key = self.key().is_ok_and(|key| key.to_string() == wanted);
         is_key || self.comment == wanted || self.fingerprint() == wanted
     }
 }
@@ -109,7 +113,7 @@ pub struct AgentKey {
 }
 
 impl AgentKey {
-    /// The key with this fingerprint, comment or public key; without one, the only ed25519 key.
+    /// The key with this fingerprint, comment or public key; without one, the only key that can sign here.
     pub fn find(wanted: Option<&str>) -> Result<Self, AgentError> {
         let socket = std::env::var_os(SOCKET).map(PathBuf::from).ok_or(AgentError::NoAgent)?;
         Self::find_at(socket, wanted)
@@ -123,6 +127,9 @@ impl AgentKey {
     }
 
     fn sign(&self, message: &[u8]) -> Result<Signature, AgentError> {
+        if self.public.is_security_key() {
+            tell!("touch the security key {} when it blinks …", self.described);
+        }
         let mut request = vec![SIGN_REQUEST];
         put(&mut request, &self.blob);
         put(&mut request, message);
@@ -132,14 +139,12 @@ impl AgentKey {
             return Err(AgentError::Declined(self.described.clone()));
         };
         let signature = Reader(body).string()?;
-        let mut signature = Reader(&signature);
-        if signature.text()? != ED25519 {
-            return Err(AgentError::BadSignature);
-        }
-        let bytes = signature.string()?.try_into().map_err(|_| AgentError::BadSignature)?;
-        let signature = Signature::from_bytes(bytes);
+        let signature = signature_in(&signature)?;
         // Reports here what everyone else would refuse.
-        self.public.verify_raw(message, &signature).map_err(|_| AgentError::BadSignature)?;
+        self.public.verify_raw(message, &signature).map_err(|why| match why {
+            KeyError::Untouched => AgentError::Key(why),
+            _ => AgentError::BadSignature,
+        })?;
         Ok(signature)
     }
 }
@@ -158,6 +163,22 @@ impl Signer for AgentKey {
     }
 }
 
+/// The signature in a blob of either kind.
+fn signature_in(blob: &[u8]) -> Result<Signature, AgentError> {
+    let mut blob = Reader(blob);
+    let kind = blob.text()?;
+    let bytes = blob.string()?.try_into().map_err(|_| AgentError::BadSignature)?;
+    let signature = match kind.as_str() {
+        ED25519 => Signature::from_bytes(bytes),
+        SECURITY_KEY => {
+            let touch = Touch { flags: blob.byte()?, counter: blob.number()? };
+            Signature::of_security_key(bytes, touch)
+        }
+        _ => return Err(AgentError::BadSignature),
+    };
+    if blob.0.is_empty() { Ok(signature) } else { Err(AgentError::BadSignature) }
+}
+
 fn choose<'a>(held: &'a [Identity], wanted: Option<&str>) -> Result<&'a Identity, AgentError> {
     let list = |identities: &[&Identity]| match identities {
         [] => "none".to_owned(),
@@ -168,11 +189,11 @@ fn choose<'a>(held: &'a [Identity], wanted: Option<&str>) -> Result<&'a Identity
         let found = held.iter().find(|identity| identity.is(wanted));
         return found.ok_or_else(|| AgentError::NotHeld { wanted: wanted.to_owned(), held: list(&all) });
     }
-    let plain: Vec<&Identity> = all.iter().copied().filter(|identity| identity.kind == ED25519).collect();
-    match (plain.as_slice(), all.as_slice()) {
+    let usable: Vec<&Identity> = all.iter().copied().filter(|identity| identity.key().is_ok()).collect();
+    match (usable.as_slice(), all.as_slice()) {
         ([one], _) => Ok(one),
-        // The only match is of another kind: the error says why it cannot be used.
-        ([], [other]) => Err(other.other_kind()),
+        // The only one cannot be used: its error says why.
+        ([], [other]) => other.key().map(|_| *other),
         ([], _) => Err(AgentError::NotHeld { wanted: "of kind ed25519".into(), held: list(&all) }),
         (several, _) => Err(AgentError::Ambiguous(list(several))),
     }
@@ -219,6 +240,11 @@ fn put(message: &mut Vec<u8>, bytes: &[u8]) {
 struct Reader<'a>(&'a [u8]);
 
 impl Reader<'_> {
+    fn byte(&mut self) -> Result<u8, AgentError> {
+        let (byte, rest) = self.0.split_first().ok_or(AgentError::Malformed)?;
+        self.0 = rest;
+        Ok(*byte)
+    }
     fn number(&mut self) -> Result<u32, AgentError> {
         let (number, rest) = self.0.split_first_chunk::<4>().ok_or(AgentError::Malformed)?;
         self.0 = rest;
@@ -235,7 +261,7 @@ impl Reader<'_> {
     }
 }
 
-/// The key in a line of `id_ed25519.pub`.
+/// The key in a line of `id_ed25519.pub` or `id_ed25519_sk.pub`.
 pub fn key_of_line(line: &str) -> Result<PublicKey, AgentError> {
     let mut words = line.split_whitespace();
     let (Some(kind), Some(base64)) = (words.next(), words.next()) else { return Err(AgentError::Malformed) };
@@ -253,6 +279,11 @@ mod tests {
 
     use super::*;
 
+    fn security_key(key: &PublicKey, application: &str, comment: &str) -> Identity {
+        let mut blob = blob(SECURITY_KEY, key.as_bytes());
+        put(&mut blob, application.as_bytes());
+        Identity { blob, kind: SECURITY_KEY.into(), comment: comment.into() }
+    }
     fn blob(kind: &str, key: &[u8]) -> Vec<u8> {
         let mut blob = Vec::new();
         put(&mut blob, kind.as_bytes());
@@ -281,17 +312,41 @@ mod tests {
     }
 
     #[test]
+    fn a_security_key_is_taken_like_any_other_key() {
+        let [a, b] = [(); 2].map(|()| SecretKey::generate().unwrap().public());
+        let (plain, security) = (identity(ED25519, &a, "alice@home"), security_key(&b, "ssh:", "yubikey"));
+        let public = security.key().unwrap();
+        assert_eq!((public.kind(), public.as_bytes()), (Kind::Security, b.as_bytes()));
+        let useless = security_key(&a, "ssh:work", "other");
+        assert_eq!(choose(&[useless, security.clone()], None).unwrap(), &security);
+        let both = [plain, security.clone()];
+        let error = choose(&both, None).unwrap_err().to_string();
+        assert!(error.contains("alice@home") && error.contains("yubikey"), "{error}");
+        for wanted in ["yubikey".to_owned(), public.to_string(), security.fingerprint()] {
+            assert_eq!(choose(&both, Some(&wanted)).unwrap(), &security);
+        }
+        assert!(choose(&both, Some(&b.hex())).is_err(), "that would be a plain key");
+    }
+
+    #[test]
     fn other_kinds_are_refused_each_with_its_reason() {
         let key = SecretKey::generate().unwrap().public();
-        let security = identity("sk-ssh-ed25519@openssh.com", &key, "yubikey");
-        for wanted in [None, Some("yubikey")] {
-            let chosen = choose(std::slice::from_ref(&security), wanted).and_then(|chosen| chosen.key());
-            let error = chosen.unwrap_err().to_string();
-            assert!(error.contains("security key") && error.contains("yubikey"), "{error}");
+        for application in ["ssh:work", "ssh", "", "https://example.com"] {
+            let security = security_key(&key, application, "yubikey");
+            for wanted in [None, Some("yubikey")] {
+                let chosen = choose(std::slice::from_ref(&security), wanted).and_then(|chosen| chosen.key());
+                let error = chosen.unwrap_err().to_string();
+                assert!(
+                    error.contains("only signatures for ssh: count") && error.contains("yubikey"),
+                    "{error}"
+                );
+            }
         }
+        let nist = identity("sk-ecdsa-sha2-nistp256@openssh.com", &key, "older");
+        assert!(matches!(nist.key(), Err(AgentError::OtherKind(..))));
         let rsa = identity("ssh-rsa", &key, "old");
         let error = rsa.key().unwrap_err().to_string();
-        assert!(error.contains("ssh-rsa") && error.contains("only plain ed25519"), "{error}");
+        assert!(error.contains("ssh-rsa") && error.contains("only ed25519"), "{error}");
         let certificate = identity("ssh-ed25519-cert-v01@openssh.com", &key, "");
         assert!(matches!(certificate.key(), Err(AgentError::OtherKind(..))));
     }
@@ -303,11 +358,12 @@ mod tests {
              alice@example\n";
         let hex = "099057e957e6e1f6daccafcf9e61a5190fbb2d96f41764cdb7f23b73d9749d55";
         assert_eq!(key_of_line(line).unwrap().hex(), hex);
-        let sk = format!(
-            "sk-ssh-ed25519@openssh.com {}",
-            STANDARD.encode(blob("sk-ssh-ed25519@openssh.com", &[1; 32]))
-        );
-        assert!(matches!(key_of_line(&sk), Err(AgentError::SecurityKey(_))));
+        let sk = "sk-ssh-ed25519@openssh.com AAAAGnNrLXNzaC1lZDI1NTE5QG9wZW5zc2guY29tAAAAIFrspIqKMIFJ1waQ6W9B25CO\
+                  7b3LO4cykUo+jFI8EU8fAAAABHNzaDo= key";
+        let hex = "5aeca48a8a308149d70690e96f41db908eedbdcb3b8732914a3e8c523c114f1f";
+        assert_eq!(key_of_line(sk).unwrap().to_string(), format!("sk-ed25519:{hex}"));
+        let short = format!("{SECURITY_KEY} {}", STANDARD.encode(blob(SECURITY_KEY, &[1; 32])));
+        assert!(matches!(key_of_line(&short), Err(AgentError::Malformed)), "it names no application");
         for bad in [
             "",
             "ssh-ed25519",

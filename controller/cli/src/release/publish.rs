@@ -17,6 +17,7 @@ use crate::terminal::count::count;
 use crate::terminal::error::WithHint as _;
 use crate::trust::change;
 use crate::trust::roots::Trusted;
+use crate::trust::understands;
 
 /// Room in a request for what is around a generation's texts.
 const FRAME_BYTES: usize = 512;
@@ -147,6 +148,7 @@ pub async fn draft(api: &Api, config: &Config, trusted: &mut Trusted, draft: &Dr
                     publication: one.publication.clone(),
                 })
                 .collect();
+            understands::require_generations(api, config, trusted, &all).await?;
             let published = self::generations(api, &all).await;
             let passed = published
                 .as_ref()

@@ -5,6 +5,7 @@ use std::collections::BTreeMap;
 use muster_protocol::ids::{Epoch, Generation, MachineName, StorePath};
 use muster_protocol::machine::can_take;
 use muster_protocol::operator::{HistoryEntry, MachineView, Publication};
+use muster_protocol::plan::FEATURE;
 use muster_protocol::policy::Policy;
 use muster_protocol::report::{Event, EventKind};
 use muster_protocol::target::Target;
@@ -186,7 +187,9 @@ pub fn again(old: &Target, generation: Generation, message: Option<&str>, urgent
         checks: old.checks.clone(),
         trusted_nix_keys: old.trusted_nix_keys.clone(),
         policy: Policy { urgent: urgent || old.policy.urgent, ..old.policy.clone() },
-        requires: old.requires.clone(),
+        // It goes to its machine alone, and at once: no plan's gate is asked.
+        rollout: None,
+        requires: old.requires.iter().filter(|word| *word != FEATURE).cloned().collect(),
         message: Some(words(old, message)),
         evaluation: old.evaluation.clone(),
     }

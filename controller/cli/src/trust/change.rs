@@ -10,6 +10,7 @@ use muster_protocol::tuf::metadata::{Role, Root};
 
 use super::holders::Holders;
 use super::roots::Trusted;
+use super::understands;
 use crate::api::client::Api;
 use crate::config::Config;
 use crate::terminal::table;
@@ -18,6 +19,7 @@ use crate::terminal::table;
 pub async fn publish(api: &Api, config: &Config, trusted: &mut Trusted, root: String) -> Result<()> {
     let bytes = root.clone().into_bytes();
     let next = trusted.root.successor(&bytes).context("this root is not signed by enough")?;
+    understands::require_root(api, config, (&trusted.root, &next), &root).await?;
     let begun = (next.epoch() != trusted.root.epoch()).then(|| next.epoch());
     let taken: RootTaken = api.post(OPERATOR_ROOT, &NewRoot { root }).await?;
     trusted.adopt(config, bytes)?;

@@ -96,6 +96,11 @@ pub enum ChangeError {
     NoThreshold { role: Role, keys: usize },
     #[error("any one online key is enough: there is no threshold for them")]
     OnlineThreshold,
+    #[error(
+        "{0} is a security key: the controller's key is a plain one, since nobody is there to touch it; make one \
+         with `muster keys generate FILE --plain`"
+    )]
+    OnlineSecurityKey(String),
     #[error("{role} would have {0} keys; {MOST_KEYS} are the limit", .keys)]
     TooMany { role: Role, keys: usize },
     #[error(
@@ -107,6 +112,15 @@ pub enum ChangeError {
     Epoch(#[from] IdError),
     #[error("'{0}' is not a name for a key: 1 to {LONGEST_NAME} printable characters")]
     Name(String),
+}
+
+/// Refuses what cannot be printed in a line.
+pub fn require_name(name: &str) -> Result<(), ChangeError> {
+    let length = name.chars().count();
+    match (1..=LONGEST_NAME).contains(&length) && !name.chars().any(char::is_control) {
+        true => Ok(()),
+        false => Err(ChangeError::Name(name.to_owned())),
+    }
 }
 
 /// Fewer keys than must sign: a threshold can be lowered, but not below one.
@@ -122,6 +136,11 @@ fn too_few(role: Role, keys: usize, threshold: u32) -> String {
 }
 
 impl Holders {
+    #[cfg(test)]
+    pub fn new(roles: [(Vec<PublicKey>, u32); 3], epoch: Epoch, names: BTreeMap<String, String>) -> Self {
+        Self { roles, epoch, names }
+    }
+
     pub fn of(root: &Root, names: &BTreeMap<String, String>) -> Self {
         let role = |role| (root.keys_of(role), root.threshold(role));
         let roles = [role(Tuf::Root), role(Tuf::Targets), role(Tuf::Timestamp)];
@@ -143,7 +162,9 @@ impl Holders {
     /// The key of a role with this name, or whose digits begin like this.
     pub fn find(&self, role: Role, wanted: &str) -> Result<PublicKey, ChangeError> {
         let by_name = |key: &&PublicKey| self.names.get(&key.hex()).is_some_and(|name| name == wanted);
-        let by_digits = |key: &&PublicKey| wanted.len() >= 8 && key.hex().starts_with(wanted);
+        let by_digits = |key: &&PublicKey| {
+            key.to_string() == wanted || (wanted.len() >= 8 && key.hex().starts_with(wanted))
+        };
         let keys = self.keys(role);
         let found: Vec<&PublicKey> = keys.iter().filter(|key| by_name(key) || by_digits(key)).collect();
         match found.as_slice() {
@@ -205,7 +226,8 @@ impl Holders {
     }
 
     fn require_free(&self, key: &PublicKey) -> Result<(), ChangeError> {
-        match Role::ALL.into_iter().find(|role| self.keys(*role).contains(key)) {
+        let holds = |role: &Role| self.keys(*role).iter().any(|held| held.is_same_signer(key));
+        match Role::ALL.into_iter().find(holds) {
             Some(held) => Err(ChangeError::Held { key: named(&self.names, key), held }),
             None => Ok(()),
         }
@@ -213,10 +235,7 @@ impl Holders {
 
     fn call(&mut self, key: &PublicKey, name: Option<&str>) -> Result<(), ChangeError> {
         let Some(name) = name else { return Ok(()) };
-        let length = name.chars().count();
-        if !(1..=LONGEST_NAME).contains(&length) || name.chars().any(char::is_control) {
-            return Err(ChangeError::Name(name.to_owned()));
-        }
+        require_name(name)?;
         self.names.insert(key.hex(), name.to_owned());
         Ok(())
     }
@@ -228,6 +247,9 @@ impl Holders {
         }
         if role == Role::Online && threshold != 1 {
             return Err(ChangeError::OnlineThreshold);
+        }
+        if let (Role::Online, Some(key)) = (role, self.keys(role).iter().find(|key| key.is_security_key())) {
+            return Err(ChangeError::OnlineSecurityKey(named(&self.names, key)));
         }
         if keys > MOST_KEYS {
             return Err(ChangeError::TooMany { role, keys });
@@ -295,7 +317,7 @@ impl Holders {
 
 #[cfg(test)]
 mod tests {
-    use muster_protocol::keys::SecretKey;
+    use muster_protocol::keys::{Kind, SecretKey};
 
     use super::*;
 
@@ -370,6 +392,14 @@ mod tests {
                 assert!(matches!(refused(add(role, held, "x"), None), ChangeError::Held { .. }));
             }
         }
+        let twin = PublicKey::of(Kind::Security, operator.as_bytes()).unwrap();
+        for role in Role::ALL {
+            let held = refused(add(role, twin, "x"), None);
+            assert!(matches!(held, ChangeError::Held { .. }), "one point under two kinds: {held}");
+        }
+        let security = PublicKey::of(Kind::Security, key().as_bytes()).unwrap();
+        assert!(matches!(refused(add(Role::Online, security, "x"), None), ChangeError::OnlineSecurityKey(_)));
+        assert!(holders.after(&add(Role::Operator, security, "x"), Some(2)).is_ok());
         let threshold = |number| Change::Threshold { role: Role::Root, number };
         assert!(matches!(refused(threshold(0), None), ChangeError::NoThreshold { .. }));
         assert!(matches!(refused(threshold(2), None), ChangeError::Threshold { .. }));

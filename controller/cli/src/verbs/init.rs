@@ -1,5 +1,7 @@
 //! `muster init`: the keys, the first root and the configuration of a new fleet.
 
+mod holders;
+
 use std::fs;
 use std::path::{Path, PathBuf};
 
@@ -8,13 +10,16 @@ use clap::Args;
 use muster_protocol::clock::{Clock as _, SystemClock};
 use muster_protocol::ids::Sha256;
 use muster_protocol::keys::{self, PublicKey, SecretKey};
-use muster_protocol::tuf::repository::{RootSpec, sign_root};
+use muster_protocol::tuf::metadata::Root;
+use muster_protocol::tuf::repository::{RootSpec, add_signature, draft_root};
 use zeroize::Zeroizing;
 
+use self::holders::{Held, Holder, Place, Wanted};
 use crate::api::{client, tls};
 use crate::config;
 use crate::keys::keyfile;
 use crate::keys::signers::KeySource;
+use crate::terminal::ask;
 use crate::terminal::error::WithHint as _;
 
 const DAY: i64 = 86_400;
@@ -43,6 +48,13 @@ pub struct Init {
     /// Read the new passphrase from this file instead of asking
     #[arg(long, value_name = "FILE", conflicts_with = "plain_keys")]
     passphrase_file: Option<PathBuf>,
+    /// A holder of the root, as NAME=KEY: new, ssh-agent, ssh-agent:KEY, a key file, a public key, or later;
+    /// may be repeated [default: asked at a terminal; else one new key in keys/root.pem]
+    #[arg(long = "root", value_name = "NAME=KEY")]
+    roots: Vec<Holder>,
+    /// How many root holders must sign [default: 1, or more than half of several]
+    #[arg(long, value_name = "NUMBER", requires = "roots")]
+    root_threshold: Option<u32>,
     /// Leave the operator's and the root key without a passphrase: for tests
     #[arg(long)]
     plain_keys: bool,
@@ -65,7 +77,8 @@ impl Init {
                 .hint("a fleet's keys are never overwritten: name another folder with --dir");
         }
         let url = client::parse_url(&self.url)?;
-        let passphrase = match self.plain_keys {
+        let wanted = self.wanted()?;
+        let passphrase = match self.plain_keys || !self.makes_keys(&url, wanted.as_ref()) {
             true => None,
             false => Some(keyfile::new_passphrase(self.passphrase_file.clone())?),
         };
@@ -79,7 +92,7 @@ impl Init {
             .prefix(".muster-init-")
             .tempdir_in(parent)
             .with_context(|| format!("cannot make a folder in {}", parent.display()))?;
-        let made = self.fill(work.path(), &url, passphrase.as_ref())?;
+        let made = self.fill(work.path(), &url, wanted.as_ref(), passphrase.as_ref())?;
         if folder.exists() {
             fs::remove_dir(&folder).with_context(|| format!("cannot replace {}", folder.display()))?;
         }
@@ -90,26 +103,52 @@ impl Init {
         Ok(())
     }
 
+    /// Who is to hold the root, from the options or from whoever sits at the terminal; `None` for one new
+    /// key.
+    fn wanted(&self) -> Result<Option<Wanted>> {
+        let count = u32::try_from(self.roots.len())?;
+        if count > 0 {
+            let threshold = self.root_threshold.unwrap_or(count / 2 + 1);
+            if !(1..=count).contains(&threshold) {
+                return Err(anyhow!("{threshold} of {count} root holders cannot sign"))
+                    .hint(format!("give --root-threshold 1 to {count}, or name more holders with --root"));
+            }
+            return Ok(Some(Wanted { holders: self.roots.clone(), threshold }));
+        }
+        // Who writes a script gives options or has no terminal.
+        let is_script = self.plain_keys || self.passphrase_file.is_some() || !ask::is_answered();
+        if is_script {
+            return Ok(None);
+        }
+        say!(
+            "The root names who may sign. One key alone is lost or stolen easily, so two of three are proposed;"
+        );
+        say!("Enter accepts what is in brackets.");
+        holders::asked(&mut ask::line).map(Some)
+    }
+
+    /// Whether a passphrase has anything to protect.
+    fn makes_keys(&self, url: &reqwest::Url, wanted: Option<&Wanted>) -> bool {
+        let root = wanted.is_none_or(|wanted| wanted.holders.iter().any(|holder| holder.place == Place::New));
+        let ca = url.scheme() != "http" && self.tls_certificate.is_none();
+        root || ca || self.operator_key.is_none()
+    }
+
     fn fill(
         &self,
         folder: &Path,
         url: &reqwest::Url,
+        wanted: Option<&Wanted>,
         passphrase: Option<&Zeroizing<String>>,
     ) -> Result<Made> {
-        let (root_key, online_key) = (SecretKey::generate()?, SecretKey::generate()?);
+        let online_key = SecretKey::generate()?;
         let operator = self.operator()?;
-        let expires = SystemClock::new().unix_seconds() + i64::from(self.root_days) * DAY;
-        let root = sign_root(
-            &RootSpec {
-                version: 1,
-                epoch: Default::default(),
-                expires,
-                root: (vec![root_key.public()], 1),
-                operators: (vec![operator.public()], 1),
-                online: vec![online_key.public()],
-            },
-            &[&root_key],
-        )?;
+        let held = wanted.map_or_else(Held::alone, Held::of)?;
+        if held.keys.iter().any(|key| key.is_same_signer(&operator.public())) {
+            return Err(anyhow!("the operator's key is a root holder's too: a key holds one role"))
+                .hint("take another key for --operator-key, or for that holder");
+        }
+        let root = self.first_root(&held, &operator, &online_key)?;
         let fleet = Sha256::of(&root);
 
         for sub in ["keys", "controller", "controller/root", "controller/tls"] {
@@ -119,7 +158,9 @@ impl Init {
             Some(passphrase) => key.to_encrypted_pem(passphrase),
             None => key.to_pem(),
         };
-        keyfile::write_private(&folder.join("keys/root.pem"), &protect(&root_key)?)?;
+        for (key, file, _) in &held.made {
+            keyfile::write_private(&folder.join(file), &protect(key)?)?;
+        }
         if let Operator::New(key) = &operator {
             keyfile::write_private(&folder.join("keys/operator.pem"), &protect(key)?)?;
         }
@@ -149,7 +190,27 @@ impl Init {
             tls,
         };
         fs::write(folder.join("controller/controller.toml"), toml::to_string_pretty(&controller)?)?;
-        Ok(Made { fleet, own_ca, operator_key })
+        Ok(Made { fleet, own_ca, operator_key, held })
+    }
+
+    /// Signs the first root with every key that is here.
+    fn first_root(&self, held: &Held, operator: &Operator, online: &SecretKey) -> Result<Vec<u8>> {
+        let expires = SystemClock::new().unix_seconds() + i64::from(self.root_days) * DAY;
+        let spec = RootSpec {
+            version: 1,
+            epoch: Default::default(),
+            expires,
+            root: (held.keys.clone(), held.threshold),
+            operators: (vec![operator.public()], 1),
+            online: vec![online.public()],
+        };
+        let mut root = draft_root(&spec, &held.names)?;
+        for signer in &held.signers {
+            root = add_signature(&root, signer.as_ref())?;
+        }
+        // A root that no machine would read is not written.
+        Root::parse_self_signed(root.as_bytes())?;
+        Ok(root.into_bytes())
     }
 
     fn operator(&self) -> Result<Operator> {
@@ -264,6 +325,7 @@ struct Made {
     fleet: Sha256,
     own_ca: bool,
     operator_key: String,
+    held: Held,
 }
 
 impl Made {
@@ -272,19 +334,24 @@ impl Made {
         say!("A new fleet, {}, in {}", self.fleet.short(), folder.display());
         say!();
         say!("Keep where:");
-        let mut rows = vec![("keys/root.pem", "offline, in two places; it alone names operators anew")];
+        let mut rows = Vec::new();
+        for (_, file, name) in &self.held.made {
+            let note = match name {
+                None => "offline, in two places; it alone names operators anew".to_owned(),
+                Some(name) => format!("with {name}, offline, and with nobody else; a root key"),
+            };
+            rows.push((file.as_str(), note));
+        }
+        let mut row = |file: &'static str, note: &str| rows.push((file, note.to_owned()));
         if self.own_ca {
-            rows.push(("keys/ca-key.pem", "offline, beside it; it renews the controller's certificate"));
+            row("keys/ca-key.pem", "offline, beside it; it renews the controller's certificate");
         }
         let given = self.operator_key != "keys/operator.pem";
         if !given {
-            rows.push(("keys/operator.pem", "with you, the operator; it signs what machines run"));
+            row("keys/operator.pem", "with you, the operator; it signs what machines run");
         }
-        rows.push((
-            "muster.toml",
-            "with every operator, with the root.json and ca.pem beside it; nothing secret",
-        ));
-        rows.push(("controller/", "on the controller; nothing in it can make a machine run anything"));
+        row("muster.toml", "with every operator, with the root.json and ca.pem beside it; nothing secret");
+        row("controller/", "on the controller; nothing in it can make a machine run anything");
         let width = rows.iter().map(|(name, _)| at(name).len()).max().unwrap_or_default();
         for (name, note) in rows {
             say!("  {:width$}  {note}", at(name));
@@ -292,6 +359,7 @@ impl Made {
         if given {
             say!("What machines run is signed with {}, which stays where it is.", self.operator_key);
         }
+        self.held.tell_rest(&at("muster.toml"));
         if plain {
             say!();
             say!("The keys have no passphrase: good for tests, not for a fleet.");

@@ -29,6 +29,7 @@ use crate::terminal::table;
 use crate::trust::change::publish;
 use crate::trust::holders::{Change, Holders, Role};
 use crate::trust::roots::{self, Trusted};
+use crate::trust::understands;
 
 const DAY: i64 = 86_400;
 
@@ -58,7 +59,7 @@ pub enum Keys {
     /// Let a key hold a role
     Add {
         role: Role,
-        /// Its public part: 64 digits, an ssh-ed25519 line, or a file with either
+        /// Its public part: 64 digits, a line of ssh-ed25519 or sk-ssh-ed25519, or a file with one
         key: String,
         /// What people call it
         #[arg(long)]
@@ -117,7 +118,7 @@ pub enum Keys {
 #[derive(Debug, Args)]
 pub struct How {
     /// A root key to sign with: a file, ssh-agent, or ssh-agent:KEY; may be repeated [default: keys/root.pem
-    /// beside muster.toml]
+    /// beside muster.toml, and what root-2.pem, … are there]
     #[arg(long = "root-key", value_name = "KEY")]
     root_keys: Vec<KeySource>,
     /// How many of the role's keys must sign from now on
@@ -221,7 +222,7 @@ async fn list(config: &Config, json: bool) -> Result<()> {
                 if first { role.to_string() } else { String::new() },
                 if first { of } else { String::new() },
                 name,
-                key.hex(),
+                key.to_string(),
             ]);
         }
     }
@@ -261,6 +262,10 @@ impl How {
                 ))
                 .hint("name root keys with --root-key; `muster keys list` shows them");
             }
+        }
+        // Without a network it is checked when it is published.
+        if self.out.is_none() {
+            understands::require_next(&api, config, &next).await?;
         }
         say!("Root {version}, good until {}:", table::date(expires * 1000));
         for line in holders.differences(&next) {
@@ -308,12 +313,16 @@ impl How {
         if !self.root_keys.is_empty() {
             return self.root_keys.iter().map(KeySource::open).collect();
         }
+        // `muster init` makes several where several people hold the root; each takes theirs away.
         let usual = config.path(Path::new("keys/root.pem"));
-        if !usual.exists() {
+        let others = (2..=16).map(|number| config.path(Path::new(&format!("keys/root-{number}.pem"))));
+        let here: Vec<_> =
+            std::iter::once(usual.clone()).chain(others).filter(|file| file.exists()).collect();
+        if here.is_empty() {
             return Err(anyhow!("there is no {}", usual.display()))
                 .hint("name the root key with --root-key: a file, ssh-agent, or ssh-agent:KEY");
         }
-        Ok(vec![KeySource::File(usual).open()?])
+        here.into_iter().map(|file| KeySource::File(file).open()).collect()
     }
 }
 

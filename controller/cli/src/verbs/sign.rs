@@ -23,6 +23,7 @@ use crate::flake::derivations;
 use crate::flake::options::Options;
 use crate::flake::push;
 use crate::keys::signers::KeySource;
+use crate::keys::touches;
 use crate::release::highest::{HighestSigned, Jump, judge};
 use crate::release::inspect::{self, Current};
 use crate::release::{drafts, publish, unread, verify};
@@ -30,7 +31,9 @@ use crate::terminal::ask::confirm;
 use crate::terminal::count::count;
 use crate::terminal::error::{Hint, WithHint as _};
 use crate::trust::change::may_sign_root;
+use crate::trust::holders::Holders;
 use crate::trust::roots::{self, Trusted};
+use crate::trust::understands;
 
 #[derive(Debug, Args)]
 pub struct Sign {
@@ -98,7 +101,13 @@ impl Sign {
             self.require_near(&config, api.as_ref(), &trusted, generations).await?;
             self.look_into(api.as_ref(), generations).await?;
         }
+        if let (Checked::Root(next), Some(api)) = (&checked, &api) {
+            understands::require_next(api, &config, &Holders::of(next, &Default::default())).await?;
+        }
         inspect::tell(&draft, &checked, &trusted, &current, self.flake.as_deref()).await?;
+        if let Some(line) = touches::announced(&signer.public(), signatures(&checked)) {
+            say!("{line}");
+        }
         if !confirm(&question(&checked, &draft)?, self.yes)? {
             say!("Nothing was signed.");
             return Ok(ExitCode::FAILURE);
@@ -215,6 +224,14 @@ fn require_holder(trusted: &Trusted, checked: &Checked, key: &PublicKey) -> Resu
             Err(anyhow!("your key {} is not a root key, neither before nor after", trusted.name(key)))
                 .hint("sign a root with a root key: --key FILE, or --key ssh-agent:KEY")
         }
+    }
+}
+
+/// How many signatures a draft takes of each of its signers.
+fn signatures(checked: &Checked) -> usize {
+    match checked {
+        Checked::Generations(all) => all.len() * touches::OF_A_GENERATION,
+        Checked::Root(_) => 1,
     }
 }
 

@@ -18,6 +18,7 @@ use crate::flake::evaluate::{Flake, Lock};
 use crate::flake::notes::{tell_of, unsigned};
 use crate::flake::options::Options;
 use crate::fleet::watch;
+use crate::keys::touches;
 use crate::release::difference::Difference;
 use crate::release::highest::HighestSigned;
 use crate::release::left_out;
@@ -30,6 +31,7 @@ use crate::terminal::ask::confirm;
 use crate::terminal::count::count;
 use crate::terminal::spinner::spinner;
 use crate::trust::roots::{self, Trusted};
+use crate::trust::understands;
 use crate::vars::workspace;
 
 #[derive(Debug, Args)]
@@ -136,8 +138,9 @@ impl Update {
             tell!("left out, since their systems cannot be made:");
             tell_each(&left_out::describe_failed(&failed));
         }
-        let done =
-            numbered.or(self.publish(&config, &api, &trusted, &mut highest, (&planned, &mut files)).await?);
+        let planned = (&planned[..], &mut files);
+        let published = self.publish(&config, &api, &trusted, &mut highest, planned, &machines);
+        let done = numbered.or(published.await?);
         Ok(if failed.is_empty() { done } else { ExitCode::FAILURE })
     }
 
@@ -149,6 +152,7 @@ impl Update {
         trusted: &Trusted,
         highest: &mut HighestSigned,
         (planned, files): (&[Planned], &mut Derivations),
+        machines: &[MachineView],
     ) -> Result<ExitCode> {
         let wanted: Vec<&Planned> = planned.iter().filter(|plan| self.wants(plan)).collect();
         if wanted.is_empty() {
@@ -158,6 +162,14 @@ impl Update {
         if self.dry_run {
             say!("Nothing was signed: this was a dry run.");
             return Ok(ExitCode::SUCCESS);
+        }
+        let key = api.public()?;
+        let concerned = |view: &&MachineView| wanted.iter().any(|plan| plan.target.machine == view.machine);
+        if trusted.operators().1 == 1 {
+            understands::require_signer(&key, "this signature", machines.iter().filter(concerned))?;
+        }
+        if let Some(line) = touches::announced(&key, wanted.len() * touches::OF_A_GENERATION) {
+            say!("{line}");
         }
         let count = count(wanted.len(), "generation", "generations");
         let (verb, threshold) = match trusted.operators().1 {

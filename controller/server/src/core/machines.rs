@@ -28,6 +28,8 @@ pub struct Stored {
 pub enum MachineRefusal {
     #[error("a {class} machine does not build {system}: correct the class or the system")]
     WrongClass { class: Class, system: System },
+    #[error("{0} is a security key: a machine's own key is a plain ed25519 key")]
+    NotPlain(String),
     #[error("the token would already have expired: check your clock and make another")]
     TokenExpired,
     #[error(
@@ -155,6 +157,9 @@ pub fn readmit(
     let Readmit { class, system, tags, key, replace } = known.clone();
     if system.class() != class {
         return Err(MachineRefusal::WrongClass { class, system });
+    }
+    if key.is_security_key() {
+        return Err(MachineRefusal::NotPlain(key.short()));
     }
     if taken {
         return Err(MachineRefusal::KeyTaken(machine.clone()));

@@ -105,7 +105,7 @@ impl From<MachineRefusal> for Refused {
     fn from(error: MachineRefusal) -> Self {
         let (status, code) = match error {
             MachineRefusal::WrongClass { .. } => (StatusCode::UNPROCESSABLE_ENTITY, ProblemCode::WrongClass),
-            MachineRefusal::Twice(_) | MachineRefusal::Count(_) => {
+            MachineRefusal::Twice(_) | MachineRefusal::Count(_) | MachineRefusal::NotPlain(_) => {
                 (StatusCode::UNPROCESSABLE_ENTITY, ProblemCode::Malformed)
             }
             MachineRefusal::TokenExpired => (StatusCode::UNPROCESSABLE_ENTITY, ProblemCode::TokenExpired),

@@ -74,8 +74,7 @@ pub fn holds(observed: &str) -> Holds {
 }
 
 fn parsed(bytes: &[u8]) -> Result<PublicKey, StoreError> {
-    let bytes = bytes.try_into().map_err(|_| StoreError::Damaged("a key"))?;
-    PublicKey::from_bytes(bytes).map_err(|_| StoreError::Damaged("a key"))
+    PublicKey::parse(bytes).map_err(|_| StoreError::Damaged("a key"))
 }
 
 #[cfg(test)]

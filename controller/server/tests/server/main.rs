@@ -9,6 +9,7 @@ mod cache;
 mod collect;
 mod copying;
 mod hangups;
+mod hardware;
 mod lifecycle;
 mod limits;
 mod log;

@@ -11,6 +11,7 @@ mod book;
 mod cache;
 mod controller;
 mod flood;
+mod hardware;
 mod identity;
 mod metadata;
 mod party;
@@ -33,10 +34,11 @@ fn main() -> ExitCode {
     }
     let mut book = Book::default();
     type Group = fn(&mut Book) -> anyhow::Result<()>;
-    let groups: [(&str, Group); 3] = [
+    let groups: [(&str, Group); 4] = [
         ("one party against the service", party::run),
         ("one fleet, besieged", siege::run),
         ("two operators", signers::run),
+        ("a security key", hardware::run),
     ];
     // For work on a single group: words in its name.
     let only: Vec<String> = std::env::args().skip(1).filter(|word| !word.starts_with('-')).collect();

@@ -128,50 +128,10 @@ impl Pair {
         publication: &muster_protocol::operator::Publication,
         attacks: &[Attack],
     ) -> Result<String> {
-        let fleet = &self.stolen.fleet;
-        let now = SystemClock::new().unix_seconds();
-        let snapshot = publication.snapshot.clone().into_bytes();
-        let seen = fleet.view(VICTIM)?.holds.timestamp.max(self.stamps.get());
-        let version = u64::try_from(now)?.max(seen) + 1;
-        self.stamps.set(version);
-        let stamp =
-            sign_timestamp(&VICTIM.parse()?, &snapshot, version, now + DAY, &self.stolen.online_key()?)?;
-        // An attack like the previous one is not reported again: between two there is a different one.
-        let timestamp = format!("/{VICTIM}/tuf/timestamp.json");
-        self.stolen.thief.bend(move |answer: &mut Answer| {
-            if answer.path.ends_with(&timestamp) {
-                (answer.status, answer.body) = (200, b"a page in between".to_vec());
-            }
-        });
-        self.stolen.ask(VICTIM)?;
-        fleet.wait(VICTIM, "the page's refusal", |view| attack_of(view) == Some(Attack::Malformed))?;
-        let number = publication.generation;
-        let (targets, target) =
-            (publication.targets.clone().into_bytes(), publication.target.clone().into_bytes());
-        self.stolen.thief.bend(move |answer: &mut Answer| {
-            let Some((_, file)) = answer.path.split_once(&format!("/machines/{VICTIM}/tuf/")) else { return };
-            let bytes = match file {
-                "timestamp.json" => &stamp,
-                _ if file == format!("{number}.snapshot.json") => &snapshot,
-                _ if file == format!("{number}.targets.json") => &targets,
-                _ if file.ends_with(".generation.json") => &target,
-                _ => return,
-            };
-            (answer.status, answer.body) = (200, bytes.clone());
-        });
-        self.stolen.ask(VICTIM)?;
-        let view = fleet
-            .wait(VICTIM, "a refusal", |view| attack_of(view).is_some_and(|a| a != Attack::Malformed))?;
-        let reported = view.attack.context("it is not reported")?;
-        ensure!(
-            attacks.contains(&reported.attack),
-            "it was taken for {}: {}",
-            reported.attack.as_str(),
-            reported.detail
-        );
+        let reported = served_and_refused(&self.stolen, &self.stamps, publication, attacks)?;
         self.require_untouched()?;
         self.stolen.thief.behave();
-        Ok(format!("status and history: {}", reported.attack.as_str()))
+        Ok(reported)
     }
 
     fn refused_by_operator(&self, output: &Output, words: &[&str]) -> Result<String> {
@@ -183,6 +143,56 @@ impl Pair {
         self.require_untouched()?;
         Ok(format!("'{}'", words[0]))
     }
+}
+
+/// Serves a generation to the machine, stamped by the thief, and waits until it reports one of these attacks.
+pub fn served_and_refused(
+    stolen: &Stolen,
+    stamps: &Cell<u64>,
+    publication: &muster_protocol::operator::Publication,
+    attacks: &[Attack],
+) -> Result<String> {
+    let fleet = &stolen.fleet;
+    let now = SystemClock::new().unix_seconds();
+    let snapshot = publication.snapshot.clone().into_bytes();
+    let seen = fleet.view(VICTIM)?.holds.timestamp.max(stamps.get());
+    let version = u64::try_from(now)?.max(seen) + 1;
+    stamps.set(version);
+    let stamp = sign_timestamp(&VICTIM.parse()?, &snapshot, version, now + DAY, &stolen.online_key()?)?;
+    // An attack like the previous one is not reported again: between two there is a different one.
+    let timestamp = format!("/{VICTIM}/tuf/timestamp.json");
+    stolen.thief.bend(move |answer: &mut Answer| {
+        if answer.path.ends_with(&timestamp) {
+            (answer.status, answer.body) = (200, b"a page in between".to_vec());
+        }
+    });
+    stolen.ask(VICTIM)?;
+    fleet.wait(VICTIM, "the page's refusal", |view| attack_of(view) == Some(Attack::Malformed))?;
+    let number = publication.generation;
+    let (targets, target) =
+        (publication.targets.clone().into_bytes(), publication.target.clone().into_bytes());
+    stolen.thief.bend(move |answer: &mut Answer| {
+        let Some((_, file)) = answer.path.split_once(&format!("/machines/{VICTIM}/tuf/")) else { return };
+        let bytes = match file {
+            "timestamp.json" => &stamp,
+            _ if file == format!("{number}.snapshot.json") => &snapshot,
+            _ if file == format!("{number}.targets.json") => &targets,
+            _ if file.ends_with(".generation.json") => &target,
+            _ => return,
+        };
+        (answer.status, answer.body) = (200, bytes.clone());
+    });
+    stolen.ask(VICTIM)?;
+    let view =
+        fleet.wait(VICTIM, "a refusal", |view| attack_of(view).is_some_and(|a| a != Attack::Malformed))?;
+    let reported = view.attack.context("it is not reported")?;
+    ensure!(
+        attacks.contains(&reported.attack),
+        "it was taken for {}: {}",
+        reported.attack.as_str(),
+        reported.detail
+    );
+    Ok(format!("status and history: {}", reported.attack.as_str()))
 }
 
 fn attack_of(view: &MachineView) -> Option<Attack> {

@@ -13,17 +13,23 @@ use muster_testbed::fleet::{Fleet, both, said};
 use crate::operators::{flake, refused};
 
 /// OpenSSH's own agent, killed when the test ends.
-struct SshAgent {
+pub struct SshAgent {
     child: Child,
     folder: PathBuf,
 }
 
 impl SshAgent {
-    fn start(folder: &Path) -> Self {
+    pub fn start(folder: &Path) -> Self {
+        Self::start_with(folder, &[], &[])
+    }
+    pub fn start_with(folder: &Path, options: &[&str], environment: &[(&str, &Path)]) -> Self {
         fs::create_dir_all(folder).unwrap();
         let child = Command::new("ssh-agent")
-            .args(["-D", "-a"])
+            .arg("-D")
+            .args(options)
+            .arg("-a")
             .arg(folder.join("socket"))
+            .envs(environment.iter().copied())
             .stdin(Stdio::null())
             .stdout(Stdio::null())
             .stderr(Stdio::null())
@@ -37,7 +43,7 @@ impl SshAgent {
         }
         agent
     }
-    fn socket(&self) -> PathBuf {
+    pub fn socket(&self) -> PathBuf {
         self.folder.join("socket")
     }
     /// Makes a key and adds it to the agent; returns its public file. The private one is removed.
@@ -84,7 +90,7 @@ fn an_operators_key_in_ssh_agent_signs_generations_and_requests_and_other_kinds_
     use_key("ssh-agent");
     refused(&run(&["status"]), &["holds none", "ssh-add"]);
     agent.add("ecdsa", "other");
-    refused(&run(&["status"]), &["ecdsa-sha2-nistp256", "only plain ed25519"]);
+    refused(&run(&["status"]), &["ecdsa-sha2-nistp256", "only ed25519 keys"]);
     let public = agent.add("ed25519", "alice");
     refused(&run(&["status"]), &["is not an operator key"]);
 

@@ -12,6 +12,7 @@ mod faults;
 mod flakes;
 mod foreign_cache;
 mod generations;
+mod hardware;
 mod identity;
 mod keys;
 mod lies;

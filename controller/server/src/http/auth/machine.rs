@@ -232,6 +232,7 @@ async fn signed_by_both(
     body: &[u8],
     by_old: &Signature,
 ) -> Result<(KnownMachine, Signature), Refused> {
+    new.require_plain().map_err(|why| Refused::malformed(why.to_string()))?;
     let by_new = signature_in(headers, MACHINE_NEW_SIGNATURE)?;
     let known = known_machine(app, machine).await?;
     new.verify(Context::KeyRotation, body, &by_new).map_err(|_| not_by_its_key(machine))?;

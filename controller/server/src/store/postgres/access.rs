@@ -42,7 +42,7 @@ impl Postgres {
             "INSERT INTO nonces (key, nonce, expires) VALUES ($1, $2, $3)
              ON CONFLICT (key, nonce) DO NOTHING",
         )
-        .bind(key.as_bytes().as_slice())
+        .bind(key.to_bytes())
         .bind(nonce.as_slice())
         .bind(expires)
         .execute(tx.connection())
@@ -86,7 +86,7 @@ pub async fn end_all(sql: &mut PgConnection) -> Result<(), StoreError> {
 pub async fn grant(sql: &mut PgConnection, bearer: &Bearer) -> Result<(), StoreError> {
     query("INSERT INTO bearers (hash, operator, expires) VALUES ($1, $2, $3)")
         .bind(bearer.hash.as_bytes().as_slice())
-        .bind(bearer.of.as_bytes().as_slice())
+        .bind(bearer.of.to_bytes())
         .bind(bearer.expires)
         .execute(sql)
         .await?;

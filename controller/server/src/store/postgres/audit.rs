@@ -3,6 +3,7 @@
 
 use muster_protocol::audit::{Checkpoint, Entry, Page, origin};
 use muster_protocol::ids::MachineName;
+use muster_protocol::keys::PublicKey;
 use sqlx::PgConnection;
 
 use super::columns::{plain, public_key, query, query_as, query_scalar, sha256, signed, text, unsigned};
@@ -97,7 +98,7 @@ pub async fn insert(sql: &mut PgConnection, entries: &[Entry]) -> Result<(), Sto
     )
     .bind(column(entries, |entry| signed(entry.id)))
     .bind(column(entries, |entry| entry.at))
-    .bind(column(entries, |entry| entry.by.as_ref().map(|key| key.as_bytes().to_vec())))
+    .bind(column(entries, |entry| entry.by.as_ref().map(PublicKey::to_bytes)))
     .bind(column(entries, |entry| entry.action.as_str()))
     .bind(column(entries, |entry| entry.machine.as_ref().map(MachineName::as_str)))
     .bind(column(entries, |entry| text(&entry.detail)))

@@ -38,8 +38,7 @@ pub fn sha256(bytes: &[u8]) -> Result<Sha256, StoreError> {
     bytes.try_into().map(Sha256::from_bytes).map_err(|_| StoreError::Damaged("a hash"))
 }
 pub fn public_key(bytes: &[u8]) -> Result<PublicKey, StoreError> {
-    let bytes = bytes.try_into().map_err(|_| StoreError::Damaged("a key"))?;
-    PublicKey::from_bytes(bytes).map_err(|_| StoreError::Damaged("a key"))
+    PublicKey::parse(bytes).map_err(|_| StoreError::Damaged("a key"))
 }
 pub fn generation(number: i64) -> Result<Generation, StoreError> {
     Generation::from_packed(number).map_err(|_| StoreError::Damaged("a generation's number"))

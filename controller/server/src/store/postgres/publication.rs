@@ -277,7 +277,7 @@ pub async fn store(sql: &mut PgConnection, new: &[&StoredGeneration]) -> Result<
     .bind(column(new, |new| new.target_sha256.as_bytes().as_slice()))
     .bind(column(new, |new| new.expires))
     .bind(column(new, |new| new.published_at))
-    .bind(column(new, |new| new.published_by.as_bytes().as_slice()))
+    .bind(column(new, |new| new.published_by.to_bytes()))
     .bind(signers)
     .execute(sql)
     .await?;

@@ -42,7 +42,7 @@ impl Sqlite {
             "INSERT INTO nonces (key, nonce, expires) VALUES ($1, $2, $3)
              ON CONFLICT (key, nonce) DO NOTHING",
         )
-        .bind(key.as_bytes().as_slice())
+        .bind(key.to_bytes())
         .bind(nonce.as_slice())
         .bind(expires)
         .execute(tx.connection())
@@ -90,7 +90,7 @@ pub async fn end_all(sql: &mut SqliteConnection) -> Result<(), StoreError> {
 pub async fn grant(sql: &mut SqliteConnection, bearer: &Bearer) -> Result<(), StoreError> {
     sqlx::query("INSERT INTO bearers (hash, operator, expires) VALUES ($1, $2, $3)")
         .bind(bearer.hash.as_bytes().as_slice())
-        .bind(bearer.of.as_bytes().as_slice())
+        .bind(bearer.of.to_bytes())
         .bind(bearer.expires)
         .execute(sql)
         .await?;

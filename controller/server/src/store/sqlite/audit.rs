@@ -4,6 +4,7 @@
 use muster_protocol::audit::{Checkpoint, Entry, Page, hash, origin};
 use muster_protocol::clock::UnixMillis;
 use muster_protocol::ids::MachineName;
+use muster_protocol::keys::PublicKey;
 use sqlx::{QueryBuilder, SqliteConnection};
 
 use super::columns::{public_key, sha256, signed, unsigned};
@@ -94,7 +95,7 @@ pub async fn insert(sql: &mut SqliteConnection, entries: &[Entry]) -> Result<(),
         insert.push_values(some, |mut row, entry| {
             row.push_bind(signed(entry.id))
                 .push_bind(entry.at)
-                .push_bind(entry.by.as_ref().map(|key| &key.as_bytes()[..]))
+                .push_bind(entry.by.as_ref().map(PublicKey::to_bytes))
                 .push_bind(&entry.action)
                 .push_bind(entry.machine.as_ref().map(MachineName::as_str))
                 .push_bind(&entry.detail)

@@ -109,7 +109,7 @@ pub async fn use_token(
     sqlx::query("UPDATE tokens SET used_at = $2, used_by = $3 WHERE id = $1")
         .bind(token.as_bytes().as_slice())
         .bind(at)
-        .bind(by.as_bytes().as_slice())
+        .bind(by.to_bytes())
         .execute(sql)
         .await?;
     Ok(())

@@ -270,7 +270,7 @@ pub async fn store(sql: &mut SqliteConnection, new: &[&StoredGeneration]) -> Res
                 .push_bind(&new.target_sha256.as_bytes()[..])
                 .push_bind(new.expires)
                 .push_bind(new.published_at)
-                .push_bind(&new.published_by.as_bytes()[..])
+                .push_bind(new.published_by.to_bytes())
                 .push_bind(signers.as_str());
         });
         insert.build().execute(&mut *sql).await?;
