@@ -9,10 +9,9 @@
 //! whole activation for a job that does not end. Everything is durable, so the next agent takes up what it
 //! finds: a running activator is watched, a dead one is restarted, a finished one is settled.
 //!
-//! `lifecycle` starts `contact` (with `reporting`, `requests`, `rotation`, `sessions`), `work` (with
-//! `build`, `switch`,
-//! `rest`, `roots`) and `commands`. All depend on `shared` (with `checkin`), which depends on `heard`,
-//! `doing`, `asks`, `next_key`, `wakes`, `counted` and `ledger`; nothing depends on this file.
+//! `lifecycle` starts `contact` (with `reporting`, `requests`, `errands`, `rotation`, `sessions`), `work`
+//! (with `build`, `switch`, `rest`, `roots`), `soaking` and `commands`. All depend on `shared` (with
+//! `checkin`), which depends on `heard`, `turns`, `doing`, `asks`, `next_key`, `wakes`, `counted` and `ledger`; nothing depends on this file.
 
 mod asks;
 mod build;
@@ -22,6 +21,7 @@ mod commands;
 mod contact;
 mod counted;
 mod doing;
+mod errands;
 mod error;
 mod heard;
 #[cfg(test)]
@@ -36,7 +36,9 @@ mod roots;
 mod rotation;
 mod sessions;
 mod shared;
+mod soaking;
 mod switch;
+mod turns;
 mod unanswered;
 mod wakes;
 mod work;

@@ -90,6 +90,7 @@ fn plan(world: &World, agent: &Agent, scene: &Scene) -> Step {
         console: None,
         rules: &rules,
         circumstances: Some(&circumstances),
+        turn: None,
         due: None,
         blockers: None,
         at: 0,

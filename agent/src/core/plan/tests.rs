@@ -52,6 +52,7 @@ fn observed<'a>() -> Observed<'a> {
         console: None,
         rules: &RULES,
         circumstances: Some(&WELL),
+        turn: None,
         due: None,
         blockers: None,
         at: 1_000,
