@@ -2,7 +2,8 @@
 //!
 //! `plan` decides what the work does next and `schedule` what the contact does; `book` decides what is
 //! written for it, and `activate` and `resume` what an activator does. They depend on `policy`, `window`,
-//! `reboot`, `health`, `rollout`, `hints`, `pace` and `backoff`, and on `state` and `records`, the documents themselves.
+//! `reboot`, `health`, `rollout`, `hints`, `pace` and `backoff`, and on `state` and `records`, the documents
+//! themselves.
 
 pub mod activate;
 pub mod answers;

@@ -325,3 +325,6 @@ pub fn lines(status: &Status, now: UnixMillis) -> Vec<String> {
     }
     lines
 }
+
+#[cfg(test)]
+mod tests;

@@ -395,8 +395,8 @@ impl Trust {
         }
     }
 
-    /// Removes what was dropped, and the target of the other kind. A failure is only logged: it is tried again
-    /// at the next refresh, and what is left is not used.
+    /// Removes what was dropped, and the target of the other kind. A failure is only logged: it is tried
+    /// again at the next refresh, and what is left is not used.
     fn remove_left(&self) {
         let later = !self.holds.epoch.is_first();
         let gated = self.held.as_ref().map(|(target, _)| target.rollout.is_some());

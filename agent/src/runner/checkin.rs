@@ -128,8 +128,8 @@ impl Shared {
         Some(witness.claim(&self.identity.fleet, &self.identity.machine, key))
     }
 
-    /// What the machine says in its rollout, by the key that the plan has of it: the one in force, or one that
-    /// it signed with before.
+    /// What the machine says in its rollout, by the key that the plan has of it: the one in force, or one
+    /// that it signed with before.
     fn vouch(&self, in_force: Option<&SecretKey>) -> Option<Vouch> {
         let followed = self.ledger.borrow().journal().followed.clone()?;
         let key = in_force.filter(|key| key.public() == followed.key).cloned().or_else(|| {

@@ -1,5 +1,5 @@
-//! What is known about this machine's turn in a rollout. The contact writes it; the work, check-ins and people
-//! read it. All but the plan is in memory alone: the next process has no leave and no proof, and asks.
+//! What is known about this machine's turn in a rollout. The contact writes it; the work, check-ins and
+//! people read it. All but the plan is in memory alone: the next process has no leave and no proof, and asks.
 
 use std::cell::{Cell, RefCell};
 use std::sync::Arc;

@@ -381,8 +381,8 @@ impl Work<'_> {
         let told_before =
             deferral.hold == Hold::Inhibited && !self.asked_for.insert(about.unwrap_or_default());
         let waits = rollout::is_turn(deferral.hold);
-        // What is missing for its turn changes with each machine that soaks: that it waits is told once.
-        let still = waits && self.awaits_since().is_some();
+        // What is missing changes with each machine that soaks and each try: that it waits is told once.
+        let still = (waits && self.awaits_since().is_some()) || self.waits_for_plan(&deferral);
         let events = if told_before || still { vec![] } else { vec![event] };
         let now = self.shared.clock.unix_ms();
         self.advance(Input::Deferred { deferral }, events, |open| {
@@ -393,6 +393,12 @@ impl Work<'_> {
     /// The target of the open transaction. A rollback has none, and no step that needs one.
     pub(super) fn target(&self) -> Option<Target> {
         self.shared.ledger.borrow().transaction().and_then(Transaction::target).cloned()
+    }
+    fn waits_for_plan(&self, deferral: &Deferral) -> bool {
+        let ledger = self.shared.ledger.borrow();
+        let state = ledger.transaction().map(|open| &open.state);
+        let waits = matches!(state, Some(State::Deferred { deferral, .. }) if deferral.hold == Hold::Plan);
+        waits && deferral.hold == Hold::Plan
     }
     fn awaits_since(&self) -> Option<UnixMillis> {
         self.shared.ledger.borrow().transaction().and_then(|open| open.awaits_since)

@@ -138,8 +138,8 @@ impl Followed {
         self.soak_seconds.saturating_mul(1000)
     }
 
-    /// After the soak its checks were asked once more, and the failed units listed. A unit that had failed when
-    /// the generation was confirmed says nothing about it.
+    /// After the soak its checks were asked once more, and the failed units listed. A unit that had failed
+    /// when the generation was confirmed says nothing about it.
     #[must_use]
     pub fn examined(&self, checks_pass: bool, failed: &[String]) -> Self {
         if checks_pass && failed.iter().all(|unit| self.failed.contains(unit)) {

@@ -238,7 +238,22 @@ fn an_open_gate_without_leave_is_not_enough_and_leave_of_another_plan_is_none() 
 }
 
 #[test]
-fn leave_that_ended_before_it_could_be_used_is_asked_for_again_and_survives_no_restart() {
+fn leave_that_ended_before_it_could_be_used_is_asked_for_again_once_a_minute_at_most() {
+    live(async || {
+        let mut it = Rollout::new(1).await;
+        it.publish();
+        it.waits().await;
+        it.says(Some(Leave { plan: it.hash, seconds: 1, why: None }));
+        it.waits().await;
+        // Each leave is answered by one look at the proof.
+        let asked = it.asked(&it.statements_path());
+        assert!((20..=62).contains(&asked), "{asked} times in an hour");
+        assert_eq!(it.skipped(), 1);
+    });
+}
+
+#[test]
+fn leave_is_of_no_use_without_a_plan_and_survives_no_restart() {
     live(async || {
         let mut it = Rollout::new(0).await;
         it.publish_alone();
