@@ -1,8 +1,9 @@
 //! `muster-agent run`: a few tasks on one thread; none blocks another.
 //!
 //! `contact` talks to the controller: check-ins, reports, the long poll, the trusted metadata. `work` brings
-//! the machine to the verified target, and `soaking` counts how long it runs that well. They share what is known in `shared`, whose parts say who may write
-//! them, and wake each other; between two polls nothing wakes up at all.
+//! the machine to the verified target, and `soaking` counts how long it runs that well. They share what is
+//! known in `shared`, whose parts say who may write them, and wake each other; between two polls nothing
+//! wakes up at all, but for a soak once a minute.
 //!
 //! The agent never exits by itself, least of all during an activation: on a Mac `KeepAlive` would start the
 //! OLD program in the middle of it. It does exit at once when its supervisor asks, since launchd holds up a
@@ -11,8 +12,8 @@
 //!
 //! `lifecycle` starts `contact` (with `reporting`, `requests`, `errands`, `rotation`, `sessions`), `work`
 //! (with `build`, `switch`, `rest`, `roots`), `soaking` and `commands`. All depend on `shared` (with
-//! `checkin`), which depends on `heard`, `turns`, `doing`, `asks`, `next_key`, `wakes`, `counted` and `ledger`;
-//! nothing depends on this file.
+//! `checkin`), which depends on `heard`, `turns`, `doing`, `asks`, `next_key`, `wakes`, `counted` and
+//! `ledger`; nothing depends on this file.
 
 mod asks;
 mod build;

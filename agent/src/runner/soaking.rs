@@ -47,7 +47,7 @@ impl Soak<'_> {
             let Some((followed, seen)) = self.look() else { return Ok(None) };
             match followed.count(seen) {
                 Counted::Nothing => return Ok(followed.again(seen).map(Duration::from_millis)),
-                Counted::Changed(changed) => self.store(changed)?,
+                Counted::Changed(changed) => self.store(*changed)?,
                 Counted::Over => {
                     let (checks_pass, failed) = self.examine().await?;
                     // Whatever happened meanwhile is looked at first.

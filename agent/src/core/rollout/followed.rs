@@ -50,7 +50,7 @@ pub struct Seen {
 pub enum Counted {
     Nothing,
     /// To be stored.
-    Changed(Followed),
+    Changed(Box<Followed>),
     /// The soak is over: look whether the machine is well, and then see [`Followed::examined`].
     Over,
 }
@@ -110,9 +110,9 @@ impl Followed {
     /// Counts the time that passed. Drift begins a soak anew, and voids one that was said to be over.
     pub fn count(&self, seen: Seen) -> Counted {
         match self.said {
-            Said::Soaked if seen.drifted => return Counted::Changed(self.clone().withdrawn()),
+            Said::Soaked if seen.drifted => return Counted::Changed(Box::new(self.clone().withdrawn())),
             Said::Confirmed if seen.drifted && self.soaked_ms > 0 => {
-                return Counted::Changed(Self { soaked_ms: 0, ..self.clone() });
+                return Counted::Changed(Box::new(Self { soaked_ms: 0, ..self.clone() }));
             }
             Said::Confirmed if seen.runs && !seen.drifted => {}
             Said::Confirmed | Said::Soaked | Said::Withdrawn => return Counted::Nothing,
@@ -121,7 +121,7 @@ impl Followed {
         if soaked_ms >= self.soak_ms() {
             Counted::Over
         } else if seen.passed_ms >= WRITTEN_EVERY_MS {
-            Counted::Changed(Self { soaked_ms, ..self.clone() })
+            Counted::Changed(Box::new(Self { soaked_ms, ..self.clone() }))
         } else {
             Counted::Nothing
         }

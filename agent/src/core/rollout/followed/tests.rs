@@ -59,7 +59,7 @@ fn runs(passed_ms: u64) -> Seen {
 
 fn changed(counted: Counted) -> Followed {
     match counted {
-        Counted::Changed(followed) => followed,
+        Counted::Changed(followed) => *followed,
         other => panic!("{other:?}"),
     }
 }
