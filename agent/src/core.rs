@@ -2,8 +2,8 @@
 //!
 //! `plan` decides what the work does next and `schedule` what the contact does; `book` decides what is
 //! written for it, and `activate` and `resume` what an activator does. They depend on `policy`, `window`,
-//! `reboot`, `boots`, `health`, `hints`, `pace` and `backoff`, and on `state` and `records`, the documents
-//! themselves.
+//! `reboot`, `boots`, `health`, `rollout`, `hints`, `pace` and `backoff`, and on `state` and `records`, the
+//! documents themselves.
 
 pub mod activate;
 pub mod answers;
@@ -22,6 +22,7 @@ pub mod prune;
 pub mod reboot;
 pub mod records;
 pub mod resume;
+pub mod rollout;
 pub mod schedule;
 pub mod sparing;
 pub mod state;

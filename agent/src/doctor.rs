@@ -24,7 +24,7 @@ use crate::nix::{Nix, RESERVE_BYTES};
 use crate::outbox::{self, Outbox};
 use crate::platform::Layout;
 use crate::process::free_bytes;
-use crate::status::profile;
+use crate::status::{place, profile};
 use crate::trust;
 
 /// A larger clock error makes metadata look expired, or not yet valid to TLS.
@@ -88,6 +88,7 @@ pub async fn examine(config: &Config) -> Vec<Finding> {
     };
     let status = local::status(config).await;
     findings.push(agent(&status));
+    findings.extend(status.as_ref().ok().and_then(turn));
     findings.extend(membership(status.ok()));
     findings.extend(controller(&identity, config, now).await);
     findings.push(metadata(config, now));
@@ -153,6 +154,20 @@ fn agent(status: &Result<Status, LocalError>) -> Finding {
         }
         Err(error) => doubtful(about, error.to_string(), "look at the agent's log"),
     }
+}
+
+/// What the machine waits for in a rollout.
+fn turn(status: &Status) -> Option<Finding> {
+    let rollout = status.rollout.as_ref()?;
+    let about = "rollout";
+    let Some(why) = &rollout.waits else { return Some(good(about, place(rollout))) };
+    let words = format!("{}: {why}", place(rollout));
+    let waits_for_others = rollout.since.is_some();
+    Some(if waits_for_others {
+        good(about, words)
+    } else {
+        doubtful(about, words, "an operator finds out with 'muster rollouts'")
+    })
 }
 
 /// Whether the controller still accepts this machine, as far as the running agent knows.

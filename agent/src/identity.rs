@@ -242,12 +242,16 @@ pub fn save_witness(folder: &Path, witness: &Witness) -> Result<(), IdentityErro
     write_secret(&folder.join(WITNESS), &witness.to_text())
 }
 
+/// The token's secret that proves this machine's keys; none on a machine that an earlier version enrolled.
+pub fn witness(folder: &Path) -> Result<Option<Witness>, IdentityError> {
+    let text = read(&folder.join(WITNESS))?.map(Zeroizing::new);
+    Ok(text.and_then(|text| Witness::parse(std::str::from_utf8(&text).ok()?).ok()))
+}
+
 /// This machine's claim about its age key, which may have been renewed.
 fn age_claim(folder: &Path, fleet: &Sha256, machine: &MachineName) -> Result<AgeClaim, IdentityError> {
     let recipient = Keys::load(folder)?.recipient();
-    let witness = read(&folder.join(WITNESS))?.map(Zeroizing::new);
-    let witness = witness.and_then(|text| Witness::parse(std::str::from_utf8(&text).ok()?).ok());
-    let proof = witness.map(|witness| witness.prove(fleet, machine, &recipient));
+    let proof = witness(folder)?.map(|witness| witness.prove(fleet, machine, &recipient));
     Ok(AgeClaim { recipient, proof })
 }
 

@@ -15,6 +15,7 @@ use muster_protocol::checkin::{Health, Holds, Phase, Runs};
 use muster_protocol::clock::{Clock as _, SystemClock, UnixMillis};
 use muster_protocol::ids::{Generation, MachineName, Sha256};
 use muster_protocol::machine::{Class, System};
+use muster_protocol::plan::{RolloutName, Said};
 use muster_protocol::report::Attack;
 use serde::{Deserialize, Serialize};
 use tokio::io::{AsyncRead, AsyncReadExt as _, AsyncWriteExt as _};
@@ -127,6 +128,46 @@ pub struct Status {
     /// What the controller showed of its audit log, oldest first.
     #[serde(default)]
     pub log: Vec<Checkpoint>,
+    /// The rollout of the generation that is under way or wanted.
+    #[serde(default)]
+    pub rollout: Option<InRollout>,
+    /// What this machine says of the rollout that it vouches in.
+    #[serde(default)]
+    pub vouches: Option<Vouches>,
+}
+
+/// A machine's place in a rollout, and what it waits for.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct InRollout {
+    pub plan: Sha256,
+    /// The rollout's name and its wave's; `None` while the plan is not here.
+    #[serde(default)]
+    pub name: Option<RolloutName>,
+    #[serde(default)]
+    pub wave: Option<String>,
+    /// The wave's number, counted from 1, and how many there are.
+    #[serde(default)]
+    pub number: u32,
+    #[serde(default)]
+    pub of: Option<usize>,
+    /// Why its turn has not come, in one sentence, if that is all it waits for.
+    #[serde(default)]
+    pub waits: Option<String>,
+    #[serde(default)]
+    pub since: Option<UnixMillis>,
+}
+
+/// What a machine says of the generation of a plan that it runs.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Vouches {
+    pub plan: Sha256,
+    pub name: RolloutName,
+    pub wave: String,
+    pub generation: Generation,
+    pub said: Said,
+    /// How long it has run well, and how long it has to, in seconds of time awake.
+    pub soaked_seconds: u64,
+    pub soak_seconds: u64,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]

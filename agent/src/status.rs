@@ -5,16 +5,19 @@ use anyhow::{Result, bail};
 use muster_protocol::checkin::{Health, Phase, Runs};
 use muster_protocol::clock::UnixMillis;
 use muster_protocol::ids::Generation;
+use muster_protocol::plan::{Plan, Said};
+use muster_protocol::target::Target;
 use muster_protocol::{moment, shown};
 
 use crate::config::Config;
-use crate::core::policy::Stage;
+use crate::core::policy::{Hold, Stage};
 use crate::core::records::{Cause, Journal, Transaction};
+use crate::core::rollout::{Followed, is_turn};
 use crate::core::state::State;
 use crate::core::witness::contradict;
 use crate::identity::Identity;
 use crate::journal::Files;
-use crate::local::Status;
+use crate::local::{InRollout, Status, Vouches};
 use crate::log_shown;
 use crate::outbox::{self, Outbox};
 use crate::platform::Layout;
@@ -83,7 +86,56 @@ pub fn from_files(config: &Config) -> Result<Status> {
         shut_out: None,
         age: Some(identity.age),
         log,
+        rollout: in_rollout(
+            transaction.as_ref(),
+            trust.held().as_ref(),
+            trust.plan().as_ref().map(|(_, plan)| plan.as_ref()),
+        ),
+        vouches: journal.followed.as_ref().map(vouches),
     })
+}
+
+/// The rollout of what is under way, or else of what is wanted; `plan` is the plan that is wanted.
+pub fn in_rollout(
+    open: Option<&Transaction>,
+    wanted: Option<&Target>,
+    plan: Option<&Plan>,
+) -> Option<InRollout> {
+    let target = open.and_then(Transaction::target).or(wanted)?;
+    let place = target.rollout?;
+    let plan = plan.filter(|_| wanted.and_then(|wanted| wanted.rollout) == Some(place));
+    let wave = plan.and_then(|plan| plan.waves.get(usize::try_from(place.wave).ok()?));
+    let waits = open.and_then(|open| match &open.state {
+        State::Deferred { deferral, .. } if is_of_rollout(deferral.hold) => Some(deferral.why.clone()),
+        _ => None,
+    });
+    Some(InRollout {
+        plan: place.plan,
+        name: plan.map(|plan| plan.name.clone()),
+        wave: wave.map(|wave| wave.name.clone()),
+        number: place.wave.saturating_add(1),
+        of: plan.map(|plan| plan.waves.len()),
+        since: open.filter(|_| waits.is_some()).and_then(|open| open.awaits_since),
+        waits,
+    })
+}
+
+/// Whether a hold is one of a rollout.
+pub fn is_of_rollout(hold: Hold) -> bool {
+    is_turn(hold) || matches!(hold, Hold::Plan | Hold::Expired)
+}
+
+/// What it says in a rollout.
+pub fn vouches(followed: &Followed) -> Vouches {
+    Vouches {
+        plan: followed.plan,
+        name: followed.name.clone(),
+        wave: followed.wave.clone(),
+        generation: followed.generation,
+        said: followed.said,
+        soaked_seconds: followed.soaked_ms / 1000,
+        soak_seconds: followed.soak_seconds,
+    }
 }
 
 /// Resolves the system profile: `system` → `system-7-link` → the store.
@@ -106,6 +158,10 @@ pub fn next(
             State::Verified => format!("fetch generation {generation}"),
             State::Fetched => format!("build generation {generation}"),
             State::Built | State::Checked => format!("switch to generation {generation}"),
+            State::Deferred { deferral, .. } if is_turn(deferral.hold) => format!(
+                "switch to generation {generation} when its turn in the rollout comes; a newer one takes its \
+                 place"
+            ),
             State::Deferred { stage, .. } => {
                 let what = match stage {
                     Stage::Fetch => "fetch",
@@ -163,6 +219,31 @@ pub fn until(moment: UnixMillis) -> String {
     }
 }
 
+/// The rollout by its name, and the wave.
+pub fn place(rollout: &InRollout) -> String {
+    let InRollout { plan, name, wave, number, of, .. } = rollout;
+    match (name, wave, of) {
+        (Some(name), Some(wave), Some(of)) => format!("{name}, wave '{wave}' ({number} of {of})"),
+        _ => format!("plan {}, wave {number}; the plan is not here", plan.short()),
+    }
+}
+
+fn said(vouches: &Vouches) -> String {
+    let Vouches { name, generation, soaked_seconds, soak_seconds, .. } = vouches;
+    let seconds = |seconds: u64| moment::span(i64::try_from(seconds).unwrap_or(i64::MAX));
+    match vouches.said {
+        Said::Confirmed => format!(
+            "generation {generation} is confirmed in rollout {name}; it has run well for {} of {}",
+            seconds(*soaked_seconds),
+            seconds(*soak_seconds)
+        ),
+        Said::Soaked => format!("generation {generation} has run well for the whole soak of rollout {name}"),
+        Said::Withdrawn => {
+            format!("not any more for generation {generation} in rollout {name}: it went back")
+        }
+    }
+}
+
 /// Lines for people.
 pub fn lines(status: &Status, now: UnixMillis) -> Vec<String> {
     let mut lines = Vec::new();
@@ -195,6 +276,16 @@ pub fn lines(status: &Status, now: UnixMillis) -> Vec<String> {
     if !health.reboot.is_empty() {
         let waits = health.reboot_waits.as_deref().map(|why| format!(": {why}")).unwrap_or_default();
         line("reboot", &format!("is due for {}{waits}", health.reboot.join(", ")));
+    }
+    if let Some(rollout) = &status.rollout {
+        line("rollout", &place(rollout));
+        let since = rollout.since.map(|at| format!(", since {}", moment::ago(at, now)));
+        if let Some(why) = &rollout.waits {
+            line("", &format!("{why}{}", since.unwrap_or_default()));
+        }
+    }
+    if let Some(vouches) = &status.vouches {
+        line("vouches", &said(vouches));
     }
     line("next", &status.next);
     match &status.runs {
@@ -234,3 +325,6 @@ pub fn lines(status: &Status, now: UnixMillis) -> Vec<String> {
     }
     lines
 }
+
+#[cfg(test)]
+mod tests;

@@ -5,12 +5,14 @@
 
 use std::io;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 use muster_protocol::api;
 use muster_protocol::checkin::{Files, Holds};
 use muster_protocol::ids::{Generation, MachineName, Sha256};
 use muster_protocol::keys::PublicKey;
 use muster_protocol::machine::{Class, System};
+use muster_protocol::plan::{MAX_PLAN_BYTES, Place, Plan, PlanError};
 use muster_protocol::report::Attack;
 use muster_protocol::target::{MAX_TARGET_BYTES, Target};
 use muster_protocol::tuf::TufError;
@@ -25,7 +27,12 @@ use crate::identity::Identity;
 /// The folder of the metadata in the state folder.
 pub const FOLDER: &str = "tuf";
 pub const ROOT: &str = "root.json";
-const TARGET: &str = "generation.json";
+/// The target, unless it has a place in a rollout.
+const PLAIN: &str = "generation.json";
+/// A target that has. An agent that knows of no gates, and takes over in a rollback, does not find it.
+const GATED: &str = "gated.json";
+/// The plan that the gated target names.
+const PLAN: &str = "plan.json";
 /// Stored files were verified when they were written; a longer one was not written by the agent.
 const MAX_STORED_BYTES: u64 = 5 * 1024 * 1024;
 
@@ -35,6 +42,10 @@ pub enum TrustError {
     Client(#[from] ClientError),
     #[error("the controller's answer was refused: {0}")]
     Refused(#[from] TufError),
+    #[error("the plan of its rollout was refused: {0}")]
+    Plan(#[from] PlanError),
+    #[error("the controller does not have the plan of its rollout")]
+    NoPlan,
     #[error("{} cannot be read: {source}; {}", path.display(), crate::durable::read_remedy(source))]
     Read { path: PathBuf, source: io::Error },
     #[error("{} cannot be written: {source}; {}", path.display(), crate::durable::remedy(source))]
@@ -50,7 +61,14 @@ impl TrustError {
         match self {
             Self::Client(ClientError::TooLarge { .. }) => Some(Attack::EndlessData),
             Self::Refused(error) => error.attack(),
-            Self::Client(_) | Self::Read { .. } | Self::Write { .. } | Self::NoRoot { .. } => None,
+            Self::Plan(PlanError::TooLarge(_)) => Some(Attack::EndlessData),
+            Self::Plan(
+                PlanError::OtherPlan { .. } | PlanError::Foreign(_) | PlanError::NotItsPlace { .. },
+            ) => Some(Attack::MixAndMatch),
+            Self::Plan(_) => Some(Attack::Malformed),
+            Self::NoPlan | Self::Client(_) | Self::Read { .. } | Self::Write { .. } | Self::NoRoot { .. } => {
+                None
+            }
         }
     }
 }
@@ -116,10 +134,15 @@ pub struct Trust {
     class: Class,
     system: System,
     lowest: Generation,
+    fleet: Sha256,
     stored: Stored,
     /// The newest verified target, and the hash of its bytes.
     held: Option<(Target, Sha256)>,
+    /// The checked plan that it names, if it names one and that is here.
+    plan: Option<Arc<Plan>>,
     holds: Holds,
+    /// When the signatures over the newest generation expire, in Unix seconds.
+    expires: Option<(Generation, i64)>,
     /// Why the files that were sent along were refused.
     bent: Option<TufError>,
 }
@@ -135,31 +158,38 @@ impl Trust {
             snapshot: read("snapshot.json")?,
             targets: read("targets.json")?,
         };
-        let target = read(TARGET)?;
+        let targets = [(true, read(GATED)?), (false, read(PLAIN)?)];
+        let plan = read(PLAN)?;
         let mut trust = Self {
             machine: identity.machine.clone(),
             class: identity.class,
             system: identity.system.clone(),
             lowest: identity.lowest,
+            fleet: identity.fleet,
             folder,
             stored,
             held: None,
+            plan: None,
             holds: Holds::default(),
+            expires: None,
             bent: None,
         };
         // Time does not matter here: expired metadata is still what is held.
-        trust.holds = trust.update(0)?.holds();
+        let update = trust.update(0)?;
+        trust.note(&update);
         // A crash may have come between the root of a new epoch and the removal of the previous epoch.
         trust.leave_earlier_epochs();
-        let epoch = trust.holds.epoch;
-        trust.held = target.and_then(|bytes| match trust.usable(&bytes, None) {
-            Ok(target) if target.generation.epoch() < epoch => None,
-            Ok(target) => Some((target, Sha256::of(&bytes))),
-            Err(error) => {
-                tracing::warn!(%error, "the stored target is not usable; it is fetched again");
-                None
+        // A crash may have left both: the newer one counts.
+        for (gated, bytes) in targets {
+            let newest = trust.held.as_ref().map(|(target, _)| target.generation);
+            let Some(read) = bytes.and_then(|bytes| trust.readable(&bytes, gated)) else { continue };
+            if newest.is_none_or(|newest| read.0.generation > newest) {
+                trust.held = Some(read);
             }
-        });
+        }
+        if let Some(bytes) = plan {
+            trust.plan = trust.planned(&bytes).ok().map(Arc::new);
+        }
         Ok(trust)
     }
 
@@ -210,7 +240,7 @@ impl Trust {
                     "targets.json" => self.stored.targets = Some(save.bytes),
                     _ => self.stored.root = save.bytes,
                 }
-                self.holds = update.holds();
+                self.note(&update);
                 if save.file == ROOT {
                     // What the new epoch ends is dropped once the root is durable.
                     self.leave_earlier_epochs();
@@ -218,23 +248,29 @@ impl Trust {
                 }
             }
         }
-        self.holds = update.holds();
+        self.note(&update);
         let Some(generation) = update.generation() else { return Ok(None) };
-        let name = api::target_name(&self.machine);
-        let missing = || TufError::Missing { what: name.clone() };
-        let listed = update.listed(&name).ok_or_else(missing)?;
+        let missing = || TufError::Missing { what: api::target_name(&self.machine) };
+        let (gated, listed) = update.listed_of(&self.machine).ok_or_else(missing)?;
         let hash = listed.hashes.sha256.ok_or_else(missing)?;
         let fits = |(target, held): &(Target, Sha256)| *held == hash && target.generation == generation;
         if !self.held.as_ref().is_some_and(fits) {
-            self.take_target(&source, listed, hash, generation).await?;
+            self.take_target(&source, (gated, listed), hash, generation).await?;
         }
         Ok(self.held())
+    }
+
+    /// What is held now, and until when its signatures are valid.
+    fn note(&mut self, update: &Update) {
+        self.holds = update.holds();
+        let generation = Generation::of(self.holds.epoch, self.holds.targets).ok();
+        self.expires = generation.zip(update.expires());
     }
 
     /// One number is one target (I2): operators to whom a generation was hidden may sign another one under
     /// its number, and a machine that accepted both could be sent back and forth between them.
     fn require_same(&self, update: &Update) -> Result<(), TufError> {
-        let listed = update.listed(&api::target_name(&self.machine)).and_then(|listed| listed.hashes.sha256);
+        let listed = update.listed_of(&self.machine).and_then(|(_, listed)| listed.hashes.sha256);
         let other = |(target, hash): &&(Target, Sha256)| {
             update.generation() == Some(target.generation) && listed != Some(*hash)
         };
@@ -246,27 +282,101 @@ impl Trust {
     async fn take_target(
         &mut self,
         source: &Source<'_>,
-        listed: &Listed,
+        (gated, listed): (bool, &Listed),
         hash: Sha256,
         generation: Generation,
     ) -> Result<(), TrustError> {
-        let path = api::target_path(&self.machine, &hash);
+        let path = if gated { api::gated_path } else { api::target_path };
+        let path = path(&self.machine, &hash);
         let max = listed.length.min(MAX_TARGET_BYTES);
         let bytes =
             source.target(&path, max).await?.ok_or_else(|| TufError::Missing { what: path.clone() })?;
         listed.require_bytes("the target", &bytes)?;
-        let target = self.usable(&bytes, Some(generation))?;
-        self.write(TARGET, &bytes)?;
+        let target = self.usable(&bytes, gated, Some(generation))?;
+        self.write(if gated { GATED } else { PLAIN }, &bytes)?;
+        if target.rollout.map(|place| place.plan) != self.place().map(|place| place.plan) {
+            self.plan = None;
+        }
         self.held = Some((target, hash));
+        // A plan may be good for one generation and not for the next.
+        if let Some(plan) = self.plan.take() {
+            self.plan = self.require_place(&plan).is_ok().then_some(plan);
+        }
+        self.remove_left();
         Ok(())
     }
 
-    /// The target in these bytes, if it is for this machine and this generation (I1, I6).
-    fn usable(&self, bytes: &[u8], generation: Option<Generation>) -> Result<Target, TufError> {
+    /// The target in these bytes, if it is for this machine and this generation (I1, I6), and listed as what
+    /// it is: gated or not.
+    fn usable(&self, bytes: &[u8], gated: bool, generation: Option<Generation>) -> Result<Target, TufError> {
         let target = Target::parse(bytes)?;
         let generation = generation.unwrap_or(target.generation);
         target.require_for(&self.machine, self.class, &self.system, generation)?;
-        Ok(target)
+        if target.rollout.is_some() == gated {
+            return Ok(target);
+        }
+        let why = if gated { "it has no place in a rollout" } else { "it has a place in a rollout" };
+        let what = if gated { api::gated_name(&self.machine) } else { api::target_name(&self.machine) };
+        Err(TufError::NotThePinned { what, why: format!("{why}: sign the next generation") })
+    }
+
+    /// A stored target, if it can still be used.
+    fn readable(&self, bytes: &[u8], gated: bool) -> Option<(Target, Sha256)> {
+        match self.usable(bytes, gated, None) {
+            Ok(target) if target.generation.epoch() < self.holds.epoch => None,
+            Ok(target) => Some((target, Sha256::of(bytes))),
+            Err(error) => {
+                tracing::warn!(%error, "the stored target is not usable; it is fetched again");
+                None
+            }
+        }
+    }
+
+    fn place(&self) -> Option<Place> {
+        self.held.as_ref().and_then(|(target, _)| target.rollout)
+    }
+
+    /// Whether the target that is held names a plan that is not here yet.
+    pub fn lacks_plan(&self) -> bool {
+        self.place().is_some() && self.plan.is_none()
+    }
+
+    /// The plan of the target that is held, and its hash.
+    pub fn plan(&self) -> Option<(Sha256, Arc<Plan>)> {
+        Some((self.place()?.plan, self.plan.clone()?))
+    }
+
+    /// When the signatures over the newest generation expire, in Unix seconds.
+    pub fn expires(&self) -> Option<(Generation, i64)> {
+        self.expires
+    }
+
+    /// Fetches the plan that the target names, if it is not here. Nothing of it is used before it is stored.
+    pub async fn fetch_plan(&mut self, client: &Client) -> Result<(), TrustError> {
+        let Some(place) = self.place().filter(|_| self.plan.is_none()) else { return Ok(()) };
+        let bytes = client.get(&api::plan_path(&place.plan), MAX_PLAN_BYTES).await?;
+        let bytes = bytes.ok_or(TrustError::NoPlan)?;
+        let plan = self.planned(&bytes)?;
+        self.write(PLAN, &bytes)?;
+        self.plan = Some(Arc::new(plan));
+        Ok(())
+    }
+
+    /// The plan in these bytes, if it is the one that the target names and has the machine where that says.
+    fn planned(&self, bytes: &[u8]) -> Result<Plan, PlanError> {
+        let wanted = self.place().map_or_else(|| Sha256::of(&[]), |place| place.plan);
+        let plan = Plan::parse_named(bytes, wanted)?;
+        self.require_place(&plan)?;
+        Ok(plan)
+    }
+
+    fn require_place(&self, plan: &Plan) -> Result<(), PlanError> {
+        let Some((target, place)) = self.held.as_ref().and_then(|(held, _)| Some((held, held.rollout?)))
+        else {
+            return Err(PlanError::Foreign("target"));
+        };
+        let root = (&self.fleet, target.generation.epoch());
+        plan.require_place(root, &self.machine, &target.output, &place)
     }
 
     fn update(&self, now: i64) -> Result<Update, TrustError> {
@@ -280,24 +390,30 @@ impl Trust {
     fn leave_earlier_epochs(&mut self) {
         let epoch = self.holds.epoch;
         self.stored.leave_epochs_before(epoch);
-        self.held.take_if(|(target, _)| target.generation.epoch() < epoch);
+        if self.held.take_if(|(target, _)| target.generation.epoch() < epoch).is_some() {
+            self.plan = None;
+        }
     }
 
-    /// Removes what was dropped. It is unused either way, so a failure is only logged.
+    /// Removes what was dropped, and the target of the other kind. A failure is only logged: it is tried
+    /// again at the next refresh, and what is left is not used.
     fn remove_left(&self) {
-        if self.holds.epoch.is_first() {
-            return;
-        }
+        let later = !self.holds.epoch.is_first();
+        let gated = self.held.as_ref().map(|(target, _)| target.rollout.is_some());
         let files = [
-            ("timestamp.json", self.stored.timestamp.is_none()),
-            ("snapshot.json", self.stored.snapshot.is_none()),
-            ("targets.json", self.stored.targets.is_none()),
-            (TARGET, self.held.is_none()),
+            ("timestamp.json", later && self.stored.timestamp.is_none()),
+            ("snapshot.json", later && self.stored.snapshot.is_none()),
+            ("targets.json", later && self.stored.targets.is_none()),
+            (PLAIN, gated.map_or(later, |gated| gated)),
+            (GATED, gated.map_or(later, |gated| !gated)),
+            (PLAN, gated.map_or(later, |gated| !gated)),
         ];
         for (name, _) in files.into_iter().filter(|(_, is_left)| *is_left) {
             let path = self.folder.join(name);
-            if let Err(error) = durable::retire(&path) {
-                tracing::warn!(%error, "{} of an earlier epoch cannot be removed", path.display());
+            if path.exists()
+                && let Err(error) = durable::retire(&path)
+            {
+                tracing::warn!(%error, "{} is left over and cannot be removed", path.display());
             }
         }
     }

@@ -427,6 +427,8 @@ pub enum Attack {
     AlteredArchive,
     /// A version so far above the one held that hardly any would be left.
     FastForward,
+    /// The controller gave leave to switch without the proof that the plan asks for.
+    SkippedWave,
     /// A kind that this program does not know yet.
     #[serde(other)]
     Unknown,
@@ -448,6 +450,7 @@ impl Attack {
             Self::Clone => "clone",
             Self::AlteredArchive => "altered archive",
             Self::FastForward => "fast-forward",
+            Self::SkippedWave => "skipped wave",
             Self::Unknown => "an attack of a kind that this version does not know",
         }
     }
@@ -457,6 +460,7 @@ impl Attack {
         match self {
             Self::AlteredArchive | Self::Unknown => Self::WrongOutput,
             Self::FastForward => Self::Malformed,
+            Self::SkippedWave => Self::MixAndMatch,
             known => known,
         }
     }

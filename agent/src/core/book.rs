@@ -15,6 +15,7 @@ use muster_protocol::target::Target;
 use super::policy::Pause;
 use super::reboot::Rebooted;
 use super::records::{Activation, Confirmation, Journal, Last, Settled, Telling, Transaction};
+use super::rollout::Followed;
 use super::state::{Impossible, Input, State};
 
 /// One durable change. It happens completely or not at all.
@@ -306,6 +307,14 @@ impl Book {
         let event = EventKind::Retried { derivation: wanted.derivation.clone(), quarantined, by };
         journal.telling = numbered(self.next(&self.flush()), Some(wanted.generation), vec![event], now);
         Ok(self.noted(journal))
+    }
+
+    /// Records what the machine has to say in its rollout.
+    pub fn follow(&self, followed: Followed) -> Vec<Write> {
+        if self.journal.followed.as_ref() == Some(&followed) {
+            return Vec::new();
+        }
+        self.noted(Journal { followed: Some(followed), ..self.journal.clone() })
     }
 
     /// Pauses updates, or resumes them.

@@ -15,6 +15,7 @@ use super::records::{
     Activation, ActivationPhase as Phase, Chance, Confirmation, GivenVerdict, Journal, Quarantined,
     Transaction,
 };
+use super::rollout::{self, Turn};
 use super::state::{Input, State};
 
 /// Everything that the decision rests on.
@@ -44,6 +45,8 @@ pub struct Observed<'a> {
     pub rules: &'a Rules,
     /// The machine's circumstances, if they were looked at since the last step.
     pub circumstances: Option<&'a Circumstances>,
+    /// What is known about the turn of the open transaction's target, if it has a place in a rollout.
+    pub turn: Option<&'a Turn>,
     /// What a reboot would bring, if anything.
     pub due: Option<&'a Due>,
     /// Who is logged in and what inhibits a reboot, if that was looked at recently.
@@ -327,12 +330,38 @@ fn held(observed: &Observed<'_>, journal: &Journal, transaction: &Transaction, s
     let Some(seen) = observed.circumstances else { return Some(Step::Look(stage)) };
     // A rollback at the machine itself ignores pauses.
     let pause = journal.pause.as_ref().filter(|_| !transaction.is_rollback());
-    gate(stage, observed.rules, seen, pause, observed.at).map(Step::Defer)
+    let deferral = gate(stage, observed.rules, seen, pause, observed.at);
+    deferral.or_else(|| not_its_turn(transaction, stage, observed.turn)).map(Step::Defer)
 }
 
-/// Whether a deferral says nothing new. Numbers in its text change from look to look.
+/// Why a gated target may not be switched to yet. A rollback at the machine itself and a confirmed generation
+/// that is restored ask nobody, and urgency opens no gate.
+pub fn not_its_turn(transaction: &Transaction, stage: Stage, turn: Option<&Turn>) -> Option<Deferral> {
+    let place = transaction.target().and_then(|target| target.rollout)?;
+    let asks = stage == Stage::Switch && !transaction.enforcing;
+    asks.then(|| rollout::held(place, turn)).flatten()
+}
+
+/// Whether the machine waits for its turn alone, as check-ins say it; `None` where this step does not decide
+/// that. Between leave and the start of the activator it still does: what is said too early takes leave back.
+pub fn awaits_turn(step: &Step, transaction: Option<&Transaction>) -> Option<bool> {
+    let Some(open) = transaction.filter(|open| open.state.is_before_activation()) else { return Some(false) };
+    match (step, &open.state) {
+        (Step::Defer(deferral), _) => Some(rollout::is_turn(deferral.hold)),
+        (Step::Wait(_), State::Deferred { deferral, stage: Stage::Switch }) => {
+            Some(rollout::is_turn(deferral.hold))
+        }
+        (Step::Look(_) | Step::Enter(Input::Retried) | Step::Preflight | Step::StartActivator, _) => None,
+        (Step::Wait(_), State::Built | State::Checked) => None,
+        _ => Some(false),
+    }
+}
+
+/// Whether a deferral says nothing new. Numbers in its text change from look to look; what the machine waits
+/// for in a rollout does not by itself.
 fn same(now: &Deferral, before: &Deferral) -> bool {
-    now.hold == before.hold && now.until == before.until
+    let turn = rollout::is_turn(now.hold) || now.hold == Hold::Plan;
+    now.hold == before.hold && now.until == before.until && (!turn || now.why == before.why)
 }
 
 fn watch(observed: &Observed<'_>) -> Step {

@@ -121,6 +121,14 @@ pub enum Hold {
     Inhibited,
     /// The target requires features that this version does not know.
     Newer,
+    /// The plan of its rollout is not here.
+    Plan,
+    /// Its gate is not proven open.
+    Wave,
+    /// The controller gave no leave.
+    Rollout,
+    /// The signatures over it have expired.
+    Expired,
     #[default]
     #[serde(other)]
     Unknown,

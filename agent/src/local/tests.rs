@@ -23,6 +23,8 @@ fn a_status() -> Status {
         shut_out: None,
         age: None,
         log: vec![],
+        rollout: None,
+        vouches: None,
     }
 }
 

@@ -1,14 +1,16 @@
 //! What a check-in reports about this machine; people at it see the same.
 
-use muster_protocol::checkin::{CheckIn, Health, Phase, Runs};
+use muster_protocol::checkin::{CheckIn, Health, Phase, Runs, UNDERSTANDS};
 use muster_protocol::clock::UnixMillis;
 use muster_protocol::ids::Generation;
 use muster_protocol::keys::{PublicKey, SecretKey};
+use muster_protocol::plan::Vouch;
 use muster_protocol::report::{Attack, MAX_LOG_TAIL};
-use muster_protocol::witness::AgeClaim;
+use muster_protocol::witness::{AgeClaim, KeyClaim};
 
 use super::shared::Shared;
 use crate::core::state::State;
+use crate::identity;
 
 /// The version of this agent.
 pub const AGENT: &str = env!("CARGO_PKG_VERSION");
@@ -38,10 +40,10 @@ impl Shared {
         let key = next.as_ref().or(in_force);
         let shown = key.and_then(|key| self.log.statement(key, &self.identity.machine));
         Ok(CheckIn {
-            understands: vec![],
-            signing: None,
-            vouch: None,
-            awaits: None,
+            understands: UNDERSTANDS.map(str::to_owned).to_vec(),
+            signing: key.and_then(|key| self.key_claim(key.public())),
+            vouch: self.vouch(in_force),
+            awaits: self.turns.awaits(),
             audience: self.identity.fleet,
             machine: self.identity.machine.clone(),
             class: self.identity.class,
@@ -117,6 +119,25 @@ impl Shared {
             generation: confirmed.map(|known| known.generation),
             running,
         })
+    }
+
+    /// The claim that this machine signs with `key`; none where it was enrolled without a witness.
+    fn key_claim(&self, key: PublicKey) -> Option<KeyClaim> {
+        let witness = identity::witness(&self.config.state_dir);
+        let witness = witness.inspect_err(|error| tracing::warn!("{error}")).ok()??;
+        Some(witness.claim(&self.identity.fleet, &self.identity.machine, key))
+    }
+
+    /// What the machine says in its rollout, by the key that the plan has of it: the one in force, or one
+    /// that it signed with before.
+    fn vouch(&self, in_force: Option<&SecretKey>) -> Option<Vouch> {
+        let followed = self.ledger.borrow().journal().followed.clone()?;
+        let key = in_force.filter(|key| key.public() == followed.key).cloned().or_else(|| {
+            let previous = identity::previous_keys(&self.config.state_dir, self.clock.unix_ms());
+            let previous = previous.inspect_err(|error| tracing::warn!("{error}")).ok()?;
+            previous.into_iter().find(|key| key.public() == followed.key)
+        })?;
+        followed.vouch(&self.identity.fleet, &self.identity.machine, &key)
     }
 
     /// A machine whose age key cannot be read omits it; everything else continues.

@@ -9,7 +9,7 @@ use super::checkin::AGENT;
 use super::shared::Shared;
 use crate::core::policy::Pause;
 use crate::core::records::Transaction;
-use crate::local::{Command, Status};
+use crate::local::{Command, InRollout, Status};
 use crate::status;
 
 /// Answers requests on the local socket.
@@ -60,7 +60,16 @@ impl Shared {
             shut_out: self.heard.shut_out(),
             age: self.age_claim().map(|claim| claim.recipient),
             log: self.log.shown(),
+            rollout: self.in_rollout(),
+            vouches: self.ledger.borrow().journal().followed.as_ref().map(status::vouches),
         }
+    }
+
+    fn in_rollout(&self) -> Option<InRollout> {
+        let ledger = self.ledger.borrow();
+        let wanted = self.heard.wanted();
+        let plan = wanted.as_ref().and_then(|wanted| self.turns.plan(&wanted.rollout?.plan));
+        status::in_rollout(ledger.transaction(), wanted.as_ref(), plan.as_deref())
     }
 
     /// What comes next, in one sentence.

@@ -10,6 +10,7 @@ use muster_protocol::keys::SecretKey;
 use muster_protocol::report::{Attack, EventKind};
 
 use super::chance::number;
+use super::errands::Errands;
 use super::error::ContactError;
 use super::reporting::Reporting;
 use super::requests::Requests;
@@ -38,6 +39,7 @@ struct Contact<'a> {
     reporting: Reporting,
     unanswered: Unanswered,
     requests: Requests,
+    errands: Errands,
     sessions: Sessions,
     poll: Option<Poll<'a>>,
     /// What was held when the poll was opened.
@@ -64,6 +66,7 @@ pub async fn run(shared: &Shared, client: &Client, trust: Trust, unanswered: Una
         reporting: Reporting::default(),
         unanswered,
         requests: Requests::open(&shared.config.state_dir),
+        errands: Errands::default(),
         sessions: Sessions::default(),
         poll: None,
         polled_with: Holds::default(),
@@ -145,6 +148,8 @@ impl Contact<'_> {
 
     async fn listen(&mut self, until: Option<Duration>) -> Result<(), ContactError> {
         let due = tokio::time::sleep(until.map(|until| self.left(until)).unwrap_or_default());
+        let again = self.errands.again();
+        let errand = tokio::time::sleep(again.map(|again| self.left(again)).unwrap_or_default());
         let answer = async {
             match &mut self.poll {
                 Some(poll) => poll.await,
@@ -167,6 +172,10 @@ impl Contact<'_> {
             }
             () = self.shared.wakes.contact() => {
                 self.schedule.woken(self.now());
+                Ok(())
+            }
+            () = errand, if again.is_some() => {
+                self.run_errands().await;
                 Ok(())
             }
             () = due, if until.is_some() => {
@@ -288,7 +297,7 @@ impl Contact<'_> {
 
     async fn check_in(&mut self) -> Result<(), ContactError> {
         let sending = self.sending()?;
-        let sent = self.now();
+        let (sent, sent_at) = (self.now(), self.shared.clock.unix_ms());
         let reply = match self.send(&sending, sent).await {
             Ok(reply) => reply,
             Err(error) => {
@@ -330,12 +339,25 @@ impl Contact<'_> {
         for refusal in refused {
             self.refuse(refusal.attack, &refusal.detail);
         }
+        // The answer to bytes that were sent before counts from then, which nobody noted.
+        let leave = reply.rollout.filter(|_| outgoing.fresh);
+        self.shared.turns.answered(leave, sent, sent_at);
+        self.errands.heard();
+        self.run_errands().await;
         let refuses = self.refuses();
         if self.shared.heard.set_refused(refuses).is_some() && refuses.is_none() && self.may_calm() {
             self.shared.wakes.changed();
         }
         self.shared.wakes.wake_work();
         Ok(())
+    }
+
+    /// Fetches what a rollout needs, if anything.
+    async fn run_errands(&mut self) {
+        let refused = self.errands.run(&mut self.trust, self.shared, self.client).await;
+        if let Some((attack, detail)) = refused {
+            self.refuse(attack, &detail);
+        }
     }
 
     /// Records the controller's hints; never trusted.
@@ -377,6 +399,7 @@ impl Contact<'_> {
         }
         self.shared.heard.verified(target);
         self.shared.wakes.wake_work();
+        self.run_errands().await;
         Ok(())
     }
 
@@ -384,6 +407,7 @@ impl Contact<'_> {
     /// held, and targets of an earlier epoch are no longer wanted.
     fn note_holds(&mut self) {
         let holds = self.trust.holds();
+        self.shared.turns.hold(&self.trust);
         let before = self.shared.heard.set_holds(holds);
         if before == holds {
             return;
@@ -414,7 +438,8 @@ impl Contact<'_> {
 
     /// What was delivered and refused, and not delivered correctly since.
     fn refuses(&self) -> Option<Attack> {
-        self.unsound.or(self.requests.has_forged().then_some(Attack::ForgedSignature))
+        let forged = self.requests.has_forged().then_some(Attack::ForgedSignature);
+        self.unsound.or(forged).or(self.errands.refused())
     }
 
     /// Reports an attack once, until something is accepted again or the attack changes.

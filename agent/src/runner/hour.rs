@@ -15,6 +15,7 @@ mod honest;
 mod liar;
 mod line;
 mod machine;
+mod rollout;
 mod weak;
 
 use std::collections::{BTreeMap, BTreeSet};

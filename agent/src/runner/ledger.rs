@@ -11,6 +11,7 @@ use crate::core::book::{Book, BookError, Document, NothingToRetry, Write, rebuil
 use crate::core::policy::Pause;
 use crate::core::reboot::Rebooted;
 use crate::core::records::{GivenVerdict, Journal, Settled, Transaction};
+use crate::core::rollout::Followed;
 use crate::core::state::Input;
 use crate::journal::{Files, Found, JournalError};
 use crate::outbox::{FOLDER, Outbox, OutboxError};
@@ -158,6 +159,10 @@ impl Ledger {
         now: UnixMillis,
     ) -> Result<(), LedgerError> {
         self.perform(self.book.lift(wanted, by, running, now)?)
+    }
+
+    pub fn follow(&mut self, followed: Followed) -> Result<(), LedgerError> {
+        self.perform(self.book.follow(followed))
     }
 
     pub fn pause(&mut self, pause: Option<Pause>) -> Result<(), LedgerError> {

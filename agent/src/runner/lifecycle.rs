@@ -19,9 +19,10 @@ use super::heard::Heard;
 use super::ledger::Ledger;
 use super::next_key::NextKey;
 use super::shared::Shared;
+use super::turns::Turns;
 use super::unanswered::Unanswered;
 use super::wakes::Wakes;
-use super::{commands, contact, work};
+use super::{commands, contact, soaking, work};
 use crate::client::Client;
 use crate::config::Config;
 use crate::core::backoff::Backoff;
@@ -80,6 +81,7 @@ pub async fn keep(
     tokio::join!(
         contact::run(&shared, &client, trust, unanswered).instrument(machine.clone()),
         work::run(&shared, &client, nix.as_ref()),
+        soaking::run(&shared).instrument(machine.clone()),
         commands::serve(&shared, commands).instrument(machine)
     );
 }
@@ -120,6 +122,7 @@ fn prepare(config: &Config, identity: &Identity, around: Around) -> Result<Prepa
         boot,
         ledger: RefCell::new(ledger),
         heard: Heard::new(held, trust.holds()),
+        turns: Turns::new(&identity.machine, &trust),
         doing: Doing::default(),
         asks: Asks::default(),
         next_key: NextKey::new(next_key(&config.state_dir)?),

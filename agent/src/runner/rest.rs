@@ -23,6 +23,7 @@ impl Work<'_> {
         {
             tracing::warn!(%running, "the running system was changed, or changed back");
             self.shared.wakes.changed();
+            self.shared.wakes.wake_soak();
             return Ok(true);
         }
         // Nothing to plan for, but worth reporting.

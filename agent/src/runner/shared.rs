@@ -14,6 +14,7 @@ use super::doing::Doing;
 use super::heard::Heard;
 use super::ledger::Ledger;
 use super::next_key::NextKey;
+use super::turns::Turns;
 use super::wakes::Wakes;
 use crate::config::Config;
 use crate::core::plan::{Controller, RebootNote};
@@ -31,6 +32,7 @@ pub struct Shared {
     /// Everything durable. Its own methods control what may be written.
     pub ledger: RefCell<Ledger>,
     pub heard: Heard,
+    pub turns: Turns,
     pub doing: Doing,
     pub asks: Asks,
     pub next_key: NextKey,

@@ -3,13 +3,17 @@
 
 use muster_protocol::ids::{Generation, StorePath};
 use muster_protocol::report::{EventKind, Reason};
+use muster_protocol::target::Action;
 
 use super::roots;
+use super::shared::Shared;
 use super::work::{Work, WorkError};
 use crate::buildlog::BuildLog;
-use crate::core::plan::Probed;
+use crate::core::plan::{Probed, not_its_turn};
+use crate::core::policy::Stage;
 use crate::core::prune::doomed;
 use crate::core::records::{Activation, ActivationPhase, GivenVerdict, Old, Settled, Transaction};
+use crate::core::rollout::Followed;
 use crate::core::state::{Input, State};
 use crate::probes;
 
@@ -39,11 +43,18 @@ impl Work<'_> {
                 "it ran the specialisation '{name}', which this generation does not have: its base runs now"
             )
         });
+        // The machine was asked a few things meanwhile, and leave may be taken back at any time.
+        if self.shared.is_held_back() {
+            return Ok(());
+        }
+        let follows = self.shared.to_follow();
         self.advance(Input::Started, vec![event], |transaction| {
+            transaction.follows = follows.map(Box::new);
             transaction.remark = remark.or(transaction.remark.take());
             transaction.old = Some(old);
             transaction.failed_before = failed_before;
         })?;
+        self.shared.turns.use_leave(self.shared.clock.awake());
         self.restart_activator().await
     }
 
@@ -198,6 +209,7 @@ impl Work<'_> {
         }
         self.shared.ledger.borrow_mut().settle(settled)?;
         self.shared.wakes.changed();
+        self.shared.wakes.wake_soak();
         tracing::info!("generation {} is over: {}", transaction.generation(), transaction.state.name());
         self.summarise(&transaction, old.as_ref(), probe_ms).await;
         roots::release(layout).map_err(|source| WorkError::Roots { source })?;
@@ -256,5 +268,24 @@ impl Work<'_> {
         if let Err(error) = self.nix.forget_generations(&doomed) {
             tracing::warn!("{error}");
         }
+    }
+}
+
+impl Shared {
+    /// Whether the open transaction's target may no longer be switched to, after all.
+    fn is_held_back(&self) -> bool {
+        let ledger = self.ledger.borrow();
+        let turn = self.turn(&ledger);
+        ledger.transaction().is_some_and(|open| not_its_turn(open, Stage::Switch, turn.as_ref()).is_some())
+    }
+
+    /// What the machine will have to say in its rollout. A trial says nothing.
+    fn to_follow(&self) -> Option<Followed> {
+        let ledger = self.ledger.borrow();
+        let open = ledger.transaction()?;
+        let target = open.target().filter(|_| !open.enforcing)?;
+        let plan = self.turns.plan(&target.rollout?.plan)?;
+        let counts = matches!(open.action(), Action::Switch | Action::Boot);
+        Followed::of(&plan, &self.identity.machine, target).filter(|_| counts)
     }
 }

@@ -12,13 +12,14 @@ pub struct Wakes {
     hurry: Cell<bool>,
     contact: Notify,
     work: Notify,
+    soak: Notify,
 }
 
 impl Wakes {
     /// The start of the agent is itself worth reporting.
     pub fn new() -> Self {
-        let (contact, work) = (Notify::new(), Notify::new());
-        Self { to_tell: Cell::new(true), hurry: Cell::new(true), contact, work }
+        let [contact, work, soak] = [(); 3].map(|()| Notify::new());
+        Self { to_tell: Cell::new(true), hurry: Cell::new(true), contact, work, soak }
     }
 
     /// Something that a check-in reports has changed. It is sent along with other changes within a moment.
@@ -59,11 +60,20 @@ impl Wakes {
         self.work.notify_one();
     }
 
+    /// What the machine runs may have changed.
+    pub fn wake_soak(&self) {
+        self.soak.notify_one();
+    }
+
     pub async fn contact(&self) {
         self.contact.notified().await;
     }
 
     pub async fn work(&self) {
         self.work.notified().await;
+    }
+
+    pub async fn soak(&self) {
+        self.soak.notified().await;
     }
 }

@@ -4,8 +4,9 @@ use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::time::Duration;
 
+use muster_protocol::clock::UnixMillis;
 use muster_protocol::ids::{Generation, StorePath, to_hex};
-use muster_protocol::policy::Policy;
+use muster_protocol::policy::{Policy, Window};
 use muster_protocol::random::{self, RandomError};
 use muster_protocol::report::{EventKind, UpdateStep as Ended};
 use muster_protocol::target::Target;
@@ -20,6 +21,7 @@ use crate::core::backoff::{Backoff, look};
 use crate::core::plan::{self, Observed, Probed, Step};
 use crate::core::policy::{Circumstances, Deferral, Hold, Rules};
 use crate::core::records::{Old, Quarantined, Transaction};
+use crate::core::rollout::{self, Turn};
 use crate::core::state::{Input, State};
 use crate::journal::{FileId, Files, JournalError};
 use crate::nix::{NixError, Store};
@@ -242,6 +244,8 @@ impl Work<'_> {
         let alive = activator::is_alive(&shared.config.state_dir);
         let wanted = shared.heard.wanted();
         let (rules, due) = (shared.rules(&ledger), shared.platform.due());
+        let at = shared.clock.unix_ms();
+        let turn = shared.turn(&ledger);
         let observed = Observed {
             transaction: ledger.transaction(),
             epoch: shared.heard.holds().epoch,
@@ -257,14 +261,22 @@ impl Work<'_> {
             console: shared.platform.console(),
             rules: &rules,
             circumstances: self.circumstances.as_ref(),
+            turn: turn.as_ref(),
             due: due.as_ref(),
             blockers: self.blockers.as_deref(),
-            at: shared.clock.unix_ms(),
+            at,
             not_before: self.not_before,
             now,
         };
         shared.note_reboot(plan::reboot_note(&observed, ledger.journal()));
-        Ok(plan::next(&observed, ledger.journal(), wanted.as_ref()))
+        let step = plan::next(&observed, ledger.journal(), wanted.as_ref());
+        if let Some(awaits) = plan::awaits_turn(&step, ledger.transaction()) {
+            let (plan, says) = turn.map(|turn| (turn.place.plan, turn.says)).unzip();
+            if shared.turns.set_awaits(plan.filter(|_| awaits), &says.unwrap_or_default(), now) {
+                shared.wakes.changed_now();
+            }
+        }
+        Ok(step)
     }
 
     async fn take(&mut self, step: Step) -> Result<(), WorkError> {
@@ -378,13 +390,28 @@ impl Work<'_> {
         let about = self.generation().map(|generation| format!("{generation}: {}", deferral.why));
         let told_before =
             deferral.hold == Hold::Inhibited && !self.asked_for.insert(about.unwrap_or_default());
-        let events = if told_before { vec![] } else { vec![event] };
-        self.advance(Input::Deferred { deferral }, events, |_| ())
+        let waits = rollout::is_turn(deferral.hold);
+        // What is missing changes with each machine that soaks and each try: that it waits is told once.
+        let still = (waits && self.awaits_since().is_some()) || self.waits_for_plan(&deferral);
+        let events = if told_before || still { vec![] } else { vec![event] };
+        let now = self.shared.clock.unix_ms();
+        self.advance(Input::Deferred { deferral }, events, |open| {
+            open.awaits_since = waits.then(|| open.awaits_since.unwrap_or(now));
+        })
     }
 
     /// The target of the open transaction. A rollback has none, and no step that needs one.
     pub(super) fn target(&self) -> Option<Target> {
         self.shared.ledger.borrow().transaction().and_then(Transaction::target).cloned()
+    }
+    fn waits_for_plan(&self, deferral: &Deferral) -> bool {
+        let ledger = self.shared.ledger.borrow();
+        let state = ledger.transaction().map(|open| &open.state);
+        let waits = matches!(state, Some(State::Deferred { deferral, .. }) if deferral.hold == Hold::Plan);
+        waits && deferral.hold == Hold::Plan
+    }
+    fn awaits_since(&self) -> Option<UnixMillis> {
+        self.shared.ledger.borrow().transaction().and_then(|open| open.awaits_since)
     }
     pub(super) fn output(&self) -> Option<StorePath> {
         self.shared.ledger.borrow().transaction().map(|open| open.output().clone())
@@ -461,6 +488,20 @@ impl Glance {
 }
 
 impl Shared {
+    /// What is known about the turn of the open transaction's target.
+    pub(super) fn turn(&self, ledger: &super::ledger::Ledger) -> Option<Turn> {
+        let target = ledger.transaction().and_then(Transaction::target)?;
+        self.turns.turn(target, self.clock.awake(), self.clock.unix_ms())
+    }
+
+    /// The windows of its wave, in which its target may be switched to besides those of its policy.
+    fn wave_windows(&self, open: &Transaction) -> Option<Vec<Window>> {
+        let place = open.target().filter(|_| !open.enforcing)?.rollout?;
+        let plan = self.turns.plan(&place.plan)?;
+        let wave = plan.waves.get(usize::try_from(place.wave).ok()?)?;
+        Some(wave.windows.clone()).filter(|windows| !windows.is_empty())
+    }
+
     /// The policies in force: of the open transaction, or else of the confirmed generation.
     pub(super) fn rules(&self, ledger: &super::ledger::Ledger) -> Rules {
         let none = Policy::default();
@@ -470,7 +511,11 @@ impl Shared {
             Some(open) if open.is_rollback() => {
                 Rules { urgent: true, before: Vec::new(), ..Rules::new(&none, own) }
             }
-            Some(open) => Rules::new(open.target().map_or(&none, |target| &target.policy), own),
+            Some(open) => {
+                let mut rules = Rules::new(open.target().map_or(&none, |target| &target.policy), own);
+                rules.windows.extend(self.wave_windows(open));
+                rules
+            }
             None => {
                 let known = ledger.journal().confirmed.as_ref().and_then(|known| known.target.as_ref());
                 Rules::new(known.map_or(&none, |target| &target.policy), own)

@@ -20,6 +20,7 @@ use muster_protocol::tuf::repository::{RootSpec, sign_generation, sign_root, sig
 
 use super::controller::{Controller, DAY, Fleet, NOW, root_of};
 
+mod gated;
 mod sent;
 
 struct Machine {

@@ -294,6 +294,13 @@ impl Update {
         Generation::of(self.root.epoch(), self.targets_version()?).ok()
     }
 
+    /// When the first of the verified targets and snapshot expires, in Unix seconds, whether or not that is
+    /// over; `None` where one of them is not held.
+    pub fn expires(&self) -> Option<i64> {
+        let (targets, snapshot) = (self.targets.as_ref()?, self.snapshot.as_ref()?);
+        Some(targets.expires.min(snapshot.expires).as_second())
+    }
+
     /// The name under which a target is served (6.2).
     pub fn target_name(&self, path: &str, hash: &str) -> String {
         match path.rsplit_once('/') {

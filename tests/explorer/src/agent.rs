@@ -8,13 +8,15 @@ use muster_agent::core::health::CheckResult;
 use muster_agent::core::plan::{self, Controller, Observed, Probed, Step};
 use muster_agent::core::policy::{Circumstances, Rules};
 use muster_agent::core::records::{GivenVerdict, Journal, Old, Settled, Transaction};
+use muster_agent::core::rollout::{Says, Turn};
 use muster_agent::core::state::{Input, State};
 use muster_protocol::ids::Epoch;
+use muster_protocol::plan::{Gate, Lack};
 use muster_protocol::policy::Policy;
 use muster_protocol::report::{EventKind, UpdateStep as Ended};
 
 use crate::activator;
-use crate::scene::{Behaviour, Break, Scene, number, path};
+use crate::scene::{Behaviour, Break, Scene, number, path, place};
 use crate::world::{Agent, Effect, World, is_own_fault};
 
 /// Takes the agent one change further. `None` where it has nothing to do before something else happens.
@@ -73,6 +75,16 @@ fn plan(world: &World, agent: &Agent, scene: &Scene) -> Step {
     let reached = agent.reached || scene.breaks(Break::ConfirmUnreached);
     let (rules, circumstances) =
         (Rules::new(&Policy::default(), &Policy::default()), Circumstances::default());
+    let turn = scene.gated.then(|| {
+        let skips = scene.breaks(Break::SkipGate) && agent.leave;
+        Turn {
+            place: place(),
+            missing: None,
+            is_expired: false,
+            gate: agent.proven.map(|open| if open || skips { Gate::Open } else { closed() }),
+            says: if agent.leave { Says::Go } else { Says::Nothing },
+        }
+    });
     let is_new = world.disk.new_epoch && !scene.breaks(Break::IgnoreEpoch);
     let epoch = if is_new { Epoch::new(1).unwrap_or_default() } else { Epoch::default() };
     let observed = Observed {
@@ -90,6 +102,7 @@ fn plan(world: &World, agent: &Agent, scene: &Scene) -> Step {
         console: None,
         rules: &rules,
         circumstances: Some(&circumstances),
+        turn: turn.as_ref(),
         due: None,
         blockers: None,
         at: 0,
@@ -97,6 +110,10 @@ fn plan(world: &World, agent: &Agent, scene: &Scene) -> Step {
         now: Duration::ZERO,
     };
     plan::next(&observed, &journal, wanted.as_ref())
+}
+
+fn closed() -> Gate {
+    Gate::Closed(Lack::Wave { wave: 0, name: "canaries".to_owned(), have: 0, need: 1 })
 }
 
 /// Whether the step changed anything.
@@ -148,6 +165,7 @@ fn take(world: &mut World, scene: &Scene, step: Step) -> bool {
             let settled = Settled { running: running.as_ref(), ..Settled::default() };
             write(world, scene, |book| book.settle(settled));
         }
+        Step::Defer(deferral) => advance(world, scene, Input::Deferred { deferral }, vec![], |_| ()),
         other => world.violate(format!("the model does not know the step {other:?}")),
     }
     true
@@ -224,6 +242,9 @@ fn start_activator(world: &mut World, scene: &Scene) {
     let old = Old { running: path(world.running), profile: path(world.disk.profile) };
     let event = EventKind::Activating { old: path(world.running).unwrap_or_else(|| new.clone()), new };
     advance(world, scene, Input::Started, vec![event], |transaction| transaction.old = Some(old));
+    if let Some(agent) = &mut world.agent {
+        agent.leave = false;
+    }
     todo(world, [Effect::StartActivator]);
 }
 
@@ -303,6 +324,9 @@ fn note_begin(world: &mut World, scene: &Scene, transaction: &Transaction) {
     (world.history.old, world.history.new) = (world.running, system);
     if transaction.is_rollback() {
         return;
+    }
+    if scene.gated && !transaction.enforcing && !world.gate {
+        world.violate("a machine switches before its turn: no gate was open");
     }
     let generation = scene.place(transaction.generation());
     let decided_before = std::mem::take(&mut world.history.decided_before);

@@ -20,6 +20,9 @@ pub enum Action {
     Contact,
     ContactReplyLost,
     NetworkReturns,
+    GateOpens,
+    /// True or not: the machine asks for the proof.
+    LeaveComes,
     /// From here on: what need not happen.
     Publish,
     NewEpoch,
@@ -30,11 +33,12 @@ pub enum Action {
     ActivatorDiskFull,
     Reboot,
     NetworkGoes,
+    LeaveGoes,
     AskRollback,
 }
 
 impl Action {
-    pub const ALL: [Self; 19] = [
+    pub const ALL: [Self; 22] = [
         Self::AgentStep,
         Self::AgentStarts,
         Self::ActivatorStep,
@@ -44,6 +48,8 @@ impl Action {
         Self::Contact,
         Self::ContactReplyLost,
         Self::NetworkReturns,
+        Self::GateOpens,
+        Self::LeaveComes,
         Self::Publish,
         Self::NewEpoch,
         Self::KillAgent,
@@ -53,6 +59,7 @@ impl Action {
         Self::ActivatorDiskFull,
         Self::Reboot,
         Self::NetworkGoes,
+        Self::LeaveGoes,
         Self::AskRollback,
     ];
 
@@ -72,7 +79,7 @@ impl Action {
 
     /// What comes about sooner or later.
     pub fn is_sure(self) -> bool {
-        self.is_the_machines() || self == Self::NetworkReturns
+        self.is_the_machines() || matches!(self, Self::NetworkReturns | Self::GateOpens | Self::LeaveComes)
     }
 }
 
@@ -88,6 +95,22 @@ pub fn after(world: &World, scene: &Scene, action: Action) -> Option<World> {
         Action::Contact => contact(world, scene, true),
         Action::ContactReplyLost => contact(world, scene, false),
         Action::NetworkReturns => (!world.network).then(|| World { network: true, ..world.clone() }),
+        Action::GateOpens => (scene.gated && !world.gate).then(|| World { gate: true, ..world.clone() }),
+        Action::LeaveComes => {
+            let mut next = world.clone();
+            let agent = next.agent.as_mut().filter(|_| scene.gated && reachable(world, scene))?;
+            let proven = Some(world.gate || agent.proven == Some(true));
+            if agent.leave && agent.proven == proven {
+                return None;
+            }
+            (agent.leave, agent.proven) = (true, proven);
+            Some(next)
+        }
+        Action::LeaveGoes => {
+            let mut next = world.clone();
+            next.agent.as_mut().filter(|agent| agent.leave)?.leave = false;
+            Some(next)
+        }
         Action::Publish => {
             let of_the_new = scene.epoch_from == Some(world.published + 1);
             let possible =

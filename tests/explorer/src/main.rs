@@ -184,6 +184,7 @@ fn caught(guard: Break, arguments: &Arguments) -> Caught {
             (Class::Nixos, vec![switch(B::ActivationFails), switch(B::SameAgain)])
         }
         Break::AcceptOlder | Break::IgnoreEpoch => (Class::Nixos, vec![switch(B::Good), switch(B::Good)]),
+        Break::SkipGate => (Class::Nixos, vec![switch(B::Good)]),
         Break::TrustHalfActivation => (Class::Nixos, vec![switch(B::Good)]),
         Break::TrustBootLink => (Class::Darwin, vec![switch(B::Good)]),
         Break::LeaveDaemons => (Class::Darwin, vec![switch(B::ChangesBootJob)]),
@@ -211,6 +212,7 @@ fn caught(guard: Break, arguments: &Arguments) -> Caught {
         budget,
         reports: true,
         foreign_profile,
+        gated: guard == Break::SkipGate,
         old_fails: false,
         broken: Some(guard),
     };
@@ -229,6 +231,7 @@ fn scenes(arguments: &Arguments) -> Vec<Scene> {
         budget,
         reports: false,
         foreign_profile: false,
+        gated: false,
         old_fails: false,
         broken: None,
     };
@@ -257,6 +260,12 @@ fn scenes(arguments: &Arguments) -> Vec<Scene> {
         for pair in [[B::Good, B::Good], [B::ActivationFails, B::SameAgain]] {
             scenes.push(Scene { epoch_from: Some(2), ..scene(class, pair.map(switch).to_vec()) });
         }
+        // Whatever the controller says, and takes back.
+        scenes.push(Scene {
+            gated: true,
+            budget: Budget { faults: arguments.faults.min(1), rollbacks: 1 },
+            ..scene(class, vec![switch(B::Good), switch(B::Good)])
+        });
         // A reboot would bring up what somebody else set, which is nobody's OLD or NEW.
         let none = Budget { faults: 0, rollbacks: 0 };
         let foreign = scene(class, vec![switch(B::ActivationFails)]);

@@ -1,8 +1,9 @@
 //! What one exploration is about: a machine's class, what operators publish for it, and how many faults
 //! there are.
 
-use muster_protocol::ids::{Epoch, Generation, StorePath};
+use muster_protocol::ids::{Epoch, Generation, Sha256, StorePath};
 use muster_protocol::machine::Class;
+use muster_protocol::plan::Place;
 use muster_protocol::target::{Action, Target};
 
 /// A system by its number; 0 is what the machine had before anything was published.
@@ -61,6 +62,8 @@ pub enum Break {
     AcceptOlder,
     /// Go on with what was signed before a new epoch.
     IgnoreEpoch,
+    /// Switch to a gated target on the controller's word.
+    SkipGate,
     /// Wait for a verdict on an activation that was killed half way.
     TrustHalfActivation,
     /// Take what a Mac's boot has linked for a system whose activation ended.
@@ -133,6 +136,8 @@ pub struct Scene {
     pub reports: bool,
     /// Somebody set another profile than what runs, before all this.
     pub foreign_profile: bool,
+    /// What is published has a place in a rollout, behind another machine.
+    pub gated: bool,
     /// OLD cannot be activated again.
     pub old_fails: bool,
     pub broken: Option<Break>,
@@ -176,7 +181,7 @@ impl Scene {
         let published = self.published.get(usize::from(generation).checked_sub(1)?)?;
         let system = self.system(generation);
         Some(Target {
-            rollout: None,
+            rollout: self.gated.then(place),
             machine: "m".parse().ok()?,
             class: self.class,
             generation: self.pair(generation)?,
@@ -191,11 +196,16 @@ impl Scene {
             checks: Vec::new(),
             trusted_nix_keys: Vec::new(),
             policy: muster_protocol::policy::Policy::default(),
-            requires: vec![],
+            requires: if self.gated { vec![muster_protocol::plan::FEATURE.to_owned()] } else { vec![] },
             message: None,
             evaluation: Default::default(),
         })
     }
+}
+
+/// The place of every gated target.
+pub fn place() -> Place {
+    Place { plan: Sha256::of(b"plan"), wave: 1 }
 }
 
 fn text(system: System) -> String {

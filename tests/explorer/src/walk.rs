@@ -24,7 +24,8 @@ impl explore::Scene for Scene {
         let reports = if self.reports { ", with its reports" } else { "" };
         let epoch =
             self.epoch_from.map_or_else(String::new, |from| format!(", a new epoch before number {from}"));
-        format!("{}: {}{epoch}{old}{foreign}{reports}", self.class, published.join(", then "))
+        let gated = if self.gated { ", behind a gate" } else { "" };
+        format!("{}: {}{epoch}{gated}{old}{foreign}{reports}", self.class, published.join(", then "))
     }
 
     fn first(&self) -> World {

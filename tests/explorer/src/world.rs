@@ -33,6 +33,8 @@ pub struct World {
     pub network: bool,
     /// The newest generation at the controller.
     pub published: u8,
+    /// Enough machines have signed that they run it well.
+    pub gate: bool,
     /// Root holders have begun the new epoch.
     pub new_epoch: bool,
     pub budget: Budget,
@@ -83,6 +85,10 @@ pub struct Agent {
     pub reached: bool,
     pub answers: bool,
     pub rollback_asked: bool,
+    /// What the last statements proved about the gate, if any were fetched.
+    pub proven: Option<bool>,
+    /// The controller gave leave, and did not take it back.
+    pub leave: bool,
 }
 
 /// One change of the disk, or the start of another process. A crash comes between any two.
@@ -157,6 +163,7 @@ impl World {
             leftover: None,
             network: true,
             published: 0,
+            gate: false,
             new_epoch: false,
             budget: scene.budget,
             history: History { begun: vec![0; scene.published.len() + 1], ..History::default() },

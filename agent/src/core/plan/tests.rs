@@ -15,6 +15,7 @@ mod begin;
 mod deferral;
 mod epoch;
 mod rest;
+mod turn;
 
 fn activation(number: u64, phase: Phase) -> Activation {
     let mut record = Activation::new(&transaction(number, State::Activating), "boot");
@@ -52,6 +53,7 @@ fn observed<'a>() -> Observed<'a> {
         console: None,
         rules: &RULES,
         circumstances: Some(&WELL),
+        turn: None,
         due: None,
         blockers: None,
         at: 1_000,

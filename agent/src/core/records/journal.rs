@@ -1,5 +1,6 @@
 //! What the agent remembers.
 
+use muster_protocol::bounded;
 use muster_protocol::checkin::Phase;
 use muster_protocol::clock::UnixMillis;
 use muster_protocol::ids::{Generation, StorePath};
@@ -11,6 +12,7 @@ use super::known::Known;
 use super::transaction::{Old, Telling, Transaction, Unknown, VERSION};
 use crate::core::policy::Pause;
 use crate::core::reboot::Rebooted;
+use crate::core::rollout::Followed;
 use crate::core::state::State;
 
 /// How long a machine waits before it retries a generation by itself after failing for a reason of its own.
@@ -74,6 +76,9 @@ pub struct Journal {
     /// The last expected system that a boot brought up.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub booted: Option<StorePath>,
+    /// The generation of a plan that this machine vouches for.
+    #[serde(default, skip_serializing_if = "Option::is_none", deserialize_with = "bounded::if_well_formed")]
+    pub followed: Option<Followed>,
     #[serde(default)]
     pub pause: Option<Pause>,
     #[serde(default)]
@@ -347,6 +352,7 @@ impl Journal {
     fn confirm(&mut self, transaction: &Transaction, at: UnixMillis) {
         self.after_boot = None;
         if transaction.is_rollback() {
+            self.followed = self.followed.take().map(|known| known.went_back(transaction.generation()));
             (self.confirmed, self.previous) = (None, None);
             return;
         }
@@ -356,6 +362,12 @@ impl Journal {
         // The same system under a new number keeps its predecessor, and so does one that was only restored.
         if before != Some(&output) && !transaction.enforcing {
             self.previous = before.cloned();
+        }
+        if let (false, Some(target)) = (transaction.enforcing, transaction.target())
+            && let State::Confirmed { degraded } = &transaction.state
+        {
+            let begins = transaction.follows.as_deref().cloned();
+            self.followed = Followed::confirmed(self.followed.take(), begins, target.rollout, degraded);
         }
         if transaction.action() == Action::Test {
             self.after_boot = old.and_then(|old| old.profile.clone()).filter(|profile| *profile != output);

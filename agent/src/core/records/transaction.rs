@@ -11,6 +11,7 @@ use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
 use super::known::Known;
+use crate::core::rollout::Followed;
 use crate::core::state::State;
 
 /// The version of every document here. A later one only adds fields.
@@ -43,6 +44,12 @@ pub struct Transaction {
     /// system to it.
     #[serde(default)]
     pub at_boot: bool,
+    /// Since when it waits for its turn in a rollout, and nothing else.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub awaits_since: Option<UnixMillis>,
+    /// What the machine has to say in its rollout once this is confirmed; set when the activator is started.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub follows: Option<Box<Followed>>,
     /// How long its steps have taken so far.
     #[serde(default)]
     pub took: Summary,
@@ -128,6 +135,8 @@ impl Transaction {
             failed_before: Vec::new(),
             enforcing: false,
             at_boot: false,
+            awaits_since: None,
+            follows: None,
             took: Summary::default(),
             remark: None,
             telling: Vec::new(),

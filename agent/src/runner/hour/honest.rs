@@ -8,6 +8,7 @@ use muster_protocol::audit::Checkpoint;
 use muster_protocol::checkin::{BEARER_SECONDS, CheckIn, CheckInReply, PollReply};
 use muster_protocol::ids::{Epoch, Generation, MachineName, Sha256};
 use muster_protocol::keys::{Context, PublicKey, SecretKey, Signature};
+use muster_protocol::plan::Leave;
 use muster_protocol::report::{Accepted, Batch, Event, Stream};
 use muster_protocol::request::{Asked, MachineRequest, SignedRequest};
 use muster_protocol::session::{ExchangeSecret, SessionKey, SessionOffer, SessionProof};
@@ -97,6 +98,14 @@ pub struct Honest {
     through: (Option<Stream>, u64),
     pub stored: Vec<(Option<Stream>, Event)>,
     pub last: Option<CheckIn>,
+    /// What it says in its replies about a rollout.
+    pub leave: Option<Leave>,
+    /// It calls the machine to check in.
+    pub calls: bool,
+    /// For how long signatures over what is published are valid, in seconds.
+    pub valid: i64,
+    /// The files that it was asked for.
+    pub paths: Vec<String>,
     /// The number of requests received.
     pub heard: u64,
     /// The number of successes that it returned itself.
@@ -139,6 +148,10 @@ impl Honest {
             through: (None, 0),
             stored: Vec::new(),
             last: None,
+            leave: None,
+            calls: false,
+            valid: 30 * DAY,
+            paths: Vec::new(),
             heard: 0,
             answered: 0,
             alarm: false,
@@ -172,7 +185,7 @@ impl Honest {
 
     /// Operators sign this target, and it is served.
     pub fn publish(&mut self, target: &Target) {
-        let expires = BEGAN + 30 * DAY;
+        let expires = BEGAN + self.valid;
         let signed = sign_generation(target, expires, &[&self.operator]).unwrap();
         let (folder, n) = (api::tuf_path(&self.machine), target.generation.get());
         self.timestamp += 1;
@@ -182,7 +195,8 @@ impl Honest {
         self.files.insert(format!("{folder}/{n}.snapshot.json"), snapshot.to_vec());
         self.files.insert(format!("{folder}/{n}.targets.json"), signed.targets.into_bytes());
         let hash = Sha256::of(signed.target.as_bytes());
-        self.files.insert(api::target_path(&self.machine, &hash), signed.target.into_bytes());
+        let path = if target.rollout.is_some() { api::gated_path } else { api::target_path };
+        self.files.insert(path(&self.machine, &hash), signed.target.into_bytes());
         self.files.insert(in_cache(target), contents(target));
         self.latest = Some(target.generation);
     }
@@ -197,7 +211,7 @@ impl Honest {
 
     pub fn has_news_for(&self, have: &str) -> bool {
         let latest = self.latest.map_or_else(|| "0".to_owned(), |latest| latest.to_string());
-        self.asked.is_some() || latest != have
+        self.asked.is_some() || self.calls || latest != have
     }
 
     pub fn waits_for_a_key(&self) -> bool {
@@ -206,7 +220,11 @@ impl Honest {
 
     /// A finished poll.
     pub fn poll(&self) -> Answer {
-        Answer::json(&PollReply { generation: self.latest, check_in: self.asked.is_some(), files: None })
+        Answer::json(&PollReply {
+            generation: self.latest,
+            check_in: self.asked.is_some() || self.calls,
+            files: None,
+        })
     }
 
     /// Whether this bearer is valid at `now`.
@@ -227,6 +245,7 @@ impl Honest {
                 if path.ends_with("/poll") {
                     return self.poll();
                 }
+                self.paths.push(path.to_owned());
                 match self.files.get(path) {
                     Some(bytes) => Answer { status: 200, body: bytes.clone(), retry_after: None },
                     None => Answer::problem(404, ProblemCode::NotFound),
@@ -308,8 +327,9 @@ impl Honest {
         self.given += 1;
         let bearer = format!("bearer-{}", self.given);
         self.bearers.insert(bearer.clone(), now + i64::try_from(BEARER_SECONDS).unwrap());
+        self.calls = false;
         let reply = CheckInReply {
-            rollout: None,
+            rollout: self.leave.clone(),
             bearer,
             bearer_expires_in: BEARER_SECONDS,
             generation: self.latest,

@@ -80,6 +80,11 @@ impl Line {
         self.with(|honest| honest.ask_rotation(now));
         self.published.notify_waiters();
     }
+    /// Calls the machine to check in.
+    pub fn call(&self) {
+        self.with(|honest| honest.calls = true);
+        self.published.notify_waiters();
+    }
     /// From here on somebody else answers, or the honest controller again.
     pub fn lie(&self, seed: u64) {
         let mut inner = self.lock();

@@ -49,6 +49,12 @@ fn end_of(attack: Attack, view: &MachineSummary) -> String {
              with `muster keys new-epoch`"
                 .to_owned()
         }
+        Attack::SkippedWave => {
+            "the machine is untouched, and switches only once enough machines of the waves before have signed \
+             that they run it well; it ends by itself once the controller shows that, or says that the \
+             machine must wait. Find out who holds the controller, or what is between"
+                .to_owned()
+        }
         Attack::AlteredArchive | Attack::WrongOutput | Attack::WrongClass | Attack::Unknown => format!(
             "the machine is untouched, and waits for the next generation unless a later try comes through \
              whole. Find out who changes what the cache gives, or who signed it so, then `muster update \
