@@ -15,7 +15,7 @@ mod rollouts;
 mod views;
 
 pub use rollouts::{
-    AskRollout, BrakeView, MemberState, MemberView, NewPlan, RolloutState, RolloutView, SetBrake, WaveView,
+    AskRollout, BrakeView, MachineRollout, MemberState, MemberView, NewPlan, RolloutState, RolloutView, SetBrake, WaveView,
     Wish,
 };
 use views::is_zero;
