@@ -135,7 +135,8 @@ pub fn poll_path(machine: &MachineName, have: Option<Generation>, wait: u64) -> 
 pub fn poll_files_path(machine: &MachineName, have: Option<Generation>, wait: u64, root: u64) -> String {
     format!("{}&root={root}&files=1", poll_path(machine, have, wait))
 }
-/// One rollout, by its plan: `GET`: [`crate::operator::RolloutView`]; `POST`: [`crate::operator::AskRollout`].
+/// One rollout, by its plan: `GET`: [`crate::operator::RolloutView`]; `POST`:
+/// [`crate::operator::AskRollout`].
 pub fn operator_rollout(plan: &Sha256) -> String {
     format!("{OPERATOR_ROLLOUTS}/{plan}")
 }

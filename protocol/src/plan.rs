@@ -2,9 +2,9 @@
 //! of those that follow.
 //!
 //! A [`Plan`] is one document for all machines of a publication. Each target names it by its hash, with the
-//! wave of its machine ([`Place`]), so that operators sign the order together with the targets. Machines of a
-//! wave that run their output well sign [`Statement`]s; a machine of a later wave switches when enough of them
-//! open its [`gate()`]. The controller passes plan and statements on, and is trusted with neither.
+//! wave of its machine ([`Place`]), so that operators sign the order together with the targets. Machines of
+//! a wave that run their output well sign [`Statement`]s; a machine of a later wave switches when enough of
+//! them open its [`gate()`]. The controller passes plan and statements on, and is trusted with neither.
 
 mod gate;
 mod statement;
@@ -13,7 +13,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use serde::{Deserialize, Serialize};
 
-pub use gate::{Gate, Lack, gate, gate_by, needed};
+pub use gate::{Gate, Lack, gate, gate_by, machine_lacks, needed, wave_lacks};
 pub use statement::{
     Claim, Leave, MAX_LEAVE_SECONDS, MAX_STATEMENTS, MAX_STATEMENTS_BYTES, MAX_WHY_BYTES, Said, Statement,
     Statements, Vouch,

@@ -15,6 +15,7 @@
 //! - `metrics` counts what happens, for those who watch; every part counts in it, and it uses none.
 //! - `rates` counts requests; `config` is read once and passed as a value.
 //! - `threads` keeps CPU-heavy work from blocking other tasks.
+//! - `rollout` decides whose turn it is in a rollout, and carries that out.
 //! - `core` decides: pure functions of what is stored, what arrived and the time. All others use it; it uses
 //!   none.
 
@@ -32,6 +33,7 @@ mod keyring;
 mod metrics;
 mod notify;
 mod rates;
+pub mod rollout;
 mod roots;
 pub mod server;
 mod services;

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::fmt;
 
 use super::statement::{Claim, Said, Statement};
-use super::{Plan, Voucher};
+use super::{Plan, Voucher, Wave};
 use crate::ids::{MachineName, Sha256};
 use crate::keys::Signature;
 
@@ -71,7 +71,7 @@ pub fn gate(
     })
 }
 
-/// The same with signatures that `is_signed` knows about, for models and simulators.
+/// The same with signatures that `is_signed` judges, for models and simulators.
 ///
 /// Each voucher has one word of a kind: duplicates are dropped before a signature is checked, so that a gate
 /// costs at most as many checks as it has vouchers.
@@ -82,9 +82,6 @@ pub fn gate_by(
     statements: &[Statement],
     is_signed: impl Fn(&Voucher, Said, &Signature) -> bool,
 ) -> Gate {
-    if wave >= plan.waves.len() {
-        return Gate::Closed(Lack::NoSuchWave);
-    }
     let mut words: BTreeMap<(&MachineName, Said), &Signature> = BTreeMap::new();
     for Statement { machine, said, signature } in statements {
         words.entry((machine, *said)).or_insert(signature);
@@ -92,24 +89,37 @@ pub fn gate_by(
     let says = |voucher: &Voucher, said: Said| {
         words.get(&(&voucher.machine, said)).is_some_and(|signature| is_signed(voucher, said, signature))
     };
-    let has_soaked = |voucher: &Voucher| says(voucher, Said::Soaked) && !says(voucher, Said::Withdrawn);
-    for number in needed(wave) {
-        let earlier = &plan.waves[number];
-        let soaked = earlier.vouchers.iter().filter(|voucher| has_soaked(voucher));
+    match wave_lacks(plan, wave, &says).or_else(|| machine_lacks(plan, machine, &says)) {
+        Some(lack) => Gate::Closed(lack),
+        None => Gate::Open,
+    }
+}
+
+/// What a wave's gate lacks, given what each voucher is proven to have said.
+pub fn wave_lacks(plan: &Plan, wave: usize, says: &impl Fn(&Voucher, Said) -> bool) -> Option<Lack> {
+    if wave >= plan.waves.len() {
+        return Some(Lack::NoSuchWave);
+    }
+    let has_soaked = |voucher: &&Voucher| says(voucher, Said::Soaked) && !says(voucher, Said::Withdrawn);
+    needed(wave).find_map(|number| {
+        let Wave { name, vouchers, at_least, .. } = &plan.waves[number];
         // No more than needed, so that what is left over costs nothing.
-        let have = u32::try_from(soaked.take(earlier.at_least as usize).count()).unwrap_or(u32::MAX);
-        if have < earlier.at_least {
-            let (name, need) = (earlier.name.clone(), earlier.at_least);
-            return Gate::Closed(Lack::Wave { wave: number, name, have, need });
-        }
-    }
-    for first in plan.first_of(machine) {
-        let confirmed = plan.voucher(first).is_some_and(|voucher| {
-            (says(voucher, Said::Confirmed) || says(voucher, Said::Soaked)) && !says(voucher, Said::Withdrawn)
-        });
-        if !confirmed {
-            return Gate::Closed(Lack::Machine { first: first.clone() });
-        }
-    }
-    Gate::Open
+        let soaked = vouchers.iter().filter(has_soaked).take(*at_least as usize).count();
+        let (name, have, need) = (name.clone(), u32::try_from(soaked).unwrap_or(u32::MAX), *at_least);
+        (have < need).then_some(Lack::Wave { wave: number, name, have, need })
+    })
+}
+
+/// The machine that this one still waits for besides its wave's gate.
+pub fn machine_lacks(
+    plan: &Plan,
+    machine: &MachineName,
+    says: &impl Fn(&Voucher, Said) -> bool,
+) -> Option<Lack> {
+    let is_confirmed = |voucher: &Voucher| {
+        (says(voucher, Said::Confirmed) || says(voucher, Said::Soaked)) && !says(voucher, Said::Withdrawn)
+    };
+    let mut first = plan.first_of(machine);
+    let missing = first.find(|first| !plan.voucher(first).is_some_and(is_confirmed));
+    missing.map(|first| Lack::Machine { first: first.clone() })
 }
