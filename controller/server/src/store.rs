@@ -72,6 +72,7 @@ pub use answers::{
 pub use error::{Failed, StoreError};
 pub use parsed::Keys;
 pub use queue::{Arrived, MOST_TOGETHER, Taken};
+pub use stir::Stirred;
 
 /// The supported databases, each with the same functions: those listed are all that the store needs.
 ///

@@ -181,9 +181,10 @@ pub enum Change {
         plan: Sha256,
         failed: Failed,
     },
-    /// The failures of a rollout up to now no longer count.
-    FailuresForgiven {
+    /// The failures, or the revocation, of these machines of a rollout no longer count.
+    MembersForgiven {
         plan: Sha256,
+        machines: Vec<MachineName>,
     },
     /// What a machine said of a plan; nothing if the plan is gone.
     Said(Said),

@@ -9,7 +9,7 @@ use muster_protocol::target::Action;
 use super::rows::Machine;
 
 /// How long a machine may be silent before it counts as offline.
-fn silence_ms(poll_seconds: u64) -> i64 {
+pub fn silence_ms(poll_seconds: u64) -> i64 {
     i64::try_from(poll_seconds)
         .unwrap_or(i64::MAX / 4000)
         .saturating_mul(3)

@@ -28,6 +28,9 @@ pub struct Turn {
     /// Until when it may begin to switch.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub until: Option<UnixMillis>,
+    /// That was taken back.
+    #[serde(default)]
+    pub taken_back: bool,
 }
 
 impl Turn {
@@ -44,13 +47,15 @@ impl Turn {
                 why: "it was published just now, and its turn is about to be decided".into(),
             },
             until: None,
+            taken_back: false,
         })
     }
 
     /// What the machine is told: how long it may begin from now on, counted anew each time, so that a reply
     /// that is repeated gives no more than is left.
     pub fn leave(&self, now: UnixMillis) -> Leave {
-        let left = self.until.map_or(0, |until| until.saturating_sub(now).div_euclid(1000));
+        let until = self.until.filter(|_| !self.taken_back);
+        let left = until.map_or(0, |until| until.saturating_sub(now).div_euclid(1000));
         let seconds = u64::try_from(left).unwrap_or(0);
         let why = (seconds == 0).then(|| self.at.why.clone());
         Leave { plan: self.at.plan, seconds, why }

@@ -25,7 +25,7 @@ const UNKNOWN: Duration = Duration::from_secs(30);
 /// A stored plan.
 #[derive(Debug)]
 pub struct Held {
-    pub plan: Plan,
+    pub plan: Arc<Plan>,
     pub bytes: Bytes,
 }
 
@@ -56,7 +56,7 @@ impl Plans {
         let Ok(parsed) = read else {
             return Err(StoreError::Damaged("a plan"));
         };
-        let held = Arc::new(Held { plan: parsed, bytes: bytes.into() });
+        let held = Arc::new(Held { plan: Arc::new(parsed), bytes: bytes.into() });
         self.with(|inner| {
             inner.unknown.remove(plan);
             if inner.bytes + held.bytes.len() > MOST_BYTES {

@@ -157,7 +157,7 @@ fn contradicts(change: &Change) -> Concerns<'_> {
         | Change::RolloutAsked { .. }
         | Change::RolloutDecided { .. }
         | Change::MemberFailed { .. }
-        | Change::FailuresForgiven { .. }
+        | Change::MembersForgiven { .. }
         | Change::Said(_)
         | Change::BrakeSet { .. }
         | Change::PlansForgotten { .. }

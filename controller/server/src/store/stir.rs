@@ -115,7 +115,7 @@ impl Moved {
             | Change::Enrolled(_)
             | Change::BrakeSet { .. } => Self::Anything,
             Change::PlanStored(new) => Self::Plan(new.plan),
-            Change::RolloutAsked { plan, .. } | Change::FailuresForgiven { plan } => Self::Plan(*plan),
+            Change::RolloutAsked { plan, .. } | Change::MembersForgiven { plan, .. } => Self::Plan(*plan),
             Change::ReportsThrough(count) if count.outcome.is_some() => Self::Reported(count.machine.clone()),
             _ => return None,
         })

@@ -9,11 +9,11 @@ use super::MOST_OPEN;
 pub enum RolloutRefusal {
     #[error("the plan cannot be used: {0}; make it again with `muster update`")]
     Plan(#[from] PlanError),
-    #[error("there is no rollout {}: `muster rollouts list` shows those that are known", .0.short())]
+    #[error("there is no rollout {}: `muster rollout list` shows those that are known", .0.short())]
     Unknown(Sha256),
     #[error("{0} was stopped for good: publish again what its machines shall run")]
     Stopped(String),
-    #[error("{MOST_OPEN} rollouts are under way: stop some with `muster rollouts stop`")]
+    #[error("{MOST_OPEN} rollouts are under way: stop some with `muster rollout stop`")]
     TooMany,
     #[error("{machine} is not a machine of this plan's wave {wave}")]
     NotItsPlace {

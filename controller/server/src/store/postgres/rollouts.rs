@@ -297,11 +297,20 @@ pub async fn failed(
     Ok(())
 }
 
-pub async fn forgive(sql: &mut PgConnection, plan: &Sha256) -> Result<(), StoreError> {
-    query("UPDATE rollout_members SET forgiven = 1 WHERE plan = $1 AND failed IS NOT NULL")
-        .bind(plan.as_bytes().to_vec())
-        .execute(sql)
-        .await?;
+pub async fn forgive(
+    sql: &mut PgConnection,
+    plan: &Sha256,
+    machines: &[MachineName],
+) -> Result<(), StoreError> {
+    let machines: Vec<&str> = machines.iter().map(|name| name.as_str()).collect();
+    query(
+        "INSERT INTO rollout_members (plan, machine, forgiven) SELECT $1, name, 1 FROM UNNEST($2::text[]) AS name
+         ON CONFLICT (plan, machine) DO UPDATE SET forgiven = 1",
+    )
+    .bind(plan.as_bytes().to_vec())
+    .bind(machines)
+    .execute(sql)
+    .await?;
     Ok(())
 }
 

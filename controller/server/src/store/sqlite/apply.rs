@@ -181,7 +181,7 @@ impl Applying<'_> {
             Change::RolloutAsked { plan, asked } => rollouts::ask(sql, plan, asked).await,
             Change::RolloutDecided { plan, verdict } => rollouts::decided(sql, plan, verdict).await,
             Change::MemberFailed { plan, failed } => rollouts::failed(sql, plan, failed).await,
-            Change::FailuresForgiven { plan } => rollouts::forgive(sql, plan).await,
+            Change::MembersForgiven { plan, machines } => rollouts::forgive(sql, plan, machines).await,
             Change::Said(said) => rollouts::said(sql, said).await,
             Change::BrakeSet { brake } => rollouts::set_brake(sql, brake.as_ref()).await,
             Change::PlansForgotten { before, most } => {

@@ -285,11 +285,20 @@ pub async fn failed(
     Ok(())
 }
 
-pub async fn forgive(sql: &mut SqliteConnection, plan: &Sha256) -> Result<(), StoreError> {
-    sqlx::query("UPDATE rollout_members SET forgiven = 1 WHERE plan = $1 AND failed IS NOT NULL")
-        .bind(plan.as_bytes().as_slice())
-        .execute(sql)
-        .await?;
+pub async fn forgive(
+    sql: &mut SqliteConnection,
+    plan: &Sha256,
+    machines: &[MachineName],
+) -> Result<(), StoreError> {
+    // Without the condition SQLite takes ON for a part of the join.
+    sqlx::query(
+        "INSERT INTO rollout_members (plan, machine, forgiven) SELECT $1, value, 1 FROM json_each($2) WHERE true
+         ON CONFLICT (plan, machine) DO UPDATE SET forgiven = 1",
+    )
+    .bind(plan.as_bytes().as_slice())
+    .bind(json(&machines, "names")?)
+    .execute(sql)
+    .await?;
     Ok(())
 }
 
