@@ -13,8 +13,8 @@ use tokio::sync::watch;
 use tokio::task::JoinHandle;
 
 use crate::certificate::{Certificate, CertificateError};
-use crate::core::retention::PLANS_KEPT_MS;
 use crate::config::{BlobsAt, ConfigError, ServerConfig};
+use crate::core::retention::PLANS_KEPT_MS;
 use crate::following::{Following, Setup, warn_of};
 use crate::http::connection::exchange::Answers;
 use crate::http::connection::gate::Bounds;

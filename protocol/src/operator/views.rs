@@ -4,9 +4,9 @@ use std::collections::BTreeSet;
 
 use serde::{Deserialize, Serialize};
 
+use super::rollouts::MachineRollout;
 use crate::audit::ShownLog;
 use crate::bounded;
-use super::rollouts::MachineRollout;
 use crate::checkin::{Health, Holds, MAX_UNDERSTANDS, Phase, Runs};
 use crate::clock::UnixMillis;
 use crate::ids::{Epoch, Generation, IdError, MachineName, Sha256, Tag};

@@ -264,7 +264,8 @@ pub fn told(checkin: &CheckIn) -> u64 {
     let (mut text, mut hasher) = (Vec::with_capacity(1024), DefaultHasher::new());
     // Serialising what was parsed from JSON never fails.
     let rollout = (&checkin.understands, &checkin.signing, &checkin.awaits, &checkin.vouch);
-    let _ = serde_json::to_writer(&mut text, &(told, &checkin.health, &checkin.age, &checkin.followed, rollout));
+    let _ =
+        serde_json::to_writer(&mut text, &(told, &checkin.health, &checkin.age, &checkin.followed, rollout));
     hasher.write(&text);
     hasher.finish()
 }

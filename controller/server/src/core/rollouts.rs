@@ -7,7 +7,9 @@ mod refusal;
 use muster_protocol::clock::UnixMillis;
 use muster_protocol::ids::{Generation, MachineName, Sha256};
 use muster_protocol::keys::PublicKey;
-use muster_protocol::operator::{BrakeView, MachineRollout, MemberState, RolloutState, SetBrake, WaveView, Wish};
+use muster_protocol::operator::{
+    BrakeView, MachineRollout, MemberState, RolloutState, SetBrake, WaveView, Wish,
+};
 use muster_protocol::plan::{Failure, Leave, MAX_WHY_BYTES, Place, Plan, RolloutName, Vouch};
 use serde::{Deserialize, Serialize};
 
@@ -197,8 +199,7 @@ pub fn brake(
         return Decided::unchanged(held.cloned());
     }
     let why = asked.why.as_deref().map(cut);
-    let brake =
-        asked.on.then(|| BrakeView { at: context.at, by: *context.operator, why: why.clone() });
+    let brake = asked.on.then(|| BrakeView { at: context.at, by: *context.operator, why: why.clone() });
     let (action, detail) = (if asked.on { "brake-on" } else { "brake-off" }, logged("", why.as_deref()));
     let changes = vec![
         Change::BrakeSet { brake: brake.clone() },

@@ -6,7 +6,9 @@ use muster_protocol::checkin::Phase;
 use muster_protocol::clock::UnixMillis;
 use muster_protocol::ids::{Epoch, MachineName, Sha256};
 use muster_protocol::keys::Signature;
-use muster_protocol::operator::{AskRollout, MemberState, MemberView, RolloutState, RolloutView, WaveView, Wish};
+use muster_protocol::operator::{
+    AskRollout, MemberState, MemberView, RolloutState, RolloutView, WaveView, Wish,
+};
 use muster_protocol::plan::{Failure, Plan, Said};
 use muster_protocol::report::EventKind;
 
@@ -60,7 +62,10 @@ pub fn decide(
             changes.push(Change::MemberFailed { plan: of.hash, failed });
         }
     }
-    let mut forgiven: BTreeSet<MachineName> = facts.members.iter().filter(|(_, recorded)| recorded.forgiven)
+    let mut forgiven: BTreeSet<MachineName> = facts
+        .members
+        .iter()
+        .filter(|(_, recorded)| recorded.forgiven)
         .map(|(name, _)| name.clone())
         .collect();
     let mut asked = facts.rollout.asked.clone();
@@ -312,9 +317,9 @@ fn stage(plan: Sha256, seen: &Seen) -> Stage {
     }
     match outcome {
         Some(EventKind::NeedsHuman { .. }) => Stage::Failed,
-        Some(EventKind::RolledBack { quarantined: true, .. } | EventKind::Failed { quarantined: true, .. }) => {
-            Stage::Failed
-        }
+        Some(
+            EventKind::RolledBack { quarantined: true, .. } | EventKind::Failed { quarantined: true, .. },
+        ) => Stage::Failed,
         Some(EventKind::Confirmed { .. }) => Stage::Confirmed,
         _ if observed.awaits == Some(plan) => Stage::Ready,
         _ => Stage::Behind,

@@ -88,7 +88,8 @@ mod tests {
 
     #[test]
     fn what_a_machine_holds_is_read_whatever_else_it_said() {
-        let held = told(r#"{"machine":"tin","phase":"of a later version","holds":{"root":2,"targets":7}}"#).holds;
+        let held =
+            told(r#"{"machine":"tin","phase":"of a later version","holds":{"root":2,"targets":7}}"#).holds;
         assert_eq!((held.root, held.targets, held.snapshot), (2, 7, 0));
         for nothing in ["", "{}", "[]", r#"{"holds":7}"#] {
             assert_eq!(told(nothing).holds, Holds::default());

@@ -93,7 +93,11 @@ impl Inner {
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Moved {
     /// A machine says this, as a number.
-    Machine { machine: MachineName, plan: Sha256, counts: u64 },
+    Machine {
+        machine: MachineName,
+        plan: Sha256,
+        counts: u64,
+    },
     /// A machine reported what became of a generation.
     Reported(MachineName),
     Plan(Sha256),

@@ -21,6 +21,7 @@ mod recorded;
 mod resting;
 mod restored;
 mod retention;
+mod rollouts;
 mod schemas;
 mod sessions;
 mod shared;

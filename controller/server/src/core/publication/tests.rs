@@ -75,7 +75,8 @@ fn a_publication_is_stored_with_its_timestamp_told_and_logged() {
 fn only_the_next_generation_of_a_machine_that_stayed_what_it_was_is_published() {
     let (fleet, known) = (Fleet::new(), machine(None));
     let (first, third) = (fleet.publication(1), fleet.publication(3));
-    let check = |publication| NewGeneration::check((&fleet.root, &plans()), &known, publication, NOW_S).unwrap();
+    let check =
+        |publication| NewGeneration::check((&fleet.root, &plans()), &known, publication, NOW_S).unwrap();
     let (first, third) = (check(&first), check(&third));
     let by = fleet.operator.public();
     let refused = |stored: Option<&Stored>, new: &NewGeneration<'_>| {

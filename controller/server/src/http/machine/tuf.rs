@@ -54,8 +54,10 @@ pub async fn target(
     let which = named(".generation.json").map(File::Target).or_else(|| named(".gated.json").map(File::Gated));
     match which {
         Some(which) if of == machine.as_str() => stored(&app, &machine, which).await,
-        _ => Err(Refused::not_found(format!("targets are named targets/{machine}/HASH.generation.json, or HASH.gated.json \
-             in a rollout"))),
+        _ => Err(Refused::not_found(format!(
+            "targets are named targets/{machine}/HASH.generation.json, or HASH.gated.json \
+             in a rollout"
+        ))),
     }
 }
 

@@ -37,8 +37,8 @@ pub async fn send(State(app): State<Shared>, signed: Signed<NewPlan>) -> Result<
     regardless(async move {
         let (signed, NewPlan { plan: text }) = signed.split();
         let services = &app.services;
-        let read = heavy::on(text.len(), || Plan::parse(text.as_bytes()).map(|plan| (Sha256::of(text.as_bytes()), plan)));
-        let (id, plan) = read.map_err(RolloutRefusal::Plan)?;
+        let plan = heavy::on(text.len(), || Plan::parse(text.as_bytes())).map_err(RolloutRefusal::Plan)?;
+        let id = heavy::on(text.len(), || Sha256::of(text.as_bytes()));
         services.roots.refresh().await?;
         let chain = services.roots.current();
         if plan.fleet != chain.fleet() {

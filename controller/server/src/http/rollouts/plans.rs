@@ -45,7 +45,8 @@ pub async fn said(
     let held = held(&app, &plan).await?;
     let number = usize::try_from(wave).ok();
     let is_there = |wave: &usize| held.plan.waves.get(*wave).is_some_and(|of| of.members.contains(&machine));
-    let number = number.filter(is_there).ok_or(RolloutRefusal::NotItsPlace { machine: machine.clone(), wave })?;
+    let number =
+        number.filter(is_there).ok_or(RolloutRefusal::NotItsPlace { machine: machine.clone(), wave })?;
     let services = &app.services;
     let recorded = services.store.recorded(&plan, &heard(&held.plan, &machine, number)).await?;
     let is_signed = |machine: &MachineName, said: Said, signature: &Signature| {

@@ -79,8 +79,7 @@ impl Applying<'_> {
         let sql = &mut *self.sql;
         if let Some(new) = all_of!(run, Change::GenerationStored(new) => (&new.machine, &**new)) {
             publication::store(sql, &new).await?;
-        } else if let Some(published) =
-            all_of!(run, Change::Published { machine, generation, turn }
+        } else if let Some(published) = all_of!(run, Change::Published { machine, generation, turn }
                 => (machine, (machine, *generation, turn.as_deref())))
         {
             publication::point(sql, &published).await?;

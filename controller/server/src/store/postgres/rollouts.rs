@@ -9,7 +9,9 @@ use muster_protocol::operator::BrakeView;
 use muster_protocol::plan;
 use sqlx::PgConnection;
 
-use super::columns::{json, machine, plain, public_key, query, query_as, query_scalar, sha256, some_generation, unsigned};
+use super::columns::{
+    json, machine, plain, public_key, query, query_as, query_scalar, sha256, some_generation, unsigned,
+};
 use super::connection::{Postgres, Transaction};
 use super::locks::{self, Lock};
 use crate::core::rollouts::facts::{Facts, Observed, Recorded, Seen};
@@ -145,8 +147,9 @@ impl Postgres {
     }
 
     pub async fn open_rollouts(&self) -> Result<Vec<Sha256>, StoreError> {
-        let open: Vec<Vec<u8>> =
-            query_scalar("SELECT plan FROM rollouts WHERE open <> 0").fetch_all(self.view().await?.connection()).await?;
+        let open: Vec<Vec<u8>> = query_scalar("SELECT plan FROM rollouts WHERE open <> 0")
+            .fetch_all(self.view().await?.connection())
+            .await?;
         open.iter().map(|plan| sha256(plan)).collect()
     }
 
@@ -205,10 +208,8 @@ impl Transaction {
     ) -> Result<Option<Facts>, StoreError> {
         self.lock_rollouts().await?;
         let hash = plan.as_bytes().to_vec();
-        let row: Option<RolloutRow> = query_as(select!("WHERE plan = $1"))
-            .bind(hash.clone())
-            .fetch_optional(self.connection())
-            .await?;
+        let row: Option<RolloutRow> =
+            query_as(select!("WHERE plan = $1")).bind(hash.clone()).fetch_optional(self.connection()).await?;
         let Some(row) = row else { return Ok(None) };
         let brake = self.braked().await?;
         let seen: Vec<SeenRow> = query_as(
@@ -265,11 +266,7 @@ pub async fn ask(sql: &mut PgConnection, plan: &Sha256, asked: &Asked) -> Result
     Ok(())
 }
 
-pub async fn decided(
-    sql: &mut PgConnection,
-    plan: &Sha256,
-    verdict: &Verdict,
-) -> Result<(), StoreError> {
+pub async fn decided(sql: &mut PgConnection, plan: &Sha256, verdict: &Verdict) -> Result<(), StoreError> {
     query("UPDATE rollouts SET decided = $2, open = $3 WHERE plan = $1")
         .bind(plan.as_bytes().to_vec())
         .bind(json(verdict, "a verdict")?)

@@ -193,10 +193,8 @@ impl Transaction {
         machines: &[&MachineName],
     ) -> Result<Option<Facts>, StoreError> {
         let hash = plan.as_bytes().as_slice();
-        let row: Option<RolloutRow> = sqlx::query_as(select!("WHERE plan = $1"))
-            .bind(hash)
-            .fetch_optional(self.connection())
-            .await?;
+        let row: Option<RolloutRow> =
+            sqlx::query_as(select!("WHERE plan = $1")).bind(hash).fetch_optional(self.connection()).await?;
         let Some(row) = row else { return Ok(None) };
         let brake = self.braked().await?;
         let seen: Vec<SeenRow> = sqlx::query_as(
@@ -253,11 +251,7 @@ pub async fn ask(sql: &mut SqliteConnection, plan: &Sha256, asked: &Asked) -> Re
     Ok(())
 }
 
-pub async fn decided(
-    sql: &mut SqliteConnection,
-    plan: &Sha256,
-    verdict: &Verdict,
-) -> Result<(), StoreError> {
+pub async fn decided(sql: &mut SqliteConnection, plan: &Sha256, verdict: &Verdict) -> Result<(), StoreError> {
     sqlx::query("UPDATE rollouts SET decided = $2, open = $3 WHERE plan = $1")
         .bind(plan.as_bytes().as_slice())
         .bind(json(verdict, "a verdict")?)
