@@ -15,8 +15,8 @@ mod rollouts;
 mod views;
 
 pub use rollouts::{
-    AskRollout, BrakeView, MemberState, MemberView, NewPlan, RolloutState, RolloutView, SetBrake, WaveView,
-    Wish,
+    AskRollout, BrakeView, MachineRollout, MemberState, MemberView, NewPlan, RolloutState, RolloutView,
+    SetBrake, WaveView, Wish,
 };
 use views::is_zero;
 pub use views::{

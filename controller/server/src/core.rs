@@ -26,6 +26,7 @@ pub mod reports;
 pub mod requests;
 pub mod restored;
 pub mod retention;
+pub mod rollouts;
 pub mod roots;
 pub mod rows;
 #[cfg(test)]

@@ -1,6 +1,6 @@
 //! The controller's HTTP API: its routes, and the layers that every request passes through.
 //!
-//! - `machine`, `operator`, `cache` and `public` hold the handlers, one file per subject. A handler's types
+//! - `machine`, `operator`, `rollouts`, `cache` and `public` hold the handlers, one file per subject. A handler's types
 //!   say who must have sent the request and what it holds.
 //! - `auth`, `path` and `body` are those types: who sent it, what the path names, what the body says.
 //! - `problem` is the one form of a refusal, and `refusals` maps each refusal of the other modules to its
@@ -32,6 +32,7 @@ mod problem;
 mod public;
 mod refusals;
 mod request_peer;
+mod rollouts;
 mod routes;
 mod sessions;
 #[cfg(test)]
@@ -72,6 +73,7 @@ use operator::{
 };
 use problem::{Refused, refuse};
 use request_peer::Asked;
+use rollouts::{operator as rollout, plans};
 use routes::Routes;
 use state::Shared;
 use tracing::Instrument as _;
@@ -102,6 +104,7 @@ fn table<R: Routes>(routes: R) -> R {
     let of_machines = api::OPERATOR_MACHINES;
     let machine = format!("{of_machines}/{{name}}");
     let draft = format!("{}/{{id}}", api::OPERATOR_DRAFTS);
+    let one_rollout = format!("{}/{{plan}}", api::OPERATOR_ROLLOUTS);
     routes
         .get(api::FLEET, "The fleet's name and newest root", public::fleet)
         .get("/v1/root/{file}", "A root, N.root.json", public::root)
@@ -114,6 +117,8 @@ fn table<R: Routes>(routes: R) -> R {
         .get("/v1/machines/{name}/poll", "Waits for another generation", poll::poll)
         .get("/v1/machines/{name}/tuf/{file}", "A machine's metadata", tuf::metadata)
         .get("/v1/machines/{name}/tuf/targets/{of}/{file}", "A machine's target", tuf::target)
+        .get("/v1/plans/{plan}", "The plan of a rollout", plans::plan)
+        .get("/v1/plans/{plan}/statements", "What a machine's gate is proved by", plans::said)
         .get("/cache/nix-cache-info", "What Nix asks a cache first", read::info)
         .get("/cache/{file}", "What the cache says of a store path", read::narinfo)
         .put("/cache/{file}", "Says what a store path is", upload::narinfo)
@@ -144,6 +149,12 @@ fn table<R: Routes>(routes: R) -> R {
         .post(api::OPERATOR_DRAFTS, "Keeps a draft", drafts::keep)
         .get(&draft, "A draft", drafts::show)
         .post(&format!("{draft}/drop"), "Drops a draft", drafts::drop)
+        .post(api::OPERATOR_PLANS, "Sends the plan of a rollout", rollout::send)
+        .get(api::OPERATOR_ROLLOUTS, "The newest rollouts", rollout::list)
+        .get(&one_rollout, "A rollout and its machines", rollout::show)
+        .post(&one_rollout, "Pauses, resumes or stops a rollout", rollout::ask)
+        .get(api::OPERATOR_BRAKE, "Who pulled the brake", rollout::brake)
+        .post(api::OPERATOR_BRAKE, "Pulls the brake of all rollouts, or releases it", rollout::set_brake)
 }
 
 /// What is served where Prometheus scrapes.

@@ -14,6 +14,7 @@ use tokio::task::JoinHandle;
 
 use crate::certificate::{Certificate, CertificateError};
 use crate::config::{BlobsAt, ConfigError, ServerConfig};
+use crate::core::retention::PLANS_KEPT_MS;
 use crate::following::{Following, Setup, warn_of};
 use crate::http::connection::exchange::Answers;
 use crate::http::connection::gate::Bounds;
@@ -22,6 +23,7 @@ use crate::http::connection::serve::{REFUSING, Serving};
 use crate::http::state::App;
 use crate::http::{answers, watched_answers};
 use crate::keyring::{self, Keyring, KeyringError};
+use crate::rollout::driver;
 use crate::roots::{Roots, RootsError};
 use crate::services::{Pulse, Services};
 use crate::settings::Settings;
@@ -115,6 +117,7 @@ pub struct Server {
     stopping: watch::Sender<bool>,
     serving: Serving,
     sweeping: JoinHandle<()>,
+    rolling: JoinHandle<()>,
     following: Following,
     /// Held as long as the controller lives, so that no second controller uses the folder.
     _lock: File,
@@ -157,6 +160,7 @@ impl Server {
             wakers: Default::default(),
             root_log: Default::default(),
             pulse: Default::default(),
+            plans: Default::default(),
             collecting: Default::default(),
             limits: config.limits.clone(),
         });
@@ -185,6 +189,7 @@ impl Server {
         });
         let metrics = metrics.transpose()?;
         let sweeping = tokio::spawn(sweep(services.clone()));
+        let rolling = tokio::spawn(driver::run(services.clone()));
         let following = Following::start(&services, Ear::of(&config.database)?);
         let blobs = services.blobs.clone();
         tokio::spawn(async move {
@@ -197,7 +202,7 @@ impl Server {
             url = config.url,
             "listening on {address}"
         );
-        Ok(Self { address, metrics, services, stopping, serving, sweeping, following, _lock: lock })
+        Ok(Self { address, metrics, services, stopping, serving, sweeping, rolling, following, _lock: lock })
     }
 
     /// The address it listens on, with its actual port.
@@ -229,6 +234,7 @@ impl Server {
             let _ = metrics.stop().await;
         }
         self.sweeping.abort();
+        self.rolling.abort();
         self.following.stop();
         self.services.store.close().await;
         ended.map_err(|error| ServerError::Serve(std::io::Error::other(error)))
@@ -305,16 +311,18 @@ enum Old {
     Attacks,
     Tokens,
     Generations,
+    Plans,
     Entries,
 }
 
 impl Old {
-    const ALL: [(Self, &str); 6] = [
+    const ALL: [(Self, &str); 7] = [
         (Self::Bearers, "bearers"),
         (Self::Events, "events"),
         (Self::Attacks, "attacks"),
         (Self::Tokens, "tokens"),
         (Self::Generations, "generations"),
+        (Self::Plans, "rollout plans"),
         (Self::Entries, "entries of the audit log"),
     ];
 
@@ -328,6 +336,11 @@ impl Old {
             Self::Tokens => store.forget_tokens(now_s).await.map(drop),
             Self::Generations => {
                 store.forget_generations(services.limits.generations_kept(now)).await.map(drop)
+            }
+            Self::Plans => {
+                store.forget_plans(now.saturating_sub(PLANS_KEPT_MS)).await?;
+                services.plans.forget();
+                Ok(())
             }
             Self::Entries => store.forget_cut_entries().await.map(drop),
         }

@@ -15,6 +15,7 @@ use crate::core::audit::AuditContext;
 use crate::core::roots::RootRefusal;
 use crate::keyring::Keyring;
 use crate::notify::Notify;
+use crate::rollout::held::Plans;
 use crate::roots::{Roots, RootsError};
 use crate::settings::Settings;
 use crate::signer::{NotNamed, OnlineKey, OnlineSigner};
@@ -44,6 +45,8 @@ pub struct Services {
     pub root_log: Mutex<Option<UnloggedRoot>>,
     /// The controller's own loops.
     pub pulse: Pulse,
+    /// Plans of rollouts, and what machines are known to have signed.
+    pub plans: Plans,
 }
 
 /// When the controller's loops last went round.

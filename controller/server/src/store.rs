@@ -28,9 +28,11 @@ mod postgres;
 mod publication;
 mod queue;
 mod retention;
+mod rollouts;
 mod roots;
 pub mod shared;
 mod sqlite;
+mod stir;
 
 use std::collections::BTreeMap;
 use std::future::Future;
@@ -42,12 +44,14 @@ use muster_protocol::audit::{Checkpoint, Page};
 use muster_protocol::clock::UnixMillis;
 use muster_protocol::ids::{Epoch, Generation, MachineName, Sha256};
 use muster_protocol::keys::PublicKey;
-use muster_protocol::operator::{AttackView, Published};
+use muster_protocol::operator::{AttackView, BrakeView, Published};
 use muster_protocol::random;
 
 use crate::config::DatabaseSettings;
 use crate::core::change::{Change, Decided};
 use crate::core::garbage::Marks;
+use crate::core::rollouts::facts::{Facts as RolloutFacts, Recorded};
+use crate::core::rollouts::{Known as KnownPlan, StoredRollout};
 use crate::core::rows::{KnownMachine, Machine, Outcome, Principal, StoredDraft};
 use crate::core::{
     checkin, drafts as draft, enrolment, log as auditing, machines, publication as publishing, reports,
@@ -57,6 +61,7 @@ use crate::core::{
 use facts::Facts;
 use known::{Effects, Known};
 use queue::{Asking, Queue};
+use stir::Stir;
 
 use crate::metrics::{COUNTED, Call};
 use crate::notify::Notify;
@@ -67,6 +72,7 @@ pub use answers::{
 pub use error::{Failed, StoreError};
 pub use parsed::Keys;
 pub use queue::{Arrived, MOST_TOGETHER, Taken};
+pub use stir::Stirred;
 
 /// The supported databases, each with the same functions: those listed are all that the store needs.
 ///
@@ -176,6 +182,15 @@ impl Database {
         fn needed(since: UnixMillis, after_machine: &str, after_generation: i64) -> NeededPage;
         /// The drafts whose IDs have this prefix, two at most, each as JSON text.
         fn drafts_beginning(prefix: &str, now_s: i64) -> Vec<(Sha256, String)>;
+        /// The bytes of a plan.
+        fn plan(plan: &Sha256) -> Option<Vec<u8>>;
+        /// Rollouts, the newest first.
+        fn rollouts(limit: u32) -> Vec<StoredRollout>;
+        /// The plans of those that are under way.
+        fn open_rollouts() -> Vec<Sha256>;
+        fn brake() -> Option<BrakeView>;
+        /// What is recorded of these machines in a rollout.
+        fn recorded(plan: &Sha256, machines: &[&MachineName]) -> BTreeMap<MachineName, Recorded>;
     }
 }
 
@@ -223,6 +238,10 @@ impl Transaction {
         fn old_generations(machine: &MachineName, kept: keeping::Kept) -> Option<keeping::Old>;
         /// The marks of these files of the cache.
         fn cache_marks(names: &[String]) -> Marks;
+        fn known_plan(plan: &Sha256) -> KnownPlan;
+        fn braked() -> Option<BrakeView>;
+        /// A rollout and these machines of it. Whoever writes keeps others from deciding about any rollout.
+        fn rollout(plan: &Sha256, machines: &[&MachineName]) -> Option<RolloutFacts>;
         /// Applies changes, those of each machine in order. Audit entries are chained to the newest entry of
         /// the log. Of several [`Change::CheckedIn`], each of another machine, all are written at once.
         fn apply(changes: &[Change]) -> Applied;
@@ -264,6 +283,7 @@ pub struct Store {
     /// `None` where other processes write to the same database.
     facts: Option<Arc<Facts>>,
     notify: Notify,
+    stir: Arc<Stir>,
     /// The newest entry of the log that this process knows to be committed.
     newest: Arc<Mutex<Checkpoint>>,
 }
@@ -276,7 +296,8 @@ impl Store {
         let newest = Arc::new(Mutex::new(database.newest_entry().await?));
         // Nobody else writes to this database, so what is known of it needs no lease.
         let (known, queue) = (Arc::new(Known::new(None)), Arc::default());
-        Ok(Self { database, known, queue, facts: Some(Arc::default()), notify: Notify::new()?, newest })
+        let (notify, stir) = (Notify::new()?, Arc::default());
+        Ok(Self { database, known, queue, facts: Some(Arc::default()), notify, stir, newest })
     }
 
     /// Where committed changes are announced.
@@ -297,7 +318,8 @@ impl Store {
         let newest = Arc::new(Mutex::new(database.newest_entry().await?));
         // Others write to it, and what they revoke counts at once: what was read is never believed again.
         let (known, queue) = (Arc::new(Known::new(Some(Duration::ZERO))), Arc::default());
-        Ok(Self { database, known, queue, facts: None, notify: Notify::new()?, newest })
+        let (notify, stir) = (Notify::new()?, Arc::default());
+        Ok(Self { database, known, queue, facts: None, notify, stir, newest })
     }
 
     pub async fn close(&self) {
@@ -375,8 +397,10 @@ impl Store {
         if let Err(error) = transaction.commit().await {
             // It may have been committed all the same.
             self.known.doubt(&effects);
+            self.stir.committed(&effects.moved);
             return Err(error);
         }
+        self.stir.committed(&effects.moved);
         self.logged(applied);
         self.notify.changed(self.known.committed(effects));
         Ok(())

@@ -6,7 +6,7 @@ use crate::bounded;
 use crate::clock::UnixMillis;
 use crate::ids::{MachineName, Sha256};
 use crate::keys::PublicKey;
-use crate::plan::{RolloutName, Said};
+use crate::plan::{MAX_WAVE_NAME, RolloutName, Said};
 
 /// `POST /v1/operator/plans`: a plan, before the generations that name it are published.
 #[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
@@ -223,4 +223,23 @@ pub struct MemberView {
     pub why: String,
     /// The most that it has said of the plan.
     pub said: Option<Said>,
+}
+
+/// Where a machine is in the rollout of its latest generation.
+#[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct MachineRollout {
+    /// SHA-256 of its plan.
+    pub plan: Sha256,
+    /// The plan's name.
+    pub name: RolloutName,
+    /// The machine's wave, counted from 0.
+    pub wave: u32,
+    /// The wave's name.
+    #[serde(deserialize_with = "bounded::text::<_, MAX_WAVE_NAME>")]
+    pub wave_name: String,
+    /// Where it is.
+    pub state: MemberState,
+    /// What it waits for and what would change that, in one sentence.
+    pub why: String,
 }

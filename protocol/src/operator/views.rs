@@ -4,15 +4,17 @@ use std::collections::BTreeSet;
 
 use serde::{Deserialize, Serialize};
 
+use super::rollouts::MachineRollout;
 use crate::audit::ShownLog;
 use crate::bounded;
-use crate::checkin::{Health, Holds, Phase, Runs};
+use crate::checkin::{Health, Holds, MAX_UNDERSTANDS, Phase, Runs};
 use crate::clock::UnixMillis;
 use crate::ids::{Epoch, Generation, IdError, MachineName, Sha256, Tag};
 use crate::keys::PublicKey;
 use crate::machine::{Class, System};
 use crate::report::Attack;
 use crate::target::Target;
+use crate::witness::KeyClaim;
 
 /// Whether a machine may talk to the controller.
 #[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
@@ -157,6 +159,23 @@ pub struct MachineView {
     /// How many of its oldest generations the controller has forgotten.
     #[serde(default, skip_serializing_if = "is_zero")]
     pub generations_forgotten: u64,
+    /// What its agent understands, by its last check-in ([`crate::checkin::UNDERSTANDS`]).
+    #[serde(
+        default,
+        skip_serializing_if = "Vec::is_empty",
+        deserialize_with = "bounded::list::<_, _, MAX_UNDERSTANDS>"
+    )]
+    pub understands: Vec<String>,
+    /// The key that signs its next check-in, with the proof that it is this machine's; see
+    /// [`crate::witness`].
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub signing: Option<KeyClaim>,
+    /// The plan in whose rollout it is about to switch, and waits only for its turn.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub awaits: Option<Sha256>,
+    /// Where it is in the rollout of its latest generation.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub rollout: Option<Box<MachineRollout>>,
 }
 
 impl MachineView {
@@ -214,6 +233,16 @@ pub struct MachineSummary {
     /// When it last checked in, in Unix milliseconds of the controller's clock.
     #[serde(default, skip_serializing_if = "Option::is_none", deserialize_with = "bounded::some_time")]
     pub last_seen: Option<UnixMillis>,
+    /// What its agent understands, by its last check-in.
+    #[serde(
+        default,
+        skip_serializing_if = "Vec::is_empty",
+        deserialize_with = "bounded::list::<_, _, MAX_UNDERSTANDS>"
+    )]
+    pub understands: Vec<String>,
+    /// Where it is in the rollout of its latest generation.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub rollout: Option<Box<MachineRollout>>,
 }
 
 /// The part of a [`Published`] that a list shows.
@@ -265,6 +294,8 @@ impl From<MachineView> for MachineSummary {
             clone_alarm_at: view.clone_alarm_at,
             health: view.health,
             last_seen: view.last_seen,
+            understands: view.understands,
+            rollout: view.rollout,
         }
     }
 }

@@ -455,6 +455,10 @@ fn traffic(put: Put<'_>) {
         clock_skew_ms: Some(-5),
         shown: None,
         generations_forgotten: 0,
+        understands: vec![],
+        signing: None,
+        awaits: None,
+        rollout: None,
         age_proof: None,
     };
     put("operator", "machine", &json_of(&view));

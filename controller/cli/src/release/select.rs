@@ -158,6 +158,10 @@ pub(super) mod tests {
             clock_skew_ms: None,
             shown: None,
             generations_forgotten: 0,
+            understands: vec![],
+            signing: None,
+            awaits: None,
+            rollout: None,
         }
     }
 

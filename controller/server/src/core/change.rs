@@ -10,8 +10,10 @@ use muster_protocol::clock::UnixMillis;
 use muster_protocol::ids::{Generation, MachineName, Sha256, Tag};
 use muster_protocol::keys::PublicKey;
 use muster_protocol::machine::{Class, System};
+use muster_protocol::operator::BrakeView;
 
 use super::audit::NewEntry;
+use super::rollouts::{Asked, Failed, NewRollout, NewTurn, Said, Turn, Verdict};
 use super::rows::{
     EarlierCheckIn, Grant, Mark, Outcome, Request, StoredAttack, StoredDraft, StoredEvent, StoredGeneration,
     Timestamp, Token,
@@ -145,6 +147,8 @@ pub enum Change {
     Published {
         machine: MachineName,
         generation: Generation,
+        /// Where the machine is in its rollout, if it has one.
+        turn: Option<Box<Turn>>,
     },
     TimestampStored {
         machine: MachineName,
@@ -158,6 +162,42 @@ pub enum Change {
     /// The newest root in the log.
     RootInForce {
         version: u64,
+    },
+
+    /// A plan, and its rollout.
+    PlanStored(Box<NewRollout>),
+    /// What an operator asks of a rollout now.
+    RolloutAsked {
+        plan: Sha256,
+        asked: Asked,
+    },
+    /// What was decided of a rollout; whether it is open follows from that.
+    RolloutDecided {
+        plan: Sha256,
+        verdict: Verdict,
+    },
+    /// The first failure of a machine in a rollout; one that is there already stays.
+    MemberFailed {
+        plan: Sha256,
+        failed: Failed,
+    },
+    /// The failures, or the revocation, of these machines of a rollout no longer count.
+    MembersForgiven {
+        plan: Sha256,
+        machines: Vec<MachineName>,
+    },
+    /// What a machine said of a plan; nothing if the plan is gone.
+    Said(Said),
+    /// The turn of a machine, if the generation is still its latest.
+    TurnChanged(Box<NewTurn>),
+    BrakeSet {
+        brake: Option<BrakeView>,
+    },
+    /// Removes plans, and their rollouts, that were sent before this and that no generation names, `most` of
+    /// them.
+    PlansForgotten {
+        before: UnixMillis,
+        most: u32,
     },
 
     /// The mark of these files of the cache: a new one, or none any more.
@@ -240,6 +280,10 @@ pub struct CheckedIn {
     pub earlier: Vec<EarlierCheckIn>,
     /// What it tells operators ([`super::checkin::told`]); not stored.
     pub told: u64,
+    /// What it last said of a plan and is stored ([`super::rollouts::mark`]).
+    pub vouched: Option<Sha256>,
+    /// The rollout that its machine is in, and what counts there, as a number; not stored.
+    pub turn: Option<(Sha256, u64)>,
 }
 
 /// A newly issued bearer of an operator.

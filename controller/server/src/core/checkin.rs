@@ -13,6 +13,7 @@ use muster_protocol::session::SessionOffer;
 
 use super::audit::NewEntry;
 use super::change::{Change, CheckedIn, Decided};
+use super::rollouts::{self, Said, Turn};
 use super::rows::{EarlierCheckIn, Grant, Granted, LastCheckIn, NUMBERS_END, Request};
 use super::seals::{Claims, Seals, SessionClaims};
 
@@ -41,6 +42,8 @@ pub struct ReceivedCheckIn<'a> {
     pub poll_seconds: u64,
     /// The newest entry of the audit log, for the machine to carry.
     pub log: Option<Checkpoint>,
+    /// Whether what it says of a plan is signed by the key that the plan has of it.
+    pub vouches: bool,
 }
 
 impl<'a> ReceivedCheckIn<'a> {
@@ -71,6 +74,10 @@ pub struct Stored {
     pub requests: Vec<Request>,
     /// Read only if the check-in brings a new key.
     pub rotation: Rotation,
+    /// Where it is in the rollout of its latest generation.
+    pub turn: Option<Box<Turn>>,
+    /// What it last said of a plan and is stored.
+    pub vouched: Option<Sha256>,
 }
 
 impl Stored {
@@ -83,9 +90,9 @@ impl Stored {
     /// What is stored once this check-in and nothing else was. It is not for the same check-in again, since
     /// the reply is left out.
     pub fn after(self, checked_in: &CheckedIn) -> Self {
-        let CheckedIn { seq, body, grant, ref earlier, .. } = *checked_in;
+        let CheckedIn { seq, body, grant, ref earlier, vouched, .. } = *checked_in;
         let last = Some(LastCheckIn { body, granted: Granted::Sealed(grant), reply: None });
-        Self { seq, last, earlier: earlier.clone(), ..self }
+        Self { seq, last, earlier: earlier.clone(), vouched, ..self }
     }
 }
 
@@ -197,7 +204,7 @@ fn decide(
     }
     let requests = Handing::of(&stored.requests, checkin, now);
     let reply = CheckInReply {
-        rollout: None,
+        rollout: stored.turn.as_ref().map(|turn| turn.leave(now)),
         bearer: String::new(),
         bearer_expires_in: BEARER_SECONDS,
         generation: stored.published,
@@ -210,6 +217,11 @@ fn decide(
     };
     let grant = granted(seals, now);
     let mut changes = requests.changes(machine);
+    let vouch = checkin.vouch.as_ref().filter(|_| received.vouches);
+    let vouched = vouch.map(rollouts::mark).or(stored.vouched);
+    if let Some(vouch) = vouch.filter(|_| vouched != stored.vouched) {
+        changes.push(Change::Said(Said { machine: machine.clone(), vouch: vouch.clone() }));
+    }
     changes.push(Change::CheckedIn(Box::new(CheckedIn {
         machine: machine.clone(),
         seq,
@@ -222,6 +234,8 @@ fn decide(
         clock_skew_ms: checkin.clock.saturating_sub(now),
         earlier: with_last(stored),
         told: told(checkin),
+        vouched,
+        turn: stored.turn.as_ref().map(|turn| (turn.at.plan, counts(checkin))),
     })));
     let mut counter = stored.counter;
     if let Some(new) = received.new_key() {
@@ -249,7 +263,20 @@ pub fn told(checkin: &CheckIn) -> u64 {
     let told = (system, boot_id, agent, runs, holds, phase, phase_generation, note, refused);
     let (mut text, mut hasher) = (Vec::with_capacity(1024), DefaultHasher::new());
     // Serialising what was parsed from JSON never fails.
-    let _ = serde_json::to_writer(&mut text, &(told, &checkin.health, &checkin.age, &checkin.followed));
+    let rollout = (&checkin.understands, &checkin.signing, &checkin.awaits, &checkin.vouch);
+    let _ =
+        serde_json::to_writer(&mut text, &(told, &checkin.health, &checkin.age, &checkin.followed, rollout));
+    hasher.write(&text);
+    hasher.finish()
+}
+
+/// What counts in a rollout, as a number that is the same as long as a machine says the same.
+fn counts(checkin: &CheckIn) -> u64 {
+    let CheckIn { runs, phase, phase_generation, note, awaits, vouch, .. } = checkin;
+    let (mut text, mut hasher) = (Vec::with_capacity(512), DefaultHasher::new());
+    // Serialising what was parsed from JSON never fails.
+    let said = (runs, phase, phase_generation, note, awaits, vouch, &checkin.health.degraded);
+    let _ = serde_json::to_writer(&mut text, &said);
     hasher.write(&text);
     hasher.finish()
 }
@@ -362,7 +389,7 @@ fn with_last(stored: &Stored) -> Vec<EarlierCheckIn> {
     stored.earlier.iter().copied().chain(last).skip(known.saturating_sub(EARLIER)).collect()
 }
 
-/// The reply to the last check-in, unchanged. Its bearer is made again from its end and the key that sealed
+/// The reply to the last check-in, unchanged but for its leave, of which only what is left now is told. Its bearer is made again from its end and the key that sealed
 /// it. Only a restored backup has raised the counter since: otherwise there would be no last check-in.
 fn repeated(
     stored: &Stored,
@@ -370,7 +397,8 @@ fn repeated(
     received: &ReceivedCheckIn<'_>,
     seals: &Seals,
 ) -> Result<CheckInReply, CheckInRefusal> {
-    let reply = last.reply.clone().ok_or(CheckInRefusal::CachedReply)?;
+    let rollout = stored.turn.as_ref().map(|turn| turn.leave(received.now));
+    let reply = CheckInReply { rollout, ..last.reply.clone().ok_or(CheckInRefusal::CachedReply)? };
     let grant = match last.granted {
         Granted::Sealed(grant) => grant,
         Granted::Salted(salt) => {

@@ -9,7 +9,7 @@ use muster_protocol::target::Action;
 use super::rows::Machine;
 
 /// How long a machine may be silent before it counts as offline.
-fn silence_ms(poll_seconds: u64) -> i64 {
+pub fn silence_ms(poll_seconds: u64) -> i64 {
     i64::try_from(poll_seconds)
         .unwrap_or(i64::MAX / 4000)
         .saturating_mul(3)
@@ -148,6 +148,10 @@ pub fn view(machine: Machine, poll_seconds: u64, now: UnixMillis) -> MachineView
         age: claim.map(|claim| claim.recipient).or(machine.age),
         generations_forgotten: machine.generations_forgotten,
         shown: observed.as_ref().and_then(|observed| observed.shown.clone()),
+        understands: observed.as_ref().map(|observed| observed.understands.clone()).unwrap_or_default(),
+        signing: observed.as_ref().and_then(|observed| observed.signing),
+        awaits: observed.as_ref().and_then(|observed| observed.awaits),
+        rollout: machine.turn.map(|turn| Box::new(turn.at)),
         runs: observed.and_then(|observed| observed.runs),
         key: machine.key,
         key_rotated_at: machine.key_rotated_at,

@@ -41,6 +41,8 @@ pub enum DraftRefusal {
     Void(Void),
     #[error("{machine} cannot take this generation: {source}")]
     CannotTake { machine: MachineName, source: MachineError },
+    #[error("{machine} cannot take this generation: {why}")]
+    Misplaced { machine: MachineName, why: String },
 }
 
 /// Why a drafted generation can no longer be published.
@@ -89,6 +91,11 @@ pub fn require_next(target: &Target, machine: Option<&Machine>, epoch: Epoch) ->
         require_current(&target.machine, target.generation, machine, epoch).map_err(DraftRefusal::Void)?;
     can_take((known.class, &known.system), target.class, &target.system)
         .map_err(|source| DraftRefusal::CannotTake { machine: target.machine.clone(), source })
+}
+
+/// A drafted generation has no such place in a rollout.
+pub fn misplaced(target: &Target, why: impl std::fmt::Display) -> DraftRefusal {
+    DraftRefusal::Misplaced { machine: target.machine.clone(), why: why.to_string() }
 }
 
 /// Whether a drafted generation is still the next one of its machine; returns the machine.

@@ -2,17 +2,23 @@
 
 pub mod batch;
 
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
 use muster_protocol::checkin::Holds;
 use muster_protocol::ids::{Generation, IdError, MachineName, Sha256};
 use muster_protocol::keys::PublicKey;
 use muster_protocol::machine::{Class, MachineError, System, can_take};
 use muster_protocol::operator::{Publication, Standing, next_generation};
+use muster_protocol::plan::{FEATURE, Plan, PlanError};
+use muster_protocol::target::Target;
 use muster_protocol::tuf::TufError;
 use muster_protocol::tuf::metadata::Root;
 use muster_protocol::tuf::repository::{CheckedPublication, check_publication};
 
 use super::audit::{AuditContext, NewEntry};
 use super::change::{Change, Decided};
+use super::rollouts::Turn;
 use super::rows::{GenerationFiles, Machine, StoredGeneration, Timestamp};
 
 /// A publication checked against the root and the machine.
@@ -28,25 +34,61 @@ pub struct NewGeneration<'a> {
     pub expires: i64,
     /// The operators who signed it.
     pub signers: Vec<PublicKey>,
+    /// Where the machine begins in the rollout that the target names.
+    pub turn: Option<Box<Turn>>,
+}
+
+/// What the places of targets are checked against.
+#[derive(Debug, Clone)]
+pub struct Plans {
+    /// The fleet that all plans must be of.
+    pub fleet: Sha256,
+    /// Those that are stored, of those that the targets name.
+    pub stored: BTreeMap<Sha256, Arc<Plan>>,
+}
+
+impl Plans {
+    /// For targets without a place.
+    pub fn none(fleet: Sha256) -> Self {
+        Self { fleet, stored: BTreeMap::new() }
+    }
+
+    /// Where the target's machine begins, if the target has a place; refuses one that is not in its plan.
+    pub fn place(&self, target: &Target) -> Result<Option<Turn>, PlacingRefusal> {
+        let Some(place) = target.rollout else { return Ok(None) };
+        let plan = self.stored.get(&place.plan).ok_or(PlacingRefusal::NoPlan(place.plan))?;
+        let of = (&self.fleet, target.generation.epoch());
+        plan.require_place(of, &target.machine, &target.output, &place)?;
+        Ok(Turn::of_new(plan, place))
+    }
+}
+
+/// Why a target has no such place.
+#[derive(Debug, thiserror::Error)]
+pub enum PlacingRefusal {
+    #[error("it names the rollout plan {}, which was not sent before: repeat `muster update`", .0.short())]
+    NoPlan(Sha256),
+    #[error(transparent)]
+    Plan(#[from] PlanError),
 }
 
 impl<'a> NewGeneration<'a> {
     /// Checks a publication as its machine will: signed by the operators of this root, and for the machine's
     /// system.
     pub fn check(
-        root: &Root,
+        (root, plans): (&Root, &Plans),
         machine: &'a Machine,
         publication: &'a Publication,
         now_s: i64,
     ) -> Result<Self, PublishRefusal> {
         let revoked = machine.standing() == Standing::Revoked;
         let known = Known { class: machine.class, system: &machine.system, revoked };
-        Self::check_for(root, &machine.name, known, publication, now_s)
+        Self::check_for((root, plans), &machine.name, known, publication, now_s)
     }
 
     /// The same, where less is known of the machine.
     pub fn check_stored(
-        root: &Root,
+        of: (&Root, &Plans),
         machine: &'a MachineName,
         stored: Option<&'a Stored>,
         publication: &'a Publication,
@@ -54,11 +96,11 @@ impl<'a> NewGeneration<'a> {
     ) -> Result<Self, PublishRefusal> {
         let stored = stored.ok_or_else(|| PublishRefusal::Unknown(machine.clone()))?;
         let known = Known { class: stored.class, system: &stored.system, revoked: stored.revoked };
-        Self::check_for(root, machine, known, publication, now_s)
+        Self::check_for(of, machine, known, publication, now_s)
     }
 
     fn check_for(
-        root: &Root,
+        (root, plans): (&Root, &Plans),
         name: &'a MachineName,
         Known { class, system, revoked }: Known<'a>,
         publication: &'a Publication,
@@ -73,8 +115,12 @@ impl<'a> NewGeneration<'a> {
         let target = &checked.target;
         can_take((class, system), target.class, &target.system)
             .map_err(|source| PublishRefusal::CannotTake { machine: name.clone(), source })?;
+        let turn = plans
+            .place(target)
+            .map_err(|source| PublishRefusal::Misplaced { machine: name.clone(), source })?
+            .map(Box::new);
         let CheckedPublication { target_sha256, targets_expires: expires, signers, .. } = checked;
-        Ok(Self { machine: name, class, system, publication, target_sha256, expires, signers })
+        Ok(Self { machine: name, class, system, publication, target_sha256, expires, signers, turn })
     }
 
     fn files(&self) -> GenerationFiles {
@@ -104,6 +150,8 @@ pub struct Stored {
     pub timestamp_version: u64,
     /// What the machine holds, according to its last check-in.
     pub holds: Holds,
+    /// What its agent understands, according to the same; `None` if it never checked in.
+    pub understands: Option<Vec<String>>,
     /// The files of the latest generation, if that is the one offered.
     pub latest: Option<GenerationFiles>,
 }
@@ -137,6 +185,13 @@ pub enum PublishRefusal {
     NotNext { machine: MachineName, offered: Generation, next: Generation },
     #[error("{machine} has no next generation: {source}")]
     NoNext { machine: MachineName, source: IdError },
+    #[error("{machine} cannot take this generation: {source}")]
+    Misplaced { machine: MachineName, source: PlacingRefusal },
+    #[error(
+        "the agent of {0} does not know rollouts and would not find this generation: publish one without a \
+            rollout for it first, with an agent that does"
+    )]
+    OldAgent(MachineName),
     #[error("machine {0} changed while this was published: repeat `muster update`")]
     Changed(MachineName),
     #[error("the timestamp cannot be signed: {0}")]
@@ -183,9 +238,10 @@ impl Next<'_> {
                 published_at: context.at,
                 published_by: *context.operator,
                 signers: self.new.signers.clone(),
+                plan: self.new.turn.as_ref().map(|turn| turn.at.plan),
             })),
             Change::TimestampStored { machine: machine.clone(), timestamp: self.timestamp },
-            Change::Published { machine: machine.clone(), generation },
+            Change::Published { machine: machine.clone(), generation, turn: self.new.turn.clone() },
             Change::Audited(
                 NewEntry::by(context, "generation-published", generation.to_string()).on(machine),
             ),
@@ -219,6 +275,10 @@ fn next<'a>(
         .map_err(|source| PublishRefusal::NoNext { machine: machine.clone(), source })?;
     if offered != next {
         return Err(PublishRefusal::NotNext { machine: machine.clone(), offered, next });
+    }
+    let knows = |words: &Vec<String>| words.iter().any(|word| word == FEATURE);
+    if new.turn.is_some() && !stored.understands.as_ref().is_none_or(knows) {
+        return Err(PublishRefusal::OldAgent(machine.clone()));
     }
     let timestamp = sign(stored.timestamp_version, publication.snapshot.as_bytes())?;
     Ok(Some(Next { new, timestamp }))

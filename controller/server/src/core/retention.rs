@@ -6,6 +6,7 @@ use std::collections::BTreeSet;
 
 use muster_protocol::checkin::CheckIn;
 use muster_protocol::clock::UnixMillis;
+use muster_protocol::draft::DRAFT_SECONDS;
 use muster_protocol::ids::{Generation, MachineName};
 use muster_protocol::report::EventKind;
 
@@ -20,6 +21,10 @@ pub const GENERATIONS_AT_ONCE: u32 = 64;
 pub const CONFIRMED: usize = 3;
 /// How many decisions are looked through for them.
 pub const DECISIONS: u32 = 512;
+/// The same for plans, which may be large.
+pub const PLANS_AT_ONCE: u32 = 8;
+/// How long a plan is kept that no generation names, in milliseconds: longer than a draft waits for signatures.
+pub const PLANS_KEPT_MS: i64 = (DRAFT_SECONDS + 86_400) * 1000;
 /// How long a token is kept after it expired, in seconds: a machine whose enrolment was not answered repeats
 /// it, and somebody may wonder what became of a token.
 pub const TOKENS_KEPT_S: i64 = 30 * 86_400;
@@ -112,6 +117,12 @@ pub fn forget_generations(machine: &MachineName, old: &Old) -> Decided<()> {
 /// until none is left.
 pub fn forget_events(before: UnixMillis) -> Decided<()> {
     Decided { changes: vec![Change::EventsForgotten { before, most: AT_ONCE }], answer: () }
+}
+
+/// Removes plans that were sent before `before` and that no generation names; the caller repeats it until none
+/// is left.
+pub fn forget_plans(before: UnixMillis) -> Decided<()> {
+    Decided { changes: vec![Change::PlansForgotten { before, most: PLANS_AT_ONCE }], answer: () }
 }
 
 #[cfg(test)]

@@ -12,6 +12,8 @@ use muster_protocol::report::{Attack, EventKind};
 use muster_protocol::request::SignedRequest;
 use serde::{Deserialize, Serialize};
 
+use super::rollouts::Turn;
+
 /// No honest machine numbers check-ins or events this high, and database integers do not hold such numbers.
 pub const NUMBERS_END: u64 = i64::MAX as u64;
 
@@ -43,6 +45,8 @@ pub struct Machine {
     pub attack: Option<AttackView>,
     /// How many of its generations were forgotten.
     pub generations_forgotten: u64,
+    /// Where it is in the rollout of its latest generation.
+    pub turn: Option<Turn>,
 }
 
 impl Machine {
@@ -209,6 +213,8 @@ pub struct StoredGeneration {
     pub published_by: PublicKey,
     /// The operators who signed it.
     pub signers: Vec<PublicKey>,
+    /// The plan that its target names.
+    pub plan: Option<Sha256>,
 }
 
 /// The files of one generation, each as the bytes that were signed.

@@ -108,5 +108,6 @@ pub fn machine(published: Option<u64>) -> Machine {
         outcome: None,
         published,
         generations_forgotten: 0,
+        turn: None,
     }
 }

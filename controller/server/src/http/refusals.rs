@@ -16,6 +16,7 @@ use crate::core::publication::PublishRefusal;
 use crate::core::publication::batch::BatchRefusal;
 use crate::core::reports::ReportRefusal;
 use crate::core::requests::AskRefusal;
+use crate::core::rollouts::RolloutRefusal;
 use crate::core::roots::RootRefusal;
 use crate::roots::RootsError;
 use crate::signer::NotNamed;
@@ -121,6 +122,21 @@ impl From<MachineRefusal> for Refused {
     }
 }
 
+impl From<RolloutRefusal> for Refused {
+    fn from(error: RolloutRefusal) -> Self {
+        let (status, code) = match error {
+            RolloutRefusal::Plan(_) => (StatusCode::UNPROCESSABLE_ENTITY, ProblemCode::Malformed),
+            RolloutRefusal::Unknown(_) | RolloutRefusal::NotItsPlace { .. } => {
+                (StatusCode::NOT_FOUND, ProblemCode::NotFound)
+            }
+            RolloutRefusal::Stopped(_) | RolloutRefusal::TooMany => {
+                (StatusCode::CONFLICT, ProblemCode::Conflict)
+            }
+        };
+        refuse(status, code, error.to_string())
+    }
+}
+
 impl From<CutRefusal> for Refused {
     fn from(error: CutRefusal) -> Self {
         let (status, code) = match error {
@@ -152,6 +168,7 @@ impl From<DraftRefusal> for Refused {
             DraftRefusal::TooMany | DraftRefusal::Void(_) => (StatusCode::CONFLICT, ProblemCode::Conflict),
             DraftRefusal::RootKeyAlone => (StatusCode::FORBIDDEN, ProblemCode::Unauthorised),
             DraftRefusal::Unsigned => (StatusCode::UNPROCESSABLE_ENTITY, ProblemCode::BadSignature),
+            DraftRefusal::Misplaced { .. } => (StatusCode::UNPROCESSABLE_ENTITY, ProblemCode::Malformed),
             DraftRefusal::CannotTake { .. } => (StatusCode::UNPROCESSABLE_ENTITY, ProblemCode::WrongClass),
             DraftRefusal::Draft(_) => (StatusCode::UNPROCESSABLE_ENTITY, ProblemCode::Malformed),
         };
@@ -174,6 +191,8 @@ fn not_published(error: &PublishRefusal) -> (StatusCode, ProblemCode) {
             (StatusCode::CONFLICT, ProblemCode::Conflict)
         }
         PublishRefusal::Unsound(error) => (StatusCode::UNPROCESSABLE_ENTITY, unsound(error)),
+        PublishRefusal::Misplaced { .. } => (StatusCode::UNPROCESSABLE_ENTITY, ProblemCode::Malformed),
+        PublishRefusal::OldAgent(_) => (StatusCode::CONFLICT, ProblemCode::Conflict),
         PublishRefusal::CannotTake { .. } => (StatusCode::UNPROCESSABLE_ENTITY, ProblemCode::WrongClass),
         PublishRefusal::Sign(_) => (StatusCode::INTERNAL_SERVER_ERROR, ProblemCode::Internal),
     }

@@ -13,7 +13,10 @@ use crate::core::rows::{GenerationFiles, Timestamp};
 pub enum File {
     Targets(Generation),
     Snapshot(Generation),
+    /// A target without a place in a rollout.
     Target(Sha256),
+    /// One that has a place.
+    Gated(Sha256),
 }
 
 /// The files of a machine's latest generation, read at one moment.

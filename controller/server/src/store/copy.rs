@@ -97,7 +97,9 @@ pub(super) async fn send<R>(
 
 /// The tables that others refer to come first.
 pub(super) fn in_order(mut tables: Vec<Table>) -> Vec<Table> {
-    tables.sort_by_key(|table| (table.name != "fleet", table.name != "machines", table.name.clone()));
+    let first = ["fleet", "machines", "plans"];
+    let place = |table: &Table| first.iter().position(|name| *name == table.name).unwrap_or(first.len());
+    tables.sort_by_key(|table| (place(table), table.name.clone()));
     tables
 }
 

@@ -127,6 +127,7 @@ fn contradicts(change: &Change) -> Concerns<'_> {
         | Change::AttacksTrimmed { machine, .. }
         | Change::AttacksEnded { machine, .. }
         | Change::Published { machine, .. } => Concerns::One(machine),
+        Change::TurnChanged(new) => Concerns::One(&new.machine),
         Change::CounterRaised { machine: None, .. } => Concerns::Everybody,
         // Nothing of these is among what a check-in is decided by.
         Change::TagsReplaced { .. }
@@ -152,6 +153,14 @@ fn contradicts(change: &Change) -> Concerns<'_> {
         | Change::TokensForgotten { .. }
         | Change::AttacksForgotten { .. }
         | Change::GenerationsForgotten { .. }
+        | Change::PlanStored(_)
+        | Change::RolloutAsked { .. }
+        | Change::RolloutDecided { .. }
+        | Change::MemberFailed { .. }
+        | Change::MembersForgiven { .. }
+        | Change::Said(_)
+        | Change::BrakeSet { .. }
+        | Change::PlansForgotten { .. }
         // They end requests and what was asked; a machine with either is not kept.
         | Change::EndedForgotten { .. } => Concerns::Nobody,
     }

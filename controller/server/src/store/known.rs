@@ -11,6 +11,7 @@ use muster_protocol::ids::MachineName;
 use tokio::time::Instant;
 
 use super::alone::alone;
+use super::stir::Moved;
 use crate::core::Change;
 use crate::core::checkin::is_news;
 use crate::core::rows::KnownMachine;
@@ -146,6 +147,8 @@ pub struct Effects {
     everybody: bool,
     seen: Vec<(MachineName, UnixMillis)>,
     changed: Vec<Changed>,
+    /// What they move in rollouts.
+    pub moved: Vec<Moved>,
 }
 
 #[derive(Debug)]
@@ -171,6 +174,7 @@ impl Effects {
         let (mut said, mut more) = (None, false);
         for change in changes {
             effects.identities.extend(identity(change).cloned());
+            effects.moved.extend(Moved::of(change));
             match change {
                 Change::CounterRaised { machine: None, .. } => effects.everybody = true,
                 Change::CheckedIn(one) => said = Some(Said { seq: one.seq, at: one.at, told: one.told }),

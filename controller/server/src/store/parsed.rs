@@ -63,14 +63,18 @@ impl Parsed {
     }
 }
 
-/// What a machine holds, according to its last check-in, of which nothing else is parsed.
-pub fn holds(observed: &str) -> Holds {
-    #[derive(Deserialize)]
-    struct Observed {
-        #[serde(default)]
-        holds: Holds,
-    }
-    serde_json::from_str(observed).map(|Observed { holds }| holds).unwrap_or_default()
+/// What a publication needs of a machine's last check-in, of which nothing else is parsed.
+#[derive(Debug, Default, Deserialize)]
+pub struct Told {
+    #[serde(default)]
+    pub holds: Holds,
+    #[serde(default)]
+    pub understands: Vec<String>,
+}
+
+/// What a machine holds and understands, according to its last check-in.
+pub fn told(observed: &str) -> Told {
+    serde_json::from_str(observed).unwrap_or_default()
 }
 
 fn parsed(bytes: &[u8]) -> Result<PublicKey, StoreError> {
@@ -83,10 +87,11 @@ mod tests {
 
     #[test]
     fn what_a_machine_holds_is_read_whatever_else_it_said() {
-        let held = holds(r#"{"machine":"tin","phase":"of a later version","holds":{"root":2,"targets":7}}"#);
+        let held =
+            told(r#"{"machine":"tin","phase":"of a later version","holds":{"root":2,"targets":7}}"#).holds;
         assert_eq!((held.root, held.targets, held.snapshot), (2, 7, 0));
         for nothing in ["", "{}", "[]", r#"{"holds":7}"#] {
-            assert_eq!(holds(nothing), Holds::default());
+            assert_eq!(told(nothing).holds, Holds::default());
         }
     }
 }

@@ -24,6 +24,7 @@ mod reach;
 mod reports;
 mod requests;
 mod retention;
+mod rollouts;
 mod roots;
 mod settings;
 

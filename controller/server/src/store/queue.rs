@@ -40,16 +40,18 @@ pub struct Arrived {
     pub poll_seconds: u64,
     /// The newest entry of the audit log.
     pub log: Option<Checkpoint>,
+    /// Whether what it says of a plan is signed by the key that the plan has of it.
+    pub vouches: bool,
     /// What seals the bearer.
     pub seals: Arc<Seals>,
 }
 
 impl Arrived {
     pub fn received(&self) -> ReceivedCheckIn<'_> {
-        let Self { checkin, body, body_sha256, key, signature, now, poll_seconds, log, seals: _ } = self;
-        let (body_sha256, signature) = (*body_sha256, signature.as_ref());
+        let Self { checkin, body, key, signature, now, poll_seconds, log, vouches, .. } = self;
+        let (body_sha256, signature, vouches) = (self.body_sha256, signature.as_ref(), *vouches);
         let (now, poll_seconds, log) = (*now, *poll_seconds, *log);
-        ReceivedCheckIn { checkin, body, body_sha256, key, signature, now, poll_seconds, log }
+        ReceivedCheckIn { checkin, body, body_sha256, key, signature, now, poll_seconds, log, vouches }
     }
 
     pub fn asking(&self) -> Asking<'_> {

@@ -63,7 +63,7 @@ impl Store {
     }
 
     /// Repeats a decision until it removes nothing more.
-    async fn repeat(&self, decision: impl Fn() -> Decided<()>) -> Result<(), StoreError> {
+    pub(super) async fn repeat(&self, decision: impl Fn() -> Decided<()>) -> Result<(), StoreError> {
         loop {
             let decided = self.decide(nothing, |()| Ok::<_, Infallible>(decision()));
             if decided.await.map_err(Failed::into_store)?.applied.forgotten == 0 {

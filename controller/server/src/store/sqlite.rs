@@ -17,5 +17,6 @@ mod publication;
 mod reports;
 mod requests;
 mod retention;
+mod rollouts;
 
 pub(super) use connection::{Sqlite, Transaction};

@@ -22,6 +22,7 @@ mod recorded;
 mod resting;
 mod restored;
 mod retention;
+mod rollouts;
 mod schemas;
 mod sessions;
 mod shared;

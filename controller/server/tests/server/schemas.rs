@@ -14,7 +14,7 @@ use muster_protocol::enrol::Token;
 use muster_protocol::ids::{Sha256, to_hex};
 use muster_protocol::keys::SecretKey;
 use muster_protocol::machine::Class;
-use muster_protocol::operator::{AttackView, HistoryEntry, MachineView, Publication, Standing};
+use muster_protocol::operator::{AttackView, HistoryEntry, MachineView, Publication, RolloutView, Standing};
 use muster_protocol::report::EventKind;
 use muster_protocol::request::{Asked, SignedRequest};
 use muster_server::core::audit::{AuditContext, NewEntry};
@@ -276,6 +276,22 @@ impl Held {
                 ]
             }),
         ];
+        let plan = database.bytes(Sha256::of(b"plan").as_bytes());
+        let rows = rows.into_iter().chain([
+            ("plans", vec![("hash", plan.clone()), ("document", database.bytes(b"plan"))]),
+            (
+                "rollouts",
+                vec![
+                    ("plan", plan.clone()),
+                    ("name", text("weekly")),
+                    ("budget", number(1)),
+                    ("made_at", number(NOW)),
+                    ("made_by", operator.clone()),
+                    ("open", number(0)),
+                ],
+            ),
+            ("rollout_members", vec![("plan", plan), ("failed", text("rolled-back"))]),
+        ]);
         let mut filled = BTreeSet::from(["fleet", "machines", "events", "audit"].map(str::to_owned));
         for (table, mut values) in rows {
             filled.insert(table.to_owned());
@@ -391,6 +407,9 @@ impl Held {
             let attacks: Vec<AttackView> = fleet.operate(Method::GET, &path("attacks"), vec![]).await.good();
             assert_eq!(attacks.len(), 1);
         }
+        let rollouts: Vec<RolloutView> =
+            fleet.operate(Method::GET, api::OPERATOR_ROLLOUTS, vec![]).await.good();
+        assert_eq!(rollouts.len(), usize::from(had.contains("rollouts")));
         if had.contains("drafts") {
             let drafts: Vec<DraftView> = fleet.operate(Method::GET, OPERATOR_DRAFTS, vec![]).await.good();
             assert_eq!(drafts.len(), 1);

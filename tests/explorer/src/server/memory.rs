@@ -3,6 +3,7 @@
 //! `memory/tests.rs` holds the two against each other.
 
 mod facts;
+mod rollouts;
 #[cfg(test)]
 mod tests;
 
@@ -16,10 +17,13 @@ use muster_protocol::clock::UnixMillis;
 use muster_protocol::ids::{Generation, MachineName, Sha256, Tag};
 use muster_protocol::keys::PublicKey;
 use muster_protocol::machine::{Class, System};
+use muster_protocol::operator::BrakeView;
 use muster_server::core::Change;
 use muster_server::core::change::{Bearer, CheckedIn, Enrolled, Invited, ReportsThrough};
 use muster_server::core::garbage::Mark;
 use muster_server::core::retention::{AT_ONCE, cost};
+use muster_server::core::rollouts::Turn;
+use muster_server::core::rollouts::facts::Recorded;
 use muster_server::core::rows::{
     EarlierCheckIn, Granted, LastCheckIn, Outcome, Request, StoredAttack, StoredDraft, StoredEvent,
     StoredGeneration, Timestamp, Token, TokenUse,
@@ -40,6 +44,10 @@ pub struct Memory {
     pub generations: BTreeMap<(MachineName, Generation), Rc<StoredGeneration>>,
     pub drafts: BTreeMap<Sha256, StoredDraft>,
     pub cache_marks: BTreeMap<String, Mark>,
+    pub rollouts: BTreeMap<Sha256, rollouts::Kept>,
+    /// What is recorded of machines in rollouts, by plan and machine.
+    pub members: BTreeMap<(Sha256, MachineName), Recorded>,
+    pub brake: Option<BrakeView>,
     pub root_logged: u64,
     pub log: Log,
     /// The newest change of each machine, by its number.
@@ -86,6 +94,9 @@ pub struct Row {
     pub timestamp: Option<Timestamp>,
     pub timestamp_version: u64,
     pub generations_forgotten: u64,
+    pub turn: Option<Turn>,
+    pub turn_changed: bool,
+    pub vouched: Option<Sha256>,
 }
 
 impl Row {
@@ -118,6 +129,9 @@ impl Row {
             timestamp: None,
             timestamp_version: 0,
             generations_forgotten: 0,
+            turn: None,
+            turn_changed: false,
+            vouched: None,
         }
     }
 }
@@ -138,6 +152,9 @@ impl Memory {
             generations: BTreeMap::new(),
             drafts: BTreeMap::new(),
             cache_marks: BTreeMap::new(),
+            rollouts: BTreeMap::new(),
+            members: BTreeMap::new(),
+            brake: None,
             root_logged: 0,
             log: Log { origin: origin(fleet), entries: Vec::new() },
             changes: BTreeMap::new(),
@@ -249,9 +266,10 @@ impl Memory {
                 let place = (new.machine.clone(), new.generation);
                 insert(&mut self.generations, place, Rc::new(StoredGeneration::clone(new)))?;
             }
-            Change::Published { machine, generation } => {
-                self.row(machine, |row| row.published = Some(*generation));
-            }
+            Change::Published { machine, generation, turn } => self.row(machine, |row| {
+                row.published = Some(*generation);
+                (row.turn, row.turn_changed) = (turn.as_deref().cloned(), false);
+            }),
             Change::TimestampStored { machine, timestamp } => self.row(machine, |row| {
                 row.timestamp_version = timestamp.version;
                 row.timestamp = Some(timestamp.clone());
@@ -286,6 +304,15 @@ impl Memory {
                     }
                 }
             }
+            Change::PlanStored(_)
+            | Change::RolloutAsked { .. }
+            | Change::RolloutDecided { .. }
+            | Change::MemberFailed { .. }
+            | Change::MembersForgiven { .. }
+            | Change::Said(_)
+            | Change::TurnChanged(_)
+            | Change::BrakeSet { .. }
+            | Change::PlansForgotten { .. } => self.roll(change)?,
             Change::CacheMarked { names, mark } => {
                 for name in names {
                     match mark {
@@ -332,6 +359,9 @@ impl Memory {
                 timestamp: before.timestamp,
                 timestamp_version: before.timestamp_version,
                 generations_forgotten: before.generations_forgotten,
+                turn: before.turn,
+                turn_changed: before.turn_changed,
+                vouched: before.vouched,
                 ..Row::new(&Invited { machine: enrolled.machine.clone(), class, system, tags: before.tags })
             };
         });
@@ -351,6 +381,8 @@ impl Memory {
             clock_skew_ms,
             earlier,
             told: _,
+            vouched,
+            turn: _,
         } = checked_in;
         self.row(machine, |row| {
             row.seq = *seq;
@@ -362,6 +394,7 @@ impl Memory {
             (row.observed, row.agent) = (Some(observed.to_string()), Some(agent.clone()));
             (row.seen_at, row.clock_skew_ms) = (Some(*at), Some(*clock_skew_ms));
             row.earlier.clone_from(earlier);
+            (row.vouched, row.turn_changed) = (*vouched, false);
         });
     }
 
@@ -448,8 +481,11 @@ impl Hash for Memory {
         let Self { machines, tokens, bearers, requests, events, attacks, generations, drafts, .. } = self;
         let _ = write!(
             Text(state),
-            "{machines:?}{tokens:?}{bearers:?}{requests:?}{events:?}{attacks:?}{drafts:?}{}",
-            self.root_logged
+            "{machines:?}{tokens:?}{bearers:?}{requests:?}{events:?}{attacks:?}{drafts:?}{}{:?}{:?}{:?}",
+            self.root_logged,
+            self.rollouts,
+            self.members,
+            self.brake
         );
         for ((machine, generation), stored) in generations {
             (machine.as_str(), generation, &stored.files.targets).hash(state);

@@ -100,8 +100,9 @@ impl World {
                 published_at: 0,
                 published_by: scene.cast.key(STRANGER),
                 signers: vec![],
+                plan: None,
             })),
-            Change::Published { machine: machine.clone(), generation },
+            Change::Published { machine: machine.clone(), generation, turn: None },
             Change::TimestampStored {
                 machine: machine.clone(),
                 timestamp: Timestamp { bytes, version, expires: i64::MAX / 1000, key },

@@ -239,6 +239,7 @@ impl World {
             now: self.now(),
             poll_seconds: 60,
             log: None,
+            vouches: false,
         };
         let decided = self.controller(scene).check_in(&received, scene.cast.seals());
         if !self.keep(scene, decided.changes) {
@@ -279,6 +280,7 @@ impl World {
             target_sha256: sha256,
             expires: START_S + 86_400,
             signers: signers.to_vec(),
+            turn: None,
         };
         let memory = &at_check.memory;
         let done = self.operate(scene, |controller, context| controller.publish(&new, memory, context));

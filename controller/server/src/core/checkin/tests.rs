@@ -35,6 +35,7 @@ impl Sent {
             now,
             poll_seconds: 55,
             log: None,
+            vouches: false,
         }
     }
 }

@@ -75,6 +75,7 @@ fn machine(observed: Option<CheckIn>, outcome: Option<(u64, EventKind)>) -> Mach
         outcome: outcome.map(|(number, kind)| Outcome { generation: generation(number), kind }),
         published: Some(Published { target: target(), at: NOW, by: key, expires: i64::MAX, signers: vec![] }),
         generations_forgotten: 0,
+        turn: None,
     }
 }
 fn decide(machine: &Machine) -> Condition {

@@ -11,8 +11,13 @@ fn stored(new: &NewGeneration<'_>) -> Stored {
         published: None,
         timestamp_version: 7,
         holds: Holds::default(),
+        understands: None,
         latest: None,
     }
+}
+
+fn plans() -> Plans {
+    Plans::none(Sha256::of(b"fleet"))
 }
 
 /// "Signs" by recording what it was asked to sign.
@@ -31,10 +36,10 @@ const BASE: [u8; 32] = {
 fn what_is_published_is_checked_as_its_machine_will() {
     let (fleet, known) = (Fleet::new(), machine(None));
     let publication = fleet.publication(1);
-    let new = NewGeneration::check(&fleet.root, &known, &publication, NOW_S).unwrap();
+    let new = NewGeneration::check((&fleet.root, &plans()), &known, &publication, NOW_S).unwrap();
     assert_eq!(new.signers, [fleet.operator.public()]);
     let refused = |known: &Machine, publication: &Publication| {
-        NewGeneration::check(&fleet.root, known, publication, NOW_S).unwrap_err()
+        NewGeneration::check((&fleet.root, &plans()), known, publication, NOW_S).unwrap_err()
     };
     let by_a_stranger = sign_generation(&crate::core::samples::target(1), NOW_S + YEAR, &[&key()]).unwrap();
     assert!(matches!(refused(&known, &by_a_stranger), PublishRefusal::Unsound(_)));
@@ -48,7 +53,7 @@ fn what_is_published_is_checked_as_its_machine_will() {
 fn a_publication_is_stored_with_its_timestamp_told_and_logged() {
     let (fleet, known) = (Fleet::new(), machine(None));
     let publication = fleet.publication(1);
-    let new = NewGeneration::check(&fleet.root, &known, &publication, NOW_S).unwrap();
+    let new = NewGeneration::check((&fleet.root, &plans()), &known, &publication, NOW_S).unwrap();
     let by = fleet.operator.public();
     let decided = publish(Some(&stored(&new)), &new, &context(&by), sign).unwrap();
     let [
@@ -70,7 +75,8 @@ fn a_publication_is_stored_with_its_timestamp_told_and_logged() {
 fn only_the_next_generation_of_a_machine_that_stayed_what_it_was_is_published() {
     let (fleet, known) = (Fleet::new(), machine(None));
     let (first, third) = (fleet.publication(1), fleet.publication(3));
-    let check = |publication| NewGeneration::check(&fleet.root, &known, publication, NOW_S).unwrap();
+    let check =
+        |publication| NewGeneration::check((&fleet.root, &plans()), &known, publication, NOW_S).unwrap();
     let (first, third) = (check(&first), check(&third));
     let by = fleet.operator.public();
     let refused = |stored: Option<&Stored>, new: &NewGeneration<'_>| {
@@ -95,8 +101,8 @@ fn the_same_generation_again_changes_nothing_and_another_one_of_its_number_is_re
         fleet.publication(1),
         sign_generation(&crate::core::samples::target(1), NOW_S + 2 * YEAR, &[&fleet.operator]).unwrap(),
     );
-    let one = NewGeneration::check(&fleet.root, &known, &one, NOW_S).unwrap();
-    let other = NewGeneration::check(&fleet.root, &known, &other, NOW_S).unwrap();
+    let one = NewGeneration::check((&fleet.root, &plans()), &known, &one, NOW_S).unwrap();
+    let other = NewGeneration::check((&fleet.root, &plans()), &known, &other, NOW_S).unwrap();
     let latest = Some(one.files());
     let there = Stored { published: Some(generation(1)), latest, ..stored(&one) };
     let by = fleet.operator.public();
@@ -127,7 +133,7 @@ fn a_good_timestamp_stays_and_another_one_is_signed_over_the_same_snapshot() {
 fn what_was_checked_before_a_new_epoch_is_not_published_after_its_first_generation() {
     let (fleet, known) = (Fleet::new(), machine(None));
     let (publication, by) = (fleet.publication(1), fleet.operator.public());
-    let new = NewGeneration::check(&fleet.root, &known, &publication, NOW_S).unwrap();
+    let new = NewGeneration::check((&fleet.root, &plans()), &known, &publication, NOW_S).unwrap();
     let newer = Generation::first_of(muster_protocol::ids::Epoch::new(1).unwrap());
     let there = Stored { published: Some(newer), ..stored(&new) };
     let refused = publish(Some(&there), &new, &context(&by), sign).unwrap_err();

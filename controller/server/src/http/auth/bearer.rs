@@ -106,6 +106,20 @@ impl FromRequestParts<Shared> for MachineReader {
     }
 }
 
+/// Any machine or operator, reading what is the same for all of them.
+pub struct Reader;
+
+impl FromRequestParts<Shared> for Reader {
+    type Rejection = Refused;
+
+    async fn from_request_parts(parts: &mut Parts, app: &Shared) -> Result<Self, Refused> {
+        match Bearer(bearer(&parts.headers)).principal(app).await? {
+            Principal::Machine(name) => count(app, &name).map(|()| Self),
+            Principal::Operator(_) => Ok(Self),
+        }
+    }
+}
+
 /// A machine or an operator reading a file of the cache; a machine sends many such requests at once.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum CacheReader {

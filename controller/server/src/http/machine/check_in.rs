@@ -44,6 +44,7 @@ pub async fn check_in(
     let FromMachine { sent: checkin, bytes: body, sha256: body_sha256, known, signature } = request;
     require_own(&checkin, app.services.roots.fleet(), known.class)?;
     let brings_key = checkin.new_key.as_ref().map(|_| checkin.machine.clone());
+    let vouches = vouches(&app, &checkin).await?;
     let arrived = Box::new(Arrived {
         checkin,
         body,
@@ -53,6 +54,7 @@ pub async fn check_in(
         now: app.services.now(),
         poll_seconds: app.services.limits.poll_seconds,
         log: app.services.store.newest_entry(),
+        vouches,
         seals: app.services.keyring.keys().seals.clone(),
     });
     match app.services.store.check_in(arrived).await? {
@@ -67,4 +69,14 @@ pub async fn check_in(
             Err(refusal.into())
         }
     }
+}
+
+/// Whether what the machine says of a plan is signed by the key that the plan has of it. Anything else that it
+/// says of one is left alone: it may be of a plan that this controller lost.
+async fn vouches(app: &Shared, checkin: &CheckIn) -> Result<bool, Refused> {
+    let Some(vouch) = &checkin.vouch else { return Ok(false) };
+    let (plans, store) = (&app.services.plans, &app.services.store);
+    // Its own box: few machines vouch, and every check-in keeps room for this.
+    let Some(held) = Box::pin(plans.spoken_of(store, &vouch.plan)).await? else { return Ok(false) };
+    Ok(plans.is_signed((vouch.plan, &held.plan), &checkin.machine, vouch.said, &vouch.signature))
 }

@@ -50,10 +50,14 @@ pub async fn target(
     MachineReader(machine): MachineReader,
     Path(Target { of, file }): Path<Target>,
 ) -> Result<Response, Refused> {
-    let hash = file.strip_suffix(".generation.json").and_then(|hash| hash.parse::<Sha256>().ok());
-    match hash {
-        Some(hash) if of == machine.as_str() => stored(&app, &machine, File::Target(hash)).await,
-        _ => Err(Refused::not_found(format!("targets are named targets/{machine}/HASH.generation.json"))),
+    let named = |suffix| file.strip_suffix(suffix).and_then(|hash| hash.parse::<Sha256>().ok());
+    let which = named(".generation.json").map(File::Target).or_else(|| named(".gated.json").map(File::Gated));
+    match which {
+        Some(which) if of == machine.as_str() => stored(&app, &machine, which).await,
+        _ => Err(Refused::not_found(format!(
+            "targets are named targets/{machine}/HASH.generation.json, or HASH.gated.json \
+             in a rollout"
+        ))),
     }
 }
 

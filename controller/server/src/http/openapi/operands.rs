@@ -10,7 +10,7 @@ use utoipa::openapi::{RefOr, Schema};
 use utoipa::{PartialSchema, ToSchema};
 
 use super::document::{Auth, Operation};
-use crate::http::auth::bearer::{Bearer, CacheReader, MachineReader, Uploader};
+use crate::http::auth::bearer::{Bearer, CacheReader, MachineReader, Reader, Uploader};
 use crate::http::auth::machine::{FromMachine, FromStranger};
 use crate::http::auth::operator::{Signed, SignedByAnyone, SignedByKeyholder};
 use crate::http::body::Document;
@@ -68,7 +68,7 @@ macro_rules! has_a_bearer {
         }
     )*};
 }
-has_a_bearer!(Bearer, MachineReader, CacheReader, Uploader);
+has_a_bearer!(Bearer, MachineReader, Reader, CacheReader, Uploader);
 
 impl<T: ToSchema> Operand for Uploaded<T> {
     fn describe(operation: &mut Operation) {

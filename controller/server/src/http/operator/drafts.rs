@@ -14,6 +14,7 @@ use crate::http::auth::operator::SignedByKeyholder;
 use crate::http::body::Document;
 use crate::http::heavy::Long;
 use crate::http::problem::{Refused, refuse};
+use crate::http::rollouts::plans_of;
 use crate::http::state::{App, Shared};
 use crate::roots::Chain;
 use crate::threads;
@@ -42,7 +43,10 @@ pub async fn keep(
     .map_err(|_| {
         refuse(StatusCode::INTERNAL_SERVER_ERROR, ProblemCode::Internal, "the check was interrupted: repeat")
     })??;
+    let named = targets.iter().filter_map(|target| target.rollout.map(|place| place.plan));
+    let plans = plans_of(&app, named.collect()).await?;
     for target in &targets {
+        plans.place(target).map_err(|source| drafts::misplaced(target, source))?;
         let machine = services.store.machine(&target.machine).await?;
         drafts::require_next(target, machine.as_ref(), services.roots.current().newest().epoch())?;
     }

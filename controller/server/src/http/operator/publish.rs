@@ -13,6 +13,7 @@ use crate::http::auth::operator::Signed;
 use crate::http::body::Document;
 use crate::http::problem::Refused;
 use crate::http::request_peer::regardless;
+use crate::http::rollouts::{named, plans_of};
 use crate::http::state::Shared;
 use crate::wakers::Fresh;
 
@@ -29,7 +30,8 @@ pub async fn publish(
         let name = &signed.on;
         let machine = known(&app, name).await?;
         let (root, now) = (app.services.roots.current(), app.services.now_s());
-        let new = NewGeneration::check(root.newest(), &machine, &publication, now)?;
+        let plans = plans_of(&app, named(&publication.target).into_iter().collect()).await?;
+        let new = NewGeneration::check((root.newest(), &plans), &machine, &publication, now)?;
         let signer = app.services.signer()?;
         // Since then an operator may have been removed, by another controller perhaps.
         app.services.roots.refresh().await?;

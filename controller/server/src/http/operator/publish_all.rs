@@ -15,12 +15,13 @@ use muster_protocol::tuf::TufError;
 use muster_protocol::tuf::metadata::Root;
 
 use crate::core::publication::batch::{BatchRefusal, require_batch};
-use crate::core::publication::{NewGeneration, PublishRefusal, Stored};
+use crate::core::publication::{NewGeneration, Plans, PublishRefusal, Stored};
 use crate::core::rows::Timestamp;
 use crate::http::auth::operator::Signed;
 use crate::http::body::Document;
 use crate::http::problem::Refused;
 use crate::http::request_peer::regardless;
+use crate::http::rollouts::{named, plans_of};
 use crate::http::state::Shared;
 use crate::signer::OnlineSigner;
 use crate::threads;
@@ -44,9 +45,11 @@ async fn published(app: Shared, signed: Signed<Publications>) -> Result<Json<Pub
     let (chain, now, signer) = (services.roots.current(), services.now_s(), services.signer()?);
     let offered: Vec<_> = generations.iter().map(|one| (&one.machine, one.publication.generation)).collect();
     let stored = services.store.publishing_all(&offered).await?;
+    let targets = generations.iter().map(|one| one.publication.target.as_str());
+    let plans = plans_of(&app, threads::on(usize::MAX, || targets.filter_map(named).collect())).await?;
     let checked = threads::on(usize::MAX, || {
         threads::for_all(&generations, |one| {
-            check(one, chain.newest(), stored.get(&one.machine), &signer, now)
+            check(one, (chain.newest(), &plans), stored.get(&one.machine), &signer, now)
         })
     });
     let (mut new, mut timestamps, mut refused) = (Vec::new(), HashMap::new(), Vec::new());
@@ -97,12 +100,12 @@ type Checked<'a> = Result<(NewGeneration<'a>, Option<Early>), PublishRefusal>;
 
 fn check<'a>(
     MachinePublication { machine, publication }: &'a MachinePublication,
-    root: &Root,
+    of: (&Root, &Plans),
     stored: Option<&'a Stored>,
     signer: &OnlineSigner,
     now: i64,
 ) -> Checked<'a> {
-    let new = NewGeneration::check_stored(root, machine, stored, publication, now)?;
+    let new = NewGeneration::check_stored(of, machine, stored, publication, now)?;
     let fresh = stored.filter(|stored| stored.published != Some(publication.generation));
     let early = fresh.map(|stored| -> Result<Early, TufError> {
         let last = stored.timestamp_version;

@@ -8,14 +8,16 @@ use std::time::Duration;
 use axum::extract::State;
 use axum::http::header;
 use axum::response::{IntoResponse as _, Response};
+use muster_protocol::operator::RolloutState;
 
 use super::health::readiness;
 use crate::core::census::{Census, census};
+use crate::core::rollouts::StoredRollout;
 use crate::core::settings::Setting;
 use crate::http::state::{App, Shared};
 use crate::metrics::COUNTED;
 use crate::metrics::text::{CONTENT_TYPE, Kind, Text};
-use crate::store::Keys;
+use crate::store::{Keys, StoreError};
 
 /// The least time between two counts of the machines.
 const LEAST: Duration = Duration::from_secs(10);
@@ -58,6 +60,7 @@ pub async fn metrics(State(app): State<Shared>) -> Response {
     if let Some(census) = counted(&app).await {
         fleet(&census, app.services.now_s(), &mut text);
     }
+    rollouts(&app, &mut text).await;
     process(&mut text);
     ([(header::CONTENT_TYPE, CONTENT_TYPE)], text.finish()).into_response()
 }
@@ -140,6 +143,47 @@ fn fleet(census: &Census, now_s: i64, out: &mut Text) {
         );
         out.sample(&[], first.saturating_sub(now_s));
     }
+}
+
+/// The states that a rollout can be in.
+const STATES: [RolloutState; 6] = [
+    RolloutState::Running,
+    RolloutState::Paused,
+    RolloutState::Halted,
+    RolloutState::Stopped,
+    RolloutState::Done,
+    RolloutState::Superseded,
+];
+
+/// The newest rollouts, as they were decided last. Nothing where the database does not say.
+async fn rollouts(app: &App, out: &mut Text) {
+    let store = &app.services.store;
+    let asked = async { Ok::<_, StoreError>((store.rollouts().await?, store.brake().await?)) };
+    let Ok(Ok((found, brake))) = tokio::time::timeout(MOST, asked).await else { return };
+    let state = |rollout: &StoredRollout| {
+        rollout.verdict.as_ref().map_or(RolloutState::Running, |verdict| verdict.state)
+    };
+    out.family("muster_rollouts", Kind::Gauge, "The newest 200 rollouts, by state.");
+    for one in STATES {
+        let count = found.iter().filter(|rollout| state(rollout) == one).count();
+        out.sample(&[("state", one.as_str())], count);
+    }
+    let open = || found.iter().filter(|rollout| rollout.open).filter_map(|rollout| rollout.verdict.as_ref());
+    out.family(
+        "muster_rollout_machines_in_flight",
+        Kind::Gauge,
+        "Machines that may begin to switch in a rollout that is under way, or have begun.",
+    );
+    let waves = open().flat_map(|verdict| &verdict.waves);
+    out.sample(&[], waves.map(|wave| u64::from(wave.in_flight)).sum::<u64>());
+    out.family(
+        "muster_rollout_failures",
+        Kind::Gauge,
+        "Failures that count against the budgets of rollouts that are under way.",
+    );
+    out.sample(&[], open().map(|verdict| u64::from(verdict.failures)).sum::<u64>());
+    out.family("muster_rollout_brake", Kind::Gauge, "Whether the brake of all rollouts is on.");
+    out.sample(&[], u8::from(brake.is_some()));
 }
 
 /// A label of one word.

@@ -10,23 +10,27 @@ use super::connection::Transaction;
 use super::locks::{self, Lock};
 use super::{
     access, attacks, audit, checkins, drafts, enrolment, garbage, machines, notify, publication, reports,
-    requests, retention,
+    requests, retention, rollouts,
 };
 use crate::core::change::{Change, CheckedIn};
+use crate::core::rollouts::NewTurn;
 use crate::store::answers::Applied;
 use crate::store::error::StoreError;
 
 impl Transaction {
     pub async fn apply(&mut self, changes: &[Change]) -> Result<Applied, StoreError> {
         let (mut checked_in, mut changed): (Vec<&CheckedIn>, BTreeSet<&str>) = Default::default();
+        let mut turns: Vec<&NewTurn> = Vec::new();
         for change in changes {
             match change {
+                Change::TurnChanged(turn) => turns.push(turn),
                 Change::CheckedIn(one) => checked_in.push(one),
                 Change::MachineChanged { machine } => drop(changed.insert(machine.as_str())),
                 _ => {}
             }
         }
         checkins::keep(self.connection(), &checked_in).await?;
+        rollouts::turn(self, &turns).await?;
         // In one order, so that no two transactions wait for one another.
         let logs = changes.iter().any(|change| matches!(change, Change::Audited(_)));
         for (needed, lock) in [(logs, Lock::Log), (!changed.is_empty(), Lock::Changes)] {
@@ -75,8 +79,8 @@ impl Applying<'_> {
         let sql = &mut *self.sql;
         if let Some(new) = all_of!(run, Change::GenerationStored(new) => (&new.machine, &**new)) {
             publication::store(sql, &new).await?;
-        } else if let Some(published) =
-            all_of!(run, Change::Published { machine, generation } => (machine, (machine, *generation)))
+        } else if let Some(published) = all_of!(run, Change::Published { machine, generation, turn }
+                => (machine, (machine, *generation, turn.as_deref())))
         {
             publication::point(sql, &published).await?;
         } else if let Some(timestamps) =
@@ -120,7 +124,7 @@ impl Applying<'_> {
             Change::MachineRevoked { machine, at } => machines::revoke(sql, machine, *at).await,
             Change::MachineSeen { machine, at } => machines::seen(sql, machine, *at).await,
             // Written with the others.
-            Change::CheckedIn(_) | Change::MachineChanged { .. } => Ok(()),
+            Change::CheckedIn(_) | Change::MachineChanged { .. } | Change::TurnChanged(_) => Ok(()),
             Change::TokenMade(token) => enrolment::make_token(sql, token).await,
             Change::TokenUsed { token, by, at } => enrolment::use_token(sql, token, by, *at).await,
             Change::TokensEnded { machine } => enrolment::end_tokens(sql, machine).await,
@@ -149,8 +153,8 @@ impl Applying<'_> {
             Change::AttacksTrimmed { machine, keep } => attacks::trim(sql, machine, *keep).await,
             Change::AttacksEnded { machine, at } => attacks::end(sql, machine, *at).await,
             Change::GenerationStored(generation) => publication::store(sql, &[generation]).await,
-            Change::Published { machine, generation } => {
-                publication::point(sql, &[(machine, *generation)]).await
+            Change::Published { machine, generation, turn } => {
+                publication::point(sql, &[(machine, *generation, turn.as_deref())]).await
             }
             Change::TimestampStored { machine, timestamp } => {
                 publication::keep_timestamps(sql, &[(machine, timestamp)]).await
@@ -159,6 +163,17 @@ impl Applying<'_> {
             Change::DraftDropped { id } => drafts::end(sql, id).await,
             Change::RootInForce { version } => audit::root_in_force(sql, *version).await,
             Change::Audited(_) => self.audit(std::slice::from_ref(change)).await,
+            Change::PlanStored(new) => rollouts::store(sql, new).await,
+            Change::RolloutAsked { plan, asked } => rollouts::ask(sql, plan, asked).await,
+            Change::RolloutDecided { plan, verdict } => rollouts::decided(sql, plan, verdict).await,
+            Change::MemberFailed { plan, failed } => rollouts::failed(sql, plan, failed).await,
+            Change::MembersForgiven { plan, machines } => rollouts::forgive(sql, plan, machines).await,
+            Change::Said(said) => rollouts::said(sql, said).await,
+            Change::BrakeSet { brake } => rollouts::set_brake(sql, brake.as_ref()).await,
+            Change::PlansForgotten { before, most } => {
+                self.applied.forgotten += rollouts::forget(sql, *before, *most).await?;
+                Ok(())
+            }
             Change::CacheMarked { names, mark } => garbage::mark(sql, names, *mark).await,
             Change::LogCut { through } => audit::cut(sql, through).await,
             Change::CutEntriesForgotten { most } => {

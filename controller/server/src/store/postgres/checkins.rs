@@ -35,6 +35,8 @@ struct Row {
     key_rotation_asked_at: Option<i64>,
     earlier: Option<Vec<u8>>,
     clone_alarm_at: Option<i64>,
+    rollout: Option<String>,
+    vouched: Option<Vec<u8>>,
     has_requests: bool,
     attack_open: bool,
 }
@@ -42,7 +44,7 @@ struct Row {
 /// Of many machines at once. The flags keep the tables of what is rare untouched.
 const ROWS: &str = "SELECT name, key, revoked_at, enrolment, bearer_counter, seq, body_sha256, bearer_key,
         bearer_expires, bearer_salt, reply, reports_through, published, key_rotation_asked_at, earlier,
-        clone_alarm_at,
+        clone_alarm_at, rollout, vouched,
         EXISTS (SELECT 1 FROM requests r WHERE r.machine = m.name) AS has_requests,
         EXISTS (SELECT 1 FROM attacks a WHERE a.machine = m.name AND a.ended_at IS NULL) AS attack_open
      FROM machines m WHERE name = ANY($1)";
@@ -80,6 +82,8 @@ impl Row {
             attack_open: self.attack_open,
             requests,
             rotation,
+            turn: self.rollout.as_deref().and_then(|text| serde_json::from_str(text).ok()),
+            vouched: self.vouched.as_deref().map(sha256).transpose()?,
         })
     }
 }
@@ -163,10 +167,11 @@ pub async fn keep(sql: &mut PgConnection, checked_in: &[&CheckedIn]) -> Result<(
         "UPDATE machines SET seq = v.seq, body_sha256 = v.body, bearer_key = v.key,
              bearer_expires = v.expires,
              reply = v.reply, observed = v.observed, seen_at = v.seen_at, clock_skew_ms = v.skew,
-             agent = v.agent, earlier = v.earlier, bearer_salt = NULL
+             agent = v.agent, earlier = v.earlier, vouched = v.vouched, turn_changed = 0, bearer_salt = NULL
          FROM UNNEST($1::text[], $2::bigint[], $3::bytea[], $4::bigint[], $5::bigint[], $6::text[],
-                     $7::text[], $8::bigint[], $9::bigint[], $10::text[], $11::bytea[])
-             AS v (name, seq, body, key, expires, reply, observed, seen_at, skew, agent, earlier)
+                     $7::text[], $8::bigint[], $9::bigint[], $10::text[], $11::bytea[], $12::bytea[])
+             AS v (name, seq, body, key, expires, reply, observed, seen_at, skew, agent, earlier,
+                   vouched)
          WHERE machines.name = v.name",
     )
     .bind(column(checked_in, |one| one.machine.as_str()))
@@ -180,6 +185,7 @@ pub async fn keep(sql: &mut PgConnection, checked_in: &[&CheckedIn]) -> Result<(
     .bind(column(checked_in, |one| one.clock_skew_ms))
     .bind(column(checked_in, |one| text(&one.agent)))
     .bind(column(checked_in, |one| earlier::column(&one.earlier)))
+    .bind(column(checked_in, |one| one.vouched.as_ref().map(|mark| mark.as_bytes().as_slice())))
     .execute(sql)
     .await?;
     Ok(())

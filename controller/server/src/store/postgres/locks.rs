@@ -1,7 +1,7 @@
 //! Locks that end with their transaction, so that they hold behind a pooler too.
 //!
-//! A transaction takes what it needs in this order: rows of machines by name, the drafts, the marks of
-//! the cache, the log, the changes.
+//! A transaction takes what it needs in this order: the rollouts, rows of machines by name, the drafts, the
+//! marks of the cache, the log, the changes.
 
 use sqlx::PgConnection;
 
@@ -28,6 +28,8 @@ pub enum Lock {
     Cache = 7,
     /// Held, shared, by every controller that works on the database, as long as its session lives.
     Work = 8,
+    /// What is decided of rollouts.
+    Rollouts = 9,
 }
 
 pub async fn take(sql: &mut PgConnection, lock: Lock) -> Result<(), StoreError> {

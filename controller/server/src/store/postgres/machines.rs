@@ -36,6 +36,7 @@ struct Row {
     seen_at: Option<i64>,
     clock_skew_ms: Option<i64>,
     generations_forgotten: i64,
+    rollout: Option<String>,
     clone_alarm_at: Option<i64>,
     key_rotated_at: Option<i64>,
     key_rotation_asked_at: Option<i64>,
@@ -91,6 +92,7 @@ impl Row {
             outcome: self.outcome.and_then(|text| serde_json::from_str(&text).ok()),
             published,
             generations_forgotten: unsigned(self.generations_forgotten),
+            turn: self.rollout.and_then(|text| serde_json::from_str(&text).ok()),
         })
     }
 
@@ -126,7 +128,7 @@ macro_rules! select {
         concat!(
             "SELECT m.name, m.class, m.system, m.tags, m.key, m.age, m.agent, m.enrolled_at, m.revoked_at,
                     m.seen_at, m.clock_skew_ms, m.clone_alarm_at, m.key_rotated_at, m.key_rotation_asked_at,
-                    m.observed, m.outcome, m.generations_forgotten,
+                    m.observed, m.outcome, m.generations_forgotten, m.rollout,
                     g.target, g.expires, g.published_at, g.published_by, g.signers,
                     a.attack, a.detail AS attack_detail, a.generation AS attack_generation, a.at AS attack_at,
                     a.received_at AS attack_received_at
@@ -242,7 +244,8 @@ impl Postgres {
     pub async fn news(&self, name: &MachineName) -> Result<News, StoreError> {
         let row: Option<NewsRow> = query_as(
             "SELECT published,
-                    EXISTS (SELECT 1 FROM requests WHERE machine = $1 AND handed_on = FALSE) AS waits
+                    turn_changed <> 0
+                        OR EXISTS (SELECT 1 FROM requests WHERE machine = $1 AND handed_on = FALSE) AS waits
              FROM machines WHERE name = $1",
         )
         .bind(name.as_str())

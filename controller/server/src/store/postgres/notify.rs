@@ -41,6 +41,7 @@ fn concerned(changes: &[Change]) -> BTreeSet<&MachineName> {
         | Change::MachineRevoked { machine, .. }
         | Change::RequestKept { machine, .. }
         | Change::KeyReplaced { machine, .. } => Some(machine),
+        Change::TurnChanged(new) if new.rings => Some(&new.machine),
         Change::MachineInvited(invited) => Some(&invited.machine),
         Change::Enrolled(enrolled) => Some(&enrolled.machine),
         _ => None,

@@ -10,10 +10,11 @@ use super::columns::{json, public_key, query, query_as, query_scalar, signed, so
 use super::connection::{Postgres, Transaction, locking};
 use super::machines::published;
 use crate::core::publication::{Current, Stored};
+use crate::core::rollouts::Turn;
 use crate::core::rows::{GenerationFiles, StoredGeneration, Timestamp};
 use crate::store::answers::{File, Latest};
 use crate::store::error::StoreError;
-use crate::store::parsed::{Keys, Parsed, holds};
+use crate::store::parsed::{Keys, Parsed, told};
 use crate::threads;
 
 #[derive(sqlx::FromRow)]
@@ -29,13 +30,15 @@ struct MachineRow {
 impl MachineRow {
     fn stored(self, latest: Option<GenerationFiles>) -> Result<Stored, StoreError> {
         let damaged = || StoreError::Damaged("a machine");
+        let told = self.observed.as_deref().map(told);
         Ok(Stored {
             class: self.class.parse().map_err(|_| damaged())?,
             system: self.system.parse().map_err(|_| damaged())?,
             revoked: self.revoked_at.is_some(),
             published: some_generation(self.published),
             timestamp_version: unsigned(self.timestamp_version),
-            holds: self.observed.as_deref().map(holds).unwrap_or_default(),
+            holds: told.as_ref().map(|told| told.holds).unwrap_or_default(),
+            understands: told.map(|told| told.understands),
             latest,
         })
     }
@@ -205,14 +208,18 @@ impl Postgres {
             File::Targets(_) => "SELECT targets FROM generations WHERE machine = $1 AND generation = $2",
             File::Snapshot(_) => "SELECT snapshot FROM generations WHERE machine = $1 AND generation = $2",
             File::Target(_) => {
-                "SELECT target FROM generations WHERE machine = $1 AND target_sha256 = $2
+                "SELECT target FROM generations WHERE machine = $1 AND target_sha256 = $2 AND plan IS NULL
+                 ORDER BY generation DESC LIMIT 1"
+            }
+            File::Gated(_) => {
+                "SELECT target FROM generations WHERE machine = $1 AND target_sha256 = $2 AND plan IS NOT NULL
                  ORDER BY generation DESC LIMIT 1"
             }
         };
         let query = query_scalar(text).bind(machine.as_str());
         let query = match file {
             File::Targets(number) | File::Snapshot(number) => query.bind(number.packed()),
-            File::Target(hash) => query.bind(hash.as_bytes().to_vec()),
+            File::Target(hash) | File::Gated(hash) => query.bind(hash.as_bytes().to_vec()),
         };
         Ok(query.fetch_optional(self.view().await?.connection()).await?)
     }
@@ -265,9 +272,9 @@ pub async fn store(sql: &mut PgConnection, new: &[&StoredGeneration]) -> Result<
     let signers: Vec<String> = signers.collect::<Result<_, _>>()?;
     query(
         "INSERT INTO generations (machine, generation, targets, snapshot, target, target_sha256, expires,
-             published_at, published_by, signers)
+             published_at, published_by, signers, plan)
          SELECT * FROM UNNEST($1::text[], $2::bigint[], $3::bytea[], $4::bytea[], $5::bytea[], $6::bytea[],
-                              $7::bigint[], $8::bigint[], $9::bytea[], $10::text[])",
+                              $7::bigint[], $8::bigint[], $9::bytea[], $10::text[], $11::bytea[])",
     )
     .bind(column(new, |new| new.machine.as_str()))
     .bind(column(new, |new| new.generation.packed()))
@@ -279,6 +286,7 @@ pub async fn store(sql: &mut PgConnection, new: &[&StoredGeneration]) -> Result<
     .bind(column(new, |new| new.published_at))
     .bind(column(new, |new| new.published_by.to_bytes()))
     .bind(signers)
+    .bind(column(new, |new| new.plan.as_ref().map(|plan| plan.as_bytes().as_slice())))
     .execute(sql)
     .await?;
     Ok(())
@@ -286,16 +294,20 @@ pub async fn store(sql: &mut PgConnection, new: &[&StoredGeneration]) -> Result<
 
 pub async fn point(
     sql: &mut PgConnection,
-    published: &[(&MachineName, Generation)],
+    published: &[(&MachineName, Generation, Option<&Turn>)],
 ) -> Result<(), StoreError> {
-    let (machines, generations): (Vec<&str>, Vec<i64>) =
-        published.iter().map(|(machine, generation)| (machine.as_str(), generation.packed())).unzip();
+    let turns = published.iter().map(|(.., turn)| turn.map(|turn| json(turn, "a turn")).transpose());
+    let turns: Vec<Option<String>> = turns.collect::<Result<_, _>>()?;
+    let machines: Vec<&str> = published.iter().map(|(machine, ..)| machine.as_str()).collect();
+    let generations: Vec<i64> = published.iter().map(|(_, generation, _)| generation.packed()).collect();
     query(
-        "UPDATE machines SET published = new.published
-         FROM UNNEST($1::text[], $2::bigint[]) AS new (name, published) WHERE machines.name = new.name",
+        "UPDATE machines SET published = new.published, rollout = new.turn, turn_changed = 0
+         FROM UNNEST($1::text[], $2::bigint[], $3::text[]) AS new (name, published, turn)
+         WHERE machines.name = new.name",
     )
     .bind(machines)
     .bind(generations)
+    .bind(turns)
     .execute(sql)
     .await?;
     Ok(())

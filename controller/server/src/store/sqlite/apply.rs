@@ -9,9 +9,10 @@ use sqlx::SqliteConnection;
 use super::connection::Transaction;
 use super::{
     access, attacks, audit, checkins, drafts, enrolment, garbage, machines, publication, reports, requests,
-    retention,
+    retention, rollouts,
 };
 use crate::core::change::{Change, CheckedIn};
+use crate::core::rollouts::NewTurn;
 use crate::store::answers::Applied;
 use crate::store::error::StoreError;
 
@@ -25,6 +26,14 @@ impl Transaction {
             })
             .collect();
         checkins::keep(self.connection(), &checked_in).await?;
+        let turns: Vec<&NewTurn> = changes
+            .iter()
+            .filter_map(|change| match change {
+                Change::TurnChanged(turn) => Some(&**turn),
+                _ => None,
+            })
+            .collect();
+        rollouts::turn(self.connection(), &turns).await?;
         let mut applying = Applying { sql: self.connection(), applied: Applied::default(), newest: None };
         for run in changes.chunk_by(|one, next| discriminant(one) == discriminant(next)) {
             if !applying.together(run).await? {
@@ -63,8 +72,8 @@ impl Applying<'_> {
         let sql = &mut *self.sql;
         if let Some(new) = all_of!(run, Change::GenerationStored(new) => (&new.machine, &**new)) {
             publication::store(sql, &new).await?;
-        } else if let Some(published) =
-            all_of!(run, Change::Published { machine, generation } => (machine, (machine, *generation)))
+        } else if let Some(published) = all_of!(run, Change::Published { machine, generation, turn }
+                => (machine, (machine, *generation, turn.as_deref())))
         {
             publication::point(sql, &published).await?;
         } else if let Some(timestamps) =
@@ -108,7 +117,7 @@ impl Applying<'_> {
             Change::MachineRevoked { machine, at } => machines::revoke(sql, machine, *at).await,
             Change::MachineSeen { machine, at } => machines::seen(sql, machine, *at).await,
             // Written with the others, and kept in memory.
-            Change::CheckedIn(_) | Change::MachineChanged { .. } => Ok(()),
+            Change::CheckedIn(_) | Change::MachineChanged { .. } | Change::TurnChanged(_) => Ok(()),
             Change::TokenMade(token) => enrolment::make_token(sql, token).await,
             Change::TokenUsed { token, by, at } => enrolment::use_token(sql, token, by, *at).await,
             Change::TokensEnded { machine } => enrolment::end_tokens(sql, machine).await,
@@ -137,8 +146,8 @@ impl Applying<'_> {
             Change::AttacksTrimmed { machine, keep } => attacks::trim(sql, machine, *keep).await,
             Change::AttacksEnded { machine, at } => attacks::end(sql, machine, *at).await,
             Change::GenerationStored(generation) => publication::store(sql, &[generation]).await,
-            Change::Published { machine, generation } => {
-                publication::point(sql, &[(machine, *generation)]).await
+            Change::Published { machine, generation, turn } => {
+                publication::point(sql, &[(machine, *generation, turn.as_deref())]).await
             }
             Change::TimestampStored { machine, timestamp } => {
                 publication::keep_timestamps(sql, &[(machine, timestamp)]).await
@@ -166,6 +175,17 @@ impl Applying<'_> {
             }
             Change::GenerationsForgotten { machine, generations } => {
                 retention::forget_generations(sql, machine, generations).await
+            }
+            Change::PlanStored(new) => rollouts::store(sql, new).await,
+            Change::RolloutAsked { plan, asked } => rollouts::ask(sql, plan, asked).await,
+            Change::RolloutDecided { plan, verdict } => rollouts::decided(sql, plan, verdict).await,
+            Change::MemberFailed { plan, failed } => rollouts::failed(sql, plan, failed).await,
+            Change::MembersForgiven { plan, machines } => rollouts::forgive(sql, plan, machines).await,
+            Change::Said(said) => rollouts::said(sql, said).await,
+            Change::BrakeSet { brake } => rollouts::set_brake(sql, brake.as_ref()).await,
+            Change::PlansForgotten { before, most } => {
+                self.applied.forgotten += rollouts::forget(sql, *before, *most).await?;
+                Ok(())
             }
             Change::CacheMarked { names, mark } => garbage::mark(sql, names, *mark).await,
         }

@@ -35,6 +35,8 @@ struct Row {
     key_rotation_asked_at: Option<i64>,
     earlier: Option<Vec<u8>>,
     clone_alarm_at: Option<i64>,
+    rollout: Option<String>,
+    vouched: Option<Vec<u8>>,
     has_requests: bool,
     attack_open: bool,
 }
@@ -42,7 +44,7 @@ struct Row {
 /// Of many machines at once. The flags keep the tables of what is rare untouched.
 const ROWS: &str = "SELECT name, key, revoked_at, enrolment, bearer_counter, seq, body_sha256, bearer_key,
         bearer_expires, bearer_salt, reply, reports_through, published, key_rotation_asked_at, earlier,
-        clone_alarm_at,
+        clone_alarm_at, rollout, vouched,
         EXISTS (SELECT 1 FROM requests r WHERE r.machine = m.name) AS has_requests,
         EXISTS (SELECT 1 FROM attacks a WHERE a.machine = m.name AND a.ended_at IS NULL) AS attack_open
      FROM machines m WHERE name IN (SELECT value FROM json_each($1))";
@@ -80,6 +82,8 @@ impl Row {
             attack_open: self.attack_open,
             requests,
             rotation,
+            turn: self.rollout.as_deref().and_then(|text| serde_json::from_str(text).ok()),
+            vouched: self.vouched.as_deref().map(sha256).transpose()?,
         })
     }
 }
@@ -169,7 +173,8 @@ pub async fn keep(sql: &mut SqliteConnection, checked_in: &[&CheckedIn]) -> Resu
                 .bind(one.at)
                 .bind(one.clock_skew_ms)
                 .bind(&one.agent)
-                .bind(earlier::column(&one.earlier));
+                .bind(earlier::column(&one.earlier))
+                .bind(one.vouched.as_ref().map(|mark| mark.as_bytes().as_slice()));
         }
         for _ in some.len() * COLUMNS..rows * COLUMNS {
             query = query.bind(None::<i64>);
@@ -179,16 +184,17 @@ pub async fn keep(sql: &mut SqliteConnection, checked_in: &[&CheckedIn]) -> Resu
     Ok(())
 }
 
-const COLUMNS: usize = 11;
+const COLUMNS: usize = 12;
 
 /// It fails as it is: the transaction is undone as a whole, so the statement keeps nothing to undo itself by.
 fn update(rows: usize) -> String {
-    const ROW: &str = "(?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)";
+    const ROW: &str = "(?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)";
     let values = vec![ROW; rows].join(", ");
     format!(
         "UPDATE OR FAIL machines SET seq = v.column2, body_sha256 = v.column3, bearer_key = v.column4,
              bearer_expires = v.column5, reply = v.column6, observed = v.column7, seen_at = v.column8,
-             clock_skew_ms = v.column9, agent = v.column10, earlier = v.column11, bearer_salt = NULL
+             clock_skew_ms = v.column9, agent = v.column10, earlier = v.column11, vouched = v.column12,
+             turn_changed = 0, bearer_salt = NULL
          FROM (VALUES {values}) AS v WHERE name = v.column1"
     )
 }

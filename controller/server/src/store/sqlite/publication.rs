@@ -10,10 +10,11 @@ use super::columns::{json, public_key, signed, some_generation, unsigned};
 use super::connection::{Sqlite, Transaction};
 use super::machines::published;
 use crate::core::publication::{Current, Stored};
+use crate::core::rollouts::Turn;
 use crate::core::rows::{GenerationFiles, StoredGeneration, Timestamp};
 use crate::store::answers::{File, Latest};
 use crate::store::error::StoreError;
-use crate::store::parsed::{Keys, Parsed, holds};
+use crate::store::parsed::{Keys, Parsed, told};
 use crate::threads;
 
 #[derive(sqlx::FromRow)]
@@ -29,13 +30,15 @@ struct MachineRow {
 impl MachineRow {
     fn stored(self, latest: Option<GenerationFiles>) -> Result<Stored, StoreError> {
         let damaged = || StoreError::Damaged("a machine");
+        let told = self.observed.as_deref().map(told);
         Ok(Stored {
             class: self.class.parse().map_err(|_| damaged())?,
             system: self.system.parse().map_err(|_| damaged())?,
             revoked: self.revoked_at.is_some(),
             published: some_generation(self.published),
             timestamp_version: unsigned(self.timestamp_version),
-            holds: self.observed.as_deref().map(holds).unwrap_or_default(),
+            holds: told.as_ref().map(|told| told.holds).unwrap_or_default(),
+            understands: told.map(|told| told.understands),
             latest,
         })
     }
@@ -199,14 +202,18 @@ impl Sqlite {
             File::Targets(_) => "SELECT targets FROM generations WHERE machine = $1 AND generation = $2",
             File::Snapshot(_) => "SELECT snapshot FROM generations WHERE machine = $1 AND generation = $2",
             File::Target(_) => {
-                "SELECT target FROM generations WHERE machine = $1 AND target_sha256 = $2
+                "SELECT target FROM generations WHERE machine = $1 AND target_sha256 = $2 AND plan IS NULL
+                 ORDER BY generation DESC LIMIT 1"
+            }
+            File::Gated(_) => {
+                "SELECT target FROM generations WHERE machine = $1 AND target_sha256 = $2 AND plan IS NOT NULL
                  ORDER BY generation DESC LIMIT 1"
             }
         };
         let query = sqlx::query_scalar(query).bind(machine.as_str());
         let query = match file {
             File::Targets(number) | File::Snapshot(number) => query.bind(number.packed()),
-            File::Target(hash) => query.bind(hash.as_bytes().to_vec()),
+            File::Target(hash) | File::Gated(hash) => query.bind(hash.as_bytes().to_vec()),
         };
         Ok(query.fetch_optional(self.read()).await?)
     }
@@ -259,7 +266,7 @@ pub async fn store(sql: &mut SqliteConnection, new: &[&StoredGeneration]) -> Res
         let signers: Vec<String> = signers.collect::<Result<_, _>>()?;
         let mut insert = QueryBuilder::new(
             "INSERT INTO generations (machine, generation, targets, snapshot, target, target_sha256,
-                 expires, published_at, published_by, signers) ",
+                 expires, published_at, published_by, signers, plan) ",
         );
         insert.push_values(some.iter().zip(&signers), |mut row, (new, signers)| {
             row.push_bind(new.machine.as_str())
@@ -271,7 +278,8 @@ pub async fn store(sql: &mut SqliteConnection, new: &[&StoredGeneration]) -> Res
                 .push_bind(new.expires)
                 .push_bind(new.published_at)
                 .push_bind(new.published_by.to_bytes())
-                .push_bind(signers.as_str());
+                .push_bind(signers.as_str())
+                .push_bind(new.plan.as_ref().map(|plan| &plan.as_bytes()[..]));
         });
         insert.build().execute(&mut *sql).await?;
     }
@@ -280,15 +288,19 @@ pub async fn store(sql: &mut SqliteConnection, new: &[&StoredGeneration]) -> Res
 
 pub async fn point(
     sql: &mut SqliteConnection,
-    published: &[(&MachineName, Generation)],
+    published: &[(&MachineName, Generation, Option<&Turn>)],
 ) -> Result<(), StoreError> {
     for some in published.chunks(AT_ONCE) {
-        let mut update = QueryBuilder::new("WITH new (name, published) AS (");
-        update.push_values(some, |mut row, (machine, generation)| {
-            row.push_bind(machine.as_str()).push_bind(generation.packed());
+        let turns = some.iter().map(|(.., turn)| turn.map(|turn| json(turn, "a turn")).transpose());
+        let turns: Vec<Option<String>> = turns.collect::<Result<_, _>>()?;
+        let mut update = QueryBuilder::new("WITH new (name, published, turn) AS (");
+        update.push_values(some.iter().zip(&turns), |mut row, ((machine, generation, _), turn)| {
+            row.push_bind(machine.as_str()).push_bind(generation.packed()).push_bind(turn.as_deref());
         });
-        update
-            .push(") UPDATE machines SET published = new.published FROM new WHERE machines.name = new.name");
+        update.push(
+            ") UPDATE machines SET published = new.published, rollout = new.turn, turn_changed = 0
+             FROM new WHERE machines.name = new.name",
+        );
         update.build().execute(&mut *sql).await?;
     }
     Ok(())

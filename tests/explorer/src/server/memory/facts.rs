@@ -63,6 +63,8 @@ impl Memory {
             clone_alarm: row.clone_alarm_at.is_some(),
             requests: self.requests_of(machine),
             rotation: new_key.map(|new| self.rotation(machine, new, now)).unwrap_or_default(),
+            turn: row.turn.clone().map(Box::new),
+            vouched: row.vouched,
         })
     }
 
@@ -155,6 +157,7 @@ impl Memory {
             published: row.published,
             timestamp_version: row.timestamp_version,
             holds: observed(row).map(|checkin| checkin.holds).unwrap_or_default(),
+            understands: observed(row).map(|checkin| checkin.understands),
             latest: latest.filter(|_| row.published == Some(offered)).map(|stored| stored.files.clone()),
         })
     }
@@ -221,6 +224,7 @@ impl Memory {
             published: row.published.and_then(|generation| self.published(name, generation)),
             attack: attack.map(view),
             generations_forgotten: row.generations_forgotten,
+            turn: row.turn.clone(),
         })
     }
 

@@ -24,6 +24,8 @@ use muster_server::core::rows::Outcome;
 use muster_server::core::{access, machines, retention, roots};
 use muster_server::store::{Arrived, Failed, Store};
 
+mod rolling;
+
 use super::super::cast::{Cast, MACHINES, ONLINE, OPERATORS, START_S, system, target};
 use super::super::controller::Controller;
 use super::*;
@@ -127,7 +129,7 @@ impl Both {
         self.now += i64::try_from(self.random.below(4)).unwrap() * 400;
         let operator = self.cast.key(OPERATORS[0]);
         let context = AuditContext { operator: &operator, at: self.now };
-        match self.random.below(25) {
+        match self.random.below(28) {
             0 | 1 => self.add(&context).await,
             2..=4 => self.enrol().await,
             5 if self.random.yes(3) => {
@@ -152,6 +154,7 @@ impl Both {
             21 => self.draft(&context).await,
             22 => self.forget(&context).await,
             23 => self.admit(&context).await,
+            24..=26 => self.roll(&context).await,
             _ => self.session_or_root(&context).await,
         }
     }
@@ -217,6 +220,10 @@ impl Both {
         if self.random.yes(4) {
             checkin.new_key = Some(self.any_key());
         }
+        if self.random.yes(3) {
+            checkin.understands = vec![muster_protocol::plan::FEATURE.to_owned()];
+        }
+        checkin.vouch = self.vouch();
         checkin.session = self.random.yes(3).then_some(ExchangeKey::from_bytes([9; 32]));
         let waits = self.memory.requests.keys().filter(|(of, _)| *of == name);
         checkin.followed = waits.map(|(_, id)| *id).filter(|_| seq.is_multiple_of(2)).take(1).collect();
@@ -234,6 +241,7 @@ impl Both {
             now: self.now,
             poll_seconds: 60,
             log: None,
+            vouches: checkin.vouch.is_some(),
         };
         let seals = self.cast.seals().clone();
         let decided = self.controller().check_in(&received, &seals);
@@ -241,12 +249,13 @@ impl Both {
         let arrived = Arrived {
             body: body.clone().into(),
             body_sha256: received.body_sha256,
-            checkin: Box::new(checkin),
+            checkin: Box::new(checkin.clone()),
             key,
             signature: None,
             now: self.now,
             poll_seconds: 60,
             log: None,
+            vouches: received.vouches,
             seals: seals.into(),
         };
         let there = answer(self.store.check_in(Box::new(arrived)).await.unwrap());
@@ -324,6 +333,7 @@ impl Both {
             target_sha256: sha256,
             expires: START_S + 86_400,
             signers: signers.to_vec(),
+            turn: self.turn_of(&name),
         };
         let decided = self.controller().publish(&new, &self.memory, context);
         let here = answer(self.keep(decided));
@@ -429,7 +439,9 @@ impl Both {
             self.store.forget_tokens(now_s).await.unwrap();
             self.keep(retention::forget_attacks(before));
             self.store.forget_attacks(before).await.unwrap();
-            return "forget generations, tokens and attacks";
+            self.keep(retention::forget_plans(before));
+            self.store.forget_plans(before).await.unwrap();
+            return "forget plans, generations, tokens and attacks";
         }
         if self.random.yes(2) {
             let now_s = self.now / 1000 + 60;
@@ -529,10 +541,12 @@ impl Both {
             let news = self.store.news(name).await.unwrap();
             let waits =
                 |((of, _), request): (&(MachineName, Sha256), &Request)| of == name && !request.handed_on;
-            assert_eq!(news.check_in, self.memory.requests.iter().any(waits), "{at}");
+            let rings = self.memory.machines.get(name).is_some_and(|row| row.turn_changed);
+            assert_eq!(news.check_in, rings || self.memory.requests.iter().any(waits), "{at}");
             let published = self.memory.machines.get(name).and_then(|row| row.published);
             assert_eq!(news.generation, published, "{at}");
         }
+        self.compare_rollouts(at).await;
         let mut drafts: Vec<_> = self.memory.drafts.values().cloned().collect();
         drafts.sort_by_key(|kept| (kept.draft.made_at, kept.id));
         drafts.retain(|kept| kept.draft.ends > self.now / 1000);

@@ -1,0 +1,78 @@
+//! Rollouts, as `store/sqlite` keeps them.
+
+use std::collections::BTreeSet;
+
+use muster_protocol::ids::Sha256;
+use muster_protocol::plan::Said;
+use muster_server::core::Change;
+use muster_server::core::rollouts::{NewRollout, NewTurn, StoredRollout};
+
+use super::{Forbidden, Memory, insert};
+
+/// A plan, and its rollout.
+#[derive(Debug, Clone)]
+pub struct Kept {
+    pub document: Vec<u8>,
+    pub rollout: StoredRollout,
+}
+
+impl Memory {
+    pub(super) fn roll(&mut self, change: &Change) -> Result<(), Forbidden> {
+        match change {
+            Change::PlanStored(new) => {
+                let NewRollout { plan, document, name, budget, at, by } = NewRollout::clone(new);
+                let (asked, verdict, open) = (None, None, true);
+                let rollout = StoredRollout { plan, name, budget, at, by, asked, verdict, open };
+                insert(&mut self.rollouts, plan, Kept { document, rollout })?;
+            }
+            Change::RolloutAsked { plan, asked } => {
+                self.rollout(plan, |rollout| rollout.asked = Some(asked.clone()));
+            }
+            Change::RolloutDecided { plan, verdict } => self.rollout(plan, |rollout| {
+                rollout.open = verdict.is_open();
+                rollout.verdict = Some(verdict.clone());
+            }),
+            Change::MemberFailed { plan, failed } => {
+                let place = (*plan, failed.machine.clone());
+                self.members.entry(place).or_default().failed.get_or_insert(failed.failure);
+            }
+            Change::MembersForgiven { plan, machines } => {
+                for machine in machines {
+                    self.members.entry((*plan, machine.clone())).or_default().forgiven = true;
+                }
+            }
+            Change::Said(said) if self.rollouts.contains_key(&said.vouch.plan) => {
+                let recorded = self.members.entry((said.vouch.plan, said.machine.clone())).or_default();
+                let column = match said.vouch.said {
+                    Said::Confirmed => &mut recorded.confirmed,
+                    Said::Soaked => &mut recorded.soaked,
+                    Said::Withdrawn => &mut recorded.withdrawn,
+                };
+                *column = Some(said.vouch.signature);
+            }
+            Change::TurnChanged(new) => {
+                let NewTurn { machine, generation, turn, rings } = &**new;
+                self.row(machine, |row| {
+                    if row.published == Some(*generation) {
+                        row.turn = Some(turn.clone());
+                        row.turn_changed |= rings;
+                    }
+                });
+            }
+            Change::BrakeSet { brake } => self.brake.clone_from(brake),
+            Change::PlansForgotten { before, most: _ } => {
+                let named: BTreeSet<Sha256> = self.generations.values().filter_map(|new| new.plan).collect();
+                self.rollouts.retain(|plan, kept| kept.rollout.at >= *before || named.contains(plan));
+                self.members.retain(|(plan, _), _| self.rollouts.contains_key(plan));
+            }
+            _ => {}
+        }
+        Ok(())
+    }
+
+    fn rollout(&mut self, plan: &Sha256, change: impl FnOnce(&mut StoredRollout)) {
+        if let Some(kept) = self.rollouts.get_mut(plan) {
+            change(&mut kept.rollout);
+        }
+    }
+}
