@@ -6,13 +6,14 @@ use serde::{Deserialize, Serialize};
 
 use crate::audit::ShownLog;
 use crate::bounded;
-use crate::checkin::{Health, Holds, Phase, Runs};
+use crate::checkin::{Health, Holds, MAX_UNDERSTANDS, Phase, Runs};
 use crate::clock::UnixMillis;
 use crate::ids::{Epoch, Generation, IdError, MachineName, Sha256, Tag};
 use crate::keys::PublicKey;
 use crate::machine::{Class, System};
 use crate::report::Attack;
 use crate::target::Target;
+use crate::witness::KeyClaim;
 
 /// Whether a machine may talk to the controller.
 #[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
@@ -136,6 +137,16 @@ pub struct MachineView {
     pub age_proof: Option<Sha256>,
     /// The key it signs with; `None` before it enrols.
     pub key: Option<PublicKey>,
+    /// The machine's own claim of that key, with its proof; see [`crate::witness`].
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub signing: Option<KeyClaim>,
+    /// What its agent knows of ([`crate::checkin::CheckIn::understands`]), by its last check-in.
+    #[serde(
+        default,
+        skip_serializing_if = "Vec::is_empty",
+        deserialize_with = "bounded::list::<_, _, MAX_UNDERSTANDS>"
+    )]
+    pub understands: Vec<String>,
     /// When this key replaced an older one, in Unix milliseconds; `None` where it is the one that enrolled.
     #[serde(default, deserialize_with = "bounded::some_time")]
     pub key_rotated_at: Option<UnixMillis>,

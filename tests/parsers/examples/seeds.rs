@@ -431,6 +431,8 @@ fn traffic(put: Put<'_>) {
         shown: None,
         generations_forgotten: 0,
         age_proof: None,
+        signing: None,
+        understands: vec![],
     };
     put("operator", "machine", &json_of(&view));
     put("operator", "machines", &json_of(&vec![view]));

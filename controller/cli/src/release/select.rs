@@ -150,6 +150,8 @@ pub(super) mod tests {
             agent: None,
             age: None,
             age_proof: None,
+            signing: None,
+            understands: vec![],
             key: None,
             key_rotated_at: None,
             key_rotation_asked: false,

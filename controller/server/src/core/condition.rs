@@ -150,6 +150,8 @@ pub fn view(machine: Machine, poll_seconds: u64, now: UnixMillis) -> MachineView
         shown: observed.as_ref().and_then(|observed| observed.shown.clone()),
         runs: observed.and_then(|observed| observed.runs),
         key: machine.key,
+        signing: None,
+        understands: Vec::new(),
         key_rotated_at: machine.key_rotated_at,
         key_rotation_asked: machine.key_rotation_asked_at.is_some(),
         enrolled_at: machine.enrolled_at,
