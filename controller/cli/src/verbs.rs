@@ -3,6 +3,7 @@
 
 mod audit;
 mod backup;
+mod brake;
 mod cache;
 mod database;
 mod drafts;
@@ -10,6 +11,7 @@ mod history;
 mod init;
 mod keys;
 mod machines;
+mod rollout;
 mod serve;
 mod sign;
 mod sign_out;
@@ -129,6 +131,11 @@ enum Command {
     /// Remove from the controller's cache what nothing needs
     #[command(subcommand)]
     Cache(cache::Cache),
+    /// Updates in waves: how they fare, and holding, ending and loosening them
+    #[command(subcommand)]
+    Rollout(rollout::Rollout),
+    /// Hold every rollout at once, or release them again
+    Brake(brake::Brake),
     /// Show how the fleet fares
     Status(status::Status),
     /// Show a machine's generations and what became of them
@@ -173,6 +180,8 @@ impl Command {
             Self::Drafts(drafts) => drafts.run(config).await.map(done),
             Self::Keys(keys) => keys.run(config).await.map(done),
             Self::Cache(cache) => cache.run(config).await.map(done),
+            Self::Rollout(rollout) => rollout.run(config).await,
+            Self::Brake(brake) => brake.run(config).await.map(done),
             Self::Status(status) => status.run(config).await.map(done),
             Self::History(history) => history.run(config).await.map(done),
             Self::Audit(audit) => audit.run(config).await,

@@ -2,6 +2,7 @@
 
 use anyhow::{Result, anyhow};
 use muster_protocol::draft::{Draft, Drafted};
+use muster_protocol::ids::MachineName;
 use muster_protocol::target::Target;
 use serde_json::Value;
 
@@ -10,18 +11,19 @@ use crate::terminal::error::WithHint as _;
 /// Refuses a draft that says more than was read of it.
 pub fn require(draft: &Draft) -> Result<()> {
     let Drafted::Generations { generations } = &draft.what else { return Ok(()) };
-    for one in generations {
-        let text = one.publication.target.as_bytes();
-        let read = serde_json::to_value(Target::parse(text)?)?;
-        if let Some(path) = beyond(&serde_json::from_slice(text)?, &read) {
-            return Err(anyhow!(
-                "the draft for {} says something under '{path}' that this muster does not know",
-                one.machine
-            ))
-            .hint("sign it with a muster as new as its maker's; this one cannot show all that it does");
+    generations.iter().try_for_each(|one| require_target(&one.machine, &one.publication.target))
+}
+
+/// The same of one target.
+pub fn require_target(machine: &MachineName, text: &str) -> Result<()> {
+    let read = serde_json::to_value(Target::parse(text.as_bytes())?)?;
+    match beyond(&serde_json::from_str(text)?, &read) {
+        None => Ok(()),
+        Some(path) => {
+            Err(anyhow!("the target for {machine} says something under '{path}' that this muster does not know"))
+                .hint("sign it with a muster as new as its maker's; this one cannot show all that it does")
         }
     }
-    Ok(())
 }
 
 /// The path of the first field that was not read.
