@@ -54,6 +54,16 @@ pub enum Proof {
     Missing(String),
 }
 
+impl Proof {
+    /// The key, or why there is none.
+    pub fn key(self) -> Result<PublicKey, String> {
+        match self {
+            Self::Proved(key) | Self::Kept(key) => Ok(key),
+            Self::Missing(why) => Err(why),
+        }
+    }
+}
+
 /// The file, and where it is.
 #[derive(Debug)]
 pub struct ProvenKeys {
@@ -163,8 +173,7 @@ impl ProvenKeys {
     }
 
     fn remember(&mut self, machine: &MachineName, key: PublicKey) {
-        let kept =
-            self.kept.machines.entry(machine.clone()).or_insert(KeptKey { key, former: Vec::new() });
+        let kept = self.kept.machines.entry(machine.clone()).or_insert(KeptKey { key, former: Vec::new() });
         if kept.key != key {
             kept.former.insert(0, std::mem::replace(&mut kept.key, key));
             kept.former.truncate(MOST_FORMER);

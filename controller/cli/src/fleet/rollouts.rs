@@ -94,8 +94,11 @@ pub fn progress(wave: &WaveView) -> String {
         (wave.away, "away"),
         (wave.left, "left"),
     ];
-    let parts: Vec<String> =
-        counted.iter().filter(|(count, _)| *count > 0).map(|(count, word)| format!("{count} {word}")).collect();
+    let parts: Vec<String> = counted
+        .iter()
+        .filter(|(count, _)| *count > 0)
+        .map(|(count, word)| format!("{count} {word}"))
+        .collect();
     if parts.is_empty() { "nobody".to_owned() } else { parts.join(", ") }
 }
 
@@ -140,7 +143,11 @@ pub async fn follow(api: &Api, plan: &Sha256, limit: Duration) -> Result<ExitCod
         }
         let left = end.saturating_sub(api.clock.awake());
         if left.is_zero() {
-            tell!("It has not ended within {} s; see `muster rollout show {}`.", limit.as_secs(), plan.short());
+            tell!(
+                "It has not ended within {} s; see `muster rollout show {}`.",
+                limit.as_secs(),
+                plan.short()
+            );
             return Ok(ExitCode::from(watch::UNSETTLED));
         }
         // Nobody reads the output any longer.

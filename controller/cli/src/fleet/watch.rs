@@ -46,7 +46,11 @@ pub async fn cursor(api: &Api) -> Result<Cursor> {
 }
 
 /// The newest change, and whose changes came after `after`; `None` if they may be anybody's.
-pub(super) async fn changes(api: &Api, after: &Cursor, wait: u64) -> Result<(Cursor, Option<Vec<MachineName>>)> {
+pub(super) async fn changes(
+    api: &Api,
+    after: &Cursor,
+    wait: u64,
+) -> Result<(Cursor, Option<Vec<MachineName>>)> {
     let path = format!("{OPERATOR_CHANGES}?{}&wait={wait}", after.query());
     let changes: Changes = api.get_waiting(&path, Duration::from_secs(wait)).await?;
     // It goes into the next request's query.

@@ -8,6 +8,7 @@ use anyhow::{Context as _, Result, anyhow};
 use clap::Args;
 use muster_protocol::api::{OPERATOR_PLANS, OPERATOR_SESSION, ProblemCode, plan_path};
 use muster_protocol::ids::{MachineName, Sha256};
+use muster_protocol::keys::PublicKey;
 use muster_protocol::operator::{MachineView, NewPlan, RolloutView, Session, Standing};
 use muster_protocol::plan::{FEATURE, MAX_PLAN_BYTES, Place, Plan, RolloutName};
 use muster_protocol::random;
@@ -20,7 +21,6 @@ use super::select;
 use crate::api::client::Api;
 use crate::config::Config;
 use crate::flake::evaluate::Flake;
-use crate::fleet::proven::{Proof, ProvenKeys};
 use crate::terminal::error::{Hint, WithHint as _};
 use crate::terminal::list::listed;
 use crate::trust::roots::Trusted;
@@ -159,22 +159,19 @@ pub struct Fleet<'a> {
 }
 
 impl Fleet<'_> {
-    /// Works a rollout out for these targets. What machines prove meanwhile is remembered in `keys`.
+    /// Works a rollout out for these targets; `key_of` says whose word counts, or why not.
     pub fn work_out(
         &self,
         chosen: &Chosen,
         nonce: Sha256,
         targets: &[&Target],
-        keys: &mut ProvenKeys,
+        mut key_of: impl FnMut(&MachineView) -> Result<Result<PublicKey, String>>,
     ) -> Result<Worked> {
         let mut members = Vec::new();
         for target in targets {
             let view = self.views.iter().find(|view| view.machine == target.machine);
             let view = view.ok_or_else(|| anyhow!("the controller does not know {}", target.machine))?;
-            let key = match keys.look(self.config, view)? {
-                Proof::Proved(key) | Proof::Kept(key) => Ok(key),
-                Proof::Missing(why) => Err(why),
-            };
+            let key = key_of(view)?;
             members.push(Member {
                 machine: target.machine.clone(),
                 class: target.class,
@@ -277,7 +274,10 @@ mod tests {
         let mut gated: Target = serde_json::from_value(target("lead")).unwrap();
         sealed.put(&mut gated).unwrap();
         assert_eq!(gated.rollout, Some(Place { plan: sealed.hash, wave: 1 }));
-        assert_eq!((gated.requires.as_slice(), gated.listed_as().as_str()), (&[FEATURE.to_owned()][..], "lead/gated.json"));
+        assert_eq!(
+            (gated.requires.as_slice(), gated.listed_as().as_str()),
+            (&[FEATURE.to_owned()][..], "lead/gated.json")
+        );
         let mut other: Target = serde_json::from_value(target("tin")).unwrap();
         other.output = output("lead");
         assert!(sealed.put(&mut other).is_err(), "its word would count for another system");
@@ -310,8 +310,9 @@ mod tests {
             target["requires"] = serde_json::json!(["rollouts"]);
             serde_json::json!({ "target": target, "at": 0, "by": open.by, "expires": 0 })
         };
-        let waiting =
-            view(serde_json::json!({ "published": published(serde_json::json!({ "plan": plan, "wave": 1 })) }));
+        let waiting = view(
+            serde_json::json!({ "published": published(serde_json::json!({ "plan": plan, "wave": 1 })) }),
+        );
         let left = leaving(std::slice::from_ref(&open), [&waiting]);
         assert_eq!(left, [("tin".parse().unwrap(), "weekly".parse().unwrap())]);
         let mut done = waiting.clone();

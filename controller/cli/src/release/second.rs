@@ -16,7 +16,7 @@ use super::rollout::{compared, told};
 use crate::api::client::Api;
 use crate::config::Config;
 use crate::fleet::proven::{Proof, ProvenKeys};
-use crate::terminal::error::WithHint as _;
+use crate::terminal::error::{WithHint as _, causes};
 use crate::terminal::list::listed;
 use crate::trust::roots::Trusted;
 
@@ -37,8 +37,9 @@ pub async fn plans(
                     .hint("give --plan the file that was written beside the draft")?,
                 (None, Some(api)) => Sealed::fetch(api, place.plan).await?,
                 (None, None) => {
-                    return Err(anyhow!("the draft is for a rollout, and its plan is not here"))
-                        .hint("give --plan the file that `muster update --draft-file` wrote beside the draft");
+                    return Err(anyhow!("the draft is for a rollout, and its plan is not here")).hint(
+                        "give --plan the file that `muster update --draft-file` wrote beside the draft",
+                    );
                 }
             };
             plans.insert(place.plan, sealed);
@@ -117,6 +118,17 @@ pub fn against_flake(
         .copied()
         .filter(|target| target.rollout.is_some_and(|place| place.plan == sealed.hash))
         .collect();
-    let own = fleet.work_out(&chosen, sealed.plan.nonce, &of_plan, keys)?;
-    Ok(Some(compared::differences(&sealed.plan, &own.plan)))
+    // Keys that are not proved here were named before: here the order counts.
+    let own = fleet.work_out(&chosen, sealed.plan.nonce, &of_plan, |view| {
+        match sealed.plan.voucher(&view.machine) {
+            Some(voucher) => Ok(Ok(voucher.key)),
+            None => Ok(keys.look(fleet.config, view)?.key()),
+        }
+    });
+    Ok(Some(match own {
+        Ok(own) => compared::differences(&sealed.plan, &own.plan),
+        Err(error) => {
+            vec![format!("the flake's rollout cannot be worked out for this draft: {}", causes(&error))]
+        }
+    }))
 }

@@ -19,10 +19,10 @@ pub fn require_target(machine: &MachineName, text: &str) -> Result<()> {
     let read = serde_json::to_value(Target::parse(text.as_bytes())?)?;
     match beyond(&serde_json::from_str(text)?, &read) {
         None => Ok(()),
-        Some(path) => {
-            Err(anyhow!("the target for {machine} says something under '{path}' that this muster does not know"))
-                .hint("sign it with a muster as new as its maker's; this one cannot show all that it does")
-        }
+        Some(path) => Err(anyhow!(
+            "the target for {machine} says something under '{path}' that this muster does not know"
+        ))
+        .hint("sign it with a muster as new as its maker's; this one cannot show all that it does"),
     }
 }
 

@@ -91,7 +91,9 @@ impl Machines {
         }
         let config = Config::load(config)?;
         let api = match &self {
-            Self::List { .. } | Self::Show { .. } | Self::Prove(_) | Self::TrustKey(_) => Api::to_read(&config)?,
+            Self::List { .. } | Self::Show { .. } | Self::Prove(_) | Self::TrustKey(_) => {
+                Api::to_read(&config)?
+            }
             _ => Api::open(&config)?,
         };
         match self {

@@ -13,6 +13,7 @@ use muster_protocol::ids::{Generation, MachineName};
 use muster_protocol::operator::MachineView;
 use muster_protocol::target::Target;
 
+use self::waves::Waves;
 use crate::api::client::Api;
 use crate::config::Config;
 use crate::flake::derivations::Derivations;
@@ -34,7 +35,6 @@ use crate::terminal::count::count;
 use crate::terminal::spinner::spinner;
 use crate::trust::roots;
 use crate::vars::workspace;
-use self::waves::Waves;
 
 #[derive(Debug, Args)]
 pub struct Update {

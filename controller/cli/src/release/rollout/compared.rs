@@ -18,7 +18,8 @@ pub fn differences(drafted: &Plan, own: &Plan) -> Vec<String> {
     compare("waves", names(drafted), names(own));
     compare("budget", drafted.budget.to_string(), own.budget.to_string());
     compare("failures", format!("{:?}", drafted.failures), format!("{:?}", own.failures));
-    let after = |plan: &Plan| listed(plan.after.iter().map(|one| format!("{} after {}", one.machine, one.first)));
+    let after =
+        |plan: &Plan| listed(plan.after.iter().map(|one| format!("{} after {}", one.machine, one.first)));
     compare("order", after(drafted), after(own));
     for (drafted, own) in drafted.waves.iter().zip(&own.waves).filter(|(a, b)| a.name == b.name) {
         let mut wave = |what: &str, of: &dyn Fn(&Wave) -> String| {

@@ -44,7 +44,8 @@ mod tests {
             assert_eq!(parse(text), Some(seconds));
             assert_eq!(shown(seconds), text);
         }
-        for wrong in ["", "2", "h", "2 h", "1w", "-1h", "99999999999999999999d", "9999999999999999d", "1.5h"] {
+        for wrong in ["", "2", "h", "2 h", "1w", "-1h", "99999999999999999999d", "9999999999999999d", "1.5h"]
+        {
             assert_eq!(parse(wrong), None, "{wrong}");
         }
     }

@@ -98,7 +98,9 @@ impl RolloutError {
     /// What to do about it.
     pub fn hint(&self) -> &'static str {
         match self {
-            Self::UnknownMachine { .. } | Self::UnknownTag { .. } => "correct it where the rollout is written",
+            Self::UnknownMachine { .. } | Self::UnknownTag { .. } => {
+                "correct it where the rollout is written"
+            }
             Self::Empty(_) => {
                 "its machines are unchanged, not chosen, or in an earlier wave: update them, too (--force \
                  where nothing changed), or use another rollout"

@@ -126,9 +126,7 @@ impl<'a> At<'a> {
             return self.wrong(format!("write a set with {}", known.join(", ")));
         };
         match fields.keys().find(|name| !known.contains(&name.as_str())) {
-            Some(name) => {
-                self.wrong(format!("there is no field '{name}'; it may have {}", known.join(", ")))
-            }
+            Some(name) => self.wrong(format!("there is no field '{name}'; it may have {}", known.join(", "))),
             None => Ok(fields),
         }
     }
@@ -312,7 +310,10 @@ mod tests {
         .unwrap();
         let wave = &written.waves[0];
         assert_eq!((wave.soak_seconds, wave.percent, wave.class), (Some(5400), Some(10), Some(Class::Nixos)));
-        assert_eq!((wave.at_least, wave.max_in_flight), (Some(Quantity::Percent(90)), Some(Quantity::Count(5))));
+        assert_eq!(
+            (wave.at_least, wave.max_in_flight),
+            (Some(Quantity::Percent(90)), Some(Quantity::Count(5)))
+        );
         assert_eq!((wave.windows.len(), written.budget), (1, Some(Quantity::Percent(1))));
         assert_eq!(written.failures, Some(vec![Failure::RolledBack]));
         assert_eq!(written.after[&"app1".parse().unwrap()], ["db1".parse().unwrap()]);
@@ -343,7 +344,7 @@ mod tests {
             (wave("class", json!("mac")), "weekly.waves.first.class: "),
             (wave("windows", json!([{ "from": "22:00" }])), "weekly.waves.first.windows: missing field `to`"),
             (
-                wave("windows", json!([{ "from": "22:00", "to": "23:00", "zone": "Mars" }])),
+                wave("windows", json!([{ "from": "22:00", "to": "23:00", "zone": "../x" }])),
                 "weekly.waves.first.windows: ",
             ),
             (json!({ "failures": ["odd"] }), "weekly.failures: there are rolled-back, degraded"),

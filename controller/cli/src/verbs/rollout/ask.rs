@@ -80,7 +80,10 @@ impl Stop {
             say!("It goes on as it was.");
             return Ok(ExitCode::FAILURE);
         }
-        tell(&ask(&api, &view, &AskRollout { wish: Wish::Stop, forgive: false, why: self.ask.message }).await?);
+        tell(
+            &ask(&api, &view, &AskRollout { wish: Wish::Stop, forgive: false, why: self.ask.message })
+                .await?,
+        );
         Ok(ExitCode::SUCCESS)
     }
 }

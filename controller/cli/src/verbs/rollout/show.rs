@@ -34,13 +34,7 @@ fn state_cell(state: RolloutState) -> table::Cell {
 }
 
 pub fn show(view: &RolloutView, now: UnixMillis) {
-    say!(
-        "{} ({}) is {}: {}",
-        view.name,
-        view.plan.short(),
-        view.state.as_str(),
-        view.why
-    );
+    say!("{} ({}) is {}: {}", view.name, view.plan.short(), view.state.as_str(), view.why);
     let failed = count(view.failures, "machine has failed", "machines have failed");
     say!("begun {}; {failed}, and {} may", table::ago(view.at, now), view.budget);
     if let Some(advice) = advice(view) {
@@ -95,7 +89,9 @@ fn advice(view: &RolloutView) -> Option<String> {
              update`"
         ),
         RolloutState::Paused => {
-            format!("`muster rollout resume {plan}` goes on; `muster brake --show` says whether the brake is on")
+            format!(
+                "`muster rollout resume {plan}` goes on; `muster brake --show` says whether the brake is on"
+            )
         }
         _ => return None,
     })

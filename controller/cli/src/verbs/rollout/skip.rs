@@ -105,7 +105,8 @@ impl SkipWave {
         old: Sha256,
     ) -> Result<Planned> {
         if target.rollout.is_none_or(|place| place.plan != old) {
-            return Err(anyhow!("{} has another generation by now", target.machine)).hint("repeat the command");
+            return Err(anyhow!("{} has another generation by now", target.machine))
+                .hint("repeat the command");
         }
         let message = self.message.clone().or_else(|| target.message.clone());
         let mut target = Target { generation: next, message, rollout: None, ..target };

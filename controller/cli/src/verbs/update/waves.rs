@@ -55,7 +55,10 @@ impl Waves<'_> {
         let folder = proven::folder(self.fleet.config, &self.fleet.flake.reference).await?;
         let mut keys = ProvenKeys::load(&folder)?;
         let targets: Vec<_> = moved.iter().map(|plan| &plan.target).collect();
-        let worked = self.fleet.work_out(chosen, gating::nonce()?, &targets, &mut keys)?;
+        let config = self.fleet.config;
+        let worked = self
+            .fleet
+            .work_out(chosen, gating::nonce()?, &targets, |view| Ok(keys.look(config, view)?.key()))?;
         show(&worked, self.api.clock.unix_ms());
         if !is_dry && keys.write()? {
             say!("What machines proved of their keys is in {}: commit it.", keys.path().display());
