@@ -2,6 +2,7 @@
 //! the keys that this operator knows, and the order that the flake says.
 
 use std::collections::BTreeMap;
+use std::collections::btree_map::Entry;
 use std::path::Path;
 
 use anyhow::{Context as _, Result, anyhow};
@@ -30,30 +31,29 @@ pub async fn plans(
     let mut plans: BTreeMap<Sha256, Sealed> = BTreeMap::new();
     for target in targets {
         let Some(place) = target.rollout else { continue };
-        if !plans.contains_key(&place.plan) {
-            let sealed = match (file, api) {
-                (Some(file), _) => Sealed::named(read(file)?, place.plan)
-                    .with_context(|| file.display().to_string())
-                    .hint("give --plan the file that was written beside the draft")?,
-                (None, Some(api)) => Sealed::fetch(api, place.plan).await?,
-                (None, None) => {
-                    return Err(anyhow!("the draft is for a rollout, and its plan is not here")).hint(
-                        "give --plan the file that `muster update --draft-file` wrote beside the draft",
-                    );
-                }
-            };
-            plans.insert(place.plan, sealed);
-        }
-        if let Some(sealed) = plans.get(&place.plan) {
-            let terms = (&config.file.fleet, trusted.root.epoch());
-            sealed
-                .plan
-                .require_place(terms, &target.machine, &target.output, &place)
-                .with_context(|| format!("the draft for {} does not fit its rollout", target.machine))
-                .hint("do not sign this draft; find out who made it")?;
-        }
+        let sealed = match plans.entry(place.plan) {
+            Entry::Occupied(entry) => entry.into_mut(),
+            Entry::Vacant(entry) => entry.insert(plan(api, file, place.plan).await?),
+        };
+        let terms = (&config.file.fleet, trusted.root.epoch());
+        sealed
+            .plan
+            .require_place(terms, &target.machine, &target.output, &place)
+            .with_context(|| format!("the draft for {} does not fit its rollout", target.machine))
+            .hint("do not sign this draft; find out who made it")?;
     }
     Ok(plans.into_values().collect())
+}
+
+async fn plan(api: Option<&Api>, file: Option<&Path>, hash: Sha256) -> Result<Sealed> {
+    match (file, api) {
+        (Some(file), _) => Sealed::named(read(file)?, hash)
+            .with_context(|| file.display().to_string())
+            .hint("give --plan the file that was written beside the draft"),
+        (None, Some(api)) => Sealed::fetch(api, hash).await,
+        (None, None) => Err(anyhow!("the draft is for a rollout, and its plan is not here"))
+            .hint("give --plan the file that `muster update --draft-file` wrote beside the draft"),
+    }
 }
 
 fn read(file: &Path) -> Result<Vec<u8>> {

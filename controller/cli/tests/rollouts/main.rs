@@ -3,6 +3,8 @@
 
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 
+mod skipped;
+
 use std::collections::BTreeMap;
 use std::path::Path;
 use std::process::{Command, Output, Stdio};
@@ -20,6 +22,7 @@ use serde_json::{Value, json};
 #[derive(Default)]
 struct Controller {
     answers: BTreeMap<String, Value>,
+    files: BTreeMap<String, String>,
     /// Path and body of each `POST`.
     asked: Vec<(String, Value)>,
 }
@@ -32,6 +35,9 @@ async fn answer(State(controller): State<Shared>, request: Request) -> Response 
     let mut controller = controller.lock().unwrap();
     if method == "POST" {
         controller.asked.push((path.clone(), serde_json::from_slice(&body).unwrap_or(Value::Null)));
+    }
+    if let Some(file) = controller.files.get(&path) {
+        return Response::new(Body::from(file.clone()));
     }
     let found = controller.answers.get(&path).cloned();
     let status = if found.is_some() { 200 } else { 404 };
@@ -71,6 +77,11 @@ impl Bed {
 
     fn says(&self, path: &str, value: Value) {
         self.controller.lock().unwrap().answers.insert(path.to_owned(), value);
+    }
+
+    /// A file that is served as it is.
+    fn file(&self, path: &str, text: String) {
+        self.controller.lock().unwrap().files.insert(path.to_owned(), text);
     }
 
     /// What was asked since the last time, without what only reads.
