@@ -35,13 +35,28 @@ in
         `darwinConfigurations`.
       '';
     };
+    rollouts = lib.mkOption {
+      type = lib.types.lazyAttrsOf lib.types.raw;
+      default = { };
+      example = lib.literalExpression ''{ weekly.waves = [ { name = "canaries"; tags = [ "canary" ]; } ]; }'';
+      description = ''
+        Without `fleet`: in which waves machines take an update; docs/rollouts.md explains the settings.
+      '';
+    };
   };
 
   config.flake =
-    if cfg.fleet != null && cfg.machines != { } then
+    if cfg.fleet != null && cfg.rollouts != { } then
+      throw "muster.rollouts is for flakes without muster.fleet: write rollouts.NAME into the inventory"
+    else if cfg.fleet != null && cfg.machines != { } then
       throw "muster.machines is for flakes without muster.fleet: write machines.NAME.muster into the inventory"
     else if cfg.fleet != null then
       mkFleet ({ inherit self inputs; } // cfg.fleet)
     else
-      { muster.machines = cfg.machines; };
+      {
+        muster = {
+          inherit (cfg) machines;
+        }
+        // lib.optionalAttrs (cfg.rollouts != { }) { inherit (cfg) rollouts; };
+      };
 }

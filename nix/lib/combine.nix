@@ -93,6 +93,7 @@ rec {
     "meta"
     "machines"
     "instances"
+    "rollouts"
   ];
 
   combined =
@@ -102,6 +103,7 @@ rec {
     in
     {
       meta = union "meta" parts;
+      rollouts = union "rollouts" parts;
       inherit machines;
       tags = tagsOf machines parts;
       instances = mapAttrs (name: value: {

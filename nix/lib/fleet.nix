@@ -115,6 +115,8 @@ in
     inventory = right inspected.serialised;
     # settings.INSTANCE.ROLE.MACHINE, as the service gets them: shows people the result of a merge.
     settings = sound inspected.evaluated.settings;
-  };
+  }
+  # Programs of version 0.1 refuse outputs that they do not know.
+  // right (if inspected.whole.rollouts == { } then { } else { inherit (inspected.whole) rollouts; });
 }
 // (if modules == { } then { } else { clan.modules = modules; })

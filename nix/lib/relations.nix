@@ -222,11 +222,40 @@ rec {
           [ (at place "no role is given, so this instance does nothing; write a role with its machines or tags, or take the instance out.") ]
         else
           concatMap (ofRole instance) (attrNames roles);
+
+      # Whom a rollout names: a machine that does not exist would never vouch, and its wave be another one.
+      ofRollout =
+        name:
+        let
+          rollout = inventory.rollouts.${name};
+          place = [
+            "rollouts"
+            name
+          ];
+          unknown = place: names: map (unknownMachine place) (filter (name: !(machines ? ${name})) names);
+          ofWave =
+            wave:
+            let
+              here = place ++ [
+                "waves"
+                wave.name
+              ];
+            in
+            unknown (here ++ [ "machines" ]) (wave.machines or [ ])
+            ++ map (unknownTag (here ++ [ "tags" ])) (filter (tag: !(elem tag tags)) (wave.tags or [ ]));
+          after = rollout.after or { };
+        in
+        concatMap ofWave (rollout.waves or [ ])
+        ++ concatMap (
+          name: unknown (place ++ [ "after" ]) [ name ] ++ unknown (place ++ [ "after" name ]) after.${name}
+        ) (attrNames after);
       wrongTags = concatMap ofTag (attrNames inventory.tags);
     in
     # Everything that uses a machine's tags needs them to be lists.
     if wrongTags != [ ] then
       wrongTags
     else
-      concatMap ofMachine known ++ concatMap ofInstance (attrNames inventory.instances);
+      concatMap ofMachine known
+      ++ concatMap ofInstance (attrNames inventory.instances)
+      ++ concatMap ofRollout (attrNames inventory.rollouts);
 }

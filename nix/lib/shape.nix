@@ -17,6 +17,7 @@ let
     isPath
     isString
     length
+    match
     ;
   inherit (text)
     didYouMean
@@ -423,6 +424,75 @@ let
         check = strings;
       } place value;
 
+  # A number of machines, or a part of them.
+  quantity =
+    low: place: value:
+    if isString value && match "(100|[1-9]?[0-9])%" value != null then
+      [ ]
+    else if isInt value then
+      number low 10000 "machines" place value
+    else if isString value then
+      bad place "there is no ${quote value}; write a whole number of machines, or a percentage such as \"10%\"."
+    else
+      bad place "this is ${kind value}; write a whole number of machines, or a percentage such as \"10%\".";
+  duration =
+    place: value:
+    if isString value && match "([0-9]{1,5}[dhms])+" value != null then
+      [ ]
+    else if isString value then
+      bad place "there is no time ${quote value}; write days, hours, minutes and seconds, \"2h\" or \"1h30m\" for example."
+    else
+      bad place "this is ${kind value}; write a time such as \"2h\" or \"15m\".";
+  listOf =
+    what: check: place: value:
+    if isList value then
+      concatMap (check place) value
+    else
+      bad place "this is ${kind value}; write a list of ${what}.";
+
+  # The machines that switch in one go; docs/rollouts.md explains the settings.
+  wave =
+    place: value:
+    let
+      here = if isAttrs value && isString (value.name or null) then place ++ [ value.name ] else place;
+    in
+    record {
+      fields = {
+        name = string;
+        machines = strings;
+        inherit tags;
+        class = optional class;
+        percent = optional (number 1 100 "percent");
+        atLeast = optional (quantity 1);
+        soak = optional duration;
+        maxInFlight = optional (quantity 1);
+        windows = listOf "windows" window;
+      };
+      said.window = "the field of a wave is called windows, a list.";
+    } here value
+    ++ (if isAttrs value && !(value ? name) then bad here "a wave has a `name`." else [ ]);
+  rollout = record {
+    fields = {
+      waves = listOf "waves" wave;
+      seed = optional string;
+      budget = optional (quantity 0);
+      failures =
+        place: value:
+        strings place value
+        ++ (if isList value then concatMap (oneOf failures place) (filter isString value) else [ ]);
+      after = eachNamed {
+        what = "machines";
+        example = ''app1 = [ "db1" ]'';
+        check = strings;
+      };
+    };
+  };
+  failures = [
+    "rolled-back"
+    "degraded"
+    "needs-human"
+  ];
+
   fields = {
     meta = record {
       fields = {
@@ -443,6 +513,12 @@ let
       name = named "an instance";
       check = instance;
       example = ''sshd.roles.server.tags.nixos = { }'';
+    };
+    rollouts = eachNamed {
+      what = "rollouts";
+      name = named "a rollout";
+      check = rollout;
+      example = ''weekly.waves = [ { name = "canaries"; tags = [ "canary" ]; } ]'';
     };
   };
 in

@@ -5,6 +5,7 @@ use std::path::{Path, PathBuf};
 use anyhow::{Context as _, Result, anyhow};
 use clap::Args;
 use muster_protocol::ids::Sha256;
+use muster_protocol::plan::RolloutName;
 use muster_protocol::shown::without_types;
 use muster_protocol::signin::MAX_HOURS;
 use serde::{Deserialize, Serialize};
@@ -30,6 +31,9 @@ pub struct File {
     /// The flake that `muster update` reads without `--flake`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub flake: Option<String>,
+    /// The flake's rollout that `muster update` uses without `--rollout`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub rollout: Option<RolloutName>,
     /// How long a signed generation may be withheld before machines and operators report a freeze, in days.
     #[serde(default = "default_days")]
     pub signature_days: u32,

@@ -3,8 +3,8 @@
 //! | room | what is in it | uses |
 //! | --- | --- | --- |
 //! | [`verbs`] | one file per verb: arguments, calls of the rooms, output | all rooms |
-//! | `release` | from a flake to published generations | trust, api, flake, config |
-//! | `fleet` | machines as the controller shows them | trust, api, keys, config |
+//! | `release` | from a flake to published generations, in waves | fleet, trust, api, flake, config |
+//! | `fleet` | machines and rollouts as the controller shows them | vars, trust, api, keys, config |
 //! | [`vars`] | variables and secrets in the fleet's repository | flake |
 //! | `log` | the audit log, verified, and what others saw of it | trust, api, config |
 //! | `trust` | the roots that this operator trusts, and their next | api, config |

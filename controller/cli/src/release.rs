@@ -1,8 +1,9 @@
-//! From a flake to published generations: select machines, number, evaluate and compare, sign, draft,
-//! publish. `select`, `left_out`, `renewal`, `rollback`, `terms` and `unread` are pure.
+//! From a flake to published generations: select machines, number, evaluate and compare, order in waves, sign,
+//! draft, publish. `select`, `left_out`, `renewal`, `rollback`, `rollout`, `terms` and `unread` are pure.
 
 pub mod difference;
 pub mod drafts;
+pub mod gating;
 pub mod highest;
 pub mod inspect;
 pub mod left_out;
@@ -12,8 +13,11 @@ pub mod publish;
 pub mod push;
 pub mod renewal;
 pub mod rollback;
+pub mod rollout;
+pub mod second;
 pub mod select;
 pub mod sign;
+pub mod signed;
 pub mod terms;
 pub mod unread;
 pub mod verify;

@@ -3,6 +3,7 @@
 
 mod audit;
 mod backup;
+mod brake;
 mod cache;
 mod database;
 mod drafts;
@@ -11,6 +12,7 @@ mod init;
 mod keys;
 mod machines;
 mod rollback;
+mod rollout;
 mod serve;
 mod sign;
 mod sign_out;
@@ -135,6 +137,11 @@ enum Command {
     Cache(cache::Cache),
     /// Try in simulated time how a publication would go through a fleet
     Simulate(simulate::Simulate),
+    /// Updates in waves: how they fare, and holding, ending and loosening them
+    #[command(subcommand)]
+    Rollout(rollout::Rollout),
+    /// Hold every rollout at once, or release them again
+    Brake(brake::Brake),
     /// Show how the fleet fares
     Status(status::Status),
     /// Show a machine's generations and what became of them
@@ -181,6 +188,8 @@ impl Command {
             Self::Keys(keys) => keys.run(config).await.map(done),
             Self::Cache(cache) => cache.run(config).await.map(done),
             Self::Simulate(simulate) => simulate.run().map(done),
+            Self::Rollout(rollout) => rollout.run(config).await,
+            Self::Brake(brake) => brake.run(config).await.map(done),
             Self::Status(status) => status.run(config).await.map(done),
             Self::History(history) => history.run(config).await.map(done),
             Self::Audit(audit) => audit.run(config).await,

@@ -151,6 +151,28 @@ let
         servers = [ "tin" ];
       };
     };
+    "rollouts arrive as they are written, and only where there are any" = {
+      found = (of (
+        fleet.good
+        // {
+          rollouts.weekly = {
+            waves = [
+              {
+                name = "canaries";
+                machines = [ "tin" ];
+                tags = [ "darwin" ];
+                soak = "1h30m";
+                atLeast = "90%";
+                windows = [ { from = "22:00"; to = "04:00"; } ];
+              }
+            ];
+            budget = 0;
+            after.lead = [ "tin" ];
+          };
+        }
+      )).muster.rollouts.weekly.after.lead ++ attrNames computed.muster;
+      wanted = [ "tin" "inventory" "machines" "settings" ];
+    };
     "a class follows from the system where it is not said" = {
       found = builtins.mapAttrs (_: machine: machine.class) (of {
         machines = {

@@ -53,6 +53,7 @@ let
       ./wrong/files.nix
       ./wrong/instances.nix
       ./wrong/machines.nix
+      ./wrong/rollouts.nix
       ./wrong/tags.nix
     ]
     ++ (if lib == null then [ ] else casesOf false ./wrong/services.nix);

@@ -11,6 +11,7 @@
 //!   trustedNixKeys = [ ];
 //!   window = { days = [ "sat" ]; from = "22:00"; to = "04:00"; };
 //! };
+//! muster.rollouts.NAME.waves = [ { name = "canaries"; tags = [ "canary" ]; soak = "2h"; } ];
 //! ```
 //!
 //! Next to `window` come all other settings of [`muster_protocol::policy::written::InFlake`]. A fleet of our
@@ -34,6 +35,9 @@ pub struct Muster {
     pub machines: BTreeMap<MachineName, Machine>,
     #[serde(default)]
     pub inventory: Option<Inventory>,
+    /// As written: a rollout is checked when it is used, so that a mistake in it keeps nobody from the others.
+    #[serde(default)]
+    pub rollouts: BTreeMap<String, Value>,
 }
 
 #[derive(Debug, Clone, Default, PartialEq, Eq, Deserialize)]

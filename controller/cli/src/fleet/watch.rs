@@ -16,8 +16,8 @@ use super::condition;
 use crate::api::client::{Api, Refused};
 
 /// The exit code if some machines had not settled by the time limit.
-const UNSETTLED: u8 = 3;
-const WAIT_SECONDS: u64 = 30;
+pub(super) const UNSETTLED: u8 = 3;
+pub(super) const WAIT_SECONDS: u64 = 30;
 /// Up to so many machines are asked for one by one.
 const FEW: usize = 8;
 /// How long to leave the controller alone for each machine that it was asked for: a follower costs it the
@@ -46,7 +46,11 @@ pub async fn cursor(api: &Api) -> Result<Cursor> {
 }
 
 /// The newest change, and whose changes came after `after`; `None` if they may be anybody's.
-async fn changes(api: &Api, after: &Cursor, wait: u64) -> Result<(Cursor, Option<Vec<MachineName>>)> {
+pub(super) async fn changes(
+    api: &Api,
+    after: &Cursor,
+    wait: u64,
+) -> Result<(Cursor, Option<Vec<MachineName>>)> {
     let path = format!("{OPERATOR_CHANGES}?{}&wait={wait}", after.query());
     let changes: Changes = api.get_waiting(&path, Duration::from_secs(wait)).await?;
     // It goes into the next request's query.

@@ -67,9 +67,11 @@ pub fn terms(old: Option<&Target>, new: &Target) -> Difference {
     if old.derivation != new.derivation || old.output != new.output {
         return Difference::System(None);
     }
-    // The generation's number, the message and the evaluation's options do not change the machine.
+    // The number, the message, the options of the evaluation and a rollout do not change what the machine runs.
     let same = Target {
         generation: old.generation,
+        requires: old.requires.clone(),
+        rollout: old.rollout,
         message: old.message.clone(),
         evaluation: old.evaluation.clone(),
         ..new.clone()
@@ -93,8 +95,9 @@ fn lines(changes: &Changes) -> Vec<String> {
 
 #[cfg(test)]
 mod tests {
-    use muster_protocol::ids::Generation;
+    use muster_protocol::ids::{Generation, Sha256};
     use muster_protocol::machine::Class;
+    use muster_protocol::plan::{FEATURE, Place};
     use muster_protocol::target::Action;
 
     use super::*;
@@ -124,6 +127,9 @@ mod tests {
         let next =
             Target { generation: Generation::FIRST.next().unwrap(), message: Some("x".into()), ..target() };
         assert_eq!(terms(Some(&target()), &next), Difference::Same);
+        let place = Place { plan: Sha256::of(b"plan"), wave: 1 };
+        let gated = Target { rollout: Some(place), requires: vec![FEATURE.into()], ..target() };
+        assert_eq!(terms(Some(&gated), &next), Difference::Same);
         assert_eq!(terms(None, &next), Difference::First);
         assert_eq!(terms(Some(&target()), &Target { deadline_seconds: 60, ..next }), Difference::Terms);
     }

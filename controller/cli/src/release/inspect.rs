@@ -108,6 +108,12 @@ fn lines(checked: &CheckedPublication, current: &Current, difference: &Differenc
         line("", change);
     }
     line("action", target.action.as_str().to_owned());
+    if let Some(place) = &target.rollout {
+        line("rollout", format!("wave {} of plan {}", place.wave.saturating_add(1), place.plan.short()));
+    }
+    for feature in &target.requires {
+        line("requires", format!("an agent that knows of {feature}"));
+    }
     line("deadline", format!("{} s", target.deadline_seconds));
     for check in &target.checks {
         line("check", describe_check(check));

@@ -7,6 +7,7 @@ use muster_protocol::clock::{Clock as _, SystemClock};
 use muster_protocol::ids::Generation;
 use muster_protocol::machine::System;
 use muster_protocol::operator::MachineView;
+use muster_protocol::plan::Place;
 use muster_protocol::policy::Policy;
 use muster_protocol::target::Target;
 
@@ -31,6 +32,17 @@ pub struct Planned {
     pub difference: Difference,
     /// Why it should be signed again though nothing changed.
     pub renewal: Option<Renewal>,
+    /// The place in a rollout that its last generation has, by the controller's word.
+    pub place: Option<Place>,
+}
+
+impl Planned {
+    /// Whether it only renews a signature, so that the machine keeps its place in a rollout. Nobody can say what
+    /// the place was where too few of today's operators have signed it, or in an earlier epoch.
+    pub fn keeps_place(&self) -> bool {
+        let can = self.renewal.as_ref().is_some_and(|why| !why.must_be());
+        self.place.is_some() && can && matches!(self.difference, Difference::Same)
+    }
 }
 
 /// What an update asks for, besides what the flake says.
@@ -87,7 +99,8 @@ impl Request<'_> {
         let planned = targets.into_iter().zip(differences).map(|((view, target), difference)| {
             let last = view.published.as_ref();
             let renewal = last.and_then(|last| renewal::wanted(last, &trusted.root, now, self.refresh_days));
-            Planned { target, system: view.system.clone(), difference, renewal }
+            let place = last.and_then(|last| last.target.rollout);
+            Planned { target, system: view.system.clone(), difference, renewal, place }
         });
         (planned.collect(), failed)
     }

@@ -111,7 +111,7 @@ pub fn select<'a>(
 }
 
 /// A machine's tags: the controller's, the flake's, its class, and `all`.
-fn tags(view: &MachineView, muster: &Muster) -> BTreeSet<String> {
+pub fn tags(view: &MachineView, muster: &Muster) -> BTreeSet<String> {
     let of_flake = muster.machines.get(&view.machine).map(|machine| &machine.tags);
     let named = view.tags.iter().chain(of_flake.into_iter().flatten()).map(ToString::to_string);
     named.chain([view.class.to_string(), "all".to_owned()]).collect()
@@ -150,6 +150,8 @@ pub(super) mod tests {
             agent: None,
             age: None,
             age_proof: None,
+            signing: None,
+            understands: vec![],
             key: None,
             key_rotated_at: None,
             key_rotation_asked: false,

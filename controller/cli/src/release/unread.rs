@@ -2,6 +2,7 @@
 
 use anyhow::{Result, anyhow};
 use muster_protocol::draft::{Draft, Drafted};
+use muster_protocol::ids::MachineName;
 use muster_protocol::target::Target;
 use serde_json::Value;
 
@@ -10,16 +11,18 @@ use crate::terminal::error::WithHint as _;
 /// Refuses a draft that says more than was read of it.
 pub fn require(draft: &Draft) -> Result<()> {
     let Drafted::Generations { generations } = &draft.what else { return Ok(()) };
-    for one in generations {
-        if let Some(path) = of_target(one.publication.target.as_bytes())? {
-            return Err(anyhow!(
-                "the draft for {} says something under '{path}' that this muster does not know",
-                one.machine
-            ))
-            .hint("sign it with a muster as new as its maker's; this one cannot show all that it does");
-        }
+    generations.iter().try_for_each(|one| require_target(&one.machine, &one.publication.target))
+}
+
+/// The same of one target.
+pub fn require_target(machine: &MachineName, text: &str) -> Result<()> {
+    match of_target(text.as_bytes())? {
+        None => Ok(()),
+        Some(path) => Err(anyhow!(
+            "the target for {machine} says something under '{path}' that this muster does not know"
+        ))
+        .hint("sign it with a muster as new as its maker's; this one cannot show all that it does"),
     }
-    Ok(())
 }
 
 /// The path of the first field of a target's text that this program does not know.

@@ -16,11 +16,8 @@ use crate::config::Config;
 use crate::terminal::error::{WithHint as _, causes};
 
 /// The words that a machine's agent says it understands; `None` where it never checked in.
-///
-/// CONNECT: check-ins do not carry them yet. Once they do, this is
-/// `view.last_seen.map(|_| view.understands.clone())`.
-fn words_of(_view: &MachineView) -> Option<Vec<String>> {
-    None
+fn words_of(view: &MachineView) -> Option<Vec<String>> {
+    view.last_seen.map(|_| view.understands.clone())
 }
 
 fn reader(view: &MachineView) -> Reader {

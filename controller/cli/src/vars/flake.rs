@@ -5,6 +5,6 @@ mod folder;
 mod opened;
 mod scripts;
 
-pub use self::folder::FolderError;
+pub use self::folder::{FolderError, local};
 pub use self::opened::{VarsFlake, VarsFlakeError, root_of};
 pub use self::scripts::{Script, physical_store};

@@ -177,6 +177,7 @@ impl Init {
             operator_key: operator_key.clone(),
             tls_ca: own_ca.then(|| "ca.pem".into()),
             flake: None,
+            rollout: None,
             signature_days: 90,
             session_hours: config::default_session(),
         };

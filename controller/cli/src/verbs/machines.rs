@@ -5,6 +5,7 @@ mod add;
 mod add_many;
 mod in_flake;
 mod kind;
+mod prove;
 mod readmit;
 mod remove;
 mod show;
@@ -59,6 +60,11 @@ pub enum Machines {
     Readmit(readmit::Readmit),
     /// End a machine's access at once; what it runs stays as it is
     Revoke { machine: MachineName },
+    /// Prove the keys of the machines that you invited, and keep them in machine-keys.toml: whose word counts in a
+    /// rollout
+    Prove(prove::Prove),
+    /// Let a machine's word count that another operator invited, after comparing its key
+    TrustKey(prove::TrustKey),
     /// Ask a machine for a new key, by a signed request; it makes one at its next contact, and the old one
     /// ends
     RotateKey { machine: MachineName },
@@ -85,7 +91,9 @@ impl Machines {
         }
         let config = Config::load(config)?;
         let api = match &self {
-            Self::List { .. } | Self::Show { .. } => Api::to_read(&config)?,
+            Self::List { .. } | Self::Show { .. } | Self::Prove(_) | Self::TrustKey(_) => {
+                Api::to_read(&config)?
+            }
             _ => Api::open(&config)?,
         };
         match self {
@@ -93,6 +101,8 @@ impl Machines {
             Self::Accept(_) | Self::Remove(_) => Ok(()),
             Self::Add(add) => add.run(&config, &api).await,
             Self::Readmit(readmit) => readmit.run(&api).await,
+            Self::Prove(prove) => prove.run(&config, &api).await,
+            Self::TrustKey(trust) => trust.run(&config, &api).await,
             Self::List { json, all, .. } => show::list(&api, json, all).await,
             Self::Show { machine, json } => {
                 let view: MachineView = api.get(&operator_machine(&machine)).await?;

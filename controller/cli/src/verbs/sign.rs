@@ -20,13 +20,17 @@ use muster_protocol::tuf::repository::CheckedPublication;
 use crate::api::client::Api;
 use crate::config::Config;
 use crate::flake::derivations;
+use crate::flake::evaluate::{Flake, Lock};
+use crate::flake::notes::unsigned;
 use crate::flake::options::Options;
 use crate::flake::push;
+use crate::fleet::proven::{self, ProvenKeys};
 use crate::keys::signers::KeySource;
 use crate::keys::touches;
+use crate::release::gating::Fleet;
 use crate::release::highest::{HighestSigned, Jump, judge};
 use crate::release::inspect::{self, Current};
-use crate::release::{drafts, publish, unread, verify};
+use crate::release::{drafts, publish, second, unread, verify};
 use crate::terminal::ask::confirm;
 use crate::terminal::count::count;
 use crate::terminal::error::{Hint, WithHint as _};
@@ -62,6 +66,9 @@ pub struct Sign {
     /// Sign also where a derivation cannot be looked into
     #[arg(long)]
     unseen: bool,
+    /// The plan of the draft's rollout, from a file; needed with --offline [default: the controller's]
+    #[arg(long, value_name = "FILE")]
+    plan: Option<PathBuf>,
 }
 
 impl Sign {
@@ -105,6 +112,9 @@ impl Sign {
             understands::require_next(api, &config, &Holders::of(next, &Default::default())).await?;
         }
         inspect::tell(&draft, &checked, &trusted, &current, self.flake.as_deref()).await?;
+        if let Checked::Generations(generations) = &checked {
+            self.look_at_plans(&config, api.as_ref(), &trusted, generations).await?;
+        }
         if let Some(line) = touches::announced(&signer.public(), signatures(&checked)) {
             say!("{line}");
         }
@@ -184,6 +194,64 @@ impl Sign {
             }
         }
         Ok(ExitCode::SUCCESS)
+    }
+
+    /// Shows the rollouts that the draft is for, and works them out again where the flake has them.
+    async fn look_at_plans(
+        &self,
+        config: &Config,
+        api: Option<&Api>,
+        trusted: &Trusted,
+        generations: &[CheckedPublication],
+    ) -> Result<()> {
+        let targets: Vec<&Target> = generations.iter().map(|checked| &checked.target).collect();
+        let plans = second::plans(api, self.plan.as_deref(), (config, trusted), &targets).await?;
+        if plans.is_empty() {
+            return Ok(());
+        }
+        let views: Vec<MachineView> = match api {
+            Some(api) => api.get(OPERATOR_MACHINES).await?,
+            None => Vec::new(),
+        };
+        let reference = self.flake.as_ref().or(config.file.flake.as_ref()).map_or(".", String::as_str);
+        // Its keys are worth a look also where the flake cannot be read.
+        let folder = match proven::folder(config, reference).await {
+            Ok(folder) => folder,
+            Err(_) if self.flake.is_none() => config.path(Path::new("")),
+            Err(error) => return Err(error),
+        };
+        let mut keys = ProvenKeys::load(&folder)?;
+        let flake = match &self.flake {
+            Some(reference) => {
+                Some(Flake::open_with(reference, &self.options, Lock::Keep).await.map_err(unsigned)?)
+            }
+            None => None,
+        };
+        for sealed in &plans {
+            second::tell(sealed, &targets, SystemClock::new().unix_ms());
+            let mut doubts = match api {
+                Some(_) => second::unknown_keys(&sealed.plan, config, &views, &mut keys)?,
+                None => vec!["the keys of its machines were not compared: this is offline".to_owned()],
+            };
+            if let Some(flake) = &flake {
+                let fleet = Fleet { config, trusted, flake, views: &views };
+                match second::against_flake(&fleet, sealed, &targets, &mut keys)? {
+                    Some(differences) if differences.is_empty() => {
+                        say!("The rollout is what {} says.", flake.reference);
+                    }
+                    Some(differences) => doubts.extend(differences),
+                    None => say!("The flake {} has no rollout {}.", flake.reference, sealed.plan.name),
+                }
+            }
+            for doubt in &doubts {
+                say!("  {doubt}");
+            }
+            if !doubts.is_empty() && self.yes && !self.unseen {
+                return Err(anyhow!("the rollout {} is not what is known here", sealed.plan.name))
+                    .hint("read the lines above, and sign without --yes if you know why");
+            }
+        }
+        Ok(())
     }
 
     /// Checks that each derivation makes what the draft says, and that the flake evaluates to it.

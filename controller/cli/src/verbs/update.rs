@@ -1,4 +1,6 @@
-//! `muster update`: evaluate, say what will change, push, sign, publish or draft, follow.
+//! `muster update`: evaluate, say what will change and in which waves, push, sign, publish or draft, follow.
+
+mod waves;
 
 use std::path::PathBuf;
 use std::process::ExitCode;
@@ -11,15 +13,17 @@ use muster_protocol::ids::{Generation, MachineName};
 use muster_protocol::operator::MachineView;
 use muster_protocol::target::Target;
 
+use self::waves::Waves;
 use crate::api::client::Api;
 use crate::config::Config;
 use crate::flake::derivations::Derivations;
 use crate::flake::evaluate::{Flake, Lock};
 use crate::flake::notes::{tell_of, unsigned};
 use crate::flake::options::Options;
-use crate::fleet::watch;
+use crate::fleet::{rollouts, watch};
 use crate::keys::touches;
 use crate::release::difference::Difference;
+use crate::release::gating::{Choice, Fleet};
 use crate::release::highest::HighestSigned;
 use crate::release::left_out;
 use crate::release::numbers::Numbered;
@@ -30,8 +34,7 @@ use crate::release::sign::{self, Outcome};
 use crate::terminal::ask::confirm;
 use crate::terminal::count::count;
 use crate::terminal::spinner::spinner;
-use crate::trust::roots::{self, Trusted};
-use crate::trust::understands;
+use crate::trust::{roots, understands};
 use crate::vars::workspace;
 
 #[derive(Debug, Args)]
@@ -84,6 +87,8 @@ pub struct Update {
     #[arg(long)]
     keep_going: bool,
     #[command(flatten)]
+    choice: Choice,
+    #[command(flatten)]
     options: Options,
 }
 
@@ -112,6 +117,8 @@ impl Update {
         let mut highest = HighestSigned::load(&config)?;
         // It may prompt for the key.
         progress.finish_and_clear();
+        // Before minutes of evaluation: a rollout is often written wrong.
+        let chosen_rollout = self.choice.chosen(&config, &flake)?;
         let numbered = Numbered::of(&api, &trusted, &mut highest, &chosen, self.jump_to).await?;
         let request = Request {
             urgent: self.urgent,
@@ -138,27 +145,31 @@ impl Update {
             tell!("left out, since their systems cannot be made:");
             tell_each(&left_out::describe_failed(&failed));
         }
-        let planned = (&planned[..], &mut files);
-        let published = self.publish(&config, &api, &trusted, &mut highest, planned, &machines);
-        let done = numbered.or(published.await?);
+        let waves = Waves {
+            api: &api,
+            fleet: Fleet { config: &config, trusted: &trusted, flake: &flake, views: &machines },
+            choice: &self.choice,
+            chosen: chosen_rollout,
+            force: self.force,
+        };
+        let done = numbered.or(self.publish(&waves, &mut highest, (planned, &mut files)).await?);
         Ok(if failed.is_empty() { done } else { ExitCode::FAILURE })
     }
 
     /// Asks, signs what should be signed, and follows it.
     async fn publish(
         &self,
-        config: &Config,
-        api: &Api,
-        trusted: &Trusted,
+        waves: &Waves<'_>,
         highest: &mut HighestSigned,
-        (planned, files): (&[Planned], &mut Derivations),
-        machines: &[MachineView],
+        (planned, files): (Vec<Planned>, &mut Derivations),
     ) -> Result<ExitCode> {
-        let wanted: Vec<&Planned> = planned.iter().filter(|plan| self.wants(plan)).collect();
+        let (api, Fleet { config, trusted, .. }) = (waves.api, &waves.fleet);
+        let mut wanted: Vec<Planned> = planned.into_iter().filter(|plan| self.wants(plan)).collect();
         if wanted.is_empty() {
             say!("Nothing changed; nothing to sign.");
             return Ok(ExitCode::SUCCESS);
         }
+        let sealed = waves.put(&mut wanted, self.dry_run).await?;
         if self.dry_run {
             say!("Nothing was signed: this was a dry run.");
             return Ok(ExitCode::SUCCESS);
@@ -166,7 +177,7 @@ impl Update {
         let key = api.public()?;
         let concerned = |view: &&MachineView| wanted.iter().any(|plan| plan.target.machine == view.machine);
         if trusted.operators().1 == 1 {
-            understands::require_signer(&key, "this signature", machines.iter().filter(concerned))?;
+            understands::require_signer(&key, "this signature", waves.fleet.views.iter().filter(concerned))?;
         }
         if let Some(line) = touches::announced(&key, wanted.len() * touches::OF_A_GENERATION) {
             say!("{line}");
@@ -176,30 +187,47 @@ impl Update {
             1 => ("Sign and publish", String::new()),
             more => ("Sign", format!(" (the first signature of {more})")),
         };
-        if !confirm(&format!("{verb} {count}{threshold}?"), self.yes)? {
+        let question = format!("{verb} {count}{threshold}?");
+        if !waves.may_leave(&wanted, sealed.as_ref(), self.yes).await? || !confirm(&question, self.yes)? {
             say!("Nothing was signed.");
             return Ok(ExitCode::FAILURE);
         }
 
         let targets: Vec<&Target> = wanted.iter().map(|plan| &plan.target).collect();
         push_closures(api, &targets, files).await?;
+        if let Some(sealed) = &sealed {
+            sealed.send(api).await?;
+        }
         let before = watch::cursor(api).await?;
         highest.keep(targets.iter().map(|target| (target.machine.clone(), target.generation)));
+        let signed: Vec<&Planned> = wanted.iter().collect();
         if let Outcome::Drafted =
-            sign::sign(config, api, trusted, &wanted, self.draft_file.as_deref()).await?
+            sign::sign(config, api, trusted, &signed, self.draft_file.as_deref()).await?
         {
+            if let (Some(sealed), Some(file)) = (&sealed, &self.draft_file) {
+                waves::write_beside(file, sealed)?;
+            }
             if self.watch {
                 say!("There is nothing to follow until it is published: `muster status` shows it then.");
             }
             return Ok(ExitCode::SUCCESS);
         }
-        if !self.watch {
-            say!("Follow with `muster status`.");
-            return Ok(ExitCode::SUCCESS);
+        let limit = Duration::from_secs(self.watch_limit);
+        match &sealed {
+            Some(sealed) if self.watch => return rollouts::follow(api, &sealed.hash, limit).await,
+            Some(sealed) => {
+                say!("Follow with `muster rollout watch {}`.", sealed.hash.short());
+                return Ok(ExitCode::SUCCESS);
+            }
+            None if !self.watch => {
+                say!("Follow with `muster status`.");
+                return Ok(ExitCode::SUCCESS);
+            }
+            None => {}
         }
         let followed: Vec<(MachineName, Generation)> =
             targets.iter().map(|target| (target.machine.clone(), target.generation)).collect();
-        watch::follow(api, &followed, before, Duration::from_secs(self.watch_limit)).await
+        watch::follow(api, &followed, before, limit).await
     }
 
     /// Whether a generation should be signed.

@@ -154,7 +154,16 @@ fn answers(fleet: &Value, key: &str) -> BTreeMap<String, Value> {
     let entry = json!({
         "id": 1, "at": 1, "by": key, "action": "revoke", "machine": "tin", "detail": "words", "hash": hash,
     });
+    let rollout = json!({
+        "plan": hash, "name": "weekly", "at": 1, "by": key, "state": "halted", "why": "words", "budget": 1,
+        "failures": 2, "waves": [{ "name": "canaries", "atLeast": 1, "failed": 1 }],
+        "members": [{ "machine": "tin", "wave": 0, "state": "failed", "why": "words", "said": "withdrawn" }],
+    });
+    let brake = json!({ "at": 1, "by": key, "why": "words" });
     BTreeMap::from([
+        ("/v1/operator/rollouts".to_owned(), json!([rollout])),
+        (format!("/v1/operator/rollouts/{hash}"), rollout),
+        ("/v1/operator/brake".to_owned(), brake),
         ("/v1/fleet".to_owned(), fleet.clone()),
         ("/v1/operator/machines".to_owned(), json!([machine])),
         ("/v1/operator/machines/tin".to_owned(), machine),
@@ -165,7 +174,7 @@ fn answers(fleet: &Value, key: &str) -> BTreeMap<String, Value> {
     ])
 }
 
-const COMMANDS: [&[&str]; 10] = [
+const COMMANDS: [&[&str]; 15] = [
     &["status"],
     &["status", "--json"],
     &["machines", "list"],
@@ -176,6 +185,11 @@ const COMMANDS: [&[&str]; 10] = [
     &["history", "tin", "--json"],
     &["drafts", "list"],
     &["audit"],
+    &["rollout", "list"],
+    &["rollout", "show", "weekly"],
+    &["rollout", "show", "abababab", "--json"],
+    &["rollout", "watch", "weekly"],
+    &["brake", "--show"],
 ];
 
 #[tokio::test(flavor = "multi_thread")]
@@ -184,7 +198,8 @@ async fn no_string_of_a_controller_is_obeyed_by_the_terminal() {
     // Unmodified, they are understood: otherwise only errors would be tested below.
     for command in COMMANDS {
         let output = muster(folder.path(), command);
-        let calm = output.status.success() || matches!(command, ["machines", "accept", ..] | ["audit"]);
+        let calm = output.status.success()
+            || matches!(command, ["machines", "accept", ..] | ["audit"] | ["rollout", "watch", ..]);
         assert!(calm, "{command:?}: {output:?}");
     }
 
@@ -202,6 +217,8 @@ async fn no_string_of_a_controller_is_obeyed_by_the_terminal() {
                     ["history", ..] => path.contains("/tin/"),
                     ["drafts", ..] => path.ends_with("/drafts"),
                     ["audit"] => path.ends_with("/audit"),
+                    ["rollout", ..] => path.contains("/rollouts"),
+                    ["brake", ..] => path.ends_with("/brake"),
                     _ => path.ends_with("/machines"),
                 };
                 if asks || path == "/v1/fleet" {

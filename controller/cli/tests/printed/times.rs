@@ -7,7 +7,7 @@ use serde_json::Value;
 use super::*;
 
 /// Every command with `--json` that reads, with the arguments that the stand-in's answers need.
-const READING: [&[&str]; 11] = [
+const READING: [&[&str]; 13] = [
     &["status"],
     &["machines", "list"],
     &["machines", "show", "tin"],
@@ -17,6 +17,8 @@ const READING: [&[&str]; 11] = [
     &["audit", "checkpoint"],
     &["audit", "verify"],
     &["drafts", "list"],
+    &["rollout", "list"],
+    &["rollout", "show", "weekly"],
     &["keys", "list"],
     &["machines", "list", "--flake", "flake"],
 ];

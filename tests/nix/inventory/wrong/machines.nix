@@ -5,12 +5,12 @@ in
 {
   "an inventory is a set" = {
     inventory = "inventory.nix";
-    says = [ "inventory: this is a string; write a set with instances, machines, meta, tags." ];
+    says = [ "inventory: this is a string; write a set with instances, machines, meta, rollouts, tags." ];
   };
   "a misspelt field of the inventory" = {
     inventory = good // { machine = { }; };
     says = [
-      "machine: there is no such field. Did you mean `machines`? It may have instances, machines, meta, tags."
+      "machine: there is no such field. Did you mean `machines`? It may have instances, machines, meta, rollouts, tags."
     ];
   };
   "Clan's older services" = {

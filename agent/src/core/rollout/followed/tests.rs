@@ -131,7 +131,7 @@ fn confirm(journal: &mut Journal, target: &Target, begins: Option<Followed>) {
     let mut open = Transaction::signed(format!("t{}", target.generation), target.clone(), 1);
     open.state = State::Confirmed { degraded: vec!["ill.service".into()] };
     open.follows = begins.map(Box::new);
-    journal.settle(&open, Settled { running: Some(&target.output), at: 1, console: None });
+    journal.settle(&open, Settled { running: Some(&target.output), at: 1, ..Settled::default() });
 }
 
 #[test]

@@ -59,6 +59,14 @@ pub fn show(view: &MachineView, now: i64) -> Result<()> {
             format!("generation {}, {}", published.target.generation, published.target.output)
         }),
     );
+    let place = view.published.as_ref().and_then(|published| published.target.rollout);
+    row(
+        "rollout",
+        place.map(|place| {
+            let (wave, plan) = (place.wave.saturating_add(1), place.plan.short());
+            format!("wave {wave} of plan {plan}: `muster rollout show {plan}`")
+        }),
+    );
     row("signature ends", view.published.as_ref().map(|published| table::date(published.expires * 1000)));
     row("phase", view.phase.map(|phase| phase.as_str().to_owned()));
     row("note", view.note.clone());

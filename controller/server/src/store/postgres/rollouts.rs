@@ -251,7 +251,7 @@ pub async fn store(sql: &mut PgConnection, new: &NewRollout) -> Result<(), Store
         .bind(new.name.as_str())
         .bind(i64::from(new.budget))
         .bind(new.at)
-        .bind(new.by.as_bytes().to_vec())
+        .bind(new.by.to_bytes())
         .execute(sql)
         .await?;
     Ok(())

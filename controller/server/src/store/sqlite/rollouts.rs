@@ -236,7 +236,7 @@ pub async fn store(sql: &mut SqliteConnection, new: &NewRollout) -> Result<(), S
         .bind(new.name.as_str())
         .bind(i64::from(new.budget))
         .bind(new.at)
-        .bind(new.by.as_bytes().as_slice())
+        .bind(new.by.to_bytes())
         .execute(sql)
         .await?;
     Ok(())

@@ -1,0 +1,222 @@
+//! Rollouts as the controller shows them: finding one, how far it is, and following it.
+
+use std::process::ExitCode;
+use std::time::Duration;
+
+use anyhow::{Result, anyhow};
+use muster_protocol::api::{OPERATOR_ROLLOUTS, ProblemCode, operator_rollout};
+use muster_protocol::clock::Clock as _;
+use muster_protocol::ids::Sha256;
+use muster_protocol::operator::{MemberState, RolloutState, RolloutView, WaveView};
+use muster_protocol::terminal;
+
+use super::watch;
+use crate::api::client::{Api, Refused};
+use crate::terminal::error::WithHint as _;
+use crate::terminal::list::listed;
+
+/// The fewest digits that name a rollout.
+const DIGITS: usize = 8;
+/// The least time between two looks at a rollout: many machines change at once.
+const APART: Duration = Duration::from_secs(2);
+
+/// Every rollout, the newest first and without its machines; none where the controller knows of none.
+pub async fn all(api: &Api) -> Result<Vec<RolloutView>> {
+    let all: Result<Vec<RolloutView>> = api.get(OPERATOR_ROLLOUTS).await;
+    match all {
+        Err(error) if refused(&error) == Some(ProblemCode::NotFound) => Ok(Vec::new()),
+        all => all,
+    }
+}
+
+fn refused(error: &anyhow::Error) -> Option<ProblemCode> {
+    error.downcast_ref::<Refused>().map(|refused| refused.code)
+}
+
+/// Those that have not ended.
+pub async fn open(api: &Api) -> Result<Vec<RolloutView>> {
+    Ok(all(api).await?.into_iter().filter(|view| is_open(view.state)).collect())
+}
+
+pub fn is_open(state: RolloutState) -> bool {
+    match state {
+        RolloutState::Running | RolloutState::Paused | RolloutState::Halted | RolloutState::Unknown => true,
+        RolloutState::Stopped | RolloutState::Done | RolloutState::Superseded => false,
+    }
+}
+
+/// Which rollouts a word may mean.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Among {
+    Open,
+    /// Also those that have ended, where none of its name is open.
+    All,
+}
+
+/// The rollout that a name or the first digits of its plan's hash mean, with its machines.
+pub async fn find(api: &Api, word: &str, among: Among) -> Result<RolloutView> {
+    let all = all(api).await?;
+    let found = meant(&all, word, among);
+    let plan = found.map(|view| view.plan).ok_or_else(|| {
+        let kind = if among == Among::Open { "open rollout" } else { "rollout" };
+        let known = all.iter().filter(|view| among == Among::All || is_open(view.state));
+        let known = listed(known.map(|view| format!("{} ({})", view.name, view.plan.short())));
+        anyhow!("there is no {kind} '{word}'; there is {known}")
+    });
+    let plan = plan.hint("`muster rollout list --all` shows every one")?;
+    api.get(&operator_rollout(&plan)).await
+}
+
+/// Pure. A name is that of the newest open one, else of the newest.
+fn meant<'a>(all: &'a [RolloutView], word: &str, among: Among) -> Option<&'a RolloutView> {
+    let newest = |named: &dyn Fn(&RolloutView) -> bool, open: bool| {
+        all.iter().filter(|view| named(view) && (!open || is_open(view.state))).max_by_key(|view| view.at)
+    };
+    let by_name = |view: &RolloutView| view.name.as_str() == word;
+    let digits = word.to_ascii_lowercase();
+    let by_digits = |view: &RolloutView| digits.len() >= DIGITS && view.plan.hex().starts_with(&digits);
+    let open = newest(&by_name, true).or_else(|| newest(&by_digits, true));
+    match among {
+        Among::Open => open,
+        Among::All => open.or_else(|| newest(&by_name, false)).or_else(|| newest(&by_digits, false)),
+    }
+}
+
+/// How far a wave is, in one line.
+pub fn progress(wave: &WaveView) -> String {
+    let counted = [
+        (wave.soaked, "soaked"),
+        (wave.confirmed, "confirmed"),
+        (wave.in_flight, "in flight"),
+        (wave.preparing, "preparing"),
+        (wave.waiting, "waiting"),
+        (wave.failed, "FAILED"),
+        (wave.away, "away"),
+        (wave.left, "left"),
+    ];
+    let parts: Vec<String> = counted
+        .iter()
+        .filter(|(count, _)| *count > 0)
+        .map(|(count, word)| format!("{count} {word}"))
+        .collect();
+    if parts.is_empty() { "nobody".to_owned() } else { parts.join(", ") }
+}
+
+/// What a follower has printed.
+#[derive(Default)]
+struct Printed(Vec<String>);
+
+impl Printed {
+    /// The lines of this view that are new.
+    fn news(&mut self, view: &RolloutView) -> Vec<String> {
+        let mut lines = vec![format!("{}: {}: {}", view.name, view.state.as_str(), view.why)];
+        lines.extend(view.waves.iter().map(|wave| format!("  {}: {}", wave.name, progress(wave))));
+        // Only what somebody should know: a wave may have thousands of machines.
+        let notable = view
+            .members
+            .iter()
+            .filter(|member| matches!(member.state, MemberState::Failed | MemberState::Away));
+        lines.extend(
+            notable.map(|member| format!("  {} {}: {}", member.machine, member.state.as_str(), member.why)),
+        );
+        let news = lines.iter().filter(|line| !self.0.contains(line)).cloned().collect();
+        self.0 = lines;
+        news
+    }
+}
+
+/// Prints what changes of a rollout until it ends or halts.
+pub async fn follow(api: &Api, plan: &Sha256, limit: Duration) -> Result<ExitCode> {
+    let end = api.clock.awake() + limit;
+    let mut after = watch::cursor(api).await?;
+    let mut printed = Printed::default();
+    loop {
+        let view: RolloutView = api.get(&operator_rollout(plan)).await?;
+        for line in printed.news(&view) {
+            say!("{line}");
+        }
+        if let Some(code) = code(view.state) {
+            if view.state == RolloutState::Halted {
+                say!("`muster rollout show {}` says more, and what to do.", view.plan.short());
+            }
+            return Ok(code);
+        }
+        let left = end.saturating_sub(api.clock.awake());
+        if left.is_zero() {
+            tell!(
+                "It has not ended within {} s; see `muster rollout show {}`.",
+                limit.as_secs(),
+                plan.short()
+            );
+            return Ok(ExitCode::from(watch::UNSETTLED));
+        }
+        // Nobody reads the output any longer.
+        if terminal::is_lost() {
+            return Ok(ExitCode::from(watch::UNSETTLED));
+        }
+        let wait = watch::WAIT_SECONDS.min(left.as_secs().max(1));
+        after = watch::changes(api, &after, wait).await?.0;
+        tokio::time::sleep(APART.min(left)).await;
+    }
+}
+
+/// The exit code of a rollout that waits for nobody but operators.
+fn code(state: RolloutState) -> Option<ExitCode> {
+    match state {
+        RolloutState::Done | RolloutState::Superseded => Some(ExitCode::SUCCESS),
+        RolloutState::Halted | RolloutState::Stopped => Some(ExitCode::FAILURE),
+        RolloutState::Running | RolloutState::Paused | RolloutState::Unknown => None,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn view(name: &str, number: u8, state: &str) -> RolloutView {
+        serde_json::from_value(serde_json::json!({
+            "plan": Sha256::of(&[number]), "name": name, "at": number,
+            "by": "d75a980182b10ab7d54bfed3c964073a0ee172f3daa62325af021a68f707511a",
+            "state": state, "why": "it waits", "budget": 0, "failures": 0,
+            "waves": [{ "name": "canaries", "soaked": 1, "waiting": 2 }],
+            "members": [
+                { "machine": "tin", "wave": 0, "state": "failed", "why": "it went back", "said": null },
+                { "machine": "lead", "wave": 0, "state": "waiting", "why": "for tin", "said": null },
+            ],
+        }))
+        .unwrap()
+    }
+
+    #[test]
+    fn a_name_means_the_newest_open_rollout_and_digits_mean_a_plan() {
+        let all = [
+            view("weekly", 4, "done"),
+            view("weekly", 3, "running"),
+            view("weekly", 2, "halted"),
+            view("nightly", 1, "done"),
+        ];
+        let at = |word: &str, among| meant(&all, word, among).map(|view| view.at);
+        assert_eq!(at("weekly", Among::Open), Some(3));
+        assert_eq!(at("nightly", Among::Open), None);
+        assert_eq!(at("nightly", Among::All), Some(1));
+        let hex = all[0].plan.hex();
+        assert_eq!(at(&hex[..8].to_ascii_uppercase(), Among::All), Some(4));
+        assert_eq!(at(&hex[..7], Among::All), None);
+        assert_eq!(at(&hex, Among::Open), None);
+    }
+
+    #[test]
+    fn a_follower_prints_what_changed_and_names_only_those_that_failed_or_are_away() {
+        let mut printed = Printed::default();
+        let mut view = view("weekly", 1, "running");
+        let first = printed.news(&view);
+        assert_eq!(
+            first,
+            ["weekly: running: it waits", "  canaries: 1 soaked, 2 waiting", "  tin failed: it went back"]
+        );
+        assert!(printed.news(&view).is_empty());
+        view.waves[0].soaked = 2;
+        assert_eq!(printed.news(&view), ["  canaries: 2 soaked, 2 waiting"]);
+        assert!(code(RolloutState::Halted).is_some() && code(RolloutState::Paused).is_none());
+    }
+}

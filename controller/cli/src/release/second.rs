@@ -1,0 +1,134 @@
+//! The plans of a draft, as its next signer looks at them: the bytes that the targets name, each machine's place,
+//! the keys that this operator knows, and the order that the flake says.
+
+use std::collections::BTreeMap;
+use std::collections::btree_map::Entry;
+use std::path::Path;
+
+use anyhow::{Context as _, Result, anyhow};
+use muster_protocol::clock::UnixMillis;
+use muster_protocol::ids::{MachineName, Sha256};
+use muster_protocol::operator::MachineView;
+use muster_protocol::plan::{MAX_PLAN_BYTES, Plan};
+use muster_protocol::target::Target;
+
+use super::gating::{self, Fleet, Sealed};
+use super::rollout::{compared, told};
+use crate::api::client::Api;
+use crate::config::Config;
+use crate::fleet::proven::{Proof, ProvenKeys};
+use crate::terminal::error::{WithHint as _, causes};
+use crate::terminal::list::listed;
+use crate::trust::roots::Trusted;
+
+/// The plans that targets name, each verified by its hash and with every target in its place.
+pub async fn plans(
+    api: Option<&Api>,
+    file: Option<&Path>,
+    (config, trusted): (&Config, &Trusted),
+    targets: &[&Target],
+) -> Result<Vec<Sealed>> {
+    let mut plans: BTreeMap<Sha256, Sealed> = BTreeMap::new();
+    for target in targets {
+        let Some(place) = target.rollout else { continue };
+        let sealed = match plans.entry(place.plan) {
+            Entry::Occupied(entry) => entry.into_mut(),
+            Entry::Vacant(entry) => entry.insert(plan(api, file, place.plan).await?),
+        };
+        let terms = (&config.file.fleet, trusted.root.epoch());
+        sealed
+            .plan
+            .require_place(terms, &target.machine, &target.output, &place)
+            .with_context(|| format!("the draft for {} does not fit its rollout", target.machine))
+            .hint("do not sign this draft; find out who made it")?;
+    }
+    Ok(plans.into_values().collect())
+}
+
+async fn plan(api: Option<&Api>, file: Option<&Path>, hash: Sha256) -> Result<Sealed> {
+    match (file, api) {
+        (Some(file), _) => Sealed::named(read(file)?, hash)
+            .with_context(|| file.display().to_string())
+            .hint("give --plan the file that was written beside the draft"),
+        (None, Some(api)) => Sealed::fetch(api, hash).await,
+        (None, None) => Err(anyhow!("the draft is for a rollout, and its plan is not here"))
+            .hint("give --plan the file that `muster update --draft-file` wrote beside the draft"),
+    }
+}
+
+fn read(file: &Path) -> Result<Vec<u8>> {
+    use std::io::Read as _;
+    let mut bytes = Vec::new();
+    std::fs::File::open(file)
+        .and_then(|file| file.take(MAX_PLAN_BYTES + 1).read_to_end(&mut bytes))
+        .with_context(|| format!("cannot read {}", file.display()))?;
+    Ok(bytes)
+}
+
+/// Shows a plan, and which of its machines the draft is not for.
+pub fn tell(sealed: &Sealed, targets: &[&Target], now: UnixMillis) {
+    for line in told::lines(&sealed.plan, now) {
+        say!("{line}");
+    }
+    let waves = sealed.plan.waves_of();
+    let others = waves.keys().filter(|name| !targets.iter().any(|target| target.machine == ***name));
+    let others: Vec<&MachineName> = others.copied().collect();
+    if !others.is_empty() {
+        say!("  not in this draft: {}", listed(others));
+    }
+}
+
+/// What is wrong with the plan's keys as far as this operator knows, in sentences.
+pub fn unknown_keys(
+    plan: &Plan,
+    config: &Config,
+    views: &[MachineView],
+    keys: &mut ProvenKeys,
+) -> Result<Vec<String>> {
+    let mut wrong = Vec::new();
+    for voucher in plan.waves.iter().flat_map(|wave| &wave.vouchers) {
+        let machine = &voucher.machine;
+        let proof = match views.iter().find(|view| &view.machine == machine) {
+            Some(view) => keys.look(config, view)?,
+            None => Proof::Missing("the controller does not know it".to_owned()),
+        };
+        match proof {
+            Proof::Proved(key) | Proof::Kept(key) if key == voucher.key => {}
+            Proof::Proved(key) | Proof::Kept(key) => wrong.push(format!(
+                "{machine}: the plan has the key {}, and the machine proved {}",
+                voucher.key.short(),
+                key.short()
+            )),
+            Proof::Missing(why) => wrong.push(format!("{machine}: its key is not proved here: {why}")),
+        }
+    }
+    Ok(wrong)
+}
+
+/// How the plan differs from what the flake says now; `None` if the flake has no such rollout.
+pub fn against_flake(
+    fleet: &Fleet<'_>,
+    sealed: &Sealed,
+    targets: &[&Target],
+    keys: &mut ProvenKeys,
+) -> Result<Option<Vec<String>>> {
+    let Some(chosen) = gating::declared(fleet.flake, &sealed.plan.name)? else { return Ok(None) };
+    let of_plan: Vec<&Target> = targets
+        .iter()
+        .copied()
+        .filter(|target| target.rollout.is_some_and(|place| place.plan == sealed.hash))
+        .collect();
+    // Keys that are not proved here were named before: here the order counts.
+    let own = fleet.work_out(&chosen, sealed.plan.nonce, &of_plan, |view| {
+        match sealed.plan.voucher(&view.machine) {
+            Some(voucher) => Ok(Ok(voucher.key)),
+            None => Ok(keys.look(fleet.config, view)?.key()),
+        }
+    });
+    Ok(Some(match own {
+        Ok(own) => compared::differences(&sealed.plan, &own.plan),
+        Err(error) => {
+            vec![format!("the flake's rollout cannot be worked out for this draft: {}", causes(&error))]
+        }
+    }))
+}
