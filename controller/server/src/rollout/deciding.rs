@@ -102,7 +102,9 @@ pub fn decide(
         }),
         false => outdated(of, &members),
     };
-    Ok(written(of, facts, changes, decision))
+    // It may have begun before it hears of that, and counts until then; it is told why it must not.
+    let held = |name: &MachineName| members.get(name).is_some_and(|one| one.stage != Stage::Switching);
+    Ok(written(of, facts, changes, decision, held))
 }
 
 /// A plan of another epoch: nothing that names it can be signed any more.
@@ -130,23 +132,33 @@ fn outdated(of: &Of<'_>, members: &BTreeMap<MachineName, Member>) -> Decision {
 }
 
 /// What is written of a decision: only what differs from what is stored.
-fn written(of: &Of<'_>, facts: &Facts, mut changes: Vec<Change>, decision: Decision) -> Decided<Next> {
-    let Decision { state, why, failures, leave, take_back, members, waves, look_again } = decision;
+fn written(
+    of: &Of<'_>,
+    facts: &Facts,
+    mut changes: Vec<Change>,
+    decision: Decision,
+    is_held: impl Fn(&MachineName) -> bool,
+) -> Decided<Next> {
+    let Decision { state, why, failures, leave, take_back, mut members, waves, look_again } = decision;
     let (leave, take_back): (BTreeSet<_>, BTreeSet<_>) =
         (leave.into_iter().collect(), take_back.into_iter().collect());
     let (mut rings, mut changed, mut turns) = (Vec::new(), Vec::new(), Vec::new());
-    for (name, (state, why)) in &members {
+    let whole = why.clone();
+    for (name, (state, why)) in &mut members {
         let Some(seen) = facts.machines.get(name) else { continue };
         let here = seen.turn.as_ref().filter(|turn| turn.at.plan == of.hash);
         let (Some(held), Some(generation)) = (here, seen.published) else { continue };
         let mut turn = held.clone();
-        (turn.at.state, turn.at.why) = (*state, cut(why));
         let rings_it = leave.contains(name) || take_back.contains(name);
         if leave.contains(name) {
             (turn.until, turn.taken_back) = (Some(of.now.saturating_add(LEAVE_MS)), false);
         } else if take_back.contains(name) {
             turn.taken_back = true;
         }
+        if turn.taken_back && *state == MemberState::InFlight && is_held(name) {
+            why.clone_from(&whole);
+        }
+        (turn.at.state, turn.at.why) = (*state, cut(why));
         if turn != *held {
             if rings_it {
                 rings.push(name.clone());

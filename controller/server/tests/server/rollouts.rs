@@ -290,6 +290,7 @@ async fn a_gated_generation_needs_its_plan_its_place_and_an_agent_that_knows_rol
     assert_eq!(taken.published, 1);
     rollout.checks_in(&fleet, "cinnabar", |_| ()).await;
     rollout.publish(&fleet, "cinnabar").await.good::<MachineView>();
+    rollout.show(&fleet).await;
     let view = fleet.view("cinnabar").await;
     assert_eq!(view.understands, [FEATURE]);
     assert_eq!(
@@ -344,7 +345,9 @@ async fn canaries_go_first_and_their_word_lets_the_others_go() {
     assert_eq!(view.members[0].said, Some(Said::Soaked));
     rollout.says(&fleet, "realgar", Said::Confirmed).await;
     rollout.gets_leave(&fleet, "stibnite").await;
-    rollout.says(&fleet, "stibnite", Said::Confirmed).await;
+    for name in ["realgar", "stibnite"] {
+        rollout.says(&fleet, name, Said::Soaked).await;
+    }
     assert_eq!(rollout.show(&fleet).await.state, RolloutState::Done);
     let list: Vec<RolloutView> = fleet.operate(Method::GET, OPERATOR_ROLLOUTS, vec![]).await.good();
     assert_eq!(list[0].state, RolloutState::Done);
@@ -556,8 +559,8 @@ async fn a_plan_is_kept_while_a_generation_names_it_and_forgotten_afterwards() {
     assert_eq!(fleet.sql("SELECT count(*) FROM plans").await, "2");
     fleet.down().await;
     let config = muster_server::config::ServerConfig::load(&fleet.config_file()).unwrap();
-    let store = muster_server::store::Store::open_in(&config.database, &config.data, &fleet.fleet_id());
-    let store = store.await.unwrap();
+    let id = fleet.fleet_id();
+    let store = muster_server::store::Store::open_in(&config.database, &config.data, &id).await.unwrap();
     store.forget_plans(fleet.now_s() * 1000 + 1).await.unwrap();
     store.close().await;
     fleet.up().await;
