@@ -460,8 +460,6 @@ fn traffic(put: Put<'_>) {
         awaits: None,
         rollout: None,
         age_proof: None,
-        signing: None,
-        understands: vec![],
     };
     put("operator", "machine", &json_of(&view));
     put("operator", "machines", &json_of(&vec![view]));

@@ -160,8 +160,6 @@ pub(super) mod tests {
             clock_skew_ms: None,
             shown: None,
             generations_forgotten: 0,
-            understands: vec![],
-            signing: None,
             awaits: None,
             rollout: None,
         }

@@ -7,7 +7,9 @@ use std::time::Duration;
 
 use anyhow::{Context as _, Result, anyhow};
 use clap::Args;
-use muster_protocol::api::{CACHE, OPERATOR_MACHINES, OPERATOR_SESSION, target_name, target_path, tuf_path};
+use muster_protocol::api::{
+    CACHE, OPERATOR_MACHINES, OPERATOR_SESSION, gated_name, gated_path, target_name, target_path, tuf_path,
+};
 use muster_protocol::ids::{Generation, MachineName, Sha256};
 use muster_protocol::narinfo::MAX_NARINFO_BYTES;
 use muster_protocol::operator::{HistoryEntry, MachineView, Publication, Session};
@@ -138,7 +140,7 @@ impl Rollback {
         let target = rollback::again(&old.checked.target, next, self.message.as_deref(), self.urgent);
         let from = view.published.as_ref().map(|published| published.target.clone());
         let difference = difference::terms(from.as_ref(), &target);
-        let planned = Planned { target, system: view.system.clone(), difference, renewal: None };
+        let planned = Planned { target, system: view.system.clone(), difference, renewal: None, place: None };
         let is_doubtful = rollback::is_doubtful(&history, &entry);
         Ok(Back { planned, from, entry, old, is_doubtful })
     }
@@ -250,12 +252,16 @@ async fn documents(
         (get(of("targets"), MAX_METADATA_BYTES).await?, get(of("snapshot"), MAX_METADATA_BYTES).await?);
     // Only where to find it: what is found is checked.
     let listed: Value = serde_json::from_str(&targets).context("the metadata of targets is not JSON")?;
-    let hash = listed["signed"]["targets"][target_name(machine)]["hashes"]["sha256"].as_str();
-    let hash: Sha256 = hash
-        .and_then(|hash| hash.parse().ok())
+    let of_name = |name: String| -> Option<Sha256> {
+        listed["signed"]["targets"][name]["hashes"]["sha256"].as_str()?.parse().ok()
+    };
+    // A generation of a rollout is listed under a name of its own.
+    let plain = of_name(target_name(machine)).map(|hash| target_path(machine, &hash));
+    let path = plain
+        .or_else(|| of_name(gated_name(machine)).map(|hash| gated_path(machine, &hash)))
         .with_context(|| format!("the metadata of generation {generation} of {machine} lists no target"))?;
     let max = usize::try_from(MAX_TARGET_BYTES).unwrap_or(usize::MAX);
-    let target = get(target_path(machine, &hash), max).await?;
+    let target = get(path, max).await?;
     Ok(Publication { generation, targets, snapshot, target })
 }
 

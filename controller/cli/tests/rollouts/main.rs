@@ -171,7 +171,7 @@ async fn holding_a_rollout_is_one_request_and_ending_it_asks() {
         "{}",
         out(&refused)
     );
-    let undone = bed.muster(&["rollout", "undo", "weekly", "--at-once"]);
+    let undone = bed.muster(&["rollout", "undo", "weekly", "--yes"]);
     assert!(out(&undone).contains("No machine of weekly has begun"), "{}", out(&undone));
     let unknown = bed.muster(&["rollout", "pause", "nightly"]);
     assert!(out(&unknown).contains("there is no open rollout 'nightly'; there is weekly (abababababab)"));
@@ -191,7 +191,7 @@ async fn undoing_stops_it_and_names_those_who_began() {
     });
     bed.says("/v1/operator/rollouts", json!([view]));
     bed.says(&path, view);
-    let undone = bed.muster(&["rollout", "undo", "weekly", "--at-once"]);
+    let undone = bed.muster(&["rollout", "undo", "weekly", "--yes"]);
     let said = out(&undone);
     assert!(undone.status.success(), "{said}");
     assert!(said.contains("go back: tin, lead") && said.contains("publish"), "{said}");

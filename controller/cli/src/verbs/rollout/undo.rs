@@ -1,4 +1,4 @@
-//! `muster rollout undo`: stops it, and brings back whoever began.
+//! `muster rollout undo`: stops it, and says how to bring back whoever began.
 
 use std::process::ExitCode;
 
@@ -19,9 +19,9 @@ use crate::terminal::list::listed;
 #[derive(Debug, Args)]
 pub struct Undo {
     name: String,
-    /// Do not ask: the machines go back as soon as they can, and no wave waits for another
-    #[arg(long)]
-    at_once: bool,
+    /// Do not ask
+    #[arg(long, short)]
+    yes: bool,
     /// Why, for the others
     #[arg(long, short, value_name = "TEXT")]
     message: Option<String>,
@@ -44,11 +44,11 @@ impl Undo {
             say!("have another generation already: {}", listed(&left));
         }
         let question = format!(
-            "Stop {}, and bring {} back at once, without waves?",
+            "Stop {} for good, to bring {} back?",
             view.name,
             count(back.len(), "machine", "machines")
         );
-        if !confirm(&question, self.at_once)? {
+        if !confirm(&question, self.yes)? {
             say!("Nothing was changed.");
             return Ok(ExitCode::FAILURE);
         }
@@ -56,13 +56,13 @@ impl Undo {
             ask(&api, &view, &AskRollout { wish: Wish::Stop, forgive: false, why: self.message }).await?;
             say!("{} is stopped.", view.name);
         }
-        roll_back(&back);
+        tell_rollback(&back);
         Ok(ExitCode::SUCCESS)
     }
 }
 
 /// How these machines get the generation before: signed again, as another generation.
-fn roll_back(machines: &[MachineName]) {
+fn tell_rollback(machines: &[MachineName]) {
     let names: Vec<&str> = machines.iter().map(MachineName::as_str).collect();
-    say!("Sign what they ran before: `muster rollback --at-once {}`", names.join(" "));
+    say!("Sign what they ran before: `muster rollback {}`", names.join(" "));
 }

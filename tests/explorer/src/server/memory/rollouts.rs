@@ -12,6 +12,8 @@ use super::{Forbidden, Memory, insert};
 /// A plan, and its rollout.
 #[derive(Debug, Clone)]
 pub struct Kept {
+    /// Compared with what a database holds.
+    #[cfg_attr(not(test), allow(dead_code))]
     pub document: Vec<u8>,
     pub rollout: StoredRollout,
 }
