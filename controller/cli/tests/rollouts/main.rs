@@ -195,7 +195,7 @@ async fn undoing_stops_it_and_names_those_who_began() {
     let said = out(&undone);
     assert!(undone.status.success(), "{said}");
     assert!(said.contains("go back: tin, lead") && said.contains("publish"), "{said}");
-    assert!(said.contains("muster rollback --at-once tin lead"), "{said}");
+    assert!(said.contains("muster rollback tin lead"), "{said}");
     let asked = json!({ "wish": "stop", "forgive": false, "why": null });
     assert_eq!(bed.asked(), [(path, asked)]);
 }
