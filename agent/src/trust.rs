@@ -56,6 +56,12 @@ pub enum TrustError {
 }
 
 impl TrustError {
+    /// Whether the plan that was refused is the one that operators signed: no other one comes in its place.
+    pub fn is_final(&self) -> bool {
+        use PlanError as E;
+        matches!(self, Self::Plan(error) if !matches!(error, E::OtherPlan { .. } | E::TooLarge(_)))
+    }
+
     /// What the refused answer would have been, had it been believed.
     pub fn attack(&self) -> Option<Attack> {
         match self {

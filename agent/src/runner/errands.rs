@@ -4,19 +4,25 @@
 use std::time::Duration;
 
 use muster_protocol::api;
-use muster_protocol::ids::Sha256;
+use muster_protocol::ids::{Generation, Sha256};
 use muster_protocol::plan::{Gate, MAX_STATEMENTS_BYTES, Place, Plan, Statements};
 use muster_protocol::report::Attack;
 
 use super::chance::number;
 use super::shared::Shared;
+use super::turns::NOT_YET;
 use crate::client::{Client, ClientError};
 use crate::core::backoff::Backoff;
 use crate::core::rollout::Says;
 use crate::trust::{Trust, TrustError};
 
+/// How long a plan is left alone that is the one signed, and wrong: only another target helps.
+const SIGNED_SO: Duration = Duration::from_secs(3600);
+
 #[derive(Default)]
 pub(super) struct Errands {
+    /// The target that all of this is about.
+    about: Option<(Generation, Place)>,
     backoff: Backoff,
     /// In awake time, after a failure.
     not_before: Option<Duration>,
@@ -52,11 +58,13 @@ impl Errands {
     ) -> Option<(Attack, String)> {
         let Some((place, generation)) = trust.held().and_then(|held| Some((held.rollout?, held.generation)))
         else {
-            (self.refused, self.not_before) = (None, None);
+            *self = Self { reported: self.reported, ..Self::default() };
             return None;
         };
-        if self.refused.is_some_and(|(of, _)| of != place.plan) {
-            self.refused = None;
+        if self.about.replace((generation, place)) != Some((generation, place)) {
+            // What was wrong with another target's plan delays nothing.
+            (self.refused, self.not_before, self.backoff) = (None, None, Backoff::default());
+            shared.turns.set_missing(NOT_YET.to_owned());
         }
         if self.not_before.is_some_and(|time| shared.clock.awake() < time) {
             return None;
@@ -69,7 +77,12 @@ impl Errands {
             shared.wakes.wake_work();
             if let Err(error) = fetched {
                 shared.turns.set_missing(error.to_string());
-                return self.failed(place.plan, error.attack(), error.to_string(), client_of(&error), shared);
+                let new =
+                    self.failed(place.plan, error.attack(), error.to_string(), client_of(&error), shared);
+                if error.is_final() {
+                    self.not_before = Some(shared.clock.awake().saturating_add(SIGNED_SO));
+                }
+                return new;
             }
             self.backoff.succeeded();
             self.refused = None;
@@ -79,7 +92,7 @@ impl Errands {
         let turn = shared.turns.turn(&held, shared.clock.awake(), shared.clock.unix_ms())?;
         if turn.gate == Some(Gate::Open) || turn.says != Says::Go {
             // Either it is right now, or the controller no longer says anything else.
-            self.refused.take_if(|(_, attack)| *attack == Attack::SkippedWave);
+            self.refused = None;
             return None;
         }
         if self.asked {

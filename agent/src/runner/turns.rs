@@ -16,6 +16,9 @@ use crate::trust::Trust;
 /// How often the controller is asked again for leave that ended before it could be used.
 const ASKED_APART: Duration = Duration::from_secs(60);
 
+/// Why a plan is missing that nobody asked for.
+pub const NOT_YET: &str = "it was not fetched yet";
+
 pub struct Turns {
     machine: MachineName,
     /// The plan of the newest verified target.
@@ -38,7 +41,7 @@ impl Turns {
         let turns = Self {
             machine: machine.clone(),
             plan: RefCell::new(None),
-            missing: RefCell::new("it was not fetched yet".to_owned()),
+            missing: RefCell::new(NOT_YET.to_owned()),
             expires: Cell::new(None),
             gate: RefCell::new(None),
             answered: RefCell::new(None),

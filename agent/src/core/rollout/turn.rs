@@ -83,13 +83,14 @@ pub fn held(place: Place, turn: Option<&Turn>) -> Option<Deferral> {
             };
             return Some(Deferral::new(Hold::Rollout, why));
         }
-        (Some(Gate::Closed(lack)), Says::Go) => format!("the controller says go, but {lack}"),
+        // Leave that ended was leave all the same: a text that changes each time would be told each time.
+        (Some(Gate::Closed(lack)), Says::Go | Says::Lapsed) => format!("the controller says go, but {lack}"),
         (Some(Gate::Closed(lack)), _) => format!("waits for its wave: {lack}"),
-        (None, Says::Go) => {
+        (None, Says::Go | Says::Lapsed) => {
             "waits for its wave: the controller says go, and is asked for the proof".to_owned()
         }
         (None, Says::Wait(why)) => format!("waits for its wave: {why}"),
-        (None, Says::Nothing | Says::Lapsed) => "waits for its wave".to_owned(),
+        (None, Says::Nothing) => "waits for its wave".to_owned(),
     };
     Some(Deferral::new(Hold::Wave, why))
 }
