@@ -248,7 +248,7 @@ mod tests {
     use super::super::rollout::work::tests::{output, plan_of};
     use super::*;
 
-    fn view(more: serde_json::Value) -> MachineView {
+    fn view(more: &serde_json::Value) -> MachineView {
         let mut view = serde_json::json!({
             "machine": "tin", "class": "nixos", "system": "x86_64-linux", "tags": [],
             "standing": "enrolled", "condition": "updating", "clone_alarm": false,
@@ -270,7 +270,7 @@ mod tests {
     #[test]
     fn a_target_is_put_where_the_plan_has_its_machine() {
         let written = serde_json::json!({ "waves": [{ "name": "a", "machines": ["tin"] }] });
-        let sealed = Sealed::new(plan_of(written, &["tin", "lead"])).unwrap();
+        let sealed = Sealed::new(plan_of(&written, &["tin", "lead"])).unwrap();
         let mut gated: Target = serde_json::from_value(target("lead")).unwrap();
         sealed.put(&mut gated).unwrap();
         assert_eq!(gated.rollout, Some(Place { plan: sealed.hash, wave: 1 }));
@@ -289,10 +289,10 @@ mod tests {
 
     #[test]
     fn old_agents_are_refused_by_name_and_machines_that_have_not_enrolled_are_not() {
-        let new = view(serde_json::json!({ "understands": ["x", "rollouts"] }));
-        let invited = view(serde_json::json!({ "standing": "invited" }));
+        let new = view(&serde_json::json!({ "understands": ["x", "rollouts"] }));
+        let invited = view(&serde_json::json!({ "standing": "invited" }));
         assert!(require_new_agents([&new, &invited]).is_ok());
-        let refused = require_new_agents([&new, &view(serde_json::json!({}))]).unwrap_err();
+        let refused = require_new_agents([&new, &view(&serde_json::json!({}))]).unwrap_err();
         assert!(format!("{refused:#}").contains("know of no rollouts: tin"), "{refused:#}");
     }
 
@@ -311,7 +311,7 @@ mod tests {
             serde_json::json!({ "target": target, "at": 0, "by": open.by, "expires": 0 })
         };
         let waiting = view(
-            serde_json::json!({ "published": published(serde_json::json!({ "plan": plan, "wave": 1 })) }),
+            &serde_json::json!({ "published": published(serde_json::json!({ "plan": plan, "wave": 1 })) }),
         );
         let left = leaving(std::slice::from_ref(&open), [&waiting]);
         assert_eq!(left, [("tin".parse().unwrap(), "weekly".parse().unwrap())]);
@@ -322,7 +322,7 @@ mod tests {
         .unwrap();
         assert!(leaving(std::slice::from_ref(&open), [&done]).is_empty());
         assert!(leaving(&[], [&waiting]).is_empty());
-        let ungated = view(serde_json::json!({ "published": published(serde_json::json!(null)) }));
+        let ungated = view(&serde_json::json!({ "published": published(serde_json::json!(null)) }));
         assert!(leaving(&[open], [&ungated]).is_empty());
     }
 }

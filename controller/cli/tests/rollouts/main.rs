@@ -3,6 +3,7 @@
 
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 
+mod second;
 mod skipped;
 
 use std::collections::BTreeMap;
@@ -104,7 +105,7 @@ impl Bed {
         command.output().unwrap()
     }
 
-    fn machine(&self, name: &str, more: Value) -> Value {
+    fn machine(&self, name: &str, more: &Value) -> Value {
         let mut machine = json!({
             "machine": name, "class": "nixos", "system": "x86_64-linux", "tags": [],
             "standing": "enrolled", "condition": "up-to-date", "clone_alarm": false,
@@ -122,7 +123,7 @@ impl Bed {
         std::fs::write(self.at("fleet/witnesses").join(name), &*witness.to_text()).unwrap();
         let key = SecretKey::generate().unwrap().public();
         let claim = witness.claim(&self.fleet, &name.parse().unwrap(), key);
-        self.machine(name, json!({ "key": key, "signing": claim }))
+        self.machine(name, &json!({ "key": key, "signing": claim }))
     }
 }
 
@@ -207,7 +208,7 @@ async fn what_machines_prove_is_kept_in_the_repository_and_an_old_proof_counts_f
     std::fs::write(bed.at("repository/flake.nix"), "{ outputs = _: { }; }").unwrap();
     let (first, tin) = (bed.proved("tin"), "/v1/operator/machines/tin");
     let stranger = SecretKey::generate().unwrap().public();
-    let lead = bed.machine("lead", json!({ "key": stranger }));
+    let lead = bed.machine("lead", &json!({ "key": stranger }));
     bed.says("/v1/operator/machines", json!([first, lead]));
     let prove = ["machines", "prove", "--flake", "./repository"];
     let said = out(&bed.muster(&prove));
@@ -260,7 +261,7 @@ async fn an_update_shows_its_waves_before_it_signs() {
     std::fs::create_dir(bed.at("repository")).unwrap();
     std::fs::write(bed.at("repository/flake.nix"), FLAKE).unwrap();
     let machines =
-        |lead: Value| json!([bed.proved("tin"), bed.machine("lead", lead), bed.machine("zinc", json!({}))]);
+        |lead: Value| json!([bed.proved("tin"), bed.machine("lead", &lead), bed.machine("zinc", &json!({}))]);
     bed.says("/v1/operator/machines", machines(json!({})));
     let dry = |more: &[&str]| {
         let output = bed.muster(&[&["update", "--flake", "./repository", "--dry-run"], more].concat());
@@ -314,7 +315,7 @@ async fn an_update_shows_its_waves_before_it_signs() {
     std::fs::remove_dir_all(bed.at("fleet/witnesses")).unwrap();
     bed.says(
         "/v1/operator/machines",
-        json!([bed.machine("tin", json!({ "key": bed.key })), bed.machine("lead", json!({}))]),
+        json!([bed.machine("tin", &json!({ "key": bed.key })), bed.machine("lead", &json!({}))]),
     );
     let (done, said) = dry(&["--rollout", "weekly", "tin", "lead"]);
     assert!(!done && said.contains("no machine of wave 'canaries' can vouch for it: tin: "), "{said}");

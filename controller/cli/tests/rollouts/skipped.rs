@@ -7,7 +7,7 @@ use muster_protocol::tuf::repository::sign_generation;
 
 use super::*;
 
-const OUTPUT: &str = "/nix/store/1c0bm0n2hg4kd2x7q2g5p1l1c4cx8kpl-system";
+pub const OUTPUT: &str = "/nix/store/1c0bm0n2hg4kd2x7q2g5p1l1c4cx8kpl-system";
 const FAR: i64 = 4_000_000_000;
 
 /// Two canaries, of which one has soaked, and one machine that waits for both.
@@ -78,7 +78,7 @@ impl Halted {
         self.bed.file(&format!("{tuf}/targets/{name}/{hash}.gated.json"), text);
         let published =
             json!({ "target": target, "at": 1, "by": self.bed.key, "expires": FAR, "signers": [] });
-        self.bed.machine(name, json!({ "published": published, "key": self.bed.key }))
+        self.bed.machine(name, &json!({ "published": published, "key": self.bed.key }))
     }
 }
 

@@ -191,7 +191,7 @@ mod tests {
 
     fn old() -> Plan {
         plan_of(
-            json!({
+            &json!({
                 "waves": [
                     { "name": "canaries", "machines": ["a", "b"], "soak": "2h" },
                     { "name": "some", "machines": ["c", "d"] },
