@@ -1,5 +1,5 @@
-//! The rollout of an update: which one, worked out for its machines, sent to the controller, and named in what
-//! is signed.
+//! The rollout of an update: which one, worked out for its machines, sent to the controller, and named in
+//! what is signed.
 
 use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
@@ -66,7 +66,10 @@ impl Choice {
                 let known = listed(flake.muster.rollouts.keys());
                 anyhow!("the flake {} has no rollout {name}; it has {known}", flake.reference)
             })
-            .hint("write it under muster.rollouts (rollouts, in the inventory of lib.mkFleet), or see --at-once")
+            .hint(
+                "write it under muster.rollouts (rollouts, in the inventory of lib.mkFleet), or see \
+             --at-once",
+            )
             .map(Some)
     }
 }
@@ -224,7 +227,8 @@ pub fn require_new_agents<'a>(views: impl IntoIterator<Item = &'a MachineView>) 
         return Ok(());
     }
     Err(anyhow!("these machines run agents that know of no rollouts: {}", listed(old))).hint(
-        "update their agents first, with `muster update --at-once MACHINE …`, or leave them out: name the others",
+        "update their agents first, with `muster update --at-once MACHINE …`, or leave them out: name the \
+         others",
     )
 }
 
@@ -245,6 +249,8 @@ pub fn leaving<'a>(
 
 #[cfg(test)]
 mod tests {
+    use muster_protocol::keys::SecretKey;
+
     use super::super::rollout::work::tests::{output, plan_of};
     use super::*;
 
@@ -300,7 +306,7 @@ mod tests {
     fn a_machine_that_waits_in_an_open_rollout_would_leave_it() {
         let plan = Sha256::of(b"plan");
         let open: RolloutView = serde_json::from_value(serde_json::json!({
-            "plan": plan, "name": "weekly", "at": 0, "by": muster_protocol::keys::SecretKey::generate().unwrap().public(),
+            "plan": plan, "name": "weekly", "at": 0, "by": SecretKey::generate().unwrap().public(),
             "state": "running", "why": "", "budget": 0, "failures": 0, "waves": [], "said": null,
         }))
         .unwrap();

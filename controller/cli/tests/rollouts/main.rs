@@ -1,5 +1,5 @@
-//! Rollouts at the command line: what is asked of the controller, what is shown before signing, and whose keys
-//! count.
+//! Rollouts at the command line: what is asked of the controller, what is shown before signing, and whose
+//! keys count.
 
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 
@@ -184,7 +184,11 @@ async fn undoing_stops_it_and_names_those_who_began() {
     let bed = Bed::new().await;
     let plan = "cd".repeat(32);
     let path = format!("/v1/operator/rollouts/{plan}");
-    let member = |name: &str, state: &str| json!({ "machine": name, "wave": 0, "state": state, "why": "", "said": null });
+    let member = |name: &str, state: &str| {
+        json!({
+            "machine": name, "wave": 0, "state": state, "why": "", "said": null,
+        })
+    };
     let view = json!({
         "plan": plan, "name": "weekly", "at": 1, "by": bed.key, "state": "halted", "why": "two failed",
         "budget": 0, "failures": 2, "waves": [],
@@ -244,7 +248,13 @@ async fn what_machines_prove_is_kept_in_the_repository_and_an_old_proof_counts_f
 
 const FLAKE: &str = r#"{
   outputs = { self }: let
-    system = name: { config.system.build.toplevel = derivation { inherit name; system = "x86_64-linux"; builder = "/bin/sh"; }; };
+    system = name: {
+      config.system.build.toplevel = derivation {
+        inherit name;
+        system = "x86_64-linux";
+        builder = "/bin/sh";
+      };
+    };
   in {
     nixosConfigurations = { tin = system "tin"; lead = system "lead"; zinc = system "zinc"; };
     muster.rollouts.weekly = {

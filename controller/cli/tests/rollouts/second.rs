@@ -1,4 +1,5 @@
-//! `muster sign` of a draft for a rollout: the plan is the one that is signed, and every machine in its place.
+//! `muster sign` of a draft for a rollout: the plan is the one that is signed, and every machine in its
+//! place.
 
 use muster_protocol::clock::{Clock as _, SystemClock};
 use muster_protocol::draft::{Draft, Drafted, DraftedGeneration};

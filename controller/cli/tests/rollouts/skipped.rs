@@ -29,7 +29,8 @@ impl Halted {
         let plan = json!({
             "fleet": bed.fleet, "name": "weekly", "nonce": Sha256::of(b"nonce"), "budget": 1,
             "waves": [
-                { "name": "canaries", "members": ["tin", "lead"], "vouchers": [voucher("tin"), voucher("lead")],
+                { "name": "canaries", "members": ["tin", "lead"],
+                  "vouchers": [voucher("tin"), voucher("lead")],
                   "atLeast": 2, "percent": 100, "soakSeconds": 7200, "maxInFlight": 1 },
                 { "name": "rest", "members": ["zinc"], "vouchers": [voucher("zinc")], "atLeast": 0,
                   "soakSeconds": 900, "maxInFlight": 1 },
@@ -42,10 +43,14 @@ impl Halted {
         let places = [("tin", 0), ("lead", 0), ("zinc", 1)];
         let machines = places.map(|(name, wave)| halted.published(name, wave));
         halted.bed.says("/v1/operator/machines", json!(machines));
-        let member = |name: &str, wave: u32, state: &str| json!({ "machine": name, "wave": wave, "state": state, "why": "", "said": null });
+        let member = |name: &str, wave: u32, state: &str| {
+            json!({
+                "machine": name, "wave": wave, "state": state, "why": "", "said": null,
+            })
+        };
         let view = json!({
-            "plan": hash, "name": "weekly", "at": 1, "by": halted.bed.key, "state": "running", "why": "it waits",
-            "budget": 1, "failures": 0,
+            "plan": hash, "name": "weekly", "at": 1, "by": halted.bed.key, "state": "running",
+            "why": "it waits", "budget": 1, "failures": 0,
             "waves": [
                 { "name": "canaries", "atLeast": 2, "open": true, "soaked": 1, "away": 1 },
                 { "name": "rest", "open": false, "waiting": 1 },

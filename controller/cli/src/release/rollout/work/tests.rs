@@ -157,7 +157,12 @@ fn at_most_64_of_a_wave_vouch_and_percentages_are_of_them() {
 fn only_a_proved_key_vouches_and_a_wave_that_asks_for_more_is_refused() {
     let mut members = hosts(4);
     members[0].key = Err("bob invited it".into());
-    let written = |at_least: serde_json::Value| json!({ "waves": [{ "name": "a", "machines": ["m0", "m1", "m2"], "atLeast": at_least }] });
+    let of_three = ["m0", "m1", "m2"];
+    let written = |at_least: serde_json::Value| {
+        json!({
+            "waves": [{ "name": "a", "machines": of_three, "atLeast": at_least }],
+        })
+    };
     let found = worked(&written(json!(null)), &members).unwrap();
     assert_eq!((found.plan.waves[0].vouchers.len(), found.plan.waves[0].at_least), (2, 2));
     assert_eq!(found.cannot_vouch, [("m0".parse().unwrap(), "bob invited it".to_owned())]);
