@@ -35,7 +35,8 @@ pub struct Muster {
     pub machines: BTreeMap<MachineName, Machine>,
     #[serde(default)]
     pub inventory: Option<Inventory>,
-    /// As written: a rollout is checked when it is used, so that a mistake in it keeps nobody from the others.
+    /// As written: a rollout is checked when it is used, so that a mistake in it keeps nobody from the
+    /// others.
     #[serde(default)]
     pub rollouts: BTreeMap<String, Value>,
 }

@@ -1,5 +1,5 @@
-//! The keys that machines sign with, as they proved them to the operators who invited them. A rollout believes
-//! no other key: the controller would otherwise name its own.
+//! The keys that machines sign with, as they proved them to the operators who invited them. A rollout
+//! believes no other key: the controller would otherwise name its own.
 //!
 //! They are kept in the fleet's repository, so that operators who did not invite a machine have them, too.
 
@@ -24,8 +24,8 @@ pub const FILE: &str = "machine-keys.toml";
 const MAX_FILE_BYTES: u64 = 8 * 1024 * 1024;
 /// The most former keys that are kept of a machine.
 const MOST_FORMER: usize = 16;
-const HEAD: &str = "# The keys that machines sign with, as they proved them to an operator: whose word counts in \
-                    a rollout.\n# Written by `muster machines prove` and `trust-key`. Commit it.\n\n";
+const HEAD: &str = "# The keys that machines sign with, as they proved them to an operator: whose word \
+ counts in a rollout.\n# Written by `muster machines prove` and `trust-key`. Commit it.\n\n";
 
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -81,8 +81,8 @@ fn judge(fleet: &Sha256, view: &MachineView, witness: Option<&Witness>, kept: Op
     };
     if kept.is_some_and(|kept| kept.former.contains(&key)) {
         return Proof::Missing(format!(
-            "the controller names a key that it had before; see `muster-agent status` on {name}, and find out \
-             who holds the controller"
+            "the controller names a key that it had before; see `muster-agent status` on {name}, and find \
+             out who holds the controller"
         ));
     }
     let proved = view.signing.zip(witness);
@@ -90,21 +90,22 @@ fn judge(fleet: &Sha256, view: &MachineView, witness: Option<&Witness>, kept: Op
         return Proof::Proved(key);
     }
     let compare = format!(
-        "compare the key with `muster-agent status` on {name} and give it to `muster machines trust-key {name} \
-         KEY`"
+        "compare the key with `muster-agent status` on {name} and give it to `muster machines trust-key \
+         {name} KEY`"
     );
     Proof::Missing(match (kept, witness, view.signing) {
         (Some(kept), ..) if kept.key == key => return Proof::Kept(key),
         (Some(_), ..) => format!(
-            "its key is another one than in {FILE}: whoever invited it runs `muster machines prove {name}`, or \
-             {compare}"
+            "its key is another one than in {FILE}: whoever invited it runs `muster machines prove {name}`, \
+             or {compare}"
         ),
         (None, Some(_), Some(_)) => {
             format!("what it shows is not proved by the token that you made: {compare}")
         }
         (None, Some(_), None) => format!("its agent has not proved its key: update the agent, or {compare}"),
         (None, None, _) => format!(
-            "another operator invited it: they run `muster machines prove {name}` and commit {FILE}, or {compare}"
+            "another operator invited it: they run `muster machines prove {name}` and commit {FILE}, or \
+             {compare}"
         ),
     })
 }
@@ -161,8 +162,8 @@ impl ProvenKeys {
             let named = named.map_or_else(|| "no key".to_owned(), |key| key.hex());
             return Err(anyhow!("the controller says that {machine} signs with {named}, and you say {key}"))
                 .hint(format!(
-                    "look at `muster-agent status` on {machine} again; if it shows what you gave, the controller \
-                     lies"
+                    "look at `muster-agent status` on {machine} again; if it shows what you gave, the \
+                     controller lies"
                 ));
         }
         if let Some(kept) = self.kept.machines.get_mut(machine) {

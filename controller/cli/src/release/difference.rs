@@ -67,7 +67,8 @@ pub fn terms(old: Option<&Target>, new: &Target) -> Difference {
     if old.derivation != new.derivation || old.output != new.output {
         return Difference::System(None);
     }
-    // The number, the message, the options of the evaluation and a rollout do not change what the machine runs.
+    // The number, the message, the options of the evaluation and a rollout do not change what the machine
+    // runs.
     let same = Target {
         generation: old.generation,
         requires: old.requires.clone(),

@@ -1,5 +1,5 @@
-//! The rollout of an update: which one, worked out for its machines, sent to the controller, and named in what
-//! is signed.
+//! The rollout of an update: which one, worked out for its machines, sent to the controller, and named in
+//! what is signed.
 
 use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
@@ -66,7 +66,10 @@ impl Choice {
                 let known = listed(flake.muster.rollouts.keys());
                 anyhow!("the flake {} has no rollout {name}; it has {known}", flake.reference)
             })
-            .hint("write it under muster.rollouts (rollouts, in the inventory of lib.mkFleet), or see --at-once")
+            .hint(
+                "write it under muster.rollouts (rollouts, in the inventory of lib.mkFleet), or see \
+             --at-once",
+            )
             .map(Some)
     }
 }
@@ -224,7 +227,8 @@ pub fn require_new_agents<'a>(views: impl IntoIterator<Item = &'a MachineView>) 
         return Ok(());
     }
     Err(anyhow!("these machines run agents that know of no rollouts: {}", listed(old))).hint(
-        "update their agents first, with `muster update --at-once MACHINE …`, or leave them out: name the others",
+        "update their agents first, with `muster update --at-once MACHINE …`, or leave them out: name the \
+         others",
     )
 }
 
@@ -245,10 +249,12 @@ pub fn leaving<'a>(
 
 #[cfg(test)]
 mod tests {
+    use muster_protocol::keys::SecretKey;
+
     use super::super::rollout::work::tests::{output, plan_of};
     use super::*;
 
-    fn view(more: serde_json::Value) -> MachineView {
+    fn view(more: &serde_json::Value) -> MachineView {
         let mut view = serde_json::json!({
             "machine": "tin", "class": "nixos", "system": "x86_64-linux", "tags": [],
             "standing": "enrolled", "condition": "updating", "clone_alarm": false,
@@ -270,7 +276,7 @@ mod tests {
     #[test]
     fn a_target_is_put_where_the_plan_has_its_machine() {
         let written = serde_json::json!({ "waves": [{ "name": "a", "machines": ["tin"] }] });
-        let sealed = Sealed::new(plan_of(written, &["tin", "lead"])).unwrap();
+        let sealed = Sealed::new(plan_of(&written, &["tin", "lead"])).unwrap();
         let mut gated: Target = serde_json::from_value(target("lead")).unwrap();
         sealed.put(&mut gated).unwrap();
         assert_eq!(gated.rollout, Some(Place { plan: sealed.hash, wave: 1 }));
@@ -289,10 +295,10 @@ mod tests {
 
     #[test]
     fn old_agents_are_refused_by_name_and_machines_that_have_not_enrolled_are_not() {
-        let new = view(serde_json::json!({ "understands": ["x", "rollouts"] }));
-        let invited = view(serde_json::json!({ "standing": "invited" }));
+        let new = view(&serde_json::json!({ "understands": ["x", "rollouts"] }));
+        let invited = view(&serde_json::json!({ "standing": "invited" }));
         assert!(require_new_agents([&new, &invited]).is_ok());
-        let refused = require_new_agents([&new, &view(serde_json::json!({}))]).unwrap_err();
+        let refused = require_new_agents([&new, &view(&serde_json::json!({}))]).unwrap_err();
         assert!(format!("{refused:#}").contains("know of no rollouts: tin"), "{refused:#}");
     }
 
@@ -300,7 +306,7 @@ mod tests {
     fn a_machine_that_waits_in_an_open_rollout_would_leave_it() {
         let plan = Sha256::of(b"plan");
         let open: RolloutView = serde_json::from_value(serde_json::json!({
-            "plan": plan, "name": "weekly", "at": 0, "by": muster_protocol::keys::SecretKey::generate().unwrap().public(),
+            "plan": plan, "name": "weekly", "at": 0, "by": SecretKey::generate().unwrap().public(),
             "state": "running", "why": "", "budget": 0, "failures": 0, "waves": [], "said": null,
         }))
         .unwrap();
@@ -311,7 +317,7 @@ mod tests {
             serde_json::json!({ "target": target, "at": 0, "by": open.by, "expires": 0 })
         };
         let waiting = view(
-            serde_json::json!({ "published": published(serde_json::json!({ "plan": plan, "wave": 1 })) }),
+            &serde_json::json!({ "published": published(serde_json::json!({ "plan": plan, "wave": 1 })) }),
         );
         let left = leaving(std::slice::from_ref(&open), [&waiting]);
         assert_eq!(left, [("tin".parse().unwrap(), "weekly".parse().unwrap())]);
@@ -322,7 +328,7 @@ mod tests {
         .unwrap();
         assert!(leaving(std::slice::from_ref(&open), [&done]).is_empty());
         assert!(leaving(&[], [&waiting]).is_empty());
-        let ungated = view(serde_json::json!({ "published": published(serde_json::json!(null)) }));
+        let ungated = view(&serde_json::json!({ "published": published(serde_json::json!(null)) }));
         assert!(leaving(&[open], [&ungated]).is_empty());
     }
 }

@@ -37,8 +37,8 @@ pub struct Planned {
 }
 
 impl Planned {
-    /// Whether it only renews a signature, so that the machine keeps its place in a rollout. Nobody can say what
-    /// the place was where too few of today's operators have signed it, or in an earlier epoch.
+    /// Whether it only renews a signature, so that the machine keeps its place in a rollout. Nobody can say
+    /// what the place was where too few of today's operators have signed it, or in an earlier epoch.
     pub fn keeps_place(&self) -> bool {
         let can = self.renewal.as_ref().is_some_and(|why| !why.must_be());
         self.place.is_some() && can && matches!(self.difference, Difference::Same)

@@ -1,5 +1,5 @@
-//! The plans of a draft, as its next signer looks at them: the bytes that the targets name, each machine's place,
-//! the keys that this operator knows, and the order that the flake says.
+//! The plans of a draft, as its next signer looks at them: the bytes that the targets name, each machine's
+//! place, the keys that this operator knows, and the order that the flake says.
 
 use std::collections::BTreeMap;
 use std::collections::btree_map::Entry;

@@ -1,5 +1,5 @@
-//! The target that a threshold of today's operators signed for a machine, from the published files themselves.
-//! What the controller says of it is not believed: it is about to be signed again.
+//! The target that a threshold of today's operators signed for a machine, from the published files
+//! themselves. What the controller says of it is not believed: it is about to be signed again.
 
 use anyhow::{Context as _, Result, anyhow};
 use futures_util::{StreamExt as _, TryStreamExt as _};

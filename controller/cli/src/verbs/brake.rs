@@ -44,8 +44,8 @@ impl Brake {
         match self.off {
             true => say!("The brake is off: rollouts go on."),
             false => say!(
-                "The brake is on: no rollout begins on any machine. What is switching ends by itself, and what is \
-                 published without a rollout is not held. `muster brake --off` releases it."
+                "The brake is on: no rollout begins on any machine. What is switching ends by itself, and \
+                 what is published without a rollout is not held. `muster brake --off` releases it."
             ),
         }
         Ok(())

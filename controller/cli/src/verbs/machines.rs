@@ -60,8 +60,8 @@ pub enum Machines {
     Readmit(readmit::Readmit),
     /// End a machine's access at once; what it runs stays as it is
     Revoke { machine: MachineName },
-    /// Prove the keys of the machines that you invited, and keep them in machine-keys.toml: whose word counts in a
-    /// rollout
+    /// Prove the keys of the machines that you invited, and keep them in machine-keys.toml: whose word counts
+    /// in a rollout
     Prove(prove::Prove),
     /// Let a machine's word count that another operator invited, after comparing its key
     TrustKey(prove::TrustKey),

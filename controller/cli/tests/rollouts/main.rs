@@ -1,8 +1,9 @@
-//! Rollouts at the command line: what is asked of the controller, what is shown before signing, and whose keys
-//! count.
+//! Rollouts at the command line: what is asked of the controller, what is shown before signing, and whose
+//! keys count.
 
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 
+mod second;
 mod skipped;
 
 use std::collections::BTreeMap;
@@ -104,7 +105,7 @@ impl Bed {
         command.output().unwrap()
     }
 
-    fn machine(&self, name: &str, more: Value) -> Value {
+    fn machine(&self, name: &str, more: &Value) -> Value {
         let mut machine = json!({
             "machine": name, "class": "nixos", "system": "x86_64-linux", "tags": [],
             "standing": "enrolled", "condition": "up-to-date", "clone_alarm": false,
@@ -122,7 +123,7 @@ impl Bed {
         std::fs::write(self.at("fleet/witnesses").join(name), &*witness.to_text()).unwrap();
         let key = SecretKey::generate().unwrap().public();
         let claim = witness.claim(&self.fleet, &name.parse().unwrap(), key);
-        self.machine(name, json!({ "key": key, "signing": claim }))
+        self.machine(name, &json!({ "key": key, "signing": claim }))
     }
 }
 
@@ -183,7 +184,11 @@ async fn undoing_stops_it_and_names_those_who_began() {
     let bed = Bed::new().await;
     let plan = "cd".repeat(32);
     let path = format!("/v1/operator/rollouts/{plan}");
-    let member = |name: &str, state: &str| json!({ "machine": name, "wave": 0, "state": state, "why": "", "said": null });
+    let member = |name: &str, state: &str| {
+        json!({
+            "machine": name, "wave": 0, "state": state, "why": "", "said": null,
+        })
+    };
     let view = json!({
         "plan": plan, "name": "weekly", "at": 1, "by": bed.key, "state": "halted", "why": "two failed",
         "budget": 0, "failures": 2, "waves": [],
@@ -207,7 +212,7 @@ async fn what_machines_prove_is_kept_in_the_repository_and_an_old_proof_counts_f
     std::fs::write(bed.at("repository/flake.nix"), "{ outputs = _: { }; }").unwrap();
     let (first, tin) = (bed.proved("tin"), "/v1/operator/machines/tin");
     let stranger = SecretKey::generate().unwrap().public();
-    let lead = bed.machine("lead", json!({ "key": stranger }));
+    let lead = bed.machine("lead", &json!({ "key": stranger }));
     bed.says("/v1/operator/machines", json!([first, lead]));
     let prove = ["machines", "prove", "--flake", "./repository"];
     let said = out(&bed.muster(&prove));
@@ -243,7 +248,13 @@ async fn what_machines_prove_is_kept_in_the_repository_and_an_old_proof_counts_f
 
 const FLAKE: &str = r#"{
   outputs = { self }: let
-    system = name: { config.system.build.toplevel = derivation { inherit name; system = "x86_64-linux"; builder = "/bin/sh"; }; };
+    system = name: {
+      config.system.build.toplevel = derivation {
+        inherit name;
+        system = "x86_64-linux";
+        builder = "/bin/sh";
+      };
+    };
   in {
     nixosConfigurations = { tin = system "tin"; lead = system "lead"; zinc = system "zinc"; };
     muster.rollouts.weekly = {
@@ -260,7 +271,7 @@ async fn an_update_shows_its_waves_before_it_signs() {
     std::fs::create_dir(bed.at("repository")).unwrap();
     std::fs::write(bed.at("repository/flake.nix"), FLAKE).unwrap();
     let machines =
-        |lead: Value| json!([bed.proved("tin"), bed.machine("lead", lead), bed.machine("zinc", json!({}))]);
+        |lead: Value| json!([bed.proved("tin"), bed.machine("lead", &lead), bed.machine("zinc", &json!({}))]);
     bed.says("/v1/operator/machines", machines(json!({})));
     let dry = |more: &[&str]| {
         let output = bed.muster(&[&["update", "--flake", "./repository", "--dry-run"], more].concat());
@@ -314,7 +325,7 @@ async fn an_update_shows_its_waves_before_it_signs() {
     std::fs::remove_dir_all(bed.at("fleet/witnesses")).unwrap();
     bed.says(
         "/v1/operator/machines",
-        json!([bed.machine("tin", json!({ "key": bed.key })), bed.machine("lead", json!({}))]),
+        json!([bed.machine("tin", &json!({ "key": bed.key })), bed.machine("lead", &json!({}))]),
     );
     let (done, said) = dry(&["--rollout", "weekly", "tin", "lead"]);
     assert!(!done && said.contains("no machine of wave 'canaries' can vouch for it: tin: "), "{said}");

@@ -7,7 +7,7 @@ use muster_protocol::tuf::repository::sign_generation;
 
 use super::*;
 
-const OUTPUT: &str = "/nix/store/1c0bm0n2hg4kd2x7q2g5p1l1c4cx8kpl-system";
+pub const OUTPUT: &str = "/nix/store/1c0bm0n2hg4kd2x7q2g5p1l1c4cx8kpl-system";
 const FAR: i64 = 4_000_000_000;
 
 /// Two canaries, of which one has soaked, and one machine that waits for both.
@@ -29,7 +29,8 @@ impl Halted {
         let plan = json!({
             "fleet": bed.fleet, "name": "weekly", "nonce": Sha256::of(b"nonce"), "budget": 1,
             "waves": [
-                { "name": "canaries", "members": ["tin", "lead"], "vouchers": [voucher("tin"), voucher("lead")],
+                { "name": "canaries", "members": ["tin", "lead"],
+                  "vouchers": [voucher("tin"), voucher("lead")],
                   "atLeast": 2, "percent": 100, "soakSeconds": 7200, "maxInFlight": 1 },
                 { "name": "rest", "members": ["zinc"], "vouchers": [voucher("zinc")], "atLeast": 0,
                   "soakSeconds": 900, "maxInFlight": 1 },
@@ -42,10 +43,14 @@ impl Halted {
         let places = [("tin", 0), ("lead", 0), ("zinc", 1)];
         let machines = places.map(|(name, wave)| halted.published(name, wave));
         halted.bed.says("/v1/operator/machines", json!(machines));
-        let member = |name: &str, wave: u32, state: &str| json!({ "machine": name, "wave": wave, "state": state, "why": "", "said": null });
+        let member = |name: &str, wave: u32, state: &str| {
+            json!({
+                "machine": name, "wave": wave, "state": state, "why": "", "said": null,
+            })
+        };
         let view = json!({
-            "plan": hash, "name": "weekly", "at": 1, "by": halted.bed.key, "state": "running", "why": "it waits",
-            "budget": 1, "failures": 0,
+            "plan": hash, "name": "weekly", "at": 1, "by": halted.bed.key, "state": "running",
+            "why": "it waits", "budget": 1, "failures": 0,
             "waves": [
                 { "name": "canaries", "atLeast": 2, "open": true, "soaked": 1, "away": 1 },
                 { "name": "rest", "open": false, "waiting": 1 },
@@ -78,7 +83,7 @@ impl Halted {
         self.bed.file(&format!("{tuf}/targets/{name}/{hash}.gated.json"), text);
         let published =
             json!({ "target": target, "at": 1, "by": self.bed.key, "expires": FAR, "signers": [] });
-        self.bed.machine(name, json!({ "published": published, "key": self.bed.key }))
+        self.bed.machine(name, &json!({ "published": published, "key": self.bed.key }))
     }
 }
 

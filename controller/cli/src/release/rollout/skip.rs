@@ -1,7 +1,8 @@
 //! The plan that takes another one's place and no longer waits for the wave that holds it up.
 //!
-//! It is of the machines that do not run their output yet: the waves after the blocking one move to the front,
-//! and what is unfinished of the blocking one and of those before goes to the end. All else stays as it was.
+//! It is of the machines that do not run their output yet: the waves after the blocking one move to the
+//! front, and what is unfinished of the blocking one and of those before goes to the end. All else stays as
+//! it was.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -191,7 +192,7 @@ mod tests {
 
     fn old() -> Plan {
         plan_of(
-            json!({
+            &json!({
                 "waves": [
                     { "name": "canaries", "machines": ["a", "b"], "soak": "2h" },
                     { "name": "some", "machines": ["c", "d"] },

@@ -113,7 +113,7 @@ mod tests {
     #[test]
     fn a_plan_says_who_waits_for_whom_for_how_long_and_what_ends_it() {
         let plan = plan_of(
-            json!({
+            &json!({
                 "waves": [
                     { "name": "canaries", "machines": ["tin"], "soak": "2h" },
                     { "name": "some", "machines": ["lead", "zinc", "iron"], "atLeast": 2, "maxInFlight": 2,

@@ -293,13 +293,13 @@ mod tests {
 
     use super::*;
 
-    fn read(value: Value) -> Result<Written, String> {
-        Written::read("muster.rollouts.weekly", &value).map_err(|error| error.to_string())
+    fn read(value: &Value) -> Result<Written, String> {
+        Written::read("muster.rollouts.weekly", value).map_err(|error| error.to_string())
     }
 
     #[test]
     fn everything_that_can_be_written_arrives() {
-        let written = read(json!({
+        let written = read(&json!({
             "waves": [{
                 "name": "canaries", "machines": ["tin"], "tags": ["canary"], "class": "nixos", "percent": 10,
                 "atLeast": "90%", "soak": "1h30m", "maxInFlight": 5,
@@ -352,7 +352,7 @@ mod tests {
             (json!({ "after": { "-": [] } }), "weekly.after.-: this is no name of a machine"),
             (json!({ "budget": 1.5 }), "weekly.budget: write a whole number of machines"),
         ] {
-            let refused = read(written.clone()).unwrap_err();
+            let refused = read(&written).unwrap_err();
             assert!(refused.contains(told), "{written}: {refused}");
         }
     }

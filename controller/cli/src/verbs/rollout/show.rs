@@ -85,8 +85,8 @@ fn advice(view: &RolloutView) -> Option<String> {
     Some(match view.state {
         RolloutState::Halted => format!(
             "look at the machines that failed (`muster history MACHINE`). Then `muster rollout retry {plan}` \
-             forgives them, `stop` ends it, `undo` brings back who began, or publish what is right with `muster \
-             update`"
+             forgives them, `stop` ends it, `undo` brings back who began, or publish what is right with \
+             `muster update`"
         ),
         RolloutState::Paused => {
             format!(
@@ -112,8 +112,10 @@ mod tests {
                   "failed": 2 },
                 { "name": "rest", "atLeast": 0, "soakSeconds": 900, "maxInFlight": 9, "waiting": 30 },
             ],
-            "members": [{ "machine": "tin", "wave": 0, "state": "failed", "why": "it went back", "said": null },
-                        { "machine": "lead", "wave": 9, "state": "waiting", "why": "for tin", "said": null }],
+            "members": [
+                { "machine": "tin", "wave": 0, "state": "failed", "why": "it went back", "said": null },
+                { "machine": "lead", "wave": 9, "state": "waiting", "why": "for tin", "said": null },
+            ],
         }))
         .unwrap();
         let told = advice(&view).unwrap();

@@ -1,0 +1,88 @@
+//! `muster sign` of a draft for a rollout: the plan is the one that is signed, and every machine in its
+//! place.
+
+use muster_protocol::clock::{Clock as _, SystemClock};
+use muster_protocol::draft::{Draft, Drafted, DraftedGeneration};
+use muster_protocol::machine::Class;
+use muster_protocol::plan::Plan;
+use muster_protocol::target::Target;
+use muster_protocol::tuf::repository::draft_generation;
+
+use super::skipped::OUTPUT;
+use super::*;
+
+/// Writes a plan, and a draft that puts zinc into a wave of it.
+fn write(bed: &Bed, wave: u32, output: &str) {
+    let key = SecretKey::generate().unwrap().public();
+    let plan = json!({
+        "fleet": bed.fleet, "name": "weekly", "nonce": Sha256::of(b"nonce"), "budget": 1,
+        "waves": [
+            { "name": "canaries", "members": ["tin"], "atLeast": 1, "soakSeconds": 7200, "maxInFlight": 1,
+              "vouchers": [{ "machine": "tin", "key": key, "output": OUTPUT }] },
+            { "name": "rest", "members": ["zinc"], "atLeast": 0, "maxInFlight": 1,
+              "vouchers": [{ "machine": "zinc", "key": bed.key, "output": OUTPUT }] },
+        ],
+    });
+    let plan = Plan::parse(plan.to_string().as_bytes()).unwrap().to_bytes().unwrap();
+    let target = json!({
+        "machine": "zinc", "class": "nixos", "generation": 1, "system": "x86_64-linux",
+        "derivation": "/nix/store/0c0bm0n2hg4kd2x7q2g5p1l1c4cx8kpl-system.drv", "output": output,
+        "requires": ["rollouts"], "rollout": { "plan": Sha256::of(&plan), "wave": wave },
+    });
+    let target = Target::parse(target.to_string().as_bytes()).unwrap();
+    let clock = SystemClock::new();
+    let draft = Draft {
+        fleet: bed.fleet,
+        made_at: clock.unix_ms(),
+        made_by: key,
+        ends: clock.unix_seconds() + 1000,
+        what: Drafted::Generations {
+            generations: vec![DraftedGeneration {
+                machine: target.machine.clone(),
+                class: Class::Nixos,
+                publication: draft_generation(&target, 4_000_000_000).unwrap(),
+            }],
+        },
+    };
+    std::fs::write(bed.at("draft.plan"), plan).unwrap();
+    std::fs::write(bed.at("draft"), serde_json::to_vec(&draft).unwrap()).unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_next_signer_sees_the_plan_that_is_signed_and_refuses_another() {
+    let bed = Bed::new().await;
+    let sign = |more: &[&str]| {
+        let output = bed.muster(&[&["sign", "draft", "--offline", "--unseen", "--yes"], more].concat());
+        (output.status.success(), out(&output))
+    };
+    write(&bed, 1, OUTPUT);
+    let before = std::fs::read(bed.at("draft")).unwrap();
+    let (done, said) = sign(&[]);
+    assert!(!done && said.contains("its plan is not here"), "{said}");
+
+    std::fs::write(bed.at("other.plan"), "{}").unwrap();
+    let (done, said) = sign(&["--plan", "other.plan"]);
+    assert!(!done && said.contains("the target names"), "{said}");
+    assert_eq!(std::fs::read(bed.at("draft")).unwrap(), before, "nothing was signed");
+
+    let (done, said) = sign(&["--plan", "draft.plan"]);
+    assert!(done, "{said}");
+    for words in [
+        "wave 2 of plan",
+        "Rollout weekly: 2 machines in 2 waves",
+        "1 of 1 must have run it well for 2h",
+        "not in this draft: tin",
+        "were not compared",
+        "Signed draft",
+    ] {
+        assert!(said.contains(words), "{words}\n{said}");
+    }
+
+    // Another wave than the plan's, and another system than its word would count for.
+    let other = "/nix/store/2c0bm0n2hg4kd2x7q2g5p1l1c4cx8kpl-system";
+    for (wave, output) in [(0, OUTPUT), (2, OUTPUT), (1, other)] {
+        write(&bed, wave, output);
+        let (done, said) = sign(&["--plan", "draft.plan"]);
+        assert!(!done && said.contains("the draft for zinc does not fit its rollout"), "{said}");
+    }
+}
