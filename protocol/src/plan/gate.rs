@@ -3,8 +3,8 @@
 use std::collections::BTreeMap;
 use std::fmt;
 
+use super::document::{Plan, Voucher, Wave};
 use super::statement::{Claim, Said, Statement};
-use super::{Plan, Voucher, Wave};
 use crate::ids::{MachineName, Sha256};
 use crate::keys::Signature;
 

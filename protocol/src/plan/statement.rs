@@ -2,7 +2,7 @@
 
 use serde::{Deserialize, Serialize};
 
-use super::{Plan, Voucher};
+use super::document::{Plan, Voucher};
 use crate::bounded;
 use crate::ids::{MachineName, Sha256};
 use crate::keys::{Context, KeyError, PublicKey, SecretKey, Signature};

@@ -1,4 +1,7 @@
+use std::collections::BTreeMap;
+
 use super::*;
+use crate::ids::{Epoch, MachineName, Sha256, StorePath};
 use crate::keys::{SecretKey, Signature};
 
 /// A plan of these waves, each given by its machines, of which all vouch and one must.

@@ -24,5 +24,6 @@ mod operators;
 mod printed;
 mod restored;
 mod rollback;
+mod rollouts;
 mod sign_in;
 mod stolen;
