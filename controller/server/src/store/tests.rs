@@ -77,7 +77,18 @@ fn arrived(machine: &MachineName, key: PublicKey, seq: u64) -> Arrived {
     let body = Bytes::from(serde_json::to_vec(&checkin).unwrap());
     let seals = Seals::new(SealKey::new(1, [1; 32]), vec![], ExchangeKey::from_bytes([5; 32]));
     let (body_sha256, seals) = (Sha256::of(&body), Arc::new(seals));
-    Arrived { checkin, body, body_sha256, key, signature: None, now: NOW, poll_seconds: 55, log: None, seals }
+    Arrived {
+        checkin,
+        body,
+        body_sha256,
+        key,
+        signature: None,
+        now: NOW,
+        poll_seconds: 55,
+        log: None,
+        vouches: false,
+        seals,
+    }
 }
 
 #[test]
