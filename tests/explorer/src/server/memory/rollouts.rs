@@ -9,12 +9,9 @@ use muster_server::core::rollouts::{NewRollout, NewTurn, StoredRollout};
 
 use super::{Forbidden, Memory, insert};
 
-/// A plan, and its rollout.
+/// A rollout. Its plan is told by its hash.
 #[derive(Debug, Clone)]
 pub struct Kept {
-    /// Compared with what a database holds.
-    #[cfg_attr(not(test), allow(dead_code))]
-    pub document: Vec<u8>,
     pub rollout: StoredRollout,
 }
 
@@ -22,10 +19,10 @@ impl Memory {
     pub(super) fn roll(&mut self, change: &Change) -> Result<(), Forbidden> {
         match change {
             Change::PlanStored(new) => {
-                let NewRollout { plan, document, name, budget, at, by } = NewRollout::clone(new);
+                let NewRollout { plan, document: _, name, budget, at, by } = NewRollout::clone(new);
                 let (asked, verdict, open) = (None, None, true);
                 let rollout = StoredRollout { plan, name, budget, at, by, asked, verdict, open };
-                insert(&mut self.rollouts, plan, Kept { document, rollout })?;
+                insert(&mut self.rollouts, plan, Kept { rollout })?;
             }
             Change::RolloutAsked { plan, asked } => {
                 self.rollout(plan, |rollout| rollout.asked = Some(asked.clone()));
