@@ -1,7 +1,7 @@
 //! The controller's HTTP API: its routes, and the layers that every request passes through.
 //!
-//! - `machine`, `operator`, `rollouts`, `cache` and `public` hold the handlers, one file per subject. A handler's types
-//!   say who must have sent the request and what it holds.
+//! - `machine`, `operator`, `rollouts`, `cache` and `public` hold the handlers, one file per subject. A
+//!   handler's types say who must have sent the request and what it holds.
 //! - `auth`, `path` and `body` are those types: who sent it, what the path names, what the body says.
 //! - `problem` is the one form of a refusal, and `refusals` maps each refusal of the other modules to its
 //!   status and code.

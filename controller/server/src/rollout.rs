@@ -5,6 +5,7 @@ pub mod deciding;
 pub mod driver;
 pub mod engine;
 pub mod held;
+mod observed;
 mod standing;
 pub mod statements;
 #[cfg(test)]

@@ -4,9 +4,9 @@
 //! as what they claim to be. `fuzz/fuzz_targets` gives them to libFuzzer; `tests/corpora.rs` runs them over
 //! the committed inputs with a plain compiler, so that a fixed crash stays fixed.
 //!
-//! The parsers are in `metadata`, `refresh`, `machines`, `replies`, `operators`, `plans`, `nix` and `keys`, which do
-//! not use one another. Below them are `oracle` (what must hold of saved metadata), `world` (a fleet with
-//! fixed keys and times) and `input` (bytes as text and as JSON).
+//! The parsers are in `metadata`, `refresh`, `machines`, `replies`, `operators`, `plans`, `nix` and `keys`,
+//! which do not use one another. Below them are `oracle` (what must hold of saved metadata), `world` (a
+//! fleet with fixed keys and times) and `input` (bytes as text and as JSON).
 //!
 //! For a new parser: a function here, a line in [`TARGETS`], a program in `fuzz/`, and a document in
 //! `examples/seeds.rs`, which writes the corpus (`cargo run -p muster-fuzz --example seeds`). A test says

@@ -2,7 +2,7 @@
 //! one printed line.
 
 use muster_protocol::clock::UnixMillis;
-use muster_protocol::operator::{Condition, MachineSummary, Standing};
+use muster_protocol::operator::{Condition, MachineSummary, MemberState, Standing};
 use muster_protocol::report::Attack;
 
 use crate::terminal::table;
@@ -97,6 +97,11 @@ pub fn note(view: &MachineSummary) -> String {
         parts.push(format!("{}{of}", phase.as_str()));
     }
     parts.extend(view.note.as_deref().map(first_line));
+    // What the controller knows of its turn; the machine's own words may be older, and say nothing of its
+    // wave.
+    if let Some(rollout) = view.rollout.as_ref().filter(|rollout| rollout.state == MemberState::Waiting) {
+        parts.push(first_line(&format!("{}, {}: {}", rollout.name, rollout.wave_name, rollout.why)));
+    }
     if let Some(units) = view.health.degraded.as_ref().filter(|units| !units.is_empty()) {
         parts.push(first_line(&format!("failed: {}", units.join(", "))));
     }

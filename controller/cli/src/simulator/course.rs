@@ -32,8 +32,8 @@ pub struct Course {
     pub reached: [Option<i64>; 3],
     /// Leave that machines did not use, since their gate was not proven.
     pub refused: u64,
-    /// The most machines of one wave that were switching when one more began, itself included, beside the plan's
-    /// `maxInFlight`.
+    /// The most machines of one wave that were switching when one more began, itself included, beside the
+    /// plan's `maxInFlight`.
     pub most_in_flight: u32,
     pub max_in_flight: u32,
     /// Machines that began before their gate was proven: a defect of gate or agent.

@@ -13,7 +13,7 @@ use muster_protocol::machine::{Class, System};
 use muster_protocol::operator::BrakeView;
 
 use super::audit::NewEntry;
-use super::rollouts::{Asked, Failed, NewRollout, NewTurn, Said, Turn, Verdict};
+use super::rollouts::stored::{Asked, Failed, NewRollout, NewTurn, Said, Turn, Verdict};
 use super::rows::{
     EarlierCheckIn, Grant, Mark, Outcome, Request, StoredAttack, StoredDraft, StoredEvent, StoredGeneration,
     Timestamp, Token,

@@ -389,8 +389,9 @@ fn with_last(stored: &Stored) -> Vec<EarlierCheckIn> {
     stored.earlier.iter().copied().chain(last).skip(known.saturating_sub(EARLIER)).collect()
 }
 
-/// The reply to the last check-in, unchanged but for its leave, of which only what is left now is told. Its bearer is made again from its end and the key that sealed
-/// it. Only a restored backup has raised the counter since: otherwise there would be no last check-in.
+/// The reply to the last check-in, unchanged but for its leave, of which only what is left now is told. Its
+/// bearer is made again from its end and the key that sealed it. Only a restored backup has raised the
+/// counter since: otherwise there would be no last check-in.
 fn repeated(
     stored: &Stored,
     last: &LastCheckIn,

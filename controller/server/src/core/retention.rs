@@ -23,7 +23,8 @@ pub const CONFIRMED: usize = 3;
 pub const DECISIONS: u32 = 512;
 /// The same for plans, which may be large.
 pub const PLANS_AT_ONCE: u32 = 8;
-/// How long a plan is kept that no generation names, in milliseconds: longer than a draft waits for signatures.
+/// How long a plan is kept that no generation names, in milliseconds: longer than a draft waits for
+/// signatures.
 pub const PLANS_KEPT_MS: i64 = (DRAFT_SECONDS + 86_400) * 1000;
 /// How long a token is kept after it expired, in seconds: a machine whose enrolment was not answered repeats
 /// it, and somebody may wonder what became of a token.
@@ -119,8 +120,8 @@ pub fn forget_events(before: UnixMillis) -> Decided<()> {
     Decided { changes: vec![Change::EventsForgotten { before, most: AT_ONCE }], answer: () }
 }
 
-/// Removes plans that were sent before `before` and that no generation names; the caller repeats it until none
-/// is left.
+/// Removes plans that were sent before `before` and that no generation names; the caller repeats it until
+/// none is left.
 pub fn forget_plans(before: UnixMillis) -> Decided<()> {
     Decided { changes: vec![Change::PlansForgotten { before, most: PLANS_AT_ONCE }], answer: () }
 }

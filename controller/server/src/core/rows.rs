@@ -12,7 +12,7 @@ use muster_protocol::report::{Attack, EventKind};
 use muster_protocol::request::SignedRequest;
 use serde::{Deserialize, Serialize};
 
-use super::rollouts::Turn;
+use super::rollouts::stored::Turn;
 
 /// No honest machine numbers check-ins or events this high, and database integers do not hold such numbers.
 pub const NUMBERS_END: u64 = i64::MAX as u64;

@@ -34,7 +34,7 @@ pub struct Of<'a> {
 /// What came of it.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Next {
-    /// Machines whose leave has changed.
+    /// Machines whose leave has changed, or that hear for the first time what they wait for.
     pub rings: Vec<MachineName>,
     /// When to decide again although nothing changes.
     pub look_again: Option<UnixMillis>,
@@ -149,7 +149,10 @@ fn written(
         let here = seen.turn.as_ref().filter(|turn| turn.at.plan == of.hash);
         let (Some(held), Some(generation)) = (here, seen.published) else { continue };
         let mut turn = held.clone();
-        let rings_it = leave.contains(name) || take_back.contains(name);
+        // A machine that is ready hears at once what it waits for; later changes of that come with its
+        // check-ins.
+        let waits = *state == MemberState::Waiting && held.at.state != MemberState::Waiting;
+        let rings_it = waits || leave.contains(name) || take_back.contains(name);
         if leave.contains(name) {
             (turn.until, turn.taken_back) = (Some(of.now.saturating_add(LEAVE_MS)), false);
         } else if take_back.contains(name) {

@@ -75,8 +75,8 @@ pub async fn decide_all(services: &Services) -> Result<(), Failed<RolloutRefusal
 struct Due(HashMap<Sha256, Option<UnixMillis>>);
 
 impl Due {
-    /// Those of the open rollouts that are decided now. Others may have written to a shared database, so there
-    /// each is looked at; and so is each that was never decided here.
+    /// Those of the open rollouts that are decided now. Others may have written to a shared database, so
+    /// there each is looked at; and so is each that was never decided here.
     fn now(&mut self, open: &[Sha256], stirred: Stirred, shared: bool, now: UnixMillis) -> BTreeSet<Sha256> {
         self.0.retain(|plan, _| open.contains(plan));
         let is_due = |plan: &&Sha256| match self.0.get(plan) {

@@ -5,17 +5,7 @@ use muster_protocol::ids::MachineName;
 use muster_protocol::operator::{MemberState, RolloutState, WaveView, Wish};
 use muster_protocol::plan::{Lack, Said, Voucher};
 
-use super::engine::{Belongs, Decision, Member, Observed, Stage, Wait};
-
-/// What holds a whole rollout.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub(super) enum Hold {
-    Stopped(Option<String>),
-    Brake(String),
-    Revoked(MachineName),
-    Budget { failures: u32, budget: u32 },
-    Paused(Option<String>),
-}
+use super::observed::{Belongs, Decision, Hold, Member, Observed, Stage, Wait};
 
 impl Hold {
     fn state(&self) -> RolloutState {

@@ -22,8 +22,8 @@ use muster_server::core::Change;
 use muster_server::core::change::{Bearer, CheckedIn, Enrolled, Invited, ReportsThrough};
 use muster_server::core::garbage::Mark;
 use muster_server::core::retention::{AT_ONCE, cost};
-use muster_server::core::rollouts::Turn;
 use muster_server::core::rollouts::facts::Recorded;
+use muster_server::core::rollouts::{StoredRollout, Turn};
 use muster_server::core::rows::{
     EarlierCheckIn, Granted, LastCheckIn, Outcome, Request, StoredAttack, StoredDraft, StoredEvent,
     StoredGeneration, Timestamp, Token, TokenUse,
@@ -44,7 +44,7 @@ pub struct Memory {
     pub generations: BTreeMap<(MachineName, Generation), Rc<StoredGeneration>>,
     pub drafts: BTreeMap<Sha256, StoredDraft>,
     pub cache_marks: BTreeMap<String, Mark>,
-    pub rollouts: BTreeMap<Sha256, rollouts::Kept>,
+    pub rollouts: BTreeMap<Sha256, StoredRollout>,
     /// What is recorded of machines in rollouts, by plan and machine.
     pub members: BTreeMap<(Sha256, MachineName), Recorded>,
     pub brake: Option<BrakeView>,

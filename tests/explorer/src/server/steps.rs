@@ -21,7 +21,7 @@ use super::world::{Kept, Message, Seen, World};
 /// What came of a request.
 enum Heard {
     Enrolled(bool),
-    CheckIn(Result<CheckInReply, CheckInRefusal>),
+    CheckIn(Box<Result<CheckInReply, CheckInRefusal>>),
     Report(Result<u64, muster_server::core::reports::ReportRefusal>),
     Published,
 }
@@ -182,7 +182,9 @@ impl World {
         }
         let machine = next.machines.get_mut(usize::from(n))?;
         match (heard, &message) {
-            (Heard::CheckIn(Ok(_)), _) if way == Way::Forgotten => machine.unanswered = None,
+            (Heard::CheckIn(answer), _) if answer.is_ok() && way == Way::Forgotten => {
+                machine.unanswered = None;
+            }
             (Heard::Enrolled(true), _) => machine.token = None,
             (Heard::CheckIn(answer), Message::CheckIn(said)) => machine.hear(said, &answer, &scene.cast),
             (Heard::Report(answer), _) => machine.hear_of_report(&answer),
@@ -243,10 +245,10 @@ impl World {
         };
         let decided = self.controller(scene).check_in(&received, scene.cast.seals());
         if !self.keep(scene, decided.changes) {
-            return Some(Heard::CheckIn(Err(CheckInRefusal::CachedReply)));
+            return Some(Heard::CheckIn(Box::new(Err(CheckInRefusal::CachedReply))));
         }
         properties::of_check_in(self, said, &hash, &decided.answer);
-        Some(Heard::CheckIn(decided.answer))
+        Some(Heard::CheckIn(Box::new(decided.answer)))
     }
 
     /// Before its transaction: the signatures are good for the root in force, and the class is the machine's.

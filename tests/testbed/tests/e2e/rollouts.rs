@@ -127,7 +127,7 @@ fn twelve_machines_take_a_generation_in_three_waves_through_a_killed_controller_
 }
 
 #[test]
-fn a_generation_that_fails_on_a_canary_reaches_nobody_else_and_a_retry_and_the_brake_do_as_they_say() {
+fn a_generation_that_fails_on_a_canary_reaches_nobody_else_and_the_brake_holds_the_next_one() {
     let fleet = Fleet::start(&twelve()[..6]).unwrap();
     fleet.must(&["machines", "prove"]).unwrap();
     fleet.fixture.say("health", "bad").unwrap();
@@ -143,9 +143,6 @@ fn a_generation_that_fails_on_a_canary_reaches_nobody_else_and_a_retry_and_the_b
     let show = |fleet: &Fleet| -> RolloutView {
         printed::read(&fleet.must(&["rollout", "show", "two", "--json"]).unwrap()).unwrap()
     };
-    for name in CANARIES {
-        fleet.wait(name, "rolled back or held", |view| view.condition != Condition::Updating).unwrap();
-    }
     let began = std::time::Instant::now();
     while show(&fleet).state != RolloutState::Halted {
         assert!(began.elapsed() < PATIENCE, "{:?}", show(&fleet));
@@ -166,6 +163,9 @@ fn a_generation_that_fails_on_a_canary_reaches_nobody_else_and_a_retry_and_the_b
         assert!(began.elapsed() < PATIENCE, "{:?}", show(&fleet));
         std::thread::sleep(std::time::Duration::from_millis(100));
     }
+    // One canary tried it, since one at a time may; the other was held.
+    let tried = CANARIES.iter().filter(|name| has_begun(&fleet, name, 1));
+    assert_eq!(tried.count(), 1);
     assert!(CANARIES.iter().all(|name| !has_begun(&fleet, name, 2)));
     fleet.must(&["brake", "--off"]).unwrap();
     for (name, _) in &twelve()[..6] {

@@ -3,7 +3,8 @@
 use muster_protocol::ids::{MachineName, Sha256};
 use muster_protocol::plan::PlanError;
 
-use super::MOST_OPEN;
+/// How many rollouts may be under way at once.
+pub const MOST_OPEN: u64 = 1000;
 
 #[derive(Debug, thiserror::Error)]
 pub enum RolloutRefusal {

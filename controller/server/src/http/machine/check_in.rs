@@ -71,8 +71,8 @@ pub async fn check_in(
     }
 }
 
-/// Whether what the machine says of a plan is signed by the key that the plan has of it. Anything else that it
-/// says of one is left alone: it may be of a plan that this controller lost.
+/// Whether what the machine says of a plan is signed by the key that the plan has of it. Anything else that
+/// it says of one is left alone: it may be of a plan that this controller lost.
 async fn vouches(app: &Shared, checkin: &CheckIn) -> Result<bool, Refused> {
     let Some(vouch) = &checkin.vouch else { return Ok(false) };
     let (plans, store) = (&app.services.plans, &app.services.store);

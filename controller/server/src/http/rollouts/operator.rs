@@ -1,5 +1,5 @@
-//! What operators send and ask of rollouts. Each answer comes after whatever follows from it is stored: once a
-//! rollout is paused, no check-in gets leave of it.
+//! What operators send and ask of rollouts. Each answer comes after whatever follows from it is stored:
+//! once a rollout is paused, no check-in gets leave of it.
 
 use axum::Json;
 use axum::extract::{Path, State};

@@ -8,7 +8,8 @@ fn name(text: &str) -> MachineName {
     text.parse().unwrap()
 }
 
-/// Waves of so many machines with the longest names, all of which vouch, the first 16 before the last machine.
+/// Waves of so many machines with the longest names, all of which vouch, the first 16 before the last
+/// machine.
 fn plan(sizes: &[usize], at_least: u32) -> Plan {
     let output = "/nix/store/1c0bm0n2hg4kd2x7q2g5p1l1c4cx8kpl-system";
     let machine = |wave: usize, number: usize| name(&format!("{wave:0>30}-{number:0>32}"));

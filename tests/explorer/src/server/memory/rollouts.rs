@@ -9,12 +9,6 @@ use muster_server::core::rollouts::{NewRollout, NewTurn, StoredRollout};
 
 use super::{Forbidden, Memory, insert};
 
-/// A rollout. Its plan is told by its hash.
-#[derive(Debug, Clone)]
-pub struct Kept {
-    pub rollout: StoredRollout,
-}
-
 impl Memory {
     pub(super) fn roll(&mut self, change: &Change) -> Result<(), Forbidden> {
         match change {
@@ -22,7 +16,7 @@ impl Memory {
                 let NewRollout { plan, document: _, name, budget, at, by } = NewRollout::clone(new);
                 let (asked, verdict, open) = (None, None, true);
                 let rollout = StoredRollout { plan, name, budget, at, by, asked, verdict, open };
-                insert(&mut self.rollouts, plan, Kept { rollout })?;
+                insert(&mut self.rollouts, plan, rollout)?;
             }
             Change::RolloutAsked { plan, asked } => {
                 self.rollout(plan, |rollout| rollout.asked = Some(asked.clone()));
@@ -61,7 +55,7 @@ impl Memory {
             Change::BrakeSet { brake } => self.brake.clone_from(brake),
             Change::PlansForgotten { before, most: _ } => {
                 let named: BTreeSet<Sha256> = self.generations.values().filter_map(|new| new.plan).collect();
-                self.rollouts.retain(|plan, kept| kept.rollout.at >= *before || named.contains(plan));
+                self.rollouts.retain(|plan, rollout| rollout.at >= *before || named.contains(plan));
                 self.members.retain(|(plan, _), _| self.rollouts.contains_key(plan));
             }
             _ => {}
@@ -70,8 +64,8 @@ impl Memory {
     }
 
     fn rollout(&mut self, plan: &Sha256, change: impl FnOnce(&mut StoredRollout)) {
-        if let Some(kept) = self.rollouts.get_mut(plan) {
-            change(&mut kept.rollout);
+        if let Some(rollout) = self.rollouts.get_mut(plan) {
+            change(rollout);
         }
     }
 }

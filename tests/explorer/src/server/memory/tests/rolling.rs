@@ -68,7 +68,7 @@ impl Both {
         let (hash, plan, document) = self.any_plan();
         match self.random.below(4) {
             0 => {
-                let open = self.memory.rollouts.values().filter(|kept| kept.rollout.open).count() as u64;
+                let open = self.memory.rollouts.values().filter(|kept| kept.open).count() as u64;
                 let known = Known { stored: self.memory.rollouts.contains_key(&hash), open };
                 let decided = rollouts::plan(&known, (hash, &plan, &document), context);
                 let here = decided.map(|decided| self.keep(decided)).map_err(|refusal| refusal.to_string());
@@ -108,7 +108,7 @@ impl Both {
     }
 
     pub(super) async fn compare_rollouts(&self, at: &str) {
-        let mut rollouts: Vec<_> = self.memory.rollouts.values().map(|kept| kept.rollout.clone()).collect();
+        let mut rollouts: Vec<_> = self.memory.rollouts.values().cloned().collect();
         rollouts.sort_by_key(|rollout| (std::cmp::Reverse(rollout.at), rollout.plan));
         assert_eq!(self.store.rollouts().await.unwrap(), rollouts, "{at}");
         let open: BTreeSet<_> = rollouts.iter().filter(|one| one.open).map(|one| one.plan).collect();
@@ -146,7 +146,7 @@ impl Memory {
             (name.clone(), seen)
         };
         Some(Facts {
-            rollout: kept.rollout.clone(),
+            rollout: kept.clone(),
             brake: self.brake.clone(),
             machines: self.machines.iter().map(seen).collect(),
             members: self.recorded(plan),
