@@ -55,8 +55,7 @@ pub fn plan(nonce: u8) -> Plan {
 
 /// A plan, or one of the documents that go with it.
 pub fn documents(data: &[u8]) -> bool {
-    let others = [input::json::<Vouch>, input::json::<Statements>, input::json::<Leave>];
-    let other = others.into_iter().fold(false, |any, reads| reads(data) || any);
+    let other = input::json::<Vouch>(data) | input::json::<Statements>(data) | input::json::<Leave>(data);
     let Ok(plan) = Plan::parse(data) else { return other };
     let bytes = plan.to_bytes().expect("a plan can be written");
     if bytes.len() as u64 <= muster_protocol::plan::MAX_PLAN_BYTES {

@@ -139,7 +139,7 @@ fn the_first_wave_begins_with_as_many_as_may_switch_at_once() {
 #[test]
 fn a_later_wave_begins_when_its_gate_is_proven_and_not_before() {
     let mut world = World::new(&[2, 2, 2], 2, 9);
-    world.apply(&world.decide().clone());
+    world.apply(&world.decide());
     world.soaked("0-0");
     world.member("0-1").stage = Stage::Confirmed;
     assert!(world.decide().leave.is_empty());
@@ -165,7 +165,7 @@ fn stop_brake_pause_budget_and_a_revoked_machine_each_hold_everything_and_take_l
     ];
     for (what, change, state) in changes {
         let mut world = World::new(&[4, 1], 1, 1);
-        world.apply(&world.decide().clone());
+        world.apply(&world.decide());
         change(&mut world);
         let decision = world.decide();
         assert_eq!((decision.state, decision.leave.len()), (state, 0), "{what}");
@@ -266,7 +266,7 @@ fn all_canaries_away_is_told() {
 #[test]
 fn a_machine_that_had_leave_and_is_silent_may_have_begun_until_it_counts_as_away() {
     let mut world = World::new(&[2], 1, 1);
-    world.apply(&world.decide().clone());
+    world.apply(&world.decide());
     // Its leave has ended, and nobody has heard of it since.
     world.now += super::engine::LEAVE_MS + 1;
     world.member("0-1").seen = Some(world.now);
@@ -279,7 +279,7 @@ fn a_machine_that_had_leave_and_is_silent_may_have_begun_until_it_counts_as_away
 #[test]
 fn leave_that_was_not_used_goes_to_another_machine_first() {
     let mut world = World::new(&[2], 1, 1);
-    world.apply(&world.decide().clone());
+    world.apply(&world.decide());
     world.now += super::engine::LEAVE_MS + 1;
     world.all(|member| member.seen = Some(NOW + super::engine::LEAVE_MS + 1));
     assert_eq!(world.decide().leave, [name("0-1")]);
@@ -288,9 +288,9 @@ fn leave_that_was_not_used_goes_to_another_machine_first() {
 #[test]
 fn leave_that_was_taken_back_keeps_its_slot_until_it_would_have_ended() {
     let mut world = World::new(&[2], 1, 1);
-    world.apply(&world.decide().clone());
+    world.apply(&world.decide());
     world.wish = Wish::Pause;
-    world.apply(&world.decide().clone());
+    world.apply(&world.decide());
     world.wish = Wish::Run;
     // The same machine gets it again: it may have begun before it heard.
     assert_eq!(world.decide().leave, [name("0-0")]);

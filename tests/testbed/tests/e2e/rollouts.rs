@@ -4,6 +4,7 @@
 use std::fs;
 use std::path::PathBuf;
 
+use muster_protocol::clock::{Clock as _, SystemClock};
 use muster_protocol::operator::{Condition, MemberState, RolloutState, RolloutView};
 use muster_protocol::report::EventKind;
 use muster_testbed::fleet::{Fleet, PATIENCE};
@@ -53,20 +54,18 @@ fn update(fleet: &Fleet, budget: u32) {
     assert!(said.contains("canaries"), "the plan is shown: {said}");
 }
 
-fn rollout(fleet: &Fleet) -> RolloutView {
-    printed::read(&fleet.must(&["rollout", "show", "waves", "--json"]).unwrap()).unwrap()
-}
-
+/// Waits until the rollout of this name is as wanted.
 #[track_caller]
-fn wait(fleet: &Fleet, what: &str, wanted: impl Fn(&RolloutView) -> bool) -> RolloutView {
-    let began = std::time::Instant::now();
+fn wait(fleet: &Fleet, name: &str, what: &str, wanted: impl Fn(&RolloutView) -> bool) -> RolloutView {
+    let clock = SystemClock::new();
     loop {
-        let view = rollout(fleet);
+        let printed = fleet.must(&["rollout", "show", name, "--json"]).unwrap();
+        let view: RolloutView = printed::read(&printed).unwrap();
         if wanted(&view) {
             return view;
         }
         let shown = || serde_json::to_string_pretty(&view).unwrap();
-        assert!(began.elapsed() < PATIENCE, "{what} did not come about: {}", shown());
+        assert!(clock.awake() < PATIENCE, "{what} did not come about: {}", shown());
         std::thread::sleep(std::time::Duration::from_millis(100));
     }
 }
@@ -95,7 +94,7 @@ fn twelve_machines_take_a_generation_in_three_waves_through_a_killed_controller_
     update(&fleet, 0);
 
     // The canaries soak; then the controller dies.
-    wait(&fleet, "confirmed canaries", |view| view.waves[0].confirmed + view.waves[0].soaked == 2);
+    wait(&fleet, "waves", "confirmed canaries", |view| view.waves[0].confirmed + view.waves[0].soaked == 2);
     processes::signal(i32::try_from(fleet.controller_pid().unwrap()).unwrap(), Signal::KILL);
     fleet.stop_controller().unwrap();
     fleet.start_controller().unwrap();
@@ -122,7 +121,7 @@ fn twelve_machines_take_a_generation_in_three_waves_through_a_killed_controller_
         assert_runs_published(&fleet, name);
         assert_events_in_order(&fleet, name);
     }
-    let done = wait(&fleet, "the end", |view| view.state == RolloutState::Done);
+    let done = wait(&fleet, "waves", "the end", |view| view.state == RolloutState::Done);
     assert!(done.members.iter().all(|member| member.state == MemberState::Soaked), "{done:?}");
 }
 
@@ -140,14 +139,7 @@ fn a_generation_that_fails_on_a_canary_reaches_nobody_else_and_the_brake_holds_t
     .unwrap();
     let update = ["update", "--yes", "--flake", &flake(&fleet), "--rollout-file", two.to_str().unwrap()];
     fleet.must(&update).unwrap();
-    let show = |fleet: &Fleet| -> RolloutView {
-        printed::read(&fleet.must(&["rollout", "show", "two", "--json"]).unwrap()).unwrap()
-    };
-    let began = std::time::Instant::now();
-    while show(&fleet).state != RolloutState::Halted {
-        assert!(began.elapsed() < PATIENCE, "{:?}", show(&fleet));
-        std::thread::sleep(std::time::Duration::from_millis(100));
-    }
+    wait(&fleet, "two", "a halt", |view| view.state == RolloutState::Halted);
     for name in EARLY {
         assert!(!has_begun(&fleet, name, 1), "{name}");
         let said = fleet.view(name).unwrap().rollout.map(|member| member.why).unwrap_or_default();
@@ -158,11 +150,7 @@ fn a_generation_that_fails_on_a_canary_reaches_nobody_else_and_the_brake_holds_t
     fleet.fixture.unsay("health").unwrap();
     fleet.must(&["brake"]).unwrap();
     fleet.must(&update).unwrap();
-    let began = std::time::Instant::now();
-    while !show(&fleet).why.contains("brake") {
-        assert!(began.elapsed() < PATIENCE, "{:?}", show(&fleet));
-        std::thread::sleep(std::time::Duration::from_millis(100));
-    }
+    wait(&fleet, "two", "the brake", |view| view.why.contains("brake"));
     // One canary tried it, since one at a time may; the other was held.
     let tried = CANARIES.iter().filter(|name| has_begun(&fleet, name, 1));
     assert_eq!(tried.count(), 1);

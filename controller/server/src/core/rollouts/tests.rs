@@ -1,5 +1,9 @@
+use muster_protocol::clock::UnixMillis;
 use muster_protocol::keys::{SecretKey, Signature};
+use muster_protocol::operator::{MachineRollout, MemberState};
 use muster_protocol::plan;
+
+use muster_protocol::plan::{MAX_WHY_BYTES, Vouch};
 
 use super::*;
 

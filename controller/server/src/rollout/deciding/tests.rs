@@ -207,14 +207,9 @@ fn what_was_stopped_is_not_resumed() {
 }
 
 #[test]
-fn the_largest_plan_is_decided_in_well_under_a_second() {
+fn of_the_largest_plan_as_many_begin_as_may() {
     let plan = plan(&[MAX_MEMBERS / 2, MAX_MEMBERS / 2], 100);
     let facts = facts(&plan);
-    let began = std::time::Instant::now();
     let decided = decided(&plan, &facts, None);
-    let took = began.elapsed();
-    println!("{} changes in {took:?}", decided.changes.len());
     assert_eq!(decided.answer.rings.len(), 200);
-    // Unoptimised, and beside other tests.
-    assert!(took.as_secs() < 5, "{took:?}");
 }
