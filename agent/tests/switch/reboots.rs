@@ -104,7 +104,7 @@ fn i5_a_confirmed_generation_whose_boot_fails_is_taken_back_once_and_not_enforce
         (bed.controller.check_ins().last()?.runs.as_ref()?.running == other).then_some(())
     });
     // Its derivation is not tried under another number either.
-    let again = Target { generation: Generation::new(2).unwrap(), ..target.clone() };
+    let again = Target { generation: Generation::new(2).unwrap(), ..target };
     bed.controller.publish(&again);
     let refused = bed.until_event(2, "failed");
     assert!(matches!(refused, EventKind::Failed { quarantined: true, .. }), "{refused:?}");

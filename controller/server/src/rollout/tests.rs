@@ -501,7 +501,7 @@ fn every_rollout_ends_or_says_what_it_waits_for() {
         match last.state {
             RolloutState::Done => {}
             RolloutState::Running => {
-                assert!(last.why.contains("its turn comes when"), "seed {seed}: {}", last.why)
+                assert!(last.why.contains("its turn comes when"), "seed {seed}: {}", last.why);
             }
             state => panic!("seed {seed}: {state:?}: {}", last.why),
         }
