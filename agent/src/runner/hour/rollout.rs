@@ -5,7 +5,9 @@ use muster_protocol::checkin::{CheckIn, UNDERSTANDS};
 use muster_protocol::enrol::Secret;
 use muster_protocol::ids::{Epoch, Sha256, StorePath};
 use muster_protocol::keys::SecretKey;
-use muster_protocol::plan::{Claim, Failure, Leave, Place, Plan, Said, Statement, Statements, Voucher, Wave};
+use muster_protocol::plan::{
+    Claim, FEATURE, Failure, Leave, Place, Plan, Said, Statement, Statements, Voucher, Wave,
+};
 use muster_protocol::report::Event;
 use muster_protocol::witness::Witness;
 
@@ -68,7 +70,7 @@ impl Rollout {
         let hash = Sha256::of(&plan.to_bytes().unwrap());
         let target = Target {
             rollout: Some(Place { plan: hash, wave: own }),
-            requires: UNDERSTANDS.map(str::to_owned).to_vec(),
+            requires: vec![FEATURE.to_owned()],
             ..plain
         };
         Self { hour, plan, hash, target, canary, witness }
