@@ -26,8 +26,8 @@ pub struct Stolen {
 pub struct Untouched {
     pub running: Option<StorePath>,
     pub profile: Option<StorePath>,
-    /// The generation stored as verified, and its plan. (A snapshot signed by an operator may be newer: as TUF
-    /// requires, it is stored before its targets are fetched.)
+    /// The generation stored as verified, and its plan. (A snapshot signed by an operator may be newer: as
+    /// TUF requires, it is stored before its targets are fetched.)
     pub generation: Vec<(String, Vec<u8>)>,
     /// Everything stored of timestamp and snapshot; an attack may make them newer, but never another
     /// machine's.
