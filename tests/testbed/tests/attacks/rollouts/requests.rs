@@ -22,7 +22,7 @@ pub fn run(scene: &Scene, book: &mut Book) -> Result<()> {
     fleet.must(&["rollout", "pause", "later"])?;
     fleet.must(&["brake"])?;
     let lies = Lies { leave: Some(scene.leave()), ..Lies::default() };
-    let tried = scene.refuses(&[Attack::SkippedWave], lies);
+    let tried = scene.refuses_when_on(Attack::SkippedWave, lies);
     book.attack("leave while it is paused", "'switch now', whatever operators said", By::Agent, tried);
 
     let session = SecretKey::generate()?;

@@ -10,7 +10,7 @@ use muster_protocol::checkin::CheckIn;
 use muster_protocol::clock::{Clock as _, SystemClock};
 use muster_protocol::ids::Sha256;
 use muster_protocol::keys::SecretKey;
-use muster_protocol::operator::{AttackView, MachineView, RolloutState, RolloutView, SetBrake};
+use muster_protocol::operator::{AttackView, MachineView, Publication, RolloutState, RolloutView, SetBrake};
 use muster_protocol::plan::{
     Claim, Leave, MAX_STATEMENTS_BYTES, Place, Plan, Said, Statement, Statements, Voucher,
 };
@@ -242,7 +242,17 @@ impl Scene {
         self.told(self.sees(known, attacks)?)
     }
 
-    pub fn told(&self, seen: AttackView) -> Result<String> {
+    /// The same with a machine that has just been turned on: it reports whatever it refuses.
+    pub fn refuses_when_on(&self, attack: Attack, lies: Lies) -> Result<String> {
+        let machine = self.stolen.fleet.machine(LATER);
+        machine.stop(false)?;
+        let known = self.reported()?.len();
+        self.tell(lies);
+        machine.start()?;
+        self.told(self.sees(known, &[attack])?)
+    }
+
+    fn told(&self, seen: AttackView) -> Result<String> {
         self.require_untouched()?;
         Ok(format!("status and history: {}", seen.attack.as_str()))
     }
@@ -281,6 +291,23 @@ impl Scene {
         Ok(sign_timestamp(&machine.parse()?, snapshot, version, now + DAY, &self.stolen.online_key()?)?)
     }
 
+    /// Publishes it as an operator does, and waits until the waiting machine has taken it.
+    pub fn publish(&self, signed: &Publication) -> Result<()> {
+        self.stolen.thief.behave();
+        // The thief's timestamps are ahead of the clock, and the controller's versions are the time.
+        let (clock, last) = (SystemClock::new(), i64::try_from(self.stamps.get())?);
+        self.until("a later second", || Ok((clock.unix_seconds() > last).then_some(())))?;
+        let path = format!("{}/generations", api::operator_machine(&LATER.parse()?));
+        let body = serde_json::to_vec(signed)?;
+        let taken = self.caller.operate(&self.operator, &Method::POST, &path, body)?;
+        ensure!(taken.is_good(), "{}", taken.text());
+        self.until("the next target", || {
+            self.stolen.ask(LATER)?;
+            let view = view(&self.caller, &self.operator, LATER)?;
+            Ok((view.holds.targets == signed.generation.get() && view.refused.is_none()).then_some(()))
+        })
+    }
+
     /// A file of a machine's repository, from the controller.
     pub fn file(&self, machine: &str, name: &str) -> Result<Vec<u8>> {
         let bearer = self.caller.session(&self.operator)?;
@@ -306,9 +333,6 @@ impl Scene {
         );
 
         self.stolen.thief.behave();
-        let clock = SystemClock::new();
-        let last = i64::try_from(self.stamps.get())?;
-        self.until("a later second", || Ok((clock.unix_seconds() > last).then_some(())))?;
         let off = serde_json::to_vec(&SetBrake { on: false, why: None })?;
         let taken = self.caller.operate(&self.operator, &Method::POST, api::OPERATOR_BRAKE, off)?;
         ensure!(taken.is_good(), "{}", taken.text());
