@@ -253,7 +253,10 @@ impl Scene {
     }
 
     fn told(&self, seen: AttackView) -> Result<String> {
+        // Had it believed what it reports, it would be under way by its next check-in.
+        self.stolen.ask(LATER)?;
         self.require_untouched()?;
+        self.require_waiting()?;
         Ok(format!("status and history: {}", seen.attack.as_str()))
     }
 
