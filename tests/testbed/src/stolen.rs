@@ -26,8 +26,8 @@ pub struct Stolen {
 pub struct Untouched {
     pub running: Option<StorePath>,
     pub profile: Option<StorePath>,
-    /// The generation stored as verified. (A snapshot signed by an operator may be newer: as TUF requires, it
-    /// is stored before its targets are fetched.)
+    /// The generation stored as verified, and its plan. (A snapshot signed by an operator may be newer: as
+    /// TUF requires, it is stored before its targets are fetched.)
     pub generation: Vec<(String, Vec<u8>)>,
     /// Everything stored of timestamp and snapshot; an attack may make them newer, but never another
     /// machine's.
@@ -37,17 +37,22 @@ pub struct Untouched {
 impl Stolen {
     /// Both machines run generation 1.
     pub fn new() -> Result<Self> {
+        Self::with(&both())
+    }
+
+    /// These machines run generation 1.
+    pub fn with(machines: &[(&str, String)]) -> Result<Self> {
         let thief = Thief::start()?;
         let wishes = Wishes { url: Some(thief.url.clone()), ..Wishes::default() };
-        let mut fleet = Fleet::prepare(&both(), &wishes)?;
+        let mut fleet = Fleet::prepare(machines, &wishes)?;
         thief.passes_on_to(&format!("http://{}", fleet.address));
-        for (name, _) in both() {
+        for (name, _) in machines {
             fleet.invite_and_enrol(name)?;
             fleet.machine(name).start()?;
         }
         fleet.fixture.say("greeting", "one")?;
         fleet.update(&[])?;
-        for (name, _) in both() {
+        for (name, _) in machines {
             fleet.settled(name, 1, Condition::UpToDate)?;
         }
         Ok(Self { fleet, thief })
@@ -89,7 +94,7 @@ impl Stolen {
         let machine = self.fleet.machine(name);
         let tuf = self.state(name).join("tuf");
         let mut generation = Vec::new();
-        for file in ["targets.json", "generation.json"] {
+        for file in ["targets.json", "generation.json", "gated.json", "plan.json"] {
             if let Ok(bytes) = fs::read(tuf.join(file)) {
                 generation.push((file.to_owned(), bytes));
             }

@@ -15,6 +15,7 @@ mod hardware;
 mod identity;
 mod metadata;
 mod party;
+mod rollouts;
 mod siege;
 mod signers;
 
@@ -34,11 +35,12 @@ fn main() -> ExitCode {
     }
     let mut book = Book::default();
     type Group = fn(&mut Book) -> anyhow::Result<()>;
-    let groups: [(&str, Group); 4] = [
+    let groups: [(&str, Group); 5] = [
         ("one party against the service", party::run),
         ("one fleet, besieged", siege::run),
         ("two operators", signers::run),
         ("a security key", hardware::run),
+        ("a rollout whose controller was stolen", rollouts::run),
     ];
     // For work on a single group: words in its name.
     let only: Vec<String> = std::env::args().skip(1).filter(|word| !word.starts_with('-')).collect();

@@ -169,6 +169,10 @@ pub fn check_in(of: &Identity, seq: u64) -> CheckIn {
         followed: vec![],
         shown: None,
         session: None,
+        understands: vec![],
+        signing: None,
+        vouch: None,
+        awaits: None,
     }
 }
 
