@@ -166,7 +166,7 @@ fn turn(status: &Status) -> Option<Finding> {
     Some(if waits_for_others {
         good(about, words)
     } else {
-        doubtful(about, words, "an operator finds out with 'muster rollouts'")
+        doubtful(about, words, "an operator finds out with 'muster rollout list'")
     })
 }
 

@@ -67,6 +67,8 @@ fn filled(before: &str, word: &str) -> Option<String> {
         "N" | "NUMBER" | "GENERATION" => "3".into(),
         "TIME" => "4h".into(),
         "ROLE" => "operator".into(),
+        // A public key of RFC 8032, 7.1.
+        "KEY" => "d75a980182b10ab7d54bfed3c964073a0ee172f3daa62325af021a68f707511a".into(),
         "GENERATOR/FILE" => "a/b".into(),
         "@TAG" => "@desk".into(),
         "-" => "-".into(),

@@ -6,7 +6,7 @@ use serde::Serialize;
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize)]
 pub struct Seen {
     /// Seconds from the publication.
-    pub at: i64,
+    pub after_seconds: i64,
     pub preparing: u32,
     pub waiting: u32,
     pub switching: u32,

@@ -25,7 +25,7 @@ const PARTS: [Part; 5] = [
 // Pixels need no more than 52 bits.
 #[allow(clippy::cast_precision_loss)]
 pub fn draw(course: &Course, title: &str) -> String {
-    let end = course.seen.last().map_or(1, |seen| seen.at.max(1));
+    let end = course.seen.last().map_or(1, |seen| seen.after_seconds.max(1));
     let x = |at: i64| LEFT + WIDTH * at as f64 / end as f64;
     let y = |count: u32| TOP + HEIGHT - HEIGHT * f64::from(count) / (course.machines.max(1) as f64);
     let mut svg = format!(
@@ -40,10 +40,10 @@ pub fn draw(course: &Course, title: &str) -> String {
             course.seen.iter().zip(&below).map(|(seen, below)| below + number(seen)).collect();
         let mut points = String::new();
         for (seen, count) in course.seen.iter().zip(&above) {
-            let _ = write!(points, "{:.1},{:.1} ", x(seen.at), y(*count));
+            let _ = write!(points, "{:.1},{:.1} ", x(seen.after_seconds), y(*count));
         }
         for (seen, count) in course.seen.iter().zip(&below).rev() {
-            let _ = write!(points, "{:.1},{:.1} ", x(seen.at), y(*count));
+            let _ = write!(points, "{:.1},{:.1} ", x(seen.after_seconds), y(*count));
         }
         let points = points.trim_end();
         let _ =

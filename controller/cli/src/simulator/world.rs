@@ -355,7 +355,7 @@ impl World {
     }
 
     fn count(&mut self) {
-        let mut seen = Seen { at: self.now, ..Seen::default() };
+        let mut seen = Seen { after_seconds: self.now, ..Seen::default() };
         for machine in &self.machines {
             *match machine.doing {
                 Doing::Preparing => &mut seen.preparing,

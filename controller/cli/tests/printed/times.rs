@@ -24,9 +24,15 @@ const READING: [&[&str]; 13] = [
 ];
 /// These need sops and Nix, and are run by tests/secrets; they contain no times. A list of tokens is for
 /// programs that enrol, a collection takes a controller's time: `protocol`'s list of times has their fields.
-/// The help of `readmit` only names the option of another command.
-const ELSEWHERE: [&[&str]; 5] =
-    [&["vars", "list"], &["vars", "check"], &["machines", "add"], &["machines", "readmit"], &["cache", "gc"]];
+/// The help of `readmit` only names the option of another command. A simulated fleet has durations alone.
+const ELSEWHERE: [&[&str]; 6] = [
+    &["vars", "list"],
+    &["vars", "check"],
+    &["machines", "add"],
+    &["machines", "readmit"],
+    &["cache", "gc"],
+    &["simulate"],
+];
 
 /// Large numbers that are not times.
 fn bare(value: &Value, at: &str, found: &mut Vec<String>) {
