@@ -122,7 +122,7 @@ async fn round(services: &Services, due: &mut Due) -> Result<(), StoreError> {
     for plan in due.now(&open, stirred, services.roots.shared(), services.now()) {
         match decide(services, &plan, None).await {
             Ok(next) => due.decided(plan, &next, services.now()),
-            // It was removed, or a machine speaks of one that never was.
+            // It was removed, or a machine named one that never was.
             Err(Failed::Refused(_)) => {}
             Err(Failed::Store(error)) => return Err(error),
         }

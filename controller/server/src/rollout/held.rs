@@ -36,7 +36,7 @@ pub struct Plans(Mutex<Inner>);
 struct Inner {
     held: HashMap<Sha256, Arc<Held>>,
     bytes: usize,
-    /// Until when nobody looks for a plan that a machine speaks of.
+    /// Until when nobody looks for a plan that a machine named.
     unknown: HashMap<Sha256, Instant>,
     verified: HashSet<[u8; 32]>,
 }
@@ -69,7 +69,7 @@ impl Plans {
         Ok(Some(held))
     }
 
-    /// The same for a plan that a machine speaks of: one that is not there is not looked for all the time.
+    /// The same for a plan that a machine named: one that is not there is not looked for all the time.
     pub async fn spoken_of(&self, store: &Store, plan: &Sha256) -> Result<Option<Arc<Held>>, StoreError> {
         let now = Instant::now();
         if self.with(|inner| inner.unknown.get(plan).is_some_and(|until| *until > now)) {
