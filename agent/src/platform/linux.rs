@@ -147,7 +147,8 @@ mod tests {
         if listed.contains(&inode) {
             assert!(holder(&path).unwrap().contains("process "));
         }
-        drop(file);
+        // Closing is not enough: a child of another test has the file open until it executes its program.
+        rustix::fs::flock(&file, FlockOperation::Unlock).unwrap();
         assert_eq!(holder(&path), None);
     }
 

@@ -68,9 +68,16 @@ struct Journal {
 #[derive(Debug)]
 pub struct Folder {
     root: PathBuf,
-    _lock: File,
+    lock: File,
     /// Whether an interrupted change was finished when the folder was taken.
     pub finished: bool,
+}
+
+impl Drop for Folder {
+    /// Closing is not enough: a child has the file open until it executes its program.
+    fn drop(&mut self) {
+        let _ = rustix::fs::flock(&self.lock, FlockOperation::Unlock);
+    }
 }
 
 impl Folder {
@@ -91,7 +98,7 @@ impl Folder {
             Err(error) => return Err(stage(error.into())),
         }
         let finished = recover(disk, root)?;
-        Ok(Self { root: root.to_owned(), _lock: lock, finished })
+        Ok(Self { root: root.to_owned(), lock, finished })
     }
 
     pub fn root(&self) -> &Path {
