@@ -28,6 +28,8 @@ pub(super) struct Errands {
     not_before: Option<Duration>,
     /// The statements were fetched for the leave in force.
     asked: bool,
+    /// The leave before the one in force lacked its proof.
+    lacked: bool,
     /// What was refused, until it is right again, and of which plan.
     refused: Option<(Sha256, Attack)>,
     /// The last of these that was reported.
@@ -64,6 +66,7 @@ impl Errands {
         if self.about.replace((generation, place)) != Some((generation, place)) {
             // What was wrong with another target's plan delays nothing.
             (self.refused, self.not_before, self.backoff) = (None, None, Backoff::default());
+            self.lacked = false;
             shared.turns.set_missing(NOT_YET.to_owned());
         }
         if self.not_before.is_some_and(|time| shared.clock.awake() < time) {
@@ -93,6 +96,8 @@ impl Errands {
         if turn.gate == Some(Gate::Open) || turn.says != Says::Go {
             // Either it is right now, or the controller no longer says anything else.
             self.refused = None;
+            // Leave so short that it ends before it is said again is a lie like any other.
+            self.lacked &= turn.says == Says::Lapsed && turn.gate != Some(Gate::Open);
             return None;
         }
         if self.asked {
@@ -131,7 +136,13 @@ impl Errands {
         match gate {
             Gate::Open => {
                 tracing::info!("the gate of its wave in rollout {} is open", plan.name);
-                self.refused = None;
+                (self.refused, self.lacked) = (None, false);
+                None
+            }
+            Gate::Closed(_) if !std::mem::replace(&mut self.lacked, true) => {
+                // A statement may have been taken back since the controller gave leave. It is asked once
+                // more, and called a liar when it says the same.
+                shared.wakes.changed();
                 None
             }
             Gate::Closed(lack) => {

@@ -100,6 +100,8 @@ pub struct Honest {
     pub last: Option<CheckIn>,
     /// What it says in its replies about a rollout.
     pub leave: Option<Leave>,
+    /// What it says instead once it was asked for statements.
+    pub then: Option<Leave>,
     /// It calls the machine to check in.
     pub calls: bool,
     /// For how long signatures over what is published are valid, in seconds.
@@ -149,6 +151,7 @@ impl Honest {
             stored: Vec::new(),
             last: None,
             leave: None,
+            then: None,
             calls: false,
             valid: 30 * DAY,
             paths: Vec::new(),
@@ -246,6 +249,9 @@ impl Honest {
                     return self.poll();
                 }
                 self.paths.push(path.to_owned());
+                if path.ends_with("/statements") && self.then.is_some() {
+                    self.leave = self.then.take();
+                }
                 match self.files.get(path) {
                     Some(bytes) => Answer { status: 200, body: bytes.clone(), retry_after: None },
                     None => Answer::problem(404, ProblemCode::NotFound),

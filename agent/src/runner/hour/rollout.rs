@@ -295,6 +295,35 @@ fn leave_that_is_taken_back_before_the_proof_came_starts_nothing() {
 }
 
 #[test]
+fn a_statement_that_is_taken_back_between_leave_and_fetch_is_no_attack() {
+    live(async || {
+        let mut it = Rollout::new(1).await;
+        it.publish();
+        it.waits().await;
+        let asked = it.asked(&it.statements_path());
+        let why = "a canary is no longer well";
+        let wait = Leave { plan: it.hash, seconds: 0, why: Some(why.into()) };
+        it.hour.line.with(|honest| honest.then = Some(wait));
+        it.go();
+        it.until("the fetch", 10 * MINUTE, || it.asked(&it.statements_path()) > asked).await;
+        let took = it.until("the reason", 10 * MINUTE, || it.note().contains("of the 1")).await;
+        assert!(took < MINUTE, "it asks the controller again at once, and took {took:?}");
+        it.waits().await;
+        assert_eq!((it.last().refused, it.skipped()), (None, 0), "{}", it.note());
+        assert_eq!(it.asked(&it.statements_path()), asked + 1);
+        // Nor does one such moment make the next one an attack.
+        let wait = Leave { plan: it.hash, seconds: 0, why: Some(why.into()) };
+        it.hour.line.with(|honest| honest.then = Some(wait));
+        it.go();
+        it.waits().await;
+        assert_eq!((it.last().refused, it.skipped()), (None, 0), "{}", it.note());
+        it.serve_statements(&[Said::Soaked]);
+        it.go();
+        it.switches().await;
+    });
+}
+
+#[test]
 fn a_plan_that_is_refused_holds_the_machine_until_the_right_one_comes() {
     live(async || {
         let mut it = Rollout::new(0).await;
