@@ -11,6 +11,21 @@ pub(super) const MINUTE: Time = 60;
 pub(super) const HOUR: Time = 60 * MINUTE;
 pub(super) const DAY: Time = 24 * HOUR;
 
+/// For how long operators' signatures hold, in seconds: what `muster update` proposes.
+const SIGNED: Time = 30 * DAY;
+
+/// Of a thousand machines, how many are so.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Shares {
+    pub laptops: u64,
+    /// The generation fails on them.
+    pub bad: u64,
+    /// Of those: only after its checks have passed.
+    pub late: u64,
+    /// Their clock is wrong by up to a year.
+    pub clocks: u64,
+}
+
 /// What the new generation does on a machine.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Fate {
@@ -26,6 +41,8 @@ pub(super) enum Fate {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Doing {
     Preparing,
+    /// Its clock is so far ahead that the signatures look expired: it does not ask for its turn.
+    Expired,
     /// Waits for its turn.
     Ready,
     Switching,
@@ -57,6 +74,8 @@ pub(super) struct Machine {
     pub laptop: Option<Laptop>,
     /// How much it was awake while it ran the new generation.
     pub ran: Time,
+    /// How far its clock is ahead, in seconds; negative: behind.
+    ahead: Time,
 }
 
 #[derive(Debug, Clone, Copy)]
@@ -69,21 +88,16 @@ pub(super) struct Laptop {
 }
 
 impl Machine {
-    pub(super) fn new(
-        wave: usize,
-        vouches: bool,
-        (laptops, bad, late): (u64, u64, u64),
-        dice: &mut Dice,
-    ) -> Self {
-        let laptop = dice.in_thousand(laptops).then(|| Laptop {
+    pub(super) fn new(wave: usize, vouches: bool, shares: Shares, dice: &mut Dice) -> Self {
+        let laptop = dice.in_thousand(shares.laptops).then(|| Laptop {
             opens: dice.between(5, 20) * HOUR + dice.between(0, 59) * MINUTE,
             hours: dice.between(3, 11) * HOUR,
             gone: dice.in_thousand(30),
             weekends: dice.in_thousand(250),
         });
-        let fate = match dice.in_thousand(bad) {
+        let fate = match dice.in_thousand(shares.bad) {
             false => Fate::Well,
-            true if dice.in_thousand(late) => Fate::FailsAfter(dice.between(5 * MINUTE, 4 * HOUR)),
+            true if dice.in_thousand(shares.late) => Fate::FailsAfter(dice.between(5 * MINUTE, 4 * HOUR)),
             true => Fate::Undone,
         };
         Self {
@@ -98,7 +112,21 @@ impl Machine {
             step: 0,
             laptop,
             ran: 0,
+            ahead: if dice.in_thousand(shares.clocks) { dice.between(-365 * DAY, 365 * DAY) } else { 0 },
         }
+    }
+
+    /// Takes the time from the network, which succeeds now and then. Returns whether the target holds again.
+    pub(super) fn sets_clock(&mut self, dice: &mut Dice) -> bool {
+        if self.ahead != 0 && dice.in_thousand(200) {
+            self.ahead = 0;
+        }
+        self.doing == Doing::Expired && self.ahead < SIGNED
+    }
+
+    /// What a machine does that has built the generation.
+    pub(super) fn prepared(&self) -> Doing {
+        if self.ahead < SIGNED { Doing::Ready } else { Doing::Expired }
     }
 
     /// When it is awake next and until when, at this time or later; `None`: never again.
@@ -158,7 +186,7 @@ impl Machine {
     /// What the controller sees of it.
     pub(super) fn stage(&self) -> Stage {
         match self.doing {
-            Doing::Preparing => Stage::Behind,
+            Doing::Preparing | Doing::Expired => Stage::Behind,
             Doing::Ready => Stage::Ready,
             Doing::Switching => Stage::Switching,
             Doing::Soaking | Doing::Runs | Doing::Degraded => Stage::Confirmed,
@@ -168,6 +196,6 @@ impl Machine {
 
     /// Whether the new generation has run here, if only for a moment.
     pub(super) fn is_exposed(&self) -> bool {
-        !matches!(self.doing, Doing::Preparing | Doing::Ready)
+        !matches!(self.doing, Doing::Preparing | Doing::Expired | Doing::Ready)
     }
 }

@@ -13,6 +13,7 @@ fn fleet(order: Order, bad: u64) -> Fleet {
         bad,
         late: 300,
         laptops: 600,
+        clocks: 5,
     }
 }
 
@@ -61,6 +62,17 @@ fn a_controller_that_is_down_for_hours_only_takes_longer() {
     let course = run(Fleet { controller: Controller::Down, ..fleet(Order::Waves, 0) }).unwrap();
     assert_eq!((course.halted, course.too_early), (None, 0));
     assert!(course.exposed > 160, "{} of 200", course.exposed);
+}
+
+#[test]
+fn a_clock_that_is_wrong_lets_nobody_begin_early_and_holds_its_own_machine_back() {
+    let with = |clocks| run(Fleet { clocks, laptops: 0, ..fleet(Order::AtOnce, 0) }).unwrap();
+    let (right, wrong) = (with(0), with(1000));
+    assert!(wrong.exposed < right.exposed && wrong.exposed > 80, "{} of {}", wrong.exposed, right.exposed);
+    let course = run(Fleet { clocks: 300, laptops: 0, ..fleet(Order::Waves, 0) }).unwrap();
+    assert_eq!((course.halted, course.too_early, course.broken), (None, 0, 0));
+    // The clocks of machines play no part in what the controller or a gate counts.
+    assert!(course.began[1].is_none_or(|at| at - course.began[0].unwrap() >= 2 * HOUR));
 }
 
 #[test]

@@ -12,7 +12,7 @@ use muster_server::rollout::engine::{Belongs, Given, LEAVE_SECONDS, Member, Obse
 
 use super::course::{Course, Seen, clock};
 use super::dice::Dice;
-use super::machine::{DAY, Doing, Fate, HOUR, MINUTE, Machine, Time};
+use super::machine::{DAY, Doing, Fate, HOUR, MINUTE, Machine, Shares, Time};
 use super::order::{Order, names, places};
 
 /// How long a machine may be silent before it counts as away, in seconds: three polls of five minutes.
@@ -45,6 +45,8 @@ pub struct Fleet {
     pub late: u64,
     /// How many of a thousand machines are laptops.
     pub laptops: u64,
+    /// The clock of how many of a thousand machines is wrong.
+    pub clocks: u64,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
@@ -98,7 +100,8 @@ impl World {
         let waves = places(&plan);
         let vouchers: BTreeSet<&MachineName> =
             plan.waves.iter().flat_map(|wave| &wave.vouchers).map(|voucher| &voucher.machine).collect();
-        let shares = (fleet.laptops, fleet.bad, fleet.late);
+        let shares =
+            Shares { laptops: fleet.laptops, bad: fleet.bad, late: fleet.late, clocks: fleet.clocks };
         let machines: Vec<Machine> = names
             .iter()
             .map(|name| Machine::new(waves[name], vouchers.contains(name), shares, &mut dice))
@@ -155,6 +158,9 @@ impl World {
             Event::Wakes(place) => {
                 self.machines[place].set_awake(true, self.now);
                 self.machines[place].seen = self.now;
+                if self.machines[place].sets_clock(&mut self.dice) {
+                    self.machines[place].begins(Doing::Ready, 0, self.now);
+                }
                 self.dirty |= self.machines[place].doing == Doing::Ready;
                 self.go_on(place);
             }
@@ -183,7 +189,7 @@ impl World {
     /// Sets the timer of what a machine does.
     fn go_on(&mut self, place: usize) {
         let machine = &self.machines[place];
-        let waits = matches!(machine.doing, Doing::Ready | Doing::Undone | Doing::Degraded);
+        let waits = matches!(machine.doing, Doing::Expired | Doing::Ready | Doing::Undone | Doing::Degraded);
         let fails = machine.fails_in();
         if !machine.awake || waits || (machine.doing == Doing::Runs && fails.is_none()) {
             return;
@@ -204,7 +210,7 @@ impl World {
         self.dirty = true;
         let machine = &mut self.machines[place];
         match doing {
-            Doing::Preparing => machine.begins(Doing::Ready, 0, now),
+            Doing::Preparing => machine.begins(machine.prepared(), 0, now),
             Doing::Switching => match machine.fate {
                 Fate::Undone => machine.begins(Doing::Undone, 0, now),
                 _ if machine.vouches => machine.begins(Doing::Soaking, soak, now),
@@ -219,7 +225,7 @@ impl World {
                     self.signed.insert((self.names[place].clone(), Said::Soaked));
                 }
             }
-            Doing::Ready | Doing::Undone | Doing::Degraded => {}
+            Doing::Expired | Doing::Ready | Doing::Undone | Doing::Degraded => {}
         }
         self.go_on(place);
         Ok(())
@@ -359,7 +365,7 @@ impl World {
         for machine in &self.machines {
             *match machine.doing {
                 Doing::Preparing => &mut seen.preparing,
-                Doing::Ready => &mut seen.waiting,
+                Doing::Expired | Doing::Ready => &mut seen.waiting,
                 Doing::Switching => &mut seen.switching,
                 Doing::Soaking | Doing::Runs => &mut seen.runs,
                 Doing::Degraded | Doing::Undone => &mut seen.failed,

@@ -39,6 +39,9 @@ pub struct Simulate {
     /// How many of a thousand machines are laptops, which sleep
     #[arg(long, value_name = "PER MILLE", default_value_t = 600, value_parser = clap::value_parser!(u64).range(0..=1000))]
     laptops: u64,
+    /// On how many of a thousand machines the clock is wrong by up to a year
+    #[arg(long, value_name = "PER MILLE", default_value_t = 5, value_parser = clap::value_parser!(u64).range(0..=1000))]
+    clocks: u64,
     /// Draw the course as a picture (SVG)
     #[arg(long, value_name = "FILE", conflicts_with = "compare")]
     svg: Option<PathBuf>,
@@ -91,6 +94,7 @@ impl Simulate {
             bad,
             late: self.late,
             laptops: self.laptops,
+            clocks: self.clocks,
         }
     }
 
