@@ -7,4 +7,5 @@ pub mod proven;
 pub mod requests;
 pub mod rollouts;
 pub mod watch;
+pub mod why;
 pub mod witnesses;

@@ -20,6 +20,7 @@ mod simulate;
 mod status;
 mod update;
 mod vars;
+mod why;
 
 use std::ffi::OsString;
 use std::path::PathBuf;
@@ -144,6 +145,8 @@ enum Command {
     Brake(brake::Brake),
     /// Show how the fleet fares
     Status(status::Status),
+    /// Show what a machine waits for, and what would change that
+    Why(why::Why),
     /// Show a machine's generations and what became of them
     History(history::History),
     /// Show who did what and when, and check that nobody changed it since
@@ -191,6 +194,7 @@ impl Command {
             Self::Rollout(rollout) => rollout.run(config).await,
             Self::Brake(brake) => brake.run(config).await.map(done),
             Self::Status(status) => status.run(config).await.map(done),
+            Self::Why(why) => why.run(config).await.map(done),
             Self::History(history) => history.run(config).await.map(done),
             Self::Audit(audit) => audit.run(config).await,
         }

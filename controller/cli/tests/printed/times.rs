@@ -7,8 +7,9 @@ use serde_json::Value;
 use super::*;
 
 /// Every command with `--json` that reads, with the arguments that the stand-in's answers need.
-const READING: [&[&str]; 13] = [
+const READING: [&[&str]; 14] = [
     &["status"],
+    &["why", "tin"],
     &["machines", "list"],
     &["machines", "show", "tin"],
     &["history", "tin"],
