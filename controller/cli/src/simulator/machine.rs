@@ -11,8 +11,8 @@ pub(super) const MINUTE: Time = 60;
 pub(super) const HOUR: Time = 60 * MINUTE;
 pub(super) const DAY: Time = 24 * HOUR;
 
-/// For how long operators' signatures hold, in seconds: what `muster update` proposes.
-const SIGNED: Time = 30 * DAY;
+/// For how long signatures hold, in seconds: `signature_days` as `muster init` writes it.
+const SIGNED: Time = 90 * DAY;
 
 /// Of a thousand machines, how many are so.
 #[derive(Debug, Clone, Copy)]
