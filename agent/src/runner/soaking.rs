@@ -3,7 +3,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use muster_protocol::ids::Sha256;
+use muster_protocol::ids::{Sha256, StorePath};
 use muster_protocol::plan::Said;
 
 use super::shared::Shared;
@@ -17,7 +17,7 @@ const LATER: Duration = Duration::from_secs(60);
 
 /// Runs until dropped.
 pub async fn run(shared: &Shared) {
-    let mut soak = Soak { shared, counted: None, told: None };
+    let mut soak = Soak { shared, about: None, counted: None, told: None };
     loop {
         let wait = soak.turn().await.unwrap_or_else(|error| {
             tracing::warn!("the soak of this generation cannot be counted: {error}");
@@ -34,7 +34,9 @@ pub async fn run(shared: &Shared) {
 
 struct Soak<'a> {
     shared: &'a Shared,
-    /// Up to which awake time it is counted, while the machine runs it.
+    /// The plan and the system that are counted.
+    about: Option<(Sha256, StorePath)>,
+    /// Up to which awake time they are, while the machine runs it.
     counted: Option<Duration>,
     /// What the controller was last told, or is about to be.
     told: Option<(Sha256, Said)>,
@@ -74,8 +76,12 @@ impl Soak<'_> {
             journal.confirmed.as_ref().is_some_and(|known| known.generation == followed.generation);
         let on_it = self.shared.platform.layout().running().as_ref() == Some(&followed.output);
         let runs = confirmed && on_it && !switches;
-        if !runs {
-            self.counted = None;
+        let about = (followed.plan, followed.output.clone());
+        // Between two looks one generation may have taken the place of another: its time begins now.
+        let is_new = self.about.as_ref() != Some(&about);
+        self.about = Some(about);
+        if is_new || !runs {
+            self.counted = runs.then_some(now);
         } else if self.counted.is_none() {
             self.counted = Some(now);
         }

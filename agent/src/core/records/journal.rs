@@ -346,6 +346,8 @@ impl Journal {
         let generation = transaction.generation();
         if undone && self.confirmed.as_ref().is_some_and(|known| known.generation == generation) {
             (self.confirmed, self.previous) = (None, None);
+            // What it said of it in a rollout is taken back.
+            self.followed = self.followed.take().map(|known| known.went_back(generation));
         }
     }
 

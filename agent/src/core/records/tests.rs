@@ -1,6 +1,8 @@
 use muster_protocol::checkin::Phase;
-use muster_protocol::ids::{Generation, StorePath};
+use muster_protocol::ids::{Generation, Sha256, StorePath};
+use muster_protocol::keys::SecretKey;
 use muster_protocol::machine::Class;
+use muster_protocol::plan::Said;
 use muster_protocol::policy::Policy;
 use muster_protocol::report::{EventKind, Reason, UpdateStep};
 use muster_protocol::target::{Action, Target};
@@ -8,6 +10,7 @@ use muster_protocol::target::{Action, Target};
 use super::journal::LATER_MS;
 use super::*;
 use crate::core::policy::{Hold, Stage};
+use crate::core::rollout::Followed;
 use crate::core::state::State;
 
 /// What is observed when a transaction ends on this system.
@@ -208,12 +211,26 @@ fn i5_a_confirmed_generation_that_did_not_boot_is_confirmed_no_longer_and_quaran
     let mut back = Transaction::fallen_back("f".into(), signed.clone(), was, "why".into(), 6);
     assert_eq!((back.action(), back.state.name()), (Action::Boot, "rolling-back"));
     back.state = rolled_back(Reason::DidNotBoot);
+    journal.followed = Some(Followed {
+        plan: Sha256::of(b"plan"),
+        name: "weekly".parse().unwrap(),
+        wave: "canaries".into(),
+        generation: signed.generation,
+        output: signed.output.clone(),
+        key: SecretKey::generate().unwrap().public(),
+        soak_seconds: 60,
+        soaked_ms: 60_000,
+        said: Said::Soaked,
+        failed: vec![],
+    });
     let seen = Settled { running: Some(&old), boot: Some("b2"), ..seen };
     journal.settle(&back, seen);
     assert!(journal.quarantined(&signed.derivation).is_some());
     assert_eq!((&journal.confirmed, &journal.previous, &journal.drift), (&None, &None, &None));
     assert_eq!((journal.seen_in.as_deref(), &journal.expected), (Some("b2"), &Some(old.clone())));
     assert_eq!(journal.last.as_ref().unwrap().phase, Phase::RolledBack);
+    let said = journal.followed.as_ref().map(|followed| followed.said);
+    assert_eq!(said, Some(Said::Withdrawn), "what it had said of it in a rollout is taken back");
     // One that only waited for its first boot leaves the confirmed one alone.
     let mut journal = Journal::default();
     journal.settle(&confirmed, on(Some(&path("system-2"))));
