@@ -186,6 +186,11 @@ pub enum Change {
         plan: Sha256,
         machines: Vec<MachineName>,
     },
+    /// A machine whose failure was forgiven tries again: what it comes to counts anew.
+    MemberTriesAgain {
+        plan: Sha256,
+        machine: MachineName,
+    },
     /// What a machine said of a plan; nothing if the plan is gone.
     Said(Said),
     /// The turn of a machine, if the generation is still its latest.

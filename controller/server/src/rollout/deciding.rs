@@ -15,7 +15,7 @@ use muster_protocol::report::EventKind;
 use super::engine::{Belongs, Decision, Given, LEAVE_MS, Member, Observed, Stage, decide as next};
 use crate::core::audit::{AuditContext, NewEntry};
 use crate::core::change::{Change, Decided};
-use crate::core::rollouts::facts::{Facts, Seen};
+use crate::core::rollouts::facts::{Facts, Seen, Void};
 use crate::core::rollouts::{Asked, Failed, NewTurn, RolloutRefusal, StoredRollout, Verdict, cut, logged};
 
 /// The rollout, and what does not come from its rows.
@@ -68,6 +68,14 @@ pub fn decide(
         .filter(|(_, recorded)| recorded.forgiven)
         .map(|(name, _)| name.clone())
         .collect();
+    for (name, member) in &mut members {
+        // Another failure is another one to look at. A revocation is none that could be tried again.
+        let tries = member.failed.is_some() && member.stage == Stage::Switching && !member.is_revoked();
+        if tries && forgiven.remove(name) {
+            member.failed = None;
+            changes.push(Change::MemberTriesAgain { plan: of.hash, machine: name.clone() });
+        }
+    }
     let mut asked = facts.rollout.asked.clone();
     if let Some(asking) = &asking {
         let wished = wish(of, facts, asking)?;
@@ -264,7 +272,7 @@ fn logged_wish(of: &Of<'_>, facts: &Facts, asked: &Asked, (_, by): &Asking<'_>) 
 /// Whether the machine holds the rollout back by what became of it.
 fn is_blamed(member: &Member) -> bool {
     let degraded = member.stage == Stage::Confirmed && member.degraded;
-    member.failed.is_some() || member.stage == Stage::Failed || degraded || member.belongs == Belongs::Revoked
+    member.failed.is_some() || member.stage == Stage::Failed || degraded || member.is_revoked()
 }
 
 /// The statements that the plan's keys signed.
@@ -281,8 +289,9 @@ fn proven(of: &Of<'_>, facts: &Facts) -> BTreeSet<(MachineName, Said)> {
 fn member(of: &Of<'_>, facts: &Facts, name: &MachineName) -> Member {
     let recorded = facts.members.get(name);
     let failed = recorded.and_then(|recorded| recorded.failed);
+    let was_revoked = recorded.is_some_and(|recorded| recorded.void == Void::Revoked);
     let Some(seen) = facts.machines.get(name) else {
-        return Member { belongs: Belongs::Gone, failed, ..Member::default() };
+        return Member { belongs: Belongs::Gone, failed, was_revoked, ..Member::default() };
     };
     let here = seen.turn.as_ref().filter(|turn| turn.at.plan == of.hash);
     let belongs = match (seen.revoked, here) {
@@ -297,10 +306,16 @@ fn member(of: &Of<'_>, facts: &Facts, name: &MachineName) -> Member {
         seen: seen.seen_at.filter(|_| seen.observed.is_some()),
         belongs,
         stage: if belongs == Belongs::Here { stage(of.hash, seen) } else { Stage::Behind },
-        note: seen.observed.as_ref().and_then(|observed| observed.note.clone()),
+        // One that waits for its turn repeats what it was told.
+        note: seen
+            .observed
+            .as_ref()
+            .filter(|observed| observed.awaits.is_none())
+            .and_then(|observed| observed.note.clone()),
         leave,
         failed,
         degraded: is_degraded(seen),
+        was_revoked,
     }
 }
 

@@ -64,10 +64,16 @@ fn of<'a>(
 
 /// Decides about every rollout that is under way: the brake was pulled, or let go.
 pub async fn decide_all(services: &Services) -> Result<(), Failed<RolloutRefusal>> {
+    let mut done = Ok(());
     for plan in services.store.open_rollouts().await? {
-        decide(services, &plan, None).await?;
+        match decide(services, &plan, None).await {
+            // Nothing is decided about it, whatever holds.
+            Ok(_) | Err(Failed::Refused(_)) => {}
+            // The others are held back all the same.
+            Err(error) => done = Err(error),
+        }
     }
-    Ok(())
+    done
 }
 
 /// When each rollout is due, whatever happens.
@@ -119,13 +125,15 @@ pub async fn run(services: Arc<Services>) {
 async fn round(services: &Services, due: &mut Due) -> Result<(), StoreError> {
     let open = services.store.open_rollouts().await?;
     let stirred = services.store.stirred();
+    let mut done = Ok(());
     for plan in due.now(&open, stirred, services.roots.shared(), services.now()) {
         match decide(services, &plan, None).await {
             Ok(next) => due.decided(plan, &next, services.now()),
-            // It was removed, or a machine named one that never was.
+            // It was removed, cannot be read, or a machine named one that never was.
             Err(Failed::Refused(_)) => {}
-            Err(Failed::Store(error)) => return Err(error),
+            // One that cannot be decided holds up no other.
+            Err(Failed::Store(error)) => done = Err(error),
         }
     }
-    Ok(())
+    done
 }

@@ -39,6 +39,8 @@ struct Inner {
     /// Until when nobody looks for a plan that a machine named.
     unknown: HashMap<Sha256, Instant>,
     verified: HashSet<[u8; 32]>,
+    /// Stored plans that this version cannot read.
+    unreadable: HashSet<Sha256>,
 }
 
 impl Plans {
@@ -53,8 +55,18 @@ impl Plans {
         }
         let Some(bytes) = store.plan(plan).await? else { return Ok(None) };
         let read = threads::on(bytes.len(), || Plan::parse_named(&bytes, *plan));
-        let Ok(parsed) = read else {
-            return Err(StoreError::Damaged("a plan"));
+        let parsed = match read {
+            Ok(parsed) => parsed,
+            Err(error) => {
+                // Once: it is asked for all the time.
+                if self.with(|inner| inner.unreadable.insert(*plan)) {
+                    tracing::warn!(
+                        "the plan {} cannot be read, and its rollout stands still: {error}",
+                        plan.short()
+                    );
+                }
+                return Ok(None);
+            }
         };
         let held = Arc::new(Held { plan: Arc::new(parsed), bytes: bytes.into() });
         self.with(|inner| {
@@ -94,7 +106,10 @@ impl Plans {
 
     /// Plans may have been removed.
     pub fn forget(&self) {
-        self.with(|inner| (inner.held, inner.bytes) = (HashMap::new(), 0));
+        self.with(|inner| {
+            (inner.held, inner.bytes) = (HashMap::new(), 0);
+            inner.unreadable.clear();
+        });
     }
 
     /// Whether a machine signed this with the key that the plan has of it.

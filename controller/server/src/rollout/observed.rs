@@ -47,6 +47,15 @@ pub struct Member {
     pub failed: Option<Failure>,
     /// It runs the generation with failed units.
     pub degraded: bool,
+    /// An operator revoked it while the rollout was under way, if another one has its name now.
+    pub was_revoked: bool,
+}
+
+impl Member {
+    /// Whether it is revoked, or the one that had its name was.
+    pub(super) fn is_revoked(&self) -> bool {
+        self.belongs == Belongs::Revoked || self.was_revoked
+    }
 }
 
 /// Whether a machine belongs to a rollout.
@@ -120,6 +129,7 @@ static NOBODY: Member = Member {
     leave: None,
     failed: None,
     degraded: false,
+    was_revoked: false,
 };
 
 impl Observed<'_> {
@@ -127,10 +137,12 @@ impl Observed<'_> {
         self.members.get(name).unwrap_or(&NOBODY)
     }
 
-    /// Whether a voucher is proven to have said this. A revoked machine's word no longer counts.
+    /// Whether a voucher is proven to have said this. A revoked machine's word no longer counts, nor does
+    /// that of one that has failed since.
     pub(super) fn says(&self, voucher: &Voucher, said: Said) -> bool {
-        let proven = |said| self.proven.contains(&(voucher.machine.clone(), said));
-        proven(said) && (said == Said::Withdrawn || self.member(&voucher.machine).belongs != Belongs::Revoked)
+        let member = self.member(&voucher.machine);
+        let counts = member.belongs != Belongs::Revoked && member.stage != Stage::Failed;
+        (said == Said::Withdrawn || counts) && self.proven.contains(&(voucher.machine.clone(), said))
     }
 
     pub(super) fn has_soaked(&self, voucher: &Voucher) -> bool {
@@ -179,8 +191,8 @@ impl Observed<'_> {
             return Some(Hold::Brake(why.to_owned()));
         }
         let mut members = self.plan.waves.iter().flat_map(|wave| &wave.members);
-        let revoked = members
-            .find(|name| self.member(name).belongs == Belongs::Revoked && !self.forgiven.contains(*name));
+        let blocks = |name: &MachineName| self.member(name).is_revoked() && !self.forgiven.contains(name);
+        let revoked = members.find(|name| blocks(name));
         if let Some(name) = revoked {
             return Some(Hold::Revoked(name.clone()));
         }

@@ -30,8 +30,8 @@ impl Hold {
             }
             Self::Brake(why) => format!("the brake is on ({why}): 'muster brake --off' releases it"),
             Self::Revoked(machine) => format!(
-                "{machine} was revoked, and may have vouched for others: 'muster rollout resume {name}' goes on \
-                 without it"
+                "{machine} was revoked, and may have vouched for others: its word counts no longer, and \
+                 'muster rollout retry {name}' goes on without it"
             ),
             Self::Budget { failures, budget } => format!(
                 "{} failed and the budget is {budget}: see 'muster rollout show {name}', then retry, undo or stop it",
@@ -192,7 +192,10 @@ pub(super) fn whole(
         MemberState::Soaked | MemberState::Failed | MemberState::Away | MemberState::Left => false,
     });
     let (failed, away) = (total(|wave| wave.failed), total(|wave| wave.away));
-    if !goes_on {
+    // Nothing is done while the machines that are away are all that a wave has.
+    let untried =
+        |wave: &WaveView| wave.away > 0 && (!wave.open || wave.soaked + wave.confirmed + wave.failed == 0);
+    if !goes_on && !decision.waves.iter().any(untried) {
         let well = machines(total(|wave| wave.soaked) + total(|wave| wave.confirmed));
         let mut why = format!("{well} took it");
         if failed > 0 {
@@ -234,14 +237,16 @@ fn running(observed: &Observed<'_>, decision: &Decision, away: u64) -> String {
     let sum = |number: fn(&WaveView) -> u32| decision.waves.iter().map(number).map(u64::from).sum::<u64>();
     let left = sum(|wave| wave.waiting) + sum(|wave| wave.preparing) + sum(|wave| wave.in_flight);
     let soak = sum(|wave| wave.confirmed);
-    let mut why = match (left, soak) {
-        (0, soak) => format!("every wave has begun; {} still soak", machines(soak)),
-        (left, _) => format!("every wave has begun; {} are left", machines(left)),
+    let verb = |count: u64, one: &'static str, many: &'static str| if count == 1 { one } else { many };
+    let answers = |count: u64| verb(count, "does not answer", "do not answer");
+    let why = match (left, soak) {
+        (0, 0) => return format!("{} {}: it goes on when one is back", machines(away), answers(away)),
+        (0, soak) => {
+            format!("every wave has begun; {} still {}", machines(soak), verb(soak, "soaks", "soak"))
+        }
+        (left, _) => format!("every wave has begun; {} {} left", machines(left), verb(left, "is", "are")),
     };
-    if away > 0 {
-        why += &format!(", and {away} do not answer");
-    }
-    why
+    if away > 0 { format!("{why}, and {away} {}", answers(away)) } else { why }
 }
 
 /// Whether a wave that others wait for has machines that could still vouch, all of them away.

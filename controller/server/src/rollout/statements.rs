@@ -25,12 +25,7 @@ pub fn statements(
     is_signed: impl Fn(&MachineName, Said, &Signature) -> bool,
 ) -> Statements {
     let said = |name: &MachineName, said: Said| {
-        let recorded = recorded.get(name)?;
-        let signature = match said {
-            Said::Confirmed => recorded.confirmed,
-            Said::Soaked => recorded.soaked,
-            Said::Withdrawn => recorded.withdrawn,
-        }?;
+        let signature = recorded.get(name)?.said().find(|(known, _)| *known == said)?.1;
         is_signed(name, said, &signature).then(|| Statement { machine: name.clone(), said, signature })
     };
     let withdrawn = |name: &MachineName| said(name, Said::Withdrawn);

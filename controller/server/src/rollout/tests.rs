@@ -334,6 +334,38 @@ fn a_revoked_machines_word_counts_no_longer() {
 }
 
 #[test]
+fn nothing_is_done_while_all_that_a_wave_has_is_away() {
+    let mut world = World::new(&[1, 2], 1, 2);
+    world.all(|member| member.seen = None);
+    let decision = world.decide();
+    assert_eq!(decision.state, RolloutState::Running, "{}", decision.why);
+    assert!(decision.why.contains("does not answer") || decision.why.contains("nobody"), "{}", decision.why);
+    // The canary took it; of the next wave nobody answers.
+    world.member("0-0").stage = Stage::Confirmed;
+    world.soaked("0-0");
+    let decision = world.decide();
+    assert_eq!(decision.state, RolloutState::Running, "{}", decision.why);
+    assert!(decision.why.starts_with("2 machines do not answer"), "{}", decision.why);
+    world.member("1-0").stage = Stage::Confirmed;
+    world.member("1-0").seen = Some(NOW);
+    world.soaked("1-0");
+    let decision = world.decide();
+    assert_eq!(decision.state, RolloutState::Done, "{}", decision.why);
+}
+
+#[test]
+fn the_word_of_a_machine_that_failed_since_counts_no_longer() {
+    let mut world = World::new(&[2, 1], 1, 2);
+    world.plan.budget = 1;
+    world.soaked("0-0");
+    assert!(world.decide().leave.contains(&name("1-0")));
+    // It did not boot, and fell back.
+    world.member("0-0").stage = Stage::Failed;
+    let decision = world.decide();
+    assert!(decision.state == RolloutState::Running && !decision.leave.contains(&name("1-0")));
+}
+
+#[test]
 fn a_rollout_whose_machines_all_got_another_generation_has_ended() {
     let mut world = World::new(&[2], 1, 1);
     world.all(|member| member.belongs = Belongs::Elsewhere);

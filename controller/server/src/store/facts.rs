@@ -158,6 +158,7 @@ fn contradicts(change: &Change) -> Concerns<'_> {
         | Change::RolloutDecided { .. }
         | Change::MemberFailed { .. }
         | Change::MembersForgiven { .. }
+        | Change::MemberTriesAgain { .. }
         | Change::Said(_)
         | Change::BrakeSet { .. }
         | Change::PlansForgotten { .. }

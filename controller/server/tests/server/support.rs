@@ -239,10 +239,13 @@ impl Fleet {
     }
     pub async fn enrolled(&self, machine: &str, class: Class) -> Machine {
         let token = self.invited(machine, class).await;
+        self.enrolled_with(token).await
+    }
+    pub async fn enrolled_with(&self, token: Token) -> Machine {
         let key = SecretKey::generate().unwrap();
         let answer = self.post(api::ENROL, &enrol_request(&token, &key)).await;
         assert_eq!(answer.status, StatusCode::OK, "{}", answer.text);
-        Machine { name: token.machine, class, key, seq: 0, fleet: self.fleet_id() }
+        Machine { name: token.machine, class: token.class, key, seq: 0, fleet: self.fleet_id() }
     }
     pub async fn get(&self, path: &str, bearer: &str) -> Answer {
         Answer::of(self.http.get(self.url(path)).bearer_auth(bearer)).await

@@ -76,17 +76,49 @@ pub struct Recorded {
     pub withdrawn: Option<Signature>,
     pub failed: Option<Failure>,
     pub forgiven: bool,
+    pub void: Void,
+}
+
+/// Why a machine's word no longer counts, also once another one has its name.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Void {
+    #[default]
+    No,
+    /// It was invited anew: what had said so need not be what comes.
+    Replaced,
+    /// An operator revoked it: somebody else may have said so.
+    Revoked,
+}
+
+impl Void {
+    /// As it is stored.
+    pub fn number(self) -> i64 {
+        match self {
+            Self::No => 0,
+            Self::Replaced => 1,
+            Self::Revoked => 2,
+        }
+    }
+
+    pub fn of_number(number: i64) -> Self {
+        match number {
+            ..=0 => Self::No,
+            1 => Self::Replaced,
+            2.. => Self::Revoked,
+        }
+    }
 }
 
 impl Recorded {
-    /// What the machine signed.
+    /// What the machine signed and that still counts. That it takes something back always does.
     pub fn said(&self) -> impl Iterator<Item = (Said, Signature)> {
         let all = [
             (Said::Withdrawn, self.withdrawn),
             (Said::Soaked, self.soaked),
             (Said::Confirmed, self.confirmed),
         ];
-        all.into_iter().filter_map(|(said, signature)| Some((said, signature?)))
+        let counts = move |said| self.void == Void::No || said == Said::Withdrawn;
+        all.into_iter().filter_map(move |(said, signature)| Some((said, signature.filter(|_| counts(said))?)))
     }
 
     /// The same as it is passed on.

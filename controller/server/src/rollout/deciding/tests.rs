@@ -104,6 +104,10 @@ fn after(mut facts: Facts, changes: &[Change]) -> Facts {
                     facts.members.entry(name.clone()).or_default().forgiven = true;
                 }
             }
+            Change::MemberTriesAgain { machine, .. } => {
+                let member = facts.members.get_mut(machine).unwrap();
+                (member.failed, member.forgiven) = (None, false);
+            }
             _ => {}
         }
     }
@@ -181,6 +185,60 @@ fn a_failure_is_recorded_once_and_forgiven_by_an_operator() {
     assert_eq!((forgiven.answer.view.state, forgiven.answer.view.failures), (RolloutState::Running, 0));
     let then = after(then, &forgiven.changes);
     assert_eq!(decided(&plan, &then, Some((&ask, context))).changes, []);
+}
+
+#[test]
+fn a_machine_that_is_asked_to_try_again_gets_leave_and_another_failure_counts_anew() {
+    let plan = plan(&[2], 1);
+    let name: MachineName = "m0-0".parse().unwrap();
+    let failed = || {
+        let kind = EventKind::RolledBack {
+            running: "/nix/store/1c0bm0n2hg4kd2x7q2g5p1l1c4cx8kpl-system".parse().unwrap(),
+            reason: Reason::NeedsHuman,
+            detail: String::new(),
+            quarantined: true,
+        };
+        Some(Outcome { generation: Generation::FIRST, kind })
+    };
+    let mut facts = facts(&plan);
+    let set = |facts: &mut Facts, phase, awaits| {
+        let seen = facts.machines.get_mut(&name).unwrap();
+        seen.observed = Some(told(phase, awaits));
+        // That it is tried again makes it undecided.
+        seen.outcome = if phase == Phase::RolledBack { failed() } else { None };
+    };
+    set(&mut facts, Phase::RolledBack, None);
+    let first = decided(&plan, &facts, None);
+    assert_eq!(first.answer.view.state, RolloutState::Halted);
+    let facts = after(facts, &first.changes);
+    let operator = SecretKey::generate().unwrap().public();
+    let context = AuditContext { operator: &operator, at: NOW };
+    let ask = AskRollout { wish: Wish::Run, forgive: true, why: None };
+    let mut facts = after(facts.clone(), &decided(&plan, &facts, Some((&ask, context))).changes);
+    // It was asked to, and waits for its turn once more.
+    set(&mut facts, Phase::Checked, Some(hash(&plan)));
+    facts.machines.get_mut(&"m0-1".parse::<MachineName>().unwrap()).unwrap().seen_at = None;
+    let again = decided(&plan, &facts, None);
+    assert_eq!(again.answer.rings, std::slice::from_ref(&name), "{}", again.answer.view.why);
+    let mut facts = after(facts, &again.changes);
+    set(&mut facts, Phase::Activating, None);
+    let begins = decided(&plan, &facts, None);
+    assert_eq!(begins.answer.view.failures, 0);
+    let mut facts = after(facts, &begins.changes);
+    set(&mut facts, Phase::RolledBack, None);
+    let second = decided(&plan, &facts, None);
+    assert_eq!((second.answer.view.state, second.answer.view.failures), (RolloutState::Halted, 1));
+}
+
+#[test]
+fn a_machine_that_waits_is_not_quoted_with_what_it_was_told() {
+    let plan = plan(&[1], 1);
+    let mut facts = facts(&plan);
+    let seen = facts.machines.values_mut().next().unwrap();
+    let note = Some("its turn comes when 2 machines have soaked".to_owned());
+    seen.observed = Some(Told { note, ..told(Phase::NeedsHuman, Some(hash(&plan))) });
+    let view = decided(&plan, &facts, None).answer.view;
+    assert!(!view.members[0].why.contains("its turn comes"), "{}", view.members[0].why);
 }
 
 #[test]

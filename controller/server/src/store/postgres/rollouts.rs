@@ -14,7 +14,7 @@ use super::columns::{
 };
 use super::connection::{Postgres, Transaction};
 use super::locks::{self, Lock};
-use crate::core::rollouts::facts::{Facts, Observed, Recorded, Seen};
+use crate::core::rollouts::facts::{Facts, Observed, Recorded, Seen, Void};
 use crate::core::rollouts::{Asked, Failed, Known, NewRollout, NewTurn, Said, StoredRollout, Verdict};
 use crate::store::error::StoreError;
 use crate::threads;
@@ -103,6 +103,7 @@ struct MemberRow {
     withdrawn: Option<Vec<u8>>,
     failed: Option<String>,
     forgiven: i64,
+    void: i64,
 }
 
 impl MemberRow {
@@ -113,6 +114,7 @@ impl MemberRow {
             withdrawn: signature(self.withdrawn)?,
             failed: self.failed.and_then(|text| serde_json::from_value(text.into()).ok()),
             forgiven: self.forgiven != 0,
+            void: Void::of_number(self.void),
         };
         Ok((machine(&self.machine)?, recorded))
     }
@@ -165,7 +167,7 @@ impl Postgres {
         machines: &[&MachineName],
     ) -> Result<BTreeMap<MachineName, Recorded>, StoreError> {
         let rows: Vec<MemberRow> = query_as(
-            "SELECT machine, confirmed, soaked, withdrawn, failed, forgiven FROM rollout_members
+            "SELECT machine, confirmed, soaked, withdrawn, failed, forgiven, void FROM rollout_members
              WHERE plan = $1 AND machine = ANY($2)",
         )
         .bind(plan.as_bytes().to_vec())
@@ -222,7 +224,7 @@ impl Transaction {
         .fetch_all(self.connection())
         .await?;
         let members: Vec<MemberRow> = query_as(
-            "SELECT machine, confirmed, soaked, withdrawn, failed, forgiven FROM rollout_members
+            "SELECT machine, confirmed, soaked, withdrawn, failed, forgiven, void FROM rollout_members
              WHERE plan = $1",
         )
         .bind(hash.clone())
@@ -306,6 +308,41 @@ pub async fn forgive(
     )
     .bind(plan.as_bytes().to_vec())
     .bind(machines)
+    .execute(sql)
+    .await?;
+    Ok(())
+}
+
+pub async fn tries_again(
+    sql: &mut PgConnection,
+    plan: &Sha256,
+    machine: &MachineName,
+) -> Result<(), StoreError> {
+    query("UPDATE rollout_members SET failed = NULL, forgiven = 0 WHERE plan = $1 AND machine = $2")
+        .bind(plan.as_bytes().to_vec())
+        .bind(machine.as_str())
+        .execute(sql)
+        .await?;
+    Ok(())
+}
+
+/// What this machine said counts no longer, in any rollout; nor does what is still said with its key in those
+/// that are open. That an operator forgave it something was about the machine that it was.
+pub async fn void(sql: &mut PgConnection, machine: &MachineName, why: Void) -> Result<(), StoreError> {
+    query(
+        "UPDATE rollout_members SET void = greatest(void, $2), forgiven = CASE WHEN $2 > 1 THEN 0 ELSE forgiven END
+         WHERE machine = $1",
+    )
+    .bind(machine.as_str())
+    .bind(why.number())
+    .execute(&mut *sql)
+    .await?;
+    query(
+        "INSERT INTO rollout_members (plan, machine, void) SELECT plan, $1, $2 FROM rollouts WHERE open <> 0
+         ON CONFLICT (plan, machine) DO NOTHING",
+    )
+    .bind(machine.as_str())
+    .bind(why.number())
     .execute(sql)
     .await?;
     Ok(())

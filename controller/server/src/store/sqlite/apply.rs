@@ -13,6 +13,7 @@ use super::{
 };
 use crate::core::change::{Change, CheckedIn};
 use crate::core::rollouts::NewTurn;
+use crate::core::rollouts::facts::Void;
 use crate::store::answers::Applied;
 use crate::store::error::StoreError;
 
@@ -112,9 +113,15 @@ impl Applying<'_> {
         let sql = &mut *self.sql;
         match change {
             Change::MachineAdded { machine, at } => machines::add(sql, machine, *at).await,
-            Change::MachineInvited(machine) => machines::invite(sql, machine).await,
+            Change::MachineInvited(invited) => {
+                machines::invite(sql, invited).await?;
+                rollouts::void(sql, &invited.machine, Void::Replaced).await
+            }
             Change::TagsReplaced { machine, tags } => machines::replace_tags(sql, machine, tags).await,
-            Change::MachineRevoked { machine, at } => machines::revoke(sql, machine, *at).await,
+            Change::MachineRevoked { machine, at } => {
+                machines::revoke(sql, machine, *at).await?;
+                rollouts::void(sql, machine, Void::Revoked).await
+            }
             Change::MachineSeen { machine, at } => machines::seen(sql, machine, *at).await,
             // Written with the others, and kept in memory.
             Change::CheckedIn(_) | Change::MachineChanged { .. } | Change::TurnChanged(_) => Ok(()),
@@ -181,6 +188,7 @@ impl Applying<'_> {
             Change::RolloutDecided { plan, verdict } => rollouts::decided(sql, plan, verdict).await,
             Change::MemberFailed { plan, failed } => rollouts::failed(sql, plan, failed).await,
             Change::MembersForgiven { plan, machines } => rollouts::forgive(sql, plan, machines).await,
+            Change::MemberTriesAgain { plan, machine } => rollouts::tries_again(sql, plan, machine).await,
             Change::Said(said) => rollouts::said(sql, said).await,
             Change::BrakeSet { brake } => rollouts::set_brake(sql, brake.as_ref()).await,
             Change::PlansForgotten { before, most } => {

@@ -12,7 +12,7 @@ use sqlx::{QueryBuilder, SqliteConnection};
 use super::columns::{json, machine, public_key, sha256, some_generation, unsigned};
 use super::connection::{Sqlite, Transaction};
 use super::publication::AT_ONCE;
-use crate::core::rollouts::facts::{Facts, Observed, Recorded, Seen};
+use crate::core::rollouts::facts::{Facts, Observed, Recorded, Seen, Void};
 use crate::core::rollouts::{Asked, Failed, Known, NewRollout, NewTurn, Said, StoredRollout, Verdict};
 use crate::store::error::StoreError;
 use crate::threads;
@@ -101,6 +101,7 @@ struct MemberRow {
     withdrawn: Option<Vec<u8>>,
     failed: Option<String>,
     forgiven: i64,
+    void: i64,
 }
 
 impl MemberRow {
@@ -111,6 +112,7 @@ impl MemberRow {
             withdrawn: signature(self.withdrawn)?,
             failed: self.failed.and_then(|text| serde_json::from_value(text.into()).ok()),
             forgiven: self.forgiven != 0,
+            void: Void::of_number(self.void),
         };
         Ok((machine(&self.machine)?, recorded))
     }
@@ -158,7 +160,7 @@ impl Sqlite {
         machines: &[&MachineName],
     ) -> Result<BTreeMap<MachineName, Recorded>, StoreError> {
         let rows: Vec<MemberRow> = sqlx::query_as(
-            "SELECT machine, confirmed, soaked, withdrawn, failed, forgiven FROM rollout_members
+            "SELECT machine, confirmed, soaked, withdrawn, failed, forgiven, void FROM rollout_members
              WHERE plan = $1 AND machine IN (SELECT value FROM json_each($2))",
         )
         .bind(plan.as_bytes().as_slice())
@@ -207,7 +209,7 @@ impl Transaction {
         .fetch_all(self.connection())
         .await?;
         let members: Vec<MemberRow> = sqlx::query_as(
-            "SELECT machine, confirmed, soaked, withdrawn, failed, forgiven FROM rollout_members
+            "SELECT machine, confirmed, soaked, withdrawn, failed, forgiven, void FROM rollout_members
              WHERE plan = $1",
         )
         .bind(hash)
@@ -291,6 +293,41 @@ pub async fn forgive(
     )
     .bind(plan.as_bytes().as_slice())
     .bind(json(&machines, "names")?)
+    .execute(sql)
+    .await?;
+    Ok(())
+}
+
+pub async fn tries_again(
+    sql: &mut SqliteConnection,
+    plan: &Sha256,
+    machine: &MachineName,
+) -> Result<(), StoreError> {
+    sqlx::query("UPDATE rollout_members SET failed = NULL, forgiven = 0 WHERE plan = $1 AND machine = $2")
+        .bind(plan.as_bytes().as_slice())
+        .bind(machine.as_str())
+        .execute(sql)
+        .await?;
+    Ok(())
+}
+
+/// What this machine said counts no longer, in any rollout; nor does what is still said with its key in those
+/// that are open. That an operator forgave it something was about the machine that it was.
+pub async fn void(sql: &mut SqliteConnection, machine: &MachineName, why: Void) -> Result<(), StoreError> {
+    sqlx::query(
+        "UPDATE rollout_members SET void = max(void, $2), forgiven = CASE WHEN $2 > 1 THEN 0 ELSE forgiven END
+         WHERE machine = $1",
+    )
+    .bind(machine.as_str())
+    .bind(why.number())
+    .execute(&mut *sql)
+    .await?;
+    sqlx::query(
+        "INSERT INTO rollout_members (plan, machine, void) SELECT plan, $1, $2 FROM rollouts WHERE open <> 0
+         ON CONFLICT (plan, machine) DO NOTHING",
+    )
+    .bind(machine.as_str())
+    .bind(why.number())
     .execute(sql)
     .await?;
     Ok(())
