@@ -51,7 +51,7 @@ pub enum Rollout {
     Resume(ask::Ask),
     /// Begin on no further machine any more; what runs stays
     Stop(ask::Stop),
-    /// Stop it, and bring the machines that began back to the generation before
+    /// Stop it at once; then sign what they ran before for the machines that began
     Undo(undo::Undo),
     /// Forgive what failed up to now, and have the machines that failed try again
     Retry(ask::Ask),

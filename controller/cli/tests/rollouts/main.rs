@@ -5,6 +5,7 @@
 
 mod second;
 mod skipped;
+mod undone;
 
 use std::collections::BTreeMap;
 use std::path::Path;
@@ -172,37 +173,9 @@ async fn holding_a_rollout_is_one_request_and_ending_it_asks() {
         "{}",
         out(&refused)
     );
-    let undone = bed.muster(&["rollout", "undo", "weekly", "--yes"]);
-    assert!(out(&undone).contains("No machine of weekly has begun"), "{}", out(&undone));
     let unknown = bed.muster(&["rollout", "pause", "nightly"]);
     assert!(out(&unknown).contains("there is no open rollout 'nightly'; there is weekly (abababababab)"));
     assert_eq!(bed.asked(), [], "nothing was changed");
-}
-
-#[tokio::test(flavor = "multi_thread")]
-async fn undoing_stops_it_and_names_those_who_began() {
-    let bed = Bed::new().await;
-    let plan = "cd".repeat(32);
-    let path = format!("/v1/operator/rollouts/{plan}");
-    let member = |name: &str, state: &str| {
-        json!({
-            "machine": name, "wave": 0, "state": state, "why": "", "said": null,
-        })
-    };
-    let view = json!({
-        "plan": plan, "name": "weekly", "at": 1, "by": bed.key, "state": "halted", "why": "two failed",
-        "budget": 0, "failures": 2, "waves": [],
-        "members": [member("tin", "failed"), member("lead", "soaked"), member("zinc", "waiting")],
-    });
-    bed.says("/v1/operator/rollouts", json!([view]));
-    bed.says(&path, view);
-    let undone = bed.muster(&["rollout", "undo", "weekly", "--yes"]);
-    let said = out(&undone);
-    assert!(undone.status.success(), "{said}");
-    assert!(said.contains("go back: tin, lead") && said.contains("publish"), "{said}");
-    assert!(said.contains("muster rollback tin lead"), "{said}");
-    let asked = json!({ "wish": "stop", "forgive": false, "why": null });
-    assert_eq!(bed.asked(), [(path, asked)]);
 }
 
 #[tokio::test(flavor = "multi_thread")]
