@@ -27,3 +27,4 @@ mod rollback;
 mod rollouts;
 mod sign_in;
 mod stolen;
+mod undone;
