@@ -1,6 +1,6 @@
 //! From a flake to published generations: select machines, number, evaluate and compare, order in waves,
-//! sign, draft, publish. `select`, `left_out`, `renewal`, `rollback::choice`, `rollout`, `terms` and `unread` are
-//! pure.
+//! sign, draft, publish. `select`, `left_out`, `renewal`, `rollback::choice`, `rollout`, `terms` and `unread`
+//! are pure.
 
 pub mod difference;
 pub mod drafts;

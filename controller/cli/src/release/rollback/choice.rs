@@ -21,7 +21,7 @@ use crate::terminal::list::listed;
 const MAX_MESSAGE: usize = 200;
 
 /// Why there is nothing to go back to.
-#[derive(Debug, PartialEq, Eq, thiserror::Error)]
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum NoWay {
     #[error("nothing was published for {0} yet")]
     Nothing(MachineName),
@@ -48,6 +48,9 @@ impl NoWay {
     pub fn with_hint(self) -> anyhow::Error {
         let hint = match &self {
             Self::Nothing(machine) => format!("publish something with `muster update {machine}`"),
+            Self::NoneConfirmed { machine, now, held } if *held == now.to_string() => {
+                format!("publish what it should run with `muster update {machine}`")
+            }
             Self::NoneConfirmed { machine, .. } => format!(
                 "name one with `muster rollback {machine} --to GENERATION`; `muster history {machine}` shows \
                  what became of them. Or publish what it should run with `muster update {machine}`"
@@ -117,7 +120,7 @@ pub fn choose<'a>(
             None => Err(NoWay::NoneConfirmed { machine: machine(), now: number(now), held: held() }),
         };
     };
-    if wanted.epoch() != epoch {
+    if wanted.epoch() < epoch {
         return Err(NoWay::Disowned { machine: machine(), wanted });
     }
     let found = history.iter().find(|entry| number(entry) == wanted);
@@ -290,6 +293,13 @@ mod tests {
         assert!(matches!(refused(Some(9)), NoWay::NotHeld { wanted, .. } if wanted == number(9)));
         assert!(matches!(refused(Some(11)), NoWay::Same { .. }));
         assert_eq!(chosen(&[], None), Err(NoWay::Nothing(tin())));
+        let later = Wanted::Generation("1.4".parse().unwrap());
+        let later = choose(&tin(), &history, Epoch::default(), later);
+        assert!(matches!(later, Err(NoWay::NotHeld { .. })), "no such epoch has begun: {later:?}");
+        let hint = |why: NoWay| crate::terminal::error::render(&why.with_hint());
+        assert!(hint(refused(None)).contains("muster rollback cinnabar --to"));
+        let only = chosen(&history[..1], None).unwrap_err();
+        assert!(!hint(only.clone()).contains("--to") && hint(only).contains("muster update cinnabar"));
         let disowned = choose(&tin(), &history, Epoch::new(1).unwrap(), Wanted::Generation(number(4)));
         assert!(matches!(disowned, Err(NoWay::Disowned { .. })));
         let disowned = choose(&tin(), &history, Epoch::new(1).unwrap(), Wanted::OtherSystem);

@@ -11,7 +11,7 @@ use super::ask::ask;
 use crate::api::client::Api;
 use crate::config::Config;
 use crate::fleet::rollouts::{self, Among};
-use crate::release::rollback::choice::Wanted;
+use crate::release::rollback::choice::{NoWay, Wanted};
 use crate::release::rollback::performed::{Performed, Terms, perform};
 use crate::release::rollout::undo::{Undo as Selected, selected};
 use crate::terminal::error::WithHint as _;
@@ -45,13 +45,8 @@ impl Undo {
             }
         };
         let performed = self.bring_back(config, &api, &view, is_over).await;
-        let is_open = !matches!(performed, Ok(Some(Performed { is_signed: true, .. }) | None));
-        if is_open && !is_over && !self.terms.signing.dry_run {
-            tell!(
-                "{} stays stopped, and what it brought still runs: `muster rollout undo {}` goes on.",
-                view.name,
-                view.plan.short()
-            );
+        if !is_over && !self.terms.signing.dry_run {
+            tell_open(&view, &performed);
         }
         Ok(performed?.map_or(ExitCode::SUCCESS, |performed| performed.code))
     }
@@ -88,5 +83,16 @@ impl Undo {
         }
         say!("No machine of {} has begun: nothing is to be signed.", view.name);
         Ok(None)
+    }
+}
+
+/// What was begun and not ended.
+fn tell_open(view: &RolloutView, performed: &Result<Option<Performed>>) {
+    let stays = format!("{} stays stopped, and what it brought still runs", view.name);
+    match performed {
+        Ok(None | Some(Performed { is_signed: true, .. })) => {}
+        // To repeat it would end there again.
+        Err(error) if error.is::<NoWay>() => tell!("{stays}."),
+        _ => tell!("{stays}: `muster rollout undo {}` goes on.", view.plan.short()),
     }
 }
