@@ -14,6 +14,7 @@ use muster_protocol::audit::Checkpoint;
 use muster_protocol::checkin::{Health, Holds, Phase, Runs};
 use muster_protocol::clock::{Clock as _, SystemClock, UnixMillis};
 use muster_protocol::ids::{Generation, MachineName, Sha256};
+use muster_protocol::keys::PublicKey;
 use muster_protocol::machine::{Class, System};
 use muster_protocol::plan::{RolloutName, Said};
 use muster_protocol::report::Attack;
@@ -125,6 +126,9 @@ pub struct Status {
     /// The recipient to encrypt this machine's secrets to.
     #[serde(default)]
     pub age: Option<String>,
+    /// The public key that this machine signs with.
+    #[serde(default)]
+    pub key: Option<PublicKey>,
     /// What the controller showed of its audit log, oldest first.
     #[serde(default)]
     pub log: Vec<Checkpoint>,

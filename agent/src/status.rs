@@ -85,6 +85,7 @@ pub fn from_files(config: &Config) -> Result<Status> {
         reports_waiting: waiting,
         shut_out: None,
         age: Some(identity.age),
+        key: Some(identity.key.public()),
         log,
         rollout: in_rollout(
             transaction.as_ref(),
@@ -319,6 +320,9 @@ pub fn lines(status: &Status, now: UnixMillis) -> Vec<String> {
             "the controller showed two histories of its audit log, or was restored from a backup: tell an \
              operator, who finds out with 'muster audit verify'",
         );
+    }
+    if let Some(key) = &status.key {
+        line("key", &key.to_string());
     }
     if let Some(age) = &status.age {
         line("secrets", &format!("for {age}"));

@@ -6,6 +6,7 @@ use std::os::unix::fs::PermissionsExt as _;
 use std::path::Path;
 use std::process::Command;
 
+use muster_protocol::keys::SecretKey;
 use serde_json::Value;
 
 fn copy(from: &Path, to: &Path) {
@@ -57,5 +58,9 @@ fn the_state_of_version_0_1_0_says_what_it_said_then() {
                 now[field]
             );
         }
+        // What somebody reads there, to give it to `muster machines trust-key`.
+        let pem = format!("../tests/fixtures/0.1.0/{machine}/state/machine.pem");
+        let pem = fs::read_to_string(Path::new(env!("CARGO_MANIFEST_DIR")).join(pem)).unwrap();
+        assert_eq!(now["key"], SecretKey::from_pem(&pem).unwrap().public().hex());
     }
 }

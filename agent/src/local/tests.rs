@@ -22,6 +22,7 @@ fn a_status() -> Status {
         reports_waiting: 3,
         shut_out: None,
         age: None,
+        key: None,
         log: vec![],
         rollout: None,
         vouches: None,

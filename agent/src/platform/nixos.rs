@@ -195,7 +195,7 @@ impl Platform for Nixos {
     fn ailing(&self, finished: &Finished) -> Ailing {
         match self.outcome(finished) {
             Outcome::UnitsFailed => Ailing {
-                units: messages::failed_units(&finished.said),
+                units: messages::failed_units(&finished.said).into_iter().filter(is_not_ours).collect(),
                 sessions: messages::failed_sessions(&finished.said),
             },
             _ => Ailing::default(),
@@ -264,6 +264,12 @@ impl Platform for Nixos {
             run(&self.layout, "systemctl", &["is-active", "--", name]).map_err(|error| error.to_string())?;
         if asked.exit == 0 { Ok(()) } else { Err(format!("{name} is {}", asked.output.trim())) }
     }
+}
+
+/// The switch leaves the agent alone, so that its own unit says nothing of the new system: it was killed
+/// meanwhile, and whoever judges this is the agent that was started again.
+fn is_not_ours(unit: &String) -> bool {
+    unit != AGENT_UNIT
 }
 
 #[cfg(test)]
@@ -344,6 +350,18 @@ mod tests {
         let said = "There are changes to critical components of the system:\n\na : 1 -> 2\n";
         assert!(nixos.needs_human(1, said).unwrap().contains("a: 1 -> 2"));
         assert_eq!(nixos.needs_human(1, "Pre-switch checks failed"), None);
+    }
+
+    #[test]
+    fn an_agent_that_was_killed_during_the_switch_is_no_unit_that_the_new_system_broke() {
+        let folder = tempfile::tempdir().unwrap();
+        let nixos = nixos(folder.path());
+        let new = path("new");
+        let text = "printf '%s\\n' 'activating the configuration...' \
+            'warning: the following units failed: backup.service, muster-agent.service' >&2; exit 4";
+        script(&nixos.script(&new), text);
+        let finished = nixos.activate(&new, Action::Switch, Way::Forth, CHECK_LIMIT).unwrap();
+        assert_eq!(nixos.ailing(&finished).units, ["backup.service"]);
     }
 
     #[test]

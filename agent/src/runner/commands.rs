@@ -1,26 +1,28 @@
 //! Requests of people at this machine, over the local socket.
 
 use muster_protocol::clock::UnixMillis;
+use muster_protocol::keys::PublicKey;
 use muster_protocol::machine::Class;
 use muster_protocol::report::Asker;
 use tokio::sync::{mpsc, oneshot};
 
 use super::checkin::AGENT;
 use super::shared::Shared;
+use crate::client::Client;
 use crate::core::policy::Pause;
 use crate::core::records::Transaction;
 use crate::local::{Command, InRollout, Status};
 use crate::status;
 
 /// Answers requests on the local socket.
-pub(super) async fn serve(shared: &Shared, mut commands: mpsc::Receiver<Command>) {
+pub(super) async fn serve(shared: &Shared, client: &Client, mut commands: mpsc::Receiver<Command>) {
     // The requester may be gone: that is no error.
     fn reply<T>(to: oneshot::Sender<T>, with: T) {
         let _ = to.send(with);
     }
     while let Some(command) = commands.recv().await {
         match command {
-            Command::Status(to) => reply(to, shared.status()),
+            Command::Status(to) => reply(to, shared.status(client.key().map(|key| key.public()))),
             Command::CheckNow(to) => {
                 shared.asks.for_check(to);
                 shared.look_again();
@@ -36,7 +38,8 @@ pub(super) async fn serve(shared: &Shared, mut commands: mpsc::Receiver<Command>
 }
 
 impl Shared {
-    fn status(&self) -> Status {
+    /// `key` is the one that it signs with now.
+    fn status(&self, key: Option<PublicKey>) -> Status {
         let (phase, phase_generation, note) = self.standing();
         Status {
             agent_running: true,
@@ -59,6 +62,7 @@ impl Shared {
             reports_waiting: self.ledger.borrow().outbox.len(),
             shut_out: self.heard.shut_out(),
             age: self.age_claim().map(|claim| claim.recipient),
+            key,
             log: self.log.shown(),
             rollout: self.in_rollout(),
             vouches: self.ledger.borrow().journal().followed.as_ref().map(status::vouches),

@@ -82,7 +82,7 @@ pub async fn keep(
         contact::run(&shared, &client, trust, unanswered).instrument(machine.clone()),
         work::run(&shared, &client, nix.as_ref()),
         soaking::run(&shared).instrument(machine.clone()),
-        commands::serve(&shared, commands).instrument(machine)
+        commands::serve(&shared, &client, commands).instrument(machine)
     );
 }
 

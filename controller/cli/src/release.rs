@@ -1,6 +1,6 @@
 //! From a flake to published generations: select machines, number, evaluate and compare, order in waves,
-//! sign, draft, publish. `select`, `left_out`, `renewal`, `rollback`, `rollout`, `terms` and `unread` are
-//! pure.
+//! sign, draft, publish. `select`, `left_out`, `renewal`, `rollback::choice`, `rollout`, `terms` and `unread`
+//! are pure.
 
 pub mod difference;
 pub mod drafts;
@@ -19,6 +19,7 @@ pub mod second;
 pub mod select;
 pub mod sign;
 pub mod signed;
+pub mod signing;
 pub mod terms;
 pub mod unread;
 pub mod verify;

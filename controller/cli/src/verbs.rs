@@ -192,7 +192,7 @@ impl Command {
             Self::Cache(cache) => cache.run(config).await.map(done),
             Self::Simulate(simulate) => simulate.run().map(done),
             Self::Rollout(rollout) => rollout.run(config).await,
-            Self::Brake(brake) => brake.run(config).await.map(done),
+            Self::Brake(brake) => brake.run(config).await,
             Self::Status(status) => status.run(config).await.map(done),
             Self::Why(why) => why.run(config).await.map(done),
             Self::History(history) => history.run(config).await.map(done),

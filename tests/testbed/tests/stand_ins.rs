@@ -411,6 +411,26 @@ fn failed_units_are_listed_and_a_test_may_add_its_own() {
 }
 
 #[test]
+fn a_service_that_waits_for_its_next_start_is_activating_and_runs_once_it_was_started() {
+    let bench = Bench::new(Class::Nixos);
+    let text = "[Service]\nExecStart=/bin/sleep 1000\nRestart=always\nRestartSec=1000\n";
+    fs::write(bench.machine.root.at("/etc/systemd/system/steady.service"), text).unwrap();
+    let said = |arguments: &[&str]| all(&bench.tool("systemctl", arguments));
+    let pid = || {
+        let shown = said(&["show", "steady"]);
+        shown.lines().find_map(|line| line.strip_prefix("MainPID=")?.parse::<i32>().ok()).unwrap()
+    };
+    assert!(bench.tool("systemctl", &["start", "steady"]).status.success());
+    muster_testbed::stand_in::processes::signal(pid(), rustix::process::Signal::KILL);
+    let restarting = || said(&["list-units", "--state=auto-restart", "--plain", "--no-legend"]);
+    eventually("the wait", || restarting().contains("steady.service loaded activating auto-restart"));
+    assert!(!said(&["list-units", "--failed"]).contains("steady"), "it has not failed for good");
+    assert_eq!(said(&["is-failed", "steady"]).trim(), "activating");
+    assert!(bench.tool("systemctl", &["start", "steady"]).status.success());
+    assert!(pid() != 0 && !restarting().contains("steady"), "it does not wait any longer");
+}
+
+#[test]
 fn a_killed_agent_is_started_again_and_a_reboot_changes_the_boot_id() {
     for class in [Class::Nixos, Class::Darwin] {
         let bench = Bench::new(class);

@@ -81,8 +81,8 @@ fn judge(fleet: &Sha256, view: &MachineView, witness: Option<&Witness>, kept: Op
     };
     if kept.is_some_and(|kept| kept.former.contains(&key)) {
         return Proof::Missing(format!(
-            "the controller names a key that it had before; read the key on {name} (docs/rollouts.md says how), \
-             and find out who holds the controller"
+            "the controller names a key that it had before; compare it with the one that `muster-agent status` \
+             shows on {name}, and find out who holds the controller"
         ));
     }
     let proved = view.signing.zip(witness);
@@ -90,8 +90,8 @@ fn judge(fleet: &Sha256, view: &MachineView, witness: Option<&Witness>, kept: Op
         return Proof::Proved(key);
     }
     let compare = format!(
-        "read the key on {name} (docs/rollouts.md says how) and give it to `muster machines trust-key {name} \
-         KEY`"
+        "read the key on {name}, where `muster-agent status` shows it, and give it to \
+         `muster machines trust-key {name} KEY`"
     );
     Proof::Missing(match (kept, witness, view.signing) {
         (Some(kept), ..) if kept.key == key => return Proof::Kept(key),

@@ -51,20 +51,51 @@ pub enum Among {
     Open,
     /// Also those that have ended, where none of its name is open.
     All,
+    /// The same, if it is the newest of its name: a command that ends it must not mean another one when it
+    /// is repeated.
+    Newest,
 }
 
 /// The rollout that a name or the first digits of its plan's hash mean, with its machines.
 pub async fn find(api: &Api, word: &str, among: Among) -> Result<RolloutView> {
     let all = all(api).await?;
     let found = meant(&all, word, among);
-    let plan = found.map(|view| view.plan).ok_or_else(|| {
-        let kind = if among == Among::Open { "open rollout" } else { "rollout" };
-        let known = all.iter().filter(|view| among == Among::All || is_open(view.state));
-        let known = listed(known.map(|view| format!("{} ({})", view.name, view.plan.short())));
-        anyhow!("there is no {kind} '{word}'; there is {known}")
-    });
-    let plan = plan.hint("`muster rollout list --all` shows every one")?;
-    api.get(&operator_rollout(&plan)).await
+    if let Some(found) = found
+        && let Some(newer) = newer(&all, word, found).filter(|_| among == Among::Newest)
+    {
+        let told = |view: &RolloutView| format!("{} ({})", view.plan.short(), view.state.as_str());
+        return Err(anyhow!("'{word}' may mean {} or the newer {}", told(found), told(newer)))
+            .hint("name one by the digits of its plan; `muster rollout show DIGITS` says which it is");
+    }
+    let Some(found) = found else {
+        let (error, hint) = unknown(&all, word, among);
+        return Err(anyhow!(error)).hint(hint);
+    };
+    api.get(&operator_rollout(&found.plan)).await
+}
+
+/// Why a word means none, and what to do. Pure.
+fn unknown(all: &[RolloutView], word: &str, among: Among) -> (String, String) {
+    if let Some(ended) = meant(all, word, Among::All) {
+        let (name, plan) = (&ended.name, ended.plan.short());
+        let hint = match ended.state {
+            RolloutState::Superseded => "`muster rollout list` shows those that have not".to_owned(),
+            _ => format!(
+                "`muster rollout undo {plan}` takes back the machines that run it; `muster update` publishes \
+                 what they should run"
+            ),
+        };
+        return (format!("the rollout {name} ({plan}) has ended: it is {}", ended.state.as_str()), hint);
+    }
+    if all.is_empty() {
+        let hint = "`muster update --rollout NAME` begins one".to_owned();
+        return (format!("there is no rollout '{word}', nor any other"), hint);
+    }
+    let kind = if among == Among::Open { "open rollout" } else { "rollout" };
+    let known = all.iter().filter(|view| among != Among::Open || is_open(view.state));
+    let known = listed(known.map(|view| format!("{} ({})", view.name, view.plan.short())));
+    let error = format!("there is no {kind} '{word}'; there is {known}");
+    (error, "`muster rollout list --all` shows every one".to_owned())
 }
 
 /// Pure. A name is that of the newest open one, else of the newest.
@@ -78,8 +109,18 @@ fn meant<'a>(all: &'a [RolloutView], word: &str, among: Among) -> Option<&'a Rol
     let open = newest(&by_name, true).or_else(|| newest(&by_digits, true));
     match among {
         Among::Open => open,
-        Among::All => open.or_else(|| newest(&by_name, false)).or_else(|| newest(&by_digits, false)),
+        Among::All | Among::Newest => {
+            open.or_else(|| newest(&by_name, false)).or_else(|| newest(&by_digits, false))
+        }
     }
+}
+
+/// The newest of this name that other generations have not replaced, if it is newer than `found`. Pure.
+fn newer<'a>(all: &'a [RolloutView], word: &str, found: &RolloutView) -> Option<&'a RolloutView> {
+    let counts = |view: &&RolloutView| {
+        view.name.as_str() == word && view.at > found.at && view.state != RolloutState::Superseded
+    };
+    all.iter().filter(counts).max_by_key(|view| view.at)
 }
 
 /// How far a wave is, in one line.
@@ -203,6 +244,15 @@ mod tests {
         assert_eq!(at(&hex[..8].to_ascii_uppercase(), Among::All), Some(4));
         assert_eq!(at(&hex[..7], Among::All), None);
         assert_eq!(at(&hex, Among::Open), None);
+        let why = |all: &[RolloutView], word: &str| unknown(all, word, Among::Open).0;
+        assert!(why(&all, "nightly").contains("has ended: it is done"));
+        assert!(why(&all, "nigthly").contains("no open rollout 'nigthly'; there is weekly ("));
+        assert!(why(&[], "weekly").contains("nor any other"));
+        // 3 is open, and 4 is newer.
+        assert_eq!(newer(&all, "weekly", &all[1]).map(|view| view.at), Some(4));
+        assert!(newer(&all, "weekly", &all[0]).is_none() && newer(&all, &hex, &all[1]).is_none());
+        let replaced = [view("weekly", 4, "superseded"), view("weekly", 3, "running")];
+        assert!(newer(&replaced, "weekly", &replaced[1]).is_none());
     }
 
     #[test]

@@ -51,7 +51,7 @@ pub enum Rollout {
     Resume(ask::Ask),
     /// Begin on no further machine any more; what runs stays
     Stop(ask::Stop),
-    /// Stop it, and bring the machines that began back to the generation before
+    /// Stop it at once; then sign what they ran before for the machines that began
     Undo(undo::Undo),
     /// Forgive what failed up to now, and have the machines that failed try again
     Retry(ask::Ask),
@@ -79,8 +79,8 @@ impl Rollout {
                 let view = rollouts::find(&api, &name, Among::All).await?;
                 return rollouts::follow(&api, &view.plan, Duration::from_secs(limit)).await;
             }
-            Self::Pause(ask) => ask.run(&config, Wish::Pause).await?,
-            Self::Resume(ask) => ask.run(&config, Wish::Run).await?,
+            Self::Pause(ask) => return ask.run(&config, Wish::Pause).await,
+            Self::Resume(ask) => return ask.run(&config, Wish::Run).await,
             Self::Stop(stop) => return stop.run(&config).await,
             Self::Undo(undo) => return undo.run(&config).await,
             Self::Retry(ask) => return ask.retry(&config).await,

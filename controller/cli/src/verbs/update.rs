@@ -4,7 +4,6 @@ mod waves;
 
 use std::path::PathBuf;
 use std::process::ExitCode;
-use std::time::Duration;
 
 use anyhow::Result;
 use clap::Args;
@@ -14,7 +13,6 @@ use muster_protocol::operator::MachineView;
 use muster_protocol::target::Target;
 
 use self::waves::Waves;
-use crate::api::client::Api;
 use crate::config::Config;
 use crate::flake::derivations::Derivations;
 use crate::flake::evaluate::{Flake, Lock};
@@ -31,8 +29,7 @@ use crate::release::plan::{Planned, Request};
 use crate::release::push::push_closures;
 use crate::release::select::{self, Selector};
 use crate::release::sign::{self, Outcome};
-use crate::terminal::ask::confirm;
-use crate::terminal::count::count;
+use crate::release::signing::Signing;
 use crate::terminal::spinner::spinner;
 use crate::trust::{roots, understands};
 use crate::vars::workspace;
@@ -45,12 +42,6 @@ pub struct Update {
     /// The flake to publish [default: flake in muster.toml, or the current folder]
     #[arg(long, value_name = "REF")]
     flake: Option<String>,
-    /// Say what would change, and sign nothing
-    #[arg(long)]
-    dry_run: bool,
-    /// Do not ask before signing
-    #[arg(long, short)]
-    yes: bool,
     /// Publish also where nothing changed
     #[arg(long)]
     force: bool,
@@ -62,30 +53,17 @@ pub struct Update {
     #[arg(long, default_value_t = 30, value_name = "DAYS")]
     #[arg(value_parser = clap::value_parser!(u32).range(1..=36_500))]
     refresh_days: u32,
-    /// Where more than one operator must sign: write the draft to this file too
-    #[arg(long, value_name = "FILE")]
-    draft_file: Option<PathBuf>,
-    /// Follow until every machine has settled; machines that are offline join later and are not waited for
-    #[arg(long)]
-    watch: bool,
-    /// The longest that --watch follows, in seconds
-    #[arg(long, default_value_t = 3600, value_name = "SECONDS")]
-    watch_limit: u64,
-    /// Machines take it outside their windows and on battery, too; a pause at the machine still holds
-    #[arg(long)]
-    urgent: bool,
     /// Words for the history
     #[arg(long, short, value_name = "TEXT")]
     message: Option<String>,
-    /// Sign numbers up to this one, also where they are far above what was seen signed
-    #[arg(long, value_name = "GENERATION")]
-    jump_to: Option<Generation>,
     /// How many Nix processes evaluate at once, each as many machines as its memory allows
     #[arg(long, default_value_t = 2, value_parser = clap::value_parser!(u8).range(1..=64))]
     jobs: u8,
     /// Go on with the others where a machine's system cannot be made; the exit code is 1 then, too
     #[arg(long)]
     keep_going: bool,
+    #[command(flatten)]
+    signing: Signing,
     #[command(flatten)]
     choice: Choice,
     #[command(flatten)]
@@ -98,14 +76,14 @@ impl Update {
         let reference =
             self.flake.clone().or_else(|| config.file.flake.clone()).unwrap_or_else(|| ".".into());
         workspace::refuse_pending(&reference)?;
-        let api = if self.dry_run { Api::to_read(&config)? } else { Api::open(&config)? };
+        let api = self.signing.api(&config)?;
         let trusted = roots::follow(&api, &config).await?;
         trusted.require_operator(&api.public()?)?;
         let machines: Vec<MachineView> = api.get(OPERATOR_MACHINES).await?;
 
         let progress = spinner();
         progress.set_message(format!("reading {reference}"));
-        let write = if self.dry_run { Lock::Keep } else { Lock::Write };
+        let write = if self.signing.dry_run { Lock::Keep } else { Lock::Write };
         let flake = Flake::open_with(&reference, &self.options, write).await.map_err(unsigned)?;
         let left_out = left_out::left_out(&self.machines, &flake.found, &machines);
         let chosen = select::select(&self.machines, &machines, &flake.muster, |name| flake.describes(name));
@@ -119,9 +97,9 @@ impl Update {
         progress.finish_and_clear();
         // Before minutes of evaluation: a rollout is often written wrong.
         let chosen_rollout = self.choice.chosen(&config, &flake)?;
-        let numbered = Numbered::of(&api, &trusted, &mut highest, &chosen, self.jump_to).await?;
+        let numbered = Numbered::of(&api, &trusted, &mut highest, &chosen, self.signing.jump_to).await?;
         let request = Request {
-            urgent: self.urgent,
+            urgent: self.signing.urgent,
             message: self.message.as_deref(),
             refresh_days: self.refresh_days,
             jobs: self.jobs,
@@ -169,8 +147,8 @@ impl Update {
             say!("Nothing changed; nothing to sign.");
             return Ok(ExitCode::SUCCESS);
         }
-        let sealed = waves.put(&mut wanted, self.dry_run).await?;
-        if self.dry_run {
+        let sealed = waves.put(&mut wanted, self.signing.dry_run).await?;
+        if self.signing.dry_run {
             say!("Nothing was signed: this was a dry run.");
             return Ok(ExitCode::SUCCESS);
         }
@@ -182,13 +160,9 @@ impl Update {
         if let Some(line) = touches::announced(&key, wanted.len() * touches::OF_A_GENERATION) {
             say!("{line}");
         }
-        let count = count(wanted.len(), "generation", "generations");
-        let (verb, threshold) = match trusted.operators().1 {
-            1 => ("Sign and publish", String::new()),
-            more => ("Sign", format!(" (the first signature of {more})")),
-        };
-        let question = format!("{verb} {count}{threshold}?");
-        if !waves.may_leave(&wanted, sealed.as_ref(), self.yes).await? || !confirm(&question, self.yes)? {
+        if !waves.may_leave(&wanted, sealed.as_ref(), self.signing.yes).await?
+            || !self.signing.confirm(trusted, wanted.len())?
+        {
             say!("Nothing was signed.");
             return Ok(ExitCode::FAILURE);
         }
@@ -199,35 +173,24 @@ impl Update {
             sealed.send(api).await?;
         }
         let before = watch::cursor(api).await?;
-        highest.keep(targets.iter().map(|target| (target.machine.clone(), target.generation)));
+        let numbers: Vec<(MachineName, Generation)> =
+            targets.iter().map(|target| (target.machine.clone(), target.generation)).collect();
+        highest.keep(numbers.iter().cloned());
         let signed: Vec<&Planned> = wanted.iter().collect();
-        if let Outcome::Drafted =
-            sign::sign(config, api, trusted, &signed, self.draft_file.as_deref()).await?
-        {
-            if let (Some(sealed), Some(file)) = (&sealed, &self.draft_file) {
-                waves::write_beside(file, sealed)?;
+        let file = self.signing.draft_file.as_deref();
+        let outcome = sign::sign(config, api, trusted, &signed, file).await?;
+        match (&outcome, &sealed, file) {
+            (Outcome::Drafted, Some(sealed), Some(file)) => waves::write_beside(file, sealed)?,
+            (Outcome::Published, Some(sealed), _) if self.signing.watch => {
+                return rollouts::follow(api, &sealed.hash, self.signing.limit()).await;
             }
-            if self.watch {
-                say!("There is nothing to follow until it is published: `muster status` shows it then.");
-            }
-            return Ok(ExitCode::SUCCESS);
-        }
-        let limit = Duration::from_secs(self.watch_limit);
-        match &sealed {
-            Some(sealed) if self.watch => return rollouts::follow(api, &sealed.hash, limit).await,
-            Some(sealed) => {
+            (Outcome::Published, Some(sealed), _) => {
                 say!("Follow with `muster rollout watch {}`.", sealed.hash.short());
                 return Ok(ExitCode::SUCCESS);
             }
-            None if !self.watch => {
-                say!("Follow with `muster status`.");
-                return Ok(ExitCode::SUCCESS);
-            }
-            None => {}
+            _ => {}
         }
-        let followed: Vec<(MachineName, Generation)> =
-            targets.iter().map(|target| (target.machine.clone(), target.generation)).collect();
-        watch::follow(api, &followed, before, limit).await
+        self.signing.after(api, outcome, &numbers, before).await
     }
 
     /// Whether a generation should be signed.

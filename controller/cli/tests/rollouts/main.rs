@@ -5,6 +5,7 @@
 
 mod second;
 mod skipped;
+mod undone;
 
 use std::collections::BTreeMap;
 use std::path::Path;
@@ -24,6 +25,8 @@ use serde_json::{Value, json};
 struct Controller {
     answers: BTreeMap<String, Value>,
     files: BTreeMap<String, String>,
+    /// What it answers once something was posted there.
+    then: BTreeMap<String, Value>,
     /// Path and body of each `POST`.
     asked: Vec<(String, Value)>,
 }
@@ -36,6 +39,9 @@ async fn answer(State(controller): State<Shared>, request: Request) -> Response 
     let mut controller = controller.lock().unwrap();
     if method == "POST" {
         controller.asked.push((path.clone(), serde_json::from_slice(&body).unwrap_or(Value::Null)));
+        if let Some(then) = controller.then.remove(&path) {
+            controller.answers.insert(path.clone(), then);
+        }
     }
     if let Some(file) = controller.files.get(&path) {
         return Response::new(Body::from(file.clone()));
@@ -136,33 +142,77 @@ async fn holding_a_rollout_is_one_request_and_ending_it_asks() {
     let bed = Bed::new().await;
     let plan = "ab".repeat(32);
     let path = format!("/v1/operator/rollouts/{plan}");
-    let view = json!({
-        "plan": plan, "name": "weekly", "at": 1, "by": bed.key, "state": "running", "why": "it waits",
-        "budget": 0, "failures": 0, "waves": [],
-        "members": [{ "machine": "tin", "wave": 0, "state": "waiting", "why": "for lead", "said": null }],
-    });
-    bed.says("/v1/operator/rollouts", json!([view]));
-    bed.says(&path, view);
-    bed.says("/v1/operator/brake", Value::Null);
-    for (arguments, asked) in [
+    let view = |state: &str| {
+        json!({
+            "plan": plan, "name": "weekly", "at": 1, "by": bed.key, "state": state, "why": "it waits",
+            "budget": 0, "failures": 0, "waves": [],
+            "members": [{ "machine": "tin", "wave": 0, "state": "waiting", "why": "for lead", "said": null }],
+        })
+    };
+    let brake = json!({ "at": 1, "by": bed.key, "why": "a storm" });
+    let was = |state: &str| {
+        bed.says("/v1/operator/rollouts", json!([view(state)]));
+        bed.says(&path, view(state));
+        bed.says("/v1/operator/brake", Value::Null);
+    };
+    let asks = |wish: &str, forgive: bool, why: Option<&str>| {
+        [(path.clone(), json!({ "wish": wish, "forgive": forgive, "why": why }))]
+    };
+    for (arguments, before, after, asked) in [
         (
             &["rollout", "pause", "weekly", "-m", "lunch"][..],
-            json!({ "wish": "pause", "forgive": false, "why": "lunch" }),
+            "running",
+            "paused",
+            asks("pause", false, Some("lunch")),
         ),
-        (&["rollout", "resume", "abababab"], json!({ "wish": "run", "forgive": false, "why": null })),
-        (&["rollout", "retry", "weekly"], json!({ "wish": "run", "forgive": true, "why": null })),
-        (&["rollout", "stop", "weekly", "--yes"], json!({ "wish": "stop", "forgive": false, "why": null })),
+        (&["rollout", "resume", "abababab"], "paused", "running", asks("run", false, None)),
+        (&["rollout", "retry", "weekly"], "halted", "running", asks("run", true, None)),
+        (&["rollout", "stop", "weekly", "--yes"], "running", "stopped", asks("stop", false, None)),
     ] {
+        was(before);
+        bed.controller.lock().unwrap().then.insert(path.clone(), view(after));
         let output = bed.muster(arguments);
         assert!(output.status.success(), "{arguments:?}: {}", out(&output));
-        assert!(out(&output).contains("weekly (abababababab) is running: it waits"), "{}", out(&output));
-        assert_eq!(bed.asked(), [(path.clone(), asked)], "{arguments:?}");
+        let told = format!("weekly (abababababab) is {after}: it waits");
+        assert!(out(&output).contains(&told), "{told}: {}", out(&output));
+        assert_eq!(bed.asked(), asked, "{arguments:?}");
     }
-    for (arguments, on) in [(&["brake"][..], true), (&["brake", "--off"], false)] {
+    // What changes nothing is no success; under the brake nobody sees it yet.
+    for (verb, state) in [("pause", "paused"), ("resume", "running"), ("resume", "halted")] {
+        was(state);
+        let output = bed.muster(&["rollout", verb, "weekly"]);
+        assert!(!output.status.success(), "{verb}");
+        assert!(out(&output).contains("Nothing has changed by that"), "{verb}: {}", out(&output));
+    }
+    for (verb, then) in [("pause", "it stays paused"), ("resume", "it goes on")] {
+        was("paused");
+        bed.says("/v1/operator/brake", brake.clone());
+        let output = bed.muster(&["rollout", verb, "weekly"]);
+        let told = format!("Once the brake is off, {then}");
+        assert!(output.status.success() && out(&output).contains(&told), "{}", out(&output));
+    }
+    bed.asked();
+    for (state, hint) in [("running", "rollout show abababababab"), ("paused", "rollout resume abababababab")]
+    {
+        was(state);
+        let output = bed.muster(&["rollout", "retry", "weekly"]);
+        assert!(!output.status.success() && out(&output).contains(hint), "{}", out(&output));
+        assert!(out(&output).contains("no machine of weekly has failed"), "{}", out(&output));
+    }
+    assert_eq!(bed.asked(), []);
+
+    was("running");
+    for (arguments, on, then) in [(&["brake"][..], true, brake), (&["brake", "--off"], false, Value::Null)] {
+        let path = "/v1/operator/brake".to_owned();
+        bed.controller.lock().unwrap().then.insert(path.clone(), then);
         let output = bed.muster(arguments);
         assert!(output.status.success(), "{}", out(&output));
-        let asked = json!({ "on": on, "why": null });
-        assert_eq!(bed.asked(), [("/v1/operator/brake".to_owned(), asked)]);
+        assert_eq!(bed.asked(), [(path, json!({ "on": on, "why": null }))]);
+        // Once more it is so already, and nothing is sent.
+        let output = bed.muster(arguments);
+        assert!(!output.status.success() && out(&output).contains("already"), "{}", out(&output));
+        assert_eq!(on, out(&output).contains("a storm. `muster brake --off` releases it"));
+        assert_eq!(bed.asked(), []);
     }
     assert!(out(&bed.muster(&["brake", "--show"])).contains("The brake is off"));
 
@@ -172,37 +222,9 @@ async fn holding_a_rollout_is_one_request_and_ending_it_asks() {
         "{}",
         out(&refused)
     );
-    let undone = bed.muster(&["rollout", "undo", "weekly", "--yes"]);
-    assert!(out(&undone).contains("No machine of weekly has begun"), "{}", out(&undone));
     let unknown = bed.muster(&["rollout", "pause", "nightly"]);
     assert!(out(&unknown).contains("there is no open rollout 'nightly'; there is weekly (abababababab)"));
     assert_eq!(bed.asked(), [], "nothing was changed");
-}
-
-#[tokio::test(flavor = "multi_thread")]
-async fn undoing_stops_it_and_names_those_who_began() {
-    let bed = Bed::new().await;
-    let plan = "cd".repeat(32);
-    let path = format!("/v1/operator/rollouts/{plan}");
-    let member = |name: &str, state: &str| {
-        json!({
-            "machine": name, "wave": 0, "state": state, "why": "", "said": null,
-        })
-    };
-    let view = json!({
-        "plan": plan, "name": "weekly", "at": 1, "by": bed.key, "state": "halted", "why": "two failed",
-        "budget": 0, "failures": 2, "waves": [],
-        "members": [member("tin", "failed"), member("lead", "soaked"), member("zinc", "waiting")],
-    });
-    bed.says("/v1/operator/rollouts", json!([view]));
-    bed.says(&path, view);
-    let undone = bed.muster(&["rollout", "undo", "weekly", "--yes"]);
-    let said = out(&undone);
-    assert!(undone.status.success(), "{said}");
-    assert!(said.contains("go back: tin, lead") && said.contains("publish"), "{said}");
-    assert!(said.contains("muster rollback tin lead"), "{said}");
-    let asked = json!({ "wish": "stop", "forgive": false, "why": null });
-    assert_eq!(bed.asked(), [(path, asked)]);
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -144,7 +144,8 @@ fn gate(lack: &Lack) -> String {
             } else {
                 format!("{have} of them {}", have_verb(*have))
             };
-            format!("its turn comes when {} of wave '{name}' have soaked; {have}", machines(u64::from(*need)))
+            let (need, verb) = (machines(u64::from(*need)), have_verb(*need));
+            format!("its turn comes when {need} of wave '{name}' {verb} soaked; {have}")
         }
         Lack::Machine { first } => format!("its turn comes when {first} has confirmed its own"),
         Lack::NoSuchWave => "its plan has no such wave: publish it again".to_owned(),
@@ -221,9 +222,10 @@ fn running(observed: &Observed<'_>, decision: &Decision, away: u64) -> String {
         let waits = waits.unwrap_or_else(|| {
             let before = &decision.waves[next.saturating_sub(1)];
             format!(
-                "its turn comes when {} of wave '{}' have soaked",
+                "its turn comes when {} of wave '{}' {} soaked",
                 machines(u64::from(before.at_least)),
-                before.name
+                before.name,
+                have_verb(before.at_least)
             )
         });
         let asks = match nobody_answers(decision, next) {

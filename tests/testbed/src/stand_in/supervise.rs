@@ -36,7 +36,8 @@ pub fn take_up(root: &Root, job: Job) -> Result<Handle, Refusal> {
     let program = program(root, &job)?;
     let (orders, inbox) = mpsc::channel(16);
     let (tell, status) = watch::channel(Status::new(job.clone()));
-    let life = Life { root: root.clone(), job, program, tell, clock: SystemClock::new(), started: None };
+    let life =
+        Life { root: root.clone(), job, program, tell, clock: SystemClock::new(), started: None, asks: None };
     tokio::spawn(life.run(inbox));
     Ok(Handle { orders, status })
 }
@@ -73,6 +74,8 @@ struct Life {
     clock: SystemClock,
     /// When it was last started, in time awake.
     started: Option<Duration>,
+    /// Who asked for the next start, and hears when it is over.
+    asks: Option<oneshot::Sender<()>>,
 }
 
 struct Running {
@@ -108,7 +111,10 @@ impl Life {
             } else {
                 let Some((order, done)) = inbox.recv().await else { return };
                 match order {
-                    Order::Start { .. } => wanted = true,
+                    Order::Start { .. } => {
+                        (wanted, self.asks) = (true, Some(done));
+                        continue;
+                    }
                     Order::Stop => {}
                     Order::Reset => self.set(|status| status.state = State::Waiting),
                     Order::Unload | Order::PowerFailure => {
@@ -136,18 +142,24 @@ impl Life {
                 () = tokio::time::sleep_until(until) => return true,
                 order = inbox.recv() => {
                     let Some((order, done)) = order else { return false };
+                    if matches!(order, Order::Start { .. }) {
+                        self.asks = Some(done);
+                        return true;
+                    }
                     let _ = done.send(());
                     match order {
-                        Order::Start { .. } => return true,
-                        Order::Reset => {}
+                        Order::Start { .. } | Order::Reset => {}
                         // A stopped unit waits for its next start; nothing of it runs now.
                         Order::Stop => loop {
                             let Some((order, done)) = inbox.recv().await else { return false };
+                            if matches!(order, Order::Start { .. }) {
+                                self.asks = Some(done);
+                                return true;
+                            }
                             let _ = done.send(());
                             match order {
-                                Order::Start { .. } => return true,
                                 Order::Unload | Order::PowerFailure => return false,
-                                Order::Stop | Order::Reset => {}
+                                Order::Start { .. } | Order::Stop | Order::Reset => {}
                             }
                         },
                         Order::Unload | Order::PowerFailure => return false,
@@ -157,7 +169,20 @@ impl Life {
         }
     }
 
+    /// Nobody sees it wait for its start once it is being started, least of all what is started.
     fn start(&mut self) -> anyhow::Result<Running> {
+        self.set(|status| status.state = State::Running);
+        let started = self.spawn();
+        if started.is_err() {
+            self.set(|status| status.state = State::Waiting);
+        }
+        if let Some(asks) = self.asks.take() {
+            let _ = asks.send(());
+        }
+        started
+    }
+
+    fn spawn(&mut self) -> anyhow::Result<Running> {
         let invocation =
             muster_protocol::ids::to_hex(&muster_protocol::random::bytes::<16>().unwrap_or_default());
         let file = |path: &Option<PathBuf>| match path {
@@ -190,7 +215,6 @@ impl Life {
         let pid = child.id().and_then(|pid| i32::try_from(pid).ok()).unwrap_or_default();
         self.started = Some(self.clock.awake());
         self.set(|status| {
-            status.state = State::Running;
             status.pid = Some(pid);
             status.runs += 1;
         });
@@ -344,5 +368,51 @@ fn code(exit: &std::io::Result<ExitStatus>) -> i32 {
     match exit {
         Ok(exit) => exit.code().unwrap_or_else(|| -exit.signal().unwrap_or_default()),
         Err(_) => 127,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::os::unix::fs::symlink;
+    use std::process::Command;
+
+    use super::super::units;
+    use super::*;
+
+    #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+    async fn a_start_is_answered_when_the_service_runs_and_meanwhile_nobody_sees_it_wait() {
+        let folder = tempfile::tempdir().unwrap();
+        std::fs::write(folder.path().join(crate::root::MARK), "").unwrap();
+        std::fs::create_dir(folder.path().join("bin")).unwrap();
+        symlink("/usr/bin/env", folder.path().join("bin/own-session")).unwrap();
+        let unit = folder.path().join("steady.service");
+        let text = "[Service]\nExecStart=/bin/false\nRestart=always\nRestartSec=1000\n";
+        std::fs::write(&unit, text).unwrap();
+        let root = Root::open(folder.path()).unwrap();
+        let job = Job { start: true, ..units::read(&unit).unwrap().job };
+        let handle = take_up(&root, job).unwrap();
+        let mut status = handle.status.clone();
+        status.wait_for(|status| status.last_exit == Some(1)).await.unwrap();
+        assert_eq!(status.borrow().state, State::Waiting);
+
+        // Its start takes as long as nobody reads its log.
+        let log = root.at("/var/log/journal/steady.service.log");
+        std::fs::remove_file(&log).unwrap();
+        assert!(Command::new("mkfifo").arg(&log).status().unwrap().success());
+        let (done, answer) = oneshot::channel();
+        handle.orders.send((Order::Start { kill: false }, done)).await.unwrap();
+        let mut answer = std::pin::pin!(answer);
+        let was_started = tokio::select! {
+            _ = &mut answer => false,
+            () = sleep(Duration::from_secs(20)) => false,
+            running = status.wait_for(|status| status.state == State::Running) => {
+                // The second has not begun.
+                running.unwrap().runs == 1
+            }
+        };
+        let _log = std::fs::File::open(&log).unwrap();
+        assert!(was_started, "its start was answered before it was started");
+        answer.await.unwrap();
+        assert_eq!(handle.status.borrow().runs, 2);
     }
 }

@@ -89,6 +89,15 @@ fn a_machine_takes_a_new_key_whenever_its_agent_is_killed_meanwhile() {
     let stolen = Stolen::new().unwrap();
     let (fleet, thief, name) = (&stolen.fleet, &stolen.thief, "cinnabar");
     let key = || fleet.view(name).unwrap().key.unwrap();
+    // What somebody at the machine reads, to compare it with what the controller says.
+    let own = || {
+        let said = |arguments: &[&str]| fleet.agent(name, arguments).unwrap().stdout;
+        let status: serde_json::Value = serde_json::from_slice(&said(&["status", "--json"])).unwrap();
+        let own: PublicKey = status["key"].as_str().unwrap().parse().unwrap();
+        let text = String::from_utf8(said(&["status"])).unwrap();
+        assert!(text.lines().any(|line| line == format!("key          {own}")), "{text}");
+        own
+    };
     let next = stolen.state(name).join("next-machine.pem");
     let restart = || restart(&stolen, name);
     let rotates = |asked: &serde_json::Value| asked.get("new_key").is_some();
@@ -97,6 +106,7 @@ fn a_machine_takes_a_new_key_whenever_its_agent_is_killed_meanwhile() {
 
     // Requested by the operator, without interference.
     let first = key();
+    assert_eq!(own(), first);
     fleet.must(&["machines", "rotate-key", name]).unwrap();
     let view = fleet.wait(name, "a new key", |view| view.key != Some(first)).unwrap();
     assert!(!view.key_rotation_asked && view.key_rotated_at.is_some());
@@ -104,6 +114,7 @@ fn a_machine_takes_a_new_key_whenever_its_agent_is_killed_meanwhile() {
 
     // The new key is made and durable, but never reaches the controller. The agent is killed there.
     let second = key();
+    assert!(second != first && own() == second);
     thief.intercept(move |asked| if brings(&asked.body) { answered(502) } else { None });
     let said_so = fleet.agent(name, &["rotate-key"]).unwrap();
     assert!(said_so.status.success(), "{}", said(&said_so));
@@ -141,6 +152,7 @@ fn a_machine_takes_a_new_key_whenever_its_agent_is_killed_meanwhile() {
 
     // The agent is off: the key is made now, and presented when the agent runs.
     fleet.machine(name).stop(false).unwrap();
+    assert_eq!(own(), fourth, "its files say so, too");
     let said_so = fleet.agent(name, &["rotate-key"]).unwrap();
     assert!(String::from_utf8_lossy(&said_so.stdout).contains("is not running"), "{}", said(&said_so));
     assert_eq!(key(), fourth);

@@ -5,6 +5,7 @@
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 
 mod agent_updates;
+mod asked;
 mod bad_input;
 mod common;
 mod epochs;
@@ -27,3 +28,4 @@ mod rollback;
 mod rollouts;
 mod sign_in;
 mod stolen;
+mod undone;

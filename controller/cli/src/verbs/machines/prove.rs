@@ -27,7 +27,7 @@ pub struct Prove {
 #[derive(Debug, Args)]
 pub struct TrustKey {
     machine: MachineName,
-    /// The key that it signs with, read on the machine itself (docs/rollouts.md says how)
+    /// The key that it signs with, read on the machine itself: `muster-agent status` shows it there
     key: PublicKey,
     /// Do not ask before changing the file
     #[arg(long, short)]

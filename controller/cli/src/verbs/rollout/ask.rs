@@ -2,17 +2,17 @@
 
 use std::process::ExitCode;
 
-use anyhow::Result;
+use anyhow::{Result, anyhow};
 use clap::Args;
-use muster_protocol::api::operator_rollout;
-use muster_protocol::operator::{AskRollout, MemberState, RolloutView, Wish};
+use muster_protocol::api::{OPERATOR_BRAKE, operator_rollout};
+use muster_protocol::operator::{AskRollout, BrakeView, MemberState, RolloutState, RolloutView, Wish};
 
 use crate::api::client::Api;
 use crate::config::Config;
 use crate::fleet::requests;
 use crate::fleet::rollouts::{self, Among};
 use crate::terminal::ask::confirm;
-use crate::terminal::error;
+use crate::terminal::error::{self, WithHint as _};
 
 #[derive(Debug, Args)]
 pub struct Ask {
@@ -42,16 +42,37 @@ fn tell(view: &RolloutView) {
 }
 
 impl Ask {
-    pub async fn run(self, config: &Config, wish: Wish) -> Result<()> {
+    /// A failure if it stands as it did.
+    pub async fn run(self, config: &Config, wish: Wish) -> Result<ExitCode> {
         let api = Api::open(config)?;
-        let view = rollouts::find(&api, &self.name, Among::Open).await?;
-        tell(&ask(&api, &view, &AskRollout { wish, forgive: false, why: self.message }).await?);
-        Ok(())
+        let before = rollouts::find(&api, &self.name, Among::Open).await?;
+        let view = ask(&api, &before, &AskRollout { wish, forgive: false, why: self.message }).await?;
+        tell(&view);
+        if view.state != before.state {
+            return Ok(ExitCode::SUCCESS);
+        }
+        let brake: Option<BrakeView> = api.get(OPERATOR_BRAKE).await?;
+        if brake.is_some() {
+            let then = if wish == Wish::Pause { "stays paused" } else { "goes on" };
+            say!("Once the brake is off, it {then}.");
+            return Ok(ExitCode::SUCCESS);
+        }
+        say!("Nothing has changed by that.");
+        Ok(ExitCode::FAILURE)
     }
 
     pub async fn retry(self, config: &Config) -> Result<ExitCode> {
         let api = Api::open(config)?;
         let view = rollouts::find(&api, &self.name, Among::Open).await?;
+        let has_failed = view.members.iter().any(|member| member.state == MemberState::Failed);
+        if !has_failed && view.failures == 0 && view.state != RolloutState::Halted {
+            let plan = view.plan.short();
+            return Err(anyhow!("no machine of {} has failed: there is nothing to try again", view.name))
+                .hint(match view.state {
+                    RolloutState::Paused => format!("`muster rollout resume {plan}` goes on after a pause"),
+                    _ => format!("`muster rollout show {plan}` says what it waits for"),
+                });
+        }
         let asked = AskRollout { wish: Wish::Run, forgive: true, why: self.message };
         tell(&ask(&api, &view, &asked).await?);
         let mut code = ExitCode::SUCCESS;

@@ -81,7 +81,7 @@ impl SkipWave {
             say!("  - {line}");
         }
         let many = count(planned.len(), "generation", "generations");
-        if !confirm(&format!("Sign {many} that no longer wait for that wave?"), self.yes)? {
+        if !confirm(&format!("Sign {many} without waiting for that wave?"), self.yes)? {
             say!("Nothing was signed.");
             return Ok(ExitCode::FAILURE);
         }
