@@ -17,8 +17,8 @@ use super::order::{Order, names, places};
 
 /// How long a machine may be silent before it counts as away, in seconds: three polls of five minutes.
 const AWAY: Time = 17 * MINUTE;
-/// How often the controller decides at most, in seconds.
-const PACE: Time = 3 * MINUTE;
+/// How often the controller decides at most, in seconds: as often as a machine polls.
+const PACE: Time = 5 * MINUTE;
 
 /// What the controller is like.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
@@ -74,6 +74,8 @@ struct World {
     dice: Dice,
     /// The controller will decide: something changed.
     dirty: bool,
+    /// By the last decision: which waves' machines get leave as soon as they are ready.
+    open: Vec<bool>,
     course: Course,
 }
 
@@ -106,6 +108,7 @@ impl World {
             .iter()
             .map(|name| Machine::new(waves[name], vouchers.contains(name), shares, &mut dice))
             .collect();
+        let open = vec![true; plan.waves.len()];
         let course = Course {
             machines: fleet.machines,
             waves: plan.waves.iter().map(|wave| wave.members.len()).collect(),
@@ -127,6 +130,7 @@ impl World {
             now: 0,
             dice,
             dirty: true,
+            open,
             course,
         };
         for place in 0..world.machines.len() {
@@ -161,7 +165,7 @@ impl World {
                 if self.machines[place].sets_clock(&mut self.dice) {
                     self.machines[place].begins(Doing::Ready, 0, self.now);
                 }
-                self.dirty |= self.machines[place].doing == Doing::Ready;
+                self.dirty |= self.is_awaited(place);
                 self.go_on(place);
             }
             Event::Sleeps(place) => {
@@ -180,6 +184,8 @@ impl World {
             }
             Event::Counts => {
                 self.count();
+                // Who counts as away changes by itself.
+                self.dirty = true;
                 self.at(self.now + HOUR, Event::Counts);
             }
         }
@@ -207,7 +213,7 @@ impl World {
         let now = self.now;
         let (wave, doing) = (self.machines[place].wave, self.machines[place].doing);
         let soak = Time::try_from(self.plan.waves[wave].soak_seconds)?;
-        self.dirty = true;
+        self.dirty |= doing != Doing::Preparing;
         let machine = &mut self.machines[place];
         match doing {
             Doing::Preparing => machine.begins(machine.prepared(), 0, now),
@@ -227,8 +233,15 @@ impl World {
             }
             Doing::Expired | Doing::Ready | Doing::Undone | Doing::Degraded => {}
         }
+        self.dirty |= self.is_awaited(place);
         self.go_on(place);
         Ok(())
+    }
+
+    /// Whether a machine is ready whose wave is open: any other one waits, whatever is decided.
+    fn is_awaited(&self, place: usize) -> bool {
+        let machine = &self.machines[place];
+        machine.doing == Doing::Ready && self.open[machine.wave]
     }
 
     fn is_down(&self) -> bool {
@@ -303,6 +316,8 @@ impl World {
                 given.taken_back = true;
             }
         }
+        let runs = decision.state == RolloutState::Running || decision.state == RolloutState::Done;
+        self.open = decision.waves.iter().map(|wave| runs && wave.open).collect();
         if decision.state == RolloutState::Halted && self.course.halted.is_none() {
             self.course.halted = Some(self.now);
             (self.course.exposed, self.course.broken) = self.exposed();
