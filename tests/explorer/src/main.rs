@@ -71,8 +71,7 @@ fn main() -> ExitCode {
     };
     let rollouts = walk(&rollouts, &arguments);
     rollouts.close("rollouts");
-    let (bad, cut) =
-        (agent.bad + controller.bad + rollouts.bad, agent.cut + controller.cut + rollouts.cut);
+    let (bad, cut) = (agent.bad + controller.bad + rollouts.bad, agent.cut + controller.cut + rollouts.cut);
     if cut > 0 {
         println!(
             "{} explorations were given up at {} states: what those lead to was not looked at",

@@ -254,11 +254,11 @@ impl<'a> Agent<'a> {
                 let (known, output) = (journal.confirmed.as_ref()?, path(0, "")?);
                 let mut back = Transaction::rollback("back".to_owned(), known, output, Class::Nixos, 0);
                 back.state = State::Confirmed { degraded: Vec::new() };
-                self.settled(&mut machine, journal, back);
+                self.settled(&mut machine, journal, &back);
                 machine.ended = Some(End::Failed);
             }
             Move::IsLifted => {
-                (machine.lifted, machine.condemned) = (true, 0);
+                (machine.lifted, machine.retries, machine.condemned) = (true, true, 0);
                 if self.decide(&machine) == Kind::Opens {
                     (machine.open, machine.lifted) = (machine.newest, false);
                 }
@@ -320,7 +320,12 @@ impl<'a> Agent<'a> {
         let gate = match heard.gate(name, place, plan) {
             Some(Gate::Open) => Gate::Open,
             _ if self.stage.broken.is_some() => proven,
-            _ => heard.prove(name, place, plan, &proof::statements(self.stage, machine.newest, self.who, lot, signed)),
+            _ => heard.prove(
+                name,
+                place,
+                plan,
+                &proof::statements(self.stage, machine.newest, self.who, lot, signed),
+            ),
         };
         machine.proof = Some((machine.newest, gate == Gate::Open));
         Some(())
@@ -338,18 +343,18 @@ impl<'a> Agent<'a> {
                 State::RolledBack { reason: Reason::HealthCheckFailed, detail: "a check fails".to_owned() }
             }
         };
-        self.settled(machine, journal, open);
+        self.settled(machine, journal, &open);
         machine.ended = Some(end);
         Some(())
     }
 
     /// Takes a transaction that has ended into the journal.
-    fn settled(self, machine: &mut Machine, mut journal: Journal, ended: Transaction) {
+    fn settled(self, machine: &mut Machine, mut journal: Journal, ended: &Transaction) {
         let running = match &ended.state {
             State::Confirmed { .. } => Some(ended.output().clone()),
             _ => self.running(machine),
         };
-        journal.settle(&ended, Settled { running: running.as_ref(), ..Settled::default() });
+        journal.settle(ended, Settled { running: running.as_ref(), ..Settled::default() });
         let of = |generation: Generation| u8::try_from(generation.get()).unwrap_or(0);
         machine.tried = journal.tried.map_or(0, of);
         machine.confirmed = journal.confirmed.as_ref().map_or(0, |known| of(known.generation));
@@ -386,7 +391,8 @@ impl<'a> Agent<'a> {
         let Some(followed) = self.followed(machine) else { return Some(()) };
         let confirmed = Some(machine.confirmed) == machine.followed.map(|followed| followed.plan);
         let mut drifted = confirmed && !machine.switches && machine.drifted;
-        let mut runs = confirmed && !machine.switches && self.running(machine).as_ref() == Some(&followed.output);
+        let mut runs =
+            confirmed && !machine.switches && self.running(machine).as_ref() == Some(&followed.output);
         if self.stage.breaks(Break::SoakThroughDrift) && followed.said == Said::Confirmed {
             (drifted, runs) = (false, confirmed && !machine.switches);
         }

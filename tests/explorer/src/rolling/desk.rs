@@ -81,6 +81,8 @@ pub struct Ruling {
     pub state: RolloutState,
     /// The machines that were given leave, a bit each.
     pub given: u8,
+    /// Those of them that had no place among their wave's `maxInFlight` before.
+    pub fresh: u8,
     /// Where each machine is; none that is not in the plan.
     pub members: [Option<MemberState>; MOST],
     /// Whose sentence is empty, or nobody's.

@@ -7,7 +7,7 @@ use muster_protocol::checkin::{Phase as Said, Runs};
 use muster_protocol::ids::{Epoch, Generation, MachineName};
 use muster_protocol::operator::{AskRollout, BrakeView, MachineRollout, MemberState, RolloutState, Wish};
 use muster_protocol::plan::{Failure, Leave, Plan};
-use muster_protocol::report::{EventKind, Reason};
+use muster_protocol::report::{Asker, EventKind, Reason};
 use muster_server::core::Change;
 use muster_server::core::audit::AuditContext;
 use muster_server::core::rollouts::facts::{Facts, Health, Observed, Recorded, Seen};
@@ -36,6 +36,7 @@ pub fn decide(stage: &Stage, desk: &Desk, plan: u8, ask: Option<Ask>) -> Ruling 
             desk: *desk,
             state: RolloutState::Stopped,
             given: 0,
+            fresh: 0,
             members: [None; MOST],
             mute: false,
         })
@@ -77,7 +78,11 @@ fn observed(stage: &Stage, told: &Told) -> Option<Observed> {
     };
     let running = path(stage.system(told.runs), "")?;
     Some(Observed {
-        runs: Some(Runs { running, profile: None, generation: generation(told.runs).filter(|_| told.runs > 0) }),
+        runs: Some(Runs {
+            running,
+            profile: None,
+            generation: generation(told.runs).filter(|_| told.runs > 0),
+        }),
         phase,
         phase_generation: generation(told.about).filter(|_| told.about > 0),
         note: None,
@@ -86,18 +91,39 @@ fn observed(stage: &Stage, told: &Told) -> Option<Observed> {
     })
 }
 
+fn event(end: End) -> Option<EventKind> {
+    let (running, detail) = (path(0, "")?, String::new());
+    Some(match end {
+        End::Confirmed => EventKind::Confirmed { running, ms: 0, degraded: vec![] },
+        End::Failed => {
+            EventKind::RolledBack { running, reason: Reason::HealthCheckFailed, detail, quarantined: true }
+        }
+    })
+}
+
+fn outcome((about, end): (u8, End)) -> Option<Outcome> {
+    Some(Outcome { generation: generation(about)?, kind: event(end)? })
+}
+
+/// What is stored as the outcome once it is reported how this generation ended, or that it is tried again.
+pub fn reported(stage: &Stage, held: Option<(u8, End)>, about: u8, end: Option<End>) -> Option<(u8, End)> {
+    if end.is_none() && stage.breaks(Break::ForgetRetries) {
+        return held;
+    }
+    let kind = match end {
+        Some(end) => event(end)?,
+        None => {
+            let derivation = path(stage.system(about), ".drv")?;
+            EventKind::Retried { derivation, quarantined: true, by: Asker::Local { user: None } }
+        }
+    };
+    let stored = Outcome::after(held.and_then(outcome), generation(about), &kind)?;
+    let end = if matches!(stored.kind, EventKind::Confirmed { .. }) { End::Confirmed } else { End::Failed };
+    Some((u8::try_from(stored.generation.get()).ok()?, end))
+}
+
 fn seen(stage: &Stage, row: &Row, who: usize, plan: u8) -> Option<Seen> {
-    let running = path(0, "")?;
-    let outcome = row.outcome.and_then(|(about, end)| {
-        let (running, detail) = (running.clone(), String::new());
-        let kind = match end {
-            End::Confirmed => EventKind::Confirmed { running, ms: 0, degraded: vec![] },
-            End::Failed => {
-                EventKind::RolledBack { running, reason: Reason::HealthCheckFailed, detail, quarantined: true }
-            }
-        };
-        Some(Outcome { generation: generation(about)?, kind })
-    });
+    let outcome = row.outcome.and_then(outcome);
     let age = if stage.breaks(Break::CountAway) { 0 } else { row.age };
     Some(Seen {
         revoked: false,
@@ -146,7 +172,11 @@ fn facts(stage: &Stage, planned: &Planned, desk: &Desk, plan: u8) -> Option<Fact
             verdict: None,
             open: true,
         },
-        brake: (desk.brake && !stage.breaks(Break::IgnoreBrake)).then_some(BrakeView { at: 0, by, why: None }),
+        brake: (desk.brake && !stage.breaks(Break::IgnoreBrake)).then_some(BrakeView {
+            at: 0,
+            by,
+            why: None,
+        }),
         machines,
         members,
     })
@@ -163,7 +193,14 @@ fn rule(stage: &Stage, desk: &Desk, number: u8, ask: Option<Ask>) -> Option<Ruli
     let is_signed = |_: &MachineName, _, _: &_| true;
     // A machine that was seen half a tick later than that is not.
     let away_ms = i64::from(stage.patience) * tick_ms() - tick_ms() / 2;
-    let of = Of { hash: planned.hash, plan: &plan, epoch: Epoch::default(), away_ms, now: NOW, is_signed: &is_signed };
+    let of = Of {
+        hash: planned.hash,
+        plan: &plan,
+        epoch: Epoch::default(),
+        away_ms,
+        now: NOW,
+        is_signed: &is_signed,
+    };
     let operator = stage.cast.key(crate::server::MACHINES);
     let asks = ask.map(|ask| {
         let wish = match ask.wish {
@@ -180,6 +217,7 @@ fn rule(stage: &Stage, desk: &Desk, number: u8, ask: Option<Ask>) -> Option<Ruli
         desk: *desk,
         state: decided.answer.view.state,
         given: 0,
+        fresh: 0,
         members: [None; MOST],
         mute: decided.answer.view.why.is_empty(),
     };
@@ -213,12 +251,16 @@ fn apply(stage: &Stage, ruling: &mut Ruling, plan: u8, change: Change) {
             let until = until.and_then(|ticks| i8::try_from(ticks).ok());
             if until.is_some_and(|until| until > 0) && !new.turn.taken_back && !row.has_leave() {
                 ruling.given |= 1 << who;
+                // Leave that was taken back, and would not have ended yet, has kept its place.
+                let again = row.taken_back && row.until.is_some_and(|until| until >= 0);
+                ruling.fresh |= u8::from(!again) << who;
             }
             if stage.breaks(Break::NeverTakeBack) && new.turn.taken_back {
                 return;
             }
             if stage.breaks(Break::GiveOnce) && row.until.is_some_and(|until| until <= 0) {
                 ruling.given &= !(1 << who);
+                ruling.fresh &= ruling.given;
                 return;
             }
             if stage.breaks(Break::ForgetGiven) && until.is_none() {

@@ -20,7 +20,9 @@ pub struct Machine {
     pub ended: Option<End>,
     /// Its end has not been reported yet.
     pub untold: bool,
-    /// Somebody asked for another try of it.
+    /// Somebody asked for another try of it, which has not been reported yet.
+    pub retries: bool,
+    /// That may begin.
     pub lifted: bool,
     /// The systems in quarantine, a bit for each.
     pub condemned: u8,
@@ -85,11 +87,18 @@ pub enum Lot {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum Move {
     /// It verifies this generation's target, with its plan or without, and prepares it.
-    Prepares { generation: u8, with_plan: bool },
+    Prepares {
+        generation: u8,
+        with_plan: bool,
+    },
     /// It is shown the plan of this generation.
     IsShown(u8),
     /// A reply to a check-in of so many ticks ago, before the last start or after it.
-    Hears { answer: Option<(u8, bool)>, ticks: u8, stale: bool },
+    Hears {
+        answer: Option<(u8, bool)>,
+        ticks: u8,
+        stale: bool,
+    },
     /// It is handed statements; who signed what is a bit each.
     IsHanded(Lot, u32),
     Begins,

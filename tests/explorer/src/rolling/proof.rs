@@ -71,7 +71,8 @@ pub fn statements(stage: &Stage, plan: u8, who: usize, lot: Lot, signed: u32) ->
                 .collect()
         }
         Lot::Forged => {
-            let words = all().map(|who| if who % 2 == 0 { (who, Signed::Stranger) } else { (who, Signed::Other) });
+            let words =
+                all().map(|who| if who % 2 == 0 { (who, Signed::Stranger) } else { (who, Signed::Other) });
             words.filter_map(|(who, by)| word(plan, who, Said::Soaked, by, Said::Soaked)).collect()
         }
         Lot::Nothing => Vec::new(),
@@ -143,7 +144,11 @@ fn judge(stage: &Stage, number: u8, who: usize, statements: &[Statement]) -> Gat
 }
 
 /// As often as a word is there.
-fn counting_each((hash, plan): (muster_protocol::ids::Sha256, &Plan), wave: usize, all: &[Statement]) -> Gate {
+fn counting_each(
+    (hash, plan): (muster_protocol::ids::Sha256, &Plan),
+    wave: usize,
+    all: &[Statement],
+) -> Gate {
     for number in needed(wave) {
         let wave = &plan.waves[number];
         let soaked = |statement: &&Statement| {

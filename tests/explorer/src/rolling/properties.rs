@@ -114,7 +114,8 @@ pub fn of_ruling(stage: &Stage, world: &mut World, plan: u8, ruling: &Ruling) {
         if !percent(stage, desk, plan, wave) {
             world.violate("leave is given though too few of those that answer run it well");
         }
-        if flying(stage, world, desk, plan, wave) > outline.waves[wave].most as usize {
+        let is_fresh = ruling.fresh & (1 << who) != 0;
+        if is_fresh && flying(stage, world, desk, plan, wave) > outline.waves[wave].most as usize {
             world.violate("more than maxInFlight may switch at the same time");
         }
     }
@@ -179,6 +180,11 @@ fn has_ended(stage: &Stage, world: &World, who: usize) -> bool {
     through && told
 }
 
+/// Whether it failed, and nobody asked for another try.
+fn has_failed(machine: &Machine, plan: u8) -> bool {
+    machine.tried == plan && machine.ended == Some(End::Failed) && !machine.lifted && machine.open == 0
+}
+
 /// Whether it waits for a wave, or a machine, that cannot vouch any more.
 fn is_barred(stage: &Stage, world: &World, who: usize) -> bool {
     let plan = world.desk.rows[who].published;
@@ -186,7 +192,7 @@ fn is_barred(stage: &Stage, world: &World, who: usize) -> bool {
         let (machine, row) = (&world.machines[who], &world.desk.rows[who]);
         let withdrawn = row.recorded(plan).withdrawn
             || machine.followed.is_some_and(|of| of.plan == plan && of.said == Said::Withdrawn);
-        let failed = machine.tried == plan && machine.ended == Some(End::Failed) && !machine.lifted;
+        let failed = has_failed(machine, plan);
         let can = machine.key != Key::Replaced && !failed && row.published == plan;
         !withdrawn && (row.recorded(plan).soaked || (can && !is_barred(stage, world, who)))
     };
@@ -200,10 +206,7 @@ fn is_barred(stage: &Stage, world: &World, who: usize) -> bool {
 /// Whether so many of every hundred of a wave as must be may still run it well.
 fn can_be_well(stage: &Stage, world: &World, plan: u8, wave: usize) -> bool {
     let Some(rank) = stage.outline(plan).and_then(|outline| outline.waves.get(wave)) else { return true };
-    let failed = |who: &&u8| {
-        let machine = &world.machines[usize::from(**who)];
-        machine.tried == plan && machine.ended == Some(End::Failed) && !machine.lifted
-    };
+    let failed = |who: &&u8| has_failed(&world.machines[usize::from(**who)], plan);
     let (all, failed) = (rank.machines.len(), rank.machines.iter().filter(failed).count());
     (all - failed) * 100 >= all * usize::from(rank.percent)
 }

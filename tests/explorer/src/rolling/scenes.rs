@@ -60,6 +60,8 @@ const LINE: Outline = Outline {
 };
 const CANARY: Outline =
     Outline { waves: &[rank(&[0], 1, 2, 1), rank(&[1, 2], 0, 0, 1)], after: &[], budget: 0, system: 1 };
+const DUO: Outline =
+    Outline { waves: &[rank(&[0], 1, 1, 1), rank(&[1], 0, 0, 1)], after: &[], budget: 0, system: 1 };
 const PAIR: Outline =
     Outline { waves: &[rank(&[0, 1], 2, 1, 1), rank(&[2], 0, 0, 1)], after: &[], budget: 0, system: 1 };
 const FORGIVING: Outline =
@@ -75,11 +77,10 @@ const SHARE: Outline = Outline {
     budget: 1,
     system: 1,
 };
-const MENDED: Outline =
-    Outline { waves: &[rank(&[0], 1, 1, 1), rank(&[1, 2], 0, 0, 1)], after: &[], budget: 0, system: 2 };
+const MENDED: Outline = Outline { system: 2, ..DUO };
 /// The canary is skipped, and comes last.
 const SKIPPED: Outline =
-    Outline { waves: &[rank(&[1], 1, 1, 1), rank(&[0, 2], 0, 0, 1)], after: &[], budget: 0, system: 1 };
+    Outline { waves: &[rank(&[1], 1, 1, 1), rank(&[0], 0, 0, 1)], after: &[], budget: 0, system: 1 };
 
 /// Every scene, with so many faults at once.
 pub fn scenes(cast: &Rc<Cast>, faults: u8) -> Option<Vec<Stage>> {
@@ -96,20 +97,26 @@ pub fn scenes(cast: &Rc<Cast>, faults: u8) -> Option<Vec<Stage>> {
         honest("a canary and two others", &[CANARY], one).map(|stage| Stage { reports: true, ..stage })?,
         honest("a silent machine", &[CANARY], one).map(|stage| Stage { patience: 2, ..stage })?,
         honest("two canaries, one after the other", &[PAIR], one)?,
-        honest("a wave whose machines fail", &[FORGIVING], Budget { failures: 2, retries: 1, ..none })?,
+        honest("a wave whose machines fail", &[FORGIVING], Budget { failures: 2, ..none })?,
+        honest("a machine tries again", &[DUO], Budget { failures: 1, retries: 1, ..one })?,
         honest("one that comes first", &[AFTER], one)?,
         honest("so many of a hundred", &[SHARE], Budget { failures: 1, ..one })?,
         honest("machines that are changed, ill or taken back", &[CANARY], Budget { troubles: 2, ..none })?,
-        honest("machines with other keys", &[CANARY], Budget { keys: 1, ..one })?,
+        honest("machines with other keys", &[DUO], Budget { keys: 1, ..one })?,
         honest("an operator holds it", &[CANARY], Budget { asks: 2, ..none })?,
-        honest("another generation", &[CANARY, MENDED], Budget { publications: 1, failures: 1, ..none })?,
-        honest("a wave is skipped", &[CANARY, SKIPPED], Budget { publications: 1, ..one })?,
+        honest("another generation", &[DUO, MENDED], Budget { publications: 1, failures: 1, ..none })?,
+        honest("a wave is skipped", &[DUO, SKIPPED], Budget { publications: 1, ..one })?,
         thief("a thief, and three waves", &[LINE], &[], Budget { troubles: 1, failures: 1, ..one })?,
         thief("a thief with a key of the second wave", &[LINE], &[1], one)?,
         thief("a thief with one of two canaries' keys", &[PAIR], &[1], Budget { troubles: 1, ..one })?,
         thief("a thief, and one that comes first", &[AFTER], &[], one)?,
-        thief("a thief, and another plan", &[CANARY, SKIPPED], &[], Budget { publications: 1, ..one })?,
-        thief("a thief, and a machine that is replaced", &[CANARY], &[], Budget { keys: 1, troubles: 1, ..one })?,
+        thief("a thief, and another plan", &[DUO, SKIPPED], &[], Budget { publications: 1, ..one })?,
+        thief(
+            "a thief, and a machine that is replaced",
+            &[CANARY],
+            &[],
+            Budget { keys: 1, troubles: 1, ..one },
+        )?,
     ])
 }
 
@@ -124,11 +131,14 @@ pub fn without(guard: Break, cast: &Rc<Cast>) -> Option<Stage> {
         B::CountTwice => "a thief with one of two canaries' keys",
         B::SkipPredecessors => "a thief, and one that comes first",
         B::TakeOtherPlans | B::TakeAnyPlan | B::TakeAnyLeave => "a thief, and another plan",
-        B::KeepLeave | B::CountLeaveAwake | B::SoakAsleep | B::IgnoreMaxInFlight | B::ForgetGiven | B::GiveOnce => {
-            "a canary and two others"
-        }
-        B::UseLeaveTwice | B::IgnoreBudget | B::ForgetRetries => "a wave whose machines fail",
-        B::TakeStaleReply => "a wave whose machines fail",
+        B::KeepLeave
+        | B::CountLeaveAwake
+        | B::SoakAsleep
+        | B::IgnoreMaxInFlight
+        | B::ForgetGiven
+        | B::GiveOnce => "a canary and two others",
+        B::IgnoreBudget => "a wave whose machines fail",
+        B::UseLeaveTwice | B::TakeStaleReply | B::ForgetRetries => "a machine tries again",
         B::SoakThroughDrift | B::SkipLastChecks | B::NeverWithdraw | B::IgnoreWithdrawn => {
             "machines that are changed, ill or taken back"
         }
@@ -136,9 +146,5 @@ pub fn without(guard: Break, cast: &Rc<Cast>) -> Option<Stage> {
         B::CountAway => "two canaries, one after the other",
     };
     let stage = scenes(cast, 1)?.into_iter().find(|stage| stage.name == name)?;
-    let may = match guard {
-        B::TakeStaleReply => Budget { faults: 1, ..stage.may },
-        _ => stage.may,
-    };
-    Some(Stage { broken: Some(guard), may, ..stage })
+    Some(Stage { broken: Some(guard), ..stage })
 }

@@ -85,13 +85,29 @@ impl Stage {
         may: Budget,
     ) -> Option<Self> {
         let names = names()?;
-        let plans = (1_u8..).zip(outlines).map(|(number, outline)| Planned::new(outline, number, cast, &names));
+        let plans =
+            (1_u8..).zip(outlines).map(|(number, outline)| Planned::new(outline, number, cast, &names));
         let plans: Vec<Planned> = plans.collect::<Option<_>>()?;
-        let machines = plans.first()?.plan.waves.iter().map(|wave| wave.members.len()).sum::<usize>().min(MOST);
+        let machines =
+            plans.first()?.plan.waves.iter().map(|wave| wave.members.len()).sum::<usize>().min(MOST);
         let (thief, stolen, broken, known) = (false, &[][..], None, Known::default());
         let (patience, reports) = (1, false);
         let cast = cast.clone();
-        Some(Self { name, cast, names, outlines, plans, machines, thief, stolen, may, patience, reports, broken, known })
+        Some(Self {
+            name,
+            cast,
+            names,
+            outlines,
+            plans,
+            machines,
+            thief,
+            stolen,
+            may,
+            patience,
+            reports,
+            broken,
+            known,
+        })
     }
 
     pub fn breaks(&self, guard: Break) -> bool {

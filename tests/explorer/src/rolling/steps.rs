@@ -76,7 +76,7 @@ fn happens(stage: &Stage, next: &mut World, action: Action) -> Option<()> {
         A::Reports(who) => {
             let who = here(who)?;
             let machine = next.machines[who];
-            if stage.thief || machine.asleep || !machine.untold {
+            if stage.thief || machine.asleep || !(machine.untold || machine.retries) {
                 return None;
             }
             next.reports(stage, who);
@@ -191,7 +191,8 @@ fn happens(stage: &Stage, next: &mut World, action: Action) -> Option<()> {
         A::Retries(who) => {
             let who = here(who)?;
             let machine = next.machines[who];
-            let failed = machine.ended == Some(End::Failed) && machine.tried == machine.newest;
+            // Operators ask it of a machine of which they know that it failed.
+            let failed = machine.ended == Some(End::Failed) && !machine.untold;
             if stage.thief || !failed || machine.lifted || machine.open != 0 || machine.asleep {
                 return None;
             }
@@ -218,8 +219,10 @@ fn happens(stage: &Stage, next: &mut World, action: Action) -> Option<()> {
             // The target, and no plan.
             let who = here(who).filter(|_| stage.thief && stage.plans.len() > 1)?;
             let newest = next.published;
-            (next.machines[who].newest < newest && !next.machines[who].asleep && stage.target(newest, who).is_some())
-                .then(|| next.prepares(stage, who, newest, false))
+            (next.machines[who].newest < newest
+                && !next.machines[who].asleep
+                && stage.target(newest, who).is_some())
+            .then(|| next.prepares(stage, who, newest, false))
         }
         A::Shows(who, plan) => {
             let who = here(who).filter(|_| stage.thief && usize::from(plan) <= stage.plans.len())?;
@@ -317,7 +320,13 @@ impl World {
     }
 
     /// The controller stores a check-in; its reply says what was decided before.
-    fn takes(&mut self, stage: &Stage, who: usize, told: Told, says: Option<(u8, Said)>) -> Option<(u8, bool)> {
+    fn takes(
+        &mut self,
+        stage: &Stage,
+        who: usize,
+        told: Told,
+        says: Option<(u8, Said)>,
+    ) -> Option<(u8, bool)> {
         let row = &mut self.desk.rows[who];
         (row.told, row.age) = (Some(told), 0);
         if let Some((plan, said)) = says {
@@ -370,7 +379,8 @@ impl World {
     fn fetches(&mut self, stage: &Stage, who: usize) -> Option<()> {
         let machine = self.machines[who];
         let plan = machine.newest;
-        let has_leave = machine.answer.is_some_and(|answer| answer.go && answer.plan == plan && answer.wall == 0);
+        let has_leave =
+            machine.answer.is_some_and(|answer| answer.go && answer.plan == plan && answer.wall == 0);
         let proven = machine.proof == Some((plan, true));
         if stage.thief || machine.asleep || machine.open == 0 || machine.switches || !has_leave || proven {
             return None;
@@ -418,20 +428,28 @@ impl World {
 
     fn reports(&mut self, stage: &Stage, who: usize) {
         let machine = &mut self.machines[who];
-        machine.untold = false;
-        self.desk.rows[who].outcome = machine.ended.map(|end| (machine.tried, end));
+        let (told, outcome) = (*machine, &mut self.desk.rows[who].outcome);
+        (machine.untold, machine.retries) = (false, false);
+        if told.retries {
+            *outcome = engine::reported(stage, *outcome, told.tried, None);
+        }
+        if told.untold {
+            *outcome = engine::reported(stage, *outcome, told.tried, told.ended);
+        }
         self.decides(stage, None);
     }
 
     /// A report and the check-in beside it leave the same behind, whichever comes first.
     fn reports_in_any_order(&mut self, stage: &Stage, who: usize) {
-        if stage.thief || self.machines[who].asleep || !self.machines[who].untold {
+        let machine = &self.machines[who];
+        // A good end is seen in a check-in alone where those are not reported.
+        let reports = machine.untold && (stage.reports || machine.ended == Some(End::Failed));
+        if stage.thief || machine.asleep || !reports {
             return;
         }
         let (mut one, mut other) = (*self, *self);
         one.reports(stage, who);
         let first = one.checks_in(stage, who, Way::Answered);
-        // The report is the same one; that the check-in tells a good end is not what is compared.
         let second = other.checks_in(stage, who, Way::Answered);
         other.reports(stage, who);
         if first.is_some() && second.is_some() && one.desk != other.desk {
@@ -482,7 +500,9 @@ impl World {
         self.wire = match self.wire.take() {
             // A request is on its way for less time than leave holds.
             Some(Wire::CheckIn { .. }) | None => None,
-            Some(Wire::Reply { who, answer, stale, .. }) => Some(Wire::Reply { who, answer, ticks: 1, stale }),
+            Some(Wire::Reply { who, answer, stale, .. }) => {
+                Some(Wire::Reply { who, answer, ticks: 1, stale })
+            }
         };
         if !stage.thief {
             self.desk.passes(stage.patience);
