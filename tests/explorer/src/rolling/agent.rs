@@ -236,7 +236,7 @@ impl<'a> Agent<'a> {
                 let shown = stage.plan(generation)?;
                 let read = Plan::parse_named(&shown.document, place.plan).ok();
                 let fits = read.is_some_and(|plan| self.is_its_plan(&plan, machine.newest));
-                machine.has_plan |= fits || stage.breaks(Break::TakeAnyPlan);
+                machine.has_plan |= fits;
             }
             Move::Hears { answer, ticks, stale } => self.hears(&mut machine, answer, ticks, stale),
             Move::IsHanded(lot, signed) => self.is_handed(&mut machine, lot, signed)?,

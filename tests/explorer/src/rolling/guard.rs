@@ -17,8 +17,6 @@ pub enum Break {
     TakeAnyKey,
     /// Count one machine's word as often as it is there.
     CountTwice,
-    /// Take the plan that the controller shows, whatever the target names.
-    TakeAnyPlan,
     /// Switch on the controller's word.
     BeginWithoutGate,
     /// Switch when the gate is proven, without leave.

@@ -130,7 +130,7 @@ pub fn without(guard: Break, cast: &Rc<Cast>) -> Option<Stage> {
         }
         B::CountTwice => "a thief with one of two canaries' keys",
         B::SkipPredecessors => "a thief, and one that comes first",
-        B::TakeOtherPlans | B::TakeAnyPlan | B::TakeAnyLeave => "a thief, and another plan",
+        B::TakeOtherPlans | B::TakeAnyLeave => "a thief, and another plan",
         B::KeepLeave
         | B::CountLeaveAwake
         | B::SoakAsleep
