@@ -1,5 +1,6 @@
-//! What is known about this machine's turn in a rollout. The contact writes it; the work, check-ins and
-//! people read it. All but the plan is in memory alone: the next process has no leave and no proof, and asks.
+//! What is known about this machine's turn in a rollout (`core::rollout::Heard`). The contact writes it; the
+//! work, check-ins and people read it. All but the plan is in memory alone: the next process has no leave and
+//! no proof, and asks.
 
 use std::cell::{Cell, RefCell};
 use std::sync::Arc;
@@ -7,10 +8,10 @@ use std::time::Duration;
 
 use muster_protocol::clock::UnixMillis;
 use muster_protocol::ids::{Generation, MachineName, Sha256};
-use muster_protocol::plan::{Gate, Leave, Place, Plan, Statement, gate};
+use muster_protocol::plan::{Gate, Leave, Place, Plan, Statement};
 use muster_protocol::target::Target;
 
-use crate::core::rollout::{Answered, Says, Turn};
+use crate::core::rollout::{Heard, Says, Turn};
 use crate::trust::Trust;
 
 /// How often the controller is asked again for leave that ended before it could be used.
@@ -25,11 +26,7 @@ pub struct Turns {
     plan: RefCell<Option<(Sha256, Arc<Plan>)>>,
     missing: RefCell<String>,
     expires: Cell<Option<(Generation, i64)>>,
-    /// What was proven about the gate at this place.
-    gate: RefCell<Option<(Place, Gate)>>,
-    answered: RefCell<Option<Answered>>,
-    /// When leave was last used, in awake time: what was said before then is used up.
-    used: Cell<Option<Duration>>,
+    heard: RefCell<Heard>,
     /// The plan in whose rollout the machine waits for its turn alone.
     awaits: Cell<Option<Sha256>>,
     /// When it was last asked for leave again, in awake time.
@@ -43,9 +40,7 @@ impl Turns {
             plan: RefCell::new(None),
             missing: RefCell::new(NOT_YET.to_owned()),
             expires: Cell::new(None),
-            gate: RefCell::new(None),
-            answered: RefCell::new(None),
-            used: Cell::new(None),
+            heard: RefCell::default(),
             awaits: Cell::new(None),
             asked: Cell::new(None),
         };
@@ -72,48 +67,29 @@ impl Turns {
         let place = target.rollout?;
         let plan = self.plan(&place.plan);
         let expires = self.expires.get().filter(|(of, _)| *of == target.generation);
-        let answered = self.answered.borrow();
+        let heard = self.heard.borrow();
         Some(Turn {
             place,
             missing: if plan.is_some() { None } else { Some(self.missing.borrow().clone()) },
             is_expired: expires.is_none_or(|(_, expires)| at.div_euclid(1000) >= expires),
-            gate: plan.and_then(|plan| self.gate(place, &plan)),
-            says: answered.as_ref().map_or(Says::Nothing, |said| said.says(&place.plan, now, at)),
+            gate: plan.and_then(|plan| heard.gate(&self.machine, place, &plan)),
+            says: heard.says(&place.plan, now, at),
         })
-    }
-
-    /// As proven; a gate that needs no statement is open by the plan alone.
-    fn gate(&self, place: Place, plan: &Plan) -> Option<Gate> {
-        let known = self.gate.borrow().as_ref().filter(|(of, _)| *of == place).map(|(_, gate)| gate.clone());
-        known.or_else(|| Some(self.evaluate(place, plan, &[])).filter(|gate| *gate == Gate::Open))
-    }
-
-    fn evaluate(&self, place: Place, plan: &Plan, statements: &[Statement]) -> Gate {
-        let wave = usize::try_from(place.wave).unwrap_or(usize::MAX);
-        gate((place.plan, plan), &self.machine, wave, statements)
     }
 
     /// Takes in the statements that the controller has for this gate. One that was proven open stays so.
     pub fn prove(&self, place: Place, plan: &Plan, statements: &[Statement]) -> Gate {
-        let gate = self.evaluate(place, plan, statements);
-        let open = self.gate(place, plan) == Some(Gate::Open);
-        if !open {
-            self.gate.replace(Some((place, gate.clone())));
-        }
-        if open { Gate::Open } else { gate }
+        self.heard.borrow_mut().prove(&self.machine, place, plan, statements)
     }
 
-    /// What the reply to a check-in says, which was sent then. It replaces what was said before; a reply that
-    /// says nothing takes leave back, and so does one to a check-in from before the last start.
+    /// What the reply to a check-in says, which was sent then.
     pub fn answered(&self, leave: Option<Leave>, sent: Duration, sent_at: UnixMillis) {
-        let leave = leave.filter(|_| self.used.get().is_none_or(|used| sent > used));
-        self.answered.replace(leave.map(|leave| Answered { leave, sent, sent_at }));
+        self.heard.borrow_mut().answered(leave, sent, sent_at);
     }
 
     /// The activator is started: the leave is used up.
     pub fn use_leave(&self, now: Duration) {
-        self.answered.replace(None);
-        self.used.set(Some(now));
+        self.heard.borrow_mut().use_leave(now);
     }
 
     pub fn awaits(&self) -> Option<Sha256> {

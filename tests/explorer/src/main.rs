@@ -14,6 +14,7 @@ mod contact;
 mod environment;
 mod explore;
 mod properties;
+mod rolling;
 mod scene;
 mod server;
 mod walk;
@@ -64,7 +65,13 @@ fn main() -> ExitCode {
     agent.close("agent");
     let controller = walk(&server::scenes::scenes(&cast, arguments.faults), &arguments);
     controller.close("controller");
-    let (bad, cut) = (agent.bad + controller.bad, agent.cut + controller.cut);
+    let Some(rollouts) = rolling::scenes::scenes(&cast, arguments.faults) else {
+        eprintln!("the rollouts cannot begin: their plans cannot be made");
+        return ExitCode::FAILURE;
+    };
+    let rollouts = walk(&rollouts, &arguments);
+    rollouts.close("rollouts");
+    let (bad, cut) = (agent.bad + controller.bad + rollouts.bad, agent.cut + controller.cut + rollouts.cut);
     if cut > 0 {
         println!(
             "{} explorations were given up at {} states: what those lead to was not looked at",
@@ -81,7 +88,14 @@ fn main() -> ExitCode {
         let found = scene.and_then(|scene| breaks(&scene, &arguments));
         missed += usize::from(!shown(guard, found, &arguments));
     }
-    let broken = Break::value_variants().len() + server::scenes::Break::value_variants().len();
+    for guard in rolling::Break::value_variants() {
+        let scene = rolling::scenes::without(*guard, &cast);
+        let found = scene.and_then(|scene| breaks(&scene, &arguments));
+        missed += usize::from(!shown(guard, found, &arguments));
+    }
+    let broken = Break::value_variants().len()
+        + server::scenes::Break::value_variants().len()
+        + rolling::Break::value_variants().len();
     println!("{broken} broken cores, {} caught", broken - missed);
     if bad == 0 && missed == 0 { ExitCode::SUCCESS } else { ExitCode::FAILURE }
 }

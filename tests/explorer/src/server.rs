@@ -23,7 +23,7 @@ mod stage;
 mod steps;
 mod world;
 
-pub use cast::Cast;
+pub use cast::{Cast, MACHINES, STRANGER, system};
 
 /// Who takes part; none where their keys cannot be made.
 pub fn cast() -> Option<Cast> {

@@ -201,7 +201,7 @@ impl<'a> Taking<'a> {
 
     fn take(&mut self, event: &NewEvent) {
         self.newest = self.newest.saturating_add(1);
-        let outcome = Outcome::of(event.generation, event.kind());
+        let decides = Outcome::of(event.generation, event.kind()).is_some();
         self.changes.push(Change::EventStored(Box::new(StoredEvent {
             machine: self.machine.clone(),
             enrolment: self.stored.enrolment,
@@ -209,7 +209,7 @@ impl<'a> Taking<'a> {
             generation: event.generation,
             received_at: self.now,
             raw: event.raw.clone(),
-            decides: outcome.is_some(),
+            decides,
         })));
         self.bytes = self.bytes.saturating_add(retention::cost(event.raw.len()));
         match &event.read {
@@ -222,11 +222,7 @@ impl<'a> Taking<'a> {
             }
             _ => {}
         }
-        // A local rollback concerns an older generation; the newest one's outcome stays.
-        let stays = self.outcome.as_ref().map(|held| held.generation);
-        if let Some(outcome) = outcome.filter(|new| stays.is_none_or(|held| new.generation >= held)) {
-            self.outcome = Some(outcome);
-        }
+        self.outcome = Outcome::after(self.outcome.take(), event.generation, event.kind());
     }
 
     /// An attack that the last check-in no longer mentions is already over.

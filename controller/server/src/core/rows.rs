@@ -95,6 +95,17 @@ impl Outcome {
         );
         Some(Self { generation: generation.filter(|_| decides)?, kind: kind.clone() })
     }
+
+    /// What has decided the newest generation once this has happened, too. A local rollback concerns an older
+    /// one, and the newest one's outcome stays. Of a generation that is tried again nothing is decided.
+    pub fn after(held: Option<Self>, generation: Option<Generation>, kind: &EventKind) -> Option<Self> {
+        if matches!(kind, EventKind::Retried { .. }) {
+            return held.filter(|held| Some(held.generation) != generation);
+        }
+        let stays = held.as_ref().map(|held| held.generation);
+        let new = Self::of(generation, kind).filter(|new| stays.is_none_or(|held| new.generation >= held));
+        new.or(held)
+    }
 }
 
 /// The principal of a bearer.

@@ -341,8 +341,10 @@ fn stage(plan: Sha256, seen: &Seen) -> Stage {
             return Stage::Switching;
         }
         Phase::NeedsHuman if about => return Stage::Failed,
-        // Its report is on the way.
-        Phase::RolledBack if about && outcome.is_none() => return Stage::Switching,
+        // Its report is on the way, also where an earlier one says that it was confirmed.
+        Phase::RolledBack if about && matches!(outcome, None | Some(EventKind::Confirmed { .. })) => {
+            return Stage::Switching;
+        }
         _ => {}
     }
     match outcome {

@@ -137,6 +137,24 @@ fn what_became_of_the_newest_generation_stays_known() {
 }
 
 #[test]
+fn of_a_generation_that_is_tried_again_nothing_is_decided() {
+    let path = format!("/nix/store/{}-system.drv", "9".repeat(32));
+    let retried = |generation: u64| {
+        let by = json!({ "who": "local" });
+        let told = json!({ "kind": "retried", "derivation": path, "quarantined": true, "by": by,
+            "generation": generation });
+        event(2, &told)
+    };
+    let decided = |second: NewEvent| {
+        let (name, sent) = (name(), [outcome(1, 5, "needs-human"), second]);
+        let decided = report(Some(&named('a', 0)), &batch(&name, 1, &sent), KEEP, NOW).unwrap();
+        count(&decided.changes).outcome.is_some()
+    };
+    assert!(!decided(retried(5)));
+    assert!(decided(retried(4)), "another generation's");
+}
+
+#[test]
 fn an_attack_is_kept_each_time_and_logged_once_an_hour() {
     let attack = |seq| event(seq, &json!({ "kind": "refused", "attack": "rollback", "detail": "older" }));
     let (name, sent) = (name(), [attack(1), attack(2)]);

@@ -159,6 +159,12 @@ fn what_is_undone_for_a_reason_that_passes_is_no_failure() {
     assert_eq!(with(Phase::RolledBack, Some(back(false))), Stage::Behind);
     assert_eq!(with(Phase::RolledBack, Some(back(true))), Stage::Failed);
     assert_eq!(with(Phase::RolledBack, None), Stage::Switching, "its report is on the way");
+    let confirmed = EventKind::Confirmed {
+        running: "/nix/store/1c0bm0n2hg4kd2x7q2g5p1l1c4cx8kpl-system".parse().unwrap(),
+        ms: 0,
+        degraded: vec![],
+    };
+    assert_eq!(with(Phase::RolledBack, Some(confirmed)), Stage::Switching, "somebody went back since");
     assert_eq!(with(Phase::Failed, None), Stage::Behind);
     assert_eq!(with(Phase::NeedsHuman, None), Stage::Failed);
     assert_eq!(with(Phase::Activating, None), Stage::Switching);
