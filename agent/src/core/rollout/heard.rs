@@ -1,5 +1,5 @@
-//! What a machine has heard of its turn, and what was proven of its gate. In memory alone: the next process has
-//! no leave and no proof, and asks.
+//! What a machine has heard of its turn, and what was proven of its gate. In memory alone: the next process
+//! has no leave and no proof, and asks.
 
 use std::time::Duration;
 

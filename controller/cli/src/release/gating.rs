@@ -20,6 +20,7 @@ use super::rollout::written::{self, Written};
 use super::select;
 use crate::api::client::Api;
 use crate::config::Config;
+use crate::flake::discover::Found;
 use crate::flake::evaluate::Flake;
 use crate::terminal::error::{Hint, WithHint as _};
 use crate::terminal::list::listed;
@@ -178,7 +179,7 @@ impl Fleet<'_> {
             members.push(Member {
                 machine: target.machine.clone(),
                 class: target.class,
-                tags: select::tags(view, &self.flake.muster),
+                tags: self.tags(view),
                 output: target.output.clone(),
                 key,
             });
@@ -189,18 +190,42 @@ impl Fleet<'_> {
             name: chosen.name.clone(),
             nonce,
         };
-        work_out(&chosen.written, &identity, &members, &self.known()).map_err(|error: RolloutError| {
+        let worked = work_out(&chosen.written, &identity, &members, &self.known());
+        let mut worked = worked.map_err(|error: RolloutError| {
             let hint = error.hint().to_owned();
             anyhow::Error::new(error)
                 .context(format!("rollout {} cannot be worked out", chosen.name))
                 .context(Hint(hint))
-        })
+        })?;
+        let targeted = |view: &&MachineView| targets.iter().any(|target| target.machine == view.machine);
+        for tag in chosen.written.waves.iter().flat_map(|wave| &wave.tags) {
+            let only_there =
+                |view: &&MachineView| view.tags.contains(tag) && !self.tags(view).contains(tag.as_str());
+            let names: Vec<&MachineName> =
+                self.views.iter().filter(targeted).filter(only_there).map(|view| &view.machine).collect();
+            if !names.is_empty() {
+                let verb = if names.len() == 1 { "has" } else { "have" };
+                worked.notes.push(format!(
+                    "{} {verb} the tag {tag} only at the controller, which does not count here: write it into the \
+                     flake",
+                    listed(names)
+                ));
+            }
+        }
+        Ok(worked)
+    }
+
+    /// The machine's tags by the flake alone: the controller must not choose who is a canary.
+    fn tags(&self, view: &MachineView) -> BTreeSet<String> {
+        let named = |found: &&Found| found.machine == view.machine.as_str();
+        let found = self.flake.found.iter().filter(named).flat_map(|found| found.tags.iter().cloned());
+        let of_flake = MachineView { tags: BTreeSet::new(), ..view.clone() };
+        select::tags(&of_flake, &self.flake.muster).into_iter().chain(found).collect()
     }
 
     fn known(&self) -> Known {
         let found = &self.flake.found;
-        let mut tags: BTreeSet<String> =
-            self.views.iter().flat_map(|view| select::tags(view, &self.flake.muster)).collect();
+        let mut tags: BTreeSet<String> = self.views.iter().flat_map(|view| self.tags(view)).collect();
         tags.extend(found.iter().flat_map(|found| found.tags.iter().cloned()));
         tags.extend(["all", "nixos", "darwin"].map(str::to_owned));
         let mut machines: BTreeSet<MachineName> =

@@ -68,14 +68,6 @@ pub fn decide(
         .filter(|(_, recorded)| recorded.forgiven)
         .map(|(name, _)| name.clone())
         .collect();
-    for (name, member) in &mut members {
-        // Another failure is another one to look at. A revocation is none that could be tried again.
-        let tries = member.failed.is_some() && member.stage == Stage::Switching && !member.is_revoked();
-        if tries && forgiven.remove(name) {
-            member.failed = None;
-            changes.push(Change::MemberTriesAgain { plan: of.hash, machine: name.clone() });
-        }
-    }
     let mut asked = facts.rollout.asked.clone();
     if let Some(asking) = &asking {
         let wished = wish(of, facts, asking)?;
@@ -93,6 +85,14 @@ pub fn decide(
             let detail = format!("{}: machines {}", titled(&facts.rollout), new.len());
             changes.push(Change::MembersForgiven { plan: of.hash, machines: new });
             changes.push(Change::Audited(NewEntry::by(&asking.1, "rollout-failures-forgiven", detail)));
+        }
+    }
+    for (name, member) in &mut members {
+        // Another failure is another one to look at. A revocation is none that could be tried again.
+        let tries = member.failed.is_some() && member.stage == Stage::Switching && !member.is_revoked();
+        if tries && forgiven.remove(name) {
+            member.failed = None;
+            changes.push(Change::MemberTriesAgain { plan: of.hash, machine: name.clone() });
         }
     }
     let proven = proven(of, facts);

@@ -215,7 +215,9 @@ impl Observed<'_> {
         for name in &before.members {
             let member = self.member(name);
             let soaked = vouchers.get(name).map(|voucher| self.has_soaked(voucher));
-            let is_well = soaked.unwrap_or(member.stage == Stage::Confirmed && !member.degraded);
+            // A signed word stands; of any other machine that is away nobody knows how it is.
+            let seems_well = || member.stage == Stage::Confirmed && !member.degraded && !self.is_away(member);
+            let is_well = soaked.unwrap_or_else(seems_well);
             if member.belongs == Belongs::Here && (is_well || !self.is_away(member)) {
                 answer += 1;
                 well += u64::from(is_well);

@@ -1,5 +1,5 @@
-//! What a machine does, by the decisions of the agent that ships: what is remembered is made into its records,
-//! one of its functions is asked, and the records are made small again.
+//! What a machine does, by the decisions of the agent that ships: what is remembered is made into its
+//! records, one of its functions is asked, and the records are made small again.
 
 use std::time::Duration;
 

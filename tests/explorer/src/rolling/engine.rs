@@ -1,5 +1,5 @@
-//! What an honest controller decides, by `deciding` and the engine that ship: what is stored is made into their
-//! facts, and the changes are made small again.
+//! What an honest controller decides, by `deciding` and the engine that ship: what is stored is made into
+//! their facts, and the changes are made small again.
 
 use std::collections::BTreeMap;
 
@@ -10,7 +10,7 @@ use muster_protocol::plan::{Failure, Leave, Plan};
 use muster_protocol::report::{Asker, EventKind, Reason};
 use muster_server::core::Change;
 use muster_server::core::audit::AuditContext;
-use muster_server::core::rollouts::facts::{Facts, Health, Observed, Recorded, Seen};
+use muster_server::core::rollouts::facts::{Facts, Health, Observed, Recorded, Seen, Void};
 use muster_server::core::rollouts::{Asked as Wished, StoredRollout, Turn};
 use muster_server::core::rows::Outcome;
 use muster_server::rollout::deciding::{self, Of};
@@ -157,6 +157,7 @@ fn facts(stage: &Stage, planned: &Planned, desk: &Desk, plan: u8) -> Option<Fact
             withdrawn: word(Word::Withdrawn, recorded.withdrawn && !stage.breaks(Break::IgnoreWithdrawn)),
             failed: recorded.failed.then_some(Failure::RolledBack),
             forgiven: recorded.forgiven,
+            void: Void::No,
         };
         machines.insert(name.clone(), seen(stage, row, who, plan)?);
         members.insert(name, kept);
@@ -275,6 +276,10 @@ fn apply(stage: &Stage, ruling: &mut Ruling, plan: u8, change: Change) {
             for machine in machines {
                 ruling.desk.rows[stage.number(&machine)].recorded[place].forgiven = true;
             }
+        }
+        Change::MemberTriesAgain { machine, .. } => {
+            let recorded = &mut ruling.desk.rows[stage.number(&machine)].recorded[place];
+            (recorded.failed, recorded.forgiven) = (false, false);
         }
         Change::RolloutAsked { asked, .. } => {
             ruling.desk.wishes[place] = match asked.wish {

@@ -82,11 +82,11 @@ const MENDED: Outline = Outline { system: 2, ..DUO };
 const SKIPPED: Outline =
     Outline { waves: &[rank(&[1], 1, 1, 1), rank(&[0], 0, 0, 1)], after: &[], budget: 0, system: 1 };
 
-/// Every scene, with so many faults at once.
+/// Every scene, with half as many faults at once as the agent has.
 pub fn scenes(cast: &Rc<Cast>, faults: u8) -> Option<Vec<Stage>> {
     let none = Budget::default();
-    // With three machines a second fault is dear: two come together where the others have three.
-    let one = Budget { faults: faults.div_ceil(2), ..none };
+    // Three machines have many more states than one: a fault here costs what two cost there.
+    let one = Budget { faults: faults / 2, ..none };
     let honest = |name, outlines, may| Stage::new(name, cast, outlines, may);
     let thief = |name, outlines, stolen, may| {
         let stage = Stage::new(name, cast, outlines, may)?;
@@ -98,12 +98,13 @@ pub fn scenes(cast: &Rc<Cast>, faults: u8) -> Option<Vec<Stage>> {
         honest("a silent machine", &[CANARY], one).map(|stage| Stage { patience: 2, ..stage })?,
         honest("two canaries, one after the other", &[PAIR], one)?,
         honest("a wave whose machines fail", &[FORGIVING], Budget { failures: 2, ..none })?,
+        honest("one of two others fails", &[CANARY], Budget { failures: 1, ..none })?,
         honest("a machine tries again", &[DUO], Budget { failures: 1, retries: 1, ..one })?,
         honest("one that comes first", &[AFTER], one)?,
         honest("so many of a hundred", &[SHARE], Budget { failures: 1, ..one })?,
-        honest("machines that are changed, ill or taken back", &[CANARY], Budget { troubles: 2, ..none })?,
+        honest("machines that are changed, ill or taken back", &[DUO], Budget { troubles: 2, ..none })?,
         honest("machines with other keys", &[DUO], Budget { keys: 1, ..one })?,
-        honest("an operator holds it", &[CANARY], Budget { asks: 2, ..none })?,
+        honest("an operator holds it", &[DUO], Budget { asks: 2, ..none })?,
         honest("another generation", &[DUO, MENDED], Budget { publications: 1, failures: 1, ..none })?,
         honest("a wave is skipped", &[DUO, SKIPPED], Budget { publications: 1, ..one })?,
         thief("a thief, and three waves", &[LINE], &[], Budget { troubles: 1, failures: 1, ..one })?,
@@ -137,7 +138,7 @@ pub fn without(guard: Break, cast: &Rc<Cast>) -> Option<Stage> {
         | B::IgnoreMaxInFlight
         | B::ForgetGiven
         | B::GiveOnce => "a canary and two others",
-        B::IgnoreBudget => "a wave whose machines fail",
+        B::IgnoreBudget => "one of two others fails",
         B::UseLeaveTwice | B::TakeStaleReply | B::ForgetRetries => "a machine tries again",
         B::SoakThroughDrift | B::SkipLastChecks | B::NeverWithdraw | B::IgnoreWithdrawn => {
             "machines that are changed, ill or taken back"
@@ -145,6 +146,6 @@ pub fn without(guard: Break, cast: &Rc<Cast>) -> Option<Stage> {
         B::ForgetWish | B::IgnoreBrake | B::NeverTakeBack => "an operator holds it",
         B::CountAway => "two canaries, one after the other",
     };
-    let stage = scenes(cast, 1)?.into_iter().find(|stage| stage.name == name)?;
+    let stage = scenes(cast, 2)?.into_iter().find(|stage| stage.name == name)?;
     Some(Stage { broken: Some(guard), ..stage })
 }

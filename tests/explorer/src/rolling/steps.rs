@@ -181,10 +181,7 @@ fn happens(stage: &Stage, next: &mut World, action: Action) -> Option<()> {
             (next.truths[who].well, next.truths[who].may) = (0, 0);
             let row = &mut next.desk.rows[who];
             (row.told, row.outcome, row.age) = (None, None, 0);
-            if matches!(next.wire, Some(Wire::CheckIn { who: whose, .. } | Wire::Reply { who: whose, .. }) if usize::from(whose) == who)
-            {
-                next.wire = None;
-            }
+            next.wire = next.wire.filter(|wire| usize::from(wire.whose()) != who);
             Some(())
         }
         A::Operator(wish) => next.is_asked(stage, wish),
@@ -295,10 +292,7 @@ impl World {
             return free.then_some(());
         }
         // The controller refuses an earlier one that comes after this.
-        if matches!(self.wire, Some(Wire::CheckIn { who: whose, .. } | Wire::Reply { who: whose, .. }) if whose == number)
-        {
-            self.wire = None;
-        }
+        self.wire = self.wire.filter(|wire| wire.whose() != number);
         let answer = self.takes(stage, who, told, says);
         if way != Way::Undecided {
             self.decides(stage, None);

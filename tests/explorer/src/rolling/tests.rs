@@ -6,7 +6,6 @@ use super::guard::Break;
 use super::plans::{MOST, Signed};
 use super::scenes::{scenes, without};
 use crate::explore::{Scene as _, explore};
-use clap::ValueEnum as _;
 use muster_protocol::plan::{Claim, Said};
 
 const LIMIT: usize = 400_000;
@@ -15,20 +14,26 @@ fn cast() -> Rc<crate::server::Cast> {
     Rc::new(crate::server::cast().unwrap())
 }
 
+/// The others are a part of `tests/model`.
 #[test]
-fn without_faults_every_property_holds_in_every_scene_and_each_is_walked_to_its_end() {
-    for scene in scenes(&cast(), 0).unwrap() {
+fn every_property_holds_in_the_smallest_scenes_and_each_is_walked_to_its_end() {
+    let small = ["three waves", "one that comes first", "a thief, and one that comes first"];
+    let scenes = scenes(&cast(), 0).unwrap().into_iter().filter(|scene| small.contains(&scene.name));
+    let mut walked = 0;
+    for scene in scenes {
         let found = explore(&scene, LIMIT);
         assert!(found.complete && found.broken.is_none(), "{}: {:?}", scene.name(), found.broken);
         assert!(found.states > 500, "{}: {} states", scene.name(), found.states);
+        walked += 1;
     }
+    assert_eq!(walked, small.len());
 }
 
 #[test]
-fn every_guard_that_is_taken_out_is_missed() {
+fn a_guard_that_is_taken_out_of_gate_agent_or_engine_is_missed() {
     let cast = cast();
-    for guard in Break::value_variants() {
-        let found = explore(&without(*guard, &cast).unwrap(), LIMIT);
+    for guard in [Break::SkipFirstWave, Break::BeginWithoutLeave, Break::IgnoreBudget] {
+        let found = explore(&without(guard, &cast).unwrap(), LIMIT);
         assert!(found.broken.is_some(), "{guard:?}: {} states", found.states);
     }
 }

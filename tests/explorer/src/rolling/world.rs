@@ -1,5 +1,5 @@
-//! One moment of a rollout: its machines, what the controller has stored, what is on its way, and what is true
-//! whatever anybody says of it.
+//! One moment of a rollout: its machines, what the controller has stored, what is on its way, and what is
+//! true whatever anybody says of it.
 
 use super::desk::{Desk, Told};
 use super::machine::Machine;
@@ -42,6 +42,15 @@ pub enum Wire {
     CheckIn { who: u8, told: Told, says: Option<(u8, Said)> },
     /// The reply to one, from so many ticks ago, before the machine's last start or after it.
     Reply { who: u8, answer: Option<(u8, bool)>, ticks: u8, stale: bool },
+}
+
+impl Wire {
+    /// The machine whose message it is, or for whom.
+    pub fn whose(self) -> u8 {
+        match self {
+            Self::CheckIn { who, .. } | Self::Reply { who, .. } => who,
+        }
+    }
 }
 
 impl World {

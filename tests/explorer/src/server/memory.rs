@@ -22,7 +22,7 @@ use muster_server::core::Change;
 use muster_server::core::change::{Bearer, CheckedIn, Enrolled, Invited, ReportsThrough};
 use muster_server::core::garbage::Mark;
 use muster_server::core::retention::{AT_ONCE, cost};
-use muster_server::core::rollouts::facts::Recorded;
+use muster_server::core::rollouts::facts::{Recorded, Void};
 use muster_server::core::rollouts::{StoredRollout, Turn};
 use muster_server::core::rows::{
     EarlierCheckIn, Granted, LastCheckIn, Outcome, Request, StoredAttack, StoredDraft, StoredEvent,
@@ -175,13 +175,19 @@ impl Memory {
             Change::MachineAdded { machine, at: _ } => {
                 insert(&mut self.machines, machine.machine.clone(), Row::new(machine))?;
             }
-            Change::MachineInvited(machine) => self.row(&machine.machine, |row| {
-                let Invited { machine: _, class, system, tags } = machine.clone();
-                (row.class, row.system, row.tags) = (class, system, tags);
-                (row.key, row.revoked_at) = (None, None);
-            }),
+            Change::MachineInvited(machine) => {
+                self.row(&machine.machine, |row| {
+                    let Invited { machine: _, class, system, tags } = machine.clone();
+                    (row.class, row.system, row.tags) = (class, system, tags);
+                    (row.key, row.revoked_at) = (None, None);
+                });
+                self.void(&machine.machine, Void::Replaced);
+            }
             Change::TagsReplaced { machine, tags } => self.row(machine, |row| row.tags = tags.clone()),
-            Change::MachineRevoked { machine, at } => self.row(machine, |row| row.revoked_at = Some(*at)),
+            Change::MachineRevoked { machine, at } => {
+                self.row(machine, |row| row.revoked_at = Some(*at));
+                self.void(machine, Void::Revoked);
+            }
             Change::MachineSeen { machine, at } => self.row(machine, |row| row.seen_at = Some(*at)),
             Change::TokenMade(token) => {
                 self.known(&token.machine)?;
@@ -309,6 +315,7 @@ impl Memory {
             | Change::RolloutDecided { .. }
             | Change::MemberFailed { .. }
             | Change::MembersForgiven { .. }
+            | Change::MemberTriesAgain { .. }
             | Change::Said(_)
             | Change::TurnChanged(_)
             | Change::BrakeSet { .. }

@@ -40,7 +40,7 @@ const FAILURES: [Failure; 2] = [Failure::RolledBack, Failure::NeedsHuman];
 pub struct Member {
     pub machine: MachineName,
     pub class: Class,
-    /// The controller's and the flake's, its class and `all`.
+    /// The flake's, its class and `all`. Those that the controller names would let it choose who goes first.
     pub tags: BTreeSet<String>,
     pub output: StorePath,
     /// The key that it signs with, as it proved it; or why nobody should believe its word, and what to do.
@@ -76,6 +76,8 @@ pub struct Worked {
 pub enum RolloutError {
     #[error("wave '{wave}' names {machine}, and neither the flake nor the controller knows such a machine")]
     UnknownMachine { wave: String, machine: MachineName },
+    #[error("after.{machine} names {name}, and neither the flake nor the controller knows such a machine")]
+    UnknownOrder { machine: MachineName, name: MachineName },
     #[error("wave '{wave}' names the tag {tag}, which no machine has; there are {known}")]
     UnknownTag { wave: String, tag: Tag, known: String },
     #[error("wave '{0}' has none of the machines that are updated")]
@@ -98,8 +100,12 @@ impl RolloutError {
     /// What to do about it.
     pub fn hint(&self) -> &'static str {
         match self {
-            Self::UnknownMachine { .. } | Self::UnknownTag { .. } => {
+            Self::UnknownMachine { .. } | Self::UnknownOrder { .. } => {
                 "correct it where the rollout is written"
+            }
+            Self::UnknownTag { .. } => {
+                "correct it where the rollout is written; only the flake's tags count, not those that were given \
+                 with `muster machines add --tag`"
             }
             Self::Empty(_) => {
                 "its machines are unchanged, not chosen, or in an earlier wave: update them, too (--force \
@@ -131,10 +137,15 @@ pub fn work_out(
     let mut left: Vec<&Member> = order.iter().filter_map(|name| by_name.get(name).copied()).collect();
     let mut notes = Vec::new();
     let mut divided: Vec<(WrittenWave, Vec<&Member>)> = Vec::new();
-    for wave in &written.waves {
+    for (number, wave) in written.waves.iter().enumerate() {
         require_known(wave, known)?;
         let taken = take(wave, &mut left);
         if taken.is_empty() {
+            // Nobody waits for the last one.
+            if number > 0 && number + 1 == written.waves.len() && left.is_empty() {
+                notes.push(format!("wave '{}' has none of the machines that are updated", wave.name));
+                continue;
+            }
             return Err(RolloutError::Empty(wave.name.clone()));
         }
         divided.push((wave.clone(), taken));
@@ -149,6 +160,11 @@ pub fn work_out(
         divided.push((WrittenWave { name, ..WrittenWave::default() }, left));
     }
 
+    for (machine, names) in &written.after {
+        if let Some(name) = [machine].into_iter().chain(names).find(|name| !known.machines.contains(*name)) {
+            return Err(RolloutError::UnknownOrder { machine: machine.clone(), name: name.clone() });
+        }
+    }
     let (after, first) = orders(written, &by_name, &mut notes)?;
     let last = divided.len().saturating_sub(1);
     let (mut waves, mut cannot_vouch) = (Vec::new(), Vec::new());

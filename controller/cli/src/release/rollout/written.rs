@@ -152,6 +152,15 @@ impl<'a> At<'a> {
         serde_json::from_value(self.value.clone()).or_else(|error| self.wrong(error.to_string()))
     }
 
+    /// Names of whom a wave takes. Without the field it takes everybody, so that none of them must not.
+    fn some<T: DeserializeOwned>(&self, what: &str) -> Found<Vec<T>> {
+        let all = self.all(what)?;
+        match all.is_empty() {
+            true => self.wrong("it names nobody; leave it out for every machine"),
+            false => Ok(all),
+        }
+    }
+
     fn all<T: DeserializeOwned>(&self, what: &str) -> Found<Vec<T>> {
         self.list(what)?.iter().map(|value| At { place: self.place.clone(), value }.typed()).collect()
     }
@@ -256,8 +265,8 @@ fn wave(place: &str, number: usize, value: &Value) -> Found<WrittenWave> {
     };
     Ok(WrittenWave {
         name: name.to_owned(),
-        machines: at.field(fields, "machines").map(|it| it.all("names")).transpose()?.unwrap_or_default(),
-        tags: at.field(fields, "tags").map(|it| it.all("tags")).transpose()?.unwrap_or_default(),
+        machines: at.field(fields, "machines").map(|it| it.some("names")).transpose()?.unwrap_or_default(),
+        tags: at.field(fields, "tags").map(|it| it.some("tags")).transpose()?.unwrap_or_default(),
         class: at.field(fields, "class").map(|it| it.typed()).transpose()?,
         percent: at.field(fields, "percent").map(percent).transpose()?,
         at_least: at.field(fields, "atLeast").map(|it| it.quantity(1)).transpose()?,
@@ -340,6 +349,8 @@ mod tests {
             (wave("maxInFlight", json!(-1)), "weekly.waves.first.maxInFlight: write a whole number"),
             (wave("maxInflight", json!(1)), "weekly.waves.first: there is no field 'maxInflight'"),
             (wave("machines", json!("tin")), "weekly.waves.first.machines: write a list of names"),
+            (wave("machines", json!([])), "weekly.waves.first.machines: it names nobody; leave it out"),
+            (wave("tags", json!([])), "weekly.waves.first.tags: it names nobody; leave it out"),
             (wave("tags", json!(["a b"])), "weekly.waves.first.tags: "),
             (wave("class", json!("mac")), "weekly.waves.first.class: "),
             (wave("windows", json!([{ "from": "22:00" }])), "weekly.waves.first.windows: missing field `to`"),

@@ -2,9 +2,10 @@
 
 use std::collections::BTreeSet;
 
-use muster_protocol::ids::Sha256;
+use muster_protocol::ids::{MachineName, Sha256};
 use muster_protocol::plan::Said;
 use muster_server::core::Change;
+use muster_server::core::rollouts::facts::{Recorded, Void};
 use muster_server::core::rollouts::{NewRollout, NewTurn, StoredRollout};
 
 use super::{Forbidden, Memory, insert};
@@ -34,6 +35,11 @@ impl Memory {
                     self.members.entry((*plan, machine.clone())).or_default().forgiven = true;
                 }
             }
+            Change::MemberTriesAgain { plan, machine } => {
+                if let Some(member) = self.members.get_mut(&(*plan, machine.clone())) {
+                    (member.failed, member.forgiven) = (None, false);
+                }
+            }
             Change::Said(said) if self.rollouts.contains_key(&said.vouch.plan) => {
                 let recorded = self.members.entry((said.vouch.plan, said.machine.clone())).or_default();
                 let column = match said.vouch.said {
@@ -61,6 +67,21 @@ impl Memory {
             _ => {}
         }
         Ok(())
+    }
+
+    /// What a machine said counts no longer.
+    pub(super) fn void(&mut self, machine: &MachineName, why: Void) {
+        for ((_, name), member) in &mut self.members {
+            if name == machine {
+                member.void = member.void.max(why);
+                member.forgiven &= why != Void::Revoked;
+            }
+        }
+        for plan in self.rollouts.values().filter(|rollout| rollout.open).map(|rollout| rollout.plan) {
+            self.members
+                .entry((plan, machine.clone()))
+                .or_insert_with(|| Recorded { void: why, ..Default::default() });
+        }
     }
 
     fn rollout(&mut self, plan: &Sha256, change: impl FnOnce(&mut StoredRollout)) {
