@@ -67,7 +67,7 @@ impl SkipWave {
                 .hint("solve that first, or publish with `muster update --rollout NAME` for the others");
         }
         let views: Vec<&MachineView> = numbered.counted.iter().map(|(view, _)| *view).collect();
-        let targets = signed::targets(&api, &trusted, &views).await?;
+        let targets = signed::targets(&api, &trusted, &mut highest, &views).await?;
         let mut planned = Vec::new();
         for (target, (view, next)) in targets.into_iter().zip(&numbered.counted) {
             planned.push(self.again(&sealed, target, (view, *next), hash)?);
