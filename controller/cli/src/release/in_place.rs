@@ -80,7 +80,7 @@ fn judge(
         Ok(target) if claimed <= Some(target.generation) => return InPlace::Signed(Box::new(target)),
         Ok(target) => {
             format!(
-                "the controller shows generation {} as its newest, and it holds a later one",
+                "the controller shows generation {} as its newest, and the machine has a later one",
                 target.generation
             )
         }

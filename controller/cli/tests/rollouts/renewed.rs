@@ -158,7 +158,7 @@ async fn what_cannot_be_verified_counts_as_gated_until_the_operator_says_otherwi
     published.show(&first);
     refused(&["--refresh"], "leaves the rollout of generation 2");
     published.forget();
-    refused(&["--refresh"], "it holds a later one");
+    refused(&["--refresh"], "the machine has a later one");
     // Its files are not there.
     published.show(&stripped);
     let lose = |name: &str| {
