@@ -54,7 +54,7 @@ pub async fn each(
 }
 
 /// Refuses a genuine one that is not the newest: others were seen published after it. Pure.
-fn require_newest(machine: &MachineName, shown: Generation, seen: Option<Seen>) -> Result<()> {
+pub fn require_newest(machine: &MachineName, shown: Generation, seen: Option<Seen>) -> Result<()> {
     match seen.filter(|seen| seen.generation > shown) {
         None => Ok(()),
         Some(Seen { generation, .. }) => Err(anyhow!(
