@@ -58,10 +58,25 @@ impl InPlace {
     }
 }
 
-/// The newest generation that the machine or the controller says it was given.
-fn claimed(view: &MachineView) -> Option<Generation> {
+/// The newest generation that the machine may have been given: what it or the controller says, and whatever
+/// comes before the one that is signed, since it takes no lower one.
+fn claimed(view: &MachineView, next: Generation) -> Option<Generation> {
     let held = Generation::of(view.holds.epoch, view.holds.targets).ok();
-    view.published.as_ref().map(|published| published.target.generation).max(held)
+    let published = view.published.as_ref().map(|published| published.target.generation);
+    published.max(held).max(before(next))
+}
+
+fn before(next: Generation) -> Option<Generation> {
+    Generation::of(next.epoch(), next.get().saturating_sub(1)).ok()
+}
+
+/// What this computer alone can say.
+pub fn by_memory(highest: &HighestSigned, machine: &MachineName, next: Generation) -> InPlace {
+    match (remembered(before(next), highest.published(machine)), before(next)) {
+        (Some(seen), _) => InPlace::Seen(seen),
+        (None, None) if highest.of(machine).is_none() => InPlace::Nothing,
+        _ => InPlace::Unknown("this computer did not see what it was given last".to_owned()),
+    }
 }
 
 /// Whether what was seen here is as new as anything that is said. Pure.
@@ -80,7 +95,7 @@ fn judge(
         Ok(target) if claimed <= Some(target.generation) => return InPlace::Signed(Box::new(target)),
         Ok(target) => {
             format!(
-                "the controller shows generation {} as its newest, and the machine has a later one",
+                "the controller shows generation {} as its newest, and the machine may have a later one",
                 target.generation
             )
         }
@@ -94,31 +109,33 @@ fn judge(
     if is_new { InPlace::Nothing } else { InPlace::Unknown(why) }
 }
 
-/// What each of these machines was given last. Where this computer saw that it waits for nobody, nothing is
-/// fetched.
+/// What each of these machines was given before the generation that is to be signed. Where this computer saw
+/// that it waits for nobody, nothing is fetched.
 pub async fn look(
     api: &Api,
     trusted: &Trusted,
     highest: &mut HighestSigned,
-    views: &[&MachineView],
+    next: &[(&MachineView, Generation)],
 ) -> Result<BTreeMap<MachineName, InPlace>> {
     let mut found = BTreeMap::new();
     let mut unsure = Vec::new();
-    for view in views {
-        match remembered(claimed(view), highest.published(&view.machine)).filter(|seen| !seen.is_gated) {
+    for (view, next) in next {
+        let claimed = claimed(view, *next);
+        match remembered(claimed, highest.published(&view.machine)).filter(|seen| !seen.is_gated) {
             Some(seen) => drop(found.insert(view.machine.clone(), InPlace::Seen(seen))),
-            None => unsure.push(*view),
+            None => unsure.push((*view, claimed)),
         }
     }
-    let fetched = match unsure.iter().any(|view| view.published.is_some()) {
-        true => signed::each(api, trusted, highest, &unsure).await?,
-        false => unsure.iter().map(|_| Err(anyhow::anyhow!("the controller shows nothing"))).collect(),
+    let views: Vec<&MachineView> = unsure.iter().map(|(view, _)| *view).collect();
+    let fetched = match views.iter().any(|view| view.published.is_some()) {
+        true => signed::each(api, trusted, highest, &views).await?,
+        false => views.iter().map(|_| Err(anyhow::anyhow!("the controller shows nothing"))).collect(),
     };
-    for (view, signed) in unsure.into_iter().zip(fetched) {
+    for ((view, claimed), signed) in unsure.into_iter().zip(fetched) {
         let machine = &view.machine;
         let known = (highest.published(machine), highest.of(machine), trusted.root.epoch());
         let signed = signed.map_err(|error| format!("{error:#}"));
-        found.insert(machine.clone(), judge(claimed(view), signed, known));
+        found.insert(machine.clone(), judge(claimed, signed, known));
     }
     Ok(found)
 }

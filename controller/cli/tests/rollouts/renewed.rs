@@ -150,7 +150,7 @@ async fn what_cannot_be_verified_counts_as_gated_until_the_operator_says_otherwi
         assert!(!done && said.contains(words) && said.contains("give --at-once if that is meant"), "{said}");
         assert_eq!(published.bed.asked(), [], "nothing was sent");
     };
-    // The generation before, which is genuine, has the same output and no gate; the machines hold a later one.
+    // The generation before is genuine, with the same output and no gate; the machines hold a later one.
     let first = |view: &mut Value| {
         stripped(view);
         view["published"]["target"]["generation"] = json!(1);
@@ -158,7 +158,7 @@ async fn what_cannot_be_verified_counts_as_gated_until_the_operator_says_otherwi
     published.show(&first);
     refused(&["--refresh"], "leaves the rollout of generation 2");
     published.forget();
-    refused(&["--refresh"], "the machine has a later one");
+    refused(&["--refresh"], "the machine may have a later one");
     // Its files are not there.
     published.show(&stripped);
     let lose = |name: &str| {

@@ -24,17 +24,30 @@ fn write(bed: &Bed, wave: u32, output: &str) {
         ],
     });
     let plan = Plan::parse(plan.to_string().as_bytes()).unwrap().to_bytes().unwrap();
-    let target = json!({
-        "machine": "zinc", "class": "nixos", "generation": 1, "system": "x86_64-linux",
+    draft(
+        bed,
+        1,
+        output,
+        &json!({
+            "requires": ["rollouts"], "rollout": { "plan": Sha256::of(&plan), "wave": wave },
+        }),
+    );
+    std::fs::write(bed.at("draft.plan"), plan).unwrap();
+}
+
+/// Writes a draft of a generation for zinc.
+fn draft(bed: &Bed, generation: u64, output: &str, more: &Value) {
+    let mut target = json!({
+        "machine": "zinc", "class": "nixos", "generation": generation, "system": "x86_64-linux",
         "derivation": "/nix/store/0c0bm0n2hg4kd2x7q2g5p1l1c4cx8kpl-system.drv", "output": output,
-        "requires": ["rollouts"], "rollout": { "plan": Sha256::of(&plan), "wave": wave },
     });
+    target.as_object_mut().unwrap().extend(more.as_object().unwrap().clone());
     let target = Target::parse(target.to_string().as_bytes()).unwrap();
     let clock = SystemClock::new();
     let draft = Draft {
         fleet: bed.fleet,
         made_at: clock.unix_ms(),
-        made_by: key,
+        made_by: bed.key,
         ends: clock.unix_seconds() + 1000,
         what: Drafted::Generations {
             generations: vec![DraftedGeneration {
@@ -44,7 +57,6 @@ fn write(bed: &Bed, wave: u32, output: &str) {
             }],
         },
     };
-    std::fs::write(bed.at("draft.plan"), plan).unwrap();
     std::fs::write(bed.at("draft"), serde_json::to_vec(&draft).unwrap()).unwrap();
 }
 
@@ -85,4 +97,46 @@ async fn the_next_signer_sees_the_plan_that_is_signed_and_refuses_another() {
         let (done, said) = sign(&["--plan", "draft.plan"]);
         assert!(!done && said.contains("the draft for zinc does not fit its rollout"), "{said}");
     }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_gate_that_a_draft_takes_off_is_a_doubt_of_the_next_signer() {
+    let bed = Bed::new().await;
+    let sign_number = |generation: u64, more: &[&str]| {
+        draft(&bed, generation, OUTPUT, &json!({}));
+        let output = bed.muster(&[&["sign", "draft", "--offline", "--unseen"], more].concat());
+        (output.status.success(), out(&output))
+    };
+    let sign = |more: &[&str]| sign_number(4, more);
+    let toml = bed.at("fleet/muster.toml");
+    let settings = std::fs::read_to_string(&toml).unwrap();
+    let seen = |is_gated: bool| {
+        let seen = json!({
+            "fleet": bed.fleet, "machines": { "zinc": 3 },
+            "published": { "zinc": { "generation": 3, "is_gated": is_gated } },
+        });
+        std::fs::write(bed.at("fleet/generations-seen.json"), seen.to_string()).unwrap();
+    };
+    // It waited for nobody, and there is no default.
+    seen(false);
+    let (done, said) = sign(&["--yes"]);
+    assert!(done && !said.contains("rollout"), "{said}");
+    // It waited.
+    seen(true);
+    let (done, said) = sign(&["--yes"]);
+    assert!(!done && said.contains("zinc leaves its rollout: it switches at once"), "{said}");
+    assert!(said.contains("give --at-once"), "{said}");
+    let (done, said) = sign(&["--yes", "--at-once"]);
+    assert!(done && said.contains("zinc leaves its rollout: it switches at once"), "{said}");
+    // There is a default, and the draft does without it.
+    std::fs::write(&toml, format!("rollout = \"weekly\"\n{settings}")).unwrap();
+    seen(false);
+    let (done, said) = sign(&["--yes"]);
+    assert!(!done && said.contains("no rollout for zinc: muster.toml here names weekly"), "{said}");
+    // What was seen here may be older than what it was given last.
+    let (done, said) = sign_number(5, &["--yes"]);
+    assert!(!done && said.contains("zinc would switch at once, and it may wait in a rollout"), "{said}");
+    std::fs::remove_file(bed.at("fleet/generations-seen.json")).unwrap();
+    let (done, said) = sign(&["--yes"]);
+    assert!(!done && said.contains("zinc would switch at once, and it may wait in a rollout"), "{said}");
 }

@@ -42,7 +42,7 @@ pub fn blocking(plan: &Plan, proven: &Proven) -> Option<usize> {
 }
 
 /// `members` are what the controller says of the plan's machines. Whoever has left the rollout must be
-/// verified. Beyond that its word only leaves machines out where nobody waits for them: they stay as they are.
+/// verified. Else its word only leaves machines out where nobody waits for them: they stay as they are.
 pub fn skip(
     old: &Plan,
     proven: &Proven,

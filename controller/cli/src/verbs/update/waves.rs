@@ -54,9 +54,9 @@ impl Waves<'_> {
         if is_dry {
             return Ok(Known::new());
         }
-        let views = wanted.iter().filter(matters).filter_map(|plan| self.view(plan));
-        let views: Vec<&MachineView> = views.collect();
-        in_place::look(self.api, self.fleet.trusted, highest, &views).await
+        let next = |plan: &Planned| Some((self.view(plan)?, plan.target.generation));
+        let next: Vec<_> = wanted.iter().filter(matters).filter_map(next).collect();
+        in_place::look(self.api, self.fleet.trusted, highest, &next).await
     }
 
     /// Puts what is signed into its waves, and shows them.
