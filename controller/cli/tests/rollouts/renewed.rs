@@ -9,15 +9,15 @@ use super::*;
 const NAMES: [&str; 3] = ["tin", "lead", "zinc"];
 
 /// What was published, and where it is served.
-struct Published {
-    bed: Bed,
+pub struct Published {
+    pub bed: Bed,
     machines: [Value; 3],
     last: Vec<MachinePublication>,
 }
 
 impl Published {
     /// Every machine is given generation 1, without a rollout.
-    async fn at_once() -> Self {
+    pub async fn at_once() -> Self {
         let bed = Bed::new().await;
         std::fs::create_dir(bed.at("repository")).unwrap();
         std::fs::write(bed.at("repository/flake.nix"), FLAKE).unwrap();
@@ -46,7 +46,7 @@ impl Published {
         published
     }
 
-    fn update(&self, more: &[&str]) -> (bool, String) {
+    pub fn update(&self, more: &[&str]) -> (bool, String) {
         let output = self.bed.muster(&[&["update", "--yes", "--flake", "./repository"], more].concat());
         (output.status.success(), out(&output))
     }
@@ -83,7 +83,7 @@ impl Published {
     }
 
     /// The machines as the controller shows them, and how it lies.
-    fn show(&self, lie: &dyn Fn(&mut Value)) {
+    pub fn show(&self, lie: &dyn Fn(&mut Value)) {
         let soon = SystemClock::new().unix_seconds() + 86_400;
         let shown = self.last.iter().map(|MachinePublication { machine, publication }| {
             let name = machine.as_str();
