@@ -188,11 +188,7 @@ fn where_two_sign_a_skipped_wave_and_an_undo_are_drafts_and_the_undo_stops_it_at
     assert_eq!(published(&fleet, "tin"), 3);
     // It is signed again without a gate: the second signer says that it is meant.
     let id = drafts(&fleet)[0].id.short();
-    bob.refused(
-        &fleet,
-        &["sign", &id, "--yes"],
-        &["tin leaves its rollout: it switches at once", "--at-once"],
-    );
+    bob.refused(&fleet, &["sign", &id, "--yes"], &["would switch at once, without a rollout", "--at-once"]);
     sign_with(&["--at-once"], "published generation 4");
     fleet.settled("tin", 4, Condition::UpToDate).unwrap();
     assert_greets(&fleet, "tin", "one");
