@@ -183,7 +183,13 @@ async fn an_older_rollout_that_operators_signed_once_is_not_signed_again() {
 #[tokio::test(flavor = "multi_thread")]
 async fn that_a_machine_soaked_or_left_is_believed_if_it_was_signed() {
     let halted = Halted::new().await;
-    // Both canaries, says the controller; one has signed it.
+    // Both canaries, says the controller; one has signed it, and its signature is shown for the other, too.
+    let path = format!("/v1/plans/{}/statements", halted.plan);
+    let mut said = halted.bed.controller.lock().unwrap().answers[&path].clone();
+    let mut forged = said["statements"][0].clone();
+    forged["machine"] = json!("lead");
+    said["statements"].as_array_mut().unwrap().push(forged);
+    halted.bed.says(&path, said);
     halted.shows(["soaked", "soaked", "waiting"]);
     let (done, said) = halted.skip();
     assert!(done && said.contains("1 of 2 have proved that they soaked"), "{said}");
