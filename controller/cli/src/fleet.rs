@@ -6,6 +6,7 @@ pub mod past;
 pub mod proven;
 pub mod requests;
 pub mod rollouts;
+pub mod said;
 pub mod watch;
 pub mod why;
 pub mod witnesses;

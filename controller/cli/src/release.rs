@@ -6,6 +6,7 @@ pub mod difference;
 pub mod drafts;
 pub mod gating;
 pub mod highest;
+pub mod in_place;
 pub mod inspect;
 pub mod left_out;
 pub mod numbers;

@@ -71,7 +71,14 @@ pub async fn find(api: &Api, word: &str, among: Among) -> Result<RolloutView> {
         let (error, hint) = unknown(&all, word, among);
         return Err(anyhow!(error)).hint(hint);
     };
-    api.get(&operator_rollout(&found.plan)).await
+    let view: RolloutView = api.get(&operator_rollout(&found.plan)).await?;
+    match view.plan == found.plan {
+        true => Ok(view),
+        false => {
+            Err(anyhow!("the controller shows the rollout {} as {}", view.plan.short(), found.plan.short()))
+                .hint("sign nothing that it says before you know who holds it")
+        }
+    }
 }
 
 /// Why a word means none, and what to do. Pure.

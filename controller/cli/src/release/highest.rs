@@ -1,6 +1,9 @@
 //! The highest generation of each machine that this computer signed, or saw signed. Nobody signs what a
 //! controller or a machine says about numbers: an operator who counted on from it could be made to sign the
 //! last number there is, after which no update is possible.
+//!
+//! Beside it, the newest that was seen published: an older one, also a genuine one, is not what a machine was
+//! given last. It is not the highest number: what was signed may be a draft that was dropped.
 
 use std::collections::BTreeMap;
 use std::io::Write as _;
@@ -8,9 +11,10 @@ use std::path::{Path, PathBuf};
 
 use anyhow::{Context as _, Result};
 use futures_util::StreamExt as _;
-use muster_protocol::api::{OPERATOR_SESSION, tuf_path};
+use muster_protocol::api::{OPERATOR_SESSION, gated_name, tuf_path};
 use muster_protocol::ids::{Epoch, Generation, MachineName, Sha256};
 use muster_protocol::operator::{MachineView, Session};
+use muster_protocol::target::Target;
 use muster_protocol::tuf::repository::signed_generation;
 use serde::{Deserialize, Serialize};
 
@@ -39,6 +43,23 @@ pub struct HighestSigned {
 struct Kept {
     fleet: Sha256,
     machines: BTreeMap<MachineName, Generation>,
+    /// Version 0.1 keeps none.
+    #[serde(default)]
+    published: BTreeMap<MachineName, Seen>,
+}
+
+/// A generation that enough operators signed, and that was published.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Seen {
+    pub generation: Generation,
+    /// Whether it has a place in a rollout.
+    pub is_gated: bool,
+}
+
+impl Seen {
+    pub fn of(target: &Target) -> Self {
+        Self { generation: target.generation, is_gated: target.rollout.is_some() }
+    }
 }
 
 /// A claimed number that is too far above the highest known.
@@ -82,16 +103,39 @@ impl HighestSigned {
         self.kept.machines.get(machine).copied()
     }
 
+    /// The newest that was seen published.
+    pub fn published(&self, machine: &MachineName) -> Option<Seen> {
+        self.kept.published.get(machine).copied()
+    }
+
+    /// Remembers what is published, if it was verified or signed here.
+    pub fn keep_published(&mut self, seen: impl IntoIterator<Item = (MachineName, Seen)>) {
+        let seen: Vec<_> = seen.into_iter().collect();
+        let numbers = seen.iter().map(|(machine, seen)| (machine.clone(), seen.generation));
+        let numbers: Vec<_> = numbers.collect();
+        self.merged(numbers, seen);
+    }
+
     /// Remembers what is about to be signed, durably and before anybody gets the signature. If it cannot be
     /// written, that is reported, and more is asked next time.
     pub fn keep(&mut self, signed: impl IntoIterator<Item = (MachineName, Generation)>) {
+        self.merged(signed, []);
+    }
+
+    fn merged(
+        &mut self,
+        signed: impl IntoIterator<Item = (MachineName, Generation)>,
+        published: impl IntoIterator<Item = (MachineName, Seen)>,
+    ) {
         // Another command may have written meanwhile.
         if let Ok(kept) = read(&self.path, self.kept.fleet) {
             merge(&mut self.kept.machines, kept.machines);
+            merge_seen(&mut self.kept.published, kept.published);
         }
-        let before = self.kept.machines.clone();
+        let before = self.kept.clone();
         merge(&mut self.kept.machines, signed);
-        if self.kept.machines == before {
+        merge_seen(&mut self.kept.published, published);
+        if self.kept == before {
             return;
         }
         if let Err(error) = write(&self.path, &self.kept) {
@@ -114,7 +158,7 @@ impl HighestSigned {
         };
         let unsure: Vec<&MachineView> = claims.iter().filter(unsure).map(|(view, _)| *view).collect();
         let found = verified(api, trusted, &unsure).await?;
-        self.keep(found);
+        self.keep_published(found);
         let mut refused = Vec::new();
         for (view, next) in claims {
             let seen = self.of(&view.machine);
@@ -165,11 +209,7 @@ fn tell_gap(machine: &MachineName, next: Generation, seen: Option<Generation>) {
 
 /// The published generations that a threshold of today's operators signed. Whatever cannot be verified is
 /// left out.
-async fn verified(
-    api: &Api,
-    trusted: &Trusted,
-    views: &[&MachineView],
-) -> Result<Vec<(MachineName, Generation)>> {
+async fn verified(api: &Api, trusted: &Trusted, views: &[&MachineView]) -> Result<Vec<(MachineName, Seen)>> {
     let epoch = trusted.root.epoch();
     let published = |view: &&MachineView| {
         let generation = view.published.as_ref().map(|published| published.target.generation);
@@ -188,11 +228,18 @@ async fn verified(
                 let path = format!("{}/{}.targets.json", tuf_path(&machine), claimed.get());
                 let bytes = api.file(&path, MAX_TARGETS_BYTES, Some(bearer)).await.ok()??;
                 let signed = signed_generation(&trusted.root, &machine, &bytes).ok()?;
-                Some((machine, signed))
+                let is_gated = lists(&bytes, &gated_name(&machine));
+                Some((machine, Seen { generation: signed, is_gated }))
             }
         })
         .buffered(AT_ONCE);
     Ok(found.filter_map(std::future::ready).collect().await)
+}
+
+/// Whether metadata of targets, which is verified already, lists a target under this name.
+fn lists(targets: &[u8], name: &str) -> bool {
+    let read: Result<serde_json::Value, _> = serde_json::from_slice(targets);
+    read.is_ok_and(|read| read["signed"]["targets"].get(name).is_some())
 }
 
 /// The lowest generation for a new token: the one published for the machine, unless it is implausibly high.
@@ -232,9 +279,20 @@ fn merge(
     }
 }
 
+/// Of two with one number, the one that waits counts.
+fn merge_seen(
+    published: &mut BTreeMap<MachineName, Seen>,
+    more: impl IntoIterator<Item = (MachineName, Seen)>,
+) {
+    for (machine, seen) in more {
+        let held = published.entry(machine).or_insert(seen);
+        *held = [seen, *held].into_iter().max_by_key(|one| (one.generation, one.is_gated)).unwrap_or(seen);
+    }
+}
+
 /// Numbers of another fleet say nothing about this one.
 fn read(path: &Path, fleet: Sha256) -> Result<Kept> {
-    let nothing = Kept { fleet, machines: BTreeMap::new() };
+    let nothing = Kept { fleet, machines: BTreeMap::new(), published: BTreeMap::new() };
     let kept: Kept = match std::fs::read(path) {
         Ok(bytes) => serde_json::from_slice(&bytes)
             .with_context(|| format!("{} is not what muster wrote", path.display()))
@@ -315,6 +373,16 @@ mod tests {
         assert_eq!(open(fleet).of(&name()), Some(generation("1.1")));
         assert_eq!(open(fleet).of(&"realgar".parse().unwrap()), Some(generation("2")));
         assert_eq!(open(Sha256::of(b"two")).of(&name()), None);
+        // What was published is remembered beside it, and a file of version 0.1 has none of it.
+        let seen = |text, is_gated| (name(), Seen { generation: generation(text), is_gated });
+        assert_eq!(open(fleet).published(&name()), None);
+        one.keep_published([seen("1.4", true)]);
+        other.keep_published([seen("1.3", false), seen("1.4", false)]);
+        assert_eq!(open(fleet).published(&name()), Some(seen("1.4", true).1));
+        assert_eq!(open(fleet).of(&name()), Some(generation("1.4")));
+        std::fs::write(&path, format!(r#"{{"fleet":"{fleet}","machines":{{"cinnabar":3}}}}"#)).unwrap();
+        let old = open(fleet);
+        assert_eq!((old.of(&name()), old.published(&name())), (Some(generation("3")), None));
         std::fs::write(&path, "{").unwrap();
         assert!(read(&path, fleet).is_err(), "what is damaged is told, and not begun anew in silence");
     }

@@ -108,8 +108,12 @@ fn lines(checked: &CheckedPublication, current: &Current, difference: &Differenc
         line("", change);
     }
     line("action", target.action.as_str().to_owned());
-    if let Some(place) = &target.rollout {
-        line("rollout", format!("wave {} of plan {}", place.wave.saturating_add(1), place.plan.short()));
+    match (&target.rollout, old.is_some_and(|old| old.target.rollout.is_some())) {
+        (Some(place), _) => {
+            line("rollout", format!("wave {} of plan {}", place.wave.saturating_add(1), place.plan.short()));
+        }
+        (None, true) => line("rollout", "none: it leaves its rollout, and switches at once".to_owned()),
+        (None, false) => {}
     }
     for feature in &target.requires {
         line("requires", format!("an agent that knows of {feature}"));

@@ -12,6 +12,7 @@ use muster_protocol::policy::Policy;
 use muster_protocol::target::Target;
 
 use super::difference::{self, Difference};
+use super::in_place::InPlace;
 use super::left_out::Failed;
 use super::renewal::{self, Renewal};
 use super::terms::terms_of;
@@ -32,16 +33,24 @@ pub struct Planned {
     pub difference: Difference,
     /// Why it should be signed again though nothing changed.
     pub renewal: Option<Renewal>,
-    /// The place in a rollout that its last generation has, by the controller's word.
+    /// The place in a rollout that its last generation has, by the controller's word: to be shown, not to
+    /// decide by.
     pub place: Option<Place>,
 }
 
 impl Planned {
-    /// Whether it only renews a signature, so that the machine keeps its place in a rollout. Nobody can say
-    /// what the place was where too few of today's operators have signed it, or in an earlier epoch.
-    pub fn keeps_place(&self) -> bool {
-        let can = self.renewal.as_ref().is_some_and(|why| !why.must_be());
-        self.place.is_some() && can && matches!(self.difference, Difference::Same)
+    /// Whether it only renews a signature, so that the machine keeps the place in a rollout that operators
+    /// signed. `None`: that was not looked at. Where it cannot be told, it is put into a rollout anew, or the
+    /// operator says that it should wait for nobody.
+    pub fn keeps_place(&self, in_place: Option<&InPlace>) -> bool {
+        let can = self.renewal.as_ref().is_none_or(|why| !why.must_be());
+        let is_known = match in_place {
+            Some(InPlace::Signed(_)) => true,
+            Some(InPlace::Seen(seen)) => !seen.is_gated && can,
+            Some(InPlace::Nothing | InPlace::Unknown(_)) => false,
+            None => can,
+        };
+        is_known && matches!(self.difference, Difference::Same)
     }
 }
 

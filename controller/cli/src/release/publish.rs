@@ -8,9 +8,10 @@ use muster_protocol::operator::{
     MAX_PUBLICATIONS_BYTES, MachinePublication, MachineView, PUBLISHED_TOGETHER, Publication, Publications,
     PublicationsTaken,
 };
+use muster_protocol::target::Target;
 
 use super::drafts::is;
-use super::highest::HighestSigned;
+use super::highest::{HighestSigned, Seen};
 use crate::api::client::{Api, Refused};
 use crate::config::Config;
 use crate::terminal::count::count;
@@ -162,6 +163,11 @@ pub async fn draft(api: &Api, config: &Config, trusted: &mut Trusted, draft: &Dr
                 false => format!("repeat with `muster drafts publish {}`", draft.id()?.short()),
             };
             published.hint(hint)?;
+            let seen = generations.iter().filter_map(|one| {
+                let target = Target::parse(one.publication.target.as_bytes()).ok()?;
+                Some((one.machine.clone(), Seen::of(&target)))
+            });
+            HighestSigned::load(config)?.keep_published(seen);
             for MachinePublication { machine, publication } in &all {
                 say!("published generation {} for {machine}", publication.generation);
             }

@@ -9,10 +9,11 @@ use anyhow::{Context as _, Result, anyhow};
 use muster_protocol::clock::UnixMillis;
 use muster_protocol::ids::{MachineName, Sha256};
 use muster_protocol::operator::MachineView;
-use muster_protocol::plan::{MAX_PLAN_BYTES, Plan};
+use muster_protocol::plan::{MAX_PLAN_BYTES, Plan, RolloutName};
 use muster_protocol::target::Target;
 
 use super::gating::{self, Fleet, Sealed};
+use super::in_place::InPlace;
 use super::rollout::{compared, told};
 use crate::api::client::Api;
 use crate::config::Config;
@@ -105,6 +106,51 @@ pub fn unknown_keys(
     Ok(wrong)
 }
 
+/// What takes machines out of a rollout that the controller cannot be asked about, and what does without one
+/// where there is a default. Pure.
+#[derive(Debug, Default, PartialEq, Eq)]
+pub struct Ungated {
+    /// In sentences: nobody signs it by the way.
+    pub doubts: Vec<String>,
+    /// To know.
+    pub notes: Vec<String>,
+}
+
+/// `uses_rollouts` says whether this fleet has any, as far as this operator's own files say.
+pub fn ungated(
+    targets: &[&Target],
+    in_place: &BTreeMap<MachineName, InPlace>,
+    default: Option<&RolloutName>,
+    uses_rollouts: bool,
+) -> Ungated {
+    let mut found = Ungated::default();
+    let mut without = Vec::new();
+    for target in targets.iter().filter(|target| target.rollout.is_none()) {
+        let machine = &target.machine;
+        match in_place.get(machine) {
+            Some(before @ (InPlace::Signed(_) | InPlace::Seen(_))) if before.may_wait() => {
+                let why = before.describe();
+                found.doubts.push(format!("{machine} leaves its rollout: it switches at once; it {why}"));
+            }
+            // It only renews what waits for nobody.
+            Some(InPlace::Signed(before)) if before.output == target.output => continue,
+            Some(before @ InPlace::Unknown(_)) => {
+                let told = format!("{machine} would switch at once, and it {}", before.describe());
+                if uses_rollouts { &mut found.doubts } else { &mut found.notes }.push(told);
+            }
+            _ => {}
+        }
+        without.push(machine);
+    }
+    if let Some(default) = default.filter(|_| !without.is_empty()) {
+        let without = listed(without);
+        found
+            .doubts
+            .push(format!("no rollout for {without}: muster.toml here names {default} for every update"));
+    }
+    found
+}
+
 /// How the plan differs from what the flake says now; `None` if the flake has no such rollout.
 pub fn against_flake(
     fleet: &Fleet<'_>,
@@ -131,4 +177,55 @@ pub fn against_flake(
             vec![format!("the flake's rollout cannot be worked out for this draft: {}", causes(&error))]
         }
     }))
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::super::highest::Seen;
+    use super::*;
+
+    fn target(machine: &str, output: &str, rollout: bool) -> Target {
+        let mut target = json!({
+            "machine": machine, "class": "nixos", "generation": 4, "system": "x86_64-linux",
+            "derivation": "/nix/store/0c0bm0n2hg4kd2x7q2g5p1l1c4cx8kpl-system.drv",
+            "output": format!("/nix/store/1c0bm0n2hg4kd2x7q2g5p1l1c4cx8kpl-{output}"),
+        });
+        if rollout {
+            target["rollout"] = json!({ "plan": Sha256::of(b"plan"), "wave": 1 });
+            target["requires"] = json!(["rollouts"]);
+        }
+        serde_json::from_value(target).unwrap()
+    }
+
+    #[test]
+    fn the_next_signer_is_told_that_a_gate_is_taken_off_and_where_a_default_is_left_out() {
+        let signed = |output, rollout| InPlace::Signed(Box::new(target("tin", output, rollout)));
+        let of = |before: Option<InPlace>, drafted: &Target, default: Option<&str>, uses_rollouts| {
+            let in_place = before.map(|before| (drafted.machine.clone(), before)).into_iter().collect();
+            let default = default.map(|name| name.parse().unwrap());
+            let Ungated { doubts, notes } = ungated(&[drafted], &in_place, default.as_ref(), uses_rollouts);
+            (doubts.join("; "), notes.join("; "))
+        };
+        let (new, gated) = (target("tin", "new", false), target("tin", "new", true));
+        let taken = "tin leaves its rollout: it switches at once";
+        for before in [signed("old", true), signed("new", true)] {
+            assert!(of(Some(before), &new, None, false).0.starts_with(taken));
+        }
+        let seen = |is_gated| InPlace::Seen(Seen { generation: "3".parse().unwrap(), is_gated });
+        assert!(of(Some(seen(true)), &new, None, false).0.starts_with(taken));
+        let nothing = (String::new(), String::new());
+        assert_eq!(of(Some(signed("old", true)), &gated, Some("weekly"), true), nothing);
+        assert_eq!(of(Some(seen(false)), &new, None, true), nothing);
+        assert_eq!(of(Some(InPlace::Nothing), &new, None, true), nothing);
+        // What cannot be told is a doubt where there are rollouts at all.
+        let unknown = || Some(InPlace::Unknown("it has no file".to_owned()));
+        assert!(of(unknown(), &new, None, true).0.contains("may wait in a rollout: it has no file"));
+        assert!(of(unknown(), &new, None, false).1.contains("may wait in a rollout: it has no file"));
+        // A default: a new system does without it; a renewal of what had none does not.
+        let left_out = of(Some(signed("old", false)), &new, Some("weekly"), true).0;
+        assert!(left_out.contains("no rollout for tin: muster.toml here names weekly"), "{left_out}");
+        assert_eq!(of(Some(signed("new", false)), &new, Some("weekly"), true), nothing);
+    }
 }

@@ -13,6 +13,7 @@ use muster_protocol::tuf::repository::{draft_generation, sign_generation};
 use muster_server::threads;
 
 use super::drafts;
+use super::highest::{HighestSigned, Seen};
 use super::plan::Planned;
 use super::publish;
 use crate::api::client::Api;
@@ -42,7 +43,12 @@ pub async fn sign(
     }
     let expires = api.clock.unix_seconds() + i64::from(config.file.signature_days) * DAY;
     match trusted.operators().1 {
-        1 => publish(api, planned, expires).await.map(|()| Outcome::Published),
+        1 => {
+            publish(api, planned, expires).await?;
+            let seen = planned.iter().map(|one| (one.target.machine.clone(), Seen::of(&one.target)));
+            HighestSigned::load(config)?.keep_published(seen);
+            Ok(Outcome::Published)
+        }
         _ => draft(config, api, planned, expires, draft_file).await.map(|()| Outcome::Drafted),
     }
 }

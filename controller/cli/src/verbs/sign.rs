@@ -29,6 +29,7 @@ use crate::keys::signers::KeySource;
 use crate::keys::touches;
 use crate::release::gating::Fleet;
 use crate::release::highest::{HighestSigned, Jump, judge};
+use crate::release::in_place;
 use crate::release::inspect::{self, Current};
 use crate::release::{drafts, publish, second, unread, verify};
 use crate::terminal::ask::confirm;
@@ -66,6 +67,9 @@ pub struct Sign {
     /// Sign also where a derivation cannot be looked into
     #[arg(long)]
     unseen: bool,
+    /// With --yes: sign also what takes machines out of a rollout, or does without the default one
+    #[arg(long)]
+    at_once: bool,
     /// The plan of the draft's rollout, from a file; needed with --offline [default: the controller's]
     #[arg(long, value_name = "FILE")]
     plan: Option<PathBuf>,
@@ -196,7 +200,8 @@ impl Sign {
         Ok(ExitCode::SUCCESS)
     }
 
-    /// Shows the rollouts that the draft is for, and works them out again where the flake has them.
+    /// Shows the rollouts that the draft is for, or what does without one, and works them out again where the
+    /// flake has them.
     async fn look_at_plans(
         &self,
         config: &Config,
@@ -206,13 +211,20 @@ impl Sign {
     ) -> Result<()> {
         let targets: Vec<&Target> = generations.iter().map(|checked| &checked.target).collect();
         let plans = second::plans(api, self.plan.as_deref(), (config, trusted), &targets).await?;
-        if plans.is_empty() {
-            return Ok(());
-        }
         let views: Vec<MachineView> = match api {
             Some(api) => api.get(OPERATOR_MACHINES).await?,
             None => Vec::new(),
         };
+        let flake = match &self.flake {
+            Some(reference) => {
+                Some(Flake::open_with(reference, &self.options, Lock::Keep).await.map_err(unsigned)?)
+            }
+            None => None,
+        };
+        self.look_at_ungated((config, api, trusted), &targets, &views, flake.as_ref()).await?;
+        if plans.is_empty() {
+            return Ok(());
+        }
         let reference = self.flake.as_ref().or(config.file.flake.as_ref()).map_or(".", String::as_str);
         // Its keys are worth a look also where the flake cannot be read.
         let folder = match proven::folder(config, reference).await {
@@ -221,12 +233,6 @@ impl Sign {
             Err(error) => return Err(error),
         };
         let mut keys = ProvenKeys::load(&folder)?;
-        let flake = match &self.flake {
-            Some(reference) => {
-                Some(Flake::open_with(reference, &self.options, Lock::Keep).await.map_err(unsigned)?)
-            }
-            None => None,
-        };
         for sealed in &plans {
             second::tell(sealed, &targets, SystemClock::new().unix_ms());
             let mut doubts = match api {
@@ -240,7 +246,10 @@ impl Sign {
                         say!("The rollout is what {} says.", flake.reference);
                     }
                     Some(differences) => doubts.extend(differences),
-                    None => say!("The flake {} has no rollout {}.", flake.reference, sealed.plan.name),
+                    None => {
+                        let (flake, name) = (&flake.reference, &sealed.plan.name);
+                        doubts.push(format!("the flake {flake} has no rollout {name}: nothing was compared"));
+                    }
                 }
             }
             for doubt in &doubts {
@@ -250,6 +259,46 @@ impl Sign {
                 return Err(anyhow!("the rollout {} is not what is known here", sealed.plan.name))
                     .hint("read the lines above, and sign without --yes if you know why");
             }
+        }
+        Ok(())
+    }
+
+    /// Says which machines would switch at once though they may wait, or though there is a default.
+    async fn look_at_ungated(
+        &self,
+        (config, api, trusted): (&Config, Option<&Api>, &Trusted),
+        targets: &[&Target],
+        views: &[MachineView],
+        flake: Option<&Flake>,
+    ) -> Result<()> {
+        let mut highest = HighestSigned::load(config)?;
+        let without = targets.iter().filter(|target| target.rollout.is_none());
+        let in_place = match api {
+            Some(api) => {
+                let next = |target: &&Target| {
+                    let view = views.iter().find(|view| view.machine == target.machine)?;
+                    Some((view, target.generation))
+                };
+                let next: Vec<_> = without.filter_map(next).collect();
+                in_place::look(api, trusted, &mut highest, &next).await?
+            }
+            None => {
+                let of = |target: &&Target| {
+                    let machine = &target.machine;
+                    (machine.clone(), in_place::by_memory(&highest, machine, target.generation))
+                };
+                without.map(of).collect()
+            }
+        };
+        let default = config.file.rollout.as_ref();
+        let uses_rollouts = default.is_some() || flake.is_some_and(|flake| !flake.muster.rollouts.is_empty());
+        let found = second::ungated(targets, &in_place, default, uses_rollouts);
+        for line in found.doubts.iter().chain(&found.notes) {
+            say!("  {line}");
+        }
+        if !found.doubts.is_empty() && self.yes && !self.at_once {
+            return Err(anyhow!("machines of this draft would switch at once, without a rollout"))
+                .hint("read the lines above; if that is meant, sign without --yes, or give --at-once");
         }
         Ok(())
     }

@@ -147,7 +147,8 @@ impl Update {
             say!("Nothing changed; nothing to sign.");
             return Ok(ExitCode::SUCCESS);
         }
-        let sealed = waves.put(&mut wanted, self.signing.dry_run).await?;
+        let in_place = waves.look(&wanted, highest, self.signing.dry_run).await?;
+        let sealed = waves.put(&mut wanted, &in_place, self.signing.dry_run).await?;
         if self.signing.dry_run {
             say!("Nothing was signed: this was a dry run.");
             return Ok(ExitCode::SUCCESS);
@@ -160,7 +161,7 @@ impl Update {
         if let Some(line) = touches::announced(&key, wanted.len() * touches::OF_A_GENERATION) {
             say!("{line}");
         }
-        if !waves.may_leave(&wanted, sealed.as_ref(), self.signing.yes).await?
+        if !waves.may_leave((&wanted, &in_place), sealed.as_ref(), self.signing.yes).await?
             || !self.signing.confirm(trusted, wanted.len())?
         {
             say!("Nothing was signed.");

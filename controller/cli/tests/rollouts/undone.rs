@@ -171,3 +171,25 @@ async fn machines_that_never_began_are_only_stopped_and_what_is_undone_is_not_un
     assert!(said.contains("nothing is left to undo"), "{said}");
     assert_eq!(begun.bed.asked(), [], "nothing was changed");
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn nobody_goes_back_from_an_older_generation_than_the_one_that_was_published_last() {
+    let begun = Begun::new(&[("tin", "failed"), ("lead", "failed")]).await;
+    let (done, said) = begun.undo(&["--yes"]);
+    assert!(done, "{said}");
+    begun.bed.asked();
+    // Generation 4 is published since, and all that it shows is genuine.
+    let back = || {
+        let output = begun.bed.muster(&["rollback", "tin", "--yes"]);
+        (output.status.success(), out(&output))
+    };
+    let (done, said) = back();
+    assert!(!done && said.contains("shows generation 3 of tin as its newest, and generation 4"), "{said}");
+    // A history without its end.
+    let mut tin = begun.published("tin");
+    tin["published"]["target"]["generation"] = json!(4);
+    begun.bed.says("/v1/operator/machines", json!([tin]));
+    let (done, said) = back();
+    assert!(!done && said.contains("the history of tin ends before"), "{said}");
+    assert_eq!(begun.bed.asked(), [], "nothing was sent");
+}

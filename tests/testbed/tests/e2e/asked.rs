@@ -92,7 +92,8 @@ fn a_command_that_a_rollout_has_no_use_for_fails_and_says_what_to_do() {
 
     // Another generation takes its place; then one that everybody takes.
     fleet.fixture.say("greeting", "two").unwrap();
-    fleet.update(&[]).unwrap();
+    // That they wait no longer is the controller's word: it is said that nobody should.
+    fleet.update(&["--at-once"]).unwrap();
     for (name, _) in both() {
         fleet.settled(name, 2, Condition::UpToDate).unwrap();
     }

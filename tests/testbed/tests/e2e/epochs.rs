@@ -114,7 +114,12 @@ fn a_claimed_number_is_not_counted_on_from_and_one_that_was_signed_is_left_behin
     // An explicit option continues; the machine accepts the number, since it is within the limit.
     claim(&fleet, "cinnabar", 1 << 20);
     refused(&fleet.run(&one).unwrap(), &["1048577", "seen signed is 1", "--jump-to 1048577"]);
-    fleet.must(&[&one[..], &["--jump-to", "1048577"]].concat()).unwrap();
+    // What it was given last cannot be told then: it may wait in a rollout.
+    refused(
+        &fleet.run(&[&one[..], &["--jump-to", "1048577"]].concat()).unwrap(),
+        &["in which they may still wait", "--at-once"],
+    );
+    fleet.must(&[&one[..], &["--jump-to", "1048577", "--at-once"]].concat()).unwrap();
     fleet.machine("cinnabar").start().unwrap();
     confirmed(&fleet, "cinnabar", "1048577");
 

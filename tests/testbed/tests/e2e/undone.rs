@@ -150,11 +150,12 @@ fn where_two_sign_a_skipped_wave_and_an_undo_are_drafts_and_the_undo_stops_it_at
         fleet.settled(name, 1, Condition::UpToDate).unwrap();
     }
     let bob = second(&fleet);
-    let sign = |what: &str| {
+    let sign_with = |more: &[&str], what: &str| {
         let id = drafts(&fleet)[0].id.short();
-        let signed = bob.must(&fleet, &["sign", &id, "--yes"]);
+        let signed = bob.must(&fleet, &[&["sign", &id, "--yes"], more].concat());
         assert!(signed.contains(what), "{what}: {signed}");
     };
+    let sign = |what: &str| sign_with(&[], what);
     fleet.machine("stibnite").stop(true).unwrap();
     begin(&fleet, "1s");
     sign("Rollout weekly: 3 machines in 2 waves");
@@ -168,7 +169,10 @@ fn where_two_sign_a_skipped_wave_and_an_undo_are_drafts_and_the_undo_stops_it_at
     assert!(!before.waves[1].open, "{before:?}");
 
     let drafted = fleet.must(&["rollout", "skip-wave", "weekly", "--yes"]).unwrap();
-    assert!(drafted.contains("'first' is no longer waited for: 1 of 2 have soaked"), "{drafted}");
+    assert!(
+        drafted.contains("'first' is no longer waited for: 1 of 2 have proved that they soaked"),
+        "{drafted}"
+    );
     assert!(drafted.contains("weekly waits as before"), "{drafted}");
     assert_eq!(published(&fleet, "tin"), 2);
     sign("1. rest, 1 machine: tin");
@@ -182,7 +186,10 @@ fn where_two_sign_a_skipped_wave_and_an_undo_are_drafts_and_the_undo_stops_it_at
     assert!(drafted.contains("is stopped") && drafted.contains("waits for 1 signature more"), "{drafted}");
     assert_eq!(view(&fleet, &plan.short()).state, RolloutState::Stopped);
     assert_eq!(published(&fleet, "tin"), 3);
-    sign("published generation 4");
+    // It is signed again without a gate: the second signer says that it is meant.
+    let id = drafts(&fleet)[0].id.short();
+    bob.refused(&fleet, &["sign", &id, "--yes"], &["would switch at once, without a rollout", "--at-once"]);
+    sign_with(&["--at-once"], "published generation 4");
     fleet.settled("tin", 4, Condition::UpToDate).unwrap();
     assert_greets(&fleet, "tin", "one");
     assert_greets(&fleet, "cinnabar", "two");

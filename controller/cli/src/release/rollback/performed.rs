@@ -20,6 +20,7 @@ use crate::release::numbers::Numbered;
 use crate::release::plan::Planned;
 use crate::release::push::push_closures;
 use crate::release::sign;
+use crate::release::signed;
 use crate::release::signing::Signing;
 use crate::terminal::ask::confirm;
 use crate::terminal::count::count;
@@ -63,7 +64,15 @@ pub async fn perform(
 
     let (mut ways, mut refused) = (Vec::new(), Vec::new());
     for (view, next) in &numbered.counted {
-        match search.way(view, *next).await {
+        let shown = view.published.as_ref().map(|published| published.target.generation);
+        let seen = highest.published(&view.machine);
+        // An older one may lead back further than the operator sees.
+        let is_newest = shown.map_or(Ok(()), |shown| signed::require_newest(&view.machine, shown, seen));
+        let way = match is_newest {
+            Ok(()) => search.way(view, *next).await,
+            Err(error) => Err(error),
+        };
+        match way {
             Ok(way) => ways.push(way),
             Err(error) => refused.push(error),
         }

@@ -45,6 +45,14 @@ impl Search<'_> {
     pub async fn way(&self, view: &MachineView, next: Generation) -> Result<Way> {
         let (api, root, machine) = (self.api, &self.trusted.root, &view.machine);
         let history = past::entries(api, machine, None, MOST).await?;
+        let newest = history.first().map(|entry| entry.published.target.generation);
+        let shown = view.published.as_ref().map(|published| published.target.generation);
+        if newest < shown {
+            return Err(anyhow!(
+                "the history of {machine} ends before what the controller shows as its newest"
+            ))
+            .hint("repeat the command; if it says so again, find out who holds the controller");
+        }
         let chosen = choice::choose(machine, &history, root.epoch(), self.wanted);
         let entry = chosen.map_err(NoWay::with_hint)?.clone();
         let publication = documents(api, self.session, machine, entry.published.target.generation).await?;

@@ -4,7 +4,6 @@ use muster_protocol::plan::{Plan, Wave};
 
 use super::duration;
 use super::told::hours;
-use crate::terminal::list::listed;
 
 /// Each difference in a sentence; `drafted` is what would be signed.
 pub fn differences(drafted: &Plan, own: &Plan) -> Vec<String> {
@@ -14,18 +13,19 @@ pub fn differences(drafted: &Plan, own: &Plan) -> Vec<String> {
             differences.push(format!("{what}: the plan says {drafted}, the flake {own}"));
         }
     };
-    let names = |plan: &Plan| listed(plan.waves.iter().map(|wave| wave.name.clone()));
+    // All of everything: what differs may be the last of many.
+    let names = |plan: &Plan| joined(plan.waves.iter().map(|wave| &wave.name));
     compare("waves", names(drafted), names(own));
     compare("budget", drafted.budget.to_string(), own.budget.to_string());
     compare("failures", format!("{:?}", drafted.failures), format!("{:?}", own.failures));
     let after =
-        |plan: &Plan| listed(plan.after.iter().map(|one| format!("{} after {}", one.machine, one.first)));
+        |plan: &Plan| joined(plan.after.iter().map(|one| format!("{} after {}", one.machine, one.first)));
     compare("order", after(drafted), after(own));
-    for (drafted, own) in drafted.waves.iter().zip(&own.waves).filter(|(a, b)| a.name == b.name) {
+    // By their place: a wave under another name is compared, too.
+    for (drafted, own) in drafted.waves.iter().zip(&own.waves) {
         let mut wave = |what: &str, of: &dyn Fn(&Wave) -> String| {
             compare(&format!("{what} of wave '{}'", own.name), of(drafted), of(own));
         };
-        // All of them: what differs may be the last of many.
         wave("machines", &|wave| joined(wave.members.iter()));
         wave("vouchers", &|wave| joined(wave.vouchers.iter().map(|one| &one.machine)));
         wave("keys", &|wave| joined(wave.vouchers.iter().map(|one| format!("{} {}", one.machine, one.key))));
@@ -50,6 +50,31 @@ mod tests {
 
     use super::super::work::tests::plan_of;
     use super::*;
+
+    #[test]
+    fn a_difference_behind_many_that_agree_is_told_and_a_new_name_hides_none() {
+        let names: Vec<String> = (0..30).map(|number| format!("m{number}")).collect();
+        let names: Vec<&str> = names.iter().map(String::as_str).collect();
+        let each = |name: &&str| json!({ "name": format!("w-{name}"), "machines": [name] });
+        let after: serde_json::Map<String, serde_json::Value> =
+            names[1..].iter().map(|name| ((*name).to_owned(), json!(["m0"]))).collect();
+        let waves: Vec<_> = names[..25].iter().map(each).collect();
+        let plan = plan_of(&json!({ "waves": waves, "after": after }), &names);
+        let last = plan.waves.len() - 1;
+        let told = |change: &dyn Fn(&mut Plan)| {
+            let mut drafted = plan.clone();
+            change(&mut drafted);
+            differences(&drafted, &plan).join("\n")
+        };
+        assert_eq!(told(&|_| {}), "");
+        assert!(told(&|plan| drop(plan.after.pop())).contains("order: "));
+        assert!(told(&|plan| plan.waves[last].name = "end".to_owned()).contains("waves: "));
+        let renamed = told(&|plan| {
+            plan.waves[2].name = "other".to_owned();
+            plan.waves[2].soak_seconds = 1;
+        });
+        assert!(renamed.contains("waves: ") && renamed.contains("soak of wave 'w-m2'"), "{renamed}");
+    }
 
     #[test]
     fn every_setting_that_differs_is_told() {

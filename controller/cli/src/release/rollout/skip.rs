@@ -7,10 +7,11 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use muster_protocol::ids::{MachineName, Sha256};
-use muster_protocol::operator::{MemberState, MemberView, WaveView};
-use muster_protocol::plan::{MAX_WAVE_NAME, Plan, PlanError, Wave, needed};
+use muster_protocol::operator::{MemberState, MemberView};
+use muster_protocol::plan::{Lack, MAX_WAVE_NAME, Plan, PlanError, Said, Voucher, Wave, wave_lacks};
 
 use super::work::by_default;
+use crate::fleet::said::Proven;
 use crate::terminal::count::count;
 
 /// A plan without the wave that blocked, and what that gives up.
@@ -31,25 +32,36 @@ pub enum SkipError {
     Plan(#[from] PlanError),
 }
 
-/// The wave that the first closed gate waits for.
-pub fn blocking(waves: &[WaveView]) -> Option<usize> {
-    let closed = waves.iter().position(|wave| !wave.open)?;
-    let lacks = |number: &usize| waves.get(*number).is_some_and(|wave| wave.soaked < wave.at_least);
-    needed(closed).find(lacks).or_else(|| closed.checked_sub(1))
+/// The wave that the first closed gate waits for, by what its machines are proven to have said.
+pub fn blocking(plan: &Plan, proven: &Proven) -> Option<usize> {
+    let says = |voucher: &Voucher, said: Said| proven.has(&voucher.machine, said);
+    (1..plan.waves.len()).find_map(|number| match wave_lacks(plan, number, &says)? {
+        Lack::Wave { wave, .. } => Some(wave),
+        Lack::Machine { .. } | Lack::NoSuchWave => None,
+    })
 }
 
+/// `members` are what the controller says of the plan's machines. Whoever has left the rollout must be
+/// verified. Else its word only leaves machines out where nobody waits for them: they stay as they are.
 pub fn skip(
     old: &Plan,
-    waves: &[WaveView],
+    proven: &Proven,
     members: &[MemberView],
     nonce: Sha256,
 ) -> Result<Skipped, SkipError> {
-    let blocking = blocking(waves).filter(|number| *number + 1 < old.waves.len());
-    let blocking = blocking.ok_or(SkipError::NothingBlocks)?;
+    let blocking = blocking(old, proven).ok_or(SkipError::NothingBlocks)?;
     let states: BTreeMap<&MachineName, MemberState> =
         members.iter().map(|member| (&member.machine, member.state)).collect();
-    let runs = |name: &MachineName| {
-        matches!(states.get(name), Some(MemberState::Confirmed | MemberState::Soaked | MemberState::Left))
+    let places = old.waves_of();
+    let awaited: BTreeSet<&MachineName> =
+        old.waves[blocking].vouchers.iter().map(|voucher| &voucher.machine).collect();
+    let runs = |name: &MachineName| match states.get(name) {
+        _ if proven.ran(name) => true,
+        Some(MemberState::Left) => true,
+        Some(MemberState::Confirmed | MemberState::Soaked) => {
+            places.get(name).is_some_and(|wave| *wave <= blocking) && !awaited.contains(name)
+        }
+        _ => false,
     };
     let unfinished = |wave: &Wave| Wave {
         members: wave.members.iter().filter(|name| !runs(name)).cloned().collect(),
@@ -61,7 +73,7 @@ pub fn skip(
     if ahead.is_empty() {
         return Err(SkipError::NobodyWaits);
     }
-    let mut loosened = vec![given_up(&old.waves[blocking], &waves[blocking], members)];
+    let mut loosened = vec![given_up(&old.waves[blocking], proven, &states)];
     let behind = left_behind(old, blocking, unfinished);
     if let Some(behind) = &behind {
         let many = count(behind.members.len(), "machine", "machines");
@@ -77,9 +89,7 @@ pub fn skip(
         .filter(|after| inside.contains(&after.machine))
         .cloned()
         .partition(|after| inside.contains(&after.first));
-    let unmet = dropped.iter().filter(|after| {
-        !matches!(states.get(&after.first), Some(MemberState::Confirmed | MemberState::Soaked))
-    });
+    let unmet = dropped.iter().filter(|after| !proven.ran(&after.first));
     loosened.extend(unmet.map(|after| format!("{} no longer waits for {}", after.machine, after.first)));
     let (after, backwards) = in_order(after, &waves);
     loosened.extend(backwards.iter().map(|(machine, first)| {
@@ -90,19 +100,20 @@ pub fn skip(
     Ok(Skipped { plan, loosened })
 }
 
-fn given_up(wave: &Wave, view: &WaveView, members: &[MemberView]) -> String {
-    let unfinished = members.iter().filter(|member| {
-        wave.members.contains(&member.machine)
-            && !matches!(member.state, MemberState::Soaked | MemberState::Left)
+fn given_up(wave: &Wave, proven: &Proven, states: &BTreeMap<&MachineName, MemberState>) -> String {
+    let has_soaked = |name: &MachineName| proven.has(name, Said::Soaked);
+    let soaked = wave.vouchers.iter().filter(|voucher| has_soaked(&voucher.machine)).count();
+    let others = wave.members.iter().filter(|name| !has_soaked(name));
+    let others = others.map(|name| {
+        let state = states.get(name).copied().unwrap_or(MemberState::Unknown);
+        format!("{name} ({})", state.as_str())
     });
-    let unfinished: Vec<String> =
-        unfinished.map(|member| format!("{} ({})", member.machine, member.state.as_str())).collect();
     format!(
-        "wave '{}' is no longer waited for: {} of {} have soaked, and not {}",
+        "wave '{}' is no longer waited for: {soaked} of {} have proved that they soaked; the controller says of \
+         the others: {}",
         wave.name,
-        view.soaked,
         wave.at_least,
-        crate::terminal::list::listed(unfinished)
+        crate::terminal::list::listed(others)
     )
 }
 
@@ -162,7 +173,16 @@ fn joined(waves: Vec<Wave>, loosened: &mut Vec<String>) -> Vec<Wave> {
             joined.push(match wave.at_least {
                 // It was the last one, for which nobody waited.
                 0 => Wave { at_least: all, percent, ..wave },
-                asked => Wave { at_least: asked.min(u32::try_from(vouchers).unwrap_or(asked)), ..wave },
+                asked => {
+                    let at_least = asked.min(u32::try_from(vouchers).unwrap_or(asked));
+                    if at_least < asked {
+                        let name = &wave.name;
+                        loosened.push(format!(
+                            "wave '{name}' is passed when {at_least} have soaked, not {asked}"
+                        ));
+                    }
+                    Wave { at_least, ..wave }
+                }
             });
         }
     }
@@ -189,6 +209,7 @@ mod tests {
     use super::super::undo::tests::view;
     use super::super::work::tests::plan_of;
     use super::*;
+    use crate::fleet::said::tests::of;
 
     fn old() -> Plan {
         plan_of(
@@ -203,18 +224,6 @@ mod tests {
         )
     }
 
-    fn waves(old: &Plan, open: &[bool], soaked: &[u32]) -> Vec<WaveView> {
-        let each = old.waves.iter().zip(open).zip(soaked);
-        each.map(|((wave, open), soaked)| WaveView {
-            name: wave.name.clone(),
-            at_least: wave.at_least,
-            open: *open,
-            soaked: *soaked,
-            ..WaveView::default()
-        })
-        .collect()
-    }
-
     fn members(states: [MemberState; 6]) -> Vec<MemberView> {
         let places = [("a", 0), ("b", 0), ("c", 1), ("d", 1), ("e", 2), ("f", 2)];
         places.into_iter().zip(states).map(|((name, wave), state)| view(name, wave, state)).collect()
@@ -222,12 +231,15 @@ mod tests {
 
     use MemberState::{Away, Soaked, Waiting};
 
+    fn soaked(names: &[&str]) -> Proven {
+        of(&names.iter().map(|name| (*name, Said::Soaked)).collect::<Vec<_>>())
+    }
+
     #[test]
     fn the_blocking_wave_goes_to_the_end_and_the_next_one_begins() {
         let old = old();
-        let waves = waves(&old, &[true, false, false], &[1, 0, 0]);
         let members = members([Soaked, Away, Waiting, Waiting, Waiting, Waiting]);
-        let skipped = skip(&old, &waves, &members, Sha256::of(b"new")).unwrap();
+        let skipped = skip(&old, &soaked(&["a"]), &members, Sha256::of(b"new")).unwrap();
         let new = &skipped.plan;
         let found: Vec<(&str, usize, u32)> =
             new.waves.iter().map(|wave| (wave.name.as_str(), wave.members.len(), wave.at_least)).collect();
@@ -239,7 +251,8 @@ mod tests {
         assert_eq!(new.after.len(), 1);
         let told = skipped.loosened.join("\n");
         for words in [
-            "'canaries' is no longer waited for: 1 of 2 have soaked, and not b (away)",
+            "'canaries' is no longer waited for: 1 of 2 have proved that they soaked; the controller says of \
+             the others: b (away)",
             "1 machine of it and of earlier waves come last, in a wave 'canaries later'",
             "'some' begins as soon as it is published",
             "e no longer waits for b, which is in a later wave now",
@@ -251,9 +264,9 @@ mod tests {
     #[test]
     fn whoever_runs_its_output_is_left_alone() {
         let old = old();
-        let waves = waves(&old, &[true, true, false], &[2, 1, 0]);
         let members = members([Soaked, Soaked, MemberState::Confirmed, MemberState::Failed, Waiting, Away]);
-        let skipped = skip(&old, &waves, &members, Sha256::of(b"new")).unwrap();
+        let proven = of(&[("a", Said::Soaked), ("b", Said::Soaked), ("c", Said::Confirmed)]);
+        let skipped = skip(&old, &proven, &members, Sha256::of(b"new")).unwrap();
         let names: Vec<String> =
             skipped.plan.waves.iter().flat_map(|wave| &wave.members).map(ToString::to_string).collect();
         assert_eq!(names.len(), 3, "{names:?}");
@@ -266,19 +279,42 @@ mod tests {
     fn nothing_is_skipped_where_nothing_blocks() {
         let old = old();
         let all = members([Waiting; 6]);
-        let open = waves(&old, &[true, true, true], &[2, 2, 0]);
+        let open = soaked(&["a", "b", "c", "d"]);
         assert!(matches!(skip(&old, &open, &all, old.nonce), Err(SkipError::NothingBlocks)));
-        let blocked = waves(&old, &[true, true, false], &[2, 0, 0]);
         let done = members([Soaked, Soaked, Waiting, Waiting, Soaked, MemberState::Left]);
-        assert!(matches!(skip(&old, &blocked, &done, old.nonce), Err(SkipError::NobodyWaits)));
+        let proven = soaked(&["a", "b", "e"]);
+        assert!(matches!(skip(&old, &proven, &done, old.nonce), Err(SkipError::NobodyWaits)));
     }
 
     #[test]
     fn a_canary_that_went_back_blocks_again() {
         let old = old();
-        assert_eq!(blocking(&waves(&old, &[true, true, false], &[1, 2, 0])), Some(0));
-        assert_eq!(blocking(&waves(&old, &[true, true, false], &[2, 1, 0])), Some(1));
-        assert_eq!(blocking(&waves(&old, &[true, false, false], &[2, 0, 0])), Some(0));
+        assert_eq!(blocking(&old, &soaked(&["a", "c", "d"])), Some(0));
+        assert_eq!(blocking(&old, &soaked(&["a", "b", "c"])), Some(1));
+        assert_eq!(blocking(&old, &soaked(&["a", "b"])), Some(1));
+        assert_eq!(blocking(&old, &soaked(&[])), Some(0));
+    }
+
+    #[test]
+    fn that_all_have_soaked_counts_only_as_far_as_they_signed_it() {
+        let old = old();
+        // Whoever holds the controller would skip the second wave, as if the canaries were well.
+        let members = members([Soaked, Soaked, Soaked, Soaked, Soaked, Soaked]);
+        let skipped = skip(&old, &soaked(&["a"]), &members, Sha256::of(b"new")).unwrap();
+        let found: Vec<(&str, usize, u32)> = skipped
+            .plan
+            .waves
+            .iter()
+            .map(|wave| (wave.name.as_str(), wave.members.len(), wave.at_least))
+            .collect();
+        assert_eq!(found, [("some", 2, 2), ("rest", 2, 2), ("canaries later", 1, 0)]);
+        let told = skipped.loosened.join("\n");
+        assert!(told.contains("1 of 2 have proved that they soaked"), "{told}");
+        assert!(told.contains("the others: b (soaked)"), "{told}");
+        // Where many have left, fewer are asked for, and that is told.
+        let members = self::members([Soaked, Away, MemberState::Left, Waiting, Waiting, Waiting]);
+        let told = skip(&old, &soaked(&["a"]), &members, old.nonce).unwrap().loosened.join("\n");
+        assert!(told.contains("wave 'some' is passed when 1 have soaked, not 2"), "{told}");
     }
 
     #[test]
@@ -286,9 +322,8 @@ mod tests {
         let mut old = old();
         old.after.clear();
         old.waves[2].vouchers.clear();
-        let waves = waves(&old, &[true, false, false], &[1, 0, 0]);
         let members = members([Soaked, Away, Waiting, Waiting, Waiting, Waiting]);
-        let skipped = skip(&old, &waves, &members, Sha256::of(b"new")).unwrap();
+        let skipped = skip(&old, &soaked(&["a"]), &members, Sha256::of(b"new")).unwrap();
         assert_eq!(skipped.plan.waves.len(), 2);
         assert_eq!(skipped.plan.waves[1].members.len(), 3);
         assert!(skipped.loosened.iter().any(|line| line.contains("nobody in it can vouch")));
