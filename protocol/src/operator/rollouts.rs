@@ -171,9 +171,22 @@ pub struct RolloutView {
     pub failures: u32,
     /// Its waves, in order.
     pub waves: Vec<WaveView>,
+    /// Whether a generation that names it has been published for any machine.
+    #[serde(default = "yes", skip_serializing_if = "is_true")]
+    pub published: bool,
     /// Its machines, by wave and in their order; empty in the list of rollouts.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub members: Vec<MemberView>,
+}
+
+fn yes() -> bool {
+    true
+}
+
+// Serde passes a reference.
+#[allow(clippy::trivially_copy_pass_by_ref)]
+fn is_true(value: &bool) -> bool {
+    *value
 }
 
 /// How far one wave is. The numbers of machines add up to its size.

@@ -154,6 +154,21 @@ impl ProvenKeys {
         Ok(proof)
     }
 
+    /// Refuses a machine whose key stands here and whom the controller shows without one: whoever chooses who
+    /// cannot vouch chooses who does.
+    pub fn require_shown(&self, view: &MachineView) -> Result<()> {
+        let machine = &view.machine;
+        let is_shown = view.standing == Standing::Enrolled && (view.key.is_some() || view.signing.is_some());
+        if is_shown || !self.kept.machines.contains_key(machine) {
+            return Ok(());
+        }
+        Err(anyhow!("the controller says that {machine} has not enrolled, and {FILE} has its key")).hint(format!(
+            "if it was invited anew, wait until it has enrolled, or name the machines to update without it; \
+             if nobody here did that, find out who holds the controller. Where {machine} is gone for good, \
+             take it out of {FILE}"
+        ))
+    }
+
     /// Takes a key by the word of a person who looked at the machine.
     pub fn trust(&mut self, view: &MachineView, key: PublicKey) -> Result<()> {
         let machine = &view.machine;
@@ -223,6 +238,19 @@ mod tests {
 
     fn fleet() -> Sha256 {
         Sha256::of(b"fleet")
+    }
+
+    #[test]
+    fn a_machine_whose_key_is_kept_is_not_left_out_by_the_controllers_word() {
+        let folder = tempfile::tempdir().unwrap();
+        let mut keys = ProvenKeys::load(folder.path()).unwrap();
+        let shown = view(key());
+        let invited = MachineView { standing: Standing::Invited, key: None, ..shown.clone() };
+        assert!(keys.require_shown(&invited).is_ok(), "nobody here knows of a key");
+        keys.remember(&shown.machine, shown.key.unwrap());
+        let refused = keys.require_shown(&invited).unwrap_err();
+        assert!(crate::terminal::error::render(&refused).contains("tin has not enrolled"));
+        assert!(keys.require_shown(&shown).is_ok());
     }
 
     #[test]

@@ -35,13 +35,15 @@ fn refused(error: &anyhow::Error) -> Option<ProblemCode> {
 
 /// Those that have not ended.
 pub async fn open(api: &Api) -> Result<Vec<RolloutView>> {
-    Ok(all(api).await?.into_iter().filter(|view| is_open(view.state)).collect())
+    Ok(all(api).await?.into_iter().filter(|view| is_open(view)).collect())
 }
 
-pub fn is_open(state: RolloutState) -> bool {
-    match state {
+/// Whether machines may still begin in it. One that is done may have machines that come back.
+pub fn is_open(view: &RolloutView) -> bool {
+    match view.state {
         RolloutState::Running | RolloutState::Paused | RolloutState::Halted | RolloutState::Unknown => true,
-        RolloutState::Stopped | RolloutState::Done | RolloutState::Superseded => false,
+        RolloutState::Done => view.waves.iter().any(|wave| wave.away > 0),
+        RolloutState::Stopped | RolloutState::Superseded => false,
     }
 }
 
@@ -99,7 +101,7 @@ fn unknown(all: &[RolloutView], word: &str, among: Among) -> (String, String) {
         return (format!("there is no rollout '{word}', nor any other"), hint);
     }
     let kind = if among == Among::Open { "open rollout" } else { "rollout" };
-    let known = all.iter().filter(|view| among != Among::Open || is_open(view.state));
+    let known = all.iter().filter(|view| among != Among::Open || is_open(view));
     let known = listed(known.map(|view| format!("{} ({})", view.name, view.plan.short())));
     let error = format!("there is no {kind} '{word}'; there is {known}");
     (error, "`muster rollout list --all` shows every one".to_owned())
@@ -107,8 +109,10 @@ fn unknown(all: &[RolloutView], word: &str, among: Among) -> (String, String) {
 
 /// Pure. A name is that of the newest open one, else of the newest.
 fn meant<'a>(all: &'a [RolloutView], word: &str, among: Among) -> Option<&'a RolloutView> {
+    // A plan that was only sent, for a draft say, takes the name from none that machines are in.
     let newest = |named: &dyn Fn(&RolloutView) -> bool, open: bool| {
-        all.iter().filter(|view| named(view) && (!open || is_open(view.state))).max_by_key(|view| view.at)
+        let named = all.iter().filter(|view| named(view) && (!open || is_open(view)));
+        named.max_by_key(|view| (view.published, view.at))
     };
     let by_name = |view: &RolloutView| view.name.as_str() == word;
     let digits = word.to_ascii_lowercase();
@@ -125,7 +129,8 @@ fn meant<'a>(all: &'a [RolloutView], word: &str, among: Among) -> Option<&'a Rol
 /// The newest of this name that other generations have not replaced, if it is newer than `found`. Pure.
 fn newer<'a>(all: &'a [RolloutView], word: &str, found: &RolloutView) -> Option<&'a RolloutView> {
     let counts = |view: &&RolloutView| {
-        view.name.as_str() == word && view.at > found.at && view.state != RolloutState::Superseded
+        let same = view.name.as_str() == word && view.published;
+        same && view.at > found.at && view.state != RolloutState::Superseded
     };
     all.iter().filter(counts).max_by_key(|view| view.at)
 }
@@ -258,6 +263,16 @@ mod tests {
         // 3 is open, and 4 is newer.
         assert_eq!(newer(&all, "weekly", &all[1]).map(|view| view.at), Some(4));
         assert!(newer(&all, "weekly", &all[0]).is_none() && newer(&all, &hex, &all[1]).is_none());
+        // The newest is a draft: a pause is for the one that machines are in.
+        let mut drafted = [view("weekly", 5, "running"), view("weekly", 3, "running")];
+        drafted[0].published = false;
+        assert_eq!(meant(&drafted, "weekly", Among::Open).map(|view| view.at), Some(3));
+        assert!(newer(&drafted, "weekly", &drafted[1]).is_none());
+        // It is done, and a machine of it may come back: it can be paused.
+        let mut done = [view("weekly", 4, "done")];
+        assert!(meant(&done, "weekly", Among::Open).is_none());
+        done[0].waves[0].away = 1;
+        assert!(meant(&done, "weekly", Among::Open).is_some());
         let replaced = [view("weekly", 4, "superseded"), view("weekly", 3, "running")];
         assert!(newer(&replaced, "weekly", &replaced[1]).is_none());
     }

@@ -66,7 +66,7 @@ impl Rollout {
             Self::List { all, json } => {
                 let api = Api::to_read(&config)?;
                 let mut views = rollouts::all(&api).await?;
-                views.retain(|view| all || rollouts::is_open(view.state));
+                views.retain(|view| all || rollouts::is_open(view));
                 if json { print_json(&views)? } else { show::list(&views, api.clock.unix_ms(), all) }
             }
             Self::Show { name, json } => {

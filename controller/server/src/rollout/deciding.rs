@@ -180,7 +180,8 @@ fn written(
         }
     }
     changes.extend(turns);
-    let verdict = Verdict { state, why, failures, waves };
+    let published = facts.machines.values().any(|seen| seen.named);
+    let verdict = Verdict { state, why, failures, waves, published };
     if facts.rollout.verdict.as_ref() != Some(&verdict) {
         let was = facts.rollout.verdict.as_ref().map(|verdict| verdict.state);
         if state == RolloutState::Halted && was != Some(RolloutState::Halted) {
@@ -234,6 +235,7 @@ pub fn view(rollout: &StoredRollout, verdict: Option<&Verdict>) -> RolloutView {
         budget: rollout.budget,
         failures: verdict.map_or(0, |verdict| verdict.failures),
         waves: verdict.map(|verdict| verdict.waves.clone()).unwrap_or_default(),
+        published: verdict.is_some_and(|verdict| verdict.published),
         members: Vec::new(),
     }
 }

@@ -81,9 +81,10 @@ impl Waves<'_> {
         let mut keys = ProvenKeys::load(&folder)?;
         let targets: Vec<_> = moved.iter().map(|plan| &plan.target).collect();
         let config = self.fleet.config;
-        let worked = self
-            .fleet
-            .work_out(chosen, gating::nonce()?, &targets, |view| Ok(keys.look(config, view)?.key()))?;
+        let worked = self.fleet.work_out(chosen, gating::nonce()?, &targets, |view| {
+            keys.require_shown(view)?;
+            Ok(keys.look(config, view)?.key())
+        })?;
         show(&worked, self.api.clock.unix_ms());
         if !is_dry && keys.write()? {
             say!("What machines proved of their keys is in {}: commit it.", keys.path().display());

@@ -66,6 +66,9 @@ pub struct Verdict {
     pub why: String,
     pub failures: u32,
     pub waves: Vec<WaveView>,
+    /// Whether any machine was given a generation of it.
+    #[serde(default)]
+    pub published: bool,
 }
 
 impl Verdict {

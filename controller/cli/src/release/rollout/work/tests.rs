@@ -94,7 +94,13 @@ fn a_percentage_is_of_what_is_left_and_rounded_up() {
     };
     assert_eq!(sizes(21), [3, 9, 9]);
     assert_eq!(sizes(3), [1, 1, 1]);
-    assert!(matches!(worked(&written, &hosts(2)), Err(RolloutError::Empty(wave)) if wave == "c"));
+    // Of the last wave nobody waits; each other one would leave its gate to nobody.
+    let few = worked(&written, &hosts(2)).unwrap();
+    assert_eq!(
+        (few.plan.waves.len(), &few.notes[..]),
+        (2, &["wave 'c' has none of the machines that are updated".to_owned()][..])
+    );
+    assert!(matches!(worked(&written, &hosts(1)), Err(RolloutError::Empty(wave)) if wave == "b"));
 }
 
 #[test]
@@ -205,6 +211,12 @@ fn an_order_that_cannot_be_kept_is_refused_and_one_without_its_first_is_told() {
     let told = after(json!({ "m1": ["away", "m0"], "away": ["m0"] })).unwrap();
     assert_eq!(told.notes[1], "m1 does not wait for away, which is not updated");
     assert_eq!(told.plan.after.len(), 1);
+    // A name that nobody has is a misspelled one, on either side.
+    for misspelled in [json!({ "m7": ["m0"] }), json!({ "m1": ["m7"] })] {
+        assert!(
+            matches!(after(misspelled), Err(RolloutError::UnknownOrder { name, .. }) if name.as_str() == "m7")
+        );
+    }
 }
 
 #[test]
