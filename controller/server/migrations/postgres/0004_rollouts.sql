@@ -30,7 +30,7 @@ CREATE TABLE rollout_members (
     failed    TEXT,
     -- An operator has looked at the failure, and it no longer counts.
     forgiven  BIGINT NOT NULL DEFAULT 0,
-    -- Its word counts no longer: 1, it was invited anew; 2, an operator revoked it.
+    -- Its word counts no longer: 1, it enrolled anew; 2, an operator revoked it.
     void      BIGINT NOT NULL DEFAULT 0,
     PRIMARY KEY (plan, machine)
 );

@@ -524,8 +524,14 @@ async fn the_word_of_a_machine_that_was_replaced_counts_no_longer_and_halts_noth
     let mut rollout = Rollout::published(&fleet, &[&["cinnabar", "realgar"], &["stibnite"]], 2).await;
     rollout.says(&fleet, "cinnabar", Said::Soaked).await;
     replace(&fleet, "cinnabar").await;
+    let closes = async {
+        while rollout.show(&fleet).await.waves[1].open {
+            tokio::time::sleep(Duration::from_millis(50)).await;
+        }
+    };
+    tokio::time::timeout(LIMIT, closes).await.expect("the gate closes again");
     let view = rollout.show(&fleet).await;
-    assert_eq!((view.state, view.waves[1].open), (RolloutState::Running, false), "{}", view.why);
+    assert_eq!(view.state, RolloutState::Running, "{}", view.why);
     assert_eq!(seconds(&rollout.waits(&fleet, "stibnite").await), 0);
     assert_eq!(rollout.statements(&fleet, "stibnite").await, []);
 }

@@ -175,14 +175,11 @@ impl Memory {
             Change::MachineAdded { machine, at: _ } => {
                 insert(&mut self.machines, machine.machine.clone(), Row::new(machine))?;
             }
-            Change::MachineInvited(machine) => {
-                self.row(&machine.machine, |row| {
-                    let Invited { machine: _, class, system, tags } = machine.clone();
-                    (row.class, row.system, row.tags) = (class, system, tags);
-                    (row.key, row.revoked_at) = (None, None);
-                });
-                self.void(&machine.machine, Void::Replaced);
-            }
+            Change::MachineInvited(machine) => self.row(&machine.machine, |row| {
+                let Invited { machine: _, class, system, tags } = machine.clone();
+                (row.class, row.system, row.tags) = (class, system, tags);
+                (row.key, row.revoked_at) = (None, None);
+            }),
             Change::TagsReplaced { machine, tags } => self.row(machine, |row| row.tags = tags.clone()),
             Change::MachineRevoked { machine, at } => {
                 self.row(machine, |row| row.revoked_at = Some(*at));
@@ -201,7 +198,10 @@ impl Memory {
             Change::TokensEnded { machine } => {
                 self.tokens.retain(|_, token| token.machine != *machine || token.used.is_some());
             }
-            Change::Enrolled(enrolled) => self.enrol(enrolled)?,
+            Change::Enrolled(enrolled) => {
+                self.enrol(enrolled)?;
+                self.void(&enrolled.machine, Void::Replaced);
+            }
             Change::CheckedIn(checked_in) => self.check_in(checked_in),
             Change::KeyReplaced { machine, key, at } => {
                 self.key_is_free(machine, key)?;

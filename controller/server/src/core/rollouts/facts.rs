@@ -84,7 +84,7 @@ pub struct Recorded {
 pub enum Void {
     #[default]
     No,
-    /// It was invited anew: what had said so need not be what comes.
+    /// It enrolled anew: what had said so need not be what comes.
     Replaced,
     /// An operator revoked it: somebody else may have said so.
     Revoked,

@@ -120,10 +120,7 @@ impl Applying<'_> {
         let sql = &mut *self.sql;
         match change {
             Change::MachineAdded { machine, at } => machines::add(sql, machine, *at).await,
-            Change::MachineInvited(invited) => {
-                machines::invite(sql, invited).await?;
-                rollouts::void(sql, &invited.machine, Void::Replaced).await
-            }
+            Change::MachineInvited(invited) => machines::invite(sql, invited).await,
             Change::TagsReplaced { machine, tags } => machines::replace_tags(sql, machine, tags).await,
             Change::MachineRevoked { machine, at } => {
                 machines::revoke(sql, machine, *at).await?;
@@ -135,7 +132,10 @@ impl Applying<'_> {
             Change::TokenMade(token) => enrolment::make_token(sql, token).await,
             Change::TokenUsed { token, by, at } => enrolment::use_token(sql, token, by, *at).await,
             Change::TokensEnded { machine } => enrolment::end_tokens(sql, machine).await,
-            Change::Enrolled(enrolled) => enrolment::enrol(sql, enrolled).await,
+            Change::Enrolled(enrolled) => {
+                enrolment::enrol(sql, enrolled).await?;
+                rollouts::void(sql, &enrolled.machine, Void::Replaced).await
+            }
             Change::KeyReplaced { machine, key, at } => checkins::replace_key(sql, machine, key, *at).await,
             Change::CloneAlarm { machine, at } => checkins::alarm(sql, machine, Some(*at)).await,
             Change::CloneAlarmEnded { machine } => checkins::alarm(sql, machine, None).await,

@@ -326,8 +326,9 @@ pub async fn tries_again(
     Ok(())
 }
 
-/// What this machine said counts no longer, in any rollout; nor does what is still said with its key in those
-/// that are open. That an operator forgave it something was about the machine that it was.
+/// What this machine said counts no longer, in any rollout; nor, where another one has its name, does what
+/// is still said with its key in those that are open. That an operator forgave it something was about the
+/// machine that it was.
 pub async fn void(sql: &mut PgConnection, machine: &MachineName, why: Void) -> Result<(), StoreError> {
     query(
         "UPDATE rollout_members SET void = greatest(void, $2), forgiven = CASE WHEN $2 > 1 THEN 0 ELSE forgiven END
@@ -338,7 +339,8 @@ pub async fn void(sql: &mut PgConnection, machine: &MachineName, why: Void) -> R
     .execute(&mut *sql)
     .await?;
     query(
-        "INSERT INTO rollout_members (plan, machine, void) SELECT plan, $1, $2 FROM rollouts WHERE open <> 0
+        "INSERT INTO rollout_members (plan, machine, void) SELECT plan, $1, $2 FROM rollouts
+         WHERE open <> 0 AND EXISTS (SELECT 1 FROM machines WHERE name = $1 AND enrolment > 1)
          ON CONFLICT (plan, machine) DO NOTHING",
     )
     .bind(machine.as_str())

@@ -311,8 +311,9 @@ pub async fn tries_again(
     Ok(())
 }
 
-/// What this machine said counts no longer, in any rollout; nor does what is still said with its key in those
-/// that are open. That an operator forgave it something was about the machine that it was.
+/// What this machine said counts no longer, in any rollout; nor, where another one has its name, does what
+/// is still said with its key in those that are open. That an operator forgave it something was about the
+/// machine that it was.
 pub async fn void(sql: &mut SqliteConnection, machine: &MachineName, why: Void) -> Result<(), StoreError> {
     sqlx::query(
         "UPDATE rollout_members SET void = max(void, $2), forgiven = CASE WHEN $2 > 1 THEN 0 ELSE forgiven END
@@ -323,7 +324,8 @@ pub async fn void(sql: &mut SqliteConnection, machine: &MachineName, why: Void) 
     .execute(&mut *sql)
     .await?;
     sqlx::query(
-        "INSERT INTO rollout_members (plan, machine, void) SELECT plan, $1, $2 FROM rollouts WHERE open <> 0
+        "INSERT INTO rollout_members (plan, machine, void) SELECT plan, $1, $2 FROM rollouts
+         WHERE open <> 0 AND EXISTS (SELECT 1 FROM machines WHERE name = $1 AND enrolment > 1)
          ON CONFLICT (plan, machine) DO NOTHING",
     )
     .bind(machine.as_str())

@@ -77,10 +77,12 @@ impl Memory {
                 member.forgiven &= why != Void::Revoked;
             }
         }
+        if self.machines.get(machine).is_none_or(|row| row.enrolment < 2) {
+            return;
+        }
         for plan in self.rollouts.values().filter(|rollout| rollout.open).map(|rollout| rollout.plan) {
-            self.members
-                .entry((plan, machine.clone()))
-                .or_insert_with(|| Recorded { void: why, ..Default::default() });
+            let void = || Recorded { void: why, ..Recorded::default() };
+            self.members.entry((plan, machine.clone())).or_insert_with(void);
         }
     }
 
