@@ -35,7 +35,7 @@ fn refused(error: &anyhow::Error) -> Option<ProblemCode> {
 
 /// Those that have not ended.
 pub async fn open(api: &Api) -> Result<Vec<RolloutView>> {
-    Ok(all(api).await?.into_iter().filter(|view| is_open(view)).collect())
+    Ok(all(api).await?.into_iter().filter(is_open).collect())
 }
 
 /// Whether machines may still begin in it. One that is done may have machines that come back.
