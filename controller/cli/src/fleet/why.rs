@@ -48,16 +48,16 @@ pub fn why(view: &MachineSummary, now: UnixMillis) -> Why {
     }
     // The controller knows more of its turn than the machine; of everything else the machine knows more.
     let turn = view.rollout.as_ref().filter(|rollout| {
-        matches!(rollout.state, MemberState::Waiting | MemberState::InFlight | MemberState::Failed)
+        use MemberState as M;
+        matches!(rollout.state, M::Waiting | M::InFlight | M::Failed | M::Away)
     });
     if let Some(turn) = turn {
-        let (rollout, wave) = (&turn.name, &turn.wave_name);
-        add(
-            format!("wave '{wave}' of rollout {rollout}: {}", turn.why),
-            Some(format!("`muster rollout show {rollout}` has the whole of it")),
-        );
+        // Its sentence says what would change it.
+        add(format!("wave '{}' of rollout {}: {}", turn.wave_name, turn.name, turn.why), None);
     }
-    let own = view.note.as_deref().filter(|note| !note.trim().is_empty());
+    // What it was told of its turn, when it last asked, is older than that.
+    let repeats = turn.is_some_and(|turn| turn.state == MemberState::Waiting);
+    let own = view.note.as_deref().filter(|note| !repeats && !note.trim().is_empty());
     match (view.condition, own) {
         (Condition::RolledBack | Condition::Failed, note) if turn.is_none() => add(
             note.unwrap_or("it could not take its generation").to_owned(),
@@ -73,8 +73,13 @@ pub fn why(view: &MachineSummary, now: UnixMillis) -> Why {
         ),
         (_, Some(note)) => add(format!("in the machine's own words: {note}"), None),
         (Condition::Updating, None) if turn.is_none() => {
-            let phase = view.phase.map_or("has yet to hear of its generation", |phase| phase.as_str());
-            add(format!("it is at work: {phase}"), Some("it goes on by itself".to_owned()));
+            let published = view.published.as_ref().map(|published| published.target.generation);
+            let phase = view.phase.filter(|_| published.is_some() && view.phase_generation == published);
+            let what = match phase {
+                Some(phase) => format!("it is at work: {}", phase.as_str()),
+                None => "it has yet to hear of its generation".to_owned(),
+            };
+            add(what, Some("it goes on by itself".to_owned()));
         }
         _ => {}
     }
@@ -197,8 +202,7 @@ mod tests {
         });
         let told = told(Condition::Updating, &turn);
         assert!(told[0].starts_with("wave 'rest' of rollout weekly: its turn comes when 2"), "{told:?}");
-        assert!(told[0].ends_with("`muster rollout show weekly` has the whole of it"), "{told:?}");
-        assert_eq!(told[1], "in the machine's own words: waits for its wave -> ");
+        assert_eq!(told.len(), 1, "what the machine was told before is no other reason: {told:?}");
     }
 
     #[test]

@@ -14,6 +14,7 @@ use super::course::{Course, Seen, clock};
 use super::dice::Dice;
 use super::machine::{DAY, Doing, Fate, HOUR, MINUTE, Machine, Shares, Time};
 use super::order::{Order, names, places};
+use crate::terminal::count::count;
 
 /// How long a machine may be silent before it counts as away, in seconds: three polls of five minutes.
 const AWAY: Time = 17 * MINUTE;
@@ -74,6 +75,8 @@ struct World {
     dice: Dice,
     /// The controller will decide: something changed.
     dirty: bool,
+    /// It was done once.
+    done: bool,
     /// By the last decision: which waves' machines get leave as soon as they are ready.
     open: Vec<bool>,
     course: Course,
@@ -130,6 +133,7 @@ impl World {
             now: 0,
             dice,
             dirty: true,
+            done: false,
             open,
             course,
         };
@@ -323,7 +327,8 @@ impl World {
             (self.course.exposed, self.course.broken) = self.exposed();
             self.tell(format!("halted: {}", decision.why));
         }
-        if self.course.state != decision.state.as_str() && decision.state == RolloutState::Done {
+        // Machines that come back take it later, each time.
+        if decision.state == RolloutState::Done && !std::mem::replace(&mut self.done, true) {
             self.tell(format!("done: {}", decision.why));
         }
         (self.course.state, self.course.why) = (decision.state.as_str().to_owned(), decision.why);
@@ -351,7 +356,8 @@ impl World {
         if self.course.began[wave].is_none() {
             self.course.began[wave] = Some(self.now);
             let size = self.plan.waves[wave].members.len();
-            self.tell(format!("wave '{}' begins ({size} machines)", self.plan.waves[wave].name));
+            let size = count(size, "machine", "machines");
+            self.tell(format!("wave '{}' begins ({size})", self.plan.waves[wave].name));
         }
         // A lid that was closed in the middle of it keeps nobody else waiting.
         let others = self.machines.iter().filter(|other| {
@@ -407,7 +413,8 @@ impl World {
         }
         let (exposed, broken) = (self.course.exposed, self.course.broken);
         let when = self.course.halted.map_or("by the end".to_owned(), |at| format!("by {}", clock(at)));
-        self.tell(format!("{exposed} machines had run it {when}; it had failed on {broken} of them"));
+        let exposed = count(exposed, "machine", "machines");
+        self.tell(format!("{exposed} had run it {when}; it had failed on {broken} of them"));
         self.course
     }
 }

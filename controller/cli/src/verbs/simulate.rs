@@ -7,6 +7,7 @@ use clap::Args;
 use serde::Serialize;
 
 use crate::simulator::{Controller, Course, Fleet, Order, clock, draw, run};
+use crate::terminal::count::count;
 use crate::terminal::json::print_json;
 use crate::terminal::table;
 
@@ -61,6 +62,8 @@ struct Row {
     exposed: u32,
     broken: u32,
     halted_seconds: Option<i64>,
+    /// A wave never began, since its gate was not proven.
+    waits: bool,
     reached_99_seconds: Option<i64>,
 }
 
@@ -99,7 +102,9 @@ impl Simulate {
     }
 
     fn tell(&self, course: &Course) -> Result<()> {
-        say!("{} machines for {} days: {}.", course.machines, self.days, self.order.describe());
+        let machines = count(course.machines, "machine", "machines");
+        let days = count(self.days, "day", "days");
+        say!("{machines} for {days}: {}.", self.order.describe());
         for (at, what) in &course.told {
             say!("{:>12}  {what}", clock(*at));
         }
@@ -129,6 +134,7 @@ impl Simulate {
                     exposed: course.exposed,
                     broken: course.broken,
                     halted_seconds: course.halted,
+                    waits: course.began.iter().any(Option::is_none),
                     reached_99_seconds: course.reached[2],
                 });
             }
@@ -136,15 +142,19 @@ impl Simulate {
         if self.json {
             return print_json(&rows);
         }
-        let when = |seconds: Option<i64>| seconds.map_or("never".to_owned(), clock);
-        let mut table = table::table(["FAILS ON", "ORDER", "HAD RUN IT", "FAILED", "HALTED AFTER"]);
+        let end = |row: &Row| match (row.halted_seconds, row.waits) {
+            (Some(seconds), _) => format!("after {}", clock(seconds)),
+            (None, true) => "no: its gate stays shut".to_owned(),
+            (None, false) => "no".to_owned(),
+        };
+        let mut table = table::table(["FAILS ON", "ORDER", "HAD RUN IT", "FAILED", "HALTED"]);
         for row in &rows {
             table.add_row(vec![
                 format!("{} %", percent(row.bad_per_mille)),
                 row.order.to_owned(),
                 row.exposed.to_string(),
                 row.broken.to_string(),
-                when(row.halted_seconds),
+                end(row),
             ]);
         }
         table.print();

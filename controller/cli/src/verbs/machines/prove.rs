@@ -68,15 +68,24 @@ impl Prove {
         });
         let mut keys = keys(config, self.flake.as_ref()).await?;
         let mut rows = table::table(["MACHINE", "KEY", "WHY"]);
+        let (mut shown, mut missing) = (0, 0);
         for view in chosen {
+            shown += 1;
             let (key, why) = match keys.look(config, view)? {
                 Proof::Proved(key) => (key.short(), "proved by the machine".to_owned()),
                 Proof::Kept(key) => (key.short(), "kept".to_owned()),
-                Proof::Missing(why) => ("-".to_owned(), why),
+                Proof::Missing(why) => {
+                    missing += 1;
+                    ("-".to_owned(), why)
+                }
             };
             rows.add_row([view.machine.as_str().to_owned(), key, why]);
         }
         rows.print();
+        if shown == missing && !keys.write()? {
+            return Err(anyhow!("no key of these machines is proved, and nothing was written"))
+                .hint("the table says of each what to do");
+        }
         tell_written(&mut keys)
     }
 }
