@@ -81,9 +81,10 @@ impl Soak<'_> {
         let is_new = self.about.as_ref() != Some(&about);
         self.about = Some(about);
         if is_new || !runs {
-            self.counted = runs.then_some(now);
-        } else if self.counted.is_none() {
-            self.counted = Some(now);
+            self.counted = None;
+        }
+        if runs {
+            self.counted.get_or_insert(now);
         }
         let passed = self.counted.map_or(Duration::ZERO, |counted| now.saturating_sub(counted));
         let passed_ms = u64::try_from(passed.as_millis()).unwrap_or(u64::MAX);

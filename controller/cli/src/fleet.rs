@@ -1,5 +1,5 @@
-//! The machines as the controller shows them: what is wrong with one, whose key is proved, following an
-//! update or a rollout, and signed requests to one.
+//! The machines as the controller shows them: what is wrong with one and why it waits, whose key is proved,
+//! what machines signed in a rollout, following an update or a rollout, and signed requests to one.
 
 pub mod condition;
 pub mod past;

@@ -1,6 +1,7 @@
 //! What is wrong with a machine, or awaited: dangers, notes, and which machines are shown. Pure, apart from
 //! one printed line.
 
+use muster_protocol::checkin::Health;
 use muster_protocol::clock::UnixMillis;
 use muster_protocol::operator::{Condition, MachineSummary, MemberState, Standing};
 use muster_protocol::report::Attack;
@@ -81,6 +82,19 @@ pub fn tell_of_gone(gone: usize) {
     }
 }
 
+/// The units that have failed, if any.
+pub fn failed_units(health: &Health) -> Option<String> {
+    let units = health.degraded.as_ref().filter(|units| !units.is_empty())?;
+    Some(format!("failed: {}", units.join(", ")))
+}
+
+/// What a reboot is due for, and why it waits.
+pub fn due_reboot(health: &Health) -> Option<String> {
+    let waits = health.reboot_waits.as_deref().map(|why| format!(", {why}")).unwrap_or_default();
+    let due = (!health.reboot.is_empty()).then(|| health.reboot.join(", "))?;
+    Some(format!("reboot due for {due}{waits}"))
+}
+
 /// What is wrong or awaited, briefly.
 pub fn note(view: &MachineSummary) -> String {
     let mut parts = Vec::new();
@@ -102,13 +116,8 @@ pub fn note(view: &MachineSummary) -> String {
     if let Some(rollout) = view.rollout.as_ref().filter(|rollout| rollout.state == MemberState::Waiting) {
         parts.push(first_line(&format!("{}, {}: {}", rollout.name, rollout.wave_name, rollout.why)));
     }
-    if let Some(units) = view.health.degraded.as_ref().filter(|units| !units.is_empty()) {
-        parts.push(first_line(&format!("failed: {}", units.join(", "))));
-    }
-    if !view.health.reboot.is_empty() {
-        let waits = view.health.reboot_waits.as_deref().map(|why| format!(", {why}")).unwrap_or_default();
-        parts.push(first_line(&format!("reboot due for {}{waits}", view.health.reboot.join(", "))));
-    }
+    parts.extend(failed_units(&view.health).as_deref().map(first_line));
+    parts.extend(due_reboot(&view.health).as_deref().map(first_line));
     if let Some(until) = view.health.paused_until {
         let until = if until == UnixMillis::MAX { "resumed".to_owned() } else { table::date(until) };
         parts.push(format!("paused at the machine until {until}"));

@@ -5,7 +5,7 @@ use muster_protocol::ids::Generation;
 use muster_protocol::operator::{Condition, MachineSummary, MemberState};
 use serde::Serialize;
 
-use super::condition::dangers;
+use super::condition::{dangers, due_reboot, failed_units};
 use crate::terminal::table;
 
 /// One thing that a machine waits for.
@@ -62,8 +62,8 @@ pub fn why(view: &MachineSummary, now: UnixMillis) -> Why {
         (Condition::RolledBack | Condition::Failed, note) if turn.is_none() => add(
             note.unwrap_or("it could not take its generation").to_owned(),
             Some(format!(
-                "`muster history {0}` tells what happened; mend the system and publish it, or have the same tried \
-                 again with `muster update {0} --force`",
+                "`muster history {0}` tells what happened; correct the system and publish it, or try the same again \
+                 with `muster update {0} --force`",
                 view.machine
             )),
         ),
@@ -83,18 +83,11 @@ pub fn why(view: &MachineSummary, now: UnixMillis) -> Why {
         }
         _ => {}
     }
-    if let Some(units) = view.health.degraded.as_ref().filter(|units| !units.is_empty()) {
-        add(
-            format!("failed units: {}", units.join(", ")),
-            Some("mend them on the machine, or publish a system in which they run".to_owned()),
-        );
+    if let Some(failed) = failed_units(&view.health) {
+        add(failed, Some("repair them on the machine, or publish a system in which they run".to_owned()));
     }
-    if !view.health.reboot.is_empty() {
-        let waits = view.health.reboot_waits.as_deref().map(|why| format!(" ({why})")).unwrap_or_default();
-        add(
-            format!("a reboot is due for {}{waits}", view.health.reboot.join(", ")),
-            Some("reboot it, or let its policy do so".to_owned()),
-        );
+    if let Some(due) = due_reboot(&view.health) {
+        add(due, Some("reboot it, or let its policy do so".to_owned()));
     }
     Why {
         machine: view.machine.to_string(),

@@ -1,13 +1,13 @@
 //! The rollout of an update: which one, worked out for its machines, sent to the controller, and named in
 //! what is signed.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context as _, Result, anyhow};
 use clap::Args;
 use muster_protocol::api::{OPERATOR_PLANS, OPERATOR_SESSION, ProblemCode, plan_path};
-use muster_protocol::ids::{MachineName, Sha256};
+use muster_protocol::ids::{MachineName, Sha256, Tag};
 use muster_protocol::keys::PublicKey;
 use muster_protocol::operator::{MachineView, NewPlan, RolloutView, Session, Standing};
 use muster_protocol::plan::{FEATURE, MAX_PLAN_BYTES, Place, Plan, RolloutName};
@@ -20,7 +20,6 @@ use super::rollout::written::{self, Written};
 use super::select;
 use crate::api::client::Api;
 use crate::config::Config;
-use crate::flake::discover::Found;
 use crate::flake::evaluate::Flake;
 use crate::terminal::error::{Hint, WithHint as _};
 use crate::terminal::list::listed;
@@ -171,15 +170,21 @@ impl Fleet<'_> {
         targets: &[&Target],
         mut key_of: impl FnMut(&MachineView) -> Result<Result<PublicKey, String>>,
     ) -> Result<Worked> {
+        let tags = self.tags();
+        let mut only_there: BTreeMap<&Tag, Vec<&MachineName>> = BTreeMap::new();
         let mut members = Vec::new();
         for target in targets {
             let view = self.views.iter().find(|view| view.machine == target.machine);
             let view = view.ok_or_else(|| anyhow!("the controller does not know {}", target.machine))?;
             let key = key_of(view)?;
+            let own = tags.get(&view.machine).cloned().unwrap_or_default();
+            for tag in view.tags.iter().filter(|tag| !own.contains(tag.as_str())) {
+                only_there.entry(tag).or_default().push(&view.machine);
+            }
             members.push(Member {
                 machine: target.machine.clone(),
                 class: target.class,
-                tags: self.tags(view),
+                tags: own,
                 output: target.output.clone(),
                 key,
             });
@@ -190,20 +195,15 @@ impl Fleet<'_> {
             name: chosen.name.clone(),
             nonce,
         };
-        let worked = work_out(&chosen.written, &identity, &members, &self.known());
+        let worked = work_out(&chosen.written, &identity, &members, &self.known(&tags));
         let mut worked = worked.map_err(|error: RolloutError| {
             let hint = error.hint().to_owned();
             anyhow::Error::new(error)
                 .context(format!("rollout {} cannot be worked out", chosen.name))
                 .context(Hint(hint))
         })?;
-        let targeted = |view: &&MachineView| targets.iter().any(|target| target.machine == view.machine);
         for tag in chosen.written.waves.iter().flat_map(|wave| &wave.tags) {
-            let only_there =
-                |view: &&MachineView| view.tags.contains(tag) && !self.tags(view).contains(tag.as_str());
-            let names: Vec<&MachineName> =
-                self.views.iter().filter(targeted).filter(only_there).map(|view| &view.machine).collect();
-            if !names.is_empty() {
+            if let Some(names) = only_there.get(tag) {
                 let verb = if names.len() == 1 { "has" } else { "have" };
                 worked.notes.push(format!(
                     "{} {verb} the tag {tag} only at the controller, which does not count here: write it into the \
@@ -215,17 +215,20 @@ impl Fleet<'_> {
         Ok(worked)
     }
 
-    /// The machine's tags by the flake alone: the controller must not choose who is a canary.
-    fn tags(&self, view: &MachineView) -> BTreeSet<String> {
-        let named = |found: &&Found| found.machine == view.machine.as_str();
-        let found = self.flake.found.iter().filter(named).flat_map(|found| found.tags.iter().cloned());
-        let of_flake = MachineView { tags: BTreeSet::new(), ..view.clone() };
-        select::tags(&of_flake, &self.flake.muster).into_iter().chain(found).collect()
+    /// Each machine's tags by the flake alone: the controller must not choose who is a canary.
+    fn tags(&self) -> BTreeMap<&MachineName, BTreeSet<String>> {
+        let found = self.flake.found.iter().map(|found| (found.machine.as_str(), &found.tags));
+        let found: BTreeMap<&str, &BTreeSet<String>> = found.collect();
+        let of = |view: &MachineView| {
+            let named = found.get(view.machine.as_str()).copied().into_iter().flatten().cloned();
+            select::flake_tags(view, &self.flake.muster).into_iter().chain(named).collect()
+        };
+        self.views.iter().map(|view| (&view.machine, of(view))).collect()
     }
 
-    fn known(&self) -> Known {
+    fn known(&self, tags: &BTreeMap<&MachineName, BTreeSet<String>>) -> Known {
         let found = &self.flake.found;
-        let mut tags: BTreeSet<String> = self.views.iter().flat_map(|view| self.tags(view)).collect();
+        let mut tags: BTreeSet<String> = tags.values().flatten().cloned().collect();
         tags.extend(found.iter().flat_map(|found| found.tags.iter().cloned()));
         tags.extend(["all", "nixos", "darwin"].map(str::to_owned));
         let mut machines: BTreeSet<MachineName> =

@@ -110,10 +110,16 @@ pub fn select<'a>(
     Ok(machines.iter().filter(|view| chosen.contains(&view.machine)).collect())
 }
 
-/// A machine's tags: the controller's, the flake's, its class, and `all`.
+/// A machine's tags: the controller's and those of [`flake_tags`].
 pub fn tags(view: &MachineView, muster: &Muster) -> BTreeSet<String> {
+    let of_flake = flake_tags(view, muster);
+    view.tags.iter().map(ToString::to_string).chain(of_flake).collect()
+}
+
+/// A machine's tags without the controller's: the flake's, its class, and `all`.
+pub fn flake_tags(view: &MachineView, muster: &Muster) -> BTreeSet<String> {
     let of_flake = muster.machines.get(&view.machine).map(|machine| &machine.tags);
-    let named = view.tags.iter().chain(of_flake.into_iter().flatten()).map(ToString::to_string);
+    let named = of_flake.into_iter().flatten().map(ToString::to_string);
     named.chain([view.class.to_string(), "all".to_owned()]).collect()
 }
 
